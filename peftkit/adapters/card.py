@@ -1,0 +1,122 @@
+"""The model card: README.md of an adapter, as the Hub shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jinja2
+
+from peftkit.adapters.record import Record
+from peftkit.data.encoded import Head
+
+PIPELINE_TAGS = {
+    "SEQ_CLS": "text-classification",
+    "TOKEN_CLS": "token-classification",
+    "QUESTION_ANS": "question-answering",
+    "CAUSAL_LM": "text-generation",
+    "SEQ_2_SEQ_LM": "text2text-generation",
+}
+
+TEMPLATE = """\
+---
+{% if record.base.hub_id %}base_model: {{ record.base.hub_id }}
+{% endif %}library_name: {{ library }}
+pipeline_tag: {{ pipeline_tag }}
+tags:
+- peftkit
+- {{ record.recipe.method.kind | lower }}
+---
+
+# {{ name }}
+
+{{ record.recipe.method.kind }} on `{{ base }}` for {{ record.recipe.task.kind }}\
+{% if labels %} ({{ labels }}){% endif %}, trained with \
+[peftkit](https://pypi.org/project/peftkit/) {{ record.versions.peftkit }}.
+
+| test split | {{ metrics | join(" | ") }} |
+|---|{% for _ in metrics %}---:|{% endfor %}
+{% for row, scores in record.metrics.items() -%}
+| {{ row }} | {% for metric in metrics %}\
+{{ "%.4f" | format(scores[metric]) if metric in scores else "" }} | {% endfor %}
+
+{% endfor %}
+## Use
+
+The base is {{ where }}. With peftkit, which checks the base, the files and the answers:
+
+```bash
+peftkit predict path/to/this/folder{{ base_option }} --text "..."
+```
+
+{% if library == "peft" -%}
+With PEFT alone:
+
+```python
+from peft import PeftModel
+from transformers import {{ head.auto_class }}
+
+base = {{ head.auto_class }}.from_pretrained("{{ base_path }}"{{ num_labels }})
+model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
+```
+{%- elif library == "transformers" -%}
+With transformers alone:
+
+```python
+from transformers import {{ head.auto_class }}
+
+model = {{ head.auto_class }}.from_pretrained("path/to/this/folder").eval()
+```
+{%- else -%}
+`trained.safetensors` holds exactly the trained tensors, under their names in the model:
+
+```python
+from safetensors.torch import load_file
+from transformers import {{ head.auto_class }}
+
+model = {{ head.auto_class }}.from_pretrained("{{ base_path }}"{{ num_labels }})
+model.load_state_dict(load_file("path/to/this/folder/trained.safetensors"), strict=False)
+model.eval()
+```
+{%- endif %}
+{% if labels %}
+The classes, in the order of the logits: {{ labels }}.
+{% endif %}
+## Training
+
+The recipe, the digests of base, tokenizer and weights, and probes that prove the adapter was
+loaded rightly are in `peftkit.json`. Versions: {{ versions }}.
+"""
+
+
+def write_card(folder: Path, name: str, record: Record) -> None:
+    """Writes README.md; it holds no rows of data and no local paths."""
+    head: Head = record.head
+    base = record.base
+    packaged = str(base["name"]).startswith("packaged:")
+    known = base["hub_id"] or base["name"]
+    reachable = bool(base["hub_id"]) or packaged
+    revision = f" at revision `{base['revision']}`" if base["revision"] else ""
+    files = ", ".join(f"`{n}` {d[:12]}" for n, d in base["files"].items())
+    where = f"`{known}`{revision} (SHA-256 of its files: {files})"
+    if not reachable:
+        where += "; it was a local folder, which you need too"
+    library = "peft" if (folder / "adapter_config.json").is_file() else "other"
+    if (folder / "config.json").is_file():
+        library = "transformers"
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    text = environment.from_string(TEMPLATE).render(
+        record=record,
+        name=name,
+        base=known,
+        head=head,
+        labels=", ".join(f"`{label}`" for label in head.labels),
+        metrics=[m for m in record.metrics["after"] if m != "loss"],
+        library=library,
+        pipeline_tag=PIPELINE_TAGS.get(head.task_type, head.task_type.lower()),
+        where=where,
+        base_option="" if reachable else " --base path/to/the/base",
+        base_path=base["hub_id"] or "path/to/the/base",
+        num_labels=f", num_labels={len(head.labels)}" if head.labels else "",
+        versions=", ".join(f"{package} {version}" for package, version in record.versions.items()),
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")

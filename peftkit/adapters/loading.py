@@ -1,0 +1,122 @@
+"""From a folder on disk back to a model that answers, with everything checked on the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
+
+from peftkit.adapters.probes import compare_probes
+from peftkit.adapters.record import Record, tokenizer_sha256
+from peftkit.bases.fingerprint import fingerprint
+from peftkit.bases.loading import load_weights
+from peftkit.bases.opening import OpenedBase, open_base
+from peftkit.data.encoded import Head
+from peftkit.data.rows import Row
+from peftkit.errors import AdapterError
+from peftkit.packaged import sha256_of
+from peftkit.evaluation.scoring import run_model
+from peftkit.recipe import Recipe
+from peftkit.tasks.task import Prediction
+from peftkit.training.devices import open_accelerator, weights_dtype
+
+OTHER_SEED = 20_261_123
+"""A head that is not loaded but left at random differs from the trained one, and is noticed."""
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """A trained model, ready to answer."""
+
+    model: nn.Module
+    tokenizer: Any
+    recipe: Recipe
+    record: Record
+    accelerator: Accelerator
+
+    def predict(self, inputs: Sequence[str | Mapping[str, str]]) -> list[Prediction]:
+        """An answer for each input: a text, or a mapping of the task's columns (`text`,
+        `text_pair`) to texts."""
+        values = [{"text": i} if isinstance(i, str) else dict(i) for i in inputs]
+        rows = [Row(number, row) for number, row in enumerate(values, start=1)]
+        task = self.recipe.task
+        examples = task.encode_inputs(rows, self.tokenizer)
+        outputs = run_model(
+            self.model,
+            examples,
+            task,
+            self.tokenizer.pad_token_id,
+            self.recipe.training.micro_batch_tokens,
+            self.accelerator,
+        )
+        return task.predict(outputs, self.record.head)
+
+
+def load(path: str, base: str = "") -> LoadedAdapter:
+    """Loads the adapter of a run folder, or an adapter folder itself, on its base.
+
+    Args:
+        base: where the base is, if not where the recipe says.
+
+    Raises:
+        AdapterError: a file was changed, the base is another one, or the probes differ.
+    """
+    folder = Path(path).expanduser()
+    adapter = folder / "adapter" if (folder / "adapter").is_dir() else folder
+    if not adapter.is_dir():
+        raise AdapterError(f"no folder `{path}`", "give a run folder such as `runs/<name>`")
+    record = Record.read(adapter)
+    for name, digest in record.weights.items():
+        file = adapter / name
+        if not file.is_file() or sha256_of(file) != digest:
+            state = "was changed after it was saved" if file.is_file() else "is missing"
+            raise AdapterError(f"`{file}` {state}", "copy the adapter folder again")
+    recipe = _recipe(folder, record, base)
+    opened = open_base(recipe.base)
+    if tokenizer_sha256(opened.tokenizer) != record.tokenizer_sha256:
+        raise AdapterError(
+            f"the tokenizer of `{opened.name}` is not the one the adapter was trained with",
+            "use the base that the adapter's README.md names",
+        )
+    accelerator = open_accelerator()
+    model = load_trained_model(adapter, recipe, opened, record.head, accelerator.device)
+    found = fingerprint(opened)
+    if found.sha256 != record.base["sha256"]:
+        raise AdapterError(
+            f"`{opened.name}` is not the base of this adapter: the digest of its files is "
+            f"{found.sha256[:12]}, not {record.base['sha256'][:12]}",
+            f"the adapter belongs to `{record.base['hub_id'] or record.base['name']}`; "
+            "say where that is with `--base`",
+        )
+    with accelerator.autocast():
+        compare_probes(model, record.probes)
+    return LoadedAdapter(model, opened.tokenizer, recipe, record, accelerator)
+
+
+def load_trained_model(
+    folder: Path, recipe: Recipe, base: OpenedBase, head: Head, device: torch.device
+) -> nn.Module:
+    """The base's weights, with what the method trained put back from a folder."""
+    set_seed(OTHER_SEED)
+    dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights, device)
+    loaded = load_weights(base, head, dtype, device, dropout=None)
+    return recipe.method.load(loaded.model, folder).to(device).eval()
+
+
+def _recipe(folder: Path, record: Record, base: str) -> Recipe:
+    """The run's own recipe, which knows local paths; else the published one."""
+    file = folder / "recipe.json"
+    if file.is_file():
+        recipe = Recipe.from_json(file.read_text(encoding="utf-8"), str(file))
+    else:
+        recipe = Recipe.from_json(json.dumps(record.recipe), "the recipe in peftkit.json")
+    if base:
+        recipe = recipe.with_(base=recipe.base.with_(name_or_path=base, revision=""))
+    return recipe

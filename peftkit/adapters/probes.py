@@ -1,0 +1,94 @@
+"""Probes: what a model answers to made-up inputs, to prove that another one is the same.
+
+A probe is a synthetic token sequence (never training data) with the largest logits at the last
+position. They are taken from the model in memory after training and compared with the model that
+is loaded from disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from peftkit.errors import AdapterError
+
+LENGTHS = (5, 12, 24, 48)
+TOP = 64
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+"""On max |difference| / max(1, max |logit|); int8 has its own."""
+TOLERANCE_INT8 = 2e-2
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One synthetic input and the answer to it."""
+
+    input_ids: tuple[int, ...]
+    indices: tuple[int, ...]
+    """Of the largest logits, at most 64, largest first."""
+    logits: tuple[float, ...]
+    tolerance: float
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Probe:
+        """From the object in peftkit.json."""
+        lists = {key: tuple(value[key]) for key in ("input_ids", "indices", "logits")}
+        return Probe(**lists, tolerance=value["tolerance"])
+
+
+def take_probes(model: nn.Module, vocabulary: int, dtype: torch.dtype, int8: bool) -> tuple[Probe, ...]:
+    """Answers of a model to the fixed synthetic inputs.
+
+    Args:
+        vocabulary: token ids below this are used.
+        dtype: of the weights; decides the tolerance.
+        int8: whether the base is quantized to int8.
+    """
+    random = np.random.default_rng(0)
+    tolerance = TOLERANCE_INT8 if int8 else TOLERANCE[dtype]
+    probes = []
+    for length in LENGTHS:
+        ids = tuple(random.integers(vocabulary // 10, vocabulary, size=length).tolist())
+        logits = _last_logits(model, ids)
+        top = logits.topk(min(TOP, logits.numel()))
+        probes.append(Probe(ids, tuple(top.indices.tolist()), tuple(top.values.tolist()), tolerance))
+    return tuple(probes)
+
+
+def compare_probes(model: nn.Module, probes: Sequence[Probe]) -> float:
+    """The largest difference to the recorded answers, relative to their scale.
+
+    Raises:
+        AdapterError: it is past a probe's tolerance: this is not the model that was trained.
+    """
+    largest = 0.0
+    for probe in probes:
+        recorded = torch.tensor(probe.logits)
+        found = _last_logits(model, probe.input_ids)[list(probe.indices)]
+        scale = max(1.0, float(recorded.abs().max()))
+        difference = float((found - recorded).abs().max()) / scale
+        if not difference <= probe.tolerance:
+            raise AdapterError(
+                f"the loaded model answers differently from the one that was trained: "
+                f"its logits are off by {difference:.2g} of their scale "
+                f"(tolerance {probe.tolerance:.0e})",
+                "the base, the adapter file or a library is not the one of the training",
+            )
+        largest = max(largest, difference)
+    return largest
+
+
+def _last_logits(model: nn.Module, input_ids: Sequence[int]) -> torch.Tensor:
+    """(classes or vocabulary,), float32 on CPU."""
+    model.eval()
+    device = next(model.parameters()).device
+    ids = torch.tensor([input_ids], device=device)
+    with torch.inference_mode():
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    last: torch.Tensor = logits[0, -1] if logits.dim() == 3 else logits[0]
+    return last.float().cpu()

@@ -1,0 +1,125 @@
+"""peftkit.json: what an adapter says of itself, so that it can be checked wherever it goes.
+
+It is published with the adapter, so it holds no rows of data and no local paths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from peftkit.adapters.probes import Probe
+from peftkit.data.encoded import Head
+from peftkit.errors import AdapterError
+from peftkit.recipe import Recipe
+
+NAME = "peftkit.json"
+FORMAT = 1
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "evaluate")
+
+
+@dataclass(frozen=True)
+class Record:
+    """The content of peftkit.json."""
+
+    recipe: dict[str, Any]
+    """As it was resolved, with local paths cut to their last part."""
+    base: dict[str, Any]
+    """The base's `Fingerprint`."""
+    tokenizer_sha256: str
+    chat_template_sha256: str
+    """Empty where the tokenizer has no chat template."""
+    head: Head
+    weights: dict[str, str]
+    """File name -> SHA-256."""
+    metrics: dict[str, dict[str, float]]
+    """`before` and `after` on the test split, and baselines by name."""
+    probes: tuple[Probe, ...]
+    versions: dict[str, str]
+
+    def write(self, folder: Path) -> None:
+        """Writes peftkit.json."""
+        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False)
+        (folder / NAME).write_text(text + "\n", encoding="utf-8")
+
+    @staticmethod
+    def read(folder: Path) -> Record:
+        """Reads peftkit.json.
+
+        Raises:
+            AdapterError: there is none, or it is damaged or of a later format.
+        """
+        file = folder / NAME
+        try:
+            value = json.loads(file.read_text(encoding="utf-8"))
+            found = value.pop("format")
+            if found != FORMAT:
+                raise AdapterError(
+                    f"`{file}` has format {found}; this peftkit reads {FORMAT}", "update peftkit"
+                )
+            head = value.pop("head")
+            probes = tuple(Probe.from_json(probe) for probe in value.pop("probes"))
+            return Record(
+                head=Head(**{**head, "labels": tuple(head["labels"])}), probes=probes, **value
+            )
+        except FileNotFoundError as error:
+            raise AdapterError(
+                f"`{folder}` is not an adapter of peftkit: it has no {NAME}",
+                "give a run folder (`runs/<name>`) or its `adapter` folder",
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise AdapterError(f"`{file}` is damaged: {error}") from error
+
+
+def versions() -> dict[str, str]:
+    """Of Python, peftkit and the packages that decide results."""
+    found = {"python": sys.version.split()[0]}
+    for package in ("peftkit", *PACKAGES):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def published_recipe(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's JSON with every existing local path cut to its last part."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: cut(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [cut(item) for item in value]
+        if isinstance(value, str) and _is_local_path(value):
+            return Path(value).name
+        return value
+
+    result: dict[str, Any] = cut(json.loads(recipe.model_dump_json()))
+    return result
+
+
+def _is_local_path(text: str) -> bool:
+    if text.startswith(("/", "~", "./", "../")) or (len(text) > 2 and text[1:3] in (":\\", ":/")):
+        return True
+    try:
+        return "/" in text and Path(text).exists()
+    except OSError:
+        return False
+
+
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """Digest of the vocabulary and the special tokens."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
+    return hashlib.sha256(json.dumps([vocabulary, special]).encode()).hexdigest()
+
+
+def chat_template_sha256(tokenizer: Any) -> str:
+    """Digest of the chat template; empty if there is none."""
+    template = getattr(tokenizer, "chat_template", None)
+    return hashlib.sha256(json.dumps(template).encode()).hexdigest() if template else ""

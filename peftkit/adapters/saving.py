@@ -1,0 +1,84 @@
+"""Writes an adapter folder, opens it again, and only then calls it saved."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import nn
+
+from peftkit.adapters.loading import load_trained_model
+from peftkit.adapters.probes import compare_probes
+from peftkit.adapters.record import Record
+from peftkit.bases.opening import OpenedBase
+from peftkit.methods.method import Method
+from peftkit.packaged import sha256_of
+from peftkit.recipe import Recipe
+
+PARTIAL = "adapter.unchecked"
+
+
+def write_weights(
+    model: nn.Module, method: Method, base: OpenedBase, run_folder: Path
+) -> tuple[Path, dict[str, str]]:
+    """Lets the method save what it trained into a folder that does not count as saved yet.
+
+    Returns:
+        The folder, and file name -> SHA-256 of its weight files.
+    """
+    folder = run_folder / PARTIAL
+    folder.mkdir()
+    method.save(model, folder)
+    if method.trains_base_weights:
+        base.tokenizer.save_pretrained(folder)
+    _name_base(folder, base)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o644)  # safetensors leaves files that only their owner can read
+            _flush(file)
+    return folder, {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))}
+
+
+def check_saved(
+    folder: Path, recipe: Recipe, base: OpenedBase, record: Record, accelerator: Accelerator
+) -> tuple[Path, float]:
+    """Loads the base and the adapter from disk again, compares the probes, gives it its name.
+
+    Returns:
+        The adapter's folder, and the largest difference of the probes.
+
+    Raises:
+        AdapterError: what is on disk is not what was trained; the folder keeps its temporary name.
+    """
+    model = load_trained_model(folder, recipe, base, record.head, accelerator.device)
+    with accelerator.autocast():
+        difference = compare_probes(model, record.probes)
+    final = folder.with_name("adapter")
+    folder.rename(final)
+    return final, difference
+
+
+def adapter_bytes(folder: Path) -> int:
+    """Size of the weight files."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _name_base(folder: Path, base: OpenedBase) -> None:
+    """Names the base in PEFT's config: its Hub id if the bytes are those of the Hub, else nothing,
+    for a local path would be wrong anywhere else and tell the world about this machine."""
+    config_file = folder / "adapter_config.json"
+    if not config_file.is_file():
+        return
+    config = json.loads(config_file.read_text())
+    config["base_model_name_or_path"] = base.hub_id or None
+    config["revision"] = base.revision or None
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb+") as opened:
+        os.fsync(opened.fileno())
+
+

@@ -1,0 +1,1 @@
+"""Base models: what they are (`base.py`), opening them without weights, loading the weights."""

@@ -1,0 +1,33 @@
+"""The base model of a recipe."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from peftkit.parts import Part
+
+
+class Base(Part):
+    """A pretrained model, by name. Building this value reads and loads nothing."""
+
+    name_or_path: str
+    """A Hub id (`org/name`), a local folder, a .gguf file, or `packaged:NAME`."""
+    revision: str = ""
+    """Branch, tag or commit on the Hub; empty for its main branch."""
+    quantization: Literal["none", "int8", "nf4", "fp4"] = "none"
+    """Storage of the frozen linear layers, by bitsandbytes (QLoRA, arXiv:2305.14314)."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the frozen weights; auto is float32 on CPU and bfloat16 where the device has it."""
+    trust_remote_code: bool = False
+    """Whether code that comes with a Hub model may run."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Base:
+        if not self.name_or_path:
+            raise ValueError("`name_or_path` is empty; give a Hub id, a folder or `packaged:NAME`")
+        local = self.name_or_path.startswith(("packaged:", "/", "./", "../", "~"))
+        if self.revision and local:
+            raise ValueError(f"`revision` is for Hub ids, and `{self.name_or_path}` is none")
+        return self

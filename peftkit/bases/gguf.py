@@ -1,0 +1,74 @@
+"""GGUF files as bases: dequantized once to fp32 safetensors in the user's cache.
+
+transformers refuses bitsandbytes on a GGUF file and reads one slowly (25 s for 135M parameters),
+so the dequantized model is kept under the digest of the file it came from.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from peftkit.errors import BaseModelError, MissingPackageError
+from peftkit.packaged import sha256_of
+
+
+def cache_folder() -> Path:
+    """Where dequantized models are kept: `$XDG_CACHE_HOME/peftkit`, by default `~/.cache/peftkit`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "peftkit"
+
+
+def dequantized(file: Path) -> Path:
+    """The folder with the dequantized model of a GGUF file; written on first use, atomically.
+
+    Raises:
+        BaseModelError: transformers cannot read the file.
+        MissingPackageError: package `gguf` is missing.
+    """
+    folder = cache_folder() / "gguf" / sha256_of(file)
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+        try:
+            _convert(file, partial)
+            partial.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _convert(file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        import gguf  # noqa: F401  # transformers needs it and says so less clearly
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(f"`{file.name}` needs package gguf", "pip install gguf") from error
+    where = {"gguf_file": file.name}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
+        model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
+    except Exception as error:  # transformers' GGUF reader raises whatever it meets
+        raise BaseModelError(
+            f"`{file}` cannot be read as a GGUF model: {error}",
+            "transformers reads GGUF files of the architectures it lists under `GGUF`; "
+            "otherwise use the original safetensors model",
+        ) from error
+    # save_pretrained refuses a model that remembers coming from GGUF
+    for owner, attribute in (
+        (model, "hf_quantizer"),
+        (model, "quantization_method"),
+        (model.config, "quantization_config"),
+    ):
+        if hasattr(owner, attribute):
+            delattr(owner, attribute)
+    model.hf_quantizer = None
+    model.is_quantized = False
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

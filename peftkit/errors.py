@@ -1,0 +1,82 @@
+"""Every error that peftkit raises on purpose.
+
+    PeftkitError
+    ├── RecipeError           a recipe, or an override of it, is wrong
+    ├── DataError             a file or a row is wrong
+    ├── BaseModelError        a base cannot be found, trusted or used for this task
+    ├── MethodError           a method does not fit this model
+    ├── TrainingError         training had to stop (exit code 1: the input was fine)
+    ├── AdapterError          a saved adapter is not what it says
+    ├── OutputError           the output folder or file cannot be used
+    └── MissingPackageError   an optional package is not installed
+
+An error says what is wrong and what was found; its hint says what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PeftkitError(Exception):
+    """An error with a message for a person and, where there is one, the way out."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """`error: ...`, a blank line, `hint: ...`; printed as it is by the command line."""
+        text = f"error: {self.message}"
+        return f"{text}\n\nhint: {self.hint}" if self.hint else text
+
+
+class RecipeError(PeftkitError):
+    """A recipe, or an override of it, is wrong."""
+
+
+class DataError(PeftkitError):
+    """A file or a row is wrong."""
+
+
+class BaseModelError(PeftkitError):
+    """A base cannot be found, trusted or used for this task."""
+
+
+class MethodError(PeftkitError):
+    """A method does not fit this model."""
+
+
+class TrainingError(PeftkitError):
+    """Training had to stop."""
+
+    exit_code = 1
+
+
+class AdapterError(PeftkitError):
+    """A saved adapter is not what it says."""
+
+
+class OutputError(PeftkitError):
+    """The output folder or file cannot be used."""
+
+
+class MissingPackageError(PeftkitError):
+    """An optional package is not installed; the hint is the command that installs it."""
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """`did you mean `x`?`, or an empty string where nothing is close."""
+    close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    return f"did you mean `{close[0]}`?" if close else ""
+
+
+def quoted(names: Iterable[str], limit: int = 12) -> str:
+    """`` `a`, `b`, `c` ``, cut after `limit` names with a count of the rest."""
+    listed = list(names)
+    shown = ", ".join(f"`{name}`" for name in listed[:limit])
+    return f"{shown} and {len(listed) - limit} more" if len(listed) > limit else shown

@@ -1,0 +1,1 @@
+"""Scores, and the receipt that shows them."""

@@ -1,0 +1,118 @@
+"""Pictures for the receipt, as SVG text."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+INK, ACCENT, SECOND, GRID = "#1d2733", "#0f766e", "#c2410c", "#e3e8ee"
+MAX_NAMED = 30
+"""Labels of a confusion matrix that still fit beside it."""
+STYLE = {
+    "svg.fonttype": "none",  # text stays text: sharp, selectable, in any script the reader has
+    "svg.hashsalt": "peftkit",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GRID,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def loss_curve(history: Sequence[dict[str, Any]], validations: Sequence[dict[str, Any]]) -> str:
+    """Training loss by step, smoothed, with the validation losses."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 3.1), layout="constrained")
+        axes = figure.subplots()
+        steps = [record["step"] for record in history]
+        losses = [record["loss"] for record in history]
+        axes.plot(steps, losses, color=ACCENT, alpha=0.25, linewidth=1)
+        axes.plot(steps, _smoothed(losses), color=ACCENT, linewidth=2, label="training")
+        axes.plot(
+            [record["step"] for record in validations],
+            [record["metrics"]["loss"] for record in validations],
+            color=SECOND, marker="o", markersize=5, linewidth=1.5, label="validation",
+        )  # fmt: skip
+        _finish(axes, "optimizer step", "loss")
+        return _svg(figure)
+
+
+def metric_curve(
+    validations: Sequence[dict[str, Any]], metric: str, best_step: int, before: float | None
+) -> str:
+    """The validation score by step, the best one marked, from the score before training."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 3.1), layout="constrained")
+        axes = figure.subplots()
+        points = [(record["step"], record["metrics"][metric]) for record in validations]
+        if before is not None:
+            axes.axhline(before, color=INK, linewidth=1, linestyle=":", label="before (test)")
+        axes.plot(*zip(*points, strict=True), color=ACCENT, marker="o", markersize=5, linewidth=2,
+                  label="validation")  # fmt: skip
+        best = next(value for step, value in points if step == best_step)
+        axes.plot([best_step], [best], color=SECOND, marker="o", markersize=9, linestyle="none",
+                  label="best, kept")  # fmt: skip
+        axes.set_xlim(left=0)
+        _finish(axes, "optimizer step", metric.replace("_", " "))
+        return _svg(figure)
+
+
+def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+    """Expected labels in rows, predicted in columns, shaded by share of the row."""
+    n = len(labels)
+    size = min(3.0 + 0.42 * n, 12.0)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(size, size * 0.85), layout="constrained")
+        axes = figure.subplots()
+        totals = [max(sum(row), 1) for row in counts]
+        shares = [[c / t for c in row] for row, t in zip(counts, totals, strict=True)]
+        axes.imshow(shares, cmap="GnBu", vmin=0, vmax=1)
+        if n <= MAX_NAMED:
+            axes.set_xticks(range(n), labels, rotation=0 if n <= 4 else 60,
+                            ha="center" if n <= 4 else "right", rotation_mode="anchor")  # fmt: skip
+            axes.set_yticks(range(n), labels)
+        for i, row in enumerate(counts if n <= MAX_NAMED else ()):
+            for j, count in enumerate(row):
+                colour = "white" if shares[i][j] > 0.6 else INK
+                if count or n <= 6:
+                    axes.text(j, i, f"{count:,}", ha="center", va="center", color=colour,
+                              fontsize=11 if n <= 6 else 7)  # fmt: skip
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("expected")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        return _svg(figure)
+
+
+def _finish(axes: Any, x: str, y: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False)
+
+
+def _smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
+    """Exponential moving average without the pull of its start."""
+    smoothed: list[float] = []
+    average = total = 0.0
+    for value in values:
+        average = weight * average + (1 - weight) * value
+        total = weight * total + (1 - weight)
+        smoothed.append(average / total)
+    return smoothed
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

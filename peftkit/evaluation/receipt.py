@@ -1,0 +1,58 @@
+"""The receipt: one offline HTML file that tells a person what a run did, made from run.json."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from peftkit.evaluation import plots
+
+
+def write_receipt(file: Path, run: dict[str, Any]) -> None:
+    """Writes receipt.html from the content of run.json."""
+    template = resources.files("peftkit.evaluation").joinpath("templates/receipt.html.j2")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"number": _number, "duration": duration, "megabytes": _megabytes}
+    training = run["training"]
+    metric = training["metric"]
+    before = run["test"]["before"].get(metric)
+    text = environment.from_string(template.read_text(encoding="utf-8")).render(
+        run=run,
+        metric=metric if metric != "loss" else next(iter(run["test"]["after"])),
+        recipe_json=json.dumps(run["recipe"], indent=2, ensure_ascii=False),
+        loss_plot=plots.loss_curve(training["history"], training["validations"]),
+        metric_plot=plots.metric_curve(
+            training["validations"], metric, training["best_step"], before
+        ),
+        matrices=[
+            (matrix["title"], plots.confusion(matrix["labels"], matrix["counts"]))
+            for matrix in run["test"]["matrices"]
+        ],
+    )
+    file.write_text(text, encoding="utf-8")
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

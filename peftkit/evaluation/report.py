@@ -1,0 +1,67 @@
+"""What the command line prints: the ledger before training, the scores after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from peftkit.data.ledger import Ledger, describe_malformed
+from peftkit.evaluation.receipt import duration
+
+
+def print_ledger(console: Console, ledger: Ledger) -> None:
+    """Two compact tables: what was read, and what each split holds."""
+    read = _table("read", "rows", "malformed", "duplicate", "conflicting", "not drawn", "kept")
+    for part in ledger.read:
+        bad = sum(map(len, part.malformed.values()))
+        numbers = (part.read, bad, part.duplicate, part.conflicting, part.not_drawn, part.kept)
+        read.add_row(part.name, *map(_count, numbers))
+    console.print(read)
+    for part in ledger.read:
+        if part.malformed:
+            told = describe_malformed(part.malformed, part.unit)
+            console.print(f"  [yellow]skipped in {part.name}:[/] {told}", highlight=False)
+    splits = _table("split", "rows", "leaked", "truncated", "tokens", "supervised", "unknown")
+    for name, split in ledger.splits.items():
+        numbers = (split.rows, split.leaked, split.truncated, split.tokens, split.supervised)
+        splits.add_row(name, *map(_count, numbers), _count(split.unknown))
+    console.print(splits)
+    for note in ledger.notes:
+        console.print(f"  [yellow]note:[/] {note}", highlight=False)
+
+
+def print_scores(console: Console, run: dict[str, Any]) -> None:
+    """Before, baselines and after, side by side; then what it cost."""
+    test = run["test"]
+    table = _table("test", *(name.replace("_", " ") for name in test["after"]))
+    rows = {"before": test["before"], **test["baseline"], "after": test["after"]}
+    for row, scores in rows.items():
+        style = "bold" if row == "after" else None
+        cells = [f"{scores[name]:.4f}" if name in scores else "" for name in test["after"]]
+        table.add_row(row, *cells, style=style)
+    intervals = [test["intervals"].get(name) for name in test["after"]]
+    cells = [f"{low:.3f} to {high:.3f}" if (low, high) != (0, 0) else ""
+             for low, high in (interval or (0, 0) for interval in intervals)]  # fmt: skip
+    table.add_row("95 % interval", *cells, style="dim")
+    console.print(table)
+    share = 100 * run["trainable_parameters"] / run["total_parameters"]
+    console.print(
+        f"  trained {run['trainable_parameters']:,} of {run['total_parameters']:,} parameters "
+        f"({share:.2f} %)  in {duration(sum(run['seconds'].values()))}  "
+        f"peak memory {run['peak_memory_mb']:,.0f} MB",
+        highlight=False,
+    )
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _count(value: int) -> str:
+    return f"{value:,}" if value else "[dim]0[/]"

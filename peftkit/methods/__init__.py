@@ -1,0 +1,1 @@
+"""Methods: which parameters are trained. One paper, one file."""

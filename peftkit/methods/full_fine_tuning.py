@@ -1,0 +1,55 @@
+"""Full fine-tuning: every weight is trained (Howard & Ruder 2018, arXiv:1801.06146).
+
+    W <- W - lr * update(dL/dW)        for all W, in float32
+
+The baseline that parameter-efficient methods are measured against, through the same loop.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from peftkit.bases.base import Base
+from peftkit.methods.method import Layout, Method
+from peftkit.tasks.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from peftkit.data.encoded import Encoded
+
+WEIGHTS = "model.safetensors"
+
+
+class FullFineTuning(Method):
+    """Trains all weights of the model; what is saved is a whole model folder."""
+
+    trains_base_weights: ClassVar[bool] = True
+    layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
+
+    def supports(self, task: Task, base: Base) -> str | None:
+        if base.quantization == "none":
+            return None
+        return (
+            f"FullFineTuning trains the base's own weights, and {base.quantization} weights cannot "
+            f'be trained; use LoRA on {base.quantization}, or `base.quantization = "none"`'
+        )
+
+    def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
+        return model.requires_grad_(True)
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        # one file, so that its digest is one line of the record
+        cast(Any, model).save_pretrained(folder, max_shard_size="1000GB")
+
+    def load(self, model: nn.Module, folder: Path) -> nn.Module:
+        from safetensors.torch import load_model
+
+        from peftkit.errors import AdapterError
+
+        try:
+            load_model(model, folder / WEIGHTS)
+        except RuntimeError as error:
+            raise AdapterError(f"`{folder / WEIGHTS}` does not fit the model: {error}") from error
+        return model.requires_grad_(False)

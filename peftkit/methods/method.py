@@ -1,0 +1,93 @@
+"""The contract of a method.
+
+A method puts its parameters into a model (`inject`), leaves every other parameter frozen, and
+writes and reads exactly what it trained (`save`, `load`). The training loop, the scores and the
+receipt are the same for all of them; full fine-tuning is a method too, so that the baseline
+runs the identical code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from peftkit.bases.base import Base
+from peftkit.parts import OpenPart
+from peftkit.tasks.task import Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from peftkit.data.encoded import Encoded
+
+Layout = Literal["padded", "packed"]
+
+
+class Method(OpenPart):
+    """A method of a recipe. Subclass it anywhere; its class is recorded as `module:Class`."""
+
+    trains_base_weights: ClassVar[bool] = False
+    """Whether pretrained tensors themselves change; then they are kept in float32."""
+    mergeable: ClassVar[bool] = False
+    """Whether what is trained can be folded into the base's weights without a difference."""
+    layouts: ClassVar[tuple[Layout, ...]] = ("padded",)
+    """Batch layouts under which the method computes the right loss."""
+
+    @property
+    def position_offset(self) -> int:
+        """Virtual tokens that the method puts before the text."""
+        return 0
+
+    def supports(self, task: Task, base: Base) -> str | None:
+        """None, or why this method cannot work with this task or base; asked before loading."""
+        return None
+
+    def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
+        """The model with this method's parameters and the head trainable, the rest frozen.
+
+        Works on the meta device too, where `peftkit check` counts parameters.
+
+        Args:
+            head: names of modules that every method trains and saves whole.
+
+        Raises:
+            MethodError: the model does not have what the method needs.
+        """
+        raise NotImplementedError
+
+    def learning_rate_scales(self, model: nn.Module) -> Mapping[str, float]:
+        """Name of a trainable parameter -> factor on the learning rate; 1 where not named."""
+        return {}
+
+    def after_step(self, model: nn.Module, step: int, num_steps: int) -> None:
+        """Called after optimizer step `step` (from 1) of `num_steps`, gradients still there."""
+
+    def penalty(self, model: nn.Module) -> torch.Tensor | None:
+        """A scalar that is added to the step's mean loss, or None."""
+        return None
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Writes what was trained into an existing folder."""
+        raise NotImplementedError
+
+    def load(self, model: nn.Module, folder: Path) -> nn.Module:
+        """Puts what `save` wrote into a freshly loaded model, frozen, for inference.
+
+        Raises:
+            AdapterError: tensors are missing, unexpected or of other shapes.
+        """
+        raise NotImplementedError
+
+
+def train_only(model: nn.Module, modules: tuple[str, ...]) -> None:
+    """Freezes a model except for the modules of these names."""
+    model.requires_grad_(False)
+    for name in modules:
+        model.get_submodule(name).requires_grad_(True)
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, Any]:
+    """Name -> parameter, for those that are trained."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -1,0 +1,67 @@
+"""Scores of a classifier."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+Counts = npt.NDArray[np.int64]
+
+
+class Classification(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
+    """Accuracy, F1 and what they are made of, for class indices below `num_labels`.
+
+    `compute(predictions=, references=)` gives `accuracy`, `macro_f1` (over the labels that the
+    references or predictions have), `weighted_f1`, `per_class` (precision, recall, f1, support
+    for every label) and `confusion_matrix` (expected in rows, predicted in columns).
+    """
+
+    def __init__(self, num_labels: int) -> None:
+        super().__init__(keep_in_memory=True)
+        self.num_labels = num_labels
+
+    def _info(self) -> evaluate.MetricInfo:
+        index = datasets.Value("int64")
+        return evaluate.MetricInfo(
+            description=self.__class__.__doc__ or "",
+            citation="",
+            inputs_description="predictions, references: class indices",
+            features=datasets.Features({"predictions": index, "references": index}),
+        )
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+        labels = list(range(self.num_labels))
+        with warnings.catch_warnings():  # a label that is never predicted has precision 0, said
+            warnings.simplefilter("ignore")
+            per_class = precision_recall_fscore_support(
+                references, predictions, labels=labels, zero_division=0
+            )
+        counts: Counts = confusion_matrix(references, predictions, labels=labels)
+        return {
+            "accuracy": accuracy(counts),
+            "macro_f1": macro_f1(counts),
+            "weighted_f1": float(np.average(per_class[2], weights=per_class[3])),
+            "per_class": [
+                (float(p), float(r), float(f), int(n))
+                for p, r, f, n in zip(*per_class, strict=True)
+            ],
+            "confusion_matrix": counts.tolist(),
+        }
+
+
+def accuracy(counts: Counts) -> float:
+    """Share of the diagonal of a confusion matrix."""
+    return float(counts.trace() / counts.sum())
+
+
+def macro_f1(counts: Counts) -> float:
+    """Mean of the labels' F1, over labels that occur, expected or predicted (as scikit-learn)."""
+    occurring = counts.sum(axis=0) + counts.sum(axis=1)
+    present = occurring > 0
+    return float((2 * counts.diagonal()[present] / occurring[present]).mean())

@@ -1,0 +1,273 @@
+"""What a recipe is made of: frozen values that refuse unknown fields.
+
+A `Part` is a closed value (a base, a training budget). An `OpenPart` is a family that
+anyone may extend (tasks, methods): each class registers itself under its `kind`, which is its
+name for peftkit's own classes and `module:Class` for everybody else's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from peftkit.errors import RecipeError, did_you_mean, quoted
+
+
+@dataclass
+class Collector:
+    """Problems of all parts that one recipe script built, so that they are told at once."""
+
+    failed: list[tuple[Part, ValidationError]] = field(default_factory=list)
+    parents: dict[int, tuple[Part, str]] = field(default_factory=dict)
+    """id of a part -> the part that holds it, and under which field."""
+
+    def path(self, part: Part) -> tuple[str, ...]:
+        """Dotted place of a part in the recipe; its class name where it was never placed."""
+        names: list[str] = []
+        while id(part) in self.parents:
+            part, name = self.parents[id(part)]
+            names.insert(0, name)
+        return tuple(names) if names or type(part).__name__ == "Recipe" else (type(part).__name__,)
+
+
+_collector: ContextVar[Collector | None] = ContextVar("collector", default=None)
+
+
+class Part(BaseModel):
+    """A frozen value with documented fields; unknown fields are errors, changes are copies."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def __init__(self, /, **data: Any) -> None:
+        collector = _collector.get()
+        if collector is None:
+            super().__init__(**data)
+            return
+        for name, value in data.items():
+            if isinstance(value, Part):
+                collector.parents[id(value)] = (self, name)
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            collector.failed.append((self, error))
+            object.__setattr__(self, "__dict__", {})  # hollow: only its problems are used
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # dicts skip it
+
+    def with_(self, **changes: Any) -> Self:
+        """A validated copy with some fields changed."""
+        return type(self).model_validate({**dict(self), **changes})
+
+
+class OpenPart(Part):
+    """A family of parts chosen by `kind`. Direct subclasses are families (`Task`, `Method`)."""
+
+    kinds: ClassVar[dict[str, type[OpenPart]]] = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        if OpenPart in cls.__bases__:
+            cls.kinds = {}
+        elif not cls.__name__.startswith("_"):
+            cls.kinds[cls.kind()] = cls
+
+    @classmethod
+    def kind(cls) -> str:
+        """What the recipe records: `LoRA`, or `my_module:MyMethod` for a class from elsewhere."""
+        module = cls.__module__
+        if module.startswith("peftkit."):
+            return cls.__name__
+        if module == "__main__":
+            module = Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__").stem
+        return f"{module}:{cls.__qualname__}"
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _choose_kind(cls, value: Any, build: Callable[[Any], Self]) -> Self:
+        if not isinstance(value, Mapping) or (OpenPart not in cls.__bases__ and "kind" not in value):
+            return build(value)
+        fields = dict(value)
+        kind = fields.pop("kind", None)
+        if kind not in cls.kinds:
+            raise PydanticCustomError("unknown_kind", "{reason}", {"reason": cls._unknown(kind)})
+        chosen: Any = cls.kinds[kind].model_validate(fields)
+        return chosen  # type: ignore[no-any-return]
+
+    @classmethod
+    def _unknown(cls, kind: object) -> str:
+        known = quoted(sorted(cls.kinds))
+        if kind is None:
+            return f"needs a `kind`: one of {known}"
+        if isinstance(kind, str) and ":" in kind:
+            module = kind.split(":")[0]
+            return (
+                f"`kind` is `{kind}`, a class from outside peftkit; "
+                f"its module is imported only with `--trust-module {module}`"
+            )
+        guess = did_you_mean(str(kind), cls.kinds)
+        return f"`kind` is `{kind}`, which is none of {known}" + (f"; {guess}" if guess else "")
+
+    @model_serializer(mode="wrap")
+    def _record_kind(self, dump: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        return {"kind": self.kind(), **dump(self)}
+
+
+def import_trusted(module: str) -> None:
+    """Imports a module the user trusts, so that its classes register: a name, or a .py file.
+
+    Names are looked up from the current folder too, as `python -m` does.
+    """
+    if not module.endswith(".py"):
+        if (folder := str(Path.cwd())) not in sys.path:
+            sys.path.append(folder)
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module.split(".")[0] and error.name != module:
+                raise
+            raise RecipeError(
+                f"--trust-module: no module `{module}` in {Path.cwd()} or installed",
+                "give the file itself: `--trust-module path/to/file.py`",
+            ) from error
+        return
+    import_file(Path(module))
+
+
+def import_file(path: Path) -> Any:
+    """The module in a .py file, imported under the file's stem."""
+    if not path.is_file():
+        raise RecipeError(f"no file `{path}`")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    shadowed = sys.modules.get(path.stem)
+    sys.modules[path.stem] = module  # pydantic resolves annotations through it
+    sys.path.insert(0, str(path.parent.resolve()))  # as `python path` does
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+        if shadowed is not None:
+            sys.modules[path.stem] = shadowed
+    return module
+
+
+@contextlib.contextmanager
+def all_problems(what: str) -> Iterator[None]:
+    """Inside, wrong parts are collected; on leaving, all their problems are raised as one error."""
+    token = _collector.set(collector := Collector())
+    try:
+        yield
+    except Exception:
+        if not collector.failed:  # else a consequence of a hollow part
+            raise
+    finally:
+        _collector.reset(token)
+    if collector.failed:
+        problems = [
+            problem
+            for part, error in collector.failed
+            for problem in describe(error, type(part), collector.path(part))
+        ]
+        raise problems_error(what, problems)
+
+
+def parse(model: type[Part], text: str, what: str) -> Any:
+    """A part from JSON text; every problem at once as one `RecipeError`."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecipeError(
+            f"{what} is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
+        ) from error
+    if not isinstance(value, dict):
+        raise RecipeError(f"{what} holds {type(value).__name__}, not an object with fields")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise problems_error(what, describe(error, model, (), value)) from error
+
+
+def problems_error(what: str, problems: list[str]) -> RecipeError:
+    """One error of all problems: one line, or a count and a line each."""
+    if len(problems) == 1:
+        return RecipeError(f"{what}: {problems[0]}")
+    lines = "".join(f"\n  {problem}" for problem in problems)
+    return RecipeError(f"{what}: {len(problems)} problems\n{lines}")
+
+
+def describe(
+    error: ValidationError, model: type[Part], path: tuple[str, ...], value: object = None
+) -> list[str]:
+    """A line for each problem: the dotted field, what was found, and did-you-mean.
+
+    `path` is where `model` stands in the recipe; `value` is what was validated (it tells the
+    kinds of open parts, so that their fields can be suggested).
+    """
+    lines: dict[str, None] = {}
+    for details in error.errors():
+        lines[_describe_one(details, model, path, value)] = None
+    return list(lines)
+
+
+def _describe_one(
+    details: ErrorDetails, model: type[Part], path: tuple[str, ...], value: object
+) -> str:
+    location = details["loc"]
+    names = [str(name) for name in location if not str(name).startswith(("function-", "tuple["))]
+    where = ".".join((*path, *names)) or "recipe"
+    found = details["input"]
+    if details["type"] == "extra_forbidden":
+        fields = _fields_at(model, value, location[:-1])
+        guess = did_you_mean(str(location[-1]), fields)
+        known = f"fields here are {quoted(sorted(fields), 30)}"
+        return f"{where}: no such field (found {_shown(found)}); {guess or known}"
+    if details["type"] == "missing":
+        return f"{where}: required, but not given"
+    if details["type"] == "unknown_kind":
+        return f"{where}: {details['msg']}"
+    message = details["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should", "should", 1)
+    if details["type"] == "value_error" and isinstance(found, Part | Mapping):
+        return f"{where}: {message}"
+    return f"{where}: {message} (found {_shown(found)})"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return f"`{text}`" if len(text) <= 60 else f"`{text[:57]}...`"
+
+
+def _fields_at(model: type[Part], value: object, location: tuple[int | str, ...]) -> set[str]:
+    """Field names of the part at `location` below `model`, following the kinds in `value`."""
+    for name in location:
+        value = value.get(name) if isinstance(value, Mapping) else None
+        info = model.model_fields.get(str(name))
+        if info is None:
+            return set()
+        candidates = [info.annotation, *get_args(info.annotation)]
+        parts = [c for c in candidates if isinstance(c, type) and issubclass(c, Part)]
+        if not parts:
+            return set()
+        model = parts[0]
+        if issubclass(model, OpenPart) and isinstance(value, Mapping):
+            model = model.kinds.get(str(value.get("kind")), model)
+    names = set(model.model_fields)
+    return names | {"kind"} if issubclass(model, OpenPart) else names

@@ -1,0 +1,115 @@
+"""The recipe: one frozen value that says everything about a run."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, SerializeAsAny, model_validator
+from pydantic.json_schema import models_json_schema
+
+from peftkit.bases.base import Base
+from peftkit.methods.method import Method
+from peftkit.parts import OpenPart, Part, parse
+from peftkit.tasks.task import Task
+
+
+class Training(Part):
+    """How the injected parameters are trained."""
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Highest learning rate of the schedule. For LoRA about ten times that of full fine-tuning."""
+    num_epochs: int = Field(default=3, ge=1)
+    """Passes over the training rows, unless `max_steps` or early stopping ends the run before."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Most optimizer steps, if given; the schedule then ends there."""
+    batch_size: int = Field(default=32, ge=1)
+    """Examples per optimizer step, over all devices."""
+    micro_batch_tokens: int = Field(default=8192, ge=1)
+    """Most tokens, padding included, per forward pass and device; accumulation follows from it.
+    Changes memory and speed, never the result."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW (arXiv:1711.05101), or plain SGD with momentum 0.9."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled for AdamW; never on biases and norms."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Of the learning rate after warm-up: to zero, to zero along a cosine, or level."""
+    warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from zero."""
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Gradients are scaled down to this L2 norm; 0 for never."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target's mass spread over all classes (arXiv:1512.00567)."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Of the base model; its own configuration's if not given."""
+    evaluate_every: int | None = Field(default=None, ge=1)
+    """Optimizer steps between scores on the validation split; once per epoch if not given."""
+    metric: str = ""
+    """Validation score that chooses the best weights; empty for the task's own, `loss` for loss."""
+    early_stopping_patience: int = Field(default=3, ge=0)
+    """Stop after so many validations without a better score; 0 for never."""
+    report_to: Literal["none", "tensorboard", "wandb"] = "none"
+    """Where losses and scores are sent as well, through Accelerate's trackers."""
+
+
+class Recipe(Part):
+    """Everything that decides the outcome of a run; `recipe.json` is this value."""
+
+    base: Base
+    """The pretrained model."""
+    task: SerializeAsAny[Task]
+    """What is learned, from which rows."""
+    method: SerializeAsAny[Method]
+    """Which parameters are trained."""
+    training: Training = Training()
+    """How they are trained."""
+    name: str = Field(default="", pattern=r"^[\w][\w.-]*$|^$")
+    """The run goes to `runs/<name>`; empty for the name of the recipe's file."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Fixes initial weights, order of the rows and dropout."""
+    split_seed: int = Field(default=0, ge=0, lt=2**32)
+    """Fixes which rows are in which split."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        hollow = [part for part in (self.base, self.task, self.method) if not part.__dict__]
+        if not any(type(part).model_fields for part in hollow):  # hollow parts are told already
+            if reason := self.method.supports(self.task, self.base):
+                raise ValueError(reason)
+        return self
+
+    def to_json(self) -> str:
+        """The text of recipe.json; `Recipe.from_json` gives an equal recipe."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @staticmethod
+    def from_json(text: str, what: str = "recipe.json") -> Recipe:
+        """A recipe from the text of a recipe.json.
+
+        Raises:
+            RecipeError: with every problem in it, each with its dotted field.
+        """
+        recipe: Recipe = parse(Recipe, text, what)
+        return recipe
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON Schema of recipe.json, with every registered task and method."""
+    families: tuple[type[OpenPart], ...] = (Task, Method)
+    models = [Recipe, *(part for family in families for part in family.kinds.values())]
+    _, schema = models_json_schema([(model, "validation") for model in models])
+    definitions = schema["$defs"]
+    for family in families:
+        for kind, part in family.kinds.items():
+            definition = definitions[part.__name__]
+            definition["properties"] = {"kind": {"const": kind}, **definition.get("properties", {})}
+            definition["required"] = ["kind", *definition.get("required", [])]
+        definitions[family.__name__] = {
+            "description": family.__doc__,
+            "oneOf": [{"$ref": f"#/$defs/{part.__name__}"} for part in family.kinds.values()],
+        }
+    recipe = definitions.pop("Recipe")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **recipe,
+        "$defs": definitions,
+    }

@@ -1,0 +1,340 @@
+"""Read this file first: it is the straight line from a recipe to a checked adapter.
+
+    recipe -> splits -> opened base -> encoded examples -> weights -> score before -> inject
+           -> train -> score after -> adapter -> receipt
+
+Nothing flows back. `prepare` does everything that needs no weights, and finds everything that
+can be wrong without them; `peftkit check` stops there. `run` does the rest.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, set_seed
+from rich.console import Console
+from torch import nn
+
+from peftkit.adapters.card import write_card
+from peftkit.adapters.probes import take_probes
+from peftkit.adapters.record import (
+    Record,
+    chat_template_sha256,
+    published_recipe,
+    tokenizer_sha256,
+    versions,
+)
+from peftkit.adapters.saving import adapter_bytes, check_saved, write_weights
+from peftkit.bases.fingerprint import fingerprint
+from peftkit.bases.loading import empty_model, load_weights
+from peftkit.bases.opening import OpenedBase, open_base
+from peftkit.data.encoded import Encoded, Examples
+from peftkit.data.ledger import Ledger
+from peftkit.data.splits import load_splits
+from peftkit.errors import OutputError, RecipeError, did_you_mean, quoted
+from peftkit.evaluation.receipt import write_receipt
+from peftkit.evaluation.report import print_ledger, print_scores
+from peftkit.evaluation.scoring import evaluate
+from peftkit.methods.method import trainable_parameters
+from peftkit.recipe import Recipe
+from peftkit.tasks.task import Score
+from peftkit.training.devices import (
+    device_name,
+    open_accelerator,
+    peak_memory_mb,
+    weights_dtype,
+)
+from peftkit.training.loop import TrainResult, train
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe whose data and base were found to be good, before any weight is loaded."""
+
+    recipe: Recipe
+    ledger: Ledger
+    base: OpenedBase
+    encoded: Encoded
+    trainable_parameters: int
+    total_parameters: int
+
+    def example(self) -> str:
+        """The first training example as the model reads it, and what of it is supervised."""
+        task, encoded = self.recipe.task, self.encoded
+        return task.show(0, encoded.train, encoded.head, self.base.tokenizer)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run leaves behind."""
+
+    folder: Path
+    record: dict[str, Any]
+    """The content of run.json."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training came to."""
+
+    before: Score
+    baselines: dict[str, dict[str, float]]
+    after: Score
+    result: TrainResult
+    dtype: torch.dtype
+    """Of the base's weights."""
+    peak_memory_mb: float
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Scores on the test split, for the adapter's record."""
+        return {"before": self.before.metrics, **self.baselines, "after": self.after.metrics}
+
+
+@dataclass
+class Clock:
+    """Wall-clock seconds of each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time inside to a stage."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Everything that needs no weights: rows, splits, tokens, and a rehearsal of the injection.
+
+    Raises:
+        PeftkitError: whatever is wrong with recipe, data or base, with what to do about it.
+    """
+    splits, ledger = load_splits(recipe.task, recipe.split_seed)
+    base = open_base(recipe.base)
+    encoded = recipe.task.encode(splits, base.tokenizer)
+    empty = empty_model(base, encoded.head, recipe.training.dropout)
+    total = sum(p.numel() for p in empty.model.parameters())
+    rehearsal = recipe.method.inject(empty.model, encoded, empty.head)
+    trainable = sum(p.numel() for p in trainable_parameters(rehearsal).values())
+    return Prepared(recipe, ledger.with_encoded(encoded), base, encoded, trainable, total)
+
+
+def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) -> Run:
+    """Trains a recipe and leaves a checked adapter, its record and its receipt in a new folder.
+
+    Args:
+        output_dir: a folder that does not exist yet, or is empty; `runs/<name>` if not given.
+        console: where progress is printed; nowhere if not given.
+
+    Raises:
+        PeftkitError: see its subclasses. No folder is left behind unless an adapter was saved.
+    """
+    console = console or Console(quiet=True)
+    clock = Clock()
+    with clock.stage("prepare"):
+        prepared = prepare(recipe)
+        accelerator = open_accelerator(recipe.training.report_to)
+        if not accelerator.is_main_process:
+            console = Console(quiet=True)
+        print_ledger(console, prepared.ledger)
+    with output_folder(recipe, output_dir, accelerator) as folder:
+        model, outcome = train_and_score(prepared, accelerator, clock, console)
+        if not accelerator.is_main_process:
+            return Run(folder, {})
+        with clock.stage("save"):
+            unchecked, adapter = save_adapter(model, outcome, prepared, folder, accelerator)
+        del model  # the check loads the base a second time
+        gc.collect()
+        with clock.stage("check"):
+            saved, difference = check_saved(unchecked, recipe, prepared.base, adapter, accelerator)
+        record = run_record(prepared, outcome, adapter, saved, difference, clock, accelerator)
+        write_json(folder / "run.json", record)
+        write_receipt(folder / "receipt.html", record)
+    print_scores(console, record)
+    return Run(folder, record)
+
+
+def train_and_score(
+    prepared: Prepared, accelerator: Accelerator, clock: Clock, console: Console
+) -> tuple[nn.Module, Outcome]:
+    """Weights, score before, injection, training, score after."""
+    recipe, base, encoded = prepared.recipe, prepared.base, prepared.encoded
+    task, method, training = recipe.task, recipe.method, recipe.training
+    set_seed(recipe.seed)
+    with clock.stage("load"):
+        dtype = weights_dtype(recipe.base, method.trains_base_weights, accelerator.device)
+        loaded = load_weights(base, encoded.head, dtype, accelerator.device, training.dropout)
+
+    def score(model: nn.Module, examples: Examples) -> Score:
+        tokens = training.micro_batch_tokens
+        pad = encoded.pad_token_id
+        return evaluate(model, examples, encoded.head, task, pad, tokens, accelerator)
+
+    with clock.stage("evaluate"):
+        before = score(loaded.model, encoded.test)
+        check_metric(training.metric, before)
+    with clock.stage("train"):
+        model = method.inject(loaded.model, encoded, loaded.head)
+        accelerator.init_trackers(recipe.name or "peftkit")
+        result = train(
+            model, encoded, task, method, training, recipe.seed, accelerator,
+            lambda trained: score(trained, encoded.validation).metrics, console,
+        )  # fmt: skip
+        accelerator.end_training()
+    with clock.stage("evaluate"):
+        after = score(model, encoded.test)
+        baselines = task.baselines(encoded)
+    peak = peak_memory_mb(accelerator.device)
+    return model, Outcome(before, baselines, after, result, dtype, peak)
+
+
+def save_adapter(
+    model: nn.Module, outcome: Outcome, prepared: Prepared, folder: Path, accelerator: Accelerator
+) -> tuple[Path, Record]:
+    """The adapter's files under a temporary name, and what they say of themselves."""
+    recipe, base = prepared.recipe, prepared.base
+    embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
+    vocabulary = min(len(base.tokenizer), embeddings.num_embeddings)
+    int8 = recipe.base.quantization == "int8"
+    with accelerator.autocast():
+        probes = take_probes(model, vocabulary, outcome.dtype, int8)
+    unchecked, digests = write_weights(model, recipe.method, base, folder)
+    adapter = Record(
+        recipe=published_recipe(recipe),
+        base=fingerprint(base).to_json(),
+        tokenizer_sha256=tokenizer_sha256(base.tokenizer),
+        chat_template_sha256=chat_template_sha256(base.tokenizer),
+        head=prepared.encoded.head,
+        weights=digests,
+        metrics=outcome.metrics(),
+        probes=probes,
+        versions=versions(),
+    )
+    adapter.write(unchecked)
+    write_card(unchecked, folder.name, adapter)
+    return unchecked, adapter
+
+
+def run_record(
+    prepared: Prepared,
+    outcome: Outcome,
+    adapter: Record,
+    saved: Path,
+    probe_difference: float,
+    clock: Clock,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """The content of run.json, from which the receipt is made."""
+    after, result = outcome.after, outcome.result
+    padding = 1 - result.num_tokens / max(1, result.num_padded_tokens)
+    training = asdict(result)
+    training["train_seconds"] = training.pop("seconds")
+    folder = saved.parent
+    return {
+        "status": "finished",
+        "name": folder.name,
+        "created": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
+        "folder": str(folder),
+        "recipe": json.loads(prepared.recipe.model_dump_json()),
+        "base": adapter.base,
+        "device": device_name(accelerator.device),
+        "trainable_parameters": prepared.trainable_parameters,
+        "total_parameters": prepared.total_parameters,
+        "adapter_bytes": adapter_bytes(saved),
+        "test": {
+            "before": outcome.before.metrics,
+            "baseline": outcome.baselines,
+            "after": after.metrics,
+            "intervals": after.intervals,
+            "tables": [asdict(table) for table in after.tables],
+            "matrices": [asdict(matrix) for matrix in after.matrices],
+            "mistakes": [asdict(mistake) for mistake in after.mistakes],
+        },
+        "training": training,
+        "seconds": clock.seconds,
+        "peak_memory_mb": outcome.peak_memory_mb,
+        "probes": {"count": len(adapter.probes), "max_difference": probe_difference},
+        "ledger": prepared.ledger.with_padding(padding).to_json(),
+        "versions": adapter.versions,
+    }
+
+
+def check_metric(metric: str, score: Score) -> None:
+    """Raises RecipeError before training if the metric that chooses the best weights is unknown."""
+    if metric and metric not in score.metrics:
+        raise RecipeError(
+            f"training.metric: `{metric}` is none of the task's scores {quoted(score.metrics)}",
+            did_you_mean(metric, score.metrics),
+        )
+
+
+@contextmanager
+def output_folder(recipe: Recipe, output_dir: str, accelerator: Accelerator) -> Iterator[Path]:
+    """A new folder with recipe.json in it; taken away again if no adapter comes to be in it.
+
+    Raises:
+        OutputError: the folder holds something already, or cannot be made.
+    """
+    claimed = [claim_folder(recipe.name or "run", output_dir)] if accelerator.is_main_process else [Path()]
+    broadcast_object_list(claimed)
+    folder = claimed[0]
+    if recipe.training.report_to != "none":
+        accelerator.project_configuration.set_directories(str(folder))
+    (folder / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
+    try:
+        yield folder
+    except BaseException:
+        if accelerator.is_main_process and not any(folder.rglob("*.safetensors")):
+            shutil.rmtree(folder)
+        raise
+
+
+def claim_folder(name: str, output_dir: str) -> Path:
+    """Makes `output_dir`, or the first of `runs/<name>`, `runs/<name>-2`, ... that is free."""
+    candidates = (
+        [Path(output_dir).expanduser()]
+        if output_dir
+        else (Path("runs") / (name if n == 1 else f"{name}-{n}") for n in itertools.count(1))
+    )
+    for folder in candidates:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if output_dir and folder.is_dir() and not any(folder.iterdir()):
+                return folder
+            if output_dir:
+                raise OutputError(
+                    f"`{output_dir}` exists already, and nothing is overwritten",
+                    "give a new folder with `--output-dir`",
+                ) from None
+        except OSError as error:
+            raise OutputError(
+                f"cannot make the folder `{folder}`: {error.strerror}",
+                "give one that you may write with `--output-dir`",
+            ) from error
+        else:
+            return folder
+    raise AssertionError("endless")
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Writes JSON that a person can read, flushed to disk."""
+    with file.open("w", encoding="utf-8") as opened:
+        json.dump(value, opened, indent=1, ensure_ascii=False)
+        opened.write("\n")
+        opened.flush()
+        os.fsync(opened.fileno())

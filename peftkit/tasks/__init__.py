@@ -1,0 +1,1 @@
+"""Tasks: what is read, what is predicted, and how it is scored. One task, one file."""

@@ -1,0 +1,273 @@
+"""Text classification: one label for a text, or for a pair of texts."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from peftkit.data.source import Data
+from peftkit.errors import DataError, did_you_mean, quoted
+from peftkit.tasks.task import Matrix, Mistake, Prediction, Score, ScoreTable, Task
+
+if TYPE_CHECKING:
+    from peftkit.data.encoded import Encoded, Examples, Head, Reads
+    from peftkit.data.rows import Row, Table
+    from peftkit.data.splits import Splits
+    from peftkit.tasks.task import Outputs
+
+MANY_UNKNOWN = 0.05
+WORST_MISTAKES = 20
+
+
+class TextClassification(Task):
+    """One label for each text, read from the classification head of the base's architecture."""
+
+    reads: ClassVar[Reads] = "first"
+    metric: ClassVar[str] = "accuracy"
+
+    data: Data
+    """The labelled texts."""
+    max_length: int = Field(default=512, ge=4)
+    """Tokens per example; longer ones are cut at the end and counted. The base may allow less."""
+    class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
+    """Weight of each label in the loss; balanced is rows / (labels x rows of the label)."""
+
+    @property
+    def source(self) -> Data:
+        return self.data
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        pair = {"text_pair": self.data.text_pair} if self.data.text_pair else {}
+        return {"text": self.data.text, **pair, "label": self.data.label}
+
+    def read_row(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+        read: dict[str, Any] = {}
+        for role, column in self.columns.items():
+            value = values.get(column)
+            if role == "label":
+                value = _label_text(value)
+            if value is None or (isinstance(value, str) and not value.strip()):
+                return f"empty {column}"
+            if not isinstance(value, str):
+                return f"{column} is {type(value).__name__}, not text"
+            read[role] = value
+        label = read["label"].strip()
+        names = self.data.label_names or (table.label_names or {}).get(self.data.label, {})
+        if names and label not in names and label not in names.values():
+            return f"{self.data.label} `{label}` is not in label_names"
+        read["label"] = names.get(label, label)
+        return read
+
+    def key(self, row: Row) -> str:
+        texts = (row.values["text"], row.values.get("text_pair", ""))
+        return "\x1f".join(
+            " ".join(unicodedata.normalize("NFC", text).casefold().split()) for text in texts
+        )
+
+    def stratum(self, row: Row) -> str:
+        return str(row.values["label"])
+
+    def check_splits(self, splits: Splits) -> None:
+        labels = {name: set(map(self.stratum, rows)) for name, rows in splits.named().items()}
+        if len(labels["train"]) < 2:
+            raise DataError(
+                f"`{self.data.path}`: column `{self.data.label}` has one label in the training "
+                f"rows, {quoted(labels['train'])}; there is nothing to tell apart",
+                "check that `label` names the right column",
+            )
+        for name in ("validation", "test"):
+            if only := sorted(labels[name] - labels["train"]):
+                raise DataError(
+                    f"`{self.data.path}`: the {name} split has the label {quoted(only)}, which "
+                    f"no training row has; training knows {quoted(sorted(labels['train']))}",
+                    did_you_mean(only[0], labels["train"])
+                    or "correct the label, add training rows for it, or take those rows out",
+                )
+        if isinstance(self.class_weights, dict) and set(self.class_weights) != labels["train"]:
+            raise DataError(
+                f"`task.class_weights` is for {quoted(sorted(self.class_weights))}, "
+                f"but the labels are {quoted(sorted(labels['train']))}"
+            )
+
+    def encode(self, splits: Splits, tokenizer: Any) -> Encoded:
+        from peftkit.data.encoded import Encoded, Head
+
+        labels = self._labels(splits)
+        weights = self._weights(splits, labels)
+        parts = {
+            name: self._encode(rows, tokenizer, labels, weights if name == "train" else None)
+            for name, rows in splits.named().items()
+        }
+        notes = [
+            f"{examples.unknown_tokens / examples.num_tokens:.0%} of the {name} split's tokens are "
+            f"unknown to the tokenizer; a base for this language would read them"
+            for name, examples in parts.items()
+            if examples.unknown_tokens > MANY_UNKNOWN * examples.num_tokens
+        ]
+        return Encoded(
+            **parts,
+            head=Head("AutoModelForSequenceClassification", "SEQ_CLS", labels),
+            pad_token_id=tokenizer.pad_token_id,
+            notes=tuple(notes),
+        )
+
+    def encode_inputs(self, rows: Sequence[Row], tokenizer: Any) -> Examples:
+        return self._encode(rows, tokenizer, (), None)
+
+    def show(self, example: int, examples: Examples, head: Head, tokenizer: Any) -> str:
+        tokens = tokenizer.convert_ids_to_tokens(examples.input_ids[example].tolist())
+        label = head.labels[int(examples.targets[example][0])]
+        return f"{' '.join(tokens)}\nsupervised: the label `{label}`"
+
+    def metrics(self, outputs: Outputs, examples: Examples, head: Head) -> Score:
+        import numpy as np
+
+        from peftkit.metrics.bootstrap import bootstrap_intervals
+        from peftkit.metrics.classification import Classification, accuracy, macro_f1
+
+        expected = np.array([int(targets[0]) for targets in examples.targets])
+        predicted = outputs.argmax(axis=1)
+        found = Classification(len(head.labels)).compute(
+            predictions=predicted, references=expected
+        )
+        statistics = {"accuracy": accuracy, "macro_f1": macro_f1}
+        per_class = found.pop("per_class")
+        counts = found.pop("confusion_matrix")
+        return Score(
+            metrics=found,
+            intervals=bootstrap_intervals(expected, predicted, len(head.labels), statistics),
+            tables=(
+                ScoreTable(
+                    "Per label",
+                    ("label", "precision", "recall", "f1", "support"),
+                    tuple((name, *row) for name, row in zip(head.labels, per_class, strict=True)),
+                ),
+            ),
+            matrices=(Matrix("Confusion", head.labels, tuple(map(tuple, counts))),),
+            mistakes=self._mistakes(outputs, expected, predicted, examples, head),
+        )
+
+    def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:
+        import numpy as np
+
+        majority = Counter(int(target[0]) for target in encoded.train.targets).most_common(1)[0][0]
+        outputs = np.zeros((len(encoded.test), len(encoded.head.labels)), np.float32)
+        outputs[:, majority] = 1
+        return {"majority": self.metrics(outputs, encoded.test, encoded.head).metrics}
+
+    def predict(self, outputs: Outputs, head: Head) -> list[Prediction]:
+        probabilities = _softmax(outputs)
+        return [
+            Prediction(head.labels[row.argmax()], float(row.max())) for row in probabilities
+        ]
+
+    def _labels(self, splits: Splits) -> tuple[str, ...]:
+        """Names of the classes: as `label_names` orders them, else numbers first, then names."""
+        present = set(map(self.stratum, splits.train))
+        named = list(dict.fromkeys(self.data.label_names.values()))
+        rest = sorted(present - set(named), key=_number_first)
+        return (*(name for name in named if name in present), *rest)
+
+    def _weights(self, splits: Splits, labels: tuple[str, ...]) -> dict[str, float] | None:
+        if self.class_weights == "none":
+            return None
+        if isinstance(self.class_weights, dict):
+            return self.class_weights
+        counts = Counter(map(self.stratum, splits.train))
+        return {label: len(splits.train) / (len(labels) * counts[label]) for label in labels}
+
+    def _encode(
+        self,
+        rows: Sequence[Row],
+        tokenizer: Any,
+        labels: tuple[str, ...],
+        weights: dict[str, float] | None,
+    ) -> Examples:
+        """Token ids of the rows; targets are label indices, or ignored where there are no labels."""
+        import numpy as np
+
+        from peftkit.data.encoded import IGNORE_INDEX, Examples
+
+        texts = [row.values["text"] for row in rows]
+        pairs = [row.values["text_pair"] for row in rows] if self.data.text_pair else None
+        max_length = min(self.max_length, tokenizer.model_max_length)
+        full = tokenizer(texts, pairs, verbose=False)["input_ids"]
+        cut = tokenizer(texts, pairs, truncation=True, max_length=max_length)
+        ids = [np.array(row, np.int64) for row in cut["input_ids"]]
+        _refuse_empty(rows, ids, tokenizer)
+        segments = cut.get("token_type_ids") if pairs else None
+        targets = [labels.index(self.stratum(row)) if labels else IGNORE_INDEX for row in rows]
+        unknown = tokenizer.unk_token_id
+        return Examples(
+            rows=tuple(rows),
+            input_ids=ids,
+            targets=[np.array([target], np.int64) for target in targets],
+            weights=None
+            if weights is None
+            else [np.array([weights[self.stratum(row)]], np.float32) for row in rows],
+            segment_ids=None if segments is None else [np.array(s, np.int64) for s in segments],
+            truncated=sum(len(row) > max_length for row in full),
+            unknown_tokens=0 if unknown is None else sum(int((row == unknown).sum()) for row in ids),
+        )
+
+    def _mistakes(
+        self, outputs: Outputs, expected: Any, predicted: Any, examples: Examples, head: Head
+    ) -> tuple[Mistake, ...]:
+        probabilities = _softmax(outputs).max(axis=1)
+        wrong = (expected != predicted).nonzero()[0]
+        worst = sorted(wrong, key=lambda index: -probabilities[index])[:WORST_MISTAKES]
+        rows = [examples.rows[index] for index in worst]
+        return tuple(
+            Mistake(
+                row=row.number,
+                text="\n".join(filter(None, (row.values["text"], row.values.get("text_pair")))),
+                expected=head.labels[expected[index]],
+                predicted=head.labels[predicted[index]],
+                probability=float(probabilities[index]),
+            )
+            for index, row in zip(worst, rows, strict=True)
+        )
+
+
+def _label_text(value: Any) -> Any:
+    """A label as CSV would hold it, so that every format gives the same names."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value) if isinstance(value, int | float) and value == value else value
+
+
+def _number_first(label: str) -> tuple[int, float, str]:
+    try:
+        return (0, float(label), label)
+    except ValueError:
+        return (1, 0.0, label)
+
+
+def _refuse_empty(rows: Sequence[Row], ids: Sequence[Any], tokenizer: Any) -> None:
+    """Architectures with a causal head read the last token that is no padding, by its id."""
+    bad = [
+        row.number
+        for row, row_ids in zip(rows, ids, strict=True)
+        if len(row_ids) == 0 or row_ids[-1] == tokenizer.pad_token_id
+    ]
+    if bad:
+        raise DataError(
+            f"row {bad[0]} gives no tokens, or ends in the padding token "
+            f"`{tokenizer.pad_token}`, so its last token could not be told ({len(bad)} such rows)",
+            "take it out, or remove that token from the end of its text",
+        )
+
+
+def _softmax(outputs: Outputs) -> Outputs:
+    import numpy as np
+
+    shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    probabilities: Outputs = shifted / shifted.sum(axis=1, keepdims=True)
+    return probabilities

@@ -1,0 +1,62 @@
+"""Where and in which precision a run computes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import psutil
+
+import torch
+from accelerate import Accelerator
+
+from peftkit.bases.base import Base
+from peftkit.errors import MissingPackageError
+
+
+def open_accelerator(report_to: str = "none") -> Accelerator:
+    """Accelerate on whatever devices there are; bf16 autocast on GPUs that have it.
+
+    Raises:
+        MissingPackageError: the tracker's package is not installed (Accelerate would go on without).
+    """
+    if report_to != "none" and importlib.util.find_spec(report_to) is None:
+        raise MissingPackageError(
+            f'`training.report_to` is "{report_to}", which is not installed',
+            f"pip install {report_to}",
+        )
+    cuda_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return Accelerator(
+        mixed_precision="bf16" if cuda_bf16 else "no",
+        log_with=None if report_to == "none" else report_to,
+        project_dir=None if report_to == "none" else ".",
+    )
+
+
+def weights_dtype(base: Base, trains_base_weights: bool, device: torch.device) -> torch.dtype:
+    """float32 for weights that are trained, and on CPU, where bfloat16 is 5-8 times slower."""
+    if base.dtype != "auto":
+        return torch.float32 if base.dtype == "float32" else torch.bfloat16
+    half = device.type == "cuda" and torch.cuda.is_bf16_supported() and not trains_base_weights
+    return torch.bfloat16 if half else torch.float32
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory used so far, in MB: allocated on the GPU, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset / 2**20)
+    import resource
+
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return resident / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def device_name(device: torch.device) -> str:
+    """For the receipt: the GPU's name, or the processor count."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+

@@ -1,0 +1,109 @@
+"""Checks that turn silent failures of training into errors, and one that keeps frozen parts quiet."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from peftkit.data.encoded import Examples
+from peftkit.errors import TrainingError, quoted
+from peftkit.methods.method import trainable_parameters
+from peftkit.training.batching import Batch
+
+
+def frozen_digest(model: nn.Module) -> str:
+    """A digest of all parameters that are not trained; equal as long as nothing touched them."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            value = torch.hash_tensor(parameter.detach()).item()
+            digest.update(f"{name} {tuple(parameter.shape)} {value}\n".encode())
+    return digest.hexdigest()
+
+
+def check_frozen(model: nn.Module, expected: str) -> None:
+    """Raises TrainingError if a frozen parameter is not what it was after injection."""
+    if frozen_digest(model) != expected:
+        raise TrainingError(
+            "weights that should be frozen were changed during training",
+            "a custom method or hook writes to the base; the adapter would not fit it",
+        )
+
+
+def check_first_gradients(model: nn.Module, supervised: float) -> None:
+    """The canary: something is supervised, and every trained tensor got a gradient."""
+    if supervised == 0:
+        raise TrainingError("nothing in the first step is supervised; the loss is empty")
+    trained = trainable_parameters(model)
+    if not trained:
+        raise TrainingError("the method left nothing to train")
+    without = [name for name, parameter in trained.items() if parameter.grad is None]
+    if without:
+        raise TrainingError(
+            f"{len(without)} of {len(trained)} trained tensors got no gradient in the first "
+            f"step: {quoted(without, 5)}",
+            "the model's forward pass does not use them; choose other target modules",
+        )
+    if not any(p.grad is not None and p.grad.any() for p in trained.values()):
+        raise TrainingError("all gradients of the first step are zero; nothing would be learned")
+
+
+def check_finite(
+    loss: float, gradient_norm: float, step: int, indices: Sequence[int], examples: Examples
+) -> None:
+    """Raises TrainingError before a NaN or infinite step reaches the weights."""
+    if math.isfinite(loss) and math.isfinite(gradient_norm):
+        return
+    rows = ", ".join(str(examples.rows[index].number) for index in indices[:10])
+    more = ", ..." if len(indices) > 10 else ""
+    raise TrainingError(
+        f"step {step}: the loss is {loss} and the gradient norm {gradient_norm}; the step was not "
+        f"taken (rows {rows}{more})",
+        "lower `training.learning_rate`; if it is the first step, look at those rows",
+    )
+
+
+def modules_below(model: nn.Module, batch: Batch) -> list[nn.Module]:
+    """Modules whose whole work is done before the first trained tensor is used.
+
+    They stay in eval mode during training, so that what they compute for an example never
+    changes and can be cached. Found by watching one forward pass.
+    """
+    finished: dict[nn.Module, None] = {}
+    reached = False
+
+    def enter(module: nn.Module, _: object) -> None:
+        nonlocal reached
+        reached = reached or any(p.requires_grad for p in module.parameters(recurse=False))
+
+    def leave(module: nn.Module, _: object, __: object) -> None:
+        if not reached:
+            finished[module] = None
+
+    handles = [
+        handle
+        for module in model.modules()
+        for handle in (
+            module.register_forward_pre_hook(enter),
+            module.register_forward_hook(leave),
+        )
+    ]
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(**batch.inputs())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(finished)
+
+
+def gradient_norm(model: nn.Module, limit: float) -> Tensor:
+    """L2 norm of all gradients, which are scaled down to `limit` if that is positive."""
+    return nn.utils.clip_grad_norm_(
+        [p for p in model.parameters() if p.requires_grad], limit or math.inf
+    )

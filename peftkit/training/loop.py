@@ -1,0 +1,237 @@
+"""The training loop: one function for every task and every method."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from torch import nn
+
+from peftkit.data.encoded import Encoded, Examples
+from peftkit.methods.method import Method
+from peftkit.recipe import Training
+from peftkit.tasks.task import Task
+from peftkit.training import guards
+from peftkit.training.batching import Step, collate, count_steps, cut_step, seeded_steps, to_device
+from peftkit.training.devices import peak_memory_mb
+from peftkit.training.optimizers import make_optimizer, make_schedule
+from peftkit.training.progress import TrainingProgress
+from peftkit.training.stopping import Best
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimizer step."""
+
+    step: int
+    epoch: int
+    loss: float
+    """Mean over the step's targets."""
+    learning_rate: float
+    gradient_norm: float
+    """Before clipping."""
+
+
+@dataclass(frozen=True)
+class ValidationRecord:
+    """One score on the validation split."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training did; the model itself holds the best weights."""
+
+    best_step: int
+    metric: str
+    """The validation score that chose the best step."""
+    best_value: float
+    num_steps: int
+    stopped: str
+    """Why training ended: `finished` or `early stopping`."""
+    history: tuple[StepRecord, ...]
+    validations: tuple[ValidationRecord, ...]
+    seconds: float
+    num_examples: int
+    num_tokens: int
+    """Without padding, over all epochs."""
+    num_padded_tokens: int
+    """With padding: what the model was given."""
+    peak_memory_mb: float
+
+
+@dataclass
+class _Account:
+    """What the loop writes down as it goes."""
+
+    history: list[StepRecord] = field(default_factory=list)
+    validations: list[ValidationRecord] = field(default_factory=list)
+    examples: int = 0
+    tokens: int = 0
+    padded: int = 0
+
+    def mean_loss_since(self, step: int) -> float:
+        losses = [record.loss for record in self.history if record.step > step]
+        return sum(losses) / len(losses)
+
+
+def train(
+    model: nn.Module,
+    encoded: Encoded,
+    task: Task,
+    method: Method,
+    training: Training,
+    seed: int,
+    accelerator: Accelerator,
+    score: Callable[[nn.Module], dict[str, float]],
+    console: Console,
+) -> TrainResult:
+    """Trains what the method made trainable, in place, and restores the best weights.
+
+    Args:
+        score: scores a model on the validation split.
+
+    Raises:
+        TrainingError: nothing is supervised, a trained tensor gets no gradient, the loss is not
+            finite, or a frozen weight changed. The weights are those of the last good step.
+    """
+    started = time.perf_counter()
+    examples = encoded.train
+    num_steps = count_steps(
+        len(examples), training.batch_size, training.num_epochs, training.max_steps
+    )
+    _float32_where_trained(model)
+    digest = guards.frozen_digest(model)
+    optimizer = make_optimizer(model, training, method.learning_rate_scales(model))
+    schedule = make_schedule(optimizer, training, num_steps)
+    quiet = guards.modules_below(model, _first_batch(encoded, task, accelerator.device))
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    best = Best(training.metric or task.metric, training.early_stopping_patience)
+    account = _Account()
+    stopped = "finished"
+    with TrainingProgress(console, num_steps, accelerator.is_main_process) as progress:
+        for step in seeded_steps(len(examples), training.batch_size, num_steps, seed):
+            _train_mode(wrapped, quiet)
+            record = _optimize(
+                wrapped, step, encoded, task, method, training, accelerator, optimizer, account
+            )
+            method.after_step(model, step.number, num_steps)
+            schedule.step()
+            account.history.append(record)
+            tokens = sum(len(examples.input_ids[index]) for index in step.indices)
+            progress.step(record.loss, record.learning_rate, len(step.indices), tokens)
+            accelerator.log({"loss": record.loss, "lr": record.learning_rate}, step.number)
+            if _is_validation(step, training, num_steps):
+                metrics = score(model)
+                before = account.validations[-1].step if account.validations else 0
+                account.validations.append(ValidationRecord(step.number, metrics))
+                best.update(metrics, model, step.number)
+                accelerator.log({f"validation/{k}": v for k, v in metrics.items()}, step.number)
+                loss = account.mean_loss_since(before)
+                progress.validation(step.number, loss, metrics, best.since == 0)
+                if best.exhausted:
+                    stopped = "early stopping"
+                    break
+    best.restore(model)
+    guards.check_frozen(model, digest)
+    model.eval()
+    assert best.value is not None
+    return TrainResult(
+        best_step=best.step,
+        metric=best.metric,
+        best_value=best.value,
+        num_steps=len(account.history),
+        stopped=stopped,
+        history=tuple(account.history),
+        validations=tuple(account.validations),
+        seconds=time.perf_counter() - started,
+        num_examples=account.examples,
+        num_tokens=account.tokens,
+        num_padded_tokens=account.padded,
+        peak_memory_mb=peak_memory_mb(accelerator.device),
+    )
+
+
+def _optimize(
+    model: nn.Module,
+    step: Step,
+    encoded: Encoded,
+    task: Task,
+    method: Method,
+    training: Training,
+    accelerator: Accelerator,
+    optimizer: Any,
+    account: _Account,
+) -> StepRecord:
+    """One optimizer step over all processes' micro-batches."""
+    examples = encoded.train
+    count = _step_count(examples, step, task, encoded.pad_token_id)
+    plan = cut_step(
+        examples, step.indices, training.micro_batch_tokens, accelerator.num_processes
+    )
+    micro_batches = plan[accelerator.process_index]
+    total = torch.zeros((), device=accelerator.device)
+    optimizer.zero_grad(set_to_none=True)
+    for number, indices in enumerate(micro_batches, start=1):
+        last = number == len(micro_batches)
+        with contextlib.nullcontext() if last else accelerator.no_sync(model):
+            batch = collate(examples, indices, task.reads, encoded.pad_token_id)
+            batch = to_device(batch, accelerator.device)
+            outputs = batch.read_outputs(model(**batch.inputs()).logits)
+            loss = task.loss(outputs, batch.targets, batch.weights, training.label_smoothing)
+            loss = loss / count
+            total += loss.detach()
+            # DDP averages the gradients over processes, and the loss is a sum over them
+            loss = loss * accelerator.num_processes
+            if last and (penalty := method.penalty(accelerator.unwrap_model(model))) is not None:
+                loss = loss + penalty
+            accelerator.backward(loss)
+        account.padded += batch.input_ids.numel() if indices else 0
+    account.examples += len(step.indices)
+    account.tokens += sum(len(examples.input_ids[index]) for index in step.indices)
+    if step.number == 1:
+        guards.check_first_gradients(model, count)
+    norm = float(guards.gradient_norm(model, training.max_grad_norm))
+    mean_loss = float(accelerator.reduce(total))
+    guards.check_finite(mean_loss, norm, step.number, step.indices, examples)
+    learning_rate = max(group["lr"] for group in optimizer.param_groups)
+    optimizer.step()
+    return StepRecord(step.number, step.epoch, mean_loss, learning_rate, norm)
+
+
+def _step_count(examples: Examples, step: Step, task: Task, pad_token_id: int) -> float:
+    """What the step's loss is divided by: over all micro-batches and processes."""
+    batch = collate(examples, step.indices, task.reads, pad_token_id)
+    return float(task.count(batch.targets, batch.weights))
+
+
+def _first_batch(encoded: Encoded, task: Task, device: torch.device) -> Any:
+    return to_device(collate(encoded.train, [0], task.reads, encoded.pad_token_id), device)
+
+
+def _is_validation(step: Step, training: Training, num_steps: int) -> bool:
+    if training.evaluate_every:
+        return step.number % training.evaluate_every == 0 or step.number == num_steps
+    return step.last_of_epoch or step.number == num_steps
+
+
+def _train_mode(model: nn.Module, quiet: list[nn.Module]) -> None:
+    """Training mode, except for the modules that must compute the same in every epoch."""
+    model.train()
+    for module in quiet:
+        module.training = False
+
+
+def _float32_where_trained(model: nn.Module) -> None:
+    """Small updates vanish in bfloat16, so whatever is trained is float32."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()

@@ -1,0 +1,67 @@
+"""Optimizers and learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from peftkit.methods.method import trainable_parameters
+from peftkit.recipe import Training
+
+
+def make_optimizer(
+    model: nn.Module, training: Training, scales: Mapping[str, float]
+) -> torch.optim.Optimizer:
+    """The optimizer over the trainable parameters, in groups by decay and learning rate.
+
+    Args:
+        scales: parameter name -> factor on the learning rate, as the method gives it.
+    """
+    undecayed = _biases_and_norms(model)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in trainable_parameters(model).items():
+        decay = 0.0 if name in undecayed else training.weight_decay
+        groups[decay, scales.get(name, 1.0)].append(parameter)
+    settings: list[dict[str, Any]] = [
+        {"params": parameters, "lr": training.learning_rate * scale, "weight_decay": decay}
+        for (decay, scale), parameters in groups.items()
+    ]
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(settings, momentum=0.9)
+    fused = all(p.is_cuda for group in settings for p in group["params"])
+    return torch.optim.AdamW(settings, fused=fused)
+
+
+def _biases_and_norms(model: nn.Module) -> set[str]:
+    """Names of parameters that weight decay would only pull away from where they belong."""
+    names = set()
+    for module_name, module in model.named_modules():
+        is_norm = "norm" in type(module).__name__.lower()
+        for name, _ in module.named_parameters(recurse=False):
+            if is_norm or name.endswith("bias"):
+                names.add(f"{module_name}.{name}" if module_name else name)
+    return names
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, training: Training, num_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Warm-up, then the decay that the recipe names; stepped once after each optimizer step."""
+    warmup = round(training.warmup_ratio * num_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if training.schedule == "constant":
+            return 1.0
+        progress = (step - warmup) / max(1, num_steps - warmup)
+        if training.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        return 1 - progress
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
