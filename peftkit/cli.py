@@ -51,7 +51,10 @@ def command_line(arguments: Sequence[str] | None = None) -> None:
         ("check", "find everything that can be wrong without loading weights; trains nothing"),
     ):
         part = commands.add_parser(
-            name, help=text, description=text, epilog="Fields of the recipe can follow: --method.r 16"
+            name,
+            help=text,
+            description=text,
+            epilog="Fields of the recipe can follow: --method.r 16",
         )
         part.add_argument("file", help="a recipe script, or a recipe.json")
         part.add_argument(
@@ -140,14 +143,13 @@ def _overridden(recipe: Recipe, file: Path, overrides: list[str]) -> Recipe:
     import tyro
 
     with all_problems("command line"):
-        recipe = tyro.cli(
+        return tyro.cli(
             Recipe,
             default=recipe,
             args=overrides,
             prog=file.name,
             description="Also: --output-dir DIR, --json, --debug.",
         )
-    return recipe
 
 
 def _folder_name(stem: str) -> str:
@@ -257,10 +259,11 @@ def _quiet_libraries() -> None:
     """Keeps the libraries' own bars and notes out of the output; errors still come through."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore", FutureWarning)
-    import transformers
+    from transformers.utils import logging as transformers_logging
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    notes: Any = transformers_logging
+    notes.set_verbosity_error()
+    notes.disable_progress_bar()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 

@@ -101,7 +101,9 @@ class OpenPart(Part):
     @model_validator(mode="wrap")
     @classmethod
     def _choose_kind(cls, value: Any, build: Callable[[Any], Self]) -> Self:
-        if not isinstance(value, Mapping) or (OpenPart not in cls.__bases__ and "kind" not in value):
+        if not isinstance(value, Mapping) or (
+            OpenPart not in cls.__bases__ and "kind" not in value
+        ):
             return build(value)
         fields = dict(value)
         kind = fields.pop("kind", None)
@@ -140,7 +142,7 @@ def import_trusted(module: str) -> None:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
-            if error.name != module.split(".")[0] and error.name != module:
+            if error.name != module.split(".", maxsplit=1)[0] and error.name != module:
                 raise
             raise RecipeError(
                 f"--trust-module: no module `{module}` in {Path.cwd()} or installed",
@@ -155,7 +157,8 @@ def import_file(path: Path) -> Any:
     if not path.is_file():
         raise RecipeError(f"no file `{path}`")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     shadowed = sys.modules.get(path.stem)
     sys.modules[path.stem] = module  # pydantic resolves annotations through it

@@ -72,9 +72,10 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _check(self) -> Recipe:
         hollow = [part for part in (self.base, self.task, self.method) if not part.__dict__]
-        if not any(type(part).model_fields for part in hollow):  # hollow parts are told already
-            if reason := self.method.supports(self.task, self.base):
-                raise ValueError(reason)
+        if any(type(part).model_fields for part in hollow):
+            return self  # what is wrong with them is told already
+        if reason := self.method.supports(self.task, self.base):
+            raise ValueError(reason)
         return self
 
     def to_json(self) -> str:
@@ -95,7 +96,8 @@ class Recipe(Part):
 def recipe_schema() -> dict[str, Any]:
     """JSON Schema of recipe.json, with every registered task and method."""
     families: tuple[type[OpenPart], ...] = (Task, Method)
-    models = [Recipe, *(part for family in families for part in family.kinds.values())]
+    models: list[type[Part]] = [Recipe]
+    models += [part for family in families for part in family.kinds.values()]
     _, schema = models_json_schema([(model, "validation") for model in models])
     definitions = schema["$defs"]
     for family in families:

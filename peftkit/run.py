@@ -173,7 +173,7 @@ def train_and_score(
 ) -> tuple[nn.Module, Outcome]:
     """Weights, score before, injection, training, score after."""
     recipe, base, encoded = prepared.recipe, prepared.base, prepared.encoded
-    task, method, training = recipe.task, recipe.method, recipe.training
+    method, training = recipe.method, recipe.training
     set_seed(recipe.seed)
     with clock.stage("load"):
         dtype = weights_dtype(recipe.base, method.trains_base_weights, accelerator.device)
@@ -182,7 +182,7 @@ def train_and_score(
     def score(model: nn.Module, examples: Examples) -> Score:
         tokens = training.micro_batch_tokens
         pad = encoded.pad_token_id
-        return evaluate(model, examples, encoded.head, task, pad, tokens, accelerator)
+        return evaluate(model, examples, encoded.head, recipe.task, pad, tokens, accelerator)
 
     with clock.stage("evaluate"):
         before = score(loaded.model, encoded.test)
@@ -191,13 +191,17 @@ def train_and_score(
         model = method.inject(loaded.model, encoded, loaded.head)
         accelerator.init_trackers(recipe.name or "peftkit")
         result = train(
-            model, encoded, task, method, training, recipe.seed, accelerator,
-            lambda trained: score(trained, encoded.validation).metrics, console,
-        )  # fmt: skip
+            model,
+            encoded,
+            recipe,
+            accelerator,
+            lambda trained: score(trained, encoded.validation).metrics,
+            console,
+        )
         accelerator.end_training()
     with clock.stage("evaluate"):
         after = score(model, encoded.test)
-        baselines = task.baselines(encoded)
+        baselines = recipe.task.baselines(encoded)
     peak = peak_memory_mb(accelerator.device)
     return model, Outcome(before, baselines, after, result, dtype, peak)
 
@@ -289,7 +293,11 @@ def output_folder(recipe: Recipe, output_dir: str, accelerator: Accelerator) -> 
     Raises:
         OutputError: the folder holds something already, or cannot be made.
     """
-    claimed = [claim_folder(recipe.name or "run", output_dir)] if accelerator.is_main_process else [Path()]
+    claimed = (
+        [claim_folder(recipe.name or "run", output_dir)]
+        if accelerator.is_main_process
+        else [Path()]
+    )
     broadcast_object_list(claimed)
     folder = claimed[0]
     if recipe.training.report_to != "none":

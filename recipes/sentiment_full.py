@@ -1,6 +1,6 @@
 """full
 
-    python recipes/sentiment_full.py
+python recipes/sentiment_full.py
 """
 
 from peftkit import Base, Data, FullFineTuning, Recipe, TextClassification, Training, main

@@ -1,6 +1,6 @@
 """head_only
 
-    python recipes/sentiment_head_only.py
+python recipes/sentiment_head_only.py
 """
 
 from peftkit import Base, Data, HeadOnly, Recipe, TextClassification, Training, main

@@ -1,6 +1,6 @@
 """lora
 
-    python recipes/sentiment_lora.py
+python recipes/sentiment_lora.py
 """
 
 from peftkit import Base, Data, LoRA, Recipe, TextClassification, Training, main

@@ -36,9 +36,8 @@ tags:
 | test split | {{ metrics | join(" | ") }} |
 |---|{% for _ in metrics %}---:|{% endfor %}
 {% for row, scores in record.metrics.items() -%}
-| {{ row }} | {% for metric in metrics %}\
-{{ "%.4f" | format(scores[metric]) if metric in scores else "" }} | {% endfor %}
-
+| {{ row }} |{% for metric in metrics %} \
+{{ "%.4f" | format(scores[metric]) if metric in scores else "" }} |{% endfor %}
 {% endfor %}
 ## Use
 

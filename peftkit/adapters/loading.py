@@ -21,8 +21,8 @@ from peftkit.bases.opening import OpenedBase, open_base
 from peftkit.data.encoded import Head
 from peftkit.data.rows import Row
 from peftkit.errors import AdapterError
-from peftkit.packaged import sha256_of
 from peftkit.evaluation.scoring import run_model
+from peftkit.packaged import sha256_of
 from peftkit.recipe import Recipe
 from peftkit.tasks.task import Prediction
 from peftkit.training.devices import open_accelerator, weights_dtype
@@ -43,7 +43,8 @@ class LoadedAdapter:
 
     def predict(self, inputs: Sequence[str | Mapping[str, str]]) -> list[Prediction]:
         """An answer for each input: a text, or a mapping of the task's columns (`text`,
-        `text_pair`) to texts."""
+        `text_pair`) to texts.
+        """
         values = [{"text": i} if isinstance(i, str) else dict(i) for i in inputs]
         rows = [Row(number, row) for number, row in enumerate(values, start=1)]
         task = self.recipe.task

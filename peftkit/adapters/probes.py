@@ -41,7 +41,9 @@ class Probe:
         return Probe(**lists, tolerance=value["tolerance"])
 
 
-def take_probes(model: nn.Module, vocabulary: int, dtype: torch.dtype, int8: bool) -> tuple[Probe, ...]:
+def take_probes(
+    model: nn.Module, vocabulary: int, dtype: torch.dtype, int8: bool
+) -> tuple[Probe, ...]:
     """Answers of a model to the fixed synthetic inputs.
 
     Args:
@@ -56,7 +58,9 @@ def take_probes(model: nn.Module, vocabulary: int, dtype: torch.dtype, int8: boo
         ids = tuple(random.integers(vocabulary // 10, vocabulary, size=length).tolist())
         logits = _last_logits(model, ids)
         top = logits.topk(min(TOP, logits.numel()))
-        probes.append(Probe(ids, tuple(top.indices.tolist()), tuple(top.values.tolist()), tolerance))
+        probes.append(
+            Probe(ids, tuple(top.indices.tolist()), tuple(top.values.tolist()), tolerance)
+        )
     return tuple(probes)
 
 

@@ -67,7 +67,8 @@ def adapter_bytes(folder: Path) -> int:
 
 def _name_base(folder: Path, base: OpenedBase) -> None:
     """Names the base in PEFT's config: its Hub id if the bytes are those of the Hub, else nothing,
-    for a local path would be wrong anywhere else and tell the world about this machine."""
+    for a local path would be wrong anywhere else and tell the world about this machine.
+    """
     config_file = folder / "adapter_config.json"
     if not config_file.is_file():
         return
@@ -80,5 +81,3 @@ def _name_base(folder: Path, base: OpenedBase) -> None:
 def _flush(file: Path) -> None:
     with file.open("rb+") as opened:
         os.fsync(opened.fileno())
-
-

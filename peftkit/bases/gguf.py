@@ -10,13 +10,14 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from peftkit.errors import BaseModelError, MissingPackageError
 from peftkit.packaged import sha256_of
 
 
 def cache_folder() -> Path:
-    """Where dequantized models are kept: `$XDG_CACHE_HOME/peftkit`, by default `~/.cache/peftkit`."""
+    """Where dequantized models are kept: `$XDG_CACHE_HOME/peftkit`, else `~/.cache/peftkit`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "peftkit"
 
 
@@ -49,11 +50,13 @@ def _convert(file: Path, folder: Path) -> None:
     try:
         import gguf  # noqa: F401  # transformers needs it and says so less clearly
     except ModuleNotFoundError as error:
-        raise MissingPackageError(f"`{file.name}` needs package gguf", "pip install gguf") from error
+        raise MissingPackageError(
+            f"`{file.name}` needs package gguf", "pip install gguf"
+        ) from error
     where = {"gguf_file": file.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
-        model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
+        model: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
     except Exception as error:  # transformers' GGUF reader raises whatever it meets
         raise BaseModelError(
             f"`{file}` cannot be read as a GGUF model: {error}",

@@ -110,9 +110,7 @@ def _config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> An
     return config
 
 
-def _head_modules(
-    model: Any, head: Head, fresh: tuple[str, ...] | list[str]
-) -> tuple[str, ...]:
+def _head_modules(model: Any, head: Head, fresh: tuple[str, ...] | list[str]) -> tuple[str, ...]:
     """The task's own modules, and a pooler that the checkpoint does not hold."""
     trunk = model.base_model_prefix
     own = [
@@ -125,11 +123,12 @@ def _head_modules(
 
 
 def _quantization(base: OpenedBase, dtype: torch.dtype, head: tuple[str, ...]) -> Any:
-    from transformers import BitsAndBytesConfig
+    import transformers
 
+    config: Any = transformers.BitsAndBytesConfig
     if base.spec.quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(head))
-    return BitsAndBytesConfig(
+        return config(load_in_8bit=True, llm_int8_skip_modules=list(head))
+    return config(
         load_in_4bit=True,
         bnb_4bit_quant_type=base.spec.quantization,
         bnb_4bit_compute_dtype=dtype,

@@ -31,7 +31,7 @@ class OpenedBase:
     config: Any
     """transformers' PreTrainedConfig."""
     tokenizer: Any
-    """transformers' tokenizer; always with a padding token, truncating at `max_length` of the base."""
+    """transformers' tokenizer; it has a padding token, and knows the base's length limit."""
     hub_id: str = ""
     """The Hub repository that holds exactly these bytes, if there is one."""
     revision: str = ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,6 @@ import numpy.typing as npt
 from peftkit.data.rows import Row
 
 IGNORE_INDEX = -100
-Reads = Literal["first", "last", "labelled", "all"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Head:
     auto_class: str
     """Name of transformers' AutoModel class."""
     task_type: str
-    """PEFT's name of the task: `SEQ_CLS`, `TOKEN_CLS`, `QUESTION_ANS`, `CAUSAL_LM`, `SEQ_2_SEQ_LM`."""
+    """PEFT's name of the task, such as `SEQ_CLS` or `CAUSAL_LM`."""
     labels: tuple[str, ...] = ()
     """Names of the classes, in the order of the logits; empty where the vocabulary is put out."""
     trained: bool = True

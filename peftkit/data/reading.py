@@ -37,7 +37,7 @@ def read_source(source: Source) -> dict[str, Table]:
         MissingPackageError: a `packaged:` data set whose package is not installed.
     """
     tables = _read(source)
-    if (empty := [t.name for t in tables.values() if not t.rows and not t.malformed]):
+    if empty := [t.name for t in tables.values() if not t.rows and not t.malformed]:
         raise DataError(f"{quoted(empty)} has no rows")
     return tables
 

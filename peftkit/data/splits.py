@@ -236,5 +236,3 @@ def _check_filled(splits: Splits, source: Source) -> None:
             f"`{source.path}`: no rows in {quoted(empty)} ({sizes})",
             f"{grouped}add rows, or change `validation_fraction` and `test_fraction`",
         )
-
-

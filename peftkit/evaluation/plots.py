@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 INK, ACCENT, SECOND, GRID = "#1d2733", "#0f766e", "#c2410c", "#e3e8ee"
 MAX_NAMED = 30
 """Labels of a confusion matrix that still fit beside it."""
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: sharp, selectable, in any script the reader has
     "svg.hashsalt": "peftkit",
     "font.family": "sans-serif",

@@ -28,6 +28,7 @@ def write_receipt(file: Path, run: dict[str, Any]) -> None:
         metric_plot=plots.metric_curve(
             training["validations"], metric, training["best_step"], before
         ),
+        matrix_width=340 + 20 * max((len(m["labels"]) for m in run["test"]["matrices"]), default=0),
         matrices=[
             (matrix["title"], plots.confusion(matrix["labels"], matrix["counts"]))
             for matrix in run["test"]["matrices"]

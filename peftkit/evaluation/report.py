@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,20 +14,22 @@ from peftkit.evaluation.receipt import duration
 
 def print_ledger(console: Console, ledger: Ledger) -> None:
     """Two compact tables: what was read, and what each split holds."""
-    read = _table("read", "rows", "malformed", "duplicate", "conflicting", "not drawn", "kept")
+    for part in ledger.read:
+        console.print(f"  [dim]read[/] {part.name}", highlight=False, soft_wrap=True)
+    read = _table("", "rows", "malformed", "duplicate", "conflicting", "not drawn", "kept")
     for part in ledger.read:
         bad = sum(map(len, part.malformed.values()))
         numbers = (part.read, bad, part.duplicate, part.conflicting, part.not_drawn, part.kept)
-        read.add_row(part.name, *map(_count, numbers))
+        read.add_row(Path(part.name).name, *map(_count, numbers))
     console.print(read)
     for part in ledger.read:
         if part.malformed:
             told = describe_malformed(part.malformed, part.unit)
             console.print(f"  [yellow]skipped in {part.name}:[/] {told}", highlight=False)
-    splits = _table("split", "rows", "leaked", "truncated", "tokens", "supervised", "unknown")
+    splits = _table("split", "rows", "leaked", "truncated", "tokens", "targets", "unknown")
     for name, split in ledger.splits.items():
-        numbers = (split.rows, split.leaked, split.truncated, split.tokens, split.supervised)
-        splits.add_row(name, *map(_count, numbers), _count(split.unknown))
+        counts = (split.rows, split.leaked, split.truncated, split.tokens, split.supervised)
+        splits.add_row(name, *map(_count, counts), _count(split.unknown))
     console.print(splits)
     for note in ledger.notes:
         console.print(f"  [yellow]note:[/] {note}", highlight=False)
@@ -49,14 +52,15 @@ def print_scores(console: Console, run: dict[str, Any]) -> None:
     share = 100 * run["trainable_parameters"] / run["total_parameters"]
     console.print(
         f"  trained {run['trainable_parameters']:,} of {run['total_parameters']:,} parameters "
-        f"({share:.2f} %)  in {duration(sum(run['seconds'].values()))}  "
+        f"({share:.2f} %)\n"
+        f"  in {duration(sum(run['seconds'].values()))}, "
         f"peak memory {run['peak_memory_mb']:,.0f} MB",
         highlight=False,
     )
 
 
 def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table = Table(box=None, padding=(0, 1), header_style="dim")
     table.add_column(first)
     for name in others:
         table.add_column(name, justify="right")

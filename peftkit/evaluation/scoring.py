@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from peftkit.data.encoded import IGNORE_INDEX, Examples, Head, Reads
+from peftkit.data.encoded import IGNORE_INDEX, Examples, Head
 from peftkit.errors import TrainingError
-from peftkit.tasks.task import Score, Task
+from peftkit.tasks.task import Reads, Score, Task
 from peftkit.training.batching import collate, inference_batches, to_device
 
 

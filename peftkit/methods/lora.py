@@ -59,7 +59,7 @@ class LoRA(Method):
         from torch import nn
         from transformers.pytorch_utils import Conv1D
 
-        from peftkit.methods.peft_layout import check_targets, inject_peft
+        from peftkit.methods.peft_layout import beyond_peft, check_targets, inject_peft
 
         targets: Any = self.target_modules
         if not isinstance(targets, str):
@@ -72,7 +72,7 @@ class LoRA(Method):
             lora_dropout=self.lora_dropout,
             target_modules=targets,
             exclude_modules=list(head) or None,
-            modules_to_save=list(head) or None,
+            modules_to_save=beyond_peft(head),
             # Conv1D (GPT-2) stores its weight transposed
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         )

@@ -25,10 +25,10 @@ def inject_peft(model: nn.Module, config: peft.PeftConfig) -> nn.Module:
         MethodError: PEFT finds nothing to adapt in this architecture.
     """
     try:
-        return peft.get_peft_model(model, config)  # type: ignore[no-any-return,arg-type]
+        return peft.get_peft_model(model, config)
     except (ValueError, TypeError) as error:
         raise MethodError(
-            f"PEFT cannot put {config.peft_type.value} into {type(model).__name__}: {error}"
+            f"PEFT cannot put {config.peft_type} into {type(model).__name__}: {error}"
         ) from error
 
 
@@ -54,6 +54,11 @@ def check_targets(
         )
 
 
+def beyond_peft(head: tuple[str, ...]) -> list[str] | None:
+    """For `modules_to_save`: modules of the head that PEFT does not add by itself."""
+    return [name for name in head if name not in ("classifier", "score")] or None
+
+
 def save_peft(model: nn.Module, folder: Path) -> None:
     """Writes adapter_config.json and adapter_model.safetensors as PEFT defines them."""
     assert isinstance(model, peft.PeftModel)
@@ -67,7 +72,7 @@ def load_peft(model: nn.Module, folder: Path) -> nn.Module:
     Raises:
         AdapterError: the file and the model do not hold the same tensors.
     """
-    loaded: Any = peft.PeftModel.from_pretrained(model, str(folder))  # type: ignore[arg-type]
+    loaded: Any = peft.PeftModel.from_pretrained(model, str(folder))
     expected = {
         name: tuple(tensor.shape)
         for name, tensor in get_peft_model_state_dict(loaded, save_embedding_layers=False).items()
@@ -80,7 +85,7 @@ def load_peft(model: nn.Module, folder: Path) -> nn.Module:
 def compare_tensors(file: Path, expected: dict[str, tuple[int, ...]]) -> None:
     """Raises AdapterError unless a safetensors file holds exactly these names and shapes."""
     with safe_open(str(file), framework="pt") as opened:
-        found = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}
+        found = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     wrong = [
         *(f"`{name}` is missing" for name in sorted(expected.keys() - found.keys())),
         *(f"`{name}` is unexpected" for name in sorted(found.keys() - expected.keys())),

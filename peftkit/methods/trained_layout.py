@@ -15,7 +15,9 @@ WEIGHTS = "trained.safetensors"
 
 def save_trained(model: nn.Module, folder: Path) -> None:
     """Writes the trainable parameters under their names in the model."""
-    tensors = {name: p.detach().cpu().contiguous() for name, p in trainable_parameters(model).items()}
+    tensors = {
+        name: p.detach().cpu().contiguous() for name, p in trainable_parameters(model).items()
+    }
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 

@@ -1,4 +1,4 @@
-"""Intervals from resampled rows (Efron 1979): how far a score may be off by the luck of the test set."""
+"""How far a score may be off by the luck of the test rows (Efron 1979)."""
 
 from __future__ import annotations
 

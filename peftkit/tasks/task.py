@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.data.source import Source
 from peftkit.parts import OpenPart
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from peftkit.data.encoded import Encoded, Examples, Head, Reads
+    from peftkit.data.encoded import Encoded, Examples, Head
     from peftkit.data.rows import Row, Table
     from peftkit.data.splits import Splits
 
     Outputs = npt.NDArray[np.float32]
+
+
+Reads = Literal["first", "last", "labelled", "all"]
 
 
 @dataclass(frozen=True)

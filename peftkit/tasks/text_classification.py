@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,10 @@ from pydantic import Field
 
 from peftkit.data.source import Data
 from peftkit.errors import DataError, did_you_mean, quoted
-from peftkit.tasks.task import Matrix, Mistake, Prediction, Score, ScoreTable, Task
+from peftkit.tasks.task import Matrix, Mistake, Prediction, Reads, Score, ScoreTable, Task
 
 if TYPE_CHECKING:
-    from peftkit.data.encoded import Encoded, Examples, Head, Reads
+    from peftkit.data.encoded import Encoded, Examples, Head
     from peftkit.data.rows import Row, Table
     from peftkit.data.splits import Splits
     from peftkit.tasks.task import Outputs
@@ -132,9 +133,7 @@ class TextClassification(Task):
 
         expected = np.array([int(targets[0]) for targets in examples.targets])
         predicted = outputs.argmax(axis=1)
-        found = Classification(len(head.labels)).compute(
-            predictions=predicted, references=expected
-        )
+        found = Classification(len(head.labels)).compute(predictions=predicted, references=expected)
         statistics = {"accuracy": accuracy, "macro_f1": macro_f1}
         per_class = found.pop("per_class")
         counts = found.pop("confusion_matrix")
@@ -162,9 +161,7 @@ class TextClassification(Task):
 
     def predict(self, outputs: Outputs, head: Head) -> list[Prediction]:
         probabilities = _softmax(outputs)
-        return [
-            Prediction(head.labels[row.argmax()], float(row.max())) for row in probabilities
-        ]
+        return [Prediction(head.labels[row.argmax()], float(row.max())) for row in probabilities]
 
     def _labels(self, splits: Splits) -> tuple[str, ...]:
         """Names of the classes: as `label_names` orders them, else numbers first, then names."""
@@ -188,7 +185,7 @@ class TextClassification(Task):
         labels: tuple[str, ...],
         weights: dict[str, float] | None,
     ) -> Examples:
-        """Token ids of the rows; targets are label indices, or ignored where there are no labels."""
+        """Token ids of the rows; targets are label indices, or ignored if there are no labels."""
         import numpy as np
 
         from peftkit.data.encoded import IGNORE_INDEX, Examples
@@ -212,7 +209,9 @@ class TextClassification(Task):
             else [np.array([weights[self.stratum(row)]], np.float32) for row in rows],
             segment_ids=None if segments is None else [np.array(s, np.int64) for s in segments],
             truncated=sum(len(row) > max_length for row in full),
-            unknown_tokens=0 if unknown is None else sum(int((row == unknown).sum()) for row in ids),
+            unknown_tokens=0
+            if unknown is None
+            else sum(int((row == unknown).sum()) for row in ids),
         )
 
     def _mistakes(
@@ -240,7 +239,7 @@ def _label_text(value: Any) -> Any:
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value) if isinstance(value, int | float) and value == value else value
+    return str(value) if isinstance(value, int | float) and not math.isnan(value) else value
 
 
 def _number_first(label: str) -> tuple[int, float, str]:

@@ -14,11 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peftkit.data.encoded import IGNORE_INDEX, Examples, Reads
+from peftkit.data.encoded import IGNORE_INDEX, Examples
+from peftkit.tasks.task import Reads
 
-MICRO_BATCH_OVERHEAD = 128
-"""What a further forward and backward pass costs, in tokens. On 2 CPU cores 32 reviews took
-1.00 : 0.87 : 0.86 of the time at 0 : 128 : 512 (docs/log.md, 2026-11-23)."""
+CPU_OVERHEAD = 64
+"""What a further forward and backward pass costs on a CPU, in tokens. A step of 32 short reviews
+on MiniLM takes 0.90, 0.88, 0.90, 0.98 and 1.29 CPU-seconds when cut for an overhead of 32, 64,
+128, 256 and 512 tokens, 1.35 in one piece, 1.88 one by one (docs/log.md, 2026-11-23)."""
+ACCELERATOR_OVERHEAD = 4096
+"""The same where launching a pass costs more than its padding; an estimate, not measured yet."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ def count_steps(num_examples: int, batch_size: int, num_epochs: int, max_steps: 
 
 def seeded_steps(num_examples: int, batch_size: int, num_steps: int, seed: int) -> Iterator[Step]:
     """The steps of a run. The order comes from a generator of its own, one for each epoch, so
-    that no other use of random numbers can change it."""
+    that no other use of random numbers can change it.
+    """
     number = epoch = 0
     while True:
         epoch += 1
@@ -84,16 +89,25 @@ def seeded_steps(num_examples: int, batch_size: int, num_steps: int, seed: int) 
 
 
 def cut_step(
-    examples: Examples, indices: Sequence[int], micro_batch_tokens: int, num_processes: int
+    examples: Examples,
+    indices: Sequence[int],
+    micro_batch_tokens: int,
+    overhead: int,
+    num_processes: int,
 ) -> list[list[tuple[int, ...]]]:
     """Micro-batches of each process: `[process][micro-batch] -> indices`, as many for each.
 
     Sorted by length and cut where padding plus the overhead of a further pass is least. An
     empty micro-batch stands in where there are too few examples for all processes.
+
+    Args:
+        micro_batch_tokens: most tokens, padding included, of one micro-batch; a single example
+            may be longer.
+        overhead: cost of a further micro-batch, in tokens.
     """
     by_length = sorted(indices, key=lambda index: (len(examples.input_ids[index]), index))
     lengths = [len(examples.input_ids[index]) for index in by_length]
-    cuts = _cheapest_cuts(lengths, micro_batch_tokens)
+    cuts = _cheapest_cuts(lengths, micro_batch_tokens, overhead)
     parts = [tuple(by_length[start:end]) for start, end in cuts]
     while len(parts) % num_processes and max(map(len, parts)) > 1:
         widest = max(range(len(parts)), key=lambda i: len(parts[i]))
@@ -103,7 +117,9 @@ def cut_step(
     return [parts[process::num_processes] for process in range(num_processes)]
 
 
-def _cheapest_cuts(lengths: Sequence[int], micro_batch_tokens: int) -> list[tuple[int, int]]:
+def _cheapest_cuts(
+    lengths: Sequence[int], micro_batch_tokens: int, overhead: int
+) -> list[tuple[int, int]]:
     """(start, end) of the cheapest cut of ascending lengths; cost is padded tokens plus overhead.
 
     cost[end] = min over start of cost[start] + (end - start) * lengths[end - 1] + overhead
@@ -115,7 +131,7 @@ def _cheapest_cuts(lengths: Sequence[int], micro_batch_tokens: int) -> list[tupl
         for start in range(end - 1, -1, -1):
             if (end - start) * width > micro_batch_tokens and start < end - 1:
                 break  # a single example may be longer than the budget
-            total = cost[start] + (end - start) * width + MICRO_BATCH_OVERHEAD
+            total = cost[start] + (end - start) * width + overhead
             if total < cost[end]:
                 cost[end], cut_at[end] = total, start
     cuts: list[tuple[int, int]] = []
@@ -128,7 +144,8 @@ def _cheapest_cuts(lengths: Sequence[int], micro_batch_tokens: int) -> list[tupl
 
 def inference_batches(examples: Examples, micro_batch_tokens: int) -> Iterator[tuple[int, ...]]:
     """All examples, in batches of similar lengths under the token budget; longest first, so that
-    running out of memory comes at once."""
+    running out of memory comes at once.
+    """
     order = sorted(range(len(examples)), key=lambda index: -len(examples.input_ids[index]))
     start = 0
     while start < len(order):
@@ -138,9 +155,7 @@ def inference_batches(examples: Examples, micro_batch_tokens: int) -> Iterator[t
         start = end
 
 
-def collate(
-    examples: Examples, indices: Sequence[int], reads: Reads, pad_token_id: int
-) -> Batch:
+def collate(examples: Examples, indices: Sequence[int], reads: Reads, pad_token_id: int) -> Batch:
     """Examples padded on the right to the longest of them.
 
     Without indices: the first example with weight 0, for a process that has none in this step.

@@ -6,7 +6,6 @@ import importlib.util
 import sys
 
 import psutil
-
 import torch
 from accelerate import Accelerator
 
@@ -18,7 +17,7 @@ def open_accelerator(report_to: str = "none") -> Accelerator:
     """Accelerate on whatever devices there are; bf16 autocast on GPUs that have it.
 
     Raises:
-        MissingPackageError: the tracker's package is not installed (Accelerate would go on without).
+        MissingPackageError: the tracker is not installed (Accelerate would go on without).
     """
     if report_to != "none" and importlib.util.find_spec(report_to) is None:
         raise MissingPackageError(
@@ -58,5 +57,3 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads"
-
-

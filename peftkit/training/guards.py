@@ -1,4 +1,4 @@
-"""Checks that turn silent failures of training into errors, and one that keeps frozen parts quiet."""
+"""Checks that turn silent failures of training into errors."""
 
 from __future__ import annotations
 

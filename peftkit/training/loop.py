@@ -14,11 +14,19 @@ from rich.console import Console
 from torch import nn
 
 from peftkit.data.encoded import Encoded, Examples
-from peftkit.methods.method import Method
-from peftkit.recipe import Training
+from peftkit.recipe import Recipe, Training
 from peftkit.tasks.task import Task
 from peftkit.training import guards
-from peftkit.training.batching import Step, collate, count_steps, cut_step, seeded_steps, to_device
+from peftkit.training.batching import (
+    ACCELERATOR_OVERHEAD,
+    CPU_OVERHEAD,
+    Step,
+    collate,
+    count_steps,
+    cut_step,
+    seeded_steps,
+    to_device,
+)
 from peftkit.training.devices import peak_memory_mb
 from peftkit.training.optimizers import make_optimizer, make_schedule
 from peftkit.training.progress import TrainingProgress
@@ -86,10 +94,7 @@ class _Account:
 def train(
     model: nn.Module,
     encoded: Encoded,
-    task: Task,
-    method: Method,
-    training: Training,
-    seed: int,
+    recipe: Recipe,
     accelerator: Accelerator,
     score: Callable[[nn.Module], dict[str, float]],
     console: Console,
@@ -104,6 +109,7 @@ def train(
             finite, or a frozen weight changed. The weights are those of the last good step.
     """
     started = time.perf_counter()
+    task, method, training = recipe.task, recipe.method, recipe.training
     examples = encoded.train
     num_steps = count_steps(
         len(examples), training.batch_size, training.num_epochs, training.max_steps
@@ -118,11 +124,9 @@ def train(
     account = _Account()
     stopped = "finished"
     with TrainingProgress(console, num_steps, accelerator.is_main_process) as progress:
-        for step in seeded_steps(len(examples), training.batch_size, num_steps, seed):
+        for step in seeded_steps(len(examples), training.batch_size, num_steps, recipe.seed):
             _train_mode(wrapped, quiet)
-            record = _optimize(
-                wrapped, step, encoded, task, method, training, accelerator, optimizer, account
-            )
+            record = _optimize(wrapped, step, encoded, recipe, accelerator, optimizer, account)
             method.after_step(model, step.number, num_steps)
             schedule.step()
             account.history.append(record)
@@ -164,18 +168,22 @@ def _optimize(
     model: nn.Module,
     step: Step,
     encoded: Encoded,
-    task: Task,
-    method: Method,
-    training: Training,
+    recipe: Recipe,
     accelerator: Accelerator,
     optimizer: Any,
     account: _Account,
 ) -> StepRecord:
     """One optimizer step over all processes' micro-batches."""
+    task, method, training = recipe.task, recipe.method, recipe.training
     examples = encoded.train
     count = _step_count(examples, step, task, encoded.pad_token_id)
+    overhead = CPU_OVERHEAD if accelerator.device.type == "cpu" else ACCELERATOR_OVERHEAD
     plan = cut_step(
-        examples, step.indices, training.micro_batch_tokens, accelerator.num_processes
+        examples,
+        step.indices,
+        training.micro_batch_tokens,
+        overhead,
+        accelerator.num_processes,
     )
     micro_batches = plan[accelerator.process_index]
     total = torch.zeros((), device=accelerator.device)

@@ -1,0 +1,116 @@
+"""Tiny real models and data, made once per session; no network, no mocks."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+GOOD = "bright warm happy lovely shining great".split()
+BAD = "dark cold angry awful broken poor".split()
+FILLER = "the a film story actor scene plot music and of in it was very".split()
+CHINESE = "好 坏 的 是 服 务 很 物 流 慢 快 质 量 不 错 一 般".split()
+
+
+def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
+    """(text, label) pairs that a tiny model can learn: a few words decide the label."""
+    rng = random.Random(seed)
+    pairs = []
+    for number in range(count):
+        words = GOOD if number % 2 else BAD
+        text = [*rng.choices(FILLER, k=rng.randint(3, 12)), *rng.choices(words, k=2)]
+        rng.shuffle(text)
+        pairs.append((" ".join(text), "good" if number % 2 else "bad"))
+    return pairs
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[str]], header: Iterable[str] = ("text", "label")) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([list(header), *map(list, rows)])
+    return path
+
+
+def save_tokenizer(folder: Path, kind: str) -> None:
+    """A word-level tokenizer that transformers loads; `kind` is `bert` or `llama`."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"] if kind == "bert" else ["<unk>", "<s>", "</s>"]
+    words = [*special, *GOOD, *BAD, *FILLER, *CHINESE, *(f"word{n}" for n in range(20))]
+    unknown = "[UNK]" if kind == "bert" else "<unk>"
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=unknown))
+    tokenizer.normalizer = normalizers.BertNormalizer(handle_chinese_chars=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if kind == "bert":
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+        )
+        names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    else:  # no padding token, as most decoders
+        names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **names,
+    ).save_pretrained(folder)
+
+
+def save_model(folder: Path, kind: str) -> Path:
+    """A tiny random trunk with its tokenizer, as a checkpoint on disk."""
+    import torch
+    from transformers import AutoModel, BertConfig, LlamaConfig
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 80}
+    if kind == "bert":
+        config = BertConfig(**size, intermediate_size=64, max_position_embeddings=64)
+    else:
+        config = LlamaConfig(
+            **size, intermediate_size=64, max_position_embeddings=64, num_key_value_heads=2,
+            bos_token_id=1, eos_token_id=2,
+        )  # fmt: skip
+    AutoModel.from_config(config).save_pretrained(folder)
+    save_tokenizer(folder, kind)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bases")
+    return {kind: save_model(folder / kind, kind) for kind in ("bert", "llama")}
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV of 200 rows with columns text and label."""
+    return write_csv(tmp_path_factory.mktemp("data") / "reviews.csv", sentences(200))
+
+
+@pytest.fixture
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder is a new empty one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def make_recipe(bases: dict[str, Path], reviews: Path) -> Callable[..., object]:
+    """A recipe over a tiny base: `make_recipe(method, base="bert", data=path, **training)`."""
+    from peftkit import Base, Data, LoRA, Recipe, TextClassification, Training
+
+    def make(method=None, base="bert", data=reviews, task=None, quantization="none", **training):
+        settings = {"learning_rate": 1e-2, "num_epochs": 2, "batch_size": 16, **training}
+        return Recipe(
+            base=Base(name_or_path=str(bases[base]), quantization=quantization),
+            task=task or TextClassification(data=Data(path=str(data))),
+            method=method or LoRA(r=4, lora_alpha=8),
+            training=Training(**settings),
+            name="tiny",
+        )
+
+    return make
