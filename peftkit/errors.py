@@ -71,8 +71,9 @@ class MissingPackageError(PeftkitError):
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """`did you mean `x`?`, or an empty string where nothing is close."""
-    close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
-    return f"did you mean `{close[0]}`?" if close else ""
+    folded = {candidate.casefold(): candidate for candidate in candidates}
+    close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
+    return f"did you mean `{folded[close[0]]}`?" if close else ""
 
 
 def quoted(names: Iterable[str], limit: int = 12) -> str:

@@ -68,6 +68,10 @@ class Part(BaseModel):
         except ValidationError as error:
             collector.failed.append((self, error))
             object.__setattr__(self, "__dict__", {})  # hollow: only its problems are used
+        except AttributeError:
+            if not collector.failed:  # else a hollow part inside was asked for a field
+                raise
+            object.__setattr__(self, "__dict__", {})
 
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # dicts skip it
 

@@ -71,9 +71,6 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        hollow = [part for part in (self.base, self.task, self.method) if not part.__dict__]
-        if any(type(part).model_fields for part in hollow):
-            return self  # what is wrong with them is told already
         if reason := self.method.supports(self.task, self.base):
             raise ValueError(reason)
         return self

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import os
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
-GOOD = "bright warm happy lovely shining great".split()
-BAD = "dark cold angry awful broken poor".split()
-FILLER = "the a film story actor scene plot music and of in it was very".split()
-CHINESE = "好 坏 的 是 服 务 很 物 流 慢 快 质 量 不 错 一 般".split()
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two pytest workers share two cores
+
+GOOD = ["bright", "warm", "happy", "lovely", "shining", "great"]
+BAD = ["dark", "cold", "angry", "awful", "broken", "poor"]
+FILLER = "the a film story actor scene plot music and of in it was very".split()  # noqa: SIM905
+CHINESE = list("好坏的是服务很物流慢快质量不错一般")
 
 
 def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
@@ -27,7 +30,9 @@ def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
     return pairs
 
 
-def write_csv(path: Path, rows: Iterable[Iterable[str]], header: Iterable[str] = ("text", "label")) -> Path:
+def write_csv(
+    path: Path, rows: Iterable[Iterable[str]], header: Iterable[str] = ("text", "label")
+) -> Path:
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([list(header), *map(list, rows)])
     return path
@@ -50,7 +55,12 @@ def save_tokenizer(folder: Path, kind: str) -> None:
             pair="[CLS] $A [SEP] $B:1 [SEP]:1",
             special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
         )
-        names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+        names = {
+            "pad_token": "[PAD]",
+            "unk_token": "[UNK]",
+            "cls_token": "[CLS]",
+            "sep_token": "[SEP]",
+        }
     else:  # no padding token, as most decoders
         names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
     PreTrainedTokenizerFast(
@@ -68,11 +78,13 @@ def save_model(folder: Path, kind: str) -> Path:
     torch.manual_seed(0)
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 80}
     if kind == "bert":
-        config = BertConfig(**size, intermediate_size=64, max_position_embeddings=64)
+        config = BertConfig(
+            **size, intermediate_size=64, max_position_embeddings=64, initializer_range=0.08
+        )
     else:
         config = LlamaConfig(
-            **size, intermediate_size=64, max_position_embeddings=64, num_key_value_heads=2,
-            bos_token_id=1, eos_token_id=2,
+            **size, intermediate_size=64, max_position_embeddings=64, initializer_range=0.08,
+            num_key_value_heads=2, bos_token_id=1, eos_token_id=2,
         )  # fmt: skip
     AutoModel.from_config(config).save_pretrained(folder)
     save_tokenizer(folder, kind)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from peftkit.data.encoded import Examples
@@ -39,8 +40,6 @@ def check_first_gradients(model: nn.Module, supervised: float) -> None:
     if supervised == 0:
         raise TrainingError("nothing in the first step is supervised; the loss is empty")
     trained = trainable_parameters(model)
-    if not trained:
-        raise TrainingError("the method left nothing to train")
     without = [name for name, parameter in trained.items() if parameter.grad is None]
     if without:
         raise TrainingError(
@@ -78,7 +77,9 @@ def modules_below(model: nn.Module, batch: Batch) -> list[nn.Module]:
 
     def enter(module: nn.Module, _: object) -> None:
         nonlocal reached
-        reached = reached or any(p.requires_grad for p in module.parameters(recurse=False))
+        # a PEFT layer counts as a whole: its own dropout comes before its first trained tensor
+        own = module.parameters(recurse=isinstance(module, BaseTunerLayer))
+        reached = reached or any(p.requires_grad for p in own)
 
     def leave(module: nn.Module, _: object, __: object) -> None:
         if not reached:

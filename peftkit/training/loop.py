@@ -14,6 +14,8 @@ from rich.console import Console
 from torch import nn
 
 from peftkit.data.encoded import Encoded, Examples
+from peftkit.errors import TrainingError
+from peftkit.methods.method import trainable_parameters
 from peftkit.recipe import Recipe, Training
 from peftkit.tasks.task import Task
 from peftkit.training import guards
@@ -115,6 +117,8 @@ def train(
         len(examples), training.batch_size, training.num_epochs, training.max_steps
     )
     _float32_where_trained(model)
+    if not trainable_parameters(model):
+        raise TrainingError(f"{method.kind()} left nothing to train")
     digest = guards.frozen_digest(model)
     optimizer = make_optimizer(model, training, method.learning_rate_scales(model))
     schedule = make_schedule(optimizer, training, num_steps)

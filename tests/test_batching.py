@@ -1,0 +1,148 @@
+"""Batching decides speed and memory, never a result."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peftkit.data.encoded import IGNORE_INDEX, Examples
+from peftkit.data.rows import Row
+from peftkit.losses import cross_entropy_sum, supervised_weight
+from peftkit.training.batching import (
+    collate,
+    count_steps,
+    cut_step,
+    inference_batches,
+    seeded_steps,
+)
+
+
+def examples_of(lengths: list[int], per_token: bool = False, weights: bool = False) -> Examples:
+    random = np.random.default_rng(0)
+    targets = [random.integers(0, 3, size=n if per_token else 1) for n in lengths]
+    if per_token:
+        for target in targets:
+            target[::2] = IGNORE_INDEX
+    return Examples(
+        rows=tuple(Row(i, {}) for i in range(len(lengths))),
+        input_ids=[random.integers(4, 60, size=n) for n in lengths],
+        targets=targets,
+        weights=[random.random(len(t)).astype(np.float32) for t in targets] if weights else None,
+    )
+
+
+LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=24)
+
+
+@settings(deadline=None)
+@given(LENGTHS, st.integers(1, 200), st.integers(1, 5), st.integers(0, 500))
+def test_cutting_keeps_every_example_and_the_budget(lengths, budget, processes, overhead):
+    plan = cut_step(examples_of(lengths), range(len(lengths)), budget, overhead, processes)
+    assert sorted(i for part in plan for batch in part for i in batch) == list(range(len(lengths)))
+    assert len(plan) == processes
+    assert len({len(part) for part in plan}) == 1, "every process runs as many passes"
+    for batch in (batch for part in plan for batch in part if len(batch) > 1):
+        assert len(batch) * max(lengths[i] for i in batch) <= budget
+
+
+@settings(deadline=None)
+@given(LENGTHS, st.integers(1, 100))
+def test_cuts_are_the_cheapest_there_are(lengths, overhead):
+    lengths = sorted(lengths)[:7]
+
+    def cost(batches):
+        return sum(len(b) * max(lengths[i] for i in b) + overhead for b in batches)
+
+    def all_cuts(start):
+        if start == len(lengths):
+            yield []
+        for end in range(start + 1, len(lengths) + 1):
+            for rest in all_cuts(end):
+                yield [range(start, end), *rest]
+
+    found = cut_step(examples_of(lengths), range(len(lengths)), 10_000, overhead, 1)[0]
+    assert cost(found) == min(map(cost, all_cuts(0)))
+
+
+def test_order_is_a_permutation_of_its_own_in_every_epoch_and_fixed_by_the_seed():
+    def epochs(seed):
+        steps = list(seeded_steps(10, 4, 6, seed))
+        assert [s.number for s in steps] == [1, 2, 3, 4, 5, 6]
+        assert [s.last_of_epoch for s in steps] == [False, False, True] * 2
+        return [[i for s in steps if s.epoch == e for i in s.indices] for e in (1, 2)]
+
+    torch.rand(1)  # other uses of random numbers do not matter
+    first, second = epochs(0)
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert epochs(0) == [first, second]
+    assert epochs(1) != [first, second]
+
+
+@pytest.mark.parametrize(("max_steps", "steps"), [(None, 9), (4, 4), (100, 9)])
+def test_count_steps(max_steps, steps):
+    assert count_steps(10, 4, 3, max_steps) == steps
+    assert len(list(seeded_steps(10, 4, steps, 0))) == steps
+
+
+@settings(deadline=None)
+@given(LENGTHS, st.integers(1, 100))
+def test_inference_batches_cover_every_example_once(lengths, budget):
+    batches = list(inference_batches(examples_of(lengths), budget))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+
+
+def gradients(model) -> dict[str, torch.Tensor]:
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("reads", ["first", "labelled"])
+def test_micro_batches_compute_what_unpadded_single_documents_do(
+    bases, kind, reads, smoothing, weights
+):
+    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+    auto = (
+        AutoModelForSequenceClassification if reads == "first" else AutoModelForTokenClassification
+    )
+    torch.manual_seed(0)
+    model = auto.from_pretrained(bases[kind], num_labels=3, pad_token_id=0).eval()
+    examples = examples_of([3, 17, 9, 9, 30, 2, 11], reads == "labelled", weights)
+    everything = range(len(examples))
+    count = 0.0
+    total = torch.zeros(())
+    for index in everything:  # the reference: no padding, no mask, no collate
+        target = torch.from_numpy(examples.targets[index])
+        weight = torch.from_numpy(examples.weights[index]) if weights else torch.ones(len(target))
+        logits = model(input_ids=torch.from_numpy(examples.input_ids[index])[None]).logits
+        logits = logits if reads == "first" else logits[0]
+        total = total + cross_entropy_sum(logits, target, weight, smoothing)
+        count += float(supervised_weight(target, weight))
+    (total / count).backward()
+    reference = gradients(model)
+    for budget, overhead in ((60, 0), (120, 64), (8192, 4096)):
+        summed = 0.0
+        for indices in cut_step(examples, everything, budget, overhead, 1)[0]:
+            batch = collate(examples, indices, reads, 0)
+            outputs = batch.read_outputs(model(**batch.inputs()).logits)
+            loss = cross_entropy_sum(outputs, batch.targets, batch.weights, smoothing) / count
+            loss.backward()
+            summed += loss.item()
+        assert summed == pytest.approx(total.item() / count, rel=1e-5)
+        for name, gradient in gradients(model).items():
+            difference = (gradient - reference[name]).norm()
+            assert difference <= 1e-5 * reference[name].norm() + 1e-8, name
+
+
+def test_an_empty_micro_batch_weighs_nothing():
+    batch = collate(examples_of([4, 5]), (), "first", 0)
+    assert len(batch.input_ids) == 1
+    assert float(supervised_weight(batch.targets, batch.weights)) == 0
