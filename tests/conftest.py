@@ -76,14 +76,14 @@ def save_model(folder: Path, kind: str) -> Path:
     from transformers import AutoModel, BertConfig, LlamaConfig
 
     torch.manual_seed(0)
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 80}
+    size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 80}
     if kind == "bert":
         config = BertConfig(
-            **size, intermediate_size=64, max_position_embeddings=64, initializer_range=0.08
+            **size, intermediate_size=128, max_position_embeddings=64, initializer_range=0.08
         )
     else:
         config = LlamaConfig(
-            **size, intermediate_size=64, max_position_embeddings=64, initializer_range=0.08,
+            **size, intermediate_size=128, max_position_embeddings=64, initializer_range=0.08,
             num_key_value_heads=2, bos_token_id=1, eos_token_id=2,
         )  # fmt: skip
     AutoModel.from_config(config).save_pretrained(folder)

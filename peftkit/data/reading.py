@@ -118,6 +118,8 @@ def _parse_csv(path: Path, text: str, delimiter: str) -> Table:
                     'double a quote inside a quoted field (`""`), or write the file as JSONL',
                 ) from error
             kind = "stray quote" if "expected after" in str(error) else str(error)
+            if not columns:
+                raise DataError(f"`{path}`: the header cannot be read: {kind}") from error
             malformed.append(Malformed(number, kind))
             continue
         if fields is None:
@@ -138,6 +140,8 @@ def _parse_csv(path: Path, text: str, delimiter: str) -> Table:
 
 def _header(path: Path, fields: list[str]) -> tuple[str, ...]:
     columns = tuple(name.strip() for name in fields)
+    if not all(map(_is_utf8, columns)):
+        raise DataError(f"`{path}`: the header cannot be read: not UTF-8")
     if len(columns) == 1 and (found := next((d for d in ";|\t" if d in columns[0]), "")):
         raise DataError(
             f"`{path}`: the header `{columns[0]}` seems to be separated by {found!r}",
@@ -265,7 +269,11 @@ def _read_hub(source: Source) -> dict[str, Table]:
 def _tables_of(loaded: Any, name: str) -> dict[str, Table]:
     """Tables of a `datasets.DatasetDict` or `Dataset`."""
     splits = dict(loaded) if isinstance(loaded, Mapping) else {"all": loaded}
-    known = {split: splits[split] for split in SPLIT_NAMES if split in splits}
+    known = {
+        split: next(splits[name] for name in names if name in splits)
+        for split, names in SPLIT_NAMES.items()
+        if not splits.keys().isdisjoint(names)
+    }
     if not known and len(splits) == 1:
         known = {"all": next(iter(splits.values()))}
     if not known:

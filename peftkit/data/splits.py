@@ -2,7 +2,8 @@
 
 A split that the source gives is kept. One that it does not give is drawn: inside each stratum
 (label), rows are ranked by a hash of their key and `split_seed`; the first ones become the test
-split, the next ones validation. A row added later moves at most one other at each boundary.
+split, the next ones validation. A row added later moves few others: of each stratum, one into or
+out of the test split, two into or out of the training split.
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ def _clean(task: RowContract, table: Table, split_seed: int) -> tuple[list[Row],
     malformed = list(table.malformed)
     for number, values in table.rows:
         read = task.read_row(values, table)
-        group = "" if not source.group else str(values.get(source.group) or "")
+        value = values.get(source.group) if source.group else None
+        group = "" if value is None else str(value)
         if isinstance(read, str):
             malformed.append(Malformed(number, read))
         elif source.group and not group:
@@ -195,7 +197,8 @@ def _draw(
     strata: dict[str, list[str]] = defaultdict(list)
     sizes: Counter[str] = Counter()
     for unit, members in units.items():
-        stratum = Counter(map(task.stratum, members)).most_common(1)[0][0]
+        labels = Counter(map(task.stratum, members))
+        stratum = max(sorted(labels), key=labels.__getitem__)  # sorted: whatever the file's order
         strata[stratum].append(unit)
         sizes[stratum] += len(members)
     quotas = _shares(sizes, wanted)
