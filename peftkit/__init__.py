@@ -5,7 +5,7 @@ Importing it loads no torch and changes nothing; the heavy parts come with the f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peftkit.bases.base import Base
 from peftkit.cli import main
@@ -20,7 +20,7 @@ from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
-    from peftkit.adapters.loading import load
+    from peftkit.adapters.loading import LoadedAdapter
 
 __version__ = "0.1.0"
 
@@ -42,9 +42,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "load":  # it needs torch
-        from peftkit.adapters.loading import load
+def load(path: str, base: str = "") -> LoadedAdapter:
+    """Loads the adapter of a run folder, or an adapter folder itself, with everything checked.
 
-        return load
-    raise AttributeError(f"module `peftkit` has no attribute `{name}`")
+    Args:
+        base: where the base is, if not where the recipe says.
+
+    Raises:
+        AdapterError: a file was changed, the base is another one, or the probes differ.
+    """
+    from peftkit.adapters.loading import load as load_adapter  # it needs torch
+
+    return load_adapter(path, base)

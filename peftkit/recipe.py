@@ -8,6 +8,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from pydantic.json_schema import models_json_schema
 
 from peftkit.bases.base import Base
+from peftkit.errors import did_you_mean, quoted
 from peftkit.methods.method import Method
 from peftkit.parts import OpenPart, Part, parse
 from peftkit.tasks.task import Task
@@ -71,6 +72,12 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
+        metric, known = self.training.metric, (*self.task.scores, "loss")
+        if metric not in ("", *known):
+            raise ValueError(
+                f"`training.metric` is `{metric}`, which is none of {quoted(known)}; "
+                f"{did_you_mean(metric, known)}".rstrip("; ")
+            )
         if reason := self.method.supports(self.task, self.base):
             raise ValueError(reason)
         return self

@@ -44,7 +44,7 @@ from peftkit.bases.opening import OpenedBase, open_base
 from peftkit.data.encoded import Encoded, Examples
 from peftkit.data.ledger import Ledger
 from peftkit.data.splits import load_splits
-from peftkit.errors import OutputError, RecipeError, did_you_mean, quoted
+from peftkit.errors import OutputError
 from peftkit.evaluation.receipt import write_receipt
 from peftkit.evaluation.report import print_ledger, print_scores
 from peftkit.evaluation.scoring import evaluate
@@ -186,7 +186,6 @@ def train_and_score(
 
     with clock.stage("evaluate"):
         before = score(loaded.model, encoded.test)
-        check_metric(training.metric, before)
     with clock.stage("train"):
         model = method.inject(loaded.model, encoded, loaded.head)
         accelerator.init_trackers(recipe.name or "peftkit")
@@ -277,15 +276,6 @@ def run_record(
     }
 
 
-def check_metric(metric: str, score: Score) -> None:
-    """Raises RecipeError before training if the metric that chooses the best weights is unknown."""
-    if metric and metric not in score.metrics:
-        raise RecipeError(
-            f"training.metric: `{metric}` is none of the task's scores {quoted(score.metrics)}",
-            did_you_mean(metric, score.metrics),
-        )
-
-
 @contextmanager
 def output_folder(recipe: Recipe, output_dir: str, accelerator: Accelerator) -> Iterator[Path]:
     """A new folder with recipe.json in it; taken away again if no adapter comes to be in it.
@@ -308,6 +298,8 @@ def output_folder(recipe: Recipe, output_dir: str, accelerator: Accelerator) -> 
     except BaseException:
         if accelerator.is_main_process and not any(folder.rglob("*.safetensors")):
             shutil.rmtree(folder)
+            if not output_dir and not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
         raise
 
 

@@ -116,11 +116,31 @@ def test_lora_on_a_quantized_base_saves_and_loads(make_recipe, base, quantizatio
     layers = {type(m.base_layer).__name__ for m in model.modules() if hasattr(m, "base_layer")}
     assert layers <= {"Linear8bitLt", "Linear4bit"}
     disturb(model)
-    with torch.inference_mode():  # bitsandbytes' kernels differ with and without gradients
-        trained = model(input_ids=IDS_TENSOR).logits
-        recipe.method.save(model, tmp_path)
-        loaded = load_trained_model(tmp_path, recipe, prepared.base, prepared.encoded.head, CPU)
-        torch.testing.assert_close(loaded(input_ids=IDS_TENSOR).logits, trained)
+    trained = model(input_ids=IDS_TENSOR).logits
+    recipe.method.save(model, tmp_path)
+    loaded = load_trained_model(tmp_path, recipe, prepared.base, prepared.encoded.head, CPU)
+    torch.testing.assert_close(loaded(input_ids=IDS_TENSOR).logits, trained)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "fp4"])
+@pytest.mark.parametrize("base", ["bert", "llama"])
+def test_gradients_on_a_4_bit_base_are_those_of_the_dequantized_one(
+    make_recipe, base, quantization
+):
+    """Also after an evaluation, where bitsandbytes would swap in kernels without a backward."""
+    _, model, _ = injected(make_recipe(LoRA(r=4), base, quantization=quantization))
+    disturb(model)
+    with torch.inference_mode():
+        model(input_ids=IDS_TENSOR)
+    found = []
+    for _ in range(2):
+        model.zero_grad()
+        model(input_ids=IDS_TENSOR).logits.logsumexp(-1).sum().backward()
+        found.append({n: p.grad.clone() for n, p in trainable_parameters(model).items()})
+        model.base_model.model.dequantize()
+    for name, gradient in found[0].items():
+        assert gradient.any(), name
+        torch.testing.assert_close(gradient, found[1][name], rtol=1e-4, atol=1e-6)
 
 
 def test_the_head_is_whatever_stands_above_the_trunk(make_recipe):

@@ -144,7 +144,9 @@ def test_an_unnamed_column_is_no_group(tmp_path):
 def test_a_row_without_its_group_is_malformed(tmp_path):
     rows = [(text, label, "" if text == "bad 3" else text) for text, label in numbered(20, 20)]
     path = write_csv(tmp_path / "r.csv", rows, ("text", "label", "customer"))
-    with pytest.raises(DataError, match=r"1 of 40 rows cannot be used: 1 empty customer \(line 5\)"):
+    with pytest.raises(
+        DataError, match=r"1 of 40 rows cannot be used: 1 empty customer \(line 5\)"
+    ):
         load(path, group="customer")
 
 

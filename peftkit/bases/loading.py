@@ -88,6 +88,7 @@ def load_weights(
         )
     if base.spec.quantization == "none":
         model.to(device)
+    _keep_differentiable(model)
     return LoadedModel(model, modules)
 
 
@@ -120,6 +121,15 @@ def _head_modules(model: Any, head: Head, fresh: tuple[str, ...] | list[str]) ->
     ]
     poolers = {key.split(".pooler.")[0] + ".pooler" for key in fresh if ".pooler." in key}
     return (*(own if head.trained else ()), *sorted(poolers))
+
+
+def _keep_differentiable(model: Any) -> None:
+    """Stops bitsandbytes (0.50) from repacking 4-bit weights at the first evaluation on a CPU
+    with AVX512-BF16: after that, no gradient passes through the layer, and nothing says so.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _quantization(base: OpenedBase, dtype: torch.dtype, head: tuple[str, ...]) -> Any:

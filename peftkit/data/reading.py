@@ -160,7 +160,7 @@ def _read_jsonl(path: Path, text: str) -> Table:
             continue
         try:
             objects.append((number, json.loads(line)))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # also numbers and nesting beyond Python's limits
             malformed.append(Malformed(number, "not JSON"))
     return _table_of_objects(path, objects, malformed, "line")
 
@@ -168,10 +168,8 @@ def _read_jsonl(path: Path, text: str) -> Table:
 def _read_json(path: Path, text: str) -> Table:
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"`{path}` is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
-        ) from error
+    except (ValueError, RecursionError) as error:  # its text has the line and column
+        raise DataError(f"`{path}` is not JSON: {error}") from error
     return _table_of_objects(path, list(enumerate(values, start=1)), [], "row")
 
 

@@ -82,8 +82,9 @@ class Task(OpenPart):
 
     reads: ClassVar[Reads]
     """Positions whose outputs the loss and the metrics need."""
-    metric: ClassVar[str]
-    """The score that chooses the best weights unless the recipe names another; higher is better."""
+    scores: ClassVar[tuple[str, ...]]
+    """Names of the metrics, higher is better. The first one chooses the best weights unless the
+    recipe names another, or `loss`."""
 
     @property
     def source(self) -> Source:

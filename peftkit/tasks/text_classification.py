@@ -28,7 +28,7 @@ class TextClassification(Task):
     """One label for each text, read from the classification head of the base's architecture."""
 
     reads: ClassVar[Reads] = "first"
-    metric: ClassVar[str] = "accuracy"
+    scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "weighted_f1")
 
     data: Data
     """The labelled texts."""
@@ -160,8 +160,9 @@ class TextClassification(Task):
         return {"majority": self.metrics(outputs, encoded.test, encoded.head).metrics}
 
     def predict(self, outputs: Outputs, head: Head) -> list[Prediction]:
-        probabilities = _softmax(outputs)
-        return [Prediction(head.labels[row.argmax()], float(row.max())) for row in probabilities]
+        probabilities = _softmax(outputs).max(axis=1)
+        labels = [head.labels[index] for index in outputs.argmax(axis=1)]
+        return [Prediction(*pair) for pair in zip(labels, map(float, probabilities), strict=True)]
 
     def _labels(self, splits: Splits) -> tuple[str, ...]:
         """Names of the classes: as `label_names` orders them, else numbers first, then names."""
@@ -237,16 +238,19 @@ def _label_text(value: Any) -> Any:
     """A label as CSV would hold it, so that every format gives the same names."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float) and math.isnan(value):
+        return None  # a missing number
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value) if isinstance(value, int | float) and not math.isnan(value) else value
+    return str(value) if isinstance(value, int | float) else value
 
 
 def _number_first(label: str) -> tuple[int, float, str]:
     try:
-        return (0, float(label), label)
+        number = float(label)
     except ValueError:
-        return (1, 0.0, label)
+        number = math.nan
+    return (1, 0.0, label) if math.isnan(number) else (0, number, label)
 
 
 def _refuse_empty(rows: Sequence[Row], ids: Sequence[Any], tokenizer: Any) -> None:

@@ -124,7 +124,7 @@ def train(
     schedule = make_schedule(optimizer, training, num_steps)
     quiet = guards.modules_below(model, _first_batch(encoded, task, accelerator.device))
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    best = Best(training.metric or task.metric, training.early_stopping_patience)
+    best = Best(training.metric or task.scores[0], training.early_stopping_patience)
     account = _Account()
     stopped = "finished"
     with TrainingProgress(console, num_steps, accelerator.is_main_process) as progress:
