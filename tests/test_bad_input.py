@@ -68,7 +68,7 @@ FILES = {
         ("all_empty.csv", "60 of 60 rows cannot be used: 60 empty text (lines 2, 3, 4, 5, 6, ...)"),
         ("columns.csv", "no column `text`, `label`; it has `review`, `stars`"),
         ("notes.txt", "ends in `.txt`"),
-        ("broken.parquet", "is not a Parquet file"),
+        ("broken.parquet", "cannot be read as Parquet"),
         ("missing.csv", "no file or folder"),
     ],
 )

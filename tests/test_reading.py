@@ -156,7 +156,7 @@ def test_a_malformed_row_is_told_by_its_number_and_the_others_are_read(
         ("r.csv", b"text,label,caf\xe9\na,1,x\nb,0,x\n", "the header cannot be read: not UTF-8"),
         ("r.json", b'[{"text": "a"},\n{]', "is not JSON: "),
         ("r.json", b"[" * 10**5, "is not JSON: "),
-        ("r.parquet", b"text,label\na,1\n", "is not a Parquet file"),
+        ("r.parquet", b"text,label\na,1\n", "cannot be read as Parquet"),
         ("r.xlsx", b"PK", "ends in `.xlsx`; peftkit reads .csv, .tsv, .json, .jsonl, .parquet"),
     ],
     ids=lambda value: "" if isinstance(value, bytes) else str(value),

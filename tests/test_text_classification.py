@@ -98,9 +98,9 @@ def test_a_label_outside_label_names_is_malformed(tmp_path):
     ("values", "as_csv"),
     [
         ([0, 1], ["0", "1"]),
-        ([0.0, 1.0], ["0", "1"]),
+        ([0.0, 1.0], ["0.0", "1.0"]),
         ([0.5, -1.25], ["0.5", "-1.25"]),
-        ([False, True], ["false", "true"]),
+        ([False, True], ["False", "True"]),
         (["bad", "good "], ["bad", "good"]),
     ],
 )

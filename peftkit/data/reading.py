@@ -61,21 +61,22 @@ def _read(source: Source) -> dict[str, Table]:
 
 def read_file(path: Path) -> Table:
     """One file, read as its ending says: `.csv`, `.tsv`, `.json`, `.jsonl` or `.parquet`."""
-    if path.suffix not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise DataError(
             f"`{path}` ends in `{path.suffix}`; peftkit reads {', '.join(SUFFIXES)}",
             "convert it, for example with pandas' `to_csv`",
         )
     if path.stat().st_size == 0:
         raise DataError(f"`{path}` is empty (0 bytes)")
-    if path.suffix == ".parquet":
+    if suffix == ".parquet":
         return _read_parquet(path)
     text = _decode(path)
-    if path.suffix == ".json" and text.lstrip().startswith("["):
+    if suffix == ".json":
         return _read_json(path, text)
-    if path.suffix in (".json", ".jsonl"):
+    if suffix == ".jsonl":
         return _read_jsonl(path, text)
-    return _read_csv(path, text, "\t" if path.suffix == ".tsv" else ",")
+    return _read_csv(path, text, "\t" if suffix == ".tsv" else ",")
 
 
 def _decode(path: Path) -> str:
@@ -126,7 +127,7 @@ def _parse_csv(path: Path, text: str, delimiter: str) -> Table:
             break
         if not columns:
             columns = _header(path, fields)
-        elif not fields:
+        elif not "".join(fields).strip() and len(fields) < 2:
             continue  # blank line
         elif len(fields) != len(columns):
             kind = "too few fields" if len(fields) < len(columns) else "too many fields"
@@ -147,6 +148,11 @@ def _header(path: Path, fields: list[str]) -> tuple[str, ...]:
             f"`{path}`: the header `{columns[0]}` seems to be separated by {found!r}",
             "peftkit reads commas in .csv and tabs in .tsv",
         )
+    if (unnamed := columns.count("")) > 1:  # one is the index that pandas writes
+        raise DataError(
+            f"`{path}`: {unnamed} of the header's {len(columns)} columns have no name",
+            "name them, or take out commas at the end of the lines",
+        )
     if repeated := {name for name in columns if columns.count(name) > 1}:
         raise DataError(f"`{path}`: the header names {quoted(sorted(repeated))} more than once")
     return columns
@@ -166,10 +172,18 @@ def _read_jsonl(path: Path, text: str) -> Table:
 
 
 def _read_json(path: Path, text: str) -> Table:
+    """A list of objects; or, as many tools write it, an object on each line."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:  # its text has the line and column
+        if str(error).startswith("Extra data"):
+            return _read_jsonl(path, text)
         raise DataError(f"`{path}` is not JSON: {error}") from error
+    if not isinstance(values, list):
+        raise DataError(
+            f"`{path}` holds {type(values).__name__}, not a list of objects",
+            "write the rows as `[{...}, {...}]`, or as JSONL, one object on each line",
+        )
     return _table_of_objects(path, list(enumerate(values, start=1)), [], "row")
 
 
@@ -197,7 +211,7 @@ def _read_parquet(path: Path) -> Table:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowInvalid, OSError) as error:
-        raise DataError(f"`{path}` is not a Parquet file: {error}") from error
+        raise DataError(f"`{path}` cannot be read as Parquet: {error}") from error
     rows = tuple(enumerate(table.to_pylist(), start=1))
     return Table(str(path), tuple(table.column_names), rows)
 
@@ -256,10 +270,13 @@ def _read_hub(source: Source) -> dict[str, Table]:
             source.path, source.subset or None, revision=source.revision or None
         )
     except Exception as error:  # datasets raises what its many back ends raise
+        path = Path(source.path)
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(
             f"`{source.path}` is no local file, and the Hub does not give it: "
             f"{str(error).strip().splitlines()[0]}",
-            "check the id and the network, or give a local file",
+            did_you_mean(path.name, siblings)
+            or "check the id and the network, or give a local file",
         ) from error
     return _tables_of(loaded, source.path)
 

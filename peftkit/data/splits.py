@@ -2,8 +2,8 @@
 
 A split that the source gives is kept. One that it does not give is drawn: inside each stratum
 (label), rows are ranked by a hash of their key and `split_seed`; the first ones become the test
-split, the next ones validation. A row added later moves few others: of each stratum, one into or
-out of the test split, two into or out of the training split.
+split, the next ones validation, and every stratum keeps a row in training. A row added later
+moves at most one other row of each stratum over each of the two boundaries.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 from peftkit.data.ledger import Ledger, ReadCounts, SplitCounts, by_kind, describe_malformed
@@ -76,18 +77,7 @@ def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
     leaked = _drop_leaks(task, rows)
     if "all" in rows:
         rows["train"] = rows.pop("all")
-    drawn = [name for name in ("test", "validation") if name not in rows]
-    fractions = {"test": source.test_fraction, "validation": source.validation_fraction}
-    total = len(rows["train"])
-    if drawn and total < 3:
-        raise DataError(
-            f"{total} usable row{'s' if total != 1 else ''} in `{source.path}`; "
-            "train, validation and test need at least one each",
-            "add rows; a few hundred are a beginning",
-        )
-    for name in drawn:
-        wanted = max(1, round(total * fractions[name]))
-        rows[name], rows["train"] = _draw(task, rows["train"], wanted, split_seed)
+    _draw_missing(task, rows, split_seed)
     splits = Splits(*(tuple(rows[name]) for name in ("train", "validation", "test")))
     _check_filled(splits, source)
     task.check_splits(splits)
@@ -142,7 +132,7 @@ def _clean(task: RowContract, table: Table, split_seed: int) -> tuple[list[Row],
     kept, duplicate, conflicting = _deduplicated(task, rows)
     drawn = kept
     if source.max_rows and len(kept) > source.max_rows:
-        drawn, _ = _draw(task, kept, source.max_rows, split_seed)
+        drawn, _ = _divide(task, kept, [source.max_rows], split_seed)
     return drawn, ReadCounts(
         name=table.name,
         unit=table.unit,
@@ -187,10 +177,40 @@ def _drop_leaks(task: RowContract, rows: dict[str, list[Row]]) -> dict[str, int]
     return leaked
 
 
-def _draw(
-    task: RowContract, rows: Sequence[Row], wanted: int, split_seed: int
-) -> tuple[list[Row], list[Row]]:
-    """About `wanted` rows, each stratum in its share and groups whole; and the rest."""
+def _draw_missing(task: RowContract, rows: dict[str, list[Row]], split_seed: int) -> None:
+    """Draws the splits that the source does not give from the training rows, in place."""
+    source = task.source
+    fractions = {"test": source.test_fraction, "validation": source.validation_fraction}
+    missing = [name for name in fractions if name not in rows]
+    total = len(rows["train"])
+    if not missing:
+        return
+    if total < 3:
+        raise DataError(
+            f"{total} usable row{'s' if total != 1 else ''} in `{source.path}`; "
+            "train, validation and test need at least one each",
+            "add rows; a few hundred are a beginning",
+        )
+    shares = [fractions[name] for name in missing]
+    bounds = [max(k, round(total * sum(shares[:k]))) for k in range(1, len(shares) + 1)]
+    *drawn, rest = _divide(task, rows["train"], bounds, split_seed, keep_one=True)
+    rows |= {**dict(zip(missing, drawn, strict=True)), "train": rest}
+
+
+def _divide(
+    task: RowContract,
+    rows: Sequence[Row],
+    bounds: Sequence[int],
+    split_seed: int,
+    keep_one: bool = False,
+) -> list[list[Row]]:
+    """Rows in pieces that end at about these counts, and the rest as the last piece.
+
+    Each piece has its share of every stratum; groups stay whole.
+
+    Args:
+        keep_one: the last piece keeps at least one unit of every stratum.
+    """
     units: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         units[f"group {row.group}" if row.group else f"row {task.key(row)}"].append(row)
@@ -201,18 +221,21 @@ def _draw(
         stratum = max(sorted(labels), key=labels.__getitem__)  # sorted: whatever the file's order
         strata[stratum].append(unit)
         sizes[stratum] += len(members)
-    quotas = _shares(sizes, wanted)
-    drawn: set[str] = set()
-    for stratum, members_of in strata.items():
-        taken = 0
-        for unit in sorted(members_of, key=lambda unit: _rank(unit, split_seed)):
-            if taken + len(units[unit]) / 2 > quotas[stratum]:
-                continue
-            drawn.add(unit)
-            taken += len(units[unit])
-    first = [row for unit in units if unit in drawn for row in units[unit]]
-    rest = [row for unit in units if unit not in drawn for row in units[unit]]
-    return first, rest
+    ends = [dict.fromkeys(sizes, 0), *(_shares(sizes, bound) for bound in bounds)]
+    piece_of: dict[str, int] = {}
+    for stratum, names in strata.items():
+        ranked = sorted(names, key=lambda unit: _rank(unit, split_seed))
+        room = [after[stratum] - before[stratum] for before, after in pairwise(ends)]
+        for unit in ranked[: len(ranked) - 1] if keep_one else ranked:
+            size = len(units[unit])
+            piece = next((p for p, left in enumerate(room) if left >= size / 2), len(bounds))
+            piece_of[unit] = piece
+            if piece < len(bounds):
+                room[piece] -= size
+    pieces: list[list[Row]] = [[] for _ in range(len(bounds) + 1)]
+    for unit, members in units.items():
+        pieces[piece_of.get(unit, len(bounds))] += members
+    return pieces
 
 
 def _shares(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:

@@ -235,13 +235,9 @@ class TextClassification(Task):
 
 
 def _label_text(value: Any) -> Any:
-    """A label as CSV would hold it, so that every format gives the same names."""
-    if isinstance(value, bool):
-        return str(value).lower()
+    """A label as pandas would write it to a CSV, so that every format gives the same names."""
     if isinstance(value, float) and math.isnan(value):
         return None  # a missing number
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
     return str(value) if isinstance(value, int | float) else value
 
 
