@@ -252,7 +252,7 @@ def _predict(options: argparse.Namespace) -> None:
 def _console(json_on_stdout: bool) -> Console:
     from rich.console import Console
 
-    return Console(stderr=json_on_stdout)
+    return Console(stderr=json_on_stdout, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def _quiet_libraries() -> None:

@@ -197,11 +197,11 @@ def train_and_score(
             lambda trained: score(trained, encoded.validation).metrics,
             console,
         )
-        accelerator.end_training()
     with clock.stage("evaluate"):
         after = score(model, encoded.test)
         baselines = recipe.task.baselines(encoded)
     peak = peak_memory_mb(accelerator.device)
+    accelerator.end_training()  # closes trackers and the process group: nothing is shared below
     return model, Outcome(before, baselines, after, result, dtype, peak)
 
 
@@ -283,16 +283,16 @@ def output_folder(recipe: Recipe, output_dir: str, accelerator: Accelerator) -> 
     Raises:
         OutputError: the folder holds something already, or cannot be made.
     """
-    claimed = (
-        [claim_folder(recipe.name or "run", output_dir)]
-        if accelerator.is_main_process
-        else [Path()]
-    )
+    claimed = [Path()]
+    if accelerator.is_main_process:
+        claimed = [claim_folder(recipe.name or "run", output_dir)]
     broadcast_object_list(claimed)
     folder = claimed[0]
     if recipe.training.report_to != "none":
-        accelerator.project_configuration.set_directories(str(folder))
-    (folder / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
+        accelerator.project_configuration.project_dir = str(folder)
+        accelerator.project_configuration.logging_dir = str(folder)
+    if accelerator.is_main_process:
+        (folder / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
     try:
         yield folder
     except BaseException:

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
-from peftkit import FullFineTuning, HeadOnly, LoRA
+from peftkit import Data, FullFineTuning, HeadOnly, LoRA, TextClassification
 from peftkit.bases.loading import load_weights
 from peftkit.errors import TrainingError
 from peftkit.evaluation.scoring import evaluate
@@ -82,8 +82,10 @@ def test_losses_are_equal_whatever_the_micro_batches(make_recipe):
     np.testing.assert_allclose(curves[1], curves[2], rtol=1e-5)
 
 
-def test_the_first_loss_is_what_torch_computes_by_hand(make_recipe):
-    recipe = make_recipe(HeadOnly(), max_steps=1, batch_size=500, label_smoothing=0.1)
+@pytest.mark.parametrize("weights", ["none", {"good": 3.0, "bad": 0.5}])
+def test_the_first_loss_is_what_torch_computes_by_hand(make_recipe, reviews, weights):
+    task = TextClassification(data=Data(path=str(reviews)), class_weights=weights)
+    recipe = make_recipe(HeadOnly(), task=task, max_steps=1, batch_size=500, label_smoothing=0.1)
     prepared, loaded = start(recipe)
     model = loaded.model.eval()
     examples = prepared.encoded.train
@@ -91,7 +93,12 @@ def test_the_first_loss_is_what_torch_computes_by_hand(make_recipe):
         model(input_ids=torch.from_numpy(ids)[None]).logits for ids in examples.input_ids
     ])  # fmt: skip
     targets = torch.from_numpy(np.concatenate(examples.targets))
-    by_hand = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=0.1)
+    losses = torch.nn.functional.cross_entropy(
+        logits, targets, label_smoothing=0.1, reduction="none"
+    )
+    of_label = {"bad": 1.0, "good": 1.0} if weights == "none" else weights
+    of_row = torch.tensor([of_label[prepared.encoded.head.labels[t]] for t in targets])
+    by_hand = (losses * of_row).sum() / of_row.sum()
     result = trained(recipe)[2]
     assert result.history[0].loss == pytest.approx(by_hand.item(), rel=1e-5)
 

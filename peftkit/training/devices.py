@@ -26,6 +26,7 @@ def open_accelerator(report_to: str = "none") -> Accelerator:
         )
     cuda_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else CPU processes would not find each other
         mixed_precision="bf16" if cuda_bf16 else "no",
         log_with=None if report_to == "none" else report_to,
         project_dir=None if report_to == "none" else ".",

