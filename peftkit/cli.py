@@ -158,15 +158,15 @@ def _folder_name(stem: str) -> str:
 
 def _run(recipe: Recipe, options: argparse.Namespace) -> None:
     console = _console(options.json)
-    console.print(f"[bold]{recipe.name}[/]  [dim]loading libraries ...[/]", end="\r")
-    _quiet_libraries()
-    from peftkit.run import run
-
     console.print(
         f"[bold]{recipe.name}[/]  {recipe.method.kind()} on {recipe.base.name_or_path}, "
         f"{recipe.task.kind()}",
         highlight=False,
+        soft_wrap=True,
     )
+    _quiet_libraries()
+    from peftkit.run import run
+
     done = run(recipe, options.output_dir, console)
     if not done.record:
         return

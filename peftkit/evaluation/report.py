@@ -20,7 +20,8 @@ def print_ledger(console: Console, ledger: Ledger) -> None:
     for part in ledger.read:
         bad = sum(map(len, part.malformed.values()))
         numbers = (part.read, bad, part.duplicate, part.conflicting, part.not_drawn, part.kept)
-        read.add_row(Path(part.name).name, *map(_count, numbers))
+        short = Path(part.name).name if len(ledger.read) > 1 else ""
+        read.add_row(short, *map(_count, numbers))
     console.print(read)
     for part in ledger.read:
         if part.malformed:
