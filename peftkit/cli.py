@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.errors import OutputError, PeftkitError, RecipeError, did_you_mean
-from peftkit.parts import all_problems, import_file, import_trusted
+from peftkit.parts import all_problems, import_file, import_trusted, script_errors
 from peftkit.recipe import Recipe, recipe_schema
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _recipe_in(file: Path, overrides: list[str]) -> Recipe:
             )
         return _recipe_of(module.recipe, file, overrides)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecipeError(f"`{file}` is not UTF-8 text") from error
     recipe = Recipe.from_json(text, str(file))
@@ -128,7 +128,7 @@ def _recipe_in(file: Path, overrides: list[str]) -> Recipe:
 
 
 def _recipe_of(build: Callable[[], Recipe], file: Path, overrides: list[str]) -> Recipe:
-    with all_problems(str(file)):
+    with all_problems(str(file)), script_errors(file):
         recipe = build()
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"`recipe()` in {file} returns {type(recipe).__name__}, not a Recipe")
@@ -264,7 +264,8 @@ def _quiet_libraries() -> None:
     notes: Any = transformers_logging
     notes.set_verbosity_error()
     notes.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for noisy in ("bitsandbytes", "huggingface_hub"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
 def _exit(command: Callable[[], None], debug: bool, as_json: bool) -> None:

@@ -11,7 +11,9 @@ import contextlib
 import importlib
 import importlib.util
 import json
+import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -27,7 +29,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from peftkit.errors import RecipeError, did_you_mean, quoted
+from peftkit.errors import PeftkitError, RecipeError, did_you_mean, quoted
 
 
 @dataclass
@@ -53,7 +55,9 @@ _collector: ContextVar[Collector | None] = ContextVar("collector", default=None)
 class Part(BaseModel):
     """A frozen value with documented fields; unknown fields are errors, changes are copies."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     def __init__(self, /, **data: Any) -> None:
         collector = _collector.get()
@@ -168,12 +172,30 @@ def import_file(path: Path) -> Any:
     sys.modules[path.stem] = module  # pydantic resolves annotations through it
     sys.path.insert(0, str(path.parent.resolve()))  # as `python path` does
     try:
-        spec.loader.exec_module(module)
+        with script_errors(path):
+            spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
         if shadowed is not None:
             sys.modules[path.stem] = shadowed
     return module
+
+
+@contextlib.contextmanager
+def script_errors(path: Path) -> Iterator[None]:
+    """Inside, what the user's own script raises becomes an error that names file and line."""
+    try:
+        yield
+    except (PeftkitError, ValidationError):
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame.lineno for frame in frames if Path(frame.filename).name == path.name]
+        line = error.lineno if isinstance(error, SyntaxError) else (own[-1] if own else None)
+        where = f"`{path}`" + (f", line {line}" if line else "")
+        raise RecipeError(
+            f"{where}: {type(error).__name__}: {error}", "`--debug` shows the traceback"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -199,17 +221,23 @@ def all_problems(what: str) -> Iterator[None]:
 def parse(model: type[Part], text: str, what: str) -> Any:
     """A part from JSON text; every problem at once as one `RecipeError`."""
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RecipeError(
-            f"{what} is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
-        ) from error
+        value = json.loads(text, object_pairs_hook=_unrepeated)
+    except (ValueError, RecursionError) as error:  # its text has the line and column
+        raise RecipeError(f"{what} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise RecipeError(f"{what} holds {type(value).__name__}, not an object with fields")
     try:
         return model.model_validate(value)
     except ValidationError as error:
         raise problems_error(what, describe(error, model, (), value)) from error
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; a name given twice is an error, where the last would win in silence."""
+    names = [name for name, _ in pairs]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"{quoted(sorted(repeated))} is given more than once in one object")
+    return dict(pairs)
 
 
 def problems_error(what: str, problems: list[str]) -> RecipeError:
@@ -238,7 +266,8 @@ def _describe_one(
     details: ErrorDetails, model: type[Part], path: tuple[str, ...], value: object
 ) -> str:
     location = details["loc"]
-    names = [str(name) for name in location if not str(name).startswith(("function-", "tuple["))]
+    tags = ("str", "int", "float", "bool")  # pydantic names the branch of a union too
+    names = [str(n) for n in location if n not in tags and not re.search(r"[\[(-]", str(n))]
     where = ".".join((*path, *names)) or "recipe"
     found = details["input"]
     if details["type"] == "extra_forbidden":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
@@ -17,7 +18,7 @@ from peftkit.tasks.task import Task
 class Training(Part):
     """How the injected parameters are trained."""
 
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0, le=1e6)
     """Highest learning rate of the schedule. For LoRA about ten times that of full fine-tuning."""
     num_epochs: int = Field(default=3, ge=1)
     """Passes over the training rows, unless `max_steps` or early stopping ends the run before."""
@@ -63,7 +64,7 @@ class Recipe(Part):
     """Which parameters are trained."""
     training: Training = Training()
     """How they are trained."""
-    name: str = Field(default="", pattern=r"^[\w][\w.-]*$|^$")
+    name: str = Field(default="", max_length=100)
     """The run goes to `runs/<name>`; empty for the name of the recipe's file."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Fixes initial weights, order of the rows and dropout."""
@@ -72,6 +73,11 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
+        if self.name and not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ValueError(
+                f"`name` is {self.name!r}, which is no name for a folder; "
+                "use letters, digits, `-`, `_` and `.`"
+            )
         metric, known = self.training.metric, (*self.task.scores, "loss")
         if metric not in ("", *known):
             raise ValueError(

@@ -33,6 +33,7 @@ from peftkit.adapters.probes import take_probes
 from peftkit.adapters.record import (
     Record,
     chat_template_sha256,
+    config_digests,
     published_recipe,
     tokenizer_sha256,
     versions,
@@ -223,6 +224,7 @@ def save_adapter(
         chat_template_sha256=chat_template_sha256(base.tokenizer),
         head=prepared.encoded.head,
         weights=digests,
+        configs=config_digests(unchecked),
         metrics=outcome.metrics(),
         probes=probes,
         versions=versions(),

@@ -173,6 +173,25 @@ def test_a_recipe_that_is_no_recipe(call, text, command):
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("def recipe(:", "`x.py`, line 1: SyntaxError"),
+        ("import nothing_like_it", "`x.py`, line 1: ModuleNotFoundError"),
+        ("def recipe():\n    raise ValueError('boom')", "`x.py`, line 2: ValueError: boom"),
+        ("def recipe(base):\n    pass", "`x.py`: TypeError: recipe() missing"),
+        ("def recipe():\n    return {}", "`recipe()` in x.py returns dict"),
+        ("recipes = 3", "`x.py` has no function `recipe`"),
+    ],
+)
+def test_a_script_that_is_no_recipe(in_tmp, capsys, script, message):
+    (in_tmp / "x.py").write_text(script + "\n")
+    with pytest.raises(SystemExit) as caught:
+        command_line(["check", "x.py"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
 def test_an_output_folder_that_cannot_be_made(in_tmp, make_recipe, capsys):
     (in_tmp / "recipe.json").write_text(make_recipe(max_steps=1).to_json())
     (in_tmp / "file").write_text("in the way")

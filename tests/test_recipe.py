@@ -83,6 +83,11 @@ def test_all_problems_of_a_script_are_told_at_once_with_their_place():
         assert expected in text
 
 
+def test_a_field_given_twice_is_refused():
+    with pytest.raises(RecipeError, match="`seed` is given more than once"):
+        Recipe.from_json(recipe().to_json().replace('"seed": 0,', '"seed": 0, "seed": 1,'))
+
+
 def test_unknown_kind_is_refused_with_the_known_ones():
     value = json.loads(recipe().to_json())
     value["method"] = {"kind": "Lora"}
@@ -110,7 +115,8 @@ def test_method_that_cannot_serve_the_base_is_refused_when_the_recipe_is_made():
         (lambda: Data(path=""), "`path` is empty"),
         (lambda: Data(path="x", test_fraction=0.6, validation_fraction=0.5), "leave no rows"),
         (lambda: Base(name_or_path="packaged:x", revision="main"), "is for Hub ids"),
-        (lambda: recipe(name="a/b"), "name"),
+        (lambda: recipe(name="a/b"), "no name for a folder"),
+        (lambda: LoRA(lora_alpha=float("inf")), "finite"),
     ],
 )
 def test_nonsense_is_refused(build, message):

@@ -98,6 +98,25 @@ class TestEveryRun:
         with pytest.raises(AdapterError, match="was changed after it was saved"):
             peftkit.load(str(tmp_path / "copy"))
 
+    def test_a_changed_configuration_is_refused_and_a_reformatted_one_is_not(
+        self, finished, kind, tmp_path
+    ):
+        import shutil
+
+        folder = tmp_path / "copy"
+        shutil.copytree(finished[kind].folder, folder)
+        for file in (folder / "adapter").glob("*config.json"):
+            content = json.loads(file.read_text())
+            file.write_text(json.dumps(content))
+            peftkit.load(str(folder))
+            file.write_text(json.dumps({**content, "lora_alpha": 99, "extra": 1}))
+            with pytest.raises(AdapterError, match="was changed after it was saved"):
+                peftkit.load(str(folder))
+            file.unlink()
+            with pytest.raises(AdapterError, match="is missing"):
+                peftkit.load(str(folder))
+            file.write_text(json.dumps(content))
+
     def test_another_base_of_the_same_shape_is_refused(self, finished, kind, bases, tmp_path):
         from transformers import AutoModel, AutoTokenizer
 
@@ -149,7 +168,7 @@ def test_runs_are_numbered_and_nothing_is_overwritten(make_recipe, in_tmp):
 
 def test_a_run_that_fails_leaves_no_folder(make_recipe, in_tmp):
     with pytest.raises(PeftkitError):
-        run(make_recipe(FullFineTuning(), learning_rate=1e30, max_grad_norm=0, num_epochs=9))
+        run(make_recipe(FullFineTuning(), learning_rate=1e6, max_grad_norm=0, num_epochs=9))
     assert not list(in_tmp.rglob("*.json"))
 
 

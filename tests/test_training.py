@@ -193,7 +193,7 @@ def test_dropout_is_set_in_every_module_or_refused(make_recipe):
 
 
 def test_nan_stops_before_the_weights_are_touched(make_recipe):
-    recipe = make_recipe(FullFineTuning(), learning_rate=1e30, max_grad_norm=0, num_epochs=9)
+    recipe = make_recipe(FullFineTuning(), learning_rate=1e6, max_grad_norm=0, num_epochs=9)
     prepared, loaded = start(recipe)
     model = recipe.method.inject(loaded.model, prepared.encoded, loaded.head)
     accelerator = Accelerator()

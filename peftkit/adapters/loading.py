@@ -14,7 +14,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from peftkit.adapters.probes import compare_probes
-from peftkit.adapters.record import Record, tokenizer_sha256
+from peftkit.adapters.record import Record, config_digests, tokenizer_sha256
 from peftkit.bases.fingerprint import fingerprint
 from peftkit.bases.loading import load_weights
 from peftkit.bases.opening import OpenedBase, open_base
@@ -74,11 +74,7 @@ def load(path: str, base: str = "") -> LoadedAdapter:
     if not adapter.is_dir():
         raise AdapterError(f"no folder `{path}`", "give a run folder such as `runs/<name>`")
     record = Record.read(adapter)
-    for name, digest in record.weights.items():
-        file = adapter / name
-        if not file.is_file() or sha256_of(file) != digest:
-            state = "was changed after it was saved" if file.is_file() else "is missing"
-            raise AdapterError(f"`{file}` {state}", "copy the adapter folder again")
+    _check_files(adapter, record)
     recipe = _recipe(folder, record, base)
     opened = open_base(recipe.base)
     if tokenizer_sha256(opened.tokenizer) != record.tokenizer_sha256:
@@ -99,6 +95,17 @@ def load(path: str, base: str = "") -> LoadedAdapter:
     with accelerator.autocast():
         compare_probes(model, record.probes)
     return LoadedAdapter(model, opened.tokenizer, recipe, record, accelerator)
+
+
+def _check_files(adapter: Path, record: Record) -> None:
+    """Raises AdapterError unless weights and configurations are those that were saved."""
+    found = config_digests(adapter)
+    for name in record.weights:
+        found[name] = sha256_of(adapter / name) if (adapter / name).is_file() else ""
+    for name, digest in {**record.weights, **record.configs}.items():
+        if found.get(name, "") != digest:
+            state = "was changed after it was saved" if found.get(name) else "is missing"
+            raise AdapterError(f"`{adapter / name}` {state}", "copy the adapter folder again")
 
 
 def load_trained_model(

@@ -37,6 +37,8 @@ class Record:
     head: Head
     weights: dict[str, str]
     """File name -> SHA-256."""
+    configs: dict[str, str]
+    """JSON file beside the weights -> SHA-256 of its content, whatever its formatting."""
     metrics: dict[str, dict[str, float]]
     """`before` and `after` on the test split, and baselines by name."""
     probes: tuple[Probe, ...]
@@ -74,6 +76,25 @@ class Record:
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise AdapterError(f"`{file}` is damaged: {error}") from error
+
+
+def config_digests(folder: Path) -> dict[str, str]:
+    """Digest of every JSON file of an adapter but peftkit.json itself.
+
+    Raises:
+        AdapterError: one of them is not JSON.
+    """
+    digests = {}
+    for file in sorted(folder.glob("*.json")):
+        if file.name == NAME:
+            continue
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise AdapterError(f"`{file}` is not JSON: {error}") from error
+        text = json.dumps(content, sort_keys=True)
+        digests[file.name] = hashlib.sha256(text.encode()).hexdigest()
+    return digests
 
 
 def versions() -> dict[str, str]:

@@ -29,7 +29,7 @@ class LoRA(Method):
     mergeable: ClassVar[bool] = True
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
 
-    r: int = Field(default=8, ge=1)
+    r: int = Field(default=8, ge=1, le=2**16)
     """Rank of the update."""
     lora_alpha: float = Field(default=16, gt=0)
     """The update is scaled by `lora_alpha / r`."""

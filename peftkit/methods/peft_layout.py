@@ -28,8 +28,9 @@ def inject_peft(model: nn.Module, config: peft.PeftConfig) -> nn.Module:
     try:
         return peft.get_peft_model(model, config)
     except (ValueError, TypeError) as error:
+        reason = str(error).split("\n")[0]
         raise MethodError(
-            f"PEFT cannot put {config.peft_type} into {type(model).__name__}: {error}"
+            f"PEFT cannot put {config.peft_type} into {type(model).__name__}: {reason}"
         ) from error
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from peftkit.data.source import Data
 from peftkit.errors import DataError, did_you_mean, quoted
@@ -34,7 +34,7 @@ class TextClassification(Task):
     """The labelled texts."""
     max_length: int = Field(default=512, ge=4)
     """Tokens per example; longer ones are cut at the end and counted. The base may allow less."""
-    class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
+    class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = "none"
     """Weight of each label in the loss; balanced is rows / (labels x rows of the label)."""
 
     @property
