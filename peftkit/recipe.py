@@ -28,7 +28,7 @@ class Training(Part):
     """Examples per optimizer step, over all devices."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Most tokens, padding included, per forward pass and device; accumulation follows from it.
-    Changes memory and speed, never the result."""
+    Changes memory and speed; of the result only which dropout masks are drawn."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW (arXiv:1711.05101), or plain SGD with momentum 0.9."""
     weight_decay: float = Field(default=0.01, ge=0)

@@ -22,14 +22,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
 from torch import nn
 
 from peftkit.adapters.card import write_card
-from peftkit.adapters.probes import take_probes
+from peftkit.adapters.probes import take_probes, tolerance
 from peftkit.adapters.record import (
     Record,
     chat_template_sha256,
@@ -95,8 +94,6 @@ class Outcome:
     baselines: dict[str, dict[str, float]]
     after: Score
     result: TrainResult
-    dtype: torch.dtype
-    """Of the base's weights."""
     peak_memory_mb: float
 
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -147,8 +144,9 @@ def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) ->
     console = console or Console(quiet=True)
     clock = Clock()
     with clock.stage("prepare"):
+        check_output(output_dir)
         prepared = prepare(recipe)
-        accelerator = open_accelerator(recipe.training.report_to)
+        accelerator = open_accelerator(recipe.base, recipe.training.report_to)
         if not accelerator.is_main_process:
             console = Console(quiet=True)
         print_ledger(console, prepared.ledger)
@@ -158,7 +156,8 @@ def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) ->
             return Run(folder, {})
         with clock.stage("save"):
             unchecked, adapter = save_adapter(model, outcome, prepared, folder, accelerator)
-        del model  # the check loads the base a second time
+        accelerator.free_memory()  # the check loads the base a second time
+        del model
         gc.collect()
         with clock.stage("check"):
             saved, difference = check_saved(unchecked, recipe, prepared.base, adapter, accelerator)
@@ -177,7 +176,7 @@ def train_and_score(
     method, training = recipe.method, recipe.training
     set_seed(recipe.seed)
     with clock.stage("load"):
-        dtype = weights_dtype(recipe.base, method.trains_base_weights, accelerator.device)
+        dtype = weights_dtype(recipe.base, method.trains_base_weights)
         loaded = load_weights(base, encoded.head, dtype, accelerator.device, training.dropout)
 
     def score(model: nn.Module, examples: Examples) -> Score:
@@ -203,7 +202,7 @@ def train_and_score(
         baselines = recipe.task.baselines(encoded)
     peak = peak_memory_mb(accelerator.device)
     accelerator.end_training()  # closes trackers and the process group: nothing is shared below
-    return model, Outcome(before, baselines, after, result, dtype, peak)
+    return model, Outcome(before, baselines, after, result, peak)
 
 
 def save_adapter(
@@ -213,9 +212,8 @@ def save_adapter(
     recipe, base = prepared.recipe, prepared.base
     embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
     vocabulary = min(len(base.tokenizer), embeddings.num_embeddings)
-    int8 = recipe.base.quantization == "int8"
     with accelerator.autocast():
-        probes = take_probes(model, vocabulary, outcome.dtype, int8)
+        probes = take_probes(model, vocabulary, tolerance(recipe.base))
     unchecked, digests = write_weights(model, recipe.method, base, folder)
     adapter = Record(
         recipe=published_recipe(recipe),
@@ -298,11 +296,29 @@ def output_folder(recipe: Recipe, output_dir: str, accelerator: Accelerator) -> 
     try:
         yield folder
     except BaseException:
+        accelerator.end_training()
         if accelerator.is_main_process and not any(folder.rglob("*.safetensors")):
             shutil.rmtree(folder)
             if not output_dir and not any(folder.parent.iterdir()):
                 folder.parent.rmdir()
         raise
+
+
+def check_output(output_dir: str) -> None:
+    """Raises OutputError, before any work is done, if the run could not be written there."""
+    folder = Path(output_dir).expanduser() if output_dir else Path("runs/x")
+    if output_dir and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise OutputError(
+            f"`{output_dir}` exists already, and nothing is overwritten",
+            "give a new folder with `--output-dir`",
+        )
+    parent = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        reason = "is no folder" if not parent.is_dir() else "may not be written to"
+        raise OutputError(
+            f"cannot make the folder `{folder}`: `{parent}` {reason}",
+            "give one that you may write with `--output-dir`",
+        )
 
 
 def claim_folder(name: str, output_dir: str) -> Path:

@@ -15,6 +15,7 @@ from peftkit.training.batching import (
     collate,
     count_steps,
     cut_step,
+    forward,
     inference_batches,
     seeded_steps,
 )
@@ -132,7 +133,7 @@ def test_micro_batches_compute_what_unpadded_single_documents_do(
         summed = 0.0
         for indices in cut_step(examples, everything, budget, overhead, 1)[0]:
             batch = collate(examples, indices, reads, 0)
-            outputs = batch.read_outputs(model(**batch.inputs()).logits)
+            outputs = forward(model, batch)
             loss = cross_entropy_sum(outputs, batch.targets, batch.weights, smoothing) / count
             loss.backward()
             summed += loss.item()

@@ -52,7 +52,7 @@ def test_tensorboard_gets_losses_and_scores(make_recipe, tmp_path):
 
 def test_a_tracker_that_is_not_installed_is_an_error():
     with pytest.raises(MissingPackageError, match="pip install wandb"):
-        open_accelerator("wandb")
+        open_accelerator(Base(name_or_path="x"), "wandb")
 
 
 HUB = """

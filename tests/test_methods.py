@@ -78,9 +78,11 @@ class TestEveryMethod:
         (file,) = tmp_path.glob("*.safetensors")
         tensors = load_file(file)
         name = next(iter(tensors))
-        save_file({**{n: t for n, t in tensors.items() if n != name}, "other": tensors[name]}, file)
-        with pytest.raises(AdapterError, match="other"):
-            load_trained_model(tmp_path, recipe, prepared.base, prepared.encoded.head, CPU)
+        kept = {n: t for n, t in tensors.items() if n != name}
+        for damaged in (kept, {**tensors, "other": tensors[name].clone()}):
+            save_file(damaged, file, metadata={"format": "pt"})
+            with pytest.raises(AdapterError, match="does not fit the model"):
+                load_trained_model(tmp_path, recipe, prepared.base, prepared.encoded.head, CPU)
 
 
 def test_trainable_parameters_follow_the_formulas(make_recipe):

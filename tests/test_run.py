@@ -176,8 +176,8 @@ def test_an_adapter_that_reads_back_differently_is_not_called_saved(make_recipe,
     class ForgetsTheHead(LoRA):
         """Saves an adapter whose head is that of the base."""
 
-        def load(self, model, folder):
-            loaded = super().load(model, folder)
+        def load(self, model, folder, head):
+            loaded = super().load(model, folder, head)
             torch.nn.init.normal_(loaded.base_model.model.classifier.modules_to_save.default.weight)
             return loaded
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +24,7 @@ from peftkit.training.loop import train
 from peftkit.training.optimizers import make_optimizer, make_schedule
 
 METHODS = [(LoRA(r=4), 1e-2), (HeadOnly(), 1e-2), (FullFineTuning(), 2e-3)]
+METHOD_IDS = ["LoRA", "HeadOnly", "Full"]
 SILENT = Console(quiet=True)
 
 
@@ -55,7 +59,7 @@ def trained(recipe):
 
 
 @pytest.mark.parametrize("base", ["bert", "llama"])
-@pytest.mark.parametrize(("method", "rate"), METHODS, ids=["LoRA", "HeadOnly", "Full"])
+@pytest.mark.parametrize(("method", "rate"), METHODS, ids=METHOD_IDS)
 def test_it_learns_and_changes_only_what_is_trained(make_recipe, method, rate, base):
     recipe = make_recipe(method, base, num_epochs=8, learning_rate=rate)
     prepared, loaded = start(recipe)
@@ -186,7 +190,36 @@ def test_modules_below_the_first_trained_tensor_stay_in_eval_mode(make_recipe):
     assert not any(name.startswith(("bert.encoder.layer.1", "classifier")) for name in names)
 
 
-def test_dropout_is_set_in_every_module_or_refused(make_recipe):
+@pytest.mark.parametrize("change", [torch.neg, lambda t: t.flip(0), lambda t: t + 1e-3])
+def test_the_frozen_digest_sees_every_kind_of_change(make_recipe, change):
+    _, loaded = start(make_recipe())
+    model = loaded.model.requires_grad_(False)
+    before = guards.frozen_digest(model)
+    weight = model.bert.encoder.layer[0].output.dense.weight
+    weight.data = change(weight.data)
+    assert guards.frozen_digest(model) != before
+
+
+@pytest.mark.parametrize("method", [LoRA(r=4), HeadOnly(), FullFineTuning()], ids=METHOD_IDS)
+def test_bfloat16_trains_and_reloads(make_recipe, method, tmp_path):
+    """What a GPU does by default, here asked for on the CPU."""
+    recipe = make_recipe(method, max_steps=3)
+    recipe = recipe.with_(base=recipe.base.with_(dtype="bfloat16"))
+    code = (
+        "import sys; from pathlib import Path; from peftkit.recipe import Recipe;"
+        "from peftkit.run import run; import peftkit;"
+        "folder = run(Recipe.from_json(Path('recipe.json').read_text()), 'run').folder;"
+        "print(peftkit.load(str(folder)).predict(['a warm film'])[0].label)"
+    )  # a process of its own: Accelerate's precision is one for a whole process
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in ("good", "bad")
+
+
+def test_dropout_is_set_in_every_module(make_recipe):
     _, loaded = start(make_recipe(dropout=0.37))
     found = {m.p for m in loaded.model.modules() if isinstance(m, torch.nn.Dropout)}
     assert found == {0.37}
@@ -200,6 +233,7 @@ def test_nan_stops_before_the_weights_are_touched(make_recipe):
     with pytest.raises(TrainingError, match=r"step \d+: the loss is .*rows \d+") as caught:
         train(model, prepared.encoded, recipe, accelerator, lambda _: {"accuracy": 0.0}, SILENT)
     assert caught.value.exit_code == 1
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 class ForgetsToTrain(HeadOnly):

@@ -52,9 +52,9 @@ With PEFT alone:
 
 ```python
 from peft import PeftModel
-from transformers import {{ head.auto_class }}
+from transformers import {{ head.auto_class }}{{ quantization_import }}
 
-base = {{ head.auto_class }}.from_pretrained("{{ base_path }}"{{ num_labels }})
+base = {{ head.auto_class }}.from_pretrained("{{ base_path }}"{{ options }})
 model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
 ```
 {%- elif library == "transformers" -%}
@@ -70,9 +70,9 @@ model = {{ head.auto_class }}.from_pretrained("path/to/this/folder").eval()
 
 ```python
 from safetensors.torch import load_file
-from transformers import {{ head.auto_class }}
+from transformers import {{ head.auto_class }}{{ quantization_import }}
 
-model = {{ head.auto_class }}.from_pretrained("{{ base_path }}"{{ num_labels }})
+model = {{ head.auto_class }}.from_pretrained("{{ base_path }}"{{ options }})
 model.load_state_dict(load_file("path/to/this/folder/trained.safetensors"), strict=False)
 model.eval()
 ```
@@ -85,6 +85,23 @@ The classes, in the order of the logits: {{ labels }}.
 The recipe, the digests of base, tokenizer and weights, and probes that prove the adapter was
 loaded rightly are in `peftkit.json`. Versions: {{ versions }}.
 """
+
+
+def _load_options(record: Record) -> list[str]:
+    """Keyword arguments of `from_pretrained` that give the base as it was trained on."""
+    options = []
+    if record.head.labels:
+        options.append(f"num_labels={len(record.head.labels)}")
+    if record.base["revision"]:
+        options.append(f'revision="{record.base["revision"]}"')
+    kind = record.base["quantization"]
+    if kind != "none":
+        eight, four = "load_in_8bit=True", f'load_in_4bit=True, bnb_4bit_quant_type="{kind}"'
+        skipped = ', llm_int8_skip_modules=["classifier", "score", "pooler"]'
+        kept = skipped if record.head.trained else ""
+        arguments = f"{eight if kind == 'int8' else four}{kept}"
+        options.append(f"quantization_config=BitsAndBytesConfig({arguments})")
+    return options
 
 
 def write_card(folder: Path, name: str, record: Record) -> None:
@@ -115,7 +132,8 @@ def write_card(folder: Path, name: str, record: Record) -> None:
         where=where,
         base_option="" if reachable else " --base path/to/the/base",
         base_path=base["hub_id"] or "path/to/the/base",
-        num_labels=f", num_labels={len(head.labels)}" if head.labels else "",
+        options="".join(f", {option}" for option in _load_options(record)),
+        quantization_import="" if base["quantization"] == "none" else ", BitsAndBytesConfig",
         versions=", ".join(f"{package} {version}" for package, version in record.versions.items()),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
-from peftkit.adapters.probes import compare_probes
+from peftkit.adapters.probes import compare_probes, tolerance
 from peftkit.adapters.record import Record, config_digests, tokenizer_sha256
 from peftkit.bases.fingerprint import fingerprint
 from peftkit.bases.loading import load_weights
@@ -82,7 +82,7 @@ def load(path: str, base: str = "") -> LoadedAdapter:
             f"the tokenizer of `{opened.name}` is not the one the adapter was trained with",
             "use the base that the adapter's README.md names",
         )
-    accelerator = open_accelerator()
+    accelerator = open_accelerator(recipe.base)
     model = load_trained_model(adapter, recipe, opened, record.head, accelerator.device)
     found = fingerprint(opened)
     if found.sha256 != record.base["sha256"]:
@@ -93,7 +93,7 @@ def load(path: str, base: str = "") -> LoadedAdapter:
             "say where that is with `--base`",
         )
     with accelerator.autocast():
-        compare_probes(model, record.probes)
+        compare_probes(model, record.probes, tolerance(recipe.base))
     return LoadedAdapter(model, opened.tokenizer, recipe, record, accelerator)
 
 
@@ -113,9 +113,9 @@ def load_trained_model(
 ) -> nn.Module:
     """The base's weights, with what the method trained put back from a folder."""
     set_seed(OTHER_SEED)
-    dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights, device)
+    dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
     loaded = load_weights(base, head, dtype, device, dropout=None)
-    return recipe.method.load(loaded.model, folder).to(device).eval()
+    return recipe.method.load(loaded.model, folder, loaded.head).to(device).eval()
 
 
 def _recipe(folder: Path, record: Record, base: str) -> Recipe:

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from peftkit.bases.base import Base
 from peftkit.errors import AdapterError
+from peftkit.training.devices import compute_dtype
 
 LENGTHS = (5, 12, 24, 48)
 TOP = 64
@@ -41,18 +43,21 @@ class Probe:
         return Probe(**lists, tolerance=value["tolerance"])
 
 
-def take_probes(
-    model: nn.Module, vocabulary: int, dtype: torch.dtype, int8: bool
-) -> tuple[Probe, ...]:
+def tolerance(base: Base) -> float:
+    """What two computations of the same model on this machine may differ by."""
+    if base.quantization == "int8":
+        return TOLERANCE_INT8
+    return TOLERANCE[compute_dtype(base)]
+
+
+def take_probes(model: nn.Module, vocabulary: int, tolerance: float) -> tuple[Probe, ...]:
     """Answers of a model to the fixed synthetic inputs.
 
     Args:
         vocabulary: token ids below this are used.
-        dtype: of the weights; decides the tolerance.
-        int8: whether the base is quantized to int8.
+        tolerance: of the computation that gives them.
     """
     random = np.random.default_rng(0)
-    tolerance = TOLERANCE_INT8 if int8 else TOLERANCE[dtype]
     probes = []
     for length in LENGTHS:
         ids = tuple(random.integers(vocabulary // 10, vocabulary, size=length).tolist())
@@ -64,8 +69,11 @@ def take_probes(
     return tuple(probes)
 
 
-def compare_probes(model: nn.Module, probes: Sequence[Probe]) -> float:
+def compare_probes(model: nn.Module, probes: Sequence[Probe], here: float) -> float:
     """The largest difference to the recorded answers, relative to their scale.
+
+    Args:
+        here: tolerance of this machine; the looser of it and the recorded one counts.
 
     Raises:
         AdapterError: it is past a probe's tolerance: this is not the model that was trained.
@@ -76,11 +84,12 @@ def compare_probes(model: nn.Module, probes: Sequence[Probe]) -> float:
         found = _last_logits(model, probe.input_ids)[list(probe.indices)]
         scale = max(1.0, float(recorded.abs().max()))
         difference = float((found - recorded).abs().max()) / scale
-        if not difference <= probe.tolerance:
+        allowed = max(here, probe.tolerance)
+        if not difference <= allowed:
             raise AdapterError(
                 f"the loaded model answers differently from the one that was trained: "
                 f"its logits are off by {difference:.2g} of their scale "
-                f"(tolerance {probe.tolerance:.0e})",
+                f"(tolerance {allowed:.0e})",
                 "the base, the adapter file or a library is not the one of the training",
             )
         largest = max(largest, difference)

@@ -134,10 +134,17 @@ def _is_local_path(text: str) -> bool:
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
-    """Digest of the vocabulary and the special tokens."""
+    """Digest of the vocabulary, the special tokens and, where the tokenizer is a fast one, of all
+    it does to a text: normalizing, splitting, wrapping in special tokens.
+    """
     vocabulary = sorted(tokenizer.get_vocab().items())
     special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
-    return hashlib.sha256(json.dumps([vocabulary, special]).encode()).hexdigest()
+    steps: dict[str, Any] = {}
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        steps = json.loads(backend.to_str())
+        for changed_by_calls in ("truncation", "padding"):
+            steps.pop(changed_by_calls, None)
+    return hashlib.sha256(json.dumps([vocabulary, special, steps]).encode()).hexdigest()
 
 
 def chat_template_sha256(tokenizer: Any) -> str:

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from peftkit.adapters.loading import load_trained_model
-from peftkit.adapters.probes import compare_probes
+from peftkit.adapters.probes import compare_probes, tolerance
 from peftkit.adapters.record import Record
 from peftkit.bases.opening import OpenedBase
 from peftkit.methods.method import Method
@@ -54,7 +54,7 @@ def check_saved(
     """
     model = load_trained_model(folder, recipe, base, record.head, accelerator.device)
     with accelerator.autocast():
-        difference = compare_probes(model, record.probes)
+        difference = compare_probes(model, record.probes, tolerance(recipe.base))
     final = folder.with_name("adapter")
     folder.rename(final)
     return final, difference

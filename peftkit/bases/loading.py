@@ -40,6 +40,8 @@ def empty_model(base: OpenedBase, head: Head, dropout: float | None = None) -> L
         with torch.device("meta"):
             model = auto.from_config(config, trust_remote_code=base.spec.trust_remote_code)
     except ValueError as error:
+        if type(config) in auto._model_mapping:
+            raise BaseModelError(f"the config.json of `{base.name}` is wrong: {error}") from error
         known = sorted({config_class.model_type for config_class in auto._model_mapping})
         raise BaseModelError(
             f"`{base.name}` is a {config.model_type} model, and transformers has no "
@@ -136,11 +138,14 @@ def _quantization(base: OpenedBase, dtype: torch.dtype, head: tuple[str, ...]) -
     import transformers
 
     config: Any = transformers.BitsAndBytesConfig
+    # without a list, bitsandbytes keeps the head of a language model by itself; the pooler may
+    # turn out to have no weights in the checkpoint, and is then trained
+    skipped = [*head, "pooler"] if head else None
     if base.spec.quantization == "int8":
-        return config(load_in_8bit=True, llm_int8_skip_modules=list(head))
+        return config(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return config(
         load_in_4bit=True,
         bnb_4bit_quant_type=base.spec.quantization,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=list(head),
+        llm_int8_skip_modules=skipped,
     )

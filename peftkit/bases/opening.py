@@ -20,6 +20,13 @@ SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
 WEIGHT_FILES = ["model*.safetensors", "pytorch_model*.bin"]
 """In order of preference; other weight formats in a repository are not downloaded."""
 
+POSITIONS_AFTER_PADDING = (
+    "camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta",
+    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+)  # fmt: skip
+"""Families whose first position is `pad_token_id + 1`, so that they read fewer tokens than they
+have positions."""
+
 
 @dataclass(frozen=True)
 class OpenedBase:
@@ -66,8 +73,10 @@ def open_base(base: Base) -> OpenedBase:
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
-    tokenizer.model_max_length = min(limit for limit in limits if limit)
+    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    if config.model_type in POSITIONS_AFTER_PADDING:
+        positions -= (config.pad_token_id or 0) + 1
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     return replace(found, config=config, tokenizer=tokenizer)
 
 

@@ -291,7 +291,7 @@ def _tables_of(loaded: Any, name: str) -> dict[str, Table]:
     }
     if not known and len(splits) == 1:
         known = {"all": next(iter(splits.values()))}
-    if not known:
+    if not known.keys() & {"train", "all"}:
         raise DataError(f"`{name}` has the splits {quoted(splits)}, and none is `train`")
     if set(known) == {"train"}:
         known = {"all": known["train"]}

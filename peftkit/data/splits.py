@@ -127,7 +127,7 @@ def _clean(task: RowContract, table: Table, split_seed: int) -> tuple[list[Row],
         told = describe_malformed(kinds, table.unit)
         raise DataError(
             f"`{table.name}`: {len(malformed)} of {total} rows cannot be used: {told}",
-            "mend them, or go on without them: `--task.data.malformed skip`" if rows else "",
+            _malformed_hint(kinds, bool(rows)),
         )
     kept, duplicate, conflicting = _deduplicated(task, rows)
     drawn = kept
@@ -143,6 +143,13 @@ def _clean(task: RowContract, table: Table, split_seed: int) -> tuple[list[Row],
         conflicting=conflicting,
         not_drawn=len(kept) - len(drawn),
     )
+
+
+def _malformed_hint(kinds: Mapping[str, list[int]], usable: bool) -> str:
+    hint = "mend them, or go on without them: `--task.data.malformed skip`" if usable else ""
+    if "not UTF-8" in kinds:
+        hint = "convert the file, for example `iconv -f GBK -t UTF-8`" + (f"; {hint}" * usable)
+    return hint
 
 
 def _deduplicated(task: RowContract, rows: Iterable[Row]) -> tuple[list[Row], int, int]:
@@ -189,7 +196,7 @@ def _draw_missing(task: RowContract, rows: dict[str, list[Row]], split_seed: int
         raise DataError(
             f"{total} usable row{'s' if total != 1 else ''} in `{source.path}`; "
             "train, validation and test need at least one each",
-            "add rows; a few hundred are a beginning",
+            "raise `max_rows`" if source.max_rows else "add rows; a few hundred are a beginning",
         )
     shares = [fractions[name] for name in missing]
     bounds = [max(k, round(total * sum(shares[:k]))) for k in range(1, len(shares) + 1)]
@@ -260,5 +267,6 @@ def _check_filled(splits: Splits, source: Source) -> None:
         grouped = f"the groups of column `{source.group}` are too large; " if source.group else ""
         raise DataError(
             f"`{source.path}`: no rows in {quoted(empty)} ({sizes})",
-            f"{grouped}add rows, or change `validation_fraction` and `test_fraction`",
+            f"{grouped}{'raise `max_rows`' if source.max_rows else 'add rows'}, or change "
+            "`validation_fraction` and `test_fraction`",
         )

@@ -16,6 +16,7 @@ MAX_NAMED = 30
 STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: sharp, selectable, in any script the reader has
     "svg.hashsalt": "peftkit",
+    "text.parse_math": False,  # a label may hold dollar signs
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": INK,

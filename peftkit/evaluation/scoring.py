@@ -15,7 +15,7 @@ from torch import nn
 from peftkit.data.encoded import IGNORE_INDEX, Examples, Head
 from peftkit.errors import TrainingError
 from peftkit.tasks.task import Reads, Score, Task
-from peftkit.training.batching import collate, inference_batches, to_device
+from peftkit.training.batching import collate, forward, inference_batches, to_device
 
 
 def evaluate(
@@ -57,7 +57,7 @@ def run_model(
         for indices in mine:
             batch = collate(examples, indices, task.reads, pad_token_id)
             batch = to_device(batch, accelerator.device)
-            outputs = batch.read_outputs(model(**batch.inputs()).logits).float().cpu().numpy()
+            outputs = forward(model, batch).float().cpu().numpy()
             found.extend(_by_example(outputs, examples, indices, task.reads))
     if accelerator.num_processes > 1:
         found = gather_object(found)
@@ -67,7 +67,8 @@ def run_model(
         broken = next(index for index, outputs in found if not np.isfinite(outputs).all())
         raise TrainingError(
             f"the model puts out NaN or infinity for row {examples.rows[broken].number}",
-            "the base is damaged, or its precision is too low: try `--base.dtype float32`",
+            "before training: the base is damaged, or needs `--base.dtype float32`; "
+            "later: lower `training.learning_rate`",
         )
     return joined
 

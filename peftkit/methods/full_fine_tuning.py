@@ -43,7 +43,7 @@ class FullFineTuning(Method):
         # one file, so that its digest is one line of the record
         cast(Any, model).save_pretrained(folder, max_shard_size="1000GB")
 
-    def load(self, model: nn.Module, folder: Path) -> nn.Module:
+    def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
         from safetensors.torch import load_model
 
         from peftkit.errors import AdapterError

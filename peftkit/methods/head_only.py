@@ -39,7 +39,7 @@ class HeadOnly(Method):
 
         save_trained(model, folder)
 
-    def load(self, model: nn.Module, folder: Path) -> nn.Module:
-        from peftkit.methods.trained_layout import load_trained
+    def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
+        from peftkit.methods.trained_layout import load_trained, parameters_of
 
-        return load_trained(model, folder)
+        return load_trained(model, folder, parameters_of(model, head))

@@ -83,7 +83,7 @@ class LoRA(Method):
 
         save_peft(model, folder)
 
-    def load(self, model: nn.Module, folder: Path) -> nn.Module:
+    def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
         from peftkit.methods.peft_layout import load_peft
 
         return load_peft(model, folder)

@@ -72,8 +72,11 @@ class Method(OpenPart):
         """Writes what was trained into an existing folder."""
         raise NotImplementedError
 
-    def load(self, model: nn.Module, folder: Path) -> nn.Module:
+    def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
         """Puts what `save` wrote into a freshly loaded model, frozen, for inference.
+
+        Args:
+            head: as for `inject`.
 
         Raises:
             AdapterError: tensors are missing, unexpected or of other shapes.

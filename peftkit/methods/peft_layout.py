@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import peft
 from peft.utils import get_peft_model_state_dict
-from safetensors import safe_open
 from torch import nn
 
 from peftkit.errors import AdapterError, MethodError, quoted
+from peftkit.methods.trained_layout import compare_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -74,6 +74,8 @@ def load_peft(model: nn.Module, folder: Path) -> nn.Module:
     Raises:
         AdapterError: the file and the model do not hold the same tensors.
     """
+    if not (folder / "adapter_config.json").is_file():  # PEFT would look for it on the Hub
+        raise AdapterError(f"`{folder}` has no adapter_config.json")
     with warnings.catch_warnings():  # PEFT only warns of what is an error below
         warnings.filterwarnings("ignore", "Found missing adapter keys")
         loaded: Any = peft.PeftModel.from_pretrained(model, str(folder))
@@ -84,20 +86,3 @@ def load_peft(model: nn.Module, folder: Path) -> nn.Module:
     compare_tensors(folder / WEIGHTS, expected)
     loaded.requires_grad_(False)
     return loaded  # type: ignore[no-any-return]
-
-
-def compare_tensors(file: Path, expected: dict[str, tuple[int, ...]]) -> None:
-    """Raises AdapterError unless a safetensors file holds exactly these names and shapes."""
-    with safe_open(str(file), framework="pt") as opened:
-        found = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-    wrong = [
-        *(f"`{name}` is missing" for name in sorted(expected.keys() - found.keys())),
-        *(f"`{name}` is unexpected" for name in sorted(found.keys() - expected.keys())),
-        *(
-            f"`{name}` has shape {found[name]}, not {expected[name]}"
-            for name in sorted(expected.keys() & found.keys())
-            if found[name] != expected[name]
-        ),
-    ]
-    if wrong:
-        raise AdapterError(f"`{file}` does not fit the model: {'; '.join(wrong[:5])}")

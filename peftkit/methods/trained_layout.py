@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from peftkit.errors import AdapterError, quoted
+from peftkit.errors import AdapterError
 from peftkit.methods.method import trainable_parameters
 
 WEIGHTS = "trained.safetensors"
@@ -21,24 +23,38 @@ def save_trained(model: nn.Module, folder: Path) -> None:
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def load_trained(model: nn.Module, folder: Path) -> nn.Module:
-    """The model with those parameters replaced.
+def parameters_of(model: nn.Module, modules: Iterable[str]) -> list[str]:
+    """Names of all parameters below modules of these names."""
+    below = tuple(f"{name}." for name in modules)
+    return [name for name, _ in model.named_parameters() if name.startswith(below)]
+
+
+def load_trained(model: nn.Module, folder: Path, expected: Iterable[str]) -> nn.Module:
+    """The model with the parameters of these names replaced.
 
     Raises:
-        AdapterError: the model has no parameter of that name and shape.
+        AdapterError: the file holds others, or of other shapes.
     """
-    tensors = load_file(folder / WEIGHTS)
     parameters = dict(model.named_parameters())
+    shapes = {name: tuple(parameters[name].shape) for name in expected}
+    compare_tensors(folder / WEIGHTS, shapes)
+    for name, tensor in load_file(folder / WEIGHTS).items():
+        parameters[name].data = tensor.to(parameters[name].device)
+    return model.requires_grad_(False)
+
+
+def compare_tensors(file: Path, expected: dict[str, tuple[int, ...]]) -> None:
+    """Raises AdapterError unless a safetensors file holds exactly these names and shapes."""
+    with safe_open(str(file), framework="pt") as opened:
+        found = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     wrong = [
-        name
-        for name, tensor in tensors.items()
-        if name not in parameters or parameters[name].shape != tensor.shape
+        *(f"`{name}` is missing" for name in sorted(expected.keys() - found.keys())),
+        *(f"`{name}` is unexpected" for name in sorted(found.keys() - expected.keys())),
+        *(
+            f"`{name}` has shape {found[name]}, not {expected[name]}"
+            for name in sorted(expected.keys() & found.keys())
+            if found[name] != expected[name]
+        ),
     ]
     if wrong:
-        raise AdapterError(
-            f"`{folder / WEIGHTS}` has tensors that {type(model).__name__} lacks: {quoted(wrong)}"
-        )
-    for name, tensor in tensors.items():
-        parameter = parameters[name]
-        parameter.data = tensor.to(parameter.device)
-    return model.requires_grad_(False)
+        raise AdapterError(f"`{file}` does not fit the model: {'; '.join(wrong[:5])}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from peftkit.data.encoded import IGNORE_INDEX, Examples
 from peftkit.tasks.task import Reads
@@ -34,7 +34,7 @@ class Batch:
     attention_mask: Tensor
     """(rows, width) int64, 1 where there is a token."""
     targets: Tensor
-    """(targets,) int64, in the order in which `read_outputs` gives the outputs."""
+    """(targets,) int64, in the order in which `forward` gives the outputs."""
     weights: Tensor
     """(targets,) float32."""
     token_type_ids: Tensor | None
@@ -49,9 +49,14 @@ class Batch:
             inputs["token_type_ids"] = self.token_type_ids
         return inputs
 
-    def read_outputs(self, logits: Tensor) -> Tensor:
-        """(targets, classes) from the model's logits."""
-        return logits if self.read_at is None else logits[self.read_at]
+
+def forward(model: nn.Module, batch: Batch) -> Tensor:
+    """The outputs that are read, (targets, classes or vocabulary), in the order of the targets."""
+    logits: Tensor = model(**batch.inputs()).logits
+    if batch.read_at is None:
+        return logits
+    width = batch.read_at.shape[1]  # virtual tokens of prompt methods stand before the text
+    return logits[:, -width:][batch.read_at]
 
 
 @dataclass(frozen=True)

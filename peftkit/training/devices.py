@@ -10,35 +10,50 @@ import torch
 from accelerate import Accelerator
 
 from peftkit.bases.base import Base
-from peftkit.errors import MissingPackageError
+from peftkit.errors import MissingPackageError, RecipeError
 
 
-def open_accelerator(report_to: str = "none") -> Accelerator:
-    """Accelerate on whatever devices there are; bf16 autocast on GPUs that have it.
+def open_accelerator(base: Base, report_to: str = "none") -> Accelerator:
+    """Accelerate on whatever devices there are, with bf16 autocast where `compute_dtype` is bf16.
 
     Raises:
         MissingPackageError: the tracker is not installed (Accelerate would go on without).
+        RecipeError: Accelerate was configured to shard the model, which peftkit does not do.
     """
     if report_to != "none" and importlib.util.find_spec(report_to) is None:
         raise MissingPackageError(
             f'`training.report_to` is "{report_to}", which is not installed',
             f"pip install {report_to}",
         )
-    cuda_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else CPU processes would not find each other
-        mixed_precision="bf16" if cuda_bf16 else "no",
+        mixed_precision="bf16" if compute_dtype(base) == torch.bfloat16 else "no",
         log_with=None if report_to == "none" else report_to,
         project_dir=None if report_to == "none" else ".",
     )
+    accelerator.gradient_accumulation_steps = 1  # the launcher's would scale the loss once more
+    kind = str(accelerator.distributed_type.value)
+    if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
+        raise RecipeError(
+            f"Accelerate is configured for {kind}, and peftkit trains whole models only",
+            "choose one GPU, or several without sharding, in `accelerate config`",
+        )
+    return accelerator
 
 
-def weights_dtype(base: Base, trains_base_weights: bool, device: torch.device) -> torch.dtype:
-    """float32 for weights that are trained, and on CPU, where bfloat16 is 5-8 times slower."""
+def compute_dtype(base: Base) -> torch.dtype:
+    """bfloat16 if the recipe says so or a GPU has it (not emulated); else float32, as on CPU,
+    where bfloat16 is 5-8 times slower.
+    """
     if base.dtype != "auto":
         return torch.float32 if base.dtype == "float32" else torch.bfloat16
-    half = device.type == "cuda" and torch.cuda.is_bf16_supported() and not trains_base_weights
-    return torch.bfloat16 if half else torch.float32
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def weights_dtype(base: Base, trains_base_weights: bool) -> torch.dtype:
+    """Of the base's weights: float32 where they are trained, else what is computed in."""
+    return torch.float32 if trains_base_weights else compute_dtype(base)
 
 
 def peak_memory_mb(device: torch.device) -> float:

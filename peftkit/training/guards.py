@@ -21,8 +21,9 @@ def frozen_digest(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
-            value = torch.hash_tensor(parameter.detach()).item()
-            digest.update(f"{name} {tuple(parameter.shape)} {value}\n".encode())
+            digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
+            flat = parameter.detach().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(flat.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -77,6 +78,8 @@ def modules_below(model: nn.Module, batch: Batch) -> list[nn.Module]:
 
     def enter(module: nn.Module, _: object) -> None:
         nonlocal reached
+        if reached:
+            finished.pop(module, None)  # used a second time, after a trained tensor
         # a PEFT layer counts as a whole: its own dropout comes before its first trained tensor
         own = module.parameters(recurse=isinstance(module, BaseTunerLayer))
         reached = reached or any(p.requires_grad for p in own)

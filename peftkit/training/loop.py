@@ -26,6 +26,7 @@ from peftkit.training.batching import (
     collate,
     count_steps,
     cut_step,
+    forward,
     seeded_steps,
     to_device,
 )
@@ -122,7 +123,8 @@ def train(
     digest = guards.frozen_digest(model)
     optimizer = make_optimizer(model, training, method.learning_rate_scales(model))
     schedule = make_schedule(optimizer, training, num_steps)
-    quiet = guards.modules_below(model, _first_batch(encoded, task, accelerator.device))
+    with accelerator.autocast():
+        quiet = guards.modules_below(model, _first_batch(encoded, task, accelerator.device))
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     best = Best(training.metric or task.scores[0], training.early_stopping_patience)
     account = _Account()
@@ -197,7 +199,7 @@ def _optimize(
         with contextlib.nullcontext() if last else accelerator.no_sync(model):
             batch = collate(examples, indices, task.reads, encoded.pad_token_id)
             batch = to_device(batch, accelerator.device)
-            outputs = batch.read_outputs(model(**batch.inputs()).logits)
+            outputs = forward(model, batch)
             loss = task.loss(outputs, batch.targets, batch.weights, training.label_smoothing)
             loss = loss / count
             total += loss.detach()
