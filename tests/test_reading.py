@@ -288,3 +288,10 @@ def test_an_unknown_packaged_name_brings_up_the_nearest(path, subset, message, h
         read_source(Data(path=f"packaged:{path}", subset=subset))
     assert message in error.value.message
     assert error.value.hint == f"did you mean {hint}?"
+
+
+def test_a_data_set_without_training_rows_is_refused(tmp_path):
+    rows = datasets.Dataset.from_dict({"text": ["a"], "label": ["b"]})
+    datasets.DatasetDict({"test": rows}).save_to_disk(tmp_path / "d")
+    with pytest.raises(DataError, match="has the splits `test`, and none is `train`"):
+        read_source(Source(path=str(tmp_path / "d")))

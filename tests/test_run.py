@@ -128,6 +128,17 @@ class TestEveryRun:
         with pytest.raises(AdapterError, match="is not the base of this adapter"):
             peftkit.load(str(finished[kind].folder), base=str(tmp_path / "other"))
 
+    def test_another_tokenizer_is_refused(self, finished, kind, bases, tmp_path):
+        import shutil
+
+        shutil.copytree(bases["bert"], tmp_path / "other")
+        file = tmp_path / "other/tokenizer.json"
+        content = json.loads(file.read_text())
+        content["normalizer"] = None  # the vocabulary stays the same
+        file.write_text(json.dumps(content))
+        with pytest.raises(AdapterError, match="is not the one the adapter was trained with"):
+            peftkit.load(str(finished[kind].folder), base=str(tmp_path / "other"))
+
     def test_the_receipt_is_one_offline_file_with_everything_in_it(self, finished, kind):
         text = (finished[kind].folder / "receipt.html").read_text()
         assert not re.search(r'(src|href)="(?!#|data:)', text), "nothing is fetched"
@@ -209,7 +220,7 @@ def formats(folder: Path) -> dict[str, Path]:
 
 
 GOOD_CN = ("好", "一般", "坏")
-LABELS_CN = ("好评", "中评", "差评")
+LABELS_CN = ("好评", "中评", "$x_$ <差评>")
 
 
 def test_every_format_gives_the_same_result_as_the_plain_csv(make_recipe, tmp_path):

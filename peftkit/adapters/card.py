@@ -97,7 +97,7 @@ def _load_options(record: Record) -> list[str]:
     kind = record.base["quantization"]
     if kind != "none":
         eight, four = "load_in_8bit=True", f'load_in_4bit=True, bnb_4bit_quant_type="{kind}"'
-        skipped = ', llm_int8_skip_modules=["classifier", "score", "pooler"]'
+        skipped = ', llm_int8_skip_modules=["classifier", "score", "pooler.dense"]'
         kept = skipped if record.head.trained else ""
         arguments = f"{eight if kind == 'int8' else four}{kept}"
         options.append(f"quantization_config=BitsAndBytesConfig({arguments})")

@@ -68,7 +68,7 @@ def load_weights(
     empty = empty_model(base, head, dropout)
     options: dict[str, Any] = {}
     if base.spec.quantization != "none":
-        options["quantization_config"] = _quantization(base, dtype, empty.head)
+        options["quantization_config"] = _quantization(base, dtype, empty)
         options["device_map"] = {"": device}
     model, report = getattr(transformers, head.auto_class).from_pretrained(
         base.folder,
@@ -134,13 +134,14 @@ def _keep_differentiable(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _quantization(base: OpenedBase, dtype: torch.dtype, head: tuple[str, ...]) -> Any:
+def _quantization(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) -> Any:
     import transformers
 
     config: Any = transformers.BitsAndBytesConfig
     # without a list, bitsandbytes keeps the head of a language model by itself; the pooler may
     # turn out to have no weights in the checkpoint, and is then trained
-    skipped = [*head, "pooler"] if head else None
+    poolers = [name for name, _ in empty.model.named_modules() if name.endswith(".pooler")]
+    skipped = [*empty.head, *poolers] if empty.head else None
     if base.spec.quantization == "int8":
         return config(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return config(

@@ -89,8 +89,11 @@ class _Account:
     tokens: int = 0
     padded: int = 0
 
-    def mean_loss_since(self, step: int) -> float:
-        losses = [record.loss for record in self.history if record.step > step]
+    def validated(self, step: int, metrics: dict[str, float]) -> float:
+        """Notes a validation; gives the mean training loss since the one before."""
+        before = self.validations[-1].step if self.validations else 0
+        self.validations.append(ValidationRecord(step, metrics))
+        losses = [record.loss for record in self.history if record.step > before]
         return sum(losses) / len(losses)
 
 
@@ -128,7 +131,6 @@ def train(
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     best = Best(training.metric or task.scores[0], training.early_stopping_patience)
     account = _Account()
-    stopped = "finished"
     with TrainingProgress(console, num_steps, accelerator.is_main_process) as progress:
         for step in seeded_steps(len(examples), training.batch_size, num_steps, recipe.seed):
             _train_mode(wrapped, quiet)
@@ -141,25 +143,26 @@ def train(
             accelerator.log({"loss": record.loss, "lr": record.learning_rate}, step.number)
             if _is_validation(step, training, num_steps):
                 metrics = score(model)
-                before = account.validations[-1].step if account.validations else 0
-                account.validations.append(ValidationRecord(step.number, metrics))
                 best.update(metrics, model, step.number)
                 accelerator.log({f"validation/{k}": v for k, v in metrics.items()}, step.number)
-                loss = account.mean_loss_since(before)
+                loss = account.validated(step.number, metrics)
                 progress.validation(step.number, loss, metrics, best.since == 0)
                 if best.exhausted:
-                    stopped = "early stopping"
                     break
     best.restore(model)
     guards.check_frozen(model, digest)
     model.eval()
+    return _result(account, best, started, accelerator)
+
+
+def _result(account: _Account, best: Best, started: float, accelerator: Accelerator) -> TrainResult:
     assert best.value is not None
     return TrainResult(
         best_step=best.step,
         metric=best.metric,
         best_value=best.value,
         num_steps=len(account.history),
-        stopped=stopped,
+        stopped="early stopping" if best.exhausted else "finished",
         history=tuple(account.history),
         validations=tuple(account.validations),
         seconds=time.perf_counter() - started,
