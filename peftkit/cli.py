@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.errors import OutputError, PeftkitError, RecipeError, did_you_mean
+from peftkit.errors import OutputError, PeftkitError, RecipeError, did_you_mean_file
 from peftkit.parts import all_problems, import_file, import_trusted, script_errors
 from peftkit.recipe import Recipe, recipe_schema
 
@@ -110,8 +110,7 @@ def _command(options: argparse.Namespace, overrides: list[str]) -> None:
 def _recipe_in(file: Path, overrides: list[str]) -> Recipe:
     """The recipe of a script or a recipe.json, with overrides."""
     if not file.is_file():
-        siblings = [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else []
-        raise RecipeError(f"no file `{file}`", did_you_mean(file.name, siblings))
+        raise RecipeError(f"no file `{file}`", did_you_mean_file(file))
     if file.suffix == ".py":
         module = import_file(file)
         if not callable(getattr(module, "recipe", None)):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class PeftkitError(Exception):
@@ -74,6 +75,12 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     folded = {candidate.casefold(): candidate for candidate in candidates}
     close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
     return f"did you mean `{folded[close[0]]}`?" if close else ""
+
+
+def did_you_mean_file(path: Path) -> str:
+    """The same for a path that does not exist, among the files beside it."""
+    siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+    return did_you_mean(path.name, (sibling.name for sibling in siblings))
 
 
 def quoted(names: Iterable[str], limit: int = 12) -> str:

@@ -307,18 +307,29 @@ def output_folder(recipe: Recipe, output_dir: str, accelerator: Accelerator) -> 
 def check_output(output_dir: str) -> None:
     """Raises OutputError, before any work is done, if the run could not be written there."""
     folder = Path(output_dir).expanduser() if output_dir else Path("runs/x")
-    if output_dir and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise OutputError(
-            f"`{output_dir}` exists already, and nothing is overwritten",
-            "give a new folder with `--output-dir`",
-        )
-    parent = next(parent for parent in folder.absolute().parents if parent.exists())
+    if output_dir and folder.exists() and not is_empty_folder(folder):
+        raise taken(output_dir)
+    path = folder.absolute()
+    parent = next(place for place in (path, *path.parents) if place.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         reason = "is no folder" if not parent.is_dir() else "may not be written to"
         raise OutputError(
             f"cannot make the folder `{folder}`: `{parent}` {reason}",
             "give one that you may write with `--output-dir`",
         )
+
+
+def is_empty_folder(path: Path) -> bool:
+    """Whether there is a folder with nothing in it."""
+    return path.is_dir() and not any(path.iterdir())
+
+
+def taken(output_dir: str) -> OutputError:
+    """The error for a folder that holds something."""
+    return OutputError(
+        f"`{output_dir}` exists already, and nothing is overwritten",
+        "give a new folder with `--output-dir`",
+    )
 
 
 def claim_folder(name: str, output_dir: str) -> Path:
@@ -332,13 +343,10 @@ def claim_folder(name: str, output_dir: str) -> Path:
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
-            if output_dir and folder.is_dir() and not any(folder.iterdir()):
+            if output_dir and is_empty_folder(folder):
                 return folder
             if output_dir:
-                raise OutputError(
-                    f"`{output_dir}` exists already, and nothing is overwritten",
-                    "give a new folder with `--output-dir`",
-                ) from None
+                raise taken(output_dir) from None
         except OSError as error:
             raise OutputError(
                 f"cannot make the folder `{folder}`: {error.strerror}",

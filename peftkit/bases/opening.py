@@ -13,7 +13,7 @@ from typing import Any
 
 from peftkit.bases.base import Base
 from peftkit.bases.gguf import dequantized
-from peftkit.errors import BaseModelError, did_you_mean
+from peftkit.errors import BaseModelError, did_you_mean_file
 from peftkit.packaged import MODELS, PREFIX, find_packaged
 
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
@@ -103,8 +103,7 @@ def _find(base: Base) -> OpenedBase:
     if path.exists():
         return _local(base, path)
     if name.startswith(("/", "./", "../", "~")) or name.endswith(".gguf"):
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise BaseModelError(f"no file or folder `{name}`", did_you_mean(path.name, siblings))
+        raise BaseModelError(f"no file or folder `{name}`", did_you_mean_file(path))
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise BaseModelError(
             f"`{name}` is neither a Hub id (`org/name`), a folder, a .gguf file nor `{PREFIX}NAME`"

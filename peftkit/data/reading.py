@@ -10,14 +10,13 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from peftkit.data.rows import Malformed, Table
 from peftkit.data.source import Source
-from peftkit.errors import DataError, did_you_mean, quoted
+from peftkit.errors import DataError, did_you_mean, did_you_mean_file, quoted
 from peftkit.packaged import DATA, PREFIX, find_packaged
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -54,8 +53,7 @@ def _read(source: Source) -> dict[str, Table]:
         return _read_folder(path)
     looks_local = source.path.startswith(("/", "./", "../", "~")) or path.suffix in SUFFIXES
     if looks_local or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source.path):
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"no file or folder `{source.path}`", did_you_mean(path.name, siblings))
+        raise DataError(f"no file or folder `{source.path}`", did_you_mean_file(path))
     return _read_hub(source)
 
 
@@ -270,12 +268,10 @@ def _read_hub(source: Source) -> dict[str, Table]:
             source.path, source.subset or None, revision=source.revision or None
         )
     except Exception as error:  # datasets raises what its many back ends raise
-        path = Path(source.path)
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(
             f"`{source.path}` is no local file, and the Hub does not give it: "
             f"{str(error).strip().splitlines()[0]}",
-            did_you_mean(path.name, siblings)
+            did_you_mean_file(Path(source.path))
             or "check the id and the network, or give a local file",
         ) from error
     return _tables_of(loaded, source.path)
@@ -300,13 +296,9 @@ def _tables_of(loaded: Any, name: str) -> dict[str, Table]:
 
 def _table_of(data: Any, name: str) -> Table:
     label_names = {
-        column: dict(map(_numbered, enumerate(feature.names)))
+        column: {str(index): label for index, label in enumerate(feature.names)}
         for column, feature in data.features.items()
         if hasattr(feature, "names") and isinstance(feature.names, list)
     }
-    rows: Iterator[tuple[int, Any]] = enumerate(data, start=1)
-    return Table(name, tuple(data.column_names), tuple(islice(rows, None)), label_names=label_names)
-
-
-def _numbered(item: tuple[int, str]) -> tuple[str, str]:
-    return str(item[0]), item[1]
+    rows = tuple(enumerate(data, start=1))
+    return Table(name, tuple(data.column_names), rows, label_names=label_names)

@@ -194,8 +194,9 @@ class TextClassification(Task):
         texts = [row.values["text"] for row in rows]
         pairs = [row.values["text_pair"] for row in rows] if self.data.text_pair else None
         max_length = min(self.max_length, tokenizer.model_max_length)
-        full = tokenizer(texts, pairs, verbose=False)["input_ids"]
-        cut = tokenizer(texts, pairs, truncation=True, max_length=max_length)
+        cut = tokenizer(texts, pairs, verbose=False)
+        if truncated := sum(len(row) > max_length for row in cut["input_ids"]):
+            cut = tokenizer(texts, pairs, truncation=True, max_length=max_length)
         ids = [np.array(row, np.int64) for row in cut["input_ids"]]
         _refuse_empty(rows, ids, tokenizer)
         segments = cut.get("token_type_ids") if pairs else None
@@ -209,7 +210,7 @@ class TextClassification(Task):
             if weights is None
             else [np.array([weights[self.stratum(row)]], np.float32) for row in rows],
             segment_ids=None if segments is None else [np.array(s, np.int64) for s in segments],
-            truncated=sum(len(row) > max_length for row in full),
+            truncated=truncated,
             unknown_tokens=0
             if unknown is None
             else sum(int((row == unknown).sum()) for row in ids),
