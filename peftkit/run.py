@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -38,18 +38,20 @@ from peftkit.adapters.record import (
     versions,
 )
 from peftkit.adapters.saving import adapter_bytes, check_saved, write_weights
+from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.fingerprint import fingerprint
-from peftkit.bases.loading import empty_model, load_weights
+from peftkit.bases.footprint import Footprint, footprint
+from peftkit.bases.loading import LoadedModel, empty_model, load_weights, quantized_empty
 from peftkit.bases.opening import OpenedBase, open_base
-from peftkit.data.encoded import Encoded, Examples
+from peftkit.data.encoded import Encoded, Examples, Head
 from peftkit.data.ledger import Ledger
 from peftkit.data.splits import load_splits
-from peftkit.errors import OutputError
+from peftkit.errors import BaseModelError, MethodError, OutputError
 from peftkit.evaluation.receipt import write_receipt
 from peftkit.evaluation.report import print_ledger, print_scores
 from peftkit.evaluation.scoring import evaluate
-from peftkit.methods.method import trainable_parameters
-from peftkit.recipe import Recipe
+from peftkit.methods.method import Method, trainable_parameters
+from peftkit.recipe import Recipe, Training
 from peftkit.tasks.task import Score
 from peftkit.training.devices import (
     device_name,
@@ -65,6 +67,7 @@ class Prepared:
     """A recipe whose data and base were found to be good, before any weight is loaded."""
 
     recipe: Recipe
+    """With the quantization that the base's files have, where they have one."""
     ledger: Ledger
     base: OpenedBase
     encoded: Encoded
@@ -94,6 +97,8 @@ class Outcome:
     baselines: dict[str, dict[str, float]]
     after: Score
     result: TrainResult
+    trainable_parameters: int
+    base_memory: Footprint
     peak_memory_mb: float
 
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -122,13 +127,61 @@ def prepare(recipe: Recipe) -> Prepared:
         PeftkitError: whatever is wrong with recipe, data or base, with what to do about it.
     """
     splits, ledger = load_splits(recipe.task, recipe.split_seed)
-    base = open_base(recipe.base)
+    base = open_base(recipe.base, recipe.method.position_offset)
+    if reason := recipe.method.supports(recipe.task, base.spec):  # it may be quantized already
+        raise MethodError(reason)
+    recipe = recipe.with_(base=base.spec)
     encoded = recipe.task.encode(splits, base.tokenizer)
-    empty = empty_model(base, encoded.head, recipe.training.dropout)
-    total = sum(p.numel() for p in empty.model.parameters())
-    rehearsal = recipe.method.inject(empty.model, encoded, empty.head)
-    trainable = sum(p.numel() for p in trainable_parameters(rehearsal).values())
+    trainable, total = rehearse(base, encoded, recipe.method, recipe.training)
     return Prepared(recipe, ledger.with_encoded(encoded), base, encoded, trainable, total)
+
+
+def rehearse(
+    base: OpenedBase, encoded: Encoded, method: Method, training: Training
+) -> tuple[int, int]:
+    """Injects the method into a model of shapes without values.
+
+    Returns:
+        The numbers of trainable and of all parameters.
+
+    Raises:
+        MethodError: the architecture does not have what the method needs.
+        BaseModelError: the architecture cannot serve the task, or not as the training wants it.
+    """
+    empty = empty_model(base, encoded.head, training.dropout)
+    total = count(empty.model.parameters())
+    if training.gradient_checkpointing and not empty.model.supports_gradient_checkpointing:
+        raise BaseModelError(
+            f"{type(empty.model).__name__} cannot compute its activations again",
+            "leave `training.gradient_checkpointing` out",
+        )
+    failed: RuntimeError | None = None
+    for shapes in rehearsal_models(base, encoded.head):
+        try:
+            model = method.inject(shapes.model, encoded, shapes.head)
+        except RuntimeError as error:  # torch, or bitsandbytes, can do this only with values
+            failed = error
+            continue
+        train_added_tokens(model, base.added_ids)
+        return count(trainable_parameters(model).values()), total
+    raise MethodError(f"{method.kind()} cannot be put into `{base.name}`: {failed}") from failed
+
+
+def rehearsal_models(base: OpenedBase, head: Head) -> Iterator[LoadedModel]:
+    """Models to inject into before weights are loaded, the truest first: with the quantized layers,
+    without them, and with values that mean nothing, in memory that is not touched.
+    """
+    if base.spec.quantization != "none":
+        yield quantized_empty(base, empty_model(base, head))
+    yield empty_model(base, head)
+    last = empty_model(base, head)
+    last.model.to_empty(device="cpu")
+    yield last
+
+
+def count(parameters: Iterable[nn.Parameter]) -> int:
+    """How many numbers they hold."""
+    return sum(parameter.numel() for parameter in parameters)
 
 
 def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) -> Run:
@@ -146,6 +199,7 @@ def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) ->
     with clock.stage("prepare"):
         check_output(output_dir)
         prepared = prepare(recipe)
+        recipe = prepared.recipe
         accelerator = open_accelerator(recipe.base, recipe.training.report_to)
         if not accelerator.is_main_process:
             console = Console(quiet=True)
@@ -187,7 +241,10 @@ def train_and_score(
     with clock.stage("evaluate"):
         before = score(loaded.model, encoded.test)
     with clock.stage("train"):
+        base_memory = footprint(loaded.model)
         model = method.inject(loaded.model, encoded, loaded.head)
+        train_added_tokens(model, base.added_ids)
+        trainable = count(trainable_parameters(model).values())
         accelerator.init_trackers(recipe.name or "peftkit")
         result = train(
             model,
@@ -202,7 +259,7 @@ def train_and_score(
         baselines = recipe.task.baselines(encoded)
     peak = peak_memory_mb(accelerator.device)
     accelerator.end_training()  # closes trackers and the process group: nothing is shared below
-    return model, Outcome(before, baselines, after, result, peak)
+    return model, Outcome(before, baselines, after, result, trainable, base_memory, peak)
 
 
 def save_adapter(
@@ -213,7 +270,7 @@ def save_adapter(
     embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
     vocabulary = min(len(base.tokenizer), embeddings.num_embeddings)
     with accelerator.autocast():
-        probes = take_probes(model, vocabulary, tolerance(recipe.base))
+        probes = take_probes(model, vocabulary, base.added_ids, tolerance(recipe.base))
     unchecked, digests = write_weights(model, recipe.method, base, folder)
     adapter = Record(
         recipe=published_recipe(recipe),
@@ -255,8 +312,9 @@ def run_record(
         "recipe": json.loads(prepared.recipe.model_dump_json()),
         "base": adapter.base,
         "device": device_name(accelerator.device),
-        "trainable_parameters": prepared.trainable_parameters,
+        "trainable_parameters": outcome.trainable_parameters,
         "total_parameters": prepared.total_parameters,
+        "base_memory_mb": outcome.base_memory.total_mb,
         "adapter_bytes": adapter_bytes(saved),
         "test": {
             "before": outcome.before.metrics,

@@ -13,8 +13,8 @@ import peftkit
 
 PACKAGE = Path(peftkit.__file__).parent
 LAYERS = [
-    "errors", "parts", "packaged", "data", "bases", "losses", "metrics", "tasks", "methods",
-    "recipe", "training", "evaluation", "adapters", "run", "cli", "__init__", "__main__",
+    "errors", "parts", "packaged", "data", "bases", "losses", "metrics", "tasks", "peft_plugin",
+    "methods", "recipe", "training", "evaluation", "adapters", "run", "cli", "__init__", "__main__",
 ]  # fmt: skip
 """From the lowest to the highest. A module may import from its own layer and from lower ones."""
 BELOW_EACH_OTHER = {("data", "bases"), ("losses", "bases"), ("metrics", "bases")}
@@ -59,8 +59,10 @@ def test_files_and_functions_stay_short(path):
 
 def test_exported_names():
     assert sorted(peftkit.__all__) == [
-        "Base", "Data", "FullFineTuning", "HeadOnly", "LoRA", "Method", "PeftkitError", "Recipe",
-        "Source", "Task", "TextClassification", "Training", "load", "main",
+        "AdaLoRA", "Base", "BitFit", "BottleneckAdapter", "Data", "DoRA", "EVA", "FullFineTuning",
+        "HeadOnly", "IA3", "LayerNormTuning", "LoRA", "Method", "OLoRA", "PTuning", "PeftMethod",
+        "PeftkitError", "PiSSA", "PrefixTuning", "PromptTuning", "Recipe", "Source", "Task",
+        "TextClassification", "TopLayers", "Training", "load", "main",
     ]  # fmt: skip
     assert all(getattr(peftkit, name) is not None for name in peftkit.__all__)
 

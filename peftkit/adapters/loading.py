@@ -15,9 +15,10 @@ from torch import nn
 
 from peftkit.adapters.probes import compare_probes, tolerance
 from peftkit.adapters.record import Record, config_digests, tokenizer_sha256
+from peftkit.bases.added_tokens import load_added_tokens
 from peftkit.bases.fingerprint import fingerprint
 from peftkit.bases.loading import load_weights
-from peftkit.bases.opening import OpenedBase, open_base
+from peftkit.bases.opening import OpenedBase, download_weights, open_base
 from peftkit.data.encoded import Head
 from peftkit.data.rows import Row
 from peftkit.errors import AdapterError
@@ -69,21 +70,40 @@ def load(path: str, base: str = "") -> LoadedAdapter:
     Raises:
         AdapterError: a file was changed, the base is another one, or the probes differ.
     """
+    adapter, record, recipe = read_adapter(path, base)
+    opened = open_base(recipe.base, recipe.method.position_offset)
+    recipe = recipe.with_(base=opened.spec)
+    check_base(opened, record)
+    accelerator = open_accelerator(recipe.base)
+    model = load_trained_model(adapter, recipe, opened, record.head, accelerator.device)
+    with accelerator.autocast():
+        compare_probes(model, record.probes, tolerance(recipe.base))
+    return LoadedAdapter(model, opened.tokenizer, recipe, record, accelerator)
+
+
+def read_adapter(path: str, base: str = "") -> tuple[Path, Record, Recipe]:
+    """The adapter folder of a path, what it says of itself, and the recipe to load it by.
+
+    Raises:
+        AdapterError: it is none, or a file was changed.
+    """
     folder = Path(path).expanduser()
     adapter = folder / "adapter" if (folder / "adapter").is_dir() else folder
     if not adapter.is_dir():
         raise AdapterError(f"no folder `{path}`", "give a run folder such as `runs/<name>`")
     record = Record.read(adapter)
     _check_files(adapter, record)
-    recipe = _recipe(folder, record, base)
-    opened = open_base(recipe.base)
+    return adapter, record, _recipe(folder, record, base)
+
+
+def check_base(opened: OpenedBase, record: Record) -> None:
+    """Raises AdapterError unless a base has the tokenizer and the files of the training."""
     if tokenizer_sha256(opened.tokenizer) != record.tokenizer_sha256:
         raise AdapterError(
             f"the tokenizer of `{opened.name}` is not the one the adapter was trained with",
             "use the base that the adapter's README.md names",
         )
-    accelerator = open_accelerator(recipe.base)
-    model = load_trained_model(adapter, recipe, opened, record.head, accelerator.device)
+    download_weights(opened)
     found = fingerprint(opened)
     if found.sha256 != record.base["sha256"]:
         raise AdapterError(
@@ -92,9 +112,6 @@ def load(path: str, base: str = "") -> LoadedAdapter:
             f"the adapter belongs to `{record.base['hub_id'] or record.base['name']}`; "
             "say where that is with `--base`",
         )
-    with accelerator.autocast():
-        compare_probes(model, record.probes, tolerance(recipe.base))
-    return LoadedAdapter(model, opened.tokenizer, recipe, record, accelerator)
 
 
 def _check_files(adapter: Path, record: Record) -> None:
@@ -115,7 +132,9 @@ def load_trained_model(
     set_seed(OTHER_SEED)
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
     loaded = load_weights(base, head, dtype, device, dropout=None)
-    return recipe.method.load(loaded.model, folder, loaded.head).to(device).eval()
+    model = recipe.method.load(loaded.model, folder, loaded.head)
+    load_added_tokens(model, folder, base.added_ids)
+    return model.to(device).eval()
 
 
 def _recipe(folder: Path, record: Record, base: str) -> Recipe:

@@ -50,17 +50,25 @@ def tolerance(base: Base) -> float:
     return TOLERANCE[compute_dtype(base)]
 
 
-def take_probes(model: nn.Module, vocabulary: int, tolerance: float) -> tuple[Probe, ...]:
+def take_probes(
+    model: nn.Module, vocabulary: int, added_ids: tuple[int, ...], tolerance: float
+) -> tuple[Probe, ...]:
     """Answers of a model to the fixed synthetic inputs.
 
     Args:
         vocabulary: token ids below this are used.
+        added_ids: tokens of which one probe is made, if there are any.
         tolerance: of the computation that gives them.
     """
     random = np.random.default_rng(0)
+    inputs = [
+        tuple(random.integers(vocabulary // 10, vocabulary, size=length).tolist())
+        for length in LENGTHS
+    ]
+    if added_ids:
+        inputs.append(added_ids[: LENGTHS[-1]])
     probes = []
-    for length in LENGTHS:
-        ids = tuple(random.integers(vocabulary // 10, vocabulary, size=length).tolist())
+    for ids in inputs:
         logits = _last_logits(model, ids)
         top = logits.topk(min(TOP, logits.numel()))
         probes.append(

@@ -12,6 +12,7 @@ from torch import nn
 from peftkit.adapters.loading import load_trained_model
 from peftkit.adapters.probes import compare_probes, tolerance
 from peftkit.adapters.record import Record
+from peftkit.bases.added_tokens import save_added_tokens
 from peftkit.bases.opening import OpenedBase
 from peftkit.methods.method import Method
 from peftkit.packaged import sha256_of
@@ -31,7 +32,8 @@ def write_weights(
     folder = run_folder / PARTIAL
     folder.mkdir()
     method.save(model, folder)
-    if method.trains_base_weights:
+    save_added_tokens(model, folder)
+    if base.added_ids or (folder / "config.json").is_file():  # a model folder is used by itself
         base.tokenizer.save_pretrained(folder)
     _name_base(folder, base)
     for file in folder.rglob("*"):

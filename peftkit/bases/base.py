@@ -17,9 +17,15 @@ class Base(Part):
     revision: str = ""
     """Branch, tag or commit on the Hub; empty for its main branch."""
     quantization: Literal["none", "int8", "nf4", "fp4"] = "none"
-    """Storage of the frozen linear layers, by bitsandbytes (QLoRA, arXiv:2305.14314)."""
+    """Storage of the frozen linear layers, by bitsandbytes (QLoRA, arXiv:2305.14314). A base that
+    is quantized already says so itself."""
+    double_quant: bool = False
+    """Whether the scales of nf4 and fp4 are quantized too: 0.4 bits less for each weight."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the frozen weights; auto is float32 on CPU and bfloat16 where the device has it."""
+    """Of the computation and of the frozen weights that are not quantized; auto is float32 on CPU
+    and bfloat16 where the device has it."""
+    added_tokens: tuple[str, ...] = ()
+    """Tokens that the vocabulary gets in addition; their embeddings are trained with any method."""
     trust_remote_code: bool = False
     """Whether code that comes with a Hub model may run."""
 
@@ -30,4 +36,11 @@ class Base(Part):
         local = self.name_or_path.startswith(("packaged:", "/", "./", "../", "~"))
         if self.revision and local:
             raise ValueError(f"`revision` is for Hub ids, and `{self.name_or_path}` is none")
+        if self.double_quant and self.quantization not in ("nf4", "fp4"):
+            raise ValueError(
+                f"`double_quant` is for nf4 and fp4, and `quantization` is `{self.quantization}`"
+            )
+        tokens = self.added_tokens
+        if wrong := [t for t in tokens if t.strip() != t or not t or tokens.count(t) > 1]:
+            raise ValueError(f"`added_tokens`: {wrong[0]!r} is empty, repeated or ends in a space")
         return self

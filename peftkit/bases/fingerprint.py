@@ -20,6 +20,8 @@ class Fingerprint:
     hub_id: str
     revision: str
     quantization: str
+    """What is done to these files when they are loaded; `none` for files that are quantized."""
+    double_quant: bool
     files: dict[str, str]
     """File name -> SHA-256: the configuration and the weights, or the GGUF file."""
     sha256: str
@@ -44,7 +46,8 @@ def fingerprint(base: OpenedBase) -> Fingerprint:
         name=Path(base.spec.name_or_path).name if local else base.spec.name_or_path,
         hub_id=base.hub_id,
         revision=base.revision,
-        quantization=base.spec.quantization,
+        quantization="none" if base.prequantized else base.spec.quantization,
+        double_quant=base.spec.double_quant and not base.prequantized,
         files=files,
         sha256=digest.hexdigest(),
     )

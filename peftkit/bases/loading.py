@@ -39,6 +39,7 @@ def empty_model(base: OpenedBase, head: Head, dropout: float | None = None) -> L
     try:
         with torch.device("meta"):
             model = auto.from_config(config, trust_remote_code=base.spec.trust_remote_code)
+            resize_vocabulary(model, base)
     except ValueError as error:
         if type(config) in auto._model_mapping:
             raise BaseModelError(f"the config.json of `{base.name}` is wrong: {error}") from error
@@ -52,10 +53,24 @@ def empty_model(base: OpenedBase, head: Head, dropout: float | None = None) -> L
     return LoadedModel(model, _head_modules(model, head, ()))
 
 
+def quantized_empty(base: OpenedBase, empty: LoadedModel) -> LoadedModel:
+    """`empty_model` with the layers that bitsandbytes will put into it, so that what a method
+    cannot adapt among them is known before weights are loaded.
+    """
+    import torch
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    quantizer = AutoHfQuantizer.from_config(_quantization(base, torch.float32, empty))
+    quantizer.preprocess_model(model=empty.model, device_map={"": "meta"})
+    quantizer.postprocess_model(model=empty.model)
+    return empty
+
+
 def load_weights(
     base: OpenedBase, head: Head, dtype: torch.dtype, device: torch.device, dropout: float | None
 ) -> LoadedModel:
-    """The model with its weights, head sized from the labels, quantized if the base asks for it.
+    """The model with its weights, head sized from the labels, embeddings resized for added tokens,
+    quantized if the base asks for it.
 
     What the checkpoint does not hold is initialised from torch's global seed: set it first.
 
@@ -66,17 +81,22 @@ def load_weights(
 
     download_weights(base)
     empty = empty_model(base, head, dropout)
+    config = _config_with_head(base, head, dropout)
     options: dict[str, Any] = {}
-    if base.spec.quantization != "none":
+    if base.prequantized:
+        config.quantization_config = _quantization(base, dtype, empty).to_dict()
+        options["device_map"] = {"": device}
+    elif base.spec.quantization != "none":
         options["quantization_config"] = _quantization(base, dtype, empty)
         options["device_map"] = {"": device}
     model, report = getattr(transformers, head.auto_class).from_pretrained(
         base.folder,
-        config=_config_with_head(base, head, dropout),
+        config=config,
         dtype=dtype,
         trust_remote_code=base.spec.trust_remote_code,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # a head for other labels; reported and judged below
+        key_mapping=_key_mapping(empty.model),
         **options,
     )
     fresh = [*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])]
@@ -88,10 +108,26 @@ def load_weights(
             "they would be random",
             "it is incomplete or of another architecture than its config.json says",
         )
+    resize_vocabulary(model, base)
     if base.spec.quantization == "none":
         model.to(device)
     _keep_differentiable(model)
     return LoadedModel(model, modules)
+
+
+def resize_vocabulary(model: Any, base: OpenedBase) -> None:
+    """Gives added tokens rows in the embedding and the output layer, where there are none to spare.
+
+    They start at the mean of all others with as much spread, drawn from torch's global seed.
+    """
+    needed = max(base.added_ids, default=-1) + 1
+    if needed > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(needed)
+
+
+def dequantized(model: Any) -> Any:
+    """The model with an ordinary linear layer in the place of every quantized one."""
+    return model.dequantize() if getattr(model, "is_quantized", False) else model
 
 
 def _config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> Any:
@@ -115,14 +151,44 @@ def _config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> An
 
 def _head_modules(model: Any, head: Head, fresh: tuple[str, ...] | list[str]) -> tuple[str, ...]:
     """The task's own modules, and a pooler that the checkpoint does not hold."""
-    trunk = model.base_model_prefix
+    trunk = {model.base_model_prefix}
+    if not hasattr(model, model.base_model_prefix):  # T5 has the trunk's parts themselves
+        trunk = _trunk_children(model.config)
     own = [
         name
         for name, module in model.named_children()
-        if name != trunk and any(True for _ in module.parameters())
+        if name not in trunk and any(True for _ in module.parameters())
     ]
     poolers = {key.split(".pooler.")[0] + ".pooler" for key in fresh if ".pooler." in key}
     return (*(own if head.trained else ()), *sorted(poolers))
+
+
+def _key_mapping(model: Any) -> dict[str, str] | None:
+    """How names in a checkpoint of the architecture's language model become names in this model.
+
+    Llama's question answering calls its trunk `transformer` where its checkpoints say `model`, and
+    transformers would leave it random.
+    """
+    import transformers
+
+    auto: Any = transformers.AutoModelForCausalLM
+    if type(model.config) not in auto._model_mapping:
+        return None
+    prefix = auto._model_mapping[type(model.config)].base_model_prefix
+    if prefix == model.base_model_prefix:
+        return None
+    return {rf"^{prefix}\.": f"{model.base_model_prefix}."}
+
+
+def _trunk_children(config: Any) -> set[str]:
+    """Names of the modules that the architecture has without any head."""
+    import torch
+    import transformers
+
+    auto: Any = transformers.AutoModel
+    with torch.device("meta"):
+        bare = auto.from_config(config)
+    return {name for name, _ in bare.named_children()}
 
 
 def _keep_differentiable(model: Any) -> None:
@@ -138,6 +204,13 @@ def _quantization(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) -> A
     import transformers
 
     config: Any = transformers.BitsAndBytesConfig
+    if base.prequantized:
+        found = base.config.quantization_config
+        made = config.from_dict(found if isinstance(found, dict) else found.to_dict())
+        made.bnb_4bit_compute_dtype = dtype
+        if empty.head:
+            made.llm_int8_skip_modules = [*(made.llm_int8_skip_modules or ()), *empty.head]
+        return made
     # without a list, bitsandbytes keeps the head of a language model by itself; the pooler may
     # turn out to have no weights in the checkpoint, and is then trained
     poolers = [name for name, _ in empty.model.named_modules() if name.endswith(".pooler")]
@@ -147,6 +220,7 @@ def _quantization(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) -> A
     return config(
         load_in_4bit=True,
         bnb_4bit_quant_type=base.spec.quantization,
+        bnb_4bit_use_double_quant=base.spec.double_quant,
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=skipped,
     )

@@ -13,12 +13,21 @@ from typing import Any
 
 from peftkit.bases.base import Base
 from peftkit.bases.gguf import dequantized
-from peftkit.errors import BaseModelError, did_you_mean_file
+from peftkit.errors import BaseModelError, did_you_mean_file, quoted
 from peftkit.packaged import MODELS, PREFIX, find_packaged
 
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
 WEIGHT_FILES = ["model*.safetensors", "pytorch_model*.bin"]
 """In order of preference; other weight formats in a repository are not downloaded."""
+NEEDED = {
+    "gptq": "package gptqmodel and a GPU",
+    "awq": "package gptqmodel and a GPU",
+    "fp8": "a GPU that computes in fp8",
+    "mxfp4": "package kernels and a GPU",
+}
+"""What transformers needs for weights that are quantized by others than bitsandbytes."""
+LEAST_TEXT = 4
+"""Tokens that must fit beside virtual tokens."""
 
 POSITIONS_AFTER_PADDING = (
     "camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta",
@@ -33,6 +42,7 @@ class OpenedBase:
     """A base before its weights: everything that can be checked cheaply."""
 
     spec: Base
+    """As the recipe says; quantized as its files are, if they are."""
     folder: Path
     """Local folder that transformers loads: of the user, the Hub cache or the GGUF cache."""
     config: Any
@@ -45,18 +55,29 @@ class OpenedBase:
     """Its commit, as far as it is known."""
     source: Path | None = None
     """The GGUF file the folder was dequantized from."""
+    added_ids: tuple[int, ...] = ()
+    """Of `spec.added_tokens`, consecutive."""
 
     @property
     def name(self) -> str:
         """How a person calls it."""
         return self.hub_id or self.spec.name_or_path
 
+    @property
+    def prequantized(self) -> bool:
+        """Whether the files hold quantized weights already."""
+        return getattr(self.config, "quantization_config", None) is not None
 
-def open_base(base: Base) -> OpenedBase:
+
+def open_base(base: Base, virtual_tokens: int = 0) -> OpenedBase:
     """Finds the files of a base and reads its configuration and tokenizer.
 
+    Args:
+        virtual_tokens: positions that the method takes from the text.
+
     Raises:
-        BaseModelError: nothing is there, or it is not a model that transformers can load.
+        BaseModelError: nothing is there, or it is not a model that transformers can load and
+            peftkit can train on.
         MissingPackageError: a `packaged:` base whose package is not installed.
     """
     from transformers import AutoConfig, AutoTokenizer
@@ -76,8 +97,66 @@ def open_base(base: Base) -> OpenedBase:
     positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     if config.model_type in POSITIONS_AFTER_PADDING:
         positions -= (config.pad_token_id or 0) + 1
-    tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
-    return replace(found, config=config, tokenizer=tokenizer)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions) - virtual_tokens
+    if tokenizer.model_max_length < LEAST_TEXT:
+        raise BaseModelError(
+            f"`{base.name_or_path}` reads {tokenizer.model_max_length + virtual_tokens} tokens, "
+            f"and {virtual_tokens} virtual tokens leave no room for a text",
+            "lower `method.num_virtual_tokens`",
+        )
+    return replace(
+        found,
+        spec=_as_quantized(base, config),
+        config=config,
+        tokenizer=tokenizer,
+        added_ids=_add_tokens(tokenizer, base.added_tokens),
+    )
+
+
+def _as_quantized(base: Base, config: Any) -> Base:
+    """The base with the quantization that its files have, if they have one.
+
+    Raises:
+        BaseModelError: it is another than the recipe asks for, or one that cannot be trained on.
+    """
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return base
+    found = found if isinstance(found, dict) else found.to_dict()
+    method = str(getattr(found.get("quant_method"), "value", found.get("quant_method")))
+    if method != "bitsandbytes":
+        needs = NEEDED.get(method, "software that peftkit does not use")
+        raise BaseModelError(
+            f"the weights of `{base.name_or_path}` are quantized with {method.upper()}, which "
+            f"needs {needs}",
+            'name the original checkpoint instead, with `base.quantization = "nf4"` or "int8"',
+        )
+    kind = "int8" if found.get("load_in_8bit") else found.get("bnb_4bit_quant_type", "fp4")
+    if base.quantization not in ("none", kind):
+        raise BaseModelError(
+            f"the weights of `{base.name_or_path}` are quantized to {kind} already, and the recipe "
+            f"asks for {base.quantization}",
+            f"leave `base.quantization` out, or name the original checkpoint to get "
+            f"{base.quantization}",
+        )
+    double = kind != "int8" and bool(found.get("bnb_4bit_use_double_quant"))
+    return base.with_(quantization=kind, double_quant=double)
+
+
+def _add_tokens(tokenizer: Any, tokens: tuple[str, ...]) -> tuple[int, ...]:
+    """Adds tokens to the vocabulary; gives their ids.
+
+    Raises:
+        BaseModelError: the vocabulary has one of them.
+    """
+    from transformers import AddedToken
+
+    if known := [token for token in tokens if token in tokenizer.get_vocab()]:
+        raise BaseModelError(
+            f"`base.added_tokens`: {quoted(known)} is in the vocabulary already", "take it out"
+        )
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
+    return tuple(tokenizer.convert_tokens_to_ids(list(tokens)))
 
 
 def download_weights(base: OpenedBase) -> None:

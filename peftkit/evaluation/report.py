@@ -55,7 +55,8 @@ def print_scores(console: Console, run: dict[str, Any]) -> None:
         f"  trained {run['trainable_parameters']:,} of {run['total_parameters']:,} parameters "
         f"({share:.2f} %)\n"
         f"  in {duration(sum(run['seconds'].values()))}, "
-        f"peak memory {run['peak_memory_mb']:,.0f} MB",
+        f"peak memory {run['peak_memory_mb']:,.0f} MB, "
+        f"{run['base_memory_mb']:,.0f} MB of it the base's weights",
         highlight=False,
     )
 

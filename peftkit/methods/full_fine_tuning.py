@@ -26,22 +26,20 @@ class FullFineTuning(Method):
     """Trains all weights of the model; what is saved is a whole model folder."""
 
     trains_base_weights: ClassVar[bool] = True
+    mergeable: ClassVar[bool] = True
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
 
     def supports(self, task: Task, base: Base) -> str | None:
-        if base.quantization == "none":
-            return None
-        return (
-            f"FullFineTuning trains the base's own weights, and {base.quantization} weights cannot "
-            f'be trained; use LoRA on {base.quantization}, or `base.quantization = "none"`'
-        )
+        return needs_plain_weights(self.kind(), base)
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         return model.requires_grad_(True)
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        # one file, so that its digest is one line of the record
-        cast(Any, model).save_pretrained(folder, max_shard_size="1000GB")
+        # one file, so that its digest is one line of the record, with the names of this model
+        cast(Any, model).save_pretrained(
+            folder, max_shard_size="1000GB", save_original_format=False
+        )
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
         from safetensors.torch import load_model
@@ -53,3 +51,16 @@ class FullFineTuning(Method):
         except RuntimeError as error:
             raise AdapterError(f"`{folder / WEIGHTS}` does not fit the model: {error}") from error
         return model.requires_grad_(False)
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        return model
+
+
+def needs_plain_weights(kind: str, base: Base) -> str | None:
+    """Why a method that trains the base's own weights cannot work on a quantized base."""
+    if base.quantization == "none":
+        return None
+    return (
+        f"{kind} trains the base's own weights, and {base.quantization} weights cannot "
+        f'be trained; use LoRA on {base.quantization}, or `base.quantization = "none"`'
+    )

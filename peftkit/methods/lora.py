@@ -1,6 +1,8 @@
 """LoRA: Low-Rank Adaptation of Large Language Models (Hu et al. 2021, arXiv:2106.09685).
 
-    h = W x + (lora_alpha / r) B A x        A: (r, in), normal;  B: (out, r), zero at the start
+    h = W x + s B A x        A: (r, in), normal;  B: (out, r), zero at the start
+    s = lora_alpha / r       or lora_alpha / sqrt(r)  (rsLoRA, Kalajdzievski 2023, arXiv:2312.03732)
+    lr(B) = loraplus_lr_ratio * lr(A)                 (LoRA+, Hayou et al. 2024, arXiv:2402.12354)
 
 W stays frozen. All linear layers are adapted by default: at equal parameters that beats
 attention only (Biderman et al. 2024, arXiv:2405.09673; "LoRA Without Regret", Thinking Machines
@@ -9,13 +11,14 @@ attention only (Biderman et al. 2024, arXiv:2405.09673; "LoRA Without Regret", T
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from peftkit.methods.method import Layout, Method
+from peftkit.methods.method import Layout, trainable_parameters
+from peftkit.methods.stored import _StoredByPeft
+from peftkit.methods.targets import LinearTargets
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from peftkit.data.encoded import Encoded
 
 
-class LoRA(Method):
+class LoRA(_StoredByPeft):
     """Trains a low-rank update beside each targeted linear layer."""
 
     mergeable: ClassVar[bool] = True
@@ -35,55 +38,45 @@ class LoRA(Method):
     """The update is scaled by `lora_alpha / r`."""
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the input of A."""
-    target_modules: str | tuple[str, ...] = "all-linear"
+    target_modules: LinearTargets = "all-linear"
     """Names of the layers, a regular expression over full names, or `all-linear`: every linear
     layer but the head."""
-
-    @field_validator("target_modules")
-    @classmethod
-    def _names_or_pattern(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        """A single plain name is a list of one; PEFT would match it as a pattern, in vain."""
-        if not value:
-            raise ValueError("names no layer; `all-linear` takes every linear layer")
-        if isinstance(value, str) and value != "all-linear":
-            if value.isidentifier():
-                return (value,)
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise ValueError(f"is no regular expression: {error}") from error
-        return value
+    use_rslora: bool = False
+    """Scale by `lora_alpha / sqrt(r)`, which keeps large ranks learning (arXiv:2312.03732)."""
+    loraplus_lr_ratio: float = Field(default=1.0, ge=1)
+    """Learning rate of B over that of A; the paper advises about 16 (arXiv:2402.12354)."""
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
-        from peft import LoraConfig
-        from torch import nn
-        from transformers.pytorch_utils import Conv1D
+        return inject_lora(self, model, encoded, head)
 
-        from peftkit.methods.peft_layout import beyond_peft, check_targets, inject_peft
+    def learning_rate_scales(self, model: nn.Module) -> Mapping[str, float]:
+        names = (name for name in trainable_parameters(model) if ".lora_B." in name)
+        return dict.fromkeys(names, self.loraplus_lr_ratio)
 
-        targets: Any = self.target_modules
-        if not isinstance(targets, str):
-            check_targets(model, targets, head, (nn.Linear, nn.Embedding, nn.Conv2d, Conv1D))
-            targets = list(targets)
-        config = LoraConfig(
-            task_type=encoded.head.task_type,
-            r=self.r,
-            lora_alpha=self.lora_alpha,  # type: ignore[arg-type]  # PEFT takes floats too
-            lora_dropout=self.lora_dropout,
-            target_modules=targets,
-            exclude_modules=list(head) or None,
-            modules_to_save=beyond_peft(head),
-            # Conv1D (GPT-2) stores its weight transposed
-            fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
-        )
-        return inject_peft(model, config)
 
-    def save(self, model: nn.Module, folder: Path) -> None:
-        from peftkit.methods.peft_layout import save_peft
+def inject_lora(
+    lora: LoRA, model: nn.Module, encoded: Encoded, head: tuple[str, ...], **options: Any
+) -> nn.Module:
+    """The model with LoRA layers of this size and place.
 
-        save_peft(model, folder)
+    Args:
+        options: further fields of PEFT's `LoraConfig`, by which a variant differs from LoRA.
+    """
+    from peft import LoraConfig
 
-    def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
-        from peftkit.methods.peft_layout import load_peft
+    from peftkit.methods.peft_layout import fan_in_fan_out, inject_peft, modules_to_save
+    from peftkit.methods.targets import linear_targets
 
-        return load_peft(model, folder)
+    config = LoraConfig(
+        task_type=encoded.head.task_type,
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # PEFT takes floats too
+        lora_dropout=lora.lora_dropout,
+        target_modules=linear_targets(model, lora.target_modules, head),
+        use_rslora=lora.use_rslora,
+        exclude_modules=list(head) or None,
+        modules_to_save=modules_to_save(head),
+        fan_in_fan_out=fan_in_fan_out(model),
+        **options,
+    )
+    return inject_peft(model, config)

@@ -37,12 +37,22 @@ class Method(OpenPart):
 
     @property
     def position_offset(self) -> int:
-        """Virtual tokens that the method puts before the text."""
+        """Virtual tokens that the method puts before the text; the text may be shorter by them."""
         return 0
 
     def supports(self, task: Task, base: Base) -> str | None:
         """None, or why this method cannot work with this task or base; asked before loading."""
         return None
+
+    def supports_checkpointing(self) -> str | None:
+        """None, or why activations cannot be recomputed in the backward pass of this method."""
+        return None
+
+    def supports_merging(self, base: Base) -> str | None:
+        """None, or why what was trained on this base cannot be folded into its weights."""
+        if self.mergeable:
+            return None
+        return f"{self.kind()} is no change of the base's weights; keep the adapter, or use LoRA"
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         """The model with this method's parameters and the head trainable, the rest frozen.
@@ -83,12 +93,13 @@ class Method(OpenPart):
         """
         raise NotImplementedError
 
+    def merge(self, model: nn.Module) -> nn.Module:
+        """The base with what was trained folded into its weights, no longer separable.
 
-def train_only(model: nn.Module, modules: tuple[str, ...]) -> None:
-    """Freezes a model except for the modules of these names."""
-    model.requires_grad_(False)
-    for name in modules:
-        model.get_submodule(name).requires_grad_(True)
+        Args:
+            model: as `load` gives it, on a base that is not quantized.
+        """
+        raise NotImplementedError
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, Any]:

@@ -1,20 +1,22 @@
-"""Injecting, saving and loading through PEFT, shared by the methods that PEFT has."""
+"""Injecting, saving, loading and merging through PEFT, shared by the methods that PEFT has."""
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import peft
-from peft.utils import get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-from peftkit.errors import AdapterError, MethodError, quoted
+from peftkit.errors import AdapterError, MethodError
 from peftkit.methods.trained_layout import compare_tensors
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -23,41 +25,36 @@ def inject_peft(model: nn.Module, config: peft.PeftConfig) -> nn.Module:
     """The model wrapped by PEFT with one adapter, named `default`.
 
     Raises:
-        MethodError: PEFT finds nothing to adapt in this architecture.
+        MethodError: PEFT finds nothing to adapt in this architecture, or cannot adapt it.
     """
     try:
-        return peft.get_peft_model(model, config)
+        with _without_noise():
+            return peft.get_peft_model(model, config, low_cpu_mem_usage=is_rehearsal(model))
     except (ValueError, TypeError) as error:
         reason = str(error).split("\n")[0]
+        kind = str(getattr(config.peft_type, "value", config.peft_type))
         raise MethodError(
-            f"PEFT cannot put {config.peft_type} into {type(model).__name__}: {reason}"
+            f"PEFT cannot put {kind} into {type(model).__name__}: {reason}"
         ) from error
 
 
-def check_targets(
-    model: nn.Module, wanted: Iterable[str], head: tuple[str, ...], kinds: tuple[type, ...]
-) -> None:
-    """Raises MethodError for every wanted module name that no layer of these kinds has.
-
-    PEFT itself passes over a misspelled name in silence as long as another one matches.
-    """
-    layers = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, kinds) and not name.startswith(head)
-    ]
-    missing = [w for w in wanted if not any(n == w or n.endswith("." + w) for n in layers)]
-    if missing:
-        known = sorted({name.rsplit(".", 1)[-1] for name in layers})
-        raise MethodError(
-            f"`method.target_modules`: no layer of {type(model).__name__} is named "
-            f"{quoted(missing)}",
-            f"its layers are {quoted(known)}; `all-linear` takes all of them",
-        )
+def is_rehearsal(model: nn.Module) -> bool:
+    """Whether the model has shapes but no values, as when `peftkit check` counts parameters."""
+    return next(model.parameters()).is_meta
 
 
-def beyond_peft(head: tuple[str, ...]) -> list[str] | None:
-    """For `modules_to_save`: modules of the head that PEFT does not add by itself."""
+def fan_in_fan_out(model: nn.Module) -> bool:
+    """Whether layers store their weight transposed, (in, out), as GPT-2's Conv1D does."""
+    return any(isinstance(module, Conv1D) for module in model.modules())
+
+
+def lora_layers(model: nn.Module) -> list[Any]:
+    """PEFT's LoRA layers, in the order of the model."""
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+def modules_to_save(head: tuple[str, ...]) -> list[str] | None:
+    """The head, but for what PEFT adds by itself and would then hold twice."""
     return [name for name in head if name not in ("classifier", "score")] or None
 
 
@@ -69,20 +66,74 @@ def save_peft(model: nn.Module, folder: Path) -> None:
 
 
 def load_peft(model: nn.Module, folder: Path) -> nn.Module:
-    """The model with the adapter of a folder, after comparing every name and shape.
+    """The model with the adapter of a folder, frozen, after comparing every name and shape.
 
     Raises:
         AdapterError: the file and the model do not hold the same tensors.
     """
-    if not (folder / "adapter_config.json").is_file():  # PEFT would look for it on the Hub
-        raise AdapterError(f"`{folder}` has no adapter_config.json")
-    with warnings.catch_warnings():  # PEFT only warns of what is an error below
-        warnings.filterwarnings("ignore", "Found missing adapter keys")
+    with _peft_errors(folder):
         loaded: Any = peft.PeftModel.from_pretrained(model, str(folder))
-    expected = {
-        name: tuple(tensor.shape)
-        for name, tensor in get_peft_model_state_dict(loaded, save_embedding_layers=False).items()
-    }
-    compare_tensors(folder / WEIGHTS, expected)
+    _restore(loaded, folder, "default")
     loaded.requires_grad_(False)
     return loaded  # type: ignore[no-any-return]
+
+
+def add_peft(model: nn.Module, folder: Path, name: str) -> None:
+    """Puts a further adapter into a model that `load_peft` gave; `model.set_adapter(name)` is how
+    to switch to it.
+
+    Raises:
+        AdapterError: as for `load_peft`.
+    """
+    with _peft_errors(folder):
+        model.load_adapter(str(folder), adapter_name=name)  # type: ignore[operator]
+    _restore(model, folder, name)
+    model.requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _without_noise() -> Iterator[None]:
+    """Inside, PEFT is quiet about what is known here to be harmless, or made an error."""
+    with warnings.catch_warnings():
+        for message in (
+            "Found missing adapter keys",  # `_restore` raises
+            "Unsupported layer type",  # norms, of which PEFT copies any kind
+            "The following rank_pattern keys",  # AdaLoRA's, which LoRA's check does not know
+        ):
+            warnings.filterwarnings("ignore", message)
+        yield
+
+
+@contextlib.contextmanager
+def _peft_errors(folder: Path) -> Iterator[None]:
+    """Inside, what PEFT raises about an adapter folder becomes an AdapterError."""
+    if not (folder / "adapter_config.json").is_file():  # PEFT would look for it on the Hub
+        raise AdapterError(f"`{folder}` has no adapter_config.json")
+    with _without_noise():
+        try:
+            yield
+        except (ValueError, TypeError, RuntimeError, KeyError) as error:
+            reason = str(error).split("\n")[0]
+            raise AdapterError(f"PEFT cannot load `{folder}`: {reason}") from error
+
+
+def _restore(model: Any, folder: Path, name: str) -> None:
+    """Puts the saved tensors into the model once more, as they are: PEFT rounds some of them to the
+    base's dtype. Names and shapes are compared on the way.
+    """
+    live = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    compare_tensors(folder / WEIGHTS, {key: tuple(t.shape) for key, t in live.items()})
+    parameters = {parameter.data_ptr(): parameter for parameter in model.parameters()}
+    for key, tensor in load_file(folder / WEIGHTS).items():
+        if (parameter := parameters.get(live[key].data_ptr())) is not None:
+            parameter.data = tensor.to(parameter.device, copy=True)  # out of the file, aligned
+
+
+def merge_peft(model: nn.Module) -> nn.Module:
+    """The base model with PEFT's layers folded into its weights and gone."""
+    for parent in list(model.modules()):  # PEFT's IA3 cannot take apart a head of several layers
+        for name, child in list(parent.named_children()):
+            if isinstance(child, ModulesToSaveWrapper):
+                setattr(parent, name, child.modules_to_save[child.active_adapters[0]])
+    merged: nn.Module = model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
+    return merged

@@ -40,7 +40,17 @@ def load_trained(model: nn.Module, folder: Path, expected: Iterable[str]) -> nn.
     compare_tensors(folder / WEIGHTS, shapes)
     for name, tensor in load_file(folder / WEIGHTS).items():
         parameters[name].data = tensor.to(parameters[name].device)
+    float_norms(model, shapes)
     return model.requires_grad_(False)
+
+
+def float_norms(model: nn.Module, names: Iterable[str]) -> None:
+    """Normalization layers some of whose parameters have these names become float32 as a whole:
+    torch takes no bfloat16 weight beside a float32 bias there.
+    """
+    for owner in {name.rpartition(".")[0] for name in names}:
+        if "norm" in type(module := model.get_submodule(owner)).__name__.lower():
+            module.float()
 
 
 def compare_tensors(file: Path, expected: dict[str, tuple[int, ...]]) -> None:

@@ -80,6 +80,8 @@ class Score:
 class Task(OpenPart):
     """A task of a recipe. Subclass it anywhere; its class is recorded as `module:Class`."""
 
+    task_type: ClassVar[str]
+    """PEFT's name of the kind of head, such as `SEQ_CLS`; by it methods say what they support."""
     reads: ClassVar[Reads]
     """Positions whose outputs the loss and the metrics need."""
     scores: ClassVar[tuple[str, ...]]

@@ -27,6 +27,7 @@ WORST_MISTAKES = 20
 class TextClassification(Task):
     """One label for each text, read from the classification head of the base's architecture."""
 
+    task_type: ClassVar[str] = "SEQ_CLS"
     reads: ClassVar[Reads] = "first"
     scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "weighted_f1")
 
@@ -112,7 +113,7 @@ class TextClassification(Task):
         ]
         return Encoded(
             **parts,
-            head=Head("AutoModelForSequenceClassification", "SEQ_CLS", labels),
+            head=Head("AutoModelForSequenceClassification", self.task_type, labels),
             pad_token_id=tokenizer.pad_token_id,
             notes=tuple(notes),
         )

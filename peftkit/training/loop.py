@@ -124,6 +124,8 @@ def train(
     if not trainable_parameters(model):
         raise TrainingError(f"{method.kind()} left nothing to train")
     digest = guards.frozen_digest(model)
+    if training.gradient_checkpointing:
+        keep_few_activations(model)
     optimizer = make_optimizer(model, training, method.learning_rate_scales(model))
     schedule = make_schedule(optimizer, training, num_steps)
     with accelerator.autocast():
@@ -245,6 +247,13 @@ def _train_mode(model: nn.Module, quiet: list[nn.Module]) -> None:
     model.train()
     for module in quiet:
         module.training = False
+
+
+def keep_few_activations(model: nn.Module) -> None:
+    """Lets the base compute the activations inside each block again in the backward pass."""
+    wrapped: Any = model
+    base = wrapped.get_base_model() if hasattr(model, "get_base_model") else wrapped
+    base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _float32_where_trained(model: nn.Module) -> None:

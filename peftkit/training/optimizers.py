@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -31,10 +32,26 @@ def make_optimizer(
         {"params": parameters, "lr": training.learning_rate * scale, "weight_decay": decay}
         for (decay, scale), parameters in groups.items()
     ]
+    if training.optimizer == "adamw":
+        fused = all(p.is_cuda for group in settings for p in group["params"])
+        return torch.optim.AdamW(settings, fused=fused)
     if training.optimizer == "sgd":
         return torch.optim.SGD(settings, momentum=0.9)
-    fused = all(p.is_cuda for group in settings for p in group["params"])
-    return torch.optim.AdamW(settings, fused=fused)
+    return _from_bitsandbytes(training.optimizer, settings)
+
+
+def _from_bitsandbytes(name: str, settings: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Optimizers whose state takes less memory, on CPU and CUDA.
+
+    Of tensors under 4,096 numbers the state stays in 32 bits, as bitsandbytes does it.
+    """
+    from bitsandbytes import optim
+
+    classes = {"adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit", "lion": "Lion"}
+    # paging is for CUDA; on a CPU it is the same without, which is told at each tensor
+    warnings.filterwarnings("ignore", "Paged optimizers are not supported on CPU")
+    made: torch.optim.Optimizer = getattr(optim, classes[name])(settings)
+    return made
 
 
 def _biases_and_norms(model: nn.Module) -> set[str]:

@@ -1,0 +1,158 @@
+"""Trained embeddings for tokens that were added to the vocabulary, with any method.
+
+    E(id) = rows[id - first] for added tokens, the frozen embedding for all others
+    logits[id] = rows[id - first] . h where the output layer is tied to the embedding, and rows of
+    its own where it is not
+
+The rows are parameters of their own, beside whatever the method trains, and are saved in a file of
+their own, `added_tokens.safetensors`. Nothing is copied at a forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peftkit.errors import AdapterError
+
+WEIGHTS = "added_tokens.safetensors"
+
+
+class _AddedTokens(nn.Module):
+    """A frozen layer over the vocabulary, some of whose rows are trained."""
+
+    def __init__(self, base: nn.Module, ids: Sequence[int], rows: nn.Parameter) -> None:
+        """Args:
+        ids: consecutive.
+        rows: (ids, width), float32.
+        """
+        super().__init__()
+        self.base_layer = base
+        self.first, self.count = ids[0], len(ids)
+        self.rows = rows
+
+    def __getattr__(self, name: str) -> Any:
+        """`weight`, `num_embeddings` and the like are those of the frozen layer."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)
+
+
+class AddedEmbeddings(_AddedTokens):
+    """An input embedding with trained rows."""
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """(rows, width) token ids -> (rows, width, d)."""
+        out: Tensor = self.base_layer(input_ids)
+        place = input_ids - self.first
+        added = (place >= 0) & (place < self.count)
+        trained = F.embedding(place.clamp(0, self.count - 1), self.rows)
+        trained = trained * getattr(self.base_layer, "embed_scale", 1.0)  # Gemma's
+        return torch.where(added[..., None], trained.to(out.dtype), out)
+
+
+class AddedOutputs(_AddedTokens):
+    """An output layer with trained rows."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(..., d) -> (..., vocabulary)."""
+        out: Tensor = self.base_layer(hidden_states)
+        bias = getattr(self.base_layer, "bias", None)
+        span = slice(self.first, self.first + self.count)
+        trained = F.linear(hidden_states.to(self.rows.dtype), self.rows)
+        trained = trained.to(out.dtype) + (0.0 if bias is None else bias[span])
+        return torch.cat((out[..., : span.start], trained, out[..., span.stop :]), dim=-1)
+
+
+def train_added_tokens(model: nn.Module, ids: Sequence[int]) -> None:
+    """Puts trainable rows for these tokens into a model, whatever method is in it already.
+
+    Where the method trains the whole embedding itself, nothing is done.
+    """
+    base: Any = model
+    embedding = base.get_input_embeddings()
+    if not ids or any(p.requires_grad for p in embedding.parameters()):
+        return
+    rows = _rows(embedding, ids)
+    _replace(model, embedding, AddedEmbeddings(embedding, ids, rows))
+    output = base.get_output_embeddings()
+    if output is not None:
+        tied = output.weight is embedding.weight
+        own = rows if tied else _rows(output, ids)
+        _replace(model, output, AddedOutputs(output, ids, own))
+
+
+def save_added_tokens(model: nn.Module, folder: Path) -> None:
+    """Writes the rows of added tokens, if the model has such, as `input` and `output`."""
+    tensors = {name: rows.detach().cpu().clone() for name, rows in _trained_rows(model).items()}
+    if tensors:
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def load_added_tokens(model: nn.Module, folder: Path, ids: Sequence[int]) -> None:
+    """Puts the saved rows into a model that a method has loaded, frozen.
+
+    Raises:
+        AdapterError: the file does not hold these rows.
+    """
+    file = folder / WEIGHTS
+    if not ids or (not file.is_file() and (folder / "model.safetensors").is_file()):
+        return  # a whole model holds them
+    train_added_tokens(model, ids)
+    rows = _trained_rows(model)
+    try:
+        saved = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"`{file}` cannot be read: {error}") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in rows.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    if found != expected:
+        raise AdapterError(f"`{file}` does not fit the model: it holds {found}, not {expected}")
+    for name, tensor in saved.items():
+        rows[name].data.copy_(tensor)
+        rows[name].requires_grad_(False)
+
+
+def fold_added_tokens(model: nn.Module) -> None:
+    """Writes the rows into the frozen layers and takes the trained ones out of the model."""
+    layers = [module for module in model.modules() if isinstance(module, _AddedTokens)]
+    for layer in layers:
+        span = slice(layer.first, layer.first + layer.count)
+        layer.weight.data[span] = layer.rows.data.to(layer.weight.dtype)
+        _replace(model, layer, layer.base_layer)
+
+
+def _trained_rows(model: nn.Module) -> dict[str, nn.Parameter]:
+    """`input`, and `output` where that is not tied to it -> rows."""
+    rows: dict[str, nn.Parameter] = {}
+    for module in model.modules():
+        if isinstance(module, AddedEmbeddings):
+            rows["input"] = module.rows
+    for module in model.modules():
+        if isinstance(module, AddedOutputs) and module.rows is not rows["input"]:
+            rows["output"] = module.rows
+    return rows
+
+
+def _rows(layer: nn.Module, ids: Sequence[int]) -> nn.Parameter:
+    weight: Any = layer.weight
+    return nn.Parameter(weight.detach()[ids[0] : ids[0] + len(ids)].float().clone())
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts a module in the place of another wherever the model refers to it."""
+    for parent in list(model.modules()):
+        if parent is not new:
+            for name, child in list(parent._modules.items()):
+                if child is old:
+                    setattr(parent, name, new)

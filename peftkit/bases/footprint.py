@@ -1,0 +1,47 @@
+"""How much memory the weights of a loaded model take, quantization state included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Memory of a model's weights, in MB (2^20 bytes)."""
+
+    weights_mb: float
+    """Parameters and buffers, as they are stored."""
+    quantization_state_mb: float
+    """Scales and code books of the quantized ones, which `get_memory_footprint` of transformers
+    leaves out."""
+
+    @property
+    def total_mb(self) -> float:
+        """Both together."""
+        return self.weights_mb + self.quantization_state_mb
+
+
+def footprint(model: nn.Module) -> Footprint:
+    """Measures a model; what several modules share counts once."""
+    stored = [*model.parameters(), *model.buffers()]
+    states = [tensor for p in model.parameters() for tensor in _state(p)]
+    return Footprint(_megabytes(stored), _megabytes(states))
+
+
+def _state(parameter: Any) -> list[Tensor]:
+    """Tensors that bitsandbytes keeps beside a quantized weight."""
+    state = getattr(parameter, "quant_state", None)
+    found = []
+    while state is not None:  # with double quantization the scales have a state too
+        found += [state.absmax, state.code, *([] if state.offset is None else [state.offset])]
+        state = state.state2
+    scales = getattr(parameter, "SCB", None)  # of int8
+    return found if scales is None else [*found, scales]
+
+
+def _megabytes(tensors: list[Tensor]) -> float:
+    distinct = {id(tensor): tensor for tensor in tensors}
+    return sum(t.numel() * t.element_size() for t in distinct.values()) / 2**20

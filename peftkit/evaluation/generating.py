@@ -1,0 +1,100 @@
+"""Text that a model goes on with, for many prompts at once, the same as for each alone."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from peftkit.methods.virtual_tokens import window
+
+Tokens = npt.NDArray[np.int64]
+
+
+def generate(
+    model: nn.Module,
+    prompts: Sequence[Tokens],
+    pad_token_id: int,
+    max_new_tokens: int,
+    batch_size: int = 16,
+    **settings: Any,
+) -> list[Tokens]:
+    """New tokens for each prompt, in the order of the prompts, without padding after the end.
+
+    Args:
+        prompts: token ids, ragged; for an encoder-decoder, the encoder's input.
+        batch_size: prompts that are generated from together.
+        settings: further options of transformers' `generate`; greedy unless they say otherwise.
+    """
+    device = next(model.parameters()).device
+    answers: dict[int, Tokens] = {}
+    model.eval()
+    for indices in _batches(model, prompts, batch_size):
+        inputs = pad_prompts(model, [prompts[index] for index in indices], pad_token_id)
+        with torch.inference_mode(), warnings.catch_warnings():
+            # PEFT drops the positions, and `virtual_tokens` counts them again
+            warnings.filterwarnings("ignore", "Position ids are not supported")
+            found = model.generate(  # type: ignore[operator]
+                **{name: tensor.to(device) for name, tensor in inputs.items()},
+                max_new_tokens=max_new_tokens,
+                pad_token_id=pad_token_id,
+                **{"do_sample": False, **settings},
+            )
+        start = 1 if _is_encoder_decoder(model) else inputs["input_ids"].shape[1]
+        for index, row in zip(indices, found[:, start:].cpu().numpy(), strict=True):
+            answers[index] = _ended(row, settings.get("eos_token_id", _eos(model)))
+    return [answers[index] for index in range(len(prompts))]
+
+
+def pad_prompts(
+    model: nn.Module, prompts: Sequence[Tokens], pad_token_id: int
+) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask`, (rows, width): padded on the left, where a decoder must
+    end with the text; on the right for an encoder.
+    """
+    side = "right" if _is_encoder_decoder(model) else "left"
+    rows = [torch.from_numpy(np.asarray(prompt, np.int64)) for prompt in prompts]
+
+    def padded(tensors: list[torch.Tensor], value: int) -> torch.Tensor:
+        return nn.utils.rnn.pad_sequence(tensors, True, value, padding_side=side)
+
+    return {
+        "input_ids": padded(rows, pad_token_id),
+        "attention_mask": padded([torch.ones_like(row) for row in rows], 0),
+    }
+
+
+def _batches(model: Any, prompts: Sequence[Tokens], batch_size: int) -> list[list[int]]:
+    """Indices of prompts of similar lengths; of one length where padding would come between a
+    prefix and the text inside a sliding window.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    groups = [order]
+    virtual = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
+    if virtual and window(model.config) is not None:
+        groups = [list(group) for _, group in groupby(order, key=lambda i: len(prompts[i]))]
+    return [
+        group[start : start + batch_size]
+        for group in groups
+        for start in range(0, len(group), batch_size)
+    ]
+
+
+def _is_encoder_decoder(model: Any) -> bool:
+    return bool(model.config.is_encoder_decoder)
+
+
+def _eos(model: Any) -> Any:
+    return model.generation_config.eos_token_id
+
+
+def _ended(row: Tokens, eos: Any) -> Tokens:
+    """The tokens up to and with the first that ends the text; all of them if none does."""
+    ends = np.flatnonzero(np.isin(row, [] if eos is None else eos))
+    return row[: ends[0] + 1] if len(ends) else row

@@ -1,0 +1,157 @@
+"""AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning (Zhang et al. 2023,
+arXiv:2303.10512).
+
+    h = W x + (lora_alpha / init_r) B diag(E) A x       A: (r, in), E: (r,), 0 at first, B: (out, r)
+    penalty: orth_reg_weight * mean over A, B of ||A A^T - I||_F, ||B^T B - I||_F
+
+Every layer starts with rank `init_r`. Between the warm-up of `tinit` steps and the last `tfinal`
+steps, the singular values E that matter least for the loss are set to zero, until `target_r`
+per layer are left on average. What is zero is not saved, so layers end with different ranks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from peftkit.methods.method import Layout
+from peftkit.methods.stored import _StoredByPeft
+from peftkit.methods.targets import LinearTargets
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from peftkit.data.encoded import Encoded
+
+WARM_UP = 0.1
+LAST_PHASE = 0.3
+"""Shares of the run for `tinit` and `tfinal`, near those of the paper's runs on GLUE."""
+UNKNOWN_STEPS = 2**31
+"""PEFT wants the number of steps with the configuration; it is known at the first step."""
+
+
+class AdaLoRA(_StoredByPeft):
+    """LoRA that moves its rank to the layers where it matters."""
+
+    mergeable: ClassVar[bool] = True
+    layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
+
+    init_r: int = Field(default=12, ge=1)
+    """Rank of every layer at the start; one and a half times `target_r` in the paper."""
+    target_r: int = Field(default=8, ge=1)
+    """Average rank at the end."""
+    lora_alpha: float = Field(default=16, gt=0)
+    """The update is scaled by `lora_alpha / init_r`."""
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the input of A."""
+    target_modules: LinearTargets = "all-linear"
+    """Names of the layers, a regular expression over full names, or `all-linear`: every linear
+    layer but the head."""
+    tinit: int | None = Field(default=None, ge=0)
+    """Steps before ranks begin to fall; a tenth of the run if not given."""
+    tfinal: int | None = Field(default=None, ge=0)
+    """Steps at the end with final ranks; three tenths of the run if not given."""
+    deltaT: int = Field(default=1, ge=1)
+    """Steps between two allocations."""
+    beta1: float = Field(default=0.85, gt=0, lt=1)
+    """Smoothing of the sensitivity of the loss to each parameter."""
+    beta2: float = Field(default=0.85, gt=0, lt=1)
+    """Smoothing of the uncertainty of that."""
+    orth_reg_weight: float = Field(default=0.5, ge=0)
+    """Factor on the penalty that keeps A and B orthogonal."""
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if self.target_r > self.init_r:
+            raise ValueError(
+                f"`target_r` {self.target_r} is above `init_r` {self.init_r}, and ranks only fall"
+            )
+        return self
+
+    def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
+        from peft import AdaLoraConfig
+
+        from peftkit.methods.peft_layout import (
+            fan_in_fan_out,
+            inject_peft,
+            lora_layers,
+            modules_to_save,
+        )
+        from peftkit.methods.targets import linear_targets
+
+        config = AdaLoraConfig(
+            task_type=encoded.head.task_type,
+            init_r=self.init_r,
+            target_r=self.target_r,
+            lora_alpha=self.lora_alpha,  # type: ignore[arg-type]  # PEFT takes floats too
+            lora_dropout=self.lora_dropout,
+            target_modules=linear_targets(model, self.target_modules, head),
+            exclude_modules=list(head) or None,
+            modules_to_save=modules_to_save(head),
+            fan_in_fan_out=fan_in_fan_out(model),
+            deltaT=self.deltaT,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            orth_reg_weight=self.orth_reg_weight,
+            total_step=UNKNOWN_STEPS,
+        )
+        injected = inject_peft(model, config)
+        for layer in lora_layers(injected):  # on a bfloat16 base PEFT would train the rank itself
+            layer.ranknum["default"].requires_grad_(False)
+        return injected
+
+    def after_step(self, model: nn.Module, step: int, num_steps: int) -> None:
+        tuner: Any = model.base_model
+        config = tuner.peft_config["default"]
+        if config.total_step == UNKNOWN_STEPS:
+            config.total_step = num_steps
+            config.tinit, config.tfinal = self._phases(num_steps)
+        tuner.update_and_allocate(step)
+
+    def _phases(self, num_steps: int) -> tuple[int, int]:
+        """(tinit, tfinal) in steps.
+
+        Raises:
+            MethodError: they leave no step in which ranks could fall.
+        """
+        from peftkit.errors import MethodError
+
+        tinit = round(WARM_UP * num_steps) if self.tinit is None else self.tinit
+        tfinal = round(LAST_PHASE * num_steps) if self.tfinal is None else self.tfinal
+        if tinit + tfinal >= num_steps:
+            raise MethodError(
+                f"`method.tinit` {tinit} and `method.tfinal` {tfinal} leave none of the run's "
+                f"{num_steps} steps for the ranks to fall",
+                "leave them out, or train for longer",
+            )
+        return tinit, tfinal
+
+    def penalty(self, model: nn.Module) -> torch.Tensor | None:
+        import torch
+
+        from peftkit.methods.peft_layout import lora_layers
+
+        if not self.orth_reg_weight:
+            return None
+        distances = []
+        for layer in lora_layers(model):
+            for part in (layer.lora_A["default"], layer.lora_B["default"].T):  # (r, in or out)
+                identity = torch.eye(len(part), device=part.device)
+                distances.append(torch.linalg.norm(part @ part.T - identity))
+        return self.orth_reg_weight * torch.stack(distances).mean()
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Keeps the ranks whose singular value is not zero, whatever step the weights are of."""
+        from peftkit.methods.peft_layout import lora_layers, save_peft
+
+        names = {module: name for name, module in model.named_modules()}
+        config: Any = model.peft_config["default"]  # type: ignore[index]
+        config.rank_pattern = {
+            f"{names[layer].removeprefix('base_model.model.')}.lora_E": kept.flatten().tolist()
+            for layer in lora_layers(model)
+            if (kept := layer.lora_E["default"] != 0).any()
+        }
+        save_peft(model, folder)

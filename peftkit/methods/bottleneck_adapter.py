@@ -1,0 +1,65 @@
+"""Bottleneck adapters: Parameter-Efficient Transfer Learning for NLP (Houlsby et al. 2019,
+arXiv:1902.00751), in three placements.
+
+    delta(x) = scaling * up(f(down(x)))        down: (d / reduction_factor, d), up: (d, d / ...)
+
+    houlsby    after the attention and after the feed-forward sublayer (the paper's)
+    pfeiffer   after the block only (Pfeiffer et al. 2021, AdapterFusion, arXiv:2005.00247)
+    parallel   beside the feed-forward sublayer (He et al. 2022, arXiv:2110.04366, who scale by 4
+               and find it the best of the three)
+
+The layers are in `peftkit.peft_plugin`, which registers them with PEFT.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from peftkit.methods.method import Layout
+from peftkit.methods.stored import _StoredByPeft
+from peftkit.methods.targets import Targets
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from peftkit.data.encoded import Encoded
+
+
+class BottleneckAdapter(_StoredByPeft):
+    """Trains small feed-forward networks with a bottleneck inside the frozen blocks."""
+
+    layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
+
+    placement: Literal["houlsby", "pfeiffer", "parallel"] = "houlsby"
+    """Where in each block: after both sublayers, after the block, or beside its feed-forward."""
+    reduction_factor: float = Field(default=16, gt=0)
+    """Width of the hidden states over that of the bottleneck."""
+    non_linearity: Literal["relu", "gelu", "swish", "tanh"] = "relu"
+    """Between the two projections."""
+    scaling: float = Field(default=1.0, gt=0)
+    """Factor on what the adapter adds."""
+    ln_before: bool = False
+    """Whether a trained layer norm stands before the bottleneck."""
+    target_modules: Targets = ""
+    """Modules that get an adapter; empty for those of the placement, known for BERT, Llama, GPT-2,
+    T5 and their families."""
+
+    def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
+        from peftkit.methods.peft_layout import inject_peft, modules_to_save
+        from peftkit.peft_plugin import BottleneckConfig
+
+        targets: Any = self.target_modules
+        config = BottleneckConfig(
+            task_type=encoded.head.task_type,
+            placement=self.placement,
+            reduction_factor=self.reduction_factor,
+            non_linearity=self.non_linearity,
+            scaling=self.scaling,
+            ln_before=self.ln_before,
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            exclude_modules=list(head) or None,
+            modules_to_save=modules_to_save(head),
+        )
+        return inject_peft(model, config)

@@ -1,0 +1,115 @@
+"""EVA: Explained Variance Adaptation (Paischer et al. 2024, arXiv:2410.07170).
+
+    X = inputs of a layer on training rows,  X = U S V^T,  A = V_r^T,  B = 0
+    h = W x + s B A x
+
+LoRA that looks where the layer's inputs vary most. Ranks go to the layers whose inputs a
+component explains most of, at most `rho * r` to one. The base stays unchanged, so that it may be
+quantized.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from peftkit.bases.base import Base
+from peftkit.methods.lora import LoRA, inject_lora
+from peftkit.tasks.task import Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from peftkit.data.encoded import Encoded
+
+ROWS = 64
+"""Training rows in one step of the incremental SVD."""
+MOST_BATCHES = 200
+
+
+class EVA(LoRA):
+    """LoRA initialised with the directions in which the layer's inputs vary."""
+
+    rho: float = Field(default=2.0, ge=1)
+    """A layer's rank is at most `rho * r`; 1 for the same rank everywhere."""
+    tau: float = Field(default=0.99, gt=0, lt=1)
+    """Cosine similarity between two SVD steps at which a component counts as found."""
+
+    def supports(self, task: Task, base: Base) -> str | None:
+        if task.task_type != "SEQ_2_SEQ_LM":
+            return None
+        return (
+            "EVA looks at what the layers are given on training texts, and a decoder that is given "
+            "its own answers shows it something else; use PiSSA or LoRA"
+        )
+
+    def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
+        from peft import EvaConfig
+        from peft.tuners.lora.eva import initialize_lora_eva_weights
+
+        from peftkit.methods.peft_layout import is_rehearsal
+
+        if is_rehearsal(model):  # no values to look at; ranks are counted before they move
+            return inject_lora(self, model, encoded, head)
+        config = EvaConfig(rho=self.rho, tau=self.tau)
+        with warnings.catch_warnings():  # it would have A and B on no device until it is done
+            warnings.filterwarnings("ignore", "lora with eva initialization used with")
+            injected = inject_lora(
+                self, model, encoded, head, init_lora_weights="eva", eva_config=config
+            )
+            initialize_lora_eva_weights(
+                injected,
+                training_batches(encoded, next(injected.parameters()).device),
+                forward_fn=limited_forward(),
+                prepare_model_inputs_fn=None,
+                prepare_layer_inputs_fn=vectors,
+                gather_distributed_inputs=False,  # every process looks at the same rows
+                show_progress_bar=False,
+            )
+        return injected
+
+
+def vectors(layer_input: Any, _: object, __: str) -> torch.Tensor:
+    """The inputs of a layer, (vectors, d)."""
+    inputs: torch.Tensor = layer_input[0] if isinstance(layer_input, tuple) else layer_input
+    return inputs.reshape(-1, inputs.shape[-1]).contiguous()
+
+
+def training_batches(encoded: Encoded, device: torch.device) -> list[dict[str, torch.Tensor]]:
+    """Inputs of the training rows without any padding, which would count as data: neighbours in
+    length, cut to the shortest of them.
+    """
+    import torch
+
+    ids = sorted(encoded.train.input_ids, key=len)
+    batches = []
+    for start in range(0, len(ids), ROWS):
+        rows = ids[start : start + ROWS]
+        width = len(rows[0])
+        batch = torch.stack([torch.from_numpy(row[:width]) for row in rows]).to(device)
+        batches.append({"input_ids": batch, "attention_mask": torch.ones_like(batch)})
+    order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(0))
+    return [batches[index] for index in order]
+
+
+def limited_forward() -> Callable[[Any, dict[str, Any]], None]:
+    """A forward pass that gives up where PEFT's search for components would go on for ever."""
+    calls = 0
+
+    def forward(model: Any, inputs: dict[str, Any]) -> None:
+        from peftkit.errors import MethodError
+
+        nonlocal calls
+        calls += 1
+        if calls > MOST_BATCHES:
+            raise MethodError(
+                f"EVA found no stable components in {MOST_BATCHES} batches of training rows",
+                "lower `method.r`, `method.rho` or `method.tau`, or give it more rows",
+            )
+        model(**inputs)
+
+    return forward

@@ -1,0 +1,99 @@
+"""LoRA that starts from a part of the weight instead of from nothing (PiSSA, OLoRA).
+
+    W = W_res + s B_0 A_0,    h = W_res x + s B A x = W x + s [B, -B_0] [A; A_0] x
+
+The papers take the part out of the base. The trained A and B then fit only W_res, which nobody
+else has, and in bfloat16 W_res is rounded. Here the base keeps W, and A_0, B_0 stay beside A and B
+as frozen halves of a LoRA of rank 2r: the same function with the same gradients, and what is saved
+is that LoRA, as it was trained, for the base that everybody has. (PEFT's own conversion to it,
+`subtract_mutated_init` in 0.21, drops the classification head.)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftkit.bases.base import Base
+from peftkit.methods.lora import LoRA, inject_lora
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from torch import nn
+
+    from peftkit.data.encoded import Encoded
+
+
+def cannot_be_split(kind: str, base: Base) -> str | None:
+    """Why a quantized base is not split up."""
+    if base.quantization == "none":
+        return None
+    return (
+        f"{kind} takes a weight apart, and what it gains on {base.quantization} it gains by "
+        f"quantizing the rest instead of the weight, which makes a base that nobody else has; use "
+        f'LoRA or EVA on {base.quantization}, or {kind} with `base.quantization = "none"`'
+    )
+
+
+def inject_from_weights(
+    lora: LoRA,
+    model: nn.Module,
+    encoded: Encoded,
+    head: tuple[str, ...],
+    start: Callable[[Any], None],
+) -> nn.Module:
+    """The model with LoRA layers that start at a part of their weights.
+
+    Args:
+        start: PEFT's initialisation of one LoRA layer; it sets A and B, and what it does to the
+            base's weight is undone.
+    """
+    import torch
+    from torch.nn.utils.parametrize import register_parametrization
+
+    from peftkit.methods.joined import Joined
+    from peftkit.methods.peft_layout import is_rehearsal, lora_layers
+
+    rehearsal = is_rehearsal(model)
+    injected = inject_lora(lora, model, encoded, head)
+    for layer in lora_layers(injected):
+        a, b = layer.lora_A["default"], layer.lora_B["default"]
+        if not rehearsal:  # else there are no values to take apart
+            weight = layer.get_base_layer().weight
+            before = weight.data.clone()
+            with torch.no_grad():
+                start(layer)
+            weight.data = before
+        register_parametrization(a, "weight", Joined(a.weight, 0), unsafe=True)
+        register_parametrization(b, "weight", Joined(-b.weight, 1), unsafe=True)
+    return injected
+
+
+def save_from_weights(model: nn.Module, folder: Path) -> None:
+    """Writes the joined halves as an ordinary LoRA of rank 2r, the head with it."""
+    from peft.utils import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    from peftkit.methods.peft_layout import WEIGHTS, lora_layers
+
+    base: Any = model
+    names = {module: name for name, module in model.named_modules()}
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    tensors = {name: tensor for name, tensor in tensors.items() if "parametrizations" not in name}
+    for layer in lora_layers(model):
+        for part in ("lora_A", "lora_B"):
+            joined = getattr(layer, part)["default"].weight
+            tensors[f"{names[layer]}.{part}.weight"] = joined
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, folder / WEIGHTS, metadata={"format": "pt"})
+    base.peft_config["default"].save_pretrained(str(folder))
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text())
+    config["r"] *= 2
+    config["lora_alpha"] *= math.sqrt(2) if config["use_rslora"] else 2
+    config["inference_mode"] = True
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,92 @@
+"""IA3: Infused Adapter by Inhibiting and Amplifying Inner Activations (Liu et al. 2022,
+arXiv:2205.05638).
+
+    k <- l_k * k,  v <- l_v * v        l_k, l_v: one factor for each output of key and value
+    W_2 (l_ff * f(W_1 x))              l_ff: one factor for each input of the second layer
+
+All factors start at one; the paper trains them with a learning rate of 3e-3. PEFT's own defaults
+scale queries instead of keys in most decoders, and the attention output too in BERT; here it is
+what the paper says.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from peftkit.bases.base import Base
+from peftkit.methods.method import Layout
+from peftkit.methods.stored import _StoredByPeft
+from peftkit.methods.targets import Targets, matching
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from peftkit.data.encoded import Encoded
+
+FAMILIES: Final = (
+    # keys and values; second layer of the feed-forward sublayer
+    (r".*self_attn\.(k_proj|v_proj)", r".*mlp\.down_proj"),  # Llama, Mistral, Qwen, Gemma
+    (r".*self_attn\.(qkv_proj)", r".*mlp\.down_proj"),  # Phi-3, one matrix for q, k and v
+    (r".*\.self\.(key|value)", r".*layer\.\d+\.output\.dense"),  # BERT, RoBERTa, ELECTRA
+    (r".*attn\.c_attn", r".*mlp\.c_proj"),  # GPT-2, one matrix for q, k and v
+    (r".*(SelfAttention|EncDecAttention)\.(k|v)", r".*DenseReluDense\.wo"),  # T5
+)
+
+
+class IA3(_StoredByPeft):
+    """Trains factors on keys, values and the inside of the feed-forward layers."""
+
+    mergeable: ClassVar[bool] = True
+    layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
+
+    target_modules: Targets = ""
+    """Layers that are scaled, `feedforward_modules` among them; empty for those of the paper,
+    known for BERT, Llama, GPT-2, T5 and their families."""
+    feedforward_modules: Targets = ""
+    """Of those, the layers that are scaled at their input instead of at their output."""
+
+    def supports_merging(self, base: Base) -> str | None:
+        if base.quantization == "none":
+            return None
+        return (
+            f"IA3 multiplies whole rows of a weight, and PEFT cannot fold that into "
+            f"{base.quantization} weights; keep the adapter, train IA3 on an unquantized base, or "
+            f"use LoRA, which merges into the dequantized {base.quantization} weights"
+        )
+
+    def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
+        from peft import IA3Config
+
+        from peftkit.methods.peft_layout import fan_in_fan_out, inject_peft, modules_to_save
+
+        targets, feedforward = self._layers(model)
+        config = IA3Config(
+            task_type=encoded.head.task_type,
+            target_modules=targets,
+            feedforward_modules=feedforward,
+            exclude_modules=list(head) or None,
+            modules_to_save=modules_to_save(head),
+            fan_in_fan_out=fan_in_fan_out(model),
+        )
+        return inject_peft(model, config)
+
+    def _layers(self, model: nn.Module) -> tuple[Any, Any]:
+        """Names or patterns of all layers, and of those scaled at their input."""
+        from peftkit.errors import MethodError
+
+        if self.target_modules:
+            targets: Any = self.target_modules
+            inputs: Any = self.feedforward_modules
+            return (
+                targets if isinstance(targets, str) else list(targets),
+                inputs if inputs and isinstance(inputs, str) else list(inputs),
+            )
+        attention = matching(model, (pattern for pattern, _ in FAMILIES))
+        if attention is None:
+            raise MethodError(
+                f"which layers of {type(model).__name__} hold keys, values and the second "
+                "feed-forward matrix is not known",
+                "give `method.target_modules` and `method.feedforward_modules`, or use LoRA",
+            )
+        feedforward = dict(FAMILIES)[attention]
+        return f"{attention}|{feedforward}", feedforward

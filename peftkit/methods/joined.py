@@ -1,0 +1,21 @@
+"""A weight one half of which is trained."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Joined(nn.Module):
+    """For `torch.nn.utils.parametrize`: the weight followed by a frozen one along a dimension."""
+
+    frozen: Tensor
+
+    def __init__(self, frozen: Tensor, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.register_buffer("frozen", frozen.detach().clone(), persistent=False)
+
+    def forward(self, trained: Tensor) -> Tensor:
+        """(r, in) and (r, in) -> (2r, in), or (out, r) and (out, r) -> (out, 2r)."""
+        return torch.cat((trained, self.frozen), dim=self.dim)

@@ -1,0 +1,169 @@
+"""Any other tuner of PEFT, by its configuration.
+
+    PeftMethod(config={"peft_type": "OFT", "oft_block_size": 8, "target_modules": "all-linear"})
+    PeftMethod(config=peft.OFTConfig(oft_block_size=8, target_modules="all-linear"))
+
+What it computes and which papers it is from is told by PEFT's documentation. peftkit adds its
+checks: every tensor gets a gradient, nothing else changes, what is saved reads back the same.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, field_validator
+
+from peftkit.bases.base import Base
+from peftkit.methods.dora import DoRA
+from peftkit.methods.p_tuning import no_outputs_for_virtual_tokens
+from peftkit.methods.prefix_tuning import PrefixTuning
+from peftkit.methods.stored import _StoredByPeft
+from peftkit.tasks.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from peftkit.data.encoded import Encoded
+
+SET_BY_PEFTKIT = ("task_type", "inference_mode", "base_model_name_or_path", "revision")
+ON_QUANTIZED = (
+    "LORA", "ADALORA", "IA3", "OFT", "VERA", "MISS", "RANDLORA", "PROMPT_TUNING", "P_TUNING",
+    "PREFIX_TUNING",
+)  # fmt: skip
+"""Tuners that the matrix shows to compute right on int8 and 4-bit layers. Several others take the
+packed bytes for numbers, some of them in silence (HRA and DEFT on int8)."""
+CHANGES_THE_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
+NOT_SERVED = {
+    "LILY": "it averages over the batch, so that an answer depends on the texts beside it",
+    "POLY": "it needs a task id with every text",
+    "MULTITASK_PROMPT_TUNING": "it needs a task id with every text",
+    "XLORA": "it mixes adapters that were trained before",
+    "TRAINABLE_TOKENS": "`base.added_tokens` trains embeddings of added tokens, with any method",
+}
+
+
+class PeftMethod(_StoredByPeft):
+    """Trains whatever a PEFT configuration describes."""
+
+    config: dict[str, Any] = Field(min_length=1)
+    """Fields of the PEFT configuration, with its `peft_type`; or the configuration itself."""
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _fields(cls, value: Any) -> Any:
+        if hasattr(value, "to_dict") and hasattr(value, "peft_type"):  # a peft.PeftConfig
+            default = type(value)().to_dict()
+            given = {k: v for k, v in value.to_dict().items() if v != default.get(k)}
+            value = {"peft_type": value.peft_type, **given}
+        return value
+
+    @field_validator("config")
+    @classmethod
+    def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(value.get("peft_type"), str):
+            raise ValueError("needs a `peft_type`, such as `OFT`")
+        if found := [name for name in SET_BY_PEFTKIT if value.get(name) is not None]:
+            raise ValueError(f"`{found[0]}` is set by peftkit")
+        if reason := NOT_SERVED.get(value["peft_type"]):
+            raise ValueError(f"{value['peft_type']} is not served: {reason}")
+        start = str(value.get("init_lora_weights", "")).lower()
+        if start.startswith(CHANGES_THE_BASE):
+            raise ValueError(
+                f"`init_lora_weights` {start} changes the base, and the saved adapter would not "
+                "fit it; use PiSSA, OLoRA or EVA"
+            )
+        try:
+            return json.loads(json.dumps(value, default=_plainer))  # type: ignore[no-any-return]
+        except TypeError as error:
+            raise ValueError(f"cannot be recorded: {error}") from error
+
+    @property
+    def position_offset(self) -> int:
+        return int(self.config.get("num_virtual_tokens") or 0)
+
+    def supports(self, task: Task, base: Base) -> str | None:
+        kind = self.config["peft_type"]
+        if kind in ("PROMPT_TUNING", "P_TUNING") and (
+            reason := no_outputs_for_virtual_tokens(kind, task)
+        ):
+            return reason
+        if base.quantization == "none":
+            return None
+        if kind == "LORA" and self.config.get("use_dora"):
+            return DoRA().supports(task, base)
+        if kind in ON_QUANTIZED:
+            return None
+        return (
+            f"PEFT's {kind} is not known to compute right on {base.quantization} weights; use LoRA "
+            f'on {base.quantization}, or {kind} with `base.quantization = "none"`'
+        )
+
+    def supports_checkpointing(self) -> str | None:
+        if self.config["peft_type"] == "PREFIX_TUNING":
+            return PrefixTuning().supports_checkpointing()
+        return None
+
+    def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
+        from peftkit.methods.peft_layout import inject_peft, modules_to_save
+        from peftkit.methods.targets import linear_names
+        from peftkit.methods.virtual_tokens import inject_virtual
+
+        config = self._peft_config(encoded.head.task_type)
+        if hasattr(config, "exclude_modules"):
+            config.exclude_modules = [*(config.exclude_modules or ()), *head] or None
+        elif getattr(config, "target_modules", None) == "all-linear":
+            config.target_modules = linear_names(model, head)
+        if hasattr(config, "modules_to_save"):
+            saved = [*(config.modules_to_save or ()), *(modules_to_save(head) or ())]
+            config.modules_to_save = saved or None
+        return (inject_virtual if config.is_prompt_learning else inject_peft)(model, config)
+
+    def _peft_config(self, task_type: str) -> Any:
+        """PEFT's configuration object.
+
+        Raises:
+            MethodError: PEFT does not know the type, one of the fields, or a value.
+        """
+        from dataclasses import fields
+
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+        from peftkit.errors import MethodError, did_you_mean, quoted
+
+        given = dict(self.config)
+        kind = given.pop("peft_type")
+        kinds = [str(getattr(k, "value", k)) for k in PEFT_TYPE_TO_CONFIG_MAPPING]
+        if kind not in kinds:
+            raise MethodError(
+                f"`method.config.peft_type` is `{kind}`, which PEFT does not have",
+                did_you_mean(kind, kinds) or f"it has {quoted(sorted(kinds), 60)}",
+            )
+        chosen: Any = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
+        known = {field.name for field in fields(chosen)}
+        if unknown := [name for name in given if name not in known]:
+            raise MethodError(
+                f"`method.config.{unknown[0]}`: {chosen.__name__} has no such field",
+                did_you_mean(unknown[0], known) or f"it has {quoted(sorted(known), 60)}",
+            )
+        try:
+            return chosen(**given, task_type=task_type)
+        except (TypeError, ValueError) as error:
+            raise MethodError(f"`method.config`: {chosen.__name__} refuses it: {error}") from error
+
+    def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
+        from peftkit.methods.peft_layout import load_peft
+        from peftkit.methods.virtual_tokens import load_virtual
+
+        return (load_virtual if self.position_offset else load_peft)(model, folder)
+
+
+def _plainer(value: Any) -> Any:
+    """What JSON does not have: sets, enums."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} is no JSON value")

@@ -1,0 +1,52 @@
+"""PiSSA: Principal Singular Values and Singular Vectors Adaptation (Meng et al. 2024,
+arXiv:2404.02948).
+
+    W = U S V^T,  s A_0 = sqrt(S_r) V_r^T,  B_0 = U_r sqrt(S_r)        the r largest singular values
+    h = (W - s B_0 A_0) x + s B A x                              A, B start at A_0, B_0
+
+LoRA that starts from the principal part of W instead of from nothing, and trains that. What is
+saved is an ordinary LoRA of rank 2r for the unchanged base (appendix C of the paper).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from peftkit.bases.base import Base
+from peftkit.methods.from_weights import (
+    cannot_be_split,
+    inject_from_weights,
+    save_from_weights,
+)
+from peftkit.methods.lora import LoRA
+from peftkit.tasks.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from peftkit.data.encoded import Encoded
+
+
+class PiSSA(LoRA):
+    """LoRA initialised with the largest singular values of each weight."""
+
+    niter: int = Field(default=0, ge=0)
+    """Subspace iterations of a randomised SVD, for which 16 is accurate and much quicker on large
+    layers; 0 for the exact SVD."""
+
+    def supports(self, task: Task, base: Base) -> str | None:
+        return cannot_be_split(self.kind(), base)
+
+    def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
+        kind = f"pissa_niter_{self.niter}" if self.niter else "pissa"
+
+        def start(layer: Any) -> None:
+            layer.pissa_init("default", kind)
+
+        return inject_from_weights(self, model, encoded, head, start)
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        save_from_weights(model, folder)

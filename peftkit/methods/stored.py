@@ -1,0 +1,69 @@
+"""How what was trained is kept: the two layouts that most methods share.
+
+A method chooses one by its base class and writes `inject` only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftkit.methods.method import Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class _StoredByPeft(Method):
+    """`inject` returns a `peft.PeftModel`; plain PEFT loads what is saved."""
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        from peftkit.methods.peft_layout import save_peft
+
+        save_peft(model, folder)
+
+    def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
+        from peftkit.methods.peft_layout import load_peft
+
+        return load_peft(model, folder)
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        from peftkit.methods.peft_layout import merge_peft
+
+        return merge_peft(model)
+
+
+class _StoredAsTensors(Method):
+    """`inject` adds nothing to the model; the trained tensors are saved under their own names."""
+
+    mergeable = True
+
+    def trained_names(self, model: nn.Module, head: tuple[str, ...]) -> list[str]:
+        """Names of the parameters that this method trains in a model.
+
+        Raises:
+            MethodError: the model has none of them.
+        """
+        raise NotImplementedError
+
+    def inject(self, model: nn.Module, encoded: object, head: tuple[str, ...]) -> nn.Module:
+        from peftkit.methods.trained_layout import float_norms
+
+        trained = set(self.trained_names(model, head))
+        float_norms(model, trained)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trained)
+        return model
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        from peftkit.methods.trained_layout import save_trained
+
+        save_trained(model, folder)
+
+    def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
+        from peftkit.methods.trained_layout import load_trained
+
+        return load_trained(model, folder, self.trained_names(model, head))
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        return model

@@ -1,0 +1,124 @@
+"""What prefix tuning, prompt tuning and p-tuning share: virtual tokens before the text.
+
+PEFT puts them before the padding of a left-padded row, [virtual][padding][text]. In a decoder
+that is wrong twice: positions count the padding, and a classifier that is given embeddings reads
+the last position, padding or not. A hook before the base model's forward pass makes it
+[padding][virtual][text] with positions that count tokens only, so that training, scoring and
+`generate` are right in batches, whoever calls the model.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from peftkit.errors import MethodError
+from peftkit.methods.peft_layout import inject_peft, load_peft
+
+if TYPE_CHECKING:
+    import peft
+
+
+def inject_virtual(model: nn.Module, config: peft.PeftConfig) -> nn.Module:
+    """The model with virtual tokens, right in batches.
+
+    Raises:
+        MethodError: the architecture has no place for them.
+    """
+    base: Any = model
+    if base.config.is_encoder_decoder and config.task_type != "SEQ_2_SEQ_LM":
+        raise MethodError(
+            f"{type(model).__name__} reads the text's token ids on the way, and virtual tokens "
+            "have none",
+            "use LoRA, IA3 or BottleneckAdapter for this task, or virtual tokens with a "
+            "sequence-to-sequence head",
+        )
+    if config.peft_type == "PREFIX_TUNING" and not _takes_a_cache(base):
+        raise MethodError(
+            f"{type(model).__name__} takes no cache of keys and values, where a prefix would be",
+            "use LoRA, IA3 or BottleneckAdapter",
+        )
+    return placed_by_hook(inject_peft(model, config))
+
+
+def _takes_a_cache(base: Any) -> bool:
+    """Whether the model, or the trunk under its head, can be given past keys and values."""
+    trunk = getattr(base, base.base_model_prefix, base)
+    return any("past_key_values" in inspect.signature(m.forward).parameters for m in (base, trunk))
+
+
+def load_virtual(model: nn.Module, folder: Path) -> nn.Module:
+    """`load_peft`, right in batches."""
+    return placed_by_hook(load_peft(model, folder))
+
+
+def placed_by_hook(model: nn.Module) -> nn.Module:
+    """The model with the hook of this module on its base, if that reads from left to right."""
+    base: Any = model.base_model
+    causal = any(getattr(module, "is_causal", False) for module in base.modules())
+    if causal and not base.config.is_encoder_decoder:
+        config: Any = model.peft_config["default"]  # type: ignore[index]
+        hook = partial(_place, in_cache=config.peft_type == "PREFIX_TUNING")
+        base.register_forward_pre_hook(hook, with_kwargs=True)
+    return model
+
+
+def _place(
+    base: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, in_cache: bool
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """The forward hook.
+
+    Args:
+        in_cache: whether virtual tokens are keys and values in the cache (prefix tuning), where
+            they cannot be moved, or embeddings before the text.
+    """
+    mask, embeddings = kwargs.get("attention_mask"), kwargs.get("inputs_embeds")
+    if mask is None or mask.dim() != 2 or bool(mask.all()):
+        return None
+    left_padded = bool(mask[:, -1].all())
+    reads_last = hasattr(base, "score") and embeddings is not None
+    if not left_padded and not reads_last:
+        return None  # padding comes last, where it does no harm
+    if in_cache:
+        _check_window(base, mask.shape[1])
+    else:
+        order = mask.bool().int().argsort(dim=1, stable=True)  # (rows, width), padding first
+        mask = mask.gather(1, order)
+        if embeddings is not None:
+            embeddings = embeddings.gather(1, order[..., None].expand_as(embeddings))
+    width = (kwargs["input_ids"] if embeddings is None else embeddings).shape[1]
+    changed = {"attention_mask": mask, "position_ids": _positions(mask, width)}
+    if "position_ids" not in inspect.signature(base.forward).parameters:
+        del changed["position_ids"]  # positions are biases made from the mask (ALiBi)
+    if embeddings is not None:
+        changed["inputs_embeds"] = embeddings
+    return args, {**kwargs, **changed}
+
+
+def _positions(mask: Tensor, width: int) -> Tensor:
+    """Positions of the last `width` columns, (rows, width), counting what is no padding."""
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -width:]
+
+
+def window(config: Any) -> int | None:
+    """Tokens that a sliding layer of the model looks back, if it has such layers."""
+    types = getattr(config, "layer_types", None)
+    if types is not None and "sliding_attention" not in types:
+        return None
+    size: int | None = getattr(config, "sliding_window", None)
+    return size
+
+
+def _check_window(base: Any, length: int) -> None:
+    """Raises MethodError where padding between prefix and text would use up a sliding window."""
+    size = window(base.config)
+    if size is not None and length > size:
+        raise MethodError(
+            f"{type(base).__name__} looks back {size} tokens, and padding between the prefix and "
+            f"the text counts among them (the rows have {length})",
+            "generate from prompts of one length at a time, as `peftkit` does by itself",
+        )

@@ -1,0 +1,486 @@
+"""The matrix: every method on every head, architecture and precision.
+
+What a cell must do is in `examine`; which cells there are, in `CELLS`. A new method is a row in
+`METHODS`, a new architecture one in `ARCHITECTURES`, a new head one in `HEADS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import peft
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import peftkit as pk
+from peftkit.adapters.loading import load_trained_model
+from peftkit.adapters.merging import merged_model
+from peftkit.bases.loading import load_weights
+from peftkit.bases.opening import open_base
+from peftkit.data.encoded import Encoded, Examples, Head
+from peftkit.data.rows import Row
+from peftkit.errors import PeftkitError
+from peftkit.evaluation.generating import _batches, generate, pad_prompts
+from peftkit.methods.method import Method, trainable_parameters
+from peftkit.methods.peft_layout import add_peft
+from peftkit.run import rehearse
+from peftkit.tasks.task import Task
+from peftkit.training import guards
+from peftkit.training.devices import weights_dtype
+from peftkit.training.loop import _float32_where_trained
+from peftkit.training.optimizers import make_optimizer
+
+METHODS: dict[str, tuple[Method, float]] = {
+    "LoRA": (pk.LoRA(r=4), 1e-2),
+    "LoRA, rsLoRA": (pk.LoRA(r=4, use_rslora=True), 1e-2),
+    "LoRA, LoRA+": (pk.LoRA(r=4, loraplus_lr_ratio=16), 1e-3),
+    "DoRA": (pk.DoRA(r=4), 1e-2),
+    "PiSSA": (pk.PiSSA(r=4), 1e-2),
+    "OLoRA": (pk.OLoRA(r=4), 1e-3),
+    "EVA": (pk.EVA(r=2), 1e-2),
+    "AdaLoRA": (pk.AdaLoRA(init_r=4, target_r=2), 1e-2),
+    "IA3": (pk.IA3(), 3e-2),
+    "PrefixTuning": (pk.PrefixTuning(num_virtual_tokens=4), 3e-2),
+    "PrefixTuning, projected": (
+        pk.PrefixTuning(num_virtual_tokens=4, prefix_projection=True), 3e-3,
+    ),
+    "PromptTuning": (pk.PromptTuning(num_virtual_tokens=4), 3e-2),
+    "PTuning": (pk.PTuning(num_virtual_tokens=4), 3e-3),
+    "Bottleneck, houlsby": (pk.BottleneckAdapter(reduction_factor=8), 1e-2),
+    "Bottleneck, pfeiffer": (
+        pk.BottleneckAdapter(placement="pfeiffer", reduction_factor=8, ln_before=True), 1e-2,
+    ),
+    "Bottleneck, parallel": (
+        pk.BottleneckAdapter(placement="parallel", reduction_factor=8, scaling=4), 3e-3,
+    ),
+    "LayerNormTuning": (pk.LayerNormTuning(), 1e-2),
+    "BitFit": (pk.BitFit(), 1e-2),
+    "TopLayers": (pk.TopLayers(k=1), 1e-3),
+    "HeadOnly": (pk.HeadOnly(), 1e-2),
+    "FullFineTuning": (pk.FullFineTuning(), 1e-3),
+    **{
+        f"PeftMethod, {kind}": (pk.PeftMethod(config={"peft_type": kind, **fields}), rate)
+        for kind, rate, fields in (
+            ("LOHA", 1e-2, {"r": 4, "target_modules": "all-linear"}),
+            ("LOKR", 1e-2, {"r": 4, "target_modules": "all-linear"}),
+            ("OFT", 1e-2, {"oft_block_size": 8, "target_modules": "all-linear"}),
+            ("VERA", 3e-2, {"r": 16, "target_modules": ["v_proj", "value", "c_attn", "v"]}),
+            ("HRA", 1e-2, {"r": 4, "target_modules": "all-linear"}),
+            ("MISS", 1e-3, {"r": 4, "target_modules": "all-linear"}),
+            ("RANDLORA", 1e-3, {"r": 4, "target_modules": "all-linear"}),
+        )
+    },
+}  # fmt: skip
+"""Name of a row -> the method, and a learning rate at which it learns within a few steps."""
+
+STARTS_ELSEWHERE = ("PrefixTuning", "PromptTuning", "PTuning")
+"""Methods of which no paper says that they begin at the base."""
+
+PRECISIONS = ("float32", "bfloat16", "int8", "nf4", "nf4 double", "fp4")
+
+SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 96}
+SMALL = {**SIZE, "intermediate_size": 128, "max_position_embeddings": 64}
+DECODER = {**SMALL, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2}
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "Llama": ("LlamaConfig", DECODER),
+    "Qwen": ("Qwen3Config", {**DECODER, "head_dim": 32, "tie_word_embeddings": True}),
+    "Gemma": (
+        "Gemma3TextConfig",
+        {
+            **DECODER, "head_dim": 32, "sliding_window": 12,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    "GPT-2": (
+        "GPT2Config",
+        {
+            "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 96, "n_positions": 64,
+            "bos_token_id": 1, "eos_token_id": 2,
+        },
+    ),
+    "BERT": ("BertConfig", SMALL),
+    "T5": (
+        "T5Config",
+        {
+            "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4,
+            "vocab_size": 96, "feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0,
+            "eos_token_id": 2,
+        },
+    ),
+}  # fmt: skip
+"""Name -> configuration class of transformers and its fields."""
+
+
+class _BareTask(Task):
+    """A head without rows: what methods and loading ask of a task."""
+
+    auto_class: ClassVar[str]
+    labels: ClassVar[tuple[str, ...]] = ()
+    scores = ("loss",)
+    reads = "all"
+
+
+class Classification(_BareTask):
+    task_type, auto_class = "SEQ_CLS", "AutoModelForSequenceClassification"
+    labels = ("bad", "fair", "good")
+
+
+class LanguageModel(_BareTask):
+    task_type, auto_class = "CAUSAL_LM", "AutoModelForCausalLM"
+
+
+class TokenLabels(_BareTask):
+    task_type, auto_class = "TOKEN_CLS", "AutoModelForTokenClassification"
+    labels = ("O", "B", "I")
+
+
+class Answers(_BareTask):
+    task_type, auto_class = "QUESTION_ANS", "AutoModelForQuestionAnswering"
+    labels = ("start", "end")
+
+
+class Seq2Seq(_BareTask):
+    task_type, auto_class = "SEQ_2_SEQ_LM", "AutoModelForSeq2SeqLM"
+
+
+DECODERS = ("Llama", "Qwen", "Gemma", "GPT-2")
+HEADS: dict[str, tuple[_BareTask, tuple[str, ...]]] = {
+    "classification": (Classification(), (*DECODERS, "BERT", "T5")),
+    "language model": (LanguageModel(), DECODERS),
+    "token labels": (TokenLabels(), (*DECODERS, "BERT", "T5")),
+    "question answering": (Answers(), (*DECODERS, "BERT", "T5")),
+    "sequence to sequence": (Seq2Seq(), ("T5",)),
+}
+"""Name -> head, and the architectures that transformers has it for."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the matrix."""
+
+    method: str
+    head: str
+    architecture: str
+    precision: str
+
+    def __str__(self) -> str:
+        return "-".join((self.method, self.head, self.architecture, self.precision)).replace(
+            " ", "_"
+        )
+
+
+CELLS = [
+    Cell(method, head, architecture, precision)
+    for method, (head, (_, architectures)), precision in itertools.product(
+        METHODS, HEADS.items(), PRECISIONS
+    )
+    for architecture in architectures
+]
+
+
+@dataclass
+class Outcome:
+    """What became of a cell: refused for a reason, or what it did."""
+
+    refused: str = ""
+    merges: str = ""
+    """Empty if it does, else the reason why not."""
+    generates: bool = False
+    differences: dict[str, float] = field(default_factory=dict)
+    """Check -> largest difference of the outputs, relative to their scale."""
+
+
+def save_architecture(folder: Path, name: str) -> Path:
+    """A tiny random checkpoint with a tokenizer."""
+    import transformers
+
+    from tests.conftest import save_tokenizer
+
+    class_name, fields = ARCHITECTURES[name]
+    fields = {"pad_token_id": 0, "initializer_range": 0.15, **fields}
+    if name == "T5":
+        fields = {k: v for k, v in fields.items() if k != "initializer_range"}
+    torch.manual_seed(0)
+    config = getattr(transformers, class_name)(**fields)
+    auto = "AutoModelForSeq2SeqLM" if name == "T5" else "AutoModel"
+    if name in DECODERS:  # an output layer of its own, where it is not tied
+        auto = "AutoModelForCausalLM"
+    getattr(transformers, auto).from_config(config).save_pretrained(folder)
+    save_tokenizer(folder, "bert")
+    return folder
+
+
+def base_of(folder: Path, precision: str, **fields: Any) -> pk.Base:
+    """The base of a cell."""
+    kind = precision.split(maxsplit=1)[0]
+    quantized = kind in ("int8", "nf4", "fp4")
+    return pk.Base(
+        name_or_path=str(folder),
+        dtype="bfloat16" if precision == "bfloat16" else "float32",
+        quantization=kind if quantized else "none",
+        double_quant="double" in precision,
+        **fields,
+    )
+
+
+@contextlib.contextmanager
+def computing(precision: str) -> Iterator[None]:
+    """As Accelerate has the model compute."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        yield
+
+
+LENGTHS = (3, 5, 9, 12)
+
+
+def rows(count: int = 4) -> list[np.ndarray]:
+    """Texts of different lengths; the last token of each is the end of the text."""
+    random = np.random.default_rng(0)
+    lengths = itertools.islice(itertools.cycle(LENGTHS), count)
+    return [np.append(random.integers(4, 90, size=n - 1), 2) for n in lengths]
+
+
+def encoded_of(task: _BareTask) -> Encoded:
+    ids = rows(256)
+    examples = Examples(
+        rows=tuple(Row(n, {}) for n in range(len(ids))),
+        input_ids=ids,
+        targets=[np.zeros(1, np.int64) for _ in ids],
+    )
+    trained = bool(task.labels)
+    head = Head(task.auto_class, task.task_type, task.labels, trained)
+    return Encoded(examples, examples, examples, head, 0)
+
+
+def padded(texts: list[np.ndarray]) -> dict[str, Tensor]:
+    tensors = [torch.from_numpy(text) for text in texts]
+    masks = [torch.ones_like(t) for t in tensors]
+    pad = nn.utils.rnn.pad_sequence
+    return {"input_ids": pad(tensors, True, 0), "attention_mask": pad(masks, True, 0)}
+
+
+def outputs(model: nn.Module, texts: list[np.ndarray], cell: Cell) -> Tensor:
+    """All outputs that are read, (outputs, classes or vocabulary), float32."""
+    with computing(cell.precision):  # anew each time: it remembers rounded weights
+        return _outputs(model, texts, cell.head)
+
+
+def _outputs(model: nn.Module, texts: list[np.ndarray], head: str) -> Tensor:
+    inputs = padded(texts)
+    if head == "sequence to sequence":
+        decoder = torch.tensor([[0, 7, 8, 9]] * len(texts))
+        return model(**inputs, decoder_input_ids=decoder).logits.float().flatten(0, 1)
+    found = model(**inputs)
+    if head == "classification":
+        return found.logits.float()
+    if head == "question answering":
+        logits = torch.stack((found.start_logits, found.end_logits), dim=-1)
+    else:
+        logits = found.logits
+    width = inputs["input_ids"].shape[1]
+    return logits.float()[:, -width:][inputs["attention_mask"].bool()]
+
+
+def loss_of(model: nn.Module, cell: Cell) -> Tensor:
+    found = outputs(model, rows(), cell)
+    targets = torch.arange(len(found)) * 7 % found.shape[1]
+    return F.cross_entropy(found, targets)
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    scale = max(1.0, float(expected.abs().max()))
+    return float((found - expected).abs().max()) / scale
+
+
+def refusal(cell: Cell, base: pk.Base) -> str:
+    """Why the cell cannot work, as `peftkit check` says it; empty if it can."""
+    method, _ = METHODS[cell.method]
+    task, _ = HEADS[cell.head]
+    if reason := method.supports(task, base):
+        return reason
+    try:
+        opened = open_base(base, method.position_offset)
+        rehearse(opened, encoded_of(task), method, pk.Training())
+    except PeftkitError as error:
+        return f"{error.message}; {error.hint}".rstrip("; ")
+    return ""
+
+
+EXACT = 2e-5
+"""For two computations in float32 of the same model on the same batch."""
+ROUNDED = {"bfloat16": 5e-2, "int8": 5e-2}
+"""For another batch, or the merged model: bfloat16 rounds, and int8 rounds activations too, by the
+largest in the batch."""
+STEPS = 6
+
+
+def examine(cell: Cell, folder: Path, work: Path) -> Outcome:
+    """Everything that a cell must do. Raises AssertionError for what it does not.
+
+    Args:
+        folder: of the checkpoint.
+        work: an empty folder.
+    """
+    method, rate = METHODS[cell.method]
+    task, _ = HEADS[cell.head]
+    base = base_of(folder, cell.precision)
+    if reason := refusal(cell, base):
+        return Outcome(refused=reason)
+    outcome = Outcome()
+    rounded = ROUNDED.get(cell.precision, EXACT)
+    rounded_weights = rounded if cell.precision == "bfloat16" else EXACT
+
+    def same(check: str, found: Tensor, expected: Tensor, allowed: float = EXACT) -> None:
+        outcome.differences[check] = relative(found, expected)
+        assert outcome.differences[check] <= allowed, f"{check}: {outcome.differences[check]:.2g}"
+
+    opened = open_base(base, method.position_offset)
+    recipe = pk.Recipe(base=base, task=task, method=method)
+    encoded = encoded_of(task)
+    torch.manual_seed(0)
+    dtype = weights_dtype(base, method.trains_base_weights)
+    loaded = load_weights(opened, encoded.head, dtype, torch.device("cpu"), 0.0)
+    model = loaded.model.eval()
+    texts = rows()
+
+    def answers(some: nn.Module) -> Tensor:
+        with torch.no_grad():
+            return outputs(some.eval(), texts, cell)
+
+    start = answers(model)
+    model = method.inject(model, encoded, loaded.head)
+    if not cell.method.startswith(STARTS_ELSEWHERE):
+        same("starts at the base", answers(model), start, rounded_weights)
+    train(cell, model, method, rate)
+    first = answers(model)
+    with torch.no_grad():
+        alone = torch.cat([outputs(model, [text], cell) for text in texts])
+    same("batch = single", alone, first, rounded)
+    folders = [work / "first", work / "second"]
+    for place in folders:
+        place.mkdir()
+    method.save(model, folders[0])
+    disturb(model)
+    second = answers(model)
+    method.save(model, folders[1])
+    assert relative(second, first) > max(0.01, 1.5 * rounded_weights), (
+        "the second adapter is too much like the first"
+    )
+    fresh = load_trained_model(folders[0], recipe, opened, encoded.head, torch.device("cpu"))
+    assert not trainable_parameters(fresh)
+    same("reloads", answers(fresh), first, rounded_weights)
+    switch(fresh, method, folders, loaded.head, "second")
+    same("second adapter", answers(fresh), second, rounded_weights)
+    switch(fresh, method, folders, loaded.head, "first")
+    same("first adapter again", answers(fresh), first, rounded_weights)
+    if cell.head in ("language model", "sequence to sequence"):
+        outcome.generates = True
+        with computing(cell.precision):
+            logits, tokens = generated(fresh, [text[:-1] for text in texts])
+        same("generation's first logits", *logits, rounded)
+        if rounded == EXACT:  # else ties may fall otherwise
+            assert tokens[0] == tokens[1], tokens
+    outcome.merges = method.supports_merging(base) or ""
+    if not outcome.merges:
+        merged = merged_model(folders[0], recipe, opened, encoded.head)
+        assert not any("lora" in name for name, _ in merged.named_parameters())
+        same("merged", answers(merged), first, rounded)
+    return outcome
+
+
+def train(cell: Cell, model: nn.Module, method: Method, rate: float) -> None:
+    """A few steps on four texts; what a step of the loop does, with its guards."""
+    _float32_where_trained(model)
+    before = guards.frozen_digest(model)
+    trained = {name: p.detach().clone() for name, p in trainable_parameters(model).items()}
+    assert trained
+    training = pk.Training(learning_rate=rate, weight_decay=0)
+    optimizer = make_optimizer(model, training, method.learning_rate_scales(model))
+    losses = []
+    for step in range(1, STEPS + 1):
+        model.train()
+        optimizer.zero_grad()
+        loss = loss_of(model, cell)
+        losses.append(loss.item())
+        if (penalty := method.penalty(model)) is not None:
+            loss = loss + 0.01 * penalty
+        loss.backward()
+        if step == 1:
+            guards.check_first_gradients(model, 1)
+        optimizer.step()
+        method.after_step(model, step, STEPS)
+    with torch.no_grad():
+        losses.append(float(loss_of(model, cell)))
+    assert losses[-1] < losses[0], f"the loss does not fall: {losses}"
+    guards.check_frozen(model, before)
+    moved = [n for n, p in trainable_parameters(model).items() if not torch.equal(p, trained[n])]
+    unmoved = {n for n in trained if n not in moved and not _may_rest(n)}
+    assert not unmoved, f"trained, but never moved: {sorted(unmoved)[:5]}"
+
+
+def _may_rest(name: str) -> bool:
+    """Tensors whose gradient is zero by nature: rows of unused tokens, the bias of keys (softmax
+    does not see it), BERT's second segment.
+    """
+    if name.endswith("lora_E.default"):  # AdaLoRA takes some away
+        return True
+    return "embed" in name or "key.bias" in name or "wte" in name or "wpe" in name
+
+
+def disturb(model: nn.Module) -> None:
+    """Another state of the trained tensors, as other training would leave."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in trainable_parameters(model).values():
+            noise = torch.randn_like(parameter)
+            parameter.add_(noise * max(0.3, float(parameter.abs().mean())))
+
+
+def switch(
+    model: Any, method: Method, folders: list[Path], head: tuple[str, ...], name: str
+) -> None:
+    """Puts the second adapter in, or the first one back, on the same base in memory."""
+    if isinstance(model, peft.PeftModel):
+        if name not in model.peft_config and name == "second":
+            add_peft(model, folders[1], "second")
+        model.set_adapter("default" if name == "first" else name)
+        model.requires_grad_(False).eval()
+    else:
+        method.load(model, folders[0 if name == "first" else 1], head)
+
+
+def generated(
+    model: Any, prompts: list[np.ndarray]
+) -> tuple[tuple[Tensor, Tensor], tuple[list[list[int]], list[list[int]]]]:
+    """Of the prompts together, and one by one: the first new token's logits, and the tokens."""
+    settings = {"max_new_tokens": 6, "eos_token_id": None}
+
+    def first_logits(some: list[np.ndarray]) -> Tensor:
+        inputs = pad_prompts(model, some, 0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Position ids are not supported")
+            found = model.generate(
+                **inputs, max_new_tokens=1, output_logits=True, return_dict_in_generate=True,
+                pad_token_id=0, do_sample=False,
+            )  # fmt: skip
+        return found.logits[0]
+
+    alone = [[prompt] for prompt in prompts]  # from short to long
+    batches = [[prompts[index] for index in batch] for batch in _batches(model, prompts, 16)]
+    logits = torch.cat([*map(first_logits, batches)]), torch.cat([*map(first_logits, alone)])
+    together = [row.tolist() for row in generate(model, prompts, 0, **settings)]
+    single = [generate(model, prompt, 0, **settings)[0].tolist() for prompt in alone]
+    return logits, (together, single)
+
+
+def as_json(cell: Cell, outcome: Outcome) -> str:
+    return json.dumps({**vars(cell), **vars(outcome)})

@@ -1,0 +1,63 @@
+"""Every cell of the matrix does what `tests/matrix.py` asks of it, or is refused with a reason.
+
+`make matrix` runs them all and writes docs/matrix.md; `make test` runs a slice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.matrix import ARCHITECTURES, CELLS, METHODS, Cell, Outcome, examine, save_architecture
+
+SLICE = {
+    ("classification", "BERT", "float32"), ("classification", "GPT-2", "int8"),
+    ("classification", "Llama", "bfloat16"), ("language model", "Qwen", "nf4"),
+    ("language model", "Gemma", "float32"), ("sequence to sequence", "T5", "float32"),
+    ("token labels", "BERT", "nf4 double"), ("question answering", "Llama", "fp4"),
+}  # fmt: skip
+"""Head, architecture and precision of the cells that run without `-m matrix`, for every method."""
+
+
+def parameters() -> list[object]:
+    """The cells; those outside the slice carry the marker `matrix`."""
+    return [
+        pytest.param(
+            cell,
+            id=str(cell),
+            marks=[] if (cell.head, cell.architecture, cell.precision) in SLICE
+            else pytest.mark.matrix,
+        )
+        for cell in CELLS
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("architectures")
+    return {name: save_architecture(folder / name, name) for name in ARCHITECTURES}
+
+
+@pytest.mark.parametrize("cell", parameters())
+def test_cell(cell: Cell, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    outcome = examine(cell, checkpoints[cell.architecture], tmp_path)
+    write(cell, outcome)
+    assert outcome.refused or outcome.differences
+
+
+def write(cell: Cell, outcome: Outcome) -> None:
+    """A line for tests/matrix_report.py, if a matrix is being made."""
+    if folder := os.environ.get("PEFTKIT_MATRIX"):
+        file = Path(folder) / f"{os.environ.get('PYTEST_XDIST_WORKER', 'main')}.jsonl"
+        with file.open("a", encoding="utf-8") as opened:
+            opened.write(json.dumps({**vars(cell), **vars(outcome)}) + "\n")
+
+
+def test_the_slice_has_every_head_architecture_and_precision():
+    for part in range(3):
+        whole = {(c.head, c.architecture, c.precision)[part] for c in CELLS}
+        assert {place[part] for place in SLICE} == whole
+    assert len({cell.method for cell in CELLS}) == len(METHODS)
