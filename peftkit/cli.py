@@ -183,10 +183,14 @@ def _check(recipe: Recipe, options: argparse.Namespace) -> None:
     prepared = prepare(recipe)
     console = _console(options.json)
     print_ledger(console, prepared.ledger)
+    unmergeable = recipe.method.supports_merging(prepared.base.spec)
     console.print(
         f"\n  {recipe.method.kind()} trains {prepared.trainable_parameters:,} of "
-        f"{prepared.total_parameters:,} parameters\n\n  the first training example:",
+        f"{prepared.total_parameters:,} parameters\n"
+        f"  merging: {unmergeable or 'into the weights it was trained on'}\n\n"
+        "  the first training example:",
         highlight=False,
+        soft_wrap=True,
     )
     console.print(prepared.example(), highlight=False, markup=False, soft_wrap=True)
     console.print("\n  nothing is wrong that can be told without weights", style="green")
@@ -195,6 +199,7 @@ def _check(recipe: Recipe, options: argparse.Namespace) -> None:
             "recipe": json.loads(recipe.model_dump_json()),
             "trainable_parameters": prepared.trainable_parameters,
             "total_parameters": prepared.total_parameters,
+            "merging_refused": unmergeable or "",
             "ledger": prepared.ledger.to_json(),
             "example": prepared.example(),
         }

@@ -48,15 +48,28 @@ peftkit predict path/to/this/folder{{ base_option }} --text "..."
 ```
 
 {% if library == "peft" -%}
+{% if plugin -%}
+With PEFT, to which peftkit adds this kind of adapter; without the first line, PEFT says
+`KeyError: 'BOTTLENECK'` (`pip install peftkit`):
+
+```python
+import peftkit.peft_plugin
+{% else -%}
 With PEFT alone:
 
 ```python
+{% endif -%}
 from peft import PeftModel
 from transformers import {{ head.auto_class }}{{ quantization_import }}
 
 base = {{ head.auto_class }}.from_pretrained("{{ base_path }}"{{ options }})
 model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
 ```
+{%- if virtual %}
+
+Give it texts of one length at a time, or one by one: in a batch with padding, PEFT alone counts the
+padding between the virtual tokens and the text.
+{%- endif %}
 {%- elif library == "transformers" -%}
 With transformers alone:
 
@@ -75,6 +88,25 @@ from transformers import {{ head.auto_class }}{{ quantization_import }}
 model = {{ head.auto_class }}.from_pretrained("{{ base_path }}"{{ options }})
 model.load_state_dict(load_file("path/to/this/folder/trained.safetensors"), strict=False)
 model.eval()
+```
+{%- endif %}
+{%- if added and library != "transformers" %}
+
+The vocabulary has tokens more than the base's, {{ added }}. The tokenizer is in this folder, and
+`added_tokens.safetensors` has their embeddings; put them into `{{ variable }}`\
+{% if library == "peft" %} before the adapter{% endif %}:
+
+```python
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+rows_needed = max(len(tokenizer), {{ variable }}.config.vocab_size)
+{{ variable }}.resize_token_embeddings(rows_needed)
+ids = tokenizer.convert_tokens_to_ids([{{ added_list }}])
+for name, rows in load_file("path/to/this/folder/added_tokens.safetensors").items():
+    layer = getattr({{ variable }}, f"get_{name}_embeddings")()
+    layer.weight.data[ids] = rows.to(layer.weight)
 ```
 {%- endif %}
 {% if labels %}
@@ -97,6 +129,7 @@ def _load_options(record: Record) -> list[str]:
     kind = record.base["quantization"]
     if kind != "none":
         eight, four = "load_in_8bit=True", f'load_in_4bit=True, bnb_4bit_quant_type="{kind}"'
+        four += ", bnb_4bit_use_double_quant=True" if record.base["double_quant"] else ""
         skipped = ', llm_int8_skip_modules=["classifier", "score", "pooler.dense"]'
         kept = skipped if record.head.trained else ""
         arguments = f"{eight if kind == 'int8' else four}{kept}"
@@ -119,6 +152,8 @@ def write_card(folder: Path, name: str, record: Record) -> None:
     library = "peft" if (folder / "adapter_config.json").is_file() else "other"
     if (folder / "config.json").is_file():
         library = "transformers"
+    method = record.recipe["method"]
+    added = record.recipe["base"]["added_tokens"]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     text = environment.from_string(TEMPLATE).render(
         record=record,
@@ -128,6 +163,11 @@ def write_card(folder: Path, name: str, record: Record) -> None:
         labels=", ".join(f"`{label}`" for label in head.labels),
         metrics=[m for m in record.metrics["after"] if m != "loss"],
         library=library,
+        plugin=method["kind"] == "BottleneckAdapter",
+        virtual=library == "peft" and "num_virtual_tokens" in method.get("config", method),
+        added=", ".join(f"`{token}`" for token in added),
+        variable="base" if library == "peft" else "model",
+        added_list=", ".join(f"{token!r}" for token in added),
         pipeline_tag=PIPELINE_TAGS.get(head.task_type, head.task_type.lower()),
         where=where,
         base_option="" if reachable else " --base path/to/the/base",

@@ -34,7 +34,7 @@ class _AddedTokens(nn.Module):
         rows: (ids, width), float32.
         """
         super().__init__()
-        self.base_layer = base
+        self.frozen = base
         self.first, self.count = ids[0], len(ids)
         self.rows = rows
 
@@ -43,9 +43,9 @@ class _AddedTokens(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "base_layer":
+            if name == "frozen":
                 raise
-            return getattr(self.base_layer, name)
+            return getattr(self.frozen, name)
 
 
 class AddedEmbeddings(_AddedTokens):
@@ -53,11 +53,11 @@ class AddedEmbeddings(_AddedTokens):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """(rows, width) token ids -> (rows, width, d)."""
-        out: Tensor = self.base_layer(input_ids)
+        out: Tensor = self.frozen(input_ids)
         place = input_ids - self.first
         added = (place >= 0) & (place < self.count)
         trained = F.embedding(place.clamp(0, self.count - 1), self.rows)
-        trained = trained * getattr(self.base_layer, "embed_scale", 1.0)  # Gemma's
+        trained = trained * getattr(self.frozen, "embed_scale", 1.0)  # Gemma's
         return torch.where(added[..., None], trained.to(out.dtype), out)
 
 
@@ -66,8 +66,8 @@ class AddedOutputs(_AddedTokens):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(..., d) -> (..., vocabulary)."""
-        out: Tensor = self.base_layer(hidden_states)
-        bias = getattr(self.base_layer, "bias", None)
+        out: Tensor = self.frozen(hidden_states)
+        bias = getattr(self.frozen, "bias", None)
         span = slice(self.first, self.first + self.count)
         trained = F.linear(hidden_states.to(self.rows.dtype), self.rows)
         trained = trained.to(out.dtype) + (0.0 if bias is None else bias[span])
@@ -81,20 +81,25 @@ def train_added_tokens(model: nn.Module, ids: Sequence[int]) -> None:
     """
     base: Any = model
     embedding = base.get_input_embeddings()
-    if not ids or any(p.requires_grad for p in embedding.parameters()):
-        return
+    if ids and not any(p.requires_grad for p in embedding.parameters()):
+        _put_rows(base, ids)
+
+
+def _put_rows(base: Any, ids: Sequence[int]) -> None:
+    """Wraps the embedding, and the output layer if there is one."""
+    embedding = base.get_input_embeddings()
     rows = _rows(embedding, ids)
-    _replace(model, embedding, AddedEmbeddings(embedding, ids, rows))
+    _replace(base, embedding, AddedEmbeddings(embedding, ids, rows))
     output = base.get_output_embeddings()
     if output is not None:
         tied = output.weight is embedding.weight
         own = rows if tied else _rows(output, ids)
-        _replace(model, output, AddedOutputs(output, ids, own))
+        _replace(base, output, AddedOutputs(output, ids, own))
 
 
 def save_added_tokens(model: nn.Module, folder: Path) -> None:
     """Writes the rows of added tokens, if the model has such, as `input` and `output`."""
-    tensors = {name: rows.detach().cpu().clone() for name, rows in _trained_rows(model).items()}
+    tensors = {name: rows.detach().cpu().clone() for name, rows in added_rows(model).items()}
     if tensors:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
@@ -108,8 +113,8 @@ def load_added_tokens(model: nn.Module, folder: Path, ids: Sequence[int]) -> Non
     file = folder / WEIGHTS
     if not ids or (not file.is_file() and (folder / "model.safetensors").is_file()):
         return  # a whole model holds them
-    train_added_tokens(model, ids)
-    rows = _trained_rows(model)
+    _put_rows(model, ids)
+    rows = added_rows(model)
     try:
         saved = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -129,10 +134,10 @@ def fold_added_tokens(model: nn.Module) -> None:
     for layer in layers:
         span = slice(layer.first, layer.first + layer.count)
         layer.weight.data[span] = layer.rows.data.to(layer.weight.dtype)
-        _replace(model, layer, layer.base_layer)
+        _replace(model, layer, layer.frozen)
 
 
-def _trained_rows(model: nn.Module) -> dict[str, nn.Parameter]:
+def added_rows(model: nn.Module) -> dict[str, nn.Parameter]:
     """`input`, and `output` where that is not tied to it -> rows."""
     rows: dict[str, nn.Parameter] = {}
     for module in model.modules():

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SET_BY_PEFTKIT = ("task_type", "inference_mode", "base_model_name_or_path", "revision")
 ON_QUANTIZED = (
-    "LORA", "ADALORA", "IA3", "OFT", "VERA", "MISS", "RANDLORA", "PROMPT_TUNING", "P_TUNING",
+    "LORA", "ADALORA", "IA3", "OFT", "VERA", "MISS", "PROMPT_TUNING", "P_TUNING",
     "PREFIX_TUNING",
 )  # fmt: skip
 """Tuners that the matrix shows to compute right on int8 and 4-bit layers. Several others take the
@@ -107,7 +107,7 @@ class PeftMethod(_StoredByPeft):
         return None
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
-        from peftkit.methods.peft_layout import inject_peft, modules_to_save
+        from peftkit.methods.peft_layout import fan_in_fan_out, inject_peft, modules_to_save
         from peftkit.methods.targets import linear_names
         from peftkit.methods.virtual_tokens import inject_virtual
 
@@ -116,6 +116,8 @@ class PeftMethod(_StoredByPeft):
             config.exclude_modules = [*(config.exclude_modules or ()), *head] or None
         elif getattr(config, "target_modules", None) == "all-linear":
             config.target_modules = linear_names(model, head)
+        if hasattr(config, "fan_in_fan_out"):
+            config.fan_in_fan_out = fan_in_fan_out(model)
         if hasattr(config, "modules_to_save"):
             saved = [*(config.modules_to_save or ()), *(modules_to_save(head) or ())]
             config.modules_to_save = saved or None

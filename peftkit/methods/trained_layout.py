@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from peftkit.bases.added_tokens import added_rows
 from peftkit.errors import AdapterError
 from peftkit.methods.method import trainable_parameters
 
@@ -16,9 +17,14 @@ WEIGHTS = "trained.safetensors"
 
 
 def save_trained(model: nn.Module, folder: Path) -> None:
-    """Writes the trainable parameters under their names in the model."""
+    """Writes the trainable parameters under their names in the model, but for the rows of added
+    tokens, which have a file of their own.
+    """
+    rows = {id(parameter) for parameter in added_rows(model).values()}
     tensors = {
-        name: p.detach().cpu().contiguous() for name, p in trainable_parameters(model).items()
+        name: p.detach().cpu().contiguous()
+        for name, p in trainable_parameters(model).items()
+        if id(p) not in rows
     }
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 

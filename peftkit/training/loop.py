@@ -253,7 +253,8 @@ def keep_few_activations(model: nn.Module) -> None:
     """Lets the base compute the activations inside each block again in the backward pass."""
     wrapped: Any = model
     base = wrapped.get_base_model() if hasattr(model, "get_base_model") else wrapped
-    base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    enable = getattr(base, "activation_checkpointing_enable", None)  # its name since 5.2x
+    (enable or base.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def _float32_where_trained(model: nn.Module) -> None:

@@ -1,0 +1,247 @@
+"""What cannot work is refused before weights are loaded, with the reason and a way out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+import peftkit as pk
+from peftkit.adapters.merging import merge
+from peftkit.bases.loading import load_weights
+from peftkit.bases.opening import open_base
+from peftkit.cli import command_line
+from peftkit.errors import BaseModelError, MethodError, PeftkitError
+from peftkit.run import prepare, run
+from tests.matrix import TokenLabels
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    """Loading weights is an error of the test."""
+
+    def loaded(*_, **__):
+        raise AssertionError("weights were loaded")
+
+    for module in ("run", "adapters.loading", "adapters.merging"):
+        monkeypatch.setattr(f"peftkit.{module}.load_weights", loaded)
+
+
+CASES = {
+    "prefix tuning with activation checkpointing": (
+        {"method": pk.PrefixTuning(), "gradient_checkpointing": True},
+        "PrefixTuning keeps its prefix in the cache", "use PromptTuning, LoRA",
+    ),
+    "prompt tuning of a token classifier": (
+        {"method": pk.PromptTuning(), "task": TokenLabels()},
+        "PromptTuning puts virtual tokens into the text", "use PrefixTuning",
+    ),
+    "p-tuning of a token classifier": (
+        {"method": pk.PTuning(), "task": TokenLabels()},
+        "PTuning puts virtual tokens into the text", "use PrefixTuning",
+    ),
+    "DoRA on int8": (
+        {"method": pk.DoRA(), "quantization": "int8"},
+        "PEFT has no DoRA layer for int8", 'DoRA with `base.quantization = "nf4"`, or LoRA on int8',
+    ),
+    "full fine-tuning on nf4": (
+        {"method": pk.FullFineTuning(), "quantization": "nf4"},
+        "nf4 weights cannot be trained", "use LoRA on nf4",
+    ),
+    "top layers on int8": (
+        {"method": pk.TopLayers(), "quantization": "int8"},
+        "int8 weights cannot be trained", "use LoRA on int8",
+    ),
+    "PiSSA on nf4": (
+        {"method": pk.PiSSA(), "quantization": "nf4"},
+        "makes a base that nobody else has", "use LoRA or EVA on nf4",
+    ),
+    "OLoRA on fp4": (
+        {"method": pk.OLoRA(), "quantization": "fp4"},
+        "makes a base that nobody else has", "use LoRA or EVA on fp4",
+    ),
+    "HRA on int8": (
+        {"method": pk.PeftMethod(config={"peft_type": "HRA"}), "quantization": "int8"},
+        "PEFT's HRA is not known to compute right on int8 weights", "use LoRA on int8",
+    ),
+    "DoRA on int8 through PeftMethod": (
+        {
+            "method": pk.PeftMethod(config={"peft_type": "LORA", "use_dora": True}),
+            "quantization": "int8",
+        },
+        "PEFT has no DoRA layer for int8", "LoRA on int8",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_recipes_that_cannot_work_are_refused_when_they_are_built(make_recipe, case):
+    fields, reason, way_out = CASES[case]
+    with pytest.raises(ValueError) as caught:
+        make_recipe(**fields)
+    assert reason in str(caught.value)
+    assert way_out in str(caught.value)
+
+
+def test_the_command_line_says_it_in_one_message(make_recipe, in_tmp, capsys):
+    value = json.loads(make_recipe(pk.LoRA()).to_json())
+    value["method"] = {"kind": "DoRA"}
+    value["base"]["quantization"] = "int8"
+    (in_tmp / "recipe.json").write_text(json.dumps(value))
+    with pytest.raises(SystemExit) as caught:
+        command_line(["check", "recipe.json"])
+    error = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert error.count("error:") == 1
+    assert "PEFT has no DoRA layer for int8" in error
+
+
+@pytest.mark.parametrize(
+    ("method", "base", "reason"),
+    [
+        (pk.BitFit(), "llama", "LlamaForSequenceClassification has no biases to train"),
+        (pk.TopLayers(k=3), "bert", "`method.k` is 3, but BertForSequenceClassification has 2"),
+        (pk.PrefixTuning(num_virtual_tokens=62), "bert", "62 virtual tokens leave no room"),
+        (
+            pk.BottleneckAdapter(target_modules="nothing_like_it"), "bert",
+            "PEFT cannot put BOTTLENECK into BertForSequenceClassification",
+        ),
+        (pk.IA3(target_modules=("q_proj",)), "bert", "PEFT cannot put IA3"),
+        (pk.AdaLoRA(target_modules=("quary",)), "bert", "no layer .* is named `quary`"),
+        (pk.PeftMethod(config={"peft_type": "OFFT"}), "bert", "`OFFT`, which PEFT does not have"),
+        (
+            pk.PeftMethod(config={"peft_type": "OFT", "oft_block_sise": 8}), "bert",
+            "`method.config.oft_block_sise`: OFTConfig has no such field",
+        ),
+        (
+            pk.PeftMethod(config={"peft_type": "LOHA", "r": 0, "target_modules": "all-linear"}),
+            "bert", "PEFT cannot put LOHA",
+        ),
+    ],
+)  # fmt: skip
+def test_architectures_without_what_a_method_needs_are_refused_before_loading(
+    make_recipe, no_weights, method, base, reason
+):
+    with pytest.raises(PeftkitError, match=reason):
+        prepare(make_recipe(method, base))
+
+
+def test_did_you_mean_for_fields_and_kinds_of_peft():
+    with pytest.raises(MethodError) as caught:
+        pk.PeftMethod(config={"peft_type": "OFT", "oft_block_sise": 8})._peft_config("SEQ_CLS")
+    assert "oft_block_size" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({}, "at least 1 item"),
+        ({"r": 8}, "needs a `peft_type`"),
+        ({"peft_type": "OFT", "task_type": "SEQ_CLS"}, "`task_type` is set by peftkit"),
+        ({"peft_type": "LILY"}, "an answer depends on the texts beside it"),
+        ({"peft_type": "LORA", "init_lora_weights": "pissa"}, "use PiSSA"),
+        ({"peft_type": "OFT", "r": print}, "cannot be recorded"),
+    ],
+)
+def test_wrong_peft_configurations_are_refused_when_they_are_built(config, reason):
+    with pytest.raises(ValueError, match=reason):
+        pk.PeftMethod(config=config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"double_quant": True}, "`double_quant` is for nf4 and fp4"),
+        ({"added_tokens": ("<a>", "<a>")}, "empty, repeated"),
+        ({"added_tokens": ("",)}, "empty, repeated"),
+    ],
+)
+def test_wrong_bases_are_refused_when_they_are_built(fields, reason):
+    with pytest.raises(ValueError, match=reason):
+        pk.Base(name_or_path="x", **fields)
+
+
+def test_a_token_that_the_vocabulary_has_is_not_added(bases):
+    with pytest.raises(BaseModelError, match="`film` is in the vocabulary already"):
+        open_base(pk.Base(name_or_path=str(bases["bert"]), added_tokens=("<order>", "film")))
+
+
+def test_ia3_in_4_bit_is_not_merged(make_recipe, tmp_path, monkeypatch, capsys):
+    recipe = make_recipe(pk.IA3(), quantization="nf4", max_steps=1)
+    done = run(recipe, str(tmp_path / "run"))
+
+    def loaded(*_, **__):
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("peftkit.adapters.merging.load_weights", loaded)
+    with pytest.raises(MethodError, match="PEFT cannot fold that into nf4 weights") as caught:
+        merge(str(done.folder))
+    assert "use LoRA, which merges into the dequantized nf4 weights" in caught.value.message
+    command_line(["check", str(done.folder / "recipe.json"), "--json"])
+    assert "cannot fold that into nf4" in json.loads(capsys.readouterr().out)["merging_refused"]
+
+
+def quantized_checkpoint(bases, folder, quantization):
+    """A checkpoint that was quantized by bitsandbytes before it was saved."""
+    from transformers import AutoModel, AutoTokenizer, BitsAndBytesConfig
+
+    options = (
+        {"load_in_8bit": True}
+        if quantization == "int8"
+        else {"load_in_4bit": True, "bnb_4bit_quant_type": quantization}
+    )
+    model = AutoModel.from_pretrained(
+        bases["llama"], quantization_config=BitsAndBytesConfig(**options), dtype="float32"
+    )
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(bases["llama"]).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_a_base_that_is_quantized_already_is_used_as_it_is(
+    make_recipe, bases, tmp_path, quantization
+):
+    folder = quantized_checkpoint(bases, tmp_path / "base", quantization)
+    recipe = make_recipe(pk.LoRA(r=2), "llama", max_steps=2)
+    recipe = recipe.with_(base=pk.Base(name_or_path=str(folder)))
+    done = run(recipe, str(tmp_path / "run"))
+    assert done.record["recipe"]["base"]["quantization"] == quantization
+    adapter = pk.load(str(done.folder))
+    kinds = {type(getattr(m, "base_layer", m)).__name__ for m in adapter.model.modules()}
+    assert ("Linear8bitLt" if quantization == "int8" else "Linear4bit") in kinds
+    card = (done.folder / "adapter/README.md").read_text()
+    assert "BitsAndBytesConfig" not in card  # the files say it themselves
+
+
+def test_a_quantized_base_is_refused_for_methods_that_need_another(
+    make_recipe, bases, tmp_path, no_weights
+):
+    folder = quantized_checkpoint(bases, tmp_path / "base", "nf4")
+    plain = make_recipe(pk.FullFineTuning(), "llama")
+    with pytest.raises(MethodError, match="nf4 weights cannot be trained"):
+        prepare(plain.with_(base=pk.Base(name_or_path=str(folder))))
+    asked = pk.Base(name_or_path=str(folder), quantization="int8")
+    with pytest.raises(
+        BaseModelError, match="quantized to nf4 already, and the recipe asks for int"
+    ):
+        prepare(plain.with_(method=pk.LoRA(), base=asked))
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "fp8", "compressed-tensors"])
+def test_other_quantizations_are_refused_by_name(bases, tmp_path, method):
+    shutil.copytree(bases["llama"], tmp_path / "base")
+    file = tmp_path / "base/config.json"
+    config = json.loads(file.read_text())
+    config["quantization_config"] = {"quant_method": method, "bits": 4}
+    file.write_text(json.dumps(config))
+    with pytest.raises(BaseModelError, match=f"quantized with {method.upper()}") as caught:
+        open_base(pk.Base(name_or_path=str(tmp_path / "base")))
+    assert "name the original checkpoint" in caught.value.hint
+
+
+def test_load_weights_is_what_the_guard_watches():
+    import peftkit.run
+
+    assert peftkit.run.load_weights is load_weights
