@@ -10,12 +10,9 @@ can be wrong without them; `peftkit check` stops there. `run` does the rest.
 from __future__ import annotations
 
 import gc
-import itertools
 import json
-import os
-import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -23,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import set_seed
 from rich.console import Console
 from torch import nn
 
@@ -41,17 +38,19 @@ from peftkit.adapters.saving import adapter_bytes, check_saved, write_weights
 from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.fingerprint import fingerprint
 from peftkit.bases.footprint import Footprint, footprint
-from peftkit.bases.loading import LoadedModel, empty_model, load_weights, quantized_empty
+from peftkit.bases.loading import load_weights
 from peftkit.bases.opening import OpenedBase, open_base
-from peftkit.data.encoded import Encoded, Examples, Head
+from peftkit.data.encoded import Encoded, Examples
 from peftkit.data.ledger import Ledger
 from peftkit.data.splits import load_splits
-from peftkit.errors import BaseModelError, MethodError, OutputError
+from peftkit.errors import MethodError
 from peftkit.evaluation.receipt import write_receipt
 from peftkit.evaluation.report import print_ledger, print_scores
 from peftkit.evaluation.scoring import evaluate
-from peftkit.methods.method import Method, trainable_parameters
-from peftkit.recipe import Recipe, Training
+from peftkit.methods.method import trainable_parameters
+from peftkit.output import check_output, output_folder, write_json
+from peftkit.recipe import Recipe
+from peftkit.rehearsal import count, rehearse
 from peftkit.tasks.task import Score
 from peftkit.training.devices import (
     device_name,
@@ -134,54 +133,6 @@ def prepare(recipe: Recipe) -> Prepared:
     encoded = recipe.task.encode(splits, base.tokenizer)
     trainable, total = rehearse(base, encoded, recipe.method, recipe.training)
     return Prepared(recipe, ledger.with_encoded(encoded), base, encoded, trainable, total)
-
-
-def rehearse(
-    base: OpenedBase, encoded: Encoded, method: Method, training: Training
-) -> tuple[int, int]:
-    """Injects the method into a model of shapes without values.
-
-    Returns:
-        The numbers of trainable and of all parameters.
-
-    Raises:
-        MethodError: the architecture does not have what the method needs.
-        BaseModelError: the architecture cannot serve the task, or not as the training wants it.
-    """
-    empty = empty_model(base, encoded.head, training.dropout)
-    total = count(empty.model.parameters())
-    if training.gradient_checkpointing and not empty.model.supports_gradient_checkpointing:
-        raise BaseModelError(
-            f"{type(empty.model).__name__} cannot compute its activations again",
-            "leave `training.gradient_checkpointing` out",
-        )
-    failed: RuntimeError | None = None
-    for shapes in rehearsal_models(base, encoded.head):
-        try:
-            model = method.inject(shapes.model, encoded, shapes.head)
-        except RuntimeError as error:  # torch, or bitsandbytes, can do this only with values
-            failed = error
-            continue
-        train_added_tokens(model, base.added_ids)
-        return count(trainable_parameters(model).values()), total
-    raise MethodError(f"{method.kind()} cannot be put into `{base.name}`: {failed}") from failed
-
-
-def rehearsal_models(base: OpenedBase, head: Head) -> Iterator[LoadedModel]:
-    """Models to inject into before weights are loaded, the truest first: with the quantized layers,
-    without them, and with values that mean nothing, in memory that is not touched.
-    """
-    if base.spec.quantization != "none":
-        yield quantized_empty(base, empty_model(base, head))
-    yield empty_model(base, head)
-    last = empty_model(base, head)
-    last.model.to_empty(device="cpu")
-    yield last
-
-
-def count(parameters: Iterable[nn.Parameter]) -> int:
-    """How many numbers they hold."""
-    return sum(parameter.numel() for parameter in parameters)
 
 
 def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) -> Run:
@@ -332,93 +283,3 @@ def run_record(
         "ledger": prepared.ledger.with_padding(padding).to_json(),
         "versions": adapter.versions,
     }
-
-
-@contextmanager
-def output_folder(recipe: Recipe, output_dir: str, accelerator: Accelerator) -> Iterator[Path]:
-    """A new folder with recipe.json in it; taken away again if no adapter comes to be in it.
-
-    Raises:
-        OutputError: the folder holds something already, or cannot be made.
-    """
-    claimed = [Path()]
-    if accelerator.is_main_process:
-        claimed = [claim_folder(recipe.name or "run", output_dir)]
-    broadcast_object_list(claimed)
-    folder = claimed[0]
-    if recipe.training.report_to != "none":
-        accelerator.project_configuration.project_dir = str(folder)
-        accelerator.project_configuration.logging_dir = str(folder)
-    if accelerator.is_main_process:
-        (folder / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
-    try:
-        yield folder
-    except BaseException:
-        accelerator.end_training()
-        if accelerator.is_main_process and not any(folder.rglob("*.safetensors")):
-            shutil.rmtree(folder)
-            if not output_dir and not any(folder.parent.iterdir()):
-                folder.parent.rmdir()
-        raise
-
-
-def check_output(output_dir: str) -> None:
-    """Raises OutputError, before any work is done, if the run could not be written there."""
-    folder = Path(output_dir).expanduser() if output_dir else Path("runs/x")
-    if output_dir and folder.exists() and not is_empty_folder(folder):
-        raise taken(output_dir)
-    path = folder.absolute()
-    parent = next(place for place in (path, *path.parents) if place.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        reason = "is no folder" if not parent.is_dir() else "may not be written to"
-        raise OutputError(
-            f"cannot make the folder `{folder}`: `{parent}` {reason}",
-            "give one that you may write with `--output-dir`",
-        )
-
-
-def is_empty_folder(path: Path) -> bool:
-    """Whether there is a folder with nothing in it."""
-    return path.is_dir() and not any(path.iterdir())
-
-
-def taken(output_dir: str) -> OutputError:
-    """The error for a folder that holds something."""
-    return OutputError(
-        f"`{output_dir}` exists already, and nothing is overwritten",
-        "give a new folder with `--output-dir`",
-    )
-
-
-def claim_folder(name: str, output_dir: str) -> Path:
-    """Makes `output_dir`, or the first of `runs/<name>`, `runs/<name>-2`, ... that is free."""
-    candidates = (
-        [Path(output_dir).expanduser()]
-        if output_dir
-        else (Path("runs") / (name if n == 1 else f"{name}-{n}") for n in itertools.count(1))
-    )
-    for folder in candidates:
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            if output_dir and is_empty_folder(folder):
-                return folder
-            if output_dir:
-                raise taken(output_dir) from None
-        except OSError as error:
-            raise OutputError(
-                f"cannot make the folder `{folder}`: {error.strerror}",
-                "give one that you may write with `--output-dir`",
-            ) from error
-        else:
-            return folder
-    raise AssertionError("endless")
-
-
-def write_json(file: Path, value: dict[str, Any]) -> None:
-    """Writes JSON that a person can read, flushed to disk."""
-    with file.open("w", encoding="utf-8") as opened:
-        json.dump(value, opened, indent=1, ensure_ascii=False)
-        opened.write("\n")
-        opened.flush()
-        os.fsync(opened.fileno())

@@ -32,7 +32,7 @@ from peftkit.errors import PeftkitError
 from peftkit.evaluation.generating import _batches, generate, pad_prompts
 from peftkit.methods.method import Method, trainable_parameters
 from peftkit.methods.peft_layout import add_peft
-from peftkit.run import rehearse
+from peftkit.rehearsal import rehearse
 from peftkit.tasks.task import Task
 from peftkit.training import guards
 from peftkit.training.devices import weights_dtype

@@ -128,7 +128,14 @@ def test_malformed_rows_are_skipped_and_told_on_request(in_tmp, make_recipe, cap
     [
         (at("method.lora_alfa", 3), ["method.lora_alfa", "did you mean `lora_alpha`?"]),
         (at("training.batch_size", "many"), ["training.batch_size", "valid integer", "'many'"]),
-        (at("training.optimizer", "adam"), ["training.optimizer", "'adamw' or 'sgd'", "'adam'"]),
+        (
+            at("training.optimizer", "adam"),
+            [
+                "training.optimizer",
+                "'adamw', 'sgd', 'adamw_8bit'",
+                "'adam'",
+            ],
+        ),
         (at("method.target_modules", ["q_proj"]), ["is named `q_proj`", "`dense`, `key`"]),
         (
             lambda r: (
@@ -225,7 +232,8 @@ def test_a_misspelled_field_is_refused_in_under_two_seconds(in_tmp):
     assert done.returncode == 2
     assert done.stderr == (
         f"error: {in_tmp / 'x.py'}: method.rnak: no such field (found `8`); fields here are "
-        "`kind`, `lora_alpha`, `lora_dropout`, `r`, `target_modules`\n"
+        "`kind`, `lora_alpha`, `lora_dropout`, `loraplus_lr_ratio`, `r`, `target_modules`, "
+        "`use_rslora`\n"
     )
 
 

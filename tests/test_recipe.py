@@ -91,7 +91,7 @@ def test_a_field_given_twice_is_refused():
 def test_unknown_kind_is_refused_with_the_known_ones():
     value = json.loads(recipe().to_json())
     value["method"] = {"kind": "Lora"}
-    with pytest.raises(RecipeError, match=r"none of `FullFineTuning`, .*did you mean `LoRA`"):
+    with pytest.raises(RecipeError, match=r"none of `AdaLoRA`, .*did you mean `LoRA`"):
         Recipe.from_json(json.dumps(value))
     del value["method"]["kind"]
     with pytest.raises(RecipeError, match="needs a `kind`"):
