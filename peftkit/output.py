@@ -1,0 +1,108 @@
+"""Where a run is written: a new folder, taken away again if nothing comes to be in it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from peftkit.errors import OutputError
+from peftkit.recipe import Recipe
+
+
+@contextmanager
+def output_folder(recipe: Recipe, output_dir: str, accelerator: Accelerator) -> Iterator[Path]:
+    """A new folder with recipe.json in it; taken away again if no adapter comes to be in it.
+
+    Raises:
+        OutputError: the folder holds something already, or cannot be made.
+    """
+    claimed = [Path()]
+    if accelerator.is_main_process:
+        claimed = [claim_folder(recipe.name or "run", output_dir)]
+    broadcast_object_list(claimed)
+    folder = claimed[0]
+    if recipe.training.report_to != "none":
+        accelerator.project_configuration.project_dir = str(folder)
+        accelerator.project_configuration.logging_dir = str(folder)
+    if accelerator.is_main_process:
+        (folder / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
+    try:
+        yield folder
+    except BaseException:
+        accelerator.end_training()
+        if accelerator.is_main_process and not any(folder.rglob("*.safetensors")):
+            shutil.rmtree(folder)
+            if not output_dir and not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
+        raise
+
+
+def check_output(output_dir: str) -> None:
+    """Raises OutputError, before any work is done, if the run could not be written there."""
+    folder = Path(output_dir).expanduser() if output_dir else Path("runs/x")
+    if output_dir and folder.exists() and not is_empty_folder(folder):
+        raise taken(output_dir)
+    path = folder.absolute()
+    parent = next(place for place in (path, *path.parents) if place.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        reason = "is no folder" if not parent.is_dir() else "may not be written to"
+        raise OutputError(
+            f"cannot make the folder `{folder}`: `{parent}` {reason}",
+            "give one that you may write with `--output-dir`",
+        )
+
+
+def is_empty_folder(path: Path) -> bool:
+    """Whether there is a folder with nothing in it."""
+    return path.is_dir() and not any(path.iterdir())
+
+
+def taken(output_dir: str) -> OutputError:
+    """The error for a folder that holds something."""
+    return OutputError(
+        f"`{output_dir}` exists already, and nothing is overwritten",
+        "give a new folder with `--output-dir`",
+    )
+
+
+def claim_folder(name: str, output_dir: str) -> Path:
+    """Makes `output_dir`, or the first of `runs/<name>`, `runs/<name>-2`, ... that is free."""
+    candidates = (
+        [Path(output_dir).expanduser()]
+        if output_dir
+        else (Path("runs") / (name if n == 1 else f"{name}-{n}") for n in itertools.count(1))
+    )
+    for folder in candidates:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if output_dir and is_empty_folder(folder):
+                return folder
+            if output_dir:
+                raise taken(output_dir) from None
+        except OSError as error:
+            raise OutputError(
+                f"cannot make the folder `{folder}`: {error.strerror}",
+                "give one that you may write with `--output-dir`",
+            ) from error
+        else:
+            return folder
+    raise AssertionError("endless")
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Writes JSON that a person can read, flushed to disk."""
+    with file.open("w", encoding="utf-8") as opened:
+        json.dump(value, opened, indent=1, ensure_ascii=False)
+        opened.write("\n")
+        opened.flush()
+        os.fsync(opened.fileno())
