@@ -56,7 +56,11 @@ class Part(BaseModel):
     """A frozen value with documented fields; unknown fields are errors, changes are copies."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        defer_build=True,  # most kinds are never used in a process
     )
 
     def __init__(self, /, **data: Any) -> None:
