@@ -11,7 +11,7 @@ setup: .venv/installed  ## the environment: peftkit and the packages with model 
 quickstart: .venv/installed  ## install, and run the main job
 	$(BIN)/python recipes/sentiment_lora.py
 
-test: lint  ## install, ruff, mypy --strict, tests (about 5 minutes on 2 cores)
+test: lint  ## install, ruff, mypy --strict, tests (about 7 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2
 
 lint: .venv/installed-test
@@ -27,8 +27,8 @@ matrix: .venv/installed-test  ## every method on every precision; writes docs/ma
 	start=$$(date +%s); PEFTKIT_MATRIX=.matrix $(BIN)/python -m pytest -n 2 -q -m "matrix or not matrix" \
 		tests/test_matrix.py && $(BIN)/python -m tests.matrix_report .matrix $$(( $$(date +%s) - start ))
 
-recipes: .venv/installed  ## every recipe at full size
-	for recipe in recipes/*.py; do $(BIN)/python $$recipe || exit 1; done
+recipes: .venv/installed  ## every recipe at full size; writes docs/recipes.md
+	rm -rf runs/recipes && $(BIN)/python benchmarks/recipes.py runs/recipes
 
 clean:
 	rm -rf .venv

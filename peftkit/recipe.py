@@ -37,7 +37,7 @@ class Training(Part):
     GPU's memory; plain SGD with momentum 0.9; Lion (arXiv:2302.06675), at a third to a tenth of
     AdamW's learning rate."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Decoupled for AdamW; never on biases and norms."""
+    """Decoupled but for SGD; never on vectors: biases, norms, the factors of IA3."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Of the learning rate after warm-up: to zero, to zero along a cosine, or level."""
     warmup_ratio: float = Field(default=0.06, ge=0, lt=1)

@@ -52,6 +52,7 @@ from peftkit.output import check_output, output_folder, write_json
 from peftkit.recipe import Recipe
 from peftkit.rehearsal import count, rehearse
 from peftkit.tasks.task import Score
+from peftkit.training.batching import count_steps
 from peftkit.training.devices import (
     device_name,
     open_accelerator,
@@ -131,8 +132,18 @@ def prepare(recipe: Recipe) -> Prepared:
         raise MethodError(reason)
     recipe = recipe.with_(base=base.spec)
     encoded = recipe.task.encode(splits, base.tokenizer)
+    if reason := recipe.method.supports_steps(number_of_steps(recipe, encoded)):
+        raise MethodError(reason)
     trainable, total = rehearse(base, encoded, recipe.method, recipe.training)
     return Prepared(recipe, ledger.with_encoded(encoded), base, encoded, trainable, total)
+
+
+def number_of_steps(recipe: Recipe, encoded: Encoded) -> int:
+    """Optimizer steps, if nothing stops the run before."""
+    training = recipe.training
+    return count_steps(
+        len(encoded.train), training.batch_size, training.num_epochs, training.max_steps
+    )
 
 
 def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) -> Run:

@@ -85,6 +85,13 @@ def test_plain_peft_gives_equal_logits_by_the_cards_own_code(trained, bases, qua
     torch.testing.assert_close(torch.cat(found), torch.cat(expected), rtol=0, atol=1e-5)
 
 
+def test_a_new_process_loads_it_with_peftkit(trained, bases):
+    adapter = trained("pfeiffer", "none")
+    command = [sys.executable, "-m", "peftkit", "predict", str(adapter.parent), "--text", "a film"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_without_the_import_the_cards_hint_names_peft_s_error(trained, bases):
     adapter = trained("houlsby", "none")
     code = code_of(adapter / "README.md", bases["bert"], adapter)

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
-from peftkit import Data, FullFineTuning, HeadOnly, LoRA, TextClassification
+from peftkit import IA3, Data, DoRA, FullFineTuning, HeadOnly, LoRA, TextClassification
 from peftkit.bases.loading import load_weights
 from peftkit.errors import TrainingError
 from peftkit.evaluation.scoring import evaluate
@@ -139,6 +139,19 @@ def test_same_seed_same_losses_other_seed_other_losses(make_recipe):
     first = losses(0)
     assert losses(0) == first
     assert losses(1) != first
+
+
+def test_decay_spares_the_factors_of_ia3_and_dora(make_recipe):
+    """They begin at one and at the norm of a row; decay would pull them to zero."""
+    for method, name in ((IA3(), "ia3_l"), (DoRA(r=2), "magnitude")):
+        prepared, loaded = start(make_recipe(method))
+        model = method.inject(loaded.model, prepared.encoded, loaded.head)
+        made = make_optimizer(model, Training(weight_decay=0.5), {})
+        names = {id(p): n for n, p in model.named_parameters()}
+        groups = {names[id(p)]: group for group in made.param_groups for p in group["params"]}
+        factors = {n: group["weight_decay"] for n, group in groups.items() if name in n}
+        assert factors
+        assert set(factors.values()) == {0.0}
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

@@ -188,11 +188,10 @@ def test_adalora_penalty_is_the_papers(make_recipe):
     torch.testing.assert_close(recipe.method.penalty(model), expected)
 
 
-def test_adalora_needs_steps_in_which_ranks_can_fall(make_recipe, tmp_path):
+def test_adalora_needs_steps_in_which_ranks_can_fall(make_recipe):
     recipe = make_recipe(pk.AdaLoRA(init_r=4, target_r=2, tinit=5, tfinal=5), max_steps=10)
     with pytest.raises(MethodError, match="leave none of the run's 10 steps"):
-        run(recipe, str(tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
+        prepare(recipe)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -103,6 +103,15 @@ class AdaLoRA(_StoredByPeft):
             layer.ranknum["default"].requires_grad_(False)
         return injected
 
+    def supports_steps(self, num_steps: int) -> str | None:
+        tinit, tfinal = self._phases(num_steps)
+        if tinit + tfinal < num_steps:
+            return None
+        return (
+            f"`method.tinit` {tinit} and `method.tfinal` {tfinal} leave none of the run's "
+            f"{num_steps} steps for the ranks to fall; leave them out, or train for longer"
+        )
+
     def after_step(self, model: nn.Module, step: int, num_steps: int) -> None:
         tuner: Any = model.base_model
         config = tuner.peft_config["default"]
@@ -112,21 +121,9 @@ class AdaLoRA(_StoredByPeft):
         tuner.update_and_allocate(step)
 
     def _phases(self, num_steps: int) -> tuple[int, int]:
-        """(tinit, tfinal) in steps.
-
-        Raises:
-            MethodError: they leave no step in which ranks could fall.
-        """
-        from peftkit.errors import MethodError
-
+        """(tinit, tfinal) in steps."""
         tinit = round(WARM_UP * num_steps) if self.tinit is None else self.tinit
         tfinal = round(LAST_PHASE * num_steps) if self.tfinal is None else self.tfinal
-        if tinit + tfinal >= num_steps:
-            raise MethodError(
-                f"`method.tinit` {tinit} and `method.tfinal` {tfinal} leave none of the run's "
-                f"{num_steps} steps for the ranks to fall",
-                "leave them out, or train for longer",
-            )
         return tinit, tfinal
 
     def penalty(self, model: nn.Module) -> torch.Tensor | None:

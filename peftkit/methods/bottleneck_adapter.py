@@ -13,6 +13,7 @@ The layers are in `peftkit.peft_plugin`, which registers them with PEFT.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -63,3 +64,8 @@ class BottleneckAdapter(_StoredByPeft):
             modules_to_save=modules_to_save(head),
         )
         return inject_peft(model, config)
+
+    def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
+        import peftkit.peft_plugin  # noqa: F401  # else PEFT does not know the type
+
+        return super().load(model, folder, head)

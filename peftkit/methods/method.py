@@ -48,6 +48,10 @@ class Method(OpenPart):
         """None, or why activations cannot be recomputed in the backward pass of this method."""
         return None
 
+    def supports_steps(self, num_steps: int) -> str | None:
+        """None, or why the method cannot do its work in so many optimizer steps."""
+        return None
+
     def supports_merging(self, base: Base) -> str | None:
         """None, or why what was trained on this base cannot be folded into its weights."""
         if self.mergeable:

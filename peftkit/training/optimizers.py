@@ -23,10 +23,9 @@ def make_optimizer(
     Args:
         scales: parameter name -> factor on the learning rate, as the method gives it.
     """
-    undecayed = _biases_and_norms(model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in trainable_parameters(model).items():
-        decay = 0.0 if name in undecayed else training.weight_decay
+        decay = 0.0 if _is_vector(parameter) else training.weight_decay
         groups[decay, scales.get(name, 1.0)].append(parameter)
     settings: list[dict[str, Any]] = [
         {"params": parameters, "lr": training.learning_rate * scale, "weight_decay": decay}
@@ -54,15 +53,11 @@ def _from_bitsandbytes(name: str, settings: list[dict[str, Any]]) -> torch.optim
     return made
 
 
-def _biases_and_norms(model: nn.Module) -> set[str]:
-    """Names of parameters that weight decay would only pull away from where they belong."""
-    names = set()
-    for module_name, module in model.named_modules():
-        is_norm = "norm" in type(module).__name__.lower()
-        for name, _ in module.named_parameters(recurse=False):
-            if is_norm or name.endswith("bias"):
-                names.add(f"{module_name}.{name}" if module_name else name)
-    return names
+def _is_vector(parameter: nn.Parameter) -> bool:
+    """Biases, norms, and the factors of IA3 or DoRA: decay would only pull them away from where
+    they belong, which need not be zero.
+    """
+    return parameter.numel() == max(parameter.shape, default=1)
 
 
 def make_schedule(

