@@ -4,7 +4,7 @@ which is all that plain PEFT needs to load one:
     import peftkit.peft_plugin
     model = PeftModel.from_pretrained(base, "path/to/adapter")
 
-    delta(x) = scaling * up(f(down(x)))          down: (d / reduction_factor, d), up: (d, d / ...)
+    delta(x) = scaling * up(f(down(x)))     down: (m, d), up: (d, m), m = d / reduction_factor
 
     houlsby    y + delta(y)                      y: output of the attention and of the feed-forward
                                                  sublayer (Houlsby et al. 2019, arXiv:1902.00751)
@@ -21,7 +21,6 @@ names nested any deeper are saved and reloaded wrongly, in silence, under anothe
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -36,6 +35,8 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
+
+from peftkit.architectures import complete_family
 
 Placement = Literal["houlsby", "pfeiffer", "parallel"]
 
@@ -52,29 +53,28 @@ class _PeftTypeName(str):
 
 BOTTLENECK: Final = _PeftTypeName("BOTTLENECK")
 
-TARGETS: Final[tuple[dict[Placement, str], ...]] = (
-    {  # BERT, RoBERTa, ELECTRA, XLM-R, ...: blocks end in a norm
-        "houlsby": r".*\.layer\.\d+\.(attention\.)?output\.dense",
-        "pfeiffer": r".*\.layer\.\d+\.output",
-        "parallel": r".*\.layer\.\d+\.output",
-    },
-    {  # Llama, Mistral, Qwen, Gemma, SmolLM, Phi-3, ...
-        "houlsby": r".*layers\.\d+\.(self_attn\.o_proj|mlp\.down_proj)",
-        "pfeiffer": r".*layers\.\d+",
-        "parallel": r".*layers\.\d+\.mlp",
-    },
-    {  # GPT-2
-        "houlsby": r".*\bh\.\d+\.(attn|mlp)\.c_proj",
-        "pfeiffer": r".*\bh\.\d+",
-        "parallel": r".*\bh\.\d+\.mlp",
-    },
-    {  # T5, its encoder and its decoder; `layer.1` or, in a decoder, `layer.2` is the feed-forward
-        "houlsby": r".*\.(SelfAttention\.o|EncDecAttention\.o|DenseReluDense\.wo)",
-        "pfeiffer": r".*(encoder\.block\.\d+\.layer\.1|decoder\.block\.\d+\.layer\.2)",
-        "parallel": r".*\.DenseReluDense",
-    },
-)
-"""Names of the adapted modules by family of architectures."""
+FAMILIES: Final[dict[Placement, tuple[tuple[str, ...], ...]]] = {
+    "houlsby": (
+        (r".*\.layer\.\d+\.attention\.output\.dense", r".*\.layer\.\d+\.output\.dense"),  # BERT
+        (r".*layers\.\d+\.self_attn\.o_proj", r".*layers\.\d+\.mlp\.down_proj"),  # Llama
+        (r".*\bh\.\d+\.attn\.c_proj", r".*\bh\.\d+\.mlp\.c_proj"),  # GPT-2
+        (r".*\.(SelfAttention|EncDecAttention)\.o", r".*\.DenseReluDense\.wo"),  # T5
+    ),
+    "pfeiffer": (
+        (r".*\.layer\.\d+\.output",),  # ends in a norm
+        (r".*layers\.\d+",),
+        (r".*\bh\.\d+",),
+        (r".*(encoder\.block\.\d+\.layer\.1|decoder\.block\.\d+\.layer\.2)",),
+    ),
+    "parallel": (
+        (r".*\.layer\.\d+\.output",),
+        (r".*layers\.\d+\.mlp",),
+        (r".*\bh\.\d+\.mlp",),
+        (r".*\.DenseReluDense",),
+    ),
+}
+"""Names of the adapted modules, by family: BERT, RoBERTa, ELECTRA, XLM-R; Llama, Mistral, Qwen,
+Gemma, SmolLM, Phi-3; GPT-2; T5."""
 
 
 @dataclass
@@ -94,20 +94,13 @@ class BottleneckConfig(PeftConfig):
         super().__post_init__()  # type: ignore[no-untyped-call]
         self.peft_type = BOTTLENECK
         for name, value, known in (
-            ("placement", self.placement, TARGETS[0]),
+            ("placement", self.placement, FAMILIES),
             ("non_linearity", self.non_linearity, ACT2FN),
         ):
             if value not in known:
                 raise ValueError(f"`{name}` is `{value}`, which is none of {sorted(known)}")
         if self.reduction_factor <= 0:
             raise ValueError(f"`reduction_factor` is {self.reduction_factor}, not positive")
-
-
-def bottleneck_targets(model: nn.Module, placement: Placement) -> str | None:
-    """The pattern of the modules that are adapted in this architecture, if it is a known one."""
-    names = [name for name, _ in model.named_modules()]
-    patterns = (family[placement] for family in TARGETS)
-    return next((p for p in patterns if any(re.fullmatch(p, name) for name in names)), None)
 
 
 class BottleneckLayer(nn.Module, BaseTunerLayer):
@@ -225,9 +218,17 @@ class BottleneckModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
+        configs: list[Any] = list(self.peft_config.values())
+        placements = sorted({config.placement for config in configs})
+        if len(placements) > 1:
+            raise ValueError(
+                f"one model takes adapters of one placement, not {' and '.join(placements)}: one "
+                "would hide modules from the other"
+            )
         if not peft_config.target_modules:
-            peft_config.target_modules = bottleneck_targets(self.model, peft_config.placement)
-        if peft_config.target_modules is None:
+            family = complete_family(self.model, FAMILIES[peft_config.placement])
+            peft_config.target_modules = "|".join(family or ())
+        if not peft_config.target_modules:
             raise ValueError(
                 f"where a {peft_config.placement} adapter belongs in a "
                 f"{model_config['model_type']} model is not known; give `target_modules`"

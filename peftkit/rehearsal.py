@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 
+import torch
 from torch import nn
 
 from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.loading import LoadedModel, empty_model, quantized_empty
 from peftkit.bases.opening import OpenedBase
-from peftkit.data.encoded import Encoded, Head
+from peftkit.data.encoded import Encoded
 from peftkit.errors import BaseModelError, MethodError
 from peftkit.methods.method import Method, trainable_parameters
 from peftkit.recipe import Training
@@ -34,28 +35,75 @@ def rehearse(
             f"{type(empty.model).__name__} cannot compute its activations again",
             "leave `training.gradient_checkpointing` out",
         )
-    failed: RuntimeError | None = None
-    for shapes in rehearsal_models(base, encoded.head):
+    model = _inject_into_shapes(base, encoded, method)
+    train_added_tokens(model, base.added_ids)
+    trainable = count(trainable_parameters(model).values())
+    if base.spec.quantization != "none":  # quantized layers compute nothing without values
+        plain = empty_model(base, encoded.head)
         try:
-            model = method.inject(shapes.model, encoded, shapes.head)
-        except RuntimeError as error:  # torch, or bitsandbytes, can do this only with values
+            model = method.inject(plain.model, encoded, plain.head)
+        except (MethodError, RuntimeError):  # GPT-2's own layers are of another kind
+            return trainable, total
+    if next(model.parameters()).is_meta:
+        check_forward(model, encoded)
+    return trainable, total
+
+
+def _inject_into_shapes(base: OpenedBase, encoded: Encoded, method: Method) -> nn.Module:
+    """The model with the method in it, in the truest surroundings that need no weights: with the
+    quantized layers, without them, or with values that mean nothing, in memory that is not touched.
+    """
+    kinds: list[Callable[[], LoadedModel]] = [
+        lambda: empty_model(base, encoded.head),
+        lambda: _with_meaningless_values(empty_model(base, encoded.head)),
+    ]
+    if base.spec.quantization != "none":
+        kinds.insert(0, lambda: quantized_empty(base, empty_model(base, encoded.head)))
+    failed: RuntimeError | None = None
+    for make in kinds:
+        shapes = make()
+        try:
+            return method.inject(shapes.model, encoded, shapes.head)
+        except RuntimeError as error:
             failed = error
-            continue
-        train_added_tokens(model, base.added_ids)
-        return count(trainable_parameters(model).values()), total
+            if not _needs_values(error):
+                break
     raise MethodError(f"{method.kind()} cannot be put into `{base.name}`: {failed}") from failed
 
 
-def rehearsal_models(base: OpenedBase, head: Head) -> Iterator[LoadedModel]:
-    """Models to inject into before weights are loaded, the truest first: with the quantized layers,
-    without them, and with values that mean nothing, in memory that is not touched.
-    """
-    if base.spec.quantization != "none":
-        yield quantized_empty(base, empty_model(base, head))
-    yield empty_model(base, head)
-    last = empty_model(base, head)
-    last.model.to_empty(device="cpu")
-    yield last
+def _with_meaningless_values(empty: LoadedModel) -> LoadedModel:
+    empty.model.to_empty(device="cpu")
+    return empty
+
+
+def check_forward(model: nn.Module, encoded: Encoded) -> None:
+    """Raises MethodError if the first training example cannot pass through a model of shapes."""
+    ids = torch.zeros((1, len(encoded.train.input_ids[0])), dtype=torch.int64, device="meta")
+    inputs = {"input_ids": ids}
+    if encoded.train.segment_ids is not None:
+        inputs["token_type_ids"] = ids
+    if encoded.head.task_type == "SEQ_2_SEQ_LM":
+        inputs["decoder_input_ids"] = ids
+    # some architectures look into the mask's values
+    for further in ({"attention_mask": torch.ones_like(ids)}, {}):
+        try:
+            with torch.no_grad():
+                model.eval()(**inputs, **further)
+            return
+        except Exception as error:
+            if _needs_values(error):
+                continue
+            raise MethodError(
+                f"what the method puts into {type(model).__name__} does not fit there: "
+                f"{type(error).__name__}: {str(error).splitlines()[0]}",
+                "choose other `method.target_modules`, or LoRA",
+            ) from error
+
+
+def _needs_values(error: Exception) -> bool:
+    """Whether torch or bitsandbytes failed only because shapes have no values."""
+    signs = ("meta", "set_data", "data-dependent")
+    return isinstance(error, NotImplementedError) or any(sign in str(error) for sign in signs)
 
 
 def count(parameters: Iterable[nn.Parameter]) -> int:

@@ -38,7 +38,7 @@ from peftkit.adapters.saving import adapter_bytes, check_saved, write_weights
 from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.fingerprint import fingerprint
 from peftkit.bases.footprint import Footprint, footprint
-from peftkit.bases.loading import load_weights
+from peftkit.bases.loading import load_weights, unquantized_modules
 from peftkit.bases.opening import OpenedBase, open_base
 from peftkit.data.encoded import Encoded, Examples
 from peftkit.data.ledger import Ledger
@@ -229,14 +229,19 @@ def save_adapter(
 ) -> tuple[Path, Record]:
     """The adapter's files under a temporary name, and what they say of themselves."""
     recipe, base = prepared.recipe, prepared.base
+    dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
     embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
-    vocabulary = min(len(base.tokenizer), embeddings.num_embeddings)
+    vocabulary = min(len(base.tokenizer), len(embeddings.weight))
     with accelerator.autocast():
         probes = take_probes(model, vocabulary, base.added_ids, tolerance(recipe.base))
     unchecked, digests = write_weights(model, recipe.method, base, folder)
     adapter = Record(
         recipe=published_recipe(recipe),
-        base=fingerprint(base).to_json(),
+        base={
+            **fingerprint(base).to_json(),
+            "dtype": str(dtype).removeprefix("torch."),
+            "unquantized": unquantized_modules(model),
+        },
         tokenizer_sha256=tokenizer_sha256(base.tokenizer),
         chat_template_sha256=chat_template_sha256(base.tokenizer),
         head=prepared.encoded.head,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -73,7 +73,7 @@ METHODS: dict[str, tuple[Method, float]] = {
             ("LOHA", 1e-2, {"r": 4, "target_modules": "all-linear"}),
             ("LOKR", 1e-2, {"r": 4, "target_modules": "all-linear"}),
             ("OFT", 1e-2, {"oft_block_size": 8, "target_modules": "all-linear"}),
-            ("VERA", 3e-2, {"r": 16, "target_modules": ["v_proj", "value", "c_attn", "v"]}),
+            ("VERA", 3e-2, {"r": 16, "target_modules": r".*\.(v_proj|value|c_attn|v)"}),
             ("HRA", 1e-2, {"r": 4, "target_modules": "all-linear"}),
             ("MISS", 1e-3, {"r": 4, "target_modules": "all-linear"}),
             ("RANDLORA", 1e-3, {"r": 4, "target_modules": "all-linear"}),
@@ -85,7 +85,7 @@ METHODS: dict[str, tuple[Method, float]] = {
 STARTS_ELSEWHERE = ("PrefixTuning", "PromptTuning", "PTuning")
 """Methods of which no paper says that they begin at the base."""
 
-PRECISIONS = ("float32", "bfloat16", "int8", "nf4", "nf4 double", "fp4")
+PRECISIONS = ("float32", "bfloat16", "int8", "nf4", "nf4 bfloat16", "nf4 double", "fp4")
 
 SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 96}
 SMALL = {**SIZE, "intermediate_size": 128, "max_position_embeddings": 64}
@@ -225,7 +225,7 @@ def base_of(folder: Path, precision: str, **fields: Any) -> pk.Base:
     quantized = kind in ("int8", "nf4", "fp4")
     return pk.Base(
         name_or_path=str(folder),
-        dtype="bfloat16" if precision == "bfloat16" else "float32",
+        dtype="bfloat16" if "bfloat16" in precision else "float32",
         quantization=kind if quantized else "none",
         double_quant="double" in precision,
         **fields,
@@ -235,7 +235,7 @@ def base_of(folder: Path, precision: str, **fields: Any) -> pk.Base:
 @contextlib.contextmanager
 def computing(precision: str) -> Iterator[None]:
     """As Accelerate has the model compute."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+    with torch.autocast("cpu", torch.bfloat16, enabled="bfloat16" in precision):
         yield
 
 
@@ -317,7 +317,7 @@ def refusal(cell: Cell, base: pk.Base) -> str:
 
 EXACT = 2e-5
 """For two computations in float32 of the same model on the same batch."""
-ROUNDED = {"bfloat16": 5e-2, "int8": 5e-2}
+ROUNDED = {"bfloat16": 5e-2, "nf4 bfloat16": 5e-2, "int8": 5e-2}
 """For another batch, or the merged model: bfloat16 rounds, and int8 rounds activations too, by the
 largest in the batch."""
 STEPS = 6
@@ -337,7 +337,7 @@ def examine(cell: Cell, folder: Path, work: Path) -> Outcome:
         return Outcome(refused=reason)
     outcome = Outcome()
     rounded = ROUNDED.get(cell.precision, EXACT)
-    rounded_weights = rounded if cell.precision == "bfloat16" else EXACT
+    rounded_weights = rounded if "bfloat16" in cell.precision else EXACT
 
     def same(check: str, found: Tensor, expected: Tensor, allowed: float = EXACT) -> None:
         outcome.differences[check] = relative(found, expected)
@@ -391,7 +391,7 @@ def examine(cell: Cell, folder: Path, work: Path) -> Outcome:
             assert tokens[0] == tokens[1], tokens
     outcome.merges = method.supports_merging(base) or ""
     if not outcome.merges:
-        merged = merged_model(folders[0], recipe, opened, encoded.head)
+        merged = merged_model(folders[0], recipe, opened, encoded.head, dtype)
         assert not any("lora" in name for name, _ in merged.named_parameters())
         same("merged", answers(merged), first, rounded)
     return outcome
@@ -431,9 +431,11 @@ def _may_rest(name: str) -> bool:
     """Tensors whose gradient is zero by nature: rows of unused tokens, the bias of keys (softmax
     does not see it), BERT's second segment.
     """
-    if name.endswith("lora_E.default"):  # AdaLoRA takes some away
+    if name.endswith((".lora_E.default", ".key.bias")):  # AdaLoRA takes some of its own away
         return True
-    return "embed" in name or "key.bias" in name or "wte" in name or "wpe" in name
+    return (
+        re.search(r"(?<!prompt_encoder\.default\.)\b(embed\w*|shared|wte|wpe)\b", name) is not None
+    )
 
 
 def disturb(model: nn.Module) -> None:
@@ -482,5 +484,23 @@ def generated(
     return logits, (together, single)
 
 
-def as_json(cell: Cell, outcome: Outcome) -> str:
-    return json.dumps({**vars(cell), **vars(outcome)})
+def is_refused(cell: Cell) -> bool:
+    """Which cells cannot work, written down apart from what the methods say of themselves."""
+    method, kind = cell.method, cell.method.split(",")[-1].strip()
+    quantized = cell.precision not in ("float32", "bfloat16")
+    virtual = method.startswith(("PrefixTuning", "PromptTuning", "PTuning"))
+    embedded = virtual and not method.startswith("PrefixTuning")
+    return (
+        (cell.architecture == "Gemma" and cell.head in ("token labels", "question answering"))
+        or (quantized and method in ("PiSSA", "OLoRA", "TopLayers", "FullFineTuning"))
+        or (quantized and kind in ("LOHA", "LOKR", "HRA", "RANDLORA"))
+        or (method == "DoRA" and cell.precision == "int8")
+        or (method == "OLoRA" and cell.architecture == "GPT-2")
+        or (method == "EVA" and cell.head == "sequence to sequence")
+        or (embedded and cell.head == "token labels")
+        or (virtual and cell.architecture == "T5" and cell.head != "sequence to sequence")
+        or (method == "BitFit" and cell.architecture not in ("BERT", "GPT-2"))
+        or (method == "HeadOnly" and cell.head in ("language model", "sequence to sequence"))
+        or (kind in ("LOHA", "LOKR", "OFT", "HRA", "MISS") and cell.architecture == "GPT-2"
+            and not quantized)
+    )  # fmt: skip

@@ -12,10 +12,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from tests.matrix import ARCHITECTURES, CELLS, HEADS, METHODS, PRECISIONS, Cell
+from tests.matrix import CELLS, HEADS, METHODS, PRECISIONS, Cell
 
 TARGET = Path(__file__).parent.parent / "docs" / "matrix.md"
-QUANTIZED = ("int8", "nf4", "nf4 double", "fp4")
+QUANTIZED = ("int8", "nf4", "nf4 bfloat16", "nf4 double", "fp4")
 
 
 def main(folder: Path, seconds: float) -> None:
@@ -70,8 +70,9 @@ moves; no frozen one changes), starts at the base where its paper says so, answe
 it answers each text alone, is saved, is loaded into a fresh model on another seed with equal
 logits, lets a second adapter be switched in and out, generates from prompts of different lengths in
 a batch what it generates from each alone, and is merged into the (dequantized) weights with equal
-logits, or says why not. ✓ without more stands for all six precisions: float32, bfloat16, int8, nf4,
-nf4 with double quantization, fp4. `[n]` is the reason of that number below.
+logits, or says why not. ✓ without more stands for all seven precisions: float32, bfloat16, int8,
+nf4, nf4 computing in bfloat16, nf4 with double quantization, fp4. `[n]` is the reason of that number
+below. Which cells are refused is written down a second time in `tests/matrix.py`.
 """
 MERGING = """
 The base is dequantized first where it is quantized.
@@ -146,4 +147,3 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), float(sys.argv[2]))
-    assert ARCHITECTURES

@@ -9,7 +9,6 @@ import pytest
 
 import peftkit as pk
 from peftkit.adapters.merging import merge
-from peftkit.bases.loading import load_weights
 from peftkit.bases.opening import open_base
 from peftkit.cli import command_line
 from peftkit.errors import BaseModelError, MethodError, PeftkitError
@@ -20,12 +19,14 @@ from tests.matrix import TokenLabels
 @pytest.fixture
 def no_weights(monkeypatch):
     """Loading weights is an error of the test."""
+    forbid_weights(monkeypatch)
 
+
+def forbid_weights(monkeypatch):
     def loaded(*_, **__):
         raise AssertionError("weights were loaded")
 
-    for module in ("run", "adapters.loading", "adapters.merging"):
-        monkeypatch.setattr(f"peftkit.{module}.load_weights", loaded)
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", loaded)
 
 
 CASES = {
@@ -105,9 +106,35 @@ def test_the_command_line_says_it_in_one_message(make_recipe, in_tmp, capsys):
         (pk.PrefixTuning(num_virtual_tokens=62), "bert", "62 virtual tokens leave no room"),
         (
             pk.BottleneckAdapter(target_modules="nothing_like_it"), "bert",
+            "no layer of BertForSequenceClassification is named `nothing_like_it`",
+        ),
+        (
+            pk.BottleneckAdapter(target_modules=r".*nothing"), "bert",
             "PEFT cannot put BOTTLENECK into BertForSequenceClassification",
         ),
-        (pk.IA3(target_modules=("q_proj",)), "bert", "PEFT cannot put IA3"),
+        (
+            pk.BottleneckAdapter(placement="parallel", target_modules=r".*\.output\.dense"), "bert",
+            "does not fit there: RuntimeError",
+        ),
+        (pk.IA3(target_modules=("key", "valeu")), "bert", "no layer of .* is named `valeu`"),
+        (
+            pk.PeftMethod(config={"peft_type": "VERA", "target_modules": ["query", "valeu"]}),
+            "bert", "no layer of .* is named `valeu`",
+        ),
+        (
+            pk.PeftMethod(config={
+                "peft_type": "LORA", "target_modules": ["query"], "modules_to_save": ["poolr"],
+            }),
+            "bert", "the model has no `poolr`",
+        ),
+        (pk.PiSSA(r=48), "llama", "`model.layers.0.self_attn.k_proj` is 64 wide and gives 32"),
+        (pk.OLoRA(r=48), "llama", "so it has no 48 directions"),
+        (pk.EVA(r=40, rho=2), "bert", "so it has no 80 directions"),
+        (pk.PiSSA(target_modules=("word_embeddings",)), "bert", "is an embedding"),
+        (
+            pk.PromptTuning(prompt_tuning_init="TEXT", prompt_tuning_init_text="warm qwerty"),
+            "bert", "the base does not know all of `warm qwerty`",
+        ),
         (pk.AdaLoRA(target_modules=("quary",)), "bert", "no layer .* is named `quary`"),
         (pk.PeftMethod(config={"peft_type": "OFFT"}), "bert", "`OFFT`, which PEFT does not have"),
         (
@@ -141,6 +168,11 @@ def test_did_you_mean_for_fields_and_kinds_of_peft():
         ({"peft_type": "OFT", "task_type": "SEQ_CLS"}, "`task_type` is set by peftkit"),
         ({"peft_type": "LILY"}, "an answer depends on the texts beside it"),
         ({"peft_type": "LORA", "init_lora_weights": "pissa"}, "use PiSSA"),
+        ({"peft_type": "LORA", "init_lora_weights": "eva"}, "OLoRA or EVA"),
+        ({"peft_type": "ADALORA"}, "use AdaLoRA"),
+        ({"peft_type": "CPT"}, "use PromptTuning"),
+        ({"peft_type": "P_TUNING"}, "`num_virtual_tokens` is None"),
+        ({"peft_type": "P_TUNING", "num_virtual_tokens": "many"}, "is 'many', not a positive"),
         ({"peft_type": "OFT", "r": print}, "cannot be recorded"),
     ],
 )
@@ -153,8 +185,8 @@ def test_wrong_peft_configurations_are_refused_when_they_are_built(config, reaso
     ("fields", "reason"),
     [
         ({"double_quant": True}, "`double_quant` is for nf4 and fp4"),
-        ({"added_tokens": ("<a>", "<a>")}, "empty, repeated"),
-        ({"added_tokens": ("",)}, "empty, repeated"),
+        ({"added_tokens": ("<a>", "<a>")}, "'<a>' is empty, given twice"),
+        ({"added_tokens": ("", " <b>")}, "'', ' <b>' is empty, given twice"),
     ],
 )
 def test_wrong_bases_are_refused_when_they_are_built(fields, reason):
@@ -216,9 +248,10 @@ def test_a_base_that_is_quantized_already_is_used_as_it_is(
 
 
 def test_a_quantized_base_is_refused_for_methods_that_need_another(
-    make_recipe, bases, tmp_path, no_weights
+    make_recipe, bases, tmp_path, monkeypatch
 ):
     folder = quantized_checkpoint(bases, tmp_path / "base", "nf4")
+    forbid_weights(monkeypatch)
     plain = make_recipe(pk.FullFineTuning(), "llama")
     with pytest.raises(MethodError, match="nf4 weights cannot be trained"):
         prepare(plain.with_(base=pk.Base(name_or_path=str(folder))))
@@ -241,7 +274,32 @@ def test_other_quantizations_are_refused_by_name(bases, tmp_path, method):
     assert "name the original checkpoint" in caught.value.hint
 
 
-def test_load_weights_is_what_the_guard_watches():
-    import peftkit.run
+def test_the_guard_against_loading_weights_fires(make_recipe, no_weights, tmp_path):
+    with pytest.raises(AssertionError, match="weights were loaded"):
+        run(make_recipe(max_steps=1), str(tmp_path / "run"))
 
-    assert peftkit.run.load_weights is load_weights
+
+def test_pissa_and_olora_take_no_dropout(make_recipe):
+    with pytest.raises(ValueError, match=r"leave `method\.lora_dropout` out"):
+        make_recipe(pk.PiSSA(lora_dropout=0.1))
+
+
+def test_ia3_wants_both_lists():
+    with pytest.raises(ValueError, match="give both"):
+        pk.IA3(feedforward_modules=("dense",))
+
+
+def test_half_a_family_is_no_family(bases, tmp_path, make_recipe):
+    """OPT has Llama's names of keys and values, and another of the feed-forward matrix: half of the
+    method would be put in without a word.
+    """
+    from transformers import AutoTokenizer, OPTConfig, OPTModel
+
+    OPTModel(OPTConfig(hidden_size=64, word_embed_proj_dim=64, ffn_dim=128, num_hidden_layers=2,
+                       num_attention_heads=4, vocab_size=80)).save_pretrained(tmp_path)  # fmt: skip
+    AutoTokenizer.from_pretrained(bases["bert"]).save_pretrained(tmp_path)
+    base = pk.Base(name_or_path=str(tmp_path))
+    with pytest.raises(MethodError, match="is not known"):
+        prepare(make_recipe(pk.IA3()).with_(base=base))
+    with pytest.raises(MethodError, match="is not known"):
+        prepare(make_recipe(pk.BottleneckAdapter()).with_(base=base))

@@ -166,16 +166,17 @@ def test_adalora_ends_with_its_target_rank_and_saves_no_more(make_recipe, tmp_pa
     assert done.record["probes"]["max_difference"] < 1e-6
 
 
-def test_adalora_saves_the_best_weights_of_whatever_step(make_recipe, tmp_path):
-    """Before ranks fell, all of them are there; the last rank pattern would cut them."""
-    recipe = adalora(make_recipe, max_steps=12, evaluate_every=1, early_stopping_patience=0)
+def test_adalora_keeps_the_best_weights_of_the_last_phase(make_recipe, tmp_path):
+    """Of those with the final ranks, that is: from the ninth of twelve steps on."""
+    recipe = adalora(make_recipe, max_steps=12, evaluate_every=1, early_stopping_patience=1)
     recipe = recipe.with_(training=recipe.training.with_(schedule="constant", learning_rate=0.5))
     done = run(recipe, str(tmp_path / "run"))
-    assert done.record["training"]["best_step"] < 12
+    assert 9 <= done.record["training"]["best_step"] < 12
+    assert len(done.record["training"]["validations"]) >= 9
     assert done.record["probes"]["max_difference"] < 1e-6
 
 
-def test_adalora_penalty_is_the_papers(make_recipe):
+def test_adalora_penalty_is_the_mean_distance_from_orthogonal(make_recipe):
     recipe = make_recipe(pk.AdaLoRA(init_r=4, target_r=2, orth_reg_weight=0.3))
     _, model, _ = injected(recipe)
     disturb(model)
@@ -216,21 +217,20 @@ def test_ia3_scales_what_the_paper_scales(make_recipe):
     assert scaled == {"attention.self.key", "attention.self.value", "output.dense"}
 
 
-def test_prompt_tuning_can_start_from_a_text(make_recipe, bases):
-    text = "bright warm happy"
+@pytest.mark.parametrize(
+    ("length", "words"), [(2, "bright warm"), (5, "bright warm happy bright warm")]
+)
+def test_prompt_tuning_can_start_from_a_text(make_recipe, length, words):
+    """Cut or repeated, without special tokens among it."""
     method = pk.PromptTuning(
-        num_virtual_tokens=3, prompt_tuning_init="TEXT", prompt_tuning_init_text=text
+        num_virtual_tokens=length,
+        prompt_tuning_init="TEXT",
+        prompt_tuning_init_text="bright warm happy",
     )
     prepared, model, _ = injected(make_recipe(method))
-    ids = prepared.base.tokenizer(text, add_special_tokens=False).input_ids
+    ids = prepared.base.tokenizer(words, add_special_tokens=False).input_ids
     start = model.prompt_encoder["default"].embedding.weight
-    words = model.get_input_embeddings().weight[ids]
-    # PEFT tokenizes with special tokens, and cuts
-    with_special = prepared.base.tokenizer(text).input_ids[:3]
-    expected = model.get_input_embeddings().weight[with_special]
-    assert torch.equal(start, expected) or torch.equal(start, words)
-    config = model.peft_config["default"]
-    assert config.tokenizer_name_or_path is None, "a local path would be published"
+    assert torch.equal(start, model.get_input_embeddings().weight[ids])
 
 
 def test_texts_leave_room_for_virtual_tokens(make_recipe):
@@ -320,6 +320,7 @@ def test_memory_counts_the_quantization_state(make_recipe, quantization, double)
     recipe = recipe.with_(base=recipe.base.with_(double_quant=double))
     prepared = prepare(recipe)
     model = load_weights(prepared.base, prepared.encoded.head, torch.float32, CPU, None).model
+    model(input_ids=IDS_TENSOR)  # after which bitsandbytes keeps int8's scales elsewhere
     found = footprint(model)
     linear = [(64, 64), (64, 32), (64, 32), (64, 64), (64, 128), (64, 128), (128, 64)] * 2
     weights = sum(i * o for i, o in linear)
@@ -352,7 +353,7 @@ TOKENS = ("<order>", "<refund>", "<warm>")
 @pytest.mark.parametrize(
     "method",
     [*METHODS, pk.PrefixTuning(num_virtual_tokens=4), pk.EVA(r=2),
-     pk.PeftMethod(config={"peft_type": "VERA", "r": 8, "target_modules": ["query", "q_proj"]})],
+     pk.PeftMethod(config={"peft_type": "VERA", "r": 8, "target_modules": ".*(query|q_proj)"})],
     ids=lambda m: f"{m!r:.40}",
 )  # fmt: skip
 def test_added_tokens_are_trained_and_saved_with_any_method(

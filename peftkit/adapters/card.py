@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import jinja2
@@ -60,15 +61,15 @@ With PEFT alone:
 ```python
 {% endif -%}
 from peft import PeftModel
-from transformers import {{ head.auto_class }}{{ quantization_import }}
+from transformers import {{ head.auto_class }}{{ further_imports }}
 
-base = {{ head.auto_class }}.from_pretrained("{{ base_path }}"{{ options }})
+{{ config }}base = {{ head.auto_class }}.from_pretrained("{{ base_path }}"{{ options }})
 model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
 ```
 {%- if virtual %}
 
-Give it texts of one length at a time, or one by one: in a batch with padding, PEFT alone counts the
-padding between the virtual tokens and the text.
+If the base is a decoder, give it texts of one length at a time, or one by one: in a batch with
+padding, PEFT alone counts the padding between the virtual tokens and the text.
 {%- endif %}
 {%- elif library == "transformers" -%}
 With transformers alone:
@@ -83,9 +84,9 @@ model = {{ head.auto_class }}.from_pretrained("path/to/this/folder").eval()
 
 ```python
 from safetensors.torch import load_file
-from transformers import {{ head.auto_class }}{{ quantization_import }}
+from transformers import {{ head.auto_class }}{{ further_imports }}
 
-model = {{ head.auto_class }}.from_pretrained("{{ base_path }}"{{ options }})
+{{ config }}model = {{ head.auto_class }}.from_pretrained("{{ base_path }}"{{ options }})
 model.load_state_dict(load_file("path/to/this/folder/trained.safetensors"), strict=False)
 model.eval()
 ```
@@ -119,19 +120,39 @@ loaded rightly are in `peftkit.json`. Versions: {{ versions }}.
 """
 
 
-def _load_options(record: Record) -> list[str]:
-    """Keyword arguments of `from_pretrained` that give the base as it was trained on."""
+def _config_options(record: Record) -> list[str]:
+    """Keyword arguments of `from_pretrained` that are about the configuration."""
     options = []
     if record.head.labels:
         options.append(f"num_labels={len(record.head.labels)}")
     if record.base["revision"]:
         options.append(f'revision="{record.base["revision"]}"')
+    return options
+
+
+def _config_code(record: Record, base_path: str) -> str:
+    """Code that says which layers of a base that is quantized already are new and are not."""
+    if record.base["quantization"] != "none" or not record.base["unquantized"]:
+        return ""
+    options = "".join(f", {option}" for option in _config_options(record))
+    return (
+        f'config = AutoConfig.from_pretrained("{base_path}"{options})\n'
+        f'config.quantization_config["llm_int8_skip_modules"] = '
+        f"{json.dumps(record.base['unquantized'])}\n"
+    )
+
+
+def _load_options(record: Record) -> list[str]:
+    """Keyword arguments of `from_pretrained` that give the base as it was trained on."""
+    if _config_code(record, ""):
+        return ["config=config"]
+    options = _config_options(record)
     kind = record.base["quantization"]
     if kind != "none":
         eight, four = "load_in_8bit=True", f'load_in_4bit=True, bnb_4bit_quant_type="{kind}"'
         four += ", bnb_4bit_use_double_quant=True" if record.base["double_quant"] else ""
-        skipped = ', llm_int8_skip_modules=["classifier", "score", "pooler.dense"]'
-        kept = skipped if record.head.trained else ""
+        skipped = json.dumps(record.base["unquantized"])
+        kept = f", llm_int8_skip_modules={skipped}" if record.base["unquantized"] else ""
         arguments = f"{eight if kind == 'int8' else four}{kept}"
         options.append(f"quantization_config=BitsAndBytesConfig({arguments})")
     return options
@@ -152,6 +173,10 @@ def write_card(folder: Path, name: str, record: Record) -> None:
     library = "peft" if (folder / "adapter_config.json").is_file() else "other"
     if (folder / "config.json").is_file():
         library = "transformers"
+    base_path = base["hub_id"] or "path/to/the/base"
+    config = _config_code(record, base_path)
+    imports = ", AutoConfig" if config else ""
+    imports += "" if base["quantization"] == "none" else ", BitsAndBytesConfig"
     method = record.recipe["method"]
     added = record.recipe["base"]["added_tokens"]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
@@ -171,9 +196,10 @@ def write_card(folder: Path, name: str, record: Record) -> None:
         pipeline_tag=PIPELINE_TAGS.get(head.task_type, head.task_type.lower()),
         where=where,
         base_option="" if reachable else " --base path/to/the/base",
-        base_path=base["hub_id"] or "path/to/the/base",
+        base_path=base_path,
+        config=config,
         options="".join(f", {option}" for option in _load_options(record)),
-        quantization_import="" if base["quantization"] == "none" else ", BitsAndBytesConfig",
+        further_imports=imports,
         versions=", ".join(f"{package} {version}" for package, version in record.versions.items()),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")

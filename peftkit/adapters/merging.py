@@ -38,15 +38,22 @@ def merge(path: str, base: str = "") -> nn.Module:
     if reason := recipe.method.supports_merging(opened.spec):
         raise MethodError(reason)
     check_base(opened, record)
-    merged = merged_model(folder, recipe, opened, record.head)
+    dtype = getattr(torch, record.base["dtype"])
+    merged = merged_model(folder, recipe, opened, record.head, dtype)
     compare_probes(merged, record.probes, tolerance(opened.spec))
     return merged
 
 
-def merged_model(folder: Path, recipe: Recipe, base: OpenedBase, head: Head) -> nn.Module:
-    """The base's weights as they were trained on, but not quantized, with the adapter folded in."""
+def merged_model(
+    folder: Path, recipe: Recipe, base: OpenedBase, head: Head, dtype: torch.dtype
+) -> nn.Module:
+    """The base's weights as they were trained on, but not quantized, with the adapter folded in.
+
+    Args:
+        dtype: of the base in training, to which its weights were rounded; the result is float32.
+    """
     set_seed(OTHER_SEED)
-    loaded = load_weights(base, head, torch.float32, torch.device("cpu"), dropout=None)
+    loaded = load_weights(base, head, dtype, torch.device("cpu"), dropout=None)
     model = dequantized(loaded.model)
     model = recipe.method.load(model, folder, loaded.head)
     load_added_tokens(model, folder, base.added_ids)

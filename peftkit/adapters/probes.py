@@ -67,6 +67,9 @@ def take_probes(
     ]
     if added_ids:
         inputs.append(added_ids[: LENGTHS[-1]])
+    config: Any = model.config
+    if config.is_encoder_decoder and config.eos_token_id is not None:  # its classifiers read there
+        inputs = [(*ids, config.eos_token_id) for ids in inputs]
     probes = []
     for ids in inputs:
         logits = _last_logits(model, ids)

@@ -30,7 +30,9 @@ class Record:
     recipe: dict[str, Any]
     """As it was resolved, with local paths cut to their last part."""
     base: dict[str, Any]
-    """The base's `Fingerprint`."""
+    """The base's `Fingerprint`; `dtype`, of its weights in training; `unquantized`, the modules
+    that were kept from quantization.
+    """
     tokenizer_sha256: str
     chat_template_sha256: str
     """Empty where the tokenizer has no chat template."""

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftkit.errors import AdapterError
+from peftkit.errors import AdapterError, MethodError
 
 WEIGHTS = "added_tokens.safetensors"
 
@@ -86,14 +86,28 @@ def train_added_tokens(model: nn.Module, ids: Sequence[int]) -> None:
 
 
 def _put_rows(base: Any, ids: Sequence[int]) -> None:
-    """Wraps the embedding, and the output layer if there is one."""
-    embedding = base.get_input_embeddings()
+    """Wraps every module that holds the embedding, which encoder and decoder may both do, and the
+    output layer, if there is one.
+
+    Raises:
+        MethodError: the method adapts one of them too.
+    """
+    embedding, output = base.get_input_embeddings(), base.get_output_embeddings()
+    for layer in filter(None, (embedding, output)):
+        plain = isinstance(layer, nn.Embedding | nn.Linear) and layer.weight.is_floating_point()
+        if not plain:
+            raise MethodError(
+                "the embedding or the output layer, in which `base.added_tokens` trains rows of "
+                "their own, is adapted by the method or quantized",
+                "leave that layer out of `method.target_modules`",
+            )
+    weight = embedding.weight
     rows = _rows(embedding, ids)
-    _replace(base, embedding, AddedEmbeddings(embedding, ids, rows))
-    output = base.get_output_embeddings()
+    for module in list(base.modules()):
+        if isinstance(module, nn.Embedding) and module.weight is weight:
+            _replace(base, module, AddedEmbeddings(module, ids, rows))
     if output is not None:
-        tied = output.weight is embedding.weight
-        own = rows if tied else _rows(output, ids)
+        own = rows if output.weight is weight else _rows(output, ids)
         _replace(base, output, AddedOutputs(output, ids, own))
 
 
@@ -111,8 +125,8 @@ def load_added_tokens(model: nn.Module, folder: Path, ids: Sequence[int]) -> Non
         AdapterError: the file does not hold these rows.
     """
     file = folder / WEIGHTS
-    if not ids or (not file.is_file() and (folder / "model.safetensors").is_file()):
-        return  # a whole model holds them
+    if not ids or not file.is_file():
+        return  # the method trains the embedding, and has loaded it
     _put_rows(model, ids)
     rows = added_rows(model)
     try:

@@ -42,5 +42,8 @@ class Base(Part):
             )
         tokens = self.added_tokens
         if wrong := [t for t in tokens if t.strip() != t or not t or tokens.count(t) > 1]:
-            raise ValueError(f"`added_tokens`: {wrong[0]!r} is empty, repeated or ends in a space")
+            raise ValueError(
+                f"`added_tokens`: {', '.join(map(repr, dict.fromkeys(wrong)))} is empty, given "
+                "twice, or has a space at an end"
+            )
         return self

@@ -28,6 +28,9 @@ def footprint(model: nn.Module) -> Footprint:
     """Measures a model; what several modules share counts once."""
     stored = [*model.parameters(), *model.buffers()]
     states = [tensor for p in model.parameters() for tensor in _state(p)]
+    for module in model.modules():  # where bitsandbytes keeps int8's after the first forward pass
+        scales = getattr(getattr(module, "state", None), "SCB", None)
+        states += [] if scales is None else [scales]
     return Footprint(_megabytes(stored), _megabytes(states))
 
 

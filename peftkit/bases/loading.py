@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from peftkit.bases.opening import OpenedBase, download_weights
+from peftkit.bases.opening import WEIGHT_FILES, OpenedBase, download_weights
 from peftkit.data.encoded import Head
 from peftkit.errors import BaseModelError, quoted
 
@@ -77,22 +77,25 @@ def load_weights(
     Raises:
         BaseModelError: the checkpoint lacks weights of the trunk, which would be random.
     """
+    import torch
     import transformers
 
     download_weights(base)
     empty = empty_model(base, head, dropout)
     config = _config_with_head(base, head, dropout)
-    options: dict[str, Any] = {}
-    if base.prequantized:
-        config.quantization_config = _quantization(base, dtype, empty).to_dict()
-        options["device_map"] = {"": device}
-    elif base.spec.quantization != "none":
-        options["quantization_config"] = _quantization(base, dtype, empty)
-        options["device_map"] = {"": device}
+    options: dict[str, Any] = {"dtype": dtype}
+    if quantized := base.spec.quantization != "none":
+        # from the checkpoint's own numbers, so that the quantized ones are the same whatever is
+        # computed in, here and elsewhere
+        options |= {"dtype": torch.float32, "device_map": {"": device}}
+        quantization = _quantization(base, dtype, empty)
+        if base.prequantized:
+            config.quantization_config = quantization.to_dict()
+        else:
+            options["quantization_config"] = quantization
     model, report = getattr(transformers, head.auto_class).from_pretrained(
         base.folder,
         config=config,
-        dtype=dtype,
         trust_remote_code=base.spec.trust_remote_code,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # a head for other labels; reported and judged below
@@ -109,10 +112,24 @@ def load_weights(
             "it is incomplete or of another architecture than its config.json says",
         )
     resize_vocabulary(model, base)
-    if base.spec.quantization == "none":
+    if quantized:
+        _convert_unquantized(model, dtype)
+    else:
         model.to(device)
     _keep_differentiable(model)
     return LoadedModel(model, modules)
+
+
+def _convert_unquantized(model: Any, dtype: torch.dtype) -> None:
+    """Gives what is not quantized its dtype, but for what the architecture keeps in float32; 4-bit
+    weights are dequantized into that dtype.
+    """
+    kept = tuple(model._keep_in_fp32_modules or ())
+    for name, parameter in model.named_parameters():
+        if (state := getattr(parameter, "quant_state", None)) is not None:
+            state.dtype = dtype
+        elif parameter.is_floating_point() and not any(p in kept for p in name.split(".")):
+            parameter.data = parameter.data.to(dtype)
 
 
 def resize_vocabulary(model: Any, base: OpenedBase) -> None:
@@ -122,12 +139,27 @@ def resize_vocabulary(model: Any, base: OpenedBase) -> None:
     """
     needed = max(base.added_ids, default=-1) + 1
     if needed > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(needed)
+        model.resize_token_embeddings(needed, mean_resizing=model.device.type != "meta")
+
+
+def unquantized_modules(model: Any) -> list[str]:
+    """Names of the modules that were kept from quantization on purpose, as bitsandbytes takes them
+    (`llm_int8_skip_modules`).
+    """
+    found = getattr(model.config, "quantization_config", None)
+    return sorted(set(getattr(found, "llm_int8_skip_modules", None) or ()))
 
 
 def dequantized(model: Any) -> Any:
-    """The model with an ordinary linear layer in the place of every quantized one."""
-    return model.dequantize() if getattr(model, "is_quantized", False) else model
+    """The model in float32, with an ordinary linear layer in the place of every quantized one."""
+    import torch
+
+    if getattr(model, "is_quantized", False):
+        for parameter in model.parameters():
+            if (state := getattr(parameter, "quant_state", None)) is not None:
+                state.dtype = torch.float32
+        model = model.dequantize()
+    return model.float()
 
 
 def _config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> Any:
@@ -138,7 +170,11 @@ def _config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> An
         config.label2id = {label: index for index, label in enumerate(head.labels)}
     config.pad_token_id = base.tokenizer.pad_token_id
     if dropout is not None:
-        names = [name for name in config.to_dict() if "dropout" in name or name.endswith("pdrop")]
+        names = [
+            name
+            for name, value in config.to_dict().items()
+            if ("dropout" in name or name.endswith("pdrop")) and not isinstance(value, bool)
+        ]
         if not names:
             raise BaseModelError(
                 f"`training.dropout` is {dropout}, but {config.model_type} models have no dropout",
@@ -200,6 +236,36 @@ def _keep_differentiable(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def _unquantized_in_files(base: OpenedBase, model: Any) -> list[str]:
+    """Linear layers of which the files hold plain weights, or none, as of a new head.
+
+    Where the files are still on the Hub, what their configuration says, and the head.
+    """
+    from safetensors import safe_open
+    from torch import nn
+
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    files = sorted(base.folder.glob(WEIGHT_FILES[0]))
+    if not files:
+        found = base.config.quantization_config
+        found = found if isinstance(found, dict) else found.to_dict()
+        return [*(found.get("llm_int8_skip_modules") or ()), *_head_names(model)]
+    keys: set[str] = set()
+    for file in files:
+        with safe_open(str(file), framework="pt") as opened:
+            keys.update(opened.keys())
+    marks = (".weight.absmax", ".SCB")  # the scales of 4 bits, and of 8
+    stored = {key.removesuffix(mark) for mark in marks for key in keys if key.endswith(mark)}
+    trunk = f"{model.base_model_prefix}."
+    known = stored | {f"{trunk}{name}" for name in stored}
+    known |= {trunk + name.split(".", 1)[-1] for name in stored}  # see `_key_mapping`
+    return [name for name in linear if name not in known and name.removeprefix(trunk) not in known]
+
+
+def _head_names(model: Any) -> list[str]:
+    return [name for name, _ in model.named_children() if name != model.base_model_prefix]
+
+
 def _quantization(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) -> Any:
     import transformers
 
@@ -208,8 +274,7 @@ def _quantization(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) -> A
         found = base.config.quantization_config
         made = config.from_dict(found if isinstance(found, dict) else found.to_dict())
         made.bnb_4bit_compute_dtype = dtype
-        if empty.head:
-            made.llm_int8_skip_modules = [*(made.llm_int8_skip_modules or ()), *empty.head]
+        made.llm_int8_skip_modules = _unquantized_in_files(base, empty.model)
         return made
     # without a list, bitsandbytes keeps the head of a language model by itself; the pooler may
     # turn out to have no weights in the checkpoint, and is then trained

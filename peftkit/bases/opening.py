@@ -94,7 +94,8 @@ def open_base(base: Base, virtual_tokens: int = 0) -> OpenedBase:
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    positions = getattr(config, "max_position_embeddings", None) or 0
+    positions = positions if positions > 0 else tokenizer.model_max_length  # XLNet says -1
     if config.model_type in POSITIONS_AFTER_PADDING:
         positions -= (config.pad_token_id or 0) + 1
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions) - virtual_tokens

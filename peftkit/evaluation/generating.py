@@ -30,7 +30,8 @@ def generate(
     Args:
         prompts: token ids, ragged; for an encoder-decoder, the encoder's input.
         batch_size: prompts that are generated from together.
-        settings: further options of transformers' `generate`; greedy unless they say otherwise.
+        settings: further options of transformers' `generate`, but for more than one answer to a
+            prompt; greedy unless they say otherwise.
     """
     device = next(model.parameters()).device
     answers: dict[int, Tokens] = {}

@@ -7,6 +7,7 @@ arXiv:2303.10512).
 Every layer starts with rank `init_r`. Between the warm-up of `tinit` steps and the last `tfinal`
 steps, the singular values E that matter least for the loss are set to zero, until `target_r`
 per layer are left on average. What is zero is not saved, so layers end with different ranks.
+Only weights of the last `tfinal` steps, with the final ranks, count as best ones.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 WARM_UP = 0.1
 LAST_PHASE = 0.3
-"""Shares of the run for `tinit` and `tfinal`, near those of the paper's runs on GLUE."""
+"""Shares of the run for `tinit` and `tfinal`; the paper sets both by hand for each task."""
 UNKNOWN_STEPS = 2**31
 """PEFT wants the number of steps with the configuration; it is known at the first step."""
 
@@ -111,6 +112,9 @@ class AdaLoRA(_StoredByPeft):
             f"`method.tinit` {tinit} and `method.tfinal` {tfinal} leave none of the run's "
             f"{num_steps} steps for the ranks to fall; leave them out, or train for longer"
         )
+
+    def settled_after(self, num_steps: int) -> int:
+        return num_steps - self._phases(num_steps)[1]
 
     def after_step(self, model: nn.Module, step: int, num_steps: int) -> None:
         tuner: Any = model.base_model

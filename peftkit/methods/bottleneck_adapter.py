@@ -1,7 +1,7 @@
 """Bottleneck adapters: Parameter-Efficient Transfer Learning for NLP (Houlsby et al. 2019,
 arXiv:1902.00751), in three placements.
 
-    delta(x) = scaling * up(f(down(x)))        down: (d / reduction_factor, d), up: (d, d / ...)
+    delta(x) = scaling * up(f(down(x)))     down: (m, d), up: (d, m), m = d / reduction_factor
 
     houlsby    after the attention and after the feed-forward sublayer (the paper's)
     pfeiffer   after the block only (Pfeiffer et al. 2021, AdapterFusion, arXiv:2005.00247)
@@ -14,13 +14,13 @@ The layers are in `peftkit.peft_plugin`, which registers them with PEFT.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from peftkit.methods.method import Layout
 from peftkit.methods.stored import _StoredByPeft
-from peftkit.methods.targets import Targets
+from peftkit.methods.targets import Targets, named_modules
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +51,7 @@ class BottleneckAdapter(_StoredByPeft):
         from peftkit.methods.peft_layout import inject_peft, modules_to_save
         from peftkit.peft_plugin import BottleneckConfig
 
-        targets: Any = self.target_modules
+        targets = named_modules(model, self.target_modules, head)
         config = BottleneckConfig(
             task_type=encoded.head.task_type,
             placement=self.placement,
@@ -59,7 +59,7 @@ class BottleneckAdapter(_StoredByPeft):
             non_linearity=self.non_linearity,
             scaling=self.scaling,
             ln_before=self.ln_before,
-            target_modules=targets if isinstance(targets, str) else list(targets),
+            target_modules=targets,
             exclude_modules=list(head) or None,
             modules_to_save=modules_to_save(head),
         )

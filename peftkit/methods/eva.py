@@ -51,10 +51,12 @@ class EVA(LoRA):
         from peft import EvaConfig
         from peft.tuners.lora.eva import initialize_lora_eva_weights
 
-        from peftkit.methods.peft_layout import is_rehearsal
+        from peftkit.methods.peft_layout import check_rank, is_rehearsal
 
         if is_rehearsal(model):  # no values to look at; ranks are counted before they move
-            return inject_lora(self, model, encoded, head)
+            rehearsal = inject_lora(self, model, encoded, head)
+            check_rank(rehearsal, round(self.rho * self.r))
+            return rehearsal
         config = EvaConfig(rho=self.rho, tau=self.tau)
         with warnings.catch_warnings():  # it would have A and B on no device until it is done
             warnings.filterwarnings("ignore", "lora with eva initialization used with")
@@ -85,13 +87,22 @@ def training_batches(encoded: Encoded, device: torch.device) -> list[dict[str, t
     """
     import torch
 
-    ids = sorted(encoded.train.input_ids, key=len)
+    ids, segments = encoded.train.input_ids, encoded.train.segment_ids
+    by_length = sorted(range(len(ids)), key=lambda index: len(ids[index]))
     batches = []
     for start in range(0, len(ids), ROWS):
-        rows = ids[start : start + ROWS]
-        width = len(rows[0])
-        batch = torch.stack([torch.from_numpy(row[:width]) for row in rows]).to(device)
-        batches.append({"input_ids": batch, "attention_mask": torch.ones_like(batch)})
+        rows = by_length[start : start + ROWS]
+        width = len(ids[rows[0]])
+
+        def cut(values: Any) -> torch.Tensor:
+            tensors = [torch.from_numpy(values[row][:width]) for row in rows]  # noqa: B023
+            return torch.stack(tensors).to(device)
+
+        batch = {"input_ids": cut(ids)}
+        batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+        if segments is not None:
+            batch["token_type_ids"] = cut(segments)
+        batches.append(batch)
     order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(0))
     return [batches[index] for index in order]
 

@@ -28,8 +28,14 @@ if TYPE_CHECKING:
     from peftkit.data.encoded import Encoded
 
 
-def cannot_be_split(kind: str, base: Base) -> str | None:
-    """Why a quantized base is not split up."""
+def cannot_be_split(lora: LoRA, base: Base) -> str | None:
+    """Why the weights of this base are not split up, or not with these settings."""
+    kind = lora.kind()
+    if lora.lora_dropout:
+        return (
+            f"{kind} would drop inputs of the part that it took from the weight, and of the rest "
+            "not; leave `method.lora_dropout` out, as its paper does, or use LoRA"
+        )
     if base.quantization == "none":
         return None
     return (
@@ -56,10 +62,11 @@ def inject_from_weights(
     from torch.nn.utils.parametrize import register_parametrization
 
     from peftkit.methods.joined import Joined
-    from peftkit.methods.peft_layout import is_rehearsal, lora_layers
+    from peftkit.methods.peft_layout import check_rank, is_rehearsal, lora_layers
 
     rehearsal = is_rehearsal(model)
     injected = inject_lora(lora, model, encoded, head)
+    check_rank(injected, lora.r)
     for layer in lora_layers(injected):
         a, b = layer.lora_A["default"], layer.lora_B["default"]
         if not rehearsal:  # else there are no values to take apart

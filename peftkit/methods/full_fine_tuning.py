@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from peftkit.bases.base import Base
 from peftkit.methods.method import Layout, Method
+from peftkit.methods.reasons import quantized_weights_are_not_trained
 from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class FullFineTuning(Method):
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
 
     def supports(self, task: Task, base: Base) -> str | None:
-        return needs_plain_weights(self.kind(), base)
+        return quantized_weights_are_not_trained(self.kind(), base)
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         return model.requires_grad_(True)
@@ -54,13 +55,3 @@ class FullFineTuning(Method):
 
     def merge(self, model: nn.Module) -> nn.Module:
         return model
-
-
-def needs_plain_weights(kind: str, base: Base) -> str | None:
-    """Why a method that trains the base's own weights cannot work on a quantized base."""
-    if base.quantization == "none":
-        return None
-    return (
-        f"{kind} trains the base's own weights, and {base.quantization} weights cannot "
-        f'be trained; use LoRA on {base.quantization}, or `base.quantization = "none"`'
-    )

@@ -6,17 +6,21 @@ arXiv:2205.05638).
 
 All factors start at one; the paper trains them with a learning rate of 3e-3. PEFT's own defaults
 scale queries instead of keys in most decoders, and the attention output too in BERT; here it is
-what the paper says.
+what the paper says, but where queries, keys and values are one matrix (GPT-2, Phi-3), which is
+scaled whole.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+
+from pydantic import model_validator
 
 from peftkit.bases.base import Base
 from peftkit.methods.method import Layout
 from peftkit.methods.stored import _StoredByPeft
-from peftkit.methods.targets import Targets, matching
+from peftkit.methods.targets import Targets, linear_targets
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,12 +28,12 @@ if TYPE_CHECKING:
     from peftkit.data.encoded import Encoded
 
 FAMILIES: Final = (
-    # keys and values; second layer of the feed-forward sublayer
-    (r".*self_attn\.(k_proj|v_proj)", r".*mlp\.down_proj"),  # Llama, Mistral, Qwen, Gemma
-    (r".*self_attn\.(qkv_proj)", r".*mlp\.down_proj"),  # Phi-3, one matrix for q, k and v
-    (r".*\.self\.(key|value)", r".*layer\.\d+\.output\.dense"),  # BERT, RoBERTa, ELECTRA
+    # keys; values; second layer of the feed-forward sublayer
+    (r".*self_attn\.k_proj", r".*self_attn\.v_proj", r".*mlp\.down_proj"),  # Llama, Qwen, Gemma
+    (r".*self_attn\.qkv_proj", r".*mlp\.down_proj"),  # Phi-3, one matrix for q, k and v
+    (r".*\.self\.key", r".*\.self\.value", r".*layer\.\d+\.output\.dense"),  # BERT, RoBERTa
     (r".*attn\.c_attn", r".*mlp\.c_proj"),  # GPT-2, one matrix for q, k and v
-    (r".*(SelfAttention|EncDecAttention)\.(k|v)", r".*DenseReluDense\.wo"),  # T5
+    (r".*Attention\.k", r".*Attention\.v", r".*DenseReluDense\.wo"),  # T5
 )
 
 
@@ -45,6 +49,12 @@ class IA3(_StoredByPeft):
     feedforward_modules: Targets = ""
     """Of those, the layers that are scaled at their input instead of at their output."""
 
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if self.feedforward_modules and not self.target_modules:
+            raise ValueError("`feedforward_modules` are some of `target_modules`; give both")
+        return self
+
     def supports_merging(self, base: Base) -> str | None:
         if base.quantization == "none":
             return None
@@ -59,7 +69,7 @@ class IA3(_StoredByPeft):
 
         from peftkit.methods.peft_layout import fan_in_fan_out, inject_peft, modules_to_save
 
-        targets, feedforward = self._layers(model)
+        targets, feedforward = self._layers(model, head)
         config = IA3Config(
             task_type=encoded.head.task_type,
             target_modules=targets,
@@ -70,23 +80,25 @@ class IA3(_StoredByPeft):
         )
         return inject_peft(model, config)
 
-    def _layers(self, model: nn.Module) -> tuple[Any, Any]:
+    def undecayed(self, model: nn.Module) -> Collection[str]:
+        """The factors, (1, out) and (in, 1), which belong around one."""
+        return [name for name, _ in model.named_parameters() if ".ia3_l." in name]
+
+    def _layers(self, model: nn.Module, head: tuple[str, ...]) -> tuple[Any, Any]:
         """Names or patterns of all layers, and of those scaled at their input."""
+        from peftkit.architectures import complete_family
         from peftkit.errors import MethodError
 
         if self.target_modules:
-            targets: Any = self.target_modules
-            inputs: Any = self.feedforward_modules
             return (
-                targets if isinstance(targets, str) else list(targets),
-                inputs if inputs and isinstance(inputs, str) else list(inputs),
+                linear_targets(model, self.target_modules, head),
+                linear_targets(model, self.feedforward_modules, head) or [],
             )
-        attention = matching(model, (pattern for pattern, _ in FAMILIES))
-        if attention is None:
+        family = complete_family(model, FAMILIES)
+        if family is None:
             raise MethodError(
                 f"which layers of {type(model).__name__} hold keys, values and the second "
                 "feed-forward matrix is not known",
                 "give `method.target_modules` and `method.feedforward_modules`, or use LoRA",
             )
-        feedforward = dict(FAMILIES)[attention]
-        return f"{attention}|{feedforward}", feedforward
+        return "|".join(family), family[-1]

@@ -33,7 +33,9 @@ class LayerNormTuning(_StoredByPeft):
         norms = {
             name.rsplit(".", 1)[-1]
             for name, module in model.named_modules()
-            if "norm" in type(module).__name__.lower() and not name.startswith(head)
+            if "norm" in type(module).__name__.lower()
+            and any(True for _ in module.parameters(recurse=False))
+            and not name.startswith(head)
         }
         if not norms:
             raise MethodError(f"{type(model).__name__} has no normalization layers", "use LoRA")

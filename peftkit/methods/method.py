@@ -8,7 +8,7 @@ runs the identical code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -29,7 +29,7 @@ class Method(OpenPart):
     """A method of a recipe. Subclass it anywhere; its class is recorded as `module:Class`."""
 
     trains_base_weights: ClassVar[bool] = False
-    """Whether pretrained tensors themselves change; then they are kept in float32."""
+    """Whether weight matrices of the base itself are trained; it is loaded in float32 then."""
     mergeable: ClassVar[bool] = False
     """Whether what is trained can be folded into the base's weights without a difference."""
     layouts: ClassVar[tuple[Layout, ...]] = ("padded",)
@@ -74,6 +74,16 @@ class Method(OpenPart):
     def learning_rate_scales(self, model: nn.Module) -> Mapping[str, float]:
         """Name of a trainable parameter -> factor on the learning rate; 1 where not named."""
         return {}
+
+    def undecayed(self, model: nn.Module) -> Collection[str]:
+        """Names of matrices that weight decay would pull away from where they belong; vectors, such
+        as biases and norms, are spared anyway.
+        """
+        return ()
+
+    def settled_after(self, num_steps: int) -> int:
+        """The optimizer step whose weights are the first that may count as the best ones."""
+        return 0
 
     def after_step(self, model: nn.Module, step: int, num_steps: int) -> None:
         """Called after optimizer step `step` (from 1) of `num_steps`, gradients still there."""

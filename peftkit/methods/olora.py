@@ -31,7 +31,7 @@ class OLoRA(LoRA):
     """LoRA initialised with an orthonormal basis of each weight."""
 
     def supports(self, task: Task, base: Base) -> str | None:
-        return cannot_be_split(self.kind(), base)
+        return cannot_be_split(self, base)
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peftkit.errors import MethodError

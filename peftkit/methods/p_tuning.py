@@ -8,13 +8,13 @@ kept.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from peftkit.bases.base import Base
-from peftkit.methods.stored import _StoredByPeft
+from peftkit.methods.reasons import virtual_tokens_have_no_labels
+from peftkit.methods.stored import _VirtualTokens
 from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from peftkit.data.encoded import Encoded
 
 
-class PTuning(_StoredByPeft):
+class PTuning(_VirtualTokens):
     """Trains embeddings before the text, through a network that is dropped afterwards."""
 
     num_virtual_tokens: int = Field(default=20, ge=1)
@@ -35,19 +35,15 @@ class PTuning(_StoredByPeft):
     encoder_num_layers: int = Field(default=2, ge=1)
     """Layers of the LSTM."""
 
-    @property
-    def position_offset(self) -> int:
-        return self.num_virtual_tokens
-
     def supports(self, task: Task, base: Base) -> str | None:
-        return no_outputs_for_virtual_tokens(self.kind(), task)
+        return virtual_tokens_have_no_labels(self.kind(), task)
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peft import PromptEncoderConfig
         from peft.tuners.p_tuning import PromptEncoderReparameterizationType
 
         from peftkit.methods.peft_layout import modules_to_save
-        from peftkit.methods.virtual_tokens import inject_virtual
+        from peftkit.methods.virtual_tokens import embedding_width, inject_virtual
 
         config: Any = model.config
         return inject_virtual(
@@ -55,6 +51,7 @@ class PTuning(_StoredByPeft):
             PromptEncoderConfig(
                 task_type=encoded.head.task_type,
                 num_virtual_tokens=self.num_virtual_tokens,
+                token_dim=embedding_width(model),
                 encoder_reparameterization_type=PromptEncoderReparameterizationType(
                     self.encoder_reparameterization_type
                 ),
@@ -63,18 +60,3 @@ class PTuning(_StoredByPeft):
                 modules_to_save=modules_to_save(head),
             ),
         )
-
-    def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
-        from peftkit.methods.virtual_tokens import load_virtual
-
-        return load_virtual(model, folder)
-
-
-def no_outputs_for_virtual_tokens(kind: str, task: Task) -> str | None:
-    """Why virtual tokens in the text do not go with one label for each token."""
-    if task.task_type != "TOKEN_CLS":
-        return None
-    return (
-        f"{kind} puts virtual tokens into the text, and a token classifier gives outputs for them "
-        "that no label answers; use PrefixTuning, whose virtual tokens have no outputs, or LoRA"
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from peftkit.errors import AdapterError, MethodError
+from peftkit.errors import AdapterError, MethodError, quoted
 from peftkit.methods.trained_layout import compare_tensors
 
 WEIGHTS = "adapter_model.safetensors"
@@ -29,13 +29,38 @@ def inject_peft(model: nn.Module, config: peft.PeftConfig) -> nn.Module:
     """
     try:
         with _without_noise():
-            return peft.get_peft_model(model, config, low_cpu_mem_usage=is_rehearsal(model))
-    except (ValueError, TypeError) as error:
+            injected = peft.get_peft_model(model, config, low_cpu_mem_usage=is_rehearsal(model))
+    except RuntimeError:  # values are needed, and `rehearse` has others
+        raise
+    except Exception as error:  # PEFT raises whatever it meets in an architecture
         reason = str(error).split("\n")[0]
         kind = str(getattr(config.peft_type, "value", config.peft_type))
         raise MethodError(
             f"PEFT cannot put {kind} into {type(model).__name__}: {reason}"
         ) from error
+    _check_saved_modules(injected, getattr(config, "modules_to_save", None) or ())
+    return injected
+
+
+def _check_saved_modules(model: nn.Module, wanted: Sequence[str]) -> None:
+    """Raises MethodError unless PEFT trains whole what it was asked to; it goes by the ends of
+    names, takes `mlp_head` for `head`, and passes over a misspelled name.
+    """
+    prefixes = ("base_model.model.", "base_model.")
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            prefix = next((p for p in prefixes if name.startswith(p)), "")
+            found.append(name.removeprefix(prefix))
+    fits = {w: [n for n in found if n == w or n.endswith(f".{w}")] for w in wanted}
+    missing = [w for w, names in fits.items() if not names and w not in ("classifier", "score")]
+    if missing:
+        raise MethodError(f"`modules_to_save`: the model has no {quoted(missing)}")
+    if extra := set(found) - {name for names in fits.values() for name in names}:
+        raise MethodError(
+            f"PEFT takes {quoted(sorted(extra))} for the head {quoted(wanted)} and would save both",
+            "use a method of peftkit's own, such as TopLayers or BitFit, for this architecture",
+        )
 
 
 def is_rehearsal(model: nn.Module) -> bool:
@@ -51,6 +76,24 @@ def fan_in_fan_out(model: nn.Module) -> bool:
 def lora_layers(model: nn.Module) -> list[Any]:
     """PEFT's LoRA layers, in the order of the model."""
     return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+def check_rank(model: nn.Module, rank: int) -> None:
+    """Raises MethodError unless every LoRA layer's weight has so many directions to start from."""
+    names = {module: name for name, module in model.named_modules()}
+    for layer in lora_layers(model):
+        name = names[layer].removeprefix("base_model.model.")
+        if "default" not in layer.lora_A:
+            raise MethodError(
+                f"`{name}` is an embedding, which has no start but LoRA's", "use LoRA"
+            )
+        width = min(layer.in_features, layer.out_features)
+        if rank > width:
+            raise MethodError(
+                f"`method.r`: `{name}` is {layer.in_features} wide and gives {layer.out_features} "
+                f"numbers, so it has no {rank} directions to start from",
+                f"lower it to {width}, or leave that layer out of `method.target_modules`",
+            )
 
 
 def modules_to_save(head: tuple[str, ...]) -> list[str] | None:

@@ -9,6 +9,7 @@ checks: every tensor gets a gradient, nothing else changes, what is saved reads 
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import json
 from pathlib import Path
@@ -18,8 +19,8 @@ from pydantic import Field, field_validator
 
 from peftkit.bases.base import Base
 from peftkit.methods.dora import DoRA
-from peftkit.methods.p_tuning import no_outputs_for_virtual_tokens
 from peftkit.methods.prefix_tuning import PrefixTuning
+from peftkit.methods.reasons import virtual_tokens_have_no_labels
 from peftkit.methods.stored import _StoredByPeft
 from peftkit.tasks.task import Task
 
@@ -30,13 +31,21 @@ if TYPE_CHECKING:
 
 SET_BY_PEFTKIT = ("task_type", "inference_mode", "base_model_name_or_path", "revision")
 ON_QUANTIZED = (
-    "LORA", "ADALORA", "IA3", "OFT", "VERA", "MISS", "PROMPT_TUNING", "P_TUNING",
+    "LORA", "IA3", "OFT", "VERA", "MISS", "PROMPT_TUNING", "P_TUNING",
     "PREFIX_TUNING",
 )  # fmt: skip
 """Tuners that the matrix shows to compute right on int8 and 4-bit layers. Several others take the
 packed bytes for numbers, some of them in silence (HRA and DEFT on int8)."""
-CHANGES_THE_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
+STARTS_OF_OUR_OWN = ("pissa", "olora", "corda", "lora_ga", "loftq", "eva")
+"""Values of `init_lora_weights` that change the base, so that the saved adapter would not fit it,
+or that look at data, which PEFT does apart from the configuration."""
+VIRTUAL = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 NOT_SERVED = {
+    "ADALORA": "its ranks fall by calls after each step; use AdaLoRA",
+    "ADAMSS": "it allocates ranks by calls after each step; use AdaLoRA",
+    "CARTRIDGE": "its cache is not placed rightly in batches; use PrefixTuning",
+    "CPT": "its prompt is not placed rightly in batches; use PromptTuning",
+    "SHADOW": "its hidden states are no tensors, which the heads here read",
     "LILY": "it averages over the batch, so that an answer depends on the texts beside it",
     "POLY": "it needs a task id with every text",
     "MULTITASK_PROMPT_TUNING": "it needs a task id with every text",
@@ -54,10 +63,13 @@ class PeftMethod(_StoredByPeft):
     @field_validator("config", mode="before")
     @classmethod
     def _fields(cls, value: Any) -> Any:
-        if hasattr(value, "to_dict") and hasattr(value, "peft_type"):  # a peft.PeftConfig
-            default = type(value)().to_dict()
-            given = {k: v for k, v in value.to_dict().items() if v != default.get(k)}
-            value = {"peft_type": value.peft_type, **given}
+        if dataclasses.is_dataclass(value) and hasattr(value, "peft_type"):  # a peft.PeftConfig
+            given = {
+                field.name: getattr(value, field.name)
+                for field in dataclasses.fields(value)
+                if getattr(value, field.name) not in (field.default, _made(field))
+            }
+            value = {**given, "peft_type": str(getattr(value.peft_type, "value", value.peft_type))}
         return value
 
     @field_validator("config")
@@ -70,11 +82,14 @@ class PeftMethod(_StoredByPeft):
         if reason := NOT_SERVED.get(value["peft_type"]):
             raise ValueError(f"{value['peft_type']} is not served: {reason}")
         start = str(value.get("init_lora_weights", "")).lower()
-        if start.startswith(CHANGES_THE_BASE):
+        if start.startswith(STARTS_OF_OUR_OWN):
             raise ValueError(
-                f"`init_lora_weights` {start} changes the base, and the saved adapter would not "
-                "fit it; use PiSSA, OLoRA or EVA"
+                f"`init_lora_weights` {start} is more than a configuration can say; use PiSSA, "
+                "OLoRA or EVA"
             )
+        virtual = value.get("num_virtual_tokens")
+        if value["peft_type"] in VIRTUAL and not (isinstance(virtual, int) and virtual > 0):
+            raise ValueError(f"`num_virtual_tokens` is {virtual!r}, not a positive number")
         try:
             return json.loads(json.dumps(value, default=_plainer))  # type: ignore[no-any-return]
         except TypeError as error:
@@ -86,9 +101,7 @@ class PeftMethod(_StoredByPeft):
 
     def supports(self, task: Task, base: Base) -> str | None:
         kind = self.config["peft_type"]
-        if kind in ("PROMPT_TUNING", "P_TUNING") and (
-            reason := no_outputs_for_virtual_tokens(kind, task)
-        ):
+        if kind in VIRTUAL[:2] and (reason := virtual_tokens_have_no_labels(kind, task)):
             return reason
         if base.quantization == "none":
             return None
@@ -106,9 +119,15 @@ class PeftMethod(_StoredByPeft):
             return PrefixTuning().supports_checkpointing()
         return None
 
+    def supports_merging(self, base: Base) -> str | None:
+        return (
+            "whether a merge is exact is not known of every tuner of PEFT, so that peftkit does "
+            f"not merge {self.config['peft_type']}; keep the adapter, or use LoRA"
+        )
+
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peftkit.methods.peft_layout import fan_in_fan_out, inject_peft, modules_to_save
-        from peftkit.methods.targets import linear_names
+        from peftkit.methods.targets import linear_names, named_modules
         from peftkit.methods.virtual_tokens import inject_virtual
 
         config = self._peft_config(encoded.head.task_type)
@@ -116,6 +135,8 @@ class PeftMethod(_StoredByPeft):
             config.exclude_modules = [*(config.exclude_modules or ()), *head] or None
         elif getattr(config, "target_modules", None) == "all-linear":
             config.target_modules = linear_names(model, head)
+        if wanted := getattr(config, "target_modules", None):
+            named_modules(model, wanted if isinstance(wanted, str) else sorted(wanted), head)
         if hasattr(config, "fan_in_fan_out"):
             config.fan_in_fan_out = fan_in_fan_out(model)
         if hasattr(config, "modules_to_save"):
@@ -129,8 +150,6 @@ class PeftMethod(_StoredByPeft):
         Raises:
             MethodError: PEFT does not know the type, one of the fields, or a value.
         """
-        from dataclasses import fields
-
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
         from peftkit.errors import MethodError, did_you_mean, quoted
@@ -144,7 +163,7 @@ class PeftMethod(_StoredByPeft):
                 did_you_mean(kind, kinds) or f"it has {quoted(sorted(kinds), 60)}",
             )
         chosen: Any = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
-        known = {field.name for field in fields(chosen)}
+        known = {field.name for field in dataclasses.fields(chosen)}
         if unknown := [name for name in given if name not in known]:
             raise MethodError(
                 f"`method.config.{unknown[0]}`: {chosen.__name__} has no such field",
@@ -160,6 +179,11 @@ class PeftMethod(_StoredByPeft):
         from peftkit.methods.virtual_tokens import load_virtual
 
         return (load_virtual if self.position_offset else load_peft)(model, folder)
+
+
+def _made(field: dataclasses.Field[Any]) -> Any:
+    """The default of a field that makes a new one each time."""
+    return None if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _plainer(value: Any) -> Any:

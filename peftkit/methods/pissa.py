@@ -1,8 +1,8 @@
 """PiSSA: Principal Singular Values and Singular Vectors Adaptation (Meng et al. 2024,
 arXiv:2404.02948).
 
-    W = U S V^T,  s A_0 = sqrt(S_r) V_r^T,  B_0 = U_r sqrt(S_r)        the r largest singular values
-    h = (W - s B_0 A_0) x + s B A x                              A, B start at A_0, B_0
+    W = U S V^T,  A_0 = sqrt(S_r / s) V_r^T,  B_0 = U_r sqrt(S_r / s)        the r largest of S
+    h = (W - s B_0 A_0) x + s B A x                                    A, B start at A_0, B_0
 
 LoRA that starts from the principal part of W instead of from nothing, and trains that. What is
 saved is an ordinary LoRA of rank 2r for the unchanged base (appendix C of the paper).
@@ -38,7 +38,7 @@ class PiSSA(LoRA):
     layers; 0 for the exact SVD."""
 
     def supports(self, task: Task, base: Base) -> str | None:
-        return cannot_be_split(self.kind(), base)
+        return cannot_be_split(self, base)
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         kind = f"pissa_niter_{self.niter}" if self.niter else "pissa"

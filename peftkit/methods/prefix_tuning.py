@@ -8,12 +8,11 @@ prefix through a small network (`prefix_projection`), which it drops afterwards.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from peftkit.methods.stored import _StoredByPeft
+from peftkit.methods.stored import _VirtualTokens
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from peftkit.data.encoded import Encoded
 
 
-class PrefixTuning(_StoredByPeft):
+class PrefixTuning(_VirtualTokens):
     """Trains keys and values that stand before the text in every layer."""
 
     num_virtual_tokens: int = Field(default=20, ge=1)
@@ -30,10 +29,6 @@ class PrefixTuning(_StoredByPeft):
     """Whether the prefix is trained through a two-layer network."""
     encoder_hidden_size: int | None = Field(default=None, ge=1)
     """Width of that network; the base's hidden size if not given."""
-
-    @property
-    def position_offset(self) -> int:
-        return self.num_virtual_tokens
 
     def supports_checkpointing(self) -> str | None:
         return (
@@ -59,8 +54,3 @@ class PrefixTuning(_StoredByPeft):
                 modules_to_save=modules_to_save(head),
             ),
         )
-
-    def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
-        from peftkit.methods.virtual_tokens import load_virtual
-
-        return load_virtual(model, folder)

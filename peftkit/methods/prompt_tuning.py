@@ -9,13 +9,13 @@ far below it under 1B, with a learning rate of 0.3 and 100 virtual tokens.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from peftkit.bases.base import Base
-from peftkit.methods.stored import _StoredByPeft
+from peftkit.methods.reasons import virtual_tokens_have_no_labels
+from peftkit.methods.stored import _VirtualTokens
 from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from peftkit.data.encoded import Encoded
 
 
-class PromptTuning(_StoredByPeft):
+class PromptTuning(_VirtualTokens):
     """Trains embeddings that stand before the text."""
 
     num_virtual_tokens: int = Field(default=20, ge=1)
@@ -43,38 +43,50 @@ class PromptTuning(_StoredByPeft):
             )
         return self
 
-    @property
-    def position_offset(self) -> int:
-        return self.num_virtual_tokens
-
     def supports(self, task: Task, base: Base) -> str | None:
-        from peftkit.methods.p_tuning import no_outputs_for_virtual_tokens
-
-        return no_outputs_for_virtual_tokens(self.kind(), task)
+        return virtual_tokens_have_no_labels(self.kind(), task)
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peft import PromptTuningConfig
         from peft.tuners.prompt_tuning import PromptTuningInit
 
         from peftkit.methods.peft_layout import is_rehearsal, modules_to_save
-        from peftkit.methods.virtual_tokens import inject_virtual
+        from peftkit.methods.virtual_tokens import embedding_width, inject_virtual
 
-        start = "RANDOM" if is_rehearsal(model) else self.prompt_tuning_init
         config = PromptTuningConfig(
             task_type=encoded.head.task_type,
             num_virtual_tokens=self.num_virtual_tokens,
-            prompt_tuning_init=PromptTuningInit(start),
-            prompt_tuning_init_text=self.prompt_tuning_init_text or None,
-            tokenizer_name_or_path=getattr(model, "name_or_path", None) or None,
+            token_dim=embedding_width(model),
+            prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB
+            if self.prompt_tuning_init == "SAMPLE_VOCAB"
+            else PromptTuningInit.RANDOM,
             modules_to_save=modules_to_save(head),
         )
+        ids = self._text_ids(model) if self.prompt_tuning_init_text else []
         injected = inject_virtual(model, config)
-        # where it started is in the recipe; PEFT would look for the tokenizer at this local path
-        config.prompt_tuning_init = PromptTuningInit.RANDOM
-        config.prompt_tuning_init_text = config.tokenizer_name_or_path = None
+        if ids and not is_rehearsal(model):
+            embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
+            prompt: Any = injected.prompt_encoder["default"]  # type: ignore[index]
+            prompt.embedding.weight.data.copy_(embeddings.weight[ids])
         return injected
 
-    def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
-        from peftkit.methods.virtual_tokens import load_virtual
+    def _text_ids(self, model: nn.Module) -> list[int]:
+        """Tokens of the text to start from, as many as there are virtual ones.
 
-        return load_virtual(model, folder)
+        PEFT would take special tokens among them, and unknown ones without a word.
+        """
+        from transformers import AutoTokenizer
+
+        from peftkit.errors import MethodError
+
+        base: Any = model
+        tokenizer = AutoTokenizer.from_pretrained(base.name_or_path)
+        text = self.prompt_tuning_init_text
+        ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+        if not ids or tokenizer.unk_token_id in ids:
+            raise MethodError(
+                f"`method.prompt_tuning_init_text`: the base does not know all of `{text}`",
+                "start from words of its vocabulary; added tokens have nothing to start from yet",
+            )
+        repeated = ids * -(-self.num_virtual_tokens // len(ids))
+        return repeated[: self.num_virtual_tokens]

@@ -1,4 +1,4 @@
-"""How what was trained is kept: the two layouts that most methods share.
+"""How what was trained is kept: the layouts that methods share.
 
 A method chooses one by its base class and writes `inject` only.
 """
@@ -31,6 +31,21 @@ class _StoredByPeft(Method):
         from peftkit.methods.peft_layout import merge_peft
 
         return merge_peft(model)
+
+
+class _VirtualTokens(_StoredByPeft):
+    """Virtual tokens before the text: as `_StoredByPeft`, and right in batches."""
+
+    num_virtual_tokens: int
+
+    @property
+    def position_offset(self) -> int:
+        return self.num_virtual_tokens
+
+    def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
+        from peftkit.methods.virtual_tokens import load_virtual
+
+        return load_virtual(model, folder)
 
 
 class _StoredAsTensors(Method):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator
@@ -39,17 +39,50 @@ LinearTargets = Annotated[Targets, AfterValidator(_not_empty)]
 def linear_targets(
     model: nn.Module, wanted: str | tuple[str, ...], head: tuple[str, ...]
 ) -> str | list[str]:
-    """`target_modules` as PEFT takes them: names are checked against the model.
+    """`target_modules` of linear layers as PEFT takes them: names are checked against the model.
 
     Raises:
         MethodError: a name that no layer has.
     """
-    if isinstance(wanted, str):
-        return wanted
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    check_targets(model, wanted, head, (nn.Linear, nn.Embedding, nn.Conv2d, Conv1D))
+    return named_modules(model, wanted, head, (nn.Linear, nn.Embedding, nn.Conv2d, Conv1D))
+
+
+def named_modules(
+    model: nn.Module,
+    wanted: str | Sequence[str],
+    head: tuple[str, ...],
+    kinds: tuple[type[Any], ...] | None = None,
+) -> str | list[str]:
+    """Names or a pattern as PEFT takes them; PEFT itself passes over a misspelled name in silence
+    as long as another one matches.
+
+    Args:
+        kinds: of the modules that may be meant; any if not given.
+
+    Raises:
+        MethodError: a name that no such module has.
+    """
+    from peftkit.errors import MethodError, quoted
+
+    if isinstance(wanted, str):
+        return wanted
+    known = [
+        name
+        for name, module in model.named_modules()
+        if (kinds is None or isinstance(module, kinds)) and not name.startswith(head)
+    ]
+    missing = [w for w in wanted if not any(n == w or n.endswith("." + w) for n in known)]
+    if missing:
+        last = sorted({name.rsplit(".", 1)[-1] for name in known if name} - set("0123456789"))
+        raise MethodError(
+            f"`method.target_modules`: no layer of {type(model).__name__} is named "
+            f"{quoted(missing)}",
+            f"its layers are {quoted(last)}"
+            + ("; `all-linear` takes all of them" if kinds else ""),
+        )
     return list(wanted)
 
 
@@ -66,33 +99,3 @@ def linear_names(model: nn.Module, head: tuple[str, ...]) -> list[str]:
         and module is not base.get_output_embeddings()
         and not name.startswith(head)
     ]
-
-
-def check_targets(
-    model: nn.Module, wanted: Iterable[str], head: tuple[str, ...], kinds: tuple[type[Any], ...]
-) -> None:
-    """Raises MethodError for every wanted module name that no layer of these kinds has.
-
-    PEFT itself passes over a misspelled name in silence as long as another one matches.
-    """
-    from peftkit.errors import MethodError, quoted
-
-    layers = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, kinds) and not name.startswith(head)
-    ]
-    missing = [w for w in wanted if not any(n == w or n.endswith("." + w) for n in layers)]
-    if missing:
-        known = sorted({name.rsplit(".", 1)[-1] for name in layers})
-        raise MethodError(
-            f"`method.target_modules`: no layer of {type(model).__name__} is named "
-            f"{quoted(missing)}",
-            f"its layers are {quoted(known)}; `all-linear` takes all of them",
-        )
-
-
-def matching(model: nn.Module, patterns: Iterable[str]) -> str | None:
-    """The first of these regular expressions that the full name of some module matches."""
-    names = [name for name, _ in model.named_modules()]
-    return next((p for p in patterns if any(re.fullmatch(p, name) for name in names)), None)

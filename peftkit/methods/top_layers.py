@@ -16,6 +16,7 @@ from pydantic import Field
 
 from peftkit.bases.base import Base
 from peftkit.methods.method import Layout
+from peftkit.methods.reasons import quantized_weights_are_not_trained
 from peftkit.methods.stored import _StoredAsTensors
 from peftkit.tasks.task import Task
 
@@ -33,57 +34,66 @@ class TopLayers(_StoredAsTensors):
     """Blocks that are trained, counted from the last one; in an encoder-decoder, of the decoder."""
 
     def supports(self, task: Task, base: Base) -> str | None:
-        from peftkit.methods.full_fine_tuning import needs_plain_weights
-
-        return needs_plain_weights(self.kind(), base)
+        return quantized_weights_are_not_trained(self.kind(), base)
 
     def trained_names(self, model: nn.Module, head: tuple[str, ...]) -> list[str]:
+        from peftkit.architectures import stacks
         from peftkit.errors import MethodError
         from peftkit.methods.trained_layout import parameters_of
 
-        name, blocks = last_blocks(model)
+        found = stacks(model)
+        if not found:
+            raise MethodError(
+                f"{type(model).__name__} has no list of blocks, so its top layers are unknown",
+                "use LoRA with `target_modules` that name them",
+            )
+        name, blocks = found[-1]
         if self.k > len(blocks):
             raise MethodError(
                 f"`method.k` is {self.k}, but {type(model).__name__} has {len(blocks)} blocks",
                 "FullFineTuning trains all of them",
             )
         top = [f"{name}.{index}" for index in range(len(blocks) - self.k, len(blocks))]
-        return parameters_of(model, (*top, *modules_after(model, name), *head))
+        above = modules_after(model, f"{name}.{len(blocks) - 1}")
+        return list(dict.fromkeys(parameters_of(model, (*top, *above, *head))))
 
 
-def last_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Name and blocks of the model's last stack of transformer blocks.
+def modules_after(model: nn.Module, block: str) -> list[str]:
+    """Names of the modules with weights that are used only after a block: final norm, pooler.
 
-    Raises:
-        MethodError: there is no such stack.
+    Found by watching a forward pass on two tokens, since the order of definition tells nothing. The
+    output layer of a language model is not among them.
     """
-    from torch import nn
+    import torch
 
-    from peftkit.errors import MethodError
-
-    config: Any = model.config
-    depths = {config.num_hidden_layers, getattr(config, "num_decoder_layers", None)}
-    stacks = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) in depths
+    base: Any = model
+    names = {module: name for name, module in model.named_modules()}
+    order: list[str] = []
+    handles = [
+        module.register_forward_pre_hook(lambda module, _: order.append(names[module]))
+        for module in names
     ]
-    if not stacks:
-        raise MethodError(
-            f"{type(model).__name__} has no list of {config.num_hidden_layers} blocks, so its top "
-            "layers are unknown",
-            "use LoRA with `target_modules` that name them",
-        )
-    return stacks[-1]
-
-
-def modules_after(model: nn.Module, name: str) -> list[str]:
-    """Modules that stand after one of the trunk's modules, but for the head: final norm, pooler."""
-    path = name.split(".")
-    found = []
-    for depth in range(1, len(path)):
-        parent = ".".join(path[:depth])
-        children = [child for child, _ in model.get_submodule(parent).named_children()]
-        after = children[children.index(path[depth]) + 1 :]
-        found += [f"{parent}.{child}" for child in after]
-    return found
+    end = base.config.eos_token_id
+    tokens = torch.full((1, 2), 0 if end is None else end, device=base.device)
+    inputs = {"input_ids": tokens}
+    if base.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = tokens
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(**inputs)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    last = max(index for index, name in enumerate(order) if name == block)
+    before = set(order[: last + 1])
+    after = dict.fromkeys(name for name in order[last:] if name not in before)
+    output = base.get_output_embeddings()
+    return [
+        name
+        for name in after
+        if not name.startswith(f"{block}.")
+        and model.get_submodule(name) is not output
+        and any(True for _ in model.get_submodule(name).parameters(recurse=False))
+    ]

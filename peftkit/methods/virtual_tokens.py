@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from peftkit.errors import MethodError
@@ -56,32 +57,62 @@ def load_virtual(model: nn.Module, folder: Path) -> nn.Module:
     return placed_by_hook(load_peft(model, folder))
 
 
+def embedding_width(model: nn.Module) -> int:
+    """Of the input embeddings; ELECTRA's and ALBERT's are narrower than the hidden states."""
+    embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
+    return int(embeddings.weight.shape[1])
+
+
 def placed_by_hook(model: nn.Module) -> nn.Module:
     """The model with the hook of this module on its base, if that reads from left to right."""
     base: Any = model.base_model
-    causal = any(getattr(module, "is_causal", False) for module in base.modules())
-    if causal and not base.config.is_encoder_decoder:
+    if reads_left_to_right(base):
         config: Any = model.peft_config["default"]  # type: ignore[index]
-        hook = partial(_place, in_cache=config.peft_type == "PREFIX_TUNING")
+        in_cache = config.peft_type == "PREFIX_TUNING"
+        reads_last = config.task_type == "SEQ_CLS" and not in_cache
+        hook = partial(_place, in_cache=in_cache, reads_last=reads_last)
         base.register_forward_pre_hook(hook, with_kwargs=True)
     return model
 
 
+def reads_left_to_right(base: Any) -> bool:
+    """Whether the model is a decoder: what it makes of a token does not depend on later ones.
+
+    Tried out, since not every architecture says so.
+    """
+    if base.config.is_encoder_decoder or base.device.type == "meta":
+        return False
+    if any(getattr(module, "is_causal", False) for module in base.modules()):
+        return True
+    trunk = getattr(base, base.base_model_prefix, base)
+    texts = torch.tensor([[5, 6, 7], [5, 6, 8]], device=base.device)
+    training = trunk.training
+    with torch.no_grad():
+        hidden = trunk.eval()(input_ids=texts, output_hidden_states=True).hidden_states[-1]
+    trunk.train(training)
+    return bool(torch.allclose(hidden[0, 0], hidden[1, 0], rtol=1e-4, atol=1e-5))
+
+
 def _place(
-    base: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, in_cache: bool
+    base: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    in_cache: bool,
+    reads_last: bool,
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """The forward hook.
 
     Args:
         in_cache: whether virtual tokens are keys and values in the cache (prefix tuning), where
             they cannot be moved, or embeddings before the text.
+        reads_last: whether the head reads the last position, as decoders' classifiers do.
     """
     mask, embeddings = kwargs.get("attention_mask"), kwargs.get("inputs_embeds")
-    if mask is None or mask.dim() != 2 or bool(mask.all()):
+    if mask is None or mask.dim() != 2 or mask.is_meta or bool(mask.all()):
         return None
     left_padded = bool(mask[:, -1].all())
-    reads_last = hasattr(base, "score") and embeddings is not None
-    if not left_padded and not reads_last:
+    if not left_padded and not (reads_last and embeddings is not None):
         return None  # padding comes last, where it does no harm
     if in_cache:
         _check_window(base, mask.shape[1])
@@ -110,6 +141,8 @@ def window(config: Any) -> int | None:
     if types is not None and "sliding_attention" not in types:
         return None
     size: int | None = getattr(config, "sliding_window", None)
+    if "local" in getattr(config, "attention_layers", ()):  # GPT-Neo
+        size = config.window_size
     return size
 
 

@@ -126,7 +126,9 @@ def train(
     digest = guards.frozen_digest(model)
     if training.gradient_checkpointing:
         keep_few_activations(model)
-    optimizer = make_optimizer(model, training, method.learning_rate_scales(model))
+    optimizer = make_optimizer(
+        model, training, method.learning_rate_scales(model), method.undecayed(model)
+    )
     schedule = make_schedule(optimizer, training, num_steps)
     with accelerator.autocast():
         quiet = guards.modules_below(model, _first_batch(encoded, task, accelerator.device))
@@ -145,7 +147,8 @@ def train(
             accelerator.log({"loss": record.loss, "lr": record.learning_rate}, step.number)
             if _is_validation(step, training, num_steps):
                 metrics = score(model)
-                best.update(metrics, model, step.number)
+                if step.number >= method.settled_after(num_steps):
+                    best.update(metrics, model, step.number)
                 accelerator.log({f"validation/{k}": v for k, v in metrics.items()}, step.number)
                 loss = account.validated(step.number, metrics)
                 progress.validation(step.number, loss, metrics, best.since == 0)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -16,16 +15,22 @@ from peftkit.recipe import Training
 
 
 def make_optimizer(
-    model: nn.Module, training: Training, scales: Mapping[str, float]
+    model: nn.Module,
+    training: Training,
+    scales: Mapping[str, float],
+    undecayed: Collection[str] = (),
 ) -> torch.optim.Optimizer:
     """The optimizer over the trainable parameters, in groups by decay and learning rate.
 
     Args:
         scales: parameter name -> factor on the learning rate, as the method gives it.
+        undecayed: names of matrices without weight decay, as the method gives them; vectors
+            (biases, norms, DoRA's magnitudes) never have it.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in trainable_parameters(model).items():
-        decay = 0.0 if _is_vector(parameter) else training.weight_decay
+        spared = parameter.dim() < 2 or name in undecayed
+        decay = 0.0 if spared else training.weight_decay
         groups[decay, scales.get(name, 1.0)].append(parameter)
     settings: list[dict[str, Any]] = [
         {"params": parameters, "lr": training.learning_rate * scale, "weight_decay": decay}
@@ -47,17 +52,8 @@ def _from_bitsandbytes(name: str, settings: list[dict[str, Any]]) -> torch.optim
     from bitsandbytes import optim
 
     classes = {"adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit", "lion": "Lion"}
-    # paging is for CUDA; on a CPU it is the same without, which is told at each tensor
-    warnings.filterwarnings("ignore", "Paged optimizers are not supported on CPU")
     made: torch.optim.Optimizer = getattr(optim, classes[name])(settings)
     return made
-
-
-def _is_vector(parameter: nn.Parameter) -> bool:
-    """Biases, norms, and the factors of IA3 or DoRA: decay would only pull them away from where
-    they belong, which need not be zero.
-    """
-    return parameter.numel() == max(parameter.shape, default=1)
 
 
 def make_schedule(

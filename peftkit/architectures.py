@@ -1,0 +1,46 @@
+"""What can be told of a transformers model from the names of its modules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+DEPTHS = ("num_hidden_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
+"""Fields of a configuration that say how many blocks a stack has."""
+
+
+def stacks(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    """The model's stacks of transformer blocks, by name, an encoder's before its decoder's."""
+    config: Any = model.config
+    depths = {getattr(config, name, None) for name in DEPTHS}
+    found: list[tuple[str, nn.ModuleList]] = []
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer, _ in found)  # a block's own parts
+        if isinstance(module, nn.ModuleList) and len(module) in depths and not inside:
+            found.append((name, module))
+    return found
+
+
+def complete_family(
+    model: nn.Module, families: Iterable[tuple[str, ...]]
+) -> tuple[str, ...] | None:
+    """The first of several families of patterns that is whole in this model: in each of its blocks,
+    every pattern matches a module's full name.
+
+    A pattern that matches in some blocks only, or one sublayer of two, would put half of a method
+    in, without a word.
+    """
+    names = [name for name, _ in model.named_modules()]
+    blocks = [f"{stack}.{index}" for stack, of in stacks(model) for index in range(len(of))]
+    for patterns in families:
+        matched = [[name for name in names if re.fullmatch(p, name)] for p in patterns]
+        if blocks and all(
+            any(name == block or name.startswith(f"{block}.") for name in of_pattern)
+            for of_pattern in matched
+            for block in blocks
+        ):
+            return patterns
+    return None

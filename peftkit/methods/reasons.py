@@ -1,0 +1,26 @@
+"""Why a method cannot work somewhere, where several methods share the reason."""
+
+from __future__ import annotations
+
+from peftkit.bases.base import Base
+from peftkit.tasks.task import Task
+
+
+def quantized_weights_are_not_trained(kind: str, base: Base) -> str | None:
+    """For methods that train the base's own weights."""
+    if base.quantization == "none":
+        return None
+    return (
+        f"{kind} trains the base's own weights, and {base.quantization} weights cannot "
+        f'be trained; use LoRA on {base.quantization}, or `base.quantization = "none"`'
+    )
+
+
+def virtual_tokens_have_no_labels(kind: str, task: Task) -> str | None:
+    """For methods that put virtual tokens into the text, and tasks with a label for each token."""
+    if task.task_type != "TOKEN_CLS":
+        return None
+    return (
+        f"{kind} puts virtual tokens into the text, and a token classifier gives outputs for them "
+        "that no label answers; use PrefixTuning, whose virtual tokens have no outputs, or LoRA"
+    )
