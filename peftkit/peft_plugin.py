@@ -185,12 +185,13 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         if hasattr(self.base_layer, "LayerNorm") and self.placement != "houlsby":
             return self._before_the_norm(*args, **kwargs)
         output = self.base_layer(*args, **kwargs)
-        hidden = output[0] if isinstance(output, tuple) else output
+        several = isinstance(output, tuple | list)
+        hidden = output[0] if several else output
         read = hidden
         if self.placement == "parallel":
             read = args[0] if args else kwargs["hidden_states"]
         hidden = hidden + self.delta(read)
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+        return type(output)((hidden, *output[1:])) if several else hidden
 
     def _before_the_norm(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
         """A block that ends in norm(dense(hidden_states) + input_tensor), as BERT's do."""

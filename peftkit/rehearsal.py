@@ -11,7 +11,7 @@ from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.loading import LoadedModel, empty_model, quantized_empty
 from peftkit.bases.opening import OpenedBase
 from peftkit.data.encoded import Encoded
-from peftkit.errors import BaseModelError, MethodError
+from peftkit.errors import BaseModelError, MethodError, quoted
 from peftkit.methods.method import Method, trainable_parameters
 from peftkit.recipe import Training
 
@@ -38,14 +38,7 @@ def rehearse(
     model = _inject_into_shapes(base, encoded, method)
     train_added_tokens(model, base.added_ids)
     trainable = count(trainable_parameters(model).values())
-    if base.spec.quantization != "none":  # quantized layers compute nothing without values
-        plain = empty_model(base, encoded.head)
-        try:
-            model = method.inject(plain.model, encoded, plain.head)
-        except (MethodError, RuntimeError):  # GPT-2's own layers are of another kind
-            return trainable, total
-    if next(model.parameters()).is_meta:
-        check_forward(model, encoded)
+    check_gradients(base, encoded, method)
     return trainable, total
 
 
@@ -73,31 +66,55 @@ def _inject_into_shapes(base: OpenedBase, encoded: Encoded, method: Method) -> n
 
 def _with_meaningless_values(empty: LoadedModel) -> LoadedModel:
     empty.model.to_empty(device="cpu")
+    for buffer in empty.model.buffers():
+        buffer.zero_()  # among them are indices, which must not point anywhere
     return empty
 
 
-def check_forward(model: nn.Module, encoded: Encoded) -> None:
-    """Raises MethodError if the first training example cannot pass through a model of shapes."""
+def check_gradients(base: OpenedBase, encoded: Encoded, method: Method) -> None:
+    """Raises MethodError if the first training example cannot pass through a model of shapes, or
+    leaves a trained tensor without a gradient, while it can pass through the base.
+    """
+    inputs = _first_inputs(encoded)
+    try:
+        empty = empty_model(base, encoded.head)
+        empty.model.eval()(**inputs)
+        model = method.inject(empty.model, encoded, empty.head).eval()
+    except Exception:  # nothing can be told from shapes: values are needed, or other kernels
+        return
+    if not next(model.parameters()).is_meta:
+        return
+    name = type(empty.model).__name__
+    try:
+        outputs = model(**inputs)
+        next(iter(outputs.values())).float().sum().backward()
+    except Exception as error:
+        if _needs_values(error):
+            return
+        raise MethodError(
+            f"what the method puts into {name} does not fit there: {type(error).__name__}: "
+            f"{str(error).splitlines()[0]}",
+            "choose other `method.target_modules`, or LoRA",
+        ) from error
+    unused = [n for n, p in trainable_parameters(model).items() if p.grad is None]
+    if unused:
+        raise MethodError(
+            f"{name} does not use {quoted(unused, 5)}, which the method would train",
+            "choose `method.target_modules` without them",
+        )
+
+
+def _first_inputs(encoded: Encoded) -> dict[str, torch.Tensor]:
+    """What the model is given of the first training example, as shapes, without a mask: there are
+    architectures that look into its values.
+    """
     ids = torch.zeros((1, len(encoded.train.input_ids[0])), dtype=torch.int64, device="meta")
     inputs = {"input_ids": ids}
     if encoded.train.segment_ids is not None:
         inputs["token_type_ids"] = ids
     if encoded.head.task_type == "SEQ_2_SEQ_LM":
         inputs["decoder_input_ids"] = ids
-    # some architectures look into the mask's values
-    for further in ({"attention_mask": torch.ones_like(ids)}, {}):
-        try:
-            with torch.no_grad():
-                model.eval()(**inputs, **further)
-            return
-        except Exception as error:
-            if _needs_values(error):
-                continue
-            raise MethodError(
-                f"what the method puts into {type(model).__name__} does not fit there: "
-                f"{type(error).__name__}: {str(error).splitlines()[0]}",
-                "choose other `method.target_modules`, or LoRA",
-            ) from error
+    return inputs
 
 
 def _needs_values(error: Exception) -> bool:

@@ -120,6 +120,59 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 """Name -> configuration class of transformers and its fields."""
 
 
+FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
+    "RoBERTa": ("RobertaConfig", {**SMALL, "max_position_embeddings": 80, "type_vocab_size": 1}),
+    "DistilBERT": (
+        "DistilBertConfig",
+        {
+            "dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128, "vocab_size": 96,
+            "max_position_embeddings": 64,
+        },
+    ),
+    "ELECTRA": ("ElectraConfig", {**SMALL, "embedding_size": 32}),
+    "DeBERTa-v2": (
+        "DebertaV2Config",
+        {
+            **SMALL, "relative_attention": True, "pos_att_type": ["p2c", "c2p"],
+            "position_buckets": 16, "norm_rel_ebd": "layer_norm", "share_att_key": True,
+        },
+    ),
+    "ModernBERT": (
+        "ModernBertConfig",
+        {
+            **SMALL, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3,
+            "global_attn_every_n_layers": 2, "local_attention": 8,
+        },
+    ),
+    "Mistral": ("MistralConfig", {**DECODER, "sliding_window": 6}),
+    "Phi-3": ("Phi3Config", DECODER),
+    "OPT": (
+        "OPTConfig",
+        {
+            "hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 128, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "vocab_size": 96, "max_position_embeddings": 64,
+            "eos_token_id": 2,
+        },
+    ),
+    "BLOOM": (
+        "BloomConfig",
+        {"hidden_size": 64, "n_layer": 2, "n_head": 4, "vocab_size": 96, "eos_token_id": 2},
+    ),
+    "GPT-NeoX": ("GPTNeoXConfig", {**SMALL, "eos_token_id": 2}),
+    "BART": (
+        "BartConfig",
+        {
+            "d_model": 64, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128,
+            "vocab_size": 96, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2,
+            "decoder_start_token_id": 2,
+        },
+    ),
+}  # fmt: skip
+"""Further architectures: every method works there too, with a classification head in float32, or is
+refused."""
+
+
 class _BareTask(Task):
     """A head without rows: what methods and loading ask of a task."""
 
@@ -187,6 +240,13 @@ CELLS = [
 ]
 
 
+FURTHER_CELLS = [
+    Cell(method, "classification", architecture, "float32")
+    for architecture in FURTHER
+    for method in METHODS
+]
+
+
 @dataclass
 class Outcome:
     """What became of a cell: refused for a reason, or what it did."""
@@ -205,7 +265,7 @@ def save_architecture(folder: Path, name: str) -> Path:
 
     from tests.conftest import save_tokenizer
 
-    class_name, fields = ARCHITECTURES[name]
+    class_name, fields = (ARCHITECTURES | FURTHER)[name]
     fields = {"pad_token_id": 0, "initializer_range": 0.15, **fields}
     if name == "T5":
         fields = {k: v for k, v in fields.items() if k != "initializer_range"}

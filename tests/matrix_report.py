@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from tests.matrix import CELLS, HEADS, METHODS, PRECISIONS, Cell
+from tests.matrix import CELLS, FURTHER, FURTHER_CELLS, HEADS, METHODS, PRECISIONS, Cell
 
 TARGET = Path(__file__).parent.parent / "docs" / "matrix.md"
 QUANTIZED = ("int8", "nf4", "nf4 bfloat16", "nf4 double", "fp4")
@@ -27,7 +27,7 @@ def main(folder: Path, seconds: float) -> None:
                 *(value.pop(name) for name in ("method", "head", "architecture", "precision"))
             )
             found[cell] = value
-    missing = [str(cell) for cell in CELLS if cell not in found]
+    missing = [str(cell) for cell in (*CELLS, *FURTHER_CELLS) if cell not in found]
     if missing:
         sys.exit(f"{len(missing)} of {len(CELLS)} cells are not green: {missing[:5]}")
     TARGET.write_text(report(found, seconds), encoding="utf-8")
@@ -48,6 +48,19 @@ def report(found: dict[Cell, dict[str, Any]], seconds: float) -> str:
                 for method in METHODS
             ],
         ))  # fmt: skip
+    parts.append("\n## Further architectures\nClassification, float32.\n" + table(
+        ["method", *FURTHER],
+        [
+            [
+                method,
+                *(
+                    place(found, method, "classification", name, reasons, ("float32",))
+                    for name in FURTHER
+                ),
+            ]
+            for method in METHODS
+        ],
+    ))  # fmt: skip
     parts.append("\n## Merging and generating\n" + MERGING + table(
         ["method", "merges", "merges on int8, nf4, fp4", "generates in a batch as one by one"],
         [behaviour(found, method, reasons) for method in METHODS],
@@ -71,8 +84,8 @@ it answers each text alone, is saved, is loaded into a fresh model on another se
 logits, lets a second adapter be switched in and out, generates from prompts of different lengths in
 a batch what it generates from each alone, and is merged into the (dequantized) weights with equal
 logits, or says why not. ✓ without more stands for all seven precisions: float32, bfloat16, int8,
-nf4, nf4 computing in bfloat16, nf4 with double quantization, fp4. `[n]` is the reason of that number
-below. Which cells are refused is written down a second time in `tests/matrix.py`.
+nf4, nf4 computing in bfloat16, nf4 with double quantization, fp4. `[n]` is the reason of that
+number below. Which cells are refused is written down a second time in `tests/matrix.py`.
 """
 MERGING = """
 The base is dequantized first where it is quantized.
@@ -85,19 +98,19 @@ activations, so that another batch, or the merged model in float32, gives other 
 
 def place(
     found: dict[Cell, dict[str, Any]], method: str, head: str, architecture: str,
-    reasons: dict[str, int],
+    reasons: dict[str, int], precisions: tuple[str, ...] = PRECISIONS,
 ) -> str:  # fmt: skip
-    """One field of a table, for all precisions."""
+    """One field of a table, for several precisions."""
     refused: dict[str, list[str]] = defaultdict(list)
-    for precision in PRECISIONS:
+    for precision in precisions:
         if reason := found[Cell(method, head, architecture, precision)]["refused"]:
             refused[general(reason)].append(precision)
     marks = []
-    for reason, precisions in refused.items():
+    for reason, without in refused.items():
         number = reasons.setdefault(reason, len(reasons) + 1)
-        every = tuple(precisions) == PRECISIONS
-        marks.append(f"[{number}]" if every else f"not {short(precisions)} [{number}]")
-    if sum(map(len, refused.values())) == len(PRECISIONS):
+        every = tuple(without) == precisions
+        marks.append(f"[{number}]" if every else f"not {short(without)} [{number}]")
+    if sum(map(len, refused.values())) == len(precisions):
         return ", ".join(marks)
     return "; ".join(["✓", *marks])
 

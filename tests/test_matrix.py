@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 
+import peftkit as pk
+from peftkit.errors import MethodError
+from peftkit.run import run
 from tests.matrix import (
     ARCHITECTURES,
     CELLS,
+    FURTHER,
+    FURTHER_CELLS,
     METHODS,
     Cell,
     Outcome,
@@ -48,7 +53,7 @@ def parameters() -> list[object]:
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("architectures")
-    return {name: save_architecture(folder / name, name) for name in ARCHITECTURES}
+    return {name: save_architecture(folder / name, name) for name in ARCHITECTURES | FURTHER}
 
 
 @pytest.mark.parametrize("cell", parameters())
@@ -56,6 +61,39 @@ def test_cell(cell: Cell, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     outcome = examine(cell, checkpoints[cell.architecture], tmp_path)
     assert bool(outcome.refused) == is_refused(cell), outcome.refused or "is not refused"
     write(cell, outcome)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(c, id=str(c), marks=[] if c.architecture == "BLOOM" else pytest.mark.matrix)
+        for c in FURTHER_CELLS
+    ],
+)
+def test_further_cell(cell: Cell, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """It works or is refused; what it may not do is fail, or be wrong."""
+    outcome = examine(cell, checkpoints[cell.architecture], tmp_path)
+    write(cell, outcome)
+    assert bool(outcome.refused) != bool(outcome.differences)
+
+
+@pytest.mark.parametrize("method", ["LoRA", "TopLayers", "PrefixTuning"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_whole_run_on_every_architecture(
+    method: str, architecture: str, checkpoints: dict[str, Path], reviews: Path, tmp_path: Path
+) -> None:
+    recipe = pk.Recipe(
+        base=pk.Base(name_or_path=str(checkpoints[architecture])),
+        task=pk.TextClassification(data=pk.Data(path=str(reviews))),
+        method=METHODS[method][0],
+        training=pk.Training(max_steps=2),
+    )
+    if (method, architecture) == ("PrefixTuning", "T5"):
+        with pytest.raises(MethodError, match="virtual tokens have none"):
+            run(recipe, str(tmp_path / "run"))
+        return
+    done = run(recipe, str(tmp_path / "run"))
+    assert done.record["probes"]["max_difference"] < 1e-5
 
 
 def write(cell: Cell, outcome: Outcome) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
+import torch
 
 import peftkit as pk
 from peftkit.adapters.merging import merge
@@ -130,7 +132,7 @@ def test_the_command_line_says_it_in_one_message(make_recipe, in_tmp, capsys):
         (pk.PiSSA(r=48), "llama", "`model.layers.0.self_attn.k_proj` is 64 wide and gives 32"),
         (pk.OLoRA(r=48), "llama", "so it has no 48 directions"),
         (pk.EVA(r=40, rho=2), "bert", "so it has no 80 directions"),
-        (pk.PiSSA(target_modules=("word_embeddings",)), "bert", "is an embedding"),
+        (pk.PiSSA(target_modules=("word_embeddings",)), "bert", "is no linear layer"),
         (
             pk.PromptTuning(prompt_tuning_init="TEXT", prompt_tuning_init_text="warm qwerty"),
             "bert", "the base does not know all of `warm qwerty`",
@@ -214,7 +216,7 @@ def test_ia3_in_4_bit_is_not_merged(make_recipe, tmp_path, monkeypatch, capsys):
     assert "cannot fold that into nf4" in json.loads(capsys.readouterr().out)["merging_refused"]
 
 
-def quantized_checkpoint(bases, folder, quantization):
+def quantized_checkpoint(bases, folder, quantization, kind="llama"):
     """A checkpoint that was quantized by bitsandbytes before it was saved."""
     from transformers import AutoModel, AutoTokenizer, BitsAndBytesConfig
 
@@ -224,27 +226,38 @@ def quantized_checkpoint(bases, folder, quantization):
         else {"load_in_4bit": True, "bnb_4bit_quant_type": quantization}
     )
     model = AutoModel.from_pretrained(
-        bases["llama"], quantization_config=BitsAndBytesConfig(**options), dtype="float32"
+        bases[kind], quantization_config=BitsAndBytesConfig(**options), dtype="float32"
     )
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(bases["llama"]).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(bases[kind]).save_pretrained(folder)
     return folder
 
 
+@pytest.mark.parametrize("kind", ["bert", "llama"])
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
 def test_a_base_that_is_quantized_already_is_used_as_it_is(
-    make_recipe, bases, tmp_path, quantization
+    make_recipe, bases, tmp_path, quantization, kind
 ):
-    folder = quantized_checkpoint(bases, tmp_path / "base", quantization)
-    recipe = make_recipe(pk.LoRA(r=2), "llama", max_steps=2)
+    folder = quantized_checkpoint(bases, tmp_path / "base", quantization, kind)
+    recipe = make_recipe(pk.LoRA(r=2), kind, max_steps=2)
     recipe = recipe.with_(base=pk.Base(name_or_path=str(folder)))
     done = run(recipe, str(tmp_path / "run"))
     assert done.record["recipe"]["base"]["quantization"] == quantization
-    adapter = pk.load(str(done.folder))
-    kinds = {type(getattr(m, "base_layer", m)).__name__ for m in adapter.model.modules()}
+    ours = pk.load(str(done.folder)).model
+    kinds = {type(getattr(m, "base_layer", m)).__name__ for m in ours.modules()}
     assert ("Linear8bitLt" if quantization == "int8" else "Linear4bit") in kinds
     card = (done.folder / "adapter/README.md").read_text()
     assert "BitsAndBytesConfig" not in card  # the files say it themselves
+    code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
+    code = code.replace("path/to/the/base", str(folder))
+    found = {}
+    exec(code.replace("path/to/this/folder", str(done.folder / "adapter")), found)
+    for module in found["model"].modules():  # else in bfloat16 on CPUs with AVX512-BF16
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    ids = torch.tensor([[5, 9, 11, 3]])
+    expected = ours(input_ids=ids).logits
+    torch.testing.assert_close(found["model"](input_ids=ids).logits, expected, atol=1e-5, rtol=0)
 
 
 def test_a_quantized_base_is_refused_for_methods_that_need_another(

@@ -12,6 +12,7 @@ import peftkit as pk
 from peftkit.adapters.loading import load_trained_model
 from peftkit.bases.footprint import footprint
 from peftkit.bases.loading import load_weights
+from peftkit.bases.opening import open_base
 from peftkit.errors import MethodError
 from peftkit.methods.eva import ROWS, training_batches
 from peftkit.methods.method import trainable_parameters
@@ -389,6 +390,131 @@ def reviews_with_tokens(tmp_path_factory):
         for n, (text, label) in enumerate(sentences(120))
     ]
     return write_csv(tmp_path_factory.mktemp("tokens") / "reviews.csv", rows)
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Qwen", "Gemma", "GPT-2", "BERT", "T5", "BART"])
+def test_added_tokens_get_rows_where_there_are_none_to_spare(
+    architecture, tmp_path, reviews_with_tokens
+):
+    """The vocabulary is as large as the tokenizer; encoder and decoder share one embedding."""
+    from transformers import AutoTokenizer
+
+    from tests.matrix import save_architecture
+
+    folder = save_architecture(tmp_path / "base", architecture)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"spare{n}" for n in range(96 - len(tokenizer))])
+    tokenizer.save_pretrained(folder)
+    assert len(tokenizer) == 96
+    recipe = pk.Recipe(
+        base=pk.Base(name_or_path=str(folder), added_tokens=TOKENS),
+        task=pk.TextClassification(data=pk.Data(path=str(reviews_with_tokens))),
+        method=pk.LoRA(r=2),
+        training=pk.Training(max_steps=2, learning_rate=1e-2),
+    )
+    done = run(recipe, str(tmp_path / "run"))
+    assert done.record["probes"]["max_difference"] < 1e-5
+    adapter = pk.load(str(done.folder))
+    assert len(adapter.model.get_input_embeddings().weight) == 99
+    first, second = adapter.predict(["a <order> film", "a <refund> film"])
+    assert first.probability != second.probability
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        (pk.LoRA(r=2, target_modules=("word_embeddings", "query")), "is adapted by the method"),
+        (
+            pk.PeftMethod(config={
+                "peft_type": "LORA", "target_modules": ["query"],
+                "modules_to_save": ["word_embeddings"],
+            }),
+            None,
+        ),
+    ],
+)  # fmt: skip
+def test_added_tokens_where_the_method_trains_the_embedding_too(
+    make_recipe, method, reason, reviews_with_tokens, tmp_path
+):
+    recipe = make_recipe(method, data=reviews_with_tokens, max_steps=2)
+    recipe = recipe.with_(base=recipe.base.with_(added_tokens=TOKENS))
+    if reason:
+        with pytest.raises(MethodError, match=reason):
+            prepare(recipe)
+    else:
+        assert run(recipe, str(tmp_path / "run")).record["probes"]["max_difference"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("architecture", "head", "expected"),
+    [
+        ("BERT", "classification", ["bert.encoder.layer.1", "bert.pooler.dense", "classifier"]),
+        ("Llama", "classification", ["model.layers.1", "model.norm", "score"]),
+        ("Llama", "language model", ["model.layers.1", "model.norm"]),
+        ("GPT-2", "token labels", ["transformer.h.1", "transformer.ln_f", "classifier"]),
+        ("T5", "token labels",
+         ["transformer.encoder.block.1", "transformer.encoder.final_layer_norm", "classifier"]),
+        ("T5", "sequence to sequence", ["decoder.block.1", "decoder.final_layer_norm"]),
+        ("BART", "classification", ["model.decoder.layers.1", "classification_head"]),
+        ("OPT", "classification", ["model.decoder.layers.1", "model.decoder.final_layer_norm",
+                                   "score"]),
+        ("DeBERTa-v2", "classification",
+         ["deberta.encoder.layer.1", "pooler.dense", "classifier"]),
+    ],
+)  # fmt: skip
+def test_top_layers_are_the_last_block_and_what_comes_after_it(
+    architecture, head, expected, tmp_path
+):
+    from tests.matrix import HEADS, base_of, encoded_of, save_architecture
+
+    folder = save_architecture(tmp_path, architecture)
+    opened = open_base(base_of(folder, "float32"))
+    encoded = encoded_of(HEADS[head][0])
+    loaded = load_weights(opened, encoded.head, torch.float32, CPU, None)
+    model = pk.TopLayers(k=1).inject(loaded.model, encoded, loaded.head)
+    trained = set(trainable_parameters(model))
+    below = {
+        name for name, _ in model.named_parameters()
+        if name.startswith(tuple(f"{module}." for module in expected))
+    }  # fmt: skip
+    assert trained == below
+
+
+@pytest.mark.parametrize(
+    ("architecture", "quantization"), [("ModernBERT", "nf4"), ("T5", "int8"), ("Llama", "nf4")]
+)
+def test_the_card_loads_quantized_bases_as_they_were_trained(
+    architecture, quantization, reviews, tmp_path
+):
+    import re
+
+    from tests.matrix import save_architecture
+
+    folder = save_architecture(tmp_path / "base", architecture)
+    recipe = pk.Recipe(
+        base=pk.Base(name_or_path=str(folder), quantization=quantization),
+        task=pk.TextClassification(data=pk.Data(path=str(reviews))),
+        method=pk.LoRA(r=2),
+        training=pk.Training(max_steps=2, learning_rate=1e-2),
+    )
+    adapter = run(recipe, str(tmp_path / "run")).folder / "adapter"
+    code = re.findall(r"```python\n(.*?)```", (adapter / "README.md").read_text(), re.DOTALL)[0]
+    found = {}
+    exec(
+        code.replace("path/to/the/base", str(folder)).replace("path/to/this/folder", str(adapter)),
+        found,
+    )
+    _without_the_bfloat16_kernel(found["model"])
+    ids = torch.tensor([[5, 9, 11, 2]])
+    expected = pk.load(str(adapter.parent)).model(input_ids=ids).logits
+    torch.testing.assert_close(found["model"](input_ids=ids).logits, expected, atol=1e-5, rtol=0)
+
+
+def _without_the_bfloat16_kernel(model):
+    """On CPUs with AVX512-BF16 bitsandbytes would compute in bfloat16."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 @pytest.mark.parametrize("base", ["bert", "llama"])

@@ -80,8 +80,7 @@ def train_added_tokens(model: nn.Module, ids: Sequence[int]) -> None:
     Where the method trains the whole embedding itself, nothing is done.
     """
     base: Any = model
-    embedding = base.get_input_embeddings()
-    if ids and not any(p.requires_grad for p in embedding.parameters()):
+    if ids and not base.get_input_embeddings().weight.requires_grad:
         _put_rows(base, ids)
 
 

@@ -37,6 +37,10 @@ POSITIONS_AFTER_PADDING = (
 have positions."""
 
 
+PADDED_ON_THE_LEFT = ("xlnet",)
+"""Families whose classifiers take the last position for the text's, whatever it is."""
+
+
 @dataclass(frozen=True)
 class OpenedBase:
     """A base before its weights: everything that can be checked cheaply."""
@@ -92,6 +96,12 @@ def open_base(base: Base, virtual_tokens: int = 0) -> OpenedBase:
             f"`{base.name_or_path}` cannot be opened: {_first_line(error)}",
             "it needs a config.json and tokenizer files that this version of transformers knows",
         ) from error
+    if config.model_type in PADDED_ON_THE_LEFT:
+        raise BaseModelError(
+            f"`{base.name_or_path}` is a {config.model_type} model, which reads texts that are "
+            "padded on the left, and peftkit pads on the right",
+            "choose a base of another architecture",
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     positions = getattr(config, "max_position_embeddings", None) or 0

@@ -51,7 +51,7 @@ class EVA(LoRA):
         from peft import EvaConfig
         from peft.tuners.lora.eva import initialize_lora_eva_weights
 
-        from peftkit.methods.peft_layout import check_rank, is_rehearsal
+        from peftkit.methods.peft_layout import check_rank, is_rehearsal, lora_layers
 
         if is_rehearsal(model):  # no values to look at; ranks are counted before they move
             rehearsal = inject_lora(self, model, encoded, head)
@@ -72,6 +72,12 @@ class EVA(LoRA):
                 gather_distributed_inputs=False,  # every process looks at the same rows
                 show_progress_bar=False,
             )
+        names = {module: name for name, module in injected.named_modules()}
+        # PEFT shortens the list of those that have a rank left, and then it matches others too
+        tuned: Any = injected
+        tuned.peft_config["default"].target_modules = {
+            names[layer].removeprefix("base_model.model.") for layer in lora_layers(injected)
+        }
         return injected
 
 

@@ -30,18 +30,18 @@ class LayerNormTuning(_StoredByPeft):
         from peftkit.errors import MethodError
         from peftkit.methods.peft_layout import inject_peft, modules_to_save
 
-        norms = {
-            name.rsplit(".", 1)[-1]
+        norms = [  # full names: ModernBERT has other modules of the same last one
+            name
             for name, module in model.named_modules()
             if "norm" in type(module).__name__.lower()
             and any(True for _ in module.parameters(recurse=False))
             and not name.startswith(head)
-        }
+        ]
         if not norms:
             raise MethodError(f"{type(model).__name__} has no normalization layers", "use LoRA")
         config = LNTuningConfig(
             task_type=encoded.head.task_type,
-            target_modules=sorted(norms),
+            target_modules=norms,
             exclude_modules=list(head) or None,
             modules_to_save=modules_to_save(head),
         )

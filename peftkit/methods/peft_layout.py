@@ -83,9 +83,10 @@ def check_rank(model: nn.Module, rank: int) -> None:
     names = {module: name for name, module in model.named_modules()}
     for layer in lora_layers(model):
         name = names[layer].removeprefix("base_model.model.")
-        if "default" not in layer.lora_A:
+        if "default" not in layer.lora_A or not hasattr(layer.get_base_layer(), "weight"):
             raise MethodError(
-                f"`{name}` is an embedding, which has no start but LoRA's", "use LoRA"
+                f"`{name}` is no linear layer, and has no start but LoRA's",
+                "use LoRA, or leave it out of `method.target_modules`",
             )
         width = min(layer.in_features, layer.out_features)
         if rank > width:

@@ -73,8 +73,9 @@ def modules_after(model: nn.Module, block: str) -> list[str]:
         module.register_forward_pre_hook(lambda module, _: order.append(names[module]))
         for module in names
     ]
-    end = base.config.eos_token_id
-    tokens = torch.full((1, 2), 0 if end is None else end, device=base.device)
+    end = base.config.eos_token_id  # where some classifiers read
+    known = isinstance(end, int) and end < len(base.get_input_embeddings().weight)
+    tokens = torch.full((1, 2), end if known else 0, device=base.device)
     inputs = {"input_ids": tokens}
     if base.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = tokens
