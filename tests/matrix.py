@@ -336,6 +336,9 @@ def outputs(model: nn.Module, texts: list[np.ndarray], cell: Cell) -> Tensor:
 
 def _outputs(model: nn.Module, texts: list[np.ndarray], head: str) -> Tensor:
     inputs = padded(texts)
+    if head == "question answering" and getattr(model.config, "type_vocab_size", 1) > 1:
+        half = torch.arange(inputs["input_ids"].shape[1]) >= 2  # the question, then the text
+        inputs["token_type_ids"] = half.long().expand_as(inputs["input_ids"])
     if head == "sequence to sequence":
         decoder = torch.tensor([[0, 7, 8, 9]] * len(texts))
         return model(**inputs, decoder_input_ids=decoder).logits.float().flatten(0, 1)
@@ -559,6 +562,7 @@ def is_refused(cell: Cell) -> bool:
         or (method == "EVA" and cell.head == "sequence to sequence")
         or (embedded and cell.head == "token labels")
         or (virtual and cell.architecture == "T5" and cell.head != "sequence to sequence")
+        or (virtual and cell.architecture == "BERT" and cell.head == "question answering")
         or (method == "BitFit" and cell.architecture not in ("BERT", "GPT-2"))
         or (method == "HeadOnly" and cell.head in ("language model", "sequence to sequence"))
         or (kind in ("LOHA", "LOKR", "OFT", "HRA", "MISS") and cell.architecture == "GPT-2"

@@ -13,6 +13,7 @@ scaled whole.
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from pydantic import model_validator
@@ -78,7 +79,14 @@ class IA3(_StoredByPeft):
             modules_to_save=modules_to_save(head),
             fan_in_fan_out=fan_in_fan_out(model),
         )
-        return inject_peft(model, config)
+        injected = inject_peft(model, config)
+        take_either_dtype(injected)
+        return injected
+
+    def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
+        loaded = super().load(model, folder, head)
+        take_either_dtype(loaded)
+        return loaded
 
     def undecayed(self, model: nn.Module) -> Collection[str]:
         """The factors, (1, out) and (in, 1), which belong around one."""
@@ -102,3 +110,14 @@ class IA3(_StoredByPeft):
                 "give `method.target_modules` and `method.feedforward_modules`, or use LoRA",
             )
         return "|".join(family), family[-1]
+
+
+def take_either_dtype(model: nn.Module) -> None:
+    """Makes norms float32 on a CPU: PEFT's layers on quantized weights put out float32 there, under
+    autocast too, and a norm in bfloat16 takes nothing but bfloat16.
+    """
+    from peftkit.methods.trained_layout import float_norms
+
+    weight = next(model.parameters())
+    if getattr(model, "is_quantized", False) and weight.device.type == "cpu":
+        float_norms(model, [name for name, _ in model.named_parameters()])

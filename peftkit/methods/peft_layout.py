@@ -27,6 +27,8 @@ def inject_peft(model: nn.Module, config: peft.PeftConfig) -> nn.Module:
     Raises:
         MethodError: PEFT finds nothing to adapt in this architecture, or cannot adapt it.
     """
+    if config.task_type == "QUESTION_ANS" and not config.is_prompt_learning:
+        config.task_type = None  # PEFT's wrapper for it drops `token_type_ids`
     try:
         with _without_noise():
             injected = peft.get_peft_model(model, config, low_cpu_mem_usage=is_rehearsal(model))

@@ -38,6 +38,12 @@ def inject_virtual(model: nn.Module, config: peft.PeftConfig) -> nn.Module:
             "use LoRA, IA3 or BottleneckAdapter for this task, or virtual tokens with a "
             "sequence-to-sequence head",
         )
+    if config.task_type == "QUESTION_ANS" and getattr(base.config, "type_vocab_size", 1) > 1:
+        raise MethodError(
+            f"{type(model).__name__} tells question and text apart by segments, which PEFT drops "
+            "where there are virtual tokens",
+            "use LoRA, IA3 or BottleneckAdapter",
+        )
     if config.peft_type == "PREFIX_TUNING" and not _takes_a_cache(base):
         raise MethodError(
             f"{type(model).__name__} takes no cache of keys and values, where a prefix would be",
