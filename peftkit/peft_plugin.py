@@ -59,6 +59,10 @@ FAMILIES: Final[dict[Placement, tuple[tuple[str, ...], ...]]] = {
         (r".*layers\.\d+\.self_attn\.o_proj", r".*layers\.\d+\.mlp\.down_proj"),  # Llama
         (r".*\bh\.\d+\.attn\.c_proj", r".*\bh\.\d+\.mlp\.c_proj"),  # GPT-2
         (r".*\.(SelfAttention|EncDecAttention)\.o", r".*\.DenseReluDense\.wo"),  # T5
+        (r".*\.out_lin", r".*\.lin2"),  # DistilBERT
+        (r".*\.attn\.Wo", r".*\.mlp\.Wo"),  # ModernBERT
+        (r".*attn\.out_proj", r".*\.fc2"),  # OPT, BART
+        (r".*attention\.dense", r".*\.mlp\.dense_4h_to_h"),  # BLOOM, GPT-NeoX
     ),
     "pfeiffer": (
         (r".*\.layer\.\d+\.output",),  # ends in a norm
@@ -71,10 +75,11 @@ FAMILIES: Final[dict[Placement, tuple[tuple[str, ...], ...]]] = {
         (r".*layers\.\d+\.mlp",),
         (r".*\bh\.\d+\.mlp",),
         (r".*\.DenseReluDense",),
+        (r".*\.ffn",),  # DistilBERT
     ),
 }
-"""Names of the adapted modules, by family: BERT, RoBERTa, ELECTRA, XLM-R; Llama, Mistral, Qwen,
-Gemma, SmolLM, Phi-3; GPT-2; T5."""
+"""Names of the adapted modules, by family: BERT, RoBERTa, ELECTRA, DeBERTa; Llama, Mistral, Qwen,
+Gemma, SmolLM, Phi-3; GPT-2; T5; and the others named."""
 
 
 @dataclass

@@ -35,6 +35,11 @@ FAMILIES: Final = (
     (r".*\.self\.key", r".*\.self\.value", r".*layer\.\d+\.output\.dense"),  # BERT, RoBERTa
     (r".*attn\.c_attn", r".*mlp\.c_proj"),  # GPT-2, one matrix for q, k and v
     (r".*Attention\.k", r".*Attention\.v", r".*DenseReluDense\.wo"),  # T5
+    (r".*\.self\.key_proj", r".*\.self\.value_proj", r".*layer\.\d+\.output\.dense"),  # DeBERTa
+    (r".*\.k_lin", r".*\.v_lin", r".*\.lin2"),  # DistilBERT
+    (r".*attn\.Wqkv", r".*mlp\.Wo"),  # ModernBERT
+    (r".*attn\.k_proj", r".*attn\.v_proj", r".*\.fc2"),  # OPT, BART
+    (r".*attention\.query_key_value", r".*mlp\.dense_4h_to_h"),  # BLOOM, GPT-NeoX
 )
 
 
@@ -46,7 +51,7 @@ class IA3(_StoredByPeft):
 
     target_modules: Targets = ""
     """Layers that are scaled, `feedforward_modules` among them; empty for those of the paper,
-    known for BERT, Llama, GPT-2, T5 and their families."""
+    known for Llama, BERT, GPT-2, T5, OPT, BART, BLOOM and their families."""
     feedforward_modules: Targets = ""
     """Of those, the layers that are scaled at their input instead of at their output."""
 

@@ -38,7 +38,8 @@ def inject_peft(model: nn.Module, config: peft.PeftConfig) -> nn.Module:
         reason = str(error).split("\n")[0]
         kind = str(getattr(config.peft_type, "value", config.peft_type))
         raise MethodError(
-            f"PEFT cannot put {kind} into {type(model).__name__}: {reason}"
+            f"PEFT cannot put {kind} into {type(model).__name__}: {reason}",
+            "use LoRA, which fits every linear layer",
         ) from error
     _check_saved_modules(injected, getattr(config, "modules_to_save", None) or ())
     return injected
@@ -60,7 +61,8 @@ def _check_saved_modules(model: nn.Module, wanted: Sequence[str]) -> None:
         raise MethodError(f"`modules_to_save`: the model has no {quoted(missing)}")
     if extra := set(found) - {name for names in fits.values() for name in names}:
         raise MethodError(
-            f"PEFT takes {quoted(sorted(extra))} for the head {quoted(wanted)} and would save both",
+            f"PEFT takes {quoted(sorted(extra))} for the head {quoted(dict.fromkeys(wanted))}, and "
+            "would save both",
             "use a method of peftkit's own, such as TopLayers or BitFit, for this architecture",
         )
 

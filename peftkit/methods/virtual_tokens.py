@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import peft
 
 
-def inject_virtual(model: nn.Module, config: peft.PeftConfig) -> nn.Module:
+def inject_virtual(model: nn.Module, config: peft.PromptLearningConfig) -> nn.Module:
     """The model with virtual tokens, right in batches.
 
     Raises:
@@ -49,6 +49,8 @@ def inject_virtual(model: nn.Module, config: peft.PeftConfig) -> nn.Module:
             f"{type(model).__name__} takes no cache of keys and values, where a prefix would be",
             "use LoRA, IA3 or BottleneckAdapter",
         )
+    if config.num_attention_heads is None:  # PEFT knows some of the names that this may have
+        config.num_attention_heads = getattr(base.config, "num_attention_heads", None)
     return placed_by_hook(inject_peft(model, config))
 
 
