@@ -33,8 +33,8 @@ libraries; learning rates were chosen on the validation rows of a third of the d
 Quantization saves memory where the weights are most of it; here they are 87 MB of a process whose
 peak is activations, and bitsandbytes' layers on a CPU dequantize in every pass. Prompt tuning and
 p-tuning reach the model through a few embeddings before the text, and the literature too finds them
-far behind on models this small (Lester et al. 2021). Nothing here is faster than training the two
-top layers, which stops the backward pass early; what else that can save is still to be built.
+far behind on models this small (Lester et al. 2021). Next to the head alone, the two top layers are
+the quickest: where nothing below trains, the backward pass ends.
 """
 
 
