@@ -35,7 +35,7 @@ def inject_peft(model: nn.Module, config: peft.PeftConfig) -> nn.Module:
     except RuntimeError:  # values are needed, and `rehearse` has others
         raise
     except Exception as error:  # PEFT raises whatever it meets in an architecture
-        reason = str(error).split("\n")[0]
+        reason = str(error).split("\n")[0].rstrip(".")
         kind = str(getattr(config.peft_type, "value", config.peft_type))
         raise MethodError(
             f"PEFT cannot put {kind} into {type(model).__name__}: {reason}",
@@ -161,7 +161,7 @@ def _peft_errors(folder: Path) -> Iterator[None]:
         try:
             yield
         except (ValueError, TypeError, RuntimeError, KeyError) as error:
-            reason = str(error).split("\n")[0]
+            reason = str(error).split("\n")[0].rstrip(".")
             raise AdapterError(f"PEFT cannot load `{folder}`: {reason}") from error
 
 
