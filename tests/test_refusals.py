@@ -303,13 +303,16 @@ def test_ia3_wants_both_lists():
 
 
 def test_half_a_family_is_no_family(bases, tmp_path, make_recipe):
-    """OPT has Llama's names of keys and values, and another of the feed-forward matrix: half of the
-    method would be put in without a word.
+    """Mixtral has Llama's names of keys and values, and experts for the feed-forward matrix: half of
+    the method would be put in without a word.
     """
-    from transformers import AutoTokenizer, OPTConfig, OPTModel
+    from transformers import AutoTokenizer, MixtralConfig, MixtralModel
 
-    OPTModel(OPTConfig(hidden_size=64, word_embed_proj_dim=64, ffn_dim=128, num_hidden_layers=2,
-                       num_attention_heads=4, vocab_size=80)).save_pretrained(tmp_path)  # fmt: skip
+    config = MixtralConfig(
+        hidden_size=64, intermediate_size=64, num_local_experts=2, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, vocab_size=80, pad_token_id=0,
+    )  # fmt: skip
+    MixtralModel(config).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(bases["bert"]).save_pretrained(tmp_path)
     base = pk.Base(name_or_path=str(tmp_path))
     with pytest.raises(MethodError, match="is not known"):
