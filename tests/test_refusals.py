@@ -303,8 +303,8 @@ def test_ia3_wants_both_lists():
 
 
 def test_half_a_family_is_no_family(bases, tmp_path, make_recipe):
-    """Mixtral has Llama's names of keys and values, and experts for the feed-forward matrix: half of
-    the method would be put in without a word.
+    """Mixtral has Llama's names of keys and values, and experts for the feed-forward matrix: half
+    of the method would be put in without a word.
     """
     from transformers import AutoTokenizer, MixtralConfig, MixtralModel
 
