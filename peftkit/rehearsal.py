@@ -85,6 +85,8 @@ def check_gradients(base: OpenedBase, encoded: Encoded, method: Method) -> None:
     if not next(model.parameters()).is_meta:
         return
     name = type(empty.model).__name__
+    if not trainable_parameters(model):
+        raise MethodError(f"{method.kind()} left nothing to train in {name}")
     try:
         outputs = model(**inputs)
         next(iter(outputs.values())).float().sum().backward()

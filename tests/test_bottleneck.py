@@ -213,12 +213,14 @@ def test_an_unknown_architecture_asks_for_target_modules(make_recipe, bases, tmp
     config = DistilBertConfig(dim=64, n_layers=2, n_heads=4, hidden_dim=128, vocab_size=80)
     DistilBertModel(config).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(bases["bert"]).save_pretrained(tmp_path)
-    recipe = make_recipe(pk.BottleneckAdapter())
+    recipe = make_recipe(pk.BottleneckAdapter(placement="pfeiffer"))
     recipe = recipe.with_(base=pk.Base(name_or_path=str(tmp_path)))
     with pytest.raises(pk.PeftkitError, match="give `target_modules`"):
         prepare(recipe)
-    named = recipe.with_(method=pk.BottleneckAdapter(target_modules=("out_lin", "lin2")))
+    named = recipe.with_(
+        method=pk.BottleneckAdapter(placement="pfeiffer", target_modules=("lin2",))
+    )
     inner = 64 // 16
-    assert prepare(named).trainable_parameters == 4 * (2 * 64 * inner + inner + 64) + (
+    assert prepare(named).trainable_parameters == 2 * (2 * 64 * inner + inner + 64) + (
         64 * 64 + 64 + 64 * 2 + 2
     )

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from peftkit import IA3, Data, DoRA, FullFineTuning, HeadOnly, LoRA, TextClassification
 from peftkit.bases.loading import load_weights
-from peftkit.errors import TrainingError
+from peftkit.errors import MethodError, TrainingError
 from peftkit.evaluation.scoring import evaluate
 from peftkit.methods.method import trainable_parameters
 from peftkit.recipe import Training
@@ -146,7 +146,7 @@ def test_decay_spares_the_factors_of_ia3_and_dora(make_recipe):
     for method, name in ((IA3(), "ia3_l"), (DoRA(r=2), "magnitude")):
         prepared, loaded = start(make_recipe(method))
         model = method.inject(loaded.model, prepared.encoded, loaded.head)
-        made = make_optimizer(model, Training(weight_decay=0.5), {})
+        made = make_optimizer(model, Training(weight_decay=0.5), {}, method.undecayed(model))
         names = {id(p): n for n, p in model.named_parameters()}
         groups = {names[id(p)]: group for group in made.param_groups for p in group["params"]}
         factors = {n: group["weight_decay"] for n, group in groups.items() if name in n}
@@ -280,7 +280,7 @@ class TrainsNothing(HeadOnly):
 )
 def test_guards_catch_broken_methods(make_recipe, method, message):
     recipe = make_recipe(max_steps=2).with_(method=method)
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises((MethodError, TrainingError), match=message):
         trained(recipe)
 
 
