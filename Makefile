@@ -11,7 +11,7 @@ setup: .venv/installed  ## the environment: peftkit and the packages with model 
 quickstart: .venv/installed  ## install, and run the main job
 	$(BIN)/python recipes/sentiment_lora.py
 
-test: lint  ## install, ruff, mypy --strict, tests (about 7 minutes on 2 cores)
+test: lint  ## install, ruff, mypy --strict, tests (about 11 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2
 
 lint: .venv/installed-test
