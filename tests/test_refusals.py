@@ -252,10 +252,9 @@ def test_a_base_that_is_quantized_already_is_used_as_it_is(
     code = code.replace("path/to/the/base", str(folder))
     found = {}
     exec(code.replace("path/to/this/folder", str(done.folder / "adapter")), found)
-    for module in found["model"].modules():  # else in bfloat16 on CPUs with AVX512-BF16
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
     ids = torch.tensor([[5, 9, 11, 3]])
+    with torch.no_grad():
+        found["model"](input_ids=ids)  # bitsandbytes would repack at the first
     expected = ours(input_ids=ids).logits
     torch.testing.assert_close(found["model"](input_ids=ids).logits, expected, atol=1e-5, rtol=0)
 

@@ -65,7 +65,7 @@ from transformers import {{ head.auto_class }}{{ further_imports }}
 
 {{ config }}base = {{ head.auto_class }}.from_pretrained("{{ base_path }}"{{ options }})
 model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
-```
+{{ float32_kernels }}```
 {%- if virtual %}
 
 If the base is a decoder, give it texts of one length at a time, or one by one: in a batch with
@@ -89,7 +89,7 @@ from transformers import {{ head.auto_class }}{{ further_imports }}
 {{ config }}model = {{ head.auto_class }}.from_pretrained("{{ base_path }}"{{ options }})
 model.load_state_dict(load_file("path/to/this/folder/trained.safetensors"), strict=False)
 model.eval()
-```
+{{ float32_kernels }}```
 {%- endif %}
 {%- if added and library != "transformers" %}
 
@@ -117,6 +117,12 @@ The classes, in the order of the logits: {{ labels }}.
 
 The recipe, the digests of base, tokenizer and weights, and probes that prove the adapter was
 loaded rightly are in `peftkit.json`. Versions: {{ versions }}.
+"""
+
+FLOAT32_KERNELS = """\
+for module in model.modules():  # else bitsandbytes repacks 4-bit weights on some CPUs, and rounds
+    if hasattr(module, "support_avx512bf16_for_cpu"):
+        module.support_avx512bf16_for_cpu = False
 """
 
 
@@ -177,6 +183,7 @@ def write_card(folder: Path, name: str, record: Record) -> None:
     config = _config_code(record, base_path)
     imports = ", AutoConfig" if config else ""
     imports += "" if base["quantization"] == "none" else ", BitsAndBytesConfig"
+    four_bits = base["quantization"] in ("nf4", "fp4") or bool(config)
     method = record.recipe["method"]
     added = record.recipe["base"]["added_tokens"]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
@@ -198,6 +205,7 @@ def write_card(folder: Path, name: str, record: Record) -> None:
         base_option="" if reachable else " --base path/to/the/base",
         base_path=base_path,
         config=config,
+        float32_kernels=FLOAT32_KERNELS if four_bits else "",
         options="".join(f", {option}" for option in _load_options(record)),
         further_imports=imports,
         versions=", ".join(f"{package} {version}" for package, version in record.versions.items()),

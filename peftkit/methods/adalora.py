@@ -106,7 +106,7 @@ class AdaLoRA(_StoredByPeft):
 
     def supports_steps(self, num_steps: int) -> str | None:
         tinit, tfinal = self._phases(num_steps)
-        if tinit + tfinal < num_steps:
+        if tinit + tfinal < num_steps and num_steps - tfinal > 1:  # the first step only measures
             return None
         return (
             f"`method.tinit` {tinit} and `method.tfinal` {tfinal} leave none of the run's "
