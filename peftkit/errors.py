@@ -83,6 +83,11 @@ def did_you_mean_file(path: Path) -> str:
     return did_you_mean(path.name, (sibling.name for sibling in siblings))
 
 
+def first_line(error: BaseException) -> str:
+    """What a library says, without its further lines; its kind where it says nothing."""
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+
+
 def quoted(names: Iterable[str], limit: int = 12) -> str:
     """`` `a`, `b`, `c` ``, cut after `limit` names with a count of the rest."""
     listed = list(names)

@@ -11,7 +11,7 @@ from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.loading import LoadedModel, empty_model, quantized_empty
 from peftkit.bases.opening import OpenedBase
 from peftkit.data.encoded import Encoded
-from peftkit.errors import BaseModelError, MethodError, quoted
+from peftkit.errors import BaseModelError, MethodError, first_line, quoted
 from peftkit.methods.method import Method, trainable_parameters
 from peftkit.recipe import Training
 
@@ -38,7 +38,7 @@ def rehearse(
     model = _inject_into_shapes(base, encoded, method)
     train_added_tokens(model, base.added_ids)
     trainable = count(trainable_parameters(model).values())
-    check_gradients(base, encoded, method)
+    check_gradients(empty, encoded, method)
     return trainable, total
 
 
@@ -71,13 +71,12 @@ def _with_meaningless_values(empty: LoadedModel) -> LoadedModel:
     return empty
 
 
-def check_gradients(base: OpenedBase, encoded: Encoded, method: Method) -> None:
+def check_gradients(empty: LoadedModel, encoded: Encoded, method: Method) -> None:
     """Raises MethodError if the first training example cannot pass through a model of shapes, or
     leaves a trained tensor without a gradient, while it can pass through the base.
     """
     inputs = _first_inputs(encoded)
     try:
-        empty = empty_model(base, encoded.head)
         empty.model.eval()(**inputs)
         model = method.inject(empty.model, encoded, empty.head).eval()
     except Exception:  # nothing can be told from shapes: values are needed, or other kernels
@@ -95,7 +94,7 @@ def check_gradients(base: OpenedBase, encoded: Encoded, method: Method) -> None:
             return
         raise MethodError(
             f"what the method puts into {name} does not fit there: {type(error).__name__}: "
-            f"{str(error).splitlines()[0]}",
+            f"{first_line(error)}",
             "choose other `method.target_modules`, or LoRA",
         ) from error
     unused = [n for n, p in trainable_parameters(model).items() if p.grad is None]

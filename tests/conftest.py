@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import random
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -36,6 +37,15 @@ def write_csv(
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([list(header), *map(list, rows)])
     return path
+
+
+def code_of_card(adapter: Path, base: Path) -> list[str]:
+    """The Python blocks of an adapter's model card, with their placeholders filled in."""
+    blocks = re.findall(r"```python\n(.*?)```", (adapter / "README.md").read_text(), re.DOTALL)
+    paths = {"path/to/the/base": base, "path/to/this/folder": adapter}
+    for placeholder, path in paths.items():
+        blocks = [block.replace(placeholder, str(path)) for block in blocks]
+    return blocks
 
 
 def save_tokenizer(folder: Path, kind: str) -> None:

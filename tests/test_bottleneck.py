@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 import peftkit as pk
 from peftkit.adapters.loading import load_trained_model
 from peftkit.run import prepare, run
+from tests.conftest import code_of_card
 from tests.test_methods import IDS_TENSOR, disturb, injected
 
 PLACEMENTS = ["houlsby", "pfeiffer", "parallel"]
@@ -38,13 +38,6 @@ def trained(tmp_path_factory, bases, reviews):
         return made[placement, quantization]
 
     return make
-
-
-def code_of(card: Path, base: Path, adapter: Path) -> str:
-    """The card's code for plain PEFT, with its placeholders filled in."""
-    blocks = re.findall(r"```python\n(.*?)```", card.read_text(), re.DOTALL)
-    (code,) = (block for block in blocks if "PeftModel" in block)
-    return code.replace("path/to/the/base", str(base)).replace("path/to/this/folder", str(adapter))
 
 
 def in_a_fresh_process(codes: list[str]) -> subprocess.CompletedProcess[str]:
@@ -72,7 +65,7 @@ def test_plain_peft_gives_equal_logits_by_the_cards_own_code(trained, bases, qua
     codes, expected = [], []
     for placement in PLACEMENTS:
         adapter = trained(placement, quantization)
-        code = code_of(adapter / "README.md", bases["bert"], adapter)
+        (code,) = code_of_card(adapter, bases["bert"])
         assert code.startswith("import peftkit.peft_plugin\n")
         named = code.replace(f'"{adapter}")', f'"{adapter}", adapter_name="customer_service")')
         assert named != code
@@ -93,7 +86,7 @@ def test_a_new_process_loads_it_with_peftkit(trained, bases):
 
 def test_without_the_import_the_cards_hint_names_peft_s_error(trained, bases):
     adapter = trained("houlsby", "none")
-    code = code_of(adapter / "README.md", bases["bert"], adapter)
+    (code,) = code_of_card(adapter, bases["bert"])
     done = in_a_fresh_process([code.replace("import peftkit.peft_plugin\n", "")])
     assert done.returncode != 0
     error = done.stderr.strip().splitlines()[-1]

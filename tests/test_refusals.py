@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 
 import pytest
@@ -15,6 +14,7 @@ from peftkit.bases.opening import open_base
 from peftkit.cli import command_line
 from peftkit.errors import BaseModelError, MethodError, PeftkitError
 from peftkit.run import prepare, run
+from tests.conftest import code_of_card
 from tests.matrix import TokenLabels
 
 
@@ -248,10 +248,8 @@ def test_a_base_that_is_quantized_already_is_used_as_it_is(
     assert ("Linear8bitLt" if quantization == "int8" else "Linear4bit") in kinds
     card = (done.folder / "adapter/README.md").read_text()
     assert "BitsAndBytesConfig" not in card  # the files say it themselves
-    code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
-    code = code.replace("path/to/the/base", str(folder))
     found = {}
-    exec(code.replace("path/to/this/folder", str(done.folder / "adapter")), found)
+    exec(code_of_card(done.folder / "adapter", folder)[0], found)
     ids = torch.tensor([[5, 9, 11, 3]])
     with torch.no_grad():
         found["model"](input_ids=ids)  # bitsandbytes would repack at the first

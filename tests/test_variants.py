@@ -21,6 +21,7 @@ from peftkit.run import prepare, run
 from peftkit.training.batching import collate
 from peftkit.training.loop import keep_few_activations
 from peftkit.training.optimizers import make_optimizer
+from tests.conftest import code_of_card
 from tests.test_methods import CPU, IDS_TENSOR, disturb, injected
 
 
@@ -41,7 +42,7 @@ def test_the_update_is_scaled_as_the_papers_say(make_recipe, use_rslora, scale):
     method = pk.LoRA(r=4, lora_alpha=16, use_rslora=use_rslora)
     _, model, _ = injected(make_recipe(method))
     disturb(model)
-    layer = lora_layers(model)[0]
+    layer = next(iter(lora_layers(model).values()))
     x = torch.randn(3, 64)
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     expected = layer.base_layer(x) + scale * x @ a.T @ b.T
@@ -51,7 +52,7 @@ def test_the_update_is_scaled_as_the_papers_say(make_recipe, use_rslora, scale):
 def test_dora_normalises_rows(make_recipe):
     _, model, _ = injected(make_recipe(pk.DoRA(r=4)))
     disturb(model)
-    layer = lora_layers(model)[0]
+    layer = next(iter(lora_layers(model).values()))
     x = torch.randn(3, 64)
     moved = (
         layer.base_layer.weight
@@ -82,7 +83,7 @@ def test_pissa_and_olora_are_peft_s_function_and_gradients(make_recipe, method, 
         gradients.append([
             (getattr(layer, part)["default"].weight if model is theirs
              else getattr(layer, part)["default"].parametrizations.weight.original).grad
-            for layer in lora_layers(model) for part in ("lora_A", "lora_B")
+            for layer in lora_layers(model).values() for part in ("lora_A", "lora_B")
         ])  # fmt: skip
     found, expected = (m(input_ids=IDS_TENSOR).logits for m in (ours, theirs))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -113,7 +114,7 @@ def test_eva_starts_at_the_directions_in_which_inputs_vary(make_recipe):
     recipe = make_recipe(method)
     prepared, model, before = injected(recipe)
     assert torch.equal(model(input_ids=IDS_TENSOR).logits, before)
-    (layer,) = lora_layers(model)
+    (layer,) = lora_layers(model).values()
     inputs = []
     handle = layer.base_layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     for batch in training_batches(prepared.encoded, CPU):
@@ -129,7 +130,7 @@ def test_eva_starts_at_the_directions_in_which_inputs_vary(make_recipe):
 
 def test_eva_moves_ranks_within_the_budget(make_recipe):
     _, model, _ = injected(make_recipe(pk.EVA(r=4, rho=2)))
-    ranks = [layer.r["default"] for layer in lora_layers(model)]
+    ranks = [layer.r["default"] for layer in lora_layers(model).values()]
     assert sum(ranks) == 4 * 13  # six linear layers in each of two blocks, and the pooler
     assert max(ranks) <= 8
     assert len(set(ranks)) > 1
@@ -497,8 +498,6 @@ def test_top_layers_are_the_last_block_and_what_comes_after_it(
 def test_the_card_loads_quantized_bases_as_they_were_trained(
     architecture, quantization, reviews, tmp_path
 ):
-    import re
-
     from tests.matrix import save_architecture
 
     folder = save_architecture(tmp_path / "base", architecture)
@@ -509,12 +508,8 @@ def test_the_card_loads_quantized_bases_as_they_were_trained(
         training=pk.Training(max_steps=2, learning_rate=1e-2),
     )
     adapter = run(recipe, str(tmp_path / "run")).folder / "adapter"
-    code = re.findall(r"```python\n(.*?)```", (adapter / "README.md").read_text(), re.DOTALL)[0]
     found = {}
-    exec(
-        code.replace("path/to/the/base", str(folder)).replace("path/to/this/folder", str(adapter)),
-        found,
-    )
+    exec(code_of_card(adapter, folder)[0], found)
     ids = torch.tensor([[5, 9, 11, 2]])
     with torch.no_grad():
         found["model"](input_ids=ids)  # bitsandbytes would repack at the first
@@ -526,19 +521,14 @@ def test_the_card_loads_quantized_bases_as_they_were_trained(
 def test_added_tokens_work_in_plain_peft_by_the_cards_own_code(
     make_recipe, tmp_path, base, reviews_with_tokens, bases
 ):
-    import re
-
     recipe = make_recipe(pk.LoRA(r=4), base, data=reviews_with_tokens, max_steps=4)
     recipe = recipe.with_(base=recipe.base.with_(added_tokens=TOKENS))
     adapter = run(recipe, str(tmp_path / "run")).folder / "adapter"
-    card = (adapter / "README.md").read_text()
-    loading, tokens = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    loading, tokens = code_of_card(adapter, bases[base])
     head, apply = loading.rsplit("model = PeftModel", 1)
-    code = f"{head}\n{tokens}\nmodel = PeftModel{apply}"
-    code = code.replace("path/to/the/base", str(bases[base]))
     found = {}
     torch.manual_seed(9)
-    exec(code.replace("path/to/this/folder", str(adapter)), found)
+    exec(f"{head}\n{tokens}\nmodel = PeftModel{apply}", found)
     ids = torch.tensor([[2, 9, *found["ids"], 3]])
     expected = pk.load(str(adapter.parent)).model(input_ids=ids).logits
     torch.testing.assert_close(found["model"](input_ids=ids).logits, expected)

@@ -183,9 +183,9 @@ def write_card(folder: Path, name: str, record: Record) -> None:
     config = _config_code(record, base_path)
     imports = ", AutoConfig" if config else ""
     imports += "" if base["quantization"] == "none" else ", BitsAndBytesConfig"
-    four_bits = base["quantization"] in ("nf4", "fp4") or bool(config)
     method = record.recipe["method"]
     added = record.recipe["base"]["added_tokens"]
+    four_bits = record.recipe["base"]["quantization"] in ("nf4", "fp4")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     text = environment.from_string(TEMPLATE).render(
         record=record,

@@ -13,7 +13,7 @@ from typing import Any
 
 from peftkit.bases.base import Base
 from peftkit.bases.gguf import dequantized
-from peftkit.errors import BaseModelError, did_you_mean_file, quoted
+from peftkit.errors import BaseModelError, did_you_mean_file, first_line, quoted
 from peftkit.packaged import MODELS, PREFIX, find_packaged
 
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
@@ -93,7 +93,7 @@ def open_base(base: Base, virtual_tokens: int = 0) -> OpenedBase:
         tokenizer = AutoTokenizer.from_pretrained(found.folder, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise BaseModelError(
-            f"`{base.name_or_path}` cannot be opened: {_first_line(error)}",
+            f"`{base.name_or_path}` cannot be opened: {first_line(error)}",
             "it needs a config.json and tokenizer files that this version of transformers knows",
         ) from error
     if config.model_type in PADDED_ON_THE_LEFT:
@@ -231,11 +231,7 @@ def _snapshot(base: Base, patterns: list[str]) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise BaseModelError(
             f"`{base.name_or_path}` is no local folder, and the Hub does not give it: "
-            f"{_first_line(error)}",
+            f"{first_line(error)}",
             "check the id and the network, log in with `hf auth login` if it is gated, "
             "or give a local folder",
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -16,7 +16,7 @@ from typing import Any
 
 from peftkit.data.rows import Malformed, Table
 from peftkit.data.source import Source
-from peftkit.errors import DataError, did_you_mean, did_you_mean_file, quoted
+from peftkit.errors import DataError, did_you_mean, did_you_mean_file, first_line, quoted
 from peftkit.packaged import DATA, PREFIX, find_packaged
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -269,8 +269,7 @@ def _read_hub(source: Source) -> dict[str, Table]:
         )
     except Exception as error:  # datasets raises what its many back ends raise
         raise DataError(
-            f"`{source.path}` is no local file, and the Hub does not give it: "
-            f"{str(error).strip().splitlines()[0]}",
+            f"`{source.path}` is no local file, and the Hub does not give it: {first_line(error)}",
             did_you_mean_file(Path(source.path))
             or "check the id and the network, or give a local file",
         ) from error

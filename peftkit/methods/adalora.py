@@ -100,13 +100,14 @@ class AdaLoRA(_StoredByPeft):
             total_step=UNKNOWN_STEPS,
         )
         injected = inject_peft(model, config)
-        for layer in lora_layers(injected):  # on a bfloat16 base PEFT would train the rank itself
+        # on a bfloat16 base PEFT would train the rank itself
+        for layer in lora_layers(injected).values():
             layer.ranknum["default"].requires_grad_(False)
         return injected
 
     def supports_steps(self, num_steps: int) -> str | None:
         tinit, tfinal = self._phases(num_steps)
-        if tinit + tfinal < num_steps and num_steps - tfinal > 1:  # the first step only measures
+        if max(tinit, 1) + tfinal < num_steps:  # the first step only measures
             return None
         return (
             f"`method.tinit` {tinit} and `method.tfinal` {tfinal} leave none of the run's "
@@ -138,7 +139,7 @@ class AdaLoRA(_StoredByPeft):
         if not self.orth_reg_weight:
             return None
         distances = []
-        for layer in lora_layers(model):
+        for layer in lora_layers(model).values():
             for part in (layer.lora_A["default"], layer.lora_B["default"].T):  # (r, in or out)
                 identity = torch.eye(len(part), device=part.device)
                 distances.append(torch.linalg.norm(part @ part.T - identity))
@@ -148,11 +149,10 @@ class AdaLoRA(_StoredByPeft):
         """Keeps the ranks whose singular value is not zero, whatever step the weights are of."""
         from peftkit.methods.peft_layout import lora_layers, save_peft
 
-        names = {module: name for name, module in model.named_modules()}
         config: Any = model.peft_config["default"]  # type: ignore[index]
         config.rank_pattern = {
-            f"{names[layer].removeprefix('base_model.model.')}.lora_E": kept.flatten().tolist()
-            for layer in lora_layers(model)
+            f"{name}.lora_E": kept.flatten().tolist()
+            for name, layer in lora_layers(model).items()
             if (kept := layer.lora_E["default"] != 0).any()
         }
         save_peft(model, folder)

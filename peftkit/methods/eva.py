@@ -72,12 +72,9 @@ class EVA(LoRA):
                 gather_distributed_inputs=False,  # every process looks at the same rows
                 show_progress_bar=False,
             )
-        names = {module: name for name, module in injected.named_modules()}
         # PEFT shortens the list of those that have a rank left, and then it matches others too
         tuned: Any = injected
-        tuned.peft_config["default"].target_modules = {
-            names[layer].removeprefix("base_model.model.") for layer in lora_layers(injected)
-        }
+        tuned.peft_config["default"].target_modules = set(lora_layers(injected))
         return injected
 
 

@@ -67,7 +67,7 @@ def inject_from_weights(
     rehearsal = is_rehearsal(model)
     injected = inject_lora(lora, model, encoded, head)
     check_rank(injected, lora.r)
-    for layer in lora_layers(injected):
+    for layer in lora_layers(injected).values():
         a, b = layer.lora_A["default"], layer.lora_B["default"]
         if not rehearsal:  # else there are no values to take apart
             weight = layer.get_base_layer().weight
@@ -88,13 +88,12 @@ def save_from_weights(model: nn.Module, folder: Path) -> None:
     from peftkit.methods.peft_layout import WEIGHTS, lora_layers
 
     base: Any = model
-    names = {module: name for name, module in model.named_modules()}
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     tensors = {name: tensor for name, tensor in tensors.items() if "parametrizations" not in name}
-    for layer in lora_layers(model):
+    for name, layer in lora_layers(model).items():
         for part in ("lora_A", "lora_B"):
             joined = getattr(layer, part)["default"].weight
-            tensors[f"{names[layer]}.{part}.weight"] = joined
+            tensors[f"base_model.model.{name}.{part}.weight"] = joined
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(plain, folder / WEIGHTS, metadata={"format": "pt"})
     base.peft_config["default"].save_pretrained(str(folder))

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from peftkit.errors import AdapterError, MethodError, quoted
+from peftkit.errors import AdapterError, MethodError, first_line, quoted
 from peftkit.methods.trained_layout import compare_tensors
 
 WEIGHTS = "adapter_model.safetensors"
@@ -35,10 +35,9 @@ def inject_peft(model: nn.Module, config: peft.PeftConfig) -> nn.Module:
     except RuntimeError:  # values are needed, and `rehearse` has others
         raise
     except Exception as error:  # PEFT raises whatever it meets in an architecture
-        reason = str(error).split("\n")[0].rstrip(".")
         kind = str(getattr(config.peft_type, "value", config.peft_type))
         raise MethodError(
-            f"PEFT cannot put {kind} into {type(model).__name__}: {reason}",
+            f"PEFT cannot put {kind} into {type(model).__name__}: {first_line(error)}",
             "use LoRA, which fits every linear layer",
         ) from error
     _check_saved_modules(injected, getattr(config, "modules_to_save", None) or ())
@@ -77,16 +76,18 @@ def fan_in_fan_out(model: nn.Module) -> bool:
     return any(isinstance(module, Conv1D) for module in model.modules())
 
 
-def lora_layers(model: nn.Module) -> list[Any]:
-    """PEFT's LoRA layers, in the order of the model."""
-    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+def lora_layers(model: nn.Module) -> dict[str, Any]:
+    """PEFT's LoRA layers under their names in the base, in the order of the model."""
+    return {
+        name.removeprefix("base_model.model."): module
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer)
+    }
 
 
 def check_rank(model: nn.Module, rank: int) -> None:
     """Raises MethodError unless every LoRA layer's weight has so many directions to start from."""
-    names = {module: name for name, module in model.named_modules()}
-    for layer in lora_layers(model):
-        name = names[layer].removeprefix("base_model.model.")
+    for name, layer in lora_layers(model).items():
         if "default" not in layer.lora_A or not hasattr(layer.get_base_layer(), "weight"):
             raise MethodError(
                 f"`{name}` is no linear layer, and has no start but LoRA's",
@@ -161,8 +162,7 @@ def _peft_errors(folder: Path) -> Iterator[None]:
         try:
             yield
         except (ValueError, TypeError, RuntimeError, KeyError) as error:
-            reason = str(error).split("\n")[0].rstrip(".")
-            raise AdapterError(f"PEFT cannot load `{folder}`: {reason}") from error
+            raise AdapterError(f"PEFT cannot load `{folder}`: {first_line(error)}") from error
 
 
 def _restore(model: Any, folder: Path, name: str) -> None:
