@@ -30,6 +30,9 @@ from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.prompt_tuning import PromptTuning
 from peftkit.methods.top_layers import TopLayers
 from peftkit.recipe import Recipe, Training
+from peftkit.tasks.chat import Chat
+from peftkit.tasks.conversations import Conversations
+from peftkit.tasks.generation import Generation
 from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification
 
@@ -45,9 +48,12 @@ __all__ = [
     "Base",
     "BitFit",
     "BottleneckAdapter",
+    "Chat",
+    "Conversations",
     "Data",
     "DoRA",
     "FullFineTuning",
+    "Generation",
     "HeadOnly",
     "LayerNormTuning",
     "LoRA",

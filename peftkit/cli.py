@@ -1,4 +1,4 @@
-"""The command line: `peftkit run|check|new|schema|predict`, and `main` for recipe scripts.
+"""The command line: `peftkit run|check|new|schema|predict|chat`, and `main` for recipe scripts.
 
 Only what every command needs is imported here; torch is loaded when a recipe turned out to be
 good.
@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from peftkit.recipe import Recipe, recipe_schema
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from peftkit.tasks.task import Piece
 
 
 def main(recipe: Callable[[], Recipe], arguments: Sequence[str] | None = None) -> None:
@@ -66,6 +69,7 @@ def command_line(arguments: Sequence[str] | None = None) -> None:
     new.add_argument("name", help="of the script and its runs")
     commands.add_parser("schema", help="print the JSON Schema of recipe.json")
     _add_predict(commands)
+    _add_chat(commands)
     options, overrides = parser.parse_known_args(arguments)
     if overrides and options.command not in ("run", "check"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
@@ -82,15 +86,26 @@ def _add_run_options(parser: argparse.ArgumentParser, output: bool = True) -> No
 
 def _add_predict(commands: Any) -> None:
     predict = commands.add_parser("predict", help="answer texts with a trained adapter")
-    predict.add_argument("run", help="run folder or adapter folder")
+    _add_adapter_options(predict)
     predict.add_argument("--text", action="append", default=[], help="a text; may be repeated")
     predict.add_argument("--text-pair", action="append", default=[], help="its second text")
     predict.add_argument("--file", default="", help="rows to answer, with the recipe's columns")
     predict.add_argument("--out", default="", help="new .csv file for --file")
-    predict.add_argument("--base", default="", help="the base, if not where the recipe says")
-    predict.add_argument("--trust-module", action="append", default=[], metavar="NAME")
-    predict.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    predict.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def _add_chat(commands: Any) -> None:
+    chat = commands.add_parser("chat", help="talk with a trained model")
+    _add_adapter_options(chat)
+    chat.add_argument("--once", default=None, metavar="TEXT", help="one question, for scripts")
+    chat.add_argument("--compare", action="store_true", help="base and tuned model side by side")
+
+
+def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="run folder or adapter folder")
+    parser.add_argument("--base", default="", help="the base, if not where the recipe says")
+    parser.add_argument("--trust-module", action="append", default=[], metavar="NAME")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
 def _command(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -102,6 +117,8 @@ def _command(options: argparse.Namespace, overrides: list[str]) -> None:
         _new(options.name)
     elif options.command == "predict":
         _predict(options)
+    elif options.command == "chat":
+        _chat(options)
     else:
         recipe = _recipe_in(Path(options.file), overrides)
         (_run if options.command == "run" else _check)(recipe, options)
@@ -192,7 +209,7 @@ def _check(recipe: Recipe, options: argparse.Namespace) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    console.print(prepared.example(), highlight=False, markup=False, soft_wrap=True)
+    _print_example(prepared.example(), console)
     console.print("\n  nothing is wrong that can be told without weights", style="green")
     if options.json:
         value = {
@@ -201,9 +218,19 @@ def _check(recipe: Recipe, options: argparse.Namespace) -> None:
             "total_parameters": prepared.total_parameters,
             "merging_refused": unmergeable or "",
             "ledger": prepared.ledger.to_json(),
-            "example": prepared.example(),
+            "example": [asdict(piece) for piece in prepared.example()],
         }
         print(json.dumps(value, ensure_ascii=False))
+
+
+def _print_example(pieces: Sequence[Piece], console: Console) -> None:
+    """What is supervised in colour; between marks where there are no colours."""
+    for piece in pieces:
+        text, style = piece.text, "bold green" if piece.supervised else "dim"
+        if piece.supervised and not console.is_terminal:
+            text = f"⟦{text}⟧"
+        console.print(text, style=style, end="", highlight=False, markup=False, soft_wrap=True)
+    console.print("\n  [bold green]in green[/] or ⟦marked⟧: what is supervised", highlight=False)
 
 
 def _new(name: str) -> None:
@@ -250,7 +277,29 @@ def _predict(options: argparse.Namespace) -> None:
         print(json.dumps({"answers": answers}, ensure_ascii=False))
         return
     for answer in answers:
-        print(f"{answer['label']}  {answer['probability']:.4f}  {answer['text']}")
+        if "reply" in answer:
+            print(answer["reply"])
+        else:
+            print(f"{answer['label']}  {answer['probability']:.4f}  {answer['text']}")
+
+
+def _chat(options: argparse.Namespace) -> None:
+    if options.json and options.once is None:
+        raise RecipeError("`--json` is for `--once`; a conversation is no JSON object")
+    _quiet_libraries()
+    from peftkit.adapters.chatting import answer_once, converse, open_chat
+
+    adapter = open_chat(options.run, options.base)
+    if options.once is None:
+        converse(adapter, options.compare, _console(False))
+        return
+    answers = answer_once(adapter, options.once, options.compare)
+    if options.json:
+        print(json.dumps(answers, ensure_ascii=False))
+    elif options.compare:
+        print(f"base: {answers['base']}\n\ntuned: {answers['reply']}")
+    else:
+        print(answers["reply"])
 
 
 def _console(json_on_stdout: bool) -> Console:

@@ -70,6 +70,15 @@ DATA: Final = {
         subset_column="source",
         label_names=(("0", "negative"), ("1", "positive")),
     ),
+    "lantern-lane": Packaged(  # conversations of an invented shop; lantern_lane.md has its facts
+        module="peftkit",
+        install="pip install peftkit",
+        path="samples/lantern_lane.jsonl",
+        checked="samples/lantern_lane.jsonl",
+        sha256="f8716c1d68498ea4ec860da4f7f93e50df5ba8264da66654e446d2cd5fe83114",
+        licence="Apache-2.0",
+        subset_column="language",
+    ),
 }
 
 

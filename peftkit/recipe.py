@@ -69,6 +69,9 @@ class Recipe(Part):
     """Which parameters are trained."""
     training: Training = Training()
     """How they are trained."""
+    start_from: str = ""
+    """A run folder, an adapter folder or a Hub id: an adapter of the same method and base, from
+    which training goes on; empty to begin anew."""
     name: str = Field(default="", max_length=100)
     """The run goes to `runs/<name>`; empty for the name of the recipe's file."""
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -91,6 +94,8 @@ class Recipe(Part):
             )
         if reason := self.method.supports(self.task, self.base):
             raise ValueError(reason)
+        if self.start_from and (reason := self.method.supports_start()):
+            raise ValueError(f"`start_from`: {reason}")
         checkpointing = self.training.gradient_checkpointing
         if checkpointing and (reason := self.method.supports_checkpointing()):
             raise ValueError(f"`training.gradient_checkpointing`: {reason}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,15 +18,23 @@ from peftkit.recipe import Training
 
 
 def rehearse(
-    base: OpenedBase, encoded: Encoded, method: Method, training: Training
+    base: OpenedBase,
+    encoded: Encoded,
+    method: Method,
+    training: Training,
+    start: Path | None = None,
 ) -> tuple[int, int]:
     """Injects the method into a model of shapes without values.
+
+    Args:
+        start: folder of an adapter that must fit into it.
 
     Returns:
         The numbers of trainable and of all parameters.
 
     Raises:
         MethodError: the architecture does not have what the method needs.
+        AdapterError: the adapter to start from is of another method, or has other settings.
         BaseModelError: the architecture cannot serve the task, or not as the training wants it.
     """
     empty = empty_model(base, encoded.head, training.dropout)
@@ -36,6 +45,8 @@ def rehearse(
             "leave `training.gradient_checkpointing` out",
         )
     model = _inject_into_shapes(base, encoded, method)
+    if start is not None and next(model.parameters()).is_meta:
+        method.restore(model, start)
     train_added_tokens(model, base.added_ids)
     trainable = count(trainable_parameters(model).values())
     check_gradients(empty, encoded, method)

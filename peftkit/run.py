@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.console import Console
@@ -35,6 +36,7 @@ from peftkit.adapters.record import (
     versions,
 )
 from peftkit.adapters.saving import adapter_bytes, check_saved, write_weights
+from peftkit.adapters.starting import Start, find_start, restore_start
 from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.fingerprint import fingerprint
 from peftkit.bases.footprint import Footprint, footprint
@@ -44,6 +46,7 @@ from peftkit.data.encoded import Encoded, Examples
 from peftkit.data.ledger import Ledger
 from peftkit.data.splits import load_splits
 from peftkit.errors import MethodError
+from peftkit.evaluation.generating import write
 from peftkit.evaluation.receipt import write_receipt
 from peftkit.evaluation.report import print_ledger, print_scores
 from peftkit.evaluation.scoring import evaluate
@@ -51,7 +54,7 @@ from peftkit.methods.method import trainable_parameters
 from peftkit.output import check_output, output_folder, write_json
 from peftkit.recipe import Recipe
 from peftkit.rehearsal import count, rehearse
-from peftkit.tasks.task import Score
+from peftkit.tasks.task import Piece, Score
 from peftkit.training.batching import count_steps
 from peftkit.training.devices import (
     device_name,
@@ -71,10 +74,12 @@ class Prepared:
     ledger: Ledger
     base: OpenedBase
     encoded: Encoded
+    start: Start | None
+    """The adapter that training goes on from."""
     trainable_parameters: int
     total_parameters: int
 
-    def example(self) -> str:
+    def example(self) -> tuple[Piece, ...]:
         """The first training example as the model reads it, and what of it is supervised."""
         task, encoded = self.recipe.task, self.encoded
         return task.show(0, encoded.train, encoded.head, self.base.tokenizer)
@@ -90,12 +95,24 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What the model writes for a test example, before and after training."""
+
+    row: int
+    prompt: str
+    expected: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What training came to."""
 
     before: Score
     baselines: dict[str, dict[str, float]]
     after: Score
+    samples: tuple[Sample, ...]
     result: TrainResult
     trainable_parameters: int
     base_memory: Footprint
@@ -126,6 +143,7 @@ def prepare(recipe: Recipe) -> Prepared:
     Raises:
         PeftkitError: whatever is wrong with recipe, data or base, with what to do about it.
     """
+    start = find_start(recipe)
     splits, ledger = load_splits(recipe.task, recipe.split_seed)
     base = open_base(recipe.base, recipe.method.position_offset)
     if reason := recipe.method.supports(recipe.task, base.spec):  # it may be quantized already
@@ -134,8 +152,10 @@ def prepare(recipe: Recipe) -> Prepared:
     encoded = recipe.task.encode(splits, base.tokenizer)
     if reason := recipe.method.supports_steps(number_of_steps(recipe, encoded)):
         raise MethodError(reason)
-    trainable, total = rehearse(base, encoded, recipe.method, recipe.training)
-    return Prepared(recipe, ledger.with_encoded(encoded), base, encoded, trainable, total)
+    folder = start.folder if start else None
+    trainable, total = rehearse(base, encoded, recipe.method, recipe.training, folder)
+    ledger = ledger.with_encoded(encoded)
+    return Prepared(recipe, ledger, base, encoded, start, trainable, total)
 
 
 def number_of_steps(recipe: Recipe, encoded: Encoded) -> int:
@@ -200,13 +220,27 @@ def train_and_score(
         pad = encoded.pad_token_id
         return evaluate(model, examples, encoded.head, recipe.task, pad, tokens, accelerator)
 
+    def answer(model: nn.Module) -> list[str]:
+        if not accelerator.is_main_process:
+            return [""] * len(encoded.prompts)
+        prompts = [prompt.input_ids for prompt in encoded.prompts]
+        with accelerator.autocast(), torch.random.fork_rng():  # drawn tokens change no training
+            return write(model, prompts, encoded.head, base.tokenizer)
+
     with clock.stage("evaluate"):
         before = score(loaded.model, encoded.test)
-    with clock.stage("train"):
+    with clock.stage("generate"):
+        answers_before = answer(loaded.model)
+    with clock.stage("inject"):
         base_memory = footprint(loaded.model)
         model = method.inject(loaded.model, encoded, loaded.head)
         train_added_tokens(model, base.added_ids)
+        if prepared.start:
+            restore_start(model, prepared.start, recipe, base)
         trainable = count(trainable_parameters(model).values())
+    with clock.stage("evaluate"):
+        begun = {"start": score(model, encoded.test).metrics} if prepared.start else {}
+    with clock.stage("train"):
         accelerator.init_trackers(recipe.name or "peftkit")
         result = train(
             model,
@@ -218,10 +252,15 @@ def train_and_score(
         )
     with clock.stage("evaluate"):
         after = score(model, encoded.test)
-        baselines = recipe.task.baselines(encoded)
+        baselines = {**recipe.task.baselines(encoded), **begun}
+    with clock.stage("generate"):
+        samples = tuple(
+            Sample(prompt.row, prompt.text, prompt.expected, *answers)
+            for prompt, *answers in zip(encoded.prompts, answers_before, answer(model), strict=True)
+        )
     peak = peak_memory_mb(accelerator.device)
     accelerator.end_training()  # closes trackers and the process group: nothing is shared below
-    return model, Outcome(before, baselines, after, result, trainable, base_memory, peak)
+    return model, Outcome(before, baselines, after, samples, result, trainable, base_memory, peak)
 
 
 def save_adapter(
@@ -234,7 +273,7 @@ def save_adapter(
     vocabulary = min(len(base.tokenizer), len(embeddings.weight))
     with accelerator.autocast():
         probes = take_probes(model, vocabulary, base.added_ids, tolerance(recipe.base))
-    unchecked, digests = write_weights(model, recipe.method, base, folder)
+    unchecked, digests = write_weights(model, recipe.method, base, prepared.encoded.head, folder)
     adapter = Record(
         recipe=published_recipe(recipe),
         base={
@@ -252,7 +291,8 @@ def save_adapter(
         versions=versions(),
     )
     adapter.write(unchecked)
-    write_card(unchecked, folder.name, adapter)
+    prompt = recipe.task.prompt_code() if adapter.head.generation else ""
+    write_card(unchecked, folder.name, adapter, prompt)
     return unchecked, adapter
 
 
@@ -283,6 +323,7 @@ def run_record(
         "total_parameters": prepared.total_parameters,
         "base_memory_mb": outcome.base_memory.total_mb,
         "adapter_bytes": adapter_bytes(saved),
+        "writes": bool(adapter.head.generation),
         "test": {
             "before": outcome.before.metrics,
             "baseline": outcome.baselines,
@@ -291,6 +332,7 @@ def run_record(
             "tables": [asdict(table) for table in after.tables],
             "matrices": [asdict(matrix) for matrix in after.matrices],
             "mistakes": [asdict(mistake) for mistake in after.mistakes],
+            "samples": [asdict(sample) for sample in outcome.samples],
         },
         "training": training,
         "seconds": clock.seconds,

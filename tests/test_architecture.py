@@ -60,8 +60,8 @@ def test_files_and_functions_stay_short(path):
 
 def test_exported_names():
     assert sorted(peftkit.__all__) == [
-        "AdaLoRA", "Base", "BitFit", "BottleneckAdapter", "Data", "DoRA", "EVA", "FullFineTuning",
-        "HeadOnly", "IA3", "LayerNormTuning", "LoRA", "Method", "OLoRA", "PTuning", "PeftMethod",
+        "AdaLoRA", "Base", "BitFit", "BottleneckAdapter", "Chat", "Conversations", "Data", "DoRA", "EVA", "FullFineTuning",
+        "Generation", "HeadOnly", "IA3", "LayerNormTuning", "LoRA", "Method", "OLoRA", "PTuning", "PeftMethod",
         "PeftkitError", "PiSSA", "PrefixTuning", "PromptTuning", "Recipe", "Source", "Task",
         "TextClassification", "TopLayers", "Training", "load", "main",
     ]  # fmt: skip

@@ -45,7 +45,8 @@ tags:
 The base is {{ where }}. With peftkit, which checks the base, the files and the answers:
 
 ```bash
-peftkit predict path/to/this/folder{{ base_option }} --text "..."
+peftkit {{ "chat" if prompt else "predict" }} path/to/this/folder{{ base_option }}\
+{% if not prompt %} --text "..."{% endif %}
 ```
 
 {% if library == "peft" -%}
@@ -110,6 +111,19 @@ for name, rows in load_file("path/to/this/folder/added_tokens.safetensors").item
     layer.weight.data[ids] = rows.to(layer.weight)
 ```
 {%- endif %}
+{%- if prompt %}
+
+The tokenizer, the chat template and the settings by which it stops are in this folder:
+
+```python
+from transformers import AutoTokenizer, GenerationConfig
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+{{ prompt }}settings = GenerationConfig.from_pretrained("path/to/this/folder")
+answer = model.generate(**prompt, generation_config=settings)
+print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
+```
+{%- endif %}
 {% if labels %}
 The classes, in the order of the logits: {{ labels }}.
 {% endif %}
@@ -164,8 +178,12 @@ def _load_options(record: Record) -> list[str]:
     return options
 
 
-def write_card(folder: Path, name: str, record: Record) -> None:
-    """Writes README.md; it holds no rows of data and no local paths."""
+def write_card(folder: Path, name: str, record: Record, prompt: str) -> None:
+    """Writes README.md; it holds no rows of data and no local paths.
+
+    Args:
+        prompt: code that makes what the model goes on with; empty where it does not write.
+    """
     head: Head = record.head
     base = record.base
     packaged = str(base["name"]).startswith("packaged:")
@@ -195,6 +213,7 @@ def write_card(folder: Path, name: str, record: Record) -> None:
         labels=", ".join(f"`{label}`" for label in head.labels),
         metrics=[m for m in record.metrics["after"] if m != "loss"],
         library=library,
+        prompt=prompt,
         plugin=method["kind"] == "BottleneckAdapter",
         virtual=library == "peft" and "num_virtual_tokens" in method.get("config", method),
         added=", ".join(f"`{token}`" for token in added),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,28 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from peftkit.adapters.probes import compare_probes, tolerance
-from peftkit.adapters.record import Record, config_digests, tokenizer_sha256
+from peftkit.adapters.record import (
+    Record,
+    chat_template_sha256,
+    config_digests,
+    tokenizer_sha256,
+)
 from peftkit.bases.added_tokens import load_added_tokens
 from peftkit.bases.fingerprint import fingerprint
 from peftkit.bases.loading import load_weights
 from peftkit.bases.opening import OpenedBase, download_weights, open_base
-from peftkit.data.encoded import Head
+from peftkit.data.encoded import Examples, Head
 from peftkit.data.rows import Row
 from peftkit.errors import AdapterError
+from peftkit.evaluation.generating import write
 from peftkit.evaluation.scoring import run_model
 from peftkit.packaged import sha256_of
 from peftkit.recipe import Recipe
-from peftkit.tasks.task import Prediction
+from peftkit.tasks.task import Prediction, Reply
 from peftkit.training.devices import open_accelerator, weights_dtype
 
+CHAT_TEMPLATE = "chat_template.jinja"
+"""The file in which transformers keeps a tokenizer's template."""
 OTHER_SEED = 20_261_123
 """A head that is not loaded but left at random differs from the trained one, and is noticed."""
 
@@ -37,28 +45,59 @@ class LoadedAdapter:
     """A trained model, ready to answer."""
 
     model: nn.Module
-    tokenizer: Any
+    base: OpenedBase
     recipe: Recipe
     record: Record
     accelerator: Accelerator
 
-    def predict(self, inputs: Sequence[str | Mapping[str, str]]) -> list[Prediction]:
-        """An answer for each input: a text, or a mapping of the task's columns (`text`,
-        `text_pair`) to texts.
+    @property
+    def tokenizer(self) -> Any:
+        """The base's tokenizer, with the chat template of the training."""
+        return self.base.tokenizer
+
+    def predict(self, inputs: Sequence[Any]) -> Sequence[Prediction | Reply]:
+        """An answer for each input: a class for a text, or a mapping of `text` and `text_pair`; a
+        reply to a text, or to a list of messages.
+
+        Raises:
+            PeftkitError: an input is nothing that the task can answer.
         """
-        values = [{"text": i} if isinstance(i, str) else dict(i) for i in inputs]
-        rows = [Row(number, row) for number, row in enumerate(values, start=1)]
+        if self.record.head.generation:
+            return [Reply(text) for text in self.write(inputs)]
         task = self.recipe.task
-        examples = task.encode_inputs(rows, self.tokenizer)
-        outputs = run_model(
+        outputs, _ = run_model(
             self.model,
-            examples,
+            self._encode(inputs),
             task,
             self.tokenizer.pad_token_id,
             self.recipe.training.micro_batch_tokens,
             self.accelerator,
         )
         return task.predict(outputs, self.record.head)
+
+    def write(
+        self, inputs: Sequence[Any], model: nn.Module | None = None, **settings: Any
+    ) -> list[str]:
+        """The text that the model, or another one, writes for each input.
+
+        Args:
+            settings: options of transformers' `generate` that go before the recipe's.
+        """
+        prompts = self._encode(inputs).input_ids
+        with self.accelerator.autocast():
+            return write(model or self.model, prompts, self.record.head, self.tokenizer, **settings)
+
+    def load_base(self) -> nn.Module:
+        """The base alone, as it was before training."""
+        head, device = self.record.head, self.accelerator.device
+        dtype = weights_dtype(self.recipe.base, self.recipe.method.trains_base_weights)
+        return load_weights(self.base, head, dtype, device, dropout=None).model.eval()
+
+    def _encode(self, inputs: Sequence[Any]) -> Examples:
+        task = self.recipe.task
+        values = [task.as_input(value) for value in inputs]
+        rows = [Row(number, row) for number, row in enumerate(values, start=1)]
+        return task.encode_inputs(rows, self.tokenizer)
 
 
 def load(path: str, base: str = "") -> LoadedAdapter:
@@ -78,7 +117,7 @@ def load(path: str, base: str = "") -> LoadedAdapter:
     model = load_trained_model(adapter, recipe, opened, record.head, accelerator.device)
     with accelerator.autocast():
         compare_probes(model, record.probes, tolerance(recipe.base))
-    return LoadedAdapter(model, opened.tokenizer, recipe, record, accelerator)
+    return LoadedAdapter(model, opened, recipe, record, accelerator)
 
 
 def read_adapter(path: str, base: str = "") -> tuple[Path, Record, Recipe]:
@@ -92,8 +131,11 @@ def read_adapter(path: str, base: str = "") -> tuple[Path, Record, Recipe]:
     if not adapter.is_dir():
         raise AdapterError(f"no folder `{path}`", "give a run folder such as `runs/<name>`")
     record = Record.read(adapter)
-    _check_files(adapter, record)
-    return adapter, record, _recipe(folder, record, base)
+    check_files(adapter, record)
+    recipe = _recipe(folder, record, base)
+    if (template := adapter / CHAT_TEMPLATE).is_file():  # the base's own may have changed since
+        recipe = recipe.with_(base=recipe.base.with_(chat_template=str(template)))
+    return adapter, record, recipe
 
 
 def check_base(opened: OpenedBase, record: Record) -> None:
@@ -102,6 +144,13 @@ def check_base(opened: OpenedBase, record: Record) -> None:
         raise AdapterError(
             f"the tokenizer of `{opened.name}` is not the one the adapter was trained with",
             "use the base that the adapter's README.md names",
+        )
+    if record.head.generation and chat_template_sha256(opened.tokenizer) != (
+        record.chat_template_sha256
+    ):
+        raise AdapterError(
+            f"the chat template `{CHAT_TEMPLATE}` is not the one the adapter was trained with",
+            "copy the adapter folder again",
         )
     download_weights(opened)
     found = fingerprint(opened)
@@ -114,7 +163,7 @@ def check_base(opened: OpenedBase, record: Record) -> None:
         )
 
 
-def _check_files(adapter: Path, record: Record) -> None:
+def check_files(adapter: Path, record: Record) -> None:
     """Raises AdapterError unless weights and configurations are those that were saved."""
     found = config_digests(adapter)
     for name in record.weights:

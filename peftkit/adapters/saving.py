@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
+from transformers import GenerationConfig
 
 from peftkit.adapters.loading import load_trained_model
 from peftkit.adapters.probes import compare_probes, tolerance
 from peftkit.adapters.record import Record
 from peftkit.bases.added_tokens import save_added_tokens
 from peftkit.bases.opening import OpenedBase
+from peftkit.data.encoded import Head
 from peftkit.methods.method import Method
 from peftkit.packaged import sha256_of
 from peftkit.recipe import Recipe
@@ -22,7 +25,7 @@ PARTIAL = "adapter.unchecked"
 
 
 def write_weights(
-    model: nn.Module, method: Method, base: OpenedBase, run_folder: Path
+    model: nn.Module, method: Method, base: OpenedBase, head: Head, run_folder: Path
 ) -> tuple[Path, dict[str, str]]:
     """Lets the method save what it trained into a folder that does not count as saved yet.
 
@@ -33,8 +36,13 @@ def write_weights(
     folder.mkdir()
     method.save(model, folder)
     save_added_tokens(model, folder)
-    if base.added_ids or (folder / "config.json").is_file():  # a model folder is used by itself
+    whole = (folder / "config.json").is_file()  # a model folder is used by itself
+    if base.added_ids or whole or head.generation:
         base.tokenizer.save_pretrained(folder)
+    if head.generation:  # without it, transformers would go on after the end of an answer
+        pad = base.tokenizer.pad_token_id
+        settings: Any = GenerationConfig
+        settings(**head.generation, pad_token_id=pad).save_pretrained(folder)
     _name_base(folder, base)
     for file in folder.rglob("*"):
         if file.is_file():

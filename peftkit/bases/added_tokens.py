@@ -128,6 +128,13 @@ def load_added_tokens(model: nn.Module, folder: Path, ids: Sequence[int]) -> Non
         return  # the method trains the embedding, and has loaded it
     _put_rows(model, ids)
     rows = added_rows(model)
+    _fill(rows, file)
+    for parameter in rows.values():
+        parameter.requires_grad_(False)
+
+
+def _fill(rows: dict[str, nn.Parameter], file: Path) -> None:
+    """Copies the rows of a file."""
     try:
         saved = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -138,7 +145,18 @@ def load_added_tokens(model: nn.Module, folder: Path, ids: Sequence[int]) -> Non
         raise AdapterError(f"`{file}` does not fit the model: it holds {found}, not {expected}")
     for name, tensor in saved.items():
         rows[name].data.copy_(tensor)
-        rows[name].requires_grad_(False)
+
+
+def restore_added_tokens(model: nn.Module, folder: Path) -> None:
+    """Gives the rows of added tokens that are to be trained the values of a folder.
+
+    Raises:
+        AdapterError: the folder does not hold these rows.
+    """
+    rows = added_rows(model)
+    if not rows or next(iter(rows.values())).is_meta:
+        return
+    _fill(rows, folder / WEIGHTS)
 
 
 def fold_added_tokens(model: nn.Module) -> None:

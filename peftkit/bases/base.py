@@ -26,6 +26,9 @@ class Base(Part):
     and bfloat16 where the device has it."""
     added_tokens: tuple[str, ...] = ()
     """Tokens that the vocabulary gets in addition; their embeddings are trained with any method."""
+    chat_template: str = ""
+    """How conversations are written for the base: `chatml`, `plain` or a .jinja file; empty for the
+    template that comes with it."""
     trust_remote_code: bool = False
     """Whether code that comes with a Hub model may run."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.bases.base import Base
+from peftkit.bases.chat_templates import chat_template
 from peftkit.bases.gguf import dequantized
 from peftkit.errors import BaseModelError, did_you_mean_file, first_line, quoted
 from peftkit.packaged import MODELS, PREFIX, find_packaged
@@ -102,6 +103,8 @@ def open_base(base: Base, virtual_tokens: int = 0) -> OpenedBase:
             "padded on the left, and peftkit pads on the right",
             "choose a base of another architecture",
         )
+    if base.chat_template:
+        tokenizer.chat_template = chat_template(base.chat_template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     positions = getattr(config, "max_position_embeddings", None) or 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,9 @@ class Head:
     """Names of the classes, in the order of the logits; empty where the vocabulary is put out."""
     trained: bool = True
     """Whether the modules above the trunk are trained whole, whatever the method."""
+    generation: dict[str, Any] = field(default_factory=dict)
+    """How the trained model writes, by the names of transformers' `GenerationConfig`, the tokens it
+    stops at among them; empty where it does not write."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Examples:
     """Examples that lost tokens to `max_length`."""
     unsupervised: int = 0
     """Rows left out because nothing in them was supervised."""
+    too_long: int = 0
+    """Rows left out because they were longer than `max_length`."""
     unknown_tokens: int = 0
     """Tokens that the tokenizer did not know."""
 
@@ -61,6 +67,18 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """The beginning of a test example, which the model is to go on with."""
+
+    row: int
+    text: str
+    """What a person reads of it."""
+    expected: str
+    """How the row goes on."""
+    input_ids: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Encoded:
     """All splits as the model reads them."""
 
@@ -71,6 +89,8 @@ class Encoded:
     pad_token_id: int
     notes: tuple[str, ...] = field(default=())
     """What a person should know about the encoding."""
+    prompts: tuple[Prompt, ...] = ()
+    """Of the test split, answered before and after training; none where nothing is written."""
 
     def splits(self) -> dict[str, Examples]:
         """By name, in order."""

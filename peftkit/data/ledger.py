@@ -41,6 +41,9 @@ class SplitCounts:
     """Rows by label."""
     truncated: int = 0
     unsupervised: int = 0
+    """Rows left out because nothing in them was supervised."""
+    too_long: int = 0
+    """Rows left out because they were longer than `max_length`."""
     tokens: int = 0
     supervised: int = 0
     """Targets that count in the loss."""
@@ -65,6 +68,7 @@ class Ledger:
                 self.splits[name],
                 truncated=examples.truncated,
                 unsupervised=examples.unsupervised,
+                too_long=examples.too_long,
                 tokens=examples.num_tokens,
                 supervised=examples.num_supervised,
                 unknown=examples.unknown_tokens,

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from peftkit.errors import DataError, did_you_mean, quoted
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -41,3 +43,15 @@ class Table:
     """What the numbers count: `line` or `row`."""
     label_names: Mapping[str, Mapping[str, str]] | None = None
     """Column -> value -> name, where the source itself has names for its labels."""
+
+
+def check_columns(table: Table, columns: Mapping[str, str]) -> None:
+    """Raises DataError if a table lacks one of the columns, task's name -> its name."""
+    missing = [column for column in columns.values() if column not in table.columns]
+    if missing and (table.rows or not table.malformed):
+        guess = did_you_mean(missing[0], table.columns)
+        role = next(role for role, column in columns.items() if column == missing[0])
+        raise DataError(
+            f"`{table.name}` has no column {quoted(missing)}; it has {quoted(table.columns)}",
+            guess or f"say which column it is, for example `--task.data.{role} NAME`",
+        )

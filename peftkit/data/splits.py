@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 from peftkit.data.ledger import Ledger, ReadCounts, SplitCounts, by_kind, describe_malformed
 from peftkit.data.reading import read_source
-from peftkit.data.rows import Malformed, Row, Table
+from peftkit.data.rows import Malformed, Row, Table, check_columns
 from peftkit.data.source import Source
-from peftkit.errors import DataError, did_you_mean, quoted
+from peftkit.errors import DataError, quoted
 
 
 class RowContract(Protocol):
@@ -41,6 +41,9 @@ class RowContract(Protocol):
 
     def stratum(self, row: Row) -> str:
         """What must be spread evenly over the splits; rows of one key must agree on it."""
+
+    def group(self, row: Row) -> str:
+        """Equal for rows that must stay in one split; empty for none."""
 
     def check_splits(self, splits: Splits) -> None:
         """Raises DataError if the task cannot be learned or scored on these splits."""
@@ -68,7 +71,7 @@ def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
     source = task.source
     tables = read_source(source)
     for table in tables.values():
-        _check_columns(table, {**task.columns, **({"group": source.group} if source.group else {})})
+        check_columns(table, {**task.columns, **({"group": source.group} if source.group else {})})
     rows: dict[str, list[Row]] = {}
     counts: list[ReadCounts] = []
     for name, table in tables.items():
@@ -95,17 +98,6 @@ def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
     return splits, ledger
 
 
-def _check_columns(table: Table, columns: Mapping[str, str]) -> None:
-    missing = [column for column in columns.values() if column not in table.columns]
-    if missing and (table.rows or not table.malformed):
-        guess = did_you_mean(missing[0], table.columns)
-        role = next(role for role, column in columns.items() if column == missing[0])
-        raise DataError(
-            f"`{table.name}` has no column {quoted(missing)}; it has {quoted(table.columns)}",
-            guess or f"say which column it is, for example `--task.data.{role} NAME`",
-        )
-
-
 def _clean(task: RowContract, table: Table, split_seed: int) -> tuple[list[Row], ReadCounts]:
     """The usable rows of a table, each key once, and the count of the others."""
     source = task.source
@@ -120,7 +112,7 @@ def _clean(task: RowContract, table: Table, split_seed: int) -> tuple[list[Row],
         elif source.group and not group:
             malformed.append(Malformed(number, f"empty {source.group}"))
         else:
-            rows.append(Row(number, read, group))
+            rows.append(Row(number, read, group or task.group(Row(number, read))))
     kinds = by_kind(malformed)
     total = len(table.rows) + len(table.malformed)
     if malformed and (source.malformed == "refuse" or not rows):

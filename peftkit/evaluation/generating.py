@@ -12,9 +12,23 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from peftkit.data.encoded import Head
 from peftkit.methods.virtual_tokens import window
 
 Tokens = npt.NDArray[np.int64]
+
+
+def write(
+    model: nn.Module, prompts: Sequence[Tokens], head: Head, tokenizer: Any, **settings: Any
+) -> list[str]:
+    """The text that a model writes after each prompt, as the head's `generation` says.
+
+    Args:
+        settings: further options of transformers' `generate`, a streamer for example.
+    """
+    options = {**head.generation, **settings}
+    answers = generate(model, prompts, tokenizer.pad_token_id, **options)
+    return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
 
 
 def generate(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from peftkit.data.ledger import Ledger, describe_malformed
@@ -27,10 +28,17 @@ def print_ledger(console: Console, ledger: Ledger) -> None:
         if part.malformed:
             told = describe_malformed(part.malformed, part.unit)
             console.print(f"  [yellow]skipped in {part.name}:[/] {told}", highlight=False)
-    splits = _table("split", "rows", "leaked", "truncated", "tokens", "targets", "unknown")
+    columns = {
+        "rows": "rows", "leaked": "leaked", "truncated": "truncated", "too long": "too_long",
+        "unsupervised": "unsupervised", "tokens": "tokens", "targets": "supervised",
+        "unknown": "unknown",
+    }  # fmt: skip
+    for rare in ("too long", "unsupervised"):
+        if not any(getattr(split, columns[rare]) for split in ledger.splits.values()):
+            del columns[rare]
+    splits = _table("split", *columns)
     for name, split in ledger.splits.items():
-        counts = (split.rows, split.leaked, split.truncated, split.tokens, split.supervised)
-        splits.add_row(name, *map(_count, counts), _count(split.unknown))
+        splits.add_row(name, *(_count(getattr(split, column)) for column in columns.values()))
     console.print(splits)
     for note in ledger.notes:
         console.print(f"  [yellow]note:[/] {note}", highlight=False)
@@ -50,6 +58,10 @@ def print_scores(console: Console, run: dict[str, Any]) -> None:
              for low, high in (interval or (0, 0) for interval in intervals)]  # fmt: skip
     table.add_row("95 % interval", *cells, style="dim")
     console.print(table)
+    for sample in test["samples"]:
+        console.print(f"\n  [bold]asked[/]   {escape(sample['prompt'])}", highlight=False)
+        for when in ("before", "after"):
+            console.print(f"  [dim]{when:<7}[/] {escape(sample[when])}", highlight=False)
     share = 100 * run["trainable_parameters"] / run["total_parameters"]
     console.print(
         f"  trained {run['trainable_parameters']:,} of {run['total_parameters']:,} parameters "

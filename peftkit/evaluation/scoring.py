@@ -32,9 +32,9 @@ def evaluate(
     Raises:
         TrainingError: the model puts out NaN or infinity.
     """
-    outputs = run_model(model, examples, task, pad_token_id, micro_batch_tokens, accelerator)
+    outputs, loss = run_model(model, examples, task, pad_token_id, micro_batch_tokens, accelerator)
     score = task.metrics(outputs, examples, head)
-    return replace(score, metrics={**score.metrics, "loss": _mean_loss(outputs, examples, task)})
+    return replace(score, metrics={**score.metrics, "loss": loss})
 
 
 def run_model(
@@ -44,33 +44,46 @@ def run_model(
     pad_token_id: int,
     micro_batch_tokens: int,
     accelerator: Accelerator,
-) -> npt.NDArray[np.float32]:
-    """Outputs at the positions that the task reads, (targets, classes), in the examples' order.
+) -> tuple[npt.NDArray[np.float32], float]:
+    """What the task keeps of the outputs at the positions that it reads, (targets, ...) in the
+    examples' order; and the mean loss, unweighted and without label smoothing, so that it compares
+    between recipes.
 
     Every process takes its share of the batches and gets all outputs.
     """
     model.eval()
     batches = list(inference_batches(examples, micro_batch_tokens))
     found: list[tuple[int, Any]] = []
+    sums = torch.zeros(2, dtype=torch.float64)  # of losses, of targets
     mine = batches[accelerator.process_index :: accelerator.num_processes]
     with torch.inference_mode(), accelerator.autocast():
         for indices in mine:
             batch = collate(examples, indices, task.reads, pad_token_id)
             batch = to_device(batch, accelerator.device)
-            outputs = forward(model, batch).float().cpu().numpy()
-            found.extend(_by_example(outputs, examples, indices, task.reads))
+            outputs = forward(model, batch).float()
+            _check_finite(outputs, examples, indices)
+            ones = torch.ones_like(batch.weights)
+            loss = task.loss(outputs, batch.targets, ones, 0.0)
+            sums += torch.stack((loss, task.count(batch.targets, ones))).cpu()
+            kept = task.keep(outputs, batch.targets).cpu().numpy()
+            found.extend(_by_example(kept, examples, indices, task.reads))
     if accelerator.num_processes > 1:
         found = gather_object(found)
+        sums = sum(gather_object([sums]))
     found.sort(key=lambda item: item[0])
-    joined: npt.NDArray[np.float32] = np.concatenate([outputs for _, outputs in found])
-    if not np.isfinite(joined).all():
-        broken = next(index for index, outputs in found if not np.isfinite(outputs).all())
+    return np.concatenate([kept for _, kept in found]), float(sums[0] / sums[1].clamp(min=1))
+
+
+def _check_finite(outputs: torch.Tensor, examples: Examples, indices: tuple[int, ...]) -> None:
+    """Raises TrainingError if a batch's outputs hold NaN or infinity."""
+    if not torch.isfinite(outputs).all():
+        rows = ", ".join(str(examples.rows[index].number) for index in indices[:5])
         raise TrainingError(
-            f"the model puts out NaN or infinity for row {examples.rows[broken].number}",
+            f"the model puts out NaN or infinity for one of the rows {rows}"
+            + (", ..." if len(indices) > 5 else ""),
             "before training: the base is damaged, or needs `--base.dtype float32`; "
             "later: lower `training.learning_rate`",
         )
-    return joined
 
 
 def _by_example(
@@ -82,12 +95,3 @@ def _by_example(
     else:
         sizes = [int((examples.targets[index] != IGNORE_INDEX).sum()) for index in indices]
     return list(zip(indices, np.split(outputs, np.cumsum(sizes)[:-1]), strict=True))
-
-
-def _mean_loss(outputs: npt.NDArray[np.float32], examples: Examples, task: Task) -> float:
-    """Unweighted and without label smoothing, so that it compares between recipes."""
-    targets = torch.from_numpy(np.concatenate(examples.targets))
-    targets = targets[targets != IGNORE_INDEX]
-    weights = torch.ones(len(targets))
-    loss = task.loss(torch.from_numpy(outputs), targets, weights, 0.0)
-    return float(loss / task.count(targets, weights))

@@ -145,6 +145,9 @@ class AdaLoRA(_StoredByPeft):
                 distances.append(torch.linalg.norm(part @ part.T - identity))
         return self.orth_reg_weight * torch.stack(distances).mean()
 
+    def supports_start(self) -> str | None:
+        return "AdaLoRA has given its ranks away when it is saved, and cannot do it again; use LoRA"
+
     def save(self, model: nn.Module, folder: Path) -> None:
         """Keeps the ranks whose singular value is not zero, whatever step the weights are of."""
         from peftkit.methods.peft_layout import lora_layers, save_peft

@@ -47,6 +47,9 @@ class EVA(LoRA):
             "its own answers shows it something else; use PiSSA or LoRA"
         )
 
+    def supports_start(self) -> str | None:
+        return "EVA chooses its ranks by the data; what it saved is a LoRA, so go on with LoRA"
+
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peft import EvaConfig
         from peft.tuners.lora.eva import initialize_lora_eva_weights

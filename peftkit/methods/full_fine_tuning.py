@@ -53,5 +53,10 @@ class FullFineTuning(Method):
             raise AdapterError(f"`{folder / WEIGHTS}` does not fit the model: {error}") from error
         return model.requires_grad_(False)
 
+    def restore(self, model: nn.Module, folder: Path) -> None:
+        if not next(model.parameters()).is_meta:
+            self.load(model, folder, ())
+            model.requires_grad_(True)
+
     def merge(self, model: nn.Module) -> nn.Module:
         return model

@@ -58,6 +58,12 @@ class Method(OpenPart):
             return None
         return f"{self.kind()} is no change of the base's weights; keep the adapter, or use LoRA"
 
+    def supports_start(self) -> str | None:
+        """None, or why training with this method cannot go on from a saved adapter."""
+        if type(self).restore is Method.restore:
+            return f"{self.kind()} does not say how it goes on from a saved adapter"
+        return None
+
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         """The model with this method's parameters and the head trainable, the rest frozen.
 
@@ -104,6 +110,17 @@ class Method(OpenPart):
 
         Raises:
             AdapterError: tensors are missing, unexpected or of other shapes.
+        """
+        raise NotImplementedError
+
+    def restore(self, model: nn.Module, folder: Path) -> None:
+        """Puts what `save` wrote into a model that `inject` gave, to be trained further.
+
+        Works on the meta device too, where nothing but names and shapes is compared.
+
+        Raises:
+            AdapterError: tensors are missing, unexpected or of other shapes, or the adapter has
+                other settings than this method.
         """
         raise NotImplementedError
 

@@ -19,6 +19,7 @@ from peftkit.methods.from_weights import (
     save_from_weights,
 )
 from peftkit.methods.lora import LoRA
+from peftkit.methods.reasons import saved_as_lora
 from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ class OLoRA(LoRA):
 
     def supports(self, task: Task, base: Base) -> str | None:
         return cannot_be_split(self, base)
+
+    def supports_start(self) -> str | None:
+        return saved_as_lora(self.kind())
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peftkit.errors import MethodError

@@ -38,6 +38,9 @@ class PTuning(_VirtualTokens):
     def supports(self, task: Task, base: Base) -> str | None:
         return virtual_tokens_have_no_labels(self.kind(), task)
 
+    def supports_start(self) -> str | None:
+        return "PTuning saves its prompt without the network that made it; go on with PromptTuning"
+
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peft import PromptEncoderConfig
         from peft.tuners.p_tuning import PromptEncoderReparameterizationType

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,16 @@ from peftkit.errors import AdapterError, MethodError, first_line, quoted
 from peftkit.methods.trained_layout import compare_tensors
 
 WEIGHTS = "adapter_model.safetensors"
+WITHOUT_EFFECT = {
+    "auto_mapping", "base_model_name_or_path", "corda_config", "encoder_dropout", "eva_config",
+    "exclude_modules", "inference_mode", "init_lora_weights", "layers_pattern",
+    "layers_to_transform", "loftq_config", "lora_dropout", "megatron_config", "megatron_core",
+    "modules_to_save", "parent_library", "peft_version", "revision", "runtime_config",
+    "target_modules", "task_type", "ephemeral_gpu_offload", "prompt_tuning_init",
+    "prompt_tuning_init_text", "tokenizer_name_or_path", "init_weights", "qalora_group_size",
+}  # fmt: skip
+"""Fields of PEFT's configurations that do not change what a loaded adapter computes, or that show
+in the names of its tensors."""
 
 
 def inject_peft(model: nn.Module, config: peft.PeftConfig) -> nn.Module:
@@ -138,6 +149,48 @@ def add_peft(model: nn.Module, folder: Path, name: str) -> None:
         model.load_adapter(str(folder), adapter_name=name)  # type: ignore[operator]
     _restore(model, folder, name)
     model.requires_grad_(False)
+
+
+def restore_peft(model: nn.Module, folder: Path) -> None:
+    """Gives the trainable tensors of a model that `inject_peft` gave the values of a folder.
+
+    Raises:
+        AdapterError: the file and the model do not hold the same tensors, or the adapter has
+            settings by which it computes something else.
+    """
+    compare_configs(model, folder)
+    live = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
+    if is_rehearsal(model):
+        compare_tensors(folder / WEIGHTS, {key: tuple(t.shape) for key, t in live.items()})
+    else:
+        _restore(model, folder, "default")
+
+
+def compare_configs(model: Any, folder: Path) -> None:
+    """Raises AdapterError if an adapter's adapter_config.json differs from the model's in a setting
+    that changes what it computes.
+    """
+    live = model.peft_config["default"].to_dict()
+    try:
+        saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"`{folder}` has no readable adapter_config.json: {error}") from error
+    wrong = [
+        f"`{name}` is {saved[name]!r} and not {_plain(live[name])!r}"
+        for name in sorted(live.keys() & saved.keys() - WITHOUT_EFFECT)
+        if saved[name] != _plain(live[name]) and (saved[name] or live[name])
+    ]
+    if wrong:
+        raise AdapterError(
+            f"the adapter in `{folder}` has other settings than the recipe's method: "
+            f"{'; '.join(wrong)}",
+            "give `method` the settings of the adapter",
+        )
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: enums by their value."""
+    return json.loads(json.dumps(value, default=lambda v: sorted(v) if isinstance(v, set) else str))
 
 
 @contextlib.contextmanager

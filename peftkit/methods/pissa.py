@@ -22,6 +22,7 @@ from peftkit.methods.from_weights import (
     save_from_weights,
 )
 from peftkit.methods.lora import LoRA
+from peftkit.methods.reasons import saved_as_lora
 from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class PiSSA(LoRA):
 
     def supports(self, task: Task, base: Base) -> str | None:
         return cannot_be_split(self, base)
+
+    def supports_start(self) -> str | None:
+        return saved_as_lora(self.kind())
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         kind = f"pissa_niter_{self.niter}" if self.niter else "pissa"

@@ -37,6 +37,14 @@ class PrefixTuning(_VirtualTokens):
             "`training.micro_batch_tokens` instead"
         )
 
+    def supports_start(self) -> str | None:
+        if not self.prefix_projection:
+            return None
+        return (
+            "PrefixTuning saves its prefix without the network that made it; leave "
+            "`method.prefix_projection` out"
+        )
+
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peft import PrefixTuningConfig
 

@@ -24,3 +24,8 @@ def virtual_tokens_have_no_labels(kind: str, task: Task) -> str | None:
         f"{kind} puts virtual tokens into the text, and a token classifier gives outputs for them "
         "that no label answers; use PrefixTuning, whose virtual tokens have no outputs, or LoRA"
     )
+
+
+def saved_as_lora(kind: str) -> str:
+    """Why such an adapter is gone on with as what it was saved as."""
+    return f"{kind} is saved as a LoRA of twice its `r` and `lora_alpha`; go on with LoRA"

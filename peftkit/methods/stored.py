@@ -27,6 +27,11 @@ class _StoredByPeft(Method):
 
         return load_peft(model, folder)
 
+    def restore(self, model: nn.Module, folder: Path) -> None:
+        from peftkit.methods.peft_layout import restore_peft
+
+        restore_peft(model, folder)
+
     def merge(self, model: nn.Module) -> nn.Module:
         from peftkit.methods.peft_layout import merge_peft
 
@@ -46,6 +51,11 @@ class _VirtualTokens(_StoredByPeft):
         from peftkit.methods.virtual_tokens import load_virtual
 
         return load_virtual(model, folder)
+
+    def restore(self, model: nn.Module, folder: Path) -> None:
+        from peftkit.methods.virtual_tokens import restore_virtual
+
+        restore_virtual(model, folder)
 
 
 class _StoredAsTensors(Method):
@@ -79,6 +89,11 @@ class _StoredAsTensors(Method):
         from peftkit.methods.trained_layout import load_trained
 
         return load_trained(model, folder, self.trained_names(model, head))
+
+    def restore(self, model: nn.Module, folder: Path) -> None:
+        from peftkit.methods.trained_layout import restore_trained
+
+        restore_trained(model, folder)
 
     def merge(self, model: nn.Module) -> nn.Module:
         return model

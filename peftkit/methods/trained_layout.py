@@ -50,6 +50,20 @@ def load_trained(model: nn.Module, folder: Path, expected: Iterable[str]) -> nn.
     return model.requires_grad_(False)
 
 
+def restore_trained(model: nn.Module, folder: Path, weights: str = WEIGHTS) -> None:
+    """Gives the trainable parameters the values of a folder.
+
+    Raises:
+        AdapterError: the file holds others, or of other shapes.
+    """
+    rows = {id(parameter) for parameter in added_rows(model).values()}
+    trained = {n: p for n, p in trainable_parameters(model).items() if id(p) not in rows}
+    compare_tensors(folder / weights, {name: tuple(p.shape) for name, p in trained.items()})
+    for name, tensor in load_file(folder / weights).items():
+        if not trained[name].is_meta:
+            trained[name].data.copy_(tensor)
+
+
 def float_norms(model: nn.Module, names: Iterable[str]) -> None:
     """Normalization layers some of whose parameters have these names become float32 as a whole:
     torch takes no bfloat16 weight beside a float32 bias there.
@@ -61,6 +75,8 @@ def float_norms(model: nn.Module, names: Iterable[str]) -> None:
 
 def compare_tensors(file: Path, expected: dict[str, tuple[int, ...]]) -> None:
     """Raises AdapterError unless a safetensors file holds exactly these names and shapes."""
+    if not file.is_file():
+        raise AdapterError(f"no file `{file}`")
     with safe_open(str(file), framework="pt") as opened:
         found = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     wrong = [

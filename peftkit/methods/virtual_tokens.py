@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from peftkit.errors import MethodError
-from peftkit.methods.peft_layout import inject_peft, load_peft
+from peftkit.methods.peft_layout import WEIGHTS, compare_configs, inject_peft, load_peft
+from peftkit.methods.trained_layout import compare_tensors
 
 if TYPE_CHECKING:
     import peft
@@ -63,6 +65,26 @@ def _takes_a_cache(base: Any) -> bool:
 def load_virtual(model: nn.Module, folder: Path) -> nn.Module:
     """`load_peft`, right in batches."""
     return placed_by_hook(load_peft(model, folder))
+
+
+def restore_virtual(model: nn.Module, folder: Path) -> None:
+    """Gives the virtual tokens and the head of a model the values of a folder.
+
+    Raises:
+        AdapterError: as `restore_peft`.
+    """
+    compare_configs(model, folder)
+    prompt: Any = model.prompt_encoder["default"]  # type: ignore[index]
+    live: dict[str, Any] = {"prompt_embeddings": prompt.embedding.weight}
+    live |= {
+        name.removeprefix("base_model.").replace(".modules_to_save.default", ""): parameter
+        for name, parameter in model.named_parameters()
+        if ".modules_to_save.default" in name
+    }
+    compare_tensors(folder / WEIGHTS, {name: tuple(p.shape) for name, p in live.items()})
+    for name, tensor in load_file(folder / WEIGHTS).items():
+        if not live[name].is_meta:
+            live[name].data.copy_(tensor)
 
 
 def embedding_width(model: nn.Module) -> int:

@@ -30,10 +30,33 @@ Reads = Literal["first", "last", "labelled", "all"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one example."""
+    """The class that the model chooses for one example."""
 
     label: str
     probability: float
+
+    def cells(self) -> dict[str, str]:
+        """Column -> value, for a file of answers."""
+        return {"predicted": self.label, "probability": f"{self.probability:.6f}"}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The text that the model writes for one example."""
+
+    reply: str
+
+    def cells(self) -> dict[str, str]:
+        """Column -> value, for a file of answers."""
+        return {"reply": self.reply}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an example as a person reads it."""
+
+    text: str
+    supervised: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,9 +125,31 @@ class Task(OpenPart):
         """A row's values by the task's names; or, as a string, what is malformed in it."""
         raise NotImplementedError
 
-    def key(self, row: Row) -> str:
-        """Equal for rows that ask the same thing: for duplicates, conflicts and leaks."""
+    def as_input(self, value: Any) -> dict[str, Any]:
+        """What a person gave to be answered, a text or more, as the values of a row.
+
+        Raises:
+            RecipeError: it is nothing that the task can answer.
+        """
         raise NotImplementedError
+
+    def read_input(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+        """As `read_row`, of a row that is to be answered, whether it has an answer or not.
+
+        Raises:
+            DataError: the table lacks a column.
+        """
+        raise NotImplementedError
+
+    def key(self, row: Row) -> str:
+        """Equal for rows that say the same thing: for duplicates, conflicts and leaks."""
+        raise NotImplementedError
+
+    def group(self, row: Row) -> str:
+        """Equal for rows that must not be in different splits, although they are not the same;
+        empty for none. The column that the recipe names as `group` goes first.
+        """
+        return ""
 
     def stratum(self, row: Row) -> str:
         """What is spread evenly over the splits, and what rows of one key must agree on."""
@@ -121,7 +166,9 @@ class Task(OpenPart):
         """Rows without answers, for prediction; targets are `IGNORE_INDEX`."""
         raise NotImplementedError
 
-    def show(self, example: int, examples: Examples, head: Head, tokenizer: Any) -> str:
+    def show(
+        self, example: int, examples: Examples, head: Head, tokenizer: Any
+    ) -> tuple[Piece, ...]:
         """One encoded example for a person: its tokens, and what of it is supervised."""
         raise NotImplementedError
 
@@ -150,14 +197,30 @@ class Task(OpenPart):
 
         return supervised_weight(targets, weights)
 
+    def keep(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """What `metrics` needs of a batch's outputs, (targets, ...): all of it, unless that is too
+        much to hold for a whole split.
+
+        Args:
+            outputs: (targets, classes or vocabulary), float32.
+            targets: (targets,).
+        """
+        return outputs
+
     def metrics(self, outputs: Outputs, examples: Examples, head: Head) -> Score:
-        """Judges the outputs, (targets, classes) in the order of the examples."""
+        """Judges what was kept of the outputs, (targets, ...) in the order of the examples."""
         raise NotImplementedError
 
     def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:
         """Scores on the test split of guesses that need no training, by name."""
         return {}
 
+    def prompt_code(self) -> str:
+        """For the model card: Python lines that make `prompt`, what the model is given for one
+        input, with a `tokenizer`; not asked of tasks that do not write.
+        """
+        raise NotImplementedError
+
     def predict(self, outputs: Outputs, head: Head) -> list[Prediction]:
-        """An answer for each example."""
+        """The chosen class of each example; not asked of tasks that write."""
         raise NotImplementedError

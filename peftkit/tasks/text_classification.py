@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
 
+from peftkit.data.rows import check_columns
 from peftkit.data.source import Data
-from peftkit.errors import DataError, did_you_mean, quoted
-from peftkit.tasks.task import Matrix, Mistake, Prediction, Reads, Score, ScoreTable, Task
+from peftkit.errors import DataError, RecipeError, did_you_mean, quoted
+from peftkit.tasks.task import Matrix, Mistake, Piece, Prediction, Reads, Score, ScoreTable, Task
 
 if TYPE_CHECKING:
     from peftkit.data.encoded import Encoded, Examples, Head
@@ -65,6 +66,24 @@ class TextClassification(Task):
         read["label"] = names.get(label, label)
         return read
 
+    def as_input(self, value: Any) -> dict[str, Any]:
+        values = {"text": value} if isinstance(value, str) else dict(value)
+        if ("text_pair" in self.columns) != bool(values.get("text_pair")):
+            raise RecipeError(
+                "the task is about pairs of texts; give `--text-pair` too"
+                if "text_pair" in self.columns
+                else "the task is about single texts; leave `--text-pair` out"
+            )
+        return values
+
+    def read_input(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+        columns = {role: name for role, name in self.columns.items() if role != "label"}
+        check_columns(table, columns)
+        texts = {role: values.get(column) for role, column in columns.items()}
+        if all(isinstance(text, str) and text.strip() for text in texts.values()):
+            return texts
+        return "empty text"
+
     def key(self, row: Row) -> str:
         texts = (row.values["text"], row.values.get("text_pair", ""))
         return "\x1f".join(
@@ -112,7 +131,9 @@ class TextClassification(Task):
             if examples.unknown_tokens > MANY_UNKNOWN * examples.num_tokens
         ]
         return Encoded(
-            **parts,
+            parts["train"],
+            parts["validation"],
+            parts["test"],
             head=Head("AutoModelForSequenceClassification", self.task_type, labels),
             pad_token_id=tokenizer.pad_token_id,
             notes=tuple(notes),
@@ -121,10 +142,12 @@ class TextClassification(Task):
     def encode_inputs(self, rows: Sequence[Row], tokenizer: Any) -> Examples:
         return self._encode(rows, tokenizer, (), None)
 
-    def show(self, example: int, examples: Examples, head: Head, tokenizer: Any) -> str:
+    def show(
+        self, example: int, examples: Examples, head: Head, tokenizer: Any
+    ) -> tuple[Piece, ...]:
         tokens = tokenizer.convert_ids_to_tokens(examples.input_ids[example].tolist())
         label = head.labels[int(examples.targets[example][0])]
-        return f"{' '.join(tokens)}\nsupervised: the label `{label}`"
+        return Piece(" ".join(tokens) + "\nlabel: "), Piece(label, supervised=True)
 
     def metrics(self, outputs: Outputs, examples: Examples, head: Head) -> Score:
         import numpy as np

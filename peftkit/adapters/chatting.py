@@ -1,0 +1,119 @@
+"""Talks with a trained model: one question, or a conversation at the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from transformers import TextStreamer
+
+from peftkit.adapters.loading import LoadedAdapter, load
+from peftkit.errors import DataError, RecipeError
+from peftkit.tasks.conversations import Message
+
+HELP = "/new begins a new conversation, /quit ends"
+
+
+class _Streamer(TextStreamer):
+    """Gives the answer away piece by piece."""
+
+    def __init__(self, tokenizer: Any, say: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._say = say
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Called by `generate` with each piece that will not change any more."""
+        self._say(text)
+
+
+def open_chat(run: str, base: str) -> LoadedAdapter:
+    """The adapter of a chat run.
+
+    Raises:
+        RecipeError: it is of a task that does not write text.
+    """
+    adapter = load(run, base)
+    if not adapter.record.head.generation:
+        raise RecipeError(
+            f"`{run}` is a run of {adapter.recipe.task.kind()}, which writes no text",
+            f'`peftkit predict {run} --text "..."` asks it',
+        )
+    return adapter
+
+
+def answer_once(adapter: LoadedAdapter, text: str, compare: bool) -> dict[str, str]:
+    """`reply` to a text; with `compare`, also `base`, the answer of the base alone."""
+    if not text.strip():
+        raise RecipeError("`--once` is empty")
+    answers = {"reply": adapter.write([text])[0]}
+    if compare:
+        answers["base"] = adapter.write([text], adapter.load_base())[0]
+    return answers
+
+
+def converse(adapter: LoadedAdapter, compare: bool, console: Console) -> None:
+    """Reads questions from the terminal until its end, and answers them as they are written."""
+    base = adapter.load_base() if compare else None
+    console.print(f"  [dim]{HELP}[/]", highlight=False)
+    tuned_history: list[Message] = []
+    base_history: list[Message] = []
+    while True:
+        try:
+            text = console.input("[bold]you[/] ").strip()
+        except EOFError:
+            return
+        if text == "/quit":
+            return
+        if text == "/new":
+            tuned_history, base_history = [], []
+            continue
+        if not text:
+            continue
+        try:
+            _answer(adapter, base, text, tuned_history, base_history, console)
+        except DataError as error:
+            console.print(f"{error.message}; {HELP}", style="yellow", highlight=False)
+
+
+def _answer(
+    adapter: LoadedAdapter,
+    base: nn.Module | None,
+    text: str,
+    tuned_history: list[Message],
+    base_history: list[Message],
+    console: Console,
+) -> None:
+    """Answers one question: streaming, or base and tuned model side by side."""
+    if base is None:
+        streamer = _Streamer(adapter.tokenizer, _say)
+        _reply(adapter, None, text, tuned_history, streamer=streamer)
+        _say("\n")
+        return
+    table = Table("base", "tuned", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    replies = [_reply(adapter, base, text, base_history)]
+    replies.append(_reply(adapter, None, text, tuned_history))
+    table.add_row(*replies)
+    console.print(table, highlight=False, markup=False)
+
+
+def _reply(
+    adapter: LoadedAdapter,
+    model: nn.Module | None,
+    text: str,
+    history: list[Message],
+    **settings: Any,
+) -> str:
+    """The answer to a text, which both become part of the history."""
+    asked = {"role": "user", "content": text}
+    [reply] = adapter.write([[*history, asked]], model, **settings)
+    history += [asked, {"role": "assistant", "content": reply}]
+    return reply
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,40 @@
+"""Chat templates by name: the formats that a base without one of its own can be given.
+
+A template is Jinja text that renders messages as transformers' `apply_chat_template` does.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from peftkit.errors import BaseModelError, did_you_mean, did_you_mean_file, quoted
+
+NAMES: Final = ("chatml", "plain")
+"""`chatml` wants `<|im_start|>` and `<|im_end|>` in the vocabulary; `plain` writes `User:` and
+`Assistant:` and ends each answer with the tokenizer's own end of text, so that it fits any base."""
+
+
+def chat_template(name: str) -> str:
+    """The text of a named template, or of a .jinja file.
+
+    Raises:
+        BaseModelError: there is no template of that name, and no such file.
+    """
+    if name in NAMES:
+        file = resources.files("peftkit.bases").joinpath(f"templates/{name}.jinja")
+        return file.read_text(encoding="utf-8")
+    path = Path(name).expanduser()
+    if path.suffix not in (".jinja", ".jinja2", ".j2"):
+        raise BaseModelError(
+            f"`base.chat_template` is `{name}`, which is none of {quoted(NAMES)}, and no .jinja "
+            "file",
+            did_you_mean(name, NAMES),
+        )
+    if not path.is_file():
+        raise BaseModelError(f"`base.chat_template`: no file `{name}`", did_you_mean_file(path))
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BaseModelError(f"`base.chat_template`: `{name}` is not UTF-8 text") from error

@@ -1,0 +1,161 @@
+"""From messages to tokens, through a chat template, with proof of which tokens are the answers.
+
+    prompt = template(messages before an answer, and the prompt for it)
+    whole  = template(all messages) = prompt + white space + answer + end of turn + ...
+
+Both are rendered for every answer, and the tokens of the whole must begin with those of the prompt:
+then training reads exactly what the trained model will be given, and the answer's tokens are known.
+A template that writes earlier turns anew later on, or gives no prompt for an answer, is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peftkit.bases.chat_templates import NAMES, chat_template
+from peftkit.errors import first_line
+from peftkit.tasks.conversations import Message
+
+PROBE: list[Message] = [
+    {"role": "user", "content": "What is it?"},
+    {"role": "assistant", "content": "A lamp."},
+]
+
+
+class NotRendered(Exception):
+    """A template does not do for a conversation; the message says why."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A conversation as the model reads it."""
+
+    input_ids: list[int]
+    supervised: list[bool]
+    """For each token, whether it is an answer's, or the end of one."""
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """A tokenizer and the template by which it writes conversations."""
+
+    tokenizer: Any
+    end_ids: frozenset[int]
+    """Tokens that end an answer."""
+    template: str | None = None
+    """None for the tokenizer's own."""
+
+    @staticmethod
+    def of(tokenizer: Any, template: str | None = None) -> ChatFormat:
+        """The format of a tokenizer, tried out on one question and answer.
+
+        Raises:
+            NotRendered: there is no template, or it cannot be used for training.
+        """
+        if template is None and not tokenizer.chat_template:
+            raise NotRendered("it has no chat template")
+        if not tokenizer.is_fast:
+            raise NotRendered("its tokenizer is a slow one, which does not tell where tokens begin")
+        added = tokenizer.added_tokens_decoder
+        special = {index for index, token in added.items() if token.special}
+        any_end = frozenset(special - {tokenizer.unk_token_id})
+        probe = ChatFormat(tokenizer, any_end, template).encode(PROBE)
+        last = max(index for index, learned in enumerate(probe.supervised) if learned)
+        return ChatFormat(tokenizer, frozenset({probe.input_ids[last]}), template)
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of messages and the prompt for an answer to them."""
+        ids: list[int] = self._tokens(self._render(messages, prompt=True))["input_ids"]
+        return ids
+
+    def encode(self, messages: Sequence[Message]) -> Tokens:
+        """A conversation's tokens, and which of them are supervised.
+
+        Raises:
+            NotRendered: the template cannot render it, or not so that answers can be told apart.
+        """
+        whole = self._render(messages)
+        tokens = self._tokens(whole)
+        ids, offsets = tokens["input_ids"], tokens["offset_mapping"]
+        bos = self.tokenizer.bos_token_id
+        if len(ids) > 1 and ids[0] == ids[1] == bos:
+            raise NotRendered(f"it begins a text with `{self.tokenizer.bos_token}` twice")
+        supervised = [False] * len(ids)
+        for turn, message in enumerate(messages):
+            if message["role"] == "assistant":
+                prompt = self._render(messages[:turn], prompt=True)
+                end = _end_of_answer(whole, prompt, message["content"])
+                if end is None:
+                    alone = self._render(messages[: turn + 1])
+                    raise NotRendered(_why_not(alone, prompt, message["content"]))
+                first = self._first_token(ids, prompt)
+                last = self._end(ids, offsets, whole, first, end)
+                supervised[first : last + 1] = [True] * (last + 1 - first)
+        return Tokens(ids, supervised)
+
+    def _first_token(self, ids: list[int], prompt: str) -> int:
+        prompt_ids = self._tokens(prompt)["input_ids"]
+        if ids[: len(prompt_ids)] != prompt_ids:
+            raise NotRendered("its prompt for an answer ends inside a token of the answer")
+        return len(prompt_ids)
+
+    def _end(
+        self, ids: list[int], offsets: Sequence[tuple[int, int]], whole: str, first: int, end: int
+    ) -> int:
+        """Index of the token that ends an answer, whose text ends at a character."""
+        for index in range(first, len(ids)):
+            if offsets[index][0] >= end and ids[index] in self.end_ids:
+                if whole[end : offsets[index][0]].strip():
+                    break
+                return index
+        raise NotRendered("it ends an answer with no special token, so none would be learned")
+
+    def _render(self, messages: Sequence[Message], prompt: bool = False) -> str:
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                list(messages),
+                chat_template=self.template,
+                tokenize=False,
+                add_generation_prompt=prompt,
+            )
+        except Exception as error:  # templates are programs, which raise what they like
+            raise NotRendered(f"it refuses the conversation: {first_line(error)}") from error
+        return text
+
+    def _tokens(self, text: str) -> Any:
+        """Ids and offsets; what special tokens there are, the template has written."""
+        return self.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+
+
+def _end_of_answer(text: str, prompt: str, content: str) -> int | None:
+    """Where an answer ends in a text; None if it does not follow its prompt there as it is."""
+    if not text.startswith(prompt):
+        return None
+    rest = text[len(prompt) :]
+    place = len(rest) - len(rest.lstrip()) if content else 0
+    return len(prompt) + place + len(content) if rest.startswith(content, place) else None
+
+
+def _why_not(alone: str, prompt: str, content: str) -> str:
+    """What is wrong with a template, from what it makes of the messages up to an answer."""
+    if _end_of_answer(alone, prompt, content) is not None:
+        return "it writes earlier turns anew when others follow"
+    before, found, _ = alone.removeprefix(prompt).partition(content)
+    if found and alone.startswith(prompt):
+        return f"it writes `{before.strip()}` before an answer, and not into the prompt for one"
+    return "it changes an answer that it is given"
+
+
+def template_for(tokenizer: Any, messages: Sequence[Message]) -> str:
+    """The name of a template with which this tokenizer can write these messages; empty if none."""
+    for name in NAMES:
+        try:
+            ChatFormat.of(tokenizer, chat_template(name)).encode(messages)
+        except NotRendered:
+            continue
+        return name
+    return ""
