@@ -28,7 +28,9 @@ matrix: .venv/installed-test  ## every method on every precision; writes docs/ma
 		tests/test_matrix.py && $(BIN)/python -m tests.matrix_report .matrix $$(( $$(date +%s) - start ))
 
 recipes: .venv/installed  ## every recipe at full size; writes docs/recipes.md
-	rm -rf runs/recipes && $(BIN)/python benchmarks/recipes.py runs/recipes
+	rm -rf runs/recipes
+	$(BIN)/python benchmarks/recipes.py sentiment runs/recipes
+	$(BIN)/python benchmarks/recipes.py chat runs/recipes
 
 clean:
 	rm -rf .venv

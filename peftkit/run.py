@@ -221,7 +221,7 @@ def train_and_score(
         return evaluate(model, examples, encoded.head, recipe.task, pad, tokens, accelerator)
 
     def answer(model: nn.Module) -> list[str]:
-        if not accelerator.is_main_process:
+        if not encoded.prompts or not accelerator.is_main_process:
             return [""] * len(encoded.prompts)
         prompts = [prompt.input_ids for prompt in encoded.prompts]
         with accelerator.autocast(), torch.random.fork_rng():  # drawn tokens change no training

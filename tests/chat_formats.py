@@ -36,7 +36,8 @@ You are a helpful assistant<|im_end|>
 
 QWEN3 = """\
 {% set ns = namespace(last=0) %}
-{%- for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}
+{%- for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}
+{%- endfor %}
 {%- for m in messages %}<|im_start|>{{ m.role }}
 {% if m.role == 'assistant' and '</think>' in m.content and loop.index0 < ns.last -%}
 {{ m.content.split('</think>')[-1].lstrip('\\n') }}
@@ -56,7 +57,8 @@ LLAMA2 = """\
 LLAMA3 = """\
 {{ bos_token }}
 {%- for m in messages %}
-{{- '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' + (m.content | trim) + '<|eot_id|>' }}
+{{- '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' }}
+{{- (m.content | trim) + '<|eot_id|>' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
 {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"""
@@ -66,7 +68,7 @@ MISTRAL = """\
 {%- for m in messages %}
 {%- if m.role == 'system' %}{% set ns.system = m.content + '\\n\\n' %}
 {%- else %}
-{%- if m.role != ns.expected %}{{ raise_exception('roles must alternate user/assistant') }}{% endif %}
+{%- if m.role != ns.expected %}{{ raise_exception('roles must alternate') }}{% endif %}
 {%- set ns.expected = 'assistant' if m.role == 'user' else 'user' %}
 {%- if m.role == 'user' %}{{ '[INST] ' + ns.system + m.content + ' [/INST]' }}
 {%- set ns.system = '' %}
@@ -181,7 +183,8 @@ FORMATS = (
         lambda a: f"{a}<|eot_id|>", bos="<|begin_of_text|>", eos="<|end_of_text|>",
     ),
     Format(
-        "Mistral", MISTRAL, pieces_tokenizer, ("[INST]", "[/INST]"), lambda a: f" {a}</s>", bos="<s>"
+        "Mistral", MISTRAL, pieces_tokenizer, ("[INST]", "[/INST]"),
+        lambda a: f" {a}</s>", bos="<s>",
     ),
     Format(
         "Gemma", GEMMA, pieces_tokenizer, ("<start_of_turn>", "<end_of_turn>"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import random
 import re
@@ -105,6 +106,76 @@ def save_model(folder: Path, kind: str) -> Path:
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("bases")
     return {kind: save_model(folder / kind, kind) for kind in ("bert", "llama")}
+
+
+QUESTIONS = ["Where is it?", "What is it?", "Is it here?", "Who are you?", "订单在哪里？"]
+ANSWERS = ["It is here.", "A lamp.", "Yes, it is.", "I am Mira.", "今天到。"]
+
+
+def conversations(count: int) -> list[dict[str, list[dict[str, str]]]]:
+    """Rows of two exchanges each, which a tiny model can learn by heart."""
+    rows = []
+    for number in range(count):
+        messages = []
+        for place in (number % 5, number // 5 % 5):
+            messages.append({"role": "user", "content": QUESTIONS[place]})
+            messages.append({"role": "assistant", "content": ANSWERS[place]})
+        messages[0] = {**messages[0], "content": f"{messages[0]['content']} ({number})"}
+        rows.append({"messages": messages})
+    return rows
+
+
+def write_jsonl(path: Path, rows: Iterable[object]) -> Path:
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def chat_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with a ChatML template, whose padding token ends its turns, as in SmolLM2."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from tests.chat_formats import BY_NAME
+
+    folder = tmp_path_factory.mktemp("bases") / "chat"
+    tokenizer = BY_NAME["ChatML"].tokenizer()
+    config = LlamaConfig(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=128, max_position_embeddings=256, initializer_range=0.08,
+        vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A JSONL file of 60 conversations."""
+    return write_jsonl(tmp_path_factory.mktemp("data") / "talks.jsonl", conversations(60))
+
+
+@pytest.fixture
+def make_chat(chat_base: Path, talks: Path) -> Callable[..., object]:
+    """A recipe over the tiny chat base: `make_chat(method, data=path, task={...}, **training)`."""
+    from peftkit import Base, Chat, Conversations, LoRA, Recipe, Training
+
+    def make(method=None, data=talks, task=None, base=None, columns=None, **training):
+        settings = {"learning_rate": 1e-2, "num_epochs": 2, "batch_size": 8, **training}
+        options = {"samples": 1, "generation": {"max_new_tokens": 24}, **(task or {})}
+        return Recipe(
+            base=Base(**{"name_or_path": str(chat_base), **(base or {})}),
+            task=Chat(data=Conversations(path=str(data), **(columns or {})), **options),
+            method=method or LoRA(r=4, lora_alpha=8, target_modules="all-linear"),
+            training=Training(**settings),
+            name="talk",
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,7 @@ def test_training_reads_what_the_trained_model_is_given(form):
         assert not tokens.supervised[len(prompt) - 1]
         assert tokens.supervised[len(prompt)]
     bos = form.tokenizer().bos_token_id
-    if form.bos and form.name != "Llama-2" and form.name != "Zephyr":  # one for each exchange; none
+    if form.bos and form.name not in ("Llama-2", "Zephyr"):  # one for each exchange; none
         assert tokens.input_ids.count(bos) == 1
         assert tokens.input_ids[0] == bos
 
@@ -110,11 +110,15 @@ REFUSED = {
     "{% if add_generation_prompt %}assistant:\n{% endif %}": "no special token",
     # thoughts before an answer that its prompt does not have
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}": "<think></think>",
+    "{% if m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}": (
+        "<think></think>"
+    ),
     # upper case
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | upper }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}": "changes an answer",
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | upper }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}": (
+        "changes an answer"
+    ),
 }
 
 

@@ -59,8 +59,8 @@ def test_check_shows_an_example_and_trains_nothing(in_tmp, make_recipe, capsys):
     code, out, err = call(capsys, "check", "recipe.json", "--json")
     value = json.loads(out)
     assert code == 0
-    assert value["example"].startswith("[CLS]")
-    assert "supervised: the label" in value["example"]
+    assert value["example"][0]["text"].startswith("[CLS]")
+    assert value["example"][1]["supervised"]
     assert value["trainable_parameters"] < value["total_parameters"]
     assert "train" in err
     assert [path.name for path in in_tmp.iterdir()] == ["recipe.json"]

@@ -37,8 +37,13 @@ QUICK = ("sentiment_lora", "sentiment_full", "sentiment_head_only")
 the rest."""
 
 
+CHAT = ("chat_lora", "chat_qlora", "chat_full", "chat_prefix", "chat_bottleneck")
+"""Of these, one takes a step within `make test`, and the others are checked; `make slow` has the
+rest."""
+
+
 def test_every_recipe_has_a_row_here():
-    assert {path.stem for path in RECIPES.glob("*.py")} == set(SLICE)
+    assert {path.stem for path in RECIPES.glob("*.py")} == {*SLICE, *CHAT}
 
 
 @pytest.mark.parametrize(
@@ -59,17 +64,42 @@ def test_recipe_takes_a_few_steps(name, tmp_path):
     assert record["probes"]["max_difference"] < 1e-4
 
 
+def test_a_chat_recipe_takes_a_step(tmp_path):
+    few = ["--task.data.max-rows", "12", "--task.samples", "1", "--training.max-steps", "1"]
+    record = record_of("chat_qlora", tmp_path, *few, "--task.generation.max-new-tokens", "8")
+    assert record["base"]["quantization"] == "nf4"
+    assert record["probes"]["max_difference"] < 1e-5
+    assert len(record["test"]["samples"]) == 1
+
+
+@pytest.mark.parametrize("name", CHAT)
+def test_chat_recipes_are_sound(name):
+    told = json.loads(said_by("-m", "peftkit", "check", RECIPES / f"{name}.py", "--json"))
+    assert told["ledger"]["splits"]["train"]["rows"] == 176
+    assert any(piece["supervised"] for piece in told["example"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHAT)
+def test_chat_recipe_on_a_slice(name, tmp_path):
+    test = record_of(name, tmp_path, "--task.data.max-rows", "64")["test"]
+    assert test["after"]["loss"] < 0.9 * test["before"]["loss"]
+
+
 def record_of(name: str, folder: Path, *overrides: str) -> dict:
     """What a recipe says with `--json` after two epochs."""
+    options = ["--json", "--output-dir", folder / "run", "--training.num-epochs", "2"]
+    return json.loads(said_by(RECIPES / f"{name}.py", *options, *overrides))
+
+
+def said_by(*command: str | Path) -> str:
+    """What a Python program prints."""
     done = subprocess.run(
-        [
-            sys.executable, RECIPES / f"{name}.py", "--json", "--output-dir", folder / "run",
-            "--training.num-epochs", "2", *overrides,
-        ],
+        [sys.executable, *command],
         capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return done.stdout
 
 
 def test_the_sentiment_recipes_differ_from_the_first_in_at_most_three_lines():

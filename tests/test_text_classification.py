@@ -21,6 +21,7 @@ from peftkit.data.encoded import IGNORE_INDEX, Encoded, Examples, Head
 from peftkit.data.rows import Row
 from peftkit.data.splits import Splits, load_splits
 from peftkit.errors import DataError
+from peftkit.tasks.task import Piece
 from tests.conftest import save_tokenizer, sentences, write_csv
 
 FILE = Data(path="not read.csv")
@@ -348,4 +349,4 @@ def test_predictions_are_the_softmax_of_the_outputs(rows):
 def test_an_example_is_shown_with_its_label(tokenizers):
     encoded = TASK.encode(alike(rows_of(("a film", "good"), ("dark", "bad"))), tokenizers["bert"])
     shown = TASK.show(0, encoded.train, encoded.head, tokenizers["bert"])
-    assert shown == "[CLS] a film [SEP]\nsupervised: the label `good`"
+    assert shown == (Piece("[CLS] a film [SEP]\nlabel: "), Piece("good", supervised=True))

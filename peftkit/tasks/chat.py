@@ -75,6 +75,8 @@ class Chat(Task):
 
     def as_input(self, value: Any) -> dict[str, Any]:
         if isinstance(value, Mapping):
+            if other := sorted(set(value) - {"messages", "text"}):
+                raise RecipeError(f"a chat is asked a text or messages, and {other[0]} is neither")
             value = value.get("messages", value.get("text"))
         if isinstance(value, str) and self.data.text:
             return {"text": value}

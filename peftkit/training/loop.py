@@ -71,6 +71,8 @@ class TrainResult:
     history: tuple[StepRecord, ...]
     validations: tuple[ValidationRecord, ...]
     seconds: float
+    validation_seconds: float
+    """Of them, spent on scoring the validation split."""
     num_examples: int
     num_tokens: int
     """Without padding, over all epochs."""
@@ -88,6 +90,7 @@ class _Account:
     examples: int = 0
     tokens: int = 0
     padded: int = 0
+    validation_seconds: float = 0.0
 
     def validated(self, step: int, metrics: dict[str, float]) -> float:
         """Notes a validation; gives the mean training loss since the one before."""
@@ -146,7 +149,9 @@ def train(
             progress.step(record.loss, record.learning_rate, len(step.indices), tokens)
             accelerator.log({"loss": record.loss, "lr": record.learning_rate}, step.number)
             if _is_validation(step, training, num_steps):
+                begun = time.perf_counter()
                 metrics = score(model)
+                account.validation_seconds += time.perf_counter() - begun
                 if step.number >= method.settled_after(num_steps):
                     best.update(metrics, model, step.number)
                 accelerator.log({f"validation/{k}": v for k, v in metrics.items()}, step.number)
@@ -171,6 +176,7 @@ def _result(account: _Account, best: Best, started: float, accelerator: Accelera
         history=tuple(account.history),
         validations=tuple(account.validations),
         seconds=time.perf_counter() - started,
+        validation_seconds=account.validation_seconds,
         num_examples=account.examples,
         num_tokens=account.tokens,
         num_padded_tokens=account.padded,

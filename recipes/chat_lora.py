@@ -1,0 +1,18 @@
+"""A customer-service assistant by LoRA on a 135M-parameter chat model: TODO"""
+
+from peftkit import Base, Chat, Conversations, LoRA, Recipe, Training, main
+
+
+def recipe() -> Recipe:
+    return Recipe(
+        base=Base(name_or_path="packaged:smollm2-135m-instruct"),
+        task=Chat(
+            data=Conversations(path="packaged:lantern-lane", group="scenario", stratum="language"),
+        ),
+        method=LoRA(r=16, lora_alpha=32, target_modules="all-linear"),
+        training=Training(learning_rate=1e-3, num_epochs=4, batch_size=16, micro_batch_tokens=1024),
+    )
+
+
+if __name__ == "__main__":
+    main(recipe)

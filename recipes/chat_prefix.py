@@ -1,0 +1,18 @@
+"""A customer-service assistant by LoRA on a 135M-parameter chat model: TODO"""
+
+from peftkit import Base, Chat, Conversations, PrefixTuning, Recipe, Training, main
+
+
+def recipe() -> Recipe:
+    return Recipe(
+        base=Base(name_or_path="packaged:smollm2-135m-instruct"),
+        task=Chat(
+            data=Conversations(path="packaged:lantern-lane", group="scenario", stratum="language"),
+        ),
+        method=PrefixTuning(num_virtual_tokens=20),
+        training=Training(learning_rate=3e-2, num_epochs=4, batch_size=16, micro_batch_tokens=1024),
+    )
+
+
+if __name__ == "__main__":
+    main(recipe)
