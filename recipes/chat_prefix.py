@@ -10,7 +10,7 @@ def recipe() -> Recipe:
             data=Conversations(path="packaged:lantern-lane", group="scenario", stratum="language"),
         ),
         method=PrefixTuning(num_virtual_tokens=20),
-        training=Training(learning_rate=3e-2, num_epochs=4, batch_size=16, micro_batch_tokens=1024),
+        training=Training(learning_rate=3e-2, num_epochs=3, batch_size=16, micro_batch_tokens=1024),
     )
 
 

@@ -10,7 +10,7 @@ def recipe() -> Recipe:
             data=Conversations(path="packaged:lantern-lane", group="scenario", stratum="language"),
         ),
         method=LoRA(r=16, lora_alpha=32, target_modules="all-linear"),
-        training=Training(learning_rate=1e-3, num_epochs=4, batch_size=16, micro_batch_tokens=1024),
+        training=Training(learning_rate=1e-3, num_epochs=3, batch_size=16, micro_batch_tokens=1024),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -28,12 +28,7 @@ if TYPE_CHECKING:
     from peftkit.data.encoded import Encoded, Examples, Head, Prompt
     from peftkit.data.rows import Table
     from peftkit.data.splits import Splits
-    from peftkit.tasks.chat_format import ChatFormat, Tokens
     from peftkit.tasks.task import Outputs
-
-SHOWN_ROWS = 5
-ANSWERED = ["assistant", "user"]
-"""Where a conversation can begin anew."""
 
 
 class Chat(Task):
@@ -103,50 +98,56 @@ class Chat(Task):
 
     def encode(self, splits: Splits, tokenizer: Any) -> Encoded:
         from peftkit.data.encoded import Encoded, Head
+        from peftkit.tasks import chat_encoding as encoding
 
-        notes: list[str] = []
+        limit = min(self.max_length, tokenizer.model_max_length)
         ends = {tokenizer.eos_token_id} - {None}
         prompts: tuple[Prompt, ...] = ()
         if self.data.text:
-            parts = {
-                name: self._encode_texts(name, rows, tokenizer, notes)
+            found = [
+                encoding.encode_texts(name, rows, tokenizer, limit)
                 for name, rows in splits.named().items()
-            }
+            ]
         else:
-            chat_format = self._format(tokenizer)
+            chat_format = encoding.open_format(tokenizer)
             ends |= chat_format.end_ids
-            parts = {
-                name: self._encode_conversations(name, rows, chat_format, notes)
-                for name, rows in splits.named().items()
-            }
-            prompts = self._prompts(splits.test, chat_format)
+            talks = {name: self._talks(rows) for name, rows in splits.named().items()}
+            found = [
+                encoding.encode_conversations(name, those, chat_format, limit, self.over_long)
+                for name, those in talks.items()
+            ]
+            prompts = encoding.first_questions(
+                talks["test"], chat_format, self.samples, self._room(tokenizer)
+            )
+        (train, _), (validation, _), (test, _) = found
         generation = {**self.generation.options(), "eos_token_id": sorted(ends)}
         return Encoded(
-            **parts,
+            train,
+            validation,
+            test,
             head=Head("AutoModelForCausalLM", self.task_type, trained=False, generation=generation),
             pad_token_id=tokenizer.pad_token_id,
-            notes=tuple(notes),
+            notes=tuple(note for _, notes in found for note in notes),
             prompts=prompts,
         )
 
     def encode_inputs(self, rows: Sequence[Row], tokenizer: Any) -> Examples:
         from peftkit.data.encoded import IGNORE_INDEX, Examples
+        from peftkit.tasks import chat_encoding as encoding
 
         if self.data.text:
             prompts = [tokenizer(row.values["text"], verbose=False)["input_ids"] for row in rows]
         else:
-            chat_format = self._format(tokenizer)
-            prompts = self._with_format(
-                rows, chat_format, lambda row: chat_format.prompt(self._messages(row))
-            )
-        room = tokenizer.model_max_length - self.generation.max_new_tokens
+            chat_format = encoding.open_format(tokenizer)
+            prompts = encoding.rendered(self._talks(rows), chat_format, chat_format.prompt)
+        room = self._room(tokenizer)
         if long := [row.number for row, ids in zip(rows, prompts, strict=True) if len(ids) > room]:
             raise DataError(
                 f"row {long[0]} is longer than the {room:,} tokens that the base reads, with "
                 f"{self.generation.max_new_tokens} left for the answer ({len(long)} such rows)",
                 "shorten it, or lower `task.generation.max_new_tokens`",
             )
-        ids = [_int64(prompt) for prompt in prompts]
+        ids = [encoding.int64(prompt) for prompt in prompts]
         return Examples(tuple(rows), ids, [row * 0 + IGNORE_INDEX for row in ids])
 
     def show(
@@ -186,160 +187,19 @@ class Chat(Task):
         values, intervals = language_scores(outputs[:, 0], outputs[:, 1], sizes)
         return Score(values, intervals)
 
-    def _format(self, tokenizer: Any) -> ChatFormat:
-        """The base's chat template, tried out.
-
-        Raises:
-            DataError: there is none, or it cannot be used for training.
-        """
-        from peftkit.tasks.chat_format import PROBE, ChatFormat, NotRendered
-
-        try:
-            return ChatFormat.of(tokenizer)
-        except NotRendered as error:
-            raise _template_error(str(error), tokenizer, PROBE) from error
-
-    def _with_format(
-        self, rows: Sequence[Row], chat_format: ChatFormat, encode: Callable[[Row], Any]
-    ) -> list[Any]:
-        """`encode` of each row; what the template cannot render is an error that names the row."""
-        from peftkit.tasks.chat_format import NotRendered
-
-        found = []
+    def _talks(self, rows: Sequence[Row]) -> list[tuple[Row, list[Message]]]:
+        """The rows with their messages, the recipe's system message before those without one."""
+        talks = []
         for row in rows:
-            try:
-                found.append(encode(row))
-            except NotRendered as error:
-                told = f"{error} (row {row.number})"
-                raise _template_error(told, chat_format.tokenizer, self._messages(row)) from error
-        return found
+            messages: list[Message] = row.values["messages"]
+            if self.system and messages[0]["role"] != "system":
+                messages = [{"role": "system", "content": self.system}, *messages]
+            talks.append((row, messages))
+        return talks
 
-    def _messages(self, row: Row) -> list[Message]:
-        messages: list[Message] = row.values["messages"]
-        if self.system and messages[0]["role"] != "system":
-            return [{"role": "system", "content": self.system}, *messages]
-        return messages
-
-    def _encode_conversations(
-        self, split: str, rows: Sequence[Row], chat_format: ChatFormat, notes: list[str]
-    ) -> Examples:
-        limit = min(self.max_length, chat_format.tokenizer.model_max_length)
-        encoded = self._with_format(
-            rows, chat_format, lambda row: chat_format.encode(self._messages(row))
-        )
-        kept: list[tuple[Row, Tokens]] = []
-        long: list[Row] = []
-        empty: list[Row] = []
-        cut = 0
-        for row, whole in zip(rows, encoded, strict=True):
-            tokens = self._shortened(row, whole, chat_format, limit)
-            if tokens is None:
-                long.append(row)
-            elif not any(tokens.supervised[1:]):
-                empty.append(row)
-            else:
-                kept.append((row, tokens))
-                cut += tokens is not whole
-        _note_rows(notes, split, empty, f"nothing to learn within {limit:,} tokens, left out")
-        _note_rows(notes, split, long, f"more than {limit:,} tokens, left out")
-        special = [row for row in rows if _holds_special(row, chat_format.tokenizer)]
-        _note_rows(notes, split, special, "the text of a special token, read as that token")
-        if not kept:
-            raise DataError(
-                f"no conversation of the {split} split has anything to learn: {len(long)} of "
-                f"{len(rows)} rows are longer than {limit:,} tokens, {len(empty)} have no answer "
-                "within them",
-                "raise `task.max_length`, or look at the rows with `peftkit check`",
-            )
-        return _examples(kept, truncated=cut, unsupervised=len(empty), too_long=len(long))
-
-    def _shortened(
-        self, row: Row, tokens: Tokens, chat_format: ChatFormat, limit: int
-    ) -> Tokens | None:
-        """The conversation within the limit, as `over_long` says; None to leave it out."""
-        from peftkit.tasks.chat_format import Tokens
-
-        if len(tokens.input_ids) <= limit:
-            return tokens
-        if self.over_long == "cut_end":
-            return Tokens(tokens.input_ids[:limit], tokens.supervised[:limit])
-        messages = self._messages(row)
-        while self.over_long == "drop_turns" and (messages := _without_oldest(messages)):
-            shorter = chat_format.encode(messages)
-            if len(shorter.input_ids) <= limit:
-                return shorter
-        return None
-
-    def _encode_texts(
-        self, split: str, rows: Sequence[Row], tokenizer: Any, notes: list[str]
-    ) -> Examples:
-        """Plain texts, ended by the end-of-text token, in pieces of at most `max_length` tokens."""
-        from peftkit.tasks.chat_format import Tokens
-
-        limit = min(self.max_length, tokenizer.model_max_length)
-        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        kept: list[tuple[Row, Tokens]] = []
-        for row in rows:
-            ids = tokenizer(row.values["text"], verbose=False)["input_ids"]
-            ids = ids if ids[-1:] == end else ids + end
-            for start in range(0, max(len(ids) - 1, 1), limit):
-                piece = ids[start : start + limit]
-                kept.append((row, Tokens(piece, [True] * len(piece))))
-        if len(kept) > len(rows):
-            notes.append(
-                f"{len(rows):,} texts of the {split} split became {len(kept):,} pieces of at most "
-                f"{limit:,} tokens"
-            )
-        return _examples([(row, tokens) for row, tokens in kept if len(tokens.input_ids) > 1])
-
-    def _prompts(self, rows: Sequence[Row], chat_format: ChatFormat) -> tuple[Prompt, ...]:
-        """First questions of test conversations, evenly spread over the split."""
-        import numpy as np
-
-        from peftkit.data.encoded import Prompt
-
-        room = chat_format.tokenizer.model_max_length - self.generation.max_new_tokens
-        places = np.linspace(0, len(rows) - 1, min(self.samples, len(rows))).round().astype(int)
-        prompts = []
-        for row in (rows[place] for place in dict.fromkeys(places.tolist())):
-            messages = self._messages(row)
-            answers = [turn for turn, m in enumerate(messages) if m["role"] == "assistant"]
-            asked = messages[: answers[0]] if answers else messages
-            ids = _int64(chat_format.prompt(asked))
-            expected = messages[answers[0]]["content"] if answers else ""
-            text = "\n".join(m["content"] for m in asked if m["role"] == "user")
-            if len(ids) <= room:
-                prompts.append(Prompt(row.number, text, expected, ids))
-        return tuple(prompts)
-
-
-def _examples(
-    kept: Sequence[tuple[Row, Tokens]], truncated: int = 0, unsupervised: int = 0, too_long: int = 0
-) -> Examples:
-    """Targets stand at the position whose output predicts them, one before the token itself."""
-    from peftkit.data.encoded import IGNORE_INDEX, Examples
-
-    targets = [
-        [
-            token if learned else IGNORE_INDEX
-            for token, learned in zip(tokens.input_ids[1:], tokens.supervised[1:], strict=True)
-        ]
-        for _, tokens in kept
-    ]
-    return Examples(
-        rows=tuple(row for row, _ in kept),
-        input_ids=[_int64(tokens.input_ids) for _, tokens in kept],
-        targets=[_int64([*row, IGNORE_INDEX]) for row in targets],
-        truncated=truncated,
-        unsupervised=unsupervised,
-        too_long=too_long,
-    )
-
-
-def _int64(values: Sequence[int]) -> Any:
-    import numpy as np
-
-    return np.array(values, np.int64)
+    def _room(self, tokenizer: Any) -> int:
+        """Tokens that a prompt may have, so that an answer still fits after it."""
+        return int(tokenizer.model_max_length) - self.generation.max_new_tokens
 
 
 def _normalized(text: str) -> str:
@@ -348,38 +208,3 @@ def _normalized(text: str) -> str:
 
 def _said(row: Row, *roles: str) -> str:
     return "\x1f".join(m["content"] for m in row.values["messages"] if m["role"] in roles)
-
-
-def _without_oldest(messages: list[Message]) -> list[Message]:
-    """The messages without the first question and its answer; empty if nothing would be left."""
-    roles = [message["role"] for message in messages]
-    again = [turn for turn in range(1, len(roles)) if roles[turn - 1 : turn + 1] == ANSWERED]
-    system = messages[: roles.index("user")]
-    return [*system, *messages[again[0] :]] if again else []
-
-
-def _holds_special(row: Row, tokenizer: Any) -> bool:
-    special = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special]
-    return any(token in m["content"] for m in row.values["messages"] for token in special)
-
-
-def _note_rows(notes: list[str], split: str, rows: Sequence[Row], what: str) -> None:
-    if rows:
-        numbers = ", ".join(str(row.number) for row in rows[:SHOWN_ROWS])
-        more = ", ..." if len(rows) > SHOWN_ROWS else ""
-        plural = "s" if len(rows) > 1 else ""
-        notes.append(f"{split}: {len(rows)} row{plural} with {what} (row{plural} {numbers}{more})")
-
-
-def _template_error(reason: str, tokenizer: Any, messages: Sequence[Message]) -> DataError:
-    """An error that names the template and one that would do."""
-    from peftkit.tasks.chat_format import template_for
-
-    name = f"the chat template of `{tokenizer.name_or_path}`"
-    fits = template_for(tokenizer, messages)
-    return DataError(
-        f"{name} cannot be used: {reason}",
-        f"`--base.chat-template {fits}` fits this tokenizer and these messages"
-        if fits
-        else "write one as a .jinja file and name it as `base.chat_template`",
-    )

@@ -1,0 +1,211 @@
+"""Conversations and plain texts as examples, with an account of what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from peftkit.data.encoded import IGNORE_INDEX, Examples, Prompt
+from peftkit.data.rows import Row
+from peftkit.errors import DataError
+from peftkit.tasks.chat_format import PROBE, ChatFormat, NotRendered, Tokens, template_for
+from peftkit.tasks.conversations import Message
+
+OverLong = Literal["cut_end", "drop_turns", "drop"]
+Talk = tuple[Row, list[Message]]
+"""A row and its messages, the recipe's system message among them."""
+T = TypeVar("T")
+SHOWN_ROWS = 5
+ANSWERED = ["assistant", "user"]
+"""Where a conversation can begin anew."""
+
+
+def open_format(tokenizer: Any) -> ChatFormat:
+    """The base's chat template, tried out.
+
+    Raises:
+        DataError: there is none, or it cannot be used for training.
+    """
+    try:
+        return ChatFormat.of(tokenizer)
+    except NotRendered as error:
+        raise _template_error(str(error), tokenizer, PROBE) from error
+
+
+def rendered(
+    talks: Sequence[Talk], chat_format: ChatFormat, render: Callable[[list[Message]], T]
+) -> list[T]:
+    """`render` of each conversation.
+
+    Raises:
+        DataError: the template cannot render one; it names the row.
+    """
+    found = []
+    for row, messages in talks:
+        try:
+            found.append(render(messages))
+        except NotRendered as error:
+            told = f"{error} (row {row.number})"
+            raise _template_error(told, chat_format.tokenizer, messages) from error
+    return found
+
+
+def encode_conversations(
+    split: str, talks: Sequence[Talk], chat_format: ChatFormat, limit: int, over_long: OverLong
+) -> tuple[Examples, list[str]]:
+    """The conversations of a split, and notes on those that were left out or look odd.
+
+    Args:
+        limit: tokens per conversation; what is done with longer ones, `over_long` says.
+
+    Raises:
+        DataError: the template cannot render one, or in none of them anything is left to learn.
+    """
+    kept: list[tuple[Row, Tokens]] = []
+    long: list[Row] = []
+    empty: list[Row] = []
+    cut = 0
+    wholes = rendered(talks, chat_format, chat_format.encode)
+    for (row, messages), whole in zip(talks, wholes, strict=True):
+        tokens = _shortened(messages, whole, chat_format, limit, over_long)
+        if tokens is None:
+            long.append(row)
+        elif not any(tokens.supervised[1:]):
+            empty.append(row)
+        else:
+            kept.append((row, tokens))
+            cut += tokens is not whole
+    if not kept:
+        raise DataError(
+            f"no conversation of the {split} split has anything to learn: {len(long)} of "
+            f"{len(talks)} rows are longer than {limit:,} tokens, {len(empty)} have no answer "
+            "within them",
+            "raise `task.max_length`, or look at the answers in the file",
+        )
+    special = [str(t) for t in chat_format.tokenizer.added_tokens_decoder.values() if t.special]
+    odd = [row for row, messages in talks if _mentions(messages, special)]
+    notes = [
+        *_note_rows(split, empty, f"nothing to learn within {limit:,} tokens, left out"),
+        *_note_rows(split, long, f"more than {limit:,} tokens, left out"),
+        *_note_rows(split, odd, "the text of a special token, read as that token"),
+    ]
+    return _examples(kept, cut, len(empty), len(long)), notes
+
+
+def encode_texts(
+    split: str, rows: Sequence[Row], tokenizer: Any, limit: int
+) -> tuple[Examples, list[str]]:
+    """Plain texts, each ended by the end-of-text token, in pieces of at most `limit` tokens."""
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    kept: list[tuple[Row, Tokens]] = []
+    for row in rows:
+        ids = tokenizer(row.values["text"], verbose=False)["input_ids"]
+        ids = ids if ids[-1:] == end else ids + end
+        pieces = [ids[start : start + limit] for start in range(0, len(ids), limit)]
+        kept += [(row, Tokens(piece, [True] * len(piece))) for piece in pieces if len(piece) > 1]
+    notes = [
+        f"{split}: {len(rows):,} texts became {len(kept):,} pieces of at most {limit:,} tokens"
+    ] * (len(kept) > len(rows))
+    return _examples(kept), notes
+
+
+def first_questions(
+    talks: Sequence[Talk], chat_format: ChatFormat, count: int, room: int
+) -> tuple[Prompt, ...]:
+    """First questions of so many conversations, evenly spread over them.
+
+    Args:
+        room: tokens that a prompt may have; longer ones are left out.
+    """
+    places = np.linspace(0, len(talks) - 1, min(count, len(talks))).round().astype(int)
+    prompts = []
+    for row, messages in (talks[place] for place in dict.fromkeys(places.tolist())):
+        answers = [turn for turn, m in enumerate(messages) if m["role"] == "assistant"]
+        asked = messages[: answers[0]] if answers else messages
+        ids = int64(chat_format.prompt(asked))
+        expected = messages[answers[0]]["content"] if answers else ""
+        text = "\n".join(m["content"] for m in asked if m["role"] == "user")
+        if len(ids) <= room:
+            prompts.append(Prompt(row.number, text, expected, ids))
+    return tuple(prompts)
+
+
+def int64(values: Sequence[int]) -> npt.NDArray[np.int64]:
+    """As `Examples` keeps them."""
+    return np.array(values, np.int64)
+
+
+def _shortened(
+    messages: list[Message],
+    whole: Tokens,
+    chat_format: ChatFormat,
+    limit: int,
+    over_long: OverLong,
+) -> Tokens | None:
+    """The conversation within the limit; None to leave it out."""
+    if len(whole.input_ids) <= limit:
+        return whole
+    if over_long == "cut_end":
+        return Tokens(whole.input_ids[:limit], whole.supervised[:limit])
+    while over_long == "drop_turns" and (messages := _without_oldest(messages)):
+        shorter = chat_format.encode(messages)
+        if len(shorter.input_ids) <= limit:
+            return shorter
+    return None
+
+
+def _without_oldest(messages: list[Message]) -> list[Message]:
+    """The messages without the first question and its answer; empty if nothing would be left."""
+    roles = [message["role"] for message in messages]
+    again = [turn for turn in range(1, len(roles)) if roles[turn - 1 : turn + 1] == ANSWERED]
+    system = messages[: roles.index("user")]
+    return [*system, *messages[again[0] :]] if again else []
+
+
+def _examples(
+    kept: Sequence[tuple[Row, Tokens]], truncated: int = 0, unsupervised: int = 0, too_long: int = 0
+) -> Examples:
+    """Targets stand at the position whose output predicts them, one before the token itself."""
+    targets = [
+        [
+            token if learned else IGNORE_INDEX
+            for token, learned in zip(tokens.input_ids[1:], tokens.supervised[1:], strict=True)
+        ]
+        for _, tokens in kept
+    ]
+    return Examples(
+        rows=tuple(row for row, _ in kept),
+        input_ids=[int64(tokens.input_ids) for _, tokens in kept],
+        targets=[int64([*row, IGNORE_INDEX]) for row in targets],
+        truncated=truncated,
+        unsupervised=unsupervised,
+        too_long=too_long,
+    )
+
+
+def _mentions(messages: Sequence[Message], special: Sequence[str]) -> bool:
+    return any(token in message["content"] for message in messages for token in special)
+
+
+def _note_rows(split: str, rows: Sequence[Row], what: str) -> list[str]:
+    """A note that names the first of the rows; none where there are no rows."""
+    if not rows:
+        return []
+    numbers = ", ".join(str(row.number) for row in rows[:SHOWN_ROWS])
+    more = ", ..." if len(rows) > SHOWN_ROWS else ""
+    plural = "s" if len(rows) > 1 else ""
+    return [f"{split}: {len(rows)} row{plural} with {what} (row{plural} {numbers}{more})"]
+
+
+def _template_error(reason: str, tokenizer: Any, messages: Sequence[Message]) -> DataError:
+    """An error that names the template and one that would do."""
+    fits = template_for(tokenizer, messages)
+    return DataError(
+        f"the chat template of `{tokenizer.name_or_path}` cannot be used: {reason}",
+        f"`--base.chat-template {fits}` fits this tokenizer and these messages"
+        if fits
+        else "write one as a .jinja file and name it as `base.chat_template`",
+    )
