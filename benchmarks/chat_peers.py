@@ -3,8 +3,8 @@
     python benchmarks/chat_peers.py DATA_FOLDER [ROWS_PER_LANGUAGE]
 
 DATA_FOLDER holds the English and the Chinese alpaca_demo JSON file. Each trains SmolLM2 with LoRA
-one epoch, in a process of its own, one after the other; writes benchmarks/chat_peers.json and its
-part of docs/recipes.md.
+for one epoch, in a process of its own, one after the other; writes benchmarks/chat_peers.json and
+its part of docs/recipes.md.
 """
 
 from __future__ import annotations

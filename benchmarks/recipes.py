@@ -105,7 +105,7 @@ def chat_cells(record: dict[str, Any]) -> list[str]:
     steps_per_epoch = max(r["step"] for r in training["history"] if r["epoch"] == 1)
     fall = 100 * (1 - test["after"]["loss"] / test["before"]["loss"])
     return [
-        f"{test['after']['loss']:.3f} (-{fall:.0f} %)",
+        f"{test['after']['loss']:.3f} ({-fall:+.0f} %)",
         with_interval(record, "perplexity", 2),
         f"{test['after']['token_accuracy']:.3f}",
         f"{training['best_step'] / steps_per_epoch:.0f}",

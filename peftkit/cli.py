@@ -260,6 +260,8 @@ def _predict(options: argparse.Namespace) -> None:
         )
     if options.file and not options.out:
         raise RecipeError("`--file` needs `--out answers.csv`")
+    if options.out and Path(options.out).suffix.lower() != ".csv":
+        raise OutputError(f"`{options.out}` does not end in .csv", "answers are written as CSV")
     if options.out and Path(options.out).exists():
         raise OutputError(
             f"`{options.out}` exists already, and nothing is overwritten", "give another `--out`"

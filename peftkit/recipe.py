@@ -70,8 +70,8 @@ class Recipe(Part):
     training: Training = Training()
     """How they are trained."""
     start_from: str = ""
-    """A run folder, an adapter folder or a Hub id: an adapter of the same method and base, from
-    which training goes on; empty to begin anew."""
+    """A run folder, an adapter folder or a Hub id (`org/name`, `org/name@revision`): an adapter of
+    the same method and base, from which training goes on; empty to begin anew."""
     name: str = Field(default="", max_length=100)
     """The run goes to `runs/<name>`; empty for the name of the recipe's file."""
     seed: int = Field(default=0, ge=0, lt=2**32)

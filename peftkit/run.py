@@ -11,15 +11,11 @@ from __future__ import annotations
 
 import gc
 import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.console import Console
@@ -36,21 +32,22 @@ from peftkit.adapters.record import (
     versions,
 )
 from peftkit.adapters.saving import adapter_bytes, check_saved, write_weights
-from peftkit.adapters.starting import Start, find_start, restore_start
+from peftkit.adapters.starting import Start, check_start, find_start, restore_start
 from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.fingerprint import fingerprint
-from peftkit.bases.footprint import Footprint, footprint
+from peftkit.bases.footprint import footprint
 from peftkit.bases.loading import load_weights, unquantized_modules
 from peftkit.bases.opening import OpenedBase, open_base
 from peftkit.data.encoded import Encoded, Examples
 from peftkit.data.ledger import Ledger
 from peftkit.data.splits import load_splits
 from peftkit.errors import MethodError
-from peftkit.evaluation.generating import write
+from peftkit.evaluation.generating import answer_prompts
 from peftkit.evaluation.receipt import write_receipt
 from peftkit.evaluation.report import print_ledger, print_scores
 from peftkit.evaluation.scoring import evaluate
 from peftkit.methods.method import trainable_parameters
+from peftkit.outcome import Clock, Outcome, Sample
 from peftkit.output import check_output, output_folder, write_json
 from peftkit.recipe import Recipe
 from peftkit.rehearsal import count, rehearse
@@ -62,7 +59,7 @@ from peftkit.training.devices import (
     peak_memory_mb,
     weights_dtype,
 )
-from peftkit.training.loop import TrainResult, train
+from peftkit.training.loop import train
 
 
 @dataclass(frozen=True)
@@ -94,49 +91,6 @@ class Run:
     """The content of run.json."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """What the model writes for a test example, before and after training."""
-
-    row: int
-    prompt: str
-    expected: str
-    before: str
-    after: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What training came to."""
-
-    before: Score
-    baselines: dict[str, dict[str, float]]
-    after: Score
-    samples: tuple[Sample, ...]
-    result: TrainResult
-    trainable_parameters: int
-    base_memory: Footprint
-    peak_memory_mb: float
-
-    def metrics(self) -> dict[str, dict[str, float]]:
-        """Scores on the test split, for the adapter's record."""
-        return {"before": self.before.metrics, **self.baselines, "after": self.after.metrics}
-
-
-@dataclass
-class Clock:
-    """Wall-clock seconds of each stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Adds the time inside to a stage."""
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
-
-
 def prepare(recipe: Recipe) -> Prepared:
     """Everything that needs no weights: rows, splits, tokens, and a rehearsal of the injection.
 
@@ -150,11 +104,15 @@ def prepare(recipe: Recipe) -> Prepared:
         raise MethodError(reason)
     recipe = recipe.with_(base=base.spec)
     encoded = recipe.task.encode(splits, base.tokenizer)
+    if start:
+        check_start(start, base, encoded.head)
     if reason := recipe.method.supports_steps(number_of_steps(recipe, encoded)):
         raise MethodError(reason)
     folder = start.folder if start else None
     trainable, total = rehearse(base, encoded, recipe.method, recipe.training, folder)
     ledger = ledger.with_encoded(encoded)
+    if start and (note := start.note(base)):
+        ledger = replace(ledger, notes=(*ledger.notes, note))
     return Prepared(recipe, ledger, base, encoded, start, trainable, total)
 
 
@@ -221,11 +179,7 @@ def train_and_score(
         return evaluate(model, examples, encoded.head, recipe.task, pad, tokens, accelerator)
 
     def answer(model: nn.Module) -> list[str]:
-        if not encoded.prompts or not accelerator.is_main_process:
-            return [""] * len(encoded.prompts)
-        prompts = [prompt.input_ids for prompt in encoded.prompts]
-        with accelerator.autocast(), torch.random.fork_rng():  # drawn tokens change no training
-            return write(model, prompts, encoded.head, base.tokenizer)
+        return answer_prompts(model, encoded, base.tokenizer, accelerator)
 
     with clock.stage("evaluate"):
         before = score(loaded.model, encoded.test)
@@ -292,7 +246,7 @@ def save_adapter(
     )
     adapter.write(unchecked)
     prompt = recipe.task.prompt_code() if adapter.head.generation else ""
-    write_card(unchecked, folder.name, adapter, prompt)
+    write_card(unchecked, folder.name, adapter, recipe.task.command, prompt)
     return unchecked, adapter
 
 
@@ -323,7 +277,8 @@ def run_record(
         "total_parameters": prepared.total_parameters,
         "base_memory_mb": outcome.base_memory.total_mb,
         "adapter_bytes": adapter_bytes(saved),
-        "writes": bool(adapter.head.generation),
+        "command": prepared.recipe.task.command,
+        "start": prepared.start.to_json() if prepared.start else None,
         "test": {
             "before": outcome.before.metrics,
             "baseline": outcome.baselines,

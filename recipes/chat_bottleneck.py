@@ -10,7 +10,7 @@ def recipe() -> Recipe:
             data=Conversations(path="packaged:lantern-lane", group="scenario", stratum="language"),
         ),
         method=BottleneckAdapter(placement="houlsby", reduction_factor=8),
-        training=Training(learning_rate=2e-3, num_epochs=3, batch_size=16, micro_batch_tokens=1024),
+        training=Training(learning_rate=3e-3, num_epochs=3, batch_size=16, micro_batch_tokens=1024),
     )
 
 

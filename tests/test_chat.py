@@ -11,7 +11,7 @@ import pytest
 
 from peftkit import Chat, Conversations
 from peftkit.data.splits import load_splits
-from peftkit.errors import DataError, PeftkitError
+from peftkit.errors import DataError, PeftkitError, RecipeError
 from peftkit.run import prepare
 from peftkit.tasks.conversations import read_messages
 from tests.chat_formats import BY_NAME
@@ -74,6 +74,30 @@ class TestReading:
         plain = write_csv(tmp_path / "rows.csv", cells, ("prompt", "completion"))
         assert [m[0]["content"] for m in rows_read(plain)] == ["p0", "p1", "p2"]
 
+    def test_a_system_column_goes_before_messages_without_a_system_turn(self, tmp_path):
+        rows = [
+            {"conversations": [asked(0), ANSWER], "system": "Be brief."},
+            {"conversations": [{**SYSTEM, "content": "Be kind."}, asked(1), ANSWER], "system": "x"},
+            {"conversations": [asked(2), ANSWER], "system": None},
+        ]
+        read = rows_read(write_jsonl(tmp_path / "rows.jsonl", rows))
+        assert [messages[0]["content"] for messages in read] == [
+            "Be brief.", "Be kind.", "Where is it? (2)",
+        ]  # fmt: skip
+
+    def test_columns_that_would_change_what_is_learned_are_told(self, tmp_path):
+        rows = [{"messages": [asked(n), ANSWER], "tools": [{"name": "f"}]} for n in range(3)]
+        path = write_jsonl(tmp_path / "rows.jsonl", rows)
+        with pytest.raises(DataError, match="the row has `tools`, which is not read"):
+            rows_read(path)
+        empty = [{**row, "tools": []} for row in rows]
+        assert len(rows_read(write_jsonl(tmp_path / "empty.jsonl", empty))) == 3
+
+    def test_an_input_column_that_would_not_be_read_is_refused(self, tmp_path):
+        path = write_jsonl(tmp_path / "r.jsonl", [{**r, "i": "x"} for r in conversations(4)])
+        with pytest.raises(DataError, match="none of the columns"):
+            rows_read(path, input="i")
+
     def test_parts_of_text_are_joined_and_white_space_around_answers_goes(self):
         parts = [{"type": "text", "text": "Where "}, {"type": "text", "text": "is it?"}]
         read = read_messages([{"role": "user", "content": parts}, {**ANSWER, "content": " Yes\n"}])
@@ -96,7 +120,7 @@ class TestReading:
             ([USER, SYSTEM, ANSWER], "system message after the beginning"),
             ([SYSTEM], "only a system message"),
             ([USER, {**ANSWER, "weight": 0}], "has `weight`, which is not read"),
-            ([USER, {**ANSWER, "tool_calls": [{}]}], "has `tool_calls`, which is not read"),
+            ([USER, {**ANSWER, "tool_calls": [{"id": 1}]}], "has `tool_calls`, which is not read"),
             (["hello"], "a message is str, not an object"),
             ("hello", "is text, not a list of messages"),
             (None, "is NoneType, not a list of messages"),
@@ -147,6 +171,15 @@ class TestSplits:
         assert sum(map(len, asked)) == len(set.union(*asked))
         assert ledger.read[0].duplicate == 0
         assert sum(len(split) for split in splits.named().values()) == 60
+
+    def test_the_same_conversation_in_two_strata_is_kept_in_both_and_in_one_split(self, tmp_path):
+        rows = [{**row, "of": of} for row in conversations(30) for of in "ab"]
+        data = Conversations(path=str(write_jsonl(tmp_path / "r.jsonl", rows)), stratum="of")
+        splits, ledger = load_splits(Chat(data=data), 0)
+        assert ledger.read[0].conflicting == ledger.read[0].duplicate == 0
+        for split in splits.named().values():
+            groups = [row.group for row in split]
+            assert all(groups.count(group) == 2 for group in groups)
 
     def test_equal_conversations_count_as_duplicates(self, tmp_path):
         rows = [*conversations(20), *conversations(5)]
@@ -208,6 +241,16 @@ class TestEncoding:
         head = task.encode(splits, form.tokenizer()).head
         ids = form.tokenizer().convert_tokens_to_ids(["<|eot_id|>", "<|end_of_text|>"])
         assert head.generation["eos_token_id"] == sorted(ids)
+
+    def test_samples_are_of_answered_conversations_that_fit(self, tmp_path):
+        rows = [*conversations(20), *({"messages": [asked(f"no {n}")]} for n in range(20))]
+        _, found = encoded(tmp_path, rows, samples=3)
+        assert 1 <= len(found.prompts) <= 3
+        assert all(prompt.expected for prompt in found.prompts)
+        assert sum(part.unsupervised for part in found.splits().values()) == 20
+        _, found = encoded(tmp_path, rows, samples=1, generation={"max_new_tokens": 10**40})
+        assert not found.prompts
+        assert any("too many tokens to be answered" in note for note in found.notes)
 
     def test_prompts_are_first_questions_of_the_test_split(self, tmp_path):
         _, found = encoded(tmp_path, conversations(40), samples=3)
@@ -293,12 +336,34 @@ class TestPlainText:
             for row, ids, targets in zip(part.rows, part.input_ids, part.targets, strict=True):
                 assert len(ids) <= 32
                 assert (targets[:-1] == ids[1:]).all()
-                texts.setdefault(row.number, []).extend(ids.tolist())
+                before = texts.setdefault(row.number, [])
+                if before:  # a piece begins with the last token of the one before
+                    assert before.pop() == ids[0]
+                before.extend(ids.tolist())
         for number, ids in texts.items():
             assert tokenizer.decode(ids) == rows[number - 1]["text"] + "<|im_end|>"
         assert any("pieces of at most 32 tokens" in note for note in found.notes)
+        assert task.command == "predict"
         assert not found.prompts
         assert task.as_input("lamp") == {"text": "lamp"}
+        with pytest.raises(RecipeError, match="learned plain text"):
+            task.as_input([USER])
+
+    def test_a_text_of_one_token_is_counted_and_all_of_them_are_an_error(self, tmp_path):
+        import copy
+
+        tokenizer = copy.deepcopy(BY_NAME["ChatML"].tokenizer())
+        tokenizer.eos_token = None
+        rows = [{"text": "a"}, *({"text": f"lamp {n}"} for n in range(20))]
+        path = write_jsonl(tmp_path / "a.jsonl", rows)
+        task = Chat(data=Conversations(path=str(path), text="text"))
+        found = task.encode(load_splits(task, 0)[0], tokenizer)
+        assert sum(part.unsupervised for part in found.splits().values()) == 1
+        rows = [{"text": letter} for letter in "abcdefghi"]
+        path = write_jsonl(tmp_path / "b.jsonl", rows)
+        task = Chat(data=Conversations(path=str(path), text="text"))
+        with pytest.raises(DataError, match="more than one token"):
+            task.encode(load_splits(task, 0)[0], tokenizer)
 
 
 class TestScores:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -96,7 +98,7 @@ def test_a_template_that_takes_thoughts_out_of_earlier_turns_is_refused_and_anot
 
 
 REFUSED = {
-    "": "no chat template",
+    "": "there is none",
     "{{ messages[0].nothing.more }}": "refuses the conversation",
     "{{ raise_exception('not today') }}": "not today",
     # no prompt for an answer
@@ -105,9 +107,9 @@ REFUSED = {
     ),
     # no end of an answer
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}": "inside a token|no special token",
+    "{% if add_generation_prompt %}assistant: {% endif %}": "inside a token of the answer",
     "{% for m in messages %}{{ m.role }}:\n{{ m.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:\n{% endif %}": "no special token",
+    "{% if add_generation_prompt %}assistant:\n{% endif %}": "no token of its own",
     # thoughts before an answer that its prompt does not have
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}<|im_end|>\n"
@@ -129,9 +131,7 @@ def test_a_template_that_cannot_be_trained_on_is_refused(template):
     tokenizer.chat_template = template or None
     with pytest.raises(NotRendered) as told:
         ChatFormat.of(tokenizer)
-    assert any(part in str(told.value) for part in REFUSED[template].split("|") if part) or (
-        REFUSED[template] in str(told.value)
-    )
+    assert REFUSED[template] in str(told.value)
 
 
 def test_two_beginnings_of_text_are_refused():
@@ -142,22 +142,65 @@ def test_two_beginnings_of_text_are_refused():
         ChatFormat.of(tokenizer)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_named_templates_fit_the_tokenizers_that_they_are_for(name):
-    messages = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "What is it?"},
-        {"role": "assistant", "content": "A lamp."},
-        {"role": "user", "content": "And this?"},
-        {"role": "assistant", "content": "A shade."},
-    ]
-    for form in FORMATS:
-        tokenizer = form.tokenizer()
-        fits = name == "plain" or "<|im_end|>" in form.special
-        if fits:
-            tokens = ChatFormat.of(tokenizer, chat_template(name)).encode(messages)
-            assert sum(tokens.supervised) < len(tokens.supervised)
-        else:
-            with pytest.raises(NotRendered, match="no special token"):
-                ChatFormat.of(tokenizer, chat_template(name))
-        assert template_for(tokenizer, messages)
+def template_of_ours(name: str, form: Format) -> Format:
+    """A format's tokenizer under a template that ships with peftkit."""
+    end = {"chatml": "<|im_end|>", "plain": form.eos}[name]
+    space = " " * (name == "plain")
+    return replace(
+        form,
+        name=f"{form.name} {name}",
+        template=chat_template(name),
+        answer=lambda answer: f"{space}{answer}{end}",
+    )
+
+
+OURS = [template_of_ours("plain", form) for form in FORMATS]
+OURS += [template_of_ours("chatml", form) for form in FORMATS if "<|im_end|>" in form.special]
+
+
+@pytest.mark.parametrize("form", OURS, ids=lambda form: form.name)
+@given(messages=conversations(), again=st.booleans(), unanswered=st.booleans())
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def test_the_templates_that_ship_teach_exactly_the_answers(form, messages, again, unanswered):
+    special = form.tokenizer().all_special_tokens
+    for message in messages:
+        if any(token in message["content"] for token in special):
+            return
+    answers = [m["content"] for m in messages if m["role"] == "assistant"]
+    more = {"role": "user", "content": "And?"}
+    if again:  # two questions in a row
+        messages = [*messages[:-1], more, messages[-1]]
+    if unanswered:
+        messages = [*messages, more]
+    assert learned(form, messages) == [form.answer(answer) for answer in answers]
+
+
+def test_chatml_wants_its_tokens_in_the_vocabulary():
+    form = BY_NAME["Llama-2"]
+    tokenizer = form.make(form.special, form.bos, form.eos)
+    with pytest.raises(NotRendered, match="no token of its own"):
+        ChatFormat.of(tokenizer, chat_template("chatml"))
+    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"])
+    tokens = ChatFormat.of(tokenizer, chat_template("chatml")).encode(
+        [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A lamp."}]
+    )
+    ids = [i for i, s in zip(tokens.input_ids, tokens.supervised, strict=True) if s]
+    assert tokenizer.decode(ids).endswith("<|im_end|>")
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_a_template_is_offered_for_every_tokenizer(form):
+    messages = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": ""}]
+    assert template_for(form.tokenizer(), messages) in NAMES
+
+
+def test_a_template_that_leaves_out_empty_answers_is_refused():
+    form = BY_NAME["ChatML"]
+    tokenizer = form.make(form.special, form.bos, form.eos)
+    tokenizer.chat_template = form.template.replace(
+        "{% for m in messages %}", "{% for m in messages if m.content %}"
+    )
+    with pytest.raises(NotRendered, match="leaves out an answer that is empty"):
+        ChatFormat.of(tokenizer).encode(
+            [{"role": "user", "content": "What?"}, {"role": "assistant", "content": ""}]
+        )

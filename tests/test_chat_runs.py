@@ -16,28 +16,46 @@ import pytest
 import torch
 from accelerate import Accelerator
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 import peftkit
 from peftkit import (
+    EVA,
+    IA3,
+    AdaLoRA,
     Base,
+    BitFit,
     BottleneckAdapter,
+    DoRA,
     FullFineTuning,
+    HeadOnly,
+    LayerNormTuning,
     LoRA,
+    OLoRA,
+    PeftMethod,
     PiSSA,
     PrefixTuning,
     PromptTuning,
+    PTuning,
     TopLayers,
 )
+from peftkit.adapters import chatting
 from peftkit.adapters.chatting import answer_once, converse, open_chat
 from peftkit.bases.loading import load_weights
 from peftkit.errors import AdapterError, PeftkitError, RecipeError
 from peftkit.evaluation.scoring import evaluate
 from peftkit.run import prepare, run
-from tests.conftest import ANSWERS, QUESTIONS, code_of_card, conversations, write_jsonl
+from tests.conftest import (
+    ANSWERS,
+    QUESTIONS,
+    code_of_card,
+    conversations,
+    write_csv,
+    write_jsonl,
+)
 from tests.test_cli import call
 
 CPU = torch.device("cpu")
-LEARNED = {"num_epochs": 12, "learning_rate": 2e-2, "early_stopping_patience": 0}
 
 
 @pytest.fixture(scope="module")
@@ -186,15 +204,13 @@ class TestLossCurve:
 
     SETTINGS = {"dropout": None, "max_steps": 5, "batch_size": 12, "evaluate_every": 5}
 
-    def curve(self, recipe):
-        return [
-            step["loss"] for step in run(recipe, f"run{id(recipe)}").record["training"]["history"]
-        ]
+    def curve(self, recipe, folder="run"):
+        return [step["loss"] for step in run(recipe, folder).record["training"]["history"]]
 
     @pytest.mark.parametrize("tokens", [1, 100, 400])
     def test_micro_batches_change_nothing(self, make_chat, in_tmp, tokens):
-        one = self.curve(make_chat(**self.SETTINGS, micro_batch_tokens=100_000))
-        many = self.curve(make_chat(**self.SETTINGS, micro_batch_tokens=tokens))
+        one = self.curve(make_chat(**self.SETTINGS, micro_batch_tokens=100_000), "one")
+        many = self.curve(make_chat(**self.SETTINGS, micro_batch_tokens=tokens), "many")
         assert many == pytest.approx(one, rel=1e-5)
 
     def test_a_step_is_the_mean_over_its_tokens_and_not_over_its_micro_batches(
@@ -242,7 +258,23 @@ class TestTalking:
     def test_a_conversation_streams_and_begins_anew(self, trained, monkeypatch, capsys):
         lines = iter(["What is it? (1)", "", "Who are you?", "/new", "Where is it? (0)", "/quit"])
         monkeypatch.setattr("builtins.input", lambda *_: next(lines))
-        converse(open_chat(str(trained["lora"].folder), ""), False, Console(quiet=False))
+        adapter = open_chat(str(trained["lora"].folder), "")
+        heard: list[list[str]] = []
+        pieces: list[str] = []
+        write, say = type(adapter).write, chatting._say
+        monkeypatch.setattr(
+            type(adapter), "write",
+            lambda of, inputs, *rest, **more: heard.append([m["content"] for m in inputs[0]])
+            or write(of, inputs, *rest, **more),
+        )  # fmt: skip
+        monkeypatch.setattr(chatting, "_say", lambda text: pieces.append(text) or say(text))
+        converse(adapter, False, Console(quiet=False))
+        assert heard == [
+            ["What is it? (1)"],
+            ["What is it? (1)", "A lamp.", "Who are you?"],
+            ["Where is it? (0)"],
+        ]
+        assert len([piece for piece in pieces if piece.strip()]) > 3
         out = capsys.readouterr().out
         assert "A lamp.\n" in out
         assert "I am Mira.\n" in out
@@ -269,7 +301,7 @@ class TestTalking:
         monkeypatch.setattr("builtins.input", lambda *_: next(lines))
         converse(open_chat(str(trained["lora"].folder), ""), False, Console())
         out = capsys.readouterr().out
-        assert "longer than the" in out
+        assert "tokens are to be answered, and the base reads" in out
         assert "A lamp." in out
 
     def test_the_command_line(self, trained, capsys):
@@ -307,11 +339,26 @@ class TestTalking:
         assert json.loads(answered[0]["messages"]) == rows[0]["messages"]
         code, _, error = call(capsys, "predict", folder, "--text", "a", "--text-pair", "b")
         assert code == 2
-        assert "text_pair is neither" in error
+        assert "`text_pair` is neither" in error
+
+    def test_plain_text_is_gone_on_with(self, make_chat, in_tmp, capsys):
+        rows = [{"text": f"The lamp is here and number {n} is a lamp."} for n in range(40)]
+        path = write_jsonl(in_tmp / "rows.jsonl", rows)
+        training = {"num_epochs": 12, "learning_rate": 5e-3}
+        recipe = make_chat(FullFineTuning(), data=path, columns={"text": "text"}, **training)
+        done = run(recipe, "out")
+        assert done.record["test"]["after"]["perplexity"] < 3
+        assert peftkit.load("out").predict(["The lamp is here"])[0].reply.startswith("and number")
+        code, out, _ = call(capsys, "predict", "out", "--text", "The lamp is here")
+        assert code == 0
+        assert out.startswith("and number")
+        code, _, error = call(capsys, "chat", "out", "--once", "The lamp is here")
+        assert code == 2
+        assert "has not learned to talk" in error
 
     def test_a_classifier_does_not_chat(self, make_recipe, in_tmp, capsys):
         run(make_recipe(max_steps=1), "out")
-        with pytest.raises(RecipeError, match="writes no text"):
+        with pytest.raises(RecipeError, match="has not learned to talk"):
             open_chat("out", "")
 
 
@@ -377,6 +424,66 @@ class TestStartFrom:
             first["test"]["after"]["loss"], rel=1e-3
         )
 
+    @pytest.mark.parametrize(
+        "method",
+        [
+            LoRA(r=4), DoRA(r=4), IA3(), PromptTuning(num_virtual_tokens=4),
+            PrefixTuning(num_virtual_tokens=4), HeadOnly(), BitFit(), LayerNormTuning(),
+            PeftMethod(config={"peft_type": "OFT", "oft_block_size": 4}),
+        ],
+        ids=lambda m: m.kind(),
+    )  # fmt: skip
+    def test_a_classifier_goes_on_with_its_head(self, method, make_recipe, in_tmp):
+        first = run(make_recipe(method, max_steps=4), "first").record
+        recipe = make_recipe(method, max_steps=1).with_(start_from="first")
+        begun = run(recipe, "second").record["test"]["baseline"]["start"]
+        assert begun == pytest.approx(first["test"]["after"], rel=1e-4)
+
+    def test_other_labels_are_refused(self, make_recipe, in_tmp):
+        run(make_recipe(max_steps=1), "first")
+        rows = [(f"text {n}", "yes" if n % 2 else "no") for n in range(60)]
+        recipe = make_recipe(data=write_csv(in_tmp / "other.csv", rows))
+        with pytest.raises(AdapterError, match=r"labels `bad`, `good`, and this run is for"):
+            prepare(recipe.with_(start_from="first"))
+
+    def test_half_precision_becomes_float32_again(self, make_chat, in_tmp):
+        method = LoRA(r=4, lora_alpha=8, target_modules="all-linear")
+        run(make_chat(method, max_steps=2), "first")
+        published = in_tmp / "first/adapter"
+        (published / "peftkit.json").unlink()
+        file = published / "adapter_model.safetensors"
+        half = {name: tensor.bfloat16() for name, tensor in load_file(file).items()}
+        save_file(half, file, {"format": "pt"})
+        recipe = make_chat(method, max_steps=1).with_(start_from=str(published))
+        saved = load_file(run(recipe, "second").folder / "adapter/adapter_model.safetensors")
+        assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+
+    @pytest.mark.parametrize(
+        ("changes", "told"),
+        [
+            ({"init_lora_weights": "pissa_niter_4"}, "base that its start, `pissa_niter_4`"),
+            ({"use_fancy_thing": True}, "`use_fancy_thing` is not known to this version"),
+            ({"use_rslora": True}, "`use_rslora` is True and not False"),
+        ],
+    )
+    def test_a_published_adapter_that_computes_something_else_is_refused(
+        self, changes, told, make_chat, in_tmp
+    ):
+        run(make_chat(max_steps=1), "first")
+        published = in_tmp / "first/adapter"
+        (published / "peftkit.json").unlink()
+        config = json.loads((published / "adapter_config.json").read_text())
+        (published / "adapter_config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(AdapterError, match=told):
+            prepare(make_chat().with_(start_from=str(published)))
+
+    def test_another_chat_template_is_refused_before_weights(self, make_chat, in_tmp):
+        run(make_chat(max_steps=1), "first")
+        recipe = make_chat(base={"chat_template": "plain"}).with_(start_from="first")
+        with pytest.raises(AdapterError, match="another chat template") as told:
+            prepare(recipe)
+        assert "--base.chat-template first/adapter/chat_template.jinja" in told.value.hint
+
     def test_added_tokens_go_on_too(self, make_chat, in_tmp):
         recipe = make_chat(base={"added_tokens": ["<lamp>"]}, max_steps=4)
         first = run(recipe, "first").record
@@ -423,6 +530,7 @@ class TestStartFrom:
             (LoRA(r=4, lora_alpha=8, target_modules=["q_proj"]), "does not fit the model"),
             (PrefixTuning(num_virtual_tokens=4), "other settings"),
             (TopLayers(k=1), "no file"),
+            (FullFineTuning(), "no file"),
         ],
     )
     def test_an_adapter_that_does_not_fit_is_refused_before_weights(
@@ -433,8 +541,6 @@ class TestStartFrom:
             prepare(make_chat(method).with_(start_from="first"))
 
     def test_another_base_is_refused(self, make_chat, chat_base, in_tmp):
-        from safetensors.torch import load_file, save_file
-
         run(make_chat(max_steps=1), "first")
         other = shutil.copytree(chat_base, in_tmp / "other")
         tensors = load_file(other / "model.safetensors")
@@ -442,12 +548,23 @@ class TestStartFrom:
         save_file(moved, other / "model.safetensors", {"format": "pt"})
         recipe = make_chat(base={"name_or_path": str(other)}, max_steps=1)
         with pytest.raises(AdapterError, match="is not the base of this adapter"):
-            run(recipe.with_(start_from="first"), "second")
-        assert not Path("second").exists()
+            prepare(recipe.with_(start_from="first"))
 
-    def test_what_cannot_go_on_says_so(self, make_chat):
-        with pytest.raises(ValueError, match="PiSSA is saved as a LoRA of twice its `r`"):
-            make_chat(PiSSA(r=4)).with_(start_from="first")
+    @pytest.mark.parametrize(
+        ("method", "told"),
+        [
+            (PiSSA(r=4), "PiSSA is saved as a LoRA of twice its `r`"),
+            (OLoRA(r=4), "OLoRA is saved as a LoRA of twice its `r`"),
+            (EVA(r=4), "what it saved is a LoRA"),
+            (AdaLoRA(), "cannot do it again; use LoRA"),
+            (PTuning(num_virtual_tokens=4), "go on with PromptTuning"),
+            (PrefixTuning(prefix_projection=True), "leave `method.prefix_projection` out"),
+        ],
+        ids=lambda value: value.kind() if isinstance(value, peftkit.Method) else "",
+    )
+    def test_what_cannot_go_on_says_so(self, method, told, make_chat):
+        with pytest.raises(ValueError, match=told):
+            make_chat(method).with_(start_from="first")
 
     def test_nothing_there_is_told(self, make_chat, in_tmp, monkeypatch):
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")

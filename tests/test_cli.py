@@ -122,7 +122,7 @@ def test_predict_files_keeps_rows_and_never_overwrites(run_folder, in_tmp, capsy
     [
         (["nowhere", "--text", "x"], "no folder `nowhere`"),
         (["RUN"], "give either `--text"),
-        (["RUN", "--text", " "], "--text number 1 is empty"),
+        (["RUN", "--text", " "], "`--text` number 1 is empty"),
         (["RUN", "--file", "no.csv", "--out", "o.csv"], "no file `no.csv`"),
         (["RUN", "--file", "bad.csv", "--out", "o.csv"], "no column `text`"),
         (["RUN", "--file", "bad.csv"], "needs `--out"),

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from peftkit import FullFineTuning, HeadOnly, LoRA
+from peftkit import FullFineTuning, HeadOnly, LoRA, PrefixTuning
 from peftkit.adapters.loading import load_trained_model
 from peftkit.bases.loading import empty_model, load_weights
 from peftkit.errors import AdapterError, MethodError
@@ -190,3 +190,28 @@ def test_a_pooler_without_weights_is_trained_and_saved(make_recipe, bases, tmp_p
         tmp_path / "adapter", recipe, prepared.base, prepared.encoded.head, CPU
     )
     assert torch.equal(loaded(input_ids=IDS_TENSOR).logits, trained)
+
+
+def test_a_prefix_starts_as_words_before_the_text(make_chat):
+    """Li & Liang 2021, section 7.4: the keys and values of real words, so that nothing is upset."""
+    recipe = make_chat(PrefixTuning(num_virtual_tokens=6))
+    prepared = prepare(recipe)
+    loaded = load_weights(prepared.base, prepared.encoded.head, torch.float32, CPU, None)
+    plain = load_weights(
+        prepared.base, prepared.encoded.head, torch.float32, CPU, None
+    ).model.eval()
+    read = []
+    hook = loaded.model.get_input_embeddings().register_forward_hook(
+        lambda _, inputs, __: read.append(inputs[0])
+    )
+    model = recipe.method.inject(loaded.model, prepared.encoded, loaded.head).eval()
+    hook.remove()
+    [words] = [ids for ids in read if ids.shape == (1, 6)]
+    other = load_weights(prepared.base, prepared.encoded.head, torch.float32, CPU, None)
+    random = recipe.method.with_(prefix_init="random")
+    with torch.no_grad():
+        expected = plain(torch.cat([words, IDS_TENSOR], dim=1)).logits[:, 6:]
+        found = model(input_ids=IDS_TENSOR, attention_mask=torch.ones_like(IDS_TENSOR)).logits
+        elsewhere = random.inject(other.model, prepared.encoded, other.head).eval()(IDS_TENSOR)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(elsewhere.logits, expected, atol=1e-2)

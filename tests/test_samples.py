@@ -80,3 +80,55 @@ def test_prices_that_the_shop_names_for_a_product_are_its_prices():
                     allowed = {PRICES[name], 35} if name == "Wick" else {PRICES[name]}
                     assert int(number) in allowed, text
     assert found > 10
+
+
+def test_chinese_prices_too():
+    names = dict(re.findall(r"^\| (\w+) \| (\w+) \| ", FACTS, re.MULTILINE))
+    found = 0
+    for row in ROWS:
+        for text in answers(row):
+            for name, number in re.findall(
+                r"(苔藓|苍鹭|卵石|艾菊|轨道|灯芯|彗星|余烬)(?:是)?(\d+)欧元", text
+            ):
+                found += 1
+                english = next(english for english, chinese in names.items() if chinese == name)
+                allowed = {PRICES[english], 35} if english == "Wick" else {PRICES[english]}
+                assert int(number) in allowed, text
+    assert found > 3
+
+
+STATES = {
+    number: (what, status)
+    for number, what, status in re.findall(
+        r"^\| (LL-\d{4}) \| ([^|]+) \| ([^|]+) \|", FACTS, re.MULTILINE
+    )
+}
+
+
+HAPPENED = r"(?:delivered|arrived|came|shipped|left us|since|placed|refunded|cancelled)"
+
+
+def test_what_happened_to_an_order_happened_on_the_day_in_the_books():
+    """In a reply that names one order."""
+    found = 0
+    for row in ROWS:
+        if row["language"] == "en":
+            for text in answers(row):
+                numbers = set(re.findall(r"LL-\d{4}", text)) & STATES.keys()
+                for date in re.findall(rf"{HAPPENED} (?:on )?(\d+ [A-Z]\w+)", text):
+                    if len(numbers) == 1:
+                        found += 1
+                        assert date in STATES[next(iter(numbers))][1], text
+    assert found > 10
+
+
+def test_the_scenarios_of_the_test_split_are_unseen():
+    from peftkit import Chat, Conversations
+    from peftkit.data.splits import load_splits
+
+    data = Conversations(path="packaged:lantern-lane", group="scenario", stratum="language")
+    splits, ledger = load_splits(Chat(data=data), 0)
+    scenarios = [{row.group for row in split} for split in splits.named().values()]
+    assert sum(map(len, scenarios)) == len(set.union(*scenarios)) == 64
+    for split in ledger.splits.values():
+        assert split.strata["zh"] * 3 == split.strata["en"]

@@ -24,8 +24,9 @@ def answer_texts(
     Args:
         pairs: second texts, one for each, or none.
     """
-    if empty := [number for number, text in enumerate(texts, start=1) if not text.strip()]:
-        raise RecipeError(f"--text number {empty[0]} is empty")
+    for option, given in (("--text", texts), ("--text-pair", pairs)):
+        if empty := [number for number, text in enumerate(given, start=1) if not text.strip()]:
+            raise RecipeError(f"`{option}` number {empty[0]} is empty", "give it some text")
     adapter = load(run, base)
     inputs: list[Any] = list(texts)
     if pairs:

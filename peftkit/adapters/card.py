@@ -45,8 +45,8 @@ tags:
 The base is {{ where }}. With peftkit, which checks the base, the files and the answers:
 
 ```bash
-peftkit {{ "chat" if prompt else "predict" }} path/to/this/folder{{ base_option }}\
-{% if not prompt %} --text "..."{% endif %}
+peftkit {{ command }} path/to/this/folder{{ base_option }}\
+{% if command == "predict" %} --text "..."{% endif %}
 ```
 
 {% if library == "peft" -%}
@@ -119,8 +119,8 @@ The tokenizer, the chat template and the settings by which it stops are in this 
 from transformers import AutoTokenizer, GenerationConfig
 
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
-{{ prompt }}settings = GenerationConfig.from_pretrained("path/to/this/folder")
-answer = model.generate(**prompt, generation_config=settings)
+{{ prompt }}model.generation_config = GenerationConfig.from_pretrained("path/to/this/folder")
+answer = model.generate(**prompt)
 print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
 ```
 {%- endif %}
@@ -178,10 +178,11 @@ def _load_options(record: Record) -> list[str]:
     return options
 
 
-def write_card(folder: Path, name: str, record: Record, prompt: str) -> None:
+def write_card(folder: Path, name: str, record: Record, command: str, prompt: str) -> None:
     """Writes README.md; it holds no rows of data and no local paths.
 
     Args:
+        command: of peftkit, by which the model is asked.
         prompt: code that makes what the model goes on with; empty where it does not write.
     """
     head: Head = record.head
@@ -194,6 +195,11 @@ def write_card(folder: Path, name: str, record: Record, prompt: str) -> None:
     where = f"`{known}`{revision} (SHA-256 of its files: {files})"
     if not reachable:
         where += "; it was a local folder, which you need too"
+    if gguf := [digest for n, digest in base["files"].items() if n.endswith(".gguf")]:
+        where += (
+            f"; peftkit keeps it dequantized in `~/.cache/peftkit/gguf/{gguf[0]}`, which is the "
+            "path to give below, since transformers does not quantize a GGUF file"
+        )
     library = "peft" if (folder / "adapter_config.json").is_file() else "other"
     if (folder / "config.json").is_file():
         library = "transformers"
@@ -213,6 +219,7 @@ def write_card(folder: Path, name: str, record: Record, prompt: str) -> None:
         labels=", ".join(f"`{label}`" for label in head.labels),
         metrics=[m for m in record.metrics["after"] if m != "loss"],
         library=library,
+        command=command,
         prompt=prompt,
         plugin=method["kind"] == "BottleneckAdapter",
         virtual=library == "peft" and "num_virtual_tokens" in method.get("config", method),

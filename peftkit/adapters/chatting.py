@@ -12,7 +12,7 @@ from torch import nn
 from transformers import TextStreamer
 
 from peftkit.adapters.loading import LoadedAdapter, load
-from peftkit.errors import DataError, RecipeError
+from peftkit.errors import PeftkitError, RecipeError
 from peftkit.tasks.conversations import Message
 
 HELP = "/new begins a new conversation, /quit ends"
@@ -37,9 +37,9 @@ def open_chat(run: str, base: str) -> LoadedAdapter:
         RecipeError: it is of a task that does not write text.
     """
     adapter = load(run, base)
-    if not adapter.record.head.generation:
+    if adapter.recipe.task.command != "chat":
         raise RecipeError(
-            f"`{run}` is a run of {adapter.recipe.task.kind()}, which writes no text",
+            f"`{run}` is a run of {adapter.recipe.task.kind()} that has not learned to talk",
             f'`peftkit predict {run} --text "..."` asks it',
         )
     return adapter
@@ -48,7 +48,7 @@ def open_chat(run: str, base: str) -> LoadedAdapter:
 def answer_once(adapter: LoadedAdapter, text: str, compare: bool) -> dict[str, str]:
     """`reply` to a text; with `compare`, also `base`, the answer of the base alone."""
     if not text.strip():
-        raise RecipeError("`--once` is empty")
+        raise RecipeError("`--once` is empty", "give it a question")
     answers = {"reply": adapter.write([text])[0]}
     if compare:
         answers["base"] = adapter.write([text], adapter.load_base())[0]
@@ -66,16 +66,20 @@ def converse(adapter: LoadedAdapter, compare: bool, console: Console) -> None:
             text = console.input("[bold]you[/] ").strip()
         except EOFError:
             return
+        except UnicodeDecodeError:
+            console.print("that is not UTF-8 text", style="yellow")
+            continue
         if text == "/quit":
             return
         if text == "/new":
             tuned_history, base_history = [], []
             continue
-        if not text:
+        if not text or text.startswith("/"):
+            console.print(f"  [dim]{HELP}[/]", highlight=False)
             continue
         try:
             _answer(adapter, base, text, tuned_history, base_history, console)
-        except DataError as error:
+        except PeftkitError as error:
             console.print(f"{error.message}; {HELP}", style="yellow", highlight=False)
 
 

@@ -26,7 +26,7 @@ from peftkit.bases.loading import load_weights
 from peftkit.bases.opening import OpenedBase, download_weights, open_base
 from peftkit.data.encoded import Examples, Head
 from peftkit.data.rows import Row
-from peftkit.errors import AdapterError
+from peftkit.errors import AdapterError, RecipeError
 from peftkit.evaluation.generating import write
 from peftkit.evaluation.scoring import run_model
 from peftkit.packaged import sha256_of
@@ -85,7 +85,13 @@ class LoadedAdapter:
         """
         prompts = self._encode(inputs).input_ids
         with self.accelerator.autocast():
-            return write(model or self.model, prompts, self.record.head, self.tokenizer, **settings)
+            return write(
+                self.model if model is None else model,
+                prompts,
+                self.record.head,
+                self.tokenizer,
+                **settings,
+            )
 
     def load_base(self) -> nn.Module:
         """The base alone, as it was before training."""
@@ -95,6 +101,10 @@ class LoadedAdapter:
 
     def _encode(self, inputs: Sequence[Any]) -> Examples:
         task = self.recipe.task
+        try:
+            json.dumps(list(inputs), ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise RecipeError("what is to be answered is not UTF-8 text", "convert it") from error
         values = [task.as_input(value) for value in inputs]
         rows = [Row(number, row) for number, row in enumerate(values, start=1)]
         return task.encode_inputs(rows, self.tokenizer)
@@ -127,7 +137,7 @@ def read_adapter(path: str, base: str = "") -> tuple[Path, Record, Recipe]:
         AdapterError: it is none, or a file was changed.
     """
     folder = Path(path).expanduser()
-    adapter = folder / "adapter" if (folder / "adapter").is_dir() else folder
+    adapter = adapter_folder(folder)
     if not adapter.is_dir():
         raise AdapterError(f"no folder `{path}`", "give a run folder such as `runs/<name>`")
     record = Record.read(adapter)
@@ -138,13 +148,14 @@ def read_adapter(path: str, base: str = "") -> tuple[Path, Record, Recipe]:
     return adapter, record, recipe
 
 
+def adapter_folder(path: Path) -> Path:
+    """The adapter in a run folder, or the folder itself."""
+    return path / "adapter" if (path / "adapter").is_dir() else path
+
+
 def check_base(opened: OpenedBase, record: Record) -> None:
     """Raises AdapterError unless a base has the tokenizer and the files of the training."""
-    if tokenizer_sha256(opened.tokenizer) != record.tokenizer_sha256:
-        raise AdapterError(
-            f"the tokenizer of `{opened.name}` is not the one the adapter was trained with",
-            "use the base that the adapter's README.md names",
-        )
+    check_tokenizer(opened, record)
     if record.head.generation and chat_template_sha256(opened.tokenizer) != (
         record.chat_template_sha256
     ):
@@ -152,6 +163,20 @@ def check_base(opened: OpenedBase, record: Record) -> None:
             f"the chat template `{CHAT_TEMPLATE}` is not the one the adapter was trained with",
             "copy the adapter folder again",
         )
+    check_base_files(opened, record)
+
+
+def check_tokenizer(opened: OpenedBase, record: Record) -> None:
+    """Raises AdapterError unless a base has the tokenizer of the training."""
+    if tokenizer_sha256(opened.tokenizer) != record.tokenizer_sha256:
+        raise AdapterError(
+            f"the tokenizer of `{opened.name}` is not the one the adapter was trained with",
+            "use the base that the adapter's README.md names",
+        )
+
+
+def check_base_files(opened: OpenedBase, record: Record) -> None:
+    """Raises AdapterError unless a base has the files of the training; downloads its weights."""
     download_weights(opened)
     found = fingerprint(opened)
     if found.sha256 != record.base["sha256"]:

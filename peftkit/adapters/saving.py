@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
-from transformers import GenerationConfig
 
 from peftkit.adapters.loading import load_trained_model
 from peftkit.adapters.probes import compare_probes, tolerance
 from peftkit.adapters.record import Record
 from peftkit.bases.added_tokens import save_added_tokens
+from peftkit.bases.loading import generation_config
 from peftkit.bases.opening import OpenedBase
 from peftkit.data.encoded import Head
 from peftkit.methods.method import Method
@@ -40,9 +39,7 @@ def write_weights(
     if base.added_ids or whole or head.generation:
         base.tokenizer.save_pretrained(folder)
     if head.generation:  # without it, transformers would go on after the end of an answer
-        pad = base.tokenizer.pad_token_id
-        settings: Any = GenerationConfig
-        settings(**head.generation, pad_token_id=pad).save_pretrained(folder)
+        generation_config(head, base.tokenizer.pad_token_id).save_pretrained(folder)
     _name_base(folder, base)
     for file in folder.rglob("*"):
         if file.is_file():

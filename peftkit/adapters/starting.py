@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from peftkit.adapters.loading import check_base, check_files
-from peftkit.adapters.record import NAME, Record
+from peftkit.adapters.loading import (
+    CHAT_TEMPLATE,
+    adapter_folder,
+    check_base_files,
+    check_files,
+    check_tokenizer,
+)
+from peftkit.adapters.record import NAME, Record, chat_template_sha256
 from peftkit.bases.added_tokens import restore_added_tokens
-from peftkit.bases.opening import OpenedBase
-from peftkit.errors import AdapterError, first_line
+from peftkit.bases.opening import OpenedBase, has_weights
+from peftkit.data.encoded import Head
+from peftkit.errors import AdapterError, first_line, quoted
+from peftkit.packaged import sha256_of
 from peftkit.recipe import Recipe
 
 
@@ -19,9 +29,27 @@ from peftkit.recipe import Recipe
 class Start:
     """A saved adapter to go on from."""
 
+    name: str
+    """As the recipe names it."""
     folder: Path
     record: Record | None
     """None for an adapter that peftkit did not save, of which the base cannot be told."""
+
+    def note(self, base: OpenedBase) -> str:
+        """What a person should know of it; empty for an adapter of peftkit's."""
+        if self.record is not None:
+            return ""
+        config = json.loads((self.folder / "adapter_config.json").read_text(encoding="utf-8"))
+        named = config.get("base_model_name_or_path") or "no base"
+        return (
+            f"the adapter to start from names `{named}`, and whether that is `{base.name}` as it "
+            "is here cannot be told"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """For run.json: the name, and the digests of the weights."""
+        files = sorted(self.folder.glob("*.safetensors"))
+        return {"name": self.name, "weights": {file.name: sha256_of(file) for file in files}}
 
 
 def find_start(recipe: Recipe) -> Start | None:
@@ -30,22 +58,55 @@ def find_start(recipe: Recipe) -> Start | None:
     Raises:
         AdapterError: there is none, or a file was changed.
     """
-    if not recipe.start_from:
+    name = recipe.start_from
+    if not name:
         return None
-    path = Path(recipe.start_from).expanduser()
-    folder = path / "adapter" if (path / "adapter").is_dir() else path
+    folder = adapter_folder(Path(name).expanduser())
     if not folder.is_dir():
-        folder = _from_hub(recipe.start_from)
-    if not (folder / NAME).is_file():
-        if not (folder / "adapter_config.json").is_file():
-            raise AdapterError(
-                f"`start_from`: `{folder}` holds no adapter",
-                "give a run folder, or a folder with adapter_config.json",
-            )
-        return Start(folder, None)
-    record = Record.read(folder)
-    check_files(folder, record)
-    return Start(folder, record)
+        folder = _from_hub(name)
+    if (folder / NAME).is_file():
+        record = Record.read(folder)
+        check_files(folder, record)
+        return Start(name, folder, record)
+    if not (folder / "adapter_config.json").is_file():
+        raise AdapterError(
+            f"`start_from`: `{folder}` holds no adapter",
+            "give a run folder, or a folder with adapter_config.json",
+        )
+    return Start(name, folder, None)
+
+
+def check_start(start: Start, base: OpenedBase, head: Head) -> None:
+    """Compares what an adapter says of itself with a run's base and task, before weights.
+
+    Raises:
+        AdapterError: it was trained on another base, with another chat template, for another kind
+            of head or for other labels.
+    """
+    record = start.record
+    if record is None:
+        return
+    if (record.head.task_type, record.head.labels) != (head.task_type, head.labels):
+        raise AdapterError(
+            f"`start_from`: the adapter in `{start.folder}` is for {_told(record.head)}, and this "
+            f"run is for {_told(head)}",
+            "begin anew, or give the data the same labels",
+        )
+    added = tuple(record.recipe["base"]["added_tokens"])
+    if added != base.spec.added_tokens:
+        raise AdapterError(
+            f"`start_from`: the adapter in `{start.folder}` has the added tokens {quoted(added)}, "
+            f"and `base.added_tokens` is {quoted(base.spec.added_tokens)}",
+            "give the same",
+        )
+    check_tokenizer(base, record)
+    if head.generation and chat_template_sha256(base.tokenizer) != record.chat_template_sha256:
+        raise AdapterError(
+            f"`start_from`: the adapter in `{start.folder}` was trained with another chat template",
+            f"`--base.chat-template {start.folder / CHAT_TEMPLATE}`",
+        )
+    if has_weights(base):
+        check_base_files(base, record)
 
 
 def restore_start(model: nn.Module, start: Start, recipe: Recipe, base: OpenedBase) -> None:
@@ -55,16 +116,26 @@ def restore_start(model: nn.Module, start: Start, recipe: Recipe, base: OpenedBa
         AdapterError: they do not fit, or belong to another base.
     """
     if start.record is not None:
-        check_base(base, start.record)
+        check_base_files(base, start.record)  # of a Hub base, they are here only now
     recipe.method.restore(model, start.folder)
     restore_added_tokens(model, start.folder)
+
+
+def _told(head: Head) -> str:
+    return (
+        f"{head.task_type} with the labels {quoted(head.labels)}" if head.labels else head.task_type
+    )
 
 
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
+    repository, _, revision = name.partition("@")
+    patterns = ["*.json", "*.safetensors", "*.jinja"]
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
+        )
     except Exception as error:  # the Hub's client raises many kinds
         raise AdapterError(
             f"`start_from` is `{name}`, which is no folder, and the Hub does not give it: "

@@ -9,6 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+import jinja2
+
 from peftkit.errors import BaseModelError, did_you_mean, did_you_mean_file, quoted
 
 NAMES: Final = ("chatml", "plain")
@@ -35,6 +37,23 @@ def chat_template(name: str) -> str:
     if not path.is_file():
         raise BaseModelError(f"`base.chat_template`: no file `{name}`", did_you_mean_file(path))
     try:
-        return path.read_text(encoding="utf-8")
+        template = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise BaseModelError(f"`base.chat_template`: `{name}` is not UTF-8 text") from error
+        raise BaseModelError(
+            f"`base.chat_template`: `{name}` is not UTF-8 text", "save it as UTF-8"
+        ) from error
+    try:
+        jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    except jinja2.TemplateSyntaxError as error:
+        raise BaseModelError(
+            f"`base.chat_template`: `{name}`, line {error.lineno}: {error.message}",
+            "correct it; it is Jinja, as transformers' chat templates are",
+        ) from error
+    if not template.strip():
+        raise BaseModelError(f"`base.chat_template`: `{name}` is empty", "write a template")
+    return template
+
+
+def named(template: str | None) -> str:
+    """What a template of peftkit's own is called in messages; empty for any other."""
+    return next((f"the chat template `{n}`" for n in NAMES if chat_template(n) == template), "")

@@ -117,7 +117,17 @@ def load_weights(
     else:
         model.to(device)
     _keep_differentiable(model)
+    if head.generation:  # instead of the base's own settings, which would fill the gaps
+        model.generation_config = generation_config(head, base.tokenizer.pad_token_id)
     return LoadedModel(model, modules)
+
+
+def generation_config(head: Head, pad_token_id: int) -> Any:
+    """How the head's model writes, as transformers' `GenerationConfig`."""
+    import transformers
+
+    settings: Any = transformers.GenerationConfig
+    return settings(**head.generation, pad_token_id=pad_token_id)
 
 
 def _convert_unquantized(model: Any, dtype: torch.dtype) -> None:

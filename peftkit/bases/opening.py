@@ -103,6 +103,7 @@ def open_base(base: Base, virtual_tokens: int = 0) -> OpenedBase:
             "padded on the left, and peftkit pads on the right",
             "choose a base of another architecture",
         )
+    tokenizer.name_or_path = base.name_or_path  # for messages; a GGUF's would be its cache
     if base.chat_template:
         tokenizer.chat_template = chat_template(base.chat_template)
     if tokenizer.pad_token_id is None:
@@ -185,6 +186,11 @@ def download_weights(base: OpenedBase) -> None:
         f"`{base.spec.name_or_path}` has none of the weight files {', '.join(WEIGHT_FILES)}",
         "choose a repository with safetensors weights",
     )
+
+
+def has_weights(base: OpenedBase) -> bool:
+    """Whether the weights are on this machine; those of a Hub base come when they are needed."""
+    return any(next(base.folder.glob(pattern), None) for pattern in WEIGHT_FILES)
 
 
 def _find(base: Base) -> OpenedBase:

@@ -10,6 +10,7 @@ from peftkit.data.encoded import Encoded
 from peftkit.data.rows import Malformed
 
 FIRST_ROWS = 5
+MOST_KINDS = 8
 
 
 @dataclass(frozen=True)
@@ -104,4 +105,6 @@ def describe_malformed(malformed: dict[str, list[int]], unit: str) -> str:
         more = ", ..." if len(numbers) > FIRST_ROWS else ""
         plural = "s" if len(numbers) > 1 else ""
         parts.append(f"{len(numbers)} {kind} ({unit}{plural} {first}{more})")
-    return ", ".join(parts)
+    further = len(parts) - MOST_KINDS
+    shown = ", ".join(parts[:MOST_KINDS])
+    return f"{shown}, and {further} more kinds" if further > 0 else shown

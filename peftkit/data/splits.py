@@ -252,11 +252,17 @@ def _rank(unit: str, split_seed: int) -> bytes:
     return hashlib.blake2b(f"{split_seed} {unit}".encode(), digest_size=16).digest()
 
 
+def _grouped(splits: Splits) -> bool:
+    """Whether some rows must stay in one split: of one group, or because they ask the same."""
+    groups = [row.group for rows in splits.named().values() for row in rows if row.group]
+    return len(set(groups)) < len(groups)
+
+
 def _check_filled(splits: Splits, source: Source) -> None:
     empty = [name for name, rows in splits.named().items() if not rows]
     if empty:
         sizes = ", ".join(f"{name} {len(rows)}" for name, rows in splits.named().items())
-        grouped = f"the groups of column `{source.group}` are too large; " if source.group else ""
+        grouped = "rows that stay together make up too much of it; " if _grouped(splits) else ""
         raise DataError(
             f"`{source.path}`: no rows in {quoted(empty)} ({sizes})",
             f"{grouped}{'raise `max_rows`' if source.max_rows else 'add rows'}, or change "

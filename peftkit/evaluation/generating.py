@@ -10,12 +10,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate import Accelerator
 from torch import nn
 
-from peftkit.data.encoded import Head
+from peftkit.data.encoded import Encoded, Head
 from peftkit.methods.virtual_tokens import window
 
 Tokens = npt.NDArray[np.int64]
+
+
+def answer_prompts(
+    model: nn.Module, encoded: Encoded, tokenizer: Any, accelerator: Accelerator
+) -> list[str]:
+    """What the model writes for the prompts of the encoding; on the main process, else nothing."""
+    if not encoded.prompts or not accelerator.is_main_process:
+        return [""] * len(encoded.prompts)
+    prompts = [prompt.input_ids for prompt in encoded.prompts]
+    with accelerator.autocast(), torch.random.fork_rng():  # drawn tokens change no training
+        return write(model, prompts, encoded.head, tokenizer)
 
 
 def write(
@@ -28,7 +40,9 @@ def write(
     """
     options = {**head.generation, **settings}
     answers = generate(model, prompts, tokenizer.pad_token_id, **options)
-    return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
+    ends = options["eos_token_id"]
+    written = [ids[:-1] if len(ids) and ids[-1] in ends else ids for ids in answers]
+    return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
 
 
 def generate(

@@ -54,6 +54,7 @@ def run_model(
     model.eval()
     batches = list(inference_batches(examples, micro_batch_tokens))
     found: list[tuple[int, Any]] = []
+    broken: list[int] = []
     sums = torch.zeros(2, dtype=torch.float64)  # of losses, of targets
     mine = batches[accelerator.process_index :: accelerator.num_processes]
     with torch.inference_mode(), accelerator.autocast():
@@ -61,35 +62,31 @@ def run_model(
             batch = collate(examples, indices, task.reads, pad_token_id)
             batch = to_device(batch, accelerator.device)
             outputs = forward(model, batch).float()
-            _check_finite(outputs, examples, indices)
+            finite = torch.isfinite(outputs).all(dim=-1).cpu().numpy()
+            by_example = _by_example(finite, examples, indices, task.reads)
+            broken += [index for index, right in by_example if not right.all()]
             ones = torch.ones_like(batch.weights)
             loss = task.loss(outputs, batch.targets, ones, 0.0)
             sums += torch.stack((loss, task.count(batch.targets, ones))).cpu()
             kept = task.keep(outputs, batch.targets).cpu().numpy()
             found.extend(_by_example(kept, examples, indices, task.reads))
     if accelerator.num_processes > 1:
-        found = gather_object(found)
+        found, broken = gather_object(found), gather_object(broken)
         sums = sum(gather_object([sums]))
+    if broken:
+        raise TrainingError(
+            f"the model puts out NaN or infinity for row {examples.rows[min(broken)].number}",
+            "before training: the base is damaged, or needs `--base.dtype float32`; "
+            "later: lower `training.learning_rate`",
+        )
     found.sort(key=lambda item: item[0])
     return np.concatenate([kept for _, kept in found]), float(sums[0] / sums[1].clamp(min=1))
 
 
-def _check_finite(outputs: torch.Tensor, examples: Examples, indices: tuple[int, ...]) -> None:
-    """Raises TrainingError if a batch's outputs hold NaN or infinity."""
-    if not torch.isfinite(outputs).all():
-        rows = ", ".join(str(examples.rows[index].number) for index in indices[:5])
-        raise TrainingError(
-            f"the model puts out NaN or infinity for one of the rows {rows}"
-            + (", ..." if len(indices) > 5 else ""),
-            "before training: the base is damaged, or needs `--base.dtype float32`; "
-            "later: lower `training.learning_rate`",
-        )
-
-
 def _by_example(
-    outputs: npt.NDArray[np.float32], examples: Examples, indices: tuple[int, ...], reads: Reads
-) -> list[tuple[int, npt.NDArray[np.float32]]]:
-    """Outputs of one batch cut at the examples' borders, (targets of the example, classes) each."""
+    outputs: npt.NDArray[Any], examples: Examples, indices: tuple[int, ...], reads: Reads
+) -> list[tuple[int, npt.NDArray[Any]]]:
+    """Outputs of one batch cut at the examples' borders, (targets of the example, ...) each."""
     if reads in ("first", "last"):
         sizes = [1] * len(indices)
     else:

@@ -43,20 +43,38 @@ class FullFineTuning(Method):
         )
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
-        from safetensors.torch import load_model
-
-        from peftkit.errors import AdapterError
-
-        try:
-            load_model(model, folder / WEIGHTS)
-        except RuntimeError as error:
-            raise AdapterError(f"`{folder / WEIGHTS}` does not fit the model: {error}") from error
+        _load_whole(model, folder)
         return model.requires_grad_(False)
 
     def restore(self, model: nn.Module, folder: Path) -> None:
-        if not next(model.parameters()).is_meta:
-            self.load(model, folder, ())
-            model.requires_grad_(True)
+        from peftkit.methods.trained_layout import compare_present
+
+        if next(model.parameters()).is_meta:  # tied weights are in the file once
+            compare_present(
+                folder / WEIGHTS, {n: tuple(p.shape) for n, p in model.state_dict().items()}
+            )
+        else:
+            _load_whole(model, folder)
 
     def merge(self, model: nn.Module) -> nn.Module:
         return model
+
+
+def _load_whole(model: nn.Module, folder: Path) -> None:
+    """Puts all weights of a model folder into a model.
+
+    Raises:
+        AdapterError: there is no such file, or it does not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    from peftkit.errors import AdapterError
+
+    try:
+        load_model(model, folder / WEIGHTS)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise AdapterError(
+            f"`{folder / WEIGHTS}` does not fit the model: {error}",
+            "it must be a model of this architecture, saved by a run of FullFineTuning",
+        ) from error

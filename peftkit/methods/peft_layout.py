@@ -26,10 +26,12 @@ WITHOUT_EFFECT = {
     "layers_to_transform", "loftq_config", "lora_dropout", "megatron_config", "megatron_core",
     "modules_to_save", "parent_library", "peft_version", "revision", "runtime_config",
     "target_modules", "task_type", "ephemeral_gpu_offload", "prompt_tuning_init",
-    "prompt_tuning_init_text", "tokenizer_name_or_path", "init_weights", "qalora_group_size",
+    "prompt_tuning_init_text", "tokenizer_name_or_path", "init_weights",
 }  # fmt: skip
 """Fields of PEFT's configurations that do not change what a loaded adapter computes, or that show
-in the names of its tensors."""
+in the names of its tensors; values of `init_lora_weights` that do are refused apart."""
+CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Beginnings of `init_lora_weights` that take something out of the base's weights."""
 
 
 def inject_peft(model: nn.Module, config: peft.PeftConfig) -> nn.Module:
@@ -160,10 +162,10 @@ def restore_peft(model: nn.Module, folder: Path) -> None:
     """
     compare_configs(model, folder)
     live = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
-    if is_rehearsal(model):
-        compare_tensors(folder / WEIGHTS, {key: tuple(t.shape) for key, t in live.items()})
-    else:
-        _restore(model, folder, "default")
+    compare_tensors(folder / WEIGHTS, {key: tuple(t.shape) for key, t in live.items()})
+    if not is_rehearsal(model):
+        for key, tensor in load_file(folder / WEIGHTS).items():
+            live[key].data.copy_(tensor)  # in place: they stay float32 whatever the file has
 
 
 def compare_configs(model: Any, folder: Path) -> None:
@@ -174,8 +176,20 @@ def compare_configs(model: Any, folder: Path) -> None:
     try:
         saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise AdapterError(f"`{folder}` has no readable adapter_config.json: {error}") from error
-    wrong = [
+        raise AdapterError(
+            f"`{folder}` has no readable adapter_config.json: {error}",
+            "give an adapter that PEFT or a method of PEFT's has saved",
+        ) from error
+    start = str(saved.get("init_lora_weights")).lower()
+    if start.startswith(CHANGE_THE_BASE):
+        raise AdapterError(
+            f"the adapter in `{folder}` was trained on a base that its start, `{start}`, had "
+            "changed, and does not fit the base as it is",
+            "convert it with PEFT's `path_initial_model_for_weight_conversion`",
+        )
+    unknown = [name for name in saved.keys() - live.keys() - WITHOUT_EFFECT if saved[name]]
+    wrong = [f"`{name}` is not known to this version of PEFT" for name in sorted(unknown)]
+    wrong += [
         f"`{name}` is {saved[name]!r} and not {_plain(live[name])!r}"
         for name in sorted(live.keys() & saved.keys() - WITHOUT_EFFECT)
         if saved[name] != _plain(live[name]) and (saved[name] or live[name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -50,7 +50,7 @@ def load_trained(model: nn.Module, folder: Path, expected: Iterable[str]) -> nn.
     return model.requires_grad_(False)
 
 
-def restore_trained(model: nn.Module, folder: Path, weights: str = WEIGHTS) -> None:
+def restore_trained(model: nn.Module, folder: Path) -> None:
     """Gives the trainable parameters the values of a folder.
 
     Raises:
@@ -58,8 +58,8 @@ def restore_trained(model: nn.Module, folder: Path, weights: str = WEIGHTS) -> N
     """
     rows = {id(parameter) for parameter in added_rows(model).values()}
     trained = {n: p for n, p in trainable_parameters(model).items() if id(p) not in rows}
-    compare_tensors(folder / weights, {name: tuple(p.shape) for name, p in trained.items()})
-    for name, tensor in load_file(folder / weights).items():
+    compare_tensors(folder / WEIGHTS, {name: tuple(p.shape) for name, p in trained.items()})
+    for name, tensor in load_file(folder / WEIGHTS).items():
         if not trained[name].is_meta:
             trained[name].data.copy_(tensor)
 
@@ -75,12 +75,33 @@ def float_norms(model: nn.Module, names: Iterable[str]) -> None:
 
 def compare_tensors(file: Path, expected: dict[str, tuple[int, ...]]) -> None:
     """Raises AdapterError unless a safetensors file holds exactly these names and shapes."""
+    found = _shapes(file)
+    missing = [f"`{name}` is missing" for name in sorted(expected.keys() - found.keys())]
+    _raise_if_wrong(file, [*missing, *_differences(found, expected)])
+
+
+def compare_present(file: Path, expected: dict[str, tuple[int, ...]]) -> None:
+    """As `compare_tensors`, but some of the names may be missing."""
+    _raise_if_wrong(file, _differences(_shapes(file), expected))
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors in a safetensors file."""
     if not file.is_file():
-        raise AdapterError(f"no file `{file}`")
-    with safe_open(str(file), framework="pt") as opened:
-        found = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-    wrong = [
-        *(f"`{name}` is missing" for name in sorted(expected.keys() - found.keys())),
+        raise AdapterError(
+            f"no file `{file}`", "the adapter is of another method; give the one it was saved by"
+        )
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise AdapterError(f"`{file}` is damaged: {error}", "copy the adapter again") from error
+
+
+def _differences(
+    found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
+) -> list[str]:
+    return [
         *(f"`{name}` is unexpected" for name in sorted(found.keys() - expected.keys())),
         *(
             f"`{name}` has shape {found[name]}, not {expected[name]}"
@@ -88,5 +109,8 @@ def compare_tensors(file: Path, expected: dict[str, tuple[int, ...]]) -> None:
             if found[name] != expected[name]
         ),
     ]
+
+
+def _raise_if_wrong(file: Path, wrong: list[str]) -> None:
     if wrong:
         raise AdapterError(f"`{file}` does not fit the model: {'; '.join(wrong[:5])}")

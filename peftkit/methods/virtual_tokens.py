@@ -77,7 +77,7 @@ def restore_virtual(model: nn.Module, folder: Path) -> None:
     prompt: Any = model.prompt_encoder["default"]  # type: ignore[index]
     live: dict[str, Any] = {"prompt_embeddings": prompt.embedding.weight}
     live |= {
-        name.removeprefix("base_model.").replace(".modules_to_save.default", ""): parameter
+        name.replace(".modules_to_save.default", ""): parameter
         for name, parameter in model.named_parameters()
         if ".modules_to_save.default" in name
     }

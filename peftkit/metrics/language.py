@@ -17,14 +17,14 @@ MOST = 100.0
 def language_scores(
     losses: Floats, right: Floats, sizes: Sequence[int]
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """`perplexity` and `token_accuracy`, and their 95 % bootstrap intervals over rows.
+    """`perplexity` and `token_accuracy`, and their 95 % bootstrap intervals over examples.
 
     perplexity = exp(mean loss of a token)
 
     Args:
-        losses: (tokens,), negative log-likelihood in nats, row after row.
+        losses: (tokens,), negative log-likelihood in nats, example after example.
         right: (tokens,), 1 where the token was the likeliest one.
-        sizes: tokens of each row.
+        sizes: tokens of each example.
     """
     starts = np.cumsum([0, *sizes[:-1]])
     rows = np.stack(  # (rows, 3): loss, right and tokens of each row

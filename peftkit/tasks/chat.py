@@ -18,7 +18,13 @@ from pydantic import Field
 
 from peftkit.data.rows import Row
 from peftkit.errors import DataError, RecipeError
-from peftkit.tasks.conversations import Conversations, Message, read_conversation, read_messages
+from peftkit.tasks.conversations import (
+    Conversations,
+    Message,
+    read_conversation,
+    read_messages,
+    unanswered,
+)
 from peftkit.tasks.generation import Generation
 from peftkit.tasks.task import Piece, Reads, Score, Task
 
@@ -30,6 +36,9 @@ if TYPE_CHECKING:
     from peftkit.data.splits import Splits
     from peftkit.tasks.task import Outputs
 
+LEAST_PROMPT = 8
+"""Tokens that must fit beside the longest answer."""
+
 
 class Chat(Task):
     """Answers in conversations, written by a causal language model."""
@@ -39,7 +48,7 @@ class Chat(Task):
     scores: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
 
     data: Conversations
-    """The conversations."""
+    """The conversations. White space around the assistant's turns is taken off."""
     system: str = ""
     """System message of conversations that have none; empty to leave them as they are."""
     max_length: int = Field(default=1024, ge=8)
@@ -51,6 +60,10 @@ class Chat(Task):
     """Test conversations whose first question is answered before and after training."""
     generation: Generation = Generation()
     """How answers are written: in those samples, in `peftkit chat` and `predict`."""
+
+    @property
+    def command(self) -> Literal["predict", "chat"]:
+        return "predict" if self.data.text else "chat"
 
     @property
     def source(self) -> Conversations:
@@ -71,27 +84,43 @@ class Chat(Task):
     def as_input(self, value: Any) -> dict[str, Any]:
         if isinstance(value, Mapping):
             if other := sorted(set(value) - {"messages", "text"}):
-                raise RecipeError(f"a chat is asked a text or messages, and {other[0]} is neither")
+                raise RecipeError(
+                    f"a chat is asked a text or messages, and `{other[0]}` is neither",
+                    "leave it out",
+                )
             value = value.get("messages", value.get("text"))
-        if isinstance(value, str) and self.data.text:
-            return {"text": value}
         if isinstance(value, str):
-            return {"messages": [{"role": "user", "content": value}]}
+            asked = [{"role": "user", "content": value}]
+            return {"text": value} if self.data.text else {"messages": asked}
+        if self.data.text:
+            raise RecipeError(
+                "the model learned plain text, and goes on from a text, not from messages",
+                '`peftkit predict RUN --text "..."`',
+            )
         read = read_messages(value)
         if isinstance(read, str):
-            raise RecipeError(f"what is to be answered is neither a text nor messages: {read}")
-        return {"messages": read}
+            raise RecipeError(
+                f"what is to be answered is neither a text nor messages: {read}",
+                'give a text, or a list such as `[{"role": "user", "content": "..."}]`',
+            )
+        return {"messages": unanswered(read)}
 
     def read_input(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
         columns = self.data.columns_of(table, answered=False)
         return read_conversation(values, columns, answered=False)
 
     def key(self, row: Row) -> str:
-        return _normalized(row.values.get("text") or _said(row, "system", "user", "assistant"))
+        said = row.values.get("text") or _said(row, "system", "user", "assistant")
+        return f"{self.stratum(row)}\x1f{_normalized(said)}"
 
     def group(self, row: Row) -> str:
-        """Conversations in which the same is asked stay together, whatever the answers."""
-        return "" if self.data.text else _normalized(_said(row, "user"))
+        """Conversations that begin with the same question stay together, whatever comes after: one
+        may be the beginning of the other.
+        """
+        if self.data.text:
+            return ""
+        asked = [m["role"] for m in row.values["messages"]].index("user") + 1
+        return _normalized("\x1f".join(m["content"] for m in row.values["messages"][:asked]))
 
     def stratum(self, row: Row) -> str:
         return str(row.values.get("stratum", ""))
@@ -100,6 +129,12 @@ class Chat(Task):
         from peftkit.data.encoded import Encoded, Head
         from peftkit.tasks import chat_encoding as encoding
 
+        if self._room(tokenizer) < LEAST_PROMPT:
+            raise DataError(
+                f"`task.generation.max_new_tokens` is {self.generation.max_new_tokens:,}, and the "
+                f"base reads {tokenizer.model_max_length:,} tokens, question and answer together",
+                "lower it",
+            )
         limit = min(self.max_length, tokenizer.model_max_length)
         ends = {tokenizer.eos_token_id} - {None}
         prompts: tuple[Prompt, ...] = ()
@@ -116,9 +151,14 @@ class Chat(Task):
                 encoding.encode_conversations(name, those, chat_format, limit, self.over_long)
                 for name, those in talks.items()
             ]
-            prompts = encoding.first_questions(
-                talks["test"], chat_format, self.samples, self._room(tokenizer)
+            kept = {row.number for row in found[-1][0].rows}
+            prompts, missing = encoding.first_questions(
+                [talk for talk in talks["test"] if talk[0].number in kept],
+                chat_format,
+                self.samples,
+                self._room(tokenizer),
             )
+            found[-1][1].extend(missing)
         (train, _), (validation, _), (test, _) = found
         generation = {**self.generation.options(), "eos_token_id": sorted(ends)}
         return Encoded(
@@ -141,11 +181,13 @@ class Chat(Task):
             chat_format = encoding.open_format(tokenizer)
             prompts = encoding.rendered(self._talks(rows), chat_format, chat_format.prompt)
         room = self._room(tokenizer)
-        if long := [row.number for row, ids in zip(rows, prompts, strict=True) if len(ids) > room]:
+        long = [(row, ids) for row, ids in zip(rows, prompts, strict=True) if len(ids) > room]
+        if long:
+            which = f" (row {long[0][0].number}, and {len(long) - 1} more)" * (len(rows) > 1)
             raise DataError(
-                f"row {long[0]} is longer than the {room:,} tokens that the base reads, with "
-                f"{self.generation.max_new_tokens} left for the answer ({len(long)} such rows)",
-                "shorten it, or lower `task.generation.max_new_tokens`",
+                f"{len(long[0][1]):,} tokens are to be answered, and the base reads {room:,} "
+                f"beside {self.generation.max_new_tokens:,} of the answer{which}",
+                "shorten the text, or lower `task.generation.max_new_tokens`",
             )
         ids = [encoding.int64(prompt) for prompt in prompts]
         return Examples(tuple(rows), ids, [row * 0 + IGNORE_INDEX for row in ids])
@@ -181,9 +223,10 @@ class Chat(Task):
         return torch.stack((losses, (outputs.argmax(dim=-1) == targets).float()), dim=1)
 
     def metrics(self, outputs: Outputs, examples: Examples, head: Head) -> Score:
+        from peftkit.data.encoded import IGNORE_INDEX
         from peftkit.metrics.language import language_scores
 
-        sizes = [int((targets >= 0).sum()) for targets in examples.targets]
+        sizes = [int((targets != IGNORE_INDEX).sum()) for targets in examples.targets]
         values, intervals = language_scores(outputs[:, 0], outputs[:, 1], sizes)
         return Score(values, intervals)
 
@@ -192,7 +235,7 @@ class Chat(Task):
         talks = []
         for row in rows:
             messages: list[Message] = row.values["messages"]
-            if self.system and messages[0]["role"] != "system":
+            if self.system.strip() and messages[0]["role"] != "system":
                 messages = [{"role": "system", "content": self.system}, *messages]
             talks.append((row, messages))
         return talks

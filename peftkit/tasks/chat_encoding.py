@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from peftkit.bases.chat_templates import named
 from peftkit.data.encoded import IGNORE_INDEX, Examples, Prompt
 from peftkit.data.rows import Row
 from peftkit.errors import DataError
@@ -69,8 +70,9 @@ def encode_conversations(
     empty: list[Row] = []
     cut = 0
     wholes = rendered(talks, chat_format, chat_format.encode)
-    for (row, messages), whole in zip(talks, wholes, strict=True):
-        tokens = _shortened(messages, whole, chat_format, limit, over_long)
+    for talk, whole in zip(talks, wholes, strict=True):
+        row = talk[0]
+        tokens = _shortened(talk, whole, chat_format, limit, over_long)
         if tokens is None:
             long.append(row)
         elif not any(tokens.supervised[1:]):
@@ -79,11 +81,13 @@ def encode_conversations(
             kept.append((row, tokens))
             cut += tokens is not whole
     if not kept:
+        longer = sum(len(whole.input_ids) > limit for whole in wholes)
         raise DataError(
-            f"no conversation of the {split} split has anything to learn: {len(long)} of "
-            f"{len(talks)} rows are longer than {limit:,} tokens, {len(empty)} have no answer "
-            "within them",
-            "raise `task.max_length`, or look at the answers in the file",
+            f"no conversation of the {split} split has anything to learn: {longer} of {len(talks)} "
+            f"rows are longer than {limit:,} tokens, and {len(talks) - longer} have no answer",
+            "raise `task.max_length`, as far as the base reads, or shorten the rows"
+            if longer
+            else "only the assistant's turns are learned; add some",
         )
     special = [str(t) for t in chat_format.tokenizer.added_tokens_decoder.values() if t.special]
     odd = [row for row, messages in talks if _mentions(messages, special)]
@@ -98,39 +102,54 @@ def encode_conversations(
 def encode_texts(
     split: str, rows: Sequence[Row], tokenizer: Any, limit: int
 ) -> tuple[Examples, list[str]]:
-    """Plain texts, each ended by the end-of-text token, in pieces of at most `limit` tokens."""
+    """Plain texts, each ended by the end-of-text token, in pieces of at most `limit` tokens.
+
+    A piece begins with the last token of the one before, so that every token but a text's first
+    is learned once.
+
+    Raises:
+        DataError: no text of the split has two tokens.
+    """
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     kept: list[tuple[Row, Tokens]] = []
     for row in rows:
         ids = tokenizer(row.values["text"], verbose=False)["input_ids"]
         ids = ids if ids[-1:] == end else ids + end
-        pieces = [ids[start : start + limit] for start in range(0, len(ids), limit)]
-        kept += [(row, Tokens(piece, [True] * len(piece))) for piece in pieces if len(piece) > 1]
-    notes = [
-        f"{split}: {len(rows):,} texts became {len(kept):,} pieces of at most {limit:,} tokens"
-    ] * (len(kept) > len(rows))
-    return _examples(kept), notes
+        pieces = [ids[start : start + limit] for start in range(0, len(ids) - 1, limit - 1)]
+        kept += [(row, Tokens(piece, [True] * len(piece))) for piece in pieces]
+    read = {row.number for row, _ in kept}
+    empty = [row for row in rows if row.number not in read]
+    if not kept:
+        raise DataError(f"no text of the {split} split has more than one token", "add longer texts")
+    notes = _note_rows(split, empty, "a single token, left out")
+    if len(kept) > len(read):
+        pieces_of = f"{len(read):,} texts became {len(kept):,} pieces"
+        notes.append(f"{split}: {pieces_of} of at most {limit:,} tokens")
+    return _examples(kept, unsupervised=len(empty)), notes
 
 
 def first_questions(
     talks: Sequence[Talk], chat_format: ChatFormat, count: int, room: int
-) -> tuple[Prompt, ...]:
-    """First questions of so many conversations, evenly spread over them.
+) -> tuple[tuple[Prompt, ...], list[str]]:
+    """First questions of so many answered conversations, evenly spread over them; and a note on
+    those that are too long to be answered.
 
     Args:
-        room: tokens that a prompt may have; longer ones are left out.
+        room: tokens that a prompt may have.
     """
     places = np.linspace(0, len(talks) - 1, min(count, len(talks))).round().astype(int)
     prompts = []
+    long = []
     for row, messages in (talks[place] for place in dict.fromkeys(places.tolist())):
-        answers = [turn for turn, m in enumerate(messages) if m["role"] == "assistant"]
-        asked = messages[: answers[0]] if answers else messages
-        ids = int64(chat_format.prompt(asked))
-        expected = messages[answers[0]]["content"] if answers else ""
+        answer = [message["role"] for message in messages].index("assistant")
+        asked = messages[:answer]
+        [ids] = rendered([(row, asked)], chat_format, chat_format.prompt)
         text = "\n".join(m["content"] for m in asked if m["role"] == "user")
-        if len(ids) <= room:
-            prompts.append(Prompt(row.number, text, expected, ids))
-    return tuple(prompts)
+        if len(ids) > room:
+            long.append(row)
+        else:
+            prompts.append(Prompt(row.number, text, messages[answer]["content"], int64(ids)))
+    return tuple(prompts), _note_rows("samples", long, "too many tokens to be answered")
 
 
 def int64(values: Sequence[int]) -> npt.NDArray[np.int64]:
@@ -139,7 +158,7 @@ def int64(values: Sequence[int]) -> npt.NDArray[np.int64]:
 
 
 def _shortened(
-    messages: list[Message],
+    talk: Talk,
     whole: Tokens,
     chat_format: ChatFormat,
     limit: int,
@@ -150,8 +169,9 @@ def _shortened(
         return whole
     if over_long == "cut_end":
         return Tokens(whole.input_ids[:limit], whole.supervised[:limit])
+    row, messages = talk
     while over_long == "drop_turns" and (messages := _without_oldest(messages)):
-        shorter = chat_format.encode(messages)
+        [shorter] = rendered([(row, messages)], chat_format, chat_format.encode)
         if len(shorter.input_ids) <= limit:
             return shorter
     return None
@@ -202,10 +222,15 @@ def _note_rows(split: str, rows: Sequence[Row], what: str) -> list[str]:
 
 def _template_error(reason: str, tokenizer: Any, messages: Sequence[Message]) -> DataError:
     """An error that names the template and one that would do."""
+    own = f"the chat template of `{tokenizer.name_or_path}`, or the file named instead,"
+    message = f"{named(tokenizer.chat_template) or own} cannot be used: {reason}"
+    if not tokenizer.chat_template:
+        message = f"`{tokenizer.name_or_path}` has no chat template"
     fits = template_for(tokenizer, messages)
     return DataError(
-        f"the chat template of `{tokenizer.name_or_path}` cannot be used: {reason}",
+        message,
         f"`--base.chat-template {fits}` fits this tokenizer and these messages"
         if fits
-        else "write one as a .jinja file and name it as `base.chat_template`",
+        else "write one as a .jinja file and name it as `base.chat_template`; it needs a fast "
+        "tokenizer",
     )

@@ -55,12 +55,10 @@ class ChatFormat:
             NotRendered: there is no template, or it cannot be used for training.
         """
         if template is None and not tokenizer.chat_template:
-            raise NotRendered("it has no chat template")
+            raise NotRendered("there is none")
         if not tokenizer.is_fast:
-            raise NotRendered("its tokenizer is a slow one, which does not tell where tokens begin")
-        added = tokenizer.added_tokens_decoder
-        special = {index for index, token in added.items() if token.special}
-        any_end = frozenset(special - {tokenizer.unk_token_id})
+            raise NotRendered("the tokenizer is a slow one, which does not tell where tokens begin")
+        any_end = frozenset(set(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id})
         probe = ChatFormat(tokenizer, any_end, template).encode(PROBE)
         last = max(index for index, learned in enumerate(probe.supervised) if learned)
         return ChatFormat(tokenizer, frozenset({probe.input_ids[last]}), template)
@@ -110,7 +108,7 @@ class ChatFormat:
                 if whole[end : offsets[index][0]].strip():
                     break
                 return index
-        raise NotRendered("it ends an answer with no special token, so none would be learned")
+        raise NotRendered("it ends an answer with no token of its own, so none would be learned")
 
     def _render(self, messages: Sequence[Message], prompt: bool = False) -> str:
         try:
@@ -142,10 +140,14 @@ def _end_of_answer(text: str, prompt: str, content: str) -> int | None:
 
 def _why_not(alone: str, prompt: str, content: str) -> str:
     """What is wrong with a template, from what it makes of the messages up to an answer."""
+    if not content:
+        return "it leaves out an answer that is empty"
     if _end_of_answer(alone, prompt, content) is not None:
         return "it writes earlier turns anew when others follow"
+    if not alone.startswith(prompt):
+        return "the prompt that it writes for an answer is not what it writes before one"
     before, found, _ = alone.removeprefix(prompt).partition(content)
-    if found and alone.startswith(prompt):
+    if found:
         return f"it writes `{before.strip()}` before an answer, and not into the prompt for one"
     return "it changes an answer that it is given"
 

@@ -26,6 +26,10 @@ ROLES = {
 """OpenAI's names and ShareGPT's -> the role."""
 UNREAD = ("weight", "tool_calls", "function_call", "tool_call_id", "reasoning_content", "thinking")
 """Keys of a message that would change what is learned, and that peftkit does not read."""
+SHOWN = 30
+"""Characters of a wrong value that a message repeats."""
+KINDS = ("messages", "prompt", "text", "completion")
+"""Roles of the columns that say what kind of row it is."""
 USUAL = (
     {"messages": "messages"},
     {"messages": "conversations"},
@@ -33,8 +37,10 @@ USUAL = (
     {"prompt": "prompt", "completion": "completion"},
 )
 """The columns that are looked for, in this order, where the recipe names none."""
-USUAL_BESIDE = {"input": "input", "system": "system"}
-"""Those that may stand beside `prompt` and `completion`."""
+USUAL_BESIDE = {"prompt": ("input", "system"), "messages": ("system",)}
+"""Kind of row -> further columns that are read where they are there."""
+UNREAD_COLUMNS = ("tools", "functions", "history")
+"""Columns that would change what is learned, and that peftkit does not read."""
 
 
 class Conversations(Source):
@@ -53,7 +59,7 @@ class Conversations(Source):
     completion: str = ""
     """Column with the answer; it becomes the assistant's turn."""
     system: str = ""
-    """Column with a system message, which may be empty; beside `prompt` and `completion`."""
+    """Column with a system message, which may be empty."""
     text: str = ""
     """Column with plain text, all of which is learned, without a chat template (continued
     pre-training)."""
@@ -67,8 +73,10 @@ class Conversations(Source):
         kinds = [name for name in ("messages", "prompt", "text") if getattr(self, name)]
         if len(kinds) > 1:
             raise ValueError(f"{quoted(kinds)} are different kinds of rows; give one of them")
-        if not self.prompt and (self.input or self.system) and kinds:
-            raise ValueError("`input` and `system` are for rows with `prompt` and `completion`")
+        if self.input and kinds and not self.prompt:
+            raise ValueError("`input` is for rows with `prompt` and `completion`")
+        if self.system and self.text:
+            raise ValueError("`system` is for conversations, and `text` is plain text")
         return self
 
     def named_columns(self) -> dict[str, str]:
@@ -88,19 +96,22 @@ class Conversations(Source):
         needless = ("stratum",) if answered else ("stratum", "completion")
         named = {r: c for r, c in self.named_columns().items() if answered or r not in needless}
         check_columns(table, named)
-        if named.keys() & {"messages", "prompt", "text"}:
-            return named
-        for usual in USUAL:
-            wanted = {r: c for r, c in usual.items() if answered or r != "completion"}
+        kinds = [{role: c for role, c in named.items() if role in KINDS}]
+        kinds += [{r: c for r, c in u.items() if answered or r != "completion"} for u in USUAL]
+        for wanted in filter(None, kinds):
             if set(wanted.values()) <= set(table.columns):
-                beside = USUAL_BESIDE if "prompt" in wanted else {}
-                found = {r: c for r, c in beside.items() if c in table.columns}
-                return {**wanted, **found, **named}
+                kind = next(role for role in KINDS if role in wanted)
+                further = {c: c for c in USUAL_BESIDE.get(kind, ()) if c in table.columns}
+                if "input" in named and kind != "prompt":
+                    break  # it would not be read
+                return {**further, **wanted, **named}
         raise DataError(
             f"`{table.name}` has none of the columns that conversations are looked for in, "
             f"{'; '.join(quoted(usual.values()) for usual in USUAL)}; it has "
             f"{quoted(table.columns)}",
-            "name them: `--task.data.prompt QUESTION --task.data.completion ANSWER`, or "
+            "rename its columns"
+            if not answered
+            else "name them: `--task.data.prompt QUESTION --task.data.completion ANSWER`, or "
             "`--task.data.text TEXT` for plain text",
         )
 
@@ -114,6 +125,8 @@ def read_conversation(
         columns: role -> column, as `Conversations.columns_of` gives them.
         answered: whether the answer is read too; without, an assistant's turn at the end is not.
     """
+    if unread := [name for name in UNREAD_COLUMNS if values.get(name)]:
+        return f"the row has `{unread[0]}`, which is not read"
     if "text" in columns:
         text = values.get(columns["text"])
         usable = isinstance(text, str) and text.strip()
@@ -122,9 +135,7 @@ def read_conversation(
         read = read_messages(values.get(columns["messages"]), columns["messages"])
         if isinstance(read, str):
             return read
-        while not answered and read and read[-1]["role"] == "assistant":
-            read = read[:-1]
-        return {"messages": read} if read else "no messages"
+        return {"messages": _with_system(values, columns, read if answered else unanswered(read))}
     return _read_pair(values, columns, answered)
 
 
@@ -155,8 +166,8 @@ def _read_message(item: Any) -> Message | str:
     if name is None:
         return "a message without role"
     if not isinstance(name, str) or name not in ROLES:
-        return f"unknown role `{name}`"
-    if unread := [key for key in UNREAD if item.get(key) is not None]:
+        return f"unknown role `{str(name)[:SHOWN]!a}`".replace("'", "")
+    if unread := [key for key in UNREAD if item.get(key) not in (None, [], {}, "")]:
         return f"a message has `{unread[0]}`, which is not read"
     role = ROLES[name]
     if isinstance(content, list):  # OpenAI's parts
@@ -193,18 +204,31 @@ def _read_pair(
         value = values.get(column)
         if role == "stratum" or (role == "completion" and not answered):
             continue
-        if value is None and role in USUAL_BESIDE:
+        if value is None and role in ("input", "system"):
             value = ""
         if not isinstance(value, str):
             found = "missing" if value is None else f"{type(value).__name__}, not text"
             return f"{column} is {found}"
-        if not value.strip() and role not in USUAL_BESIDE:
+        if not value.strip() and role not in ("input", "system"):
             return f"empty {column}"
         read[role] = value
     asked = "\n\n".join(filter(None, (read["prompt"], read.get("input", "").strip())))
     messages: list[Message] = [{"role": "user", "content": asked}]
-    if read.get("system", "").strip():
-        messages.insert(0, {"role": "system", "content": read["system"]})
     if answered:
         messages.append({"role": "assistant", "content": read["completion"].strip()})
-    return {"messages": messages}
+    return {"messages": _with_system(values, columns, messages)}
+
+
+def unanswered(messages: list[Message]) -> list[Message]:
+    """The messages up to the last question: without an answer at the end."""
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
+
+
+def _with_system(
+    values: Mapping[str, Any], columns: Mapping[str, str], messages: list[Message]
+) -> list[Message]:
+    """The messages after the row's system message, if it has one and they have none."""
+    system = values.get(columns["system"]) if "system" in columns else None
+    if not isinstance(system, str) or not system.strip() or messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": system}, *messages]

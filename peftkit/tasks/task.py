@@ -108,8 +108,13 @@ class Task(OpenPart):
     reads: ClassVar[Reads]
     """Positions whose outputs the loss and the metrics need."""
     scores: ClassVar[tuple[str, ...]]
-    """Names of the metrics, higher is better. The first one chooses the best weights unless the
-    recipe names another, or `loss`."""
+    """Names of the metrics; higher is better, but for `loss`. The first one chooses the best
+    weights unless the recipe names another, or `loss`."""
+
+    @property
+    def command(self) -> Literal["predict", "chat"]:
+        """The command of `peftkit` by which a person asks the trained model."""
+        return "predict"
 
     @property
     def source(self) -> Source:

@@ -67,14 +67,18 @@ class TextClassification(Task):
         return read
 
     def as_input(self, value: Any) -> dict[str, Any]:
-        values = {"text": value} if isinstance(value, str) else dict(value)
-        if ("text_pair" in self.columns) != bool(values.get("text_pair")):
+        values = {"text": value} if isinstance(value, str) else value
+        wanted = [role for role in self.columns if role != "label"]
+        given = (
+            [role for role, text in values.items() if text] if isinstance(values, Mapping) else []
+        )
+        if sorted(given) != sorted(wanted):
             raise RecipeError(
-                "the task is about pairs of texts; give `--text-pair` too"
-                if "text_pair" in self.columns
-                else "the task is about single texts; leave `--text-pair` out"
+                f"what is to be classified has {quoted(wanted)}, and {quoted(given) or 'neither'} "
+                "is given",
+                "give `--text-pair` too" if len(wanted) > 1 else "leave `--text-pair` out",
             )
-        return values
+        return dict(values)
 
     def read_input(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
         columns = {role: name for role, name in self.columns.items() if role != "label"}
