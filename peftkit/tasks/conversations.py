@@ -28,7 +28,7 @@ UNREAD = ("weight", "tool_calls", "function_call", "tool_call_id", "reasoning_co
 """Keys of a message that would change what is learned, and that peftkit does not read."""
 SHOWN = 30
 """Characters of a wrong value that a message repeats."""
-KINDS = ("messages", "prompt", "text", "completion")
+KINDS = ("messages", "prompt", "completion", "text")
 """Roles of the columns that say what kind of row it is."""
 USUAL = (
     {"messages": "messages"},
@@ -96,15 +96,17 @@ class Conversations(Source):
         needless = ("stratum",) if answered else ("stratum", "completion")
         named = {r: c for r, c in self.named_columns().items() if answered or r not in needless}
         check_columns(table, named)
-        kinds = [{role: c for role, c in named.items() if role in KINDS}]
-        kinds += [{r: c for r, c in u.items() if answered or r != "completion"} for u in USUAL]
-        for wanted in filter(None, kinds):
+        columns = {role: column for role, column in named.items() if role in KINDS}
+        for usual in USUAL if not columns else ():
+            wanted = {r: c for r, c in usual.items() if answered or r != "completion"}
             if set(wanted.values()) <= set(table.columns):
-                kind = next(role for role in KINDS if role in wanted)
-                further = {c: c for c in USUAL_BESIDE.get(kind, ()) if c in table.columns}
-                if "input" in named and kind != "prompt":
-                    break  # it would not be read
-                return {**further, **wanted, **named}
+                columns = wanted
+                break
+        readable = "prompt" in columns or "input" not in named
+        if columns and readable:
+            kind = "messages" if "messages" in columns else "prompt"
+            beside = () if "text" in columns else USUAL_BESIDE[kind]
+            return {**{c: c for c in beside if c in table.columns}, **columns, **named}
         raise DataError(
             f"`{table.name}` has none of the columns that conversations are looked for in, "
             f"{'; '.join(quoted(usual.values()) for usual in USUAL)}; it has "
@@ -125,12 +127,12 @@ def read_conversation(
         columns: role -> column, as `Conversations.columns_of` gives them.
         answered: whether the answer is read too; without, an assistant's turn at the end is not.
     """
-    if unread := [name for name in UNREAD_COLUMNS if values.get(name)]:
-        return f"the row has `{unread[0]}`, which is not read"
     if "text" in columns:
         text = values.get(columns["text"])
         usable = isinstance(text, str) and text.strip()
         return {"text": text} if usable else f"empty {columns['text']}"
+    if unread := [name for name in UNREAD_COLUMNS if values.get(name)]:
+        return f"the row has `{unread[0]}`, which is not read"
     if "messages" in columns:
         read = read_messages(values.get(columns["messages"]), columns["messages"])
         if isinstance(read, str):
@@ -166,7 +168,8 @@ def _read_message(item: Any) -> Message | str:
     if name is None:
         return "a message without role"
     if not isinstance(name, str) or name not in ROLES:
-        return f"unknown role `{str(name)[:SHOWN]!a}`".replace("'", "")
+        shown = str(name)[:SHOWN].encode("unicode_escape").decode()  # it may hold anything
+        return f"unknown role `{shown}`"
     if unread := [key for key in UNREAD if item.get(key) not in (None, [], {}, "")]:
         return f"a message has `{unread[0]}`, which is not read"
     role = ROLES[name]
