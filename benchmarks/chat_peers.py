@@ -37,7 +37,8 @@ TEXT = """\
 {train} rows of alpaca_demo to train on and {test} to test, half English, half Chinese ({tokens}
 tokens, {supervised} of them answers), SmolLM2-135M-Instruct in float32, LoRA r=16 on all linear
 layers, one epoch in batches of 16 at 5e-4, {device}; identical tokens and labels, one run each,
-one after the other (`python benchmarks/chat_peers.py DATA {per}`). Before training: loss {before:.3f}.
+one after the other (`python benchmarks/chat_peers.py DATA {per}`). Before training: loss
+{before:.3f}.
 
 {table}
 
