@@ -1,4 +1,12 @@
-"""A customer-service assistant by LoRA on a 135M-parameter chat model: TODO"""
+"""A shop's customer-service assistant: small networks inside the blocks of a chat model.
+
+Loss on the answers of unseen scenarios 3.62 before, 1.98 after three epochs (-45 %), perplexity
+37.2 before, 7.2 after; 5,015,520 trained parameters, 20.1 MB saved; 12 minutes and 3.9 GB on 2
+CPU cores.
+
+    python recipes/chat_bottleneck.py
+    peftkit chat runs/chat_bottleneck
+"""
 
 from peftkit import Base, BottleneckAdapter, Chat, Conversations, Recipe, Training, main
 

