@@ -288,6 +288,8 @@ def _predict(options: argparse.Namespace) -> None:
 def _chat(options: argparse.Namespace) -> None:
     if options.json and options.once is None:
         raise RecipeError("`--json` is for `--once`; a conversation is no JSON object")
+    if options.once is not None and not options.once.strip():
+        raise RecipeError("`--once` is empty", "give it a question")
     _quiet_libraries()
     from peftkit.adapters.chatting import answer_once, converse, open_chat
 

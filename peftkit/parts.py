@@ -8,6 +8,7 @@ name for peftkit's own classes and `module:Class` for everybody else's.
 from __future__ import annotations
 
 import contextlib
+import enum
 import importlib
 import importlib.util
 import json
@@ -311,3 +312,20 @@ def _fields_at(model: type[Part], value: object, location: tuple[int | str, ...]
             model = model.kinds.get(str(value.get("kind")), model)
     names = set(model.model_fields)
     return names | {"kind"} if issubclass(model, OpenPart) else names
+
+
+def as_json(value: Any) -> Any:
+    """A value of a configuration as JSON has it: sets sorted, enums by their value.
+
+    Raises:
+        TypeError: it is nothing that JSON has.
+    """
+    return json.loads(json.dumps(value, default=_plainer))
+
+
+def _plainer(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} is no JSON value")

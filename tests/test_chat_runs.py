@@ -558,6 +558,10 @@ class TestStartFrom:
             (EVA(r=4), "what it saved is a LoRA"),
             (AdaLoRA(), "cannot do it again; use LoRA"),
             (PTuning(num_virtual_tokens=4), "go on with PromptTuning"),
+            (
+                PeftMethod(config={"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4}),
+                "use PrefixTuning or PromptTuning",
+            ),
             (PrefixTuning(prefix_projection=True), "leave `method.prefix_projection` out"),
         ],
         ids=lambda value: value.kind() if isinstance(value, peftkit.Method) else "",

@@ -47,8 +47,6 @@ def open_chat(run: str, base: str) -> LoadedAdapter:
 
 def answer_once(adapter: LoadedAdapter, text: str, compare: bool) -> dict[str, str]:
     """`reply` to a text; with `compare`, also `base`, the answer of the base alone."""
-    if not text.strip():
-        raise RecipeError("`--once` is empty", "give it a question")
     answers = {"reply": adapter.write([text])[0]}
     if compare:
         answers["base"] = adapter.write([text], adapter.load_base())[0]

@@ -17,7 +17,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peftkit.errors import AdapterError, MethodError, first_line, quoted
-from peftkit.methods.trained_layout import compare_tensors
+from peftkit.methods.trained_layout import compare_tensors, fill_tensors
+from peftkit.parts import as_json
 
 WEIGHTS = "adapter_model.safetensors"
 WITHOUT_EFFECT = {
@@ -162,10 +163,14 @@ def restore_peft(model: nn.Module, folder: Path) -> None:
     """
     compare_configs(model, folder)
     live = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
-    compare_tensors(folder / WEIGHTS, {key: tuple(t.shape) for key, t in live.items()})
-    if not is_rehearsal(model):
-        for key, tensor in load_file(folder / WEIGHTS).items():
-            live[key].data.copy_(tensor)  # in place: they stay float32 whatever the file has
+    held = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    if apart := [key for key, tensor in live.items() if tensor.data_ptr() not in held]:
+        raise AdapterError(
+            f"PEFT computes {quoted(apart, 3)} when it saves, so that it cannot be put back for "
+            "training",
+            "use a method of peftkit's own, such as LoRA, PrefixTuning or PromptTuning",
+        )
+    fill_tensors(live, folder / WEIGHTS)
 
 
 def compare_configs(model: Any, folder: Path) -> None:
@@ -190,9 +195,9 @@ def compare_configs(model: Any, folder: Path) -> None:
     unknown = [name for name in saved.keys() - live.keys() - WITHOUT_EFFECT if saved[name]]
     wrong = [f"`{name}` is not known to this version of PEFT" for name in sorted(unknown)]
     wrong += [
-        f"`{name}` is {saved[name]!r} and not {_plain(live[name])!r}"
+        f"`{name}` is {saved[name]!r} and not {as_json(live[name])!r}"
         for name in sorted(live.keys() & saved.keys() - WITHOUT_EFFECT)
-        if saved[name] != _plain(live[name]) and (saved[name] or live[name])
+        if saved[name] != as_json(live[name]) and (saved[name] or live[name])
     ]
     if wrong:
         raise AdapterError(
@@ -200,11 +205,6 @@ def compare_configs(model: Any, folder: Path) -> None:
             f"{'; '.join(wrong)}",
             "give `method` the settings of the adapter",
         )
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: enums by their value."""
-    return json.loads(json.dumps(value, default=lambda v: sorted(v) if isinstance(v, set) else str))
 
 
 @contextlib.contextmanager

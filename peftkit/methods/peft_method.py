@@ -10,8 +10,6 @@ checks: every tensor gets a gradient, nothing else changes, what is saved reads 
 from __future__ import annotations
 
 import dataclasses
-import enum
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +20,7 @@ from peftkit.methods.dora import DoRA
 from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.reasons import virtual_tokens_have_no_labels
 from peftkit.methods.stored import _StoredByPeft
+from peftkit.parts import as_json
 from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ class PeftMethod(_StoredByPeft):
         if value["peft_type"] in VIRTUAL and not (isinstance(virtual, int) and virtual > 0):
             raise ValueError(f"`num_virtual_tokens` is {virtual!r}, not a positive number")
         try:
-            return json.loads(json.dumps(value, default=_plainer))  # type: ignore[no-any-return]
+            return as_json(value)  # type: ignore[no-any-return]
         except TypeError as error:
             raise ValueError(f"cannot be recorded: {error}") from error
 
@@ -123,6 +122,14 @@ class PeftMethod(_StoredByPeft):
         return (
             "whether a merge is exact is not known of every tuner of PEFT, so that peftkit does "
             f"not merge {self.config['peft_type']}; keep the adapter, or use LoRA"
+        )
+
+    def supports_start(self) -> str | None:
+        if not self.position_offset:
+            return None
+        return (
+            "PEFT computes virtual tokens when it saves, and PeftMethod cannot put them back for "
+            "training; use PrefixTuning or PromptTuning"
         )
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
@@ -184,12 +191,3 @@ class PeftMethod(_StoredByPeft):
 def _made(field: dataclasses.Field[Any]) -> Any:
     """The default of a field that makes a new one each time."""
     return None if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
-def _plainer(value: Any) -> Any:
-    """What JSON does not have: sets, enums."""
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    raise TypeError(f"{type(value).__name__} is no JSON value")

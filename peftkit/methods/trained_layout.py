@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from peftkit.bases.added_tokens import added_rows
 from peftkit.errors import AdapterError
@@ -20,12 +20,7 @@ def save_trained(model: nn.Module, folder: Path) -> None:
     """Writes the trainable parameters under their names in the model, but for the rows of added
     tokens, which have a file of their own.
     """
-    rows = {id(parameter) for parameter in added_rows(model).values()}
-    tensors = {
-        name: p.detach().cpu().contiguous()
-        for name, p in trainable_parameters(model).items()
-        if id(p) not in rows
-    }
+    tensors = {n: p.detach().cpu().contiguous() for n, p in _own_parameters(model).items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
@@ -56,12 +51,26 @@ def restore_trained(model: nn.Module, folder: Path) -> None:
     Raises:
         AdapterError: the file holds others, or of other shapes.
     """
+    fill_tensors(_own_parameters(model), folder / WEIGHTS)
+
+
+def fill_tensors(live: Mapping[str, Tensor], file: Path) -> None:
+    """Copies the tensors of a file into those of a model, in place: these keep their dtype,
+    whatever the file's. On the meta device names and shapes are compared, and nothing is copied.
+
+    Raises:
+        AdapterError: the file holds others, or of other shapes.
+    """
+    compare_tensors(file, {name: tuple(tensor.shape) for name, tensor in live.items()})
+    for name, tensor in load_file(file).items():
+        if not live[name].is_meta:
+            live[name].data.copy_(tensor)
+
+
+def _own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable ones but for the rows of added tokens."""
     rows = {id(parameter) for parameter in added_rows(model).values()}
-    trained = {n: p for n, p in trainable_parameters(model).items() if id(p) not in rows}
-    compare_tensors(folder / WEIGHTS, {name: tuple(p.shape) for name, p in trained.items()})
-    for name, tensor in load_file(folder / WEIGHTS).items():
-        if not trained[name].is_meta:
-            trained[name].data.copy_(tensor)
+    return {n: p for n, p in trainable_parameters(model).items() if id(p) not in rows}
 
 
 def float_norms(model: nn.Module, names: Iterable[str]) -> None:

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from peftkit.errors import MethodError
 from peftkit.methods.peft_layout import WEIGHTS, compare_configs, inject_peft, load_peft
-from peftkit.methods.trained_layout import compare_tensors
+from peftkit.methods.trained_layout import fill_tensors
 
 if TYPE_CHECKING:
     import peft
@@ -81,10 +80,7 @@ def restore_virtual(model: nn.Module, folder: Path) -> None:
         for name, parameter in model.named_parameters()
         if ".modules_to_save.default" in name
     }
-    compare_tensors(folder / WEIGHTS, {name: tuple(p.shape) for name, p in live.items()})
-    for name, tensor in load_file(folder / WEIGHTS).items():
-        if not live[name].is_meta:
-            live[name].data.copy_(tensor)
+    fill_tensors(live, folder / WEIGHTS)
 
 
 def embedding_width(model: nn.Module) -> int:
