@@ -29,6 +29,9 @@ class Training(Part):
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Most tokens, padding included, per forward pass and device; accumulation follows from it.
     Changes memory and speed; of the result only which dropout masks are drawn."""
+    layout: Literal["auto", "padded"] = "auto"
+    """How examples lie side by side: packed behind one another where method and architecture allow
+    it and the self-check finds the same results as for single examples, else padded; or padded."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: far less memory for
     about a third more time (arXiv:1604.06174)."""

@@ -46,7 +46,7 @@ from peftkit.evaluation.generating import answer_prompts
 from peftkit.evaluation.receipt import write_receipt
 from peftkit.evaluation.report import print_ledger, print_scores
 from peftkit.evaluation.scoring import evaluate
-from peftkit.methods.method import trainable_parameters
+from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.outcome import Clock, Outcome, Sample
 from peftkit.output import check_output, output_folder, write_json
 from peftkit.recipe import Recipe
@@ -60,6 +60,8 @@ from peftkit.training.devices import (
     weights_dtype,
 )
 from peftkit.training.loop import train
+from peftkit.training.reading import Reader
+from peftkit.training.self_check import choose_reader
 
 
 @dataclass(frozen=True)
@@ -173,16 +175,19 @@ def train_and_score(
         dtype = weights_dtype(recipe.base, method.trains_base_weights)
         loaded = load_weights(base, encoded.head, dtype, accelerator.device, training.dropout)
 
-    def score(model: nn.Module, examples: Examples) -> Score:
-        tokens = training.micro_batch_tokens
-        pad = encoded.pad_token_id
-        return evaluate(model, examples, encoded.head, recipe.task, pad, tokens, accelerator)
+    def score(reader: Reader, examples: Examples) -> Score:
+        tokens, pad = training.micro_batch_tokens, encoded.pad_token_id
+        return evaluate(reader, examples, encoded.head, recipe.task, pad, tokens, accelerator)
 
     def answer(model: nn.Module) -> list[str]:
         return answer_prompts(model, encoded, base.tokenizer, accelerator)
 
+    layouts: tuple[Layout, ...] = ("padded", "packed") if training.layout == "auto" else ("padded",)
     with clock.stage("evaluate"):
-        before = score(loaded.model, encoded.test)
+        of_base = choose_reader(
+            loaded.model, encoded, recipe.task, layouts, accelerator, gradients=False
+        )
+        before = score(of_base.reader, encoded.test)
     with clock.stage("generate"):
         answers_before = answer(loaded.model)
     with clock.stage("inject"):
@@ -192,20 +197,25 @@ def train_and_score(
         if prepared.start:
             restore_start(model, prepared.start, recipe, base)
         trainable = count(trainable_parameters(model).values())
+    with clock.stage("self-check"):
+        layouts = tuple(layout for layout in layouts if layout in method.layouts)
+        chosen = choose_reader(model, encoded, recipe.task, layouts, accelerator, gradients=True)
+        for note in chosen.notes:
+            console.print(f"  [yellow]note:[/] {note}", highlight=False)
     with clock.stage("evaluate"):
-        begun = {"start": score(model, encoded.test).metrics} if prepared.start else {}
+        begun = {"start": score(chosen.reader, encoded.test).metrics} if prepared.start else {}
     with clock.stage("train"):
         accelerator.init_trackers(recipe.name or "peftkit")
         result = train(
-            model,
+            chosen.reader,
             encoded,
             recipe,
             accelerator,
-            lambda trained: score(trained, encoded.validation).metrics,
+            lambda reader: score(reader, encoded.validation).metrics,
             console,
         )
     with clock.stage("evaluate"):
-        after = score(model, encoded.test)
+        after = score(chosen.reader, encoded.test)
         baselines = {**recipe.task.baselines(encoded), **begun}
     with clock.stage("generate"):
         samples = tuple(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -12,13 +14,14 @@ from peftkit.data.encoded import IGNORE_INDEX, Examples
 from peftkit.data.rows import Row
 from peftkit.losses import cross_entropy_sum, supervised_weight
 from peftkit.training.batching import (
-    collate,
     count_steps,
     cut_step,
-    forward,
     inference_batches,
+    pack_step,
     seeded_steps,
 )
+from peftkit.training.collating import collate
+from peftkit.training.reading import Reader
 
 
 def examples_of(lengths: list[int], per_token: bool = False, weights: bool = False) -> Examples:
@@ -47,6 +50,17 @@ def test_cutting_keeps_every_example_and_the_budget(lengths, budget, processes, 
     assert len({len(part) for part in plan}) == 1, "every process runs as many passes"
     for batch in (batch for part in plan for batch in part if len(batch) > 1):
         assert len(batch) * max(lengths[i] for i in batch) <= budget
+
+
+@settings(deadline=None)
+@given(LENGTHS, st.integers(1, 200), st.integers(1, 5))
+def test_packing_keeps_every_example_and_the_budget(lengths, budget, processes):
+    plan = pack_step(examples_of(lengths), range(len(lengths)), budget, processes)
+    assert sorted(i for part in plan for row in part for i in row) == list(range(len(lengths)))
+    assert len(plan) == processes
+    assert len({len(part) for part in plan}) == 1, "every process runs as many passes"
+    for row in (row for part in plan for row in part if len(row) > 1):
+        assert sum(lengths[i] for i in row) <= budget
 
 
 @settings(deadline=None)
@@ -133,8 +147,10 @@ def test_micro_batches_compute_what_unpadded_single_documents_do(
         summed = 0.0
         for indices in cut_step(examples, everything, budget, overhead, 1)[0]:
             batch = collate(examples, indices, reads, 0)
-            outputs = forward(model, batch)
-            loss = cross_entropy_sum(outputs, batch.targets, batch.weights, smoothing) / count
+            reader = Reader(model, reads)
+            with reader.ready(batch):
+                loss = reader.loss(batch, partial(cross_entropy_sum, label_smoothing=smoothing))
+                loss = loss / count
             loss.backward()
             summed += loss.item()
         assert summed == pytest.approx(total.item() / count, rel=1e-5)

@@ -45,6 +45,7 @@ from peftkit.bases.loading import load_weights
 from peftkit.errors import AdapterError, PeftkitError, RecipeError
 from peftkit.evaluation.scoring import evaluate
 from peftkit.run import prepare, run
+from peftkit.training.reading import Reader
 from tests.conftest import (
     ANSWERS,
     QUESTIONS,
@@ -120,7 +121,8 @@ def test_masks_loss_and_perplexity_agree_with_an_independent_computation(make_ch
     loaded = load_weights(prepared.base, prepared.encoded.head, torch.float32, CPU, None)
     test, tokenizer = prepared.encoded.test, prepared.base.tokenizer
     score = evaluate(
-        loaded.model, test, prepared.encoded.head, recipe.task, tokenizer.pad_token_id, 256,
+        Reader(loaded.model, recipe.task.reads), test, prepared.encoded.head, recipe.task,
+        tokenizer.pad_token_id, 256,
         Accelerator(cpu=True),
     )  # fmt: skip
     losses, right = [], []

@@ -19,9 +19,11 @@ from peftkit.methods.method import trainable_parameters
 from peftkit.recipe import Training
 from peftkit.run import prepare
 from peftkit.training import guards
-from peftkit.training.batching import collate
+from peftkit.training.collating import collate
 from peftkit.training.loop import train
 from peftkit.training.optimizers import make_optimizer, make_schedule
+from peftkit.training.reading import Reader
+from peftkit.training.self_check import choose_reader
 
 METHODS = [(LoRA(r=4), 1e-2), (HeadOnly(), 1e-2), (FullFineTuning(), 2e-3)]
 METHOD_IDS = ["LoRA", "HeadOnly", "Full"]
@@ -41,12 +43,19 @@ def start(recipe):
 def score_of(prepared, accelerator):
     encoded, recipe = prepared.encoded, prepared.recipe
 
-    def score(model):
+    def score(reader):
         return evaluate(
-            model, encoded.validation, encoded.head, recipe.task, 0, 4096, accelerator
+            reader, encoded.validation, encoded.head, recipe.task, 0, 4096, accelerator
         ).metrics
 
     return score
+
+
+def reader_of(model, prepared, accelerator):
+    recipe = prepared.recipe
+    return choose_reader(
+        model, prepared.encoded, recipe.task, recipe.method.layouts, accelerator, gradients=True
+    ).reader
 
 
 def trained(recipe):
@@ -54,8 +63,9 @@ def trained(recipe):
     model = recipe.method.inject(loaded.model, prepared.encoded, loaded.head)
     accelerator = Accelerator()
     score = score_of(prepared, accelerator)
-    result = train(model, prepared.encoded, recipe, accelerator, score, SILENT)
-    return prepared, model, result, score
+    reader = reader_of(model, prepared, accelerator)
+    result = train(reader, prepared.encoded, recipe, accelerator, score, SILENT)
+    return prepared, reader, result, score
 
 
 @pytest.mark.parametrize("base", ["bert", "llama"])
@@ -68,7 +78,8 @@ def test_it_learns_and_changes_only_what_is_trained(make_recipe, method, rate, b
     trained_names = set(trainable_parameters(model))
     accelerator = Accelerator()
     score = score_of(prepared, accelerator)
-    result = train(model, prepared.encoded, recipe, accelerator, score, SILENT)
+    reader = reader_of(model, prepared, accelerator)
+    result = train(reader, prepared.encoded, recipe, accelerator, score, SILENT)
     changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert changed <= trained_names
     unused = {n for n in trained_names - changed if "embeddings" not in n and "key.bias" not in n}
@@ -111,10 +122,10 @@ def test_best_weights_are_restored(make_recipe):
     recipe = make_recipe(
         LoRA(r=4), num_epochs=6, learning_rate=0.3, schedule="constant", metric="loss"
     )
-    _, model, result, score = trained(recipe)
+    _, reader, result, score = trained(recipe)
     losses = {record.step: record.metrics["loss"] for record in result.validations}
     assert result.best_value == min(losses.values()) == losses[result.best_step]
-    assert score(model)["loss"] == pytest.approx(result.best_value, rel=1e-6)
+    assert score(reader)["loss"] == pytest.approx(result.best_value, rel=1e-6)
 
 
 def test_early_stopping_waits_for_its_patience(make_recipe):
@@ -244,7 +255,10 @@ def test_nan_stops_before_the_weights_are_touched(make_recipe):
     model = recipe.method.inject(loaded.model, prepared.encoded, loaded.head)
     accelerator = Accelerator()
     with pytest.raises(TrainingError, match=r"step \d+: the loss is .*rows \d+") as caught:
-        train(model, prepared.encoded, recipe, accelerator, lambda _: {"accuracy": 0.0}, SILENT)
+        train(
+            Reader(model, "first"), prepared.encoded, recipe, accelerator,
+            lambda _: {"accuracy": 0.0}, SILENT,
+        )  # fmt: skip
     assert caught.value.exit_code == 1
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
@@ -295,6 +309,6 @@ def test_penalty_pulls_on_the_weights(make_recipe):
     norms = []
     for method in (HeadOnly(), Penalised()):
         recipe = make_recipe(max_steps=40, num_epochs=9).with_(method=method)
-        head = trained(recipe)[1].classifier
+        head = trained(recipe)[1].model.classifier
         norms.append(sum(p.square().sum().item() for p in head.parameters()))
     assert norms[1] < norms[0]

@@ -18,7 +18,7 @@ from peftkit.methods.eva import ROWS, training_batches
 from peftkit.methods.method import trainable_parameters
 from peftkit.methods.peft_layout import lora_layers
 from peftkit.run import prepare, run
-from peftkit.training.batching import collate
+from peftkit.training.collating import collate
 from peftkit.training.loop import keep_few_activations
 from peftkit.training.optimizers import make_optimizer
 from tests.conftest import code_of_card

@@ -33,6 +33,7 @@ from peftkit.packaged import sha256_of
 from peftkit.recipe import Recipe
 from peftkit.tasks.task import Prediction, Reply
 from peftkit.training.devices import open_accelerator, weights_dtype
+from peftkit.training.reading import Reader
 
 CHAT_TEMPLATE = "chat_template.jinja"
 """The file in which transformers keeps a tokenizer's template."""
@@ -66,7 +67,7 @@ class LoadedAdapter:
             return [Reply(text) for text in self.write(inputs)]
         task = self.recipe.task
         outputs, _ = run_model(
-            self.model,
+            Reader(self.model, task.reads),
             self._encode(inputs),
             task,
             self.tokenizer.pad_token_id,

@@ -10,16 +10,17 @@ import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
 
 from peftkit.data.encoded import IGNORE_INDEX, Examples, Head
 from peftkit.errors import TrainingError
 from peftkit.tasks.task import Reads, Score, Task
-from peftkit.training.batching import collate, forward, inference_batches, to_device
+from peftkit.training.batching import inference_batches
+from peftkit.training.collating import collate, to_device
+from peftkit.training.reading import Reader
 
 
 def evaluate(
-    model: nn.Module,
+    reader: Reader,
     examples: Examples,
     head: Head,
     task: Task,
@@ -32,13 +33,13 @@ def evaluate(
     Raises:
         TrainingError: the model puts out NaN or infinity.
     """
-    outputs, loss = run_model(model, examples, task, pad_token_id, micro_batch_tokens, accelerator)
+    outputs, loss = run_model(reader, examples, task, pad_token_id, micro_batch_tokens, accelerator)
     score = task.metrics(outputs, examples, head)
     return replace(score, metrics={**score.metrics, "loss": loss})
 
 
 def run_model(
-    model: nn.Module,
+    reader: Reader,
     examples: Examples,
     task: Task,
     pad_token_id: int,
@@ -51,25 +52,28 @@ def run_model(
 
     Every process takes its share of the batches and gets all outputs.
     """
-    model.eval()
-    batches = list(inference_batches(examples, micro_batch_tokens))
+    reader.model.eval()
+    batches = list(inference_batches(examples, micro_batch_tokens, reader.layout))
     found: list[tuple[int, Any]] = []
     broken: list[int] = []
     sums = torch.zeros(2, dtype=torch.float64)  # of losses, of targets
     mine = batches[accelerator.process_index :: accelerator.num_processes]
     with torch.inference_mode(), accelerator.autocast():
         for indices in mine:
-            batch = collate(examples, indices, task.reads, pad_token_id)
+            batch = collate(examples, indices, task.reads, pad_token_id, reader.layout)
             batch = to_device(batch, accelerator.device)
-            outputs = forward(model, batch).float()
-            finite = torch.isfinite(outputs).all(dim=-1).cpu().numpy()
-            by_example = _by_example(finite, examples, indices, task.reads)
+            finite, kept = [], []
+            with reader.ready(batch):
+                for part, raw in reader.outputs(batch):
+                    outputs, targets = raw.float(), batch.targets[part]
+                    finite.append(torch.isfinite(outputs).all(dim=-1).cpu())
+                    ones = torch.ones_like(batch.weights[part])
+                    loss = task.loss(outputs, targets, ones, 0.0)
+                    sums += torch.stack((loss, task.count(targets, ones))).cpu()
+                    kept.append(task.keep(outputs, targets).cpu())
+            by_example = _by_example(torch.cat(finite), examples, indices, task.reads)
             broken += [index for index, right in by_example if not right.all()]
-            ones = torch.ones_like(batch.weights)
-            loss = task.loss(outputs, batch.targets, ones, 0.0)
-            sums += torch.stack((loss, task.count(batch.targets, ones))).cpu()
-            kept = task.keep(outputs, batch.targets).cpu().numpy()
-            found.extend(_by_example(kept, examples, indices, task.reads))
+            found.extend(_by_example(torch.cat(kept), examples, indices, task.reads))
     if accelerator.num_processes > 1:
         found, broken = gather_object(found), gather_object(broken)
         sums = sum(gather_object([sums]))
@@ -84,11 +88,12 @@ def run_model(
 
 
 def _by_example(
-    outputs: npt.NDArray[Any], examples: Examples, indices: tuple[int, ...], reads: Reads
+    outputs: torch.Tensor, examples: Examples, indices: tuple[int, ...], reads: Reads
 ) -> list[tuple[int, npt.NDArray[Any]]]:
     """Outputs of one batch cut at the examples' borders, (targets of the example, ...) each."""
     if reads in ("first", "last"):
         sizes = [1] * len(indices)
     else:
         sizes = [int((examples.targets[index] != IGNORE_INDEX).sum()) for index in indices]
-    return list(zip(indices, np.split(outputs, np.cumsum(sizes)[:-1]), strict=True))
+    parts = np.split(outputs.numpy(), np.cumsum(sizes)[:-1])
+    return list(zip(indices, parts, strict=True))

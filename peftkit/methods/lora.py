@@ -64,6 +64,7 @@ def inject_lora(
     """
     from peft import LoraConfig
 
+    from peftkit.methods.lora_linear import Linear
     from peftkit.methods.peft_layout import fan_in_fan_out, inject_peft, modules_to_save
     from peftkit.methods.targets import linear_targets
 
@@ -79,4 +80,6 @@ def inject_lora(
         fan_in_fan_out=fan_in_fan_out(model),
         **options,
     )
+    if not options:  # a variant computes something else
+        Linear.place(config)
     return inject_peft(model, config)

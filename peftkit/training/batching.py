@@ -11,52 +11,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from peftkit.data.encoded import IGNORE_INDEX, Examples
-from peftkit.tasks.task import Reads
+from peftkit.data.encoded import Examples
+from peftkit.methods.method import Layout
 
 CPU_OVERHEAD = 64
 """What a further forward and backward pass costs on a CPU, in tokens. A step of 32 short reviews
 on MiniLM takes 0.90, 0.88, 0.90, 0.98 and 1.29 CPU-seconds when cut for an overhead of 32, 64,
 128, 256 and 512 tokens, 1.35 in one piece, 1.88 one by one (docs/log.md, 2026-11-23)."""
+CPU_ROW = 1024
+"""Most tokens in a packed row on a CPU. Matrix products there are no faster on longer rows, and
+memory grows with them (docs/log.md, 2026-11-24)."""
 ACCELERATOR_OVERHEAD = 4096
 """The same where launching a pass costs more than its padding; an estimate, not measured yet."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Examples padded to one width."""
-
-    input_ids: Tensor
-    """(rows, width) int64."""
-    attention_mask: Tensor
-    """(rows, width) int64, 1 where there is a token."""
-    targets: Tensor
-    """(targets,) int64, in the order in which `forward` gives the outputs."""
-    weights: Tensor
-    """(targets,) float32."""
-    token_type_ids: Tensor | None
-    """(rows, width) int64, for pairs of texts."""
-    read_at: Tensor | None
-    """(rows, width) bool, the positions that are read; None where each row has one output."""
-
-    def inputs(self) -> dict[str, Tensor]:
-        """The keyword arguments of the model's forward pass."""
-        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
-        if self.token_type_ids is not None:
-            inputs["token_type_ids"] = self.token_type_ids
-        return inputs
-
-
-def forward(model: nn.Module, batch: Batch) -> Tensor:
-    """The outputs that are read, (targets, classes or vocabulary), in the order of the targets."""
-    logits: Tensor = model(**batch.inputs()).logits
-    if batch.read_at is None:
-        return logits
-    width = batch.read_at.shape[1]  # virtual tokens of prompt methods stand before the text
-    return logits[:, -width:][batch.read_at]
 
 
 @dataclass(frozen=True)
@@ -147,7 +114,9 @@ def _cheapest_cuts(
     return cuts[::-1]
 
 
-def inference_batches(examples: Examples, micro_batch_tokens: int) -> Iterator[tuple[int, ...]]:
+def inference_batches(
+    examples: Examples, micro_batch_tokens: int, layout: Layout = "padded"
+) -> Iterator[tuple[int, ...]]:
     """All examples, in batches of similar lengths under the token budget; longest first, so that
     running out of memory comes at once.
     """
@@ -156,49 +125,38 @@ def inference_batches(examples: Examples, micro_batch_tokens: int) -> Iterator[t
     while start < len(order):
         width = max(len(examples.input_ids[order[start]]), 1)
         end = start + max(1, micro_batch_tokens // width)
+        if layout == "packed":
+            total = width
+            end = start + 1
+            while end < len(order):
+                total += len(examples.input_ids[order[end]])
+                if total > micro_batch_tokens:
+                    break
+                end += 1
         yield tuple(order[start:end])
         start = end
 
 
-def collate(examples: Examples, indices: Sequence[int], reads: Reads, pad_token_id: int) -> Batch:
-    """Examples padded on the right to the longest of them.
-
-    Without indices: the first example with weight 0, for a process that has none in this step.
+def pack_step(
+    examples: Examples, indices: Sequence[int], micro_batch_tokens: int, num_processes: int
+) -> list[list[tuple[int, ...]]]:
+    """As `cut_step`, for the packed layout: as few micro-batches of whole examples as the budget
+    allows, about equally long.
     """
-    weightless = not indices
-    chosen = list(indices) or [0]
-    ids = [torch.from_numpy(examples.input_ids[index]) for index in chosen]
-    targets = [torch.from_numpy(examples.targets[index]) for index in chosen]
-    if examples.weights is None:
-        weights = [torch.ones(len(target)) for target in targets]
-    else:
-        weights = [torch.from_numpy(examples.weights[index]) for index in chosen]
-    segments = None
-    if examples.segment_ids is not None:
-        segments = _padded([torch.from_numpy(examples.segment_ids[i]) for i in chosen], 0)
-    read_at = None
-    if reads in ("labelled", "all"):
-        read_at = _padded(targets, IGNORE_INDEX) != IGNORE_INDEX
-        weights = [w[t != IGNORE_INDEX] for w, t in zip(weights, targets, strict=True)]
-        targets = [target[target != IGNORE_INDEX] for target in targets]
-    return Batch(
-        input_ids=_padded(ids, pad_token_id),
-        attention_mask=_padded([torch.ones_like(row) for row in ids], 0),
-        targets=torch.cat(targets),
-        weights=torch.cat(weights) * (0.0 if weightless else 1.0),
-        token_type_ids=segments,
-        read_at=read_at,
-    )
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with all tensors on a device."""
-    moved = {
-        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for name, value in vars(batch).items()
-    }
-    return Batch(**moved)
-
-
-def _padded(rows: list[Tensor], value: int) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+    lengths = {index: len(examples.input_ids[index]) for index in indices}
+    longest_first = sorted(indices, key=lambda index: (-lengths[index], index))
+    number = max(1, -(-sum(lengths.values()) // micro_batch_tokens))
+    while True:
+        number += -number % num_processes
+        parts: list[list[int]] = [[] for _ in range(number)]
+        loads = [0] * number
+        for index in longest_first:
+            least = loads.index(min(loads))
+            parts[least].append(index)
+            loads[least] += lengths[index]
+        over = [p for p, load in zip(parts, loads, strict=True) if load > micro_batch_tokens]
+        if all(len(part) == 1 for part in over):
+            break
+        number += 1
+    whole = [tuple(sorted(part)) for part in parts]
+    return [whole[process::num_processes] for process in range(num_processes)]

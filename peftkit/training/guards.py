@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from peftkit.data.encoded import Examples
 from peftkit.errors import TrainingError, quoted
 from peftkit.methods.method import trainable_parameters
-from peftkit.training.batching import Batch
+from peftkit.training.collating import Batch
 
 
 def frozen_digest(model: nn.Module) -> str:

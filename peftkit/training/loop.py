@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,24 +16,26 @@ from torch import nn
 
 from peftkit.data.encoded import Encoded, Examples
 from peftkit.errors import TrainingError
-from peftkit.methods.method import trainable_parameters
+from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.recipe import Recipe, Training
 from peftkit.tasks.task import Task
 from peftkit.training import guards
 from peftkit.training.batching import (
     ACCELERATOR_OVERHEAD,
     CPU_OVERHEAD,
+    CPU_ROW,
     Step,
-    collate,
     count_steps,
     cut_step,
-    forward,
+    pack_step,
     seeded_steps,
-    to_device,
 )
+from peftkit.training.collating import collate, to_device
 from peftkit.training.devices import peak_memory_mb
+from peftkit.training.frozen_trunk import find_frozen_trunk
 from peftkit.training.optimizers import make_optimizer, make_schedule
 from peftkit.training.progress import TrainingProgress
+from peftkit.training.reading import LossOf, Reader, base_of
 from peftkit.training.stopping import Best
 
 
@@ -73,6 +76,8 @@ class TrainResult:
     seconds: float
     validation_seconds: float
     """Of them, spent on scoring the validation split."""
+    layout: Layout
+    """Of the batches."""
     num_examples: int
     num_tokens: int
     """Without padding, over all epochs."""
@@ -101,16 +106,17 @@ class _Account:
 
 
 def train(
-    model: nn.Module,
+    reader: Reader,
     encoded: Encoded,
     recipe: Recipe,
     accelerator: Accelerator,
-    score: Callable[[nn.Module], dict[str, float]],
+    score: Callable[[Reader], dict[str, float]],
     console: Console,
 ) -> TrainResult:
     """Trains what the method made trainable, in place, and restores the best weights.
 
     Args:
+        reader: the model, and the way that batches are given to it.
         score: scores a model on the validation split.
 
     Raises:
@@ -119,10 +125,11 @@ def train(
     """
     started = time.perf_counter()
     task, method, training = recipe.task, recipe.method, recipe.training
-    examples = encoded.train
+    model, examples = reader.model, encoded.train
     num_steps = count_steps(
         len(examples), training.batch_size, training.num_epochs, training.max_steps
     )
+    passes = -(-num_steps * training.batch_size // len(examples))
     _float32_where_trained(model)
     if not trainable_parameters(model):
         raise TrainingError(f"{method.kind()} left nothing to train")
@@ -135,13 +142,18 @@ def train(
     schedule = make_schedule(optimizer, training, num_steps)
     with accelerator.autocast():
         quiet = guards.modules_below(model, _first_batch(encoded, task, accelerator.device))
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    if reader.packed:
+        reader.trunk = find_frozen_trunk(base_of(model), quiet, reader.per_token, passes)
+    loss_of = LossOf(reader, partial(task.loss, label_smoothing=training.label_smoothing))
+    wrapped, optimizer = accelerator.prepare(loss_of, optimizer)
     best = Best(training.metric or task.scores[0], training.early_stopping_patience)
     account = _Account()
     with TrainingProgress(console, num_steps, accelerator.is_main_process) as progress:
         for step in seeded_steps(len(examples), training.batch_size, num_steps, recipe.seed):
             _train_mode(wrapped, quiet)
-            record = _optimize(wrapped, step, encoded, recipe, accelerator, optimizer, account)
+            record = _optimize(
+                wrapped, reader, step, encoded, recipe, accelerator, optimizer, account
+            )
             method.after_step(model, step.number, num_steps)
             schedule.step()
             account.history.append(record)
@@ -150,7 +162,7 @@ def train(
             accelerator.log({"loss": record.loss, "lr": record.learning_rate}, step.number)
             if _is_validation(step, training, num_steps):
                 begun = time.perf_counter()
-                metrics = score(model)
+                metrics = score(reader)
                 account.validation_seconds += time.perf_counter() - begun
                 if step.number >= method.settled_after(num_steps):
                     best.update(metrics, model, step.number)
@@ -159,13 +171,16 @@ def train(
                 progress.validation(step.number, loss, metrics, best.since == 0)
                 if best.exhausted:
                     break
+    reader.trunk = None
     best.restore(model)
     guards.check_frozen(model, digest)
     model.eval()
-    return _result(account, best, started, accelerator)
+    return _result(account, best, started, accelerator, reader)
 
 
-def _result(account: _Account, best: Best, started: float, accelerator: Accelerator) -> TrainResult:
+def _result(
+    account: _Account, best: Best, started: float, accelerator: Accelerator, reader: Reader
+) -> TrainResult:
     assert best.value is not None
     return TrainResult(
         best_step=best.step,
@@ -177,6 +192,7 @@ def _result(account: _Account, best: Best, started: float, accelerator: Accelera
         validations=tuple(account.validations),
         seconds=time.perf_counter() - started,
         validation_seconds=account.validation_seconds,
+        layout=reader.layout,
         num_examples=account.examples,
         num_tokens=account.tokens,
         num_padded_tokens=account.padded,
@@ -186,6 +202,7 @@ def _result(account: _Account, best: Best, started: float, accelerator: Accelera
 
 def _optimize(
     model: nn.Module,
+    reader: Reader,
     step: Step,
     encoded: Encoded,
     recipe: Recipe,
@@ -193,46 +210,58 @@ def _optimize(
     optimizer: Any,
     account: _Account,
 ) -> StepRecord:
-    """One optimizer step over all processes' micro-batches."""
+    """One optimizer step over all processes' micro-batches.
+
+    Args:
+        model: gives the sum of losses of a batch, as Accelerate prepared it.
+    """
     task, method, training = recipe.task, recipe.method, recipe.training
     examples = encoded.train
     count = _step_count(examples, step, task, encoded.pad_token_id)
-    overhead = CPU_OVERHEAD if accelerator.device.type == "cpu" else ACCELERATOR_OVERHEAD
-    plan = cut_step(
-        examples,
-        step.indices,
-        training.micro_batch_tokens,
-        overhead,
-        accelerator.num_processes,
-    )
-    micro_batches = plan[accelerator.process_index]
+    micro_batches = _micro_batches(examples, step, training, reader.layout, accelerator)
     total = torch.zeros((), device=accelerator.device)
     optimizer.zero_grad(set_to_none=True)
     for number, indices in enumerate(micro_batches, start=1):
         last = number == len(micro_batches)
-        with contextlib.nullcontext() if last else accelerator.no_sync(model):
-            batch = collate(examples, indices, task.reads, encoded.pad_token_id)
-            batch = to_device(batch, accelerator.device)
-            outputs = forward(model, batch)
-            loss = task.loss(outputs, batch.targets, batch.weights, training.label_smoothing)
-            loss = loss / count
+        batch = collate(examples, indices, task.reads, encoded.pad_token_id, reader.layout)
+        batch = to_device(batch, accelerator.device)
+        with (
+            contextlib.nullcontext() if last else accelerator.no_sync(model),
+            reader.ready(batch),
+        ):
+            loss = model(batch) / count
             total += loss.detach()
             # DDP averages the gradients over processes, and the loss is a sum over them
             loss = loss * accelerator.num_processes
-            if last and (penalty := method.penalty(accelerator.unwrap_model(model))) is not None:
+            if last and (penalty := method.penalty(reader.model)) is not None:
                 loss = loss + penalty
             accelerator.backward(loss)
         account.padded += batch.input_ids.numel() if indices else 0
     account.examples += len(step.indices)
     account.tokens += sum(len(examples.input_ids[index]) for index in step.indices)
     if step.number == 1:
-        guards.check_first_gradients(model, count)
-    norm = float(guards.gradient_norm(model, training.max_grad_norm))
+        guards.check_first_gradients(reader.model, count)
+    norm = float(guards.gradient_norm(reader.model, training.max_grad_norm))
     mean_loss = float(accelerator.reduce(total))
     guards.check_finite(mean_loss, norm, step.number, step.indices, examples)
     learning_rate = max(group["lr"] for group in optimizer.param_groups)
     optimizer.step()
     return StepRecord(step.number, step.epoch, mean_loss, learning_rate, norm)
+
+
+def _micro_batches(
+    examples: Examples, step: Step, training: Training, layout: Layout, accelerator: Accelerator
+) -> list[tuple[int, ...]]:
+    """The micro-batches of a step that are this process's."""
+    on_cpu = accelerator.device.type == "cpu"
+    tokens, processes = training.micro_batch_tokens, accelerator.num_processes
+    if layout == "packed":
+        tokens = min(tokens, CPU_ROW) if on_cpu else tokens
+        plan = pack_step(examples, step.indices, tokens, processes)
+    else:
+        overhead = CPU_OVERHEAD if on_cpu else ACCELERATOR_OVERHEAD
+        plan = cut_step(examples, step.indices, tokens, overhead, processes)
+    return plan[accelerator.process_index]
 
 
 def _step_count(examples: Examples, step: Step, task: Task, pad_token_id: int) -> float:

@@ -1,0 +1,112 @@
+"""Examples side by side: the only place where they are padded or packed into tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftkit.data.encoded import IGNORE_INDEX, Examples
+from peftkit.methods.method import Layout
+from peftkit.tasks.task import Reads
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples padded to one width, or packed behind one another in one row."""
+
+    input_ids: Tensor
+    """(rows, width) int64; packed (1, tokens)."""
+    attention_mask: Tensor | None
+    """(rows, width) int64, 1 where there is a token; None if packed."""
+    targets: Tensor
+    """(targets,) int64, in the order in which the outputs are read."""
+    weights: Tensor
+    """(targets,) float32."""
+    token_type_ids: Tensor | None
+    """As `input_ids`, for pairs of texts."""
+    read_at: Tensor | None
+    """(targets,) int64, places in the flattened `input_ids` that are read; None where each example
+    has one output."""
+    lengths: tuple[int, ...] | None
+    """Tokens of each example, if packed."""
+    positions: Tensor | None
+    """(1, tokens) int64, place of each token in its example, if packed."""
+    examples: Examples
+    indices: tuple[int, ...]
+    """Which of the examples these are."""
+
+    def inputs(self) -> dict[str, Tensor]:
+        """The keyword arguments of the model's forward pass, in both layouts."""
+        named = {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "token_type_ids": self.token_type_ids,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def collate(
+    examples: Examples,
+    indices: Sequence[int],
+    reads: Reads,
+    pad_token_id: int,
+    layout: Layout = "padded",
+) -> Batch:
+    """Examples padded on the right to the longest of them, or packed.
+
+    Without indices: the first example with weight 0, for a process that has none in this step.
+    """
+    weightless = not indices
+    chosen = list(indices) or [0]
+    ids = _rows(examples.input_ids, chosen)
+    targets = _rows(examples.targets, chosen)
+    weights = [torch.ones(len(target)) for target in targets]
+    if examples.weights is not None:
+        weights = _rows(examples.weights, chosen)
+    segments = None
+    if examples.segment_ids is not None:
+        segments = _joined(_rows(examples.segment_ids, chosen), 0, layout)
+    read_at = None
+    if reads in ("labelled", "all"):
+        learned = _joined(targets, IGNORE_INDEX, layout) != IGNORE_INDEX
+        read_at = learned.flatten().nonzero().squeeze(1)
+        weights = [w[t != IGNORE_INDEX] for w, t in zip(weights, targets, strict=True)]
+        targets = [target[target != IGNORE_INDEX] for target in targets]
+    packed = layout == "packed"
+    return Batch(
+        input_ids=_joined(ids, pad_token_id, layout),
+        attention_mask=None if packed else _joined([torch.ones_like(i) for i in ids], 0, layout),
+        targets=torch.cat(targets),
+        weights=torch.cat(weights) * (0.0 if weightless else 1.0),
+        token_type_ids=segments,
+        read_at=read_at,
+        lengths=tuple(map(len, ids)) if packed else None,
+        positions=torch.cat([torch.arange(len(i)) for i in ids])[None] if packed else None,
+        examples=examples,
+        indices=tuple(chosen),
+    )
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with all tensors on a device."""
+    moved: dict[str, Any] = {
+        name: value.to(device, non_blocking=True)
+        for name, value in vars(batch).items()
+        if isinstance(value, Tensor)
+    }
+    return replace(batch, **moved)
+
+
+def _rows(arrays: Sequence[Any], chosen: Sequence[int]) -> list[Tensor]:
+    return [torch.from_numpy(arrays[index]) for index in chosen]
+
+
+def _joined(rows: list[Tensor], value: int, layout: Layout) -> Tensor:
+    """(rows, width), filled up with a value; packed (1, sum of lengths)."""
+    if layout == "packed":
+        return torch.cat(rows)[None]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)

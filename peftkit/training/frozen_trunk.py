@@ -1,0 +1,187 @@
+"""Runs the blocks below the lowest trained tensor once for each example, and keeps what they give.
+
+    y = g(f(x))       f frozen and without dropout: f(x) is the same in every epoch
+
+Feature extraction with a frozen trunk (Peters et al. 2019, arXiv:1903.05987) under any method that
+trains upper layers only. From the second epoch on, the frozen blocks are left out: others stand in
+their places, of which the last gives what was kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor, nn
+
+from peftkit.architectures import stacks
+from peftkit.data.encoded import Examples
+from peftkit.training.collating import Batch
+
+FAMILIES = {
+    "bert", "camembert", "electra", "gemma", "gemma2", "gemma3_text", "gpt2", "llama", "mistral",
+    "qwen2", "qwen3", "roberta", "xlm-roberta",
+}  # fmt: skip
+"""Model types whose blocks take hidden states and give hidden states, nothing besides."""
+
+
+class FrozenTrunk:
+    """The frozen blocks of a model in the packed layout, and what they gave for each example."""
+
+    def __init__(self, blocks: nn.ModuleList, num_frozen: int, per_token: bool, at_end: bool):
+        self.blocks, self.num_frozen = blocks, num_frozen
+        self.whole = per_token or num_frozen < len(blocks)
+        """Whether all tokens of an example are kept, or only the one that its class is read at."""
+        self.at_end = at_end
+        """Whether that one is the last, and not the first."""
+        self.kept: dict[int, _Kept] = {}
+        self.as_tuple = False
+
+    @contextlib.contextmanager
+    def ready(self, batch: Batch) -> Iterator[None]:
+        """Inside, a forward pass on this batch takes what is known, or adds to it."""
+        kept = self._of(batch.examples)
+        if kept is None:
+            yield
+        elif kept.has(batch.indices):
+            with self._supplied(kept, batch):
+                yield
+        else:
+            handle = self._record(kept, batch)
+            try:
+                yield
+            finally:
+                handle.remove()
+
+    def _of(self, examples: Examples) -> _Kept | None:
+        if id(examples) not in self.kept:
+            lengths = [len(ids) if self.whole else 1 for ids in examples.input_ids]
+            self.kept[id(examples)] = _Kept(examples, lengths)
+        return self.kept[id(examples)]
+
+    def _record(self, kept: _Kept, batch: Batch) -> Any:
+        last = self.blocks[self.num_frozen - 1]
+
+        def hook(_: nn.Module, __: object, out: Any) -> None:
+            self.as_tuple = isinstance(out, tuple)
+            hidden = out[0] if self.as_tuple else out
+            if not self.whole and self.at_end:
+                hidden = hidden[0, _ends(batch)]
+            kept.put(batch.indices, hidden.detach().reshape(-1, hidden.shape[-1]))
+
+        return last.register_forward_hook(hook)
+
+    @contextlib.contextmanager
+    def _supplied(self, kept: _Kept, batch: Batch) -> Iterator[None]:
+        """Inside, other modules stand for the frozen blocks."""
+        rows = kept.get(batch.indices).to(batch.input_ids.device)
+        if self.whole:
+            hidden = rows[None]
+        elif self.at_end:
+            hidden = rows.new_zeros(1, batch.input_ids.shape[1], rows.shape[-1])
+            hidden[0, _ends(batch)] = rows
+        else:
+            hidden = rows[:, None]
+        frozen = list(self.blocks[: self.num_frozen])
+        for place, block in enumerate(frozen):
+            self.blocks[place] = _Instead(block, hidden, self.as_tuple)
+        try:
+            yield
+        finally:
+            for place, block in enumerate(frozen):
+                self.blocks[place] = block
+
+
+def find_frozen_trunk(
+    model: Any, quiet: Collection[nn.Module], per_token: bool, num_passes: int
+) -> FrozenTrunk | None:
+    """The frozen blocks, if there are some and it is known how to leave them out.
+
+    Args:
+        model: the base, with a method in it.
+        quiet: modules that are done before the first trained tensor is used.
+        per_token: whether each token's output may be read, and not one of each example.
+        num_passes: over the training rows.
+    """
+    found = stacks(model)
+    if len(found) != 1 or model.config.model_type not in FAMILIES or num_passes < 2:
+        return None
+    (_, blocks), done = found[0], set(quiet)
+    num_frozen = next((n for n, block in enumerate(blocks) if block not in done), len(blocks))
+    if num_frozen == 0:
+        return None
+    return FrozenTrunk(blocks, num_frozen, per_token, at_end=hasattr(model, "score"))
+
+
+@dataclass
+class _Kept:
+    """Hidden states of the examples of one split, in memory, or in a file if they are too large."""
+
+    examples: Examples
+    lengths: list[int]
+
+    def __post_init__(self) -> None:
+        self.starts = np.cumsum([0, *self.lengths])
+        self.known = np.zeros(len(self.lengths), bool)
+        self.rows: Tensor | None = None
+
+    def has(self, indices: tuple[int, ...]) -> bool:
+        return self.rows is not None and bool(self.known[list(indices)].all())
+
+    def put(self, indices: tuple[int, ...], rows: Tensor) -> None:
+        if self.rows is None:
+            self.rows = _room(int(self.starts[-1]), rows)
+        lengths = [self.lengths[index] for index in indices]
+        for index, part in zip(indices, torch.split(rows, lengths), strict=True):
+            self.rows[self.starts[index] : self.starts[index + 1]] = part
+            self.known[index] = True
+
+    def get(self, indices: tuple[int, ...]) -> Tensor:
+        assert self.rows is not None
+        return torch.cat([self.rows[self.starts[i] : self.starts[i + 1]] for i in indices])
+
+
+def _room(count: int, like: Tensor) -> Tensor:
+    """(count, d) in memory, or in a file without a name where memory is short."""
+    size = count * like.shape[-1] * like.element_size()
+    if size < psutil.virtual_memory().available // 2:
+        return torch.empty(count, like.shape[-1], dtype=like.dtype)
+    folder = tempfile.mkdtemp(prefix="peftkit-")
+    try:
+        shape = (count, like.shape[-1])
+        return torch.from_file(
+            f"{folder}/hidden_states", shared=True, size=shape[0] * shape[1], dtype=like.dtype
+        ).view(shape)
+    finally:
+        shutil.rmtree(folder)  # the mapping lives on, and goes with the process
+
+
+class _Instead(nn.Module):
+    """Stands in a frozen block's place, and gives what the last one gave."""
+
+    def __init__(self, block: nn.Module, hidden: Tensor, as_tuple: bool) -> None:
+        super().__init__()
+        object.__setattr__(self, "_block", block)  # not as a child: it is no part of the model now
+        self._out = (hidden,) if as_tuple else hidden
+
+    def __getattr__(self, name: str) -> Any:  # models ask a block for its kind of attention
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_block"], name)
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        """What was kept, whatever the block is given."""
+        return self._out
+
+
+def _ends(batch: Batch) -> Tensor:
+    assert batch.lengths is not None
+    return torch.tensor(batch.lengths, device=batch.input_ids.device).cumsum(0) - 1

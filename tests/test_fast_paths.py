@@ -1,0 +1,321 @@
+"""Each fast path computes the loss and the gradients of unpadded single documents."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
+
+import peftkit as pk
+from peftkit.data.encoded import IGNORE_INDEX, Encoded, Examples, Head
+from peftkit.data.rows import Row
+from peftkit.methods.method import trainable_parameters
+from peftkit.training.batching import pack_step
+from peftkit.training.collating import collate
+from peftkit.training.frozen_trunk import FAMILIES, find_frozen_trunk
+from peftkit.training.guards import modules_below
+from peftkit.training.loop import keep_few_activations
+from peftkit.training.reading import Reader, base_of
+from peftkit.training.self_check import cannot_pack, choose_reader, one_by_one, wrong_with
+
+LENGTHS = [5, 19, 9, 2, 30, 11]
+EXACT = 1e-5
+TINY = {
+    "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 80,
+    "intermediate_size": 48, "max_position_embeddings": 64, "initializer_range": 0.2,
+    "pad_token_id": 0,
+}  # fmt: skip
+GROUPED = {**TINY, "num_key_value_heads": 2, "head_dim": 8}
+GEMMA = {**GROUPED, "sliding_window": 8, "query_pre_attn_scalar": 8}
+DECODERS = {
+    "llama": ("LlamaConfig", GROUPED),
+    "mistral": ("MistralConfig", {**GROUPED, "sliding_window": 7}),
+    "qwen2": ("Qwen2Config", GROUPED),
+    "qwen3": ("Qwen3Config", GROUPED),
+    "gemma": ("GemmaConfig", GROUPED),
+    "gemma2": ("Gemma2Config", {**GEMMA, "final_logit_softcapping": 3.0}),
+    "gemma3_text": ("Gemma3TextConfig", {**GEMMA, "sliding_window_pattern": 2}),
+    "gpt2": ("GPT2Config", {
+        "n_embd": 32, "n_layer": 3, "n_head": 4, "vocab_size": 80, "n_positions": 64,
+        "initializer_range": 0.2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    }),
+}  # fmt: skip
+ENCODERS = {
+    "bert": ("BertConfig", TINY),
+    "roberta": ("RobertaConfig", {**TINY, "pad_token_id": 1, "max_position_embeddings": 66}),
+    "electra": ("ElectraConfig", {**TINY, "embedding_size": 32}),
+}
+CPU = Accelerator(cpu=True)
+
+
+def model_of(kind: str, auto: str):
+    import transformers
+
+    name, size = {**DECODERS, **ENCODERS}[kind]
+    config = getattr(transformers, name)(**size)
+    config.num_labels = 3
+    torch.manual_seed(0)
+    return getattr(transformers, auto).from_config(config).eval()
+
+
+def examples_of(per_token: bool, segments: bool = False) -> Examples:
+    random = np.random.default_rng(0)
+    targets = [random.integers(0, 3, size=n if per_token else 1) for n in LENGTHS]
+    for target in targets if per_token else ():
+        target[::3] = IGNORE_INDEX
+    return Examples(
+        rows=tuple(Row(i, {}) for i in range(len(LENGTHS))),
+        input_ids=[random.integers(4, 80, size=n) for n in LENGTHS],
+        targets=targets,
+        weights=[random.random(len(t)).astype(np.float32) for t in targets],
+        segment_ids=[(np.arange(n) > n // 2).astype(np.int64) for n in LENGTHS]
+        if segments
+        else None,
+    )
+
+
+class Task(pk.TextClassification):
+    """Reads what a test wants read."""
+
+    def __init__(self, reads):
+        super().__init__(data=pk.Data(path="nowhere.csv"))
+        object.__setattr__(self, "reads", reads)
+
+
+def setting(kind, auto, segments=False):
+    per_token = auto in ("AutoModelForCausalLM", "AutoModelForTokenClassification")
+    reads = "labelled" if per_token else "first"
+    examples = examples_of(per_token, segments)
+    kinds = {"AutoModelForCausalLM": "CAUSAL_LM", "AutoModelForTokenClassification": "TOKEN_CLS"}
+    head = Head(auto, kinds.get(auto, "SEQ_CLS"), ("a", "b", "c"))
+    model = model_of(kind, auto)
+    encoded = Encoded(examples, examples, examples, head, model.config.pad_token_id)
+    return model, encoded, Task(reads)
+
+
+def inject(method, model, encoded):
+    head = tuple(n for n, _ in model.named_children() if n in ("score", "classifier"))
+    model = method.inject(model, encoded, head)
+    torch.manual_seed(1)
+    for parameter in trainable_parameters(model).values():  # B of LoRA is zero else
+        parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    return model.eval()
+
+
+def compare(reader, encoded, task):
+    """Checks a reader on micro-batches, loss and each gradient."""
+    model, examples = reader.model, encoded.train
+    everything = tuple(range(len(examples)))
+    right = one_by_one(model, everything, encoded, task, gradients=True)
+    largest = max(float(gradient.norm()) for gradient in right.gradients.values())
+    for budget in (20, 40, 1000):
+        total = 0.0
+        for indices in pack_step(examples, everything, budget, 1)[0]:
+            batch = collate(examples, indices, task.reads, encoded.pad_token_id, reader.layout)
+            with reader.ready(batch):
+                loss = reader.loss(batch, lambda o, t, w: task.loss(o, t, w, 0.0))
+                loss.backward()
+            total += loss.item()
+        assert total == pytest.approx(right.loss, rel=EXACT)
+        for name, parameter in trainable_parameters(model).items():
+            of = right.gradients[name]
+            allowed = EXACT * max(float(of.norm()), 0.01 * largest)  # keys' biases have only noise
+            assert float((parameter.grad - of).norm()) <= allowed, (budget, name)
+        model.zero_grad()
+
+
+METHODS = [pk.LoRA(r=4), pk.FullFineTuning(), pk.IA3(), pk.BottleneckAdapter()]
+CASES = [
+    *((kind, "AutoModelForCausalLM") for kind in DECODERS),
+    *((kind, "AutoModelForSequenceClassification") for kind in (*DECODERS, *ENCODERS)),
+    *((kind, "AutoModelForTokenClassification") for kind in ENCODERS),
+]
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("method", METHODS[:2], ids=["lora", "full"])
+@pytest.mark.parametrize(("kind", "auto"), CASES, ids=lambda value: value.removeprefix("AutoModel"))
+def test_it_computes_what_single_documents_do(kind, auto, method, layout):
+    model, encoded, task = setting(kind, auto, segments=kind == "bert")
+    model = inject(method, model, encoded)
+    compare(Reader(model, task.reads, layout), encoded, task)
+    chosen = choose_reader(model, encoded, task, [layout], CPU, gradients=True)
+    assert not chosen.notes
+    assert (chosen.reader.layout, chosen.reader.only_read) == (layout, True)
+    if auto == "AutoModelForCausalLM":
+        assert chosen.reader.in_chunks
+
+
+@pytest.mark.parametrize("method", METHODS[2:], ids=["ia3", "bottleneck"])
+@pytest.mark.parametrize(
+    ("kind", "auto"),
+    [("llama", "AutoModelForCausalLM"), ("bert", "AutoModelForSequenceClassification")],
+)
+def test_other_methods_are_packed_too(kind, auto, method):
+    model, encoded, task = setting(kind, auto)
+    model = inject(method, model, encoded)
+    compare(Reader(model, task.reads, "packed"), encoded, task)
+
+
+@pytest.mark.parametrize(("kind", "auto"), [*CASES[:1], *CASES[-4:-3], *CASES[9:10]])
+def test_activations_computed_again_are_those_of_the_packed_row(kind, auto):
+    model, encoded, task = setting(kind, auto)
+    model = inject(pk.LoRA(r=4), model, encoded)
+    examples, indices = encoded.train, tuple(range(len(LENGTHS)))
+    right = one_by_one(model, indices, encoded, task, gradients=True)
+    keep_few_activations(model)
+    model.train()  # else transformers keeps all activations
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    reader = Reader(model, task.reads, "packed")
+    batch = collate(examples, indices, task.reads, encoded.pad_token_id, "packed")
+    with reader.ready(batch):
+        reader.loss(batch, lambda o, t, w: task.loss(o, t, w, 0.0)).backward()
+    for name, parameter in trainable_parameters(model).items():
+        torch.testing.assert_close(parameter.grad, right.gradients[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_scales_its_logits_is_left_to_do_so():
+    from transformers import CohereConfig, CohereForCausalLM
+
+    torch.manual_seed(0)
+    model = CohereForCausalLM(CohereConfig(**GROUPED, logit_scale=0.3)).eval()
+    _, encoded, task = setting("llama", "AutoModelForCausalLM")
+    model = inject(pk.LoRA(r=4), model, encoded)
+    reader = Reader(model, "labelled", "packed")
+    compare(reader, encoded, task)
+    assert not reader.in_chunks
+
+
+class _Packed(Reader):
+    """Packs without peftkit's attention: the ways that facts and forums tell of."""
+
+    def __init__(self, model, reads, **inputs):
+        super().__init__(model, reads, "padded", only_read=False)
+        self.layout, self.inputs = "packed", inputs
+        self.last_block, self.score = [], None
+
+    def ready(self, batch):
+        import contextlib
+
+        return contextlib.nullcontext()
+
+    def _run(self, batch):
+        inputs = {"position_ids": batch.positions}
+        for name, value in self.inputs.items():
+            inputs[name] = value(batch) if callable(value) else value
+        logits = self.model(input_ids=batch.input_ids, **inputs).logits
+        if logits.shape[0] == 1 and not self.per_token:
+            raise AssertionError("one output for a row of several documents")
+        return logits
+
+
+def block_mask(batch):
+    documents = torch.repeat_interleave(torch.tensor(batch.lengths))
+    return (documents[:, None] == documents)[None, None]
+
+
+WRONG = {
+    "llama, default use_cache": ("llama", "sdpa", {}),
+    "llama, mask of ones": (
+        "llama", "sdpa",
+        {"attention_mask": lambda b: torch.ones_like(b.input_ids), "use_cache": False},
+    ),
+    "bert, positions and no mask": ("bert", "sdpa", {}),
+    "bert, boolean block mask on eager": ("bert", "eager", {"attention_mask": block_mask}),
+}  # fmt: skip
+RIGHT = {
+    "llama, no mask and no cache": ("llama", "sdpa", {"use_cache": False}),
+    "bert, boolean block mask on sdpa": ("bert", "sdpa", {"attention_mask": block_mask}),
+}
+
+
+@pytest.mark.parametrize("case", [*WRONG, *RIGHT])
+def test_the_self_check_sees_what_is_silently_wrong(case):
+    kind, attention, inputs = {**WRONG, **RIGHT}[case]
+    auto = "AutoModelForCausalLM" if kind == "llama" else "AutoModelForTokenClassification"
+    model, encoded, task = setting(kind, auto)
+    model = inject(pk.FullFineTuning(), model, encoded)
+    indices = tuple(range(len(LENGTHS)))
+    right = one_by_one(model, indices, encoded, task, gradients=True)
+    model.set_attn_implementation(attention)
+    wrong = wrong_with(_Packed(model, "labelled", **inputs), right, indices, encoded, task, 1e-4)
+    assert ("differ by" in wrong) == (case in WRONG), wrong
+
+
+VIRTUAL = {
+    "prefix": PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+    "prompt": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+    "p-tuning": PromptEncoderConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=4, encoder_hidden_size=16
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", VIRTUAL)
+def test_the_self_check_sees_that_virtual_tokens_cannot_be_packed(kind):
+    model, encoded, task = setting("llama", "AutoModelForCausalLM")
+    model = get_peft_model(model, copy.deepcopy(VIRTUAL[kind])).eval()
+    indices = tuple(range(len(LENGTHS)))
+    right = one_by_one(model, indices, encoded, task, gradients=True)
+    reader = _Packed(model, "labelled", use_cache=kind == "prefix")
+    assert wrong_with(reader, right, indices, encoded, task, 1e-4)
+    chosen = choose_reader(model, encoded, task, ["padded", "packed"], CPU, gradients=True)
+    assert chosen.reader.layout == "padded"
+    assert "packed batches would not do" in chosen.notes[0]
+
+
+@pytest.mark.parametrize("auto", ["AutoModelForCausalLM", "AutoModelForSequenceClassification"])
+@pytest.mark.parametrize("method", [
+    pk.PrefixTuning(num_virtual_tokens=3), pk.PromptTuning(num_virtual_tokens=3),
+])  # fmt: skip
+def test_with_virtual_tokens_only_what_is_read_is_computed(method, auto):
+    model, encoded, task = setting("llama", auto)
+    model = inject(method, model, encoded)
+    chosen = choose_reader(model, encoded, task, method.layouts, CPU, gradients=True)
+    assert chosen.reader.only_read
+    assert chosen.reader.layout == "padded"
+
+
+def test_an_architecture_with_an_attention_of_its_own_is_padded():
+    from transformers import T5Config, T5ForSequenceClassification
+
+    config = T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=80)
+    assert "an encoder and a decoder" in cannot_pack(T5ForSequenceClassification(config))
+    from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+
+    deberta = DebertaV2ForSequenceClassification(DebertaV2Config(**TINY))
+    assert "an attention of its own" in cannot_pack(deberta)
+
+
+TRUNKS = [
+    (kind, auto)
+    for auto in ("AutoModelForCausalLM", "AutoModelForSequenceClassification")
+    for kind in (DECODERS if auto == "AutoModelForCausalLM" else (*DECODERS, *ENCODERS))
+]
+
+
+@pytest.mark.parametrize("method", [pk.HeadOnly(), pk.TopLayers(k=1)], ids=["head", "top"])
+@pytest.mark.parametrize(("kind", "auto"), TRUNKS, ids=lambda v: v.removeprefix("AutoModel"))
+def test_a_kept_trunk_changes_nothing(kind, auto, method):
+    if auto == "AutoModelForCausalLM" and method.kind() == "HeadOnly":
+        return  # nothing is trained
+    model, encoded, task = setting(kind, auto)
+    model = inject(method, model, encoded)
+    assert base_of(model).config.model_type in FAMILIES
+    reader = Reader(model, task.reads, "packed")
+    single = collate(encoded.train, [1], task.reads, encoded.pad_token_id)
+    quiet = modules_below(model, single)
+    reader.trunk = find_frozen_trunk(base_of(model), quiet, reader.per_token, num_passes=3)
+    assert reader.trunk.num_frozen == (3 if method.kind() == "HeadOnly" else 2)
+    calls = []
+    reader.trunk.blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    compare(reader, encoded, task)  # budgets of 20, 40 and 1000: what one leaves serves the others
+    packed = len(calls)
+    compare(reader, encoded, task)
+    assert len(calls) - packed == len(LENGTHS), "only the reference ran the frozen blocks again"
