@@ -1,4 +1,4 @@
-"""The command line: `peftkit run|check|new|schema|predict|chat`, and `main` for recipe scripts.
+"""The command line: `peftkit COMMAND`, and `main` for recipe scripts.
 
 Only what every command needs is imported here; torch is loaded when a recipe turned out to be
 good.
@@ -52,6 +52,7 @@ def command_line(arguments: Sequence[str] | None = None) -> None:
     for name, text in (
         ("run", "train a recipe (.py or recipe.json) and leave a checked adapter"),
         ("check", "find everything that can be wrong without loading weights; trains nothing"),
+        ("plan", "tell the memory and the time that a run will take, before weights are loaded"),
     ):
         part = commands.add_parser(
             name,
@@ -71,7 +72,7 @@ def command_line(arguments: Sequence[str] | None = None) -> None:
     _add_predict(commands)
     _add_chat(commands)
     options, overrides = parser.parse_known_args(arguments)
-    if overrides and options.command not in ("run", "check"):
+    if overrides and options.command not in ("run", "check", "plan"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     debug = getattr(options, "debug", False)
     _exit(lambda: _command(options, overrides), debug, getattr(options, "json", False))
@@ -121,7 +122,7 @@ def _command(options: argparse.Namespace, overrides: list[str]) -> None:
         _chat(options)
     else:
         recipe = _recipe_in(Path(options.file), overrides)
-        (_run if options.command == "run" else _check)(recipe, options)
+        {"run": _run, "check": _check, "plan": _plan}[options.command](recipe, options)
 
 
 def _recipe_in(file: Path, overrides: list[str]) -> Recipe:
@@ -221,6 +222,19 @@ def _check(recipe: Recipe, options: argparse.Namespace) -> None:
             "example": [asdict(piece) for piece in prepared.example()],
         }
         print(json.dumps(value, ensure_ascii=False))
+
+
+def _plan(recipe: Recipe, options: argparse.Namespace) -> None:
+    _quiet_libraries()
+    from peftkit.evaluation.report import print_plan
+    from peftkit.run import plan, prepare
+    from peftkit.training.devices import open_accelerator
+
+    prepared = prepare(recipe)
+    planned = plan(prepared, open_accelerator(prepared.recipe.base), timed=True).to_json()
+    print_plan(_console(options.json), planned)
+    if options.json:
+        print(json.dumps(planned, ensure_ascii=False))
 
 
 def _print_example(pieces: Sequence[Piece], console: Console) -> None:

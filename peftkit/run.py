@@ -49,6 +49,7 @@ from peftkit.evaluation.scoring import evaluate
 from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.outcome import Clock, Outcome, Sample
 from peftkit.output import check_output, output_folder, write_json
+from peftkit.planning import Plan, make_plan
 from peftkit.recipe import Recipe
 from peftkit.rehearsal import count, rehearse
 from peftkit.tasks.task import Piece, Score
@@ -118,6 +119,18 @@ def prepare(recipe: Recipe) -> Prepared:
     return Prepared(recipe, ledger, base, encoded, start, trainable, total)
 
 
+def plan(prepared: Prepared, accelerator: Accelerator, *, timed: bool) -> Plan:
+    """What the run will take; see `make_plan`."""
+    return make_plan(
+        prepared.recipe,
+        prepared.base,
+        prepared.encoded,
+        (prepared.trainable_parameters, prepared.total_parameters),
+        accelerator,
+        timed=timed,
+    )
+
+
 def number_of_steps(recipe: Recipe, encoded: Encoded) -> int:
     """Optimizer steps, if nothing stops the run before."""
     training = recipe.training
@@ -146,6 +159,10 @@ def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) ->
         if not accelerator.is_main_process:
             console = Console(quiet=True)
         print_ledger(console, prepared.ledger)
+    with clock.stage("plan"):
+        planned = plan(prepared, accelerator, timed=False)
+        for note in planned.notes:
+            console.print(f"  [yellow]note:[/] {note}", highlight=False)
     with output_folder(recipe, output_dir, accelerator) as folder:
         model, outcome = train_and_score(prepared, accelerator, clock, console)
         if not accelerator.is_main_process:
@@ -157,7 +174,9 @@ def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) ->
         gc.collect()
         with clock.stage("check"):
             saved, difference = check_saved(unchecked, recipe, prepared.base, adapter, accelerator)
-        record = run_record(prepared, outcome, adapter, saved, difference, clock, accelerator)
+        record = run_record(
+            prepared, planned, outcome, adapter, saved, difference, clock, accelerator
+        )
         write_json(folder / "run.json", record)
         write_receipt(folder / "receipt.html", record)
     print_scores(console, record)
@@ -262,6 +281,7 @@ def save_adapter(
 
 def run_record(
     prepared: Prepared,
+    planned: Plan,
     outcome: Outcome,
     adapter: Record,
     saved: Path,
@@ -302,6 +322,7 @@ def run_record(
         "training": training,
         "seconds": clock.seconds,
         "peak_memory_mb": outcome.peak_memory_mb,
+        "plan": planned.to_json(),
         "probes": {"count": len(adapter.probes), "max_difference": probe_difference},
         "ledger": prepared.ledger.with_padding(padding).to_json(),
         "versions": adapter.versions,

@@ -14,6 +14,7 @@ import peftkit as pk
 from peftkit.data.encoded import IGNORE_INDEX, Encoded, Examples, Head
 from peftkit.data.rows import Row
 from peftkit.methods.method import trainable_parameters
+from peftkit.training.attention import _attend, _side_by_side
 from peftkit.training.batching import pack_step
 from peftkit.training.collating import collate
 from peftkit.training.frozen_trunk import FAMILIES, find_frozen_trunk
@@ -78,7 +79,7 @@ def examples_of(per_token: bool, segments: bool = False) -> Examples:
     )
 
 
-class Task(pk.TextClassification):
+class ReadsAnything(pk.TextClassification):
     """Reads what a test wants read."""
 
     def __init__(self, reads):
@@ -94,7 +95,7 @@ def setting(kind, auto, segments=False):
     head = Head(auto, kinds.get(auto, "SEQ_CLS"), ("a", "b", "c"))
     model = model_of(kind, auto)
     encoded = Encoded(examples, examples, examples, head, model.config.pad_token_id)
-    return model, encoded, Task(reads)
+    return model, encoded, ReadsAnything(reads)
 
 
 def inject(method, model, encoded):
@@ -178,6 +179,20 @@ def test_activations_computed_again_are_those_of_the_packed_row(kind, auto):
         reader.loss(batch, lambda o, t, w: task.loss(o, t, w, 0.0)).backward()
     for name, parameter in trainable_parameters(model).items():
         torch.testing.assert_close(parameter.grad, right.gradients[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize("causal", [True, False])
+def test_documents_side_by_side_attend_as_one_by_one(causal, window, softcap):
+    torch.manual_seed(0)
+    lengths = [1, 5, 16, 9, 2, 13]
+    operands = [torch.randn(1, heads, sum(lengths), 8) for heads in (4, 2, 2)]
+    parts = list(zip(*(torch.split(t, lengths, 2) for t in operands), strict=True))
+    options = (causal, None, 0.0, window, softcap)
+    for part, found in zip(parts, _side_by_side(parts, *options), strict=True):
+        alone = _attend(*part, None, *options).transpose(1, 2)
+        torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_a_model_that_scales_its_logits_is_left_to_do_so():

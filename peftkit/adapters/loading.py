@@ -63,6 +63,8 @@ class LoadedAdapter:
         Raises:
             PeftkitError: an input is nothing that the task can answer.
         """
+        if not inputs:
+            return []
         if self.record.head.generation:
             return [Reply(text) for text in self.write(inputs)]
         task = self.recipe.task

@@ -35,7 +35,7 @@ def empty_model(base: OpenedBase, head: Head, dropout: float | None = None) -> L
     import transformers
 
     auto = getattr(transformers, head.auto_class)
-    config = _config_with_head(base, head, dropout)
+    config = config_with_head(base, head, dropout)
     try:
         with torch.device("meta"):
             model = auto.from_config(config, trust_remote_code=base.spec.trust_remote_code)
@@ -82,7 +82,7 @@ def load_weights(
 
     download_weights(base)
     empty = empty_model(base, head, dropout)
-    config = _config_with_head(base, head, dropout)
+    config = config_with_head(base, head, dropout)
     options: dict[str, Any] = {"dtype": dtype}
     if quantized := base.spec.quantization != "none":
         # from the checkpoint's own numbers, so that the quantized ones are the same whatever is
@@ -172,7 +172,8 @@ def dequantized(model: Any) -> Any:
     return model.float()
 
 
-def _config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> Any:
+def config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> Any:
+    """Transformers' configuration of the base's model with the task's head."""
     config = copy.deepcopy(base.config)
     if head.labels:
         config.num_labels = len(head.labels)

@@ -73,6 +73,31 @@ def print_scores(console: Console, run: dict[str, Any]) -> None:
     )
 
 
+def print_plan(console: Console, plan: dict[str, Any]) -> None:
+    """What memory is for, the peaks of the stages, and the time."""
+    rows, tokens = plan["worst_batch"]
+    share = 100 * plan["trainable_parameters"] / plan["total_parameters"]
+    console.print(
+        f"  trains {plan['trainable_parameters']:,} of {plan['total_parameters']:,} parameters "
+        f"({share:.2f} %) in {plan['num_steps']:,} steps, {plan['tokens_per_epoch']:,} tokens an "
+        f"epoch\n"
+        f"  batches are {plan['layout']}; the largest has {rows} examples, {tokens:,} tokens",
+        highlight=False,
+    )
+    for title, sizes in (("training holds", plan["parts_mb"]), ("peak while", plan["peaks_mb"])):
+        table = _table(title, "MB")
+        for name, size in sizes.items():
+            table.add_row(name.replace("_", " "), f"{size:,.0f}")
+        if title == "training holds":
+            table.add_row("together", f"{sum(sizes.values()):,.0f}", style="bold")
+        console.print(table)
+    if plan["seconds"]:
+        times = ", ".join(f"{name} {duration(took)}" for name, took in plan["seconds"].items())
+        console.print(f"  time: {times} (loading and writing answers aside)", highlight=False)
+    for note in plan["notes"]:
+        console.print(f"  [yellow]note:[/] {note}", highlight=False)
+
+
 def _table(first: str, *others: str) -> Table:
     table = Table(box=None, padding=(0, 1), header_style="dim")
     table.add_column(first)

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from peftkit.data.encoded import IGNORE_INDEX, Examples, Head
 from peftkit.errors import TrainingError
 from peftkit.tasks.task import Reads, Score, Task
-from peftkit.training.batching import inference_batches
+from peftkit.training.batching import inference_batches, row_tokens
 from peftkit.training.collating import collate, to_device
 from peftkit.training.reading import Reader
 
@@ -53,7 +53,9 @@ def run_model(
     Every process takes its share of the batches and gets all outputs.
     """
     reader.model.eval()
-    batches = list(inference_batches(examples, micro_batch_tokens, reader.layout))
+    on_cpu = accelerator.device.type == "cpu"
+    tokens = row_tokens(micro_batch_tokens, reader.layout, on_cpu)
+    batches = list(inference_batches(examples, tokens, reader.layout))
     found: list[tuple[int, Any]] = []
     broken: list[int] = []
     sums = torch.zeros(2, dtype=torch.float64)  # of losses, of targets

@@ -41,11 +41,13 @@ class Linear(PeftLinear):
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
         operands: tuple[Any, ...] = (x, base.weight, base.bias, a, b)
         if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
+            if not self.training:  # a reloaded adapter, PEFT's own, must round as this one does
+                return super().forward(x)
             dtype = torch.get_autocast_dtype(x.device.type)
             operands = tuple(t if t is None else t.to(dtype) for t in operands)
             with torch.autocast(x.device.type, enabled=False):
                 return _low_rank(*operands, self.scaling[name])
-        if any(t is not None and t.dtype != x.dtype for t in operands):
+        if any(t is not None and t.dtype != torch.float32 for t in operands):
             return super().forward(x)
         return _low_rank(*operands, self.scaling[name])
 

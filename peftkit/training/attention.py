@@ -83,33 +83,69 @@ def attend_within_documents(
         raise CannotPack(f"{type(module).__name__} asks for {unknown or 'a mask of its own'}")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     lengths = list(document_lengths)
-    parts = zip(*(torch.split(t, lengths, 2) for t in (query, key, value)), strict=True)
-    found = [
-        _attend(q, k, v, causal, scaling, dropout, sliding_window, softcap).transpose(1, 2)
-        for q, k, v in parts
-    ]
+    parts = list(zip(*(torch.split(t, lengths, 2) for t in (query, key, value)), strict=True))
+    options = (causal, scaling, dropout, sliding_window, softcap)
+    if query.device.type == "cpu":  # padding would cost more than one call for each document
+        found = [_attend(q, k, v, None, *options).transpose(1, 2) for q, k, v in parts]
+    else:
+        found = _side_by_side(parts, *options)
     return torch.cat(found, dim=1), None
+
+
+def _side_by_side(documents: list[tuple[Tensor, ...]], *options: Any) -> list[Tensor]:
+    """Attention of documents about equally long at once, padded on the right: few calls, for where
+    each one has its price.
+
+    Returns:
+        (1, tokens, heads, d) for each document.
+    """
+    groups: dict[int, list[int]] = {}
+    for place, (query, *_) in enumerate(documents):
+        groups.setdefault((query.shape[2] - 1).bit_length(), []).append(place)
+    found: dict[int, Tensor] = {}
+    for places in groups.values():
+        lengths = [documents[place][0].shape[2] for place in places]
+        query, key, value = (
+            torch.nn.utils.rnn.pad_sequence(
+                [documents[place][which][0].transpose(0, 1) for place in places], batch_first=True
+            ).transpose(1, 2)  # (documents, heads, longest, d)
+            for which in range(3)
+        )
+        keys = None
+        if min(lengths) < max(lengths) and not options[0]:  # causal: padding comes after all
+            longest = torch.arange(max(lengths), device=query.device)
+            keys = longest < torch.tensor(lengths, device=longest.device)[:, None]
+        out = _attend(query, key, value, keys, *options).transpose(1, 2)
+        for row, (place, length) in enumerate(zip(places, lengths, strict=True)):
+            found[place] = out[row : row + 1, :length]
+    return [found[place] for place in range(len(documents))]
 
 
 def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    keys: Tensor | None,
     causal: bool,
     scaling: float | None,
     dropout: float,
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """Attention within one document, (1, heads, tokens, d)."""
+    """Attention within documents of one length, (documents, heads, tokens, d).
+
+    Args:
+        keys: (documents, tokens) bool, False where there is padding; None without.
+    """
     length, grouped = query.shape[2], key.shape[1] != query.shape[1]
-    mask = None
+    mask = None if keys is None else keys[:, None, None]
     if (window is not None and length > window) or softcap is not None:
         place = torch.arange(length, device=query.device)
         distance = place[:, None] - place  # how far back a key is
-        mask = (distance >= 0) if causal else torch.ones_like(distance, dtype=torch.bool)
+        seen = (distance >= 0) if causal else torch.ones_like(distance, dtype=torch.bool)
         if window is not None:
-            mask &= distance.abs() < window
+            seen &= distance.abs() < window
+        mask = seen if mask is None else seen & mask
     if softcap is None:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling,

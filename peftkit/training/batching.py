@@ -137,6 +137,13 @@ def inference_batches(
         start = end
 
 
+def row_tokens(micro_batch_tokens: int, layout: Layout, on_cpu: bool) -> int:
+    """Most tokens of a micro-batch, as the recipe says; of a packed row on a CPU no more than are
+    of use there.
+    """
+    return min(micro_batch_tokens, CPU_ROW) if on_cpu and layout == "packed" else micro_batch_tokens
+
+
 def pack_step(
     examples: Examples, indices: Sequence[int], micro_batch_tokens: int, num_processes: int
 ) -> list[list[tuple[int, ...]]]:

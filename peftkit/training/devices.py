@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import weakref
+from typing import Any
 
 import psutil
 import torch
 from accelerate import Accelerator
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
 from peftkit.bases.base import Base
 from peftkit.errors import MissingPackageError, RecipeError
@@ -66,6 +71,37 @@ def peak_memory_mb(device: torch.device) -> float:
 
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return resident / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def resident_mb() -> float:
+    """Memory of this process now, in MB."""
+    return float(psutil.Process().memory_info().rss / 2**20)
+
+
+class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Inside, counts the bytes of tensors that come to be, as long as they are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._seen: Any = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: Any) -> None:
+        if storage not in self._seen:
+            self._seen[storage] = True
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._free, storage.nbytes())
+
+    def _free(self, size: int) -> None:
+        self.now -= size
 
 
 def device_name(device: torch.device) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,11 +23,11 @@ from peftkit.training import guards
 from peftkit.training.batching import (
     ACCELERATOR_OVERHEAD,
     CPU_OVERHEAD,
-    CPU_ROW,
     Step,
     count_steps,
     cut_step,
     pack_step,
+    row_tokens,
     seeded_steps,
 )
 from peftkit.training.collating import collate, to_device
@@ -146,6 +146,8 @@ def train(
         reader.trunk = find_frozen_trunk(base_of(model), quiet, reader.per_token, passes)
     loss_of = LossOf(reader, partial(task.loss, label_smoothing=training.label_smoothing))
     wrapped, optimizer = accelerator.prepare(loss_of, optimizer)
+    _train_mode(wrapped, quiet)
+    _try_worst(wrapped, reader, encoded, recipe, accelerator)
     best = Best(training.metric or task.scores[0], training.early_stopping_patience)
     account = _Account()
     with TrainingProgress(console, num_steps, accelerator.is_main_process) as progress:
@@ -200,6 +202,40 @@ def _result(
     )
 
 
+def _try_worst(
+    model: nn.Module, reader: Reader, encoded: Encoded, recipe: Recipe, accelerator: Accelerator
+) -> None:
+    """Passes the run's largest micro-batch through the model and forgets it, so that memory runs
+    out now or never; not if the first step has one as large.
+
+    Raises:
+        TrainingError: it does not fit.
+    """
+    examples, training = encoded.train, recipe.training
+    worst = worst_micro_batch(examples, training, reader.layout, accelerator)
+    tokens = padded_tokens(examples, worst, reader.layout)
+    first = next(seeded_steps(len(examples), training.batch_size, 1, recipe.seed))
+    of_first = micro_batches(examples, first, training, reader.layout, accelerator)
+    if tokens <= 1.05 * max(padded_tokens(examples, one, reader.layout) for one in of_first):
+        return
+    batch = collate(examples, worst, recipe.task.reads, encoded.pad_token_id, reader.layout)
+    batch = to_device(batch, accelerator.device)
+    try:
+        with torch.random.fork_rng(), accelerator.no_sync(model), reader.ready(batch):
+            accelerator.backward(model(batch))
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
+            raise
+        rows = ", ".join(str(examples.rows[index].number) for index in worst[:10])
+        raise TrainingError(
+            f"the largest micro-batch, {tokens:,} tokens (rows {rows}), does not fit into memory",
+            "lower `training.micro_batch_tokens` or the task's `max_length`, or set "
+            "`training.gradient_checkpointing`",
+        ) from error
+    finally:
+        reader.model.zero_grad(set_to_none=True)
+
+
 def _optimize(
     model: nn.Module,
     reader: Reader,
@@ -218,11 +254,11 @@ def _optimize(
     task, method, training = recipe.task, recipe.method, recipe.training
     examples = encoded.train
     count = _step_count(examples, step, task, encoded.pad_token_id)
-    micro_batches = _micro_batches(examples, step, training, reader.layout, accelerator)
+    cut = micro_batches(examples, step, training, reader.layout, accelerator)
     total = torch.zeros((), device=accelerator.device)
     optimizer.zero_grad(set_to_none=True)
-    for number, indices in enumerate(micro_batches, start=1):
-        last = number == len(micro_batches)
+    for number, indices in enumerate(cut, start=1):
+        last = number == len(cut)
         batch = collate(examples, indices, task.reads, encoded.pad_token_id, reader.layout)
         batch = to_device(batch, accelerator.device)
         with (
@@ -249,14 +285,32 @@ def _optimize(
     return StepRecord(step.number, step.epoch, mean_loss, learning_rate, norm)
 
 
-def _micro_batches(
+def worst_micro_batch(
+    examples: Examples, training: Training, layout: Layout, accelerator: Accelerator
+) -> tuple[int, ...]:
+    """The micro-batch that takes most memory, if a step has all the longest examples."""
+    longest = sorted(range(len(examples)), key=lambda index: -len(examples.input_ids[index]))
+    step = Step(0, 0, tuple(longest[: training.batch_size]), last_of_epoch=False)
+    return max(
+        micro_batches(examples, step, training, layout, accelerator),
+        key=lambda indices: padded_tokens(examples, indices, layout),
+    )
+
+
+def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) -> int:
+    """Tokens that the model is given for a micro-batch, padding included."""
+    lengths = [len(examples.input_ids[index]) for index in indices]
+    return sum(lengths) if layout == "packed" else max(lengths, default=0) * len(lengths)
+
+
+def micro_batches(
     examples: Examples, step: Step, training: Training, layout: Layout, accelerator: Accelerator
 ) -> list[tuple[int, ...]]:
     """The micro-batches of a step that are this process's."""
     on_cpu = accelerator.device.type == "cpu"
-    tokens, processes = training.micro_batch_tokens, accelerator.num_processes
+    tokens = row_tokens(training.micro_batch_tokens, layout, on_cpu)
+    processes = accelerator.num_processes
     if layout == "packed":
-        tokens = min(tokens, CPU_ROW) if on_cpu else tokens
         plan = pack_step(examples, step.indices, tokens, processes)
     else:
         overhead = CPU_OVERHEAD if on_cpu else ACCELERATOR_OVERHEAD

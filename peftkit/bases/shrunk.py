@@ -1,0 +1,49 @@
+"""A base with fewer blocks and random weights, to measure in seconds what a large one will take."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from peftkit.bases.loading import config_with_head
+from peftkit.bases.opening import OpenedBase
+from peftkit.data.encoded import Head
+
+DEPTHS = (
+    "num_hidden_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers",
+)  # fmt: skip
+"""Fields of a configuration that say how many blocks there are."""
+
+
+def depth(base: OpenedBase) -> int:
+    """Blocks of the base, of its longest stack."""
+    config = base.config.get_text_config()
+    return max(int(getattr(config, name, None) or 0) for name in DEPTHS)
+
+
+def shrunk(base: OpenedBase, head: Head, num_blocks: int, folder: Path) -> OpenedBase:
+    """A base that differs from another in the number of its blocks, saved into a folder.
+
+    Its weights are random and not quantized yet; loading quantizes them as the recipe says.
+    """
+    import torch
+    import transformers
+
+    config = copy.deepcopy(base.config)
+    if base.prequantized:
+        del config.quantization_config
+    for name in DEPTHS:
+        if getattr(config, name, None):
+            setattr(config, name, num_blocks)
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[-num_blocks:]
+    small = replace(base, folder=folder, config=config, source=None, hub_id="")
+    auto: Any = getattr(transformers, head.auto_class)
+    with torch.random.fork_rng(devices=[]):
+        model = auto.from_config(
+            config_with_head(small, head, None), trust_remote_code=base.spec.trust_remote_code
+        )
+    model.save_pretrained(folder)
+    return small
