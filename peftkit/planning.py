@@ -12,7 +12,7 @@ import gc
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,19 @@ from peftkit.bases.loading import load_weights
 from peftkit.bases.opening import OpenedBase
 from peftkit.bases.shrunk import depth, shrunk
 from peftkit.data.encoded import Encoded
-from peftkit.errors import MethodError, PeftkitError
+from peftkit.errors import MethodError
 from peftkit.methods.full_fine_tuning import FullFineTuning
 from peftkit.methods.method import Layout, Method, trainable_parameters
 from peftkit.recipe import Recipe
-from peftkit.training.batching import count_steps, inference_batches, row_tokens
+from peftkit.training.batching import (
+    count_steps,
+    inference_batches,
+    row_tokens,
+    worst_micro_batch,
+)
 from peftkit.training.collating import collate, to_device
 from peftkit.training.devices import LiveMemory, resident_mb, weights_dtype
-from peftkit.training.loop import keep_few_activations, worst_micro_batch
+from peftkit.training.loop import keep_few_activations
 from peftkit.training.reading import Reader
 from peftkit.training.self_check import cannot_pack
 
@@ -121,6 +126,7 @@ def make_plan(
     """
     process = resident_mb() if accelerator.device.type == "cpu" else 0.0
     layout, cost = measure(recipe, recipe.method, base, encoded, accelerator, timed)
+    cost = replace(cost, trained_numbers=float(parameters[0]))
     parts, peaks = _memory(recipe, base, cost, process)
     examples = encoded.train
     worst = worst_micro_batch(examples, recipe.training, layout, accelerator)
@@ -158,13 +164,17 @@ def measure(
     accelerator: Accelerator,
     timed: bool,
 ) -> tuple[Layout, Cost]:
-    """The layout of the batches, and the cost of the whole base under a method."""
-    blocks = depth(base)
-    failed: PeftkitError | None = None
-    for least in range(1, MOST_BLOCKS):
+    """The layout of the batches, and the cost of the whole base under a method.
+
+    Raises:
+        MethodError: the method cannot be put into a copy with few blocks.
+    """
+    blocks, method = depth(base), method.stand_in()
+    failed: MethodError | None = None
+    for least in range(1, 1 + min(MOST_BLOCKS, blocks)):
         try:
             layout, one = _small(least, recipe, method, base, encoded, accelerator, timed)
-            if blocks <= least:
+            if blocks == least:
                 return layout, one
             more = min(APART, blocks - least)
             _, two = _small(least + more, recipe, method, base, encoded, accelerator, timed)

@@ -41,7 +41,7 @@ from peftkit.bases.opening import OpenedBase, open_base
 from peftkit.data.encoded import Encoded, Examples
 from peftkit.data.ledger import Ledger
 from peftkit.data.splits import load_splits
-from peftkit.errors import MethodError
+from peftkit.errors import MethodError, first_line
 from peftkit.evaluation.generating import answer_prompts
 from peftkit.evaluation.receipt import write_receipt
 from peftkit.evaluation.report import print_ledger, print_scores
@@ -131,6 +131,19 @@ def plan(prepared: Prepared, accelerator: Accelerator, *, timed: bool) -> Plan:
     )
 
 
+def plan_if_possible(
+    prepared: Prepared, accelerator: Accelerator, console: Console
+) -> dict[str, Any]:
+    """The plan of a run, which goes on without one where none can be made."""
+    try:
+        planned = plan(prepared, accelerator, timed=False)
+    except Exception as error:  # small copies of an architecture may be what nobody has built
+        return {"failed": f"{type(error).__name__}: {first_line(error)}"}
+    for note in planned.notes:
+        console.print(f"  [yellow]note:[/] {note}", highlight=False)
+    return planned.to_json()
+
+
 def number_of_steps(recipe: Recipe, encoded: Encoded) -> int:
     """Optimizer steps, if nothing stops the run before."""
     training = recipe.training
@@ -160,9 +173,7 @@ def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) ->
             console = Console(quiet=True)
         print_ledger(console, prepared.ledger)
     with clock.stage("plan"):
-        planned = plan(prepared, accelerator, timed=False)
-        for note in planned.notes:
-            console.print(f"  [yellow]note:[/] {note}", highlight=False)
+        planned = plan_if_possible(prepared, accelerator, console)
     with output_folder(recipe, output_dir, accelerator) as folder:
         model, outcome = train_and_score(prepared, accelerator, clock, console)
         if not accelerator.is_main_process:
@@ -281,7 +292,7 @@ def save_adapter(
 
 def run_record(
     prepared: Prepared,
-    planned: Plan,
+    planned: dict[str, Any],
     outcome: Outcome,
     adapter: Record,
     saved: Path,
@@ -322,7 +333,7 @@ def run_record(
         "training": training,
         "seconds": clock.seconds,
         "peak_memory_mb": outcome.peak_memory_mb,
-        "plan": planned.to_json(),
+        "plan": planned,
         "probes": {"count": len(adapter.probes), "max_difference": probe_difference},
         "ledger": prepared.ledger.with_padding(padding).to_json(),
         "versions": adapter.versions,

@@ -14,7 +14,12 @@ import peftkit as pk
 from peftkit.data.encoded import IGNORE_INDEX, Encoded, Examples, Head
 from peftkit.data.rows import Row
 from peftkit.methods.method import trainable_parameters
-from peftkit.training.attention import _attend, _side_by_side
+from peftkit.training.attention import (
+    CannotPack,
+    _attend,
+    attend_within_documents,
+    group_documents,
+)
 from peftkit.training.batching import pack_step
 from peftkit.training.collating import collate
 from peftkit.training.frozen_trunk import FAMILIES, find_frozen_trunk
@@ -181,18 +186,41 @@ def test_activations_computed_again_are_those_of_the_packed_row(kind, auto):
         torch.testing.assert_close(parameter.grad, right.gradients[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("call", [1, 8, 1000])
 @pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("causal", [True, False])
-def test_documents_side_by_side_attend_as_one_by_one(causal, window, softcap):
+def test_documents_in_groups_attend_as_one_by_one(monkeypatch, causal, window, softcap, call):
+    monkeypatch.setattr("peftkit.training.attention.CPU_CALL", call)
+    group_documents.cache_clear()
     torch.manual_seed(0)
-    lengths = [1, 5, 16, 9, 2, 13]
-    operands = [torch.randn(1, heads, sum(lengths), 8) for heads in (4, 2, 2)]
-    parts = list(zip(*(torch.split(t, lengths, 2) for t in operands), strict=True))
-    options = (causal, None, 0.0, window, softcap)
-    for part, found in zip(parts, _side_by_side(parts, *options), strict=True):
-        alone = _attend(*part, None, *options).transpose(1, 2)
-        torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-6)
+    lengths = (1, 5, 16, 9, 2, 5, 13)
+    row = [torch.randn(1, heads, sum(lengths), 8, requires_grad=True) for heads in (4, 2, 2)]
+    module = torch.nn.Module()
+    options = {"is_causal": causal, "sliding_window": window, "softcap": softcap}
+    out, _ = attend_within_documents(
+        module, *row, None, **options, document_lengths=lengths, output_attentions=False
+    )
+    parts = zip(*(torch.split(t, lengths, 2) for t in row), strict=True)
+    alone = torch.cat([
+        _attend(*part, None, causal, None, 0.0, window, softcap).transpose(1, 2) for part in parts
+    ], dim=1)  # fmt: skip
+    torch.testing.assert_close(out, alone, rtol=1e-5, atol=1e-6)
+    weight = torch.randn_like(out)
+    found = torch.autograd.grad((out * weight).sum(), row)
+    right = torch.autograd.grad((alone * weight).sum(), row)
+    for one, other in zip(found, right, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    group_documents.cache_clear()
+
+
+def test_what_attention_cannot_do_is_refused():
+    row = [torch.randn(1, 2, 6, 8) for _ in range(3)]
+    for asked in ({"position_bias": torch.ones(1)}, {"s_aux": torch.ones(2)}):
+        with pytest.raises(CannotPack, match=next(iter(asked))):
+            attend_within_documents(torch.nn.Module(), *row, None, document_lengths=(2, 4), **asked)
+    with pytest.raises(CannotPack, match="a mask of its own"):
+        attend_within_documents(torch.nn.Module(), *row, torch.ones(1), document_lengths=(2, 4))
 
 
 def test_a_model_that_scales_its_logits_is_left_to_do_so():

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from peftkit.bases.base import Base
 from peftkit.methods.lora import LoRA, inject_lora
+from peftkit.methods.method import Method
 from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ class EVA(LoRA):
 
     def supports_start(self) -> str | None:
         return "EVA chooses its ranks by the data; what it saved is a LoRA, so go on with LoRA"
+
+    def stand_in(self) -> Method:
+        shared = {name: getattr(self, name) for name in LoRA.model_fields}
+        return LoRA(**shared)
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peft import EvaConfig

@@ -80,6 +80,12 @@ def inject_from_weights(
     return injected
 
 
+def twice_as_wide(lora: LoRA) -> LoRA:
+    """Ordinary LoRA as large as one with its frozen halves."""
+    shared = {name: getattr(lora, name) for name in LoRA.model_fields}
+    return LoRA(**{**shared, "r": 2 * lora.r})
+
+
 def save_from_weights(model: nn.Module, folder: Path) -> None:
     """Writes the joined halves as an ordinary LoRA of rank 2r, the head with it."""
     from peft.utils import get_peft_model_state_dict

@@ -64,6 +64,12 @@ class Method(OpenPart):
             return f"{self.kind()} does not say how it goes on from a saved adapter"
         return None
 
+    def stand_in(self) -> Method:
+        """What takes as much memory and time to train, and is injected without a look at weights or
+        data: for `peftkit plan`, whose weights are random.
+        """
+        return self
+
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         """The model with this method's parameters and the head trainable, the rest frozen.
 

@@ -17,8 +17,10 @@ from peftkit.methods.from_weights import (
     cannot_be_split,
     inject_from_weights,
     save_from_weights,
+    twice_as_wide,
 )
 from peftkit.methods.lora import LoRA
+from peftkit.methods.method import Method
 from peftkit.methods.reasons import saved_as_lora
 from peftkit.tasks.task import Task
 
@@ -36,6 +38,9 @@ class OLoRA(LoRA):
 
     def supports_start(self) -> str | None:
         return saved_as_lora(self.kind())
+
+    def stand_in(self) -> Method:
+        return twice_as_wide(self)
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peftkit.errors import MethodError

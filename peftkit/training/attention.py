@@ -10,15 +10,26 @@ one it is wrong for some (docs/log.md, 2026-11-24).
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
+from peftkit.training.batching import cheapest_cuts
+
 NAME = "peftkit_packed"
+CPU_CALL = 48
+"""What a call of the attention kernel costs on a CPU, in tokens (docs/log.md, 2026-11-24)."""
+ACCELERATOR_CALL = 2048
+"""The same where launching a kernel is what costs; an estimate, not measured yet."""
+MOST_PADDED = 2**16
+"""Tokens of a group, padding included."""
 HARMLESS = {
     "cache_position", "output_attentions", "output_hidden_states", "position_embeddings",
     "position_ids", "return_dict", "use_cache",
@@ -82,43 +93,56 @@ def attend_within_documents(
     if unknown or attention_mask is not None or document_lengths is None:
         raise CannotPack(f"{type(module).__name__} asks for {unknown or 'a mask of its own'}")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    lengths = list(document_lengths)
-    parts = list(zip(*(torch.split(t, lengths, 2) for t in (query, key, value)), strict=True))
+    groups = group_documents(document_lengths, query.device)
     options = (causal, scaling, dropout, sliding_window, softcap)
-    if query.device.type == "cpu":  # padding would cost more than one call for each document
-        found = [_attend(q, k, v, None, *options).transpose(1, 2) for q, k, v in parts]
-    else:
-        found = _side_by_side(parts, *options)
-    return torch.cat(found, dim=1), None
+    gathered = [t[0].transpose(0, 1).index_select(0, groups.places) for t in (query, key, value)]
+    found, start = [], 0
+    for count, longest, keys in groups.shapes:
+        part = slice(start, start := start + count * longest)
+        # (documents, heads, tokens, d)
+        q, k, v = (t[part].view(count, longest, *t.shape[1:]).transpose(1, 2) for t in gathered)
+        out = _attend(q, k, v, None if causal else keys, *options)
+        found.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(found).index_select(0, groups.back)[None], None
 
 
-def _side_by_side(documents: list[tuple[Tensor, ...]], *options: Any) -> list[Tensor]:
-    """Attention of documents about equally long at once, padded on the right: few calls, for where
-    each one has its price.
+@dataclass(frozen=True)
+class Groups:
+    """Documents of one row that attend at once, each group padded to its longest document."""
 
-    Returns:
-        (1, tokens, heads, d) for each document.
-    """
-    groups: dict[int, list[int]] = {}
-    for place, (query, *_) in enumerate(documents):
-        groups.setdefault((query.shape[2] - 1).bit_length(), []).append(place)
-    found: dict[int, Tensor] = {}
-    for places in groups.values():
-        lengths = [documents[place][0].shape[2] for place in places]
-        query, key, value = (
-            torch.nn.utils.rnn.pad_sequence(
-                [documents[place][which][0].transpose(0, 1) for place in places], batch_first=True
-            ).transpose(1, 2)  # (documents, heads, longest, d)
-            for which in range(3)
-        )
-        keys = None
-        if min(lengths) < max(lengths) and not options[0]:  # causal: padding comes after all
-            longest = torch.arange(max(lengths), device=query.device)
-            keys = longest < torch.tensor(lengths, device=longest.device)[:, None]
-        out = _attend(query, key, value, keys, *options).transpose(1, 2)
-        for row, (place, length) in enumerate(zip(places, lengths, strict=True)):
-            found[place] = out[row : row + 1, :length]
-    return [found[place] for place in range(len(documents))]
+    places: Tensor
+    """(padded tokens,) int64, where in the row each token of the groups comes from; padding is the
+    document's last token, and no other token sees it."""
+    back: Tensor
+    """(tokens,) int64, where each token of the row is in the groups."""
+    shapes: tuple[tuple[int, int, Tensor | None], ...]
+    """Of each group: documents, tokens of the longest, and (documents, tokens) bool, False where
+    there is padding, or None without."""
+
+
+@functools.lru_cache(maxsize=64)
+def group_documents(lengths: tuple[int, ...], device: torch.device) -> Groups:
+    """Groups of documents about equally long, by which padding and calls cost least together."""
+    starts = np.cumsum([0, *lengths])
+    order = sorted(range(len(lengths)), key=lambda document: lengths[document])
+    overhead = CPU_CALL if device.type == "cpu" else ACCELERATOR_CALL
+    cuts = cheapest_cuts([lengths[document] for document in order], MOST_PADDED, overhead)
+    places, shapes = [], []
+    for first, end in cuts:
+        documents = order[first:end]
+        sizes = np.array([lengths[document] for document in documents])
+        columns = np.arange(longest := int(sizes[-1]))
+        place = np.minimum(columns, sizes[:, None] - 1) + starts[documents][:, None]
+        places.append(place.ravel())
+        real = columns < sizes[:, None]
+        keys = None if real.all() else torch.from_numpy(real).to(device)
+        shapes.append((len(documents), longest, keys))
+    flat = np.concatenate(places)
+    back = np.zeros(starts[-1], np.int64)
+    back[flat[::-1]] = np.arange(len(flat))[::-1]  # of equals, the first: padding comes after it
+    return Groups(
+        torch.from_numpy(flat).to(device), torch.from_numpy(back).to(device), tuple(shapes)
+    )
 
 
 def _attend(
@@ -145,7 +169,8 @@ def _attend(
         seen = (distance >= 0) if causal else torch.ones_like(distance, dtype=torch.bool)
         if window is not None:
             seen &= distance.abs() < window
-        mask = seen if mask is None else seen & mask
+        # a padded query sees itself, or there would be nothing that it sees
+        mask = seen if mask is None else seen & mask | (distance == 0)
     if softcap is None:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling,

@@ -11,9 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from accelerate import Accelerator
 
 from peftkit.data.encoded import Examples
 from peftkit.methods.method import Layout
+from peftkit.recipe import Training
 
 CPU_OVERHEAD = 64
 """What a further forward and backward pass costs on a CPU, in tokens. A step of 32 short reviews
@@ -79,7 +81,7 @@ def cut_step(
     """
     by_length = sorted(indices, key=lambda index: (len(examples.input_ids[index]), index))
     lengths = [len(examples.input_ids[index]) for index in by_length]
-    cuts = _cheapest_cuts(lengths, micro_batch_tokens, overhead)
+    cuts = cheapest_cuts(lengths, micro_batch_tokens, overhead)
     parts = [tuple(by_length[start:end]) for start, end in cuts]
     while len(parts) % num_processes and max(map(len, parts)) > 1:
         widest = max(range(len(parts)), key=lambda i: len(parts[i]))
@@ -89,7 +91,7 @@ def cut_step(
     return [parts[process::num_processes] for process in range(num_processes)]
 
 
-def _cheapest_cuts(
+def cheapest_cuts(
     lengths: Sequence[int], micro_batch_tokens: int, overhead: int
 ) -> list[tuple[int, int]]:
     """(start, end) of the cheapest cut of ascending lengths; cost is padded tokens plus overhead.
@@ -167,3 +169,36 @@ def pack_step(
         number += 1
     whole = [tuple(sorted(part)) for part in parts]
     return [whole[process::num_processes] for process in range(num_processes)]
+
+
+def worst_micro_batch(
+    examples: Examples, training: Training, layout: Layout, accelerator: Accelerator
+) -> tuple[int, ...]:
+    """The micro-batch that takes most memory, if a step has all the longest examples."""
+    longest = sorted(range(len(examples)), key=lambda index: -len(examples.input_ids[index]))
+    step = Step(0, 0, tuple(longest[: training.batch_size]), last_of_epoch=False)
+    return max(
+        micro_batches(examples, step, training, layout, accelerator),
+        key=lambda indices: padded_tokens(examples, indices, layout),
+    )
+
+
+def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) -> int:
+    """Tokens that the model is given for a micro-batch, padding included."""
+    lengths = [len(examples.input_ids[index]) for index in indices]
+    return sum(lengths) if layout == "packed" else max(lengths, default=0) * len(lengths)
+
+
+def micro_batches(
+    examples: Examples, step: Step, training: Training, layout: Layout, accelerator: Accelerator
+) -> list[tuple[int, ...]]:
+    """The micro-batches of a step that are this process's."""
+    on_cpu = accelerator.device.type == "cpu"
+    tokens = row_tokens(training.micro_batch_tokens, layout, on_cpu)
+    processes = accelerator.num_processes
+    if layout == "packed":
+        plan = pack_step(examples, step.indices, tokens, processes)
+    else:
+        overhead = CPU_OVERHEAD if on_cpu else ACCELERATOR_OVERHEAD
+        plan = cut_step(examples, step.indices, tokens, overhead, processes)
+    return plan[accelerator.process_index]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,14 +21,12 @@ from peftkit.recipe import Recipe, Training
 from peftkit.tasks.task import Task
 from peftkit.training import guards
 from peftkit.training.batching import (
-    ACCELERATOR_OVERHEAD,
-    CPU_OVERHEAD,
     Step,
     count_steps,
-    cut_step,
-    pack_step,
-    row_tokens,
+    micro_batches,
+    padded_tokens,
     seeded_steps,
+    worst_micro_batch,
 )
 from peftkit.training.collating import collate, to_device
 from peftkit.training.devices import peak_memory_mb
@@ -283,39 +281,6 @@ def _optimize(
     learning_rate = max(group["lr"] for group in optimizer.param_groups)
     optimizer.step()
     return StepRecord(step.number, step.epoch, mean_loss, learning_rate, norm)
-
-
-def worst_micro_batch(
-    examples: Examples, training: Training, layout: Layout, accelerator: Accelerator
-) -> tuple[int, ...]:
-    """The micro-batch that takes most memory, if a step has all the longest examples."""
-    longest = sorted(range(len(examples)), key=lambda index: -len(examples.input_ids[index]))
-    step = Step(0, 0, tuple(longest[: training.batch_size]), last_of_epoch=False)
-    return max(
-        micro_batches(examples, step, training, layout, accelerator),
-        key=lambda indices: padded_tokens(examples, indices, layout),
-    )
-
-
-def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) -> int:
-    """Tokens that the model is given for a micro-batch, padding included."""
-    lengths = [len(examples.input_ids[index]) for index in indices]
-    return sum(lengths) if layout == "packed" else max(lengths, default=0) * len(lengths)
-
-
-def micro_batches(
-    examples: Examples, step: Step, training: Training, layout: Layout, accelerator: Accelerator
-) -> list[tuple[int, ...]]:
-    """The micro-batches of a step that are this process's."""
-    on_cpu = accelerator.device.type == "cpu"
-    tokens = row_tokens(training.micro_batch_tokens, layout, on_cpu)
-    processes = accelerator.num_processes
-    if layout == "packed":
-        plan = pack_step(examples, step.indices, tokens, processes)
-    else:
-        overhead = CPU_OVERHEAD if on_cpu else ACCELERATOR_OVERHEAD
-        plan = cut_step(examples, step.indices, tokens, overhead, processes)
-    return plan[accelerator.process_index]
 
 
 def _step_count(examples: Examples, step: Step, task: Task, pad_token_id: int) -> float:
