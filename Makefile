@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: setup quickstart chat test slow matrix lint recipes clean
+.PHONY: setup quickstart chat test slow matrix lint recipes speed clean
 
 setup: .venv/installed  ## the environment: peftkit and the packages with model and data
 quickstart: .venv/installed  ## install, and run the main job
@@ -35,8 +35,11 @@ recipes: .venv/installed-chat  ## every recipe at full size; writes docs/recipes
 	$(BIN)/python benchmarks/recipes.py sentiment runs/recipes
 	$(BIN)/python benchmarks/recipes.py chat runs/recipes
 
+speed: .venv/installed-chat .venv-peers/installed  ## beside peers, DATA=banking77's folder; writes to benchmarks/README.md
+	$(BIN)/python benchmarks/speed.py $(if $(DATA),--data $(DATA))
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-peers
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -51,3 +54,6 @@ clean:
 .venv/installed-test: .venv/installed-chat
 	$(PIP) -e ".[quickstart,test]"
 	touch $@
+
+.venv-peers/installed: benchmarks/peers.sh constraints.txt
+	sh benchmarks/peers.sh $(PYTHON)

@@ -16,7 +16,7 @@ from peftkit.data.rows import Row
 from peftkit.methods.method import trainable_parameters
 from peftkit.training.attention import (
     CannotPack,
-    _attend,
+    attend_in_groups,
     attend_within_documents,
     group_documents,
 )
@@ -190,28 +190,22 @@ def test_activations_computed_again_are_those_of_the_packed_row(kind, auto):
 @pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("causal", [True, False])
-def test_documents_in_groups_attend_as_one_by_one(monkeypatch, causal, window, softcap, call):
-    monkeypatch.setattr("peftkit.training.attention.CPU_CALL", call)
-    group_documents.cache_clear()
+def test_documents_in_groups_attend_as_one_by_one(causal, window, softcap, call):
     torch.manual_seed(0)
     lengths = (1, 5, 16, 9, 2, 5, 13)
     row = [torch.randn(1, heads, sum(lengths), 8, requires_grad=True) for heads in (4, 2, 2)]
-    module = torch.nn.Module()
+    groups = group_documents(lengths, torch.device("cpu"), call)
+    out = attend_in_groups(*row, groups, causal, None, 0.0, window, softcap)
     options = {"is_causal": causal, "sliding_window": window, "softcap": softcap}
-    out, _ = attend_within_documents(
-        module, *row, None, **options, document_lengths=lengths, output_attentions=False
+    alone, _ = attend_within_documents(
+        torch.nn.Module(), *row, None, **options, document_lengths=lengths
     )
-    parts = zip(*(torch.split(t, lengths, 2) for t in row), strict=True)
-    alone = torch.cat([
-        _attend(*part, None, causal, None, 0.0, window, softcap).transpose(1, 2) for part in parts
-    ], dim=1)  # fmt: skip
     torch.testing.assert_close(out, alone, rtol=1e-5, atol=1e-6)
     weight = torch.randn_like(out)
     found = torch.autograd.grad((out * weight).sum(), row)
     right = torch.autograd.grad((alone * weight).sum(), row)
     for one, other in zip(found, right, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    group_documents.cache_clear()
 
 
 def test_what_attention_cannot_do_is_refused():

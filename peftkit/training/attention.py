@@ -18,16 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
 from peftkit.training.batching import cheapest_cuts
 
 NAME = "peftkit_packed"
-CPU_CALL = 48
-"""What a call of the attention kernel costs on a CPU, in tokens (docs/log.md, 2026-11-24)."""
 ACCELERATOR_CALL = 2048
-"""The same where launching a kernel is what costs; an estimate, not measured yet."""
+"""What a call of the attention kernel costs there, in tokens; an estimate, not measured yet."""
 MOST_PADDED = 2**16
 """Tokens of a group, padding included."""
 HARMLESS = {
@@ -93,17 +92,75 @@ def attend_within_documents(
     if unknown or attention_mask is not None or document_lengths is None:
         raise CannotPack(f"{type(module).__name__} asks for {unknown or 'a mask of its own'}")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    groups = group_documents(document_lengths, query.device)
     options = (causal, scaling, dropout, sliding_window, softcap)
-    gathered = [t[0].transpose(0, 1).index_select(0, groups.places) for t in (query, key, value)]
+    if query.device.type == "cpu":  # where a call costs little
+        lengths = list(document_lengths)
+        parts = zip(*(torch.split(t, lengths, 2) for t in (query, key, value)), strict=True)
+        found = [_attend(q, k, v, None, *options).transpose(1, 2) for q, k, v in parts]
+        return torch.cat(found, dim=1), None
+    groups = group_documents(document_lengths, query.device, ACCELERATOR_CALL)
+    return attend_in_groups(query, key, value, groups, *options), None
+
+
+def attend_in_groups(
+    query: Tensor, key: Tensor, value: Tensor, groups: Groups, *options: Any
+) -> Tensor:
+    """Attention within documents, a group of them at once: for devices where each call has a price.
+
+    On a CPU the kernel takes as long for a group as for its documents one by one.
+
+    Returns:
+        (1, tokens, heads, d).
+    """
+    gathered = [spread(t[0].transpose(0, 1), groups) for t in (query, key, value)]
     found, start = [], 0
     for count, longest, keys in groups.shapes:
         part = slice(start, start := start + count * longest)
         # (documents, heads, tokens, d)
         q, k, v = (t[part].view(count, longest, *t.shape[1:]).transpose(1, 2) for t in gathered)
+        causal = options[0]  # what a token sees then comes before any padding
         out = _attend(q, k, v, None if causal else keys, *options)
         found.append(out.transpose(1, 2).flatten(0, 1))
-    return torch.cat(found).index_select(0, groups.back)[None], None
+    return collect(torch.cat(found), groups)[None]
+
+
+def spread(row: Tensor, groups: Groups) -> Tensor:
+    """(tokens, heads, d) -> (padded tokens, heads, d)."""
+    found: Tensor = _Spread.apply(row, groups)  # type: ignore[no-untyped-call]
+    return found
+
+
+def collect(padded: Tensor, groups: Groups) -> Tensor:
+    """(padded tokens, heads, d) -> (tokens, heads, d)."""
+    found: Tensor = _Collect.apply(padded, groups)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Spread(torch.autograd.Function):
+    """Padding has no gradient, so that backward need not add up what came from one token."""
+
+    @staticmethod
+    def forward(ctx: Any, row: Tensor, groups: Groups) -> Tensor:
+        ctx.groups = groups
+        return row.index_select(0, groups.places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].index_select(0, ctx.groups.back), None
+
+
+class _Collect(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, groups: Groups) -> Tensor:
+        ctx.groups = groups
+        return padded.index_select(0, groups.back)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        of_padded = gradients[0].index_select(0, ctx.groups.places)
+        return of_padded.index_fill_(0, ctx.groups.padding, 0.0), None
 
 
 @dataclass(frozen=True)
@@ -115,18 +172,23 @@ class Groups:
     document's last token, and no other token sees it."""
     back: Tensor
     """(tokens,) int64, where each token of the row is in the groups."""
+    padding: Tensor
+    """(padding,) int64, where in the groups there is padding."""
     shapes: tuple[tuple[int, int, Tensor | None], ...]
     """Of each group: documents, tokens of the longest, and (documents, tokens) bool, False where
     there is padding, or None without."""
 
 
 @functools.lru_cache(maxsize=64)
-def group_documents(lengths: tuple[int, ...], device: torch.device) -> Groups:
-    """Groups of documents about equally long, by which padding and calls cost least together."""
+def group_documents(lengths: tuple[int, ...], device: torch.device, call: int) -> Groups:
+    """Groups of documents about equally long, by which padding and calls cost least together.
+
+    Args:
+        call: what a call costs, in tokens.
+    """
     starts = np.cumsum([0, *lengths])
     order = sorted(range(len(lengths)), key=lambda document: lengths[document])
-    overhead = CPU_CALL if device.type == "cpu" else ACCELERATOR_CALL
-    cuts = cheapest_cuts([lengths[document] for document in order], MOST_PADDED, overhead)
+    cuts = cheapest_cuts([lengths[document] for document in order], MOST_PADDED, call)
     places, shapes = [], []
     for first, end in cuts:
         documents = order[first:end]
@@ -140,9 +202,9 @@ def group_documents(lengths: tuple[int, ...], device: torch.device) -> Groups:
     flat = np.concatenate(places)
     back = np.zeros(starts[-1], np.int64)
     back[flat[::-1]] = np.arange(len(flat))[::-1]  # of equals, the first: padding comes after it
-    return Groups(
-        torch.from_numpy(flat).to(device), torch.from_numpy(back).to(device), tuple(shapes)
-    )
+    padding = np.setdiff1d(np.arange(len(flat)), back)
+    on_device = [torch.from_numpy(index).to(device) for index in (flat, back, padding)]
+    return Groups(on_device[0], on_device[1], on_device[2], tuple(shapes))
 
 
 def _attend(
