@@ -91,6 +91,7 @@ def report(rows: list[dict[str, Any]]) -> str:
         )
     sizes = ", ".join(f"{count:,} {name}" for name, count in ROWS.items())
     return (
+        "## Packed and padded batches\n"
         f"banking77, {sizes} rows, MiniLM with LoRA r=8 at 3e-3, three epochs, "
         f"{rows[0]['device']} (`python benchmarks/layouts.py DATA`); time without validation.\n\n"
         + "\n".join(lines)

@@ -71,6 +71,7 @@ def report(rows: list[dict[str, Any]]) -> str:
     ]
     worst = max(abs(row["difference"]) for row in rows)
     return (
+        "## What a plan expects\n"
         f"Peak memory of whole runs, six steps each, {rows[0]['device']} "
         f"(`python benchmarks/plan.py`); the largest difference is {worst:.0%}.\n\n"
         + "\n".join(lines)

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from parts import write_part
 from speed_workloads import OURS, VARIANTS, WORKLOADS
 
 PLOT = "speed.png"
@@ -63,18 +64,8 @@ def write(results: dict[str, Any], folder: Path) -> None:
     text = TEXT.format(
         **results["machine"], versions=versions(workloads), plot=PLOT, parts="\n".join(parts)
     )
-    write_part(text, folder / "README.md")
+    write_part("speed", text, folder / "README.md")
     draw(workloads, folder / PLOT)
-
-
-def write_part(text: str, target: Path) -> None:
-    """Replaces what stands between this part's marks; what others measured is left as it is."""
-    begin, end = "<!-- speed -->\n", "<!-- end of speed -->"
-    page = target.read_text(encoding="utf-8") if target.exists() else "# Measurements\n"
-    if begin not in page:
-        page += f"\n{begin}{end}\n"
-    before, rest = page.split(begin)
-    target.write_text(f"{before}{begin}{text}{end}{rest.split(end)[1]}", encoding="utf-8")
 
 
 def versions(workloads: dict[str, Any]) -> str:

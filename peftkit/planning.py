@@ -244,13 +244,13 @@ def _passes(
 
     def train() -> None:
         model.train()
-        with accelerator.autocast(), reader.ready(worst):
-            reader.loss(worst, partial(task.loss, label_smoothing=0.0)).backward()  # type: ignore[no-untyped-call]
+        with accelerator.autocast(), reader.ready(worst) as given:
+            reader.loss(given, partial(task.loss, label_smoothing=0.0)).backward()  # type: ignore[no-untyped-call]
 
     def evaluate() -> None:
         model.eval()
-        with accelerator.autocast(), torch.inference_mode(), reader.ready(longest):
-            for _ in reader.outputs(longest):
+        with accelerator.autocast(), torch.inference_mode(), reader.ready(longest) as given:
+            for _ in reader.outputs(given):
                 pass
 
     return train, evaluate

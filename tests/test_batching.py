@@ -148,8 +148,8 @@ def test_micro_batches_compute_what_unpadded_single_documents_do(
         for indices in cut_step(examples, everything, budget, overhead, 1)[0]:
             batch = collate(examples, indices, reads, 0)
             reader = Reader(model, reads)
-            with reader.ready(batch):
-                loss = reader.loss(batch, partial(cross_entropy_sum, label_smoothing=smoothing))
+            with reader.ready(batch) as given:
+                loss = reader.loss(given, partial(cross_entropy_sum, label_smoothing=smoothing))
                 loss = loss / count
             loss.backward()
             summed += loss.item()

@@ -65,8 +65,8 @@ def run_model(
             batch = collate(examples, indices, task.reads, pad_token_id, reader.layout)
             batch = to_device(batch, accelerator.device)
             finite, kept = [], []
-            with reader.ready(batch):
-                for part, raw in reader.outputs(batch):
+            with reader.ready(batch) as given:
+                for part, raw in reader.outputs(given):
                     outputs, targets = raw.float(), batch.targets[part]
                     finite.append(torch.isfinite(outputs).all(dim=-1).cpu())
                     ones = torch.ones_like(batch.weights[part])

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,24 +41,28 @@ class CannotPack(Exception):  # nothing that a user meets
     """The model asks of attention what is not computed here."""
 
 
-@contextlib.contextmanager
-def packed_attention(model: nn.Module) -> Iterator[None]:
-    """Inside, a model attends within documents; it must be told their `document_lengths`.
+def attention_configs(model: nn.Module) -> list[Any]:
+    """The configurations by which a model's modules choose their attention."""
+    found = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    return [config for config in found.values() if hasattr(config, "_attn_implementation")]
 
-    Only the choice in the model's configuration is changed, as its user could, and put back.
+
+@contextlib.contextmanager
+def packed_attention(configs: Sequence[Any]) -> Iterator[None]:
+    """Inside, models with these configurations attend within documents, of which they must be told
+    the `document_lengths`.
+
+    Only the choice in the configuration is changed, as a user of the model could, and put back.
     """
     AttentionInterface.register(NAME, attend_within_documents)
-    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
-    before = {key: getattr(c, "_attn_implementation", None) for key, c in configs.items()}
+    before = [config._attn_implementation for config in configs]
     try:
-        for config in configs.values():
-            if hasattr(config, "_attn_implementation"):
-                config._attn_implementation = NAME
+        for config in configs:
+            config._attn_implementation = NAME
         yield
     finally:
-        for key, config in configs.items():
-            if before[key] is not None:
-                config._attn_implementation = before[key]
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation = name
 
 
 def attend_within_documents(
@@ -94,12 +99,29 @@ def attend_within_documents(
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     options = (causal, scaling, dropout, sliding_window, softcap)
     if query.device.type == "cpu":  # where a call costs little
-        lengths = list(document_lengths)
-        parts = zip(*(torch.split(t, lengths, 2) for t in (query, key, value)), strict=True)
-        found = [_attend(q, k, v, None, *options).transpose(1, 2) for q, k, v in parts]
-        return torch.cat(found, dim=1), None
+        return attend_in_turn(query, key, value, document_lengths, *options), None
     groups = group_documents(document_lengths, query.device, ACCELERATOR_CALL)
     return attend_in_groups(query, key, value, groups, *options), None
+
+
+def attend_in_turn(
+    query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], *options: Any
+) -> Tensor:
+    """Attention within one document after another; neighbours of one length go together.
+
+    Returns:
+        (1, tokens, heads, d).
+    """
+    runs = [(length, len(list(same))) for length, same in itertools.groupby(lengths)]
+    sizes = [length * count for length, count in runs]
+    # split along the tokens of (1, tokens, heads, d), so that gradients come back in that order
+    rows = (torch.split(t.transpose(1, 2), sizes, 1) for t in (query, key, value))
+    found = []
+    for (length, count), *parts in zip(runs, *rows, strict=True):
+        q, k, v = (t.view(count, length, *t.shape[2:]).transpose(1, 2) for t in parts)
+        out = _attend(q, k, v, None, *options).transpose(1, 2)
+        found.append(out if count == 1 else out.reshape(1, count * length, *out.shape[2:]))
+    return torch.cat(found, dim=1)
 
 
 def attend_in_groups(

@@ -167,7 +167,7 @@ def pack_step(
         if all(len(part) == 1 for part in over):
             break
         number += 1
-    whole = [tuple(sorted(part)) for part in parts]
+    whole = [tuple(part) for part in parts]  # longest first: documents of one length lie together
     return [whole[process::num_processes] for process in range(num_processes)]
 
 

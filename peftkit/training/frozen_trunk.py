@@ -13,7 +13,7 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,13 +44,28 @@ class FrozenTrunk:
         self.kept: dict[int, _Kept] = {}
         self.as_tuple = False
 
+    def given(self, batch: Batch) -> Batch:
+        """What is left of a batch for a forward pass: where all is known, the one token of each
+        example that is read.
+        """
+        if self.whole or not self._of(batch.examples).has(batch.indices):
+            return batch
+        assert batch.lengths is not None
+        assert batch.positions is not None
+        at = _ends(batch) if self.at_end else _starts(batch)
+        return replace(
+            batch,
+            input_ids=batch.input_ids[:, at],
+            token_type_ids=None if batch.token_type_ids is None else batch.token_type_ids[:, at],
+            lengths=(1,) * len(batch.lengths),
+            positions=batch.positions[:, at],
+        )
+
     @contextlib.contextmanager
     def ready(self, batch: Batch) -> Iterator[None]:
-        """Inside, a forward pass on this batch takes what is known, or adds to it."""
+        """Inside, a forward pass on what `given` gave takes what is known, or adds to it."""
         kept = self._of(batch.examples)
-        if kept is None:
-            yield
-        elif kept.has(batch.indices):
+        if kept.has(batch.indices):
             with self._supplied(kept, batch):
                 yield
         else:
@@ -60,7 +75,7 @@ class FrozenTrunk:
             finally:
                 handle.remove()
 
-    def _of(self, examples: Examples) -> _Kept | None:
+    def _of(self, examples: Examples) -> _Kept:
         if id(examples) not in self.kept:
             lengths = [len(ids) if self.whole else 1 for ids in examples.input_ids]
             self.kept[id(examples)] = _Kept(examples, lengths)
@@ -82,13 +97,7 @@ class FrozenTrunk:
     def _supplied(self, kept: _Kept, batch: Batch) -> Iterator[None]:
         """Inside, other modules stand for the frozen blocks."""
         rows = kept.get(batch.indices).to(batch.input_ids.device)
-        if self.whole:
-            hidden = rows[None]
-        elif self.at_end:
-            hidden = rows.new_zeros(1, batch.input_ids.shape[1], rows.shape[-1])
-            hidden[0, _ends(batch)] = rows
-        else:
-            hidden = rows[:, None]
+        hidden = rows[None] if self.whole or self.at_end else rows[:, None]
         frozen = list(self.blocks[: self.num_frozen])
         for place, block in enumerate(frozen):
             self.blocks[place] = _Instead(block, hidden, self.as_tuple)
@@ -182,6 +191,9 @@ class _Instead(nn.Module):
         return self._out
 
 
+def _starts(batch: Batch) -> Tensor:
+    return _ends(batch) + 1 - torch.tensor(batch.lengths, device=batch.input_ids.device)
+
+
 def _ends(batch: Batch) -> Tensor:
-    assert batch.lengths is not None
     return torch.tensor(batch.lengths, device=batch.input_ids.device).cumsum(0) - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -106,8 +107,7 @@ def modules_below(model: nn.Module, batch: Batch) -> list[nn.Module]:
     return list(finished)
 
 
-def gradient_norm(model: nn.Module, limit: float) -> Tensor:
+def gradient_norm(optimizer: Any, limit: float) -> Tensor:
     """L2 norm of all gradients, which are scaled down to `limit` if that is positive."""
-    return nn.utils.clip_grad_norm_(
-        [p for p in model.parameters() if p.requires_grad], limit or math.inf
-    )
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return nn.utils.clip_grad_norm_(trained, limit or math.inf)

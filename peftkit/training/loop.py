@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from rich.console import Console
@@ -143,14 +144,13 @@ def train(
     if reader.packed:
         reader.trunk = find_frozen_trunk(base_of(model), quiet, reader.per_token, passes)
     loss_of = LossOf(reader, partial(task.loss, label_smoothing=training.label_smoothing))
-    wrapped, optimizer = accelerator.prepare(loss_of, optimizer)
+    wrapped = accelerator.prepare(loss_of)  # no gradient scaler: the optimizer stays as it is
     _train_mode(wrapped, quiet)
     _try_worst(wrapped, reader, encoded, recipe, accelerator)
     best = Best(training.metric or task.scores[0], training.early_stopping_patience)
     account = _Account()
     with TrainingProgress(console, num_steps, accelerator.is_main_process) as progress:
         for step in seeded_steps(len(examples), training.batch_size, num_steps, recipe.seed):
-            _train_mode(wrapped, quiet)
             record = _optimize(
                 wrapped, reader, step, encoded, recipe, accelerator, optimizer, account
             )
@@ -163,6 +163,7 @@ def train(
             if _is_validation(step, training, num_steps):
                 begun = time.perf_counter()
                 metrics = score(reader)
+                _train_mode(wrapped, quiet)
                 account.validation_seconds += time.perf_counter() - begun
                 if step.number >= method.settled_after(num_steps):
                     best.update(metrics, model, step.number)
@@ -219,8 +220,8 @@ def _try_worst(
     batch = collate(examples, worst, recipe.task.reads, encoded.pad_token_id, reader.layout)
     batch = to_device(batch, accelerator.device)
     try:
-        with torch.random.fork_rng(), accelerator.no_sync(model), reader.ready(batch):
-            accelerator.backward(model(batch))
+        with torch.random.fork_rng(), accelerator.no_sync(model), reader.ready(batch) as given:
+            accelerator.backward(model(given))
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
             raise
@@ -251,7 +252,7 @@ def _optimize(
     """
     task, method, training = recipe.task, recipe.method, recipe.training
     examples = encoded.train
-    count = _step_count(examples, step, task, encoded.pad_token_id)
+    count = _step_count(examples, step, task)
     cut = micro_batches(examples, step, training, reader.layout, accelerator)
     total = torch.zeros((), device=accelerator.device)
     optimizer.zero_grad(set_to_none=True)
@@ -261,9 +262,9 @@ def _optimize(
         batch = to_device(batch, accelerator.device)
         with (
             contextlib.nullcontext() if last else accelerator.no_sync(model),
-            reader.ready(batch),
+            reader.ready(batch) as given,
         ):
-            loss = model(batch) / count
+            loss = model(given) / count
             total += loss.detach()
             # DDP averages the gradients over processes, and the loss is a sum over them
             loss = loss * accelerator.num_processes
@@ -275,18 +276,23 @@ def _optimize(
     account.tokens += sum(len(examples.input_ids[index]) for index in step.indices)
     if step.number == 1:
         guards.check_first_gradients(reader.model, count)
-    norm = float(guards.gradient_norm(reader.model, training.max_grad_norm))
-    mean_loss = float(accelerator.reduce(total))
+    norm = float(guards.gradient_norm(optimizer, training.max_grad_norm))
+    if accelerator.num_processes > 1:
+        total = accelerator.reduce(total)
+    mean_loss = float(total)
     guards.check_finite(mean_loss, norm, step.number, step.indices, examples)
     learning_rate = max(group["lr"] for group in optimizer.param_groups)
     optimizer.step()
     return StepRecord(step.number, step.epoch, mean_loss, learning_rate, norm)
 
 
-def _step_count(examples: Examples, step: Step, task: Task, pad_token_id: int) -> float:
+def _step_count(examples: Examples, step: Step, task: Task) -> float:
     """What the step's loss is divided by: over all micro-batches and processes."""
-    batch = collate(examples, step.indices, task.reads, pad_token_id)
-    return float(task.count(batch.targets, batch.weights))
+    targets = torch.from_numpy(np.concatenate([examples.targets[i] for i in step.indices]))
+    weights = torch.ones(len(targets))
+    if examples.weights is not None:
+        weights = torch.from_numpy(np.concatenate([examples.weights[i] for i in step.indices]))
+    return float(task.count(targets, weights))
 
 
 def _first_batch(encoded: Encoded, task: Task, device: torch.device) -> Any:

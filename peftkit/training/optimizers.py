@@ -37,8 +37,7 @@ def make_optimizer(
         for (decay, scale), parameters in groups.items()
     ]
     if training.optimizer == "adamw":
-        fused = all(p.is_cuda for group in settings for p in group["params"])
-        return torch.optim.AdamW(settings, fused=fused)
+        return torch.optim.AdamW(settings, fused=True)
     if training.optimizer == "sgd":
         return torch.optim.SGD(settings, momentum=0.9)
     return _from_bitsandbytes(training.optimizer, settings)

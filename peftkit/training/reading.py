@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from peftkit.architectures import stacks
 from peftkit.methods.method import Layout
 from peftkit.tasks.task import Reads
-from peftkit.training.attention import packed_attention
+from peftkit.training.attention import attention_configs, packed_attention
 from peftkit.training.collating import Batch
 from peftkit.training.frozen_trunk import FrozenTrunk
 
@@ -55,6 +55,7 @@ class Reader:
         self.score: nn.Module | None = getattr(base, "score", None)
         self.last_block = [blocks[-1] for _, blocks in stacks(base)][-1:]
         self.first_position = _first_position(base)
+        self.configs = attention_configs(model)
         config = base.config.get_text_config()
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self.chunk_size = max(1, CHUNK // getattr(config, "vocab_size", 1))
@@ -69,11 +70,14 @@ class Reader:
         return self.layout == "packed"
 
     @contextlib.contextmanager
-    def ready(self, batch: Batch) -> Iterator[None]:
-        """Inside, the model can be run on this batch, and gradients be computed: activations that
-        are computed again need the hooks too.
+    def ready(self, batch: Batch) -> Iterator[Batch]:
+        """Inside, the model can be run on the batch that this gives, and gradients be computed:
+        activations that are computed again need the hooks too.
         """
         with contextlib.ExitStack() as stack:
+            whole = batch
+            if self.trunk is not None:
+                batch = self.trunk.given(whole)
             if self.output is not None:
                 self._hook(stack, self.output, self._capture(batch))
             elif self.packed and not self.per_token and self.score is not None:
@@ -82,10 +86,10 @@ class Reader:
                 handle = _keep_first_tokens(self.last_block[0], _starts(batch))
                 stack.callback(handle.remove)
             if self.packed:
-                stack.enter_context(packed_attention(self.model))
-            if self.trunk is not None:
-                stack.enter_context(self.trunk.ready(batch))
-            yield
+                stack.enter_context(packed_attention(self.configs))
+            if self.trunk is not None:  # its hook comes after those above
+                stack.enter_context(self.trunk.ready(whole))
+            yield batch
 
     @staticmethod
     def _hook(stack: contextlib.ExitStack, module: nn.Module, hook: Any) -> None:

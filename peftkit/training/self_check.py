@@ -155,12 +155,12 @@ def _compute(
         for indices in batches:
             batch = collate(examples, indices, task.reads, encoded.pad_token_id, reader.layout)
             batch = to_device(batch, device)
-            with reader.ready(batch):
+            with reader.ready(batch) as given:
                 if not gradients:
                     with torch.no_grad():
-                        outputs += [part.float() for _, part in reader.outputs(batch)]
+                        outputs += [part.float() for _, part in reader.outputs(given)]
                 else:
-                    part = reader.loss(batch, partial(task.loss, label_smoothing=0.0))
+                    part = reader.loss(given, partial(task.loss, label_smoothing=0.0))
                     part.backward()  # type: ignore[no-untyped-call]
                     loss += part.item()
         found = {
