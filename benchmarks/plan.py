@@ -2,8 +2,8 @@
 
     python benchmarks/plan.py
 
-Runs eight recipes for a few steps, each in a process of its own; writes benchmarks/plan.json and its
-part of benchmarks/README.md.
+Runs eight recipes for a few steps, each in a process of its own; writes benchmarks/plan.json and
+its part of benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CHAT = ["--task.samples", "0"]
 METHODS = {
     "LoRA": ("sentiment_lora", "chat_lora"),
     "full fine-tuning": ("sentiment_full", "chat_full"),
-    "bottleneck adapters": ("sentiment_bottleneck", "chat_bottleneck"),
+    "bottleneck adapters": ("sentiment_houlsby", "chat_bottleneck"),
     "prefix tuning": ("sentiment_prefix", "chat_prefix"),
 }
 BASES = ("MiniLM-L6 (22M), sentiment", "SmolLM2-135M, chat")
@@ -44,8 +44,8 @@ def measured(recipe: str) -> dict[str, Any]:
     """Expected and measured peak memory of a short run, in MB."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            sys.executable, str(RECIPES / f"{recipe}.py"), "--json", "--output-dir", f"{folder}/run",
-            "--training.max-steps", STEPS, *(CHAT if recipe.startswith("chat") else []),
+            sys.executable, str(RECIPES / f"{recipe}.py"), "--json",
+            "--output-dir", f"{folder}/run", "--training.max-steps", STEPS, *(CHAT if recipe.startswith("chat") else []),
         ]  # fmt: skip
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     run = json.loads(done.stdout)

@@ -17,7 +17,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.errors import OutputError, PeftkitError, RecipeError, did_you_mean_file
+from peftkit.errors import (
+    BaseModelError,
+    OutputError,
+    PeftkitError,
+    RecipeError,
+    did_you_mean_file,
+    first_line,
+)
 from peftkit.parts import all_problems, import_file, import_trusted, script_errors
 from peftkit.recipe import Recipe, recipe_schema
 
@@ -231,7 +238,16 @@ def _plan(recipe: Recipe, options: argparse.Namespace) -> None:
     from peftkit.training.devices import open_accelerator
 
     prepared = prepare(recipe)
-    planned = plan(prepared, open_accelerator(prepared.recipe.base), timed=True).to_json()
+    try:
+        planned = plan(prepared, open_accelerator(prepared.recipe.base), timed=True).to_json()
+    except (MemoryError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
+        if isinstance(error, PeftkitError):
+            raise
+        raise BaseModelError(
+            f"no small copy of `{prepared.base.name}` could be measured: "
+            f"{type(error).__name__}: {first_line(error)}",
+            "train it without a plan, or lower `training.micro_batch_tokens` if memory ran out",
+        ) from error
     print_plan(_console(options.json), planned)
     if options.json:
         print(json.dumps(planned, ensure_ascii=False))

@@ -135,10 +135,14 @@ def plan_if_possible(
     prepared: Prepared, accelerator: Accelerator, console: Console
 ) -> dict[str, Any]:
     """The plan of a run, which goes on without one where none can be made."""
+    if not accelerator.is_main_process:
+        return {}
     try:
         planned = plan(prepared, accelerator, timed=False)
     except Exception as error:  # small copies of an architecture may be what nobody has built
-        return {"failed": f"{type(error).__name__}: {first_line(error)}"}
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        console.print(f"  [yellow]note:[/] memory cannot be planned: {reason}", highlight=False)
+        return {"failed": reason}
     for note in planned.notes:
         console.print(f"  [yellow]note:[/] {note}", highlight=False)
     return planned.to_json()
@@ -230,7 +234,7 @@ def train_and_score(
     with clock.stage("self-check"):
         layouts = tuple(layout for layout in layouts if layout in method.layouts)
         chosen = choose_reader(model, encoded, recipe.task, layouts, accelerator, gradients=True)
-        for note in chosen.notes:
+        for note in dict.fromkeys((*of_base.notes, *chosen.notes)):
             console.print(f"  [yellow]note:[/] {note}", highlight=False)
     with clock.stage("evaluate"):
         begun = {"start": score(chosen.reader, encoded.test).metrics} if prepared.start else {}

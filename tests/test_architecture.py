@@ -14,7 +14,7 @@ import peftkit
 PACKAGE = Path(peftkit.__file__).parent
 LAYERS = [
     "errors", "parts", "packaged", "data", "bases", "losses", "metrics", "tasks", "architectures",
-    "peft_plugin", "methods", "recipe", "rehearsal", "output", "training", "planning",
+    "peft_plugin", "methods", "recipe", "rehearsal", "output", "training", "measuring", "planning",
     "evaluation", "adapters", "outcome", "run", "cli", "__init__", "__main__",
 ]  # fmt: skip
 """From the lowest to the highest. A module may import from its own layer and from lower ones."""

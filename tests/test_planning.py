@@ -16,8 +16,8 @@ from peftkit.bases.footprint import footprint
 from peftkit.bases.loading import load_weights
 from peftkit.bases.shrunk import depth, shrunk
 from peftkit.errors import TrainingError
+from peftkit.measuring import measure
 from peftkit.methods.method import trainable_parameters
-from peftkit.planning import measure
 from peftkit.run import plan, prepare, run
 from peftkit.training.batching import micro_batches, padded_tokens, seeded_steps, worst_micro_batch
 from peftkit.training.devices import LiveMemory
@@ -155,7 +155,7 @@ def test_a_base_that_cannot_be_shrunk_is_trained_all_the_same(deep, reviews, tmp
     def fail(*_, **__):
         raise KeyError("layers")
 
-    monkeypatch.setattr("peftkit.planning.shrunk", fail)
+    monkeypatch.setattr("peftkit.measuring.shrunk", fail)
     record = run(recipe_of(deep, reviews, pk.LoRA(r=4), max_steps=1), str(tmp_path / "run")).record
     assert record["plan"] == {"failed": "KeyError: 'layers'"}
 
@@ -175,7 +175,7 @@ def test_the_command_prints_it_and_json(deep, reviews, tmp_path):
 def test_the_largest_micro_batch_goes_first(deep, reviews, monkeypatch):
     prepared = prepare(recipe_of(deep, reviews, pk.LoRA(r=4), batch_size=1))
     encoded, recipe = prepared.encoded, prepared.recipe
-    worst = worst_micro_batch(encoded.train, recipe.training, "padded", CPU)
+    worst = worst_micro_batch(encoded.train, recipe, "padded", CPU)
     sizes = [
         padded_tokens(encoded.train, indices, "padded")
         for step in seeded_steps(len(encoded.train), 1, 280, 0)

@@ -10,6 +10,7 @@ from typing import Any
 from peftkit.bases.loading import config_with_head
 from peftkit.bases.opening import OpenedBase
 from peftkit.data.encoded import Head
+from peftkit.errors import BaseModelError
 
 DEPTHS = (
     "num_hidden_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers",
@@ -19,18 +20,21 @@ DEPTHS = (
 
 def depth(base: OpenedBase) -> int:
     """Blocks of the base, of its longest stack."""
-    config = base.config.get_text_config()
-    return max(int(getattr(config, name, None) or 0) for name in DEPTHS)
+    return max(int(getattr(base.config, name, None) or 0) for name in DEPTHS)
 
 
 def shrunk(base: OpenedBase, head: Head, num_blocks: int, folder: Path) -> OpenedBase:
     """A base that differs from another in the number of its blocks, saved into a folder.
 
     Its weights are random and not quantized yet; loading quantizes them as the recipe says.
+
+    Raises:
+        BaseModelError: the configuration does not say how many blocks there are.
     """
-    import torch
     import transformers
 
+    if not depth(base):
+        raise BaseModelError(f"the configuration of `{base.name}` names no number of blocks")
     config = copy.deepcopy(base.config)
     if base.prequantized:
         del config.quantization_config
@@ -41,9 +45,8 @@ def shrunk(base: OpenedBase, head: Head, num_blocks: int, folder: Path) -> Opene
         config.layer_types = config.layer_types[-num_blocks:]
     small = replace(base, folder=folder, config=config, source=None, hub_id="")
     auto: Any = getattr(transformers, head.auto_class)
-    with torch.random.fork_rng(devices=[]):
-        model = auto.from_config(
-            config_with_head(small, head, None), trust_remote_code=base.spec.trust_remote_code
-        )
+    model = auto.from_config(
+        config_with_head(small, head, None), trust_remote_code=base.spec.trust_remote_code
+    )
     model.save_pretrained(folder)
     return small

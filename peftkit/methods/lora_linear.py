@@ -11,7 +11,6 @@ pass and two in the backward pass. PEFT uses it for every `nn.Linear` (`Linear.p
 from __future__ import annotations
 
 import contextlib
-import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,13 +26,16 @@ class Linear(PeftLinear):
     without dropout, on a plain `nn.Linear`. In all others PEFT does.
     """
 
+    by_itself = True
+    """False to leave the computation to PEFT."""
+
     @staticmethod
     def place(config: LoraConfig) -> None:
         """Has PEFT put this layer over `nn.Linear` where it injects this configuration."""
         config._register_custom_module({_Plain: Linear})
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if args or kwargs or not self._is_ordinary():
+        if args or kwargs or not self.by_itself or not self._is_ordinary():
             out: Tensor = super().forward(x, *args, **kwargs)
             return out
         name = self.active_adapters[0]
@@ -89,7 +91,7 @@ class _LowRank(torch.autograd.Function):
         out.addmm_(u, b.T)
         ctx.save_for_backward(flat, u, weight, a, b)
         ctx.scale = scale
-        return out.view(*x.shape[:-1], -1)
+        return out.view(*x.shape[:-1], len(weight))
 
     @staticmethod
     @once_differentiable
@@ -101,7 +103,8 @@ class _LowRank(torch.autograd.Function):
         of_u *= ctx.scale
         of_x = None
         if needs_x:
-            of_x = (of_out @ weight).addmm_(of_u, a).view(*gradients[0].shape[:-1], -1)
+            of_x = (of_out @ weight).addmm_(of_u, a)
+            of_x = of_x.view(*gradients[0].shape[:-1], weight.shape[1])
         return (
             of_x,
             of_out.T @ flat if needs_weight else None,
@@ -112,14 +115,19 @@ class _LowRank(torch.autograd.Function):
         )
 
 
+def own_layers(model: nn.Module) -> list[Linear]:
+    """The LoRA layers of a model that compute by themselves where they can."""
+    return [module for module in model.modules() if isinstance(module, Linear)]
+
+
 @contextlib.contextmanager
 def as_peft_computes(model: nn.Module) -> Iterator[None]:
     """Inside, PEFT's own code computes all layers of a model."""
-    layers = [module for module in model.modules() if isinstance(module, Linear)]
+    layers = [layer for layer in own_layers(model) if layer.by_itself]
     for layer in layers:
-        layer.forward = types.MethodType(PeftLinear.forward, layer)  # type: ignore[method-assign]
+        layer.by_itself = False
     try:
         yield
     finally:
         for layer in layers:
-            del layer.forward
+            layer.by_itself = True

@@ -31,8 +31,8 @@ ACCELERATOR_CALL = 2048
 MOST_PADDED = 2**16
 """Tokens of a group, padding included."""
 HARMLESS = {
-    "cache_position", "output_attentions", "output_hidden_states", "position_embeddings",
-    "position_ids", "return_dict", "use_cache",
+    "cache_position", "output_attentions", "output_hidden_states", "output_router_logits",
+    "position_embeddings", "position_ids", "return_dict", "use_cache",
 }  # fmt: skip
 """What models tell an attention function that changes nothing here."""
 
@@ -93,7 +93,9 @@ def attend_within_documents(
     Raises:
         CannotPack: something is asked that is not computed here.
     """
-    unknown = [k for k, v in others.items() if v is not None and k not in HARMLESS]
+    unknown = [
+        k for k, v in others.items() if v is not None and v is not False and k not in HARMLESS
+    ]
     if unknown or attention_mask is not None or document_lengths is None:
         raise CannotPack(f"{type(module).__name__} asks for {unknown or 'a mask of its own'}")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
@@ -255,13 +257,14 @@ def _attend(
             seen &= distance.abs() < window
         # a padded query sees itself, or there would be nothing that it sees
         mask = seen if mask is None else seen & mask | (distance == 0)
+    if grouped and (mask is not None or softcap is not None):  # kernels want one or the other
+        key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (key, value))
+        grouped = False
     if softcap is None:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling,
             is_causal=causal and mask is None and length > 1, enable_gqa=grouped,
         )  # fmt: skip
-    if grouped:
-        key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (key, value))
     scores = query @ key.transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
     scores = softcap * torch.tanh(scores / softcap)
     assert mask is not None

@@ -1,4 +1,4 @@
-"""Batches: the only place where examples are ordered, padded and cut.
+"""Batches: the only place where examples are ordered and cut.
 
 The seeded order decides which examples make an optimizer step. Inside a step they are sorted by
 length and cut into micro-batches; since the loss is a sum divided by the whole step's count, the
@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from peftkit.data.encoded import Examples
 from peftkit.methods.method import Layout
-from peftkit.recipe import Training
+from peftkit.recipe import Recipe, Training
 
 CPU_OVERHEAD = 64
 """What a further forward and backward pass costs on a CPU, in tokens. A step of 32 short reviews
@@ -24,6 +24,8 @@ on MiniLM takes 0.90, 0.88, 0.90, 0.98 and 1.29 CPU-seconds when cut for an over
 CPU_ROW = 1024
 """Most tokens in a packed row on a CPU. Matrix products there are no faster on longer rows, and
 memory grows with them (docs/log.md, 2026-11-24)."""
+SEARCHED = 200
+"""Steps of a run in which its largest micro-batch is looked for."""
 ACCELERATOR_OVERHEAD = 4096
 """The same where launching a pass costs more than its padding; an estimate, not measured yet."""
 
@@ -172,13 +174,15 @@ def pack_step(
 
 
 def worst_micro_batch(
-    examples: Examples, training: Training, layout: Layout, accelerator: Accelerator
+    examples: Examples, recipe: Recipe, layout: Layout, accelerator: Accelerator
 ) -> tuple[int, ...]:
-    """The micro-batch that takes most memory, if a step has all the longest examples."""
+    """The micro-batch with most tokens among the run's first steps, and a step of the longest."""
+    training = recipe.training
     longest = sorted(range(len(examples)), key=lambda index: -len(examples.input_ids[index]))
-    step = Step(0, 0, tuple(longest[: training.batch_size]), last_of_epoch=False)
+    steps = [Step(0, 0, tuple(longest[: training.batch_size]), last_of_epoch=False)]
+    steps += seeded_steps(len(examples), training.batch_size, SEARCHED, recipe.seed)
     return max(
-        micro_batches(examples, step, training, layout, accelerator),
+        (one for s in steps for one in micro_batches(examples, s, training, layout, accelerator)),
         key=lambda indices: padded_tokens(examples, indices, layout),
     )
 

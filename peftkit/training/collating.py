@@ -39,6 +39,16 @@ class Batch:
     indices: tuple[int, ...]
     """Which of the examples these are."""
 
+    @property
+    def ends(self) -> Tensor:
+        """(examples,) int64, places of the last tokens in a packed row."""
+        return torch.tensor(self.lengths, device=self.input_ids.device).cumsum(0) - 1
+
+    @property
+    def starts(self) -> Tensor:
+        """(examples,) int64, places of the first tokens in a packed row."""
+        return self.ends + 1 - torch.tensor(self.lengths, device=self.input_ids.device)
+
     def inputs(self) -> dict[str, Tensor]:
         """The keyword arguments of the model's forward pass, in both layouts."""
         named = {

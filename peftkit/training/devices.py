@@ -73,6 +73,16 @@ def peak_memory_mb(device: torch.device) -> float:
     return resident / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch found no memory, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def devices_of(device: torch.device) -> list[torch.device]:
+    """Whose random numbers `torch.random.fork_rng` must put back besides the CPU's."""
+    return [device] if device.type == "cuda" else []
+
+
 def resident_mb() -> float:
     """Memory of this process now, in MB."""
     return float(psutil.Process().memory_info().rss / 2**20)

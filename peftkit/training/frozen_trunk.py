@@ -52,7 +52,7 @@ class FrozenTrunk:
             return batch
         assert batch.lengths is not None
         assert batch.positions is not None
-        at = _ends(batch) if self.at_end else _starts(batch)
+        at = batch.ends if self.at_end else batch.starts
         return replace(
             batch,
             input_ids=batch.input_ids[:, at],
@@ -88,7 +88,7 @@ class FrozenTrunk:
             self.as_tuple = isinstance(out, tuple)
             hidden = out[0] if self.as_tuple else out
             if not self.whole and self.at_end:
-                hidden = hidden[0, _ends(batch)]
+                hidden = hidden[0, batch.ends]
             kept.put(batch.indices, hidden.detach().reshape(-1, hidden.shape[-1]))
 
         return last.register_forward_hook(hook)
@@ -140,13 +140,17 @@ class _Kept:
         self.starts = np.cumsum([0, *self.lengths])
         self.known = np.zeros(len(self.lengths), bool)
         self.rows: Tensor | None = None
+        self.no_room = False
 
     def has(self, indices: tuple[int, ...]) -> bool:
         return self.rows is not None and bool(self.known[list(indices)].all())
 
     def put(self, indices: tuple[int, ...], rows: Tensor) -> None:
-        if self.rows is None:
+        if self.rows is None and not self.no_room:
             self.rows = _room(int(self.starts[-1]), rows)
+            self.no_room = self.rows is None
+        if self.rows is None:
+            return
         lengths = [self.lengths[index] for index in indices]
         for index, part in zip(indices, torch.split(rows, lengths), strict=True):
             self.rows[self.starts[index] : self.starts[index + 1]] = part
@@ -157,17 +161,21 @@ class _Kept:
         return torch.cat([self.rows[self.starts[i] : self.starts[i + 1]] for i in indices])
 
 
-def _room(count: int, like: Tensor) -> Tensor:
-    """(count, d) in memory, or in a file without a name where memory is short."""
+def _room(count: int, like: Tensor) -> Tensor | None:
+    """(count, d) in memory, or in a file without a name where memory is short; None if the disk has
+    no room either.
+    """
     size = count * like.shape[-1] * like.element_size()
     if size < psutil.virtual_memory().available // 2:
         return torch.empty(count, like.shape[-1], dtype=like.dtype)
     folder = tempfile.mkdtemp(prefix="peftkit-")
     try:
-        shape = (count, like.shape[-1])
-        return torch.from_file(
-            f"{folder}/hidden_states", shared=True, size=shape[0] * shape[1], dtype=like.dtype
-        ).view(shape)
+        if size > shutil.disk_usage(folder).free // 2:
+            return None
+        numbers = count * like.shape[-1]
+        file = f"{folder}/hidden_states"
+        rows = torch.from_file(file, shared=True, size=numbers, dtype=like.dtype)
+        return rows.view(count, -1)
     finally:
         shutil.rmtree(folder)  # the mapping lives on, and goes with the process
 
@@ -189,11 +197,3 @@ class _Instead(nn.Module):
     def forward(self, *_: Any, **__: Any) -> Any:
         """What was kept, whatever the block is given."""
         return self._out
-
-
-def _starts(batch: Batch) -> Tensor:
-    return _ends(batch) + 1 - torch.tensor(batch.lengths, device=batch.input_ids.device)
-
-
-def _ends(batch: Batch) -> Tensor:
-    return torch.tensor(batch.lengths, device=batch.input_ids.device).cumsum(0) - 1

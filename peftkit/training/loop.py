@@ -30,7 +30,7 @@ from peftkit.training.batching import (
     worst_micro_batch,
 )
 from peftkit.training.collating import collate, to_device
-from peftkit.training.devices import peak_memory_mb
+from peftkit.training.devices import devices_of, is_out_of_memory, peak_memory_mb
 from peftkit.training.frozen_trunk import find_frozen_trunk
 from peftkit.training.optimizers import make_optimizer, make_schedule
 from peftkit.training.progress import TrainingProgress
@@ -211,7 +211,7 @@ def _try_worst(
         TrainingError: it does not fit.
     """
     examples, training = encoded.train, recipe.training
-    worst = worst_micro_batch(examples, training, reader.layout, accelerator)
+    worst = worst_micro_batch(examples, recipe, reader.layout, accelerator)
     tokens = padded_tokens(examples, worst, reader.layout)
     first = next(seeded_steps(len(examples), training.batch_size, 1, recipe.seed))
     of_first = micro_batches(examples, first, training, reader.layout, accelerator)
@@ -220,16 +220,20 @@ def _try_worst(
     batch = collate(examples, worst, recipe.task.reads, encoded.pad_token_id, reader.layout)
     batch = to_device(batch, accelerator.device)
     try:
-        with torch.random.fork_rng(), accelerator.no_sync(model), reader.ready(batch) as given:
+        with (
+            torch.random.fork_rng(devices_of(accelerator.device)),
+            accelerator.no_sync(model),
+            reader.ready(batch) as given,
+        ):
             accelerator.backward(model(given))
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
+        if not is_out_of_memory(error):
             raise
         rows = ", ".join(str(examples.rows[index].number) for index in worst[:10])
         raise TrainingError(
             f"the largest micro-batch, {tokens:,} tokens (rows {rows}), does not fit into memory",
-            "lower `training.micro_batch_tokens` or the task's `max_length`, or set "
-            "`training.gradient_checkpointing`",
+            "lower `training.micro_batch_tokens` or the task's `max_length`"
+            + ", or set `training.gradient_checkpointing`" * (not training.gradient_checkpointing),
         ) from error
     finally:
         reader.model.zero_grad(set_to_none=True)

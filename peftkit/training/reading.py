@@ -83,7 +83,7 @@ class Reader:
             elif self.packed and not self.per_token and self.score is not None:
                 self._hook(stack, self.score, self._capture(batch))
             elif self.packed and not self.per_token and self.last_block:
-                handle = _keep_first_tokens(self.last_block[0], _starts(batch))
+                handle = _keep_first_tokens(self.last_block[0], batch.starts)
                 stack.callback(handle.remove)
             if self.packed:
                 stack.enter_context(packed_attention(self.configs))
@@ -125,19 +125,23 @@ class Reader:
         """
         if self.output is None:
             return self._logits(batch)
+        if self.in_chunks is None:
+            self.in_chunks = self._finishes(batch)
         logits = self._run(batch)
-        if self.in_chunks is None:  # does the model do to logits what `_finished` does?
-            assert self._first is not None
-            with torch.no_grad():
-                ours = self._finished(self._first)
-            self.in_chunks = torch.allclose(ours, logits, rtol=1e-4, atol=1e-5)
-            if not self.in_chunks:
-                logits = self._run(batch)
         hidden, self._hidden = self._hidden, None
         if not self.in_chunks:
             return logits[0]
         assert hidden is not None
         return hidden
+
+    @torch.no_grad()
+    def _finishes(self, batch: Batch) -> bool:
+        """Whether `_finished` does to hidden states what the model does."""
+        logits = self._run(batch)
+        assert self._first is not None
+        ours, self._first = self._finished(self._first), None
+        same = ours.shape == logits.shape
+        return same and torch.allclose(ours.float(), logits.float(), rtol=1e-4, atol=1e-5)
 
     def _logits(self, batch: Batch) -> Tensor:
         logits = self._run(batch)
@@ -165,7 +169,7 @@ class Reader:
 
     def _capture(self, batch: Batch) -> Callable[[nn.Module, tuple[Tensor, ...]], Any]:
         """A hook that takes what is read out of the output layer's input."""
-        at = batch.read_at if self.per_token else _lengths(batch).cumsum(0) - 1
+        at = batch.read_at if self.per_token else batch.ends
         assert at is not None
         width = batch.input_ids.shape[1]
 
@@ -274,15 +278,6 @@ def _first_position(base: Any) -> int:
     if hasattr(embeddings, "create_position_ids_from_input_ids"):
         return int(embeddings.padding_idx) + 1
     return 0
-
-
-def _lengths(batch: Batch) -> Tensor:
-    return torch.tensor(batch.lengths, device=batch.input_ids.device)
-
-
-def _starts(batch: Batch) -> Tensor:
-    lengths = _lengths(batch)
-    return lengths.cumsum(0) - lengths
 
 
 def base_of(model: nn.Module) -> Any:

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from peftkit.data.encoded import Encoded, Examples
-from peftkit.errors import first_line
-from peftkit.methods.lora_linear import as_peft_computes
+from peftkit.errors import first_line, quoted
+from peftkit.methods.lora_linear import as_peft_computes, own_layers
 from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.tasks.task import Task
 from peftkit.training.collating import collate, to_device
@@ -27,7 +28,7 @@ from peftkit.training.reading import Reader, base_of
 MOST_TOKENS = 1024
 """Of the examples that are compared, unless two of them are longer."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""Largest relative difference: of the loss, of the outputs' largest, of the gradients' norm."""
+"""Largest relative difference: of the loss, of the outputs' largest, of each gradient's norm."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,29 @@ def choose_reader(
     with accelerator.autocast():
         right = one_by_one(model, indices, encoded, task, gradients)
         tolerance = TOLERANCE[_dtype(model, accelerator)]
-        for layout, only_read in ways:
+        found = len(ways) - 1
+        reader = Reader(model, task.reads, *ways[found])
+        for place, (layout, only_read) in enumerate(ways):
             reader = Reader(model, task.reads, layout, only_read)
             wrong = wrong_with(reader, right, indices, encoded, task, tolerance)
+            if wrong and own_layers(model):
+                with as_peft_computes(model):
+                    culprit = not wrong_with(reader, right, indices, encoded, task, tolerance)
+                if culprit:
+                    notes.append(f"PEFT computes LoRA; peftkit's layers would not do: {wrong}")
+                    for layer in own_layers(model):
+                        layer.by_itself = False
+                    wrong = ""
             if not wrong:
-                return Chosen(reader, tuple(notes))
-            way = "packed batches" if layout == "packed" else "computing only what is read"
+                found = place
+                break
+            way = "computing only what is read" if only_read else "padded batches"
+            way = "packed batches" if layout == "packed" else way
             notes.append(f"{way} would not do for {type(base_of(model)).__name__}: {wrong}")
-    return Chosen(Reader(model, task.reads, "padded", only_read=False), tuple(notes))
+    if accelerator.num_processes > 1:  # all take the slowest
+        found = max(gather_object([found]))
+        reader = Reader(model, task.reads, *ways[found])
+    return Chosen(reader, tuple(notes))
 
 
 def cannot_pack(model: nn.Module) -> str | None:
@@ -95,6 +111,9 @@ def cannot_pack(model: nn.Module) -> str | None:
         return f"{type(base).__name__} has an encoder and a decoder"
     if not getattr(base, "_supports_attention_backend", False):
         return f"{type(base).__name__} has an attention of its own"
+    kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or ())
+    if other := sorted(kinds - {"full_attention", "sliding_attention"}):
+        return f"{type(base).__name__} has layers of {quoted(other)}, which know no documents"
     return None
 
 
@@ -103,9 +122,8 @@ def chosen_examples(examples: Examples) -> tuple[int, ...]:
     first = range(min(len(examples), 32))
     order = sorted(first, key=lambda index: len(examples.input_ids[index]))
     chosen = list(dict.fromkeys((order[0], order[len(order) // 2])))
-    total = sum(len(examples.input_ids[index]) for index in chosen)
     for index in (order[-1], order[len(order) // 4]):
-        total += len(examples.input_ids[index])
+        total = sum(len(examples.input_ids[known]) for known in (*chosen, index))
         if index not in chosen and total <= MOST_TOKENS:
             chosen.append(index)
     return tuple(chosen)
@@ -133,6 +151,8 @@ def wrong_with(
     """
     try:
         found = _compute(reader, [indices], encoded, task, bool(right.gradients))
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # an architecture that cannot be run this way
         return f"{type(error).__name__}: {first_line(error)}"
     return _difference(right, found, tolerance)
@@ -149,6 +169,8 @@ def _compute(
     model, examples = reader.model, encoded.train
     training = model.training
     model.eval()
+    for layer in own_layers(model):  # which compute by themselves in training only, in bfloat16
+        layer.training = gradients
     loss, outputs = 0.0, []
     device = next(model.parameters()).device
     try:
@@ -164,7 +186,7 @@ def _compute(
                     part.backward()  # type: ignore[no-untyped-call]
                     loss += part.item()
         found = {
-            name: parameter.grad.detach().clone()
+            name: parameter.grad
             for name, parameter in trainable_parameters(model).items()
             if gradients and parameter.grad is not None
         }
@@ -184,16 +206,13 @@ def _difference(right: Computed, found: Computed, tolerance: float) -> str:
         off["outputs"] = float((right.outputs - found.outputs).abs().max()) / scale
     if right.gradients.keys() != found.gradients.keys():
         return "other parameters get gradients"
-    if right.gradients:
-        norm = _norm(right.gradients)
-        rest = {n: right.gradients[n] - found.gradients[n] for n in right.gradients}
-        off["gradients"] = _norm(rest) / max(norm, 1e-12)
+    norms = {name: float(gradient.float().norm()) for name, gradient in right.gradients.items()}
+    least = tolerance**0.5 * max(norms.values(), default=0.0)  # some gradients are but noise
+    for name, gradient in right.gradients.items():
+        rest = float((gradient.float() - found.gradients[name].float()).norm())
+        off["gradients"] = max(off.get("gradients", 0.0), rest / max(norms[name], least, 1e-12))
     wrong = [f"{name} differ by {of:.1g}" for name, of in off.items() if not of <= tolerance]
     return ", ".join(wrong)
-
-
-def _norm(tensors: dict[str, Tensor]) -> float:
-    return float(torch.stack([tensor.float().norm() for tensor in tensors.values()]).norm())
 
 
 def _dtype(model: nn.Module, accelerator: Accelerator) -> Any:

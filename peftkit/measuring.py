@@ -1,0 +1,257 @@
+"""What a base costs under a method, from copies of it that have a few blocks and random weights.
+
+Memory and time grow linearly with the number of blocks, so that two copies, measured on the run's
+own worst batch, tell those of the whole:
+
+    cost(L) = cost(k) + (L - k) / 3 * (cost(k + 3) - cost(k))
+"""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from peftkit.bases.added_tokens import train_added_tokens
+from peftkit.bases.footprint import footprint
+from peftkit.bases.loading import load_weights
+from peftkit.bases.opening import OpenedBase
+from peftkit.bases.shrunk import depth, shrunk
+from peftkit.data.encoded import Encoded, Examples
+from peftkit.errors import MethodError
+from peftkit.methods.method import Layout, Method, trainable_parameters
+from peftkit.recipe import Recipe
+from peftkit.training.batching import (
+    inference_batches,
+    row_tokens,
+    worst_micro_batch,
+)
+from peftkit.training.collating import Batch, collate, to_device
+from peftkit.training.devices import LiveMemory, devices_of, weights_dtype
+from peftkit.training.frozen_trunk import find_frozen_trunk
+from peftkit.training.guards import modules_below
+from peftkit.training.loop import keep_few_activations
+from peftkit.training.reading import Reader, base_of
+from peftkit.training.self_check import cannot_pack
+
+MOST_BLOCKS = 6
+"""Of the smaller copy; a method may need as many."""
+APART = 3
+"""Blocks that the larger copy has more."""
+WHOLE_BLOCKS = 12
+"""Most blocks of a base that is measured as it is where a small copy will not do."""
+MEASURED_SECONDS = 1.5
+"""For which a pass is repeated, at least twice; the quickest counts."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a model of some depth; megabytes are 2^20 bytes."""
+
+    weights_mb: float
+    quantization_state_mb: float
+    trained_numbers: float
+    training_mb: float
+    """Most that is alive at once in a forward and backward pass of the worst batch, besides
+    weights: activations, gradients, logits."""
+    evaluation_mb: float
+    """The same of a forward pass alone."""
+    kept_mb: float
+    """Hidden states of all examples, where lower blocks are frozen."""
+    training_seconds: float
+    """Of a token in the forward and backward pass; 0 if time was not measured."""
+    evaluation_seconds: float
+    """The same of a forward pass alone."""
+
+    def at(self, other: Cost, share: float) -> Cost:
+        """On the line from this cost to another, so many times as far away as that."""
+        pairs = zip(asdict(self).items(), asdict(other).values(), strict=True)
+        return Cost(**{name: one + share * max(0.0, two - one) for (name, one), two in pairs})
+
+
+def measure(
+    recipe: Recipe,
+    method: Method,
+    base: OpenedBase,
+    encoded: Encoded,
+    accelerator: Accelerator,
+    timed: bool,
+) -> tuple[Layout, Cost]:
+    """The layout of the batches, and the cost of the whole base under a method.
+
+    Raises:
+        MethodError: the method cannot be put into a copy with few blocks.
+    """
+    blocks, method = depth(base), method.stand_in()
+    sizes = range(1, 1 + min(MOST_BLOCKS, blocks))
+    if names_blocks(method):  # a copy with other blocks would be another matter
+        sizes = range(blocks, blocks + (blocks <= WHOLE_BLOCKS))
+    failed = MethodError(
+        "the method names single blocks, and the base is too large to be measured as a whole",
+        "give `method.target_modules` by names, or go without a plan",
+    )
+    for least in sizes:
+        try:
+            layout, one = _small(least, recipe, method, base, encoded, accelerator, timed)
+            if blocks == least:
+                return layout, one
+            more = min(APART, blocks - least)
+            _, two = _small(least + more, recipe, method, base, encoded, accelerator, timed)
+        except MethodError as error:  # it trains the last two blocks, and there is one
+            failed = error
+        else:
+            whole = one.at(two, (blocks - least) / more)
+            return layout, replace(whole, kept_mb=two.kept_mb)
+    raise failed
+
+
+def names_blocks(method: Method) -> bool:
+    """Whether the method is for blocks of certain numbers, of which a small copy has others."""
+    targets = getattr(method, "target_modules", "")
+    names = [targets] if isinstance(targets, str) else targets
+    return any(character.isdigit() for name in names for character in name)
+
+
+def _small(
+    num_blocks: int,
+    recipe: Recipe,
+    method: Method,
+    base: OpenedBase,
+    encoded: Encoded,
+    accelerator: Accelerator,
+    timed: bool,
+) -> tuple[Layout, Cost]:
+    """Measures a copy of so many blocks."""
+    devices = devices_of(accelerator.device)
+    with (
+        tempfile.TemporaryDirectory(prefix="peftkit-") as folder,
+        torch.random.fork_rng(devices),
+    ):
+        small = shrunk(base, encoded.head, num_blocks, Path(folder))
+        dtype = weights_dtype(recipe.base, method.trains_base_weights)
+        loaded = load_weights(
+            small, encoded.head, dtype, accelerator.device, recipe.training.dropout
+        )
+        held = footprint(loaded.model)
+        model = method.inject(loaded.model, encoded, loaded.head)
+        train_added_tokens(model, base.added_ids)
+    layout = _layout(recipe, method, model)
+    if recipe.training.gradient_checkpointing:
+        keep_few_activations(model)
+    reader = Reader(model, recipe.task.reads, layout)
+    train, evaluate = _passes(reader, recipe, encoded, accelerator)
+    cost = Cost(
+        held.weights_mb,
+        held.quantization_state_mb,
+        float(sum(p.numel() for p in trainable_parameters(model).values())),
+        _most_alive(train.run, accelerator.device),
+        _most_alive(evaluate.run, accelerator.device),
+        _kept_mb(reader, recipe, encoded, accelerator.device),
+        _quickest(train.run) / train.tokens if timed else 0.0,
+        _quickest(evaluate.run) / evaluate.tokens if timed else 0.0,
+    )
+    del model, loaded, reader, train, evaluate
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return layout, cost
+
+
+def _kept_mb(reader: Reader, recipe: Recipe, encoded: Encoded, device: torch.device) -> float:
+    """What a frozen trunk gives for all examples, if it is kept."""
+    if not reader.packed or recipe.training.num_epochs < 2:
+        return 0.0
+    base = base_of(reader.model)
+    first = collate(encoded.train, [0], reader.reads, encoded.pad_token_id)
+    quiet = modules_below(reader.model, to_device(first, device))
+    trunk = find_frozen_trunk(base, quiet, reader.per_token, num_passes=2)
+    if trunk is None:
+        return 0.0
+    splits = (encoded.train, encoded.validation)
+    rows = sum(split.num_tokens if trunk.whole else len(split) for split in splits)
+    return float(rows * base.config.get_text_config().hidden_size * 4 / 2**20)
+
+
+def _layout(recipe: Recipe, method: Method, model: nn.Module) -> Layout:
+    """The layout that the batches will have, unless the self-check finds it wrong."""
+    packs = recipe.training.layout == "auto" and "packed" in method.layouts
+    return "packed" if packs and not cannot_pack(model) else "padded"
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A computation on one batch."""
+
+    run: Callable[[], None]
+    tokens: int
+
+
+def _passes(
+    reader: Reader, recipe: Recipe, encoded: Encoded, accelerator: Accelerator
+) -> tuple[_Pass, _Pass]:
+    """The worst batch forward and backward, and the worst of evaluation forward."""
+    task, model = recipe.task, reader.model
+    layout, pad = reader.layout, encoded.pad_token_id
+
+    def batch_of(examples: Examples, indices: tuple[int, ...]) -> tuple[Batch, int]:
+        batch = collate(examples, indices, task.reads, pad, layout)
+        tokens = sum(len(examples.input_ids[index]) for index in indices)
+        return to_device(batch, accelerator.device), tokens
+
+    worst, trained = batch_of(
+        encoded.train, worst_micro_batch(encoded.train, recipe, layout, accelerator)
+    )
+    on_cpu = accelerator.device.type == "cpu"
+    most = row_tokens(recipe.training.micro_batch_tokens, layout, on_cpu)
+    longest, evaluated = batch_of(encoded.test, next(inference_batches(encoded.test, most, layout)))
+
+    def train() -> None:
+        model.train()
+        with accelerator.autocast(), reader.ready(worst) as given:
+            loss = reader.loss(given, partial(task.loss, label_smoothing=0.0))
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    def evaluate() -> None:
+        model.eval()
+        with accelerator.autocast(), torch.inference_mode(), reader.ready(longest) as given:
+            for _ in reader.outputs(given):
+                pass
+
+    return _Pass(train, trained), _Pass(evaluate, evaluated)
+
+
+def _most_alive(run: Callable[[], None], device: torch.device) -> float:
+    """Most memory that a computation holds besides what was there before, in MB.
+
+    Gradients are there before, as from a micro-batch that went ahead.
+    """
+    run()
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return float(torch.cuda.max_memory_allocated(device) - before) / 2**20
+    live = LiveMemory()
+    with live:
+        run()
+    return float(live.peak / 2**20)
+
+
+def _quickest(run: Callable[[], None]) -> float:
+    """Seconds of a computation, the shortest of several."""
+    found: list[float] = []
+    while len(found) < 2 or sum(found) < MEASURED_SECONDS:
+        started = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - started)
+    return min(found)
