@@ -19,7 +19,7 @@ from typing import Any
 
 from parts import write_part
 
-ROWS = {"train": 3000, "validation": 500, "test": 1500}
+ROWS = {"train": 2000, "validation": 300, "test": 1000}
 SEEDS = (0, 1, 2)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -147,7 +148,7 @@ def _small(
     if recipe.training.gradient_checkpointing:
         keep_few_activations(model)
     reader = Reader(model, recipe.task.reads, layout)
-    train, evaluate = _passes(reader, recipe, encoded, accelerator)
+    train, evaluate = _passes(reader, recipe, encoded, accelerator, base.config)
     cost = Cost(
         held.weights_mb,
         held.quantization_state_mb,
@@ -195,9 +196,13 @@ class _Pass:
 
 
 def _passes(
-    reader: Reader, recipe: Recipe, encoded: Encoded, accelerator: Accelerator
+    reader: Reader, recipe: Recipe, encoded: Encoded, accelerator: Accelerator, config: Any
 ) -> tuple[_Pass, _Pass]:
-    """The worst batch forward and backward, and the worst of evaluation forward."""
+    """The worst batch forward and backward, and the worst of evaluation forward.
+
+    Args:
+        config: of the whole base.
+    """
     task, model = recipe.task, reader.model
     layout, pad = reader.layout, encoded.pad_token_id
 
@@ -207,10 +212,10 @@ def _passes(
         return to_device(batch, accelerator.device), tokens
 
     worst, trained = batch_of(
-        encoded.train, worst_micro_batch(encoded.train, recipe, layout, accelerator)
+        encoded.train, worst_micro_batch(encoded.train, recipe, layout, accelerator, config)
     )
     on_cpu = accelerator.device.type == "cpu"
-    most = row_tokens(recipe.training.micro_batch_tokens, layout, on_cpu)
+    most = row_tokens(recipe.training.micro_batch_tokens, layout, on_cpu, config)
     longest, evaluated = batch_of(encoded.test, next(inference_batches(encoded.test, most, layout)))
 
     def train() -> None:

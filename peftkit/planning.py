@@ -83,7 +83,7 @@ def make_plan(
     cost = replace(cost, trained_numbers=float(parameters[0]))
     parts, peaks = _memory(recipe, base, cost, process, parameters[1])
     examples = encoded.train
-    worst = worst_micro_batch(examples, recipe, layout, accelerator)
+    worst = worst_micro_batch(examples, recipe, layout, accelerator, base.config)
     training = recipe.training
     steps = count_steps(len(examples), training.batch_size, training.num_epochs, training.max_steps)
     seconds = _seconds(cost, encoded, training, steps) if timed else {}

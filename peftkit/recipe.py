@@ -28,7 +28,7 @@ class Training(Part):
     """Examples per optimizer step, over all devices."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Most tokens, padding included, per forward pass and device; accumulation follows from it. In
-    packed batches on a CPU more than 1,024 are never taken, since they gain nothing there.
+    packed batches on a CPU at most 1,024 are taken, of deep models 512: more gain nothing there.
     Changes memory and speed; of the result only which dropout masks are drawn."""
     layout: Literal["auto", "padded"] = "auto"
     """How examples lie side by side: packed behind one another where method and architecture allow

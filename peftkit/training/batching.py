@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -21,9 +22,12 @@ CPU_OVERHEAD = 64
 """What a further forward and backward pass costs on a CPU, in tokens. A step of 32 short reviews
 on MiniLM takes 0.90, 0.88, 0.90, 0.98 and 1.29 CPU-seconds when cut for an overhead of 32, 64,
 128, 256 and 512 tokens, 1.35 in one piece, 1.88 one by one (docs/log.md, 2026-11-23)."""
-CPU_ROW = 1024
-"""Most tokens in a packed row on a CPU. Matrix products there are no faster on longer rows, and
-memory grows with them (docs/log.md, 2026-11-24)."""
+CPU_ROW = (512, 1024)
+"""Tokens that a packed row on a CPU has at most: matrix products are no faster on longer ones, and
+memory grows with them. A small model gains from long rows, a deep one does not (docs/log.md,
+2026-11-24)."""
+CPU_ROW_NUMBERS = 2**23
+"""Of hidden states, over all blocks, in such a row."""
 SEARCHED = 200
 """Steps of a run in which its largest micro-batch is looked for."""
 ACCELERATOR_OVERHEAD = 4096
@@ -141,11 +145,18 @@ def inference_batches(
         start = end
 
 
-def row_tokens(micro_batch_tokens: int, layout: Layout, on_cpu: bool) -> int:
+def row_tokens(micro_batch_tokens: int, layout: Layout, on_cpu: bool, config: Any) -> int:
     """Most tokens of a micro-batch, as the recipe says; of a packed row on a CPU no more than are
     of use there.
+
+    Args:
+        config: of the model, as transformers'.
     """
-    return min(micro_batch_tokens, CPU_ROW) if on_cpu and layout == "packed" else micro_batch_tokens
+    if layout == "padded" or not on_cpu:
+        return micro_batch_tokens
+    text = config.get_text_config()
+    numbers = int(text.hidden_size) * int(text.num_hidden_layers)
+    return min(micro_batch_tokens, max(CPU_ROW[0], min(CPU_ROW[1], CPU_ROW_NUMBERS // numbers)))
 
 
 def pack_step(
@@ -174,7 +185,7 @@ def pack_step(
 
 
 def worst_micro_batch(
-    examples: Examples, recipe: Recipe, layout: Layout, accelerator: Accelerator
+    examples: Examples, recipe: Recipe, layout: Layout, accelerator: Accelerator, config: Any
 ) -> tuple[int, ...]:
     """The micro-batch with most tokens among the run's first steps, and a step of the longest."""
     training = recipe.training
@@ -182,7 +193,11 @@ def worst_micro_batch(
     steps = [Step(0, 0, tuple(longest[: training.batch_size]), last_of_epoch=False)]
     steps += seeded_steps(len(examples), training.batch_size, SEARCHED, recipe.seed)
     return max(
-        (one for s in steps for one in micro_batches(examples, s, training, layout, accelerator)),
+        (
+            one
+            for s in steps
+            for one in micro_batches(examples, s, training, layout, accelerator, config)
+        ),
         key=lambda indices: padded_tokens(examples, indices, layout),
     )
 
@@ -194,11 +209,16 @@ def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) ->
 
 
 def micro_batches(
-    examples: Examples, step: Step, training: Training, layout: Layout, accelerator: Accelerator
+    examples: Examples,
+    step: Step,
+    training: Training,
+    layout: Layout,
+    accelerator: Accelerator,
+    config: Any,
 ) -> list[tuple[int, ...]]:
     """The micro-batches of a step that are this process's."""
     on_cpu = accelerator.device.type == "cpu"
-    tokens = row_tokens(training.micro_batch_tokens, layout, on_cpu)
+    tokens = row_tokens(training.micro_batch_tokens, layout, on_cpu, config)
     processes = accelerator.num_processes
     if layout == "packed":
         plan = pack_step(examples, step.indices, tokens, processes)

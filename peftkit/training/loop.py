@@ -211,10 +211,11 @@ def _try_worst(
         TrainingError: it does not fit.
     """
     examples, training = encoded.train, recipe.training
-    worst = worst_micro_batch(examples, recipe, reader.layout, accelerator)
+    config = base_of(reader.model).config
+    worst = worst_micro_batch(examples, recipe, reader.layout, accelerator, config)
     tokens = padded_tokens(examples, worst, reader.layout)
     first = next(seeded_steps(len(examples), training.batch_size, 1, recipe.seed))
-    of_first = micro_batches(examples, first, training, reader.layout, accelerator)
+    of_first = micro_batches(examples, first, training, reader.layout, accelerator, config)
     if tokens <= 1.05 * max(padded_tokens(examples, one, reader.layout) for one in of_first):
         return
     batch = collate(examples, worst, recipe.task.reads, encoded.pad_token_id, reader.layout)
@@ -257,7 +258,9 @@ def _optimize(
     task, method, training = recipe.task, recipe.method, recipe.training
     examples = encoded.train
     count = _step_count(examples, step, task)
-    cut = micro_batches(examples, step, training, reader.layout, accelerator)
+    cut = micro_batches(
+        examples, step, training, reader.layout, accelerator, base_of(reader.model).config
+    )
     total = torch.zeros((), device=accelerator.device)
     optimizer.zero_grad(set_to_none=True)
     for number, indices in enumerate(cut, start=1):
