@@ -43,10 +43,9 @@ def main() -> None:
 def measured(recipe: str) -> dict[str, Any]:
     """Expected and measured peak memory of a short run, in MB."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable, str(RECIPES / f"{recipe}.py"), "--json",
-            "--output-dir", f"{folder}/run", "--training.max-steps", STEPS, *(CHAT if recipe.startswith("chat") else []),
-        ]  # fmt: skip
+        options = ["--json", "--output-dir", f"{folder}/run", "--training.max-steps", STEPS]
+        options += CHAT if recipe.startswith("chat") else []
+        command = [sys.executable, str(RECIPES / f"{recipe}.py"), *options]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     run = json.loads(done.stdout)
     planned, found = run["plan"]["peak_mb"], run["peak_memory_mb"]
