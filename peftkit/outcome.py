@@ -32,6 +32,8 @@ class Outcome:
     after: Score
     samples: tuple[Sample, ...]
     result: TrainResult
+    notes: tuple[str, ...]
+    """Of the self-check: which faster ways were left out, and why."""
     trainable_parameters: int
     base_memory: Footprint
     peak_memory_mb: float

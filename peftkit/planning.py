@@ -78,9 +78,11 @@ def make_plan(
         parameters: how many are trained, and how many there are.
         timed: whether to measure time as well, and full fine-tuning beside it.
     """
-    process = resident_mb() if accelerator.device.type == "cpu" else 0.0
+    recipe.task.baselines(encoded)  # loads the libraries that scores need, and they count
     layout, cost = measure(recipe, recipe.method, base, encoded, accelerator, timed)
     cost = replace(cost, trained_numbers=float(parameters[0]))
+    # with what the allocator keeps of the copies, as it will of the run
+    process = resident_mb() if accelerator.device.type == "cpu" else 0.0
     parts, peaks = _memory(recipe, base, cost, process, parameters[1])
     examples = encoded.train
     worst = worst_micro_batch(examples, recipe, layout, accelerator, base.config)
@@ -133,8 +135,9 @@ def _memory(
         "loading": held + (files if process else 0.0),
         "evaluation": held + cost.evaluation_mb,
         "training": sum(parts.values()),
-        "merging": process + 2 * 4 * numbers / 2**20,
     }
+    if recipe.method.supports_merging(base.spec) is None:
+        peaks["merging"] = process + 2 * 4 * numbers / 2**20
     return parts, peaks
 
 
@@ -158,8 +161,7 @@ def _notes(
 ) -> list[str]:
     """What a person should know before starting."""
     notes = []
-    peak = peak_of(peaks)
-    there = _available_mb(device)
+    peak, there = peak_of(peaks), _available_mb(device)
     if peak > there:
         way = "set `training.gradient_checkpointing`, or lower `training.micro_batch_tokens`"
         if recipe.training.gradient_checkpointing:

@@ -258,7 +258,10 @@ def train_and_score(
         )
     peak = peak_memory_mb(accelerator.device)
     accelerator.end_training()  # closes trackers and the process group: nothing is shared below
-    return model, Outcome(before, baselines, after, samples, result, trainable, base_memory, peak)
+    notes = chosen.notes
+    return model, Outcome(
+        before, baselines, after, samples, result, notes, trainable, base_memory, peak
+    )
 
 
 def save_adapter(
@@ -338,6 +341,7 @@ def run_record(
         "seconds": clock.seconds,
         "peak_memory_mb": outcome.peak_memory_mb,
         "plan": planned,
+        "self_check": {"layout": result.layout, "notes": list(outcome.notes)},
         "probes": {"count": len(adapter.probes), "max_difference": probe_difference},
         "ledger": prepared.ledger.with_padding(padding).to_json(),
         "versions": adapter.versions,

@@ -127,6 +127,8 @@ def test_the_plan_speaks_of_every_part(deep, reviews):
     assert planned.num_steps == 18
     assert planned.peaks_mb["training"] == pytest.approx(sum(planned.parts_mb.values()))
     assert set(planned.peaks_mb) == {"loading", "evaluation", "training", "merging"}
+    prepared = prepare(recipe_of(deep, reviews, pk.BottleneckAdapter()))
+    assert "merging" not in plan(prepared, CPU, timed=False).peaks_mb
     assert planned.seconds["training"] > 0
     assert "full fine-tuning's memory" in planned.notes[-1]
 
@@ -149,6 +151,7 @@ def test_run_json_holds_what_was_planned_and_what_was_measured(deep, reviews, tm
     record = run(recipe_of(deep, reviews, pk.LoRA(r=4)), str(tmp_path / "run")).record
     assert record["plan"]["peak_mb"] == pytest.approx(record["peak_memory_mb"], rel=0.3)
     assert record["training"]["layout"] == "packed"
+    assert record["self_check"] == {"layout": "packed", "notes": []}
 
 
 def test_a_base_that_cannot_be_shrunk_is_trained_all_the_same(deep, reviews, tmp_path, monkeypatch):

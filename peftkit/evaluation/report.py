@@ -87,13 +87,20 @@ def print_plan(console: Console, plan: dict[str, Any]) -> None:
     for title, sizes in (("training holds", plan["parts_mb"]), ("peak while", plan["peaks_mb"])):
         table = _table(title, "MB")
         for name, size in sizes.items():
-            table.add_row(name.replace("_", " "), f"{size:,.0f}")
+            if size:
+                table.add_row(name.replace("_", " "), f"{size:,.0f}")
         if title == "training holds":
             table.add_row("together", f"{sum(sizes.values()):,.0f}", style="bold")
         console.print(table)
     if plan["seconds"]:
         times = ", ".join(f"{name} {duration(took)}" for name, took in plan["seconds"].items())
-        console.print(f"  time: {times} (loading and writing answers aside)", highlight=False)
+        console.print(
+            f"  time: {times}, loading and writing answers aside; measured now, so that "
+            "whatever else the machine does shows in it",
+            highlight=False,
+            soft_wrap=True,
+        )
+    console.print(f"  the run needs {plan['peak_mb']:,.0f} MB", style="bold", highlight=False)
     for note in plan["notes"]:
         console.print(f"  [yellow]note:[/] {note}", highlight=False)
 
