@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from parts import write_part
+
 import recipes
 
 RESULT = Path(__file__).with_suffix(".json")
@@ -59,7 +61,7 @@ def main(data: Path, rows: int) -> None:
             subprocess.run(command, check=True)
             results[name] = json.loads((folder / "peer.json").read_text())
     RESULT.write_text(json.dumps(results, indent=1) + "\n")
-    recipes.write_part("peers", report(results))
+    write_part("peers", report(results), recipes.TARGET)
 
 
 def write_rows(data: Path, rows: int, target: Path) -> None:

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from parts import write_part
+
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "docs" / "recipes.md"
 FIRST = ("sentiment_full", "sentiment_lora", "sentiment_head_only", "chat_full", "chat_lora")
@@ -49,16 +51,8 @@ def main(kind: str, runs: Path) -> None:
     runs.mkdir(parents=True, exist_ok=True)
     recipes = sorted(ROOT.glob(f"recipes/{kind}_*.py"), key=lambda p: (p.stem not in FIRST, p))
     records = {recipe.stem: record_of(recipe, runs / recipe.stem) for recipe in recipes}
-    write_part(kind, (sentiment if kind == "sentiment" else chat)(records))
+    write_part(kind, (sentiment if kind == "sentiment" else chat)(records), TARGET)
     print(f"wrote {TARGET}")
-
-
-def write_part(name: str, text: str) -> None:
-    """Replaces what stands between a part's marks in docs/recipes.md."""
-    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-    page = TARGET.read_text(encoding="utf-8")
-    before, rest = page.split(begin)
-    TARGET.write_text(f"{before}{begin}{text}{end}{rest.split(end)[1]}", encoding="utf-8")
 
 
 def record_of(recipe: Path, folder: Path) -> dict[str, Any]:

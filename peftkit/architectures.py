@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import nn
 
-DEPTHS = ("num_hidden_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
-"""Fields of a configuration that say how many blocks a stack has."""
+from peftkit.bases.shrunk import DEPTHS
 
 
 def stacks(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:

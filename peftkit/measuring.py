@@ -15,15 +15,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.footprint import footprint
-from peftkit.bases.loading import load_weights
+from peftkit.bases.loading import empty_model, load_weights
 from peftkit.bases.opening import OpenedBase
 from peftkit.bases.shrunk import depth, shrunk
 from peftkit.data.encoded import Encoded, Examples
@@ -78,20 +76,39 @@ class Cost:
         return Cost(**{name: one + share * max(0.0, two - one) for (name, one), two in pairs})
 
 
-def measure(
-    recipe: Recipe,
-    method: Method,
-    base: OpenedBase,
-    encoded: Encoded,
-    accelerator: Accelerator,
-    timed: bool,
-) -> tuple[Layout, Cost]:
-    """The layout of the batches, and the cost of the whole base under a method.
+@dataclass(frozen=True)
+class Trial:
+    """What is measured: a recipe's method on copies of its base, in its own batches."""
+
+    recipe: Recipe
+    base: OpenedBase
+    encoded: Encoded
+    accelerator: Accelerator
+    timed: bool
+    """Whether time is measured, and not memory alone."""
+    layout: Layout
+    worst: tuple[int, ...]
+    """The micro-batch with most tokens."""
+
+
+def make_trial(
+    recipe: Recipe, base: OpenedBase, encoded: Encoded, accelerator: Accelerator, timed: bool
+) -> Trial:
+    """With the layout that the batches will have, unless the self-check finds it wrong."""
+    packs = recipe.training.layout == "auto" and "packed" in recipe.method.layouts
+    packs = packs and not cannot_pack(empty_model(base, encoded.head).model)
+    layout: Layout = "packed" if packs else "padded"
+    worst = worst_micro_batch(encoded.train, recipe, layout, accelerator, base.config)
+    return Trial(recipe, base, encoded, accelerator, timed, layout, worst)
+
+
+def measure(trial: Trial) -> Cost:
+    """The cost of the whole base under the recipe's method.
 
     Raises:
         MethodError: the method cannot be put into a copy with few blocks.
     """
-    blocks, method = depth(base), method.stand_in()
+    blocks, method = depth(trial.base), trial.recipe.method.stand_in()
     sizes = range(1, 1 + min(MOST_BLOCKS, blocks))
     if names_blocks(method):  # a copy with other blocks would be another matter
         sizes = range(blocks, blocks + (blocks <= WHOLE_BLOCKS))
@@ -101,16 +118,15 @@ def measure(
     )
     for least in sizes:
         try:
-            layout, one = _small(least, recipe, method, base, encoded, accelerator, timed)
+            one = _small(least, trial, method)
             if blocks == least:
-                return layout, one
+                return one
             more = min(APART, blocks - least)
-            _, two = _small(least + more, recipe, method, base, encoded, accelerator, timed)
+            two = _small(least + more, trial, method)
         except MethodError as error:  # it trains the last two blocks, and there is one
             failed = error
         else:
-            whole = one.at(two, (blocks - least) / more)
-            return layout, replace(whole, kept_mb=two.kept_mb)
+            return replace(one.at(two, (blocks - least) / more), kept_mb=two.kept_mb)
     raise failed
 
 
@@ -121,70 +137,54 @@ def names_blocks(method: Method) -> bool:
     return any(character.isdigit() for name in names for character in name)
 
 
-def _small(
-    num_blocks: int,
-    recipe: Recipe,
-    method: Method,
-    base: OpenedBase,
-    encoded: Encoded,
-    accelerator: Accelerator,
-    timed: bool,
-) -> tuple[Layout, Cost]:
+def _small(num_blocks: int, trial: Trial, method: Method) -> Cost:
     """Measures a copy of so many blocks."""
-    devices = devices_of(accelerator.device)
+    recipe, base, encoded = trial.recipe, trial.base, trial.encoded
+    device = trial.accelerator.device
     with (
         tempfile.TemporaryDirectory(prefix="peftkit-") as folder,
-        torch.random.fork_rng(devices),
+        torch.random.fork_rng(devices_of(device)),
     ):
         small = shrunk(base, encoded.head, num_blocks, Path(folder))
         dtype = weights_dtype(recipe.base, method.trains_base_weights)
-        loaded = load_weights(
-            small, encoded.head, dtype, accelerator.device, recipe.training.dropout
-        )
+        loaded = load_weights(small, encoded.head, dtype, device, recipe.training.dropout)
         held = footprint(loaded.model)
         model = method.inject(loaded.model, encoded, loaded.head)
         train_added_tokens(model, base.added_ids)
-    layout = _layout(recipe, method, model)
     if recipe.training.gradient_checkpointing:
         keep_few_activations(model)
-    reader = Reader(model, recipe.task.reads, layout)
-    train, evaluate = _passes(reader, recipe, encoded, accelerator, base.config)
+    reader = Reader(model, recipe.task.reads, trial.layout)
+    train, evaluate = _passes(reader, trial)
     cost = Cost(
         held.weights_mb,
         held.quantization_state_mb,
         float(sum(p.numel() for p in trainable_parameters(model).values())),
-        _most_alive(train.run, accelerator.device),
-        _most_alive(evaluate.run, accelerator.device),
-        _kept_mb(reader, recipe, encoded, accelerator.device),
-        _quickest(train.run) / train.tokens if timed else 0.0,
-        _quickest(evaluate.run) / evaluate.tokens if timed else 0.0,
+        _most_alive(train.run, device),
+        _most_alive(evaluate.run, device),
+        _kept_mb(reader, trial),
+        _quickest(train.run) / train.tokens if trial.timed else 0.0,
+        _quickest(evaluate.run) / evaluate.tokens if trial.timed else 0.0,
     )
     del model, loaded, reader, train, evaluate
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return layout, cost
+    return cost
 
 
-def _kept_mb(reader: Reader, recipe: Recipe, encoded: Encoded, device: torch.device) -> float:
+def _kept_mb(reader: Reader, trial: Trial) -> float:
     """What a frozen trunk gives for all examples, if it is kept."""
-    if not reader.packed or recipe.training.num_epochs < 2:
+    encoded = trial.encoded
+    if not reader.packed or trial.recipe.training.num_epochs < 2:
         return 0.0
-    base = base_of(reader.model)
     first = collate(encoded.train, [0], reader.reads, encoded.pad_token_id)
-    quiet = modules_below(reader.model, to_device(first, device))
-    trunk = find_frozen_trunk(base, quiet, reader.per_token, num_passes=2)
+    quiet = modules_below(reader.model, to_device(first, trial.accelerator.device))
+    trunk = find_frozen_trunk(base_of(reader.model), quiet, reader.per_token, num_passes=2)
     if trunk is None:
         return 0.0
     splits = (encoded.train, encoded.validation)
     rows = sum(split.num_tokens if trunk.whole else len(split) for split in splits)
-    return float(rows * base.config.get_text_config().hidden_size * 4 / 2**20)
-
-
-def _layout(recipe: Recipe, method: Method, model: nn.Module) -> Layout:
-    """The layout that the batches will have, unless the self-check finds it wrong."""
-    packs = recipe.training.layout == "auto" and "packed" in method.layouts
-    return "packed" if packs and not cannot_pack(model) else "padded"
+    return float(rows * reader.config.get_text_config().hidden_size * 4 / 2**20)
 
 
 @dataclass(frozen=True)
@@ -195,28 +195,19 @@ class _Pass:
     tokens: int
 
 
-def _passes(
-    reader: Reader, recipe: Recipe, encoded: Encoded, accelerator: Accelerator, config: Any
-) -> tuple[_Pass, _Pass]:
-    """The worst batch forward and backward, and the worst of evaluation forward.
+def _passes(reader: Reader, trial: Trial) -> tuple[_Pass, _Pass]:
+    """The worst batch forward and backward, and the worst of evaluation forward."""
+    recipe, encoded, accelerator = trial.recipe, trial.encoded, trial.accelerator
+    task, model, layout = recipe.task, reader.model, trial.layout
 
-    Args:
-        config: of the whole base.
-    """
-    task, model = recipe.task, reader.model
-    layout, pad = reader.layout, encoded.pad_token_id
+    def batch_of(examples: Examples, indices: tuple[int, ...]) -> Batch:
+        batch = collate(examples, indices, task.reads, encoded.pad_token_id, layout)
+        return to_device(batch, accelerator.device)
 
-    def batch_of(examples: Examples, indices: tuple[int, ...]) -> tuple[Batch, int]:
-        batch = collate(examples, indices, task.reads, pad, layout)
-        tokens = sum(len(examples.input_ids[index]) for index in indices)
-        return to_device(batch, accelerator.device), tokens
-
-    worst, trained = batch_of(
-        encoded.train, worst_micro_batch(encoded.train, recipe, layout, accelerator, config)
-    )
     on_cpu = accelerator.device.type == "cpu"
-    most = row_tokens(recipe.training.micro_batch_tokens, layout, on_cpu, config)
-    longest, evaluated = batch_of(encoded.test, next(inference_batches(encoded.test, most, layout)))
+    most = row_tokens(recipe.training.micro_batch_tokens, layout, on_cpu, trial.base.config)
+    long = next(inference_batches(encoded.test, most, layout))
+    worst, longest = batch_of(encoded.train, trial.worst), batch_of(encoded.test, long)
 
     def train() -> None:
         model.train()
@@ -230,7 +221,10 @@ def _passes(
             for _ in reader.outputs(given):
                 pass
 
-    return _Pass(train, trained), _Pass(evaluate, evaluated)
+    return (
+        _Pass(train, encoded.train.tokens_of(trial.worst)),
+        _Pass(evaluate, encoded.test.tokens_of(long)),
+    )
 
 
 def _most_alive(run: Callable[[], None], device: torch.device) -> float:

@@ -11,14 +11,11 @@ from accelerate import Accelerator
 
 from peftkit.bases.opening import OpenedBase
 from peftkit.data.encoded import Encoded
-from peftkit.measuring import Cost, measure
+from peftkit.measuring import Cost, make_trial, measure
 from peftkit.methods.full_fine_tuning import FullFineTuning
 from peftkit.methods.method import Layout
 from peftkit.recipe import Recipe, Training
-from peftkit.training.batching import (
-    count_steps,
-    worst_micro_batch,
-)
+from peftkit.training.batching import number_of_steps
 from peftkit.training.devices import resident_mb
 
 STATE = {"adamw": 8, "sgd": 4, "adamw_8bit": 2, "paged_adamw_8bit": 2, "lion": 4}
@@ -79,30 +76,28 @@ def make_plan(
         timed: whether to measure time as well, and full fine-tuning beside it.
     """
     recipe.task.baselines(encoded)  # loads the libraries that scores need, and they count
-    layout, cost = measure(recipe, recipe.method, base, encoded, accelerator, timed)
-    cost = replace(cost, trained_numbers=float(parameters[0]))
+    trial = make_trial(recipe, base, encoded, accelerator, timed)
+    cost = replace(measure(trial), trained_numbers=float(parameters[0]))
     # with what the allocator keeps of the copies, as it will of the run
     process = resident_mb() if accelerator.device.type == "cpu" else 0.0
     parts, peaks = _memory(recipe, base, cost, process, parameters[1])
-    examples = encoded.train
-    worst = worst_micro_batch(examples, recipe, layout, accelerator, base.config)
-    training = recipe.training
-    steps = count_steps(len(examples), training.batch_size, training.num_epochs, training.max_steps)
-    seconds = _seconds(cost, encoded, training, steps) if timed else {}
+    steps = number_of_steps(recipe.training, len(encoded.train))
+    seconds = _seconds(cost, encoded, recipe.training, steps) if timed else {}
     full: dict[str, float] = {}
     if timed and not recipe.method.trains_base_weights and base.spec.quantization == "none":
-        _, of_full = measure(recipe, FullFineTuning(), base, encoded, accelerator, timed)
-        _, full_peaks = _memory(recipe, base, of_full, process, parameters[1])
+        other = recipe.with_(method=FullFineTuning())
+        of_full = measure(make_trial(other, base, encoded, accelerator, timed))
+        _, full_peaks = _memory(other, base, of_full, process, parameters[1])
         full = {
             "peak_mb": peak_of(full_peaks),
-            "training_seconds": _seconds(of_full, encoded, training, steps)["training"],
+            "training_seconds": _seconds(of_full, encoded, other.training, steps)["training"],
         }
     return Plan(
         *parameters,
-        layout=layout,
+        layout=trial.layout,
         num_steps=steps,
-        tokens_per_epoch=examples.num_tokens,
-        worst_batch=(len(worst), sum(len(examples.input_ids[index]) for index in worst)),
+        tokens_per_epoch=encoded.train.num_tokens,
+        worst_batch=(len(trial.worst), encoded.train.tokens_of(trial.worst)),
         parts_mb=parts,
         peaks_mb=peaks,
         seconds=seconds,

@@ -53,7 +53,7 @@ from peftkit.planning import Plan, make_plan
 from peftkit.recipe import Recipe
 from peftkit.rehearsal import count, rehearse
 from peftkit.tasks.task import Piece, Score
-from peftkit.training.batching import count_steps
+from peftkit.training.batching import number_of_steps
 from peftkit.training.devices import (
     device_name,
     open_accelerator,
@@ -109,7 +109,7 @@ def prepare(recipe: Recipe) -> Prepared:
     encoded = recipe.task.encode(splits, base.tokenizer)
     if start:
         check_start(start, base, encoded.head)
-    if reason := recipe.method.supports_steps(number_of_steps(recipe, encoded)):
+    if reason := recipe.method.supports_steps(number_of_steps(recipe.training, len(encoded.train))):
         raise MethodError(reason)
     folder = start.folder if start else None
     trainable, total = rehearse(base, encoded, recipe.method, recipe.training, folder)
@@ -146,14 +146,6 @@ def plan_if_possible(
     for note in planned.notes:
         console.print(f"  [yellow]note:[/] {note}", highlight=False)
     return planned.to_json()
-
-
-def number_of_steps(recipe: Recipe, encoded: Encoded) -> int:
-    """Optimizer steps, if nothing stops the run before."""
-    training = recipe.training
-    return count_steps(
-        len(encoded.train), training.batch_size, training.num_epochs, training.max_steps
-    )
 
 
 def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) -> Run:

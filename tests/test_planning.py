@@ -16,7 +16,7 @@ from peftkit.bases.footprint import footprint
 from peftkit.bases.loading import load_weights
 from peftkit.bases.shrunk import depth, shrunk
 from peftkit.errors import TrainingError
-from peftkit.measuring import measure
+from peftkit.measuring import make_trial, measure
 from peftkit.methods.method import trainable_parameters
 from peftkit.run import plan, prepare, run
 from peftkit.training.batching import micro_batches, padded_tokens, seeded_steps, worst_micro_batch
@@ -98,8 +98,9 @@ def test_two_small_copies_tell_what_the_whole_one_holds(deep, reviews, method, q
         return
     prepared = prepare(recipe_of(deep, reviews, method, quantization))
     recipe, encoded = prepared.recipe, prepared.encoded
-    layout, cost = measure(recipe, method, prepared.base, encoded, CPU, timed=False)
-    assert layout == ("packed" if "packed" in method.layouts else "padded")
+    trial = make_trial(recipe, prepared.base, encoded, CPU, timed=False)
+    cost = measure(trial)
+    assert trial.layout == ("packed" if "packed" in method.layouts else "padded")
     loaded = load_weights(prepared.base, encoded.head, torch.float32, CPU.device, None)
     held = footprint(loaded.model)
     assert cost.weights_mb == pytest.approx(held.weights_mb, rel=1e-3)

@@ -12,10 +12,8 @@ from peftkit.bases.opening import OpenedBase
 from peftkit.data.encoded import Head
 from peftkit.errors import BaseModelError
 
-DEPTHS = (
-    "num_hidden_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers",
-)  # fmt: skip
-"""Fields of a configuration that say how many blocks there are."""
+DEPTHS = ("num_hidden_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
+"""Fields of a configuration that say how many blocks a stack has."""
 
 
 def depth(base: OpenedBase) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,10 @@ class Examples:
     def num_tokens(self) -> int:
         """Without padding."""
         return sum(len(ids) for ids in self.input_ids)
+
+    def tokens_of(self, indices: Iterable[int]) -> int:
+        """Of some examples, without padding."""
+        return sum(len(self.input_ids[index]) for index in indices)
 
     @property
     def num_supervised(self) -> int:

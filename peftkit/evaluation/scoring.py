@@ -16,7 +16,7 @@ from peftkit.errors import TrainingError
 from peftkit.tasks.task import Reads, Score, Task
 from peftkit.training.batching import inference_batches, row_tokens
 from peftkit.training.collating import collate, to_device
-from peftkit.training.reading import Reader, base_of
+from peftkit.training.reading import Reader
 
 
 def evaluate(
@@ -54,7 +54,7 @@ def run_model(
     """
     reader.model.eval()
     on_cpu = accelerator.device.type == "cpu"
-    tokens = row_tokens(micro_batch_tokens, reader.layout, on_cpu, base_of(reader.model).config)
+    tokens = row_tokens(micro_batch_tokens, reader.layout, on_cpu, reader.config)
     batches = list(inference_batches(examples, tokens, reader.layout))
     found: list[tuple[int, Any]] = []
     broken: list[int] = []

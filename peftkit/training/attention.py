@@ -136,7 +136,8 @@ def attend_in_groups(
     Returns:
         (1, tokens, heads, d).
     """
-    gathered = [spread(t[0].transpose(0, 1), groups) for t in (query, key, value)]
+    places, back = groups.places, groups.back
+    gathered = [rearranged(t[0].transpose(0, 1), places, back, None) for t in (query, key, value)]
     found, start = [], 0
     for count, longest, keys in groups.shapes:
         part = slice(start, start := start + count * longest)
@@ -145,46 +146,39 @@ def attend_in_groups(
         causal = options[0]  # what a token sees then comes before any padding
         out = _attend(q, k, v, None if causal else keys, *options)
         found.append(out.transpose(1, 2).flatten(0, 1))
-    return collect(torch.cat(found), groups)[None]
+    return rearranged(torch.cat(found), back, places, groups.padding)[None]
 
 
-def spread(row: Tensor, groups: Groups) -> Tensor:
-    """(tokens, heads, d) -> (padded tokens, heads, d)."""
-    found: Tensor = _Spread.apply(row, groups)  # type: ignore[no-untyped-call]
+def rearranged(rows: Tensor, there: Tensor, back: Tensor, padding: Tensor | None) -> Tensor:
+    """Rows of (tokens, heads, d) at other places.
+
+    Gradients go back by another index instead of being added up row by row: a row that was taken
+    twice is padding the second time, and has none.
+
+    Args:
+        there: which row each new one is.
+        back: which new row each one became.
+        padding: old rows that are padding, if there are some.
+    """
+    found: Tensor = _Rearranged.apply(rows, there, back, padding)  # type: ignore[no-untyped-call]
     return found
 
 
-def collect(padded: Tensor, groups: Groups) -> Tensor:
-    """(padded tokens, heads, d) -> (tokens, heads, d)."""
-    found: Tensor = _Collect.apply(padded, groups)  # type: ignore[no-untyped-call]
-    return found
-
-
-class _Spread(torch.autograd.Function):
-    """Padding has no gradient, so that backward need not add up what came from one token."""
-
+class _Rearranged(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, row: Tensor, groups: Groups) -> Tensor:
-        ctx.groups = groups
-        return row.index_select(0, groups.places)
+    def forward(
+        ctx: Any, rows: Tensor, there: Tensor, back: Tensor, padding: Tensor | None
+    ) -> Tensor:
+        ctx.back, ctx.padding = back, padding
+        return rows.index_select(0, there)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0].index_select(0, ctx.groups.back), None
-
-
-class _Collect(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, padded: Tensor, groups: Groups) -> Tensor:
-        ctx.groups = groups
-        return padded.index_select(0, groups.back)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        of_padded = gradients[0].index_select(0, ctx.groups.places)
-        return of_padded.index_fill_(0, ctx.groups.padding, 0.0), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        of_rows = gradients[0].index_select(0, ctx.back)
+        if ctx.padding is not None:
+            of_rows.index_fill_(0, ctx.padding, 0.0)
+        return of_rows, None, None, None
 
 
 @dataclass(frozen=True)

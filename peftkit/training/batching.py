@@ -52,6 +52,11 @@ def count_steps(num_examples: int, batch_size: int, num_epochs: int, max_steps: 
     return min(steps, max_steps) if max_steps else steps
 
 
+def number_of_steps(training: Training, num_examples: int) -> int:
+    """Optimizer steps of a run over so many examples, if nothing stops it before."""
+    return count_steps(num_examples, training.batch_size, training.num_epochs, training.max_steps)
+
+
 def seeded_steps(num_examples: int, batch_size: int, num_steps: int, seed: int) -> Iterator[Step]:
     """The steps of a run. The order comes from a generator of its own, one for each epoch, so
     that no other use of random numbers can change it.
@@ -128,21 +133,24 @@ def inference_batches(
     """All examples, in batches of similar lengths under the token budget; longest first, so that
     running out of memory comes at once.
     """
-    order = sorted(range(len(examples)), key=lambda index: -len(examples.input_ids[index]))
-    start = 0
-    while start < len(order):
-        width = max(len(examples.input_ids[order[start]]), 1)
-        end = start + max(1, micro_batch_tokens // width)
-        if layout == "packed":
-            total = width
-            end = start + 1
-            while end < len(order):
-                total += len(examples.input_ids[order[end]])
-                if total > micro_batch_tokens:
-                    break
-                end += 1
-        yield tuple(order[start:end])
-        start = end
+    batch: list[int] = []
+    tokens = width = 0  # of the batch; of what another example adds to it
+    for index in longest_first(examples):
+        length = max(len(examples.input_ids[index]), 1)
+        if layout == "packed" or not batch:
+            width = length
+        if batch and tokens + width > micro_batch_tokens:
+            yield tuple(batch)
+            batch, tokens, width = [], 0, length
+        batch.append(index)
+        tokens += width
+    if batch:
+        yield tuple(batch)
+
+
+def longest_first(examples: Examples) -> list[int]:
+    """The examples by descending length."""
+    return sorted(range(len(examples)), key=lambda index: -len(examples.input_ids[index]))
 
 
 def row_tokens(micro_batch_tokens: int, layout: Layout, on_cpu: bool, config: Any) -> int:
@@ -166,13 +174,13 @@ def pack_step(
     allows, about equally long.
     """
     lengths = {index: len(examples.input_ids[index]) for index in indices}
-    longest_first = sorted(indices, key=lambda index: (-lengths[index], index))
+    by_length = sorted(indices, key=lambda index: (-lengths[index], index))
     number = max(1, -(-sum(lengths.values()) // micro_batch_tokens))
     while True:
         number += -number % num_processes
         parts: list[list[int]] = [[] for _ in range(number)]
         loads = [0] * number
-        for index in longest_first:
+        for index in by_length:
             least = loads.index(min(loads))
             parts[least].append(index)
             loads[least] += lengths[index]
@@ -189,8 +197,8 @@ def worst_micro_batch(
 ) -> tuple[int, ...]:
     """The micro-batch with most tokens among the run's first steps, and a step of the longest."""
     training = recipe.training
-    longest = sorted(range(len(examples)), key=lambda index: -len(examples.input_ids[index]))
-    steps = [Step(0, 0, tuple(longest[: training.batch_size]), last_of_epoch=False)]
+    longest = longest_first(examples)[: training.batch_size]
+    steps = [Step(0, 0, tuple(longest), last_of_epoch=False)]
     steps += seeded_steps(len(examples), training.batch_size, SEARCHED, recipe.seed)
     return max(
         (
@@ -204,8 +212,9 @@ def worst_micro_batch(
 
 def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) -> int:
     """Tokens that the model is given for a micro-batch, padding included."""
-    lengths = [len(examples.input_ids[index]) for index in indices]
-    return sum(lengths) if layout == "packed" else max(lengths, default=0) * len(lengths)
+    if layout == "packed":
+        return examples.tokens_of(indices)
+    return max((len(examples.input_ids[index]) for index in indices), default=0) * len(indices)
 
 
 def micro_batches(

@@ -23,8 +23,8 @@ from peftkit.tasks.task import Task
 from peftkit.training import guards
 from peftkit.training.batching import (
     Step,
-    count_steps,
     micro_batches,
+    number_of_steps,
     padded_tokens,
     seeded_steps,
     worst_micro_batch,
@@ -125,9 +125,7 @@ def train(
     started = time.perf_counter()
     task, method, training = recipe.task, recipe.method, recipe.training
     model, examples = reader.model, encoded.train
-    num_steps = count_steps(
-        len(examples), training.batch_size, training.num_epochs, training.max_steps
-    )
+    num_steps = number_of_steps(training, len(examples))
     passes = -(-num_steps * training.batch_size // len(examples))
     _float32_where_trained(model)
     if not trainable_parameters(model):
@@ -157,7 +155,7 @@ def train(
             method.after_step(model, step.number, num_steps)
             schedule.step()
             account.history.append(record)
-            tokens = sum(len(examples.input_ids[index]) for index in step.indices)
+            tokens = examples.tokens_of(step.indices)
             progress.step(record.loss, record.learning_rate, len(step.indices), tokens)
             accelerator.log({"loss": record.loss, "lr": record.learning_rate}, step.number)
             if _is_validation(step, training, num_steps):
@@ -211,11 +209,10 @@ def _try_worst(
         TrainingError: it does not fit.
     """
     examples, training = encoded.train, recipe.training
-    config = base_of(reader.model).config
-    worst = worst_micro_batch(examples, recipe, reader.layout, accelerator, config)
+    worst = worst_micro_batch(examples, recipe, reader.layout, accelerator, reader.config)
     tokens = padded_tokens(examples, worst, reader.layout)
     first = next(seeded_steps(len(examples), training.batch_size, 1, recipe.seed))
-    of_first = micro_batches(examples, first, training, reader.layout, accelerator, config)
+    of_first = micro_batches(examples, first, training, reader.layout, accelerator, reader.config)
     if tokens <= 1.05 * max(padded_tokens(examples, one, reader.layout) for one in of_first):
         return
     batch = collate(examples, worst, recipe.task.reads, encoded.pad_token_id, reader.layout)
@@ -258,9 +255,7 @@ def _optimize(
     task, method, training = recipe.task, recipe.method, recipe.training
     examples = encoded.train
     count = _step_count(examples, step, task)
-    cut = micro_batches(
-        examples, step, training, reader.layout, accelerator, base_of(reader.model).config
-    )
+    cut = micro_batches(examples, step, training, reader.layout, accelerator, reader.config)
     total = torch.zeros((), device=accelerator.device)
     optimizer.zero_grad(set_to_none=True)
     for number, indices in enumerate(cut, start=1):
@@ -280,7 +275,7 @@ def _optimize(
             accelerator.backward(loss)
         account.padded += batch.input_ids.numel() if indices else 0
     account.examples += len(step.indices)
-    account.tokens += sum(len(examples.input_ids[index]) for index in step.indices)
+    account.tokens += examples.tokens_of(step.indices)
     if step.number == 1:
         guards.check_first_gradients(reader.model, count)
     norm = float(guards.gradient_norm(optimizer, training.max_grad_norm))
@@ -321,8 +316,7 @@ def _train_mode(model: nn.Module, quiet: list[nn.Module]) -> None:
 
 def keep_few_activations(model: nn.Module) -> None:
     """Lets the base compute the activations inside each block again in the backward pass."""
-    wrapped: Any = model
-    base = wrapped.get_base_model() if hasattr(model, "get_base_model") else wrapped
+    base = base_of(model)
     enable = getattr(base, "activation_checkpointing_enable", None)  # its name since 5.2x
     (enable or base.gradient_checkpointing_enable)({"use_reentrant": False})
 

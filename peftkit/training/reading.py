@@ -56,6 +56,7 @@ class Reader:
         self.last_block = [blocks[-1] for _, blocks in stacks(base)][-1:]
         self.first_position = _first_position(base)
         self.configs = attention_configs(model)
+        self.config = base.config
         config = base.config.get_text_config()
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self.chunk_size = max(1, CHUNK // getattr(config, "vocab_size", 1))

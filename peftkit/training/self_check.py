@@ -80,7 +80,6 @@ def choose_reader(
         right = one_by_one(model, indices, encoded, task, gradients)
         tolerance = TOLERANCE[_dtype(model, accelerator)]
         found = len(ways) - 1
-        reader = Reader(model, task.reads, *ways[found])
         for place, (layout, only_read) in enumerate(ways):
             reader = Reader(model, task.reads, layout, only_read)
             wrong = wrong_with(reader, right, indices, encoded, task, tolerance)
