@@ -23,7 +23,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
+from peftkit.training import short_attention
 from peftkit.training.batching import cheapest_cuts
+from peftkit.training.short_attention import attend_to_short_documents
 
 NAME = "peftkit_packed"
 ACCELERATOR_CALL = 2048
@@ -109,21 +111,31 @@ def attend_within_documents(
 def attend_in_turn(
     query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], *options: Any
 ) -> Tensor:
-    """Attention within one document after another; neighbours of one length go together.
+    """Attention within one document after another; neighbours of one length go together, and short
+    ones.
 
     Returns:
         (1, tokens, heads, d).
     """
-    runs = [(length, len(list(same))) for length, same in itertools.groupby(lengths)]
-    sizes = [length * count for length, count in runs]
+    causal, scaling, dropout, window, softcap = options
+    seen_whole = softcap is None and (window is None or window >= short_attention.LONGEST)
+    short = short_attention.LONGEST if seen_whole and short_attention.is_for(query) else 0
+    runs = [tuple(run) for _, run in itertools.groupby(lengths, lambda length: max(length, short))]
     # split along the tokens of (1, tokens, heads, d), so that gradients come back in that order
-    rows = (torch.split(t.transpose(1, 2), sizes, 1) for t in (query, key, value))
+    rows = [[t.transpose(1, 2)] for t in (query, key, value)]
+    if len(runs) > 1:
+        rows = [list(t.split([*map(sum, runs)], 1)) for (t,) in rows]
     found = []
-    for (length, count), *parts in zip(runs, *rows, strict=True):
-        q, k, v = (t.view(count, length, *t.shape[2:]).transpose(1, 2) for t in parts)
-        out = _attend(q, k, v, None, *options).transpose(1, 2)
-        found.append(out if count == 1 else out.reshape(1, count * length, *out.shape[2:]))
-    return torch.cat(found, dim=1)
+    for run, *parts in zip(runs, *rows, strict=True):
+        if run[0] <= short:
+            one = (part.squeeze(0) for part in parts)
+            out = attend_to_short_documents(*one, run, causal, scaling, dropout)
+        else:
+            q, k, v = (t.view(len(run), run[0], *t.shape[2:]).transpose(1, 2) for t in parts)
+            out = _attend(q, k, v, None, *options).transpose(1, 2)
+            out = out.reshape(sum(run), *out.shape[2:])
+        found.append(out)
+    return (found[0] if len(found) == 1 else torch.cat(found))[None]
 
 
 def attend_in_groups(
