@@ -15,6 +15,7 @@ import peftkit as pk
 from peftkit.data.encoded import IGNORE_INDEX, Encoded, Examples, Head
 from peftkit.data.rows import Row
 from peftkit.methods.method import trainable_parameters
+from peftkit.training import short_attention
 from peftkit.training.attention import (
     CannotPack,
     attend_in_groups,
@@ -28,6 +29,7 @@ from peftkit.training.guards import modules_below
 from peftkit.training.loop import keep_few_activations
 from peftkit.training.reading import Reader, base_of
 from peftkit.training.self_check import cannot_pack, choose_reader, one_by_one, wrong_with
+from peftkit.training.short_attention import attend_to_short_documents
 
 LENGTHS = [5, 19, 9, 2, 30, 11]
 EXACT = 1e-5
@@ -146,7 +148,8 @@ CASES = [
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize("method", METHODS[:2], ids=["lora", "full"])
 @pytest.mark.parametrize(("kind", "auto"), CASES, ids=lambda value: value.removeprefix("AutoModel"))
-def test_it_computes_what_single_documents_do(kind, auto, method, layout):
+def test_it_computes_what_single_documents_do(kind, auto, method, layout, monkeypatch):
+    monkeypatch.setattr(short_attention, "LONGEST", 10)  # some of the examples are longer
     model, encoded, task = setting(kind, auto, segments=kind == "bert")
     model = inject(method, model, encoded)
     compare(Reader(model, task.reads, layout), encoded, task)
@@ -191,8 +194,9 @@ def test_activations_computed_again_are_those_of_the_packed_row(kind, auto):
 @pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("causal", [True, False])
-def test_documents_in_groups_attend_as_one_by_one(causal, window, softcap, call):
+def test_documents_in_groups_attend_as_one_by_one(causal, window, softcap, call, monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setattr(short_attention, "LONGEST", 6)
     lengths = (1, 5, 16, 9, 2, 5, 13)
     row = [torch.randn(1, heads, sum(lengths), 8, requires_grad=True) for heads in (4, 2, 2)]
     groups = group_documents(lengths, torch.device("cpu"), call)
@@ -205,6 +209,49 @@ def test_documents_in_groups_attend_as_one_by_one(causal, window, softcap, call)
     weight = torch.randn_like(out)
     found = torch.autograd.grad((out * weight).sum(), row)
     right = torch.autograd.grad((alone * weight).sum(), row)
+    for one, other in zip(found, right, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("causal", [True, False])
+def test_short_documents_have_the_gradients_of_their_attention(causal, dropout):
+    torch.manual_seed(0)
+    lengths, threads = (1, 4, 2), torch.get_num_threads()
+    row = [torch.randn(7, heads, 3, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2)]
+
+    def attend(*row):
+        torch.manual_seed(1)  # the same weights are dropped each time
+        return attend_to_short_documents(*row, lengths, causal, None, dropout)
+
+    assert torch.autograd.gradcheck(attend, row)
+    assert torch.get_num_threads() == threads
+
+
+def test_short_documents_lose_weights_by_dropout_as_often_as_asked():
+    torch.manual_seed(0)
+    query, key = torch.zeros(1, 1, 1), torch.zeros(1, 1, 1)
+    kept = [
+        attend_to_short_documents(query, key, key + 1, (1,), False, None, 0.25).item()
+        for _ in range(2000)
+    ]
+    assert {round(weight, 4) for weight in kept} == {0.0, 1.3333}
+    assert sum(kept) / len(kept) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("lengths", [(1, 5, 16, 9, 2), (70, 3, 90)])
+def test_the_first_tokens_attend_as_all_do(lengths):
+    torch.manual_seed(0)
+    row = [torch.randn(1, 4, sum(lengths), 8, requires_grad=True) for _ in "qkv"]
+    asked = {"is_causal": False, "document_lengths": lengths}
+    every, _ = attend_within_documents(torch.nn.Module(), *row, None, **asked)
+    first, _ = attend_within_documents(torch.nn.Module(), *row, None, **asked, only_first=True)
+    starts = [sum(lengths[:place]) for place in range(len(lengths))]
+    torch.testing.assert_close(first[:, starts], every[:, starts], rtol=1e-5, atol=1e-6)
+    assert float(first.abs().sum(dim=(0, 2, 3)).gt(0).sum()) == len(lengths)
+    weight = torch.randn_like(every[:, starts])
+    found = torch.autograd.grad((first[:, starts] * weight).sum(), row)
+    right = torch.autograd.grad((every[:, starts] * weight).sum(), row)
     for one, other in zip(found, right, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 

@@ -25,6 +25,7 @@ from transformers import AttentionInterface
 
 from peftkit.training import short_attention
 from peftkit.training.batching import cheapest_cuts
+from peftkit.training.first_tokens import attend_from_first
 from peftkit.training.short_attention import attend_to_short_documents
 
 NAME = "peftkit_packed"
@@ -79,6 +80,7 @@ def attend_within_documents(
     sliding_window: int | None = None,
     softcap: float | None = None,
     document_lengths: tuple[int, ...] | None = None,
+    only_first: bool = False,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """As transformers' attention functions, for one row.
@@ -88,6 +90,7 @@ def attend_within_documents(
         sliding_window: tokens that a token sees, itself among them.
         softcap: scores are `softcap * tanh(score / softcap)` (Gemma 2).
         document_lengths: of the documents in the row.
+        only_first: of the documents' other tokens nothing is read.
 
     Returns:
         (1, tokens, heads, d), and no weights.
@@ -102,6 +105,8 @@ def attend_within_documents(
         raise CannotPack(f"{type(module).__name__} asks for {unknown or 'a mask of its own'}")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     options = (causal, scaling, dropout, sliding_window, softcap)
+    if only_first and not (causal or sliding_window or softcap):
+        return attend_from_first(query, key, value, document_lengths, scaling, dropout), None
     if query.device.type == "cpu":  # where a call costs little
         return attend_in_turn(query, key, value, document_lengths, *options), None
     groups = group_documents(document_lengths, query.device, ACCELERATOR_CALL)
@@ -124,12 +129,12 @@ def attend_in_turn(
     # split along the tokens of (1, tokens, heads, d), so that gradients come back in that order
     rows = [[t.transpose(1, 2)] for t in (query, key, value)]
     if len(runs) > 1:
-        rows = [list(t.split([*map(sum, runs)], 1)) for (t,) in rows]
+        rows = [list(torch.split(t, [*map(sum, runs)], 1)) for (t,) in rows]
     found = []
     for run, *parts in zip(runs, *rows, strict=True):
         if run[0] <= short:
-            one = (part.squeeze(0) for part in parts)
-            out = attend_to_short_documents(*one, run, causal, scaling, dropout)
+            q, k, v = (part.squeeze(0) for part in parts)
+            out = attend_to_short_documents(q, k, v, run, causal, scaling, dropout)
         else:
             q, k, v = (t.view(len(run), run[0], *t.shape[2:]).transpose(1, 2) for t in parts)
             out = _attend(q, k, v, None, *options).transpose(1, 2)

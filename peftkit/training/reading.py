@@ -3,8 +3,8 @@
 - Of a language model, the output layer sees only the positions whose next token is learned or
   judged, a chunk at a time, so that the logits of a batch never exist; in training each chunk's
   gradient is computed at once (as Liger and Apple do, arXiv:2410.10989, arXiv:2411.09009).
-- Of an encoder's classifier in the packed layout, the last block goes on after its attention with
-  the first token of each example only.
+- Of an encoder's classifier in the packed layout, the last block computes the first token of each
+  example only (`first_tokens`).
 
 Hooks on the model's modules do it, no code of the model is changed. What they assume of an
 architecture is checked against unpadded single examples (`self_check`), or at the first batch.
@@ -25,6 +25,7 @@ from peftkit.methods.method import Layout
 from peftkit.tasks.task import Reads
 from peftkit.training.attention import attention_configs, packed_attention
 from peftkit.training.collating import Batch
+from peftkit.training.first_tokens import keep_first_tokens
 from peftkit.training.frozen_trunk import FrozenTrunk
 
 CHUNK = 2**24
@@ -84,8 +85,8 @@ class Reader:
             elif self.packed and not self.per_token and self.score is not None:
                 self._hook(stack, self.score, self._capture(batch))
             elif self.packed and not self.per_token and self.last_block:
-                handle = _keep_first_tokens(self.last_block[0], batch.starts)
-                stack.callback(handle.remove)
+                num_tokens = batch.input_ids.shape[1]
+                keep_first_tokens(stack, self.last_block[0], batch.starts, num_tokens)
             if self.packed:
                 stack.enter_context(packed_attention(self.configs))
             if self.trunk is not None:  # its hook comes after those above
@@ -252,24 +253,6 @@ class _LossInChunks(torch.autograd.Function):
         of_trained = [gradient.mul_(scale) for gradient in ctx.of_trained]
         del ctx.of_hidden, ctx.of_trained
         return (of_hidden, None, None, None, None, *of_trained)
-
-
-def _keep_first_tokens(block: nn.Module, starts: Tensor) -> Any:
-    """A hook after which a block has gone on with the first token of each example, as (examples, 1,
-    d): from its attention on where it is built like BERT's, else at its end.
-    """
-
-    def before(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(arg[0].index_select(0, starts)[:, None] for arg in args)
-
-    def after(_: nn.Module, __: object, out: Any) -> Any:
-        if isinstance(out, tuple):
-            return (out[0][0].index_select(0, starts)[:, None], *out[1:])
-        return out[0].index_select(0, starts)[:, None]
-
-    with contextlib.suppress(AttributeError):
-        return block.get_submodule("attention.output").register_forward_pre_hook(before)
-    return block.register_forward_hook(after)
 
 
 def _first_position(base: Any) -> int:
