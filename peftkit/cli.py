@@ -25,7 +25,13 @@ from peftkit.errors import (
     did_you_mean_file,
     first_line,
 )
-from peftkit.parts import all_problems, import_file, import_trusted, script_errors
+from peftkit.parts import (
+    all_problems,
+    import_file,
+    import_trusted,
+    refuse_shadowing,
+    script_errors,
+)
 from peftkit.recipe import Recipe, recipe_schema
 
 if TYPE_CHECKING:
@@ -45,6 +51,7 @@ def main(recipe: Callable[[], Recipe], arguments: Sequence[str] | None = None) -
     options, overrides = parser.parse_known_args(arguments)
 
     def command() -> None:
+        refuse_shadowing(script)
         _run(_recipe_of(recipe, script, overrides), options)
 
     _exit(command, options.debug, options.json)
@@ -134,8 +141,15 @@ def _command(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def _recipe_in(file: Path, overrides: list[str]) -> Recipe:
     """The recipe of a script or a recipe.json, with overrides."""
+    if file.is_dir():
+        raise RecipeError(f"`{file}` is a folder", f"a run's recipe is `{file / 'recipe.json'}`")
     if not file.is_file():
         raise RecipeError(f"no file `{file}`", did_you_mean_file(file))
+    if file.suffix not in (".py", ".json"):
+        raise RecipeError(
+            f"`{file}` is no recipe: its name ends in neither .py nor .json",
+            "`peftkit new NAME` writes one to start from",
+        )
     if file.suffix == ".py":
         module = import_file(file)
         if not callable(getattr(module, "recipe", None)):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.footprint import footprint
@@ -29,6 +30,7 @@ from peftkit.errors import MethodError
 from peftkit.methods.method import Layout, Method, trainable_parameters
 from peftkit.recipe import Recipe
 from peftkit.training.batching import (
+    Worst,
     inference_batches,
     row_tokens,
     worst_micro_batch,
@@ -60,7 +62,7 @@ class Cost:
     trained_numbers: float
     training_mb: float
     """Most that is alive at once in a forward and backward pass of the worst batch, besides
-    weights: activations, gradients, logits."""
+    weights and the gradients of what is trained: activations, their gradients, logits."""
     evaluation_mb: float
     """The same of a forward pass alone."""
     kept_mb: float
@@ -87,7 +89,7 @@ class Trial:
     timed: bool
     """Whether time is measured, and not memory alone."""
     layout: Layout
-    worst: tuple[int, ...]
+    worst: Worst
     """The micro-batch with most tokens."""
 
 
@@ -155,11 +157,12 @@ def _small(num_blocks: int, trial: Trial, method: Method) -> Cost:
         keep_few_activations(model)
     reader = Reader(model, recipe.task.reads, trial.layout)
     train, evaluate = _passes(reader, trial)
+    evaluate.run()  # what is made once is there
     cost = Cost(
         held.weights_mb,
         held.quantization_state_mb,
         float(sum(p.numel() for p in trainable_parameters(model).values())),
-        _most_alive(train.run, device),
+        _most_in_training(model, train, trial),
         _most_alive(evaluate.run, device),
         _kept_mb(reader, trial),
         _quickest(train.run) / train.tokens if trial.timed else 0.0,
@@ -207,7 +210,7 @@ def _passes(reader: Reader, trial: Trial) -> tuple[_Pass, _Pass]:
     on_cpu = accelerator.device.type == "cpu"
     most = row_tokens(recipe.training.micro_batch_tokens, layout, on_cpu, trial.base.config)
     long = next(inference_batches(encoded.test, most, layout))
-    worst, longest = batch_of(encoded.train, trial.worst), batch_of(encoded.test, long)
+    worst, longest = batch_of(encoded.train, trial.worst.indices), batch_of(encoded.test, long)
 
     def train() -> None:
         model.train()
@@ -222,17 +225,26 @@ def _passes(reader: Reader, trial: Trial) -> tuple[_Pass, _Pass]:
                 pass
 
     return (
-        _Pass(train, encoded.train.tokens_of(trial.worst)),
+        _Pass(train, encoded.train.tokens_of(trial.worst.indices)),
         _Pass(evaluate, encoded.test.tokens_of(long)),
     )
 
 
-def _most_alive(run: Callable[[], None], device: torch.device) -> float:
-    """Most memory that a computation holds besides what was there before, in MB.
-
-    Gradients are there before, as from a micro-batch that went ahead.
+def _most_in_training(model: nn.Module, train: _Pass, trial: Trial) -> float:
+    """Most memory besides weights and gradients, in MB. The latter are there from the start if a
+    micro-batch goes ahead, else they come as activations go.
     """
-    run()
+    train.run()
+    gradients = [p.grad for p in trainable_parameters(model).values() if p.grad is not None]
+    held = sum(gradient.nbytes for gradient in gradients) / 2**20 if trial.worst.alone else 0.0
+    del gradients
+    if trial.worst.alone:
+        model.zero_grad(set_to_none=True)
+    return _most_alive(train.run, trial.accelerator.device) - held
+
+
+def _most_alive(run: Callable[[], None], device: torch.device) -> float:
+    """Most memory that a computation holds besides what was there before, in MB."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
 
@@ -169,6 +170,7 @@ def import_file(path: Path) -> Any:
     """The module in a .py file, imported under the file's stem."""
     if not path.is_file():
         raise RecipeError(f"no file `{path}`")
+    refuse_shadowing(path)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -184,6 +186,21 @@ def import_file(path: Path) -> Any:
         if shadowed is not None:
             sys.modules[path.stem] = shadowed
     return module
+
+
+def refuse_shadowing(script: Path) -> None:
+    """Raises RecipeError if a script is named like an installed module, which libraries that want
+    that one would import in its place.
+    """
+    own = script.parent.resolve()
+    others = [folder for folder in sys.path if Path(folder or ".").resolve() != own]
+    name = script.stem
+    spec = PathFinder.find_spec(name, others)
+    if name in sys.stdlib_module_names or (spec is not None and spec.origin):
+        raise RecipeError(
+            f"`{script.name}` hides the installed module `{name}` from the libraries that need it",
+            f"give it another name, such as `{name}_recipe.py`",
+        )
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from peftkit.data.encoded import Encoded
 from peftkit.measuring import Cost, make_trial, measure
 from peftkit.methods.full_fine_tuning import FullFineTuning
 from peftkit.methods.method import Layout
-from peftkit.recipe import Recipe, Training
+from peftkit.recipe import Recipe
 from peftkit.training.batching import number_of_steps
 from peftkit.training.devices import resident_mb
 
@@ -80,24 +81,24 @@ def make_plan(
     cost = replace(measure(trial), trained_numbers=float(parameters[0]))
     # with what the allocator keeps of the copies, as it will of the run
     process = resident_mb() if accelerator.device.type == "cpu" else 0.0
-    parts, peaks = _memory(recipe, base, cost, process, parameters[1])
-    steps = number_of_steps(recipe.training, len(encoded.train))
-    seconds = _seconds(cost, encoded, recipe.training, steps) if timed else {}
+    course = _course(recipe, encoded)
+    parts, peaks = _memory(recipe, base, cost, process, parameters[1], course)
+    seconds = _seconds(cost, encoded, course) if timed else {}
     full: dict[str, float] = {}
     if timed and not recipe.method.trains_base_weights and base.spec.quantization == "none":
         other = recipe.with_(method=FullFineTuning())
         of_full = measure(make_trial(other, base, encoded, accelerator, timed))
-        _, full_peaks = _memory(other, base, of_full, process, parameters[1])
         full = {
-            "peak_mb": peak_of(full_peaks),
-            "training_seconds": _seconds(of_full, encoded, other.training, steps)["training"],
+            "peak_mb": peak_of(_memory(other, base, of_full, process, parameters[1], course)[1]),
+            "training_seconds": _seconds(of_full, encoded, course)["training"],
         }
+    worst = trial.worst.indices
     return Plan(
         *parameters,
         layout=trial.layout,
-        num_steps=steps,
+        num_steps=course.steps,
         tokens_per_epoch=encoded.train.num_tokens,
-        worst_batch=(len(trial.worst), encoded.train.tokens_of(trial.worst)),
+        worst_batch=(len(worst), encoded.train.tokens_of(worst)),
         parts_mb=parts,
         peaks_mb=peaks,
         seconds=seconds,
@@ -106,29 +107,57 @@ def make_plan(
     )
 
 
+@dataclass(frozen=True)
+class _Course:
+    """How long a run is, if nothing stops it before."""
+
+    steps: int
+    passes: float
+    """Over the training rows."""
+    validations: int
+
+
+def _course(recipe: Recipe, encoded: Encoded) -> _Course:
+    training = recipe.training
+    steps = number_of_steps(training, len(encoded.train))
+    per_epoch = math.ceil(len(encoded.train) / training.batch_size)
+    every = training.evaluate_every or per_epoch
+    return _Course(steps, steps / per_epoch, math.ceil(steps / every))
+
+
 def _memory(
-    recipe: Recipe, base: OpenedBase, cost: Cost, process: float, numbers: int
+    recipe: Recipe,
+    base: OpenedBase,
+    cost: Cost,
+    process: float,
+    numbers: int,
+    course: _Course,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """What memory is for in training, and the peaks of the stages.
 
-    On a CPU the process itself counts, and the copy of the best weights; a GPU holds neither.
+    On a CPU the process itself counts, and the copy of the best weights, which is there from the
+    first validation on; a GPU holds neither.
     """
     trained = cost.trained_numbers / 2**20
     held = process + cost.weights_mb + cost.quantization_state_mb
     files = sum(file.stat().st_size for file in base.folder.glob("*.safetensors")) / 2**20
+    best = 4 * trained if process else 0.0
+    state = {
+        "gradients": 4 * trained,
+        "optimizer": STATE[recipe.training.optimizer] * trained,
+        "frozen_trunk": cost.kept_mb if process else 0.0,
+    }
     parts = {
         "process": process,
         "weights": cost.weights_mb,
         "quantization_state": cost.quantization_state_mb,
-        "gradients": 4 * trained,
-        "optimizer": STATE[recipe.training.optimizer] * trained,
-        "best_weights": 4 * trained if process else 0.0,
+        **state,
+        "best_weights": best if course.validations > 1 else 0.0,
         "activations": cost.training_mb,
-        "frozen_trunk": cost.kept_mb if process else 0.0,
     }
     peaks = {
         "loading": held + (files if process else 0.0),
-        "evaluation": held + cost.evaluation_mb,
+        "evaluation": held + sum(state.values()) + best + cost.evaluation_mb,
         "training": sum(parts.values()),
     }
     if recipe.method.supports_merging(base.spec) is None:
@@ -136,13 +165,11 @@ def _memory(
     return parts, peaks
 
 
-def _seconds(cost: Cost, encoded: Encoded, training: Training, steps: int) -> dict[str, float]:
-    """Expected of the whole run, if nothing stops it before; what a frozen trunk saves aside."""
-    passes = steps * training.batch_size / len(encoded.train)
-    validations = steps / training.evaluate_every if training.evaluate_every else passes
-    evaluated = 2 * encoded.test.num_tokens + validations * encoded.validation.num_tokens
+def _seconds(cost: Cost, encoded: Encoded, course: _Course) -> dict[str, float]:
+    """Expected of the whole run; what a frozen trunk saves aside."""
+    evaluated = 2 * encoded.test.num_tokens + course.validations * encoded.validation.num_tokens
     return {
-        "training": cost.training_seconds * passes * encoded.train.num_tokens,
+        "training": cost.training_seconds * course.passes * encoded.train.num_tokens,
         "evaluation": cost.evaluation_seconds * evaluated,
     }
 

@@ -179,10 +179,12 @@ def test_the_command_prints_it_and_json(deep, reviews, tmp_path):
 def test_the_largest_micro_batch_goes_first(deep, reviews, monkeypatch):
     prepared = prepare(recipe_of(deep, reviews, pk.LoRA(r=4), batch_size=1))
     encoded, recipe = prepared.encoded, prepared.recipe
-    worst = worst_micro_batch(encoded.train, recipe, "padded", CPU, prepared.base.config)
+    found = worst_micro_batch(encoded.train, recipe, "padded", CPU, prepared.base.config)
+    worst, alone = found.indices, found.alone
+    assert alone
     sizes = [
         padded_tokens(encoded.train, indices, "padded")
-        for step in seeded_steps(len(encoded.train), 1, 280, 0)
+        for step in seeded_steps(len(encoded.train), 1, 2 * len(encoded.train), 0)
         for indices in micro_batches(
             encoded.train, step, recipe.training, "padded", CPU, prepared.base.config
         )

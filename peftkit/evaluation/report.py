@@ -79,9 +79,10 @@ def print_plan(console: Console, plan: dict[str, Any]) -> None:
     share = 100 * plan["trainable_parameters"] / plan["total_parameters"]
     console.print(
         f"  trains {plan['trainable_parameters']:,} of {plan['total_parameters']:,} parameters "
-        f"({share:.2f} %) in {plan['num_steps']:,} steps, {plan['tokens_per_epoch']:,} tokens an "
-        f"epoch\n"
-        f"  batches are {plan['layout']}; the largest has {rows} examples, {tokens:,} tokens",
+        f"({share:.2f} %) in {plan['num_steps']:,} step{'s' * (plan['num_steps'] != 1)}, "
+        f"{plan['tokens_per_epoch']:,} tokens an epoch\n"
+        f"  batches are {plan['layout']}; the largest has {rows} example{'s' * (rows != 1)}, "
+        f"{tokens:,} tokens",
         highlight=False,
     )
     for title, sizes in (("training holds", plan["parts_mb"]), ("peak while", plan["peaks_mb"])):

@@ -42,7 +42,7 @@ def linear_targets(
     """`target_modules` of linear layers as PEFT takes them: names are checked against the model.
 
     Raises:
-        MethodError: a name that no layer has.
+        MethodError: a name that no layer has, or a pattern that fits none.
     """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
@@ -63,20 +63,25 @@ def named_modules(
         kinds: of the modules that may be meant; any if not given.
 
     Raises:
-        MethodError: a name that no such module has.
+        MethodError: a name that no such module has, or a pattern that fits none.
     """
     from peftkit.errors import MethodError, quoted
 
-    if isinstance(wanted, str):
-        return wanted
     known = [
         name
         for name, module in model.named_modules()
-        if (kinds is None or isinstance(module, kinds)) and not name.startswith(head)
+        if name and (kinds is None or isinstance(module, kinds)) and not name.startswith(head)
     ]
+    if isinstance(wanted, str):
+        if wanted not in ("", "all-linear") and not any(re.fullmatch(wanted, n) for n in known):
+            raise MethodError(
+                f"`method.target_modules`: `{wanted}` matches no layer of {type(model).__name__}",
+                f"a pattern is for full names, such as {quoted(known[-2:])}",
+            )
+        return wanted
     missing = [w for w in wanted if not any(n == w or n.endswith("." + w) for n in known)]
     if missing:
-        last = sorted({name.rsplit(".", 1)[-1] for name in known if name} - set("0123456789"))
+        last = sorted({name.rsplit(".", 1)[-1] for name in known} - set("0123456789"))
         raise MethodError(
             f"`method.target_modules`: no layer of {type(model).__name__} is named "
             f"{quoted(missing)}",

@@ -192,22 +192,33 @@ def pack_step(
     return [whole[process::num_processes] for process in range(num_processes)]
 
 
+@dataclass(frozen=True)
+class Worst:
+    """The micro-batch of a run with most tokens."""
+
+    indices: tuple[int, ...]
+    alone: bool
+    """Whether it is all of its optimizer step, so that no gradients are there before."""
+
+
 def worst_micro_batch(
     examples: Examples, recipe: Recipe, layout: Layout, accelerator: Accelerator, config: Any
-) -> tuple[int, ...]:
-    """The micro-batch with most tokens among the run's first steps, and a step of the longest."""
+) -> Worst:
+    """The largest of the run's first steps; of a longer run, a step of the longest examples stands
+    for the others.
+    """
     training = recipe.training
-    longest = longest_first(examples)[: training.batch_size]
-    steps = [Step(0, 0, tuple(longest), last_of_epoch=False)]
-    steps += seeded_steps(len(examples), training.batch_size, SEARCHED, recipe.seed)
-    return max(
-        (
-            one
-            for s in steps
-            for one in micro_batches(examples, s, training, layout, accelerator, config)
-        ),
-        key=lambda indices: padded_tokens(examples, indices, layout),
-    )
+    num_steps = number_of_steps(training, len(examples))
+    searched = min(SEARCHED, num_steps)
+    steps = list(seeded_steps(len(examples), training.batch_size, searched, recipe.seed))
+    if searched < num_steps:
+        longest = longest_first(examples)[: training.batch_size]
+        steps.append(Step(0, 0, tuple(longest), last_of_epoch=False))
+    found: list[Worst] = []
+    for step in steps:
+        cut = micro_batches(examples, step, training, layout, accelerator, config)
+        found += [Worst(indices, alone=len(cut) == 1) for indices in cut]
+    return max(found, key=lambda one: padded_tokens(examples, one.indices, layout))
 
 
 def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) -> int:

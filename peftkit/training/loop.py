@@ -209,7 +209,8 @@ def _try_worst(
         TrainingError: it does not fit.
     """
     examples, training = encoded.train, recipe.training
-    worst = worst_micro_batch(examples, recipe, reader.layout, accelerator, reader.config)
+    layout, config = reader.layout, reader.config
+    worst = worst_micro_batch(examples, recipe, layout, accelerator, config).indices
     tokens = padded_tokens(examples, worst, reader.layout)
     first = next(seeded_steps(len(examples), training.batch_size, 1, recipe.seed))
     of_first = micro_batches(examples, first, training, reader.layout, accelerator, reader.config)

@@ -76,9 +76,8 @@ class _Attention(torch.autograd.Function):
         out = query.new_empty(*query.shape[:2], value.shape[2])
         kept: list[Tensor] = []
         with _one_thread():
-            scaled = query * scaling
-            for q, k, v, o in _documents(lengths, scaled, key, value, out):
-                scores = torch.bmm(_rows(q, heads), _rows(k, heads).mT)
+            for q, k, v, o in _documents(lengths, query, key, value, out):
+                scores = _product(_rows(q, heads), _rows(k, heads).mT, scaling)
                 if causal:
                     scores.view(heads, shared, len(k), len(k)).add_(later[: len(k), : len(k)])
                 weights = scores.softmax(-1)  # (heads, shared * tokens, tokens)
@@ -87,19 +86,19 @@ class _Attention(torch.autograd.Function):
                     kept.append(torch.empty_like(weights).bernoulli_(1 - dropout).div_(1 - dropout))
                     weights = weights * kept[-1]
                 _put(o, torch.bmm(weights, _rows(v, heads)))
-        ctx.save_for_backward(scaled, key, value, out, *kept)
+        ctx.save_for_backward(query, key, value, out, *kept)
         ctx.lengths, ctx.scaling, ctx.dropout = lengths, scaling, dropout
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        scaled, key, value, out, *kept = ctx.saved_tensors
+        query, key, value, out, *kept = ctx.saved_tensors
         heads, weights = key.shape[1], iter(kept)
-        of_query, of_key, of_value = (torch.empty_like(t) for t in (scaled, key, value))
+        of_query, of_key, of_value = (torch.empty_like(t) for t in (query, key, value))
         with _one_thread():
             sums = (gradients[0] * out).sum(-1, keepdim=True)  # (tokens, heads, 1)
-            given = (scaled, key, value, gradients[0], sums, of_query, of_key, of_value)
+            given = (query, key, value, gradients[0], sums, of_query, of_key, of_value)
             for q, k, v, g, total, of_q, of_k, of_v in _documents(ctx.lengths, *given):
                 softmax, rows = next(weights), _rows(g, heads)
                 of_weights = torch.bmm(rows, _rows(v, heads).mT)
@@ -110,9 +109,8 @@ class _Attention(torch.autograd.Function):
                 else:
                     _put(of_v, torch.bmm(softmax.mT, rows))
                 of_scores = of_weights.sub_(_rows(total, heads)).mul_(softmax)
-                _put(of_q, torch.bmm(of_scores, _rows(k, heads)))
-                _put(of_k, torch.bmm(of_scores.mT, _rows(q, heads)))
-            of_query *= ctx.scaling
+                _put(of_q, _product(of_scores, _rows(k, heads), ctx.scaling))
+                _put(of_k, _product(of_scores.mT, _rows(q, heads), ctx.scaling))
         return of_query, of_key, of_value, None, None, None, None
 
 
@@ -125,6 +123,11 @@ def _rows(part: Tensor, heads: int) -> Tensor:
     """(tokens, heads * shared, d) -> (heads, shared * tokens, d)."""
     by_head = part.transpose(0, 1)
     return by_head if len(by_head) == heads else by_head.reshape(heads, -1, part.shape[2])
+
+
+def _product(one: Tensor, two: Tensor, scale: float) -> Tensor:
+    """Their products, (n, ...), times a number."""
+    return torch.baddbmm(one.new_empty(1), one, two, beta=0, alpha=scale)
 
 
 def _put(there: Tensor, rows: Tensor) -> None:
