@@ -61,6 +61,7 @@ def test_packing_keeps_every_example_and_the_budget(lengths, budget, processes):
     assert len({len(part) for part in plan}) == 1, "every process runs as many passes"
     for row in (row for part in plan for row in part if len(row) > 1):
         assert sum(lengths[i] for i in row) <= budget
+    assert sum(not row for part in plan for row in part) < processes, "empty ones only fill up"
 
 
 @settings(deadline=None)

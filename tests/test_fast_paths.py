@@ -14,6 +14,7 @@ from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, ge
 import peftkit as pk
 from peftkit.data.encoded import IGNORE_INDEX, Encoded, Examples, Head
 from peftkit.data.rows import Row
+from peftkit.methods.lora_linear import own_layers
 from peftkit.methods.method import trainable_parameters
 from peftkit.training import short_attention
 from peftkit.training.attention import (
@@ -112,7 +113,10 @@ def inject(method, model, encoded):
     torch.manual_seed(1)
     for parameter in trainable_parameters(model).values():  # B of LoRA is zero else
         parameter.data.add_(torch.randn_like(parameter) * 0.05)
-    return model.eval()
+    model.eval()
+    for layer in own_layers(model):  # dropout rests, these compute as in training
+        layer.train()
+    return model
 
 
 def compare(reader, encoded, task):

@@ -106,7 +106,7 @@ def test_missing_target_modules_are_named_with_those_that_exist(make_recipe):
 
 
 def test_a_pattern_that_matches_nothing_is_refused(make_recipe):
-    with pytest.raises(MethodError, match=r"`\.\*\\\\.nothing` matches no layer of Bert") as caught:
+    with pytest.raises(MethodError, match=r"nothing` matches no layer of Bert") as caught:
         prepare(make_recipe(LoRA(target_modules=r".*\.nothing")))
     assert "a pattern is for full names, such as `bert." in caught.value.hint
 

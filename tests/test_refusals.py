@@ -112,7 +112,7 @@ def test_the_command_line_says_it_in_one_message(make_recipe, in_tmp, capsys):
         ),
         (
             pk.BottleneckAdapter(target_modules=r".*nothing"), "bert",
-            "PEFT cannot put BOTTLENECK into BertForSequenceClassification",
+            "nothing` matches no layer of BertForSequenceClassification",
         ),
         (
             pk.BottleneckAdapter(placement="parallel", target_modules=r".*\.output\.dense"), "bert",

@@ -8,10 +8,13 @@ The same numbers as PEFT's layer, which makes three more tensors of the size of 
 pass and two in the backward pass. PEFT uses it for every `nn.Linear` (`Linear.place` tells it to).
 
 On a CPU thin products are slow: those with A and B take a sixth of a step, for 3 % of its
-multiplications. There the weights lie in one matrix, and u and du come out of the products with W:
+multiplications. In training the weights lie in one matrix there, and u and du come out of the
+products with W:
 
     M = | W   B |       | h | = | W   | x + | b |       | dx |   | W^T |
         | s A   |       | u |   | s A |     | 0 |       | du | = | B^T | dh
+
+In evaluation the layer rounds as PEFT's does: a reloaded adapter gives the same bits.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ class Linear(PeftLinear):
         b: Any = self.lora_B[name].weight
         operands: tuple[Any, ...] = (x, base.weight, base.bias, a, b)
         if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
-            if not self.training:  # a reloaded adapter, PEFT's own, must round as this one does
+            if not self.training:
                 return super().forward(x)
             dtype = torch.get_autocast_dtype(x.device.type)
             operands = tuple(t if t is None else t.to(dtype) for t in operands)
@@ -61,7 +64,8 @@ class Linear(PeftLinear):
                 return _low_rank(*operands, self.scaling[name], None)
         if any(t is not None and t.dtype != torch.float32 for t in operands):
             return super().forward(x)
-        whole = self._filled(a, b, self.scaling[name]) if x.device.type == "cpu" else None
+        in_whole = self.training and x.device.type == "cpu"
+        whole = self._filled(a, b, self.scaling[name]) if in_whole else None
         return _low_rank(*operands, self.scaling[name], whole)
 
     @torch.no_grad()

@@ -175,7 +175,7 @@ def pack_step(
     """
     lengths = {index: len(examples.input_ids[index]) for index in indices}
     by_length = sorted(indices, key=lambda index: (-lengths[index], index))
-    number = max(1, -(-sum(lengths.values()) // micro_batch_tokens))
+    number = min(max(1, -(-sum(lengths.values()) // micro_batch_tokens)), len(indices))
     while True:
         number += -number % num_processes
         parts: list[list[int]] = [[] for _ in range(number)]
