@@ -209,6 +209,26 @@ def test_an_output_folder_that_cannot_be_made(in_tmp, make_recipe, capsys):
     assert {path.name for path in in_tmp.iterdir()} == {"recipe.json", "file"}
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("folder", "`folder` is a folder"),
+        ("recipe.yaml", "`recipe.yaml` is no recipe"),
+        ("datasets.py", "`datasets.py` hides the installed module `datasets`"),
+        ("random.py", "`random.py` hides the installed module `random`"),
+    ],
+)
+def test_what_cannot_be_a_recipes_file_is_told(in_tmp, capsys, name, said):
+    (in_tmp / "folder").mkdir()
+    (in_tmp / "recipe.yaml").write_text("base: a/b\n")
+    for script in ("datasets.py", "random.py"):
+        (in_tmp / script).write_text("from peftkit import Recipe\n")
+    with pytest.raises(SystemExit) as caught:
+        command_line(["check", name])
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 def test_debug_shows_the_traceback(in_tmp, capsys):
     from peftkit.errors import RecipeError
 

@@ -64,19 +64,22 @@ def test_recipe_on_a_slice(name, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(SLICE.keys() - set(QUICK)))
 def test_recipe_takes_a_few_steps(name, tmp_path, capsys):
-    options = [*SAID, "--output-dir", str(tmp_path / "run"), "--task.data.max-rows", "120"]
+    options = [*SAID, "--output-dir", str(tmp_path / "run"), "--task.data.max-rows", "80"]
     main(import_file(RECIPES / f"{name}.py").recipe, [*options, *SLICE[name][0]])
     record = json.loads(capsys.readouterr().out)
-    assert record["training"]["num_steps"] == 6
+    assert record["training"]["num_steps"] == 4
     assert record["probes"]["max_difference"] < 1e-4
 
 
 def test_a_chat_recipe_takes_a_step(tmp_path):
     few = ["--task.data.max-rows", "12", "--task.samples", "1", "--training.max-steps", "1"]
-    record = record_of("chat_qlora", tmp_path, *few, "--task.generation.max-new-tokens", "8")
+    short = ["--task.max-length", "96", "--task.generation.max-new-tokens", "8"]
+    record = record_of("chat_qlora", tmp_path, *few, *short)
     assert record["base"]["quantization"] == "nf4"
     assert record["probes"]["max_difference"] < 1e-5
     assert len(record["test"]["samples"]) == 1
+    config = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] is None, "a package is no path that PEFT could read"
 
 
 @pytest.mark.parametrize("name", CHAT)

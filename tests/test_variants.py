@@ -144,7 +144,8 @@ def test_eva_looks_at_rows_without_padding(make_recipe):
     assert all(len(batch["input_ids"]) <= ROWS for batch in batches)
 
 
-def test_eva_gives_up_where_it_would_search_for_ever(make_recipe):
+def test_eva_gives_up_where_it_would_search_for_ever(make_recipe, monkeypatch):
+    monkeypatch.setattr("peftkit.methods.eva.MOST_BATCHES", 20)
     recipe = make_recipe(pk.EVA(r=60, rho=1, tau=0.999999))
     with pytest.raises(MethodError, match="found no stable components"):
         injected(recipe)
@@ -362,18 +363,29 @@ def test_a_run_reports_the_memory_of_its_base(make_recipe, tmp_path):
 TOKENS = ("<order>", "<refund>", "<warm>")
 
 
-@pytest.mark.parametrize("base", ["bert", "llama"])
+ANY = [
+    *METHODS, pk.PrefixTuning(num_virtual_tokens=4), pk.EVA(r=2),
+    pk.PeftMethod(config={"peft_type": "VERA", "r": 8, "target_modules": ".*(query|q_proj)"}),
+]  # fmt: skip
+QUICK_ON_LLAMA = ("LoRA", "PrefixTuning", "FullFineTuning")
+"""The others run on Llama in `make slow`."""
+
+
 @pytest.mark.parametrize(
-    "method",
-    [*METHODS, pk.PrefixTuning(num_virtual_tokens=4), pk.EVA(r=2),
-     pk.PeftMethod(config={"peft_type": "VERA", "r": 8, "target_modules": ".*(query|q_proj)"})],
-    ids=lambda m: f"{m!r:.40}",
-)  # fmt: skip
+    ("method", "base"),
+    [
+        *((method, "bert") for method in ANY),
+        *(
+            pytest.param(m, "llama", marks=[] if m.kind() in QUICK_ON_LLAMA else pytest.mark.slow)
+            for m in ANY
+            if m.kind() != "BitFit"  # Llama has no biases
+        ),
+    ],
+    ids=lambda value: f"{value!r:.40}",
+)
 def test_added_tokens_are_trained_and_saved_with_any_method(
     make_recipe, tmp_path, method, base, reviews_with_tokens
 ):
-    if (method.kind(), base) == ("BitFit", "llama"):
-        return
     recipe = make_recipe(method, base, data=reviews_with_tokens, max_steps=4)
     recipe = recipe.with_(base=recipe.base.with_(added_tokens=TOKENS))
     done = run(recipe, str(tmp_path / "run"))
