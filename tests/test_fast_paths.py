@@ -9,11 +9,18 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
+from peft import (
+    LoraConfig,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 
 import peftkit as pk
 from peftkit.data.encoded import IGNORE_INDEX, Encoded, Examples, Head
 from peftkit.data.rows import Row
+from peftkit.methods import lora_linear
 from peftkit.methods.lora_linear import own_layers
 from peftkit.methods.method import trainable_parameters
 from peftkit.training import short_attention
@@ -195,6 +202,29 @@ def test_activations_computed_again_are_those_of_the_packed_row(kind, auto):
     with reader.ready(batch) as given:
         reader.loss(given, lambda o, t, w: task.loss(o, t, w, 0.0)).backward()
     compare_gradients(model, right.gradients)
+
+
+def test_lora_layers_train_after_another_rank_in_the_same_model():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5))
+    configs = {r: LoraConfig(r=r, target_modules=["0"], init_lora_weights=False) for r in (2, 4)}
+    for config in configs.values():
+        lora_linear.Linear.place(config)
+    tuned = get_peft_model(model, configs[2])
+    tuned.add_adapter("other", configs[4])
+    x = torch.randn(3, 6)
+    for name in ("default", "other", "default"):
+        tuned.set_adapter(name)
+        gradients = {}
+        for by_itself in (True, False):
+            (layer,) = lora_linear.own_layers(tuned)
+            layer.by_itself = by_itself
+            tuned.zero_grad()
+            tuned.train()(x).square().sum().backward()
+            trained = trainable_parameters(tuned).items()
+            gradients[by_itself] = {name: p.grad.clone() for name, p in trained}
+        for one, right in zip(*(found.values() for found in gradients.values()), strict=True):
+            torch.testing.assert_close(one, right)
 
 
 @pytest.mark.parametrize("call", [1, 8, 1000])

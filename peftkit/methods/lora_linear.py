@@ -73,10 +73,10 @@ class Linear(PeftLinear):
         """M with what A and B hold now; the weight of the base layer is moved into it, once."""
         weight: Any = self.base_layer.weight
         (height, width), r = weight.shape, len(a)
-        whole = self.whole
-        if whole is None or whole.data_ptr() != weight.data_ptr():
+        shape, whole = (height + r, width + r), self.whole
+        if whole is None or whole.shape != shape or whole.data_ptr() != weight.data_ptr():
             with torch.inference_mode(False):  # the tensors of that mode cannot train
-                whole = weight.new_zeros(height + r, width + r)
+                whole = weight.new_zeros(shape)
             whole[:height, :width] = weight
             weight.data = whole[:height, :width]
             self.whole = whole
