@@ -283,6 +283,7 @@ def _new(name: str) -> None:
     file = Path(f"{name.removesuffix('.py')}.py")
     if _folder_name(file.stem) != file.stem:
         raise RecipeError(f"`{file.stem}` is no name for a file", "use letters, digits, `-`, `_`")
+    refuse_shadowing(file)
     template = resources.files("peftkit").joinpath("new_recipe.py.txt").read_text(encoding="utf-8")
     try:
         with file.open("x", encoding="utf-8") as opened:

@@ -14,6 +14,7 @@ import importlib.util
 import json
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -192,10 +193,9 @@ def refuse_shadowing(script: Path) -> None:
     """Raises RecipeError if a script is named like an installed module, which libraries that want
     that one would import in its place.
     """
-    own = script.parent.resolve()
-    others = [folder for folder in sys.path if Path(folder or ".").resolve() != own]
     name = script.stem
-    spec = PathFinder.find_spec(name, others)
+    installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    spec = None if "." in name else PathFinder.find_spec(name, sorted(installed))
     if name in sys.stdlib_module_names or (spec is not None and spec.origin):
         raise RecipeError(
             f"`{script.name}` hides the installed module `{name}` from the libraries that need it",

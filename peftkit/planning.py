@@ -141,7 +141,7 @@ def _memory(
     trained = cost.trained_numbers / 2**20
     held = process + cost.weights_mb + cost.quantization_state_mb
     files = sum(file.stat().st_size for file in base.folder.glob("*.safetensors")) / 2**20
-    best = 4 * trained if process else 0.0
+    best = 4 * trained if process and course.validations > 1 else 0.0
     state = {
         "gradients": 4 * trained,
         "optimizer": STATE[recipe.training.optimizer] * trained,
@@ -152,7 +152,7 @@ def _memory(
         "weights": cost.weights_mb,
         "quantization_state": cost.quantization_state_mb,
         **state,
-        "best_weights": best if course.validations > 1 else 0.0,
+        "best_weights": best,
         "activations": cost.training_mb,
     }
     peaks = {

@@ -229,6 +229,22 @@ def test_what_cannot_be_a_recipes_file_is_told(in_tmp, capsys, name, said):
     assert said in capsys.readouterr().err
 
 
+def test_no_recipe_is_begun_under_a_name_that_hides_a_module(in_tmp, capsys):
+    with pytest.raises(SystemExit):
+        command_line(["new", "datasets"])
+    assert "hides the installed module" in capsys.readouterr().err
+    assert not list(in_tmp.iterdir())
+
+
+def test_a_name_beside_another_folders_script_hides_nothing(in_tmp, monkeypatch):
+    from peftkit.parts import refuse_shadowing
+
+    (in_tmp / "train.py").touch()
+    monkeypatch.syspath_prepend(str(in_tmp))
+    refuse_shadowing(in_tmp / "recipes/train.py")
+    refuse_shadowing(in_tmp / "my.datasets.py")
+
+
 def test_debug_shows_the_traceback(in_tmp, capsys):
     from peftkit.errors import RecipeError
 

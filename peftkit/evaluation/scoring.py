@@ -81,7 +81,8 @@ def run_model(
         sums = sum(gather_object([sums]))
     if broken:
         raise TrainingError(
-            f"the model puts out NaN or infinity for row {examples.rows[min(broken)].number}",
+            f"the model puts out NaN or infinity for row {examples.rows[min(broken)].number}, or "
+            "for one that was computed with it",
             "before training: the base is damaged, or needs `--base.dtype float32`; "
             "later: lower `training.learning_rate`",
         )

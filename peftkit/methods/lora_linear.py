@@ -11,8 +11,8 @@ On a CPU thin products are slow: those with A and B take a sixth of a step, for 
 multiplications. In training the weights lie in one matrix there, and u and du come out of the
 products with W:
 
-    M = | W   B |       | h | = | W   | x + | b |       | dx |   | W^T |
-        | s A   |       | u |   | s A |     | 0 |       | du | = | B^T | dh
+    M = | W   B |       | h | = | W   | x + | b |       | dx     |   | W^T |
+        | s A   |       | u |   | s A |     | 0 |       | du / s | = | B^T | dh
 
 In evaluation the layer rounds as PEFT's does: a reloaded adapter gives the same bits.
 """
@@ -65,12 +65,14 @@ class Linear(PeftLinear):
         if any(t is not None and t.dtype != torch.float32 for t in operands):
             return super().forward(x)
         in_whole = self.training and x.device.type == "cpu"
-        whole = self._filled(a, b, self.scaling[name]) if in_whole else None
+        whole = self._whole(a, self.scaling[name]) if in_whole else None
         return _low_rank(*operands, self.scaling[name], whole)
 
     @torch.no_grad()
-    def _filled(self, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        """M with what A and B hold now; the weight of the base layer is moved into it, once."""
+    def _whole(self, a: Tensor, scale: float) -> Tensor:
+        """M with what A holds now; the base layer's weight is moved into it, once. B is put in
+        by the backward pass, before which another adapter may have been here.
+        """
         weight: Any = self.base_layer.weight
         (height, width), r = weight.shape, len(a)
         shape, whole = (height + r, width + r), self.whole
@@ -81,8 +83,14 @@ class Linear(PeftLinear):
             weight.data = whole[:height, :width]
             self.whole = whole
         torch.mul(a, scale, out=whole[height:, :width])
-        whole[:height, width:] = b
         return whole
+
+    def settle(self) -> None:
+        """Gives the weight of the base layer a place of its own again."""
+        if self.whole is not None:
+            weight: Any = self.base_layer.weight
+            weight.data = weight.data.contiguous()
+            self.whole = None
 
     def _is_ordinary(self) -> bool:
         names = self.active_adapters
@@ -147,7 +155,9 @@ class _LowRank(torch.autograd.Function):
             of_u = of_out @ b.T.contiguous().T  # three times as fast on a CPU as `of_out @ b`
             of_x = of_out @ weight if needs_x else None
         else:
-            of_x, of_u = (of_out @ ctx.whole[: len(weight)]).split([flat.shape[1], len(a)], 1)
+            upper = ctx.whole[: len(weight)]
+            upper[:, flat.shape[1] :] = b
+            of_x, of_u = (of_out @ upper).split([flat.shape[1], len(a)], 1)
         of_u = of_u * ctx.scale
         if of_x is not None:
             of_x = of_x.addmm_(of_u, a).view(*gradients[0].shape[:-1], flat.shape[1])

@@ -142,8 +142,9 @@ class PeftMethod(_StoredByPeft):
             config.exclude_modules = [*(config.exclude_modules or ()), *head] or None
         elif getattr(config, "target_modules", None) == "all-linear":
             config.target_modules = linear_names(model, head)
-        if wanted := getattr(config, "target_modules", None):
-            named_modules(model, wanted if isinstance(wanted, str) else sorted(wanted), head)
+        wanted = getattr(config, "target_modules", None)
+        if wanted and not isinstance(wanted, str):  # patterns mean something else to some tuners
+            named_modules(model, sorted(wanted), head)
         if hasattr(config, "fan_in_fan_out"):
             config.fan_in_fan_out = fan_in_fan_out(model)
         if hasattr(config, "modules_to_save"):

@@ -73,7 +73,8 @@ def named_modules(
         if name and (kinds is None or isinstance(module, kinds)) and not name.startswith(head)
     ]
     if isinstance(wanted, str):
-        if wanted not in ("", "all-linear") and not any(re.fullmatch(wanted, n) for n in known):
+        every = [name for name, _ in model.named_modules()]  # PEFT may adapt further kinds
+        if wanted not in ("", "all-linear") and not any(re.fullmatch(wanted, n) for n in every):
             raise MethodError(
                 f"`method.target_modules`: `{wanted}` matches no layer of {type(model).__name__}",
                 f"a pattern is for full names, such as {quoted(known[-2:])}",

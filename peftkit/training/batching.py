@@ -198,7 +198,8 @@ class Worst:
 
     indices: tuple[int, ...]
     alone: bool
-    """Whether it is all of its optimizer step, so that no gradients are there before."""
+    """Whether every step that was looked at has one micro-batch only, and no gradients are there
+    before."""
 
 
 def worst_micro_batch(
@@ -214,11 +215,12 @@ def worst_micro_batch(
     if searched < num_steps:
         longest = longest_first(examples)[: training.batch_size]
         steps.append(Step(0, 0, tuple(longest), last_of_epoch=False))
-    found: list[Worst] = []
-    for step in steps:
-        cut = micro_batches(examples, step, training, layout, accelerator, config)
-        found += [Worst(indices, alone=len(cut) == 1) for indices in cut]
-    return max(found, key=lambda one: padded_tokens(examples, one.indices, layout))
+    cuts = [micro_batches(examples, s, training, layout, accelerator, config) for s in steps]
+    largest = max(
+        (indices for cut in cuts for indices in cut),
+        key=lambda indices: padded_tokens(examples, indices, layout),
+    )
+    return Worst(largest, alone=all(len(cut) == 1 for cut in cuts))
 
 
 def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) -> int:

@@ -65,7 +65,8 @@ def attend_from_first(
     scaling: float | None,
     dropout: float,
 ) -> Tensor:
-    """What the first token of each document sees of all its tokens.
+    """What the first token of each document sees of all its tokens. Numbers that are not finite
+    spread from a document to its neighbours in the row.
 
     Args:
         query: (1, heads, tokens, d), of which the first tokens' count; key and value have as many

@@ -17,6 +17,7 @@ from torch import nn
 
 from peftkit.data.encoded import Encoded, Examples
 from peftkit.errors import TrainingError
+from peftkit.methods.lora_linear import own_layers
 from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.recipe import Recipe, Training
 from peftkit.tasks.task import Task
@@ -172,6 +173,8 @@ def train(
                     break
     reader.trunk = None
     best.restore(model)
+    for layer in own_layers(model):
+        layer.settle()
     guards.check_frozen(model, digest)
     model.eval()
     return _result(account, best, started, accelerator, reader)

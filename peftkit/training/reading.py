@@ -3,8 +3,8 @@
 - Of a language model, the output layer sees only the positions whose next token is learned or
   judged, a chunk at a time, so that the logits of a batch never exist; in training each chunk's
   gradient is computed at once (as Liger and Apple do, arXiv:2410.10989, arXiv:2411.09009).
-- Of an encoder's classifier in the packed layout, the last block computes the first token of each
-  example only (`first_tokens`).
+- Of an encoder's classifier in the packed layout, the last block goes on with the first token of
+  each example only; in blocks built like BERT's its queries and attention too (`first_tokens`).
 
 Hooks on the model's modules do it, no code of the model is changed. What they assume of an
 architecture is checked against unpadded single examples (`self_check`), or at the first batch.
