@@ -85,6 +85,10 @@ def command_line(arguments: Sequence[str] | None = None) -> None:
     commands.add_parser("schema", help="print the JSON Schema of recipe.json")
     _add_predict(commands)
     _add_chat(commands)
+    verify = commands.add_parser(
+        "verify", help="tell whether an adapter is what it says; 1 if not, 2 if it is none"
+    )
+    _add_adapter_options(verify)
     options, overrides = parser.parse_known_args(arguments)
     if overrides and options.command not in ("run", "check", "plan"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
@@ -130,6 +134,8 @@ def _command(options: argparse.Namespace, overrides: list[str]) -> None:
         print(json.dumps(recipe_schema(), indent=2))
     elif options.command == "new":
         _new(options.name)
+    elif options.command == "verify":
+        _verify(options)
     elif options.command == "predict":
         _predict(options)
     elif options.command == "chat":
@@ -293,6 +299,17 @@ def _new(name: str) -> None:
     except OSError as error:
         raise OutputError(f"cannot write `{file}`: {error.strerror}") from error
     print(f"wrote {file}\n\n  python {file} --help\n  python {file}")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from peftkit.adapters.verifying import verify
+
+    findings = verify(options.run, options.base, before_loading=_quiet_libraries)
+    findings.print(_console(options.json), f"{options.run}")
+    if options.json:
+        print(json.dumps(findings.to_json(), ensure_ascii=False))
+    if findings.problems:
+        sys.exit(1)
 
 
 def _predict(options: argparse.Namespace) -> None:

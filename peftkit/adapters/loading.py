@@ -13,11 +13,13 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
+from peftkit.adapters.hub import on_this_machine
+from peftkit.adapters.inspecting import inspect
 from peftkit.adapters.probes import compare_probes, tolerance
+from peftkit.adapters.published import completed, published_adapter
 from peftkit.adapters.record import (
     Record,
     chat_template_sha256,
-    config_digests,
     tokenizer_sha256,
 )
 from peftkit.bases.added_tokens import load_added_tokens
@@ -29,7 +31,6 @@ from peftkit.data.rows import Row
 from peftkit.errors import AdapterError, RecipeError
 from peftkit.evaluation.generating import write
 from peftkit.evaluation.scoring import run_model
-from peftkit.packaged import sha256_of
 from peftkit.recipe import Recipe
 from peftkit.tasks.task import Prediction, Reply
 from peftkit.training.devices import open_accelerator, weights_dtype
@@ -114,9 +115,10 @@ class LoadedAdapter:
 
 
 def load(path: str, base: str = "") -> LoadedAdapter:
-    """Loads the adapter of a run folder, or an adapter folder itself, on its base.
+    """Loads an adapter on its base: of peftkit's own, or one that PEFT has saved.
 
     Args:
+        path: a run folder, an adapter folder, or a Hub id (`org/name`, `org/name@revision`).
         base: where the base is, if not where the recipe says.
 
     Raises:
@@ -125,7 +127,10 @@ def load(path: str, base: str = "") -> LoadedAdapter:
     adapter, record, recipe = read_adapter(path, base)
     opened = open_base(recipe.base, recipe.method.position_offset)
     recipe = recipe.with_(base=opened.spec)
-    check_base(opened, record)
+    if record.base:
+        check_base(opened, record)
+    else:
+        record = completed(record, opened)
     accelerator = open_accelerator(recipe.base)
     model = load_trained_model(adapter, recipe, opened, record.head, accelerator.device)
     with accelerator.autocast():
@@ -137,28 +142,28 @@ def read_adapter(path: str, base: str = "") -> tuple[Path, Record, Recipe]:
     """The adapter folder of a path, what it says of itself, and the recipe to load it by.
 
     Raises:
-        AdapterError: it is none, or a file was changed.
+        AdapterError: it is none, a file was changed, or it is not safe to load.
     """
-    folder = Path(path).expanduser()
-    adapter = adapter_folder(folder)
-    if not adapter.is_dir():
-        raise AdapterError(f"no folder `{path}`", "give a run folder such as `runs/<name>`")
-    record = Record.read(adapter)
-    check_files(adapter, record)
-    recipe = _recipe(folder, record, base)
-    if (template := adapter / CHAT_TEMPLATE).is_file():  # the base's own may have changed since
+    found = inspect(on_this_machine(path))
+    found.raise_if_wrong()
+    if found.record is None:
+        return found.folder, *published_adapter(found, base)
+    record = Record.read(found.folder)
+    recipe = _recipe(Path(path).expanduser(), record, base)
+    if (template := found.folder / CHAT_TEMPLATE).is_file():  # the base's own may have changed
         recipe = recipe.with_(base=recipe.base.with_(chat_template=str(template)))
-    return adapter, record, recipe
-
-
-def adapter_folder(path: Path) -> Path:
-    """The adapter in a run folder, or the folder itself."""
-    return path / "adapter" if (path / "adapter").is_dir() else path
+    return found.folder, record, recipe
 
 
 def check_base(opened: OpenedBase, record: Record) -> None:
     """Raises AdapterError unless a base has the tokenizer and the files of the training."""
     check_tokenizer(opened, record)
+    check_template(opened, record)
+    check_base_files(opened, record)
+
+
+def check_template(opened: OpenedBase, record: Record) -> None:
+    """Raises AdapterError unless prompts are written as in training."""
     if record.head.generation and chat_template_sha256(opened.tokenizer) != (
         record.chat_template_sha256
     ):
@@ -166,7 +171,6 @@ def check_base(opened: OpenedBase, record: Record) -> None:
             f"the chat template `{CHAT_TEMPLATE}` is not the one the adapter was trained with",
             "copy the adapter folder again",
         )
-    check_base_files(opened, record)
 
 
 def check_tokenizer(opened: OpenedBase, record: Record) -> None:
@@ -189,17 +193,6 @@ def check_base_files(opened: OpenedBase, record: Record) -> None:
             f"the adapter belongs to `{record.base['hub_id'] or record.base['name']}`; "
             "say where that is with `--base`",
         )
-
-
-def check_files(adapter: Path, record: Record) -> None:
-    """Raises AdapterError unless weights and configurations are those that were saved."""
-    found = config_digests(adapter)
-    for name in record.weights:
-        found[name] = sha256_of(adapter / name) if (adapter / name).is_file() else ""
-    for name, digest in {**record.weights, **record.configs}.items():
-        if found.get(name, "") != digest:
-            state = "was changed after it was saved" if found.get(name) else "is missing"
-            raise AdapterError(f"`{adapter / name}` {state}", "copy the adapter folder again")
 
 
 def load_trained_model(

@@ -13,12 +13,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from peftkit.adapters.headers import read_header
+from peftkit.adapters.inspecting import CONFIG, RECORD, record_sha256, tensor_sha256
 from peftkit.adapters.probes import Probe
 from peftkit.data.encoded import Head
 from peftkit.errors import AdapterError
 from peftkit.recipe import Recipe
 
-NAME = "peftkit.json"
 FORMAT = 1
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "evaluate")
 
@@ -39,6 +40,10 @@ class Record:
     head: Head
     weights: dict[str, str]
     """File name -> SHA-256."""
+    tensors: dict[str, dict[str, Any]]
+    """File name -> tensor -> dtype, shape, SHA-256 of its bytes."""
+    peft_config: dict[str, Any]
+    """The content of adapter_config.json; empty for methods that have none."""
     configs: dict[str, str]
     """JSON file beside the weights -> SHA-256 of its content, whatever its formatting."""
     metrics: dict[str, dict[str, float]]
@@ -48,8 +53,10 @@ class Record:
 
     def write(self, folder: Path) -> None:
         """Writes peftkit.json."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False)
-        (folder / NAME).write_text(text + "\n", encoding="utf-8")
+        value = {"format": FORMAT, **asdict(self)}
+        value["sha256"] = record_sha256(value)
+        text = json.dumps(value, indent=1, ensure_ascii=False)
+        (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
     @staticmethod
     def read(folder: Path) -> Record:
@@ -58,7 +65,7 @@ class Record:
         Raises:
             AdapterError: there is none, or it is damaged or of a later format.
         """
-        file = folder / NAME
+        file = folder / RECORD
         try:
             value = json.loads(file.read_text(encoding="utf-8"))
             found = value.pop("format")
@@ -68,12 +75,18 @@ class Record:
                 )
             head = value.pop("head")
             probes = tuple(Probe.from_json(probe) for probe in value.pop("probes"))
+            later: dict[str, Any] = {
+                "tensors": {},
+                "peft_config": {},
+            }  # fields that older adapters do not have
             return Record(
-                head=Head(**{**head, "labels": tuple(head["labels"])}), probes=probes, **value
+                head=Head(**{**head, "labels": tuple(head["labels"])}),
+                probes=probes,
+                **{**later, **value},
             )
         except FileNotFoundError as error:
             raise AdapterError(
-                f"`{folder}` is not an adapter of peftkit: it has no {NAME}",
+                f"`{folder}` is not an adapter of peftkit: it has no {RECORD}",
                 "give a run folder (`runs/<name>`) or its `adapter` folder",
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -88,7 +101,7 @@ def config_digests(folder: Path) -> dict[str, str]:
     """
     digests = {}
     for file in sorted(folder.glob("*.json")):
-        if file.name == NAME:
+        if file.name == RECORD:
             continue
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
@@ -97,6 +110,23 @@ def config_digests(folder: Path) -> dict[str, str]:
         text = json.dumps(content, sort_keys=True)
         digests[file.name] = hashlib.sha256(text.encode()).hexdigest()
     return digests
+
+
+def tensor_digests(folder: Path) -> dict[str, dict[str, Any]]:
+    """File name -> tensor -> dtype, shape, digest of its bytes."""
+    found: dict[str, dict[str, Any]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        found[file.name] = {
+            name: [stored.dtype, stored.shape, tensor_sha256(file, stored)]
+            for name, stored in sorted(read_header(file).items())
+        }
+    return found
+
+
+def peft_config(folder: Path) -> dict[str, Any]:
+    """The content of adapter_config.json; empty if there is none."""
+    file = folder / CONFIG
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
 def versions() -> dict[str, str]:

@@ -9,18 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from peftkit.adapters.loading import (
-    CHAT_TEMPLATE,
-    adapter_folder,
-    check_base_files,
-    check_files,
-    check_tokenizer,
-)
-from peftkit.adapters.record import NAME, Record, chat_template_sha256
+from peftkit.adapters.hub import on_this_machine
+from peftkit.adapters.inspecting import inspect
+from peftkit.adapters.loading import CHAT_TEMPLATE, check_base_files, check_tokenizer
+from peftkit.adapters.record import Record, chat_template_sha256
 from peftkit.bases.added_tokens import restore_added_tokens
 from peftkit.bases.opening import OpenedBase, has_weights
 from peftkit.data.encoded import Head
-from peftkit.errors import AdapterError, first_line, quoted
+from peftkit.errors import AdapterError, quoted
 from peftkit.packaged import sha256_of
 from peftkit.recipe import Recipe
 
@@ -61,19 +57,10 @@ def find_start(recipe: Recipe) -> Start | None:
     name = recipe.start_from
     if not name:
         return None
-    folder = adapter_folder(Path(name).expanduser())
-    if not folder.is_dir():
-        folder = _from_hub(name)
-    if (folder / NAME).is_file():
-        record = Record.read(folder)
-        check_files(folder, record)
-        return Start(name, folder, record)
-    if not (folder / "adapter_config.json").is_file():
-        raise AdapterError(
-            f"`start_from`: `{folder}` holds no adapter",
-            "give a run folder, or a folder with adapter_config.json",
-        )
-    return Start(name, folder, None)
+    found = inspect(on_this_machine(name))
+    found.raise_if_wrong()
+    record = None if found.record is None else Record.read(found.folder)
+    return Start(name, found.folder, record)
 
 
 def check_start(start: Start, base: OpenedBase, head: Head) -> None:
@@ -125,20 +112,3 @@ def _told(head: Head) -> str:
     return (
         f"{head.task_type} with the labels {quoted(head.labels)}" if head.labels else head.task_type
     )
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    repository, _, revision = name.partition("@")
-    patterns = ["*.json", "*.safetensors", "*.jinja"]
-    try:
-        return Path(
-            snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
-        )
-    except Exception as error:  # the Hub's client raises many kinds
-        raise AdapterError(
-            f"`start_from` is `{name}`, which is no folder, and the Hub does not give it: "
-            f"{first_line(error)}",
-            "give a run folder such as `runs/<name>`, or check the id and the network",
-        ) from error

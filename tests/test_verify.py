@@ -1,0 +1,448 @@
+"""Adapters that are not what they say are refused with the cause; those that are, pass."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import peftkit as pk
+from peftkit.adapters.hazards import wrong_settings, wrong_template
+from peftkit.adapters.inspecting import inspect
+from peftkit.adapters.verifying import verify
+from peftkit.errors import AdapterError
+from peftkit.run import run
+
+METHODS = {
+    "LoRA": pk.LoRA(r=4),
+    "PrefixTuning": pk.PrefixTuning(num_virtual_tokens=4),
+    "BottleneckAdapter": pk.BottleneckAdapter(),
+    "HeadOnly": pk.HeadOnly(),
+}
+TENSORS = 4
+"""Of each adapter, so many tensors are changed in each way."""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, bases, reviews):
+    """One adapter folder of each method."""
+    folder = tmp_path_factory.mktemp("runs")
+    found = {}
+    for kind, method in METHODS.items():
+        recipe = pk.Recipe(
+            base=pk.Base(name_or_path=str(bases["bert"])),
+            task=pk.TextClassification(data=pk.Data(path=str(reviews))),
+            method=method,
+            training=pk.Training(max_steps=2, batch_size=8, learning_rate=5e-3),
+        )
+        found[kind] = run(recipe, str(folder / kind)).folder
+    return found
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    def make(kind: str) -> Path:
+        shutil.rmtree(tmp_path / kind, ignore_errors=True)
+        shutil.copytree(saved[kind], tmp_path / kind)
+        return tmp_path / kind / "adapter"
+
+    return make
+
+
+Change = Callable[[Path], None]
+
+
+def weights_of(folder: Path) -> Path:
+    return next(iter(sorted(folder.glob("*.safetensors"))))
+
+
+def with_tensors(change: Callable[[dict[str, Any], str], Any], name: str) -> Change:
+    def apply(folder: Path) -> None:
+        tensors = load_file(file := weights_of(folder))
+        change(tensors, name)
+        save_file(tensors, file, metadata={"format": "pt"})
+
+    return apply
+
+
+def put(value: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict[str, Any], str], None]:
+    def change(tensors: dict[str, Any], name: str) -> None:
+        tensors[name] = value(tensors[name].clone()).contiguous()
+
+    return change
+
+
+def first_is(number: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        tensor.view(-1)[0] = number
+        return tensor
+
+    return change
+
+
+def rename(tensors: dict[str, Any], name: str) -> None:
+    tensors[f"{name}_"] = tensors.pop(name)
+
+
+def add(tensors: dict[str, Any], name: str) -> None:
+    tensors[f"{name}.more"] = torch.ones(3)
+
+
+def flip_bit(name: str, bit: int) -> Change:
+    def apply(folder: Path) -> None:
+        (tensors,) = (t for f, t in inspect(str(folder)).tensors.items() if name in t)
+        file = weights_of(folder)
+        with file.open("r+b") as opened:
+            opened.seek(tensors[name].begin + bit // 8)
+            byte = opened.read(1)[0]
+            opened.seek(-1, 1)
+            opened.write(bytes([byte ^ 1 << bit % 8]))
+
+    return apply
+
+
+def edit(file: str, *path: str, value: Any) -> Change:
+    def apply(folder: Path) -> None:
+        content = json.loads((folder / file).read_text())
+        at = content
+        for key in path[:-1]:
+            at = at[key]
+        assert at.get(path[-1]) != value
+        at[path[-1]] = value
+        (folder / file).write_text(json.dumps(content))
+
+    return apply
+
+
+def cut(share: float) -> Change:
+    def apply(folder: Path) -> None:
+        data = (file := weights_of(folder)).read_bytes()
+        file.write_bytes(data[: int(len(data) * share)])
+
+    return apply
+
+
+def drop_head(folder: Path) -> None:
+    tensors = load_file(file := weights_of(folder))
+    left = {n: t for n, t in tensors.items() if "classifier" not in n}
+    assert len(left) < len(tensors)
+    save_file(left, file, metadata={"format": "pt"})
+
+
+def mutations(adapter: Path) -> Iterator[tuple[str, Change, str]]:
+    """Name, how to make it, what must be said of it."""
+    names = sorted(load_file(weights_of(adapter)))
+    for name in names[:: max(1, len(names) // TENSORS)][:TENSORS]:
+        yield f"drop {name}", with_tensors(dict.pop, name), f"`{name}` is missing"
+        yield f"rename {name}", with_tensors(rename, name), f"`{name}` is missing; `{name}_` has"
+        yield f"add {name}", with_tensors(add, name), f"`{name}.more` was not there"
+        turned = put(lambda t: t.reshape(-1, 1))
+        yield f"reshape {name}", with_tensors(turned, name), f"`{name}` is F32 of shape"
+        yield f"half {name}", with_tensors(put(torch.Tensor.half), name), f"`{name}` is F16 of"
+        for number in (float("nan"), float("inf")):
+            change = with_tensors(put(first_is(number)), name)
+            yield f"{number} {name}", change, f"`{name}` holds numbers that are not finite"
+        yield f"zero {name}", with_tensors(put(torch.zeros_like), name), f"`{name}` holds zeros"
+        yield f"flip {name}", flip_bit(name, 5), f"`{name}` holds other values"
+    yield "no head", drop_head, "classifier"
+    for share in (0.0, 0.5, 0.99):
+        yield f"cut to {share}", cut(share), "is damaged"
+    yield "longer", lambda f: weights_of(f).open("ab").write(b"0000") and None, "is damaged"
+    yield "gone", lambda folder: weights_of(folder).unlink(), "no .safetensors file"
+    yield "labels", edit("peftkit.json", "head", "labels", value=["x", "y"]), "peftkit.json was"
+    yield "task", edit("peftkit.json", "head", "task_type", value="CAUSAL_LM"), "peftkit.json was"
+    if (adapter / "adapter_config.json").is_file():
+        config = "adapter_config.json"
+        for field, value in {
+            "peft_type": "IA3", "task_type": "CAUSAL_LM", "lora_alpha": 99, "use_rslora": True,
+            "r": 5, "target_modules": ["query"], "num_virtual_tokens": 5, "use_dora": True,
+        }.items():  # fmt: skip
+            if field in json.loads((adapter / config).read_text()):
+                yield field, edit(config, field, value=value), f"`{field}` in adapter_config.json"
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_every_mutation_is_refused_with_its_cause(saved, copy, kind):
+    listed = list(mutations(saved[kind] / "adapter"))
+    assert len({name for name, _, _ in listed}) == len(listed)
+    for name, change, cause in listed:
+        change(folder := copy(kind))
+        problems = inspect(str(folder)).findings.problems
+        assert any(cause in problem.found for problem in problems), (name, problems)
+
+
+def test_there_are_two_hundred_of_them(saved):
+    counts = [len(list(mutations(folder / "adapter"))) for folder in saved.values()]
+    assert sum(counts) + 4 * len(METHODS) >= 150, counts
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_what_was_saved_passes(saved, kind):
+    findings = verify(str(saved[kind]))
+    assert not findings.problems
+    assert [f.check for f in findings.all] == [
+        "files", *(["settings"] if kind != "HeadOnly" else []), "weights", "digests", "base",
+        "tokenizer", "tensors", "answers", "effect",
+    ]  # fmt: skip
+    assert all(finding.result == "ok" for finding in findings.all)
+
+
+@pytest.fixture(scope="module")
+def wrong_bases(tmp_path_factory, bases):
+    """Other bases: cause -> folder."""
+    from transformers import AutoModel, BertConfig
+
+    folder = tmp_path_factory.mktemp("bases")
+    config = BertConfig.from_pretrained(bases["bert"])
+    made = {}
+    for cause, change in {
+        "is not the base of this adapter": {},
+        "has 1 layers": {"num_hidden_layers": config.num_hidden_layers - 1},
+        "has 3 layers": {"num_hidden_layers": config.num_hidden_layers + 1},
+    }.items():
+        made[cause] = folder / str(len(made))
+        shutil.copytree(bases["bert"], made[cause])
+        torch.manual_seed(3)
+        other = BertConfig(**{**config.to_dict(), **change})
+        AutoModel.from_config(other).save_pretrained(made[cause])
+    made["the tokenizer of"] = folder / "tokenizer"
+    shutil.copytree(bases["bert"], made["the tokenizer of"])
+    file = made["the tokenizer of"] / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["warm"], vocabulary["cold"] = vocabulary["cold"], vocabulary["warm"]
+    file.write_text(json.dumps(content))
+    return made
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_another_base_is_told(saved, wrong_bases, kind):
+    for cause, base in wrong_bases.items():
+        (problem,) = verify(str(saved[kind]), str(base)).problems
+        assert cause in problem.found
+
+
+HOSTILE = {
+    "megatron": ("adapter_config.json", {"megatron_core": "os"}, "`megatron_core` is set"),
+    "mapping": (
+        "adapter_config.json", {"auto_mapping": {"parent_library": "os"}}, "`auto_mapping` is set"
+    ),
+    "replication": ("adapter_config.json", {"layer_replication": [[0, 4000]]}, "4,000 layers"),
+    "rank": ("adapter_config.json", {"r": 10_000_000}, "`r` is 10,000,000"),
+    "pattern": ("adapter_config.json", {"target_modules": "(a+)+b"}, "repeats within repeats"),
+    "base": ("adapter_config.json", {"base_model_name_or_path": "../../etc"}, "leads out"),
+    "nul": ("adapter_config.json", {"base_model_name_or_path": "a\0b"}, "leads out"),
+    "names": ("peftkit.json", {"weights": {"../../x": ""}}, "names files elsewhere"),
+    "template": (
+        "tokenizer_config.json",
+        {"chat_template": "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}"
+                          "{% endfor %}"},
+        "loops over ranges",
+    ),
+}  # fmt: skip
+WATCH = """
+import os, resource, sys
+opened, forbidden = [], []
+def hook(event, arguments):
+    if event == "open" and isinstance(arguments[0], str): opened.append(arguments[0])
+    if event in ("os.system", "subprocess.Popen", "os.exec", "socket.connect"):
+        forbidden.append(event)
+    if event == "import" and arguments[0] in ("torch", "peft", "transformers", "jinja2"):
+        forbidden.append(arguments[0])
+sys.addaudithook(hook)
+from peftkit.cli import command_line
+code = 0
+try:
+    command_line(["verify", sys.argv[1], "--json"])
+except SystemExit as end:
+    code = end.code
+allowed = (os.path.realpath(sys.argv[1]), sys.prefix, sys.base_prefix, sys.argv[2], "/proc", "/dev")
+elsewhere = [f for f in opened if not os.path.realpath(f).startswith(allowed)]
+print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, forbidden, elsewhere)
+"""
+
+
+def hostile_folder(folder: Path, name: str) -> Path:
+    if name in HOSTILE:
+        file, change, _ = HOSTILE[name]
+        path = folder / file
+        content = json.loads(path.read_text()) if path.is_file() else {}
+        path.write_text(json.dumps({**content, **change}))
+    elif name == "pickle":
+        weights_of(folder).unlink()
+        (folder / "adapter_model.bin").write_bytes(b"cos\nsystem\n(S'touch /tmp/ran'\ntR.")
+    else:
+        claims = {"header": 300_000_000, "tensor name": 0}
+        header = json.dumps(
+            {"../../x\0": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+        ).encode()
+        length = claims[name] or len(header)
+        weights_of(folder).write_bytes(struct.pack("<Q", length) + header + bytes(4))
+    return folder
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "pickle", "header", "tensor name"])
+def test_hostile_adapters_are_refused_before_anything_is_loaded(copy, name):
+    folder = hostile_folder(copy("LoRA"), name)
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, str(folder), str(Path(pk.__file__).parent)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    seconds = time.monotonic() - start
+    told, last = done.stdout.splitlines()
+    expected = HOSTILE[name][2] if name in HOSTILE else {
+        "pickle": "is a pickle", "header": "claims a header", "tensor name": "is no name",
+    }[name]  # fmt: skip
+    problems = [f["found"] for f in json.loads(told)["findings"] if f["result"] == "wrong"]
+    assert any(expected in found for found in problems), problems
+    code, memory, rest = last.split(maxsplit=2)
+    assert code == "1"
+    assert float(memory) < 150
+    assert seconds < 6, "two on a machine that does nothing else"
+    assert rest == "[] []"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "refused"),
+    [
+        (r".*\.layers\.(0|1|2)\.self_attn\.(q|k|v)_proj", False),
+        (r"^(?!.*lm_head).*(query|value)$", False),
+        (r"model\.layers\.\d+\.mlp\..*", False),
+        (r"(a|aa)+$", True),
+        (r"(.*)*x", True),
+        (r"((a{2,9}){2,9}){2,9}", True),
+        (r"(x", True),
+        (".*a" * 9, True),
+        ("a" * 3000, True),
+    ],
+)
+def test_patterns_that_take_for_ever_are_told_from_others(pattern, refused):
+    assert bool(list(wrong_settings({"target_modules": pattern}))) is refused
+
+
+def test_the_templates_in_use_pass():
+    templates = list((Path(pk.__file__).parent / "bases/templates").iterdir())
+    assert templates
+    for template in templates:
+        assert not list(wrong_template(template.read_text()))
+    assert list(wrong_template("{{ 'a' * 99999999 }}"))
+    assert list(wrong_template("{{ 9 ** 9 }}"))
+    assert not list(wrong_template("{{ 'in 99999999' }}"))
+
+
+def test_what_is_no_adapter_ends_with_two(tmp_path, saved, capsys):
+    from peftkit.cli import command_line
+
+    (tmp_path / "empty").mkdir()
+    for path, said in ((tmp_path / "empty", "holds no adapter"), (tmp_path / "emtpy", "no folder")):
+        with pytest.raises(SystemExit) as caught:
+            command_line(["verify", str(path)])
+        assert caught.value.code == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(AdapterError, match="holds no adapter"):
+        verify(str(tmp_path / "empty"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, bases):
+    """What plain PEFT leaves of a causal Llama and of a classifying BERT: name -> folder."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("plain")
+    for name, kind, base, task in (
+        ("llama", AutoModelForCausalLM, "llama", "CAUSAL_LM"),
+        ("bert", AutoModelForSequenceClassification, "bert", "SEQ_CLS"),
+    ):
+        torch.manual_seed(0)
+        config = LoraConfig(r=4, target_modules="all-linear", task_type=task)
+        model = get_peft_model(kind.from_pretrained(bases[base]), config)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data.normal_(std=0.1)
+        model.save_pretrained(folder / name)
+        ids = torch.tensor([[2, 9, 11, 14, 3]])
+        torch.save(model.eval()(input_ids=ids).logits, folder / f"{name}.pt")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_what_plain_peft_saved_loads_and_is_explained(plain, bases, name):
+    findings = verify(str(plain / name), str(bases[name]))
+    assert not findings.problems
+    told = {finding.check: finding for finding in findings.all}
+    assert told["record"].result == told["base"].result == "note"
+    assert told["tensors"].result == told["effect"].result == "ok"
+    adapter = pk.load(str(plain / name), str(bases[name]))
+    ids = torch.tensor([[2, 9, 11, 14, 3]])
+    found = adapter.model(input_ids=ids).logits
+    torch.testing.assert_close(found, torch.load(plain / f"{name}.pt"), rtol=0, atol=1e-6)
+    (answer,) = adapter.predict(["a warm film"])
+    assert answer
+
+
+def with_config(source: Path, target: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    shutil.copytree(source, target)
+    config = json.loads((file := target / "adapter_config.json").read_text())
+    change(config)
+    file.write_text(json.dumps(config))
+    return target
+
+
+def test_an_older_and_a_newer_config_are_explained(plain, bases, tmp_path):
+    kept = (
+        "peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "bias",
+        "fan_in_fan_out", "inference_mode", "modules_to_save", "base_model_name_or_path",
+    )  # fmt: skip
+    older = with_config(
+        plain / "llama", tmp_path / "older",
+        lambda c: [c.pop(name) for name in list(c) if name not in kept],
+    )  # fmt: skip
+    findings = verify(str(older), str(bases["llama"]))
+    assert not findings.problems
+    assert any("an earlier PEFT saved it" in finding.meaning for finding in findings.all)
+    newer = with_config(
+        plain / "llama", tmp_path / "newer", lambda c: c.update(sparkle=None, peft_version="9.0")
+    )
+    findings = verify(str(newer), str(bases["llama"]))
+    assert not findings.problems
+    assert any("`sparkle` is None" in finding.found for finding in findings.all)
+    changed = with_config(plain / "llama", tmp_path / "changed", lambda c: c.update(sparkle=0.5))
+    (problem,) = verify(str(changed), str(bases["llama"])).problems
+    assert "`sparkle` is 0.5" in problem.found
+
+
+def test_a_dead_path_of_the_base_asks_for_it(plain, bases, tmp_path):
+    dead = with_config(
+        plain / "llama", tmp_path / "dead",
+        lambda c: c.update(base_model_name_or_path="/home/someone/models/llama"),
+    )  # fmt: skip
+    (problem,) = verify(str(dead)).problems
+    assert "a folder of the machine where it was trained" in problem.found
+    assert "--base" in problem.advice
+    assert not verify(str(dead), str(bases["llama"])).problems
+
+
+def test_an_adapter_of_other_layers_or_without_its_head_is_told(plain, bases, tmp_path):
+    shutil.copytree(plain / "llama", tmp_path / "more")
+    tensors = load_file(file := weights_of(tmp_path / "more"))
+    extra = {n.replace("layers.1.", "layers.7."): t.clone() for n, t in tensors.items()}
+    save_file({**tensors, **extra}, file)
+    (problem,) = verify(str(tmp_path / "more"), str(bases["llama"])).problems
+    assert "layers.7" in problem.found
+    shutil.copytree(plain / "bert", tmp_path / "headless")
+    tensors = load_file(file := weights_of(tmp_path / "headless"))
+    save_file({n: t for n, t in tensors.items() if "classifier" not in n}, file)
+    (problem,) = verify(str(tmp_path / "headless"), str(bases["bert"])).problems
+    assert "no tensor of the classifier" in problem.found
