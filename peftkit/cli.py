@@ -37,8 +37,6 @@ from peftkit.recipe import Recipe, recipe_schema
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from peftkit.tasks.task import Piece
-
 
 def main(recipe: Callable[[], Recipe], arguments: Sequence[str] | None = None) -> None:
     """Runs a recipe script: builds its recipe, applies the command line's overrides, trains.
@@ -222,7 +220,7 @@ def _run(recipe: Recipe, options: argparse.Namespace) -> None:
 
 def _check(recipe: Recipe, options: argparse.Namespace) -> None:
     _quiet_libraries()
-    from peftkit.evaluation.report import print_ledger
+    from peftkit.evaluation.report import print_example, print_ledger
     from peftkit.run import prepare
 
     prepared = prepare(recipe)
@@ -237,7 +235,7 @@ def _check(recipe: Recipe, options: argparse.Namespace) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    _print_example(prepared.example(), console)
+    print_example(console, prepared.example())
     console.print("\n  nothing is wrong that can be told without weights", style="green")
     if options.json:
         value = {
@@ -271,16 +269,6 @@ def _plan(recipe: Recipe, options: argparse.Namespace) -> None:
     print_plan(_console(options.json), planned)
     if options.json:
         print(json.dumps(planned, ensure_ascii=False))
-
-
-def _print_example(pieces: Sequence[Piece], console: Console) -> None:
-    """What is supervised in colour; between marks where there are no colours."""
-    for piece in pieces:
-        text, style = piece.text, "bold green" if piece.supervised else "dim"
-        if piece.supervised and not console.is_terminal:
-            text = f"⟦{text}⟧"
-        console.print(text, style=style, end="", highlight=False, markup=False, soft_wrap=True)
-    console.print("\n  [bold green]in green[/] or ⟦marked⟧: what is supervised", highlight=False)
 
 
 def _new(name: str) -> None:

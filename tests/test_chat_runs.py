@@ -577,5 +577,5 @@ class TestStartFrom:
         (in_tmp / "empty").mkdir()
         with pytest.raises(AdapterError, match="holds no adapter"):
             prepare(make_chat().with_(start_from="empty"))
-        with pytest.raises(AdapterError, match="which is no folder"):
+        with pytest.raises(AdapterError, match="is no folder"):
             prepare(make_chat().with_(start_from="nobody/nothing-there-xyz"))

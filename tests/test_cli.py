@@ -127,7 +127,7 @@ def test_predict_files_keeps_rows_and_never_overwrites(run_folder, in_tmp, capsy
         (["RUN", "--file", "bad.csv", "--out", "o.csv"], "no column `text`"),
         (["RUN", "--file", "bad.csv"], "needs `--out"),
         (["RUN", "--text", "a", "--text-pair", "b"], "leave `--text-pair` out"),
-        ([".", "--text", "a"], "it has no peftkit.json"),
+        ([".", "--text", "a"], "holds no adapter"),
     ],
 )
 def test_predict_refuses_nonsense(run_folder, in_tmp, capsys, arguments, message):

@@ -95,7 +95,7 @@ class TestEveryRun:
         content = bytearray(file.read_bytes())
         content[-1] ^= 1
         file.write_bytes(content)
-        with pytest.raises(AdapterError, match="was changed after it was saved"):
+        with pytest.raises(AdapterError, match="holds other values than were saved"):
             peftkit.load(str(tmp_path / "copy"))
 
     def test_a_changed_configuration_is_refused_and_a_reformatted_one_is_not(
@@ -110,7 +110,9 @@ class TestEveryRun:
             file.write_text(json.dumps(content))
             peftkit.load(str(folder))
             file.write_text(json.dumps({**content, "lora_alpha": 99, "extra": 1}))
-            with pytest.raises(AdapterError, match="was changed after it was saved"):
+            with pytest.raises(
+                AdapterError, match=r"in adapter_config.json is|is not as it was saved"
+            ):
                 peftkit.load(str(folder))
             file.unlink()
             with pytest.raises(AdapterError, match="is missing"):

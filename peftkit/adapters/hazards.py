@@ -16,7 +16,7 @@ PATTERNS = ("target_modules", "exclude_modules", "layers_pattern", "target_param
 PATTERN_KEYS = ("rank_pattern", "alpha_pattern")
 """Those whose keys are."""
 RUN_CODE = {
-    "megatron_core": "PEFT would import the module that it names",
+    "megatron_config": "PEFT would import the module that `megatron_core` names",
     "auto_mapping": "PEFT would import the class that it names",
     "custom_modules": "PEFT would use classes that it names",
 }
@@ -40,24 +40,31 @@ def wrong_settings(config: dict[str, Any]) -> Iterator[str]:
     for name, why in RUN_CODE.items():
         if config.get(name):
             yield f"`{name}` is set: {why}"
+    if config.get("megatron_core") not in (None, "", "megatron.core"):  # as PEFT writes it
+        yield f"`megatron_core` is {config['megatron_core']!r}: PEFT could import it as a module"
+    yield from _wrong_numbers(config)
+    for name in PATTERN_KEYS:
+        for key, value in _items(config.get(name)):
+            ranks = value if isinstance(value, list) else [value]  # AdaLoRA's are lists
+            if not all(isinstance(n, int | float) and 0 <= n <= LIMITS["r"] for n in ranks):
+                yield f"`{name}` of `{key}` is {value!r}"
+            yield from _wrong_pattern(name, key)
+    for name in PATTERNS:
+        if isinstance(pattern := config.get(name), str) and pattern != "all-linear":
+            yield from _wrong_pattern(name, pattern)
+    yield from _wrong_replication(config.get("layer_replication"))
+
+
+def _wrong_numbers(config: dict[str, Any]) -> Iterator[str]:
     for name, most in LIMITS.items():
         if (value := config.get(name)) is not None:
             if type(value) is not int or value < 0:
                 yield f"`{name}` is {value!r}, and must be a whole number"
             elif value > most:
                 yield f"`{name}` is {value:,}; {most:,} is the most that is loaded"
-    for name in PATTERN_KEYS:
-        for key, value in _items(config.get(name)):
-            if not isinstance(value, int | float) or not 0 <= value <= LIMITS["r"]:
-                yield f"`{name}` of `{key}` is {value!r}"
-            yield from _wrong_pattern(name, key)
     alpha = config.get("lora_alpha")
     if alpha is not None and not (isinstance(alpha, int | float) and math.isfinite(alpha)):
         yield f"`lora_alpha` is {alpha!r}"
-    for name in PATTERNS:
-        if isinstance(pattern := config.get(name), str) and pattern != "all-linear":
-            yield from _wrong_pattern(name, pattern)
-    yield from _wrong_replication(config.get("layer_replication"))
 
 
 def _items(value: Any) -> list[tuple[str, Any]]:

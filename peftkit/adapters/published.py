@@ -39,6 +39,9 @@ def published_adapter(found: Inspected, base: str = "") -> tuple[Record, Recipe]
     """
     config = found.config
     assert config is not None
+    for changes, told, meaning in other_fields(config):
+        if changes:
+            raise AdapterError(f"{told}: {meaning}", "update PEFT")
     task_type = config.get("task_type")
     if task_type not in HEADS:
         raise AdapterError(
@@ -79,7 +82,7 @@ def completed(record: Record, base: OpenedBase) -> Record:
         if len(named) == len(head.labels) and len(set(labels)) == len(labels):
             head = dataclasses.replace(head, labels=labels)
     elif not head.generation:
-        ends = base.tokenizer.eos_token_id
+        ends = [base.tokenizer.eos_token_id]
         options = {"max_new_tokens": 256, "do_sample": False, "eos_token_id": ends}
         head = dataclasses.replace(head, generation=options)
     return dataclasses.replace(record, head=head)

@@ -75,10 +75,8 @@ class Record:
                 )
             head = value.pop("head")
             probes = tuple(Probe.from_json(probe) for probe in value.pop("probes"))
-            later: dict[str, Any] = {
-                "tensors": {},
-                "peft_config": {},
-            }  # fields that older adapters do not have
+            value.pop("sha256", None)
+            later: dict[str, Any] = {"tensors": {}, "peft_config": {}}  # older ones lack them
             return Record(
                 head=Head(**{**head, "labels": tuple(head["labels"])}),
                 probes=probes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from peftkit.data.ledger import Ledger, describe_malformed
 from peftkit.evaluation.receipt import duration
+from peftkit.tasks.task import Piece
 
 
 def print_ledger(console: Console, ledger: Ledger) -> None:
@@ -116,3 +118,13 @@ def _table(first: str, *others: str) -> Table:
 
 def _count(value: int) -> str:
     return f"{value:,}" if value else "[dim]0[/]"
+
+
+def print_example(console: Console, pieces: Sequence[Piece]) -> None:
+    """What is supervised in colour; between marks where there are no colours."""
+    for piece in pieces:
+        text, style = piece.text, "bold green" if piece.supervised else "dim"
+        if piece.supervised and not console.is_terminal:
+            text = f"⟦{text}⟧"
+        console.print(text, style=style, end="", highlight=False, markup=False, soft_wrap=True)
+    console.print("\n  [bold green]in green[/] or ⟦marked⟧: what is supervised", highlight=False)

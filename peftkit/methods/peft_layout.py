@@ -213,6 +213,7 @@ def _without_noise() -> Iterator[None]:
     with warnings.catch_warnings():
         for message in (
             "Found missing adapter keys",  # `_restore` raises
+            "Unexpected keyword arguments",  # `published.other_fields` judges them
             "Unsupported layer type",  # norms, of which PEFT copies any kind
             "The following rank_pattern keys",  # AdaLoRA's, which LoRA's check does not know
         ):
