@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -235,7 +236,7 @@ def test_another_base_is_told(saved, wrong_bases, kind):
 HOSTILE = {
     "megatron": ("adapter_config.json", {"megatron_core": "os"}, "`megatron_core` is 'os'"),
     "mapping": (
-        "adapter_config.json", {"auto_mapping": {"parent_library": "os"}}, "`auto_mapping` is set"
+        "adapter_config.json", {"auto_mapping": {"parent_library": "os"}}, "`auto_mapping` names"
     ),
     "replication": ("adapter_config.json", {"layer_replication": [[0, 4000]]}, "4,000 layers"),
     "rank": ("adapter_config.json", {"r": 10_000_000}, "`r` is 10,000,000"),
@@ -321,7 +322,13 @@ def test_hostile_adapters_are_refused_before_anything_is_loaded(copy, name):
         (r".*\.layers\.(0|1|2)\.self_attn\.(q|k|v)_proj", False),
         (r"^(?!.*lm_head).*(query|value)$", False),
         (r"model\.layers\.\d+\.mlp\..*", False),
+        (r"(?:.*\.)?(q|v)_proj", False),
+        (r".*\.(\d|1\d)\..*\.(fc1|fc2|k_proj)$", False),
         (r"(a|aa)+$", True),
+        (".?" * 33 + "!!", True),
+        ("(a|aa)" * 40, True),
+        ("a{0,8}" * 60, True),
+        (r"(\d|1\d)" * 40, True),
         (r"(.*)*x", True),
         (r"((a{2,9}){2,9}){2,9}", True),
         (r"(x", True),
@@ -340,7 +347,68 @@ def test_the_templates_in_use_pass():
         assert not list(wrong_template(template.read_text()))
     assert list(wrong_template("{{ 'a' * 99999999 }}"))
     assert list(wrong_template("{{ 9 ** 9 }}"))
+    assert list(wrong_template("{{ 'x' * 9999 * 9999 }}"))
+    assert list(wrong_template("{% set r = range %}{%+ for a in r(99999) %}{% endfor %}"))
+    assert not list(wrong_template("{# {{ 99999999 }} #}{% if x > 100000 %}{% endif %}"))
     assert not list(wrong_template("{{ 'in 99999999' }}"))
+
+
+def damage(folder: Path, name: str) -> None:
+    """Content of kinds that no tool writes."""
+    file = weights_of(folder)
+    if name == "link to itself":
+        (folder / "loop").symlink_to(folder / "loop")
+    elif name == "link to elsewhere":
+        (folder / "x.json").symlink_to("/etc/passwd")
+    elif name == "folder for a file":
+        (folder / "x.jinja").mkdir()
+    elif name == "pipe":
+        os.mkfifo(folder / "x.safetensors")
+    elif name == "header of a number":
+        file.write_bytes(struct.pack("<Q", 1) + b"5")
+    elif name == "pickle beside other weights":
+        file.rename(folder / "x.safetensors")
+        (folder / "adapter_model.bin").touch()
+    else:
+        value: Any = {
+            "tensors": {"adapter_model.safetensors": {"a": 5}}, "weights": {"x" * 300: ""},
+            "configs": 5,
+        }[name]  # fmt: skip
+        edit("peftkit.json", name, value=value)(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["link to itself", "link to elsewhere", "folder for a file", "pipe", "header of a number",
+     "pickle beside other weights", "tensors", "weights", "configs"],
+)  # fmt: skip
+def test_damage_is_told_without_a_traceback(copy, name):
+    damage(folder := copy("LoRA"), name)
+    assert inspect(str(folder)).findings.problems
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lora_alpha": 10**400}, {"rank_pattern": "abc"}, {"task_type": []}, {"peft_type": 5},
+        {"layer_replication": [[0, 32]] * 1000 + [[32000, 0]]}, {"layers_pattern": ["(a+)+$"]},
+        {"feedforward_modules": "(a+)+$"}, {"modules_to_save": ["("]}, {"r": "8"},
+        {"peft_type": "\ud800\u001b[2J"},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)  # fmt: skip
+def test_settings_of_odd_kinds_are_told_without_a_traceback(copy, settings, capsys):
+    from peftkit.cli import command_line
+
+    file = copy("LoRA") / "adapter_config.json"
+    (file.parent / "peftkit.json").unlink()
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    with pytest.raises(SystemExit) as caught:
+        command_line(["verify", str(file.parent)])
+    assert caught.value.code == 1
+    said = capsys.readouterr().out
+    assert "do not use it" in said
+    assert "\x1b[2J" not in said
 
 
 def test_what_is_no_adapter_ends_with_two(tmp_path, saved, capsys):

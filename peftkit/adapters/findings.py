@@ -24,6 +24,11 @@ class Finding:
     advice: str = ""
 
 
+def _plain(text: str) -> str:
+    """Without characters by which a text could act on a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 @dataclass
 class Findings:
     """All that was found, in the order of the checks."""
@@ -32,15 +37,15 @@ class Findings:
 
     def ok(self, check: str, found: str, meaning: str = "") -> None:
         """It is as it should be."""
-        self.all.append(Finding(check, "ok", found, meaning))
+        self.all.append(Finding(check, "ok", _plain(found), meaning))
 
     def note(self, check: str, found: str, meaning: str = "", advice: str = "") -> None:
         """A person should know it."""
-        self.all.append(Finding(check, "note", found, meaning, advice))
+        self.all.append(Finding(check, "note", _plain(found), meaning, _plain(advice)))
 
     def wrong(self, check: str, found: str, meaning: str = "", advice: str = "") -> None:
         """It changes what is answered, or must not be loaded."""
-        self.all.append(Finding(check, "wrong", found, meaning, advice))
+        self.all.append(Finding(check, "wrong", _plain(found), meaning, _plain(advice)))
 
     def judge(self, check: str, wrong: Iterable[str], fine: str, meaning: str, advice: str) -> None:
         """Each of the things that are wrong, or that all is fine."""

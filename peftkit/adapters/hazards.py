@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
-PATTERNS = ("target_modules", "exclude_modules", "layers_pattern", "target_parameters")
+PATTERNS = ("target_modules", "exclude_modules", "feedforward_modules", "target_parameters")
 """Fields of PEFT's configurations that are regular expressions where they are texts."""
+LISTED_PATTERNS = ("layers_pattern", "modules_to_save")
+"""Those that are lists of them, or one."""
 PATTERN_KEYS = ("rank_pattern", "alpha_pattern")
 """Those whose keys are."""
 RUN_CODE = {
     "megatron_config": "PEFT would import the module that `megatron_core` names",
-    "auto_mapping": "PEFT would import the class that it names",
     "custom_modules": "PEFT would use classes that it names",
 }
 LIMITS = {
@@ -28,11 +29,16 @@ LIMITS = {
 """Above these, settings are taken for a mistake or an attack: memory grows with them."""
 MOST_LAYERS = 512
 LONGEST_PATTERN = 2000
-MOST_REPEATS = 8
-"""Unbounded repeats in one pattern; each multiplies the time by a name's length."""
+OPEN = 64
+"""Ways to try an open repeat: about the length of a name."""
+MOST_TRIES = OPEN**4
 LONGEST_TEMPLATE = 200_000
 DEEPEST_LOOP = 4
-LARGEST_NUMBER = 10_000
+LARGEST_NUMBER = 1_000_000
+MAKES_MUCH = {
+    "powers": r"\*\*", "a text times a number": r"''\s*\*|\*\s*''", "a text as a format": r"''\s*%",
+    "another name for `range`": r"\brange\b(?!\s*\()", "`lipsum`": r"\blipsum\b",
+}  # fmt: skip
 
 
 def wrong_settings(config: dict[str, Any]) -> Iterator[str]:
@@ -43,7 +49,10 @@ def wrong_settings(config: dict[str, Any]) -> Iterator[str]:
     if config.get("megatron_core") not in (None, "", "megatron.core"):  # as PEFT writes it
         yield f"`megatron_core` is {config['megatron_core']!r}: PEFT could import it as a module"
     yield from _wrong_numbers(config)
+    yield from _wrong_mapping(config.get("auto_mapping"))
     for name in PATTERN_KEYS:
+        if not isinstance(config.get(name) or {}, dict):
+            yield f"`{name}` is {str(config[name])[:40]}"
         for key, value in _items(config.get(name)):
             ranks = value if isinstance(value, list) else [value]  # AdaLoRA's are lists
             if not all(isinstance(n, int | float) and 0 <= n <= LIMITS["r"] for n in ranks):
@@ -52,6 +61,10 @@ def wrong_settings(config: dict[str, Any]) -> Iterator[str]:
     for name in PATTERNS:
         if isinstance(pattern := config.get(name), str) and pattern != "all-linear":
             yield from _wrong_pattern(name, pattern)
+    for name in LISTED_PATTERNS:
+        value = config.get(name)
+        for pattern in value if isinstance(value, list) else [value or ""]:
+            yield from _wrong_pattern(name, str(pattern))
     yield from _wrong_replication(config.get("layer_replication"))
 
 
@@ -63,8 +76,17 @@ def _wrong_numbers(config: dict[str, Any]) -> Iterator[str]:
             elif value > most:
                 yield f"`{name}` is {value:,}; {most:,} is the most that is loaded"
     alpha = config.get("lora_alpha")
-    if alpha is not None and not (isinstance(alpha, int | float) and math.isfinite(alpha)):
-        yield f"`lora_alpha` is {alpha!r}"
+    if alpha is not None and not (isinstance(alpha, int | float) and abs(alpha) < LARGEST_NUMBER):
+        yield f"`lora_alpha` is {str(alpha)[:40]}"
+
+
+def _wrong_mapping(mapping: Any) -> Iterator[str]:
+    """PEFT writes it where there is no `task_type`, and may import the class that it names."""
+    if mapping is None:
+        return
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else None
+    if not str(library).startswith(("transformers.", "peft.", "peftkit.")):
+        yield f"`auto_mapping` names a class of {str(library)[:60]!r}, which PEFT could import"
 
 
 def _items(value: Any) -> list[tuple[str, Any]]:
@@ -75,9 +97,9 @@ def _wrong_replication(ranges: Any) -> Iterator[str]:
     if not ranges:
         return
     try:
-        layers = sum(end - start for start, end in ranges)
-    except (TypeError, ValueError):
-        yield f"`layer_replication` is {ranges!r}"
+        layers = sum(max(0, int(end) - int(start)) for start, end in ranges)
+    except (TypeError, ValueError, OverflowError):
+        yield f"`layer_replication` is {str(ranges)[:60]}"
         return
     if layers > MOST_LAYERS:
         yield f"`layer_replication` makes {layers:,} layers; {MOST_LAYERS} are the most"
@@ -89,61 +111,74 @@ def _wrong_pattern(name: str, pattern: str) -> Iterator[str]:
         yield f"`{name}` is a pattern of {len(pattern):,} characters"
         return
     try:
-        parsed = _parser.parse(pattern)
+        cost = _cost(_parser.parse(pattern), within=False)
     except (re.error, RecursionError, OverflowError) as error:
         yield f"`{name}` is `{shown}`, which is no regular expression: {error}"
         return
-    repeats = list(_repeats(parsed, within=False))
-    if any(nested for nested in repeats):
+    if math.isinf(cost):
         yield f"`{name}` is `{shown}`: repeats within repeats can take for ever"
-    elif len(repeats) > MOST_REPEATS:
-        yield f"`{name}` is `{shown}`: {len(repeats)} open repeats take too long"
+    elif cost > MOST_TRIES:
+        yield f"`{name}` is `{shown}`: so many open repeats and choices can take for ever"
 
 
-def _repeats(parsed: Any, within: bool) -> Iterator[bool]:
-    """For each open repeat of a parsed pattern, whether it lies within another one; a choice within
-    one counts too, for its sides may fit the same text.
+def _cost(parsed: Any, within: bool) -> float:
+    """In how many ways a parsed pattern can be tried on one name, at most and roughly; infinite
+    where a repeat or a choice lies within an open repeat: the same text may be cut in many ways.
     """
+    tries = 1.0
     for operation, argument in parsed:
         name = str(operation)
         if name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
-            _, most, inner = argument
-            is_open = most > 1
-            if (is_open and most > MOST_REPEATS) or within:
-                yield within
-            yield from _repeats(inner, within or is_open)
-        elif name == "SUBPATTERN":
-            yield from _repeats(argument[3], within)
+            least, most, inner = argument
+            if within and most != least:
+                return math.inf
+            ways = 1 if most == least else OPEN if most > 8 else 4
+            tries *= ways * _cost(inner, within or most > 1)
         elif name == "BRANCH":
             if within:
-                yield True
-            for side in argument[1]:
-                yield from _repeats(side, within)
-        elif name in ("ASSERT", "ASSERT_NOT"):
-            yield from _repeats(argument[1], within)
-        elif name in ("ATOMIC_GROUP",):
-            yield from _repeats(argument, within)
-        elif name == "GROUPREF_EXISTS":
-            for side in argument[1:]:
-                yield from _repeats(side or (), within)
+                return math.inf
+            sides = argument[1]
+            begins = [str(s[0]) for s in sides if len(s) and str(s[0][0]) == "LITERAL"]
+            alike = max(map(begins.count, begins), default=0) + len(sides) - len(begins)
+            tries *= alike * max(_cost(side, within) for side in sides)
         elif name == "GROUPREF" and within:
-            yield True
+            return math.inf
+        else:
+            tries *= math.prod(_cost(part, within) for part in _parts(name, argument))
+    return tries
+
+
+def _parts(name: str, argument: Any) -> list[Any]:
+    """The patterns that lie in an item of another one."""
+    if name == "SUBPATTERN":
+        return [argument[3]]
+    if name in ("ASSERT", "ASSERT_NOT"):
+        return [argument[1]]
+    if name == "ATOMIC_GROUP":
+        return [argument]
+    if name == "GROUPREF_EXISTS":
+        return [side for side in argument[1:] if side]
+    return []
 
 
 def wrong_template(template: str) -> Iterator[str]:
-    """Why a chat template must not be rendered: Jinja has no endless loop, but long ones."""
+    """Why a chat template should not be rendered. Jinja has no endless loop, but long ones; what is
+    looked for are the simple ways to write them, not all there are.
+    """
     if len(template) > LONGEST_TEMPLATE:
         yield f"it has {len(template):,} characters"
         return
+    template = re.sub(r"\{#.*?#\}", "", template, flags=re.DOTALL)
     code = " ".join(re.findall(r"\{[%{](.*?)[%}]\}", template, re.DOTALL))
     plain = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "''", code)
     if numbers := [n for n in re.findall(r"\b\d[\d_]*\b", plain) if _large(n)]:
         yield f"it has the number {numbers[0][:20]}; {LARGEST_NUMBER:,} is the largest that may be"
-    if "**" in plain:
-        yield "it has powers"
+    for what, sign in MAKES_MUCH.items():
+        if re.search(sign, plain):
+            yield f"it has {what}"
     depth, ranges = 0, 0
     open_loops: list[bool] = []
-    for word, rest in re.findall(r"\{%-?\s*(for|endfor)\b(.*?)%\}", template, re.DOTALL):
+    for word, rest in re.findall(r"\{%[-+]?\s*(for|endfor)\b(.*?)%\}", template, re.DOTALL):
         if word == "for":
             open_loops.append("range" in rest)
         elif open_loops:

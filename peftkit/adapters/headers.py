@@ -20,6 +20,7 @@ from peftkit.errors import AdapterError
 LONGEST = 8 * 2**20
 """Bytes of a header; those of the largest models have less than one million."""
 LONGEST_NAME = 512
+MOST_DIMENSIONS = 16
 BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2,
     "U16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
@@ -45,7 +46,7 @@ def read_header(file: Path) -> dict[str, Stored]:
     """
     try:
         return _read(file)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(file, f"its header is no header: {error}") from error
 
 
@@ -59,6 +60,8 @@ def _read(file: Path) -> dict[str, Stored]:
             raise _damaged(file, f"its header has {length:,} bytes; {LONGEST:,} are read at most")
         text = opened.read(length)
     header = json.loads(text, object_pairs_hook=_without_repetition)
+    if not isinstance(header, dict):
+        raise ValueError(f"it holds no object but {type(header).__name__}")
     header.pop("__metadata__", None)
     tensors = {name: _stored(file, name, value, 8 + length) for name, value in header.items()}
     at = 8 + length
@@ -77,8 +80,13 @@ def _stored(file: Path, name: str, value: dict[str, Any], offset: int) -> Stored
     dtype, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
     if dtype not in BYTES:
         raise _damaged(file, f"`{name}` has the dtype {dtype!r}")
-    if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
-        raise _damaged(file, f"`{name}` has the shape {shape} at bytes {begin} to {end}")
+    numbers = (*shape, begin, end)
+    if (
+        type(shape) is not list
+        or len(shape) > MOST_DIMENSIONS
+        or not all(type(n) is int and 0 <= n < 2**63 for n in numbers)
+    ):
+        raise _damaged(file, f"`{name}` has the shape {str(shape)[:60]}")
     if math.prod(shape) * BYTES[dtype] != end - begin:
         raise _damaged(file, f"`{name}` of shape {shape} does not fill bytes {begin} to {end}")
     return Stored(dtype, tuple(shape), offset + begin, offset + end)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +20,18 @@ from peftkit.adapters.headers import Stored, read_header
 from peftkit.errors import AdapterError, did_you_mean, quoted
 
 RECORD = "peftkit.json"
+WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 MODEL_CONFIG = "config.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 LARGEST_JSON = 64 * 2**20
 """Bytes of a JSON file; a large tokenizer.json has 20 million."""
 HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
+DAMAGED = (
+    OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError,
+    RecursionError, RuntimeError,
+)  # fmt: skip
+"""What damaged or hostile content raises where it is read."""
 CONVERT = (
     'convert it where nothing can be lost: python -c "import torch; from safetensors.torch import '
     "save_file; save_file({{k: v.contiguous() for k, v in torch.load('{0}', weights_only=True)"
@@ -50,6 +57,10 @@ class Inspected:
         """Whether it may be loaded."""
         return not self.findings.problems
 
+    def problems_of(self, check: str) -> bool:
+        """Whether something is wrong by one of the checks."""
+        return any(problem.check == check for problem in self.findings.problems)
+
     def raise_if_wrong(self) -> None:
         """Raises AdapterError with the first thing that is wrong."""
         for problem in self.findings.problems:
@@ -67,21 +78,20 @@ def inspect(path: str) -> Inspected:
     """
     folder = adapter_in(Path(path).expanduser())
     found = Inspected(folder, Findings())
-    _look_at_files(found)
-    found.record = _read_json(found, RECORD)
-    found.config = _read_json(found, CONFIG)
-    if found.config is not None:
-        _look_at_settings(found, found.config)
-    _look_at_templates(found)
-    _look_at_weights(found)
-    if found.record is not None:
-        _compare_with_record(found, found.record)
-    elif found.passed:
-        found.findings.note(
-            "record",
-            f"no {RECORD}",
-            "another tool saved it: what it was trained on, and what it answered, cannot be told",
-        )
+    for look in (
+        _look_at_files,
+        _look_at_settings,
+        _look_at_templates,
+        _look_at_weights,
+        _compare_with_record,
+    ):
+        try:
+            look(found)
+        except DAMAGED as error:  # of kinds that no tool writes
+            what = f"{type(error).__name__}: {str(error)[:200]}"
+            found.findings.wrong("files", f"they cannot be read: {what}", "", "copy them again")
+        if found.problems_of("files"):
+            break  # nothing more is opened
     return found
 
 
@@ -97,8 +107,7 @@ def adapter_in(path: Path) -> Path:
         raise AdapterError(
             f"no folder `{path}`", did_you_mean(path.name, (sibling.name for sibling in siblings))
         )
-    names = {file.name for file in folder.iterdir()}
-    if RECORD in names or CONFIG in names:
+    if (folder / RECORD).is_file() or (folder / CONFIG).is_file():
         return folder
     if (path / "adapter.unchecked").is_dir():
         raise AdapterError(
@@ -113,29 +122,38 @@ def adapter_in(path: Path) -> Path:
 
 
 def _look_at_files(found: Inspected) -> None:
-    root, files = found.folder.resolve(), list(found.folder.rglob("*"))
+    files = list(found.folder.rglob("*"))
+    kinds = (*PICKLES, ".safetensors", ".json", ".jinja")
+    root = os.path.realpath(found.folder)
+    allowed = [root]
+    if found.folder.resolve().parent.name == "snapshots":  # the Hub's cache links to its blobs
+        allowed.append(str(found.folder.resolve().parents[1] / "blobs"))
     wrong = [
         f"`{file.name}` is a link to what lies outside of the folder"
         for file in files
-        if not file.resolve().is_relative_to(root)
-        and "snapshots" not in root.parts  # the Hub's own cache links to its blobs
+        if not os.path.realpath(file).startswith(tuple(f"{place}{os.sep}" for place in allowed))
+    ]
+    wrong += [
+        f"`{file.name}` is no file"
+        for file in files
+        if not (file.is_file() or (file.is_dir() and file.suffix not in kinds))
     ]
     found.findings.judge(
         "files",
         wrong,
         f"{sum(file.is_file() for file in files)} files, {_size(files)}",
-        "what lies elsewhere is no part of an adapter",
+        "what lies elsewhere, or is no file, is no part of an adapter",
         "copy the folder again, with its files",
     )
-    pickles = [file for file in files if file.suffix in PICKLES and file.is_file()]
-    has_weights = any(file.suffix == ".safetensors" for file in files)
-    for file in pickles:
-        (found.findings.note if has_weights else found.findings.wrong)(
-            "pickle",
-            f"`{file.name}` is a pickle" + (", and is not read" if has_weights else ""),
-            "loading a pickle can run any program",
-            "" if has_weights else CONVERT.format(file.name, file.stem.replace("pytorch_", "")),
-        )
+    has_weights = (found.folder / WEIGHTS).is_file() or not (found.folder / CONFIG).is_file()
+    for file in files:
+        if file.suffix in PICKLES and file.is_file():
+            (found.findings.note if has_weights else found.findings.wrong)(
+                "pickle",
+                f"`{file.name}` is a pickle" + (", and is not read" if has_weights else ""),
+                "loading a pickle can run any program",
+                "" if has_weights else CONVERT.format(file.name, file.stem),
+            )
 
 
 def _size(files: list[Path]) -> str:
@@ -162,14 +180,19 @@ def _read_json(found: Inspected, name: str) -> dict[str, Any] | None:
     return value
 
 
-def _look_at_settings(found: Inspected, config: dict[str, Any]) -> None:
+def _look_at_settings(found: Inspected) -> None:
+    found.record = _read_json(found, RECORD)
+    config = found.config = _read_json(found, CONFIG)
+    if config is None:
+        return
     wrong = list(wrong_settings(config))
-    if not isinstance(config.get("peft_type"), str):
-        wrong.append(f"`peft_type` is {config.get('peft_type')!r}")
-    base = config.get("base_model_name_or_path")
+    kind, base = config.get("peft_type"), config.get("base_model_name_or_path")
+    if not isinstance(kind, str):
+        wrong.append(f"`peft_type` is {kind!r}")
+    if not isinstance(config.get("task_type") or "", str):
+        wrong.append(f"`task_type` is {config['task_type']!r}")
     if base is not None and (not isinstance(base, str) or _leads_elsewhere(base)):
         wrong.append(f"`base_model_name_or_path` is {base!r}, which leads out of where it lies")
-    kind = config.get("peft_type")
     found.findings.judge(
         "settings",
         wrong,
@@ -184,17 +207,24 @@ def _leads_elsewhere(base: str) -> bool:
 
 
 def _look_at_templates(found: Inspected) -> None:
-    texts = [file.read_text("utf-8", "replace") for file in found.folder.glob("*.jinja")]
+    texts = []
+    for file in (*found.folder.glob("*.jinja"), *found.folder.glob("chat_template.json")):
+        if file.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"`{file.name}` is too large")
+        texts.append(file.read_text("utf-8", "replace"))
     tokenizer = _read_json(found, "tokenizer_config.json") or {}
     template = tokenizer.get("chat_template")
     named = template if isinstance(template, list) else [{"template": template}]
     texts += [t["template"] for t in named if isinstance(t, dict) and t.get("template")]
     wrong = [f"the chat template: {why}" for text in texts for why in wrong_template(str(text))]
-    if texts:
+    if found.record is None:  # the base's own is used then
+        for told in wrong:
+            found.findings.note("template", told, "it is not used; the base's own is")
+    elif texts:
         found.findings.judge(
             "template",
             wrong,
-            "a chat template, whose loops end soon",
+            "a chat template without long loops",
             "writing a prompt could take for ever",
             "take the base's own template, or remove it",
         )
@@ -207,10 +237,11 @@ def _look_at_weights(found: Inspected) -> None:
             found.tensors[file.name] = read_header(file)
         except AdapterError as error:
             found.findings.wrong("weights", error.message, "", error.hint)
-    if not files:
-        missing = [f for f in found.findings.problems if f.check == "pickle"]
-        if not missing:
-            found.findings.wrong("weights", "no .safetensors file", "there is nothing to load")
+    if found.config is not None and not (found.folder / WEIGHTS).is_file():
+        if not found.problems_of("pickle"):
+            found.findings.wrong("weights", f"no .safetensors file `{WEIGHTS}`", "PEFT reads that")
+    elif not files:
+        found.findings.wrong("weights", "no .safetensors file", "there is nothing to load")
     elif len(found.tensors) == len(files):
         count = sum(len(tensors) for tensors in found.tensors.values())
         numbers = sum(
@@ -221,8 +252,16 @@ def _look_at_weights(found: Inspected) -> None:
         )
 
 
-def _compare_with_record(found: Inspected, record: dict[str, Any]) -> None:
+def _compare_with_record(found: Inspected) -> None:
     """Files, tensors and settings beside what peftkit.json says of them."""
+    if (record := found.record) is None:
+        if found.passed:
+            found.findings.note(
+                "record",
+                f"no {RECORD}",
+                "another tool saved it: what it was trained on and what it answered is not known",
+            )
+        return
     try:
         weights, configs = dict(record["weights"]), dict(record["configs"])
         tensors: dict[str, Any] = dict(record.get("tensors") or {})
@@ -252,8 +291,9 @@ def _compare_with_record(found: Inspected, record: dict[str, Any]) -> None:
             wrong += _different_json(found, name, digest)
     wrong += [
         f"`{file.name}` is new since it was saved"
-        for file in sorted(found.folder.glob("*.json"))
-        if file.name not in configs and file.name != RECORD
+        for file in sorted(found.folder.iterdir())
+        if file.suffix in (".json", ".safetensors")
+        and file.name not in (*configs, *weights, RECORD)
     ]
     found.findings.judge(
         "digests",
@@ -337,7 +377,14 @@ def record_sha256(record: dict[str, Any]) -> str:
 
 def tensor_sha256(file: Path, stored: Stored) -> str:
     """Digest of a tensor's bytes."""
-    return hashlib.sha256(_bytes_of(file, stored)).hexdigest()
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        opened.seek(stored.begin)
+        left = stored.end - stored.begin
+        while left and (piece := opened.read(min(left, 2**20))):
+            digest.update(piece)
+            left -= len(piece)
+    return digest.hexdigest()
 
 
 def _bytes_of(file: Path, stored: Stored) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from peftkit.adapters.findings import Findings
 from peftkit.adapters.hub import on_this_machine
 from peftkit.adapters.inspecting import Inspected, inspect
-from peftkit.errors import PeftkitError
+from peftkit.errors import PeftkitError, first_line
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -45,6 +45,9 @@ def verify(
         (_on_its_base if found.record is not None else _on_a_base)(found, path, base)
     except PeftkitError as error:
         found.findings.wrong("base", error.message, "", error.hint)
+    except Exception as error:  # whatever PEFT and transformers meet in it
+        told = f"it cannot be loaded: {type(error).__name__}: {first_line(error)}"
+        found.findings.wrong("base", told)
     return found.findings
 
 
