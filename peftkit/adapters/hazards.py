@@ -51,9 +51,10 @@ def wrong_settings(config: dict[str, Any]) -> Iterator[str]:
     yield from _wrong_numbers(config)
     yield from _wrong_mapping(config.get("auto_mapping"))
     for name in PATTERN_KEYS:
-        if not isinstance(config.get(name) or {}, dict):
-            yield f"`{name}` is {str(config[name])[:40]}"
-        for key, value in _items(config.get(name)):
+        if not isinstance(found := config.get(name) or {}, dict):
+            yield f"`{name}` is {str(found)[:40]}"
+            continue
+        for key, value in found.items():
             ranks = value if isinstance(value, list) else [value]  # AdaLoRA's are lists
             if not all(isinstance(n, int | float) and 0 <= n <= LIMITS["r"] for n in ranks):
                 yield f"`{name}` of `{key}` is {value!r}"
@@ -87,10 +88,6 @@ def _wrong_mapping(mapping: Any) -> Iterator[str]:
     library = mapping.get("parent_library") if isinstance(mapping, dict) else None
     if not str(library).startswith(("transformers.", "peft.", "peftkit.")):
         yield f"`auto_mapping` names a class of {str(library)[:60]!r}, which PEFT could import"
-
-
-def _items(value: Any) -> list[tuple[str, Any]]:
-    return list(value.items()) if isinstance(value, dict) else []
 
 
 def _wrong_replication(ranges: Any) -> Iterator[str]:

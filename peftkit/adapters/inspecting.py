@@ -18,6 +18,7 @@ from peftkit.adapters.findings import Findings
 from peftkit.adapters.hazards import wrong_settings, wrong_template
 from peftkit.adapters.headers import Stored, read_header
 from peftkit.errors import AdapterError, did_you_mean, quoted
+from peftkit.packaged import sha256_of
 
 RECORD = "peftkit.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -282,7 +283,7 @@ def _compare_with_record(found: Inspected) -> None:
             wrong += _different_tensors(found, name, tensors[name])
         if not wrong and not (found.folder / name).is_file():
             wrong.append(f"`{name}` is missing")
-        elif not wrong and _sha256(found.folder / name) != digest:
+        elif not wrong and sha256_of(found.folder / name) != digest:
             wrong.append(f"`{name}` is not the file that was saved")
     if found.config is not None:
         wrong += _different_settings(found.config, settings)
@@ -363,8 +364,7 @@ def _different_json(found: Inspected, name: str, digest: str) -> list[str]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         return [f"`{name}` is no JSON: {error}"]
-    text = json.dumps(content, sort_keys=True)
-    if hashlib.sha256(text.encode()).hexdigest() != digest:
+    if json_sha256(content) != digest:
         return [f"`{name}` is not as it was saved"]
     return []
 
@@ -372,6 +372,11 @@ def _different_json(found: Inspected, name: str, digest: str) -> list[str]:
 def record_sha256(record: dict[str, Any]) -> str:
     """Digest of what peftkit.json holds, but for the digest itself."""
     content = {name: value for name, value in record.items() if name != "sha256"}
+    return json_sha256(content)
+
+
+def json_sha256(content: Any) -> str:
+    """Digest of what a JSON file holds, whatever its formatting."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -391,8 +396,3 @@ def _bytes_of(file: Path, stored: Stored) -> bytes:
     with file.open("rb") as opened:
         opened.seek(stored.begin)
         return opened.read(stored.end - stored.begin)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -14,7 +14,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from peftkit.adapters.hub import on_this_machine
-from peftkit.adapters.inspecting import inspect
+from peftkit.adapters.inspecting import Inspected, inspect
 from peftkit.adapters.probes import compare_probes, tolerance
 from peftkit.adapters.published import completed, published_adapter
 from peftkit.adapters.record import (
@@ -146,6 +146,11 @@ def read_adapter(path: str, base: str = "") -> tuple[Path, Record, Recipe]:
     """
     found = inspect(on_this_machine(path))
     found.raise_if_wrong()
+    return read_inspected(found, path, base)
+
+
+def read_inspected(found: Inspected, path: str, base: str) -> tuple[Path, Record, Recipe]:
+    """As `read_adapter`, of an adapter whose bytes have passed."""
     if found.record is None:
         return found.folder, *published_adapter(found, base)
     record = Record.read(found.folder)
@@ -190,9 +195,14 @@ def check_base_files(opened: OpenedBase, record: Record) -> None:
         raise AdapterError(
             f"`{opened.name}` is not the base of this adapter: the digest of its files is "
             f"{found.sha256[:12]}, not {record.base['sha256'][:12]}",
-            f"the adapter belongs to `{record.base['hub_id'] or record.base['name']}`; "
-            "say where that is with `--base`",
+            belongs_to(record),
         )
+
+
+def belongs_to(record: Record) -> str:
+    """The hint where an adapter meets another base than its own."""
+    name = record.base["hub_id"] or record.base["name"]
+    return f"the adapter belongs to `{name}`; say where that is with `--base`"
 
 
 def load_trained_model(

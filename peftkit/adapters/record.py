@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.adapters.headers import read_header
-from peftkit.adapters.inspecting import CONFIG, RECORD, record_sha256, tensor_sha256
+from peftkit.adapters.inspecting import CONFIG, RECORD, json_sha256, record_sha256, tensor_sha256
 from peftkit.adapters.probes import Probe
 from peftkit.data.encoded import Head
 from peftkit.errors import AdapterError
@@ -105,8 +105,7 @@ def config_digests(folder: Path) -> dict[str, str]:
             content = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise AdapterError(f"`{file}` is not JSON: {error}") from error
-        text = json.dumps(content, sort_keys=True)
-        digests[file.name] = hashlib.sha256(text.encode()).hexdigest()
+        digests[file.name] = json_sha256(content)
     return digests
 
 

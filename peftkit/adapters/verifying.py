@@ -54,21 +54,24 @@ def verify(
 def _on_its_base(found: Inspected, path: str, base: str) -> None:
     """Stage 2."""
     from peftkit.adapters.loading import (
+        belongs_to,
         check_base_files,
         check_template,
         check_tokenizer,
         load_trained_model,
-        read_adapter,
+        read_inspected,
     )
     from peftkit.bases.opening import open_base
     from peftkit.training.devices import open_accelerator
 
     findings = found.findings
-    folder, record, recipe = read_adapter(path, base)
+    folder, record, recipe = read_inspected(found, path, base)
     opened = open_base(recipe.base, recipe.method.position_offset)
     recipe = recipe.with_(base=opened.spec)
     if layers := _other_layers(opened, record):
-        findings.wrong("base", layers, "the adapter was trained on another model", _named(record))
+        findings.wrong(
+            "base", layers, "the adapter was trained on another model", belongs_to(record)
+        )
         return
     check_base_files(opened, record)
     findings.ok("base", f"`{opened.name}`, the same bytes as in training")
@@ -77,9 +80,7 @@ def _on_its_base(found: Inspected, path: str, base: str) -> None:
     findings.ok("tokenizer", "vocabulary, steps and template are those of the training")
     accelerator = open_accelerator(recipe.base)
     model = load_trained_model(folder, recipe, opened, record.head, accelerator.device)
-    findings.ok("tensors", "every name and shape fits, nothing is missing, nothing is left over")
-    if bad := _not_finite(model):
-        findings.wrong("values", f"`{bad}` holds numbers that are not finite", "answers are NaN")
+    if not _tensors_are_right(findings, model):
         return
     with accelerator.autocast():
         _compare_answers(findings, model, record, recipe, opened, accelerator)
@@ -87,7 +88,7 @@ def _on_its_base(found: Inspected, path: str, base: str) -> None:
 
 def _on_a_base(found: Inspected, path: str, base: str) -> None:
     """Stage 2 of an adapter that peftkit did not save: all that can be told without its record."""
-    from peftkit.adapters.loading import load_trained_model, read_adapter
+    from peftkit.adapters.loading import load_trained_model, read_inspected
     from peftkit.adapters.probes import distance, take_probes, tolerance
     from peftkit.adapters.published import completed, other_fields
     from peftkit.bases.loading import load_weights
@@ -100,7 +101,7 @@ def _on_a_base(found: Inspected, path: str, base: str) -> None:
         (findings.wrong if changes else findings.note)("settings", told, meaning)
     if not found.passed:
         return
-    folder, record, recipe = read_adapter(path, base)
+    folder, record, recipe = read_inspected(found, path, base)
     opened = open_base(recipe.base, recipe.method.position_offset)
     record, recipe = completed(record, opened), recipe.with_(base=opened.spec)
     findings.note(
@@ -117,9 +118,7 @@ def _on_a_base(found: Inspected, path: str, base: str) -> None:
         before = take_probes(alone, vocabulary, (), tolerance(recipe.base))
     del alone
     model = load_trained_model(folder, recipe, opened, head, device)
-    findings.ok("tensors", "every name and shape fits, nothing is missing, nothing is left over")
-    if bad := _not_finite(model):
-        findings.wrong("values", f"`{bad}` holds numbers that are not finite", "answers are NaN")
+    if not _tensors_are_right(findings, model):
         return
     with accelerator.autocast():
         change = distance(model, before)
@@ -135,18 +134,17 @@ def _other_layers(opened: OpenedBase, record: Record) -> str:
     return f"`{opened.name}` has {here} layers, and the base of the training had {saved}"
 
 
-def _named(record: Record) -> str:
-    name = record.base["hub_id"] or record.base["name"]
-    return f"the adapter belongs to `{name}`; say where that is with `--base`"
-
-
-def _not_finite(model: Any) -> str:
+def _tensors_are_right(findings: Findings, model: Any) -> bool:
+    """Whether what was loaded, strictly, holds finite numbers only."""
     import torch
 
+    findings.ok("tensors", "every name and shape fits, nothing is missing, nothing is left over")
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
-            return str(name)
-    return ""
+            told = f"`{name}` holds numbers that are not finite"
+            findings.wrong("values", told, "answers are NaN")
+            return False
+    return True
 
 
 def _compare_answers(
