@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from peftkit.adapter_commands import adapter_command, add_adapter_commands
 from peftkit.errors import (
     BaseModelError,
     OutputError,
@@ -33,9 +31,9 @@ from peftkit.parts import (
     script_errors,
 )
 from peftkit.recipe import Recipe, recipe_schema
+from peftkit.terminal import open_console, quiet_libraries
 
-if TYPE_CHECKING:
-    from rich.console import Console
+RECIPE_COMMANDS = ("run", "check", "plan")
 
 
 def main(recipe: Callable[[], Recipe], arguments: Sequence[str] | None = None) -> None:
@@ -81,14 +79,9 @@ def command_line(arguments: Sequence[str] | None = None) -> None:
     new = commands.add_parser("new", help="write a recipe script to start from")
     new.add_argument("name", help="of the script and its runs")
     commands.add_parser("schema", help="print the JSON Schema of recipe.json")
-    _add_predict(commands)
-    _add_chat(commands)
-    verify = commands.add_parser(
-        "verify", help="tell whether an adapter is what it says; 1 if not, 2 if it is none"
-    )
-    _add_adapter_options(verify)
+    add_adapter_commands(commands)
     options, overrides = parser.parse_known_args(arguments)
-    if overrides and options.command not in ("run", "check", "plan"):
+    if overrides and options.command not in RECIPE_COMMANDS:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     debug = getattr(options, "debug", False)
     _exit(lambda: _command(options, overrides), debug, getattr(options, "json", False))
@@ -101,30 +94,6 @@ def _add_run_options(parser: argparse.ArgumentParser, output: bool = True) -> No
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
-def _add_predict(commands: Any) -> None:
-    predict = commands.add_parser("predict", help="answer texts with a trained adapter")
-    _add_adapter_options(predict)
-    predict.add_argument("--text", action="append", default=[], help="a text; may be repeated")
-    predict.add_argument("--text-pair", action="append", default=[], help="its second text")
-    predict.add_argument("--file", default="", help="rows to answer, with the recipe's columns")
-    predict.add_argument("--out", default="", help="new .csv file for --file")
-
-
-def _add_chat(commands: Any) -> None:
-    chat = commands.add_parser("chat", help="talk with a trained model")
-    _add_adapter_options(chat)
-    chat.add_argument("--once", default=None, metavar="TEXT", help="one question, for scripts")
-    chat.add_argument("--compare", action="store_true", help="base and tuned model side by side")
-
-
-def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="run folder or adapter folder")
-    parser.add_argument("--base", default="", help="the base, if not where the recipe says")
-    parser.add_argument("--trust-module", action="append", default=[], metavar="NAME")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-
-
 def _command(options: argparse.Namespace, overrides: list[str]) -> None:
     for module in getattr(options, "trust_module", []):
         import_trusted(module)
@@ -132,15 +101,11 @@ def _command(options: argparse.Namespace, overrides: list[str]) -> None:
         print(json.dumps(recipe_schema(), indent=2))
     elif options.command == "new":
         _new(options.name)
-    elif options.command == "verify":
-        _verify(options)
-    elif options.command == "predict":
-        _predict(options)
-    elif options.command == "chat":
-        _chat(options)
-    else:
+    elif options.command in RECIPE_COMMANDS:
         recipe = _recipe_in(Path(options.file), overrides)
         {"run": _run, "check": _check, "plan": _plan}[options.command](recipe, options)
+    else:
+        adapter_command(options)
 
 
 def _recipe_in(file: Path, overrides: list[str]) -> Recipe:
@@ -199,14 +164,14 @@ def _folder_name(stem: str) -> str:
 
 
 def _run(recipe: Recipe, options: argparse.Namespace) -> None:
-    console = _console(options.json)
+    console = open_console(options.json)
     console.print(
         f"[bold]{recipe.name}[/]  {recipe.method.kind()} on {recipe.base.name_or_path}, "
         f"{recipe.task.kind()}",
         highlight=False,
         soft_wrap=True,
     )
-    _quiet_libraries()
+    quiet_libraries()
     from peftkit.run import run
 
     done = run(recipe, options.output_dir, console)
@@ -219,12 +184,12 @@ def _run(recipe: Recipe, options: argparse.Namespace) -> None:
 
 
 def _check(recipe: Recipe, options: argparse.Namespace) -> None:
-    _quiet_libraries()
+    quiet_libraries()
     from peftkit.evaluation.report import print_example, print_ledger
     from peftkit.run import prepare
 
     prepared = prepare(recipe)
-    console = _console(options.json)
+    console = open_console(options.json)
     print_ledger(console, prepared.ledger)
     unmergeable = recipe.method.supports_merging(prepared.base.spec)
     console.print(
@@ -250,7 +215,7 @@ def _check(recipe: Recipe, options: argparse.Namespace) -> None:
 
 
 def _plan(recipe: Recipe, options: argparse.Namespace) -> None:
-    _quiet_libraries()
+    quiet_libraries()
     from peftkit.evaluation.report import print_plan
     from peftkit.run import plan, prepare
     from peftkit.training.devices import open_accelerator
@@ -266,7 +231,7 @@ def _plan(recipe: Recipe, options: argparse.Namespace) -> None:
             f"{type(error).__name__}: {first_line(error)}",
             "train it without a plan, or lower `training.micro_batch_tokens` if memory ran out",
         ) from error
-    print_plan(_console(options.json), planned)
+    print_plan(open_console(options.json), planned)
     if options.json:
         print(json.dumps(planned, ensure_ascii=False))
 
@@ -287,92 +252,6 @@ def _new(name: str) -> None:
     except OSError as error:
         raise OutputError(f"cannot write `{file}`: {error.strerror}") from error
     print(f"wrote {file}\n\n  python {file} --help\n  python {file}")
-
-
-def _verify(options: argparse.Namespace) -> None:
-    from peftkit.adapters.verifying import verify
-
-    findings = verify(options.run, options.base, before_loading=_quiet_libraries)
-    findings.print(_console(options.json), f"{options.run}")
-    if options.json:
-        print(json.dumps(findings.to_json(), ensure_ascii=False))
-    if findings.problems:
-        sys.exit(1)
-
-
-def _predict(options: argparse.Namespace) -> None:
-    if bool(options.text) == bool(options.file):
-        raise RecipeError("give either `--text ...` or `--file rows.csv --out answers.csv`")
-    if options.text_pair and len(options.text_pair) != len(options.text):
-        raise RecipeError(
-            f"{len(options.text)} `--text` and {len(options.text_pair)} `--text-pair`",
-            "give one pair for each text",
-        )
-    if options.file and not options.out:
-        raise RecipeError("`--file` needs `--out answers.csv`")
-    if options.out and Path(options.out).suffix.lower() != ".csv":
-        raise OutputError(f"`{options.out}` does not end in .csv", "answers are written as CSV")
-    if options.out and Path(options.out).exists():
-        raise OutputError(
-            f"`{options.out}` exists already, and nothing is overwritten", "give another `--out`"
-        )
-    _quiet_libraries()
-    from peftkit.adapters.answering import answer_file, answer_texts
-
-    if options.file:
-        count = answer_file(options.run, options.base, Path(options.file), Path(options.out))
-        summary = {"rows": count, "out": options.out}
-        print(json.dumps(summary) if options.json else f"{count} rows answered in {options.out}")
-        return
-    answers = answer_texts(options.run, options.base, options.text, options.text_pair)
-    if options.json:
-        print(json.dumps({"answers": answers}, ensure_ascii=False))
-        return
-    for answer in answers:
-        if "reply" in answer:
-            print(answer["reply"])
-        else:
-            print(f"{answer['label']}  {answer['probability']:.4f}  {answer['text']}")
-
-
-def _chat(options: argparse.Namespace) -> None:
-    if options.json and options.once is None:
-        raise RecipeError("`--json` is for `--once`; a conversation is no JSON object")
-    if options.once is not None and not options.once.strip():
-        raise RecipeError("`--once` is empty", "give it a question")
-    _quiet_libraries()
-    from peftkit.adapters.chatting import answer_once, converse, open_chat
-
-    adapter = open_chat(options.run, options.base)
-    if options.once is None:
-        converse(adapter, options.compare, _console(False))
-        return
-    answers = answer_once(adapter, options.once, options.compare)
-    if options.json:
-        print(json.dumps(answers, ensure_ascii=False))
-    elif options.compare:
-        print(f"base: {answers['base']}\n\ntuned: {answers['reply']}")
-    else:
-        print(answers["reply"])
-
-
-def _console(json_on_stdout: bool) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=json_on_stdout, quiet=os.environ.get("RANK", "0") != "0")
-
-
-def _quiet_libraries() -> None:
-    """Keeps the libraries' own bars and notes out of the output; errors still come through."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.simplefilter("ignore", FutureWarning)
-    from transformers.utils import logging as transformers_logging
-
-    notes: Any = transformers_logging
-    notes.set_verbosity_error()
-    notes.disable_progress_bar()
-    for noisy in ("bitsandbytes", "huggingface_hub"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
 def _exit(command: Callable[[], None], debug: bool, as_json: bool) -> None:

@@ -1,0 +1,121 @@
+"""The commands on what a run has left: `peftkit verify`, `predict`, `chat`, `merge`, `export`.
+
+torch is loaded when what was asked for turned out to be possible.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from peftkit.errors import OutputError, RecipeError
+from peftkit.terminal import open_console, quiet_libraries
+
+
+def add_adapter_commands(commands: Any) -> None:
+    """Adds the commands' options to a parser's `add_subparsers`."""
+    _add_predict(commands)
+    _add_chat(commands)
+    verify = commands.add_parser(
+        "verify", help="tell whether an adapter is what it says; 1 if not, 2 if it is none"
+    )
+    _add_adapter_options(verify)
+
+
+def adapter_command(options: argparse.Namespace) -> None:
+    """Does what was asked for."""
+    {"verify": _verify, "predict": _predict, "chat": _chat}[options.command](options)
+
+
+def _add_predict(commands: Any) -> None:
+    predict = commands.add_parser("predict", help="answer texts with a trained adapter")
+    _add_adapter_options(predict)
+    predict.add_argument("--text", action="append", default=[], help="a text; may be repeated")
+    predict.add_argument("--text-pair", action="append", default=[], help="its second text")
+    predict.add_argument("--file", default="", help="rows to answer, with the recipe's columns")
+    predict.add_argument("--out", default="", help="new .csv file for --file")
+
+
+def _add_chat(commands: Any) -> None:
+    chat = commands.add_parser("chat", help="talk with a trained model")
+    _add_adapter_options(chat)
+    chat.add_argument("--once", default=None, metavar="TEXT", help="one question, for scripts")
+    chat.add_argument("--compare", action="store_true", help="base and tuned model side by side")
+
+
+def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="run folder or adapter folder")
+    parser.add_argument("--base", default="", help="the base, if not where the recipe says")
+    parser.add_argument("--trust-module", action="append", default=[], metavar="NAME")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from peftkit.adapters.verifying import verify
+
+    findings = verify(options.run, options.base, before_loading=quiet_libraries)
+    findings.print(open_console(options.json), f"{options.run}")
+    if options.json:
+        print(json.dumps(findings.to_json(), ensure_ascii=False))
+    if findings.problems:
+        sys.exit(1)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    if bool(options.text) == bool(options.file):
+        raise RecipeError("give either `--text ...` or `--file rows.csv --out answers.csv`")
+    if options.text_pair and len(options.text_pair) != len(options.text):
+        raise RecipeError(
+            f"{len(options.text)} `--text` and {len(options.text_pair)} `--text-pair`",
+            "give one pair for each text",
+        )
+    if options.file and not options.out:
+        raise RecipeError("`--file` needs `--out answers.csv`")
+    if options.out and Path(options.out).suffix.lower() != ".csv":
+        raise OutputError(f"`{options.out}` does not end in .csv", "answers are written as CSV")
+    if options.out and Path(options.out).exists():
+        raise OutputError(
+            f"`{options.out}` exists already, and nothing is overwritten", "give another `--out`"
+        )
+    quiet_libraries()
+    from peftkit.adapters.answering import answer_file, answer_texts
+
+    if options.file:
+        count = answer_file(options.run, options.base, Path(options.file), Path(options.out))
+        summary = {"rows": count, "out": options.out}
+        print(json.dumps(summary) if options.json else f"{count} rows answered in {options.out}")
+        return
+    answers = answer_texts(options.run, options.base, options.text, options.text_pair)
+    if options.json:
+        print(json.dumps({"answers": answers}, ensure_ascii=False))
+        return
+    for answer in answers:
+        if "reply" in answer:
+            print(answer["reply"])
+        else:
+            print(f"{answer['label']}  {answer['probability']:.4f}  {answer['text']}")
+
+
+def _chat(options: argparse.Namespace) -> None:
+    if options.json and options.once is None:
+        raise RecipeError("`--json` is for `--once`; a conversation is no JSON object")
+    if options.once is not None and not options.once.strip():
+        raise RecipeError("`--once` is empty", "give it a question")
+    quiet_libraries()
+    from peftkit.adapters.chatting import answer_once, converse, open_chat
+
+    adapter = open_chat(options.run, options.base)
+    if options.once is None:
+        converse(adapter, options.compare, open_console(False))
+        return
+    answers = answer_once(adapter, options.once, options.compare)
+    if options.json:
+        print(json.dumps(answers, ensure_ascii=False))
+    elif options.compare:
+        print(f"base: {answers['base']}\n\ntuned: {answers['reply']}")
+    else:
+        print(answers["reply"])

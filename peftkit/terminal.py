@@ -1,0 +1,31 @@
+"""What a command prints to, and what must not come between."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def open_console(json_on_stdout: bool) -> Console:
+    """Of the main process; on stderr where stdout holds JSON."""
+    from rich.console import Console
+
+    return Console(stderr=json_on_stdout, quiet=os.environ.get("RANK", "0") != "0")
+
+
+def quiet_libraries() -> None:
+    """Keeps the libraries' own bars and notes out of the output; errors still come through."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.simplefilter("ignore", FutureWarning)
+    from transformers.utils import logging as transformers_logging
+
+    notes: Any = transformers_logging
+    notes.set_verbosity_error()
+    notes.disable_progress_bar()
+    for noisy in ("bitsandbytes", "huggingface_hub"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
