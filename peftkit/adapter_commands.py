@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ def add_adapter_commands(commands: Any) -> None:
         "verify", help="tell whether an adapter is what it says; 1 if not, 2 if it is none"
     )
     _add_adapter_options(verify)
+    _add_merge(commands)
 
 
 def adapter_command(options: argparse.Namespace) -> None:
     """Does what was asked for."""
-    {"verify": _verify, "predict": _predict, "chat": _chat}[options.command](options)
+    does = {"verify": _verify, "predict": _predict, "chat": _chat, "merge": _merge}
+    does[options.command](options)
 
 
 def _add_predict(commands: Any) -> None:
@@ -44,6 +47,21 @@ def _add_chat(commands: Any) -> None:
     _add_adapter_options(chat)
     chat.add_argument("--once", default=None, metavar="TEXT", help="one question, for scripts")
     chat.add_argument("--compare", action="store_true", help="base and tuned model side by side")
+
+
+def _add_merge(commands: Any) -> None:
+    text = "fold an adapter into its base's weights, with a proof that the answers are the same"
+    merge = commands.add_parser("merge", help=text, description=text)
+    _add_adapter_options(merge)
+    merge.add_argument("--output", required=True, metavar="DIR", help="new folder for the model")
+    merge.add_argument(
+        "--into", choices=("trained", "original", "requantized"), default="trained",
+        help="of a base that was quantized: its dequantized weights, which were trained on; the "
+        "original ones; or the trained ones, quantized again",
+    )  # fmt: skip
+    merge.add_argument(
+        "--scale", type=float, default=1.0, help="strength of the adapter; 1 is as it was trained"
+    )
 
 
 def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
@@ -119,3 +137,16 @@ def _chat(options: argparse.Namespace) -> None:
         print(f"base: {answers['base']}\n\ntuned: {answers['reply']}")
     else:
         print(answers["reply"])
+
+
+def _merge(options: argparse.Namespace) -> None:
+    if not math.isfinite(options.scale):
+        raise RecipeError(f"`--scale` is {options.scale}", "give a number; 1 is as it was trained")
+    quiet_libraries()
+    from peftkit.adapters.merging import merge_to
+    from peftkit.evaluation.report import print_merge
+
+    report = merge_to(options.run, options.output, options.into, options.scale, options.base)
+    print_merge(open_console(options.json), report, options.output)
+    if options.json:
+        print(json.dumps({"folder": options.output, **report}, ensure_ascii=False))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -294,15 +294,21 @@ def hostile_folder(folder: Path, name: str) -> Path:
     return folder
 
 
+def cpu_seconds() -> float:
+    """Of the programs that were started; the clock on the wall shows what else the machine does."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.parametrize("name", [*HOSTILE, "pickle", "header", "tensor name"])
 def test_hostile_adapters_are_refused_before_anything_is_loaded(copy, name):
     folder = hostile_folder(copy("LoRA"), name)
-    start = time.monotonic()
+    start = cpu_seconds()
     done = subprocess.run(
         [sys.executable, "-c", WATCH, str(folder), str(Path(pk.__file__).parent)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    seconds = time.monotonic() - start
+    seconds = cpu_seconds() - start
     told, last = done.stdout.splitlines()
     expected = HOSTILE[name][2] if name in HOSTILE else {
         "pickle": "is a pickle", "header": "claims a header", "tensor name": "is no name",
@@ -312,7 +318,7 @@ def test_hostile_adapters_are_refused_before_anything_is_loaded(copy, name):
     code, memory, rest = last.split(maxsplit=2)
     assert code == "1"
     assert float(memory) < 150
-    assert seconds < 6, "two on a machine that does nothing else"
+    assert seconds < 2
     assert rest == "[] []"
 
 

@@ -160,16 +160,18 @@ def unquantized_modules(model: Any) -> list[str]:
     return sorted(set(getattr(found, "llm_int8_skip_modules", None) or ()))
 
 
-def dequantized(model: Any) -> Any:
-    """The model in float32, with an ordinary linear layer in the place of every quantized one."""
-    import torch
+def dequantized(model: Any, dtype: torch.dtype) -> Any:
+    """The model with an ordinary linear layer in the place of every quantized one.
 
+    Args:
+        dtype: of those layers; what is not quantized keeps its own.
+    """
     if getattr(model, "is_quantized", False):
         for parameter in model.parameters():
             if (state := getattr(parameter, "quant_state", None)) is not None:
-                state.dtype = torch.float32
-        model = model.dequantize()
-    return model.float()
+                state.dtype = dtype
+        model = model.dequantize(dtype=dtype)
+    return model
 
 
 def config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> Any:

@@ -128,3 +128,39 @@ def print_example(console: Console, pieces: Sequence[Piece]) -> None:
             text = f"⟦{text}⟧"
         console.print(text, style=style, end="", highlight=False, markup=False, soft_wrap=True)
     console.print("\n  [bold green]in green[/] or ⟦marked⟧: what is supervised", highlight=False)
+
+
+def print_merge(console: Console, report: dict[str, Any], folder: str) -> None:
+    """How far the merged model is from the adapter on its base, and what each scores."""
+    table = _table(
+        "merged beside the adapter", "positions", "max |Δ logit|", "KL (nats)", "same first choice"
+    )
+    for name in ("probes", "validation"):
+        if found := report.get(name):
+            table.add_row(
+                name, f"{found['positions']:,}", f"{found['max_abs_dlogit']:.1e}",
+                f"{found['kl']:.1e}", f"{found['top1_agreement']:.2%}",
+            )  # fmt: skip
+    console.print(table)
+    scores = report["score"]
+    if scores["adapter"]:
+        table = _table("validation", *(name.replace("_", " ") for name in scores["adapter"]))
+        for name, found in scores.items():
+            table.add_row(name, *(f"{value:.4f}" for value in found.values()))
+        console.print(table)
+    else:
+        console.print(f"  not scored: {escape(report['validation_absent'])}", highlight=False)
+    console.print(
+        f"  in {duration(report['seconds'])}, peak memory {report['peak_memory_mb']:,.0f} MB\n"
+        f"  model  {escape(folder)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if report["into"] == "trained":
+        last = f"it answers as the adapter does, within {report['tolerance']:.0e} of their scale"
+        console.print(f"\n  {last}", style="green", highlight=False)
+    else:
+        console.print(
+            "\n  not the weights that were trained on: what that costs stands above",
+            style="yellow",
+        )

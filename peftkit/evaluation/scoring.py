@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -45,13 +46,18 @@ def run_model(
     pad_token_id: int,
     micro_batch_tokens: int,
     accelerator: Accelerator,
+    keep: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> tuple[npt.NDArray[np.float32], float]:
     """What the task keeps of the outputs at the positions that it reads, (targets, ...) in the
     examples' order; and the mean loss, unweighted and without label smoothing, so that it compares
     between recipes.
 
     Every process takes its share of the batches and gets all outputs.
+
+    Args:
+        keep: (outputs, targets) -> what is kept of a batch, if not what the task needs.
     """
+    keep = keep or task.keep
     reader.model.eval()
     on_cpu = accelerator.device.type == "cpu"
     tokens = row_tokens(micro_batch_tokens, reader.layout, on_cpu, reader.config)
@@ -72,7 +78,7 @@ def run_model(
                     ones = torch.ones_like(batch.weights[part])
                     loss = task.loss(outputs, targets, ones, 0.0)
                     sums += torch.stack((loss, task.count(targets, ones))).cpu()
-                    kept.append(task.keep(outputs, targets).cpu())
+                    kept.append(keep(outputs, targets).cpu())
             by_example = _by_example(torch.cat(finite), examples, indices, task.reads)
             broken += [index for index, right in by_example if not right.all()]
             found.extend(_by_example(torch.cat(kept), examples, indices, task.reads))

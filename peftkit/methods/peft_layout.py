@@ -11,6 +11,7 @@ from typing import Any
 
 import peft
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
@@ -246,10 +247,41 @@ def _restore(model: Any, folder: Path, name: str) -> None:
 
 
 def merge_peft(model: nn.Module) -> nn.Module:
-    """The base model with PEFT's layers folded into its weights and gone."""
+    """The base model with PEFT's layers folded into its weights and gone.
+
+    One layer after the other is computed in float32 and rounded once, to what its weight had.
+    """
     for parent in list(model.modules()):  # PEFT's IA3 cannot take apart a head of several layers
         for name, child in list(parent.named_children()):
             if isinstance(child, ModulesToSaveWrapper):
                 setattr(parent, name, child.modules_to_save[child.active_adapters[0]])
-    merged: nn.Module = model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
+    for layer in tuner_layers(model):
+        dtypes = [parameter.dtype for parameter in layer.get_base_layer().parameters()]
+        layer.get_base_layer().float()
+        layer.merge(safe_merge=True)
+        for parameter, dtype in zip(layer.get_base_layer().parameters(), dtypes, strict=True):
+            parameter.data = parameter.data.to(dtype)
+    merged: nn.Module = model.unload()  # type: ignore[operator]
     return merged
+
+
+def rescale_peft(model: nn.Module, scale: float) -> None:
+    """Gives an adapter another strength: W + scale * s B A.
+
+    Raises:
+        MethodError: what it learned is no sum beside the weights.
+    """
+    for layer in tuner_layers(model):
+        if not isinstance(layer, LoraLayer) or getattr(layer, "lora_variant", None):
+            raise MethodError(
+                f"`--scale`: what a {type(layer).__name__} of this adapter learned is no update "
+                "that is added to a weight, and has no other strength",
+                "merge it as it is, or train LoRA",
+            )
+    for layer in tuner_layers(model):
+        layer.scaling["default"] *= scale
+
+
+def tuner_layers(model: nn.Module) -> list[Any]:
+    """PEFT's layers in the order of the model."""
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]

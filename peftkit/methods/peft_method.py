@@ -17,6 +17,10 @@ from pydantic import Field, field_validator
 
 from peftkit.bases.base import Base
 from peftkit.methods.dora import DoRA
+from peftkit.methods.ia3 import IA3
+from peftkit.methods.layer_norm_tuning import LayerNormTuning
+from peftkit.methods.lora import LoRA
+from peftkit.methods.method import Method
 from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.reasons import virtual_tokens_have_no_labels
 from peftkit.methods.stored import _StoredByPeft
@@ -39,6 +43,8 @@ STARTS_OF_OUR_OWN = ("pissa", "olora", "corda", "lora_ga", "loftq", "eva")
 """Values of `init_lora_weights` that change the base, so that the saved adapter would not fit it,
 or that look at data, which PEFT does apart from the configuration."""
 VIRTUAL = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
+MERGED_BY: dict[str, Method] = {"LORA": LoRA(), "IA3": IA3(), "LN_TUNING": LayerNormTuning()}
+"""Tuners of which peftkit knows when they can be folded in."""
 NOT_SERVED = {
     "ADALORA": "its ranks fall by calls after each step; use AdaLoRA",
     "ADAMSS": "it allocates ranks by calls after each step; use AdaLoRA",
@@ -119,6 +125,8 @@ class PeftMethod(_StoredByPeft):
         return None
 
     def supports_merging(self, base: Base) -> str | None:
+        if self.config["peft_type"] in MERGED_BY:
+            return MERGED_BY[self.config["peft_type"]].supports_merging(base)
         return (
             "whether a merge is exact is not known of every tuner of PEFT, so that peftkit does "
             f"not merge {self.config['peft_type']}; keep the adapter, or use LoRA"
