@@ -30,6 +30,7 @@ from peftkit.adapters.loading import (
     load_trained_model,
     read_adapter,
 )
+from peftkit.adapters.merged_card import write_merged_card
 from peftkit.adapters.probes import compare_probes, merged_tolerance, synthetic_inputs, tolerance
 from peftkit.adapters.published import completed
 from peftkit.adapters.record import Record, tokenizer_sha256, versions
@@ -143,6 +144,7 @@ def merge_to(
         }
         _judge(report)
         write_json(folder / REPORT, report)
+        write_merged_card(folder, Path(output).name, found.record, report)
     return report
 
 

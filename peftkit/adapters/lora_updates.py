@@ -1,0 +1,81 @@
+"""What a saved LoRA adds to each layer, with the scale that PEFT would give it.
+
+W x + scale * B A x
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file
+
+from peftkit.adapters.inspecting import WEIGHTS
+from peftkit.bases.loading import empty_model
+from peftkit.bases.opening import OpenedBase
+from peftkit.data.encoded import Head
+from peftkit.errors import AdapterError
+from peftkit.methods.peft_layout import inject_peft, lora_layers
+
+PREFIX = "base_model.model."
+PARTS = ("lora_A.weight", "lora_B.weight", "lora_A", "lora_B", "lora_E")
+"""Ends of the names of LoRA's tensors, and of AdaLoRA's."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """One layer's update, scale * b @ a."""
+
+    a: npt.NDArray[np.float32]
+    """(r, in)."""
+    b: npt.NDArray[np.float32]
+    """(out, r)."""
+    scale: float
+
+
+def read_updates(
+    folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head
+) -> tuple[dict[str, Update], dict[str, torch.Tensor]]:
+    """The updates of an adapter by the layers' names in the base, and its other tensors; no weights
+    of the base are read.
+
+    Args:
+        config: adapter_config.json, of LORA or ADALORA.
+
+    Raises:
+        AdapterError: a layer's tensors are missing.
+    """
+    layers = _peft_layers(empty_model(base, head).model, config)
+    tensors = load_file(folder / WEIGHTS)
+    found: dict[str, Update] = {}
+    for module, layer in layers.items():
+        parts = {part: tensors.pop(f"{PREFIX}{module}.{part}", None) for part in PARTS}
+        a = parts["lora_A.weight"] if parts["lora_A"] is None else parts["lora_A"]
+        b = parts["lora_B.weight"] if parts["lora_B"] is None else parts["lora_B"]
+        if a is None or b is None:
+            raise AdapterError(f"the adapter has no tensors for `{module}`", "copy it again")
+        scale, b = float(layer.scaling["default"]), b.float()
+        if parts["lora_E"] is not None:
+            b = b * parts["lora_E"].float().reshape(1, -1)  # B diag(E)
+            scale /= layer.r["default"] + 1e-5  # as AdaLoRA does in PEFT
+        if a.shape[0]:  # AdaLoRA has given every rank of it away
+            found[module] = Update(a.float().numpy(), b.numpy(), scale)
+    if not any(update.scale for update in found.values()):
+        raise AdapterError("its scale is 0 (`lora_alpha`), so that it changes nothing")
+    return found, tensors
+
+
+def _peft_layers(model: torch.nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Name in the base -> PEFT's LoRA layer without values: it knows scales and patterns."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft.utils import PeftType
+
+    kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(config["peft_type"])]
+    unused = {"peft_type", "r"} if config["peft_type"] == "ADALORA" else {"peft_type"}
+    known = {n: v for n, v in config.items() if n in kind.__dataclass_fields__ and n not in unused}
+    return lora_layers(inject_peft(model, kind(**{**known, "init_lora_weights": True})))

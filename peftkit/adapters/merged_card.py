@@ -1,0 +1,73 @@
+"""The model card of a merged model: where it comes from, and its certificate in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from peftkit.adapters.card import PIPELINE_TAGS
+from peftkit.adapters.record import Record
+
+TEMPLATE = """\
+---
+{% if record.base.hub_id %}base_model: {{ record.base.hub_id }}
+{% endif %}library_name: transformers
+pipeline_tag: {{ pipeline_tag }}
+tags:
+- peftkit
+---
+
+# {{ name }}
+
+{{ method }}{% if base %} of `{{ base }}`{% endif %}, merged with \
+[peftkit](https://pypi.org/project/peftkit/) into {{ into }}{{ strength }}.
+
+```python
+from transformers import AutoTokenizer, {{ record.head.auto_class }}
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+model = {{ record.head.auto_class }}.from_pretrained("path/to/this/folder").eval()
+```
+
+Beside the adapter on its base, logits differ by at most {{ difference }}, and the likeliest answer
+is the same at {{ agreement }} of the positions; `merge_report.json` has all.
+{% if scores %}
+| validation split | {{ scores | join(" | ") }} |
+|---|{% for _ in scores %}---:|{% endfor %}
+{% for row, values in report.score.items() -%}
+| {{ row }} |{% for value in values.values() %} {{ "%.4f" | format(value) }} |{% endfor %}
+{% endfor %}{% endif %}"""
+TARGETS = {
+    "trained": "the weights that were trained on",
+    "original": "the original weights, which were quantized in training",
+    "requantized": "the weights that were trained on, quantized again",
+}
+
+
+def write_merged_card(folder: Path, name: str, record: Record, report: dict[str, Any]) -> None:
+    """Writes README.md; it holds no rows of data and no local paths.
+
+    Args:
+        name: of the model.
+        report: the content of merge_report.json.
+    """
+    text = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(
+        TEMPLATE
+    )
+    base = record.base.get("hub_id") or record.base.get("name")
+    found = text.render(
+        record={"base": record.base or {"hub_id": ""}, "head": record.head},
+        report=report,
+        name=name,
+        difference=f"{report['max_abs_dlogit']:.1e}",
+        agreement=f"{report['top1_agreement']:.2%}",
+        method=record.peft_config.get("peft_type") or record.recipe["method"]["kind"],
+        base=base,
+        into=TARGETS[report["into"]],
+        strength="" if report["scale"] == 1 else f" at strength {report['scale']}",
+        scores=list(report["score"]["adapter"]),
+        pipeline_tag=PIPELINE_TAGS.get(record.head.task_type, record.head.task_type.lower()),
+    )
+    (folder / "README.md").write_text(found, encoding="utf-8")

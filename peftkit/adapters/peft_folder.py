@@ -1,0 +1,206 @@
+"""A LoRA as other loaders of PEFT's format take it: one rank, one scale, layers named one by one.
+
+    scale * B A  =  s * [B scale / s, 0] [A; 0]         padded with zeros to the largest rank
+
+vLLM and others read `r`, `lora_alpha` and the tensors, and pass over `rank_pattern`,
+`alpha_pattern`, and what else would change an answer.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from peftkit.adapters.inspecting import CONFIG, RECORD, WEIGHTS
+from peftkit.adapters.lora_updates import PREFIX, Update, read_updates
+from peftkit.bases.added_tokens import WEIGHTS as ADDED_TOKENS
+from peftkit.bases.loading import empty_model
+from peftkit.bases.opening import OpenedBase
+from peftkit.data.encoded import Head
+from peftkit.errors import AdapterError, quoted
+from peftkit.methods.peft_layout import WITHOUT_EFFECT
+
+LORA = ("LORA", "ADALORA")
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What `--max-lora-rank` of vLLM may be."""
+EXPANDED = {
+    "alpha_pattern", "beta1", "beta2", "bias", "deltaT", "fan_in_fan_out", "init_r", "lora_alpha",
+    "orth_reg_weight", "peft_type", "qalora_group_size", "r", "rank_pattern", "target_r", "tfinal",
+    "tinit", "total_step", "use_rslora",
+}  # fmt: skip
+"""Fields of PEFT's configurations that are expanded, or that matter in training only; any other
+that is set changes what is computed."""
+ROUNDING = 1e-6
+"""Relative error of scaling B in float32."""
+MERGE = "`peftkit merge` folds it into the weights instead"
+
+
+def is_plain_lora(config: Mapping[str, Any]) -> bool:
+    """Whether an adapter is nothing but A and B, whatever their ranks and scales."""
+    set_ = [name for name, value in config.items() if value and name not in WITHOUT_EFFECT]
+    return bool(config.get("peft_type") in LORA and set(set_) <= EXPANDED and not _biases(config))
+
+
+def _biases(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("bias", "none") != "none")
+
+
+def check_for_peft(config: Mapping[str, Any], folder: Path) -> None:
+    """Raises AdapterError unless PEFT by itself loads an adapter.
+
+    Args:
+        config: adapter_config.json; empty for methods that have none.
+    """
+    if not config:
+        raise AdapterError(
+            "what was trained are weights of the base itself, no PEFT adapter", MERGE
+        )
+    if config["peft_type"] == "BOTTLENECK":
+        raise AdapterError(
+            "PEFT alone has no bottleneck adapters",
+            "the adapter folder is what PEFT loads after `import peftkit.peft_plugin`",
+        )
+    if (folder / ADDED_TOKENS).is_file():
+        raise AdapterError(
+            "it has embeddings of tokens that were added to the vocabulary, which PEFT alone does "
+            "not load",
+            f"{MERGE}; the adapter's README.md has the lines that load them",
+        )
+
+
+def check_for_vllm(config: Mapping[str, Any], folder: Path, head: Head) -> None:
+    """Raises AdapterError unless vLLM serves an adapter beside its base."""
+    check_for_peft(config, folder)
+    if head.task_type != "CAUSAL_LM":
+        raise AdapterError(
+            "vLLM takes adapters of models that write, and this one has a head of its own", MERGE
+        )
+    if config.get("modules_to_save"):
+        raise AdapterError(
+            f"it trains {quoted(config['modules_to_save'])} whole (`modules_to_save`), which vLLM "
+            "refuses",
+            MERGE,
+        )
+    if not is_plain_lora(config):
+        kind = "DoRA" if config.get("use_dora") else config["peft_type"]
+        raise AdapterError(f"the adapter is {kind}, and vLLM takes LoRA without biases only", MERGE)
+
+
+def vllm_rank(rank: int) -> int:
+    """The `--max-lora-rank` that an adapter needs.
+
+    Raises:
+        AdapterError: vLLM has none so large.
+    """
+    for allowed in VLLM_RANKS:
+        if rank <= allowed:
+            return allowed
+    raise AdapterError(f"its rank is {rank}, and vLLM takes {VLLM_RANKS[-1]} at most", MERGE)
+
+
+def write_expanded(
+    folder: Path, config: dict[str, Any], base: OpenedBase, head: Head, output: Path
+) -> dict[str, Any]:
+    """Writes a LoRA with one rank, one scale and explicit names into a folder.
+
+    Returns:
+        Its adapter_config.json.
+    """
+    updates, others = read_updates(folder, config, base, head)
+    rank = max(len(update.a) for update in updates.values())
+    scale = statistics.mode(update.scale for update in updates.values())
+    tensors = {name: tensor.contiguous() for name, tensor in others.items()}
+    for module, update in updates.items():
+        for part, values in zip("AB", _padded(update, rank, scale), strict=True):
+            tensors[f"{PREFIX}{module}.lora_{part}.weight"] = torch.from_numpy(values)
+    save_file(tensors, output / WEIGHTS, metadata={"format": "pt"})
+    alpha = scale * rank
+    written = {
+        **{name: value for name, value in config.items() if name not in EXPANDED},
+        "peft_type": "LORA",
+        "bias": "none",
+        "fan_in_fan_out": config.get("fan_in_fan_out", False),
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "r": rank,
+        "target_modules": _names(updates, empty_model(base, head).model),
+        "exclude_modules": None,
+        "layers_to_transform": None,
+        "layers_pattern": None,
+    }
+    (output / CONFIG).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
+    _copy_rest(folder, output)
+    return written
+
+
+def _padded(update: Update, rank: int, scale: float) -> tuple[Any, Any]:
+    """A and B at another rank and scale."""
+    missing = rank - len(update.a)
+    b = update.b if update.scale == scale else update.b * np.float32(update.scale / scale)
+    a = np.pad(update.a, ((0, missing), (0, 0)))
+    return np.ascontiguousarray(a), np.ascontiguousarray(np.pad(b, ((0, 0), (0, missing))))
+
+
+def _names(adapted: Iterable[str], model: torch.nn.Module) -> list[str]:
+    """Last parts of the names where they say which layers are meant, else whole names."""
+    wanted = set(adapted)
+    leaves = {name.rsplit(".", 1)[-1] for name in wanted}
+    meant = {name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in leaves}
+    return sorted(leaves if meant == wanted else wanted)
+
+
+def copy_as_it_is(folder: Path, output: Path) -> None:
+    """PEFT's two files, and what belongs to the tokenizer."""
+    for name in (CONFIG, WEIGHTS):
+        shutil.copyfile(folder / name, output / name)
+    _copy_rest(folder, output)
+
+
+def _copy_rest(folder: Path, output: Path) -> None:
+    """Tokenizer, template and generation settings; not what only peftkit reads."""
+    for file in folder.iterdir():
+        if file.suffix in (".json", ".jinja", ".model", ".txt") and file.name not in (
+            CONFIG,
+            RECORD,
+        ):
+            shutil.copyfile(file, output / file.name)
+
+
+def check_expanded(
+    folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head, output: Path
+) -> float:
+    """Compares the updates of a written folder with those of the adapter, by r and alpha alone.
+
+    Returns:
+        The largest difference of a layer, relative to its largest number.
+
+    Raises:
+        AdapterError: it is not the same adapter.
+    """
+    updates, others = read_updates(folder, config, base, head)
+    written = json.loads((output / CONFIG).read_text())
+    tensors = load_file(output / WEIGHTS)
+    scale, largest = written["lora_alpha"] / written["r"], 0.0
+    for module, update in updates.items():
+        a = tensors.pop(f"{PREFIX}{module}.lora_A.weight").double()
+        b = tensors.pop(f"{PREFIX}{module}.lora_B.weight").double()
+        expected = (
+            update.scale * torch.from_numpy(update.b).double() @ torch.from_numpy(update.a).double()
+        )
+        size = max(float(expected.abs().max()), 1e-30)
+        largest = max(largest, float((scale * b @ a - expected).abs().max()) / size)
+    same = tensors.keys() == others.keys() and all(
+        torch.equal(tensors[name], others[name]) for name in others
+    )
+    if not same or not largest <= ROUNDING:
+        raise AdapterError(f"what was written is not the adapter: it is off by {largest:.1e}")
+    return largest
