@@ -17,6 +17,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peftkit.errors import AdapterError, MethodError, first_line, quoted
+from peftkit.methods.changed_bases import changed_base
 from peftkit.methods.trained_layout import compare_tensors, fill_tensors
 from peftkit.parts import as_json
 
@@ -31,8 +32,6 @@ WITHOUT_EFFECT = {
 }  # fmt: skip
 """Fields of PEFT's configurations that do not change what a loaded adapter computes, or that show
 in the names of its tensors; values of `init_lora_weights` that do are refused apart."""
-CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Beginnings of `init_lora_weights` that take something out of the base's weights."""
 
 
 def inject_peft(model: nn.Module, config: peft.PeftConfig) -> nn.Module:
@@ -185,13 +184,9 @@ def compare_configs(model: Any, folder: Path) -> None:
             f"`{folder}` has no readable adapter_config.json: {error}",
             "give an adapter that PEFT or a method of PEFT's has saved",
         ) from error
-    start = str(saved.get("init_lora_weights")).lower()
-    if start.startswith(CHANGE_THE_BASE):
-        raise AdapterError(
-            f"the adapter in `{folder}` was trained on a base that its start, `{start}`, had "
-            "changed, and does not fit the base as it is",
-            "convert it with PEFT's `path_initial_model_for_weight_conversion`",
-        )
+    if changed := changed_base(saved):
+        told, advice = changed
+        raise AdapterError(f"the adapter in `{folder}`: {told}", advice)
     unknown = [name for name in saved.keys() - live.keys() - WITHOUT_EFFECT if saved[name]]
     wrong = [f"`{name}` is not known to this version of PEFT" for name in sorted(unknown)]
     wrong += [
