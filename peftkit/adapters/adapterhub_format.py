@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from peftkit.adapters.hazards import LARGEST_NUMBER, LIMITS, leads_elsewhere
 from peftkit.errors import quoted
@@ -71,7 +71,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def placement(settings: Mapping[str, Any]) -> str:
+def placement(settings: Mapping[str, Any]) -> Literal["houlsby", "pfeiffer", "parallel"]:
     """Where it stands in a block, as peftkit calls it."""
     if settings["is_parallel"]:
         return "parallel"

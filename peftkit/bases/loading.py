@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -206,7 +207,7 @@ def _head_modules(model: Any, head: Head, fresh: tuple[str, ...] | list[str]) ->
         for name, module in model.named_children()
         if name not in trunk and any(True for _ in module.parameters())
     ]
-    poolers = {key.split(".pooler.")[0] + ".pooler" for key in fresh if ".pooler." in key}
+    poolers = {found[0] for key in fresh if (found := re.match(r"(.*?\.)?pooler(?=\.)", key))}
     return (*(own if head.trained else ()), *sorted(poolers))
 
 

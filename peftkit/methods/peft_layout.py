@@ -225,7 +225,10 @@ def _peft_errors(folder: Path) -> Iterator[None]:
         try:
             yield
         except (ValueError, TypeError, RuntimeError, KeyError) as error:
-            raise AdapterError(f"PEFT cannot load `{folder}`: {first_line(error)}") from error
+            told = first_line(error)
+            if told.endswith(":"):  # torch lists what does not fit below
+                told = first_line(ValueError(str(error).partition("\n")[2]))
+            raise AdapterError(f"PEFT cannot load `{folder}`: {told}") from error
 
 
 def _restore(model: Any, folder: Path, name: str) -> None:

@@ -1,0 +1,432 @@
+"""Adapters that other programs saved: loaded as they compute, or refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModel
+from transformers.activations import ACT2FN
+
+import peftkit as pk
+from peftkit.adapters.inspecting import inspect
+from peftkit.adapters.verifying import verify
+from peftkit.errors import AdapterError
+from peftkit.run import run
+from tests.conftest import save_tokenizer
+
+HIDDEN = 64
+IDS = torch.tensor([[2, 9, 11, 14, 30, 3]])
+PFEIFFER = {
+    "original_ln_before": True, "original_ln_after": True, "residual_before_ln": True,
+    "adapter_residual_before_ln": False, "ln_before": False, "ln_after": False,
+    "mh_adapter": False, "output_adapter": True, "non_linearity": "relu", "reduction_factor": 16,
+    "is_parallel": False, "scaling": 1.0, "use_gating": False, "inv_adapter": None,
+    "inv_adapter_reduction_factor": None, "cross_adapter": False, "leave_out": [], "dropout": 0.0,
+    "init_weights": "bert", "phm_layer": False, "phm_dim": 4, "factorized_phm_W": True,
+    "learn_phm": True, "stochastic_depth": 0.0,
+}  # fmt: skip
+"""As `adapters` writes its SeqBnConfig."""
+HOULSBY = {**PFEIFFER, "original_ln_before": False, "mh_adapter": True, "non_linearity": "swish"}
+PARALLEL = {
+    **PFEIFFER, "original_ln_before": False, "is_parallel": True, "scaling": 4.0,
+    "reduction_factor": 2, "init_weights": "mam_adapter",
+}  # fmt: skip
+SETTINGS = {
+    "pfeiffer": PFEIFFER,
+    "houlsby": HOULSBY,
+    "parallel": PARALLEL,
+    "pfeiffer at both": {**PFEIFFER, "mh_adapter": True},
+    "houlsby at the attention": {**HOULSBY, "output_adapter": False},
+    "houlsby at the output": {**HOULSBY, "mh_adapter": False},
+    "houlsby, residual": {**HOULSBY, "residual_before_ln": False},
+    "leaves out": {**PFEIFFER, "leave_out": [0]},
+    "learned": {**PARALLEL, "scaling": "learned"},
+    "channel": {**PFEIFFER, "scaling": "channel"},
+    "norm": {**PFEIFFER, "ln_before": True, "non_linearity": "leakyrelu"},
+    "uneven": {**PFEIFFER, "reduction_factor": 7},
+    "wider": {**PFEIFFER, "reduction_factor": 0.5, "non_linearity": "gelu"},
+}
+
+
+def hub_tensors(settings: dict[str, Any], prefix: str = "bert.") -> dict[str, torch.Tensor]:
+    """What the library's `state_dict` holds of an adapter named `task` in two layers."""
+    torch.manual_seed(5)
+    inner = max(1, int(HIDDEN // settings["reduction_factor"]))
+    made: dict[str, torch.Tensor] = {}
+    for layer in (n for n in range(2) if n not in settings["leave_out"]):
+        for place, end in (("mh_adapter", "attention.output"), ("output_adapter", "output")):
+            if not settings[place]:
+                continue
+            at = f"{prefix}encoder.layer.{layer}.{end}.adapters.task."
+            down = "adapter_down.0"
+            if settings["ln_before"]:
+                down = "adapter_down.1"
+                for kind in ("weight", "bias"):
+                    made[f"{at}adapter_norm_before.{kind}"] = torch.rand(HIDDEN) + 0.5
+                    made[f"{at}adapter_down.0.{kind}"] = made[f"{at}adapter_norm_before.{kind}"]
+            made[f"{at}{down}.weight"] = torch.randn(inner, HIDDEN) * 0.2
+            made[f"{at}{down}.bias"] = torch.randn(inner) * 0.2
+            made[f"{at}adapter_up.weight"] = torch.randn(HIDDEN, inner) * 0.2
+            made[f"{at}adapter_up.bias"] = torch.randn(HIDDEN) * 0.2
+            if isinstance(settings["scaling"], str):
+                shape = 1 if settings["scaling"] == "learned" else HIDDEN
+                made[f"{at}scaling"] = torch.rand(shape) + 0.5
+    return made
+
+
+def hub_folder(
+    folder: Path,
+    settings: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    model_type: str = "bert",
+    **changes: Any,
+) -> Path:
+    """A folder as the library's `save_adapter(..., use_safetensors=True)` leaves it."""
+    folder.mkdir(parents=True)
+    config = {
+        "config": settings, "hidden_size": HIDDEN, "model_class": "BertAdapterModel",
+        "model_name": "bert-base-uncased", "model_type": model_type, "name": "task",
+        "version": "adapters.1.2.0",
+    }  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps({**config, **changes}))
+    save_file({n: t.clone() for n, t in tensors.items()}, folder / "adapter.safetensors")
+    return folder
+
+
+def by_hand(
+    model: Any, settings: dict[str, Any], tensors: dict[str, torch.Tensor], activation: str = ""
+) -> torch.Tensor:
+    """The last hidden states of a BERT with an adapter, written down from the library's
+    `pre_forward`, `forward` and `post_forward`.
+    """
+    named = {re.sub(r"^bert\.|^roberta\.", "", name): t for name, t in tensors.items()}
+    f = ACT2FN[activation or settings["non_linearity"].replace("leakyrelu", "leaky_relu")]
+
+    def delta(at: str, x: torch.Tensor) -> torch.Tensor:
+        down = "adapter_down.0"
+        if settings["ln_before"]:
+            down = "adapter_down.1"
+            norm = [named[f"{at}adapter_norm_before.{kind}"] for kind in ("weight", "bias")]
+            x = nn.functional.layer_norm(x, (HIDDEN,), *norm)
+        x = f(nn.functional.linear(x, named[f"{at}{down}.weight"], named[f"{at}{down}.bias"]))
+        x = nn.functional.linear(x, named[f"{at}adapter_up.weight"], named[f"{at}adapter_up.bias"])
+        scaling = settings["scaling"]
+        return x * (named[f"{at}scaling"] if isinstance(scaling, str) else scaling)
+
+    def end(block: Any, x: torch.Tensor, r: torch.Tensor, at: str) -> torch.Tensor:
+        h, norm = block.dense(x), block.LayerNorm
+        if f"{at}adapter_up.weight" not in named:
+            return norm(h + r)
+        if settings["is_parallel"]:
+            return norm(h + delta(at, r) + r)
+        if settings["original_ln_before"]:
+            residual, read = h, norm(h + r)
+        else:
+            residual, read = h, h
+        return norm(delta(at, read) + residual + r)
+
+    hidden = model.embeddings(IDS)
+    for number, layer in enumerate(model.encoder.layer):
+        at = f"encoder.layer.{number}."
+        attended = layer.attention.self(hidden)[0]
+        middle = end(
+            layer.attention.output, attended, hidden, f"{at}attention.output.adapters.task."
+        )
+        hidden = end(layer.output, layer.intermediate(middle), middle, f"{at}output.adapters.task.")
+    return hidden
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_adapterhub_adapters_give_the_hidden_states_of_their_formula(bases, tmp_path, name):
+    settings = SETTINGS[name]
+    tensors = hub_tensors(settings)
+    folder = hub_folder(tmp_path / "hub", settings, tensors)
+    findings = verify(str(folder), str(bases["bert"]))
+    assert not findings.problems
+    told = " ".join(f"{finding.found} {finding.meaning}" for finding in findings.all)
+    assert f"reduction factor {settings['reduction_factor']}" in told
+    assert "converted to a bottleneck adapter of peftkit" in told
+    assert "it was saved without a head" in told
+    adapter = pk.load(str(folder), str(bases["bert"]))
+    model = AutoModel.from_pretrained(bases["bert"]).eval()
+    with torch.no_grad():
+        expected = by_hand(model, settings, tensors)
+        found = adapter.model(input_ids=IDS).last_hidden_state
+        plain = model(input_ids=IDS).last_hidden_state
+    assert (found - expected).abs().max() < 1e-6
+    assert (found - plain).abs().max() > 1e-2
+    with pytest.raises(AdapterError, match="without a head"):
+        adapter.predict(["a warm film"])
+
+
+def test_the_early_names_of_adapterhub_are_read(bases, tmp_path):
+    settings = {**PFEIFFER, "non_linearity": "gelu", "mh_adapter": True}
+    tensors = hub_tensors(settings)
+    early = {
+        name.replace("attention.output.adapters", "attention.output.attention_text_task_adapters")
+        .replace("output.adapters", "output.layer_text_task_adapters"): tensor
+        for name, tensor in tensors.items()
+    }  # fmt: skip
+    folder = hub_folder(tmp_path / "hub", settings, early)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    del config["version"]
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    adapter = pk.load(str(folder), str(bases["bert"]))
+    model = AutoModel.from_pretrained(bases["bert"]).eval()
+    with torch.no_grad():
+        expected = by_hand(model, settings, tensors, "gelu_new")
+        found = adapter.model(input_ids=IDS).last_hidden_state
+    assert (found - expected).abs().max() < 1e-6
+
+
+@pytest.fixture(scope="module")
+def roberta(tmp_path_factory):
+    """A tiny RoBERTa, whose blocks are BERT's, and whose checkpoint has no pooler."""
+    from transformers import AutoModelForMaskedLM, RobertaConfig
+
+    folder = tmp_path_factory.mktemp("bases") / "roberta"
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        hidden_size=HIDDEN, num_hidden_layers=2, num_attention_heads=4, vocab_size=80,
+        intermediate_size=128, max_position_embeddings=66, initializer_range=0.08, pad_token_id=0,
+    )  # fmt: skip
+    AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    save_tokenizer(folder, "bert")
+    return folder
+
+
+HEADS = {
+    "pooler": {"layers": 1, "activation_function": None, "use_pooler": True},
+    "two layers": {"layers": 2, "activation_function": "tanh", "use_pooler": False},
+}
+
+
+def with_head(folder: Path, head: dict[str, Any], **tensors: torch.Tensor) -> Path:
+    config = {
+        "head_type": "classification", "num_labels": 3, "bias": True, "dropout_prob": None,
+        "label2id": {"bad": 0, "fair": 1, "good": 2}, **head,
+    }  # fmt: skip
+    content = {"config": config, "name": "task", "model_class": "BertAdapterModel"}
+    (folder / "head_config.json").write_text(json.dumps(content))
+    named = {f"heads.task.{name.replace('_', '.')}": t for name, t in tensors.items()}
+    save_file(named, folder / "model_head.safetensors")
+    return folder
+
+
+def linear(out: int) -> nn.Linear:
+    torch.manual_seed(out)
+    return nn.Linear(HIDDEN, out)
+
+
+@pytest.mark.parametrize(
+    ("kind", "head"), [("bert", "pooler"), ("bert", "two layers"), ("roberta", "two layers")]
+)
+def test_adapterhub_classifiers_that_are_transformers_own_answer(
+    bases, roberta, tmp_path, kind, head
+):
+    base = {**bases, "roberta": roberta}[kind]
+    tensors = hub_tensors(PFEIFFER, f"{kind}.")
+    folder = hub_folder(tmp_path / "hub", PFEIFFER, tensors, kind)
+    first, last = linear(HIDDEN), linear(3)
+    model = AutoModel.from_pretrained(base).eval()
+    if head == "pooler":
+        first = model.pooler.dense
+        with_head(folder, HEADS[head], **{"1_weight": last.weight, "1_bias": last.bias})
+    else:
+        layers = {"1_weight": first.weight, "1_bias": first.bias}
+        layers |= {"4_weight": last.weight, "4_bias": last.bias}
+        with_head(folder, HEADS[head], **layers)
+    findings = verify(str(folder), str(base))
+    assert not findings.problems
+    assert not any("no answers" in finding.found for finding in findings.all)
+    adapter = pk.load(str(folder), str(base))
+    with torch.no_grad():
+        hidden = by_hand(model, PFEIFFER, tensors)[:, 0]
+        expected = last(torch.tanh(first(hidden)))
+        found = adapter.model(input_ids=IDS).logits
+    assert (found - expected).abs().max() < 1e-6
+    (answer,) = adapter.predict(["a warm film"])
+    assert answer.label in ("bad", "fair", "good")
+
+
+def test_a_head_that_transformers_has_not_leaves_the_body(bases, tmp_path):
+    layer = linear(3)
+    saved = {"1_weight": layer.weight, "1_bias": layer.bias}
+    for number, (change, reason) in enumerate((
+        ({"layers": 1, "use_pooler": False, "activation_function": None}, "which is not the"),
+        ({**HEADS["pooler"], "head_type": "tagging"}, "its head is one for `tagging`"),
+        ({**HEADS["pooler"], "num_labels": 1}, "gives numbers, not classes"),
+        ({**HEADS["pooler"], "bias": False}, "which is not the classifier"),
+    )):  # fmt: skip
+        folder = hub_folder(tmp_path / str(number), PFEIFFER, hub_tensors(PFEIFFER))
+        with_head(folder, change, **saved)
+        findings = verify(str(folder), str(bases["bert"]))
+        assert not findings.problems
+        assert any(reason in finding.found for finding in findings.all), reason
+        with pytest.raises(AdapterError, match=re.escape(reason)):
+            pk.load(str(folder), str(bases["bert"])).predict(["a warm film"])
+
+
+REFUSED = {
+    "gating": ({"use_gating": True}, "`use_gating` is 'True'"),
+    "compacter": ({"phm_layer": True}, "Kronecker"),
+    "norm after": ({"ln_after": True}, "`ln_after` is 'True'"),
+    "invertible": ({"inv_adapter": "nice"}, "an invertible adapter"),
+    "invertible, early": ({"invertible_adapter": {"block_type": "nice"}}, "an invertible adapter"),
+    "cross": ({"cross_adapter": True}, "`cross_adapter` is 'True'"),
+    "no norm": ({"original_ln_after": False}, "`original_ln_after` is false"),
+    "residual": ({"residual_before_ln": False}, "`residual_before_ln` is False"),
+    "post add": ({"residual_before_ln": "post_add"}, "`residual_before_ln` is 'post_add'"),
+    "parallel at both": ({"is_parallel": True, "mh_adapter": True}, "beside the attention"),
+    "nowhere": ({"output_adapter": False}, "it has no place"),
+    "by layer": ({"reduction_factor": {"0": 2, "default": 16}}, "differs by layer"),
+    "tiny factor": ({"reduction_factor": 1e-9}, "`reduction_factor` is"),
+    "infinite": ({"scaling": float("inf")}, "`scaling` is"),
+    "prefix": ({"architecture": "prefix_tuning"}, "of the kind 'prefix_tuning'"),
+    "lora": ({"architecture": "lora", "r": 8}, "of the kind 'lora'"),
+    "unknown": ({"sparkle": 1}, "`sparkle` is '1'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_computed_of_adapterhub_is_refused_from_its_settings(tmp_path, name):
+    change, reason = REFUSED[name]
+    settings = {**PFEIFFER, **change}
+    folder = hub_folder(tmp_path / "hub", settings, hub_tensors(PFEIFFER))
+    problems = [problem.found for problem in inspect(str(folder)).findings.problems]
+    assert any(reason in problem for problem in problems), problems
+    with pytest.raises(AdapterError):
+        pk.load(str(folder))
+
+
+def test_what_does_not_fit_of_adapterhub_is_told(bases, tmp_path):
+    tensors = hub_tensors(PFEIFFER)
+    name = next(name for name in tensors if name.endswith("adapter_up.bias"))
+    cases: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any], str]] = {
+        "missing": ({n: t for n, t in tensors.items() if n != name}, {}, "is missing"),
+        "shape": ({**tensors, name: torch.zeros(3)}, {}, "size mismatch for base_model.model"),
+        "more": ({**tensors, "bert.gate": torch.zeros(3)}, {}, "`bert.gate` is no tensor of such"),
+        "layers": (
+            {**tensors, **{n.replace("layer.1", "layer.4"): t for n, t in tensors.items()}}, {},
+            "the base has 2 layers, and the adapter is for 5",
+        ),
+        "name": (tensors, {"name": "other"}, "named `other`"),
+        "type": (tensors, {"model_type": "t5"}, "it is for a t5 model"),
+        "width": (tensors, {"hidden_size": 128}, "hidden states of 128 numbers"),
+        "early": (tensors, {"config": "pfeiffer"}, "its settings are not in it"),
+        "function": (tensors, {"config": {**PFEIFFER, "non_linearity": "x"}}, "`non_linearity`"),
+    }  # fmt: skip
+    for case, (held, changes, reason) in cases.items():
+        folder = hub_folder(tmp_path / case, PFEIFFER, held, **changes)
+        problems = [problem.found for problem in verify(str(folder), str(bases["bert"])).problems]
+        assert any(reason in problem for problem in problems), (case, problems)
+
+
+def test_a_fusion_is_refused(tmp_path):
+    (tmp_path / "adapter_fusion_config.json").write_text("{}")
+    with pytest.raises(AdapterError, match="mixes several adapters"):
+        inspect(str(tmp_path))
+
+
+def test_training_does_not_go_on_from_an_adapterhub_adapter(make_recipe, tmp_path):
+    folder = hub_folder(tmp_path / "hub", PFEIFFER, hub_tensors(PFEIFFER))
+    recipe = make_recipe(pk.BottleneckAdapter(placement="pfeiffer"), max_steps=1)
+    with pytest.raises(AdapterError, match="does not train further"):
+        run(recipe.with_(start_from=str(folder)), str(tmp_path / "run"))
+
+
+def command_in(folder: Path) -> list[str]:
+    """The commands that `verify` prints of the pickles of a folder."""
+    advice = [problem.advice for problem in inspect(str(folder)).findings.problems]
+    return [text.split("in its folder: ")[1] for text in advice if "in its folder: " in text]
+
+
+def run_printed(folder: Path) -> None:
+    for command in command_in(folder):
+        assert command.startswith("python ")
+        subprocess.run(
+            command.replace("python", sys.executable, 1), shell=True, cwd=folder, check=True
+        )
+
+
+def test_the_printed_command_converts_adapterhub_s_pickles(bases, tmp_path):
+    settings = {**PFEIFFER, "ln_before": True}  # tensors under two names share their memory
+    tensors = hub_tensors(settings)
+    folder = hub_folder(tmp_path / "hub", settings, tensors)
+    (folder / "adapter.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_adapter.bin")
+    layer = linear(3)
+    with_head(folder, HEADS["pooler"], **{"1_weight": layer.weight, "1_bias": layer.bias})
+    torch.save(load_file(folder / "model_head.safetensors"), folder / "pytorch_model_head.bin")
+    (folder / "model_head.safetensors").unlink()
+    problems = inspect(str(folder)).findings.problems
+    assert [problem.check for problem in problems] == ["pickle", "pickle"]
+    run_printed(folder)
+    findings = verify(str(folder), str(bases["bert"]))
+    assert not findings.problems
+    assert sum("is not read" in finding.found for finding in findings.all) == 2
+    model = AutoModel.from_pretrained(bases["bert"]).eval()
+    with torch.no_grad():
+        expected = layer(torch.tanh(model.pooler.dense(by_hand(model, settings, tensors)[:, 0])))
+        found = pk.load(str(folder), str(bases["bert"])).model(input_ids=IDS).logits
+    assert (found - expected).abs().max() < 1e-6
+
+
+def test_the_printed_command_converts_a_pickle_of_peft_s(plain, bases, tmp_path):
+    shutil.copytree(plain("SEQ_CLS"), folder := tmp_path / "peft")
+    file = folder / "adapter_model.safetensors"
+    torch.save(load_file(file), folder / "adapter_model.bin")
+    file.unlink()
+    assert verify(str(folder), str(bases["bert"])).problems
+    run_printed(folder)
+    assert not verify(str(folder), str(bases["bert"])).problems
+
+
+def test_no_command_is_printed_for_a_name_that_could_be_one(plain, tmp_path):
+    shutil.copytree(plain("SEQ_CLS"), folder := tmp_path / "peft")
+    (folder / "adapter_model.safetensors").rename(folder / "x');print('ran.bin")
+    assert inspect(str(folder)).findings.problems
+    assert not command_in(folder)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, bases):
+    """Makes what plain PEFT leaves of a LoRA: `plain(task_type)`."""
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    made: dict[str, Path] = {}
+    folder = tmp_path_factory.mktemp("plain")
+
+    def make(task_type: str) -> Path:
+        if task_type not in made:
+            torch.manual_seed(0)
+            auto = getattr(transformers, AUTO[task_type])
+            model = auto.from_pretrained(bases["bert"])
+            config = LoraConfig(r=4, target_modules=["query", "dense"], task_type=task_type)
+            made[task_type] = save_random(get_peft_model(model, config), folder / task_type)
+        return made[task_type]
+
+    return make
+
+
+AUTO = {"SEQ_CLS": "AutoModelForSequenceClassification"}
+
+
+def save_random(model: Any, folder: Path) -> Path:
+    """Saves a PEFT model whose trained parameters are drawn anew, so that they have an effect."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(std=0.1)
+    model.save_pretrained(folder)
+    return folder
