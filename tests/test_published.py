@@ -399,28 +399,71 @@ def test_no_command_is_printed_for_a_name_that_could_be_one(plain, tmp_path):
     assert not command_in(folder)
 
 
+AUTO = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "FEATURE_EXTRACTION": "AutoModel",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+}
+BASES = {"CAUSAL_LM": "llama", "SEQ_2_SEQ_LM": "t5"}
+"""Of each kind of model; BERT where not named."""
+
+
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory, bases):
-    """Makes what plain PEFT leaves of a LoRA: `plain(task_type)`."""
+def all_bases(tmp_path_factory, bases, chat_base):
+    """Tiny bases by architecture."""
+    from transformers import AutoModelForSeq2SeqLM, T5Config
+
+    folder = tmp_path_factory.mktemp("bases") / "t5"
+    torch.manual_seed(0)
+    config = T5Config(
+        d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, vocab_size=80,
+        decoder_start_token_id=0, pad_token_id=0, eos_token_id=3,
+    )  # fmt: skip
+    AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)
+    save_tokenizer(folder, "bert")
+    return {"bert": bases["bert"], "llama": chat_base, "t5": folder}
+
+
+def output_of(model: Any) -> torch.Tensor:
+    """All that a model puts out for one text."""
+    more = {"decoder_input_ids": IDS} if model.config.is_encoder_decoder else {}
+    with torch.no_grad():
+        found = model.eval()(input_ids=IDS, **more)
+    if hasattr(found, "start_logits"):
+        return torch.stack([found.start_logits, found.end_logits])
+    return found.logits if hasattr(found, "logits") else found.last_hidden_state
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, all_bases):
+    """Makes what plain PEFT leaves of a LoRA, and what the trained model puts out, in `output.pt`
+    beside it: `plain(task_type)`; `named=False` for an adapter that does not say its task.
+    """
     import transformers
     from peft import LoraConfig, get_peft_model
 
-    made: dict[str, Path] = {}
     folder = tmp_path_factory.mktemp("plain")
 
-    def make(task_type: str) -> Path:
-        if task_type not in made:
-            torch.manual_seed(0)
-            auto = getattr(transformers, AUTO[task_type])
-            model = auto.from_pretrained(bases["bert"])
-            config = LoraConfig(r=4, target_modules=["query", "dense"], task_type=task_type)
-            made[task_type] = save_random(get_peft_model(model, config), folder / task_type)
-        return made[task_type]
+    def make(task_type: str, named: bool = True) -> Path:
+        target = folder / f"{task_type}-{named}" / "adapter"
+        if target.exists():
+            return target
+        torch.manual_seed(0)
+        auto = getattr(transformers, AUTO[task_type])
+        model = auto.from_pretrained(all_bases[BASES.get(task_type, "bert")])
+        names = ("classifier", "qa_outputs", "lm_head")
+        heads = [name for name in names if hasattr(model, name)] or None
+        saved = None if heads == ["lm_head"] else heads
+        config = LoraConfig(
+            r=4, target_modules="all-linear", exclude_modules=heads,
+            task_type=task_type if named else None, modules_to_save=None if named else saved,
+        )  # fmt: skip
+        return save_random(get_peft_model(model, config), target)
 
     return make
-
-
-AUTO = {"SEQ_CLS": "AutoModelForSequenceClassification"}
 
 
 def save_random(model: Any, folder: Path) -> Path:
@@ -429,4 +472,85 @@ def save_random(model: Any, folder: Path) -> Path:
         if parameter.requires_grad:
             parameter.data.normal_(std=0.1)
     model.save_pretrained(folder)
+    torch.save(output_of(model), folder.parent / "output.pt")
     return folder
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "not named"])
+@pytest.mark.parametrize("task_type", AUTO)
+def test_plain_peft_s_adapters_of_every_kind_of_model_load(plain, all_bases, task_type, named):
+    folder, base = plain(task_type, named), str(all_bases[BASES.get(task_type, "bert")])
+    findings = verify(str(folder), base)
+    assert not findings.problems
+    taken = [finding for finding in findings.all if "no `task_type`" in finding.found]
+    assert [f"taken for {task_type}" in finding.found for finding in taken] == [True][named:]
+    adapter = pk.load(str(folder), base)
+    expected = torch.load(folder.parent / "output.pt")
+    assert (output_of(adapter.model) - expected).abs().max() < 1e-6
+    if task_type in ("CAUSAL_LM", "SEQ_CLS"):
+        assert adapter.predict(["a warm film"])
+    else:
+        with pytest.raises(AdapterError, match=f"it is one for {task_type}"):
+            adapter.predict(["a warm film"])
+
+
+def changed(source: Path, target: Path, **fields: Any) -> Path:
+    """A copy of an adapter with other fields in its adapter_config.json."""
+    shutil.copytree(source, target)
+    file = target / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("task_type", "taken"),
+    [("CAUSAL_LM", "CAUSAL_LM"), ("SEQ_CLS", "SEQ_CLS"), ("QUESTION_ANS", "QUESTION_ANS"),
+     ("FEATURE_EXTRACTION", "FEATURE_EXTRACTION"), ("SEQ_2_SEQ_LM", "SEQ_2_SEQ_LM")],
+)  # fmt: skip
+def test_what_says_nothing_is_told_by_its_tensors_and_its_base(
+    plain, all_bases, tmp_path, task_type, taken
+):
+    folder = changed(plain(task_type, named=False), tmp_path / "a", auto_mapping=None)
+    findings = verify(str(folder), str(all_bases[BASES.get(task_type, "bert")]))
+    assert not findings.problems
+    assert any(f"it is taken for {taken}" in finding.found for finding in findings.all)
+
+
+def test_a_token_classifier_is_told_by_its_base(plain, bases, tmp_path):
+    from transformers import AutoModelForTokenClassification
+
+    base = tmp_path / "base"
+    shutil.copytree(bases["bert"], base)
+    AutoModelForTokenClassification.from_pretrained(base, num_labels=2).save_pretrained(base)
+    folder = changed(plain("TOKEN_CLS", named=False), tmp_path / "a", auto_mapping=None)
+    findings = verify(str(folder), str(base))
+    assert not findings.problems
+    assert any("it is taken for TOKEN_CLS" in finding.found for finding in findings.all)
+
+
+def test_a_head_that_neither_the_adapter_nor_the_base_has_is_refused(plain, bases, tmp_path):
+    for task_type, missing in (("QUESTION_ANS", "qa_outputs"), ("TOKEN_CLS", "classifier")):
+        shutil.copytree(plain(task_type), folder := tmp_path / task_type)
+        tensors = load_file(file := folder / "adapter_model.safetensors")
+        save_file({n: t for n, t in tensors.items() if missing not in n}, file)
+        (problem,) = verify(str(folder), str(bases["bert"])).problems
+        assert f"has no weights for `{missing}.bias`" in problem.found
+
+
+def test_a_pooler_that_nobody_has_is_refused(plain, bases, tmp_path):
+    from transformers import AutoModelForTokenClassification
+
+    base = tmp_path / "base"
+    shutil.copytree(bases["bert"], base)
+    AutoModelForTokenClassification.from_pretrained(base).save_pretrained(base)  # has no pooler
+    (problem,) = verify(str(plain("SEQ_CLS")), str(base)).problems
+    assert "reads `bert.pooler`, of which neither" in problem.found
+    with pytest.raises(AdapterError, match="neither the base nor the adapter"):
+        pk.load(str(plain("SEQ_CLS")), str(base))
+    assert not verify(str(plain("FEATURE_EXTRACTION")), str(base)).problems
+
+
+def test_a_task_type_that_peft_has_not_is_refused(plain, all_bases, tmp_path):
+    folder = changed(plain("CAUSAL_LM"), tmp_path / "a", task_type="SPARKLE")
+    (problem,) = verify(str(folder), str(all_bases["llama"])).problems
+    assert "`task_type` is `SPARKLE`" in problem.found

@@ -235,10 +235,14 @@ def _restore(model: Any, folder: Path, name: str) -> None:
     """Puts the saved tensors into the model once more, as they are: PEFT rounds some of them to the
     base's dtype. Names and shapes are compared on the way.
     """
+    saved = load_file(folder / WEIGHTS)
     live = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    if saved.keys() - live.keys():  # PEFT saves whole embeddings beside an adapter of them
+        more = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=True)
+        live |= {key: tensor for key, tensor in more.items() if key in saved}
     compare_tensors(folder / WEIGHTS, {key: tuple(t.shape) for key, t in live.items()})
     parameters = {parameter.data_ptr(): parameter for parameter in model.parameters()}
-    for key, tensor in load_file(folder / WEIGHTS).items():
+    for key, tensor in saved.items():
         if (parameter := parameters.get(live[key].data_ptr())) is not None:
             parameter.data = tensor.to(parameter.device, copy=True)  # out of the file, aligned
 
