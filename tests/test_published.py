@@ -554,3 +554,180 @@ def test_a_task_type_that_peft_has_not_is_refused(plain, all_bases, tmp_path):
     folder = changed(plain("CAUSAL_LM"), tmp_path / "a", task_type="SPARKLE")
     (problem,) = verify(str(folder), str(all_bases["llama"])).problems
     assert "`task_type` is `SPARKLE`" in problem.found
+
+
+QUERY_VALUE = {"target_modules": ["q_proj", "v_proj"]}
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "AdaLoRA": ("AdaLoraConfig", {"init_r": 6, "target_r": 4, "total_step": 10, **QUERY_VALUE}),
+    "IA3": (
+        "IA3Config",
+        {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
+    ),
+    "LoHa": ("LoHaConfig", {"r": 4, **QUERY_VALUE}),
+    "LoKr": ("LoKrConfig", {"r": 4, **QUERY_VALUE}),
+    "OFT": ("OFTConfig", {"oft_block_size": 8, **QUERY_VALUE}),
+    "VeRA": ("VeraConfig", {"r": 8, **QUERY_VALUE}),
+    "FourierFT": ("FourierFTConfig", {"n_frequency": 20, **QUERY_VALUE}),
+    "LayerNorm": ("LNTuningConfig", {"target_modules": ["input_layernorm"]}),
+    "prefix": ("PrefixTuningConfig", {"num_virtual_tokens": 4}),
+    "prefix, projected": (
+        "PrefixTuningConfig",
+        {"num_virtual_tokens": 4, "prefix_projection": True, "encoder_hidden_size": 16},
+    ),
+    "prompt": ("PromptTuningConfig", {"num_virtual_tokens": 4}),
+    "p-tuning": ("PromptEncoderConfig", {"num_virtual_tokens": 4, "encoder_hidden_size": 16}),
+    "tokens": (
+        "TrainableTokensConfig", {"token_indices": [5, 6], "target_modules": ["embed_tokens"]}
+    ),
+    "DoRA": ("LoraConfig", {"r": 4, "use_dora": True, **QUERY_VALUE}),
+    "patterns": ("LoraConfig", {"use_rslora": True, "rank_pattern": {"v_proj": 2}, **QUERY_VALUE}),
+    "bias": ("LoraConfig", {"r": 4, "bias": "all", **QUERY_VALUE}),
+    "embeddings": ("LoraConfig", {"r": 4, "target_modules": ["q_proj", "embed_tokens"]}),
+    "whole modules": ("LoraConfig", {"r": 4, "modules_to_save": ["lm_head"], **QUERY_VALUE}),
+}  # fmt: skip
+STARTS = ("gaussian", "orthogonal", "mica")
+
+
+def make_causal(base: Path, folder: Path, kind: str, settings: dict[str, Any]) -> Path:
+    """What plain PEFT leaves of an adapter on a causal base; `output.pt` is beside it."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = getattr(peft, kind)(**settings, task_type="CAUSAL_LM")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    return save_random(peft.get_peft_model(model, config), folder / "adapter")
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's, of what it will call otherwise
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_adapter_answers_as_in_plain_peft(all_bases, tmp_path, name):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = all_bases["llama"]
+    folder = make_causal(base, tmp_path, *KINDS[name])
+    findings = verify(str(folder), str(base))
+    assert not findings.problems
+    assert any(f.check == "effect" and f.result == "ok" for f in findings.all)
+    adapter = pk.load(str(folder), str(base))
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
+    found = output_of(adapter.model)
+    assert (found - output_of(plain)).abs().max() < 1e-6
+    assert (found - torch.load(tmp_path / "output.pt")).abs().max() < 1e-6
+    assert len(adapter.predict(["a warm film", "it"])) == 2
+
+
+def test_what_needs_more_than_a_text_is_refused(plain, all_bases, tmp_path):
+    for kind in ("POLY", "LILY", "CPT", "XLORA"):
+        folder = changed(plain("CAUSAL_LM"), tmp_path / kind, peft_type=kind, **{})
+        config = json.loads((folder / "adapter_config.json").read_text())
+        kept = {name: config[name] for name in ("peft_type", "task_type")}
+        (folder / "adapter_config.json").write_text(json.dumps(kept))
+        (problem,) = verify(str(folder), str(all_bases["llama"])).problems
+        assert f"{kind} is not loaded: it" in problem.found
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora", "corda", "lora_ga", "loftq"])
+def test_an_adapter_of_a_changed_base_is_refused_from_its_settings(
+    make_chat, all_bases, plain, tmp_path, start
+):
+    base = all_bases["llama"]
+    if start in ("pissa", "pissa_niter_4", "olora"):
+        settings = {"r": 4, "init_lora_weights": start, **QUERY_VALUE}
+        folder = make_causal(base, tmp_path, "LoraConfig", settings)
+    else:  # which PEFT begins from data, or quantizes
+        folder = changed(plain("CAUSAL_LM"), tmp_path / "adapter", init_lora_weights=start)
+    (problem,) = inspect(str(folder)).findings.problems
+    assert f"its start, `{start}`, had changed" in problem.found
+    conversion = "no conversion" if start == "loftq" else "path_initial_model_for_weight_conversion"
+    assert conversion in problem.advice
+    assert verify(str(folder), str(base)).problems == [problem]
+    with pytest.raises(AdapterError, match="had changed"):
+        pk.load(str(folder), str(base))
+    recipe = make_chat(pk.LoRA(r=4, target_modules=("q_proj", "v_proj")), max_steps=1)
+    with pytest.raises(AdapterError, match="had changed"):
+        run(recipe.with_(start_from=str(folder)), str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_an_adapter_whose_start_leaves_the_base_alone_loads(all_bases, tmp_path, start):
+    settings = {"r": 4, "init_lora_weights": start, **QUERY_VALUE}
+    folder = make_causal(all_bases["llama"], tmp_path, "LoraConfig", settings)
+    assert not verify(str(folder), str(all_bases["llama"])).problems
+    found = output_of(pk.load(str(folder), str(all_bases["llama"])).model)
+    assert (found - torch.load(tmp_path / "output.pt")).abs().max() < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's, that PiSSA changes the base
+def test_peft_s_conversion_of_pissa_is_accepted(all_bases, tmp_path):
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    base = all_bases["llama"]
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=4, init_lora_weights="pissa", task_type="CAUSAL_LM", **QUERY_VALUE)
+    model: Any = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    model.peft_config["default"].init_lora_weights = True  # as PEFT's guide says
+    model.save_pretrained(tmp_path / "initial")
+    model.peft_config["default"].init_lora_weights = "pissa"
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    expected = output_of(model)
+    folder = tmp_path / "converted"
+    model.save_pretrained(folder, path_initial_model_for_weight_conversion=tmp_path / "initial")
+    assert not verify(str(folder), str(base)).problems
+    found = output_of(pk.load(str(folder), str(base)).model)
+    assert (found - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("method", [pk.PiSSA(r=4), pk.OLoRA(r=4), pk.EVA(r=4)])
+def test_our_own_adapters_of_such_starts_fit_the_base(make_recipe, tmp_path, method):
+    done = run(make_recipe(method, max_steps=2), str(tmp_path / "run"))
+    assert not verify(str(done.folder)).problems
+
+
+@pytest.fixture(scope="module")
+def depths(tmp_path_factory, chat_base):
+    """Causal bases that differ in their number of layers."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    folder = tmp_path_factory.mktemp("depths")
+    for number in (2, 4, 6):
+        shutil.copytree(chat_base, folder / str(number))
+        config = LlamaConfig.from_pretrained(chat_base, num_hidden_layers=number)
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder / str(number))
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's, of keys that are missing
+@pytest.mark.parametrize("name", ["LoRA", "IA3", "prefix", "prompt"])
+def test_a_base_of_other_depth_is_told(depths, tmp_path, name):
+    kind = KINDS.get(name, ("LoraConfig", {"r": 4, **QUERY_VALUE}))
+    folder = make_causal(depths / "4", tmp_path, *kind)
+    assert not verify(str(folder), str(depths / "4")).problems
+    for number in (2, 6):
+        (problem,) = verify(str(folder), str(depths / str(number))).problems
+        assert f"the base has {number} layers, and the adapter is for 4" in problem.found
+        with pytest.raises(AdapterError, match=f"the base has {number} layers"):
+            pk.load(str(folder), str(depths / str(number)))
+
+
+def test_chosen_layers_fit_a_deeper_base(depths, tmp_path):
+    settings = {"r": 4, "layers_to_transform": [0, 1, 2, 3], **QUERY_VALUE}
+    folder = make_causal(depths / "6", tmp_path, "LoraConfig", settings)
+    assert not verify(str(folder), str(depths / "6")).problems
+
+
+def test_an_adapterhub_adapter_of_fewer_layers_is_told(bases, tmp_path):
+    from transformers import BertConfig
+
+    base = tmp_path / "base"
+    shutil.copytree(bases["bert"], base)
+    config = BertConfig.from_pretrained(base, num_hidden_layers=3)
+    AutoModel.from_config(config).save_pretrained(base)
+    folder = hub_folder(tmp_path / "hub", PFEIFFER, hub_tensors(PFEIFFER))
+    (problem,) = verify(str(folder), str(base)).problems
+    assert "the base has 3 layers, and the adapter is for 2" in problem.found
