@@ -267,6 +267,7 @@ def test_a_head_that_transformers_has_not_leaves_the_body(bases, tmp_path):
         ({**HEADS["pooler"], "head_type": "tagging"}, "its head is one for `tagging`"),
         ({**HEADS["pooler"], "num_labels": 1}, "gives numbers, not classes"),
         ({**HEADS["pooler"], "bias": False}, "which is not the classifier"),
+        ({**HEADS["pooler"], "num_labels": 10**9}, "its last layer is for others"),
     )):  # fmt: skip
         folder = hub_folder(tmp_path / str(number), PFEIFFER, hub_tensors(PFEIFFER))
         with_head(folder, change, **saved)
@@ -321,6 +322,7 @@ def test_what_does_not_fit_of_adapterhub_is_told(bases, tmp_path):
             "the base has 2 layers, and the adapter is for 5",
         ),
         "name": (tensors, {"name": "other"}, "named `other`"),
+        "wide": (tensors, {"config": {**PFEIFFER, "reduction_factor": 4}}, "is 16 wide"),
         "type": (tensors, {"model_type": "t5"}, "it is for a t5 model"),
         "width": (tensors, {"hidden_size": 128}, "hidden states of 128 numbers"),
         "early": (tensors, {"config": "pfeiffer"}, "its settings are not in it"),

@@ -75,7 +75,8 @@ def hub_head(found: Inspected) -> HubHead | str:
     config, saved = found.config or {}, found.head
     if saved is None:
         return "it was saved without a head"
-    if not any(name in found.tensors for name in HEAD_WEIGHTS):
+    tensors = next((found.tensors[n] for n in HEAD_WEIGHTS if n in found.tensors), None)
+    if tensors is None:
         return "the weights of its head are not in the folder"
     head = saved.get("config")
     if isinstance(head, dict):
@@ -89,6 +90,9 @@ def hub_head(found: Inspected) -> HubHead | str:
     number = head.get("num_labels")
     if type(number) is not int or number < 2:
         return f"its head has {str(number)[:20]} labels, and gives numbers, not classes"
+    last = tensors.get(f"{[*layers][-1]}.weight")
+    if last is None or last.shape[0] != number:
+        return f"its head has {number} labels, and its last layer is for others or is missing"
     return HubHead(_labels(head.get("label2id"), number), layers)
 
 
@@ -187,6 +191,11 @@ def write_as_peft(
         )
     trunk = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
     tensors = _renamed(load_file(_first(folder, ADAPTER_WEIGHTS)), config, trunk)
+    if {len(t) for n, t in tensors.items() if n.endswith("_down.weight")} != {width(config)}:
+        raise AdapterError(
+            f"its settings say that a bottleneck is {width(config)} wide, and its tensors are not",
+            "ask whoever published it",
+        )
     if layers:
         tensors |= _head_tensors(load_file(_first(folder, HEAD_WEIGHTS)), layers)
     scaling = settings["scaling"]

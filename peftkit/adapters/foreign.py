@@ -66,6 +66,10 @@ class _NoTask(Task):
     reason: str
     """Why it has no answers."""
 
+    @classmethod
+    def kind(cls) -> str:
+        return "none of peftkit's"
+
     def as_input(self, value: Any) -> dict[str, Any]:
         self._refuse()
 

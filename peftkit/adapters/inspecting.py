@@ -218,6 +218,12 @@ def _look_at_settings(found: Inspected) -> None:
         wrong.append(f"`task_type` is {config['task_type']!r}")
     if base is not None and (not isinstance(base, str) or leads_elsewhere(base)):
         wrong.append(f"`base_model_name_or_path` is {base!r}, which leads out of where it lies")
+    if changed := changed_base(config):
+        found.findings.wrong(
+            "settings", changed[0], "whether PEFT makes that base again is not certain", changed[1]
+        )
+        if not wrong:
+            return
     found.findings.judge(
         "settings",
         wrong,
@@ -225,8 +231,6 @@ def _look_at_settings(found: Inspected) -> None:
         "PEFT would act on it",
         "do not load it; ask whoever published it",
     )
-    if changed := changed_base(config):
-        found.findings.wrong("settings", changed[0], "it would answer wrongly", changed[1])
 
 
 def _look_at_pickles(found: Inspected) -> None:

@@ -115,7 +115,7 @@ class LoadedAdapter:
 
 
 def load(path: str, base: str = "") -> LoadedAdapter:
-    """Loads an adapter on its base: of peftkit's own, or one that PEFT has saved.
+    """Loads an adapter on its base: of peftkit's own, or one that PEFT or AdapterHub has saved.
 
     Args:
         path: a run folder, an adapter folder, or a Hub id (`org/name`, `org/name@revision`).
