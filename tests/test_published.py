@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForSequenceClassification
 from transformers.activations import ACT2FN
 
 import peftkit as pk
@@ -546,7 +546,7 @@ def test_a_pooler_that_nobody_has_is_refused(plain, bases, tmp_path):
     shutil.copytree(bases["bert"], base)
     AutoModelForTokenClassification.from_pretrained(base).save_pretrained(base)  # has no pooler
     (problem,) = verify(str(plain("SEQ_CLS")), str(base)).problems
-    assert "reads `bert.pooler`, of which neither" in problem.found
+    assert "through `bert.pooler.dense`, of which neither" in problem.found
     with pytest.raises(AdapterError, match="neither the base nor the adapter"):
         pk.load(str(plain("SEQ_CLS")), str(base))
     assert not verify(str(plain("FEATURE_EXTRACTION")), str(base)).problems
@@ -733,3 +733,42 @@ def test_an_adapterhub_adapter_of_fewer_layers_is_told(bases, tmp_path):
     folder = hub_folder(tmp_path / "hub", PFEIFFER, hub_tensors(PFEIFFER))
     (problem,) = verify(str(folder), str(base)).problems
     assert "the base has 3 layers, and the adapter is for 2" in problem.found
+
+
+def test_every_layer_of_a_classifier_s_head_must_be_there(tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import DistilBertConfig
+
+    base = tmp_path / "base"
+    torch.manual_seed(0)
+    config = DistilBertConfig(
+        dim=HIDDEN, hidden_dim=128, n_layers=2, n_heads=4, vocab_size=80,
+        max_position_embeddings=64, initializer_range=0.08,
+    )  # fmt: skip
+    AutoModel.from_config(config).save_pretrained(base)
+    save_tokenizer(base, "bert")
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    adapter = LoraConfig(r=4, target_modules=["q_lin", "v_lin"], task_type="SEQ_CLS")
+    folder = save_random(get_peft_model(model, adapter), tmp_path / "a" / "adapter")
+    assert not verify(str(folder), str(base)).problems
+    loaded = pk.load(str(folder), str(base))
+    expected = torch.load(tmp_path / "a" / "output.pt")
+    assert expected.shape[1] == 3
+    assert (output_of(loaded.model) - expected).abs().max() < 1e-6
+    tensors = load_file(file := folder / "adapter_model.safetensors")
+    save_file({n: t for n, t in tensors.items() if "pre_classifier" not in n}, file)
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    changed(folder, tmp_path / "b", **{**settings, "modules_to_save": ["classifier"]})
+    assert "pre_classifier" in verify(str(tmp_path / "b"), str(base)).problems[0].found
+
+
+def test_a_classifier_whose_head_was_not_saved_is_refused(all_bases, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(all_bases["t5"])
+    config = LoraConfig(r=4, target_modules=["q"], task_type="SEQ_CLS")  # whose head PEFT misses
+    injected = get_peft_model(model, config)
+    injected.save_pretrained(tmp_path)
+    (problem,) = verify(str(tmp_path), str(all_bases["t5"])).problems
+    assert "no tensor of the classifier is in it" in problem.found

@@ -26,7 +26,7 @@ HEADS = {
     "FEATURE_EXTRACTION": "AutoModel",
 }
 HEAD_MODULES = {
-    "SEQ_CLS": ("classifier", "score"),
+    "SEQ_CLS": ("classifier", "score", "classification_head"),
     "TOKEN_CLS": ("classifier", "score"),
     "QUESTION_ANS": ("qa_outputs",),
 }

@@ -25,7 +25,6 @@ from peftkit.adapters.adapterhub_format import (
     settings_of,
     width,
 )
-from peftkit.adapters.foreign import check_pooler
 from peftkit.adapters.inspecting import Inspected
 from peftkit.errors import AdapterError, MethodError, quoted
 from peftkit.methods.method import Method
@@ -155,13 +154,11 @@ class _SavedByAdapterHub(Method):
             made = Path(name)
             write_as_peft(self.config, self.layers, folder, made, model)
             try:
-                loaded = load_peft(model, made)
+                return load_peft(model, made)
             except AdapterError as error:
                 told = other_layers(names_in(_first(folder, ADAPTER_WEIGHTS)), model)
                 told += error.message.replace(f"/{WEIGHTS}", "").replace(name, f"{folder}")
                 raise AdapterError(f"{told} (in peftkit's names)", error.hint) from error
-        check_pooler(loaded, head)
-        return loaded
 
 
 def write_as_peft(

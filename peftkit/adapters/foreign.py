@@ -4,7 +4,7 @@ not train, and a task where peftkit has none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -12,7 +12,7 @@ from pydantic import field_validator
 
 from peftkit.adapters.adapted import check_num_layers, names_in, other_layers
 from peftkit.bases.base import Base
-from peftkit.errors import AdapterError
+from peftkit.errors import AdapterError, quoted
 from peftkit.methods.peft_method import NOT_SERVED, PeftMethod
 from peftkit.tasks.task import Reads, Task
 
@@ -48,12 +48,10 @@ class _SavedByPeft(PeftMethod):
 
         check_num_layers(self.config, model)
         try:
-            loaded = super().load(model, folder, head)
+            return super().load(model, folder, head)
         except AdapterError as error:
             told = other_layers(names_in(folder / WEIGHTS), model)
             raise AdapterError(f"{told}{error.message}", error.hint) from error
-        check_pooler(loaded, head)
-        return loaded
 
 
 class _NoTask(Task):
@@ -83,22 +81,23 @@ class _NoTask(Task):
         )
 
 
-def check_pooler(model: Any, head: tuple[str, ...]) -> None:
-    """Raises AdapterError if a classifier reads a pooler that neither the base nor the adapter has.
+def check_nothing_is_random(model: Any, random: Iterable[str]) -> None:
+    """Raises AdapterError if a head reads what neither the base nor the adapter has weights for.
 
     Args:
-        model: a `peft.PeftModel`.
-        head: names of the modules that the base had no weights for, the poolers among them.
+        model: a model with its adapter; judged if it is a `peft.PeftModel`.
+        random: names of parameters that the base had no weights for.
     """
+    from peft import PeftModel
     from peft.utils import ModulesToSaveWrapper
 
-    base = model.get_base_model()
-    for name in head:
-        if not name.endswith(".pooler"):  # that of a model without a head is not read further
-            continue
-        if not isinstance(base.get_submodule(name), ModulesToSaveWrapper):
-            raise AdapterError(
-                f"its classifier reads `{name}`, of which neither the base nor the adapter has "
-                "weights",
-                "give the base that it was trained on with `--base`",
-            )
+    if not isinstance(model, PeftModel):  # whose file was compared with all that is trained
+        return
+    base: Any = model.get_base_model()
+    saved = [f"{n}." for n, m in base.named_modules() if isinstance(m, ModulesToSaveWrapper)]
+    if left := sorted({n.rpartition(".")[0] for n in random if not n.startswith(tuple(saved))}):
+        raise AdapterError(
+            f"its answers go through {quoted(left, 3)}, of which neither the base nor the adapter "
+            "has weights",
+            "give the base that it was trained on with `--base`",
+        )

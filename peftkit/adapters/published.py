@@ -83,13 +83,9 @@ def _as_record(
     found: Inspected, spec: Base, task: Task, method: Method, head: Head
 ) -> tuple[Record, Recipe]:
     recipe = Recipe(base=spec, task=task, method=method)
-    shapes = {
-        file: {name: [stored.dtype, stored.shape, ""] for name, stored in tensors.items()}
-        for file, tensors in found.tensors.items()
-    }
     record = Record(
         recipe=json.loads(recipe.model_dump_json()), base={}, tokenizer_sha256="",
-        chat_template_sha256="", head=head, weights={}, tensors=shapes, configs={},
+        chat_template_sha256="", head=head, weights={}, tensors={}, configs={},
         peft_config=found.config or {}, metrics={}, probes=(), versions={},
     )  # fmt: skip
     return record, recipe
@@ -146,9 +142,11 @@ def named_base(found: Inspected, base: str = "") -> Base:
 
 
 def _number_of_labels(found: Inspected) -> int:
+    ends = tuple(f".{name}.weight" for name in (*HEAD_MODULES["SEQ_CLS"], "out_proj"))
     for tensors in found.tensors.values():
         for name, stored in tensors.items():
-            if name.endswith(("classifier.weight", "score.weight", "classifier.out_proj.weight")):
+            inside = name.endswith(".out_proj.weight") and "classif" not in name  # of attention
+            if name.endswith(ends) and not inside:
                 return stored.shape[0]
     return 0
 

@@ -24,6 +24,8 @@ class LoadedModel:
     head: tuple[str, ...]
     """Names of the modules that every method trains and saves whole: the task's head, and
     whatever else the checkpoint had no weights for."""
+    random: tuple[str, ...] = ()
+    """Names of the parameters that the checkpoint had no weights for."""
 
 
 def empty_model(base: OpenedBase, head: Head, dropout: float | None = None) -> LoadedModel:
@@ -120,7 +122,7 @@ def load_weights(
     _keep_differentiable(model)
     if head.generation:  # instead of the base's own settings, which would fill the gaps
         model.generation_config = generation_config(head, base.tokenizer.pad_token_id)
-    return LoadedModel(model, modules)
+    return LoadedModel(model, modules, tuple(fresh))
 
 
 def generation_config(head: Head, pad_token_id: int) -> Any:
