@@ -109,7 +109,7 @@ def by_hand(
     """The last hidden states of a BERT with an adapter, written down from the library's
     `pre_forward`, `forward` and `post_forward`.
     """
-    named = {re.sub(r"^bert\.|^roberta\.", "", name): t for name, t in tensors.items()}
+    named = {re.sub(r"^(bert|roberta|electra)\.", "", name): t for name, t in tensors.items()}
     f = ACT2FN[activation or settings["non_linearity"].replace("leakyrelu", "leaky_relu")]
 
     def delta(at: str, x: torch.Tensor) -> torch.Tensor:
@@ -203,6 +203,50 @@ def roberta(tmp_path_factory):
     AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
     save_tokenizer(folder, "bert")
     return folder
+
+
+@pytest.fixture(scope="module")
+def relatives(tmp_path_factory, roberta):
+    """Tiny bases whose blocks are BERT's, by architecture."""
+    from transformers import ElectraConfig, XLMRobertaConfig
+
+    size = {
+        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 80,
+        "intermediate_size": 128, "max_position_embeddings": 66, "initializer_range": 0.08,
+        "pad_token_id": 0,
+    }  # fmt: skip
+    configs = {
+        "electra": ElectraConfig(**size, embedding_size=HIDDEN),
+        "xlm-roberta": XLMRobertaConfig(**size),
+    }
+    made = {"roberta": roberta}
+    for name, config in configs.items():
+        made[name] = tmp_path_factory.mktemp("bases") / name
+        torch.manual_seed(0)
+        AutoModel.from_config(config).save_pretrained(made[name])
+        save_tokenizer(made[name], "bert")
+    return made
+
+
+@pytest.mark.parametrize("settings", ["pfeiffer", "houlsby", "parallel"])
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "electra"])
+def test_adapterhub_adapters_of_bert_s_relatives(relatives, tmp_path, kind, settings):
+    base = relatives[kind]
+    tensors = hub_tensors(SETTINGS[settings], f"{kind.removeprefix('xlm-')}.")
+    folder = hub_folder(tmp_path / "hub", SETTINGS[settings], tensors, kind)
+    first, last = linear(HIDDEN), linear(3)
+    layers = {"1_weight": first.weight, "1_bias": first.bias}
+    layers |= {"4_weight": last.weight, "4_bias": last.bias}
+    function = "gelu" if kind == "electra" else "tanh"
+    with_head(folder, {**HEADS["two layers"], "activation_function": function}, **layers)
+    assert not verify(str(folder), str(base)).problems
+    adapter = pk.load(str(folder), str(base))
+    model = AutoModel.from_pretrained(base).eval()
+    with torch.no_grad():
+        hidden = by_hand(model, SETTINGS[settings], tensors)[:, 0]
+        found = adapter.model(input_ids=IDS).logits
+    expected = last(ACT2FN[function](first(hidden)))
+    assert (found - expected).abs().max() < 1e-6
 
 
 HEADS = {
