@@ -39,7 +39,7 @@ def open_chat(run: str, base: str) -> LoadedAdapter:
     adapter = load(run, base)
     if adapter.recipe.task.command != "chat":
         raise RecipeError(
-            f"`{run}` is a run of {adapter.recipe.task.kind()} that has not learned to talk",
+            f"`{run}` has not learned to talk: its task is {adapter.recipe.task.kind()}",
             f'`peftkit predict {run} --text "..."` asks it',
         )
     return adapter

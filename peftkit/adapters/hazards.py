@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
@@ -67,6 +68,11 @@ def wrong_settings(config: dict[str, Any]) -> Iterator[str]:
         for pattern in value if isinstance(value, list) else [value or ""]:
             yield from _wrong_pattern(name, str(pattern))
     yield from _wrong_replication(config.get("layer_replication"))
+
+
+def leads_elsewhere(base: str) -> bool:
+    """Whether the name of a base is a path out of where it lies, or no text."""
+    return ".." in Path(base).parts or not base.isprintable()
 
 
 def _wrong_numbers(config: dict[str, Any]) -> Iterator[str]:

@@ -6,7 +6,6 @@ engine before it has passed; no file but those of the folder is opened.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -14,16 +13,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peftkit.adapters.adapterhub_format import (
+    ADAPTER_WEIGHTS,
+    FUSION_CONFIG,
+    HEAD_CONFIG,
+    SAME_AS,
+    described,
+    is_adapterhub,
+    wrong_adapter,
+)
+from peftkit.adapters.digests import CONFIG, RECORD, compare_with_record
 from peftkit.adapters.findings import Findings
-from peftkit.adapters.hazards import wrong_settings, wrong_template
+from peftkit.adapters.hazards import leads_elsewhere, wrong_settings, wrong_template
 from peftkit.adapters.headers import Stored, read_header
 from peftkit.errors import AdapterError, did_you_mean, quoted
-from peftkit.packaged import sha256_of
+from peftkit.methods.changed_bases import changed_base
 
-RECORD = "peftkit.json"
 WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
-MODEL_CONFIG = "config.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 LARGEST_JSON = 64 * 2**20
 """Bytes of a JSON file; a large tokenizer.json has 20 million."""
@@ -34,10 +40,13 @@ DAMAGED = (
 )  # fmt: skip
 """What damaged or hostile content raises where it is read."""
 CONVERT = (
-    'convert it where nothing can be lost: python -c "import torch; from safetensors.torch import '
-    "save_file; save_file({{k: v.contiguous() for k, v in torch.load('{0}', weights_only=True)"
+    'convert it, in its folder: python -c "import torch; from safetensors.torch import save_file; '
+    "save_file({{k: v.clone().contiguous() for k, v in torch.load('{0}', weights_only=True)"
     ".items()}}, '{1}.safetensors')\""
 )
+"""torch builds the pickle's tensors and nothing else; `clone`, since some share their memory."""
+PLAIN_NAME = re.compile(r"[\w.-]+", re.ASCII)
+"""File names that may stand in a command."""
 
 
 @dataclass
@@ -52,6 +61,14 @@ class Inspected:
     """adapter_config.json; None for methods that are peftkit's own."""
     tensors: dict[str, dict[str, Stored]] = field(default_factory=dict)
     """File name -> its tensors."""
+
+    head: dict[str, Any] | None = None
+    """head_config.json of an AdapterHub adapter that was saved with its head."""
+
+    @property
+    def from_adapterhub(self) -> bool:
+        """Whether AdapterHub's library wrote it."""
+        return self.record is None and self.config is not None and is_adapterhub(self.config)
 
     @property
     def passed(self) -> bool:
@@ -82,9 +99,10 @@ def inspect(path: str) -> Inspected:
     for look in (
         _look_at_files,
         _look_at_settings,
+        _look_at_pickles,
         _look_at_templates,
         _look_at_weights,
-        _compare_with_record,
+        compare_with_record,
     ):
         try:
             look(found)
@@ -116,6 +134,11 @@ def adapter_in(path: Path) -> Path:
             "stopped before",
             f"to look at it all the same, give `{path / 'adapter.unchecked'}`",
         )
+    if (folder / FUSION_CONFIG).is_file():
+        raise AdapterError(
+            f"`{folder}` holds a fusion of AdapterHub's, which mixes several adapters",
+            "peftkit loads single adapters; use the `adapters` library, which wrote it",
+        )
     raise AdapterError(
         f"`{folder}` holds no adapter: neither {CONFIG} nor {RECORD}",
         "give a run folder (`runs/<name>`), or a folder that PEFT has saved",
@@ -146,15 +169,6 @@ def _look_at_files(found: Inspected) -> None:
         "what lies elsewhere, or is no file, is no part of an adapter",
         "copy the folder again, with its files",
     )
-    has_weights = (found.folder / WEIGHTS).is_file() or not (found.folder / CONFIG).is_file()
-    for file in files:
-        if file.suffix in PICKLES and file.is_file():
-            (found.findings.note if has_weights else found.findings.wrong)(
-                "pickle",
-                f"`{file.name}` is a pickle" + (", and is not read" if has_weights else ""),
-                "loading a pickle can run any program",
-                "" if has_weights else CONVERT.format(file.name, file.stem),
-            )
 
 
 def _size(files: list[Path]) -> str:
@@ -186,14 +200,30 @@ def _look_at_settings(found: Inspected) -> None:
     config = found.config = _read_json(found, CONFIG)
     if config is None:
         return
+    if found.from_adapterhub:
+        found.head = _read_json(found, HEAD_CONFIG)
+        found.findings.judge(
+            "settings",
+            wrong_adapter(config),
+            f"AdapterHub: {described(config)}",
+            "peftkit computes the bottleneck adapters of AdapterHub's that it can compute exactly",
+            "load it with the `adapters` library, which wrote it",
+        )
+        return
     wrong = list(wrong_settings(config))
     kind, base = config.get("peft_type"), config.get("base_model_name_or_path")
     if not isinstance(kind, str):
         wrong.append(f"`peft_type` is {kind!r}")
     if not isinstance(config.get("task_type") or "", str):
         wrong.append(f"`task_type` is {config['task_type']!r}")
-    if base is not None and (not isinstance(base, str) or _leads_elsewhere(base)):
+    if base is not None and (not isinstance(base, str) or leads_elsewhere(base)):
         wrong.append(f"`base_model_name_or_path` is {base!r}, which leads out of where it lies")
+    if changed := changed_base(config):
+        found.findings.wrong(
+            "settings", changed[0], "whether PEFT makes that base again is not certain", changed[1]
+        )
+        if not wrong:
+            return
     found.findings.judge(
         "settings",
         wrong,
@@ -203,8 +233,22 @@ def _look_at_settings(found: Inspected) -> None:
     )
 
 
-def _leads_elsewhere(base: str) -> bool:
-    return ".." in Path(base).parts or not base.isprintable()
+def _look_at_pickles(found: Inspected) -> None:
+    """Pickles are no harm beside the safetensors file that holds the same."""
+    for file in sorted(found.folder.rglob("*")):
+        if file.suffix not in PICKLES or not file.is_file():
+            continue
+        twins: tuple[str, ...] = (WEIGHTS,)
+        if found.from_adapterhub:
+            twins = SAME_AS.get(file.name, (f"{file.stem}.safetensors",))
+        read = found.config is None or any((found.folder / name).is_file() for name in twins)
+        plain = PLAIN_NAME.fullmatch(file.name)
+        (found.findings.note if read else found.findings.wrong)(
+            "pickle",
+            f"`{file.name}` is a pickle" + (", and is not read" if read else ""),
+            "loading a pickle can run any program",
+            CONVERT.format(file.name, file.stem) if plain and not read else "",
+        )
 
 
 def _look_at_templates(found: Inspected) -> None:
@@ -238,9 +282,16 @@ def _look_at_weights(found: Inspected) -> None:
             found.tensors[file.name] = read_header(file)
         except AdapterError as error:
             found.findings.wrong("weights", error.message, "", error.hint)
-    if found.config is not None and not (found.folder / WEIGHTS).is_file():
+    needed = ADAPTER_WEIGHTS if found.from_adapterhub else (WEIGHTS,)
+    if found.config is not None and not any((found.folder / name).is_file() for name in needed):
         if not found.problems_of("pickle"):
-            found.findings.wrong("weights", f"no .safetensors file `{WEIGHTS}`", "PEFT reads that")
+            found.findings.wrong(
+                "weights",
+                f"no .safetensors file {quoted(needed)}",
+                "the tensors are read from there",
+                "if it was published as a pickle (.bin), download that and `peftkit verify` its "
+                "folder, which says how to convert it",
+            )
     elif not files:
         found.findings.wrong("weights", "no .safetensors file", "there is nothing to load")
     elif len(found.tensors) == len(files):
@@ -251,148 +302,3 @@ def _look_at_weights(found: Inspected) -> None:
         found.findings.ok(
             "weights", f"{count} tensors, {numbers / 1e6:.1f} MB, without gap or overlap"
         )
-
-
-def _compare_with_record(found: Inspected) -> None:
-    """Files, tensors and settings beside what peftkit.json says of them."""
-    if (record := found.record) is None:
-        if found.passed:
-            found.findings.note(
-                "record",
-                f"no {RECORD}",
-                "another tool saved it: what it was trained on and what it answered is not known",
-            )
-        return
-    try:
-        weights, configs = dict(record["weights"]), dict(record["configs"])
-        tensors: dict[str, Any] = dict(record.get("tensors") or {})
-        settings: dict[str, Any] = dict(record.get("peft_config") or {})
-    except (KeyError, TypeError, ValueError) as error:
-        found.findings.wrong("record", f"{RECORD} is damaged: {error!r}", "", "copy it again")
-        return
-    if names := [n for n in (*weights, *configs) if Path(n).name != n or not n.isprintable()]:
-        found.findings.wrong(
-            "record", f"{RECORD} names files elsewhere: {quoted(map(repr, names))}"
-        )
-        return
-    wrong: list[str] = []
-    if record.get("sha256", digest := record_sha256(record)) != digest:
-        wrong.append(f"{RECORD} was edited after it was saved")
-    for name, digest in weights.items():
-        if name in found.tensors and name in tensors:
-            wrong += _different_tensors(found, name, tensors[name])
-        if not wrong and not (found.folder / name).is_file():
-            wrong.append(f"`{name}` is missing")
-        elif not wrong and sha256_of(found.folder / name) != digest:
-            wrong.append(f"`{name}` is not the file that was saved")
-    if found.config is not None:
-        wrong += _different_settings(found.config, settings)
-    for name, digest in configs.items():
-        if name != CONFIG or not any("adapter_config" in text for text in wrong):
-            wrong += _different_json(found, name, digest)
-    wrong += [
-        f"`{file.name}` is new since it was saved"
-        for file in sorted(found.folder.iterdir())
-        if file.suffix in (".json", ".safetensors")
-        and file.name not in (*configs, *weights, RECORD)
-    ]
-    found.findings.judge(
-        "digests",
-        wrong,
-        f"{len(weights) + len(configs)} files are those that were saved",
-        "it is not the adapter that was trained",
-        "copy or download the adapter again",
-    )
-
-
-def _different_tensors(found: Inspected, name: str, saved: dict[str, Any]) -> list[str]:
-    """In words, how the tensors of a file differ from those that were saved."""
-    here, wrong = found.tensors[name], []
-    gone, added = saved.keys() - here.keys(), here.keys() - saved.keys()
-    for tensor in sorted(gone):
-        digest = saved[tensor][2]
-        again = [n for n in sorted(added) if tensor_sha256(found.folder / name, here[n]) == digest]
-        added -= set(again)
-        wrong.append(
-            f"the tensor `{tensor}` is missing"
-            + (f"; `{again[0]}` has its values" if again else "")
-        )
-    wrong += [f"the tensor `{tensor}` was not there when it was saved" for tensor in sorted(added)]
-    for tensor in sorted(saved.keys() & here.keys()):
-        dtype, shape, digest = saved[tensor]
-        stored = here[tensor]
-        if (stored.dtype, list(stored.shape)) != (dtype, list(shape)):
-            wrong.append(
-                f"the tensor `{tensor}` is {stored.dtype} of shape {list(stored.shape)}, and was "
-                f"{dtype} of shape {list(shape)}"
-            )
-        elif tensor_sha256(found.folder / name, stored) != digest:
-            wrong.append(f"the tensor `{tensor}` holds {_values(found.folder / name, stored)}")
-    return wrong[:5] + ([f"{len(wrong) - 5} tensors more differ"] if len(wrong) > 5 else [])
-
-
-def _values(file: Path, stored: Stored) -> str:
-    """What other values a tensor holds, as far as its bytes tell at a glance."""
-    data = _bytes_of(file, stored)
-    if not any(data):
-        return "zeros, and did not"
-    width = {"F32": 4, "F16": 2, "BF16": 2}.get(stored.dtype, 0)
-    most = {"F32": b"\x80\x7f", "F16": b"\x00\x7c", "BF16": b"\x80\x7f"}.get(stored.dtype, b"")
-    if width:  # the exponent's bits are all set in numbers that are not finite
-        mask = int.from_bytes(most, "little")
-        tops = zip(data[width - 2 :: width], data[width - 1 :: width], strict=True)
-        if any((low | high << 8) & mask == mask for low, high in tops):
-            return "numbers that are not finite, and did not"
-    return "other values than were saved"
-
-
-def _different_settings(config: dict[str, Any], saved: dict[str, Any]) -> list[str]:
-    if not saved:
-        return []
-    return [
-        f"`{name}` in adapter_config.json is {config.get(name)!r}, and was {saved.get(name)!r}"
-        for name in sorted(saved.keys() | config.keys())
-        if config.get(name) != saved.get(name)
-    ]
-
-
-def _different_json(found: Inspected, name: str, digest: str) -> list[str]:
-    file = found.folder / name
-    if not file.is_file():
-        return [f"`{name}` is missing"]
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        return [f"`{name}` is no JSON: {error}"]
-    if json_sha256(content) != digest:
-        return [f"`{name}` is not as it was saved"]
-    return []
-
-
-def record_sha256(record: dict[str, Any]) -> str:
-    """Digest of what peftkit.json holds, but for the digest itself."""
-    content = {name: value for name, value in record.items() if name != "sha256"}
-    return json_sha256(content)
-
-
-def json_sha256(content: Any) -> str:
-    """Digest of what a JSON file holds, whatever its formatting."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def tensor_sha256(file: Path, stored: Stored) -> str:
-    """Digest of a tensor's bytes."""
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        opened.seek(stored.begin)
-        left = stored.end - stored.begin
-        while left and (piece := opened.read(min(left, 2**20))):
-            digest.update(piece)
-            left -= len(piece)
-    return digest.hexdigest()
-
-
-def _bytes_of(file: Path, stored: Stored) -> bytes:
-    with file.open("rb") as opened:
-        opened.seek(stored.begin)
-        return opened.read(stored.end - stored.begin)

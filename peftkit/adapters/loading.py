@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
+from peftkit.adapters.foreign import check_nothing_is_random
 from peftkit.adapters.hub import on_this_machine
 from peftkit.adapters.inspecting import Inspected, inspect
 from peftkit.adapters.probes import compare_probes, tolerance
@@ -115,7 +116,7 @@ class LoadedAdapter:
 
 
 def load(path: str, base: str = "") -> LoadedAdapter:
-    """Loads an adapter on its base: of peftkit's own, or one that PEFT has saved.
+    """Loads an adapter on its base: of peftkit's own, or one that PEFT or AdapterHub has saved.
 
     Args:
         path: a run folder, an adapter folder, or a Hub id (`org/name`, `org/name@revision`).
@@ -213,6 +214,8 @@ def load_trained_model(
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
     loaded = load_weights(base, head, dtype, device, dropout=None)
     model = recipe.method.load(loaded.model, folder, loaded.head)
+    if head.auto_class != "AutoModel":  # whose pooler is read by nothing
+        check_nothing_is_random(model, loaded.random)
     load_added_tokens(model, folder, base.added_ids)
     return model.to(device).eval()
 

@@ -135,11 +135,36 @@ def distance(model: nn.Module, probes: Sequence[Probe]) -> float:
 
 
 def _last_logits(model: nn.Module, input_ids: Sequence[int]) -> torch.Tensor:
-    """(classes or vocabulary,), float32 on CPU."""
+    """What the model puts out at the last position, or for the text, float32 on CPU: (classes or
+    vocabulary,), of question answering (start and end,), without a head (hidden size,).
+    """
     model.eval()
     device = next(model.parameters()).device
     ids = torch.tensor([input_ids], device=device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if _reads_a_decoder_text(model):
+        first: int = _first_of_decoder(model)
+        inputs["decoder_input_ids"] = torch.cat(
+            [torch.full_like(ids[:, :1], first), ids[:, :-1]], 1
+        )
     with torch.inference_mode():
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    last: torch.Tensor = logits[0, -1] if logits.dim() == 3 else logits[0]
+        found = model(**inputs)
+    if hasattr(found, "start_logits"):
+        found = torch.stack([found.start_logits, found.end_logits], dim=-1)
+    else:
+        found = found.logits if hasattr(found, "logits") else found.last_hidden_state
+    last: torch.Tensor = found[0, -1] if found.dim() == 3 else found[0]
     return last.float().cpu()
+
+
+def _reads_a_decoder_text(model: Any) -> bool:
+    """Whether the model must be told what its decoder reads; classifiers tell themselves."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    name = type(base).__name__
+    return bool(base.config.is_encoder_decoder) and not name.endswith("Classification")
+
+
+def _first_of_decoder(model: Any) -> int:
+    names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
+    ids = (getattr(model.config, name, None) for name in names)
+    return int(next((n for n in ids if n is not None), 0))

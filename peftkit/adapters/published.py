@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from peftkit.adapters import adapterhub
+from peftkit.adapters.adapted import HEAD_MODULES, HEADS, holds, task_type_of
+from peftkit.adapters.adapterhub import _SavedByAdapterHub, hub_head
+from peftkit.adapters.foreign import NOT_LOADED, _NoTask, _SavedByPeft
 from peftkit.adapters.inspecting import Inspected
 from peftkit.adapters.record import Record
 from peftkit.bases.base import Base
@@ -15,8 +19,8 @@ from peftkit.bases.opening import OpenedBase
 from peftkit.data.encoded import Head
 from peftkit.data.source import Data
 from peftkit.errors import AdapterError, quoted
+from peftkit.methods.method import Method
 from peftkit.methods.peft_layout import WITHOUT_EFFECT
-from peftkit.methods.peft_method import PeftMethod
 from peftkit.recipe import Recipe
 from peftkit.tasks.chat import Chat
 from peftkit.tasks.conversations import Conversations
@@ -24,64 +28,87 @@ from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification
 
 UNKNOWN_DATA = "not-known"
-HEADS = {"CAUSAL_LM": "AutoModelForCausalLM", "SEQ_CLS": "AutoModelForSequenceClassification"}
 NO_EFFECT_NEW = ("peft_version", "arrow_config", "qalora_group_size", "monteclora_config")
 
 
 def published_adapter(found: Inspected, base: str = "") -> tuple[Record, Recipe]:
-    """What is known of an adapter of plain PEFT, as a record and a recipe to load it by.
+    """What is known of an adapter of plain PEFT or AdapterHub, as a record and a recipe to load it
+    by.
 
     Args:
         base: where the base is, if not where the adapter says.
 
     Raises:
-        AdapterError: its base is not here, or peftkit has no task of its kind.
+        AdapterError: its base is not here, or it is of a kind that is not loaded.
     """
     config = found.config
     assert config is not None
+    spec = named_base(found, base)
+    if found.from_adapterhub:
+        return _of_adapterhub(found, spec)
     for changes, told, meaning in other_fields(config):
         if changes:
             raise AdapterError(f"{told}: {meaning}", "update PEFT")
-    task_type = config.get("task_type")
-    if task_type not in HEADS:
-        raise AdapterError(
-            f"its `task_type` is `{task_type}`, and peftkit loads {quoted(HEADS)} of adapters that "
-            "it has not saved itself",
-            "set `task_type` in adapter_config.json if you know what it was trained for",
-        )
-    count = _number_of_labels(found)
+    if reason := NOT_LOADED.get(config["peft_type"]):
+        raise AdapterError(f"{config['peft_type']} is not loaded: {reason}")
+    task_type, _ = task_type_of(found, spec)
+    count = 2 if task_type == "QUESTION_ANS" else _number_of_labels(found)
+    own_head = holds(found, HEAD_MODULES.get(task_type, ()))
     if task_type == "SEQ_CLS" and not count:
         raise AdapterError(
             "no tensor of the classifier is in it, so that its answers would be random",
             "ask for an adapter that was saved with its head (`modules_to_save`)",
         )
-    task: Task = Chat(data=Conversations(path=UNKNOWN_DATA))
-    if task_type == "SEQ_CLS":
-        task = TextClassification(data=Data(path=UNKNOWN_DATA))
-    recipe = Recipe(
-        base=Base(name_or_path=_base_of(config, base), revision=_revision(config, base)),
-        task=task,
-        method=PeftMethod(config={"peft_type": config["peft_type"], **_virtual(config)}),
-    )
-    labels = tuple(f"LABEL_{n}" for n in range(count))
-    head = Head(HEADS[task_type], task_type, labels, trained=task_type == "SEQ_CLS")
+    labels = tuple(f"LABEL_{n}" for n in range(count)) if task_type in HEAD_MODULES else ()
+    head = Head(HEADS[task_type], task_type, labels, trained=own_head)
+    method = _SavedByPeft(config={"peft_type": config["peft_type"], **_virtual(config)})
+    return _as_record(found, spec, _task(task_type), method, head)
+
+
+def _of_adapterhub(found: Inspected, spec: Base) -> tuple[Record, Recipe]:
+    assert found.config is not None
+    hub = hub_head(found)
+    if isinstance(hub, str):
+        task: Task = _NoTask(reason=hub)
+        head = Head(HEADS["FEATURE_EXTRACTION"], "FEATURE_EXTRACTION", trained=False)
+        layers: dict[str, str] = {}
+    else:
+        task, layers = _task("SEQ_CLS"), hub.layers
+        head = Head(HEADS["SEQ_CLS"], "SEQ_CLS", hub.labels)
+    method = _SavedByAdapterHub(config=found.config, layers=layers)
+    return _as_record(found, spec, task, method, head)
+
+
+def _as_record(
+    found: Inspected, spec: Base, task: Task, method: Method, head: Head
+) -> tuple[Record, Recipe]:
+    recipe = Recipe(base=spec, task=task, method=method)
     record = Record(
         recipe=json.loads(recipe.model_dump_json()), base={}, tokenizer_sha256="",
         chat_template_sha256="", head=head, weights={}, tensors={}, configs={},
-        peft_config=config, metrics={}, probes=(), versions={},
+        peft_config=found.config or {}, metrics={}, probes=(), versions={},
     )  # fmt: skip
     return record, recipe
+
+
+def _task(task_type: str) -> Task:
+    if task_type == "CAUSAL_LM":
+        return Chat(data=Conversations(path=UNKNOWN_DATA))
+    if task_type == "SEQ_CLS":
+        return TextClassification(data=Data(path=UNKNOWN_DATA))
+    return _NoTask(reason=f"it is one for {task_type}, and peftkit has no task of that kind yet")
 
 
 def completed(record: Record, base: OpenedBase) -> Record:
     """The record with what only the base tells: the names of the classes, where answers end."""
     head = record.head
-    if head.task_type == "SEQ_CLS":
+    if head.task_type in ("SEQ_CLS", "TOKEN_CLS"):
         named = getattr(base.config, "id2label", None) or {}
         labels = tuple(str(named.get(n, label)) for n, label in enumerate(head.labels))
-        if len(named) == len(head.labels) and len(set(labels)) == len(labels):
+        fits = len(named) == len(head.labels) and len(set(labels)) == len(labels)
+        if fits and head.labels == tuple(f"LABEL_{n}" for n in range(len(labels))):
             head = dataclasses.replace(head, labels=labels)
-    elif not head.generation:
+    elif head.task_type == "CAUSAL_LM":
         ends = [base.tokenizer.eos_token_id]
         options = {"max_new_tokens": 256, "do_sample": False, "eos_token_id": ends}
         head = dataclasses.replace(head, generation=options)
@@ -89,12 +116,19 @@ def completed(record: Record, base: OpenedBase) -> Record:
 
 
 def _virtual(config: dict[str, Any]) -> dict[str, Any]:
-    number = config.get("num_virtual_tokens")
-    return {"num_virtual_tokens": number} if number else {}
+    if not (number := config.get("num_virtual_tokens")):
+        return {}
+    return {"num_virtual_tokens": number, "num_layers": config.get("num_layers")}
 
 
-def _base_of(config: dict[str, Any], base: str) -> str:
-    name = base or config.get("base_model_name_or_path")
+def named_base(found: Inspected, base: str = "") -> Base:
+    """The base of an adapter, or another one that was given.
+
+    Raises:
+        AdapterError: it names none, or one of another machine.
+    """
+    config = found.config or {}
+    name = base or config.get("model_name" if found.from_adapterhub else "base_model_name_or_path")
     if not name:
         raise AdapterError("it names no base", "say where that is with `--base`")
     looks_local = name.startswith(("/", "~", ".")) or "\\" in name or name.count("/") > 1
@@ -103,19 +137,32 @@ def _base_of(config: dict[str, Any], base: str) -> str:
             f"it names the base `{name}`, a folder of the machine where it was trained",
             "say with `--base` which model that is here",
         )
-    return str(name)
-
-
-def _revision(config: dict[str, Any], base: str) -> str:
-    return "" if base else str(config.get("revision") or "")
+    revision = "" if base or looks_local else str(config.get("revision") or "")
+    return Base(name_or_path=str(name), revision=revision)
 
 
 def _number_of_labels(found: Inspected) -> int:
+    ends = tuple(f".{name}.weight" for name in (*HEAD_MODULES["SEQ_CLS"], "out_proj"))
     for tensors in found.tensors.values():
         for name, stored in tensors.items():
-            if name.endswith(("classifier.weight", "score.weight", "classifier.out_proj.weight")):
+            inside = name.endswith(".out_proj.weight") and "classif" not in name  # of attention
+            if name.endswith(ends) and not inside:
                 return stored.shape[0]
     return 0
+
+
+def explained(found: Inspected, base: str = "") -> Iterator[tuple[bool, str, str]]:
+    """What a person should know of an adapter that peftkit did not save: whether it changes what
+    is computed, what was found, what it means.
+    """
+    assert found.config is not None
+    if found.from_adapterhub:
+        yield from adapterhub.explained(found)
+        return
+    yield from other_fields(found.config)
+    if not found.config.get("task_type"):
+        kind, why = task_type_of(found, named_base(found, base))
+        yield False, f"no `task_type`; it is taken for {kind}", why
 
 
 def other_fields(config: dict[str, Any]) -> Iterator[tuple[bool, str, str]]:

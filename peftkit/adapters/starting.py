@@ -59,6 +59,12 @@ def find_start(recipe: Recipe) -> Start | None:
         return None
     found = inspect(on_this_machine(name))
     found.raise_if_wrong()
+    if found.from_adapterhub:
+        raise AdapterError(
+            f"`start_from`: the adapter in `{found.folder}` is one of AdapterHub's, which peftkit "
+            "loads but does not train further",
+            "train it with the `adapters` library, or begin anew",
+        )
     record = None if found.record is None else Record.read(found.folder)
     return Start(name, found.folder, record)
 

@@ -90,14 +90,13 @@ def _on_a_base(found: Inspected, path: str, base: str) -> None:
     """Stage 2 of an adapter that peftkit did not save: all that can be told without its record."""
     from peftkit.adapters.loading import load_trained_model, read_inspected
     from peftkit.adapters.probes import distance, take_probes, tolerance
-    from peftkit.adapters.published import completed, other_fields
+    from peftkit.adapters.published import completed, explained
     from peftkit.bases.loading import load_weights
     from peftkit.bases.opening import open_base
     from peftkit.training.devices import open_accelerator, weights_dtype
 
-    assert found.config is not None
     findings = found.findings
-    for changes, told, meaning in other_fields(found.config):
+    for changes, told, meaning in explained(found, base):
         (findings.wrong if changes else findings.note)("settings", told, meaning)
     if not found.passed:
         return

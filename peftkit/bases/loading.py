@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ class LoadedModel:
     head: tuple[str, ...]
     """Names of the modules that every method trains and saves whole: the task's head, and
     whatever else the checkpoint had no weights for."""
+    random: tuple[str, ...] = ()
+    """Names of the parameters that the checkpoint had no weights for."""
 
 
 def empty_model(base: OpenedBase, head: Head, dropout: float | None = None) -> LoadedModel:
@@ -119,7 +122,7 @@ def load_weights(
     _keep_differentiable(model)
     if head.generation:  # instead of the base's own settings, which would fill the gaps
         model.generation_config = generation_config(head, base.tokenizer.pad_token_id)
-    return LoadedModel(model, modules)
+    return LoadedModel(model, modules, tuple(fresh))
 
 
 def generation_config(head: Head, pad_token_id: int) -> Any:
@@ -208,7 +211,7 @@ def _head_modules(model: Any, head: Head, fresh: tuple[str, ...] | list[str]) ->
         for name, module in model.named_children()
         if name not in trunk and any(True for _ in module.parameters())
     ]
-    poolers = {key.split(".pooler.")[0] + ".pooler" for key in fresh if ".pooler." in key}
+    poolers = {found[0] for key in fresh if (found := re.match(r"(.*?\.)?pooler(?=\.)", key))}
     return (*(own if head.trained else ()), *sorted(poolers))
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peftkit.errors import AdapterError, MethodError, first_line, quoted
+from peftkit.methods.changed_bases import changed_base
 from peftkit.methods.trained_layout import compare_tensors, fill_tensors
 from peftkit.parts import as_json
 
@@ -32,8 +33,6 @@ WITHOUT_EFFECT = {
 }  # fmt: skip
 """Fields of PEFT's configurations that do not change what a loaded adapter computes, or that show
 in the names of its tensors; values of `init_lora_weights` that do are refused apart."""
-CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Beginnings of `init_lora_weights` that take something out of the base's weights."""
 
 
 def inject_peft(model: nn.Module, config: peft.PeftConfig) -> nn.Module:
@@ -186,13 +185,9 @@ def compare_configs(model: Any, folder: Path) -> None:
             f"`{folder}` has no readable adapter_config.json: {error}",
             "give an adapter that PEFT or a method of PEFT's has saved",
         ) from error
-    start = str(saved.get("init_lora_weights")).lower()
-    if start.startswith(CHANGE_THE_BASE):
-        raise AdapterError(
-            f"the adapter in `{folder}` was trained on a base that its start, `{start}`, had "
-            "changed, and does not fit the base as it is",
-            "convert it with PEFT's `path_initial_model_for_weight_conversion`",
-        )
+    if changed := changed_base(saved):
+        told, advice = changed
+        raise AdapterError(f"the adapter in `{folder}`: {told}", advice)
     unknown = [name for name in saved.keys() - live.keys() - WITHOUT_EFFECT if saved[name]]
     wrong = [f"`{name}` is not known to this version of PEFT" for name in sorted(unknown)]
     wrong += [
@@ -231,17 +226,24 @@ def _peft_errors(folder: Path) -> Iterator[None]:
         try:
             yield
         except (ValueError, TypeError, RuntimeError, KeyError) as error:
-            raise AdapterError(f"PEFT cannot load `{folder}`: {first_line(error)}") from error
+            told = first_line(error)
+            if told.endswith(":"):  # torch lists what does not fit below
+                told = first_line(ValueError(str(error).partition("\n")[2]))
+            raise AdapterError(f"PEFT cannot load `{folder}`: {told}") from error
 
 
 def _restore(model: Any, folder: Path, name: str) -> None:
     """Puts the saved tensors into the model once more, as they are: PEFT rounds some of them to the
     base's dtype. Names and shapes are compared on the way.
     """
+    saved = load_file(folder / WEIGHTS)
     live = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    if saved.keys() - live.keys():  # PEFT saves whole embeddings beside an adapter of them
+        more = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=True)
+        live |= {key: tensor for key, tensor in more.items() if key in saved}
     compare_tensors(folder / WEIGHTS, {key: tuple(t.shape) for key, t in live.items()})
     parameters = {parameter.data_ptr(): parameter for parameter in model.parameters()}
-    for key, tensor in load_file(folder / WEIGHTS).items():
+    for key, tensor in saved.items():
         if (parameter := parameters.get(live[key].data_ptr())) is not None:
             parameter.data = tensor.to(parameter.device, copy=True)  # out of the file, aligned
 

@@ -1,0 +1,143 @@
+"""What an adapter that peftkit did not save was put into: what the model was for, how many layers
+it had; told by the settings, the names of the tensors and the base.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from peftkit.adapters.headers import read_header
+from peftkit.adapters.inspecting import Inspected
+from peftkit.bases.base import Base
+from peftkit.bases.loading import empty_model
+from peftkit.bases.opening import OpenedBase, open_base
+from peftkit.data.encoded import Head
+from peftkit.errors import AdapterError, BaseModelError, quoted
+
+HEADS = {
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "FEATURE_EXTRACTION": "AutoModel",
+}
+HEAD_MODULES = {
+    "SEQ_CLS": ("classifier", "score", "classification_head"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+"""Names of the modules above the trunk, by the kind of head."""
+LAYER = re.compile(r"\.(?:layers?|h)\.(\d+)\.")
+"""The number of a block, in the name of a tensor."""
+
+
+def task_type_of(found: Inspected, base: Base) -> tuple[str, str]:
+    """PEFT's name of what an adapter was trained for, and how that was told where the adapter does
+    not say so; empty where it does.
+
+    Raises:
+        AdapterError: it cannot be told.
+    """
+    config = found.config or {}
+    named = config.get("task_type")
+    if named in HEADS:
+        return str(named), ""
+    if named:
+        raise AdapterError(
+            f"its `task_type` is `{named}`, and PEFT has {quoted(HEADS)}",
+            "set `task_type` in adapter_config.json if you know what it was trained for",
+        )
+    trained = (config.get("auto_mapping") or {}).get("base_model_class")
+    if kind := kind_of_class(str(trained)):
+        return kind, f"it was trained on `{trained}`"
+    opened = open_base(base)
+    architecture = str((getattr(opened.config, "architectures", None) or [""])[0])
+    if holds(found, HEAD_MODULES["QUESTION_ANS"]):
+        return "QUESTION_ANS", "`qa_outputs` is among its tensors"
+    if holds(found, HEAD_MODULES["SEQ_CLS"]):
+        if kind_of_class(architecture) == "TOKEN_CLS":
+            return "TOKEN_CLS", f"a classifier is among its tensors, and the base is {architecture}"
+        return "SEQ_CLS", "a classifier is among its tensors"
+    likely = [kind_of_class(architecture), "FEATURE_EXTRACTION", "CAUSAL_LM", "SEQ_2_SEQ_LM"]
+    for kind in dict.fromkeys(filter(None, likely)):
+        if _names_fit(found, opened, kind):
+            return kind, f"its tensors have the names of {HEADS[kind]} of that base"
+    raise AdapterError(
+        "it has no `task_type`, and its tensors have the names of no model that its base can be",
+        "give its base with `--base`, or set `task_type` in adapter_config.json",
+    )
+
+
+def kind_of_class(name: str) -> str:
+    """What a class of transformers is for; empty if that is none of `HEADS`."""
+    ends = {
+        "EncoderDecoderModel": "SEQ_2_SEQ_LM", "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+        "ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM",
+        "ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS",
+        "ForQuestionAnswering": "QUESTION_ANS", "Model": "FEATURE_EXTRACTION",
+    }  # fmt: skip
+    return next((kind for end, kind in ends.items() if name.endswith(end)), "")
+
+
+def _names_fit(found: Inspected, opened: OpenedBase, kind: str) -> bool:
+    """Whether an adapter's tensors begin with names of modules that a model of this kind has."""
+    try:
+        model = empty_model(opened, Head(HEADS[kind], kind, trained=False)).model
+    except BaseModelError:  # the architecture has no such head
+        return False
+    children = {name for name, _ in model.named_children()}
+    names = [name for tensors in found.tensors.values() for name in tensors]
+    inner = [n.removeprefix("base_model.model.") for n in names if n.startswith("base_model.")]
+    return all(name.split(".")[0] in children for name in inner)
+
+
+def holds(found: Inspected, modules: Iterable[str]) -> bool:
+    """Whether tensors of one of the modules are in it."""
+    names = [name for tensors in found.tensors.values() for name in tensors]
+    return any(f".{module}." in f".{name}" for module in modules for name in names)
+
+
+def other_layers(names: Iterable[str], base: Any) -> str:
+    """In words, that adapted layers are others than a base has; empty if that is not why an adapter
+    does not fit.
+
+    Args:
+        names: of the adapter's tensors.
+        base: transformers' model.
+    """
+    here = _num_layers(base.config)
+    numbers = {int(found[1]) for name in names if (found := LAYER.search(name))}
+    if here is None or not numbers or max(numbers) + 1 == here:
+        return ""
+    return f"the base has {here} layers, and the adapter is for {max(numbers) + 1}: "
+
+
+def check_num_layers(config: Mapping[str, Any], base: Any) -> None:
+    """Raises AdapterError where virtual tokens are for another number of layers than the base has,
+    which no name of a tensor tells.
+
+    Args:
+        config: the content of adapter_config.json.
+    """
+    there, here = config.get("num_layers"), _num_layers(base.config)
+    if there is not None and here is not None and there != here:
+        raise AdapterError(
+            f"the base has {here} layers, and the adapter is for {there}",
+            "give the base that it was trained on with `--base`",
+        )
+
+
+def _num_layers(config: Any) -> int | None:
+    """Of a model with one stack of blocks."""
+    if config.is_encoder_decoder or config.get_text_config() is not config:
+        return None
+    return getattr(config, "num_hidden_layers", None)
+
+
+def names_in(file: Path) -> tuple[str, ...]:
+    """Of the tensors of a safetensors file; none if there is no file."""
+    return tuple(read_header(file)) if file.is_file() else ()
