@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from peftkit.adapters.probes import outputs_of
 from peftkit.data.encoded import Examples, Head
 from peftkit.evaluation.scoring import run_model
 from peftkit.recipe import Recipe
@@ -74,14 +75,8 @@ def ask(model: nn.Module, questions: Questions, accelerator: Accelerator) -> Ans
         TrainingError: it puts out NaN or infinity.
     """
     model.eval()
-    device = accelerator.device
-    found = []
-    with torch.inference_mode(), accelerator.autocast():
-        for probe in questions.probes:
-            ids = torch.tensor([probe], device=device)
-            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-            found.append(logits.float().cpu().flatten(0, -2)[-len(probe) :])
-    probes = torch.cat(found)
+    with accelerator.autocast():
+        probes = torch.cat([outputs_of(model, probe) for probe in questions.probes])
     if (examples := questions.validation) is None:
         return Answers(probes, None, {})
     recipe, task = questions.recipe, questions.recipe.task

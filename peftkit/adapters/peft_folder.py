@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from peftkit.adapters.inspecting import CONFIG, RECORD, WEIGHTS
+from peftkit.adapters.digests import CONFIG, RECORD
+from peftkit.adapters.inspecting import WEIGHTS
 from peftkit.adapters.lora_updates import PREFIX, Update, read_updates
 from peftkit.bases.added_tokens import WEIGHTS as ADDED_TOKENS
 from peftkit.bases.loading import empty_model

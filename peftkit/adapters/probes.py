@@ -135,8 +135,13 @@ def distance(model: nn.Module, probes: Sequence[Probe]) -> float:
 
 
 def _last_logits(model: nn.Module, input_ids: Sequence[int]) -> torch.Tensor:
-    """What the model puts out at the last position, or for the text, float32 on CPU: (classes or
-    vocabulary,), of question answering (start and end,), without a head (hidden size,).
+    """(classes or vocabulary,), at the last position, or for the text."""
+    return outputs_of(model, input_ids)[-1]
+
+
+def outputs_of(model: nn.Module, input_ids: Sequence[int]) -> torch.Tensor:
+    """What the model puts out, float32 on CPU: (positions, vocabulary or classes), (1, classes) for
+    the text, of question answering (positions, start and end), without a head (positions, hidden).
     """
     model.eval()
     device = next(model.parameters()).device
@@ -153,8 +158,8 @@ def _last_logits(model: nn.Module, input_ids: Sequence[int]) -> torch.Tensor:
         found = torch.stack([found.start_logits, found.end_logits], dim=-1)
     else:
         found = found.logits if hasattr(found, "logits") else found.last_hidden_state
-    last: torch.Tensor = found[0, -1] if found.dim() == 3 else found[0]
-    return last.float().cpu()
+    outputs: torch.Tensor = found[0] if found.dim() == 3 else found
+    return outputs.float().cpu()
 
 
 def _reads_a_decoder_text(model: Any) -> bool:

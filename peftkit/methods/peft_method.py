@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator
 
 from peftkit.bases.base import Base
+from peftkit.methods.adalora import AdaLoRA
 from peftkit.methods.dora import DoRA
 from peftkit.methods.ia3 import IA3
 from peftkit.methods.layer_norm_tuning import LayerNormTuning
@@ -43,7 +44,9 @@ STARTS_OF_OUR_OWN = ("pissa", "olora", "corda", "lora_ga", "loftq", "eva")
 """Values of `init_lora_weights` that change the base, so that the saved adapter would not fit it,
 or that look at data, which PEFT does apart from the configuration."""
 VIRTUAL = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
-MERGED_BY: dict[str, Method] = {"LORA": LoRA(), "IA3": IA3(), "LN_TUNING": LayerNormTuning()}
+MERGED_BY: dict[str, Method] = {
+    "LORA": LoRA(), "ADALORA": AdaLoRA(), "IA3": IA3(), "LN_TUNING": LayerNormTuning(),
+}  # fmt: skip
 """Tuners of which peftkit knows when they can be folded in."""
 NOT_SERVED = {
     "ADALORA": "its ranks fall by calls after each step; use AdaLoRA",
