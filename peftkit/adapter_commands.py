@@ -23,11 +23,13 @@ def add_adapter_commands(commands: Any) -> None:
         "verify", help="tell whether an adapter is what it says; 1 if not, 2 if it is none"
     )
     _add_adapter_options(verify)
+    _add_export(commands)
 
 
 def adapter_command(options: argparse.Namespace) -> None:
     """Does what was asked for."""
-    {"verify": _verify, "predict": _predict, "chat": _chat}[options.command](options)
+    does = {"verify": _verify, "predict": _predict, "chat": _chat, "export": _export}
+    does[options.command](options)
 
 
 def _add_predict(commands: Any) -> None:
@@ -44,6 +46,15 @@ def _add_chat(commands: Any) -> None:
     _add_adapter_options(chat)
     chat.add_argument("--once", default=None, metavar="TEXT", help="one question, for scripts")
     chat.add_argument("--compare", action="store_true", help="base and tuned model side by side")
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser("export", help="write an adapter for llama.cpp or Ollama")
+    _add_adapter_options(export)
+    export.add_argument("--to", required=True, help="gguf-lora, gguf, ollama")
+    export.add_argument("--output", required=True, metavar="PATH", help="new file or folder")
+    export.add_argument("--quantize", default="", help="f32, f16 or q8_0")
+    export.add_argument("--tokenizer-from", default="", metavar="FILE", help="a GGUF file")
 
 
 def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
@@ -119,3 +130,19 @@ def _chat(options: argparse.Namespace) -> None:
         print(f"base: {answers['base']}\n\ntuned: {answers['reply']}")
     else:
         print(answers["reply"])
+
+
+def _export(options: argparse.Namespace) -> None:
+    quiet_libraries()
+    from peftkit.adapters.exporting import export
+
+    done = export(
+        options.run, options.to, options.output, options.base,
+        quantize=options.quantize, tokenizer_from=options.tokenizer_from,
+    )  # fmt: skip
+    if options.json:
+        print(json.dumps(done.to_json(), ensure_ascii=False))
+        return
+    print(f"{done.output}, {done.size / 1e6:.1f} MB, read back and compared")
+    for note in done.notes:
+        print(f"note: {note}")

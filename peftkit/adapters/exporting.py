@@ -206,8 +206,65 @@ def write_model_file(adapter: Opened, request: Request, file: Path) -> float:
     return difference
 
 
+def export_ollama(request: Request) -> Exported:
+    """A folder with a Modelfile, and the adapter beside the base's GGUF file; where the base has
+    none, or was quantized in training, or the method is no LoRA, the merged model.
+    """
+    from peftkit.adapters.gguf import ollama
+    from peftkit.adapters.gguf.tokenizer import adds_bos, writes_bos
+
+    adapter = open_for_export(request.path, request.base)
+    tokenizer, task = adapter.base.tokenizer, adapter.recipe.task
+    plain = bool(getattr(getattr(task, "data", None), "text", ""))
+    bos = adds_bos(tokenizer, request.tokenizer_from or adapter.base.source)
+    fits = plain or not tokenizer.chat_template or not bos or writes_bos(tokenizer)
+    source = adapter.base.source if fits and _stays_apart(adapter) else None
+    bos = bos and fits  # a merged model says that none is put there
+    system = getattr(task, "system", "")
+    settings = ollama.settings_of(
+        tokenizer, adapter.record.head.generation, adapter.stops,
+        system if system.strip() else "", bos, plain,
+    )  # fmt: skip
+    differences: list[float] = []
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        if source is not None:
+            differences.append(
+                write_lora_file(adapter, folder / ADAPTER_FILE, request.quantize or "f32")
+            )
+            text = ollama.modelfile(settings, str(source.resolve()), f"./{ADAPTER_FILE}")
+        else:
+            differences.append(write_model_file(adapter, request, folder / MODEL_FILE))
+            text = ollama.modelfile(settings, f"./{MODEL_FILE}")
+        (folder / ollama.MODELFILE).write_text(text, encoding="utf-8")
+
+    def check(folder: Path) -> None:
+        file = folder / ollama.MODELFILE
+        ollama.check_modelfile(file, settings, tokenizer, bos)
+
+    write_checked(request.output, write, check)
+    size = sum(file.stat().st_size for file in request.output.iterdir())
+    checked = {"largest_difference": differences[0], "merged": source is None}
+    notes = (f"`ollama create NAME -f {request.output / ollama.MODELFILE}`",)
+    return Exported("ollama", request.output, size, checked, notes)
+
+
+def _stays_apart(adapter: Opened) -> bool:
+    """Whether Ollama can put the adapter beside the GGUF file of the base it was trained on."""
+    if adapter.base.source is None or adapter.base.spec.quantization != "none":
+        return False
+    try:
+        lora_layout(adapter)
+    except AdapterError:
+        return False
+    return True
+
+
+ADAPTER_FILE, MODEL_FILE = "adapter.gguf", "model.gguf"
 TARGETS: dict[str, Callable[[Request], Exported]] = {
     "gguf-lora": export_gguf_lora,
     "gguf": export_gguf,
+    "ollama": export_ollama,
 }
 """What `--to` may be -> what writes it."""

@@ -15,12 +15,13 @@ from peftkit.adapters.gguf.reading import check_fields, compare, read_gguf
 from peftkit.adapters.gguf.tokenizer import (
     check_tokenizer_fields,
     copied_fields,
+    prompt_of,
     with_training,
     written_fields,
 )
 from peftkit.adapters.gguf.writing import write_gguf
 from peftkit.bases.opening import OpenedBase
-from peftkit.errors import AdapterError, first_line
+from peftkit.errors import AdapterError
 
 KNOWN = ("llama",)
 """Model types of which every hyperparameter is written."""
@@ -30,7 +31,6 @@ ROPES = ("default", "linear", "llama3")
 PROMPT, PROMPT_IDS = "peftkit.prompt", "peftkit.prompt_ids"
 """A prompt of the training's template and its tokens by transformers, so that a client can be
 checked to read the same; llama.cpp passes over keys that it does not know."""
-ASKED = "What's in parcel 42? 你好，Grüße!"
 
 
 def check_writable(base: OpenedBase) -> Layout:
@@ -81,11 +81,7 @@ def tokenizer_fields(base: OpenedBase, stops: tuple[int, ...], source: str) -> d
 def _prompt(tokenizer: Any) -> dict[str, Any]:
     if not tokenizer.chat_template:
         return {}
-    asked = [{"role": "user", "content": ASKED}]
-    try:
-        text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # templates are programs, which raise what they like
-        raise AdapterError(f"the chat template refuses a question: {first_line(error)}") from error
+    text = prompt_of(tokenizer)
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return {PROMPT: text, PROMPT_IDS: ids}
 

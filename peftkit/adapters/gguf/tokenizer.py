@@ -13,14 +13,16 @@ from typing import Any
 
 from peftkit.adapters.gguf.reading import open_gguf
 from peftkit.adapters.gguf.writing import Copied
-from peftkit.errors import AdapterError, quoted
+from peftkit.errors import AdapterError, first_line, quoted
 
 PREFIX = "tokenizer."
 TOKENS = "tokenizer.ggml.tokens"
 TEMPLATE = "tokenizer.chat_template"
+ADDS_BOS = "tokenizer.ggml.add_bos_token"
 STOPS = ("eos", "eot", "eom")
 """llama.cpp ends an answer at each of them."""
 SPECIAL_IDS = {"bos": "bos", "unk": "unknown", "pad": "padding", "sep": "seperator"}  # sic
+ASKED = "What's in parcel 42? 你好，Grüße!"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
 """Kinds of tokens."""
 
@@ -96,7 +98,7 @@ def written_fields(tokenizer: Any, vocabulary: int) -> dict[str, Any]:
         "tokenizer.ggml.merges": [
             pair if isinstance(pair, str) else " ".join(pair) for pair in steps["model"]["merges"]
         ],
-        "tokenizer.ggml.add_bos_token": _adds(tokenizer, tokenizer.bos_token_id, 0),
+        ADDS_BOS: _adds(tokenizer, tokenizer.bos_token_id, 0),
         "tokenizer.ggml.add_eos_token": _adds(tokenizer, tokenizer.eos_token_id, -1),
         "tokenizer.ggml.add_space_prefix": False,
     }
@@ -139,6 +141,39 @@ def _adds(tokenizer: Any, token: int | None, place: int) -> bool:
     return token is not None and len(ids) > 1 and ids[place] == token
 
 
+def adds_bos(tokenizer: Any, source: str | Path | None) -> bool:
+    """Whether llama.cpp puts the beginning-of-text token before a prompt by itself.
+
+    Args:
+        source: the GGUF file that the tokenizer is of, if there is one.
+    """
+    if source:
+        fields = copied_fields(Path(source).expanduser())
+        if (found := fields.get(ADDS_BOS)) is not None:
+            return bool(found.value)
+        return bool(fields["tokenizer.ggml.model"].value == "llama")  # llama.cpp's default
+    return _adds(tokenizer, tokenizer.bos_token_id, 0)
+
+
+def writes_bos(tokenizer: Any) -> bool:
+    """Whether the chat template begins a prompt with the beginning-of-text token."""
+    return bool(tokenizer.bos_token) and prompt_of(tokenizer).startswith(tokenizer.bos_token)
+
+
+def prompt_of(tokenizer: Any) -> str:
+    """A question as the chat template writes it.
+
+    Raises:
+        AdapterError: it refuses one.
+    """
+    asked = [{"role": "user", "content": ASKED}]
+    try:
+        text: str = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # templates are programs, which raise what they like
+        raise AdapterError(f"the chat template refuses a question: {first_line(error)}") from error
+    return text
+
+
 def with_training(
     fields: Mapping[str, Any], tokenizer: Any, stops: Iterable[int]
 ) -> dict[str, Any]:
@@ -165,6 +200,8 @@ def with_training(
         result[f"tokenizer.ggml.{name}_token_id"] = end
     if tokenizer.chat_template:
         result[TEMPLATE] = tokenizer.chat_template
+        if not writes_bos(tokenizer):  # llama.cpp would put one where training had none
+            result[ADDS_BOS] = False
     return result
 
 
