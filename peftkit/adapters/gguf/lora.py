@@ -128,6 +128,7 @@ def read_lora(
     tensors = {name: t.float().numpy() for name, t in load_file(folder / WEIGHTS).items()}
     found: dict[str, Scaled] = {}
     for module, layer in layers.items():
+        name = _place(module, layout, base)
         parts = {
             part: tensors.pop(f"{PREFIX}{module}.{part}", None)
             for part in ("lora_A.weight", "lora_B.weight", "lora_A", "lora_B", "lora_E")
@@ -141,7 +142,7 @@ def read_lora(
             b = b * parts["lora_E"].reshape(1, -1)  # B diag(E)
             scale /= layer.r["default"] + 1e-5  # as AdaLoRA does in PEFT
         if a.shape[0]:  # AdaLoRA has given every rank of it away
-            found[_place(module, layout, base)] = Scaled(a, b, scale)
+            found[name] = Scaled(a, b, scale)
     if tensors:
         raise AdapterError(f"it holds {quoted(sorted(tensors), 3)}, and {LORA_ONLY}", MERGED)
     if not found or any(layer.scale == 0 for layer in found.values()):
@@ -155,7 +156,8 @@ def _peft_layers(model: torch.nn.Module, config: Mapping[str, Any]) -> dict[str,
     from peft.utils import PeftType
 
     kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(config["peft_type"])]
-    unused = {"peft_type", "r"} if config["peft_type"] == "ADALORA" else {"peft_type"}
+    unused = {"peft_type", "base_model_name_or_path"}
+    unused |= {"r"} if config["peft_type"] == "ADALORA" else set()
     known = {n: v for n, v in config.items() if n in kind.__dataclass_fields__ and n not in unused}
     return lora_layers(inject_peft(model, kind(**{**known, "init_lora_weights": True})))
 
