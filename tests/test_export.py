@@ -30,6 +30,7 @@ from peftkit.adapters.gguf.writing import write_checked
 from peftkit.adapters.loading import load
 from peftkit.adapters.record import peft_config
 from peftkit.bases.gguf import dequantized
+from peftkit.bases.opening import open_base
 from peftkit.cli import command_line
 from peftkit.errors import AdapterError, OutputError, RecipeError
 from peftkit.packaged import MODELS, find_packaged
@@ -355,39 +356,60 @@ def test_what_was_trained_beside_four_bits_is_merged_with_them(trained, chat_bas
     assert largest_difference(beside, adapter.model, PROMPTS) > 0.05  # as the note says
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"tie_word_embeddings": False, "attention_bias": True},
-        {"head_dim": 32, "num_key_value_heads": 4},
+KINDS = {
+    "untied, biases": ("llama", {"tie_word_embeddings": False, "attention_bias": True}),
+    "wide heads": ("llama", {"head_dim": 32, "num_key_value_heads": 4}),
+    "linear": (
+        "llama",
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 5e4, "factor": 4.0}},
+    ),
+    "llama3": (
+        "llama",
         {
             "rope_parameters": {
                 "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0,
                 "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
             }
         },
-    ],
-    ids=["untied, biases", "wide heads", "linear", "llama3"],
-)  # fmt: skip
-def test_every_kind_of_llama_is_written(tmp_path, settings):
-    base = save_base(tmp_path / "base", "llama", **settings)
-    adapter = load(str(save_adapter(tmp_path / "adapter", base)), str(base))
-    model = adapter.load_base()
+    ),
+    "mistral": ("mistral", {"sliding_window": None}),
+    "qwen2": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen3": ("qwen3", {"head_dim": 32, "tie_word_embeddings": False}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model_is_written(tmp_path, kind):
+    """llama.cpp computes the base alone, and the base with the adapter beside it."""
+    model_type, settings = KINDS[kind]
+    base = save_base(tmp_path / "base", model_type, **settings)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter)
-    layout = models.check_writable(adapter.base)
+    model.save_pretrained(base)
+    folder = save_adapter(tmp_path / "adapter", base)
+    adapter = load(str(folder), str(base))
+    file, fields = write_base(adapter, tmp_path / "x.gguf")
     stops = (adapter.tokenizer.eos_token_id,)
-    fields = models.tokenizer_fields(adapter.base, stops, "")
-    fields |= models.model_fields(adapter.base.config, "f32", "x")
-    models.write_model(file := tmp_path / "x.gguf", model, layout, fields, "f32")
     assert models.check_model(file, model, adapter.base, stops, fields) == 0.0
     assert largest_difference(LlamaCpp(file), model, PROMPTS) < 1e-3
-    wrong = dataclasses.replace(layout, num_heads=1)
-    models.write_model(other := tmp_path / "y.gguf", model, wrong, fields, "f32")
-    with pytest.raises(AdapterError, match=r"attn_q.weight` as it was written differs"):
-        models.check_model(other, model, adapter.base, stops, fields)
+    export(str(folder), "gguf-lora", str(tmp_path / "lora.gguf"), str(base))
+    beside = LlamaCpp(file, tmp_path / "lora.gguf")
+    assert largest_difference(beside, adapter.model, PROMPTS) < 1e-3
+    layout = models.check_writable(adapter.base)
+    if layout.family.turns_neighbours:
+        wrong = dataclasses.replace(layout, num_heads=1)
+        models.write_model(other := tmp_path / "y.gguf", model, wrong, fields, "f32")
+        with pytest.raises(AdapterError, match=r"attn_q.weight` as it was written differs"):
+            models.check_model(other, model, adapter.base, stops, fields)
+
+
+def test_a_sliding_window_is_refused(tmp_path):
+    base = save_base(tmp_path / "base", "mistral", sliding_window=64)
+    opened = open_base(pk.Base(name_or_path=str(base)))
+    with pytest.raises(AdapterError, match="reaches 64 tokens back"):
+        models.check_writable(opened)
 
 
 STRANGE = [

@@ -23,7 +23,7 @@ from peftkit.adapters.gguf.writing import write_gguf
 from peftkit.bases.opening import OpenedBase
 from peftkit.errors import AdapterError
 
-KNOWN = ("llama",)
+KNOWN = ("llama", "mistral", "qwen2", "qwen3")
 """Model types of which every hyperparameter is written."""
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}
 """llama.cpp's numbers for what most of a file's tensors are."""
@@ -47,7 +47,14 @@ def check_writable(base: OpenedBase) -> Layout:
         raise AdapterError(f"the base scales its positions by `{rope}`, which is not written here")
     if config.hidden_act != "silu":
         raise AdapterError(
-            f"the base's activation is `{config.hidden_act}`, and llama.cpp's llama has `silu`"
+            f"the base's activation is `{config.hidden_act}`, and llama.cpp has `silu` here"
+        )
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window < config.max_position_embeddings:
+        raise AdapterError(
+            f"the base's attention reaches {window:,} tokens back, and llama.cpp has no such "
+            "window for this architecture",
+            "`--to gguf-lora` for use with the base's published GGUF file",
         )
     if base.added_ids:
         raise AdapterError(
@@ -87,7 +94,7 @@ def _prompt(tokenizer: Any) -> dict[str, Any]:
 
 
 def model_fields(config: Any, kind: str, name: str) -> dict[str, Any]:
-    """The hyperparameters of a Llama, by GGUF's keys.
+    """The hyperparameters of a model, by GGUF's keys.
 
     Args:
         name: what the file calls the model.
@@ -116,7 +123,7 @@ def model_fields(config: Any, kind: str, name: str) -> dict[str, Any]:
         "general.name": name,
         "general.file_type": FILE_TYPES[kind],
         "general.quantization_version": 2,
-        **{f"llama.{key}": value for key, value in own.items()},
+        **{f"{family_of(config).architecture}.{key}": value for key, value in own.items()},
     }
 
 
