@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -26,7 +27,7 @@ from peftkit.adapters.gguf.lora import check_lora, read_lora, write_lora
 from peftkit.adapters.gguf.ollama import read_modelfile
 from peftkit.adapters.gguf.reading import read_gguf
 from peftkit.adapters.gguf.tokenizer import CUTS, written_fields
-from peftkit.adapters.gguf.writing import write_checked
+from peftkit.adapters.gguf.writing import write_checked, write_gguf
 from peftkit.adapters.loading import load
 from peftkit.adapters.record import peft_config
 from peftkit.bases.gguf import dequantized
@@ -403,6 +404,49 @@ def test_every_kind_of_model_is_written(tmp_path, kind):
         models.write_model(other := tmp_path / "y.gguf", model, wrong, fields, "f32")
         with pytest.raises(AdapterError, match=r"attn_q.weight` as it was written differs"):
             models.check_model(other, model, adapter.base, stops, fields)
+
+
+GEMMAS = {
+    "gemma": ({}, {}),
+    "gemma2": (
+        {"query_pre_attn_scalar": WIDTH, "sliding_window": 256},
+        {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    ),
+    "gemma3_text": (
+        {"query_pre_attn_scalar": WIDTH, "sliding_window": 256}, {"rope.freq_base": 1e6},
+    ),
+}  # fmt: skip
+"""Settings of transformers, and what llama.cpp has to be told beside what all have."""
+
+
+@pytest.mark.parametrize("model_type", GEMMAS)
+def test_llama_cpp_puts_the_adapter_beside_every_gemma(tmp_path, model_type):
+    """Whose models are not written by peftkit, but here: its norms are stored with 1 added."""
+    settings, told = GEMMAS[model_type]
+    base = save_base(tmp_path / "base", model_type, **settings)
+    folder = save_adapter(tmp_path / "adapter", base)
+    export(str(folder), "gguf-lora", str(tmp_path / "lora.gguf"), str(base))
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    layout = Layout.of(model.config, FAMILIES[model_type])
+    architecture = layout.family.architecture
+    config = copy.deepcopy(model.config)  # llama.cpp knows the frequencies of Gemma 3's windows
+    config.rope_parameters = {"rope_type": "default", "rope_theta": 1e4}
+    shared = models.model_fields(config, "f32", "x") | {
+        f"{architecture}.{key}": value for key, value in told.items()
+    }
+    if settings:
+        shared[f"{architecture}.attention.sliding_window"] = 256
+    tensors = {}
+    for key, tensor in model.state_dict().items():
+        name = layout.name(key.rpartition(".")[0])
+        if "lm_head" not in key:
+            tensors[f"{name}.weight"] = (tensor + 1 if "norm" in key else tensor).numpy()
+    tokenizer = written_fields(BY_NAME["ChatML"].tokenizer(), model.config.vocab_size)
+    write_gguf(tmp_path / "base.gguf", architecture, shared | tokenizer, tensors, "f32")
+    client = LlamaCpp(tmp_path / "base.gguf", tmp_path / "lora.gguf")
+    trained = with_peft(base, folder)
+    assert largest_difference(client, trained, PROMPTS) < 1e-3
+    assert largest_difference(LlamaCpp(tmp_path / "base.gguf"), trained, PROMPTS) > 0.5
 
 
 def test_a_sliding_window_is_refused(tmp_path):
