@@ -25,11 +25,14 @@ def add_adapter_commands(commands: Any) -> None:
     )
     _add_adapter_options(verify)
     _add_merge(commands)
+    _add_export(commands)
 
 
 def adapter_command(options: argparse.Namespace) -> None:
     """Does what was asked for."""
-    does = {"verify": _verify, "predict": _predict, "chat": _chat, "merge": _merge}
+    does = {
+        "verify": _verify, "predict": _predict, "chat": _chat, "merge": _merge, "export": _export,
+    }  # fmt: skip
     does[options.command](options)
 
 
@@ -62,6 +65,15 @@ def _add_merge(commands: Any) -> None:
     merge.add_argument(
         "--scale", type=float, default=1.0, help="strength of the adapter; 1 is as it was trained"
     )
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser("export", help="write an adapter for llama.cpp or Ollama")
+    _add_adapter_options(export)
+    export.add_argument("--to", required=True, help="gguf-lora, gguf, ollama")
+    export.add_argument("--output", required=True, metavar="PATH", help="new file or folder")
+    export.add_argument("--quantize", default="", help="f32, f16 or q8_0")
+    export.add_argument("--tokenizer-from", default="", metavar="FILE", help="a GGUF file")
 
 
 def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
@@ -150,3 +162,19 @@ def _merge(options: argparse.Namespace) -> None:
     print_merge(open_console(options.json), report, options.output)
     if options.json:
         print(json.dumps({"folder": options.output, **report}, ensure_ascii=False))
+
+
+def _export(options: argparse.Namespace) -> None:
+    quiet_libraries()
+    from peftkit.adapters.exporting import export
+
+    done = export(
+        options.run, options.to, options.output, options.base,
+        quantize=options.quantize, tokenizer_from=options.tokenizer_from,
+    )  # fmt: skip
+    if options.json:
+        print(json.dumps(done.to_json(), ensure_ascii=False))
+        return
+    print(f"{done.output}, {done.size / 1e6:.1f} MB, read back and compared")
+    for note in done.notes:
+        print(f"note: {note}")

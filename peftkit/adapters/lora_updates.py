@@ -25,6 +25,16 @@ from peftkit.methods.peft_layout import inject_peft, lora_layers
 PREFIX = "base_model.model."
 PARTS = ("lora_A.weight", "lora_B.weight", "lora_A", "lora_B", "lora_E")
 """Ends of the names of LoRA's tensors, and of AdaLoRA's."""
+EXPANDED = {
+    "alpha_pattern", "beta1", "beta2", "bias", "deltaT", "fan_in_fan_out", "init_r", "lora_alpha",
+    "orth_reg_weight", "peft_type", "qalora_group_size", "r", "rank_pattern", "target_r", "tfinal",
+    "tinit", "total_step", "use_rslora",
+}  # fmt: skip
+"""Fields of PEFT's configurations that show in the updates, or that matter in training only; any
+other that is set changes what is computed."""
+MERGE = "`peftkit merge` folds it into the weights instead"
+ROUNDING = 1e-6
+"""Relative error of scaling B in float32."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,11 @@ class Update:
     """(out, r)."""
     scale: float
 
+    @property
+    def alpha(self) -> float:
+        """What has to be divided by r to get the scale."""
+        return self.scale * len(self.a)
+
 
 def read_updates(
     folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head
@@ -48,12 +63,14 @@ def read_updates(
         config: adapter_config.json, of LORA or ADALORA.
 
     Raises:
-        AdapterError: a layer's tensors are missing.
+        AdapterError: a layer's tensors are missing, or it is not linear.
     """
     layers = _peft_layers(empty_model(base, head).model, config)
     tensors = load_file(folder / WEIGHTS)
     found: dict[str, Update] = {}
     for module, layer in layers.items():
+        if f"{PREFIX}{module}.lora_embedding_A" in tensors:
+            raise AdapterError(f"it adapts `{module}`, which is no linear layer", MERGE)
         parts = {part: tensors.pop(f"{PREFIX}{module}.{part}", None) for part in PARTS}
         a = parts["lora_A.weight"] if parts["lora_A"] is None else parts["lora_A"]
         b = parts["lora_B.weight"] if parts["lora_B"] is None else parts["lora_B"]
@@ -76,6 +93,7 @@ def _peft_layers(model: torch.nn.Module, config: Mapping[str, Any]) -> dict[str,
     from peft.utils import PeftType
 
     kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(config["peft_type"])]
-    unused = {"peft_type", "r"} if config["peft_type"] == "ADALORA" else {"peft_type"}
+    unused = {"peft_type", "base_model_name_or_path"}
+    unused |= {"r"} if config["peft_type"] == "ADALORA" else set()
     known = {n: v for n, v in config.items() if n in kind.__dataclass_fields__ and n not in unused}
     return lora_layers(inject_peft(model, kind(**{**known, "init_lora_weights": True})))

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from peftkit.adapters.digests import CONFIG, RECORD
 from peftkit.adapters.inspecting import WEIGHTS
-from peftkit.adapters.lora_updates import PREFIX, Update, read_updates
+from peftkit.adapters.lora_updates import EXPANDED, MERGE, PREFIX, ROUNDING, Update, read_updates
 from peftkit.bases.added_tokens import WEIGHTS as ADDED_TOKENS
 from peftkit.bases.loading import empty_model
 from peftkit.bases.opening import OpenedBase
@@ -32,16 +32,6 @@ from peftkit.methods.peft_layout import WITHOUT_EFFECT
 LORA = ("LORA", "ADALORA")
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` of vLLM may be."""
-EXPANDED = {
-    "alpha_pattern", "beta1", "beta2", "bias", "deltaT", "fan_in_fan_out", "init_r", "lora_alpha",
-    "orth_reg_weight", "peft_type", "qalora_group_size", "r", "rank_pattern", "target_r", "tfinal",
-    "tinit", "total_step", "use_rslora",
-}  # fmt: skip
-"""Fields of PEFT's configurations that are expanded, or that matter in training only; any other
-that is set changes what is computed."""
-ROUNDING = 1e-6
-"""Relative error of scaling B in float32."""
-MERGE = "`peftkit merge` folds it into the weights instead"
 
 
 def is_plain_lora(config: Mapping[str, Any]) -> bool:

@@ -1,0 +1,270 @@
+"""Gives an adapter to other programs: everything that can be refused is refused before weights are
+loaded, and what was written is read back and compared before it gets its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftkit.adapters.gguf.families import Layout, family_of
+from peftkit.adapters.gguf.writing import KINDS, check_output, write_checked
+from peftkit.adapters.loading import check_base, read_adapter
+from peftkit.adapters.published import completed
+from peftkit.adapters.record import Record, peft_config
+from peftkit.bases.opening import OpenedBase, open_base
+from peftkit.errors import AdapterError, MethodError, RecipeError, did_you_mean, quoted
+from peftkit.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be exported, and where to."""
+
+    path: str
+    """Run folder or adapter folder."""
+    output: Path
+    base: str = ""
+    quantize: str = ""
+    """`f32`, `f16` or `q8_0`; empty for what the target takes by itself."""
+    tokenizer_from: str = ""
+    """A GGUF file whose tokenizer is taken."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    to: str
+    output: Path
+    size: int
+    """Bytes."""
+    checked: dict[str, Any]
+    """What was compared with what was written, such as `largest_difference`, relative."""
+    notes: tuple[str, ...] = ()
+    """What whoever uses it should know."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "to": self.to, "output": str(self.output), "bytes": self.size, **self.checked,
+            "notes": list(self.notes),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An adapter whose bytes and base have passed, without weights in memory."""
+
+    folder: Path
+    record: Record
+    recipe: Recipe
+    base: OpenedBase
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Ids of the tokens at which an answer ends."""
+        found = self.record.head.generation.get("eos_token_id") or []
+        return tuple([found] if isinstance(found, int) else found)
+
+
+def export(path: str, to: str, output: str, base: str = "", **options: str) -> Exported:
+    """Writes an adapter in the form of another program.
+
+    Args:
+        path: run folder, adapter folder, or a Hub id.
+        to: one of `TARGETS`.
+        output: new file or folder.
+        base: where the base is, if not where the recipe says.
+        options: `quantize` and `tokenizer_from` of `Request`.
+
+    Raises:
+        PeftkitError: there is no such target, the adapter cannot be expressed there, something
+            stands at `output`, or what was written is not what was trained; nothing is left then.
+    """
+    if to not in TARGETS:
+        raise RecipeError(f"`{to}` is none of {quoted(TARGETS)}", did_you_mean(to, TARGETS))
+    request = Request(path, Path(output).expanduser(), base, **options)
+    if request.quantize and request.quantize not in KINDS:
+        raise RecipeError(f"`--quantize {request.quantize}` is none of {quoted(KINDS)}")
+    check_output(request.output)
+    return TARGETS[to](request)
+
+
+def open_for_export(path: str, base: str) -> Opened:
+    """An adapter of a language model, checked, with its base opened.
+
+    Raises:
+        AdapterError: it is no adapter, not of this base, or of a model with classes.
+    """
+    folder, record, recipe = read_adapter(path, base)
+    if record.head.labels or record.head.task_type != "CAUSAL_LM":
+        raise AdapterError(
+            "the model has a classification head, and GGUF is for models that write",
+            "load it with `peftkit.load`, or `peftkit merge` it for transformers",
+        )
+    opened = open_base(recipe.base, recipe.method.position_offset)
+    recipe = recipe.with_(base=opened.spec)
+    if record.base:
+        check_base(opened, record)
+    else:
+        record = completed(record, opened)
+    return Opened(folder, record, recipe, opened)
+
+
+def lora_layout(adapter: Opened) -> Layout:
+    """The layout of the base, if the adapter can be a GGUF LoRA.
+
+    Raises:
+        AdapterError: it cannot.
+    """
+    from peftkit.adapters.gguf.lora import check_expressible
+
+    layout = Layout.of(adapter.base.config, family_of(adapter.base.config))
+    check_expressible(peft_config(adapter.folder), adapter.folder)
+    return layout
+
+
+def export_gguf_lora(request: Request) -> Exported:
+    """A GGUF LoRA file, to be put beside the base's own GGUF file."""
+    if request.quantize == "q8_0":
+        raise RecipeError(
+            "A and B are too narrow for q8_0, whose numbers share a scale by 32",
+            "`--quantize f16`, or leave it out for f32",
+        )
+    adapter = open_for_export(request.path, request.base)
+    difference = write_lora_file(adapter, request.output, request.quantize or "f32")
+    size = request.output.stat().st_size
+    checked = {"largest_difference": difference}
+    return Exported("gguf-lora", request.output, size, checked, lora_notes(adapter))
+
+
+def write_lora_file(adapter: Opened, file: Path, kind: str) -> float:
+    """Writes and checks a GGUF LoRA file; gives the largest relative difference.
+
+    Raises:
+        PeftkitError: the adapter cannot be one, or the file is not the adapter.
+    """
+    from peftkit.adapters.gguf.lora import check_lora, read_lora, write_lora
+
+    layout = lora_layout(adapter)
+    lora = read_lora(adapter.folder, peft_config(adapter.folder), adapter.base, layout)
+    difference: float = write_checked(
+        file, lambda partial: write_lora(partial, lora, kind), lambda p: check_lora(p, lora)
+    )
+    return difference
+
+
+def lora_notes(adapter: Opened) -> tuple[str, ...]:
+    """What to know of a LoRA that meets other weights than those of its training."""
+    quantization = adapter.base.spec.quantization
+    if quantization == "none":
+        return ()
+    return (
+        f"it was trained beside {quantization} weights, and answers somewhat differently beside "
+        "others; `--to gguf` keeps those of the training",
+    )
+
+
+def export_gguf(request: Request) -> Exported:
+    """A GGUF model: the base with the adapter folded into it."""
+    adapter = open_for_export(request.path, request.base)
+    difference = write_model_file(adapter, request, request.output)
+    checked = {"largest_difference": difference}
+    return Exported("gguf", request.output, request.output.stat().st_size, checked)
+
+
+def write_model_file(adapter: Opened, request: Request, file: Path) -> float:
+    """Writes and checks a GGUF model; gives the largest relative difference.
+
+    Raises:
+        PeftkitError: the base or the method cannot be one, or the file is not the merged model.
+    """
+    from peftkit.adapters.gguf.model import (
+        check_model,
+        check_writable,
+        model_fields,
+        tokenizer_fields,
+        write_model,
+    )
+    from peftkit.adapters.merging import merge
+
+    layout = check_writable(adapter.base)
+    if reason := adapter.recipe.method.supports_merging(adapter.base.spec):
+        raise MethodError(reason)
+    kind = request.quantize or "f16"
+    tokenizer = tokenizer_fields(adapter.base, adapter.stops, request.tokenizer_from)
+    fields = model_fields(adapter.base.config, kind, adapter.recipe.name or file.stem) | tokenizer
+    model = merge(request.path, request.base)
+    difference: float = write_checked(
+        file,
+        lambda partial: write_model(partial, model, layout, fields, kind),
+        lambda partial: check_model(partial, model, adapter.base, adapter.stops, fields),
+    )
+    return difference
+
+
+def export_ollama(request: Request) -> Exported:
+    """A folder with a Modelfile, and the adapter beside the base's GGUF file; where the base has
+    none, or was quantized in training, or the method is no LoRA, the merged model.
+    """
+    from peftkit.adapters.gguf import ollama
+    from peftkit.adapters.gguf.tokenizer import adds_bos, writes_bos
+
+    adapter = open_for_export(request.path, request.base)
+    tokenizer, task = adapter.base.tokenizer, adapter.recipe.task
+    plain = bool(getattr(getattr(task, "data", None), "text", ""))
+    bos = adds_bos(tokenizer, request.tokenizer_from or adapter.base.source)
+    fits = plain or not tokenizer.chat_template or not bos or writes_bos(tokenizer)
+    source = adapter.base.source if fits and _stays_apart(adapter) else None
+    bos = bos and fits  # a merged model says that none is put there
+    system = getattr(task, "system", "")
+    settings = ollama.settings_of(
+        tokenizer, adapter.record.head.generation, adapter.stops,
+        system if system.strip() else "", bos, plain,
+    )  # fmt: skip
+    differences: list[float] = []
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        if source is not None:
+            differences.append(
+                write_lora_file(adapter, folder / ADAPTER_FILE, request.quantize or "f32")
+            )
+            text = ollama.modelfile(settings, str(source.resolve()), f"./{ADAPTER_FILE}")
+        else:
+            differences.append(write_model_file(adapter, request, folder / MODEL_FILE))
+            text = ollama.modelfile(settings, f"./{MODEL_FILE}")
+        (folder / ollama.MODELFILE).write_text(text, encoding="utf-8")
+
+    def check(folder: Path) -> None:
+        file = folder / ollama.MODELFILE
+        ollama.check_modelfile(file, settings, tokenizer, bos)
+
+    write_checked(request.output, write, check)
+    size = sum(file.stat().st_size for file in request.output.iterdir())
+    checked = {"largest_difference": differences[0], "merged": source is None}
+    notes = (f"`ollama create NAME -f {request.output / ollama.MODELFILE}`",)
+    return Exported("ollama", request.output, size, checked, notes)
+
+
+def _stays_apart(adapter: Opened) -> bool:
+    """Whether Ollama can put the adapter beside the GGUF file of the base it was trained on."""
+    if adapter.base.source is None or adapter.base.spec.quantization != "none":
+        return False
+    try:
+        lora_layout(adapter)
+    except AdapterError:
+        return False
+    return True
+
+
+ADAPTER_FILE, MODEL_FILE = "adapter.gguf", "model.gguf"
+TARGETS: dict[str, Callable[[Request], Exported]] = {
+    "gguf-lora": export_gguf_lora,
+    "gguf": export_gguf,
+    "ollama": export_ollama,
+}
+"""What `--to` may be -> what writes it."""

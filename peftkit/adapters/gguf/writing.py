@@ -1,0 +1,139 @@
+"""Writes a GGUF file or nothing: under a temporary name, which it loses when it was checked."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from peftkit.errors import OutputError
+
+KINDS = ("f32", "f16", "q8_0")
+BLOCK = 32
+"""Numbers that share a scale in q8_0; rows of another length stay float16, as in llama.cpp."""
+
+
+def check_output(path: Path) -> None:
+    """Raises OutputError if something is there already, or nothing can be written there."""
+    if path.exists() or path.is_symlink():
+        raise OutputError(
+            f"`{path}` exists already, and nothing is overwritten", "give another `--output`"
+        )
+    if not path.parent.is_dir():
+        raise OutputError(f"no folder `{path.parent}` for `{path.name}`", "make it first")
+
+
+def write_checked(path: Path, write: Callable[[Path], None], check: Callable[[Path], Any]) -> Any:
+    """Writes a file or folder beside its place, checks it, and gives it its name.
+
+    Returns:
+        What the check returns.
+
+    Raises:
+        OutputError: see `check_output`; or the disk is full, or not to be written.
+        PeftkitError: the check failed, and nothing is left.
+    """
+    check_output(path)
+    partial = path.with_name(f".{path.name}.unchecked")
+    _remove(partial)
+    try:
+        write(partial)
+        result = check(partial)
+        check_output(path)  # another process may have been faster
+        partial.rename(path)
+    except OSError as error:
+        raise OutputError(f"`{path}` cannot be written: {error}") from error
+    finally:
+        _remove(partial)
+    return result
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A value of the metadata as another GGUF file has it, with its types."""
+
+    value: Any
+    kind: Any
+    of: Any = None
+    """The kind of its elements, where it is a list."""
+
+
+def write_gguf(
+    file: Path,
+    architecture: str,
+    fields: Mapping[str, Any],
+    tensors: Mapping[str, npt.NDArray[np.float32]],
+    kind: str,
+) -> None:
+    """Writes metadata and tensors, one after the other.
+
+    Args:
+        fields: key -> text, bool, int (stored as uint32), float (float32), a list of one of them
+            (of ints: int32), or what was copied from another file.
+        tensors: name -> float32 values, dimensions in torch's order; vectors stay float32.
+        kind: `f32`, `f16` or `q8_0`, of the matrices.
+    """
+    import gguf
+
+    writer = gguf.GGUFWriter(file, architecture)
+    kinds = {
+        name: gguf.GGMLQuantizationType[_kind_of(values, kind).upper()]
+        for name, values in tensors.items()
+    }
+    try:
+        for key, value in fields.items():
+            _add(writer, key, value)
+        for name, values in tensors.items():
+            _announce(writer, name, values.shape, kinds[name])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name, values in tensors.items():
+            writer.write_tensor_data(gguf.quantize(values, kinds[name]))
+    finally:
+        writer.close()
+
+
+def _announce(writer: Any, name: str, shape: tuple[int, ...], kind: Any) -> None:
+    """Describes a tensor whose values follow later."""
+    import gguf
+
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    dtype = {"F32": np.float32, "F16": np.float16}.get(kind.name, np.uint8)
+    stored = shape if block == 1 else (*shape[:-1], shape[-1] // block * size)
+    num_bytes = math.prod(shape) // block * size
+    writer.add_tensor_info(name, stored, np.dtype(dtype), num_bytes, raw_dtype=kind)
+
+
+def _kind_of(values: npt.NDArray[np.float32], kind: str) -> str:
+    if values.ndim < 2:
+        return "f32"
+    return "f16" if kind == "q8_0" and values.shape[-1] % BLOCK else kind
+
+
+def _add(writer: Any, key: str, value: Any) -> None:
+    if isinstance(value, Copied):
+        writer.add_key_value(key, value.value, value.kind, value.of)
+    elif isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    else:
+        writer.add_array(key, value)
