@@ -32,8 +32,8 @@ PFEIFFER = {
     "mh_adapter": False, "output_adapter": True, "non_linearity": "relu", "reduction_factor": 16,
     "is_parallel": False, "scaling": 1.0, "use_gating": False, "inv_adapter": None,
     "inv_adapter_reduction_factor": None, "cross_adapter": False, "leave_out": [], "dropout": 0.0,
-    "init_weights": "bert", "init_weights_seed": 42, "phm_layer": False, "phm_dim": 4, "factorized_phm_W": True,
-    "learn_phm": True, "stochastic_depth": 0.0,
+    "init_weights": "bert", "init_weights_seed": 42, "phm_layer": False, "phm_dim": 4,
+    "factorized_phm_W": True, "learn_phm": True, "stochastic_depth": 0.0,
 }  # fmt: skip
 """As `adapters` writes its SeqBnConfig."""
 HOULSBY = {**PFEIFFER, "original_ln_before": False, "mh_adapter": True, "non_linearity": "swish"}
