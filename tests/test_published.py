@@ -32,8 +32,8 @@ PFEIFFER = {
     "mh_adapter": False, "output_adapter": True, "non_linearity": "relu", "reduction_factor": 16,
     "is_parallel": False, "scaling": 1.0, "use_gating": False, "inv_adapter": None,
     "inv_adapter_reduction_factor": None, "cross_adapter": False, "leave_out": [], "dropout": 0.0,
-    "init_weights": "bert", "phm_layer": False, "phm_dim": 4, "factorized_phm_W": True,
-    "learn_phm": True, "stochastic_depth": 0.0,
+    "init_weights": "bert", "init_weights_seed": 42, "phm_layer": False, "phm_dim": 4,
+    "factorized_phm_W": True, "learn_phm": True, "stochastic_depth": 0.0,
 }  # fmt: skip
 """As `adapters` writes its SeqBnConfig."""
 HOULSBY = {**PFEIFFER, "original_ln_before": False, "mh_adapter": True, "non_linearity": "swish"}
@@ -301,6 +301,26 @@ def test_adapterhub_classifiers_that_are_transformers_own_answer(
     assert (found - expected).abs().max() < 1e-6
     (answer,) = adapter.predict(["a warm film"])
     assert answer.label in ("bad", "fair", "good")
+
+
+def test_the_head_of_a_class_of_transformers_is_read(bases, tmp_path):
+    tensors, layer = hub_tensors(HOULSBY), linear(3)
+    folder = hub_folder(tmp_path / "hub", HOULSBY, tensors)
+    content = {
+        "config": None, "name": None, "model_class": "BertForSequenceClassification",
+        "num_labels": 3, "label2id": {"bad": 0, "fair": 1, "good": 2},
+    }  # fmt: skip
+    (folder / "head_config.json").write_text(json.dumps(content))
+    named = {"classifier.weight": layer.weight, "classifier.bias": layer.bias}
+    save_file(named, folder / "model_head.safetensors")
+    model = AutoModel.from_pretrained(bases["bert"]).eval()
+    adapter = pk.load(str(folder), str(bases["bert"]))
+    with torch.no_grad():
+        hidden = by_hand(model, HOULSBY, tensors)[:, 0]
+        expected = layer(torch.tanh(model.pooler.dense(hidden)))
+        found = adapter.model(input_ids=IDS).logits
+    assert (found - expected).abs().max() < 1e-6
+    assert adapter.record.head.labels == ("bad", "fair", "good")
 
 
 def test_a_head_that_transformers_has_not_leaves_the_body(bases, tmp_path):

@@ -37,8 +37,9 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 """Of the library's `BnConfig`; None where it has no default."""
 WITHOUT_EFFECT = (
-    "init_weights", "dropout", "stochastic_depth", "inv_adapter_reduction_factor", "phm_dim",
-    "factorized_phm_W", "shared_W_phm", "shared_phm_rule", "factorized_phm_rule", "phm_c_init",
+    "init_weights", "init_weights_seed", "dropout", "stochastic_depth",
+    "inv_adapter_reduction_factor", "phm_dim", "factorized_phm_W", "shared_W_phm",
+    "shared_phm_rule", "factorized_phm_rule", "phm_c_init",
     "phm_init_range", "learn_phm", "hypercomplex_nonlinearity", "phm_rank", "phm_bias",
 )  # fmt: skip
 """Once trained, and where `phm_layer` and `inv_adapter` are not set."""
