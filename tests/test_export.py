@@ -223,8 +223,10 @@ def test_other_architectures_and_methods_are_refused(tmp_path):
     model = transformers.AutoModelForCausalLM.from_pretrained(base)
     config = peft.IA3Config(task_type="CAUSAL_LM")
     peft.get_peft_model(model, config).save_pretrained(str(tmp_path / "ia3"))
-    with pytest.raises(AdapterError, match="the adapter is IA3, and a GGUF adapter holds LoRA"):
+    holds = "the adapter is IA3, and a GGUF adapter holds LoRA"
+    with pytest.raises(AdapterError, match=holds) as caught:
         export(str(tmp_path / "ia3"), "gguf-lora", str(tmp_path / "a.gguf"), str(base))
+    assert "--to gguf" not in caught.value.hint  # which would be refused too
 
 
 def test_classifiers_are_refused(make_recipe, in_tmp):
@@ -244,6 +246,8 @@ def test_nothing_is_overwritten_and_targets_are_known(tiny, tmp_path):
     with pytest.raises(RecipeError, match="none of `gguf-lora`") as caught:
         export(str(adapter), "gguf_lora", str(tmp_path / "new"), str(base))
     assert "did you mean `gguf-lora`?" in caught.value.hint
+    with pytest.raises(RecipeError, match="has no tokenizer"):
+        export(str(adapter), "gguf-lora", str(tmp_path / "new"), str(base), tokenizer_from="x")
     with pytest.raises(RecipeError, match="too narrow"):
         export(str(adapter), "gguf-lora", str(tmp_path / "new"), str(base), quantize="q8_0")
 

@@ -69,6 +69,11 @@ class Opened:
         found = self.record.head.generation.get("eos_token_id") or []
         return tuple([found] if isinstance(found, int) else found)
 
+    @property
+    def plain(self) -> bool:
+        """Whether it goes on with a text, and no template is used."""
+        return bool(getattr(getattr(self.recipe.task, "data", None), "text", ""))
+
 
 def export(path: str, to: str, output: str, base: str = "", **options: str) -> Exported:
     """Writes an adapter in the form of another program.
@@ -101,8 +106,9 @@ def open_for_export(path: str, base: str) -> Opened:
     """
     folder, record, recipe = read_adapter(path, base)
     if record.head.labels or record.head.task_type != "CAUSAL_LM":
+        head = "classification head" if record.head.labels else f"head for {record.head.task_type}"
         raise AdapterError(
-            "the model has a classification head, and GGUF is for models that write",
+            f"the model has a {head}, and GGUF is for models that write",
             "load it with `peftkit.load`, or `peftkit merge` it for transformers",
         )
     opened = open_base(recipe.base, recipe.method.position_offset)
@@ -123,7 +129,12 @@ def lora_layout(adapter: Opened) -> Layout:
     from peftkit.adapters.gguf.lora import check_expressible
 
     layout = Layout.of(adapter.base.config, family_of(adapter.base.config))
-    check_expressible(peft_config(adapter.folder), adapter.folder)
+    try:
+        check_expressible(peft_config(adapter.folder), adapter.folder)
+    except AdapterError as error:  # its hint is to merge
+        if reason := adapter.recipe.method.supports_merging(adapter.base.spec):
+            raise AdapterError(error.message, reason) from error
+        raise
     return layout
 
 
@@ -134,6 +145,8 @@ def export_gguf_lora(request: Request) -> Exported:
             "A and B are too narrow for q8_0, whose numbers share a scale by 32",
             "`--quantize f16`, or leave it out for f32",
         )
+    if request.tokenizer_from:
+        raise RecipeError("a GGUF adapter has no tokenizer", "leave out `--tokenizer-from`")
     adapter = open_for_export(request.path, request.base)
     difference = write_lora_file(adapter, request.output, request.quantize or "f32")
     size = request.output.stat().st_size
@@ -195,7 +208,8 @@ def write_model_file(adapter: Opened, request: Request, file: Path) -> float:
     if reason := adapter.recipe.method.supports_merging(adapter.base.spec):
         raise MethodError(reason)
     kind = request.quantize or "f16"
-    tokenizer = tokenizer_fields(adapter.base, adapter.stops, request.tokenizer_from)
+    source = request.tokenizer_from
+    tokenizer = tokenizer_fields(adapter.base, adapter.stops, source, adapter.plain)
     fields = model_fields(adapter.base.config, kind, adapter.recipe.name or file.stem) | tokenizer
     model = merge(request.path, request.base)
     difference: float = write_checked(
@@ -208,22 +222,23 @@ def write_model_file(adapter: Opened, request: Request, file: Path) -> float:
 
 def export_ollama(request: Request) -> Exported:
     """A folder with a Modelfile, and the adapter beside the base's GGUF file; where the base has
-    none, or was quantized in training, or the method is no LoRA, the merged model.
+    none, or was quantized in training, or the method is no LoRA, or what only a model has is asked
+    for (q8_0, another tokenizer), the merged model.
     """
     from peftkit.adapters.gguf import ollama
     from peftkit.adapters.gguf.tokenizer import adds_bos, writes_bos
 
     adapter = open_for_export(request.path, request.base)
     tokenizer, task = adapter.base.tokenizer, adapter.recipe.task
-    plain = bool(getattr(getattr(task, "data", None), "text", ""))
     bos = adds_bos(tokenizer, request.tokenizer_from or adapter.base.source)
-    fits = plain or not tokenizer.chat_template or not bos or writes_bos(tokenizer)
-    source = adapter.base.source if fits and _stays_apart(adapter) else None
+    fits = adapter.plain or not tokenizer.chat_template or not bos or writes_bos(tokenizer)
+    whole = request.quantize == "q8_0" or request.tokenizer_from
+    source = adapter.base.source if fits and not whole and _stays_apart(adapter) else None
     bos = bos and fits  # a merged model says that none is put there
     system = getattr(task, "system", "")
     settings = ollama.settings_of(
         tokenizer, adapter.record.head.generation, adapter.stops,
-        system if system.strip() else "", bos, plain,
+        system if system.strip() else "", bos, adapter.plain,
     )  # fmt: skip
     differences: list[float] = []
 

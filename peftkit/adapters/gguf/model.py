@@ -65,11 +65,14 @@ def check_writable(base: OpenedBase) -> Layout:
     return layout
 
 
-def tokenizer_fields(base: OpenedBase, stops: tuple[int, ...], source: str) -> dict[str, Any]:
+def tokenizer_fields(
+    base: OpenedBase, stops: tuple[int, ...], source: str, plain: bool = False
+) -> dict[str, Any]:
     """The metadata of the base's tokenizer, with the template and the ends of the training.
 
     Args:
         source: a GGUF file to copy it from; empty for the base's own, or to write it anew.
+        plain: whether the model goes on with a text, and no template is used.
 
     Raises:
         AdapterError: it is of another base, or cannot be written.
@@ -79,10 +82,10 @@ def tokenizer_fields(base: OpenedBase, stops: tuple[int, ...], source: str) -> d
     if source and not Path(source).expanduser().is_file():
         raise AdapterError(f"`--tokenizer-from`: no file `{source}`")
     found = copied_fields(file) if file else written_fields(base.tokenizer, vocabulary)
-    fields = with_training(found, base.tokenizer, stops)
-    plain = {name: getattr(value, "value", value) for name, value in fields.items()}
-    check_tokenizer_fields(plain, base.tokenizer, stops, vocabulary)
-    return fields | _prompt(base.tokenizer)
+    fields = with_training(found, base.tokenizer, stops, plain)
+    values = {name: getattr(value, "value", value) for name, value in fields.items()}
+    check_tokenizer_fields(values, base.tokenizer, stops, vocabulary)
+    return fields if plain else fields | _prompt(base.tokenizer)
 
 
 def _prompt(tokenizer: Any) -> dict[str, Any]:

@@ -175,12 +175,13 @@ def prompt_of(tokenizer: Any) -> str:
 
 
 def with_training(
-    fields: Mapping[str, Any], tokenizer: Any, stops: Iterable[int]
+    fields: Mapping[str, Any], tokenizer: Any, stops: Iterable[int], plain: bool
 ) -> dict[str, Any]:
     """A tokenizer's metadata with the template of training and the tokens that end an answer.
 
     Args:
         stops: ids; the tokenizer's own end of text is one of them or not.
+        plain: whether the model goes on with a text, and no template is used.
 
     Raises:
         AdapterError: there are more of them than a GGUF file has fields for.
@@ -200,7 +201,9 @@ def with_training(
         result[f"tokenizer.ggml.{name}_token_id"] = end
     if tokenizer.chat_template:
         result[TEMPLATE] = tokenizer.chat_template
-        if not writes_bos(tokenizer):  # llama.cpp would put one where training had none
+        if not plain and not writes_bos(
+            tokenizer
+        ):  # llama.cpp would put one where training had none
             result[ADDS_BOS] = False
     return result
 
