@@ -68,9 +68,11 @@ def _add_merge(commands: Any) -> None:
 
 
 def _add_export(commands: Any) -> None:
-    export = commands.add_parser("export", help="write an adapter for llama.cpp or Ollama")
+    export = commands.add_parser("export", help="write an adapter for other programs")
     _add_adapter_options(export)
-    export.add_argument("--to", required=True, help="gguf-lora, gguf, ollama")
+    export.add_argument(
+        "--to", required=True, help="peft, vllm, safetensors (merged), gguf-lora, gguf, ollama"
+    )
     export.add_argument("--output", required=True, metavar="PATH", help="new file or folder")
     export.add_argument("--quantize", default="", help="f32, f16 or q8_0")
     export.add_argument("--tokenizer-from", default="", metavar="FILE", help="a GGUF file")

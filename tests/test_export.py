@@ -19,15 +19,16 @@ import transformers
 import xllamacpp
 
 import peftkit as pk
-from peftkit.adapters.exporting import export, open_for_export
+from peftkit.adapters.exporting import export
 from peftkit.adapters.gguf import model as models
+from peftkit.adapters.gguf.exports import open_for_export, write_checked
 from peftkit.adapters.gguf.families import FAMILIES, Layout
 from peftkit.adapters.gguf.go_template import expand, go_template
 from peftkit.adapters.gguf.lora import check_lora, read_lora, write_lora
 from peftkit.adapters.gguf.ollama import read_modelfile
 from peftkit.adapters.gguf.reading import read_gguf
 from peftkit.adapters.gguf.tokenizer import CUTS, written_fields
-from peftkit.adapters.gguf.writing import write_checked, write_gguf
+from peftkit.adapters.gguf.writing import write_gguf
 from peftkit.adapters.loading import load
 from peftkit.adapters.record import peft_config
 from peftkit.bases.gguf import dequantized

@@ -5,74 +5,25 @@ loaded, and what was written is read back and compared before it gets its name.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from peftkit.adapters.gguf.families import Layout, family_of
-from peftkit.adapters.gguf.writing import KINDS, check_output, write_checked
-from peftkit.adapters.loading import check_base, read_adapter
-from peftkit.adapters.published import completed
-from peftkit.adapters.record import Record, peft_config
-from peftkit.bases.opening import OpenedBase, open_base
-from peftkit.errors import AdapterError, MethodError, RecipeError, did_you_mean, quoted
-from peftkit.recipe import Recipe
+from peftkit.adapters.gguf.exports import export_gguf, export_gguf_lora, export_ollama
+from peftkit.adapters.gguf.writing import KINDS
+from peftkit.adapters.peft_exports import export_peft, export_safetensors, export_vllm
+from peftkit.adapters.requests import Exported, Request
+from peftkit.errors import RecipeError, did_you_mean, quoted
+from peftkit.output import check_output
 
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be exported, and where to."""
-
-    path: str
-    """Run folder or adapter folder."""
-    output: Path
-    base: str = ""
-    quantize: str = ""
-    """`f32`, `f16` or `q8_0`; empty for what the target takes by itself."""
-    tokenizer_from: str = ""
-    """A GGUF file whose tokenizer is taken."""
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What was written."""
-
-    to: str
-    output: Path
-    size: int
-    """Bytes."""
-    checked: dict[str, Any]
-    """What was compared with what was written, such as `largest_difference`, relative."""
-    notes: tuple[str, ...] = ()
-    """What whoever uses it should know."""
-
-    def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
-        return {
-            "to": self.to, "output": str(self.output), "bytes": self.size, **self.checked,
-            "notes": list(self.notes),
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Opened:
-    """An adapter whose bytes and base have passed, without weights in memory."""
-
-    folder: Path
-    record: Record
-    recipe: Recipe
-    base: OpenedBase
-
-    @property
-    def stops(self) -> tuple[int, ...]:
-        """Ids of the tokens at which an answer ends."""
-        found = self.record.head.generation.get("eos_token_id") or []
-        return tuple([found] if isinstance(found, int) else found)
-
-    @property
-    def plain(self) -> bool:
-        """Whether it goes on with a text, and no template is used."""
-        return bool(getattr(getattr(self.recipe.task, "data", None), "text", ""))
+OPTION = "--output"
+TARGETS: dict[str, Callable[[Request], Exported]] = {
+    "peft": export_peft,
+    "vllm": export_vllm,
+    "safetensors": export_safetensors,
+    "gguf-lora": export_gguf_lora,
+    "gguf": export_gguf,
+    "ollama": export_ollama,
+}
+"""What `--to` may be -> what writes it."""
 
 
 def export(path: str, to: str, output: str, base: str = "", **options: str) -> Exported:
@@ -94,192 +45,5 @@ def export(path: str, to: str, output: str, base: str = "", **options: str) -> E
     request = Request(path, Path(output).expanduser(), base, **options)
     if request.quantize and request.quantize not in KINDS:
         raise RecipeError(f"`--quantize {request.quantize}` is none of {quoted(KINDS)}")
-    check_output(request.output)
+    check_output(output, OPTION)
     return TARGETS[to](request)
-
-
-def open_for_export(path: str, base: str) -> Opened:
-    """An adapter of a language model, checked, with its base opened.
-
-    Raises:
-        AdapterError: it is no adapter, not of this base, or of a model with classes.
-    """
-    folder, record, recipe = read_adapter(path, base)
-    if record.head.labels or record.head.task_type != "CAUSAL_LM":
-        head = "classification head" if record.head.labels else f"head for {record.head.task_type}"
-        raise AdapterError(
-            f"the model has a {head}, and GGUF is for models that write",
-            "load it with `peftkit.load`, or `peftkit merge` it for transformers",
-        )
-    opened = open_base(recipe.base, recipe.method.position_offset)
-    recipe = recipe.with_(base=opened.spec)
-    if record.base:
-        check_base(opened, record)
-    else:
-        record = completed(record, opened)
-    return Opened(folder, record, recipe, opened)
-
-
-def lora_layout(adapter: Opened) -> Layout:
-    """The layout of the base, if the adapter can be a GGUF LoRA.
-
-    Raises:
-        AdapterError: it cannot.
-    """
-    from peftkit.adapters.gguf.lora import check_expressible
-
-    layout = Layout.of(adapter.base.config, family_of(adapter.base.config))
-    try:
-        check_expressible(peft_config(adapter.folder), adapter.folder)
-    except AdapterError as error:  # its hint is to merge
-        if reason := adapter.recipe.method.supports_merging(adapter.base.spec):
-            raise AdapterError(error.message, reason) from error
-        raise
-    return layout
-
-
-def export_gguf_lora(request: Request) -> Exported:
-    """A GGUF LoRA file, to be put beside the base's own GGUF file."""
-    if request.quantize == "q8_0":
-        raise RecipeError(
-            "A and B are too narrow for q8_0, whose numbers share a scale by 32",
-            "`--quantize f16`, or leave it out for f32",
-        )
-    if request.tokenizer_from:
-        raise RecipeError("a GGUF adapter has no tokenizer", "leave out `--tokenizer-from`")
-    adapter = open_for_export(request.path, request.base)
-    difference = write_lora_file(adapter, request.output, request.quantize or "f32")
-    size = request.output.stat().st_size
-    checked = {"largest_difference": difference}
-    return Exported("gguf-lora", request.output, size, checked, lora_notes(adapter))
-
-
-def write_lora_file(adapter: Opened, file: Path, kind: str) -> float:
-    """Writes and checks a GGUF LoRA file; gives the largest relative difference.
-
-    Raises:
-        PeftkitError: the adapter cannot be one, or the file is not the adapter.
-    """
-    from peftkit.adapters.gguf.lora import check_lora, read_lora, write_lora
-
-    layout = lora_layout(adapter)
-    lora = read_lora(adapter.folder, peft_config(adapter.folder), adapter.base, layout)
-    difference: float = write_checked(
-        file, lambda partial: write_lora(partial, lora, kind), lambda p: check_lora(p, lora)
-    )
-    return difference
-
-
-def lora_notes(adapter: Opened) -> tuple[str, ...]:
-    """What to know of a LoRA that meets other weights than those of its training."""
-    quantization = adapter.base.spec.quantization
-    if quantization == "none":
-        return ()
-    return (
-        f"it was trained beside {quantization} weights, and answers somewhat differently beside "
-        "others; `--to gguf` keeps those of the training",
-    )
-
-
-def export_gguf(request: Request) -> Exported:
-    """A GGUF model: the base with the adapter folded into it."""
-    adapter = open_for_export(request.path, request.base)
-    difference = write_model_file(adapter, request, request.output)
-    checked = {"largest_difference": difference}
-    return Exported("gguf", request.output, request.output.stat().st_size, checked)
-
-
-def write_model_file(adapter: Opened, request: Request, file: Path) -> float:
-    """Writes and checks a GGUF model; gives the largest relative difference.
-
-    Raises:
-        PeftkitError: the base or the method cannot be one, or the file is not the merged model.
-    """
-    from peftkit.adapters.gguf.model import (
-        check_model,
-        check_writable,
-        model_fields,
-        tokenizer_fields,
-        write_model,
-    )
-    from peftkit.adapters.merging import merge
-
-    layout = check_writable(adapter.base)
-    if reason := adapter.recipe.method.supports_merging(adapter.base.spec):
-        raise MethodError(reason)
-    kind = request.quantize or "f16"
-    source = request.tokenizer_from
-    tokenizer = tokenizer_fields(adapter.base, adapter.stops, source, adapter.plain)
-    fields = model_fields(adapter.base.config, kind, adapter.recipe.name or file.stem) | tokenizer
-    model = merge(request.path, request.base)
-    difference: float = write_checked(
-        file,
-        lambda partial: write_model(partial, model, layout, fields, kind),
-        lambda partial: check_model(partial, model, adapter.base, adapter.stops, fields),
-    )
-    return difference
-
-
-def export_ollama(request: Request) -> Exported:
-    """A folder with a Modelfile, and the adapter beside the base's GGUF file; where the base has
-    none, or was quantized in training, or the method is no LoRA, or what only a model has is asked
-    for (q8_0, another tokenizer), the merged model.
-    """
-    from peftkit.adapters.gguf import ollama
-    from peftkit.adapters.gguf.tokenizer import adds_bos, writes_bos
-
-    adapter = open_for_export(request.path, request.base)
-    tokenizer, task = adapter.base.tokenizer, adapter.recipe.task
-    bos = adds_bos(tokenizer, request.tokenizer_from or adapter.base.source)
-    fits = adapter.plain or not tokenizer.chat_template or not bos or writes_bos(tokenizer)
-    whole = request.quantize == "q8_0" or request.tokenizer_from
-    source = adapter.base.source if fits and not whole and _stays_apart(adapter) else None
-    bos = bos and fits  # a merged model says that none is put there
-    system = getattr(task, "system", "")
-    settings = ollama.settings_of(
-        tokenizer, adapter.record.head.generation, adapter.stops,
-        system if system.strip() else "", bos, adapter.plain,
-    )  # fmt: skip
-    differences: list[float] = []
-
-    def write(folder: Path) -> None:
-        folder.mkdir()
-        if source is not None:
-            differences.append(
-                write_lora_file(adapter, folder / ADAPTER_FILE, request.quantize or "f32")
-            )
-            text = ollama.modelfile(settings, str(source.resolve()), f"./{ADAPTER_FILE}")
-        else:
-            differences.append(write_model_file(adapter, request, folder / MODEL_FILE))
-            text = ollama.modelfile(settings, f"./{MODEL_FILE}")
-        (folder / ollama.MODELFILE).write_text(text, encoding="utf-8")
-
-    def check(folder: Path) -> None:
-        file = folder / ollama.MODELFILE
-        ollama.check_modelfile(file, settings, tokenizer, bos)
-
-    write_checked(request.output, write, check)
-    size = sum(file.stat().st_size for file in request.output.iterdir())
-    checked = {"largest_difference": differences[0], "merged": source is None}
-    notes = (f"`ollama create NAME -f {request.output / ollama.MODELFILE}`",)
-    return Exported("ollama", request.output, size, checked, notes)
-
-
-def _stays_apart(adapter: Opened) -> bool:
-    """Whether Ollama can put the adapter beside the GGUF file of the base it was trained on."""
-    if adapter.base.source is None or adapter.base.spec.quantization != "none":
-        return False
-    try:
-        lora_layout(adapter)
-    except AdapterError:
-        return False
-    return True
-
-
-ADAPTER_FILE, MODEL_FILE = "adapter.gguf", "model.gguf"
-TARGETS: dict[str, Callable[[Request], Exported]] = {
-    "gguf-lora": export_gguf_lora,
-    "gguf": export_gguf,
-    "ollama": export_ollama,
-}
-"""What `--to` may be -> what writes it."""

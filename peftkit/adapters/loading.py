@@ -115,28 +115,61 @@ class LoadedAdapter:
         return task.encode_inputs(rows, self.tokenizer)
 
 
-def load(path: str, base: str = "") -> LoadedAdapter:
-    """Loads an adapter on its base: of peftkit's own, or one that PEFT or AdapterHub has saved.
+@dataclass(frozen=True)
+class OpenedAdapter:
+    """An adapter whose bytes have passed, and its base, without weights in memory."""
+
+    folder: Path
+    record: Record
+    """Completed from the base, if another tool has saved the adapter."""
+    recipe: Recipe
+    base: OpenedBase
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the base's weights in training; where that is not known, of those that are loaded."""
+        if self.record.base:
+            return getattr(torch, self.record.base["dtype"])  # type: ignore[no-any-return]
+        return weights_dtype(self.recipe.base, self.recipe.method.trains_base_weights)
+
+    def check_base(self) -> None:
+        """Raises AdapterError unless the base is that of the training, as far as it is known."""
+        if self.record.base:
+            check_base(self.base, self.record)
+
+
+def open_adapter(path: str, base: str = "") -> OpenedAdapter:
+    """An adapter of peftkit's own, or one that PEFT or AdapterHub has saved; its base is opened,
+    and not compared yet.
 
     Args:
         path: a run folder, an adapter folder, or a Hub id (`org/name`, `org/name@revision`).
         base: where the base is, if not where the recipe says.
 
     Raises:
+        AdapterError: it is none, a file was changed, or it is not safe to load.
+    """
+    folder, record, recipe = read_adapter(path, base)
+    opened = open_base(recipe.base, recipe.method.position_offset)
+    if not record.base:
+        record = completed(record, opened)
+    return OpenedAdapter(folder, record, recipe.with_(base=opened.spec), opened)
+
+
+def load(path: str, base: str = "") -> LoadedAdapter:
+    """Loads an adapter on its base; arguments as for `open_adapter`.
+
+    Raises:
         AdapterError: a file was changed, the base is another one, or the probes differ.
     """
-    adapter, record, recipe = read_adapter(path, base)
-    opened = open_base(recipe.base, recipe.method.position_offset)
-    recipe = recipe.with_(base=opened.spec)
-    if record.base:
-        check_base(opened, record)
-    else:
-        record = completed(record, opened)
+    found = open_adapter(path, base)
+    found.check_base()
+    recipe, record = found.recipe, found.record
     accelerator = open_accelerator(recipe.base)
-    model = load_trained_model(adapter, recipe, opened, record.head, accelerator.device)
+    model = load_trained_model(found.folder, recipe, found.base, record.head, accelerator.device)
     with accelerator.autocast():
         compare_probes(model, record.probes, tolerance(recipe.base))
-    return LoadedAdapter(model, opened, recipe, record, accelerator)
+    return LoadedAdapter(model, found.base, recipe, record, accelerator)
 
 
 def read_adapter(path: str, base: str = "") -> tuple[Path, Record, Recipe]:

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import gc
 import math
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,41 +23,29 @@ from torch import nn
 from peftkit.adapters.certificate import Questions, ask, compare, worst
 from peftkit.adapters.loading import (
     OTHER_SEED,
-    check_base,
+    OpenedAdapter,
     load_trained_model,
-    read_adapter,
+    open_adapter,
 )
 from peftkit.adapters.merged_card import write_merged_card
+from peftkit.adapters.placing import placed
 from peftkit.adapters.probes import compare_probes, merged_tolerance, synthetic_inputs, tolerance
-from peftkit.adapters.published import completed
-from peftkit.adapters.record import Record, tokenizer_sha256, versions
+from peftkit.adapters.record import tokenizer_sha256, versions
 from peftkit.bases.added_tokens import fold_added_tokens, load_added_tokens
 from peftkit.bases.base import Base
 from peftkit.bases.loading import dequantized, load_weights
 from peftkit.bases.opening import OpenedBase, open_base
 from peftkit.data.encoded import Examples, Head
 from peftkit.data.splits import load_splits
-from peftkit.errors import AdapterError, MethodError, OutputError, PeftkitError, first_line
+from peftkit.errors import AdapterError, MethodError, PeftkitError, first_line
 from peftkit.output import check_output, write_json
 from peftkit.packaged import sha256_of
 from peftkit.recipe import Recipe
-from peftkit.training.devices import open_accelerator, peak_memory_mb, weights_dtype
+from peftkit.training.devices import open_accelerator, peak_memory_mb
 
 Into = Literal["trained", "original", "requantized"]
 REPORT = "merge_report.json"
 OPTION = "--output"
-
-
-@dataclass(frozen=True)
-class Mergeable:
-    """An adapter that can be folded in, and its base; no weights yet."""
-
-    folder: Path
-    recipe: Recipe
-    record: Record
-    base: OpenedBase
-    dtype: torch.dtype
-    """Of the base's weights in training."""
 
 
 def merge(path: str, base: str = "") -> nn.Module:
@@ -111,7 +96,8 @@ def merge_to(
     _check_into(found, into)
     questions = _questions(found)
     accelerator = open_accelerator(found.base.spec)
-    with _new_folder(Path(output).expanduser()) as folder:
+    with placed(Path(output).expanduser()) as folder:
+        folder.mkdir()
         trained: nn.Module | None = _trained(found, scale, accelerator)
         assert trained is not None
         first = ask(trained, questions, accelerator)
@@ -186,20 +172,15 @@ def _folded(model: nn.Module, recipe: Recipe) -> nn.Module:
     return merged.eval()
 
 
-def _open(path: str, base: str) -> Mergeable:
-    folder, record, recipe = read_adapter(path, base)
-    opened = open_base(recipe.base, recipe.method.position_offset)
-    recipe = recipe.with_(base=opened.spec)
-    if reason := recipe.method.supports_merging(opened.spec):
+def _open(path: str, base: str) -> OpenedAdapter:
+    found = open_adapter(path, base)
+    if reason := found.recipe.method.supports_merging(found.base.spec):
         raise MethodError(reason)
-    if not record.base:  # another tool has saved it
-        dtype = weights_dtype(opened.spec, trains_base_weights=False)
-        return Mergeable(folder, recipe, completed(record, opened), opened, dtype)
-    check_base(opened, record)
-    return Mergeable(folder, recipe, record, opened, getattr(torch, record.base["dtype"]))
+    found.check_base()
+    return found
 
 
-def _check_into(found: Mergeable, into: Into) -> None:
+def _check_into(found: OpenedAdapter, into: Into) -> None:
     """Raises MethodError where a base has no such weights."""
     spec = found.base.spec
     if into != "trained" and spec.quantization == "none":
@@ -216,7 +197,7 @@ def _check_into(found: Mergeable, into: Into) -> None:
         )
 
 
-def _questions(found: Mergeable) -> Questions:
+def _questions(found: OpenedAdapter) -> Questions:
     record, opened = found.record, found.base
     probes = tuple(probe.input_ids for probe in record.probes)
     if not probes:
@@ -227,7 +208,7 @@ def _questions(found: Mergeable) -> Questions:
     return Questions(found.recipe, record.head, pad, probes, validation, reason)
 
 
-def _validation(found: Mergeable) -> tuple[Examples | None, str]:
+def _validation(found: OpenedAdapter) -> tuple[Examples | None, str]:
     """The validation split of the training, or why it is not at hand."""
     if not found.record.base:
         return None, "another tool saved the adapter, and it names no data"
@@ -242,7 +223,7 @@ def _validation(found: Mergeable) -> tuple[Examples | None, str]:
     return encoded.validation, ""
 
 
-def _trained(found: Mergeable, scale: float, accelerator: Accelerator) -> nn.Module:
+def _trained(found: OpenedAdapter, scale: float, accelerator: Accelerator) -> nn.Module:
     """The adapter on its base as it was trained, proven by its probes, at another strength."""
     model = load_trained_model(
         found.folder, found.recipe, found.base, found.record.head, accelerator.device
@@ -255,7 +236,7 @@ def _trained(found: Mergeable, scale: float, accelerator: Accelerator) -> nn.Mod
 
 
 def _merged_elsewhere(
-    found: Mergeable, into: Into, scale: float, device: torch.device
+    found: OpenedAdapter, into: Into, scale: float, device: torch.device
 ) -> nn.Module:
     """The merged model of an adapter whose base was quantized."""
     base, recipe = found.base, found.recipe
@@ -268,7 +249,7 @@ def _merged_elsewhere(
     )
 
 
-def _write(merged: Any, found: Mergeable, folder: Path, into: Into) -> None:
+def _write(merged: Any, found: OpenedAdapter, folder: Path, into: Into) -> None:
     """A folder that transformers loads by itself."""
     head, base = found.record.head, found.base
     base.tokenizer.save_pretrained(folder)
@@ -290,7 +271,7 @@ def _write(merged: Any, found: Mergeable, folder: Path, into: Into) -> None:
         file.chmod(0o644)  # safetensors leaves files that only their owner can read
 
 
-def _reopened(folder: Path, found: Mergeable, accelerator: Accelerator) -> nn.Module:
+def _reopened(folder: Path, found: OpenedAdapter, accelerator: Accelerator) -> nn.Module:
     """The written folder as transformers alone opens it.
 
     Raises:
@@ -325,29 +306,3 @@ def _judge(report: dict[str, Any]) -> None:
             f"{report['top1_agreement']:.1%} of the positions; nothing was written",
             "keep the adapter, which is right as it is",
         )
-
-
-@contextmanager
-def _new_folder(final: Path) -> Iterator[Path]:
-    """A folder that gets its name when all is in it, and is taken away again if that fails.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    from safetensors import SafetensorError
-
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{final.name}.partial-", dir=final.parent))
-    except OSError as error:
-        raise OutputError(f"cannot make the folder `{final}`: {error.strerror}") from error
-    try:
-        yield partial
-        partial.chmod(0o755)
-        partial.rename(final)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"cannot write `{final}`: {first_line(error)}", "is there room left on the disk?"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

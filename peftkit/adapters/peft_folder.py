@@ -85,6 +85,23 @@ def check_for_vllm(config: Mapping[str, Any], folder: Path, head: Head) -> None:
         raise AdapterError(f"the adapter is {kind}, and vLLM takes LoRA without biases only", MERGE)
 
 
+def check_layers_for_vllm(
+    folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head
+) -> int:
+    """The largest rank of an adapter.
+
+    Raises:
+        AdapterError: it adapts what vLLM does not.
+    """
+    updates, others = read_updates(folder, config, base, head)
+    outputs = [name for name in updates if name.rsplit(".", 1)[-1] in ("lm_head", "embed_out")]
+    if outputs or others:
+        raise AdapterError(
+            f"it adapts {quoted([*outputs, *others], 3)}, which vLLM does not take", MERGE
+        )
+    return max(len(update.a) for update in updates.values())
+
+
 def vllm_rank(rank: int) -> int:
     """The `--max-lora-rank` that an adapter needs.
 

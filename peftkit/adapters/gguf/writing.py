@@ -1,10 +1,9 @@
-"""Writes a GGUF file or nothing: under a temporary name, which it loses when it was checked."""
+"""Writes GGUF files, a tensor at a time."""
 
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,53 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from peftkit.errors import OutputError
-
 KINDS = ("f32", "f16", "q8_0")
 BLOCK = 32
 """Numbers that share a scale in q8_0; rows of another length stay float16, as in llama.cpp."""
-
-
-def check_output(path: Path) -> None:
-    """Raises OutputError if something is there already, or nothing can be written there."""
-    if path.exists() or path.is_symlink():
-        raise OutputError(
-            f"`{path}` exists already, and nothing is overwritten", "give another `--output`"
-        )
-    if not path.parent.is_dir():
-        raise OutputError(f"no folder `{path.parent}` for `{path.name}`", "make it first")
-
-
-def write_checked(path: Path, write: Callable[[Path], None], check: Callable[[Path], Any]) -> Any:
-    """Writes a file or folder beside its place, checks it, and gives it its name.
-
-    Returns:
-        What the check returns.
-
-    Raises:
-        OutputError: see `check_output`; or the disk is full, or not to be written.
-        PeftkitError: the check failed, and nothing is left.
-    """
-    check_output(path)
-    partial = path.with_name(f".{path.name}.unchecked")
-    _remove(partial)
-    try:
-        write(partial)
-        result = check(partial)
-        check_output(path)  # another process may have been faster
-        partial.rename(path)
-    except OSError as error:
-        raise OutputError(f"`{path}` cannot be written: {error}") from error
-    finally:
-        _remove(partial)
-    return result
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,202 @@
+"""The exports to llama.cpp and Ollama."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from peftkit.adapters.gguf.families import Layout, family_of
+from peftkit.adapters.loading import OpenedAdapter, open_adapter
+from peftkit.adapters.placing import placed
+from peftkit.adapters.record import peft_config
+from peftkit.adapters.requests import Exported, Request, is_plain, stops_of
+from peftkit.errors import AdapterError, MethodError, RecipeError
+
+ADAPTER_FILE, MODEL_FILE = "adapter.gguf", "model.gguf"
+"""In a folder for Ollama."""
+
+
+def open_for_export(path: str, base: str) -> OpenedAdapter:
+    """An adapter of a language model, checked, with its base opened.
+
+    Raises:
+        AdapterError: it is no adapter, not of this base, or of a model with classes.
+    """
+    found = open_adapter(path, base)
+    head = found.record.head
+    if head.labels or head.task_type != "CAUSAL_LM":
+        kind = "classification head" if head.labels else f"head for {head.task_type}"
+        raise AdapterError(
+            f"the model has a {kind}, and GGUF is for models that write",
+            "load it with `peftkit.load`, or `peftkit merge` it for transformers",
+        )
+    found.check_base()
+    return found
+
+
+def write_checked(path: Path, write: Callable[[Path], None], check: Callable[[Path], Any]) -> Any:
+    """Writes a file or folder, checks it, and gives it its name; nothing is left if that fails.
+
+    Returns:
+        What the check returns.
+    """
+    with placed(path) as partial:
+        write(partial)
+        return check(partial)
+
+
+def lora_layout(adapter: OpenedAdapter) -> Layout:
+    """The layout of the base, if the adapter can be a GGUF LoRA.
+
+    Raises:
+        AdapterError: it cannot.
+    """
+    from peftkit.adapters.gguf.lora import check_expressible
+
+    layout = Layout.of(adapter.base.config, family_of(adapter.base.config))
+    try:
+        check_expressible(peft_config(adapter.folder), adapter.folder)
+    except AdapterError as error:  # its hint is to merge
+        if reason := adapter.recipe.method.supports_merging(adapter.base.spec):
+            raise AdapterError(error.message, reason) from error
+        raise
+    return layout
+
+
+def export_gguf_lora(request: Request) -> Exported:
+    """A GGUF LoRA file, to be put beside the base's own GGUF file."""
+    if request.quantize == "q8_0":
+        raise RecipeError(
+            "A and B are too narrow for q8_0, whose numbers share a scale by 32",
+            "`--quantize f16`, or leave it out for f32",
+        )
+    if request.tokenizer_from:
+        raise RecipeError("a GGUF adapter has no tokenizer", "leave out `--tokenizer-from`")
+    adapter = open_for_export(request.path, request.base)
+    difference = write_lora_file(adapter, request.output, request.quantize or "f32")
+    size = request.output.stat().st_size
+    checked = {"largest_difference": difference}
+    return Exported("gguf-lora", request.output, size, checked, lora_notes(adapter))
+
+
+def write_lora_file(adapter: OpenedAdapter, file: Path, kind: str) -> float:
+    """Writes and checks a GGUF LoRA file; gives the largest relative difference.
+
+    Raises:
+        PeftkitError: the adapter cannot be one, or the file is not the adapter.
+    """
+    from peftkit.adapters.gguf.lora import check_lora, read_lora, write_lora
+
+    layout = lora_layout(adapter)
+    lora = read_lora(adapter.folder, peft_config(adapter.folder), adapter.base, layout)
+    difference: float = write_checked(
+        file, lambda partial: write_lora(partial, lora, kind), lambda p: check_lora(p, lora)
+    )
+    return difference
+
+
+def lora_notes(adapter: OpenedAdapter) -> tuple[str, ...]:
+    """What to know of a LoRA that meets other weights than those of its training."""
+    quantization = adapter.base.spec.quantization
+    if quantization == "none":
+        return ()
+    return (
+        f"it was trained beside {quantization} weights, and answers somewhat differently beside "
+        "others; `--to gguf` keeps those of the training",
+    )
+
+
+def export_gguf(request: Request) -> Exported:
+    """A GGUF model: the base with the adapter folded into it."""
+    adapter = open_for_export(request.path, request.base)
+    difference = write_model_file(adapter, request, request.output)
+    checked = {"largest_difference": difference}
+    return Exported("gguf", request.output, request.output.stat().st_size, checked)
+
+
+def write_model_file(adapter: OpenedAdapter, request: Request, file: Path) -> float:
+    """Writes and checks a GGUF model; gives the largest relative difference.
+
+    Raises:
+        PeftkitError: the base or the method cannot be one, or the file is not the merged model.
+    """
+    from peftkit.adapters.gguf.model import (
+        check_model,
+        check_writable,
+        model_fields,
+        tokenizer_fields,
+        write_model,
+    )
+    from peftkit.adapters.merging import merge
+
+    layout = check_writable(adapter.base)
+    if reason := adapter.recipe.method.supports_merging(adapter.base.spec):
+        raise MethodError(reason)
+    kind = request.quantize or "f16"
+    source = request.tokenizer_from
+    tokenizer = tokenizer_fields(adapter.base, stops_of(adapter), source, is_plain(adapter))
+    fields = model_fields(adapter.base.config, kind, adapter.recipe.name or file.stem) | tokenizer
+    model = merge(request.path, request.base)
+    difference: float = write_checked(
+        file,
+        lambda partial: write_model(partial, model, layout, fields, kind),
+        lambda partial: check_model(partial, model, adapter.base, stops_of(adapter), fields),
+    )
+    return difference
+
+
+def export_ollama(request: Request) -> Exported:
+    """A folder with a Modelfile, and the adapter beside the base's GGUF file; where the base has
+    none, or was quantized in training, or the method is no LoRA, or what only a model has is asked
+    for (q8_0, another tokenizer), the merged model.
+    """
+    from peftkit.adapters.gguf import ollama
+    from peftkit.adapters.gguf.tokenizer import adds_bos, writes_bos
+
+    adapter = open_for_export(request.path, request.base)
+    tokenizer, task = adapter.base.tokenizer, adapter.recipe.task
+    bos = adds_bos(tokenizer, request.tokenizer_from or adapter.base.source)
+    fits = is_plain(adapter) or not tokenizer.chat_template or not bos or writes_bos(tokenizer)
+    whole = request.quantize == "q8_0" or request.tokenizer_from
+    source = adapter.base.source if fits and not whole and _stays_apart(adapter) else None
+    bos = bos and fits  # a merged model says that none is put there
+    system = getattr(task, "system", "")
+    settings = ollama.settings_of(
+        tokenizer, adapter.record.head.generation, stops_of(adapter),
+        system if system.strip() else "", bos, is_plain(adapter),
+    )  # fmt: skip
+    differences: list[float] = []
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        if source is not None:
+            differences.append(
+                write_lora_file(adapter, folder / ADAPTER_FILE, request.quantize or "f32")
+            )
+            text = ollama.modelfile(settings, str(source.resolve()), f"./{ADAPTER_FILE}")
+        else:
+            differences.append(write_model_file(adapter, request, folder / MODEL_FILE))
+            text = ollama.modelfile(settings, f"./{MODEL_FILE}")
+        (folder / ollama.MODELFILE).write_text(text, encoding="utf-8")
+
+    def check(folder: Path) -> None:
+        file = folder / ollama.MODELFILE
+        ollama.check_modelfile(file, settings, tokenizer, bos)
+
+    write_checked(request.output, write, check)
+    size = sum(file.stat().st_size for file in request.output.iterdir())
+    checked = {"largest_difference": differences[0], "merged": source is None}
+    notes = (f"`ollama create NAME -f {request.output / ollama.MODELFILE}`",)
+    return Exported("ollama", request.output, size, checked, notes)
+
+
+def _stays_apart(adapter: OpenedAdapter) -> bool:
+    """Whether Ollama can put the adapter beside the GGUF file of the base it was trained on."""
+    if adapter.base.source is None or adapter.base.spec.quantization != "none":
+        return False
+    try:
+        lora_layout(adapter)
+    except AdapterError:
+        return False
+    return True

@@ -1,0 +1,114 @@
+"""The exports in PEFT's and transformers' own formats: for PEFT alone, for vLLM, merged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peftkit.adapters.inspecting import WEIGHTS
+from peftkit.adapters.loading import OpenedAdapter, load_trained_model, open_adapter
+from peftkit.adapters.merging import merge_to
+from peftkit.adapters.peft_folder import (
+    check_expanded,
+    check_for_peft,
+    check_for_vllm,
+    check_layers_for_vllm,
+    copy_as_it_is,
+    is_plain_lora,
+    vllm_rank,
+    write_expanded,
+)
+from peftkit.adapters.placing import placed
+from peftkit.adapters.probes import compare_probes, tolerance
+from peftkit.adapters.record import peft_config
+from peftkit.adapters.requests import Exported, Request
+from peftkit.errors import RecipeError
+from peftkit.training.devices import open_accelerator
+
+
+def export_peft(request: Request) -> Exported:
+    """A folder that plain PEFT loads; any LoRA in the form that all loaders understand."""
+    _refuse_gguf_options(request)
+    found = open_adapter(request.path, request.base)
+    config = peft_config(found.folder)
+    check_for_peft(config, found.folder)
+    found.check_base()
+    notes = (f"PeftModel.from_pretrained(base, {str(request.output)!r})",)
+    if is_plain_lora(config):
+        return _expanded("peft", request, found, notes)
+    with placed(request.output) as folder:
+        folder.mkdir()
+        copy_as_it_is(found.folder, folder)
+        difference = _compare_answers(folder, found)
+    return Exported("peft", request.output, _size(request.output), difference, notes)
+
+
+def export_vllm(request: Request) -> Exported:
+    """A folder for vLLM's `--lora-modules`."""
+    _refuse_gguf_options(request)
+    found = open_adapter(request.path, request.base)
+    config = peft_config(found.folder)
+    check_for_vllm(config, found.folder, found.record.head)
+    rank = vllm_rank(check_layers_for_vllm(found.folder, config, found.base, found.record.head))
+    found.check_base()
+    base = found.base.hub_id or "path/to/the/base"
+    template = request.output / "chat_template.jinja"
+    told = f"vllm serve {base} --enable-lora --max-lora-rank {rank}"
+    told += f" --lora-modules {request.output.name}={request.output}"
+    notes = [told]
+    if (found.folder / template.name).is_file():
+        notes[0] += f" --chat-template {template}"
+    if found.base.spec.quantization != "none":
+        notes.append(
+            f"it was trained beside {found.base.spec.quantization} weights, and answers somewhat "
+            "differently beside others; `peftkit merge` keeps those of the training"
+        )
+    return _expanded("vllm", request, found, tuple(notes))
+
+
+def export_safetensors(request: Request) -> Exported:
+    """The merged model, as `peftkit merge` writes it."""
+    _refuse_gguf_options(request)
+    report = merge_to(request.path, str(request.output), base=request.base)
+    checked = {name: report[name] for name in ("max_abs_dlogit", "kl", "top1_agreement")}
+    return Exported("safetensors", request.output, _size(request.output), checked)
+
+
+def _expanded(to: str, request: Request, found: OpenedAdapter, notes: tuple[str, ...]) -> Exported:
+    given = found.folder, peft_config(found.folder), found.base, found.record.head
+    with placed(request.output) as folder:
+        folder.mkdir()
+        written = write_expanded(*given, folder)
+        largest = check_expanded(*given, folder)
+        checked = {"largest_difference": largest} | _compare_answers(folder, found)
+    checked |= {"r": written["r"], "lora_alpha": written["lora_alpha"]}
+    return Exported(to, request.output, _size(request.output), checked, notes)
+
+
+def _compare_answers(folder: Path, found: OpenedAdapter) -> dict[str, float]:
+    """Loads a written folder through PEFT and compares it with the probes of the training, where
+    there are some.
+
+    Raises:
+        AdapterError: it answers differently.
+    """
+    if not found.record.probes:
+        return {}
+    accelerator = open_accelerator(found.recipe.base)
+    head = found.record.head
+    model = load_trained_model(folder, found.recipe, found.base, head, accelerator.device)
+    with accelerator.autocast():
+        difference = compare_probes(model, found.record.probes, tolerance(found.recipe.base))
+    return {"probes": difference}
+
+
+def _refuse_gguf_options(request: Request) -> None:
+    if request.quantize or request.tokenizer_from:
+        raise RecipeError(
+            "`--quantize` and `--tokenizer-from` are for GGUF files", "leave them out"
+        )
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) or (
+        (folder / WEIGHTS).stat().st_size
+    )
