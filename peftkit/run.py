@@ -22,6 +22,7 @@ from rich.console import Console
 from torch import nn
 
 from peftkit.adapters.card import write_card
+from peftkit.adapters.loading import OpenedAdapter
 from peftkit.adapters.probes import take_probes, tolerance
 from peftkit.adapters.record import (
     Record,
@@ -34,6 +35,7 @@ from peftkit.adapters.record import (
     versions,
 )
 from peftkit.adapters.saving import adapter_bytes, check_saved, write_weights
+from peftkit.adapters.serving import commands
 from peftkit.adapters.starting import Start, check_start, find_start, restore_start
 from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.fingerprint import fingerprint
@@ -323,6 +325,7 @@ def run_record(
         "base_memory_mb": outcome.base_memory.total_mb,
         "adapter_bytes": adapter_bytes(saved),
         "command": prepared.recipe.task.command,
+        "serve": commands(OpenedAdapter(saved, adapter, prepared.recipe, prepared.base), folder),
         "start": prepared.start.to_json() if prepared.start else None,
         "test": {
             "before": outcome.before.metrics,

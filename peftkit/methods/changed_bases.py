@@ -32,7 +32,7 @@ def changed_base(config: Mapping[str, Any]) -> tuple[str, str] | None:
     if not start.startswith(CHANGE_THE_BASE):
         return None
     told = (
-        f"it was trained on a base that its start, `{start[:40]}`, had changed, and the base as it "
-        "is gives other answers"
+        f"it was trained on a base that its start, `{start[:40]}`, had changed, and whether it "
+        "fits the base as it is cannot be told"
     )
     return told, NO_CONVERSION if start.startswith("loftq") else CONVERT

@@ -11,6 +11,7 @@ from peftkit.adapters.loading import OpenedAdapter, open_adapter
 from peftkit.adapters.placing import placed
 from peftkit.adapters.record import peft_config
 from peftkit.adapters.requests import Exported, Request, is_plain, stops_of
+from peftkit.data.encoded import Head
 from peftkit.errors import AdapterError, MethodError, RecipeError
 
 ADAPTER_FILE, MODEL_FILE = "adapter.gguf", "model.gguf"
@@ -24,15 +25,19 @@ def open_for_export(path: str, base: str) -> OpenedAdapter:
         AdapterError: it is no adapter, not of this base, or of a model with classes.
     """
     found = open_adapter(path, base)
-    head = found.record.head
+    check_writes(found.record.head)
+    found.check_base()
+    return found
+
+
+def check_writes(head: Head) -> None:
+    """Raises AdapterError unless a model writes, as all of GGUF's do."""
     if head.labels or head.task_type != "CAUSAL_LM":
         kind = "classification head" if head.labels else f"head for {head.task_type}"
         raise AdapterError(
             f"the model has a {kind}, and GGUF is for models that write",
             "load it with `peftkit.load`, or `peftkit merge` it for transformers",
         )
-    found.check_base()
-    return found
 
 
 def write_checked(path: Path, write: Callable[[Path], None], check: Callable[[Path], Any]) -> Any:
