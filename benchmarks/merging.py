@@ -29,6 +29,17 @@ model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
 merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
 merged.save_pretrained(output)
 """
+PEFT_DEQUANTIZED = """
+import sys, torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from peft import PeftModel
+base, adapter, output = sys.argv[1:]
+config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, quantization_config=config)
+model = model.dequantize(torch.float32)
+merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+merged.save_pretrained(output)
+"""
 PEFTKIT = """
 import sys
 from peftkit.adapters.merging import merge
@@ -52,9 +63,16 @@ def main() -> None:
     variants = {
         "imports alone": (IMPORTS, options.run),
         "PEFT merge_and_unload, into the original weights": (PEFT, options.run / "adapter"),
+        "PEFT merge_and_unload, into the dequantized weights": (
+            PEFT_DEQUANTIZED,
+            options.run / "adapter",
+        ),
         "peftkit.adapters.merging.merge, compared with the probes": (PEFTKIT, options.run),
         "peftkit merge, with its certificate": (CERTIFIED, options.run),
     }
+    recipe = json.loads((options.run / "recipe.json").read_text())
+    if recipe["base"]["quantization"] != "nf4":
+        variants = {name: value for name, value in variants.items() if "dequantized" not in name}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
     for _ in range(options.rounds):
         for name, (code, adapter) in variants.items():
@@ -65,7 +83,6 @@ def main() -> None:
         | {"turns": len(turns), "largest_peak_mb": max(turn["peak_mb"] for turn in turns)}
         for name, turns in found.items()
     }
-    recipe = json.loads((options.run / "recipe.json").read_text())
     value = {"base": recipe["base"], "method": recipe["method"], "variants": result}
     (HERE / "merging.json").write_text(json.dumps(value, indent=1) + "\n")
     print(table(result))

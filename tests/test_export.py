@@ -32,6 +32,7 @@ from peftkit.adapters.gguf.writing import write_gguf
 from peftkit.adapters.loading import load
 from peftkit.adapters.record import peft_config
 from peftkit.bases.gguf import dequantized
+from peftkit.bases.loading import dequantized as dequantized_model
 from peftkit.bases.opening import open_base
 from peftkit.cli import command_line
 from peftkit.errors import AdapterError, OutputError, RecipeError
@@ -514,7 +515,8 @@ def write_base(adapter: Any, file: Path, kind: str = "f32") -> tuple[Path, dict[
     fields = models.model_fields(adapter.base.config, kind, "base")
     fields |= models.tokenizer_fields(adapter.base, stops, "")
     layout = models.check_writable(adapter.base)
-    models.write_model(file, adapter.load_base(), layout, fields, kind)
+    base = dequantized_model(adapter.load_base(), torch.float32)
+    models.write_model(file, base, layout, fields, kind)
     return file, fields
 
 

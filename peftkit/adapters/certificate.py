@@ -20,8 +20,8 @@ from peftkit.evaluation.scoring import run_model
 from peftkit.recipe import Recipe
 from peftkit.training.reading import Reader
 
-MOST_NUMBERS = 2**25
-"""Logits of the validation split that are kept to be compared: 682 positions of a vocabulary of
+MOST_NUMBERS = 2**24
+"""Logits of the validation split that are kept to be compared: 341 positions of a vocabulary of
 49,152."""
 CHUNK = 64
 """Positions that are compared at a time, in float64."""

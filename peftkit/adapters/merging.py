@@ -7,7 +7,6 @@ want them, and the certificate says what they cost.
 
 from __future__ import annotations
 
-import gc
 import math
 import tempfile
 import time
@@ -41,7 +40,7 @@ from peftkit.errors import AdapterError, MethodError, PeftkitError, first_line
 from peftkit.output import check_output, write_json
 from peftkit.packaged import sha256_of
 from peftkit.recipe import Recipe
-from peftkit.training.devices import open_accelerator, peak_memory_mb
+from peftkit.training.devices import give_back_memory, open_accelerator, peak_memory_mb
 
 Into = Literal["trained", "original", "requantized"]
 REPORT = "merge_report.json"
@@ -106,11 +105,11 @@ def merge_to(
             del trained  # it is the merged one now
         else:
             trained = None
-            gc.collect()
+            give_back_memory()
             merged = _merged_elsewhere(found, into, scale, accelerator.device)
         _write(merged, found, folder, into)
         del merged
-        gc.collect()
+        give_back_memory()
         second = ask(_reopened(folder, found, accelerator), questions, accelerator)
         distances = compare(first, second)
         report = {
@@ -153,6 +152,7 @@ def merged_model(
     """
     set_seed(OTHER_SEED)
     loaded = load_weights(base, head, dtype, device or torch.device("cpu"), dropout=None)
+    give_back_memory()
     model = dequantized(loaded.model, dtype if result == dtype else torch.float32)
     if result == torch.float32:
         model = model.float()

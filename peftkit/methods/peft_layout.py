@@ -260,8 +260,10 @@ def merge_peft(model: nn.Module) -> nn.Module:
     for layer in tuner_layers(model):
         dtypes = [parameter.dtype for parameter in layer.get_base_layer().parameters()]
         layer.get_base_layer().float()
-        layer.merge(safe_merge=True)
+        layer.merge()  # in place; `safe_merge` would hold the weight twice
         for parameter, dtype in zip(layer.get_base_layer().parameters(), dtypes, strict=True):
+            if not bool(parameter.isfinite().all()):
+                raise ValueError("it holds numbers that are not finite")
             parameter.data = parameter.data.to(dtype)
     merged: nn.Module = model.unload()  # type: ignore[operator]
     return merged

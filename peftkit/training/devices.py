@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib.util
 import sys
 import weakref
@@ -71,6 +73,19 @@ def peak_memory_mb(device: torch.device) -> float:
 
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return resident / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def give_back_memory() -> None:
+    """Lets go of what is not used any more: Python's cycles, the GPU's cache, and freed memory that
+    glibc keeps (370 MB after a model of 135M parameters was quantized).
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
 
 
 def is_out_of_memory(error: Exception) -> bool:
