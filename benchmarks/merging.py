@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-IMPORTS = "import torch, transformers, peft, peftkit.adapters.merging"
+IMPORTS = "import torch, transformers, peft, peftkit.adapters.merged_folder"
 PEFT = """
 import sys, torch
 from transformers import AutoModelForCausalLM
@@ -48,7 +48,7 @@ merge(run).save_pretrained(output)
 """
 CERTIFIED = """
 import sys
-from peftkit.adapters.merging import merge_to
+from peftkit.adapters.merged_folder import merge_to
 base, run, output = sys.argv[1:]
 merge_to(run, output)
 """

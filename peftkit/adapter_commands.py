@@ -63,7 +63,10 @@ def _add_merge(commands: Any) -> None:
         "original ones; or the trained ones, quantized again",
     )  # fmt: skip
     merge.add_argument(
-        "--scale", type=float, default=1.0, help="strength of the adapter; 1 is as it was trained"
+        "--scale",
+        type=float,
+        default=1.0,
+        help="strength of what a LoRA adds to the weights; 1 is as it was trained",
     )
 
 
@@ -82,6 +85,9 @@ def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="run folder or adapter folder")
     parser.add_argument("--base", default="", help="the base, if not where the recipe says")
     parser.add_argument("--trust-module", action="append", default=[], metavar="NAME")
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that lies beside the base"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
 
@@ -89,7 +95,8 @@ def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
 def _verify(options: argparse.Namespace) -> None:
     from peftkit.adapters.verifying import verify
 
-    findings = verify(options.run, options.base, before_loading=quiet_libraries)
+    trust = options.trust_remote_code
+    findings = verify(options.run, options.base, trust, before_loading=quiet_libraries)
     findings.print(open_console(options.json), f"{options.run}")
     if options.json:
         print(json.dumps(findings.to_json(), ensure_ascii=False))
@@ -117,11 +124,13 @@ def _predict(options: argparse.Namespace) -> None:
     from peftkit.adapters.answering import answer_file, answer_texts
 
     if options.file:
-        count = answer_file(options.run, options.base, Path(options.file), Path(options.out))
+        files = Path(options.file), Path(options.out)
+        count = answer_file(options.run, options.base, *files, options.trust_remote_code)
         summary = {"rows": count, "out": options.out}
         print(json.dumps(summary) if options.json else f"{count} rows answered in {options.out}")
         return
-    answers = answer_texts(options.run, options.base, options.text, options.text_pair)
+    texts = options.text, options.text_pair
+    answers = answer_texts(options.run, options.base, *texts, options.trust_remote_code)
     if options.json:
         print(json.dumps({"answers": answers}, ensure_ascii=False))
         return
@@ -140,7 +149,7 @@ def _chat(options: argparse.Namespace) -> None:
     quiet_libraries()
     from peftkit.adapters.chatting import answer_once, converse, open_chat
 
-    adapter = open_chat(options.run, options.base)
+    adapter = open_chat(options.run, options.base, options.trust_remote_code)
     if options.once is None:
         converse(adapter, options.compare, open_console(False))
         return
@@ -157,10 +166,11 @@ def _merge(options: argparse.Namespace) -> None:
     if not math.isfinite(options.scale):
         raise RecipeError(f"`--scale` is {options.scale}", "give a number; 1 is as it was trained")
     quiet_libraries()
-    from peftkit.adapters.merging import merge_to
+    from peftkit.adapters.merged_folder import merge_to
     from peftkit.evaluation.report import print_merge
 
-    report = merge_to(options.run, options.output, options.into, options.scale, options.base)
+    how = options.into, options.scale, options.base, options.trust_remote_code
+    report = merge_to(options.run, options.output, *how)
     print_merge(open_console(options.json), report, options.output)
     if options.json:
         print(json.dumps({"folder": options.output, **report}, ensure_ascii=False))
@@ -173,6 +183,7 @@ def _export(options: argparse.Namespace) -> None:
     done = export(
         options.run, options.to, options.output, options.base,
         quantize=options.quantize, tokenizer_from=options.tokenizer_from,
+        trust_remote_code=options.trust_remote_code,
     )  # fmt: skip
     if options.json:
         print(json.dumps(done.to_json(), ensure_ascii=False))

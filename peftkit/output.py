@@ -46,22 +46,18 @@ def output_folder(recipe: Recipe, output_dir: str, accelerator: Accelerator) -> 
         raise
 
 
-def check_output(output_dir: str, option: str = "--output-dir") -> None:
-    """Raises OutputError, before any work is done, if a folder could not be written there.
-
-    Args:
-        option: by which another one is given.
-    """
+def check_output(output_dir: str) -> None:
+    """Raises OutputError, before any work is done, if the run could not be written there."""
     folder = Path(output_dir).expanduser() if output_dir else Path("runs/x")
     if output_dir and folder.exists() and not is_empty_folder(folder):
-        raise taken(output_dir, option)
+        raise taken(output_dir)
     path = folder.absolute()
     parent = next(place for place in (path, *path.parents) if place.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         reason = "is no folder" if not parent.is_dir() else "may not be written to"
         raise OutputError(
             f"cannot make the folder `{folder}`: `{parent}` {reason}",
-            f"give one that you may write with `{option}`",
+            "give one that you may write with `--output-dir`",
         )
 
 
@@ -70,11 +66,11 @@ def is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def taken(output_dir: str, option: str = "--output-dir") -> OutputError:
+def taken(output_dir: str) -> OutputError:
     """The error for a folder that holds something."""
     return OutputError(
         f"`{output_dir}` exists already, and nothing is overwritten",
-        f"give a new folder with `{option}`",
+        "give a new folder with `--output-dir`",
     )
 
 

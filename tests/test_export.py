@@ -31,6 +31,7 @@ from peftkit.adapters.gguf.tokenizer import CUTS, written_fields
 from peftkit.adapters.gguf.writing import write_gguf
 from peftkit.adapters.loading import load
 from peftkit.adapters.record import peft_config
+from peftkit.adapters.requests import Request
 from peftkit.bases.gguf import dequantized
 from peftkit.bases.loading import dequantized as dequantized_model
 from peftkit.bases.opening import open_base
@@ -74,7 +75,7 @@ def save_adapter(folder: Path, base: Path, spread: float = 0.1, **settings: Any)
     torch.manual_seed(1)
     model = peft.get_peft_model(model, config)
     for name, parameter in model.named_parameters():
-        if "lora_" in name:
+        if "lora_" in name or "modules_to_save" in name:
             torch.nn.init.normal_(parameter, std=spread)
     model.save_pretrained(str(folder), save_embedding_layers=False)
     return folder
@@ -170,7 +171,7 @@ def test_scales_that_differ_between_layers_are_kept(tiny, tmp_path, settings):
 
 def test_rows_in_the_wrong_order_are_noticed(tiny, tmp_path):
     base, adapter = tiny("llama")
-    opened = open_for_export(str(adapter), str(base))
+    opened = open_for_export(Request(str(adapter), tmp_path / "x", str(base)))
     layout = Layout.of(opened.base.config, FAMILIES["llama"])
     lora = read_lora(opened.folder, peft_config(opened.folder), opened.base, layout)
     write_lora(tmp_path / "right.gguf", lora, "f32")
@@ -195,11 +196,11 @@ def test_float16_is_as_close_as_it_can_be(tiny, tmp_path):
 
 
 REFUSED = {
-    "dora": ({"use_dora": True}, "`use_dora` is set"),
+    "dora": ({"use_dora": True}, "it is DoRA"),
     "bias": ({"bias": "lora_only"}, "it trains biases"),
     "replicated": ({"layer_replication": [[0, 2], [0, 2]]}, "`layer_replication` is set"),
     "saved whole": ({"modules_to_save": ["lm_head"]}, "trains `lm_head` whole"),
-    "embedding": ({"target_modules": ["embed_tokens", "q_proj"]}, "adapts `model.embed_tokens`"),
+    "embedding": ({"target_modules": ["embed_tokens", "q_proj"]}, "lora_embedding_A`"),
     "tokens": ({"trainable_token_indices": [1, 2]}, "`trainable_token_indices` is set"),
     "no scale": ({"lora_alpha": 0}, "its scale is 0"),
 }
@@ -223,11 +224,11 @@ def test_other_architectures_and_methods_are_refused(tmp_path):
         export(str(adapter), "gguf-lora", str(tmp_path / "a.gguf"), str(base))
     base = save_base(tmp_path / "llama", "llama")
     model = transformers.AutoModelForCausalLM.from_pretrained(base)
-    config = peft.IA3Config(task_type="CAUSAL_LM")
-    peft.get_peft_model(model, config).save_pretrained(str(tmp_path / "ia3"))
-    holds = "the adapter is IA3, and a GGUF adapter holds LoRA"
+    config = peft.LoHaConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
+    peft.get_peft_model(model, config).save_pretrained(str(tmp_path / "loha"))
+    holds = "it is LOHA, and a GGUF adapter holds nothing but A and B"
     with pytest.raises(AdapterError, match=holds) as caught:
-        export(str(tmp_path / "ia3"), "gguf-lora", str(tmp_path / "a.gguf"), str(base))
+        export(str(tmp_path / "loha"), "gguf-lora", str(tmp_path / "a.gguf"), str(base))
     assert "--to gguf" not in caught.value.hint  # which would be refused too
 
 
@@ -245,7 +246,7 @@ def test_nothing_is_overwritten_and_targets_are_known(tiny, tmp_path):
     with pytest.raises(OutputError, match="exists already"):
         export(str(adapter), "gguf-lora", str(tmp_path / "there"), str(base))
     assert (tmp_path / "there").read_text() == "mine"
-    with pytest.raises(RecipeError, match="none of `gguf-lora`") as caught:
+    with pytest.raises(RecipeError, match="`gguf_lora` is none of") as caught:
         export(str(adapter), "gguf_lora", str(tmp_path / "new"), str(base))
     assert "did you mean `gguf-lora`?" in caught.value.hint
     with pytest.raises(RecipeError, match="has no tokenizer"):
@@ -455,6 +456,24 @@ def test_llama_cpp_puts_the_adapter_beside_every_gemma(tmp_path, model_type):
     assert largest_difference(LlamaCpp(tmp_path / "base.gguf"), trained, PROMPTS) > 0.5
 
 
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings:UserWarning")  # PEFT knows
+def test_an_output_layer_that_is_no_longer_tied_is_written(tmp_path):
+    base = save_base(tmp_path / "base", "llama", tie_word_embeddings=True)
+    folder = save_adapter(tmp_path / "adapter", base, modules_to_save=["lm_head"])
+    export(str(folder), "gguf", str(tmp_path / "x.gguf"), str(base), quantize="f32")
+    adapter = load(str(folder), str(base))
+    assert largest_difference(LlamaCpp(tmp_path / "x.gguf"), adapter.model, PROMPTS) < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings:UserWarning")  # PEFT knows
+def test_an_embedding_that_is_tied_is_not_merged_into_both(tmp_path):
+    base = save_base(tmp_path / "base", "llama", tie_word_embeddings=True)
+    folder = save_adapter(tmp_path / "adapter", base, target_modules=["embed_tokens"])
+    with pytest.raises(AdapterError, match="answers differently"):
+        export(str(folder), "gguf", str(tmp_path / "x.gguf"), str(base))
+    assert not (tmp_path / "x.gguf").exists()
+
+
 def test_a_sliding_window_is_refused(tmp_path):
     base = save_base(tmp_path / "base", "mistral", sliding_window=64)
     opened = open_base(pk.Base(name_or_path=str(base)))
@@ -655,41 +674,55 @@ QUESTIONS = [
 ]  # fmt: skip
 
 
-def test_llama_cpp_answers_as_smollm2_with_its_adapter(tmp_path):
-    """Beside the base in float32 and as it is published (Q4_1), and merged in float16."""
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory):
+    """SmolLM2 with an adapter, its LoRA file, ten prompts as texts and as tokens."""
+    folder = tmp_path_factory.mktemp("smollm2")
     source = find_packaged(SMOLLM2, MODELS)[1]
-    folder = save_adapter(tmp_path / "adapter", dequantized(source), spread=0.02, r=8)
-    export(str(folder), "gguf-lora", str(tmp_path / "lora.gguf"), SMOLLM2)
-    adapter = load(str(folder), SMOLLM2)
-    tokenizer, model = adapter.tokenizer, adapter.model
-    talks = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    save_adapter(folder / "adapter", dequantized(source), spread=0.02, r=8)
+    export(str(folder / "adapter"), "gguf-lora", str(folder / "lora.gguf"), SMOLLM2)
+    adapter = load(str(folder / "adapter"), SMOLLM2)
     texts = [
-        tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
-        for talk in talks
+        adapter.tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+        )
+        for question in QUESTIONS
     ]
-    prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    prompts = [adapter.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    return adapter, folder, source, texts, prompts
+
+
+def test_llama_cpp_answers_as_smollm2_with_its_adapter(smollm2, tmp_path):
+    """Beside the base in float32."""
+    adapter, folder, source, texts, prompts = smollm2
     base, _ = write_base(adapter, tmp_path / "base.gguf")
-    client = LlamaCpp(base, tmp_path / "lora.gguf")
+    client = LlamaCpp(base, folder / "lora.gguf")
     assert [client.tokenize(text) for text in texts] == prompts
-    assert largest_difference(client, model, prompts) < 1e-3
+    assert largest_difference(client, adapter.model, prompts) < 1e-3
     assert check_texts(client, adapter, prompts[:3]) == 0
-    base.unlink()
-    published = LlamaCpp(source, tmp_path / "lora.gguf")
-    with_adapter = largest_difference(published, model, prompts)
-    # llama.cpp rounds what it multiplies with 4-bit weights to 8 bits, with or without an adapter
+    done = export(str(folder / "adapter"), "ollama", str(tmp_path / "ollama"), SMOLLM2)
+    assert not done.checked["merged"]
+    said = read_modelfile((tmp_path / "ollama/Modelfile").read_text())
+    assert (said["FROM"], said["ADAPTER"]) == ([str(source.resolve())], ["./adapter.gguf"])
+
+
+@pytest.mark.slow
+def test_beside_smollm2_as_it_is_published_llama_cpp_rounds_as_without_an_adapter(smollm2):
+    """In Q4_1: what is multiplied with 4-bit weights is rounded to 8 bits."""
+    adapter, folder, source, _, prompts = smollm2
+    published = LlamaCpp(source, folder / "lora.gguf")
+    with_adapter = largest_difference(published, adapter.model, prompts)
     without = largest_difference(LlamaCpp(source), adapter.load_base(), prompts)
     assert with_adapter < 1.5 * without < 0.6
-    merged = model.merge_and_unload().float()
-    stops = tuple(adapter.record.head.generation["eos_token_id"])
-    fields = models.model_fields(adapter.base.config, "f16", "m")
-    fields |= models.tokenizer_fields(adapter.base, stops, "")
-    layout = models.check_writable(adapter.base)
-    models.write_model(file := tmp_path / "m.gguf", merged, layout, fields, "f16")
-    models.check_model(file, merged, adapter.base, stops, fields)
-    client = LlamaCpp(file)
+
+
+def test_llama_cpp_answers_as_the_merged_smollm2(smollm2, tmp_path):
+    """In float16."""
+    adapter, folder, _, texts, prompts = smollm2
+    export(str(folder / "adapter"), "gguf", str(tmp_path / "m.gguf"), SMOLLM2)
+    client = LlamaCpp(tmp_path / "m.gguf")
     assert [client.tokenize(text) for text in texts] == prompts
-    assert largest_difference(client, merged, prompts) < 0.02
-    adapter = dataclasses.replace(adapter, model=merged)
+    assert largest_difference(client, adapter.model, prompts) < 0.02
     assert check_texts(client, adapter, prompts[:3], near=0.04) <= 1
 
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import peftkit as pk
 from peftkit.adapters.certificate import distance
-from peftkit.adapters.merging import merge_to
+from peftkit.adapters.merged_folder import merge_to
 from peftkit.cli import command_line
 from peftkit.errors import AdapterError, MethodError, OutputError
 from peftkit.run import run
@@ -83,9 +83,6 @@ def test_a_chat_model_in_4_bit_is_merged_into_what_it_was_trained_on(make_chat, 
     assert report["kl"] < 1e-9
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     assert tokenizer.chat_template
-    assert model.generation_config.eos_token_id == done.record["recipe"]["task"].get(
-        "eos", model.generation_config.eos_token_id
-    )
     settings = json.loads((done.folder / "adapter/generation_config.json").read_text())
     assert model.generation_config.max_new_tokens == settings["max_new_tokens"]
     assert model.generation_config.eos_token_id == settings["eos_token_id"]
@@ -105,7 +102,7 @@ def test_other_weights_cost_what_the_report_says(make_chat, tmp_path):
         assert report["kl"] > 0
         kinds = {type(m).__name__ for name, m in model.named_modules() if name.endswith("q_proj")}
         assert kinds == {layer}
-        assert files_in(tmp_path / into) == files_in(tmp_path / "original")
+    assert files_in(tmp_path / "requantized") == files_in(tmp_path / "original")
 
 
 def test_int8_is_dequantized(make_recipe, tmp_path):
@@ -120,7 +117,7 @@ def test_bfloat16_is_rounded_once(make_chat, tmp_path):
     (tmp_path / "recipe.json").write_text(recipe.to_json())
     code = (
         "from pathlib import Path; from peftkit.recipe import Recipe; from peftkit.run import run;"
-        "from peftkit.adapters.merging import merge_to;"
+        "from peftkit.adapters.merged_folder import merge_to;"
         "run(Recipe.from_json(Path('recipe.json').read_text()), 'run'); merge_to('run', 'merged')"
     )  # a process of its own: Accelerate's precision is one for a whole process
     done = subprocess.run(
@@ -160,16 +157,20 @@ def test_the_strength_of_lora_can_be_chosen(make_recipe, tmp_path):
 @pytest.mark.parametrize(
     ("method", "reason"),
     [
-        (pk.DoRA(r=4), "is no update that is added to a weight"),
-        (pk.IA3(), "is no update that is added to a weight"),
-        (pk.BitFit(), "what BitFit trains has no strength of its own"),
+        (pk.DoRA(r=4), "it is DoRA, and only what LoRA adds to a weight has a strength"),
+        (pk.IA3(), "it is IA3, and only"),
+        (pk.BitFit(), "it is one of peftkit's own methods, and only"),
     ],
 )
 def test_other_methods_have_no_strength(make_recipe, tmp_path, method, reason):
-    done = run(make_recipe(method, max_steps=1), str(tmp_path / "run"))
+    base = shutil.copytree(make_recipe().base.name_or_path, tmp_path / "base")
+    recipe = make_recipe(method, max_steps=1)
+    recipe = recipe.with_(base=recipe.base.with_(name_or_path=str(base)))
+    done = run(recipe, str(tmp_path / "run"))
+    (base / "model.safetensors").unlink()  # it is told before weights are looked at
     with pytest.raises(MethodError, match=reason):
         merge_to(str(done.folder), str(tmp_path / "merged"), scale=0.5)
-    assert files_in(tmp_path) == ["run"]
+    assert files_in(tmp_path) == ["base", "run"]
 
 
 def test_what_cannot_be_merged_is_told_and_nothing_is_left(make_recipe, tmp_path):
@@ -185,6 +186,12 @@ def test_what_cannot_be_merged_is_told_and_nothing_is_left(make_recipe, tmp_path
     with pytest.raises(OutputError, match="nothing is overwritten") as caught:
         merge_to(str(done.folder), str(tmp_path / "full"))
     assert "`--output`" in caught.value.hint
+    for output, told in (
+        ("~nobody-here/x", "nobody-here"), ("x" * 300, "File name too long"),
+        (tmp_path / "full/mine.txt/x", "is no folder"),
+    ):  # fmt: skip
+        with pytest.raises(OutputError, match=told):
+            merge_to(str(done.folder), str(output))
     damaged = tmp_path / "lora/adapter/adapter_model.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-4])
     with pytest.raises(AdapterError, match="cannot be trusted"):
@@ -192,14 +199,14 @@ def test_what_cannot_be_merged_is_told_and_nothing_is_left(make_recipe, tmp_path
     assert files_in(tmp_path) == ["full", "lora", "run"]
 
 
-def plain_lora(base: Path, folder: Path, targets: list[str]) -> Path:
+def plain_lora(base: Path, folder: Path, targets: list[str], **options) -> Path:
     """A LoRA that plain PEFT saves, with values as if it were trained."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(base)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM")
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", **options)
     wrapped = get_peft_model(model, config)
     for name, parameter in wrapped.named_parameters():
-        if "lora_" in name:
+        if "lora_" in name or "modules_to_save" in name:
             parameter.data.normal_(std=0.3)
     wrapped.save_pretrained(folder, save_embedding_layers=False)
     return folder
@@ -214,6 +221,28 @@ def test_an_adapter_of_plain_peft_is_merged_without_a_score(chat_base, tmp_path)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert "names no data" in report["validation_absent"]
     assert report["score"] == {"adapter": {}, "merged": {}}
+
+
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings:UserWarning")  # PEFT knows
+def test_an_adapter_in_bfloat16_is_computed_in_float32(chat_base, tmp_path):
+    adapter = plain_lora(chat_base, tmp_path / "lora", ["q_proj", "v_proj"])
+    file = adapter / "adapter_model.safetensors"
+    save_file({n: t.bfloat16() for n, t in load_file(file).items()}, file, {"format": "pt"})
+    base = AutoModelForCausalLM.from_pretrained(chat_base)
+    expected = peft.PeftModel.from_pretrained(base, adapter).eval()(input_ids=IDS).logits
+    torch.testing.assert_close(adapter_logits(adapter), expected, rtol=1e-5, atol=1e-5)
+    assert merge_to(str(adapter), str(tmp_path / "merged"))["relative"] < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings:UserWarning")  # PEFT knows
+def test_an_output_layer_that_was_trained_whole_is_no_longer_tied(chat_base, tmp_path):
+    adapter = plain_lora(chat_base, tmp_path / "a", ["q_proj"], modules_to_save=["lm_head"])
+    assert merge_to(str(adapter), str(tmp_path / "merged"))["relative"] < 1e-5
+    found = alone(tmp_path / "merged", "AutoModelForCausalLM")
+    assert not found.config.tie_word_embeddings
+    torch.testing.assert_close(found(input_ids=IDS).logits, adapter_logits(adapter))
+    with pytest.raises(MethodError, match="it trains `lm_head` whole"):
+        merge_to(str(adapter), str(tmp_path / "half"), scale=0.5)
 
 
 @pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings:UserWarning")  # PEFT knows
@@ -236,7 +265,8 @@ def test_without_the_data_the_probes_are_the_proof(make_recipe, tmp_path, review
     done = run(make_recipe(data=data, max_steps=1), str(tmp_path / "run"))
     Path(data).unlink()
     report = merge_to(str(done.folder), str(tmp_path / "merged"))
-    assert "mine.csv" in report["validation_absent"]
+    assert report["validation_absent"] == "the data of the training is not where the recipe says"
+    assert str(tmp_path) not in (tmp_path / "merged/merge_report.json").read_text()
     assert report["probes"]["positions"] == 4
     assert "validation" not in report
 

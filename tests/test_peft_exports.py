@@ -122,8 +122,8 @@ def test_a_chat_model_takes_its_template_along(make_chat, tmp_path, capsys):
 
 REFUSED = {
     "vllm": [
-        (pk.DoRA(r=4), "DoRA, and vLLM takes LoRA"),
-        (pk.PrefixTuning(num_virtual_tokens=4), "PREFIX_TUNING, and vLLM takes LoRA"),
+        (pk.DoRA(r=4), "it is DoRA, and vLLM takes A and B"),
+        (pk.PrefixTuning(num_virtual_tokens=4), "it is PREFIX_TUNING, and vLLM takes"),
         (pk.TopLayers(k=1), "weights of the base itself"),
     ],
     "peft": [

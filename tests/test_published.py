@@ -569,17 +569,15 @@ def changed(source: Path, target: Path, **fields: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("task_type", "taken"),
-    [("CAUSAL_LM", "CAUSAL_LM"), ("SEQ_CLS", "SEQ_CLS"), ("QUESTION_ANS", "QUESTION_ANS"),
-     ("FEATURE_EXTRACTION", "FEATURE_EXTRACTION"), ("SEQ_2_SEQ_LM", "SEQ_2_SEQ_LM")],
-)  # fmt: skip
+    "task_type", ["CAUSAL_LM", "SEQ_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION", "SEQ_2_SEQ_LM"]
+)
 def test_what_says_nothing_is_told_by_its_tensors_and_its_base(
-    plain, all_bases, tmp_path, task_type, taken
+    plain, all_bases, tmp_path, task_type
 ):
     folder = changed(plain(task_type, named=False), tmp_path / "a", auto_mapping=None)
     findings = verify(str(folder), str(all_bases[BASES.get(task_type, "bert")]))
     assert not findings.problems
-    assert any(f"it is taken for {taken}" in finding.found for finding in findings.all)
+    assert any(f"it is taken for {task_type}" in finding.found for finding in findings.all)
 
 
 def test_a_token_classifier_is_told_by_its_base(plain, bases, tmp_path):
@@ -665,7 +663,7 @@ def make_causal(base: Path, folder: Path, kind: str, settings: dict[str, Any]) -
     return save_random(peft.get_peft_model(model, config), folder / "adapter")
 
 
-@pytest.mark.filterwarnings("ignore")  # PEFT's, of what it will call otherwise
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PEFT's, of what it will call otherwise
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_adapter_answers_as_in_plain_peft(all_bases, tmp_path, name):
     from peft import PeftModel
@@ -725,7 +723,7 @@ def test_an_adapter_whose_start_leaves_the_base_alone_loads(all_bases, tmp_path,
     assert (found - torch.load(tmp_path / "output.pt")).abs().max() < 1e-6
 
 
-@pytest.mark.filterwarnings("ignore")  # PEFT's, that PiSSA changes the base
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PEFT's, that PiSSA changes the base
 def test_peft_s_conversion_of_pissa_is_accepted(all_bases, tmp_path):
     import peft
     from transformers import AutoModelForCausalLM
@@ -768,7 +766,7 @@ def depths(tmp_path_factory, chat_base):
     return folder
 
 
-@pytest.mark.filterwarnings("ignore")  # PEFT's, of keys that are missing
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PEFT's, of keys that are missing
 @pytest.mark.parametrize("name", ["LoRA", "IA3", "prefix", "prompt"])
 def test_a_base_of_other_depth_is_told(depths, tmp_path, name):
     kind = KINDS.get(name, ("LoraConfig", {"r": 4, **QUERY_VALUE}))
@@ -836,3 +834,38 @@ def test_a_classifier_whose_head_was_not_saved_is_refused(all_bases, tmp_path):
     injected.save_pretrained(tmp_path)
     (problem,) = verify(str(tmp_path), str(all_bases["t5"])).problems
     assert "no tensor of the classifier is in it" in problem.found
+
+
+def test_an_adapterhub_adapter_is_for_its_architecture(bases, relatives, tmp_path):
+    folder = hub_folder(tmp_path / "hub", PFEIFFER, hub_tensors(PFEIFFER))
+    told = [f.found for f in verify(str(folder), str(relatives["roberta"])).problems]
+    assert any("it is for bert models, and the base is one of roberta" in text for text in told)
+
+
+@pytest.mark.parametrize("change", [{"layers": [1]}, {"activation_function": {}}])
+def test_a_head_of_odd_settings_leaves_the_body(bases, tmp_path, change):
+    folder = hub_folder(tmp_path / "hub", PFEIFFER, hub_tensors(PFEIFFER))
+    head = {"head_type": "classification", "layers": 2, "num_labels": 2, **change}
+    layer = linear(2)
+    with_head(folder, head, **{"1_weight": layer.weight, "1_bias": layer.bias})
+    with pytest.raises(AdapterError, match="no answers to texts"):
+        pk.load(str(folder), str(bases["bert"])).predict(["a film"])
+
+
+def test_code_beside_a_base_does_not_run_because_an_adapter_asks(make_recipe, tmp_path, capsys):
+    done = run(make_recipe(max_steps=1), str(tmp_path / "run"))
+    file = done.folder / "recipe.json"
+    asked = json.loads(file.read_text())
+    asked["base"]["trust_remote_code"] = True
+    file.write_text(json.dumps(asked))
+    with pytest.raises(AdapterError, match="asks for code to be run") as caught:
+        pk.load(str(done.folder))
+    assert "`--trust-remote-code`" in caught.value.hint
+    assert verify(str(done.folder)).problems
+    assert not verify(str(done.folder), trust_remote_code=True).problems
+
+
+def test_paths_that_are_none_are_told():
+    for path, told in (("~nobody-here/x", "nobody-here"), ("x" * 300, "File name too long")):
+        with pytest.raises(AdapterError, match=told):
+            inspect(path)

@@ -90,7 +90,7 @@ def hub_head(found: Inspected) -> HubHead | str:
     if type(number) is not int or number < 2:
         return f"its head has {str(number)[:20]} labels, and gives numbers, not classes"
     last = tensors.get(f"{[*layers][-1]}.weight")
-    if last is None or last.shape[0] != number:
+    if last is None or last.shape[:1] != (number,):
         return f"its head has {number} labels, and its last layer is for others or is missing"
     return HubHead(_labels(head.get("label2id"), number), layers)
 
@@ -100,6 +100,8 @@ def _layers(head: dict[str, Any], model_type: str, name: str) -> dict[str, str] 
     if head.get("head_type") != "classification":
         return f"its head is one for `{str(head.get('head_type'))[:60]}`"
     count, activation = head.get("layers"), head.get("activation_function")
+    if not isinstance(count, int) or not isinstance(activation, str | None):
+        return f"its head has {str(count)[:20]} layers and `{str(activation)[:20]}` between them"
     pooled = bool(head.get("use_pooler"))
     own = CLASSIFIERS.get((model_type, count, activation if count != 1 else None, pooled))
     if own is None or head.get("bias") is False:
@@ -179,6 +181,12 @@ def write_as_peft(
     from peftkit.peft_plugin import BottleneckConfig
 
     settings = settings_of(config)
+    if model.config.model_type != config.get("model_type"):
+        raise AdapterError(
+            f"it is for {config.get('model_type')} models, and the base is one of "
+            f"{model.config.model_type}",
+            "give the base that it was trained on with `--base`",
+        )
     hidden = model.config.hidden_size
     if hidden != config["hidden_size"]:
         raise AdapterError(

@@ -17,7 +17,11 @@ from peftkit.errors import DataError, OutputError, RecipeError
 
 
 def answer_texts(
-    run: str, base: str, texts: Sequence[str], pairs: Sequence[str]
+    run: str,
+    base: str,
+    texts: Sequence[str],
+    pairs: Sequence[str],
+    trust_remote_code: bool = False,
 ) -> list[dict[str, Any]]:
     """`text`, and `label` and `probability`, or `reply`, for each text.
 
@@ -27,7 +31,7 @@ def answer_texts(
     for option, given in (("--text", texts), ("--text-pair", pairs)):
         if empty := [number for number, text in enumerate(given, start=1) if not text.strip()]:
             raise RecipeError(f"`{option}` number {empty[0]} is empty", "give it some text")
-    adapter = load(run, base)
+    adapter = load(run, base, trust_remote_code)
     inputs: list[Any] = list(texts)
     if pairs:
         inputs = [{"text": t, "text_pair": p} for t, p in zip(texts, pairs, strict=True)]
@@ -35,7 +39,7 @@ def answer_texts(
     return [{"text": t, **asdict(a)} for t, a in zip(texts, answers, strict=True)]
 
 
-def answer_file(run: str, base: str, file: Path, out: Path) -> int:
+def answer_file(run: str, base: str, file: Path, out: Path, trust_remote_code: bool = False) -> int:
     """Writes the rows of a file with further columns: `predicted` and `probability`, or `reply`.
 
     Returns:
@@ -48,7 +52,7 @@ def answer_file(run: str, base: str, file: Path, out: Path) -> int:
     if not file.is_file():
         raise DataError(f"no file `{file}`")
     table = read_file(file)
-    adapter = load(run, base)
+    adapter = load(run, base, trust_remote_code)
     malformed = list(table.malformed)
     inputs = []
     for number, values in table.rows:

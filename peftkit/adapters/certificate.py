@@ -83,9 +83,12 @@ def ask(model: nn.Module, questions: Questions, accelerator: Accelerator) -> Ans
     room = max(1, MOST_NUMBERS // probes.shape[-1])
     every = -(-examples.num_supervised // room)
     kept: list[Tensor] = []
+    seen = 0
 
     def keep(outputs: Tensor, targets: Tensor) -> Tensor:
-        kept.append(outputs[::every].cpu())
+        nonlocal seen
+        kept.append(outputs[-seen % every :: every].to("cpu", copy=True))  # no view of the rest
+        seen += len(outputs)
         return task.keep(outputs, targets)
 
     outputs, loss = run_model(

@@ -30,13 +30,13 @@ class _Streamer(TextStreamer):
         self._say(text)
 
 
-def open_chat(run: str, base: str) -> LoadedAdapter:
+def open_chat(run: str, base: str, trust_remote_code: bool = False) -> LoadedAdapter:
     """The adapter of a chat run.
 
     Raises:
         RecipeError: it is of a task that does not write text.
     """
-    adapter = load(run, base)
+    adapter = load(run, base, trust_remote_code)
     if adapter.recipe.task.command != "chat":
         raise RecipeError(
             f"`{run}` has not learned to talk: its task is {adapter.recipe.task.kind()}",

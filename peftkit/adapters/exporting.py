@@ -5,16 +5,17 @@ loaded, and what was written is read back and compared before it gets its name.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 from peftkit.adapters.gguf.exports import export_gguf, export_gguf_lora, export_ollama
 from peftkit.adapters.gguf.writing import KINDS
 from peftkit.adapters.peft_exports import export_peft, export_safetensors, export_vllm
+from peftkit.adapters.placing import place, refuse_taken
 from peftkit.adapters.requests import Exported, Request
 from peftkit.errors import RecipeError, did_you_mean, quoted
-from peftkit.output import check_output
 
-OPTION = "--output"
+FILES = ("gguf-lora", "gguf")
+"""Targets that are no folder."""
 TARGETS: dict[str, Callable[[Request], Exported]] = {
     "peft": export_peft,
     "vllm": export_vllm,
@@ -26,7 +27,7 @@ TARGETS: dict[str, Callable[[Request], Exported]] = {
 """What `--to` may be -> what writes it."""
 
 
-def export(path: str, to: str, output: str, base: str = "", **options: str) -> Exported:
+def export(path: str, to: str, output: str, base: str = "", **options: Any) -> Exported:
     """Writes an adapter in the form of another program.
 
     Args:
@@ -34,7 +35,7 @@ def export(path: str, to: str, output: str, base: str = "", **options: str) -> E
         to: one of `TARGETS`.
         output: new file or folder.
         base: where the base is, if not where the recipe says.
-        options: `quantize` and `tokenizer_from` of `Request`.
+        options: further fields of `Request`.
 
     Raises:
         PeftkitError: there is no such target, the adapter cannot be expressed there, something
@@ -42,8 +43,8 @@ def export(path: str, to: str, output: str, base: str = "", **options: str) -> E
     """
     if to not in TARGETS:
         raise RecipeError(f"`{to}` is none of {quoted(TARGETS)}", did_you_mean(to, TARGETS))
-    request = Request(path, Path(output).expanduser(), base, **options)
+    request = Request(path, place(output), base, **options)
     if request.quantize and request.quantize not in KINDS:
         raise RecipeError(f"`--quantize {request.quantize}` is none of {quoted(KINDS)}")
-    check_output(output, OPTION)
+    refuse_taken(request.output, a_file=to in FILES)
     return TARGETS[to](request)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from peftkit.adapters.inspecting import HUB_ID
+from peftkit.adapters.inspecting import HUB_ID, user_path
 from peftkit.errors import AdapterError, first_line
 
 FILES = ("*.json", "*.safetensors", "*.jinja")
@@ -18,7 +16,7 @@ def on_this_machine(name: str) -> str:
         AdapterError: the Hub does not give it.
     """
     repository, _, revision = name.partition("@")
-    if Path(name).expanduser().exists() or "/" not in name or not HUB_ID.fullmatch(repository):
+    if user_path(name).exists() or "/" not in name or not HUB_ID.fullmatch(repository):
         return name
     from huggingface_hub import snapshot_download
 

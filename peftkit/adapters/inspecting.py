@@ -94,7 +94,7 @@ def inspect(path: str) -> Inspected:
     Raises:
         AdapterError: it is none.
     """
-    folder = adapter_in(Path(path).expanduser())
+    folder = adapter_in(user_path(path))
     found = Inspected(folder, Findings())
     for look in (
         _look_at_files,
@@ -112,6 +112,24 @@ def inspect(path: str) -> Inspected:
         if found.problems_of("files"):
             break  # nothing more is opened
     return found
+
+
+def user_path(path: str) -> Path:
+    """A path as a person gives it.
+
+    Raises:
+        AdapterError: nothing can be looked at there.
+    """
+    try:
+        expanded = Path(path).expanduser()
+        for file in (expanded / RECORD, expanded / "adapter" / RECORD):
+            file.is_file()
+    except (RuntimeError, OSError, ValueError) as error:  # `~somebody`, too long, not allowed
+        told = getattr(error, "strerror", None) or error
+        raise AdapterError(
+            f"`{path[:100]}` cannot be looked at: {told}", "give a run folder (`runs/<name>`)"
+        ) from error
+    return expanded
 
 
 def adapter_in(path: Path) -> Path:
@@ -198,6 +216,10 @@ def _read_json(found: Inspected, name: str) -> dict[str, Any] | None:
 def _look_at_settings(found: Inspected) -> None:
     found.record = _read_json(found, RECORD)
     config = found.config = _read_json(found, CONFIG)
+    named = ((found.record or {}).get("recipe") or {}).get("base") or {}
+    if leads_elsewhere(str(named.get("name_or_path"))):
+        told = f"{RECORD} names the base {named['name_or_path']!r}"
+        found.findings.wrong("settings", told, "which leads out of where it lies")
     if config is None:
         return
     if found.from_adapterhub:

@@ -138,31 +138,32 @@ class OpenedAdapter:
             check_base(self.base, self.record)
 
 
-def open_adapter(path: str, base: str = "") -> OpenedAdapter:
+def open_adapter(path: str, base: str = "", trust_remote_code: bool = False) -> OpenedAdapter:
     """An adapter of peftkit's own, or one that PEFT or AdapterHub has saved; its base is opened,
     and not compared yet.
 
     Args:
         path: a run folder, an adapter folder, or a Hub id (`org/name`, `org/name@revision`).
         base: where the base is, if not where the recipe says.
+        trust_remote_code: whether code that lies beside the base may run, if the recipe asks it.
 
     Raises:
         AdapterError: it is none, a file was changed, or it is not safe to load.
     """
-    folder, record, recipe = read_adapter(path, base)
+    folder, record, recipe = read_adapter(path, base, trust_remote_code)
     opened = open_base(recipe.base, recipe.method.position_offset)
     if not record.base:
         record = completed(record, opened)
     return OpenedAdapter(folder, record, recipe.with_(base=opened.spec), opened)
 
 
-def load(path: str, base: str = "") -> LoadedAdapter:
+def load(path: str, base: str = "", trust_remote_code: bool = False) -> LoadedAdapter:
     """Loads an adapter on its base; arguments as for `open_adapter`.
 
     Raises:
         AdapterError: a file was changed, the base is another one, or the probes differ.
     """
-    found = open_adapter(path, base)
+    found = open_adapter(path, base, trust_remote_code)
     found.check_base()
     recipe, record = found.recipe, found.record
     accelerator = open_accelerator(recipe.base)
@@ -172,7 +173,9 @@ def load(path: str, base: str = "") -> LoadedAdapter:
     return LoadedAdapter(model, found.base, recipe, record, accelerator)
 
 
-def read_adapter(path: str, base: str = "") -> tuple[Path, Record, Recipe]:
+def read_adapter(
+    path: str, base: str = "", trust_remote_code: bool = False
+) -> tuple[Path, Record, Recipe]:
     """The adapter folder of a path, what it says of itself, and the recipe to load it by.
 
     Raises:
@@ -180,15 +183,23 @@ def read_adapter(path: str, base: str = "") -> tuple[Path, Record, Recipe]:
     """
     found = inspect(on_this_machine(path))
     found.raise_if_wrong()
-    return read_inspected(found, path, base)
+    return read_inspected(found, path, base, trust_remote_code)
 
 
-def read_inspected(found: Inspected, path: str, base: str) -> tuple[Path, Record, Recipe]:
+def read_inspected(
+    found: Inspected, path: str, base: str, trust_remote_code: bool
+) -> tuple[Path, Record, Recipe]:
     """As `read_adapter`, of an adapter whose bytes have passed."""
     if found.record is None:
         return found.folder, *published_adapter(found, base)
     record = Record.read(found.folder)
     recipe = _recipe(Path(path).expanduser(), record, base)
+    if recipe.base.trust_remote_code and not trust_remote_code:
+        raise AdapterError(
+            f"the adapter asks for code to be run that lies beside its base "
+            f"`{recipe.base.name_or_path}` (`trust_remote_code`)",
+            "if you trust whoever wrote both, say so with `--trust-remote-code`",
+        )
     if (template := found.folder / CHAT_TEMPLATE).is_file():  # the base's own may have changed
         recipe = recipe.with_(base=recipe.base.with_(chat_template=str(template)))
     return found.folder, record, recipe

@@ -5,7 +5,8 @@ W x + scale * B A x
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 
+from peftkit.adapters.headers import Stored, read_header
 from peftkit.adapters.inspecting import WEIGHTS
+from peftkit.bases.added_tokens import WEIGHTS as ADDED_TOKENS
 from peftkit.bases.loading import empty_model
 from peftkit.bases.opening import OpenedBase
 from peftkit.data.encoded import Head
-from peftkit.errors import AdapterError
-from peftkit.methods.peft_layout import inject_peft, lora_layers
+from peftkit.errors import AdapterError, quoted
+from peftkit.methods.peft_layout import WITHOUT_EFFECT, inject_peft, lora_layers
 
 PREFIX = "base_model.model."
 PARTS = ("lora_A.weight", "lora_B.weight", "lora_A", "lora_B", "lora_E")
@@ -32,6 +35,9 @@ EXPANDED = {
 }  # fmt: skip
 """Fields of PEFT's configurations that show in the updates, or that matter in training only; any
 other that is set changes what is computed."""
+LORA = ("LORA", "ADALORA")
+"""Types of PEFT whose tensors are A and B."""
+OWN = "one of peftkit's own methods"
 MERGE = "`peftkit merge` folds it into the weights instead"
 ROUNDING = 1e-6
 """Relative error of scaling B in float32."""
@@ -53,6 +59,45 @@ class Update:
         return self.scale * len(self.a)
 
 
+def why_no_plain_lora(config: Mapping[str, Any], folder: Path, head: bool = False) -> str:
+    """Why an adapter is more than A and B of linear layers; empty if it is not.
+
+    Args:
+        config: adapter_config.json; empty for methods that have none.
+        folder: of the adapter.
+        head: whether modules that were trained whole may stand beside them.
+    """
+    kind, bias = config.get("peft_type"), config.get("bias", "none")
+    other = [n for n in config if config[n] and n not in EXPANDED and n not in WITHOUT_EFFECT]
+    whole = None if head else config.get("modules_to_save")
+    reasons = {
+        f"it is {kind or OWN}": kind not in LORA,
+        "it is DoRA": config.get("use_dora"),
+        f"it trains biases (`bias` is `{bias}`)": bias != "none",
+        f"it trains {quoted(whole or ())} whole (`modules_to_save`)": whole,
+        "it has embeddings of tokens that were added to the vocabulary": (
+            (folder / ADDED_TOKENS).is_file()
+        ),
+        f"{quoted(sorted(other))} is set in its settings": other,
+    }
+    if told := [reason for reason, holds in reasons.items() if holds]:
+        return told[0]
+    header = read_header(folder / WEIGHTS)
+    odd = [
+        n for n, stored in header.items() if not _is_part(n, stored) and ("lora_" in n or not head)
+    ]
+    return f"it holds {quoted(sorted(odd), 3)}" if odd else ""
+
+
+def _is_part(name: str, stored: Stored) -> bool:
+    return name.endswith(PARTS) and len(stored.shape) == 2
+
+
+def usual(values: Iterable[float]) -> float:
+    """The most common one that is not 0."""
+    return statistics.mode(value for value in values if value)
+
+
 def read_updates(
     folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head
 ) -> tuple[dict[str, Update], dict[str, torch.Tensor]]:
@@ -69,8 +114,6 @@ def read_updates(
     tensors = load_file(folder / WEIGHTS)
     found: dict[str, Update] = {}
     for module, layer in layers.items():
-        if f"{PREFIX}{module}.lora_embedding_A" in tensors:
-            raise AdapterError(f"it adapts `{module}`, which is no linear layer", MERGE)
         parts = {part: tensors.pop(f"{PREFIX}{module}.{part}", None) for part in PARTS}
         a = parts["lora_A.weight"] if parts["lora_A"] is None else parts["lora_A"]
         b = parts["lora_B.weight"] if parts["lora_B"] is None else parts["lora_B"]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peftkit.adapters.inspecting import WEIGHTS
 from peftkit.adapters.loading import OpenedAdapter, load_trained_model, open_adapter
-from peftkit.adapters.merging import merge_to
+from peftkit.adapters.lora_updates import why_no_plain_lora
+from peftkit.adapters.merged_folder import merge_to
 from peftkit.adapters.peft_folder import (
     check_expanded,
     check_for_peft,
     check_for_vllm,
     check_layers_for_vllm,
     copy_as_it_is,
-    is_plain_lora,
+    copy_tokenizer,
     vllm_rank,
     write_expanded,
 )
@@ -28,16 +28,17 @@ from peftkit.training.devices import open_accelerator
 def export_peft(request: Request) -> Exported:
     """A folder that plain PEFT loads; any LoRA in the form that all loaders understand."""
     _refuse_gguf_options(request)
-    found = open_adapter(request.path, request.base)
+    found = open_adapter(request.path, request.base, request.trust_remote_code)
     config = peft_config(found.folder)
     check_for_peft(config, found.folder)
     found.check_base()
     notes = (f"PeftModel.from_pretrained(base, {str(request.output)!r})",)
-    if is_plain_lora(config):
+    if not why_no_plain_lora(config, found.folder, head=True):
         return _expanded("peft", request, found, notes)
     with placed(request.output) as folder:
         folder.mkdir()
         copy_as_it_is(found.folder, folder)
+        _copy_own(found, folder)
         difference = _compare_answers(folder, found)
     return Exported("peft", request.output, _size(request.output), difference, notes)
 
@@ -45,7 +46,7 @@ def export_peft(request: Request) -> Exported:
 def export_vllm(request: Request) -> Exported:
     """A folder for vLLM's `--lora-modules`."""
     _refuse_gguf_options(request)
-    found = open_adapter(request.path, request.base)
+    found = open_adapter(request.path, request.base, request.trust_remote_code)
     config = peft_config(found.folder)
     check_for_vllm(config, found.folder, found.record.head)
     rank = vllm_rank(check_layers_for_vllm(found.folder, config, found.base, found.record.head))
@@ -54,9 +55,9 @@ def export_vllm(request: Request) -> Exported:
     template = request.output / "chat_template.jinja"
     told = f"vllm serve {base} --enable-lora --max-lora-rank {rank}"
     told += f" --lora-modules {request.output.name}={request.output}"
+    if found.record.base and (found.folder / template.name).is_file():
+        told += f" --chat-template {template}"
     notes = [told]
-    if (found.folder / template.name).is_file():
-        notes[0] += f" --chat-template {template}"
     if found.base.spec.quantization != "none":
         notes.append(
             f"it was trained beside {found.base.spec.quantization} weights, and answers somewhat "
@@ -68,7 +69,10 @@ def export_vllm(request: Request) -> Exported:
 def export_safetensors(request: Request) -> Exported:
     """The merged model, as `peftkit merge` writes it."""
     _refuse_gguf_options(request)
-    report = merge_to(request.path, str(request.output), base=request.base)
+    report = merge_to(
+        request.path, str(request.output), base=request.base,
+        trust_remote_code=request.trust_remote_code,
+    )  # fmt: skip
     checked = {name: report[name] for name in ("max_abs_dlogit", "kl", "top1_agreement")}
     return Exported("safetensors", request.output, _size(request.output), checked)
 
@@ -78,10 +82,19 @@ def _expanded(to: str, request: Request, found: OpenedAdapter, notes: tuple[str,
     with placed(request.output) as folder:
         folder.mkdir()
         written = write_expanded(*given, folder)
+        _copy_own(found, folder)
         largest = check_expanded(*given, folder)
         checked = {"largest_difference": largest} | _compare_answers(folder, found)
     checked |= {"r": written["r"], "lora_alpha": written["lora_alpha"]}
     return Exported(to, request.output, _size(request.output), checked, notes)
+
+
+def _copy_own(found: OpenedAdapter, folder: Path) -> None:
+    """The tokenizer and the template of the training; what another tool has left beside an adapter
+    was not judged.
+    """
+    if found.record.base:
+        copy_tokenizer(found.folder, folder)
 
 
 def _compare_answers(folder: Path, found: OpenedAdapter) -> dict[str, float]:
@@ -109,6 +122,4 @@ def _refuse_gguf_options(request: Request) -> None:
 
 
 def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) or (
-        (folder / WEIGHTS).stat().st_size
-    )
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,27 +20,24 @@ from safetensors.torch import load_file, save_file
 
 from peftkit.adapters.digests import CONFIG, RECORD
 from peftkit.adapters.inspecting import WEIGHTS
-from peftkit.adapters.lora_updates import EXPANDED, MERGE, PREFIX, ROUNDING, Update, read_updates
+from peftkit.adapters.lora_updates import (
+    EXPANDED,
+    MERGE,
+    PREFIX,
+    ROUNDING,
+    Update,
+    read_updates,
+    usual,
+    why_no_plain_lora,
+)
 from peftkit.bases.added_tokens import WEIGHTS as ADDED_TOKENS
 from peftkit.bases.loading import empty_model
 from peftkit.bases.opening import OpenedBase
 from peftkit.data.encoded import Head
-from peftkit.errors import AdapterError, quoted
-from peftkit.methods.peft_layout import WITHOUT_EFFECT
+from peftkit.errors import AdapterError
 
-LORA = ("LORA", "ADALORA")
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` of vLLM may be."""
-
-
-def is_plain_lora(config: Mapping[str, Any]) -> bool:
-    """Whether an adapter is nothing but A and B, whatever their ranks and scales."""
-    set_ = [name for name, value in config.items() if value and name not in WITHOUT_EFFECT]
-    return bool(config.get("peft_type") in LORA and set(set_) <= EXPANDED and not _biases(config))
-
-
-def _biases(config: Mapping[str, Any]) -> bool:
-    return bool(config.get("bias", "none") != "none")
 
 
 def check_for_peft(config: Mapping[str, Any], folder: Path) -> None:
@@ -74,15 +70,8 @@ def check_for_vllm(config: Mapping[str, Any], folder: Path, head: Head) -> None:
         raise AdapterError(
             "vLLM takes adapters of models that write, and this one has a head of its own", MERGE
         )
-    if config.get("modules_to_save"):
-        raise AdapterError(
-            f"it trains {quoted(config['modules_to_save'])} whole (`modules_to_save`), which vLLM "
-            "refuses",
-            MERGE,
-        )
-    if not is_plain_lora(config):
-        kind = "DoRA" if config.get("use_dora") else config["peft_type"]
-        raise AdapterError(f"the adapter is {kind}, and vLLM takes LoRA without biases only", MERGE)
+    if reason := why_no_plain_lora(config, folder):
+        raise AdapterError(f"{reason}, and vLLM takes A and B of linear layers only", MERGE)
 
 
 def check_layers_for_vllm(
@@ -93,12 +82,10 @@ def check_layers_for_vllm(
     Raises:
         AdapterError: it adapts what vLLM does not.
     """
-    updates, others = read_updates(folder, config, base, head)
+    updates, _ = read_updates(folder, config, base, head)
     outputs = [name for name in updates if name.rsplit(".", 1)[-1] in ("lm_head", "embed_out")]
-    if outputs or others:
-        raise AdapterError(
-            f"it adapts {quoted([*outputs, *others], 3)}, which vLLM does not take", MERGE
-        )
+    if outputs:
+        raise AdapterError(f"it adapts `{outputs[0]}`, which vLLM does not take", MERGE)
     return max(len(update.a) for update in updates.values())
 
 
@@ -124,7 +111,7 @@ def write_expanded(
     """
     updates, others = read_updates(folder, config, base, head)
     rank = max(len(update.a) for update in updates.values())
-    scale = statistics.mode(update.scale for update in updates.values())
+    scale = usual(update.scale for update in updates.values())
     tensors = {name: tensor.contiguous() for name, tensor in others.items()}
     for module, update in updates.items():
         for part, values in zip("AB", _padded(update, rank, scale), strict=True):
@@ -146,7 +133,6 @@ def write_expanded(
         "layers_pattern": None,
     }
     (output / CONFIG).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
-    _copy_rest(folder, output)
     return written
 
 
@@ -167,13 +153,12 @@ def _names(adapted: Iterable[str], model: torch.nn.Module) -> list[str]:
 
 
 def copy_as_it_is(folder: Path, output: Path) -> None:
-    """PEFT's two files, and what belongs to the tokenizer."""
+    """PEFT's two files."""
     for name in (CONFIG, WEIGHTS):
         shutil.copyfile(folder / name, output / name)
-    _copy_rest(folder, output)
 
 
-def _copy_rest(folder: Path, output: Path) -> None:
+def copy_tokenizer(folder: Path, output: Path) -> None:
     """Tokenizer, template and generation settings; not what only peftkit reads."""
     for file in folder.iterdir():
         if file.suffix in (".json", ".jinja", ".model", ".txt") and file.name not in (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,34 +15,69 @@ from safetensors import SafetensorError
 from peftkit.errors import OutputError, first_line
 from peftkit.output import is_empty_folder
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def place(output: str) -> Path:
+    """Where a person wants something written.
+
+    Raises:
+        OutputError: that is no place.
+    """
+    try:
+        expanded = Path(output).expanduser().absolute()
+        expanded.exists()
+    except (RuntimeError, OSError, ValueError) as error:  # `~somebody`, too long, not allowed
+        told = getattr(error, "strerror", None) or error
+        raise OutputError(f"`--output {output[:100]}`: {told}", "give another place") from error
+    return expanded
+
 
 @contextmanager
-def placed(final: Path) -> Iterator[Path]:
+def placed(final: Path, a_file: bool = False) -> Iterator[Path]:
     """Where to write what is to stand at a place; it gets there at the end, if nothing fails.
 
     Raises:
-        OutputError: something stands there already, or it cannot be written.
+        OutputError: see `refuse_taken`; or it cannot be written.
     """
-    _refuse_taken(final)
+    refuse_taken(final, a_file)
+    made = [folder for folder in final.parents if not folder.exists()]
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        between = Path(tempfile.mkdtemp(prefix=f".{final.name}.partial-", dir=final.parent))
+        between = Path(tempfile.mkdtemp(prefix=f".{final.name[:40]}.partial-", dir=final.parent))
     except OSError as error:
-        raise OutputError(f"cannot write `{final}`: {error.strerror}") from error
+        raise OutputError(
+            f"cannot write `{final}`: {error.strerror}", "give another `--output`"
+        ) from error
     try:
         yield between / final.name
-        _refuse_taken(final)  # another process may have been faster
+        refuse_taken(final, a_file)  # another process may have been faster
         (between / final.name).rename(final)
     except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) in FULL
         raise OutputError(
-            f"cannot write `{final}`: {first_line(error)}", "is there room left on the disk?"
+            f"cannot write `{final}`: {first_line(error)}",
+            "there is no room left on the disk" if full else "",
         ) from error
     finally:
         shutil.rmtree(between, ignore_errors=True)
+        for folder in made:
+            if is_empty_folder(folder):
+                folder.rmdir()
 
 
-def _refuse_taken(final: Path) -> None:
-    if (final.exists() or final.is_symlink()) and not is_empty_folder(final):
+def refuse_taken(final: Path, a_file: bool = False) -> None:
+    """Raises OutputError if something stands at a place, or nothing can be written there.
+
+    Args:
+        a_file: whether a file is to come there; else an empty folder may stand there.
+    """
+    taken = final.is_symlink() or final.exists()
+    if taken and (a_file or final.is_symlink() or not is_empty_folder(final)):
         raise OutputError(
             f"`{final}` exists already, and nothing is overwritten", "give another `--output`"
         )
+    parent = next(folder for folder in final.parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        reason = "is no folder" if not parent.is_dir() else "may not be written to"
+        raise OutputError(f"cannot write `{final}`: `{parent}` {reason}", "give another `--output`")

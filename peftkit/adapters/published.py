@@ -146,7 +146,7 @@ def _number_of_labels(found: Inspected) -> int:
     for tensors in found.tensors.values():
         for name, stored in tensors.items():
             inside = name.endswith(".out_proj.weight") and "classif" not in name  # of attention
-            if name.endswith(ends) and not inside:
+            if name.endswith(ends) and not inside and stored.shape:
                 return stored.shape[0]
     return 0
 

@@ -21,6 +21,8 @@ class Request:
     """`f32`, `f16` or `q8_0`; empty for what the target takes by itself."""
     tokenizer_from: str = ""
     """A GGUF file whose tokenizer is taken."""
+    trust_remote_code: bool = False
+    """Whether code that lies beside the base may run."""
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from peftkit.adapters.gguf.exports import check_writes, lora_layout
-from peftkit.adapters.gguf.model import check_writable
+from peftkit.adapters.gguf.exports import check_model_file, check_ollama, check_writes, lora_layout
+from peftkit.adapters.gguf.lora import read_lora
 from peftkit.adapters.loading import OpenedAdapter
-from peftkit.adapters.peft_folder import check_for_peft, check_for_vllm
+from peftkit.adapters.merging import check_mergeable
+from peftkit.adapters.peft_folder import (
+    check_for_peft,
+    check_for_vllm,
+    check_layers_for_vllm,
+    vllm_rank,
+)
 from peftkit.adapters.record import peft_config
-from peftkit.errors import MethodError, PeftkitError
 
 
 def commands(adapter: OpenedAdapter, run: Path) -> dict[str, str]:
@@ -19,29 +25,16 @@ def commands(adapter: OpenedAdapter, run: Path) -> dict[str, str]:
     Args:
         run: the run folder, as a person names it.
     """
-    ways: dict[str, tuple[str, Callable[[OpenedAdapter], object]]] = {
-        "one model, for transformers": ("merge {run} --output {run}-merged", _check_mergeable),
-        "PEFT alone": ("export {run} --to peft --output {run}-peft", _check_peft),
-        "vLLM": ("export {run} --to vllm --output {run}-vllm", _check_vllm),
-        "llama.cpp, beside the base": (
-            "export {run} --to gguf-lora --output {run}-lora.gguf", _check_gguf_lora,
-        ),
-        "llama.cpp, one model": ("export {run} --to gguf --output {run}.gguf", _check_gguf),
-        "Ollama": ("export {run} --to ollama --output {run}-ollama", _check_ollama),
-    }  # fmt: skip
     found = {}
-    for name, (command, check) in ways.items():
+    for name, (options, ending, check) in WAYS.items():
         try:
             check(adapter)
-        except PeftkitError:
+        except Exception:  # a run that has finished must not fail for what may not be asked for
             continue
-        found[name] = f"peftkit {command.format(run=run)}"
+        output = shlex.quote(f"{run}{ending}")
+        command, _, target = options.partition(" ")
+        found[name] = f"peftkit {command} {shlex.quote(str(run))} {target}--output {output}"
     return found
-
-
-def _check_mergeable(adapter: OpenedAdapter) -> None:
-    if reason := adapter.recipe.method.supports_merging(adapter.base.spec):
-        raise MethodError(reason)
 
 
 def _check_peft(adapter: OpenedAdapter) -> None:
@@ -49,22 +42,33 @@ def _check_peft(adapter: OpenedAdapter) -> None:
 
 
 def _check_vllm(adapter: OpenedAdapter) -> None:
-    check_for_vllm(peft_config(adapter.folder), adapter.folder, adapter.record.head)
+    config, head = peft_config(adapter.folder), adapter.record.head
+    check_for_vllm(config, adapter.folder, head)
+    vllm_rank(check_layers_for_vllm(adapter.folder, config, adapter.base, head))
 
 
 def _check_gguf_lora(adapter: OpenedAdapter) -> None:
     check_writes(adapter.record.head)
-    lora_layout(adapter)
+    read_lora(adapter.folder, peft_config(adapter.folder), adapter.base, lora_layout(adapter))
 
 
 def _check_gguf(adapter: OpenedAdapter) -> None:
     check_writes(adapter.record.head)
-    _check_mergeable(adapter)
-    check_writable(adapter.base)
+    check_model_file(adapter)
 
 
 def _check_ollama(adapter: OpenedAdapter) -> None:
-    try:
-        _check_gguf(adapter)
-    except PeftkitError:
-        _check_gguf_lora(adapter)
+    check_writes(adapter.record.head)
+    check_ollama(adapter)
+
+
+WAYS: Mapping[str, tuple[str, str, Callable[[OpenedAdapter], None]]] = {
+    "one model, for transformers": ("merge ", "-merged", check_mergeable),
+    "PEFT alone": ("export --to peft ", "-peft", _check_peft),
+    "vLLM": ("export --to vllm ", "-vllm", _check_vllm),
+    "llama.cpp, beside the base": ("export --to gguf-lora ", "-lora.gguf", _check_gguf_lora),
+    "llama.cpp, one model": ("export --to gguf ", ".gguf", _check_gguf),
+    "Ollama": ("export --to ollama ", "-ollama", _check_ollama),
+}
+"""What it is for -> the command and its target, the ending of the output, what raises if it cannot
+be."""

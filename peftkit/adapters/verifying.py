@@ -22,13 +22,17 @@ NO_CHANGE = 1e-7
 
 
 def verify(
-    path: str, base: str = "", before_loading: Callable[[], None] = lambda: None
+    path: str,
+    base: str = "",
+    trust_remote_code: bool = False,
+    before_loading: Callable[[], None] = lambda: None,
 ) -> Findings:
     """All checks of an adapter, as far as they can be made.
 
     Args:
         path: a run folder or an adapter folder.
         base: where the base is, if not where the adapter says.
+        trust_remote_code: whether code that lies beside the base may run.
         before_loading: called when the first stage has passed, before torch is imported.
 
     Raises:
@@ -42,7 +46,8 @@ def verify(
         return found.findings
     before_loading()
     try:
-        (_on_its_base if found.record is not None else _on_a_base)(found, path, base)
+        on_base = _on_its_base if found.record is not None else _on_a_base
+        on_base(found, path, base, trust_remote_code)
     except PeftkitError as error:
         found.findings.wrong("base", error.message, "", error.hint)
     except Exception as error:  # whatever PEFT and transformers meet in it
@@ -51,7 +56,7 @@ def verify(
     return found.findings
 
 
-def _on_its_base(found: Inspected, path: str, base: str) -> None:
+def _on_its_base(found: Inspected, path: str, base: str, trust_remote_code: bool) -> None:
     """Stage 2."""
     from peftkit.adapters.loading import (
         belongs_to,
@@ -65,7 +70,7 @@ def _on_its_base(found: Inspected, path: str, base: str) -> None:
     from peftkit.training.devices import open_accelerator
 
     findings = found.findings
-    folder, record, recipe = read_inspected(found, path, base)
+    folder, record, recipe = read_inspected(found, path, base, trust_remote_code)
     opened = open_base(recipe.base, recipe.method.position_offset)
     recipe = recipe.with_(base=opened.spec)
     if layers := _other_layers(opened, record):
@@ -86,7 +91,7 @@ def _on_its_base(found: Inspected, path: str, base: str) -> None:
         _compare_answers(findings, model, record, recipe, opened, accelerator)
 
 
-def _on_a_base(found: Inspected, path: str, base: str) -> None:
+def _on_a_base(found: Inspected, path: str, base: str, trust_remote_code: bool) -> None:
     """Stage 2 of an adapter that peftkit did not save: all that can be told without its record."""
     from peftkit.adapters.loading import load_trained_model, read_inspected
     from peftkit.adapters.probes import distance, take_probes, tolerance
@@ -100,7 +105,7 @@ def _on_a_base(found: Inspected, path: str, base: str) -> None:
         (findings.wrong if changes else findings.note)("settings", told, meaning)
     if not found.passed:
         return
-    folder, record, recipe = read_inspected(found, path, base)
+    folder, record, recipe = read_inspected(found, path, base, trust_remote_code)
     opened = open_base(recipe.base, recipe.method.position_offset)
     record, recipe = completed(record, opened), recipe.with_(base=opened.spec)
     findings.note(

@@ -177,6 +177,17 @@ def dequantized(model: Any, dtype: torch.dtype) -> Any:
     return model
 
 
+def has_tied_output(model: Any) -> bool:
+    """Whether a language model's output layer has the numbers of its embedding, as its config says;
+    one that was trained whole has not.
+    """
+    output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if output is None or not model.config.tie_word_embeddings:
+        return False
+    same = output.weight is embedding.weight or output.weight.equal(embedding.weight)
+    return bool(same)
+
+
 def config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> Any:
     """Transformers' configuration of the base's model with the task's head."""
     config = copy.deepcopy(base.config)

@@ -130,22 +130,6 @@ class Method(OpenPart):
         """
         raise NotImplementedError
 
-    def rescale(self, model: nn.Module, scale: float) -> None:
-        """Gives what `load` put into a model another strength.
-
-        Args:
-            scale: 0 for the base, 1 for what was trained.
-
-        Raises:
-            MethodError: it has none.
-        """
-        from peftkit.errors import MethodError
-
-        raise MethodError(
-            f"`--scale`: what {self.kind()} trains has no strength of its own",
-            "merge it as it is, or train LoRA",
-        )
-
     def merge(self, model: nn.Module) -> nn.Module:
         """The base with what was trained folded into its weights, no longer separable.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import peft
+import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict
@@ -233,8 +234,8 @@ def _peft_errors(folder: Path) -> Iterator[None]:
 
 
 def _restore(model: Any, folder: Path, name: str) -> None:
-    """Puts the saved tensors into the model once more, as they are: PEFT rounds some of them to the
-    base's dtype. Names and shapes are compared on the way.
+    """Puts the saved tensors into the model once more, as they are, or in what is computed in where
+    that is wider: PEFT rounds some of them to the base's dtype. Names and shapes are compared.
     """
     saved = load_file(folder / WEIGHTS)
     live = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
@@ -245,7 +246,9 @@ def _restore(model: Any, folder: Path, name: str) -> None:
     parameters = {parameter.data_ptr(): parameter for parameter in model.parameters()}
     for key, tensor in saved.items():
         if (parameter := parameters.get(live[key].data_ptr())) is not None:
-            parameter.data = tensor.to(parameter.device, copy=True)  # out of the file, aligned
+            dtype = torch.promote_types(parameter.dtype, tensor.dtype)
+            # a copy, out of the file and aligned
+            parameter.data = tensor.to(parameter.device, dtype, copy=True)
 
 
 def merge_peft(model: nn.Module) -> nn.Module:
@@ -269,19 +272,8 @@ def merge_peft(model: nn.Module) -> nn.Module:
     return merged
 
 
-def rescale_peft(model: nn.Module, scale: float) -> None:
-    """Gives an adapter another strength: W + scale * s B A.
-
-    Raises:
-        MethodError: what it learned is no sum beside the weights.
-    """
-    for layer in tuner_layers(model):
-        if not isinstance(layer, LoraLayer) or getattr(layer, "lora_variant", None):
-            raise MethodError(
-                f"`--scale`: what a {type(layer).__name__} of this adapter learned is no update "
-                "that is added to a weight, and has no other strength",
-                "merge it as it is, or train LoRA",
-            )
+def rescale_lora(model: nn.Module, scale: float) -> None:
+    """Gives a LoRA another strength: W + scale * s B A."""
     for layer in tuner_layers(model):
         layer.scaling["default"] *= scale
 

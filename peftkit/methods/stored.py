@@ -37,11 +37,6 @@ class _StoredByPeft(Method):
 
         return merge_peft(model)
 
-    def rescale(self, model: nn.Module, scale: float) -> None:
-        from peftkit.methods.peft_layout import rescale_peft
-
-        rescale_peft(model, scale)
-
 
 class _VirtualTokens(_StoredByPeft):
     """Virtual tokens before the text: as `_StoredByPeft`, and right in batches."""

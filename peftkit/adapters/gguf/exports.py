@@ -12,21 +12,20 @@ from peftkit.adapters.placing import placed
 from peftkit.adapters.record import peft_config
 from peftkit.adapters.requests import Exported, Request, is_plain, stops_of
 from peftkit.data.encoded import Head
-from peftkit.errors import AdapterError, MethodError, RecipeError
+from peftkit.errors import AdapterError, RecipeError
 
 ADAPTER_FILE, MODEL_FILE = "adapter.gguf", "model.gguf"
 """In a folder for Ollama."""
 
 
-def open_for_export(path: str, base: str) -> OpenedAdapter:
-    """An adapter of a language model, checked, with its base opened.
+def open_for_export(request: Request) -> OpenedAdapter:
+    """An adapter of a language model; its base is opened, and not compared yet.
 
     Raises:
-        AdapterError: it is no adapter, not of this base, or of a model with classes.
+        AdapterError: it is no adapter, or of a model with classes.
     """
-    found = open_adapter(path, base)
+    found = open_adapter(request.path, request.base, request.trust_remote_code)
     check_writes(found.record.head)
-    found.check_base()
     return found
 
 
@@ -40,13 +39,15 @@ def check_writes(head: Head) -> None:
         )
 
 
-def write_checked(path: Path, write: Callable[[Path], None], check: Callable[[Path], Any]) -> Any:
+def write_checked(
+    path: Path, write: Callable[[Path], None], check: Callable[[Path], Any], a_file: bool = True
+) -> Any:
     """Writes a file or folder, checks it, and gives it its name; nothing is left if that fails.
 
     Returns:
         What the check returns.
     """
-    with placed(path) as partial:
+    with placed(path, a_file) as partial:
         write(partial)
         return check(partial)
 
@@ -78,7 +79,7 @@ def export_gguf_lora(request: Request) -> Exported:
         )
     if request.tokenizer_from:
         raise RecipeError("a GGUF adapter has no tokenizer", "leave out `--tokenizer-from`")
-    adapter = open_for_export(request.path, request.base)
+    adapter = open_for_export(request)
     difference = write_lora_file(adapter, request.output, request.quantize or "f32")
     size = request.output.stat().st_size
     checked = {"largest_difference": difference}
@@ -95,6 +96,7 @@ def write_lora_file(adapter: OpenedAdapter, file: Path, kind: str) -> float:
 
     layout = lora_layout(adapter)
     lora = read_lora(adapter.folder, peft_config(adapter.folder), adapter.base, layout)
+    adapter.check_base()
     difference: float = write_checked(
         file, lambda partial: write_lora(partial, lora, kind), lambda p: check_lora(p, lora)
     )
@@ -114,10 +116,28 @@ def lora_notes(adapter: OpenedAdapter) -> tuple[str, ...]:
 
 def export_gguf(request: Request) -> Exported:
     """A GGUF model: the base with the adapter folded into it."""
-    adapter = open_for_export(request.path, request.base)
+    adapter = open_for_export(request)
     difference = write_model_file(adapter, request, request.output)
     checked = {"largest_difference": difference}
     return Exported("gguf", request.output, request.output.stat().st_size, checked)
+
+
+def check_model_file(
+    adapter: OpenedAdapter, tokenizer_from: str = "", kind: str = "f16", name: str = "model"
+) -> tuple[Layout, dict[str, Any]]:
+    """The layout and the metadata of the merged model; no weights are read.
+
+    Raises:
+        PeftkitError: the base or the method cannot be a GGUF model.
+    """
+    from peftkit.adapters.gguf.model import check_writable, model_fields, tokenizer_fields
+    from peftkit.adapters.merging import check_mergeable
+
+    layout, stops = check_writable(adapter.base), stops_of(adapter)
+    check_mergeable(adapter)
+    tokenizer = tokenizer_fields(adapter.base, stops, tokenizer_from, is_plain(adapter))
+    fields = model_fields(adapter.base.config, kind, adapter.recipe.name or name) | tokenizer
+    return layout, fields
 
 
 def write_model_file(adapter: OpenedAdapter, request: Request, file: Path) -> float:
@@ -126,29 +146,49 @@ def write_model_file(adapter: OpenedAdapter, request: Request, file: Path) -> fl
     Raises:
         PeftkitError: the base or the method cannot be one, or the file is not the merged model.
     """
-    from peftkit.adapters.gguf.model import (
-        check_model,
-        check_writable,
-        model_fields,
-        tokenizer_fields,
-        write_model,
-    )
-    from peftkit.adapters.merging import merge
+    from peftkit.adapters.gguf.model import check_model, write_model
+    from peftkit.adapters.merging import merge_opened
 
-    layout = check_writable(adapter.base)
-    if reason := adapter.recipe.method.supports_merging(adapter.base.spec):
-        raise MethodError(reason)
-    kind = request.quantize or "f16"
-    source = request.tokenizer_from
-    tokenizer = tokenizer_fields(adapter.base, stops_of(adapter), source, is_plain(adapter))
-    fields = model_fields(adapter.base.config, kind, adapter.recipe.name or file.stem) | tokenizer
-    model = merge(request.path, request.base)
+    kind, stops = request.quantize or "f16", stops_of(adapter)
+    layout, fields = check_model_file(adapter, request.tokenizer_from, kind, file.stem)
+    adapter.check_base()
+    model = merge_opened(adapter)
     difference: float = write_checked(
         file,
         lambda partial: write_model(partial, model, layout, fields, kind),
-        lambda partial: check_model(partial, model, adapter.base, stops_of(adapter), fields),
+        lambda partial: check_model(partial, model, adapter.base, stops, fields),
     )
     return difference
+
+
+def check_ollama(
+    adapter: OpenedAdapter, whole: bool = False, tokenizer_from: str = ""
+) -> tuple[Any, Path | None, bool]:
+    """The settings of the Modelfile, the base's GGUF file if the adapter stays beside it, and
+    whether that writes a token before every text; no weights are read.
+
+    Args:
+        whole: whether the merged model is asked for.
+
+    Raises:
+        PeftkitError: the template cannot be written for Ollama, or the model not as GGUF.
+    """
+    from peftkit.adapters.gguf import ollama
+    from peftkit.adapters.gguf.tokenizer import adds_bos, writes_bos
+
+    tokenizer, task, plain = adapter.base.tokenizer, adapter.recipe.task, is_plain(adapter)
+    bos = adds_bos(tokenizer, tokenizer_from or adapter.base.source)
+    fits = plain or not tokenizer.chat_template or not bos or writes_bos(tokenizer)
+    source = adapter.base.source if fits and not whole and _stays_apart(adapter) else None
+    bos = bos and fits  # a merged model says that none is put there
+    system = getattr(task, "system", "")
+    settings = ollama.settings_of(
+        tokenizer, adapter.record.head.generation, stops_of(adapter),
+        system if system.strip() else "", bos, plain,
+    )  # fmt: skip
+    if source is None:
+        check_model_file(adapter, tokenizer_from)
+    return settings, source, bos
 
 
 def export_ollama(request: Request) -> Exported:
@@ -157,20 +197,10 @@ def export_ollama(request: Request) -> Exported:
     for (q8_0, another tokenizer), the merged model.
     """
     from peftkit.adapters.gguf import ollama
-    from peftkit.adapters.gguf.tokenizer import adds_bos, writes_bos
 
-    adapter = open_for_export(request.path, request.base)
-    tokenizer, task = adapter.base.tokenizer, adapter.recipe.task
-    bos = adds_bos(tokenizer, request.tokenizer_from or adapter.base.source)
-    fits = is_plain(adapter) or not tokenizer.chat_template or not bos or writes_bos(tokenizer)
-    whole = request.quantize == "q8_0" or request.tokenizer_from
-    source = adapter.base.source if fits and not whole and _stays_apart(adapter) else None
-    bos = bos and fits  # a merged model says that none is put there
-    system = getattr(task, "system", "")
-    settings = ollama.settings_of(
-        tokenizer, adapter.record.head.generation, stops_of(adapter),
-        system if system.strip() else "", bos, is_plain(adapter),
-    )  # fmt: skip
+    adapter = open_for_export(request)
+    whole = request.quantize == "q8_0" or bool(request.tokenizer_from)
+    settings, source, bos = check_ollama(adapter, whole, request.tokenizer_from)
     differences: list[float] = []
 
     def write(folder: Path) -> None:
@@ -187,9 +217,9 @@ def export_ollama(request: Request) -> Exported:
 
     def check(folder: Path) -> None:
         file = folder / ollama.MODELFILE
-        ollama.check_modelfile(file, settings, tokenizer, bos)
+        ollama.check_modelfile(file, settings, adapter.base.tokenizer, bos)
 
-    write_checked(request.output, write, check)
+    write_checked(request.output, write, check, a_file=False)
     size = sum(file.stat().st_size for file in request.output.iterdir())
     checked = {"largest_difference": differences[0], "merged": source is None}
     notes = (f"`ollama create NAME -f {request.output / ollama.MODELFILE}`",)

@@ -10,7 +10,6 @@ difference:
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,10 @@ import numpy as np
 from peftkit.adapters.gguf.families import Layout
 from peftkit.adapters.gguf.reading import check_fields, compare, read_gguf
 from peftkit.adapters.gguf.writing import write_gguf
-from peftkit.adapters.lora_updates import EXPANDED, ROUNDING, Update, read_updates
-from peftkit.bases.added_tokens import WEIGHTS as ADDED_TOKENS
+from peftkit.adapters.lora_updates import ROUNDING, Update, read_updates, usual, why_no_plain_lora
 from peftkit.bases.opening import OpenedBase
 from peftkit.data.encoded import Head
 from peftkit.errors import AdapterError, quoted
-from peftkit.methods.peft_layout import WITHOUT_EFFECT
 
 MERGED = "`--to gguf`, or `peftkit merge`, folds it into the weights instead"
 LORA_ONLY = "a GGUF adapter holds nothing but A and B of linear layers"
@@ -44,38 +41,11 @@ class LoraFile:
 
 
 def check_expressible(config: Mapping[str, Any], folder: Path) -> None:
-    """Raises AdapterError unless a GGUF LoRA can hold an adapter with these settings.
-
-    Args:
-        config: adapter_config.json; empty for methods that have none.
-        folder: of the adapter.
+    """Raises AdapterError unless a GGUF LoRA can hold an adapter; arguments as for
+    `why_no_plain_lora`.
     """
-    kind = config.get("peft_type") or "one of peftkit's own methods"
-    if kind not in ("LORA", "ADALORA"):
-        raise AdapterError(
-            f"the adapter is {kind}, and a GGUF adapter holds LoRA (LORA, ADALORA) only", MERGED
-        )
-    if config.get("bias", "none") != "none":
-        raise AdapterError(
-            f"it trains biases (`bias` is `{config['bias']}`), and {LORA_ONLY}", MERGED
-        )
-    if config.get("modules_to_save"):
-        raise AdapterError(
-            f"it trains {quoted(config['modules_to_save'])} whole (`modules_to_save`), and "
-            f"{LORA_ONLY}",
-            MERGED,
-        )
-    if (folder / ADDED_TOKENS).is_file():
-        raise AdapterError(
-            "it has embeddings of tokens that were added to the vocabulary, and the base's GGUF "
-            "file has no rows for them",
-            "`peftkit merge` writes a model with its tokenizer",
-        )
-    other = [n for n in config if config[n] and n not in EXPANDED and n not in WITHOUT_EFFECT]
-    if other:
-        raise AdapterError(
-            f"{quoted(sorted(other))} is set in its settings, and {LORA_ONLY}", MERGED
-        )
+    if reason := why_no_plain_lora(config, folder):
+        raise AdapterError(f"{reason}, and {LORA_ONLY}", MERGED)
 
 
 def read_lora(
@@ -87,11 +57,9 @@ def read_lora(
         AdapterError: a tensor of it has no place in a GGUF file.
     """
     head = Head("AutoModelForCausalLM", "CAUSAL_LM", trained=False)
-    updates, others = read_updates(folder, config, base, head)
-    if others:
-        raise AdapterError(f"it holds {quoted(sorted(others), 3)}, and {LORA_ONLY}", MERGED)
+    updates, _ = read_updates(folder, config, base, head)
     found = {_place(module, layout, base): update for module, update in updates.items()}
-    return LoraFile(layout, found, statistics.mode(layer.alpha for layer in found.values()))
+    return LoraFile(layout, found, usual(layer.alpha for layer in found.values()))
 
 
 def _place(module: str, layout: Layout, base: OpenedBase) -> str:

@@ -20,6 +20,7 @@ from peftkit.adapters.gguf.tokenizer import (
     written_fields,
 )
 from peftkit.adapters.gguf.writing import write_gguf
+from peftkit.bases.loading import has_tied_output
 from peftkit.bases.opening import OpenedBase
 from peftkit.errors import AdapterError
 
@@ -133,12 +134,13 @@ def model_fields(config: Any, kind: str, name: str) -> dict[str, Any]:
 def _tensors(model: nn.Module, layout: Layout) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """GGUF's name of a layer with `.weight` or `.bias` -> values in transformers' order of rows."""
     config: Any = model.config
+    tied = has_tied_output(model)
     for key, tensor in model.state_dict().items():
         module, _, part = key.rpartition(".")
         name = layout.name(module)
         if not name:
             raise AdapterError(f"`{key}` has no name in a GGUF file")
-        if name != "output" or not config.tie_word_embeddings:
+        if name != "output" or not tied:
             yield f"{name}.{part}", tensor.float().numpy()
     if config.rope_parameters["rope_type"] == "llama3":
         yield "rope_freqs.weight", _frequency_factors(model)

@@ -1,0 +1,270 @@
+"""Writes a merged model as a folder, and proves that it is the one that was trained.
+
+Into other weights than those that were trained on, for those who want them, the certificate says
+what that costs.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from peftkit.adapters.certificate import Questions, ask, compare, worst
+from peftkit.adapters.loading import OpenedAdapter, load_trained_model, open_adapter
+from peftkit.adapters.lora_updates import why_no_plain_lora
+from peftkit.adapters.merged_card import write_merged_card
+from peftkit.adapters.merging import check_mergeable, folded, merged_model, vocabulary_of
+from peftkit.adapters.placing import place, placed, refuse_taken
+from peftkit.adapters.probes import (
+    compare_probes,
+    merged_tolerance,
+    synthetic_inputs,
+    tolerance,
+)
+from peftkit.adapters.record import peft_config, tokenizer_sha256, versions
+from peftkit.bases.base import Base
+from peftkit.bases.loading import has_tied_output, load_weights
+from peftkit.bases.opening import open_base
+from peftkit.data.encoded import Examples
+from peftkit.data.splits import load_splits
+from peftkit.errors import AdapterError, MethodError, PeftkitError
+from peftkit.methods.peft_layout import rescale_lora
+from peftkit.output import write_json
+from peftkit.packaged import sha256_of
+from peftkit.training.devices import give_back_memory, open_accelerator, peak_memory_mb
+
+Into = Literal["trained", "original", "requantized"]
+REPORT = "merge_report.json"
+
+
+def merge_to(
+    path: str,
+    output: str,
+    into: Into = "trained",
+    scale: float = 1.0,
+    base: str = "",
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """Writes the merged model as a folder that transformers loads, with its certificate.
+
+    The folder is written under another name, opened again by transformers alone, compared with the
+    adapter on its base, and only then gets its name.
+
+    Args:
+        path: a run folder, an adapter folder, or a Hub id.
+        output: a folder that does not exist yet, or is empty.
+        into: the weights that were trained on, dequantized if they were quantized; the original
+            ones, as they were before they were quantized; or the trained ones, quantized again.
+        scale: strength of what a LoRA adds: W + scale * s B A; a head stays as it was trained.
+        base: where the base is, if not where the recipe says.
+
+    Returns:
+        The content of merge_report.json.
+
+    Raises:
+        MethodError: what was trained cannot be merged, or not so.
+        AdapterError: as `merge`; nothing is left behind.
+        OutputError: the folder holds something, or cannot be written.
+    """
+    final = place(output)
+    refuse_taken(final)
+    begun = time.monotonic()
+    found = open_adapter(path, base, trust_remote_code)
+    check_mergeable(found)
+    _check_into(found, into)
+    _check_scale(found, scale)
+    found.check_base()
+    questions = _questions(found)
+    accelerator = open_accelerator(found.base.spec)
+    with placed(final) as folder:
+        trained: nn.Module | None = _trained(found, scale, accelerator)
+        assert trained is not None
+        first = ask(trained, questions, accelerator)
+        if found.base.spec.quantization == "none":
+            merged = folded(trained, found.recipe)
+            del trained  # it is the merged one now
+        else:
+            trained = None
+            give_back_memory()
+            merged = _merged_elsewhere(found, into, scale, accelerator.device)
+        _save(merged, found, folder)
+        del merged
+        give_back_memory()
+        if into == "requantized":
+            _requantize(folder, found, accelerator.device)
+        second = ask(_reopened(folder, found, accelerator), questions, accelerator)
+        distances = compare(first, second)
+        report = {
+            "into": into,
+            "scale": scale,
+            "dtype": str(found.dtype).removeprefix("torch."),
+            **worst(distances.values()),
+            "tolerance": merged_tolerance(found.base.spec),
+            **{name: asdict(value) for name, value in distances.items()},
+            "score": {"adapter": first.scores, "merged": second.scores},
+            "validation_absent": questions.reason,
+            "seconds": time.monotonic() - begun,
+            "peak_memory_mb": peak_memory_mb(accelerator.device),
+            "adapter": found.record.weights,
+            "files": {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))},
+            "versions": versions(),
+        }
+        _judge(report)
+        write_json(folder / REPORT, report)
+        write_merged_card(folder, final.name, found.record, report)
+    return report
+
+
+def _check_into(found: OpenedAdapter, into: Into) -> None:
+    """Raises MethodError where a base has no such weights."""
+    spec = found.base.spec
+    if into != "trained" and spec.quantization == "none":
+        raise MethodError(
+            f"`--into {into}`: the base was not quantized, so that the weights it was trained on "
+            "are the original ones",
+            "leave `--into` out",
+        )
+    if into == "original" and found.base.prequantized:
+        raise MethodError(
+            f"`--into original`: the files of `{found.base.name}` are quantized already, and hold "
+            "no other weights",
+            "leave `--into` out, which merges into the dequantized ones",
+        )
+
+
+def _check_scale(found: OpenedAdapter, scale: float) -> None:
+    """Raises MethodError where an adapter has no strength but its own."""
+    config, head = peft_config(found.folder), found.record.head
+    if scale == 1:
+        return
+    if reason := why_no_plain_lora(config, found.folder, head=head.trained):
+        raise MethodError(
+            f"`--scale`: {reason}, and only what LoRA adds to a weight has a strength",
+            "leave `--scale` out",
+        )
+
+
+def _questions(found: OpenedAdapter) -> Questions:
+    record, opened = found.record, found.base
+    probes = tuple(probe.input_ids for probe in record.probes)
+    if not probes:
+        probes = synthetic_inputs(opened.config, vocabulary_of(opened), ())
+    validation, reason = _validation(found)
+    pad = opened.tokenizer.pad_token_id
+    return Questions(found.recipe, record.head, pad, probes, validation, reason)
+
+
+def _validation(found: OpenedAdapter) -> tuple[Examples | None, str]:
+    """The validation split of the training, or why it is not at hand."""
+    if not found.record.base:
+        return None, "another tool saved the adapter, and it names no data"
+    task = found.recipe.task
+    try:
+        splits, _ = load_splits(task, found.recipe.split_seed)
+        encoded = task.encode(splits, found.base.tokenizer)
+    except PeftkitError:  # whose message may hold a path or a row, and the report is published
+        return None, "the data of the training is not where the recipe says"
+    if encoded.head.labels != found.record.head.labels:
+        return None, "the data that the recipe names has other classes than the adapter"
+    return encoded.validation, ""
+
+
+def _trained(found: OpenedAdapter, scale: float, accelerator: Accelerator) -> nn.Module:
+    """The adapter on its base as it was trained, proven by its probes, at another strength."""
+    model = load_trained_model(
+        found.folder, found.recipe, found.base, found.record.head, accelerator.device
+    )
+    with accelerator.autocast():
+        compare_probes(model, found.record.probes, tolerance(found.base.spec))
+    if scale != 1:
+        rescale_lora(model, scale)
+    return model
+
+
+def _merged_elsewhere(
+    found: OpenedAdapter, into: Into, scale: float, device: torch.device
+) -> nn.Module:
+    """The merged model of an adapter whose base was quantized."""
+    base, recipe = found.base, found.recipe
+    if into == "original":
+        spec = base.spec.with_(quantization="none", double_quant=False)
+        base = replace(base, spec=spec)
+        recipe = recipe.with_(base=spec)
+    return merged_model(
+        found.folder, recipe, base, found.record.head, found.dtype, found.dtype, device, scale
+    )
+
+
+def _save(merged: Any, found: OpenedAdapter, folder: Path) -> None:
+    """A folder that transformers loads by itself."""
+    folder.mkdir(exist_ok=True)
+    if merged.config.tie_word_embeddings and not has_tied_output(merged):
+        merged.config.tie_word_embeddings = False
+    found.base.tokenizer.save_pretrained(folder)
+    merged.save_pretrained(folder)
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o644)  # safetensors leaves files that only their owner can read
+
+
+def _requantize(folder: Path, found: OpenedAdapter, device: torch.device) -> None:
+    """Quantizes a model folder as the base of the training was."""
+    spec = found.base.spec
+    plain = Path(tempfile.mkdtemp(prefix="unquantized-", dir=folder.parent))
+    folder.rename(plain / "model")
+    again = Base(
+        name_or_path=str(plain / "model"),
+        quantization=spec.quantization,
+        double_quant=spec.double_quant,
+        dtype=spec.dtype,
+    )
+    loaded = load_weights(open_base(again), found.record.head, found.dtype, device, dropout=None)
+    _save(loaded.model, found, folder)
+    del loaded
+    shutil.rmtree(plain)
+    give_back_memory()
+
+
+def _reopened(folder: Path, found: OpenedAdapter, accelerator: Accelerator) -> nn.Module:
+    """The written folder as transformers alone opens it.
+
+    Raises:
+        AdapterError: its tokenizer is another one.
+    """
+    import transformers
+
+    tokenizers: Any = transformers.AutoTokenizer
+    if tokenizer_sha256(tokenizers.from_pretrained(folder)) != found.record.tokenizer_sha256 and (
+        found.record.tokenizer_sha256
+    ):
+        raise AdapterError(
+            f"the tokenizer of `{found.base.name}` is not read back as it was",
+            "its files are of a kind that transformers does not write; keep the adapter",
+        )
+    auto = getattr(transformers, found.record.head.auto_class)
+    model: nn.Module = auto.from_pretrained(folder, dtype=found.dtype)
+    if getattr(model, "is_quantized", False):
+        return model.eval()
+    return model.to(accelerator.device).eval()
+
+
+def _judge(report: dict[str, Any]) -> None:
+    """Raises AdapterError if the merged model is not the trained one, and should be."""
+    if math.isnan(report["max_abs_dlogit"]):
+        raise AdapterError("the merged model answers NaN", "`peftkit verify` the adapter")
+    if report["into"] == "trained" and not report["relative"] <= report["tolerance"]:
+        raise AdapterError(
+            f"the merged model answers differently from the adapter: logits are off by up to "
+            f"{report['max_abs_dlogit']:.2g}, {report['relative']:.1e} of their scale (tolerance "
+            f"{report['tolerance']:.0e}), the likeliest answer is the same at "
+            f"{report['top1_agreement']:.1%} of the positions; nothing was written",
+            "keep the adapter, which is right as it is",
+        )
