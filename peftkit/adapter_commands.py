@@ -12,8 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from peftkit.errors import OutputError, RecipeError
+from peftkit.errors import OutputError, RecipeError, did_you_mean, quoted
 from peftkit.terminal import open_console, quiet_libraries
+
+EXPORTS = ("peft", "vllm", "safetensors", "gguf-lora", "gguf", "ollama")
+KINDS = ("f32", "f16", "q8_0")
 
 
 def add_adapter_commands(commands: Any) -> None:
@@ -170,13 +173,27 @@ def _merge(options: argparse.Namespace) -> None:
     from peftkit.evaluation.report import print_merge
 
     how = options.into, options.scale, options.base, options.trust_remote_code
-    report = merge_to(options.run, options.output, *how)
-    print_merge(open_console(options.json), report, options.output)
+    console = open_console(options.json)
+
+    def tell(stage: str) -> None:
+        console.print(f"  [dim]{stage}[/]", highlight=False)
+
+    report = merge_to(options.run, options.output, *how, tell)
+    print_merge(console, report, options.output)
     if options.json:
         print(json.dumps({"folder": options.output, **report}, ensure_ascii=False))
 
 
 def _export(options: argparse.Namespace) -> None:
+    if options.to not in EXPORTS:
+        raise RecipeError(
+            f"`--to {options.to}` is none of {quoted(EXPORTS)}", did_you_mean(options.to, EXPORTS)
+        )
+    if options.quantize not in ("", *KINDS):
+        raise RecipeError(
+            f"`--quantize {options.quantize}` is none of {quoted(KINDS)}",
+            "llama.cpp's own `llama-quantize` makes the others of a `gguf` file",
+        )
     quiet_libraries()
     from peftkit.adapters.exporting import export
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -256,6 +258,8 @@ def _new(name: str) -> None:
 
 def _exit(command: Callable[[], None], debug: bool, as_json: bool) -> None:
     """Runs a command; a known error becomes a message and its exit code."""
+    if threading.current_thread() is threading.main_thread():  # so that what is half written goes
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         command()
     except PeftkitError as error:

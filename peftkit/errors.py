@@ -4,6 +4,7 @@
     ├── RecipeError           a recipe, or an override of it, is wrong
     ├── DataError             a file or a row is wrong
     ├── BaseModelError        a base cannot be found, trusted or used for this task
+    │   └── UnreachableError      the Hub does not give it now
     ├── MethodError           a method does not fit this model
     ├── TrainingError         training had to stop (exit code 1: the input was fine)
     ├── AdapterError          a saved adapter is not what it says
@@ -46,6 +47,10 @@ class DataError(PeftkitError):
 
 class BaseModelError(PeftkitError):
     """A base cannot be found, trusted or used for this task."""
+
+
+class UnreachableError(BaseModelError):
+    """The Hub does not give the base now; whether it is right cannot be told."""
 
 
 class MethodError(PeftkitError):

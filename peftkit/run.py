@@ -60,6 +60,7 @@ from peftkit.tasks.task import Piece, Score
 from peftkit.training.batching import number_of_steps
 from peftkit.training.devices import (
     device_name,
+    give_back_memory,
     open_accelerator,
     peak_memory_mb,
     weights_dtype,
@@ -204,6 +205,7 @@ def train_and_score(
     with clock.stage("load"):
         dtype = weights_dtype(recipe.base, method.trains_base_weights)
         loaded = load_weights(base, encoded.head, dtype, accelerator.device, training.dropout)
+        give_back_memory()  # of what was quantized
 
     def score(reader: Reader, examples: Examples) -> Score:
         tokens, pad = training.micro_batch_tokens, encoded.pad_token_id

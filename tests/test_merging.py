@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -284,6 +286,30 @@ def test_the_command_prints_the_certificate(make_recipe, tmp_path, capsys):
     assert caught.value.code == 2
     assert "`--scale` is nan" in capsys.readouterr().err
     assert files_in(tmp_path) == ["a", "run"]
+
+
+def test_all_that_the_receipt_offers_can_be_done(make_chat, in_tmp):
+    done = run(make_chat(max_steps=1), "runs/a b")
+    offered = done.record["serve"]
+    assert {"one model, for transformers", "PEFT alone", "vLLM"} <= offered.keys()
+    assert "--to vllm" in (done.folder / "receipt.html").read_text()
+    for command in offered.values():
+        words = shlex.split(command)
+        command_line(words[1:])
+        assert Path(words[words.index("--output") + 1]).exists()
+    with pytest.raises(AdapterError, match="is a merged model, with no adapter left"):
+        pk.load("runs/a b-merged")
+    with pytest.raises(AdapterError, match="is a file"):
+        pk.load("runs/a b/run.json")
+
+
+def test_what_a_dead_process_left_is_taken_away(make_recipe, tmp_path):
+    done = run(make_recipe(max_steps=1), str(tmp_path / "run"))
+    mine = tmp_path / f".merged.partial-{os.getpid()}-x"
+    for folder in (mine, tmp_path / ".merged.partial-999999999-x", tmp_path / ".other.partial-1-x"):
+        folder.mkdir()
+    merge_to(str(done.folder), str(tmp_path / "merged"))
+    assert files_in(tmp_path) == [mine.name, ".other.partial-1-x", "merged", "run"]
 
 
 def test_distances_are_those_of_their_definitions():

@@ -505,6 +505,17 @@ def test_an_older_and_a_newer_config_are_explained(plain, causal, tmp_path):
     assert "`sparkle` is 0.5" in problem.found
 
 
+def test_a_base_that_the_hub_does_not_give_is_no_fault_of_the_adapter(plain, tmp_path):
+    named = with_config(
+        plain / "llama", tmp_path / "a", lambda c: c.update(base_model_name_or_path="no/such-model")
+    )
+    findings = verify(str(named))
+    assert not findings.problems
+    assert "were not compared with anything" in findings.all[-1].meaning
+    with pytest.raises(pk.PeftkitError, match="the Hub does not give it"):
+        pk.load(str(named))
+
+
 def test_a_dead_path_of_the_base_asks_for_it(plain, causal, tmp_path):
     dead = with_config(
         plain / "llama", tmp_path / "dead",

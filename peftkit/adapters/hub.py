@@ -16,7 +16,9 @@ def on_this_machine(name: str) -> str:
         AdapterError: the Hub does not give it.
     """
     repository, _, revision = name.partition("@")
-    if user_path(name).exists() or "/" not in name or not HUB_ID.fullmatch(repository):
+    path = user_path(name)
+    here = path.exists() or bool(path.parent.name and path.parent.is_dir())
+    if here or "/" not in name or not HUB_ID.fullmatch(repository):
         return name
     from huggingface_hub import snapshot_download
 

@@ -139,6 +139,8 @@ def adapter_in(path: Path) -> Path:
         AdapterError: it holds none.
     """
     folder = path / "adapter" if (path / "adapter").is_dir() else path
+    if folder.is_file():
+        raise AdapterError(f"`{path}` is a file", "give the run's or the adapter's folder")
     if not folder.is_dir():
         siblings = path.parent.iterdir() if path.parent.is_dir() else ()
         raise AdapterError(
@@ -151,6 +153,11 @@ def adapter_in(path: Path) -> Path:
             f"the adapter in `{path}` did not pass its check when it was saved, or the run was "
             "stopped before",
             f"to look at it all the same, give `{path / 'adapter.unchecked'}`",
+        )
+    if (folder / "merge_report.json").is_file():
+        raise AdapterError(
+            f"`{folder}` is a merged model, with no adapter left in it",
+            "transformers loads it by itself; its README.md has the lines",
         )
     if (folder / FUSION_CONFIG).is_file():
         raise AdapterError(

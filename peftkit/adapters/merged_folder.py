@@ -10,6 +10,7 @@ import math
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +54,7 @@ def merge_to(
     scale: float = 1.0,
     base: str = "",
     trust_remote_code: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Writes the merged model as a folder that transformers loads, with its certificate.
 
@@ -66,6 +68,8 @@ def merge_to(
             ones, as they were before they were quantized; or the trained ones, quantized again.
         scale: strength of what a LoRA adds: W + scale * s B A; a head stays as it was trained.
         base: where the base is, if not where the recipe says.
+        trust_remote_code: as for `open_adapter`.
+        tell: called with what is being done.
 
     Returns:
         The content of merge_report.json.
@@ -86,9 +90,11 @@ def merge_to(
     questions = _questions(found)
     accelerator = open_accelerator(found.base.spec)
     with placed(final) as folder:
+        tell("asking the adapter on its base")
         trained: nn.Module | None = _trained(found, scale, accelerator)
         assert trained is not None
         first = ask(trained, questions, accelerator)
+        tell(f"merging into the {into} weights")
         if found.base.spec.quantization == "none":
             merged = folded(trained, found.recipe)
             del trained  # it is the merged one now
@@ -101,6 +107,7 @@ def merge_to(
         give_back_memory()
         if into == "requantized":
             _requantize(folder, found, accelerator.device)
+        tell("asking the merged model, opened again")
         second = ask(_reopened(folder, found, accelerator), questions, accelerator)
         distances = compare(first, second)
         report = {

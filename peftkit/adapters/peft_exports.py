@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from peftkit.adapters.loading import OpenedAdapter, load_trained_model, open_adapter
@@ -32,7 +33,7 @@ def export_peft(request: Request) -> Exported:
     config = peft_config(found.folder)
     check_for_peft(config, found.folder)
     found.check_base()
-    notes = (f"PeftModel.from_pretrained(base, {str(request.output)!r})",)
+    notes = (f"PeftModel.from_pretrained(base, {str(request.output)!r}), beside {_beside(found)}",)
     if not why_no_plain_lora(config, found.folder, head=True):
         return _expanded("peft", request, found, notes)
     with placed(request.output) as folder:
@@ -51,12 +52,13 @@ def export_vllm(request: Request) -> Exported:
     check_for_vllm(config, found.folder, found.record.head)
     rank = vllm_rank(check_layers_for_vllm(found.folder, config, found.base, found.record.head))
     found.check_base()
-    base = found.base.hub_id or "path/to/the/base"
+    base = shlex.quote(found.base.hub_id or str(found.base.folder))
+    output = shlex.quote(str(request.output))
     template = request.output / "chat_template.jinja"
     told = f"vllm serve {base} --enable-lora --max-lora-rank {rank}"
-    told += f" --lora-modules {request.output.name}={request.output}"
+    told += f" --lora-modules {shlex.quote(request.output.name)}={output}"
     if found.record.base and (found.folder / template.name).is_file():
-        told += f" --chat-template {template}"
+        told += f" --chat-template {shlex.quote(str(template))}"
     notes = [told]
     if found.base.spec.quantization != "none":
         notes.append(
@@ -77,6 +79,13 @@ def export_safetensors(request: Request) -> Exported:
     return Exported("safetensors", request.output, _size(request.output), checked)
 
 
+def _beside(found: OpenedAdapter) -> str:
+    """The base in words, and its precision."""
+    quantization = found.base.spec.quantization
+    name = f"`{found.base.hub_id or found.base.folder}`"
+    return name if quantization == "none" else f"{name} in {quantization}"
+
+
 def _expanded(to: str, request: Request, found: OpenedAdapter, notes: tuple[str, ...]) -> Exported:
     given = found.folder, peft_config(found.folder), found.base, found.record.head
     with placed(request.output) as folder:
@@ -90,11 +99,20 @@ def _expanded(to: str, request: Request, found: OpenedAdapter, notes: tuple[str,
 
 
 def _copy_own(found: OpenedAdapter, folder: Path) -> None:
-    """The tokenizer and the template of the training; what another tool has left beside an adapter
-    was not judged.
+    """A word on the base, and the tokenizer and the template of the training; what another tool has
+    left beside an adapter was not judged.
     """
-    if found.record.base:
-        copy_tokenizer(found.folder, folder)
+    if not found.record.base:
+        return
+    copy_tokenizer(found.folder, folder)
+    base, quantization = found.record.base, found.base.spec.quantization
+    digests = ", ".join(f"`{name}` {digest}" for name, digest in base["files"].items())
+    precision = "" if quantization == "none" else f", quantized to {quantization} in training"
+    (folder / "README.md").write_text(
+        f"# {folder.name}\n\nAn adapter in PEFT's format for `{base['hub_id'] or base['name']}`"
+        f"{precision}.\nThe base's files have the SHA-256 {digests}.\n",
+        encoding="utf-8",
+    )
 
 
 def _compare_answers(folder: Path, found: OpenedAdapter) -> dict[str, float]:

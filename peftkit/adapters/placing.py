@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from safetensors import SafetensorError
 
 from peftkit.errors import OutputError, first_line
@@ -44,7 +46,9 @@ def placed(final: Path, a_file: bool = False) -> Iterator[Path]:
     made = [folder for folder in final.parents if not folder.exists()]
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        between = Path(tempfile.mkdtemp(prefix=f".{final.name[:40]}.partial-", dir=final.parent))
+        _remove_left_over(final)
+        prefix = f"{_partial(final)}{os.getpid()}-"
+        between = Path(tempfile.mkdtemp(prefix=prefix, dir=final.parent))
     except OSError as error:
         raise OutputError(
             f"cannot write `{final}`: {error.strerror}", "give another `--output`"
@@ -64,6 +68,18 @@ def placed(final: Path, a_file: bool = False) -> Iterator[Path]:
         for folder in made:
             if is_empty_folder(folder):
                 folder.rmdir()
+
+
+def _partial(final: Path) -> str:
+    return f".{final.name[:40]}.partial-"
+
+
+def _remove_left_over(final: Path) -> None:
+    """Takes away what a process was writing that does not live any more."""
+    for folder in final.parent.glob(f"{glob.escape(_partial(final))}*-*"):
+        number = folder.name.removeprefix(_partial(final)).partition("-")[0]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def refuse_taken(final: Path, a_file: bool = False) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from peftkit.adapters.findings import Findings
 from peftkit.adapters.hub import on_this_machine
 from peftkit.adapters.inspecting import Inspected, inspect
-from peftkit.errors import PeftkitError, first_line
+from peftkit.errors import PeftkitError, UnreachableError, first_line
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -48,6 +48,9 @@ def verify(
     try:
         on_base = _on_its_base if found.record is not None else _on_a_base
         on_base(found, path, base, trust_remote_code)
+    except UnreachableError as error:
+        told = "tensors and answers were not compared with anything"
+        found.findings.note("base", error.message, told, f"{error.hint}; `--base PATH` names it")
     except PeftkitError as error:
         found.findings.wrong("base", error.message, "", error.hint)
     except Exception as error:  # whatever PEFT and transformers meet in it

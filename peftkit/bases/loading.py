@@ -142,7 +142,8 @@ def _convert_unquantized(model: Any, dtype: torch.dtype) -> None:
         if (state := getattr(parameter, "quant_state", None)) is not None:
             state.dtype = dtype
         elif parameter.is_floating_point() and not any(p in kept for p in name.split(".")):
-            parameter.data = parameter.data.to(dtype)
+            # a copy, so that the file does not stay mapped for the sake of a few of its tensors
+            parameter.data = parameter.data.to(dtype, copy=True)
 
 
 def resize_vocabulary(model: Any, base: OpenedBase) -> None:

@@ -14,7 +14,13 @@ from typing import Any
 from peftkit.bases.base import Base
 from peftkit.bases.chat_templates import chat_template
 from peftkit.bases.gguf import dequantized
-from peftkit.errors import BaseModelError, did_you_mean_file, first_line, quoted
+from peftkit.errors import (
+    BaseModelError,
+    UnreachableError,
+    did_you_mean_file,
+    first_line,
+    quoted,
+)
 from peftkit.packaged import MODELS, PREFIX, find_packaged
 
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
@@ -238,7 +244,7 @@ def _snapshot(base: Base, patterns: list[str]) -> Path:
             )
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise BaseModelError(
+        raise UnreachableError(
             f"`{base.name_or_path}` is no local folder, and the Hub does not give it: "
             f"{first_line(error)}",
             "check the id and the network, log in with `hf auth login` if it is gated, "

@@ -157,7 +157,9 @@ def print_merge(console: Console, report: dict[str, Any], folder: str) -> None:
         soft_wrap=True,
     )
     if report["into"] == "trained":
-        last = f"it answers as the adapter does, within {report['tolerance']:.0e} of their scale"
+        strength = "" if report["scale"] == 1 else f" at strength {report['scale']:g}"
+        last = f"it answers as the adapter does{strength}, "
+        last += f"within {report['tolerance']:.0e} of their scale"
         console.print(f"\n  {last}", style="green", highlight=False)
     else:
         console.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -222,8 +223,10 @@ def export_ollama(request: Request) -> Exported:
     write_checked(request.output, write, check, a_file=False)
     size = sum(file.stat().st_size for file in request.output.iterdir())
     checked = {"largest_difference": differences[0], "merged": source is None}
-    notes = (f"`ollama create NAME -f {request.output / ollama.MODELFILE}`",)
-    return Exported("ollama", request.output, size, checked, notes)
+    notes = [f"ollama create NAME -f {shlex.quote(str(request.output / ollama.MODELFILE))}"]
+    if source is not None:
+        notes.append(f"the folder needs the base, `{source.resolve()}`, where it is now")
+    return Exported("ollama", request.output, size, checked, tuple(notes))
 
 
 def _stays_apart(adapter: OpenedAdapter) -> bool:
