@@ -692,6 +692,7 @@ def smollm2(tmp_path_factory):
     return adapter, folder, source, texts, prompts
 
 
+@pytest.mark.slow
 def test_llama_cpp_answers_as_smollm2_with_its_adapter(smollm2, tmp_path):
     """Beside the base in float32."""
     adapter, folder, source, texts, prompts = smollm2
@@ -716,6 +717,7 @@ def test_beside_smollm2_as_it_is_published_llama_cpp_rounds_as_without_an_adapte
     assert with_adapter < 1.5 * without < 0.6
 
 
+@pytest.mark.slow
 def test_llama_cpp_answers_as_the_merged_smollm2(smollm2, tmp_path):
     """In float16."""
     adapter, folder, _, texts, prompts = smollm2

@@ -149,7 +149,12 @@ def test_checkpointing_is_planned_with_less(deep, reviews):
 
 
 def test_run_json_holds_what_was_planned_and_what_was_measured(deep, reviews, tmp_path):
-    record = run(recipe_of(deep, reviews, pk.LoRA(r=4)), str(tmp_path / "run")).record
+    file = tmp_path / "recipe.json"
+    file.write_text(recipe_of(deep, reviews, pk.LoRA(r=4)).to_json())
+    command = [sys.executable, "-m", "peftkit", "run", str(file), "--output-dir", "run"]
+    # a process of its own, whose peak is the run's and not that of tests before
+    subprocess.run(command, capture_output=True, check=True, cwd=tmp_path)
+    record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["plan"]["peak_mb"] == pytest.approx(record["peak_memory_mb"], rel=0.3)
     assert record["training"]["layout"] == "packed"
     assert record["self_check"] == {"layout": "packed", "notes": []}

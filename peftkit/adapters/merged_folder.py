@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from peftkit.adapters.certificate import Questions, ask, compare, worst
+from peftkit.adapters.certificate import Answers, Questions, ask, compare, worst
 from peftkit.adapters.loading import OpenedAdapter, load_trained_model, open_adapter
 from peftkit.adapters.lora_updates import why_no_plain_lora
 from peftkit.adapters.merged_card import write_merged_card
@@ -88,39 +88,16 @@ def merge_to(
     _check_scale(found, scale)
     found.check_base()
     questions = _questions(found)
-    accelerator = open_accelerator(found.base.spec)
     with placed(final) as folder:
-        tell("asking the adapter on its base")
-        trained: nn.Module | None = _trained(found, scale, accelerator)
-        assert trained is not None
-        first = ask(trained, questions, accelerator)
-        tell(f"merging into the {into} weights")
-        if found.base.spec.quantization == "none":
-            merged = folded(trained, found.recipe)
-            del trained  # it is the merged one now
-        else:
-            trained = None
-            give_back_memory()
-            merged = _merged_elsewhere(found, into, scale, accelerator.device)
-        _save(merged, found, folder)
-        del merged
-        give_back_memory()
-        if into == "requantized":
-            _requantize(folder, found, accelerator.device)
-        tell("asking the merged model, opened again")
-        second = ask(_reopened(folder, found, accelerator), questions, accelerator)
-        distances = compare(first, second)
+        first, second = _write(found, folder, into, scale, questions, tell)
         report = {
             "into": into,
             "scale": scale,
             "dtype": str(found.dtype).removeprefix("torch."),
-            **worst(distances.values()),
-            "tolerance": merged_tolerance(found.base.spec),
-            **{name: asdict(value) for name, value in distances.items()},
-            "score": {"adapter": first.scores, "merged": second.scores},
+            **_certificate(found, first, second),
             "validation_absent": questions.reason,
             "seconds": time.monotonic() - begun,
-            "peak_memory_mb": peak_memory_mb(accelerator.device),
+            "peak_memory_mb": peak_memory_mb(open_accelerator(found.base.spec).device),
             "adapter": found.record.weights,
             "files": {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))},
             "versions": versions(),
@@ -129,6 +106,51 @@ def merge_to(
         write_json(folder / REPORT, report)
         write_merged_card(folder, final.name, found.record, report)
     return report
+
+
+def _write(
+    found: OpenedAdapter,
+    folder: Path,
+    into: Into,
+    scale: float,
+    questions: Questions,
+    tell: Callable[[str], None],
+) -> tuple[Answers, Answers]:
+    """Writes the merged model; gives the adapter's answers and those of what was written. No more
+    than one model is held at a time.
+    """
+    accelerator = open_accelerator(found.base.spec)
+    tell("asking the adapter on its base")
+    trained: nn.Module | None = _trained(found, scale, accelerator)
+    assert trained is not None
+    first = ask(trained, questions, accelerator)
+    tell(f"merging into the {into} weights")
+    if found.base.spec.quantization == "none":
+        _save(folded(trained, found.recipe), found, folder)
+        del trained  # it is the merged one now
+    else:
+        trained = None
+        give_back_memory()
+        _save(_merged_elsewhere(found, into, scale, accelerator.device), found, folder)
+    give_back_memory()
+    if into == "requantized":
+        _requantize(folder, found, accelerator.device)
+    tell("asking the merged model, opened again")
+    second = ask(_reopened(folder, found, accelerator), questions, accelerator)
+    return first, second
+
+
+def _certificate(found: OpenedAdapter, first: Answers, second: Answers) -> dict[str, Any]:
+    """How far the merged model's answers are from the adapter's: the worst of all inputs, then the
+    inputs one by one, then scores.
+    """
+    distances = compare(first, second)
+    return {
+        **worst(distances.values()),
+        "tolerance": merged_tolerance(found.base.spec),
+        **{name: asdict(value) for name, value in distances.items()},
+        "score": {"adapter": first.scores, "merged": second.scores},
+    }
 
 
 def _check_into(found: OpenedAdapter, into: Into) -> None:
