@@ -36,10 +36,12 @@ def main() -> None:
         lora, base, merged = (Path(work) / name for name in ("lora.gguf", "base.gguf", "m.gguf"))
         export(run, "gguf-lora", str(lora))
         export(run, "gguf", str(merged))
+        export(run, "gguf", str(exact := Path(work) / "exact.gguf"), quantize="f32")
         write_base(adapter, base)
         for name, client in (
             ("LoRA file beside the base, f32", LlamaCpp(base, lora)),
             ("merged, f16", LlamaCpp(merged)),
+            ("merged, f32", LlamaCpp(exact)),
         ):
             same_ids = [client.tokenize(text) for text in texts] == prompts
             difference = largest_difference(client, adapter.model, prompts)
