@@ -12,11 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from peftkit.errors import OutputError, RecipeError, did_you_mean, quoted
+from peftkit.adapters.requests import check_choices
+from peftkit.errors import OutputError, RecipeError
 from peftkit.terminal import open_console, quiet_libraries
-
-EXPORTS = ("peft", "vllm", "safetensors", "gguf-lora", "gguf", "ollama")
-KINDS = ("f32", "f16", "q8_0")
 
 
 def add_adapter_commands(commands: Any) -> None:
@@ -185,15 +183,7 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    if options.to not in EXPORTS:
-        raise RecipeError(
-            f"`--to {options.to}` is none of {quoted(EXPORTS)}", did_you_mean(options.to, EXPORTS)
-        )
-    if options.quantize not in ("", *KINDS):
-        raise RecipeError(
-            f"`--quantize {options.quantize}` is none of {quoted(KINDS)}",
-            "llama.cpp's own `llama-quantize` makes the others of a `gguf` file",
-        )
+    check_choices(options.to, options.quantize)
     quiet_libraries()
     from peftkit.adapters.exporting import export
 

@@ -51,14 +51,20 @@ def check_output(output_dir: str) -> None:
     folder = Path(output_dir).expanduser() if output_dir else Path("runs/x")
     if output_dir and folder.exists() and not is_empty_folder(folder):
         raise taken(output_dir)
-    path = folder.absolute()
-    parent = next(place for place in (path, *path.parents) if place.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        reason = "is no folder" if not parent.is_dir() else "may not be written to"
+    if reason := why_not_writable(folder):
         raise OutputError(
-            f"cannot make the folder `{folder}`: `{parent}` {reason}",
+            f"cannot make the folder `{folder}`: {reason}",
             "give one that you may write with `--output-dir`",
         )
+
+
+def why_not_writable(path: Path) -> str:
+    """What keeps from writing at a place, or in the folder that is there; empty if nothing does."""
+    path = path.absolute()
+    parent = next(place for place in (path, *path.parents) if place.exists())
+    if not parent.is_dir():
+        return f"`{parent}` is no folder"
+    return "" if os.access(parent, os.W_OK) else f"`{parent}` may not be written to"
 
 
 def is_empty_folder(path: Path) -> bool:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import peftkit as pk
 from peftkit.adapters.exporting import export
+from peftkit.adapters.lora_updates import read_updates
 from peftkit.adapters.peft_folder import check_expanded, vllm_rank
 from peftkit.adapters.record import peft_config
 from peftkit.bases.opening import open_base
@@ -161,18 +162,19 @@ def test_vllm_takes_no_classifier_and_no_output_layer(make_recipe, tmp_path, cha
 def test_a_written_folder_that_is_not_the_adapter_is_noticed(uneven, chat_base, tmp_path):
     export(str(uneven), "peft", str(tmp_path / "out"))
     base, config = open_base(pk.Base(name_or_path=str(chat_base))), peft_config(uneven)
-    assert check_expanded(uneven, config, base, HEAD, tmp_path / "out") < 1e-6
+    saved = read_updates(uneven, config, base, HEAD)
+    assert check_expanded(saved, tmp_path / "out") < 1e-6
     file = tmp_path / "out/adapter_config.json"
     right = json.loads(file.read_text())
     file.write_text(json.dumps({**right, "lora_alpha": right["lora_alpha"] + 1}))
     with pytest.raises(AdapterError, match="is not the adapter"):
-        check_expanded(uneven, config, base, HEAD, tmp_path / "out")
+        check_expanded(saved, tmp_path / "out")
     file.write_text(json.dumps(right))
     tensors = load_file(tmp_path / "out/adapter_model.safetensors")
     name = sorted(tensors)[0]
     save_file({**tensors, name: tensors[name] * 1.01}, tmp_path / "out/adapter_model.safetensors")
     with pytest.raises(AdapterError, match="is not the adapter"):
-        check_expanded(uneven, config, base, HEAD, tmp_path / "out")
+        check_expanded(saved, tmp_path / "out")
 
 
 def test_options_and_places_are_checked_first(uneven, tmp_path):

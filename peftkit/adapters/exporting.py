@@ -8,11 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from peftkit.adapters.gguf.exports import export_gguf, export_gguf_lora, export_ollama
-from peftkit.adapters.gguf.writing import KINDS
 from peftkit.adapters.peft_exports import export_peft, export_safetensors, export_vllm
 from peftkit.adapters.placing import place, refuse_taken
-from peftkit.adapters.requests import Exported, Request
-from peftkit.errors import RecipeError, did_you_mean, quoted
+from peftkit.adapters.requests import Exported, Request, check_choices
 
 FILES = ("gguf-lora", "gguf")
 """Targets that are no folder."""
@@ -24,7 +22,7 @@ TARGETS: dict[str, Callable[[Request], Exported]] = {
     "gguf": export_gguf,
     "ollama": export_ollama,
 }
-"""What `--to` may be -> what writes it."""
+"""Each of `EXPORTS` -> what writes it."""
 
 
 def export(path: str, to: str, output: str, base: str = "", **options: Any) -> Exported:
@@ -41,10 +39,7 @@ def export(path: str, to: str, output: str, base: str = "", **options: Any) -> E
         PeftkitError: there is no such target, the adapter cannot be expressed there, something
             stands at `output`, or what was written is not what was trained; nothing is left then.
     """
-    if to not in TARGETS:
-        raise RecipeError(f"`{to}` is none of {quoted(TARGETS)}", did_you_mean(to, TARGETS))
     request = Request(path, place(output), base, **options)
-    if request.quantize and request.quantize not in KINDS:
-        raise RecipeError(f"`--quantize {request.quantize}` is none of {quoted(KINDS)}")
+    check_choices(to, request.quantize)
     refuse_taken(request.output, a_file=to in FILES)
     return TARGETS[to](request)

@@ -240,8 +240,6 @@ def _save(merged: Any, found: OpenedAdapter, folder: Path) -> None:
         merged.config.tie_word_embeddings = False
     found.base.tokenizer.save_pretrained(folder)
     merged.save_pretrained(folder)
-    for file in folder.glob("*.safetensors"):
-        file.chmod(0o644)  # safetensors leaves files that only their owner can read
 
 
 def _requantize(folder: Path, found: OpenedAdapter, device: torch.device) -> None:

@@ -6,22 +6,24 @@ import shlex
 from pathlib import Path
 
 from peftkit.adapters.loading import OpenedAdapter, load_trained_model, open_adapter
-from peftkit.adapters.lora_updates import why_no_plain_lora
+from peftkit.adapters.lora_updates import read_updates, why_no_plain_lora
 from peftkit.adapters.merged_folder import merge_to
 from peftkit.adapters.peft_folder import (
+    Saved,
     check_expanded,
     check_for_peft,
     check_for_vllm,
-    check_layers_for_vllm,
     copy_as_it_is,
     copy_tokenizer,
-    vllm_rank,
+    rank_for_vllm,
     write_expanded,
 )
 from peftkit.adapters.placing import placed
 from peftkit.adapters.probes import compare_probes, tolerance
 from peftkit.adapters.record import peft_config
-from peftkit.adapters.requests import Exported, Request
+from peftkit.adapters.requests import Exported, Request, other_precision
+from peftkit.adapters.saving import adapter_bytes
+from peftkit.bases.loading import empty_model
 from peftkit.errors import RecipeError
 from peftkit.training.devices import open_accelerator
 
@@ -35,13 +37,14 @@ def export_peft(request: Request) -> Exported:
     found.check_base()
     notes = (f"PeftModel.from_pretrained(base, {str(request.output)!r}), beside {_beside(found)}",)
     if not why_no_plain_lora(config, found.folder, head=True):
-        return _expanded("peft", request, found, notes)
+        saved = read_updates(found.folder, config, found.base, found.record.head)
+        return _expanded("peft", request, found, saved, notes)
     with placed(request.output) as folder:
         folder.mkdir()
         copy_as_it_is(found.folder, folder)
         _copy_own(found, folder)
         difference = _compare_answers(folder, found)
-    return Exported("peft", request.output, _size(request.output), difference, notes)
+    return Exported("peft", request.output, adapter_bytes(request.output), difference, notes)
 
 
 def export_vllm(request: Request) -> Exported:
@@ -50,7 +53,8 @@ def export_vllm(request: Request) -> Exported:
     found = open_adapter(request.path, request.base, request.trust_remote_code)
     config = peft_config(found.folder)
     check_for_vllm(config, found.folder, found.record.head)
-    rank = vllm_rank(check_layers_for_vllm(found.folder, config, found.base, found.record.head))
+    saved = read_updates(found.folder, config, found.base, found.record.head)
+    rank = rank_for_vllm(saved[0])
     found.check_base()
     base = shlex.quote(found.base.hub_id or str(found.base.folder))
     output = shlex.quote(str(request.output))
@@ -59,13 +63,8 @@ def export_vllm(request: Request) -> Exported:
     told += f" --lora-modules {shlex.quote(request.output.name)}={output}"
     if found.record.base and (found.folder / template.name).is_file():
         told += f" --chat-template {shlex.quote(str(template))}"
-    notes = [told]
-    if found.base.spec.quantization != "none":
-        notes.append(
-            f"it was trained beside {found.base.spec.quantization} weights, and answers somewhat "
-            "differently beside others; `peftkit merge` keeps those of the training"
-        )
-    return _expanded("vllm", request, found, tuple(notes))
+    notes = (told, *other_precision(found, "peftkit merge"))
+    return _expanded("vllm", request, found, saved, notes)
 
 
 def export_safetensors(request: Request) -> Exported:
@@ -76,7 +75,7 @@ def export_safetensors(request: Request) -> Exported:
         trust_remote_code=request.trust_remote_code,
     )  # fmt: skip
     checked = {name: report[name] for name in ("max_abs_dlogit", "kl", "top1_agreement")}
-    return Exported("safetensors", request.output, _size(request.output), checked)
+    return Exported("safetensors", request.output, adapter_bytes(request.output), checked)
 
 
 def _beside(found: OpenedAdapter) -> str:
@@ -86,16 +85,18 @@ def _beside(found: OpenedAdapter) -> str:
     return name if quantization == "none" else f"{name} in {quantization}"
 
 
-def _expanded(to: str, request: Request, found: OpenedAdapter, notes: tuple[str, ...]) -> Exported:
-    given = found.folder, peft_config(found.folder), found.base, found.record.head
+def _expanded(
+    to: str, request: Request, found: OpenedAdapter, saved: Saved, notes: tuple[str, ...]
+) -> Exported:
+    model = empty_model(found.base, found.record.head).model
     with placed(request.output) as folder:
         folder.mkdir()
-        written = write_expanded(*given, folder)
+        written = write_expanded(saved, peft_config(found.folder), model, folder)
         _copy_own(found, folder)
-        largest = check_expanded(*given, folder)
+        largest = check_expanded(saved, folder)
         checked = {"largest_difference": largest} | _compare_answers(folder, found)
     checked |= {"r": written["r"], "lora_alpha": written["lora_alpha"]}
-    return Exported(to, request.output, _size(request.output), checked, notes)
+    return Exported(to, request.output, adapter_bytes(request.output), checked, notes)
 
 
 def _copy_own(found: OpenedAdapter, folder: Path) -> None:
@@ -137,7 +138,3 @@ def _refuse_gguf_options(request: Request) -> None:
         raise RecipeError(
             "`--quantize` and `--tokenizer-from` are for GGUF files", "leave them out"
         )
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

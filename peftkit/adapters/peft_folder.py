@@ -26,16 +26,15 @@ from peftkit.adapters.lora_updates import (
     PREFIX,
     ROUNDING,
     Update,
-    read_updates,
     usual,
     why_no_plain_lora,
 )
 from peftkit.bases.added_tokens import WEIGHTS as ADDED_TOKENS
-from peftkit.bases.loading import empty_model
-from peftkit.bases.opening import OpenedBase
 from peftkit.data.encoded import Head
 from peftkit.errors import AdapterError
 
+Saved = tuple[Mapping[str, Update], Mapping[str, torch.Tensor]]
+"""What `read_updates` gives."""
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` of vLLM may be."""
 
@@ -74,26 +73,23 @@ def check_for_vllm(config: Mapping[str, Any], folder: Path, head: Head) -> None:
         raise AdapterError(f"{reason}, and vLLM takes A and B of linear layers only", MERGE)
 
 
-def check_layers_for_vllm(
-    folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head
-) -> int:
-    """The largest rank of an adapter.
-
-    Raises:
-        AdapterError: it adapts what vLLM does not.
-    """
-    updates, _ = read_updates(folder, config, base, head)
-    outputs = [name for name in updates if name.rsplit(".", 1)[-1] in ("lm_head", "embed_out")]
-    if outputs:
-        raise AdapterError(f"it adapts `{outputs[0]}`, which vLLM does not take", MERGE)
-    return max(len(update.a) for update in updates.values())
-
-
-def vllm_rank(rank: int) -> int:
+def rank_for_vllm(updates: Mapping[str, Update]) -> int:
     """The `--max-lora-rank` that an adapter needs.
 
     Raises:
-        AdapterError: vLLM has none so large.
+        AdapterError: it adapts what vLLM does not, or its rank is too large.
+    """
+    outputs = [name for name in updates if name.rsplit(".", 1)[-1] in ("lm_head", "embed_out")]
+    if outputs:
+        raise AdapterError(f"it adapts `{outputs[0]}`, which vLLM does not take", MERGE)
+    return vllm_rank(max(len(update.a) for update in updates.values()))
+
+
+def vllm_rank(rank: int) -> int:
+    """The smallest of `VLLM_RANKS` that holds a rank.
+
+    Raises:
+        AdapterError: there is none.
     """
     for allowed in VLLM_RANKS:
         if rank <= allowed:
@@ -102,14 +98,18 @@ def vllm_rank(rank: int) -> int:
 
 
 def write_expanded(
-    folder: Path, config: dict[str, Any], base: OpenedBase, head: Head, output: Path
+    saved: Saved, config: Mapping[str, Any], model: torch.nn.Module, output: Path
 ) -> dict[str, Any]:
     """Writes a LoRA with one rank, one scale and explicit names into a folder.
 
+    Args:
+        config: its adapter_config.json.
+        model: of the base, for the names of its layers.
+
     Returns:
-        Its adapter_config.json.
+        The new adapter_config.json.
     """
-    updates, others = read_updates(folder, config, base, head)
+    updates, others = saved
     rank = max(len(update.a) for update in updates.values())
     scale = usual(update.scale for update in updates.values())
     tensors = {name: tensor.contiguous() for name, tensor in others.items()}
@@ -127,7 +127,7 @@ def write_expanded(
         "init_lora_weights": True,
         "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
         "r": rank,
-        "target_modules": _names(updates, empty_model(base, head).model),
+        "target_modules": _names(updates, model),
         "exclude_modules": None,
         "layers_to_transform": None,
         "layers_pattern": None,
@@ -168,9 +168,7 @@ def copy_tokenizer(folder: Path, output: Path) -> None:
             shutil.copyfile(file, output / file.name)
 
 
-def check_expanded(
-    folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head, output: Path
-) -> float:
+def check_expanded(saved: Saved, output: Path) -> float:
     """Compares the updates of a written folder with those of the adapter, by r and alpha alone.
 
     Returns:
@@ -179,7 +177,7 @@ def check_expanded(
     Raises:
         AdapterError: it is not the same adapter.
     """
-    updates, others = read_updates(folder, config, base, head)
+    updates, others = saved
     written = json.loads((output / CONFIG).read_text())
     tensors = load_file(output / WEIGHTS)
     scale, largest = written["lora_alpha"] / written["r"], 0.0

@@ -15,7 +15,7 @@ import psutil
 from safetensors import SafetensorError
 
 from peftkit.errors import OutputError, first_line
-from peftkit.output import is_empty_folder
+from peftkit.output import is_empty_folder, why_not_writable
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -55,6 +55,7 @@ def placed(final: Path, a_file: bool = False) -> Iterator[Path]:
         ) from error
     try:
         yield between / final.name
+        settle(between)
         refuse_taken(final, a_file)  # another process may have been faster
         (between / final.name).rename(final)
     except (OSError, SafetensorError) as error:
@@ -68,6 +69,17 @@ def placed(final: Path, a_file: bool = False) -> Iterator[Path]:
         for folder in made:
             if is_empty_folder(folder):
                 folder.rmdir()
+
+
+def settle(folder: Path) -> None:
+    """Puts the files of a folder on the disk, and lets others than their owner read them, which
+    safetensors does not.
+    """
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o644)
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
 
 
 def _partial(final: Path) -> str:
@@ -93,7 +105,5 @@ def refuse_taken(final: Path, a_file: bool = False) -> None:
         raise OutputError(
             f"`{final}` exists already, and nothing is overwritten", "give another `--output`"
         )
-    parent = next(folder for folder in final.parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        reason = "is no folder" if not parent.is_dir() else "may not be written to"
-        raise OutputError(f"cannot write `{final}`: `{parent}` {reason}", "give another `--output`")
+    if reason := why_not_writable(final.parent):
+        raise OutputError(f"cannot write `{final}`: {reason}", "give another `--output`")

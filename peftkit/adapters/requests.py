@@ -4,9 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from peftkit.adapters.loading import OpenedAdapter
+from peftkit.errors import RecipeError, did_you_mean, quoted
+
+if TYPE_CHECKING:
+    from peftkit.adapters.loading import OpenedAdapter
+
+EXPORTS = ("peft", "vllm", "safetensors", "gguf-lora", "gguf", "ollama")
+"""What `--to` may be."""
+KINDS = ("f32", "f16", "q8_0")
+"""Of the matrices in a GGUF file."""
+
+
+def check_choices(to: str, quantize: str) -> None:
+    """Raises RecipeError unless there is such a target, and such a kind of number; needs no torch.
+
+    Args:
+        quantize: one of `KINDS`, or empty.
+    """
+    if to not in EXPORTS:
+        raise RecipeError(f"`{to}` is none of {quoted(EXPORTS)}", did_you_mean(to, EXPORTS))
+    if quantize not in ("", *KINDS):
+        raise RecipeError(
+            f"`--quantize {quantize}` is none of {quoted(KINDS)}",
+            "llama.cpp's own `llama-quantize` makes the others of a `gguf` file",
+        )
 
 
 @dataclass(frozen=True)
@@ -18,7 +41,7 @@ class Request:
     output: Path
     base: str = ""
     quantize: str = ""
-    """`f32`, `f16` or `q8_0`; empty for what the target takes by itself."""
+    """One of `KINDS`; empty for what the target takes by itself."""
     tokenizer_from: str = ""
     """A GGUF file whose tokenizer is taken."""
     trust_remote_code: bool = False
@@ -55,3 +78,18 @@ def stops_of(adapter: OpenedAdapter) -> tuple[int, ...]:
 def is_plain(adapter: OpenedAdapter) -> bool:
     """Whether it goes on with a text, and no template is used."""
     return bool(getattr(getattr(adapter.recipe.task, "data", None), "text", ""))
+
+
+def other_precision(adapter: OpenedAdapter, instead: str) -> tuple[str, ...]:
+    """What to know of a LoRA that meets other weights than those of its training.
+
+    Args:
+        instead: the command that keeps those.
+    """
+    quantization = adapter.base.spec.quantization
+    if quantization == "none":
+        return ()
+    return (
+        f"it was trained beside {quantization} weights, and answers somewhat differently beside "
+        f"others; `{instead}` keeps those of the training",
+    )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from accelerate import Accelerator
 from torch import nn
 
 from peftkit.adapters.loading import load_trained_model
+from peftkit.adapters.placing import settle
 from peftkit.adapters.probes import compare_probes, tolerance
 from peftkit.adapters.record import Record
 from peftkit.bases.added_tokens import save_added_tokens
@@ -41,10 +41,7 @@ def write_weights(
     if head.generation:  # without it, transformers would go on after the end of an answer
         generation_config(head, base.tokenizer.pad_token_id).save_pretrained(folder)
     _name_base(folder, base)
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.chmod(0o644)  # safetensors leaves files that only their owner can read
-            _flush(file)
+    settle(folder)
     return folder, {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))}
 
 
@@ -83,8 +80,3 @@ def _name_base(folder: Path, base: OpenedBase) -> None:
     config["base_model_name_or_path"] = base.hub_id or None
     config["revision"] = base.revision or None
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def _flush(file: Path) -> None:
-    with file.open("rb+") as opened:
-        os.fsync(opened.fileno())

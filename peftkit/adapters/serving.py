@@ -9,13 +9,9 @@ from pathlib import Path
 from peftkit.adapters.gguf.exports import check_model_file, check_ollama, check_writes, lora_layout
 from peftkit.adapters.gguf.lora import read_lora
 from peftkit.adapters.loading import OpenedAdapter
+from peftkit.adapters.lora_updates import read_updates
 from peftkit.adapters.merging import check_mergeable
-from peftkit.adapters.peft_folder import (
-    check_for_peft,
-    check_for_vllm,
-    check_layers_for_vllm,
-    vllm_rank,
-)
+from peftkit.adapters.peft_folder import check_for_peft, check_for_vllm, rank_for_vllm
 from peftkit.adapters.record import peft_config
 
 
@@ -44,7 +40,7 @@ def _check_peft(adapter: OpenedAdapter) -> None:
 def _check_vllm(adapter: OpenedAdapter) -> None:
     config, head = peft_config(adapter.folder), adapter.record.head
     check_for_vllm(config, adapter.folder, head)
-    vllm_rank(check_layers_for_vllm(adapter.folder, config, adapter.base, head))
+    rank_for_vllm(read_updates(adapter.folder, config, adapter.base, head)[0])
 
 
 def _check_gguf_lora(adapter: OpenedAdapter) -> None:

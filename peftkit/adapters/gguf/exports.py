@@ -11,7 +11,7 @@ from peftkit.adapters.gguf.families import Layout, family_of
 from peftkit.adapters.loading import OpenedAdapter, open_adapter
 from peftkit.adapters.placing import placed
 from peftkit.adapters.record import peft_config
-from peftkit.adapters.requests import Exported, Request, is_plain, stops_of
+from peftkit.adapters.requests import Exported, Request, is_plain, other_precision, stops_of
 from peftkit.data.encoded import Head
 from peftkit.errors import AdapterError, RecipeError
 
@@ -84,7 +84,8 @@ def export_gguf_lora(request: Request) -> Exported:
     difference = write_lora_file(adapter, request.output, request.quantize or "f32")
     size = request.output.stat().st_size
     checked = {"largest_difference": difference}
-    return Exported("gguf-lora", request.output, size, checked, lora_notes(adapter))
+    notes = other_precision(adapter, "--to gguf")
+    return Exported("gguf-lora", request.output, size, checked, notes)
 
 
 def write_lora_file(adapter: OpenedAdapter, file: Path, kind: str) -> float:
@@ -102,17 +103,6 @@ def write_lora_file(adapter: OpenedAdapter, file: Path, kind: str) -> float:
         file, lambda partial: write_lora(partial, lora, kind), lambda p: check_lora(p, lora)
     )
     return difference
-
-
-def lora_notes(adapter: OpenedAdapter) -> tuple[str, ...]:
-    """What to know of a LoRA that meets other weights than those of its training."""
-    quantization = adapter.base.spec.quantization
-    if quantization == "none":
-        return ()
-    return (
-        f"it was trained beside {quantization} weights, and answers somewhat differently beside "
-        "others; `--to gguf` keeps those of the training",
-    )
 
 
 def export_gguf(request: Request) -> Exported:

@@ -64,7 +64,7 @@ def read_lora(
 
 def _place(module: str, layout: Layout, base: OpenedBase) -> str:
     name = layout.name(module)
-    if not name or name == "token_embd":
+    if not name:
         raise AdapterError(f"it adapts `{module}`, which a GGUF adapter cannot", MERGED)
     if name == "output" and base.config.tie_word_embeddings:
         raise AdapterError(

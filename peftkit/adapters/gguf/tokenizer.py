@@ -6,6 +6,7 @@ llama.cpp does not read how a text is cut into words, but has that in its code u
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -51,12 +52,22 @@ CUTS: dict[str, tuple[str, bool, list[dict[str, Any]]]] = {
 that are tokens are taken whole, and the steps of tokenizer.json that cut a text in that way."""
 
 
-def copied_fields(file: Path) -> dict[str, Any]:
+def copied_fields(file: Path) -> Mapping[str, Any]:
     """The tokenizer of a GGUF file.
 
     Raises:
         AdapterError: it is no GGUF file of a model with a tokenizer.
     """
+    try:
+        found = file.stat()
+    except OSError as error:
+        raise AdapterError(f"`{file}` cannot be read: {error.strerror}") from error
+    return _copied_fields(file, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)  # 50,000 texts take 3 s, and are asked for several times
+def _copied_fields(file: Path, _size: int, _modified: int) -> Mapping[str, Any]:
+    """As `copied_fields`, of a file as it was last changed."""
     fields = {
         name: Copied(
             field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-KINDS = ("f32", "f16", "q8_0")
 BLOCK = 32
 """Numbers that share a scale in q8_0; rows of another length stay float16, as in llama.cpp."""
 
