@@ -76,7 +76,7 @@ def prepare_work(
     workload: Workload, scratch: Path, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """What every variant must know: rows as tokens, their order, where the new tensors begin."""
-    from peftkit.run import prepare
+    from peftkit.preparing import prepare
 
     num_rows = write_rows(workload, scratch, Path(arguments.data))
     per_epoch = math.ceil(num_rows / workload.batch_size)

@@ -128,8 +128,9 @@ def peftkit(work: dict[str, Any], method: str, _: dict[str, Any], turns: Turns) 
     """Trains with peftkit as a recipe does, through `train_and_score`."""
     from rich.console import Console
 
+    from peftkit.fitting import train_and_score
     from peftkit.outcome import Clock
-    from peftkit.run import prepare, train_and_score
+    from peftkit.preparing import prepare
     from peftkit.training.devices import open_accelerator
 
     kind, fields = method_of(work, method)

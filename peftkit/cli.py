@@ -188,7 +188,7 @@ def _run(recipe: Recipe, options: argparse.Namespace) -> None:
 def _check(recipe: Recipe, options: argparse.Namespace) -> None:
     quiet_libraries()
     from peftkit.evaluation.report import print_example, print_ledger
-    from peftkit.run import prepare
+    from peftkit.preparing import prepare
 
     prepared = prepare(recipe)
     console = open_console(options.json)
@@ -219,7 +219,8 @@ def _check(recipe: Recipe, options: argparse.Namespace) -> None:
 def _plan(recipe: Recipe, options: argparse.Namespace) -> None:
     quiet_libraries()
     from peftkit.evaluation.report import print_plan
-    from peftkit.run import plan, prepare
+    from peftkit.preparing import prepare
+    from peftkit.run import plan
     from peftkit.training.devices import open_accelerator
 
     prepared = prepare(recipe)

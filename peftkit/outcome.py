@@ -1,4 +1,4 @@
-"""What a run comes to: scores and answers before and after, and what they took."""
+"""What a run comes to: scores and answers before and after, and the time and memory it took."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
+
 from peftkit.bases.footprint import Footprint
 from peftkit.tasks.task import Score
+from peftkit.training.devices import forget_peak, peak_memory_mb
 from peftkit.training.loop import TrainResult
 
 
@@ -45,13 +48,37 @@ class Outcome:
 
 @dataclass
 class Clock:
-    """Wall-clock seconds of each stage."""
+    """Wall-clock seconds of each stage, and the most memory in it."""
 
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seconds: dict[str, float] = field(default_factory=dict)
+    peaks_mb: dict[str, float] = field(default_factory=dict)
+    _open: list[str] = field(default_factory=list)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Adds the time inside to a stage."""
+        """Adds the time inside to a stage; of a stage inside another one, only to the outer. The
+        memory of each is its own.
+        """
+        self._note()
+        self._open.append(name)
         started = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+        try:
+            yield
+        finally:
+            self._note()
+            self._open.pop()
+        if not self._open:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    @property
+    def peak_mb(self) -> float:
+        """Most memory of all stages so far."""
+        return max(self.peaks_mb.values())
+
+    def _note(self) -> None:
+        """What was reached up to here belongs to the innermost stage."""
+        if self._open:
+            name, peak = self._open[-1], peak_memory_mb(self.device)
+            self.peaks_mb[name] = max(self.peaks_mb.get(name, 0.0), peak)
+        forget_peak(self.device)

@@ -3,21 +3,21 @@
     recipe -> splits -> opened base -> encoded examples -> weights -> score before -> inject
            -> train -> score after -> adapter -> receipt
 
-Nothing flows back. `prepare` does everything that needs no weights, and finds everything that
-can be wrong without them; `peftkit check` stops there. `run` does the rest.
+Nothing flows back. `prepare` (preparing.py) goes as far as the encoded examples, needs no weights,
+and finds everything that can be wrong without them; `peftkit check` stops there. `train_and_score`
+(fitting.py) goes from the weights to the score after. `run` is the whole line.
 """
 
 from __future__ import annotations
 
 import gc
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from rich.console import Console
 from torch import nn
 
@@ -36,58 +36,18 @@ from peftkit.adapters.record import (
 )
 from peftkit.adapters.saving import adapter_bytes, check_saved, write_weights
 from peftkit.adapters.serving import commands
-from peftkit.adapters.starting import Start, check_start, find_start, restore_start
-from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.fingerprint import fingerprint
-from peftkit.bases.footprint import footprint
-from peftkit.bases.loading import load_weights, unquantized_modules
-from peftkit.bases.opening import OpenedBase, open_base
-from peftkit.data.encoded import Encoded, Examples
-from peftkit.data.ledger import Ledger
-from peftkit.data.splits import load_splits
-from peftkit.errors import MethodError, first_line
-from peftkit.evaluation.generating import answer_prompts
+from peftkit.bases.loading import unquantized_modules
+from peftkit.errors import first_line
 from peftkit.evaluation.receipt import write_receipt
 from peftkit.evaluation.report import print_ledger, print_scores
-from peftkit.evaluation.scoring import evaluate
-from peftkit.methods.method import Layout, trainable_parameters
-from peftkit.outcome import Clock, Outcome, Sample
+from peftkit.fitting import train_and_score
+from peftkit.outcome import Clock, Outcome
 from peftkit.output import check_output, output_folder, write_json
 from peftkit.planning import Plan, make_plan
+from peftkit.preparing import Prepared, prepare
 from peftkit.recipe import Recipe
-from peftkit.rehearsal import count, rehearse
-from peftkit.tasks.task import Piece, Score
-from peftkit.training.batching import number_of_steps
-from peftkit.training.devices import (
-    device_name,
-    give_back_memory,
-    open_accelerator,
-    peak_memory_mb,
-    weights_dtype,
-)
-from peftkit.training.loop import train
-from peftkit.training.reading import Reader
-from peftkit.training.self_check import choose_reader
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A recipe whose data and base were found to be good, before any weight is loaded."""
-
-    recipe: Recipe
-    """With the quantization that the base's files have, where they have one."""
-    ledger: Ledger
-    base: OpenedBase
-    encoded: Encoded
-    start: Start | None
-    """The adapter that training goes on from."""
-    trainable_parameters: int
-    total_parameters: int
-
-    def example(self) -> tuple[Piece, ...]:
-        """The first training example as the model reads it, and what of it is supervised."""
-        task, encoded = self.recipe.task, self.encoded
-        return task.show(0, encoded.train, encoded.head, self.base.tokenizer)
+from peftkit.training.devices import device_name, open_accelerator, weights_dtype
 
 
 @dataclass(frozen=True)
@@ -97,31 +57,6 @@ class Run:
     folder: Path
     record: dict[str, Any]
     """The content of run.json."""
-
-
-def prepare(recipe: Recipe) -> Prepared:
-    """Everything that needs no weights: rows, splits, tokens, and a rehearsal of the injection.
-
-    Raises:
-        PeftkitError: whatever is wrong with recipe, data or base, with what to do about it.
-    """
-    start = find_start(recipe)
-    splits, ledger = load_splits(recipe.task, recipe.split_seed)
-    base = open_base(recipe.base, recipe.method.position_offset)
-    if reason := recipe.method.supports(recipe.task, base.spec):  # it may be quantized already
-        raise MethodError(reason)
-    recipe = recipe.with_(base=base.spec)
-    encoded = recipe.task.encode(splits, base.tokenizer)
-    if start:
-        check_start(start, base, encoded.head)
-    if reason := recipe.method.supports_steps(number_of_steps(recipe.training, len(encoded.train))):
-        raise MethodError(reason)
-    folder = start.folder if start else None
-    trainable, total = rehearse(base, encoded, recipe.method, recipe.training, folder)
-    ledger = ledger.with_encoded(encoded)
-    if start and (note := start.note(base)):
-        ledger = replace(ledger, notes=(*ledger.notes, note))
-    return Prepared(recipe, ledger, base, encoded, start, trainable, total)
 
 
 def plan(prepared: Prepared, accelerator: Accelerator, *, timed: bool) -> Plan:
@@ -170,6 +105,7 @@ def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) ->
         prepared = prepare(recipe)
         recipe = prepared.recipe
         accelerator = open_accelerator(recipe.base, recipe.training.report_to)
+        clock.device = accelerator.device
         if not accelerator.is_main_process:
             console = Console(quiet=True)
         print_ledger(console, prepared.ledger)
@@ -189,77 +125,12 @@ def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) ->
         record = run_record(
             prepared, planned, outcome, adapter, saved, difference, clock, accelerator
         )
+        by_example = {name: asdict(of) for name, of in outcome.after.by_example.items()}
+        write_json(folder / "by_example.json", by_example)
         write_json(folder / "run.json", record)
         write_receipt(folder / "receipt.html", record)
     print_scores(console, record)
     return Run(folder, record)
-
-
-def train_and_score(
-    prepared: Prepared, accelerator: Accelerator, clock: Clock, console: Console
-) -> tuple[nn.Module, Outcome]:
-    """Weights, score before, injection, training, score after."""
-    recipe, base, encoded = prepared.recipe, prepared.base, prepared.encoded
-    method, training = recipe.method, recipe.training
-    set_seed(recipe.seed)
-    with clock.stage("load"):
-        dtype = weights_dtype(recipe.base, method.trains_base_weights)
-        loaded = load_weights(base, encoded.head, dtype, accelerator.device, training.dropout)
-        give_back_memory()  # of what was quantized
-
-    def score(reader: Reader, examples: Examples) -> Score:
-        tokens, pad = training.micro_batch_tokens, encoded.pad_token_id
-        return evaluate(reader, examples, encoded.head, recipe.task, pad, tokens, accelerator)
-
-    def answer(model: nn.Module) -> list[str]:
-        return answer_prompts(model, encoded, base.tokenizer, accelerator)
-
-    layouts: tuple[Layout, ...] = ("padded", "packed") if training.layout == "auto" else ("padded",)
-    with clock.stage("evaluate"):
-        of_base = choose_reader(
-            loaded.model, encoded, recipe.task, layouts, accelerator, gradients=False
-        )
-        before = score(of_base.reader, encoded.test)
-    with clock.stage("generate"):
-        answers_before = answer(loaded.model)
-    with clock.stage("inject"):
-        base_memory = footprint(loaded.model)
-        model = method.inject(loaded.model, encoded, loaded.head)
-        train_added_tokens(model, base.added_ids)
-        if prepared.start:
-            restore_start(model, prepared.start, recipe, base)
-        trainable = count(trainable_parameters(model).values())
-    with clock.stage("self-check"):
-        layouts = tuple(layout for layout in layouts if layout in method.layouts)
-        chosen = choose_reader(model, encoded, recipe.task, layouts, accelerator, gradients=True)
-        for note in dict.fromkeys((*of_base.notes, *chosen.notes)):
-            console.print(f"  [yellow]note:[/] {note}", highlight=False)
-    with clock.stage("evaluate"):
-        begun = {"start": score(chosen.reader, encoded.test).metrics} if prepared.start else {}
-    with clock.stage("train"):
-        accelerator.init_trackers(recipe.name or "peftkit")
-        result = train(
-            chosen.reader,
-            encoded,
-            recipe,
-            accelerator,
-            lambda reader: score(reader, encoded.validation).metrics,
-            console,
-        )
-    with clock.stage("evaluate"):
-        after = score(chosen.reader, encoded.test)
-        baselines = {**recipe.task.baselines(encoded), **begun}
-    with clock.stage("generate"):
-        samples = tuple(
-            Sample(prompt.row, prompt.text, prompt.expected, *answers)
-            for prompt, *answers in zip(encoded.prompts, answers_before, answer(model), strict=True)
-        )
-    peak = peak_memory_mb(accelerator.device)
-    accelerator.end_training()  # closes trackers and the process group: nothing is shared below
-    notes = chosen.notes
-    return model, Outcome(
-        before, baselines, after, samples, result, notes, trainable, base_memory, peak
-    )
 
 
 def save_adapter(
@@ -342,6 +213,7 @@ def run_record(
         "training": training,
         "seconds": clock.seconds,
         "peak_memory_mb": outcome.peak_memory_mb,
+        "peaks_mb": clock.peaks_mb,
         "plan": planned,
         "self_check": {"layout": result.layout, "notes": list(outcome.notes)},
         "probes": {"count": len(adapter.probes), "max_difference": probe_difference},

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 import peftkit as pk
 from peftkit.adapters.loading import load_trained_model
-from peftkit.run import prepare, run
+from peftkit.preparing import prepare
+from peftkit.run import run
 from tests.conftest import code_of_card
 from tests.test_methods import IDS_TENSOR, disturb, injected
 

@@ -44,7 +44,8 @@ from peftkit.adapters.chatting import answer_once, converse, open_chat
 from peftkit.bases.loading import load_weights
 from peftkit.errors import AdapterError, PeftkitError, RecipeError
 from peftkit.evaluation.scoring import evaluate
-from peftkit.run import prepare, run
+from peftkit.preparing import prepare
+from peftkit.run import run
 from peftkit.training.reading import Reader
 from tests.conftest import (
     ANSWERS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import peftkit as pk
-from peftkit.run import prepare
+from peftkit.preparing import prepare
 
 # the tiny BERT and Llama of conftest.py
 H, INNER, LAYERS, LABELS, KEYS = 64, 128, 2, 2, 32  # KEYS: width of Llama's grouped keys and values

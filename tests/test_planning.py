@@ -18,7 +18,8 @@ from peftkit.bases.shrunk import depth, shrunk
 from peftkit.errors import TrainingError
 from peftkit.measuring import make_trial, measure
 from peftkit.methods.method import trainable_parameters
-from peftkit.run import plan, prepare, run
+from peftkit.preparing import prepare
+from peftkit.run import plan, run
 from peftkit.training.batching import micro_batches, padded_tokens, seeded_steps, worst_micro_batch
 from peftkit.training.devices import LiveMemory
 from peftkit.training.loop import train

@@ -13,7 +13,8 @@ from peftkit.adapters.merging import merge
 from peftkit.bases.opening import open_base
 from peftkit.cli import command_line
 from peftkit.errors import BaseModelError, MethodError, PeftkitError
-from peftkit.run import prepare, run
+from peftkit.preparing import prepare
+from peftkit.run import run
 from tests.conftest import code_of_card
 from tests.matrix import TokenLabels
 

@@ -51,7 +51,7 @@ class TestEveryRun:
         names = {path.name for path in (folder / "adapter").iterdir()}
         assert weights | {"peftkit.json", "README.md"} <= names
         top = {path.name for path in folder.iterdir()}
-        assert top == {"adapter", "recipe.json", "run.json", "receipt.html"}
+        assert top == {"adapter", "recipe.json", "run.json", "receipt.html", "by_example.json"}
 
     def test_run_json_has_the_promised_fields(self, finished, kind):
         record = json.loads((finished[kind].folder / "run.json").read_text())
@@ -60,10 +60,21 @@ class TestEveryRun:
         assert record["test"]["baseline"]["majority"]["accuracy"] == pytest.approx(0.5, abs=0.05)
         assert set(record["seconds"]) >= {"prepare", "load", "train", "evaluate"}
         assert record["trainable_parameters"] > 0
-        assert record["peak_memory_mb"] > 0
+        assert record["peak_memory_mb"] == max(
+            mb for stage, mb in record["peaks_mb"].items() if stage not in ("save", "check")
+        )
+        assert {"evaluate", "train", "validate", "check"} <= set(record["peaks_mb"])
         assert record["versions"]["torch"] == torch.__version__
         assert record["ledger"]["splits"]["train"]["rows"] == 140
         assert 0 <= record["ledger"]["splits"]["train"]["padding"] < 1
+
+    def test_the_scores_are_the_means_of_their_examples(self, finished, kind):
+        after = finished[kind].record["test"]["after"]
+        by_example = json.loads((finished[kind].folder / "by_example.json").read_text())
+        assert set(by_example) == {"accuracy", "loss"}
+        for name, of in by_example.items():
+            mean = sum(of["values"]) / sum(of["weights"])
+            assert mean == pytest.approx(after[name], rel=1e-5)
 
     def test_the_adapter_answers_as_the_report_says(self, finished, kind, reviews):
         record = finished[kind].record

@@ -16,8 +16,8 @@ from peftkit.bases.loading import load_weights
 from peftkit.errors import MethodError, TrainingError
 from peftkit.evaluation.scoring import evaluate
 from peftkit.methods.method import trainable_parameters
+from peftkit.preparing import prepare
 from peftkit.recipe import Training
-from peftkit.run import prepare
 from peftkit.training import guards
 from peftkit.training.collating import collate
 from peftkit.training.loop import train

@@ -17,7 +17,8 @@ from peftkit.errors import MethodError
 from peftkit.methods.eva import ROWS, training_batches
 from peftkit.methods.method import trainable_parameters
 from peftkit.methods.peft_layout import lora_layers
-from peftkit.run import prepare, run
+from peftkit.preparing import prepare
+from peftkit.run import run
 from peftkit.training.collating import collate
 from peftkit.training.loop import keep_few_activations
 from peftkit.training.optimizers import make_optimizer

@@ -10,14 +10,16 @@ import numpy.typing as npt
 from peftkit.metrics.bootstrap import RESAMPLES
 
 Floats = npt.NDArray[np.float32]
+Floats64 = npt.NDArray[np.float64]
 MOST = 100.0
 """Mean losses above this give no larger perplexity, which would not be a finite number."""
 
 
 def language_scores(
     losses: Floats, right: Floats, sizes: Sequence[int]
-) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """`perplexity` and `token_accuracy`, and their 95 % bootstrap intervals over examples.
+) -> tuple[dict[str, float], dict[str, tuple[float, float]], Floats64]:
+    """`perplexity` and `token_accuracy`; their 95 % bootstrap intervals over examples; what they
+    are made of, (examples, 3): sums of losses and of right tokens, and number of tokens.
 
     perplexity = exp(mean loss of a token)
 
@@ -44,10 +46,11 @@ def language_scores(
             name: (float(np.quantile(of, low)), float(np.quantile(of, high)))
             for name, of in resampled.items()
         },
+        rows,
     )
 
 
-def _statistics(sums: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
+def _statistics(sums: Floats64) -> dict[str, Floats64]:
     """From (samples, 3) sums of loss, right and tokens."""
     loss, right, tokens = sums.T
     return {

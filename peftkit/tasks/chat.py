@@ -26,7 +26,7 @@ from peftkit.tasks.conversations import (
     unanswered,
 )
 from peftkit.tasks.generation import Generation
-from peftkit.tasks.task import Piece, Reads, Score, Task
+from peftkit.tasks.task import ByExample, Piece, Reads, Score, Task
 
 if TYPE_CHECKING:
     import torch
@@ -227,8 +227,13 @@ class Chat(Task):
         from peftkit.metrics.language import language_scores
 
         sizes = [int((targets != IGNORE_INDEX).sum()) for targets in examples.targets]
-        values, intervals = language_scores(outputs[:, 0], outputs[:, 1], sizes)
-        return Score(values, intervals)
+        values, intervals, rows = language_scores(outputs[:, 0], outputs[:, 1], sizes)
+        losses, right, tokens = (tuple(map(float, column)) for column in rows.T)
+        by_example = {
+            "loss": ByExample(losses, tokens),
+            "token_accuracy": ByExample(right, tokens),
+        }
+        return Score(values, intervals, by_example=by_example)
 
     def _talks(self, rows: Sequence[Row]) -> list[tuple[Row, list[Message]]]:
         """The rows with their messages, the recipe's system message before those without one."""

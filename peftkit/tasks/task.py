@@ -7,7 +7,7 @@ them. It never pads, batches, moves tensors to a device or touches a model's wei
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.data.source import Source
@@ -89,6 +89,14 @@ class ScoreTable:
 
 
 @dataclass(frozen=True)
+class ByExample:
+    """A score as what its examples give to it: sum of `values` / sum of `weights`."""
+
+    values: tuple[float, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Score:
     """A model judged on one split."""
 
@@ -98,6 +106,9 @@ class Score:
     tables: tuple[ScoreTable, ...] = ()
     matrices: tuple[Matrix, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
+    by_example: dict[str, ByExample] = field(default_factory=dict)
+    """Of the metrics that are means over examples: what tells two models apart that were judged on
+    the same ones."""
 
 
 class Task(OpenPart):

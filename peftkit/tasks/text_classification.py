@@ -13,7 +13,17 @@ from pydantic import Field, PositiveFloat
 from peftkit.data.rows import check_columns
 from peftkit.data.source import Data
 from peftkit.errors import DataError, RecipeError, did_you_mean, quoted
-from peftkit.tasks.task import Matrix, Mistake, Piece, Prediction, Reads, Score, ScoreTable, Task
+from peftkit.tasks.task import (
+    ByExample,
+    Matrix,
+    Mistake,
+    Piece,
+    Prediction,
+    Reads,
+    Score,
+    ScoreTable,
+    Task,
+)
 
 if TYPE_CHECKING:
     from peftkit.data.encoded import Encoded, Examples, Head
@@ -177,6 +187,7 @@ class TextClassification(Task):
             ),
             matrices=(Matrix("Confusion", head.labels, tuple(map(tuple, counts))),),
             mistakes=self._mistakes(outputs, expected, predicted, examples, head),
+            by_example=_by_example(outputs, expected),
         )
 
     def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:
@@ -291,6 +302,20 @@ def _refuse_empty(rows: Sequence[Row], ids: Sequence[Any], tokenizer: Any) -> No
             f"`{tokenizer.pad_token}`, so its last token could not be told ({len(bad)} such rows)",
             "take it out, or remove that token from the end of its text",
         )
+
+
+def _by_example(outputs: Outputs, expected: Any) -> dict[str, ByExample]:
+    """Accuracy, and the loss without weights, as means over the examples."""
+    import numpy as np
+
+    right = outputs.argmax(axis=1) == expected
+    chosen = _softmax(outputs)[np.arange(len(expected)), expected]
+    losses = -np.log(np.maximum(chosen, np.finfo(np.float32).tiny))
+    ones = (1.0,) * len(expected)
+    return {
+        "accuracy": ByExample(tuple(map(float, right)), ones),
+        "loss": ByExample(tuple(map(float, losses)), ones),
+    }
 
 
 def _softmax(outputs: Outputs) -> Outputs:

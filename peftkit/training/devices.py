@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib.util
@@ -78,6 +79,15 @@ def peak_memory_mb(device: torch.device) -> float:
         return float(told.split()[1]) / 2**10
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return resident / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Lets `peak_memory_mb` begin anew, where the system can; else it goes on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def give_back_memory() -> None:

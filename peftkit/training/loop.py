@@ -31,7 +31,7 @@ from peftkit.training.batching import (
     worst_micro_batch,
 )
 from peftkit.training.collating import collate, to_device
-from peftkit.training.devices import devices_of, is_out_of_memory, peak_memory_mb
+from peftkit.training.devices import devices_of, is_out_of_memory
 from peftkit.training.frozen_trunk import find_frozen_trunk
 from peftkit.training.optimizers import make_optimizer, make_schedule
 from peftkit.training.progress import TrainingProgress
@@ -58,6 +58,8 @@ class ValidationRecord:
 
     step: int
     metrics: dict[str, float]
+    seconds: float
+    """Of training up to here, validations aside."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,6 @@ class TrainResult:
     """Without padding, over all epochs."""
     num_padded_tokens: int
     """With padding: what the model was given."""
-    peak_memory_mb: float
 
 
 @dataclass
@@ -97,10 +98,19 @@ class _Account:
     padded: int = 0
     validation_seconds: float = 0.0
 
-    def validated(self, step: int, metrics: dict[str, float]) -> float:
-        """Notes a validation; gives the mean training loss since the one before."""
+    def validated(
+        self, step: int, metrics: dict[str, float], begun: float, started: float
+    ) -> float:
+        """Notes a validation; gives the mean training loss since the one before.
+
+        Args:
+            begun: when the validation began.
+            started: when training did.
+        """
         before = self.validations[-1].step if self.validations else 0
-        self.validations.append(ValidationRecord(step, metrics))
+        trained = begun - started - self.validation_seconds
+        self.validation_seconds += time.perf_counter() - begun
+        self.validations.append(ValidationRecord(step, metrics, trained))
         losses = [record.loss for record in self.history if record.step > before]
         return sum(losses) / len(losses)
 
@@ -163,11 +173,10 @@ def train(
                 begun = time.perf_counter()
                 metrics = score(reader)
                 _train_mode(wrapped, quiet)
-                account.validation_seconds += time.perf_counter() - begun
+                loss = account.validated(step.number, metrics, begun, started)
                 if step.number >= method.settled_after(num_steps):
                     best.update(metrics, model, step.number)
                 accelerator.log({f"validation/{k}": v for k, v in metrics.items()}, step.number)
-                loss = account.validated(step.number, metrics)
                 progress.validation(step.number, loss, metrics, best.since == 0)
                 if best.exhausted:
                     break
@@ -177,12 +186,10 @@ def train(
         layer.settle()
     guards.check_frozen(model, digest)
     model.eval()
-    return _result(account, best, started, accelerator, reader)
+    return _result(account, best, started, reader)
 
 
-def _result(
-    account: _Account, best: Best, started: float, accelerator: Accelerator, reader: Reader
-) -> TrainResult:
+def _result(account: _Account, best: Best, started: float, reader: Reader) -> TrainResult:
     assert best.value is not None
     return TrainResult(
         best_step=best.step,
@@ -198,7 +205,6 @@ def _result(
         num_examples=account.examples,
         num_tokens=account.tokens,
         num_padded_tokens=account.padded,
-        peak_memory_mb=peak_memory_mb(accelerator.device),
     )
 
 

@@ -1,0 +1,129 @@
+"""Trains a prepared recipe: weights, score before, injection, training, score after."""
+
+from __future__ import annotations
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from rich.console import Console
+from torch import nn
+
+from peftkit.adapters.starting import restore_start
+from peftkit.bases.added_tokens import train_added_tokens
+from peftkit.bases.footprint import footprint
+from peftkit.bases.loading import LoadedModel, load_weights
+from peftkit.data.encoded import Examples
+from peftkit.evaluation.generating import answer_prompts
+from peftkit.evaluation.scoring import evaluate
+from peftkit.methods.method import Layout, trainable_parameters
+from peftkit.outcome import Clock, Outcome, Sample
+from peftkit.preparing import Prepared
+from peftkit.recipe import Recipe
+from peftkit.rehearsal import count
+from peftkit.tasks.task import Score
+from peftkit.training.devices import give_back_memory, weights_dtype
+from peftkit.training.loop import TrainResult, train
+from peftkit.training.reading import Reader
+from peftkit.training.self_check import Chosen, choose_reader
+
+
+def train_and_score(
+    prepared: Prepared, accelerator: Accelerator, clock: Clock, console: Console
+) -> tuple[nn.Module, Outcome]:
+    """Weights, score before, injection, training, score after."""
+    recipe, base, encoded = prepared.recipe, prepared.base, prepared.encoded
+    set_seed(recipe.seed)
+    with clock.stage("load"):
+        loaded = load(prepared, accelerator)
+
+    def answer(model: nn.Module) -> list[str]:
+        return answer_prompts(model, encoded, base.tokenizer, accelerator)
+
+    with clock.stage("evaluate"):
+        of_base = choose_reader(
+            loaded.model, encoded, recipe.task, _layouts(recipe), accelerator, gradients=False
+        )
+        before = score(of_base.reader, encoded.test, prepared, accelerator)
+    with clock.stage("generate"):
+        answers_before = answer(loaded.model)
+    with clock.stage("inject"):
+        base_memory = footprint(loaded.model)
+        model = inject(loaded, prepared)
+        trainable = count(trainable_parameters(model).values())
+    with clock.stage("self-check"):
+        chosen = choose_trained(model, prepared, accelerator)
+        for note in dict.fromkeys((*of_base.notes, *chosen.notes)):
+            console.print(f"  [yellow]note:[/] {note}", highlight=False)
+    begun = {}
+    if prepared.start:
+        with clock.stage("evaluate"):
+            begun["start"] = score(chosen.reader, encoded.test, prepared, accelerator).metrics
+    with clock.stage("train"):
+        result = fit(chosen.reader, prepared, accelerator, clock, console)
+    with clock.stage("evaluate"):
+        after = score(chosen.reader, encoded.test, prepared, accelerator)
+        baselines = {**recipe.task.baselines(encoded), **begun}
+    with clock.stage("generate"):
+        samples = tuple(
+            Sample(prompt.row, prompt.text, prompt.expected, *answers)
+            for prompt, *answers in zip(encoded.prompts, answers_before, answer(model), strict=True)
+        )
+    peak = clock.peak_mb
+    accelerator.end_training()  # closes trackers and the process group: nothing is shared below
+    notes = chosen.notes
+    return model, Outcome(
+        before, baselines, after, samples, result, notes, trainable, base_memory, peak
+    )
+
+
+def load(prepared: Prepared, accelerator: Accelerator) -> LoadedModel:
+    """The base with its weights and an untrained head; set the seed first."""
+    recipe = prepared.recipe
+    dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
+    head, dropout = prepared.encoded.head, recipe.training.dropout
+    loaded = load_weights(prepared.base, head, dtype, accelerator.device, dropout)
+    give_back_memory()  # of what was quantized
+    return loaded
+
+
+def inject(loaded: LoadedModel, prepared: Prepared) -> nn.Module:
+    """The model that is trained."""
+    recipe, base = prepared.recipe, prepared.base
+    model = recipe.method.inject(loaded.model, prepared.encoded, loaded.head)
+    train_added_tokens(model, base.added_ids)
+    if prepared.start:
+        restore_start(model, prepared.start, recipe, base)
+    return model
+
+
+def choose_trained(model: nn.Module, prepared: Prepared, accelerator: Accelerator) -> Chosen:
+    """The fastest way to train it that computes the right thing."""
+    recipe = prepared.recipe
+    layouts = tuple(way for way in _layouts(recipe) if way in recipe.method.layouts)
+    return choose_reader(model, prepared.encoded, recipe.task, layouts, accelerator, gradients=True)
+
+
+def fit(
+    reader: Reader, prepared: Prepared, accelerator: Accelerator, clock: Clock, console: Console
+) -> TrainResult:
+    """Trains, with scores on the validation split, whose memory is counted apart."""
+    recipe, encoded = prepared.recipe, prepared.encoded
+
+    def validate(reader: Reader) -> dict[str, float]:
+        with clock.stage("validate"):
+            return score(reader, encoded.validation, prepared, accelerator).metrics
+
+    accelerator.init_trackers(recipe.name or "peftkit")
+    return train(reader, encoded, recipe, accelerator, validate, console)
+
+
+def score(
+    reader: Reader, examples: Examples, prepared: Prepared, accelerator: Accelerator
+) -> Score:
+    """A model's score on one split."""
+    recipe, encoded = prepared.recipe, prepared.encoded
+    tokens, pad = recipe.training.micro_batch_tokens, encoded.pad_token_id
+    return evaluate(reader, examples, encoded.head, recipe.task, pad, tokens, accelerator)
+
+
+def _layouts(recipe: Recipe) -> tuple[Layout, ...]:
+    return ("padded", "packed") if recipe.training.layout == "auto" else ("padded",)
