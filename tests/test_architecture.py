@@ -15,8 +15,8 @@ PACKAGE = Path(peftkit.__file__).parent
 LAYERS = [
     "errors", "terminal", "parts", "packaged", "data", "bases", "losses", "metrics", "tasks",
     "architectures", "peft_plugin", "methods", "recipe", "rehearsal", "output", "training",
-    "measuring", "planning", "evaluation", "adapters", "outcome", "run", "adapter_commands", "cli",
-    "__init__", "__main__",
+    "measuring", "planning", "evaluation", "adapters", "outcome", "run", "comparing",
+    "adapter_commands", "cli", "__init__", "__main__",
 ]  # fmt: skip
 """From the lowest to the highest. A module may import from its own layer and from lower ones."""
 BELOW_EACH_OTHER = {("data", "bases"), ("losses", "bases"), ("metrics", "bases")}

@@ -103,12 +103,13 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
 
 
 def finish(axes: Any, x: str, y: str) -> None:
-    """Axis titles, the grid behind, the legend without a frame."""
+    """Axis titles, the grid behind, a legend without a frame if anything is labelled."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
 
 
 def _smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:

@@ -36,7 +36,9 @@ def write_receipt(file: Path, run: dict[str, Any]) -> None:
 
 def environment(package: str) -> jinja2.Environment:
     """Templates of a package's folder `templates`; all may include the look, theme.css."""
-    loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "peftkit.evaluation"))]
+    loaders = [
+        jinja2.PackageLoader(name) for name in dict.fromkeys((package, "peftkit.evaluation"))
+    ]
     made = jinja2.Environment(
         loader=jinja2.ChoiceLoader(loaders), autoescape=True, undefined=jinja2.StrictUndefined
     )
