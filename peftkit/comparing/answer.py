@@ -96,7 +96,8 @@ def _under_probe(comparison: dict[str, Any]) -> list[str]:
         return []
     names = " and ".join([", ".join(under[:-1]), under[-1]] if len(under) > 1 else under)
     verb, whose = ("scores", "its") if len(under) == 1 else ("score", "their")
-    return [f"{names} {verb} below {whose} own frozen probe: fine-tuning lost."]
+    how = "below" if sign > 0 else "worse than"
+    return [f"{names} {verb} {how} {whose} own frozen probe: fine-tuning lost."]
 
 
 def _ticked(row: Row) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from peftkit.evaluation.plots import ACCENT, GRID, INK, PAPER, SECOND, SOFT, STYLE, finish, svg
 
@@ -44,7 +44,7 @@ def pareto(
     if not drawn:
         return ""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.5, 3.5))
+        figure = Figure(figsize=(4.5, 3.8))
         figure.subplots_adjust(left=0.16, right=0.97, top=0.97, bottom=0.15)
         axes = figure.subplots()
         if logarithmic:
@@ -69,7 +69,7 @@ def pareto(
         finish(axes, title, metric)
         if logarithmic:
             axes.xaxis.set_major_formatter(FuncFormatter(_short))
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.xaxis.set_minor_locator(NullLocator())
         else:
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
@@ -109,7 +109,8 @@ def seeds(rows: Sequence[Row], metric: str) -> str:
                 heights = [place + 0.16 * (n - (times - 1) / 2) for n in range(times)]
                 axes.plot([score] * times, heights, marker="o", markersize=4.5, linestyle="none",
                           color=INK, markerfacecolor="none", markeredgewidth=0.9)  # fmt: skip
-            axes.plot([row["score"]], [place], marker="D", markersize=5.5, color=ACCENT)
+            axes.plot([row["score"]], [place], marker="|", markersize=13, color=ACCENT,
+                      markeredgewidth=2.2)  # fmt: skip
         axes.set_yticks(
             range(len(rows)), [f"{row['number']}  {shortened(row['name'])}" for row in rows]
         )
@@ -118,6 +119,7 @@ def seeds(rows: Sequence[Row], metric: str) -> str:
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel(metric)
         return svg(figure)
 
@@ -136,29 +138,24 @@ def rate_panels(rows: Sequence[Row], higher_is_better: bool) -> list[tuple[Row, 
 def _rate_panel(row: Row, limits: Point, heights: Point, higher_is_better: bool) -> str:
     with matplotlib.rc_context(PANEL_STYLE):
         axes = _panel()
-        worked = sorted((rate["learning_rate"], rate["value"]) for rate in row["rates"]
+        worked = sorted((math.log10(rate["learning_rate"]), rate["value"]) for rate in row["rates"]
                         if rate["value"] is not None)  # fmt: skip
-        failed = [rate["learning_rate"] for rate in row["rates"] if rate["value"] is None]
-        axes.set_xscale("log")
+        failed = [math.log10(rate["learning_rate"]) for rate in row["rates"]
+                  if rate["value"] is None]  # fmt: skip
         axes.set_xlim(*limits)
         axes.set_ylim(*heights)
         if worked:
-            axes.plot(
-                *zip(*worked, strict=True), color=ACCENT, marker="o", markersize=4, linewidth=1.5
-            )
+            axes.plot(*zip(*worked, strict=True), color=ACCENT, marker="o", markersize=4)
         worst = heights[0 if higher_is_better else 1]
         axes.plot(failed, [worst] * len(failed), marker="x", markersize=8, markeredgewidth=2,
                   linestyle="none", color=SECOND, clip_on=False, zorder=5)  # fmt: skip
-        chosen = [point for point in worked if _same(point[0], row["learning_rate"])]
-        for x, y in chosen:
+        chosen = math.log10(row["learning_rate"]) if row["learning_rate"] else math.inf
+        for x, y in [point for point in worked if math.isclose(point[0], chosen, abs_tol=1e-6)]:
             axes.plot([x], [y], marker="o", markersize=9, markerfacecolor="none", color=SECOND,
                       markeredgewidth=1.8, clip_on=False)  # fmt: skip
-        decades = range(round(math.log10(limits[0])), round(math.log10(limits[1])) + 1)
-        marked = decades if len(decades) <= 5 else decades[::2]
-        axes.xaxis.set_major_locator(FixedLocator([10.0**power for power in marked]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"1e{round(math.log10(x))}"))
-        axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        powers = range(round(limits[0]), round(limits[1]) + 1)
+        powers = powers if len(powers) <= 5 else powers[::2]
+        axes.set_xticks(powers, [f"1e{power}" for power in powers])
         return svg(axes.figure)
 
 
@@ -218,10 +215,6 @@ def _spread(row: Row) -> Point:
     return low, high
 
 
-def _same(rate: float, other: float | None) -> bool:
-    return other is not None and math.isclose(rate, other, rel_tol=1e-6)
-
-
 def _short(x: float, _: int = 0) -> str:
     """`338k`, `22M`."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -240,8 +233,9 @@ def _room(values: Iterable[float], share: float, logarithmic: bool = False) -> P
 
 
 def _decades(rates: Sequence[float]) -> Point:
+    """Whole powers of ten around the rates."""
     low, high = math.floor(math.log10(min(rates))), math.ceil(math.log10(max(rates)))
-    return (10.0**low, 10.0**high) if high > low else (10.0 ** (low - 1), 10.0 ** (high + 1))
+    return (low, high) if high > low else (low - 1, high + 1)
 
 
 def _panel() -> Any:

@@ -29,6 +29,8 @@ class Column:
     title: str
     cell: Callable[[Row], tuple[str, str]]
     """From a row: what is read first, and what stands small beneath it."""
+    group: str = ""
+    """What neighbouring columns have in common, written above them."""
 
 
 def write_report(folder: Path, comparison: dict[str, Any]) -> None:
@@ -52,7 +54,7 @@ def page(comparison: dict[str, Any]) -> str:
         for title, cost in costs.items()
     ]
     environment_ = environment("peftkit.comparing")
-    environment_.filters |= {"code": _code, "score": score, "shortened": plots.shortened}
+    environment_.filters |= {"code": _code, "score": score, "breakable": _breakable}
     return environment_.get_template("compare.html.j2").render(
         comparison=comparison, rows=rows, metric=metric, marks=MARKS, within=within(comparison),
         answer=answer(comparison), columns=columns(comparison),
@@ -72,13 +74,14 @@ def columns(comparison: dict[str, Any]) -> list[Column]:
             _count(row["trainable_parameters"]), _percent(row, full))),
         Column("adapter", lambda row: (_size(row), "")),
         Column("rate", lambda row: (_rate(row), "")),
-        Column("s / epoch", lambda row: (_seconds(row["seconds_per_epoch"]), _times(row, full))),
-        Column("s to best", lambda row: (_seconds(row["seconds_to_best"]), "")),
-        Column("s to 99 % of full", lambda row: (_to_full(row, full), "")),
+        Column("per epoch", lambda row: (
+            _seconds(row["seconds_per_epoch"]), _times(row, full)), "seconds"),
+        Column("to best", lambda row: (_seconds(row["seconds_to_best"]), ""), "seconds"),
+        Column("to 99 % of full", lambda row: (_to_full(row, full), ""), "seconds"),
     ]  # fmt: skip
     for kind in ("training", "evaluation", "merging"):
         if any(_memory(row, kind) is not None for row in rows):
-            made.append(Column(f"{kind}, MB", partial(_memory_cell, kind)))
+            made.append(Column(kind, partial(_memory_cell, kind), "peak memory, MB"))
     if any(row["forgetting"] is not None for row in rows):
         made.append(Column("forgetting, nats", lambda row: (_signed(row["forgetting"]), "")))
     for name in dict.fromkeys(name for row in rows for name in row["extra"] or {}):
@@ -95,7 +98,8 @@ def facts(comparison: dict[str, Any]) -> list[tuple[str, str, str]]:
          f"rates: {budget['search_steps']} of {budget['num_steps']} steps each"),
         ("rows", f"{splits['test']:,} test",
          f"{splits['train']:,} train, {splits['validation']:,} validation"),
-        ("margin", f"{comparison['margin']:g}", "less is equivalent"),
+        ("margin", f"{comparison['margin']:g}",
+         "differences within it are equivalent"),
         ("time", duration(comparison["seconds"]), f"of all trials; {comparison['device']}"),
     ]  # fmt: skip
     if comparison["before"] is not None:
@@ -232,7 +236,7 @@ def _percent(row: Row, full: Row) -> str:
 
 def _times(row: Row, full: Row) -> str:
     ratio = _ratio(row, full, "seconds_per_epoch")
-    return "" if ratio is None else f"{ratio:.2f} of full"
+    return "" if ratio is None else f"× {ratio:.2f}"  # noqa: RUF001
 
 
 def _budget(budget: dict[str, Any]) -> str:
@@ -259,6 +263,11 @@ def _plain(text: str) -> str:
     """Text that Markdown shows as it is, in a table too."""
     text = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may go on in the next line behind each part of it."""
+    return Markup("<wbr>").join(re.findall(r"[^_./-]*[_./-]*", name))
 
 
 def _code(text: str) -> Markup:
