@@ -7,7 +7,6 @@ import json
 import random
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -366,10 +365,3 @@ def test_the_markdown_is_short_and_complete(comparison, tmp_path):
     last = text.splitlines()[-1]
     for part in ("1 epoch, 79 steps of 32", "3 seeds", "within 1 point", "cpu, 2 threads"):
         assert part in last
-
-
-def test_the_look_is_in_the_wheel():
-    from importlib import resources
-
-    for package, file in (("comparing", "compare.html.j2"), ("evaluation", "theme.css")):
-        assert Path(str(resources.files(f"peftkit.{package}") / "templates" / file)).is_file()
