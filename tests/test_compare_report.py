@@ -334,7 +334,7 @@ def test_the_pictures_stand_whatever_the_numbers():
 
 def test_points_that_cover_each_other_are_numbered_apart():
     rows = [
-        {**made_row("sentiment_lora"), "number": n, "score": 0.8 + n / 1000} for n in range(1, 9)
+        {**made_row("sentiment_lora"), "number": n, "score": 0.8 + n / 1e5} for n in range(1, 9)
     ]
     picture = plots.pareto(
         rows, [338_690 + n for n in range(8)], "parameters", "accuracy", True, True
