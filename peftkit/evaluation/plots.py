@@ -1,4 +1,4 @@
-"""Pictures for the receipt, as SVG text."""
+"""Pictures for the receipt, as SVG text, and what all our pictures share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-INK, ACCENT, SECOND, GRID = "#1d2733", "#0f766e", "#c2410c", "#e3e8ee"
+INK, SOFT, ACCENT, SECOND, GRID = "#1d2733", "#5b6877", "#0f766e", "#c2410c", "#e3e8ee"
+PAPER = "#fefefe"
+VARIABLES = {
+    INK: "--ink", SOFT: "--soft", ACCENT: "--accent", SECOND: "--warm", GRID: "--line",
+    PAPER: "--paper",
+}  # fmt: skip
+"""Colours that theme.css has other values for in the dark."""
+ON_CELL = "#111827"
+"""Ink on the cells of a confusion matrix, which are as bright in the dark."""
 MAX_NAMED = 30
 """Labels of a confusion matrix that still fit beside it."""
 STYLE: Any = {
@@ -43,8 +51,8 @@ def loss_curve(history: Sequence[dict[str, Any]], validations: Sequence[dict[str
             [record["metrics"]["loss"] for record in validations],
             color=SECOND, marker="o", markersize=5, linewidth=1.5, label="validation",
         )  # fmt: skip
-        _finish(axes, "optimizer step", "loss")
-        return _svg(figure)
+        finish(axes, "optimizer step", "loss")
+        return svg(figure)
 
 
 def metric_curve(
@@ -63,8 +71,8 @@ def metric_curve(
         axes.plot([best_step], [best], color=SECOND, marker="o", markersize=9, linestyle="none",
                   label="best, kept")  # fmt: skip
         axes.set_xlim(left=0)
-        _finish(axes, "optimizer step", metric.replace("_", " "))
-        return _svg(figure)
+        finish(axes, "optimizer step", metric.replace("_", " "))
+        return svg(figure)
 
 
 def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
@@ -83,7 +91,7 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
             axes.set_yticks(range(n), labels)
         for i, row in enumerate(counts if n <= MAX_NAMED else ()):
             for j, count in enumerate(row):
-                colour = "white" if shares[i][j] > 0.6 else INK
+                colour = "white" if shares[i][j] > 0.6 else ON_CELL
                 if count or n <= 6:
                     axes.text(j, i, f"{count:,}", ha="center", va="center", color=colour,
                               fontsize=11 if n <= 6 else 7)  # fmt: skip
@@ -91,15 +99,17 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
         axes.set_ylabel("expected")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        return _svg(figure)
+        return svg(figure)
 
 
-def _finish(axes: Any, x: str, y: str) -> None:
+def finish(axes: Any, x: str, y: str) -> None:
+    """Axis titles, the grid behind, a legend without a frame if anything is labelled."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
 
 
 def _smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
@@ -113,10 +123,13 @@ def _smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
     return smoothed
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """The picture to stand inside a page, in the page's colours."""
     buffer = io.StringIO()
     with warnings.catch_warnings():  # the reader's browser has the glyphs, not matplotlib
         warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
+    for colour, variable in VARIABLES.items():
+        text = text.replace(f": {colour}", f": var({variable}, {colour})")
     return text[text.index("<svg") :]

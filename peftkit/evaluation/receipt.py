@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,11 @@ from peftkit.evaluation import plots
 
 def write_receipt(file: Path, run: dict[str, Any]) -> None:
     """Writes receipt.html from the content of run.json."""
-    template = resources.files("peftkit.evaluation").joinpath("templates/receipt.html.j2")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"number": _number, "duration": duration, "megabytes": _megabytes}
+    template = environment("peftkit.evaluation").get_template("receipt.html.j2")
     training = run["training"]
     metric = training["metric"]
     before = run["test"]["before"].get(metric)
-    text = environment.from_string(template.read_text(encoding="utf-8")).render(
+    text = template.render(
         run=run,
         metric=metric if metric != "loss" else next(iter(run["test"]["after"])),
         recipe_json=json.dumps(run["recipe"], indent=2, ensure_ascii=False),
@@ -35,6 +32,18 @@ def write_receipt(file: Path, run: dict[str, Any]) -> None:
         ],
     )
     file.write_text(text, encoding="utf-8")
+
+
+def environment(package: str) -> jinja2.Environment:
+    """Templates of a package's folder `templates`; all may include the look, theme.css."""
+    loaders = [
+        jinja2.PackageLoader(name) for name in dict.fromkeys((package, "peftkit.evaluation"))
+    ]
+    made = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(loaders), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    made.filters |= {"number": _number, "duration": duration, "megabytes": megabytes}
+    return made
 
 
 def duration(seconds: float) -> str:
@@ -55,5 +64,6 @@ def _number(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _megabytes(size: float) -> str:
+def megabytes(size: float) -> str:
+    """`1.4 MB`, `3.1 kB`."""
     return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
