@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from peftkit.bases.base import Base
 from peftkit.cli import main
+from peftkit.comparing.grid import Budget
 from peftkit.data.source import Data, Source
 from peftkit.errors import PeftkitError
 from peftkit.methods.adalora import AdaLoRA
@@ -37,7 +38,10 @@ from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from peftkit.adapters.loading import LoadedAdapter
+    from peftkit.comparing.compare import Comparison
 
 __version__ = "0.1.0"
 
@@ -48,6 +52,7 @@ __all__ = [
     "Base",
     "BitFit",
     "BottleneckAdapter",
+    "Budget",
     "Chat",
     "Conversations",
     "Data",
@@ -71,9 +76,28 @@ __all__ = [
     "TextClassification",
     "TopLayers",
     "Training",
+    "compare",
     "load",
     "main",
 ]
+
+
+def compare(
+    recipes: Sequence[Recipe], output_dir: str = "", budget: Budget | None = None
+) -> Comparison:
+    """Compares recipes that differ in the method, each at its best learning rate and with several
+    seeds, with full fine-tuning; goes on where it was broken off.
+
+    Args:
+        output_dir: a new folder, or that of the same comparison; `runs/compare` if not given.
+        budget: how many rates are tried, and how many seeds are run.
+
+    Raises:
+        PeftkitError: a recipe, its data or its base is wrong.
+    """
+    from peftkit.comparing.compare import compare as compare_recipes  # it needs torch
+
+    return compare_recipes(recipes, output_dir, budget)
 
 
 def load(path: str, base: str = "") -> LoadedAdapter:

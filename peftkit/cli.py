@@ -15,8 +15,10 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from peftkit.adapter_commands import adapter_command, add_adapter_commands
+from peftkit.comparing.grid import Budget
 from peftkit.errors import (
     BaseModelError,
     OutputError,
@@ -25,6 +27,7 @@ from peftkit.errors import (
     did_you_mean_file,
     first_line,
 )
+from peftkit.evaluation.retention import Retention
 from peftkit.parts import (
     all_problems,
     import_file,
@@ -35,7 +38,7 @@ from peftkit.parts import (
 from peftkit.recipe import Recipe, recipe_schema
 from peftkit.terminal import open_console, quiet_libraries
 
-RECIPE_COMMANDS = ("run", "check", "plan")
+RECIPE_COMMANDS = ("run", "check", "plan", "compare")
 
 
 def main(recipe: Callable[[], Recipe], arguments: Sequence[str] | None = None) -> None:
@@ -78,6 +81,7 @@ def command_line(arguments: Sequence[str] | None = None) -> None:
             help="import this module or .py file, whose tasks and methods the recipe names",
         )  # fmt: skip
         _add_run_options(part, output=name == "run")
+    _add_compare(commands)
     new = commands.add_parser("new", help="write a recipe script to start from")
     new.add_argument("name", help="of the script and its runs")
     commands.add_parser("schema", help="print the JSON Schema of recipe.json")
@@ -96,6 +100,27 @@ def _add_run_options(parser: argparse.ArgumentParser, output: bool = True) -> No
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
+def _add_compare(commands: Any) -> None:
+    text = "compare methods on one base, task and data, each at its best learning rate"
+    compare = commands.add_parser(
+        "compare",
+        help=text,
+        description=f"{text}. Goes on where it was broken off.",
+        epilog="Fields of the recipes can follow the files: --training.num-epochs 2",
+    )
+    compare.add_argument(
+        "files", nargs="+", metavar="FILE", help="recipes that differ in the method"
+    )
+    compare.add_argument("--trials", type=int, default=4, help="learning rates for each method")
+    compare.add_argument("--seeds", type=int, default=3, help="runs of each at its best rate")
+    compare.add_argument("--margin", type=float, help="largest difference that does not matter")
+    compare.add_argument("--retain", metavar="PATH", help="general text, to measure forgetting on")
+    compare.add_argument("--dry-run", action="store_true", help="tell how long it will take")
+    compare.add_argument("--trust-module", action="append", default=[], metavar="NAME")
+    compare.add_argument("--output-dir", default="", help="runs/compare if not given")
+    _add_run_options(compare, output=False)
+
+
 def _command(options: argparse.Namespace, overrides: list[str]) -> None:
     for module in getattr(options, "trust_module", []):
         import_trusted(module)
@@ -103,6 +128,8 @@ def _command(options: argparse.Namespace, overrides: list[str]) -> None:
         print(json.dumps(recipe_schema(), indent=2))
     elif options.command == "new":
         _new(options.name)
+    elif options.command == "compare":
+        _compare([_recipe_in(Path(file), overrides) for file in options.files], options)
     elif options.command in RECIPE_COMMANDS:
         recipe = _recipe_in(Path(options.file), overrides)
         {"run": _run, "check": _check, "plan": _plan}[options.command](recipe, options)
@@ -237,6 +264,32 @@ def _plan(recipe: Recipe, options: argparse.Namespace) -> None:
     print_plan(open_console(options.json), planned)
     if options.json:
         print(json.dumps(planned, ensure_ascii=False))
+
+
+def _compare(recipes: list[Recipe], options: argparse.Namespace) -> None:
+    with all_problems("command line"):
+        retention = Retention(path=options.retain) if options.retain else None
+        budget = Budget(
+            num_trials=options.trials,
+            num_seeds=options.seeds,
+            margin=options.margin,
+            retention=retention,
+        )
+    quiet_libraries()
+    from peftkit.comparing.compare import compare, expect, prepare_grid
+    from peftkit.comparing.tell import print_comparison, print_expected
+
+    console = open_console(options.json)
+    if options.dry_run:
+        expected = expect(*prepare_grid(recipes, budget))
+        print_expected(console, expected)
+        found = {"expected": expected, "seconds": sum(of["seconds"] for of in expected)}
+    else:
+        done = compare(recipes, options.output_dir, budget, console)
+        print_comparison(console, done.record, done.folder)
+        found = {"folder": str(done.folder), **done.record}
+    if options.json:
+        print(json.dumps(found, ensure_ascii=False))
 
 
 def _new(name: str) -> None:

@@ -62,11 +62,11 @@ def test_files_and_functions_stay_short(path):
 
 def test_exported_names():
     assert sorted(peftkit.__all__) == [
-        "AdaLoRA", "Base", "BitFit", "BottleneckAdapter", "Chat", "Conversations", "Data", "DoRA",
+        "AdaLoRA", "Base", "BitFit", "BottleneckAdapter", "Budget", "Chat", "Conversations", "Data", "DoRA",
         "EVA", "FullFineTuning", "Generation", "HeadOnly", "IA3", "LayerNormTuning", "LoRA",
         "Method", "OLoRA", "PTuning", "PeftMethod", "PeftkitError", "PiSSA", "PrefixTuning",
         "PromptTuning", "Recipe", "Source", "Task", "TextClassification", "TopLayers", "Training",
-        "load", "main",
+        "compare", "load", "main",
     ]  # fmt: skip
     assert all(getattr(peftkit, name) is not None for name in peftkit.__all__)
 

@@ -46,6 +46,7 @@ class Chat(Task):
     task_type: ClassVar[str] = "CAUSAL_LM"
     reads: ClassVar[Reads] = "labelled"
     scores: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
+    comparable: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
 
     data: Conversations
     """The conversations. White space around the assistant's turns is taken off."""

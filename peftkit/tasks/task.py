@@ -121,6 +121,8 @@ class Task(OpenPart):
     scores: ClassVar[tuple[str, ...]]
     """Names of the metrics; higher is better, but for `loss`. The first one chooses the best
     weights unless the recipe names another, or `loss`."""
+    comparable: ClassVar[tuple[str, ...]] = ()
+    """Those of them, or `loss`, that `Score.by_example` has, by which two models are compared."""
 
     @property
     def command(self) -> Literal["predict", "chat"]:

@@ -41,6 +41,7 @@ class TextClassification(Task):
     task_type: ClassVar[str] = "SEQ_CLS"
     reads: ClassVar[Reads] = "first"
     scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "weighted_f1")
+    comparable: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
 
     data: Data
     """The labelled texts."""

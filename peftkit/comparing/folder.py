@@ -1,0 +1,105 @@
+"""Where a comparison lies: each finished part a file of its own, so that it can be gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftkit.errors import OutputError
+from peftkit.output import why_not_writable, write_json
+
+GRID = "grid.json"
+
+
+@dataclass(frozen=True)
+class ComparisonFolder:
+    """The files of one comparison.
+
+    grid.json               what is compared: whoever goes on must ask for the same
+    trials/NAME/rate-*.json what a learning rate gave
+    trials/NAME/seed-*.json what a run gave; the run itself lies in the folder beside it
+    compare.json, .html, .md
+    """
+
+    path: Path
+
+    def done(self, part: str) -> dict[str, Any] | None:
+        """What a finished part gave, or None."""
+        file = self.path / "trials" / f"{part}.json"
+        if not file.is_file():
+            return None
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+
+    def run_folder(self, part: str) -> Path:
+        """Where a part's own files go."""
+        return self.path / "trials" / part
+
+    def finish(self, part: str, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """Does a part anew, from an empty place, and keeps what it gives.
+
+        Args:
+            make: does it, with the folder for its files, which does not exist.
+        """
+        folder = self.run_folder(part)
+        shutil.rmtree(folder, ignore_errors=True)  # of a part that was broken off
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        found = make(folder)
+        _replace(self.path / "trials" / f"{part}.json", found)
+        return found
+
+    def write(self, name: str, value: dict[str, Any]) -> None:
+        """Writes a file of the comparison, whole or not at all."""
+        _replace(self.path / name, value)
+
+
+def open_folder(path: str, grid: dict[str, Any]) -> ComparisonFolder:
+    """A new folder, or that of the same comparison, to go on with.
+
+    Raises:
+        OutputError: it holds something else, or another comparison; or it cannot be made.
+    """
+    folder = Path(path).expanduser()
+    if reason := why_not_writable(folder):
+        raise OutputError(f"cannot write to `{folder}`: {reason}", "give another `--output-dir`")
+    known = folder / GRID
+    if known.is_file():
+        found = json.loads(known.read_text(encoding="utf-8"))
+        if found != json.loads(json.dumps(grid)):
+            changed = ", ".join(_changed(found, json.loads(json.dumps(grid))))
+            raise OutputError(
+                f"`{folder}` holds another comparison: {changed} is different",
+                "give another `--output-dir`, or ask for the same again to go on with it",
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise OutputError(
+            f"`{folder}` exists already, and holds no comparison", "give a new `--output-dir`"
+        )
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(known, grid)
+    return ComparisonFolder(folder)
+
+
+def _changed(one: Any, other: Any, place: str = "") -> list[str]:
+    """The first dotted places in which two values differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        found: list[str] = []
+        for name in dict.fromkeys((*one, *other)):
+            found += _changed(one.get(name), other.get(name), f"{place}.{name}".lstrip("."))
+        return found[:3]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [p for at, (a, b) in pairs for p in _changed(a, b, f"{place}[{at}]")][:3]
+    return [] if one == other else [f"`{place}`"]
+
+
+def _replace(file: Path, value: dict[str, Any]) -> None:
+    between = file.with_name(f".{file.name}.{os.getpid()}")
+    write_json(between, value)
+    between.replace(file)

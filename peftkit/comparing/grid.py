@@ -1,0 +1,214 @@
+"""What is compared: recipes that differ in the method, the rates that each tries, and the seeds."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from peftkit.errors import RecipeError, quoted
+from peftkit.evaluation.retention import Retention
+from peftkit.methods.full_fine_tuning import FullFineTuning
+from peftkit.parts import OpenPart, Part
+from peftkit.recipe import Recipe
+
+FULL = "full"
+"""Name of the full fine-tuning that is added where no recipe has it."""
+PROBE = "frozen_probe"
+BELOW_LORA = 0.1
+"""Learning rate of the added full fine-tuning, as a share of the first recipe's (Schulman 2025)."""
+SEARCHED = 0.25
+"""Share of the optimizer steps with which learning rates are tried."""
+VALIDATIONS = 8
+"""In a run, where the recipe does not say how many."""
+SAME = ("num_epochs", "max_steps", "batch_size", "evaluate_every", "metric")
+"""Fields of `training` that say how much is learned from, or how it is judged."""
+
+
+class Budget(Part):
+    """How much is spent on a comparison."""
+
+    num_trials: int = Field(default=4, ge=1, le=20)
+    """Learning rates that are tried for each method, half a decade apart, around the recipe's."""
+    num_seeds: int = Field(default=3, ge=1, le=100)
+    """Runs of each method at its best rate, with seeds that begin at the recipe's."""
+    margin: float | None = Field(default=None, gt=0)
+    """Largest difference that does not matter, in the metric's unit: 0.01 if not given; of a loss
+    0.01 of full fine-tuning's."""
+    retention: Retention | None = None
+    """General text on which forgetting is measured, of language models."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method in a comparison."""
+
+    recipe: Recipe
+    """With the budget's settings; its name is the contender's."""
+    rates: tuple[float, ...]
+    is_baseline: bool = False
+
+    @property
+    def name(self) -> str:
+        """Unique in a comparison."""
+        return self.recipe.name
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A whole comparison, the baseline first."""
+
+    contenders: tuple[Contender, ...]
+    budget: Budget
+
+    @property
+    def metric(self) -> str:
+        """By which methods are compared."""
+        recipe = self.contenders[0].recipe
+        return recipe.training.metric or recipe.task.scores[0]
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Of the metric."""
+        return self.metric != "loss"
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The same for all."""
+        first = self.contenders[0].recipe.seed
+        return tuple(range(first, first + self.budget.num_seeds))
+
+
+def make_grid(recipes: Sequence[Recipe], budget: Budget) -> Grid:
+    """The comparison of recipes, with full fine-tuning beside them.
+
+    Raises:
+        RecipeError: they differ in more than the method, or two have one name.
+    """
+    if not recipes:
+        raise RecipeError("no recipe to compare", "give one or more recipe scripts")
+    named = [recipe if recipe.name else recipe.with_(name="recipe") for recipe in recipes]
+    names = [recipe.name for recipe in named]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise RecipeError(
+            f"{quoted(twice)} is the name of more than one recipe",
+            "set `name` in them: it is the row's in the table",
+        )
+    if taken := sorted({PROBE} & set(names)):
+        raise RecipeError(f"`{taken[0]}` is the name of the row of the frozen base", "rename it")
+    for recipe in named[1:]:
+        _check_same(named[0], recipe)
+    for recipe in named:
+        if recipe.start_from:
+            raise RecipeError(
+                f"`{recipe.name}` starts from an adapter, and the others do not",
+                "leave `start_from` out: every method begins with the base",
+            )
+    full = [recipe for recipe in named if _is_baseline(recipe)]
+    if len(full) > 1:
+        raise RecipeError(
+            f"{quoted(recipe.name for recipe in full)} are both full fine-tuning, the baseline",
+            "leave one out",
+        )
+    baseline = full[0] if full else _added_baseline(named[0], names)
+    others = [recipe for recipe in named if recipe is not baseline]
+    contenders = []
+    for recipe in (baseline, *others):
+        rates = rates_around(recipe.training.learning_rate, budget.num_trials)
+        contenders.append(Contender(_with_budget(recipe), rates, recipe is baseline))
+    return Grid(tuple(contenders), budget)
+
+
+def rates_around(rate: float, count: int) -> tuple[float, ...]:
+    """So many rates, half a decade apart, with the given one in the middle or next below it."""
+    first = -((count - 1) // 2)
+    return tuple(float(f"{rate * 10 ** ((first + place) / 2):.3g}") for place in range(count))
+
+
+def with_rate(recipe: Recipe, rate: float, seed: int) -> Recipe:
+    """A run of a contender."""
+    return recipe.with_(training=recipe.training.with_(learning_rate=rate), seed=seed)
+
+
+def for_search(recipe: Recipe, num_steps: int) -> Recipe:
+    """The recipe with the part of the budget with which a rate is tried.
+
+    Args:
+        num_steps: optimizer steps of the whole budget.
+    """
+    steps = max(1, math.ceil(SEARCHED * num_steps))
+    every = max(1, math.ceil(steps / (VALIDATIONS // 2)))
+    training = recipe.training.with_(max_steps=steps, evaluate_every=every)
+    return recipe.with_(training=training)
+
+
+def for_seeds(recipe: Recipe, num_steps: int) -> Recipe:
+    """The recipe with the whole budget, judged often enough to draw a curve."""
+    every = recipe.training.evaluate_every or max(1, math.ceil(num_steps / VALIDATIONS))
+    return recipe.with_(training=recipe.training.with_(evaluate_every=every))
+
+
+def foreign_files(recipe: Recipe) -> list[str]:
+    """The files of tasks and methods that are not peftkit's own, so that another process can import
+    them.
+    """
+    parts: tuple[OpenPart, ...] = (recipe.task, recipe.method)
+    modules = {type(part).__module__ for part in parts if ":" in part.kind()}
+    files = [getattr(sys.modules[module], "__file__", None) for module in sorted(modules)]
+    if None in files:
+        raise RecipeError(
+            "a task or method of your own is compared in other processes, which import its file",
+            "define it in a .py file",
+        )
+    return [str(Path(file).resolve()) for file in files if file]
+
+
+def _check_same(first: Recipe, other: Recipe) -> None:
+    """Raises RecipeError if two recipes differ in what a comparison holds fixed."""
+    fixed = [
+        (f"base.{name}", getattr(first.base, name), getattr(other.base, name))
+        for name in type(first.base).model_fields
+        if name not in ("quantization", "double_quant", "dtype")
+    ]
+    fixed += [
+        (f"task.{name}", getattr(first.task, name, None), getattr(other.task, name, None))
+        for name in {**type(first.task).model_fields, **type(other.task).model_fields}
+    ]
+    fixed += [
+        (f"training.{name}", getattr(first.training, name), getattr(other.training, name))
+        for name in SAME
+    ]
+    fixed += [("split_seed", first.split_seed, other.split_seed), ("seed", first.seed, other.seed)]
+    if type(first.task) is not type(other.task):
+        fixed.insert(0, ("task", first.task.kind(), other.task.kind()))
+    if unlike := [(name, a, b) for name, a, b in fixed if a != b]:
+        name, a, b = unlike[0]
+        more = f" (and {len(unlike) - 1} more)" if len(unlike) > 1 else ""
+        raise RecipeError(
+            f"`{name}` is {a!r} in `{first.name}` and {b!r} in `{other.name}`{more}; what is "
+            "compared differs in the method only",
+            f"give `--{name.replace('_', '-')}` for all of them, if it is one value",
+        )
+
+
+def _is_baseline(recipe: Recipe) -> bool:
+    return isinstance(recipe.method, FullFineTuning)
+
+
+def _added_baseline(like: Recipe, names: Sequence[str]) -> Recipe:
+    if FULL in names:
+        raise RecipeError(f"`{FULL}` is the name of full fine-tuning", "give that recipe another")
+    rate = float(f"{BELOW_LORA * like.training.learning_rate:.3g}")
+    training = like.training.with_(learning_rate=rate, gradient_checkpointing=False)
+    base = like.base.with_(quantization="none")
+    return like.with_(name=FULL, method=FullFineTuning(), training=training, base=base)
+
+
+def _with_budget(recipe: Recipe) -> Recipe:
+    """Every method learns from as many steps; the best weights are chosen, none stops early."""
+    training = recipe.training.with_(early_stopping_patience=0, report_to="none")
+    return recipe.with_(training=training)

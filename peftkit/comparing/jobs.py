@@ -1,0 +1,112 @@
+"""The parts of a comparison, each with what it takes and what a person is told of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peftkit.comparing import trials
+from peftkit.comparing.course import Job
+from peftkit.comparing.grid import (
+    PROBE,
+    Contender,
+    Grid,
+    for_search,
+    for_seeds,
+    foreign_files,
+    with_rate,
+)
+from peftkit.comparing.probe import has_probe
+from peftkit.preparing import Prepared
+from peftkit.training.batching import number_of_steps
+
+
+def num_steps(first: Prepared) -> int:
+    """Optimizer steps of the whole budget."""
+    return number_of_steps(first.recipe.training, len(first.encoded.train))
+
+
+def all_jobs(grid: Grid, first: Prepared) -> list[Job]:
+    """All parts, so far as their number and cost go: which rate is best is not known yet."""
+    jobs = [job for of in grid.contenders for job in rate_jobs(of, first)]
+    jobs += [
+        seed_job(of, of.rates[0], seed, grid, first)
+        for seed in grid.seeds
+        for of in grid.contenders
+    ]
+    jobs += [merge_job(of, Path()) for of in grid.contenders if merges(of)]
+    jobs += [probe_job(first)] if has_probe(first.recipe.task) else []
+    return [*jobs, *retention_jobs(grid).values()]
+
+
+def rate_jobs(of: Contender, first: Prepared) -> list[Job]:
+    """One for each learning rate."""
+    search = for_search(of.recipe, num_steps(first))
+    metric = first.recipe.training.metric or first.recipe.task.scores[0]
+    return [
+        Job(
+            f"{of.name}/rate-{rate:g}",
+            float(search.training.max_steps or 1),
+            trials.try_rate,
+            (with_rate(search, rate, search.seed).to_json(), foreign_files(search)),
+            tell=lambda found: f"validation {metric} {found['value']:.4f}",
+        )
+        for rate in of.rates
+    ]
+
+
+def seed_job(of: Contender, rate: float, seed: int, grid: Grid, first: Prepared) -> Job:
+    """A run with the whole budget."""
+    recipe = with_rate(for_seeds(of.recipe, num_steps(first)), rate, seed)
+    retention = grid.budget.retention
+    return Job(
+        f"{of.name}/seed-{seed}",
+        float(num_steps(first)),
+        trials.run_seed,
+        (recipe.to_json(), foreign_files(recipe), retention),
+        folder=True,
+        tell=lambda found: f"test {grid.metric} {found['score']:.4f}",
+    )
+
+
+def merges(of: Contender) -> bool:
+    """Whether what is trained can be merged."""
+    return of.recipe.method.supports_merging(of.recipe.base) is None
+
+
+def merge_job(of: Contender, folder: Path) -> Job:
+    """Merges the run in a folder."""
+    return Job(
+        f"{of.name}/merge",
+        1.0,
+        trials.measure_merge,
+        (foreign_files(of.recipe), str(folder)),
+        tell=lambda found: f"{found['peak_memory_mb']:,.0f} MB",
+    )
+
+
+def probe_job(first: Prepared) -> Job:
+    """The frozen probe."""
+    return Job(
+        PROBE,
+        1.0,
+        trials.score_frozen,
+        (first.recipe.to_json(), foreign_files(first.recipe)),
+        tell=lambda found: f"C = {found['regularization']:g}",
+    )
+
+
+def retention_jobs(grid: Grid) -> dict[str, Job]:
+    """Of the untrained base, in each of its quantizations."""
+    if grid.budget.retention is None:
+        return {}
+    found = {of.recipe.base.quantization: of.recipe for of in reversed(grid.contenders)}
+    return {
+        name: Job(
+            f"base-{name}",
+            1.0,
+            trials.loss_of_base,
+            (recipe.to_json(), foreign_files(recipe), grid.budget.retention),
+            tell=lambda found: f"loss on general text {found['kept_loss']:.4f}",
+        )
+        for name, recipe in found.items()
+    }

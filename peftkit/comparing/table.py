@@ -1,0 +1,266 @@
+"""The rows of a comparison, made from what its runs have left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from peftkit.comparing.grid import PROBE, Contender, Grid
+from peftkit.comparing.verdicts import difference, estimate, judge
+from peftkit.tasks.task import ByExample
+
+Json = dict[str, Any]
+NEARLY = 0.01
+"""A method is as good as there, on the way, when no more than this share is missing."""
+MARGIN = 0.01
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What a contender's trials and runs have left."""
+
+    contender: Contender
+    rates: list[Json]
+    """`learning_rate`, `value` (None if it failed), `failed`."""
+    seeds: list[Json]
+    """As `seed_result` gives them."""
+    scores: list[ByExample]
+    """Of the same runs."""
+    failed: str
+    """Why there are none."""
+    merging_mb: float | None = None
+
+
+def seed_result(folder: Path, metric: str, steps_per_epoch: int, kept: Json) -> Json:
+    """What the table needs of a run, from its run.json.
+
+    Args:
+        kept: `kept_loss`, the loss on general text after training, or None.
+    """
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    training = run["training"]
+    trained = training["train_seconds"] - training["validation_seconds"]
+    best = next(v for v in training["validations"] if v["step"] == training["best_step"])
+    peaks = run["peaks_mb"]
+    score = estimate([read_scores(folder, metric)])
+    return {
+        "seed": run["recipe"]["seed"],
+        "score": run["test"]["after"][metric],
+        "interval": score.interval,
+        "before": run["test"]["before"][metric],
+        "best_step": training["best_step"],
+        "num_steps": training["num_steps"],
+        "seconds_per_epoch": trained / training["num_steps"] * steps_per_epoch,
+        "seconds_to_best": best["seconds"],
+        "validations": [
+            {"step": v["step"], "seconds": v["seconds"], "value": v["metrics"][metric]}
+            for v in training["validations"]
+        ],
+        "history": [{"step": h["step"], "loss": h["loss"]} for h in training["history"]],
+        "peak_memory_mb": {
+            "training": peaks["train"],
+            "evaluation": max(peaks["evaluate"], peaks["validate"]),
+        },
+        "forgetting": None,
+        "kept_loss": kept["kept_loss"],
+        "extra": {name: run["test"]["after"][name] for name in run["test"].get("answers", ())},
+        "trainable_parameters": run["trainable_parameters"],
+        "total_parameters": run["total_parameters"],
+        "adapter_bytes": run["adapter_bytes"],
+        "precision": run["base"]["dtype"],
+        "command": f"peftkit run {folder}/recipe.json --output-dir again",
+    }
+
+
+def read_scores(folder: Path, metric: str) -> ByExample:
+    """A run's scores of the test examples."""
+    found = json.loads((folder / "by_example.json").read_text(encoding="utf-8"))[metric]
+    return ByExample(tuple(found["values"]), tuple(found["weights"]))
+
+
+def make_rows(
+    grid: Grid, runs: Sequence[Runs], probe: Json | None, kept_by_base: Json
+) -> list[Json]:
+    """The table: the baseline, the methods by their score, the frozen probe.
+
+    Args:
+        probe: as `fit_probe` gives it.
+        kept_by_base: precision -> loss of the untrained base on general text.
+    """
+    full = next(of for of in runs if of.contender.is_baseline)
+    margin = margin_of(grid, full)
+    rows = [_row(grid, of, full, margin, kept_by_base) for of in runs]
+    first, others = rows[0], rows[1:]
+    sign = -1 if grid.higher_is_better else 1
+    others.sort(key=lambda row: (row["score"] is None, sign * (row["score"] or 0.0)))
+    if probe:
+        others.append(_probe_row(grid, probe, full, margin))
+    return [first, *others]
+
+
+def margin_of(grid: Grid, full: Runs) -> float:
+    """Largest difference that does not matter."""
+    if grid.budget.margin is not None:
+        return grid.budget.margin
+    if grid.higher_is_better or not full.scores:
+        return MARGIN
+    return MARGIN * estimate(full.scores).value
+
+
+def _row(grid: Grid, of: Runs, full: Runs, margin: float, kept_by_base: Json) -> Json:
+    contender, seeds = of.contender, of.seeds
+    recipe = contender.recipe
+    chosen = best_rate(of.rates, grid.higher_is_better)
+    quantization = recipe.base.quantization
+    row: Json = {
+        "name": contender.name,
+        "method": recipe.method.kind(),
+        "role": "baseline" if contender.is_baseline else "method",
+        "precision": quantization if quantization != "none" else recipe.base.dtype,
+        "learning_rate": chosen,
+        "rates": of.rates,
+        "seeds": seeds,
+        **_judged(grid, of, full, margin),
+        "failed": of.failed,
+        "forgetting": None,
+        "extra": {},
+        "command": seeds[0]["command"] if seeds else "",
+    }
+    if not seeds:
+        empty = ("trainable_parameters", "total_parameters", "adapter_bytes", "seconds_per_epoch")
+        more = ("seconds_to_best", "seconds_to_99_of_full", "peak_memory_mb")
+        return {**row, **dict.fromkeys((*empty, *more))}
+    if quantization == "none":
+        row["precision"] = seeds[0]["precision"]
+    if (kept := kept_by_base.get(quantization)) is not None:
+        for seed in seeds:
+            seed["forgetting"] = seed["kept_loss"] - kept
+        row["forgetting"] = fmean(seed["forgetting"] for seed in seeds)
+    same = ("trainable_parameters", "total_parameters", "adapter_bytes")
+    return {
+        **row,
+        **{name: seeds[0][name] for name in same},
+        "seconds_per_epoch": fmean(seed["seconds_per_epoch"] for seed in seeds),
+        "seconds_to_best": fmean(seed["seconds_to_best"] for seed in seeds),
+        "seconds_to_99_of_full": _seconds_to_nearly(grid, of, full),
+        "peak_memory_mb": {
+            "training": max(seed["peak_memory_mb"]["training"] for seed in seeds),
+            "evaluation": max(seed["peak_memory_mb"]["evaluation"] for seed in seeds),
+            "merging": of.merging_mb,
+        },
+        "extra": {name: fmean(seed["extra"][name] for seed in seeds) for name in seeds[0]["extra"]},
+    }
+
+
+def best_rate(rates: Sequence[Json], higher_is_better: bool) -> float | None:
+    """The rate with the best validation score, of equal ones the lowest; None if all failed."""
+    sign = -1 if higher_is_better else 1
+    whole = [rate for rate in rates if rate["value"] is not None]
+    best = min(whole, key=lambda rate: (sign * rate["value"], rate["learning_rate"]), default=None)
+    return None if best is None else float(best["learning_rate"])
+
+
+def _judged(grid: Grid, of: Runs, full: Runs, margin: float) -> Json:
+    if not of.scores:
+        nothing = dict.fromkeys(("score", "interval", "difference_to_full"))
+        return {**nothing, "verdict": "failed"}
+    own = estimate(of.scores)
+    found: Json = {"score": own.value, "interval": own.interval, "difference_to_full": None}
+    if of is full:
+        return {**found, "verdict": "baseline"}
+    pairs = _paired(of, full)
+    if not pairs:
+        return {**found, "verdict": "undecided"}
+    apart = difference(*zip(*pairs, strict=True))
+    found["difference_to_full"] = {"value": apart.value, "interval": apart.interval}
+    return {**found, "verdict": judge(apart, margin, grid.higher_is_better)}
+
+
+def _paired(of: Runs, full: Runs) -> list[tuple[ByExample, ByExample]]:
+    """The scores of the seeds that both have."""
+    theirs = dict(zip((seed["seed"] for seed in full.seeds), full.scores, strict=True))
+    ours = zip((seed["seed"] for seed in of.seeds), of.scores, strict=True)
+    return [(score, theirs[seed]) for seed, score in ours if seed in theirs]
+
+
+def _seconds_to_nearly(grid: Grid, of: Runs, full: Runs) -> float | None:
+    """Mean training time until the validation score has 99 % of full fine-tuning's best; None if a
+    seed never has.
+    """
+    if not full.seeds:
+        return None
+    choose = max if grid.higher_is_better else min
+    best = fmean(choose(v["value"] for v in seed["validations"]) for seed in full.seeds)
+    wanted = best * (1 - NEARLY if grid.higher_is_better else 1 + NEARLY)
+    times = []
+    for seed in of.seeds:
+        reached = [
+            v["seconds"] for v in seed["validations"]
+            if (v["value"] >= wanted if grid.higher_is_better else v["value"] <= wanted)
+        ]  # fmt: skip
+        if not reached:
+            return None
+        times.append(reached[0])
+    return fmean(times)
+
+
+def _probe_row(grid: Grid, probe: Json, full: Runs, margin: float) -> Json:
+    scores = ByExample(**{k: tuple(v) for k, v in probe["by_example"][grid.metric].items()})
+    own = estimate([scores])
+    row: Json = {
+        "name": PROBE,
+        "method": "logistic regression",
+        "role": "probe",
+        "precision": "float32",
+        "learning_rate": None,
+        "regularization": probe["regularization"],
+        "rates": [],
+        "seeds": [
+            {
+                "seed": None,
+                "score": own.value,
+                "interval": own.interval,
+                "validations": [],
+                "history": [],
+            }
+        ],
+        "score": own.value,
+        "interval": own.interval,
+        "difference_to_full": None,
+        "verdict": "undecided",
+        "failed": "",
+        "trainable_parameters": probe["trainable_parameters"],
+        "total_parameters": None,
+        "adapter_bytes": 4 * probe["trainable_parameters"],
+        "seconds_per_epoch": None,
+        "seconds_to_best": probe["seconds"],
+        "seconds_to_99_of_full": None,
+        "peak_memory_mb": {**probe["peaks_mb"], "merging": None},
+        "forgetting": None,
+        "extra": {},
+        "command": "",
+    }
+    if full.scores:
+        apart = difference([scores] * len(full.scores), full.scores)
+        row["difference_to_full"] = {"value": apart.value, "interval": apart.interval}
+        row["verdict"] = judge(apart, margin, grid.higher_is_better)
+    return row
+
+
+def notes_of(grid: Grid, rows: Sequence[Json]) -> list[str]:
+    """What a reader should know about the rows."""
+    notes = []
+    for row in rows:
+        known = [rate["learning_rate"] for rate in row["rates"] if rate["value"] is not None]
+        if len(known) > 1 and row["learning_rate"] in (min(known), max(known)):
+            end = "smallest" if row["learning_rate"] == min(known) else "largest"
+            notes.append(f"the best rate of {row['name']} is the {end} that was tried")
+        if row["seeds"] and len(row["seeds"]) < grid.budget.num_seeds and row["role"] != "probe":
+            notes.append(f"{row['name']} has {len(row['seeds'])} of {grid.budget.num_seeds} runs")
+        if row["failed"]:
+            notes.append(f"{row['name']} failed: {row['failed']}")
+    return notes

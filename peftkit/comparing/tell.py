@@ -1,0 +1,56 @@
+"""What the command line prints of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from peftkit.comparing.answer import answer
+from peftkit.evaluation.receipt import duration
+
+Json = dict[str, Any]
+
+
+def print_expected(console: Console, expected: Sequence[Json]) -> None:
+    """How long each method will take, and all of them."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    for name in ("", "a trial", "a run", "all", "memory"):
+        table.add_column(name, justify="right" if name else "left")
+    for of in expected:
+        times = (duration(of[part]) for part in ("trial_seconds", "run_seconds", "seconds"))
+        table.add_row(of["name"], *times, f"{of['peak_memory_mb']:,.0f} MB")
+    console.print(table)
+    total = sum(of["seconds"] for of in expected)
+    console.print(f"\n  about {duration(total)} in all, if nothing else runs here")
+
+
+def print_comparison(console: Console, record: Json, folder: Path) -> None:
+    """The table, the answer, and where more is to be read."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    for name in ("", record["metric"], "95 % interval", "to full", "", "parameters", "s/epoch"):
+        table.add_column(name, justify="left" if name in ("", "95 % interval") else "right")
+    for row in record["rows"]:
+        if row["score"] is None:
+            table.add_row(row["name"], "", "", "", row["verdict"])
+            continue
+        apart = row["difference_to_full"]
+        seconds = row["seconds_per_epoch"]
+        table.add_row(
+            row["name"],
+            f"{row['score']:.4f}",
+            "{:.4f} to {:.4f}".format(*row["interval"]),
+            f"{apart['value']:+.4f}" if apart else "",
+            row["verdict"],
+            f"{row['trainable_parameters']:,}",
+            "" if seconds is None else f"{seconds:.1f}",
+        )
+    console.print(table)
+    console.print(f"\n  {answer(record)}", highlight=False)
+    for note in record["notes"]:
+        console.print(f"  [yellow]note:[/] {note}", highlight=False)
+    for name in ("compare.html", "compare.md", "compare.json"):
+        console.print(f"  {folder / name}", highlight=False, soft_wrap=True)

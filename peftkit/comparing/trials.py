@@ -1,0 +1,106 @@
+"""What the processes of a comparison do: try a rate, run a seed, merge, score the frozen base."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from accelerate.utils import set_seed
+from rich.console import Console
+
+from peftkit.adapters.loading import load as load_adapter
+from peftkit.adapters.merged_folder import merge_to
+from peftkit.comparing.probe import fit_probe
+from peftkit.evaluation.retention import Retention, load_texts, text_loss
+from peftkit.fitting import choose_trained, fit, inject, load
+from peftkit.outcome import Clock
+from peftkit.parts import import_trusted
+from peftkit.planning import make_plan
+from peftkit.preparing import Prepared, prepare
+from peftkit.recipe import Recipe
+from peftkit.run import run
+from peftkit.training.devices import open_accelerator
+
+
+def try_rate(recipe: str, trusted: Sequence[str]) -> dict[str, Any]:
+    """Trains without a look at the test rows, and leaves its best validation score only."""
+    prepared = _prepared(recipe, trusted)
+    accelerator = open_accelerator(prepared.recipe.base)
+    set_seed(prepared.recipe.seed)
+    model = inject(load(prepared, accelerator), prepared)
+    chosen = choose_trained(model, prepared, accelerator)
+    clock, quiet = Clock(accelerator.device), Console(quiet=True)
+    with clock.stage("train"):
+        result = fit(chosen.reader, prepared, accelerator, clock, quiet)
+    return {
+        "value": result.best_value,
+        "best_step": result.best_step,
+        "num_steps": result.num_steps,
+    }
+
+
+def run_seed(
+    recipe: str, trusted: Sequence[str], folder: str, retention: Retention | None
+) -> dict[str, Any]:
+    """An ordinary run; and its model's loss on general text."""
+    _import(trusted)
+    run(Recipe.from_json(recipe), folder)
+    if retention is None:
+        return {"kept_loss": None}
+    adapter = load_adapter(folder)
+    loss = text_loss(
+        adapter.model,
+        adapter.tokenizer,
+        load_texts(retention),
+        retention.max_length,
+        adapter.accelerator,
+    )
+    return {"kept_loss": loss}
+
+
+def score_frozen(recipe: str, trusted: Sequence[str]) -> dict[str, Any]:
+    """The score of a logistic regression on what the frozen base gives."""
+    prepared = _prepared(recipe, trusted)
+    return fit_probe(prepared, open_accelerator(prepared.recipe.base))
+
+
+def loss_of_base(recipe: str, trusted: Sequence[str], retention: Retention) -> dict[str, Any]:
+    """Loss of the untrained base on general text."""
+    prepared = _prepared(recipe, trusted)
+    accelerator = open_accelerator(prepared.recipe.base)
+    model = load(prepared, accelerator).model.eval()
+    texts, tokenizer = load_texts(retention), prepared.base.tokenizer
+    return {"kept_loss": text_loss(model, tokenizer, texts, retention.max_length, accelerator)}
+
+
+def measure_merge(trusted: Sequence[str], folder: str) -> dict[str, Any]:
+    """Most memory while an adapter is merged, its proof included; the merged model is dropped."""
+    _import(trusted)
+    with tempfile.TemporaryDirectory(prefix="peftkit-") as scratch:
+        report = merge_to(folder, f"{scratch}/merged")
+    return {"peak_memory_mb": report["peak_memory_mb"]}
+
+
+def expect(recipe: str, trusted: Sequence[str]) -> dict[str, Any]:
+    """What a run is expected to take, from a short measurement."""
+    clock = Clock()
+    with clock.stage("prepare"):
+        prepared = _prepared(recipe, trusted)
+    counts = prepared.trainable_parameters, prepared.total_parameters
+    accelerator = open_accelerator(prepared.recipe.base)
+    found = make_plan(
+        prepared.recipe, prepared.base, prepared.encoded, counts, accelerator, timed=True
+    )
+    return {**asdict(found), "prepare_seconds": clock.seconds["prepare"]}
+
+
+def _prepared(recipe: str, trusted: Sequence[str]) -> Prepared:
+    _import(trusted)
+    return prepare(Recipe.from_json(recipe))
+
+
+def _import(trusted: Sequence[str]) -> None:
+    for file in trusted:
+        import_trusted(file)
