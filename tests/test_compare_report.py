@@ -339,17 +339,13 @@ def test_points_that_cover_each_other_are_numbered_apart():
     picture = plots.pareto(
         rows, [338_690 + n for n in range(8)], "parameters", "accuracy", True, True
     )
-    places = {
-        text: tuple(map(float, place))
-        for *place, text in re.findall(r'translate\(([\d.]+) ([\d.]+)\)[^>]*>(\d)</text>', picture)
-    } | {
-        text: tuple(map(float, place))
-        for *place, text in re.findall(r'x="([\d.]+)" y="([\d.]+)"[^>]*>(\d)</text>', picture)
-    }  # fmt: skip
+    texts = re.findall(r' x="([\d.]+)" y="([\d.]+)"[^>]*>(\d)</text>', picture)
+    places = {name: (float(x), float(y)) for x, y, name in texts}
     assert sorted(places) == [str(n) for n in range(1, 9)]
     for name, (x, y) in places.items():
         for other, (a, b) in places.items():
             assert name == other or abs(x - a) > 6 or abs(y - b) > 8
+    assert re.search(r">1M</text>", picture)  # equal costs: a tick is there all the same
 
 
 def test_the_markdown_is_short_and_complete(comparison, tmp_path):

@@ -49,7 +49,7 @@ def pareto(
         axes = figure.subplots()
         if logarithmic:
             axes.set_xscale("log")
-        axes.set_xlim(*_room([x for _, x in drawn], 0.1, logarithmic))
+        axes.set_xlim(*_room_of_costs([x for _, x in drawn], logarithmic))
         axes.set_ylim(*_room([value for row, _ in drawn for value in _spread(row)], 0.06))
         best = on_front([(x, row["score"]) for row, x in drawn], higher_is_better)
         front = sorted((x, row["score"]) for (row, x), is_best in zip(drawn, best, strict=True)
@@ -223,13 +223,21 @@ def _short(x: float, _: int = 0) -> str:
     return f"{x:g}"
 
 
-def _room(values: Iterable[float], share: float, logarithmic: bool = False) -> Point:
+def _room(values: Iterable[float], share: float) -> Point:
     """Limits of an axis that leave a share of it free on both sides."""
-    scaled = [math.log10(value) if logarithmic else value for value in values]
-    low, high = min(scaled), max(scaled)
+    low, high = min(values := list(values)), max(values)
     free = (high - low) * share or abs(high) * 0.1 or 1.0
-    low, high = low - free, high + free
-    return (10**low, 10**high) if logarithmic else (low, high)
+    return low - free, high + free
+
+
+def _room_of_costs(costs: Sequence[float], logarithmic: bool) -> Point:
+    """Limits so wide that costs which are nearly equal stand close to each other."""
+    if not logarithmic:
+        low, high = _room(costs, 0.1)
+        return min(low, 0.9 * min(costs)), max(high, 1.1 * max(costs))
+    powers = [math.log10(cost) for cost in costs]
+    free = max(0.1 * (max(powers) - min(powers)), 0.5)
+    return 10 ** (min(powers) - free), 10 ** (max(powers) + free)
 
 
 def _decades(rates: Sequence[float]) -> Point:
