@@ -62,8 +62,8 @@ def test_files_and_functions_stay_short(path):
 
 def test_exported_names():
     assert sorted(peftkit.__all__) == [
-        "AdaLoRA", "Base", "BitFit", "BottleneckAdapter", "Budget", "Chat", "Conversations", "Data", "DoRA",
-        "EVA", "FullFineTuning", "Generation", "HeadOnly", "IA3", "LayerNormTuning", "LoRA",
+        "AdaLoRA", "Base", "BitFit", "BottleneckAdapter", "Budget", "Chat", "Conversations", "Data",
+        "DoRA", "EVA", "FullFineTuning", "Generation", "HeadOnly", "IA3", "LayerNormTuning", "LoRA",
         "Method", "OLoRA", "PTuning", "PeftMethod", "PeftkitError", "PiSSA", "PrefixTuning",
         "PromptTuning", "Recipe", "Source", "Task", "TextClassification", "TopLayers", "Training",
         "compare", "load", "main",

@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from peftkit.errors import PeftkitError, TrainingError
+from peftkit.errors import PeftkitError, TrainingError, first_line
 from peftkit.terminal import quiet_libraries
 
-PRELOADED = ["peftkit.comparing.trials"]
+PRELOADED = ["peftkit.comparing.preloaded"]
 
 
 class DiedError(TrainingError):
@@ -54,7 +54,7 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
         error, message, hint = value
         raise error(message, hint)
     if kind == "crash":
-        raise DiedError(f"the run failed:\n{value}", "this is no fault of the recipe; report it")
+        raise DiedError(value, "this is no fault of the recipe; report it")
     return value
 
 
@@ -76,8 +76,9 @@ def _inside(sender: Connection, function: Callable[..., Any], arguments: tuple[A
         answer = ("error", (type(error), error.message, error.hint))
     except KeyboardInterrupt:
         os._exit(130)
-    except Exception:
-        answer = ("crash", traceback.format_exc())
+    except Exception as error:
+        told = f"{type(error).__name__}: {first_line(error)}"
+        answer = ("crash", f"{told}\n{traceback.format_exc()}")
     with contextlib.suppress(BrokenPipeError):
         sender.send(answer)
 

@@ -226,6 +226,7 @@ def _probe_row(grid: Grid, probe: Json, full: Runs, margin: float) -> Json:
                 "interval": own.interval,
                 "validations": [],
                 "history": [],
+                "command": "",
             }
         ],
         "score": own.value,

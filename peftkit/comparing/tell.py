@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from peftkit.comparing.answer import answer
@@ -49,7 +50,9 @@ def print_comparison(console: Console, record: Json, folder: Path) -> None:
             "" if seconds is None else f"{seconds:.1f}",
         )
     console.print(table)
-    console.print(f"\n  {answer(record)}", highlight=False)
+    console.print()
+    for sentence in answer(record):
+        console.print(f"  {escape(sentence)}", highlight=False)
     for note in record["notes"]:
         console.print(f"  [yellow]note:[/] {note}", highlight=False)
     for name in ("compare.html", "compare.md", "compare.json"):

@@ -1,0 +1,326 @@
+"""Comparisons: what a verdict means, what is refused, and a whole one on a tiny base."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from accelerate.utils import set_seed
+from rich.console import Console
+
+import peftkit
+from peftkit import Base, Budget, Chat, Conversations, Data, LoRA, Recipe, TextClassification
+from peftkit.comparing.apart import DiedError, apart
+from peftkit.comparing.compare import compare, prepare_grid
+from peftkit.comparing.grid import for_search, make_grid, rates_around
+from peftkit.comparing.verdicts import Estimate, difference, estimate, judge
+from peftkit.errors import OutputError, RecipeError, TrainingError
+from peftkit.evaluation.retention import Retention
+from peftkit.fitting import choose_trained, fit, inject, load, score
+from peftkit.outcome import Clock
+from peftkit.preparing import prepare
+from peftkit.tasks.task import ByExample
+from peftkit.training.devices import open_accelerator
+from tests.conftest import sentences, write_csv
+
+TIMES = ("seconds", "seconds_taken", "seconds_per_epoch", "seconds_to_best", "created")
+TIMES += ("seconds_to_99_of_full", "peak_memory_mb", "command")
+
+
+def seeds_of(values):
+    """(seeds, examples) as scores with weights of 1."""
+    return [ByExample(tuple(map(float, row)), (1.0,) * len(row)) for row in values]
+
+
+class TestVerdicts:
+    @pytest.mark.parametrize(
+        ("seed", "example", "rest"),
+        [(0.0, 0.0, 0.3), (0.0, 0.2, 0.2), (0.005, 0.0, 0.3), (0.02, 0.2, 0.3), (0.1, 0.1, 0.3)],
+    )
+    @pytest.mark.parametrize("num_seeds", [2, 3, 5])
+    def test_no_difference_is_called_one_in_five_percent_at_most(
+        self, seed, example, rest, num_seeds
+    ):
+        random = np.random.default_rng(0)
+        called = 0
+        for _ in range(400):
+            values = seed * random.standard_normal((num_seeds, 1))
+            values = values + example * random.standard_normal((1, 200))
+            values = values + rest * random.standard_normal((num_seeds, 200))
+            found = difference(seeds_of(values), seeds_of(0 * values))
+            called += judge(found, 1e-9, True) in ("better", "worse")
+        assert called / 400 <= 0.05 + 2 * (0.05 * 0.95 / 400) ** 0.5
+
+    def test_a_difference_is_found(self):
+        random = np.random.default_rng(0)
+        right = random.random((3, 1000))
+        found = difference(seeds_of(right < 0.8), seeds_of(right < 0.7))
+        assert found.value == pytest.approx(0.1, abs=0.01)
+        assert judge(found, 0.01, True) == "better"
+        assert judge(found, 0.01, False) == "worse"
+
+    def test_one_seed_has_the_interval_of_its_examples(self):
+        right = np.random.default_rng(0).random((1, 400)) < 0.8
+        found = estimate(seeds_of(right))
+        share = right.mean()
+        half = 1.966 * (share * (1 - share) / 399) ** 0.5
+        assert found.value == share
+        assert found.interval == pytest.approx((share - half, share + half), rel=1e-3)
+
+    def test_weights_make_a_ratio(self):
+        """Losses of sequences: the score is that of all tokens, the interval the delta method's."""
+        random = np.random.default_rng(0)
+        tokens = random.integers(1, 50, 300)
+        losses = tokens * 2.0 + random.standard_normal((3, 300))
+        seeds = [ByExample(tuple(row), tuple(map(float, tokens))) for row in losses]
+        found = estimate(seeds)
+        assert found.value == pytest.approx(losses.sum() / (3 * tokens.sum()))
+        # long sequences have large losses, which is no uncertainty of their ratio
+        assert found.high - found.low < 0.02
+
+    @pytest.mark.parametrize(
+        ("low", "high", "verdict"),
+        [
+            (-0.005, 0.009, "equivalent"),
+            (0.001, 0.009, "equivalent"),
+            (0.001, 0.02, "better"),
+            (-0.03, -0.02, "worse"),
+            (-0.02, 0.001, "undecided"),
+        ],
+    )
+    def test_what_an_interval_means(self, low, high, verdict):
+        assert judge(Estimate((low + high) / 2, low, high), 0.01, True) == verdict
+
+
+@pytest.fixture(scope="module")
+def recipe(bases, tmp_path_factory):
+    file = write_csv(tmp_path_factory.mktemp("data") / "rows.csv", sentences(240))
+    return Recipe(
+        base=Base(name_or_path=str(bases["bert"])),
+        task=TextClassification(data=Data(path=str(file), test_fraction=0.3)),
+        method=LoRA(r=4),
+        training=peftkit.Training(num_epochs=2, batch_size=16, learning_rate=1e-2),
+        name="lora",
+    )
+
+
+class TestGrid:
+    def test_rates_are_half_a_decade_apart_around_the_recipes(self):
+        assert rates_around(1e-3, 4) == (3.16e-4, 1e-3, 3.16e-3, 1e-2)
+        assert rates_around(1e-3, 3) == (3.16e-4, 1e-3, 3.16e-3)
+        assert rates_around(2e-5, 1) == (2e-5,)
+
+    def test_full_fine_tuning_is_added_at_a_tenth_of_the_rate(self, recipe):
+        quantized = recipe.with_(base=recipe.base.with_(quantization="nf4"))
+        grid = make_grid([quantized], Budget(num_trials=3))
+        assert [of.name for of in grid.contenders] == ["full", "lora"]
+        full = grid.contenders[0].recipe
+        assert full.method.kind() == "FullFineTuning"
+        assert full.base.quantization == "none"
+        assert grid.contenders[0].rates == (3.16e-4, 1e-3, 3.16e-3)
+
+    def test_all_have_the_same_budget(self, recipe):
+        hasty = recipe.training.with_(early_stopping_patience=1)
+        grid = make_grid([recipe.with_(training=hasty)], Budget())
+        assert {of.recipe.training.early_stopping_patience for of in grid.contenders} == {0}
+        assert for_search(recipe, 80).training.max_steps == 20
+
+    @pytest.mark.parametrize(
+        ("change", "told"),
+        [
+            ({"split_seed": 1}, "`split_seed` is 0 in `lora` and 1 in `other`"),
+            ({"start_from": "runs/x"}, "`other` starts from an adapter"),
+            ({"name": "lora"}, "`lora` is the name of more than one recipe"),
+            ({"name": "frozen_probe"}, "`frozen_probe` is the name"),
+        ],
+    )
+    def test_more_than_the_method_differs(self, recipe, change, told):
+        other = recipe.with_(**{"name": "other", **change})
+        with pytest.raises(RecipeError, match="`") as raised:
+            make_grid([recipe, other], Budget())
+        assert told in raised.value.message
+
+    def test_another_budget_or_task_is_named(self, recipe):
+        longer = recipe.with_(name="other", training=recipe.training.with_(num_epochs=3))
+        with pytest.raises(RecipeError, match=r"`training.num_epochs` is 2 in `lora` and 3"):
+            make_grid([recipe, longer], Budget())
+        chat = Chat(data=Conversations(path="rows.jsonl"))
+        with pytest.raises(RecipeError, match="`task` is 'TextClassification' in `lora`"):
+            make_grid([recipe, recipe.with_(name="other", task=chat)], Budget())
+
+    def test_a_metric_that_is_no_mean_is_refused(self, recipe):
+        f1 = recipe.with_(training=recipe.training.with_(metric="macro_f1"))
+        with pytest.raises(RecipeError, match="no mean over examples"):
+            prepare_grid([f1], Budget())
+
+    def test_a_classifier_has_no_loss_on_general_text(self, recipe):
+        with pytest.raises(RecipeError, match="only language models"):
+            prepare_grid([recipe], Budget(retention=Retention(path="rows.jsonl")))
+
+    def test_a_margin_of_zero_is_refused(self):
+        with pytest.raises(ValueError, match="greater than 0"):
+            Budget(margin=0)
+
+
+def doubled(number: int) -> tuple[int, int]:
+    return 2 * number, os.getpid()
+
+
+def unlucky(reason: str) -> None:
+    if reason == "error":
+        raise TrainingError("loss is NaN", "lower it")
+    if reason == "bug":
+        raise KeyError("no such thing")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class TestApart:
+    def test_another_process_answers(self):
+        number, process = apart(doubled, 21)
+        assert number == 42
+        assert process != os.getpid()
+
+    def test_its_errors_come_through(self):
+        with pytest.raises(TrainingError, match="loss is NaN") as raised:
+            apart(unlucky, "error")
+        assert raised.value.hint == "lower it"
+        with pytest.raises(DiedError, match="KeyError: 'no such thing'"):
+            apart(unlucky, "bug")
+        with pytest.raises(DiedError, match="as the system does when memory runs out"):
+            apart(unlucky, "kill")
+
+
+@pytest.fixture(scope="module")
+def compared(recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare") / "grid"
+    return compare([recipe], str(folder), Budget(num_trials=1, num_seeds=2))
+
+
+class TestWhole:
+    def test_the_promised_rows(self, compared):
+        rows = {row["name"]: row for row in compared.record["rows"]}
+        assert list(rows) == ["full", "lora", "frozen_probe"]
+        assert rows["full"]["verdict"] == "baseline"
+        assert rows["lora"]["verdict"] in ("better", "worse", "equivalent", "undecided")
+        assert [seed["seed"] for seed in rows["lora"]["seeds"]] == [0, 1]
+        mean = sum(seed["score"] for seed in rows["lora"]["seeds"]) / 2
+        assert rows["lora"]["score"] == pytest.approx(mean)
+        low, high = rows["lora"]["interval"]
+        assert low < mean < high
+        apart_from_full = rows["lora"]["difference_to_full"]["value"]
+        assert apart_from_full == pytest.approx(mean - rows["full"]["score"], abs=1e-9)
+        assert rows["lora"]["trainable_parameters"] < rows["full"]["trainable_parameters"]
+        assert rows["lora"]["peak_memory_mb"]["merging"] > 0
+        assert rows["full"]["peak_memory_mb"]["merging"] is None
+        assert rows["frozen_probe"]["score"] > compared.record["before"]
+        for name in ("compare.json", "compare.html", "compare.md"):
+            assert (compared.folder / name).is_file()
+
+    def test_asked_again_nothing_is_done_again(self, recipe, compared):
+        begun = time.perf_counter()
+        budget = Budget(num_trials=1, num_seeds=2)
+        again = compare([recipe], str(compared.folder), budget)
+        assert time.perf_counter() - begun < 60
+        assert timeless(again.record) == timeless(compared.record)
+
+    def test_another_comparison_does_not_go_on_there(self, recipe, compared):
+        with pytest.raises(OutputError, match=r"another comparison: `budget.num_seeds`"):
+            compare([recipe], str(compared.folder), Budget(num_trials=1, num_seeds=3))
+
+    def test_a_run_again_gives_the_same_bits(self, compared, tmp_path):
+        folder = compared.folder / "trials/lora/seed-1"
+        row = next(row for row in compared.record["rows"] if row["name"] == "lora")
+        assert f"peftkit run {folder}/recipe.json" in row["seeds"][1]["command"]
+        saved = Recipe.from_json((folder / "recipe.json").read_text())
+        apart(run_again, saved.to_json(), str(tmp_path / "again"))
+        ours, theirs = (
+            (place / "by_example.json").read_bytes() for place in (folder, tmp_path / "again")
+        )
+        assert ours == theirs
+
+
+def run_again(recipe: str, folder: str) -> None:
+    from peftkit.run import run
+
+    run(Recipe.from_json(recipe), folder)
+
+
+def timeless(value):
+    """A record without what takes another time in each run."""
+    if isinstance(value, dict):
+        return {name: timeless(part) for name, part in value.items() if name not in TIMES}
+    return [timeless(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def scores_of(prepared, seed):
+    """What a run with that seed makes of the test examples."""
+    accelerator = open_accelerator(prepared.recipe.base)
+    ready = prepared.__class__(**{**prepared.__dict__, "recipe": prepared.recipe.with_(seed=seed)})
+    set_seed(seed)
+    model = inject(load(ready, accelerator), ready)
+    reader = choose_trained(model, ready, accelerator).reader
+    fit(reader, ready, accelerator, Clock(), Console(quiet=True))
+    return score(reader, ready.encoded.test, ready, accelerator).by_example["accuracy"]
+
+
+@pytest.mark.slow
+class TestNull:
+    """Real runs: what is the same is not told apart, what is crippled is."""
+
+    @pytest.fixture(scope="class")
+    def small(self, recipe):
+        training = recipe.training.with_(max_steps=12, evaluate_every=6)
+        return recipe.with_(training=training)
+
+    def test_one_method_under_two_names(self, small):
+        torch.set_num_threads(1)
+        prepared = prepare(small)
+        verdicts = []
+        for repetition in range(20):
+            seeds = [scores_of(prepared, 6 * repetition + place) for place in range(6)]
+            found = difference(seeds[:3], seeds[3:])
+            verdicts.append(judge(found, 0.01, True))
+        assert sum(verdict in ("better", "worse") for verdict in verdicts) <= 1  # 5 % of 20
+
+    def test_a_crippled_method_is_worse(self, small):
+        torch.set_num_threads(1)
+        whole = small.with_(training=small.training.with_(max_steps=40))
+        crippled = small.with_(
+            method=LoRA(r=1, target_modules=["layer.1.attention.self.query"]),
+            training=small.training.with_(max_steps=2, evaluate_every=1),
+        )
+        ours, others = prepare(crippled), prepare(whole)
+        found = difference(*([scores_of(of, seed) for seed in range(3)] for of in (ours, others)))
+        assert judge(found, 0.01, True) == "worse"
+
+
+@pytest.mark.slow
+def test_killed_ten_times_it_comes_to_the_same(recipe, compared, tmp_path):
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    folder = tmp_path / "grid"
+    command = [sys.executable, "-m", "peftkit", "compare", str(tmp_path / "recipe.json")]
+    command += ["--trials", "1", "--seeds", "2", "--output-dir", str(folder)]
+    random = np.random.default_rng(0)
+    for _ in range(10):
+        before = {file: file.read_bytes() for file in folder.glob("trials/**/*.json")
+                  if file.parent.parent.name == "trials"}  # fmt: skip
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(float(random.uniform(8, 30)))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        assert all(file.read_bytes() == known for file, known in before.items())
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "frozen_probe" in done.stdout
+    record = json.loads((folder / "compare.json").read_text())
+    assert timeless(record) == timeless(json.loads(json.dumps(compared.record)))
+    shutil.rmtree(folder)
