@@ -1,6 +1,7 @@
-"""What a model card says of a classifier that pools hidden states: transformers has no class for it.
+"""What a model card says of a classifier that pools hidden states.
 
-An AutoModelForSequenceClassification would take the weights that it knows, and answer something else.
+Transformers has no class for it: an AutoModelForSequenceClassification would take the weights that
+it knows, and answer something else.
 """
 
 from __future__ import annotations

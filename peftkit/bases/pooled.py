@@ -3,9 +3,9 @@
     mean    logits = W dropout(sum_t h_t / T) + b        t: the tokens of the text
     cls     logits = W dropout(h_1) + b                  (Devlin et al. 2019, arXiv:1810.04805)
 
-Bases that were trained to compare texts by the mean of their hidden states (Reimers & Gurevych 2019,
-arXiv:1908.10084) have all they know there; the pooler that BERT's head reads was never trained in
-them. Virtual tokens before a text are no tokens of it.
+Bases that were trained to compare texts by the mean of their hidden states (Reimers & Gurevych
+2019, arXiv:1908.10084) have all they know there; the pooler that BERT's head reads was never
+trained in them. Virtual tokens before a text are no tokens of it.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ def pooled_class(config: Any, name: str) -> Any:
     advice = 'leave `task.pooling` at "head", or choose a base of another architecture'
     if config.is_encoder_decoder:
         raise BaseModelError(
-            f"`{name}` is a {config.model_type} model, with an encoder and a decoder: its decoder's "
+            f"`{name}` is a {config.model_type} model, with an encoder and a decoder: its last "
             "hidden states are those of a text that it writes, which `task.pooling` cannot pool",
             advice,
         )
     mapping: Any = transformers.AutoModel
     if type(config) not in mapping._model_mapping:
         raise BaseModelError(
-            f"`{name}` is a {config.model_type} model, which transformers does not have itself, and "
-            "`task.pooling` needs an architecture of its",
+            f"`{name}` is a {config.model_type} model, which transformers itself does not have, "
+            "and `task.pooling` is for the architectures that it has",
             advice,
         )
     found = mapping._model_mapping[type(config)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+
 from peftkit.bases.loading import config_with_head, model_class
 from peftkit.bases.opening import OpenedBase
 from peftkit.data.encoded import Head
