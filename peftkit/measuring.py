@@ -182,7 +182,7 @@ def _kept_mb(reader: Reader, trial: Trial) -> float:
         return 0.0
     first = collate(encoded.train, [0], reader.reads, encoded.pad_token_id)
     quiet = modules_below(reader.model, to_device(first, trial.accelerator.device))
-    trunk = find_frozen_trunk(base_of(reader.model), quiet, reader.per_token, num_passes=2)
+    trunk = find_frozen_trunk(base_of(reader.model), quiet, reader.every_token, num_passes=2)
     if trunk is None:
         return 0.0
     splits = (encoded.train, encoded.validation)

@@ -460,7 +460,7 @@ def test_a_kept_trunk_changes_nothing(kind, auto, method):
     reader = Reader(model, task.reads, "packed")
     single = collate(encoded.train, [1], task.reads, encoded.pad_token_id)
     quiet = modules_below(model, single)
-    reader.trunk = find_frozen_trunk(base_of(model), quiet, reader.per_token, num_passes=3)
+    reader.trunk = find_frozen_trunk(base_of(model), quiet, reader.every_token, num_passes=3)
     assert reader.trunk.num_frozen == (3 if method.kind() == "HeadOnly" else 2)
     calls = []
     reader.trunk.blocks[0].register_forward_hook(lambda *_: calls.append(1))

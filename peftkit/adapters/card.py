@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jinja2
 
+from peftkit.adapters.pooled_code import adapter_code, model_code
 from peftkit.adapters.record import Record
 from peftkit.data.encoded import Head
 
@@ -49,7 +50,9 @@ peftkit {{ command }} path/to/this/folder{{ base_option }}\
 {% if command == "predict" %} --text "..."{% endif %}
 ```
 
-{% if library == "peft" -%}
+{% if pooled -%}
+{{ pooled }}
+{%- elif library == "peft" -%}
 {% if plugin -%}
 With PEFT, to which peftkit adds this kind of adapter; without the first line, PEFT says
 `KeyError: 'BOTTLENECK'` (`pip install peftkit`):
@@ -92,7 +95,7 @@ model.load_state_dict(load_file("path/to/this/folder/trained.safetensors"), stri
 model.eval()
 {{ float32_kernels }}```
 {%- endif %}
-{%- if added and library != "transformers" %}
+{%- if added and library != "transformers" and not pooled %}
 
 The vocabulary has tokens more than the base's, {{ added }}. The tokenizer is in this folder, and
 `added_tokens.safetensors` has their embeddings; put them into `{{ variable }}`\
@@ -201,8 +204,12 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
             "path to give below, since transformers does not quantize a GGUF file"
         )
     library = "peft" if (folder / "adapter_config.json").is_file() else "other"
-    if (folder / "config.json").is_file():
+    if whole := (folder / "config.json").is_file():
         library = "transformers"
+    pooled = ""
+    if head.pooling:
+        library = "peftkit"  # those who read this would load it with the architecture's own head
+        pooled = model_code(head.pooling) if whole else adapter_code(head.pooling, reachable)
     base_path = base["hub_id"] or "path/to/the/base"
     config = _config_code(record, base_path)
     imports = ", AutoConfig" if config else ""
@@ -219,6 +226,7 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
         labels=", ".join(f"`{label}`" for label in head.labels),
         metrics=[m for m in record.metrics["after"] if m != "loss"],
         library=library,
+        pooled=pooled,
         command=command,
         prompt=prompt,
         plugin=method["kind"] == "BottleneckAdapter",

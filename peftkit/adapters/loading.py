@@ -258,7 +258,7 @@ def load_trained_model(
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
     loaded = load_weights(base, head, dtype, device, dropout=None)
     model = recipe.method.load(loaded.model, folder, loaded.head)
-    if head.auto_class != "AutoModel":  # whose pooler is read by nothing
+    if head.pooling or head.auto_class != "AutoModel":  # whose pooler is read by nothing
         check_nothing_is_random(model, loaded.random)
     load_added_tokens(model, folder, base.added_ids)
     return model.to(device).eval()

@@ -8,12 +8,13 @@ from typing import Any
 import jinja2
 
 from peftkit.adapters.card import PIPELINE_TAGS
+from peftkit.adapters.pooled_code import model_code
 from peftkit.adapters.record import Record
 
 TEMPLATE = """\
 ---
 {% if record.base.hub_id %}base_model: {{ record.base.hub_id }}
-{% endif %}library_name: transformers
+{% endif %}library_name: {{ "peftkit" if pooled else "transformers" }}
 pipeline_tag: {{ pipeline_tag }}
 tags:
 - peftkit
@@ -24,12 +25,16 @@ tags:
 {{ method }}{% if base %} of `{{ base }}`{% endif %}, merged with \
 [peftkit](https://pypi.org/project/peftkit/) into {{ into }}{{ strength }}.
 
+{% if pooled -%}
+{{ pooled }}
+{%- else -%}
 ```python
 from transformers import AutoTokenizer, {{ record.head.auto_class }}
 
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 model = {{ record.head.auto_class }}.from_pretrained("path/to/this/folder").eval()
 ```
+{%- endif %}
 
 Beside the adapter on its base, logits differ by at most {{ difference }}, and the likeliest answer
 is the same at {{ agreement }} of the positions; `merge_report.json` has all.
@@ -61,6 +66,7 @@ def write_merged_card(folder: Path, name: str, record: Record, report: dict[str,
         record={"base": record.base or {"hub_id": ""}, "head": record.head},
         report=report,
         name=name,
+        pooled=model_code(record.head.pooling) if record.head.pooling else "",
         difference=f"{report['max_abs_dlogit']:.1e}",
         agreement=f"{report['top1_agreement']:.2%}",
         method=record.peft_config.get("peft_type") or record.recipe["method"]["kind"],

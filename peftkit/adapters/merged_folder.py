@@ -33,7 +33,7 @@ from peftkit.adapters.probes import (
 )
 from peftkit.adapters.record import peft_config, tokenizer_sha256, versions
 from peftkit.bases.base import Base
-from peftkit.bases.loading import has_tied_output, load_weights
+from peftkit.bases.loading import has_tied_output, load_weights, model_class
 from peftkit.bases.opening import open_base
 from peftkit.data.encoded import Examples
 from peftkit.data.splits import load_splits
@@ -276,7 +276,8 @@ def _reopened(folder: Path, found: OpenedAdapter, accelerator: Accelerator) -> n
             f"the tokenizer of `{found.base.name}` is not read back as it was",
             "its files are of a kind that transformers does not write; keep the adapter",
         )
-    auto = getattr(transformers, found.record.head.auto_class)
+    configs: Any = transformers.AutoConfig
+    auto = model_class(found.record.head, configs.from_pretrained(folder), found.base.name)
     model: nn.Module = auto.from_pretrained(folder, dtype=found.dtype)
     if getattr(model, "is_quantized", False):
         return model.eval()

@@ -33,7 +33,7 @@ def export_peft(request: Request) -> Exported:
     _refuse_gguf_options(request)
     found = open_adapter(request.path, request.base, request.trust_remote_code)
     config = peft_config(found.folder)
-    check_for_peft(config, found.folder)
+    check_for_peft(config, found.folder, found.record.head)
     found.check_base()
     notes = (f"PeftModel.from_pretrained(base, {str(request.output)!r}), beside {_beside(found)}",)
     if not why_no_plain_lora(config, found.folder, head=True):

@@ -39,12 +39,18 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` of vLLM may be."""
 
 
-def check_for_peft(config: Mapping[str, Any], folder: Path) -> None:
+def check_for_peft(config: Mapping[str, Any], folder: Path, head: Head) -> None:
     """Raises AdapterError unless PEFT by itself loads an adapter.
 
     Args:
         config: adapter_config.json; empty for methods that have none.
     """
+    if head.pooling:
+        raise AdapterError(
+            f'its classifier reads the hidden states themselves (`task.pooling="{head.pooling}"`), '
+            "which no class of transformers does that PEFT could load it on",
+            "load it with `peftkit.load`, or `peftkit merge` it where its method can be merged",
+        )
     if not config:
         raise AdapterError(
             "what was trained are weights of the base itself, no PEFT adapter", MERGE
@@ -64,7 +70,7 @@ def check_for_peft(config: Mapping[str, Any], folder: Path) -> None:
 
 def check_for_vllm(config: Mapping[str, Any], folder: Path, head: Head) -> None:
     """Raises AdapterError unless vLLM serves an adapter beside its base."""
-    check_for_peft(config, folder)
+    check_for_peft(config, folder, head)
     if head.task_type != "CAUSAL_LM":
         raise AdapterError(
             "vLLM takes adapters of models that write, and this one has a head of its own", MERGE

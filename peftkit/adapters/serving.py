@@ -34,7 +34,7 @@ def commands(adapter: OpenedAdapter, run: Path) -> dict[str, str]:
 
 
 def _check_peft(adapter: OpenedAdapter) -> None:
-    check_for_peft(peft_config(adapter.folder), adapter.folder)
+    check_for_peft(peft_config(adapter.folder), adapter.folder, adapter.record.head)
 
 
 def _check_vllm(adapter: OpenedAdapter) -> None:

@@ -79,11 +79,12 @@ def check_start(start: Start, base: OpenedBase, head: Head) -> None:
     record = start.record
     if record is None:
         return
-    if (record.head.task_type, record.head.labels) != (head.task_type, head.labels):
+    there, here = ((h.task_type, h.labels, h.pooling) for h in (record.head, head))
+    if there != here:
         raise AdapterError(
             f"`start_from`: the adapter in `{start.folder}` is for {_told(record.head)}, and this "
             f"run is for {_told(head)}",
-            "begin anew, or give the data the same labels",
+            "begin anew, or give the data the same labels and `task.pooling` the same value",
         )
     added = tuple(record.recipe["base"]["added_tokens"])
     if added != base.spec.added_tokens:
@@ -115,6 +116,5 @@ def restore_start(model: nn.Module, start: Start, recipe: Recipe, base: OpenedBa
 
 
 def _told(head: Head) -> str:
-    return (
-        f"{head.task_type} with the labels {quoted(head.labels)}" if head.labels else head.task_type
-    )
+    labels = f" with the labels {quoted(head.labels)}" if head.labels else ""
+    return f"{head.task_type}{labels}" + (f', pooling "{head.pooling}"' if head.pooling else "")

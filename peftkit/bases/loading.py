@@ -35,16 +35,17 @@ def empty_model(base: OpenedBase, head: Head, dropout: float | None = None) -> L
         BaseModelError: the architecture cannot serve the task, or has no dropout to set.
     """
     import torch
-    import transformers
 
-    auto = getattr(transformers, head.auto_class)
+    from peftkit.bases.pooled import check_first_token
+
     config = config_with_head(base, head, dropout)
+    auto = model_class(head, config, base.name)
     try:
         with torch.device("meta"):
             model = auto.from_config(config, trust_remote_code=base.spec.trust_remote_code)
             resize_vocabulary(model, base)
     except ValueError as error:
-        if type(config) in auto._model_mapping:
+        if head.pooling or type(config) in auto._model_mapping:
             raise BaseModelError(f"the config.json of `{base.name}` is wrong: {error}") from error
         known = sorted({config_class.model_type for config_class in auto._model_mapping})
         raise BaseModelError(
@@ -53,7 +54,27 @@ def empty_model(base: OpenedBase, head: Head, dropout: float | None = None) -> L
             f"choose a base of another architecture, such as "
             f"{quoted(t for t in ('bert', 'roberta', 'llama', 'qwen3', 'gpt2') if t in known)}",
         ) from error
+    if head.pooling:
+        check_first_token(model, base.name)
     return LoadedModel(model, _head_modules(model, head, ()))
+
+
+def model_class(head: Head, config: Any, name: str) -> Any:
+    """What has `from_config` and `from_pretrained` for a head: an AutoModel of transformers, or a
+    class of peftkit's own.
+
+    Args:
+        config: of the model.
+        name: of the base, for messages.
+
+    Raises:
+        BaseModelError: the architecture cannot be pooled.
+    """
+    import transformers
+
+    from peftkit.bases.pooled import pooled_class
+
+    return pooled_class(config, name) if head.pooling else getattr(transformers, head.auto_class)
 
 
 def quantized_empty(base: OpenedBase, empty: LoadedModel) -> LoadedModel:
@@ -81,7 +102,6 @@ def load_weights(
         BaseModelError: the checkpoint lacks weights of the trunk, which would be random.
     """
     import torch
-    import transformers
 
     download_weights(base)
     empty = empty_model(base, head, dropout)
@@ -96,7 +116,7 @@ def load_weights(
             config.quantization_config = quantization.to_dict()
         else:
             options["quantization_config"] = quantization
-    model, report = getattr(transformers, head.auto_class).from_pretrained(
+    model, report = model_class(head, config, base.name).from_pretrained(
         base.folder,
         config=config,
         trust_remote_code=base.spec.trust_remote_code,
@@ -191,12 +211,18 @@ def has_tied_output(model: Any) -> bool:
 
 def config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> Any:
     """Transformers' configuration of the base's model with the task's head."""
+    from peftkit.bases.pooled import FIELD
+
     config = copy.deepcopy(base.config)
     if head.labels:
         config.num_labels = len(head.labels)
         config.id2label = dict(enumerate(head.labels))
         config.label2id = {label: index for index, label in enumerate(head.labels)}
     config.pad_token_id = base.tokenizer.pad_token_id
+    if head.pooling:
+        setattr(config, FIELD, head.pooling)
+    elif hasattr(config, FIELD):  # the base is a merged model
+        delattr(config, FIELD)
     if dropout is not None:
         names = [
             name
@@ -306,7 +332,8 @@ def _quantization(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) -> A
         return made
     # without a list, bitsandbytes keeps the head of a language model by itself; the pooler may
     # turn out to have no weights in the checkpoint, and is then trained
-    poolers = [name for name, _ in empty.model.named_modules() if name.endswith(".pooler")]
+    named = empty.model.named_modules()
+    poolers = [n for n, m in named if n.endswith(".pooler") and any(True for _ in m.parameters())]
     skipped = [*empty.head, *poolers] if empty.head else None
     if base.spec.quantization == "int8":
         return config(load_in_8bit=True, llm_int8_skip_modules=skipped)

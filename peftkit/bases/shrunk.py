@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from peftkit.bases.loading import config_with_head
+from peftkit.bases.loading import config_with_head, model_class
 from peftkit.bases.opening import OpenedBase
 from peftkit.data.encoded import Head
 from peftkit.errors import BaseModelError
@@ -29,8 +28,6 @@ def shrunk(base: OpenedBase, head: Head, num_blocks: int, folder: Path) -> Opene
     Raises:
         BaseModelError: the configuration does not say how many blocks there are.
     """
-    import transformers
-
     if not depth(base):
         raise BaseModelError(f"the configuration of `{base.name}` names no number of blocks")
     config = copy.deepcopy(base.config)
@@ -42,9 +39,9 @@ def shrunk(base: OpenedBase, head: Head, num_blocks: int, folder: Path) -> Opene
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[-num_blocks:]
     small = replace(base, folder=folder, config=config, source=None, hub_id="")
-    auto: Any = getattr(transformers, head.auto_class)
-    model = auto.from_config(
-        config_with_head(small, head, None), trust_remote_code=base.spec.trust_remote_code
+    config = config_with_head(small, head, None)
+    model = model_class(head, config, base.name).from_config(
+        config, trust_remote_code=base.spec.trust_remote_code
     )
     model.save_pretrained(folder)
     return small

@@ -26,6 +26,9 @@ class Head:
     """Names of the classes, in the order of the logits; empty where the vocabulary is put out."""
     trained: bool = True
     """Whether the modules above the trunk are trained whole, whatever the method."""
+    pooling: str = ""
+    """What a classifier of peftkit's own reads of the last hidden states, `mean` or `cls`; empty
+    for the head of the architecture."""
     generation: dict[str, Any] = field(default_factory=dict)
     """How the trained model writes, by the names of transformers' `GenerationConfig`, the tokens it
     stops at among them; empty where it does not write."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from peftkit.bases.pooled import is_pooled
 from peftkit.errors import MethodError
 from peftkit.methods.peft_layout import WEIGHTS, compare_configs, inject_peft, load_peft
 from peftkit.methods.trained_layout import fill_tensors
@@ -58,7 +59,8 @@ def inject_virtual(model: nn.Module, config: peft.PromptLearningConfig) -> nn.Mo
 def _takes_a_cache(base: Any) -> bool:
     """Whether the model, or the trunk under its head, can be given past keys and values."""
     trunk = getattr(base, base.base_model_prefix, base)
-    return any("past_key_values" in inspect.signature(m.forward).parameters for m in (base, trunk))
+    asked = (trunk,) if is_pooled(base) else (base, trunk)
+    return any("past_key_values" in inspect.signature(m.forward).parameters for m in asked)
 
 
 def load_virtual(model: nn.Module, folder: Path) -> nn.Module:
@@ -90,12 +92,18 @@ def embedding_width(model: nn.Module) -> int:
 
 
 def placed_by_hook(model: nn.Module) -> nn.Module:
-    """The model with the hook of this module on its base, if that reads from left to right."""
+    """The model with the hook of this module on its base, if that reads from left to right; a
+    classifier that pools hidden states is told how many are of virtual tokens.
+    """
     base: Any = model.base_model
+    config: Any = model.peft_config["default"]  # type: ignore[index]
+    in_cache = config.peft_type == "PREFIX_TUNING"
+    pooled = is_pooled(base)
+    if pooled and not in_cache:
+        tell = partial(_tell, count=config.num_virtual_tokens)
+        base.register_forward_pre_hook(tell, with_kwargs=True)
     if reads_left_to_right(base):
-        config: Any = model.peft_config["default"]  # type: ignore[index]
-        in_cache = config.peft_type == "PREFIX_TUNING"
-        reads_last = config.task_type == "SEQ_CLS" and not in_cache
+        reads_last = config.task_type == "SEQ_CLS" and not in_cache and not pooled
         hook = partial(_place, in_cache=in_cache, reads_last=reads_last)
         base.register_forward_pre_hook(hook, with_kwargs=True)
     return model
@@ -117,6 +125,15 @@ def reads_left_to_right(base: Any) -> bool:
         hidden = trunk.eval()(input_ids=texts, output_hidden_states=True).hidden_states[-1]
     trunk.train(training)
     return bool(torch.allclose(hidden[0, 0], hidden[1, 0], rtol=1e-4, atol=1e-5))
+
+
+def _tell(
+    _: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, count: int
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """The forward hook of a classifier that pools: embeddings begin with virtual tokens."""
+    if kwargs.get("inputs_embeds") is None:
+        return None
+    return args, {**kwargs, "num_virtual_tokens": count}
 
 
 def _place(

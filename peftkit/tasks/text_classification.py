@@ -36,7 +36,7 @@ WORST_MISTAKES = 20
 
 
 class TextClassification(Task):
-    """One label for each text, read from the classification head of the base's architecture."""
+    """One label for each text, or pair of texts."""
 
     task_type: ClassVar[str] = "SEQ_CLS"
     reads: ClassVar[Reads] = "first"
@@ -47,6 +47,10 @@ class TextClassification(Task):
     """The labelled texts."""
     max_length: int = Field(default=512, ge=4)
     """Tokens per example; longer ones are cut at the end and counted. The base may allow less."""
+    pooling: Literal["head", "mean", "cls"] = "head"
+    """What the classifier reads: `head` is the classification head of the base's architecture;
+    `mean` the mean of the last hidden states over a text's tokens, which sentence-transformers were
+    trained for; `cls` that of its first token; these two through dropout and one linear layer."""
     class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = "none"
     """Weight of each label in the loss; balanced is rows / (labels x rows of the label)."""
 
@@ -131,7 +135,7 @@ class TextClassification(Task):
             )
 
     def encode(self, splits: Splits, tokenizer: Any) -> Encoded:
-        from peftkit.data.encoded import Encoded, Head
+        from peftkit.data.encoded import Encoded
 
         labels = self._labels(splits)
         weights = self._weights(splits, labels)
@@ -149,7 +153,7 @@ class TextClassification(Task):
             parts["train"],
             parts["validation"],
             parts["test"],
-            head=Head("AutoModelForSequenceClassification", self.task_type, labels),
+            head=self._head(labels),
             pad_token_id=tokenizer.pad_token_id,
             notes=tuple(notes),
         )
@@ -203,6 +207,13 @@ class TextClassification(Task):
         probabilities = _softmax(outputs).max(axis=1)
         labels = [head.labels[index] for index in outputs.argmax(axis=1)]
         return [Prediction(*pair) for pair in zip(labels, map(float, probabilities), strict=True)]
+
+    def _head(self, labels: tuple[str, ...]) -> Head:
+        from peftkit.data.encoded import Head
+
+        if self.pooling == "head":
+            return Head("AutoModelForSequenceClassification", self.task_type, labels)
+        return Head("AutoModel", self.task_type, labels, pooling=self.pooling)
 
     def _labels(self, splits: Splits) -> tuple[str, ...]:
         """Names of the classes: as `label_names` orders them, else numbers first, then names."""

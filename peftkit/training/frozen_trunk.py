@@ -35,9 +35,9 @@ FAMILIES = {
 class FrozenTrunk:
     """The frozen blocks of a model in the packed layout, and what they gave for each example."""
 
-    def __init__(self, blocks: nn.ModuleList, num_frozen: int, per_token: bool, at_end: bool):
+    def __init__(self, blocks: nn.ModuleList, num_frozen: int, every_token: bool, at_end: bool):
         self.blocks, self.num_frozen = blocks, num_frozen
-        self.whole = per_token or num_frozen < len(blocks)
+        self.whole = every_token or num_frozen < len(blocks)
         """Whether all tokens of an example are kept, or only the one that its class is read at."""
         self.at_end = at_end
         """Whether that one is the last, and not the first."""
@@ -109,14 +109,14 @@ class FrozenTrunk:
 
 
 def find_frozen_trunk(
-    model: Any, quiet: Collection[nn.Module], per_token: bool, num_passes: int
+    model: Any, quiet: Collection[nn.Module], every_token: bool, num_passes: int
 ) -> FrozenTrunk | None:
     """The frozen blocks, if there are some and it is known how to leave them out.
 
     Args:
         model: the base, with a method in it.
         quiet: modules that are done before the first trained tensor is used.
-        per_token: whether each token's output may be read, and not one of each example.
+        every_token: whether each token's hidden state may be read, and not one of each example.
         num_passes: over the training rows.
     """
     found = stacks(model)
@@ -126,7 +126,7 @@ def find_frozen_trunk(
     num_frozen = next((n for n, block in enumerate(blocks) if block not in done), len(blocks))
     if num_frozen == 0:
         return None
-    return FrozenTrunk(blocks, num_frozen, per_token, at_end=hasattr(model, "score"))
+    return FrozenTrunk(blocks, num_frozen, every_token, at_end=hasattr(model, "score"))
 
 
 @dataclass

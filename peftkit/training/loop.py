@@ -151,7 +151,7 @@ def train(
     with accelerator.autocast():
         quiet = guards.modules_below(model, _first_batch(encoded, task, accelerator.device))
     if reader.packed:
-        reader.trunk = find_frozen_trunk(base_of(model), quiet, reader.per_token, passes)
+        reader.trunk = find_frozen_trunk(base_of(model), quiet, reader.every_token, passes)
     loss_of = LossOf(reader, partial(task.loss, label_smoothing=training.label_smoothing))
     wrapped = accelerator.prepare(loss_of)  # no gradient scaler: the optimizer stays as it is
     _train_mode(wrapped, quiet)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from peftkit.architectures import stacks
+from peftkit.bases.pooled import reads_every_token
 from peftkit.methods.method import Layout
 from peftkit.tasks.task import Reads
 from peftkit.training.attention import attention_configs, packed_attention
@@ -49,6 +50,7 @@ class Reader:
         base: Any = base_of(model)
         self.model, self.reads, self.layout, self.only_read = model, reads, layout, only_read
         self.per_token = reads in ("labelled", "all")
+        self.every_token = self.per_token or reads_every_token(base)
         self.trunk: FrozenTrunk | None = None
         self.output: nn.Module | None = None
         if self.per_token and only_read and hasattr(base, "get_output_embeddings"):
@@ -84,7 +86,7 @@ class Reader:
                 self._hook(stack, self.output, self._capture(batch))
             elif self.packed and not self.per_token and self.score is not None:
                 self._hook(stack, self.score, self._capture(batch))
-            elif self.packed and not self.per_token and self.last_block:
+            elif self.packed and not self.every_token and self.last_block:
                 num_tokens = batch.input_ids.shape[1]
                 keep_first_tokens(stack, self.last_block[0], batch.starts, num_tokens)
             if self.packed:
