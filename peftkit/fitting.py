@@ -67,11 +67,20 @@ def train_and_score(
             Sample(prompt.row, prompt.text, prompt.expected, *answers)
             for prompt, *answers in zip(encoded.prompts, answers_before, answer(model), strict=True)
         )
+        expected = [sample.expected for sample in samples]
+        answers = {
+            when: scores
+            for when, written in (
+                ("before", [sample.before for sample in samples]),
+                ("after", [sample.after for sample in samples]),
+            )
+            if (scores := recipe.task.score_answers(expected, written))
+        }
     peak = clock.peak_mb
     accelerator.end_training()  # closes trackers and the process group: nothing is shared below
     notes = chosen.notes
     return model, Outcome(
-        before, baselines, after, samples, result, notes, trainable, base_memory, peak
+        before, baselines, after, samples, answers, result, notes, trainable, base_memory, peak
     )
 
 

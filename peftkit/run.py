@@ -209,6 +209,7 @@ def run_record(
             "matrices": [asdict(matrix) for matrix in after.matrices],
             "mistakes": [asdict(mistake) for mistake in after.mistakes],
             "samples": [asdict(sample) for sample in outcome.samples],
+            "answers": outcome.answers,
         },
         "training": training,
         "seconds": clock.seconds,

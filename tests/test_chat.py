@@ -444,3 +444,26 @@ class TestBadInputThroughPrepare:
     )
     def test_an_unknown_template(self, name, expected, make_chat):
         assert expected in self.told(make_chat(base={"chat_template": name})).message
+
+
+class TestRougeL:
+    def test_by_hand(self):
+        """the cat sat / the cat ran: 2 of 3 words in order, both ways."""
+        from peftkit.metrics.rouge import RougeL
+
+        found = RougeL().compute(
+            predictions=["The cat sat.", "Same, same!", "other"],
+            references=["the cat ran", "same same", "words"],
+        )
+        assert found["rouge_l"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+
+    def test_chinese_is_read_by_characters(self):
+        from peftkit.metrics.rouge import RougeL
+
+        found = RougeL().compute(predictions=["订单今天到"], references=["订单明天到"])
+        assert found["rouge_l"] == pytest.approx(4 / 5)
+
+    def test_a_few_answers_have_no_score(self):
+        task = Chat(data=Conversations(path="rows.jsonl"))
+        assert task.score_answers(["a"] * 19, ["a"] * 19) == {}
+        assert task.score_answers(["a"] * 20, ["a"] * 20) == {"rouge_l": 1.0}

@@ -92,18 +92,23 @@ def compare(
     grid, prepared = prepare_grid(recipes, budget or Budget())
     first = prepared[0]
     folder = open_folder(output_dir or DEFAULT_FOLDER, _identity(grid, first))
+    for of in grid.contenders:
+        folder.write(f"recipes/{of.name}.json", json.loads(of.recipe.to_json()))
     course = Course(folder, console, all_jobs(grid, first), _finisher(grid, first))
     rates = {of.name: _rates_of(of, course, first) for of in grid.contenders}
     seeds: dict[str, list[Json]] = {of.name: [] for of in grid.contenders}
     for seed in grid.seeds:  # so that what there is of all can be looked at early
         for of in grid.contenders:
-            if (rate := best_rate(rates[of.name], grid.higher_is_better)) is not None:
+            rate = best_rate(rates[of.name], grid.higher_is_better)
+            if rate is None:
+                course.skip()
+            else:
                 seeds[of.name].append(course.do(seed_job(of, rate, seed, grid, first)))
     runs = [_runs(of, rates[of.name], seeds[of.name], grid, course) for of in grid.contenders]
     probe = course.do(probe_job(first)) if has_probe(first.recipe.task) else {"failed": "no head"}
     kept = {name: course.do(job).get("kept_loss") for name, job in retention_jobs(grid).items()}
     rows = make_rows(grid, runs, None if probe["failed"] else probe, kept)
-    record = _record(grid, first, runs, rows, course.seconds)
+    record = _record(grid, first, runs, rows, course)
     folder.write("compare.json", record)
     write_report(folder.path, record)
     return Comparison(folder.path, record)
@@ -213,7 +218,7 @@ def _identity(grid: Grid, first: Prepared) -> Json:
 
 
 def _record(
-    grid: Grid, first: Prepared, runs: Sequence[Runs], rows: list[Json], seconds: float
+    grid: Grid, first: Prepared, runs: Sequence[Runs], rows: list[Json], course: Course
 ) -> Json:
     """The content of compare.json."""
     recipe, training = first.recipe, first.recipe.training
@@ -244,12 +249,22 @@ def _record(
             "num_seeds": grid.budget.num_seeds,
         },
         "before": full.seeds[0]["before"] if full.seeds else None,
-        "seconds": seconds,
-        "command": "",
+        "seconds": course.seconds,
+        "command": _command(grid, course.folder.path),
         "held_fixed": _held_fixed(recipe, first),
         "notes": notes_of(grid, rows),
         "rows": rows,
     }
+
+
+def _command(grid: Grid, folder: Path) -> str:
+    """Compares the same again, from the recipes as they were resolved."""
+    budget = grid.budget
+    parts = [f"peftkit compare {folder}/recipes/*.json"]
+    parts += [f"--trials {budget.num_trials}", f"--seeds {budget.num_seeds}"]
+    parts += [f"--margin {budget.margin:g}"] if budget.margin is not None else []
+    parts += [f"--retain {budget.retention.path}"] if budget.retention else []
+    return " ".join([*parts, "--output-dir again"])
 
 
 def _held_fixed(recipe: Recipe, first: Prepared) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ class ComparisonFolder:
     """The files of one comparison.
 
     grid.json               what is compared: whoever goes on must ask for the same
+    recipes/NAME.json       what each contender's runs are made from
     trials/NAME/rate-*.json what a learning rate gave
     trials/NAME/seed-*.json what a run gave; the run itself lies in the folder beside it
     compare.json, .html, .md
@@ -55,6 +56,7 @@ class ComparisonFolder:
 
     def write(self, name: str, value: dict[str, Any]) -> None:
         """Writes a file of the comparison, whole or not at all."""
+        (self.path / name).parent.mkdir(exist_ok=True)
         _replace(self.path / name, value)
 
 

@@ -67,7 +67,7 @@ def seed_result(folder: Path, metric: str, steps_per_epoch: int, kept: Json) -> 
         },
         "forgetting": None,
         "kept_loss": kept["kept_loss"],
-        "extra": {name: run["test"]["after"][name] for name in run["test"].get("answers", ())},
+        "extra": run["test"]["answers"].get("after", {}),
         "trainable_parameters": run["trainable_parameters"],
         "total_parameters": run["total_parameters"],
         "adapter_bytes": run["adapter_bytes"],

@@ -42,7 +42,7 @@ def try_rate(recipe: str, trusted: Sequence[str]) -> dict[str, Any]:
 
 
 def run_seed(
-    recipe: str, trusted: Sequence[str], folder: str, retention: Retention | None
+    recipe: str, trusted: Sequence[str], retention: Retention | None, folder: str
 ) -> dict[str, Any]:
     """An ordinary run; and its model's loss on general text."""
     _import(trusted)

@@ -14,6 +14,9 @@ from peftkit.data.ledger import Ledger, describe_malformed
 from peftkit.evaluation.receipt import duration
 from peftkit.tasks.task import Piece
 
+SHOWN = 3
+"""Answers on the command line; the receipt has all."""
+
 
 def print_ledger(console: Console, ledger: Ledger) -> None:
     """Two compact tables: what was read, and what each split holds."""
@@ -60,10 +63,14 @@ def print_scores(console: Console, run: dict[str, Any]) -> None:
              for low, high in (interval or (0, 0) for interval in intervals)]  # fmt: skip
     table.add_row("95 % interval", *cells, style="dim")
     console.print(table)
-    for sample in test["samples"]:
+    for sample in test["samples"][:SHOWN]:
         console.print(f"\n  [bold]asked[/]   {escape(sample['prompt'])}", highlight=False)
         for when in ("before", "after"):
             console.print(f"  [dim]{when:<7}[/] {escape(sample[when])}", highlight=False)
+    for when, scores in test["answers"].items():
+        told = ", ".join(f"{name.replace('_', '-')} {value:.3f}" for name, value in scores.items())
+        count = len(test["samples"])
+        console.print(f"  {count} answers {when}: {told}", highlight=False)
     share = 100 * run["trainable_parameters"] / run["total_parameters"]
     console.print(
         f"  trained {run['trainable_parameters']:,} of {run['total_parameters']:,} parameters "

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from peftkit.data.splits import Splits
     from peftkit.tasks.task import Outputs
 
+ENOUGH_ANSWERS = 20
+"""Of fewer `samples` a score says nothing."""
 LEAST_PROMPT = 8
 """Tokens that must fit beside the longest answer."""
 
@@ -58,7 +60,8 @@ class Chat(Task):
     """What is done with longer ones: cut them at the end, leave out their oldest turns until they
     fit, or leave out the rows. Plain text is divided into pieces instead."""
     samples: int = Field(default=3, ge=0)
-    """Test conversations whose first question is answered before and after training."""
+    """Test conversations whose first question is answered before and after training; of 20 or more
+    ROUGE-L is told."""
     generation: Generation = Generation()
     """How answers are written: in those samples, in `peftkit chat` and `predict`."""
 
@@ -235,6 +238,13 @@ class Chat(Task):
             "token_accuracy": ByExample(right, tokens),
         }
         return Score(values, intervals, by_example=by_example)
+
+    def score_answers(self, expected: Sequence[str], written: Sequence[str]) -> dict[str, float]:
+        from peftkit.metrics.rouge import RougeL
+
+        if len(written) < ENOUGH_ANSWERS:
+            return {}
+        return dict(RougeL().compute(predictions=list(written), references=list(expected)))
 
     def _talks(self, rows: Sequence[Row]) -> list[tuple[Row, list[Message]]]:
         """The rows with their messages, the recipe's system message before those without one."""

@@ -233,6 +233,12 @@ class Task(OpenPart):
         """Scores on the test split of guesses that need no training, by name."""
         return {}
 
+    def score_answers(self, expected: Sequence[str], written: Sequence[str]) -> dict[str, float]:
+        """Scores of the texts that were written for test examples; none of tasks that do not write,
+        or of a few texts.
+        """
+        return {}
+
     def prompt_code(self) -> str:
         """For the model card: Python lines that make `prompt`, what the model is given for one
         input, with a `tokenizer`; not asked of tasks that do not write.

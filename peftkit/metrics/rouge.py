@@ -1,0 +1,46 @@
+"""How much of a written answer is in the expected one (ROUGE-L; Lin 2004).
+
+F = 2 P R / (P + R)      P, R: longest common subsequence, of the answer's and of the expected words
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import datasets
+import evaluate
+from rouge_score.rouge_scorer import RougeScorer
+
+WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+")
+"""A word; or a character of Chinese and Japanese, which has no spaces."""
+
+
+class RougeL(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
+    """`compute(predictions=, references=)` gives `rouge_l`, the mean over texts; 0 to 1."""
+
+    def __init__(self) -> None:
+        super().__init__(keep_in_memory=True)
+
+    def _info(self) -> evaluate.MetricInfo:
+        text = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description=self.__class__.__doc__ or "",
+            citation="",
+            inputs_description="predictions, references: texts",
+            features=datasets.Features({"predictions": text, "references": text}),
+        )
+
+    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, Any]:
+        scorer = RougeScorer(["rougeL"], tokenizer=_Words())
+        pairs = zip(references, predictions, strict=True)
+        found = [float(scorer.score(*pair)["rougeL"].fmeasure) for pair in pairs]
+        return {"rouge_l": sum(found) / len(found)}
+
+
+class _Words:
+    """In the place of rouge-score's own tokenizer, which drops all that is not English."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """Words in lower case."""
+        return WORDS.findall(text.casefold())
