@@ -75,7 +75,7 @@ def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
     rows: dict[str, list[Row]] = {}
     counts: list[ReadCounts] = []
     for name, table in tables.items():
-        rows[name], count = _clean(task, table, split_seed)
+        rows[name], count = clean_rows(task, table, split_seed)
         counts.append(count)
     leaked = _drop_leaks(task, rows)
     if "all" in rows:
@@ -98,8 +98,12 @@ def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
     return splits, ledger
 
 
-def _clean(task: RowContract, table: Table, split_seed: int) -> tuple[list[Row], ReadCounts]:
-    """The usable rows of a table, each key once, and the count of the others."""
+def clean_rows(task: RowContract, table: Table, split_seed: int) -> tuple[list[Row], ReadCounts]:
+    """The usable rows of a table, each key once, at most `max_rows`; and the count of the others.
+
+    Raises:
+        DataError: rows are malformed, and the source does not skip them.
+    """
     source = task.source
     rows: list[Row] = []
     malformed = list(table.malformed)

@@ -1,0 +1,118 @@
+"""Retention: what a language model keeps of its general ability, as its loss on general text.
+
+    loss = - 1/N sum log p(token | all before it)      nats per token, of N tokens
+
+The texts have nothing to do with what was learned. A loss above the base's on them is what
+training has cost elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from peftkit.data.reading import read_source
+from peftkit.data.rows import Row
+from peftkit.data.splits import clean_rows
+from peftkit.errors import DataError, did_you_mean, quoted
+from peftkit.packaged import PREFIX
+from peftkit.parts import Part
+from peftkit.tasks.chat import Chat
+from peftkit.tasks.conversations import Conversations
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import nn
+
+REVIEWS = f"{PREFIX}movie-reviews"
+MICRO_BATCH_TOKENS = 4096
+"""Most tokens, padding included, per forward pass."""
+DRAWN_FROM = ("test", "validation", "all", "train")
+"""Splits of a source, in the order in which one is looked for."""
+
+
+class Retention(Part):
+    """General text on which the loss of a causal language model is taken."""
+
+    path: str = Field(default=REVIEWS, min_length=1)
+    """As of a recipe's data: a .csv, .tsv, .json, .jsonl or .parquet file, a folder or a Hub data
+    set, of which the test split is read where it has splits, or `packaged:NAME`."""
+    text: str = Field(default="text", min_length=1)
+    """Column with the text."""
+    subset: str = ""
+    """As of a recipe's data; of `packaged:movie-reviews` it is `imdb`, long reviews, where it is
+    empty."""
+    max_rows: int = Field(default=64, ge=1)
+    """Use only so many texts, drawn by a hash of what they say, whatever the order of the file."""
+    max_length: int = Field(default=256, ge=2)
+    """Tokens of a text that count, from its beginning; the base may read less."""
+
+
+def load_texts(retention: Retention) -> list[str]:
+    """The texts of a source, each once; rows without one are passed over.
+
+    Raises:
+        DataError: nothing is there, it cannot be read, or no row of it holds a text.
+        MissingPackageError: a `packaged:` data set whose package is not installed.
+    """
+    subset = retention.subset or ("imdb" if retention.path == REVIEWS else "")
+    data = Conversations(
+        path=retention.path,
+        subset=subset,
+        text=retention.text,
+        max_rows=retention.max_rows,
+        malformed="skip",  # corpora have empty lines
+    )
+    tables = read_source(data)
+    table = next(tables[name] for name in DRAWN_FROM if name in tables)
+    if retention.text not in table.columns and (table.rows or not table.malformed):
+        raise DataError(
+            f"`{table.name}` has no column `{retention.text}` with texts for retention; it has "
+            f"{quoted(table.columns)}",
+            did_you_mean(retention.text, table.columns) or "rename the column to `text`",
+        )
+    rows, _ = clean_rows(Chat(data=data), table, split_seed=0)
+    return [row.values["text"] for row in rows]
+
+
+def text_loss(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_length: int,
+    accelerator: Accelerator,
+) -> float:
+    """Mean negative log-likelihood of texts in nats per token; of a text's first `max_length`
+    tokens, its end among them, all but the first are counted.
+
+    Args:
+        model: a causal language model, with or without an adapter.
+        tokenizer: as `open_base` gives it, which knows how long a text the base reads.
+
+    Raises:
+        DataError: no text has two tokens.
+        TrainingError: the model puts out NaN or infinity.
+    """
+    from peftkit.evaluation.scoring import run_model
+    from peftkit.tasks.chat_encoding import encode_texts
+    from peftkit.training.reading import Reader
+
+    rows = [Row(number, {"text": text}) for number, text in enumerate(texts, start=1)]
+    limit = min(max_length, tokenizer.model_max_length)
+    pieces, _ = encode_texts("retention", rows, tokenizer, limit)
+    numbers = [row.number for row in pieces.rows]
+    first = [place for place, n in enumerate(numbers) if place == 0 or n != numbers[place - 1]]
+    beginnings = replace(
+        pieces,
+        rows=tuple(pieces.rows[place] for place in first),
+        input_ids=[pieces.input_ids[place] for place in first],
+        targets=[pieces.targets[place] for place in first],
+    )
+    task = Chat(data=Conversations(path="-", text="text"))
+    pad = tokenizer.pad_token_id or 0  # what is padded is not read
+    reader = Reader(model, task.reads)
+    _, loss = run_model(reader, beginnings, task, pad, MICRO_BATCH_TOKENS, accelerator)
+    return loss
