@@ -75,7 +75,7 @@ class Trained:
         self.model = load_trained_model(
             folder, pk.Recipe(base=base, task=task, method=self.method), opened, encoded.head, CPU
         )
-        self.starts = self.method.starts(self.model, loaded.head, lambda: load().model)
+        self.starts = self.method.starts(self.model, load)
         self.rewinding = Rewinding(self.model, self.starts)
 
 

@@ -67,6 +67,35 @@ def metric_curve(
         return _svg(figure)
 
 
+def rewind_curve(report: dict[str, Any]) -> str:
+    """The target's validation score by scale, and retention below it; the chosen scale marked."""
+    points, chosen = report["scales"], report["chosen"]
+    kept = bool(report["retention_metric"])
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 5.2 if kept else 3.2), layout="constrained")
+        panels = figure.subplots(2 if kept else 1, 1, sharex=True, squeeze=False)[:, 0]
+        names = {"validation": (report["metric"], ACCENT, "target, validation")}
+        if kept:
+            names["retention"] = (report["retention_metric"], SECOND, "retention")
+        for axes, (key, (metric, colour, title)) in zip(panels, names.items(), strict=True):
+            scales, values = zip(*((point["scale"], point[key]) for point in points), strict=True)
+            axes.plot(scales, values, color=colour, marker="o", markersize=5, linewidth=2)
+            here = dict(zip(scales, values, strict=True))
+            axes.plot(
+                [chosen], [here[chosen]], color=colour, marker="o", markersize=11,
+                markerfacecolor="none", linestyle="none", label=f"chosen, {chosen:g}",
+            )  # fmt: skip
+            axes.axhline(here[1.0], color=INK, linewidth=1, linestyle=":", label="as trained")
+            base = report["base"].get(key)
+            if base is not None:
+                axes.axhline(base, color=INK, linewidth=1, linestyle="--", label="base")
+            better = "lower" if metric == "loss" else "higher"
+            axes.set_title(f"{title}: {better} is better", fontsize=10, loc="left")
+            last = axes is panels[-1]
+            _finish(axes, "scale" if last else "", metric.replace("_", " "))
+        return _svg(figure)
+
+
 def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     """Expected labels in rows, predicted in columns, shaded by share of the row."""
     n = len(labels)

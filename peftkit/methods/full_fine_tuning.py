@@ -19,6 +19,7 @@ from peftkit.tasks.task import Task
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from peftkit.bases.loading import LoadedModel
     from peftkit.data.encoded import Encoded
 
 WEIGHTS = "model.safetensors"
@@ -51,11 +52,11 @@ class FullFineTuning(Method):
         return None
 
     def starts(
-        self, model: nn.Module, head: tuple[str, ...], load_base: Callable[[], nn.Module]
+        self, model: nn.Module, load_base: Callable[[], LoadedModel]
     ) -> Mapping[str, Tensor | float]:
         from peftkit.methods.rewinding import base_starts
 
-        return base_starts([name for name, _ in model.named_parameters()], head, load_base)
+        return base_starts(load_base(), [name for name, _ in model.named_parameters()])
 
     def saved(self, model: nn.Module) -> tuple[str, Mapping[str, Tensor]]:
         return WEIGHTS, model.state_dict()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from peftkit.bases.loading import LoadedModel
     from peftkit.data.encoded import Encoded
 
 Layout = Literal["padded", "packed"]
@@ -135,14 +136,13 @@ class Method(OpenPart):
         raise NotImplementedError
 
     def starts(
-        self, model: nn.Module, head: tuple[str, ...], load_base: Callable[[], nn.Module]
+        self, model: nn.Module, load_base: Callable[[], LoadedModel]
     ) -> Mapping[str, torch.Tensor | float]:
         """Name of a parameter -> what it is, a tensor or one number, where what was trained has no
         effect; for `methods/rewinding.py`. Those that are not named keep what was trained.
 
         Args:
             model: as `load` gives it.
-            head: as for `inject`.
             load_base: the base as it was before training, anew.
         """
         raise NotImplementedError

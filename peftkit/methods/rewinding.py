@@ -10,11 +10,13 @@ zero and the magnitude to the norm of W. A head, and what is not named, stays as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from peftkit.bases.loading import LoadedModel
 
 Starts = Mapping[str, Tensor | float]
 """Name of a parameter of a loaded model -> t_0."""
@@ -37,16 +39,23 @@ class Rewinding:
 
     Args:
         starts: as `Method.starts` gives them.
+        added_ids: tokens that the base did not know, whose embeddings stay as they were trained.
     """
 
-    def __init__(self, model: nn.Module, starts: Starts) -> None:
+    def __init__(self, model: Any, starts: Starts, added_ids: Sequence[int] = ()) -> None:
         parameters = dict(model.named_parameters())
+        outer = (model.get_input_embeddings(), model.get_output_embeddings())
+        vocabularies = [getattr(layer, "weight", None) for layer in outer if layer is not None]
         self._moved: list[tuple[nn.Parameter, Tensor, Tensor]] = []
         for name, start in starts.items():
             parameter = parameters[name]
             trained = parameter.detach().clone()
             begun = torch.as_tensor(start, dtype=trained.dtype, device=trained.device)
-            self._moved.append((parameter, trained, begun.expand_as(trained)))
+            begun = begun.expand_as(trained)
+            if added_ids and any(parameter is weight for weight in vocabularies):
+                begun = begun.clone()
+                begun[list(added_ids)] = trained[list(added_ids)]
+            self._moved.append((parameter, trained, begun))
 
     @torch.no_grad()
     def to(self, scale: float) -> None:
@@ -92,15 +101,8 @@ def _dora_starts(model: nn.Module) -> dict[str, Tensor | float]:
     return found
 
 
-def base_starts(
-    names: Sequence[str], head: tuple[str, ...], load_base: Callable[[], nn.Module]
-) -> dict[str, Tensor | float]:
-    """Of parameters of the base that were trained in their place, but for those of the head.
-
-    Args:
-        load_base: the base as it was before training.
-    """
-    below = tuple(f"{module}." for module in head)
-    own = [name for name in names if not name.startswith(below)] if head else list(names)
-    parameters = dict(load_base().named_parameters())
-    return {name: parameters[name].detach() for name in own}
+def base_starts(base: LoadedModel, names: Sequence[str]) -> dict[str, Tensor | float]:
+    """Of parameters of the base that were trained in their place, but for those of the head."""
+    below = tuple(f"{module}." for module in base.head)
+    parameters = dict(base.model.named_parameters())
+    return {name: parameters[name].detach() for name in names if not name.startswith(below)}

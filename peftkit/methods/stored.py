@@ -15,6 +15,8 @@ from peftkit.methods.reasons import no_weaker_virtual_tokens
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from peftkit.bases.loading import LoadedModel
+
 
 class _StoredByPeft(Method):
     """`inject` returns a `peft.PeftModel`; plain PEFT loads what is saved."""
@@ -33,7 +35,7 @@ class _StoredByPeft(Method):
         return None
 
     def starts(
-        self, model: nn.Module, head: tuple[str, ...], load_base: Callable[[], nn.Module]
+        self, model: nn.Module, load_base: Callable[[], LoadedModel]
     ) -> Mapping[str, Tensor | float]:
         from peftkit.methods.rewinding import peft_starts
 
@@ -114,11 +116,12 @@ class _StoredAsTensors(Method):
         return None
 
     def starts(
-        self, model: nn.Module, head: tuple[str, ...], load_base: Callable[[], nn.Module]
+        self, model: nn.Module, load_base: Callable[[], LoadedModel]
     ) -> Mapping[str, Tensor | float]:
         from peftkit.methods.rewinding import base_starts
 
-        return base_starts(self.trained_names(model, head), head, load_base)
+        base = load_base()
+        return base_starts(base, self.trained_names(model, base.head))
 
     def saved(self, model: nn.Module) -> tuple[str, Mapping[str, Tensor]]:
         from peftkit.methods.trained_layout import WEIGHTS
