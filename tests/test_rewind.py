@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from peftkit.adapters.rewinding import rewind
 from peftkit.adapters.scales import Measured, choose, parse_scales
 from peftkit.adapters.verifying import verify
 from peftkit.cli import command_line
+from peftkit.data.splits import load_splits
 from peftkit.errors import AdapterError, DataError, MethodError, OutputError, RecipeError
 from peftkit.evaluation.retention import Retention, load_texts, text_loss
+from peftkit.recipe import Recipe
 from peftkit.run import run
 from tests.conftest import sentences, write_csv
 
@@ -40,7 +43,7 @@ def texts(tmp_path_factory) -> Path:
 
 
 def test_a_chat_adapter_is_rewound(make_chat, texts, tmp_path, capsys):
-    done = run(make_chat(learning_rate=3e-2), str(tmp_path / "talk"))
+    done = run(make_chat(learning_rate=3e-2, max_steps=6), str(tmp_path / "talk"))
     arguments = ["--scales", "0,0.4,0.8", "--retain", str(texts), "--choose", "0.4", "--json"]
     command_line(["rewind", str(done.folder), *arguments])
     report = json.loads(capsys.readouterr().out)
@@ -86,7 +89,9 @@ def test_a_chat_adapter_is_rewound(make_chat, texts, tmp_path, capsys):
 
 
 def test_a_classifier_is_rewound_by_its_validation_split(make_recipe, tmp_path):
-    done = run(make_recipe(pk.FullFineTuning(), learning_rate=1e-3), str(tmp_path / "run"))
+    done = run(
+        make_recipe(pk.FullFineTuning(), learning_rate=1e-3, max_steps=4), str(tmp_path / "run")
+    )
     other = write_csv(tmp_path / "other.csv", sentences(90, seed=9))
     retention = Retention(path=str(other))
     report = rewind(str(done.folder), [0.5, 0.9], retention, 0.5, str(tmp_path / "half"))
@@ -102,70 +107,78 @@ def test_a_classifier_is_rewound_by_its_validation_split(make_recipe, tmp_path):
     torch.testing.assert_close(half[f"bert.{key}"], (base[key] + trained[f"bert.{key}"]) / 2)
     loaded = pk.load(str(tmp_path / "half"))
     assert loaded.predict(["a warm film"])[0].label in ("good", "bad")
-    # without rows of another domain, the best validation score decides
-    alone = rewind(str(done.folder), [0.5], output=str(tmp_path / "alone"))
-    assert alone["retention_metric"] == ""
-    assert "`--retain PATH`" in alone["notes"][0]
-    best = max(alone["scales"], key=lambda point: (point["validation"], -point["scale"]))
-    assert alone["chosen"] == best["scale"]
 
 
-def test_nothing_is_written_where_scale_1_is_best(make_recipe, tmp_path, capsys):
-    done = run(make_recipe(max_steps=4), str(tmp_path / "run"))
-    command_line(["rewind", str(done.folder), "--scales", "0.5", "--choose", "1"])
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory, bases) -> tuple[Path, Path]:
+    """The folder of a classifier's run, and the file of its data."""
+    folder = tmp_path_factory.mktemp("labelled")
+    reviews = write_csv(folder / "reviews.csv", sentences(200))
+    recipe = pk.Recipe(
+        base=pk.Base(name_or_path=str(bases["bert"])),
+        task=pk.TextClassification(data=pk.Data(path=str(reviews))),
+        method=pk.LoRA(r=4),
+        training=pk.Training(learning_rate=1e-2, max_steps=8, batch_size=16),
+    )
+    return run(recipe, str(folder / "run")).folder, reviews
+
+
+def test_nothing_is_written_where_scale_1_is_best(labelled, tmp_path, capsys):
+    run_folder, _ = labelled
+    folder = tmp_path / "rewound"
+    options = ["--scales", "0.5", "--choose", "1", "--output", str(folder)]
+    command_line(["rewind", str(run_folder), *options])
     assert "nothing to rewind" in " ".join(capsys.readouterr().out.split())
-    folder = tmp_path / "run-rewound"
     assert sorted(file.name for file in folder.iterdir()) == ["rewind.json", "rewind.svg"]
     assert json.loads((folder / "rewind.json").read_text())["written"] is False
     assert ET.fromstring((folder / "rewind.svg").read_text()).tag.endswith("svg")
 
 
-def test_what_cannot_be_is_told_before_weights_are_loaded(make_recipe, tmp_path, monkeypatch):
-    reviews = write_csv(tmp_path / "reviews.csv", sentences(120))
-    done = run(make_recipe(data=reviews, max_steps=2), str(tmp_path / "run"))
-    prompt = run(
-        make_recipe(pk.PromptTuning(num_virtual_tokens=2), max_steps=2), str(tmp_path / "p")
-    )
+def test_other_data_than_that_of_the_training_is_noticed(labelled, tmp_path):
+    run_folder, reviews = labelled
+    swapped = {"good": "bad", "bad": "good"}
+    kept = reviews.read_text()
+    write_csv(reviews, [(text, swapped[label]) for text, label in sentences(200)])
+    report = rewind(str(run_folder), [0.5], output=str(tmp_path / "rewound"))
+    reviews.write_text(kept)
+    assert "the data is not the same" in report["notes"][1]
+    # without rows of another domain, the best validation score decides
+    assert report["retention_metric"] == ""
+    assert "`--retain PATH`" in report["notes"][0]
+    best = max(report["scales"], key=lambda point: (point["validation"], -point["scale"]))
+    assert report["chosen"] == best["scale"]
+
+
+def test_what_cannot_be_is_told_before_weights_are_loaded(labelled, tmp_path, monkeypatch):
+    run_folder, reviews = labelled
     monkeypatch.setattr(
         "peftkit.adapters.rewinding.load_trained_model",
         lambda *_: pytest.fail("weights are loaded"),
     )
+    shutil.copytree(run_folder, tmp_path / "run")
+    recipe = Recipe.from_json((run_folder / "recipe.json").read_text())
+    other = recipe.with_(method=pk.PromptTuning(num_virtual_tokens=2))
+    (tmp_path / "run/recipe.json").write_text(other.to_json())
     with pytest.raises(MethodError, match="virtual tokens"):
-        rewind(str(prompt.folder))
-    labelled = write_csv(tmp_path / "odd.csv", [["a film", "superb"]])
+        rewind(str(tmp_path / "run"))
+    odd = write_csv(tmp_path / "odd.csv", [["a film", "superb"]])
     with pytest.raises(DataError, match="`superb`"):
-        rewind(str(done.folder), retention=Retention(path=str(labelled)))
+        rewind(str(run_folder), retention=Retention(path=str(odd)))
     bare = write_csv(tmp_path / "bare.csv", [["a film"]], ["text"])
     with pytest.raises(DataError, match="no column `label`"):
-        rewind(str(done.folder), retention=Retention(path=str(bare)))
+        rewind(str(run_folder), retention=Retention(path=str(bare)))
+    row = load_splits(recipe.task, recipe.split_seed)[0].train[0].values
+    seen = write_csv(tmp_path / "seen.csv", [[row["text"], row["label"]]])
     with pytest.raises(DataError, match="all its rows are in the training split"):
-        rewind(str(done.folder), retention=Retention(path=str(_seen(done, reviews, tmp_path))))
-    base = done.record["recipe"]["base"]["name_or_path"]
+        rewind(str(run_folder), retention=Retention(path=str(seen)))
     with pytest.raises(DataError, match="data of the training is needed"):
-        rewind(str(done.folder / "adapter"), base=base)
+        rewind(str(run_folder / "adapter"), base=recipe.base.name_or_path)
+    kept = reviews.read_text()
     write_csv(reviews, [(text, f"very {label}") for text, label in sentences(120)])
     with pytest.raises(AdapterError, match="other classes"):
-        rewind(str(done.folder))
-    assert not (tmp_path / "run-rewound").exists()
-
-
-def _seen(done, reviews, folder: Path) -> Path:
-    """A file of one training row."""
-    from peftkit.data.splits import load_splits
-    from peftkit.recipe import Recipe
-
-    recipe = Recipe.from_json((done.folder / "recipe.json").read_text())
-    row = load_splits(recipe.task, 0)[0].train[0].values
-    return write_csv(folder / "seen.csv", [[row["text"], row["label"]]])
-
-
-def test_other_data_than_that_of_the_training_is_noticed(make_recipe, tmp_path):
-    reviews = write_csv(tmp_path / "reviews.csv", sentences(200))
-    done = run(make_recipe(data=reviews), str(tmp_path / "run"))
-    swapped = {"good": "bad", "bad": "good"}
-    write_csv(reviews, [(text, swapped[label]) for text, label in sentences(200)])
-    report = rewind(str(done.folder), [0.5])
-    assert "the data is not the same" in report["notes"][1]
+        rewind(str(run_folder))
+    reviews.write_text(kept)
+    assert sorted(file.name for file in run_folder.parent.iterdir()) == ["reviews.csv", "run"]
 
 
 @pytest.mark.parametrize(

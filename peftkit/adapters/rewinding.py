@@ -42,7 +42,7 @@ REPORT, CURVE = "rewind.json", "rewind.svg"
 LABELLED_ROWS = 1000
 """Most rows from elsewhere, unless a number was given; a language model reads fewer texts."""
 OTHER_DATA = 1e-2
-"""Largest relative difference of a test score to that of the training, on the same data."""
+"""Largest relative difference of a test loss to that of the training, on the same data."""
 
 
 @dataclass(frozen=True)
@@ -314,12 +314,11 @@ def _notes(found: OpenedAdapter, material: Material, trained: Score) -> list[str
     notes = []
     if material.retention is None:
         notes.append("retention was not measured: `--retain PATH` names rows of another domain")
-    before = found.record.metrics["after"].get(material.metric)
-    now = trained.metrics[material.metric]
-    if before is not None and abs(now - before) > OTHER_DATA * max(abs(before), 0.1):
+    before, now = found.record.metrics["after"]["loss"], trained.metrics["loss"]
+    if abs(now - before) > OTHER_DATA * max(before, 0.1):
         notes.append(
-            f"at scale 1 the test {material.metric} is {now:.4f}, and was {before:.4f} when it was "
-            "trained: the data is not the same"
+            f"at scale 1 the test loss is {now:.4f}, and was {before:.4f} when it was trained: the "
+            "data is not the same"
         )
     return notes
 
