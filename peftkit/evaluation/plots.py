@@ -93,7 +93,7 @@ def rewind_curve(report: dict[str, Any]) -> str:
             axes.set_title(f"{title}: {better} is better", fontsize=10, loc="left")
             last = axes is panels[-1]
             _finish(axes, "scale" if last else "", metric.replace("_", " "))
-        return _svg(figure)
+        return _svg(figure, transparent=False)  # a file of its own
 
 
 def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
@@ -142,10 +142,10 @@ def _smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
     return smoothed
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: Figure, transparent: bool = True) -> str:
     buffer = io.StringIO()
     with warnings.catch_warnings():  # the reader's browser has the glyphs, not matplotlib
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=transparent)
     text = buffer.getvalue()
     return text[text.index("<svg") :]

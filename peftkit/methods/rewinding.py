@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.bases.loading import LoadedModel
+from peftkit.errors import MethodError
 
 Starts = Mapping[str, Tensor | float]
 """Name of a parameter of a loaded model -> t_0."""
@@ -66,11 +67,17 @@ class Rewinding:
 
 
 def peft_starts(model: nn.Module) -> dict[str, Tensor | float]:
-    """Of a model with one adapter of PEFT, whose type is in `PEFT_STARTS` or is LN_TUNING."""
+    """Of a model with one adapter of PEFT.
+
+    Raises:
+        MethodError: its type is neither in `PEFT_STARTS` nor LN_TUNING.
+    """
     config: Any = model.peft_config["default"]  # type: ignore[index]
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     if kind == "LN_TUNING":
         return _norm_starts(model)
+    if kind not in PEFT_STARTS:
+        raise MethodError(f"what of PEFT's {kind} carries its strength is not known")
     found: dict[str, Tensor | float] = {}
     for name, _ in model.named_parameters():
         for part, start in PEFT_STARTS[kind].items():
