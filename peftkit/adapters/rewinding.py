@@ -131,11 +131,11 @@ def rewind(
 
 def default_output(path: str) -> str:
     """`<run>-rewound`, beside the run, or here if it is of the Hub."""
-    folder = Path(path).expanduser()
+    folder = Path(path).expanduser().resolve()  # `.` has no name
     if folder.name == "adapter" and (folder.parent / "recipe.json").is_file():
         folder = folder.parent
     name = f"{folder.name.partition('@')[0]}-rewound"
-    return str(folder.with_name(name) if folder.exists() and folder.name else Path(name))
+    return str(folder.with_name(name) if folder.exists() else Path(name))
 
 
 def gather(found: OpenedAdapter, retention: Retention | None) -> Material:

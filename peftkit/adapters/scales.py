@@ -101,7 +101,8 @@ def choose(curve: Sequence[Measured], lower: tuple[bool, bool]) -> tuple[float, 
         best = max(curve, key=lambda point: (validation(point), -point.scale))
         return best.scale, "it has the best validation score"
     kept = [point for point in curve if validation(point) >= validation(trained)]
+    if len(kept) == 1:
+        return trained.scale, "no smaller scale has a validation score as good as that of scale 1"
     best = max(kept, key=lambda point: (retention(point), -point.scale))
-    told = f"of {len(kept)} scales" if len(kept) > 1 else "scale 1 is the only one"
-    ending = ", it retains most" if len(kept) > 1 else ""
-    return best.scale, f"{told} whose validation score is not worse than at scale 1{ending}"
+    told = f"of {len(kept)} scales whose validation score is not worse than at scale 1"
+    return best.scale, f"{told}, it retains most"
