@@ -221,13 +221,14 @@ def _measure(
         return _score(found, material, model, examples, accelerator)
 
     curve: list[Measured] = []
-    for scale in scales:
+    for scale in reversed(scales):  # what all others are compared with comes first
         rewinding.to(scale)
         validation = score(material.encoded.validation).metrics[material.metric]
         curve.append(Measured(scale, validation, _retained(found, material, model, accelerator)))
         kept = curve[-1].retention
         told = "" if kept is None else f", retention {material.retention_metric} {kept:.4f}"
         tell(f"scale {scale:g}: validation {material.metric} {validation:.4f}{told}")
+    curve.reverse()
     chosen, why = choose(curve, material.lower)
     if wanted is not None:
         chosen, why = wanted, "it was asked for"
