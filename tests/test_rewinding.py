@@ -127,3 +127,16 @@ def test_methods_say_why_they_cannot_be_rewound():
         assert bool(method.supports_rewinding()) == (name in REFUSED), name
     with_bias = pk.PeftMethod(config={"peft_type": "LORA", "bias": "all"})
     assert "`bias`" in with_bias.supports_rewinding()
+
+
+def test_rows_of_added_tokens_stay_as_trained(checkpoints, tmp_path):
+    trained = Trained(
+        ("FullFineTuning", "language model", "Qwen", "float32"), checkpoints, tmp_path
+    )
+    key = "model.embed_tokens.weight"
+    rows_after = dict(trained.model.named_parameters())[key].clone()
+    Rewinding(trained.model, trained.starts, added_ids=(94, 95)).to(0.0)
+    found = dict(trained.model.named_parameters())[key]
+    assert torch.equal(found[94:], rows_after[94:])
+    assert torch.equal(found[:94], trained.starts[key][:94])
+    assert not torch.equal(found[:94], rows_after[:94])
