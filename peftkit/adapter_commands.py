@@ -1,4 +1,5 @@
-"""The commands on what a run has left: `peftkit verify`, `predict`, `chat`, `merge`, `export`.
+"""The commands on what a run has left: `peftkit verify`, `predict`, `chat`, `merge`, `export` and
+`rewind`.
 
 torch is loaded when what was asked for turned out to be possible.
 """
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.adapters.requests import check_choices
+from peftkit.adapters.scales import DEFAULT, parse_choice, parse_scales
 from peftkit.errors import OutputError, RecipeError
+from peftkit.evaluation.retention import Retention
 from peftkit.terminal import open_console, quiet_libraries
 
 
@@ -27,12 +30,14 @@ def add_adapter_commands(commands: Any) -> None:
     _add_adapter_options(verify)
     _add_merge(commands)
     _add_export(commands)
+    _add_rewind(commands)
 
 
 def adapter_command(options: argparse.Namespace) -> None:
     """Does what was asked for."""
     does = {
         "verify": _verify, "predict": _predict, "chat": _chat, "merge": _merge, "export": _export,
+        "rewind": _rewind,
     }  # fmt: skip
     does[options.command](options)
 
@@ -80,6 +85,27 @@ def _add_export(commands: Any) -> None:
     export.add_argument("--output", required=True, metavar="PATH", help="new file or folder")
     export.add_argument("--quantize", default="", help="f32, f16 or q8_0")
     export.add_argument("--tokenizer-from", default="", metavar="FILE", help="a GGUF file")
+
+
+def _add_rewind(commands: Any) -> None:
+    text = "find the strength at which an adapter keeps what it learned and forgets least"
+    part = commands.add_parser("rewind", help=text, description=text)
+    _add_adapter_options(part)
+    part.add_argument(
+        "--scales", default=DEFAULT,
+        help="a range, in steps of 0.1, or `0.2,0.5,1`; 1 is as trained, 0 the base "
+        f"({DEFAULT} if not given)",
+    )  # fmt: skip
+    part.add_argument(
+        "--retain", default="", metavar="PATH",
+        help="what the model is to keep: general text for a language model (movie reviews if not "
+        "given), for other tasks rows of another domain, with the columns of the training",
+    )  # fmt: skip
+    part.add_argument("--retain-text", default="text", metavar="NAME", help="column with the text")
+    part.add_argument("--retain-subset", default="", metavar="NAME", help="as of a recipe's data")
+    part.add_argument("--retain-rows", type=int, metavar="N", help="use only so many rows")
+    part.add_argument("--choose", default="", metavar="S", help="write this scale")
+    part.add_argument("--output", default="", metavar="DIR", help="new folder; RUN-rewound")
 
 
 def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
@@ -180,6 +206,40 @@ def _merge(options: argparse.Namespace) -> None:
     print_merge(console, report, options.output)
     if options.json:
         print(json.dumps({"folder": options.output, **report}, ensure_ascii=False))
+
+
+def _rewind(options: argparse.Namespace) -> None:
+    scales, chosen = parse_scales(options.scales), parse_choice(options.choose)
+    retention = _retention(options)
+    quiet_libraries()
+    from peftkit.adapters.rewinding import rewind
+    from peftkit.evaluation.report import print_rewind
+
+    console = open_console(options.json)
+
+    def tell(stage: str) -> None:
+        console.print(f"  [dim]{stage}[/]", highlight=False)
+
+    where = options.output, options.base, options.trust_remote_code
+    report = rewind(options.run, scales, retention, chosen, *where, tell)
+    print_rewind(console, report)
+    console.print(f"  folder  {report['folder']}", highlight=False, soft_wrap=True)
+    if options.json:
+        print(json.dumps(report, ensure_ascii=False))
+
+
+def _retention(options: argparse.Namespace) -> Retention | None:
+    """What `--retain` and the options beside it name; None where none was given."""
+    if options.retain_rows is not None and options.retain_rows < 1:
+        raise RecipeError(f"`--retain-rows` is {options.retain_rows}", "give 1 or more")
+    if not options.retain_text:
+        raise RecipeError("`--retain-text` is empty", "name the column with the text")
+    given = {
+        "path": options.retain, "text": options.retain_text, "subset": options.retain_subset,
+        "max_rows": options.retain_rows,
+    }  # fmt: skip
+    given = {name: value for name, value in given.items() if value}
+    return Retention(**given) if set(given) != {"text"} or given["text"] != "text" else None
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -35,7 +35,10 @@ tags:
 {% if labels %} ({{ labels }}){% endif %}, trained with \
 [peftkit](https://pypi.org/project/peftkit/) {{ record.versions.peftkit }}.
 
-| test split | {{ metrics | join(" | ") }} |
+{% if record.rewound %}Rewound by `peftkit rewind` to {{ "%g" | format(record.rewound.scale) }} \
+of the strength that was trained: {{ source }}.
+
+{% endif %}| test split | {{ metrics | join(" | ") }} |
 |---|{% for _ in metrics %}---:|{% endfor %}
 {% for row, scores in record.metrics.items() -%}
 | {{ row }} |{% for metric in metrics %} \
@@ -224,6 +227,9 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
         base=known,
         head=head,
         labels=", ".join(f"`{label}`" for label in head.labels),
+        source=", ".join(
+            f"`{n}` with the SHA-256 {d[:12]}" for n, d in record.rewound.get("from", {}).items()
+        ),
         metrics=[m for m in record.metrics["after"] if m != "loss"],
         library=library,
         pooled=pooled,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,14 @@ class Record:
     """`before` and `after` on the test split, and baselines by name."""
     probes: tuple[Probe, ...]
     versions: dict[str, str]
+    rewound: dict[str, Any] = field(default_factory=dict)
+    """`scale`, and `from`, the `weights` of the adapter that was rewound; empty if none was."""
 
     def write(self, folder: Path) -> None:
         """Writes peftkit.json."""
         value = {"format": FORMAT, **asdict(self)}
+        if not self.rewound:
+            del value["rewound"]
         value["sha256"] = record_sha256(value)
         text = json.dumps(value, indent=1, ensure_ascii=False)
         (folder / RECORD).write_text(text + "\n", encoding="utf-8")

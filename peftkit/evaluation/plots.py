@@ -75,6 +75,35 @@ def metric_curve(
         return svg(figure)
 
 
+def rewind_curve(report: dict[str, Any]) -> str:
+    """The target's validation score by scale, and retention below it; the chosen scale marked."""
+    points, chosen = report["scales"], report["chosen"]
+    kept = bool(report["retention_metric"])
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 5.2 if kept else 3.2), layout="constrained")
+        panels = figure.subplots(2 if kept else 1, 1, sharex=True, squeeze=False)[:, 0]
+        names = {"validation": (report["metric"], ACCENT, "target, validation")}
+        if kept:
+            names["retention"] = (report["retention_metric"], SECOND, "retention")
+        for axes, (key, (metric, colour, title)) in zip(panels, names.items(), strict=True):
+            scales, values = zip(*((point["scale"], point[key]) for point in points), strict=True)
+            axes.plot(scales, values, color=colour, marker="o", markersize=5, linewidth=2)
+            here = dict(zip(scales, values, strict=True))
+            axes.plot(
+                [chosen], [here[chosen]], color=colour, marker="o", markersize=11,
+                markerfacecolor="none", linestyle="none", label=f"chosen, {chosen:g}",
+            )  # fmt: skip
+            axes.axhline(here[1.0], color=INK, linewidth=1, linestyle=":", label="as trained")
+            base = report["base"].get(key)
+            if base is not None:
+                axes.axhline(base, color=INK, linewidth=1, linestyle="--", label="base")
+            better = "lower" if metric == "loss" else "higher"
+            axes.set_title(f"{title}: {better} is better", fontsize=10, loc="left")
+            last = axes is panels[-1]
+            finish(axes, "scale" if last else "", metric.replace("_", " "))
+        return svg(figure, in_page=False)  # a file of its own
+
+
 def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     """Expected labels in rows, predicted in columns, shaded by share of the row."""
     n = len(labels)
@@ -123,13 +152,13 @@ def _smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
     return smoothed
 
 
-def svg(figure: Figure) -> str:
-    """The picture to stand inside a page, in the page's colours."""
+def svg(figure: Figure, *, in_page: bool = True) -> str:
+    """The picture, to stand inside a page in its colours, or as a file of its own."""
     buffer = io.StringIO()
     with warnings.catch_warnings():  # the reader's browser has the glyphs, not matplotlib
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=in_page)
     text = buffer.getvalue()
-    for colour, variable in VARIABLES.items():
+    for colour, variable in VARIABLES.items() if in_page else ():
         text = text.replace(f": {colour}", f": var({variable}, {colour})")
     return text[text.index("<svg") :]

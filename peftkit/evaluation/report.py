@@ -115,6 +115,33 @@ def print_plan(console: Console, plan: dict[str, Any]) -> None:
         console.print(f"  [yellow]note:[/] {note}", highlight=False)
 
 
+def print_rewind(console: Console, report: dict[str, Any]) -> None:
+    """The curve, the scale that was chosen and why, and the test scores at it and at 1."""
+    metric, kept = report["metric"], report["retention_metric"]
+    names = [f"validation {metric}", *([f"retention {kept}"] if kept else [])]
+    table = _table("scale", *(name.replace("_", " ") for name in names))
+    for point in report["scales"]:
+        values = [point["validation"], *([point["retention"]] if kept else [])]
+        style = "bold" if point["scale"] == report["chosen"] else None
+        table.add_row(f"{point['scale']:g}", *(f"{value:.4f}" for value in values), style=style)
+    if report["base"]["retention"] is not None:
+        table.add_row("base", "", f"{report['base']['retention']:.4f}", style="dim")
+    console.print(table)
+    console.print(f"  chosen: {report['chosen']:g}, {report['why']}", highlight=False)
+    tests = {name: scores["metrics"] for name, scores in report["test"].items()}
+    table = _table("test", *(name.replace("_", " ") for name in tests["trained"]))
+    for row, scores in (("scale 1", tests["trained"]), ("chosen", tests["chosen"])):
+        table.add_row(row, *(f"{value:.4f}" for value in scores.values()))
+    console.print(table)
+    for note in report["notes"]:
+        console.print(f"  [yellow]note:[/] {note}", highlight=False)
+    if not report["written"]:
+        console.print(
+            "  nothing to rewind: the adapter is best as it was trained, and none is written",
+            highlight=False,
+        )
+
+
 def _table(first: str, *others: str) -> Table:
     table = Table(box=None, padding=(0, 1), header_style="dim")
     table.add_column(first)

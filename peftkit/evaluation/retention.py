@@ -16,7 +16,6 @@ from pydantic import Field
 
 from peftkit.data.reading import read_source
 from peftkit.data.rows import Row
-from peftkit.data.splits import clean_rows
 from peftkit.errors import DataError, did_you_mean, quoted
 from peftkit.packaged import PREFIX
 from peftkit.parts import Part
@@ -58,6 +57,8 @@ def load_texts(retention: Retention) -> list[str]:
         DataError: nothing is there, it cannot be read, or no row of it holds a text.
         MissingPackageError: a `packaged:` data set whose package is not installed.
     """
+    from peftkit.data.splits import clean_rows  # it needs numpy
+
     subset = retention.subset or ("imdb" if retention.path == REVIEWS else "")
     data = Conversations(
         path=retention.path,

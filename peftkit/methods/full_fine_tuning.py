@@ -7,6 +7,7 @@ The baseline that parameter-efficient methods are measured against, through the 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -16,8 +17,9 @@ from peftkit.methods.reasons import quantized_weights_are_not_trained
 from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from peftkit.bases.loading import LoadedModel
     from peftkit.data.encoded import Encoded
 
 WEIGHTS = "model.safetensors"
@@ -45,6 +47,19 @@ class FullFineTuning(Method):
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
         _load_whole(model, folder)
         return model.requires_grad_(False)
+
+    def supports_rewinding(self) -> str | None:
+        return None
+
+    def starts(
+        self, model: nn.Module, load_base: Callable[[], LoadedModel]
+    ) -> Mapping[str, Tensor | float]:
+        from peftkit.methods.rewinding import base_starts
+
+        return base_starts(load_base(), [name for name, _ in model.named_parameters()])
+
+    def saved(self, model: nn.Module) -> tuple[str, Mapping[str, Tensor]]:
+        return WEIGHTS, model.state_dict()
 
     def restore(self, model: nn.Module, folder: Path) -> None:
         from peftkit.methods.trained_layout import compare_present

@@ -21,6 +21,9 @@ class HeadOnly(_StoredAsTensors):
 
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
 
+    def supports_rewinding(self) -> str | None:
+        return "HeadOnly trains the head alone, so that the base is as it was; LoRA can be rewound"
+
     def trained_names(self, model: nn.Module, head: tuple[str, ...]) -> list[str]:
         from peftkit.errors import MethodError
         from peftkit.methods.trained_layout import parameters_of

@@ -8,7 +8,7 @@ runs the identical code.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from peftkit.bases.loading import LoadedModel
     from peftkit.data.encoded import Encoded
 
 Layout = Literal["padded", "packed"]
@@ -63,6 +64,10 @@ class Method(OpenPart):
         if type(self).restore is Method.restore:
             return f"{self.kind()} does not say how it goes on from a saved adapter"
         return None
+
+    def supports_rewinding(self) -> str | None:
+        """None, or why there is nothing between the base and what was trained."""
+        return f"{self.kind()} does not say what is between the base and what it has trained"
 
     def stand_in(self) -> Method:
         """What takes as much memory and time to train, and is injected without a look at weights or
@@ -128,6 +133,22 @@ class Method(OpenPart):
             AdapterError: tensors are missing, unexpected or of other shapes, or the adapter has
                 other settings than this method.
         """
+        raise NotImplementedError
+
+    def starts(
+        self, model: nn.Module, load_base: Callable[[], LoadedModel]
+    ) -> Mapping[str, torch.Tensor | float]:
+        """Name of a parameter -> what it is, a tensor or one number, where what was trained has no
+        effect; for `methods/rewinding.py`. Those that are not named keep what was trained.
+
+        Args:
+            model: as `load` gives it.
+            load_base: the base as it was before training, anew.
+        """
+        raise NotImplementedError
+
+    def saved(self, model: nn.Module) -> tuple[str, Mapping[str, torch.Tensor]]:
+        """The file that `save` writes, and what its tensors are now in a model of `load`'s."""
         raise NotImplementedError
 
     def merge(self, model: nn.Module) -> nn.Module:

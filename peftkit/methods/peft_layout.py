@@ -174,6 +174,14 @@ def restore_peft(model: nn.Module, folder: Path) -> None:
     fill_tensors(live, folder / WEIGHTS)
 
 
+def saved_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of a model that `load_peft` gave, under the names by which they are saved."""
+    live: dict[str, torch.Tensor] = get_peft_model_state_dict(
+        model, adapter_name="default", save_embedding_layers=False
+    )
+    return live
+
+
 def compare_configs(model: Any, folder: Path) -> None:
     """Raises AdapterError if an adapter's adapter_config.json differs from the model's in a setting
     that changes what it computes.

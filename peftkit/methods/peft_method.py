@@ -23,7 +23,7 @@ from peftkit.methods.layer_norm_tuning import LayerNormTuning
 from peftkit.methods.lora import LoRA
 from peftkit.methods.method import Method
 from peftkit.methods.prefix_tuning import PrefixTuning
-from peftkit.methods.reasons import virtual_tokens_have_no_labels
+from peftkit.methods.reasons import no_weaker_virtual_tokens, virtual_tokens_have_no_labels
 from peftkit.methods.stored import _StoredByPeft
 from peftkit.parts import as_json
 from peftkit.tasks.task import Task
@@ -48,6 +48,14 @@ MERGED_BY: dict[str, Method] = {
     "LORA": LoRA(), "ADALORA": AdaLoRA(), "IA3": IA3(), "LN_TUNING": LayerNormTuning(),
 }  # fmt: skip
 """Tuners of which peftkit knows when they can be folded in."""
+REWOUND = (
+    "LORA", "ADALORA", "IA3", "LN_TUNING", "LOHA", "LOKR", "OFT", "VERA", "BOTTLENECK",
+)  # fmt: skip
+"""Tuners that `rewinding` knows."""
+CHANGE_THE_BASE = (
+    "bias", "lora_bias", "modules_to_save", "target_parameters", "trainable_token_indices",
+)  # fmt: skip
+"""Fields of PEFT's configurations that train more than the tuner's own tensors."""
 NOT_SERVED = {
     "ADALORA": "its ranks fall by calls after each step; use AdaLoRA",
     "ADAMSS": "it allocates ranks by calls after each step; use AdaLoRA",
@@ -134,6 +142,17 @@ class PeftMethod(_StoredByPeft):
             "whether a merge is exact is not known of every tuner of PEFT, so that peftkit does "
             f"not merge {self.config['peft_type']}; keep the adapter, or use LoRA"
         )
+
+    def supports_rewinding(self) -> str | None:
+        kind = self.config["peft_type"]
+        if self.position_offset:
+            return no_weaker_virtual_tokens(kind)
+        if kind not in REWOUND:
+            return f"what of PEFT's {kind} carries its strength is not known; LoRA can be rewound"
+        whole = [n for n in CHANGE_THE_BASE if self.config.get(n) not in (None, [], False, "none")]
+        if whole:
+            return f"`{whole[0]}` trains parts of the base beside {kind}; leave it out"
+        return None
 
     def supports_start(self) -> str | None:
         if not self.position_offset:

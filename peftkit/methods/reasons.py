@@ -29,3 +29,11 @@ def virtual_tokens_have_no_labels(kind: str, task: Task) -> str | None:
 def saved_as_lora(kind: str) -> str:
     """Why such an adapter is gone on with as what it was saved as."""
     return f"{kind} is saved as a LoRA of twice its `r` and `lora_alpha`; go on with LoRA"
+
+
+def no_weaker_virtual_tokens(kind: str) -> str:
+    """Why there is no smaller strength of virtual tokens."""
+    return (
+        f"{kind} puts virtual tokens before the text, and nothing is between having them and not "
+        "having them; LoRA can be rewound"
+    )

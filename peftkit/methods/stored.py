@@ -5,13 +5,17 @@ A method chooses one by its base class and writes `inject` only.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftkit.methods.method import Method
+from peftkit.methods.reasons import no_weaker_virtual_tokens
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+    from peftkit.bases.loading import LoadedModel
 
 
 class _StoredByPeft(Method):
@@ -26,6 +30,21 @@ class _StoredByPeft(Method):
         from peftkit.methods.peft_layout import load_peft
 
         return load_peft(model, folder)
+
+    def supports_rewinding(self) -> str | None:
+        return None
+
+    def starts(
+        self, model: nn.Module, load_base: Callable[[], LoadedModel]
+    ) -> Mapping[str, Tensor | float]:
+        from peftkit.methods.rewinding import peft_starts
+
+        return peft_starts(model)
+
+    def saved(self, model: nn.Module) -> tuple[str, Mapping[str, Tensor]]:
+        from peftkit.methods.peft_layout import WEIGHTS, saved_tensors
+
+        return WEIGHTS, saved_tensors(model)
 
     def restore(self, model: nn.Module, folder: Path) -> None:
         from peftkit.methods.peft_layout import restore_peft
@@ -51,6 +70,9 @@ class _VirtualTokens(_StoredByPeft):
         from peftkit.methods.virtual_tokens import load_virtual
 
         return load_virtual(model, folder)
+
+    def supports_rewinding(self) -> str | None:
+        return no_weaker_virtual_tokens(self.kind())
 
     def restore(self, model: nn.Module, folder: Path) -> None:
         from peftkit.methods.virtual_tokens import restore_virtual
@@ -89,6 +111,22 @@ class _StoredAsTensors(Method):
         from peftkit.methods.trained_layout import load_trained
 
         return load_trained(model, folder, self.trained_names(model, head))
+
+    def supports_rewinding(self) -> str | None:
+        return None
+
+    def starts(
+        self, model: nn.Module, load_base: Callable[[], LoadedModel]
+    ) -> Mapping[str, Tensor | float]:
+        from peftkit.methods.rewinding import base_starts
+
+        base = load_base()
+        return base_starts(base, self.trained_names(model, base.head))
+
+    def saved(self, model: nn.Module) -> tuple[str, Mapping[str, Tensor]]:
+        from peftkit.methods.trained_layout import WEIGHTS
+
+        return WEIGHTS, dict(model.named_parameters())
 
     def restore(self, model: nn.Module, folder: Path) -> None:
         from peftkit.methods.trained_layout import restore_trained

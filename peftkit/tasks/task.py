@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from peftkit.data.source import Source
+from peftkit.errors import RecipeError
 from peftkit.parts import OpenPart
 
 if TYPE_CHECKING:
@@ -138,6 +139,17 @@ class Task(OpenPart):
     def columns(self) -> Mapping[str, str]:
         """The task's name of a column -> the file's."""
         raise NotImplementedError
+
+    def elsewhere(self, path: str, subset: str, max_rows: int | None) -> Self:
+        """The same task on the rows of another file, whose columns have the same names.
+
+        Raises:
+            RecipeError: the task does not keep its source as `data`.
+        """
+        if "data" not in type(self).model_fields:
+            raise RecipeError(f"{self.kind()} has no `data`, so that it reads no other file")
+        data = self.source.with_(path=path, subset=subset, revision="", max_rows=max_rows)
+        return self.with_(data=data)
 
     def read_row(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
         """A row's values by the task's names; or, as a string, what is malformed in it."""

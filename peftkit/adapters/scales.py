@@ -1,0 +1,108 @@
+"""The scales at which an adapter is scored, and which of them is chosen. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from peftkit.errors import RecipeError
+
+STEP = 0.1
+"""Between the scales of a range."""
+DEFAULT = "0.2..1.0"
+MOST = 51
+"""Scales of one curve."""
+
+
+def parse_scales(text: str) -> tuple[float, ...]:
+    """Scales of `0.2..1.0`, in steps of 0.1, or `0.2,0.5,1`; ascending, 1 among them.
+
+    Raises:
+        RecipeError: it is neither, or one of them is not from 0 to 1.
+    """
+    if ".." not in text:
+        return checked_scales([_number(part, "--scales") for part in text.split(",")])
+    low, high = (_number(part, "--scales") for part in text.split("..", 1))
+    if not 0 <= low < high <= 1:
+        raise RecipeError(
+            f"`--scales {text}` is no range from 0 to 1 whose first number is the smaller one",
+            f"give one such as `{DEFAULT}`",
+        )
+    count = int((high - low) / STEP + 1e-9)
+    return checked_scales([*(round(low + STEP * n, 10) for n in range(count + 1)), high])
+
+
+def parse_choice(text: str) -> float | None:
+    """The scale of `--choose`; None if it is empty.
+
+    Raises:
+        RecipeError: it is no number from 0 to 1.
+    """
+    return checked_scales([_number(text, "--choose")], "--choose")[0] if text else None
+
+
+def checked_scales(scales: Sequence[float], option: str = "--scales") -> tuple[float, ...]:
+    """The scales once each, ascending, 1 among them.
+
+    Raises:
+        RecipeError: there are none, or too many, or one of them is not from 0 to 1.
+    """
+    for scale in scales:
+        if not 0 <= scale <= 1:
+            raise RecipeError(
+                f"`{option}` has {scale:g}, which is not from 0 to 1",
+                "1 is the adapter as it was trained, 0 is its base",
+            )
+    if not 0 < len(scales) <= MOST:
+        raise RecipeError(f"`{option}` has {len(scales)} scales; 1 to {MOST} can be drawn")
+    return tuple(sorted({*map(float, scales), 1.0}))
+
+
+def _number(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise RecipeError(
+            f"`{option}` has `{text.strip()}`, which is no number",
+            f"give a range such as `{DEFAULT}`, or numbers such as `0.2,0.5,1`"
+            if option == "--scales"
+            else "give a number from 0 to 1",
+        ) from None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An adapter at one scale."""
+
+    scale: float
+    validation: float
+    retention: float | None = None
+    """None where nothing was given to measure it on."""
+
+
+def choose(curve: Sequence[Measured], lower: tuple[bool, bool]) -> tuple[float, str]:
+    """The scale that retains most and costs the task nothing on validation data, and why it is
+    that one; without retention the best one. Ties go to the smaller scale.
+
+    Args:
+        curve: ascending, scale 1 last.
+        lower: whether less is better, of the validation score and of retention.
+    """
+
+    def validation(point: Measured) -> float:
+        return -point.validation if lower[0] else point.validation
+
+    def retention(point: Measured) -> float:
+        assert point.retention is not None
+        return -point.retention if lower[1] else point.retention
+
+    trained = curve[-1]
+    if trained.retention is None:
+        best = max(curve, key=lambda point: (validation(point), -point.scale))
+        return best.scale, "it has the best validation score"
+    kept = [point for point in curve if validation(point) >= validation(trained)]
+    if len(kept) == 1:
+        return trained.scale, "no smaller scale has a validation score as good as that of scale 1"
+    best = max(kept, key=lambda point: (retention(point), -point.scale))
+    told = f"of {len(kept)} scales whose validation score is not worse than at scale 1"
+    return best.scale, f"{told}, it retains most"
