@@ -72,8 +72,19 @@ def seed_result(folder: Path, metric: str, steps_per_epoch: int, kept: Json) -> 
         "total_parameters": run["total_parameters"],
         "adapter_bytes": run["adapter_bytes"],
         "precision": run["base"]["dtype"],
-        "command": f"peftkit run {folder}/recipe.json --output-dir again",
+        "command": _command(folder, run["recipe"]),
     }
+
+
+def _command(folder: Path, recipe: Json) -> str:
+    """What repeats a run: its contender's recipe, the rate that was chosen, and the seed."""
+    file = folder.parents[2] / "recipes" / f"{recipe['name']}.json"
+    training = recipe["training"]
+    return (
+        f"peftkit run {file} --training.learning-rate {training['learning_rate']:g} "
+        f"--training.evaluate-every {training['evaluate_every']} --seed {recipe['seed']} "
+        "--output-dir again"
+    )
 
 
 def read_scores(folder: Path, metric: str) -> ByExample:

