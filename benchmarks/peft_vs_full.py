@@ -3,7 +3,7 @@
     python benchmarks/peft_vs_full.py rotten_tomatoes|banking77|banking77_pooled|synopses
                                       [--data FOLDER] [--dry-run]
 
-Goes on where it was broken off, in runs/peft_vs_full/TASK; at the end copies compare.json, .html and
+Goes on where it was broken off, in runs/peft_vs_full/TASK; at the end copies compare.json, .html,
 .md and the recipes to benchmarks/peft_vs_full/TASK. FOLDER holds the data that no package ships:
 banking77/ (train.csv, test.csv) and debian/description_to_synopsis.jsonl.
 """
@@ -85,7 +85,7 @@ class Comparison:
     task: Callable[[Path], Task]
     methods: dict[str, tuple[Method, float, str]]
     training: Training
-    budget: Budget = Budget()
+    num_trials: int = 4
 
 
 def reviews(_: Path) -> Task:
@@ -135,7 +135,7 @@ COMPARISONS = {
         pooled_intents,
         {name: ENCODER[name] for name in POOLED},
         Training(num_epochs=3, batch_size=32),
-        Budget(num_trials=3),
+        num_trials=3,
     ),
     "synopses": Comparison(
         SMOLLM, synopses, DECODER, Training(num_epochs=1, batch_size=16, micro_batch_tokens=1024)
@@ -149,7 +149,7 @@ def main(arguments: argparse.Namespace) -> None:
     from peftkit.comparing.tell import print_comparison, print_expected
 
     asked = COMPARISONS[arguments.task]
-    task = asked.task(Path(arguments.data))
+    task, budget = asked.task(Path(arguments.data)), Budget(num_trials=asked.num_trials)
     recipes = [
         Recipe(
             base=Base(name_or_path=asked.base, quantization=quantization),
@@ -162,9 +162,9 @@ def main(arguments: argparse.Namespace) -> None:
     ]
     console = open_console(False)
     if arguments.dry_run:
-        print_expected(console, expect(*prepare_grid(recipes, asked.budget)))
+        print_expected(console, expect(*prepare_grid(recipes, budget)))
         return
-    done = compare(recipes, str(RUNS / arguments.task), asked.budget, console)
+    done = compare(recipes, str(RUNS / arguments.task), budget, console)
     print_comparison(console, done.record, done.folder)
     commit(done.folder, HERE / "peft_vs_full" / arguments.task, done.record)
 
