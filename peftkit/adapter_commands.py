@@ -105,6 +105,10 @@ def _add_rewind(commands: Any) -> None:
     part.add_argument("--retain-subset", default="", metavar="NAME", help="as of a recipe's data")
     part.add_argument("--retain-rows", type=int, metavar="N", help="use only so many rows")
     part.add_argument("--choose", default="", metavar="S", help="write this scale")
+    part.add_argument(
+        "--tolerance", type=float, default=0.0, metavar="X",
+        help="how much worse the validation score may be than as it was trained (0)",
+    )  # fmt: skip
     part.add_argument("--output", default="", metavar="DIR", help="new folder; RUN-rewound")
 
 
@@ -211,6 +215,8 @@ def _merge(options: argparse.Namespace) -> None:
 def _rewind(options: argparse.Namespace) -> None:
     scales, chosen = parse_scales(options.scales), parse_choice(options.choose)
     retention = _retention(options)
+    if not 0 <= options.tolerance < math.inf:
+        raise RecipeError(f"`--tolerance` is {options.tolerance:g}", "give 0 or more")
     quiet_libraries()
     from peftkit.adapters.rewinding import rewind
     from peftkit.evaluation.report import print_rewind
@@ -221,7 +227,7 @@ def _rewind(options: argparse.Namespace) -> None:
         console.print(f"  [dim]{stage}[/]", highlight=False)
 
     where = options.output, options.base, options.trust_remote_code
-    report = rewind(options.run, scales, retention, chosen, *where, tell)
+    report = rewind(options.run, scales, retention, chosen, *where, tell, options.tolerance)
     print_rewind(console, report)
     console.print(f"  folder  {report['folder']}", highlight=False, soft_wrap=True)
     if options.json:

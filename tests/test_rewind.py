@@ -220,7 +220,11 @@ def test_the_choice_is_made_by_validation_and_retention():
     found = curve((0.5, 0.7, 3.0), (1.0, 0.9, 3.5))
     chosen, why = choose(found, (False, True))
     assert chosen == 1.0
-    assert "no smaller scale" in why
+    assert why == "at every smaller scale the validation score is worse"
+    # unless it may be a little worse
+    chosen, why = choose(found, (False, True), tolerance=0.25)
+    assert chosen == 0.5
+    assert why.endswith("not worse than at scale 1 by more than 0.25, it retains most")
     # ties go to the smaller scale; accuracies, both
     found = curve((0.4, 0.9, 0.8), (0.6, 0.9, 0.8), (1.0, 0.9, 0.7))
     assert choose(found, (False, False))[0] == 0.4

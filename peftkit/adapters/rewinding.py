@@ -80,6 +80,7 @@ def rewind(
     base: str = "",
     trust_remote_code: bool = False,
     tell: Callable[[str], None] = lambda _: None,
+    tolerance: float = 0.0,
 ) -> dict[str, Any]:
     """Scores a run's adapter at several scales, and writes the best one as an adapter.
 
@@ -93,6 +94,7 @@ def rewind(
         base: where the base is, if not where the recipe says.
         trust_remote_code: as for `open_adapter`.
         tell: called with what is being done.
+        tolerance: by how much the validation score may be worse than as it was trained.
 
     Returns:
         The content of rewind.json.
@@ -117,7 +119,9 @@ def rewind(
     accelerator = open_accelerator(found.base.spec)
     with placed(final) as folder:
         folder.mkdir()
-        report, record = _measure(found, material, wanted, chosen, folder, accelerator, tell)
+        report, record = _measure(
+            found, material, wanted, chosen, tolerance, folder, accelerator, tell
+        )
         give_back_memory()
         if record is not None:
             tell("opening what was written")
@@ -209,6 +213,7 @@ def _measure(
     material: Material,
     scales: Sequence[float],
     wanted: float | None,
+    tolerance: float,
     folder: Path,
     accelerator: Accelerator,
     tell: Callable[[str], None],
@@ -229,7 +234,7 @@ def _measure(
         told = "" if kept is None else f", retention {material.retention_metric} {kept:.4f}"
         tell(f"scale {scale:g}: validation {material.metric} {validation:.4f}{told}")
     curve.reverse()
-    chosen, why = choose(curve, material.lower)
+    chosen, why = choose(curve, material.lower, tolerance)
     if wanted is not None:
         chosen, why = wanted, "it was asked for"
     of_base = None

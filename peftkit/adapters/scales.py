@@ -80,13 +80,16 @@ class Measured:
     """None where nothing was given to measure it on."""
 
 
-def choose(curve: Sequence[Measured], lower: tuple[bool, bool]) -> tuple[float, str]:
-    """The scale that retains most and costs the task nothing on validation data, and why it is
-    that one; without retention the best one. Ties go to the smaller scale.
+def choose(
+    curve: Sequence[Measured], lower: tuple[bool, bool], tolerance: float = 0.0
+) -> tuple[float, str]:
+    """The scale that retains most and costs the task nothing on validation data, or no more than
+    may be; and why it is that one. Without retention the best one. Ties go to the smaller scale.
 
     Args:
         curve: ascending, scale 1 last.
         lower: whether less is better, of the validation score and of retention.
+        tolerance: by how much the validation score may be worse than at scale 1.
     """
 
     def validation(point: Measured) -> float:
@@ -100,9 +103,11 @@ def choose(curve: Sequence[Measured], lower: tuple[bool, bool]) -> tuple[float, 
     if trained.retention is None:
         best = max(curve, key=lambda point: (validation(point), -point.scale))
         return best.scale, "it has the best validation score"
-    kept = [point for point in curve if validation(point) >= validation(trained)]
+    least = validation(trained) - tolerance
+    kept = [point for point in curve if point is trained or validation(point) >= least]
+    by = f" by more than {tolerance:g}" if tolerance else ""
     if len(kept) == 1:
-        return trained.scale, "no smaller scale has a validation score as good as that of scale 1"
+        return trained.scale, f"at every smaller scale the validation score is worse{by}"
     best = max(kept, key=lambda point: (retention(point), -point.scale))
-    told = f"of {len(kept)} scales whose validation score is not worse than at scale 1"
+    told = f"of {len(kept)} scales whose validation score is not worse than at scale 1{by}"
     return best.scale, f"{told}, it retains most"
