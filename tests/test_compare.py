@@ -230,6 +230,12 @@ class TestWhole:
         assert time.perf_counter() - begun < 60
         assert timeless(again.record) == timeless(compared.record)
 
+    def test_two_processes_do_not_do_the_same(self, recipe, compared):
+        (compared.folder / "lock").write_text(str(os.getppid()))
+        with pytest.raises(OutputError, match=f"process {os.getppid()} goes on"):
+            compare([recipe], str(compared.folder), Budget(num_trials=1, num_seeds=2))
+        (compared.folder / "lock").unlink()
+
     def test_another_comparison_does_not_go_on_there(self, recipe, compared):
         with pytest.raises(OutputError, match=r"another comparison: `budget.num_seeds`"):
             compare([recipe], str(compared.folder), Budget(num_trials=1, num_seeds=3))

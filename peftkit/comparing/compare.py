@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +20,7 @@ from peftkit.bases.fingerprint import fingerprint
 from peftkit.comparing import trials
 from peftkit.comparing.apart import apart
 from peftkit.comparing.course import Course, Job
-from peftkit.comparing.folder import open_folder
+from peftkit.comparing.folder import alone_in, open_folder
 from peftkit.comparing.grid import (
     SEARCHED,
     Budget,
@@ -89,12 +90,20 @@ def compare(
         PeftkitError: a recipe, its data or its base is wrong. Runs that fail are rows that say so.
     """
     console = console or Console(quiet=True)
-    grid, prepared = prepare_grid(recipes, budget or Budget())
-    first = prepared[0]
+    grid, first = prepare_grid(recipes, budget or Budget())
     folder = open_folder(output_dir or DEFAULT_FOLDER, _identity(grid, first))
     for of in grid.contenders:
         folder.write(f"recipes/{of.name}.json", json.loads(of.recipe.to_json()))
     course = Course(folder, console, all_jobs(grid, first), _finisher(grid, first))
+    with alone_in(folder):
+        record = _compared(grid, first, course)
+        folder.write("compare.json", record)
+        write_report(folder.path, record)
+    return Comparison(folder.path, record)
+
+
+def _compared(grid: Grid, first: Prepared, course: Course) -> Json:
+    """Does all parts that are not done; gives the content of compare.json."""
     rates = {of.name: _rates_of(of, course, first) for of in grid.contenders}
     seeds: dict[str, list[Json]] = {of.name: [] for of in grid.contenders}
     for seed in grid.seeds:  # so that what there is of all can be looked at early
@@ -108,27 +117,31 @@ def compare(
     probe = course.do(probe_job(first)) if has_probe(first.recipe.task) else {"failed": "no head"}
     kept = {name: course.do(job).get("kept_loss") for name, job in retention_jobs(grid).items()}
     rows = make_rows(grid, runs, None if probe["failed"] else probe, kept)
-    record = _record(grid, first, runs, rows, course)
-    folder.write("compare.json", record)
-    write_report(folder.path, record)
-    return Comparison(folder.path, record)
+    return _record(grid, first, runs, rows, course)
 
 
-def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, list[Prepared]]:
-    """What will be compared, with everything checked that needs no weights.
+def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, Prepared]:
+    """What will be compared, and the baseline; everything is checked that needs no weights.
 
     Raises:
         PeftkitError: see `compare`.
     """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise RecipeError(
+            "a comparison starts its runs itself, one after the other, each in one process",
+            "call `peftkit compare` without `accelerate launch`",
+        )
     grid = make_grid(recipes, budget)
-    prepared = [prepare(of.recipe) for of in grid.contenders]
-    whole = num_steps(prepared[0])
+    first = prepare(grid.contenders[0].recipe)
+    whole = num_steps(first)
     for of in grid.contenders:
+        if not of.is_baseline:
+            prepare(of.recipe)
         search = for_search(of.recipe, whole).training.max_steps or whole
         if reason := of.recipe.method.supports_steps(search):
             told = f"a learning rate is tried in {search} steps, a quarter of all: {reason}"
             raise MethodError(f"`{of.name}`: {told}")
-    task = prepared[0].recipe.task
+    task = first.recipe.task
     if grid.metric not in task.comparable:
         raise RecipeError(
             f"`training.metric` is `{grid.metric}`, which is no mean over examples, so that two "
@@ -142,13 +155,13 @@ def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, list[
                 "leave `--retain` out",
             )
         load_texts(budget.retention)
-    return grid, prepared
+    return grid, first
 
 
-def expect(grid: Grid, prepared: Sequence[Prepared]) -> list[Json]:
+def expect(grid: Grid) -> list[Json]:
     """About how long each contender's trials and runs will take, from a short measurement."""
     expected = []
-    for of, ready in zip(grid.contenders, prepared, strict=True):
+    for of in grid.contenders:
         plan = apart(trials.expect, of.recipe.to_json(), foreign_files(of.recipe))
         start = STARTS * plan["prepare_seconds"]
         trained, scored = plan["seconds"]["training"], plan["seconds"]["evaluation"]
@@ -161,7 +174,6 @@ def expect(grid: Grid, prepared: Sequence[Prepared]) -> list[Json]:
                 "trial_seconds": trial,
                 "run_seconds": run,
                 "seconds": budget.num_trials * trial + budget.num_seeds * run,
-                "trainable_parameters": ready.trainable_parameters,
                 "peak_memory_mb": max(plan["peaks_mb"].values()),
             }
         )

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from peftkit.errors import OutputError
 from peftkit.output import why_not_writable, write_json
 
 GRID = "grid.json"
+LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,28 @@ def open_folder(path: str, grid: dict[str, Any]) -> ComparisonFolder:
         folder.mkdir(parents=True, exist_ok=True)
         _replace(known, grid)
     return ComparisonFolder(folder)
+
+
+@contextmanager
+def alone_in(folder: ComparisonFolder) -> Iterator[None]:
+    """Inside, no other process goes on with the same comparison.
+
+    Raises:
+        OutputError: one does.
+    """
+    file = folder.path / LOCK
+    if file.is_file():
+        other = int(file.read_text() or 0)
+        if other != os.getpid() and psutil.pid_exists(other):
+            raise OutputError(
+                f"process {other} goes on with the comparison in `{folder.path}`",
+                "wait for it, or give another `--output-dir`",
+            )
+    file.write_text(str(os.getpid()))
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def _changed(one: Any, other: Any, place: str = "") -> list[str]:
