@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: setup quickstart chat test slow matrix lint recipes speed clean
+.PHONY: setup quickstart chat test slow matrix lint recipes compare speed clean
 
 setup: .venv/installed  ## the environment: peftkit and the packages with model and data
 quickstart: .venv/installed  ## install, and run the main job
@@ -34,6 +34,10 @@ recipes: .venv/installed-chat  ## every recipe at full size; writes docs/recipes
 	rm -rf runs/recipes
 	$(BIN)/python benchmarks/recipes.py sentiment runs/recipes
 	$(BIN)/python benchmarks/recipes.py chat runs/recipes
+
+compare: .venv/installed-chat  ## PEFT against full fine-tuning, hours: DATA=folder of data sets; goes on
+	for task in rotten_tomatoes banking77 banking77_pooled synopses; do \
+		$(BIN)/python benchmarks/peft_vs_full.py $$task --data $(DATA) || exit 1; done
 
 speed: .venv/installed-chat .venv-peers/installed  ## beside peers, DATA=banking77's folder; writes to benchmarks/README.md
 	$(BIN)/python benchmarks/speed.py $(if $(DATA),--data $(DATA))
