@@ -46,7 +46,7 @@ from peftkit.terminal import open_console, quiet_libraries
 HERE = Path(__file__).parent
 RUNS = Path("runs/peft_vs_full")
 LORA = LoRA(r=8, lora_alpha=16, target_modules="all-linear")
-ATTENTION = LoRA(r=17, lora_alpha=34, target_modules=["query", "key", "value"])
+ATTENTION = LoRA(r=24, lora_alpha=48, target_modules=["query", "key", "value"])
 """As many parameters as LoRA on all linear layers."""
 MINILM = "packaged:minilm-l6"
 SMOLLM = "packaged:smollm2-135m-instruct"
