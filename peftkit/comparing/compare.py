@@ -226,6 +226,8 @@ def _identity(grid: Grid, first: Prepared) -> Json:
         "budget": json.loads(grid.budget.model_dump_json()),
         "base": fingerprint(first.base).sha256,
         "rows": digest.hexdigest(),
+        "device": device_name(open_accelerator(first.recipe.base).device),
+        "versions": versions(),
     }
 
 

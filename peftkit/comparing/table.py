@@ -17,6 +17,8 @@ Json = dict[str, Any]
 NEARLY = 0.01
 """A method is as good as there, on the way, when no more than this share is missing."""
 MARGIN = 0.01
+MOST_POINTS = 200
+"""Of a run's losses, kept for the picture."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,10 @@ def seed_result(folder: Path, metric: str, steps_per_epoch: int, kept: Json) -> 
             {"step": v["step"], "seconds": v["seconds"], "value": v["metrics"][metric]}
             for v in training["validations"]
         ],
-        "history": [{"step": h["step"], "loss": h["loss"]} for h in training["history"]],
+        "history": [
+            {"step": record["step"], "loss": record["loss"]}
+            for record in training["history"][:: 1 + len(training["history"]) // MOST_POINTS]
+        ],
         "peak_memory_mb": {
             "training": peaks["train"],
             "evaluation": max(peaks["evaluate"], peaks["validate"]),
