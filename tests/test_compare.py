@@ -267,14 +267,14 @@ def scores_of(prepared, seed):
     return score(reader, ready.encoded.test, ready, accelerator).by_example["accuracy"]
 
 
+@pytest.fixture(scope="module")
+def small(recipe):
+    return recipe.with_(training=recipe.training.with_(max_steps=12, evaluate_every=6))
+
+
 @pytest.mark.slow
 class TestNull:
     """Real runs: what is the same is not told apart, what is crippled is."""
-
-    @pytest.fixture(scope="class")
-    def small(self, recipe):
-        training = recipe.training.with_(max_steps=12, evaluate_every=6)
-        return recipe.with_(training=training)
 
     def test_one_method_under_two_names(self, small):
         torch.set_num_threads(1)
