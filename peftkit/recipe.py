@@ -105,6 +105,11 @@ class Recipe(Part):
             raise ValueError(f"`training.gradient_checkpointing`: {reason}")
         return self
 
+    @property
+    def metric(self) -> str:
+        """The validation score that chooses the best weights."""
+        return self.training.metric or self.task.scores[0]
+
     def to_json(self) -> str:
         """The text of recipe.json; `Recipe.from_json` gives an equal recipe."""
         return self.model_dump_json(indent=2) + "\n"

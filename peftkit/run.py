@@ -219,5 +219,6 @@ def run_record(
         "self_check": {"layout": result.layout, "notes": list(outcome.notes)},
         "probes": {"count": len(adapter.probes), "max_difference": probe_difference},
         "ledger": prepared.ledger.with_padding(padding).to_json(),
+        "data_sha256": prepared.encoded.sha256,
         "versions": adapter.versions,
     }

@@ -462,6 +462,15 @@ class TestRougeL:
 
         found = RougeL().compute(predictions=["订单今天到"], references=["订单明天到"])
         assert found["rouge_l"] == pytest.approx(4 / 5)
+        # 2024 年 3 月 発 売 / 2024 年 4 月: three of six, three of four
+        found = RougeL().compute(predictions=["2024年3月発売"], references=["2024年4月"])
+        assert found["rouge_l"] == pytest.approx(2 * 3 / (6 + 4))
+
+    def test_vowel_signs_do_not_end_a_word(self):
+        from peftkit.metrics.rouge import RougeL
+
+        found = RougeL().compute(predictions=["हिन्दी में"], references=["हिन्दी भाषा"])
+        assert found["rouge_l"] == pytest.approx(1 / 2)
 
     def test_a_few_answers_have_no_score(self):
         task = Chat(data=Conversations(path="rows.jsonl"))

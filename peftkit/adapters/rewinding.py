@@ -80,7 +80,7 @@ def rewind(
     base: str = "",
     trust_remote_code: bool = False,
     tell: Callable[[str], None] = lambda _: None,
-    tolerance: float = 0.0,
+    allowed: float = 0.0,
 ) -> dict[str, Any]:
     """Scores a run's adapter at several scales, and writes the best one as an adapter.
 
@@ -94,7 +94,7 @@ def rewind(
         base: where the base is, if not where the recipe says.
         trust_remote_code: as for `open_adapter`.
         tell: called with what is being done.
-        tolerance: by how much the validation score may be worse than as it was trained.
+        allowed: by how much the validation score may be worse than as it was trained.
 
     Returns:
         The content of rewind.json.
@@ -120,7 +120,7 @@ def rewind(
     with placed(final) as folder:
         folder.mkdir()
         report, record = _measure(
-            found, material, wanted, chosen, tolerance, folder, accelerator, tell
+            found, material, wanted, chosen, allowed, folder, accelerator, tell
         )
         give_back_memory()
         if record is not None:
@@ -169,7 +169,7 @@ def gather(found: OpenedAdapter, retention: Retention | None) -> Material:
             "the data that the recipe names has other classes than the adapter",
             "the file was changed; put that of the training back",
         )
-    metric = found.recipe.training.metric or task.scores[0]
+    metric = found.recipe.metric
     if head.task_type != "CAUSAL_LM":
         if retention is None or "path" not in retention.model_fields_set:
             return Material(encoded, metric, None)
@@ -213,7 +213,7 @@ def _measure(
     material: Material,
     scales: Sequence[float],
     wanted: float | None,
-    tolerance: float,
+    allowed: float,
     folder: Path,
     accelerator: Accelerator,
     tell: Callable[[str], None],
@@ -234,7 +234,7 @@ def _measure(
         told = "" if kept is None else f", retention {material.retention_metric} {kept:.4f}"
         tell(f"scale {scale:g}: validation {material.metric} {validation:.4f}{told}")
     curve.reverse()
-    chosen, why = choose(curve, material.lower, tolerance)
+    chosen, why = choose(curve, material.lower, allowed)
     if wanted is not None:
         chosen, why = wanted, "it was asked for"
     of_base = None

@@ -81,23 +81,17 @@ def _cheapest(methods: Sequence[Row], full: Row) -> list[str]:
 
 
 def _under_probe(comparison: dict[str, Any]) -> list[str]:
-    """Rows that a classifier on the frozen base of their precision beats."""
-    probes = [row for row in comparison["rows"]
-              if row["role"] == "probe" and row["score"] is not None]  # fmt: skip
-    sign = 1 if comparison["higher_is_better"] else -1
-    under = []
-    for row in comparison["rows"]:
-        own = [p for p in probes if p["precision"] == row["precision"]]
-        if row["role"] != "probe" and row["score"] is not None and own:
-            best = max(sign * probe["score"] for probe in own)
-            if sign * row["score"] < best:
-                under.append(_ticked(row))
+    """Rows that a classifier on the frozen base beats, by more than luck."""
+    under = [
+        _ticked(row)
+        for row in comparison["rows"]
+        if row["difference_to_probe"] and row["difference_to_probe"]["verdict"] == "worse"
+    ]
     if not under:
         return []
     names = " and ".join([", ".join(under[:-1]), under[-1]] if len(under) > 1 else under)
-    verb, whose = ("scores", "its") if len(under) == 1 else ("score", "their")
-    how = "below" if sign > 0 else "worse than"
-    return [f"{names} {verb} {how} {whose} own frozen probe: fine-tuning lost."]
+    verb = "is" if len(under) == 1 else "are"
+    return [f"{names} {verb} worse than the frozen probe: fine-tuning lost."]
 
 
 def _ticked(row: Row) -> str:

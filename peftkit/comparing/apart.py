@@ -20,12 +20,13 @@ import torch
 
 from peftkit.errors import PeftkitError, TrainingError, first_line
 from peftkit.terminal import quiet_libraries
+from peftkit.training.devices import is_out_of_memory
 
 PRELOADED = ["peftkit.comparing.preloaded"]
 
 
 class DiedError(TrainingError):
-    """A process ended without an answer."""
+    """A process ended without an answer, which it may give another time."""
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -53,8 +54,8 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
     if kind == "error":
         error, message, hint = value
         raise error(message, hint)
-    if kind == "crash":
-        raise DiedError(value, "this is no fault of the recipe; report it")
+    if kind == "died":
+        raise DiedError(value)
     return value
 
 
@@ -77,8 +78,8 @@ def _inside(sender: Connection, function: Callable[..., Any], arguments: tuple[A
     except KeyboardInterrupt:
         os._exit(130)
     except Exception as error:
-        told = f"{type(error).__name__}: {first_line(error)}"
-        answer = ("crash", f"{told}\n{traceback.format_exc()}")
+        told = f"{type(error).__name__}: {first_line(error)}\n{traceback.format_exc()}"
+        answer = ("died", "memory ran out" if is_out_of_memory(error) else told)
     with contextlib.suppress(BrokenPipeError):
         sender.send(answer)
 

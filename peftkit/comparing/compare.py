@@ -4,12 +4,11 @@ run with several seeds beside full fine-tuning, on the same rows in the same ord
 
 from __future__ import annotations
 
-import hashlib
 import json
+import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ from peftkit.comparing.grid import (
     Contender,
     Grid,
     for_search,
-    foreign_files,
+    for_seeds,
+    foreign_modules,
     make_grid,
 )
 from peftkit.comparing.jobs import (
@@ -41,13 +41,12 @@ from peftkit.comparing.jobs import (
     seed_job,
 )
 from peftkit.comparing.probe import has_probe
+from peftkit.comparing.record import make_record
 from peftkit.comparing.report import write_report
 from peftkit.comparing.table import (
     Runs,
     best_rate,
     make_rows,
-    margin_of,
-    notes_of,
     read_scores,
     seed_result,
 )
@@ -89,16 +88,15 @@ def compare(
     Raises:
         PeftkitError: a recipe, its data or its base is wrong. Runs that fail are rows that say so.
     """
+    _refuse_inner()
     console = console or Console(quiet=True)
     grid, first = prepare_grid(recipes, budget or Budget())
     folder = open_folder(output_dir or DEFAULT_FOLDER, _identity(grid, first))
-    for of in grid.contenders:
-        folder.write(f"recipes/{of.name}.json", json.loads(of.recipe.to_json()))
-    course = Course(folder, console, all_jobs(grid, first), _finisher(grid, first))
     with alone_in(folder):
+        for of in grid.contenders:
+            folder.write(f"recipes/{of.name}.json", json.loads(of.recipe.to_json()))
+        course = Course(folder, console, all_jobs(grid, first), _finisher(grid, first))
         record = _compared(grid, first, course)
-        folder.write("compare.json", record)
-        write_report(folder.path, record)
     return Comparison(folder.path, record)
 
 
@@ -106,18 +104,55 @@ def _compared(grid: Grid, first: Prepared, course: Course) -> Json:
     """Does all parts that are not done; gives the content of compare.json."""
     rates = {of.name: _rates_of(of, course, first) for of in grid.contenders}
     seeds: dict[str, list[Json]] = {of.name: [] for of in grid.contenders}
-    for seed in grid.seeds:  # so that what there is of all can be looked at early
+    for seed in grid.seeds:
         for of in grid.contenders:
-            rate = best_rate(rates[of.name], grid.higher_is_better)
+            rate = _chosen(rates[of.name], grid)
             if rate is None:
                 course.skip()
             else:
                 seeds[of.name].append(course.do(seed_job(of, rate, seed, grid, first)))
-    runs = [_runs(of, rates[of.name], seeds[of.name], grid, course) for of in grid.contenders]
-    probe = course.do(probe_job(first)) if has_probe(first.recipe.task) else {"failed": "no head"}
-    kept = {name: course.do(job).get("kept_loss") for name, job in retention_jobs(grid).items()}
-    rows = make_rows(grid, runs, None if probe["failed"] else probe, kept)
-    return _record(grid, first, runs, rows, course)
+        runs = [_runs(of, rates[of.name], seeds[of.name], grid, course) for of in grid.contenders]
+        _write(grid, first, runs, course, "unfinished")  # to be looked at early
+    runs = [_merged(run, course) for run in runs]
+    probe = course.do(probe_job(first)) if has_probe(first.recipe.task) else None
+    kept = {
+        name: course.do(job).get("kept_loss") for name, job in retention_jobs(grid, first).items()
+    }
+    status = "incomplete" if course.incomplete else "finished"
+    return _write(grid, first, runs, course, status, probe, kept)
+
+
+def _write(
+    grid: Grid,
+    first: Prepared,
+    runs: Sequence[Runs],
+    course: Course,
+    status: str,
+    probe: Json | None = None,
+    kept: Json | None = None,
+) -> Json:
+    """Writes compare.json and what is made from it."""
+    rows = make_rows(grid, runs, probe if probe and not probe["failed"] else None, kept or {})
+    record = make_record(grid, first, runs, rows, course, status)
+    course.folder.write("compare.json", record)
+    write_report(course.folder.path, record)
+    return record
+
+
+def _refuse_inner() -> None:
+    """Raises RecipeError in the process of a part, which has imported the script anew."""
+    if multiprocessing.parent_process() is not None:
+        raise RecipeError(
+            "the script that compares is imported by the processes of the comparison, too",
+            'put its call under `if __name__ == "__main__":`',
+        )
+
+
+def _chosen(rates: Sequence[Json], grid: Grid) -> float | None:
+    """The best rate; None if there is none, or may be another one once all were tried."""
+    if any(rate["died"] for rate in rates):
+        return None
+    return best_rate(rates, grid.higher_is_better)
 
 
 def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, Prepared]:
@@ -135,8 +170,12 @@ def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, Prepa
     first = prepare(grid.contenders[0].recipe)
     whole = num_steps(first)
     for of in grid.contenders:
-        if not of.is_baseline:
-            prepare(of.recipe)
+        if not of.is_baseline and prepare(of.recipe).encoded.sha256 != first.encoded.sha256:
+            raise RecipeError(
+                f"`{of.name}` would read other examples than `{first.recipe.name}`: its virtual "
+                "tokens leave less room for the text, which is cut or dropped earlier",
+                f"lower `task.max_length` by {of.recipe.method.position_offset} or more for all",
+            )
         search = for_search(of.recipe, whole).training.max_steps or whole
         if reason := of.recipe.method.supports_steps(search):
             told = f"a learning rate is tried in {search} steps, a quarter of all: {reason}"
@@ -158,11 +197,14 @@ def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, Prepa
     return grid, first
 
 
-def expect(grid: Grid) -> list[Json]:
-    """About how long each contender's trials and runs will take, from a short measurement."""
+def expect(grid: Grid, first: Prepared) -> list[Json]:
+    """About how long each contender's trials and runs will take, from a short measurement; answers
+    that are written, merges and the probe aside.
+    """
     expected = []
     for of in grid.contenders:
-        plan = apart(trials.expect, of.recipe.to_json(), foreign_files(of.recipe))
+        recipe = for_seeds(of.recipe, num_steps(first))
+        plan = apart(trials.expect, recipe.to_json(), foreign_modules(recipe))
         start = STARTS * plan["prepare_seconds"]
         trained, scored = plan["seconds"]["training"], plan["seconds"]["evaluation"]
         trial = start + SEARCHED * trained + scored / 2
@@ -185,8 +227,9 @@ def _rates_of(of: Contender, course: Course, first: Prepared) -> list[Json]:
     found = []
     for rate, job in zip(of.rates, rate_jobs(of, first), strict=True):
         given = course.do(job)
-        kept = {name: given.get(name) for name in ("value", "best_step", "num_steps", "failed")}
-        found.append({"learning_rate": rate, **kept})
+        kept = {name: given.get(name) for name in ("value", "loss", "best_step", "num_steps")}
+        told = {"failed": given["failed"], "died": given.get("died", False)}
+        found.append({"learning_rate": rate, **kept, **told})
     return found
 
 
@@ -195,100 +238,42 @@ def _finisher(grid: Grid, first: Prepared) -> Callable[[Job, Path, Json], Json]:
     per_epoch = -(-len(first.encoded.train) // first.recipe.training.batch_size)
 
     def finish(job: Job, folder: Path, given: Json) -> Json:
-        return seed_result(folder, grid.metric, per_epoch, given) if job.folder else given
+        return (
+            seed_result(folder, grid.metric, per_epoch, given)
+            if job.does is trials.run_seed
+            else given
+        )
 
     return finish
 
 
 def _runs(of: Contender, rates: list[Json], seeds: list[Json], grid: Grid, course: Course) -> Runs:
-    """All that a contender's parts have left; its first run is merged too."""
+    """All that a contender's parts have left."""
     whole = [seed for seed in seeds if not seed["failed"]]
-    folders = [course.folder.run_folder(f"{of.name}/seed-{seed['seed']}") for seed in whole]
-    merged: Json = {}
-    if whole and merges(of):
-        merged = course.do(merge_job(of, folders[0]))
+    folders = [course.folder.path / seed["folder"] for seed in whole]
     failed = [found["failed"] for found in (*rates, *seeds) if found["failed"]]
     scores = [read_scores(folder, grid.metric) for folder in folders]
-    reason = "" if whole else failed[0].split("\n")[0]
-    return Runs(of, rates, whole, scores, reason, merged.get("peak_memory_mb"))
+    reason = "" if whole or not failed else failed[0].split("\n")[0]
+    return Runs(of, rates, whole, scores, reason)
+
+
+def _merged(runs: Runs, course: Course) -> Runs:
+    """With the memory that it takes to merge the first run."""
+    if not runs.seeds or not merges(runs.contender):
+        return runs
+    first = course.folder.path / runs.seeds[0]["folder"]
+    found = course.do(merge_job(runs.contender, first))
+    return replace(runs, merging_mb=found.get("peak_memory_mb"))
 
 
 def _identity(grid: Grid, first: Prepared) -> Json:
     """What whoever goes on with a comparison must ask for again."""
-    digest = hashlib.sha256()
-    for examples in first.encoded.splits().values():
-        for values in (*examples.input_ids, *examples.targets):
-            digest.update(values.tobytes())
-        digest.update(b"|")
     return {
         "recipes": [json.loads(of.recipe.to_json()) for of in grid.contenders],
         "rates": [of.rates for of in grid.contenders],
         "budget": json.loads(grid.budget.model_dump_json()),
         "base": fingerprint(first.base).sha256,
-        "rows": digest.hexdigest(),
+        "rows": first.encoded.sha256,
         "device": device_name(open_accelerator(first.recipe.base).device),
         "versions": versions(),
     }
-
-
-def _record(
-    grid: Grid, first: Prepared, runs: Sequence[Runs], rows: list[Json], course: Course
-) -> Json:
-    """The content of compare.json."""
-    recipe, training = first.recipe, first.recipe.training
-    full = next(of for of in runs if of.contender.is_baseline)
-    whole = num_steps(first)
-    search = for_search(recipe, whole).training.max_steps
-    tokens = first.encoded.train.num_tokens / len(first.encoded.train) * training.batch_size
-    return {
-        "status": "finished",
-        "name": recipe.task.kind(),
-        "created": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
-        "device": device_name(open_accelerator(recipe.base).device),
-        "versions": versions(),
-        "base": fingerprint(first.base).to_json(),
-        "task": recipe.task.kind(),
-        "data": recipe.task.source.path,
-        "split_rows": {name: len(rows) for name, rows in first.encoded.splits().items()},
-        "metric": grid.metric,
-        "higher_is_better": grid.higher_is_better,
-        "margin": margin_of(grid, full),
-        "budget": {
-            "num_epochs": training.num_epochs,
-            "num_steps": whole,
-            "batch_size": training.batch_size,
-            "tokens": round(tokens * whole),
-            "trials": grid.budget.num_trials,
-            "search_steps": search,
-            "num_seeds": grid.budget.num_seeds,
-        },
-        "before": full.seeds[0]["before"] if full.seeds else None,
-        "seconds": course.seconds,
-        "command": _command(grid, course.folder.path),
-        "held_fixed": _held_fixed(recipe, first),
-        "notes": notes_of(grid, rows),
-        "rows": rows,
-    }
-
-
-def _command(grid: Grid, folder: Path) -> str:
-    """Compares the same again, from the recipes as they were resolved."""
-    budget = grid.budget
-    parts = [f"peftkit compare {folder}/recipes/*.json"]
-    parts += [f"--trials {budget.num_trials}", f"--seeds {budget.num_seeds}"]
-    parts += [f"--margin {budget.margin:g}"] if budget.margin is not None else []
-    parts += [f"--retain {budget.retention.path}"] if budget.retention else []
-    return " ".join([*parts, "--output-dir again"])
-
-
-def _held_fixed(recipe: Recipe, first: Prepared) -> list[tuple[str, str]]:
-    training = recipe.training
-    return [
-        ("base", f"{recipe.base.name_or_path}, sha256 {fingerprint(first.base).sha256[:12]}"),
-        ("rows and their splits", f"split seed {recipe.split_seed}"),
-        ("order of the rows", "by the run's seed, the same for all methods"),
-        ("optimizer steps", f"{num_steps(first)} of {training.batch_size} examples"),
-        ("early stopping", "none; the weights of the best validation are scored"),
-        ("learning rates", "as many for each method, half a decade apart, around its recipe's"),
-        ("weights that are trained", "float32, those of full fine-tuning too"),
-    ]

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from peftkit.comparing.apart import DiedError, apart
 from peftkit.comparing.folder import ComparisonFolder
-from peftkit.errors import MethodError, TrainingError
+from peftkit.errors import AdapterError, MethodError, OutOfMemoryError, TrainingError
 from peftkit.evaluation.receipt import duration
 
 Json = dict[str, Any]
@@ -51,6 +52,10 @@ class Course:
     """Makes of what a job gave, and of the files that it wrote, what is kept."""
     seconds: float = 0.0
     """Of all parts, those of earlier times too."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Part -> why it could not be done."""
+    incomplete: bool = False
+    """Whether one of them is tried again when the comparison is gone on with."""
     number: int = 0
     _took: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Contender -> seconds and cost of what was done now."""
@@ -69,6 +74,10 @@ class Course:
             self._took[job.contender] = (seconds + took, cost + job.cost)
             self._tell(job, found, took)
         self.seconds += found["seconds_taken"]
+        if found["failed"]:
+            reason = found["failed"].split("\n")[0]
+            self.failures[job.part] = reason
+            self.incomplete |= found.get("died", False)
         return found
 
     def skip(self) -> None:
@@ -81,9 +90,9 @@ class Course:
             more = (str(folder),) if job.folder else ()
             try:
                 given = apart(job.does, *job.arguments, *more)
-            except DiedError:
+            except (DiedError, OutOfMemoryError):
                 raise
-            except (TrainingError, MethodError) as error:
+            except (TrainingError, MethodError, AdapterError) as error:
                 given = {"failed": error.message}
             else:
                 given = {"failed": "", **self.finish(job, folder, given)}
@@ -91,14 +100,14 @@ class Course:
 
         try:
             return self.folder.finish(job.part, make)
-        except DiedError as error:  # may be another time's luck: not kept
-            return {"failed": error.message, "seconds_taken": 0.0}
+        except (DiedError, OutOfMemoryError) as error:  # may go better another time: not kept
+            return {"failed": error.message, "died": True, "seconds_taken": 0.0}
 
     def _tell(self, job: Job, found: Json, took: float) -> None:
         told = found["failed"].split("\n")[0] or job.tell(found)
         failed = "[yellow]failed:[/] " if found["failed"] else ""
         self.console.print(
-            f"  [dim]{self.number}/{len(self.jobs)}[/] {job.part}  {failed}{told}"
+            f"  [dim]{self.number}/{len(self.jobs)}[/] {job.part}  {failed}{escape(told)}"
             f"  [dim]{duration(took)}; {self._left()}[/]",
             highlight=False,
             soft_wrap=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,15 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import psutil
+from typing import Any, TextIO
 
 from peftkit.errors import OutputError
 from peftkit.output import why_not_writable, write_json
 
 GRID = "grid.json"
-LOCK = "lock"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class ComparisonFolder:
     grid.json               what is compared: whoever goes on must ask for the same
     recipes/NAME.json       what each contender's runs are made from
     trials/NAME/rate-*.json what a learning rate gave
-    trials/NAME/seed-*.json what a run gave; the run itself lies in the folder beside it
+    trials/NAME/seed-*.json what a run gave; the run itself lies in the folder of that name
     compare.json, .html, .md
     """
 
@@ -94,24 +93,28 @@ def open_folder(path: str, grid: dict[str, Any]) -> ComparisonFolder:
 
 @contextmanager
 def alone_in(folder: ComparisonFolder) -> Iterator[None]:
-    """Inside, no other process goes on with the same comparison.
+    """Inside, no other process goes on with the same comparison; where the system cannot tell, it
+    is not asked.
 
     Raises:
         OutputError: one does.
     """
-    file = folder.path / LOCK
-    if file.is_file():
-        other = int(file.read_text() or 0)
-        if other != os.getpid() and psutil.pid_exists(other):
+    with (folder.path / LOCK).open("w") as file:
+        try:
+            _lock(file)
+        except OSError as error:
             raise OutputError(
-                f"process {other} goes on with the comparison in `{folder.path}`",
+                f"another process goes on with the comparison in `{folder.path}`",
                 "wait for it, or give another `--output-dir`",
-            )
-    file.write_text(str(os.getpid()))
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
+            ) from error
+        yield  # closing the file, or the end of the process, lets it go
+
+
+def _lock(file: TextIO) -> None:
+    with contextlib.suppress(ImportError):  # Windows has none
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _changed(one: Any, other: Any, place: str = "") -> list[str]:

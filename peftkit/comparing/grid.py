@@ -18,15 +18,19 @@ from peftkit.recipe import Recipe
 
 FULL = "full"
 """Name of the full fine-tuning that is added where no recipe has it."""
+FULL_RATE = 1e-4
+"""Learning rate around which it is searched: about a tenth of LoRA's (Schulman 2025)."""
 PROBE = "frozen_probe"
-BELOW_LORA = 0.1
-"""Learning rate of the added full fine-tuning, as a share of the first recipe's (Schulman 2025)."""
 SEARCHED = 0.25
 """Share of the optimizer steps with which learning rates are tried."""
 VALIDATIONS = 8
 """In a run, where the recipe does not say how many."""
-SAME = ("num_epochs", "max_steps", "batch_size", "evaluate_every", "metric")
-"""Fields of `training` that say how much is learned from, or how it is judged."""
+FREE = (
+    "learning_rate", "micro_batch_tokens", "layout", "gradient_checkpointing", "report_to",
+    "early_stopping_patience",
+)  # fmt: skip
+"""Fields of `training` in which recipes may differ: the rate is searched, the last one is set to
+the same for all, and the others change no result."""
 
 
 class Budget(Part):
@@ -68,8 +72,7 @@ class Grid:
     @property
     def metric(self) -> str:
         """By which methods are compared."""
-        recipe = self.contenders[0].recipe
-        return recipe.training.metric or recipe.task.scores[0]
+        return self.contenders[0].recipe.metric
 
     @property
     def higher_is_better(self) -> bool:
@@ -152,19 +155,22 @@ def for_seeds(recipe: Recipe, num_steps: int) -> Recipe:
     return recipe.with_(training=recipe.training.with_(evaluate_every=every))
 
 
-def foreign_files(recipe: Recipe) -> list[str]:
-    """The files of tasks and methods that are not peftkit's own, so that another process can import
-    them.
+def foreign_modules(recipe: Recipe) -> list[str]:
+    """The files or names of the modules of tasks and methods that are not peftkit's own, so that
+    another process can import them.
     """
     parts: tuple[OpenPart, ...] = (recipe.task, recipe.method)
     modules = {type(part).__module__ for part in parts if ":" in part.kind()}
-    files = [getattr(sys.modules[module], "__file__", None) for module in sorted(modules)]
+    named = [module for module in sorted(modules) if "." in module]  # of a package
+    files = [
+        getattr(sys.modules[module], "__file__", None) for module in sorted(modules - {*named})
+    ]
     if None in files:
         raise RecipeError(
             "a task or method of your own is compared in other processes, which import its file",
             "define it in a .py file",
         )
-    return [str(Path(file).resolve()) for file in files if file]
+    return [*named, *(str(Path(file).resolve()) for file in files if file)]
 
 
 def _check_same(first: Recipe, other: Recipe) -> None:
@@ -180,7 +186,8 @@ def _check_same(first: Recipe, other: Recipe) -> None:
     ]
     fixed += [
         (f"training.{name}", getattr(first.training, name), getattr(other.training, name))
-        for name in SAME
+        for name in type(first.training).model_fields
+        if name not in FREE
     ]
     fixed += [("split_seed", first.split_seed, other.split_seed), ("seed", first.seed, other.seed)]
     if type(first.task) is not type(other.task):
@@ -188,10 +195,11 @@ def _check_same(first: Recipe, other: Recipe) -> None:
     if unlike := [(name, a, b) for name, a, b in fixed if a != b]:
         name, a, b = unlike[0]
         more = f" (and {len(unlike) - 1} more)" if len(unlike) > 1 else ""
+        way = f"put `--{name.replace('_', '-')} VALUE` behind the files, which sets it in all"
         raise RecipeError(
             f"`{name}` is {a!r} in `{first.name}` and {b!r} in `{other.name}`{more}; what is "
             "compared differs in the method only",
-            f"give `--{name.replace('_', '-')}` for all of them, if it is one value",
+            "" if name == "task" else way,
         )
 
 
@@ -202,8 +210,7 @@ def _is_baseline(recipe: Recipe) -> bool:
 def _added_baseline(like: Recipe, names: Sequence[str]) -> Recipe:
     if FULL in names:
         raise RecipeError(f"`{FULL}` is the name of full fine-tuning", "give that recipe another")
-    rate = float(f"{BELOW_LORA * like.training.learning_rate:.3g}")
-    training = like.training.with_(learning_rate=rate, gradient_checkpointing=False)
+    training = like.training.with_(learning_rate=FULL_RATE, gradient_checkpointing=False)
     base = like.base.with_(quantization="none")
     return like.with_(name=FULL, method=FullFineTuning(), training=training, base=base)
 

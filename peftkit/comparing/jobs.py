@@ -12,12 +12,15 @@ from peftkit.comparing.grid import (
     Grid,
     for_search,
     for_seeds,
-    foreign_files,
+    foreign_modules,
     with_rate,
 )
 from peftkit.comparing.probe import has_probe
 from peftkit.preparing import Prepared
 from peftkit.training.batching import number_of_steps
+
+BASE = "+base"
+"""Where the base's own parts lie; no recipe has such a name."""
 
 
 def num_steps(first: Prepared) -> int:
@@ -35,20 +38,23 @@ def all_jobs(grid: Grid, first: Prepared) -> list[Job]:
     ]
     jobs += [merge_job(of, Path()) for of in grid.contenders if merges(of)]
     jobs += [probe_job(first)] if has_probe(first.recipe.task) else []
-    return [*jobs, *retention_jobs(grid).values()]
+    return [*jobs, *retention_jobs(grid, first).values()]
 
 
 def rate_jobs(of: Contender, first: Prepared) -> list[Job]:
     """One for each learning rate."""
     search = for_search(of.recipe, num_steps(first))
-    metric = first.recipe.training.metric or first.recipe.task.scores[0]
     return [
         Job(
             f"{of.name}/rate-{rate:g}",
             float(search.training.max_steps or 1),
             trials.try_rate,
-            (with_rate(search, rate, search.seed).to_json(), foreign_files(search)),
-            tell=lambda found: f"validation {metric} {found['value']:.4f}",
+            (
+                with_rate(search, rate, search.seed).to_json(),
+                foreign_modules(search),
+                first.encoded.sha256,
+            ),
+            tell=lambda found: f"validation {first.recipe.metric} {found['value']:.4f}",
         )
         for rate in of.rates
     ]
@@ -59,10 +65,10 @@ def seed_job(of: Contender, rate: float, seed: int, grid: Grid, first: Prepared)
     recipe = with_rate(for_seeds(of.recipe, num_steps(first)), rate, seed)
     retention = grid.budget.retention
     return Job(
-        f"{of.name}/seed-{seed}",
+        f"{of.name}/seed-{seed}-rate-{rate:g}",
         float(num_steps(first)),
         trials.run_seed,
-        (recipe.to_json(), foreign_files(recipe), retention),
+        (recipe.to_json(), foreign_modules(recipe), first.encoded.sha256, retention),
         folder=True,
         tell=lambda found: f"test {grid.metric} {found['score']:.4f}",
     )
@@ -79,7 +85,8 @@ def merge_job(of: Contender, folder: Path) -> Job:
         f"{of.name}/merge",
         1.0,
         trials.measure_merge,
-        (foreign_files(of.recipe), str(folder)),
+        (foreign_modules(of.recipe), str(folder)),
+        folder=True,
         tell=lambda found: f"{found['peak_memory_mb']:,.0f} MB",
     )
 
@@ -90,22 +97,27 @@ def probe_job(first: Prepared) -> Job:
         PROBE,
         1.0,
         trials.score_frozen,
-        (first.recipe.to_json(), foreign_files(first.recipe)),
+        (first.recipe.to_json(), foreign_modules(first.recipe), first.encoded.sha256),
         tell=lambda found: f"C = {found['regularization']:g}",
     )
 
 
-def retention_jobs(grid: Grid) -> dict[str, Job]:
+def retention_jobs(grid: Grid, first: Prepared) -> dict[str, Job]:
     """Of the untrained base, in each of its quantizations."""
     if grid.budget.retention is None:
         return {}
     found = {of.recipe.base.quantization: of.recipe for of in reversed(grid.contenders)}
     return {
         name: Job(
-            f"base-{name}",
+            f"{BASE}/{name}",
             1.0,
             trials.loss_of_base,
-            (recipe.to_json(), foreign_files(recipe), grid.budget.retention),
+            (
+                recipe.to_json(),
+                foreign_modules(recipe),
+                first.encoded.sha256,
+                grid.budget.retention,
+            ),
             tell=lambda found: f"loss on general text {found['kept_loss']:.4f}",
         )
         for name, recipe in found.items()

@@ -48,7 +48,7 @@ def fit_probe(prepared: Prepared, accelerator: Accelerator) -> dict[str, Any]:
     from sklearn.linear_model import LogisticRegression
 
     recipe, encoded = prepared.recipe, prepared.encoded
-    metric = recipe.training.metric or recipe.task.scores[0]
+    metric = recipe.metric
     clock = Clock(accelerator.device)
     set_seed(recipe.seed)
     begun = time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -17,6 +17,8 @@ Json = dict[str, Any]
 NEARLY = 0.01
 """A method is as good as there, on the way, when no more than this share is missing."""
 MARGIN = 0.01
+LEAST_SEEDS = 2
+"""Runs of both that a verdict needs: one says nothing of the luck of others."""
 MOST_POINTS = 200
 """Of a run's losses, kept for the picture."""
 
@@ -51,6 +53,7 @@ def seed_result(folder: Path, metric: str, steps_per_epoch: int, kept: Json) -> 
     score = estimate([read_scores(folder, metric)])
     return {
         "seed": run["recipe"]["seed"],
+        "folder": str(Path(*folder.parts[-3:])),
         "score": run["test"]["after"][metric],
         "interval": score.interval,
         "before": run["test"]["before"][metric],
@@ -68,7 +71,7 @@ def seed_result(folder: Path, metric: str, steps_per_epoch: int, kept: Json) -> 
         ],
         "peak_memory_mb": {
             "training": peaks["train"],
-            "evaluation": max(peaks["evaluate"], peaks["validate"]),
+            "evaluation": peaks["evaluate"],
         },
         "forgetting": None,
         "kept_loss": kept["kept_loss"],
@@ -110,6 +113,8 @@ def make_rows(
     full = next(of for of in runs if of.contender.is_baseline)
     margin = margin_of(grid, full)
     rows = [_row(grid, of, full, margin, kept_by_base) for of in runs]
+    for of, row in zip(runs, rows, strict=True):
+        row["difference_to_probe"] = _to_probe(grid, of, probe, margin)
     first, others = rows[0], rows[1:]
     sign = -1 if grid.higher_is_better else 1
     others.sort(key=lambda row: (row["score"] is None, sign * (row["score"] or 0.0)))
@@ -173,10 +178,16 @@ def _row(grid: Grid, of: Runs, full: Runs, margin: float, kept_by_base: Json) ->
 
 
 def best_rate(rates: Sequence[Json], higher_is_better: bool) -> float | None:
-    """The rate with the best validation score, of equal ones the lowest; None if all failed."""
+    """The rate with the best validation score, of equal ones that with the lowest loss; None if all
+    failed.
+    """
     sign = -1 if higher_is_better else 1
     whole = [rate for rate in rates if rate["value"] is not None]
-    best = min(whole, key=lambda rate: (sign * rate["value"], rate["learning_rate"]), default=None)
+
+    def goodness(rate: Json) -> tuple[float, float, float]:
+        return sign * rate["value"], rate["loss"], rate["learning_rate"]
+
+    best = min(whole, key=goodness, default=None)
     return None if best is None else float(best["learning_rate"])
 
 
@@ -193,7 +204,11 @@ def _judged(grid: Grid, of: Runs, full: Runs, margin: float) -> Json:
         return {**found, "verdict": "undecided"}
     apart = difference(*zip(*pairs, strict=True))
     found["difference_to_full"] = {"value": apart.value, "interval": apart.interval}
-    return {**found, "verdict": judge(apart, margin, grid.higher_is_better)}
+    enough = len(pairs) >= LEAST_SEEDS
+    return {
+        **found,
+        "verdict": judge(apart, margin, grid.higher_is_better) if enough else "undecided",
+    }
 
 
 def _paired(of: Runs, full: Runs) -> list[tuple[ByExample, ByExample]]:
@@ -201,6 +216,20 @@ def _paired(of: Runs, full: Runs) -> list[tuple[ByExample, ByExample]]:
     theirs = dict(zip((seed["seed"] for seed in full.seeds), full.scores, strict=True))
     ours = zip((seed["seed"] for seed in of.seeds), of.scores, strict=True)
     return [(score, theirs[seed]) for seed, score in ours if seed in theirs]
+
+
+def _to_probe(grid: Grid, of: Runs, probe: Json | None, margin: float) -> Json | None:
+    """How a contender compares with the frozen probe."""
+    if probe is None or len(of.scores) < LEAST_SEEDS:
+        return None
+    apart = difference(of.scores, [_of_probe(grid, probe)] * len(of.scores))
+    verdict = judge(apart, margin, grid.higher_is_better)
+    return {"value": apart.value, "interval": apart.interval, "verdict": verdict}
+
+
+def _of_probe(grid: Grid, probe: Json) -> ByExample:
+    found = probe["by_example"][grid.metric]
+    return ByExample(tuple(found["values"]), tuple(found["weights"]))
 
 
 def _seconds_to_nearly(grid: Grid, of: Runs, full: Runs) -> float | None:
@@ -225,7 +254,7 @@ def _seconds_to_nearly(grid: Grid, of: Runs, full: Runs) -> float | None:
 
 
 def _probe_row(grid: Grid, probe: Json, full: Runs, margin: float) -> Json:
-    scores = ByExample(**{k: tuple(v) for k, v in probe["by_example"][grid.metric].items()})
+    scores = _of_probe(grid, probe)
     own = estimate([scores])
     row: Json = {
         "name": PROBE,
@@ -248,6 +277,7 @@ def _probe_row(grid: Grid, probe: Json, full: Runs, margin: float) -> Json:
         "score": own.value,
         "interval": own.interval,
         "difference_to_full": None,
+        "difference_to_probe": None,
         "verdict": "undecided",
         "failed": "",
         "trainable_parameters": probe["trainable_parameters"],
@@ -261,23 +291,27 @@ def _probe_row(grid: Grid, probe: Json, full: Runs, margin: float) -> Json:
         "extra": {},
         "command": "",
     }
-    if full.scores:
+    if len(full.scores) >= LEAST_SEEDS:
         apart = difference([scores] * len(full.scores), full.scores)
         row["difference_to_full"] = {"value": apart.value, "interval": apart.interval}
         row["verdict"] = judge(apart, margin, grid.higher_is_better)
     return row
 
 
-def notes_of(grid: Grid, rows: Sequence[Json]) -> list[str]:
-    """What a reader should know about the rows."""
-    notes = []
+def notes_of(grid: Grid, rows: Sequence[Json], failures: Mapping[str, str]) -> list[str]:
+    """What a reader should know about the rows.
+
+    Args:
+        failures: part -> why it could not be done.
+    """
+    notes = [f"{part} failed: {reason}" for part, reason in failures.items()]
+    if grid.budget.num_seeds < LEAST_SEEDS:
+        notes.append("one run of each is no ground for a verdict")
     for row in rows:
-        known = [rate["learning_rate"] for rate in row["rates"] if rate["value"] is not None]
+        known = [rate["learning_rate"] for rate in row["rates"]]
         if len(known) > 1 and row["learning_rate"] in (min(known), max(known)):
             end = "smallest" if row["learning_rate"] == min(known) else "largest"
             notes.append(f"the best rate of {row['name']} is the {end} that was tried")
         if row["seeds"] and len(row["seeds"]) < grid.budget.num_seeds and row["role"] != "probe":
             notes.append(f"{row['name']} has {len(row['seeds'])} of {grid.budget.num_seeds} runs")
-        if row["failed"]:
-            notes.append(f"{row['name']} failed: {row['failed']}")
     return notes

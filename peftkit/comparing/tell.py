@@ -54,6 +54,6 @@ def print_comparison(console: Console, record: Json, folder: Path) -> None:
     for sentence in answer(record):
         console.print(f"  {escape(sentence)}", highlight=False)
     for note in record["notes"]:
-        console.print(f"  [yellow]note:[/] {note}", highlight=False)
+        console.print(f"  [yellow]note:[/] {escape(note)}", highlight=False)
     for name in ("compare.html", "compare.md", "compare.json"):
         console.print(f"  {folder / name}", highlight=False, soft_wrap=True)

@@ -52,7 +52,7 @@ def estimate(seeds: Sequence[ByExample]) -> Estimate:
         seeds: what the same test examples gave in each run.
     """
     values, weights = _table(seeds)
-    return _mean(values, weights)
+    return _mean(values, weights, _is_right_or_wrong(values))
 
 
 def difference(ours: Sequence[ByExample], others: Sequence[ByExample]) -> Estimate:
@@ -63,9 +63,10 @@ def difference(ours: Sequence[ByExample], others: Sequence[ByExample]) -> Estima
         others: as many, in the order of the same seeds; or a single one, without a seed.
     """
     values, weights = _table(ours)
-    theirs, _ = _table(others)
-    assert values.shape[1] == theirs.shape[1], "not the same examples"
-    return _mean(values - theirs, weights)
+    theirs, same = _table(others)
+    assert np.array_equal(weights, same), "not the same examples"
+    counts = _is_right_or_wrong(values) and _is_right_or_wrong(theirs)
+    return _mean(values - theirs, weights, counts)
 
 
 def judge(found: Estimate, margin: float, higher_is_better: bool) -> Verdict:
@@ -92,18 +93,27 @@ def _table(seeds: Sequence[ByExample]) -> tuple[Floats, Floats]:
     return np.array([seed.values for seed in seeds]), weights
 
 
-def _mean(values: Floats, weights: Floats) -> Estimate:
+def _is_right_or_wrong(values: Floats) -> bool:
+    """Whether each example counts 1 or 0."""
+    return bool(np.isin(values, (0.0, 1.0)).all())
+
+
+def _mean(values: Floats, weights: Floats, counts: bool = False) -> Estimate:
     """The ratio of sums, and its interval by linearization.
 
     Args:
         values: (seeds, examples).
         weights: (examples,).
+        counts: whether they are counts, or differences of counts: none that is different does not
+            mean that none could be, so that two more are taken for granted (Agresti & Min 2005).
     """
     num_seeds, num_examples = values.shape
     mean = float(values.sum() / (num_seeds * weights.sum()))
     off = (values - mean * weights) / weights.mean()  # (seeds, examples), of mean 0
     by_example, by_seed = off.mean(axis=0), off.mean(axis=1)
     of_examples = _t(num_examples) ** 2 * float(by_example.var(ddof=1)) / num_examples
+    if counts:
+        of_examples = max(of_examples, 2 * (_t(num_examples) / num_examples) ** 2)
     if num_seeds == 1:
         half = of_examples**0.5
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,6 +99,17 @@ class Encoded:
     """What a person should know about the encoding."""
     prompts: tuple[Prompt, ...] = ()
     """Of the test split, answered before and after training; none where nothing is written."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the token ids, targets and weights of all splits, in order."""
+        digest = hashlib.sha256()
+        for examples in self.splits().values():
+            for column in (examples.input_ids, examples.targets, examples.weights or ()):
+                for values in column:
+                    digest.update(values.tobytes())
+            digest.update(b"|")
+        return digest.hexdigest()
 
     def splits(self) -> dict[str, Examples]:
         """By name, in order."""

@@ -5,15 +5,15 @@ F = 2 P R / (P + R)      P, R: longest common subsequence, of the answer's and o
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from typing import Any
 
 import datasets
 import evaluate
 from rouge_score.rouge_scorer import RougeScorer
 
-WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+")
-"""A word; or a character of Chinese and Japanese, which has no spaces."""
+UNSPACED = (("\u3005", "\u3007"), ("\u3040", "\u30ff"), ("\u3400", "\u9fff"), ("\uf900", "\ufaff"))
+"""Characters of Chinese and Japanese, which have no spaces: each counts as a word."""
 
 
 class RougeL(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
@@ -42,5 +42,13 @@ class _Words:
     """In the place of rouge-score's own tokenizer, which drops all that is not English."""
 
     def tokenize(self, text: str) -> list[str]:
-        """Words in lower case."""
-        return WORDS.findall(text.casefold())
+        """Words in lower case, whatever their script."""
+        words = [""]
+        for character in text.casefold():
+            if any(first <= character <= last for first, last in UNSPACED):
+                words += [character, ""]
+            elif character.isalnum() or unicodedata.category(character)[0] == "M":  # marks, accents
+                words[-1] += character
+            else:
+                words.append("")
+        return [word for word in words if word]

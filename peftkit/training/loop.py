@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import nn
 
 from peftkit.data.encoded import Encoded, Examples
-from peftkit.errors import TrainingError
+from peftkit.errors import OutOfMemoryError, TrainingError
 from peftkit.methods.lora_linear import own_layers
 from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.recipe import Recipe, Training
@@ -156,7 +156,7 @@ def train(
     wrapped = accelerator.prepare(loss_of)  # no gradient scaler: the optimizer stays as it is
     _train_mode(wrapped, quiet)
     _try_worst(wrapped, reader, encoded, recipe, accelerator)
-    best = Best(training.metric or task.scores[0], training.early_stopping_patience)
+    best = Best(recipe.metric, training.early_stopping_patience)
     account = _Account()
     with TrainingProgress(console, num_steps, accelerator.is_main_process) as progress:
         for step in seeded_steps(len(examples), training.batch_size, num_steps, recipe.seed):
@@ -186,6 +186,7 @@ def train(
         layer.settle()
     guards.check_frozen(model, digest)
     model.eval()
+    model.zero_grad(set_to_none=True)
     return _result(account, best, started, reader)
 
 
@@ -238,7 +239,7 @@ def _try_worst(
         if not is_out_of_memory(error):
             raise
         rows = ", ".join(str(examples.rows[index].number) for index in worst[:10])
-        raise TrainingError(
+        raise OutOfMemoryError(
             f"the largest micro-batch, {tokens:,} tokens (rows {rows}), does not fit into memory",
             "lower `training.micro_batch_tokens` or the task's `max_length`"
             + ", or set `training.gradient_checkpointing`" * (not training.gradient_checkpointing),

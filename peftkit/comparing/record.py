@@ -1,0 +1,107 @@
+"""compare.json: the rows, and all that is needed to read them and to do them again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from peftkit.adapters.record import versions
+from peftkit.bases.fingerprint import fingerprint
+from peftkit.comparing.course import Course
+from peftkit.comparing.grid import FREE, Grid, for_search, foreign_modules
+from peftkit.comparing.jobs import num_steps
+from peftkit.comparing.table import Runs, margin_of, notes_of
+from peftkit.preparing import Prepared
+from peftkit.recipe import Recipe, Training
+from peftkit.training.devices import device_name, open_accelerator
+
+Json = dict[str, Any]
+
+
+def make_record(
+    grid: Grid, first: Prepared, runs: Sequence[Runs], rows: list[Json], course: Course, status: str
+) -> Json:
+    """The content of compare.json.
+
+    Args:
+        status: `unfinished` on the way, `incomplete` if parts failed that may be tried again, or
+            `finished`.
+    """
+    recipe, training = first.recipe, first.recipe.training
+    full = next(of for of in runs if of.contender.is_baseline)
+    whole = num_steps(first)
+    search = for_search(recipe, whole).training.max_steps
+    tokens = first.encoded.train.num_tokens / len(first.encoded.train) * training.batch_size
+    return {
+        "status": status,
+        "name": recipe.task.kind(),
+        "created": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
+        "device": device_name(open_accelerator(recipe.base).device),
+        "versions": versions(),
+        "base": fingerprint(first.base).to_json(),
+        "task": recipe.task.kind(),
+        "data": recipe.task.source.path,
+        "split_rows": {name: len(rows) for name, rows in first.encoded.splits().items()},
+        "metric": grid.metric,
+        "higher_is_better": grid.higher_is_better,
+        "margin": margin_of(grid, full),
+        "budget": {
+            "num_epochs": training.num_epochs,
+            "num_steps": whole,
+            "batch_size": training.batch_size,
+            "tokens": round(tokens * whole),
+            "trials": grid.budget.num_trials,
+            "search_steps": search,
+            "num_seeds": grid.budget.num_seeds,
+        },
+        "before": full.seeds[0]["before"] if full.seeds else None,
+        "seconds": course.seconds,
+        "command": _command(grid, course.folder.path),
+        "held_fixed": _held_fixed(recipe, first),
+        "notes": notes_of(grid, rows, course.failures),
+        "rows": rows,
+    }
+
+
+def _command(grid: Grid, folder: Path) -> str:
+    """Compares the same again, from the recipes as they were resolved."""
+    budget = grid.budget
+    parts = [f"peftkit compare {shlex.quote(str(folder))}/recipes/*.json"]
+    parts += [f"--trials {budget.num_trials}", f"--seeds {budget.num_seeds}"]
+    parts += [f"--margin {budget.margin:g}"] if budget.margin is not None else []
+    if budget.retention is not None:
+        retention = budget.retention
+        parts += [f"--retain {shlex.quote(retention.path)} --retain-rows {retention.max_rows}"]
+    elif grid.contenders[0].recipe.task.task_type == "CAUSAL_LM":
+        parts += ["--retain none"]
+    modules = {module for of in grid.contenders for module in foreign_modules(of.recipe)}
+    parts += [f"--trust-module {shlex.quote(module)}" for module in sorted(modules)]
+    return " ".join([*parts, "--output-dir again"])
+
+
+def _held_fixed(recipe: Recipe, first: Prepared) -> list[tuple[str, str]]:
+    training = recipe.training
+    return [
+        ("base", f"{recipe.base.name_or_path}, sha256 {fingerprint(first.base).sha256[:12]}"),
+        ("rows and their splits", f"split seed {recipe.split_seed}"),
+        ("order of the rows", "by the run's seed, the same for all methods"),
+        ("optimizer steps", f"{num_steps(first)} of {training.batch_size} examples"),
+        ("all else of training", _settings(recipe)),
+        ("early stopping", "none; the weights of the best validation are scored"),
+        ("learning rates", "as many for each method, half a decade apart, around its recipe's"),
+        ("weights that are trained", "float32, those of full fine-tuning too"),
+    ]
+
+
+def _settings(recipe: Recipe) -> str:
+    """What recipes of one comparison have in common, where it is not the default."""
+    training, default = recipe.training, Training()
+    changed = [
+        f"{name} {getattr(training, name)}"
+        for name in type(training).model_fields
+        if name not in FREE and getattr(training, name) != getattr(default, name)
+    ]
+    return ", ".join(changed) or "as by default"
