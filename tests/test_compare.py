@@ -330,6 +330,14 @@ class TestWhole:
         row = next(row for row in compared.record["rows"] if row["name"] == "lora")
         command = row["seeds"][1]["command"].replace("again", str(tmp_path / "again"))
         subprocess.run([sys.executable, "-m", *command.split()], check=True, capture_output=True)
+        probe = compared.record["rows"][-1]
+        done = subprocess.run(
+            [sys.executable, *probe["command"].split()[1:]],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert json.loads(done.stdout)["metrics"]["accuracy"] == probe["score"]
         folders = (compared.folder / row["seeds"][1]["folder"], tmp_path / "again")
         ours, theirs = ((folder / "by_example.json").read_bytes() for folder in folders)
         assert ours == theirs

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,6 +134,10 @@ def _write(
 ) -> Json:
     """Writes compare.json and what is made from it."""
     rows = make_rows(grid, runs, probe if probe and not probe["failed"] else None, kept or {})
+    if rows[-1]["role"] == "probe":
+        file = shlex.quote(f"{course.folder.path}/recipes/{grid.contenders[0].name}.json")
+        rows[-1]["command"] = f"python -m peftkit.comparing.probe {file}"
+        rows[-1]["seeds"][0]["command"] = rows[-1]["command"]
     record = make_record(grid, first, runs, rows, course, status)
     course.folder.write("compare.json", record)
     write_report(course.folder.path, record)

@@ -8,8 +8,11 @@ arXiv:1610.01644): training costs more, and gave less.
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,11 +26,12 @@ from peftkit.bases.loading import LoadedModel
 from peftkit.data.encoded import Encoded, Examples
 from peftkit.fitting import load
 from peftkit.outcome import Clock
-from peftkit.preparing import Prepared
+from peftkit.preparing import Prepared, prepare
 from peftkit.recipe import Recipe
 from peftkit.tasks.task import Score, Task
 from peftkit.training.batching import inference_batches
 from peftkit.training.collating import collate, to_device
+from peftkit.training.devices import open_accelerator
 from peftkit.training.reading import Reader
 
 Floats = npt.NDArray[np.float32]
@@ -126,3 +130,9 @@ def _judged(fitted: Any, features: Floats, examples: Examples, prepared: Prepare
     losses = score.by_example["loss"]
     loss = sum(losses.values) / sum(losses.weights)
     return replace(score, metrics={**score.metrics, "loss": loss})
+
+
+if __name__ == "__main__":  # what repeats the row of a comparison
+    recipe = Recipe.from_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    found = fit_probe(prepare(recipe), open_accelerator(recipe.base))
+    print(json.dumps({name: found[name] for name in ("metrics", "regularization")}))
