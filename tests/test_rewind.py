@@ -145,8 +145,8 @@ def test_other_data_than_that_of_the_training_is_noticed(labelled, tmp_path):
     # without rows of another domain, the best validation score decides
     assert report["retention_metric"] == ""
     assert "`--retain PATH`" in report["notes"][0]
-    best = max(report["scales"], key=lambda point: (point["validation"], -point["scale"]))
-    assert report["chosen"] == best["scale"]
+    scores = {point["scale"]: point["validation"] for point in report["scales"]}
+    assert report["chosen"] == (0.5 if scores[0.5] > scores[1.0] else 1.0)
 
 
 def test_what_cannot_be_is_told_before_weights_are_loaded(labelled, tmp_path, monkeypatch):

@@ -102,6 +102,8 @@ def choose(
     trained = curve[-1]
     if trained.retention is None:
         best = max(curve, key=lambda point: (validation(point), -point.scale))
+        if validation(best) == validation(trained):
+            return trained.scale, "no smaller scale has a better validation score"
         return best.scale, "it has the best validation score"
     least = validation(trained) - tolerance
     kept = [point for point in curve if point is trained or validation(point) >= least]
@@ -109,5 +111,7 @@ def choose(
     if len(kept) == 1:
         return trained.scale, f"at every smaller scale the validation score is worse{by}"
     best = max(kept, key=lambda point: (retention(point), -point.scale))
+    if retention(best) == retention(trained):
+        return trained.scale, f"no smaller scale retains more without a score that is worse{by}"
     told = f"of {len(kept)} scales whose validation score is not worse than at scale 1{by}"
     return best.scale, f"{told}, it retains most"

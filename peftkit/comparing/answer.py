@@ -17,6 +17,11 @@ def answer(comparison: dict[str, Any]) -> list[str]:
         told = [f"Full fine-tuning has no score{reason}, so no method could be compared with it."]
     elif not methods:
         told = ["No method was compared with full fine-tuning."]
+    elif not comparison["learned"]:
+        told = [
+            "Full fine-tuning is no better than what needs no training: in this budget nothing was "
+            "learned, so that verdicts say nothing."
+        ]
     else:
         told = [_verdicts(methods, within(comparison)), *_cheapest(methods, full)]
     return told + _under_probe(comparison)

@@ -92,12 +92,17 @@ def compare(
     _refuse_inner()
     console = console or Console(quiet=True)
     grid, first = prepare_grid(recipes, budget or Budget())
-    folder = open_folder(output_dir or DEFAULT_FOLDER, _identity(grid, first))
+    folder = open_folder(output_dir or DEFAULT_FOLDER, identity(grid, first))
     with alone_in(folder):
         for of in grid.contenders:
             folder.write(f"recipes/{of.name}.json", json.loads(of.recipe.to_json()))
         course = Course(folder, console, all_jobs(grid, first), _finisher(grid, first))
-        record = _compared(grid, first, course)
+        try:
+            record = _compared(grid, first, course)
+        except (KeyboardInterrupt, SystemExit):
+            told = f"stopped after {course.number} of {len(course.jobs)} parts"
+            console.print(f"  {told}; the same command goes on", highlight=False)
+            raise
     return Comparison(folder.path, record)
 
 
@@ -132,7 +137,12 @@ def _write(
     probe: Json | None = None,
     kept: Json | None = None,
 ) -> Json:
-    """Writes compare.json and what is made from it."""
+    """Writes compare.json and what is made from it; what is finished stays as it is."""
+    known = course.folder.path / "compare.json"
+    if not course.has_worked and known.is_file():
+        found: Json = json.loads(known.read_text(encoding="utf-8"))
+        if found["status"] == "finished":
+            return found
     rows = make_rows(grid, runs, probe if probe and not probe["failed"] else None, kept or {})
     if rows[-1]["role"] == "probe":
         file = shlex.quote(f"{course.folder.path}/recipes/{grid.contenders[0].name}.json")
@@ -186,6 +196,10 @@ def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, Prepa
             told = f"a learning rate is tried in {search} steps, a quarter of all: {reason}"
             raise MethodError(f"`{of.name}`: {told}")
     task = first.recipe.task
+    if (budget.margin or 0) >= 1 and grid.higher_is_better:
+        raise RecipeError(
+            f"a margin of {budget.margin:g} is more than all of {grid.metric}", "1 point is 0.01"
+        )
     if grid.metric not in task.comparable:
         raise RecipeError(
             f"`training.metric` is `{grid.metric}`, which is no mean over examples, so that two "
@@ -210,10 +224,10 @@ def expect(grid: Grid, first: Prepared) -> list[Json]:
     for of in grid.contenders:
         recipe = for_seeds(of.recipe, num_steps(first))
         plan = apart(trials.expect, recipe.to_json(), foreign_modules(recipe))
-        start = STARTS * plan["prepare_seconds"]
+        start = STARTS * plan["started"]["prepare"]
         trained, scored = plan["seconds"]["training"], plan["seconds"]["evaluation"]
         trial = start + SEARCHED * trained + scored / 2
-        run = start + trained + scored
+        run = start + plan["started"]["plan"] / 2 + trained + scored  # it plans, too
         budget = grid.budget
         expected.append(
             {
@@ -243,11 +257,11 @@ def _finisher(grid: Grid, first: Prepared) -> Callable[[Job, Path, Json], Json]:
     per_epoch = -(-len(first.encoded.train) // first.recipe.training.batch_size)
 
     def finish(job: Job, folder: Path, given: Json) -> Json:
-        return (
-            seed_result(folder, grid.metric, per_epoch, given)
-            if job.does is trials.run_seed
-            else given
-        )
+        if job.does is not trials.run_seed:
+            return given
+        of = next(of for of in grid.contenders if of.name == job.contender)
+        modules = foreign_modules(of.recipe)
+        return seed_result(folder, grid.metric, per_epoch, given, modules)
 
     return finish
 
@@ -271,14 +285,13 @@ def _merged(runs: Runs, course: Course) -> Runs:
     return replace(runs, merging_mb=found.get("peak_memory_mb"))
 
 
-def _identity(grid: Grid, first: Prepared) -> Json:
+def identity(grid: Grid, first: Prepared) -> Json:
     """What whoever goes on with a comparison must ask for again."""
     return {
-        "recipes": [json.loads(of.recipe.to_json()) for of in grid.contenders],
-        "rates": [of.rates for of in grid.contenders],
+        "recipes": {of.name: json.loads(of.recipe.to_json()) for of in grid.contenders},
         "budget": json.loads(grid.budget.model_dump_json()),
         "base": fingerprint(first.base).sha256,
-        "rows": first.encoded.sha256,
+        "data": first.encoded.sha256,
         "device": device_name(open_accelerator(first.recipe.base).device),
         "versions": versions(),
     }

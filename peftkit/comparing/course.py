@@ -57,6 +57,7 @@ class Course:
     incomplete: bool = False
     """Whether one of them is tried again when the comparison is gone on with."""
     number: int = 0
+    _cold: float = 0.0
     _took: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Contender -> seconds and cost of what was done now."""
 
@@ -71,6 +72,8 @@ class Course:
             found = self._done_now(job)
             took = time.perf_counter() - begun
             seconds, cost = self._took.get(job.contender, (0.0, 0.0))
+            if not self._took:  # the first starts the process that others are forked from
+                self._cold = took / 2
             self._took[job.contender] = (seconds + took, cost + job.cost)
             self._tell(job, found, took)
         self.seconds += found["seconds_taken"]
@@ -79,6 +82,11 @@ class Course:
             self.failures[job.part] = reason
             self.incomplete |= found.get("died", False)
         return found
+
+    @property
+    def has_worked(self) -> bool:
+        """Whether any part was done now."""
+        return bool(self._took)
 
     def skip(self) -> None:
         """Passes over a job that cannot be done."""
@@ -116,7 +124,7 @@ class Course:
     def _left(self) -> str:
         """About how long the parts take that are not done."""
         seconds, cost = (sum(column) for column in zip(*self._took.values(), strict=True))
-        overall = seconds / cost
+        overall = max(0.0, seconds - self._cold) / cost
         left = 0.0
         for job in self.jobs[self.number :]:
             if self.folder.done(job.part) is None:

@@ -17,6 +17,8 @@ from peftkit.output import why_not_writable, write_json
 
 GRID = "grid.json"
 LOCK = ".lock"
+SHOWN = 40
+"""Characters of a value that an error shows."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,11 @@ class ComparisonFolder:
         _replace(self.path / name, value)
 
 
-def open_folder(path: str, grid: dict[str, Any]) -> ComparisonFolder:
-    """A new folder, or that of the same comparison, to go on with.
+def check_folder(path: str, grid: dict[str, Any]) -> Path:
+    """Where a comparison goes, or goes on; nothing is written.
 
     Raises:
-        OutputError: it holds something else, or another comparison; or it cannot be made.
+        OutputError: there is something else, or another comparison; or it cannot be made.
     """
     folder = Path(path).expanduser()
     if reason := why_not_writable(folder):
@@ -75,19 +77,33 @@ def open_folder(path: str, grid: dict[str, Any]) -> ComparisonFolder:
     known = folder / GRID
     if known.is_file():
         found = json.loads(known.read_text(encoding="utf-8"))
-        if found != json.loads(json.dumps(grid)):
-            changed = ", ".join(_changed(found, json.loads(json.dumps(grid))))
+        if changed := _changed(found, json.loads(json.dumps(grid))):
             raise OutputError(
-                f"`{folder}` holds another comparison: {changed} is different",
+                f"`{folder}` holds another comparison: {'; '.join(changed)}",
                 "give another `--output-dir`, or ask for the same again to go on with it",
             )
     elif folder.exists() and any(folder.iterdir()):
         raise OutputError(
             f"`{folder}` exists already, and holds no comparison", "give a new `--output-dir`"
         )
-    else:
+    return folder
+
+
+def open_folder(path: str, grid: dict[str, Any]) -> ComparisonFolder:
+    """A new folder, or that of the same comparison, to go on with.
+
+    Raises:
+        OutputError: as `check_folder`.
+    """
+    folder = check_folder(path, grid)
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(known, grid)
+        if not (folder / GRID).is_file():
+            _replace(folder / GRID, grid)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to `{folder}`: {error.strerror}", "give another `--output-dir`"
+        ) from error
     return ComparisonFolder(folder)
 
 
@@ -117,17 +133,19 @@ def _lock(file: TextIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _changed(one: Any, other: Any, place: str = "") -> list[str]:
-    """The first dotted places in which two values differ."""
-    if isinstance(one, dict) and isinstance(other, dict):
+def _changed(was: Any, now: Any, place: str = "") -> list[str]:
+    """The first places in which two values differ, and how."""
+    if isinstance(was, dict) and isinstance(now, dict):
         found: list[str] = []
-        for name in dict.fromkeys((*one, *other)):
-            found += _changed(one.get(name), other.get(name), f"{place}.{name}".lstrip("."))
+        for name in dict.fromkeys((*was, *now)):
+            found += _changed(was.get(name), now.get(name), f"{place}.{name}".lstrip("."))
         return found[:3]
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        pairs = enumerate(zip(one, other, strict=True))
-        return [p for at, (a, b) in pairs for p in _changed(a, b, f"{place}[{at}]")][:3]
-    return [] if one == other else [f"`{place}`"]
+    if was == now:
+        return []
+    shown = [repr(value) if len(repr(value)) <= SHOWN else "" for value in (was, now)]
+    if all(shown):
+        return [f"`{place}` was {shown[0]} and is {shown[1]}"]
+    return [f"`{place}` has changed"]
 
 
 def _replace(file: Path, value: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -26,11 +27,12 @@ SEARCHED = 0.25
 VALIDATIONS = 8
 """In a run, where the recipe does not say how many."""
 FREE = (
-    "learning_rate", "micro_batch_tokens", "layout", "gradient_checkpointing", "report_to",
-    "early_stopping_patience",
+    "training.learning_rate", "training.micro_batch_tokens", "training.layout",
+    "training.gradient_checkpointing", "training.report_to", "training.early_stopping_patience",
+    "base.quantization", "base.double_quant", "base.dtype",
 )  # fmt: skip
-"""Fields of `training` in which recipes may differ: the rate is searched, the last one is set to
-the same for all, and the others change no result."""
+"""Fields in which recipes may differ: the rate is searched, of patience there is none, precision is
+a part of the method, and the others change no result."""
 
 
 class Budget(Part):
@@ -175,32 +177,35 @@ def foreign_modules(recipe: Recipe) -> list[str]:
 
 def _check_same(first: Recipe, other: Recipe) -> None:
     """Raises RecipeError if two recipes differ in what a comparison holds fixed."""
-    fixed = [
-        (f"base.{name}", getattr(first.base, name), getattr(other.base, name))
-        for name in type(first.base).model_fields
-        if name not in ("quantization", "double_quant", "dtype")
+    parts = ("base", "task", "training", "split_seed", "seed")
+    unlike = [
+        found
+        for name in parts
+        for found in _unlike(name, getattr(first, name), getattr(other, name))
+        if found[0] not in FREE
     ]
-    fixed += [
-        (f"task.{name}", getattr(first.task, name, None), getattr(other.task, name, None))
-        for name in {**type(first.task).model_fields, **type(other.task).model_fields}
-    ]
-    fixed += [
-        (f"training.{name}", getattr(first.training, name), getattr(other.training, name))
-        for name in type(first.training).model_fields
-        if name not in FREE
-    ]
-    fixed += [("split_seed", first.split_seed, other.split_seed), ("seed", first.seed, other.seed)]
-    if type(first.task) is not type(other.task):
-        fixed.insert(0, ("task", first.task.kind(), other.task.kind()))
-    if unlike := [(name, a, b) for name, a, b in fixed if a != b]:
+    if unlike:
         name, a, b = unlike[0]
-        more = f" (and {len(unlike) - 1} more)" if len(unlike) > 1 else ""
+        others = f" (and {quoted(place for place, _, _ in unlike[1:])})" if len(unlike) > 1 else ""
         way = f"put `--{name.replace('_', '-')} VALUE` behind the files, which sets it in all"
         raise RecipeError(
-            f"`{name}` is {a!r} in `{first.name}` and {b!r} in `{other.name}`{more}; what is "
+            f"`{name}` is {a!r} in `{first.name}` and {b!r} in `{other.name}`{others}; what is "
             "compared differs in the method only",
             "" if name == "task" else way,
         )
+
+
+def _unlike(place: str, one: Any, other: Any) -> list[tuple[str, Any, Any]]:
+    """The dotted fields in which two values differ, with their values."""
+    if isinstance(one, OpenPart) and type(one) is not type(other):
+        return [(place, one.kind(), other.kind())]
+    if isinstance(one, Part) and type(one) is type(other):
+        return [
+            found
+            for name in type(one).model_fields
+            for found in _unlike(f"{place}.{name}", getattr(one, name), getattr(other, name))
+        ]
+    return [] if one == other else [(place, one, other)]
 
 
 def _is_baseline(recipe: Recipe) -> bool:

@@ -19,6 +19,8 @@ from peftkit.comparing.probe import has_probe
 from peftkit.preparing import Prepared
 from peftkit.training.batching import number_of_steps
 
+START = 10.0
+"""What a part takes besides training, in optimizer steps; a guess, for the time left."""
 BASE = "+base"
 """Where the base's own parts lie; no recipe has such a name."""
 
@@ -47,7 +49,7 @@ def rate_jobs(of: Contender, first: Prepared) -> list[Job]:
     return [
         Job(
             f"{of.name}/rate-{rate:g}",
-            float(search.training.max_steps or 1),
+            START + (search.training.max_steps or 1),
             trials.try_rate,
             (
                 with_rate(search, rate, search.seed).to_json(),
@@ -66,7 +68,7 @@ def seed_job(of: Contender, rate: float, seed: int, grid: Grid, first: Prepared)
     retention = grid.budget.retention
     return Job(
         f"{of.name}/seed-{seed}-rate-{rate:g}",
-        float(num_steps(first)),
+        START + num_steps(first),
         trials.run_seed,
         (recipe.to_json(), foreign_modules(recipe), first.encoded.sha256, retention),
         folder=True,
@@ -83,7 +85,7 @@ def merge_job(of: Contender, folder: Path) -> Job:
     """Merges the run in a folder."""
     return Job(
         f"{of.name}/merge",
-        1.0,
+        START,
         trials.measure_merge,
         (foreign_modules(of.recipe), str(folder)),
         folder=True,
@@ -95,7 +97,7 @@ def probe_job(first: Prepared) -> Job:
     """The frozen probe."""
     return Job(
         PROBE,
-        1.0,
+        START,
         trials.score_frozen,
         (first.recipe.to_json(), foreign_modules(first.recipe), first.encoded.sha256),
         tell=lambda found: f"C = {found['regularization']:g}",
@@ -110,7 +112,7 @@ def retention_jobs(grid: Grid, first: Prepared) -> dict[str, Job]:
     return {
         name: Job(
             f"{BASE}/{name}",
-            1.0,
+            START,
             trials.loss_of_base,
             (
                 recipe.to_json(),

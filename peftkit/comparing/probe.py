@@ -125,7 +125,8 @@ def _judged(fitted: Any, features: Floats, examples: Examples, prepared: Prepare
     """The task's score of the regression, its mean loss among the metrics."""
     head = prepared.encoded.head
     outputs = np.full((len(features), len(head.labels)), UNSEEN, np.float32)
-    outputs[:, fitted.classes_] = fitted.predict_log_proba(features)
+    least = np.exp(UNSEEN, dtype=np.float64)
+    outputs[:, fitted.classes_] = np.log(np.maximum(fitted.predict_proba(features), least))
     score = prepared.recipe.task.metrics(outputs, examples, head)
     losses = score.by_example["loss"]
     loss = sum(losses.values) / sum(losses.weights)

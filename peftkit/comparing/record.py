@@ -13,7 +13,7 @@ from peftkit.bases.fingerprint import fingerprint
 from peftkit.comparing.course import Course
 from peftkit.comparing.grid import FREE, Grid, for_search, foreign_modules
 from peftkit.comparing.jobs import num_steps
-from peftkit.comparing.table import Runs, margin_of, notes_of
+from peftkit.comparing.table import Runs, has_learned, margin_of, notes_of
 from peftkit.preparing import Prepared
 from peftkit.recipe import Recipe, Training
 from peftkit.training.devices import device_name, open_accelerator
@@ -58,6 +58,7 @@ def make_record(
             "num_seeds": grid.budget.num_seeds,
         },
         "before": full.seeds[0]["before"] if full.seeds else None,
+        "learned": has_learned(grid, full, margin_of(grid, full)),
         "seconds": course.seconds,
         "command": _command(grid, course.folder.path),
         "held_fixed": _held_fixed(recipe, first),
@@ -102,6 +103,6 @@ def _settings(recipe: Recipe) -> str:
     changed = [
         f"{name} {getattr(training, name)}"
         for name in type(training).model_fields
-        if name not in FREE and getattr(training, name) != getattr(default, name)
+        if f"training.{name}" not in FREE and getattr(training, name) != getattr(default, name)
     ]
     return ", ".join(changed) or "as by default"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ NEARLY = 0.01
 MARGIN = 0.01
 LEAST_SEEDS = 2
 """Runs of both that a verdict needs: one says nothing of the luck of others."""
+GOOD_SEEDS = 3
 MOST_POINTS = 200
 """Of a run's losses, kept for the picture."""
 
@@ -39,11 +41,14 @@ class Runs:
     merging_mb: float | None = None
 
 
-def seed_result(folder: Path, metric: str, steps_per_epoch: int, kept: Json) -> Json:
+def seed_result(
+    folder: Path, metric: str, steps_per_epoch: int, kept: Json, modules: Sequence[str]
+) -> Json:
     """What the table needs of a run, from its run.json.
 
     Args:
         kept: `kept_loss`, the loss on general text after training, or None.
+        modules: that the run's own task or method is in.
     """
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     training = run["training"]
@@ -57,6 +62,7 @@ def seed_result(folder: Path, metric: str, steps_per_epoch: int, kept: Json) -> 
         "score": run["test"]["after"][metric],
         "interval": score.interval,
         "before": run["test"]["before"][metric],
+        "guessed": run["test"]["baseline"].get("majority", {}).get(metric),
         "best_step": training["best_step"],
         "num_steps": training["num_steps"],
         "seconds_per_epoch": trained / training["num_steps"] * steps_per_epoch,
@@ -80,16 +86,18 @@ def seed_result(folder: Path, metric: str, steps_per_epoch: int, kept: Json) -> 
         "total_parameters": run["total_parameters"],
         "adapter_bytes": run["adapter_bytes"],
         "precision": run["base"]["dtype"],
-        "command": _command(folder, run["recipe"]),
+        "command": _command(folder, run["recipe"], modules),
     }
 
 
-def _command(folder: Path, recipe: Json) -> str:
+def _command(folder: Path, recipe: Json, modules: Sequence[str]) -> str:
     """What repeats a run: its contender's recipe, the rate that was chosen, and the seed."""
     file = folder.parents[2] / "recipes" / f"{recipe['name']}.json"
     training = recipe["training"]
+    trusted = "".join(f"--trust-module {shlex.quote(module)} " for module in modules)
     return (
-        f"peftkit run {file} --training.learning-rate {training['learning_rate']:g} "
+        f"peftkit run {shlex.quote(str(file))} {trusted}"
+        f"--training.learning-rate {training['learning_rate']:g} "
         f"--training.evaluate-every {training['evaluate_every']} --seed {recipe['seed']} "
         "--output-dir again"
     )
@@ -298,6 +306,22 @@ def _probe_row(grid: Grid, probe: Json, full: Runs, margin: float) -> Json:
     return row
 
 
+def trivial_score(grid: Grid, full: Runs) -> float | None:
+    """The better of the score before training and of guessing one label; None if not known."""
+    known = [seed[name] for seed in full.seeds for name in ("before", "guessed")]
+    known = [score for score in known if score is not None]
+    return (max if grid.higher_is_better else min)(known, default=None)
+
+
+def has_learned(grid: Grid, full: Runs, margin: float) -> bool:
+    """Whether full fine-tuning is better than what needs no training, by more than the margin."""
+    trivial = trivial_score(grid, full)
+    if trivial is None or not full.scores:
+        return True
+    gained = estimate(full.scores).value - trivial
+    return (gained if grid.higher_is_better else -gained) > margin
+
+
 def notes_of(grid: Grid, rows: Sequence[Json], failures: Mapping[str, str]) -> list[str]:
     """What a reader should know about the rows.
 
@@ -307,6 +331,10 @@ def notes_of(grid: Grid, rows: Sequence[Json], failures: Mapping[str, str]) -> l
     notes = [f"{part} failed: {reason}" for part, reason in failures.items()]
     if grid.budget.num_seeds < LEAST_SEEDS:
         notes.append("one run of each is no ground for a verdict")
+    elif grid.budget.num_seeds < GOOD_SEEDS:
+        notes.append(
+            "two runs of each tell hardly anything of the luck of seeds: intervals are wide"
+        )
     for row in rows:
         known = [rate["learning_rate"] for rate in row["rates"]]
         if len(known) > 1 and row["learning_rate"] in (min(known), max(known)):

@@ -14,6 +14,8 @@ from peftkit.comparing.answer import answer
 from peftkit.evaluation.receipt import duration
 
 Json = dict[str, Any]
+LEAST_WIDTH = 120
+"""Of the table, in a narrow window or a file, too."""
 
 
 def print_expected(console: Console, expected: Sequence[Json]) -> None:
@@ -49,7 +51,7 @@ def print_comparison(console: Console, record: Json, folder: Path) -> None:
             f"{row['trainable_parameters']:,}",
             "" if seconds is None else f"{seconds:.1f}",
         )
-    console.print(table)
+    console.print(table, width=max(console.width, LEAST_WIDTH), crop=False)
     console.print()
     for sentence in answer(record):
         console.print(f"  {escape(sentence)}", highlight=False)

@@ -95,10 +95,11 @@ def expect(recipe: str, trusted: Sequence[str]) -> dict[str, Any]:
         prepared = _prepared(recipe, trusted, "")
     counts = prepared.trainable_parameters, prepared.total_parameters
     accelerator = open_accelerator(prepared.recipe.base)
-    found = make_plan(
-        prepared.recipe, prepared.base, prepared.encoded, counts, accelerator, timed=True
-    )
-    return {**asdict(found), "prepare_seconds": clock.seconds["prepare"]}
+    with clock.stage("plan"):
+        found = make_plan(
+            prepared.recipe, prepared.base, prepared.encoded, counts, accelerator, timed=True
+        )
+    return {**asdict(found), "started": clock.seconds}
 
 
 def _prepared(recipe: str, trusted: Sequence[str], data: str) -> Prepared:

@@ -52,7 +52,9 @@ def estimate(seeds: Sequence[ByExample]) -> Estimate:
         seeds: what the same test examples gave in each run.
     """
     values, weights = _table(seeds)
-    return _mean(values, weights, _is_right_or_wrong(values))
+    if _is_right_or_wrong(values):
+        return _clipped(_mean(values, weights, counts=True), 0.0)
+    return _mean(values, weights)
 
 
 def difference(ours: Sequence[ByExample], others: Sequence[ByExample]) -> Estimate:
@@ -65,8 +67,9 @@ def difference(ours: Sequence[ByExample], others: Sequence[ByExample]) -> Estima
     values, weights = _table(ours)
     theirs, same = _table(others)
     assert np.array_equal(weights, same), "not the same examples"
-    counts = _is_right_or_wrong(values) and _is_right_or_wrong(theirs)
-    return _mean(values - theirs, weights, counts)
+    if _is_right_or_wrong(values) and _is_right_or_wrong(theirs):
+        return _clipped(_mean(values - theirs, weights, counts=True), -1.0)
+    return _mean(values - theirs, weights)
 
 
 def judge(found: Estimate, margin: float, higher_is_better: bool) -> Verdict:
@@ -98,6 +101,11 @@ def _is_right_or_wrong(values: Floats) -> bool:
     return bool(np.isin(values, (0.0, 1.0)).all())
 
 
+def _clipped(found: Estimate, low: float) -> Estimate:
+    """With ends that a share, or a difference of shares, can have."""
+    return Estimate(found.value, max(low, found.low), min(1.0, found.high))
+
+
 def _mean(values: Floats, weights: Floats, counts: bool = False) -> Estimate:
     """The ratio of sums, and its interval by linearization.
 
@@ -121,8 +129,8 @@ def _mean(values: Floats, weights: Floats, counts: bool = False) -> Estimate:
         rest = off - by_example - by_seed[:, None]
         freedom = (num_examples - 1) * (num_seeds - 1)
         residual = float((rest**2).sum()) / freedom / (num_examples * num_seeds)
-        alone = max(0.0, of_examples - _t(num_examples) ** 2 * residual)
-        half = max(of_seeds + alone, of_examples) ** 0.5
+        of_rest = _t(num_examples) ** 2 * residual
+        half = max(of_seeds + max(0.0, of_examples - of_rest), of_examples, of_rest) ** 0.5
     return Estimate(mean, mean - half, mean + half)
 
 
