@@ -1,4 +1,4 @@
-"""The command `peftkit compare`; torch is loaded when what was asked for turned out to be possible."""
+"""The command `peftkit compare`. torch is loaded when what was asked for is possible."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ def compare_command(recipes: list[Recipe], options: argparse.Namespace) -> None:
         expect,
         identity,
         prepare_grid,
+        resolved,
     )
     from peftkit.comparing.folder import check_folder
     from peftkit.comparing.tell import print_comparison, print_expected
@@ -69,7 +70,7 @@ def compare_command(recipes: list[Recipe], options: argparse.Namespace) -> None:
     console = open_console(options.json)
     if options.dry_run:
         grid, first = prepare_grid(recipes, budget)
-        check_folder(options.output_dir or DEFAULT_FOLDER, identity(grid, first))
+        check_folder(options.output_dir or DEFAULT_FOLDER, identity(grid, first), resolved(grid))
         expected = expect(grid, first)
         print_expected(console, expected)
         found = {"expected": expected, "seconds": sum(of["seconds"] for of in expected)}

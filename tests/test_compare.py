@@ -339,7 +339,8 @@ class TestWhole:
         before = written()
         again = compare([recipe], str(compared.folder), Budget(num_trials=1, num_seeds=2))
         assert written() == before
-        assert timeless(again.record) == timeless(compared.record)
+        assert again.record == json.loads((compared.folder / "compare.json").read_text())
+        assert timeless(again.record) == timeless(json.loads(json.dumps(compared.record)))
 
     def test_two_processes_do_not_do_the_same(self, recipe, compared):
         with (
@@ -348,9 +349,13 @@ class TestWhole:
         ):
             compare([recipe], str(compared.folder), Budget(num_trials=1, num_seeds=2))
 
-    def test_another_comparison_does_not_go_on_there(self, recipe, compared):
-        with pytest.raises(OutputError, match=r"`budget.num_seeds` was 2 and is 3"):
-            compare([recipe], str(compared.folder), Budget(num_trials=1, num_seeds=3))
+    def test_another_recipe_of_the_same_name_does_not_go_on_there(self, recipe, compared):
+        other = recipe.with_(method=LoRA(r=2))
+        with pytest.raises(OutputError, match=r"`lora.method.r` was 4 and is 2"):
+            compare([other], str(compared.folder), Budget(num_trials=1, num_seeds=2))
+        elsewhere = recipe.with_(split_seed=1)
+        with pytest.raises(OutputError, match="`data` has changed"):
+            compare([elsewhere], str(compared.folder), Budget(num_trials=1, num_seeds=2))
 
     def test_the_printed_command_gives_the_same_bits(self, compared, tmp_path):
         row = next(row for row in compared.record["rows"] if row["name"] == "lora")

@@ -78,11 +78,13 @@ def compare(
     budget: Budget | None = None,
     console: Console | None = None,
 ) -> Comparison:
-    """Compares recipes that differ in the method; goes on where it was broken off.
+    """Compares recipes that differ in the method; goes on where it was broken off, and takes what
+    is there of the same recipes if more of them, more rates or more seeds are asked for.
 
     Args:
         recipes: of one base, task and data; full fine-tuning is added if none has it.
-        output_dir: a new folder, or that of the same comparison; `runs/compare` if not given.
+        output_dir: a new folder, or that of a comparison on the same base and data;
+            `runs/compare` if not given.
         budget: how many rates and seeds.
         console: where progress is printed; nowhere if not given.
 
@@ -92,10 +94,8 @@ def compare(
     _refuse_inner()
     console = console or Console(quiet=True)
     grid, first = prepare_grid(recipes, budget or Budget())
-    folder = open_folder(output_dir or DEFAULT_FOLDER, identity(grid, first))
+    folder = open_folder(output_dir or DEFAULT_FOLDER, identity(grid, first), resolved(grid))
     with alone_in(folder):
-        for of in grid.contenders:
-            folder.write(f"recipes/{of.name}.json", json.loads(of.recipe.to_json()))
         course = Course(folder, console, all_jobs(grid, first), _finisher(grid, first))
         try:
             record = _compared(grid, first, course)
@@ -137,12 +137,7 @@ def _write(
     probe: Json | None = None,
     kept: Json | None = None,
 ) -> Json:
-    """Writes compare.json and what is made from it; what is finished stays as it is."""
-    known = course.folder.path / "compare.json"
-    if not course.has_worked and known.is_file():
-        found: Json = json.loads(known.read_text(encoding="utf-8"))
-        if found["status"] == "finished":
-            return found
+    """Writes compare.json and what is made from it."""
     rows = make_rows(grid, runs, probe if probe and not probe["failed"] else None, kept or {})
     if rows[-1]["role"] == "probe":
         file = shlex.quote(f"{course.folder.path}/recipes/{grid.contenders[0].name}.json")
@@ -286,12 +281,17 @@ def _merged(runs: Runs, course: Course) -> Runs:
 
 
 def identity(grid: Grid, first: Prepared) -> Json:
-    """What whoever goes on with a comparison must ask for again."""
+    """What all parts in a folder have in common."""
+    retention = grid.budget.retention
     return {
-        "recipes": {of.name: json.loads(of.recipe.to_json()) for of in grid.contenders},
-        "budget": json.loads(grid.budget.model_dump_json()),
+        "general_text": retention and json.loads(retention.model_dump_json()),
         "base": fingerprint(first.base).sha256,
         "data": first.encoded.sha256,
         "device": device_name(open_accelerator(first.recipe.base).device),
         "versions": versions(),
     }
+
+
+def resolved(grid: Grid) -> dict[str, Json]:
+    """The contenders' recipes by name, as their runs are made from them."""
+    return {of.name: json.loads(of.recipe.to_json()) for of in grid.contenders}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class Course:
     incomplete: bool = False
     """Whether one of them is tried again when the comparison is gone on with."""
     number: int = 0
+    _parts: list[str] = field(default_factory=list)
     _cold: float = 0.0
     _took: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Contender -> seconds and cost of what was done now."""
@@ -66,6 +68,7 @@ class Course:
         `failed`, the reason.
         """
         found = self.folder.done(job.part)
+        self._parts.append(job.part)
         self.number += 1
         if found is None:
             begun = time.perf_counter()
@@ -83,10 +86,11 @@ class Course:
             self.incomplete |= found.get("died", False)
         return found
 
-    @property
-    def has_worked(self) -> bool:
-        """Whether any part was done now."""
-        return bool(self._took)
+    def last_done(self) -> datetime:
+        """When the last part was finished."""
+        files = [self.folder.file_of(part) for part in self._parts]
+        latest = max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
+        return datetime.fromtimestamp(latest).astimezone()
 
     def skip(self) -> None:
         """Passes over a job that cannot be done."""

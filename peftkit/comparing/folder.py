@@ -25,7 +25,7 @@ SHOWN = 40
 class ComparisonFolder:
     """The files of one comparison.
 
-    grid.json               what is compared: whoever goes on must ask for the same
+    grid.json               base, data, device and versions: the same for all parts
     recipes/NAME.json       what each contender's runs are made from
     trials/NAME/rate-*.json what a learning rate gave
     trials/NAME/seed-*.json what a run gave; the run itself lies in the folder of that name
@@ -34,12 +34,16 @@ class ComparisonFolder:
 
     path: Path
 
+    def file_of(self, part: str) -> Path:
+        """Where it is kept what a part gave."""
+        return self.path / "trials" / f"{part}.json"
+
     def done(self, part: str) -> dict[str, Any] | None:
         """What a finished part gave, or None."""
-        file = self.path / "trials" / f"{part}.json"
+        file = self.file_of(part)
         if not file.is_file():
             return None
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found: dict[str, Any] = _read(file)
         return found
 
     def run_folder(self, part: str) -> Path:
@@ -56,30 +60,36 @@ class ComparisonFolder:
         shutil.rmtree(folder, ignore_errors=True)  # of a part that was broken off
         folder.parent.mkdir(parents=True, exist_ok=True)
         found = make(folder)
-        _replace(self.path / "trials" / f"{part}.json", found)
+        _replace(self.file_of(part), found)
         return found
 
     def write(self, name: str, value: dict[str, Any]) -> None:
         """Writes a file of the comparison, whole or not at all."""
-        (self.path / name).parent.mkdir(exist_ok=True)
         _replace(self.path / name, value)
 
 
-def check_folder(path: str, grid: dict[str, Any]) -> Path:
+def check_folder(path: str, grid: dict[str, Any], recipes: dict[str, Any]) -> Path:
     """Where a comparison goes, or goes on; nothing is written.
 
+    Args:
+        grid: what all its parts have in common.
+        recipes: of the contenders, by name.
+
     Raises:
-        OutputError: there is something else, or another comparison; or it cannot be made.
+        OutputError: there is something else, a comparison of other data, or one of another recipe
+            under the same name; or it cannot be made.
     """
     folder = Path(path).expanduser()
     if reason := why_not_writable(folder):
         raise OutputError(f"cannot write to `{folder}`: {reason}", "give another `--output-dir`")
     known = folder / GRID
     if known.is_file():
-        found = json.loads(known.read_text(encoding="utf-8"))
-        if changed := _changed(found, json.loads(json.dumps(grid))):
+        files = {name: folder / "recipes" / f"{name}.json" for name in recipes}
+        was = {name: _read(file) for name, file in files.items() if file.is_file()}
+        now = {name: recipes[name] for name in was}
+        if changed := _changed(_read(known), grid) + _changed(was, now):
             raise OutputError(
-                f"`{folder}` holds another comparison: {'; '.join(changed)}",
+                f"`{folder}` holds another comparison: {'; '.join(changed[:3])}",
                 "give another `--output-dir`, or ask for the same again to go on with it",
             )
     elif folder.exists() and any(folder.iterdir()):
@@ -89,15 +99,17 @@ def check_folder(path: str, grid: dict[str, Any]) -> Path:
     return folder
 
 
-def open_folder(path: str, grid: dict[str, Any]) -> ComparisonFolder:
-    """A new folder, or that of the same comparison, to go on with.
+def open_folder(path: str, grid: dict[str, Any], recipes: dict[str, Any]) -> ComparisonFolder:
+    """A new folder, or that of a comparison to go on with; arguments as for `check_folder`.
 
     Raises:
         OutputError: as `check_folder`.
     """
-    folder = check_folder(path, grid)
+    folder = check_folder(path, grid, recipes)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipes").mkdir(parents=True, exist_ok=True)
+        for name, recipe in recipes.items():
+            _replace(folder / "recipes" / f"{name}.json", recipe)
         if not (folder / GRID).is_file():
             _replace(folder / GRID, grid)
     except OSError as error:
@@ -131,6 +143,10 @@ def _lock(file: TextIO) -> None:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _changed(was: Any, now: Any, place: str = "") -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def make_record(
     return {
         "status": status,
         "name": recipe.task.kind(),
-        "created": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
+        "created": course.last_done().isoformat(sep=" ", timespec="minutes"),
         "device": device_name(open_accelerator(recipe.base).device),
         "versions": versions(),
         "base": fingerprint(first.base).to_json(),
