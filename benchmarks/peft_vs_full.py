@@ -1,7 +1,7 @@
 """Parameter-efficient methods against full fine-tuning, each at its best rate, with three seeds.
 
     python benchmarks/peft_vs_full.py rotten_tomatoes|banking77|banking77_pooled|synopses
-                                      [--data FOLDER] [--dry-run]
+                                      [--data FOLDER] [--only full,lora] [--dry-run]
 
 Goes on where it was broken off, in runs/peft_vs_full/TASK; at the end copies compare.json, .html,
 .md and the recipes to benchmarks/peft_vs_full/TASK. FOLDER holds the data that no package ships:
@@ -168,6 +168,7 @@ def main(arguments: argparse.Namespace) -> None:
             name=name,
         )
         for name, (method, rate, quantization) in asked.methods.items()
+        if name in (arguments.only or asked.methods)
     ]
     console = open_console(False)
     if arguments.dry_run:
@@ -194,5 +195,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("task", choices=COMPARISONS)
     parser.add_argument("--data", default="data")
+    parser.add_argument("--only", type=lambda text: text.split(","), help="some of the methods")
     parser.add_argument("--dry-run", action="store_true")
     main(parser.parse_args())
