@@ -47,7 +47,12 @@ from peftkit.output import check_output, output_folder, write_json
 from peftkit.planning import Plan, make_plan
 from peftkit.preparing import Prepared, prepare
 from peftkit.recipe import Recipe
-from peftkit.training.devices import device_name, open_accelerator, weights_dtype
+from peftkit.training.devices import (
+    device_name,
+    open_accelerator,
+    quick_collections,
+    weights_dtype,
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ def plan_if_possible(
     return planned.to_json()
 
 
+@quick_collections()
 def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) -> Run:
     """Trains a recipe and leaves a checked adapter, its record and its receipt in a new folder.
 

@@ -41,12 +41,18 @@ from peftkit.errors import AdapterError, MethodError, PeftkitError
 from peftkit.methods.peft_layout import rescale_lora
 from peftkit.output import write_json
 from peftkit.packaged import sha256_of
-from peftkit.training.devices import give_back_memory, open_accelerator, peak_memory_mb
+from peftkit.training.devices import (
+    give_back_memory,
+    open_accelerator,
+    peak_memory_mb,
+    quick_collections,
+)
 
 Into = Literal["trained", "original", "requantized"]
 REPORT = "merge_report.json"
 
 
+@quick_collections()
 def merge_to(
     path: str,
     output: str,

@@ -35,7 +35,12 @@ from peftkit.evaluation.scoring import evaluate
 from peftkit.methods.rewinding import Rewinding
 from peftkit.output import write_json
 from peftkit.tasks.task import Score
-from peftkit.training.devices import device_name, give_back_memory, open_accelerator
+from peftkit.training.devices import (
+    device_name,
+    give_back_memory,
+    open_accelerator,
+    quick_collections,
+)
 from peftkit.training.reading import Reader
 
 REPORT, CURVE = "rewind.json", "rewind.svg"
@@ -71,6 +76,7 @@ class Material:
         return self.metric == "loss", self.retention_metric == "loss"
 
 
+@quick_collections()
 def rewind(
     path: str,
     scales: Sequence[float] = (),

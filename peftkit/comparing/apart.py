@@ -7,6 +7,7 @@ it ends when the process that started it does.
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import threading
@@ -71,6 +72,7 @@ def _context() -> BaseContext:
 def _inside(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet_libraries()
+    gc.freeze()  # it has collected nothing yet, and all that is there stays
     try:
         answer = ("done", function(*arguments))
     except PeftkitError as error:
