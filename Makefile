@@ -14,7 +14,7 @@ quickstart: .venv/installed  ## install, and run the main job
 chat: .venv/installed-chat  ## install a chat model too, and tune it in 4 bit
 	$(BIN)/python recipes/chat_qlora.py
 
-test: lint  ## install, ruff, mypy --strict, tests (about 14 minutes on 2 cores)
+test: lint  ## install, ruff, mypy --strict, tests (about 12 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2
 
 lint: .venv/installed-test

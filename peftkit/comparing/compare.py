@@ -143,7 +143,8 @@ def _write(
         file = shlex.quote(f"{course.folder.path}/recipes/{grid.contenders[0].name}.json")
         rows[-1]["command"] = f"python -m peftkit.comparing.probe {file}"
         rows[-1]["seeds"][0]["command"] = rows[-1]["command"]
-    record = make_record(grid, first, runs, rows, course, status)
+    made = make_record(grid, first, runs, rows, course, status)
+    record: Json = json.loads(json.dumps(made))  # as the file has it
     course.folder.write("compare.json", record)
     write_report(course.folder.path, record)
     return record

@@ -14,8 +14,8 @@ from peftkit.comparing.answer import answer
 from peftkit.evaluation.receipt import duration
 
 Json = dict[str, Any]
-LEAST_WIDTH = 120
-"""Of the table, in a narrow window or a file, too."""
+LEFT = (0, 2, 4)
+"""Columns of words."""
 
 
 def print_expected(console: Console, expected: Sequence[Json]) -> None:
@@ -33,16 +33,13 @@ def print_expected(console: Console, expected: Sequence[Json]) -> None:
 
 def print_comparison(console: Console, record: Json, folder: Path) -> None:
     """The table, the answer, and where more is to be read."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2))
-    for name in ("", record["metric"], "95 % interval", "to full", "", "parameters", "s/epoch"):
-        table.add_column(name, justify="left" if name in ("", "95 % interval") else "right")
+    rows = [("", record["metric"], "95 % interval", "to full", "", "parameters", "s/epoch")]
     for row in record["rows"]:
         if row["score"] is None:
-            table.add_row(row["name"], "", "", "", row["verdict"])
+            rows.append((row["name"], "", "", "", row["verdict"], "", ""))
             continue
-        apart = row["difference_to_full"]
-        seconds = row["seconds_per_epoch"]
-        table.add_row(
+        apart, seconds = row["difference_to_full"], row["seconds_per_epoch"]
+        cells = (
             row["name"],
             f"{row['score']:.4f}",
             "{:.4f} to {:.4f}".format(*row["interval"]),
@@ -51,7 +48,14 @@ def print_comparison(console: Console, record: Json, folder: Path) -> None:
             f"{row['trainable_parameters']:,}",
             "" if seconds is None else f"{seconds:.1f}",
         )
-    console.print(table, width=max(console.width, LEAST_WIDTH), crop=False)
+        rows.append(cells)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:  # rich's own table would cut names and verdicts in a narrow window
+        line = "  ".join(
+            cell.ljust(width) if place in LEFT else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        console.print(f"  {escape(line.rstrip())}", highlight=False, soft_wrap=True)
     console.print()
     for sentence in answer(record):
         console.print(f"  {escape(sentence)}", highlight=False)
