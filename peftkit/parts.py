@@ -331,6 +331,21 @@ def _fields_at(model: type[Part], value: object, location: tuple[int | str, ...]
     return names | {"kind"} if issubclass(model, OpenPart) else names
 
 
+def differences(one: Any, other: Any, place: str = "") -> list[tuple[str, Any, Any]]:
+    """The dotted places in which two JSON values differ, and what is there; of parts of different
+    kinds, the kinds.
+    """
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return [] if one == other else [(place, one, other)]
+    if one.get("kind") != other.get("kind"):
+        return [(place, one.get("kind"), other.get("kind"))]
+    return [
+        found
+        for name in dict.fromkeys((*one, *other))
+        for found in differences(one.get(name), other.get(name), f"{place}.{name}".lstrip("."))
+    ]
+
+
 def as_json(value: Any) -> Any:
     """A value of a configuration as JSON has it: sets sorted, enums by their value.
 

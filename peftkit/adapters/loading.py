@@ -167,9 +167,7 @@ def load(path: str, base: str = "", trust_remote_code: bool = False) -> LoadedAd
     found.check_base()
     recipe, record = found.recipe, found.record
     accelerator = open_accelerator(recipe.base)
-    model = load_trained_model(found.folder, recipe, found.base, record.head, accelerator.device)
-    with accelerator.autocast():
-        compare_probes(model, record.probes, tolerance(recipe.base))
+    model, _ = load_proven(found.folder, recipe, found.base, record, accelerator)
     return LoadedAdapter(model, found.base, recipe, record, accelerator)
 
 
@@ -248,6 +246,19 @@ def belongs_to(record: Record) -> str:
     """The hint where an adapter meets another base than its own."""
     name = record.base["hub_id"] or record.base["name"]
     return f"the adapter belongs to `{name}`; say where that is with `--base`"
+
+
+def load_proven(
+    folder: Path, recipe: Recipe, base: OpenedBase, record: Record, accelerator: Accelerator
+) -> tuple[nn.Module, float]:
+    """A trained model that answers the record's probes, and the largest difference to them.
+
+    Raises:
+        AdapterError: it answers differently.
+    """
+    model = load_trained_model(folder, recipe, base, record.head, accelerator.device)
+    with accelerator.autocast():
+        return model, compare_probes(model, record.probes, tolerance(recipe.base))
 
 
 def load_trained_model(

@@ -20,16 +20,14 @@ from accelerate import Accelerator
 from torch import nn
 
 from peftkit.adapters.certificate import Answers, Questions, ask, compare, worst
-from peftkit.adapters.loading import OpenedAdapter, load_trained_model, open_adapter
+from peftkit.adapters.loading import OpenedAdapter, load_proven, open_adapter
 from peftkit.adapters.lora_updates import why_no_plain_lora
 from peftkit.adapters.merged_card import write_merged_card
 from peftkit.adapters.merging import check_mergeable, folded, merged_model, vocabulary_of
 from peftkit.adapters.placing import place, placed, refuse_taken
 from peftkit.adapters.probes import (
-    compare_probes,
     merged_tolerance,
     synthetic_inputs,
-    tolerance,
 )
 from peftkit.adapters.record import peft_config, tokenizer_sha256, versions
 from peftkit.bases.base import Base
@@ -215,11 +213,7 @@ def _validation(found: OpenedAdapter) -> tuple[Examples | None, str]:
 
 def _trained(found: OpenedAdapter, scale: float, accelerator: Accelerator) -> nn.Module:
     """The adapter on its base as it was trained, proven by its probes, at another strength."""
-    model = load_trained_model(
-        found.folder, found.recipe, found.base, found.record.head, accelerator.device
-    )
-    with accelerator.autocast():
-        compare_probes(model, found.record.probes, tolerance(found.base.spec))
+    model, _ = load_proven(found.folder, found.recipe, found.base, found.record, accelerator)
     if scale != 1:
         rescale_lora(model, scale)
     return model

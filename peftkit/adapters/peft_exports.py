@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from peftkit.adapters.loading import OpenedAdapter, load_trained_model, open_adapter
+from peftkit.adapters.loading import OpenedAdapter, load_proven, open_adapter
 from peftkit.adapters.lora_updates import read_updates, why_no_plain_lora
 from peftkit.adapters.merged_folder import merge_to
 from peftkit.adapters.peft_folder import (
@@ -19,7 +19,6 @@ from peftkit.adapters.peft_folder import (
     write_expanded,
 )
 from peftkit.adapters.placing import placed
-from peftkit.adapters.probes import compare_probes, tolerance
 from peftkit.adapters.record import peft_config
 from peftkit.adapters.requests import Exported, Request, other_precision
 from peftkit.adapters.saving import adapter_bytes
@@ -126,10 +125,7 @@ def _compare_answers(folder: Path, found: OpenedAdapter) -> dict[str, float]:
     if not found.record.probes:
         return {}
     accelerator = open_accelerator(found.recipe.base)
-    head = found.record.head
-    model = load_trained_model(folder, found.recipe, found.base, head, accelerator.device)
-    with accelerator.autocast():
-        difference = compare_probes(model, found.record.probes, tolerance(found.recipe.base))
+    _, difference = load_proven(folder, found.recipe, found.base, found.record, accelerator)
     return {"probes": difference}
 
 

@@ -16,9 +16,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
-from peftkit.adapters.loading import OTHER_SEED, OpenedAdapter, load_trained_model, open_adapter
+from peftkit.adapters.loading import OTHER_SEED, OpenedAdapter, load_proven, open_adapter
 from peftkit.adapters.placing import place, placed, refuse_taken
-from peftkit.adapters.probes import compare_probes, tolerance
 from peftkit.adapters.record import Record, versions
 from peftkit.adapters.rewound_folder import write_rewound
 from peftkit.adapters.saving import PARTIAL, check_saved
@@ -285,9 +284,7 @@ def _measure(
 def _loaded(found: OpenedAdapter, accelerator: Accelerator) -> tuple[nn.Module, Rewinding]:
     """The adapter on its base, proven by its probes, and what moves it."""
     recipe, head, device = found.recipe, found.record.head, accelerator.device
-    model = load_trained_model(found.folder, recipe, found.base, head, device)
-    with accelerator.autocast():
-        compare_probes(model, found.record.probes, tolerance(found.base.spec))
+    model, _ = load_proven(found.folder, recipe, found.base, found.record, accelerator)
 
     def load_base() -> LoadedModel:
         set_seed(OTHER_SEED)

@@ -8,9 +8,8 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch import nn
 
-from peftkit.adapters.loading import load_trained_model
+from peftkit.adapters.loading import load_proven
 from peftkit.adapters.placing import settle
-from peftkit.adapters.probes import compare_probes, tolerance
 from peftkit.adapters.record import Record
 from peftkit.bases.added_tokens import save_added_tokens
 from peftkit.bases.loading import generation_config
@@ -56,9 +55,7 @@ def check_saved(
     Raises:
         AdapterError: what is on disk is not what was trained; the folder keeps its temporary name.
     """
-    model = load_trained_model(folder, recipe, base, record.head, accelerator.device)
-    with accelerator.autocast():
-        difference = compare_probes(model, record.probes, tolerance(recipe.base))
+    _, difference = load_proven(folder, recipe, base, record, accelerator)
     final = folder.with_name("adapter")
     folder.rename(final)
     return final, difference

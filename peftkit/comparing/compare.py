@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,10 +25,10 @@ from peftkit.comparing.grid import (
     Budget,
     Contender,
     Grid,
-    for_search,
     for_seeds,
     foreign_modules,
     make_grid,
+    steps_of_search,
 )
 from peftkit.comparing.jobs import (
     all_jobs,
@@ -48,6 +47,7 @@ from peftkit.comparing.table import (
     Runs,
     best_rate,
     make_rows,
+    probe_command,
     read_scores,
     seed_result,
 )
@@ -94,11 +94,12 @@ def compare(
     _refuse_inner()
     console = console or Console(quiet=True)
     grid, first = prepare_grid(recipes, budget or Budget())
-    folder = open_folder(output_dir or DEFAULT_FOLDER, identity(grid, first), resolved(grid))
+    known = identity(grid, first)
+    folder = open_folder(output_dir or DEFAULT_FOLDER, known, resolved(grid))
     with alone_in(folder):
         course = Course(folder, console, all_jobs(grid, first), _finisher(grid, first))
         try:
-            record = _compared(grid, first, course)
+            record = _compared(grid, first, course, known)
         except (KeyboardInterrupt, SystemExit):
             told = f"stopped after {course.number} of {len(course.jobs)} parts"
             console.print(f"  {told}; the same command goes on", highlight=False)
@@ -106,8 +107,17 @@ def compare(
     return Comparison(folder.path, record)
 
 
-def _compared(grid: Grid, first: Prepared, course: Course) -> Json:
+def _compared(grid: Grid, first: Prepared, course: Course, known: Json) -> Json:
     """Does all parts that are not done; gives the content of compare.json."""
+
+    def write(status: str, probe: Json | None = None, kept: Json | None = None) -> Json:
+        rows = make_rows(grid, runs, probe, kept or {})
+        made = make_record(grid, first, runs, rows, course, known, status)
+        record: Json = json.loads(json.dumps(made))  # as the file has it
+        course.folder.write("compare.json", record)
+        write_report(course.folder.path, record)
+        return record
+
     rates = {of.name: _rates_of(of, course, first) for of in grid.contenders}
     seeds: dict[str, list[Json]] = {of.name: [] for of in grid.contenders}
     for seed in grid.seeds:
@@ -118,36 +128,14 @@ def _compared(grid: Grid, first: Prepared, course: Course) -> Json:
             else:
                 seeds[of.name].append(course.do(seed_job(of, rate, seed, grid, first)))
         runs = [_runs(of, rates[of.name], seeds[of.name], grid, course) for of in grid.contenders]
-        _write(grid, first, runs, course, "unfinished")  # to be looked at early
+        write("unfinished")  # to be looked at early
     runs = [_merged(run, course) for run in runs]
-    probe = course.do(probe_job(first)) if has_probe(first.recipe.task) else None
+    probe = course.do(probe_job(first)) if has_probe(first.recipe.task) else {"failed": "no head"}
     kept = {
         name: course.do(job).get("kept_loss") for name, job in retention_jobs(grid, first).items()
     }
     status = "incomplete" if course.incomplete else "finished"
-    return _write(grid, first, runs, course, status, probe, kept)
-
-
-def _write(
-    grid: Grid,
-    first: Prepared,
-    runs: Sequence[Runs],
-    course: Course,
-    status: str,
-    probe: Json | None = None,
-    kept: Json | None = None,
-) -> Json:
-    """Writes compare.json and what is made from it."""
-    rows = make_rows(grid, runs, probe if probe and not probe["failed"] else None, kept or {})
-    if rows[-1]["role"] == "probe":
-        file = shlex.quote(f"{course.folder.path}/recipes/{grid.contenders[0].name}.json")
-        rows[-1]["command"] = f"python -m peftkit.comparing.probe {file}"
-        rows[-1]["seeds"][0]["command"] = rows[-1]["command"]
-    made = make_record(grid, first, runs, rows, course, status)
-    record: Json = json.loads(json.dumps(made))  # as the file has it
-    course.folder.write("compare.json", record)
-    write_report(course.folder.path, record)
-    return record
+    return write(status, None if probe["failed"] else probe, kept)
 
 
 def _refuse_inner() -> None:
@@ -187,7 +175,7 @@ def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, Prepa
                 "tokens leave less room for the text, which is cut or dropped earlier",
                 f"lower `task.max_length` by {of.recipe.method.position_offset} or more for all",
             )
-        search = for_search(of.recipe, whole).training.max_steps or whole
+        search = steps_of_search(whole)
         if reason := of.recipe.method.supports_steps(search):
             told = f"a learning rate is tried in {search} steps, a quarter of all: {reason}"
             raise MethodError(f"`{of.name}`: {told}")
@@ -253,6 +241,9 @@ def _finisher(grid: Grid, first: Prepared) -> Callable[[Job, Path, Json], Json]:
     per_epoch = -(-len(first.encoded.train) // first.recipe.training.batch_size)
 
     def finish(job: Job, folder: Path, given: Json) -> Json:
+        if job.does is trials.score_frozen:
+            file = folder.parents[1] / "recipes" / f"{grid.contenders[0].name}.json"
+            return {**given, "command": probe_command(file)}
         if job.does is not trials.run_seed:
             return given
         of = next(of for of in grid.contenders if of.name == job.contender)
@@ -286,7 +277,7 @@ def identity(grid: Grid, first: Prepared) -> Json:
     retention = grid.budget.retention
     return {
         "general_text": retention and json.loads(retention.model_dump_json()),
-        "base": fingerprint(first.base).sha256,
+        "base": fingerprint(first.base).to_json(),
         "data": first.encoded.sha256,
         "device": device_name(open_accelerator(first.recipe.base).device),
         "versions": versions(),

@@ -131,7 +131,7 @@ class Course:
         overall = max(0.0, seconds - self._cold) / cost
         left = 0.0
         for job in self.jobs[self.number :]:
-            if self.folder.done(job.part) is None:
+            if not self.folder.file_of(job.part).is_file():
                 own, of = self._took.get(job.contender, (overall, 1.0))
                 left += job.cost * own / of
         return f"about {duration(left)} left" if left else "the last part"

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from peftkit.errors import OutputError
-from peftkit.output import why_not_writable, write_json
+from peftkit.output import is_empty_folder, why_not_writable, write_json
+from peftkit.parts import differences
 
 GRID = "grid.json"
 LOCK = ".lock"
@@ -87,12 +88,12 @@ def check_folder(path: str, grid: dict[str, Any], recipes: dict[str, Any]) -> Pa
         files = {name: folder / "recipes" / f"{name}.json" for name in recipes}
         was = {name: _read(file) for name, file in files.items() if file.is_file()}
         now = {name: recipes[name] for name in was}
-        if changed := _changed(_read(known), grid) + _changed(was, now):
+        if changed := differences(_read(known), grid) + differences(was, now):
             raise OutputError(
-                f"`{folder}` holds another comparison: {'; '.join(changed[:3])}",
+                f"`{folder}` holds another comparison: {'; '.join(_told(*c) for c in changed[:3])}",
                 "give another `--output-dir`, or ask for the same again to go on with it",
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and not is_empty_folder(folder):
         raise OutputError(
             f"`{folder}` exists already, and holds no comparison", "give a new `--output-dir`"
         )
@@ -149,19 +150,12 @@ def _read(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def _changed(was: Any, now: Any, place: str = "") -> list[str]:
-    """The first places in which two values differ, and how."""
-    if isinstance(was, dict) and isinstance(now, dict):
-        found: list[str] = []
-        for name in dict.fromkeys((*was, *now)):
-            found += _changed(was.get(name), now.get(name), f"{place}.{name}".lstrip("."))
-        return found[:3]
-    if was == now:
-        return []
-    shown = [repr(value) if len(repr(value)) <= SHOWN else "" for value in (was, now)]
-    if all(shown):
-        return [f"`{place}` was {shown[0]} and is {shown[1]}"]
-    return [f"`{place}` has changed"]
+def _told(place: str, was: Any, now: Any) -> str:
+    """How a value differs from what it was."""
+    shown = [repr(value) for value in (was, now)]
+    if max(map(len, shown)) > SHOWN:
+        return f"`{place}` has changed"
+    return f"`{place}` was {shown[0]} and is {shown[1]}"
 
 
 def _replace(file: Path, value: dict[str, Any]) -> None:

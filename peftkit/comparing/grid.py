@@ -7,14 +7,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
 from peftkit.errors import RecipeError, quoted
 from peftkit.evaluation.retention import Retention
 from peftkit.methods.full_fine_tuning import FullFineTuning
-from peftkit.parts import OpenPart, Part
+from peftkit.parts import OpenPart, Part, differences
 from peftkit.recipe import Recipe
 
 FULL = "full"
@@ -139,13 +138,18 @@ def with_rate(recipe: Recipe, rate: float, seed: int) -> Recipe:
     return recipe.with_(training=recipe.training.with_(learning_rate=rate), seed=seed)
 
 
+def steps_of_search(num_steps: int) -> int:
+    """With which a rate is tried, of so many of the whole budget."""
+    return max(1, math.ceil(SEARCHED * num_steps))
+
+
 def for_search(recipe: Recipe, num_steps: int) -> Recipe:
     """The recipe with the part of the budget with which a rate is tried.
 
     Args:
         num_steps: optimizer steps of the whole budget.
     """
-    steps = max(1, math.ceil(SEARCHED * num_steps))
+    steps = steps_of_search(num_steps)
     every = max(1, math.ceil(steps / (VALIDATIONS // 2)))
     training = recipe.training.with_(max_steps=steps, evaluate_every=every)
     return recipe.with_(training=training)
@@ -177,13 +181,9 @@ def foreign_modules(recipe: Recipe) -> list[str]:
 
 def _check_same(first: Recipe, other: Recipe) -> None:
     """Raises RecipeError if two recipes differ in what a comparison holds fixed."""
-    parts = ("base", "task", "training", "split_seed", "seed")
-    unlike = [
-        found
-        for name in parts
-        for found in _unlike(name, getattr(first, name), getattr(other, name))
-        if found[0] not in FREE
-    ]
+    fixed = {"base", "task", "training", "split_seed", "seed"}
+    one, two = (recipe.model_dump(mode="json", include=fixed) for recipe in (first, other))
+    unlike = [found for found in differences(one, two) if found[0] not in FREE]
     if unlike:
         name, a, b = unlike[0]
         others = f" (and {quoted(place for place, _, _ in unlike[1:])})" if len(unlike) > 1 else ""
@@ -193,19 +193,6 @@ def _check_same(first: Recipe, other: Recipe) -> None:
             "compared differs in the method only",
             "" if name == "task" else way,
         )
-
-
-def _unlike(place: str, one: Any, other: Any) -> list[tuple[str, Any, Any]]:
-    """The dotted fields in which two values differ, with their values."""
-    if isinstance(one, OpenPart) and type(one) is not type(other):
-        return [(place, one.kind(), other.kind())]
-    if isinstance(one, Part) and type(one) is type(other):
-        return [
-            found
-            for name in type(one).model_fields
-            for found in _unlike(f"{place}.{name}", getattr(one, name), getattr(other, name))
-        ]
-    return [] if one == other else [(place, one, other)]
 
 
 def _is_baseline(recipe: Recipe) -> bool:

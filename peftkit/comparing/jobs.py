@@ -13,6 +13,7 @@ from peftkit.comparing.grid import (
     for_search,
     for_seeds,
     foreign_modules,
+    steps_of_search,
     with_rate,
 )
 from peftkit.comparing.probe import has_probe
@@ -49,7 +50,7 @@ def rate_jobs(of: Contender, first: Prepared) -> list[Job]:
     return [
         Job(
             f"{of.name}/rate-{rate:g}",
-            START + (search.training.max_steps or 1),
+            START + steps_of_search(num_steps(first)),
             trials.try_rate,
             (
                 with_rate(search, rate, search.seed).to_json(),

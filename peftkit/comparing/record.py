@@ -7,60 +7,62 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peftkit.adapters.record import versions
-from peftkit.bases.fingerprint import fingerprint
 from peftkit.comparing.course import Course
-from peftkit.comparing.grid import FREE, Grid, for_search, foreign_modules
+from peftkit.comparing.grid import FREE, Grid, foreign_modules, steps_of_search
 from peftkit.comparing.jobs import num_steps
 from peftkit.comparing.table import Runs, has_learned, margin_of, notes_of
 from peftkit.preparing import Prepared
 from peftkit.recipe import Recipe, Training
-from peftkit.training.devices import device_name, open_accelerator
 
 Json = dict[str, Any]
 
 
 def make_record(
-    grid: Grid, first: Prepared, runs: Sequence[Runs], rows: list[Json], course: Course, status: str
+    grid: Grid,
+    first: Prepared,
+    runs: Sequence[Runs],
+    rows: list[Json],
+    course: Course,
+    known: Json,
+    status: str,
 ) -> Json:
     """The content of compare.json.
 
     Args:
+        known: base, device and versions, as all parts of the folder have them.
         status: `unfinished` on the way, `incomplete` if parts failed that may be tried again, or
             `finished`.
     """
     recipe, training = first.recipe, first.recipe.training
     full = next(of for of in runs if of.contender.is_baseline)
     whole = num_steps(first)
-    search = for_search(recipe, whole).training.max_steps
+    margin = margin_of(grid, full)
     tokens = first.encoded.train.num_tokens / len(first.encoded.train) * training.batch_size
     return {
         "status": status,
         "name": recipe.task.kind(),
         "created": course.last_done().isoformat(sep=" ", timespec="minutes"),
-        "device": device_name(open_accelerator(recipe.base).device),
-        "versions": versions(),
-        "base": fingerprint(first.base).to_json(),
+        **{name: known[name] for name in ("device", "versions", "base")},
         "task": recipe.task.kind(),
         "data": recipe.task.source.path,
         "split_rows": {name: len(rows) for name, rows in first.encoded.splits().items()},
         "metric": grid.metric,
         "higher_is_better": grid.higher_is_better,
-        "margin": margin_of(grid, full),
+        "margin": margin,
         "budget": {
             "num_epochs": training.num_epochs,
             "num_steps": whole,
             "batch_size": training.batch_size,
             "tokens": round(tokens * whole),
             "trials": grid.budget.num_trials,
-            "search_steps": search,
+            "search_steps": steps_of_search(whole),
             "num_seeds": grid.budget.num_seeds,
         },
         "before": full.seeds[0]["before"] if full.seeds else None,
-        "learned": has_learned(grid, full, margin_of(grid, full)),
+        "learned": has_learned(grid, full, margin),
         "seconds": course.seconds,
         "command": _command(grid, course.folder.path),
-        "held_fixed": _held_fixed(recipe, first),
+        "held_fixed": _held_fixed(recipe, whole, known["base"]["sha256"]),
         "notes": notes_of(grid, rows, course.failures),
         "rows": rows,
     }
@@ -82,13 +84,13 @@ def _command(grid: Grid, folder: Path) -> str:
     return " ".join([*parts, "--output-dir again"])
 
 
-def _held_fixed(recipe: Recipe, first: Prepared) -> list[tuple[str, str]]:
+def _held_fixed(recipe: Recipe, num_steps: int, sha256: str) -> list[tuple[str, str]]:
     training = recipe.training
     return [
-        ("base", f"{recipe.base.name_or_path}, sha256 {fingerprint(first.base).sha256[:12]}"),
+        ("base", f"{recipe.base.name_or_path}, sha256 {sha256[:12]}"),
         ("rows and their splits", f"split seed {recipe.split_seed}"),
         ("order of the rows", "by the run's seed, the same for all methods"),
-        ("optimizer steps", f"{num_steps(first)} of {training.batch_size} examples"),
+        ("optimizer steps", f"{num_steps} of {training.batch_size} examples"),
         ("all else of training", _settings(recipe)),
         ("early stopping", "none; the weights of the best validation are scored"),
         ("learning rates", "as many for each method, half a decade apart, around its recipe's"),

@@ -105,7 +105,12 @@ def _command(folder: Path, recipe: Json, modules: Sequence[str]) -> str:
 
 def read_scores(folder: Path, metric: str) -> ByExample:
     """A run's scores of the test examples."""
-    found = json.loads((folder / "by_example.json").read_text(encoding="utf-8"))[metric]
+    found = json.loads((folder / "by_example.json").read_text(encoding="utf-8"))
+    return _scores(found, metric)
+
+
+def _scores(by_example: Json, metric: str) -> ByExample:
+    found = by_example[metric]
     return ByExample(tuple(found["values"]), tuple(found["weights"]))
 
 
@@ -166,9 +171,8 @@ def _row(grid: Grid, of: Runs, full: Runs, margin: float, kept_by_base: Json) ->
     if quantization == "none":
         row["precision"] = seeds[0]["precision"]
     if (kept := kept_by_base.get(quantization)) is not None:
-        for seed in seeds:
-            seed["forgetting"] = seed["kept_loss"] - kept
-        row["forgetting"] = fmean(seed["forgetting"] for seed in seeds)
+        seeds = [{**seed, "forgetting": seed["kept_loss"] - kept} for seed in seeds]
+        row |= {"seeds": seeds, "forgetting": fmean(seed["forgetting"] for seed in seeds)}
     same = ("trainable_parameters", "total_parameters", "adapter_bytes")
     return {
         **row,
@@ -210,13 +214,20 @@ def _judged(grid: Grid, of: Runs, full: Runs, margin: float) -> Json:
     pairs = _paired(of, full)
     if not pairs:
         return {**found, "verdict": "undecided"}
-    apart = difference(*zip(*pairs, strict=True))
-    found["difference_to_full"] = {"value": apart.value, "interval": apart.interval}
-    enough = len(pairs) >= LEAST_SEEDS
-    return {
-        **found,
-        "verdict": judge(apart, margin, grid.higher_is_better) if enough else "undecided",
-    }
+    ours, others = zip(*pairs, strict=True)
+    apart = _against(grid, ours, others, margin)
+    return {**found, "difference_to_full": apart, "verdict": apart.pop("verdict")}
+
+
+def _against(
+    grid: Grid, ours: Sequence[ByExample], others: Sequence[ByExample], margin: float
+) -> Json:
+    """How much better, and the verdict; of one run there is none."""
+    found = difference(ours, others)
+    verdict = judge(found, margin, grid.higher_is_better)
+    enough = len(others) >= LEAST_SEEDS
+    told = {"value": found.value, "interval": found.interval}
+    return {**told, "verdict": verdict if enough else "undecided"}
 
 
 def _paired(of: Runs, full: Runs) -> list[tuple[ByExample, ByExample]]:
@@ -230,14 +241,8 @@ def _to_probe(grid: Grid, of: Runs, probe: Json | None, margin: float) -> Json |
     """How a contender compares with the frozen probe."""
     if probe is None or len(of.scores) < LEAST_SEEDS:
         return None
-    apart = difference(of.scores, [_of_probe(grid, probe)] * len(of.scores))
-    verdict = judge(apart, margin, grid.higher_is_better)
-    return {"value": apart.value, "interval": apart.interval, "verdict": verdict}
-
-
-def _of_probe(grid: Grid, probe: Json) -> ByExample:
-    found = probe["by_example"][grid.metric]
-    return ByExample(tuple(found["values"]), tuple(found["weights"]))
+    others = [_scores(probe["by_example"], grid.metric)] * len(of.scores)
+    return _against(grid, of.scores, others, margin)
 
 
 def _seconds_to_nearly(grid: Grid, of: Runs, full: Runs) -> float | None:
@@ -262,7 +267,7 @@ def _seconds_to_nearly(grid: Grid, of: Runs, full: Runs) -> float | None:
 
 
 def _probe_row(grid: Grid, probe: Json, full: Runs, margin: float) -> Json:
-    scores = _of_probe(grid, probe)
+    scores = _scores(probe["by_example"], grid.metric)
     own = estimate([scores])
     row: Json = {
         "name": PROBE,
@@ -279,7 +284,7 @@ def _probe_row(grid: Grid, probe: Json, full: Runs, margin: float) -> Json:
                 "interval": own.interval,
                 "validations": [],
                 "history": [],
-                "command": "",
+                "command": probe["command"],
             }
         ],
         "score": own.value,
@@ -297,29 +302,27 @@ def _probe_row(grid: Grid, probe: Json, full: Runs, margin: float) -> Json:
         "peak_memory_mb": {**probe["peaks_mb"], "merging": None},
         "forgetting": None,
         "extra": {},
-        "command": "",
+        "command": probe["command"],
     }
     if len(full.scores) >= LEAST_SEEDS:
-        apart = difference([scores] * len(full.scores), full.scores)
-        row["difference_to_full"] = {"value": apart.value, "interval": apart.interval}
-        row["verdict"] = judge(apart, margin, grid.higher_is_better)
+        apart = _against(grid, [scores] * len(full.scores), full.scores, margin)
+        row |= {"verdict": apart.pop("verdict"), "difference_to_full": apart}
     return row
 
 
-def trivial_score(grid: Grid, full: Runs) -> float | None:
-    """The better of the score before training and of guessing one label; None if not known."""
-    known = [seed[name] for seed in full.seeds for name in ("before", "guessed")]
-    known = [score for score in known if score is not None]
-    return (max if grid.higher_is_better else min)(known, default=None)
+def probe_command(recipe: Path) -> str:
+    """What repeats the probe."""
+    return f"python -m peftkit.comparing.probe {shlex.quote(str(recipe))}"
 
 
 def has_learned(grid: Grid, full: Runs, margin: float) -> bool:
-    """Whether full fine-tuning is better than what needs no training, by more than the margin."""
-    trivial = trivial_score(grid, full)
-    if trivial is None or not full.scores:
-        return True
-    gained = estimate(full.scores).value - trivial
-    return (gained if grid.higher_is_better else -gained) > margin
+    """Whether full fine-tuning is better, by more than the margin, than before training and than
+    guessing one label, as far as these are known.
+    """
+    known = [seed[name] for seed in full.seeds for name in ("before", "guessed")]
+    sign = 1 if grid.higher_is_better else -1
+    trivial = max((sign * score for score in known if score is not None), default=None)
+    return trivial is None or sign * estimate(full.scores).value - trivial > margin
 
 
 def notes_of(grid: Grid, rows: Sequence[Json], failures: Mapping[str, str]) -> list[str]:

@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from peftkit.comparing.answer import answer
 from peftkit.evaluation.receipt import duration
+from peftkit.evaluation.report import plain_table
 
 Json = dict[str, Any]
 LEFT = (0, 2, 4)
@@ -20,9 +20,7 @@ LEFT = (0, 2, 4)
 
 def print_expected(console: Console, expected: Sequence[Json]) -> None:
     """How long each method will take, and all of them."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2))
-    for name in ("", "a trial", "a run", "all", "memory"):
-        table.add_column(name, justify="right" if name else "left")
+    table = plain_table("", "a trial", "a run", "all", "memory")
     for of in expected:
         times = (duration(of[part]) for part in ("trial_seconds", "run_seconds", "seconds"))
         table.add_row(of["name"], *times, f"{of['peak_memory_mb']:,.0f} MB")

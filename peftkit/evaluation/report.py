@@ -22,7 +22,7 @@ def print_ledger(console: Console, ledger: Ledger) -> None:
     """Two compact tables: what was read, and what each split holds."""
     for part in ledger.read:
         console.print(f"  [dim]read[/] {part.name}", highlight=False, soft_wrap=True)
-    read = _table("", "rows", "malformed", "duplicate", "conflicting", "not drawn", "kept")
+    read = plain_table("", "rows", "malformed", "duplicate", "conflicting", "not drawn", "kept")
     for part in ledger.read:
         bad = sum(map(len, part.malformed.values()))
         numbers = (part.read, bad, part.duplicate, part.conflicting, part.not_drawn, part.kept)
@@ -41,7 +41,7 @@ def print_ledger(console: Console, ledger: Ledger) -> None:
     for rare in ("too long", "unsupervised"):
         if not any(getattr(split, columns[rare]) for split in ledger.splits.values()):
             del columns[rare]
-    splits = _table("split", *columns)
+    splits = plain_table("split", *columns)
     for name, split in ledger.splits.items():
         splits.add_row(name, *(_count(getattr(split, column)) for column in columns.values()))
     console.print(splits)
@@ -52,7 +52,7 @@ def print_ledger(console: Console, ledger: Ledger) -> None:
 def print_scores(console: Console, run: dict[str, Any]) -> None:
     """Before, baselines and after, side by side; then what it cost."""
     test = run["test"]
-    table = _table("test", *(name.replace("_", " ") for name in test["after"]))
+    table = plain_table("test", *(name.replace("_", " ") for name in test["after"]))
     rows = {"before": test["before"], **test["baseline"], "after": test["after"]}
     for row, scores in rows.items():
         style = "bold" if row == "after" else None
@@ -95,7 +95,7 @@ def print_plan(console: Console, plan: dict[str, Any]) -> None:
         highlight=False,
     )
     for title, sizes in (("training holds", plan["parts_mb"]), ("peak while", plan["peaks_mb"])):
-        table = _table(title, "MB")
+        table = plain_table(title, "MB")
         for name, size in sizes.items():
             if size:
                 table.add_row(name.replace("_", " "), f"{size:,.0f}")
@@ -119,7 +119,7 @@ def print_rewind(console: Console, report: dict[str, Any]) -> None:
     """The curve, the scale that was chosen and why, and the test scores at it and at 1."""
     metric, kept = report["metric"], report["retention_metric"]
     names = [f"validation {metric}", *([f"retention {kept}"] if kept else [])]
-    table = _table("scale", *(name.replace("_", " ") for name in names))
+    table = plain_table("scale", *(name.replace("_", " ") for name in names))
     for point in report["scales"]:
         values = [point["validation"], *([point["retention"]] if kept else [])]
         style = "bold" if point["scale"] == report["chosen"] else None
@@ -129,7 +129,7 @@ def print_rewind(console: Console, report: dict[str, Any]) -> None:
     console.print(table)
     console.print(f"  chosen: {report['chosen']:g}, {report['why']}", highlight=False)
     tests = {name: scores["metrics"] for name, scores in report["test"].items()}
-    table = _table("test", *(name.replace("_", " ") for name in tests["trained"]))
+    table = plain_table("test", *(name.replace("_", " ") for name in tests["trained"]))
     for row, scores in (("scale 1", tests["trained"]), ("chosen", tests["chosen"])):
         table.add_row(row, *(f"{value:.4f}" for value in scores.values()))
     console.print(table)
@@ -142,7 +142,8 @@ def print_rewind(console: Console, report: dict[str, Any]) -> None:
         )
 
 
-def _table(first: str, *others: str) -> Table:
+def plain_table(first: str, *others: str) -> Table:
+    """Words in the first column, numbers in the others."""
     table = Table(box=None, padding=(0, 1), header_style="dim")
     table.add_column(first)
     for name in others:
@@ -166,7 +167,7 @@ def print_example(console: Console, pieces: Sequence[Piece]) -> None:
 
 def print_merge(console: Console, report: dict[str, Any], folder: str) -> None:
     """How far the merged model is from the adapter on its base, and what each scores."""
-    table = _table(
+    table = plain_table(
         "merged beside the adapter", "positions", "max |Δ logit|", "KL (nats)", "same first choice"
     )
     for name in ("probes", "validation"):
@@ -178,7 +179,7 @@ def print_merge(console: Console, report: dict[str, Any], folder: str) -> None:
     console.print(table)
     scores = report["score"]
     if scores["adapter"]:
-        table = _table("validation", *(name.replace("_", " ") for name in scores["adapter"]))
+        table = plain_table("validation", *(name.replace("_", " ") for name in scores["adapter"]))
         for name, found in scores.items():
             table.add_row(name, *(f"{value:.4f}" for value in found.values()))
         console.print(table)

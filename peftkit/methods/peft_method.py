@@ -48,10 +48,6 @@ MERGED_BY: dict[str, Method] = {
     "LORA": LoRA(), "ADALORA": AdaLoRA(), "IA3": IA3(), "LN_TUNING": LayerNormTuning(),
 }  # fmt: skip
 """Tuners of which peftkit knows when they can be folded in."""
-REWOUND = (
-    "LORA", "ADALORA", "IA3", "LN_TUNING", "LOHA", "LOKR", "OFT", "VERA", "BOTTLENECK",
-)  # fmt: skip
-"""Tuners that `rewinding` knows."""
 CHANGE_THE_BASE = (
     "bias", "lora_bias", "modules_to_save", "target_parameters", "trainable_token_indices",
 )  # fmt: skip
@@ -144,6 +140,8 @@ class PeftMethod(_StoredByPeft):
         )
 
     def supports_rewinding(self) -> str | None:
+        from peftkit.methods.rewinding import REWOUND
+
         kind = self.config["peft_type"]
         if self.position_offset:
             return no_weaker_virtual_tokens(kind)

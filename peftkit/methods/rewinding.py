@@ -33,6 +33,8 @@ PEFT_STARTS: dict[str, dict[str, float]] = {
     "VERA": {"vera_lambda_b": 0.0},
 }
 """Type of PEFT -> part of the names of those of its tensors that carry the strength -> t_0."""
+REWOUND = (*PEFT_STARTS, "LN_TUNING")
+"""Tuners of PEFT that can be rewound."""
 
 
 class Rewinding:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from peftkit.metrics.metric import Metric
+
 Counts = npt.NDArray[np.int64]
 
 
-class Classification(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
+class Classification(Metric):
     """Accuracy, F1 and what they are made of, for class indices below `num_labels`.
 
     `compute(predictions=, references=)` gives `accuracy`, `macro_f1` (over the labels that the
@@ -22,18 +22,11 @@ class Classification(evaluate.Metric):  # type: ignore[misc]  # evaluate is unty
     for every label) and `confusion_matrix` (expected in rows, predicted in columns).
     """
 
-    def __init__(self, num_labels: int) -> None:
-        super().__init__(keep_in_memory=True)
-        self.num_labels = num_labels
+    kind = "int64"
 
-    def _info(self) -> evaluate.MetricInfo:
-        index = datasets.Value("int64")
-        return evaluate.MetricInfo(
-            description=self.__class__.__doc__ or "",
-            citation="",
-            inputs_description="predictions, references: class indices",
-            features=datasets.Features({"predictions": index, "references": index}),
-        )
+    def __init__(self, num_labels: int) -> None:
+        super().__init__()
+        self.num_labels = num_labels
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
         labels = list(range(self.num_labels))

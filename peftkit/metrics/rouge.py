@@ -8,28 +8,18 @@ from __future__ import annotations
 import unicodedata
 from typing import Any
 
-import datasets
-import evaluate
 from rouge_score.rouge_scorer import RougeScorer
+
+from peftkit.metrics.metric import Metric
 
 UNSPACED = (("\u3005", "\u3007"), ("\u3040", "\u30ff"), ("\u3400", "\u9fff"), ("\uf900", "\ufaff"))
 """Characters of Chinese and Japanese, which have no spaces: each counts as a word."""
 
 
-class RougeL(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
+class RougeL(Metric):
     """`compute(predictions=, references=)` gives `rouge_l`, the mean over texts; 0 to 1."""
 
-    def __init__(self) -> None:
-        super().__init__(keep_in_memory=True)
-
-    def _info(self) -> evaluate.MetricInfo:
-        text = datasets.Value("string")
-        return evaluate.MetricInfo(
-            description=self.__class__.__doc__ or "",
-            citation="",
-            inputs_description="predictions, references: texts",
-            features=datasets.Features({"predictions": text, "references": text}),
-        )
+    kind = "string"
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, Any]:
         scorer = RougeScorer(["rougeL"], tokenizer=_Words())
