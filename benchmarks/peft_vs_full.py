@@ -4,8 +4,9 @@
                                       [--data FOLDER] [--only full,lora] [--dry-run]
 
 Goes on where it was broken off, in runs/peft_vs_full/TASK; at the end copies compare.json, .html,
-.md and the recipes to benchmarks/peft_vs_full/TASK. FOLDER holds the data that no package ships:
-banking77/ (train.csv, test.csv) and debian/description_to_synopsis.jsonl.
+.md and the recipes to benchmarks/peft_vs_full/TASK, with a picture of the scores and published
+findings looked at again. FOLDER holds the data that no package ships: banking77/ (train.csv,
+test.csv) and debian/description_to_synopsis.jsonl.
 """
 
 from __future__ import annotations
@@ -123,9 +124,9 @@ def synopses(folder: Path) -> Task:
         between = file.with_suffix(".part")
         between.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
         between.replace(file)
-    data = Conversations(path=str(file), max_rows=700, validation_fraction=0.1, test_fraction=0.25)
+    data = Conversations(path=str(file), max_rows=480, validation_fraction=0.1, test_fraction=0.25)
     return Chat(
-        data=data, max_length=256, over_long="drop", samples=100,
+        data=data, max_length=192, over_long="drop", samples=100,
         generation=Generation(max_new_tokens=24),
     )  # fmt: skip
 
@@ -181,6 +182,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def commit(folder: Path, target: Path, record: dict[str, Any]) -> None:
     """Copies the results, with commands that name the copies."""
+    from peftkit.comparing.plots import seeds
     from peftkit.comparing.report import write_report
 
     shutil.rmtree(target, ignore_errors=True)
@@ -189,6 +191,42 @@ def commit(folder: Path, target: Path, record: dict[str, Any]) -> None:
     text = text.replace(str(folder), str(target.relative_to(HERE.parent)))
     (target / "compare.json").write_text(text + "\n", encoding="utf-8")
     write_report(target, json.loads(text))
+    numbered = [{**row, "number": number} for number, row in enumerate(record["rows"], 1)]
+    (target / "scores.svg").write_text(seeds(numbered, record["metric"]), encoding="utf-8")
+    told = "\n".join(f"- {finding}" for finding in findings(folder, record))
+    (target / "findings.md").write_text(told + "\n", encoding="utf-8")
+
+
+def findings(folder: Path, record: dict[str, Any]) -> list[str]:
+    """What others have published, as far as these rows can tell."""
+    from peftkit.comparing.table import read_scores
+    from peftkit.comparing.verdicts import difference, judge
+
+    rows = {row["name"]: row for row in record["rows"]}
+    higher, margin, full = record["higher_is_better"], record["margin"], rows["full"]
+    found = []
+    if lora := rows.get("lora"):
+        times = lora["learning_rate"] / full["learning_rate"]
+        found.append(f"the best rate of LoRA is {times:.2g} times full fine-tuning's (about 10)")
+    if lora and (attention := rows.get("lora_attention")):
+        both = [[read_scores(folder / seed["folder"], record["metric"]) for seed in row["seeds"]]
+                for row in (lora, attention)]  # fmt: skip
+        apart = difference(*both)
+        counts = " and ".join(f"{row['trainable_parameters']:,}" for row in (lora, attention))
+        found.append(
+            f"LoRA on all linear layers against attention only ({counts} parameters): "
+            f"{apart.value:+.4f} [{apart.low:+.4f} to {apart.high:+.4f}], "
+            f"{judge(apart, margin, higher)} (better)"
+        )
+    adapters = [row for row in rows.values() if row["method"] == "BottleneckAdapter"]
+    for row in adapters:
+        gap = row["difference_to_full"]
+        found.append(
+            f"{row['name']} against full fine-tuning: {gap['value']:+.4f} "
+            f"[{gap['interval'][0]:+.4f} to {gap['interval'][1]:+.4f}], {row['verdict']} "
+            "(within a point)"
+        )
+    return found
 
 
 if __name__ == "__main__":
