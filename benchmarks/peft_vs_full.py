@@ -140,7 +140,6 @@ COMPARISONS = {
         pooled_intents,
         {name: ENCODER[name] for name in POOLED},
         Training(num_epochs=3, batch_size=32),
-        num_trials=3,
     ),
     "synopses": Comparison(
         SMOLLM,
