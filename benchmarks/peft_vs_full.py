@@ -1,11 +1,12 @@
 """Parameter-efficient methods against full fine-tuning, each at its best rate, with three seeds.
 
     python benchmarks/peft_vs_full.py rotten_tomatoes|banking77|banking77_pooled|synopses
-                                      [--data FOLDER] [--only full,lora] [--dry-run]
+                                      [--data FOLDER] [--only full,lora] [--dry-run | --report]
 
 Goes on where it was broken off, in runs/peft_vs_full/TASK; at the end copies compare.json, .html,
 .md and the recipes to benchmarks/peft_vs_full/TASK, with a picture of the scores and published
-findings looked at again. FOLDER holds the data that no package ships: banking77/ (train.csv,
+findings looked at again. compare.html is not committed: `--report` makes it from the committed
+compare.json, without a run. FOLDER holds the data that no package ships: banking77/ (train.csv,
 test.csv) and debian/description_to_synopsis.jsonl.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,14 @@ COMPARISONS = {
 def main(arguments: argparse.Namespace) -> None:
     quiet_libraries()
     from peftkit.comparing.compare import compare, expect, prepare_grid
+    from peftkit.comparing.report import write_report
     from peftkit.comparing.tell import print_comparison, print_expected
 
+    target = HERE / "peft_vs_full" / arguments.task
+    if arguments.report:
+        record = json.loads((target / "compare.json").read_text(encoding="utf-8"))
+        write_report(target, record)
+        return
     asked = COMPARISONS[arguments.task]
     task = asked.task(Path(arguments.data))
     budget = Budget(num_trials=asked.num_trials, retention=asked.retention)
@@ -176,13 +183,12 @@ def main(arguments: argparse.Namespace) -> None:
         return
     done = compare(recipes, str(RUNS / arguments.task), budget, console)
     print_comparison(console, done.record, done.folder)
-    commit(done.folder, HERE / "peft_vs_full" / arguments.task, done.record)
+    commit(done.folder, target, done.record)
 
 
 def commit(folder: Path, target: Path, record: dict[str, Any]) -> None:
     """Copies the results, with commands that name the copies."""
-    from peftkit.comparing.plots import seeds
-    from peftkit.comparing.report import write_report
+    from peftkit.comparing.report import scores_picture, write_report
 
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(folder / "recipes", target / "recipes")
@@ -190,42 +196,45 @@ def commit(folder: Path, target: Path, record: dict[str, Any]) -> None:
     text = text.replace(str(folder), str(target.relative_to(HERE.parent)))
     (target / "compare.json").write_text(text + "\n", encoding="utf-8")
     write_report(target, json.loads(text))
-    numbered = [{**row, "number": number} for number, row in enumerate(record["rows"], 1)]
-    (target / "scores.svg").write_text(seeds(numbered, record["metric"]), encoding="utf-8")
-    told = "\n".join(f"- {finding}" for finding in findings(folder, record))
-    (target / "findings.md").write_text(told + "\n", encoding="utf-8")
+    (target / "scores.svg").write_text(scores_picture(record), encoding="utf-8")
+    lines = "".join(f"- {finding}\n" for finding in findings(folder, record))
+    (target / "findings.md").write_text(lines, encoding="utf-8")
 
 
 def findings(folder: Path, record: dict[str, Any]) -> list[str]:
-    """What others have published, as far as these rows can tell."""
+    """What others have published, as far as the rows that have scores can tell."""
     from peftkit.comparing.table import read_scores
     from peftkit.comparing.verdicts import difference, judge
 
-    rows = {row["name"]: row for row in record["rows"]}
-    higher, margin, full = record["higher_is_better"], record["margin"], rows["full"]
+    rows = {row["name"]: row for row in record["rows"] if row["score"] is not None}
+    full, lora, attention = (rows.get(name) for name in ("full", "lora", "lora_attention"))
     found = []
-    if lora := rows.get("lora"):
+    if lora and full:
         times = lora["learning_rate"] / full["learning_rate"]
         found.append(f"the best rate of LoRA is {times:.2g} times full fine-tuning's (about 10)")
-    if lora and (attention := rows.get("lora_attention")):
-        both = [[read_scores(folder / seed["folder"], record["metric"]) for seed in row["seeds"]]
-                for row in (lora, attention)]  # fmt: skip
-        apart = difference(*both)
+    if lora and attention and len(lora["seeds"]) == len(attention["seeds"]):
+        apart = difference(
+            *([read_scores(folder / seed["folder"], record["metric"]) for seed in row["seeds"]]
+              for row in (lora, attention))
+        )  # fmt: skip
         counts = " and ".join(f"{row['trainable_parameters']:,}" for row in (lora, attention))
         found.append(
             f"LoRA on all linear layers against attention only ({counts} parameters): "
-            f"{apart.value:+.4f} [{apart.low:+.4f} to {apart.high:+.4f}], "
-            f"{judge(apart, margin, higher)} (better)"
+            f"{told(apart.value, apart.interval)}, "
+            f"{judge(apart, record['margin'], record['higher_is_better'])} (better)"
         )
-    adapters = [row for row in rows.values() if row["method"] == "BottleneckAdapter"]
-    for row in adapters:
-        gap = row["difference_to_full"]
-        found.append(
-            f"{row['name']} against full fine-tuning: {gap['value']:+.4f} "
-            f"[{gap['interval'][0]:+.4f} to {gap['interval'][1]:+.4f}], {row['verdict']} "
-            "(within a point)"
-        )
+    for row in rows.values():
+        if row["method"] == "BottleneckAdapter" and (gap := row["difference_to_full"]):
+            found.append(
+                f"{row['name']} against full fine-tuning: {told(gap['value'], gap['interval'])}, "
+                f"{row['verdict']} (within a point)"
+            )
     return found
+
+
+def told(value: float, interval: Sequence[float]) -> str:
+    """A difference and its interval."""
+    return f"{value:+.4f} [{interval[0]:+.4f} to {interval[1]:+.4f}]"
 
 
 if __name__ == "__main__":
@@ -234,4 +243,5 @@ if __name__ == "__main__":
     parser.add_argument("--data", default="data")
     parser.add_argument("--only", type=lambda text: text.split(","), help="some of the methods")
     parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--report", action="store_true", help="write compare.html anew")
     main(parser.parse_args())

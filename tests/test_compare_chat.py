@@ -18,12 +18,10 @@ pytestmark = pytest.mark.slow
 
 OWN = '''
 """A low-rank method with another default."""
-from typing import ClassVar
 from peftkit import LoRA
 
 
 class Thin(LoRA):
-    name: ClassVar[str] = "thin"
     r: int = 1
 '''
 

@@ -41,9 +41,9 @@ def write_report(folder: Path, comparison: dict[str, Any]) -> None:
 
 def page(comparison: dict[str, Any]) -> str:
     """The page as text."""
-    rows = [_numbered(row, number) for number, row in enumerate(comparison["rows"], 1)]
+    rows = _numbered(comparison["rows"])
     metric, higher = metric_name(comparison), comparison["higher_is_better"]
-    direction = f"{metric}, {'higher' if higher else 'lower'} is better"
+    direction = _direction(comparison)
     costs = {
         "trained parameters": [row["trainable_parameters"] for row in rows],
         "peak memory of training, MB": [_memory(row, "training") for row in rows],
@@ -61,9 +61,14 @@ def page(comparison: dict[str, Any]) -> str:
         interval=interval, difference=difference, facts=facts(comparison),
         share=_share_of_search(comparison["budget"]),
         pareto=[picture for picture in pictures if picture],
-        seeds=plots.seeds(rows, direction),
+        seeds=scores_picture(comparison),
         rates=plots.rate_panels(rows, higher), learning=plots.learning_panels(rows),
     )  # fmt: skip
+
+
+def scores_picture(comparison: dict[str, Any]) -> str:
+    """Every seed's score beside the others', as SVG."""
+    return plots.seeds(_numbered(comparison["rows"]), _direction(comparison))
 
 
 def columns(comparison: dict[str, Any]) -> list[Column]:
@@ -170,10 +175,18 @@ def _signed(value: float | None) -> str:
     return f"{value:+.3f}" if abs(value) < 10 else f"{value:+,.2f}"
 
 
-def _numbered(row: Row, number: int) -> Row:
-    """With its place in the table; what a failed row lacks is empty."""
-    seeds = [{**seed, "validations": seed["validations"] or []} for seed in row["seeds"] or []]
-    return {**row, "number": number, "rates": row["rates"] or [], "seeds": seeds}
+def _numbered(rows: Sequence[Row]) -> list[Row]:
+    """With their places in the table; what a failed row lacks is empty."""
+    made = []
+    for number, row in enumerate(rows, 1):
+        seeds = [{**seed, "validations": seed["validations"] or []} for seed in row["seeds"] or []]
+        made.append({**row, "number": number, "rates": row["rates"] or [], "seeds": seeds})
+    return made
+
+
+def _direction(comparison: dict[str, Any]) -> str:
+    better = "higher" if comparison["higher_is_better"] else "lower"
+    return f"{metric_name(comparison)}, {better} is better"
 
 
 def _baseline(comparison: dict[str, Any]) -> Row:

@@ -215,19 +215,19 @@ def _judged(grid: Grid, of: Runs, full: Runs, margin: float) -> Json:
     if not pairs:
         return {**found, "verdict": "undecided"}
     ours, others = zip(*pairs, strict=True)
-    apart = _against(grid, ours, others, margin)
-    return {**found, "difference_to_full": apart, "verdict": apart.pop("verdict")}
+    apart, verdict = _against(grid, ours, others, margin)
+    return {**found, "difference_to_full": apart, "verdict": verdict}
 
 
 def _against(
     grid: Grid, ours: Sequence[ByExample], others: Sequence[ByExample], margin: float
-) -> Json:
+) -> tuple[Json, str]:
     """How much better, and the verdict; of one run there is none."""
     found = difference(ours, others)
     verdict = judge(found, margin, grid.higher_is_better)
     enough = len(others) >= LEAST_SEEDS
     told = {"value": found.value, "interval": found.interval}
-    return {**told, "verdict": verdict if enough else "undecided"}
+    return told, verdict if enough else "undecided"
 
 
 def _paired(of: Runs, full: Runs) -> list[tuple[ByExample, ByExample]]:
@@ -242,7 +242,8 @@ def _to_probe(grid: Grid, of: Runs, probe: Json | None, margin: float) -> Json |
     if probe is None or len(of.scores) < LEAST_SEEDS:
         return None
     others = [_scores(probe["by_example"], grid.metric)] * len(of.scores)
-    return _against(grid, of.scores, others, margin)
+    apart, verdict = _against(grid, of.scores, others, margin)
+    return {**apart, "verdict": verdict}
 
 
 def _seconds_to_nearly(grid: Grid, of: Runs, full: Runs) -> float | None:
@@ -305,8 +306,8 @@ def _probe_row(grid: Grid, probe: Json, full: Runs, margin: float) -> Json:
         "command": probe["command"],
     }
     if len(full.scores) >= LEAST_SEEDS:
-        apart = _against(grid, [scores] * len(full.scores), full.scores, margin)
-        row |= {"verdict": apart.pop("verdict"), "difference_to_full": apart}
+        apart, verdict = _against(grid, [scores] * len(full.scores), full.scores, margin)
+        row |= {"difference_to_full": apart, "verdict": verdict}
     return row
 
 
