@@ -42,6 +42,7 @@ from peftkit import (
     TopLayers,
     Training,
 )
+from peftkit.errors import DataError, PeftkitError, RecipeError, quoted
 from peftkit.evaluation.retention import Retention
 from peftkit.terminal import open_console, quiet_libraries
 
@@ -115,6 +116,8 @@ def synopses(folder: Path) -> Task:
     file = RUNS / "synopses.jsonl"
     if not file.is_file():
         source = folder / "debian" / "description_to_synopsis.jsonl"
+        if not source.is_file():
+            raise DataError(f"no file `{source}`", "give the data's folder with `--data`")
         rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
         pairs = [
             {"prompt": f"Write the synopsis of this package:\n\n{row['document']}",
@@ -160,10 +163,17 @@ def main(arguments: argparse.Namespace) -> None:
 
     target = HERE / "peft_vs_full" / arguments.task
     if arguments.report:
-        record = json.loads((target / "compare.json").read_text(encoding="utf-8"))
-        write_report(target, record)
+        file = target / "compare.json"
+        if not file.is_file():
+            raise DataError(f"no table `{file}` yet", "run the comparison first")
+        write_report(target, json.loads(file.read_text(encoding="utf-8")))
         return
     asked = COMPARISONS[arguments.task]
+    if unknown := set(arguments.only or ()) - set(asked.methods):
+        raise RecipeError(
+            f"`--only`: no method {quoted(sorted(unknown))} in {arguments.task}",
+            f"it has {quoted(asked.methods)}",
+        )
     task = asked.task(Path(arguments.data))
     budget = Budget(num_trials=asked.num_trials, retention=asked.retention)
     recipes = [
@@ -244,4 +254,7 @@ if __name__ == "__main__":
     parser.add_argument("--only", type=lambda text: text.split(","), help="some of the methods")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--report", action="store_true", help="write compare.html anew")
-    main(parser.parse_args())
+    try:
+        main(parser.parse_args())
+    except PeftkitError as error:
+        parser.exit(2, f"{error}\n")
