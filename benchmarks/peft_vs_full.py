@@ -3,11 +3,12 @@
     python benchmarks/peft_vs_full.py rotten_tomatoes|banking77|banking77_pooled|synopses
                                       [--data FOLDER] [--only full,lora] [--dry-run | --report]
 
-Goes on where it was broken off, in runs/peft_vs_full/TASK; at the end copies compare.json, .html,
-.md and the recipes to benchmarks/peft_vs_full/TASK, with a picture of the scores and published
-findings looked at again. compare.html is not committed: `--report` makes it from the committed
-compare.json, without a run. FOLDER holds the data that no package ships: banking77/ (train.csv,
-test.csv) and debian/description_to_synopsis.jsonl.
+Goes on where it was broken off, in runs/peft_vs_full/TASK. When all methods are through, copies
+compare.json, .html, .md and the recipes to benchmarks/peft_vs_full/TASK, with a picture of the
+scores and published findings looked at again. compare.html is not committed: `--report` makes it
+from the committed compare.json, without a run. FOLDER holds the data that no package ships:
+banking77/ (train.csv, test.csv) and debian/description_to_synopsis.jsonl; what is copied calls it
+`data`.
 """
 
 from __future__ import annotations
@@ -72,8 +73,6 @@ ENCODER: dict[str, tuple[Method, float, str]] = {
 DECODER: dict[str, tuple[Method, float, str]] = {
     "full": (FullFineTuning(), 3e-5, "none"),
     "lora": (LORA, 3e-4, "none"),
-    "lora_int8": (LORA, 3e-4, "int8"),
-    "lora_nf4": (LORA, 3e-4, "nf4"),
     "dora": (DoRA(r=8, lora_alpha=16, target_modules="all-linear"), 3e-4, "none"),
     "prefix": (PrefixTuning(num_virtual_tokens=20), 1e-2, "none"),
     "bottleneck": (BottleneckAdapter(placement="houlsby", reduction_factor=8), 1e-3, "none"),
@@ -128,9 +127,9 @@ def synopses(folder: Path) -> Task:
         between = file.with_suffix(".part")
         between.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
         between.replace(file)
-    data = Conversations(path=str(file), max_rows=480, validation_fraction=0.1, test_fraction=0.25)
+    data = Conversations(path=str(file), max_rows=640, validation_fraction=0.1, test_fraction=0.25)
     return Chat(
-        data=data, max_length=192, over_long="drop", samples=100,
+        data=data, max_length=128, over_long="drop", samples=60,
         generation=Generation(max_new_tokens=24),
     )  # fmt: skip
 
@@ -149,7 +148,7 @@ COMPARISONS = {
         SMOLLM,
         synopses,
         DECODER,
-        Training(num_epochs=1, batch_size=16, micro_batch_tokens=1024),
+        Training(num_epochs=1, batch_size=8, micro_batch_tokens=1024),
         retention=Retention(max_rows=32),
     ),
 }
@@ -185,7 +184,7 @@ def main(arguments: argparse.Namespace) -> None:
             name=name,
         )
         for name, (method, rate, quantization) in asked.methods.items()
-        if name in (arguments.only or asked.methods)
+        if name == "full" or name in (arguments.only or asked.methods)
     ]
     console = open_console(False)
     if arguments.dry_run:
@@ -193,27 +192,43 @@ def main(arguments: argparse.Namespace) -> None:
         return
     done = compare(recipes, str(RUNS / arguments.task), budget, console)
     print_comparison(console, done.record, done.folder)
-    commit(done.folder, target, done.record)
+    if done.record["status"] == "finished" and not arguments.only:
+        commit(done.folder, target, done.record, arguments.data)
 
 
-def commit(folder: Path, target: Path, record: dict[str, Any]) -> None:
-    """Copies the results, with commands that name the copies."""
+def commit(folder: Path, target: Path, record: dict[str, Any], data: str) -> None:
+    """Copies the results, with commands that name the copies; what was there stays until then.
+
+    Args:
+        data: where the data lies here; the copies call it `data`.
+    """
     from peftkit.comparing.report import scores_picture, write_report
 
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(folder / "recipes", target / "recipes")
-    text = json.dumps(record, ensure_ascii=False, indent=1)
-    text = text.replace(str(folder), str(target.relative_to(HERE.parent)))
-    (target / "compare.json").write_text(text + "\n", encoding="utf-8")
-    write_report(target, json.loads(text))
-    (target / "scores.svg").write_text(scores_picture(record), encoding="utf-8")
+    def elsewhere(text: str) -> str:
+        text = text.replace(f"{folder}/", f"{target.relative_to(HERE.parent)}/")
+        return text.replace(f'"{data.rstrip("/")}/', '"data/')
+
+    between = target.with_name(f"{target.name}.part")
+    shutil.rmtree(between, ignore_errors=True)
+    (between / "recipes").mkdir(parents=True)
+    for row in record["rows"]:
+        if row["role"] != "probe":
+            name = f"recipes/{row['name']}.json"
+            recipe = elsewhere((folder / name).read_text(encoding="utf-8"))
+            (between / name).write_text(recipe, encoding="utf-8")
+    text = elsewhere(json.dumps(record, ensure_ascii=False, indent=1))
+    (between / "compare.json").write_text(text + "\n", encoding="utf-8")
+    write_report(between, json.loads(text))
+    (between / "scores.svg").write_text(scores_picture(record), encoding="utf-8")
     lines = "".join(f"- {finding}\n" for finding in findings(folder, record))
-    (target / "findings.md").write_text(lines, encoding="utf-8")
+    (between / "findings.md").write_text(lines, encoding="utf-8")
+    shutil.rmtree(target, ignore_errors=True)
+    between.rename(target)
 
 
 def findings(folder: Path, record: dict[str, Any]) -> list[str]:
     """What others have published, as far as the rows that have scores can tell."""
-    from peftkit.comparing.table import read_scores
+    from peftkit.comparing.table import LEAST_SEEDS, read_scores
     from peftkit.comparing.verdicts import difference, judge
 
     rows = {row["name"]: row for row in record["rows"] if row["score"] is not None}
@@ -222,9 +237,10 @@ def findings(folder: Path, record: dict[str, Any]) -> list[str]:
     if lora and full:
         times = lora["learning_rate"] / full["learning_rate"]
         found.append(f"the best rate of LoRA is {times:.2g} times full fine-tuning's (about 10)")
-    if lora and attention and len(lora["seeds"]) == len(attention["seeds"]):
+    if lora and attention and len(same_seeds(lora, attention)) >= LEAST_SEEDS:
         apart = difference(
-            *([read_scores(folder / seed["folder"], record["metric"]) for seed in row["seeds"]]
+            *([read_scores(folder / seed["folder"], record["metric"])
+               for seed in row["seeds"] if seed["seed"] in same_seeds(lora, attention)]
               for row in (lora, attention))
         )  # fmt: skip
         counts = " and ".join(f"{row['trainable_parameters']:,}" for row in (lora, attention))
@@ -242,6 +258,12 @@ def findings(folder: Path, record: dict[str, Any]) -> list[str]:
     return found
 
 
+def same_seeds(one: dict[str, Any], other: dict[str, Any]) -> set[int]:
+    """With which both were run."""
+    first, second = ({seed["seed"] for seed in row["seeds"]} for row in (one, other))
+    return first & second
+
+
 def told(value: float, interval: Sequence[float]) -> str:
     """A difference and its interval."""
     return f"{value:+.4f} [{interval[0]:+.4f} to {interval[1]:+.4f}]"
@@ -251,7 +273,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("task", choices=COMPARISONS)
     parser.add_argument("--data", default="data")
-    parser.add_argument("--only", type=lambda text: text.split(","), help="some of the methods")
+    parser.add_argument(
+        "--only",
+        type=lambda text: text.split(","),
+        help="some of the methods, beside full; copies nothing",
+    )
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--report", action="store_true", help="write compare.html anew")
     try:

@@ -62,7 +62,6 @@ def compare_command(recipes: list[Recipe], options: argparse.Namespace) -> None:
         expect,
         identity,
         prepare_grid,
-        resolved,
     )
     from peftkit.comparing.folder import check_folder
     from peftkit.comparing.tell import print_comparison, print_expected
@@ -70,7 +69,7 @@ def compare_command(recipes: list[Recipe], options: argparse.Namespace) -> None:
     console = open_console(options.json)
     if options.dry_run:
         grid, first = prepare_grid(recipes, budget)
-        check_folder(options.output_dir or DEFAULT_FOLDER, identity(grid, first), resolved(grid))
+        check_folder(options.output_dir or DEFAULT_FOLDER, identity(grid, first))
         expected = expect(grid, first)
         print_expected(console, expected)
         found = {"expected": expected, "seconds": sum(of["seconds"] for of in expected)}

@@ -81,6 +81,11 @@ def test_a_chat_adapter_is_rewound(make_chat, texts, tmp_path, capsys):
     card = (folder / "adapter/README.md").read_text()
     assert "Rewound by `peftkit rewind` to 0.4" in card
     assert loaded.record.weights["adapter_model.safetensors"][:12] in card
+    again = rewind(str(folder), [0.5], Retention(path=str(texts)), 0.5, str(tmp_path / "again"))
+    twice = pk.load(str(tmp_path / "again")).record
+    assert again["chosen"] == 0.5
+    assert twice.rewound == {"scale": 0.2, "from": ours.record.weights}  # of what was trained
+    assert twice.metrics["not rewound"] == ours.record.metrics["not rewound"]
     merge_to(str(folder), str(tmp_path / "merged"))
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     torch.testing.assert_close(logits(merged), plain, rtol=1e-4, atol=1e-4)
@@ -171,6 +176,8 @@ def test_what_cannot_be_is_told_before_weights_are_loaded(labelled, tmp_path, mo
     seen = write_csv(tmp_path / "seen.csv", [[row["text"], row["label"]]])
     with pytest.raises(DataError, match="all its rows are in the training split"):
         rewind(str(run_folder), retention=Retention(path=str(seen)))
+    with pytest.raises(RecipeError, match="tolerance of 0.1 is what retention may cost"):
+        rewind(str(run_folder), allowed=0.1)
     with pytest.raises(DataError, match="data of the training is needed"):
         rewind(str(run_folder / "adapter"), base=recipe.base.name_or_path)
     kept = reviews.read_text()

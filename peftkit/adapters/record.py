@@ -51,7 +51,8 @@ class Record:
     probes: tuple[Probe, ...]
     versions: dict[str, str]
     rewound: dict[str, Any] = field(default_factory=dict)
-    """`scale`, and `from`, the `weights` of the adapter that was rewound; empty if none was."""
+    """`scale` beside what was trained, and `from`, the `weights` of the adapter that was rewound;
+    empty if none was."""
 
     def write(self, folder: Path) -> None:
         """Writes peftkit.json."""

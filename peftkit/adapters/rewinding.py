@@ -27,7 +27,13 @@ from peftkit.data.encoded import Encoded, Examples
 from peftkit.data.reading import read_source
 from peftkit.data.rows import check_columns
 from peftkit.data.splits import Splits, clean_rows, load_splits
-from peftkit.errors import AdapterError, DataError, MethodError, MissingPackageError
+from peftkit.errors import (
+    AdapterError,
+    DataError,
+    MethodError,
+    MissingPackageError,
+    RecipeError,
+)
 from peftkit.evaluation import plots
 from peftkit.evaluation.retention import DRAWN_FROM, Retention, load_texts, text_loss
 from peftkit.evaluation.scoring import evaluate
@@ -106,6 +112,7 @@ def rewind(
 
     Raises:
         MethodError: there is nothing between the base and what the method trains.
+        RecipeError: scales are wrong, or a tolerance is given where retention is not measured.
         DataError: the data of the training, or of retention, cannot be read.
         AdapterError: a file was changed, the base is another one, or the probes differ.
         OutputError: the folder holds something, or cannot be written.
@@ -120,6 +127,11 @@ def rewind(
     if reason := found.recipe.method.supports_rewinding():
         raise MethodError(f"this adapter cannot be rewound: {reason}")
     material = gather(found, retention)
+    if allowed and material.retention is None:
+        raise RecipeError(
+            f"a tolerance of {allowed:g} is what retention may cost, and none is measured here",
+            "give rows or text with `--retain`, or leave `--tolerance` out",
+        )
     found.check_base()
     accelerator = open_accelerator(found.base.spec)
     with placed(final) as folder:

@@ -55,8 +55,9 @@ def write_rewound(
     settle(folder)
     base = found.base
     probes = take_probes(model, vocabulary_of(base), base.added_ids, tolerance(base.spec))
-    metrics = {**found.record.metrics, BEFORE: found.record.metrics["after"]}
-    del metrics["after"]
+    metrics = dict(found.record.metrics)
+    metrics.setdefault(BEFORE, metrics.pop("after"))  # it may have been rewound before
+    already = found.record.rewound.get("scale", 1.0)
     record = replace(
         found.record,
         weights={path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))},
@@ -66,7 +67,7 @@ def write_rewound(
         metrics={**metrics, "after": dict(scores)},
         probes=probes,
         versions=versions(),
-        rewound={"scale": scale, "from": found.record.weights},
+        rewound={"scale": scale * already, "from": found.record.weights},
     )
     record.write(folder)
     task = found.recipe.task

@@ -84,7 +84,8 @@ def choose(
     curve: Sequence[Measured], lower: tuple[bool, bool], tolerance: float = 0.0
 ) -> tuple[float, str]:
     """The scale that retains most and costs the task nothing on validation data, or no more than
-    may be; and why it is that one. Without retention the best one. Ties go to the smaller scale.
+    may be; and why it is that one. Without retention the best one. Ties go to scale 1, then to the
+    smaller one.
 
     Args:
         curve: ascending, scale 1 last.

@@ -19,8 +19,14 @@ def answer(comparison: dict[str, Any]) -> list[str]:
         told = ["No method was compared with full fine-tuning."]
     elif not comparison["learned"]:
         told = [
-            "Full fine-tuning is no better than what needs no training: in this budget nothing was "
-            "learned, so that verdicts say nothing."
+            "Nothing is better than what needs no training: in this budget nothing was learned, so "
+            "that verdicts say nothing."
+        ]
+    elif full["name"] not in comparison["learned"]:
+        others = [_ticked(row) for row in methods if row["name"] in comparison["learned"]]
+        told = [
+            "Full fine-tuning learned nothing in this budget: it is no better than what needs no "
+            f"training, so that a verdict against it says little. {_listed(others)} learned."
         ]
     else:
         told = [_verdicts(methods, within(comparison)), *_cheapest(methods, full)]
@@ -94,9 +100,13 @@ def _under_probe(comparison: dict[str, Any]) -> list[str]:
     ]
     if not under:
         return []
-    names = " and ".join([", ".join(under[:-1]), under[-1]] if len(under) > 1 else under)
     verb = "is" if len(under) == 1 else "are"
-    return [f"{names} {verb} worse than the frozen probe: fine-tuning lost."]
+    return [f"{_listed(under)} {verb} worse than the frozen probe: fine-tuning lost."]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _ticked(row: Row) -> str:

@@ -4,9 +4,11 @@ run with several seeds beside full fine-tuning, on the same rows in the same ord
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from peftkit.bases.fingerprint import fingerprint
 from peftkit.comparing import trials
 from peftkit.comparing.apart import apart
 from peftkit.comparing.course import Course, Job
-from peftkit.comparing.folder import alone_in, open_folder
+from peftkit.comparing.folder import Identity, open_folder
 from peftkit.comparing.grid import (
     SEARCHED,
     Budget,
@@ -52,7 +54,8 @@ from peftkit.comparing.table import (
     seed_result,
 )
 from peftkit.errors import MethodError, RecipeError, quoted
-from peftkit.evaluation.retention import load_texts
+from peftkit.evaluation.retention import Retention, load_texts
+from peftkit.packaged import sha256_of
 from peftkit.preparing import Prepared, prepare
 from peftkit.recipe import Recipe
 from peftkit.training.devices import device_name, open_accelerator
@@ -95,11 +98,10 @@ def compare(
     console = console or Console(quiet=True)
     grid, first = prepare_grid(recipes, budget or Budget())
     known = identity(grid, first)
-    folder = open_folder(output_dir or DEFAULT_FOLDER, known, resolved(grid))
-    with alone_in(folder):
+    with open_folder(output_dir or DEFAULT_FOLDER, known) as folder:
         course = Course(folder, console, all_jobs(grid, first), _finisher(grid, first))
         try:
-            record = _compared(grid, first, course, known)
+            record = _compared(grid, first, course, known.grid)
         except (KeyboardInterrupt, SystemExit):
             told = f"stopped after {course.number} of {len(course.jobs)} parts"
             console.print(f"  {told}; the same command goes on", highlight=False)
@@ -265,25 +267,42 @@ def _runs(of: Contender, rates: list[Json], seeds: list[Json], grid: Grid, cours
 
 def _merged(runs: Runs, course: Course) -> Runs:
     """With the memory that it takes to merge the first run."""
-    if not runs.seeds or not merges(runs.contender):
+    if not merges(runs.contender):
+        return runs
+    if not runs.seeds:
+        course.skip()
         return runs
     first = course.folder.path / runs.seeds[0]["folder"]
     found = course.do(merge_job(runs.contender, first))
     return replace(runs, merging_mb=found.get("peak_memory_mb"))
 
 
-def identity(grid: Grid, first: Prepared) -> Json:
-    """What all parts in a folder have in common."""
-    retention = grid.budget.retention
-    return {
-        "general_text": retention and json.loads(retention.model_dump_json()),
+def identity(grid: Grid, first: Prepared) -> Identity:
+    """By which the comparison is known again."""
+    common: Json = {
+        "general_text": _general_text(grid.budget.retention),
         "base": fingerprint(first.base).to_json(),
         "data": first.encoded.sha256,
         "device": device_name(open_accelerator(first.recipe.base).device),
         "versions": versions(),
     }
+    modules = {module for of in grid.contenders for module in foreign_modules(of.recipe)}
+    return Identity(
+        grid=common,
+        recipes={of.name: json.loads(of.recipe.to_json()) for of in grid.contenders},
+        code={module: sha256_of(_file_of(module)) for module in sorted(modules)},
+    )
 
 
-def resolved(grid: Grid) -> dict[str, Json]:
-    """The contenders' recipes by name, as their runs are made from them."""
-    return {of.name: json.loads(of.recipe.to_json()) for of in grid.contenders}
+def _general_text(retention: Retention | None) -> Json | None:
+    if retention is None:
+        return None
+    texts = "\0".join(load_texts(retention)).encode()
+    settings: Json = json.loads(retention.model_dump_json())
+    return {**settings, "sha256": hashlib.sha256(texts).hexdigest()}
+
+
+def _file_of(module: str) -> Path:
+    """Of a file, or of a module of a package, as `foreign_modules` names them."""
+    loaded = sys.modules.get(module)
+    return Path(loaded.__file__ if loaded and loaded.__file__ else module)

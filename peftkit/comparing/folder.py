@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from peftkit.errors import OutputError
-from peftkit.output import is_empty_folder, why_not_writable, write_json
+from peftkit.output import why_not_writable, write_json
 from peftkit.parts import differences
 
 GRID = "grid.json"
+CODE = "code.json"
 LOCK = ".lock"
 SHOWN = 40
 """Characters of a value that an error shows."""
@@ -28,8 +29,10 @@ class ComparisonFolder:
 
     grid.json               base, data, device and versions: the same for all parts
     recipes/NAME.json       what each contender's runs are made from
+    code.json               SHA-256 of the files with tasks and methods of one's own
     trials/NAME/rate-*.json what a learning rate gave
     trials/NAME/seed-*.json what a run gave; the run itself lies in the folder of that name
+    trials/NAME/merge-*.json what merging such a run took
     compare.json, .html, .md
     """
 
@@ -69,12 +72,20 @@ class ComparisonFolder:
         _replace(self.path / name, value)
 
 
-def check_folder(path: str, grid: dict[str, Any], recipes: dict[str, Any]) -> Path:
-    """Where a comparison goes, or goes on; nothing is written.
+@dataclass(frozen=True)
+class Identity:
+    """By which a comparison is known again."""
 
-    Args:
-        grid: what all its parts have in common.
-        recipes: of the contenders, by name.
+    grid: dict[str, Any]
+    """What all its parts have in common."""
+    recipes: dict[str, Any]
+    """Of the contenders, by name."""
+    code: dict[str, Any]
+    """File -> SHA-256, of tasks and methods of one's own."""
+
+
+def check_folder(path: str, identity: Identity) -> Path:
+    """Where a comparison goes, or goes on; nothing is written.
 
     Raises:
         OutputError: there is something else, a comparison of other data, or one of another recipe
@@ -85,39 +96,54 @@ def check_folder(path: str, grid: dict[str, Any], recipes: dict[str, Any]) -> Pa
         raise OutputError(f"cannot write to `{folder}`: {reason}", "give another `--output-dir`")
     known = folder / GRID
     if known.is_file():
-        files = {name: folder / "recipes" / f"{name}.json" for name in recipes}
-        was = {name: _read(file) for name, file in files.items() if file.is_file()}
-        now = {name: recipes[name] for name in was}
-        if changed := differences(_read(known), grid) + differences(was, now):
+        files = {name: folder / "recipes" / f"{name}.json" for name in identity.recipes}
+        recipes = {name: _read(file) for name, file in files.items() if file.is_file()}
+        changed = differences(_read(known), identity.grid)
+        for was, now in ((recipes, identity.recipes), (_code(folder), identity.code)):
+            common = [name for name in was if name in now]
+            changed += differences(*({name: of[name] for name in common} for of in (was, now)))
+        if changed:
             raise OutputError(
                 f"`{folder}` holds another comparison: {'; '.join(_told(*c) for c in changed[:3])}",
                 "give another `--output-dir`, or ask for the same again to go on with it",
             )
-    elif folder.exists() and not is_empty_folder(folder):
+    elif folder.exists() and not _is_begun(folder):
         raise OutputError(
             f"`{folder}` exists already, and holds no comparison", "give a new `--output-dir`"
         )
     return folder
 
 
-def open_folder(path: str, grid: dict[str, Any], recipes: dict[str, Any]) -> ComparisonFolder:
-    """A new folder, or that of a comparison to go on with; arguments as for `check_folder`.
+@contextmanager
+def open_folder(path: str, identity: Identity) -> Iterator[ComparisonFolder]:
+    """A new folder, or that of a comparison to go on with; inside, no other process does.
 
     Raises:
-        OutputError: as `check_folder`.
+        OutputError: as `check_folder`, or another process goes on with it.
     """
-    folder = check_folder(path, grid, recipes)
-    try:
-        (folder / "recipes").mkdir(parents=True, exist_ok=True)
-        for name, recipe in recipes.items():
-            _replace(folder / "recipes" / f"{name}.json", recipe)
-        if not (folder / GRID).is_file():
-            _replace(folder / GRID, grid)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to `{folder}`: {error.strerror}", "give another `--output-dir`"
-        ) from error
-    return ComparisonFolder(folder)
+    folder = ComparisonFolder(check_folder(path, identity))
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(alone_in(folder))
+            check_folder(path, identity)  # as another process may have left it
+            _identify(folder, identity)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write to `{folder.path}`: {error.strerror}", "give another `--output-dir`"
+            ) from error
+        yield folder
+
+
+def _identify(folder: ComparisonFolder, identity: Identity) -> None:
+    """Writes down what is compared: first that by which the folder is known to be a comparison."""
+    if not (folder.path / GRID).is_file():
+        folder.write(GRID, identity.grid)
+    if identity.code:
+        folder.write(CODE, _code(folder.path) | identity.code)
+    (folder.path / "recipes").mkdir(exist_ok=True)
+    for name, recipe in identity.recipes.items():
+        folder.write(f"recipes/{name}.json", recipe)
 
 
 @contextmanager
@@ -137,6 +163,19 @@ def alone_in(folder: ComparisonFolder) -> Iterator[None]:
                 "wait for it, or give another `--output-dir`",
             ) from error
         yield  # closing the file, or the end of the process, lets it go
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether nothing is there but what a comparison killed in its first moment leaves."""
+    return folder.is_dir() and all(
+        file.name == LOCK or file.name.startswith(f".{GRID}.") for file in folder.iterdir()
+    )
+
+
+def _code(folder: Path) -> dict[str, Any]:
+    file = folder / CODE
+    found: dict[str, Any] = _read(file) if file.is_file() else {}
+    return found
 
 
 def _lock(file: TextIO) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from peftkit.bases.base import Base
 from peftkit.errors import RecipeError, quoted
 from peftkit.evaluation.retention import Retention
 from peftkit.methods.full_fine_tuning import FullFineTuning
@@ -31,7 +32,7 @@ FREE = (
     "base.quantization", "base.double_quant", "base.dtype",
 )  # fmt: skip
 """Fields in which recipes may differ: the rate is searched, of patience there is none, precision is
-a part of the method, and the others change no result."""
+a part of the method, and the others change of the result only which dropout masks are drawn."""
 
 
 class Budget(Part):
@@ -118,7 +119,7 @@ def make_grid(recipes: Sequence[Recipe], budget: Budget) -> Grid:
             f"{quoted(recipe.name for recipe in full)} are both full fine-tuning, the baseline",
             "leave one out",
         )
-    baseline = full[0] if full else _added_baseline(named[0], names)
+    baseline = full[0] if full else _added_baseline(named)
     others = [recipe for recipe in named if recipe is not baseline]
     contenders = []
     for recipe in (baseline, *others):
@@ -128,9 +129,16 @@ def make_grid(recipes: Sequence[Recipe], budget: Budget) -> Grid:
 
 
 def rates_around(rate: float, count: int) -> tuple[float, ...]:
-    """So many rates, half a decade apart, with the given one in the middle or next below it."""
-    first = -((count - 1) // 2)
-    return tuple(float(f"{rate * 10 ** ((first + place) / 2):.3g}") for place in range(count))
+    """So many rates, half a decade apart, with the given one in the middle or next below it; the
+    others are rounded to three digits.
+    """
+    places = range(-((count - 1) // 2), count // 2 + 1)
+    return tuple(float(f"{rate * 10 ** (at / 2):.3g}") if at else rate for at in places)
+
+
+def precision(base: Base) -> str:
+    """Of the frozen weights and of what is computed with them, as it was asked for."""
+    return "-".join((base.quantization, *["double"] * base.double_quant, base.dtype))
 
 
 def with_rate(recipe: Recipe, rate: float, seed: int) -> Recipe:
@@ -199,11 +207,20 @@ def _is_baseline(recipe: Recipe) -> bool:
     return isinstance(recipe.method, FullFineTuning)
 
 
-def _added_baseline(like: Recipe, names: Sequence[str]) -> Recipe:
-    if FULL in names:
+def _added_baseline(recipes: Sequence[Recipe]) -> Recipe:
+    """The same, whatever the order of the recipes."""
+    if FULL in (recipe.name for recipe in recipes):
         raise RecipeError(f"`{FULL}` is the name of full fine-tuning", "give that recipe another")
-    training = like.training.with_(learning_rate=FULL_RATE, gradient_checkpointing=False)
-    base = like.base.with_(quantization="none")
+    like = recipes[0]
+    training = like.training.with_(
+        learning_rate=FULL_RATE,
+        gradient_checkpointing=False,
+        layout="auto",
+        micro_batch_tokens=min(recipe.training.micro_batch_tokens for recipe in recipes),
+    )
+    dtypes = {recipe.base.dtype for recipe in recipes}
+    dtype = like.base.dtype if len(dtypes) == 1 else "auto"
+    base = like.base.with_(quantization="none", double_quant=False, dtype=dtype)
     return like.with_(name=FULL, method=FullFineTuning(), training=training, base=base)
 
 

@@ -13,6 +13,7 @@ from peftkit.comparing.grid import (
     for_search,
     for_seeds,
     foreign_modules,
+    precision,
     steps_of_search,
     with_rate,
 )
@@ -85,7 +86,7 @@ def merges(of: Contender) -> bool:
 def merge_job(of: Contender, folder: Path) -> Job:
     """Merges the run in a folder."""
     return Job(
-        f"{of.name}/merge",
+        f"{of.name}/merge-{folder.name}",
         START,
         trials.measure_merge,
         (foreign_modules(of.recipe), str(folder)),
@@ -106,10 +107,10 @@ def probe_job(first: Prepared) -> Job:
 
 
 def retention_jobs(grid: Grid, first: Prepared) -> dict[str, Job]:
-    """Of the untrained base, in each of its quantizations."""
+    """Of the untrained base, in each precision."""
     if grid.budget.retention is None:
         return {}
-    found = {of.recipe.base.quantization: of.recipe for of in reversed(grid.contenders)}
+    found = {precision(of.recipe.base): of.recipe for of in reversed(grid.contenders)}
     return {
         name: Job(
             f"{BASE}/{name}",

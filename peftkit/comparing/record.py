@@ -11,6 +11,7 @@ from peftkit.comparing.course import Course
 from peftkit.comparing.grid import FREE, Grid, foreign_modules, steps_of_search
 from peftkit.comparing.jobs import num_steps
 from peftkit.comparing.table import Runs, has_learned, margin_of, notes_of
+from peftkit.evaluation.retention import Retention
 from peftkit.preparing import Prepared
 from peftkit.recipe import Recipe, Training
 
@@ -59,19 +60,27 @@ def make_record(
             "num_seeds": grid.budget.num_seeds,
         },
         "before": full.seeds[0]["before"] if full.seeds else None,
-        "learned": has_learned(grid, full, margin),
+        "learned": [of.contender.name for of in runs if of.seeds and has_learned(grid, of, margin)],
         "seconds": course.seconds,
-        "command": _command(grid, course.folder.path),
-        "held_fixed": _held_fixed(recipe, whole, known["base"]["sha256"]),
+        "command": _command(grid, course.folder.path / "recipes"),
+        "held_fixed": _held_fixed(recipe, whole, known["base"]["sha256"], grid.budget.retention),
         "notes": notes_of(grid, rows, course.failures),
         "rows": rows,
     }
 
 
 def _command(grid: Grid, folder: Path) -> str:
-    """Compares the same again, from the recipes as they were resolved."""
+    """Compares the same again.
+
+    Args:
+        folder: of the recipes as they were resolved.
+    """
     budget = grid.budget
-    parts = [f"peftkit compare {shlex.quote(str(folder))}/recipes/*.json"]
+    files = {folder / f"{of.name}.json" for of in grid.contenders}
+    if files == set(folder.glob("*.json")):
+        parts = [f"peftkit compare {shlex.quote(str(folder))}/*.json"]
+    else:  # the folder has recipes of an earlier comparison
+        parts = ["peftkit compare", *(shlex.quote(str(file)) for file in sorted(files))]
     parts += [f"--trials {budget.num_trials}", f"--seeds {budget.num_seeds}"]
     parts += [f"--margin {budget.margin:g}"] if budget.margin is not None else []
     if budget.retention is not None:
@@ -84,9 +93,11 @@ def _command(grid: Grid, folder: Path) -> str:
     return " ".join([*parts, "--output-dir again"])
 
 
-def _held_fixed(recipe: Recipe, num_steps: int, sha256: str) -> list[tuple[str, str]]:
+def _held_fixed(
+    recipe: Recipe, num_steps: int, sha256: str, retention: Retention | None
+) -> list[tuple[str, str]]:
     training = recipe.training
-    return [
+    found = [
         ("base", f"{recipe.base.name_or_path}, sha256 {sha256[:12]}"),
         ("rows and their splits", f"split seed {recipe.split_seed}"),
         ("order of the rows", "by the run's seed, the same for all methods"),
@@ -96,6 +107,10 @@ def _held_fixed(recipe: Recipe, num_steps: int, sha256: str) -> list[tuple[str, 
         ("learning rates", "as many for each method, half a decade apart, around its recipe's"),
         ("weights that are trained", "float32, those of full fine-tuning too"),
     ]
+    if retention is not None:
+        text = f"{retention.path}, {retention.max_rows} of at most {retention.max_length} tokens"
+        found.append(("general text", text))
+    return found
 
 
 def _settings(recipe: Recipe) -> str:

@@ -211,7 +211,7 @@ def _seconds(value: float | None) -> str:
 def _to_full(row: Row, full: Row) -> str:
     """`never` where a trained method did not get there; nothing to reach without a baseline."""
     if row["seconds_to_99_of_full"] is None and row["role"] == "method" and not row["failed"]:
-        return "never" if full.get("seconds_to_99_of_full") is not None else NOTHING
+        return "never" if full.get("score") is not None else NOTHING
     return _seconds(row["seconds_to_99_of_full"])
 
 

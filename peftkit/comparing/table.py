@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from peftkit.comparing.grid import PROBE, Contender, Grid
+from peftkit.comparing.grid import PROBE, Contender, Grid, precision
 from peftkit.comparing.verdicts import difference, estimate, judge
 from peftkit.tasks.task import ByExample
 
@@ -97,7 +97,7 @@ def _command(folder: Path, recipe: Json, modules: Sequence[str]) -> str:
     trusted = "".join(f"--trust-module {shlex.quote(module)} " for module in modules)
     return (
         f"peftkit run {shlex.quote(str(file))} {trusted}"
-        f"--training.learning-rate {training['learning_rate']:g} "
+        f"--training.learning-rate {training['learning_rate']!r} "
         f"--training.evaluate-every {training['evaluate_every']} --seed {recipe['seed']} "
         "--output-dir again"
     )
@@ -121,7 +121,7 @@ def make_rows(
 
     Args:
         probe: as `fit_probe` gives it.
-        kept_by_base: precision -> loss of the untrained base on general text.
+        kept_by_base: `precision` -> loss of the untrained base on general text.
     """
     full = next(of for of in runs if of.contender.is_baseline)
     margin = margin_of(grid, full)
@@ -170,7 +170,7 @@ def _row(grid: Grid, of: Runs, full: Runs, margin: float, kept_by_base: Json) ->
         return {**row, **dict.fromkeys((*empty, *more))}
     if quantization == "none":
         row["precision"] = seeds[0]["precision"]
-    if (kept := kept_by_base.get(quantization)) is not None:
+    if (kept := kept_by_base.get(precision(recipe.base))) is not None:
         seeds = [{**seed, "forgetting": seed["kept_loss"] - kept} for seed in seeds]
         row |= {"seeds": seeds, "forgetting": fmean(seed["forgetting"] for seed in seeds)}
     same = ("trainable_parameters", "total_parameters", "adapter_bytes")
@@ -316,14 +316,14 @@ def probe_command(recipe: Path) -> str:
     return f"python -m peftkit.comparing.probe {shlex.quote(str(recipe))}"
 
 
-def has_learned(grid: Grid, full: Runs, margin: float) -> bool:
-    """Whether full fine-tuning is better, by more than the margin, than before training and than
+def has_learned(grid: Grid, of: Runs, margin: float) -> bool:
+    """Whether a contender is better, by more than the margin, than before training and than
     guessing one label, as far as these are known.
     """
-    known = [seed[name] for seed in full.seeds for name in ("before", "guessed")]
+    known = [seed[name] for seed in of.seeds for name in ("before", "guessed")]
     sign = 1 if grid.higher_is_better else -1
     trivial = max((sign * score for score in known if score is not None), default=None)
-    return trivial is None or sign * estimate(full.scores).value - trivial > margin
+    return trivial is None or sign * estimate(of.scores).value - trivial > margin
 
 
 def notes_of(grid: Grid, rows: Sequence[Json], failures: Mapping[str, str]) -> list[str]:

@@ -7,9 +7,12 @@
 The seeds are a sample and the test examples are one, crossed with each other (two-way random
 effects; Searle, Casella & McCulloch 1992). V_seeds is the variance of the seeds' means over S,
 V_examples that of the examples' means over N; both hold the residual's, which is taken off once.
-Each part has its own quantile of Student's t, as in the modified large-sample intervals of Graybill
-& Wang (1980): where few seeds were run, their variance is itself hardly known. Of 1,200 simulated
-comparisons without a difference, whatever the parts, at most 5 % were called one (docs/log.md).
+Half an interval is no less than the examples' part or the residual's alone would make it, and of
+answers that are right or wrong at least two are taken to differ (Agresti & Min 2005): runs that
+happen to agree are no proof. Each part has its own quantile of Student's t, as in the modified
+large-sample intervals of Graybill & Wang (1980): where few seeds were run, their variance is itself
+hardly known. Of 1,200 simulated comparisons without a difference, whatever the parts, at most 5 %
+were called one (docs/log.md).
 """
 
 from __future__ import annotations
@@ -62,7 +65,7 @@ def difference(ours: Sequence[ByExample], others: Sequence[ByExample]) -> Estima
 
     Args:
         ours: of the same test examples, in each run.
-        others: as many, in the order of the same seeds; or a single one, without a seed.
+        others: as many, in the order of the same seeds.
     """
     values, weights = _table(ours)
     theirs, same = _table(others)

@@ -1,0 +1,249 @@
+"""Comparisons gone on with: more recipes and seeds, changed code, what a kill leaves; copies."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import peftkit
+from peftkit import IA3, Base, Budget, Data, LoRA, Recipe, TextClassification
+from peftkit.cli import command_line
+from peftkit.comparing.answer import answer
+from peftkit.comparing.compare import compare
+from peftkit.comparing.folder import ComparisonFolder, Identity, alone_in, check_folder, open_folder
+from peftkit.comparing.grid import make_grid, precision, rates_around
+from peftkit.errors import OutputError
+from tests.conftest import sentences, write_csv
+
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "peft_vs_full.py"
+SMALL = Budget(num_trials=1, num_seeds=2)
+
+
+@pytest.fixture(scope="module")
+def recipe(bases, tmp_path_factory):
+    file = write_csv(tmp_path_factory.mktemp("data") / "rows.csv", sentences(120))
+    return Recipe(
+        base=Base(name_or_path=str(bases["bert"])),
+        task=TextClassification(data=Data(path=str(file), test_fraction=0.4)),
+        method=LoRA(r=4),
+        training=peftkit.Training(max_steps=8, batch_size=16, learning_rate=1e-2),
+        name="lora",
+    )
+
+
+@pytest.fixture(scope="module")
+def compared(recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare") / "grid"
+    return compare([recipe], str(folder), SMALL)
+
+
+@pytest.fixture(scope="module")
+def benchmark_script():
+    spec = importlib.util.spec_from_file_location("peft_vs_full", BENCHMARK)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look themselves up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+class TestFolder:
+    IDENTITY = Identity(grid={"data": "1"}, recipes={"lora": {"r": 8}}, code={})
+
+    def test_what_a_kill_in_the_first_moment_leaves_is_no_hindrance(self, tmp_path):
+        for name in (".lock", ".grid.json.123"):
+            (tmp_path / name).touch()
+        with open_folder(str(tmp_path), self.IDENTITY):
+            pass
+        (tmp_path / "recipes" / "lora.json").unlink()  # killed after grid.json
+        with open_folder(str(tmp_path), self.IDENTITY) as folder:
+            assert json.loads((folder.path / "recipes/lora.json").read_text()) == {"r": 8}
+
+    def test_a_folder_with_other_things_is_refused_and_left_alone(self, tmp_path):
+        (tmp_path / "notes.txt").touch()
+        with pytest.raises(OutputError, match="holds no comparison"):
+            check_folder(str(tmp_path), self.IDENTITY)
+        assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+    def test_a_second_process_leaves_nothing(self, tmp_path):
+        with open_folder(str(tmp_path), self.IDENTITY):
+            second = Identity(self.IDENTITY.grid, {"other": {"r": 4}}, {})
+            with pytest.raises(OutputError, match="another process goes on"):
+                open_folder(str(tmp_path), second).__enter__()
+        assert not (tmp_path / "recipes" / "other.json").exists()
+
+    def test_changed_code_of_ones_own_is_another_comparison(self, tmp_path):
+        def of(**code):
+            return Identity({}, {}, code)
+
+        with open_folder(str(tmp_path), of(one="a")), pytest.raises(OutputError):
+            alone_in(ComparisonFolder(tmp_path)).__enter__()
+        with open_folder(str(tmp_path), of(two="b")):
+            pass  # another one's
+        with pytest.raises(OutputError, match="`one` was 'a' and is 'c'"):
+            check_folder(str(tmp_path), of(one="c"))
+        check_folder(str(tmp_path), of(one="a", two="b"))
+
+
+class TestBaseline:
+    def test_of_doubly_quantized_recipes(self, recipe):
+        base = recipe.base.with_(quantization="nf4", double_quant=True)
+        full = make_grid([recipe.with_(base=base)], SMALL).contenders[0].recipe
+        assert (full.base.quantization, full.base.double_quant) == ("none", False)
+        assert precision(base) == "nf4-double-auto"
+
+    def test_the_order_of_recipes_does_not_change_it(self, recipe):
+        training = recipe.training.with_(micro_batch_tokens=512, layout="padded")
+        base = recipe.base.with_(dtype="bfloat16")
+        other = recipe.with_(name="other", training=training, base=base)
+        one, two = (make_grid(order, SMALL) for order in ([recipe, other], [other, recipe]))
+        assert one.contenders[0] == two.contenders[0]
+
+    def test_the_recipes_rate_is_tried_as_it_is(self):
+        assert rates_around(1.2345e-4, 3) == (3.9e-5, 1.2345e-4, 3.9e-4)
+
+
+def test_full_fine_tuning_alone_learned_nothing(compared):
+    told = answer({**compared.record, "learned": ["lora"]})
+    assert told[0].startswith("Full fine-tuning learned nothing in this budget")
+    assert told[0].endswith("`lora` learned.")
+
+
+def test_more_recipes_and_seeds_cost_their_own_runs_only(recipe, compared, tmp_path):
+    folder = tmp_path / "grid"
+    shutil.copytree(compared.folder, folder)
+    before = {file: file.stat().st_mtime_ns for file in folder.glob("trials/**/*")}
+    wider = [recipe, recipe.with_(name="ia3", method=IA3())]
+    done = compare(wider, str(folder), Budget(num_trials=1, num_seeds=3))
+    rows = {row["name"]: row for row in done.record["rows"]}
+    assert set(rows) == {"full", "lora", "ia3", "frozen_probe"}
+    for name in ("full", "lora", "ia3"):
+        assert [seed["seed"] for seed in rows[name]["seeds"]] == [0, 1, 2]
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+    assert "recipes/*.json --trials 1 --seeds 3" in done.record["command"]
+    # asked for the first ones again, it names them: the folder has more
+    fewer = compare([recipe], str(folder), SMALL)
+    names = [Path(word).name for word in fewer.record["command"].split() if ".json" in word]
+    assert names == ["full.json", "lora.json"]
+    assert [row["score"] for row in fewer.record["rows"]] == [
+        row["score"] for row in compared.record["rows"]
+    ]
+
+
+def test_a_dry_run_tells_the_time_and_writes_nothing(recipe, tmp_path, capsys):
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    folder = tmp_path / "grid"
+    arguments = ["--dry-run", "--trials", "1", "--output-dir", str(folder), "--json"]
+    command_line(["compare", str(tmp_path / "recipe.json"), *arguments])
+    found = json.loads(capsys.readouterr().out)
+    assert [of["name"] for of in found["expected"]] == ["full", "lora"]
+    for of in found["expected"]:
+        assert 0 < of["trial_seconds"] < of["run_seconds"] < of["seconds"]
+        assert of["peak_memory_mb"] > 100
+    assert found["seconds"] == sum(of["seconds"] for of in found["expected"])
+    assert not folder.exists()
+
+
+class TestCommitted:
+    """What benchmarks/peft_vs_full.py copies into the project."""
+
+    def test_the_copy_stands_for_itself(self, benchmark_script, compared, tmp_path, monkeypatch):
+        monkeypatch.setattr(benchmark_script, "HERE", tmp_path / "benchmarks")
+        target = tmp_path / "benchmarks" / "peft_vs_full" / "reviews"
+        target.mkdir(parents=True)
+        (target / "of_before.md").touch()
+        shutil.copy(compared.folder / "recipes/lora.json", compared.folder / "recipes/old.json")
+        data = Path(json.loads((compared.folder / "recipes/lora.json").read_text())
+                    ["task"]["data"]["path"])  # fmt: skip
+        benchmark_script.commit(compared.folder, target, compared.record, str(data.parent))
+        (compared.folder / "recipes/old.json").unlink()
+        assert sorted(file.name for file in target.iterdir()) == [
+            "compare.html", "compare.json", "compare.md", "findings.md", "recipes", "scores.svg",
+        ]  # fmt: skip
+        assert sorted(file.name for file in (target / "recipes").iterdir()) == [
+            "full.json", "lora.json",
+        ]  # fmt: skip
+        copied = json.loads((target / "recipes/lora.json").read_text())
+        assert copied["task"]["data"]["path"] == f"data/{data.name}"
+        record = json.loads((target / "compare.json").read_text())
+        assert record["data"] == f"data/{data.name}"
+        command = record["rows"][1]["seeds"][0]["command"]
+        assert " benchmarks/peft_vs_full/reviews/recipes/lora.json " in command
+        assert str(compared.folder) not in (target / "compare.json").read_text()
+        text = (target / "findings.md").read_text()
+        assert text == "- the best rate of LoRA is 1e+02 times full fine-tuning's (about 10)\n"
+
+    def test_the_tables_in_the_project_are_of_these_methods(self, benchmark_script):
+        for file in BENCHMARK.parent.glob("peft_vs_full/*/compare.json"):
+            record = json.loads(file.read_text(encoding="utf-8"))
+            asked = benchmark_script.COMPARISONS[file.parent.name]
+            rows = {row["name"]: row for row in record["rows"] if row["role"] != "probe"}
+            assert rows.keys() == asked.methods.keys()
+            assert record["status"] == "finished"
+            assert record["budget"]["batch_size"] == asked.training.batch_size
+            for row in rows.values():
+                assert len(row["seeds"]) == len(row["interval"]) + 1 == 3
+                assert (file.parent / "recipes" / f"{row['name']}.json").is_file()
+
+
+DIES = '''
+"""Its processes are killed as long as a file of that name is there."""
+import os
+import signal
+from pathlib import Path
+from peftkit import LoRA
+
+
+class Dies(LoRA):
+    def inject(self, *arguments, **named):
+        if Path("out_of_luck").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().inject(*arguments, **named)
+'''
+
+
+@pytest.mark.slow
+def test_a_method_whose_processes_die_is_tried_again(recipe, tmp_path):
+    (tmp_path / "own.py").write_text(DIES)
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    (tmp_path / "mortal.py").write_text(
+        "from own import Dies\n"
+        "from peftkit.recipe import Recipe\n"
+        "recipe = Recipe.from_json(open('recipe.json').read())\n"
+        "recipe = recipe.with_(name='mortal', method=Dies(r=4))\n"
+    )
+    command = [sys.executable, "-m", "peftkit", "compare", "mortal.py", "--trials", "1"]
+    command += ["--seeds", "2", "--output-dir", "grid"]
+    environment = {**os.environ, "PYTHONPATH": str(BENCHMARK.parents[1])}
+
+    def once():
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        file = tmp_path / "grid" / "compare.json"
+        return done, json.loads(file.read_text(encoding="utf-8"))
+
+    (tmp_path / "out_of_luck").touch()
+    done, record = once()
+    rows = {row["name"]: row for row in record["rows"]}
+    assert done.returncode == 1, done.stderr
+    assert record["status"] == "incomplete"
+    assert rows["mortal"]["verdict"] == "failed"
+    assert "memory" in rows["mortal"]["failed"]
+    assert rows["full"]["score"] is not None
+    (tmp_path / "out_of_luck").unlink()
+    done, record = once()
+    assert done.returncode == 0, done.stderr
+    assert record["status"] == "finished"
+    assert all(row["score"] is not None for row in record["rows"])
+    (tmp_path / "own.py").write_text(DIES.replace("as long as", "while"))
+    done, record = once()
+    assert done.returncode == 2
+    assert "own.py` has changed" in done.stderr
