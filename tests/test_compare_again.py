@@ -119,7 +119,8 @@ def test_full_fine_tuning_alone_learned_nothing(compared):
 def test_more_recipes_and_seeds_cost_their_own_runs_only(recipe, compared, tmp_path):
     folder = tmp_path / "grid"
     shutil.copytree(compared.folder, folder)
-    before = {file: file.stat().st_mtime_ns for file in folder.glob("trials/**/*")}
+    before = {file: file.stat().st_mtime_ns for file in folder.glob("trials/**/*.*")}
+    assert len(before) > 20
     wider = [recipe, recipe.with_(name="ia3", method=IA3())]
     done = compare(wider, str(folder), Budget(num_trials=1, num_seeds=3))
     rows = {row["name"]: row for row in done.record["rows"]}

@@ -100,8 +100,8 @@ def check_folder(path: str, identity: Identity) -> Path:
         recipes = {name: _read(file) for name, file in files.items() if file.is_file()}
         changed = differences(_read(known), identity.grid)
         for was, now in ((recipes, identity.recipes), (_code(folder), identity.code)):
-            common = [name for name in was if name in now]
-            changed += differences(*({name: of[name] for name in common} for of in (was, now)))
+            asked = {name: value for name, value in now.items() if name in was}
+            changed += differences({name: was[name] for name in asked}, asked)
         if changed:
             raise OutputError(
                 f"`{folder}` holds another comparison: {'; '.join(_told(*c) for c in changed[:3])}",
