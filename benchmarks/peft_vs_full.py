@@ -165,7 +165,10 @@ def main(arguments: argparse.Namespace) -> None:
         file = target / "compare.json"
         if not file.is_file():
             raise DataError(f"no table `{file}` yet", "run the comparison first")
-        write_report(target, json.loads(file.read_text(encoding="utf-8")))
+        try:
+            write_report(target, json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, KeyError) as error:
+            raise DataError(f"`{file}` is no table: {error!r}", "`git checkout` it") from error
         return
     asked = COMPARISONS[arguments.task]
     if unknown := set(arguments.only or ()) - set(asked.methods):
@@ -188,7 +191,7 @@ def main(arguments: argparse.Namespace) -> None:
     ]
     console = open_console(False)
     if arguments.dry_run:
-        print_expected(console, expect(*prepare_grid(recipes, budget)))
+        print_expected(console, expect(*prepare_grid(recipes, budget), RUNS / arguments.task))
         return
     done = compare(recipes, str(RUNS / arguments.task), budget, console)
     print_comparison(console, done.record, done.folder)
@@ -272,13 +275,13 @@ def told(value: float, interval: Sequence[float]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("task", choices=COMPARISONS)
-    parser.add_argument("--data", default="data")
+    parser.add_argument("--data", default="data", help="folder of the data sets")
     parser.add_argument(
         "--only",
         type=lambda text: text.split(","),
         help="some of the methods, beside full; copies nothing",
     )
-    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--dry-run", action="store_true", help="tell how long it will take")
     parser.add_argument("--report", action="store_true", help="write compare.html anew")
     try:
         main(parser.parse_args())

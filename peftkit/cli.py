@@ -127,7 +127,10 @@ def _command(options: argparse.Namespace, overrides: list[str]) -> None:
 def _recipe_in(file: Path, overrides: list[str]) -> Recipe:
     """The recipe of a script or a recipe.json, with overrides."""
     if file.is_dir():
-        raise RecipeError(f"`{file}` is a folder", f"a run's recipe is `{file / 'recipe.json'}`")
+        found = next(
+            (name for name in ("recipe.json", "recipes/*.json") if any(file.glob(name))), ""
+        )
+        raise RecipeError(f"`{file}` is a folder", f"try `{file / found}`" if found else "")
     if not file.is_file():
         raise RecipeError(f"no file `{file}`", did_you_mean_file(file))
     if file.suffix not in (".py", ".json"):

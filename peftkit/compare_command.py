@@ -69,8 +69,8 @@ def compare_command(recipes: list[Recipe], options: argparse.Namespace) -> None:
     console = open_console(options.json)
     if options.dry_run:
         grid, first = prepare_grid(recipes, budget)
-        check_folder(options.output_dir or DEFAULT_FOLDER, identity(grid, first))
-        expected = expect(grid, first)
+        folder = check_folder(options.output_dir or DEFAULT_FOLDER, identity(grid, first))
+        expected = expect(grid, first, folder)
         print_expected(console, expected)
         found = {"expected": expected, "seconds": sum(of["seconds"] for of in expected)}
     else:

@@ -148,8 +148,31 @@ def test_a_dry_run_tells_the_time_and_writes_nothing(recipe, tmp_path, capsys):
     for of in found["expected"]:
         assert 0 < of["trial_seconds"] < of["run_seconds"] < of["seconds"]
         assert of["peak_memory_mb"] > 100
+        assert (of["trials_left"], of["runs_left"]) == (1, 3)
     assert found["seconds"] == sum(of["seconds"] for of in found["expected"])
     assert not folder.exists()
+
+
+def test_a_dry_run_counts_what_is_done(recipe, compared, tmp_path, capsys):
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    command = ["compare", str(tmp_path / "recipe.json"), "--output-dir", str(compared.folder)]
+    command_line([*command, "--dry-run", "--trials", "1", "--seeds", "2"])
+    assert "all trials and runs are done" in capsys.readouterr().out
+
+
+def test_a_damaged_file_is_named(recipe, compared, tmp_path):
+    folder = tmp_path / "grid"
+    shutil.copytree(compared.folder, folder)
+    trial = folder / "trials" / "lora" / "rate-0.01.json"
+    trial.write_text('{"value": 0.')
+    with pytest.raises(OutputError, match=f"`{trial}` is damaged: ") as raised:
+        compare([recipe], str(folder), SMALL)
+    assert "does this part again" in raised.value.hint
+    trial.unlink()
+    assert compare([recipe], str(folder), SMALL).record["status"] == "finished"
+    (folder / "grid.json").write_text("")
+    with pytest.raises(OutputError, match=r"grid.json` is damaged: "):
+        compare([recipe], str(folder), SMALL)
 
 
 class TestCommitted:

@@ -21,7 +21,7 @@ from peftkit.bases.fingerprint import fingerprint
 from peftkit.comparing import trials
 from peftkit.comparing.apart import apart
 from peftkit.comparing.course import Course, Job
-from peftkit.comparing.folder import Identity, open_folder
+from peftkit.comparing.folder import ComparisonFolder, Identity, open_folder
 from peftkit.comparing.grid import (
     SEARCHED,
     Budget,
@@ -202,25 +202,34 @@ def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, Prepa
     return grid, first
 
 
-def expect(grid: Grid, first: Prepared) -> list[Json]:
-    """About how long each contender's trials and runs will take, from a short measurement; answers
-    that are written, merges and the probe aside.
+def expect(grid: Grid, first: Prepared, folder: Path) -> list[Json]:
+    """About how long the trials and runs take that are not done, by contender, from a short
+    measurement; answers that are written, merges and the probe aside.
+
+    Args:
+        folder: of the comparison; it need not exist.
     """
     expected = []
+    there = ComparisonFolder(folder)
     for of in grid.contenders:
+        trials_left = sum(there.done(job.part) is None for job in rate_jobs(of, first))
+        runs_left = sum(not there.has_run(of.name, seed) for seed in grid.seeds)
+        if not trials_left + runs_left:
+            continue
         recipe = for_seeds(of.recipe, num_steps(first))
         plan = apart(trials.expect, recipe.to_json(), foreign_modules(recipe))
         start = STARTS * plan["started"]["prepare"]
         trained, scored = plan["seconds"]["training"], plan["seconds"]["evaluation"]
         trial = start + SEARCHED * trained + scored / 2
         run = start + plan["started"]["plan"] / 2 + trained + scored  # it plans, too
-        budget = grid.budget
         expected.append(
             {
                 "name": of.name,
                 "trial_seconds": trial,
                 "run_seconds": run,
-                "seconds": budget.num_trials * trial + budget.num_seeds * run,
+                "trials_left": trials_left,
+                "runs_left": runs_left,
+                "seconds": trials_left * trial + runs_left * run,
                 "peak_memory_mb": max(plan["peaks_mb"].values()),
             }
         )

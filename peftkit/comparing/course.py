@@ -58,6 +58,7 @@ class Course:
     incomplete: bool = False
     """Whether one of them is tried again when the comparison is gone on with."""
     number: int = 0
+    """Of parts that are through."""
     _parts: list[str] = field(default_factory=list)
     _cold: float = 0.0
     _took: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -69,10 +70,12 @@ class Course:
         """
         found = self.folder.done(job.part)
         self._parts.append(job.part)
-        self.number += 1
+        begun = time.perf_counter()
+        is_new = found is None
         if found is None:
-            begun = time.perf_counter()
             found = self._done_now(job)
+        self.number += 1
+        if is_new:
             took = time.perf_counter() - begun
             seconds, cost = self._took.get(job.contender, (0.0, 0.0))
             if not self._took:  # the first starts the process that others are forked from

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -47,8 +48,12 @@ class ComparisonFolder:
         file = self.file_of(part)
         if not file.is_file():
             return None
-        found: dict[str, Any] = _read(file)
+        found: dict[str, Any] = _read(file, "delete it, and the same command does this part again")
         return found
+
+    def has_run(self, name: str, seed: int) -> bool:
+        """Whether a contender was run with a seed, at whatever rate."""
+        return any((self.path / "trials").glob(f"{glob.escape(name)}/seed-{seed}-rate-*.json"))
 
     def run_folder(self, part: str) -> Path:
         """Where a part's own files go."""
@@ -185,8 +190,11 @@ def _lock(file: TextIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _read(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8"))
+def _read(file: Path, hint: str = "give another `--output-dir`") -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # not text, or not JSON
+        raise OutputError(f"`{file}` is damaged: {error}", hint) from error
 
 
 def _told(place: str, was: Any, now: Any) -> str:

@@ -99,7 +99,7 @@ def facts(comparison: dict[str, Any]) -> list[tuple[str, str, str]]:
     budget, splits = comparison["budget"], comparison["split_rows"]
     made = [
         ("each method", _budget(budget), _tokens(budget)),
-        ("trials", f"{budget['trials']} rates, {_plural(budget['num_seeds'], 'seed')}",
+        ("trials", f"{_plural(budget['trials'], 'rate')}, {_plural(budget['num_seeds'], 'seed')}",
          f"rates: {budget['search_steps']} of {budget['num_steps']} steps each"),
         ("rows", f"{splits['test']:,} test",
          f"{splits['train']:,} train, {splits['validation']:,} validation"),
@@ -139,7 +139,7 @@ def markdown_table(comparison: dict[str, Any]) -> str:
 def _markdown(comparison: dict[str, Any]) -> str:
     budget = comparison["budget"]
     parts = [f"{comparison['task']} on {comparison['base']['name']}", f"data {comparison['data']}",
-             f"{_budget(budget)} each", f"{budget['trials']} rates tried",
+             f"{_budget(budget)} each", f"{_plural(budget['trials'], 'rate')} tried",
              _plural(budget["num_seeds"], "seed"),
              f"{comparison['split_rows']['test']:,} test rows",
              f"equivalent: within {within(comparison)}", comparison["device"]]  # fmt: skip

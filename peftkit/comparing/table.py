@@ -95,11 +95,12 @@ def _command(folder: Path, recipe: Json, modules: Sequence[str]) -> str:
     file = folder.parents[2] / "recipes" / f"{recipe['name']}.json"
     training = recipe["training"]
     trusted = "".join(f"--trust-module {shlex.quote(module)} " for module in modules)
+    again = f"again/{recipe['name']}-{recipe['seed']}"
     return (
         f"peftkit run {shlex.quote(str(file))} {trusted}"
         f"--training.learning-rate {training['learning_rate']!r} "
         f"--training.evaluate-every {training['evaluate_every']} --seed {recipe['seed']} "
-        "--output-dir again"
+        f"--output-dir {shlex.quote(again)}"
     )
 
 

@@ -19,11 +19,18 @@ LEFT = (0, 2, 4)
 
 
 def print_expected(console: Console, expected: Sequence[Json]) -> None:
-    """How long each method will take, and all of them."""
-    table = plain_table("", "a trial", "a run", "all", "memory")
+    """How long each method will take that is not done, and all of them."""
+    if not expected:
+        console.print("  all trials and runs are done")
+        return
+    table = plain_table("", "trials", "each", "runs", "each", "all", "memory")
     for of in expected:
-        times = (duration(of[part]) for part in ("trial_seconds", "run_seconds", "seconds"))
-        table.add_row(of["name"], *times, f"{of['peak_memory_mb']:,.0f} MB")
+        trial, run, both = (
+            duration(of[part]) for part in ("trial_seconds", "run_seconds", "seconds")
+        )
+        memory = f"{of['peak_memory_mb']:,.0f} MB"
+        counts = str(of["trials_left"]), str(of["runs_left"])
+        table.add_row(of["name"], counts[0], trial, counts[1], run, both, memory)
     console.print(table)
     total = sum(of["seconds"] for of in expected)
     console.print(f"\n  about {duration(total)} in all, if nothing else runs here")

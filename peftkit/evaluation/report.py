@@ -137,7 +137,8 @@ def print_rewind(console: Console, report: dict[str, Any]) -> None:
         console.print(f"  [yellow]note:[/] {note}", highlight=False)
     if not report["written"]:
         console.print(
-            "  nothing to rewind: the adapter is best as it was trained, and none is written",
+            "  nothing to rewind: the adapter is best as it was trained, and none is written; the "
+            "curve is, so that another try needs another `--output`",
             highlight=False,
         )
 
