@@ -11,14 +11,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import peftkit
 from peftkit import IA3, Base, Budget, Data, LoRA, Recipe, TextClassification
 from peftkit.cli import command_line
 from peftkit.comparing.answer import answer
-from peftkit.comparing.compare import compare
+from peftkit.comparing.compare import _settled, compare, prepare_grid
+from peftkit.comparing.course import Course
 from peftkit.comparing.folder import ComparisonFolder, Identity, alone_in, check_folder, open_folder
 from peftkit.comparing.grid import make_grid, precision, rates_around
+from peftkit.comparing.jobs import seed_job
+from peftkit.comparing.table import best_rate, collapsed
 from peftkit.errors import OutputError
 from tests.conftest import sentences, write_csv
 
@@ -173,6 +177,54 @@ def test_a_damaged_file_is_named(recipe, compared, tmp_path):
     (folder / "grid.json").write_text("")
     with pytest.raises(OutputError, match=r"grid.json` is damaged: "):
         compare([recipe], str(folder), SMALL)
+
+
+class TestSettled:
+    """The best rate in a quarter of the steps may be too high for all of them."""
+
+    RATES = (1e-3, 3.16e-3, 1e-2)
+
+    def settled(self, recipe, folder, trials, runs, higher=True):
+        """With what trials have reached, and runs that are done already."""
+        grid, prepared = prepare_grid([recipe], SMALL)
+        part = ComparisonFolder(folder)
+        for rate, value in runs.items():
+            failed = "loss is NaN" if value is None else ""
+            done = {"failed": failed, "seconds_taken": 1.0, "validations": [{"value": value}]}
+            file = part.file_of(f"lora/seed-0-rate-{rate:g}")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(done))
+        tried = [
+            {"learning_rate": rate, "value": value, "too_high": False}
+            for rate, value in zip(self.RATES, trials, strict=True)
+        ]
+        course = Course(part, Console(quiet=True), [])
+        best = best_rate([{**found, "loss": 0.0} for found in tried], higher)
+        of = grid.contenders[1]
+        first = course.do(seed_job(of, best, 0, grid, prepared))
+        rate, run = _settled(of, tried, best, first, course, grid, prepared)
+        assert course.number == 1 + len(course.jobs)
+        return rate, run, [found["learning_rate"] for found in tried if found["too_high"]]
+
+    def test_a_run_that_keeps_what_its_trial_had_decides(self, recipe, tmp_path):
+        runs = {1e-2: 0.46}
+        assert self.settled(recipe, tmp_path, (0.2, 0.4, 0.5), runs)[::2] == (1e-2, [])
+
+    def test_a_run_that_loses_it_or_fails_has_the_next_lower_rate(self, recipe, tmp_path):
+        runs = {1e-2: 0.26, 3.16e-3: None, 1e-3: 0.7}
+        rate, run, too_high = self.settled(recipe, tmp_path, (0.2, 0.4, 0.5), runs)
+        assert (rate, too_high) == (1e-3, [3.16e-3, 1e-2])
+        assert run["validations"] == [{"value": 0.7}]
+
+    def test_below_the_lowest_rate_there_is_none(self, recipe, tmp_path):
+        runs = {1e-3: 0.1}
+        assert self.settled(recipe, tmp_path, (0.5, 0.4, 0.3), runs)[::2] == (1e-3, [])
+
+    def test_of_losses_more_is_worse(self):
+        run = {"failed": "", "validations": [{"value": 2.3}, {"value": 2.6}]}
+        assert not collapsed(run, 2.2, higher_is_better=False)
+        assert collapsed(run, 2.0, higher_is_better=False)
+        assert not collapsed({"failed": "killed", "died": True}, 2.0, higher_is_better=False)
 
 
 class TestCommitted:

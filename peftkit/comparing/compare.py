@@ -48,6 +48,7 @@ from peftkit.comparing.report import write_report
 from peftkit.comparing.table import (
     Runs,
     best_rate,
+    collapsed,
     make_rows,
     probe_command,
     read_scores,
@@ -121,15 +122,22 @@ def _compared(grid: Grid, first: Prepared, course: Course, known: Json) -> Json:
         return record
 
     rates = {of.name: _rates_of(of, course, first) for of in grid.contenders}
+    chosen = {name: _chosen(tried, grid) for name, tried in rates.items()}
     seeds: dict[str, list[Json]] = {of.name: [] for of in grid.contenders}
     for seed in grid.seeds:
         for of in grid.contenders:
-            rate = _chosen(rates[of.name], grid)
+            name, rate = of.name, chosen[of.name]
             if rate is None:
                 course.skip()
-            else:
-                seeds[of.name].append(course.do(seed_job(of, rate, seed, grid, first)))
-        runs = [_runs(of, rates[of.name], seeds[of.name], grid, course) for of in grid.contenders]
+                continue
+            run = course.do(seed_job(of, rate, seed, grid, first))
+            if seed == grid.seeds[0]:
+                chosen[name], run = _settled(of, rates[name], rate, run, course, grid, first)
+            seeds[name].append(run)
+        runs = [
+            _runs(of, rates[of.name], chosen[of.name], seeds[of.name], grid, course)
+            for of in grid.contenders
+        ]
         write("unfinished")  # to be looked at early
     runs = [_merged(run, course) for run in runs]
     probe = course.do(probe_job(first)) if has_probe(first.recipe.task) else {"failed": "no head"}
@@ -154,6 +162,34 @@ def _chosen(rates: Sequence[Json], grid: Grid) -> float | None:
     if any(rate["died"] for rate in rates):
         return None
     return best_rate(rates, grid.higher_is_better)
+
+
+def _settled(
+    of: Contender,
+    rates: Sequence[Json],
+    rate: float,
+    run: Json,
+    course: Course,
+    grid: Grid,
+    first: Prepared,
+) -> tuple[float, Json]:
+    """The rate with which all seeds are run, and the first of these runs. What is best in a quarter
+    of the steps may be too high for all of them: while the run fails, or its best validation score
+    is much worse than the trial's, the next lower rate is taken.
+
+    Args:
+        rates: what the trials gave; those that are too high are marked.
+        rate: the best of them.
+        run: the first one with it.
+    """
+    tried = {found["learning_rate"]: found for found in rates if found["value"] is not None}
+    while collapsed(run, tried[rate]["value"], grid.higher_is_better) and rate > min(tried):
+        tried[rate]["too_high"] = True
+        rate = max(lower for lower in tried if lower < rate)
+        job = seed_job(of, rate, grid.seeds[0], grid, first)
+        course.jobs.insert(course.number, job)
+        run = course.do(job)
+    return rate, run
 
 
 def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, Prepared]:
@@ -242,7 +278,7 @@ def _rates_of(of: Contender, course: Course, first: Prepared) -> list[Json]:
     for rate, job in zip(of.rates, rate_jobs(of, first), strict=True):
         given = course.do(job)
         kept = {name: given.get(name) for name in ("value", "loss", "best_step", "num_steps")}
-        told = {"failed": given["failed"], "died": given.get("died", False)}
+        told = {"failed": given["failed"], "died": given.get("died", False), "too_high": False}
         found.append({"learning_rate": rate, **kept, **told})
     return found
 
@@ -264,14 +300,21 @@ def _finisher(grid: Grid, first: Prepared) -> Callable[[Job, Path, Json], Json]:
     return finish
 
 
-def _runs(of: Contender, rates: list[Json], seeds: list[Json], grid: Grid, course: Course) -> Runs:
+def _runs(
+    of: Contender,
+    rates: list[Json],
+    chosen: float | None,
+    seeds: list[Json],
+    grid: Grid,
+    course: Course,
+) -> Runs:
     """All that a contender's parts have left."""
     whole = [seed for seed in seeds if not seed["failed"]]
     folders = [course.folder.path / seed["folder"] for seed in whole]
     failed = [found["failed"] for found in (*rates, *seeds) if found["failed"]]
     scores = [read_scores(folder, grid.metric) for folder in folders]
     reason = "" if whole or not failed else failed[0].split("\n")[0]
-    return Runs(of, rates, whole, scores, reason)
+    return Runs(of, rates, chosen, whole, scores, reason)
 
 
 def _merged(runs: Runs, course: Course) -> Runs:

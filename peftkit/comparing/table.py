@@ -18,6 +18,8 @@ Json = dict[str, Any]
 NEARLY = 0.01
 """A method is as good as there, on the way, when no more than this share is missing."""
 MARGIN = 0.01
+COLLAPSE = 0.1
+"""Share of a trial's validation score that a run with all steps may lack, by chance."""
 LEAST_SEEDS = 2
 """Runs of both that a verdict needs: one says nothing of the luck of others."""
 GOOD_SEEDS = 3
@@ -31,7 +33,9 @@ class Runs:
 
     contender: Contender
     rates: list[Json]
-    """`learning_rate`, `value` (None if it failed), `failed`."""
+    """`learning_rate`, `value` (None if it failed), `failed`, `too_high`."""
+    rate: float | None
+    """The chosen one."""
     seeds: list[Json]
     """As `seed_result` gives them."""
     scores: list[ByExample]
@@ -149,14 +153,13 @@ def margin_of(grid: Grid, full: Runs) -> float:
 def _row(grid: Grid, of: Runs, full: Runs, margin: float, kept_by_base: Json) -> Json:
     contender, seeds = of.contender, of.seeds
     recipe = contender.recipe
-    chosen = best_rate(of.rates, grid.higher_is_better)
     quantization = recipe.base.quantization
     row: Json = {
         "name": contender.name,
         "method": recipe.method.kind(),
         "role": "baseline" if contender.is_baseline else "method",
         "precision": quantization if quantization != "none" else recipe.base.dtype,
-        "learning_rate": chosen,
+        "learning_rate": of.rate,
         "rates": of.rates,
         "seeds": seeds,
         **_judged(grid, of, full, margin),
@@ -202,6 +205,18 @@ def best_rate(rates: Sequence[Json], higher_is_better: bool) -> float | None:
 
     best = min(whole, key=goodness, default=None)
     return None if best is None else float(best["learning_rate"])
+
+
+def collapsed(run: Json, trial: float, higher_is_better: bool) -> bool:
+    """Whether a run has failed, or its best validation score is much worse than that of a trial
+    with the same rate and a quarter of the steps.
+    """
+    if run["failed"]:
+        return not run.get("died", False)  # which says nothing of the rate
+    values = [validation["value"] for validation in run["validations"]]
+    best = max(values) if higher_is_better else min(values)
+    lost = trial - best if higher_is_better else best - trial
+    return bool(lost > COLLAPSE * abs(trial))
 
 
 def _judged(grid: Grid, of: Runs, full: Runs, margin: float) -> Json:
@@ -341,6 +356,10 @@ def notes_of(grid: Grid, rows: Sequence[Json], failures: Mapping[str, str]) -> l
             "two runs of each tell hardly anything of the luck of seeds: intervals are wide"
         )
     for row in rows:
+        for rate in row["rates"]:
+            if rate["too_high"]:
+                told = f"{rate['learning_rate']:g} is the best rate of {row['name']} in its trials"
+                notes.append(f"{told}, and too high for all steps: the next lower one was taken")
         known = [rate["learning_rate"] for rate in row["rates"]]
         if len(known) > 1 and row["learning_rate"] in (min(known), max(known)):
             end = "smallest" if row["learning_rate"] == min(known) else "largest"
