@@ -137,7 +137,9 @@ def synopses(folder: Path) -> Task:
 TWICE = Training(num_epochs=2, batch_size=32)
 COMPARISONS = {
     "rotten_tomatoes": Comparison(MINILM, reviews, ENCODER, TWICE),
-    "banking77": Comparison(MINILM, intents, ENCODER, Training(num_epochs=3, batch_size=32)),
+    "banking77": Comparison(
+        MINILM, intents, ENCODER, Training(num_epochs=3, batch_size=32), num_trials=6
+    ),
     "banking77_pooled": Comparison(
         MINILM,
         pooled_intents,
