@@ -369,7 +369,7 @@ class TestWhole:
             text=True,
         )
         assert json.loads(done.stdout)["metrics"]["accuracy"] == probe["score"]
-        folders = (compared.folder / row["seeds"][1]["folder"], tmp_path / "again")
+        folders = (compared.folder / row["seeds"][1]["folder"], tmp_path / "again" / "lora-1")
         ours, theirs = ((folder / "by_example.json").read_bytes() for folder in folders)
         assert ours == theirs
 

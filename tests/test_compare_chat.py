@@ -78,6 +78,6 @@ def test_a_method_of_ones_own(make_recipe, tmp_path):
     )
     ours, theirs = (
         (tmp_path / folder / "by_example.json").read_bytes()
-        for folder in (f"grid/{row['seeds'][0]['folder']}", "again")
+        for folder in (f"grid/{row['seeds'][0]['folder']}", "again/thin-0")
     )
     assert ours == theirs
