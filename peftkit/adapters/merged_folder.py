@@ -291,8 +291,8 @@ def _judge(report: dict[str, Any]) -> None:
     if report["into"] == "trained" and not report["relative"] <= report["tolerance"]:
         raise AdapterError(
             f"the merged model answers differently from the adapter: logits are off by up to "
-            f"{report['max_abs_dlogit']:.2g}, {report['relative']:.1e} of their scale (tolerance "
-            f"{report['tolerance']:.0e}), the likeliest answer is the same at "
+            f"{report['max_abs_dlogit']:.2g}, {report['relative']:.3g} of their scale (tolerance "
+            f"{report['tolerance']:g}), the likeliest answer is the same at "
             f"{report['top1_agreement']:.1%} of the positions; nothing was written",
             "keep the adapter, which is right as it is",
         )

@@ -115,7 +115,7 @@ def compare_probes(model: nn.Module, probes: Sequence[Probe], here: float) -> fl
             raise AdapterError(
                 f"the loaded model answers differently from the one that was trained: "
                 f"its logits are off by {difference:.2g} of their scale "
-                f"(tolerance {allowed:.1e})",
+                f"(tolerance {allowed:.0e})",
                 "the base, the adapter file or a library is not the one of the training",
             )
         largest = max(largest, difference)
