@@ -270,7 +270,8 @@ class TestCommitted:
 
 
 DIES = '''
-"""Its processes are killed as long as a file of that name is there."""
+"""The processes of its trials and runs are killed as long as a file is there."""
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -279,7 +280,7 @@ from peftkit import LoRA
 
 class Dies(LoRA):
     def inject(self, *arguments, **named):
-        if Path("out_of_luck").exists():
+        if Path("out_of_luck").exists() and multiprocessing.parent_process():
             os.kill(os.getpid(), signal.SIGKILL)
         return super().inject(*arguments, **named)
 '''
@@ -292,8 +293,9 @@ def test_a_method_whose_processes_die_is_tried_again(recipe, tmp_path):
     (tmp_path / "mortal.py").write_text(
         "from own import Dies\n"
         "from peftkit.recipe import Recipe\n"
-        "recipe = Recipe.from_json(open('recipe.json').read())\n"
-        "recipe = recipe.with_(name='mortal', method=Dies(r=4))\n"
+        "def recipe():\n"
+        "    found = Recipe.from_json(open('recipe.json').read())\n"
+        "    return found.with_(name='mortal', method=Dies(r=4))\n"
     )
     command = [sys.executable, "-m", "peftkit", "compare", "mortal.py", "--trials", "1"]
     command += ["--seeds", "2", "--output-dir", "grid"]
