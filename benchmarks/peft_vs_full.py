@@ -158,7 +158,7 @@ COMPARISONS = {
 
 def main(arguments: argparse.Namespace) -> None:
     quiet_libraries()
-    from peftkit.comparing.compare import compare, expect, prepare_grid
+    from peftkit.comparing.compare import compare, expect
     from peftkit.comparing.report import write_report
     from peftkit.comparing.tell import print_comparison, print_expected
 
@@ -169,7 +169,7 @@ def main(arguments: argparse.Namespace) -> None:
             raise DataError(f"no table `{file}` yet", "run the comparison first")
         try:
             write_report(target, json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"`{file}` is no table: {error!r}", "`git checkout` it") from error
         return
     asked = COMPARISONS[arguments.task]
@@ -191,11 +191,11 @@ def main(arguments: argparse.Namespace) -> None:
         for name, (method, rate, quantization) in asked.methods.items()
         if name == "full" or name in (arguments.only or asked.methods)
     ]
-    console = open_console(False)
+    console, folder = open_console(False), str(RUNS / arguments.task)
     if arguments.dry_run:
-        print_expected(console, expect(*prepare_grid(recipes, budget), RUNS / arguments.task))
+        print_expected(console, expect(recipes, folder, budget))
         return
-    done = compare(recipes, str(RUNS / arguments.task), budget, console)
+    done = compare(recipes, folder, budget, console)
     print_comparison(console, done.record, done.folder)
     if done.record["status"] == "finished" and not arguments.only:
         commit(done.folder, target, done.record, arguments.data)
@@ -233,7 +233,7 @@ def commit(folder: Path, target: Path, record: dict[str, Any], data: str) -> Non
 
 def findings(folder: Path, record: dict[str, Any]) -> list[str]:
     """What others have published, as far as the rows that have scores can tell."""
-    from peftkit.comparing.table import LEAST_SEEDS, read_scores
+    from peftkit.comparing.table import LEAST_SEEDS, paired, read_scores
     from peftkit.comparing.verdicts import difference, judge
 
     rows = {row["name"]: row for row in record["rows"] if row["score"] is not None}
@@ -242,12 +242,14 @@ def findings(folder: Path, record: dict[str, Any]) -> list[str]:
     if lora and full:
         times = lora["learning_rate"] / full["learning_rate"]
         found.append(f"the best rate of LoRA is {times:.2g} times full fine-tuning's (about 10)")
-    if lora and attention and len(same_seeds(lora, attention)) >= LEAST_SEEDS:
-        apart = difference(
-            *([read_scores(folder / seed["folder"], record["metric"])
-               for seed in row["seeds"] if seed["seed"] in same_seeds(lora, attention)]
-              for row in (lora, attention))
+    pairs = []
+    if lora and attention:
+        pairs = paired(
+            *({seed["seed"]: read_scores(folder / seed["folder"], record["metric"])
+               for seed in row["seeds"]} for row in (lora, attention))
         )  # fmt: skip
+    if len(pairs) >= LEAST_SEEDS:
+        apart = difference(*zip(*pairs, strict=True))
         counts = " and ".join(f"{row['trainable_parameters']:,}" for row in (lora, attention))
         found.append(
             f"LoRA on all linear layers against attention only ({counts} parameters): "
@@ -261,12 +263,6 @@ def findings(folder: Path, record: dict[str, Any]) -> list[str]:
                 f"{row['verdict']} (within a point)"
             )
     return found
-
-
-def same_seeds(one: dict[str, Any], other: dict[str, Any]) -> set[int]:
-    """With which both were run."""
-    first, second = ({seed["seed"] for seed in row["seeds"]} for row in (one, other))
-    return first & second
 
 
 def told(value: float, interval: Sequence[float]) -> str:

@@ -56,21 +56,12 @@ def compare_command(recipes: list[Recipe], options: argparse.Namespace) -> None:
             retention=_retention(recipes[0], options.retain, options.retain_rows),
         )
     quiet_libraries()
-    from peftkit.comparing.compare import (
-        DEFAULT_FOLDER,
-        compare,
-        expect,
-        identity,
-        prepare_grid,
-    )
-    from peftkit.comparing.folder import check_folder
+    from peftkit.comparing.compare import compare, expect
     from peftkit.comparing.tell import print_comparison, print_expected
 
     console = open_console(options.json)
     if options.dry_run:
-        grid, first = prepare_grid(recipes, budget)
-        folder = check_folder(options.output_dir or DEFAULT_FOLDER, identity(grid, first))
-        expected = expect(grid, first, folder)
+        expected = expect(recipes, options.output_dir, budget)
         print_expected(console, expected)
         found = {"expected": expected, "seconds": sum(of["seconds"] for of in expected)}
     else:

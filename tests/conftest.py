@@ -191,7 +191,7 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_recipe(bases: dict[str, Path], reviews: Path) -> Callable[..., object]:
     """A recipe over a tiny base: `make_recipe(method, base="bert", data=path, **training)`."""
     from peftkit import Base, Data, LoRA, Recipe, TextClassification, Training

@@ -16,16 +16,13 @@ import torch
 from accelerate.utils import set_seed
 from rich.console import Console
 
-import peftkit
 from peftkit import (
-    Base,
     Budget,
     Chat,
     Conversations,
     Data,
     LoRA,
     PromptTuning,
-    Recipe,
     TextClassification,
 )
 from peftkit.cli import command_line
@@ -127,15 +124,10 @@ class TestVerdicts:
 
 
 @pytest.fixture(scope="module")
-def recipe(bases, tmp_path_factory):
+def recipe(make_recipe, tmp_path_factory):
     file = write_csv(tmp_path_factory.mktemp("data") / "rows.csv", sentences(240))
-    return Recipe(
-        base=Base(name_or_path=str(bases["bert"])),
-        task=TextClassification(data=Data(path=str(file), test_fraction=0.3)),
-        method=LoRA(r=4),
-        training=peftkit.Training(num_epochs=2, batch_size=16, learning_rate=1e-2),
-        name="lora",
-    )
+    task = TextClassification(data=Data(path=str(file), test_fraction=0.3))
+    return make_recipe(LoRA(r=4), task=task).with_(name="lora")
 
 
 class TestGrid:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -13,8 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import peftkit
-from peftkit import IA3, Base, Budget, Data, LoRA, Recipe, TextClassification
+from peftkit import IA3, Budget, Data, LoRA, TextClassification
 from peftkit.cli import command_line
 from peftkit.comparing.answer import answer
 from peftkit.comparing.compare import _settled, compare, prepare_grid
@@ -24,6 +22,7 @@ from peftkit.comparing.grid import make_grid, precision, rates_around
 from peftkit.comparing.jobs import seed_job
 from peftkit.comparing.table import best_rate, collapsed
 from peftkit.errors import OutputError
+from peftkit.parts import import_file
 from tests.conftest import sentences, write_csv
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "peft_vs_full.py"
@@ -31,15 +30,10 @@ SMALL = Budget(num_trials=1, num_seeds=2)
 
 
 @pytest.fixture(scope="module")
-def recipe(bases, tmp_path_factory):
+def recipe(make_recipe, tmp_path_factory):
     file = write_csv(tmp_path_factory.mktemp("data") / "rows.csv", sentences(120))
-    return Recipe(
-        base=Base(name_or_path=str(bases["bert"])),
-        task=TextClassification(data=Data(path=str(file), test_fraction=0.4)),
-        method=LoRA(r=4),
-        training=peftkit.Training(max_steps=8, batch_size=16, learning_rate=1e-2),
-        name="lora",
-    )
+    task = TextClassification(data=Data(path=str(file), test_fraction=0.4))
+    return make_recipe(LoRA(r=4), task=task, num_epochs=3, max_steps=8).with_(name="lora")
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +44,7 @@ def compared(recipe, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def benchmark_script():
-    spec = importlib.util.spec_from_file_location("peft_vs_full", BENCHMARK)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return import_file(BENCHMARK)
 
 
 class TestFolder:
@@ -265,7 +254,8 @@ class TestCommitted:
             assert record["status"] == "finished"
             assert record["budget"]["batch_size"] == asked.training.batch_size
             for row in rows.values():
-                assert len(row["seeds"]) == len(row["interval"]) + 1 == 3
+                assert len(row["seeds"]) == 3
+                assert len(row["interval"]) == 2
                 assert (file.parent / "recipes" / f"{row['name']}.json").is_file()
 
 

@@ -27,13 +27,7 @@ from peftkit.data.encoded import Encoded, Examples
 from peftkit.data.reading import read_source
 from peftkit.data.rows import check_columns
 from peftkit.data.splits import Splits, clean_rows, load_splits
-from peftkit.errors import (
-    AdapterError,
-    DataError,
-    MethodError,
-    MissingPackageError,
-    RecipeError,
-)
+from peftkit.errors import AdapterError, DataError, MethodError, MissingPackageError, RecipeError
 from peftkit.evaluation import plots
 from peftkit.evaluation.retention import DRAWN_FROM, Retention, load_texts, text_loss
 from peftkit.evaluation.scoring import evaluate

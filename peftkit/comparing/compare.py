@@ -21,7 +21,7 @@ from peftkit.bases.fingerprint import fingerprint
 from peftkit.comparing import trials
 from peftkit.comparing.apart import apart
 from peftkit.comparing.course import Course, Job
-from peftkit.comparing.folder import ComparisonFolder, Identity, open_folder
+from peftkit.comparing.folder import ComparisonFolder, Identity, check_folder, open_folder
 from peftkit.comparing.grid import (
     SEARCHED,
     Budget,
@@ -193,7 +193,8 @@ def _settled(
 
 
 def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, Prepared]:
-    """What will be compared, and the baseline; everything is checked that needs no weights.
+    """What will be compared, and the baseline; everything is checked that needs no weights, but
+    for the general text, which `identity` reads.
 
     Raises:
         PeftkitError: see `compare`.
@@ -228,25 +229,22 @@ def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, Prepa
             "methods cannot be told apart by it",
             f"compare by {quoted(task.comparable) or 'a metric in `Score.by_example`'}",
         )
-    if budget.retention is not None:
-        if task.task_type != "CAUSAL_LM":
-            raise RecipeError(
-                "only language models have a loss on general text, and this task is none",
-                "leave `--retain` out",
-            )
-        load_texts(budget.retention)
+    if budget.retention is not None and task.task_type != "CAUSAL_LM":
+        raise RecipeError(
+            "only language models have a loss on general text, and this task is none",
+            "leave `--retain` out",
+        )
     return grid, first
 
 
-def expect(grid: Grid, first: Prepared, folder: Path) -> list[Json]:
-    """About how long the trials and runs take that are not done, by contender, from a short
-    measurement; answers that are written, merges and the probe aside.
-
-    Args:
-        folder: of the comparison; it need not exist.
+def expect(recipes: Sequence[Recipe], output_dir: str, budget: Budget) -> list[Json]:
+    """About how long the trials and runs of a comparison take that are not done, by contender,
+    from a short measurement; answers that are written, merges and the probe aside. Arguments and
+    errors as for `compare`; nothing is written.
     """
+    grid, first = prepare_grid(recipes, budget)
+    there = ComparisonFolder(check_folder(output_dir or DEFAULT_FOLDER, identity(grid, first)))
     expected = []
-    there = ComparisonFolder(folder)
     for of in grid.contenders:
         trials_left = sum(there.done(job.part) is None for job in rate_jobs(of, first))
         runs_left = sum(not there.has_run(of.name, seed) for seed in grid.seeds)

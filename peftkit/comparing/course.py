@@ -70,13 +70,13 @@ class Course:
         """
         found = self.folder.done(job.part)
         self._parts.append(job.part)
-        begun = time.perf_counter()
-        is_new = found is None
+        took = None
         if found is None:
+            begun = time.perf_counter()
             found = self._done_now(job)
-        self.number += 1
-        if is_new:
             took = time.perf_counter() - begun
+        self.number += 1
+        if took is not None:
             seconds, cost = self._took.get(job.contender, (0.0, 0.0))
             if not self._took:  # the first starts the process that others are forked from
                 self._cold = took / 2

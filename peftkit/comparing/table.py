@@ -44,6 +44,11 @@ class Runs:
     """Why there are none."""
     merging_mb: float | None = None
 
+    @property
+    def by_seed(self) -> dict[int, ByExample]:
+        """The scores of each seed."""
+        return dict(zip((seed["seed"] for seed in self.seeds), self.scores, strict=True))
+
 
 def seed_result(
     folder: Path, metric: str, steps_per_epoch: int, kept: Json, modules: Sequence[str]
@@ -227,7 +232,7 @@ def _judged(grid: Grid, of: Runs, full: Runs, margin: float) -> Json:
     found: Json = {"score": own.value, "interval": own.interval, "difference_to_full": None}
     if of is full:
         return {**found, "verdict": "baseline"}
-    pairs = _paired(of, full)
+    pairs = paired(of.by_seed, full.by_seed)
     if not pairs:
         return {**found, "verdict": "undecided"}
     ours, others = zip(*pairs, strict=True)
@@ -246,11 +251,11 @@ def _against(
     return told, verdict if enough else "undecided"
 
 
-def _paired(of: Runs, full: Runs) -> list[tuple[ByExample, ByExample]]:
+def paired(
+    ours: Mapping[int, ByExample], others: Mapping[int, ByExample]
+) -> list[tuple[ByExample, ByExample]]:
     """The scores of the seeds that both have."""
-    theirs = dict(zip((seed["seed"] for seed in full.seeds), full.scores, strict=True))
-    ours = zip((seed["seed"] for seed in of.seeds), of.scores, strict=True)
-    return [(score, theirs[seed]) for seed, score in ours if seed in theirs]
+    return [(score, others[seed]) for seed, score in ours.items() if seed in others]
 
 
 def _to_probe(grid: Grid, of: Runs, probe: Json | None, margin: float) -> Json | None:
