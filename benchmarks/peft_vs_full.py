@@ -43,7 +43,7 @@ from peftkit import (
     TopLayers,
     Training,
 )
-from peftkit.errors import DataError, PeftkitError, RecipeError, quoted
+from peftkit.errors import DataError, PeftkitError, RecipeError, first_line, quoted
 from peftkit.evaluation.retention import Retention
 from peftkit.terminal import open_console, quiet_libraries
 
@@ -159,18 +159,11 @@ COMPARISONS = {
 def main(arguments: argparse.Namespace) -> None:
     quiet_libraries()
     from peftkit.comparing.compare import compare, expect
-    from peftkit.comparing.report import write_report
     from peftkit.comparing.tell import print_comparison, print_expected
 
     target = HERE / "peft_vs_full" / arguments.task
     if arguments.report:
-        file = target / "compare.json"
-        if not file.is_file():
-            raise DataError(f"no table `{file}` yet", "run the comparison first")
-        try:
-            write_report(target, json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"`{file}` is no table: {error!r}", "`git checkout` it") from error
+        report_again(target)
         return
     asked = COMPARISONS[arguments.task]
     if unknown := set(arguments.only or ()) - set(asked.methods):
@@ -199,6 +192,20 @@ def main(arguments: argparse.Namespace) -> None:
     print_comparison(console, done.record, done.folder)
     if done.record["status"] == "finished" and not arguments.only:
         commit(done.folder, target, done.record, arguments.data)
+
+
+def report_again(target: Path) -> None:
+    """Writes compare.html, and compare.md, from a committed compare.json."""
+    from peftkit.comparing.report import write_report
+
+    file = target / "compare.json"
+    if not file.is_file():
+        raise DataError(f"no table `{file}` yet", "run the comparison first")
+    try:
+        write_report(target, json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"  # its repr has the whole file
+        raise DataError(f"`{file}` is no table: {reason}", "`git checkout` it") from error
 
 
 def commit(folder: Path, target: Path, record: dict[str, Any], data: str) -> None:

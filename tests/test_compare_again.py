@@ -21,7 +21,7 @@ from peftkit.comparing.folder import ComparisonFolder, Identity, alone_in, check
 from peftkit.comparing.grid import make_grid, precision, rates_around
 from peftkit.comparing.jobs import seed_job
 from peftkit.comparing.table import best_rate, collapsed
-from peftkit.errors import OutputError
+from peftkit.errors import DataError, OutputError
 from peftkit.parts import import_file
 from tests.conftest import sentences, write_csv
 
@@ -244,6 +244,14 @@ class TestCommitted:
         assert str(compared.folder) not in (target / "compare.json").read_text()
         text = (target / "findings.md").read_text()
         assert text == "- the best rate of LoRA is 1e+02 times full fine-tuning's (about 10)\n"
+
+    @pytest.mark.parametrize("content", [b"\x89PNG\r\n" * 1000, b"", b"[1]", b"{}"])
+    def test_a_wrong_table_is_told_in_a_line(self, benchmark_script, tmp_path, content):
+        (tmp_path / "compare.json").write_bytes(content)
+        with pytest.raises(DataError, match=r"compare.json` is no table: ") as raised:
+            benchmark_script.report_again(tmp_path)
+        assert len(raised.value.message) < 200 + len(str(tmp_path))
+        assert "\n" not in raised.value.message
 
     def test_the_tables_in_the_project_are_of_these_methods(self, benchmark_script):
         for file in BENCHMARK.parent.glob("peft_vs_full/*/compare.json"):
