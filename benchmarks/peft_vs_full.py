@@ -71,11 +71,11 @@ ENCODER: dict[str, tuple[Method, float, str]] = {
 }
 """Method, the rate around which it is searched, and the base's quantization."""
 DECODER: dict[str, tuple[Method, float, str]] = {
-    "full": (FullFineTuning(), 3e-5, "none"),
-    "lora": (LORA, 3e-4, "none"),
-    "dora": (DoRA(r=8, lora_alpha=16, target_modules="all-linear"), 3e-4, "none"),
-    "prefix": (PrefixTuning(num_virtual_tokens=20), 1e-2, "none"),
-    "bottleneck": (BottleneckAdapter(placement="houlsby", reduction_factor=8), 1e-3, "none"),
+    "full": (FullFineTuning(), 1e-4, "none"),
+    "lora": (LORA, 1e-3, "none"),
+    "dora": (DoRA(r=8, lora_alpha=16, target_modules="all-linear"), 1e-3, "none"),
+    "prefix": (PrefixTuning(num_virtual_tokens=20), 3e-2, "none"),
+    "bottleneck": (BottleneckAdapter(placement="houlsby", reduction_factor=8), 3e-3, "none"),
 }
 POOLED = ("full", "lora", "houlsby")
 
@@ -127,7 +127,7 @@ def synopses(folder: Path) -> Task:
         between = file.with_suffix(".part")
         between.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
         between.replace(file)
-    data = Conversations(path=str(file), max_rows=640, validation_fraction=0.1, test_fraction=0.25)
+    data = Conversations(path=str(file), max_rows=960, validation_fraction=0.1, test_fraction=0.25)
     return Chat(
         data=data, max_length=128, over_long="drop", samples=60,
         generation=Generation(max_new_tokens=24),
