@@ -41,7 +41,7 @@ from peftkit.training.frozen_trunk import find_frozen_trunk
 from peftkit.training.guards import modules_below
 from peftkit.training.loop import keep_few_activations
 from peftkit.training.reading import Reader, base_of
-from peftkit.training.self_check import cannot_pack
+from peftkit.training.self_check import cannot_pack, shares
 
 MOST_BLOCKS = 6
 """Of the smaller copy; a method may need as many."""
@@ -99,7 +99,9 @@ def make_trial(
     """With the layout that the batches will have, unless the self-check finds it wrong."""
     packs = recipe.training.layout == "auto" and "packed" in recipe.method.layouts
     packs = packs and not cannot_pack(empty_model(base, encoded.head).model)
-    layout: Layout = "packed" if packs else "padded"
+    layout: Layout = "padded"
+    if packs:
+        layout = "shared" if shares(encoded.train, recipe.task.reads) else "packed"
     worst = worst_micro_batch(encoded.train, recipe, layout, accelerator, base.config)
     return Trial(recipe, base, encoded, accelerator, timed, layout, worst)
 

@@ -187,7 +187,7 @@ def run_record(
 ) -> dict[str, Any]:
     """The content of run.json, from which the receipt is made."""
     after, result = outcome.after, outcome.result
-    padding = 1 - result.num_tokens / max(1, result.num_padded_tokens)
+    padding = max(0.0, 1 - result.num_tokens / max(1, result.num_padded_tokens))
     training = asdict(result)
     training["train_seconds"] = training.pop("seconds")
     folder = saved.parent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from peftkit.training.attention import (
     attend_within_documents,
     group_documents,
 )
-from peftkit.training.batching import pack_step
+from peftkit.training.batching import pack_step, padded_tokens
 from peftkit.training.collating import collate
 from peftkit.training.frozen_trunk import FAMILIES, find_frozen_trunk
 from peftkit.training.guards import modules_below
@@ -126,6 +127,20 @@ def inject(method, model, encoded):
     return model
 
 
+def beginning_alike(encoded):
+    """With 9 tokens before each example, of which nothing is learned."""
+    beginning, examples = np.arange(10, 19), encoded.train
+    nothing = np.full(len(beginning), IGNORE_INDEX)
+    per_token = len(examples.targets[0]) > 1
+    put = {"input_ids": [np.concatenate([beginning, ids]) for ids in examples.input_ids]}
+    if per_token:
+        zeros = nothing.astype(np.float32) * 0
+        put["targets"] = [np.concatenate([nothing, target]) for target in examples.targets]
+        put["weights"] = [np.concatenate([zeros, weights]) for weights in examples.weights]
+    examples = replace(examples, **put)
+    return replace(encoded, train=examples, validation=examples, test=examples)
+
+
 def compare(reader, encoded, task):
     """Checks a reader on micro-batches, loss and each gradient."""
     model, examples = reader.model, encoded.train
@@ -133,7 +148,7 @@ def compare(reader, encoded, task):
     right = one_by_one(model, everything, encoded, task, gradients=True)
     for budget in (20, 40, 1000):
         total = 0.0
-        for indices in pack_step(examples, everything, budget, 1)[0]:
+        for indices in pack_step(examples, everything, budget, 1, reader.layout)[0]:
             batch = collate(examples, indices, task.reads, encoded.pad_token_id, reader.layout)
             with reader.ready(batch) as given:
                 loss = reader.loss(given, lambda o, t, w: task.loss(o, t, w, 0.0))
@@ -173,6 +188,49 @@ def test_it_computes_what_single_documents_do(kind, auto, method, layout, monkey
     assert (chosen.reader.layout, chosen.reader.only_read) == (layout, True)
     if auto == "AutoModelForCausalLM":
         assert chosen.reader.in_chunks
+
+
+@pytest.mark.parametrize("method", METHODS[:2], ids=["lora", "full"])
+@pytest.mark.parametrize("auto", ["AutoModelForCausalLM", "AutoModelForSequenceClassification"])
+@pytest.mark.parametrize("kind", DECODERS)
+def test_what_examples_begin_with_is_computed_once(kind, auto, method, monkeypatch):
+    monkeypatch.setattr(short_attention, "LONGEST", 20)
+    model, encoded, task = setting(kind, auto)
+    task = ReadsAnything("last" if task.reads == "first" else task.reads)
+    encoded = beginning_alike(encoded)
+    indices = range(len(LENGTHS))
+    assert encoded.train.shared_tokens(indices) in (9, 10, 11)  # the first target is ignored
+    row = collate(encoded.train, indices, task.reads, encoded.pad_token_id, "shared")
+    assert row.input_ids.numel() == padded_tokens(encoded.train, indices, "shared")
+    assert row.input_ids.numel() == encoded.train.num_tokens - 5 * row.shared
+    model = inject(method, model, encoded)
+    compare(Reader(model, task.reads, "shared"), encoded, task)
+    chosen = choose_reader(model, encoded, task, ["padded", "packed"], CPU, gradients=True)
+    assert (chosen.reader.layout, chosen.notes) == ("shared", ())
+
+
+def test_only_what_is_not_read_and_is_alike_is_shared():
+    examples = beginning_alike(setting("llama", "AutoModelForCausalLM")[1]).train
+    assert examples.shared_tokens((0, 1)) == 9
+    assert examples.shared_tokens((0,)) == examples.shared_tokens(()) == 0
+    examples.targets[1][8] = 2
+    assert examples.shared_tokens((0, 1)) == 8
+    assert examples.shared_tokens((0, 2)) == 9
+    examples.input_ids[2][7] += 1
+    assert examples.shared_tokens((0, 2)) == 0  # seven are too few
+    whole = replace(examples, input_ids=[np.arange(9), np.arange(12)], targets=[np.zeros(1)] * 2)
+    assert whole.shared_tokens((0, 1)) == 8  # an output is read at the last
+    segments = replace(examples, segment_ids=examples.input_ids)
+    assert segments.shared_tokens((0, 1)) == 0
+
+
+def test_an_encoder_shares_nothing():
+    model, encoded, task = setting("bert", "AutoModelForTokenClassification")
+    encoded = beginning_alike(encoded)
+    reader = Reader(model, task.reads, "shared")
+    indices = tuple(range(len(LENGTHS)))
+    right = one_by_one(model, indices, encoded, task, gradients=False)
+    assert "lets what is shared see" in wrong_with(reader, right, indices, encoded, task, 1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS[2:], ids=["ia3", "bottleneck"])

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from peftkit.data.rows import Row
 
 IGNORE_INDEX = -100
+LEAST_SHARED = 8
+"""Tokens that several examples must begin with, or each has its own."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,23 @@ class Examples:
         """Of some examples, without padding."""
         return sum(len(self.input_ids[index]) for index in indices)
 
+    def shared_tokens(self, indices: Sequence[int]) -> int:
+        """With how many tokens, of which no output is read, all of these examples begin; 0 if they
+        are few. A system prompt is such a beginning. What causal attention makes of it is the same
+        in each.
+        """
+        if len(indices) < 2 or self.segment_ids is not None:
+            return 0
+        first = self.input_ids[indices[0]]
+        shared = len(first)
+        for index in indices:
+            ids, targets = self.input_ids[index], self.targets[index]
+            shared = min(shared, len(ids) - 1)
+            shared = _first(ids[:shared] != first[:shared], shared)
+            if len(targets) == len(ids):
+                shared = _first(targets[:shared] != IGNORE_INDEX, shared)
+        return shared if shared >= LEAST_SHARED else 0
+
     @property
     def num_supervised(self) -> int:
         """Targets that count in the loss."""
@@ -114,3 +133,8 @@ class Encoded:
     def splits(self) -> dict[str, Examples]:
         """By name, in order."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def _first(found: npt.NDArray[np.bool_], otherwise: int) -> int:
+    """The first place where something was found."""
+    return int(found.argmax()) if found.any() else otherwise

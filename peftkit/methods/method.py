@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from peftkit.bases.loading import LoadedModel
     from peftkit.data.encoded import Encoded
 
-Layout = Literal["padded", "packed"]
+Layout = Literal["padded", "packed", "shared"]
+"""Examples padded to one width; behind one another in one row; the same, with the tokens that all
+begin with in the row once. Which bears `packed` bears `shared`."""
 
 
 class Method(OpenPart):

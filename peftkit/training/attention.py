@@ -80,6 +80,7 @@ def attend_within_documents(
     sliding_window: int | None = None,
     softcap: float | None = None,
     document_lengths: tuple[int, ...] | None = None,
+    shared_tokens: int = 0,
     only_first: bool = False,
     **others: Any,
 ) -> tuple[Tensor, None]:
@@ -90,6 +91,7 @@ def attend_within_documents(
         sliding_window: tokens that a token sees, itself among them.
         softcap: scores are `softcap * tanh(score / softcap)` (Gemma 2).
         document_lengths: of the documents in the row.
+        shared_tokens: that all documents begin with; the row has them once, at its start.
         only_first: of the documents' other tokens nothing is read.
 
     Returns:
@@ -105,12 +107,38 @@ def attend_within_documents(
         raise CannotPack(f"{type(module).__name__} asks for {unknown or 'a mask of its own'}")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     options = (causal, scaling, dropout, sliding_window, softcap)
+    if shared_tokens:
+        if not causal:
+            raise CannotPack(f"{type(module).__name__} lets what is shared see what is not")
+        query, key, value = (
+            in_each(tensor, document_lengths, shared_tokens) for tensor in (query, key, value)
+        )
     if only_first and not (causal or sliding_window or softcap):
         return attend_from_first(query, key, value, document_lengths, scaling, dropout), None
     if query.device.type == "cpu":  # where a call costs little
-        return attend_in_turn(query, key, value, document_lengths, *options), None
-    groups = group_documents(document_lengths, query.device, ACCELERATOR_CALL)
-    return attend_in_groups(query, key, value, groups, *options), None
+        found = attend_in_turn(query, key, value, document_lengths, *options)
+    else:
+        groups = group_documents(document_lengths, query.device, ACCELERATOR_CALL)
+        found = attend_in_groups(query, key, value, groups, *options)
+    return in_first(found, document_lengths, shared_tokens) if shared_tokens else found, None
+
+
+def in_each(row: Tensor, lengths: tuple[int, ...], shared: int) -> Tensor:
+    """A row whose first tokens all documents begin with -> one in which each document has them.
+
+    Args:
+        row: (1, heads, tokens, d).
+    """
+    first, *rests = torch.split(row, [lengths[0], *(n - shared for n in lengths[1:])], 2)
+    beginning = first[:, :, :shared]
+    return torch.cat([first, *itertools.chain(*((beginning, rest) for rest in rests))], 2)
+
+
+def in_first(row: Tensor, lengths: tuple[int, ...], shared: int) -> Tensor:
+    """The way back: (1, tokens, heads, d), in which only the first document has what is shared."""
+    sizes = [size for length in lengths[1:] for size in (shared, length - shared)]
+    first, *parts = torch.split(row, [lengths[0], *sizes], 1)
+    return torch.cat([first, *parts[1::2]], 1)
 
 
 def attend_in_turn(

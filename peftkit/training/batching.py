@@ -137,7 +137,7 @@ def inference_batches(
     tokens = width = 0  # of the batch; of what another example adds to it
     for index in longest_first(examples):
         length = max(len(examples.input_ids[index]), 1)
-        if layout == "packed" or not batch:
+        if layout != "padded" or not batch:
             width = length
         if batch and tokens + width > micro_batch_tokens:
             yield tuple(batch)
@@ -168,12 +168,18 @@ def row_tokens(micro_batch_tokens: int, layout: Layout, on_cpu: bool, config: An
 
 
 def pack_step(
-    examples: Examples, indices: Sequence[int], micro_batch_tokens: int, num_processes: int
+    examples: Examples,
+    indices: Sequence[int],
+    micro_batch_tokens: int,
+    num_processes: int,
+    layout: Layout = "packed",
 ) -> list[list[tuple[int, ...]]]:
-    """As `cut_step`, for the packed layout: as few micro-batches of whole examples as the budget
+    """As `cut_step`, for a packed layout: as few micro-batches of whole examples as the budget
     allows, about equally long.
     """
-    lengths = {index: len(examples.input_ids[index]) for index in indices}
+    shared = examples.shared_tokens(indices) if layout == "shared" else 0
+    micro_batch_tokens = max(1, micro_batch_tokens - shared)
+    lengths = {index: len(examples.input_ids[index]) - shared for index in indices}
     by_length = sorted(indices, key=lambda index: (-lengths[index], index))
     number = min(max(1, -(-sum(lengths.values()) // micro_batch_tokens)), len(indices))
     while True:
@@ -225,6 +231,9 @@ def worst_micro_batch(
 
 def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) -> int:
     """Tokens that the model is given for a micro-batch, padding included."""
+    if layout == "shared" and indices:
+        spared = examples.shared_tokens(indices) * (len(indices) - 1)
+        return examples.tokens_of(indices) - spared
     if layout == "packed":
         return examples.tokens_of(indices)
     return max((len(examples.input_ids[index]) for index in indices), default=0) * len(indices)
@@ -242,8 +251,8 @@ def micro_batches(
     on_cpu = accelerator.device.type == "cpu"
     tokens = row_tokens(training.micro_batch_tokens, layout, on_cpu, config)
     processes = accelerator.num_processes
-    if layout == "packed":
-        plan = pack_step(examples, step.indices, tokens, processes)
+    if layout != "padded":
+        plan = pack_step(examples, step.indices, tokens, processes, layout)
     else:
         overhead = CPU_OVERHEAD if on_cpu else ACCELERATOR_OVERHEAD
         plan = cut_step(examples, step.indices, tokens, overhead, processes)

@@ -33,6 +33,8 @@ class Batch:
     has one output."""
     lengths: tuple[int, ...] | None
     """Tokens of each example, if packed."""
+    shared: int
+    """Tokens that all examples begin with and only the first has in the row; 0 mostly."""
     positions: Tensor | None
     """(1, tokens) int64, place of each token in its example, if packed."""
     examples: Examples
@@ -42,11 +44,12 @@ class Batch:
     @property
     def ends(self) -> Tensor:
         """(examples,) int64, places of the last tokens in a packed row."""
-        return torch.tensor(self.lengths, device=self.input_ids.device).cumsum(0) - 1
+        ends = torch.tensor(self.lengths, device=self.input_ids.device).cumsum(0) - 1
+        return ends - self.shared * torch.arange(len(ends), device=ends.device)
 
     @property
     def starts(self) -> Tensor:
-        """(examples,) int64, places of the first tokens in a packed row."""
+        """(examples,) int64, places of the first tokens in a packed row, if none are shared."""
         return self.ends + 1 - torch.tensor(self.lengths, device=self.input_ids.device)
 
     def inputs(self) -> dict[str, Tensor]:
@@ -72,6 +75,7 @@ def collate(
     """
     weightless = not indices
     chosen = list(indices) or [0]
+    shared = examples.shared_tokens(chosen) if layout == "shared" else 0
     ids = _rows(examples.input_ids, chosen)
     targets = _rows(examples.targets, chosen)
     weights = [torch.ones(len(target)) for target in targets]
@@ -82,20 +86,23 @@ def collate(
         segments = _joined(_rows(examples.segment_ids, chosen), 0, layout)
     read_at = None
     if reads in ("labelled", "all"):
-        learned = _joined(targets, IGNORE_INDEX, layout) != IGNORE_INDEX
+        learned = _joined(targets, IGNORE_INDEX, layout, shared) != IGNORE_INDEX
         read_at = learned.flatten().nonzero().squeeze(1)
         weights = [w[t != IGNORE_INDEX] for w, t in zip(weights, targets, strict=True)]
         targets = [target[target != IGNORE_INDEX] for target in targets]
-    packed = layout == "packed"
+    packed = layout != "padded"
     return Batch(
-        input_ids=_joined(ids, pad_token_id, layout),
+        input_ids=_joined(ids, pad_token_id, layout, shared),
         attention_mask=None if packed else _joined([torch.ones_like(i) for i in ids], 0, layout),
         targets=torch.cat(targets),
         weights=torch.cat(weights) * (0.0 if weightless else 1.0),
         token_type_ids=segments,
         read_at=read_at,
         lengths=tuple(map(len, ids)) if packed else None,
-        positions=torch.cat([torch.arange(len(i)) for i in ids])[None] if packed else None,
+        shared=shared,
+        positions=_joined([torch.arange(len(i)) for i in ids], 0, layout, shared)
+        if packed
+        else None,
         examples=examples,
         indices=tuple(chosen),
     )
@@ -115,8 +122,8 @@ def _rows(arrays: Sequence[Any], chosen: Sequence[int]) -> list[Tensor]:
     return [torch.from_numpy(arrays[index]) for index in chosen]
 
 
-def _joined(rows: list[Tensor], value: int, layout: Layout) -> Tensor:
-    """(rows, width), filled up with a value; packed (1, sum of lengths)."""
-    if layout == "packed":
-        return torch.cat(rows)[None]
+def _joined(rows: list[Tensor], value: int, layout: Layout, shared: int = 0) -> Tensor:
+    """(rows, width), filled up with a value; packed (1, tokens), with what is shared once."""
+    if layout != "padded":
+        return torch.cat([rows[0], *(row[shared:] for row in rows[1:])])[None]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)

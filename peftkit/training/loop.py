@@ -84,7 +84,7 @@ class TrainResult:
     num_tokens: int
     """Without padding, over all epochs."""
     num_padded_tokens: int
-    """With padding: what the model was given."""
+    """What the model was given: with padding, and what examples share once for each row."""
 
 
 @dataclass
@@ -151,7 +151,7 @@ def train(
     with accelerator.autocast():
         quiet = guards.modules_below(model, _first_batch(encoded, task, accelerator.device))
     if reader.packed:
-        reader.trunk = find_frozen_trunk(base_of(model), quiet, reader.every_token, passes)
+        reader.leave_out(find_frozen_trunk(base_of(model), quiet, reader.every_token, passes))
     loss_of = LossOf(reader, partial(task.loss, label_smoothing=training.label_smoothing))
     wrapped = accelerator.prepare(loss_of)  # no gradient scaler: the optimizer stays as it is
     _train_mode(wrapped, quiet)

@@ -71,7 +71,13 @@ class Reader:
     @property
     def packed(self) -> bool:
         """Whether batches lie in one row."""
-        return self.layout == "packed"
+        return self.layout != "padded"
+
+    def leave_out(self, trunk: FrozenTrunk | None) -> None:
+        """Has frozen blocks run once for each example; what they give is kept of whole examples."""
+        self.trunk = trunk
+        if trunk is not None:
+            self.layout = "packed"
 
     @contextlib.contextmanager
     def ready(self, batch: Batch) -> Iterator[Batch]:
@@ -164,6 +170,8 @@ class Reader:
             assert batch.positions is not None
             inputs["position_ids"] = batch.positions + self.first_position
             inputs |= {"document_lengths": batch.lengths, "use_cache": False}
+        if batch.shared:
+            inputs["shared_tokens"] = batch.shared
         self._capturing = True
         try:
             logits: Tensor = self.model(**inputs).logits

@@ -21,7 +21,7 @@ from peftkit.data.encoded import Encoded, Examples
 from peftkit.errors import first_line, quoted
 from peftkit.methods.lora_linear import as_peft_computes, own_layers
 from peftkit.methods.method import Layout, trainable_parameters
-from peftkit.tasks.task import Task
+from peftkit.tasks.task import Reads, Task
 from peftkit.training.collating import collate, to_device
 from peftkit.training.reading import Reader, base_of
 
@@ -76,6 +76,8 @@ def choose_reader(
             notes.append(f"batches are padded: {reason}")
         else:
             ways.insert(0, ("packed", True))
+            if shares(examples, task.reads):
+                ways.insert(0, ("shared", True))
     with accelerator.autocast():
         right = one_by_one(model, indices, encoded, task, gradients)
         tolerance = TOLERANCE[_dtype(model, accelerator)]
@@ -95,7 +97,7 @@ def choose_reader(
                 found = place
                 break
             way = "computing only what is read" if only_read else "padded batches"
-            way = "packed batches" if layout == "packed" else way
+            way = {"packed": "packed batches", "shared": "shared beginnings"}.get(layout, way)
             notes.append(f"{way} would not do for {type(base_of(model)).__name__}: {wrong}")
     if accelerator.num_processes > 1:  # all take the slowest
         found = max(gather_object([found]))
@@ -114,6 +116,13 @@ def cannot_pack(model: nn.Module) -> str | None:
     if other := sorted(kinds - {"full_attention", "sliding_attention"}):
         return f"{type(base).__name__} has layers of {quoted(other)}, which know no documents"
     return None
+
+
+def shares(examples: Examples, reads: Reads) -> bool:
+    """Whether the examples that are compared begin with the same tokens, and outputs are read where
+    attention is causal: then what is shared may be computed once.
+    """
+    return reads != "first" and examples.shared_tokens(chosen_examples(examples)) > 0
 
 
 def chosen_examples(examples: Examples) -> tuple[int, ...]:
