@@ -28,11 +28,12 @@ class Training(Part):
     """Examples per optimizer step, over all devices."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Most tokens, padding included, per forward pass and device; accumulation follows from it. In
-    packed batches on a CPU at most 1,024 are taken, of deep models 512: more gain nothing there.
+    packed batches on a CPU at most 1,024 are taken, of deep models 512 or 768: more gain nothing.
     Changes memory and speed; of the result only which dropout masks are drawn."""
     layout: Literal["auto", "padded"] = "auto"
     """How examples lie side by side: packed behind one another where method and architecture allow
-    it and the self-check finds the same results as for single examples, else padded; or padded."""
+    it and the self-check finds the same results as for single examples, else padded; or padded.
+    Tokens with which all examples of a packed row begin, a system prompt, are computed once."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: far less memory for
     about a third more time (arXiv:1604.06174)."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from peftkit.data.encoded import IGNORE_INDEX, Examples
 from peftkit.data.rows import Row
-from peftkit.losses import cross_entropy_sum, supervised_weight
+from peftkit.losses import MANY, cross_entropy_sum, supervised_weight
 from peftkit.training.batching import (
     count_steps,
     cut_step,
@@ -164,3 +164,18 @@ def test_an_empty_micro_batch_weighs_nothing():
     batch = collate(examples_of([4, 5]), (), "first", 0)
     assert len(batch.input_ids) == 1
     assert float(supervised_weight(batch.targets, batch.weights)) == 0
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_whole_vocabulary_has_the_losses_and_gradients_of_torchs_own(smoothing):
+    torch.manual_seed(0)
+    classes = MANY + 5
+    logits = (30 * torch.randn(4, classes)).requires_grad_()  # some probabilities are below 1e-38
+    targets, weights = torch.tensor([0, IGNORE_INDEX, 17, classes - 1]), torch.rand(4)
+    right = torch.nn.functional.cross_entropy(
+        logits, targets, reduction="none", label_smoothing=smoothing
+    )
+    (gradient,) = torch.autograd.grad((right * weights).sum(), logits)
+    found = cross_entropy_sum(logits, targets, weights, smoothing)
+    torch.testing.assert_close(found, (right * weights).sum())
+    torch.testing.assert_close(torch.autograd.grad(found, logits)[0], gradient)

@@ -22,10 +22,10 @@ CPU_OVERHEAD = 64
 """What a further forward and backward pass costs on a CPU, in tokens. A step of 32 short reviews
 on MiniLM takes 0.90, 0.88, 0.90, 0.98 and 1.29 CPU-seconds when cut for an overhead of 32, 64,
 128, 256 and 512 tokens, 1.35 in one piece, 1.88 one by one (docs/log.md, 2026-11-23)."""
-CPU_ROW = (512, 1024)
+CPU_ROW = {"packed": (512, 1024), "shared": (768, 1024)}
 """Tokens that a packed row on a CPU has at most: matrix products are no faster on longer ones, and
-memory grows with them. A small model gains from long rows, a deep one does not (docs/log.md,
-2026-11-24)."""
+memory grows with them. A small model gains from long rows, a deep one only where the examples of a
+row share what they begin with (docs/log.md, 2026-11-24 and 2026-11-26)."""
 CPU_ROW_NUMBERS = 2**23
 """Of hidden states, over all blocks, in such a row."""
 SEARCHED = 200
@@ -164,7 +164,8 @@ def row_tokens(micro_batch_tokens: int, layout: Layout, on_cpu: bool, config: An
         return micro_batch_tokens
     text = config.get_text_config()
     numbers = int(text.hidden_size) * int(text.num_hidden_layers)
-    return min(micro_batch_tokens, max(CPU_ROW[0], min(CPU_ROW[1], CPU_ROW_NUMBERS // numbers)))
+    least, most = CPU_ROW[layout]
+    return min(micro_batch_tokens, max(least, min(most, CPU_ROW_NUMBERS // numbers)))
 
 
 def pack_step(
