@@ -40,6 +40,8 @@ process's peak while it trains, loading left out.
 - **TRL**: SFTTrainer on tokens, without its gradient checkpointing; padded and padding-free in
   peftkit's order, packing into rows as long as a batch is on average. Its own output layer leaves
   out positions without labels on GPUs only.
+- **shared** are tokens with which all examples of a packed row begin, here the system prompt:
+  peftkit computes them once for the row. They count as tokens of each example, in the floor too.
 - **of peftkit's** is of the steps with which a variant took turns: peftkit runs beside two others
   at a time, and its own line is of all its steps.
 - **largest difference of the loss** is that of any step from peftkit's, relative, where the batches
@@ -115,11 +117,16 @@ def steps_line(name: str, variant: dict[str, Any]) -> str:
         f"{variant['share_of_floor']:.0%}",
         f"{cpu['median']:.2f} ({cpu['p10']:.2f}-{cpu['p90']:.2f})",
         f"{wall['median']:.2f}",
-        f"{variant['padding']:.0%}",
+        padding(variant["padding"]),
         f"{variant['peak_memory_mb'] / 1000:.1f} GB",
         "" if difference is None else f"{difference:.0e}" if difference else "0",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def padding(of_given: float) -> str:
+    """Of what the model was given; negative where it was given less than the examples hold."""
+    return f"{of_given:.0%}" if of_given >= 0 else f"0%, {1 - 1 / (1 - of_given):.0%} shared"
 
 
 def epochs_line(name: str, variant: dict[str, Any]) -> str:

@@ -46,7 +46,8 @@ def supervised_weight(targets: Tensor, weights: Tensor) -> Tensor:
 
 
 class _CrossEntropies(torch.autograd.Function):
-    """-log p_target, (n,), whose gradient (p - onehot) takes the place of the log p that were kept.
+    """-log p_target, (n,), whose gradient (p - onehot) takes the place of the log p that were kept:
+    one backward pass only, torch refuses a second.
 
     Torch's own makes two more matrices of that size: an eighth of the time of an output layer with
     49,152 tokens (docs/log.md, 2026-11-26).

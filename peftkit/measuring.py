@@ -32,6 +32,7 @@ from peftkit.recipe import Recipe
 from peftkit.training.batching import (
     Worst,
     inference_batches,
+    padded_tokens,
     row_tokens,
     worst_micro_batch,
 )
@@ -98,10 +99,11 @@ def make_trial(
 ) -> Trial:
     """With the layout that the batches will have, unless the self-check finds it wrong."""
     packs = recipe.training.layout == "auto" and "packed" in recipe.method.layouts
-    packs = packs and not cannot_pack(empty_model(base, encoded.head).model)
+    model = empty_model(base, encoded.head).model
+    packs = packs and not cannot_pack(model)
     layout: Layout = "padded"
     if packs:
-        layout = "shared" if shares(encoded.train, recipe.task.reads) else "packed"
+        layout = "shared" if shares(model, encoded.train) else "packed"
     worst = worst_micro_batch(encoded.train, recipe, layout, accelerator, base.config)
     return Trial(recipe, base, encoded, accelerator, timed, layout, worst)
 
@@ -198,6 +200,7 @@ class _Pass:
 
     run: Callable[[], None]
     tokens: int
+    """Of examples that take as long, of the average kind."""
 
 
 def _passes(reader: Reader, trial: Trial) -> tuple[_Pass, _Pass]:
@@ -226,8 +229,11 @@ def _passes(reader: Reader, trial: Trial) -> tuple[_Pass, _Pass]:
             for _ in reader.outputs(given):
                 pass
 
+    tokens = padded_tokens(encoded.train, trial.worst.indices, layout)
+    if layout == "padded":
+        tokens = encoded.train.tokens_of(trial.worst.indices)
     return (
-        _Pass(train, encoded.train.tokens_of(trial.worst.indices)),
+        _Pass(train, round(tokens / (1 - trial.worst.spared))),
         _Pass(evaluate, encoded.test.tokens_of(long)),
     )
 

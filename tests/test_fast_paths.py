@@ -30,14 +30,16 @@ from peftkit.training.attention import (
     attend_in_groups,
     attend_within_documents,
     group_documents,
+    in_each,
+    in_first,
 )
-from peftkit.training.batching import pack_step, padded_tokens
+from peftkit.training.batching import Step, micro_batches, pack_step, padded_tokens
 from peftkit.training.collating import collate
 from peftkit.training.frozen_trunk import FAMILIES, find_frozen_trunk
 from peftkit.training.guards import modules_below
 from peftkit.training.loop import keep_few_activations
 from peftkit.training.reading import Reader, base_of
-from peftkit.training.self_check import cannot_pack, choose_reader, one_by_one, wrong_with
+from peftkit.training.self_check import cannot_pack, choose_reader, one_by_one, shares, wrong_with
 from peftkit.training.short_attention import attend_to_short_documents
 
 LENGTHS = [5, 19, 9, 2, 30, 11]
@@ -196,13 +198,11 @@ def test_it_computes_what_single_documents_do(kind, auto, method, layout, monkey
 def test_what_examples_begin_with_is_computed_once(kind, auto, method, monkeypatch):
     monkeypatch.setattr(short_attention, "LONGEST", 20)
     model, encoded, task = setting(kind, auto)
-    task = ReadsAnything("last" if task.reads == "first" else task.reads)
     encoded = beginning_alike(encoded)
-    indices = range(len(LENGTHS))
-    assert encoded.train.shared_tokens(indices) in (9, 10, 11)  # the first target is ignored
-    row = collate(encoded.train, indices, task.reads, encoded.pad_token_id, "shared")
-    assert row.input_ids.numel() == padded_tokens(encoded.train, indices, "shared")
-    assert row.input_ids.numel() == encoded.train.num_tokens - 5 * row.shared
+    row = collate(encoded.train, range(6), task.reads, encoded.pad_token_id, "shared")
+    assert row.shared == 9
+    assert row.input_ids.numel() == encoded.train.num_tokens - 5 * 9
+    assert not collate(encoded.train, (), task.reads, encoded.pad_token_id, "shared").shared
     model = inject(method, model, encoded)
     compare(Reader(model, task.reads, "shared"), encoded, task)
     chosen = choose_reader(model, encoded, task, ["padded", "packed"], CPU, gradients=True)
@@ -213,6 +213,7 @@ def test_only_what_is_not_read_and_is_alike_is_shared():
     examples = beginning_alike(setting("llama", "AutoModelForCausalLM")[1]).train
     assert examples.shared_tokens((0, 1)) == 9
     assert examples.shared_tokens((0,)) == examples.shared_tokens(()) == 0
+    assert padded_tokens(examples, (0, 1), "shared") == 5 + 19 + 9 + 9 - 6  # attention has 9 twice
     examples.targets[1][8] = 2
     assert examples.shared_tokens((0, 1)) == 8
     assert examples.shared_tokens((0, 2)) == 9
@@ -224,11 +225,61 @@ def test_only_what_is_not_read_and_is_alike_is_shared():
     assert segments.shared_tokens((0, 1)) == 0
 
 
+@pytest.mark.parametrize(("budget", "rows"), [(1000, 1), (60, 2), (30, 4), (8, 6)])
+def test_rows_that_share_are_as_long_as_they_cost(budget, rows):
+    examples = beginning_alike(setting("llama", "AutoModelForCausalLM")[1]).train
+    (parts,) = pack_step(examples, range(6), budget, 1, "shared")
+    assert sorted(index for part in parts for index in part) == list(range(6))
+    assert len(parts) == rows
+    for part in parts:
+        assert len(part) == 1 or padded_tokens(examples, part, "shared") <= budget
+
+
+def test_a_beginning_longer_than_the_budget_leaves_half_of_it():
+    random = np.random.default_rng(0)
+    beginning = random.integers(4, 80, size=1000)
+    ids = [np.concatenate([beginning, random.integers(4, 80, size=20)]) for _ in range(8)]
+    learned = [np.r_[np.full(1010, IGNORE_INDEX), np.ones(10, np.int64)] for _ in ids]
+    examples = Examples(tuple(Row(i, {}) for i in range(8)), ids, learned)
+    for budget, rows in ((500, 8), (768, 8), (1080, 4), (1518, 4)):  # each costs 270
+        assert len(pack_step(examples, range(8), budget, 1, "shared")[0]) == rows
+    step, training = Step(1, 1, tuple(range(8)), last_of_epoch=False), pk.Training()
+    config = model_of("llama", "AutoModelForCausalLM").config
+    config.num_hidden_layers, config.hidden_size = 30, 576
+    assert len(micro_batches(examples, step, training, "shared", CPU, config)) == 4
+    assert len(micro_batches(examples, step, training, "packed", CPU, config)) == 8
+
+
+@pytest.mark.parametrize("call", [1, 1000])
+def test_what_is_shared_attends_in_groups_too(call):
+    torch.manual_seed(0)
+    lengths, shared = (12, 9, 14), 8
+    row = [torch.randn(1, heads, 35 - 16, 8, requires_grad=True) for heads in (4, 2, 2)]
+    asked = {"document_lengths": lengths, "shared_tokens": shared}
+    alone, _ = attend_within_documents(torch.nn.Module(), *row, None, **asked)
+    groups = group_documents(lengths, torch.device("cpu"), call)
+    whole = [in_each(tensor, lengths, shared) for tensor in row]
+    found = in_first(attend_in_groups(*whole, groups, True, None, 0.0, None, None), lengths, shared)
+    torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_a_frozen_trunk_takes_whole_examples():
+    model, encoded, task = setting("llama", "AutoModelForCausalLM")
+    encoded = beginning_alike(encoded)
+    reader = Reader(model, task.reads, "shared")
+    reader.keep(None)
+    assert reader.layout == "shared"
+    blocks = model.model.layers
+    reader.keep(find_frozen_trunk(model, list(blocks[:1]), every_token=True, num_passes=2))
+    assert reader.layout == "packed"
+
+
 def test_an_encoder_shares_nothing():
     model, encoded, task = setting("bert", "AutoModelForTokenClassification")
     encoded = beginning_alike(encoded)
     reader = Reader(model, task.reads, "shared")
     indices = tuple(range(len(LENGTHS)))
+    assert not shares(model, encoded.train)
     right = one_by_one(model, indices, encoded, task, gradients=False)
     assert "lets what is shared see" in wrong_with(reader, right, indices, encoded, task, 1e-4)
 
@@ -244,9 +295,13 @@ def test_other_methods_are_packed_too(kind, auto, method):
     compare(Reader(model, task.reads, "packed"), encoded, task)
 
 
-@pytest.mark.parametrize(("kind", "auto"), [*CASES[:1], *CASES[-4:-3], *CASES[9:10]])
-def test_activations_computed_again_are_those_of_the_packed_row(kind, auto):
+AGAIN = [(*case, "packed") for case in (CASES[0], CASES[-4], CASES[9])]
+
+
+@pytest.mark.parametrize(("kind", "auto", "layout"), [*AGAIN, (*CASES[0], "shared")])
+def test_activations_computed_again_are_those_of_the_packed_row(kind, auto, layout):
     model, encoded, task = setting(kind, auto)
+    encoded = beginning_alike(encoded) if layout == "shared" else encoded
     model = inject(pk.LoRA(r=4), model, encoded)
     examples, indices = encoded.train, tuple(range(len(LENGTHS)))
     right = one_by_one(model, indices, encoded, task, gradients=True)
@@ -255,8 +310,8 @@ def test_activations_computed_again_are_those_of_the_packed_row(kind, auto):
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    reader = Reader(model, task.reads, "packed")
-    batch = collate(examples, indices, task.reads, encoded.pad_token_id, "packed")
+    reader = Reader(model, task.reads, layout)
+    batch = collate(examples, indices, task.reads, encoded.pad_token_id, layout)
     with reader.ready(batch) as given:
         reader.loss(given, lambda o, t, w: task.loss(o, t, w, 0.0)).backward()
     compare_gradients(model, right.gradients)

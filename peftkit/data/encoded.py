@@ -81,7 +81,7 @@ class Examples:
         shared = len(first)
         for index in indices:
             ids, targets = self.input_ids[index], self.targets[index]
-            shared = min(shared, len(ids) - 1)
+            shared = max(0, min(shared, len(ids) - 1))
             shared = _first(ids[:shared] != first[:shared], shared)
             if len(targets) == len(ids):
                 shared = _first(targets[:shared] != IGNORE_INDEX, shared)

@@ -26,6 +26,9 @@ CPU_ROW = {"packed": (512, 1024), "shared": (768, 1024)}
 """Tokens that a packed row on a CPU has at most: matrix products are no faster on longer ones, and
 memory grows with them. A small model gains from long rows, a deep one only where the examples of a
 row share what they begin with (docs/log.md, 2026-11-24 and 2026-11-26)."""
+SPARED = 0.75
+"""Of its cost, what a token that examples share spares in each but the first: attention has it, and
+what it keeps for the backward pass, in each of them."""
 CPU_ROW_NUMBERS = 2**23
 """Of hidden states, over all blocks, in such a row."""
 SEARCHED = 200
@@ -133,12 +136,13 @@ def inference_batches(
     """All examples, in batches of similar lengths under the token budget; longest first, so that
     running out of memory comes at once.
     """
+    spared = _spared(examples, range(len(examples)), layout)
     batch: list[int] = []
     tokens = width = 0  # of the batch; of what another example adds to it
     for index in longest_first(examples):
         length = max(len(examples.input_ids[index]), 1)
         if layout != "padded" or not batch:
-            width = length
+            width = length - spared * bool(batch)
         if batch and tokens + width > micro_batch_tokens:
             yield tuple(batch)
             batch, tokens, width = [], 0, length
@@ -176,11 +180,12 @@ def pack_step(
     layout: Layout = "packed",
 ) -> list[list[tuple[int, ...]]]:
     """As `cut_step`, for a packed layout: as few micro-batches of whole examples as the budget
-    allows, about equally long.
+    allows, about equally long. Where what they share takes up most of the budget, half of it is
+    left to the rest.
     """
-    shared = examples.shared_tokens(indices) if layout == "shared" else 0
-    micro_batch_tokens = max(1, micro_batch_tokens - shared)
-    lengths = {index: len(examples.input_ids[index]) - shared for index in indices}
+    spared = _spared(examples, indices, layout)
+    micro_batch_tokens = max(micro_batch_tokens - spared, micro_batch_tokens // 2)
+    lengths = {index: len(examples.input_ids[index]) - spared for index in indices}
     by_length = sorted(indices, key=lambda index: (-lengths[index], index))
     number = min(max(1, -(-sum(lengths.values()) // micro_batch_tokens)), len(indices))
     while True:
@@ -207,6 +212,8 @@ class Worst:
     alone: bool
     """Whether every step that was looked at has one micro-batch only, and no gradients are there
     before."""
+    spared: float
+    """Of the tokens of these steps, the share that costs nothing, as other examples have them."""
 
 
 def worst_micro_batch(
@@ -223,21 +230,26 @@ def worst_micro_batch(
         longest = longest_first(examples)[: training.batch_size]
         steps.append(Step(0, 0, tuple(longest), last_of_epoch=False))
     cuts = [micro_batches(examples, s, training, layout, accelerator, config) for s in steps]
-    largest = max(
-        (indices for cut in cuts for indices in cut),
-        key=lambda indices: padded_tokens(examples, indices, layout),
-    )
-    return Worst(largest, alone=all(len(cut) == 1 for cut in cuts))
+    every = [indices for cut in cuts for indices in cut]
+    costs = [padded_tokens(examples, indices, layout) for indices in every]
+    spared = 0.0
+    if layout == "shared":
+        spared = 1 - sum(costs) / sum(examples.tokens_of(indices) for indices in every)
+    worst = every[costs.index(max(costs))]
+    return Worst(worst, alone=all(len(cut) == 1 for cut in cuts), spared=spared)
 
 
 def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) -> int:
-    """Tokens that the model is given for a micro-batch, padding included."""
-    if layout == "shared" and indices:
-        spared = examples.shared_tokens(indices) * (len(indices) - 1)
+    """Tokens that a micro-batch costs, padding included."""
+    if layout != "padded":
+        spared = _spared(examples, indices, layout) * max(0, len(indices) - 1)
         return examples.tokens_of(indices) - spared
-    if layout == "packed":
-        return examples.tokens_of(indices)
     return max((len(examples.input_ids[index]) for index in indices), default=0) * len(indices)
+
+
+def _spared(examples: Examples, indices: Sequence[int], layout: Layout) -> int:
+    """Tokens that each of these examples but one does not cost, as they have them in common."""
+    return int(SPARED * examples.shared_tokens(indices)) if layout == "shared" else 0
 
 
 def micro_batches(
@@ -250,7 +262,11 @@ def micro_batches(
 ) -> list[tuple[int, ...]]:
     """The micro-batches of a step that are this process's."""
     on_cpu = accelerator.device.type == "cpu"
+    if layout == "shared" and not examples.shared_tokens(step.indices):
+        layout = "packed"
     tokens = row_tokens(training.micro_batch_tokens, layout, on_cpu, config)
+    tokens += _spared(examples, step.indices, layout)  # a row is long by what is not shared
+    tokens = min(tokens, training.micro_batch_tokens)
     processes = accelerator.num_processes
     if layout != "padded":
         plan = pack_step(examples, step.indices, tokens, processes, layout)

@@ -49,8 +49,9 @@ class Batch:
 
     @property
     def starts(self) -> Tensor:
-        """(examples,) int64, places of the first tokens in a packed row, if none are shared."""
-        return self.ends + 1 - torch.tensor(self.lengths, device=self.input_ids.device)
+        """(examples,) int64, places of the first tokens in a packed row; one, if it is shared."""
+        starts = self.ends + 1 - torch.tensor(self.lengths, device=self.input_ids.device)
+        return torch.zeros_like(starts) if self.shared else starts
 
     def inputs(self) -> dict[str, Tensor]:
         """The keyword arguments of the model's forward pass, in both layouts."""

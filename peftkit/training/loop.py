@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from rich.console import Console
 from torch import nn
 
@@ -151,7 +152,7 @@ def train(
     with accelerator.autocast():
         quiet = guards.modules_below(model, _first_batch(encoded, task, accelerator.device))
     if reader.packed:
-        reader.leave_out(find_frozen_trunk(base_of(model), quiet, reader.every_token, passes))
+        reader.keep(find_frozen_trunk(base_of(model), quiet, reader.every_token, passes))
     loss_of = LossOf(reader, partial(task.loss, label_smoothing=training.label_smoothing))
     wrapped = accelerator.prepare(loss_of)  # no gradient scaler: the optimizer stays as it is
     _train_mode(wrapped, quiet)
@@ -187,11 +188,16 @@ def train(
     guards.check_frozen(model, digest)
     model.eval()
     model.zero_grad(set_to_none=True)
-    return _result(account, best, started, reader)
+    return _result(account, best, started, reader, accelerator)
 
 
-def _result(account: _Account, best: Best, started: float, reader: Reader) -> TrainResult:
+def _result(
+    account: _Account, best: Best, started: float, reader: Reader, accelerator: Accelerator
+) -> TrainResult:
     assert best.value is not None
+    padded = account.padded
+    if accelerator.num_processes > 1:
+        padded = sum(gather_object([padded]))
     return TrainResult(
         best_step=best.step,
         metric=best.metric,
@@ -205,7 +211,7 @@ def _result(account: _Account, best: Best, started: float, reader: Reader) -> Tr
         layout=reader.layout,
         num_examples=account.examples,
         num_tokens=account.tokens,
-        num_padded_tokens=account.padded,
+        num_padded_tokens=padded,
     )
 
 

@@ -73,8 +73,10 @@ class Reader:
         """Whether batches lie in one row."""
         return self.layout != "padded"
 
-    def leave_out(self, trunk: FrozenTrunk | None) -> None:
-        """Has frozen blocks run once for each example; what they give is kept of whole examples."""
+    def keep(self, trunk: FrozenTrunk | None) -> None:
+        """Has frozen blocks, if there are some, run once for each example, which then is whole in
+        its row.
+        """
         self.trunk = trunk
         if trunk is not None:
             self.layout = "packed"

@@ -21,7 +21,7 @@ from peftkit.data.encoded import Encoded, Examples
 from peftkit.errors import first_line, quoted
 from peftkit.methods.lora_linear import as_peft_computes, own_layers
 from peftkit.methods.method import Layout, trainable_parameters
-from peftkit.tasks.task import Reads, Task
+from peftkit.tasks.task import Task
 from peftkit.training.collating import collate, to_device
 from peftkit.training.reading import Reader, base_of
 
@@ -76,7 +76,7 @@ def choose_reader(
             notes.append(f"batches are padded: {reason}")
         else:
             ways.insert(0, ("packed", True))
-            if shares(examples, task.reads):
+            if shares(model, examples):
                 ways.insert(0, ("shared", True))
     with accelerator.autocast():
         right = one_by_one(model, indices, encoded, task, gradients)
@@ -118,11 +118,12 @@ def cannot_pack(model: nn.Module) -> str | None:
     return None
 
 
-def shares(examples: Examples, reads: Reads) -> bool:
-    """Whether the examples that are compared begin with the same tokens, and outputs are read where
-    attention is causal: then what is shared may be computed once.
+def shares(model: nn.Module, examples: Examples) -> bool:
+    """Whether the examples that are compared begin with the same tokens, and no token sees those
+    after it: then what is shared may be computed once.
     """
-    return reads != "first" and examples.shared_tokens(chosen_examples(examples)) > 0
+    causal = {bool(m.is_causal) for m in model.modules() if hasattr(m, "is_causal")}
+    return causal == {True} and examples.shared_tokens(chosen_examples(examples)) > 0
 
 
 def chosen_examples(examples: Examples) -> tuple[int, ...]:
