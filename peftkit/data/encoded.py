@@ -71,9 +71,9 @@ class Examples:
         return sum(len(self.input_ids[index]) for index in indices)
 
     def shared_tokens(self, indices: Sequence[int]) -> int:
-        """With how many tokens, of which no output is read, all of these examples begin; 0 if they
-        are few. A system prompt is such a beginning. What causal attention makes of it is the same
-        in each.
+        """With how many tokens, of which no output is read, all of these examples begin, such as a
+        system prompt; 0 if they are fewer than `LEAST_SHARED`. Causal attention makes the same of
+        them in each.
         """
         if len(indices) < 2 or self.segment_ids is not None:
             return 0

@@ -86,11 +86,12 @@ def print_plan(console: Console, plan: dict[str, Any]) -> None:
     """What memory is for, the peaks of the stages, and the time."""
     rows, tokens = plan["worst_batch"]
     share = 100 * plan["trainable_parameters"] / plan["total_parameters"]
+    layout = "packed, what all begin with once" if plan["layout"] == "shared" else plan["layout"]
     console.print(
         f"  trains {plan['trainable_parameters']:,} of {plan['total_parameters']:,} parameters "
         f"({share:.2f} %) in {plan['num_steps']:,} step{'s' * (plan['num_steps'] != 1)}, "
         f"{plan['tokens_per_epoch']:,} tokens an epoch\n"
-        f"  batches are {plan['layout']}; the largest has {rows} example{'s' * (rows != 1)}, "
+        f"  batches are {layout}; the largest has {rows} example{'s' * (rows != 1)}, "
         f"{tokens:,} tokens",
         highlight=False,
     )
