@@ -230,6 +230,30 @@ class TestLossCurve:
             losses += independent(model.eval(), prepared.base.tokenizer, messages)[0]
         assert first == pytest.approx(np.mean(losses), rel=1e-5)
 
+    @pytest.mark.parametrize("method", [None, FullFineTuning(), TopLayers(k=1)])
+    def test_a_system_prompt_is_computed_once_and_changes_nothing(self, make_chat, in_tmp, method):
+        system = {"role": "system", "content": "You sell lamps and answer in a short sentence."}
+        rows = [{"messages": [system, *row["messages"]]} for row in conversations(60)]
+        data = write_jsonl(in_tmp / "system.jsonl", rows)
+        records = {
+            layout: run(make_chat(method, data=data, **self.SETTINGS, layout=layout), layout).record
+            for layout in ("auto", "padded")
+        }
+        one, other = (
+            [step["loss"] for step in records[layout]["training"]["history"]] for layout in records
+        )
+        assert one == pytest.approx(other, rel=1e-5)
+        assert records["auto"]["test"]["after"] == pytest.approx(
+            records["padded"]["test"]["after"], rel=1e-4
+        )
+        auto = records["auto"]
+        assert auto["plan"]["layout"] == "shared"
+        assert auto["ledger"]["splits"]["train"]["padding"] == 0
+        kept = isinstance(method, TopLayers)  # of whole examples
+        assert auto["self_check"] == {"layout": "packed" if kept else "shared", "notes": []}
+        given, tokens = (auto["training"][f"num_{of}tokens"] for of in ("padded_", ""))
+        assert given == tokens if kept else given < tokens
+
     def test_two_processes_give_the_curve_of_one(self, make_chat, tmp_path):
         recipe = make_chat(**self.SETTINGS)
         (tmp_path / "recipe.json").write_text(recipe.to_json())
