@@ -248,6 +248,12 @@ def parse(model: type[Part], text: str, what: str) -> Any:
         raise RecipeError(f"{what} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise RecipeError(f"{what} holds {type(value).__name__}, not an object with fields")
+    strange = [name for name in value if name not in model.model_fields]
+    if len(strange) > max(3, len(value) - len(strange)):  # another file, not a slip in one
+        raise RecipeError(
+            f"{what} is no {model.__name__}: it has {quoted(strange[:4])} and more",
+            f"fields of a {model.__name__} are {quoted(sorted(model.model_fields))}",
+        )
     try:
         return model.model_validate(value)
     except ValidationError as error:

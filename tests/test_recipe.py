@@ -128,3 +128,11 @@ def test_a_single_target_name_is_a_list_of_one():
     assert LoRA(target_modules="query").target_modules == ("query",)
     assert LoRA(target_modules="all-linear").target_modules == "all-linear"
     assert LoRA(target_modules=r".*\.query").target_modules == r".*\.query"
+
+
+def test_another_file_than_a_recipe_is_told_in_a_line():
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_json(json.dumps({**dict.fromkeys("abcde", 1), "base": {}}), "other.json")
+    assert str(caught.value).splitlines()[0] == (
+        "error: other.json is no Recipe: it has `a`, `b`, `c`, `d` and more"
+    )
