@@ -262,11 +262,11 @@ def micro_batches(
 ) -> list[tuple[int, ...]]:
     """The micro-batches of a step that are this process's."""
     on_cpu = accelerator.device.type == "cpu"
-    if layout == "shared" and not examples.shared_tokens(step.indices):
+    spared = _spared(examples, step.indices, layout)
+    if layout == "shared" and not spared:
         layout = "packed"
     tokens = row_tokens(training.micro_batch_tokens, layout, on_cpu, config)
-    tokens += _spared(examples, step.indices, layout)  # a row is long by what is not shared
-    tokens = min(tokens, training.micro_batch_tokens)
+    tokens = min(tokens + spared, training.micro_batch_tokens)
     processes = accelerator.num_processes
     if layout != "padded":
         plan = pack_step(examples, step.indices, tokens, processes, layout)
