@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from peftkit.data.encoded import IGNORE_INDEX, Examples
 from peftkit.methods.method import Layout
 from peftkit.tasks.task import Reads
+
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def collate(
     shared = examples.shared_tokens(chosen) if layout == "shared" else 0
     ids = _rows(examples.input_ids, chosen)
     targets = _rows(examples.targets, chosen)
-    weights = [torch.ones(len(target)) for target in targets]
+    weights = [np.ones(len(target), np.float32) for target in targets]
     if examples.weights is not None:
         weights = _rows(examples.weights, chosen)
     segments = None
@@ -94,16 +98,14 @@ def collate(
     packed = layout != "padded"
     return Batch(
         input_ids=_joined(ids, pad_token_id, layout, shared),
-        attention_mask=None if packed else _joined([torch.ones_like(i) for i in ids], 0, layout),
-        targets=torch.cat(targets),
-        weights=torch.cat(weights) * (0.0 if weightless else 1.0),
+        attention_mask=None if packed else _joined([np.ones_like(i) for i in ids], 0, layout),
+        targets=_one_after_another(targets),
+        weights=_one_after_another(weights) * (0.0 if weightless else 1.0),
         token_type_ids=segments,
         read_at=read_at,
         lengths=tuple(map(len, ids)) if packed else None,
         shared=shared,
-        positions=_joined([torch.arange(len(i)) for i in ids], 0, layout, shared)
-        if packed
-        else None,
+        positions=_joined([np.arange(len(i)) for i in ids], 0, layout, shared) if packed else None,
         examples=examples,
         indices=tuple(chosen),
     )
@@ -119,12 +121,19 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return replace(batch, **moved)
 
 
-def _rows(arrays: Sequence[Any], chosen: Sequence[int]) -> list[Tensor]:
-    return [torch.from_numpy(arrays[index]) for index in chosen]
+def _rows(arrays: Sequence[Array], chosen: Sequence[int]) -> list[Array]:
+    return [arrays[index] for index in chosen]
 
 
-def _joined(rows: list[Tensor], value: int, layout: Layout, shared: int = 0) -> Tensor:
+def _joined(rows: list[Array], value: int, layout: Layout, shared: int = 0) -> Tensor:
     """(rows, width), filled up with a value; packed (1, tokens), with what is shared once."""
     if layout != "padded":
-        return torch.cat([rows[0], *(row[shared:] for row in rows[1:])])[None]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+        return _one_after_another([rows[0], *(row[shared:] for row in rows[1:])])[None]
+    filled = np.full((len(rows), max(map(len, rows))), value)
+    for place, row in zip(filled, rows, strict=True):
+        place[: len(row)] = row
+    return torch.from_numpy(filled)
+
+
+def _one_after_another(rows: list[Array]) -> Tensor:
+    return torch.from_numpy(np.concatenate(rows))
