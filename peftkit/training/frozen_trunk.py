@@ -3,8 +3,8 @@
     y = g(f(x))       f frozen and without dropout: f(x) is the same in every epoch
 
 Feature extraction with a frozen trunk (Peters et al. 2019, arXiv:1903.05987) under any method that
-trains upper layers only. From the second epoch on, the frozen blocks are left out: others stand in
-their places, of which the last gives what was kept.
+trains upper layers only. From the second epoch on, the frozen blocks are left out, and the
+embeddings of encoders: others stand in their places, of which the last gives what was kept.
 """
 
 from __future__ import annotations
@@ -35,8 +35,14 @@ FAMILIES = {
 class FrozenTrunk:
     """The frozen blocks of a model in the packed layout, and what they gave for each example."""
 
-    def __init__(self, blocks: nn.ModuleList, num_frozen: int, every_token: bool, at_end: bool):
+    def __init__(
+        self, model: Any, blocks: nn.ModuleList, num_frozen: int, every_token: bool, at_end: bool
+    ):
         self.blocks, self.num_frozen = blocks, num_frozen
+        self.places: list[tuple[nn.Module, str]] = [(blocks, str(n)) for n in range(num_frozen)]
+        """Where modules are, by what holds them, that are left out."""
+        if hasattr(model, "embeddings") and not hasattr(model, "embeddings_project"):
+            self.places.append((model, "embeddings"))
         self.whole = every_token or num_frozen < len(blocks)
         """Whether all tokens of an example are kept, or only the one that its class is read at."""
         self.at_end = at_end
@@ -98,14 +104,15 @@ class FrozenTrunk:
         """Inside, other modules stand for the frozen blocks."""
         rows = kept.get(batch.indices).to(batch.input_ids.device)
         hidden = rows[None] if self.whole or self.at_end else rows[:, None]
-        frozen = list(self.blocks[: self.num_frozen])
-        for place, block in enumerate(frozen):
-            self.blocks[place] = _Instead(block, hidden, self.as_tuple)
+        frozen = [getattr(holder, name) for holder, name in self.places]
+        for (holder, name), module in zip(self.places, frozen, strict=True):
+            is_tuple = self.as_tuple and holder is self.blocks
+            setattr(holder, name, _Instead(module, hidden, is_tuple))
         try:
             yield
         finally:
-            for place, block in enumerate(frozen):
-                self.blocks[place] = block
+            for (holder, name), module in zip(self.places, frozen, strict=True):
+                setattr(holder, name, module)
 
 
 def find_frozen_trunk(
@@ -126,7 +133,8 @@ def find_frozen_trunk(
     num_frozen = next((n for n, block in enumerate(blocks) if block not in done), len(blocks))
     if num_frozen == 0:
         return None
-    return FrozenTrunk(blocks, num_frozen, every_token, at_end=hasattr(model, "score"))
+    inner = getattr(model, model.base_model_prefix, model)
+    return FrozenTrunk(inner, blocks, num_frozen, every_token, at_end=hasattr(model, "score"))
 
 
 @dataclass
