@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from peftkit import IA3, Data, DoRA, FullFineTuning, HeadOnly, LoRA, TextClassif
 from peftkit.bases.loading import load_weights
 from peftkit.errors import MethodError, TrainingError
 from peftkit.evaluation.scoring import evaluate
+from peftkit.fitting import choose_trained, inject
 from peftkit.methods.method import trainable_parameters
 from peftkit.preparing import prepare
 from peftkit.recipe import Training
@@ -22,7 +24,7 @@ from peftkit.training import guards
 from peftkit.training.collating import collate
 from peftkit.training.loop import train
 from peftkit.training.optimizers import make_optimizer, make_schedule
-from peftkit.training.reading import Reader
+from peftkit.training.reading import Reader, base_of
 from peftkit.training.self_check import choose_reader
 
 METHODS = [(LoRA(r=4), 1e-2), (HeadOnly(), 1e-2), (FullFineTuning(), 2e-3)]
@@ -66,6 +68,22 @@ def trained(recipe):
     reader = reader_of(model, prepared, accelerator)
     result = train(reader, prepared.encoded, recipe, accelerator, score, SILENT)
     return prepared, reader, result, score
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["query"]])
+@pytest.mark.skipif(sys.platform != "linux", reason="tells what is mapped in its own way")
+def test_the_file_of_weights_is_left_once_the_layers_have_theirs(make_recipe, targets):
+    prepared, loaded = start(make_recipe(LoRA(r=2, target_modules=targets)))
+    file = f"{prepared.base.spec.name_or_path}/model.safetensors"
+    given = {name: p.detach().clone() for name, p in loaded.model.named_parameters()}
+    model = inject(loaded, prepared)
+    assert file in Path("/proc/self/maps").read_text()
+    choose_trained(model, prepared, Accelerator())
+    assert file not in Path("/proc/self/maps").read_text()
+    kept = {name.replace("base_layer.", ""): p for name, p in base_of(model).named_parameters()}
+    frozen = given.keys() & kept.keys()
+    assert len(frozen) >= len(given) - 2  # the head's have other names
+    assert all(torch.equal(kept[name], given[name]) for name in frozen)
 
 
 @pytest.mark.parametrize("base", ["bert", "llama"])

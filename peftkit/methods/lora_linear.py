@@ -177,6 +177,17 @@ def own_layers(model: nn.Module) -> list[Linear]:
     return [module for module in model.modules() if isinstance(module, Linear)]
 
 
+@torch.no_grad()
+def leave_file(model: nn.Module) -> None:
+    """Copies the frozen weights that are in no M, if others are: the file that all were mapped from
+    stays mapped, and counts as this process's memory, while one of them lies there.
+    """
+    moved = {id(layer.base_layer.weight) for layer in own_layers(model) if layer.whole is not None}
+    for parameter in model.parameters():
+        if moved and id(parameter) not in moved and not parameter.requires_grad:
+            parameter.data = parameter.data.clone()
+
+
 @contextlib.contextmanager
 def as_peft_computes(model: nn.Module) -> Iterator[None]:
     """Inside, PEFT's own code computes all layers of a model."""
