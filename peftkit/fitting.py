@@ -14,7 +14,6 @@ from peftkit.bases.loading import LoadedModel, load_weights
 from peftkit.data.encoded import Examples
 from peftkit.evaluation.generating import answer_prompts
 from peftkit.evaluation.scoring import evaluate
-from peftkit.methods.lora_linear import leave_file
 from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.outcome import Clock, Outcome, Sample
 from peftkit.preparing import Prepared
@@ -110,11 +109,7 @@ def choose_trained(model: nn.Module, prepared: Prepared, accelerator: Accelerato
     """The fastest way to train it that computes the right thing."""
     recipe = prepared.recipe
     layouts = tuple(way for way in _layouts(recipe) if way in recipe.method.layouts)
-    chosen = choose_reader(
-        model, prepared.encoded, recipe.task, layouts, accelerator, gradients=True
-    )
-    leave_file(model)
-    return chosen
+    return choose_reader(model, prepared.encoded, recipe.task, layouts, accelerator, gradients=True)
 
 
 def fit(

@@ -177,14 +177,14 @@ def own_layers(model: nn.Module) -> list[Linear]:
     return [module for module in model.modules() if isinstance(module, Linear)]
 
 
-@torch.no_grad()
 def leave_file(model: nn.Module) -> None:
-    """Copies the frozen weights that are in no M, if others are: the file that all were mapped from
-    stays mapped, and counts as this process's memory, while one of them lies there.
+    """Copies all weights that are in no M, if those in one are more. A file of weights stays mapped
+    as a whole, and counts as this process's memory, while one of them lies in it.
     """
     moved = {id(layer.base_layer.weight) for layer in own_layers(model) if layer.whole is not None}
-    for parameter in model.parameters():
-        if moved and id(parameter) not in moved and not parameter.requires_grad:
+    left = [parameter for parameter in model.parameters() if id(parameter) not in moved]
+    if 2 * sum(p.nbytes for p in left) < sum(p.nbytes for p in model.parameters()):
+        for parameter in left:
             parameter.data = parameter.data.clone()
 
 

@@ -105,7 +105,9 @@ def collate(
         read_at=read_at,
         lengths=tuple(map(len, ids)) if packed else None,
         shared=shared,
-        positions=_joined([np.arange(len(i)) for i in ids], 0, layout, shared) if packed else None,
+        positions=_joined([np.arange(len(i), dtype=i.dtype) for i in ids], 0, layout, shared)
+        if packed
+        else None,
         examples=examples,
         indices=tuple(chosen),
     )
@@ -129,7 +131,7 @@ def _joined(rows: list[Array], value: int, layout: Layout, shared: int = 0) -> T
     """(rows, width), filled up with a value; packed (1, tokens), with what is shared once."""
     if layout != "padded":
         return _one_after_another([rows[0], *(row[shared:] for row in rows[1:])])[None]
-    filled = np.full((len(rows), max(map(len, rows))), value)
+    filled = np.full((len(rows), max(map(len, rows))), value, rows[0].dtype)
     for place, row in zip(filled, rows, strict=True):
         place[: len(row)] = row
     return torch.from_numpy(filled)

@@ -4,7 +4,7 @@
 
 Feature extraction with a frozen trunk (Peters et al. 2019, arXiv:1903.05987) under any method that
 trains upper layers only. From the second epoch on, the frozen blocks are left out, and the
-embeddings of encoders: others stand in their places, of which the last gives what was kept.
+embeddings of encoders: what stands in their places gives what was kept.
 """
 
 from __future__ import annotations
@@ -29,20 +29,22 @@ FAMILIES = {
     "bert", "camembert", "electra", "gemma", "gemma2", "gemma3_text", "gpt2", "llama", "mistral",
     "qwen2", "qwen3", "roberta", "xlm-roberta",
 }  # fmt: skip
-"""Model types whose blocks take hidden states and give hidden states, nothing besides."""
+"""Model types whose blocks take hidden states and give hidden states, nothing besides; what an
+encoder's embeddings give goes to its blocks alone."""
+EMBEDDINGS = ("embeddings", "embeddings_project")
+"""Names of an encoder's modules before its blocks."""
 
 
 class FrozenTrunk:
     """The frozen blocks of a model in the packed layout, and what they gave for each example."""
 
     def __init__(
-        self, model: Any, blocks: nn.ModuleList, num_frozen: int, every_token: bool, at_end: bool
+        self, trunk: Any, blocks: nn.ModuleList, num_frozen: int, every_token: bool, at_end: bool
     ):
         self.blocks, self.num_frozen = blocks, num_frozen
         self.places: list[tuple[nn.Module, str]] = [(blocks, str(n)) for n in range(num_frozen)]
-        """Where modules are, by what holds them, that are left out."""
-        if hasattr(model, "embeddings") and not hasattr(model, "embeddings_project"):
-            self.places.append((model, "embeddings"))
+        """Where the modules are that are left out, and their names there."""
+        self.places += [(trunk, name) for name in EMBEDDINGS if hasattr(trunk, name)]
         self.whole = every_token or num_frozen < len(blocks)
         """Whether all tokens of an example are kept, or only the one that its class is read at."""
         self.at_end = at_end
@@ -101,18 +103,16 @@ class FrozenTrunk:
 
     @contextlib.contextmanager
     def _supplied(self, kept: _Kept, batch: Batch) -> Iterator[None]:
-        """Inside, other modules stand for the frozen blocks."""
+        """Inside, other modules stand for those that are left out."""
         rows = kept.get(batch.indices).to(batch.input_ids.device)
         hidden = rows[None] if self.whole or self.at_end else rows[:, None]
-        frozen = [getattr(holder, name) for holder, name in self.places]
-        for (holder, name), module in zip(self.places, frozen, strict=True):
-            is_tuple = self.as_tuple and holder is self.blocks
-            setattr(holder, name, _Instead(module, hidden, is_tuple))
-        try:
+        with contextlib.ExitStack() as stack:
+            for holder, name in self.places:
+                module = getattr(holder, name)
+                stack.callback(setattr, holder, name, module)
+                as_tuple = self.as_tuple and holder is self.blocks
+                setattr(holder, name, _Instead(module, hidden, as_tuple))
             yield
-        finally:
-            for (holder, name), module in zip(self.places, frozen, strict=True):
-                setattr(holder, name, module)
 
 
 def find_frozen_trunk(
@@ -133,8 +133,9 @@ def find_frozen_trunk(
     num_frozen = next((n for n, block in enumerate(blocks) if block not in done), len(blocks))
     if num_frozen == 0:
         return None
-    inner = getattr(model, model.base_model_prefix, model)
-    return FrozenTrunk(inner, blocks, num_frozen, every_token, at_end=hasattr(model, "score"))
+    return FrozenTrunk(
+        model.base_model, blocks, num_frozen, every_token, at_end=hasattr(model, "score")
+    )
 
 
 @dataclass
@@ -189,19 +190,21 @@ def _room(count: int, like: Tensor) -> Tensor | None:
 
 
 class _Instead(nn.Module):
-    """Stands in a frozen block's place, and gives what the last one gave."""
+    """Stands in a frozen module's place, and gives what the last block gave."""
 
-    def __init__(self, block: nn.Module, hidden: Tensor, as_tuple: bool) -> None:
+    def __init__(self, module: nn.Module, hidden: Tensor, as_tuple: bool) -> None:
         super().__init__()
-        object.__setattr__(self, "_block", block)  # not as a child: it is no part of the model now
+        object.__setattr__(
+            self, "_module", module
+        )  # not as a child: it is no part of the model now
         self._out = (hidden,) if as_tuple else hidden
 
     def __getattr__(self, name: str) -> Any:  # models ask a block for its kind of attention
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self.__dict__["_block"], name)
+            return getattr(self.__dict__["_module"], name)
 
     def forward(self, *_: Any, **__: Any) -> Any:
-        """What was kept, whatever the block is given."""
+        """What was kept, whatever the module is given."""
         return self._out

@@ -18,7 +18,7 @@ from torch import nn
 
 from peftkit.data.encoded import Encoded, Examples
 from peftkit.errors import OutOfMemoryError, TrainingError
-from peftkit.methods.lora_linear import own_layers
+from peftkit.methods.lora_linear import leave_file, own_layers
 from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.recipe import Recipe, Training
 from peftkit.tasks.task import Task
@@ -140,6 +140,7 @@ def train(
     num_steps = number_of_steps(training, len(examples))
     passes = -(-num_steps * training.batch_size // len(examples))
     _float32_where_trained(model)
+    leave_file(model)
     if not trainable_parameters(model):
         raise TrainingError(f"{method.kind()} left nothing to train")
     digest = guards.frozen_digest(model)

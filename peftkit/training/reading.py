@@ -94,7 +94,9 @@ class Reader:
                 self._hook(stack, self.output, self._capture(batch))
             elif self.packed and not self.per_token and self.score is not None:
                 self._hook(stack, self.score, self._capture(batch))
-            elif self.packed and not self.every_token and self.last_block and batch is whole:
+            elif batch is not whole:
+                pass  # the last block is left out
+            elif self.packed and not self.every_token and self.last_block:
                 num_tokens = batch.input_ids.shape[1]
                 keep_first_tokens(stack, self.last_block[0], batch.starts, num_tokens)
             if self.packed:
