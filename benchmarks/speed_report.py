@@ -43,7 +43,8 @@ process's peak while it trains, loading left out.
 - **shared** are tokens with which all examples of a packed row begin, here the system prompt:
   peftkit computes them once for the row. They count as tokens of each example, in the floor too.
 - **of peftkit's** is of the steps with which a variant took turns: peftkit runs beside two others
-  at a time, and its own line is of all its steps.
+  at a time, and its own line is of all its steps. Where peers were
+  measured in several runs (`--variants`), that line is of one of them: compare by this column.
 - **largest difference of the loss** is that of any step from peftkit's, relative, where the batches
   are the same.
 
