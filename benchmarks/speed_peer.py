@@ -31,10 +31,10 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 class Turns:
     """Waits for the parent's line before each turn, and reports what the turn took."""
 
-    def __init__(self, steps_per_turn: int) -> None:
+    def __init__(self, steps_per_turn: int, device: str = "cpu") -> None:
         self.answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)  # what libraries print must not come between the answers
-        self.steps_per_turn = steps_per_turn
+        self.steps_per_turn, self.device = steps_per_turn, device
         self.steps = 0
         self.losses: list[float] = []
         self.counts = {"useful_tokens": 0, "padded_tokens": 0, "examples": 0}
@@ -43,6 +43,10 @@ class Turns:
     def begin(self) -> None:
         """Training is about to begin: everything is loaded."""
         self.peak_loading_mb = peak_memory_mb()
+        if self.device == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
         Path("/proc/self/clear_refs").write_text("5")  # from here on the peak of training alone
         self._answer({"ready": True})
         self._wait()
@@ -57,6 +61,10 @@ class Turns:
         """An optimizer step is done; ends the turn if it was the turn's last."""
         self.steps += 1
         if self.steps % self.steps_per_turn == 0:
+            if self.device == "cuda":
+                import torch
+
+                torch.cuda.synchronize()
             took = {
                 "cpu_seconds": time.process_time() - self.cpu,
                 "wall_seconds": time.perf_counter() - self.wall,
@@ -68,6 +76,11 @@ class Turns:
     def finish(self, **found: Any) -> None:
         """Sums up; the peak is that of the steps, without what comes before and after them."""
         peaks = {"peak_memory_mb": self.peak_mb, "peak_with_loading_mb": self.peak_loading_mb}
+        if self.device == "cuda":
+            import torch
+
+            peaks["allocated_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            peaks["reserved_gib"] = torch.cuda.max_memory_reserved() / 2**30
         self._answer({"losses": self.losses, "versions": versions(), **peaks, **found})
 
     def _answer(self, answer: dict[str, Any]) -> None:
@@ -101,7 +114,8 @@ def recipe_of(work: dict[str, Any], method: Any) -> Any:
     from peftkit import Base, Chat, Conversations, Data, Recipe, TextClassification, Training
 
     if work["chat"]:
-        task = Chat(data=Conversations(path=work["data"]), max_length=512, samples=0)
+        longest = work.get("max_length", 512)
+        task = Chat(data=Conversations(path=work["data"]), max_length=longest, samples=0)
     else:
         task = TextClassification(data=Data(path=work["data"]))
     training = Training(
@@ -112,15 +126,17 @@ def recipe_of(work: dict[str, Any], method: Any) -> Any:
         warmup_ratio=0,  # HF's warm-up begins at zero, peftkit's above it
         dropout=0.0,
         evaluate_every=NEVER,
+        **work.get("training", {}),
     )
-    return Recipe(base=Base(name_or_path=work["base"]), task=task, method=method, training=training)
+    base = Base(name_or_path=work["base"], **work.get("precision", {}))
+    return Recipe(base=base, task=task, method=method, training=training)
 
 
 def method_of(work: dict[str, Any], name: str) -> tuple[type[Any], dict[str, Any]]:
     """A method's class, and the fields it is made with."""
     from peftkit import FullFineTuning, HeadOnly, LoRA
 
-    fields = {**LORA, "target_modules": work["target_modules"]}
+    fields = {**work.get("lora", LORA), "target_modules": work["target_modules"]}
     return {"lora": (LoRA, fields), "full": (FullFineTuning, {}), "head": (HeadOnly, {})}[name]
 
 
@@ -140,6 +156,7 @@ def peftkit(work: dict[str, Any], method: str, _: dict[str, Any], turns: Turns) 
     result = outcome.result
     turns.losses = [record.loss for record in result.history]
     turns.finish(
+        gradient_norms=[record.gradient_norm for record in result.history],
         padding=1 - result.num_tokens / result.num_padded_tokens,
         trainable_parameters=outcome.trainable_parameters,
     )
@@ -204,7 +221,7 @@ def hf(work: dict[str, Any], method: str, options: dict[str, Any], turns: Turns)
         train_dataset=[work["rows"][index] for index in order],
         data_collator=collator(tokenizer, padding=True),
     )
-    train_peer(trainer, turns)
+    train_peer(trainer, turns, work)
 
 
 def trl(work: dict[str, Any], method: str, options: dict[str, Any], turns: Turns) -> None:
@@ -217,14 +234,14 @@ def trl(work: dict[str, Any], method: str, options: dict[str, Any], turns: Turns
         options["per_device_train_batch_size"] = 1
         tokens = sum(lengths_of(work)[index] for index in work["order"])
         options["max_length"] = math.ceil(tokens / work["steps"])
-    settings = {**arguments_of(work), "gradient_checkpointing": False, "max_length": None}
+    settings = {**arguments_of(work), "max_length": None}
     trainer = trainer_in_turns(SFTTrainer, turns)(
         model=peer_model(work, method),
         args=SFTConfig(**{**settings, **options}),
         train_dataset=Dataset.from_list([work["rows"][index] for index in work["order"]]),
         processing_class=AutoTokenizer.from_pretrained(work["folder"]),
     )
-    train_peer(trainer, turns)
+    train_peer(trainer, turns, work)
 
 
 def peer_model(work: dict[str, Any], method: str) -> Any:
@@ -234,14 +251,33 @@ def peer_model(work: dict[str, Any], method: str) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     kind = AutoModelForCausalLM if work["chat"] else AutoModelForSequenceClassification
-    options = {} if work["chat"] else {"num_labels": work["num_labels"], **NO_DROPOUT}
-    model = kind.from_pretrained(work["folder"], dtype=torch.float32, **options)
+    options: dict[str, Any] = {}
+    if not work["chat"]:
+        options = {"num_labels": work["num_labels"], **NO_DROPOUT}
+    if work.get("precision", {}).get("quantization"):
+        options = {"quantization_config": four_bits(), "device_map": {"": 0}}
+    dtype = getattr(torch, work.get("dtype", "float32"))
+    model = kind.from_pretrained(work["folder"], dtype=dtype, **options)
     if method == "lora":
         task_type = "CAUSAL_LM" if work["chat"] else "SEQ_CLS"
-        config = LoraConfig(**LORA, target_modules=work["layers"], task_type=task_type)
+        config = LoraConfig(
+            **work.get("lora", LORA), target_modules=work["layers"], task_type=task_type
+        )
         model = get_peft_model(model, config)
     begin_at(model, work)
     return model
+
+
+def four_bits() -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def arguments_of(work: dict[str, Any]) -> dict[str, Any]:
@@ -259,8 +295,9 @@ def arguments_of(work: dict[str, Any]) -> dict[str, Any]:
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
-        "use_cpu": True,
-        "bf16": False,
+        "use_cpu": work.get("device", "cpu") == "cpu",
+        "bf16": work.get("dtype") == "bfloat16",
+        "gradient_checkpointing": work.get("training", {}).get("gradient_checkpointing", False),
         "seed": 0,
     }
 
@@ -310,12 +347,20 @@ def sizes(inputs: dict[str, Any]) -> tuple[int, int, int]:
     return ids.numel(), ids.numel(), int((inputs["position_ids"] == 0).sum())
 
 
-def train_peer(trainer: Any, turns: Turns) -> None:
+def train_peer(trainer: Any, turns: Turns, work: dict[str, Any]) -> None:
     from transformers import TrainerCallback
+
+    norms: list[float] = []
+    """Of the clipped gradients, in the first and the last step: zero if nothing is learned."""
 
     class TakeTurns(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             turns.begin()
+
+        def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
+            if work.get("norms") and turns.steps in (0, work["steps"] - 1):
+                found = [p.grad.float().norm() for p in model.parameters() if p.grad is not None]
+                norms.append(float(sum(norm**2 for norm in found)) ** 0.5)
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             turns.step()
@@ -323,28 +368,37 @@ def train_peer(trainer: Any, turns: Turns) -> None:
     trainer.add_callback(TakeTurns)
     trainer.train()
     trained = [p.numel() for p in trainer.model.parameters() if p.requires_grad]
-    turns.finish(trainable_parameters=sum(trained))
+    turns.finish(trainable_parameters=sum(trained), gradient_norms=norms)
 
 
 def matmul(work: dict[str, Any], _: str, __: dict[str, Any], turns: Turns) -> None:
     """Multiplies matrices of the model's own shapes; reports multiplications and additions."""
     import torch
 
+    tokens = work.get("matmul_tokens", TOKENS)
+    torch.set_default_device(work.get("device", "cpu"))
+    torch.set_default_dtype(getattr(torch, work.get("dtype", "float32")))
     products = [
-        (torch.randn(TOKENS, w), torch.randn(h, w).T, torch.empty(TOKENS, h), times)
+        (torch.randn(tokens, w), torch.randn(h, w).T, torch.empty(tokens, h), times)
         for (h, w), times in work["shapes"]
     ]
     turns.begin()
-    for _ in range(work["turns"]):
+    for _ in range(work["steps"]):
         for left, right, out, times in products:
             for _ in range(times):
                 torch.mm(left, right, out=out)
         turns.step()
-    turns.finish(flop=sum(2 * TOKENS * right.numel() * times for _, right, _, times in products))
+    flop = sum(2 * tokens * right.numel() * times for _, right, _, times in products)
+    turns.finish(flop=flop * work["steps_per_turn"])
 
 
 if __name__ == "__main__":
     folder, kind, method, options = sys.argv[1:]
     content = json.loads((Path(folder) / "work.json").read_text())
     run = {"peftkit": peftkit, "hf": hf, "trl": trl, "matmul": matmul}[kind]
-    run(content, method, json.loads(options), Turns(content["steps_per_turn"]))
+    run(
+        content,
+        method,
+        json.loads(options),
+        Turns(content["steps_per_turn"], content.get("device", "cpu")),
+    )

@@ -31,11 +31,13 @@ class Variant:
     """Further arguments of the trainer."""
     method: str = ""
     """Another method than the workload's."""
+    here: bool = False
+    """Whether this interpreter runs it, and none of an environment of its own."""
 
     @property
     def python(self) -> str:
         """The interpreter of its environment."""
-        if self.kind in ("peftkit", "matmul"):
+        if self.here or self.kind in ("peftkit", "matmul"):
             return sys.executable
         return str(HERE.parent / ".venv-peers" / self.kind / "bin" / "python")
 
