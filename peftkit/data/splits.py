@@ -266,7 +266,9 @@ def _check_filled(splits: Splits, source: Source) -> None:
     empty = [name for name, rows in splits.named().items() if not rows]
     if empty:
         sizes = ", ".join(f"{name} {len(rows)}" for name, rows in splits.named().items())
-        grouped = "rows that stay together make up too much of it; " if _grouped(splits) else ""
+        grouped = ""
+        if _grouped(splits):
+            grouped = "rows of one group, or that ask the same, stay in one split: give others; "
         raise DataError(
             f"`{source.path}`: no rows in {quoted(empty)} ({sizes})",
             f"{grouped}{'raise `max_rows`' if source.max_rows else 'add rows'}, or change "
