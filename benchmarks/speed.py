@@ -20,8 +20,9 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import speed_peer
@@ -37,6 +38,9 @@ from speed_workloads import (
     Workload,
     banking,
 )
+
+if TYPE_CHECKING:
+    from peftkit.bases.loading import LoadedModel
 
 RESULT = HERE / "speed.json"
 AT_ONCE = 2
@@ -76,8 +80,6 @@ def prepare_work(
     workload: Workload, scratch: Path, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """What every variant must know: rows as tokens, their order, where the new tensors begin."""
-    from peftkit.preparing import prepare
-
     num_rows = write_rows(workload, scratch, Path(arguments.data))
     per_epoch = math.ceil(num_rows / workload.batch_size)
     turns = workload.epochs or arguments.warmup + arguments.steps
@@ -97,10 +99,23 @@ def prepare_work(
         "num_rows": num_rows,
         "start": str(scratch / "start.safetensors"),
     }
+    return complete(work, scratch, with_weights)
+
+
+def complete(
+    work: dict[str, Any], scratch: Path, load: Callable[[Any], LoadedModel]
+) -> dict[str, Any]:
+    """Adds what peftkit makes of the workload, and writes it for the variants.
+
+    Args:
+        load: gives the base of a prepared recipe.
+    """
+    from peftkit.preparing import prepare
+
     kind, fields = speed_peer.method_of(work, "lora")
     prepared = prepare(speed_peer.recipe_of(work, kind(**fields)))
     work |= {"folder": str(prepared.base.folder), **encoded_rows(prepared, work)}
-    work |= save_start(prepared, Path(work["start"]))
+    work |= save_start(prepared, load(prepared), Path(work["start"]))
     (scratch / "work.json").write_text(json.dumps(work))
     return work
 
@@ -146,31 +161,51 @@ def encoded_rows(prepared: Any, work: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def save_start(prepared: Any, target: Path) -> dict[str, Any]:
-    """Writes what LoRA's tensors and the head begin at; gives the layers' names and shapes."""
+def with_weights(prepared: Any) -> LoadedModel:
     import torch
-    from safetensors.torch import save_file
 
     from peftkit.bases.loading import load_weights
+
+    torch.manual_seed(0)
+    cpu = torch.device("cpu")
+    return load_weights(prepared.base, prepared.encoded.head, torch.float32, cpu, 0.0)
+
+
+def save_start(prepared: Any, loaded: LoadedModel, target: Path) -> dict[str, Any]:
+    """Writes what LoRA's tensors and the head begin at, drawn as PEFT does where the base has no
+    weights; gives the layers' names and shapes.
+    """
+    from safetensors.torch import save_file
+
     from peftkit.methods.method import trainable_parameters
     from peftkit.methods.peft_layout import lora_layers
     from peftkit.methods.targets import linear_names
 
-    torch.manual_seed(0)
-    cpu = torch.device("cpu")
-    loaded = load_weights(prepared.base, prepared.encoded.head, torch.float32, cpu, 0.0)
     base: Any = loaded.model
     passed = [name for name in linear_names(base, loaded.head) if ".pooler." not in name]
     shapes = Counter(tuple(base.get_submodule(name).weight.shape) for name in passed)
     output = base.get_output_embeddings()
     model = prepared.recipe.method.inject(base, prepared.encoded, loaded.head)
-    trained = trainable_parameters(model).items()
-    save_file({speed_peer.plain(name): p.data.contiguous() for name, p in trained}, target)
+    start = {
+        speed_peer.plain(name): drawn(name, p) if p.is_meta else p.data.contiguous()
+        for name, p in trainable_parameters(model).items()
+    }
+    save_file(start, target)
     return {
         "layers": list(lora_layers(model)),
         "shapes": list(shapes.items()),
         "output_weights": 0 if output is None else output.weight.numel(),
     }
+
+
+def drawn(name: str, parameter: Any) -> Any:
+    """A of LoRA at random, B at zero."""
+    import torch
+
+    tensor = torch.zeros(parameter.shape)
+    if ".lora_A." in name:
+        torch.nn.init.kaiming_uniform_(tensor, a=math.sqrt(5))
+    return tensor
 
 
 class ChildError(Exception):

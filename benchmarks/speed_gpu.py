@@ -16,15 +16,15 @@ import argparse
 import json
 import math
 import random
+import sys
 import tempfile
-from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import speed
-import speed_peer
 import torch
 from parts import write_part
 from speed_workloads import HELD_OUT, HERE, MATMUL, OURS, VARIANTS, Row, Variant, Workload
@@ -67,7 +67,7 @@ class Random(Workload):
 
 def main(arguments: argparse.Namespace) -> None:
     VARIANTS.update(PEERS)
-    results: list[dict[str, Any]] = json.loads(RESULT.read_text()) if RESULT.exists() else []
+    results = known_results() if arguments.device == "cuda" else []
     with tempfile.TemporaryDirectory() as scratch:
         for shape in arguments.shapes:
             folder = Path(scratch) / shape
@@ -79,6 +79,16 @@ def main(arguments: argparse.Namespace) -> None:
                     RESULT.write_text(json.dumps(results, indent=1) + "\n")
                     write_part("speed-gpu", report(results))
                 print(part(row), flush=True)
+
+
+def known_results() -> list[dict[str, Any]]:
+    """Those of earlier runs."""
+    if not RESULT.exists():
+        return []
+    try:
+        return list(json.loads(RESULT.read_text()))
+    except ValueError as error:
+        sys.exit(f"{RESULT} is no JSON ({error}); move it away, or take it from git")
 
 
 def save_model(shape: str, folder: Path, device: str) -> None:
@@ -160,8 +170,6 @@ def prepare_work(
     workload: Workload, scratch: Path, turns: int, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """As speed.py's, without loading the weights of the base."""
-    from peftkit.preparing import prepare
-
     precision: dict[str, Any] = {}
     if arguments.quantization != "none":
         precision = {"quantization": arguments.quantization, "double_quant": True}
@@ -176,39 +184,14 @@ def prepare_work(
         "num_rows": speed.write_rows(workload, scratch, scratch),
         "start": str(scratch / "start.safetensors"),
     }  # fmt: skip
-    kind, fields = speed_peer.method_of(work, "lora")
-    prepared = prepare(speed_peer.recipe_of(work, kind(**fields)))
-    work |= {"folder": str(prepared.base.folder), **speed.encoded_rows(prepared, work)}
-    work |= save_start(prepared, Path(work["start"]))
-    (scratch / "work.json").write_text(json.dumps(work))
-    return work
+    return speed.complete(work, scratch, without_weights)
 
 
-def save_start(prepared: Any, target: Path) -> dict[str, Any]:
-    """Writes where LoRA begins: A as PEFT draws it, B at zero; gives layers and shapes."""
-    from safetensors.torch import save_file
-
+def without_weights(prepared: Any) -> Any:
     from peftkit.bases.loading import empty_model
-    from peftkit.methods.method import trainable_parameters
-    from peftkit.methods.peft_layout import lora_layers
-    from peftkit.methods.targets import linear_names
 
-    loaded = empty_model(prepared.base, prepared.encoded.head)
-    base: Any = loaded.model
-    names = linear_names(base, loaded.head)
-    shapes = Counter(tuple(base.get_submodule(name).weight.shape) for name in names)
-    output = base.get_output_embeddings().weight.numel()
-    model = prepared.recipe.method.inject(base, prepared.encoded, loaded.head)
     torch.manual_seed(0)
-    start = {}
-    for name, parameter in trainable_parameters(model).items():
-        tensor = torch.zeros(parameter.shape)
-        if "lora_A" in name:
-            torch.nn.init.kaiming_uniform_(tensor, a=math.sqrt(5))
-        start[speed_peer.plain(name)] = tensor
-    save_file(start, target)
-    layers = list(lora_layers(model))
-    return {"layers": layers, "shapes": list(shapes.items()), "output_weights": output}
+    return empty_model(prepared.base, prepared.encoded.head)
 
 
 def summary(turns: list[dict[str, Any]], end: dict[str, Any]) -> dict[str, Any]:
@@ -269,21 +252,32 @@ def part(result: dict[str, Any]) -> str:
 
 
 def read_arguments() -> argparse.Namespace:
-    def names(text: str) -> list[str]:
-        return text.split(",")
+    def some_of(known: Iterable[str]) -> Callable[[str], list[str]]:
+        def names(text: str) -> list[str]:
+            if unknown := [name for name in text.split(",") if name not in known]:
+                told = f"{', '.join(unknown)}: not one of {', '.join(known)}"
+                raise argparse.ArgumentTypeError(told)
+            return text.split(",")
+
+        return names
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shapes", type=names, default=["1B"])
-    parser.add_argument("--mixes", type=names, default=list(MIXES))
-    parser.add_argument("--variants", type=names, default=[OURS, *PEERS])
+    parser.add_argument("--shapes", type=some_of(SHAPES), default=["1B"])
+    parser.add_argument("--mixes", type=some_of(MIXES), default=list(MIXES))
+    parser.add_argument("--variants", type=some_of((OURS, *PEERS)), default=[OURS, *PEERS])
     parser.add_argument("--quantization", choices=("none", "nf4"), default="none")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--block", type=int, default=10, help="steps of a turn")
     parser.add_argument("--blocks", type=int, default=4, help="timed turns of each variant")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no GPU here; `--device cpu` tries the script")
+    if arguments.device == "cpu" and arguments.quantization != "none":
+        parser.error("the peers' nf4 is measured on a GPU only; leave out `--quantization`")
+    return arguments
 
 
 if __name__ == "__main__":

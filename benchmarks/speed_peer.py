@@ -34,7 +34,12 @@ class Turns:
     def __init__(self, steps_per_turn: int, device: str = "cpu") -> None:
         self.answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)  # what libraries print must not come between the answers
-        self.steps_per_turn, self.device = steps_per_turn, device
+        self.steps_per_turn = steps_per_turn
+        self.cuda: Any = None
+        if device == "cuda":
+            import torch
+
+            self.cuda = torch.cuda
         self.steps = 0
         self.losses: list[float] = []
         self.counts = {"useful_tokens": 0, "padded_tokens": 0, "examples": 0}
@@ -43,10 +48,8 @@ class Turns:
     def begin(self) -> None:
         """Training is about to begin: everything is loaded."""
         self.peak_loading_mb = peak_memory_mb()
-        if self.device == "cuda":
-            import torch
-
-            torch.cuda.reset_peak_memory_stats()
+        if self.cuda:
+            self.cuda.reset_peak_memory_stats()
         Path("/proc/self/clear_refs").write_text("5")  # from here on the peak of training alone
         self._answer({"ready": True})
         self._wait()
@@ -61,10 +64,8 @@ class Turns:
         """An optimizer step is done; ends the turn if it was the turn's last."""
         self.steps += 1
         if self.steps % self.steps_per_turn == 0:
-            if self.device == "cuda":
-                import torch
-
-                torch.cuda.synchronize()
+            if self.cuda:
+                self.cuda.synchronize()
             took = {
                 "cpu_seconds": time.process_time() - self.cpu,
                 "wall_seconds": time.perf_counter() - self.wall,
@@ -76,11 +77,9 @@ class Turns:
     def finish(self, **found: Any) -> None:
         """Sums up; the peak is that of the steps, without what comes before and after them."""
         peaks = {"peak_memory_mb": self.peak_mb, "peak_with_loading_mb": self.peak_loading_mb}
-        if self.device == "cuda":
-            import torch
-
-            peaks["allocated_gib"] = torch.cuda.max_memory_allocated() / 2**30
-            peaks["reserved_gib"] = torch.cuda.max_memory_reserved() / 2**30
+        if self.cuda:
+            peaks["allocated_gib"] = self.cuda.max_memory_allocated() / 2**30
+            peaks["reserved_gib"] = self.cuda.max_memory_reserved() / 2**30
         self._answer({"losses": self.losses, "versions": versions(), **peaks, **found})
 
     def _answer(self, answer: dict[str, Any]) -> None:
@@ -396,9 +395,5 @@ if __name__ == "__main__":
     folder, kind, method, options = sys.argv[1:]
     content = json.loads((Path(folder) / "work.json").read_text())
     run = {"peftkit": peftkit, "hf": hf, "trl": trl, "matmul": matmul}[kind]
-    run(
-        content,
-        method,
-        json.loads(options),
-        Turns(content["steps_per_turn"], content.get("device", "cpu")),
-    )
+    turns = Turns(content["steps_per_turn"], content.get("device", "cpu"))
+    run(content, method, json.loads(options), turns)

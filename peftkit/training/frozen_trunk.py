@@ -194,9 +194,7 @@ class _Instead(nn.Module):
 
     def __init__(self, module: nn.Module, hidden: Tensor, as_tuple: bool) -> None:
         super().__init__()
-        object.__setattr__(
-            self, "_module", module
-        )  # not as a child: it is no part of the model now
+        object.__setattr__(self, "_module", module)  # not as a child: no part of the model now
         self._out = (hidden,) if as_tuple else hidden
 
     def __getattr__(self, name: str) -> Any:  # models ask a block for its kind of attention
