@@ -47,7 +47,7 @@ def prepare(recipe: Recipe) -> Prepared:
     base = open_base(recipe.base, recipe.method.position_offset)
     if reason := recipe.method.supports(recipe.task, base.spec):  # it may be quantized already
         raise MethodError(reason)
-    recipe = recipe.with_(base=base.spec)
+    recipe = recipe.with_(base=base.spec, task=recipe.task.remembering(splits))
     encoded = recipe.task.encode(splits, base.tokenizer)
     if start:
         check_start(start, base, encoded.head)

@@ -13,7 +13,7 @@ from peftkit import Chat, Conversations
 from peftkit.data.splits import load_splits
 from peftkit.errors import DataError, PeftkitError, RecipeError
 from peftkit.preparing import prepare
-from peftkit.tasks.conversations import read_messages
+from peftkit.tasks.messages import read_messages
 from tests.chat_formats import BY_NAME
 from tests.conftest import conversations, write_csv, write_jsonl
 
@@ -119,7 +119,7 @@ class TestReading:
             ([ANSWER, USER], "begins with an assistant turn"),
             ([USER, SYSTEM, ANSWER], "system message after the beginning"),
             ([SYSTEM], "only a system message"),
-            ([USER, {**ANSWER, "weight": 0}], "has `weight`, which is not read"),
+            ([USER, {**ANSWER, "weight": 0.5}], "`weight` 0.5, which is neither true nor false"),
             ([USER, {**ANSWER, "tool_calls": [{"id": 1}]}], "has `tool_calls`, which is not read"),
             (["hello"], "a message is str, not an object"),
             ("hello", "is text, not a list of messages"),

@@ -273,7 +273,7 @@ def test_the_table_holds_every_row_and_says_what_did_not_work(text, comparison):
     titles = ["method", "accuracy", "verdict", "difference to full"]
     titles += [column.title for column in columns(comparison)]
     full, lora, prompt = (dict(zip(titles, table[n], strict=True)) for n in (0, 2, 9))
-    assert full["difference to full"] == "–"  # noqa: RUF001
+    assert full["difference to full"] == "–"
     assert full["verdict"] == "● baseline"
     row = comparison["rows"][2]
     low, high = row["interval"]

@@ -13,7 +13,7 @@ from transformers import TextStreamer
 
 from peftkit.adapters.loading import LoadedAdapter, load
 from peftkit.errors import PeftkitError, RecipeError
-from peftkit.tasks.conversations import Message
+from peftkit.tasks.messages import Message
 
 HELP = "/new begins a new conversation, /quit ends"
 

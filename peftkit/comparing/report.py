@@ -16,7 +16,7 @@ from peftkit.comparing.answer import answer, metric_name, within
 from peftkit.evaluation.receipt import duration, environment, megabytes
 
 Row = dict[str, Any]
-NOTHING = "–"  # noqa: RUF001
+NOTHING = "–"
 MARKS = {"better": "▲", "worse": "▼", "equivalent": "=", "undecided": "?", "failed": "✕",
          "baseline": "●"}  # fmt: skip
 """Before a verdict, so that it is seen without colours."""

@@ -29,6 +29,10 @@ class ReadCounts:
     """Rows that say different things of the same input; all of them are left out."""
     not_drawn: int = 0
     """Left out by `max_rows`."""
+    num_lines: int = 0
+    """Of a text file with a row on each line: header, blank lines, rows, and `continued`."""
+    continued: list[int] = field(default_factory=list)
+    """Numbers of the lines that continue a quoted field of the row above."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Ledger:
     read: tuple[ReadCounts, ...]
     splits: dict[str, SplitCounts]
     notes: tuple[str, ...] = ()
+    stratum: str = ""
+    """The column that `strata` are the values of: the label, for a classifier."""
 
     def with_encoded(self, encoded: Encoded) -> Ledger:
         """The ledger with what encoding did to each split."""

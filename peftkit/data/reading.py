@@ -1,21 +1,21 @@
 """Reads rows from files, folders, the Hub and packages, and says what it could not read.
 
-CSV and JSON are read with the standard library, because a row that is wrong must be reported
-by its line, and not end the reading of the others.
+Text files are read with the standard library (delimited.py, json_rows.py), because a row that is
+wrong must be reported by its line, and not end the reading of the others.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftkit.data.rows import Malformed, Table
+from peftkit.data.delimited import read_delimited
+from peftkit.data.json_rows import read_json
+from peftkit.data.rows import Table
 from peftkit.data.source import Source
+from peftkit.data.text_files import EXCEL, read_text
 from peftkit.errors import DataError, did_you_mean, did_you_mean_file, first_line, quoted
 from peftkit.packaged import DATA, PREFIX, find_packaged
 
@@ -25,7 +25,13 @@ SPLIT_NAMES = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
 }
-MAX_FIELD = 2**31 - 1
+WORKBOOKS = {
+    ".xlsx": ("is an Excel workbook", EXCEL),
+    ".xlsm": ("is an Excel workbook", EXCEL),
+    ".xls": ("is an old Excel workbook", EXCEL.replace("openpyxl", "xlrd")),
+    ".ods": ("is a spreadsheet", EXCEL.replace("openpyxl", "odfpy")),
+}
+"""Ending -> what the file is, and the command that converts it."""
 
 
 def read_source(source: Source) -> dict[str, Table]:
@@ -46,160 +52,54 @@ def _read(source: Source) -> dict[str, Table]:
         return {"all": _read_packaged(source)}
     path = Path(source.path).expanduser()
     if path.is_file():
-        return {"all": read_file(path)}
+        return _read_splits(path, source)
     if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
         return _read_saved_dataset(path)
     if path.is_dir():
-        return _read_folder(path)
+        return _read_folder(path, source)
     looks_local = source.path.startswith(("/", "./", "../", "~")) or path.suffix in SUFFIXES
     if looks_local or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source.path):
         raise DataError(f"no file or folder `{source.path}`", did_you_mean_file(path))
     return _read_hub(source)
 
 
-def read_file(path: Path) -> Table:
-    """One file, read as its ending says: `.csv`, `.tsv`, `.json`, `.jsonl` or `.parquet`."""
+def read_file(path: Path, source: Source | None = None) -> Table:
+    """One file, read as its ending says: `.csv`, `.tsv`, `.json`, `.jsonl` or `.parquet`.
+
+    Args:
+        source: has the encoding and the separator, where the file does not tell them.
+
+    Raises:
+        DataError: it cannot be read, or holds several splits.
+    """
+    tables = _read_splits(path, source)
+    if set(tables) != {"all"}:
+        raise DataError(
+            f"`{path}` holds the splits {quoted(tables)}, where rows are expected",
+            "give a file for each of them",
+        )
+    return tables["all"]
+
+
+def _read_splits(path: Path, source: Source | None) -> dict[str, Table]:
+    """The tables of one file: `all`, or one for each split that it holds."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
+        what, hint = WORKBOOKS.get(suffix, ("", "convert it, for example with pandas' `to_csv`"))
         raise DataError(
-            f"`{path}` ends in `{path.suffix}`; peftkit reads {', '.join(SUFFIXES)}",
-            "convert it, for example with pandas' `to_csv`",
+            f"`{path}` {what or f'ends in `{path.suffix}`'}; peftkit reads {', '.join(SUFFIXES)}",
+            hint.format(path=path, stem=path.with_suffix("")),
         )
     if path.stat().st_size == 0:
         raise DataError(f"`{path}` is empty (0 bytes)")
     if suffix == ".parquet":
-        return _read_parquet(path)
-    text = _decode(path)
-    if suffix == ".json":
-        return _read_json(path, text)
-    if suffix == ".jsonl":
-        return _read_jsonl(path, text)
-    return _read_csv(path, text, "\t" if suffix == ".tsv" else ",")
-
-
-def _decode(path: Path) -> str:
-    """The file's text; bytes that are not UTF-8 stay recognisable, so that their rows are told."""
-    raw = path.read_bytes()
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"`{path}` is UTF-16", f"convert it: `iconv -f UTF-16 -t UTF-8 {path}`")
-    return raw.decode("utf-8-sig", errors="surrogateescape")
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _read_csv(path: Path, text: str, delimiter: str) -> Table:
-    limit = csv.field_size_limit(MAX_FIELD)  # a process-wide setting, so it is put back
-    try:
-        return _parse_csv(path, text, delimiter)
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _parse_csv(path: Path, text: str, delimiter: str) -> Table:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    columns: tuple[str, ...] = ()
-    rows: list[tuple[int, dict[str, str]]] = []
-    malformed: list[Malformed] = []
-    while True:
-        number = reader.line_num + 1
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            if "unexpected end of data" in str(error):
-                raise DataError(
-                    f"`{path}`: the quote that opens in the row at line {number} is never closed",
-                    'double a quote inside a quoted field (`""`), or write the file as JSONL',
-                ) from error
-            kind = "stray quote" if "expected after" in str(error) else str(error)
-            if not columns:
-                raise DataError(f"`{path}`: the header cannot be read: {kind}") from error
-            malformed.append(Malformed(number, kind))
-            continue
-        if fields is None:
-            break
-        if not columns:
-            columns = _header(path, fields)
-        elif not "".join(fields).strip() and len(fields) < 2:
-            continue  # blank line
-        elif len(fields) != len(columns):
-            kind = "too few fields" if len(fields) < len(columns) else "too many fields"
-            malformed.append(Malformed(number, kind))
-        elif not all(map(_is_utf8, fields)):
-            malformed.append(Malformed(number, "not UTF-8"))
-        else:
-            rows.append((number, dict(zip(columns, fields, strict=True))))
-    return Table(str(path), columns, tuple(rows), tuple(malformed), "line")
-
-
-def _header(path: Path, fields: list[str]) -> tuple[str, ...]:
-    columns = tuple(name.strip() for name in fields)
-    if not all(map(_is_utf8, columns)):
-        raise DataError(f"`{path}`: the header cannot be read: not UTF-8")
-    if len(columns) == 1 and (found := next((d for d in ";|\t" if d in columns[0]), "")):
-        raise DataError(
-            f"`{path}`: the header `{columns[0]}` seems to be separated by {found!r}",
-            "peftkit reads commas in .csv and tabs in .tsv",
-        )
-    if (unnamed := columns.count("")) > 1:  # one is the index that pandas writes
-        raise DataError(
-            f"`{path}`: {unnamed} of the header's {len(columns)} columns have no name",
-            "name them, or take out commas at the end of the lines",
-        )
-    if repeated := {name for name in columns if columns.count(name) > 1}:
-        raise DataError(f"`{path}`: the header names {quoted(sorted(repeated))} more than once")
-    return columns
-
-
-def _read_jsonl(path: Path, text: str) -> Table:
-    objects: list[tuple[int, Any]] = []
-    malformed: list[Malformed] = []
-    for number, line in enumerate(io.StringIO(text), start=1):
-        if not line.strip():
-            continue
-        try:
-            objects.append((number, json.loads(line)))
-        except (ValueError, RecursionError):  # also numbers and nesting beyond Python's limits
-            malformed.append(Malformed(number, "not JSON"))
-    return _table_of_objects(path, objects, malformed, "line")
-
-
-def _read_json(path: Path, text: str) -> Table:
-    """A list of objects; or, as many tools write it, an object on each line."""
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:  # its text has the line and column
-        if str(error).startswith("Extra data"):
-            return _read_jsonl(path, text)
-        raise DataError(f"`{path}` is not JSON: {error}") from error
-    if not isinstance(values, list):
-        raise DataError(
-            f"`{path}` holds {type(values).__name__}, not a list of objects",
-            "write the rows as `[{...}, {...}]`, or as JSONL, one object on each line",
-        )
-    return _table_of_objects(path, list(enumerate(values, start=1)), [], "row")
-
-
-def _table_of_objects(
-    path: Path, objects: list[tuple[int, Any]], malformed: list[Malformed], unit: str
-) -> Table:
-    rows: list[tuple[int, dict[str, Any]]] = []
-    columns: dict[str, None] = {}
-    for number, value in objects:
-        if not isinstance(value, dict):
-            malformed.append(Malformed(number, "not an object"))
-        elif not _is_utf8(json.dumps(value, ensure_ascii=False)):
-            malformed.append(Malformed(number, "not UTF-8"))
-        else:
-            rows.append((number, value))
-            columns.update(dict.fromkeys(value))
-    malformed.sort(key=lambda row: row.number)
-    return Table(str(path), tuple(columns), tuple(rows), tuple(malformed), unit)
+        return {"all": _read_parquet(path)}
+    read = read_text(path, source.encoding if source else "")
+    if suffix in (".json", ".jsonl"):
+        return read_json(path, read.text, SPLIT_NAMES)
+    separator = source.separator if source else ""
+    separator = "\t" if separator == "tab" else separator
+    return {"all": read_delimited(path, read.text, read.encoding, separator)}
 
 
 def _read_parquet(path: Path) -> Table:
@@ -214,14 +114,14 @@ def _read_parquet(path: Path) -> Table:
     return Table(str(path), tuple(table.column_names), rows)
 
 
-def _read_folder(path: Path) -> dict[str, Table]:
+def _read_folder(path: Path, source: Source) -> dict[str, Table]:
     tables: dict[str, Table] = {}
     for split, names in SPLIT_NAMES.items():
         files = [p for p in sorted(path.iterdir()) if p.stem in names and p.suffix in SUFFIXES]
         if len(files) > 1:
             raise DataError(f"`{path}` has several {split} files: {quoted(p.name for p in files)}")
         if files:
-            tables[split] = read_file(files[0])
+            tables[split] = read_file(files[0], source)
     if "train" not in tables:
         found = sorted(p.name for p in path.iterdir())
         raise DataError(

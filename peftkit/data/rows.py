@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,34 @@ class Table:
     """What the numbers count: `line` or `row`."""
     label_names: Mapping[str, Mapping[str, str]] | None = None
     """Column -> value -> name, where the source itself has names for its labels."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about how it was read."""
+    num_lines: int = 0
+    """Of a text file; 0 of other sources."""
+    continued: tuple[int, ...] = ()
+    """Numbers of the lines that continue a quoted field of the row above."""
+
+
+SAMPLED = 300
+"""Rows that are looked at to tell what a column holds."""
+
+
+def text_columns(table: Table) -> list[str]:
+    """The columns that hold words or lists, not the same in all rows."""
+    found = []
+    sample = [values for _, values in table.rows[:SAMPLED]]
+    for column in table.columns:
+        given = [value for values in sample if (value := values.get(column)) not in (None, "", [])]
+        words = [value for value in given if _has_words(value)]
+        if len(words) > len(given) / 2 and any(value != words[0] for value in words):
+            found.append(column)
+    return found
+
+
+def _has_words(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(re.search(r"[^\W\d_]{2}", value))
+    return isinstance(value, Mapping | Sequence)
 
 
 def check_columns(table: Table, columns: Mapping[str, str]) -> None:

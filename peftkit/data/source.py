@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -22,6 +24,13 @@ class Source(Part):
     `imdb`; empty for all."""
     revision: str = ""
     """Branch, tag or commit of a Hub data set."""
+    encoding: str = ""
+    """Of text files, by Python's names (`cp1252`, `gb18030`); empty for UTF-8, or what the file's
+    byte order mark says."""
+    separator: str = ""
+    """Between the fields of a .csv or .tsv file, one character or `tab`; empty to find out."""
+    decimal: Literal[".", ","] = "."
+    """Decimal mark of the numbers in text files."""
     group: str = ""
     """Column whose equal values stay in one split (a customer, a document); empty for none."""
     validation_fraction: Fraction = 0.15
@@ -37,12 +46,34 @@ class Source(Part):
     def _check(self) -> Source:
         if not self.path:
             raise ValueError("`path` is empty")
+        if self.encoding:
+            try:
+                codecs.lookup(self.encoding)
+            except LookupError as error:
+                raise ValueError(f"`encoding`: no encoding is called `{self.encoding}`") from error
+        if (self.separator != "tab" and len(self.separator) > 1) or self.separator in (
+            "\n",
+            "\r",
+            '"',
+        ):
+            raise ValueError(f"`separator` is {self.separator!r}; give one character, or `tab`")
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(
                 f"`validation_fraction` {self.validation_fraction} and `test_fraction` "
                 f"{self.test_fraction} leave no rows to train on"
             )
         return self
+
+    def number(self, text: str) -> float | None:
+        """The number that a text is, by `decimal`; None if it is none."""
+        if self.decimal == ",":
+            text = text.replace(".", "") if text.count(",") == 1 else text
+            text = text.replace(",", ".")
+        try:
+            value = float(text)
+        except ValueError:
+            return None
+        return value if math.isfinite(value) and "_" not in text else None
 
 
 class Data(Source):
@@ -56,3 +87,6 @@ class Data(Source):
     """Column with the label."""
     label_names: dict[str, str] = {}
     """Label in the file -> its name, in the order of the classes; empty to use the file's own."""
+    fold_labels: bool = False
+    """Take labels for one that differ only in case, in the way a number is written (`1`, `1.0`), in
+    Unicode form, invisible characters or a mark at the end; its name is in lower case."""

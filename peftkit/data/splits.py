@@ -8,18 +8,23 @@ moves at most one other row of each stratum over each of the two boundaries.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from pathlib import Path
 from typing import Any, Protocol
 
+from peftkit.data.dividing import divide
 from peftkit.data.ledger import Ledger, ReadCounts, SplitCounts, by_kind, describe_malformed
 from peftkit.data.reading import read_source
-from peftkit.data.rows import Malformed, Row, Table, check_columns
+from peftkit.data.rows import Malformed, Row, Table, check_columns, text_columns
 from peftkit.data.source import Source
+from peftkit.data.text_files import encoding_hint
 from peftkit.errors import DataError, quoted
+
+MANY_DUPLICATES = 0.3
+MANY_CONFLICTS = 0.1
+"""Shares of the rows from which on a note names them."""
 
 
 class RowContract(Protocol):
@@ -45,8 +50,21 @@ class RowContract(Protocol):
     def group(self, row: Row) -> str:
         """Equal for rows that must stay in one split; empty for none."""
 
+    def columns_read(self, table: Table) -> Collection[str]:
+        """The table's columns that the task reads."""
+
+    @property
+    def stratum_column(self) -> str:
+        """The column that `stratum` is the value of; empty if there is none."""
+
+    def check_rows(self, rows: Sequence[Row]) -> None:
+        """Raises DataError if the task cannot be learned from these rows, whatever the splits."""
+
     def check_splits(self, splits: Splits) -> None:
         """Raises DataError if the task cannot be learned or scored on these splits."""
+
+    def remarks(self, splits: Splits) -> Iterable[str]:
+        """What a person should know about these rows."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +96,12 @@ def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
         rows[name], count = clean_rows(task, table, split_seed)
         counts.append(count)
     leaked = _drop_leaks(task, rows)
+    task.check_rows([row for part in rows.values() for row in part])
     if "all" in rows:
         rows["train"] = rows.pop("all")
     _draw_missing(task, rows, split_seed)
     splits = Splits(*(tuple(rows[name]) for name in ("train", "validation", "test")))
-    _check_filled(splits, source)
+    _check_filled(splits, task)
     task.check_splits(splits)
     ledger = Ledger(
         read=tuple(counts),
@@ -94,8 +113,32 @@ def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
             )
             for name, split in splits.named().items()
         },
+        notes=(*_notes(task, tables.values(), counts), *task.remarks(splits)),
+        stratum=task.stratum_column,
     )
     return splits, ledger
+
+
+def _notes(
+    task: RowContract, tables: Iterable[Table], counts: Sequence[ReadCounts]
+) -> Iterator[str]:
+    """What a person should know about how the rows were read."""
+    for table, count in zip(tables, counts, strict=True):
+        yield from table.notes
+        read = {*task.columns_read(table), task.source.group}
+        if unread := [column for column in text_columns(table) if column not in read]:
+            plural = "s" * (len(unread) > 1)
+            yield (
+                f"nothing reads the column{plural} {quoted(unread)} of `{table.name}`, which "
+                f"hold{'' if plural else 's'} text"
+            )
+        for number, least, what in (
+            (count.duplicate, MANY_DUPLICATES, "repeat another one, and are left out"),
+            (count.conflicting, MANY_CONFLICTS, "contradict another one, and are left out"),
+        ):
+            if number and number >= least * count.read:
+                share = number / count.read
+                yield f"{share:.0%} of the rows of `{table.name}` {what}"
 
 
 def clean_rows(task: RowContract, table: Table, split_seed: int) -> tuple[list[Row], ReadCounts]:
@@ -123,12 +166,12 @@ def clean_rows(task: RowContract, table: Table, split_seed: int) -> tuple[list[R
         told = describe_malformed(kinds, table.unit)
         raise DataError(
             f"`{table.name}`: {len(malformed)} of {total} rows cannot be used: {told}",
-            _malformed_hint(kinds, bool(rows)),
+            _malformed_hint(kinds, bool(rows), table),
         )
     kept, duplicate, conflicting = _deduplicated(task, rows)
     drawn = kept
     if source.max_rows and len(kept) > source.max_rows:
-        drawn, _ = _divide(task, kept, [source.max_rows], split_seed)
+        drawn, _ = divide(task, kept, [source.max_rows], split_seed)
     return drawn, ReadCounts(
         name=table.name,
         unit=table.unit,
@@ -138,14 +181,17 @@ def clean_rows(task: RowContract, table: Table, split_seed: int) -> tuple[list[R
         duplicate=duplicate,
         conflicting=conflicting,
         not_drawn=len(kept) - len(drawn),
+        num_lines=table.num_lines,
+        continued=list(table.continued),
     )
 
 
-def _malformed_hint(kinds: Mapping[str, list[int]], usable: bool) -> str:
-    hint = "mend them, or go on without them: `--task.data.malformed skip`" if usable else ""
-    if "not UTF-8" in kinds:
-        hint = "convert the file, for example `iconv -f GBK -t UTF-8`" + (f"; {hint}" * usable)
-    return hint
+def _malformed_hint(kinds: Mapping[str, list[int]], usable: bool, table: Table) -> str:
+    skip = "mend them, or go on without them: `--task.data.malformed skip`" if usable else ""
+    encoding = ""
+    if "not UTF-8" in kinds and Path(table.name).is_file():
+        encoding = encoding_hint(Path(table.name))
+    return "; ".join(filter(None, (encoding, skip)))
 
 
 def _deduplicated(task: RowContract, rows: Iterable[Row]) -> tuple[list[Row], int, int]:
@@ -196,64 +242,8 @@ def _draw_missing(task: RowContract, rows: dict[str, list[Row]], split_seed: int
         )
     shares = [fractions[name] for name in missing]
     bounds = [max(k, round(total * sum(shares[:k]))) for k in range(1, len(shares) + 1)]
-    *drawn, rest = _divide(task, rows["train"], bounds, split_seed, keep_one=True)
+    *drawn, rest = divide(task, rows["train"], bounds, split_seed, keep_one=True)
     rows |= {**dict(zip(missing, drawn, strict=True)), "train": rest}
-
-
-def _divide(
-    task: RowContract,
-    rows: Sequence[Row],
-    bounds: Sequence[int],
-    split_seed: int,
-    keep_one: bool = False,
-) -> list[list[Row]]:
-    """Rows in pieces that end at about these counts, and the rest as the last piece.
-
-    Each piece has its share of every stratum; groups stay whole.
-
-    Args:
-        keep_one: the last piece keeps at least one unit of every stratum.
-    """
-    units: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        units[f"group {row.group}" if row.group else f"row {task.key(row)}"].append(row)
-    strata: dict[str, list[str]] = defaultdict(list)
-    sizes: Counter[str] = Counter()
-    for unit, members in units.items():
-        labels = Counter(map(task.stratum, members))
-        stratum = max(sorted(labels), key=labels.__getitem__)  # sorted: whatever the file's order
-        strata[stratum].append(unit)
-        sizes[stratum] += len(members)
-    ends = [dict.fromkeys(sizes, 0), *(_shares(sizes, bound) for bound in bounds)]
-    piece_of: dict[str, int] = {}
-    for stratum, names in strata.items():
-        ranked = sorted(names, key=lambda unit: _rank(unit, split_seed))
-        room = [after[stratum] - before[stratum] for before, after in pairwise(ends)]
-        for unit in ranked[: len(ranked) - 1] if keep_one else ranked:
-            size = len(units[unit])
-            piece = next((p for p, left in enumerate(room) if left >= size / 2), len(bounds))
-            piece_of[unit] = piece
-            if piece < len(bounds):
-                room[piece] -= size
-    pieces: list[list[Row]] = [[] for _ in range(len(bounds) + 1)]
-    for unit, members in units.items():
-        pieces[piece_of.get(unit, len(bounds))] += members
-    return pieces
-
-
-def _shares(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
-    """`wanted` divided in proportion to `sizes`, by largest remainder."""
-    total = sum(sizes.values())
-    exact = {name: wanted * size / total for name, size in sizes.items()}
-    shares = {name: int(value) for name, value in exact.items()}
-    by_remainder = sorted(exact, key=lambda name: (shares[name] - exact[name], name))
-    for name in by_remainder[: wanted - sum(shares.values())]:
-        shares[name] += 1
-    return shares
-
-
-def _rank(unit: str, split_seed: int) -> bytes:
-    return hashlib.blake2b(f"{split_seed} {unit}".encode(), digest_size=16).digest()
 
 
 def _grouped(splits: Splits) -> bool:
@@ -262,15 +252,25 @@ def _grouped(splits: Splits) -> bool:
     return len(set(groups)) < len(groups)
 
 
-def _check_filled(splits: Splits, source: Source) -> None:
+def _check_filled(splits: Splits, task: RowContract) -> None:
     empty = [name for name, rows in splits.named().items() if not rows]
-    if empty:
-        sizes = ", ".join(f"{name} {len(rows)}" for name, rows in splits.named().items())
-        grouped = ""
-        if _grouped(splits):
-            grouped = "rows of one group, or that ask the same, stay in one split: give others; "
-        raise DataError(
-            f"`{source.path}`: no rows in {quoted(empty)} ({sizes})",
-            f"{grouped}{'raise `max_rows`' if source.max_rows else 'add rows'}, or change "
-            "`validation_fraction` and `test_fraction`",
+    if not empty:
+        return
+    sizes = ", ".join(f"{name} {len(rows)}" for name, rows in splits.named().items())
+    source = task.source
+    strata = Counter(task.stratum(row) for rows in splits.named().values() for row in rows)
+    alone = sum(count == 1 for count in strata.values())
+    if _grouped(splits):
+        hint = "rows of one group, or that ask the same, stay in one split: give others; "
+    elif 2 * alone > len(strata):
+        hint = (
+            f"each `{task.stratum_column}` keeps a row in training, and {alone} of {len(strata)} "
+            "have only one: give several rows of each; "
         )
+    else:
+        hint = ""
+    raise DataError(
+        f"`{source.path}`: no rows in {quoted(empty)} ({sizes})",
+        f"{hint}{'raise `max_rows`' if source.max_rows else 'add rows'}, or change "
+        "`validation_fraction` and `test_fraction`",
+    )

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -18,14 +19,15 @@ from pydantic import Field
 
 from peftkit.data.rows import Row
 from peftkit.errors import DataError, RecipeError
+from peftkit.tasks.conversation_remarks import system_remarks, unread_remarks
 from peftkit.tasks.conversations import (
+    SYSTEM,
+    UNREAD_COLUMNS,
     Conversations,
-    Message,
     read_conversation,
-    read_messages,
-    unanswered,
 )
 from peftkit.tasks.generation import Generation
+from peftkit.tasks.messages import Message, read_messages, unanswered
 from peftkit.tasks.task import ByExample, Piece, Reads, Score, Task
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 ENOUGH_ANSWERS = 20
 """Of fewer `samples` a score says nothing."""
+UNLEARNED = "\x1e"
 LEAST_PROMPT = 8
 """Tokens that must fit beside the longest answer."""
 
@@ -53,7 +56,8 @@ class Chat(Task):
     data: Conversations
     """The conversations. White space around the assistant's turns is taken off."""
     system: str = ""
-    """System message of conversations that have none; empty to leave them as they are."""
+    """System message of conversations that have none; empty to leave them as they are. A run
+    records the one that all its conversations have, and the trained model is asked with it."""
     max_length: int = Field(default=1024, ge=8)
     """Tokens per conversation; the base may allow less."""
     over_long: Literal["cut_end", "drop_turns", "drop"] = "cut_end"
@@ -114,7 +118,7 @@ class Chat(Task):
         return read_conversation(values, columns, answered=False)
 
     def key(self, row: Row) -> str:
-        said = row.values.get("text") or _said(row, "system", "user", "assistant")
+        said = row.values.get("text") or _said(row)
         return f"{self.stratum(row)}\x1f{_normalized(said)}"
 
     def group(self, row: Row) -> str:
@@ -128,6 +132,27 @@ class Chat(Task):
 
     def stratum(self, row: Row) -> str:
         return str(row.values.get("stratum", ""))
+
+    @property
+    def stratum_column(self) -> str:
+        return self.data.stratum
+
+    def columns_read(self, table: Table) -> Collection[str]:
+        return {*self.data.columns_of(table).values(), *UNREAD_COLUMNS, *SYSTEM}
+
+    def remarks(self, splits: Splits) -> Iterator[str]:
+        yield from unread_remarks(row for part in splits.named().values() for row in part)
+        yield from system_remarks(Counter(self._system_of(row) for row in splits.train))
+
+    def remembering(self, splits: Splits) -> Chat:
+        systems = {self._system_of(row) for row in splits.train}
+        return self.with_(system=systems.pop()) if len(systems) == 1 else self
+
+    def _system_of(self, row: Row) -> str:
+        """The system message that a row is learned with."""
+        [(_, messages)] = self._talks([row]) if "messages" in row.values else [(row, [])]
+        first = messages[0] if messages else {}
+        return str(first["content"]) if first.get("role") == "system" else ""
 
     def encode(self, splits: Splits, tokenizer: Any) -> Encoded:
         from peftkit.data.encoded import Encoded, Head
@@ -265,5 +290,8 @@ def _normalized(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
-def _said(row: Row, *roles: str) -> str:
-    return "\x1f".join(m["content"] for m in row.values["messages"] if m["role"] in roles)
+def _said(row: Row) -> str:
+    return "\x1f".join(
+        f"{m['content']}{m.get('thought', '')}{'' if m.get('learned', True) else UNLEARNED}"
+        for m in row.values["messages"]
+    )

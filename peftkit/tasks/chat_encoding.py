@@ -13,7 +13,7 @@ from peftkit.data.encoded import IGNORE_INDEX, Examples, Prompt
 from peftkit.data.rows import Row
 from peftkit.errors import DataError
 from peftkit.tasks.chat_format import PROBE, ChatFormat, NotRendered, Tokens, template_for
-from peftkit.tasks.conversations import Message
+from peftkit.tasks.messages import Message, is_learned
 
 OverLong = Literal["cut_end", "drop_turns", "drop"]
 Talk = tuple[Row, list[Message]]
@@ -91,7 +91,10 @@ def encode_conversations(
         )
     special = [str(t) for t in chat_format.tokenizer.added_tokens_decoder.values() if t.special]
     odd = [row for row, messages in talks if _mentions(messages, special)]
+    silent = [row for row, messages in talks if any("thought" in m for m in messages)]
+    silent = [] if chat_format.thought_key else silent
     notes = [
+        *_note_rows(split, silent, "thoughts that the chat template does not write, not learned"),
         *_note_rows(split, empty, f"nothing to learn within {limit:,} tokens, left out"),
         *_note_rows(split, long, f"more than {limit:,} tokens, left out"),
         *_note_rows(split, odd, "the text of a special token, read as that token"),
@@ -141,7 +144,7 @@ def first_questions(
     prompts = []
     long = []
     for row, messages in (talks[place] for place in dict.fromkeys(places.tolist())):
-        answer = [message["role"] for message in messages].index("assistant")
+        answer = next(turn for turn, message in enumerate(messages) if is_learned(message))
         asked = messages[:answer]
         [ids] = rendered([(row, asked)], chat_format, chat_format.prompt)
         text = "\n".join(m["content"] for m in asked if m["role"] == "user")

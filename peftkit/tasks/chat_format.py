@@ -5,18 +5,20 @@
 
 Both are rendered for every answer, and the tokens of the whole must begin with those of the prompt:
 then training reads exactly what the trained model will be given, and the answer's tokens are known.
+What the assistant thinks before an answer is learned with it, where the template writes it.
 A template that writes earlier turns anew later on, or gives no prompt for an answer, is refused.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from peftkit.bases.chat_templates import NAMES, chat_template
 from peftkit.errors import first_line
-from peftkit.tasks.conversations import Message
+from peftkit.tasks.messages import THOUGHTS, Message, is_learned
 
 PROBE: list[Message] = [
     {"role": "user", "content": "What is it?"},
@@ -82,12 +84,13 @@ class ChatFormat:
             raise NotRendered(f"it begins a text with `{self.tokenizer.bos_token}` twice")
         supervised = [False] * len(ids)
         for turn, message in enumerate(messages):
-            if message["role"] == "assistant":
+            if is_learned(message):
                 prompt = self._render(messages[:turn], prompt=True)
-                end = _end_of_answer(whole, prompt, message["content"])
+                thought = message.get("thought", "") if self.thought_key else ""
+                end = _end_of_answer(whole, prompt, message["content"], thought)
                 if end is None:
                     alone = self._render(messages[: turn + 1])
-                    raise NotRendered(_why_not(alone, prompt, message["content"]))
+                    raise NotRendered(_why_not(alone, prompt, message["content"], thought))
                 first = self._first_token(ids, prompt)
                 last = self._end(ids, offsets, whole, first, end)
                 supervised[first : last + 1] = [True] * (last + 1 - first)
@@ -110,10 +113,26 @@ class ChatFormat:
                 return index
         raise NotRendered("it ends an answer with no token of its own, so none would be learned")
 
+    @property
+    def thought_key(self) -> str:
+        """The key under which the template writes what comes before an answer; empty if it does
+        not.
+        """
+        template = str(self.template or self.tokenizer.chat_template)
+        return next((key for key in THOUGHTS if re.search(rf"\b{key}\b", template)), "")
+
     def _render(self, messages: Sequence[Message], prompt: bool = False) -> str:
+        key = self.thought_key
+        given = [
+            {
+                **{name: message[name] for name in ("role", "content")},
+                **({key: message["thought"]} if key and "thought" in message else {}),
+            }
+            for message in messages
+        ]
         try:
             text: str = self.tokenizer.apply_chat_template(
-                list(messages),
+                given,
                 chat_template=self.template,
                 tokenize=False,
                 add_generation_prompt=prompt,
@@ -129,23 +148,31 @@ class ChatFormat:
         )
 
 
-def _end_of_answer(text: str, prompt: str, content: str) -> int | None:
-    """Where an answer ends in a text; None if it does not follow its prompt there as it is."""
+def _end_of_answer(text: str, prompt: str, content: str, thought: str = "") -> int | None:
+    """Where an answer ends in a text; None if it does not follow its prompt there as it is, after
+    the thought that comes before it.
+    """
     if not text.startswith(prompt):
         return None
     rest = text[len(prompt) :]
+    if thought:
+        begun = rest.find(thought)
+        place = rest.find(content, begun + len(thought))
+        return None if begun < 0 or place < 0 else len(prompt) + place + len(content)
     place = len(rest) - len(rest.lstrip()) if content else 0
     return len(prompt) + place + len(content) if rest.startswith(content, place) else None
 
 
-def _why_not(alone: str, prompt: str, content: str) -> str:
+def _why_not(alone: str, prompt: str, content: str, thought: str) -> str:
     """What is wrong with a template, from what it makes of the messages up to an answer."""
     if not content:
         return "it leaves out an answer that is empty"
-    if _end_of_answer(alone, prompt, content) is not None:
+    if _end_of_answer(alone, prompt, content, thought) is not None:
         return "it writes earlier turns anew when others follow"
     if not alone.startswith(prompt):
         return "the prompt that it writes for an answer is not what it writes before one"
+    if thought and thought not in alone:
+        return "it leaves out what the assistant thinks before an answer"
     before, found, _ = alone.removeprefix(prompt).partition(content)
     if found:
         return f"it writes `{before.strip()}` before an answer, and not into the prompt for one"

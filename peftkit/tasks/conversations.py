@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import model_validator
@@ -12,22 +11,16 @@ from pydantic import model_validator
 from peftkit.data.rows import Table, check_columns
 from peftkit.data.source import Source
 from peftkit.errors import DataError, quoted
+from peftkit.tasks.messages import (
+    Message,
+    is_nothing,
+    read_messages,
+    read_turns,
+    unanswered,
+    unread_keys,
+    wrong_order,
+)
 
-Message = dict[str, str]
-"""`role` (`system`, `user` or `assistant`) and `content`."""
-
-ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-}
-"""OpenAI's names and ShareGPT's -> the role."""
-UNREAD = ("weight", "tool_calls", "function_call", "tool_call_id", "reasoning_content", "thinking")
-"""Keys of a message that would change what is learned, and that peftkit does not read."""
-SHOWN = 30
-"""Characters of a wrong value that a message repeats."""
 KINDS = ("messages", "prompt", "completion", "text")
 """Roles of the columns that say what kind of row it is."""
 USUAL = (
@@ -37,8 +30,8 @@ USUAL = (
     {"prompt": "prompt", "completion": "completion"},
 )
 """The columns that are looked for, in this order, where the recipe names none."""
-USUAL_BESIDE = {"prompt": ("input", "system"), "messages": ("system",)}
-"""Kind of row -> further columns that are read where they are there."""
+SYSTEM = ("system", "system_prompt", "system_message")
+"""Names of the column with the system message; the first that a file has is read."""
 UNREAD_COLUMNS = ("tools", "functions", "history")
 """Columns that would change what is learned, and that peftkit does not read."""
 
@@ -46,7 +39,8 @@ UNREAD_COLUMNS = ("tools", "functions", "history")
 class Conversations(Source):
     """Messages, or a prompt and its completion, or plain text. Where the recipe names no column, it
     is `messages` (OpenAI), `conversations` (ShareGPT), `instruction`, `input` and `output` (Alpaca)
-    or `prompt` and `completion`, whichever the file has.
+    or `prompt` and `completion` (texts, or TRL's lists of messages), whichever the file has; and
+    `system`, `system_prompt` or `system_message` beside them.
     """
 
     messages: str = ""
@@ -104,9 +98,7 @@ class Conversations(Source):
                 break
         readable = "prompt" in columns or "input" not in named
         if columns and readable:
-            kind = "messages" if "messages" in columns else "prompt"
-            beside = () if "text" in columns else USUAL_BESIDE[kind]
-            return {**{c: c for c in beside if c in table.columns}, **columns, **named}
+            return {**_beside(table, columns), **columns, **named}
         raise DataError(
             f"`{table.name}` has none of the columns that conversations are looked for in, "
             f"{'; '.join(quoted(usual.values()) for usual in USUAL)}; it has "
@@ -118,10 +110,20 @@ class Conversations(Source):
         )
 
 
+def _beside(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
+    """Role -> column, of the usual ones that are read beside those that tell the kind of row."""
+    if "text" in columns:
+        return {}
+    found = {"input": "input"} if "prompt" in columns and "input" in table.columns else {}
+    free = [name for name in SYSTEM if name in table.columns and name not in columns.values()]
+    return {**found, **({"system": free[0]} if free else {})}
+
+
 def read_conversation(
     values: Mapping[str, Any], columns: Mapping[str, str], answered: bool = True
 ) -> dict[str, Any] | str:
-    """`messages` or `text` of a row; or, as a string, what is malformed in it.
+    """`messages` or `text` of a row, and `unread`, the keys of its messages that nothing reads; or,
+    as a string, what is malformed in it.
 
     Args:
         columns: role -> column, as `Conversations.columns_of` gives them.
@@ -131,107 +133,90 @@ def read_conversation(
         text = values.get(columns["text"])
         usable = isinstance(text, str) and text.strip()
         return {"text": text} if usable else f"empty {columns['text']}"
-    if unread := [name for name in UNREAD_COLUMNS if values.get(name)]:
+    if unread := [name for name in UNREAD_COLUMNS if not is_nothing(values.get(name))]:
         return f"the row has `{unread[0]}`, which is not read"
-    if "messages" in columns:
-        read = read_messages(values.get(columns["messages"]), columns["messages"])
-        if isinstance(read, str):
-            return read
-        return {"messages": _with_system(values, columns, read if answered else unanswered(read))}
-    return _read_pair(values, columns, answered)
+    read = (_read_messages if "messages" in columns else _read_pair)(values, columns, answered)
+    if isinstance(read, str):
+        return read
+    keys = Counter[str]()
+    for role in ("messages", "prompt", "completion"):
+        if role in columns:
+            keys += unread_keys(values.get(columns[role]))
+    systems = _systems(values, columns)
+    if read[0]["role"] == "system":  # it goes before those of columns
+        own = read[0]["content"].strip()
+        keys.update(column for column, text in systems.items() if text.strip() != own)
+    elif len({text.strip() for text in systems.values()}) > 1:
+        return f"different system messages in {quoted(systems)}"
+    elif systems:
+        read = [{"role": "system", "content": next(iter(systems.values()))}, *read]
+    return {"messages": read, "unread": tuple(sorted(keys.elements()))}
 
 
-def read_messages(value: Any, column: str = "messages") -> list[Message] | str:
-    """A list of messages in the names of this module, answers without white space around them; or,
-    as a string, what is malformed.
-    """
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)  # the cell of a CSV
-        except ValueError:
-            return f"{column} is text, not a list of messages"
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        return f"{column} is {type(value).__name__}, not a list of messages"
-    messages: list[Message] = []
-    for item in value:
-        read = _read_message(item)
-        if isinstance(read, str):
-            return read
-        messages.append(read)
-    return _wrong_order([message["role"] for message in messages]) or messages
-
-
-def _read_message(item: Any) -> Message | str:
-    if not isinstance(item, Mapping):
-        return f"a message is {type(item).__name__}, not an object"
-    name, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
-    if name is None:
-        return "a message without role"
-    if not isinstance(name, str) or name not in ROLES:
-        shown = str(name)[:SHOWN].encode("unicode_escape").decode()  # it may hold anything
-        return f"unknown role `{shown}`"
-    if unread := [key for key in UNREAD if item.get(key) not in (None, [], {}, "")]:
-        return f"a message has `{unread[0]}`, which is not read"
-    role = ROLES[name]
-    if isinstance(content, list):  # OpenAI's parts
-        parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
-        content = content if None in parts else "".join(map(str, parts))
-    if not isinstance(content, str):
-        found = "without content" if content is None else "whose content is not text"
-        return f"{role} turn {found}"
-    return {"role": role, "content": content.strip() if role == "assistant" else content}
-
-
-def _wrong_order(roles: Sequence[str]) -> str:
-    """What is wrong with the order of the turns; empty if nothing is."""
-    if not roles:
-        return "no messages"
-    if "system" in roles[1:]:
-        return "system message after the beginning"
-    spoken = [role for role in roles if role != "system"]
-    if not spoken:
-        return "only a system message"
-    if spoken[0] == "assistant":
-        return "begins with an assistant turn"
-    if any(a == b == "assistant" for a, b in pairwise(spoken)):
-        return "two assistant turns in a row"
-    return ""
+def _read_messages(
+    values: Mapping[str, Any], columns: Mapping[str, str], answered: bool
+) -> list[Message] | str:
+    """A row with a list of messages."""
+    read = read_messages(values.get(columns["messages"]), columns["messages"])
+    if isinstance(read, str):
+        return read
+    instruction = values.get("instruction")
+    if "instruction" not in columns.values() and isinstance(instruction, str):
+        known = any(instruction.strip() in message["content"] for message in read)
+        if not known:
+            return (
+                "the row has `instruction` beside its messages, which is not read (name it: "
+                "`--task.data.system instruction`, if it is the system message)"
+            )
+    return read if answered else unanswered(read)
 
 
 def _read_pair(
     values: Mapping[str, Any], columns: Mapping[str, str], answered: bool
-) -> dict[str, Any] | str:
-    """A row with a prompt and its completion."""
-    read: dict[str, str] = {}
-    for role, column in columns.items():
-        value = values.get(column)
-        if role == "stratum" or (role == "completion" and not answered):
-            continue
-        if value is None and role in ("input", "system"):
-            value = ""
-        if not isinstance(value, str):
-            found = "missing" if value is None else f"{type(value).__name__}, not text"
-            return f"{column} is {found}"
-        if not value.strip() and role not in ("input", "system"):
-            return f"empty {column}"
-        read[role] = value
-    asked = "\n\n".join(filter(None, (read["prompt"], read.get("input", "").strip())))
-    messages: list[Message] = [{"role": "user", "content": asked}]
-    if answered:
-        messages.append({"role": "assistant", "content": read["completion"].strip()})
-    return {"messages": _with_system(values, columns, messages)}
+) -> list[Message] | str:
+    """A row with a prompt and its completion: texts, or lists of messages, as TRL has them."""
+    asked = _side(values, columns, "prompt")
+    if isinstance(asked, str):
+        return asked
+    if isinstance(values.get(columns["prompt"]), str):
+        about = values.get(columns["input"]) if "input" in columns else ""
+        if about is not None and not isinstance(about, str):
+            return f"{columns['input']} is {type(about).__name__}, not text"
+        text = "\n\n".join(filter(None, (asked[0]["content"], (about or "").strip())))
+        asked = [{"role": "user", "content": text}]
+    for message in asked:
+        if message["role"] == "assistant":
+            message["learned"] = False  # what was said before; the completion is learned
+    answer = _side(values, columns, "completion") if answered else []
+    if isinstance(answer, str):
+        return answer
+    messages = [*asked, *answer]
+    return wrong_order(messages) or messages
 
 
-def unanswered(messages: list[Message]) -> list[Message]:
-    """The messages up to the last question: without an answer at the end."""
-    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
+def _side(values: Mapping[str, Any], columns: Mapping[str, str], role: str) -> list[Message] | str:
+    """The messages of a prompt or a completion; what is malformed, as a string."""
+    column = columns[role]
+    value = values.get(column)
+    if value is None:
+        return f"{column} is missing"
+    if isinstance(value, list):
+        return read_turns(value, column)
+    if not isinstance(value, str):
+        return f"{column} is {type(value).__name__}, not text"
+    if not value.strip():
+        return f"empty {column}"
+    if role == "prompt":
+        return [{"role": "user", "content": value}]
+    return [{"role": "assistant", "content": value.strip()}]
 
 
-def _with_system(
-    values: Mapping[str, Any], columns: Mapping[str, str], messages: list[Message]
-) -> list[Message]:
-    """The messages after the row's system message, if it has one and they have none."""
-    system = values.get(columns["system"]) if "system" in columns else None
-    if not isinstance(system, str) or not system.strip() or messages[0]["role"] == "system":
-        return messages
-    return [{"role": "system", "content": system}, *messages]
+def _systems(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:
+    """Column -> system message, of the columns of a row that have one."""
+    others = {column for role, column in columns.items() if role != "system"}
+    names = dict.fromkeys((columns.get("system", ""), *SYSTEM))
+    return {
+        name: text
+        for name in names
+        if name not in others and isinstance(text := values.get(name), str) and text.strip()
+    }

@@ -6,7 +6,7 @@ them. It never pads, batches, moves tensors to a device or touches a model's wei
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from peftkit.data.splits import Splits
 
     Outputs = npt.NDArray[np.float32]
-
 
 Reads = Literal["first", "last", "labelled", "all"]
 
@@ -185,8 +184,30 @@ class Task(OpenPart):
         """What is spread evenly over the splits, and what rows of one key must agree on."""
         raise NotImplementedError
 
+    @property
+    def stratum_column(self) -> str:
+        """The column that `stratum` is the value of; empty if there is none."""
+        return ""
+
+    def columns_read(self, table: Table) -> Collection[str]:
+        """The table's columns that the task reads; a note names others that hold text."""
+        return set(self.columns.values())
+
+    def check_rows(self, rows: Sequence[Row]) -> None:
+        """Raises DataError if the task cannot be learned from these rows, whatever the splits."""
+
     def check_splits(self, splits: Splits) -> None:
         """Raises DataError if the task cannot be learned or scored on these splits."""
+
+    def remarks(self, splits: Splits) -> Iterable[str]:
+        """What a person should know about these rows."""
+        return ()
+
+    def remembering(self, splits: Splits) -> Self:
+        """The task as the trained model answers by it: with what all training rows have in common
+        and a question does not bring along, such as a system prompt.
+        """
+        return self
 
     def encode(self, splits: Splits, tokenizer: Any) -> Encoded:
         """All splits as token ids and targets. Raises DataError if nothing is supervised."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
@@ -13,17 +13,14 @@ from pydantic import Field, PositiveFloat
 from peftkit.data.rows import check_columns
 from peftkit.data.source import Data
 from peftkit.errors import DataError, RecipeError, did_you_mean, quoted
-from peftkit.tasks.task import (
-    ByExample,
-    Matrix,
-    Mistake,
-    Piece,
-    Prediction,
-    Reads,
-    Score,
-    ScoreTable,
-    Task,
+from peftkit.tasks.labels import (
+    folded,
+    label_remarks,
+    label_text,
+    number_first,
+    scores_not_classes,
 )
+from peftkit.tasks.task import Piece, Prediction, Reads, Score, Task
 
 if TYPE_CHECKING:
     from peftkit.data.encoded import Encoded, Examples, Head
@@ -32,7 +29,10 @@ if TYPE_CHECKING:
     from peftkit.tasks.task import Outputs
 
 MANY_UNKNOWN = 0.05
-WORST_MISTAKES = 20
+MANY_ADDRESSES = 0.1
+MANY_SINGLE = 0.3
+"""Shares of the tokens, or of the texts, from which on a note names them."""
+ADDRESSES = re.compile(r"\s*((https?://|www\.)\S+\s*)+")
 
 
 class TextClassification(Task):
@@ -52,7 +52,8 @@ class TextClassification(Task):
     `mean` the mean of the last hidden states over a text's tokens, which sentence-transformers were
     trained for; `cls` that of its first token; these two through dropout and one linear layer."""
     class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = "none"
-    """Weight of each label in the loss; balanced is rows / (labels x rows of the label)."""
+    """Weight of each label in the loss, 1 where none is given; balanced is rows / (labels x rows of
+    the label)."""
 
     @property
     def source(self) -> Data:
@@ -68,18 +69,26 @@ class TextClassification(Task):
         for role, column in self.columns.items():
             value = values.get(column)
             if role == "label":
-                value = _label_text(value)
+                value = label_text(value)
             if value is None or (isinstance(value, str) and not value.strip()):
                 return f"empty {column}"
             if not isinstance(value, str):
                 return f"{column} is {type(value).__name__}, not text"
             read[role] = value
-        label = read["label"].strip()
+        label = self._label(read["label"])
         names = self.data.label_names or (table.label_names or {}).get(self.data.label, {})
+        if self.data.fold_labels:
+            names = {self._label(given): self._label(name) for given, name in names.items()}
         if names and label not in names and label not in names.values():
             return f"{self.data.label} `{label}` is not in label_names"
         read["label"] = names.get(label, label)
         return read
+
+    def _label(self, text: str) -> str:
+        """A label, or the name of one, in the form in which labels are compared."""
+        if self.data.fold_labels:
+            return folded(text, self.data.number)
+        return text.strip()
 
     def as_input(self, value: Any) -> dict[str, Any]:
         values = {"text": value} if isinstance(value, str) else value
@@ -112,6 +121,31 @@ class TextClassification(Task):
     def stratum(self, row: Row) -> str:
         return str(row.values["label"])
 
+    @property
+    def stratum_column(self) -> str:
+        return self.data.label
+
+    def check_rows(self, rows: Sequence[Row]) -> None:
+        counts = Counter(map(self.stratum, rows))
+        if not self.data.label_names and (told := scores_not_classes(counts, self.data.number)):
+            raise DataError(
+                f"`{self.data.path}`: column `{self.data.label}` holds {told}",
+                "peftkit has no regression yet: make classes of them, such as ranges, or name "
+                "another column, `--task.data.label NAME`; if each is a class, name them in "
+                "`task.data.label_names`",
+            )
+
+    def remarks(self, splits: Splits) -> Iterator[str]:
+        counts = {name: Counter(map(self.stratum, rows)) for name, rows in splits.named().items()}
+        yield from label_remarks(counts, self.class_weights != "none", self.data.number)
+        texts = [str(row.values["text"]) for row in splits.train]
+        addresses = sum(bool(ADDRESSES.fullmatch(text)) for text in texts)
+        if addresses > MANY_ADDRESSES * len(texts):
+            yield (
+                f"{addresses / len(texts):.0%} of the training texts are web addresses only; a "
+                "model reads no page behind them"
+            )
+
     def check_splits(self, splits: Splits) -> None:
         labels = {name: set(map(self.stratum, rows)) for name, rows in splits.named().items()}
         if len(labels["train"]) < 2:
@@ -128,10 +162,12 @@ class TextClassification(Task):
                     did_you_mean(only[0], labels["train"])
                     or "correct the label, add training rows for it, or take those rows out",
                 )
-        if isinstance(self.class_weights, dict) and set(self.class_weights) != labels["train"]:
+        weighed = set(self.class_weights) if isinstance(self.class_weights, dict) else set()
+        if unknown := sorted(weighed - labels["train"]):
             raise DataError(
-                f"`task.class_weights` is for {quoted(sorted(self.class_weights))}, "
-                f"but the labels are {quoted(sorted(labels['train']))}"
+                f"`task.class_weights` is for {quoted(unknown)}, which is no label; the labels are "
+                f"{quoted(sorted(labels['train']))}",
+                did_you_mean(unknown[0], labels["train"]) or "labels that are not named weigh 1",
             )
 
     def encode(self, splits: Splits, tokenizer: Any) -> Encoded:
@@ -149,6 +185,12 @@ class TextClassification(Task):
             for name, examples in parts.items()
             if examples.unknown_tokens > MANY_UNKNOWN * examples.num_tokens
         ]
+        special = tokenizer.num_special_tokens_to_add(pair=bool(self.data.text_pair))
+        single = sum(len(ids) <= special + 1 for ids in parts["train"].input_ids)
+        if single > MANY_SINGLE * len(splits.train):
+            notes.append(
+                f"{single / len(splits.train):.0%} of the training texts are a single token"
+            )
         return Encoded(
             parts["train"],
             parts["validation"],
@@ -169,31 +211,9 @@ class TextClassification(Task):
         return Piece(" ".join(tokens) + "\nlabel: "), Piece(label, supervised=True)
 
     def metrics(self, outputs: Outputs, examples: Examples, head: Head) -> Score:
-        import numpy as np
+        from peftkit.tasks.class_scores import class_score
 
-        from peftkit.metrics.bootstrap import bootstrap_intervals
-        from peftkit.metrics.classification import Classification, accuracy, macro_f1
-
-        expected = np.array([int(targets[0]) for targets in examples.targets])
-        predicted = outputs.argmax(axis=1)
-        found = Classification(len(head.labels)).compute(predictions=predicted, references=expected)
-        statistics = {"accuracy": accuracy, "macro_f1": macro_f1}
-        per_class = found.pop("per_class")
-        counts = found.pop("confusion_matrix")
-        return Score(
-            metrics=found,
-            intervals=bootstrap_intervals(expected, predicted, len(head.labels), statistics),
-            tables=(
-                ScoreTable(
-                    "Per label",
-                    ("label", "precision", "recall", "f1", "support"),
-                    tuple((name, *row) for name, row in zip(head.labels, per_class, strict=True)),
-                ),
-            ),
-            matrices=(Matrix("Confusion", head.labels, tuple(map(tuple, counts))),),
-            mistakes=self._mistakes(outputs, expected, predicted, examples, head),
-            by_example=_by_example(outputs, expected),
-        )
+        return class_score(outputs, examples, head)
 
     def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:
         import numpy as np
@@ -204,7 +224,9 @@ class TextClassification(Task):
         return {"majority": self.metrics(outputs, encoded.test, encoded.head).metrics}
 
     def predict(self, outputs: Outputs, head: Head) -> list[Prediction]:
-        probabilities = _softmax(outputs).max(axis=1)
+        from peftkit.tasks.class_scores import softmax
+
+        probabilities = softmax(outputs).max(axis=1)
         labels = [head.labels[index] for index in outputs.argmax(axis=1)]
         return [Prediction(*pair) for pair in zip(labels, map(float, probabilities), strict=True)]
 
@@ -218,15 +240,15 @@ class TextClassification(Task):
     def _labels(self, splits: Splits) -> tuple[str, ...]:
         """Names of the classes: as `label_names` orders them, else numbers first, then names."""
         present = set(map(self.stratum, splits.train))
-        named = list(dict.fromkeys(self.data.label_names.values()))
-        rest = sorted(present - set(named), key=_number_first)
+        named = list(dict.fromkeys(map(self._label, self.data.label_names.values())))
+        rest = sorted(present - set(named), key=number_first)
         return (*(name for name in named if name in present), *rest)
 
     def _weights(self, splits: Splits, labels: tuple[str, ...]) -> dict[str, float] | None:
         if self.class_weights == "none":
             return None
         if isinstance(self.class_weights, dict):
-            return self.class_weights
+            return {label: self.class_weights.get(label, 1.0) for label in labels}
         counts = Counter(map(self.stratum, splits.train))
         return {label: len(splits.train) / (len(labels) * counts[label]) for label in labels}
 
@@ -267,39 +289,6 @@ class TextClassification(Task):
             else sum(int((row == unknown).sum()) for row in ids),
         )
 
-    def _mistakes(
-        self, outputs: Outputs, expected: Any, predicted: Any, examples: Examples, head: Head
-    ) -> tuple[Mistake, ...]:
-        probabilities = _softmax(outputs).max(axis=1)
-        wrong = (expected != predicted).nonzero()[0]
-        worst = sorted(wrong, key=lambda index: -probabilities[index])[:WORST_MISTAKES]
-        rows = [examples.rows[index] for index in worst]
-        return tuple(
-            Mistake(
-                row=row.number,
-                text="\n".join(filter(None, (row.values["text"], row.values.get("text_pair")))),
-                expected=head.labels[expected[index]],
-                predicted=head.labels[predicted[index]],
-                probability=float(probabilities[index]),
-            )
-            for index, row in zip(worst, rows, strict=True)
-        )
-
-
-def _label_text(value: Any) -> Any:
-    """A label as pandas would write it to a CSV, so that every format gives the same names."""
-    if isinstance(value, float) and math.isnan(value):
-        return None  # a missing number
-    return str(value) if isinstance(value, int | float) else value
-
-
-def _number_first(label: str) -> tuple[int, float, str]:
-    try:
-        number = float(label)
-    except ValueError:
-        number = math.nan
-    return (1, 0.0, label) if math.isnan(number) else (0, number, label)
-
 
 def _refuse_empty(rows: Sequence[Row], ids: Sequence[Any], tokenizer: Any) -> None:
     """Architectures with a causal head read the last token that is no padding, by its id."""
@@ -314,25 +303,3 @@ def _refuse_empty(rows: Sequence[Row], ids: Sequence[Any], tokenizer: Any) -> No
             f"`{tokenizer.pad_token}`, so its last token could not be told ({len(bad)} such rows)",
             "take it out, or remove that token from the end of its text",
         )
-
-
-def _by_example(outputs: Outputs, expected: Any) -> dict[str, ByExample]:
-    """Accuracy, and the loss without weights, as means over the examples."""
-    import numpy as np
-
-    right = outputs.argmax(axis=1) == expected
-    chosen = _softmax(outputs)[np.arange(len(expected)), expected]
-    losses = -np.log(np.maximum(chosen, np.finfo(np.float32).tiny))
-    ones = (1.0,) * len(expected)
-    return {
-        "accuracy": ByExample(tuple(map(float, right)), ones),
-        "loss": ByExample(tuple(map(float, losses)), ones),
-    }
-
-
-def _softmax(outputs: Outputs) -> Outputs:
-    import numpy as np
-
-    shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    probabilities: Outputs = shifted / shifted.sum(axis=1, keepdims=True)
-    return probabilities

@@ -1,0 +1,77 @@
+"""Divides rows into pieces: each stratum in its share, groups whole, the order fixed by a hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Protocol
+
+from peftkit.data.rows import Row
+
+
+class Strata(Protocol):
+    """What dividing needs to know of a task."""
+
+    def key(self, row: Row) -> str:
+        """Equal for rows that ask the same thing."""
+
+    def stratum(self, row: Row) -> str:
+        """What must be spread evenly over the pieces."""
+
+
+def divide(
+    task: Strata,
+    rows: Sequence[Row],
+    bounds: Sequence[int],
+    split_seed: int,
+    keep_one: bool = False,
+) -> list[list[Row]]:
+    """Rows in pieces that end at about these counts, and the rest as the last piece.
+
+    Each piece has its share of every stratum; groups stay whole.
+
+    Args:
+        keep_one: the last piece keeps at least one unit of every stratum.
+    """
+    units: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        units[f"group {row.group}" if row.group else f"row {task.key(row)}"].append(row)
+    strata: dict[str, list[str]] = defaultdict(list)
+    sizes: Counter[str] = Counter()
+    for unit, members in units.items():
+        labels = Counter(map(task.stratum, members))
+        stratum = max(sorted(labels), key=labels.__getitem__)  # sorted: whatever the file's order
+        strata[stratum].append(unit)
+        sizes[stratum] += len(members)
+    ends = [dict.fromkeys(sizes, 0), *(_shares(sizes, bound) for bound in bounds)]
+    piece_of: dict[str, int] = {}
+    for stratum, names in strata.items():
+        ranked = sorted(names, key=lambda unit: _rank(unit, split_seed))
+        room = [after[stratum] - before[stratum] for before, after in pairwise(ends)]
+        for unit in ranked[: len(ranked) - 1] if keep_one else ranked:
+            size = len(units[unit])
+            piece = next((p for p, left in enumerate(room) if left >= size / 2), len(bounds))
+            piece_of[unit] = piece
+            if piece < len(bounds):
+                room[piece] -= size
+    pieces: list[list[Row]] = [[] for _ in range(len(bounds) + 1)]
+    for unit, members in units.items():
+        pieces[piece_of.get(unit, len(bounds))] += members
+    return pieces
+
+
+def _shares(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
+    """`wanted` divided in proportion to `sizes`, by largest remainder."""
+    total = sum(sizes.values())
+    exact = {name: wanted * size / total for name, size in sizes.items()}
+    shares = {name: int(value) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: (shares[name] - exact[name], name))
+    for name in by_remainder[: wanted - sum(shares.values())]:
+        shares[name] += 1
+    return shares
+
+
+def _rank(unit: str, split_seed: int) -> bytes:
+    return hashlib.blake2b(f"{split_seed} {unit}".encode(), digest_size=16).digest()

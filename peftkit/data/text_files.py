@@ -1,0 +1,136 @@
+"""Text files: bytes as text, the encodings that they may be in, and files that are no text."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftkit.data.encodings import likely_encodings
+from peftkit.errors import DataError
+
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, with which it begins
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""First bytes of a file -> the encoding that they mean beyond doubt."""
+
+EXCEL = (
+    'save it as CSV UTF-8, or: pip install openpyxl && python -c "import pandas; '
+    "pandas.read_excel('{path}').to_csv('{stem}.csv', index=False)\""
+)
+KINDS = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "`git lfs pull`"),
+    (b"PK\x03\x04", "a ZIP archive, as .xlsx files are", EXCEL),
+    (b"\xd0\xcf\x11\xe0", "an old Excel file (.xls)", EXCEL.replace("openpyxl", "xlrd")),
+    (b"\x1f\x8b", "compressed with gzip", "unpack it: `gunzip -k {path}`"),
+    (b"PAR1", "a Parquet file", "name it `{stem}.parquet`"),
+    (b"\x89PNG", "a picture", "give a file of text"),
+    (b"%PDF", "a PDF", "give a file of text"),
+    (b"SQLite format 3", "an SQLite database", "export its table as CSV"),
+    (b"<!DOCTYPE html", "a web page", "download the file itself, not the page about it"),
+    (b"<html", "a web page", "download the file itself, not the page about it"),
+)
+"""How files begin that are no text, or no table; what they are; what to do."""
+
+LONGEST_SAMPLE = 24
+ENOUGH_BYTES = 200_000
+
+
+@dataclass(frozen=True)
+class Text:
+    """A file's text. Bytes that are not in its encoding are lone surrogates, so that their rows can
+    be named.
+    """
+
+    text: str
+    encoding: str
+
+
+def read_text(path: Path, encoding: str = "") -> Text:
+    """The text of a file.
+
+    Args:
+        encoding: as the recipe names it; empty for UTF-8, or what the file's first bytes say.
+
+    Raises:
+        DataError: the file is no text, or is in another encoding than the recipe says.
+    """
+    raw = path.read_bytes()
+    for start, what, hint in KINDS:
+        if raw[: len(start)].lower() == start.lower():
+            told = hint.format(path=path, stem=path.with_suffix(""))
+            raise DataError(f"`{path}` is {what}", told)
+    marked = next((name for mark, name in BYTE_ORDER_MARKS.items() if raw.startswith(mark)), "")
+    if not marked and not encoding and (wide := _unmarked_utf16(raw)):
+        raise DataError(
+            f"`{path}` is no UTF-8 text: every other byte is zero, as in UTF-16",
+            f"`--task.data.encoding {wide}`",
+        )
+    if encoding and not marked:
+        _refuse_utf8(path, raw, encoding)
+    used = marked or encoding or "utf-8"
+    return Text(raw.decode(used, errors="surrogateescape"), used.removesuffix("-sig"))
+
+
+def is_clean(text: str) -> bool:
+    """Whether all bytes of a text were in its file's encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def encoding_hint(path: Path) -> str:
+    """What to do about a file that is not UTF-8: the encodings that it may be in, the likeliest
+    first, each with a word of it; empty where none reads as text.
+    """
+    raw = path.read_bytes()[:ENOUGH_BYTES]
+    lines = [line for line in raw.splitlines() if not line.isascii()]
+    if any(_is_utf8(line) for line in lines):
+        return "other lines are UTF-8: mend these, where two encodings meet in one file"
+    guesses = likely_encodings(b"\n".join(lines))
+    if not guesses:
+        return ""
+    shown = ", ".join(f"`{name}` (`{_sample(lines, name)}`)" for name in guesses)
+    what = "it reads as" if len(guesses) == 1 else "it may be"
+    return f"{what} {shown}: give `--task.data.encoding {guesses[0]}`"
+
+
+def _sample(lines: list[bytes], encoding: str) -> str:
+    """The first word beyond ASCII."""
+    words = (w for line in lines for w in re.findall(r"[^\W_]+", line.decode(encoding)))
+    return next((word for word in words if not word.isascii()), "")[:LONGEST_SAMPLE]
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _unmarked_utf16(raw: bytes) -> str:
+    """The UTF-16 without a byte order mark that bytes look like; empty if they do not."""
+    start = raw[:2000]
+    for name, zeros in (("utf-16-le", start[1::2]), ("utf-16-be", start[0::2])):
+        if len(zeros) > 8 and zeros.count(0) > 0.7 * len(zeros):
+            return name
+    return ""
+
+
+def _refuse_utf8(path: Path, raw: bytes, encoding: str) -> None:
+    """Raises DataError if a file is UTF-8 beyond chance and is to be read as something else."""
+    if codecs.lookup(encoding).name == "utf-8" or raw.isascii() or not _is_utf8(raw):
+        return
+    lines = [line for line in raw.splitlines() if not line.isascii()]
+    raise DataError(
+        f"`{path}` is UTF-8 (`{_sample(lines, 'utf-8')}`), and `encoding` is `{encoding}`",
+        "leave `encoding` out",
+    )

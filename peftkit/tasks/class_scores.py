@@ -1,0 +1,83 @@
+"""The score of a classifier with one class for each example, from its logits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from peftkit.data.encoded import Examples, Head
+from peftkit.metrics.bootstrap import bootstrap_intervals
+from peftkit.metrics.classification import Classification, accuracy, macro_f1
+from peftkit.tasks.task import ByExample, Matrix, Mistake, Score, ScoreTable
+
+if TYPE_CHECKING:
+    from peftkit.tasks.task import Outputs
+
+WORST_MISTAKES = 20
+
+
+def class_score(outputs: Outputs, examples: Examples, head: Head) -> Score:
+    """Accuracy, F1, confusion and the mistakes that the model was surest of.
+
+    Args:
+        outputs: (examples, classes), logits.
+    """
+    expected = np.array([int(targets[0]) for targets in examples.targets])
+    predicted = outputs.argmax(axis=1)
+    found = Classification(len(head.labels)).compute(predictions=predicted, references=expected)
+    statistics = {"accuracy": accuracy, "macro_f1": macro_f1}
+    per_class = found.pop("per_class")
+    counts = found.pop("confusion_matrix")
+    return Score(
+        metrics=found,
+        intervals=bootstrap_intervals(expected, predicted, len(head.labels), statistics),
+        tables=(
+            ScoreTable(
+                "Per label",
+                ("label", "precision", "recall", "f1", "support"),
+                tuple((name, *row) for name, row in zip(head.labels, per_class, strict=True)),
+            ),
+        ),
+        matrices=(Matrix("Confusion", head.labels, tuple(map(tuple, counts))),),
+        mistakes=_mistakes(outputs, expected, predicted, examples, head),
+        by_example=_by_example(outputs, expected),
+    )
+
+
+def softmax(outputs: Outputs) -> Outputs:
+    """(examples, classes) logits -> probabilities."""
+    shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    probabilities: Outputs = shifted / shifted.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _mistakes(
+    outputs: Outputs, expected: Any, predicted: Any, examples: Examples, head: Head
+) -> tuple[Mistake, ...]:
+    probabilities = softmax(outputs).max(axis=1)
+    wrong = (expected != predicted).nonzero()[0]
+    worst = sorted(wrong, key=lambda index: -probabilities[index])[:WORST_MISTAKES]
+    rows = [examples.rows[index] for index in worst]
+    return tuple(
+        Mistake(
+            row=row.number,
+            text="\n".join(filter(None, (row.values["text"], row.values.get("text_pair")))),
+            expected=head.labels[expected[index]],
+            predicted=head.labels[predicted[index]],
+            probability=float(probabilities[index]),
+        )
+        for index, row in zip(worst, rows, strict=True)
+    )
+
+
+def _by_example(outputs: Outputs, expected: Any) -> dict[str, ByExample]:
+    """Accuracy, and the loss without weights, as means over the examples."""
+    right = outputs.argmax(axis=1) == expected
+    chosen = softmax(outputs)[np.arange(len(expected)), expected]
+    losses = -np.log(np.maximum(chosen, np.finfo(np.float32).tiny))
+    ones = (1.0,) * len(expected)
+    return {
+        "accuracy": ByExample(tuple(map(float, right)), ones),
+        "loss": ByExample(tuple(map(float, losses)), ones),
+    }

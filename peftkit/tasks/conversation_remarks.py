@@ -1,0 +1,32 @@
+"""What a person should know about conversations before they are learned."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from peftkit.data.rows import Row
+
+
+def unread_remarks(rows: Iterable[Row]) -> Iterator[str]:
+    """The keys of messages that nothing reads, with the number of messages that have them."""
+    unread = Counter(key for row in rows for key in row.values.get("unread", ()))
+    if unread:
+        told = ", ".join(f"`{key}` ({count:,})" for key, count in unread.most_common())
+        yield f"nothing reads these keys of messages, or columns beside them: {told}"
+
+
+def system_remarks(systems: Counter[str]) -> Iterator[str]:
+    """That conversations are learned with different system prompts, so that none is remembered.
+
+    Args:
+        systems: system prompt -> conversations that have it; empty for those that have none.
+    """
+    if len(systems) < 2:
+        return
+    total, without = sum(systems.values()), systems.get("", 0)
+    several = len(systems) - bool(without)
+    told = f"{several:,} different system prompts" if several > 1 else "one system prompt"
+    if without:
+        told += f", and {without:,} of {total:,} conversations without one"
+    yield (f"training has {told}; `peftkit chat` asks without one, unless `--system` gives it")

@@ -1,0 +1,112 @@
+"""Files in other encodings than UTF-8: told with the likeliest encoding first, or read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peftkit.data.encodings import likely_encodings
+from peftkit.data.reading import read_source
+from peftkit.data.source import Data
+from peftkit.data.splits import load_splits
+from peftkit.errors import DataError, RecipeError
+from peftkit.parts import parse
+from peftkit.tasks.text_classification import TextClassification
+
+TEXTS = {
+    "cp1252": [
+        "Schöne Größe, tschüß aus Köln", "Le garçon a mangé près de l'hôtel où il était",
+        "El niño comió piñas en la montaña más alta", "it’s a film – for “everyone”",
+        "Não há emoção nem coração nesta canção", "En skön låt från förra året",
+    ],
+    "cp1250": [
+        "Příliš žluťoučký kůň úpěl ďábelské ódy", "Zażółć gęślą jaźń, proszę bardzo",
+        "Árvíztűrő tükörfúrógép, nagyon jó",
+    ],
+    "cp1251": ["Привет, как дела? Это хороший фильм", "Отличный товар, рекомендую всем друзьям"],
+    "koi8_r": ["Привет, как дела? Это хороший фильм"],
+    "cp1254": ["Çok güzel bir film, şiddetle öneririm, iyi ışık"],
+    "gb18030": ["这部电影很好看，我非常喜欢", "物流太慢了，客服态度也不好"],
+    "big5": ["這部電影很好看，我非常喜歡"],
+    "shift_jis": ["この映画はとても面白かったです", "配送が遅くて困りました"],
+    "euc_kr": ["이 영화는 정말 재미있었어요", "배송이 너무 느려요"],
+}  # fmt: skip
+CASES = [(encoding, text) for encoding, texts in TEXTS.items() for text in texts]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    case=st.sampled_from(CASES),
+    around=st.lists(st.text("abcdefg ,.", min_size=1, max_size=20), min_size=1, max_size=6),
+    times=st.integers(1, 5),
+)
+def test_the_likeliest_encoding_gives_the_text_that_was_written(case, around, times):
+    encoding, text = case
+    raw = "\n".join(f"{word} {text} {word}" for word in around * times).encode(encoding)
+    guesses = likely_encodings(raw)
+    assert raw.decode(guesses[0]) == raw.decode(encoding)
+    for guess in guesses:  # none is nonsense
+        assert all(c.isprintable() or c in "\n\u3000\xa0\xad" for c in raw.decode(guess))
+
+
+def write(path, encoding, separator=",", good="gut"):
+    rows = [f"Schöne Größe {n}{separator}{good if n % 2 else 'schlecht'}" for n in range(20)]
+    path.write_bytes("\n".join([f"text{separator}label", *rows]).encode(encoding))
+    return path
+
+
+def test_the_error_names_rows_and_the_field_and_the_field_reads_them(tmp_path):
+    path = write(tmp_path / "r.csv", "cp1252")
+    with pytest.raises(DataError, match=r"20 not UTF-8 \(lines 2, 3, 4, 5, 6, ...\)") as error:
+        load_splits(TextClassification(data=Data(path=str(path))), 0)
+    assert error.value.hint.startswith(
+        "it reads as `cp1252` (`Schöne`): give `--task.data.encoding"
+    )
+    data = Data(path=str(path), encoding="cp1252")
+    splits, _ = load_splits(TextClassification(data=data), 0)
+    assert str(splits.train[0].values["text"]).startswith("Schöne Größe")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-32"])
+def test_a_byte_order_mark_tells_the_encoding(tmp_path, encoding):
+    path = write(tmp_path / "r.tsv", encoding, "\t")
+    [table] = read_source(Data(path=str(path))).values()
+    assert table.columns == ("text", "label")
+    assert len(table.rows) == 20
+
+
+def test_rows_that_are_not_in_the_encoding_that_is_given_are_named(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_bytes("text,label\n好,a\n".encode("gb18030") + b"\xff\xff,b\n")
+    [table] = read_source(Data(path=str(path), encoding="gb18030")).values()
+    assert [(row.number, row.kind) for row in table.malformed] == [(3, "not GB18030")]
+
+
+def test_utf8_is_not_read_as_something_else(tmp_path):
+    path = write(tmp_path / "r.csv", "utf-8")
+    with pytest.raises(DataError, match=r"is UTF-8 \(`Schöne`\), and `encoding` is `cp1252`"):
+        read_source(Data(path=str(path), encoding="cp1252"))
+
+
+def test_two_encodings_in_one_file_are_not_taken_for_one(tmp_path):
+    path = write(tmp_path / "r.csv", "utf-8")
+    path.write_bytes(path.read_bytes() + "\nKöln,gut\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"1 not UTF-8 \(line 22\)") as error:
+        load_splits(TextClassification(data=Data(path=str(path))), 0)
+    assert error.value.hint.startswith("other lines are UTF-8: mend these")
+
+
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [
+        ({"encoding": "cp12"}, "no encoding is called `cp12`"),
+        ({"separator": ";;"}, "`separator` is ';;'; give one character, or `tab`"),
+        ({"decimal": ";"}, "should be '.' or ','"),
+    ],
+)
+def test_a_wrong_setting_is_told(field, told):
+    with pytest.raises(RecipeError, match=told):
+        parse(Data, json.dumps({"path": "r.csv", **field}), "data")
