@@ -56,6 +56,10 @@ def _add_chat(commands: Any) -> None:
     _add_adapter_options(chat)
     chat.add_argument("--once", default=None, metavar="TEXT", help="one question, for scripts")
     chat.add_argument("--compare", action="store_true", help="base and tuned model side by side")
+    chat.add_argument(
+        "--system", default=None, metavar="TEXT",
+        help='the system prompt, "" for none; that of the training if not given',
+    )  # fmt: skip
 
 
 def _add_merge(commands: Any) -> None:
@@ -180,7 +184,8 @@ def _chat(options: argparse.Namespace) -> None:
     quiet_libraries()
     from peftkit.adapters.chatting import answer_once, converse, open_chat
 
-    adapter = open_chat(options.run, options.base, options.trust_remote_code)
+    where = options.run, options.base, options.trust_remote_code
+    adapter = open_chat(*where, options.system)
     if options.once is None:
         converse(adapter, options.compare, open_console(False))
         return

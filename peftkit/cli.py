@@ -7,26 +7,29 @@ good.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from peftkit.adapter_commands import adapter_command, add_adapter_commands
 from peftkit.compare_command import add_compare, compare_command
+from peftkit.early import look
 from peftkit.errors import (
     BaseModelError,
     OutputError,
     PeftkitError,
     RecipeError,
-    did_you_mean_file,
     first_line,
+    not_found,
 )
+from peftkit.output import taken_name
 from peftkit.parts import (
     all_problems,
     import_file,
@@ -52,7 +55,7 @@ def main(recipe: Callable[[], Recipe], arguments: Sequence[str] | None = None) -
 
     def command() -> None:
         refuse_shadowing(script)
-        _run(_recipe_of(recipe, script, overrides), options)
+        _run(_recipe_of(recipe, script, overrides), options, script)
 
     _exit(command, options.debug, options.json)
 
@@ -118,8 +121,9 @@ def _command(options: argparse.Namespace, overrides: list[str]) -> None:
     elif options.command == "compare":
         compare_command([_recipe_in(Path(file), overrides) for file in options.files], options)
     elif options.command in RECIPE_COMMANDS:
-        recipe = _recipe_in(Path(options.file), overrides)
-        {"run": _run, "check": _check, "plan": _plan}[options.command](recipe, options)
+        file = Path(options.file)
+        recipe = _recipe_in(file, overrides)
+        {"run": _run, "check": _check, "plan": _plan}[options.command](recipe, options, file)
     else:
         adapter_command(options)
 
@@ -132,7 +136,7 @@ def _recipe_in(file: Path, overrides: list[str]) -> Recipe:
         )
         raise RecipeError(f"`{file}` is a folder", f"try `{file / found}`" if found else "")
     if not file.is_file():
-        raise RecipeError(f"no file `{file}`", did_you_mean_file(file))
+        raise RecipeError(f"no file `{file}`", not_found(file))
     if file.suffix not in (".py", ".json"):
         raise RecipeError(
             f"`{file}` is no recipe: its name ends in neither .py nor .json",
@@ -182,7 +186,25 @@ def _folder_name(stem: str) -> str:
     return "".join(c if c.isalnum() or c in "_-." else "-" for c in stem).lstrip("-.") or "run"
 
 
-def _run(recipe: Recipe, options: argparse.Namespace) -> None:
+@contextlib.contextmanager
+def _beside(script: Path) -> Iterator[None]:
+    """Inside, an error about a file that is missing says so if it lies beside the script."""
+    try:
+        yield
+    except PeftkitError as error:
+        if error.missing and not error.missing.is_absolute():
+            there = script.parent / error.missing
+            if there.exists():
+                error.hint = (
+                    f"it lies beside the script: give `{os.path.relpath(there)}`, as paths are "
+                    f"looked for in the current folder, `{Path.cwd()}`"
+                )
+        raise
+
+
+def _run(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
+    with _beside(file):
+        rows = look(recipe, options.output_dir)
     console = open_console(options.json)
     console.print(
         f"[bold]{recipe.name}[/]  {recipe.method.kind()} on {recipe.base.name_or_path}, "
@@ -190,10 +212,18 @@ def _run(recipe: Recipe, options: argparse.Namespace) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if other := taken_name(recipe.name, options.output_dir):
+        console.print(
+            f"  [yellow]note:[/] `{other.parent / recipe.name}` is there from an earlier run, so "
+            f"that this one goes to `{other}`; `{other.parent / recipe.name}@latest` names the "
+            "newest",
+            highlight=False,
+            soft_wrap=True,
+        )
     quiet_libraries()
     from peftkit.run import run
 
-    done = run(recipe, options.output_dir, console)
+    done = run(recipe, options.output_dir, console, rows)
     if not done.record:
         return
     console.print(f"  adapter  {done.folder / 'adapter'}", highlight=False, soft_wrap=True)
@@ -202,14 +232,16 @@ def _run(recipe: Recipe, options: argparse.Namespace) -> None:
         print(json.dumps({"folder": str(done.folder), **done.record}, ensure_ascii=False))
 
 
-def _check(recipe: Recipe, options: argparse.Namespace) -> None:
+def _check(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
+    with _beside(file):
+        rows = look(recipe)
     quiet_libraries()
     from peftkit.evaluation.report import print_example, print_ledger
     from peftkit.preparing import prepare
 
-    prepared = prepare(recipe)
+    prepared = prepare(recipe, rows)
     console = open_console(options.json)
-    print_ledger(console, prepared.ledger)
+    print_ledger(console, prepared.ledger, whole=True)
     unmergeable = recipe.method.supports_merging(prepared.base.spec)
     console.print(
         f"\n  {recipe.method.kind()} trains {prepared.trainable_parameters:,} of "
@@ -233,14 +265,16 @@ def _check(recipe: Recipe, options: argparse.Namespace) -> None:
         print(json.dumps(value, ensure_ascii=False))
 
 
-def _plan(recipe: Recipe, options: argparse.Namespace) -> None:
+def _plan(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
+    with _beside(file):
+        rows = look(recipe)
     quiet_libraries()
     from peftkit.evaluation.report import print_plan
     from peftkit.preparing import prepare
     from peftkit.run import plan
     from peftkit.training.devices import open_accelerator
 
-    prepared = prepare(recipe)
+    prepared = prepare(recipe, rows)
     try:
         planned = plan(prepared, open_accelerator(prepared.recipe.base), timed=True).to_json()
     except (MemoryError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
@@ -251,7 +285,10 @@ def _plan(recipe: Recipe, options: argparse.Namespace) -> None:
             f"{type(error).__name__}: {first_line(error)}",
             "train it without a plan, or lower `training.micro_batch_tokens` if memory ran out",
         ) from error
-    print_plan(open_console(options.json), planned)
+    console = open_console(options.json)
+    print_plan(console, planned)
+    for note in prepared.ledger.notes:
+        console.print(f"  [yellow]note:[/] {note}", highlight=False)
     if options.json:
         print(json.dumps(planned, ensure_ascii=False))
 
@@ -274,10 +311,15 @@ def _new(name: str) -> None:
     print(f"wrote {file}\n\n  python {file} --help\n  python {file}")
 
 
+def _terminate(*_: object) -> None:
+    print("stopping, as SIGTERM asks", file=sys.stderr)
+    sys.exit(143)
+
+
 def _exit(command: Callable[[], None], debug: bool, as_json: bool) -> None:
     """Runs a command; a known error becomes a message and its exit code."""
     if threading.current_thread() is threading.main_thread():  # so that what is half written goes
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         command()
     except PeftkitError as error:
@@ -288,7 +330,7 @@ def _exit(command: Callable[[], None], debug: bool, as_json: bool) -> None:
             print(json.dumps({"status": "error", "error": error.message, "hint": error.hint}))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print("stopped by Ctrl-C; nothing is kept", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,6 +8,7 @@
     ├── MethodError           a method does not fit this model
     ├── TrainingError         training had to stop (exit code 1: the input was fine)
     │   └── OutOfMemoryError      for want of memory
+    ├── Interrupted           a signal ended the run (exit code 130 or 143)
     ├── AdapterError          a saved adapter is not what it says
     ├── OutputError           the output folder or file cannot be used
     └── MissingPackageError   an optional package is not installed
@@ -27,10 +28,14 @@ class PeftkitError(Exception):
 
     exit_code = 2
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", missing: Path | None = None) -> None:
+        """Args:
+        missing: the file or folder that was looked for in vain.
+        """
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.missing = missing
 
     def __str__(self) -> str:
         """`error: ...`, a blank line, `hint: ...`; printed as it is by the command line."""
@@ -68,6 +73,14 @@ class OutOfMemoryError(TrainingError):
     """Memory ran out; another time there may be enough."""
 
 
+class Interrupted(PeftkitError):
+    """A signal ended the run; the message says what is kept."""
+
+    def __init__(self, message: str, hint: str = "", exit_code: int = 130) -> None:
+        super().__init__(message, hint)
+        self.exit_code = exit_code
+
+
 class AdapterError(PeftkitError):
     """A saved adapter is not what it says."""
 
@@ -91,6 +104,13 @@ def did_you_mean_file(path: Path) -> str:
     """The same for a path that does not exist, among the files beside it."""
     siblings = path.parent.iterdir() if path.parent.is_dir() else ()
     return did_you_mean(path.name, (sibling.name for sibling in siblings))
+
+
+def not_found(path: Path) -> str:
+    """The hint for a path that does not exist: where it was looked for, and the nearest name."""
+    guess = did_you_mean_file(path)
+    where = "" if path.is_absolute() else f"it was looked for in `{Path.cwd()}`"
+    return "; ".join(filter(None, (where, guess)))
 
 
 def first_line(error: BaseException) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.console import Console
@@ -21,15 +24,28 @@ from peftkit.recipe import Recipe
 from peftkit.rehearsal import count
 from peftkit.tasks.task import Score
 from peftkit.training.devices import give_back_memory, weights_dtype
+from peftkit.training.interruptions import interruptible
 from peftkit.training.loop import TrainResult, train
 from peftkit.training.reading import Reader
 from peftkit.training.self_check import Chosen, choose_reader
 
 
+class Unfinished(Exception):
+    """Training was interrupted after weights had been validated; the model has the best of them."""
+
+    def __init__(self, model: nn.Module, before: Score, result: TrainResult) -> None:
+        super().__init__()
+        self.model, self.before, self.result = model, before, result
+
+
 def train_and_score(
     prepared: Prepared, accelerator: Accelerator, clock: Clock, console: Console
 ) -> tuple[nn.Module, Outcome]:
-    """Weights, score before, injection, training, score after."""
+    """Weights, score before, injection, training, score after.
+
+    Raises:
+        Unfinished: a signal came while it trained; nothing is scored after.
+    """
     recipe, base, encoded = prepared.recipe, prepared.base, prepared.encoded
     set_seed(recipe.seed)
     with clock.stage("load"):
@@ -60,29 +76,45 @@ def train_and_score(
     with clock.stage("train"):
         result = fit(chosen.reader, prepared, accelerator, clock, console)
     give_back_memory()  # of the optimizer
-    with clock.stage("evaluate"):
-        after = score(chosen.reader, encoded.test, prepared, accelerator)
-        baselines = {**recipe.task.baselines(encoded), **begun}
-    with clock.stage("generate"):
-        samples = tuple(
-            Sample(prompt.row, prompt.text, prompt.expected, *answers)
-            for prompt, *answers in zip(encoded.prompts, answers_before, answer(model), strict=True)
-        )
-        expected = [sample.expected for sample in samples]
-        answers = {
-            when: scores
-            for when, written in (
-                ("before", [sample.before for sample in samples]),
-                ("after", [sample.after for sample in samples]),
-            )
-            if (scores := recipe.task.score_answers(expected, written))
-        }
-    peak = clock.peak_mb
+    if result.stopped == "interrupted":
+        raise Unfinished(model, before, result)
+    exit_codes: list[int] = []
+
+    def keep(code: int) -> str:
+        exit_codes.append(code)
+        return ""
+
+    with interruptible(keep):
+        with clock.stage("evaluate"):
+            after = score(chosen.reader, encoded.test, prepared, accelerator)
+            baselines = {**recipe.task.baselines(encoded), **begun}
+        with clock.stage("generate"):
+            answers_after = answer(model)
+    if exit_codes:
+        result = replace(result, stopped="interrupted", exit_code=exit_codes[0])
+        raise Unfinished(model, before, result)
+    samples, answers = _written(prepared, answers_before, answers_after)
     accelerator.end_training()  # closes trackers and the process group: nothing is shared below
     notes = chosen.notes
     return model, Outcome(
-        before, baselines, after, samples, answers, result, notes, trainable, base_memory, peak
+        before, baselines, after, samples, answers, result, notes, trainable, base_memory
     )
+
+
+def _written(
+    prepared: Prepared, before: Sequence[str], after: Sequence[str]
+) -> tuple[tuple[Sample, ...], dict[str, dict[str, float]]]:
+    """What the model wrote before and after training, and the scores of both."""
+    samples = tuple(
+        Sample(prompt.row, prompt.text, prompt.expected, *written)
+        for prompt, *written in zip(prepared.encoded.prompts, before, after, strict=True)
+    )
+    expected = [sample.expected for sample in samples]
+    scored = {
+        when: prepared.recipe.task.score_answers(expected, written)
+        for when, written in (("before", before), ("after", after))
+    }
+    return samples, {when: scores for when, scores in scored.items() if scores}
 
 
 def load(prepared: Prepared, accelerator: Accelerator) -> LoadedModel:

@@ -41,7 +41,6 @@ class Outcome:
     """Of the self-check: which faster ways were left out, and why."""
     trainable_parameters: int
     base_memory: Footprint
-    peak_memory_mb: float
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Scores on the test split, for the adapter's record."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-
-from peftkit.errors import OutputError
+from peftkit.errors import AdapterError, OutputError, not_found
 from peftkit.recipe import Recipe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+LATEST = "@latest"
 
 
 @contextmanager
@@ -25,6 +30,8 @@ def output_folder(recipe: Recipe, output_dir: str, accelerator: Accelerator) -> 
     Raises:
         OutputError: the folder holds something already, or cannot be made.
     """
+    from accelerate.utils import broadcast_object_list
+
     claimed = [Path()]
     if accelerator.is_main_process:
         claimed = [claim_folder(recipe.name or "run", output_dir)]
@@ -80,13 +87,41 @@ def taken(output_dir: str) -> OutputError:
     )
 
 
+def taken_name(name: str, output_dir: str) -> Path | None:
+    """The folder that a run will go to where `runs/<name>` is taken; None where it is free, or
+    another one is asked for.
+    """
+    first = Path("runs") / name
+    if output_dir or not first.exists():
+        return None
+    return next(folder for folder in _numbered(first) if not folder.exists())
+
+
+def newest_run(path: str) -> str:
+    """Of `runs/<name>@latest`, the run folder of that name that was begun last and holds an
+    adapter; any other path as it is.
+    """
+    if not path.endswith(LATEST) or not Path(path).expanduser().parent.is_dir():
+        return path
+    first = Path(path.removesuffix(LATEST)).expanduser()
+    runs = [first, *first.parent.glob(f"{glob.escape(first.name)}-*")]
+    named = re.compile(re.escape(first.name) + r"(-\d+)?")
+    found = [run for run in runs if named.fullmatch(run.name) and (run / "adapter").is_dir()]
+    if not found:
+        raise AdapterError(f"no run in `{first.parent}` is called `{first.name}`", not_found(first))
+    return str(max(found, key=lambda run: (run / "recipe.json").stat().st_mtime))
+
+
+def _numbered(first: Path) -> Iterator[Path]:
+    """`runs/<name>`, `runs/<name>-2`, `runs/<name>-3`, ..."""
+    yield first
+    for number in itertools.count(2):
+        yield first.with_name(f"{first.name}-{number}")
+
+
 def claim_folder(name: str, output_dir: str) -> Path:
     """Makes `output_dir`, or the first of `runs/<name>`, `runs/<name>-2`, ... that is free."""
-    candidates = (
-        [Path(output_dir).expanduser()]
-        if output_dir
-        else (Path("runs") / (name if n == 1 else f"{name}-{n}") for n in itertools.count(1))
-    )
+    candidates = [Path(output_dir).expanduser()] if output_dir else _numbered(Path("runs") / name)
     for folder in candidates:
         try:
             folder.mkdir(parents=True)

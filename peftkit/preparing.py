@@ -8,12 +8,14 @@ from peftkit.adapters.starting import Start, check_start, find_start
 from peftkit.bases.opening import OpenedBase, open_base
 from peftkit.data.encoded import Encoded
 from peftkit.data.ledger import Ledger
-from peftkit.data.splits import load_splits
+from peftkit.early import Rows, look
 from peftkit.errors import MethodError
 from peftkit.recipe import Recipe
 from peftkit.rehearsal import rehearse
 from peftkit.tasks.task import Piece
 from peftkit.training.batching import number_of_steps
+from peftkit.training.budget import budget_notes
+from peftkit.training.threads import resolved_threads
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Prepared:
     """A recipe whose data and base were found to be good, before any weight is loaded."""
 
     recipe: Recipe
-    """With the quantization that the base's files have, where they have one."""
+    """With what is decided before step 1: the quantization of the base's files, the threads, the
+    system prompt that all conversations have."""
     ledger: Ledger
     base: OpenedBase
     encoded: Encoded
@@ -36,18 +39,23 @@ class Prepared:
         return task.show(0, encoded.train, encoded.head, self.base.tokenizer)
 
 
-def prepare(recipe: Recipe) -> Prepared:
+def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     """Everything that needs no weights: rows, splits, tokens, and a rehearsal of the injection.
+
+    Args:
+        rows: of the recipe, if `look` has read them already.
 
     Raises:
         PeftkitError: whatever is wrong with recipe, data or base, with what to do about it.
     """
+    splits, ledger = rows or look(recipe)
     start = find_start(recipe)
-    splits, ledger = load_splits(recipe.task, recipe.split_seed)
     base = open_base(recipe.base, recipe.method.position_offset)
     if reason := recipe.method.supports(recipe.task, base.spec):  # it may be quantized already
         raise MethodError(reason)
-    recipe = recipe.with_(base=base.spec, task=recipe.task.remembering(splits))
+    training = recipe.training.with_(threads=resolved_threads(recipe.training.threads))
+    task = recipe.task.remembering(splits)
+    recipe = recipe.with_(base=base.spec, task=task, training=training)
     encoded = recipe.task.encode(splits, base.tokenizer)
     if start:
         check_start(start, base, encoded.head)
@@ -56,6 +64,6 @@ def prepare(recipe: Recipe) -> Prepared:
     folder = start.folder if start else None
     trainable, total = rehearse(base, encoded, recipe.method, recipe.training, folder)
     ledger = ledger.with_encoded(encoded)
-    if start and (note := start.note(base)):
-        ledger = replace(ledger, notes=(*ledger.notes, note))
+    notes = [*budget_notes(training, len(encoded.train)), start.note(base) if start else ""]
+    ledger = replace(ledger, notes=(*ledger.notes, *filter(None, notes)))
     return Prepared(recipe, ledger, base, encoded, start, trainable, total)

@@ -59,6 +59,9 @@ class Training(Part):
     """Validation score that chooses the best weights; empty for the task's own, `loss` for loss."""
     early_stopping_patience: int = Field(default=3, ge=0)
     """Stop after so many validations without a better score; 0 for never."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of the CPU; if not given, as many as the process may use. A run records them, since
+    another number gives other last bits."""
     report_to: Literal["none", "tensorboard", "wandb"] = "none"
     """Where losses and scores are sent as well, through Accelerate's trackers."""
 

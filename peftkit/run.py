@@ -10,7 +10,6 @@ and finds everything that can be wrong without them; `peftkit check` stops there
 
 from __future__ import annotations
 
-import gc
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -34,25 +33,29 @@ from peftkit.adapters.record import (
     tokenizer_sha256,
     versions,
 )
-from peftkit.adapters.saving import adapter_bytes, check_saved, write_weights
+from peftkit.adapters.saving import UNFINISHED, adapter_bytes, check_saved, write_weights
 from peftkit.adapters.serving import commands
 from peftkit.bases.fingerprint import fingerprint
 from peftkit.bases.loading import unquantized_modules
-from peftkit.errors import first_line
+from peftkit.early import Rows
+from peftkit.errors import Interrupted, first_line
 from peftkit.evaluation.receipt import write_receipt
 from peftkit.evaluation.report import print_ledger, print_scores
-from peftkit.fitting import train_and_score
+from peftkit.fitting import Unfinished, train_and_score
 from peftkit.outcome import Clock, Outcome
 from peftkit.output import check_output, output_folder, write_json
 from peftkit.planning import Plan, make_plan
 from peftkit.preparing import Prepared, prepare
 from peftkit.recipe import Recipe
+from peftkit.training.batching import number_of_steps
 from peftkit.training.devices import (
     device_name,
+    give_back_memory,
     open_accelerator,
     quick_collections,
     weights_dtype,
 )
+from peftkit.training.threads import cpu_threads
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,15 @@ def plan_if_possible(
 
 
 @quick_collections()
-def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) -> Run:
+def run(
+    recipe: Recipe, output_dir: str = "", console: Console | None = None, rows: Rows | None = None
+) -> Run:
     """Trains a recipe and leaves a checked adapter, its record and its receipt in a new folder.
 
     Args:
         output_dir: a folder that does not exist yet, or is empty; `runs/<name>` if not given.
         console: where progress is printed; nowhere if not given.
+        rows: of the recipe, if `look` has read them already.
 
     Raises:
         PeftkitError: see its subclasses. No folder is left behind unless an adapter was saved.
@@ -108,8 +114,14 @@ def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) ->
     clock = Clock()
     with clock.stage("prepare"):
         check_output(output_dir)
-        prepared = prepare(recipe)
-        recipe = prepared.recipe
+        prepared = prepare(recipe, rows)
+    with cpu_threads(prepared.recipe.training.threads or 1):
+        return _run(prepared, output_dir, console, clock)
+
+
+def _run(prepared: Prepared, output_dir: str, console: Console, clock: Clock) -> Run:
+    recipe = prepared.recipe
+    with clock.stage("prepare"):
         accelerator = open_accelerator(recipe.base, recipe.training.report_to)
         clock.device = accelerator.device
         if not accelerator.is_main_process:
@@ -118,14 +130,18 @@ def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) ->
     with clock.stage("plan"):
         planned = plan_if_possible(prepared, accelerator, console)
     with output_folder(recipe, output_dir, accelerator) as folder:
-        model, outcome = train_and_score(prepared, accelerator, clock, console)
+        try:
+            model, outcome = train_and_score(prepared, accelerator, clock, console)
+        except Unfinished as unfinished:
+            raise keep_unfinished(unfinished, prepared, folder, accelerator) from unfinished
         if not accelerator.is_main_process:
             return Run(folder, {})
         with clock.stage("save"):
-            unchecked, adapter = save_adapter(model, outcome, prepared, folder, accelerator)
+            metrics = outcome.metrics()
+            unchecked, adapter = save_adapter(model, metrics, prepared, folder, accelerator)
         accelerator.free_memory()  # the check loads the base a second time
         del model
-        gc.collect()
+        give_back_memory()
         with clock.stage("check"):
             saved, difference = check_saved(unchecked, recipe, prepared.base, adapter, accelerator)
         record = run_record(
@@ -139,10 +155,42 @@ def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) ->
     return Run(folder, record)
 
 
+def keep_unfinished(
+    unfinished: Unfinished, prepared: Prepared, folder: Path, accelerator: Accelerator
+) -> Interrupted:
+    """Saves the best validated weights of a run that a signal has ended, without another check; the
+    error that says so.
+    """
+    result = unfinished.result
+    step, done = result.best_step, len(result.history)
+    if accelerator.is_main_process:
+        validated = next(v.metrics for v in result.validations if v.step == step)
+        metrics = {"before": unfinished.before.metrics, f"validation, step {step}": validated}
+        model = unfinished.model
+        unchecked, _ = save_adapter(model, metrics, prepared, folder, accelerator)
+        unchecked.rename(folder / UNFINISHED)
+    num_steps = number_of_steps(prepared.recipe.training, len(prepared.encoded.train))
+    return Interrupted(
+        f"stopped at step {done:,} of {num_steps:,}; the best validated weights (step {step:,}, "
+        f"{result.metric} {result.best_value:.4f}) are in `{folder / UNFINISHED}`; they were "
+        "neither scored on the test split nor loaded again for a check",
+        f"`peftkit verify {folder / UNFINISHED}` checks them",
+        result.exit_code,
+    )
+
+
 def save_adapter(
-    model: nn.Module, outcome: Outcome, prepared: Prepared, folder: Path, accelerator: Accelerator
+    model: nn.Module,
+    metrics: dict[str, dict[str, float]],
+    prepared: Prepared,
+    folder: Path,
+    accelerator: Accelerator,
 ) -> tuple[Path, Record]:
-    """The adapter's files under a temporary name, and what they say of themselves."""
+    """The adapter's files under a temporary name, and what they say of themselves.
+
+    Args:
+        metrics: scores by name, for the record.
+    """
     recipe, base = prepared.recipe, prepared.base
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
     embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
@@ -165,7 +213,7 @@ def save_adapter(
         tensors=tensor_digests(unchecked),
         peft_config=peft_config(unchecked),
         configs=config_digests(unchecked),
-        metrics=outcome.metrics(),
+        metrics=metrics,
         probes=probes,
         versions=versions(),
     )
@@ -219,7 +267,7 @@ def run_record(
         },
         "training": training,
         "seconds": clock.seconds,
-        "peak_memory_mb": outcome.peak_memory_mb,
+        "peak_memory_mb": clock.peak_mb,
         "peaks_mb": clock.peaks_mb,
         "plan": planned,
         "self_check": {"layout": result.layout, "notes": list(outcome.notes)},

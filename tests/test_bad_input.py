@@ -147,7 +147,7 @@ def test_malformed_rows_are_skipped_and_told_on_request(in_tmp, make_recipe, cap
         (at("base.name_or_path", "packaged:minilm"), ["packaged:minilm-l6", "did you mean"]),
         (at("base.name_or_path", "./nowhere"), ["no file or folder `./nowhere`"]),
         (at("training.metric", "acuracy"), ["training.metric", "did you mean `accuracy`?"]),
-        (at("task.class_weights", {"good": 1.0}), ["task.class_weights", "`bad`, `good`"]),
+        (at("task.class_weights", {"god": 1.0}), ["task.class_weights", "`bad`, `good`"]),
     ],
 )
 def test_bad_recipes(call, edit, messages):

@@ -237,11 +237,18 @@ def test_given_weights_are_used(tokenizers):
     assert [float(weight[0]) for weight in weights] == [1.0, 2.5]
 
 
-@pytest.mark.parametrize("names", [("good",), ("good", "bad", "mixed"), ("good", "Bad")])
+def test_labels_that_are_not_weighed_weigh_1(tokenizers):
+    task = TextClassification(data=FILE, class_weights={"bad": 2.5})
+    rows = rows_of(("film", "good"), ("dark", "bad"))
+    weights = task.encode(alike(rows), tokenizers["bert"]).train.weights
+    assert [float(weight[0]) for weight in weights] == [1.0, 2.5]
+
+
+@pytest.mark.parametrize("names", [("good", "bad", "mixed"), ("good", "Bad")])
 def test_weights_for_other_labels_than_the_files_are_refused(reviews, names):
     weights = dict.fromkeys(names, 1.0)
     task = TextClassification(data=Data(path=str(reviews)), class_weights=weights)
-    with pytest.raises(DataError, match="but the labels are `bad`, `good`"):
+    with pytest.raises(DataError, match="which is no label; the labels are `bad`, `good`"):
         load_splits(task, 0)
 
 

@@ -230,7 +230,7 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
         source=", ".join(
             f"`{n}` with the SHA-256 {d[:12]}" for n, d in record.rewound.get("from", {}).items()
         ),
-        metrics=[m for m in record.metrics["after"] if m != "loss"],
+        metrics=[m for m in list(record.metrics.values())[-1] if m != "loss"],
         library=library,
         pooled=pooled,
         command=command,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 from transformers import TextStreamer
@@ -15,7 +17,7 @@ from peftkit.adapters.loading import LoadedAdapter, load
 from peftkit.errors import PeftkitError, RecipeError
 from peftkit.tasks.messages import Message
 
-HELP = "/new begins a new conversation, /quit ends"
+HELP = "/new begins a new conversation, /system TEXT one with that system prompt, /quit ends"
 
 
 class _Streamer(TextStreamer):
@@ -30,8 +32,13 @@ class _Streamer(TextStreamer):
         self._say(text)
 
 
-def open_chat(run: str, base: str, trust_remote_code: bool = False) -> LoadedAdapter:
+def open_chat(
+    run: str, base: str, trust_remote_code: bool = False, system: str | None = None
+) -> LoadedAdapter:
     """The adapter of a chat run.
+
+    Args:
+        system: the system prompt, empty for none; that of the training if not given.
 
     Raises:
         RecipeError: it is of a task that does not write text.
@@ -42,7 +49,19 @@ def open_chat(run: str, base: str, trust_remote_code: bool = False) -> LoadedAda
             f"`{run}` has not learned to talk: its task is {adapter.recipe.task.kind()}",
             f'`peftkit predict {run} --text "..."` asks it',
         )
-    return adapter
+    return adapter if system is None else with_system(adapter, system)
+
+
+def with_system(adapter: LoadedAdapter, system: str) -> LoadedAdapter:
+    """The same model, asked with another system prompt.
+
+    Raises:
+        RecipeError: its task has none.
+    """
+    task = adapter.recipe.task
+    if "system" not in type(task).model_fields:
+        raise RecipeError(f"{task.kind()} has no system prompt", "leave `--system` out")
+    return replace(adapter, recipe=adapter.recipe.with_(task=task.with_(system=system)))
 
 
 def answer_once(adapter: LoadedAdapter, text: str, compare: bool) -> dict[str, str]:
@@ -57,6 +76,8 @@ def converse(adapter: LoadedAdapter, compare: bool, console: Console) -> None:
     """Reads questions from the terminal until its end, and answers them as they are written."""
     base = adapter.load_base() if compare else None
     console.print(f"  [dim]{HELP}[/]", highlight=False)
+    if system := getattr(adapter.recipe.task, "system", ""):
+        console.print(f"  [dim]system prompt: {escape(system)}[/]", highlight=False)
     tuned_history: list[Message] = []
     base_history: list[Message] = []
     while True:
@@ -69,8 +90,10 @@ def converse(adapter: LoadedAdapter, compare: bool, console: Console) -> None:
             continue
         if text == "/quit":
             return
-        if text == "/new":
+        if text == "/new" or text.partition(" ")[0] == "/system":
             tuned_history, base_history = [], []
+            if text != "/new":
+                adapter = with_system(adapter, text.removeprefix("/system").strip())
             continue
         if not text or text.startswith("/"):
             console.print(f"  [dim]{HELP}[/]", highlight=False)

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from peftkit.adapters.inspecting import HUB_ID, user_path
+from peftkit.adapters.inspecting import HUB_ID, adapter_in, user_path
 from peftkit.errors import AdapterError, first_line
 
 FILES = ("*.json", "*.safetensors", "*.jinja")
 """What is downloaded: no pickle, no program."""
+RUNS = "runs/"
+"""Where runs are written; no Hub id begins so."""
+
+
+def find_adapter(name: str) -> None:
+    """Raises AdapterError if a name is that of a folder, and there is no adapter in it; a Hub id
+    passes.
+    """
+    if not _is_hub_id(name):
+        adapter_in(user_path(name))
+
+
+def _is_hub_id(name: str) -> bool:
+    """Whether a name is that of a Hub repository, and of nothing that is here."""
+    path = user_path(name)
+    here = path.exists() or bool(path.parent.name and path.parent.is_dir())
+    local = here or "/" not in name or name.startswith(RUNS)
+    return not local and bool(HUB_ID.fullmatch(name.partition("@")[0]))
 
 
 def on_this_machine(name: str) -> str:
@@ -15,11 +33,9 @@ def on_this_machine(name: str) -> str:
     Raises:
         AdapterError: the Hub does not give it.
     """
-    repository, _, revision = name.partition("@")
-    path = user_path(name)
-    here = path.exists() or bool(path.parent.name and path.parent.is_dir())
-    if here or "/" not in name or not HUB_ID.fullmatch(repository):
+    if not _is_hub_id(name):
         return name
+    repository, _, revision = name.partition("@")
     from huggingface_hub import snapshot_download
 
     try:

@@ -154,6 +154,11 @@ def adapter_in(path: Path) -> Path:
             "stopped before",
             f"to look at it all the same, give `{path / 'adapter.unchecked'}`",
         )
+    if (path / "adapter.unfinished").is_dir():
+        raise AdapterError(
+            f"the run in `{path}` was interrupted, and left an unfinished adapter",
+            f"give `{path / 'adapter.unfinished'}` for the best weights that it had validated",
+        )
     if (folder / "merge_report.json").is_file():
         raise AdapterError(
             f"`{folder}` is a merged model, with no adapter left in it",

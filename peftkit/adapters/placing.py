@@ -11,9 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-from safetensors import SafetensorError
-
 from peftkit.errors import OutputError, first_line
 from peftkit.output import is_empty_folder, why_not_writable
 
@@ -42,6 +39,8 @@ def placed(final: Path, a_file: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: see `refuse_taken`; or it cannot be written.
     """
+    from safetensors import SafetensorError
+
     refuse_taken(final, a_file)
     made = [folder for folder in final.parents if not folder.exists()]
     try:
@@ -88,6 +87,8 @@ def _partial(final: Path) -> str:
 
 def _remove_left_over(final: Path) -> None:
     """Takes away what a process was writing that does not live any more."""
+    import psutil
+
     for folder in final.parent.glob(f"{glob.escape(_partial(final))}*-*"):
         number = folder.name.removeprefix(_partial(final)).partition("-")[0]
         if number.isdecimal() and not psutil.pid_exists(int(number)):

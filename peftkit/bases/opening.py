@@ -17,8 +17,8 @@ from peftkit.bases.gguf import dequantized
 from peftkit.errors import (
     BaseModelError,
     UnreachableError,
-    did_you_mean_file,
     first_line,
+    not_found,
     quoted,
 )
 from peftkit.packaged import MODELS, PREFIX, find_packaged
@@ -199,37 +199,47 @@ def has_weights(base: OpenedBase) -> bool:
     return any(next(base.folder.glob(pattern), None) for pattern in WEIGHT_FILES)
 
 
-def _find(base: Base) -> OpenedBase:
+def find_local(base: Base) -> Path | None:
+    """The folder or file of a base that is on this machine; None for a Hub id.
+
+    Raises:
+        BaseModelError: nothing is there, or it is no model.
+        MissingPackageError: a `packaged:` base whose package is not installed.
+    """
     name = base.name_or_path
     if name.startswith(PREFIX):
-        entry, path = find_packaged(name, MODELS)
-        return replace(_local(base, path), hub_id=entry.hub_id)
+        return find_packaged(name, MODELS)[1]
     path = Path(name).expanduser()
-    if path.exists():
-        return _local(base, path)
-    if name.startswith(("/", "./", "../", "~")) or name.endswith(".gguf"):
-        raise BaseModelError(f"no file or folder `{name}`", did_you_mean_file(path))
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise BaseModelError(
-            f"`{name}` is neither a Hub id (`org/name`), a folder, a .gguf file nor `{PREFIX}NAME`"
-        )
-    folder = _snapshot(base, SMALL_FILES)
-    return OpenedBase(base, folder, None, None, hub_id=name, revision=folder.name)
-
-
-def _local(base: Base, path: Path) -> OpenedBase:
-    if path.is_file():
-        if path.suffix != ".gguf":
+    if not path.exists():
+        if name.startswith(("/", "./", "../", "~")) or name.endswith(".gguf"):
+            raise BaseModelError(f"no file or folder `{name}`", not_found(path), missing=path)
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
             raise BaseModelError(
-                f"`{base.name_or_path}` is a file", "give the model's folder, or a .gguf file"
+                f"`{name}` is neither a Hub id (`org/name`), a folder, a .gguf file nor "
+                f"`{PREFIX}NAME`"
             )
-        return OpenedBase(base, dequantized(path), None, None, source=path)
-    if not (path / "config.json").is_file():
+        return None
+    if path.is_file() and path.suffix != ".gguf":
+        raise BaseModelError(f"`{name}` is a file", "give the model's folder, or a .gguf file")
+    if path.is_dir() and not (path / "config.json").is_file():
         raise BaseModelError(
             f"the folder `{path}` has no config.json",
             "give the folder that transformers' `save_pretrained` wrote",
         )
-    return OpenedBase(base, path, None, None)
+    return path
+
+
+def _find(base: Base) -> OpenedBase:
+    path = find_local(base)
+    if path is None:
+        folder = _snapshot(base, SMALL_FILES)
+        return OpenedBase(base, folder, None, None, hub_id=base.name_or_path, revision=folder.name)
+    hub_id = ""
+    if base.name_or_path.startswith(PREFIX):
+        hub_id = MODELS[base.name_or_path.removeprefix(PREFIX)].hub_id
+    if path.is_file():
+        return OpenedBase(base, dequantized(path), None, None, hub_id=hub_id, source=path)
+    return OpenedBase(base, path, None, None, hub_id=hub_id)
 
 
 def _snapshot(base: Base, patterns: list[str]) -> Path:

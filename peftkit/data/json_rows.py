@@ -113,7 +113,8 @@ def _tables(path: Path, value: Any, split_names: Mapping[str, tuple[str, ...]]) 
         raise DataError(f"`{path}` names `{value.key}` twice in one object")
     if isinstance(value, dict) and (named := _splits(value, split_names)):
         rest = [key for key in value if key not in named.values()]
-        notes = (f"{quoted(rest, SHOWN)} in `{path.name}` is not read",) if rest else ()
+        is_read = "is not read" if len(rest) == 1 else "are not read"
+        notes = (f"{quoted(rest, SHOWN)} in `{path.name}` {is_read}",) if rest else ()
         tables = {}
         for split, key in named.items():
             table = _table_of(path, value[key], f"`{key}` in ")

@@ -16,7 +16,7 @@ from peftkit.data.json_rows import read_json
 from peftkit.data.rows import Table
 from peftkit.data.source import Source
 from peftkit.data.text_files import EXCEL, read_text
-from peftkit.errors import DataError, did_you_mean, did_you_mean_file, first_line, quoted
+from peftkit.errors import DataError, did_you_mean, did_you_mean_file, first_line, not_found, quoted
 from peftkit.packaged import DATA, PREFIX, find_packaged
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -59,7 +59,7 @@ def _read(source: Source) -> dict[str, Table]:
         return _read_folder(path, source)
     looks_local = source.path.startswith(("/", "./", "../", "~")) or path.suffix in SUFFIXES
     if looks_local or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source.path):
-        raise DataError(f"no file or folder `{source.path}`", did_you_mean_file(path))
+        raise DataError(f"no file or folder `{source.path}`", not_found(path), missing=path)
     return _read_hub(source)
 
 

@@ -10,16 +10,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from peftkit.data.ledger import Ledger, describe_malformed
+from peftkit.data.ledger import FIRST_ROWS, Ledger, describe_malformed
 from peftkit.evaluation.receipt import duration
+from peftkit.evaluation.strata import print_strata
 from peftkit.tasks.task import Piece
 
 SHOWN = 3
 """Answers on the command line; the receipt has all."""
 
 
-def print_ledger(console: Console, ledger: Ledger) -> None:
-    """Two compact tables: what was read, and what each split holds."""
+def print_ledger(console: Console, ledger: Ledger, whole: bool = False) -> None:
+    """Compact tables: what was read, what each split holds, and the labels.
+
+    Args:
+        whole: whether each of many labels is named.
+    """
     for part in ledger.read:
         console.print(f"  [dim]read[/] {part.name}", highlight=False, soft_wrap=True)
     read = plain_table("", "rows", "malformed", "duplicate", "conflicting", "not drawn", "kept")
@@ -33,6 +38,14 @@ def print_ledger(console: Console, ledger: Ledger) -> None:
         if part.malformed:
             told = describe_malformed(part.malformed, part.unit)
             console.print(f"  [yellow]skipped in {part.name}:[/] {told}", highlight=False)
+        if part.continued:
+            shown = ", ".join(map(str, part.continued[:FIRST_ROWS]))
+            more = ", ..." * (len(part.continued) > FIRST_ROWS)
+            console.print(
+                f"  [dim]{len(part.continued):,} of {part.num_lines:,} lines continue a quoted "
+                f"field of the row above (lines {shown}{more})[/]",
+                highlight=False,
+            )
     columns = {
         "rows": "rows", "leaked": "leaked", "truncated": "truncated", "too long": "too_long",
         "unsupervised": "unsupervised", "tokens": "tokens", "targets": "supervised",
@@ -45,6 +58,7 @@ def print_ledger(console: Console, ledger: Ledger) -> None:
     for name, split in ledger.splits.items():
         splits.add_row(name, *(_count(getattr(split, column)) for column in columns.values()))
     console.print(splits)
+    print_strata(console, ledger, whole)
     for note in ledger.notes:
         console.print(f"  [yellow]note:[/] {note}", highlight=False)
 

@@ -32,6 +32,8 @@ MANY_UNKNOWN = 0.05
 MANY_ADDRESSES = 0.1
 MANY_SINGLE = 0.3
 """Shares of the tokens, or of the texts, from which on a note names them."""
+ENOUGH = 5
+"""Fewer texts are not worth a note."""
 ADDRESSES = re.compile(r"\s*((https?://|www\.)\S+\s*)+")
 
 
@@ -140,7 +142,7 @@ class TextClassification(Task):
         yield from label_remarks(counts, self.class_weights != "none", self.data.number)
         texts = [str(row.values["text"]) for row in splits.train]
         addresses = sum(bool(ADDRESSES.fullmatch(text)) for text in texts)
-        if addresses > MANY_ADDRESSES * len(texts):
+        if addresses > max(ENOUGH, MANY_ADDRESSES * len(texts)):
             yield (
                 f"{addresses / len(texts):.0%} of the training texts are web addresses only; a "
                 "model reads no page behind them"
@@ -187,7 +189,7 @@ class TextClassification(Task):
         ]
         special = tokenizer.num_special_tokens_to_add(pair=bool(self.data.text_pair))
         single = sum(len(ids) <= special + 1 for ids in parts["train"].input_ids)
-        if single > MANY_SINGLE * len(splits.train):
+        if single > max(ENOUGH, MANY_SINGLE * len(splits.train)):
             notes.append(
                 f"{single / len(splits.train):.0%} of the training texts are a single token"
             )

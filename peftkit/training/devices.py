@@ -162,4 +162,5 @@ def device_name(device: torch.device) -> str:
     """For the receipt: the GPU's name, or the processor count."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{device.type}, {threads} thread{'s' * (threads > 1)}"

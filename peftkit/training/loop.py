@@ -34,6 +34,7 @@ from peftkit.training.batching import (
 from peftkit.training.collating import collate, to_device
 from peftkit.training.devices import devices_of, is_out_of_memory
 from peftkit.training.frozen_trunk import find_frozen_trunk
+from peftkit.training.interruptions import interruptible
 from peftkit.training.optimizers import make_optimizer, make_schedule
 from peftkit.training.progress import TrainingProgress
 from peftkit.training.reading import LossOf, Reader, base_of
@@ -73,9 +74,11 @@ class TrainResult:
     best_value: float
     num_steps: int
     stopped: str
-    """Why training ended: `finished` or `early stopping`."""
+    """Why training ended: `finished`, `early stopping` or `interrupted`."""
     history: tuple[StepRecord, ...]
     validations: tuple[ValidationRecord, ...]
+    exit_code: int
+    """What the signal that interrupted it asks for; else 0."""
     seconds: float
     validation_seconds: float
     """Of them, spent on scoring the validation split."""
@@ -98,6 +101,14 @@ class _Account:
     tokens: int = 0
     padded: int = 0
     validation_seconds: float = 0.0
+    exit_code: int = 0
+    """What a signal asks for; 0 if none came."""
+
+    def interrupted(self, code: int, best: Best, num_steps: int) -> str:
+        """Notes a signal's exit code; where it came, if there are no validated weights to keep."""
+        self.exit_code = code
+        step = f"at step {len(self.history):,} of {num_steps:,}"
+        return "" if best.value is not None else f"{step}, before the first validation"
 
     def validated(
         self, step: int, metrics: dict[str, float], begun: float, started: float
@@ -124,7 +135,8 @@ def train(
     score: Callable[[Reader], dict[str, float]],
     console: Console,
 ) -> TrainResult:
-    """Trains what the method made trainable, in place, and restores the best weights.
+    """Trains what the method made trainable, in place, and restores the best weights. A signal ends
+    it where weights have been validated; the result says so.
 
     Args:
         reader: the model, and the way that batches are given to it.
@@ -133,6 +145,7 @@ def train(
     Raises:
         TrainingError: nothing is supervised, a trained tensor gets no gradient, the loss is not
             finite, or a frozen weight changed. The weights are those of the last good step.
+        Interrupted: a signal came before the first validation.
     """
     started = time.perf_counter()
     task, method, training = recipe.task, recipe.method, recipe.training
@@ -160,7 +173,10 @@ def train(
     _try_worst(wrapped, reader, encoded, recipe, accelerator)
     best = Best(recipe.metric, training.early_stopping_patience)
     account = _Account()
-    with TrainingProgress(console, num_steps, accelerator.is_main_process) as progress:
+    with (
+        TrainingProgress(console, num_steps, accelerator.is_main_process) as progress,
+        interruptible(partial(account.interrupted, best=best, num_steps=num_steps)),
+    ):
         for step in seeded_steps(len(examples), training.batch_size, num_steps, recipe.seed):
             record = _optimize(
                 wrapped, reader, step, encoded, recipe, accelerator, optimizer, account
@@ -204,7 +220,8 @@ def _result(
         metric=best.metric,
         best_value=best.value,
         num_steps=len(account.history),
-        stopped="early stopping" if best.exhausted else "finished",
+        stopped=_reason(account, best),
+        exit_code=account.exit_code,
         history=tuple(account.history),
         validations=tuple(account.validations),
         seconds=time.perf_counter() - started,
@@ -214,6 +231,12 @@ def _result(
         num_tokens=account.tokens,
         num_padded_tokens=padded,
     )
+
+
+def _reason(account: _Account, best: Best) -> str:
+    if account.exit_code:
+        return "interrupted"
+    return "early stopping" if best.exhausted else "finished"
 
 
 def _try_worst(

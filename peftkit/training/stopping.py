@@ -21,16 +21,18 @@ class Best:
     step: int = 0
     since: int = 0
     """Validations since the best one."""
+    _score: tuple[float, float] | None = None
     _weights: dict[str, Tensor] = field(default_factory=dict)
 
     def update(self, metrics: dict[str, float], model: nn.Module, step: int) -> None:
-        """Takes note of a validation; keeps a copy of the trained tensors if it is the best."""
-        value = metrics[self.metric]
-        better = self.value is None or (
-            value < self.value if self.metric == "loss" else value > self.value
-        )
+        """Takes note of a validation; keeps a copy of the trained tensors if it is the best. Of
+        equal scores, which a few validation rows often give, the one with the lower loss is better.
+        """
+        value, loss = metrics[self.metric], metrics["loss"]
+        score = (-value if self.metric == "loss" else value, -loss)
         self.since += 1
-        if better:
+        if self._score is None or score > self._score:
+            self._score = score
             self.value, self.step, self.since = value, step, 0
             self._weights = {
                 name: parameter.detach().to("cpu", copy=True)

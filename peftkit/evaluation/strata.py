@@ -1,0 +1,75 @@
+"""How many rows of each label the splits have, in a form that fits a hundred labels too."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.columns import Columns
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from peftkit.data.ledger import Ledger
+
+MOST_LINES = 12
+"""Labels that get a line each; more stand side by side."""
+MOST_NAMED = 160
+LONGEST_NAME = 32
+
+
+def print_strata(console: Console, ledger: Ledger, whole: bool) -> None:
+    """The labels with their rows in each split, the most frequent first; nothing where rows have
+    no labels.
+
+    Args:
+        whole: whether many labels are named; else they are counted.
+    """
+    total = strata_of(ledger)
+    if set(total) <= {""}:
+        return
+    counts = {name: split.strata for name, split in ledger.splits.items()}
+    names = sorted(total, key=lambda name: (-total[name], name))
+    title = ledger.stratum or "label"
+    if len(names) <= MOST_LINES:
+        table = Table(box=None, padding=(0, 1), header_style="dim")
+        table.add_column(title)
+        for split in counts:
+            table.add_column(split, justify="right")
+        for name in names:
+            table.add_row(shown(name), *(f"{split.get(name, 0):,}" for split in counts.values()))
+        console.print(table, highlight=False)
+        return
+    if not whole:
+        low, high = total[names[-1]], total[names[0]]
+        console.print(
+            f"  {len(names):,} values of `{title}`, {low:,} to {high:,} rows each",
+            highlight=False,
+        )
+        return
+    shown_names = names if len(names) <= MOST_NAMED else [*names[:80], *names[-80:]]
+    left_out = len(names) - len(shown_names)
+    console.print(
+        f"  {len(names)} values of `{title}`, rows in {' + '.join(counts)}"
+        + (f", {left_out} of them not shown" if left_out else ""),
+        style="dim",
+        highlight=False,
+    )
+    cells = []
+    for name in shown_names:
+        rows = "+".join(f"{split.get(name, 0):,}" for split in counts.values())
+        cells.append(f"{shown(name)} [dim]{rows}[/]")
+    console.print(Columns(cells, padding=(0, 3), column_first=True), highlight=False)
+
+
+def strata_of(ledger: Ledger) -> Counter[str]:
+    """Label -> rows of all splits."""
+    total: Counter[str] = Counter()
+    for split in ledger.splits.values():
+        total.update(split.strata)
+    return total
+
+
+def shown(name: str) -> str:
+    """A label as a console prints it: on one line, not too long."""
+    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+    return escape(plain if len(plain) <= LONGEST_NAME else f"{plain[: LONGEST_NAME - 3]}...")

@@ -1,0 +1,30 @@
+"""What a person should know about the number of steps and validations that a recipe asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from peftkit.recipe import Training
+from peftkit.training.batching import number_of_steps
+
+FEW_STEPS = 30
+
+
+def budget_notes(training: Training, num_examples: int) -> Iterator[str]:
+    """Notes on few optimizer steps, and on a single validation, with the fields to change."""
+    steps = number_of_steps(training, num_examples)
+    per_epoch = -(-num_examples // training.batch_size)
+    if steps < FEW_STEPS:
+        change = "raise `training.num_epochs`, or lower `training.batch_size`"
+        if training.max_steps == steps:
+            change = "raise `training.max_steps`"
+        yield (
+            f"only {steps} optimizer step{'s' * (steps > 1)} ({num_examples:,} examples, "
+            f"{training.batch_size} a step): few to learn from; {change}"
+        )
+    every = training.evaluate_every or per_epoch
+    if steps <= every and steps > 1:
+        yield (
+            "the weights are validated once, at the end, so that none are chosen and nothing stops "
+            f"early; `training.evaluate_every`, say {max(1, steps // 4):,}, validates more often"
+        )

@@ -1,0 +1,228 @@
+"""How runs begin and end: what is told early, ties, signals, threads, names of folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from peftkit.adapters.inspecting import adapter_in
+from peftkit.adapters.verifying import verify
+from peftkit.cli import command_line
+from peftkit.errors import AdapterError, Interrupted
+from peftkit.output import newest_run, taken_name
+from peftkit.run import run
+from peftkit.training.interruptions import interruptible
+from peftkit.training.stopping import Best
+from peftkit.training.threads import cpu_threads, resolved_threads, usable_cpus
+from tests.conftest import write_csv
+
+# --- ties
+
+
+class Counter(nn.Module):
+    """Its one weight counts validations."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    scores=st.lists(
+        st.tuples(st.integers(0, 3).map(float), st.integers(0, 5).map(float)),
+        min_size=1,
+        max_size=12,
+    ),
+    metric=st.sampled_from(["accuracy", "loss"]),
+    patience=st.integers(0, 4),
+)
+def test_the_best_weights_have_the_best_score_and_of_these_the_lowest_loss(
+    scores, metric, patience
+):
+    best, model = Best(metric, patience), Counter()
+    for step, (accuracy, loss) in enumerate(scores, start=1):
+        model.weight.data.fill_(step)
+        best.update({"accuracy": accuracy, "loss": loss}, model, step)
+        if best.exhausted:
+            break
+    seen = scores[:step]
+    key = {"accuracy": lambda s: (-s[0], s[1]), "loss": lambda s: s[1]}[metric]
+    first = min(range(len(seen)), key=lambda n: key(seen[n])) + 1
+    best.restore(model)
+    assert (best.step, int(model.weight)) == (first, first)
+    assert best.since == len(seen) - first
+    assert best.exhausted is (patience > 0 and best.since >= patience)
+
+
+# --- signals
+
+
+def test_a_signal_ends_the_block_where_something_can_be_kept():
+    codes = []
+    with interruptible(lambda code: codes.append(code) or ""):
+        raise KeyboardInterrupt
+    with interruptible(lambda code: codes.append(code) or ""):
+        sys.exit(143)
+    assert codes == [130, 143]
+    with pytest.raises(Interrupted, match="stopped at step 3; nothing is kept") as caught:  # noqa: SIM117
+        with interruptible(lambda code: "at step 3"):
+            sys.exit(143)
+    assert caught.value.exit_code == 143
+
+
+def interrupted(tmp_path, recipe, number, until, monkeypatch):
+    """Exit code and messages of a run that gets a signal once its output has a text."""
+    recipe_file = tmp_path / "recipe.json"
+    recipe_file.write_text(recipe.to_json())
+    command = [sys.executable, "-m", "peftkit", "run", str(recipe_file)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stdout:
+            if until in line:
+                time.sleep(0.3)
+                process.send_signal(number)
+                break
+        _, error = process.communicate(timeout=60)
+        return process.returncode, error
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_keeps_the_best_validated_weights(tmp_path, make_recipe, number, monkeypatch):
+    recipe = make_recipe(num_epochs=10_000, evaluate_every=5, early_stopping_patience=0)
+    code, error = interrupted(tmp_path, recipe, number, "step 10 ", monkeypatch)
+    assert code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    folder = tmp_path / "runs" / "tiny"
+    assert re.search(r"stopped at step \d+ of 90,000; the best validated weights \(step \d+", error)
+    assert "adapter.unfinished" in error
+    assert "Traceback" not in error
+    assert not verify(str(folder / "adapter.unfinished")).problems
+    with pytest.raises(AdapterError, match="was interrupted, and left an unfinished adapter"):
+        adapter_in(folder)
+
+
+def test_a_signal_before_the_first_validation_leaves_nothing(tmp_path, make_recipe, monkeypatch):
+    recipe = make_recipe(num_epochs=10_000, evaluate_every=80_000)
+    code, error = interrupted(tmp_path, recipe, signal.SIGTERM, "test ", monkeypatch)
+    assert code == 143
+    assert "nothing is kept" in error or "stopping, as SIGTERM asks" in error
+    assert not (tmp_path / "runs").exists()
+
+
+# --- told before the model libraries are imported
+
+EARLY = {
+    "a missing file": (["check", "recipe.json", "--task.data.path", "nowhere.csv"], "no file"),
+    "a wrong column": (["run", "recipe.json", "--task.data.text", "review"], "no column `review`"),
+    "a wrong run folder": (["predict", "runs/nothing", "--text", "x"], "no folder"),
+    "an output that exists": (["run", "recipe.json", "--output-dir", "taken"], "exists already"),
+    "a missing base": (["plan", "recipe.json", "--base.name-or-path", "./nowhere"], "no file"),
+    "an adapter to start from": (["run", "recipe.json", "--start-from", "runs/no"], "no folder"),
+    "rows to answer": (["predict", "taken", "--file", "no.csv", "--out", "o.csv"], "no file"),
+}
+
+
+@pytest.mark.parametrize("what", EARLY)
+def test_what_is_wrong_is_told_without_the_model_libraries(tmp_path, make_recipe, what):
+    arguments, told = EARLY[what]
+    (tmp_path / "recipe.json").write_text(make_recipe().to_json())
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "adapter_config.json").write_text("{}")
+    code = (
+        "import sys; from peftkit.cli import command_line\n"
+        f"try: command_line({arguments!r})\n"
+        "finally: print(sorted({'torch', 'transformers', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_file_that_lies_beside_the_script_is_pointed_at(in_tmp, make_recipe, capsys):
+    (in_tmp / "sub").mkdir()
+    write_csv(in_tmp / "sub" / "rows.csv", [("a", "b")])
+    recipe = json.loads(make_recipe().to_json())
+    recipe["task"]["data"]["path"] = "rows.csv"
+    (in_tmp / "sub" / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(SystemExit):
+        command_line(["check", "sub/recipe.json"])
+    assert "it lies beside the script: give `sub/rows.csv`" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command_line(["check", "recipe.json"])
+    assert f"it was looked for in `{in_tmp}`" in capsys.readouterr().err
+
+
+# --- names of run folders
+
+
+def test_the_newest_of_several_runs_has_a_name(in_tmp):
+    assert taken_name("mine", "") is None
+    for number, name in enumerate(("mine", "mine-2", "mine-3", "mine-too", "mine-10")):
+        folder = in_tmp / "runs" / name
+        (folder / "adapter").mkdir(parents=True)
+        (folder / "recipe.json").write_text("{}")
+        os.utime(folder / "recipe.json", (number, number))
+    os.utime(in_tmp / "runs" / "mine-2" / "recipe.json", (99, 99))
+    (in_tmp / "runs" / "mine-4").mkdir()
+    assert newest_run("runs/mine@latest") == "runs/mine-2"
+    assert taken_name("mine", "") == Path("runs/mine-5")
+    assert taken_name("mine", "elsewhere") is None
+    assert newest_run("runs/mine") == "runs/mine"
+    assert newest_run("org/name@latest") == "org/name@latest"
+    with pytest.raises(AdapterError, match="no run in `runs` is called `mind`") as error:
+        newest_run("runs/mind@latest")
+    assert "did you mean" in error.value.hint
+
+
+# --- threads
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({"cpu.max": "100000 100000\n"}, 1),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({}, None),
+        ({"cpu.max": "nonsense"}, None),
+    ],
+)
+def test_a_process_uses_no_more_processors_than_it_may(tmp_path, files, cpus):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    all_of_them = len(os.sched_getaffinity(0))
+    assert usable_cpus(tmp_path) == (cpus or all_of_them)
+
+
+def test_the_user_chooses_threads_and_they_are_put_back():
+    assert resolved_threads(3) == 3
+    before = torch.get_num_threads()
+    with cpu_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_a_run_records_its_threads(tmp_path, make_recipe):
+    done = run(make_recipe(max_steps=1, threads=1), str(tmp_path / "r"))
+    recipe = json.loads((done.folder / "recipe.json").read_text())
+    assert recipe["training"]["threads"] == 1
+    assert done.record["device"] == "cpu, 1 thread"
