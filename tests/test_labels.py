@@ -94,6 +94,7 @@ def test_numbers_that_count_classes_are_classes(first, distinct, rows):
         ),
         ([f"{n % 51 / 10}" for n in range(300)], ".", "51 different ones in 300 rows, from 0"),
         ([f"{n % 51},5" for n in range(300)], ",", "51 different ones in 300 rows"),
+        ([f"{n % 51},5" for n in range(300)], ".", "51 different ones in 300 rows"),
         ([str(1900 + n) for n in range(100)], ".", "100 different ones in 100 rows"),
         ([str(n * n) for n in range(60)] * 3, ".", "60 different ones in 180 rows"),
     ],

@@ -66,14 +66,19 @@ class Source(Part):
 
     def number(self, text: str) -> float | None:
         """The number that a text is, by `decimal`; None if it is none."""
-        if self.decimal == ",":
-            text = text.replace(".", "") if text.count(",") == 1 else text
-            text = text.replace(",", ".")
-        try:
-            value = float(text)
-        except ValueError:
-            return None
-        return value if math.isfinite(value) and "_" not in text else None
+        return as_number(text, self.decimal)
+
+
+def as_number(text: str, decimal: str) -> float | None:
+    """The number that a text is; None if it is none. With a decimal comma, points group digits."""
+    if decimal == ",":
+        text = text.replace(".", "") if text.count(",") == 1 else text
+        text = text.replace(",", ".")
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and "_" not in text else None
 
 
 class Data(Source):

@@ -6,12 +6,13 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
 
 from peftkit.data.rows import check_columns
-from peftkit.data.source import Data
+from peftkit.data.source import Data, as_number
 from peftkit.errors import DataError, RecipeError, did_you_mean, quoted
 from peftkit.tasks.labels import (
     folded,
@@ -128,8 +129,13 @@ class TextClassification(Task):
         return self.data.label
 
     def check_rows(self, rows: Sequence[Row]) -> None:
+        if self.data.label_names:
+            return
         counts = Counter(map(self.stratum, rows))
-        if not self.data.label_names and (told := scores_not_classes(counts, self.data.number)):
+        comma = partial(as_number, decimal=",")
+        if told := scores_not_classes(counts, self.data.number) or scores_not_classes(
+            counts, comma
+        ):
             raise DataError(
                 f"`{self.data.path}`: column `{self.data.label}` holds {told}",
                 "peftkit has no regression yet: make classes of them, such as ranges, or name "
