@@ -20,7 +20,6 @@ from typing import Any
 
 from peftkit.adapter_commands import adapter_command, add_adapter_commands
 from peftkit.compare_command import add_compare, compare_command
-from peftkit.early import look
 from peftkit.errors import (
     BaseModelError,
     OutputError,
@@ -203,6 +202,8 @@ def _beside(script: Path) -> Iterator[None]:
 
 
 def _run(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
+    from peftkit.early import look
+
     with _beside(file):
         rows = look(recipe, options.output_dir)
     console = open_console(options.json)
@@ -233,6 +234,8 @@ def _run(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
 
 
 def _check(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
+    from peftkit.early import look
+
     with _beside(file):
         rows = look(recipe)
     quiet_libraries()
@@ -266,6 +269,8 @@ def _check(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
 
 
 def _plan(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
+    from peftkit.early import look
+
     with _beside(file):
         rows = look(recipe)
     quiet_libraries()

@@ -9,8 +9,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-import jinja2
-
 from peftkit.errors import BaseModelError, did_you_mean, did_you_mean_file, quoted
 
 NAMES: Final = ("chatml", "plain")
@@ -27,6 +25,8 @@ def chat_template(name: str) -> str:
     if name in NAMES:
         file = resources.files("peftkit.bases").joinpath(f"templates/{name}.jinja")
         return file.read_text(encoding="utf-8")
+    import jinja2
+
     path = Path(name).expanduser()
     if path.suffix not in (".jinja", ".jinja2", ".j2"):
         raise BaseModelError(

@@ -115,7 +115,10 @@ class Chat(Task):
 
     def read_input(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
         columns = self.data.columns_of(table, answered=False)
-        return read_conversation(values, columns, answered=False)
+        read = read_conversation(values, columns, answered=False)
+        if not isinstance(read, str):
+            read.pop("unread", None)
+        return read
 
     def key(self, row: Row) -> str:
         said = row.values.get("text") or _said(row)

@@ -198,6 +198,17 @@ def train(
                 progress.validation(step.number, loss, metrics, best.since == 0)
                 if best.exhausted:
                     break
+    _leave(reader, best, digest)
+    return _result(account, best, started, reader, accelerator)
+
+
+def _leave(reader: Reader, best: Best, digest: str) -> None:
+    """Leaves the model with the best weights, as it is used from now on.
+
+    Args:
+        digest: of the frozen weights before training.
+    """
+    model = reader.model
     reader.trunk = None
     best.restore(model)
     for layer in own_layers(model):
@@ -205,7 +216,6 @@ def train(
     guards.check_frozen(model, digest)
     model.eval()
     model.zero_grad(set_to_none=True)
-    return _result(account, best, started, reader, accelerator)
 
 
 def _result(
