@@ -1,5 +1,5 @@
-"""The commands on what a run has left: `peftkit verify`, `predict`, `chat`, `merge`, `export` and
-`rewind`.
+"""The commands on what a run has left: `peftkit verify`, `convert`, `predict`, `chat`, `merge`,
+`export` and `rewind`.
 
 torch is loaded when what was asked for turned out to be possible.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 from peftkit.adapters.requests import check_choices
 from peftkit.adapters.scales import DEFAULT, parse_choice, parse_scales
+from peftkit.adapters.settings import parse_settings
 from peftkit.errors import OutputError, RecipeError
 from peftkit.evaluation.retention import Retention
 from peftkit.terminal import open_console, quiet_libraries
@@ -28,6 +29,7 @@ def add_adapter_commands(commands: Any) -> None:
         "verify", help="tell whether an adapter is what it says; 1 if not, 2 if it is none"
     )
     _add_adapter_options(verify)
+    _add_convert(commands)
     _add_merge(commands)
     _add_export(commands)
     _add_rewind(commands)
@@ -37,7 +39,7 @@ def adapter_command(options: argparse.Namespace) -> None:
     """Does what was asked for."""
     does = {
         "verify": _verify, "predict": _predict, "chat": _chat, "merge": _merge, "export": _export,
-        "rewind": _rewind,
+        "rewind": _rewind, "convert": _convert,
     }  # fmt: skip
     does[options.command](options)
 
@@ -56,6 +58,14 @@ def _add_chat(commands: Any) -> None:
     _add_adapter_options(chat)
     chat.add_argument("--once", default=None, metavar="TEXT", help="one question, for scripts")
     chat.add_argument("--compare", action="store_true", help="base and tuned model side by side")
+
+
+def _add_convert(commands: Any) -> None:
+    text = "write the tensors of a pickle (.bin) as a safetensors file beside it"
+    convert = commands.add_parser("convert", help=text, description=text)
+    convert.add_argument("path", help="adapter folder, or the file itself")
+    convert.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    convert.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
 def _add_merge(commands: Any) -> None:
@@ -119,20 +129,38 @@ def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="run code that lies beside the base"
     )
+    parser.add_argument(
+        "--adapter-setting", action="append", default=[], metavar="NAME=VALUE",
+        help="a field that is missing in the adapter_config.json of another program, such as "
+        "lora_alpha=16; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from peftkit.adapters.conversion import convert
+
+    done = convert(options.path)
+    if options.json:
+        print(json.dumps({"converted": [one.to_json() for one in done]}, ensure_ascii=False))
+        return
+    for one in done:
+        shared = f", {one.shared} of which shared their numbers" if one.shared else ""
+        print(f"{one.output}: {one.tensors} tensors{shared}, read back and compared")
 
 
 def _verify(options: argparse.Namespace) -> None:
     from peftkit.adapters.verifying import verify
 
-    trust = options.trust_remote_code
-    findings = verify(options.run, options.base, trust, before_loading=quiet_libraries)
+    settings = parse_settings(options.adapter_setting)
+    how = options.trust_remote_code, quiet_libraries, settings
+    findings = verify(options.run, options.base, *how)
     findings.print(open_console(options.json), f"{options.run}")
     if options.json:
         print(json.dumps(findings.to_json(), ensure_ascii=False))
-    if findings.problems:
-        sys.exit(1)
+    if findings.exit_code:
+        sys.exit(findings.exit_code)
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -151,23 +179,26 @@ def _predict(options: argparse.Namespace) -> None:
         raise OutputError(
             f"`{options.out}` exists already, and nothing is overwritten", "give another `--out`"
         )
+    how = options.trust_remote_code, parse_settings(options.adapter_setting)
     quiet_libraries()
     from peftkit.adapters.answering import answer_file, answer_texts
 
     if options.file:
         files = Path(options.file), Path(options.out)
-        count = answer_file(options.run, options.base, *files, options.trust_remote_code)
+        count = answer_file(options.run, options.base, *files, *how)
         summary = {"rows": count, "out": options.out}
         print(json.dumps(summary) if options.json else f"{count} rows answered in {options.out}")
         return
     texts = options.text, options.text_pair
-    answers = answer_texts(options.run, options.base, *texts, options.trust_remote_code)
+    answers = answer_texts(options.run, options.base, *texts, *how)
     if options.json:
         print(json.dumps({"answers": answers}, ensure_ascii=False))
         return
     for answer in answers:
         if "reply" in answer:
             print(answer["reply"])
+        elif "score" in answer:
+            print(f"{answer['score']:.4f}  {answer['text']}")
         else:
             print(f"{answer['label']}  {answer['probability']:.4f}  {answer['text']}")
 
@@ -177,10 +208,11 @@ def _chat(options: argparse.Namespace) -> None:
         raise RecipeError("`--json` is for `--once`; a conversation is no JSON object")
     if options.once is not None and not options.once.strip():
         raise RecipeError("`--once` is empty", "give it a question")
+    settings = parse_settings(options.adapter_setting)
     quiet_libraries()
     from peftkit.adapters.chatting import answer_once, converse, open_chat
 
-    adapter = open_chat(options.run, options.base, options.trust_remote_code)
+    adapter = open_chat(options.run, options.base, options.trust_remote_code, settings)
     if options.once is None:
         converse(adapter, options.compare, open_console(False))
         return
@@ -196,6 +228,7 @@ def _chat(options: argparse.Namespace) -> None:
 def _merge(options: argparse.Namespace) -> None:
     if not math.isfinite(options.scale):
         raise RecipeError(f"`--scale` is {options.scale}", "give a number; 1 is as it was trained")
+    settings = parse_settings(options.adapter_setting)
     quiet_libraries()
     from peftkit.adapters.merged_folder import merge_to
     from peftkit.evaluation.report import print_merge
@@ -206,7 +239,7 @@ def _merge(options: argparse.Namespace) -> None:
     def tell(stage: str) -> None:
         console.print(f"  [dim]{stage}[/]", highlight=False)
 
-    report = merge_to(options.run, options.output, *how, tell)
+    report = merge_to(options.run, options.output, *how, tell, settings)
     print_merge(console, report, options.output)
     if options.json:
         print(json.dumps({"folder": options.output, **report}, ensure_ascii=False))
@@ -217,6 +250,7 @@ def _rewind(options: argparse.Namespace) -> None:
     retention = _retention(options)
     if not 0 <= options.tolerance < math.inf:
         raise RecipeError(f"`--tolerance` is {options.tolerance:g}", "give 0 or more")
+    settings = parse_settings(options.adapter_setting)
     quiet_libraries()
     from peftkit.adapters.rewinding import rewind
     from peftkit.evaluation.report import print_rewind
@@ -227,7 +261,8 @@ def _rewind(options: argparse.Namespace) -> None:
         console.print(f"  [dim]{stage}[/]", highlight=False)
 
     where = options.output, options.base, options.trust_remote_code
-    report = rewind(options.run, scales, retention, chosen, *where, tell, options.tolerance)
+    how = tell, options.tolerance, settings
+    report = rewind(options.run, scales, retention, chosen, *where, *how)
     print_rewind(console, report)
     console.print(f"  folder  {report['folder']}", highlight=False, soft_wrap=True)
     if options.json:
@@ -250,13 +285,14 @@ def _retention(options: argparse.Namespace) -> Retention | None:
 
 def _export(options: argparse.Namespace) -> None:
     check_choices(options.to, options.quantize)
+    settings = parse_settings(options.adapter_setting)
     quiet_libraries()
     from peftkit.adapters.exporting import export
 
     done = export(
         options.run, options.to, options.output, options.base,
         quantize=options.quantize, tokenizer_from=options.tokenizer_from,
-        trust_remote_code=options.trust_remote_code,
+        trust_remote_code=options.trust_remote_code, settings=settings,
     )  # fmt: skip
     if options.json:
         print(json.dumps(done.to_json(), ensure_ascii=False))

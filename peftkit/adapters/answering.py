@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,18 @@ def answer_texts(
     texts: Sequence[str],
     pairs: Sequence[str],
     trust_remote_code: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """`text`, and `label` and `probability`, or `reply`, for each text.
+    """`text`, and `label` and `probability`, `score`, or `reply`, for each text.
 
     Args:
         pairs: second texts, one for each, or none.
+        settings: fields that adapter_config.json lacks, and their values.
     """
     for option, given in (("--text", texts), ("--text-pair", pairs)):
         if empty := [number for number, text in enumerate(given, start=1) if not text.strip()]:
             raise RecipeError(f"`{option}` number {empty[0]} is empty", "give it some text")
-    adapter = load(run, base, trust_remote_code)
+    adapter = load(run, base, trust_remote_code, settings)
     inputs: list[Any] = list(texts)
     if pairs:
         inputs = [{"text": t, "text_pair": p} for t, p in zip(texts, pairs, strict=True)]
@@ -39,8 +41,16 @@ def answer_texts(
     return [{"text": t, **asdict(a)} for t, a in zip(texts, answers, strict=True)]
 
 
-def answer_file(run: str, base: str, file: Path, out: Path, trust_remote_code: bool = False) -> int:
-    """Writes the rows of a file with further columns: `predicted` and `probability`, or `reply`.
+def answer_file(
+    run: str,
+    base: str,
+    file: Path,
+    out: Path,
+    trust_remote_code: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> int:
+    """Writes the rows of a file with further columns: `predicted` and `probability`, `score`, or
+    `reply`.
 
     Returns:
         The number of rows.
@@ -52,7 +62,7 @@ def answer_file(run: str, base: str, file: Path, out: Path, trust_remote_code: b
     if not file.is_file():
         raise DataError(f"no file `{file}`")
     table = read_file(file)
-    adapter = load(run, base, trust_remote_code)
+    adapter = load(run, base, trust_remote_code, settings)
     malformed = list(table.malformed)
     inputs = []
     for number, values in table.rows:

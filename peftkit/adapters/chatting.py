@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -30,13 +30,18 @@ class _Streamer(TextStreamer):
         self._say(text)
 
 
-def open_chat(run: str, base: str, trust_remote_code: bool = False) -> LoadedAdapter:
-    """The adapter of a chat run.
+def open_chat(
+    run: str,
+    base: str,
+    trust_remote_code: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> LoadedAdapter:
+    """The adapter of a chat run; arguments as for `load`.
 
     Raises:
         RecipeError: it is of a task that does not write text.
     """
-    adapter = load(run, base, trust_remote_code)
+    adapter = load(run, base, trust_remote_code, settings)
     if adapter.recipe.task.command != "chat":
         raise RecipeError(
             f"`{run}` has not learned to talk: its task is {adapter.recipe.task.kind()}",

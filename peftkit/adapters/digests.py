@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 RECORD = "peftkit.json"
 CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+"""PEFT's two files."""
 
 
 def compare_with_record(found: Inspected) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from peftkit.adapters.published import completed, published_adapter
 from peftkit.adapters.record import (
     Record,
     chat_template_sha256,
+    peft_config,
     tokenizer_sha256,
 )
 from peftkit.bases.added_tokens import load_added_tokens
@@ -33,7 +34,7 @@ from peftkit.errors import AdapterError, RecipeError
 from peftkit.evaluation.generating import write
 from peftkit.evaluation.scoring import run_model
 from peftkit.recipe import Recipe
-from peftkit.tasks.task import Prediction, Reply
+from peftkit.tasks.task import Prediction, Reply, Scored
 from peftkit.training.devices import open_accelerator, weights_dtype
 from peftkit.training.reading import Reader
 
@@ -58,9 +59,9 @@ class LoadedAdapter:
         """The base's tokenizer, with the chat template of the training."""
         return self.base.tokenizer
 
-    def predict(self, inputs: Sequence[Any]) -> Sequence[Prediction | Reply]:
-        """An answer for each input: a class for a text, or a mapping of `text` and `text_pair`; a
-        reply to a text, or to a list of messages.
+    def predict(self, inputs: Sequence[Any]) -> Sequence[Prediction | Scored | Reply]:
+        """An answer for each input: a class, or the number of a model that gives one, for a text
+        or a mapping of `text` and `text_pair`; a reply to a text, or to a list of messages.
 
         Raises:
             PeftkitError: an input is nothing that the task can answer.
@@ -132,13 +133,23 @@ class OpenedAdapter:
             return getattr(torch, self.record.base["dtype"])  # type: ignore[no-any-return]
         return weights_dtype(self.recipe.base, self.recipe.method.trains_base_weights)
 
+    @property
+    def peft_config(self) -> dict[str, Any]:
+        """adapter_config.json, with what was given for it; empty for methods that have none."""
+        return peft_config(self.folder) if self.record.base else dict(self.record.peft_config)
+
     def check_base(self) -> None:
         """Raises AdapterError unless the base is that of the training, as far as it is known."""
         if self.record.base:
             check_base(self.base, self.record)
 
 
-def open_adapter(path: str, base: str = "", trust_remote_code: bool = False) -> OpenedAdapter:
+def open_adapter(
+    path: str,
+    base: str = "",
+    trust_remote_code: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> OpenedAdapter:
     """An adapter of peftkit's own, or one that PEFT or AdapterHub has saved; its base is opened,
     and not compared yet.
 
@@ -146,24 +157,41 @@ def open_adapter(path: str, base: str = "", trust_remote_code: bool = False) -> 
         path: a run folder, an adapter folder, or a Hub id (`org/name`, `org/name@revision`).
         base: where the base is, if not where the recipe says.
         trust_remote_code: whether code that lies beside the base may run, if the recipe asks it.
+        settings: fields that adapter_config.json lacks, and their values.
 
     Raises:
         AdapterError: it is none, a file was changed, or it is not safe to load.
+        RecipeError: the settings are none of the adapter's type, or not missing.
     """
-    folder, record, recipe = read_adapter(path, base, trust_remote_code)
+    found = inspect(on_this_machine(path), settings)
+    found.raise_if_wrong()
+    return open_inspected(found, path, base, trust_remote_code)
+
+
+def open_inspected(
+    found: Inspected, path: str, base: str, trust_remote_code: bool
+) -> OpenedAdapter:
+    """As `open_adapter`, of an adapter whose bytes have passed."""
+    folder, record, recipe = _read(found, path, base, trust_remote_code)
     opened = open_base(recipe.base, recipe.method.position_offset)
+    recipe = recipe.with_(base=opened.spec)
     if not record.base:
-        record = completed(record, opened)
-    return OpenedAdapter(folder, record, recipe.with_(base=opened.spec), opened)
+        record, recipe, opened = completed(found, record, recipe, opened)
+    return OpenedAdapter(folder, record, recipe, opened)
 
 
-def load(path: str, base: str = "", trust_remote_code: bool = False) -> LoadedAdapter:
+def load(
+    path: str,
+    base: str = "",
+    trust_remote_code: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> LoadedAdapter:
     """Loads an adapter on its base; arguments as for `open_adapter`.
 
     Raises:
         AdapterError: a file was changed, the base is another one, or the probes differ.
     """
-    found = open_adapter(path, base, trust_remote_code)
+    found = open_adapter(path, base, trust_remote_code, settings)
     found.check_base()
     recipe, record = found.recipe, found.record
     accelerator = open_accelerator(recipe.base)
@@ -171,23 +199,10 @@ def load(path: str, base: str = "", trust_remote_code: bool = False) -> LoadedAd
     return LoadedAdapter(model, found.base, recipe, record, accelerator)
 
 
-def read_adapter(
-    path: str, base: str = "", trust_remote_code: bool = False
-) -> tuple[Path, Record, Recipe]:
-    """The adapter folder of a path, what it says of itself, and the recipe to load it by.
-
-    Raises:
-        AdapterError: it is none, a file was changed, or it is not safe to load.
-    """
-    found = inspect(on_this_machine(path))
-    found.raise_if_wrong()
-    return read_inspected(found, path, base, trust_remote_code)
-
-
-def read_inspected(
+def _read(
     found: Inspected, path: str, base: str, trust_remote_code: bool
 ) -> tuple[Path, Record, Recipe]:
-    """As `read_adapter`, of an adapter whose bytes have passed."""
+    """The adapter folder of a path, what it says of itself, and the recipe to load it by."""
     if found.record is None:
         return found.folder, *published_adapter(found, base)
     record = Record.read(found.folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 from peftkit.adapters.loading import OpenedAdapter, load_proven, open_adapter
 from peftkit.adapters.lora_updates import read_updates, why_no_plain_lora
 from peftkit.adapters.merged_folder import merge_to
+from peftkit.adapters.merging import possible_advice
 from peftkit.adapters.peft_folder import (
     Saved,
     check_expanded,
@@ -19,7 +20,6 @@ from peftkit.adapters.peft_folder import (
     write_expanded,
 )
 from peftkit.adapters.placing import placed
-from peftkit.adapters.record import peft_config
 from peftkit.adapters.requests import Exported, Request, other_precision
 from peftkit.adapters.saving import adapter_bytes
 from peftkit.bases.loading import empty_model
@@ -30,9 +30,10 @@ from peftkit.training.devices import open_accelerator
 def export_peft(request: Request) -> Exported:
     """A folder that plain PEFT loads; any LoRA in the form that all loaders understand."""
     _refuse_gguf_options(request)
-    found = open_adapter(request.path, request.base, request.trust_remote_code)
-    config = peft_config(found.folder)
-    check_for_peft(config, found.folder, found.record.head)
+    found = _open(request)
+    config = found.peft_config
+    with possible_advice(found):
+        check_for_peft(config, found.folder, found.record.head)
     found.check_base()
     notes = (f"PeftModel.from_pretrained(base, {str(request.output)!r}), beside {_beside(found)}",)
     if not why_no_plain_lora(config, found.folder, head=True):
@@ -40,7 +41,7 @@ def export_peft(request: Request) -> Exported:
         return _expanded("peft", request, found, saved, notes)
     with placed(request.output) as folder:
         folder.mkdir()
-        copy_as_it_is(found.folder, folder)
+        copy_as_it_is(found.folder, folder, config)
         _copy_own(found, folder)
         difference = _compare_answers(folder, found)
     return Exported("peft", request.output, adapter_bytes(request.output), difference, notes)
@@ -49,11 +50,12 @@ def export_peft(request: Request) -> Exported:
 def export_vllm(request: Request) -> Exported:
     """A folder for vLLM's `--lora-modules`."""
     _refuse_gguf_options(request)
-    found = open_adapter(request.path, request.base, request.trust_remote_code)
-    config = peft_config(found.folder)
-    check_for_vllm(config, found.folder, found.record.head)
-    saved = read_updates(found.folder, config, found.base, found.record.head)
-    rank = rank_for_vllm(saved[0])
+    found = _open(request)
+    config = found.peft_config
+    with possible_advice(found):
+        check_for_vllm(config, found.folder, found.record.head)
+        saved = read_updates(found.folder, config, found.base, found.record.head)
+        rank = rank_for_vllm(saved[0])
     found.check_base()
     base = shlex.quote(found.base.hub_id or str(found.base.folder))
     output = shlex.quote(str(request.output))
@@ -71,10 +73,15 @@ def export_safetensors(request: Request) -> Exported:
     _refuse_gguf_options(request)
     report = merge_to(
         request.path, str(request.output), base=request.base,
-        trust_remote_code=request.trust_remote_code,
+        trust_remote_code=request.trust_remote_code, settings=request.settings,
     )  # fmt: skip
     checked = {name: report[name] for name in ("max_abs_dlogit", "kl", "top1_agreement")}
     return Exported("safetensors", request.output, adapter_bytes(request.output), checked)
+
+
+def _open(request: Request) -> OpenedAdapter:
+    trust = request.trust_remote_code
+    return open_adapter(request.path, request.base, trust, request.settings)
 
 
 def _beside(found: OpenedAdapter) -> str:
@@ -90,7 +97,7 @@ def _expanded(
     model = empty_model(found.base, found.record.head).model
     with placed(request.output) as folder:
         folder.mkdir()
-        written = write_expanded(saved, peft_config(found.folder), model, folder)
+        written = write_expanded(saved, found.peft_config, model, folder)
         _copy_own(found, folder)
         largest = check_expanded(saved, folder)
         checked = {"largest_difference": largest} | _compare_answers(folder, found)

@@ -21,6 +21,7 @@ from peftkit.tasks.task import (
     Prediction,
     Reads,
     Score,
+    Scored,
     ScoreTable,
     Task,
 )
@@ -203,7 +204,7 @@ class TextClassification(Task):
         outputs[:, majority] = 1
         return {"majority": self.metrics(outputs, encoded.test, encoded.head).metrics}
 
-    def predict(self, outputs: Outputs, head: Head) -> list[Prediction]:
+    def predict(self, outputs: Outputs, head: Head) -> Sequence[Prediction | Scored]:
         probabilities = _softmax(outputs).max(axis=1)
         labels = [head.labels[index] for index in outputs.argmax(axis=1)]
         return [Prediction(*pair) for pair in zip(labels, map(float, probabilities), strict=True)]

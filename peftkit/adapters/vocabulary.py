@@ -1,0 +1,217 @@
+"""Adapters that were trained after tokens were added to their base, or its embeddings were resized.
+
+Plain PEFT keeps the whole embeddings in such an adapter, and whoever trains it saves the tokenizer
+beside it. Together they say what the base has to become: the embeddings get as many rows as the
+adapter holds, and texts are read with its tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from peftkit.adapters.digests import WEIGHTS
+from peftkit.adapters.hazards import wrong_template
+from peftkit.adapters.headers import Stored, read_header
+from peftkit.adapters.inspecting import LARGEST_JSON
+from peftkit.bases.loading import empty_model
+from peftkit.bases.opening import OpenedBase, give_padding
+from peftkit.bases.resizing import resized
+from peftkit.data.encoded import Head
+from peftkit.errors import AdapterError, first_line, quoted
+
+WHOLE = ("weight", "original_module.weight", "modules_to_save.weight", "base_layer.weight")
+"""Ends of the names under which PEFT saves the rows of an embedding."""
+ROWS_AT = {**dict.fromkeys(WHOLE, 0), "lora_B.weight": 0, "lora_embedding_A": 1}
+"""End of a tensor's name -> the dimension that has the vocabulary."""
+TOKENIZERS = (
+    "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt",
+    "vocab.json",
+)  # fmt: skip
+INDICES = ("trainable_token_indices", "token_indices")
+"""Fields with the ids of tokens whose rows are trained one by one."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What an adapter holds of its vocabulary."""
+
+    rows: int
+    """Of its embeddings; 0 if it holds none."""
+    whole: bool
+    """Whether every row of the base's embedding and output layer is in it."""
+    last: int
+    """The largest id of a token whose row is trained by itself; -1 if there is none."""
+
+
+def fitted(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head) -> OpenedBase:
+    """The base with the vocabulary that an adapter was trained on: its tokenizer, and embeddings of
+    as many rows as it holds.
+
+    Args:
+        folder: of an adapter of plain PEFT.
+        config: its adapter_config.json.
+
+    Raises:
+        AdapterError: it holds embeddings of another vocabulary, whose tokenizer is not beside it.
+    """
+    names, here = _embeddings(base, head)
+    held = _held(folder, config, names)
+    trains_rows = bool(held.rows) or held.last >= 0
+    tokenizer = _tokenizer_beside(folder, base, needed=trains_rows)
+    own = _size(base.tokenizer)
+    if not trains_rows:
+        if tokenizer is None or not _extends(tokenizer, base.tokenizer, here):
+            return base
+        return replace(base, tokenizer=tokenizer)
+    rows = held.rows or max(here, held.last + 1, _size(tokenizer) if tokenizer else 0)
+    if tokenizer is None:
+        if rows not in (here, own):
+            raise AdapterError(
+                f"the adapter is for a vocabulary of {rows:,} tokens, and `{base.name}` has "
+                f"{here:,}; which the others are cannot be told",
+                f"put the tokenizer of its training into `{folder}` (tokenizer.json and "
+                "tokenizer_config.json), or give the base that it was trained on with `--base`",
+            )
+        tokenizer = base.tokenizer
+    if (size := _size(tokenizer)) > rows:
+        raise AdapterError(
+            f"the tokenizer beside the adapter has {size:,} tokens, and the adapter holds "
+            f"embeddings of {rows:,}",
+            "it is not the tokenizer of its training; put that into the adapter's folder",
+        )
+    if rows == here:
+        return replace(base, tokenizer=tokenizer)
+    return resized(base, rows, tokenizer)
+
+
+def told(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head) -> str:
+    """In words, what `fitted` has changed; empty if nothing.
+
+    Args:
+        base: as `fitted` gave it.
+    """
+    beside = Path(base.tokenizer.name_or_path) == folder
+    if not base.rows_in_files:
+        return "texts are read with the tokenizer beside the adapter" if beside else ""
+    rows, there = base.config.get_text_config().vocab_size, base.rows_in_files
+    found = f"its embeddings are resized from {there:,} to the adapter's {rows:,} tokens"
+    if beside:
+        found += ", and texts are read with the tokenizer beside it"
+    names, _ = _embeddings(base, head)
+    if rows > there and not _held(folder, config, names).whole:
+        found += (
+            "; some of the new rows are not in the adapter, and are the mean of the others, which "
+            "is where transformers starts them"
+        )
+    return found
+
+
+def _embeddings(base: OpenedBase, head: Head) -> tuple[dict[str, bool], int]:
+    """Names of the modules with a row for each token -> whether their rows are shared with the
+    input embedding; and the number of those rows.
+    """
+    model: Any = empty_model(base, head).model
+    embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
+    layers = [layer for layer in (embedding, output) if layer is not None]
+    names = {
+        name: module.weight is embedding.weight
+        for name, module in model.named_modules(remove_duplicate=False)
+        if any(getattr(module, "weight", None) is layer.weight for layer in layers)
+    }
+    return names, int(embedding.weight.shape[0])
+
+
+def _held(folder: Path, config: Mapping[str, Any], names: Mapping[str, bool]) -> Held:
+    """Raises AdapterError if it holds embeddings of several sizes."""
+    file = folder / WEIGHTS
+    header = read_header(file) if file.is_file() else {}
+    parts = {name: _parts(header, name) for name in names}
+    sizes = {
+        stored.shape[ROWS_AT[end]]
+        for found in parts.values()
+        for end, stored in found.items()
+        if len(stored.shape) == 2
+    }
+    if len(sizes) > 1:
+        raise AdapterError(
+            f"it holds embeddings of {' and '.join(f'{size:,}' for size in sorted(sizes))} tokens",
+            "ask whoever published it",
+        )
+    there = {tied for name, tied in names.items() if any(end in WHOLE for end in parts[name])}
+    return Held(
+        rows=sizes.pop() if sizes else 0,
+        whole=there == set(names.values()),
+        last=max(_indices(config), default=-1),
+    )
+
+
+def _parts(header: Mapping[str, Stored], module: str) -> dict[str, Stored]:
+    """The tensors of a module that have a row for each token, by the ends of their names."""
+    found = {}
+    for prefix in ("base_model.model.", "base_model."):
+        for end in ROWS_AT:
+            if (stored := header.get(f"{prefix}{module}.{end}")) is not None:
+                found[end] = stored
+    return found
+
+
+def _indices(config: Mapping[str, Any]) -> Iterable[int]:
+    for name in INDICES:
+        value = config.get(name) or ()
+        for ids in value.values() if isinstance(value, dict) else [value]:
+            yield from (n for n in ids if isinstance(n, int))
+
+
+def _tokenizer_beside(folder: Path, base: OpenedBase, needed: bool) -> Any:
+    """The tokenizer in an adapter's folder, with the base's limits; the base's own if that has the
+    same tokens; None if there is none.
+
+    Raises:
+        AdapterError: it is needed, and cannot be read.
+    """
+    import transformers
+
+    files = [file for name in TOKENIZERS if (file := folder / name).is_file()]
+    if not files or any(file.stat().st_size > LARGEST_JSON for file in files):
+        return None
+    auto: Any = transformers.AutoTokenizer
+    try:
+        tokenizer = auto.from_pretrained(folder, config=base.config, trust_remote_code=False)
+    except Exception as error:  # whatever transformers meets in a file that nobody has checked
+        if not needed:
+            return None
+        raise AdapterError(
+            f"the tokenizer beside the adapter, {quoted(f.name for f in files)}, cannot be read: "
+            f"{first_line(error)}",
+            "download it again",
+        ) from error
+    if tokenizer.get_vocab() == base.tokenizer.get_vocab():
+        return base.tokenizer
+    tokenizer.name_or_path = str(folder)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, base.tokenizer.model_max_length)
+    template = tokenizer.chat_template
+    if not template or any(why for part in _templates(template) for why in wrong_template(part)):
+        tokenizer.chat_template = base.tokenizer.chat_template
+    give_padding(tokenizer)
+    return tokenizer
+
+
+def _templates(template: Any) -> list[str]:
+    return [str(part) for part in template.values()] if isinstance(template, dict) else [template]
+
+
+def _extends(tokenizer: Any, other: Any, rows: int) -> bool:
+    """Whether a tokenizer has all tokens of another one, with the same ids, and more, which are
+    among the rows that there are.
+    """
+    vocabulary, known = tokenizer.get_vocab(), other.get_vocab()
+    same = all(vocabulary.get(token) == number for token, number in known.items())
+    return same and len(vocabulary) > len(known) and _size(tokenizer) <= rows
+
+
+def _size(tokenizer: Any) -> int:
+    """The least number of rows that a tokenizer needs."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
