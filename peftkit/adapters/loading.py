@@ -35,6 +35,7 @@ from peftkit.evaluation.generating import write
 from peftkit.evaluation.scoring import run_model
 from peftkit.recipe import Recipe
 from peftkit.tasks.task import Prediction, Reply, Scored
+from peftkit.terminal import quietly
 from peftkit.training.devices import open_accelerator, weights_dtype
 from peftkit.training.reading import Reader
 
@@ -59,6 +60,7 @@ class LoadedAdapter:
         """The base's tokenizer, with the chat template of the training."""
         return self.base.tokenizer
 
+    @quietly()
     def predict(self, inputs: Sequence[Any]) -> Sequence[Prediction | Scored | Reply]:
         """An answer for each input: a class, or the number of a model that gives one, for a text
         or a mapping of `text` and `text_pair`; a reply to a text, or to a list of messages.
@@ -81,6 +83,7 @@ class LoadedAdapter:
         )
         return task.predict(outputs, self.record.head)
 
+    @quietly()
     def write(
         self, inputs: Sequence[Any], model: nn.Module | None = None, **settings: Any
     ) -> list[str]:
@@ -99,6 +102,7 @@ class LoadedAdapter:
                 **settings,
             )
 
+    @quietly()
     def load_base(self) -> nn.Module:
         """The base alone, as it was before training."""
         head, device = self.record.head, self.accelerator.device

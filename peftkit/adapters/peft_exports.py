@@ -22,6 +22,7 @@ from peftkit.adapters.peft_folder import (
 from peftkit.adapters.placing import placed
 from peftkit.adapters.requests import Exported, Request, other_precision
 from peftkit.adapters.saving import adapter_bytes
+from peftkit.adapters.vocabulary import reads_with_its_own
 from peftkit.bases.loading import empty_model
 from peftkit.errors import RecipeError
 from peftkit.training.devices import open_accelerator
@@ -35,7 +36,10 @@ def export_peft(request: Request) -> Exported:
     with possible_advice(found):
         check_for_peft(config, found.folder, found.record.head)
     found.check_base()
-    notes = (f"PeftModel.from_pretrained(base, {str(request.output)!r}), beside {_beside(found)}",)
+    notes = (
+        *_resizing(found),
+        f"PeftModel.from_pretrained(base, {str(request.output)!r}), beside {_beside(found)}",
+    )
     if not why_no_plain_lora(config, found.folder, head=True):
         saved = read_updates(found.folder, config, found.base, found.record.head)
         return _expanded("peft", request, found, saved, notes)
@@ -91,6 +95,17 @@ def _beside(found: OpenedAdapter) -> str:
     return name if quantization == "none" else f"{name} in {quantization}"
 
 
+def _resizing(found: OpenedAdapter) -> tuple[str, ...]:
+    """What has to be done to the base before PEFT loads an adapter of another vocabulary."""
+    notes = []
+    if found.base.rows_in_files:
+        rows = found.base.config.get_text_config().vocab_size
+        notes.append(f"first: base.resize_token_embeddings({rows})")
+    if not found.record.base and reads_with_its_own(found.folder, found.base):
+        notes.append("texts are read with the tokenizer in the folder, not with the base's")
+    return tuple(notes)
+
+
 def _expanded(
     to: str, request: Request, found: OpenedAdapter, saved: Saved, notes: tuple[str, ...]
 ) -> Exported:
@@ -107,9 +122,11 @@ def _expanded(
 
 def _copy_own(found: OpenedAdapter, folder: Path) -> None:
     """A word on the base, and the tokenizer and the template of the training; what another tool has
-    left beside an adapter was not judged.
+    left beside an adapter was not judged, but for a tokenizer that it needs.
     """
     if not found.record.base:
+        if reads_with_its_own(found.folder, found.base):
+            found.base.tokenizer.save_pretrained(folder)
         return
     copy_tokenizer(found.folder, folder)
     base, quantization = found.record.base, found.base.spec.quantization

@@ -192,7 +192,7 @@ def explained(found: Inspected, base: str = "") -> Iterator[tuple[bool, str, str
     if not found.config.get("task_type"):
         yield False, f"no `task_type`; it is taken for {kind}", why
     if kind == "SEQ_CLS" and not number_of_labels(found) and has_classifier(open_base(spec)):
-        told = "no tensor of a classifier is in it"
+        told = "no whole classifier is in it"
         yield False, told, "its answers go through the base's own, which is trained"
 
 

@@ -79,7 +79,8 @@ def about_missing(config: Mapping[str, Any], name: str) -> tuple[str, str, str]:
         f"`{name}` {told} in adapter_config.json",
         f"it decides what the adapter adds, and every PEFT has written it for {config['peft_type']}"
         ": PEFT would take its default, which may not be that of the training",
-        f"ask whoever published it; if you know the value: `{OPTION} {name}=VALUE`",
+        f"ask whoever published it; if you know the value: `{OPTION} {name}=VALUE`, or "
+        "`adapter_settings` of `peftkit.load`",
     )
 
 

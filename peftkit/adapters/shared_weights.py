@@ -20,8 +20,8 @@ PREFIX = "base_model.model."
 
 
 def why_shared(base: OpenedBase, head: Head, names: Iterable[str]) -> str:
-    """Why what an adapter adds cannot be folded into the base's weights, if it is that modules share
-    them; empty if they do not. No weights are loaded.
+    """Why what an adapter adds cannot be folded into the base's weights, where modules share the
+    ones that it adapts; empty if they do not. No weights are loaded.
 
     Args:
         names: of the adapter's tensors.

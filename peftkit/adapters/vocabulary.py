@@ -22,7 +22,10 @@ from peftkit.bases.resizing import resized
 from peftkit.data.encoded import Head
 from peftkit.errors import AdapterError, first_line, quoted
 
-WHOLE = ("weight", "original_module.weight", "modules_to_save.weight", "base_layer.weight")
+WHOLE = (
+    "weight", "original_module.weight", "modules_to_save.weight", "base_layer.weight",
+    "token_adapter.base_layer.weight",
+)  # fmt: skip
 """Ends of the names under which PEFT saves the rows of an embedding."""
 ROWS_AT = {**dict.fromkeys(WHOLE, 0), "lora_B.weight": 0, "lora_embedding_A": 1}
 """End of a tensor's name -> the dimension that has the vocabulary."""
@@ -40,10 +43,17 @@ class Held:
 
     rows: int
     """Of its embeddings; 0 if it holds none."""
-    whole: bool
-    """Whether every row of the base's embedding and output layer is in it."""
-    last: int
-    """The largest id of a token whose row is trained by itself; -1 if there is none."""
+    ids: frozenset[int]
+    """Of tokens whose rows are trained one by one."""
+    input: bool
+    """Whether the rows of the input embedding are in it."""
+    output: bool
+    """Whether those of the output layer are, or there is none that has rows of its own."""
+
+    def has_rows_from(self, first: int, rows: int) -> bool:
+        """Whether it has all that is new where embeddings go from `first` to `rows` rows."""
+        new = range(first, rows)
+        return not new or ((self.input or self.ids.issuperset(new)) and self.output)
 
 
 def fitted(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head) -> OpenedBase:
@@ -59,14 +69,14 @@ def fitted(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head
     """
     names, here = _embeddings(base, head)
     held = _held(folder, config, names)
-    trains_rows = bool(held.rows) or held.last >= 0
+    trains_rows = bool(held.rows or held.ids)
     tokenizer = _tokenizer_beside(folder, base, needed=trains_rows)
     own = _size(base.tokenizer)
     if not trains_rows:
         if tokenizer is None or not _extends(tokenizer, base.tokenizer, here):
             return base
         return replace(base, tokenizer=tokenizer)
-    rows = held.rows or max(here, held.last + 1, _size(tokenizer) if tokenizer else 0)
+    rows = held.rows or max(here, *(n + 1 for n in held.ids), _size(tokenizer or base.tokenizer))
     if tokenizer is None:
         if rows not in (here, own):
             raise AdapterError(
@@ -93,20 +103,37 @@ def told(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head) 
     Args:
         base: as `fitted` gave it.
     """
-    beside = Path(base.tokenizer.name_or_path) == folder
+    beside = reads_with_its_own(folder, base)
     if not base.rows_in_files:
-        return "texts are read with the tokenizer beside the adapter" if beside else ""
+        read = "texts are read with the tokenizer beside it"
+        return read if beside else _passed_over(folder, base)
     rows, there = base.config.get_text_config().vocab_size, base.rows_in_files
     found = f"its embeddings are resized from {there:,} to the adapter's {rows:,} tokens"
     if beside:
         found += ", and texts are read with the tokenizer beside it"
     names, _ = _embeddings(base, head)
-    if rows > there and not _held(folder, config, names).whole:
+    if not _held(folder, config, names).has_rows_from(there, rows):
         found += (
             "; some of the new rows are not in the adapter, and are the mean of the others, which "
             "is where transformers starts them"
         )
     return found
+
+
+def reads_with_its_own(folder: Path, base: OpenedBase) -> bool:
+    """Whether texts are read with the tokenizer in an adapter's folder, not with the base's."""
+    return Path(base.tokenizer.name_or_path) == folder
+
+
+def _passed_over(folder: Path, base: OpenedBase) -> str:
+    """In words, that there is a tokenizer which is not used."""
+    tokenizer = _tokenizer_beside(folder, base, needed=False)
+    if tokenizer is None or (more := _size(tokenizer) - _size(base.tokenizer)) < 1:
+        return ""
+    return (
+        f"the tokenizer beside it has {more:,} tokens more than the base's, of which there are no "
+        "embeddings; texts are read with the base's"
+    )
 
 
 def _embeddings(base: OpenedBase, head: Head) -> tuple[dict[str, bool], int]:
@@ -140,11 +167,12 @@ def _held(folder: Path, config: Mapping[str, Any], names: Mapping[str, bool]) ->
             f"it holds embeddings of {' and '.join(f'{size:,}' for size in sorted(sizes))} tokens",
             "ask whoever published it",
         )
-    there = {tied for name, tied in names.items() if any(end in WHOLE for end in parts[name])}
+    whole = {tied for name, tied in names.items() if any(end in WHOLE for end in parts[name])}
     return Held(
         rows=sizes.pop() if sizes else 0,
-        whole=there == set(names.values()),
-        last=max(_indices(config), default=-1),
+        ids=frozenset(_indices(config)),
+        input=True in whole,
+        output=False in whole or False not in names.values(),
     )
 
 
