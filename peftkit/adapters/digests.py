@@ -70,9 +70,17 @@ def compare_with_record(found: Inspected) -> None:
     found.findings.judge(
         "digests",
         wrong,
-        f"{len(weights) + len(configs)} files are those that were saved",
+        _told_same(len(weights) + len(configs)),
         "it is not the adapter that was trained",
         "copy or download the adapter again",
+    )
+
+
+def _told_same(count: int) -> str:
+    return (
+        "1 file is the one that was saved"
+        if count == 1
+        else f"{count} files are those that were saved"
     )
 
 

@@ -282,12 +282,15 @@ def _complete(found: Inspected) -> None:
     """
     if not found.given:
         return
-    if found.record is not None or found.config is None or found.from_adapterhub:
+    if found.record is not None or found.from_adapterhub:
+        writer = "AdapterHub's library" if found.from_adapterhub else "peftkit"
         raise RecipeError(
-            f"`{OPTION}` is for adapters that PEFT has saved, and the one in `{found.folder}` is "
-            "none",
+            f"`{OPTION}` completes the settings of PEFT's adapters, and {writer} has saved the one "
+            f"in `{found.folder}`, with all its settings",
             "leave it out",
         )
+    if found.config is None:  # which is told already
+        return
     config, found.config = found.config, with_settings(found.config, found.given)
     for name, value in found.given.items():
         if config.get(name) is None:

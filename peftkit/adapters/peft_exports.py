@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from peftkit.adapters.base_origin import origin
 from peftkit.adapters.loading import OpenedAdapter, load_proven, open_adapter
 from peftkit.adapters.lora_updates import read_updates, why_no_plain_lora
 from peftkit.adapters.merged_folder import merge_to
@@ -132,9 +133,10 @@ def _copy_own(found: OpenedAdapter, folder: Path) -> None:
     base, quantization = found.record.base, found.base.spec.quantization
     digests = ", ".join(f"`{name}` {digest}" for name, digest in base["files"].items())
     precision = "" if quantization == "none" else f", quantized to {quantization} in training"
+    told = f": {found_at}" if (found_at := origin(base)) else ""
     (folder / "README.md").write_text(
         f"# {folder.name}\n\nAn adapter in PEFT's format for `{base['hub_id'] or base['name']}`"
-        f"{precision}.\nThe base's files have the SHA-256 {digests}.\n",
+        f"{told}{precision}.\nThe base's files have the SHA-256 {digests}.\n",
         encoding="utf-8",
     )
 
