@@ -14,8 +14,8 @@ from typing import Any
 
 from peftkit.adapters.adapterhub_format import SAME_AS
 from peftkit.adapters.digests import WEIGHTS
+from peftkit.adapters.folders import user_path
 from peftkit.adapters.headers import read_header
-from peftkit.adapters.inspecting import user_path
 from peftkit.adapters.placing import placed
 from peftkit.adapters.stand_ins import weights_stand_in
 from peftkit.adapters.weight_files import PICKLES

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.adapters.headers import Stored
+from peftkit.adapters.stand_ins import stand_in
 from peftkit.errors import quoted
 from peftkit.packaged import sha256_of
 
@@ -139,6 +140,8 @@ def _different_json(found: Inspected, name: str, digest: str) -> list[str]:
     file = found.folder / name
     if not file.is_file():
         return [f"`{name}` is missing"]
+    if instead := stand_in(file):
+        return [f"`{name}` {instead.what}"]
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from peftkit.adapters.inspecting import HUB_ID, user_path
+from peftkit.adapters.folders import HUB_ID, user_path
 from peftkit.errors import AdapterError, first_line
 
-FILES = ("*.json", "*.safetensors", "*.jinja")
+FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 """What is downloaded: no pickle, no program."""
 
 

@@ -13,21 +13,16 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
+from peftkit.adapters.base_checks import CHAT_TEMPLATE, check_base
 from peftkit.adapters.foreign import check_nothing_is_random
 from peftkit.adapters.hub import on_this_machine
 from peftkit.adapters.inspecting import Inspected, inspect
 from peftkit.adapters.probes import compare_probes, tolerance
 from peftkit.adapters.published import completed, published_adapter
-from peftkit.adapters.record import (
-    Record,
-    chat_template_sha256,
-    peft_config,
-    tokenizer_sha256,
-)
+from peftkit.adapters.record import Record, peft_config
 from peftkit.bases.added_tokens import load_added_tokens
-from peftkit.bases.fingerprint import fingerprint
 from peftkit.bases.loading import load_weights
-from peftkit.bases.opening import OpenedBase, download_weights, open_base
+from peftkit.bases.opening import OpenedBase, open_base
 from peftkit.data.encoded import Examples, Head
 from peftkit.data.rows import Row
 from peftkit.errors import AdapterError, RecipeError
@@ -39,8 +34,6 @@ from peftkit.terminal import quietly
 from peftkit.training.devices import open_accelerator, weights_dtype
 from peftkit.training.reading import Reader
 
-CHAT_TEMPLATE = "chat_template.jinja"
-"""The file in which transformers keeps a tokenizer's template."""
 OTHER_SEED = 20_261_123
 """A head that is not loaded but left at random differs from the trained one, and is noticed."""
 
@@ -220,51 +213,6 @@ def _read(
     if (template := found.folder / CHAT_TEMPLATE).is_file():  # the base's own may have changed
         recipe = recipe.with_(base=recipe.base.with_(chat_template=str(template)))
     return found.folder, record, recipe
-
-
-def check_base(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless a base has the tokenizer and the files of the training."""
-    check_tokenizer(opened, record)
-    check_template(opened, record)
-    check_base_files(opened, record)
-
-
-def check_template(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless prompts are written as in training."""
-    if record.head.generation and chat_template_sha256(opened.tokenizer) != (
-        record.chat_template_sha256
-    ):
-        raise AdapterError(
-            f"the chat template `{CHAT_TEMPLATE}` is not the one the adapter was trained with",
-            "copy the adapter folder again",
-        )
-
-
-def check_tokenizer(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless a base has the tokenizer of the training."""
-    if tokenizer_sha256(opened.tokenizer) != record.tokenizer_sha256:
-        raise AdapterError(
-            f"the tokenizer of `{opened.name}` is not the one the adapter was trained with",
-            "use the base that the adapter's README.md names",
-        )
-
-
-def check_base_files(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless a base has the files of the training; downloads its weights."""
-    download_weights(opened)
-    found = fingerprint(opened)
-    if found.sha256 != record.base["sha256"]:
-        raise AdapterError(
-            f"`{opened.name}` is not the base of this adapter: the digest of its files is "
-            f"{found.sha256[:12]}, not {record.base['sha256'][:12]}",
-            belongs_to(record),
-        )
-
-
-def belongs_to(record: Record) -> str:
-    """The hint where an adapter meets another base than its own."""
-    name = record.base["hub_id"] or record.base["name"]
-    return f"the adapter belongs to `{name}`; say where that is with `--base`"
 
 
 def load_proven(

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from peftkit.adapters.base_checks import CHAT_TEMPLATE, check_base_files, check_tokenizer
 from peftkit.adapters.digests import CONFIG
 from peftkit.adapters.hub import on_this_machine
 from peftkit.adapters.inspecting import inspect
-from peftkit.adapters.loading import CHAT_TEMPLATE, check_base_files, check_tokenizer
 from peftkit.adapters.record import Record, chat_template_sha256
 from peftkit.adapters.settings import missing_settings
 from peftkit.bases.added_tokens import restore_added_tokens

@@ -84,14 +84,13 @@ def _tell_kinds_from_outside(findings: Findings, kinds: Mapping[str, str]) -> No
 
 def _on_its_base(found: Inspected, path: str, base: str, trust_remote_code: bool) -> None:
     """Stage 2."""
-    from peftkit.adapters.loading import (
+    from peftkit.adapters.base_checks import (
         belongs_to,
         check_base_files,
         check_template,
         check_tokenizer,
-        load_trained_model,
-        open_inspected,
     )
+    from peftkit.adapters.loading import load_trained_model, open_inspected
     from peftkit.training.devices import open_accelerator
 
     findings = found.findings

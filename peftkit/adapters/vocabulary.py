@@ -16,6 +16,7 @@ from peftkit.adapters.digests import WEIGHTS
 from peftkit.adapters.hazards import wrong_template
 from peftkit.adapters.headers import Stored, read_header
 from peftkit.adapters.inspecting import LARGEST_JSON
+from peftkit.adapters.stand_ins import stand_in
 from peftkit.bases.loading import empty_model
 from peftkit.bases.opening import OpenedBase, give_padding
 from peftkit.bases.resizing import resized
@@ -205,6 +206,10 @@ def _tokenizer_beside(folder: Path, base: OpenedBase, needed: bool) -> Any:
     files = [file for name in TOKENIZERS if (file := folder / name).is_file()]
     if not files or any(file.stat().st_size > LARGEST_JSON for file in files):
         return None
+    for file in files:
+        if needed and (instead := stand_in(file)):
+            told = f"the tokenizer beside the adapter: `{file.name}` {instead.what}"
+            raise AdapterError(told, instead.advice)
     auto: Any = transformers.AutoTokenizer
     try:
         tokenizer = auto.from_pretrained(folder, config=base.config, trust_remote_code=False)
