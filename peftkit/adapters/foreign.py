@@ -4,21 +4,14 @@ not train, and a task where peftkit has none.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from pydantic import field_validator
 
-from peftkit.adapters.adapted import (
-    HEAD_MODULES,
-    check_num_layers,
-    has_own_head,
-    names_in,
-    other_layers,
-)
-from peftkit.adapters.digests import CONFIG, WEIGHTS
+from peftkit.adapters.adapted import check_num_layers, names_in, other_layers
+from peftkit.adapters.digests import WEIGHTS
 from peftkit.bases.base import Base
 from peftkit.errors import AdapterError, quoted
 from peftkit.methods.peft_method import NOT_SERVED, PeftMethod
@@ -43,7 +36,7 @@ class _SavedByPeft(PeftMethod):
     """What another program trained with PEFT."""
 
     settings: dict[str, Any] = {}
-    """Fields that its adapter_config.json lacks, and their values."""
+    """Fields that go before those of its adapter_config.json."""
 
     @field_validator("config")
     @classmethod
@@ -59,32 +52,12 @@ class _SavedByPeft(PeftMethod):
         from peftkit.methods.virtual_tokens import load_virtual
 
         check_num_layers(self.config, model)
-        names = names_in(folder / WEIGHTS)
-        settings = {**self.settings, **_left_to_the_base(folder, names)}
+        load = load_virtual if self.position_offset else load_peft
         try:
-            if self.position_offset:
-                return load_virtual(model, folder, settings)
-            return load_peft(model, folder, settings)
+            return load(model, folder, self.settings)
         except AdapterError as error:
-            told = other_layers(names, model)
+            told = other_layers(names_in(folder / WEIGHTS), model)
             raise AdapterError(f"{told}{error.message}", error.hint) from error
-
-
-def _left_to_the_base(folder: Path, names: Iterable[str]) -> dict[str, Any]:
-    """Fields by which PEFT leaves a classifier, of which an adapter has no tensor, to the base.
-
-    For a `task_type` with a classifier, PEFT takes that for a part of every adapter.
-
-    Args:
-        names: of the adapter's tensors.
-    """
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    task_type = str(config.get("task_type"))
-    modules = HEAD_MODULES.get(task_type, ())
-    if not modules or config.get("num_virtual_tokens") or has_own_head(names, task_type):
-        return {}
-    saved = [name for name in config.get("modules_to_save") or () if name not in modules]
-    return {"task_type": None, "modules_to_save": saved or None}
 
 
 class _NoTask(Task):

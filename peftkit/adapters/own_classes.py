@@ -16,10 +16,11 @@ def kinds_from_outside(record: Mapping[str, Any] | None) -> dict[str, str]:
     from peftkit.methods.method import Method
     from peftkit.tasks.task import Task
 
-    recipe = (record or {}).get("recipe") or {}
+    recipe = (record or {}).get("recipe")
     found = {}
     for part, family in (("method", Method), ("task", Task)):
-        kind = (recipe.get(part) or {}).get("kind")
+        named = recipe.get(part) if isinstance(recipe, dict) else None
+        kind = named.get("kind") if isinstance(named, dict) else None
         if isinstance(kind, str) and ":" in kind and kind not in family.kinds:
             found[part] = kind
     return found

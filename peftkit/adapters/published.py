@@ -63,8 +63,22 @@ def published_adapter(found: Inspected, base: str = "") -> tuple[Record, Recipe]
     if reason := NOT_LOADED.get(config["peft_type"]):
         raise AdapterError(f"{config['peft_type']} is not loaded: {reason}")
     task_type, _ = task_type_of(found, spec)
-    method = _SavedByPeft(config=_told_to_method(config), settings=dict(found.given))
-    return _as_record(found, spec, _task(task_type), method, _head(found, spec, task_type))
+    head = _head(found, spec, task_type)
+    settings = {**found.given, **_left_to_the_base(config, head)}
+    method = _SavedByPeft(config=_told_to_method(config), settings=settings)
+    return _as_record({**config, **settings}, spec, _task(task_type), method, head)
+
+
+def _left_to_the_base(config: dict[str, Any], head: Head) -> dict[str, Any]:
+    """Fields by which PEFT leaves a classifier to the base, where an adapter has none of its own.
+
+    For a `task_type` with a classifier, PEFT takes that for a part of every adapter.
+    """
+    modules = HEAD_MODULES.get(str(config.get("task_type")), ())
+    if not modules or head.trained or config.get("num_virtual_tokens"):
+        return {}
+    saved = [name for name in config.get("modules_to_save") or () if name not in modules]
+    return {"task_type": None, "modules_to_save": saved or None}
 
 
 def _head(found: Inspected, spec: Base, task_type: str) -> Head:
@@ -99,17 +113,17 @@ def _of_adapterhub(found: Inspected, spec: Base) -> tuple[Record, Recipe]:
         task, layers = _task("SEQ_CLS"), hub.layers
         head = Head(HEADS["SEQ_CLS"], "SEQ_CLS", hub.labels)
     method = _SavedByAdapterHub(config=found.config, layers=layers)
-    return _as_record(found, spec, task, method, head)
+    return _as_record(found.config, spec, task, method, head)
 
 
 def _as_record(
-    found: Inspected, spec: Base, task: Task, method: Method, head: Head
+    config: dict[str, Any], spec: Base, task: Task, method: Method, head: Head
 ) -> tuple[Record, Recipe]:
     recipe = Recipe(base=spec, task=task, method=method)
     record = Record(
         recipe=json.loads(recipe.model_dump_json()), base={}, tokenizer_sha256="",
         chat_template_sha256="", head=head, weights={}, tensors={}, configs={},
-        peft_config=found.config or {}, metrics={}, probes=(), versions={},
+        peft_config=config, metrics={}, probes=(), versions={},
     )  # fmt: skip
     return record, recipe
 
@@ -186,14 +200,17 @@ def explained(found: Inspected, base: str = "") -> Iterator[tuple[bool, str, str
     if found.from_adapterhub:
         yield from adapterhub.explained(found)
         return
-    yield from other_fields(found.config)
+    told = list(other_fields(found.config))
+    yield from told
+    if any(changes for changes, _, _ in told):
+        return
     spec = named_base(found, base)
     kind, why = task_type_of(found, spec)
     if not found.config.get("task_type"):
         yield False, f"no `task_type`; it is taken for {kind}", why
     if kind == "SEQ_CLS" and not number_of_labels(found) and has_classifier(open_base(spec)):
-        told = "no whole classifier is in it"
-        yield False, told, "its answers go through the base's own, which is trained"
+        meaning = "its answers go through the base's own, which is trained"
+        yield False, "no whole classifier is in it", meaning
 
 
 def other_fields(config: dict[str, Any]) -> Iterator[tuple[bool, str, str]]:
@@ -214,8 +231,8 @@ def other_fields(config: dict[str, Any]) -> Iterator[tuple[bool, str, str]]:
         yield (
             changes,
             f"`{name}` is {value!r}, a field that this PEFT does not know",
-            "a later PEFT or another program saved it, "
-            + ("and may compute something else" if changes else "where it has no effect"),
+            "a later PEFT or another program saved it; it "
+            + ("may compute something else" if changes else "has no effect here"),
         )
     missing = sorted(known - config.keys() - {"peft_version", "auto_mapping", "runtime_config"})
     if missing:

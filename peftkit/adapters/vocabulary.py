@@ -72,30 +72,28 @@ def fitted(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head
     held = _held(folder, config, names)
     trains_rows = bool(held.rows or held.ids)
     tokenizer = _tokenizer_beside(folder, base, needed=trains_rows)
-    own = _size(base.tokenizer)
     if not trains_rows:
         if tokenizer is None or not _extends(tokenizer, base.tokenizer, here):
             return base
         return replace(base, tokenizer=tokenizer)
-    rows = held.rows or max(here, *(n + 1 for n in held.ids), _size(tokenizer or base.tokenizer))
-    if tokenizer is None:
-        if rows not in (here, own):
-            raise AdapterError(
-                f"the adapter is for a vocabulary of {rows:,} tokens, and `{base.name}` has "
-                f"{here:,}; which the others are cannot be told",
-                f"put the tokenizer of its training into `{folder}` (tokenizer.json and "
-                "tokenizer_config.json), or give the base that it was trained on with `--base`",
-            )
-        tokenizer = base.tokenizer
-    if (size := _size(tokenizer)) > rows:
+    read = base.tokenizer if tokenizer is None else tokenizer
+    rows = held.rows or max(here, *(n + 1 for n in held.ids), _size(read))
+    if rows == here:
+        return replace(base, tokenizer=read) if _size(read) <= rows else base
+    if tokenizer is None and rows != _size(read):
+        raise AdapterError(
+            f"the adapter is for a vocabulary of {rows:,} tokens, and `{base.name}` has {here:,}; "
+            "its tokenizer is not beside it",
+            f"put the tokenizer of its training into `{folder}` (tokenizer.json and "
+            "tokenizer_config.json), or give the base that it was trained on with `--base`",
+        )
+    if (size := _size(read)) > rows:
         raise AdapterError(
             f"the tokenizer beside the adapter has {size:,} tokens, and the adapter holds "
             f"embeddings of {rows:,}",
             "it is not the tokenizer of its training; put that into the adapter's folder",
         )
-    if rows == here:
-        return replace(base, tokenizer=tokenizer)
-    return resized(base, rows, tokenizer)
+    return resized(base, rows, read)
 
 
 def told(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head) -> str:
