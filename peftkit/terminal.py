@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -40,11 +41,39 @@ def quiet_libraries() -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
+class _Inside:
+    """How many threads are inside `quietly`, and what puts things back when the last one leaves."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.count = 0
+        self.put_back = contextlib.ExitStack()
+
+
+_INSIDE = _Inside()
+
+
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Inside, the libraries are as quiet as for a command; then they are as they were before, for a
     program that has settings of its own.
     """
+    with _INSIDE.lock:
+        if not _INSIDE.count:
+            _INSIDE.put_back.enter_context(_hushed())
+        _INSIDE.count += 1
+    try:
+        yield
+    finally:
+        with _INSIDE.lock:
+            _INSIDE.count -= 1
+            if not _INSIDE.count:
+                _INSIDE.put_back.close()
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """`quietly`, for one at a time."""
     import huggingface_hub.utils
     from transformers.utils import logging as transformers_logging
 

@@ -8,6 +8,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,25 @@ def test_loading_and_answering_say_nothing_and_change_nothing(make_recipe, tmp_p
     assert state() == before
     with pytest.raises(ZeroDivisionError), quietly():
         raise ZeroDivisionError
+    assert state() == before
+
+
+def test_threads_that_overlap_leave_things_as_they_were(chatty):
+    before = state()
+    entered, left = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with quietly():
+            entered.set()
+            left.wait(10)
+
+    thread = threading.Thread(target=other)
+    with quietly():
+        thread.start()
+        assert entered.wait(10)
+    assert state() != before  # the other one is still inside
+    left.set()
+    thread.join(10)
     assert state() == before
 
 

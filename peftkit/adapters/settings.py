@@ -77,8 +77,8 @@ def about_missing(config: Mapping[str, Any], name: str) -> tuple[str, str, str]:
     told = "has no value" if name in config else "is not"
     return (
         f"`{name}` {told} in adapter_config.json",
-        f"it decides what the adapter adds, and every PEFT has written it for {config['peft_type']}"
-        ": PEFT would take its default, which may not be that of the training",
+        "the strength or the place of what it adds cannot be known: every PEFT has written the "
+        f"field for {config['peft_type']}, and takes its default of today where it is missing",
         f"ask whoever published it; if you know the value: `{OPTION} {name}=VALUE`, or "
         "`adapter_settings` of `peftkit.load`",
     )

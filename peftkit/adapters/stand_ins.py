@@ -49,8 +49,7 @@ def stand_in(file: Path) -> StandIn | None:
         size = re.search(rb"\nsize (\d{1,18})\b", begins)
         told = f" to {int(size[1]):,} bytes" if size else ""
         return StandIn(
-            f"is a Git LFS pointer{told}, not the file itself: Git LFS was not there when the "
-            "repository was cloned",
+            f"is a Git LFS pointer{told}, not the file itself; a clone without Git LFS leaves it",
             PULL,
         )
     if begins.lstrip().lower().startswith(MARKUP):
