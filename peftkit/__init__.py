@@ -38,7 +38,8 @@ from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from peftkit.adapters.loading import LoadedAdapter
     from peftkit.comparing.compare import Comparison
@@ -100,15 +101,23 @@ def compare(
     return compare_recipes(recipes, output_dir, budget)
 
 
-def load(path: str, base: str = "") -> LoadedAdapter:
+def load(
+    path: str, base: str = "", adapter_settings: Mapping[str, Any] | None = None
+) -> LoadedAdapter:
     """Loads the adapter of a run folder, or an adapter folder itself, with everything checked.
 
     Args:
         base: where the base is, if not where the recipe says.
+        adapter_settings: fields that the adapter_config.json of another program lacks, such as
+            `lora_alpha`, and their values.
 
     Raises:
         AdapterError: a file was changed, the base is another one, or the probes differ.
+        RecipeError: the settings are none of the adapter's type, or not missing.
     """
-    from peftkit.adapters.loading import load as load_adapter  # it needs torch
+    from peftkit.terminal import quietly
 
-    return load_adapter(path, base)
+    with quietly():
+        from peftkit.adapters.loading import load as load_adapter  # it needs torch
+
+        return load_adapter(path, base, settings=adapter_settings)

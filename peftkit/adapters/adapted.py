@@ -31,6 +31,8 @@ HEAD_MODULES = {
     "QUESTION_ANS": ("qa_outputs",),
 }
 """Names of the modules above the trunk, by the kind of head."""
+PART = re.compile(r"\.(?:lora|ia3|hada|lokr|oft|boft|vera|hra|miss|road|c3a|fourierft)_")
+"""In the name of a tensor that PEFT puts beside a module of the base."""
 LAYER = re.compile(r"\.(?:layers?|h)\.(\d+)\.")
 """The number of a block, in the name of a tensor."""
 
@@ -55,14 +57,14 @@ def task_type_of(found: Inspected, base: Base) -> tuple[str, str]:
     if kind := kind_of_class(str(trained)):
         return kind, f"it was trained on `{trained}`"
     opened = open_base(base)
-    architecture = str((getattr(opened.config, "architectures", None) or [""])[0])
+    name = architecture(opened)
     if holds(found, HEAD_MODULES["QUESTION_ANS"]):
         return "QUESTION_ANS", "`qa_outputs` is among its tensors"
     if holds(found, HEAD_MODULES["SEQ_CLS"]):
-        if kind_of_class(architecture) == "TOKEN_CLS":
-            return "TOKEN_CLS", f"a classifier is among its tensors, and the base is {architecture}"
+        if kind_of_class(name) == "TOKEN_CLS":
+            return "TOKEN_CLS", f"a classifier is among its tensors, and the base is {name}"
         return "SEQ_CLS", "a classifier is among its tensors"
-    likely = [kind_of_class(architecture), "FEATURE_EXTRACTION", "CAUSAL_LM", "SEQ_2_SEQ_LM"]
+    likely = [kind_of_class(name), "FEATURE_EXTRACTION", "CAUSAL_LM", "SEQ_2_SEQ_LM"]
     for kind in dict.fromkeys(filter(None, likely)):
         if _names_fit(found, opened, kind):
             return kind, f"its tensors have the names of {HEADS[kind]} of that base"
@@ -90,15 +92,52 @@ def _names_fit(found: Inspected, opened: OpenedBase, kind: str) -> bool:
     except BaseModelError:  # the architecture has no such head
         return False
     children = {name for name, _ in model.named_children()}
-    names = [name for tensors in found.tensors.values() for name in tensors]
-    inner = [n.removeprefix("base_model.model.") for n in names if n.startswith("base_model.")]
+    names = [name for name in tensor_names(found) if name.startswith("base_model.")]
+    inner = [name.removeprefix("base_model.model.") for name in names]
     return all(name.split(".")[0] in children for name in inner)
 
 
 def holds(found: Inspected, modules: Iterable[str]) -> bool:
     """Whether tensors of one of the modules are in it."""
-    names = [name for tensors in found.tensors.values() for name in tensors]
-    return any(f".{module}." in f".{name}" for module in modules for name in names)
+    return any(f".{module}." in f".{name}" for module in modules for name in tensor_names(found))
+
+
+def tensor_names(found: Inspected) -> list[str]:
+    """Of all tensors of an adapter."""
+    return [name for tensors in found.tensors.values() for name in tensors]
+
+
+def number_of_labels(found: Inspected) -> int:
+    """Outputs of the classifier that is whole in an adapter; 0 if there is none."""
+    ends = tuple(f".{name}.weight" for name in (*HEAD_MODULES["SEQ_CLS"], "out_proj"))
+    for tensors in found.tensors.values():
+        for name, stored in tensors.items():
+            inside = name.endswith(".out_proj.weight") and "classif" not in name  # of attention
+            if name.endswith(ends) and not inside and stored.shape:
+                return stored.shape[0]
+    return 0
+
+
+def has_own_head(names: Iterable[str], task_type: str) -> bool:
+    """Whether the modules above the trunk are whole in an adapter. A LoRA of them is not: it is
+    beside the base's own.
+
+    Args:
+        names: of its tensors.
+    """
+    modules = HEAD_MODULES.get(task_type, ())
+    whole = [n for n in names if n.endswith((".weight", ".bias")) and not PART.search(n)]
+    return any(f".{module}." in f".{name}" for module in modules for name in whole)
+
+
+def has_classifier(base: OpenedBase) -> bool:
+    """Whether a base says that it is a classifier; loading its weights tells whether it has one."""
+    return kind_of_class(architecture(base)) == "SEQ_CLS"
+
+
+def architecture(base: OpenedBase) -> str:
+    """The class that the base was saved as; empty if it does not say."""
+    return str((getattr(base.config, "architectures", None) or [""])[0])
 
 
 def other_layers(names: Iterable[str], base: Any) -> str:

@@ -87,11 +87,12 @@ def hub_head(found: Inspected) -> HubHead | str:
     if isinstance(layers, str):
         return layers
     number = head.get("num_labels")
-    if type(number) is not int or number < 2:
+    if type(number) is not int or number < 1:
         return f"its head has {str(number)[:20]} labels, and gives numbers, not classes"
     last = tensors.get(f"{[*layers][-1]}.weight")
     if last is None or last.shape[:1] != (number,):
-        return f"its head has {number} labels, and its last layer is for others or is missing"
+        what = "one label, and gives numbers, not classes," if number == 1 else f"{number} labels,"
+        return f"its head has {what} and its last layer is for others or is missing"
     return HubHead(_labels(head.get("label2id"), number), layers)
 
 

@@ -60,7 +60,8 @@ OLD_NAMES = {"gelu": "gelu_new", "gelu_orig": "gelu"}
 
 def is_adapterhub(config: Mapping[str, Any]) -> bool:
     """Whether an adapter_config.json is AdapterHub's."""
-    return "config" in config and "peft_type" not in config
+    known = any(name in config for name in ("hidden_size", "model_class", "model_type"))
+    return "config" in config and known and "peft_type" not in config
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:

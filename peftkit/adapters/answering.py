@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from peftkit.adapters.inputs import read_inputs, read_table
 from peftkit.adapters.loading import load
-from peftkit.data.ledger import by_kind, describe_malformed
-from peftkit.data.reading import read_file
-from peftkit.data.rows import Malformed
-from peftkit.errors import DataError, OutputError, RecipeError
+from peftkit.errors import OutputError, RecipeError
 
 
 def answer_texts(
@@ -22,16 +20,18 @@ def answer_texts(
     texts: Sequence[str],
     pairs: Sequence[str],
     trust_remote_code: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """`text`, and `label` and `probability`, or `reply`, for each text.
+    """`text`, and `label` and `probability`, `score`, or `reply`, for each text.
 
     Args:
         pairs: second texts, one for each, or none.
+        settings: fields that adapter_config.json lacks, and their values.
     """
     for option, given in (("--text", texts), ("--text-pair", pairs)):
         if empty := [number for number, text in enumerate(given, start=1) if not text.strip()]:
             raise RecipeError(f"`{option}` number {empty[0]} is empty", "give it some text")
-    adapter = load(run, base, trust_remote_code)
+    adapter = load(run, base, trust_remote_code, settings)
     inputs: list[Any] = list(texts)
     if pairs:
         inputs = [{"text": t, "text_pair": p} for t, p in zip(texts, pairs, strict=True)]
@@ -39,8 +39,16 @@ def answer_texts(
     return [{"text": t, **asdict(a)} for t, a in zip(texts, answers, strict=True)]
 
 
-def answer_file(run: str, base: str, file: Path, out: Path, trust_remote_code: bool = False) -> int:
-    """Writes the rows of a file with further columns: `predicted` and `probability`, or `reply`.
+def answer_file(
+    run: str,
+    base: str,
+    file: Path,
+    out: Path,
+    trust_remote_code: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> int:
+    """Writes the rows of a file with further columns: `predicted` and `probability`, `score`, or
+    `reply`.
 
     Returns:
         The number of rows.
@@ -49,21 +57,9 @@ def answer_file(run: str, base: str, file: Path, out: Path, trust_remote_code: b
         DataError: the file lacks a column, or has rows that cannot be read.
         OutputError: `out` exists, or cannot be written.
     """
-    if not file.is_file():
-        raise DataError(f"no file `{file}`")
-    table = read_file(file)
-    adapter = load(run, base, trust_remote_code)
-    malformed = list(table.malformed)
-    inputs = []
-    for number, values in table.rows:
-        read = adapter.recipe.task.read_input(values, table)
-        if isinstance(read, str):
-            malformed.append(Malformed(number, read))
-        else:
-            inputs.append(read)
-    if malformed or not inputs:
-        told = describe_malformed(by_kind(malformed), table.unit) or "it has no rows"
-        raise DataError(f"`{file}` has rows that cannot be answered: {told}", "take them out")
+    adapter = load(run, base, trust_remote_code, settings)
+    table = read_table(file, adapter.recipe.task.source)
+    inputs = read_inputs(table, adapter.recipe.task)
     answers = [answer.cells() for answer in adapter.predict(inputs)]
     try:
         with out.open("x", encoding="utf-8", newline="") as opened:

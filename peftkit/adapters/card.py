@@ -7,6 +7,13 @@ from pathlib import Path
 
 import jinja2
 
+from peftkit.adapters.base_origin import (
+    dequantized_folder,
+    loading_arguments,
+    origin,
+    packaged_base,
+    repository,
+)
 from peftkit.adapters.pooled_code import adapter_code, model_code
 from peftkit.adapters.record import Record
 from peftkit.data.encoded import Head
@@ -21,7 +28,7 @@ PIPELINE_TAGS = {
 
 TEMPLATE = """\
 ---
-{% if record.base.hub_id %}base_model: {{ record.base.hub_id }}
+{% if repository %}base_model: {{ repository }}
 {% endif %}library_name: {{ library }}
 pipeline_tag: {{ pipeline_tag }}
 tags:
@@ -46,7 +53,9 @@ of the strength that was trained: {{ source }}.
 {% endfor %}
 ## Use
 
-The base is {{ where }}. With peftkit, which checks the base, the files and the answers:
+The base is {{ where }}.{% if folder %} {{ folder }}
+
+{% else %} {% endif %}With peftkit, which checks the base, the files and the answers:
 
 ```bash
 peftkit {{ command }} path/to/this/folder{{ base_option }}\
@@ -148,12 +157,8 @@ for module in model.modules():  # else bitsandbytes repacks 4-bit weights on som
 
 def _config_options(record: Record) -> list[str]:
     """Keyword arguments of `from_pretrained` that are about the configuration."""
-    options = []
-    if record.head.labels:
-        options.append(f"num_labels={len(record.head.labels)}")
-    if record.base["revision"]:
-        options.append(f'revision="{record.base["revision"]}"')
-    return options
+    labels = [f"num_labels={len(record.head.labels)}"] if record.head.labels else []
+    return [*labels, *loading_arguments(record.base)[1]]
 
 
 def _config_code(record: Record, base_path: str) -> str:
@@ -193,19 +198,15 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
     """
     head: Head = record.head
     base = record.base
-    packaged = str(base["name"]).startswith("packaged:")
     known = base["hub_id"] or base["name"]
-    reachable = bool(base["hub_id"]) or packaged
+    reachable = bool(base["hub_id"] or packaged_base(base))
     revision = f" at revision `{base['revision']}`" if base["revision"] else ""
     files = ", ".join(f"`{n}` {d[:12]}" for n, d in base["files"].items())
     where = f"`{known}`{revision} (SHA-256 of its files: {files})"
     if not reachable:
-        where += "; it was a local folder, which you need too"
-    if gguf := [digest for n, digest in base["files"].items() if n.endswith(".gguf")]:
-        where += (
-            f"; peftkit keeps it dequantized in `~/.cache/peftkit/gguf/{gguf[0]}`, which is the "
-            "path to give below, since transformers does not quantize a GGUF file"
-        )
+        where += "; it was a local file or folder, which you need too"
+    if told := origin(base):
+        where += f": {told}"
     library = "peft" if (folder / "adapter_config.json").is_file() else "other"
     if whole := (folder / "config.json").is_file():
         library = "transformers"
@@ -213,7 +214,7 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
     if head.pooling:
         library = "peftkit"  # those who read this would load it with the architecture's own head
         pooled = model_code(head.pooling) if whole else adapter_code(head.pooling, reachable)
-    base_path = base["hub_id"] or "path/to/the/base"
+    base_path, _ = loading_arguments(base)
     config = _config_code(record, base_path)
     imports = ", AutoConfig" if config else ""
     imports += "" if base["quantization"] == "none" else ", BitsAndBytesConfig"
@@ -241,7 +242,9 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
         variable="base" if library == "peft" else "model",
         added_list=", ".join(f"{token!r}" for token in added),
         pipeline_tag=PIPELINE_TAGS.get(head.task_type, head.task_type.lower()),
+        repository=repository(base),
         where=where,
+        folder=dequantized_folder(base) if library != "transformers" and not pooled else "",
         base_option="" if reachable else " --base path/to/the/base",
         base_path=base_path,
         config=config,

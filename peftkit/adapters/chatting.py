@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,9 +33,13 @@ class _Streamer(TextStreamer):
 
 
 def open_chat(
-    run: str, base: str, trust_remote_code: bool = False, system: str | None = None
+    run: str,
+    base: str,
+    trust_remote_code: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    system: str | None = None,
 ) -> LoadedAdapter:
-    """The adapter of a chat run.
+    """The adapter of a chat run; arguments as for `load`.
 
     Args:
         system: the system prompt, empty for none; that of the training if not given.
@@ -43,7 +47,7 @@ def open_chat(
     Raises:
         RecipeError: it is of a task that does not write text.
     """
-    adapter = load(run, base, trust_remote_code)
+    adapter = load(run, base, trust_remote_code, settings)
     if adapter.recipe.task.command != "chat":
         raise RecipeError(
             f"`{run}` has not learned to talk: its task is {adapter.recipe.task.kind()}",

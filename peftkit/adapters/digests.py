@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.adapters.headers import Stored
+from peftkit.adapters.stand_ins import stand_in
 from peftkit.errors import quoted
 from peftkit.packaged import sha256_of
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 RECORD = "peftkit.json"
 CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+"""PEFT's two files."""
 
 
 def compare_with_record(found: Inspected) -> None:
@@ -68,9 +71,17 @@ def compare_with_record(found: Inspected) -> None:
     found.findings.judge(
         "digests",
         wrong,
-        f"{len(weights) + len(configs)} files are those that were saved",
+        _told_same(len(weights) + len(configs)),
         "it is not the adapter that was trained",
         "copy or download the adapter again",
+    )
+
+
+def _told_same(count: int) -> str:
+    return (
+        "1 file is the one that was saved"
+        if count == 1
+        else f"{count} files are those that were saved"
     )
 
 
@@ -129,6 +140,8 @@ def _different_json(found: Inspected, name: str, digest: str) -> list[str]:
     file = found.folder / name
     if not file.is_file():
         return [f"`{name}` is missing"]
+    if instead := stand_in(file):
+        return [f"`{name}` {instead.what}"]
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

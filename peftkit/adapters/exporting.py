@@ -10,9 +10,8 @@ from typing import Any
 from peftkit.adapters.gguf.exports import export_gguf, export_gguf_lora, export_ollama
 from peftkit.adapters.peft_exports import export_peft, export_safetensors, export_vllm
 from peftkit.adapters.placing import place, refuse_taken
-from peftkit.adapters.requests import Exported, Request, check_choices
+from peftkit.adapters.requests import FILES, Exported, Request, check_choices
 
-FILES = ("gguf-lora", "gguf")
 """Targets that are no folder."""
 TARGETS: dict[str, Callable[[Request], Exported]] = {
     "peft": export_peft,

@@ -34,17 +34,19 @@ class Findings:
     """All that was found, in the order of the checks."""
 
     all: list[Finding] = field(default_factory=list)
+    is_adapter: bool = True
+    """False where another program wrote the folder, for something else."""
 
     def ok(self, check: str, found: str, meaning: str = "") -> None:
-        """It is as it should be."""
+        """Records a check that passed."""
         self.all.append(Finding(check, "ok", _plain(found), meaning))
 
     def note(self, check: str, found: str, meaning: str = "", advice: str = "") -> None:
-        """A person should know it."""
+        """Records what a person should know."""
         self.all.append(Finding(check, "note", _plain(found), meaning, _plain(advice)))
 
     def wrong(self, check: str, found: str, meaning: str = "", advice: str = "") -> None:
-        """It changes what is answered, or must not be loaded."""
+        """Records what changes the answers, or must not be loaded."""
         self.all.append(Finding(check, "wrong", _plain(found), meaning, _plain(advice)))
 
     def judge(self, check: str, wrong: Iterable[str], fine: str, meaning: str, advice: str) -> None:
@@ -74,11 +76,18 @@ class Findings:
             table.add_row(finding.check, Text(finding.result, style=style), told)
         console.print(table, highlight=False)
         wrong, notes = len(self.problems), sum(f.result == "note" for f in self.all)
-        if wrong:
+        if not self.is_adapter:
+            console.print("\n  no adapter that peftkit loads", style="bold red")
+        elif wrong:
             console.print(f"\n  {wrong} wrong: do not use it", style="bold red")
         else:
             last = f"; {notes} to know" if notes else ""
             console.print(f"\n  nothing is wrong with what could be checked{last}", style="green")
+
+    @property
+    def exit_code(self) -> int:
+        """Of `peftkit verify`: 0 where nothing is wrong, 1 where something is, 2 for no adapter."""
+        return 2 if not self.is_adapter else 1 if self.problems else 0
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`: `status` and `findings`."""

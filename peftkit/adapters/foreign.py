@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from pydantic import field_validator
 
 from peftkit.adapters.adapted import check_num_layers, names_in, other_layers
+from peftkit.adapters.digests import WEIGHTS
 from peftkit.bases.base import Base
 from peftkit.errors import AdapterError, quoted
 from peftkit.methods.peft_method import NOT_SERVED, PeftMethod
@@ -34,6 +35,9 @@ trained here have the reason in their training."""
 class _SavedByPeft(PeftMethod):
     """What another program trained with PEFT."""
 
+    settings: dict[str, Any] = {}
+    """Fields that go before those of its adapter_config.json."""
+
     @field_validator("config")
     @classmethod
     def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -44,11 +48,13 @@ class _SavedByPeft(PeftMethod):
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
         import peftkit.peft_plugin  # noqa: F401  # else PEFT does not know bottleneck adapters
-        from peftkit.methods.peft_layout import WEIGHTS
+        from peftkit.methods.peft_layout import load_peft
+        from peftkit.methods.virtual_tokens import load_virtual
 
         check_num_layers(self.config, model)
+        load = load_virtual if self.position_offset else load_peft
         try:
-            return super().load(model, folder, head)
+            return load(model, folder, self.settings)
         except AdapterError as error:
             told = other_layers(names_in(folder / WEIGHTS), model)
             raise AdapterError(f"{told}{error.message}", error.hint) from error

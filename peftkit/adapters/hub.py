@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from peftkit.adapters.inspecting import HUB_ID, adapter_in, user_path
+from peftkit.adapters.folders import HUB_ID, adapter_in, user_path
 from peftkit.errors import AdapterError, first_line
+from peftkit.output import newest_run
 
-FILES = ("*.json", "*.safetensors", "*.jinja")
+FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 """What is downloaded: no pickle, no program."""
 RUNS = "runs/"
 """Where runs are written; no Hub id begins so."""
@@ -16,7 +17,7 @@ def find_adapter(name: str) -> None:
     passes.
     """
     if not _is_hub_id(name):
-        adapter_in(user_path(name))
+        adapter_in(user_path(newest_run(name)))
 
 
 def _is_hub_id(name: str) -> bool:
@@ -28,13 +29,14 @@ def _is_hub_id(name: str) -> bool:
 
 
 def on_this_machine(name: str) -> str:
-    """A folder as it is; of a Hub id, `org/name` or `org/name@revision`, the downloaded one.
+    """A folder as it is, of `runs/<name>@latest` the newest run's; of a Hub id, `org/name` or
+    `org/name@revision`, the downloaded one.
 
     Raises:
         AdapterError: the Hub does not give it.
     """
     if not _is_hub_id(name):
-        return name
+        return newest_run(name)
     repository, _, revision = name.partition("@")
     from huggingface_hub import snapshot_download
 

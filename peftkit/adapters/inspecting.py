@@ -8,45 +8,48 @@ from __future__ import annotations
 
 import json
 import os
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from peftkit.adapters.adapterhub_format import (
-    ADAPTER_WEIGHTS,
-    FUSION_CONFIG,
     HEAD_CONFIG,
-    SAME_AS,
     described,
     is_adapterhub,
     wrong_adapter,
 )
 from peftkit.adapters.digests import CONFIG, RECORD, compare_with_record
 from peftkit.adapters.findings import Findings
+from peftkit.adapters.folders import adapter_in, user_path
 from peftkit.adapters.hazards import leads_elsewhere, wrong_settings, wrong_template
-from peftkit.adapters.headers import Stored, read_header
-from peftkit.errors import AdapterError, did_you_mean, quoted
+from peftkit.adapters.headers import Stored
+from peftkit.adapters.other_libraries import no_peft_adapter
+from peftkit.adapters.settings import (
+    OPTION,
+    about_missing,
+    early_fields,
+    missing_settings,
+    with_settings,
+)
+from peftkit.adapters.stand_ins import stand_in
+from peftkit.adapters.weight_files import (
+    PICKLES,
+    counted,
+    look_at_pickles,
+    look_at_weights,
+    size_of,
+)
+from peftkit.errors import AdapterError, RecipeError
 from peftkit.methods.changed_bases import changed_base
 
-WEIGHTS = "adapter_model.safetensors"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 LARGEST_JSON = 64 * 2**20
 """Bytes of a JSON file; a large tokenizer.json has 20 million."""
-HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 DAMAGED = (
     OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError,
     RecursionError, RuntimeError,
 )  # fmt: skip
 """What damaged or hostile content raises where it is read."""
-CONVERT = (
-    'convert it, in its folder: python -c "import torch; from safetensors.torch import save_file; '
-    "save_file({{k: v.clone().contiguous() for k, v in torch.load('{0}', weights_only=True)"
-    ".items()}}, '{1}.safetensors')\""
-)
-"""torch builds the pickle's tensors and nothing else; `clone`, since some share their memory."""
-PLAIN_NAME = re.compile(r"[\w.-]+", re.ASCII)
-"""File names that may stand in a command."""
 
 
 @dataclass
@@ -58,10 +61,11 @@ class Inspected:
     record: dict[str, Any] | None = None
     """peftkit.json; None for an adapter that peftkit did not save."""
     config: dict[str, Any] | None = None
-    """adapter_config.json; None for methods that are peftkit's own."""
+    """adapter_config.json, with what was given for it; None for methods that are peftkit's own."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Fields that adapter_config.json lacks, and their values as a person gave them."""
     tensors: dict[str, dict[str, Stored]] = field(default_factory=dict)
     """File name -> its tensors."""
-
     head: dict[str, Any] | None = None
     """head_config.json of an AdapterHub adapter that was saved with its head."""
 
@@ -82,26 +86,31 @@ class Inspected:
     def raise_if_wrong(self) -> None:
         """Raises AdapterError with the first thing that is wrong."""
         for problem in self.findings.problems:
+            what = f"the adapter in `{self.folder}` cannot be trusted"
             raise AdapterError(
-                f"the adapter in `{self.folder}` cannot be trusted: {problem.found}",
+                f"{what if self.findings.is_adapter else f'`{self.folder}`'}: {problem.found}",
                 problem.advice or f"`peftkit verify {self.folder}` tells more",
             )
 
 
-def inspect(path: str) -> Inspected:
+def inspect(path: str, settings: Mapping[str, Any] | None = None) -> Inspected:
     """Looks at the adapter of a run folder, or at an adapter folder itself.
+
+    Args:
+        settings: fields that its adapter_config.json lacks, and their values.
 
     Raises:
         AdapterError: it is none.
+        RecipeError: the settings are none of the adapter's type, or not missing.
     """
     folder = adapter_in(user_path(path))
-    found = Inspected(folder, Findings())
+    found = Inspected(folder, Findings(), given=settings or {})
     for look in (
         _look_at_files,
         _look_at_settings,
-        _look_at_pickles,
+        look_at_pickles,
         _look_at_templates,
-        _look_at_weights,
+        look_at_weights,
         compare_with_record,
     ):
         try:
@@ -109,70 +118,9 @@ def inspect(path: str) -> Inspected:
         except DAMAGED as error:  # of kinds that no tool writes
             what = f"{type(error).__name__}: {str(error)[:200]}"
             found.findings.wrong("files", f"they cannot be read: {what}", "", "copy them again")
-        if found.problems_of("files"):
+        if found.problems_of("files") or not found.findings.is_adapter:
             break  # nothing more is opened
     return found
-
-
-def user_path(path: str) -> Path:
-    """A path as a person gives it.
-
-    Raises:
-        AdapterError: nothing can be looked at there.
-    """
-    try:
-        expanded = Path(path).expanduser()
-        for file in (expanded / RECORD, expanded / "adapter" / RECORD):
-            file.is_file()
-    except (RuntimeError, OSError, ValueError) as error:  # `~somebody`, too long, not allowed
-        told = getattr(error, "strerror", None) or error
-        raise AdapterError(
-            f"`{path[:100]}` cannot be looked at: {told}", "give a run folder (`runs/<name>`)"
-        ) from error
-    return expanded
-
-
-def adapter_in(path: Path) -> Path:
-    """The adapter in a run folder, or the folder itself.
-
-    Raises:
-        AdapterError: it holds none.
-    """
-    folder = path / "adapter" if (path / "adapter").is_dir() else path
-    if folder.is_file():
-        raise AdapterError(f"`{path}` is a file", "give the run's or the adapter's folder")
-    if not folder.is_dir():
-        siblings = path.parent.iterdir() if path.parent.is_dir() else ()
-        raise AdapterError(
-            f"no folder `{path}`", did_you_mean(path.name, (sibling.name for sibling in siblings))
-        )
-    if (folder / RECORD).is_file() or (folder / CONFIG).is_file():
-        return folder
-    if (path / "adapter.unchecked").is_dir():
-        raise AdapterError(
-            f"the adapter in `{path}` did not pass its check when it was saved, or the run was "
-            "stopped before",
-            f"to look at it all the same, give `{path / 'adapter.unchecked'}`",
-        )
-    if (path / "adapter.unfinished").is_dir():
-        raise AdapterError(
-            f"the run in `{path}` was interrupted, and left an unfinished adapter",
-            f"give `{path / 'adapter.unfinished'}` for the best weights that it had validated",
-        )
-    if (folder / "merge_report.json").is_file():
-        raise AdapterError(
-            f"`{folder}` is a merged model, with no adapter left in it",
-            "transformers loads it by itself; its README.md has the lines",
-        )
-    if (folder / FUSION_CONFIG).is_file():
-        raise AdapterError(
-            f"`{folder}` holds a fusion of AdapterHub's, which mixes several adapters",
-            "peftkit loads single adapters; use the `adapters` library, which wrote it",
-        )
-    raise AdapterError(
-        f"`{folder}` holds no adapter: neither {CONFIG} nor {RECORD}",
-        "give a run folder (`runs/<name>`), or a folder that PEFT has saved",
-    )
 
 
 def _look_at_files(found: Inspected) -> None:
@@ -195,21 +143,24 @@ def _look_at_files(found: Inspected) -> None:
     found.findings.judge(
         "files",
         wrong,
-        f"{sum(file.is_file() for file in files)} files, {_size(files)}",
+        _told_size(files),
         "what lies elsewhere, or is no file, is no part of an adapter",
         "copy the folder again, with its files",
     )
 
 
-def _size(files: list[Path]) -> str:
-    size = sum(file.stat().st_size for file in files if file.is_file())
-    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+def _told_size(files: list[Path]) -> str:
+    sizes = [file.stat().st_size for file in files if file.is_file()]
+    return f"{counted(len(sizes), 'file')}, {size_of(sum(sizes))}"
 
 
 def _read_json(found: Inspected, name: str) -> dict[str, Any] | None:
     """A JSON object of the folder; None if it is not there, or is none."""
     file = found.folder / name
     if not file.is_file():
+        return None
+    if instead := stand_in(file):
+        found.findings.wrong("settings", f"`{name}` {instead.what}", "", instead.advice)
         return None
     try:
         if file.stat().st_size > LARGEST_JSON:
@@ -227,11 +178,13 @@ def _read_json(found: Inspected, name: str) -> dict[str, Any] | None:
 
 def _look_at_settings(found: Inspected) -> None:
     found.record = _read_json(found, RECORD)
-    config = found.config = _read_json(found, CONFIG)
+    found.config = _read_json(found, CONFIG)
     named = ((found.record or {}).get("recipe") or {}).get("base") or {}
     if leads_elsewhere(str(named.get("name_or_path"))):
         told = f"{RECORD} names the base {named['name_or_path']!r}"
         found.findings.wrong("settings", told, "which leads out of where it lies")
+    _complete(found)
+    config = found.config
     if config is None:
         return
     if found.from_adapterhub:
@@ -243,7 +196,42 @@ def _look_at_settings(found: Inspected) -> None:
             "peftkit computes the bottleneck adapters of AdapterHub's that it can compute exactly",
             "load it with the `adapters` library, which wrote it",
         )
+    elif config.get("peft_type") is None and found.record is None:
+        found.findings.is_adapter = False
+        found.findings.wrong("settings", *no_peft_adapter(config, found.folder))
+    else:
+        _judge_settings(found, config)
+
+
+def _complete(found: Inspected) -> None:
+    """Puts what was given for adapter_config.json into its content.
+
+    Raises:
+        RecipeError: it is not for this adapter.
+    """
+    if not found.given:
         return
+    if found.record is not None or found.from_adapterhub:
+        writer = "AdapterHub's library" if found.from_adapterhub else "peftkit"
+        raise RecipeError(
+            f"`{OPTION}` completes the settings of PEFT's adapters, and {writer} has saved the one "
+            f"in `{found.folder}`, with all its settings",
+            "leave it out",
+        )
+    if found.config is None:  # which is told already
+        return
+    config, found.config = found.config, with_settings(found.config, found.given)
+    for name, value in found.given.items():
+        if config.get(name) is None:
+            found.findings.note(
+                "settings",
+                f"`{name}` is {str(value)[:60]}, as `{OPTION}` gives it",
+                f"{CONFIG} does not say; whether it is that of the training cannot be told",
+            )
+
+
+def _judge_settings(found: Inspected, config: dict[str, Any]) -> None:
+    """What is wrong with the settings of an adapter of PEFT's, by themselves."""
     wrong = list(wrong_settings(config))
     kind, base = config.get("peft_type"), config.get("base_model_name_or_path")
     if not isinstance(kind, str):
@@ -252,37 +240,24 @@ def _look_at_settings(found: Inspected) -> None:
         wrong.append(f"`task_type` is {config['task_type']!r}")
     if base is not None and (not isinstance(base, str) or leads_elsewhere(base)):
         wrong.append(f"`base_model_name_or_path` is {base!r}, which leads out of where it lies")
+    told: list[tuple[bool, str, str, str]] = []
+    if found.record is None:
+        told += [(True, *about_missing(config, name)) for name in missing_settings(config)]
+        told += early_fields(config)
     if changed := changed_base(config):
-        found.findings.wrong(
-            "settings", changed[0], "whether PEFT makes that base again is not certain", changed[1]
+        what, advice = changed
+        told.append((True, what, "whether PEFT makes that base again is not certain", advice))
+    if wrong or not any(changes for changes, *_ in told):
+        found.findings.judge(
+            "settings",
+            wrong,
+            f"{kind}" + (f", r={config['r']}" if config.get("r") else ""),
+            "PEFT would act on it",
+            "do not load it; ask whoever published it",
         )
-        if not wrong:
-            return
-    found.findings.judge(
-        "settings",
-        wrong,
-        f"{kind}" + (f", r={config['r']}" if config.get("r") else ""),
-        "PEFT would act on it",
-        "do not load it; ask whoever published it",
-    )
-
-
-def _look_at_pickles(found: Inspected) -> None:
-    """Pickles are no harm beside the safetensors file that holds the same."""
-    for file in sorted(found.folder.rglob("*")):
-        if file.suffix not in PICKLES or not file.is_file():
-            continue
-        twins: tuple[str, ...] = (WEIGHTS,)
-        if found.from_adapterhub:
-            twins = SAME_AS.get(file.name, (f"{file.stem}.safetensors",))
-        read = found.config is None or any((found.folder / name).is_file() for name in twins)
-        plain = PLAIN_NAME.fullmatch(file.name)
-        (found.findings.note if read else found.findings.wrong)(
-            "pickle",
-            f"`{file.name}` is a pickle" + (", and is not read" if read else ""),
-            "loading a pickle can run any program",
-            CONVERT.format(file.name, file.stem) if plain and not read else "",
-        )
+    for changes, what, meaning, advice in told:
+        tell = found.findings.wrong if changes else found.findings.note
+        tell("settings", what, meaning, advice)
 
 
 def _look_at_templates(found: Inspected) -> None:
@@ -306,33 +281,4 @@ def _look_at_templates(found: Inspected) -> None:
             "a chat template without long loops",
             "writing a prompt could take for ever",
             "take the base's own template, or remove it",
-        )
-
-
-def _look_at_weights(found: Inspected) -> None:
-    files = sorted(found.folder.glob("*.safetensors"))
-    for file in files:
-        try:
-            found.tensors[file.name] = read_header(file)
-        except AdapterError as error:
-            found.findings.wrong("weights", error.message, "", error.hint)
-    needed = ADAPTER_WEIGHTS if found.from_adapterhub else (WEIGHTS,)
-    if found.config is not None and not any((found.folder / name).is_file() for name in needed):
-        if not found.problems_of("pickle"):
-            found.findings.wrong(
-                "weights",
-                f"no .safetensors file {quoted(needed)}",
-                "the tensors are read from there",
-                "if it was published as a pickle (.bin), download that and `peftkit verify` its "
-                "folder, which says how to convert it",
-            )
-    elif not files:
-        found.findings.wrong("weights", "no .safetensors file", "there is nothing to load")
-    elif len(found.tensors) == len(files):
-        count = sum(len(tensors) for tensors in found.tensors.values())
-        numbers = sum(
-            (t.end - t.begin) for tensors in found.tensors.values() for t in tensors.values()
-        )
-        found.findings.ok(
-            "weights", f"{count} tensors, {numbers / 1e6:.1f} MB, without gap or overlap"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,32 +13,28 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
+from peftkit.adapters.base_checks import CHAT_TEMPLATE, check_base
 from peftkit.adapters.foreign import check_nothing_is_random
 from peftkit.adapters.hub import on_this_machine
 from peftkit.adapters.inspecting import Inspected, inspect
 from peftkit.adapters.probes import compare_probes, tolerance
 from peftkit.adapters.published import completed, published_adapter
-from peftkit.adapters.record import (
-    Record,
-    chat_template_sha256,
-    tokenizer_sha256,
-)
+from peftkit.adapters.record import Record, peft_config
+from peftkit.adapters.saved_recipe import recipe_of
 from peftkit.bases.added_tokens import load_added_tokens
-from peftkit.bases.fingerprint import fingerprint
 from peftkit.bases.loading import load_weights
-from peftkit.bases.opening import OpenedBase, download_weights, open_base
+from peftkit.bases.opening import OpenedBase, open_base
 from peftkit.data.encoded import Examples, Head
 from peftkit.data.rows import Row
 from peftkit.errors import AdapterError, RecipeError
 from peftkit.evaluation.generating import write
 from peftkit.evaluation.scoring import run_model
 from peftkit.recipe import Recipe
-from peftkit.tasks.task import Prediction, Reply
+from peftkit.tasks.task import Prediction, Reply, Scored
+from peftkit.terminal import quietly
 from peftkit.training.devices import open_accelerator, weights_dtype
 from peftkit.training.reading import Reader
 
-CHAT_TEMPLATE = "chat_template.jinja"
-"""The file in which transformers keeps a tokenizer's template."""
 OTHER_SEED = 20_261_123
 """A head that is not loaded but left at random differs from the trained one, and is noticed."""
 
@@ -58,9 +54,10 @@ class LoadedAdapter:
         """The base's tokenizer, with the chat template of the training."""
         return self.base.tokenizer
 
-    def predict(self, inputs: Sequence[Any]) -> Sequence[Prediction | Reply]:
-        """An answer for each input: a class for a text, or a mapping of `text` and `text_pair`; a
-        reply to a text, or to a list of messages.
+    @quietly()
+    def predict(self, inputs: Sequence[Any]) -> Sequence[Prediction | Scored | Reply]:
+        """An answer for each input: a class, or the number of a model that gives one, for a text
+        or a mapping of `text` and `text_pair`; a reply to a text, or to a list of messages.
 
         Raises:
             PeftkitError: an input is nothing that the task can answer.
@@ -80,6 +77,7 @@ class LoadedAdapter:
         )
         return task.predict(outputs, self.record.head)
 
+    @quietly()
     def write(
         self, inputs: Sequence[Any], model: nn.Module | None = None, **settings: Any
     ) -> list[str]:
@@ -98,6 +96,7 @@ class LoadedAdapter:
                 **settings,
             )
 
+    @quietly()
     def load_base(self) -> nn.Module:
         """The base alone, as it was before training."""
         head, device = self.record.head, self.accelerator.device
@@ -132,13 +131,23 @@ class OpenedAdapter:
             return getattr(torch, self.record.base["dtype"])  # type: ignore[no-any-return]
         return weights_dtype(self.recipe.base, self.recipe.method.trains_base_weights)
 
+    @property
+    def peft_config(self) -> dict[str, Any]:
+        """adapter_config.json, with what was given for it; empty for methods that have none."""
+        return peft_config(self.folder) if self.record.base else dict(self.record.peft_config)
+
     def check_base(self) -> None:
         """Raises AdapterError unless the base is that of the training, as far as it is known."""
         if self.record.base:
             check_base(self.base, self.record)
 
 
-def open_adapter(path: str, base: str = "", trust_remote_code: bool = False) -> OpenedAdapter:
+def open_adapter(
+    path: str,
+    base: str = "",
+    trust_remote_code: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> OpenedAdapter:
     """An adapter of peftkit's own, or one that PEFT or AdapterHub has saved; its base is opened,
     and not compared yet.
 
@@ -146,24 +155,41 @@ def open_adapter(path: str, base: str = "", trust_remote_code: bool = False) -> 
         path: a run folder, an adapter folder, or a Hub id (`org/name`, `org/name@revision`).
         base: where the base is, if not where the recipe says.
         trust_remote_code: whether code that lies beside the base may run, if the recipe asks it.
+        settings: fields that adapter_config.json lacks, and their values.
 
     Raises:
         AdapterError: it is none, a file was changed, or it is not safe to load.
+        RecipeError: the settings are none of the adapter's type, or not missing.
     """
-    folder, record, recipe = read_adapter(path, base, trust_remote_code)
+    found = inspect(path := on_this_machine(path), settings)
+    found.raise_if_wrong()
+    return open_inspected(found, path, base, trust_remote_code)
+
+
+def open_inspected(
+    found: Inspected, path: str, base: str, trust_remote_code: bool
+) -> OpenedAdapter:
+    """As `open_adapter`, of an adapter whose bytes have passed."""
+    folder, record, recipe = _read(found, path, base, trust_remote_code)
     opened = open_base(recipe.base, recipe.method.position_offset)
+    recipe = recipe.with_(base=opened.spec)
     if not record.base:
-        record = completed(record, opened)
-    return OpenedAdapter(folder, record, recipe.with_(base=opened.spec), opened)
+        record, recipe, opened = completed(found, record, recipe, opened)
+    return OpenedAdapter(folder, record, recipe, opened)
 
 
-def load(path: str, base: str = "", trust_remote_code: bool = False) -> LoadedAdapter:
+def load(
+    path: str,
+    base: str = "",
+    trust_remote_code: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> LoadedAdapter:
     """Loads an adapter on its base; arguments as for `open_adapter`.
 
     Raises:
         AdapterError: a file was changed, the base is another one, or the probes differ.
     """
-    found = open_adapter(path, base, trust_remote_code)
+    found = open_adapter(path, base, trust_remote_code, settings)
     found.check_base()
     recipe, record = found.recipe, found.record
     accelerator = open_accelerator(recipe.base)
@@ -171,27 +197,16 @@ def load(path: str, base: str = "", trust_remote_code: bool = False) -> LoadedAd
     return LoadedAdapter(model, found.base, recipe, record, accelerator)
 
 
-def read_adapter(
-    path: str, base: str = "", trust_remote_code: bool = False
-) -> tuple[Path, Record, Recipe]:
-    """The adapter folder of a path, what it says of itself, and the recipe to load it by.
-
-    Raises:
-        AdapterError: it is none, a file was changed, or it is not safe to load.
-    """
-    found = inspect(on_this_machine(path))
-    found.raise_if_wrong()
-    return read_inspected(found, path, base, trust_remote_code)
-
-
-def read_inspected(
+def _read(
     found: Inspected, path: str, base: str, trust_remote_code: bool
 ) -> tuple[Path, Record, Recipe]:
-    """As `read_adapter`, of an adapter whose bytes have passed."""
+    """The adapter folder of a path, what it says of itself, and the recipe to load it by."""
     if found.record is None:
         return found.folder, *published_adapter(found, base)
     record = Record.read(found.folder)
-    recipe = _recipe(Path(path).expanduser(), record, base)
+    recipe = recipe_of(Path(path).expanduser(), record.recipe)
+    if base:
+        recipe = recipe.with_(base=recipe.base.with_(name_or_path=base, revision=""))
     if recipe.base.trust_remote_code and not trust_remote_code:
         raise AdapterError(
             f"the adapter asks for code to be run that lies beside its base "
@@ -201,51 +216,6 @@ def read_inspected(
     if (template := found.folder / CHAT_TEMPLATE).is_file():  # the base's own may have changed
         recipe = recipe.with_(base=recipe.base.with_(chat_template=str(template)))
     return found.folder, record, recipe
-
-
-def check_base(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless a base has the tokenizer and the files of the training."""
-    check_tokenizer(opened, record)
-    check_template(opened, record)
-    check_base_files(opened, record)
-
-
-def check_template(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless prompts are written as in training."""
-    if record.head.generation and chat_template_sha256(opened.tokenizer) != (
-        record.chat_template_sha256
-    ):
-        raise AdapterError(
-            f"the chat template `{CHAT_TEMPLATE}` is not the one the adapter was trained with",
-            "copy the adapter folder again",
-        )
-
-
-def check_tokenizer(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless a base has the tokenizer of the training."""
-    if tokenizer_sha256(opened.tokenizer) != record.tokenizer_sha256:
-        raise AdapterError(
-            f"the tokenizer of `{opened.name}` is not the one the adapter was trained with",
-            "use the base that the adapter's README.md names",
-        )
-
-
-def check_base_files(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless a base has the files of the training; downloads its weights."""
-    download_weights(opened)
-    found = fingerprint(opened)
-    if found.sha256 != record.base["sha256"]:
-        raise AdapterError(
-            f"`{opened.name}` is not the base of this adapter: the digest of its files is "
-            f"{found.sha256[:12]}, not {record.base['sha256'][:12]}",
-            belongs_to(record),
-        )
-
-
-def belongs_to(record: Record) -> str:
-    """The hint where an adapter meets another base than its own."""
-    name = record.base["hub_id"] or record.base["name"]
-    return f"the adapter belongs to `{name}`; say where that is with `--base`"
 
 
 def load_proven(
@@ -273,15 +243,3 @@ def load_trained_model(
         check_nothing_is_random(model, loaded.random)
     load_added_tokens(model, folder, base.added_ids)
     return model.to(device).eval()
-
-
-def _recipe(folder: Path, record: Record, base: str) -> Recipe:
-    """The run's own recipe, which knows local paths; else the published one."""
-    file = folder / "recipe.json"
-    if file.is_file():
-        recipe = Recipe.from_json(file.read_text(encoding="utf-8"), str(file))
-    else:
-        recipe = Recipe.from_json(json.dumps(record.recipe), "the recipe in peftkit.json")
-    if base:
-        recipe = recipe.with_(base=recipe.base.with_(name_or_path=base, revision=""))
-    return recipe

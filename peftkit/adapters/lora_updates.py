@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 
+from peftkit.adapters.digests import WEIGHTS
 from peftkit.adapters.headers import Stored, read_header
-from peftkit.adapters.inspecting import WEIGHTS
 from peftkit.bases.added_tokens import WEIGHTS as ADDED_TOKENS
 from peftkit.bases.loading import empty_model
 from peftkit.bases.opening import OpenedBase

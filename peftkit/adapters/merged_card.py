@@ -7,13 +7,14 @@ from typing import Any
 
 import jinja2
 
+from peftkit.adapters.base_origin import origin, repository
 from peftkit.adapters.card import PIPELINE_TAGS
 from peftkit.adapters.pooled_code import model_code
 from peftkit.adapters.record import Record
 
 TEMPLATE = """\
 ---
-{% if record.base.hub_id %}base_model: {{ record.base.hub_id }}
+{% if repository %}base_model: {{ repository }}
 {% endif %}library_name: {{ "peftkit" if pooled else "transformers" }}
 pipeline_tag: {{ pipeline_tag }}
 tags:
@@ -23,7 +24,8 @@ tags:
 # {{ name }}
 
 {{ method }}{% if base %} of `{{ base }}`{% endif %}, merged with \
-[peftkit](https://pypi.org/project/peftkit/) into {{ into }}{{ strength }}.
+[peftkit](https://pypi.org/project/peftkit/) into {{ into }}{{ strength }}.\
+{% if origin %} That base is {{ origin }}.{% endif %}
 
 {% if pooled -%}
 {{ pooled }}
@@ -71,6 +73,8 @@ def write_merged_card(folder: Path, name: str, record: Record, report: dict[str,
         agreement=f"{report['top1_agreement']:.2%}",
         method=record.peft_config.get("peft_type") or record.recipe["method"]["kind"],
         base=base,
+        origin=origin(record.base),
+        repository=repository(record.base),
         into=TARGETS[report["into"]],
         strength="" if report["scale"] == 1 else f" at strength {report['scale']}",
         scores=list(report["score"]["adapter"]),

@@ -10,7 +10,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,7 @@ from peftkit.adapters.probes import (
     merged_tolerance,
     synthetic_inputs,
 )
-from peftkit.adapters.record import peft_config, tokenizer_sha256, versions
+from peftkit.adapters.record import tokenizer_sha256, versions
 from peftkit.bases.base import Base
 from peftkit.bases.loading import has_tied_output, load_weights, model_class
 from peftkit.bases.opening import open_base
@@ -59,6 +59,7 @@ def merge_to(
     base: str = "",
     trust_remote_code: bool = False,
     tell: Callable[[str], None] = lambda _: None,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes the merged model as a folder that transformers loads, with its certificate.
 
@@ -74,6 +75,7 @@ def merge_to(
         base: where the base is, if not where the recipe says.
         trust_remote_code: as for `open_adapter`.
         tell: called with what is being done.
+        settings: as for `open_adapter`.
 
     Returns:
         The content of merge_report.json.
@@ -86,7 +88,7 @@ def merge_to(
     final = place(output)
     refuse_taken(final)
     begun = time.monotonic()
-    found = open_adapter(path, base, trust_remote_code)
+    found = open_adapter(path, base, trust_remote_code, settings)
     check_mergeable(found)
     _check_into(found, into)
     _check_scale(found, scale)
@@ -176,7 +178,7 @@ def _check_into(found: OpenedAdapter, into: Into) -> None:
 
 def _check_scale(found: OpenedAdapter, scale: float) -> None:
     """Raises MethodError where an adapter has no strength but its own."""
-    config, head = peft_config(found.folder), found.record.head
+    config, head = found.peft_config, found.record.head
     if scale == 1:
         return
     if reason := why_no_plain_lora(config, found.folder, head=head.trained):

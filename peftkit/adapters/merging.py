@@ -6,12 +6,16 @@ what was learned, and into the original ones the adapter does not fit.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
 from torch import nn
 
+from peftkit.adapters.adapted import names_in
+from peftkit.adapters.digests import WEIGHTS
 from peftkit.adapters.loading import OTHER_SEED, OpenedAdapter, load_trained_model, open_adapter
 from peftkit.adapters.probes import (
     compare_probes,
@@ -19,6 +23,7 @@ from peftkit.adapters.probes import (
     take_probes,
     tolerance,
 )
+from peftkit.adapters.shared_weights import why_shared
 from peftkit.bases.added_tokens import fold_added_tokens, load_added_tokens
 from peftkit.bases.loading import dequantized, load_weights
 from peftkit.bases.opening import OpenedBase
@@ -62,14 +67,35 @@ def merge_opened(found: OpenedAdapter) -> nn.Module:
 
 def check_mergeable(found: OpenedAdapter) -> None:
     """Raises MethodError if what was trained cannot be folded into the base's weights."""
-    if reason := found.recipe.method.supports_merging(found.base.spec):
+    if reason := why_not_mergeable(found):
         raise MethodError(reason)
+
+
+def why_not_mergeable(found: OpenedAdapter) -> str:
+    """Why what was trained cannot be folded into the base's weights; empty if it can. No weights
+    are loaded.
+    """
+    if reason := found.recipe.method.supports_merging(found.base.spec):
+        return reason
     if found.base.spec.trust_remote_code:
-        raise MethodError(
+        return (
             f"`{found.base.name}` needs code that lies beside it, and a merged model would be "
-            "written without that",
-            "keep the adapter",
+            "written without that; keep the adapter"
         )
+    return why_shared(found.base, found.record.head, names_in(found.folder / WEIGHTS))
+
+
+@contextlib.contextmanager
+def possible_advice(found: OpenedAdapter) -> Iterator[None]:
+    """Inside, an error that advises to merge an adapter gives the reason instead where that cannot
+    be done.
+    """
+    try:
+        yield
+    except AdapterError as error:
+        if "merge" in error.hint and (reason := why_not_mergeable(found)):
+            raise AdapterError(error.message, reason) from error
+        raise
 
 
 def merged_model(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from peftkit.adapters.base_origin import origin
 from peftkit.adapters.loading import OpenedAdapter, load_proven, open_adapter
 from peftkit.adapters.lora_updates import read_updates, why_no_plain_lora
 from peftkit.adapters.merged_folder import merge_to
+from peftkit.adapters.merging import possible_advice
 from peftkit.adapters.peft_folder import (
     Saved,
     check_expanded,
@@ -19,9 +21,9 @@ from peftkit.adapters.peft_folder import (
     write_expanded,
 )
 from peftkit.adapters.placing import placed
-from peftkit.adapters.record import peft_config
 from peftkit.adapters.requests import Exported, Request, other_precision
 from peftkit.adapters.saving import adapter_bytes
+from peftkit.adapters.vocabulary import reads_with_its_own
 from peftkit.bases.loading import empty_model
 from peftkit.errors import RecipeError
 from peftkit.training.devices import open_accelerator
@@ -30,17 +32,21 @@ from peftkit.training.devices import open_accelerator
 def export_peft(request: Request) -> Exported:
     """A folder that plain PEFT loads; any LoRA in the form that all loaders understand."""
     _refuse_gguf_options(request)
-    found = open_adapter(request.path, request.base, request.trust_remote_code)
-    config = peft_config(found.folder)
-    check_for_peft(config, found.folder, found.record.head)
+    found = _open(request)
+    config = found.peft_config
+    with possible_advice(found):
+        check_for_peft(config, found.folder, found.record.head)
     found.check_base()
-    notes = (f"PeftModel.from_pretrained(base, {str(request.output)!r}), beside {_beside(found)}",)
+    notes = (
+        *_resizing(found),
+        f"PeftModel.from_pretrained(base, {str(request.output)!r}), beside {_beside(found)}",
+    )
     if not why_no_plain_lora(config, found.folder, head=True):
         saved = read_updates(found.folder, config, found.base, found.record.head)
         return _expanded("peft", request, found, saved, notes)
     with placed(request.output) as folder:
         folder.mkdir()
-        copy_as_it_is(found.folder, folder)
+        copy_as_it_is(found.folder, folder, config)
         _copy_own(found, folder)
         difference = _compare_answers(folder, found)
     return Exported("peft", request.output, adapter_bytes(request.output), difference, notes)
@@ -49,11 +55,12 @@ def export_peft(request: Request) -> Exported:
 def export_vllm(request: Request) -> Exported:
     """A folder for vLLM's `--lora-modules`."""
     _refuse_gguf_options(request)
-    found = open_adapter(request.path, request.base, request.trust_remote_code)
-    config = peft_config(found.folder)
-    check_for_vllm(config, found.folder, found.record.head)
-    saved = read_updates(found.folder, config, found.base, found.record.head)
-    rank = rank_for_vllm(saved[0])
+    found = _open(request)
+    config = found.peft_config
+    with possible_advice(found):
+        check_for_vllm(config, found.folder, found.record.head)
+        saved = read_updates(found.folder, config, found.base, found.record.head)
+        rank = rank_for_vllm(saved[0])
     found.check_base()
     base = shlex.quote(found.base.hub_id or str(found.base.folder))
     output = shlex.quote(str(request.output))
@@ -71,10 +78,15 @@ def export_safetensors(request: Request) -> Exported:
     _refuse_gguf_options(request)
     report = merge_to(
         request.path, str(request.output), base=request.base,
-        trust_remote_code=request.trust_remote_code,
+        trust_remote_code=request.trust_remote_code, settings=request.settings,
     )  # fmt: skip
     checked = {name: report[name] for name in ("max_abs_dlogit", "kl", "top1_agreement")}
     return Exported("safetensors", request.output, adapter_bytes(request.output), checked)
+
+
+def _open(request: Request) -> OpenedAdapter:
+    trust = request.trust_remote_code
+    return open_adapter(request.path, request.base, trust, request.settings)
 
 
 def _beside(found: OpenedAdapter) -> str:
@@ -84,13 +96,24 @@ def _beside(found: OpenedAdapter) -> str:
     return name if quantization == "none" else f"{name} in {quantization}"
 
 
+def _resizing(found: OpenedAdapter) -> tuple[str, ...]:
+    """What has to be done to the base before PEFT loads an adapter of another vocabulary."""
+    notes = []
+    if found.base.rows_in_files:
+        rows = found.base.config.get_text_config().vocab_size
+        notes.append(f"first: base.resize_token_embeddings({rows})")
+    if not found.record.base and reads_with_its_own(found.folder, found.base):
+        notes.append("texts are read with the tokenizer in the folder, not with the base's")
+    return tuple(notes)
+
+
 def _expanded(
     to: str, request: Request, found: OpenedAdapter, saved: Saved, notes: tuple[str, ...]
 ) -> Exported:
     model = empty_model(found.base, found.record.head).model
     with placed(request.output) as folder:
         folder.mkdir()
-        written = write_expanded(saved, peft_config(found.folder), model, folder)
+        written = write_expanded(saved, found.peft_config, model, folder)
         _copy_own(found, folder)
         largest = check_expanded(saved, folder)
         checked = {"largest_difference": largest} | _compare_answers(folder, found)
@@ -100,17 +123,20 @@ def _expanded(
 
 def _copy_own(found: OpenedAdapter, folder: Path) -> None:
     """A word on the base, and the tokenizer and the template of the training; what another tool has
-    left beside an adapter was not judged.
+    left beside an adapter was not judged, but for a tokenizer that it needs.
     """
     if not found.record.base:
+        if reads_with_its_own(found.folder, found.base):
+            found.base.tokenizer.save_pretrained(folder)
         return
     copy_tokenizer(found.folder, folder)
     base, quantization = found.record.base, found.base.spec.quantization
     digests = ", ".join(f"`{name}` {digest}" for name, digest in base["files"].items())
     precision = "" if quantization == "none" else f", quantized to {quantization} in training"
+    told = f": {found_at}" if (found_at := origin(base)) else ""
     (folder / "README.md").write_text(
         f"# {folder.name}\n\nAn adapter in PEFT's format for `{base['hub_id'] or base['name']}`"
-        f"{precision}.\nThe base's files have the SHA-256 {digests}.\n",
+        f"{told}{precision}.\nThe base's files have the SHA-256 {digests}.\n",
         encoding="utf-8",
     )
 

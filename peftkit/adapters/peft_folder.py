@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from peftkit.adapters.digests import CONFIG, RECORD
-from peftkit.adapters.inspecting import WEIGHTS
+from peftkit.adapters.digests import CONFIG, RECORD, WEIGHTS
 from peftkit.adapters.lora_updates import (
     EXPANDED,
     MERGE,
@@ -158,10 +157,17 @@ def _names(adapted: Iterable[str], model: torch.nn.Module) -> list[str]:
     return sorted(leaves if meant == wanted else wanted)
 
 
-def copy_as_it_is(folder: Path, output: Path) -> None:
-    """PEFT's two files."""
-    for name in (CONFIG, WEIGHTS):
-        shutil.copyfile(folder / name, output / name)
+def copy_as_it_is(folder: Path, output: Path, config: Mapping[str, Any]) -> None:
+    """PEFT's two files.
+
+    Args:
+        config: adapter_config.json, with what was given for it.
+    """
+    shutil.copyfile(folder / WEIGHTS, output / WEIGHTS)
+    if config == json.loads((folder / CONFIG).read_text(encoding="utf-8")):
+        shutil.copyfile(folder / CONFIG, output / CONFIG)
+    else:
+        (output / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def copy_tokenizer(folder: Path, output: Path) -> None:

@@ -9,13 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.adapters import adapterhub
-from peftkit.adapters.adapted import HEAD_MODULES, HEADS, holds, task_type_of
+from peftkit.adapters.adapted import (
+    HEAD_MODULES,
+    HEADS,
+    has_classifier,
+    has_own_head,
+    number_of_labels,
+    task_type_of,
+    tensor_names,
+)
 from peftkit.adapters.adapterhub import _SavedByAdapterHub, hub_head
 from peftkit.adapters.foreign import NOT_LOADED, _NoTask, _SavedByPeft
 from peftkit.adapters.inspecting import Inspected
+from peftkit.adapters.outputs import task_of_outputs
 from peftkit.adapters.record import Record
+from peftkit.adapters.settings import EARLY_FIELDS
+from peftkit.adapters.vocabulary import fitted
 from peftkit.bases.base import Base
-from peftkit.bases.opening import OpenedBase
+from peftkit.bases.opening import OpenedBase, open_base
 from peftkit.data.encoded import Head
 from peftkit.data.source import Data
 from peftkit.errors import AdapterError, quoted
@@ -52,17 +63,43 @@ def published_adapter(found: Inspected, base: str = "") -> tuple[Record, Recipe]
     if reason := NOT_LOADED.get(config["peft_type"]):
         raise AdapterError(f"{config['peft_type']} is not loaded: {reason}")
     task_type, _ = task_type_of(found, spec)
-    count = 2 if task_type == "QUESTION_ANS" else _number_of_labels(found)
-    own_head = holds(found, HEAD_MODULES.get(task_type, ()))
+    head = _head(found, spec, task_type)
+    settings = {**found.given, **_left_to_the_base(config, head)}
+    method = _SavedByPeft(config=_told_to_method(config), settings=settings)
+    return _as_record({**config, **settings}, spec, _task(task_type), method, head)
+
+
+def _left_to_the_base(config: dict[str, Any], head: Head) -> dict[str, Any]:
+    """Fields by which PEFT leaves a classifier to the base, where an adapter has none of its own.
+
+    For a `task_type` with a classifier, PEFT takes that for a part of every adapter.
+    """
+    modules = HEAD_MODULES.get(str(config.get("task_type")), ())
+    if not modules or head.trained or config.get("num_virtual_tokens"):
+        return {}
+    saved = [name for name in config.get("modules_to_save") or () if name not in modules]
+    return {"task_type": None, "modules_to_save": saved or None}
+
+
+def _head(found: Inspected, spec: Base, task_type: str) -> Head:
+    """What the model puts out.
+
+    Raises:
+        AdapterError: neither the adapter nor its base has a classifier.
+    """
+    count = 2 if task_type == "QUESTION_ANS" else number_of_labels(found)
+    own = has_own_head(tensor_names(found), task_type)
     if task_type == "SEQ_CLS" and not count:
-        raise AdapterError(
-            "no tensor of the classifier is in it, so that its answers would be random",
-            "ask for an adapter that was saved with its head (`modules_to_save`)",
-        )
+        opened = open_base(spec)
+        if not has_classifier(opened):
+            raise AdapterError(
+                "no tensor of the classifier is in it, so that its answers would be random",
+                "ask for an adapter that was saved with its head (`modules_to_save`), or give the "
+                "base whose classifier it was trained with (`--base`)",
+            )
+        count = int(opened.config.num_labels)
     labels = tuple(f"LABEL_{n}" for n in range(count)) if task_type in HEAD_MODULES else ()
-    head = Head(HEADS[task_type], task_type, labels, trained=own_head)
-    method = _SavedByPeft(config={"peft_type": config["peft_type"], **_virtual(config)})
-    return _as_record(found, spec, _task(task_type), method, head)
+    return Head(HEADS[task_type], task_type, labels, trained=own)
 
 
 def _of_adapterhub(found: Inspected, spec: Base) -> tuple[Record, Recipe]:
@@ -76,17 +113,17 @@ def _of_adapterhub(found: Inspected, spec: Base) -> tuple[Record, Recipe]:
         task, layers = _task("SEQ_CLS"), hub.layers
         head = Head(HEADS["SEQ_CLS"], "SEQ_CLS", hub.labels)
     method = _SavedByAdapterHub(config=found.config, layers=layers)
-    return _as_record(found, spec, task, method, head)
+    return _as_record(found.config, spec, task, method, head)
 
 
 def _as_record(
-    found: Inspected, spec: Base, task: Task, method: Method, head: Head
+    config: dict[str, Any], spec: Base, task: Task, method: Method, head: Head
 ) -> tuple[Record, Recipe]:
     recipe = Recipe(base=spec, task=task, method=method)
     record = Record(
         recipe=json.loads(recipe.model_dump_json()), base={}, tokenizer_sha256="",
         chat_template_sha256="", head=head, weights={}, tensors={}, configs={},
-        peft_config=found.config or {}, metrics={}, probes=(), versions={},
+        peft_config=config, metrics={}, probes=(), versions={},
     )  # fmt: skip
     return record, recipe
 
@@ -99,9 +136,18 @@ def _task(task_type: str) -> Task:
     return _NoTask(reason=f"it is one for {task_type}, and peftkit has no task of that kind yet")
 
 
-def completed(record: Record, base: OpenedBase) -> Record:
-    """The record with what only the base tells: the names of the classes, where answers end."""
+def completed(
+    found: Inspected, record: Record, recipe: Recipe, base: OpenedBase
+) -> tuple[Record, Recipe, OpenedBase]:
+    """The same with what only the base tells: the names of the classes and what they are, where
+    answers end; and the base with the adapter's vocabulary.
+
+    Raises:
+        AdapterError: the base cannot be given that vocabulary.
+    """
     head = record.head
+    if not found.from_adapterhub:
+        base = fitted(found.folder, found.config or {}, base, head)
     if head.task_type in ("SEQ_CLS", "TOKEN_CLS"):
         named = getattr(base.config, "id2label", None) or {}
         labels = tuple(str(named.get(n, label)) for n, label in enumerate(head.labels))
@@ -112,13 +158,18 @@ def completed(record: Record, base: OpenedBase) -> Record:
         ends = [base.tokenizer.eos_token_id]
         options = {"max_new_tokens": 256, "do_sample": False, "eos_token_id": ends}
         head = dataclasses.replace(head, generation=options)
-    return dataclasses.replace(record, head=head)
+    task = task_of_outputs(recipe.task, head, base.config)
+    return dataclasses.replace(record, head=head), recipe.with_(task=task), base
 
 
-def _virtual(config: dict[str, Any]) -> dict[str, Any]:
-    if not (number := config.get("num_virtual_tokens")):
-        return {}
-    return {"num_virtual_tokens": number, "num_layers": config.get("num_layers")}
+def _told_to_method(config: dict[str, Any]) -> dict[str, Any]:
+    """What the method has to know before the adapter is loaded."""
+    kept = {"peft_type": config["peft_type"]}
+    if config.get("num_virtual_tokens"):
+        kept |= {name: config.get(name) for name in ("num_virtual_tokens", "num_layers")}
+    if config.get("layer_replication"):
+        kept["layer_replication"] = config["layer_replication"]
+    return kept
 
 
 def named_base(found: Inspected, base: str = "") -> Base:
@@ -141,16 +192,6 @@ def named_base(found: Inspected, base: str = "") -> Base:
     return Base(name_or_path=str(name), revision=revision)
 
 
-def _number_of_labels(found: Inspected) -> int:
-    ends = tuple(f".{name}.weight" for name in (*HEAD_MODULES["SEQ_CLS"], "out_proj"))
-    for tensors in found.tensors.values():
-        for name, stored in tensors.items():
-            inside = name.endswith(".out_proj.weight") and "classif" not in name  # of attention
-            if name.endswith(ends) and not inside and stored.shape:
-                return stored.shape[0]
-    return 0
-
-
 def explained(found: Inspected, base: str = "") -> Iterator[tuple[bool, str, str]]:
     """What a person should know of an adapter that peftkit did not save: whether it changes what
     is computed, what was found, what it means.
@@ -159,10 +200,17 @@ def explained(found: Inspected, base: str = "") -> Iterator[tuple[bool, str, str
     if found.from_adapterhub:
         yield from adapterhub.explained(found)
         return
-    yield from other_fields(found.config)
+    told = list(other_fields(found.config))
+    yield from told
+    if any(changes for changes, _, _ in told):
+        return
+    spec = named_base(found, base)
+    kind, why = task_type_of(found, spec)
     if not found.config.get("task_type"):
-        kind, why = task_type_of(found, named_base(found, base))
         yield False, f"no `task_type`; it is taken for {kind}", why
+    if kind == "SEQ_CLS" and not number_of_labels(found) and has_classifier(open_base(spec)):
+        meaning = "its answers go through the base's own, which is trained"
+        yield False, "no whole classifier is in it", meaning
 
 
 def other_fields(config: dict[str, Any]) -> Iterator[tuple[bool, str, str]]:
@@ -177,20 +225,20 @@ def other_fields(config: dict[str, Any]) -> Iterator[tuple[bool, str, str]]:
         yield True, f"`peft_type` is `{kind}`, which this PEFT does not have", "it cannot load it"
         return
     known = {field.name for field in dataclasses.fields(kinds[kind])}
-    for name in sorted(config.keys() - known):
+    for name in sorted(config.keys() - known - set(EARLY_FIELDS)):
         value = config[name]
         changes = bool(value) and name not in (*WITHOUT_EFFECT, *NO_EFFECT_NEW)
         yield (
             changes,
             f"`{name}` is {value!r}, a field that this PEFT does not know",
-            "a later PEFT saved it, and may compute something else"
-            if changes
-            else "a later PEFT saved it; it has no effect here",
+            "a later PEFT or another program saved it; it "
+            + ("may compute something else" if changes else "has no effect here"),
         )
     missing = sorted(known - config.keys() - {"peft_version", "auto_mapping", "runtime_config"})
     if missing:
+        verb = "is" if len(missing) == 1 else "are"
         yield (
             False,
-            f"{quoted(missing, 4)} are not in adapter_config.json",
+            f"{quoted(missing, 4)} {verb} not in adapter_config.json",
             "an earlier PEFT saved it; they take their defaults, which compute what it did",
         )

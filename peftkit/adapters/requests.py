@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 EXPORTS = ("peft", "vllm", "safetensors", "gguf-lora", "gguf", "ollama")
 """What `--to` may be."""
+FILES = ("gguf-lora", "gguf")
+"""Those of them that are one file; the others are folders."""
 KINDS = ("f32", "f16", "q8_0")
 """Of the matrices in a GGUF file."""
 
@@ -46,6 +49,8 @@ class Request:
     """A GGUF file whose tokenizer is taken."""
     trust_remote_code: bool = False
     """Whether code that lies beside the base may run."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Fields that adapter_config.json lacks, and their values."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ The scale is chosen on validation data; the test split is scored afterwards, at 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ def rewind(
     trust_remote_code: bool = False,
     tell: Callable[[str], None] = lambda _: None,
     allowed: float = 0.0,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Scores a run's adapter at several scales, and writes the best one as an adapter.
 
@@ -100,6 +101,7 @@ def rewind(
         trust_remote_code: as for `open_adapter`.
         tell: called with what is being done.
         allowed: by how much the validation score may be worse than as it was trained.
+        settings: as for `open_adapter`.
 
     Returns:
         The content of rewind.json.
@@ -117,7 +119,7 @@ def rewind(
     final = place(output or default_output(path))
     refuse_taken(final)
     begun = time.monotonic()
-    found = open_adapter(path, base, trust_remote_code)
+    found = open_adapter(path, base, trust_remote_code, settings)
     if reason := found.recipe.method.supports_rewinding():
         raise MethodError(f"this adapter cannot be rewound: {reason}")
     material = gather(found, retention)

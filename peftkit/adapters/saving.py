@@ -20,8 +20,6 @@ from peftkit.packaged import sha256_of
 from peftkit.recipe import Recipe
 
 PARTIAL = "adapter.unchecked"
-UNFINISHED = "adapter.unfinished"
-"""What is left of a run that was interrupted."""
 
 
 def write_weights(

@@ -12,7 +12,6 @@ from peftkit.adapters.loading import OpenedAdapter
 from peftkit.adapters.lora_updates import read_updates
 from peftkit.adapters.merging import check_mergeable
 from peftkit.adapters.peft_folder import check_for_peft, check_for_vllm, rank_for_vllm
-from peftkit.adapters.record import peft_config
 
 
 def commands(adapter: OpenedAdapter, run: Path) -> dict[str, str]:
@@ -34,18 +33,18 @@ def commands(adapter: OpenedAdapter, run: Path) -> dict[str, str]:
 
 
 def _check_peft(adapter: OpenedAdapter) -> None:
-    check_for_peft(peft_config(adapter.folder), adapter.folder, adapter.record.head)
+    check_for_peft(adapter.peft_config, adapter.folder, adapter.record.head)
 
 
 def _check_vllm(adapter: OpenedAdapter) -> None:
-    config, head = peft_config(adapter.folder), adapter.record.head
+    config, head = adapter.peft_config, adapter.record.head
     check_for_vllm(config, adapter.folder, head)
     rank_for_vllm(read_updates(adapter.folder, config, adapter.base, head)[0])
 
 
 def _check_gguf_lora(adapter: OpenedAdapter) -> None:
     check_writes(adapter.record.head)
-    read_lora(adapter.folder, peft_config(adapter.folder), adapter.base, lora_layout(adapter))
+    read_lora(adapter.folder, adapter.peft_config, adapter.base, lora_layout(adapter))
 
 
 def _check_gguf(adapter: OpenedAdapter) -> None:

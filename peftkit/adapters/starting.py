@@ -9,10 +9,12 @@ from typing import Any
 
 from torch import nn
 
+from peftkit.adapters.base_checks import CHAT_TEMPLATE, check_base_files, check_tokenizer
+from peftkit.adapters.digests import CONFIG
 from peftkit.adapters.hub import on_this_machine
 from peftkit.adapters.inspecting import inspect
-from peftkit.adapters.loading import CHAT_TEMPLATE, check_base_files, check_tokenizer
 from peftkit.adapters.record import Record, chat_template_sha256
+from peftkit.adapters.settings import missing_settings
 from peftkit.bases.added_tokens import restore_added_tokens
 from peftkit.bases.opening import OpenedBase, has_weights
 from peftkit.data.encoded import Head
@@ -35,7 +37,7 @@ class Start:
         """What a person should know of it; empty for an adapter of peftkit's."""
         if self.record is not None:
             return ""
-        config = json.loads((self.folder / "adapter_config.json").read_text(encoding="utf-8"))
+        config = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
         named = config.get("base_model_name_or_path") or "no base"
         return (
             f"the adapter to start from names `{named}`, and whether that is `{base.name}` as it "
@@ -58,6 +60,12 @@ def find_start(recipe: Recipe) -> Start | None:
     if not name:
         return None
     found = inspect(on_this_machine(name))
+    if found.record is None and (missing := missing_settings(found.config or {})):
+        raise AdapterError(
+            f"`start_from`: {quoted(missing)} of the adapter in `{found.folder}` is not known: it "
+            f"is not in {CONFIG}",
+            "if you know it, write it into a copy of the adapter",
+        )
     found.raise_if_wrong()
     if found.from_adapterhub:
         raise AdapterError(

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from peftkit.adapters.findings import Findings
 from peftkit.adapters.hub import on_this_machine
 from peftkit.adapters.inspecting import Inspected, inspect
+from peftkit.adapters.own_classes import kinds_from_outside
+from peftkit.bases.base import Base
+from peftkit.bases.opening import fetch, find_local
 from peftkit.errors import PeftkitError, UnreachableError, first_line
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from peftkit.adapters.loading import OpenedAdapter
     from peftkit.adapters.record import Record
     from peftkit.bases.opening import OpenedBase
     from peftkit.recipe import Recipe
+    from peftkit.tasks.task import Task
 
 NO_CHANGE = 1e-7
 """Of the logits' scale: below it an adapter does nothing."""
@@ -26,6 +31,7 @@ def verify(
     base: str = "",
     trust_remote_code: bool = False,
     before_loading: Callable[[], None] = lambda: None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Findings:
     """All checks of an adapter, as far as they can be made.
 
@@ -34,23 +40,32 @@ def verify(
         base: where the base is, if not where the adapter says.
         trust_remote_code: whether code that lies beside the base may run.
         before_loading: called when the first stage has passed, before torch is imported.
+        settings: fields that adapter_config.json lacks, and their values.
 
     Raises:
         AdapterError: it is no adapter.
+        RecipeError: the settings are none of the adapter's type, or not missing.
     """
-    found = inspect(path := on_this_machine(path))
+    found = inspect(path := on_this_machine(path), settings)
     if not found.passed:
-        found.findings.note(
-            "base", "not opened", "an adapter that is not as it was saved is not loaded"
-        )
+        if found.findings.is_adapter:
+            told = "nothing is loaded while something in the folder is wrong"
+            found.findings.note("base", "not opened", told)
+        return found.findings
+    try:
+        reach_base(found, base)
+    except UnreachableError as error:
+        _tell_unreachable(found.findings, error)
         return found.findings
     before_loading()
+    if kinds := kinds_from_outside(found.record):
+        _tell_kinds_from_outside(found.findings, kinds)
+        return found.findings
     try:
         on_base = _on_its_base if found.record is not None else _on_a_base
         on_base(found, path, base, trust_remote_code)
     except UnreachableError as error:
-        told = "tensors and answers were not compared with anything"
-        found.findings.note("base", error.message, told, f"{error.hint}; `--base PATH` names it")
+        _tell_unreachable(found.findings, error)
     except PeftkitError as error:
         found.findings.wrong("base", error.message, "", error.hint)
     except Exception as error:  # whatever PEFT and transformers meet in it
@@ -59,23 +74,61 @@ def verify(
     return found.findings
 
 
+def reach_base(found: Inspected, base: str) -> None:
+    """Asks the Hub for the small files of the base that an adapter names, before the model
+    libraries are imported for nothing.
+
+    Raises:
+        UnreachableError: the Hub does not give them.
+    """
+    saved = ((found.record or {}).get("recipe") or {}).get("base") or {}
+    config = found.config or {}
+    named = saved.get("name_or_path") or config.get("base_model_name_or_path")
+    name = base or named or config.get("model_name")
+    revision = "" if base else str(saved.get("revision") or config.get("revision") or "")
+    try:
+        spec = Base(name_or_path=str(name or ""), revision=revision)
+        if find_local(spec) is None:
+            fetch(spec)
+    except UnreachableError:
+        raise
+    except (PeftkitError, ValueError):  # loading says what is wrong with it
+        return
+
+
+def _tell_unreachable(findings: Findings, error: UnreachableError) -> None:
+    told = "tensors and answers were not compared with anything"
+    findings.note("base", error.message, told, f"{error.hint}; `--base PATH` names it")
+
+
+def _tell_kinds_from_outside(findings: Findings, kinds: Mapping[str, str]) -> None:
+    """What is to be said of an adapter whose method or task is a class of one's own that was not
+    imported.
+    """
+    for part, kind in kinds.items():
+        findings.note(
+            "base",
+            f"its {part} is `{kind}`, a class from outside peftkit",
+            "tensors and answers were not compared with anything, since its module is not imported "
+            "without being trusted",
+            f"if you trust it: `--trust-module {kind.split(':')[0]}`",
+        )
+
+
 def _on_its_base(found: Inspected, path: str, base: str, trust_remote_code: bool) -> None:
     """Stage 2."""
-    from peftkit.adapters.loading import (
+    from peftkit.adapters.base_checks import (
         belongs_to,
         check_base_files,
         check_template,
         check_tokenizer,
-        load_trained_model,
-        read_inspected,
     )
-    from peftkit.bases.opening import open_base
+    from peftkit.adapters.loading import load_trained_model, open_inspected
     from peftkit.training.devices import open_accelerator
 
     findings = found.findings
-    folder, record, recipe = read_inspected(found, path, base, trust_remote_code)
-    opened = open_base(recipe.base, recipe.method.position_offset)
-    recipe = recipe.with_(base=opened.spec)
+    adapter = open_inspected(found, path, base, trust_remote_code)
+    record, recipe, opened = adapter.record, adapter.recipe, adapter.base
     if layers := _other_layers(opened, record):
         findings.wrong(
             "base", layers, "the adapter was trained on another model", belongs_to(record)
@@ -87,7 +140,7 @@ def _on_its_base(found: Inspected, path: str, base: str, trust_remote_code: bool
     check_template(opened, record)
     findings.ok("tokenizer", "vocabulary, steps and template are those of the training")
     accelerator = open_accelerator(recipe.base)
-    model = load_trained_model(folder, recipe, opened, record.head, accelerator.device)
+    model = load_trained_model(adapter.folder, recipe, opened, record.head, accelerator.device)
     if not _tensors_are_right(findings, model):
         return
     with accelerator.autocast():
@@ -96,11 +149,10 @@ def _on_its_base(found: Inspected, path: str, base: str, trust_remote_code: bool
 
 def _on_a_base(found: Inspected, path: str, base: str, trust_remote_code: bool) -> None:
     """Stage 2 of an adapter that peftkit did not save: all that can be told without its record."""
-    from peftkit.adapters.loading import load_trained_model, read_inspected
+    from peftkit.adapters.loading import load_trained_model, open_inspected
     from peftkit.adapters.probes import distance, take_probes, tolerance
-    from peftkit.adapters.published import completed, explained
+    from peftkit.adapters.published import explained
     from peftkit.bases.loading import load_weights
-    from peftkit.bases.opening import open_base
     from peftkit.training.devices import open_accelerator, weights_dtype
 
     findings = found.findings
@@ -108,28 +160,49 @@ def _on_a_base(found: Inspected, path: str, base: str, trust_remote_code: bool) 
         (findings.wrong if changes else findings.note)("settings", told, meaning)
     if not found.passed:
         return
-    folder, record, recipe = read_inspected(found, path, base, trust_remote_code)
-    opened = open_base(recipe.base, recipe.method.position_offset)
-    record, recipe = completed(record, opened), recipe.with_(base=opened.spec)
-    findings.note(
-        "base",
-        f"`{opened.name}`",
-        "that it is the base of the training, and was quantized as there, cannot be told",
-    )
+    adapter = open_inspected(found, path, base, trust_remote_code)
+    recipe, opened = adapter.recipe, adapter.base
+    _tell_base(findings, adapter)
     accelerator = open_accelerator(recipe.base)
     dtype = weights_dtype(recipe.base, trains_base_weights=False)
-    head, device = record.head, accelerator.device
+    head, device = adapter.record.head, accelerator.device
     alone: Any = load_weights(opened, head, dtype, device, dropout=None).model.eval()
     vocabulary = min(len(opened.tokenizer), len(alone.get_input_embeddings().weight))
     with accelerator.autocast():
         before = take_probes(alone, vocabulary, (), tolerance(recipe.base))
     del alone
-    model = load_trained_model(folder, recipe, opened, head, device)
+    model = load_trained_model(adapter.folder, recipe, opened, head, device)
     if not _tensors_are_right(findings, model):
         return
     with accelerator.autocast():
         change = distance(model, before)
     _tell_effect(findings, change, trained_head=head.trained)
+    if head.task_type == "SEQ_CLS":
+        _tell_answers(findings, recipe.task)
+
+
+def _tell_base(findings: Findings, adapter: OpenedAdapter) -> None:
+    """The base of an adapter that another program saved, and its vocabulary."""
+    from peftkit.adapters import vocabulary
+
+    opened = adapter.base
+    findings.note(
+        "base",
+        f"`{opened.name}`",
+        "that it is the base of the training, and was quantized as there, cannot be told",
+    )
+    config, head = adapter.record.peft_config, adapter.record.head
+    if told := vocabulary.told(adapter.folder, config, opened, head):
+        findings.note("vocabulary", told, "the adapter was trained on other tokens than the base's")
+
+
+def _tell_answers(findings: Findings, task: Task) -> None:
+    """What a classifier answers, where that is no class."""
+    from peftkit.adapters.outputs import told
+
+    there, what = told(task)
+    if what:
+        (findings.ok if there else findings.note)("answers", what)
 
 
 def _other_layers(opened: OpenedBase, record: Record) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from peftkit.bases.opening import WEIGHT_FILES, OpenedBase, download_weights
+from peftkit.bases.resizing import as_in_files, resize_vocabulary
 from peftkit.data.encoded import Head
 from peftkit.errors import BaseModelError, quoted
 
@@ -166,16 +167,6 @@ def _convert_unquantized(model: Any, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype, copy=True)
 
 
-def resize_vocabulary(model: Any, base: OpenedBase) -> None:
-    """Gives added tokens rows in the embedding and the output layer, where there are none to spare.
-
-    They start at the mean of all others with as much spread, drawn from torch's global seed.
-    """
-    needed = max(base.added_ids, default=-1) + 1
-    if needed > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(needed, mean_resizing=model.device.type != "meta")
-
-
 def unquantized_modules(model: Any) -> list[str]:
     """Names of the modules that were kept from quantization on purpose, as bitsandbytes takes them
     (`llm_int8_skip_modules`).
@@ -219,6 +210,7 @@ def config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> Any
         config.id2label = dict(enumerate(head.labels))
         config.label2id = {label: index for index, label in enumerate(head.labels)}
     config.pad_token_id = base.tokenizer.pad_token_id
+    config = as_in_files(config, base)
     if head.pooling:
         setattr(config, FIELD, head.pooling)
     elif hasattr(config, FIELD):  # the base is a merged model

@@ -68,6 +68,9 @@ class OpenedBase:
     """The GGUF file the folder was dequantized from."""
     added_ids: tuple[int, ...] = ()
     """Of `spec.added_tokens`, consecutive."""
+    rows_in_files: int = 0
+    """Of the embeddings in the files, where an adapter was trained on others, of which `config` has
+    the number; 0 where they are the same."""
 
     @property
     def name(self) -> str:
@@ -112,8 +115,7 @@ def open_base(base: Base, virtual_tokens: int = 0) -> OpenedBase:
     tokenizer.name_or_path = base.name_or_path  # for messages; a GGUF's would be its cache
     if base.chat_template:
         tokenizer.chat_template = chat_template(base.chat_template)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    give_padding(tokenizer)
     positions = getattr(config, "max_position_embeddings", None) or 0
     positions = positions if positions > 0 else tokenizer.model_max_length  # XLNet says -1
     if config.model_type in POSITIONS_AFTER_PADDING:
@@ -132,6 +134,12 @@ def open_base(base: Base, virtual_tokens: int = 0) -> OpenedBase:
         tokenizer=tokenizer,
         added_ids=_add_tokens(tokenizer, base.added_tokens),
     )
+
+
+def give_padding(tokenizer: Any) -> None:
+    """Lets a tokenizer pad with a token that it has, if it has none for that."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
 
 
 def _as_quantized(base: Base, config: Any) -> Base:
@@ -232,7 +240,7 @@ def find_local(base: Base) -> Path | None:
 def _find(base: Base) -> OpenedBase:
     path = find_local(base)
     if path is None:
-        folder = _snapshot(base, SMALL_FILES)
+        folder = fetch(base)
         return OpenedBase(base, folder, None, None, hub_id=base.name_or_path, revision=folder.name)
     hub_id = ""
     if base.name_or_path.startswith(PREFIX):
@@ -240,6 +248,15 @@ def _find(base: Base) -> OpenedBase:
     if path.is_file():
         return OpenedBase(base, dequantized(path), None, None, hub_id=hub_id, source=path)
     return OpenedBase(base, path, None, None, hub_id=hub_id)
+
+
+def fetch(base: Base) -> Path:
+    """The folder with a Hub base's small files: configuration, tokenizer.
+
+    Raises:
+        UnreachableError: the Hub does not give them.
+    """
+    return _snapshot(base, SMALL_FILES)
 
 
 def _snapshot(base: Base, patterns: list[str]) -> Path:

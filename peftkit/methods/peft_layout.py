@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,17 +129,32 @@ def save_peft(model: nn.Module, folder: Path) -> None:
     model.save_pretrained(str(folder), save_embedding_layers=False)
 
 
-def load_peft(model: nn.Module, folder: Path) -> nn.Module:
+def load_peft(
+    model: nn.Module, folder: Path, settings: Mapping[str, Any] | None = None
+) -> nn.Module:
     """The model with the adapter of a folder, frozen, after comparing every name and shape.
+
+    Args:
+        settings: fields that go before those of its adapter_config.json.
 
     Raises:
         AdapterError: the file and the model do not hold the same tensors.
     """
     with _peft_errors(folder):
-        loaded: Any = peft.PeftModel.from_pretrained(model, str(folder))
+        config = _config_with(folder, settings) if settings else None
+        loaded: Any = peft.PeftModel.from_pretrained(model, str(folder), config=config)
     _restore(loaded, folder, "default")
     loaded.requires_grad_(False)
     return loaded  # type: ignore[no-any-return]
+
+
+def _config_with(folder: Path, settings: Mapping[str, Any]) -> peft.PeftConfig:
+    """PEFT's configuration of an adapter, as `from_pretrained` makes it, with other fields."""
+    saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    fields = {**saved, **settings}
+    fields.pop("runtime_config", None)
+    kind: Any = peft.PEFT_TYPE_TO_CONFIG_MAPPING[fields["peft_type"]]
+    return kind.from_peft_type(**kind.check_kwargs(**fields))  # type: ignore[no-any-return]
 
 
 def add_peft(model: nn.Module, folder: Path, name: str) -> None:
@@ -232,6 +247,8 @@ def _peft_errors(folder: Path) -> Iterator[None]:
     if not (folder / "adapter_config.json").is_file():  # PEFT would look for it on the Hub
         raise AdapterError(f"`{folder}` has no adapter_config.json")
     with _without_noise():
+        # a tied layer was trained, which merging and exporting compare with the answers
+        warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
         try:
             yield
         except (ValueError, TypeError, RuntimeError, KeyError) as error:

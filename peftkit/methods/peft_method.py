@@ -132,6 +132,11 @@ class PeftMethod(_StoredByPeft):
         return None
 
     def supports_merging(self, base: Base) -> str | None:
+        if self.config.get("layer_replication"):
+            return (
+                "its blocks are copies that share their weights (`layer_replication`), and each "
+                "copy adds its own, so that it cannot be folded into them; keep the adapter"
+            )
         if self.config["peft_type"] in MERGED_BY:
             return MERGED_BY[self.config["peft_type"]].supports_merging(base)
         return (

@@ -10,6 +10,7 @@ the last position, padding or not. A hook before the base model's forward pass m
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,9 +64,11 @@ def _takes_a_cache(base: Any) -> bool:
     return any("past_key_values" in inspect.signature(m.forward).parameters for m in asked)
 
 
-def load_virtual(model: nn.Module, folder: Path) -> nn.Module:
+def load_virtual(
+    model: nn.Module, folder: Path, settings: Mapping[str, Any] | None = None
+) -> nn.Module:
     """`load_peft`, right in batches."""
-    return placed_by_hook(load_peft(model, folder))
+    return placed_by_hook(load_peft(model, folder, settings))
 
 
 def restore_virtual(model: nn.Module, folder: Path) -> None:

@@ -41,6 +41,17 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """The number that a model with one output gives for one example."""
+
+    score: float
+
+    def cells(self) -> dict[str, str]:
+        """Column -> value, for a file of answers."""
+        return {"score": f"{self.score:.6f}"}
+
+
+@dataclass(frozen=True)
 class Reply:
     """The text that the model writes for one example."""
 
@@ -278,6 +289,6 @@ class Task(OpenPart):
         """
         raise NotImplementedError
 
-    def predict(self, outputs: Outputs, head: Head) -> list[Prediction]:
-        """The chosen class of each example; not asked of tasks that write."""
+    def predict(self, outputs: Outputs, head: Head) -> Sequence[Prediction | Scored]:
+        """The chosen class of each example, or its number; not asked of tasks that write."""
         raise NotImplementedError

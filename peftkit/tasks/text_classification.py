@@ -21,7 +21,7 @@ from peftkit.tasks.labels import (
     number_first,
     scores_not_classes,
 )
-from peftkit.tasks.task import Piece, Prediction, Reads, Score, Task
+from peftkit.tasks.task import Piece, Prediction, Reads, Score, Scored, Task
 
 if TYPE_CHECKING:
     from peftkit.data.encoded import Encoded, Examples, Head
@@ -231,7 +231,7 @@ class TextClassification(Task):
         outputs[:, majority] = 1
         return {"majority": self.metrics(outputs, encoded.test, encoded.head).metrics}
 
-    def predict(self, outputs: Outputs, head: Head) -> list[Prediction]:
+    def predict(self, outputs: Outputs, head: Head) -> Sequence[Prediction | Scored]:
         from peftkit.tasks.class_scores import softmax
 
         probabilities = softmax(outputs).max(axis=1)

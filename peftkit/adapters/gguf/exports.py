@@ -9,8 +9,8 @@ from typing import Any
 
 from peftkit.adapters.gguf.families import Layout, family_of
 from peftkit.adapters.loading import OpenedAdapter, open_adapter
+from peftkit.adapters.merging import check_mergeable, merge_opened, possible_advice
 from peftkit.adapters.placing import placed
-from peftkit.adapters.record import peft_config
 from peftkit.adapters.requests import Exported, Request, is_plain, other_precision, stops_of
 from peftkit.data.encoded import Head
 from peftkit.errors import AdapterError, RecipeError
@@ -25,7 +25,8 @@ def open_for_export(request: Request) -> OpenedAdapter:
     Raises:
         AdapterError: it is no adapter, or of a model with classes.
     """
-    found = open_adapter(request.path, request.base, request.trust_remote_code)
+    trust = request.trust_remote_code
+    found = open_adapter(request.path, request.base, trust, request.settings)
     check_writes(found.record.head)
     return found
 
@@ -62,12 +63,8 @@ def lora_layout(adapter: OpenedAdapter) -> Layout:
     from peftkit.adapters.gguf.lora import check_expressible
 
     layout = Layout.of(adapter.base.config, family_of(adapter.base.config))
-    try:
-        check_expressible(peft_config(adapter.folder), adapter.folder)
-    except AdapterError as error:  # its hint is to merge
-        if reason := adapter.recipe.method.supports_merging(adapter.base.spec):
-            raise AdapterError(error.message, reason) from error
-        raise
+    with possible_advice(adapter):
+        check_expressible(adapter.peft_config, adapter.folder)
     return layout
 
 
@@ -97,7 +94,8 @@ def write_lora_file(adapter: OpenedAdapter, file: Path, kind: str) -> float:
     from peftkit.adapters.gguf.lora import check_lora, read_lora, write_lora
 
     layout = lora_layout(adapter)
-    lora = read_lora(adapter.folder, peft_config(adapter.folder), adapter.base, layout)
+    with possible_advice(adapter):
+        lora = read_lora(adapter.folder, adapter.peft_config, adapter.base, layout)
     adapter.check_base()
     difference: float = write_checked(
         file, lambda partial: write_lora(partial, lora, kind), lambda p: check_lora(p, lora)
@@ -122,7 +120,6 @@ def check_model_file(
         PeftkitError: the base or the method cannot be a GGUF model.
     """
     from peftkit.adapters.gguf.model import check_writable, model_fields, tokenizer_fields
-    from peftkit.adapters.merging import check_mergeable
 
     layout, stops = check_writable(adapter.base), stops_of(adapter)
     check_mergeable(adapter)
@@ -138,7 +135,6 @@ def write_model_file(adapter: OpenedAdapter, request: Request, file: Path) -> fl
         PeftkitError: the base or the method cannot be one, or the file is not the merged model.
     """
     from peftkit.adapters.gguf.model import check_model, write_model
-    from peftkit.adapters.merging import merge_opened
 
     kind, stops = request.quantize or "f16", stops_of(adapter)
     layout, fields = check_model_file(adapter, request.tokenizer_from, kind, file.stem)

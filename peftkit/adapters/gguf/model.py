@@ -79,7 +79,8 @@ def tokenizer_fields(
         AdapterError: it is of another base, or cannot be written.
     """
     vocabulary = base.config.vocab_size
-    file = Path(source).expanduser() if source else base.source
+    own = None if base.rows_in_files else base.source  # which has no name for an adapter's tokens
+    file = Path(source).expanduser() if source else own
     if source and not Path(source).expanduser().is_file():
         raise AdapterError(f"`--tokenizer-from`: no file `{source}`")
     found = copied_fields(file) if file else written_fields(base.tokenizer, vocabulary)

@@ -1,0 +1,56 @@
+"""Whether a base is the one that an adapter of peftkit's was trained on."""
+
+from __future__ import annotations
+
+from peftkit.adapters.record import Record, chat_template_sha256, tokenizer_sha256
+from peftkit.bases.fingerprint import fingerprint
+from peftkit.bases.opening import OpenedBase, download_weights
+from peftkit.errors import AdapterError
+
+CHAT_TEMPLATE = "chat_template.jinja"
+"""The file in which transformers keeps a tokenizer's template."""
+
+
+def check_base(opened: OpenedBase, record: Record) -> None:
+    """Raises AdapterError unless a base has the tokenizer and the files of the training."""
+    check_tokenizer(opened, record)
+    check_template(opened, record)
+    check_base_files(opened, record)
+
+
+def check_template(opened: OpenedBase, record: Record) -> None:
+    """Raises AdapterError unless prompts are written as in training."""
+    if record.head.generation and chat_template_sha256(opened.tokenizer) != (
+        record.chat_template_sha256
+    ):
+        raise AdapterError(
+            f"the chat template `{CHAT_TEMPLATE}` is not the one the adapter was trained with",
+            "copy the adapter folder again",
+        )
+
+
+def check_tokenizer(opened: OpenedBase, record: Record) -> None:
+    """Raises AdapterError unless a base has the tokenizer of the training."""
+    if tokenizer_sha256(opened.tokenizer) != record.tokenizer_sha256:
+        raise AdapterError(
+            f"the tokenizer of `{opened.name}` is not the one the adapter was trained with",
+            "use the base that the adapter's README.md names",
+        )
+
+
+def check_base_files(opened: OpenedBase, record: Record) -> None:
+    """Raises AdapterError unless a base has the files of the training; downloads its weights."""
+    download_weights(opened)
+    found = fingerprint(opened)
+    if found.sha256 != record.base["sha256"]:
+        raise AdapterError(
+            f"`{opened.name}` is not the base of this adapter: the digest of its files is "
+            f"{found.sha256[:12]}, not {record.base['sha256'][:12]}",
+            belongs_to(record),
+        )
+
+
+def belongs_to(record: Record) -> str:
+    """The hint where an adapter meets another base than its own."""
+    name = record.base["hub_id"] or record.base["name"]
+    return f"the adapter belongs to `{name}`; say where that is with `--base`"

@@ -1,0 +1,135 @@
+"""`peftkit convert`: what a pickle of tensors holds, as a safetensors file beside it.
+
+The pickle is opened in a process of its own; see `unpickling` for what that may do.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftkit.adapters.adapterhub_format import SAME_AS
+from peftkit.adapters.digests import WEIGHTS
+from peftkit.adapters.folders import user_path
+from peftkit.adapters.headers import read_header
+from peftkit.adapters.placing import placed
+from peftkit.adapters.stand_ins import weights_stand_in
+from peftkit.adapters.weight_files import PICKLES
+from peftkit.errors import AdapterError, OutputError, did_you_mean_file, quoted
+
+KNOWN = (f"{Path(WEIGHTS).stem}.bin", *SAME_AS)
+"""Names of the pickles that PEFT and AdapterHub write."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A pickle and the safetensors file that holds the same."""
+
+    source: Path
+    output: Path
+    tensors: int
+    shared: int
+    """Of them, those that shared their numbers with others in the pickle."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "source": str(self.source), "output": str(self.output), "tensors": self.tensors,
+            "shared": self.shared,
+        }  # fmt: skip
+
+
+def convert(path: str) -> list[Converted]:
+    """Writes a pickle, or those of an adapter folder, as safetensors files beside them.
+
+    Nothing is overwritten, and a file gets its name when it was read back and found the same.
+
+    Raises:
+        AdapterError: there is no pickle, or it holds anything but tensors by name.
+        OutputError: the file is there already, or cannot be written.
+    """
+    place = user_path(path)
+    if not place.exists():
+        raise AdapterError(f"no file or folder `{path}`", did_you_mean_file(place))
+    sources = _pickles(place) if place.is_dir() else [place]
+    for source in sources:
+        _check(source)
+    return [_converted(source) for source in sources]
+
+
+def _pickles(folder: Path) -> list[Path]:
+    """The pickles of an adapter folder that are still to be converted."""
+    inner = folder / "adapter"
+    folder = inner if inner.is_dir() else folder
+    found = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix in PICKLES)
+    known = [file for file in found if file.name in KNOWN]
+    if not found:
+        raise AdapterError(f"`{folder}` holds no pickle", "there is nothing to convert")
+    if not known and len(found) > 1:
+        raise AdapterError(
+            f"`{folder}` holds {quoted(file.name for file in found)}, and which of them is the "
+            "adapter cannot be told",
+            "give the file itself",
+        )
+    sources = known or found
+    return [file for file in sources if not _beside(file).exists()] or sources
+
+
+def _beside(source: Path) -> Path:
+    return source.with_suffix(".safetensors")
+
+
+def _check(source: Path) -> None:
+    """Raises an error if a file is no pickle, or what it becomes is there already."""
+    if source.suffix == ".safetensors":
+        raise AdapterError(f"`{source}` is a safetensors file already", "it needs no conversion")
+    if source.suffix not in PICKLES:
+        raise AdapterError(
+            f"`{source}` is no pickle by its name", f"their names end in {quoted(PICKLES)}"
+        )
+    if instead := weights_stand_in(source):
+        raise AdapterError(f"`{source}` {instead.what}", instead.advice)
+    if _beside(source).exists() or _beside(source).is_symlink():
+        raise OutputError(
+            f"`{_beside(source)}` exists already, and nothing is overwritten",
+            f"it is what is read; `peftkit verify {source.parent}` says whether it is right",
+        )
+
+
+def _converted(source: Path) -> Converted:
+    output = _beside(source.absolute())
+    try:
+        with placed(output, a_file=True) as partial:
+            told = _run(source, partial)
+            if len(read_header(partial)) != told["tensors"]:
+                raise AdapterError(f"`{source}`: what was written is not what it holds")
+    except OutputError as error:
+        raise OutputError(error.message, "copy the folder to where you may write") from error
+    return Converted(source, _beside(source), told["tensors"], told["shared"])
+
+
+def _run(source: Path, partial: Path) -> dict[str, Any]:
+    """What `unpickling`, in a process of its own, says of a file.
+
+    Raises:
+        AdapterError: it was refused, or the process ended without a word.
+    """
+    program = str(Path(__file__).with_name("unpickling.py"))
+    command = [sys.executable, "-P", program, str(source.absolute()), str(partial)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        told: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
+    except ValueError as error:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise AdapterError(
+            f"`{source}` cannot be converted: the process that opened it ended with "
+            f"{done.returncode}" + (f": {last[:200]}" if last else ""),
+            "memory may have run out" if done.returncode < 0 else "",
+        ) from error
+    if "error" in told:
+        raise AdapterError(f"`{source}` cannot be converted: {told['error']}", told["hint"])
+    return told

@@ -1,0 +1,89 @@
+"""Where an adapter is: its folder, of what a person names; and what a folder is that holds none.
+
+The standard library only, as in `inspecting`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from peftkit.adapters.adapterhub_format import FUSION_CONFIG
+from peftkit.adapters.digests import CONFIG, RECORD, WEIGHTS
+from peftkit.adapters.other_libraries import library_of
+from peftkit.errors import AdapterError, not_found
+
+HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
+UNFINISHED = "adapter.unfinished"
+"""What is left of a run that was interrupted."""
+
+
+def user_path(path: str) -> Path:
+    """A path as a person gives it.
+
+    Raises:
+        AdapterError: nothing can be looked at there.
+    """
+    try:
+        expanded = Path(path).expanduser()
+        for file in (expanded / RECORD, expanded / "adapter" / RECORD):
+            file.is_file()
+    except (RuntimeError, OSError, ValueError) as error:  # `~somebody`, too long, not allowed
+        told = getattr(error, "strerror", None) or error
+        raise AdapterError(
+            f"`{path[:100]}` cannot be looked at: {told}", "give a run folder (`runs/<name>`)"
+        ) from error
+    return expanded
+
+
+def adapter_in(path: Path) -> Path:
+    """The adapter in a run folder, or the folder itself.
+
+    Raises:
+        AdapterError: it holds none.
+    """
+    folder = path / "adapter" if (path / "adapter").is_dir() else path
+    if folder.is_file():
+        raise AdapterError(f"`{path}` is a file", "give the run's or the adapter's folder")
+    if not folder.is_dir():
+        raise AdapterError(f"no folder `{path}`", not_found(path))
+    if (folder / RECORD).is_file() or (folder / CONFIG).is_file():
+        return folder
+    if (path / "adapter.unchecked").is_dir():
+        raise AdapterError(
+            f"the adapter in `{path}` did not pass its check when it was saved, or the run was "
+            "stopped before",
+            f"to look at it all the same, give `{path / 'adapter.unchecked'}`",
+        )
+    if (path / UNFINISHED).is_dir():
+        raise AdapterError(
+            f"the run in `{path}` was interrupted, and left an unfinished adapter",
+            f"give `{path / UNFINISHED}` for the best weights that it had validated",
+        )
+    if (folder / "merge_report.json").is_file():
+        raise AdapterError(
+            f"`{folder}` is a merged model, with no adapter left in it",
+            "transformers loads it by itself; its README.md has the lines",
+        )
+    if (folder / FUSION_CONFIG).is_file():
+        raise AdapterError(
+            f"`{folder}` holds a fusion of AdapterHub's, which mixes several adapters",
+            "peftkit loads single adapters; use the `adapters` library, which wrote it",
+        )
+    raise AdapterError(f"`{folder}` holds no adapter: neither {CONFIG} nor {RECORD}", _hint(folder))
+
+
+def _hint(folder: Path) -> str:
+    """What a folder is that holds no adapter, or where one is."""
+    within = sorted(file.parent for file in folder.glob(f"*/{CONFIG}"))
+    if within:
+        more = f"; it holds {len(within)} in all" if len(within) > 1 else ""
+        return f"give `{within[-1]}`, which holds one{more}"
+    if any((folder / f"{Path(WEIGHTS).stem}{end}").is_file() for end in (".safetensors", ".bin")):
+        return f"its weights are there; download their {CONFIG} too"
+    if found := library_of({}, folder):
+        library, signs = found
+        return f"it looks like one of {library.name}, by {signs}: {library.instead}"
+    if (folder / "config.json").is_file():
+        return "it looks like a whole model; name it with `--base`, beside an adapter"
+    return "give a run folder (`runs/<name>`), or a folder that PEFT has saved"

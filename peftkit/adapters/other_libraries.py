@@ -1,0 +1,121 @@
+"""Which library wrote a folder that PEFT did not, told by the fields and files that it is known by.
+
+The standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from peftkit.errors import quoted
+
+
+class Library(NamedTuple):
+    """A library whose folders are taken for PEFT adapters."""
+
+    name: str
+    fields: tuple[str, ...] = ()
+    """Any of these in the config tells it."""
+    files: tuple[str, ...] = ()
+    """Any of these in the folder tells it."""
+    words: tuple[str, ...] = ()
+    """Beginnings of what the config names as its base or its library."""
+    instead: str = ""
+    """What to do with it."""
+
+
+LIBRARIES = (
+    Library(
+        "diffusers",
+        fields=("_diffusers_version", "_class_name"),
+        files=("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", "model_index.json"),
+        instead="load it with diffusers (`pipeline.load_lora_weights`)",
+    ),
+    Library(
+        "lerobot",
+        fields=("input_features", "output_features", "n_action_steps"),
+        files=("train_config.json",),
+        words=("lerobot/",),
+        instead="load it with lerobot, whose policies peftkit does not run",
+    ),
+    Library(
+        "mlx-lm",
+        fields=("lora_parameters", "fine_tune_type", "lora_layers"),
+        files=("adapters.safetensors", "adapters.npz"),
+        instead="load it with mlx-lm, or fuse it there (`mlx_lm.fuse`)",
+    ),
+    Library(
+        "AdapterHub's `adapters`",
+        fields=("model_class", "non_linearity", "mh_adapter", "leave_out", "architecture"),
+        files=("pytorch_adapter.bin", "adapter.safetensors", "head_config.json"),
+        instead="its adapter_config.json has the settings under `config`, which is not there: "
+        "download it again, or save it again with the library",
+    ),
+    Library(
+        "OpenDelta",
+        fields=("delta_type", "opendelta_version"),
+        instead="load it with OpenDelta",
+    ),
+    Library(
+        "ms-swift",
+        fields=("swift_type", "swift_version"),
+        instead="load it with ms-swift, and merge it there",
+    ),
+    Library(
+        "sentence-transformers",
+        fields=("word_embedding_dimension", "pooling_mode_mean_tokens"),
+        files=("modules.json", "config_sentence_transformers.json"),
+        instead="load it with sentence-transformers",
+    ),
+    Library(
+        "transformers",
+        fields=("architectures", "model_type", "transformers_version", "tokenizer_class"),
+        instead="a model of transformers is a base, not an adapter: name it with `--base`",
+    ),
+)
+"""The ones that are more certain first."""
+PEFTS_OWN = ("lora_alpha", "target_modules", "num_virtual_tokens", "inference_mode")
+"""Fields by which a config looks like PEFT's all the same."""
+
+
+def no_peft_adapter(config: Mapping[str, Any], folder: Path) -> tuple[str, str, str]:
+    """What is to be said of an adapter_config.json that names no type of PEFT's: what was found,
+    what it means, and what to do.
+    """
+    told = "this is no PEFT adapter: adapter_config.json has no `peft_type`"
+    if like := [name for name in PEFTS_OWN if name in config]:
+        return (
+            told,
+            f"its fields are like PEFT's ({quoted(like, 3)}), and every PEFT writes the type",
+            "ask whoever published it; if you know the type: `--adapter-setting peft_type=LORA`",
+        )
+    if found := library_of(config, folder):
+        library, signs = found
+        return told, f"it looks like one of {library.name}, by {signs}", library.instead
+    if not config:
+        return told, "it is an empty object", "download it again"
+    return (
+        told,
+        f"it has {quoted([str(name)[:40] for name in config], 4)}, fields of no library that "
+        "peftkit knows",
+        "load it with the program that wrote it",
+    )
+
+
+def library_of(config: Mapping[str, Any], folder: Path) -> tuple[Library, str] | None:
+    """The library that wrote a folder, and the signs of it, in words; None if it is not known."""
+    for library in LIBRARIES:
+        signs = [name for name in library.fields if name in config]
+        signs += [
+            f"{key}: {value[:60]}"
+            for key, value in config.items()
+            if isinstance(value, str) and value.startswith(library.words)
+        ]
+        if signs:
+            return library, f"its {quoted(signs, 3)}"
+    for library in LIBRARIES:
+        if files := [name for name in library.files if (folder / name).is_file()]:
+            return library, f"the file {quoted(files, 2)} beside it"
+    return None

@@ -1,0 +1,44 @@
+"""The recipe that an adapter of peftkit's was trained by, as the run or peftkit.json has it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peftkit.adapters.digests import RECORD
+from peftkit.adapters.folders import UNFINISHED, adapter_in, user_path
+from peftkit.errors import AdapterError
+from peftkit.recipe import Recipe
+
+RECIPE = "recipe.json"
+WITHIN_RUNS = ("adapter", "adapter.unchecked", UNFINISHED)
+"""Names of an adapter's folder inside that of its run."""
+
+
+def recipe_of(path: Path, published: Mapping[str, Any]) -> Recipe:
+    """The run's own recipe, which knows local paths; else the published one.
+
+    Args:
+        path: a run folder or an adapter folder.
+        published: the recipe in peftkit.json.
+    """
+    run = path.parent if path.name in WITHIN_RUNS else path
+    if (run / RECIPE).is_file():
+        return Recipe.from_json((run / RECIPE).read_text(encoding="utf-8"), str(run / RECIPE))
+    return Recipe.from_json(json.dumps(published), f"the recipe in {RECORD}")
+
+
+def quick_recipe(path: str) -> Recipe | None:
+    """The recipe of an adapter, read without a look at anything else; None where it is not known,
+    or something is wrong, which loading will tell.
+    """
+    try:
+        folder = adapter_in(user_path(path))
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return recipe_of(user_path(path), record["recipe"])
+    except AdapterError:
+        raise
+    except Exception:  # damaged or hostile content
+        return None

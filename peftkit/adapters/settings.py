@@ -1,0 +1,169 @@
+"""Which fields of an adapter_config.json must be there, what older ones meant, and how a person
+completes what is missing.
+
+PEFT fills a missing field with its default of today. For most fields that is right: they came
+later, with a default that computes what was computed before. `DECIDING` has the others. The
+standard library only, as in `inspecting`, unless a person names a field that is not among them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from peftkit.errors import RecipeError, did_you_mean, quoted
+
+OPTION = "--adapter-setting"
+RANKED = ("r", "target_modules")
+DECIDING: dict[str, tuple[str, ...]] = {
+    "LORA": ("r", "lora_alpha", "target_modules"),
+    "ADALORA": ("init_r", "lora_alpha", "target_modules"),
+    "LOHA": (*RANKED, "alpha"),
+    "LOKR": (*RANKED, "alpha"),
+    "IA3": ("target_modules", "feedforward_modules"),
+    "OFT": RANKED,
+    "BOFT": ("boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "target_modules"),
+    "VERA": (*RANKED, "projection_prng_key"),
+    "PVERA": (*RANKED, "projection_prng_key"),
+    "RANDLORA": (*RANKED, "randlora_alpha", "projection_prng_key", "sparse", "very_sparse"),
+    "VBLORA": (*RANKED, "num_vectors", "vector_length", "topk"),
+    "FOURIERFT": ("n_frequency", "scaling", "random_loc_seed", "target_modules"),
+    "WAVEFT": ("n_frequency", "scaling", "wavelet_family", "random_loc_seed", "target_modules"),
+    "HRA": (*RANKED, "apply_GS"),
+    "MISS": (*RANKED, "init_weights"),
+    "C3A": ("block_size", "target_modules"),
+    "ROAD": ("variant", "group_size", "target_modules"),
+    "GRALORA": (*RANKED, "alpha", "gralora_k", "hybrid_r"),
+    "PSOFT": (*RANKED, "psoft_alpha"),
+    "TINYLORA": (*RANKED, "u", "projection_seed"),
+    "UNILORA": (*RANKED, "proj_seed", "theta_d_length"),
+    "PEANUT": (*RANKED, "depth", "act_fn", "scaling"),
+    "FROD": ("projection_prng_key", "target_modules"),
+    **dict.fromkeys(("ADAMSS", "DEFT", "DELORA", "GLORA", "HIRA", "SHIRA"), RANKED),
+    **dict.fromkeys(("BEFT", "LN_TUNING", "OSF", "SUPERTUNING"), ("target_modules",)),
+    **dict.fromkeys(("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"), ("num_virtual_tokens",)),
+    "TRAINABLE_TOKENS": ("token_indices",),
+    "ADAPTION_PROMPT": ("adapter_len", "adapter_layers"),
+    "BOTTLENECK": (
+        "placement", "reduction_factor", "non_linearity", "scaling", "ln_before", "target_modules",
+    ),
+}  # fmt: skip
+"""PEFT's types -> the fields that decide the strength or the place of what is added, that every
+PEFT with the type has written, and written with a value (PEFT 0.1 to 0.21)."""
+IN_EVERY_CONFIG = ("base_model_name_or_path", "peft_type", "revision", "task_type")
+FUSED = (
+    "PEFT 0.1 and 0.2 put LoRA on those parts of a fused layer that are true (of query, key and "
+    "value, say), with a B for each; no later PEFT computes that"
+)
+LOAD_OLD = "load it with PEFT 0.2 (`pip install peft==0.2.0`), or ask for a LoRA of a later PEFT"
+EARLY_FIELDS = ("enable_lora", "merge_weights")
+"""Fields of PEFT 0.1 and 0.2 that it has no more."""
+
+
+def missing_settings(config: Mapping[str, Any]) -> list[str]:
+    """The deciding fields that an adapter_config.json lacks, or has no value for."""
+    wanted = DECIDING.get(str(config.get("peft_type")), ())
+    elsewhere = config.get("target_parameters")  # then there need be no modules
+    return [
+        name
+        for name in wanted
+        if config.get(name) is None and not (name == "target_modules" and elsewhere)
+    ]
+
+
+def about_missing(config: Mapping[str, Any], name: str) -> tuple[str, str, str]:
+    """What is wrong where a deciding field is missing, what that means, and what to do."""
+    told = "has no value" if name in config else "is not"
+    return (
+        f"`{name}` {told} in adapter_config.json",
+        "the strength or the place of what it adds cannot be known: every PEFT has written the "
+        f"field for {config['peft_type']}, and takes its default of today where it is missing",
+        f"ask whoever published it; if you know the value: `{OPTION} {name}=VALUE`, or "
+        "`adapter_settings` of `peftkit.load`",
+    )
+
+
+def early_fields(config: Mapping[str, Any]) -> Iterator[tuple[bool, str, str, str]]:
+    """Fields of PEFT 0.1 and 0.2: whether they change what is computed, what was found, what it
+    means, and what to do.
+    """
+    if (enabled := config.get("enable_lora")) is not None:
+        yield True, f"`enable_lora` is {str(enabled)[:60]}", FUSED, LOAD_OLD
+    elif "enable_lora" in config:
+        yield False, "`enable_lora` has no value", "PEFT 0.1 or 0.2 saved it; it has no effect", ""
+    if "merge_weights" in config:
+        yield (
+            False,
+            f"`merge_weights` is {str(config['merge_weights'])[:60]}",
+            "PEFT 0.1 or 0.2 saved it: whether its layers merged themselves to answer, which gives "
+            "the same answers",
+            "",
+        )
+
+
+def parse_settings(given: Sequence[str]) -> dict[str, Any]:
+    """Fields and values of `NAME=VALUE`, where VALUE is JSON, or else text.
+
+    Raises:
+        RecipeError: one of them has another form, or a field is given twice.
+    """
+    found: dict[str, Any] = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not sign or not name.strip() or not value.strip():
+            raise RecipeError(
+                f"`{OPTION} {text}` is not NAME=VALUE", f"for example `{OPTION} lora_alpha=16`"
+            )
+        if (name := name.strip()) in found:
+            raise RecipeError(f"`{OPTION}` gives `{name}` twice", "give it once")
+        try:
+            found[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            found[name] = value
+    return found
+
+
+def with_settings(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """An adapter_config.json, completed by what a person gives.
+
+    Raises:
+        RecipeError: the adapter's type has no such field, or the file has another value for it.
+    """
+    kind = config.get("peft_type") or given.get("peft_type")
+    for name, value in given.items():
+        if name not in (*IN_EVERY_CONFIG, *DECIDING.get(str(kind), ())):
+            _check_field(str(kind), name)
+        if value is None:
+            raise RecipeError(f"`{OPTION} {name}` gives no value", "leave it out")
+        if (there := config.get(name)) is not None and there != value:
+            raise RecipeError(
+                f"`{OPTION} {name}` gives {str(value)[:60]}, and adapter_config.json has "
+                f"{str(there)[:60]}",
+                "leave it out: the option completes what is missing and changes nothing",
+            )
+    return {**config, **given}
+
+
+def _check_field(kind: str, name: str) -> None:
+    """Raises RecipeError unless a type of PEFT's has a field; this imports PEFT."""
+    import dataclasses
+
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    import peftkit.peft_plugin  # noqa: F401  # bottleneck adapters are among the types then
+
+    kinds: dict[str, Any] = {
+        str(getattr(k, "value", k)): config for k, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()
+    }
+    if kind not in kinds:
+        raise RecipeError(
+            f"`{OPTION} {name}`: PEFT has no type `{kind[:60]}`, whose fields that could be",
+            f"its types are {quoted(sorted(kinds), 60)}",
+        )
+    fields = {field.name for field in dataclasses.fields(kinds[kind])}
+    if name not in fields:
+        raise RecipeError(
+            f"`{OPTION}`: adapters of type {kind} have no field `{name}`",
+            did_you_mean(name, fields) or f"they have {quoted(sorted(fields), 60)}",
+        )

@@ -1,0 +1,118 @@
+"""What lies where a file of an adapter should be, when it is not that file: a Git LFS pointer, a
+web page, nothing, a file of another format.
+
+Told by the first bytes. The standard library only.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+BEGINNING = 2048
+"""Bytes that are looked at; a Git LFS pointer has 130."""
+FEW = 8
+"""Instructions of a pickle that a text may happen to begin with."""
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+AGAIN = "download it again, and look at it before: the link, or a login, may be wrong"
+PULL = (
+    "`git lfs pull` in its folder fetches the file; or download it again, for example with "
+    "`hf download`"
+)
+MARKUP = (b"<!doctype html", b"<html", b"<head", b"<body", b"<?xml", b"<error")
+FORMATS = (
+    (b"PK\x03\x04", "a zip file, as `torch.save` writes"),
+    (b"\x80\x02", "a pickle"), (b"\x80\x03", "a pickle"), (b"\x80\x04", "a pickle"),
+    (b"GGUF", "a GGUF file"), (b"\x1f\x8b", "a gzip file"), (b"\x89HDF", "an HDF5 file"),
+    (b"\x93NUMPY", "a NumPy file"),
+)  # fmt: skip
+"""First bytes -> what has them."""
+
+
+class StandIn(NamedTuple):
+    """What was found in the place of a file."""
+
+    what: str
+    """As the end of a sentence that begins with the file's name."""
+    advice: str
+
+
+def stand_in(file: Path) -> StandIn | None:
+    """What a file is instead of JSON, weights or a template; None where it may be that."""
+    with file.open("rb") as opened:
+        begins = opened.read(BEGINNING)
+    if not begins:
+        return StandIn("is damaged: it is empty", AGAIN)
+    if begins.startswith(LFS_POINTER):
+        size = re.search(rb"\nsize (\d{1,18})\b", begins)
+        told = f" to {int(size[1]):,} bytes" if size else ""
+        return StandIn(
+            f"is a Git LFS pointer{told}, not the file itself; a clone without Git LFS leaves it",
+            PULL,
+        )
+    if begins.lstrip().lower().startswith(MARKUP):
+        return StandIn("is a web page, or an error that a server sent as one", AGAIN)
+    return None
+
+
+def weights_stand_in(file: Path) -> StandIn | None:
+    """As `stand_in`, of a .safetensors file or a pickle; also for what has another format than its
+    name says.
+    """
+    if found := stand_in(file):
+        return found
+    with file.open("rb") as opened:
+        begins = opened.read(BEGINNING)
+    text = _as_text(begins)
+    if text is not None and not (file.suffix != ".safetensors" and _is_pickle(begins)):
+        return StandIn(f"holds text, not tensors; it begins with {text[:60]!r}", AGAIN)
+    if file.suffix != ".safetensors":
+        if is_safetensors(begins):
+            return StandIn(
+                "is a safetensors file under the name of a pickle",
+                f"rename it to `{file.stem}.safetensors`",
+            )
+        return None
+    for sign, what in FORMATS:
+        if begins.startswith(sign) and not is_safetensors(begins):
+            pickled = "pickle" in what or "torch" in what
+            return StandIn(
+                f"is {what}, under the name of a safetensors file",
+                f"rename it to `{file.stem}.bin`, and `peftkit convert` that"
+                if pickled
+                else "ask whoever published it for a safetensors file",
+            )
+    return None
+
+
+def is_safetensors(begins: bytes) -> bool:
+    """Whether a file begins as safetensors does: the header's length, then JSON."""
+    return len(begins) > 8 and begins[8:9] == b"{" and int.from_bytes(begins[:8], "little") < 2**32
+
+
+def _is_pickle(begins: bytes) -> bool:
+    """Whether bytes are a pickle, or the beginning of one; nothing of it is run."""
+    count = 0
+    try:
+        for _ in pickletools.genops(begins):
+            count += 1
+    except Exception:  # of many kinds, at what is no pickle, and where it was cut
+        return len(begins) == BEGINNING and count > FEW
+    return True
+
+
+def _as_text(begins: bytes) -> str | None:
+    """The first line of what is plain text; None if it is not. A character that was cut at the end
+    is passed over.
+    """
+    try:
+        text = begins.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(begins) - 3 or error.end < len(begins):
+            return None
+        text = begins[: error.start].decode("utf-8")
+    if not all(c.isprintable() or c in "\r\n\t" for c in text):
+        return None
+    return text.strip().split("\n")[0]

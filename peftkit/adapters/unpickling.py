@@ -1,0 +1,163 @@
+"""Reads a pickle of tensors and writes it as safetensors: run by itself, in a process of its own.
+
+    python -P unpickling.py PICKLE OUTPUT    prints one JSON object: `tensors` and `shared`, or
+                                             `error` and `hint`
+
+`torch.load(weights_only=True)` builds tensors and plain containers, and nothing else that a pickle
+may ask for. Should something get around that, an audit hook (PEP 578) refuses in this process,
+from before the file is opened: sockets, other programs, libraries, and files that are written but
+for the output. That holds Python code; it does not hold code of the machine that a flaw of torch's
+could run, for which the operating system has sandboxes that need more rights than are asked for
+here. It imports nothing of peftkit, so that it starts quickly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+REFUSED = (
+    "socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile",
+    "os.fork", "pty.", "ctypes.", "urllib.", "http.", "ftplib.", "smtplib.", "webbrowser.",
+    "os.remove", "os.rename", "os.rmdir", "shutil.", "os.link", "os.symlink", "os.chmod",
+)  # fmt: skip
+"""Beginnings of the names of events."""
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+MOST_GROWTH = 16
+"""Tensors may share their numbers in a pickle, and cannot here; above so many times the file's size
+that is taken for an attack."""
+
+
+class Refused(Exception):
+    """What the file holds is no tensors by name."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message, self.hint = message, hint
+
+
+def main(source: str, output: str) -> None:
+    """Converts a file and prints what became of it."""
+    import safetensors.torch
+    import torch
+
+    _refuse_all_but(output)
+    try:
+        tensors, shared = _tensors(_load(source), Path(source).stat().st_size)
+        safetensors.torch.save_file(tensors, output, metadata={"format": "pt"})
+        again = safetensors.torch.load_file(output)
+        if again.keys() != tensors.keys() or not all(
+            _same(again[name], tensor) for name, tensor in tensors.items()
+        ):
+            raise Refused("what was written does not read back as the same tensors")
+        found: dict[str, Any] = {"tensors": len(tensors), "shared": shared}
+    except Refused as error:
+        found = {"error": error.message, "hint": error.hint}
+    except (MemoryError, torch.OutOfMemoryError):
+        found = {"error": "its tensors need more memory than there is", "hint": ""}
+    except Exception as error:  # safetensors names no kinds
+        found = {"error": f"it cannot be written: {type(error).__name__}: {error}", "hint": ""}
+    print(json.dumps(found))
+
+
+def _refuse_all_but(output: str) -> None:
+    """From now on, what the docstring of this module names is refused in this process."""
+    sys.dont_write_bytecode = True
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event.startswith(REFUSED):
+            raise PermissionError(f"`{event}` is refused while a pickle is read")
+        if event == "open" and arguments[0] != output and (arguments[2] or 0) & WRITES:
+            raise PermissionError(f"`{arguments[0]}` is not written while a pickle is read")
+
+    sys.addaudithook(hook)
+
+
+def _load(source: str) -> Any:
+    """What the pickle holds.
+
+    Raises:
+        Refused: it holds more than data, or is damaged.
+    """
+    import pickle
+
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(source, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        if asked := re.search(r"GLOBAL (\S+)", str(error)):
+            raise Refused(
+                f"it holds more than tensors: it asks for `{asked[1][:100]}`, which was not run",
+                "ask whoever published it for a safetensors file",
+            ) from error
+        odd = re.search(r"Unsupported operand \d+", str(error))
+        told = odd[0] if odd else str(error).strip().split("\n")[0]
+        raise Refused(
+            f"it is no file of `torch.save`'s, or damaged: {told}", "download it again"
+        ) from error
+    except PermissionError as error:
+        raise Refused(f"it tries more than to give tensors: {error}", "do not load it") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        told = str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
+        raise Refused(f"it is damaged or cut off: {told}", "download it again") from error
+
+
+def _tensors(content: Any, size: int) -> tuple[dict[str, Any], int]:
+    """Tensors by name, each with numbers of its own, and how many shared theirs.
+
+    Raises:
+        Refused: it is something else, or claims more than it holds.
+    """
+    import torch
+
+    if not isinstance(content, dict):
+        raise Refused(f"it holds {type(content).__name__}, not tensors by name")
+    if not content:
+        raise Refused("it holds no tensors", "download it again")
+    odd = [
+        f"`{name[:60]}` is {type(value).__name__}"
+        if isinstance(name, str)
+        else f"the name {str(name)[:60]} is {type(name).__name__}"
+        for name, value in content.items()
+        if not (isinstance(name, str) and isinstance(value, torch.Tensor))
+    ]
+    if odd:
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+        raise Refused(
+            f"it does not hold tensors by name alone: {', '.join(odd[:3])}{more}",
+            "it is a trainer's checkpoint, or another program's file; find the adapter's own",
+        )
+    for name, tensor in content.items():
+        odd_kind = tensor.is_quantized or tensor.is_meta or tensor.is_complex()
+        if tensor.layout != torch.strided or odd_kind:
+            raise Refused(f"`{name[:60]}` is no plain tensor, which safetensors can hold")
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in content.values())
+    if claimed > MOST_GROWTH * size:
+        raise Refused(
+            f"its tensors claim {claimed:,} bytes, and the file has {size:,}", "do not load it"
+        )
+    places = [tensor.untyped_storage().data_ptr() for tensor in content.values() if tensor.numel()]
+    shared = sum(places.count(place) > 1 for place in places)
+    return {name: tensor.detach().clone().contiguous() for name, tensor in content.items()}, shared
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two tensors have the same kind, shape and bytes."""
+    import torch
+
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    left, right = (t.reshape(-1).contiguous().view(torch.uint8) for t in (one, other))
+    return bool(torch.equal(left, right))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

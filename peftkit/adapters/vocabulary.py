@@ -1,0 +1,248 @@
+"""Adapters that were trained after tokens were added to their base, or its embeddings were resized.
+
+Plain PEFT keeps the whole embeddings in such an adapter, and whoever trains it saves the tokenizer
+beside it. Together they say what the base has to become: the embeddings get as many rows as the
+adapter holds, and texts are read with its tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from peftkit.adapters.digests import WEIGHTS
+from peftkit.adapters.hazards import wrong_template
+from peftkit.adapters.headers import Stored, read_header
+from peftkit.adapters.inspecting import LARGEST_JSON
+from peftkit.adapters.stand_ins import stand_in
+from peftkit.bases.loading import empty_model
+from peftkit.bases.opening import OpenedBase, give_padding
+from peftkit.bases.resizing import resized
+from peftkit.data.encoded import Head
+from peftkit.errors import AdapterError, first_line, quoted
+
+WHOLE = (
+    "weight", "original_module.weight", "modules_to_save.weight", "base_layer.weight",
+    "token_adapter.base_layer.weight",
+)  # fmt: skip
+"""Ends of the names under which PEFT saves the rows of an embedding."""
+ROWS_AT = {**dict.fromkeys(WHOLE, 0), "lora_B.weight": 0, "lora_embedding_A": 1}
+"""End of a tensor's name -> the dimension that has the vocabulary."""
+TOKENIZERS = (
+    "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt",
+    "vocab.json",
+)  # fmt: skip
+INDICES = ("trainable_token_indices", "token_indices")
+"""Fields with the ids of tokens whose rows are trained one by one."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What an adapter holds of its vocabulary."""
+
+    rows: int
+    """Of its embeddings; 0 if it holds none."""
+    ids: frozenset[int]
+    """Of tokens whose rows are trained one by one."""
+    input: bool
+    """Whether the rows of the input embedding are in it."""
+    output: bool
+    """Whether those of the output layer are, or there is none that has rows of its own."""
+
+    def has_rows_from(self, first: int, rows: int) -> bool:
+        """Whether it has all that is new where embeddings go from `first` to `rows` rows."""
+        new = range(first, rows)
+        return not new or ((self.input or self.ids.issuperset(new)) and self.output)
+
+
+def fitted(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head) -> OpenedBase:
+    """The base with the vocabulary that an adapter was trained on: its tokenizer, and embeddings of
+    as many rows as it holds.
+
+    Args:
+        folder: of an adapter of plain PEFT.
+        config: its adapter_config.json.
+
+    Raises:
+        AdapterError: it holds embeddings of another vocabulary, whose tokenizer is not beside it.
+    """
+    names, here = _embeddings(base, head)
+    held = _held(folder, config, names)
+    trains_rows = bool(held.rows or held.ids)
+    tokenizer = _tokenizer_beside(folder, base, needed=trains_rows)
+    if not trains_rows:
+        if tokenizer is None or not _extends(tokenizer, base.tokenizer, here):
+            return base
+        return replace(base, tokenizer=tokenizer)
+    read = base.tokenizer if tokenizer is None else tokenizer
+    rows = held.rows or max(here, *(n + 1 for n in held.ids), _size(read))
+    if rows == here:
+        return replace(base, tokenizer=read) if _size(read) <= rows else base
+    if tokenizer is None and rows != _size(read):
+        raise AdapterError(
+            f"the adapter is for a vocabulary of {rows:,} tokens, and `{base.name}` has {here:,}; "
+            "its tokenizer is not beside it",
+            f"put the tokenizer of its training into `{folder}` (tokenizer.json and "
+            "tokenizer_config.json), or give the base that it was trained on with `--base`",
+        )
+    if (size := _size(read)) > rows:
+        raise AdapterError(
+            f"the tokenizer beside the adapter has {size:,} tokens, and the adapter holds "
+            f"embeddings of {rows:,}",
+            "it is not the tokenizer of its training; put that into the adapter's folder",
+        )
+    return resized(base, rows, read)
+
+
+def told(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head) -> str:
+    """In words, what `fitted` has changed; empty if nothing.
+
+    Args:
+        base: as `fitted` gave it.
+    """
+    beside = reads_with_its_own(folder, base)
+    if not base.rows_in_files:
+        read = "texts are read with the tokenizer beside it"
+        return read if beside else _passed_over(folder, base)
+    rows, there = base.config.get_text_config().vocab_size, base.rows_in_files
+    found = f"its embeddings are resized from {there:,} to the adapter's {rows:,} tokens"
+    if beside:
+        found += ", and texts are read with the tokenizer beside it"
+    names, _ = _embeddings(base, head)
+    if not _held(folder, config, names).has_rows_from(there, rows):
+        found += (
+            "; some of the new rows are not in the adapter, and are the mean of the others, which "
+            "is where transformers starts them"
+        )
+    return found
+
+
+def reads_with_its_own(folder: Path, base: OpenedBase) -> bool:
+    """Whether texts are read with the tokenizer in an adapter's folder, not with the base's."""
+    return Path(base.tokenizer.name_or_path) == folder
+
+
+def _passed_over(folder: Path, base: OpenedBase) -> str:
+    """In words, that there is a tokenizer which is not used."""
+    tokenizer = _tokenizer_beside(folder, base, needed=False)
+    if tokenizer is None or (more := _size(tokenizer) - _size(base.tokenizer)) < 1:
+        return ""
+    return (
+        f"the tokenizer beside it has {more:,} tokens more than the base's, of which there are no "
+        "embeddings; texts are read with the base's"
+    )
+
+
+def _embeddings(base: OpenedBase, head: Head) -> tuple[dict[str, bool], int]:
+    """Names of the modules with a row for each token -> whether their rows are shared with the
+    input embedding; and the number of those rows.
+    """
+    model: Any = empty_model(base, head).model
+    embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
+    layers = [layer for layer in (embedding, output) if layer is not None]
+    names = {
+        name: module.weight is embedding.weight
+        for name, module in model.named_modules(remove_duplicate=False)
+        if any(getattr(module, "weight", None) is layer.weight for layer in layers)
+    }
+    return names, int(embedding.weight.shape[0])
+
+
+def _held(folder: Path, config: Mapping[str, Any], names: Mapping[str, bool]) -> Held:
+    """Raises AdapterError if it holds embeddings of several sizes."""
+    file = folder / WEIGHTS
+    header = read_header(file) if file.is_file() else {}
+    parts = {name: _parts(header, name) for name in names}
+    sizes = {
+        stored.shape[ROWS_AT[end]]
+        for found in parts.values()
+        for end, stored in found.items()
+        if len(stored.shape) == 2
+    }
+    if len(sizes) > 1:
+        raise AdapterError(
+            f"it holds embeddings of {' and '.join(f'{size:,}' for size in sorted(sizes))} tokens",
+            "ask whoever published it",
+        )
+    whole = {tied for name, tied in names.items() if any(end in WHOLE for end in parts[name])}
+    return Held(
+        rows=sizes.pop() if sizes else 0,
+        ids=frozenset(_indices(config)),
+        input=True in whole,
+        output=False in whole or False not in names.values(),
+    )
+
+
+def _parts(header: Mapping[str, Stored], module: str) -> dict[str, Stored]:
+    """The tensors of a module that have a row for each token, by the ends of their names."""
+    found = {}
+    for prefix in ("base_model.model.", "base_model."):
+        for end in ROWS_AT:
+            if (stored := header.get(f"{prefix}{module}.{end}")) is not None:
+                found[end] = stored
+    return found
+
+
+def _indices(config: Mapping[str, Any]) -> Iterable[int]:
+    for name in INDICES:
+        value = config.get(name) or ()
+        for ids in value.values() if isinstance(value, dict) else [value]:
+            yield from (n for n in ids if isinstance(n, int))
+
+
+def _tokenizer_beside(folder: Path, base: OpenedBase, needed: bool) -> Any:
+    """The tokenizer in an adapter's folder, with the base's limits; the base's own if that has the
+    same tokens; None if there is none.
+
+    Raises:
+        AdapterError: it is needed, and cannot be read.
+    """
+    import transformers
+
+    files = [file for name in TOKENIZERS if (file := folder / name).is_file()]
+    if not files or any(file.stat().st_size > LARGEST_JSON for file in files):
+        return None
+    for file in files:
+        if needed and (instead := stand_in(file)):
+            told = f"the tokenizer beside the adapter: `{file.name}` {instead.what}"
+            raise AdapterError(told, instead.advice)
+    auto: Any = transformers.AutoTokenizer
+    try:
+        tokenizer = auto.from_pretrained(folder, config=base.config, trust_remote_code=False)
+    except Exception as error:  # whatever transformers meets in a file that nobody has checked
+        if not needed:
+            return None
+        raise AdapterError(
+            f"the tokenizer beside the adapter, {quoted(f.name for f in files)}, cannot be read: "
+            f"{first_line(error)}",
+            "download it again",
+        ) from error
+    if tokenizer.get_vocab() == base.tokenizer.get_vocab():
+        return base.tokenizer
+    tokenizer.name_or_path = str(folder)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, base.tokenizer.model_max_length)
+    template = tokenizer.chat_template
+    if not template or any(why for part in _templates(template) for why in wrong_template(part)):
+        tokenizer.chat_template = base.tokenizer.chat_template
+    give_padding(tokenizer)
+    return tokenizer
+
+
+def _templates(template: Any) -> list[str]:
+    return [str(part) for part in template.values()] if isinstance(template, dict) else [template]
+
+
+def _extends(tokenizer: Any, other: Any, rows: int) -> bool:
+    """Whether a tokenizer has all tokens of another one, with the same ids, and more, which are
+    among the rows that there are.
+    """
+    vocabulary, known = tokenizer.get_vocab(), other.get_vocab()
+    same = all(vocabulary.get(token) == number for token, number in known.items())
+    return same and len(vocabulary) > len(known) and _size(tokenizer) <= rows
+
+
+def _size(tokenizer: Any) -> int:
+    """The least number of rows that a tokenizer needs."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)

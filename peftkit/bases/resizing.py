@@ -1,0 +1,64 @@
+"""Embeddings of another number of tokens than a checkpoint has."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+from peftkit.bases.opening import OpenedBase
+
+
+def resized(base: OpenedBase, rows: int, tokenizer: Any) -> OpenedBase:
+    """The base whose model gets embeddings of so many tokens when it is loaded.
+
+    Args:
+        rows: of the embeddings.
+        tokenizer: of that vocabulary.
+    """
+    config = copy.deepcopy(base.config)
+    text = config.get_text_config()
+    stored, text.vocab_size = int(text.vocab_size), rows
+    return replace(base, config=config, tokenizer=tokenizer, rows_in_files=stored)
+
+
+def as_in_files(config: Any, base: OpenedBase) -> Any:
+    """A configuration of the base, for the embeddings that its files hold. A padding token that
+    they do not have is left out until there is a row for it.
+    """
+    if base.rows_in_files:
+        config.get_text_config().vocab_size = base.rows_in_files
+        if config.pad_token_id is not None and config.pad_token_id >= base.rows_in_files:
+            config.pad_token_id = None
+    return config
+
+
+def resize_vocabulary(model: Any, base: OpenedBase) -> None:
+    """Gives a model the rows in its embedding and output layer that its vocabulary needs.
+
+    Those of tokens that a recipe adds start at the mean of all others with as much spread, drawn
+    from torch's global seed, where there are none to spare; those that an adapter brings along, at
+    the mean, which is where transformers starts them.
+    """
+    here = model.get_input_embeddings().num_embeddings
+    if base.rows_in_files:
+        _resize_exactly(model, here, int(base.config.get_text_config().vocab_size))
+        model.config.pad_token_id = base.tokenizer.pad_token_id
+        return
+    needed = max(base.added_ids, default=-1) + 1
+    if needed > here:
+        model.resize_token_embeddings(needed, mean_resizing=model.device.type != "meta")
+
+
+def _resize_exactly(model: Any, here: int, rows: int) -> None:
+    """Grows or cuts the embeddings; new rows are the mean of the old ones."""
+    if rows == here:
+        return
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    if rows < here or model.device.type == "meta":
+        return
+    layers = filter(None, (model.get_input_embeddings(), model.get_output_embeddings()))
+    for layer in layers:
+        for numbers in (layer.weight, getattr(layer, "bias", None)):
+            if numbers is not None and len(numbers) == rows:
+                numbers.data[here:] = numbers.data[:here].mean(dim=0)
