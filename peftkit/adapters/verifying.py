@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from peftkit.adapters.findings import Findings
+from peftkit.adapters.folders import HUB_ID
 from peftkit.adapters.hub import on_this_machine
 from peftkit.adapters.inspecting import Inspected, inspect
 from peftkit.adapters.own_classes import kinds_from_outside
+from peftkit.adapters.saved_recipe import quick_recipe
 from peftkit.bases.base import Base
 from peftkit.bases.opening import fetch, find_local
 from peftkit.errors import PeftkitError, UnreachableError, first_line
@@ -52,15 +54,15 @@ def verify(
             told = "nothing is loaded while something in the folder is wrong"
             found.findings.note("base", "not opened", told)
         return found.findings
+    if kinds := kinds_from_outside(found.record):
+        _tell_kinds_from_outside(found.findings, kinds)
+        return found.findings
     try:
-        reach_base(found, base)
+        reach_base(found, path, base)
     except UnreachableError as error:
         _tell_unreachable(found.findings, error)
         return found.findings
     before_loading()
-    if kinds := kinds_from_outside(found.record):
-        _tell_kinds_from_outside(found.findings, kinds)
-        return found.findings
     try:
         on_base = _on_its_base if found.record is not None else _on_a_base
         on_base(found, path, base, trust_remote_code)
@@ -74,26 +76,36 @@ def verify(
     return found.findings
 
 
-def reach_base(found: Inspected, base: str) -> None:
+def reach_base(found: Inspected, path: str, base: str) -> None:
     """Asks the Hub for the small files of the base that an adapter names, before the model
     libraries are imported for nothing.
 
     Raises:
         UnreachableError: the Hub does not give them.
     """
-    saved = ((found.record or {}).get("recipe") or {}).get("base") or {}
-    config = found.config or {}
-    named = saved.get("name_or_path") or config.get("base_model_name_or_path")
-    name = base or named or config.get("model_name")
-    revision = "" if base else str(saved.get("revision") or config.get("revision") or "")
+    spec = _named_base(found, path)
+    if base:
+        spec = Base(name_or_path=base)
     try:
-        spec = Base(name_or_path=str(name or ""), revision=revision)
-        if find_local(spec) is None:
+        if spec and not spec.trust_remote_code and find_local(spec) is None:
             fetch(spec)
     except UnreachableError:
         raise
-    except (PeftkitError, ValueError):  # loading says what is wrong with it
+    except PeftkitError:  # loading says what is wrong with it
         return
+
+
+def _named_base(found: Inspected, path: str) -> Base | None:
+    """The base that an adapter names; None where it names none that can be asked for."""
+    if found.record is not None:
+        recipe = quick_recipe(path)
+        return recipe.base if recipe else None
+    config = found.config or {}
+    name = config.get("model_name" if found.from_adapterhub else "base_model_name_or_path")
+    revision = config.get("revision")
+    if not name or not HUB_ID.fullmatch(str(name)):
+        return None
+    return Base(name_or_path=str(name), revision=str(revision or ""))
 
 
 def _tell_unreachable(findings: Findings, error: UnreachableError) -> None:
