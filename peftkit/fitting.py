@@ -84,7 +84,7 @@ def train_and_score(
         exit_codes.append(code)
         return ""
 
-    with interruptible(keep):
+    with interruptible(keep) as signals, signals.at_once():
         with clock.stage("evaluate"):
             after = score(chosen.reader, encoded.test, prepared, accelerator)
             baselines = {**recipe.task.baselines(encoded), **begun}

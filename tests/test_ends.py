@@ -70,16 +70,32 @@ def test_the_best_weights_have_the_best_score_and_of_these_the_lowest_loss(
 # --- signals
 
 
-def test_a_signal_ends_the_block_where_something_can_be_kept():
-    codes = []
-    with interruptible(lambda code: codes.append(code) or ""):
-        raise KeyboardInterrupt
-    with interruptible(lambda code: codes.append(code) or ""):
-        sys.exit(143)
-    assert codes == [130, 143]
+def test_the_first_signal_is_noted_and_the_second_ends_the_block():
+    codes, reached = [], []
+
+    def kept(code):
+        codes.append(code)
+        return ""
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with interruptible(kept) as signals:
+        signal.raise_signal(signal.SIGTERM)
+        reached.append(signals.code)
+        signal.raise_signal(signal.SIGINT)
+        reached.append("not here")
+    with interruptible(kept) as signals, signals.at_once():
+        signal.raise_signal(signal.SIGTERM)
+        reached.append("nor here")
+    with interruptible(kept):
+        pass
+    assert (codes, reached) == ([130, 143], [143])
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_signal_is_an_error_where_nothing_can_be_kept():
     with pytest.raises(Interrupted, match="stopped at step 3; nothing is kept") as caught:  # noqa: SIM117
         with interruptible(lambda code: "at step 3"):
-            sys.exit(143)
+            signal.raise_signal(signal.SIGTERM)
     assert caught.value.exit_code == 143
 
 
@@ -104,7 +120,7 @@ def interrupted(tmp_path, recipe, number, until, monkeypatch):
 def test_a_signal_keeps_the_best_validated_weights(tmp_path, make_recipe, number, monkeypatch):
     recipe = make_recipe(num_epochs=10_000, evaluate_every=5, early_stopping_patience=0)
     code, error = interrupted(tmp_path, recipe, number, "step 10 ", monkeypatch)
-    assert code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    assert code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number], error
     folder = tmp_path / "runs" / "tiny"
     assert re.search(r"stopped at step \d+ of 90,000; the best validated weights \(step \d+", error)
     assert "adapter.unfinished" in error

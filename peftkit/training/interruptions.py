@@ -1,19 +1,46 @@
-"""What a signal does to a run: Ctrl-C, or SIGTERM, which the command line makes a SystemExit."""
+"""What a signal does to a run: Ctrl-C (SIGINT) and SIGTERM end it at the next safe place, and a
+second one at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from peftkit.errors import Interrupted
 
-CTRL_C = 130
-"""Exit code of a program that Ctrl-C ended, as shells have it."""
+NOTED = (signal.SIGINT, signal.SIGTERM)
+SHELL = 128
+"""Exit code of a program that a signal ended, less the signal's number, as shells have it."""
+
+
+@dataclass
+class Signals:
+    """The signal that came inside of `interruptible`."""
+
+    code: int = 0
+    """The exit code that it asks for; 0 if none came."""
+    raising: bool = False
+    """Whether the next one raises KeyboardInterrupt or SystemExit where it comes."""
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, where nothing can be left half done, a signal need not wait."""
+        before, self.raising = self.raising, True
+        try:
+            yield
+        finally:
+            self.raising = before
 
 
 @contextlib.contextmanager
-def interruptible(interrupted: Callable[[int], str]) -> Iterator[None]:
-    """Inside, a signal ends the block and nothing else, if there is something to keep.
+def interruptible(interrupted: Callable[[int], str]) -> Iterator[Signals]:
+    """Inside, the first signal is noted, for the block to end by itself; a second one ends it.
 
     Args:
         interrupted: is given the exit code that the signal asks for; says how far the work has
@@ -22,15 +49,39 @@ def interruptible(interrupted: Callable[[int], str]) -> Iterator[None]:
     Raises:
         Interrupted: there is nothing to keep.
     """
+    signals = Signals()
+    try:
+        with _handled(signals):
+            yield signals
+    except (KeyboardInterrupt, SystemExit) as raised:
+        signals.code = exit_code(raised)
+    if signals.code and (where := interrupted(signals.code)):
+        raise Interrupted(f"stopped {where}; nothing is kept", exit_code=signals.code)
+
+
+@contextlib.contextmanager
+def _handled(signals: Signals) -> Iterator[None]:
+    """Inside, signals are noted; as Python allows it, in the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(number: int, _: Any) -> None:
+        if signals.raising or signals.code:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            sys.exit(SHELL + number)
+        signals.code = SHELL + number
+
+    before = {number: signal.signal(number, note) for number in NOTED}
     try:
         yield
-    except (KeyboardInterrupt, SystemExit) as signal:
-        code = exit_code(signal)
-        if where := interrupted(code):
-            raise Interrupted(f"stopped {where}; nothing is kept", exit_code=code) from signal
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def exit_code(signal: BaseException) -> int:
-    """What a signal asks for."""
-    code = signal.code if isinstance(signal, SystemExit) else CTRL_C
+def exit_code(raised: BaseException) -> int:
+    """What a signal that was raised asks for."""
+    code = raised.code if isinstance(raised, SystemExit) else SHELL + signal.SIGINT
     return code if isinstance(code, int) else 1

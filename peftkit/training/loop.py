@@ -175,7 +175,7 @@ def train(
     account = _Account()
     with (
         TrainingProgress(console, num_steps, accelerator.is_main_process) as progress,
-        interruptible(partial(account.interrupted, best=best, num_steps=num_steps)),
+        interruptible(partial(account.interrupted, best=best, num_steps=num_steps)) as signals,
     ):
         for step in seeded_steps(len(examples), training.batch_size, num_steps, recipe.seed):
             record = _optimize(
@@ -189,7 +189,8 @@ def train(
             accelerator.log({"loss": record.loss, "lr": record.learning_rate}, step.number)
             if _is_validation(step, training, num_steps):
                 begun = time.perf_counter()
-                metrics = score(reader)
+                with signals.at_once():
+                    metrics = score(reader)
                 _train_mode(wrapped, quiet)
                 loss = account.validated(step.number, metrics, begun, started)
                 if step.number >= method.settled_after(num_steps):
@@ -198,6 +199,8 @@ def train(
                 progress.validation(step.number, loss, metrics, best.since == 0)
                 if best.exhausted:
                     break
+            if signals.code and accelerator.num_processes == 1:  # others would wait for this one
+                break
     _leave(reader, best, digest)
     return _result(account, best, started, reader, accelerator)
 
