@@ -11,6 +11,7 @@ from peftkit.adapters.starting import restore_start
 from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.footprint import footprint
 from peftkit.bases.loading import LoadedModel, load_weights
+from peftkit.bases.quantizing import check_quantized
 from peftkit.data.encoded import Examples
 from peftkit.evaluation.generating import answer_prompts
 from peftkit.evaluation.scoring import evaluate
@@ -81,8 +82,9 @@ def train_and_score(
     accelerator.end_training()  # closes trackers and the process group: nothing is shared below
     notes = chosen.notes
     return model, Outcome(
-        before, baselines, after, samples, answers, result, notes, trainable, base_memory, peak
-    )
+        before, baselines, after, samples, answers, result, notes, trainable, base_memory, peak,
+        loaded.quantized.unquantized if loaded.quantized else [],
+    )  # fmt: skip
 
 
 def load(prepared: Prepared, accelerator: Accelerator) -> LoadedModel:
@@ -91,6 +93,8 @@ def load(prepared: Prepared, accelerator: Accelerator) -> LoadedModel:
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
     head, dropout = prepared.encoded.head, recipe.training.dropout
     loaded = load_weights(prepared.base, head, dtype, accelerator.device, dropout)
+    if loaded.quantized:  # what the rehearsal told of shapes, once more of what is there
+        check_quantized(prepared.base, loaded.model, loaded.quantized)
     give_back_memory()  # of what was quantized
     return loaded
 

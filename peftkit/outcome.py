@@ -42,6 +42,8 @@ class Outcome:
     trainable_parameters: int
     base_memory: Footprint
     peak_memory_mb: float
+    unquantized: list[str]
+    """Modules of a quantized base that hold weights and are not quantized, embeddings left out."""
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Scores on the test split, for the adapter's record."""

@@ -54,8 +54,9 @@ def prepare(recipe: Recipe) -> Prepared:
     if reason := recipe.method.supports_steps(number_of_steps(recipe.training, len(encoded.train))):
         raise MethodError(reason)
     folder = start.folder if start else None
-    trainable, total = rehearse(base, encoded, recipe.method, recipe.training, folder)
+    rehearsal = rehearse(base, encoded, recipe.method, recipe.training, folder)
     ledger = ledger.with_encoded(encoded)
-    if start and (note := start.note(base)):
-        ledger = replace(ledger, notes=(*ledger.notes, note))
-    return Prepared(recipe, ledger, base, encoded, start, trainable, total)
+    notes = (*ledger.notes, *rehearsal.notes, start.note(base) if start else "")
+    ledger = replace(ledger, notes=tuple(filter(None, notes)))
+    numbers = rehearsal.trainable_parameters, rehearsal.total_parameters
+    return Prepared(recipe, ledger, base, encoded, start, *numbers)

@@ -37,7 +37,6 @@ from peftkit.adapters.record import (
 from peftkit.adapters.saving import adapter_bytes, check_saved, write_weights
 from peftkit.adapters.serving import commands
 from peftkit.bases.fingerprint import fingerprint
-from peftkit.bases.loading import unquantized_modules
 from peftkit.errors import first_line
 from peftkit.evaluation.receipt import write_receipt
 from peftkit.evaluation.report import print_ledger, print_scores
@@ -155,7 +154,7 @@ def save_adapter(
         base={
             **fingerprint(base).to_json(),
             "dtype": str(dtype).removeprefix("torch."),
-            "unquantized": unquantized_modules(model),
+            "unquantized": outcome.unquantized,
             "num_hidden_layers": getattr(base.config, "num_hidden_layers", None),
         },
         tokenizer_sha256=tokenizer_sha256(base.tokenizer),

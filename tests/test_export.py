@@ -33,8 +33,8 @@ from peftkit.adapters.loading import load
 from peftkit.adapters.record import peft_config
 from peftkit.adapters.requests import Request
 from peftkit.bases.gguf import dequantized
-from peftkit.bases.loading import dequantized as dequantized_model
 from peftkit.bases.opening import open_base
+from peftkit.bases.quantizing import dequantized as dequantized_model
 from peftkit.cli import command_line
 from peftkit.errors import AdapterError, OutputError, RecipeError
 from peftkit.packaged import MODELS, find_packaged

@@ -31,8 +31,9 @@ from peftkit.adapters.probes import (
 )
 from peftkit.adapters.record import peft_config, tokenizer_sha256, versions
 from peftkit.bases.base import Base
-from peftkit.bases.loading import has_tied_output, load_weights, model_class
+from peftkit.bases.loading import empty_model, has_tied_output, load_weights, model_class
 from peftkit.bases.opening import open_base
+from peftkit.bases.quantizing import count_quantized, quantized_empty
 from peftkit.data.encoded import Examples
 from peftkit.data.splits import load_splits
 from peftkit.errors import AdapterError, MethodError, PeftkitError
@@ -172,6 +173,14 @@ def _check_into(found: OpenedAdapter, into: Into) -> None:
             "no other weights",
             "leave `--into` out, which merges into the dequantized ones",
         )
+    if into == "requantized":
+        shapes = quantized_empty(found.base, empty_model(found.base, found.record.head))
+        if not count_quantized(shapes.model, shapes.head).taken:
+            raise MethodError(
+                f"`--into requantized`: bitsandbytes takes no layer of `{found.base.name}`, which "
+                "was not quantized in training either",
+                "leave `--into` out",
+            )
 
 
 def _check_scale(found: OpenedAdapter, scale: float) -> None:

@@ -20,8 +20,9 @@ from peftkit.adapters.probes import (
     tolerance,
 )
 from peftkit.bases.added_tokens import fold_added_tokens, load_added_tokens
-from peftkit.bases.loading import dequantized, load_weights
+from peftkit.bases.loading import load_weights
 from peftkit.bases.opening import OpenedBase
+from peftkit.bases.quantizing import dequantized
 from peftkit.data.encoded import Head
 from peftkit.errors import AdapterError, MethodError, first_line
 from peftkit.methods.peft_layout import rescale_lora

@@ -8,7 +8,7 @@ runs the identical code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -46,6 +46,14 @@ class Method(OpenPart):
     def supports(self, task: Task, base: Base) -> str | None:
         """None, or why this method cannot work with this task or base; asked before loading."""
         return None
+
+    def notes(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
+        """What a person should know of this method in this model, of shapes, before training.
+
+        Args:
+            head: as for `inject`.
+        """
+        return ()
 
     def supports_checkpointing(self) -> str | None:
         """None, or why activations cannot be recomputed in the backward pass of this method."""
