@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from peftkit.bases.added_tokens import train_added_tokens
@@ -22,6 +23,7 @@ from peftkit.bases.quantizing import (
 from peftkit.bases.stored_weights import layers_read_past
 from peftkit.data.encoded import Encoded
 from peftkit.errors import BaseModelError, MethodError, first_line, quoted
+from peftkit.methods.layers import last_names, linear_names
 from peftkit.methods.method import Method, trainable_parameters
 from peftkit.recipe import Training
 
@@ -119,7 +121,9 @@ def _inject_into_shapes(
             failed = error
             if not _needs_values(error):
                 break
-    raise MethodError(f"{method.kind()} cannot be put into `{base.name}`: {failed}") from failed
+    raise MethodError(
+        f"{method.kind()} cannot be put into `{base.name}`: {failed}", method.instead()
+    ) from failed
 
 
 def _with_meaningless_values(empty: LoadedModel) -> LoadedModel:
@@ -134,6 +138,7 @@ def check_gradients(empty: LoadedModel, encoded: Encoded, method: Method) -> Non
     leaves a trained tensor without a gradient, while it can pass through the base.
     """
     inputs = _first_inputs(encoded)
+    linear = last_names(linear_names(empty.model, empty.head))
     try:
         empty.model.eval()(**inputs)
         model = method.inject(empty.model, encoded, empty.head).eval()
@@ -153,14 +158,27 @@ def check_gradients(empty: LoadedModel, encoded: Encoded, method: Method) -> Non
         raise MethodError(
             f"what the method puts into {name} does not fit there: {type(error).__name__}: "
             f"{first_line(error)}",
-            "choose other `method.target_modules`, or LoRA",
+            method.instead(),
         ) from error
     unused = [n for n, p in trainable_parameters(model).items() if p.grad is None]
     if unused:
         raise MethodError(
             f"{name} does not use {quoted(unused, 5)}, which the method would train",
-            "choose `method.target_modules` without them",
+            _without(model, unused, linear) or method.instead(),
         )
+
+
+def _without(model: nn.Module, unused: list[str], linear: list[str]) -> str:
+    """The hint to name other layers where those that are adapted are not used; empty where no
+    layers are.
+
+    Args:
+        linear: last names of the model's linear layers.
+    """
+    layers = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    used = [n for n in layers if not any(parameter.startswith(f"{n}.") for parameter in unused)]
+    last = set(last_names(used) or linear) - {*last_names(n for n in layers if n not in used)}
+    return f"adapt layers that it uses: {quoted(sorted(last))}" if layers and last else ""
 
 
 def _first_inputs(encoded: Encoded) -> dict[str, torch.Tensor]:

@@ -79,9 +79,19 @@ class Method(OpenPart):
         """None, or why there is nothing between the base and what was trained."""
         return f"{self.kind()} does not say what is between the base and what it has trained"
 
+    def instead(self) -> str:
+        """What to do where a model turns out not to bear this method."""
+        return "use LoRA"
+
     def stand_in(self) -> Method:
         """What takes as much memory and time to train, and is injected without a look at weights or
         data: for `peftkit plan`, whose weights are random.
+        """
+        return self
+
+    def in_every_block(self) -> Method:
+        """The same without a choice of single blocks, for `peftkit plan` on large bases, as far as
+        it can be told apart.
         """
         return self
 
