@@ -150,8 +150,9 @@ def check_gradients(empty: LoadedModel, encoded: Encoded, method: Method) -> Non
     if not trainable_parameters(model):
         raise MethodError(f"{method.kind()} left nothing to train in {name}")
     try:
-        outputs = model(**inputs)
-        next(iter(outputs.values())).float().sum().backward()
+        output = next(iter(model(**inputs).values()))
+        if output.requires_grad:  # else it uses nothing of what is trained
+            output.float().sum().backward()
     except Exception as error:
         if _needs_values(error):
             return

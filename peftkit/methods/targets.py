@@ -140,10 +140,6 @@ def named_modules(
     return list(wanted)
 
 
-def _parent(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
 def _check_names(
     model: nn.Module,
     wanted: Iterable[str],
@@ -169,7 +165,8 @@ def _check_names(
     known = f"its layers are {quoted(layers)}" + f"; `{ALL_LINEAR}` takes all of them" * bool(kinds)
     if other:
         name, module = other[0]
-        inside = last_names(n for n in linear_names(model, head) if ends_in(_parent(n), name))
+        holders = [n for n, _ in model.named_modules() if ends_in(n, name)]
+        inside = last_names(n for n in linear_names(model, head) if is_below(n, holders))
         known = f"name what is in it: {quoted(inside)}" if inside else known
         told = f"`{name}` is a {type(module).__name__}, which cannot be adapted"
         if set(missing) <= {name for name, _ in other}:
