@@ -31,7 +31,7 @@ from peftkit.adapters.probes import (
 )
 from peftkit.adapters.record import peft_config, tokenizer_sha256, versions
 from peftkit.bases.base import Base
-from peftkit.bases.loading import empty_model, has_tied_output, load_weights, model_class
+from peftkit.bases.loading import empty_model, load_weights, model_class
 from peftkit.bases.opening import open_base
 from peftkit.bases.quantizing import count_quantized, quantized_empty
 from peftkit.data.encoded import Examples
@@ -245,8 +245,6 @@ def _merged_elsewhere(
 def _save(merged: Any, found: OpenedAdapter, folder: Path) -> None:
     """A folder that transformers loads by itself."""
     folder.mkdir(exist_ok=True)
-    if merged.config.tie_word_embeddings and not has_tied_output(merged):
-        merged.config.tie_word_embeddings = False
     found.base.tokenizer.save_pretrained(folder)
     merged.save_pretrained(folder)
 

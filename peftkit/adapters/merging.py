@@ -7,6 +7,7 @@ what was learned, and into the original ones the adapter does not fit.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import set_seed
@@ -20,7 +21,7 @@ from peftkit.adapters.probes import (
     tolerance,
 )
 from peftkit.bases.added_tokens import fold_added_tokens, load_added_tokens
-from peftkit.bases.loading import load_weights
+from peftkit.bases.loading import has_tied_output, load_weights
 from peftkit.bases.opening import OpenedBase
 from peftkit.bases.quantizing import dequantized
 from peftkit.data.encoded import Head
@@ -114,6 +115,9 @@ def folded(model: nn.Module, recipe: Recipe) -> nn.Module:
     except ValueError as error:  # PEFT's, about numbers that are not finite
         raise AdapterError(f"it cannot be merged: {first_line(error)}") from error
     fold_added_tokens(merged)
+    config: Any = merged.config
+    if config.tie_word_embeddings and not has_tied_output(merged):
+        config.tie_word_embeddings = False  # else transformers would tie what was trained apart
     return merged.eval()
 
 

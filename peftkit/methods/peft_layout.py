@@ -22,6 +22,7 @@ from peftkit.errors import AdapterError, MethodError, first_line, quoted
 from peftkit.methods.changed_bases import changed_base
 from peftkit.methods.layers import linear_names
 from peftkit.methods.misfits import check_saved_modules, kind_of, misfit
+from peftkit.methods.tied_layers import untie_adapted
 from peftkit.methods.trained_layout import compare_tensors, fill_tensors
 from peftkit.parts import as_json
 
@@ -210,6 +211,7 @@ def _without_noise() -> Iterator[None]:
             "The following .*_pattern keys",  # `inject_checked` raises; AdaLoRA's are its own
             "You have passed exclude_modules",  # likewise
             "target_(modules|parameters)=.* were set",
+            "Model has `tie_word_embeddings=True`",  # `untie_adapted` comes before a merge
         ):
             warnings.filterwarnings("ignore", message)
         yield
@@ -240,9 +242,14 @@ def _restore(model: Any, folder: Path, name: str) -> None:
         more = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=True)
         live |= {key: tensor for key, tensor in more.items() if key in saved}
     compare_tensors(folder / WEIGHTS, {key: tuple(t.shape) for key, t in live.items()})
-    parameters = {parameter.data_ptr(): parameter for parameter in model.parameters()}
+    parameters: dict[int, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        parameters.setdefault(parameter.data_ptr(), []).append(parameter)
     for key, tensor in saved.items():
-        if (parameter := parameters.get(live[key].data_ptr())) is not None:
+        found = parameters.get(live[key].data_ptr(), [])
+        if len(found) > 1:  # the output layer's adapter is the embedding's, transposed
+            live[key].data.copy_(tensor)
+        for parameter in found if len(found) == 1 else ():
             dtype = torch.promote_types(parameter.dtype, tensor.dtype)
             # a copy, out of the file and aligned
             parameter.data = tensor.to(parameter.device, dtype, copy=True)
@@ -251,12 +258,14 @@ def _restore(model: Any, folder: Path, name: str) -> None:
 def merge_peft(model: nn.Module) -> nn.Module:
     """The base model with PEFT's layers folded into its weights and gone.
 
-    One layer after the other is computed in float32 and rounded once, to what its weight had.
+    One layer after the other is computed in float32 and rounded once, to what its weight had. An
+    output layer that is tied to the embedding gets a weight of its own, if one of them is adapted.
     """
     for parent in list(model.modules()):  # PEFT's IA3 cannot take apart a head of several layers
         for name, child in list(parent.named_children()):
             if isinstance(child, ModulesToSaveWrapper):
                 setattr(parent, name, child.modules_to_save[child.active_adapters[0]])
+    untie_adapted(model)
     for layer in tuner_layers(model):
         dtypes = [parameter.dtype for parameter in layer.get_base_layer().parameters()]
         layer.get_base_layer().float()
