@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from peft import LoraConfig, get_peft_model
 
 import peftkit as pk
 from peftkit.adapters.exporting import export
+from peftkit.adapters.gguf.exports import _stays_apart, check_ollama, open_for_export
 from peftkit.adapters.gguf.reading import read_gguf
 from peftkit.adapters.merged_folder import merge_to
 from peftkit.adapters.merging import merge, merged_model
 from peftkit.adapters.probes import outputs_of
+from peftkit.adapters.requests import Request
 from peftkit.bases.loading import load_weights
 from peftkit.bases.opening import open_base
 from peftkit.errors import AdapterError
@@ -155,6 +158,10 @@ def test_a_published_adapter_is_merged_and_written_for_others(by_peft_alone, cha
         with pytest.raises(AdapterError, match=r"`.*lm_head") as caught:
             export(str(by_peft_alone), target, str(tmp_path / target), base)
         assert caught.value.hint.startswith(hint)
+    adapter = open_for_export(Request(str(by_peft_alone), tmp_path / "x", base))
+    of_gguf = replace(adapter, base=replace(adapter.base, source=tmp_path / "base.gguf"))
+    assert check_ollama(adapter, tokenizer_from="")[1] is None
+    assert not _stays_apart(of_gguf)  # Ollama gets the merged model
     export(str(by_peft_alone), "gguf", str(tmp_path / "model.gguf"), base, quantize="f32")
     found = read_gguf(tmp_path / "model.gguf")
     for name, layer in (("output", written.lm_head), ("token_embd", embedding)):
