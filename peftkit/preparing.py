@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 from peftkit.adapters.starting import Start, check_start, find_start
 from peftkit.bases.opening import OpenedBase, open_base
+from peftkit.bases.vocabulary import check_ids
 from peftkit.data.encoded import Encoded
 from peftkit.data.ledger import Ledger
 from peftkit.data.splits import load_splits
@@ -44,11 +46,13 @@ def prepare(recipe: Recipe) -> Prepared:
     """
     start = find_start(recipe)
     splits, ledger = load_splits(recipe.task, recipe.split_seed)
-    base = open_base(recipe.base, recipe.method.position_offset)
+    base = open_base(recipe.base, recipe.method.position_offset, recipe.task.one_output)
     if reason := recipe.method.supports(recipe.task, base.spec):  # it may be quantized already
         raise MethodError(reason)
     recipe = recipe.with_(base=base.spec)
     encoded = recipe.task.encode(splits, base.tokenizer)
+    texts = itertools.chain.from_iterable(split.input_ids for split in encoded.splits().values())
+    vocabulary_note = check_ids(base, texts)
     if start:
         check_start(start, base, encoded.head)
     if reason := recipe.method.supports_steps(number_of_steps(recipe.training, len(encoded.train))):
@@ -56,7 +60,7 @@ def prepare(recipe: Recipe) -> Prepared:
     folder = start.folder if start else None
     rehearsal = rehearse(base, encoded, recipe.method, recipe.training, folder)
     ledger = ledger.with_encoded(encoded)
-    notes = (*ledger.notes, *rehearsal.notes, start.note(base) if start else "")
+    notes = (*ledger.notes, vocabulary_note, *rehearsal.notes, start.note(base) if start else "")
     ledger = replace(ledger, notes=tuple(filter(None, notes)))
     numbers = rehearsal.trainable_parameters, rehearsal.total_parameters
     return Prepared(recipe, ledger, base, encoded, start, *numbers)

@@ -27,6 +27,7 @@ from peftkit.bases.added_tokens import load_added_tokens
 from peftkit.bases.fingerprint import fingerprint
 from peftkit.bases.loading import load_weights
 from peftkit.bases.opening import OpenedBase, download_weights, open_base
+from peftkit.bases.vocabulary import check_ids
 from peftkit.data.encoded import Examples, Head
 from peftkit.data.rows import Row
 from peftkit.errors import AdapterError, RecipeError
@@ -112,7 +113,9 @@ class LoadedAdapter:
             raise RecipeError("what is to be answered is not UTF-8 text", "convert it") from error
         values = [task.as_input(value) for value in inputs]
         rows = [Row(number, row) for number, row in enumerate(values, start=1)]
-        return task.encode_inputs(rows, self.tokenizer)
+        encoded = task.encode_inputs(rows, self.tokenizer)
+        check_ids(self.base, encoded.input_ids)
+        return encoded
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ def open_adapter(path: str, base: str = "", trust_remote_code: bool = False) -> 
         AdapterError: it is none, a file was changed, or it is not safe to load.
     """
     folder, record, recipe = read_adapter(path, base, trust_remote_code)
-    opened = open_base(recipe.base, recipe.method.position_offset)
+    opened = open_base(recipe.base, recipe.method.position_offset, recipe.task.one_output)
     if not record.base:
         record = completed(record, opened)
     return OpenedAdapter(folder, record, recipe.with_(base=opened.spec), opened)
@@ -222,12 +225,19 @@ def check_template(opened: OpenedBase, record: Record) -> None:
 
 
 def check_tokenizer(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless a base has the tokenizer of the training."""
-    if tokenizer_sha256(opened.tokenizer) != record.tokenizer_sha256:
-        raise AdapterError(
-            f"the tokenizer of `{opened.name}` is not the one the adapter was trained with",
-            "use the base that the adapter's README.md names",
-        )
+    """Raises AdapterError unless a base has the tokenizer of the training; the padding token may be
+    the one that earlier versions have chosen, and is put back then.
+    """
+    tokenizer = opened.tokenizer
+    for pad in (tokenizer.pad_token, tokenizer.eos_token or tokenizer.unk_token):
+        if pad is not None and pad != tokenizer.pad_token:
+            tokenizer.pad_token = pad
+        if tokenizer_sha256(tokenizer) == record.tokenizer_sha256:
+            return
+    raise AdapterError(
+        f"the tokenizer of `{opened.name}` is not the one the adapter was trained with",
+        "use the base that the adapter's README.md names",
+    )
 
 
 def check_base_files(opened: OpenedBase, record: Record) -> None:

@@ -74,7 +74,7 @@ def _on_its_base(found: Inspected, path: str, base: str, trust_remote_code: bool
 
     findings = found.findings
     folder, record, recipe = read_inspected(found, path, base, trust_remote_code)
-    opened = open_base(recipe.base, recipe.method.position_offset)
+    opened = open_base(recipe.base, recipe.method.position_offset, recipe.task.one_output)
     recipe = recipe.with_(base=opened.spec)
     if layers := _other_layers(opened, record):
         findings.wrong(
@@ -109,7 +109,7 @@ def _on_a_base(found: Inspected, path: str, base: str, trust_remote_code: bool) 
     if not found.passed:
         return
     folder, record, recipe = read_inspected(found, path, base, trust_remote_code)
-    opened = open_base(recipe.base, recipe.method.position_offset)
+    opened = open_base(recipe.base, recipe.method.position_offset, recipe.task.one_output)
     record, recipe = completed(record, opened), recipe.with_(base=opened.spec)
     findings.note(
         "base",
