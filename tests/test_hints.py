@@ -24,7 +24,7 @@ from tests.test_matching import inject, shapes
 
 SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 BASES = {
-    "mamba": ("MambaConfig", {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8}),
+    "mamba": ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 1, "state_size": 2}),
     "falcon": ("FalconConfig", SIZE),
     "phimoe": (
         "PhimoeConfig",
@@ -143,6 +143,16 @@ def test_other_methods_say_what_they_cannot_adapt_too(make_chat, method, told):
         prepare(make_chat(method))
     assert told in caught.value.message
     assert "use LoRA" not in caught.value.hint
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_quantized_layer_is_not_trained_whole(make_chat, quantization):
+    config = {"peft_type": "LORA", "target_modules": ["q_proj"], "modules_to_save": ["k_proj"]}
+    with pytest.raises(MethodError, match="is quantized, and cannot be trained whole") as caught:
+        prepare(make_chat(pk.PeftMethod(config=config), base={"quantization": quantization}))
+    assert "name it in `method.config.target_modules` instead" in caught.value.hint
+    config |= {"target_modules": ["q_proj", "k_proj"], "modules_to_save": ["lm_head"]}
+    prepare(make_chat(pk.PeftMethod(config=config), base={"quantization": quantization}))
 
 
 def test_a_pattern_that_matches_too_much_says_what_and_how_to_do_it(make_chat):

@@ -9,8 +9,9 @@ from typing import Any
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
+from peftkit.bases.quantizing import is_quantized
 from peftkit.errors import MethodError, did_you_mean, quoted
-from peftkit.methods.layers import last_names
+from peftkit.methods.layers import ends_in, last_names
 from peftkit.methods.targets import ALL_LINEAR
 
 NAMES = {
@@ -80,6 +81,21 @@ def _without(layer: str, linear: str, field: str) -> str:
     if layer == "Conv1D":  # what GPT-2 has in the places of linear layers
         return "use LoRA"
     return f"name linear layers alone with `{field}.target_modules`: {linear}"
+
+
+def check_trainable(model: nn.Module, wanted: Sequence[str], field: str) -> None:
+    """Raises MethodError if a module that is to be trained whole is quantized.
+
+    Args:
+        wanted: `modules_to_save`.
+    """
+    for name, module in model.named_modules():
+        meant = any(ends_in(name, one) for one in wanted)
+        if meant and any(is_quantized(part) for part in module.modules()):
+            raise MethodError(
+                f"`{field}.modules_to_save`: `{name}` is quantized, and cannot be trained whole",
+                f"name it in `{field}.target_modules` instead, or leave `base.quantization` out",
+            )
 
 
 def check_saved_modules(model: nn.Module, wanted: Sequence[str], field: str) -> None:

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from peftkit.errors import AdapterError, MethodError, first_line, quoted
 from peftkit.methods.changed_bases import changed_base
 from peftkit.methods.layers import linear_names
-from peftkit.methods.misfits import check_saved_modules, kind_of, misfit
+from peftkit.methods.misfits import check_saved_modules, check_trainable, kind_of, misfit
 from peftkit.methods.tied_layers import untie_adapted
 from peftkit.methods.trained_layout import compare_tensors, fill_tensors
 from peftkit.parts import as_json
@@ -50,8 +50,9 @@ def inject_peft(model: nn.Module, config: peft.PeftConfig, field: str = "method"
     """
     if config.task_type == "QUESTION_ANS" and not config.is_prompt_learning:
         config.task_type = None  # PEFT's wrapper for it drops `token_type_ids`
-    head = (*(getattr(config, "modules_to_save", None) or ()), "classifier", "score")
-    layers = linear_names(model, head, kind_of(config))
+    whole = tuple(getattr(config, "modules_to_save", None) or ())
+    check_trainable(model, whole, field)
+    layers = linear_names(model, (*whole, "classifier", "score"), kind_of(config))
     try:
         with _without_noise():
             injected = peft.get_peft_model(model, config, low_cpu_mem_usage=is_rehearsal(model))
@@ -61,6 +62,7 @@ def inject_peft(model: nn.Module, config: peft.PeftConfig, field: str = "method"
         raise
     except Exception as error:  # PEFT raises whatever it meets in an architecture
         raise misfit(error, model, layers, config, field) from error
+    # to which PEFT has added what it trains whole by itself
     check_saved_modules(injected, getattr(config, "modules_to_save", None) or (), field)
     return injected
 
