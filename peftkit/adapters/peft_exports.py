@@ -20,7 +20,7 @@ from peftkit.adapters.peft_folder import (
 )
 from peftkit.adapters.placing import placed
 from peftkit.adapters.record import peft_config
-from peftkit.adapters.requests import Exported, Request, other_precision
+from peftkit.adapters.requests import Exported, Request, merging_if_possible, other_precision
 from peftkit.adapters.saving import adapter_bytes
 from peftkit.bases.loading import empty_model
 from peftkit.errors import RecipeError
@@ -32,7 +32,8 @@ def export_peft(request: Request) -> Exported:
     _refuse_gguf_options(request)
     found = open_adapter(request.path, request.base, request.trust_remote_code)
     config = peft_config(found.folder)
-    check_for_peft(config, found.folder, found.record.head)
+    with merging_if_possible(found):
+        check_for_peft(config, found.folder, found.record.head)
     found.check_base()
     notes = (f"PeftModel.from_pretrained(base, {str(request.output)!r}), beside {_beside(found)}",)
     if not why_no_plain_lora(config, found.folder, head=True):
@@ -51,9 +52,10 @@ def export_vllm(request: Request) -> Exported:
     _refuse_gguf_options(request)
     found = open_adapter(request.path, request.base, request.trust_remote_code)
     config = peft_config(found.folder)
-    check_for_vllm(config, found.folder, found.record.head)
-    saved = read_updates(found.folder, config, found.base, found.record.head)
-    rank = rank_for_vllm(saved[0])
+    with merging_if_possible(found):
+        check_for_vllm(config, found.folder, found.record.head)
+        saved = read_updates(found.folder, config, found.base, found.record.head)
+        rank = rank_for_vllm(saved[0])
     found.check_base()
     base = shlex.quote(found.base.hub_id or str(found.base.folder))
     output = shlex.quote(str(request.output))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.errors import RecipeError, did_you_mean, quoted
+from peftkit.errors import AdapterError, RecipeError, did_you_mean, quoted
 
 if TYPE_CHECKING:
     from peftkit.adapters.loading import OpenedAdapter
@@ -67,6 +69,18 @@ class Exported:
             "to": self.to, "output": str(self.output), "bytes": self.size, **self.checked,
             "notes": list(self.notes),
         }  # fmt: skip
+
+
+@contextlib.contextmanager
+def merging_if_possible(adapter: OpenedAdapter) -> Iterator[None]:
+    """Inside, errors do not advise to merge an adapter that cannot be merged; they say why."""
+    try:
+        yield
+    except AdapterError as error:
+        reason = adapter.recipe.method.supports_merging(adapter.base.spec)
+        if reason and "`peftkit merge`" in error.hint:
+            raise AdapterError(error.message, reason) from error
+        raise
 
 
 def stops_of(adapter: OpenedAdapter) -> tuple[int, ...]:

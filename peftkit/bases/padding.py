@@ -36,11 +36,12 @@ def _candidates(tokenizer: Any, config: Any, one_output: bool) -> Iterator[str]:
     """Tokens in the order of preference: its own; the base's, by which positions may go; the one
     that ends texts; other special ones; bytes that no text has; any, so that there is one.
     """
-    ids = getattr(config.get_text_config(), "pad_token_id", None)
     own, unknown, special = tokenizer.pad_token, tokenizer.unk_token, tokenizer.all_special_tokens
     if own is not None:
         yield own
-        yield from () if ids is None else (tokenizer.convert_ids_to_tokens(ids),)
+        place = getattr(config.get_text_config(), "pad_token_id", None)
+        if place in range(len(tokenizer)):
+            yield tokenizer.convert_ids_to_tokens(place)
     yield from filter(None, (tokenizer.eos_token, None if one_output else unknown))
     yield from (token for token in special if token != unknown)
     vocabulary = tokenizer.get_vocab()

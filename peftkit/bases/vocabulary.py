@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from peftkit.errors import BaseModelError, quoted
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
     from peftkit.bases.opening import OpenedBase

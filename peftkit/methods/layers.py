@@ -54,12 +54,12 @@ def linear_names(model: nn.Module, head: tuple[str, ...], kind: str = "LORA") ->
 
 
 def _all_linear(model: nn.Module, head: tuple[str, ...]) -> list[str]:
-    base: Any = model
+    output = model.get_output_embeddings()  # type: ignore[operator]
     return [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
-        and module is not base.get_output_embeddings()
+        and module is not output
         and not is_below(name, head)
     ]
 
@@ -80,9 +80,11 @@ def _gives_product(layer: Any) -> bool:
     """Whether the output of a linear layer is (..., out), as a router's is not."""
     if type(layer).forward in (nn.Linear.forward, Conv1D.forward) or is_quantized(layer):
         return True
-    weight = layer.weight
-    with torch.no_grad():
-        out = layer(weight.new_zeros((1, 1, layer.in_features)))
+    try:
+        with torch.no_grad():
+            out = layer(layer.weight.new_zeros((1, 1, layer.in_features)))
+    except Exception:  # it reads something else than vectors
+        return False
     return isinstance(out, torch.Tensor) and out.shape == (1, 1, layer.out_features)
 
 

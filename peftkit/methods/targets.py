@@ -100,7 +100,7 @@ def linear_targets(
     PEFT passes over a misspelled name in silence as long as another one matches.
 
     Args:
-        kind: PEFT's name of the tuner, one of `ADAPTABLE`.
+        kind: PEFT's name of the tuner.
         field: of the recipe, for messages.
         blocks: numbers of those whose layers are meant, for which PEFT wants the ends of names.
 

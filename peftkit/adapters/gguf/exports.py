@@ -11,7 +11,14 @@ from peftkit.adapters.gguf.families import Layout, family_of
 from peftkit.adapters.loading import OpenedAdapter, open_adapter
 from peftkit.adapters.placing import placed
 from peftkit.adapters.record import peft_config
-from peftkit.adapters.requests import Exported, Request, is_plain, other_precision, stops_of
+from peftkit.adapters.requests import (
+    Exported,
+    Request,
+    is_plain,
+    merging_if_possible,
+    other_precision,
+    stops_of,
+)
 from peftkit.data.encoded import Head
 from peftkit.errors import AdapterError, RecipeError
 
@@ -62,12 +69,8 @@ def lora_layout(adapter: OpenedAdapter) -> Layout:
     from peftkit.adapters.gguf.lora import check_expressible
 
     layout = Layout.of(adapter.base.config, family_of(adapter.base.config))
-    try:
+    with merging_if_possible(adapter):
         check_expressible(peft_config(adapter.folder), adapter.folder)
-    except AdapterError as error:  # its hint is to merge
-        if reason := adapter.recipe.method.supports_merging(adapter.base.spec):
-            raise AdapterError(error.message, reason) from error
-        raise
     return layout
 
 
