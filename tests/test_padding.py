@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 import peftkit as pk
+from peftkit.adapters.merged_folder import merge_to
 from peftkit.adapters.record import Record, tokenizer_sha256
 from peftkit.bases.added_tokens import added_rows
 from peftkit.bases.loading import load_weights
@@ -168,6 +169,27 @@ def test_a_classifier_reads_the_end_of_texts_that_end_in_a_token(kinds, base_of,
     torch.testing.assert_close(together, torch.stack(alone), rtol=1e-5, atol=1e-5)
     shorter = [model(input_ids=torch.from_numpy(ids[n][:-1])[None]).logits[0] for n in range(8)]
     assert (together - torch.stack(shorter)).abs().max() > 0.01  # it reads that token
+
+
+def test_a_plain_padding_token_is_not_written_as_a_special_one(base_of, tmp_path):
+    """Which would cut it out of texts: `ÿ` is a letter, and the token of a byte in no text."""
+    folder = base_of(original := tokenizer_of(["eos"], "eos", bytes_too=True))
+    recipe = recipe_of(folder, write_csv(tmp_path / "rows.csv", words_only(60)))
+    for method in (recipe.method, pk.FullFineTuning()):
+        name = method.kind()
+        done = run(recipe.with_(method=method), str(tmp_path / name))
+        merge_to(str(done.folder), str(tmp_path / f"{name}-merged"))
+        expected = pk.load(str(done.folder)).predict(["a film ÿ"])[0]
+        for written in (tmp_path / f"{name}-merged", done.folder / "adapter"):
+            if not (written / "config.json").is_file():
+                continue
+            made = transformers.AutoTokenizer.from_pretrained(written)
+            assert made.pad_token is None
+            assert made("a film ÿ")["input_ids"] == original("a film ÿ")["input_ids"]
+            model = transformers.AutoModelForSequenceClassification.from_pretrained(written)
+            with torch.no_grad():
+                found = model.eval()(**made("a film ÿ", return_tensors="pt")).logits.softmax(-1)
+            assert float(found.max()) == pytest.approx(expected.probability, abs=1e-5)
 
 
 def test_a_row_that_ends_in_the_padding_token_by_itself_is_named(base_of, tmp_path):

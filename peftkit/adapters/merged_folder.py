@@ -33,6 +33,7 @@ from peftkit.adapters.record import peft_config, tokenizer_sha256, versions
 from peftkit.bases.base import Base
 from peftkit.bases.loading import empty_model, load_weights, model_class
 from peftkit.bases.opening import open_base
+from peftkit.bases.padding import put_back_padding, save_tokenizer
 from peftkit.bases.quantizing import count_quantized, quantized_empty
 from peftkit.data.encoded import Examples
 from peftkit.data.splits import load_splits
@@ -245,7 +246,7 @@ def _merged_elsewhere(
 def _save(merged: Any, found: OpenedAdapter, folder: Path) -> None:
     """A folder that transformers loads by itself."""
     folder.mkdir(exist_ok=True)
-    found.base.tokenizer.save_pretrained(folder)
+    save_tokenizer(found.base.tokenizer, folder)
     merged.save_pretrained(folder)
 
 
@@ -276,9 +277,9 @@ def _reopened(folder: Path, found: OpenedAdapter, accelerator: Accelerator) -> n
     import transformers
 
     tokenizers: Any = transformers.AutoTokenizer
-    if tokenizer_sha256(tokenizers.from_pretrained(folder)) != found.record.tokenizer_sha256 and (
-        found.record.tokenizer_sha256
-    ):
+    tokenizer = tokenizers.from_pretrained(folder)
+    put_back_padding(tokenizer, found.base.tokenizer.pad_token)
+    if found.record.tokenizer_sha256 not in ("", tokenizer_sha256(tokenizer)):
         raise AdapterError(
             f"the tokenizer of `{found.base.name}` is not read back as it was",
             "its files are of a kind that transformers does not write; keep the adapter",

@@ -7,6 +7,7 @@ text may end in the padding token. For all others any token will do, since paddi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from peftkit.bases.vocabulary import embedding_rows
@@ -58,3 +59,23 @@ def _appended(tokenizer: Any) -> int | None:
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     ids = tokenizer("a")["input_ids"]
     return int(ids[-1]) if ids and ids[-len(plain) :] != plain else None
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Writes a tokenizer; without its padding token, if that is a plain one of the vocabulary: as a
+    special one, transformers would cut it out of texts.
+    """
+    pad, special = tokenizer.pad_token, {str(t) for t in tokenizer.added_tokens_decoder.values()}
+    if pad not in special:
+        tokenizer.pad_token = None
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        if tokenizer.pad_token != pad:
+            tokenizer.pad_token = pad
+
+
+def put_back_padding(tokenizer: Any, pad: str | None) -> None:
+    """Gives a tokenizer that `save_tokenizer` has written its padding token again."""
+    if tokenizer.pad_token is None and pad is not None:
+        tokenizer.pad_token = pad
