@@ -102,6 +102,9 @@ NOTHING = {
     "copies of blocks that there are not": (
         {"layer_replication": [[0, 9]]}, "[0, 9] is no span of the 3 blocks", "from 0 to 3",
     ),
+    "settings of a start that is not chosen": (
+        {"eva_config": {"rho": 2.0}}, "refuses it: `eva_config` specified but will be ignored", "",
+    ),
     "feed-forward layers that are not adapted": (
         {"peft_type": "IA3", "target_modules": ".*(k|down)_proj",
          "feedforward_modules": ["down_proj", "up_proj"]},

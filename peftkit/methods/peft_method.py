@@ -10,6 +10,7 @@ checks: every tensor gets a gradient, nothing else changes, what is saved reads 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -251,8 +252,10 @@ class PeftMethod(_StoredByPeft):
                 did_you_mean(unknown[0], known) or f"it has {quoted(sorted(known), 60)}",
             )
         try:
-            return chosen(**given, task_type=task_type)
-        except (TypeError, ValueError) as error:
+            with warnings.catch_warnings():  # of what has no effect beside the other settings
+                warnings.filterwarnings("error", ".*ignored", UserWarning)
+                return chosen(**given, task_type=task_type)
+        except (TypeError, ValueError, UserWarning) as error:
             raise MethodError(f"`method.config`: {chosen.__name__} refuses it: {error}") from error
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
