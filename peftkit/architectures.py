@@ -10,6 +10,13 @@ from torch import nn
 
 from peftkit.bases.shrunk import DEPTHS
 
+NOT_CALLED = {
+    "mamba": ("dt_proj",), "falcon_mamba": ("dt_proj",), "jamba": ("dt_proj",),
+    "longcat_flash": ("classifier",),
+}  # fmt: skip
+"""Type of a model -> last names of the linear layers whose weights it multiplies with itself, so
+that what adapts the layer's output has no effect."""
+
 
 def stacks(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
     """The model's stacks of transformer blocks, by name, an encoder's before its decoder's."""

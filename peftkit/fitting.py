@@ -14,6 +14,7 @@ from peftkit.adapters.starting import restore_start
 from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.footprint import footprint
 from peftkit.bases.loading import LoadedModel, load_weights
+from peftkit.bases.quantizing import check_quantized
 from peftkit.data.encoded import Examples
 from peftkit.evaluation.generating import answer_prompts
 from peftkit.evaluation.scoring import evaluate
@@ -33,9 +34,12 @@ from peftkit.training.self_check import Chosen, choose_reader
 class Unfinished(Exception):
     """Training was interrupted after weights had been validated; the model has the best of them."""
 
-    def __init__(self, model: nn.Module, before: Score, result: TrainResult) -> None:
+    def __init__(
+        self, model: nn.Module, before: Score, result: TrainResult, unquantized: list[str]
+    ) -> None:
         super().__init__()
         self.model, self.before, self.result = model, before, result
+        self.unquantized = unquantized
 
 
 def train_and_score(
@@ -50,6 +54,8 @@ def train_and_score(
     set_seed(recipe.seed)
     with clock.stage("load"):
         loaded = load(prepared, accelerator)
+
+    unquantized = loaded.quantized.unquantized if loaded.quantized else []
 
     def answer(model: nn.Module) -> list[str]:
         return answer_prompts(model, encoded, base.tokenizer, accelerator)
@@ -77,7 +83,7 @@ def train_and_score(
         result = fit(chosen.reader, prepared, accelerator, clock, console)
     give_back_memory()  # of the optimizer
     if result.stopped == "interrupted":
-        raise Unfinished(model, before, result)
+        raise Unfinished(model, before, result, unquantized)
     exit_codes: list[int] = []
 
     def keep(code: int) -> str:
@@ -92,13 +98,14 @@ def train_and_score(
             answers_after = answer(model)
     if exit_codes:
         result = replace(result, stopped="interrupted", exit_code=exit_codes[0])
-        raise Unfinished(model, before, result)
+        raise Unfinished(model, before, result, unquantized)
     samples, answers = _written(prepared, answers_before, answers_after)
     accelerator.end_training()  # closes trackers and the process group: nothing is shared below
     notes = chosen.notes
     return model, Outcome(
-        before, baselines, after, samples, answers, result, notes, trainable, base_memory
-    )
+        before, baselines, after, samples, answers, result, notes, trainable, base_memory,
+        unquantized,
+    )  # fmt: skip
 
 
 def _written(
@@ -123,6 +130,8 @@ def load(prepared: Prepared, accelerator: Accelerator) -> LoadedModel:
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
     head, dropout = prepared.encoded.head, recipe.training.dropout
     loaded = load_weights(prepared.base, head, dtype, accelerator.device, dropout)
+    if loaded.quantized:  # what the rehearsal told of shapes, once more of what is there
+        check_quantized(prepared.base, loaded.model, loaded.quantized)
     give_back_memory()  # of what was quantized
     return loaded
 

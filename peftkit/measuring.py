@@ -28,6 +28,7 @@ from peftkit.bases.shrunk import depth, shrunk
 from peftkit.data.encoded import Encoded, Examples
 from peftkit.errors import MethodError
 from peftkit.methods.method import Layout, Method, trainable_parameters
+from peftkit.methods.targets import names_a_block
 from peftkit.recipe import Recipe
 from peftkit.training.batching import (
     Worst,
@@ -114,7 +115,7 @@ def measure(trial: Trial) -> Cost:
     Raises:
         MethodError: the method cannot be put into a copy with few blocks.
     """
-    blocks, method = depth(trial.base), trial.recipe.method.stand_in()
+    blocks, method = depth(trial.base), measured_method(trial.recipe.method, trial.base)
     sizes = range(1, 1 + min(MOST_BLOCKS, blocks))
     if names_blocks(method):  # a copy with other blocks would be another matter
         sizes = range(blocks, blocks + (blocks <= WHOLE_BLOCKS))
@@ -136,11 +137,24 @@ def measure(trial: Trial) -> Cost:
     raise failed
 
 
+def measured_method(method: Method, base: OpenedBase) -> Method:
+    """What is measured for a method: on a base that is too large to be measured as a whole, one for
+    all blocks in the place of one for some, which takes at least as much.
+    """
+    found = method.stand_in()
+    return found.in_every_block() if depth(base) > WHOLE_BLOCKS else found
+
+
 def names_blocks(method: Method) -> bool:
     """Whether the method is for blocks of certain numbers, of which a small copy has others."""
-    targets = getattr(method, "target_modules", "")
-    names = [targets] if isinstance(targets, str) else targets
-    return any(character.isdigit() for name in names for character in name)
+    settings = getattr(method, "config", None) or dict(method)
+    if settings.get("layers_to_transform") not in (None, (), []):
+        return True
+    names: list[str] = []
+    for setting, value in settings.items():
+        if setting.endswith(("_modules", "_parameters", "_to_save", "_pattern")) and value:
+            names += [value] if isinstance(value, str) else [str(name) for name in value]
+    return any(map(names_a_block, names))
 
 
 def _small(num_blocks: int, trial: Trial, method: Method) -> Cost:

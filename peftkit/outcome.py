@@ -41,6 +41,8 @@ class Outcome:
     """Of the self-check: which faster ways were left out, and why."""
     trainable_parameters: int
     base_memory: Footprint
+    unquantized: list[str]
+    """Modules of a quantized base that hold weights and are not quantized, embeddings left out."""
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Scores on the test split, for the adapter's record."""

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from peftkit.bases.opening import OpenedBase
 from peftkit.data.encoded import Encoded
-from peftkit.measuring import Cost, make_trial, measure
+from peftkit.measuring import Cost, make_trial, measure, measured_method
 from peftkit.methods.full_fine_tuning import FullFineTuning
 from peftkit.methods.method import Layout
 from peftkit.recipe import Recipe
@@ -93,6 +93,11 @@ def make_plan(
             "training_seconds": _seconds(of_full, encoded, course)["training"],
         }
     worst = trial.worst.indices
+    notes = _notes(recipe, peaks, seconds, full, accelerator.device)
+    if measured_method(recipe.method, base) != recipe.method.stand_in():
+        notes.append(
+            "measured with all blocks adapted, which takes more than those that are chosen"
+        )
     return Plan(
         *parameters,
         layout=trial.layout,
@@ -103,7 +108,7 @@ def make_plan(
         peaks_mb=peaks,
         seconds=seconds,
         full_fine_tuning=full,
-        notes=tuple(_notes(recipe, peaks, seconds, full, accelerator.device)),
+        notes=tuple(notes),
     )
 
 

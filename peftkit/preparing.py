@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 from peftkit.adapters.starting import Start, check_start, find_start
 from peftkit.bases.opening import OpenedBase, open_base
+from peftkit.bases.vocabulary import check_ids
 from peftkit.data.encoded import Encoded
 from peftkit.data.ledger import Ledger
 from peftkit.early import Rows, look
@@ -50,20 +52,28 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     """
     splits, ledger = rows or look(recipe)
     start = find_start(recipe)
-    base = open_base(recipe.base, recipe.method.position_offset)
+    base = open_base(recipe.base, recipe.method.position_offset, recipe.task.one_output)
     if reason := recipe.method.supports(recipe.task, base.spec):  # it may be quantized already
         raise MethodError(reason)
     training = recipe.training.with_(threads=resolved_threads(recipe.training.threads))
     task = recipe.task.remembering(splits)
     recipe = recipe.with_(base=base.spec, task=task, training=training)
     encoded = recipe.task.encode(splits, base.tokenizer)
+    texts = itertools.chain.from_iterable(split.input_ids for split in encoded.splits().values())
+    vocabulary_note = check_ids(base, texts)
     if start:
         check_start(start, base, encoded.head)
     if reason := recipe.method.supports_steps(number_of_steps(recipe.training, len(encoded.train))):
         raise MethodError(reason)
     folder = start.folder if start else None
-    trainable, total = rehearse(base, encoded, recipe.method, recipe.training, folder)
+    rehearsal = rehearse(base, encoded, recipe.method, recipe.training, folder)
     ledger = ledger.with_encoded(encoded)
-    notes = [*budget_notes(training, len(encoded.train)), start.note(base) if start else ""]
+    notes = [
+        vocabulary_note,
+        *rehearsal.notes,
+        *budget_notes(training, len(encoded.train)),
+        start.note(base) if start else "",
+    ]
     ledger = replace(ledger, notes=(*ledger.notes, *filter(None, notes)))
-    return Prepared(recipe, ledger, base, encoded, start, trainable, total)
+    numbers = rehearsal.trainable_parameters, rehearsal.total_parameters
+    return Prepared(recipe, ledger, base, encoded, start, *numbers)

@@ -37,7 +37,6 @@ from peftkit.adapters.record import (
 from peftkit.adapters.saving import adapter_bytes, check_saved, write_weights
 from peftkit.adapters.serving import commands
 from peftkit.bases.fingerprint import fingerprint
-from peftkit.bases.loading import unquantized_modules
 from peftkit.early import Rows
 from peftkit.errors import Interrupted, first_line
 from peftkit.evaluation.receipt import write_receipt
@@ -138,8 +137,8 @@ def _run(prepared: Prepared, output_dir: str, console: Console, clock: Clock) ->
         if not accelerator.is_main_process:
             return Run(folder, {})
         with clock.stage("save"):
-            metrics = outcome.metrics()
-            unchecked, adapter = save_adapter(model, metrics, prepared, folder, accelerator)
+            told = outcome.metrics(), outcome.unquantized
+            unchecked, adapter = save_adapter(model, *told, prepared, folder, accelerator)
         accelerator.free_memory()  # the check loads the base a second time
         del model
         give_back_memory()
@@ -167,8 +166,8 @@ def keep_unfinished(
     if accelerator.is_main_process:
         validated = next(v.metrics for v in result.validations if v.step == step)
         metrics = {"before": unfinished.before.metrics, f"validation, step {step}": validated}
-        model = unfinished.model
-        unchecked, _ = save_adapter(model, metrics, prepared, folder, accelerator)
+        kept = unfinished.model, metrics, unfinished.unquantized
+        unchecked, _ = save_adapter(*kept, prepared, folder, accelerator)
         unchecked.rename(folder / UNFINISHED)
     num_steps = number_of_steps(prepared.recipe.training, len(prepared.encoded.train))
     return Interrupted(
@@ -183,6 +182,7 @@ def keep_unfinished(
 def save_adapter(
     model: nn.Module,
     metrics: dict[str, dict[str, float]],
+    unquantized: list[str],
     prepared: Prepared,
     folder: Path,
     accelerator: Accelerator,
@@ -191,6 +191,7 @@ def save_adapter(
 
     Args:
         metrics: scores by name, for the record.
+        unquantized: modules of a quantized base that are not quantized.
     """
     recipe, base = prepared.recipe, prepared.base
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
@@ -204,7 +205,7 @@ def save_adapter(
         base={
             **fingerprint(base).to_json(),
             "dtype": str(dtype).removeprefix("torch."),
-            "unquantized": unquantized_modules(model),
+            "unquantized": unquantized,
             "num_hidden_layers": getattr(base.config, "num_hidden_layers", None),
         },
         tokenizer_sha256=tokenizer_sha256(base.tokenizer),

@@ -268,7 +268,8 @@ def test_a_misspelled_field_is_refused_in_under_two_seconds(in_tmp):
     assert done.returncode == 2
     assert done.stderr == (
         f"error: {in_tmp / 'x.py'}: method.rnak: no such field (found `8`); fields here are "
-        "`kind`, `lora_alpha`, `lora_dropout`, `loraplus_lr_ratio`, `r`, `target_modules`, "
+        "`alpha_pattern`, `kind`, `layers_pattern`, `layers_to_transform`, `lora_alpha`, "
+        "`lora_dropout`, `loraplus_lr_ratio`, `r`, `rank_pattern`, `target_modules`, "
         "`use_rslora`\n"
     )
 

@@ -33,8 +33,8 @@ from peftkit.adapters.loading import load
 from peftkit.adapters.record import peft_config
 from peftkit.adapters.requests import Request
 from peftkit.bases.gguf import dequantized
-from peftkit.bases.loading import dequantized as dequantized_model
 from peftkit.bases.opening import open_base
+from peftkit.bases.quantizing import dequantized as dequantized_model
 from peftkit.cli import command_line
 from peftkit.errors import AdapterError, OutputError, RecipeError
 from peftkit.packaged import MODELS, find_packaged
@@ -229,6 +229,10 @@ def test_other_architectures_and_methods_are_refused(tmp_path):
     holds = "it is LOHA, and a GGUF adapter holds nothing but A and B"
     with pytest.raises(AdapterError, match=holds) as caught:
         export(str(tmp_path / "loha"), "gguf-lora", str(tmp_path / "a.gguf"), str(base))
+    for to in ("gguf-lora", "vllm"):  # none advises to merge what cannot be merged
+        with pytest.raises(AdapterError, match="it is LOHA") as caught:
+            export(str(tmp_path / "loha"), to, str(tmp_path / "a"), str(base))
+        assert "peftkit does not merge LOHA" in caught.value.hint
     assert "--to gguf" not in caught.value.hint  # which would be refused too
 
 
@@ -466,12 +470,13 @@ def test_an_output_layer_that_is_no_longer_tied_is_written(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings:UserWarning")  # PEFT knows
-def test_an_embedding_that_is_tied_is_not_merged_into_both(tmp_path):
+@pytest.mark.parametrize("targets", [["embed_tokens"], ["q_proj", "lm_head"]], ids=str)
+def test_an_embedding_that_is_tied_is_not_merged_into_both(tmp_path, targets):
     base = save_base(tmp_path / "base", "llama", tie_word_embeddings=True)
-    folder = save_adapter(tmp_path / "adapter", base, target_modules=["embed_tokens"])
-    with pytest.raises(AdapterError, match="answers differently"):
-        export(str(folder), "gguf", str(tmp_path / "x.gguf"), str(base))
-    assert not (tmp_path / "x.gguf").exists()
+    folder = save_adapter(tmp_path / "adapter", base, target_modules=targets)
+    export(str(folder), "gguf", str(tmp_path / "x.gguf"), str(base), quantize="f32")
+    adapter = load(str(folder), str(base))
+    assert largest_difference(LlamaCpp(tmp_path / "x.gguf"), adapter.model, PROMPTS) < 1e-3
 
 
 def test_a_sliding_window_is_refused(tmp_path):

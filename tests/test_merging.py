@@ -17,7 +17,7 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig
 
 import peftkit as pk
 from peftkit.adapters.certificate import distance
@@ -25,6 +25,7 @@ from peftkit.adapters.merged_folder import merge_to
 from peftkit.cli import command_line
 from peftkit.errors import AdapterError, MethodError, OutputError
 from peftkit.run import run
+from tests.chat_formats import BY_NAME
 
 IDS = torch.tensor([[5, 9, 3, 12, 7]])
 METHODS = {
@@ -248,8 +249,26 @@ def test_an_output_layer_that_was_trained_whole_is_no_longer_tied(chat_base, tmp
 
 
 @pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings:UserWarning")  # PEFT knows
-def test_a_merge_that_changes_the_answers_is_refused(tmp_path, chat_base):
-    """LoRA on an embedding that is tied to the output layer: folded in, it changes that too."""
+def test_a_merge_that_changes_the_answers_is_refused(tmp_path):
+    """LoRA on a layer that Mamba does not call: beside the base it has no effect, folded in it has,
+    since the architecture multiplies with the weight itself.
+    """
+    tokenizer = BY_NAME["ChatML"].tokenizer()
+    torch.manual_seed(0)
+    config = MambaConfig(
+        hidden_size=32, num_hidden_layers=1, state_size=2, vocab_size=len(tokenizer),
+        initializer_range=0.5, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "mamba")
+    tokenizer.save_pretrained(tmp_path / "mamba")
+    adapter = plain_lora(tmp_path / "mamba", tmp_path / "lora", ["dt_proj"])
+    with pytest.raises(AdapterError, match="answers differently from the adapter"):
+        merge_to(str(adapter), str(tmp_path / "merged"))
+    assert files_in(tmp_path) == ["lora", "mamba"]
+
+
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings:UserWarning")  # PEFT knows
+def test_an_embedding_that_is_tied_gets_its_own_weight(tmp_path, chat_base):
     tied = shutil.copytree(chat_base, tmp_path / "tied")
     config = json.loads((tied / "config.json").read_text())
     (tied / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
@@ -257,9 +276,10 @@ def test_a_merge_that_changes_the_answers_is_refused(tmp_path, chat_base):
     weights.pop("lm_head.weight", None)
     save_file(weights, tied / "model.safetensors", metadata={"format": "pt"})
     adapter = plain_lora(tied, tmp_path / "lora", ["embed_tokens"])
-    with pytest.raises(AdapterError, match="answers differently from the adapter"):
-        merge_to(str(adapter), str(tmp_path / "merged"))
-    assert files_in(tmp_path) == ["lora", "tied"]
+    assert merge_to(str(adapter), str(tmp_path / "merged"))["relative"] < 1e-5
+    found = alone(tmp_path / "merged", "AutoModelForCausalLM")
+    assert not found.config.tie_word_embeddings
+    torch.testing.assert_close(found(input_ids=IDS).logits, adapter_logits(adapter))
 
 
 def test_without_the_data_the_probes_are_the_proof(make_recipe, tmp_path, reviews):

@@ -30,12 +30,19 @@ def check_template(opened: OpenedBase, record: Record) -> None:
 
 
 def check_tokenizer(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless a base has the tokenizer of the training."""
-    if tokenizer_sha256(opened.tokenizer) != record.tokenizer_sha256:
-        raise AdapterError(
-            f"the tokenizer of `{opened.name}` is not the one the adapter was trained with",
-            "use the base that the adapter's README.md names",
-        )
+    """Raises AdapterError unless a base has the tokenizer of the training; the padding token may be
+    the one that earlier versions have chosen, and is put back then.
+    """
+    tokenizer = opened.tokenizer
+    for pad in (tokenizer.pad_token, tokenizer.eos_token or tokenizer.unk_token):
+        if pad is not None and pad != tokenizer.pad_token:
+            tokenizer.pad_token = pad
+        if tokenizer_sha256(tokenizer) == record.tokenizer_sha256:
+            return
+    raise AdapterError(
+        f"the tokenizer of `{opened.name}` is not the one the adapter was trained with",
+        "use the base that the adapter's README.md names",
+    )
 
 
 def check_base_files(opened: OpenedBase, record: Record) -> None:

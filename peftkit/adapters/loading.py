@@ -24,6 +24,7 @@ from peftkit.adapters.saved_recipe import recipe_of
 from peftkit.bases.added_tokens import load_added_tokens
 from peftkit.bases.loading import load_weights
 from peftkit.bases.opening import OpenedBase, open_base
+from peftkit.bases.vocabulary import check_ids
 from peftkit.data.encoded import Examples, Head
 from peftkit.data.rows import Row
 from peftkit.errors import AdapterError, RecipeError
@@ -111,7 +112,9 @@ class LoadedAdapter:
             raise RecipeError("what is to be answered is not UTF-8 text", "convert it") from error
         values = [task.as_input(value) for value in inputs]
         rows = [Row(number, row) for number, row in enumerate(values, start=1)]
-        return task.encode_inputs(rows, self.tokenizer)
+        encoded = task.encode_inputs(rows, self.tokenizer)
+        check_ids(self.base, encoded.input_ids)
+        return encoded
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ def open_inspected(
 ) -> OpenedAdapter:
     """As `open_adapter`, of an adapter whose bytes have passed."""
     folder, record, recipe = _read(found, path, base, trust_remote_code)
-    opened = open_base(recipe.base, recipe.method.position_offset)
+    opened = open_base(recipe.base, recipe.method.position_offset, recipe.task.one_output)
     recipe = recipe.with_(base=opened.spec)
     if not record.base:
         record, recipe, opened = completed(found, record, recipe, opened)

@@ -31,8 +31,10 @@ from peftkit.adapters.probes import (
 )
 from peftkit.adapters.record import tokenizer_sha256, versions
 from peftkit.bases.base import Base
-from peftkit.bases.loading import has_tied_output, load_weights, model_class
+from peftkit.bases.loading import empty_model, load_weights, model_class
 from peftkit.bases.opening import open_base
+from peftkit.bases.padding import put_back_padding, save_tokenizer
+from peftkit.bases.quantizing import count_quantized, quantized_empty
 from peftkit.data.encoded import Examples
 from peftkit.data.splits import load_splits
 from peftkit.errors import AdapterError, MethodError, PeftkitError
@@ -174,6 +176,14 @@ def _check_into(found: OpenedAdapter, into: Into) -> None:
             "no other weights",
             "leave `--into` out, which merges into the dequantized ones",
         )
+    if into == "requantized":
+        shapes = quantized_empty(found.base, empty_model(found.base, found.record.head))
+        if not count_quantized(shapes.model, shapes.head).taken:
+            raise MethodError(
+                f"`--into requantized`: bitsandbytes takes no layer of `{found.base.name}`, which "
+                "was not quantized in training either",
+                "leave `--into` out",
+            )
 
 
 def _check_scale(found: OpenedAdapter, scale: float) -> None:
@@ -238,9 +248,7 @@ def _merged_elsewhere(
 def _save(merged: Any, found: OpenedAdapter, folder: Path) -> None:
     """A folder that transformers loads by itself."""
     folder.mkdir(exist_ok=True)
-    if merged.config.tie_word_embeddings and not has_tied_output(merged):
-        merged.config.tie_word_embeddings = False
-    found.base.tokenizer.save_pretrained(folder)
+    save_tokenizer(found.base.tokenizer, folder)
     merged.save_pretrained(folder)
 
 
@@ -271,9 +279,9 @@ def _reopened(folder: Path, found: OpenedAdapter, accelerator: Accelerator) -> n
     import transformers
 
     tokenizers: Any = transformers.AutoTokenizer
-    if tokenizer_sha256(tokenizers.from_pretrained(folder)) != found.record.tokenizer_sha256 and (
-        found.record.tokenizer_sha256
-    ):
+    tokenizer = tokenizers.from_pretrained(folder)
+    put_back_padding(tokenizer, found.base.tokenizer.pad_token)
+    if found.record.tokenizer_sha256 not in ("", tokenizer_sha256(tokenizer)):
         raise AdapterError(
             f"the tokenizer of `{found.base.name}` is not read back as it was",
             "its files are of a kind that transformers does not write; keep the adapter",

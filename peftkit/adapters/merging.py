@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import set_seed
@@ -25,8 +26,9 @@ from peftkit.adapters.probes import (
 )
 from peftkit.adapters.shared_weights import why_shared
 from peftkit.bases.added_tokens import fold_added_tokens, load_added_tokens
-from peftkit.bases.loading import dequantized, load_weights
+from peftkit.bases.loading import has_tied_output, load_weights
 from peftkit.bases.opening import OpenedBase
+from peftkit.bases.quantizing import dequantized
 from peftkit.data.encoded import Head
 from peftkit.errors import AdapterError, MethodError, first_line
 from peftkit.methods.peft_layout import rescale_lora
@@ -139,6 +141,9 @@ def folded(model: nn.Module, recipe: Recipe) -> nn.Module:
     except ValueError as error:  # PEFT's, about numbers that are not finite
         raise AdapterError(f"it cannot be merged: {first_line(error)}") from error
     fold_added_tokens(merged)
+    config: Any = merged.config
+    if config.tie_word_embeddings and not has_tied_output(merged):
+        config.tie_word_embeddings = False  # else transformers would tie what was trained apart
     return merged.eval()
 
 

@@ -31,8 +31,8 @@ class Record:
     recipe: dict[str, Any]
     """As it was resolved, with local paths cut to their last part."""
     base: dict[str, Any]
-    """The base's `Fingerprint`; `dtype`, of its weights in training; `unquantized`, the modules
-    that were kept from quantization.
+    """The base's `Fingerprint`; `dtype`, of its weights in training; `unquantized`, the modules of
+    a quantized base that hold weights and are not quantized, embeddings left out.
     """
     tokenizer_sha256: str
     chat_template_sha256: str

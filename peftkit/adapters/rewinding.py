@@ -23,6 +23,7 @@ from peftkit.adapters.rewound_folder import write_rewound
 from peftkit.adapters.saving import PARTIAL, check_saved
 from peftkit.adapters.scales import DEFAULT, Measured, checked_scales, choose, parse_scales
 from peftkit.bases.loading import LoadedModel, load_weights
+from peftkit.bases.vocabulary import check_ids
 from peftkit.data.encoded import Encoded, Examples
 from peftkit.data.reading import read_source
 from peftkit.data.rows import check_columns
@@ -195,6 +196,8 @@ def gather(found: OpenedAdapter, retention: Retention | None) -> Material:
             f"{error.message}, on which retention is measured",
             f"{error.hint}, or give a file of general text with `--retain PATH`",
         ) from error
+    tokenizer = found.base.tokenizer
+    check_ids(found.base, (tokenizer(text, verbose=False)["input_ids"] for text in texts))
     return Material(encoded, metric, retention, tuple(texts))
 
 

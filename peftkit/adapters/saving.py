@@ -14,6 +14,7 @@ from peftkit.adapters.record import Record
 from peftkit.bases.added_tokens import save_added_tokens
 from peftkit.bases.loading import generation_config
 from peftkit.bases.opening import OpenedBase
+from peftkit.bases.padding import save_tokenizer
 from peftkit.data.encoded import Head
 from peftkit.methods.method import Method
 from peftkit.packaged import sha256_of
@@ -36,7 +37,7 @@ def write_weights(
     save_added_tokens(model, folder)
     whole = (folder / "config.json").is_file()  # a model folder is used by itself
     if base.added_ids or whole or head.generation:
-        base.tokenizer.save_pretrained(folder)
+        save_tokenizer(base.tokenizer, folder)
     if head.generation:  # without it, transformers would go on after the end of an answer
         generation_config(head, base.tokenizer.pad_token_id).save_pretrained(folder)
     _name_base(folder, base)

@@ -18,7 +18,8 @@ from peftkit.adapters.headers import Stored, read_header
 from peftkit.adapters.inspecting import LARGEST_JSON
 from peftkit.adapters.stand_ins import stand_in
 from peftkit.bases.loading import empty_model
-from peftkit.bases.opening import OpenedBase, give_padding
+from peftkit.bases.opening import OpenedBase
+from peftkit.bases.padding import choose_padding
 from peftkit.bases.resizing import resized
 from peftkit.data.encoded import Head
 from peftkit.errors import AdapterError, first_line, quoted
@@ -71,7 +72,7 @@ def fitted(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head
     names, here = _embeddings(base, head)
     held = _held(folder, config, names)
     trains_rows = bool(held.rows or held.ids)
-    tokenizer = _tokenizer_beside(folder, base, needed=trains_rows)
+    tokenizer = _tokenizer_beside(folder, base, head, needed=trains_rows)
     if not trains_rows:
         if tokenizer is None or not _extends(tokenizer, base.tokenizer, here):
             return base
@@ -105,7 +106,7 @@ def told(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head) 
     beside = reads_with_its_own(folder, base)
     if not base.rows_in_files:
         read = "texts are read with the tokenizer beside it"
-        return read if beside else _passed_over(folder, base)
+        return read if beside else _passed_over(folder, base, head)
     rows, there = base.config.get_text_config().vocab_size, base.rows_in_files
     found = f"its embeddings are resized from {there:,} to the adapter's {rows:,} tokens"
     if beside:
@@ -124,9 +125,9 @@ def reads_with_its_own(folder: Path, base: OpenedBase) -> bool:
     return Path(base.tokenizer.name_or_path) == folder
 
 
-def _passed_over(folder: Path, base: OpenedBase) -> str:
+def _passed_over(folder: Path, base: OpenedBase, head: Head) -> str:
     """In words, that there is a tokenizer which is not used."""
-    tokenizer = _tokenizer_beside(folder, base, needed=False)
+    tokenizer = _tokenizer_beside(folder, base, head, needed=False)
     if tokenizer is None or (more := _size(tokenizer) - _size(base.tokenizer)) < 1:
         return ""
     return (
@@ -192,7 +193,7 @@ def _indices(config: Mapping[str, Any]) -> Iterable[int]:
             yield from (n for n in ids if isinstance(n, int))
 
 
-def _tokenizer_beside(folder: Path, base: OpenedBase, needed: bool) -> Any:
+def _tokenizer_beside(folder: Path, base: OpenedBase, head: Head, needed: bool) -> Any:
     """The tokenizer in an adapter's folder, with the base's limits; the base's own if that has the
     same tokens; None if there is none.
 
@@ -226,7 +227,8 @@ def _tokenizer_beside(folder: Path, base: OpenedBase, needed: bool) -> Any:
     template = tokenizer.chat_template
     if not template or any(why for part in _templates(template) for why in wrong_template(part)):
         tokenizer.chat_template = base.tokenizer.chat_template
-    give_padding(tokenizer)
+    if tokenizer.pad_token_id is None:
+        choose_padding(tokenizer, base.config, one_output=bool(head.labels))
     return tokenizer
 
 

@@ -7,7 +7,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from peftkit.bases.opening import WEIGHT_FILES, OpenedBase, download_weights
+from peftkit.bases.opening import OpenedBase, download_weights
+from peftkit.bases.quantizing import (
+    Quantized,
+    count_quantized,
+    keep_differentiable,
+    quantization_of,
+    settle_quantized,
+)
 from peftkit.bases.resizing import as_in_files, resize_vocabulary
 from peftkit.data.encoded import Head
 from peftkit.errors import BaseModelError, quoted
@@ -27,6 +34,8 @@ class LoadedModel:
     whatever else the checkpoint had no weights for."""
     random: tuple[str, ...] = ()
     """Names of the parameters that the checkpoint had no weights for."""
+    quantized: Quantized | None = None
+    """How much of it is; None where the base asks for none."""
 
 
 def empty_model(base: OpenedBase, head: Head, dropout: float | None = None) -> LoadedModel:
@@ -78,19 +87,6 @@ def model_class(head: Head, config: Any, name: str) -> Any:
     return pooled_class(config, name) if head.pooling else getattr(transformers, head.auto_class)
 
 
-def quantized_empty(base: OpenedBase, empty: LoadedModel) -> LoadedModel:
-    """`empty_model` with the layers that bitsandbytes will put into it, so that what a method
-    cannot adapt among them is known before weights are loaded.
-    """
-    import torch
-    from transformers.quantizers.auto import AutoHfQuantizer
-
-    quantizer = AutoHfQuantizer.from_config(_quantization(base, torch.float32, empty))
-    quantizer.preprocess_model(model=empty.model, device_map={"": "meta"})
-    quantizer.postprocess_model(model=empty.model)
-    return empty
-
-
 def load_weights(
     base: OpenedBase, head: Head, dtype: torch.dtype, device: torch.device, dropout: float | None
 ) -> LoadedModel:
@@ -112,7 +108,7 @@ def load_weights(
         # from the checkpoint's own numbers, so that the quantized ones are the same whatever is
         # computed in, here and elsewhere
         options |= {"dtype": torch.float32, "device_map": {"": device}}
-        quantization = _quantization(base, dtype, empty)
+        quantization = quantization_of(base, dtype, empty)
         if base.prequantized:
             config.quantization_config = quantization.to_dict()
         else:
@@ -136,14 +132,16 @@ def load_weights(
             "it is incomplete or of another architecture than its config.json says",
         )
     resize_vocabulary(model, base)
+    found = None
     if quantized:
-        _convert_unquantized(model, dtype)
+        settle_quantized(model, dtype)
+        found = count_quantized(model, modules)
     else:
         model.to(device)
-    _keep_differentiable(model)
+    keep_differentiable(model)
     if head.generation:  # instead of the base's own settings, which would fill the gaps
         model.generation_config = generation_config(head, base.tokenizer.pad_token_id)
-    return LoadedModel(model, modules, tuple(fresh))
+    return LoadedModel(model, modules, tuple(fresh), found)
 
 
 def generation_config(head: Head, pad_token_id: int) -> Any:
@@ -152,41 +150,6 @@ def generation_config(head: Head, pad_token_id: int) -> Any:
 
     settings: Any = transformers.GenerationConfig
     return settings(**head.generation, pad_token_id=pad_token_id)
-
-
-def _convert_unquantized(model: Any, dtype: torch.dtype) -> None:
-    """Gives what is not quantized its dtype, but for what the architecture keeps in float32; 4-bit
-    weights are dequantized into that dtype.
-    """
-    kept = tuple(model._keep_in_fp32_modules or ())
-    for name, parameter in model.named_parameters():
-        if (state := getattr(parameter, "quant_state", None)) is not None:
-            state.dtype = dtype
-        elif parameter.is_floating_point() and not any(p in kept for p in name.split(".")):
-            # a copy, so that the file does not stay mapped for the sake of a few of its tensors
-            parameter.data = parameter.data.to(dtype, copy=True)
-
-
-def unquantized_modules(model: Any) -> list[str]:
-    """Names of the modules that were kept from quantization on purpose, as bitsandbytes takes them
-    (`llm_int8_skip_modules`).
-    """
-    found = getattr(model.config, "quantization_config", None)
-    return sorted(set(getattr(found, "llm_int8_skip_modules", None) or ()))
-
-
-def dequantized(model: Any, dtype: torch.dtype) -> Any:
-    """The model with an ordinary linear layer in the place of every quantized one.
-
-    Args:
-        dtype: of those layers; what is not quantized keeps its own.
-    """
-    if getattr(model, "is_quantized", False):
-        for parameter in model.parameters():
-            if (state := getattr(parameter, "quant_state", None)) is not None:
-                state.dtype = dtype
-        model = model.dequantize(dtype=dtype)
-    return model
 
 
 def has_tied_output(model: Any) -> bool:
@@ -271,68 +234,3 @@ def _trunk_children(config: Any) -> set[str]:
     with torch.device("meta"):
         bare = auto.from_config(config)
     return {name for name, _ in bare.named_children()}
-
-
-def _keep_differentiable(model: Any) -> None:
-    """Stops bitsandbytes (0.50) from repacking 4-bit weights at the first evaluation on a CPU
-    with AVX512-BF16: after that, no gradient passes through the layer, and nothing says so.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-
-
-def _unquantized_in_files(base: OpenedBase, model: Any) -> list[str]:
-    """Linear layers of which the files hold plain weights, or none, as of a new head.
-
-    Where the files are still on the Hub, what their configuration says, and the head.
-    """
-    from safetensors import safe_open
-    from torch import nn
-
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    files = sorted(base.folder.glob(WEIGHT_FILES[0]))
-    if not files:
-        found = base.config.quantization_config
-        found = found if isinstance(found, dict) else found.to_dict()
-        return [*(found.get("llm_int8_skip_modules") or ()), *_head_names(model)]
-    keys: set[str] = set()
-    for file in files:
-        with safe_open(str(file), framework="pt") as opened:
-            keys.update(opened.keys())
-    marks = (".weight.absmax", ".SCB")  # the scales of 4 bits, and of 8
-    stored = {key.removesuffix(mark) for mark in marks for key in keys if key.endswith(mark)}
-    trunk = f"{model.base_model_prefix}."
-    known = stored | {f"{trunk}{name}" for name in stored}
-    known |= {trunk + name.split(".", 1)[-1] for name in stored}  # see `_key_mapping`
-    return [name for name in linear if name not in known and name.removeprefix(trunk) not in known]
-
-
-def _head_names(model: Any) -> list[str]:
-    return [name for name, _ in model.named_children() if name != model.base_model_prefix]
-
-
-def _quantization(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) -> Any:
-    import transformers
-
-    config: Any = transformers.BitsAndBytesConfig
-    if base.prequantized:
-        found = base.config.quantization_config
-        made = config.from_dict(found if isinstance(found, dict) else found.to_dict())
-        made.bnb_4bit_compute_dtype = dtype
-        made.llm_int8_skip_modules = _unquantized_in_files(base, empty.model)
-        return made
-    # without a list, bitsandbytes keeps the head of a language model by itself; the pooler may
-    # turn out to have no weights in the checkpoint, and is then trained
-    named = empty.model.named_modules()
-    poolers = [n for n, m in named if n.endswith(".pooler") and any(True for _ in m.parameters())]
-    skipped = [*empty.head, *poolers] if empty.head else None
-    if base.spec.quantization == "int8":
-        return config(load_in_8bit=True, llm_int8_skip_modules=skipped)
-    return config(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=base.spec.quantization,
-        bnb_4bit_use_double_quant=base.spec.double_quant,
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=skipped,
-    )

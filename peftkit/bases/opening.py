@@ -14,6 +14,8 @@ from typing import Any
 from peftkit.bases.base import Base
 from peftkit.bases.chat_templates import chat_template
 from peftkit.bases.gguf import dequantized
+from peftkit.bases.padding import choose_padding
+from peftkit.bases.vocabulary import embedding_rows
 from peftkit.errors import (
     BaseModelError,
     UnreachableError,
@@ -83,11 +85,12 @@ class OpenedBase:
         return getattr(self.config, "quantization_config", None) is not None
 
 
-def open_base(base: Base, virtual_tokens: int = 0) -> OpenedBase:
+def open_base(base: Base, virtual_tokens: int = 0, one_output: bool = False) -> OpenedBase:
     """Finds the files of a base and reads its configuration and tokenizer.
 
     Args:
         virtual_tokens: positions that the method takes from the text.
+        one_output: whether each text has one output, as of a classifier.
 
     Raises:
         BaseModelError: nothing is there, or it is not a model that transformers can load and
@@ -115,7 +118,7 @@ def open_base(base: Base, virtual_tokens: int = 0) -> OpenedBase:
     tokenizer.name_or_path = base.name_or_path  # for messages; a GGUF's would be its cache
     if base.chat_template:
         tokenizer.chat_template = chat_template(base.chat_template)
-    give_padding(tokenizer)
+    choose_padding(tokenizer, config, one_output)
     positions = getattr(config, "max_position_embeddings", None) or 0
     positions = positions if positions > 0 else tokenizer.model_max_length  # XLNet says -1
     if config.model_type in POSITIONS_AFTER_PADDING:
@@ -132,14 +135,8 @@ def open_base(base: Base, virtual_tokens: int = 0) -> OpenedBase:
         spec=_as_quantized(base, config),
         config=config,
         tokenizer=tokenizer,
-        added_ids=_add_tokens(tokenizer, base.added_tokens),
+        added_ids=_add_tokens(tokenizer, base.added_tokens, embedding_rows(config)),
     )
-
-
-def give_padding(tokenizer: Any) -> None:
-    """Lets a tokenizer pad with a token that it has, if it has none for that."""
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
 
 
 def _as_quantized(base: Base, config: Any) -> Base:
@@ -172,20 +169,33 @@ def _as_quantized(base: Base, config: Any) -> Base:
     return base.with_(quantization=kind, double_quant=double)
 
 
-def _add_tokens(tokenizer: Any, tokens: tuple[str, ...]) -> tuple[int, ...]:
-    """Adds tokens to the vocabulary; gives their ids.
+def _add_tokens(tokenizer: Any, tokens: tuple[str, ...], rows: int | None) -> tuple[int, ...]:
+    """Adds tokens to the vocabulary; gives their ids. Those that the vocabulary has and the
+    embedding has not may be among them.
+
+    Args:
+        rows: of the embedding.
 
     Raises:
-        BaseModelError: the vocabulary has one of them.
+        BaseModelError: the base has one of them, or their ids do not follow one another.
     """
     from transformers import AddedToken
 
-    if known := [token for token in tokens if token in tokenizer.get_vocab()]:
+    vocabulary = tokenizer.get_vocab()
+    if known := [t for t in tokens if rows is None or vocabulary.get(t, rows) < rows]:
         raise BaseModelError(
             f"`base.added_tokens`: {quoted(known)} is in the vocabulary already", "take it out"
         )
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
-    return tuple(tokenizer.convert_tokens_to_ids(list(tokens)))
+    new = [token for token in tokens if token not in vocabulary]
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in new])
+    ids = tuple(tokenizer.convert_tokens_to_ids(list(tokens)))
+    if ids and ids != tuple(range(ids[0], ids[0] + len(ids))):
+        between = tokenizer.convert_ids_to_tokens(list(range(min(ids), max(ids) + 1)))
+        raise BaseModelError(
+            f"`base.added_tokens`: {quoted(tokens)} do not follow one another in the vocabulary",
+            f"name all in this order: {quoted(between)}",
+        )
+    return ids
 
 
 def download_weights(base: OpenedBase) -> None:

@@ -12,14 +12,15 @@ Only weights of the last `tfinal` steps, with the final ranks, count as best one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from peftkit.methods.method import Layout
+from peftkit.methods.method import Layout, Method
 from peftkit.methods.stored import _StoredByPeft
-from peftkit.methods.targets import LinearTargets
+from peftkit.methods.targets import Blocks, LinearTargets, Parents, blocks_and_targets_fit
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +52,10 @@ class AdaLoRA(_StoredByPeft):
     target_modules: LinearTargets = "all-linear"
     """Names of the layers, a regular expression over full names, or `all-linear`: every linear
     layer but the head."""
+    layers_to_transform: Blocks = ()
+    """Numbers of the blocks, from 0, whose layers are adapted; empty for all."""
+    layers_pattern: Parents = ()
+    """Names of the lists of blocks that these numbers are of, such as `layers`; empty for any."""
     tinit: int | None = Field(default=None, ge=0)
     """Steps before ranks begin to fall; a tenth of the run if not given."""
     tfinal: int | None = Field(default=None, ge=0)
@@ -70,14 +75,24 @@ class AdaLoRA(_StoredByPeft):
             raise ValueError(
                 f"`target_r` {self.target_r} is above `init_r` {self.init_r}, and ranks only fall"
             )
+        blocks_and_targets_fit(self.target_modules, self.layers_to_transform, self.layers_pattern)
         return self
+
+    def in_every_block(self) -> Method:
+        return self.with_(layers_to_transform=(), layers_pattern=())
+
+    def notes(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
+        from peftkit.methods.layers import note_on_left_out
+
+        return note_on_left_out(model, self.target_modules, head, "ADALORA")
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peft import AdaLoraConfig
 
+        from peftkit.methods.layers import excluded
+        from peftkit.methods.matching import inject_checked
         from peftkit.methods.peft_layout import (
             fan_in_fan_out,
-            inject_peft,
             lora_layers,
             modules_to_save,
         )
@@ -89,8 +104,12 @@ class AdaLoRA(_StoredByPeft):
             target_r=self.target_r,
             lora_alpha=self.lora_alpha,  # type: ignore[arg-type]  # PEFT takes floats too
             lora_dropout=self.lora_dropout,
-            target_modules=linear_targets(model, self.target_modules, head),
-            exclude_modules=list(head) or None,
+            target_modules=linear_targets(
+                model, self.target_modules, head, "ADALORA", blocks=self.layers_to_transform
+            ),
+            layers_to_transform=list(self.layers_to_transform) or None,
+            layers_pattern=list(self.layers_pattern) or None,
+            exclude_modules=excluded(model, self.target_modules, head, "ADALORA"),
             modules_to_save=modules_to_save(head),
             fan_in_fan_out=fan_in_fan_out(model),
             deltaT=self.deltaT,
@@ -99,7 +118,8 @@ class AdaLoRA(_StoredByPeft):
             orth_reg_weight=self.orth_reg_weight,
             total_step=UNKNOWN_STEPS,
         )
-        injected = inject_peft(model, config)
+        own = {"target_modules", "layers_to_transform", "layers_pattern"}
+        injected = inject_checked(model, config, self.model_dump(include=own))
         # on a bfloat16 base PEFT would train the rank itself
         for layer in lora_layers(injected).values():
             layer.ranknum["default"].requires_grad_(False)

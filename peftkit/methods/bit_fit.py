@@ -33,6 +33,6 @@ class BitFit(_StoredAsTensors):
         if not biases:
             raise MethodError(
                 f"{type(model).__name__} has no biases to train",
-                "use LayerNormTuning or IA3, which train about as little",
+                "use LayerNormTuning, which trains about as little, or LoRA",
             )
         return [*biases, *in_head]

@@ -48,10 +48,13 @@ class BottleneckAdapter(_StoredByPeft):
     T5 and their families."""
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
-        from peftkit.methods.peft_layout import inject_peft, modules_to_save
+        from peftkit.methods.matching import inject_checked
+        from peftkit.methods.patterns import check_has_weights
+        from peftkit.methods.peft_layout import modules_to_save
         from peftkit.peft_plugin import BottleneckConfig
 
         targets = named_modules(model, self.target_modules, head)
+        check_has_weights(model, targets, head, "method.target_modules")
         config = BottleneckConfig(
             task_type=encoded.head.task_type,
             placement=self.placement,
@@ -63,7 +66,7 @@ class BottleneckAdapter(_StoredByPeft):
             exclude_modules=list(head) or None,
             modules_to_save=modules_to_save(head),
         )
-        return inject_peft(model, config)
+        return inject_checked(model, config, {})
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
         import peftkit.peft_plugin  # noqa: F401  # else PEFT does not know the type

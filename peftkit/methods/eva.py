@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from peftkit.bases.base import Base
 from peftkit.methods.lora import LoRA, inject_lora
@@ -39,6 +39,15 @@ class EVA(LoRA):
     """A layer's rank is at most `rho * r`; 1 for the same rank everywhere."""
     tau: float = Field(default=0.99, gt=0, lt=1)
     """Cosine similarity between two SVD steps at which a component counts as found."""
+
+    @model_validator(mode="after")
+    def _gives_ranks(self) -> Self:
+        if self.rank_pattern or self.alpha_pattern:
+            raise ValueError(
+                "EVA gives each layer its rank by the data; leave `rank_pattern` and "
+                "`alpha_pattern` out, or use LoRA"
+            )
+        return self
 
     def supports(self, task: Task, base: Base) -> str | None:
         if task.task_type != "SEQ_2_SEQ_LM":

@@ -66,7 +66,7 @@ def inject_from_weights(
 
     rehearsal = is_rehearsal(model)
     injected = inject_lora(lora, model, encoded, head)
-    check_rank(injected, lora.r)
+    check_rank(injected)
     for layer in lora_layers(injected).values():
         a, b = layer.lora_A["default"], layer.lora_B["default"]
         if not rehearsal:  # else there are no values to take apart
@@ -83,7 +83,8 @@ def inject_from_weights(
 def twice_as_wide(lora: LoRA) -> LoRA:
     """Ordinary LoRA as large as one with its frozen halves."""
     shared = {name: getattr(lora, name) for name in LoRA.model_fields}
-    return LoRA(**{**shared, "r": 2 * lora.r})
+    ranks = {name: 2 * rank for name, rank in lora.rank_pattern.items()}
+    return LoRA(**{**shared, "r": 2 * lora.r, "rank_pattern": ranks})
 
 
 def save_from_weights(model: nn.Module, folder: Path) -> None:
@@ -105,7 +106,10 @@ def save_from_weights(model: nn.Module, folder: Path) -> None:
     base.peft_config["default"].save_pretrained(str(folder))
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text())
+    wider = math.sqrt(2) if config["use_rslora"] else 2
     config["r"] *= 2
-    config["lora_alpha"] *= math.sqrt(2) if config["use_rslora"] else 2
+    config["lora_alpha"] *= wider
+    config["rank_pattern"] = {name: 2 * rank for name, rank in config["rank_pattern"].items()}
+    config["alpha_pattern"] = {n: wider * alpha for n, alpha in config["alpha_pattern"].items()}
     config["inference_mode"] = True
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

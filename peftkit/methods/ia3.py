@@ -73,18 +73,21 @@ class IA3(_StoredByPeft):
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peft import IA3Config
 
-        from peftkit.methods.peft_layout import fan_in_fan_out, inject_peft, modules_to_save
+        from peftkit.methods.layers import excluded
+        from peftkit.methods.matching import inject_checked
+        from peftkit.methods.peft_layout import fan_in_fan_out, modules_to_save
 
         targets, feedforward = self._layers(model, head)
         config = IA3Config(
             task_type=encoded.head.task_type,
             target_modules=targets,
             feedforward_modules=feedforward,
-            exclude_modules=list(head) or None,
+            exclude_modules=excluded(model, self.target_modules, head, "IA3"),
             modules_to_save=modules_to_save(head),
             fan_in_fan_out=fan_in_fan_out(model),
         )
-        injected = inject_peft(model, config)
+        own = self.model_dump(include={"target_modules", "feedforward_modules"})
+        injected = inject_checked(model, config, own)
         take_either_dtype(injected)
         return injected
 
@@ -104,8 +107,11 @@ class IA3(_StoredByPeft):
 
         if self.target_modules:
             return (
-                linear_targets(model, self.target_modules, head),
-                linear_targets(model, self.feedforward_modules, head) or [],
+                linear_targets(model, self.target_modules, head, "IA3"),
+                linear_targets(
+                    model, self.feedforward_modules, head, "IA3", "method.feedforward_modules"
+                )
+                or [],
             )
         family = complete_family(model, FAMILIES)
         if family is None:

@@ -11,14 +11,22 @@ attention only (Biderman et al. 2024, arXiv:2405.09673; "LoRA Without Regret", T
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from peftkit.methods.method import Layout, trainable_parameters
+from peftkit.methods.method import Layout, Method, trainable_parameters
 from peftkit.methods.stored import _StoredByPeft
-from peftkit.methods.targets import LinearTargets
+from peftkit.methods.targets import (
+    Alphas,
+    Blocks,
+    LinearTargets,
+    Parents,
+    Ranks,
+    blocks_and_targets_fit,
+    without_blocks,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,10 +49,40 @@ class LoRA(_StoredByPeft):
     target_modules: LinearTargets = "all-linear"
     """Names of the layers, a regular expression over full names, or `all-linear`: every linear
     layer but the head."""
+    layers_to_transform: Blocks = ()
+    """Numbers of the blocks, from 0, whose layers are adapted; empty for all."""
+    layers_pattern: Parents = ()
+    """Names of the lists of blocks that these numbers are of, such as `layers`; empty for any."""
+    rank_pattern: Ranks = {}
+    """End of a layer's name, as a regular expression -> its rank instead of `r`; the first that
+    matches counts."""
+    alpha_pattern: Alphas = {}
+    """The same for `lora_alpha`."""
     use_rslora: bool = False
     """Scale by `lora_alpha / sqrt(r)`, which keeps large ranks learning (arXiv:2312.03732)."""
     loraplus_lr_ratio: float = Field(default=1.0, ge=1)
     """Learning rate of B over that of A; the paper advises about 16 (arXiv:2402.12354)."""
+
+    @model_validator(mode="after")
+    def _blocks(self) -> Self:
+        blocks_and_targets_fit(self.target_modules, self.layers_to_transform, self.layers_pattern)
+        return self
+
+    def instead(self) -> str:
+        return "name the layers to adapt with `method.target_modules`"
+
+    def in_every_block(self) -> Method:
+        return self.with_(
+            layers_to_transform=(),
+            layers_pattern=(),
+            rank_pattern=without_blocks(self.rank_pattern),
+            alpha_pattern=without_blocks(self.alpha_pattern),
+        )
+
+    def notes(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
+        from peftkit.methods.layers import note_on_left_out
+
+        return note_on_left_out(model, self.target_modules, head)
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         return inject_lora(self, model, encoded, head)
@@ -64,22 +102,32 @@ def inject_lora(
     """
     from peft import LoraConfig
 
+    from peftkit.methods.layers import excluded
     from peftkit.methods.lora_linear import Linear
-    from peftkit.methods.peft_layout import fan_in_fan_out, inject_peft, modules_to_save
+    from peftkit.methods.matching import inject_checked
+    from peftkit.methods.peft_layout import fan_in_fan_out, modules_to_save
     from peftkit.methods.targets import linear_targets
 
+    blocks = lora.layers_to_transform
     config = LoraConfig(
         task_type=encoded.head.task_type,
         r=lora.r,
         lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # PEFT takes floats too
         lora_dropout=lora.lora_dropout,
-        target_modules=linear_targets(model, lora.target_modules, head),
+        target_modules=linear_targets(model, lora.target_modules, head, blocks=blocks),
+        layers_to_transform=list(blocks) or None,
+        layers_pattern=list(lora.layers_pattern) or None,
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
         use_rslora=lora.use_rslora,
-        exclude_modules=list(head) or None,
+        exclude_modules=excluded(model, lora.target_modules, head),
         modules_to_save=modules_to_save(head),
         fan_in_fan_out=fan_in_fan_out(model),
         **options,
     )
     if not options:  # a variant computes something else
         Linear.place(config)
-    return inject_peft(model, config)
+    own = {
+        "target_modules", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
+    }  # fmt: skip
+    return inject_checked(model, config, lora.model_dump(include=own))

@@ -8,7 +8,7 @@ runs the identical code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -47,6 +47,14 @@ class Method(OpenPart):
         """None, or why this method cannot work with this task or base; asked before loading."""
         return None
 
+    def notes(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
+        """What a person should know of this method in this model, of shapes, before training.
+
+        Args:
+            head: as for `inject`.
+        """
+        return ()
+
     def supports_checkpointing(self) -> str | None:
         """None, or why activations cannot be recomputed in the backward pass of this method."""
         return None
@@ -71,9 +79,19 @@ class Method(OpenPart):
         """None, or why there is nothing between the base and what was trained."""
         return f"{self.kind()} does not say what is between the base and what it has trained"
 
+    def instead(self) -> str:
+        """What to do where a model turns out not to bear this method."""
+        return "use LoRA"
+
     def stand_in(self) -> Method:
         """What takes as much memory and time to train, and is injected without a look at weights or
         data: for `peftkit plan`, whose weights are random.
+        """
+        return self
+
+    def in_every_block(self) -> Method:
+        """The same without a choice of single blocks, for `peftkit plan` on large bases, as far as
+        it can be told apart.
         """
         return self
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from transformers.pytorch_utils import Conv1D
 
 from peftkit.errors import AdapterError, MethodError, first_line, quoted
 from peftkit.methods.changed_bases import changed_base
+from peftkit.methods.layers import linear_names
+from peftkit.methods.misfits import check_saved_modules, check_trainable, kind_of, misfit
+from peftkit.methods.tied_layers import untie_adapted
 from peftkit.methods.trained_layout import compare_tensors, fill_tensors
 from peftkit.parts import as_json
 
@@ -36,49 +39,32 @@ WITHOUT_EFFECT = {
 in the names of its tensors; values of `init_lora_weights` that do are refused apart."""
 
 
-def inject_peft(model: nn.Module, config: peft.PeftConfig) -> nn.Module:
+def inject_peft(model: nn.Module, config: peft.PeftConfig, field: str = "method") -> nn.Module:
     """The model wrapped by PEFT with one adapter, named `default`.
+
+    Args:
+        field: of the recipe in which the configuration's settings are, for messages.
 
     Raises:
         MethodError: PEFT finds nothing to adapt in this architecture, or cannot adapt it.
     """
     if config.task_type == "QUESTION_ANS" and not config.is_prompt_learning:
         config.task_type = None  # PEFT's wrapper for it drops `token_type_ids`
+    whole = tuple(getattr(config, "modules_to_save", None) or ())
+    check_trainable(model, whole, field)
+    layers = linear_names(model, (*whole, "classifier", "score"), kind_of(config))
     try:
         with _without_noise():
             injected = peft.get_peft_model(model, config, low_cpu_mem_usage=is_rehearsal(model))
-    except RuntimeError:  # values are needed, and `rehearse` has others
+    except RuntimeError as error:  # values are needed, and `rehearse` has others
+        if isinstance(error, NotImplementedError) and "meta" not in str(error):
+            raise misfit(error, model, layers, config, field) from error
         raise
     except Exception as error:  # PEFT raises whatever it meets in an architecture
-        kind = str(getattr(config.peft_type, "value", config.peft_type))
-        raise MethodError(
-            f"PEFT cannot put {kind} into {type(model).__name__}: {first_line(error)}",
-            "use LoRA, which fits every linear layer",
-        ) from error
-    _check_saved_modules(injected, getattr(config, "modules_to_save", None) or ())
+        raise misfit(error, model, layers, config, field) from error
+    # to which PEFT has added what it trains whole by itself
+    check_saved_modules(injected, getattr(config, "modules_to_save", None) or (), field)
     return injected
-
-
-def _check_saved_modules(model: nn.Module, wanted: Sequence[str]) -> None:
-    """Raises MethodError unless PEFT trains whole what it was asked to; it goes by the ends of
-    names, takes `mlp_head` for `head`, and passes over a misspelled name.
-    """
-    prefixes = ("base_model.model.", "base_model.")
-    found = []
-    for name, module in model.named_modules():
-        if isinstance(module, ModulesToSaveWrapper):
-            prefix = next((p for p in prefixes if name.startswith(p)), "")
-            found.append(name.removeprefix(prefix))
-    fits = {w: [n for n in found if n == w or n.endswith(f".{w}")] for w in wanted}
-    missing = [w for w, names in fits.items() if not names and w not in ("classifier", "score")]
-    if missing:
-        raise MethodError(f"`modules_to_save`: the model has no {quoted(missing)}")
-    if extra := set(found) - {name for names in fits.values() for name in names}:
-        raise MethodError(
-            f"PEFT takes {quoted(sorted(extra))} for the head {quoted(dict.fromkeys(wanted))}, and "
-            "would save both",
-            "use a method of peftkit's own, such as TopLayers or BitFit, for this architecture",
-        )
 
 
 def is_rehearsal(model: nn.Module) -> bool:
@@ -100,15 +86,18 @@ def lora_layers(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def check_rank(model: nn.Module, rank: int) -> None:
-    """Raises MethodError unless every LoRA layer's weight has so many directions to start from."""
+def check_rank(model: nn.Module, most: int = 0) -> None:
+    """Raises MethodError unless every LoRA layer's weight has as many directions to start from as
+    its rank, or as the rank that it may come to have.
+    """
     for name, layer in lora_layers(model).items():
         if "default" not in layer.lora_A or not hasattr(layer.get_base_layer(), "weight"):
             raise MethodError(
                 f"`{name}` is no linear layer, and has no start but LoRA's",
                 "use LoRA, or leave it out of `method.target_modules`",
             )
-        width = min(layer.in_features, layer.out_features)
+        width, rank = min(layer.in_features, layer.out_features), layer.r["default"]
+        rank = most or rank
         if rank > width:
             raise MethodError(
                 f"`method.r`: `{name}` is {layer.in_features} wide and gives {layer.out_features} "
@@ -234,8 +223,12 @@ def _without_noise() -> Iterator[None]:
         for message in (
             "Found missing adapter keys",  # `_restore` raises
             "Unexpected keyword arguments",  # `published.other_fields` judges them
+            "fan_in_fan_out is set to",  # of Conv1D, which is nn.Linear where it is quantized
             "Unsupported layer type",  # norms, of which PEFT copies any kind
-            "The following rank_pattern keys",  # AdaLoRA's, which LoRA's check does not know
+            "The following .*_pattern keys",  # `inject_checked` raises; AdaLoRA's are its own
+            "You have passed exclude_modules",  # likewise
+            "target_(modules|parameters)=.* were set",
+            "Model has `tie_word_embeddings=True`",  # `untie_adapted` comes before a merge
         ):
             warnings.filterwarnings("ignore", message)
         yield
@@ -268,9 +261,14 @@ def _restore(model: Any, folder: Path, name: str) -> None:
         more = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=True)
         live |= {key: tensor for key, tensor in more.items() if key in saved}
     compare_tensors(folder / WEIGHTS, {key: tuple(t.shape) for key, t in live.items()})
-    parameters = {parameter.data_ptr(): parameter for parameter in model.parameters()}
+    parameters: dict[int, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        parameters.setdefault(parameter.data_ptr(), []).append(parameter)
     for key, tensor in saved.items():
-        if (parameter := parameters.get(live[key].data_ptr())) is not None:
+        found = parameters.get(live[key].data_ptr(), [])
+        if len(found) > 1:  # the output layer's adapter is the embedding's, transposed
+            live[key].data.copy_(tensor)
+        for parameter in found if len(found) == 1 else ():
             dtype = torch.promote_types(parameter.dtype, tensor.dtype)
             # a copy, out of the file and aligned
             parameter.data = tensor.to(parameter.device, dtype, copy=True)
@@ -279,12 +277,14 @@ def _restore(model: Any, folder: Path, name: str) -> None:
 def merge_peft(model: nn.Module) -> nn.Module:
     """The base model with PEFT's layers folded into its weights and gone.
 
-    One layer after the other is computed in float32 and rounded once, to what its weight had.
+    One layer after the other is computed in float32 and rounded once, to what its weight had. An
+    output layer that is tied to the embedding gets a weight of its own, if one of them is adapted.
     """
     for parent in list(model.modules()):  # PEFT's IA3 cannot take apart a head of several layers
         for name, child in list(parent.named_children()):
             if isinstance(child, ModulesToSaveWrapper):
                 setattr(parent, name, child.modules_to_save[child.active_adapters[0]])
+    untie_adapted(model)
     for layer in tuner_layers(model):
         dtypes = [parameter.dtype for parameter in layer.get_base_layer().parameters()]
         layer.get_base_layer().float()

@@ -10,6 +10,8 @@ checks: every tensor gets a gradient, nothing else changes, what is saved reads 
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from peftkit.methods.method import Method
 from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.reasons import no_weaker_virtual_tokens, virtual_tokens_have_no_labels
 from peftkit.methods.stored import _StoredByPeft
+from peftkit.methods.targets import ALL_LINEAR
 from peftkit.parts import as_json
 from peftkit.tasks.task import Task
 
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
     from peftkit.data.encoded import Encoded
 
+FIELD = "method.config"
+"""Of a recipe, in which the settings are."""
 SET_BY_PEFTKIT = ("task_type", "inference_mode", "base_model_name_or_path", "revision")
 ON_QUANTIZED = (
     "LORA", "IA3", "OFT", "VERA", "MISS", "PROMPT_TUNING", "P_TUNING",
@@ -40,6 +45,8 @@ ON_QUANTIZED = (
 )  # fmt: skip
 """Tuners that the matrix shows to compute right on int8 and 4-bit layers. Several others take the
 packed bytes for numbers, some of them in silence (HRA and DEFT on int8)."""
+OTHER_TARGETS = ("ADAPTION_PROMPT", "ADAMSS")
+"""Tuners to which a text as `target_modules` is no pattern over full names."""
 STARTS_OF_OUR_OWN = ("pissa", "olora", "corda", "lora_ga", "loftq", "eva")
 """Values of `init_lora_weights` that change the base, so that the saved adapter would not fit it,
 or that look at data, which PEFT does apart from the configuration."""
@@ -166,24 +173,63 @@ class PeftMethod(_StoredByPeft):
         )
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
-        from peftkit.methods.peft_layout import fan_in_fan_out, inject_peft, modules_to_save
-        from peftkit.methods.targets import linear_names, named_modules
+        from peftkit.methods.matching import inject_checked
+        from peftkit.methods.peft_layout import fan_in_fan_out, modules_to_save
         from peftkit.methods.virtual_tokens import inject_virtual
 
         config = self._peft_config(encoded.head.task_type)
-        if hasattr(config, "exclude_modules"):
-            config.exclude_modules = [*(config.exclude_modules or ()), *head] or None
-        elif getattr(config, "target_modules", None) == "all-linear":
-            config.target_modules = linear_names(model, head)
-        wanted = getattr(config, "target_modules", None)
-        if wanted and not isinstance(wanted, str):  # patterns mean something else to some tuners
-            named_modules(model, sorted(wanted), head)
+        self._check_targets(model, config, head)
+        self._exclude(model, config, head)
         if hasattr(config, "fan_in_fan_out"):
             config.fan_in_fan_out = fan_in_fan_out(model)
         if hasattr(config, "modules_to_save"):
             saved = [*(config.modules_to_save or ()), *(modules_to_save(head) or ())]
             config.modules_to_save = saved or None
-        return (inject_virtual if config.is_prompt_learning else inject_peft)(model, config)
+        if config.is_prompt_learning:
+            return inject_virtual(model, config, FIELD)
+        return inject_checked(model, config, self.config, FIELD)
+
+    def instead(self) -> str:
+        if self.config["peft_type"] != "LORA":
+            return super().instead()
+        return f"name the layers to adapt with `{FIELD}.target_modules`"
+
+    def notes(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
+        from peftkit.methods.layers import note_on_left_out
+
+        wanted = self.config.get("target_modules") or ""
+        return note_on_left_out(model, wanted, head, self.config["peft_type"])
+
+    def _check_targets(self, model: nn.Module, config: Any, head: tuple[str, ...]) -> None:
+        """Raises MethodError where targets are no layers that can be adapted."""
+        from peftkit.methods.patterns import check_pattern
+        from peftkit.methods.targets import linear_targets, named_modules
+
+        kind = self.config["peft_type"]
+        wanted, field = getattr(config, "target_modules", None), f"{FIELD}.target_modules"
+        if not wanted:
+            return
+        if kind in ("LORA", "IA3"):
+            linear_targets(model, wanted, head, kind, field)
+        elif not isinstance(wanted, str):
+            named_modules(model, sorted(wanted), head, field)
+        elif wanted != ALL_LINEAR and kind not in OTHER_TARGETS:
+            check_pattern(model, wanted, head, (), field)
+
+    def _exclude(self, model: nn.Module, config: Any, head: tuple[str, ...]) -> None:
+        """Keeps the tuner out of the head, and out of what `all-linear` leaves out."""
+        from peftkit.methods.layers import excluded, linear_names
+
+        wanted, kind = getattr(config, "target_modules", None) or "", self.config["peft_type"]
+        if hasattr(config, "exclude_modules"):
+            ours = excluded(model, wanted, head, kind) or ()
+            given = config.exclude_modules or ()
+            if isinstance(given, str):  # a pattern, to which ours are added
+                config.exclude_modules = "|".join([f"({given})", *(rf"(.*\.)?{n}" for n in ours)])
+            else:
+                config.exclude_modules = [*given, *ours] or None
+        elif wanted == ALL_LINEAR:
+            config.target_modules = linear_names(model, head, kind)
 
     def _peft_config(self, task_type: str) -> Any:
         """PEFT's configuration object.
@@ -211,8 +257,10 @@ class PeftMethod(_StoredByPeft):
                 did_you_mean(unknown[0], known) or f"it has {quoted(sorted(known), 60)}",
             )
         try:
-            return chosen(**given, task_type=task_type)
-        except (TypeError, ValueError) as error:
+            with warnings.catch_warnings():  # of what has no effect beside the other settings
+                warnings.filterwarnings("error", ".*ignored", UserWarning)
+                return chosen(**given, task_type=task_type)
+        except (TypeError, ValueError, UserWarning) as error:
             raise MethodError(f"`method.config`: {chosen.__name__} refuses it: {error}") from error
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:

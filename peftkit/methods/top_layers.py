@@ -45,7 +45,7 @@ class TopLayers(_StoredAsTensors):
         if not found:
             raise MethodError(
                 f"{type(model).__name__} has no list of blocks, so its top layers are unknown",
-                "use LoRA with `target_modules` that name them",
+                "use LoRA, or FullFineTuning",
             )
         name, blocks = found[-1]
         if self.k > len(blocks):
@@ -65,6 +65,8 @@ def modules_after(model: nn.Module, block: str) -> list[str]:
     output layer of a language model is not among them.
     """
     import torch
+
+    from peftkit.errors import MethodError
 
     base: Any = model
     names = {module: name for name, module in model.named_modules()}
@@ -87,6 +89,12 @@ def modules_after(model: nn.Module, block: str) -> list[str]:
         model.train(training)
         for handle in handles:
             handle.remove()
+    if block not in order:
+        raise MethodError(
+            f"{type(model).__name__} does not call its blocks, so that what comes after the last "
+            "of them is unknown",
+            "use LoRA, or FullFineTuning",
+        )
     last = max(index for index, name in enumerate(order) if name == block)
     before = set(order[: last + 1])
     after = dict.fromkeys(name for name in order[last:] if name not in before)

@@ -27,8 +27,13 @@ if TYPE_CHECKING:
     import peft
 
 
-def inject_virtual(model: nn.Module, config: peft.PromptLearningConfig) -> nn.Module:
+def inject_virtual(
+    model: nn.Module, config: peft.PromptLearningConfig, field: str = "method"
+) -> nn.Module:
     """The model with virtual tokens, right in batches.
+
+    Args:
+        field: of the recipe in which the configuration's settings are, for messages.
 
     Raises:
         MethodError: the architecture has no place for them.
@@ -38,23 +43,22 @@ def inject_virtual(model: nn.Module, config: peft.PromptLearningConfig) -> nn.Mo
         raise MethodError(
             f"{type(model).__name__} reads the text's token ids on the way, and virtual tokens "
             "have none",
-            "use LoRA, IA3 or BottleneckAdapter for this task, or virtual tokens with a "
-            "sequence-to-sequence head",
+            "use LoRA for this task, or virtual tokens with a sequence-to-sequence head",
         )
     if config.task_type == "QUESTION_ANS" and getattr(base.config, "type_vocab_size", 1) > 1:
         raise MethodError(
             f"{type(model).__name__} tells question and text apart by segments, which PEFT drops "
             "where there are virtual tokens",
-            "use LoRA, IA3 or BottleneckAdapter",
+            "use LoRA",
         )
     if config.peft_type == "PREFIX_TUNING" and not _takes_a_cache(base):
         raise MethodError(
             f"{type(model).__name__} takes no cache of keys and values, where a prefix would be",
-            "use LoRA, IA3 or BottleneckAdapter",
+            "use LoRA",
         )
     if config.num_attention_heads is None:  # PEFT knows some of the names that this may have
         config.num_attention_heads = getattr(base.config, "num_attention_heads", None)
-    return placed_by_hook(inject_peft(model, config))
+    return placed_by_hook(inject_peft(model, config, field))
 
 
 def _takes_a_cache(base: Any) -> bool:

@@ -136,6 +136,13 @@ class Task(OpenPart):
     """Those of them, or `loss`, that `Score.by_example` has, by which two models are compared."""
 
     @property
+    def one_output(self) -> bool:
+        """Whether each example has one output, which classifiers on decoders find by the id of the
+        padding token.
+        """
+        return self.reads in ("first", "last")
+
+    @property
     def command(self) -> Literal["predict", "chat"]:
         """The command of `peftkit` by which a person asks the trained model."""
         return "predict"

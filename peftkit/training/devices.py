@@ -21,6 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from peftkit.bases.base import Base
 from peftkit.errors import MissingPackageError, RecipeError
+from peftkit.training.own_accelerator import OwnAccelerator
 
 
 def open_accelerator(base: Base, report_to: str = "none") -> Accelerator:
@@ -35,13 +36,12 @@ def open_accelerator(base: Base, report_to: str = "none") -> Accelerator:
             f'`training.report_to` is "{report_to}", which is not installed',
             f"pip install {report_to}",
         )
-    accelerator = Accelerator(
+    accelerator = OwnAccelerator(
+        compute_dtype(base),
         cpu=not torch.accelerator.is_available(),  # else CPU processes would not find each other
-        mixed_precision="bf16" if compute_dtype(base) == torch.bfloat16 else "no",
         log_with=None if report_to == "none" else report_to,
         project_dir=None if report_to == "none" else ".",
     )
-    accelerator.gradient_accumulation_steps = 1  # the launcher's would scale the loss once more
     kind = str(accelerator.distributed_type.value)
     if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
         raise RecipeError(

@@ -277,7 +277,9 @@ def _try_worst(
             accelerator.no_sync(model),
             reader.ready(batch) as given,
         ):
-            accelerator.backward(model(given))
+            with accelerator.autocast():
+                loss = model(given).float()
+            accelerator.backward(loss)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -320,7 +322,8 @@ def _optimize(
             contextlib.nullcontext() if last else accelerator.no_sync(model),
             reader.ready(batch) as given,
         ):
-            loss = model(given) / count
+            with accelerator.autocast():
+                loss = model(given).float() / count
             total += loss.detach()
             # DDP averages the gradients over processes, and the loss is a sum over them
             loss = loss * accelerator.num_processes

@@ -217,10 +217,12 @@ def export_ollama(request: Request) -> Exported:
 
 def _stays_apart(adapter: OpenedAdapter) -> bool:
     """Whether Ollama can put the adapter beside the GGUF file of the base it was trained on."""
+    from peftkit.adapters.gguf.lora import read_lora
+
     if adapter.base.source is None or adapter.base.spec.quantization != "none":
         return False
     try:
-        lora_layout(adapter)
+        read_lora(adapter.folder, adapter.peft_config, adapter.base, lora_layout(adapter))
     except AdapterError:
         return False
     return True

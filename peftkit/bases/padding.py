@@ -1,0 +1,81 @@
+"""The token that rows are padded with.
+
+A classifier on top of a decoder reads the last token that is no padding, and knows it by its id: no
+text may end in the padding token. For all others any token will do, since padding is not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from peftkit.bases.vocabulary import embedding_rows
+
+NEVER_IN_UTF8 = (0xFF, 0xFE, 0xFD, 0xFC, 0xFB, 0xFA, 0xF9, 0xF8, 0xC1, 0xC0)
+"""Bytes that are in no text, some of which byte-level vocabularies have tokens for."""
+
+
+def choose_padding(tokenizer: Any, config: Any, one_output: bool) -> None:
+    """Gives a tokenizer a padding token that the embedding has; it keeps its own if that will do.
+
+    Args:
+        config: of the base.
+        one_output: whether each text has one output, so that none may end in the token.
+    """
+    rows = embedding_rows(config)
+    ends = _appended(tokenizer) if one_output else None
+    for token in _candidates(tokenizer, config, one_output):
+        place = tokenizer.convert_tokens_to_ids(token)
+        if place is not None and place != ends and (rows is None or place < rows):
+            if tokenizer.pad_token != token:
+                tokenizer.pad_token = token
+            return
+
+
+def _candidates(tokenizer: Any, config: Any, one_output: bool) -> Iterator[str]:
+    """Tokens in the order of preference: its own; the base's, by which positions may go; the one
+    that ends texts; other special ones; bytes that no text has; any, so that there is one.
+    """
+    own, unknown, special = tokenizer.pad_token, tokenizer.unk_token, tokenizer.all_special_tokens
+    if own is not None:
+        yield own
+        place = getattr(config.get_text_config(), "pad_token_id", None)
+        if place in range(len(tokenizer)):
+            yield tokenizer.convert_ids_to_tokens(place)
+    yield from filter(None, (tokenizer.eos_token, None if one_output else unknown))
+    yield from (token for token in special if token != unknown)
+    vocabulary = tokenizer.get_vocab()
+    for byte in NEVER_IN_UTF8:
+        for token in (f"<0x{byte:02X}>", chr(byte)):  # with byte fallback, and byte by byte
+            if token in vocabulary and tokenizer.decode([vocabulary[token]]) == "\ufffd":
+                yield token
+    yield from filter(None, (unknown,))
+    yield from sorted(vocabulary, key=vocabulary.__getitem__)
+
+
+def _appended(tokenizer: Any) -> int | None:
+    """The id of the token that a tokenizer puts at the end of every text; None if it puts none."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    ids = tokenizer("a")["input_ids"]
+    return int(ids[-1]) if ids and ids[-len(plain) :] != plain else None
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Writes a tokenizer; without its padding token, if that is a plain one of the vocabulary: as a
+    special one, transformers would cut it out of texts.
+    """
+    pad, special = tokenizer.pad_token, {str(t) for t in tokenizer.added_tokens_decoder.values()}
+    if pad not in special:
+        tokenizer.pad_token = None
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        if tokenizer.pad_token != pad:
+            tokenizer.pad_token = pad
+
+
+def put_back_padding(tokenizer: Any, pad: str | None) -> None:
+    """Gives a tokenizer that `save_tokenizer` has written its padding token again."""
+    if tokenizer.pad_token is None and pad is not None:
+        tokenizer.pad_token = pad

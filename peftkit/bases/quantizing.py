@@ -1,0 +1,285 @@
+"""Quantizes a base with bitsandbytes as it is loaded, counts what of it really is, and back again.
+
+bitsandbytes takes layers whose class is `nn.Linear` or `Conv1D` itself. Subclasses of them, experts
+that are kept in one tensor, convolutions and free parameters stay as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from peftkit.bases.opening import WEIGHT_FILES, OpenedBase
+from peftkit.errors import BaseModelError, quoted
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from peftkit.bases.loading import LoadedModel
+
+LEAST_SHARE = 0.5
+"""Of the weights that `Quantized` counts; with less, a base counts as not quantized."""
+MOST_NAMES = 6
+ANOTHER = "leave `base.quantization` out, or choose a base of another architecture"
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """How much of a base is quantized.
+
+    What counts are the matrices of its blocks: parameters of two or more dimensions, but for
+    embeddings, the output layer, the task's head and a pooler, which are never quantized.
+    """
+
+    taken: int
+    """Numbers in quantized layers."""
+    left: dict[str, tuple[str, int]]
+    """Name of a matrix that counts and is not quantized -> class of its module, its numbers."""
+    aside: tuple[str, ...]
+    """Names of the matrices that do not count, embeddings left out."""
+
+    @property
+    def share(self) -> float:
+        """Of what counts; 1 where there is nothing."""
+        all_numbers = self.taken + sum(numbers for _, numbers in self.left.values())
+        return self.taken / all_numbers if all_numbers else 1.0
+
+    @property
+    def unquantized(self) -> list[str]:
+        """Names of all that hold matrices and stay as they are, embeddings left out, in the form of
+        `llm_int8_skip_modules`.
+        """
+        return sorted((*self.left, *self.aside))
+
+    def kinds_left(self) -> str:
+        """What stays as it is, largest first: ``MixtralExperts (`gate_up_proj`, `down_proj`)``."""
+        sizes: dict[str, int] = {}
+        names: dict[str, list[str]] = {}
+        for name, (kind, numbers) in self.left.items():
+            sizes[kind] = sizes.get(kind, 0) + numbers
+            names.setdefault(kind, []).append(name.rsplit(".", 1)[-1])
+        largest = sorted(sizes, key=lambda kind: -sizes[kind])
+        return ", ".join(f"{k} ({quoted(dict.fromkeys(names[k]), MOST_NAMES)})" for k in largest)
+
+
+def count_quantized(model: Any, head: tuple[str, ...]) -> Quantized:
+    """Counts the weights of a model that is loaded, or of one of shapes.
+
+    Args:
+        head: names of the modules of the task.
+    """
+    import torch
+
+    output = model.get_output_embeddings()
+    taken, left, aside = 0, dict[str, tuple[str, int]](), list[str]()
+    for name, module in model.named_modules():
+        if is_quantized(module):
+            taken += module.in_features * module.out_features
+            continue
+        if isinstance(module, torch.nn.Embedding):
+            continue
+        of_head = module is output or f"{name}.".startswith(tuple(f"{h}." for h in head))
+        apart = of_head or "pooler" in name.split(".")
+        leaf = not any(True for _ in module.children())
+        for part, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() < 2:
+                continue
+            # without `.weight` it is a module's name, whose children bitsandbytes would skip too
+            whole = name if part == "weight" and leaf else f"{name}.{part}".removeprefix(".")
+            if apart:
+                aside.append(whole)
+            else:
+                left[whole] = type(module).__name__, parameter.numel()
+    return Quantized(taken, left, tuple(aside))
+
+
+def is_quantized(module: Any) -> bool:
+    """Whether a module is a layer of bitsandbytes whose weight is stored in 4 or 8 bits, or will be
+    once it has values.
+    """
+    import bitsandbytes
+    import torch
+
+    kinds: Any = bitsandbytes.nn
+    if isinstance(module, kinds.Linear8bitLt):
+        return bool(module.weight.is_meta or module.weight.dtype == torch.int8)
+    if isinstance(module, kinds.Linear4bit):
+        return module.weight.is_meta or getattr(module.weight, "quant_state", None) is not None
+    return False
+
+
+def check_quantized(base: OpenedBase, model: nn.Module, found: Quantized) -> None:
+    """Raises BaseModelError if less than half of a base is quantized as the recipe asks for, or
+    nothing of one whose files are to hold quantized weights.
+    """
+    if found.taken and (base.prequantized or found.share >= LEAST_SHARE):
+        return
+    kind, name = base.spec.quantization, type(model).__name__
+    if base.prequantized:
+        raise BaseModelError(
+            f"the config.json of `{base.name}` says that its weights are quantized to {kind}, and "
+            f"none of them is: they are in {found.kinds_left()}",
+            "take `quantization_config` out of its config.json",
+        )
+    raise BaseModelError(
+        f"`{base.name}` cannot be quantized to {kind}: bitsandbytes takes layers whose class is "
+        f"nn.Linear or Conv1D itself, which hold {_percent(found.share)} of the weights of "
+        f"{name}'s blocks; the rest is in {found.kinds_left()}",
+        ANOTHER,
+    )
+
+
+def note_on_quantized(base: OpenedBase, model: nn.Module, found: Quantized) -> str:
+    """What a person should know where not all of a base is quantized; empty where all is."""
+    if not found.left:
+        return ""
+    return (
+        f"{_percent(found.share)} of the weights of {type(model).__name__}'s blocks are quantized "
+        f"to {base.spec.quantization}; {found.kinds_left()} stay as they are"
+    )
+
+
+def _percent(share: float) -> str:
+    """Rounded down, so that 100 % is all."""
+    return f"{math.floor(1000 * share) / 10:g} %"
+
+
+def quantized_empty(base: OpenedBase, empty: LoadedModel) -> LoadedModel:
+    """A model of shapes with the layers that bitsandbytes will put into it, so that what a method
+    cannot adapt among them is known before weights are loaded.
+    """
+    import torch
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    quantizer = AutoHfQuantizer.from_config(quantization_of(base, torch.float32, empty))
+    quantizer.preprocess_model(model=empty.model, device_map={"": "meta"})
+    quantizer.postprocess_model(model=empty.model)
+    return empty
+
+
+def quantization_of(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) -> Any:
+    """What transformers is given to quantize a base, its `BitsAndBytesConfig`.
+
+    Args:
+        dtype: of the computation.
+        empty: the base's model of shapes.
+    """
+    import transformers
+
+    config: Any = transformers.BitsAndBytesConfig
+    if base.prequantized:
+        found = base.config.quantization_config
+        made = config.from_dict(found if isinstance(found, dict) else found.to_dict())
+        made.bnb_4bit_compute_dtype = dtype
+        made.llm_int8_skip_modules = _unquantized_in_files(base, empty.model)
+        return made
+    # without a list, bitsandbytes keeps the head of a language model by itself; the pooler may
+    # turn out to have no weights in the checkpoint, and is then trained
+    named = empty.model.named_modules()
+    poolers = [n for n, m in named if n.endswith(".pooler") and any(True for _ in m.parameters())]
+    skipped = [*empty.head, *poolers] if empty.head else None
+    if base.spec.quantization == "int8":
+        return config(load_in_8bit=True, llm_int8_skip_modules=skipped)
+    return config(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=base.spec.quantization,
+        bnb_4bit_use_double_quant=base.spec.double_quant,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=skipped,
+    )
+
+
+def _unquantized_in_files(base: OpenedBase, model: Any) -> list[str]:
+    """Linear layers of which the files hold plain weights, or none, as of a new head.
+
+    Where the files are still on the Hub, what their configuration says, and the head.
+    """
+    from safetensors import safe_open
+    from torch import nn
+
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    files = sorted(base.folder.glob(WEIGHT_FILES[0]))
+    if not files:
+        found = base.config.quantization_config
+        found = found if isinstance(found, dict) else found.to_dict()
+        return [*(found.get("llm_int8_skip_modules") or ()), *_head_names(model)]
+    keys: set[str] = set()
+    for file in files:
+        with safe_open(str(file), framework="pt") as opened:
+            keys.update(opened.keys())
+    marks = (".weight.absmax", ".SCB")  # the scales of 4 bits, and of 8
+    stored = {key.removesuffix(mark) for mark in marks for key in keys if key.endswith(mark)}
+    trunk = f"{model.base_model_prefix}."
+    known = stored | {f"{trunk}{name}" for name in stored}
+    known |= {trunk + name.split(".", 1)[-1] for name in stored}  # see `_key_mapping` in loading.py
+    return [name for name in linear if name not in known and name.removeprefix(trunk) not in known]
+
+
+def _head_names(model: Any) -> list[str]:
+    return [name for name, _ in model.named_children() if name != model.base_model_prefix]
+
+
+def settle_quantized(model: Any, dtype: torch.dtype) -> None:
+    """Gives what is not quantized its dtype, but for what the architecture keeps in float32; 4-bit
+    weights are dequantized into that dtype.
+    """
+    kept = tuple(model._keep_in_fp32_modules or ())
+    for name, parameter in model.named_parameters():
+        if (state := getattr(parameter, "quant_state", None)) is not None:
+            state.dtype = dtype
+        elif parameter.is_floating_point() and not any(p in kept for p in name.split(".")):
+            # a copy, so that the file does not stay mapped for the sake of a few of its tensors
+            parameter.data = parameter.data.to(dtype, copy=True)
+
+
+def keep_differentiable(model: Any) -> None:
+    """Stops bitsandbytes (0.50) from repacking 4-bit weights at the first evaluation on a CPU
+    with AVX512-BF16: after that, no gradient passes through the layer, and nothing says so.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def dequantized(model: Any, dtype: torch.dtype) -> Any:
+    """The model with an ordinary layer in the place of every quantized one.
+
+    Args:
+        dtype: of those layers; what is not quantized keeps its own.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    if not getattr(model, "is_quantized", False):
+        return model
+    layers = dict(_quantized_layers(model))
+    if not layers:  # bitsandbytes took none of them, and transformers cannot dequantize nothing
+        model.hf_quantizer.remove_quantization_config(model)
+        return model
+    for parameter in model.parameters():
+        if (state := getattr(parameter, "quant_state", None)) is not None:
+            state.dtype = dtype
+    model = model.dequantize(dtype=dtype)
+    for name, layer in layers.items():
+        if issubclass(layer.source_cls, Conv1D):  # transformers puts nn.Linear everywhere
+            model.set_submodule(name, _conv1d(model.get_submodule(name)))
+    return model
+
+
+def _quantized_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    return ((name, module) for name, module in model.named_modules() if is_quantized(module))
+
+
+def _conv1d(linear: Any) -> nn.Module:
+    """GPT-2's layer, whose weight is transposed, (in, out), of a linear one."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    kind: Any = Conv1D
+    with torch.device("meta"):
+        layer = kind(linear.out_features, linear.in_features)
+    layer.weight = torch.nn.Parameter(linear.weight.data.T.contiguous())
+    layer.bias = linear.bias
+    return layer  # type: ignore[no-any-return]

@@ -1,0 +1,68 @@
+"""Whether an architecture computes with the weights of its quantized layers by itself, although
+they are stored in another form.
+
+Mamba multiplies with `dt_proj.weight` instead of calling `dt_proj`. That is tried out on shapes:
+each layer gives an output of the right shape, and its weight has the form in which it is stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftkit.bases.quantizing import is_quantized
+
+
+class _Stored(nn.Module):
+    """The shapes of a quantized layer.
+
+    Args:
+        layer: of bitsandbytes, without values.
+        asked: gets its name when somebody asks for the weight.
+    """
+
+    def __init__(self, name: str, layer: Any, asked: list[str]) -> None:
+        super().__init__()
+        self.name, self.asked, self.bias = name, asked, layer.bias
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        numbers = layer.in_features * layer.out_features
+        four_bits = hasattr(layer, "compute_dtype")
+        self.form = ((numbers + 1) // 2, 1) if four_bits else tuple(layer.weight.shape)
+        self.dtype = torch.uint8 if four_bits else torch.int8
+
+    @property
+    def weight(self) -> Tensor:
+        """As it is stored: two numbers in a byte, or one."""
+        self.asked.append(self.name)
+        return torch.empty(self.form, dtype=self.dtype, device="meta")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return x.new_empty((*x.shape[:-1], self.out_features))
+
+
+def layers_read_past(model: nn.Module, inputs: dict[str, Tensor]) -> list[str]:
+    """The layer whose stored weight the model tries to compute with, in a list; empty if there is
+    none, or if shapes do not tell.
+
+    Args:
+        model: of shapes, as `quantized_empty` gives it; it is as it was afterwards.
+        inputs: of its forward pass.
+    """
+    layers = {name: module for name, module in model.named_modules() if is_quantized(module)}
+    asked: list[str] = []
+    for name, layer in layers.items():
+        model.set_submodule(name, _Stored(name, layer, asked))
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(**inputs)
+    except Exception:  # whatever an operation says of a weight that is no matrix of floats
+        return asked[-1:]
+    finally:
+        model.train(training)
+        for name, layer in layers.items():
+            model.set_submodule(name, layer)
+    return []

@@ -1,0 +1,64 @@
+"""The tokens of a tokenizer beside the rows of the base's embedding, which are fewer where tokens
+were added and the model was not resized.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from peftkit.errors import BaseModelError, quoted
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from peftkit.bases.opening import OpenedBase
+
+MOST_NAMES = 5
+
+
+def embedding_rows(config: Any) -> int | None:
+    """How many tokens the embedding of a configuration's model has; None if it does not say."""
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    return rows if isinstance(rows, int) and rows > 0 else None
+
+
+def beyond_embedding(base: OpenedBase) -> dict[int, str]:
+    """Id -> token, of those that the tokenizer has and the embedding has not, nor will have for the
+    sake of `base.added_tokens`.
+    """
+    rows = embedding_rows(base.config)
+    if rows is None or len(base.tokenizer) <= rows:  # an embedding may be longer
+        return {}
+    vocabulary = base.tokenizer.get_vocab().items()
+    missing = {place: token for token, place in vocabulary if place >= rows}
+    return {place: missing[place] for place in sorted(missing.keys() - {*base.added_ids})}
+
+
+def check_ids(base: OpenedBase, texts: Iterable[Sequence[int] | npt.NDArray[np.int64]]) -> str:
+    """Raises BaseModelError if one of the texts has a token without a row in the embedding.
+
+    Returns:
+        What a person should know where no text has one of the tokens; empty where there are none.
+    """
+    beyond = beyond_embedding(base)
+    if not beyond:
+        return ""
+    rows, least = embedding_rows(base.config), min(beyond)
+    counts: Counter[int] = Counter()
+    for ids in texts:
+        counts.update({place for place in map(int, ids) if place >= least and place in beyond})
+    sizes = f"the tokenizer of `{base.name}` has {len(base.tokenizer):,} tokens, and the embedding "
+    sizes += f"{rows:,} rows"
+    if not counts:
+        return f"{sizes}; no text has a token without a row, {quoted(beyond.values(), MOST_NAMES)}"
+    found = [
+        f"`{beyond[place]}` in {count:,} text{'s' * (count > 1)}"
+        for place, count in counts.most_common(MOST_NAMES)
+    ]
+    raise BaseModelError(
+        f"{sizes}; it has none for {', '.join(found)}",
+        "take it out of the texts, or name it in `base.added_tokens`, which trains a row for it",
+    )

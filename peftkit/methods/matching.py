@@ -1,0 +1,248 @@
+"""Settings of PEFT that name modules, each of which must name one.
+
+PEFT passes over a name that fits nothing, or warns and goes on. What fits is asked of PEFT's own
+functions; of the patterns (`rank_pattern` and the like) it is seen by which keys PEFT looks up.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import peft
+from peft.tuners.ia3 import IA3Model
+from peft.tuners.tuners_utils import check_target_module_exists
+from torch import nn
+
+from peftkit.architectures import stacks
+from peftkit.errors import MethodError, did_you_mean, quoted
+from peftkit.methods.layers import ends_in
+from peftkit.methods.peft_layout import inject_peft
+from peftkit.methods.targets import names_a_block
+
+ANY_BLOCK = range(10**6)
+
+
+class _LookedUp(dict[str, Any]):
+    """A dictionary that knows which of its keys were looked up."""
+
+    def __init__(self, *items: Any) -> None:
+        super().__init__(*items)
+        self.asked: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """As of any dictionary."""
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+
+def inject_checked(
+    model: nn.Module, config: peft.PeftConfig, given: Mapping[str, Any], field: str = "method"
+) -> nn.Module:
+    """As `inject_peft`, for settings that are the user's own.
+
+    Args:
+        given: names of fields of the configuration -> what the user gave; those that are empty do
+            not count.
+        field: where they are in the recipe, for messages.
+
+    Raises:
+        MethodError: one of them names nothing, or PEFT cannot adapt the model.
+    """
+    given = {name: value for name, value in given.items() if value not in (None, "", {}, [], ())}
+    patterns = {
+        name: _looked_up(value, f"{field}.{name}")
+        for name, value in given.items()
+        if name.endswith("_pattern") and name != "layers_pattern"
+    }
+    for name, pattern in patterns.items():
+        setattr(config, name, pattern)
+    settings = _Settings(model, config, given, field)
+    settings.check_model(model)
+    try:
+        injected = inject_peft(model, config, field)
+    except MethodError:
+        settings.check()  # which may say more of the reason
+        raise
+    settings.check()
+    for name, pattern in patterns.items():
+        if getattr(config, name) is pattern:  # else PEFT has put another in its place
+            settings.check_pattern(name, pattern)
+            setattr(config, name, dict(pattern))
+    return injected
+
+
+def _looked_up(value: Any, field: str) -> _LookedUp:
+    if not isinstance(value, Mapping):
+        raise MethodError(f"`{field}` is no table of names and values", 'write `{"q_proj": 32}`')
+    for key in value:
+        try:
+            re.compile(key)
+        except re.error as error:
+            raise MethodError(
+                f"`{field}`: `{key}` is no regular expression: {error}",
+                "escape what is not meant as one with a backslash",
+            ) from error
+    return _LookedUp(value)
+
+
+class _Settings:
+    """What a user gave of a configuration.
+
+    Args:
+        model: before anything is put into it.
+        config: PEFT fills in what was not given, and changes names into its own.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: peft.PeftConfig, given: Mapping[str, Any], field: str
+    ) -> None:
+        self.model, self.config, self.given, self.field = type(model).__name__, config, given, field
+        self.names = [name for name, _ in model.named_modules() if name]
+        self.parameters = [name for name, _ in model.named_parameters()]
+
+    def check_model(self, model: Any) -> None:
+        """Raises MethodError if rows or blocks are named that the model does not have."""
+        tokens = self.given.get("trainable_token_indices", ())
+        if isinstance(tokens, Mapping):
+            self._check_names("trainable_token_indices", self.names, "module")
+            tokens = [token for of_module in tokens.values() for token in of_module]
+        rows = model.get_input_embeddings().weight.shape[0]
+        if beyond := [token for token in tokens if token not in range(rows)]:
+            raise MethodError(
+                f"`{self.field}.trainable_token_indices`: {beyond[0]!r} is no row of the "
+                f"embedding, which has {rows}",
+                "give ids of the tokenizer's tokens",
+            )
+        copied = self.given.get("layer_replication", ())
+        depth = max((len(blocks) for _, blocks in stacks(model)), default=0)
+        spans = [list(span) for span in itertools.combinations(range(depth + 1), 2)]
+        if wrong := [span for span in copied if list(span) not in spans]:
+            raise MethodError(
+                f"`{self.field}.layer_replication`: {wrong[0]} is no span of the {depth} blocks of "
+                f"{self.model}",
+                f"give beginnings and ends from 0 to {depth}",
+            )
+
+    def check(self) -> None:
+        """Raises MethodError if one of them names nothing."""
+        self._check_names("exclude_modules", self.names, "module")
+        self._check_names("target_parameters", self.parameters, "parameter")
+        if getattr(self.config, "target_modules", None):
+            self._check_feedforward()
+            self._check_layers()
+
+    def _check_names(self, setting: str, known: Sequence[str], what: str) -> None:
+        wanted = self.given.get(setting, ())
+        if isinstance(wanted, str):
+            if any(re.fullmatch(wanted, name) for name in known):
+                return
+            told = f"`{wanted}` matches no {what} of {self.model}"
+            if any(ends_in(name, wanted) for name in known):
+                hint = "a text is a pattern for full names; give the end of a name in a list"
+                raise MethodError(f"`{self.field}.{setting}`: {told}", hint)
+            raise self._error(setting, told, known)
+        missing = [one for one in wanted if not any(ends_in(name, one) for name in known)]
+        if missing:
+            told = f"{self.model} has no {what} {quoted(missing)}"
+            raise self._error(setting, told, known, missing[0])
+
+    def _check_feedforward(self) -> None:
+        wanted = self.given.get("feedforward_modules", ())
+        targeted = _targeted(self.config, self.names) if wanted else []
+        for one in [wanted] if isinstance(wanted, str) else wanted:
+            asked: Any = copy.copy(self.config)
+            asked.feedforward_modules = one if isinstance(wanted, str) else {one}
+            if not any(IA3Model._check_target_module_feedforward(asked, name) for name in targeted):
+                told = f"`{one}` is none of the layers that are adapted"
+                raise self._error("feedforward_modules", told, targeted, one)
+
+    def _check_layers(self) -> None:
+        blocks, pattern = self.given.get("layers_to_transform"), self.given.get("layers_pattern")
+        if blocks is None:
+            return
+        wanted = [blocks] if isinstance(blocks, int | str) else blocks
+        fit = _targeted(self.config, self.names, layers_to_transform=None)
+        anywhere = _targeted(self.config, fit, layers_to_transform=ANY_BLOCK)
+        always = _targeted(self.config, fit, layers_to_transform=[-1])
+        if always := [name for name in always if names_a_block(name)]:
+            raise MethodError(
+                f"`{self.field}.layers_to_transform`: PEFT adapts {quoted(always, 3)} in any case, "
+                "since `target_modules` has the full name",
+                "give the ends of names in `target_modules`",
+            )
+        for one in [pattern] if isinstance(pattern, str) else pattern or ():
+            if not _targeted(self.config, fit, layers_to_transform=ANY_BLOCK, layers_pattern=[one]):
+                told = f"`{one}` comes before the number of a block in no adapted layer's name"
+                raise self._error("layers_pattern", told, fit)
+        found = {n: _targeted(self.config, anywhere, layers_to_transform=[n]) for n in wanted}
+        if missing := [number for number, layers in found.items() if not layers]:
+            raise MethodError(
+                f"`{self.field}.layers_to_transform`: no layer to adapt is in block "
+                f"{', '.join(map(repr, missing))}",
+                f"{self.model} has such layers in {_blocks(self.config, anywhere)}",
+            )
+        self._check_targets_in_blocks()
+
+    def _check_targets_in_blocks(self) -> None:
+        """Raises MethodError if one of several targets is in none of the blocks that were given."""
+        targets = self.given.get("target_modules", ())
+        adapted = _targeted(self.config, self.names, exclude_modules=None, modules_to_save=None)
+        for one in () if isinstance(targets, str) else targets:
+            if not any(ends_in(name, one) for name in adapted):
+                told = f"`{one}` is in none of the blocks of `layers_to_transform`"
+                raise self._error("target_modules", told, adapted)
+
+    def check_pattern(self, setting: str, pattern: _LookedUp) -> None:
+        """Raises MethodError if PEFT has looked up one of the keys for no layer."""
+        targets = getattr(self.config, "target_parameters", None) or ()
+        adapted = _targeted(self.config, self.names)
+        adapted += [p for p in self.parameters if any(ends_in(p, one) for one in targets)]
+        asked = pattern.asked
+        if self.config.peft_type == peft.PeftType.OSF:  # it searches the keys by itself
+            asked = {next((k for k in pattern if re.search(k, n)), "") for n in adapted}
+        for key in (key for key in pattern if key not in asked):
+            if any(re.match(rf"(.*\.)?({key})$", name) for name in adapted):
+                raise MethodError(
+                    f"`{self.field}.{setting}`: `{key}` never counts, since a key before it "
+                    "matches the same layers",
+                    "put it first",
+                )
+            told = f"`{key}` matches none of the {len(adapted)} adapted layers"
+            raise self._error(setting, told, adapted, key)
+
+    def _error(self, setting: str, told: str, known: Sequence[str], wrong: str = "") -> MethodError:
+        hint = _nearest(wrong, known) or f"their names are such as {quoted(known[-2:])}"
+        if wrong and any(ends_in(name, wrong) for name in self.names):
+            hint = "the model has it, and `target_modules` has not; add it there, or take it out"
+        return MethodError(f"`{self.field}.{setting}`: {told}", hint)
+
+
+def _targeted(config: Any, names: Iterable[str], **changes: Any) -> list[str]:
+    """Those of the names that PEFT would adapt, with some settings changed."""
+    asked = copy.copy(config)
+    for name, value in changes.items():
+        if hasattr(asked, name):
+            setattr(asked, name, value)
+    return [name for name in names if check_target_module_exists(asked, name)]
+
+
+def _blocks(config: Any, names: Sequence[str]) -> str:
+    """`0 to 11`: the first and the last of the blocks that some layers are in."""
+    numbers = sorted({int(part) for name in names for part in name.split(".") if part.isdigit()})
+    found = [n for n in numbers if _targeted(config, names, layers_to_transform=[n])]
+    return f"{found[0]} to {found[-1]}" if found else "none"
+
+
+def _nearest(wrong: str, known: Sequence[str]) -> str:
+    """`did you mean`, among the ends of names that have as many parts."""
+    parts = wrong.count(".") + 1
+    ends = {".".join(name.split(".")[-parts:]) for name in known}
+    return did_you_mean(wrong, ends) if wrong else ""

@@ -1,0 +1,124 @@
+"""Why PEFT cannot put a tuner into a model, in words of the recipe, and what works there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+
+from peftkit.bases.quantizing import is_quantized
+from peftkit.errors import MethodError, did_you_mean, quoted
+from peftkit.methods.layers import ends_in, last_names
+from peftkit.methods.targets import ALL_LINEAR
+
+NAMES = {
+    "LORA": "LoRA", "ADALORA": "AdaLoRA", "BOTTLENECK": "BottleneckAdapter",
+    "PROMPT_TUNING": "PromptTuning", "P_TUNING": "PTuning", "PREFIX_TUNING": "PrefixTuning",
+}  # fmt: skip
+"""What peftkit calls tuners of PEFT."""
+LONGEST = 300
+"""Characters of what PEFT says."""
+EXCLUDED = re.compile("All modules were excluded|No modules were targeted")
+UNKNOWN = re.compile(r"Please specify `(\w+)`.* ?in `peft_config`")
+NOT_SUPPORTED = re.compile(r"Target module (?:of type )?(?:<class '[\w.]*?)?(\w+)[('\s]")
+MAMBA = re.compile(r"Module '(\w+)' is incompatible with Mamba")
+
+
+def kind_of(config: Any) -> str:
+    """PEFT's name of a configuration's tuner."""
+    return str(getattr(config.peft_type, "value", config.peft_type))
+
+
+def misfit(
+    error: Exception, model: nn.Module, layers: Sequence[str], config: Any, field: str
+) -> MethodError:
+    """The error of peftkit for one that PEFT has raised.
+
+    Args:
+        model: as PEFT has left it.
+        layers: names of the linear layers that it had.
+        field: of the recipe in which the configuration's settings are.
+    """
+    told = " ".join(str(error).split()) or type(error).__name__
+    tuner, name = kind_of(config), type(model).__name__
+    kind, linear = NAMES.get(tuner, tuner), quoted(last_names(layers))
+    unknown = UNKNOWN.search(told)
+    if unknown and config.is_prompt_learning:
+        told = f"its configuration has no `{unknown[1]}`, which PEFT asks for"
+    elif unknown and tuner != "LN_TUNING":
+        return MethodError(
+            f"PEFT does not know `{unknown[1]}` of {kind} for {name}",
+            f"give `{field}.{unknown[1]}`; its linear layers are {linear}",
+        )
+    elif EXCLUDED.match(told):
+        return MethodError(
+            f"`{field}.exclude_modules` leaves nothing of `{field}.target_modules`",
+            "take names out of one of them",
+        )
+    elif found := MAMBA.search(told):
+        return MethodError(
+            f"`{field}.target_modules`: PEFT does not adapt `{found[1]}` of {name}",
+            f"name those that it does adapt, {linear}, or give `{ALL_LINEAR}`, which takes them",
+        )
+    elif found := NOT_SUPPORTED.match(told):
+        return MethodError(
+            f"`{field}.target_modules`: PEFT's {tuner} cannot adapt a {found[1]} of {name}",
+            _without(found[1], linear, field),
+        )
+    ways = {
+        "LORA": f"correct that in `{field}`; its linear layers are {linear}",
+        "BOTTLENECK": f"name the modules that get one with `{field}.target_modules`, or use LoRA",
+        "LN_TUNING": "use LayerNormTuning",
+    }
+    way = ways.get(tuner, "use LoRA")
+    return MethodError(f"PEFT cannot put {kind} into {name}: {told[:LONGEST]}", way)
+
+
+def _without(layer: str, linear: str, field: str) -> str:
+    if layer == "Conv1D":  # what GPT-2 has in the places of linear layers
+        return "use LoRA"
+    return f"name linear layers alone with `{field}.target_modules`: {linear}"
+
+
+def check_trainable(model: nn.Module, wanted: Sequence[str], field: str) -> None:
+    """Raises MethodError if a module that is to be trained whole is quantized.
+
+    Args:
+        wanted: `modules_to_save`.
+    """
+    for name, module in model.named_modules():
+        meant = any(ends_in(name, one) for one in wanted)
+        if meant and any(is_quantized(part) for part in module.modules()):
+            raise MethodError(
+                f"`{field}.modules_to_save`: `{name}` is quantized, and cannot be trained whole",
+                f"name it in `{field}.target_modules` instead, or leave `base.quantization` out",
+            )
+
+
+def check_saved_modules(model: nn.Module, wanted: Sequence[str], field: str) -> None:
+    """Raises MethodError unless PEFT trains whole what it was asked to; it goes by the ends of
+    names, takes `mlp_head` for `head`, and passes over a misspelled name.
+    """
+    prefixes = ("base_model.model.", "base_model.")
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            prefix = next((p for p in prefixes if name.startswith(p)), "")
+            found.append(name.removeprefix(prefix))
+    fits = {w: [n for n in found if n == w or n.endswith(f".{w}")] for w in wanted}
+    missing = [w for w, names in fits.items() if not names and w not in ("classifier", "score")]
+    if missing:
+        known = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+        raise MethodError(
+            f"`{field}.modules_to_save`: the model has no {quoted(missing)}",
+            did_you_mean(missing[0], known) or "name a module of the base",
+        )
+    if extra := set(found) - {name for names in fits.values() for name in names}:
+        raise MethodError(
+            f"PEFT takes {quoted(sorted(extra))} for the head {quoted(dict.fromkeys(wanted))}, and "
+            "would save both",
+            "use LoRA" if all("prompt_encoder" in name for name in extra) else "use HeadOnly",
+        )

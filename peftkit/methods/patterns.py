@@ -1,0 +1,107 @@
+"""Regular expressions over the names of modules, as PEFT takes them for `target_modules`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+from peftkit.errors import MethodError, quoted
+from peftkit.methods.layers import ends_in, is_below, last_names, linear_names
+from peftkit.methods.targets import ALL_LINEAR
+
+MOST_NAMES = 3
+"""Modules that are named where a pattern matches too many."""
+
+
+def matched_modules(
+    model: nn.Module, pattern: str, head: tuple[str, ...], field: str
+) -> dict[str, nn.Module]:
+    """Name -> module, of those that a pattern matches, those of the head aside.
+
+    Raises:
+        MethodError: there is none.
+    """
+    modules = {n: m for n, m in model.named_modules() if n and not is_below(n, head)}
+    found = {name: module for name, module in modules.items() if re.fullmatch(pattern, name)}
+    if not found:
+        raise MethodError(
+            f"`{field}`: `{pattern}` matches no layer of {type(model).__name__}",
+            f"a pattern is for full names, such as {quoted(linear_names(model, head)[-2:])}",
+        )
+    return found
+
+
+def check_pattern(
+    model: nn.Module,
+    pattern: str,
+    head: tuple[str, ...],
+    kinds: tuple[type[Any], ...],
+    field: str,
+) -> None:
+    """Raises MethodError unless a pattern matches modules of these kinds, and no others; where no
+    kinds are given, modules that hold no further ones with weights.
+    """
+    found = matched_modules(model, pattern, head, field)
+    other = {
+        name: module
+        for name, module in found.items()
+        if not (isinstance(module, kinds) if kinds else _is_layer(module))
+    }
+    if not other:
+        return
+    told = [f"`{name}` ({type(m).__name__})" for name, m in list(other.items())[:MOST_NAMES]]
+    more = f" and {len(other) - MOST_NAMES} more" if len(other) > MOST_NAMES else ""
+    raise MethodError(
+        f"`{field}`: `{pattern}` matches what cannot be adapted: {', '.join(told)}{more}",
+        _what_fits(model, pattern, head, found),
+    )
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return not any(True for child in module.children() for _ in child.parameters())
+
+
+def check_has_weights(
+    model: nn.Module, wanted: str | list[str], head: tuple[str, ...], field: str
+) -> None:
+    """Raises MethodError if one of the modules that are meant has no weights, and cannot be adapted
+    as a sublayer or a block.
+    """
+    for name, module in model.named_modules():
+        meant = name and not is_below(name, head)
+        if isinstance(wanted, str):
+            meant = meant and re.fullmatch(wanted, name) is not None
+        else:
+            meant = meant and any(ends_in(name, one) for one in wanted)
+        if meant and not any(True for _ in module.parameters()):
+            raise MethodError(
+                f"`{field}`: `{name}` ({type(module).__name__}) has no weights, and is no sublayer",
+                "name sublayers or blocks, such as `mlp`, or leave it out for those of the "
+                "placement",
+            )
+
+
+def _what_fits(
+    model: nn.Module, pattern: str, head: tuple[str, ...], found: dict[str, nn.Module]
+) -> str:
+    """The hint: a pattern or names for the linear layers that the given one matches, or that are in
+    what it matches.
+    """
+    linear = linear_names(model, head)
+    wanted = [name for name in linear if name in found]
+    wanted = wanted or [name for name in linear if is_below(name, found)]
+    if not wanted:
+        return f"it matches no linear layer; those are {quoted(last_names(linear))}"
+    if set(wanted) == set(linear):
+        return f"`{ALL_LINEAR}` takes the linear layers alone: {quoted(last_names(linear))}"
+    last = "|".join(last_names(wanted))
+    given = f"({pattern})" if "|" in pattern else pattern
+    narrower = (
+        rf"{given}\.({last})", rf"{given}\.(.*\.)?({last})", rf"(?={given}$)(.*\.)?({last})",
+    )  # fmt: skip
+    for one in narrower:
+        if {name for name, _ in model.named_modules() if re.fullmatch(one, name)} == set(wanted):
+            return f"`{one}` matches the linear layers there alone"
+    return f"name its linear layers in full: {quoted(wanted)}"

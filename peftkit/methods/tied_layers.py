@@ -1,0 +1,51 @@
+"""Layers that share a weight, such as an output layer that is tied to the embedding.
+
+What is trained beside one of them is no change of the other. Folded into the weight that both have,
+it would change both, so that each gets a weight of its own first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from peft.tuners.trainable_tokens import TrainableTokensLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+
+def untie_adapted(model: nn.Module) -> None:
+    """Gives every module a weight of its own, if one that shares its own is adapted, and has the
+    configuration say so.
+    """
+    owners = _owners(model)
+    adapted = (
+        layer.get_base_layer()
+        for layer in model.modules()
+        # PEFT itself ties the rows of tokens that it trains
+        if isinstance(layer, BaseTunerLayer) and not isinstance(layer, TrainableTokensLayer)
+    )
+    if not any(_shares(layer, owners) for layer in adapted):
+        return
+    for of_parameter in owners.values():
+        for module, name in of_parameter[1:]:
+            shared: Any = getattr(module, name)
+            own = nn.Parameter(shared.detach().clone(), requires_grad=shared.requires_grad)
+            setattr(module, name, own)
+    config: Any = model.config
+    config.tie_word_embeddings = False
+
+
+def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Id of a parameter -> the modules that have it, and its name there."""
+    found: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                found.setdefault(id(parameter), []).append((module, name))
+    return found
+
+
+def _shares(layer: nn.Module, owners: dict[int, list[tuple[nn.Module, str]]]) -> bool:
+    parameters: Iterable[Any] = layer.parameters(recurse=False)
+    return any(len(owners[id(parameter)]) > 1 for parameter in parameters)

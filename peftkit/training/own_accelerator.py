@@ -1,0 +1,54 @@
+"""An Accelerator whose precision is its own.
+
+Accelerate keeps one precision and one number of accumulated steps for a whole process. A notebook
+loads adapters of several precisions, and may have an Accelerator for its own training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import GradientAccumulationPlugin
+from torch import Tensor
+
+
+class OwnAccelerator(Accelerator):  # type: ignore[misc]
+    """Accelerate's processes and devices, with autocast of its own; other Accelerators of the
+    process stay as they are, and can be made as if there were none.
+
+    Args:
+        dtype: float32, or bfloat16 for autocast.
+        options: of `Accelerator`.
+    """
+
+    def __init__(self, dtype: torch.dtype, **options: Any) -> None:
+        others = AcceleratorState._shared_state != {}
+        steps = GradientState().plugin_kwargs or {"num_steps": 1}  # theirs stay, ours never count
+        super().__init__(
+            mixed_precision=None if others else "no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(**steps),
+            **options,
+        )
+        self.native_amp, self.scaler = False, None
+        name = "bf16" if dtype == torch.bfloat16 else "no"
+        self.state.__dict__ = {**self.state.__dict__, "_mixed_precision": name}
+        if not others:
+            AcceleratorState._reset_state()
+
+    @contextlib.contextmanager
+    def autocast(self, autocast_handler: None = None) -> Iterator[None]:
+        """Inside, matrix products are computed in the precision of this Accelerator."""
+        if self.mixed_precision == "no":
+            yield
+            return
+        with torch.autocast(self.device.type, torch.bfloat16):
+            yield
+
+    def backward(self, loss: Tensor, **options: Any) -> None:
+        """The gradients of a loss, which the number of accumulated steps does not divide."""
+        loss.backward(**options)  # type: ignore[no-untyped-call]
