@@ -184,9 +184,7 @@ def train(
             method.after_step(model, step.number, num_steps)
             schedule.step()
             account.history.append(record)
-            tokens = examples.tokens_of(step.indices)
-            progress.step(record.loss, record.learning_rate, len(step.indices), tokens)
-            accelerator.log({"loss": record.loss, "lr": record.learning_rate}, step.number)
+            _tell(record, step, examples, progress, accelerator)
             if _is_validation(step, training, num_steps):
                 begun = time.perf_counter()
                 with signals.at_once():
@@ -203,6 +201,19 @@ def train(
                 break
     _leave(reader, best, digest)
     return _result(account, best, started, reader, accelerator)
+
+
+def _tell(
+    record: StepRecord,
+    step: Step,
+    examples: Examples,
+    progress: TrainingProgress,
+    accelerator: Accelerator,
+) -> None:
+    """Shows a step, and sends it to the trackers."""
+    tokens = examples.tokens_of(step.indices)
+    progress.step(record.loss, record.learning_rate, len(step.indices), tokens)
+    accelerator.log({"loss": record.loss, "lr": record.learning_rate}, record.step)
 
 
 def _leave(reader: Reader, best: Best, digest: str) -> None:
