@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from typing import Any
+
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.console import Console
@@ -12,10 +15,14 @@ from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.footprint import footprint
 from peftkit.bases.loading import LoadedModel, load_weights
 from peftkit.data.encoded import Examples
+from peftkit.evaluation.features import FrozenBase, beside_scores, tried
+from peftkit.evaluation.frozen_probe import ROW, has_probe
 from peftkit.evaluation.generating import answer_prompts
+from peftkit.evaluation.probe_rows import ProbeOfRun, probe_of_run
 from peftkit.evaluation.scoring import evaluate
 from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.outcome import Clock, Outcome, Sample
+from peftkit.planning import forward_tokens
 from peftkit.preparing import Prepared
 from peftkit.recipe import Recipe
 from peftkit.rehearsal import count
@@ -27,9 +34,17 @@ from peftkit.training.self_check import Chosen, choose_reader
 
 
 def train_and_score(
-    prepared: Prepared, accelerator: Accelerator, clock: Clock, console: Console
+    prepared: Prepared,
+    accelerator: Accelerator,
+    clock: Clock,
+    console: Console,
+    frozen_probe: bool = True,
 ) -> tuple[nn.Module, Outcome]:
-    """Weights, score before, injection, training, score after."""
+    """Weights, score before, injection, training, score after.
+
+    Args:
+        frozen_probe: whether to judge a classifier's frozen base, too.
+    """
     recipe, base, encoded = prepared.recipe, prepared.base, prepared.encoded
     set_seed(recipe.seed)
     with clock.stage("load"):
@@ -42,7 +57,7 @@ def train_and_score(
         of_base = choose_reader(
             loaded.model, encoded, recipe.task, _layouts(recipe), accelerator, gradients=False
         )
-        before = score(of_base.reader, encoded.test, prepared, accelerator)
+    before, probe = score_base(loaded, of_base.reader, prepared, accelerator, clock, frozen_probe)
     with clock.stage("generate"):
         answers_before = answer(loaded.model)
     with clock.stage("inject"):
@@ -62,7 +77,7 @@ def train_and_score(
     give_back_memory()  # of the optimizer
     with clock.stage("evaluate"):
         after = score(chosen.reader, encoded.test, prepared, accelerator)
-        baselines = {**recipe.task.baselines(encoded), **begun}
+        baselines = {**recipe.task.baselines(encoded), **_scores_of(probe), **begun}
     with clock.stage("generate"):
         samples = tuple(
             Sample(prompt.row, prompt.text, prompt.expected, *answers)
@@ -81,8 +96,47 @@ def train_and_score(
     accelerator.end_training()  # closes trackers and the process group: nothing is shared below
     notes = chosen.notes
     return model, Outcome(
-        before, baselines, after, samples, answers, result, notes, trainable, base_memory, peak
-    )
+        before, baselines, after, samples, answers, result, notes, trainable, base_memory, peak,
+        probe,
+    )  # fmt: skip
+
+
+def score_base(
+    loaded: LoadedModel,
+    reader: Reader,
+    prepared: Prepared,
+    accelerator: Accelerator,
+    clock: Clock,
+    frozen_probe: bool,
+) -> tuple[Score, ProbeOfRun | None]:
+    """The untrained model's score on the test split, and its frozen probe, for which that pass over
+    the test split is enough where the architecture lets it.
+    """
+    recipe, encoded = prepared.recipe, prepared.encoded
+    if not (frozen_probe and has_probe(recipe.task)):
+        with clock.stage("evaluate"):
+            return score(reader, encoded.test, prepared, accelerator), None
+    tokens, pad = recipe.training.micro_batch_tokens, encoded.pad_token_id
+    base = FrozenBase(loaded.head, reader, pad, tokens, accelerator)
+    with clock.stage("probe"):
+        found = tried(base, encoded.train)
+    with clock.stage("evaluate"):
+        beside = beside_scores(base, encoded.test) if found.beside else nullcontext()
+        with beside as seen:
+            before = score(reader, encoded.test, prepared, accelerator)
+    if found.failed:
+        return before, ProbeOfRun(found.failed)
+    planned = forward_tokens(recipe, encoded, prepared.trained_share)
+    embeddings: Any = loaded.model.get_input_embeddings()  # type: ignore[operator]
+    numbers = max(1, prepared.total_parameters - embeddings.weight.numel())
+    with clock.stage("probe"):
+        test = seen.features() if seen else None
+        return before, probe_of_run(base, encoded, recipe, test, planned, numbers)
+
+
+def _scores_of(probe: ProbeOfRun | None) -> dict[str, dict[str, float]]:
+    """As a baseline."""
+    return {} if probe is None or probe.found is None else {ROW: probe.found.score.metrics}
 
 
 def load(prepared: Prepared, accelerator: Accelerator) -> LoadedModel:

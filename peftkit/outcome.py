@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from peftkit.bases.footprint import Footprint
+from peftkit.evaluation.probe_rows import ProbeOfRun
 from peftkit.tasks.task import Score
 from peftkit.training.devices import forget_peak, peak_memory_mb
 from peftkit.training.loop import TrainResult
@@ -42,6 +43,8 @@ class Outcome:
     trainable_parameters: int
     base_memory: Footprint
     peak_memory_mb: float
+    probe: ProbeOfRun | None
+    """The frozen probe, whose scores are among the baselines; None where the task has none."""
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Scores on the test split, for the adapter's record."""

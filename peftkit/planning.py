@@ -125,6 +125,29 @@ def _course(recipe: Recipe, encoded: Encoded) -> _Course:
     return _Course(steps, steps / per_epoch, math.ceil(steps / every))
 
 
+def forward_tokens(recipe: Recipe, encoded: Encoded, trained_share: float) -> float:
+    """A run's work on the base, counted in tokens that pass forward through all of it.
+
+    A training token passes forward, and its gradients pass back through the blocks that are above
+    the lowest trained tensor, twice where weights of the base get gradients too. Blocks below are
+    passed once, whatever the number of epochs. Loading, saving and writing answers are left out.
+
+    Args:
+        trained_share: of the blocks, those that gradients pass through.
+    """
+    course = _course(recipe, encoded)
+    back = 2.0 if recipe.method.trains_base_weights else 1.0
+    first = min(1.0, course.passes)
+    passes = first * (1 + back * trained_share) + (course.passes - first) * (1 + back) * (
+        trained_share
+    )
+    return (
+        passes * encoded.train.num_tokens
+        + course.validations * encoded.validation.num_tokens
+        + 2 * encoded.test.num_tokens
+    )
+
+
 def _memory(
     recipe: Recipe,
     base: OpenedBase,

@@ -29,6 +29,8 @@ class Prepared:
     """The adapter that training goes on from."""
     trainable_parameters: int
     total_parameters: int
+    trained_share: float
+    """Of the base's blocks: those that gradients pass through."""
 
     def example(self) -> tuple[Piece, ...]:
         """The first training example as the model reads it, and what of it is supervised."""
@@ -54,8 +56,8 @@ def prepare(recipe: Recipe) -> Prepared:
     if reason := recipe.method.supports_steps(number_of_steps(recipe.training, len(encoded.train))):
         raise MethodError(reason)
     folder = start.folder if start else None
-    trainable, total = rehearse(base, encoded, recipe.method, recipe.training, folder)
+    counts = rehearse(base, encoded, recipe.method, recipe.training, folder)
     ledger = ledger.with_encoded(encoded)
     if start and (note := start.note(base)):
         ledger = replace(ledger, notes=(*ledger.notes, note))
-    return Prepared(recipe, ledger, base, encoded, start, trainable, total)
+    return Prepared(recipe, ledger, base, encoded, start, *counts)

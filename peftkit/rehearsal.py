@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from peftkit.architectures import trained_share
 from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.loading import LoadedModel, empty_model, quantized_empty
 from peftkit.bases.opening import OpenedBase
@@ -23,14 +24,15 @@ def rehearse(
     method: Method,
     training: Training,
     start: Path | None = None,
-) -> tuple[int, int]:
+) -> tuple[int, int, float]:
     """Injects the method into a model of shapes without values.
 
     Args:
         start: folder of an adapter that must fit into it.
 
     Returns:
-        The numbers of trainable and of all parameters.
+        The numbers of trainable and of all parameters, and the share of the base's blocks that
+        gradients pass through.
 
     Raises:
         MethodError: the architecture does not have what the method needs.
@@ -50,7 +52,7 @@ def rehearse(
     train_added_tokens(model, base.added_ids)
     trainable = count(trainable_parameters(model).values())
     check_gradients(empty, encoded, method)
-    return trainable, total
+    return trainable, total, trained_share(model)
 
 
 def _inject_into_shapes(base: OpenedBase, encoded: Encoded, method: Method) -> nn.Module:

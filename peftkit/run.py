@@ -39,6 +39,7 @@ from peftkit.adapters.serving import commands
 from peftkit.bases.fingerprint import fingerprint
 from peftkit.bases.loading import unquantized_modules
 from peftkit.errors import first_line
+from peftkit.evaluation.lead import headline_metric, lead
 from peftkit.evaluation.receipt import write_receipt
 from peftkit.evaluation.report import print_ledger, print_scores
 from peftkit.fitting import train_and_score
@@ -94,12 +95,19 @@ def plan_if_possible(
 
 
 @quick_collections()
-def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) -> Run:
+def run(
+    recipe: Recipe,
+    output_dir: str = "",
+    console: Console | None = None,
+    frozen_probe: bool = True,
+) -> Run:
     """Trains a recipe and leaves a checked adapter, its record and its receipt in a new folder.
 
     Args:
         output_dir: a folder that does not exist yet, or is empty; `runs/<name>` if not given.
         console: where progress is printed; nowhere if not given.
+        frozen_probe: whether to judge a classifier's frozen base, too; a comparison has a row of
+            its own for it.
 
     Raises:
         PeftkitError: see its subclasses. No folder is left behind unless an adapter was saved.
@@ -118,7 +126,7 @@ def run(recipe: Recipe, output_dir: str = "", console: Console | None = None) ->
     with clock.stage("plan"):
         planned = plan_if_possible(prepared, accelerator, console)
     with output_folder(recipe, output_dir, accelerator) as folder:
-        model, outcome = train_and_score(prepared, accelerator, clock, console)
+        model, outcome = train_and_score(prepared, accelerator, clock, console, frozen_probe)
         if not accelerator.is_main_process:
             return Run(folder, {})
         with clock.stage("save"):
@@ -191,6 +199,7 @@ def run_record(
     training = asdict(result)
     training["train_seconds"] = training.pop("seconds")
     folder = saved.parent
+    metric = headline_metric(result.metric, after)
     return {
         "status": "finished",
         "name": folder.name,
@@ -207,6 +216,7 @@ def run_record(
         "serve": commands(OpenedAdapter(saved, adapter, prepared.recipe, prepared.base), folder),
         "start": prepared.start.to_json() if prepared.start else None,
         "test": {
+            "lead": lead(metric, after, outcome.baselines, outcome.probe, prepared.encoded),
             "before": outcome.before.metrics,
             "baseline": outcome.baselines,
             "after": after.metrics,
@@ -216,6 +226,7 @@ def run_record(
             "mistakes": [asdict(mistake) for mistake in after.mistakes],
             "samples": [asdict(sample) for sample in outcome.samples],
             "answers": outcome.answers,
+            "probe": outcome.probe.to_json() if outcome.probe else None,
         },
         "training": training,
         "seconds": clock.seconds,

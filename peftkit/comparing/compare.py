@@ -42,7 +42,6 @@ from peftkit.comparing.jobs import (
     retention_jobs,
     seed_job,
 )
-from peftkit.comparing.probe import has_probe
 from peftkit.comparing.record import make_record
 from peftkit.comparing.report import write_report
 from peftkit.comparing.table import (
@@ -55,6 +54,7 @@ from peftkit.comparing.table import (
     seed_result,
 )
 from peftkit.errors import MethodError, RecipeError, quoted
+from peftkit.evaluation.frozen_probe import has_probe
 from peftkit.evaluation.retention import Retention, load_texts
 from peftkit.packaged import sha256_of
 from peftkit.preparing import Prepared, prepare

@@ -17,7 +17,7 @@ from peftkit.comparing.grid import (
     steps_of_search,
     with_rate,
 )
-from peftkit.comparing.probe import has_probe
+from peftkit.evaluation.frozen_probe import has_probe
 from peftkit.preparing import Prepared
 from peftkit.training.batching import number_of_steps
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from peftkit.comparing import plots
 from peftkit.comparing.answer import answer, metric_name, within
@@ -54,7 +54,7 @@ def page(comparison: dict[str, Any]) -> str:
         for title, cost in costs.items()
     ]
     environment_ = environment("peftkit.comparing")
-    environment_.filters |= {"code": _code, "score": score, "breakable": _breakable}
+    environment_.filters |= {"score": score, "breakable": _breakable}
     return environment_.get_template("compare.html.j2").render(
         comparison=comparison, rows=rows, metric=metric, marks=MARKS, within=within(comparison),
         answer=answer(comparison), columns=columns(comparison),
@@ -281,8 +281,3 @@ def _plain(text: str) -> str:
 def _breakable(name: str) -> Markup:
     """A name that may go on in the next line behind each part of it."""
     return Markup("<wbr>").join(re.findall(r"[^_./-]*[_./-]*", name))
-
-
-def _code(text: str) -> Markup:
-    """What stands between backticks as code, all of it escaped."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))

@@ -49,7 +49,8 @@ def run_seed(
 ) -> dict[str, Any]:
     """An ordinary run; and its model's loss on general text."""
     _import(trusted)
-    _check_data(run(Recipe.from_json(recipe), folder).record["data_sha256"], data)
+    record = run(Recipe.from_json(recipe), folder, frozen_probe=False).record
+    _check_data(record["data_sha256"], data)
     if retention is None:
         return {"kept_loss": None}
     adapter = load_adapter(folder)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from peftkit.evaluation import plots
 
@@ -20,6 +22,7 @@ def write_receipt(file: Path, run: dict[str, Any]) -> None:
     text = template.render(
         run=run,
         metric=metric if metric != "loss" else next(iter(run["test"]["after"])),
+        about_probe=about_probe(run["test"]["probe"]),
         recipe_json=json.dumps(run["recipe"], indent=2, ensure_ascii=False),
         loss_plot=plots.loss_curve(training["history"], training["validations"]),
         metric_plot=plots.metric_curve(
@@ -34,6 +37,16 @@ def write_receipt(file: Path, run: dict[str, Any]) -> None:
     file.write_text(text, encoding="utf-8")
 
 
+def about_probe(probe: dict[str, Any] | None) -> str:
+    """Why there is no frozen probe, or on which rows it was fitted where these are not all."""
+    if probe is None:
+        return ""
+    if probe["left_out"]:
+        return f"the frozen probe is left out: {probe['left_out']}"
+    rows, of = probe["rows"], probe["training_rows"]
+    return "" if rows == of else f"the frozen probe was fitted on {rows:,} of {of:,} training rows"
+
+
 def environment(package: str) -> jinja2.Environment:
     """Templates of a package's folder `templates`; all may include the look, theme.css."""
     loaders = [
@@ -42,7 +55,10 @@ def environment(package: str) -> jinja2.Environment:
     made = jinja2.Environment(
         loader=jinja2.ChoiceLoader(loaders), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    made.filters |= {"number": _number, "duration": duration, "megabytes": megabytes}
+    made.filters |= {
+        "number": _number, "duration": duration, "megabytes": megabytes, "code": code,
+        "sentence": sentence,
+    }  # fmt: skip
     return made
 
 
@@ -56,6 +72,16 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def code(text: str) -> Markup:
+    """What stands between backticks as code, all of it escaped."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def sentence(text: str) -> str:
+    """With a capital letter."""
+    return text[:1].upper() + text[1:]
 
 
 def _number(value: object) -> str:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from peftkit.data.ledger import Ledger, describe_malformed
-from peftkit.evaluation.receipt import duration
+from peftkit.evaluation.receipt import about_probe, duration
 from peftkit.tasks.task import Piece
 
 SHOWN = 3
@@ -50,8 +50,12 @@ def print_ledger(console: Console, ledger: Ledger) -> None:
 
 
 def print_scores(console: Console, run: dict[str, Any]) -> None:
-    """Before, baselines and after, side by side; then what it cost."""
+    """What the run leads with, if its score is worth no more than a cheaper one; before, baselines
+    and after, side by side; then what it cost.
+    """
     test = run["test"]
+    for sentence in test["lead"]:
+        console.print(f"  [bold yellow]{escape(sentence)}[/]", highlight=False)
     table = plain_table("test", *(name.replace("_", " ") for name in test["after"]))
     rows = {"before": test["before"], **test["baseline"], "after": test["after"]}
     for row, scores in rows.items():
@@ -63,6 +67,8 @@ def print_scores(console: Console, run: dict[str, Any]) -> None:
              for low, high in (interval or (0, 0) for interval in intervals)]  # fmt: skip
     table.add_row("95 % interval", *cells, style="dim")
     console.print(table)
+    if told := about_probe(test["probe"]):
+        console.print(f"  [yellow]note:[/] {escape(told)}", highlight=False)
     for sample in test["samples"][:SHOWN]:
         console.print(f"\n  [bold]asked[/]   {escape(sample['prompt'])}", highlight=False)
         for when in ("before", "after"):
