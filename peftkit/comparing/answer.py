@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from peftkit.comparing import trained_out
+
 Row = dict[str, Any]
 
 
@@ -30,7 +32,7 @@ def answer(comparison: dict[str, Any]) -> list[str]:
         ]
     else:
         told = [_verdicts(methods, within(comparison)), *_cheapest(methods, full)]
-    return told + _under_probe(comparison)
+    return told + _not_trained_out(comparison) + _under_probe(comparison)
 
 
 def within(comparison: dict[str, Any]) -> str:
@@ -89,6 +91,15 @@ def _cheapest(methods: Sequence[Row], full: Row) -> list[str]:
         parts.append(f"{own / whole:.2f} of the memory")
     beside = f": {', '.join(parts)}" if parts else ""
     return [f"The cheapest {words} one is {_ticked(best)}{beside}."]
+
+
+def _not_trained_out(comparison: dict[str, Any]) -> list[str]:
+    """Rows that were still getting better at the end."""
+    rows = [row for row in comparison["rows"] if trained_out.told(row)]
+    if not rows:
+        return []
+    names = [_ticked(row) for row in rows]
+    return [trained_out.sentence(names, _listed(names), comparison["budget"]["num_steps"])]
 
 
 def _under_probe(comparison: dict[str, Any]) -> list[str]:

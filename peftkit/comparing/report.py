@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from peftkit.comparing import plots
+from peftkit.comparing import plots, trained_out
 from peftkit.comparing.answer import answer, metric_name, within
 from peftkit.evaluation.receipt import duration, environment, megabytes
 
@@ -62,6 +62,7 @@ def page(comparison: dict[str, Any]) -> str:
         share=_share_of_search(comparison["budget"]),
         pareto=[picture for picture in pictures if picture],
         seeds=scores_picture(comparison),
+        not_trained_out=trained_out.told,
         rates=plots.rate_panels(rows, higher), learning=plots.learning_panels(rows),
     )  # fmt: skip
 
@@ -100,7 +101,8 @@ def facts(comparison: dict[str, Any]) -> list[tuple[str, str, str]]:
     made = [
         ("each method", _budget(budget), _tokens(budget)),
         ("trials", f"{_plural(budget['trials'], 'rate')}, {_plural(budget['num_seeds'], 'seed')}",
-         f"rates: {budget['search_steps']} of {budget['num_steps']} steps each"),
+         f"rates: {budget['search_steps']} of {_plural(budget['num_steps'], 'step')} each"
+         if budget["trials"] > 1 else "the recipe's rate, none was tried before"),
         ("rows", f"{splits['test']:,} test",
          f"{splits['train']:,} train, {splits['validation']:,} validation"),
         ("margin", f"{comparison['margin']:g}",
@@ -126,7 +128,7 @@ def markdown_table(comparison: dict[str, Any]) -> str:
             row["name"],
             score(row["score"]) + _bracketed(interval(row["interval"])),
             _signed(gap["value"]) + _bracketed(interval(gap["interval"], "+")) if gap else NOTHING,
-            row["verdict"] or NOTHING,
+            ", ".join(filter(None, (row["verdict"], trained_out.told(row)))) or NOTHING,
             _count(row["trainable_parameters"]),
             _size(row),
             _seconds(row["seconds_per_epoch"]),
@@ -139,7 +141,7 @@ def markdown_table(comparison: dict[str, Any]) -> str:
 def _markdown(comparison: dict[str, Any]) -> str:
     budget = comparison["budget"]
     parts = [f"{comparison['task']} on {comparison['base']['name']}", f"data {comparison['data']}",
-             f"{_budget(budget)} each", f"{_plural(budget['trials'], 'rate')} tried",
+             f"{_budget(budget)} each", _searched(budget),
              _plural(budget["num_seeds"], "seed"),
              f"{comparison['split_rows']['test']:,} test rows",
              f"equivalent: within {within(comparison)}", comparison["device"]]  # fmt: skip
@@ -255,6 +257,12 @@ def _times(row: Row, full: Row) -> str:
 def _budget(budget: dict[str, Any]) -> str:
     epochs = f"{_plural(budget['num_epochs'], 'epoch')}, " if budget["num_epochs"] else ""
     return f"{epochs}{_plural(budget['num_steps'], 'step')} of {budget['batch_size']}"
+
+
+def _searched(budget: dict[str, Any]) -> str:
+    """`4 rates tried`."""
+    one = budget["trials"] == 1
+    return "each at its recipe's rate" if one else f"{_plural(budget['trials'], 'rate')} tried"
 
 
 def _tokens(budget: dict[str, Any]) -> str:

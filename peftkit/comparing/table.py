@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from peftkit.comparing.grid import PROBE, Contender, Grid, precision
+from peftkit.comparing.trained_out import is_trained_out
 from peftkit.comparing.verdicts import difference, estimate, judge
 from peftkit.tasks.task import ByExample
 
@@ -168,6 +169,7 @@ def _row(grid: Grid, of: Runs, full: Runs, margin: float, kept_by_base: Json) ->
         "rates": of.rates,
         "seeds": seeds,
         **_judged(grid, of, full, margin),
+        "trained_out": is_trained_out(seeds),
         "failed": of.failed,
         "forgetting": None,
         "extra": {},
@@ -314,6 +316,7 @@ def _probe_row(grid: Grid, probe: Json, full: Runs, margin: float) -> Json:
         "difference_to_full": None,
         "difference_to_probe": None,
         "verdict": "undecided",
+        "trained_out": None,
         "failed": "",
         "trainable_parameters": probe["trainable_parameters"],
         "total_parameters": None,

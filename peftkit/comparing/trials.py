@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from accelerate.utils import set_seed
@@ -18,7 +17,6 @@ from peftkit.evaluation.retention import Retention, load_texts, text_loss
 from peftkit.fitting import choose_trained, fit, inject, load
 from peftkit.outcome import Clock
 from peftkit.parts import import_trusted
-from peftkit.planning import make_plan
 from peftkit.preparing import Prepared, prepare
 from peftkit.recipe import Recipe
 from peftkit.run import run
@@ -87,20 +85,6 @@ def measure_merge(trusted: Sequence[str], run_folder: str, folder: str) -> dict[
     report = merge_to(run_folder, folder)
     shutil.rmtree(folder)
     return {"peak_memory_mb": report["peak_memory_mb"]}
-
-
-def expect(recipe: str, trusted: Sequence[str]) -> dict[str, Any]:
-    """What a run is expected to take, from a short measurement."""
-    clock = Clock()
-    with clock.stage("prepare"):
-        prepared = _prepared(recipe, trusted, "")
-    counts = prepared.trainable_parameters, prepared.total_parameters
-    accelerator = open_accelerator(prepared.recipe.base)
-    with clock.stage("plan"):
-        found = make_plan(
-            prepared.recipe, prepared.base, prepared.encoded, counts, accelerator, timed=True
-        )
-    return {**asdict(found), "started": clock.seconds}
 
 
 def _prepared(recipe: str, trusted: Sequence[str], data: str) -> Prepared:
