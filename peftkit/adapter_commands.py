@@ -125,10 +125,12 @@ def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     from peftkit.adapters.verifying import verify
+    from peftkit.training.progress import Stages, says
 
-    trust = options.trust_remote_code
-    findings = verify(options.run, options.base, trust, before_loading=quiet_libraries)
-    findings.print(open_console(options.json), f"{options.run}")
+    trust, console = options.trust_remote_code, open_console(options.json)
+    stages = Stages(says(console))
+    findings = verify(options.run, options.base, trust, quiet_libraries, stages)
+    findings.print(console, f"{options.run}")
     if options.json:
         print(json.dumps(findings.to_json(), ensure_ascii=False))
     if findings.problems:
@@ -153,15 +155,17 @@ def _predict(options: argparse.Namespace) -> None:
         )
     quiet_libraries()
     from peftkit.adapters.answering import answer_file, answer_texts
+    from peftkit.training.progress import says
 
+    say = says(open_console(json_on_stdout=True))  # stdout holds the answers
     if options.file:
         files = Path(options.file), Path(options.out)
-        count = answer_file(options.run, options.base, *files, options.trust_remote_code)
+        count = answer_file(options.run, options.base, *files, options.trust_remote_code, say)
         summary = {"rows": count, "out": options.out}
         print(json.dumps(summary) if options.json else f"{count} rows answered in {options.out}")
         return
     texts = options.text, options.text_pair
-    answers = answer_texts(options.run, options.base, *texts, options.trust_remote_code)
+    answers = answer_texts(options.run, options.base, *texts, options.trust_remote_code, say)
     if options.json:
         print(json.dumps({"answers": answers}, ensure_ascii=False))
         return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -26,9 +26,10 @@ from peftkit.planning import forward_tokens
 from peftkit.preparing import Prepared
 from peftkit.recipe import Recipe
 from peftkit.rehearsal import count
-from peftkit.tasks.task import Score
+from peftkit.tasks.task import Score, Task
 from peftkit.training.devices import give_back_memory, weights_dtype
 from peftkit.training.loop import TrainResult, train
+from peftkit.training.progress import Pace, says
 from peftkit.training.reading import Reader
 from peftkit.training.self_check import Chosen, choose_reader
 
@@ -51,13 +52,26 @@ def train_and_score(
         loaded = load(prepared, accelerator)
 
     def answer(model: nn.Module) -> list[str]:
-        return answer_prompts(model, encoded, base.tokenizer, accelerator)
+        pace = Pace(says(console), "written answers", len(encoded.prompts))
+        return answer_prompts(model, encoded, base.tokenizer, accelerator, pace.advance)
+
+    def scored(reader: Reader) -> Score:
+        pace = Pace(says(console), "test", len(encoded.test))
+        return score(reader, encoded.test, prepared, accelerator, pace.advance)
 
     with clock.stage("evaluate"):
         of_base = choose_reader(
             loaded.model, encoded, recipe.task, _layouts(recipe), accelerator, gradients=False
         )
-    before, probe = score_base(loaded, of_base.reader, prepared, accelerator, clock, frozen_probe)
+    if frozen_probe and has_probe(recipe.task):
+        base_read = FrozenBase(
+            loaded.head, of_base.reader, encoded.pad_token_id, recipe.training.micro_batch_tokens,
+            accelerator, says(console),
+        )  # fmt: skip
+        before, probe = score_and_probe(base_read, prepared, clock, scored)
+    else:
+        with clock.stage("evaluate"):
+            before, probe = scored(of_base.reader), None
     with clock.stage("generate"):
         answers_before = answer(loaded.model)
     with clock.stage("inject"):
@@ -71,27 +85,19 @@ def train_and_score(
     begun = {}
     if prepared.start:
         with clock.stage("evaluate"):
-            begun["start"] = score(chosen.reader, encoded.test, prepared, accelerator).metrics
+            begun["start"] = scored(chosen.reader).metrics
     with clock.stage("train"):
         result = fit(chosen.reader, prepared, accelerator, clock, console)
     give_back_memory()  # of the optimizer
     with clock.stage("evaluate"):
-        after = score(chosen.reader, encoded.test, prepared, accelerator)
+        after = scored(chosen.reader)
         baselines = {**recipe.task.baselines(encoded), **_scores_of(probe), **begun}
     with clock.stage("generate"):
         samples = tuple(
             Sample(prompt.row, prompt.text, prompt.expected, *answers)
             for prompt, *answers in zip(encoded.prompts, answers_before, answer(model), strict=True)
         )
-        expected = [sample.expected for sample in samples]
-        answers = {
-            when: scores
-            for when, written in (
-                ("before", [sample.before for sample in samples]),
-                ("after", [sample.after for sample in samples]),
-            )
-            if (scores := recipe.task.score_answers(expected, written))
-        }
+        answers = _scores_of_answers(recipe.task, samples)
     peak = clock.peak_mb
     accelerator.end_training()  # closes trackers and the process group: nothing is shared below
     notes = chosen.notes
@@ -101,34 +107,24 @@ def train_and_score(
     )  # fmt: skip
 
 
-def score_base(
-    loaded: LoadedModel,
-    reader: Reader,
-    prepared: Prepared,
-    accelerator: Accelerator,
-    clock: Clock,
-    frozen_probe: bool,
-) -> tuple[Score, ProbeOfRun | None]:
+def score_and_probe(
+    base: FrozenBase, prepared: Prepared, clock: Clock, scored: Callable[[Reader], Score]
+) -> tuple[Score, ProbeOfRun]:
     """The untrained model's score on the test split, and its frozen probe, for which that pass over
     the test split is enough where the architecture lets it.
     """
     recipe, encoded = prepared.recipe, prepared.encoded
-    if not (frozen_probe and has_probe(recipe.task)):
-        with clock.stage("evaluate"):
-            return score(reader, encoded.test, prepared, accelerator), None
-    tokens, pad = recipe.training.micro_batch_tokens, encoded.pad_token_id
-    base = FrozenBase(loaded.head, reader, pad, tokens, accelerator)
     with clock.stage("probe"):
         found = tried(base, encoded.train)
     with clock.stage("evaluate"):
         beside = beside_scores(base, encoded.test) if found.beside else nullcontext()
         with beside as seen:
-            before = score(reader, encoded.test, prepared, accelerator)
+            before = scored(base.reader)
     if found.failed:
         return before, ProbeOfRun(found.failed)
     planned = forward_tokens(recipe, encoded, prepared.trained_share)
-    embeddings: Any = loaded.model.get_input_embeddings()  # type: ignore[operator]
-    numbers = max(1, prepared.total_parameters - embeddings.weight.numel())
+    embeddings = base.model.get_input_embeddings().weight
+    numbers = max(1, prepared.total_parameters - embeddings.numel())
     with clock.stage("probe"):
         test = seen.features() if seen else None
         return before, probe_of_run(base, encoded, recipe, test, planned, numbers)
@@ -137,6 +133,20 @@ def score_base(
 def _scores_of(probe: ProbeOfRun | None) -> dict[str, dict[str, float]]:
     """As a baseline."""
     return {} if probe is None or probe.found is None else {ROW: probe.found.score.metrics}
+
+
+def _scores_of_answers(task: Task, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+    """Of what was written `before` and `after`; empty where there are too few."""
+    expected = [sample.expected for sample in samples]
+    written = {
+        "before": [sample.before for sample in samples],
+        "after": [sample.after for sample in samples],
+    }
+    return {
+        when: scores
+        for when, texts in written.items()
+        if (scores := task.score_answers(expected, texts))
+    }
 
 
 def load(prepared: Prepared, accelerator: Accelerator) -> LoadedModel:
@@ -173,20 +183,29 @@ def fit(
     recipe, encoded = prepared.recipe, prepared.encoded
 
     def validate(reader: Reader) -> dict[str, float]:
+        pace = Pace(says(console), "validation", len(encoded.validation))
         with clock.stage("validate"):
-            return score(reader, encoded.validation, prepared, accelerator).metrics
+            return score(reader, encoded.validation, prepared, accelerator, pace.advance).metrics
 
     accelerator.init_trackers(recipe.name or "peftkit")
     return train(reader, encoded, recipe, accelerator, validate, console)
 
 
 def score(
-    reader: Reader, examples: Examples, prepared: Prepared, accelerator: Accelerator
+    reader: Reader,
+    examples: Examples,
+    prepared: Prepared,
+    accelerator: Accelerator,
+    progress: Callable[[int], None] | None = None,
 ) -> Score:
-    """A model's score on one split."""
+    """A model's score on one split.
+
+    Args:
+        progress: called with the number of examples that were run, again and again.
+    """
     recipe, encoded = prepared.recipe, prepared.encoded
     tokens, pad = recipe.training.micro_batch_tokens, encoded.pad_token_id
-    return evaluate(reader, examples, encoded.head, recipe.task, pad, tokens, accelerator)
+    return evaluate(reader, examples, encoded.head, recipe.task, pad, tokens, accelerator, progress)
 
 
 def _layouts(recipe: Recipe) -> tuple[Layout, ...]:

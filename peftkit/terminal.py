@@ -18,6 +18,23 @@ def open_console(json_on_stdout: bool) -> Console:
     return Console(stderr=json_on_stdout, quiet=os.environ.get("RANK", "0") != "0")
 
 
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def plural(count: float, word: str) -> str:
+    """`1 row`, `2 rows`, `1,200 rows`."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
 def quiet_libraries() -> None:
     """Keeps the libraries' own bars and notes out of the output; errors still come through."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

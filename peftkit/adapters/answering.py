@@ -14,6 +14,7 @@ from peftkit.data.ledger import by_kind, describe_malformed
 from peftkit.data.reading import read_file
 from peftkit.data.rows import Malformed
 from peftkit.errors import DataError, OutputError, RecipeError
+from peftkit.training.progress import Say, silent
 
 
 def answer_texts(
@@ -22,11 +23,13 @@ def answer_texts(
     texts: Sequence[str],
     pairs: Sequence[str],
     trust_remote_code: bool = False,
+    say: Say = silent,
 ) -> list[dict[str, Any]]:
     """`text`, and `label` and `probability`, or `reply`, for each text.
 
     Args:
         pairs: second texts, one for each, or none.
+        say: called with how far it is, where that takes long.
     """
     for option, given in (("--text", texts), ("--text-pair", pairs)):
         if empty := [number for number, text in enumerate(given, start=1) if not text.strip()]:
@@ -35,12 +38,22 @@ def answer_texts(
     inputs: list[Any] = list(texts)
     if pairs:
         inputs = [{"text": t, "text_pair": p} for t, p in zip(texts, pairs, strict=True)]
-    answers = adapter.predict(inputs)
+    answers = adapter.predict(inputs, say)
     return [{"text": t, **asdict(a)} for t, a in zip(texts, answers, strict=True)]
 
 
-def answer_file(run: str, base: str, file: Path, out: Path, trust_remote_code: bool = False) -> int:
+def answer_file(
+    run: str,
+    base: str,
+    file: Path,
+    out: Path,
+    trust_remote_code: bool = False,
+    say: Say = silent,
+) -> int:
     """Writes the rows of a file with further columns: `predicted` and `probability`, or `reply`.
+
+    Args:
+        say: called with how far it is, where that takes long.
 
     Returns:
         The number of rows.
@@ -64,7 +77,7 @@ def answer_file(run: str, base: str, file: Path, out: Path, trust_remote_code: b
     if malformed or not inputs:
         told = describe_malformed(by_kind(malformed), table.unit) or "it has no rows"
         raise DataError(f"`{file}` has rows that cannot be answered: {told}", "take them out")
-    answers = [answer.cells() for answer in adapter.predict(inputs)]
+    answers = [answer.cells() for answer in adapter.predict(inputs, say)]
     try:
         with out.open("x", encoding="utf-8", newline="") as opened:
             writer = csv.writer(opened)

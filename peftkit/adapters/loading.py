@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from peftkit.evaluation.scoring import run_model
 from peftkit.recipe import Recipe
 from peftkit.tasks.task import Prediction, Reply
 from peftkit.training.devices import open_accelerator, weights_dtype
+from peftkit.training.progress import Pace, Say, silent
 from peftkit.training.reading import Reader
 
 CHAT_TEMPLATE = "chat_template.jinja"
@@ -58,17 +59,21 @@ class LoadedAdapter:
         """The base's tokenizer, with the chat template of the training."""
         return self.base.tokenizer
 
-    def predict(self, inputs: Sequence[Any]) -> Sequence[Prediction | Reply]:
+    def predict(self, inputs: Sequence[Any], say: Say = silent) -> Sequence[Prediction | Reply]:
         """An answer for each input: a class for a text, or a mapping of `text` and `text_pair`; a
         reply to a text, or to a list of messages.
+
+        Args:
+            say: called with how far it is, where that takes long.
 
         Raises:
             PeftkitError: an input is nothing that the task can answer.
         """
         if not inputs:
             return []
+        progress = Pace(say, "answers", len(inputs)).advance
         if self.record.head.generation:
-            return [Reply(text) for text in self.write(inputs)]
+            return [Reply(text) for text in self.write(inputs, progress=progress)]
         task = self.recipe.task
         outputs, _ = run_model(
             Reader(self.model, task.reads),
@@ -77,15 +82,21 @@ class LoadedAdapter:
             self.tokenizer.pad_token_id,
             self.recipe.training.micro_batch_tokens,
             self.accelerator,
+            progress=progress,
         )
         return task.predict(outputs, self.record.head)
 
     def write(
-        self, inputs: Sequence[Any], model: nn.Module | None = None, **settings: Any
+        self,
+        inputs: Sequence[Any],
+        model: nn.Module | None = None,
+        progress: Callable[[int], None] | None = None,
+        **settings: Any,
     ) -> list[str]:
         """The text that the model, or another one, writes for each input.
 
         Args:
+            progress: called with the number of inputs that were answered, again and again.
             settings: options of transformers' `generate` that go before the recipe's.
         """
         prompts = self._encode(inputs).input_ids
@@ -95,6 +106,7 @@ class LoadedAdapter:
                 prompts,
                 self.record.head,
                 self.tokenizer,
+                progress,
                 **settings,
             )
 

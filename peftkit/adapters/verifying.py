@@ -26,6 +26,7 @@ def verify(
     base: str = "",
     trust_remote_code: bool = False,
     before_loading: Callable[[], None] = lambda: None,
+    stage: Callable[[str], None] = lambda _: None,
 ) -> Findings:
     """All checks of an adapter, as far as they can be made.
 
@@ -34,6 +35,7 @@ def verify(
         base: where the base is, if not where the adapter says.
         trust_remote_code: whether code that lies beside the base may run.
         before_loading: called when the first stage has passed, before torch is imported.
+        stage: called with what is done next.
 
     Raises:
         AdapterError: it is no adapter.
@@ -47,7 +49,7 @@ def verify(
     before_loading()
     try:
         on_base = _on_its_base if found.record is not None else _on_a_base
-        on_base(found, path, base, trust_remote_code)
+        on_base(found, path, base, trust_remote_code, stage)
     except UnreachableError as error:
         told = "tensors and answers were not compared with anything"
         found.findings.note("base", error.message, told, f"{error.hint}; `--base PATH` names it")
@@ -59,7 +61,9 @@ def verify(
     return found.findings
 
 
-def _on_its_base(found: Inspected, path: str, base: str, trust_remote_code: bool) -> None:
+def _on_its_base(
+    found: Inspected, path: str, base: str, trust_remote_code: bool, stage: Callable[[str], None]
+) -> None:
     """Stage 2."""
     from peftkit.adapters.loading import (
         belongs_to,
@@ -81,20 +85,25 @@ def _on_its_base(found: Inspected, path: str, base: str, trust_remote_code: bool
             "base", layers, "the adapter was trained on another model", belongs_to(record)
         )
         return
+    stage("comparing the files of the base")
     check_base_files(opened, record)
     findings.ok("base", f"`{opened.name}`, the same bytes as in training")
     check_tokenizer(opened, record)
     check_template(opened, record)
     findings.ok("tokenizer", "vocabulary, steps and template are those of the training")
     accelerator = open_accelerator(recipe.base)
+    stage("loading the adapter on its base")
     model = load_trained_model(folder, recipe, opened, record.head, accelerator.device)
     if not _tensors_are_right(findings, model):
         return
+    stage("asking it and the base alone")
     with accelerator.autocast():
         _compare_answers(findings, model, record, recipe, opened, accelerator)
 
 
-def _on_a_base(found: Inspected, path: str, base: str, trust_remote_code: bool) -> None:
+def _on_a_base(
+    found: Inspected, path: str, base: str, trust_remote_code: bool, stage: Callable[[str], None]
+) -> None:
     """Stage 2 of an adapter that peftkit did not save: all that can be told without its record."""
     from peftkit.adapters.loading import load_trained_model, read_inspected
     from peftkit.adapters.probes import distance, take_probes, tolerance
@@ -119,11 +128,13 @@ def _on_a_base(found: Inspected, path: str, base: str, trust_remote_code: bool) 
     accelerator = open_accelerator(recipe.base)
     dtype = weights_dtype(recipe.base, trains_base_weights=False)
     head, device = record.head, accelerator.device
+    stage("loading the base alone")
     alone: Any = load_weights(opened, head, dtype, device, dropout=None).model.eval()
     vocabulary = min(len(opened.tokenizer), len(alone.get_input_embeddings().weight))
     with accelerator.autocast():
         before = take_probes(alone, vocabulary, (), tolerance(recipe.base))
     del alone
+    stage("loading the adapter on the base")
     model = load_trained_model(folder, recipe, opened, head, device)
     if not _tensors_are_right(findings, model):
         return

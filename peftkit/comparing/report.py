@@ -13,7 +13,8 @@ from markupsafe import Markup
 
 from peftkit.comparing import plots, trained_out
 from peftkit.comparing.answer import answer, metric_name, within
-from peftkit.evaluation.receipt import duration, environment, megabytes
+from peftkit.evaluation.receipt import environment, megabytes
+from peftkit.terminal import duration
 
 Row = dict[str, Any]
 NOTHING = "–"  # noqa: RUF001

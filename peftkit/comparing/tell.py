@@ -12,8 +12,8 @@ from rich.markup import escape
 from peftkit.comparing import trained_out
 from peftkit.comparing.answer import answer
 from peftkit.comparing.expecting import HOW
-from peftkit.evaluation.receipt import duration
 from peftkit.evaluation.report import plain_table
+from peftkit.terminal import duration
 
 Json = dict[str, Any]
 LEFT = (0, 2, 4)

@@ -22,6 +22,7 @@ from peftkit.data.encoded import Examples
 from peftkit.errors import first_line
 from peftkit.training.batching import inference_batches, row_tokens
 from peftkit.training.collating import collate, to_device
+from peftkit.training.progress import Pace, Say, silent
 from peftkit.training.reading import Reader
 
 Floats = npt.NDArray[np.float32]
@@ -39,6 +40,8 @@ class FrozenBase:
     pad_token_id: int
     micro_batch_tokens: int
     accelerator: Accelerator
+    say: Say = silent
+    """Called with how far reading is, where that takes long."""
 
     @property
     def model(self) -> Any:
@@ -69,9 +72,12 @@ class FrozenBase:
 
 def read_features(base: FrozenBase, examples: Examples) -> Floats:
     """(examples, d), in the order of the examples; every process takes its share of the batches."""
+    pace, parts = Pace(base.say, "frozen probe", len(examples)), []
     with headless(base) as reader, torch.inference_mode(), base.accelerator.autocast():
-        parts = [_outputs(base, reader, examples, batch) for batch in base.own_share(examples)]
-    return _in_order(base, examples, [part.float().cpu().numpy() for part in parts])
+        for batch in base.own_share(examples):
+            parts.append(_outputs(base, reader, examples, batch).float().cpu().numpy())
+            pace.advance(len(batch) * base.accelerator.num_processes)
+    return _in_order(base, examples, parts)
 
 
 @contextlib.contextmanager

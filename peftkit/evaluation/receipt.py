@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from peftkit.evaluation import plots
+from peftkit.terminal import duration
 
 
 def write_receipt(file: Path, run: dict[str, Any]) -> None:
@@ -60,18 +61,6 @@ def environment(package: str) -> jinja2.Environment:
         "sentence": sentence,
     }  # fmt: skip
     return made
-
-
-def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def code(text: str) -> Markup:

@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from peftkit.data.ledger import Ledger, describe_malformed
-from peftkit.evaluation.receipt import about_probe, duration
+from peftkit.evaluation.receipt import about_probe
 from peftkit.tasks.task import Piece
+from peftkit.terminal import duration
 
 SHOWN = 3
 """Answers on the command line; the receipt has all."""
