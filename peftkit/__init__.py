@@ -30,6 +30,7 @@ from peftkit.methods.pissa import PiSSA
 from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.prompt_tuning import PromptTuning
 from peftkit.methods.top_layers import TopLayers
+from peftkit.packages import check_needed
 from peftkit.recipe import Recipe, Training
 from peftkit.tasks.chat import Chat
 from peftkit.tasks.conversations import Conversations
@@ -95,6 +96,7 @@ def compare(
     Raises:
         PeftkitError: a recipe, its data or its base is wrong.
     """
+    check_needed()
     from peftkit.comparing.compare import compare as compare_recipes  # it needs torch
 
     return compare_recipes(recipes, output_dir, budget)
@@ -109,6 +111,7 @@ def load(path: str, base: str = "") -> LoadedAdapter:
     Raises:
         AdapterError: a file was changed, the base is another one, or the probes differ.
     """
+    check_needed()
     from peftkit.adapters.loading import load as load_adapter  # it needs torch
 
     return load_adapter(path, base)

@@ -27,6 +27,7 @@ from peftkit.errors import (
     did_you_mean_file,
     first_line,
 )
+from peftkit.packages import named_packages
 from peftkit.parts import (
     all_problems,
     import_file,
@@ -279,7 +280,8 @@ def _exit(command: Callable[[], None], debug: bool, as_json: bool) -> None:
     if threading.current_thread() is threading.main_thread():  # so that what is half written goes
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        command()
+        with named_packages():
+            command()
     except PeftkitError as error:
         if debug:
             raise

@@ -10,10 +10,13 @@ from peftkit.data.encoded import Encoded
 from peftkit.data.ledger import Ledger
 from peftkit.data.splits import load_splits
 from peftkit.errors import MethodError
+from peftkit.packages import require
 from peftkit.recipe import Recipe
 from peftkit.rehearsal import rehearse
 from peftkit.tasks.task import Piece
 from peftkit.training.batching import number_of_steps
+from peftkit.training.devices import check_tracker
+from peftkit.training.optimizers import FROM_BITSANDBYTES
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ def prepare(recipe: Recipe) -> Prepared:
     Raises:
         PeftkitError: whatever is wrong with recipe, data or base, with what to do about it.
     """
+    check_tracker(recipe.training.report_to)
+    if recipe.base.quantization != "none":
+        require("bitsandbytes", f"`base.quantization {recipe.base.quantization}` needs")
+    if recipe.training.optimizer in FROM_BITSANDBYTES:
+        require("bitsandbytes", f"`training.optimizer {recipe.training.optimizer}` needs")
     start = find_start(recipe)
     splits, ledger = load_splits(recipe.task, recipe.split_seed)
     base = open_base(recipe.base, recipe.method.position_offset)

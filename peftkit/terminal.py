@@ -7,6 +7,8 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from peftkit.packages import check_needed
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -36,7 +38,12 @@ def plural(count: float, word: str) -> str:
 
 
 def quiet_libraries() -> None:
-    """Keeps the libraries' own bars and notes out of the output; errors still come through."""
+    """Keeps the libraries' own bars and notes out of the output; errors still come through.
+
+    Raises:
+        MissingPackageError: a library is missing.
+    """
+    check_needed()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore", FutureWarning)
     from transformers.utils import logging as transformers_logging

@@ -13,8 +13,8 @@ import peftkit
 
 PACKAGE = Path(peftkit.__file__).parent
 LAYERS = [
-    "errors", "terminal", "parts", "packaged", "data", "bases", "losses", "metrics", "tasks",
-    "architectures", "peft_plugin", "methods", "recipe", "rehearsal", "output", "training",
+    "errors", "packages", "terminal", "parts", "packaged", "data", "bases", "losses", "metrics",
+    "tasks", "architectures", "peft_plugin", "methods", "recipe", "rehearsal", "output", "training",
     "measuring", "planning", "evaluation", "adapters", "outcome", "preparing", "fitting", "run",
     "comparing", "compare_command", "adapter_commands", "cli",
     "__init__", "__main__",

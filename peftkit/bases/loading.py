@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from peftkit.bases.opening import WEIGHT_FILES, OpenedBase, download_weights
 from peftkit.data.encoded import Head
 from peftkit.errors import BaseModelError, quoted
+from peftkit.packages import require
 
 if TYPE_CHECKING:
     import torch
@@ -321,6 +322,7 @@ def _head_names(model: Any) -> list[str]:
 
 
 def _quantization(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) -> Any:
+    require("bitsandbytes", "a quantized base needs")
     import transformers
 
     config: Any = transformers.BitsAndBytesConfig

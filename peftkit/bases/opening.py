@@ -22,6 +22,7 @@ from peftkit.errors import (
     quoted,
 )
 from peftkit.packaged import MODELS, PREFIX, find_packaged
+from peftkit.packages import named_by_library
 
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
 WEIGHT_FILES = ["model*.safetensors", "pytorch_model*.bin"]
@@ -89,7 +90,8 @@ def open_base(base: Base, virtual_tokens: int = 0) -> OpenedBase:
     Raises:
         BaseModelError: nothing is there, or it is not a model that transformers can load and
             peftkit can train on.
-        MissingPackageError: a `packaged:` base whose package is not installed.
+        MissingPackageError: a `packaged:` base whose package is not installed, or what reads the
+            base's files.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -99,6 +101,8 @@ def open_base(base: Base, virtual_tokens: int = 0) -> OpenedBase:
         config = AutoConfig.from_pretrained(found.folder, **options)
         tokenizer = AutoTokenizer.from_pretrained(found.folder, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
+        if missing := named_by_library(error, found.folder):
+            raise missing from error
         raise BaseModelError(
             f"`{base.name_or_path}` cannot be opened: {first_line(error)}",
             "it needs a config.json and tokenizer files that this version of transformers knows",

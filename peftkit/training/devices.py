@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import importlib.util
 import sys
 import weakref
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from peftkit.bases.base import Base
 from peftkit.errors import MissingPackageError, RecipeError
+from peftkit.packages import is_installed
 
 
 def open_accelerator(base: Base, report_to: str = "none") -> Accelerator:
@@ -30,11 +30,7 @@ def open_accelerator(base: Base, report_to: str = "none") -> Accelerator:
         MissingPackageError: the tracker is not installed (Accelerate would go on without).
         RecipeError: Accelerate was configured to shard the model, which peftkit does not do.
     """
-    if report_to != "none" and importlib.util.find_spec(report_to) is None:
-        raise MissingPackageError(
-            f'`training.report_to` is "{report_to}", which is not installed',
-            f"pip install {report_to}",
-        )
+    check_tracker(report_to)
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else CPU processes would not find each other
         mixed_precision="bf16" if compute_dtype(base) == torch.bfloat16 else "no",
@@ -49,6 +45,15 @@ def open_accelerator(base: Base, report_to: str = "none") -> Accelerator:
             "choose one GPU, or several without sharding, in `accelerate config`",
         )
     return accelerator
+
+
+def check_tracker(report_to: str) -> None:
+    """Raises MissingPackageError if the tracker is not installed."""
+    if report_to != "none" and not is_installed(report_to):
+        raise MissingPackageError(
+            f'`training.report_to` is "{report_to}", which is not installed',
+            f"pip install {report_to}",
+        )
 
 
 def compute_dtype(base: Base) -> torch.dtype:
