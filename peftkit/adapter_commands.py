@@ -17,7 +17,7 @@ from peftkit.adapters.requests import check_choices
 from peftkit.adapters.scales import DEFAULT, parse_choice, parse_scales
 from peftkit.errors import OutputError, RecipeError
 from peftkit.evaluation.retention import Retention
-from peftkit.terminal import open_console, quiet_libraries
+from peftkit.terminal import open_console, plural, quiet_libraries
 
 
 def add_adapter_commands(commands: Any) -> None:
@@ -162,7 +162,11 @@ def _predict(options: argparse.Namespace) -> None:
         files = Path(options.file), Path(options.out)
         count = answer_file(options.run, options.base, *files, options.trust_remote_code, say)
         summary = {"rows": count, "out": options.out}
-        print(json.dumps(summary) if options.json else f"{count} rows answered in {options.out}")
+        print(
+            json.dumps(summary)
+            if options.json
+            else f"{plural(count, 'row')} answered in {options.out}"
+        )
         return
     texts = options.text, options.text_pair
     answers = answer_texts(options.run, options.base, *texts, options.trust_remote_code, say)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from peftkit.adapters.headers import Stored
 from peftkit.errors import quoted
 from peftkit.packaged import sha256_of
+from peftkit.terminal import plural
 
 if TYPE_CHECKING:
     from peftkit.adapters.inspecting import Inspected
@@ -65,10 +66,12 @@ def compare_with_record(found: Inspected) -> None:
         if file.suffix in (".json", ".safetensors")
         and file.name not in (*configs, *weights, RECORD)
     ]
+    count = len(weights) + len(configs)
+    those = "is the one that was saved" if count == 1 else "are those that were saved"
     found.findings.judge(
         "digests",
         wrong,
-        f"{len(weights) + len(configs)} files are those that were saved",
+        f"{plural(count, 'file')} {those}",
         "it is not the adapter that was trained",
         "copy or download the adapter again",
     )
@@ -97,7 +100,9 @@ def _different_tensors(found: Inspected, name: str, saved: dict[str, Any]) -> li
             )
         elif tensor_sha256(found.folder / name, stored) != digest:
             wrong.append(f"the tensor `{tensor}` holds {_values(found.folder / name, stored)}")
-    return wrong[:5] + ([f"{len(wrong) - 5} tensors more differ"] if len(wrong) > 5 else [])
+    return wrong[:5] + (
+        [f"{plural(len(wrong) - 5, 'more tensor')} differ"] if len(wrong) > 5 else []
+    )
 
 
 def _values(file: Path, stored: Stored) -> str:

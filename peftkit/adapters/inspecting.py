@@ -28,6 +28,7 @@ from peftkit.adapters.hazards import leads_elsewhere, wrong_settings, wrong_temp
 from peftkit.adapters.headers import Stored, read_header
 from peftkit.errors import AdapterError, did_you_mean, quoted
 from peftkit.methods.changed_bases import changed_base
+from peftkit.terminal import plural
 
 WEIGHTS = "adapter_model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -190,7 +191,7 @@ def _look_at_files(found: Inspected) -> None:
     found.findings.judge(
         "files",
         wrong,
-        f"{sum(file.is_file() for file in files)} files, {_size(files)}",
+        f"{plural(sum(file.is_file() for file in files), 'file')}, {_size(files)}",
         "what lies elsewhere, or is no file, is no part of an adapter",
         "copy the folder again, with its files",
     )
@@ -329,5 +330,5 @@ def _look_at_weights(found: Inspected) -> None:
             (t.end - t.begin) for tensors in found.tensors.values() for t in tensors.values()
         )
         found.findings.ok(
-            "weights", f"{count} tensors, {numbers / 1e6:.1f} MB, without gap or overlap"
+            "weights", f"{plural(count, 'tensor')}, {numbers / 1e6:.1f} MB, without gap or overlap"
         )

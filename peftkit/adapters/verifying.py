@@ -9,6 +9,7 @@ from peftkit.adapters.findings import Findings
 from peftkit.adapters.hub import on_this_machine
 from peftkit.adapters.inspecting import Inspected, inspect
 from peftkit.errors import PeftkitError, UnreachableError, first_line
+from peftkit.terminal import plural
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -149,7 +150,8 @@ def _other_layers(opened: OpenedBase, record: Record) -> str:
     here = getattr(opened.config, "num_hidden_layers", None)
     if saved is None or saved == here:
         return ""
-    return f"`{opened.name}` has {here} layers, and the base of the training had {saved}"
+    layers = plural(here or 0, "layer")
+    return f"`{opened.name}` has {layers}, and the base of the training had {saved}"
 
 
 def _tensors_are_right(findings: Findings, model: Any) -> bool:
@@ -181,7 +183,7 @@ def _compare_answers(
     difference = compare_probes(model, record.probes, allowed)
     findings.ok(
         "answers",
-        f"{len(record.probes)} probes within {difference:.0e} of training's (tolerance "
+        f"{plural(len(record.probes), 'probe')} within {difference:.0e} of training's (tolerance "
         f"{allowed:.0e})",
         "it answers as it did when it was saved",
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from peftkit.comparing import trained_out
+from peftkit.terminal import plural
 
 Row = dict[str, Any]
 
@@ -61,7 +62,7 @@ def _verdicts(methods: Sequence[Row], margin: str) -> str:
     for verdict, meaning in meanings.items():
         count = sum(row["verdict"] == verdict for row in methods)
         if count:
-            of = f" of {len(methods)} method{'' if len(methods) == 1 else 's'}" if not parts else ""
+            of = f" of {plural(len(methods), 'method')}" if not parts else ""
             said = meaning if "full fine-tuning" not in "".join(parts) else (
                 meaning.replace(" than full fine-tuning", "").replace(" to full fine-tuning", "")
             )  # fmt: skip
@@ -69,7 +70,7 @@ def _verdicts(methods: Sequence[Row], margin: str) -> str:
     failed = sum(row["verdict"] == "failed" for row in methods)
     if failed:
         parts.append(f"{failed} could not be trained")
-    return (", ".join(parts) or f"{len(methods)} methods have no verdict") + "."
+    return (", ".join(parts) or f"{plural(len(methods), 'method')} without a verdict") + "."
 
 
 def _cheapest(methods: Sequence[Row], full: Row) -> list[str]:

@@ -56,6 +56,7 @@ from peftkit.evaluation.retention import Retention, load_texts
 from peftkit.packaged import sha256_of
 from peftkit.preparing import Prepared, prepare
 from peftkit.recipe import Recipe
+from peftkit.terminal import plural
 from peftkit.training.devices import device_name, open_accelerator
 
 Json = dict[str, Any]
@@ -99,7 +100,7 @@ def compare(
         try:
             record = _compared(grid, first, course, known.grid)
         except (KeyboardInterrupt, SystemExit):
-            told = f"stopped after {course.number} of {len(course.jobs)} parts"
+            told = f"stopped after {course.number} of {plural(len(course.jobs), 'part')}"
             console.print(f"  {told}; the same command goes on", highlight=False)
             raise
     return Comparison(folder.path, record)
@@ -226,7 +227,9 @@ def prepare_all(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, list[P
         prepared.append(replace(own, encoded=first.encoded))  # the same, held once
         search = steps_of_search(num_steps(first))
         if len(of.rates) > 1 and (reason := of.recipe.method.supports_steps(search)):
-            told = f"a learning rate is tried in {search} steps, a quarter of all: {reason}"
+            told = (
+                f"a learning rate is tried in {plural(search, 'step')}, a quarter of all: {reason}"
+            )
             raise MethodError(f"`{of.name}`: {told}")
     task = first.recipe.task
     if (budget.margin or 0) >= 1 and grid.higher_is_better:

@@ -14,6 +14,7 @@ from peftkit.comparing.table import Runs, has_learned, margin_of, notes_of
 from peftkit.evaluation.retention import Retention
 from peftkit.preparing import Prepared
 from peftkit.recipe import Recipe, Training
+from peftkit.terminal import plural
 
 Json = dict[str, Any]
 
@@ -106,7 +107,7 @@ def _held_fixed(
         ("base", f"{recipe.base.name_or_path}, sha256 {sha256[:12]}"),
         ("rows and their splits", f"split seed {recipe.split_seed}"),
         ("order of the rows", "by the run's seed, the same for all methods"),
-        ("optimizer steps", f"{num_steps} of {training.batch_size} examples"),
+        ("optimizer steps", f"{num_steps} of {plural(training.batch_size, 'example')}"),
         ("all else of training", _settings(recipe)),
         ("early stopping", "none; the weights of the best validation are scored"),
         ("learning rates", rates),

@@ -14,6 +14,7 @@ from peftkit.comparing.grid import PROBE, Contender, Grid, precision
 from peftkit.comparing.trained_out import is_trained_out
 from peftkit.comparing.verdicts import difference, estimate, judge
 from peftkit.tasks.task import ByExample
+from peftkit.terminal import plural
 
 Json = dict[str, Any]
 NEARLY = 0.01
@@ -373,5 +374,7 @@ def notes_of(grid: Grid, rows: Sequence[Json], failures: Mapping[str, str]) -> l
             end = "smallest" if row["learning_rate"] == min(known) else "largest"
             notes.append(f"the best rate of {row['name']} is the {end} that was tried")
         if row["seeds"] and len(row["seeds"]) < grid.budget.num_seeds and row["role"] != "probe":
-            notes.append(f"{row['name']} has {len(row['seeds'])} of {grid.budget.num_seeds} runs")
+            notes.append(
+                f"{row['name']} has {len(row['seeds'])} of {plural(grid.budget.num_seeds, 'run')}"
+            )
     return notes

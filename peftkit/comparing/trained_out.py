@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from peftkit.terminal import plural
+
 NOT = "not trained out"
 
 
@@ -33,7 +35,7 @@ def sentence(names: Sequence[str], listed: str, num_steps: int) -> str:
         listed: the names as text.
     """
     verb, whose = ("is", "its") if len(names) == 1 else ("are", "their")
-    last = f"the last of {num_steps:,} steps" if num_steps > 1 else "the only step"
+    last = f"the last of {plural(num_steps, 'step')}" if num_steps > 1 else "the only step"
     return (
         f"{listed} {verb} {NOT}: {whose} best validation score is that of {last}, so that with "
         "more steps verdicts may be others."

@@ -123,15 +123,17 @@ class Seen:
     base: FrozenBase
     examples: Examples
     parts: list[Tensor] = field(default_factory=list)
-    """(batch, d) of each batch."""
+    """(batch, d) of each batch, on the CPU."""
 
     def features(self) -> Floats | None:
-        """(examples, d); None if not every batch gave some."""
-        parts = [part.float().cpu().numpy() for part in self.parts]
+        """(examples, d); None if not every batch of every process gave some."""
         sizes = [len(indices) for indices in self.base.own_share(self.examples)]
-        if [len(part) for part in parts] != sizes:
+        complete = [[len(part) for part in self.parts] == sizes]
+        if self.base.accelerator.num_processes > 1:
+            complete = gather_object(complete)
+        if not all(complete):
             return None
-        return _in_order(self.base, self.examples, parts)
+        return _in_order(self.base, self.examples, [part.float().numpy() for part in self.parts])
 
 
 @contextlib.contextmanager
@@ -152,7 +154,7 @@ def beside_scores(base: FrozenBase, examples: Examples) -> Iterator[Seen]:
     def leave(_: nn.Module, __: Any, outputs: Any) -> None:
         inside[0] = False
         width = layers[-1].out_features
-        seen.parts[-1] = outputs.logits[..., width:]
+        seen.parts[-1] = outputs.logits[..., width:].cpu()
         outputs.logits = outputs.logits[..., :width]
 
     def narrow(layer: nn.Linear, given: tuple[Tensor, ...]) -> Any:
@@ -164,7 +166,8 @@ def beside_scores(base: FrozenBase, examples: Examples) -> Iterator[Seen]:
         features = carried.pop()
         if inside[0]:
             return torch.cat([out, features.to(out.dtype)], dim=-1)
-        seen.parts[-1] = features  # a packed row's score is computed once more, of what is read
+        # a packed row's score is computed once more, of what is read
+        seen.parts[-1] = features.cpu()
         return out
 
     carried: list[Tensor] = []
@@ -189,27 +192,27 @@ class Tried:
 
 
 def tried(base: FrozenBase, examples: Examples) -> Tried:
-    """What works on the shortest example."""
+    """What works on the shortest example; every process tries it for itself."""
     shortest = min(range(len(examples)), key=lambda index: len(examples.input_ids[index]))
     one = examples.chosen([shortest])
     base.model.eval()
-    try:
-        alone = read_features(base, one)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # a head that is more than layers behind one another
-        return Tried(f"the head cannot be left out: {type(error).__name__}: {first_line(error)}")
-    if not base.linear_layers():
-        return Tried()
     with base.accelerator.autocast(), torch.inference_mode():
+        try:
+            with headless(base) as reader:
+                alone = _outputs(base, reader, one, (0,))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a head that is more than layers behind one another
+            told = f"{type(error).__name__}: {first_line(error)}"
+            return Tried(f"the head cannot be left out: {told}")
         plain = _outputs(base, base.reader, one, (0,))
         try:
             with beside_scores(base, one) as seen:
                 logits = _outputs(base, base.reader, one, (0,))
-        except RuntimeError:  # a norm between the layers, for example, takes no other width
-            return Tried()
-    found = seen.features()
-    if found is None or found.shape != alone.shape or not torch.equal(plain, logits):
+        except (RuntimeError, IndexError):  # a norm between the layers takes no other width, or
+            return Tried()  # there is no linear layer
+    found, alone = seen.parts[-1], alone.cpu()
+    if found.shape != alone.shape or not torch.equal(plain, logits):
         return Tried()
-    off = float(np.abs(found - alone).max())
-    return Tried(beside=off <= SAME * max(1e-6, float(np.abs(alone).max())))
+    off = float((found.float() - alone.float()).abs().max())
+    return Tried(beside=off <= SAME * max(1e-6, float(alone.abs().max())))

@@ -11,6 +11,7 @@ from peftkit.evaluation.frozen_probe import targets_of
 from peftkit.evaluation.probe_rows import ProbeOfRun
 from peftkit.metrics.bootstrap import paired_interval
 from peftkit.tasks.task import ByExample, Score
+from peftkit.terminal import plural
 
 Interval = tuple[float, float]
 
@@ -77,8 +78,8 @@ def _beside_probe(metric: str, after: Score, probe: Score, rows: str) -> str:
     return (
         f"{'worse' if worse else 'not better'} than the frozen probe, a logistic regression on the "
         f"untrained base{rows}{', by more than chance' * ahead}: {name.replace('_', ' ')} "
-        f"{ours:.3f} against {others:.3f} (95 % interval of the difference {low:+.3f} to "
-        f"{high:+.3f}, paired bootstrap over the test rows)"
+        f"{ours:.3f} against {others:.3f} (difference {low:+.3f} to {high:+.3f}, 95 % of a paired "
+        "bootstrap)"
     )
 
 
@@ -97,4 +98,4 @@ def _majority(encoded: Encoded) -> str:
 def _rows(probe: ProbeOfRun) -> str:
     if probe.rows == probe.num_train:
         return ""
-    return f" with {probe.rows:,} of its {probe.num_train:,} training rows"
+    return f" with {probe.rows:,} of its {plural(probe.num_train, 'training row')}"

@@ -12,6 +12,7 @@ from peftkit.data.encoded import Encoded, Examples
 from peftkit.evaluation.features import Floats, FrozenBase, read_features
 from peftkit.evaluation.frozen_probe import ITERATIONS, FrozenProbe, Part, fit_probe, targets_of
 from peftkit.recipe import Recipe
+from peftkit.terminal import plural
 
 MOST_ROWS = 5000
 """Of the training split."""
@@ -72,8 +73,8 @@ def probe_of_run(
     if int(share * num_train) < least:
         needed = work.of(least / num_train) / planned_work
         return ProbeOfRun(
-            f"on {least:,} rows it would take {needed:.0%} of what the run takes, and {SHARE:.0%} "
-            "is allowed",
+            f"on {plural(least, 'row')} it would take {needed:.0%} of what the run takes, and "
+            f"{SHARE:.0%} is allowed",
             num_train=num_train,
         )
     parts = []

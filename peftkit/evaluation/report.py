@@ -13,7 +13,7 @@ from rich.table import Table
 from peftkit.data.ledger import Ledger, describe_malformed
 from peftkit.evaluation.receipt import about_probe
 from peftkit.tasks.task import Piece
-from peftkit.terminal import duration
+from peftkit.terminal import duration, plural
 
 SHOWN = 3
 """Answers on the command line; the receipt has all."""
@@ -77,7 +77,7 @@ def print_scores(console: Console, run: dict[str, Any]) -> None:
     for when, scores in test["answers"].items():
         told = ", ".join(f"{name.replace('_', '-')} {value:.3f}" for name, value in scores.items())
         count = len(test["samples"])
-        console.print(f"  {count} answers {when}: {told}", highlight=False)
+        console.print(f"  {plural(count, 'answer')} {when}: {told}", highlight=False)
     share = 100 * run["trainable_parameters"] / run["total_parameters"]
     console.print(
         f"  trained {run['trainable_parameters']:,} of {run['total_parameters']:,} parameters "
@@ -96,10 +96,10 @@ def print_plan(console: Console, plan: dict[str, Any]) -> None:
     layout = "packed, what all begin with once" if plan["layout"] == "shared" else plan["layout"]
     console.print(
         f"  trains {plan['trainable_parameters']:,} of {plan['total_parameters']:,} parameters "
-        f"({share:.2f} %) in {plan['num_steps']:,} step{'s' * (plan['num_steps'] != 1)}, "
-        f"{plan['tokens_per_epoch']:,} tokens an epoch\n"
-        f"  batches are {layout}; the largest has {rows} example{'s' * (rows != 1)}, "
-        f"{tokens:,} tokens",
+        f"({share:.2f} %) in {plural(plan['num_steps'], 'step')}, "
+        f"{plural(plan['tokens_per_epoch'], 'token')} an epoch\n"
+        f"  batches are {layout}; the largest has {plural(rows, 'example')}, "
+        f"{plural(tokens, 'token')}",
         highlight=False,
     )
     for title, sizes in (("training holds", plan["parts_mb"]), ("peak while", plan["peaks_mb"])):

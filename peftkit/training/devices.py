@@ -21,6 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from peftkit.bases.base import Base
 from peftkit.errors import MissingPackageError, RecipeError
 from peftkit.packages import is_installed
+from peftkit.terminal import plural
 
 
 def open_accelerator(base: Base, report_to: str = "none") -> Accelerator:
@@ -167,4 +168,4 @@ def device_name(device: torch.device) -> str:
     """For the receipt: the GPU's name, or the processor count."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    return f"{device.type}, {plural(torch.get_num_threads(), 'thread')}"
