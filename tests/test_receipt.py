@@ -147,15 +147,18 @@ def test_what_it_leads_with_comes_first_and_the_score_is_not_green(record, tmp_p
                                                tmp_path)  # fmt: skip
 
 
-def test_one_picture_fills_the_page_and_two_stand_beside_each_other(record, tmp_path):
-    assert '<figure class="wide">' in written(record, tmp_path)
+def test_beside_the_loss_stands_the_validation_curve_or_the_only_validation(record, tmp_path):
+    def learning(of):
+        text = written(of, tmp_path)
+        return text[text.index("<h2>Learning</h2>") : text.index("<h2>Test scores</h2>")]
+
+    (only,) = record["training"]["validations"]
+    part = learning(record)
+    assert part.count("<figure>") == 1
+    assert f"<td>accuracy</td><td>{only['metrics']['accuracy']:.4f}</td>" in part
     changed = copy.deepcopy(record)
-    first = changed["training"]["validations"][0]
-    changed["training"]["validations"] = [{**first, "step": 1}, {**first, "step": 2}]
-    text = written(changed, tmp_path)
-    assert '<figure class="wide">' not in text
-    learning = text[text.index("<h2>Learning</h2>") : text.index("<h2>Test scores</h2>")]
-    assert learning.count("<figure>") == 2
+    changed["training"]["validations"] = [{**only, "step": 1}, {**only, "step": 2}]
+    assert learning(changed).count("<figure>") == 2
 
 
 def test_one_is_no_plural(record, tmp_path):

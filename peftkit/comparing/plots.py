@@ -21,7 +21,7 @@ Row = dict[str, Any]
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 PANEL_STYLE: Any = {**STYLE, "font.size": 9}
-NAME_LENGTH = 40
+NAME_LENGTH = 26
 """Characters of a name that fit beside a plot."""
 DOT = 3.5
 """Half a point's width, in printer's points."""
@@ -89,7 +89,7 @@ def on_front(points: Sequence[Point], higher_is_better: bool) -> list[bool]:
 def seeds(rows: Sequence[Row], metric: str) -> str:
     """Every seed's test score, the mean and its interval; full's as a band, probes as lines."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11.5, 0.9 + 0.27 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(6.4, 0.9 + 0.27 * len(rows)), layout="constrained")
         axes = figure.subplots()
         for row in rows:
             if row["role"] == "baseline" and row["interval"]:
@@ -119,7 +119,7 @@ def seeds(rows: Sequence[Row], metric: str) -> str:
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
-        axes.xaxis.set_major_locator(MaxNLocator(8))
+        axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel(metric)
         return svg(figure)
 

@@ -35,16 +35,10 @@ STYLE: Any = {
 }
 
 
-def loss_curve(
-    history: Sequence[dict[str, Any]], validations: Sequence[dict[str, Any]], *, wide: bool
-) -> str:
-    """Training loss by step, smoothed, with the validation losses.
-
-    Args:
-        wide: whether it stands alone, and not beside another picture.
-    """
+def loss_curve(history: Sequence[dict[str, Any]], validations: Sequence[dict[str, Any]]) -> str:
+    """Training loss by step, smoothed, with the validation losses."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.4 if wide else 5.6, 3.1), layout="constrained")
+        figure = Figure(figsize=(5.6, 3.1), layout="constrained")
         axes = figure.subplots()
         steps = [record["step"] for record in history]
         losses = [record["loss"] for record in history]

@@ -38,16 +38,13 @@ def write_receipt(file: Path, run: dict[str, Any]) -> None:
     template = environment("peftkit.evaluation").get_template("receipt.html.j2")
     training, test = run["training"], run["test"]
     metric = training["metric"]
-    alone = len(training["validations"]) <= 1
     text = template.render(
         run=run,
         metric=metric if metric != "loss" else next(iter(test["after"])),
         about_probe=about_probe(test["probe"]),
         recipe_json=json.dumps(run["recipe"], indent=2, ensure_ascii=False),
-        loss_plot=plots.loss_curve(training["history"], training["validations"], wide=alone),
-        metric_plot=""
-        if alone
-        else plots.metric_curve(
+        loss_plot=plots.loss_curve(training["history"], training["validations"]),
+        metric_plot=plots.metric_curve(
             training["validations"], metric, training["best_step"], test["before"].get(metric)
         ),
         fold=FOLD,
