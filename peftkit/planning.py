@@ -139,9 +139,10 @@ def forward_tokens(recipe: Recipe, encoded: Encoded, trained_share: float) -> fl
         trained_share: of the blocks, those that gradients pass through.
     """
     course = _course(recipe, encoded)
+    validations = 1 + (course.validations - 1) * trained_share
     return (
         _forward_passes(recipe, course, trained_share) * encoded.train.num_tokens
-        + course.validations * encoded.validation.num_tokens
+        + validations * encoded.validation.num_tokens
         + 2 * encoded.test.num_tokens
     )
 

@@ -127,7 +127,7 @@ def markdown_table(comparison: dict[str, Any]) -> str:
             row["name"],
             score(row["score"]) + _bracketed(interval(row["interval"])),
             _signed(gap["value"]) + _bracketed(interval(gap["interval"], "+")) if gap else NOTHING,
-            ", ".join(filter(None, (row["verdict"], trained_out.told(row)))) or NOTHING,
+            trained_out.verdict(row) or NOTHING,
             _count(row["trainable_parameters"]),
             _size(row),
             _seconds(row["seconds_per_epoch"]),

@@ -52,7 +52,7 @@ def print_comparison(console: Console, record: Json, folder: Path) -> None:
             f"{row['score']:.4f}",
             "{:.4f} to {:.4f}".format(*row["interval"]),
             f"{apart['value']:+.4f}" if apart else "",
-            ", ".join(filter(None, (row["verdict"], trained_out.told(row)))),
+            trained_out.verdict(row),
             f"{row['trainable_parameters']:,}",
             "" if seconds is None else f"{seconds:.1f}",
         )

@@ -28,6 +28,11 @@ def told(row: Mapping[str, Any]) -> str:
     return NOT if row.get("trained_out") is False else ""
 
 
+def verdict(row: Mapping[str, Any]) -> str:
+    """A row's verdict, and that it is not trained out where it is not: `worse, not trained out`."""
+    return ", ".join(filter(None, (row["verdict"], told(row))))
+
+
 def sentence(names: Sequence[str], listed: str, num_steps: int) -> str:
     """What it means that these rows are not trained out.
 
