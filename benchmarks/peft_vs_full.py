@@ -158,7 +158,8 @@ COMPARISONS = {
 
 def main(arguments: argparse.Namespace) -> None:
     quiet_libraries()
-    from peftkit.comparing.compare import compare, expect
+    from peftkit.comparing.compare import compare
+    from peftkit.comparing.expecting import expect
     from peftkit.comparing.tell import print_comparison, print_expected
 
     target = HERE / "peft_vs_full" / arguments.task

@@ -30,6 +30,7 @@ from peftkit.methods.pissa import PiSSA
 from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.prompt_tuning import PromptTuning
 from peftkit.methods.top_layers import TopLayers
+from peftkit.packages import check_needed
 from peftkit.recipe import Recipe, Training
 from peftkit.tasks.chat import Chat
 from peftkit.tasks.conversations import Conversations
@@ -96,6 +97,7 @@ def compare(
     Raises:
         PeftkitError: a recipe, its data or its base is wrong.
     """
+    check_needed()
     from peftkit.comparing.compare import compare as compare_recipes  # it needs torch
 
     return compare_recipes(recipes, output_dir, budget)
@@ -115,6 +117,7 @@ def load(
         AdapterError: a file was changed, the base is another one, or the probes differ.
         RecipeError: the settings are none of the adapter's type, or not missing.
     """
+    check_needed()
     from peftkit.terminal import quietly
 
     with quietly():

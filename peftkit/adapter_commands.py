@@ -22,7 +22,7 @@ from peftkit.adapters.settings import parse_settings
 from peftkit.data.source import Source
 from peftkit.errors import OutputError, RecipeError
 from peftkit.evaluation.retention import Retention
-from peftkit.terminal import open_console, quiet_libraries
+from peftkit.terminal import open_console, plural, quiet_libraries
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,13 +55,16 @@ def _convert(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     from peftkit.adapters.verifying import verify
+    from peftkit.training.progress import Stages, says
 
     settings = parse_settings(options.adapter_setting)
     if settings:
         quiet_libraries()  # PEFT is asked for the fields of its types
-    how = options.trust_remote_code, quiet_libraries, settings
+    console = open_console(options.json)
+    stages = Stages(says(console))
+    how = options.trust_remote_code, quiet_libraries, settings, stages
     findings = verify(options.run, options.base, *how)
-    findings.print(open_console(options.json), f"{options.run}")
+    findings.print(console, f"{options.run}")
     if options.json:
         print(json.dumps(findings.to_json(), ensure_ascii=False))
     if findings.exit_code:
@@ -73,15 +76,18 @@ def _predict(options: argparse.Namespace) -> None:
     how = options.trust_remote_code, parse_settings(options.adapter_setting)
     quiet_libraries()
     from peftkit.adapters.answering import answer_file, answer_texts
+    from peftkit.training.progress import says
 
+    say = says(open_console(json_on_stdout=True))  # stdout holds the answers
     if options.file:
         files = Path(options.file), Path(options.out)
-        count = answer_file(options.run, options.base, *files, *how)
+        count = answer_file(options.run, options.base, *files, *how, say)
         summary = {"rows": count, "out": options.out}
-        print(json.dumps(summary) if options.json else f"{count} rows answered in {options.out}")
+        told = f"{plural(count, 'row')} answered in {options.out}"
+        print(json.dumps(summary) if options.json else told)
         return
     texts = options.text, options.text_pair
-    answers = answer_texts(options.run, options.base, *texts, *how)
+    answers = answer_texts(options.run, options.base, *texts, *how, say)
     if options.json:
         print(json.dumps({"answers": answers}, ensure_ascii=False))
         return

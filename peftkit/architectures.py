@@ -30,6 +30,30 @@ def stacks(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
     return found
 
 
+def trained_share(model: Any) -> float:
+    """Share of the blocks that gradients pass through: those from the lowest trained tensor on; all
+    where that is not known.
+
+    Args:
+        model: with a method in it; PEFT's wrapper too.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = {id(parameter) for parameter in base.parameters()}
+    before_text = any(p.requires_grad and id(p) not in own for p in model.parameters())
+    if len(found := stacks(base)) != 1 or before_text:
+        return 1.0
+    ((stack, blocks),) = found
+    lowest = count = len(blocks)
+    place = 0  # of the next tensor outside of the blocks: before them, then after them
+    for name, parameter in base.named_parameters():
+        within = re.match(rf"{re.escape(stack)}\.(\d+)\.", name)
+        if within:
+            place = count
+        if parameter.requires_grad:
+            lowest = min(lowest, int(within[1]) if within else place)
+    return (count - lowest) / count
+
+
 def complete_family(
     model: nn.Module, families: Iterable[tuple[str, ...]]
 ) -> tuple[str, ...] | None:

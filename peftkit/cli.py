@@ -30,6 +30,7 @@ from peftkit.errors import (
     not_found,
 )
 from peftkit.output import taken_name
+from peftkit.packages import named_packages
 from peftkit.parts import (
     all_problems,
     import_file,
@@ -225,7 +226,7 @@ def _run(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
     quiet_libraries()
     from peftkit.run import run
 
-    done = run(recipe, options.output_dir, console, rows)
+    done = run(recipe, options.output_dir, console, rows=rows)
     if not done.record:
         return
     console.print(f"  adapter  {done.folder / 'adapter'}", highlight=False, soft_wrap=True)
@@ -279,10 +280,12 @@ def _plan(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
     from peftkit.preparing import prepare
     from peftkit.run import plan
     from peftkit.training.devices import open_accelerator
+    from peftkit.training.threads import cpu_threads
 
     prepared = prepare(recipe, rows)
     try:
-        planned = plan(prepared, open_accelerator(prepared.recipe.base), timed=True).to_json()
+        with cpu_threads(prepared.recipe.training.threads or 1):
+            planned = plan(prepared, open_accelerator(prepared.recipe.base), timed=True).to_json()
     except (MemoryError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         if isinstance(error, PeftkitError):
             raise
@@ -327,7 +330,8 @@ def _exit(command: Callable[[], None], debug: bool, as_json: bool) -> None:
     if threading.current_thread() is threading.main_thread():  # so that what is half written goes
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        command()
+        with named_packages():
+            command()
     except PeftkitError as error:
         if debug:
             raise

@@ -56,14 +56,16 @@ def compare_command(recipes: list[Recipe], options: argparse.Namespace) -> None:
             retention=_retention(recipes[0], options.retain, options.retain_rows),
         )
     quiet_libraries()
-    from peftkit.comparing.compare import compare, expect
+    from peftkit.comparing.compare import compare
+    from peftkit.comparing.expecting import HOW, expect
     from peftkit.comparing.tell import print_comparison, print_expected
 
     console = open_console(options.json)
     if options.dry_run:
         expected = expect(recipes, options.output_dir, budget)
         print_expected(console, expected)
-        found = {"expected": expected, "seconds": sum(of["seconds"] for of in expected)}
+        seconds = sum(of["seconds"] for of in expected)
+        found = {"expected": expected, "seconds": seconds, "estimated": HOW}
     else:
         done = compare(recipes, options.output_dir, budget, console)
         print_comparison(console, done.record, done.folder)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 from accelerate import Accelerator
@@ -16,10 +17,14 @@ from peftkit.bases.footprint import footprint
 from peftkit.bases.loading import LoadedModel, load_weights
 from peftkit.bases.quantizing import check_quantized
 from peftkit.data.encoded import Examples
+from peftkit.evaluation.features import FrozenBase, beside_scores, tried
+from peftkit.evaluation.frozen_probe import ROW, has_probe
 from peftkit.evaluation.generating import answer_prompts
+from peftkit.evaluation.probe_rows import ProbeOfRun, probe_of_run
 from peftkit.evaluation.scoring import evaluate
 from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.outcome import Clock, Outcome, Sample
+from peftkit.planning import forward_tokens
 from peftkit.preparing import Prepared
 from peftkit.recipe import Recipe
 from peftkit.rehearsal import count
@@ -27,6 +32,7 @@ from peftkit.tasks.task import Score
 from peftkit.training.devices import give_back_memory, weights_dtype
 from peftkit.training.interruptions import interruptible
 from peftkit.training.loop import TrainResult, train
+from peftkit.training.progress import Pace, says
 from peftkit.training.reading import Reader
 from peftkit.training.self_check import Chosen, choose_reader
 
@@ -43,9 +49,16 @@ class Unfinished(Exception):
 
 
 def train_and_score(
-    prepared: Prepared, accelerator: Accelerator, clock: Clock, console: Console
+    prepared: Prepared,
+    accelerator: Accelerator,
+    clock: Clock,
+    console: Console,
+    frozen_probe: bool = True,
 ) -> tuple[nn.Module, Outcome]:
     """Weights, score before, injection, training, score after.
+
+    Args:
+        frozen_probe: whether to judge a classifier's frozen base, too.
 
     Raises:
         Unfinished: a signal came while it trained; nothing is scored after.
@@ -58,13 +71,26 @@ def train_and_score(
     unquantized = loaded.quantized.unquantized if loaded.quantized else []
 
     def answer(model: nn.Module) -> list[str]:
-        return answer_prompts(model, encoded, base.tokenizer, accelerator)
+        pace = Pace(says(console), "written answers", len(encoded.prompts))
+        return answer_prompts(model, encoded, base.tokenizer, accelerator, pace.advance)
+
+    def scored(reader: Reader) -> Score:
+        pace = Pace(says(console), "test", len(encoded.test))
+        return score(reader, encoded.test, prepared, accelerator, pace.advance)
 
     with clock.stage("evaluate"):
         of_base = choose_reader(
             loaded.model, encoded, recipe.task, _layouts(recipe), accelerator, gradients=False
         )
-        before = score(of_base.reader, encoded.test, prepared, accelerator)
+    if frozen_probe and has_probe(recipe.task):
+        base_read = FrozenBase(
+            loaded.head, of_base.reader, encoded.pad_token_id, recipe.training.micro_batch_tokens,
+            accelerator, says(console),
+        )  # fmt: skip
+        before, probe = score_and_probe(base_read, prepared, clock, scored)
+    else:
+        with clock.stage("evaluate"):
+            before, probe = scored(of_base.reader), None
     with clock.stage("generate"):
         answers_before = answer(loaded.model)
     with clock.stage("inject"):
@@ -78,33 +104,27 @@ def train_and_score(
     begun = {}
     if prepared.start:
         with clock.stage("evaluate"):
-            begun["start"] = score(chosen.reader, encoded.test, prepared, accelerator).metrics
+            begun["start"] = scored(chosen.reader).metrics
     with clock.stage("train"):
         result = fit(chosen.reader, prepared, accelerator, clock, console)
     give_back_memory()  # of the optimizer
     if result.stopped == "interrupted":
         raise Unfinished(model, before, result, unquantized)
-    exit_codes: list[int] = []
-
-    def keep(code: int) -> str:
-        exit_codes.append(code)
-        return ""
-
-    with interruptible(keep) as signals, signals.at_once():
+    with interruptible(lambda _: "") as signals, signals.at_once():
         with clock.stage("evaluate"):
-            after = score(chosen.reader, encoded.test, prepared, accelerator)
-            baselines = {**recipe.task.baselines(encoded), **begun}
+            after = scored(chosen.reader)
+            baselines = {**recipe.task.baselines(encoded), **_scores_of(probe), **begun}
         with clock.stage("generate"):
             answers_after = answer(model)
-    if exit_codes:
-        result = replace(result, stopped="interrupted", exit_code=exit_codes[0])
+    if signals.code:
+        result = replace(result, stopped="interrupted", exit_code=signals.code)
         raise Unfinished(model, before, result, unquantized)
     samples, answers = _written(prepared, answers_before, answers_after)
     accelerator.end_training()  # closes trackers and the process group: nothing is shared below
     notes = chosen.notes
     return model, Outcome(
         before, baselines, after, samples, answers, result, notes, trainable, base_memory,
-        unquantized,
+        unquantized, probe,
     )  # fmt: skip
 
 
@@ -122,6 +142,34 @@ def _written(
         for when, written in (("before", before), ("after", after))
     }
     return samples, {when: scores for when, scores in scored.items() if scores}
+
+
+def score_and_probe(
+    base: FrozenBase, prepared: Prepared, clock: Clock, scored: Callable[[Reader], Score]
+) -> tuple[Score, ProbeOfRun]:
+    """The untrained model's score on the test split, and its frozen probe, for which that pass over
+    the test split is enough where the architecture lets it.
+    """
+    recipe, encoded = prepared.recipe, prepared.encoded
+    with clock.stage("probe"):
+        found = tried(base, encoded.train)
+    with clock.stage("evaluate"):
+        beside = beside_scores(base, encoded.test) if found.beside else nullcontext()
+        with beside as seen:
+            before = scored(base.reader)
+    if found.failed:
+        return before, ProbeOfRun(found.failed)
+    planned = forward_tokens(recipe, encoded, prepared.trained_share)
+    embeddings = base.model.get_input_embeddings().weight
+    numbers = max(1, prepared.total_parameters - embeddings.numel())
+    with clock.stage("probe"):
+        test = seen.features() if seen else None
+        return before, probe_of_run(base, encoded, recipe, test, planned, numbers)
+
+
+def _scores_of(probe: ProbeOfRun | None) -> dict[str, dict[str, float]]:
+    """As a baseline."""
+    return {} if probe is None or probe.found is None else {ROW: probe.found.score.metrics}
 
 
 def load(prepared: Prepared, accelerator: Accelerator) -> LoadedModel:
@@ -160,20 +208,29 @@ def fit(
     recipe, encoded = prepared.recipe, prepared.encoded
 
     def validate(reader: Reader) -> dict[str, float]:
+        pace = Pace(says(console), "validation", len(encoded.validation))
         with clock.stage("validate"):
-            return score(reader, encoded.validation, prepared, accelerator).metrics
+            return score(reader, encoded.validation, prepared, accelerator, pace.advance).metrics
 
     accelerator.init_trackers(recipe.name or "peftkit")
     return train(reader, encoded, recipe, accelerator, validate, console)
 
 
 def score(
-    reader: Reader, examples: Examples, prepared: Prepared, accelerator: Accelerator
+    reader: Reader,
+    examples: Examples,
+    prepared: Prepared,
+    accelerator: Accelerator,
+    progress: Callable[[int], None] | None = None,
 ) -> Score:
-    """A model's score on one split."""
+    """A model's score on one split.
+
+    Args:
+        progress: called with the number of examples that were run, again and again.
+    """
     recipe, encoded = prepared.recipe, prepared.encoded
     tokens, pad = recipe.training.micro_batch_tokens, encoded.pad_token_id
-    return evaluate(reader, examples, encoded.head, recipe.task, pad, tokens, accelerator)
+    return evaluate(reader, examples, encoded.head, recipe.task, pad, tokens, accelerator, progress)
 
 
 def _layouts(recipe: Recipe) -> tuple[Layout, ...]:

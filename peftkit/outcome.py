@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from peftkit.bases.footprint import Footprint
+from peftkit.evaluation.probe_rows import ProbeOfRun
 from peftkit.tasks.task import Score
 from peftkit.training.devices import forget_peak, peak_memory_mb
 from peftkit.training.loop import TrainResult
@@ -43,6 +44,8 @@ class Outcome:
     base_memory: Footprint
     unquantized: list[str]
     """Modules of a quantized base that hold weights and are not quantized, embeddings left out."""
+    probe: ProbeOfRun | None
+    """The frozen probe, whose scores are among the baselines; None where the task has none."""
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Scores on the test split, for the adapter's record."""

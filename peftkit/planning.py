@@ -21,6 +21,9 @@ from peftkit.training.devices import resident_mb
 
 STATE = {"adamw": 8, "sgd": 4, "adamw_8bit": 2, "paged_adamw_8bit": 2, "lion": 4}
 """Bytes of the optimizer's state for each trained number."""
+FORWARD_OF_FULL = 3
+"""Forward passes that a pass of full fine-tuning takes as long as: there are as many products again
+for the gradients of what each layer was given, and for those of its weights."""
 SAVES = 0.95
 """Less than this share of full fine-tuning's memory or time counts as saved."""
 
@@ -128,6 +131,71 @@ def _course(recipe: Recipe, encoded: Encoded) -> _Course:
     per_epoch = math.ceil(len(encoded.train) / training.batch_size)
     every = training.evaluate_every or per_epoch
     return _Course(steps, steps / per_epoch, math.ceil(steps / every))
+
+
+def forward_tokens(recipe: Recipe, encoded: Encoded, trained_share: float) -> float:
+    """A run's work on the base, counted in tokens that pass forward through all of it.
+
+    A training token passes forward, and its gradients pass back through the blocks that are above
+    the lowest trained tensor, twice where weights of the base get gradients too. Blocks below are
+    passed once, whatever the number of epochs. Loading, saving and writing answers are left out.
+
+    Args:
+        trained_share: of the blocks, those that gradients pass through.
+    """
+    course = _course(recipe, encoded)
+    validations = 1 + (course.validations - 1) * trained_share
+    return (
+        _forward_passes(recipe, course, trained_share) * encoded.train.num_tokens
+        + validations * encoded.validation.num_tokens
+        + 2 * encoded.test.num_tokens
+    )
+
+
+def _forward_passes(recipe: Recipe, course: _Course, trained_share: float) -> float:
+    """Passes over the training rows, backward ones counted in forward ones; see `forward_tokens`.
+    A pass of full fine-tuning is `FORWARD_OF_FULL` of them.
+    """
+    back = FORWARD_OF_FULL - 1 if recipe.method.trains_base_weights else 1
+    first = min(1.0, course.passes)
+    later = course.passes - first
+    return first * (1 + back * trained_share) + later * (1 + back) * trained_share
+
+
+def expected_of(
+    recipe: Recipe,
+    base: OpenedBase,
+    encoded: Encoded,
+    parameters: tuple[int, int],
+    trained_share: float,
+    full: Cost,
+) -> tuple[float, dict[str, float]]:
+    """Most memory in MB, and the seconds of training and evaluation, of a recipe whose own cost was
+    not measured, but that of full fine-tuning on the same base and data.
+
+    Args:
+        parameters: how many are trained, and how many there are.
+        trained_share: of the blocks, those that gradients pass through.
+    """
+    course = _course(recipe, encoded)
+    passes = _forward_passes(recipe, course, trained_share) / FORWARD_OF_FULL
+    cost = replace(
+        full,
+        trained_numbers=float(parameters[0]),
+        weights_mb=full.weights_mb * _bytes_of_weight(base) / 4,
+        training_mb=max(full.evaluation_mb, full.training_mb * trained_share),
+        training_seconds=full.training_seconds * passes / course.passes,
+    )
+    process = 0.0 if torch.cuda.is_available() else resident_mb()
+    peaks = _memory(recipe, base, cost, process, parameters[1], course)[1]
+    return peak_of(peaks), _seconds(cost, encoded, course)
+
+
+def _bytes_of_weight(base: OpenedBase) -> float:
+    """Of a number of the base, embeddings and scales of quantized ones aside."""
+    if base.spec.quantization == "none":
+        return 4.0
+    return 1.0 if base.spec.quantization == "int8" else 0.5
 
 
 def _memory(

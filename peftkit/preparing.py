@@ -12,11 +12,14 @@ from peftkit.data.encoded import Encoded
 from peftkit.data.ledger import Ledger
 from peftkit.early import Rows, look
 from peftkit.errors import MethodError
+from peftkit.packages import require
 from peftkit.recipe import Recipe
 from peftkit.rehearsal import rehearse
 from peftkit.tasks.task import Piece
 from peftkit.training.batching import number_of_steps
 from peftkit.training.budget import budget_notes
+from peftkit.training.devices import check_tracker
+from peftkit.training.optimizers import FROM_BITSANDBYTES
 from peftkit.training.threads import resolved_threads
 
 
@@ -34,6 +37,8 @@ class Prepared:
     """The adapter that training goes on from."""
     trainable_parameters: int
     total_parameters: int
+    trained_share: float
+    """Of the base's blocks: those that gradients pass through."""
 
     def example(self) -> tuple[Piece, ...]:
         """The first training example as the model reads it, and what of it is supervised."""
@@ -50,6 +55,11 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     Raises:
         PeftkitError: whatever is wrong with recipe, data or base, with what to do about it.
     """
+    check_tracker(recipe.training.report_to)
+    if recipe.base.quantization != "none":
+        require("bitsandbytes", f"`base.quantization {recipe.base.quantization}` needs")
+    if recipe.training.optimizer in FROM_BITSANDBYTES:
+        require("bitsandbytes", f"`training.optimizer {recipe.training.optimizer}` needs")
     splits, ledger = rows or look(recipe)
     start = find_start(recipe)
     base = open_base(recipe.base, recipe.method.position_offset, recipe.task.one_output)
@@ -75,5 +85,5 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
         start.note(base) if start else "",
     ]
     ledger = replace(ledger, notes=(*ledger.notes, *filter(None, notes)))
-    numbers = rehearsal.trainable_parameters, rehearsal.total_parameters
-    return Prepared(recipe, ledger, base, encoded, start, *numbers)
+    counts = rehearsal.trainable_parameters, rehearsal.total_parameters, rehearsal.trained_share
+    return Prepared(recipe, ledger, base, encoded, start, *counts)

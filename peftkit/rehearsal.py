@@ -10,6 +10,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from peftkit.architectures import trained_share
 from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.loading import LoadedModel, empty_model
 from peftkit.bases.opening import OpenedBase
@@ -34,6 +35,8 @@ class Rehearsal:
 
     trainable_parameters: int
     total_parameters: int
+    trained_share: float
+    """Share of the base's blocks that gradients pass through."""
     notes: tuple[str, ...] = ()
     """What a person should know before training."""
 
@@ -76,7 +79,7 @@ def rehearse(
     train_added_tokens(model, base.added_ids)
     trainable = count(trainable_parameters(model).values())
     check_gradients(empty, encoded, method)
-    return Rehearsal(trainable, total, tuple(filter(None, notes)))
+    return Rehearsal(trainable, total, trained_share(model), tuple(filter(None, notes)))
 
 
 def _check_layers_are_called(

@@ -39,6 +39,7 @@ from peftkit.adapters.serving import commands
 from peftkit.bases.fingerprint import fingerprint
 from peftkit.early import Rows
 from peftkit.errors import Interrupted, first_line
+from peftkit.evaluation.lead import headline_metric, lead
 from peftkit.evaluation.receipt import write_receipt
 from peftkit.evaluation.report import print_ledger, print_scores
 from peftkit.fitting import Unfinished, train_and_score
@@ -98,13 +99,19 @@ def plan_if_possible(
 
 @quick_collections()
 def run(
-    recipe: Recipe, output_dir: str = "", console: Console | None = None, rows: Rows | None = None
+    recipe: Recipe,
+    output_dir: str = "",
+    console: Console | None = None,
+    frozen_probe: bool = True,
+    rows: Rows | None = None,
 ) -> Run:
     """Trains a recipe and leaves a checked adapter, its record and its receipt in a new folder.
 
     Args:
         output_dir: a folder that does not exist yet, or is empty; `runs/<name>` if not given.
         console: where progress is printed; nowhere if not given.
+        frozen_probe: whether to judge a classifier's frozen base, too; a comparison has a row of
+            its own for it.
         rows: of the recipe, if `look` has read them already.
 
     Raises:
@@ -116,10 +123,12 @@ def run(
         check_output(output_dir)
         prepared = prepare(recipe, rows)
     with cpu_threads(prepared.recipe.training.threads or 1):
-        return _run(prepared, output_dir, console, clock)
+        return _run(prepared, output_dir, console, clock, frozen_probe)
 
 
-def _run(prepared: Prepared, output_dir: str, console: Console, clock: Clock) -> Run:
+def _run(
+    prepared: Prepared, output_dir: str, console: Console, clock: Clock, frozen_probe: bool
+) -> Run:
     recipe = prepared.recipe
     with clock.stage("prepare"):
         accelerator = open_accelerator(recipe.base, recipe.training.report_to)
@@ -131,7 +140,7 @@ def _run(prepared: Prepared, output_dir: str, console: Console, clock: Clock) ->
         planned = plan_if_possible(prepared, accelerator, console)
     with output_folder(recipe, output_dir, accelerator) as folder:
         try:
-            model, outcome = train_and_score(prepared, accelerator, clock, console)
+            model, outcome = train_and_score(prepared, accelerator, clock, console, frozen_probe)
         except Unfinished as unfinished:
             raise keep_unfinished(unfinished, prepared, folder, accelerator) from unfinished
         if not accelerator.is_main_process:
@@ -241,6 +250,7 @@ def run_record(
     training = asdict(result)
     training["train_seconds"] = training.pop("seconds")
     folder = saved.parent
+    metric = headline_metric(result.metric, after)
     return {
         "status": "finished",
         "name": folder.name,
@@ -257,6 +267,7 @@ def run_record(
         "serve": commands(OpenedAdapter(saved, adapter, prepared.recipe, prepared.base), folder),
         "start": prepared.start.to_json() if prepared.start else None,
         "test": {
+            "lead": lead(metric, after, outcome.baselines, outcome.probe, prepared.encoded),
             "before": outcome.before.metrics,
             "baseline": outcome.baselines,
             "after": after.metrics,
@@ -266,6 +277,7 @@ def run_record(
             "mistakes": [asdict(mistake) for mistake in after.mistakes],
             "samples": [asdict(sample) for sample in outcome.samples],
             "answers": outcome.answers,
+            "probe": outcome.probe.to_json() if outcome.probe else None,
         },
         "training": training,
         "seconds": clock.seconds,

@@ -12,15 +12,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from peftkit import IA3, Budget, Data, LoRA, TextClassification
+from peftkit import IA3, Budget, Data, HeadOnly, LoRA, TextClassification
 from peftkit.cli import command_line
 from peftkit.comparing.answer import answer
 from peftkit.comparing.compare import _settled, compare, prepare_grid
 from peftkit.comparing.course import Course
+from peftkit.comparing.expecting import expect
 from peftkit.comparing.folder import ComparisonFolder, Identity, alone_in, check_folder, open_folder
 from peftkit.comparing.grid import make_grid, precision, rates_around
 from peftkit.comparing.jobs import seed_job
+from peftkit.comparing.report import write_report
 from peftkit.comparing.table import best_rate, collapsed
+from peftkit.comparing.tell import print_comparison
+from peftkit.comparing.trained_out import is_trained_out
 from peftkit.errors import DataError, OutputError
 from peftkit.parts import import_file
 from tests.conftest import sentences, write_csv
@@ -141,9 +145,68 @@ def test_a_dry_run_tells_the_time_and_writes_nothing(recipe, tmp_path, capsys):
     for of in found["expected"]:
         assert 0 < of["trial_seconds"] < of["run_seconds"] < of["seconds"]
         assert of["peak_memory_mb"] > 100
-        assert (of["trials_left"], of["runs_left"]) == (1, 3)
+        assert (of["trials_left"], of["runs_left"]) == (0, 3)  # one rate has nothing to be tried by
+    assert "two small copies of the base" in found["estimated"]
     assert found["seconds"] == sum(of["seconds"] for of in found["expected"])
     assert not folder.exists()
+
+
+def test_a_dry_run_with_trials_orders_methods_by_what_they_train(recipe, tmp_path):
+    longer = recipe.with_(training=recipe.training.with_(max_steps=None, num_epochs=200))
+    others = [longer.with_(name="head", method=HeadOnly())]
+    expected = expect([longer, *others], str(tmp_path / "grid"), Budget(num_trials=2))
+    full, lora, head = expected
+    assert [of["trials_left"] for of in expected] == [2, 2, 2]
+    assert full["run_seconds"] > lora["run_seconds"] > head["run_seconds"]
+    assert full["peak_memory_mb"] >= lora["peak_memory_mb"] >= head["peak_memory_mb"] > 100
+    assert full["seconds"] == pytest.approx(
+        2 * full["trial_seconds"] + 3 * full["run_seconds"]
+    )  # fmt: skip
+
+
+def test_one_rate_is_not_tried(compared):
+    assert not list((compared.folder / "trials").glob("*/rate-*.json"))
+    for row in compared.record["rows"]:
+        assert row["rates"] == []
+        if row["role"] != "probe":
+            assert row["learning_rate"] == (1e-4 if row["name"] == "full" else 1e-2)
+    assert "the recipe&#39;s rate, none was tried before" in (
+        compared.folder / "compare.html"
+    ).read_text(encoding="utf-8")
+    assert "each at its recipe's rate" in (compared.folder / "compare.md").read_text(
+        encoding="utf-8"
+    )
+
+
+class TestTrainedOut:
+    def test_a_method_that_is_best_at_its_end_is_not(self, compared):
+        rows = {row["name"]: row for row in compared.record["rows"]}
+        for name in ("full", "lora"):
+            assert rows[name]["trained_out"] == is_trained_out(rows[name]["seeds"])
+        assert rows["frozen_probe"]["trained_out"] is None
+
+        def runs(*best):
+            return [{"best_step": step, "num_steps": 8} for step in best]
+
+        assert is_trained_out(runs(8)) is False
+        assert is_trained_out(runs(8, 3)) is False
+        assert is_trained_out(runs(8, 3, 4)) is True
+        assert is_trained_out([]) is None
+
+    def test_it_is_said_everywhere(self, compared, tmp_path, capsys):
+        record = json.loads(json.dumps(compared.record))
+        assert not any("not trained out" in told for told in answer(
+            {**record, "rows": [{**row, "trained_out": True} for row in record["rows"]]}
+        ))  # fmt: skip
+        record["rows"][0]["trained_out"] = record["rows"][1]["trained_out"] = False
+        told = next(sentence for sentence in answer(record) if "not trained out" in sentence)
+        assert told.startswith("`full` and `lora` are not trained out: ")
+        assert "the last of 8 steps" in told
+        print_comparison(Console(width=200), record, compared.folder)
+        assert "baseline, not trained out" in capsys.readouterr().out
+        write_report(tmp_path, record)
+        assert "| baseline, not trained out |" in (tmp_path / "compare.md").read_text()
+        assert ">not trained out</span>" in (tmp_path / "compare.html").read_text()
 
 
 def test_a_dry_run_counts_what_is_done(recipe, compared, tmp_path, capsys):
@@ -156,7 +219,7 @@ def test_a_dry_run_counts_what_is_done(recipe, compared, tmp_path, capsys):
 def test_a_damaged_file_is_named(recipe, compared, tmp_path):
     folder = tmp_path / "grid"
     shutil.copytree(compared.folder, folder)
-    trial = folder / "trials" / "lora" / "rate-0.01.json"
+    trial = folder / "trials" / "lora" / "seed-0-rate-0.01.json"
     trial.write_text('{"value": 0.')
     with pytest.raises(OutputError, match=f"`{trial}` is damaged: ") as raised:
         compare([recipe], str(folder), SMALL)

@@ -12,6 +12,7 @@ from typing import Any
 from peftkit.adapters.inputs import read_inputs, read_table
 from peftkit.adapters.loading import load
 from peftkit.errors import OutputError, RecipeError
+from peftkit.training.progress import Say, silent
 
 
 def answer_texts(
@@ -21,12 +22,14 @@ def answer_texts(
     pairs: Sequence[str],
     trust_remote_code: bool = False,
     settings: Mapping[str, Any] | None = None,
+    say: Say = silent,
 ) -> list[dict[str, Any]]:
     """`text`, and `label` and `probability`, `score`, or `reply`, for each text.
 
     Args:
         pairs: second texts, one for each, or none.
         settings: fields that adapter_config.json lacks, and their values.
+        say: called with how far it is, where that takes long.
     """
     for option, given in (("--text", texts), ("--text-pair", pairs)):
         if empty := [number for number, text in enumerate(given, start=1) if not text.strip()]:
@@ -35,7 +38,7 @@ def answer_texts(
     inputs: list[Any] = list(texts)
     if pairs:
         inputs = [{"text": t, "text_pair": p} for t, p in zip(texts, pairs, strict=True)]
-    answers = adapter.predict(inputs)
+    answers = adapter.predict(inputs, say)
     return [{"text": t, **asdict(a)} for t, a in zip(texts, answers, strict=True)]
 
 
@@ -46,9 +49,13 @@ def answer_file(
     out: Path,
     trust_remote_code: bool = False,
     settings: Mapping[str, Any] | None = None,
+    say: Say = silent,
 ) -> int:
     """Writes the rows of a file with further columns: `predicted` and `probability`, `score`, or
     `reply`.
+
+    Args:
+        say: called with how far it is, where that takes long.
 
     Returns:
         The number of rows.
@@ -60,7 +67,7 @@ def answer_file(
     adapter = load(run, base, trust_remote_code, settings)
     table = read_table(file, adapter.recipe.task.source)
     inputs = read_inputs(table, adapter.recipe.task)
-    answers = [answer.cells() for answer in adapter.predict(inputs)]
+    answers = [answer.cells() for answer in adapter.predict(inputs, say)]
     try:
         with out.open("x", encoding="utf-8", newline="") as opened:
             writer = csv.writer(opened)

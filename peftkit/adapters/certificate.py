@@ -18,6 +18,7 @@ from peftkit.adapters.probes import outputs_of
 from peftkit.data.encoded import Examples, Head
 from peftkit.evaluation.scoring import run_model
 from peftkit.recipe import Recipe
+from peftkit.training.progress import Pace, Say, silent
 from peftkit.training.reading import Reader
 
 MOST_NUMBERS = 2**24
@@ -68,8 +69,13 @@ class Distance:
     """Share of positions where both hold the same answer for the likeliest."""
 
 
-def ask(model: nn.Module, questions: Questions, accelerator: Accelerator) -> Answers:
+def ask(
+    model: nn.Module, questions: Questions, accelerator: Accelerator, say: Say = silent
+) -> Answers:
     """The answers of a model, which is in evaluation mode afterwards.
+
+    Args:
+        say: called with how far it is, where that takes long.
 
     Raises:
         TrainingError: it puts out NaN or infinity.
@@ -99,6 +105,7 @@ def ask(model: nn.Module, questions: Questions, accelerator: Accelerator) -> Ans
         recipe.training.micro_batch_tokens,
         accelerator,
         keep,
+        Pace(say, "validation", len(examples)).advance,
     )
     scores = task.metrics(outputs, examples, questions.head).metrics
     return Answers(probes, torch.cat(kept), {**scores, "loss": loss})

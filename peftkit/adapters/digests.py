@@ -15,6 +15,7 @@ from peftkit.adapters.headers import Stored
 from peftkit.adapters.stand_ins import stand_in
 from peftkit.errors import quoted
 from peftkit.packaged import sha256_of
+from peftkit.terminal import plural
 
 if TYPE_CHECKING:
     from peftkit.adapters.inspecting import Inspected
@@ -78,11 +79,8 @@ def compare_with_record(found: Inspected) -> None:
 
 
 def _told_same(count: int) -> str:
-    return (
-        "1 file is the one that was saved"
-        if count == 1
-        else f"{count} files are those that were saved"
-    )
+    those = "is the one that was saved" if count == 1 else "are those that were saved"
+    return f"{plural(count, 'file')} {those}"
 
 
 def _different_tensors(found: Inspected, name: str, saved: dict[str, Any]) -> list[str]:
@@ -108,7 +106,9 @@ def _different_tensors(found: Inspected, name: str, saved: dict[str, Any]) -> li
             )
         elif tensor_sha256(found.folder / name, stored) != digest:
             wrong.append(f"the tensor `{tensor}` holds {_values(found.folder / name, stored)}")
-    return wrong[:5] + ([f"{len(wrong) - 5} tensors more differ"] if len(wrong) > 5 else [])
+    return wrong[:5] + (
+        [f"{plural(len(wrong) - 5, 'more tensor')} differ"] if len(wrong) > 5 else []
+    )
 
 
 def _values(file: Path, stored: Stored) -> str:

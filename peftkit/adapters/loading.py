@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from peftkit.recipe import Recipe
 from peftkit.tasks.task import Prediction, Reply, Scored
 from peftkit.terminal import quietly
 from peftkit.training.devices import open_accelerator, weights_dtype
+from peftkit.training.progress import Pace, Say, silent
 from peftkit.training.reading import Reader
 
 OTHER_SEED = 20_261_123
@@ -56,17 +57,23 @@ class LoadedAdapter:
         return self.base.tokenizer
 
     @quietly()
-    def predict(self, inputs: Sequence[Any]) -> Sequence[Prediction | Scored | Reply]:
+    def predict(
+        self, inputs: Sequence[Any], say: Say = silent
+    ) -> Sequence[Prediction | Scored | Reply]:
         """An answer for each input: a class, or the number of a model that gives one, for a text
         or a mapping of `text` and `text_pair`; a reply to a text, or to a list of messages.
+
+        Args:
+            say: called with how far it is, where that takes long.
 
         Raises:
             PeftkitError: an input is nothing that the task can answer.
         """
         if not inputs:
             return []
+        progress = Pace(say, "answers", len(inputs)).advance
         if self.record.head.generation:
-            return [Reply(text) for text in self.write(inputs)]
+            return [Reply(text) for text in self.write(inputs, progress=progress)]
         task = self.recipe.task
         outputs, _ = run_model(
             Reader(self.model, task.reads),
@@ -75,16 +82,22 @@ class LoadedAdapter:
             self.tokenizer.pad_token_id,
             self.recipe.training.micro_batch_tokens,
             self.accelerator,
+            progress=progress,
         )
         return task.predict(outputs, self.record.head)
 
     @quietly()
     def write(
-        self, inputs: Sequence[Any], model: nn.Module | None = None, **settings: Any
+        self,
+        inputs: Sequence[Any],
+        model: nn.Module | None = None,
+        progress: Callable[[int], None] | None = None,
+        **settings: Any,
     ) -> list[str]:
         """The text that the model, or another one, writes for each input.
 
         Args:
+            progress: called with the number of inputs that were answered, again and again.
             settings: options of transformers' `generate` that go before the recipe's.
         """
         prompts = self._encode(inputs).input_ids
@@ -94,6 +107,7 @@ class LoadedAdapter:
                 prompts,
                 self.record.head,
                 self.tokenizer,
+                progress,
                 **settings,
             )
 

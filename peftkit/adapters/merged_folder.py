@@ -131,7 +131,7 @@ def _write(
     tell("asking the adapter on its base")
     trained: nn.Module | None = _trained(found, scale, accelerator)
     assert trained is not None
-    first = ask(trained, questions, accelerator)
+    first = ask(trained, questions, accelerator, tell)
     tell(f"merging into the {into} weights")
     if found.base.spec.quantization == "none":
         _save(folded(trained, found.recipe), found, folder)
@@ -144,7 +144,7 @@ def _write(
     if into == "requantized":
         _requantize(folder, found, accelerator.device)
     tell("asking the merged model, opened again")
-    second = ask(_reopened(folder, found, accelerator), questions, accelerator)
+    second = ask(_reopened(folder, found, accelerator), questions, accelerator, tell)
     return first, second
 
 

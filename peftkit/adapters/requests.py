@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.errors import RecipeError, did_you_mean, quoted
+from peftkit.packages import require
 
 if TYPE_CHECKING:
     from peftkit.adapters.loading import OpenedAdapter
@@ -16,12 +17,15 @@ EXPORTS = ("peft", "vllm", "safetensors", "gguf-lora", "gguf", "ollama")
 """What `--to` may be."""
 FILES = ("gguf-lora", "gguf")
 """Those of them that are one file; the others are folders."""
+GGUF = ("gguf-lora", "gguf", "ollama")
+"""Those that are made of GGUF files."""
 KINDS = ("f32", "f16", "q8_0")
 """Of the matrices in a GGUF file."""
 
 
 def check_choices(to: str, quantize: str) -> None:
-    """Raises RecipeError unless there is such a target, and such a kind of number; needs no torch.
+    """Raises RecipeError unless there is such a target, and such a kind of number, and
+    MissingPackageError if what writes it is not installed; needs no torch.
 
     Args:
         quantize: one of `KINDS`, or empty.
@@ -33,6 +37,8 @@ def check_choices(to: str, quantize: str) -> None:
             f"`--quantize {quantize}` is none of {quoted(KINDS)}",
             "llama.cpp's own `llama-quantize` makes the others of a `gguf` file",
         )
+    if to in GGUF:
+        require("gguf", f"`--to {to}` needs")
 
 
 @dataclass(frozen=True)

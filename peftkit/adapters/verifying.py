@@ -14,6 +14,7 @@ from peftkit.adapters.saved_recipe import quick_recipe
 from peftkit.bases.base import Base
 from peftkit.bases.opening import fetch, find_local
 from peftkit.errors import PeftkitError, UnreachableError, first_line
+from peftkit.terminal import plural
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -34,6 +35,7 @@ def verify(
     trust_remote_code: bool = False,
     before_loading: Callable[[], None] = lambda: None,
     settings: Mapping[str, Any] | None = None,
+    stage: Callable[[str], None] = lambda _: None,
 ) -> Findings:
     """All checks of an adapter, as far as they can be made.
 
@@ -43,6 +45,7 @@ def verify(
         trust_remote_code: whether code that lies beside the base may run.
         before_loading: called when the first stage has passed, before torch is imported.
         settings: fields that adapter_config.json lacks, and their values.
+        stage: called with what is done next.
 
     Raises:
         AdapterError: it is no adapter.
@@ -65,7 +68,7 @@ def verify(
     before_loading()
     try:
         on_base = _on_its_base if found.record is not None else _on_a_base
-        on_base(found, path, base, trust_remote_code)
+        on_base(found, path, base, trust_remote_code, stage)
     except UnreachableError as error:
         _tell_unreachable(found.findings, error)
     except PeftkitError as error:
@@ -127,7 +130,9 @@ def _tell_kinds_from_outside(findings: Findings, kinds: Mapping[str, str]) -> No
         )
 
 
-def _on_its_base(found: Inspected, path: str, base: str, trust_remote_code: bool) -> None:
+def _on_its_base(
+    found: Inspected, path: str, base: str, trust_remote_code: bool, stage: Callable[[str], None]
+) -> None:
     """Stage 2."""
     from peftkit.adapters.base_checks import (
         belongs_to,
@@ -146,20 +151,25 @@ def _on_its_base(found: Inspected, path: str, base: str, trust_remote_code: bool
             "base", layers, "the adapter was trained on another model", belongs_to(record)
         )
         return
+    stage("comparing the files of the base")
     check_base_files(opened, record)
     findings.ok("base", f"`{opened.name}`, the same bytes as in training")
     check_tokenizer(opened, record)
     check_template(opened, record)
     findings.ok("tokenizer", "vocabulary, steps and template are those of the training")
     accelerator = open_accelerator(recipe.base)
+    stage("loading the adapter on its base")
     model = load_trained_model(adapter.folder, recipe, opened, record.head, accelerator.device)
     if not _tensors_are_right(findings, model):
         return
+    stage("asking it and the base alone")
     with accelerator.autocast():
         _compare_answers(findings, model, record, recipe, opened, accelerator)
 
 
-def _on_a_base(found: Inspected, path: str, base: str, trust_remote_code: bool) -> None:
+def _on_a_base(
+    found: Inspected, path: str, base: str, trust_remote_code: bool, stage: Callable[[str], None]
+) -> None:
     """Stage 2 of an adapter that peftkit did not save: all that can be told without its record."""
     from peftkit.adapters.loading import load_trained_model, open_inspected
     from peftkit.adapters.probes import distance, take_probes, tolerance
@@ -178,11 +188,13 @@ def _on_a_base(found: Inspected, path: str, base: str, trust_remote_code: bool) 
     accelerator = open_accelerator(recipe.base)
     dtype = weights_dtype(recipe.base, trains_base_weights=False)
     head, device = adapter.record.head, accelerator.device
+    stage("loading the base alone")
     alone: Any = load_weights(opened, head, dtype, device, dropout=None).model.eval()
     vocabulary = min(len(opened.tokenizer), len(alone.get_input_embeddings().weight))
     with accelerator.autocast():
         before = take_probes(alone, vocabulary, (), tolerance(recipe.base))
     del alone
+    stage("loading the adapter on the base")
     model = load_trained_model(adapter.folder, recipe, opened, head, device)
     if not _tensors_are_right(findings, model):
         return
@@ -223,7 +235,8 @@ def _other_layers(opened: OpenedBase, record: Record) -> str:
     here = getattr(opened.config, "num_hidden_layers", None)
     if saved is None or saved == here:
         return ""
-    return f"`{opened.name}` has {here} layers, and the base of the training had {saved}"
+    layers = plural(here or 0, "layer")
+    return f"`{opened.name}` has {layers}, and the base of the training had {saved}"
 
 
 def _tensors_are_right(findings: Findings, model: Any) -> bool:
@@ -255,7 +268,7 @@ def _compare_answers(
     difference = compare_probes(model, record.probes, allowed)
     findings.ok(
         "answers",
-        f"{len(record.probes)} probes within {difference:.0e} of training's (tolerance "
+        f"{plural(len(record.probes), 'probe')} within {difference:.0e} of training's (tolerance "
         f"{allowed:.0e})",
         "it answers as it did when it was saved",
     )

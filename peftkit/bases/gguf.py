@@ -12,8 +12,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from peftkit.errors import BaseModelError, MissingPackageError
+from peftkit.errors import BaseModelError
 from peftkit.packaged import sha256_of
+from peftkit.packages import require
 
 
 def cache_folder() -> Path:
@@ -47,12 +48,7 @@ def _convert(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    try:
-        import gguf  # noqa: F401  # transformers needs it and says so less clearly
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            f"`{file.name}` needs package gguf", "pip install gguf"
-        ) from error
+    require("gguf", f"`{file.name}` needs")  # transformers says so less clearly
     where = {"gguf_file": file.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)

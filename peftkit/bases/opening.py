@@ -24,6 +24,7 @@ from peftkit.errors import (
     quoted,
 )
 from peftkit.packaged import MODELS, PREFIX, find_packaged
+from peftkit.packages import named_by_library
 
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
 WEIGHT_FILES = ["model*.safetensors", "pytorch_model*.bin"]
@@ -95,7 +96,8 @@ def open_base(base: Base, virtual_tokens: int = 0, one_output: bool = False) -> 
     Raises:
         BaseModelError: nothing is there, or it is not a model that transformers can load and
             peftkit can train on.
-        MissingPackageError: a `packaged:` base whose package is not installed.
+        MissingPackageError: a `packaged:` base whose package is not installed, or what reads the
+            base's files.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -105,6 +107,8 @@ def open_base(base: Base, virtual_tokens: int = 0, one_output: bool = False) -> 
         config = AutoConfig.from_pretrained(found.folder, **options)
         tokenizer = AutoTokenizer.from_pretrained(found.folder, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
+        if missing := named_by_library(error, found.folder):
+            raise missing from error
         raise BaseModelError(
             f"`{base.name_or_path}` cannot be opened: {first_line(error)}",
             "it needs a config.json and tokenizer files that this version of transformers knows",

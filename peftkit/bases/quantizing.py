@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.bases.opening import WEIGHT_FILES, OpenedBase
 from peftkit.errors import BaseModelError, quoted
+from peftkit.packages import require
 
 if TYPE_CHECKING:
     import torch
@@ -167,6 +168,7 @@ def quantization_of(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) ->
         dtype: of the computation.
         empty: the base's model of shapes.
     """
+    require("bitsandbytes", "a quantized base needs")
     import transformers
 
     config: Any = transformers.BitsAndBytesConfig

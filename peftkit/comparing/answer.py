@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from peftkit.comparing import trained_out
+from peftkit.terminal import plural
+
 Row = dict[str, Any]
 
 
@@ -30,7 +33,7 @@ def answer(comparison: dict[str, Any]) -> list[str]:
         ]
     else:
         told = [_verdicts(methods, within(comparison)), *_cheapest(methods, full)]
-    return told + _under_probe(comparison)
+    return told + _not_trained_out(comparison) + _under_probe(comparison)
 
 
 def within(comparison: dict[str, Any]) -> str:
@@ -59,7 +62,7 @@ def _verdicts(methods: Sequence[Row], margin: str) -> str:
     for verdict, meaning in meanings.items():
         count = sum(row["verdict"] == verdict for row in methods)
         if count:
-            of = f" of {len(methods)} method{'' if len(methods) == 1 else 's'}" if not parts else ""
+            of = f" of {plural(len(methods), 'method')}" if not parts else ""
             said = meaning if "full fine-tuning" not in "".join(parts) else (
                 meaning.replace(" than full fine-tuning", "").replace(" to full fine-tuning", "")
             )  # fmt: skip
@@ -67,7 +70,7 @@ def _verdicts(methods: Sequence[Row], margin: str) -> str:
     failed = sum(row["verdict"] == "failed" for row in methods)
     if failed:
         parts.append(f"{failed} could not be trained")
-    return (", ".join(parts) or f"{len(methods)} methods have no verdict") + "."
+    return (", ".join(parts) or f"{plural(len(methods), 'method')} without a verdict") + "."
 
 
 def _cheapest(methods: Sequence[Row], full: Row) -> list[str]:
@@ -89,6 +92,15 @@ def _cheapest(methods: Sequence[Row], full: Row) -> list[str]:
         parts.append(f"{own / whole:.2f} of the memory")
     beside = f": {', '.join(parts)}" if parts else ""
     return [f"The cheapest {words} one is {_ticked(best)}{beside}."]
+
+
+def _not_trained_out(comparison: dict[str, Any]) -> list[str]:
+    """Rows that were still getting better at the end."""
+    rows = [row for row in comparison["rows"] if trained_out.told(row)]
+    if not rows:
+        return []
+    names = [_ticked(row) for row in rows]
+    return [trained_out.sentence(names, _listed(names), comparison["budget"]["num_steps"])]
 
 
 def _under_probe(comparison: dict[str, Any]) -> list[str]:

@@ -19,15 +19,12 @@ from rich.console import Console
 from peftkit.adapters.record import versions
 from peftkit.bases.fingerprint import fingerprint
 from peftkit.comparing import trials
-from peftkit.comparing.apart import apart
 from peftkit.comparing.course import Course, Job
-from peftkit.comparing.folder import ComparisonFolder, Identity, check_folder, open_folder
+from peftkit.comparing.folder import Identity, open_folder
 from peftkit.comparing.grid import (
-    SEARCHED,
     Budget,
     Contender,
     Grid,
-    for_seeds,
     foreign_modules,
     make_grid,
     steps_of_search,
@@ -42,7 +39,6 @@ from peftkit.comparing.jobs import (
     retention_jobs,
     seed_job,
 )
-from peftkit.comparing.probe import has_probe
 from peftkit.comparing.record import make_record
 from peftkit.comparing.report import write_report
 from peftkit.comparing.table import (
@@ -55,16 +51,16 @@ from peftkit.comparing.table import (
     seed_result,
 )
 from peftkit.errors import MethodError, RecipeError, quoted
+from peftkit.evaluation.frozen_probe import has_probe
 from peftkit.evaluation.retention import Retention, load_texts
 from peftkit.packaged import sha256_of
 from peftkit.preparing import Prepared, prepare
 from peftkit.recipe import Recipe
+from peftkit.terminal import plural
 from peftkit.training.devices import device_name, open_accelerator
 
 Json = dict[str, Any]
 DEFAULT_FOLDER = "runs/compare"
-STARTS = 3
-"""What starting, loading, checking and saving take besides, in times of reading the data."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ def compare(
         try:
             record = _compared(grid, first, course, known.grid)
         except (KeyboardInterrupt, SystemExit):
-            told = f"stopped after {course.number} of {len(course.jobs)} parts"
+            told = f"stopped after {course.number} of {plural(len(course.jobs), 'part')}"
             console.print(f"  {told}; the same command goes on", highlight=False)
             raise
     return Comparison(folder.path, record)
@@ -122,7 +118,7 @@ def _compared(grid: Grid, first: Prepared, course: Course, known: Json) -> Json:
         return record
 
     rates = {of.name: _rates_of(of, course, first) for of in grid.contenders}
-    chosen = {name: _chosen(tried, grid) for name, tried in rates.items()}
+    chosen = {of.name: _chosen(of, rates[of.name], grid) for of in grid.contenders}
     seeds: dict[str, list[Json]] = {of.name: [] for of in grid.contenders}
     for seed in grid.seeds:
         for of in grid.contenders:
@@ -157,8 +153,12 @@ def _refuse_inner() -> None:
         )
 
 
-def _chosen(rates: Sequence[Json], grid: Grid) -> float | None:
-    """The best rate; None if there is none, or may be another one once all were tried."""
+def _chosen(of: Contender, rates: Sequence[Json], grid: Grid) -> float | None:
+    """The best rate, or the only one; None if there is none, or may be another one once all were
+    tried.
+    """
+    if not rates:
+        return of.rates[0]
     if any(rate["died"] for rate in rates):
         return None
     return best_rate(rates, grid.higher_is_better)
@@ -178,12 +178,15 @@ def _settled(
     is much worse than the trial's, the next lower rate is taken.
 
     Args:
-        rates: what the trials gave; those that are too high are marked.
+        rates: what the trials gave; those that are too high are marked. None if there was nothing
+            to choose from, and then the run is as it is.
         rate: the best of them.
         run: the first one with it.
     """
     tried = {found["learning_rate"]: found for found in rates if found["value"] is not None}
-    while collapsed(run, tried[rate]["value"], grid.higher_is_better) and rate > min(tried):
+    while (
+        tried and collapsed(run, tried[rate]["value"], grid.higher_is_better) and rate > min(tried)
+    ):
         tried[rate]["too_high"] = True
         rate = max(lower for lower in tried if lower < rate)
         job = seed_job(of, rate, grid.seeds[0], grid, first)
@@ -193,7 +196,13 @@ def _settled(
 
 
 def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, Prepared]:
-    """What will be compared, and the baseline; everything is checked that needs no weights, but
+    """What will be compared, and the baseline; as `prepare_all`."""
+    grid, prepared = prepare_all(recipes, budget)
+    return grid, prepared[0]
+
+
+def prepare_all(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, list[Prepared]]:
+    """What will be compared, the baseline first; everything is checked that needs no weights, but
     for the general text, which `identity` reads.
 
     Raises:
@@ -205,18 +214,22 @@ def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, Prepa
             "call `peftkit compare` without `accelerate launch`",
         )
     grid = make_grid(recipes, budget)
-    first = prepare(grid.contenders[0].recipe)
-    whole = num_steps(first)
+    prepared: list[Prepared] = []
     for of in grid.contenders:
-        if not of.is_baseline and prepare(of.recipe).encoded.sha256 != first.encoded.sha256:
+        own = prepare(of.recipe)
+        first = prepared[0] if prepared else own
+        if own.encoded.sha256 != first.encoded.sha256:
             raise RecipeError(
                 f"`{of.name}` would read other examples than `{first.recipe.name}`: its virtual "
                 "tokens leave less room for the text, which is cut or dropped earlier",
                 f"lower `task.max_length` by {of.recipe.method.position_offset} or more for all",
             )
-        search = steps_of_search(whole)
-        if reason := of.recipe.method.supports_steps(search):
-            told = f"a learning rate is tried in {search} steps, a quarter of all: {reason}"
+        prepared.append(replace(own, encoded=first.encoded))  # the same, held once
+        search = steps_of_search(num_steps(first))
+        if len(of.rates) > 1 and (reason := of.recipe.method.supports_steps(search)):
+            told = (
+                f"a learning rate is tried in {plural(search, 'step')}, a quarter of all: {reason}"
+            )
             raise MethodError(f"`{of.name}`: {told}")
     task = first.recipe.task
     if (budget.margin or 0) >= 1 and grid.higher_is_better:
@@ -234,46 +247,13 @@ def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, Prepa
             "only language models have a loss on general text, and this task is none",
             "leave `--retain` out",
         )
-    return grid, first
-
-
-def expect(recipes: Sequence[Recipe], output_dir: str, budget: Budget) -> list[Json]:
-    """About how long the trials and runs of a comparison take that are not done, by contender,
-    from a short measurement; answers that are written, merges and the probe aside. Arguments and
-    errors as for `compare`; nothing is written.
-    """
-    grid, first = prepare_grid(recipes, budget)
-    there = ComparisonFolder(check_folder(output_dir or DEFAULT_FOLDER, identity(grid, first)))
-    expected = []
-    for of in grid.contenders:
-        trials_left = sum(there.done(job.part) is None for job in rate_jobs(of, first))
-        runs_left = sum(not there.has_run(of.name, seed) for seed in grid.seeds)
-        if not trials_left + runs_left:
-            continue
-        recipe = for_seeds(of.recipe, num_steps(first))
-        plan = apart(trials.expect, recipe.to_json(), foreign_modules(recipe))
-        start = STARTS * plan["started"]["prepare"]
-        trained, scored = plan["seconds"]["training"], plan["seconds"]["evaluation"]
-        trial = start + SEARCHED * trained + scored / 2
-        run = start + plan["started"]["plan"] / 2 + trained + scored  # it plans, too
-        expected.append(
-            {
-                "name": of.name,
-                "trial_seconds": trial,
-                "run_seconds": run,
-                "trials_left": trials_left,
-                "runs_left": runs_left,
-                "seconds": trials_left * trial + runs_left * run,
-                "peak_memory_mb": max(plan["peaks_mb"].values()),
-            }
-        )
-    return expected
+    return grid, prepared
 
 
 def _rates_of(of: Contender, course: Course, first: Prepared) -> list[Json]:
-    """What each rate gave."""
-    found = []
-    for rate, job in zip(of.rates, rate_jobs(of, first), strict=True):
+    """What each rate gave; nothing where there is only one."""
+    jobs, found = rate_jobs(of, first), []
+    for rate, job in zip(of.rates if jobs else (), jobs, strict=True):
         given = course.do(job)
         kept = {name: given.get(name) for name in ("value", "loss", "best_step", "num_steps")}
         told = {"failed": given["failed"], "died": given.get("died", False), "too_high": False}

@@ -15,7 +15,7 @@ from rich.markup import escape
 from peftkit.comparing.apart import DiedError, apart
 from peftkit.comparing.folder import ComparisonFolder
 from peftkit.errors import AdapterError, MethodError, OutOfMemoryError, TrainingError
-from peftkit.evaluation.receipt import duration
+from peftkit.terminal import duration
 
 Json = dict[str, Any]
 

@@ -17,7 +17,7 @@ from peftkit.comparing.grid import (
     steps_of_search,
     with_rate,
 )
-from peftkit.comparing.probe import has_probe
+from peftkit.evaluation.frozen_probe import has_probe
 from peftkit.preparing import Prepared
 from peftkit.training.batching import number_of_steps
 
@@ -46,7 +46,9 @@ def all_jobs(grid: Grid, first: Prepared) -> list[Job]:
 
 
 def rate_jobs(of: Contender, first: Prepared) -> list[Job]:
-    """One for each learning rate."""
+    """One for each learning rate; none for one alone, which nothing has to choose."""
+    if len(of.rates) == 1:
+        return []
     search = for_search(of.recipe, num_steps(first))
     return [
         Job(

@@ -14,6 +14,7 @@ from peftkit.comparing.table import Runs, has_learned, margin_of, notes_of
 from peftkit.evaluation.retention import Retention
 from peftkit.preparing import Prepared
 from peftkit.recipe import Recipe, Training
+from peftkit.terminal import plural
 
 Json = dict[str, Any]
 
@@ -63,7 +64,9 @@ def make_record(
         "learned": [of.contender.name for of in runs if of.seeds and has_learned(grid, of, margin)],
         "seconds": course.seconds,
         "command": _command(grid, course.folder.path / "recipes"),
-        "held_fixed": _held_fixed(recipe, whole, known["base"]["sha256"], grid.budget.retention),
+        "held_fixed": _held_fixed(
+            recipe, whole, known["base"]["sha256"], grid.budget.retention, grid.budget.num_trials
+        ),
         "notes": notes_of(grid, rows, course.failures),
         "rows": rows,
     }
@@ -94,17 +97,20 @@ def _command(grid: Grid, folder: Path) -> str:
 
 
 def _held_fixed(
-    recipe: Recipe, num_steps: int, sha256: str, retention: Retention | None
+    recipe: Recipe, num_steps: int, sha256: str, retention: Retention | None, num_rates: int
 ) -> list[tuple[str, str]]:
     training = recipe.training
+    rates = "as many for each method, half a decade apart, around its recipe's"
+    if num_rates == 1:
+        rates = "each recipe's own; none was tried before"
     found = [
         ("base", f"{recipe.base.name_or_path}, sha256 {sha256[:12]}"),
         ("rows and their splits", f"split seed {recipe.split_seed}"),
         ("order of the rows", "by the run's seed, the same for all methods"),
-        ("optimizer steps", f"{num_steps} of {training.batch_size} examples"),
+        ("optimizer steps", f"{num_steps} of {plural(training.batch_size, 'example')}"),
         ("all else of training", _settings(recipe)),
         ("early stopping", "none; the weights of the best validation are scored"),
-        ("learning rates", "as many for each method, half a decade apart, around its recipe's"),
+        ("learning rates", rates),
         ("weights that are trained", "float32, those of full fine-tuning too"),
     ]
     if retention is not None:

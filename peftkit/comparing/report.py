@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup, escape
-
-from peftkit.comparing import plots
+from peftkit.comparing import plots, trained_out
 from peftkit.comparing.answer import answer, metric_name, within
-from peftkit.evaluation.receipt import duration, environment, megabytes
+from peftkit.evaluation.receipt import FOLD, environment, megabytes
+from peftkit.terminal import duration, plural
 
 Row = dict[str, Any]
 NOTHING = "–"
@@ -54,7 +53,7 @@ def page(comparison: dict[str, Any]) -> str:
         for title, cost in costs.items()
     ]
     environment_ = environment("peftkit.comparing")
-    environment_.filters |= {"code": _code, "score": score, "breakable": _breakable}
+    environment_.filters |= {"score": score}
     return environment_.get_template("compare.html.j2").render(
         comparison=comparison, rows=rows, metric=metric, marks=MARKS, within=within(comparison),
         answer=answer(comparison), columns=columns(comparison),
@@ -62,6 +61,7 @@ def page(comparison: dict[str, Any]) -> str:
         share=_share_of_search(comparison["budget"]),
         pareto=[picture for picture in pictures if picture],
         seeds=scores_picture(comparison),
+        not_trained_out=trained_out.told, fold=FOLD,
         rates=plots.rate_panels(rows, higher), learning=plots.learning_panels(rows),
     )  # fmt: skip
 
@@ -99,8 +99,9 @@ def facts(comparison: dict[str, Any]) -> list[tuple[str, str, str]]:
     budget, splits = comparison["budget"], comparison["split_rows"]
     made = [
         ("each method", _budget(budget), _tokens(budget)),
-        ("trials", f"{_plural(budget['trials'], 'rate')}, {_plural(budget['num_seeds'], 'seed')}",
-         f"rates: {budget['search_steps']} of {budget['num_steps']} steps each"),
+        ("trials", f"{plural(budget['trials'], 'rate')}, {plural(budget['num_seeds'], 'seed')}",
+         f"rates: {budget['search_steps']} of {plural(budget['num_steps'], 'step')} each"
+         if budget["trials"] > 1 else "the recipe's rate, none was tried before"),
         ("rows", f"{splits['test']:,} test",
          f"{splits['train']:,} train, {splits['validation']:,} validation"),
         ("margin", f"{comparison['margin']:g}",
@@ -126,7 +127,7 @@ def markdown_table(comparison: dict[str, Any]) -> str:
             row["name"],
             score(row["score"]) + _bracketed(interval(row["interval"])),
             _signed(gap["value"]) + _bracketed(interval(gap["interval"], "+")) if gap else NOTHING,
-            row["verdict"] or NOTHING,
+            trained_out.verdict(row) or NOTHING,
             _count(row["trainable_parameters"]),
             _size(row),
             _seconds(row["seconds_per_epoch"]),
@@ -139,9 +140,9 @@ def markdown_table(comparison: dict[str, Any]) -> str:
 def _markdown(comparison: dict[str, Any]) -> str:
     budget = comparison["budget"]
     parts = [f"{comparison['task']} on {comparison['base']['name']}", f"data {comparison['data']}",
-             f"{_budget(budget)} each", f"{_plural(budget['trials'], 'rate')} tried",
-             _plural(budget["num_seeds"], "seed"),
-             f"{comparison['split_rows']['test']:,} test rows",
+             f"{_budget(budget)} each", _searched(budget),
+             plural(budget["num_seeds"], "seed"),
+             plural(comparison["split_rows"]["test"], "test row"),
              f"equivalent: within {within(comparison)}", comparison["device"]]  # fmt: skip
     told = "\n".join(answer(comparison))
     return f"{told}\n\n{markdown_table(comparison)}\n{_plain('; '.join(parts))}\n"
@@ -253,36 +254,30 @@ def _times(row: Row, full: Row) -> str:
 
 
 def _budget(budget: dict[str, Any]) -> str:
-    epochs = f"{_plural(budget['num_epochs'], 'epoch')}, " if budget["num_epochs"] else ""
-    return f"{epochs}{_plural(budget['num_steps'], 'step')} of {budget['batch_size']}"
+    epochs = f"{plural(budget['num_epochs'], 'epoch')}, " if budget["num_epochs"] else ""
+    return f"{epochs}{plural(budget['num_steps'], 'step')} of {budget['batch_size']}"
+
+
+def _searched(budget: dict[str, Any]) -> str:
+    """`4 rates tried`."""
+    one = budget["trials"] == 1
+    return "each at its recipe's rate" if one else f"{plural(budget['trials'], 'rate')} tried"
 
 
 def _tokens(budget: dict[str, Any]) -> str:
-    return f"{budget['tokens']:,} tokens" if budget["tokens"] else ""
+    return plural(budget["tokens"], "token") if budget["tokens"] else ""
 
 
 def _share_of_search(budget: dict[str, Any]) -> str:
     """`20 of 79 steps, about a quarter`."""
     share = budget["search_steps"] / budget["num_steps"]
     told = "about a quarter" if 0.2 <= share <= 0.3 else f"{100 * share:.0f} %"
-    return f"{budget['search_steps']:,} of {budget['num_steps']:,} steps, {told} of the budget"
-
-
-def _plural(count: float, word: str) -> str:
-    return f"{count:,g} {word}{'' if count == 1 else 's'}"
+    return (
+        f"{budget['search_steps']:,} of {plural(budget['num_steps'], 'step')}, {told} of the budget"
+    )
 
 
 def _plain(text: str) -> str:
     """Text that Markdown shows as it is, in a table too."""
     text = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _breakable(name: str) -> Markup:
-    """A name that may go on in the next line behind each part of it."""
-    return Markup("<wbr>").join(re.findall(r"[^_./-]*[_./-]*", name))
-
-
-def _code(text: str) -> Markup:
-    """What stands between backticks as code, all of it escaped."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))

@@ -11,8 +11,10 @@ from statistics import fmean
 from typing import Any
 
 from peftkit.comparing.grid import PROBE, Contender, Grid, precision
+from peftkit.comparing.trained_out import is_trained_out
 from peftkit.comparing.verdicts import difference, estimate, judge
 from peftkit.tasks.task import ByExample
+from peftkit.terminal import plural
 
 Json = dict[str, Any]
 NEARLY = 0.01
@@ -168,6 +170,7 @@ def _row(grid: Grid, of: Runs, full: Runs, margin: float, kept_by_base: Json) ->
         "rates": of.rates,
         "seeds": seeds,
         **_judged(grid, of, full, margin),
+        "trained_out": is_trained_out(seeds),
         "failed": of.failed,
         "forgetting": None,
         "extra": {},
@@ -314,6 +317,7 @@ def _probe_row(grid: Grid, probe: Json, full: Runs, margin: float) -> Json:
         "difference_to_full": None,
         "difference_to_probe": None,
         "verdict": "undecided",
+        "trained_out": None,
         "failed": "",
         "trainable_parameters": probe["trainable_parameters"],
         "total_parameters": None,
@@ -370,5 +374,7 @@ def notes_of(grid: Grid, rows: Sequence[Json], failures: Mapping[str, str]) -> l
             end = "smallest" if row["learning_rate"] == min(known) else "largest"
             notes.append(f"the best rate of {row['name']} is the {end} that was tried")
         if row["seeds"] and len(row["seeds"]) < grid.budget.num_seeds and row["role"] != "probe":
-            notes.append(f"{row['name']} has {len(row['seeds'])} of {grid.budget.num_seeds} runs")
+            notes.append(
+                f"{row['name']} has {len(row['seeds'])} of {plural(grid.budget.num_seeds, 'run')}"
+            )
     return notes

@@ -9,9 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from peftkit.comparing import trained_out
 from peftkit.comparing.answer import answer
-from peftkit.evaluation.receipt import duration
+from peftkit.comparing.expecting import HOW
 from peftkit.evaluation.report import plain_table
+from peftkit.terminal import duration
 
 Json = dict[str, Any]
 LEFT = (0, 2, 4)
@@ -34,6 +36,7 @@ def print_expected(console: Console, expected: Sequence[Json]) -> None:
     console.print(table)
     total = sum(of["seconds"] for of in expected)
     console.print(f"\n  about {duration(total)} in all, if nothing else runs here")
+    console.print(f"  {HOW}", style="dim", highlight=False)
 
 
 def print_comparison(console: Console, record: Json, folder: Path) -> None:
@@ -49,7 +52,7 @@ def print_comparison(console: Console, record: Json, folder: Path) -> None:
             f"{row['score']:.4f}",
             "{:.4f} to {:.4f}".format(*row["interval"]),
             f"{apart['value']:+.4f}" if apart else "",
-            row["verdict"],
+            trained_out.verdict(row),
             f"{row['trainable_parameters']:,}",
             "" if seconds is None else f"{seconds:.1f}",
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
+import torch
 from accelerate.utils import set_seed
 from rich.console import Console
 
@@ -18,7 +18,6 @@ from peftkit.evaluation.retention import Retention, load_texts, text_loss
 from peftkit.fitting import choose_trained, fit, inject, load
 from peftkit.outcome import Clock
 from peftkit.parts import import_trusted
-from peftkit.planning import make_plan
 from peftkit.preparing import Prepared, prepare
 from peftkit.recipe import Recipe
 from peftkit.run import run
@@ -49,7 +48,8 @@ def run_seed(
 ) -> dict[str, Any]:
     """An ordinary run; and its model's loss on general text."""
     _import(trusted)
-    _check_data(run(Recipe.from_json(recipe), folder).record["data_sha256"], data)
+    record = run(Recipe.from_json(recipe), folder, frozen_probe=False).record
+    _check_data(record["data_sha256"], data)
     if retention is None:
         return {"kept_loss": None}
     adapter = load_adapter(folder)
@@ -88,23 +88,10 @@ def measure_merge(trusted: Sequence[str], run_folder: str, folder: str) -> dict[
     return {"peak_memory_mb": report["peak_memory_mb"]}
 
 
-def expect(recipe: str, trusted: Sequence[str]) -> dict[str, Any]:
-    """What a run is expected to take, from a short measurement."""
-    clock = Clock()
-    with clock.stage("prepare"):
-        prepared = _prepared(recipe, trusted, "")
-    counts = prepared.trainable_parameters, prepared.total_parameters
-    accelerator = open_accelerator(prepared.recipe.base)
-    with clock.stage("plan"):
-        found = make_plan(
-            prepared.recipe, prepared.base, prepared.encoded, counts, accelerator, timed=True
-        )
-    return {**asdict(found), "started": clock.seconds}
-
-
 def _prepared(recipe: str, trusted: Sequence[str], data: str) -> Prepared:
     _import(trusted)
     prepared = prepare(Recipe.from_json(recipe))
+    torch.set_num_threads(prepared.recipe.training.threads or 1)  # the process is its own
     _check_data(prepared.encoded.sha256, data)
     return prepared
 

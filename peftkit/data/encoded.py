@@ -87,6 +87,22 @@ class Examples:
                 shared = _first(targets[:shared] != IGNORE_INDEX, shared)
         return shared if shared >= LEAST_SHARED else 0
 
+    def chosen(self, indices: Sequence[int]) -> Examples:
+        """Some of the examples, in that order; of how many more were cut or left out it says
+        nothing.
+        """
+
+        def of(column: Sequence[Any] | None) -> list[Any] | None:
+            return None if column is None else [column[index] for index in indices]
+
+        return Examples(
+            rows=tuple(self.rows[index] for index in indices),
+            input_ids=[self.input_ids[index] for index in indices],
+            targets=[self.targets[index] for index in indices],
+            weights=of(self.weights),
+            segment_ids=of(self.segment_ids),
+        )
+
     @property
     def num_supervised(self) -> int:
         """Targets that count in the loss."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from peftkit.data.encoded import Encoded
 from peftkit.data.rows import Malformed
+from peftkit.terminal import plural
 
 FIRST_ROWS = 5
 MOST_KINDS = 8
@@ -109,8 +110,8 @@ def describe_malformed(malformed: dict[str, list[int]], unit: str) -> str:
     for kind, numbers in malformed.items():
         first = ", ".join(map(str, numbers[:FIRST_ROWS]))
         more = ", ..." if len(numbers) > FIRST_ROWS else ""
-        plural = "s" if len(numbers) > 1 else ""
-        parts.append(f"{len(numbers)} {kind} ({unit}{plural} {first}{more})")
+        units = f"{unit}s" if len(numbers) > 1 else unit
+        parts.append(f"{len(numbers)} {kind} ({units} {first}{more})")
     further = len(parts) - MOST_KINDS
     shown = ", ".join(parts[:MOST_KINDS])
-    return f"{shown}, and {further} more kinds" if further > 0 else shown
+    return f"{shown}, and {plural(further, 'more kind')}" if further > 0 else shown

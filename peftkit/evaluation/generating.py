@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -20,26 +20,36 @@ Tokens = npt.NDArray[np.int64]
 
 
 def answer_prompts(
-    model: nn.Module, encoded: Encoded, tokenizer: Any, accelerator: Accelerator
+    model: nn.Module,
+    encoded: Encoded,
+    tokenizer: Any,
+    accelerator: Accelerator,
+    progress: Callable[[int], None] | None = None,
 ) -> list[str]:
     """What the model writes for the prompts of the encoding; on the main process, else nothing."""
     if not encoded.prompts or not accelerator.is_main_process:
         return [""] * len(encoded.prompts)
     prompts = [prompt.input_ids for prompt in encoded.prompts]
     with accelerator.autocast(), torch.random.fork_rng():  # drawn tokens change no training
-        return write(model, prompts, encoded.head, tokenizer)
+        return write(model, prompts, encoded.head, tokenizer, progress=progress)
 
 
 def write(
-    model: nn.Module, prompts: Sequence[Tokens], head: Head, tokenizer: Any, **settings: Any
+    model: nn.Module,
+    prompts: Sequence[Tokens],
+    head: Head,
+    tokenizer: Any,
+    progress: Callable[[int], None] | None = None,
+    **settings: Any,
 ) -> list[str]:
     """The text that a model writes after each prompt, as the head's `generation` says.
 
     Args:
+        progress: called with the number of prompts that were answered, again and again.
         settings: further options of transformers' `generate`, a streamer for example.
     """
     options = {**head.generation, **settings}
-    answers = generate(model, prompts, tokenizer.pad_token_id, **options)
+    answers = generate(model, prompts, tokenizer.pad_token_id, progress=progress, **options)
     ends = options["eos_token_id"]
     written = [ids[:-1] if len(ids) and ids[-1] in ends else ids for ids in answers]
     return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
@@ -51,6 +61,7 @@ def generate(
     pad_token_id: int,
     max_new_tokens: int,
     batch_size: int = 16,
+    progress: Callable[[int], None] | None = None,
     **settings: Any,
 ) -> list[Tokens]:
     """New tokens for each prompt, in the order of the prompts, without padding after the end.
@@ -58,6 +69,7 @@ def generate(
     Args:
         prompts: token ids, ragged; for an encoder-decoder, the encoder's input.
         batch_size: prompts that are generated from together.
+        progress: called with the number of prompts that were answered, again and again.
         settings: further options of transformers' `generate`, but for more than one answer to a
             prompt; greedy unless they say otherwise.
     """
@@ -78,6 +90,8 @@ def generate(
         start = 1 if _is_encoder_decoder(model) else inputs["input_ids"].shape[1]
         for index, row in zip(indices, found[:, start:].cpu().numpy(), strict=True):
             answers[index] = _ended(row, settings.get("eos_token_id", _eos(model)))
+        if progress:
+            progress(len(indices))
     return [answers[index] for index in range(len(prompts))]
 
 

@@ -19,8 +19,6 @@ VARIABLES = {
 """Colours that theme.css has other values for in the dark."""
 ON_CELL = "#111827"
 """Ink on the cells of a confusion matrix, which are as bright in the dark."""
-MAX_NAMED = 30
-"""Labels of a confusion matrix that still fit beside it."""
 STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: sharp, selectable, in any script the reader has
     "svg.hashsalt": "peftkit",
@@ -102,33 +100,6 @@ def rewind_curve(report: dict[str, Any]) -> str:
             last = axes is panels[-1]
             finish(axes, "scale" if last else "", metric.replace("_", " "))
         return svg(figure, in_page=False)  # a file of its own
-
-
-def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    """Expected labels in rows, predicted in columns, shaded by share of the row."""
-    n = len(labels)
-    size = min(3.0 + 0.42 * n, 12.0)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(size, size * 0.85), layout="constrained")
-        axes = figure.subplots()
-        totals = [max(sum(row), 1) for row in counts]
-        shares = [[c / t for c in row] for row, t in zip(counts, totals, strict=True)]
-        axes.imshow(shares, cmap="GnBu", vmin=0, vmax=1)
-        if n <= MAX_NAMED:
-            axes.set_xticks(range(n), labels, rotation=0 if n <= 4 else 60,
-                            ha="center" if n <= 4 else "right", rotation_mode="anchor")  # fmt: skip
-            axes.set_yticks(range(n), labels)
-        for i, row in enumerate(counts if n <= MAX_NAMED else ()):
-            for j, count in enumerate(row):
-                colour = "white" if shares[i][j] > 0.6 else ON_CELL
-                if count or n <= 6:
-                    axes.text(j, i, f"{count:,}", ha="center", va="center", color=colour,
-                              fontsize=11 if n <= 6 else 7)  # fmt: skip
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("expected")
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        return svg(figure)
 
 
 def finish(axes: Any, x: str, y: str) -> None:

@@ -11,9 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from peftkit.data.ledger import FIRST_ROWS, Ledger, describe_malformed
-from peftkit.evaluation.receipt import duration
+from peftkit.evaluation.receipt import about_probe
 from peftkit.evaluation.strata import print_strata
 from peftkit.tasks.task import Piece
+from peftkit.terminal import duration, plural
 
 SHOWN = 3
 """Answers on the command line; the receipt has all."""
@@ -64,8 +65,12 @@ def print_ledger(console: Console, ledger: Ledger, whole: bool = False) -> None:
 
 
 def print_scores(console: Console, run: dict[str, Any]) -> None:
-    """Before, baselines and after, side by side; then what it cost."""
+    """What the run leads with, if its score is worth no more than a cheaper one; before, baselines
+    and after, side by side; then what it cost.
+    """
     test = run["test"]
+    for sentence in test["lead"]:
+        console.print(f"  [bold yellow]{escape(sentence)}[/]", highlight=False)
     table = plain_table("test", *(name.replace("_", " ") for name in test["after"]))
     rows = {"before": test["before"], **test["baseline"], "after": test["after"]}
     for row, scores in rows.items():
@@ -77,6 +82,8 @@ def print_scores(console: Console, run: dict[str, Any]) -> None:
              for low, high in (interval or (0, 0) for interval in intervals)]  # fmt: skip
     table.add_row("95 % interval", *cells, style="dim")
     console.print(table)
+    if told := about_probe(test["probe"]):
+        console.print(f"  [yellow]note:[/] {escape(told)}", highlight=False)
     for sample in test["samples"][:SHOWN]:
         console.print(f"\n  [bold]asked[/]   {escape(sample['prompt'])}", highlight=False)
         for when in ("before", "after"):
@@ -84,7 +91,7 @@ def print_scores(console: Console, run: dict[str, Any]) -> None:
     for when, scores in test["answers"].items():
         told = ", ".join(f"{name.replace('_', '-')} {value:.3f}" for name, value in scores.items())
         count = len(test["samples"])
-        console.print(f"  {count} answers {when}: {told}", highlight=False)
+        console.print(f"  {plural(count, 'answer')} {when}: {told}", highlight=False)
     share = 100 * run["trainable_parameters"] / run["total_parameters"]
     console.print(
         f"  trained {run['trainable_parameters']:,} of {run['total_parameters']:,} parameters "
@@ -103,10 +110,10 @@ def print_plan(console: Console, plan: dict[str, Any]) -> None:
     layout = "packed, what all begin with once" if plan["layout"] == "shared" else plan["layout"]
     console.print(
         f"  trains {plan['trainable_parameters']:,} of {plan['total_parameters']:,} parameters "
-        f"({share:.2f} %) in {plan['num_steps']:,} step{'s' * (plan['num_steps'] != 1)}, "
-        f"{plan['tokens_per_epoch']:,} tokens an epoch\n"
-        f"  batches are {layout}; the largest has {rows} example{'s' * (rows != 1)}, "
-        f"{tokens:,} tokens",
+        f"({share:.2f} %) in {plural(plan['num_steps'], 'step')}, "
+        f"{plural(plan['tokens_per_epoch'], 'token')} an epoch\n"
+        f"  batches are {layout}; the largest has {plural(rows, 'example')}, "
+        f"{plural(tokens, 'token')}",
         highlight=False,
     )
     for title, sizes in (("training holds", plan["parts_mb"]), ("peak while", plan["peaks_mb"])):

@@ -28,13 +28,16 @@ def evaluate(
     pad_token_id: int,
     micro_batch_tokens: int,
     accelerator: Accelerator,
+    progress: Callable[[int], None] | None = None,
 ) -> Score:
     """The task's score of a model on a split, with `loss` among the metrics.
 
     Raises:
         TrainingError: the model puts out NaN or infinity.
     """
-    outputs, loss = run_model(reader, examples, task, pad_token_id, micro_batch_tokens, accelerator)
+    outputs, loss = run_model(
+        reader, examples, task, pad_token_id, micro_batch_tokens, accelerator, progress=progress
+    )
     score = task.metrics(outputs, examples, head)
     return replace(score, metrics={**score.metrics, "loss": loss})
 
@@ -47,6 +50,7 @@ def run_model(
     micro_batch_tokens: int,
     accelerator: Accelerator,
     keep: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[npt.NDArray[np.float32], float]:
     """What the task keeps of the outputs at the positions that it reads, (targets, ...) in the
     examples' order; and the mean loss, unweighted and without label smoothing, so that it compares
@@ -56,6 +60,8 @@ def run_model(
 
     Args:
         keep: (outputs, targets) -> what is kept of a batch, if not what the task needs.
+        progress: called with the number of examples that were run, by all processes, again and
+            again.
     """
     keep = keep or task.keep
     reader.model.eval()
@@ -82,6 +88,8 @@ def run_model(
             by_example = _by_example(torch.cat(finite), examples, indices, task.reads)
             broken += [index for index, right in by_example if not right.all()]
             found.extend(_by_example(torch.cat(kept), examples, indices, task.reads))
+            if progress:
+                progress(len(indices) * accelerator.num_processes)
     if accelerator.num_processes > 1:
         found, broken = gather_object(found), gather_object(broken)
         sums = sum(gather_object([sums]))

@@ -19,6 +19,7 @@ from peftkit.methods.method import Layout
 from peftkit.methods.reasons import quantized_weights_are_not_trained
 from peftkit.methods.stored import _StoredAsTensors
 from peftkit.tasks.task import Task
+from peftkit.terminal import plural
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,7 +51,8 @@ class TopLayers(_StoredAsTensors):
         name, blocks = found[-1]
         if self.k > len(blocks):
             raise MethodError(
-                f"`method.k` is {self.k}, but {type(model).__name__} has {len(blocks)} blocks",
+                f"`method.k` is {self.k}, but {type(model).__name__} has "
+                f"{plural(len(blocks), 'block')}",
                 "FullFineTuning trains all of them",
             )
         top = [f"{name}.{index}" for index in range(len(blocks) - self.k, len(blocks))]

@@ -11,6 +11,23 @@ Counts = npt.NDArray[np.int64]
 RESAMPLES = 1000
 
 
+def paired_interval(
+    ours: npt.NDArray[np.float64],
+    others: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64],
+) -> tuple[float, float]:
+    """95 % percentile interval of the difference of two means over the same rows, resampled
+    together: sum of (ours - others) / sum of weights.
+    """
+    # rows whose difference and weight are the same are alike: a resample is one multinomial draw
+    kinds, counts = np.unique(np.stack([ours - others, weights]), axis=1, return_counts=True)
+    random = np.random.default_rng(0)
+    share = counts / counts.sum()
+    sums = np.array([kinds @ random.multinomial(len(ours), share) for _ in range(RESAMPLES)])
+    means = sums[:, 0] / sums[:, 1]
+    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+
+
 def bootstrap_intervals(
     expected: npt.NDArray[np.int64],
     predicted: npt.NDArray[np.int64],

@@ -14,6 +14,7 @@ from peftkit.data.rows import Row
 from peftkit.errors import DataError
 from peftkit.tasks.chat_format import PROBE, ChatFormat, NotRendered, Tokens, template_for
 from peftkit.tasks.messages import Message, is_learned
+from peftkit.terminal import plural
 
 OverLong = Literal["cut_end", "drop_turns", "drop"]
 Talk = tuple[Row, list[Message]]
@@ -126,7 +127,7 @@ def encode_texts(
         raise DataError(f"no text of the {split} split has more than one token", "add longer texts")
     notes = _note_rows(split, empty, "a single token, left out")
     if len(kept) > len(read):
-        pieces_of = f"{len(read):,} texts became {len(kept):,} pieces"
+        pieces_of = f"{plural(len(read), 'text')} became {plural(len(kept), 'piece')}"
         notes.append(f"{split}: {pieces_of} of at most {limit:,} tokens")
     return _examples(kept, unsupervised=len(empty)), notes
 

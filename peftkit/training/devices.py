@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import importlib.util
 import sys
 import weakref
 from collections.abc import Iterator
@@ -21,6 +20,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from peftkit.bases.base import Base
 from peftkit.errors import MissingPackageError, RecipeError
+from peftkit.packages import is_installed
+from peftkit.terminal import plural
 from peftkit.training.own_accelerator import OwnAccelerator
 
 
@@ -31,11 +32,7 @@ def open_accelerator(base: Base, report_to: str = "none") -> Accelerator:
         MissingPackageError: the tracker is not installed (Accelerate would go on without).
         RecipeError: Accelerate was configured to shard the model, which peftkit does not do.
     """
-    if report_to != "none" and importlib.util.find_spec(report_to) is None:
-        raise MissingPackageError(
-            f'`training.report_to` is "{report_to}", which is not installed',
-            f"pip install {report_to}",
-        )
+    check_tracker(report_to)
     accelerator = OwnAccelerator(
         compute_dtype(base),
         cpu=not torch.accelerator.is_available(),  # else CPU processes would not find each other
@@ -49,6 +46,15 @@ def open_accelerator(base: Base, report_to: str = "none") -> Accelerator:
             "choose one GPU, or several without sharding, in `accelerate config`",
         )
     return accelerator
+
+
+def check_tracker(report_to: str) -> None:
+    """Raises MissingPackageError if the tracker is not installed."""
+    if report_to != "none" and not is_installed(report_to):
+        raise MissingPackageError(
+            f'`training.report_to` is "{report_to}", which is not installed',
+            f"pip install {report_to}",
+        )
 
 
 def compute_dtype(base: Base) -> torch.dtype:
@@ -162,5 +168,4 @@ def device_name(device: torch.device) -> str:
     """For the receipt: the GPU's name, or the processor count."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{device.type}, {threads} thread{'s' * (threads > 1)}"
+    return f"{device.type}, {plural(torch.get_num_threads(), 'thread')}"

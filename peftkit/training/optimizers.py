@@ -13,6 +13,11 @@ from torch import nn
 from peftkit.methods.method import trainable_parameters
 from peftkit.recipe import Training
 
+FROM_BITSANDBYTES = {
+    "adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit", "lion": "Lion",
+}  # fmt: skip
+"""Optimizers of a recipe -> their classes in bitsandbytes."""
+
 
 def make_optimizer(
     model: nn.Module,
@@ -50,8 +55,7 @@ def _from_bitsandbytes(name: str, settings: list[dict[str, Any]]) -> torch.optim
     """
     from bitsandbytes import optim
 
-    classes = {"adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit", "lion": "Lion"}
-    made: torch.optim.Optimizer = getattr(optim, classes[name])(settings)
+    made: torch.optim.Optimizer = getattr(optim, FROM_BITSANDBYTES[name])(settings)
     return made
 
 

@@ -1,8 +1,9 @@
-"""What a person sees while training runs."""
+"""What a person sees while work goes on: a bar in a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -15,13 +16,99 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from peftkit.terminal import duration
+
+EVERY = 30.0
+"""Seconds between two lines, and before the first; work that takes less is silent."""
+Say = Callable[[str], None]
+Clock = Callable[[], float]
+
+
+def silent(_: str) -> None:
+    """Says nothing."""
+
+
+def says(console: Console) -> Say:
+    """Prints lines on a console, a little indented."""
+
+    def say(line: str) -> None:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+
+    return say
+
+
+class Pace:
+    """Says how far work of known size is: `test: 1,200 of 5,000 rows, 64 rows/s, 1 min 0 s left`.
+
+    Args:
+        what: is worked on.
+        total: of the units there are to do.
+        every: seconds between two lines, and before the first.
+        clock: gives seconds.
+    """
+
+    def __init__(
+        self,
+        say: Say,
+        what: str,
+        total: int,
+        unit: str = "rows",
+        every: float = EVERY,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._say, self._what, self._total, self._unit = say, what, total, unit
+        self._every, self._clock = every, clock
+        self._done = 0
+        self._started = self._last = clock()
+
+    def advance(self, count: int) -> None:
+        """After so many more units."""
+        self._done += count
+        now = self._clock()
+        if self._done >= self._total or now - self._last < self._every:
+            return
+        self._last = now
+        speed = self._done / max(1e-9, now - self._started)
+        self._say(
+            f"{self._what}: {self._done:,} of {self._total:,} {self._unit}, "
+            f"{_speed(speed, self._unit)}, {duration((self._total - self._done) / speed)} left"
+        )
+
+
+class Stages:
+    """Says what is being done, where what came before has taken long; arguments as for `Pace`."""
+
+    def __init__(self, say: Say, every: float = EVERY, clock: Clock = time.monotonic) -> None:
+        self._say, self._every, self._clock = say, every, clock
+        self._started = self._last = clock()
+
+    def __call__(self, stage: str) -> None:
+        """Before a stage."""
+        now = self._clock()
+        if now - self._last >= self._every:
+            self._last = now
+            self._say(f"{stage}, after {duration(now - self._started)}")
+
 
 class TrainingProgress:
-    """A bar with loss, learning rate, speed and time left; on a plain file only the validations."""
+    """A bar with loss, learning rate, speed and time left; on a plain file a line now and then, and
+    the validations.
 
-    def __init__(self, console: Console, num_steps: int, visible: bool) -> None:
-        self._console = console
-        self._visible = visible
+    Args:
+        every: seconds between two lines on a plain file, and before the first.
+        clock: gives seconds.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        num_steps: int,
+        visible: bool,
+        every: float = EVERY,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._console, self._num_steps, self._visible = console, num_steps, visible
+        self._every, self._clock = every, clock
         self._bar = Progress(
             TextColumn("  training"),
             BarColumn(bar_width=24),
@@ -33,19 +120,35 @@ class TrainingProgress:
             disable=not (visible and console.is_terminal),
         )
         self._task = self._bar.add_task("", total=num_steps, status="")
-        self._examples = self._tokens = 0
-        self._started = time.perf_counter()
+        self._steps = self._examples = self._tokens = 0
+        self._losses: list[float] = []  # since the last line
+        self._started = self._last = clock()
 
     def step(self, loss: float, learning_rate: float, examples: int, tokens: int) -> None:
         """After an optimizer step over so many examples and (unpadded) tokens."""
+        self._steps += 1
         self._examples += examples
         self._tokens += tokens
-        seconds = time.perf_counter() - self._started
-        status = (
-            f"loss {loss:.3f}  lr {learning_rate:.1e}  "
-            f"{self._examples / seconds:,.0f} examples/s  {self._tokens / seconds:,.0f} tokens/s"
-        )
-        self._bar.update(self._task, advance=1, status=status)
+        self._losses.append(loss)
+        now = self._clock()
+        seconds = max(1e-9, now - self._started)
+        pace = _speed(max(1, self._examples) / seconds, "examples")
+        if not self._bar.disable:
+            self._bar.update(
+                self._task,
+                advance=1,
+                status=f"loss {loss:.3f}  lr {learning_rate:.1e}  {pace}  "
+                f"{self._tokens / seconds:,.0f} tokens/s",
+            )
+        elif self._visible and self._steps < self._num_steps and now - self._last >= self._every:
+            self._last = now
+            left = (self._num_steps - self._steps) * seconds / self._steps
+            says(self._console)(
+                f"step {self._steps:,} of {self._num_steps:,}  "
+                f"train loss {sum(self._losses) / len(self._losses):.4f}  {pace}  "
+                f"{duration(left)} left"
+            )
+            self._losses.clear()
 
     def validation(self, step: int, loss: float, metrics: dict[str, float], best: bool) -> None:
         """After a score on the validation split."""
@@ -68,3 +171,10 @@ class TrainingProgress:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.stop()
+
+
+def _speed(per_second: float, unit: str) -> str:
+    """`64 rows/s`, `1.4 rows/s`, `2.5 s each`."""
+    if per_second >= 10:
+        return f"{per_second:,.0f} {unit}/s"
+    return f"{per_second:.1f} {unit}/s" if per_second >= 1 else f"{1 / per_second:.3g} s each"

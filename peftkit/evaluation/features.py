@@ -1,0 +1,218 @@
+"""What a frozen base gives the linear layers of its head, read without them or beside a score.
+
+The head's own linear layers are random before training: features are what the last of them would
+read if the others were not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from peftkit.data.encoded import Examples
+from peftkit.errors import first_line
+from peftkit.training.batching import inference_batches, row_tokens
+from peftkit.training.collating import collate, to_device
+from peftkit.training.progress import Pace, Say, silent
+from peftkit.training.reading import Reader
+
+Floats = npt.NDArray[np.float32]
+SAME = 1e-4
+"""Largest difference, relative to the features' scale, of two ways that give the same."""
+
+
+@dataclass(frozen=True)
+class FrozenBase:
+    """An untrained model under its head, and how its outputs are read."""
+
+    head: tuple[str, ...]
+    """Names of the modules that the task trains above the base."""
+    reader: Reader
+    pad_token_id: int
+    micro_batch_tokens: int
+    accelerator: Accelerator
+    say: Say = silent
+    """Called with how far reading is, where that takes long."""
+
+    @property
+    def model(self) -> Any:
+        """The model itself, in evaluation mode while it is read."""
+        return self.reader.model
+
+    def batches(self, examples: Examples) -> list[tuple[int, ...]]:
+        """The batches in which a split is read, by all processes together."""
+        reader, on_cpu = self.reader, self.accelerator.device.type == "cpu"
+        tokens = row_tokens(self.micro_batch_tokens, reader.layout, on_cpu, reader.config)
+        return list(inference_batches(examples, tokens, reader.layout))
+
+    def own_share(self, examples: Examples) -> list[tuple[int, ...]]:
+        """Those of the batches that this process reads."""
+        return self.batches(examples)[
+            self.accelerator.process_index :: self.accelerator.num_processes
+        ]
+
+    def linear_layers(self) -> list[tuple[str, nn.Linear]]:
+        """The linear layers of the head, by name, in the order of their definition."""
+        return [
+            (name, module)
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Linear)
+            and any(f"{name}.".startswith(f"{part}.") for part in self.head)
+        ]
+
+
+def read_features(base: FrozenBase, examples: Examples) -> Floats:
+    """(examples, d), in the order of the examples; every process takes its share of the batches."""
+    pace, parts = Pace(base.say, "frozen probe", len(examples)), []
+    with headless(base) as reader, torch.inference_mode(), base.accelerator.autocast():
+        for batch in base.own_share(examples):
+            parts.append(_outputs(base, reader, examples, batch).float().cpu().numpy())
+            pace.advance(len(batch) * base.accelerator.num_processes)
+    return _in_order(base, examples, parts)
+
+
+@contextlib.contextmanager
+def headless(base: FrozenBase) -> Iterator[Reader]:
+    """Inside, nothing stands in the places of the head's linear layers; gives a reader for that."""
+    model, reader = base.model, base.reader
+    places = []
+    for name, module in base.linear_layers():
+        parent, _, last = name.rpartition(".")
+        places.append((model.get_submodule(parent), last, module))
+    try:
+        for holder, last, _ in places:
+            setattr(holder, last, nn.Identity())
+        yield Reader(model.eval(), reader.reads, reader.layout, reader.only_read)
+    finally:
+        for holder, last, module in places:
+            setattr(holder, last, module)
+
+
+def _outputs(
+    base: FrozenBase, reader: Reader, examples: Examples, indices: tuple[int, ...]
+) -> Tensor:
+    """(batch, classes or d), of one batch."""
+    batch = collate(examples, indices, reader.reads, base.pad_token_id, reader.layout)
+    with reader.ready(to_device(batch, base.accelerator.device)) as given:
+        return torch.cat([part for _, part in reader.outputs(given)])
+
+
+def _in_order(base: FrozenBase, examples: Examples, parts: Sequence[Floats]) -> Floats:
+    """The rows of this process's batches, and of the others', in the order of the examples."""
+    found = list(zip(base.own_share(examples), parts, strict=True))
+    if base.accelerator.num_processes > 1:
+        found = gather_object(found)
+    order = np.argsort(np.concatenate([np.array(indices) for indices, _ in found]))
+    features: Floats = np.concatenate([part for _, part in found])[order]
+    return features
+
+
+@dataclass
+class Seen:
+    """Features of a split that came by the way, while it was scored."""
+
+    base: FrozenBase
+    examples: Examples
+    parts: list[Tensor] = field(default_factory=list)
+    """(batch, d) of each batch, on the CPU."""
+
+    def features(self) -> Floats | None:
+        """(examples, d); None if not every batch of every process gave some."""
+        sizes = [len(indices) for indices in self.base.own_share(self.examples)]
+        complete = [[len(part) for part in self.parts] == sizes]
+        if self.base.accelerator.num_processes > 1:
+            complete = gather_object(complete)
+        if not all(complete):
+            return None
+        return _in_order(self.base, self.examples, [part.float().numpy() for part in self.parts])
+
+
+@contextlib.contextmanager
+def beside_scores(base: FrozenBase, examples: Examples) -> Iterator[Seen]:
+    """Inside, each forward pass of the model leaves features besides its logits, which stay as they
+    are.
+
+    The first linear layer of the head hands on what it read behind what it puts out; the others
+    leave that part alone, and it is taken off the logits again.
+    """
+    seen, inside = Seen(base, examples), [False]
+    layers = [layer for _, layer in base.linear_layers()]
+
+    def enter(_: nn.Module, __: Any) -> None:
+        inside[0] = True
+        seen.parts.append(torch.empty(0))
+
+    def leave(_: nn.Module, __: Any, outputs: Any) -> None:
+        inside[0] = False
+        width = layers[-1].out_features
+        seen.parts[-1] = outputs.logits[..., width:].cpu()
+        outputs.logits = outputs.logits[..., :width]
+
+    def narrow(layer: nn.Linear, given: tuple[Tensor, ...]) -> Any:
+        wide = given[0]
+        carried.append(wide[..., layer.in_features :] if layer is not layers[0] else wide)
+        return (wide[..., : layer.in_features].contiguous(),)
+
+    def widen(_: nn.Module, __: Any, out: Tensor) -> Tensor:
+        features = carried.pop()
+        if inside[0]:
+            return torch.cat([out, features.to(out.dtype)], dim=-1)
+        # a packed row's score is computed once more, of what is read
+        seen.parts[-1] = features.cpu()
+        return out
+
+    carried: list[Tensor] = []
+    handles = [base.model.register_forward_pre_hook(enter), base.model.register_forward_hook(leave)]
+    for layer in layers:
+        handles += [layer.register_forward_pre_hook(narrow), layer.register_forward_hook(widen)]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class Tried:
+    """How features can be had of an architecture."""
+
+    failed: str = ""
+    """Why they cannot be read at all; empty where they can."""
+    beside: bool = False
+    """Whether a score leaves them by the way, the same ones, and stays the same itself."""
+
+
+def tried(base: FrozenBase, examples: Examples) -> Tried:
+    """What works on the shortest example; every process tries it for itself."""
+    shortest = min(range(len(examples)), key=lambda index: len(examples.input_ids[index]))
+    one = examples.chosen([shortest])
+    base.model.eval()
+    with base.accelerator.autocast(), torch.inference_mode():
+        try:
+            with headless(base) as reader:
+                alone = _outputs(base, reader, one, (0,))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a head that is more than layers behind one another
+            told = f"{type(error).__name__}: {first_line(error)}"
+            return Tried(f"the head cannot be left out: {told}")
+        plain = _outputs(base, base.reader, one, (0,))
+        try:
+            with beside_scores(base, one) as seen:
+                logits = _outputs(base, base.reader, one, (0,))
+        except (RuntimeError, IndexError):  # a norm between the layers takes no other width, or
+            return Tried()  # there is no linear layer
+    found, alone = seen.parts[-1], alone.cpu()
+    if found.shape != alone.shape or not torch.equal(plain, logits):
+        return Tried()
+    off = float((found.float() - alone.float()).abs().max())
+    return Tried(beside=off <= SAME * max(1e-6, float(alone.abs().max())))

@@ -1,0 +1,101 @@
+"""What a run leads with where its score is no better than something that needs no fine-tuning."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from peftkit.data.encoded import Encoded
+from peftkit.evaluation.frozen_probe import targets_of
+from peftkit.evaluation.probe_rows import ProbeOfRun
+from peftkit.metrics.bootstrap import paired_interval
+from peftkit.tasks.task import ByExample, Score
+from peftkit.terminal import plural
+
+Interval = tuple[float, float]
+
+
+def headline_metric(metric: str, score: Score) -> str:
+    """The score that a person reads first: the one that chose the best weights, unless that was the
+    loss.
+    """
+    return next(iter(score.metrics)) if metric == "loss" else metric
+
+
+def lead(
+    metric: str,
+    after: Score,
+    baselines: dict[str, dict[str, float]],
+    probe: ProbeOfRun | None,
+    encoded: Encoded,
+) -> list[str]:
+    """Sentences on what is no worse than the trained model, by more than chance; none where nothing
+    is.
+
+    Args:
+        metric: see `headline_metric`.
+        baselines: scores on the test split by name.
+    """
+    told = []
+    guess = baselines.get("majority", {}).get(metric)
+    if guess is not None and metric in after.metrics:
+        told.append(_beside_guess(metric, after, guess, _majority(encoded)))
+    if probe is not None and probe.found is not None:
+        told.append(_beside_probe(metric, after, probe.found.score, _rows(probe)))
+    return list(filter(None, told))
+
+
+def _beside_guess(metric: str, after: Score, guess: float, label: str) -> str:
+    """By the interval of the trained model's score over the test rows."""
+    value = after.metrics[metric]
+    low, high = after.intervals.get(metric, (value, value))
+    if low > guess:
+        return ""
+    name = metric.replace("_", " ")
+    if value <= guess:
+        same = "the same" if value == guess else "that guess"
+        return f"not better than always answering `{label}`: {name} {value:.3f}, {same} {guess:.3f}"
+    return (
+        f"not better than always answering `{label}` by more than chance: {name} {value:.3f} "
+        f"(95 % interval {low:.3f} to {high:.3f}), that guess {guess:.3f}"
+    )
+
+
+def _beside_probe(metric: str, after: Score, probe: Score, rows: str) -> str:
+    """By the paired bootstrap over the test rows."""
+    comparable = [name for name in (metric, "accuracy", *after.by_example)
+                  if name in after.by_example and name in probe.by_example]  # fmt: skip
+    if not comparable:
+        return ""
+    name = comparable[0]
+    low, high = difference_interval(after.by_example[name], probe.by_example[name])
+    ours, others = after.metrics[name], probe.metrics[name]
+    sign = -1 if name == "loss" else 1
+    if min(sign * low, sign * high) > 0:
+        return ""
+    worse, ahead = max(sign * low, sign * high) < 0, sign * (ours - others) > 0
+    return (
+        f"{'worse' if worse else 'not better'} than the frozen probe, a logistic regression on the "
+        f"untrained base{rows}{', by more than chance' * ahead}: {name.replace('_', ' ')} "
+        f"{ours:.3f} against {others:.3f} (difference {low:+.3f} to {high:+.3f}, 95 % of a paired "
+        "bootstrap)"
+    )
+
+
+def difference_interval(ours: ByExample, others: ByExample) -> Interval:
+    """By how much the first score is higher, of the same examples."""
+    values = np.array(ours.values), np.array(others.values)
+    return paired_interval(*values, np.array(ours.weights))
+
+
+def _majority(encoded: Encoded) -> str:
+    """The label that most training rows have."""
+    ((index, _),) = Counter(targets_of(encoded.train).tolist()).most_common(1)
+    return encoded.head.labels[index]
+
+
+def _rows(probe: ProbeOfRun) -> str:
+    if probe.rows == probe.num_train:
+        return ""
+    return f" with {probe.rows:,} of its {plural(probe.num_train, 'training row')}"

@@ -1,0 +1,137 @@
+"""The frozen probe of a run, on as many rows as a tenth of the run's work allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from peftkit.data.encoded import Encoded, Examples
+from peftkit.evaluation.features import Floats, FrozenBase, read_features
+from peftkit.evaluation.frozen_probe import ITERATIONS, FrozenProbe, Part, fit_probe, targets_of
+from peftkit.recipe import Recipe
+from peftkit.terminal import plural
+
+MOST_ROWS = 5000
+"""Of the training split."""
+SHARE = 0.1
+"""Of the run's work."""
+FREE = 1e11
+"""Multiplications that any run may spend: about a second on two cores of a CPU, where even the
+shortest run takes ten."""
+LEAST_PER_LABEL = 10
+"""Training rows, on average, below which a regression says little of the base; of fewer rows all
+are taken."""
+
+
+@dataclass(frozen=True)
+class ProbeOfRun:
+    """What a run knows of its base without fine-tuning."""
+
+    left_out: str = ""
+    """Why there is no probe; empty where there is one."""
+    found: FrozenProbe | None = None
+    rows: int = 0
+    """Training rows that it was fitted on."""
+    num_train: int = 0
+    """Training rows that there are."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For run.json; the scores stand among the baselines."""
+        strength = None if self.found is None else self.found.regularization
+        return {
+            "left_out": self.left_out,
+            "rows": self.rows,
+            "training_rows": self.num_train,
+            "regularization": strength,
+        }
+
+
+def probe_of_run(
+    base: FrozenBase,
+    encoded: Encoded,
+    recipe: Recipe,
+    test: Floats | None,
+    planned: float,
+    num_parameters: int,
+) -> ProbeOfRun:
+    """Fits the probe on rows that the seed draws, each label in its share; or says why not.
+
+    Args:
+        test: features of the test split, if a score left them by the way.
+        planned: tokens that pass forward in the run, as `planning.forward_tokens` counts.
+        num_parameters: of the base, embeddings aside.
+    """
+    num_train = len(encoded.train)
+    work = _work(base, encoded, test is not None, num_parameters)
+    planned_work = planned * num_parameters
+    share = work.share_within(max(FREE, SHARE * planned_work))
+    share = min(share, MOST_ROWS / num_train)
+    least = min(num_train, LEAST_PER_LABEL * len(encoded.head.labels))
+    if int(share * num_train) < least:
+        needed = work.of(least / num_train) / planned_work
+        return ProbeOfRun(
+            f"on {plural(least, 'row')} it would take {needed:.0%} of what the run takes, and "
+            f"{SHARE:.0%} is allowed",
+            num_train=num_train,
+        )
+    parts = []
+    for split in (encoded.train, encoded.validation):
+        chosen = split.chosen(draw(split, max(1, int(share * len(split))), recipe.seed))
+        parts.append(Part(read_features(base, chosen), chosen))
+    features = read_features(base, encoded.test) if test is None else test
+    parts.append(Part(features, encoded.test))
+    if not all(np.isfinite(part.features).all() for part in parts):
+        return ProbeOfRun("the base gives NaN or infinity for some rows", num_train=num_train)
+    found = fit_probe(parts, recipe.task, encoded.head, recipe.metric)
+    return ProbeOfRun("", found, len(parts[0].examples), num_train)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the probe takes, in multiplications, told from counts alone: a recipe gives the same
+    rows each time.
+    """
+
+    by_rows: float
+    """Of all training and validation rows."""
+    fixed: float
+    """Of the test rows."""
+
+    def of(self, share: float) -> float:
+        """Of a share of the rows."""
+        return self.fixed + share * self.by_rows
+
+    def share_within(self, allowed: float) -> float:
+        """The share of the rows for which so much is enough, at most 1."""
+        return max(0.0, min(1.0, (allowed - self.fixed) / self.by_rows))
+
+
+def _work(base: FrozenBase, encoded: Encoded, test_is_read: bool, num_parameters: int) -> _Work:
+    """A token costs the base's parameters; an iteration of the solver two multiplications for each
+    row, number of the features and label.
+    """
+    train, labels = encoded.train, len(encoded.head.labels)
+    tokens = train.num_tokens + encoded.validation.num_tokens
+    layers = base.linear_layers()
+    width = layers[-1][1].in_features if layers else labels
+    return _Work(
+        by_rows=tokens * num_parameters + 2.0 * ITERATIONS * len(train) * width * labels,
+        fixed=0.0 if test_is_read else float(encoded.test.num_tokens * num_parameters),
+    )
+
+
+def draw(examples: Examples, count: int, seed: int) -> Sequence[int]:
+    """At most so many examples in order: each label in its share, once if there is room."""
+    targets = targets_of(examples)
+    if count >= len(targets):
+        return range(len(targets))
+    random = np.random.default_rng([seed, len(targets)])
+    chosen: list[int] = []
+    for label in np.unique(targets):
+        of_label = np.flatnonzero(targets == label)
+        some = max(1, int(count * len(of_label) / len(targets)))
+        chosen += random.permutation(of_label)[:some].tolist()
+    return sorted(chosen[:count])
