@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,27 @@ def write_receipt(file: Path, run: dict[str, Any]) -> None:
         fold=FOLD,
         tables=[folded(table) for table in test["tables"]],
         matrices=[_matrix(matrix) for matrix in test["matrices"]],
+        labels=_labels(run["ledger"]),
     )
     file.write_text(text, encoding="utf-8")
+
+
+def _labels(ledger: dict[str, Any]) -> Folded | None:
+    """The rows of each label in each split, the rarest last; None where rows have no labels."""
+    counts = {name: split["strata"] for name, split in ledger["splits"].items()}
+    total = Counter[str]()
+    for split in counts.values():
+        total.update(split)
+    if set(total) <= {""}:
+        return None
+    names = sorted(total, key=lambda name: (-total[name], name))
+    rows = [(name, *(split.get(name, 0) for split in counts.values())) for name in names]
+    columns = (ledger["stratum"] or "label", *counts)
+    if len(rows) <= FOLD:
+        return Folded("", columns, rows, (), "")
+    half = FOLD // 2
+    told = f"The {half} most frequent and the {half} rarest of {len(rows)}."
+    return Folded("", columns, [*rows[:half], *rows[-half:]], rows, told)
 
 
 def folded(table: dict[str, Any]) -> Folded:
