@@ -235,8 +235,7 @@ def _other_layers(opened: OpenedBase, record: Record) -> str:
     here = getattr(opened.config, "num_hidden_layers", None)
     if saved is None or saved == here:
         return ""
-    layers = plural(here or 0, "layer")
-    return f"`{opened.name}` has {layers}, and the base of the training had {saved}"
+    return f"`{opened.name}` has {here} layers, and the base of the training had {saved}"
 
 
 def _tensors_are_right(findings: Findings, model: Any) -> bool:
