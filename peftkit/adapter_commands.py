@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 def adapter_command(options: argparse.Namespace) -> None:
     """Does what was asked for, after a look at what needs no model library."""
+    if options.command == "export":
+        check_choices(options.to, options.quantize)
     if options.command != "convert":
         find_adapter(options.run)
     if getattr(options, "output", ""):
@@ -206,7 +208,6 @@ def _retention(options: argparse.Namespace) -> Retention | None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    check_choices(options.to, options.quantize)
     settings = parse_settings(options.adapter_setting)
     quiet_libraries()
     from peftkit.adapters.exporting import export

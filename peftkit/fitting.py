@@ -67,7 +67,6 @@ def train_and_score(
     set_seed(recipe.seed)
     with clock.stage("load"):
         loaded = load(prepared, accelerator)
-
     unquantized = loaded.quantized.unquantized if loaded.quantized else []
 
     def answer(model: nn.Module) -> list[str]:
@@ -83,11 +82,8 @@ def train_and_score(
             loaded.model, encoded, recipe.task, _layouts(recipe), accelerator, gradients=False
         )
     if frozen_probe and has_probe(recipe.task):
-        base_read = FrozenBase(
-            loaded.head, of_base.reader, encoded.pad_token_id, recipe.training.micro_batch_tokens,
-            accelerator, says(console),
-        )  # fmt: skip
-        before, probe = score_and_probe(base_read, prepared, clock, scored)
+        read = _frozen_base(loaded, of_base.reader, prepared, accelerator, console)
+        before, probe = score_and_probe(read, prepared, clock, scored)
     else:
         with clock.stage("evaluate"):
             before, probe = scored(of_base.reader), None
@@ -99,8 +95,8 @@ def train_and_score(
         trainable = count(trainable_parameters(model).values())
     with clock.stage("self-check"):
         chosen = choose_trained(model, prepared, accelerator)
-        for note in dict.fromkeys((*of_base.notes, *chosen.notes)):
-            console.print(f"  [yellow]note:[/] {note}", highlight=False)
+    for note in dict.fromkeys((*of_base.notes, *chosen.notes)):
+        console.print(f"  [yellow]note:[/] {note}", highlight=False)
     begun = {}
     if prepared.start:
         with clock.stage("evaluate"):
@@ -121,9 +117,8 @@ def train_and_score(
         raise Unfinished(model, before, result, unquantized)
     samples, answers = _written(prepared, answers_before, answers_after)
     accelerator.end_training()  # closes trackers and the process group: nothing is shared below
-    notes = chosen.notes
     return model, Outcome(
-        before, baselines, after, samples, answers, result, notes, trainable, base_memory,
+        before, baselines, after, samples, answers, result, chosen.notes, trainable, base_memory,
         unquantized, probe,
     )  # fmt: skip
 
@@ -142,6 +137,17 @@ def _written(
         for when, written in (("before", before), ("after", after))
     }
     return samples, {when: scores for when, scores in scored.items() if scores}
+
+
+def _frozen_base(
+    loaded: LoadedModel,
+    reader: Reader,
+    prepared: Prepared,
+    accelerator: Accelerator,
+    console: Console,
+) -> FrozenBase:
+    tokens, pad = prepared.recipe.training.micro_batch_tokens, prepared.encoded.pad_token_id
+    return FrozenBase(loaded.head, reader, pad, tokens, accelerator, says(console))
 
 
 def score_and_probe(
