@@ -29,13 +29,7 @@ if TYPE_CHECKING:
 
 
 def adapter_command(options: argparse.Namespace) -> None:
-    """Does what was asked for, after a look at what needs no model library."""
-    if options.command == "export":
-        check_choices(options.to, options.quantize)
-    if options.command != "convert":
-        find_adapter(options.run)
-    if getattr(options, "output", ""):
-        refuse_taken(place(options.output), getattr(options, "to", "") in FILES)
+    """Does what was asked for."""
     does = {
         "verify": _verify, "predict": _predict, "chat": _chat, "merge": _merge, "export": _export,
         "rewind": _rewind, "convert": _convert,
@@ -75,6 +69,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     _check_predict(options)
+    _check_rows(options)
     how = options.trust_remote_code, parse_settings(options.adapter_setting)
     quiet_libraries()
     from peftkit.adapters.answering import answer_file, answer_texts
@@ -103,7 +98,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _check_predict(options: argparse.Namespace) -> None:
-    """Raises what can be told of the options, and of the rows of a file, without the model."""
+    """Raises what can be told of the options alone."""
     if bool(options.text) == bool(options.file):
         raise RecipeError("give either `--text ...` or `--file rows.csv --out answers.csv`")
     if options.text_pair and len(options.text_pair) != len(options.text):
@@ -119,6 +114,11 @@ def _check_predict(options: argparse.Namespace) -> None:
         raise OutputError(
             f"`{options.out}` exists already, and nothing is overwritten", "give another `--out`"
         )
+
+
+def _check_rows(options: argparse.Namespace) -> None:
+    """Raises what can be told of an adapter, and of the rows that it is to answer, without it."""
+    find_adapter(options.run)
     if options.file:
         from peftkit.adapters.inputs import read_inputs, read_table
         from peftkit.adapters.saved_recipe import quick_recipe
@@ -134,6 +134,7 @@ def _chat(options: argparse.Namespace) -> None:
         raise RecipeError("`--json` is for `--once`; a conversation is no JSON object")
     if options.once is not None and not options.once.strip():
         raise RecipeError("`--once` is empty", "give it a question")
+    find_adapter(options.run)
     settings = parse_settings(options.adapter_setting)
     quiet_libraries()
     from peftkit.adapters.chatting import answer_once, converse, open_chat
@@ -155,6 +156,7 @@ def _chat(options: argparse.Namespace) -> None:
 def _merge(options: argparse.Namespace) -> None:
     if not math.isfinite(options.scale):
         raise RecipeError(f"`--scale` is {options.scale}", "give a number; 1 is as it was trained")
+    _check_places(options)
     settings = parse_settings(options.adapter_setting)
     quiet_libraries()
     from peftkit.adapters.merged_folder import merge_to
@@ -173,6 +175,7 @@ def _rewind(options: argparse.Namespace) -> None:
     retention = _retention(options)
     if not 0 <= options.tolerance < math.inf:
         raise RecipeError(f"`--tolerance` is {options.tolerance:g}", "give 0 or more")
+    _check_places(options)
     settings = parse_settings(options.adapter_setting)
     quiet_libraries()
     from peftkit.adapters.rewinding import rewind
@@ -207,7 +210,16 @@ def _retention(options: argparse.Namespace) -> Retention | None:
     return Retention(**given) if set(given) != {"text"} or given["text"] != "text" else None
 
 
+def _check_places(options: argparse.Namespace, a_file: bool = False) -> None:
+    """Raises if there is no adapter, or its output cannot be written, before anything is loaded."""
+    find_adapter(options.run)
+    if options.output:
+        refuse_taken(place(options.output), a_file)
+
+
 def _export(options: argparse.Namespace) -> None:
+    check_choices(options.to, options.quantize)
+    _check_places(options, options.to in FILES)
     settings = parse_settings(options.adapter_setting)
     quiet_libraries()
     from peftkit.adapters.exporting import export

@@ -13,8 +13,8 @@ from peftkit.errors import AdapterError
 from peftkit.recipe import Recipe
 
 RECIPE = "recipe.json"
-WITHIN_RUNS = ("adapter", "adapter.unchecked", UNFINISHED)
-"""Names of an adapter's folder inside that of its run."""
+WITHIN_RUNS = ("adapter.unchecked", UNFINISHED)
+"""Names of what a run has left that did not come to its end, and is not to be published."""
 
 
 def recipe_of(path: Path, published: Mapping[str, Any]) -> Recipe:
