@@ -93,7 +93,7 @@ class Trial:
     layout: Layout
     worst: Worst
     """The micro-batch with most tokens."""
-    seconds: float = MEASURED_SECONDS
+    seconds: float
     """For which a pass is repeated, at least twice, if time is measured."""
 
 
@@ -108,7 +108,7 @@ def make_trial(
     if packs:
         layout = "shared" if shares(model, encoded.train) else "packed"
     worst = worst_micro_batch(encoded.train, recipe, layout, accelerator, base.config)
-    return Trial(recipe, base, encoded, accelerator, timed, layout, worst)
+    return Trial(recipe, base, encoded, accelerator, timed, layout, worst, MEASURED_SECONDS)
 
 
 def measure(trial: Trial) -> Cost:

@@ -15,6 +15,7 @@ import peftkit as pk
 from peftkit.bases.footprint import footprint
 from peftkit.bases.loading import load_weights
 from peftkit.bases.shrunk import depth, shrunk
+from peftkit.cli import command_line
 from peftkit.errors import TrainingError
 from peftkit.measuring import make_trial, measure
 from peftkit.methods.method import trainable_parameters
@@ -55,6 +56,12 @@ def test_live_memory_counts_what_the_backward_pass_needs():
         assert live.peak == 2 * 50 * 100 * 4
         out.sum().backward()
         assert live.peak >= (50 * 100 + 100 * 100) * 4, "the gradient"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Times are measured for a moment instead of seconds."""
+    monkeypatch.setattr("peftkit.measuring.MEASURED_SECONDS", 0.02)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +129,7 @@ def test_a_copy_differs_in_its_blocks_only(deep, reviews, tmp_path):
     assert prepared.base.config.num_hidden_layers == 8
 
 
-def test_the_plan_speaks_of_every_part(deep, reviews):
+def test_the_plan_speaks_of_every_part(deep, reviews, quick):
     prepared = prepare(recipe_of(deep, reviews, pk.LoRA(r=4)))
     planned = plan(prepared, CPU, timed=True)
     assert planned.trainable_parameters == prepared.trainable_parameters
@@ -170,16 +177,15 @@ def test_a_base_that_cannot_be_shrunk_is_trained_all_the_same(deep, reviews, tmp
     assert record["plan"] == {"failed": "KeyError: 'layers'"}
 
 
-def test_the_command_prints_it_and_json(deep, reviews, tmp_path):
-    file = tmp_path / "recipe.json"
+def test_the_command_prints_it_and_json(deep, reviews, in_tmp, quick, capsys):
+    file = in_tmp / "recipe.json"
     file.write_text(recipe_of(deep, reviews, pk.LoRA(r=4)).to_json())
-    command = [sys.executable, "-m", "peftkit", "plan", str(file), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    command_line(["plan", str(file), "--json"])
+    said = capsys.readouterr()
+    found = json.loads(said.out)
     assert found["layout"] == "packed"
-    assert "training holds" in done.stderr
-    assert not (tmp_path / "runs").exists()
+    assert "training holds" in said.err
+    assert not (in_tmp / "runs").exists()
 
 
 def test_the_largest_micro_batch_goes_first(deep, reviews, monkeypatch):

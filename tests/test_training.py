@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from peftkit import IA3, Data, DoRA, FullFineTuning, HeadOnly, LoRA, TextClassification
+from peftkit.adapters.loading import load
 from peftkit.bases.loading import load_weights
 from peftkit.errors import MethodError, TrainingError
 from peftkit.evaluation.scoring import evaluate
@@ -21,6 +21,7 @@ from peftkit.fitting import choose_trained, inject
 from peftkit.methods.method import trainable_parameters
 from peftkit.preparing import prepare
 from peftkit.recipe import Training
+from peftkit.run import run
 from peftkit.training import guards
 from peftkit.training.collating import collate
 from peftkit.training.loop import train
@@ -252,18 +253,8 @@ def test_bfloat16_trains_and_reloads(make_recipe, method, tmp_path):
     """What a GPU does by default, here asked for on the CPU."""
     recipe = make_recipe(method, max_steps=3)
     recipe = recipe.with_(base=recipe.base.with_(dtype="bfloat16"))
-    code = (
-        "import sys; from pathlib import Path; from peftkit.recipe import Recipe;"
-        "from peftkit.run import run; import peftkit;"
-        "folder = run(Recipe.from_json(Path('recipe.json').read_text()), 'run').folder;"
-        "print(peftkit.load(str(folder)).predict(['a warm film'])[0].label)"
-    )  # a process of its own: Accelerate's precision is one for a whole process
-    (tmp_path / "recipe.json").write_text(recipe.to_json())
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() in ("good", "bad")
+    folder = run(recipe, str(tmp_path / "run")).folder
+    assert load(str(folder)).predict(["a warm film"])[0].label in ("good", "bad")
 
 
 def test_dropout_is_set_in_every_module(make_recipe):
