@@ -23,6 +23,7 @@ from peftkit.data.source import Source
 from peftkit.errors import OutputError, RecipeError
 from peftkit.evaluation.retention import Retention
 from peftkit.terminal import open_console, plural, quiet_libraries
+from peftkit.training.threads import use_usable_cpus
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +36,12 @@ def adapter_command(options: argparse.Namespace) -> None:
         "rewind": _rewind, "convert": _convert,
     }  # fmt: skip
     does[options.command](options)
+
+
+def _open_libraries() -> None:
+    """To be called before the model libraries are imported."""
+    quiet_libraries()
+    use_usable_cpus()
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -55,10 +62,10 @@ def _verify(options: argparse.Namespace) -> None:
 
     settings = parse_settings(options.adapter_setting)
     if settings:
-        quiet_libraries()  # PEFT is asked for the fields of its types
+        _open_libraries()  # PEFT is asked for the fields of its types
     console = open_console(options.json)
     stages = Stages(says(console))
-    how = options.trust_remote_code, quiet_libraries, settings, stages
+    how = options.trust_remote_code, _open_libraries, settings, stages
     findings = verify(options.run, options.base, *how)
     findings.print(console, f"{options.run}")
     if options.json:
@@ -71,7 +78,7 @@ def _predict(options: argparse.Namespace) -> None:
     _check_predict(options)
     _check_rows(options)
     how = options.trust_remote_code, parse_settings(options.adapter_setting)
-    quiet_libraries()
+    _open_libraries()
     from peftkit.adapters.answering import answer_file, answer_texts
     from peftkit.training.progress import says
 
@@ -136,7 +143,7 @@ def _chat(options: argparse.Namespace) -> None:
         raise RecipeError("`--once` is empty", "give it a question")
     find_adapter(options.run)
     settings = parse_settings(options.adapter_setting)
-    quiet_libraries()
+    _open_libraries()
     from peftkit.adapters.chatting import answer_once, converse, open_chat
 
     where = options.run, options.base, options.trust_remote_code
@@ -158,7 +165,7 @@ def _merge(options: argparse.Namespace) -> None:
         raise RecipeError(f"`--scale` is {options.scale}", "give a number; 1 is as it was trained")
     _check_places(options)
     settings = parse_settings(options.adapter_setting)
-    quiet_libraries()
+    _open_libraries()
     from peftkit.adapters.merged_folder import merge_to
     from peftkit.evaluation.report import print_merge
 
@@ -177,7 +184,7 @@ def _rewind(options: argparse.Namespace) -> None:
         raise RecipeError(f"`--tolerance` is {options.tolerance:g}", "give 0 or more")
     _check_places(options)
     settings = parse_settings(options.adapter_setting)
-    quiet_libraries()
+    _open_libraries()
     from peftkit.adapters.rewinding import rewind
     from peftkit.evaluation.report import print_rewind
 
@@ -221,7 +228,7 @@ def _export(options: argparse.Namespace) -> None:
     check_choices(options.to, options.quantize)
     _check_places(options, options.to in FILES)
     settings = parse_settings(options.adapter_setting)
-    quiet_libraries()
+    _open_libraries()
     from peftkit.adapters.exporting import export
 
     done = export(

@@ -40,6 +40,7 @@ from peftkit.parts import (
 )
 from peftkit.recipe import Recipe, recipe_schema
 from peftkit.terminal import open_console, quiet_libraries
+from peftkit.training.threads import sleep_while_waiting
 
 RECIPE_COMMANDS = ("run", "check", "plan", "compare")
 
@@ -49,6 +50,7 @@ def main(recipe: Callable[[], Recipe], arguments: Sequence[str] | None = None) -
 
     Exits with 2 and a message for a person if anything in recipe, data or base is wrong.
     """
+    sleep_while_waiting()
     script = Path(recipe.__code__.co_filename)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _add_run_options(parser)
@@ -70,6 +72,7 @@ class _WholeNames(argparse.ArgumentParser):
 
 def command_line(arguments: Sequence[str] | None = None) -> None:
     """The `peftkit` command."""
+    sleep_while_waiting()
     parser = argparse.ArgumentParser(
         "peftkit", description="Parameter-efficient fine-tuning whose results can be trusted."
     )

@@ -25,7 +25,7 @@ from peftkit.output import newest_run, taken_name
 from peftkit.run import run
 from peftkit.training.interruptions import interruptible
 from peftkit.training.stopping import Best
-from peftkit.training.threads import cpu_threads, resolved_threads, usable_cpus
+from peftkit.training.threads import WAITING, cpu_threads, resolved_threads, usable_cpus
 from tests.conftest import write_csv
 
 # --- ties
@@ -219,14 +219,18 @@ def test_the_newest_of_several_runs_has_a_name(in_tmp):
         ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
         ({}, None),
         ({"cpu.max": "nonsense"}, None),
+        ({"membership": "0::/user/job\n", "user/cpu.max": "100000 100000\n"}, 1),
+        ({"membership": "4:cpu,cpuacct:/job\n5:pids:/x\n", "cpu/job/cpu.cfs_quota_us": "100000",
+          "cpu/job/cpu.cfs_period_us": "100000"}, 1),
+        ({"membership": "0::/elsewhere\n", "job/cpu.max": "100000 100000\n"}, None),
     ],
-)
+)  # fmt: skip
 def test_a_process_uses_no_more_processors_than_it_may(tmp_path, files, cpus):
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(text)
     all_of_them = len(os.sched_getaffinity(0))
-    assert usable_cpus(tmp_path) == (cpus or all_of_them)
+    assert usable_cpus(tmp_path, tmp_path / "membership") == (cpus or all_of_them)
 
 
 def test_the_user_chooses_threads_and_they_are_put_back():
@@ -235,6 +239,33 @@ def test_the_user_chooses_threads_and_they_are_put_back():
     with cpu_threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+    ],
+)
+def test_threads_sleep_while_they_wait_unless_the_user_says_how(given, expected):
+    """In commands, before torch is imported; `import peftkit` alone changes nothing."""
+    print_them = "print({name: os.environ[name] for name in WAITING if name in os.environ})"
+    code = (
+        "import os, sys\nimport peftkit.cli\nfrom peftkit.training.threads import WAITING\n"
+        f"{print_them}\n"
+        "try: peftkit.cli.command_line(['verify', 'nowhere'])\nexcept SystemExit: pass\n"
+        f"assert 'torch' not in sys.modules\n{print_them}"
+    )
+    bare = {name: value for name, value in os.environ.items() if name not in WAITING}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**bare, **given}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    before, after = done.stdout.splitlines()[0], done.stdout.splitlines()[-1]
+    assert before == str(given)
+    assert after == str(expected)
 
 
 def test_a_run_records_its_threads(tmp_path, make_recipe):

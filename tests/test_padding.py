@@ -19,7 +19,9 @@ from peftkit.adapters.merged_folder import merge_to
 from peftkit.adapters.record import Record, tokenizer_sha256
 from peftkit.bases.added_tokens import added_rows
 from peftkit.bases.loading import load_weights
+from peftkit.bases.opening import OpenedBase
 from peftkit.bases.padding import NEVER_IN_UTF8, choose_padding
+from peftkit.bases.vocabulary import check_ids
 from peftkit.errors import BaseModelError, DataError
 from peftkit.preparing import prepare
 from peftkit.run import run
@@ -244,6 +246,50 @@ def test_a_padding_token_that_the_model_never_got_does_no_harm(bases, kind, revi
     )
     assert prepared.encoded.pad_token_id < size
     assert run(recipe, str(tmp_path / "run")).record["status"] == "finished"
+
+
+@given(
+    new=st.lists(st.sampled_from(["<order>", "<item>", "[PADDING]", "ü", "x9"]), unique=True),
+    named=st.integers(0, 5),
+    spare=st.integers(-3, 3),
+    texts=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=8), min_size=1, max_size=12),
+)
+@settings(deadline=None, max_examples=150)
+def test_texts_pass_if_and_only_if_the_model_has_a_row_for_each_token(new, named, spare, texts):
+    made = tokenizer_of(["unk"])
+    rows = len(made) + spare
+    made.add_tokens(new)
+    words = [*WORDS, *new]
+    ids = [[made.convert_tokens_to_ids(words[place % len(words)]) for place in text]
+           for text in texts]  # fmt: skip
+    added = tuple(made.convert_tokens_to_ids(new[:named])) if spare <= 0 else ()
+    assume(not added or rows == min(added))  # others are refused before: they do not follow
+    base = OpenedBase(pk.Base(name_or_path="tiny"), Path(), config_of(rows), made, added_ids=added)
+    table = torch.nn.Embedding(rows + len(added), 4)  # what the model will look them up in
+
+    def fits(text) -> bool:
+        try:
+            table(torch.tensor(text))
+        except IndexError:
+            return False
+        return True
+
+    if all(fits(text) for text in ids):
+        note = check_ids(base, ids)
+        assert bool(note) == (len(made) > len(table.weight))
+        return
+    with pytest.raises(BaseModelError) as caught:
+        check_ids(base, ids)
+    assert f"has {len(made):,} tokens, and the embedding {rows:,} rows" in caught.value.message
+    for token in {made.convert_ids_to_tokens(place) for text in ids for place in text}:
+        place = made.convert_tokens_to_ids(token)
+        count = sum(place in text for text in ids)
+        told = f"`{token}` in {count} text{'s' * (count > 1)}"
+        listed = min(5, caught.value.message.count("` in "))
+        if place < len(table.weight):
+            assert f"`{token}`" not in caught.value.message
+        elif listed < 5:
+            assert told in caught.value.message
 
 
 def test_a_word_that_the_model_never_got_is_named_with_its_rows(bases, tmp_path):

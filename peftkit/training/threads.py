@@ -1,4 +1,6 @@
-"""How many threads a CPU computes with: the number decides the last bits of what is computed."""
+"""How many threads a CPU computes with, which decides the last bits of what is computed, and how
+they wait for one another, which does not.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,34 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 CHOSEN_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""Variables by which a user says how the threads of OpenMP wait."""
+SPINS = "1000"
+"""How often a thread of GNU's OpenMP looks for work before it sleeps; its default is 300,000
+(measured in docs/log.md)."""
 CGROUP = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
+
+
+def sleep_while_waiting() -> None:
+    """Lets the threads of this process and its children sleep soon where they wait for one another,
+    unless the environment says how they do; to be called before torch is imported.
+
+    Otherwise a thread spins until the other one comes, which takes as long as another program has
+    its core.
+    """
+    if not any(name in os.environ for name in WAITING):
+        os.environ["GOMP_SPINCOUNT"] = SPINS  # Linux
+        os.environ["KMP_BLOCKTIME"] = "0"  # macOS, milliseconds
+
+
+def use_usable_cpus() -> None:
+    """Lets torch compute with no more threads than this process may use."""
+    import torch
+
+    if (number := resolved_threads(None)) != torch.get_num_threads():
+        torch.set_num_threads(number)
 
 
 def resolved_threads(wanted: int | None) -> int:
@@ -20,6 +46,8 @@ def resolved_threads(wanted: int | None) -> int:
     """
     if wanted is not None:
         return wanted
+    import torch
+
     if any(os.environ.get(name) for name in CHOSEN_BY_USER):
         return torch.get_num_threads()
     return max(1, min(torch.get_num_threads(), usable_cpus()))
@@ -28,6 +56,8 @@ def resolved_threads(wanted: int | None) -> int:
 @contextlib.contextmanager
 def cpu_threads(number: int) -> Iterator[None]:
     """Inside, torch computes with so many threads."""
+    import torch
+
     before = torch.get_num_threads()
     if number != before:
         torch.set_num_threads(number)
@@ -38,26 +68,42 @@ def cpu_threads(number: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def usable_cpus(cgroup: Path = CGROUP) -> int:
-    """Processors that this process may use, by its affinity and by the quota of its control group.
+def usable_cpus(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
+    """Processors that this process may use, by its affinity and by the quotas of its control group
+    and those around it.
 
     Args:
-        cgroup: where the control group's files are, of version 2 or 1.
+        cgroup: where the control groups' files are, of version 2 or 1.
+        membership: the file that names the process's groups.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # Linux
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
-    quota = _quota(cgroup)
-    return cpus if quota is None else max(1, min(cpus, math.ceil(quota)))
+    quotas = [quota for group in _groups(cgroup, membership) if (quota := _quota(group))]
+    return max(1, min([cpus, *map(math.ceil, quotas)]))
 
 
-def _quota(cgroup: Path) -> float | None:
+def _groups(cgroup: Path, membership: Path) -> Iterator[Path]:
+    """The folders of the process's control group and of those around it."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        lines = []
+    yield from (cgroup, cgroup / "cpu")  # inside a container these are its own
+    for line in lines:  # `0::/a/b` of version 2, `4:cpu,cpuacct:/a/b` of version 1
+        _, controllers, path = line.split(":", 2)
+        if "cpu" in controllers.split(",") or not controllers:
+            inside = cgroup / ("cpu" if controllers else "") / path.lstrip("/")
+            yield from (one for one in (inside, *inside.parents) if cgroup in one.parents)
+
+
+def _quota(group: Path) -> float | None:
     """Processors' worth of time that a control group may use; None for no limit."""
     try:
-        if (file := cgroup / "cpu.max").is_file():
+        if (file := group / "cpu.max").is_file():
             limit, period = file.read_text().split()
         else:
-            limit = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text()
-            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
+            limit = (group / "cpu.cfs_quota_us").read_text()
+            period = (group / "cpu.cfs_period_us").read_text()
         share = int(limit) / int(period)
     except (OSError, ValueError, ZeroDivisionError):  # no such files, or `max`
         return None
