@@ -243,7 +243,7 @@ def all_problems(what: str) -> Iterator[None]:
 def parse(model: type[Part], text: str, what: str) -> Any:
     """A part from JSON text; every problem at once as one `RecipeError`."""
     try:
-        value = json.loads(text, object_pairs_hook=_unrepeated)
+        value = json.loads(text, object_pairs_hook=unrepeated)
     except (ValueError, RecursionError) as error:  # its text has the line and column
         raise RecipeError(f"{what} is not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -260,12 +260,25 @@ def parse(model: type[Part], text: str, what: str) -> Any:
         raise problems_error(what, describe(error, model, (), value)) from error
 
 
-def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; a name given twice is an error, where the last would win in silence."""
-    names = [name for name, _ in pairs]
-    if repeated := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"{quoted(sorted(repeated))} is given more than once in one object")
-    return dict(pairs)
+class RepeatedName(ValueError):
+    """An object of JSON gives a name twice."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"`{name}` is given more than once in one object")
+        self.name = name
+
+
+def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, for `json.loads`, which would take the last of two values in silence.
+
+    Raises:
+        RepeatedName: a name is given twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise RepeatedName(next(name for name in names if names.count(name) > 1))
+    return found
 
 
 def problems_error(what: str, problems: list[str]) -> RecipeError:

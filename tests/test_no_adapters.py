@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 
 from peftkit.adapters.inspecting import inspect
 from peftkit.adapters.verifying import verify
+from peftkit.bases.base import Base
+from peftkit.bases.opening import find_local
 from peftkit.cli import command_line
-from peftkit.errors import AdapterError
+from peftkit.errors import AdapterError, BaseModelError
 
 POINTER = (
     b"version https://git-lfs.github.com/spec/v1\n"
@@ -77,6 +80,26 @@ def test_what_stands_for_settings_is_told(tmp_path, name, file):
     path = make(tmp_path, adapter_model__safetensors=weights())
     (tmp_path / file).write_bytes(content)
     assert any(f"`{file}` {told}" in problem for problem in problems(path))
+
+
+def test_a_base_folder_of_stand_ins_is_refused_before_it_is_opened(tmp_path, bases):
+    folder = Path(shutil.copytree(bases["bert"], tmp_path / "base"))
+    find_local(Base(name_or_path=str(folder)))
+    for name in ("tokenizer.json", "model.safetensors"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(POINTER)
+        with pytest.raises(BaseModelError, match=f"{name}` is a Git LFS pointer to 12,345,678"):
+            find_local(Base(name_or_path=str(folder)))
+        (folder / name).write_bytes(whole)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(BaseModelError, match="has none of the weight files"):
+        find_local(Base(name_or_path=str(folder)))
+
+
+def test_a_setting_that_is_given_twice_is_wrong(tmp_path):
+    twice = json.dumps(LORA)[:-1].encode() + b', "r": 64}'
+    (problem,) = problems(make(tmp_path, twice, adapter_model__safetensors=weights()))
+    assert "`r` is given more than once in one object" in problem
 
 
 def test_a_file_of_another_format_is_told(tmp_path):

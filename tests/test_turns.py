@@ -81,6 +81,12 @@ def test_flags_that_make_no_sense_are_malformed(messages, told):
     assert not isinstance(read_messages([{**USER, "train": False}, ANSWER]), str)
 
 
+def test_a_key_that_a_message_in_a_cell_names_twice_is_malformed():
+    cell = '[{"role": "user", "content": "a", "content": "b"}, {"role": "gpt", "content": "c"}]'
+    assert read_messages(cell) == "names `content` twice"
+    assert read_messages("[" * 100_000) == "messages is text, not a list of messages"
+
+
 @pytest.mark.parametrize("flag", [{"train": False}, {"loss": 0}, {"weight": 0}])
 def test_a_turn_that_is_not_to_be_learned_is_read_and_not_learned(make_chat, tmp_path, flag):
     rows = [{"messages": [asked(n), {**BAD, **flag}, USER, GOOD]} for n in range(12)]

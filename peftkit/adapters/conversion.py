@@ -17,8 +17,8 @@ from peftkit.adapters.digests import WEIGHTS
 from peftkit.adapters.folders import user_path
 from peftkit.adapters.headers import read_header
 from peftkit.adapters.placing import placed
-from peftkit.adapters.stand_ins import weights_stand_in
 from peftkit.adapters.weight_files import PICKLES
+from peftkit.bases.stand_ins import weights_stand_in
 from peftkit.errors import AdapterError, OutputError, did_you_mean_file, quoted
 
 KNOWN = (f"{Path(WEIGHTS).stem}.bin", *SAME_AS)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.adapters.headers import Stored
-from peftkit.adapters.stand_ins import stand_in
+from peftkit.bases.stand_ins import stand_in
 from peftkit.errors import quoted
 from peftkit.packaged import sha256_of
 from peftkit.terminal import plural

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.errors import AdapterError
+from peftkit.parts import unrepeated
 
 LONGEST = 8 * 2**20
 """Bytes of a header; those of the largest models have less than one million."""
@@ -59,7 +60,7 @@ def _read(file: Path) -> dict[str, Stored]:
         if length > LONGEST:
             raise _damaged(file, f"its header has {length:,} bytes; {LONGEST:,} are read at most")
         text = opened.read(length)
-    header = json.loads(text, object_pairs_hook=_without_repetition)
+    header = json.loads(text, object_pairs_hook=unrepeated)
     if not isinstance(header, dict):
         raise ValueError(f"it holds no object but {type(header).__name__}")
     header.pop("__metadata__", None)
@@ -90,13 +91,6 @@ def _stored(file: Path, name: str, value: dict[str, Any], offset: int) -> Stored
     if math.prod(shape) * BYTES[dtype] != end - begin:
         raise _damaged(file, f"`{name}` of shape {shape} does not fill bytes {begin} to {end}")
     return Stored(dtype, tuple(shape), offset + begin, offset + end)
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands there twice")
-    return found
 
 
 def _damaged(file: Path, why: str) -> AdapterError:

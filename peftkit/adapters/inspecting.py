@@ -32,7 +32,6 @@ from peftkit.adapters.settings import (
     missing_settings,
     with_settings,
 )
-from peftkit.adapters.stand_ins import stand_in
 from peftkit.adapters.weight_files import (
     PICKLES,
     counted,
@@ -40,8 +39,10 @@ from peftkit.adapters.weight_files import (
     look_at_weights,
     size_of,
 )
+from peftkit.bases.stand_ins import stand_in
 from peftkit.errors import AdapterError, RecipeError
 from peftkit.methods.changed_bases import changed_base
+from peftkit.parts import unrepeated
 
 LARGEST_JSON = 64 * 2**20
 """Bytes of a JSON file; a large tokenizer.json has 20 million."""
@@ -165,7 +166,7 @@ def _read_json(found: Inspected, name: str) -> dict[str, Any] | None:
     try:
         if file.stat().st_size > LARGEST_JSON:
             raise ValueError(f"{file.stat().st_size:,} bytes are too many")
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unrepeated)
         if not isinstance(value, dict):
             raise ValueError(f"it holds no object but {type(value).__name__}")
     except (ValueError, RecursionError, OSError) as error:

@@ -16,11 +16,11 @@ from peftkit.adapters.digests import WEIGHTS
 from peftkit.adapters.hazards import wrong_template
 from peftkit.adapters.headers import Stored, read_header
 from peftkit.adapters.inspecting import LARGEST_JSON
-from peftkit.adapters.stand_ins import stand_in
 from peftkit.bases.loading import empty_model
 from peftkit.bases.opening import OpenedBase
 from peftkit.bases.padding import choose_padding
 from peftkit.bases.resizing import resized
+from peftkit.bases.stand_ins import stand_in
 from peftkit.data.encoded import Head
 from peftkit.errors import AdapterError, first_line, quoted
 

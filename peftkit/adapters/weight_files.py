@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from peftkit.adapters.adapterhub_format import ADAPTER_WEIGHTS, SAME_AS
 from peftkit.adapters.digests import WEIGHTS
 from peftkit.adapters.headers import read_header
-from peftkit.adapters.stand_ins import weights_stand_in
+from peftkit.bases.stand_ins import weights_stand_in
 from peftkit.errors import AdapterError, quoted
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from peftkit.bases.base import Base
 from peftkit.bases.chat_templates import chat_template
 from peftkit.bases.gguf import dequantized
 from peftkit.bases.padding import choose_padding
+from peftkit.bases.stand_ins import stand_in
 from peftkit.bases.vocabulary import embedding_rows
 from peftkit.errors import (
     BaseModelError,
@@ -248,7 +249,22 @@ def find_local(base: Base) -> Path | None:
             f"the folder `{path}` has no config.json",
             "give the folder that transformers' `save_pretrained` wrote",
         )
+    if path.is_dir():
+        _check_files(path)
     return path
+
+
+def _check_files(folder: Path) -> None:
+    """Raises BaseModelError if a folder has no weights, or a stand-in for one of its files."""
+    weights = [file for pattern in WEIGHT_FILES for file in sorted(folder.glob(pattern))]
+    if not weights:
+        raise BaseModelError(
+            f"the folder `{folder}` has none of the weight files {quoted(WEIGHT_FILES)}",
+            "give the folder that transformers' `save_pretrained` wrote",
+        )
+    for file in (*sorted(folder.glob("*.json")), *weights):
+        if instead := stand_in(file):
+            raise BaseModelError(f"`{file}` {instead.what}", instead.advice)
 
 
 def _find(base: Base) -> OpenedBase:

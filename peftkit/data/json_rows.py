@@ -17,6 +17,7 @@ from typing import Any
 from peftkit.data.rows import Malformed, Table
 from peftkit.data.text_files import is_clean
 from peftkit.errors import DataError, quoted
+from peftkit.parts import RepeatedName, unrepeated
 
 UNNAMED = {2: ("text", "label"), 3: ("text", "text_pair", "label")}
 """Width of a row without names -> its columns."""
@@ -58,11 +59,10 @@ def _loads(text: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Any:
-    found = dict(pairs)
-    if len(found) == len(pairs):
-        return found
-    names = [name for name, _ in pairs]
-    return _Twice(next(name for name in names if names.count(name) > 1))
+    try:
+        return unrepeated(pairs)
+    except RepeatedName as error:
+        return _Twice(error.name)
 
 
 def _pretty_hint(path: Path) -> str:

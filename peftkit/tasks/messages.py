@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from peftkit.parts import RepeatedName, unrepeated
+
 Message = dict[str, Any]
 """`role` (`system`, `user` or `assistant`), `content`; `thought`, where the assistant's turn has
 one; `learned`, False for an assistant's turn that is not to be learned."""
@@ -65,8 +67,10 @@ def read_turns(value: Any, column: str) -> list[Message] | str:
     """As `read_messages`, of turns in any order."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)  # the cell of a CSV
-        except ValueError:
+            value = json.loads(value, object_pairs_hook=unrepeated)  # the cell of a CSV
+        except RepeatedName as error:
+            return f"names `{error.name}` twice"
+        except (ValueError, RecursionError):
             return f"{column} is text, not a list of messages"
     if not isinstance(value, Sequence) or isinstance(value, str):
         return f"{column} is {type(value).__name__}, not a list of messages"
@@ -85,7 +89,7 @@ def unread_keys(value: Any) -> Counter[str]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return found
     for item in value if isinstance(value, Sequence) else ():
         if isinstance(item, Mapping):

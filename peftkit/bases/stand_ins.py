@@ -1,5 +1,5 @@
-"""What lies where a file of an adapter should be, when it is not that file: a Git LFS pointer, a
-web page, nothing, a file of another format.
+"""What lies where a file of a base or an adapter should be, when it is not that file: a
+Git LFS pointer, a web page, nothing, a file of another format.
 
 Told by the first bytes. The standard library only.
 """
