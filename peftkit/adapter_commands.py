@@ -19,7 +19,7 @@ from peftkit.adapters.placing import place, refuse_taken
 from peftkit.adapters.requests import FILES, check_choices
 from peftkit.adapters.scales import parse_choice, parse_scales
 from peftkit.adapters.settings import parse_settings
-from peftkit.data.source import Source
+from peftkit.data.source import Source, is_encoding
 from peftkit.errors import OutputError, RecipeError
 from peftkit.evaluation.retention import Retention
 from peftkit.terminal import open_console, plural, quiet_libraries
@@ -85,7 +85,7 @@ def _predict(options: argparse.Namespace) -> None:
     say = says(open_console(json_on_stdout=True))  # stdout holds the answers
     if options.file:
         files = Path(options.file), Path(options.out)
-        count = answer_file(options.run, options.base, *files, *how, say)
+        count = answer_file(options.run, options.base, *files, options.encoding, *how, say)
         summary = {"rows": count, "out": options.out}
         told = f"{plural(count, 'row')} answered in {options.out}"
         print(json.dumps(summary) if options.json else told)
@@ -115,6 +115,8 @@ def _check_predict(options: argparse.Namespace) -> None:
         )
     if options.file and not options.out:
         raise RecipeError("`--file` needs `--out answers.csv`")
+    if options.encoding and not is_encoding(options.encoding):
+        raise RecipeError(f"`--encoding`: no encoding is called `{options.encoding}`")
     if options.out and Path(options.out).suffix.lower() != ".csv":
         raise OutputError(f"`{options.out}` does not end in .csv", "answers are written as CSV")
     if options.out and Path(options.out).exists():
@@ -131,7 +133,8 @@ def _check_rows(options: argparse.Namespace) -> None:
         from peftkit.adapters.saved_recipe import quick_recipe
 
         recipe = quick_recipe(on_this_machine(options.run))
-        table = read_table(Path(options.file), recipe.task.source if recipe else Source(path="-"))
+        source = recipe.task.source if recipe else Source(path="-")
+        table = read_table(Path(options.file), source, options.encoding)
         if recipe:
             read_inputs(table, recipe.task)
 

@@ -117,6 +117,13 @@ def test_predict_files_keeps_rows_and_never_overwrites(run_folder, in_tmp, capsy
     assert "exists already" in error
 
 
+def test_predict_reads_a_file_in_the_encoding_that_is_given(run_folder, in_tmp, capsys):
+    (in_tmp / "de.csv").write_bytes("text\nSchöne Grüße aus Köln\n".encode("cp1252"))
+    files = ["--file", "de.csv", "--out", "out.csv", "--encoding", "cp1252"]
+    assert call(capsys, "predict", run_folder, *files)[0] == 0
+    assert "Schöne Grüße aus Köln" in (in_tmp / "out.csv").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -125,6 +132,10 @@ def test_predict_files_keeps_rows_and_never_overwrites(run_folder, in_tmp, capsy
         (["RUN", "--text", " "], "`--text` number 1 is empty"),
         (["RUN", "--file", "no.csv", "--out", "o.csv"], "no file `no.csv`"),
         (["RUN", "--file", "bad.csv", "--out", "o.csv"], "no column `text`"),
+        (["RUN", "--file", "bad.csv", "--out", "o.csv"], "name its columns as in the training's"),
+        (["RUN", "--file", "de.csv", "--out", "o.csv"], "1 not UTF-8 (line 2)"),
+        (["RUN", "--file", "de.csv", "--out", "o.csv"], "give `--encoding cp1252`"),
+        (["RUN", "--file", "de.csv", "--out", "o.csv", "--encoding", "hex"], "called `hex`"),
         (["RUN", "--file", "bad.csv"], "needs `--out"),
         (["RUN", "--text", "a", "--text-pair", "b"], "leave `--text-pair` out"),
         ([".", "--text", "a"], "holds no adapter"),
@@ -132,6 +143,7 @@ def test_predict_files_keeps_rows_and_never_overwrites(run_folder, in_tmp, capsy
 )
 def test_predict_refuses_nonsense(run_folder, in_tmp, capsys, arguments, message):
     (in_tmp / "bad.csv").write_text("review\nx\n")
+    (in_tmp / "de.csv").write_bytes("text\nSchöne Grüße aus Köln\n".encode("cp1252"))
     arguments = [run_folder if a == "RUN" else a for a in arguments]
     code, _, error = call(capsys, "predict", *arguments)
     assert code == 2

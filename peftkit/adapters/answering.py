@@ -47,6 +47,7 @@ def answer_file(
     base: str,
     file: Path,
     out: Path,
+    encoding: str = "",
     trust_remote_code: bool = False,
     settings: Mapping[str, Any] | None = None,
     say: Say = silent,
@@ -55,6 +56,7 @@ def answer_file(
     `reply`.
 
     Args:
+        encoding: of the file, if it is known.
         say: called with how far it is, where that takes long.
 
     Returns:
@@ -65,7 +67,7 @@ def answer_file(
         OutputError: `out` exists, or cannot be written.
     """
     adapter = load(run, base, trust_remote_code, settings)
-    table = read_table(file, adapter.recipe.task.source)
+    table = read_table(file, adapter.recipe.task.source, encoding)
     inputs = read_inputs(table, adapter.recipe.task)
     answers = [answer.cells() for answer in adapter.predict(inputs, say)]
     try:

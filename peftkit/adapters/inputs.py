@@ -9,24 +9,31 @@ from peftkit.data.ledger import by_kind, describe_malformed
 from peftkit.data.reading import read_file
 from peftkit.data.rows import Malformed, Table
 from peftkit.data.source import Source
+from peftkit.data.text_files import encoding_hint
 from peftkit.errors import DataError, not_found
 from peftkit.tasks.task import Task
 
 
-def read_table(file: Path, source: Source) -> Table:
+def read_table(file: Path, source: Source, encoding: str = "") -> Table:
     """The rows of a file: of UTF-8, or in the encoding of the training's.
+
+    Args:
+        encoding: of the file, if it is known.
 
     Raises:
         DataError: there is no such file, or it cannot be read.
     """
     if not file.is_file():
         raise DataError(f"no file `{file}`", not_found(file))
+    if not encoding:
+        try:
+            file.read_bytes().decode()
+        except UnicodeDecodeError:
+            encoding = source.encoding
     try:
-        file.read_bytes().decode()
-        encoding = ""
-    except UnicodeDecodeError:
-        encoding = source.encoding
-    return read_file(file, Source(path=str(file), encoding=encoding))
+        return read_file(file, Source(path=str(file), encoding=encoding))
+    except DataError as error:
+        raise DataError(error.message, _as_option(error.hint)) from error
 
 
 def read_inputs(table: Table, task: Task) -> list[Any]:
@@ -38,12 +45,24 @@ def read_inputs(table: Table, task: Task) -> list[Any]:
     malformed = list(table.malformed)
     inputs = []
     for number, values in table.rows:
-        read = task.read_input(values, table)
+        try:
+            read = task.read_input(values, table)
+        except DataError as error:
+            raise DataError(error.message, "name its columns as in the training's file") from error
         if isinstance(read, str):
             malformed.append(Malformed(number, read))
         else:
             inputs.append(read)
     if malformed or not inputs:
-        told = describe_malformed(by_kind(malformed), table.unit) or "it has no rows"
-        raise DataError(f"`{table.name}` has rows that cannot be answered: {told}", "take them out")
+        kinds = by_kind(malformed)
+        told = describe_malformed(kinds, table.unit) or "it has no rows"
+        hint = _as_option(encoding_hint(Path(table.name))) if "not UTF-8" in kinds else ""
+        raise DataError(
+            f"`{table.name}` has rows that cannot be answered: {told}", hint or "take them out"
+        )
     return inputs
+
+
+def _as_option(hint: str) -> str:
+    """A hint on a field of a recipe's data, for `peftkit predict`."""
+    return hint.replace("--task.data.encoding", "--encoding")

@@ -31,6 +31,7 @@ def _add_predict(commands: Any) -> None:
     predict.add_argument("--text-pair", action="append", default=[], help="its second text")
     predict.add_argument("--file", default="", help="rows to answer, with the recipe's columns")
     predict.add_argument("--out", default="", help="new .csv file for --file")
+    predict.add_argument("--encoding", default="", help="of --file, if it is not UTF-8")
 
 
 def _add_chat(commands: Any) -> None:

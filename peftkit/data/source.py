@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import math
 from typing import Annotated, Literal
 
@@ -46,11 +45,8 @@ class Source(Part):
     def _check(self) -> Source:
         if not self.path:
             raise ValueError("`path` is empty")
-        if self.encoding:
-            try:
-                codecs.lookup(self.encoding)
-            except LookupError as error:
-                raise ValueError(f"`encoding`: no encoding is called `{self.encoding}`") from error
+        if self.encoding and not is_encoding(self.encoding):
+            raise ValueError(f"`encoding`: no encoding is called `{self.encoding}`")
         if (self.separator != "tab" and len(self.separator) > 1) or self.separator in (
             "\n",
             "\r",
@@ -95,3 +91,12 @@ class Data(Source):
     fold_labels: bool = False
     """Take labels for one that differ only in case, in the way a number is written (`1`, `1.0`), in
     Unicode form, invisible characters or a mark at the end; its name is in lower case."""
+
+
+def is_encoding(name: str) -> bool:
+    """Whether Python knows an encoding of text by that name."""
+    try:
+        "a".encode(name)
+    except (LookupError, UnicodeError):  # `base64` encodes no text, `undefined` nothing
+        return False
+    return True
