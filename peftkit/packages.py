@@ -18,7 +18,6 @@ ALWAYS = {
     "transformers": "transformers",
     "peft": "peft",
     "accelerate": "accelerate",
-    "charset_normalizer": "charset-normalizer",
     "datasets": "datasets",
     "evaluate": "evaluate",
     "huggingface_hub": "huggingface_hub",

@@ -1,4 +1,5 @@
 """Files in other encodings than UTF-8: told with the likeliest encoding first, or read."""
+# ruff: noqa: RUF001 - other alphabets
 
 from __future__ import annotations
 
@@ -21,17 +22,38 @@ TEXTS = {
         "Schöne Größe, tschüß aus Köln", "Le garçon a mangé près de l'hôtel où il était",
         "El niño comió piñas en la montaña más alta", "it’s a film – for “everyone”",
         "Não há emoção nem coração nesta canção", "En skön låt från förra året",
+        "NICHT FÜR ÄLTERE GERÄTE", "Café crème à la carte",
     ],
     "cp1250": [
         "Příliš žluťoučký kůň úpěl ďábelské ódy", "Zażółć gęślą jaźń, proszę bardzo",
         "Árvíztűrő tükörfúrógép, nagyon jó",
     ],
-    "cp1251": ["Привет, как дела? Это хороший фильм", "Отличный товар, рекомендую всем друзьям"],
-    "koi8_r": ["Привет, как дела? Это хороший фильм"],
+    "iso8859_2": [
+        "Święta są już za tydzień, życzę miłego dnia", "Děkuji, zboží dorazilo včas, šest",
+    ],
+    "cp1251": [
+        "Привет, как дела? Это хороший фильм", "Отличный товар, рекомендую всем друзьям",
+        "НЕ ПОКУПАЙТЕ ЭТОТ ТОВАР", "заказал iPhone через приложение",
+    ],
+    "koi8_r": ["Привет, как дела? Это хороший фильм", "доставка была быстрой"],
+    "koi8_u": ["Дякую, все прийшло вчасно, їй дуже сподобалось"],
+    "cp866": ["Спасибо, всё пришло вовремя"],
+    "cp1253": ["Ευχαριστώ πολύ, όλα ήρθαν στην ώρα τους"],
+    "cp1255": ["תודה רבה, הכל הגיע בזמן", "הסרט היה ארוך מדי"],
+    "cp1256": ["شكرا جزيلا، وصل كل شيء في الوقت المحدد"],
+    "cp874": ["ขอบคุณมาก ของมาถึงตรงเวลา"],
     "cp1254": ["Çok güzel bir film, şiddetle öneririm, iyi ışık"],
-    "gb18030": ["这部电影很好看，我非常喜欢", "物流太慢了，客服态度也不好"],
+    "cp1257": [
+        "Ačiū, viskas atėjo laiku, žmonės malonūs", "Paldies, viss atnāca laikā, ļoti labi šķiet",
+    ],
+    "cp850": ["Schöne Grüße, für ältere Geräte"],
+    "mac_roman": ["Merci, tout est arrivé très tôt, ça marche"],
+    "gb18030": [
+        "这部电影很好看，我非常喜欢", "物流太慢了，客服态度也不好", "用iPhone拍的照片很清楚",
+    ],
     "big5": ["這部電影很好看，我非常喜歡"],
     "shift_jis": ["この映画はとても面白かったです", "配送が遅くて困りました"],
+    "euc_jp": ["届くのが早くて助かりました"],
     "euc_kr": ["이 영화는 정말 재미있었어요", "배송이 너무 느려요"],
 }  # fmt: skip
 CASES = [(encoding, text) for encoding, texts in TEXTS.items() for text in texts]
