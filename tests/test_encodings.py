@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from peftkit.data.encodings import likely_encodings
 from peftkit.data.reading import read_source
 from peftkit.data.source import Data
 from peftkit.data.splits import load_splits
+from peftkit.data.text_files import ENOUGH_BYTES, encoding_hint
 from peftkit.errors import DataError, RecipeError
 from peftkit.parts import parse
 from peftkit.tasks.text_classification import TextClassification
@@ -22,7 +25,8 @@ TEXTS = {
         "Schöne Größe, tschüß aus Köln", "Le garçon a mangé près de l'hôtel où il était",
         "El niño comió piñas en la montaña más alta", "it’s a film – for “everyone”",
         "Não há emoção nem coração nesta canção", "En skön låt från förra året",
-        "NICHT FÜR ÄLTERE GERÄTE", "Café crème à la carte",
+        "NICHT FÜR ÄLTERE GERÄTE", "Café crème à la carte", "We flew from São Paulo", "100°", "©",
+        "½ cup", "7×9", "costs £5", "Ångström", "El Niño", "Für portable Dokumente",
     ],
     "cp1250": [
         "Příliš žluťoučký kůň úpěl ďábelské ódy", "Zażółć gęślą jaźń, proszę bardzo",
@@ -40,7 +44,7 @@ TEXTS = {
     "cp866": ["Спасибо, всё пришло вовремя"],
     "cp1253": ["Ευχαριστώ πολύ, όλα ήρθαν στην ώρα τους"],
     "cp1255": ["תודה רבה, הכל הגיע בזמן", "הסרט היה ארוך מדי"],
-    "cp1256": ["شكرا جزيلا، وصل كل شيء في الوقت المحدد"],
+    "cp1256": ["شكرا جزيلا، وصل كل شيء في الوقت المحدد", "اين فيلم خيلي خوب بود، مي\u200cخواهم"],
     "cp874": ["ขอบคุณมาก ของมาถึงตรงเวลา"],
     "cp1254": ["Çok güzel bir film, şiddetle öneririm, iyi ışık"],
     "cp1257": [
@@ -70,8 +74,46 @@ def test_the_likeliest_encoding_gives_the_text_that_was_written(case, around, ti
     raw = "\n".join(f"{word} {text} {word}" for word in around * times).encode(encoding)
     guesses = likely_encodings(raw)
     assert raw.decode(guesses[0]) == raw.decode(encoding)
-    for guess in guesses:  # none is nonsense
-        assert all(c.isprintable() or c in "\n\u3000\xa0\xad" for c in raw.decode(guess))
+    for guess in guesses:
+        read = raw.decode(guess)
+        assert not any(unicodedata.category(c) in ("Cn", "Co") for c in read)
+        words = [w for w in re.findall(r"[^\W\d_]+", read) if not w.isascii()]
+        assert 2 * sum(len(scripts(word)) > 1 for word in words) <= len(words)
+
+
+def scripts(word: str) -> set[str]:
+    """The alphabets of a word's letters; Chinese characters stand beside any."""
+    alphabets = {"LATIN", "GREEK", "CYRILLIC", "HEBREW", "ARABIC", "THAI"}
+    return {unicodedata.name(c).split()[0] for c in word} & alphabets
+
+
+@pytest.mark.parametrize("encoding", ["euc_kr", "shift_jis", "gb18030"])
+@pytest.mark.parametrize("shift", range(4))
+def test_a_character_that_the_sample_cuts_misleads_nobody(tmp_path, encoding, shift):
+    lines = ["x" * shift + ",a", *(f"{text},b" for text in TEXTS[encoding] * 9000)]
+    path = tmp_path / "r.csv"
+    path.write_bytes("\n".join(["text,label", *lines]).encode(encoding))
+    assert path.stat().st_size > ENOUGH_BYTES
+    assert f"give `--task.data.encoding {encoding}`" in encoding_hint(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_wide_characters_without_a_byte_order_mark_are_told(tmp_path, encoding):
+    for text in ("Хороший фильм", "好看的电影", "a film"):
+        path = tmp_path / "r.csv"
+        path.write_bytes("\n".join(["text,label", *[f"{text},a"] * 20]).encode(encoding))
+        with pytest.raises(DataError) as error:
+            read_source(Data(path=str(path)))
+        assert error.value.hint == f"`--task.data.encoding {encoding}`"
+        [table] = read_source(Data(path=str(path), encoding=encoding)).values()
+        assert table.rows[0][1] == {"text": text, "label": "a"}
+
+
+def test_a_file_of_wide_characters_that_ends_in_half_a_one_names_its_last_row(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_bytes("text,label\ngood,a\nbad,b".encode("utf-16")[:-1])
+    [table] = read_source(Data(path=str(path))).values()
+    assert [row.number for row in table.malformed] == [3]
 
 
 def write(path, encoding, separator=",", good="gut"):
@@ -111,6 +153,16 @@ def test_utf8_is_not_read_as_something_else(tmp_path):
     path = write(tmp_path / "r.csv", "utf-8")
     with pytest.raises(DataError, match=r"is UTF-8 \(`Schöne`\), and `encoding` is `cp1252`"):
         read_source(Data(path=str(path), encoding="cp1252"))
+
+
+def test_a_few_characters_that_are_utf8_by_chance_are_read_as_asked(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_bytes("text,label\n联通,a\n".encode("gb18030"))
+    path.read_text(encoding="utf-8")
+    [table] = read_source(Data(path=str(path), encoding="gb18030")).values()
+    assert table.rows[0][1]["text"] == "联通"
+    [table] = read_source(Data(path=str(write(path, "utf-8")), encoding="utf-8-sig")).values()
+    assert len(table.rows) == 20
 
 
 def test_two_encodings_in_one_file_are_not_taken_for_one(tmp_path):

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
+from operator import itemgetter
 
 WESTERN = (
-    "äöüß", "àâæçéèêëîïôœùûüÿ", "áéíñóúü", "àáâãçéêíóôõúü", "àèéìíòóù", "åäöøæé", "ëïéèöü",
-    "áéíóúýþæöð", "àçèéíïòóúü", "ëç",
+    "üäöß", "éèàêçùôîûâïëœæüÿ", "óíáéñúü", "ãáçéóíêúâõôàü", "èàùòìéíóî", "äöå", "øåæé", "ëéïèöü",
+    "ðíáóþéúöæý", "óàéíèçòúïü", "ëç",
 )  # fmt: skip
 CENTRAL = (
-    "ąćęłńóśźż", "áčďéěíňóřšťúůýž", "áäčďéíĺľňóôŕšťúýž", "áéíóöőúüű", "ăâîșțşţ", "čćđšž",
+    "ęłżąóśćńź", "íáéěřýščžůúťňďó", "áíéýčžšťúľôňďäóĺŕ", "áéőóöíüúű", "ăîşţâșț", "čšžćđ",
 )  # fmt: skip
-BALTIC = ("ąčęėįšųūž", "āčēģīķļņšūž", "äõöüšž")
+BALTIC = ("ėšųįžčąūę", "āīēšņūļžčģķ", "äõüöšž")
 LATIN = {
     "cp1252": WESTERN,
     "cp1250": CENTRAL,
-    "cp1254": ("çğıiöşüâî\u0307",),
+    "cp1254": ("ıüşğçöâîi\u0307",),
     "cp1257": BALTIC,
     "iso8859_15": WESTERN,
     "iso8859_2": CENTRAL,
@@ -32,14 +33,15 @@ LATIN = {
     "cp850": WESTERN,
     "cp852": CENTRAL,
 }
-"""Encodings -> the letters beyond a to z of each language that is written in them."""
+"""Encodings -> the letters beyond a to z of each language that is written in them, the most
+frequent first."""
 CYRILLIC = (
     "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфёъ", "оанивтреіслкдпумьягзбчїхйєжшцющфґ'",
     "аиоенрстувкјдмплзбгшчцњђћжљхфџ", "аиоентсрвлкдпмзгубяъчцшжхйщюфь",
 )  # fmt: skip
 GREEK = ("αοιετσνηυρπκμλάίόςέωήδγχύθφώβξζψϊϋΐΰ",)
 HEBREW = ("יוהלאמרבשתנכדחעקפםטסגצןזךץף",)
-ARABIC = ("اليمنرتوبدةعسفهكحقأجشصطخىإذثضغزءئآظؤپچژگًٌٍَُِّْـ",)
+ARABIC = ("اليمنرتوبدةعسفهكحقأجشصطخىإذثضغزءئآظؤپچژگًٌٍَُِّْـ\u200c\u200d",)
 THAI = ("านอ่รกเง้ยมลวดัทิสีตะ็บปคหแจพุชขไใืูธซศโผ์ึำณถฟฉภญฐฎฏษฝฮฒฆฑฬฌๆฯ๊๋ฤ๐๑๒๓๔๕๖๗๘๙",)
 ALPHABETS = {
     "cp1251": CYRILLIC, "koi8_r": CYRILLIC, "koi8_u": CYRILLIC, "cp866": CYRILLIC,
@@ -56,12 +58,22 @@ EAST = {
 }
 """Encodings of East Asia -> the script, and the first bytes of its usual characters; the order is
 that in which they are believed."""
-MARKS = "“”„‘’«»–—…€¿¡°§"
-"""Signs around words, in any language."""
+MARKS = "“”„‘’«»–—…€¿¡°§©®™£½¼¾²³±\xd7·•"
+"""Signs beside words, in any language; the apostrophe and dashes stand inside of them, too."""
+INSIDE = "’‘–—…\xd7\xa0\xad"
+INVISIBLE = "\xa0\xad\u3000\u200b\u200c\u200d\u200e\u200f"
 WORD = re.compile(r"[^\s!-/:-@\[-`{-~،؛؟]+")
+ALONE = re.compile(
+    r"(?<=[A-Za-z])[^\x00-\x7f](?![^\x00-\x7f])|(?<![^\x00-\x7f])[^\x00-\x7f](?=[A-Za-z])"
+)
+"""A character beyond ASCII beside a Latin letter, and no other one beside it."""
+NEVER_FIRST = "ьъы"
+"""Letters with which no Cyrillic word begins; other scripts that are read as Cyrillic have them."""
 MOST_GUESSES = 3
 EAST_ALONE = 0.15
 """What an East Asian reading is worse than a perfect one: an alphabet that fits is no chance."""
+UNUSUAL = 0.02
+"""What an encoding is worse than one of Windows', if both read equally well."""
 NONSENSE = 0.4
 """A reading that is worse is none."""
 
@@ -71,11 +83,13 @@ def likely_encodings(raw: bytes) -> list[str]:
     found: dict[str, tuple[float, str]] = {}
     for name in (*EAST, *LATIN, *ALPHABETS):
         text = _text(raw, name)
-        if text and text not in found:  # the same text is one guess
-            strange = _strangeness(text, name)
-            if strange < NONSENSE:
-                found[text] = (strange, name)
-    return [name for _, name in sorted(found.values(), key=lambda one: one[0])][:MOST_GUESSES]
+        if text:  # which is one guess, whatever encodings have it
+            strange = _strangeness(text, name) + UNUSUAL * (
+                not re.fullmatch(r"cp125\d|cp874", name)
+            )
+            found[text] = min(found.get(text, (NONSENSE, "")), (strange, name), key=itemgetter(0))
+    guesses = sorted((one for one in found.values() if one[1]), key=itemgetter(0))
+    return [name for _, name in guesses][:MOST_GUESSES]
 
 
 def _text(raw: bytes, encoding: str) -> str:
@@ -84,34 +98,38 @@ def _text(raw: bytes, encoding: str) -> str:
         text = raw.decode(encoding)
     except UnicodeDecodeError:
         return ""
-    return text if all(c.isprintable() or c in "\t\r\n\xa0\xad\u3000" for c in text) else ""
+    return text if all(c.isprintable() or c in "\t\r\n" or c in INVISIBLE for c in text) else ""
 
 
 def _strangeness(text: str, encoding: str) -> float:
     """How little a text looks like the languages of its encoding, from 0."""
-    words = [word.strip(MARKS) for word in WORD.findall(text) if not word.isascii()]
-    words = [word for word in words if not word.isascii()]
     if encoding in EAST:
         return _strange_east(text, encoding)
+    inside = str.maketrans("", "", INSIDE)
+    words = [word.strip(MARKS + INVISIBLE).translate(inside) for word in WORD.findall(text)]
+    words = [word for word in words if not word.isascii()]
     if not words:  # signs alone, as in `5 €`
         return 0.0
     languages = LATIN.get(encoding) or ALPHABETS[encoding]
     shares = [_strange_letters(words, language, encoding in LATIN) for language in languages]
-    return min(shares) + sum(map(_has_inner_capital, words)) / len(words)
+    odd = sum(_has_inner_capital(word) or word[0].lower() in NEVER_FIRST for word in words)
+    return min(shares) + odd / len(words)
 
 
 def _strange_letters(words: list[str], language: str, is_latin: bool) -> float:
     """The share of characters beyond ASCII that a language does not have; in a script of its own
-    also how rare they are, and how many words mix it with Latin letters.
+    also how rare they are, and how many letters beside them are Latin.
     """
     letters = [c for word in words for c in word.casefold() if not c.isascii()]
     foreign = sum(letter not in language for letter in letters) / max(1, len(letters))
     ascii_letters = sum(c.isascii() and c.isalpha() for word in words for c in word)
+    ranks = [language.find(letter) / len(language) for letter in letters if letter in language]
+    rarity = sum(ranks) / max(1, len(ranks))
     if is_latin:
-        return foreign + (0.5 if len(letters) > 2 * ascii_letters + len(words) else 0)
-    rarity = [language.find(letter) / len(language) for letter in letters if letter in language]
-    mixed = ascii_letters / (ascii_letters + len(letters))
-    return foreign + mixed + sum(rarity) / max(1, len(rarity)) / 2
+        dense = len(letters) > 2 * ascii_letters + len(words)
+        return foreign + rarity / 30 + (0.5 if dense else 0)
+    mixed = ascii_letters / max(1, ascii_letters + len(letters))
+    return foreign + rarity / 2 + mixed
 
 
 def _has_inner_capital(word: str) -> bool:
@@ -123,17 +141,17 @@ def _has_inner_capital(word: str) -> bool:
 
 
 def _strange_east(text: str, encoding: str) -> float:
-    """The share of characters beyond ASCII that are not the usual ones of the encoding's language,
-    or stand alone, as they do where they were letters of a Latin word.
+    """The share of characters beyond ASCII that are not the usual ones of the encoding's language;
+    1 where most stand alone in Latin words, of which they are wrongly read letters.
     """
-    scripts, usual = EAST[encoding]
+    script, usual = EAST[encoding]
     wide = [c for c in text if not c.isascii()]
     kana = sum("\u3040" <= c <= "\u30ff" for c in wide)
-    if scripts == "kana" and 5 * kana < len(wide):
+    hangul = sum("\uac00" <= c <= "\ud7a3" for c in wide)
+    if (script == "kana" and 5 * kana < len(wide)) or (
+        script == "hangul" and 2 * hangul < len(wide)
+    ):
         return 1.0
-    rare = sum(c.encode(encoding)[0] not in usual for c in wide)
-    alone = re.findall(
-        r"(?<=[a-z])[^\x00-\x7f](?![^\x00-\x7f])|(?<![^\x00-\x7f])[^\x00-\x7f](?=[a-z])", text
-    )
-    strange = rare / len(wide)
-    return 1.0 if strange > 0.05 or 2 * len(alone) > len(wide) else EAST_ALONE + strange
+    rare = sum(c.encode(encoding)[0] not in usual for c in wide) / len(wide)
+    alone = len(ALONE.findall(text))
+    return 1.0 if rare > 0.05 or 2 * alone > len(wide) else EAST_ALONE + rare

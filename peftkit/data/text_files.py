@@ -37,8 +37,13 @@ KINDS = (
 )
 """How files begin that are no text, or no table; what they are; what to do."""
 
+HALF = "\udcff"
+"""In the place of what is no whole character of UTF-16 or UTF-32."""
 LONGEST_SAMPLE = 24
-ENOUGH_BYTES = 200_000
+BY_CHANCE = 8
+"""Bytes more than characters that a text which is no UTF-8 may have, read as UTF-8."""
+ENOUGH_BYTES = 20_000
+"""Of lines beyond ASCII, to tell their encoding by."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +71,20 @@ def read_text(path: Path, encoding: str = "") -> Text:
             told = hint.format(path=path, stem=path.with_suffix(""))
             raise DataError(f"`{path}` is {what}", told)
     marked = next((name for mark, name in BYTE_ORDER_MARKS.items() if raw.startswith(mark)), "")
-    if not marked and not encoding and (wide := _unmarked_utf16(raw)):
+    if not marked and not encoding and (wide := _unmarked_wide(raw)):
         raise DataError(
-            f"`{path}` is no UTF-8 text: every other byte is zero, as in UTF-16",
+            f"`{path}` is no UTF-8 text: its first characters have zeros between them, as in "
+            f"{wide.upper()}",
             f"`--task.data.encoding {wide}`",
         )
     if encoding and not marked:
         _refuse_utf8(path, raw, encoding)
     used = marked or encoding or "utf-8"
-    return Text(raw.decode(used, errors="surrogateescape"), used.removesuffix("-sig"))
+    try:
+        text = raw.decode(used, errors="surrogateescape")
+    except UnicodeDecodeError:  # half a wide character
+        text = raw.decode(used, errors="replace").replace("\ufffd", HALF)
+    return Text(text, used.removesuffix("-sig"))
 
 
 def is_clean(text: str) -> bool:
@@ -90,8 +100,12 @@ def encoding_hint(path: Path) -> str:
     """What to do about a file that is not UTF-8: the encodings that it may be in, the likeliest
     first, each with a word of it; empty where none reads as text.
     """
-    raw = path.read_bytes()[:ENOUGH_BYTES]
-    lines = [line for line in raw.splitlines() if not line.isascii()]
+    lines: list[bytes] = []  # whole ones, so that no character is cut
+    size = 0
+    for line in path.read_bytes().splitlines():
+        if not line.isascii() and size < ENOUGH_BYTES:
+            lines.append(line)
+            size += len(line)
     if any(_is_utf8(line) for line in lines):
         return "other lines are UTF-8: mend these, where two encodings meet in one file"
     guesses = likely_encodings(b"\n".join(lines))
@@ -116,18 +130,30 @@ def _is_utf8(raw: bytes) -> bool:
     return True
 
 
-def _unmarked_utf16(raw: bytes) -> str:
-    """The UTF-16 without a byte order mark that bytes look like; empty if they do not."""
-    start = raw[:2000]
-    for name, zeros in (("utf-16-le", start[1::2]), ("utf-16-be", start[0::2])):
-        if len(zeros) > 8 and zeros.count(0) > 0.7 * len(zeros):
-            return name
+def _unmarked_wide(raw: bytes) -> str:
+    """The UTF-16 or UTF-32 without a byte order mark that bytes look like, by the characters of the
+    header, or by many more; empty if they do not.
+    """
+    for name, width, place in (
+        ("utf-32-le", 4, 0), ("utf-32-be", 4, 3), ("utf-16-le", 2, 0), ("utf-16-be", 2, 1),
+    ):  # fmt: skip
+        for start, share in ((raw[:16], 1.0), (raw[:2000], 0.7)):
+            others = [start[at::width] for at in range(width) if at != place]
+            zeros = sum(part.count(0) for part in others)
+            letters = start[place::width]
+            enough = len(letters) > 3 and letters.count(0) < len(letters) / 2
+            if enough and zeros >= share * sum(map(len, others)):
+                return name
     return ""
 
 
 def _refuse_utf8(path: Path, raw: bytes, encoding: str) -> None:
-    """Raises DataError if a file is UTF-8 beyond chance and is to be read as something else."""
-    if codecs.lookup(encoding).name == "utf-8" or raw.isascii() or not _is_utf8(raw):
+    """Raises DataError if a file is to be read in another encoding and is UTF-8, which a few
+    characters of another one may be by chance (`联通` of GBK is).
+    """
+    if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig") or not _is_utf8(raw):
+        return
+    if len(raw) - len(raw.decode()) <= BY_CHANCE:
         return
     lines = [line for line in raw.splitlines() if not line.isascii()]
     raise DataError(
