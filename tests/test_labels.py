@@ -8,10 +8,11 @@ import unicodedata
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from rich.console import Console
 
 from peftkit.data.ledger import Ledger, SplitCounts
-from peftkit.data.source import Data
+from peftkit.data.source import Data, as_number
 from peftkit.data.splits import load_splits
 from peftkit.errors import DataError
 from peftkit.evaluation.strata import print_strata
@@ -32,6 +33,7 @@ CHANGES = {
     "full stop": lambda label: f"{label}.",
     "Chinese mark": lambda label: f"{label}！",
     "no-break space": lambda label: f"{label}\xa0",
+    "emoji": lambda label: f"{label}\ufe0f",
     "wide": lambda label: "".join(chr(ord(c) + 0xFEE0) if "!" < c <= "~" else c for c in label),
 }
 
@@ -46,6 +48,38 @@ def test_labels_that_differ_in_what_nobody_sees_are_one_group(name, changes):
     assert folded(other, NUMBER) == folded(name, NUMBER)
     assert alike({name: 5, other: 3, "something else": 9}, NUMBER) == [[name, other]]
     assert visible(name) != visible(other) or other.strip() == name
+
+
+PAIRS = [
+    ("non-toxic", "non\u2011toxic"), ("non-toxic", "non_toxic"), ("non-toxic", "Non toxic"),
+    ("-1", "\u22121"), ("iyi", "İyi"), ("pos", "\u0440\u043es"), ("1,234", "1234"),
+    ("ÖZET", "özet"),
+]  # fmt: skip
+APART = [
+    ("A", "A-"), ("A+", "A"), ("-1", "1"), ("1234567890120", "1234567890121"), ("C#", "C"),
+    ("12345678901234567890", "12345678901234567891"), ("рок", "pok"), ("ab", "a b"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_labels_that_a_reader_takes_for_one_are_alike(one, other):
+    assert alike({one: 5, other: 3}, NUMBER) == [[one, other]]
+
+
+@pytest.mark.parametrize(("one", "other"), APART)
+def test_labels_that_a_reader_tells_apart_are_not(one, other):
+    assert alike({one: 5, other: 3}, NUMBER) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "decimal", "value"),
+    [
+        ("1.234", ",", 1234.0), ("1,5", ",", 1.5), ("1.234,5", ",", 1234.5), ("0.5", ",", 0.5),
+        ("1,234.5", ".", 1234.5), ("1,5", ".", None), ("1_000", ".", None), ("nan", ".", None),
+    ],
+)  # fmt: skip
+def test_numbers_are_read_as_they_are_written(text, decimal, value):
+    assert as_number(text, decimal) == value
 
 
 @settings(max_examples=100, deadline=None)
@@ -71,7 +105,7 @@ def test_labels_that_differ_stay_apart(names):
     rows=st.integers(1, 4),
 )
 def test_numbers_with_fractions_are_scores(low, high, distinct, rows):
-    values = [low + (high - low) * n / distinct for n in range(distinct)]
+    values = [low + 0.003 + (high - low) * n / distinct for n in range(distinct)]
     assert "scores, not classes" in scores_not_classes({f"{v:.6f}": rows for v in values}, NUMBER)
 
 
@@ -82,6 +116,19 @@ def test_numbers_that_count_classes_are_classes(first, distinct, rows):
     assert scores_not_classes(counts, NUMBER) == ""
     assert scores_not_classes({f"{float(n)}": c for n, c in counts.items()}, NUMBER) == ""
     assert scores_not_classes({f"intent {n}": c for n, c in counts.items()}, NUMBER) == ""
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {str(n): 100 for n in range(100, 374, 7)}, {str(n): 2 for n in range(6)},
+        {str(1000 + 37 * n): 50 for n in range(40)}, {str(n): 3 for n in range(150)},
+        {f"{n / 2}": 18 for n in range(11)}, {"1": 2, "2": 1, "3": 2, "4": 1, "5": 2},
+        {f"{n / 10}": 9 for n in range(10, 25)},
+    ],
+)  # fmt: skip
+def test_ids_and_ratings_are_classes(counts):
+    assert scores_not_classes(counts, NUMBER) == ""
 
 
 @pytest.mark.parametrize(
@@ -140,7 +187,7 @@ def test_labels_that_look_alike_are_noted_once_and_folded_on_request(tmp_path):
     rows = rows_of(**{"Pos": 50, "pos": 40, "pos\u200b": 40, "neg": 60, "neg.": 40})
     [note] = notes_of(tmp_path, rows)
     assert note.startswith(
-        "labels that look alike are classes of their own: `Pos` (50 rows) and `pos` (40 rows) and "
+        "labels that look alike count as separate classes: `Pos` (50 rows) and `pos` (40 rows) and "
         "`pos\\u200b` (40 rows); `neg` (60 rows) and `neg.` (40 rows); `--task.data.fold-labels`"
     )
     assert notes_of(tmp_path, rows, fold_labels=True) == ()
@@ -155,7 +202,7 @@ def test_labels_that_look_alike_are_noted_once_and_folded_on_request(tmp_path):
         ({"ok": 970, "bad": 30}, "far from balanced: `ok` has 679 of 700 training rows, `bad` 21"),
         ({"a": 300, "b": 280, "c": 5}, "`c` 3"),
         ({f"l{n}": 2 for n in range(90)}, "90 labels are more than 126 training rows can carry"),
-        ({"a": 60, "b": 60, "c": 12}, "fewer than 5 rows of a label teach it"),
+        ({"a": 60, "b": 60, "c": 12}, "some labels have fewer than 5 rows in a split"),
         ({"a;b": 30, "a": 30, "b": 30, "b;c": 30, "a;c": 30, "c": 30}, "look like lists of labels"),
         ({'["x"]': 30, '["x", "y"]': 30}, 'look like lists of labels, such as `["x"]`'),
     ],
@@ -175,6 +222,47 @@ def test_texts_that_are_addresses_are_noted(tmp_path):
     rows = [(f"https://example.org/{n}", "ab"[n % 2]) for n in range(60)]
     rows += [(f"text {n}", "ab"[n % 2]) for n in range(60)]
     assert any("web addresses only" in note for note in notes_of(tmp_path, rows))
+
+
+def test_many_numbers_as_classes_are_noted(tmp_path):
+    rows = [(f"text {n}", f"{n % 101}%") for n in range(2020)]
+    assert any("the labels are 101 numbers from 0 to 100" in n for n in notes_of(tmp_path, rows))
+
+
+def test_a_list_is_many_labels_and_a_number_none(tmp_path):
+    for counts in (
+        {"[other]": 60, "a": 60},
+        {"0,5": 60, "1,0": 60, "1,5": 60},
+        {"[x": 60, "b": 60},
+    ):
+        assert not [n for n in notes_of(tmp_path, rows_of(**counts)) if "lists" in n]
+
+
+def test_a_label_that_nobody_sees_is_empty(tmp_path):
+    rows = [*rows_of(a=60, b=60), ("text", "\u200b"), ("\u200b\ufeff", "a")]
+    with pytest.raises(DataError, match=r"1 empty label \(line 122\), 1 empty text \(line 123\)"):
+        notes_of(tmp_path, rows)
+
+
+def test_names_of_labels_that_are_folded_to_one_are_refused():
+    names = {"A": "Apple", "a": "ant"}
+    assert TextClassification(data=Data(path="x", label_names=names))
+    with pytest.raises(ValidationError, match="names `Apple` and `ant` for labels"):
+        TextClassification(data=Data(path="x", label_names=names, fold_labels=True))
+
+
+def test_a_split_whose_labels_look_like_those_of_training_is_told_how(tmp_path):
+    write_csv(tmp_path / "train.csv", rows_of(**{"0": 40, "1": 40}))
+    write_csv(tmp_path / "test.csv", [(f"t {n}", f"{n % 2}.0") for n in range(20)])
+    with pytest.raises(DataError) as error:
+        load_splits(TextClassification(data=Data(path=str(tmp_path))), 0)
+    assert error.value.hint == "`--task.data.fold-labels` makes labels that look alike one"
+    load_splits(TextClassification(data=Data(path=str(tmp_path), fold_labels=True)), 0)
+
+
+def test_addresses_are_looked_for_in_no_time(tmp_path):
+    rows = [("http://a" * 60 + " x", "ab"[n % 2]) for n in range(3)]
+    assert not notes_of(tmp_path, [*rows_of(a=60, b=60), *rows[:1]])
 
 
 def test_labels_with_one_row_each_are_the_reason_why_a_split_is_empty(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -66,10 +67,15 @@ class Source(Part):
 
 
 def as_number(text: str, decimal: str) -> float | None:
-    """The number that a text is; None if it is none. With a decimal comma, points group digits."""
-    if decimal == ",":
-        text = text.replace(".", "") if text.count(",") == 1 else text
-        text = text.replace(",", ".")
+    """The number that a text is; None if it is none.
+
+    Args:
+        decimal: the point or comma before fractions; the other one groups digits by three.
+    """
+    group = "." if decimal == "," else ","
+    if re.fullmatch(rf"[-+]?\d{{1,3}}(\{group}\d{{3}})+(\{decimal}\d+)?", text.strip()):
+        text = text.replace(group, "")
+    text = text.replace(decimal, ".")
     try:
         value = float(text)
     except ValueError:
@@ -90,7 +96,8 @@ class Data(Source):
     """Label in the file -> its name, in the order of the classes; empty to use the file's own."""
     fold_labels: bool = False
     """Take labels for one that differ only in case, in the way a number is written (`1`, `1.0`), in
-    Unicode form, invisible characters or a mark at the end; its name is in lower case."""
+    Unicode form, invisible characters, hyphens and underscores, or a mark at the end; its name is
+    in lower case."""
 
 
 def is_encoding(name: str) -> bool:

@@ -149,7 +149,7 @@ def _unmarked_wide(raw: bytes) -> str:
 
 def _refuse_utf8(path: Path, raw: bytes, encoding: str) -> None:
     """Raises DataError if a file is to be read in another encoding and is UTF-8, which a few
-    characters of another one may be by chance (`联通` of GBK is).
+    characters of another one may be by chance (`模` of GBK is).
     """
     if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig") or not _is_utf8(raw):
         return

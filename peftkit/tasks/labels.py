@@ -10,9 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-FEW_VALUES = 10
-"""So many different numbers with fractions may still be classes: ratings in halves."""
-FEW_WHOLE = 30
+FEW_NUMBERS = 20
+"""So many different numbers are classes: ratings from 1 to 10, or in halves or tenths."""
 FEW_ROWS = 5
 """Rows of a label in a split from which on its score says something."""
 ROWS_PER_LABEL = 4
@@ -21,32 +20,68 @@ RATIO = 50
 """Share of the most frequent label, and its rows over those of the rarest, that make imbalance
 extreme."""
 MARKS = " \t.,;:!?…。，、；：！？\"'“”‘’«»`"
+HYPHENS = "\u2010\u2011\u2012\u2013\u2014\u2212\uff0d"
+DOUBLES = str.maketrans("аеорсухіјѕ", "aeopcyxijs")  # noqa: RUF001
+"""Cyrillic letters -> the Latin ones that look the same."""
 SHOWN = 3
 Counts = Mapping[str, Mapping[str, int]]
 """Split -> label -> rows."""
 
 
 def folded(label: str, number: Callable[[str], float | None]) -> str:
-    """The label without what a reader may not see or mean: case, the width and the form of its
-    characters, invisible ones, marks at its end; a number as the shortest way to write it.
+    """Normalizes a label: case, the width and Unicode form of its characters, invisible ones, Latin
+    letters replaced by Cyrillic ones of the same look, hyphens and underscores between words, marks
+    at its end, and how a number is written.
 
     Args:
         number: what a text is as a number.
     """
-    plain = unicodedata.normalize("NFKC", label)
-    plain = "".join(c for c in plain if unicodedata.category(c) not in ("Cf", "Cc"))
-    plain = " ".join(plain.casefold().split())
-    plain = unicodedata.normalize("NFC", plain)
+    plain = "".join(c for c in unicodedata.normalize("NFKC", label) if not _is_invisible(c))
+    plain = "".join("-" if c in HYPHENS else c for c in plain)
+    plain = " ".join(plain.casefold().replace("i\u0307", "i").split())
+    plain = unicodedata.normalize("NFC", _without_doubles(plain))
     plain = plain.rstrip(MARKS).lstrip("\"'“‘«`") or plain
+    if re.fullmatch(r"[-+]?\d+", plain):
+        return str(int(plain))
     value = number(plain)
-    return plain if value is None else f"{value:.12g}"
+    if value is not None:
+        return f"{value:.15g}"
+    return re.sub(r"(?<=\w)[-_ ]+(?=\w)", " ", plain)
+
+
+def is_empty(text: str) -> bool:
+    """Whether a text has no character that a reader sees."""
+    return all(c.isspace() or _is_invisible(c) for c in text)
+
+
+def _is_invisible(c: str) -> bool:
+    if "\ufe00" <= c <= "\ufe0f":  # selects how an emoji is drawn
+        return True
+    return unicodedata.category(c) in ("Cf", "Cc") and not c.isspace()
+
+
+def _without_doubles(text: str) -> str:
+    """Text whose Cyrillic letters are Latin ones, where both stand in one word."""
+    if text.isascii() or not re.search(r"[a-z]", text):
+        return text
+    words = (
+        word.translate(DOUBLES) if re.search(r"[a-z]", word) else word for word in text.split(" ")
+    )
+    return " ".join(words)
 
 
 def visible(label: str) -> str:
-    """The label with its invisible and combining characters written out, cut to 40 characters."""
-    hidden = ("Cf", "Cc", "Mn", "Zs")
+    """The label, cut to 40 characters, with its invisible characters written out, and the combining
+    ones where the label is not in NFC.
+    """
+    hidden = {"Cf", "Cc", "Zs"}
+    if unicodedata.normalize("NFC", label) != label:
+        hidden.add("Mn")
     shown = "".join(
-        f"\\u{ord(c):04x}" if unicodedata.category(c) in hidden and c != " " else c for c in label
+        f"\\u{ord(c):04x}"
+        if c != " " and (unicodedata.category(c) in hidden or _is_invisible(c))
+        else c
+        for c in label
     )
     return shown if len(shown) <= 40 else f"{shown[:37]}..."
 
@@ -63,26 +98,35 @@ def alike(counts: Mapping[str, int], number: Callable[[str], float | None]) -> l
 def scores_not_classes(counts: Mapping[str, int], number: Callable[[str], float | None]) -> str:
     """In words, that the labels are numbers that measure something; empty if they may be classes.
 
-    Classes are few, or whole numbers that leave no large gaps, with several rows each.
+    Numbers are classes if they are few, or whole with several rows each.
     """
-    values = {label: number(label) for label in counts}
-    rows = sum(counts.values())
-    known = {label: value for label, value in values.items() if value is not None}
-    distinct = len(set(known.values()))
-    if sum(counts[label] for label in known) < 0.9 * rows or not known:
-        return ""
-    if any(value != int(value) for value in known.values()):
-        few = distinct <= FEW_VALUES
-    else:
-        span = max(known.values()) - min(known.values()) + 1
-        few = distinct <= FEW_WHOLE or (rows >= ROWS_PER_LABEL * distinct and span < 2 * distinct)
-    if few and (rows > 2 * distinct or distinct < ROWS_PER_LABEL):
+    known = _numbers(counts, number)
+    rows, distinct = sum(counts.values()), len(set(known.values()))
+    if not known or sum(counts[label] for label in known) < 0.9 * rows:
         return ""
     low, high = min(known.values()), max(known.values())
+    several = rows >= 2 * distinct
+    if all(value == int(value) for value in known.values()):
+        dense = high - low < 2 * distinct
+        classes = distinct <= FEW_NUMBERS or (
+            several and (dense or rows >= ROWS_PER_LABEL * distinct)
+        )
+    else:
+        round_ones = all(math.isclose(20 * value, round(20 * value)) for value in known.values())
+        few = distinct <= FEW_NUMBERS and round_ones
+        classes = few and (several or distinct < ROWS_PER_LABEL)
+    if classes:
+        return ""
     return (
         f"numbers, {distinct:,} different ones in {rows:,} rows, from {low:g} to {high:g}: "
         "scores, not classes"
     )
+
+
+def _numbers(counts: Mapping[str, int], number: Callable[[str], float | None]) -> dict[str, float]:
+    """Label -> its number, of labels that are numbers or percentages."""
+    read = {label: number(label.rstrip(" %")) for label in counts}
+    return {label: value for label, value in read.items() if value is not None}
 
 
 def label_remarks(
@@ -104,8 +148,15 @@ def label_remarks(
         )
         more = f"; and {len(groups) - SHOWN} more groups" if len(groups) > SHOWN else ""
         yield (
-            f"labels that look alike are classes of their own: {told}{more}; "
+            f"labels that look alike count as separate classes: {told}{more}; "
             "`--task.data.fold-labels` makes them one"
+        )
+    known = _numbers(total, number)
+    if len(known) > max(FEW_NUMBERS, 0.9 * len(total)):
+        yield (
+            f"the labels are {len(known):,} numbers from {min(known.values()):g} to "
+            f"{max(known.values()):g}, each a class of its own; if they measure something, make "
+            "classes of ranges"
         )
     if listed := _lists(total):
         yield (
@@ -148,20 +199,21 @@ def _scarcity(counts: Counts) -> Iterator[str]:
             parts.append(f"{name}: {shown}{more}")
     if parts:
         yield (
-            f"fewer than {FEW_ROWS} rows of a label teach it, or score it, by chance only "
-            f"({'; '.join(parts)})"
+            f"some labels have fewer than {FEW_ROWS} rows in a split, too few to learn or to score "
+            f"them ({'; '.join(parts)})"
         )
 
 
 def _lists(counts: Mapping[str, int]) -> str:
     """A label that looks like a list, if many do; empty if they do not."""
-    parts = {label: _parts(label) for label in counts}
-    several = [label for label, found in parts.items() if len(found) > 1]
+    enough = max(2, 0.2 * len(counts))
     brackets = [label for label in counts if _is_json_list(label)]
-    if brackets:
+    if len(brackets) >= enough:
         return brackets[0]
+    parts = {label: _parts(label) for label in counts if not re.fullmatch(r"[\d.,%\s+-]+", label)}
+    several = [label for label, found in parts.items() if len(found) > 1]
     distinct = {part for found in parts.values() for part in found}
-    if len(several) < 3 or len(several) < 0.2 * len(counts) or len(distinct) >= len(counts):
+    if len(several) < max(3, enough) or len(distinct) >= len(counts):
         return ""
     return max(several, key=lambda label: counts[label])
 
@@ -175,8 +227,8 @@ def _is_json_list(label: str) -> bool:
         return False
     try:
         return isinstance(json.loads(label.replace("'", '"')), list | dict)
-    except ValueError:
-        return True
+    except (ValueError, RecursionError):
+        return False
 
 
 def label_text(value: Any) -> Any:

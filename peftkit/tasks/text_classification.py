@@ -6,16 +6,17 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 
 from peftkit.data.rows import check_columns
 from peftkit.data.source import Data, as_number
 from peftkit.errors import DataError, RecipeError, did_you_mean, quoted
 from peftkit.tasks.labels import (
     folded,
+    is_empty,
     label_remarks,
     label_text,
     number_first,
@@ -35,7 +36,7 @@ MANY_SINGLE = 0.3
 """Shares of the tokens, or of the texts, from which on a note names them."""
 ENOUGH = 5
 """Fewer texts are not worth a note."""
-ADDRESSES = re.compile(r"\s*((https?://|www\.)\S+\s*)+")
+ADDRESS = re.compile(r"(https?://|www\.)\S")
 
 
 class TextClassification(Task):
@@ -58,6 +59,18 @@ class TextClassification(Task):
     """Weight of each label in the loss, 1 where none is given; balanced is rows / (labels x rows of
     the label)."""
 
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        names: dict[str, str] = {}
+        for given, name in self.data.label_names.items() if self.data.fold_labels else ():
+            other = names.setdefault(self._label(given), name)
+            if self._label(other) != self._label(name):
+                raise ValueError(
+                    f"`data.label_names` names `{other}` and `{name}` for labels that "
+                    "`data.fold_labels` makes one"
+                )
+        return self
+
     @property
     def source(self) -> Data:
         return self.data
@@ -73,7 +86,7 @@ class TextClassification(Task):
             value = values.get(column)
             if role == "label":
                 value = label_text(value)
-            if value is None or (isinstance(value, str) and not value.strip()):
+            if value is None or (isinstance(value, str) and is_empty(value)):
                 return f"empty {column}"
             if not isinstance(value, str):
                 return f"{column} is {type(value).__name__}, not text"
@@ -89,9 +102,7 @@ class TextClassification(Task):
 
     def _label(self, text: str) -> str:
         """A label, or the name of one, in the form in which labels are compared."""
-        if self.data.fold_labels:
-            return folded(text, self.data.number)
-        return text.strip()
+        return _folded(text, self.data.decimal) if self.data.fold_labels else text.strip()
 
     def as_input(self, value: Any) -> dict[str, Any]:
         values = {"text": value} if isinstance(value, str) else value
@@ -111,7 +122,7 @@ class TextClassification(Task):
         columns = {role: name for role, name in self.columns.items() if role != "label"}
         check_columns(table, columns)
         texts = {role: values.get(column) for role, column in columns.items()}
-        if all(isinstance(text, str) and text.strip() for text in texts.values()):
+        if all(isinstance(text, str) and not is_empty(text) for text in texts.values()):
             return texts
         return "empty text"
 
@@ -147,7 +158,7 @@ class TextClassification(Task):
         counts = {name: Counter(map(self.stratum, rows)) for name, rows in splits.named().items()}
         yield from label_remarks(counts, self.class_weights != "none", self.data.number)
         texts = [str(row.values["text"]) for row in splits.train]
-        addresses = sum(bool(ADDRESSES.fullmatch(text)) for text in texts)
+        addresses = sum(all(map(ADDRESS.match, text.split())) for text in texts)
         if addresses > max(ENOUGH, MANY_ADDRESSES * len(texts)):
             yield (
                 f"{addresses / len(texts):.0%} of the training texts are web addresses only; a "
@@ -164,10 +175,13 @@ class TextClassification(Task):
             )
         for name in ("validation", "test"):
             if only := sorted(labels[name] - labels["train"]):
+                folds = {_folded(label, self.data.decimal) for label in labels["train"]}
                 raise DataError(
                     f"`{self.data.path}`: the {name} split has the label {quoted(only)}, which "
                     f"no training row has; training knows {quoted(sorted(labels['train']))}",
-                    did_you_mean(only[0], labels["train"])
+                    "`--task.data.fold-labels` makes labels that look alike one"
+                    if all(_folded(label, self.data.decimal) in folds for label in only)
+                    else did_you_mean(only[0], labels["train"])
                     or "correct the label, add training rows for it, or take those rows out",
                 )
         weighed = set(self.class_weights) if isinstance(self.class_weights, dict) else set()
@@ -296,6 +310,11 @@ class TextClassification(Task):
             if unknown is None
             else sum(int((row == unknown).sum()) for row in ids),
         )
+
+
+@cache
+def _folded(label: str, decimal: str) -> str:
+    return folded(label, partial(as_number, decimal=decimal))
 
 
 def _refuse_empty(rows: Sequence[Row], ids: Sequence[Any], tokenizer: Any) -> None:
