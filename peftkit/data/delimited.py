@@ -23,9 +23,13 @@ from peftkit.errors import DataError, quoted
 
 SEPARATORS = (",", ";", "\t", "|")
 MAX_FIELD = 2**31 - 1
+READ_AGAIN = 20
+"""How many times the lines of a file may be read again because quotes do not work out."""
+MANY_LINES = 10
+"""Lines joined to one row, of which nearly all would be rows by themselves, from which on no text
+that has as many separators is to be expected."""
 LINES_TO_TELL = 100
 """Of the file's first lines, to find out what separates its fields."""
-SHOWN_LINES = 5
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ class _Reading:
 
 
 STRAY = "stray quote"
+ESCAPED = "a quote after a backslash, where CSV has two quotes"
+SPACED = re.compile(r'\s+"[^"]*"')
+"""A field in quotes with a space before it, which the csv module reads as text."""
 
 
 def read_delimited(path: Path, text: str, encoding: str, separator: str = "") -> Table:
@@ -109,11 +116,17 @@ def _table(
         number = record.first + 1
         continued += range(number + 1, record.end + 1)
         if record.kind or record.fields is None:
-            malformed.append(Malformed(number, record.kind))
+            escaped = record.kind == STRAY and '\\"' in lines[record.first]
+            malformed.append(Malformed(number, ESCAPED if escaped else record.kind))
         elif not all(map(is_clean, record.fields)):
             malformed.append(Malformed(number, f"not {encoding.upper()}"))
         else:
             rows.append((number, dict(zip(columns, record.fields, strict=True))))
+    if spaced := sum(any(SPACED.fullmatch(text) for text in row.values()) for _, row in rows):
+        notes += (
+            f"in {spaced:,} rows of `{path.name}` a space stands before the quotes around a field, "
+            "so that the quotes are read as text",
+        )
     return Table(
         str(path), columns, tuple(rows), tuple(malformed), "line",
         notes=notes, num_lines=len(lines), continued=tuple(continued),
@@ -144,10 +157,11 @@ def _read_quoted(
         torn: indices of first lines whose records are taken apart whatever they look like.
     """
     found = _Reading()
-    width = 0
+    width = again = 0
     at, suspect = start, start  # lines before `suspect` were part of a record taken apart
     while at < len(lines):
-        for record in _csv_records(lines, at, separator):
+        most = len(lines) if again <= READ_AGAIN * len(lines) else 1
+        for record in _csv_records(lines, at, separator, most):
             at = record.end
             if record.fields is not None and _is_blank(record.fields):
                 continue
@@ -158,15 +172,16 @@ def _read_quoted(
             if odd or record.fields is None or (several and (wrong or record.first in torn)):
                 found.records.append(_Record(record.first, record.first + 1, None, STRAY))
                 suspect, at = max(suspect, record.end), record.first + 1
+                again += record.end - record.first
                 break
             width = width or len(record.fields)
             found.records.append(_judged(record, width))
     return found
 
 
-def _csv_records(lines: Sequence[str], first: int, separator: str) -> Iterator[_Record]:
-    """Records from a line on, as the csv module reads them, strictly."""
-    rest = (lines[index] for index in range(first, len(lines)))
+def _csv_records(lines: Sequence[str], first: int, separator: str, most: int) -> Iterator[_Record]:
+    """Records of so many lines, from a line on, as the csv module reads them, strictly."""
+    rest = (lines[index] for index in range(first, min(len(lines), first + most)))
     reader = csv.reader(rest, delimiter=separator, strict=True)
     while True:
         begin = first + reader.line_num
@@ -204,14 +219,17 @@ def _judged(record: _Record, width: int) -> _Record:
 
 
 def _swallowed(lines: Sequence[str], reading: _Reading, separator: str) -> frozenset[int]:
-    """First lines of the records that join lines which are rows by themselves: each has the right
-    number of fields, and, as commas stand in texts too, one that other rows have, such as a label.
+    """First lines of the records that join lines which are rows by themselves: nearly each has the
+    right number of fields, and, as commas stand in texts too, one that other rows have, such as a
+    label, or they are many.
     """
     rows = [r for r in reading.records[1:] if not r.kind and r.fields]
     several = [record for record in rows if record.end - record.first > 1]
     if not several or len(reading.records[0].fields or ()) < 2:
         return frozenset()
     width = len(reading.records[0].fields or ())
+    tabs = separator == "\t"  # which a text does not have, unless tables are what it holds
+    least = 1.0 if not tabs else 0.5 if len(several) > 1 else 0.0
     common: list[Counter[str]] = [Counter() for _ in range(width)]
     for record in rows:
         if record.end - record.first == 1:
@@ -220,14 +238,18 @@ def _swallowed(lines: Sequence[str], reading: _Reading, separator: str) -> froze
     found = set()
     for record in several:
         parts = [line.rstrip("\r\n").split(separator) for line in lines[record.first : record.end]]
-        whole = all(len(fields) == width for fields in parts)
-        if whole and (separator == "\t" or all(_known(fields, common) for fields in parts)):
+        whole = [fields for fields in parts if len(fields) == width]
+        if len(whole) < 0.9 * len(parts):
+            continue
+        own = [Counter(value.strip() for value in column) for column in zip(*whole, strict=True)]
+        known = sum(_known(fields, common) or _known(fields, own) for fields in whole)
+        if len(parts) >= MANY_LINES or known >= least * len(whole):
             found.add(record.first)
     return frozenset(found)
 
 
 def _known(fields: Sequence[str], common: Sequence[Counter[str]]) -> bool:
-    """Whether one of the fields has a value without quotes that at least two other rows have."""
+    """Whether one of the fields has a value without quotes that at least two rows have."""
     return any(
         value.strip() and '"' not in value and counter[value.strip()] > 1
         for value, counter in zip(fields, common, strict=True)
@@ -254,7 +276,8 @@ def _quotes_enclose(reading: _Reading, lines: Sequence[str], separator: str) -> 
 
 def _excel_line(lines: Sequence[str]) -> tuple[int, str]:
     """Lines to pass over, and the separator, where the first line is Excel's `sep=;`."""
-    found = re.fullmatch(r'"?sep=(.)"?', lines[0].strip("\r\n"), re.IGNORECASE) if lines else None
+    first = lines[0].strip("\r\n") if lines else ""
+    found = re.fullmatch(r'"?sep=([^"\w ])"?', first, re.IGNORECASE)
     return (1, found[1]) if found else (0, "")
 
 

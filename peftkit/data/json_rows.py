@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,18 @@ from peftkit.parts import RepeatedName, unrepeated
 
 UNNAMED = {2: ("text", "label"), 3: ("text", "text_pair", "label")}
 """Width of a row without names -> its columns."""
+SPLIT_KEYS = ("columns", "data", "index")
+"""Of pandas' `orient="split"`."""
 SHOWN = 8
 
 
 @dataclass(frozen=True)
-class _Twice:
-    """Stands for an object that names a key more than once, of which the last would win."""
+class _Wrong:
+    """Stands for a value that is no row, such as an object that repeats a key, of which
+    `json` would keep the last value.
+    """
 
-    key: str
+    kind: str
 
 
 def read_json(
@@ -62,7 +66,7 @@ def _object(pairs: list[tuple[str, Any]]) -> Any:
     try:
         return unrepeated(pairs)
     except RepeatedName as error:
-        return _Twice(error.name)
+        return _Wrong(f"names `{error.name}` twice")
 
 
 def _pretty_hint(path: Path) -> str:
@@ -77,9 +81,12 @@ def _read_objects(path: Path, text: str) -> Table:
         if not line.strip():
             continue
         try:
-            objects.append((number, _loads(line)))
+            objects.append((number, _loads(line.rstrip().removesuffix(","))))
         except (ValueError, RecursionError):  # also numbers and nesting beyond Python's limits
-            malformed.append(Malformed(number, "not JSON"))
+            python = line.lstrip().startswith("{'")
+            malformed.append(
+                Malformed(number, "a dict of Python, not JSON" if python else "not JSON")
+            )
     if malformed and (stream := _stream(text)) is not None:
         return _rows(path, stream, [], "line")
     return _rows(path, objects, malformed, "line")
@@ -93,7 +100,7 @@ def _stream(text: str) -> list[tuple[int, Any]] | None:
     found: list[tuple[int, Any]] = []
     at, line = 0, 1
     while at < len(text):
-        if text[at].isspace():
+        if text[at].isspace() or (text[at] == "," and found):
             line += text[at] == "\n"
             at += 1
             continue
@@ -109,12 +116,10 @@ def _stream(text: str) -> list[tuple[int, Any]] | None:
 
 def _tables(path: Path, value: Any, split_names: Mapping[str, tuple[str, ...]]) -> dict[str, Table]:
     """The tables in a whole JSON document."""
-    if isinstance(value, _Twice):
-        raise DataError(f"`{path}` names `{value.key}` twice in one object")
+    if isinstance(value, _Wrong):
+        raise DataError(f"`{path}` {value.kind} in one object")
     if isinstance(value, dict) and (named := _splits(value, split_names)):
-        rest = [key for key in value if key not in named.values()]
-        is_read = "is not read" if len(rest) == 1 else "are not read"
-        notes = (f"{quoted(rest, SHOWN)} in `{path.name}` {is_read}",) if rest else ()
+        notes = _unread([key for key in value if key not in named.values()], "", path)
         tables = {}
         for split, key in named.items():
             table = _table_of(path, value[key], f"`{key}` in ")
@@ -152,14 +157,22 @@ def _table_of(path: Path, value: Any, where: str) -> Table:
     rows = value if isinstance(value, list) else None
     if isinstance(value, dict):
         rows = _of_columns(value)
-        lists = [key for key, item in value.items() if _holds(item, (dict, _Twice))]
-        if rows is None and len(lists) == 1:
+        if rows is not None:
+            table = _rows(path, list(enumerate(rows, start=1)), [], "row")
+            rest = [key for key in value if key not in (*SPLIT_KEYS, *table.columns)]
+            return replace(table, notes=_unread(rest, where, path))
+        lists = [key for key, item in value.items() if _holds(item, (dict, _Wrong))]
+        if len(lists) > 1:
+            raise DataError(
+                f"{where}`{path}` holds several lists of objects: {quoted(lists, SHOWN)}",
+                "keep the one with the rows",
+            )
+        if lists:
             table = _rows(path, list(enumerate(value[lists[0]], start=1)), [], "row")
             rest = [key for key in value if key != lists[0]]
-            told = f"; {quoted(rest, SHOWN)} is not read" if rest else ""
-            note = f"the rows are {where}`{lists[0]}` in `{path.name}`{told}"
-            return replace(table, notes=(note,))
-        if rows is None and len(value) > 1 and all(isinstance(v, dict) for v in value.values()):
+            note = f"the rows are {where}`{lists[0]}` in `{path.name}`"
+            return replace(table, notes=(note, *_unread(rest, where, path)))
+        if len(value) > 1 and all(isinstance(v, dict) for v in value.values()):
             rows = list(value.values())
     if rows is not None:
         return _rows(path, list(enumerate(rows, start=1)), [], "row")
@@ -170,11 +183,18 @@ def _table_of(path: Path, value: Any, where: str) -> Table:
     )
 
 
-def _of_columns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
+def _unread(keys: Sequence[str], where: str, path: Path) -> tuple[str, ...]:
+    """The note on keys of an object that nothing reads, if there are some."""
+    are = "is" if len(keys) == 1 else "are"
+    told = f"{quoted(keys, SHOWN)} {where or 'in '}`{path.name}` {are} not read"
+    return (told,) if keys else ()
+
+
+def _of_columns(value: dict[str, Any]) -> list[Any] | None:
     """The rows of an object that holds columns; None if it holds something else."""
     columns = value
     if "columns" in value and _holds(value.get("data"), list):  # pandas' orient="split"
-        return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
+        return _of_split(value["columns"], value["data"])
     if all(isinstance(column, dict) for column in value.values()):  # pandas' orient="columns"
         keys = [list(column) for column in value.values()]
         if not keys or not keys[0] or any(k != keys[0] for k in keys):
@@ -182,12 +202,29 @@ def _of_columns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
         if not all(key.isdigit() for key in keys[0]):
             return None
         columns = {name: list(column.values()) for name, column in value.items()}
-    same = {len(column) if isinstance(column, list) else -1 for column in columns.values()}
-    if len(columns) < 2 or len(same) != 1 or same <= {0, -1}:
+    lists = {name: column for name, column in columns.items() if isinstance(column, list)}
+    longest = max(map(len, lists.values()), default=0)  # the others are metadata
+    columns = {name: column for name, column in lists.items() if len(column) == longest}
+    if len(columns) < 2 or not longest:
         return None
-    if any(isinstance(column[0], dict | _Twice) for column in columns.values()):
+    if any(isinstance(column[0], dict | _Wrong) for column in columns.values()):
         return None
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _of_split(columns: Any, data: list[Any]) -> list[Any]:
+    """Rows of which each is a list as long as the names of columns."""
+    if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
+        raise DataError("`columns` is no list of names", "write the rows as `[{...}, {...}]`")
+    rows: list[Any] = []
+    for row in data:
+        if not isinstance(row, list):
+            rows.append(_Wrong("not a list of fields"))
+        elif len(row) != len(columns):
+            rows.append(_Wrong(f"too {'few' if len(row) < len(columns) else 'many'} fields"))
+        else:
+            rows.append(dict(zip(columns, row, strict=True)))
+    return rows
 
 
 def _holds(value: Any, kind: type[Any] | tuple[type[Any], ...]) -> bool:
@@ -203,12 +240,8 @@ def _rows(
     name_row = _naming([value for _, value in values])
     for number, given in values:
         value = name_row(given)
-        if key := _repeated(value):
-            malformed.append(Malformed(number, f"names `{key}` twice"))
-        elif not isinstance(value, dict):
-            malformed.append(Malformed(number, "not an object"))
-        elif not is_clean(json.dumps(value, ensure_ascii=False)):
-            malformed.append(Malformed(number, "not UTF-8"))
+        if kind := _wrong(value):
+            malformed.append(Malformed(number, kind))
         else:
             rows.append((number, value))
             columns.update(dict.fromkeys(value))
@@ -225,9 +258,21 @@ def _naming(values: list[Any]) -> Callable[[Any], Any]:
     return lambda value: dict(zip(columns, value, strict=True))
 
 
-def _repeated(value: Any) -> str:
-    """A key that an object in a value names twice; empty if none does."""
-    if isinstance(value, _Twice):
-        return value.key
+def _wrong(value: Any) -> str:
+    """Why a value is no row; empty if it is one."""
+    try:
+        if kind := _wrong_inside(value):
+            return kind
+        if not isinstance(value, dict):
+            return "not an object"
+        return "" if is_clean(json.dumps(value, ensure_ascii=False)) else "not UTF-8"
+    except RecursionError:
+        return "nested too deeply"
+
+
+def _wrong_inside(value: Any) -> str:
+    """What is wrong with an object somewhere in a value; empty if nothing is."""
+    if isinstance(value, _Wrong):
+        return value.kind
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return next((key for item in inner if (key := _repeated(item))), "")
+    return next((kind for item in inner if (kind := _wrong_inside(item))), "")

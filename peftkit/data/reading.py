@@ -15,7 +15,7 @@ from peftkit.data.delimited import read_delimited
 from peftkit.data.json_rows import read_json
 from peftkit.data.rows import Table
 from peftkit.data.source import Source
-from peftkit.data.text_files import EXCEL, read_text
+from peftkit.data.text_files import EXCEL, read_text, refuse_other_kinds
 from peftkit.errors import DataError, did_you_mean, did_you_mean_file, first_line, not_found, quoted
 from peftkit.packaged import DATA, PREFIX, find_packaged
 
@@ -106,6 +106,8 @@ def _read_parquet(path: Path) -> Table:
     import pyarrow
     import pyarrow.parquet
 
+    with path.open("rb") as file:
+        refuse_other_kinds(path, file.read(64))
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowInvalid, OSError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,17 @@ def check_columns(table: Table, columns: Mapping[str, str]) -> None:
     if missing and (table.rows or not table.malformed):
         guess = did_you_mean(missing[0], table.columns)
         role = next(role for role, column in columns.items() if column == missing[0])
+        if len(table.columns) == 1 and (other := _separator_in(table.columns[0], columns.values())):
+            guess = f"give `--task.data.separator '{other}'`"
         raise DataError(
             f"`{table.name}` has no column {quoted(missing)}; it has {quoted(table.columns)}",
             guess or f"say which column it is, for example `--task.data.{role} NAME`",
         )
+
+
+def _separator_in(header: str, columns: Collection[str]) -> str:
+    """The character that stands between the names of all columns in a header that was read as one
+    name; empty if there is none.
+    """
+    others = {c for c in header if not c.isalnum() and c not in "_\"'"}
+    return next((c for c in sorted(others) if {*columns} <= {*header.split(c)}), "")

@@ -95,6 +95,7 @@ def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
     for name, table in tables.items():
         rows[name], count = clean_rows(task, table, split_seed)
         counts.append(count)
+    _refuse_contradictions(task, counts)
     leaked = _drop_leaks(task, rows)
     task.check_rows([row for part in rows.values() for row in part])
     if "all" in rows:
@@ -192,6 +193,20 @@ def _malformed_hint(kinds: Mapping[str, list[int]], usable: bool, table: Table) 
     if "not UTF-8" in kinds and Path(table.name).is_file():
         encoding = encoding_hint(Path(table.name))
     return "; ".join(filter(None, (encoding, skip)))
+
+
+def _refuse_contradictions(task: RowContract, counts: Sequence[ReadCounts]) -> None:
+    """Raises DataError if most rows of a file contradict each other, as with columns mixed up."""
+    for count in counts:
+        if count.conflicting > count.kept:
+            texts, label = list(task.columns.values()), task.stratum_column
+            asked = [column for column in texts if column != label]
+            raise DataError(
+                f"`{count.name}`: {count.conflicting:,} of {count.read:,} rows contradict each "
+                f"other: they have the same {quoted(asked)} and another {quoted([label])}",
+                "see that the columns are the right way round: "
+                + ", ".join(f"`--task.data.{role} NAME`" for role in task.columns),
+            )
 
 
 def _deduplicated(task: RowContract, rows: Iterable[Row]) -> tuple[list[Row], int, int]:

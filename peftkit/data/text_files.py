@@ -23,12 +23,13 @@ EXCEL = (
     'save it as CSV UTF-8, or: pip install openpyxl && python -c "import pandas; '
     "pandas.read_excel('{path}').to_csv('{stem}.csv', index=False)\""
 )
+PARQUET = b"PAR1"
 KINDS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "`git lfs pull`"),
     (b"PK\x03\x04", "a ZIP archive, as .xlsx files are", EXCEL),
     (b"\xd0\xcf\x11\xe0", "an old Excel file (.xls)", EXCEL.replace("openpyxl", "xlrd")),
     (b"\x1f\x8b", "compressed with gzip", "unpack it: `gunzip -k {path}`"),
-    (b"PAR1", "a Parquet file", "name it `{stem}.parquet`"),
+    (PARQUET, "a Parquet file", "name it `{stem}.parquet`"),
     (b"\x89PNG", "a picture", "give a file of text"),
     (b"%PDF", "a PDF", "give a file of text"),
     (b"SQLite format 3", "an SQLite database", "export its table as CSV"),
@@ -66,10 +67,7 @@ def read_text(path: Path, encoding: str = "") -> Text:
         DataError: the file is no text, or is in another encoding than the recipe says.
     """
     raw = path.read_bytes()
-    for start, what, hint in KINDS:
-        if raw[: len(start)].lower() == start.lower():
-            told = hint.format(path=path, stem=path.with_suffix(""))
-            raise DataError(f"`{path}` is {what}", told)
+    refuse_other_kinds(path, raw)
     marked = next((name for mark, name in BYTE_ORDER_MARKS.items() if raw.startswith(mark)), "")
     if not marked and not encoding and (wide := _unmarked_wide(raw)):
         raise DataError(
@@ -84,7 +82,16 @@ def read_text(path: Path, encoding: str = "") -> Text:
         text = raw.decode(used, errors="surrogateescape")
     except UnicodeDecodeError:  # half a wide character
         text = raw.decode(used, errors="replace").replace("\ufffd", HALF)
-    return Text(text, used.removesuffix("-sig"))
+    return Text(text.lstrip("\ufeff"), used.removesuffix("-sig"))  # some tools write two marks
+
+
+def refuse_other_kinds(path: Path, begins: bytes) -> None:
+    """Raises DataError if a file's first bytes are those of another kind than its name says."""
+    for start, what, hint in KINDS:
+        own = path.suffix.lower() == ".parquet" and start == PARQUET
+        if begins[: len(start)].lower() == start.lower() and not own:
+            told = hint.format(path=path, stem=path.with_suffix(""))
+            raise DataError(f"`{path}` is {what}", told)
 
 
 def is_clean(text: str) -> bool:
