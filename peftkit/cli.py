@@ -343,7 +343,7 @@ def _exit(command: Callable[[], None], debug: bool, as_json: bool) -> None:
             print(json.dumps({"status": "error", "error": error.message, "hint": error.hint}))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("stopped by Ctrl-C; nothing is kept", file=sys.stderr)
+        print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,7 +5,7 @@ seconds: the place to write to, the base's files, the adapter to start from, the
 from __future__ import annotations
 
 from peftkit.adapters.hub import find_adapter
-from peftkit.bases.opening import find_local
+from peftkit.bases.opening import check_has_weights, find_local
 from peftkit.data.ledger import Ledger
 from peftkit.data.splits import Splits, load_splits
 from peftkit.output import check_output
@@ -28,5 +28,7 @@ def look(recipe: Recipe, output_dir: str | None = None) -> Rows:
         check_output(output_dir)
     if recipe.start_from:
         find_adapter(recipe.start_from)
-    find_local(recipe.base)
+    found = find_local(recipe.base)
+    if found and found.is_dir():
+        check_has_weights(found)
     return load_splits(recipe.task, recipe.split_seed)

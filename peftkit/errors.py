@@ -19,6 +19,7 @@ An error says what is wrong and what was found; its hint says what to do.
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -79,6 +80,16 @@ class Interrupted(PeftkitError):
     def __init__(self, message: str, hint: str = "", exit_code: int = 130) -> None:
         super().__init__(message, hint)
         self.exit_code = exit_code
+
+
+SHELL = 128
+"""Exit code of a program that a signal ended, less the signal's number, as shells have it."""
+
+
+def exit_code(raised: BaseException) -> int:
+    """What a signal asks for that was raised as KeyboardInterrupt or SystemExit."""
+    code = raised.code if isinstance(raised, SystemExit) else SHELL + signal.SIGINT
+    return code if isinstance(code, int) else 1
 
 
 class AdapterError(PeftkitError):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.errors import AdapterError, OutputError, not_found
+from peftkit.errors import AdapterError, Interrupted, OutputError, exit_code, not_found
 from peftkit.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -44,13 +44,27 @@ def output_folder(recipe: Recipe, output_dir: str, accelerator: Accelerator) -> 
         (folder / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
     try:
         yield folder
-    except BaseException:
+    except BaseException as error:
         accelerator.end_training()
         if accelerator.is_main_process and not any(folder.rglob("*.safetensors")):
             shutil.rmtree(folder)
             if not output_dir and not any(folder.parent.iterdir()):
                 folder.parent.rmdir()
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise _interrupted(folder, exit_code(error)) from error
         raise
+
+
+def _interrupted(folder: Path, code: int) -> Interrupted:
+    """What a signal has left of a run that was not training."""
+    kept = next((file.parent for file in folder.rglob("*.safetensors")), None)
+    if kept is None:
+        return Interrupted("stopped before anything could be kept", exit_code=code)
+    return Interrupted(
+        f"stopped before the saved adapter was checked; it is in `{kept}`",
+        f"`peftkit verify {kept}` checks it",
+        code,
+    )
 
 
 def check_output(output_dir: str) -> None:
@@ -107,9 +121,24 @@ def newest_run(path: str) -> str:
     runs = [first, *first.parent.glob(f"{glob.escape(first.name)}-*")]
     named = re.compile(re.escape(first.name) + r"(-\d+)?")
     found = [run for run in runs if named.fullmatch(run.name) and (run / "adapter").is_dir()]
+    found = [run for run in found if run == first or _name_in(run) == first.name]
     if not found:
         raise AdapterError(f"no run in `{first.parent}` is called `{first.name}`", not_found(first))
-    return str(max(found, key=lambda run: (run / "recipe.json").stat().st_mtime))
+    return str(max(found, key=_begun))
+
+
+def _name_in(run: Path) -> str:
+    """The name that a run's recipe has: `lora-16` is no second run of `lora`."""
+    try:
+        return str(json.loads((run / "recipe.json").read_text(encoding="utf-8"))["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _begun(run: Path) -> float:
+    """When a run was begun; its recipe is what it writes first."""
+    recipe = run / "recipe.json"
+    return (recipe if recipe.is_file() else run).stat().st_mtime
 
 
 def _numbered(first: Path) -> Iterator[Path]:

@@ -5,6 +5,7 @@ that installs it.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import re
 import sys
@@ -96,8 +97,8 @@ def named_by_library(
         folder: of a model. Where its tokenizer is a file of sentencepiece, transformers asks for
             the package of another format.
     """
-    said = re.search(r"pip install ([\w.-]*\w)", str(error))
-    if said is None or is_installed(said[1].replace("-", "_")):
+    said = re.search(r"pip install (?:--?[\w-]+ )*([A-Za-z][\w.-]*\w)", str(error))
+    if said is None or is_installed(said[1].replace("-", "_")) or _is_distribution(said[1]):
         return None
     if folder is None:
         return _missing([said[1]], "a library needs")
@@ -106,6 +107,15 @@ def named_by_library(
     if said[1] == "tiktoken" and pieces:
         return _missing(["sentencepiece"], f"`{pieces[0]}` needs")
     return _missing([said[1]], f"`{folder.name}` needs")
+
+
+def _is_distribution(name: str) -> bool:
+    """Whether a package is installed under the name by which pip knows it."""
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _not_found(error: BaseException | None) -> str | None:

@@ -178,6 +178,7 @@ def keep_unfinished(
         kept = unfinished.model, metrics, unfinished.unquantized
         unchecked, _ = save_adapter(*kept, prepared, folder, accelerator)
         unchecked.rename(folder / UNFINISHED)
+    accelerator.wait_for_everyone()  # a launcher ends all processes with the first one
     num_steps = number_of_steps(prepared.recipe.training, len(prepared.encoded.train))
     return Interrupted(
         f"stopped at step {done:,} of {num_steps:,}; the best validated weights (step {step:,}, "

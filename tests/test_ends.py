@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from peftkit import LoRA
 from peftkit.adapters.inspecting import adapter_in
 from peftkit.adapters.verifying import verify
 from peftkit.cli import command_line
@@ -130,12 +131,24 @@ def test_a_signal_keeps_the_best_validated_weights(tmp_path, make_recipe, number
         adapter_in(folder)
 
 
-def test_a_signal_before_the_first_validation_leaves_nothing(tmp_path, make_recipe, monkeypatch):
-    recipe = make_recipe(num_epochs=10_000, evaluate_every=80_000)
-    code, error = interrupted(tmp_path, recipe, signal.SIGTERM, "test ", monkeypatch)
-    assert code == 143
-    assert "nothing is kept" in error or "stopping, as SIGTERM asks" in error
-    assert not (tmp_path / "runs").exists()
+class Stopped(LoRA):
+    """A signal comes in the third step."""
+
+    def after_step(self, model, step, num_steps):
+        super().after_step(model, step, num_steps)
+        if step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_before_the_first_validation_leaves_nothing(in_tmp, make_recipe):
+    recipe = make_recipe(Stopped(r=4), max_steps=9, evaluate_every=5)
+    with pytest.raises(Interrupted) as caught:
+        run(recipe)
+    assert caught.value.exit_code == 143
+    assert caught.value.message == (
+        "stopped at step 3 of 9, before there were weights to keep; nothing is kept"
+    )
+    assert not Path("runs").exists()
 
 
 # --- told before the model libraries are imported
@@ -184,17 +197,66 @@ def test_a_file_that_lies_beside_the_script_is_pointed_at(in_tmp, make_recipe, c
     assert f"it was looked for in `{in_tmp}`" in capsys.readouterr().err
 
 
+# --- what a signal leaves
+
+
+def test_a_signal_in_the_check_leaves_the_adapter(make_recipe, in_tmp, monkeypatch):
+    def interrupted(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("peftkit.run.check_saved", interrupted)
+    with pytest.raises(Interrupted, match="before the saved adapter was checked") as caught:
+        run(make_recipe(max_steps=1))
+    assert not verify("runs/tiny/adapter.unchecked").problems
+    assert caught.value.hint == "`peftkit verify runs/tiny/adapter.unchecked` checks it"
+    monkeypatch.setattr("peftkit.run.train_and_score", interrupted)
+    with pytest.raises(Interrupted, match="stopped before anything could be kept"):
+        run(make_recipe(max_steps=1))
+    assert not Path("runs/tiny-2").exists()
+
+
+OWN = """
+import os, signal
+from peftkit import *
+class Stopped(LoRA):
+    def after_step(self, model, step, num_steps):
+        if step == 25 and os.environ.get("RANK") == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+def recipe():
+    return Recipe(base=Base(name_or_path=BASE), method=Stopped(r=4),
+                  task=TextClassification(data=Data(path=ROWS)),
+                  training=Training(num_epochs=500, batch_size=15, evaluate_every=10))
+main(recipe)
+"""
+
+
+@pytest.mark.slow
+def test_of_several_processes_all_stop_at_the_step_at_which_one_is_to(tmp_path, bases, reviews):
+    values = f"BASE, ROWS = {str(bases['bert'])!r}, {str(reviews)!r}\n"
+    (tmp_path / "own.py").write_text(values + OWN)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "own.py"]
+    done = subprocess.run(
+        [sys.executable, *launcher], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False, timeout=200,
+    )  # fmt: skip
+    assert "stopped at step 25 of" in done.stderr
+    assert not verify(str(tmp_path / "runs/own/adapter.unfinished")).problems
+
+
 # --- names of run folders
 
 
 def test_the_newest_of_several_runs_has_a_name(in_tmp):
     assert taken_name("mine", "") is None
-    for number, name in enumerate(("mine", "mine-2", "mine-3", "mine-too", "mine-10")):
+    for number, name in enumerate(("mine", "mine-2", "mine-3", "mine-too", "mine-10", "mine-16")):
         folder = in_tmp / "runs" / name
         (folder / "adapter").mkdir(parents=True)
-        (folder / "recipe.json").write_text("{}")
+        named = name if name == "mine-16" else "mine"  # a recipe may be called so
+        (folder / "recipe.json").write_text(json.dumps({"name": named}))
         os.utime(folder / "recipe.json", (number, number))
-    os.utime(in_tmp / "runs" / "mine-2" / "recipe.json", (99, 99))
+    for name, when in (("mine-2", 99), ("mine-16", 100)):
+        os.utime(in_tmp / "runs" / name / "recipe.json", (when, when))
+    (in_tmp / "runs" / "mine-12" / "adapter").mkdir(parents=True)  # something else
     (in_tmp / "runs" / "mine-4").mkdir()
     assert newest_run("runs/mine@latest") == "runs/mine-2"
     assert taken_name("mine", "") == Path("runs/mine-5")

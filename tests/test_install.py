@@ -243,6 +243,11 @@ class TestMissing:
             raise ImportError("This modeling file requires einopsy. Run `pip install einopsy`")
         assert raised.value.hint == "pip install einopsy"
 
+    for installed in ("-U pytest", "--upgrade pyyaml", "'hypothesis[cli]'"):
+        with pytest.raises(ImportError) as kept, named_packages():  # it is another fault
+            raise ImportError(f"Please run `pip install {installed}`")
+        assert not isinstance(kept.value, MissingPackageError)
+
     def test_a_tokenizer_of_sentencepiece(self, without, bases, tmp_path):
         """transformers asks for tiktoken, which does not read it."""
         without("sentencepiece", "tiktoken")

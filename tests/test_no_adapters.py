@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from peftkit.adapters.inspecting import inspect
 from peftkit.adapters.verifying import verify
 from peftkit.bases.base import Base
-from peftkit.bases.opening import find_local
+from peftkit.bases.opening import download_weights, find_local, open_base
 from peftkit.cli import command_line
 from peftkit.errors import AdapterError, BaseModelError
 
@@ -93,7 +93,7 @@ def test_a_base_folder_of_stand_ins_is_refused_before_it_is_opened(tmp_path, bas
         (folder / name).write_bytes(whole)
     (folder / "model.safetensors").unlink()
     with pytest.raises(BaseModelError, match="has none of the weight files"):
-        find_local(Base(name_or_path=str(folder)))
+        download_weights(open_base(Base(name_or_path=str(folder))))
 
 
 def test_a_setting_that_is_given_twice_is_wrong(tmp_path):

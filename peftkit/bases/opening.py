@@ -204,13 +204,19 @@ def _add_tokens(tokenizer: Any, tokens: tuple[str, ...], rows: int | None) -> tu
 
 
 def download_weights(base: OpenedBase) -> None:
-    """Completes the folder of a Hub base with its weight files; others have them already."""
-    if base.source is not None or base.folder.parent.name != "snapshots":
-        return
+    """Completes the folder of a Hub base with its weight files; others have them already.
+
+    Raises:
+        BaseModelError: there are none.
+    """
+    if base.source is not None:
+        return None
+    if base.folder.parent.name != "snapshots":
+        return check_has_weights(base.folder)
     for pattern in WEIGHT_FILES:
         _snapshot(base.spec, [pattern, pattern + ".index.json"])
         if any(base.folder.glob(pattern)):
-            return
+            return None
     raise BaseModelError(
         f"`{base.spec.name_or_path}` has none of the weight files {', '.join(WEIGHT_FILES)}",
         "choose a repository with safetensors weights",
@@ -255,16 +261,20 @@ def find_local(base: Base) -> Path | None:
 
 
 def _check_files(folder: Path) -> None:
-    """Raises BaseModelError if a folder has no weights, or a stand-in for one of its files."""
-    weights = [file for pattern in WEIGHT_FILES for file in sorted(folder.glob(pattern))]
-    if not weights:
+    """Raises BaseModelError if something else stands for one of a folder's files."""
+    for pattern in ("*.json", *WEIGHT_FILES):
+        for file in sorted(folder.glob(pattern)):
+            if instead := stand_in(file):
+                raise BaseModelError(f"`{file}` {instead.what}", instead.advice)
+
+
+def check_has_weights(folder: Path) -> None:
+    """Raises BaseModelError if a folder with a base has no weights in it."""
+    if not any(next(folder.glob(pattern), None) for pattern in WEIGHT_FILES):
         raise BaseModelError(
             f"the folder `{folder}` has none of the weight files {quoted(WEIGHT_FILES)}",
             "give the folder that transformers' `save_pretrained` wrote",
         )
-    for file in (*sorted(folder.glob("*.json")), *weights):
-        if instead := stand_in(file):
-            raise BaseModelError(f"`{file}` {instead.what}", instead.advice)
 
 
 def _find(base: Base) -> OpenedBase:

@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from peftkit.errors import Interrupted
+from peftkit.errors import SHELL, Interrupted, exit_code
 
 NOTED = (signal.SIGINT, signal.SIGTERM)
-SHELL = 128
-"""Exit code of a program that a signal ended, less the signal's number, as shells have it."""
 
 
 @dataclass
@@ -79,9 +77,3 @@ def _handled(signals: Signals) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def exit_code(raised: BaseException) -> int:
-    """What a signal that was raised asks for."""
-    code = raised.code if isinstance(raised, SystemExit) else SHELL + signal.SIGINT
-    return code if isinstance(code, int) else 1

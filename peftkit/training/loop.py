@@ -108,7 +108,7 @@ class _Account:
         """Notes a signal's exit code; where it came, if there are no validated weights to keep."""
         self.exit_code = code
         step = f"at step {len(self.history):,} of {num_steps:,}"
-        return "" if best.value is not None else f"{step}, before the first validation"
+        return "" if best.value is not None else f"{step}, before there were weights to keep"
 
     def validated(
         self, step: int, metrics: dict[str, float], begun: float, started: float
@@ -145,7 +145,7 @@ def train(
     Raises:
         TrainingError: nothing is supervised, a trained tensor gets no gradient, the loss is not
             finite, or a frozen weight changed. The weights are those of the last good step.
-        Interrupted: a signal came before the first validation.
+        Interrupted: a signal came before there were weights to keep.
     """
     started = time.perf_counter()
     task, method, training = recipe.task, recipe.method, recipe.training
@@ -187,7 +187,8 @@ def train(
             _tell(record, step, examples, progress, accelerator)
             if _is_validation(step, training, num_steps):
                 begun = time.perf_counter()
-                with signals.at_once():
+                alone = accelerator.num_processes == 1  # others would wait for this one
+                with signals.at_once() if alone else contextlib.nullcontext():
                     metrics = score(reader)
                 _train_mode(wrapped, quiet)
                 loss = account.validated(step.number, metrics, begun, started)
@@ -197,7 +198,10 @@ def train(
                 progress.validation(step.number, loss, metrics, best.since == 0)
                 if best.exhausted:
                     break
-            if signals.code and accelerator.num_processes == 1:  # others would wait for this one
+            if accelerator.num_processes > 1:  # all stop at the same step
+                code = torch.tensor(signals.code, device=accelerator.device)
+                signals.code = int(accelerator.gather(code[None]).max())
+            if signals.code:
                 break
     _leave(reader, best, digest)
     return _result(account, best, started, reader, accelerator)
