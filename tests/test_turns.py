@@ -12,12 +12,13 @@ from peftkit import Chat, Conversations
 from peftkit.adapters.chatting import open_chat
 from peftkit.adapters.loading import load
 from peftkit.cli import command_line
+from peftkit.data.rows import is_nothing
 from peftkit.data.splits import load_splits
 from peftkit.errors import DataError
 from peftkit.preparing import prepare
 from peftkit.run import run
 from peftkit.tasks.chat_format import ChatFormat, NotRendered
-from peftkit.tasks.messages import FLAGS, THOUGHTS, is_nothing, read_messages
+from peftkit.tasks.messages import FLAGS, THOUGHTS, read_messages
 from tests.chat_formats import BY_NAME
 from tests.conftest import write_jsonl
 

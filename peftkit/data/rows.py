@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from peftkit.errors import DataError, did_you_mean, quoted
@@ -53,25 +57,98 @@ class Table:
 
 
 SAMPLED = 300
-"""Rows that are looked at to tell what a column holds."""
+"""Values that are looked at to tell what a column holds."""
+NOTHING = ("", "none", "nan", "null", "<na>")
+"""How other programs write, as text, that there is no value."""
+WORD = re.compile(r"[^\W\d_]{2}")
+NAME = re.compile(r"(?=\S*(?:\d|://))[!-~]+")
+"""An id or an address: ASCII without white space, with a digit."""
+DATE = re.compile(
+    r"\b(?:mon(?:day)?|tue(?:s(?:day)?)?|wed(?:nesday)?|thu(?:r(?:s(?:day)?)?)?|fri(?:day)?"
+    r"|sat(?:urday)?|sun(?:day)?|jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?"
+    r"|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?|[ap]m|utc|gmt|cest"
+    r"|[ecmpw][sde]?t)\b|(?<=\d)(?:st|nd|rd|th|am|pm)\b",
+    re.IGNORECASE,
+)
+"""The words of a date."""
 
 
 def text_columns(table: Table) -> list[str]:
-    """The columns that hold words or lists, not the same in all rows."""
+    """The columns that hold words, or lists or objects with words in them."""
     found = []
-    sample = [values for _, values in table.rows[:SAMPLED]]
     for column in table.columns:
-        given = [value for values in sample if (value := values.get(column)) not in (None, "", [])]
-        words = [value for value in given if _has_words(value)]
-        if len(words) > len(given) / 2 and any(value != words[0] for value in words):
+        values = (value for _, row in table.rows if not _is_plain(value := row.get(column)))
+        sample = list(islice(values, SAMPLED))
+        if sum(map(_has_words, sample)) > len(sample) / 2:
             found.append(column)
     return found
 
 
-def _has_words(value: Any) -> bool:
+def _is_plain(value: Any) -> bool:
+    """Whether a value is missing, or the word of another program for that, or a truth value."""
     if isinstance(value, str):
-        return bool(re.search(r"[^\W\d_]{2}", value))
-    return isinstance(value, Mapping | Sequence)
+        return value.strip()[:8].casefold() in (*NOTHING, "true", "false")
+    return is_missing(value) or value in ([], {})
+
+
+def _has_words(value: Any) -> bool:
+    waiting = [value]  # values may be nested more deeply than Python calls functions
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, str):
+            dated = any(map(str.isdigit, inner))
+            if not NAME.fullmatch(inner.strip()) and WORD.search(
+                DATE.sub(" ", inner) if dated else inner
+            ):
+                return True
+        elif isinstance(inner, Mapping):
+            waiting.extend(inner.values())
+        elif isinstance(inner, Sequence) and not isinstance(inner, bytes):
+            waiting.extend(inner)
+    return False
+
+
+@lru_cache(maxsize=1024)
+def spelled(name: str) -> str:
+    """A column's name without case, `_`, `-` and white space: `systemPrompt` is `system_prompt`."""
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def is_missing(value: Any) -> bool:
+    """Whether there is no value: null, or the NaN that tables have in its place."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def is_nothing(value: Any) -> bool:
+    """Whether a value of a file says nothing: missing, empty, nothing but such values; or a text
+    that is such JSON, or the word of another program for it.
+    """
+    if value is None:
+        return True
+    if isinstance(value, str):
+        text = value.strip()
+        if text[:1] not in ("[", "{", '"'):
+            return text[:8].casefold() in NOTHING
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return False
+    waiting = [value]  # values may be nested more deeply than Python calls functions
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, Mapping):
+            waiting.extend(inner.values())
+        elif isinstance(inner, Sequence) and not isinstance(inner, str | bytes):
+            waiting.extend(inner)
+        elif not is_missing(inner) and (not isinstance(inner, str) or inner.strip()):
+            return False
+    return True
+
+
+def is_absent(value: Any) -> bool:
+    """Whether a value says nothing, or says by `false` that there is none."""
+    off = value.strip().casefold() == "false" if isinstance(value, str) else value is False
+    return off or is_nothing(value)
 
 
 def check_columns(table: Table, columns: Mapping[str, str]) -> None:

@@ -17,15 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from peftkit.data.rows import Row
+from peftkit.data.rows import Row, is_missing
 from peftkit.errors import DataError, RecipeError
 from peftkit.tasks.conversation_remarks import system_remarks, unread_remarks
-from peftkit.tasks.conversations import (
-    SYSTEM,
-    UNREAD_COLUMNS,
-    Conversations,
-    read_conversation,
-)
+from peftkit.tasks.conversations import Conversations, read_conversation
 from peftkit.tasks.generation import Generation
 from peftkit.tasks.messages import Message, read_messages, unanswered
 from peftkit.tasks.task import ByExample, Piece, Reads, Score, Task
@@ -54,7 +49,8 @@ class Chat(Task):
     comparable: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
 
     data: Conversations
-    """The conversations. White space around the assistant's turns is taken off."""
+    """The conversations. White space around system messages and the assistant's turns is
+    taken off."""
     system: str = ""
     """System message of conversations that have none; empty to leave them as they are. A run
     records the one that all its conversations have, and the trained model is asked with it."""
@@ -82,12 +78,15 @@ class Chat(Task):
         return self.data.named_columns()
 
     def read_row(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
-        columns = self.data.columns_of(table)
-        read = read_conversation(values, columns)
+        layout = self.data.layout(table)
+        read = read_conversation(values, layout)
         if isinstance(read, str):
             return read
-        stratum = values.get(columns["stratum"]) if "stratum" in columns else ""
-        return {**read, "stratum": "" if stratum is None else str(stratum)}
+        stratum = values.get(self.data.stratum) if self.data.stratum else ""
+        try:
+            return {**read, "stratum": "" if is_missing(stratum) else str(stratum)}
+        except RecursionError:
+            return f"{self.data.stratum} is nested too deeply"
 
     def as_input(self, value: Any) -> dict[str, Any]:
         if isinstance(value, Mapping):
@@ -114,11 +113,11 @@ class Chat(Task):
         return {"messages": unanswered(read)}
 
     def read_input(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
-        columns = self.data.columns_of(table, answered=False)
-        read = read_conversation(values, columns, answered=False)
-        if not isinstance(read, str):
-            read.pop("unread", None)
-        return read
+        layout = self.data.layout(table, answered=False)
+        read = read_conversation(values, layout, answered=False)
+        if isinstance(read, str):
+            return read
+        return {key: read[key] for key in ("messages", "text") if key in read}
 
     def key(self, row: Row) -> str:
         said = row.values.get("text") or _said(row)
@@ -141,10 +140,10 @@ class Chat(Task):
         return self.data.stratum
 
     def columns_read(self, table: Table) -> Collection[str]:
-        return {*self.data.columns_of(table).values(), *UNREAD_COLUMNS, *SYSTEM}
+        return self.data.layout(table).read
 
     def remarks(self, splits: Splits) -> Iterator[str]:
-        yield from unread_remarks(row for part in splits.named().values() for row in part)
+        yield from unread_remarks([row for part in splits.named().values() for row in part])
         yield from system_remarks(Counter(self._system_of(row) for row in splits.train))
 
     def remembering(self, splits: Splits) -> Chat:
@@ -279,8 +278,8 @@ class Chat(Task):
         talks = []
         for row in rows:
             messages: list[Message] = row.values["messages"]
-            if self.system.strip() and messages[0]["role"] != "system":
-                messages = [{"role": "system", "content": self.system}, *messages]
+            if (system := self.system.strip()) and messages[0]["role"] != "system":
+                messages = [{"role": "system", "content": system}, *messages]
             talks.append((row, messages))
         return talks
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from peftkit.data.rows import Row
 
 
-def unread_remarks(rows: Iterable[Row]) -> Iterator[str]:
-    """The keys of messages that nothing reads, with the number of messages that have them."""
+def unread_remarks(rows: Collection[Row]) -> Iterator[str]:
+    """The keys of messages that nothing reads, with the number of messages that have them; and the
+    columns with a system message where the conversation has another one.
+    """
     unread = Counter(key for row in rows for key in row.values.get("unread", ()))
     if unread:
         told = ", ".join(f"`{key}` ({count:,})" for key, count in unread.most_common())
         yield f"nothing reads these keys of messages, or columns beside them: {told}"
+    overruled = Counter(column for row in rows for column in row.values.get("overruled", ()))
+    if overruled:
+        told = ", ".join(f"`{column}` ({count:,})" for column, count in overruled.most_common())
+        yield (
+            "conversations begin with a system message of their own, which is learned in place of "
+            f"the one in a column: {told}"
+        )
 
 
 def system_remarks(systems: Counter[str]) -> Iterator[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from peftkit.data.rows import is_absent, is_missing, is_nothing
 from peftkit.parts import RepeatedName, unrepeated
 
 Message = dict[str, Any]
@@ -16,24 +18,44 @@ one; `learned`, False for an assistant's turn that is not to be learned."""
 
 ROLES = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
     "assistant": "assistant",
     "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "chatbot": "assistant",
+    "model": "assistant",
+    "ai": "assistant",
 }
-"""OpenAI's names and ShareGPT's -> the role."""
+"""Names of OpenAI, ShareGPT, Gemma, LangChain and others, in lower case -> the role."""
 UNREAD = (
     "tool_calls", "function_call", "tool_call_id", "train_detail", "training_detail",
 )  # fmt: skip
 """Keys of a message that would change what is learned, and that peftkit does not read."""
-FLAGS = ("weight", "train", "training", "trainable", "loss", "loss_mask", "learn", "supervised")
-"""Keys that say whether a turn is learned: OpenAI's, axolotl's, AgentInstruct's, verl's."""
+FLAGS = (
+    "weight", "train", "training", "trainable", "loss", "loss_mask", "train_mask", "learn",
+    "supervised",
+)  # fmt: skip
+"""Keys of a turn, or columns beside the messages, that say whether it is learned: OpenAI's,
+axolotl's, AgentInstruct's, verl's."""
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
 """Keys of what an assistant thinks before it answers; templates write it under one of them."""
-TEXT = ("role", "from", "content", "value")
+ROLE, CONTENT = ("role", "from"), ("content", "value")
+TEXT = (*ROLE, *CONTENT)
 READ = (*TEXT, *FLAGS, *THOUGHTS)
 """Keys of an assistant's turn; other turns have no thoughts."""
+PART = ("type", "text")
+"""Keys of a part, where the content is a list."""
+TEXTS = (None, "text", "input_text", "output_text")
+"""Types of parts that are text."""
 YES, NO = (True, "true", "yes", "1"), (False, "false", "no", "0")
+WRITTEN = re.compile(
+    rf"""\s*\[\s*\{{\s*(['"])(?:role|from)\1\s*:\s*(['"])(?:{"|".join(ROLES)})\2""",
+    re.IGNORECASE,
+)
+"""The beginning of a list of messages that was written as text."""
 SHOWN = 30
 """Characters of a wrong value that a message repeats."""
 
@@ -43,19 +65,48 @@ def is_learned(message: Message) -> bool:
     return message["role"] == "assistant" and bool(message.get("learned", True))
 
 
-def is_nothing(value: Any) -> bool:
-    """Whether a value of a file says nothing: null, empty, or a text that is such JSON."""
-    if isinstance(value, str):
-        try:
-            return not value.strip() or json.loads(value) in (None, "", [], {})
-        except (ValueError, RecursionError):
-            return False
-    return value is None or (isinstance(value, Mapping | Sequence) and not value)
+def opened(value: Any) -> Any:
+    """A message as a list of one, and a text that is JSON of messages as their list; other values
+    as they are.
+
+    Raises:
+        RepeatedName: a message in a text names a key twice.
+    """
+    if isinstance(value, Mapping):
+        return [value]
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        turns = json.loads(value)
+        turns = [turns] if isinstance(turns, Mapping) else turns
+        if not isinstance(turns, list) or not all(map(_is_message, turns)):
+            return value
+        if not any(_role(turn) in ROLES for turn in turns):
+            return value
+        turns = json.loads(value, object_pairs_hook=unrepeated)
+    except RepeatedName:  # a ValueError too
+        raise
+    except (ValueError, RecursionError):
+        return value
+    return [turns] if isinstance(turns, Mapping) else turns
+
+
+def _is_message(value: Any) -> bool:
+    """Whether an object has a role, and what a message says."""
+    return isinstance(value, Mapping) and bool(
+        _role(value) and value.keys() & {*CONTENT, *UNREAD, *THOUGHTS}
+    )
+
+
+def _role(message: Mapping[str, Any]) -> str:
+    """What a message gives as its role, in lower case; empty if nothing, or no text."""
+    given = next((message[key] for key in ROLE if not is_nothing(message.get(key))), None)
+    return given.strip().casefold() if isinstance(given, str) else ""
 
 
 def read_messages(value: Any, column: str = "messages") -> list[Message] | str:
-    """A list of messages in the names of this module, answers without white space around them; or,
-    as a string, what is malformed.
+    """A list of messages in the names of this module, system messages and answers without white
+    space around them; or, as a string, what is malformed.
     """
     read = read_turns(value, column)
     if isinstance(read, str):
@@ -83,62 +134,124 @@ def read_turns(value: Any, column: str) -> list[Message] | str:
     return messages
 
 
+def read_system(value: Any, column: str) -> list[Message] | str:
+    """The system message in a column of its own, as a list of one: a text, its parts, or a message;
+    an empty list if there is none; what is malformed, as a string.
+
+    Raises:
+        RepeatedName: a message in a text names a key twice.
+    """
+    if is_absent(value):
+        return []
+    turns = opened(value)
+    if isinstance(turns, str):
+        if written(turns):
+            return f"{column} looks like a list of messages, and is not JSON"
+        turns = [{"role": "system", "content": turns}]
+    elif not isinstance(turns, list):
+        return f"{column} is {type(value).__name__}, not text"
+    elif all(isinstance(turn, Mapping) and "text" in turn and not _role(turn) for turn in turns):
+        turns = [{"role": "system", "content": turns}]
+    read = read_turns(turns, column)
+    if isinstance(read, str):
+        return read
+    if [message["role"] for message in read] != ["system"]:
+        return f"{column} holds something else than one system message"
+    return read if read[0]["content"] else []
+
+
+def written(text: str) -> bool:
+    """Whether a text begins as a list of messages does."""
+    return bool(WRITTEN.match(text))
+
+
 def unread_keys(value: Any) -> Counter[str]:
-    """Keys of messages that nothing reads -> the number of messages that have one."""
+    """Keys of messages that nothing reads -> the number of messages that have one.
+
+    Args:
+        value: a list of messages; there are none in anything else.
+    """
     found: Counter[str] = Counter()
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return found
-    for item in value if isinstance(value, Sequence) else ():
+    for item in value if isinstance(value, list | tuple) else ():
         if isinstance(item, Mapping):
-            answers = ROLES.get(str(item.get("role", item.get("from")))) == "assistant"
+            answers = ROLES.get(_role(item)) == "assistant"
             read = READ if answers else (*TEXT, *FLAGS)
-            found.update(key for key in item if key not in read and not is_nothing(item[key]))
+            unread = {key for key in item if key not in read and not is_nothing(item[key])}
+            for key in CONTENT:
+                parts = item.get(key)
+                for part in parts if isinstance(parts, list) else ():
+                    given = part if isinstance(part, Mapping) else {}
+                    unread |= {k for k in given if k not in PART and not is_nothing(given[k])}
+            found.update(unread)
     return found
+
+
+def flag_of(value: Any) -> bool | None:
+    """What a flag says; None if it is neither true nor false."""
+    known = value.strip().casefold() if isinstance(value, str) else value
+    if isinstance(known, float) and known.is_integer():
+        known = int(known)
+    if isinstance(known, str | bool | int) and known in (*YES, *NO):
+        return known in YES
+    return None
 
 
 def _read_message(item: Any) -> Message | str:
     if not isinstance(item, Mapping):
         return f"a message is {type(item).__name__}, not an object"
-    name, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
-    if name is None:
+    names = {key: item[key] for key in ROLE if not is_nothing(item.get(key))}
+    if not names:
         return "a message without role"
-    if not isinstance(name, str) or name not in ROLES:
-        return f"unknown role `{_shown(name)}`"
-    if unread := [key for key in UNREAD if not is_nothing(item.get(key))]:
+    roles = {key: ROLES.get(_role({key: name})) for key, name in names.items()}
+    if None in roles.values():
+        unknown = next(names[key] for key, role in roles.items() if role is None)
+        return f"unknown role `{shown(unknown)}`"
+    if len(set(roles.values())) > 1:
+        return "a message has different roles in `role` and `from`"
+    if unread := [key for key in UNREAD if key in item and not is_absent(item[key])]:
         return f"a message has `{unread[0]}`, which is not read"
-    role = ROLES[name]
-    if isinstance(content, list):  # OpenAI's parts
-        parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
-        content = content if None in parts else "".join(map(str, parts))
-    if not isinstance(content, str):
-        found = "without content" if content is None else "whose content is not text"
-        return f"{role} turn {found}"
-    message: Message = {"role": role, "content": content}
-    if role == "assistant":
-        message["content"] = content.strip()
-    wrong = _read_flags(item, role, message)
+    role = str(next(iter(roles.values())))
+    content, wrong = _read_content(item, role)
+    message: Message = {"role": role, "content": content if role == "user" else content.strip()}
+    wrong = wrong or _read_flags(item, role, message)
     if role == "assistant":
         wrong = wrong or _read_thought(item, message)
     return wrong or message
+
+
+def _read_content(item: Mapping[str, Any], role: str) -> tuple[str, str]:
+    """The text of a message; and what is malformed in it, or empty."""
+    given = [_joined(item[key]) for key in CONTENT if not is_missing(item.get(key))]
+    if not given:
+        return "", f"{role} turn without content"
+    texts = [text for text in given if isinstance(text, str)]
+    if len(texts) < len(given):
+        return "", f"{role} turn whose content is not text"
+    said = [text for text in texts if text.strip()]
+    if len({text.strip() for text in said}) > 1:
+        return "", "a message has different texts in `content` and `value`"
+    return (said or texts)[0], ""
+
+
+def _joined(content: Any) -> Any:
+    """The text of OpenAI's parts; content of other kinds as it is."""
+    if not isinstance(content, list):
+        return content
+    parts = [part for part in content if isinstance(part, Mapping) and part.get("type") in TEXTS]
+    texts = [text for part in parts if isinstance(text := part.get("text"), str)]
+    return "".join(texts) if len(texts) == len(content) else content
 
 
 def _read_flags(item: Mapping[str, Any], role: str, message: Message) -> str:
     """Notes in the message whether it is learned; what is malformed, or empty."""
     said: dict[str, bool] = {}
     for key in FLAGS:
-        value = item.get(key)
-        if value is None or (isinstance(value, str) and not value.strip()):
+        if key not in item or is_nothing(value := item[key]):
             continue
-        known = value.strip().casefold() if isinstance(value, str) else value
-        if isinstance(known, float) and known.is_integer():
-            known = int(known)
-        if isinstance(known, str | bool | int) and known in (*YES, *NO):
-            said[key] = known in YES
-        else:
-            return f"a message has `{key}` {_shown(value)}, which is neither true nor false"
+        flag = flag_of(value)
+        if flag is None:
+            return f"a message has `{key}` {shown(value)}, which is neither true nor false"
+        said[key] = flag
     if len(set(said.values())) > 1:
         return f"a message says by `{'`, `'.join(said)}` both that it is learned and that it is not"
     learned = next(iter(said.values()), None)
@@ -151,7 +264,7 @@ def _read_flags(item: Mapping[str, Any], role: str, message: Message) -> str:
 
 def _read_thought(item: Mapping[str, Any], message: Message) -> str:
     """Puts the thought that comes with an answer into the message; what is malformed, or empty."""
-    given = {key: item[key] for key in THOUGHTS if not is_nothing(item.get(key))}
+    given = {key: item[key] for key in THOUGHTS if key in item and not is_nothing(item[key])}
     if not given:
         return ""
     key, value = next(iter(given.items()))
@@ -185,6 +298,12 @@ def unanswered(messages: list[Message]) -> list[Message]:
     return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
-def _shown(value: Any) -> str:
-    """The beginning of a value that may hold anything."""
-    return str(value)[:SHOWN].encode("unicode_escape").decode()
+def shown(value: Any) -> str:
+    """The beginning of a value that may hold anything, as JSON writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    try:
+        text = str(value)
+    except RecursionError:
+        text = type(value).__name__
+    return text[:SHOWN].encode("unicode_escape").decode()
