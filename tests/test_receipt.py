@@ -14,8 +14,8 @@ from peftkit import HeadOnly
 from peftkit.evaluation import confusion
 from peftkit.evaluation.receipt import FOLD, folded, write_receipt
 from peftkit.run import run
-from peftkit.terminal import plural
 from peftkit.training.devices import device_name
+from peftkit.wording import plural
 from tests.test_compare_report import Page, made, made_row, page, table_of
 
 SENTENCE = "a label whose name is a whole sentence and more, number"

@@ -19,7 +19,7 @@ from peftkit.adapters.headers import read_header
 from peftkit.adapters.placing import placed
 from peftkit.adapters.weight_files import PICKLES
 from peftkit.bases.stand_ins import weights_stand_in
-from peftkit.errors import AdapterError, OutputError, did_you_mean_file, quoted
+from peftkit.errors import AdapterError, OutputError, not_found, quoted
 
 KNOWN = (f"{Path(WEIGHTS).stem}.bin", *SAME_AS)
 """Names of the pickles that PEFT and AdapterHub write."""
@@ -54,7 +54,7 @@ def convert(path: str) -> list[Converted]:
     """
     place = user_path(path)
     if not place.exists():
-        raise AdapterError(f"no file or folder `{path}`", did_you_mean_file(place))
+        raise AdapterError(f"no file or folder `{path}`", not_found(place))
     sources = _pickles(place) if place.is_dir() else [place]
     for source in sources:
         _check(source)

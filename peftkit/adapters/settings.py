@@ -149,13 +149,10 @@ def _check_field(kind: str, name: str) -> None:
     """Raises RecipeError unless a type of PEFT's has a field; this imports PEFT."""
     import dataclasses
 
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    import peftkit.peft_plugin  # noqa: F401  # which adds bottleneck adapters to the types
+    from peftkit.methods.peft_types import config_classes
 
-    import peftkit.peft_plugin  # noqa: F401  # bottleneck adapters are among the types then
-
-    kinds: dict[str, Any] = {
-        str(getattr(k, "value", k)): config for k, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()
-    }
+    kinds = config_classes()
     if kind not in kinds:
         raise RecipeError(
             f"`{OPTION} {name}`: PEFT has no type `{kind[:60]}`, whose fields that could be",

@@ -18,6 +18,7 @@ import os
 import re
 import sys
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +145,8 @@ def _tensors(content: Any, size: int) -> tuple[dict[str, Any], int]:
         raise Refused(
             f"its tensors claim {claimed:,} bytes, and the file has {size:,}", "do not load it"
         )
-    places = [tensor.untyped_storage().data_ptr() for tensor in content.values() if tensor.numel()]
-    shared = sum(places.count(place) > 1 for place in places)
+    storages = (t.untyped_storage().data_ptr() for t in content.values() if t.numel())
+    shared = sum(users for users in Counter(storages).values() if users > 1)
     return {name: tensor.detach().clone().contiguous() for name, tensor in content.items()}, shared
 
 

@@ -14,7 +14,7 @@ from peftkit.adapters.saved_recipe import quick_recipe
 from peftkit.bases.base import Base
 from peftkit.bases.opening import fetch, find_local
 from peftkit.errors import PeftkitError, UnreachableError, first_line
-from peftkit.terminal import plural
+from peftkit.wording import plural
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -14,6 +14,7 @@ from peftkit.adapters.digests import WEIGHTS
 from peftkit.adapters.headers import read_header
 from peftkit.bases.stand_ins import weights_stand_in
 from peftkit.errors import AdapterError, quoted
+from peftkit.wording import plural
 
 if TYPE_CHECKING:
     from peftkit.adapters.inspecting import Inspected
@@ -87,14 +88,9 @@ def look_at_weights(found: Inspected) -> None:
         stored = [t for tensors in found.tensors.values() for t in tensors.values()]
         found.findings.ok(
             "weights",
-            f"{counted(len(stored), 'tensor')}, {size_of(sum(t.end - t.begin for t in stored))}, "
+            f"{plural(len(stored), 'tensor')}, {size_of(sum(t.end - t.begin for t in stored))}, "
             "without gap or overlap",
         )
-
-
-def counted(number: int, what: str) -> str:
-    """`1 file`, `2 files`."""
-    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def size_of(number: int) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peftkit.errors import BaseModelError, quoted
+from peftkit.wording import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +56,7 @@ def check_ids(base: OpenedBase, texts: Iterable[Sequence[int] | npt.NDArray[np.i
     if not counts:
         return f"{sizes}; no text has a token without a row, {quoted(beyond.values(), MOST_NAMES)}"
     found = [
-        f"`{beyond[place]}` in {count:,} text{'s' * (count > 1)}"
+        f"`{beyond[place]}` in {plural(count, 'text')}"
         for place, count in counts.most_common(MOST_NAMES)
     ]
     raise BaseModelError(

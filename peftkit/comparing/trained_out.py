@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peftkit.terminal import plural
+from peftkit.wording import plural
 
 NOT = "not trained out"
 

@@ -25,7 +25,6 @@ SEPARATORS = (",", ";", "\t", "|")
 MAX_FIELD = 2**31 - 1
 LINES_TO_TELL = 100
 """Of the file's first lines, to find out what separates its fields."""
-SHOWN_LINES = 5
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from peftkit.evaluation.plots import ON_CELL, STYLE, svg
+from peftkit.wording import shortened
 
 MAX_NAMED = 30
 """Labels of a confusion matrix that still fit beside it."""
@@ -70,7 +71,7 @@ def picture(labels: Sequence[str], counts: Counts) -> str:
 
 def _name(axes: matplotlib.axes.Axes, labels: Sequence[str]) -> None:
     """Writes the labels beside the rows and beneath the columns, slanted where room is short."""
-    names = [shortened(label) for label in labels]
+    names = [shortened(label, NAME_LENGTH, end=8) for label in labels]
     level = len(labels) <= 4 and sum(map(len, names)) <= LEVEL
     axes.set_xticks(
         range(len(names)), names, rotation=0 if level else 60, ha="center" if level else "right",
@@ -88,9 +89,3 @@ def _count(axes: matplotlib.axes.Axes, counts: Counts, shares: Sequence[Sequence
             if count or n <= 6:
                 axes.text(j, i, f"{count:,}", ha="center", va="center", color=colour,
                           fontsize=11 if n <= 6 else 7)  # fmt: skip
-
-
-def shortened(name: str) -> str:
-    """A name's start and end, where all of it has no room: labels often begin alike."""
-    end = NAME_LENGTH // 3
-    return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - end - 1]}…{name[-end:]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -11,16 +12,16 @@ from peftkit.evaluation.frozen_probe import targets_of
 from peftkit.evaluation.probe_rows import ProbeOfRun
 from peftkit.metrics.bootstrap import paired_interval
 from peftkit.tasks.task import ByExample, Score
-from peftkit.terminal import plural
+from peftkit.wording import plural
 
 Interval = tuple[float, float]
 
 
-def headline_metric(metric: str, score: Score) -> str:
-    """The score that a person reads first: the one that chose the best weights, unless that was the
-    loss.
+def headline_metric(metric: str, scores: Iterable[str]) -> str:
+    """The score to report first: the one that chose the best weights; if that was the loss, the
+    first of the scores.
     """
-    return next(iter(score.metrics)) if metric == "loss" else metric
+    return next(iter(scores)) if metric == "loss" else metric
 
 
 def lead(

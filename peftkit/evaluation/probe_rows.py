@@ -12,7 +12,7 @@ from peftkit.data.encoded import Encoded, Examples
 from peftkit.evaluation.features import Floats, FrozenBase, read_features
 from peftkit.evaluation.frozen_probe import ITERATIONS, FrozenProbe, Part, fit_probe, targets_of
 from peftkit.recipe import Recipe
-from peftkit.terminal import plural
+from peftkit.wording import plural
 
 MOST_ROWS = 5000
 """Of the training split."""

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from peftkit.architectures import NOT_CALLED
 from peftkit.bases.quantizing import is_quantized
 from peftkit.errors import quoted
+from peftkit.methods.peft_types import type_name
 from peftkit.methods.targets import ALL_LINEAR
 
 
@@ -90,7 +91,7 @@ def _gives_product(layer: Any) -> bool:
 
 def _refused_by_peft(model: nn.Module, name: str, kind: str) -> bool:
     """Whether PEFT refuses layers of a name in this architecture, as it does in Mamba."""
-    kinds = {str(getattr(key, "value", key)): key for key in PEFT_TYPE_TO_TUNER_MAPPING}
+    kinds = {type_name(key): key for key in PEFT_TYPE_TO_TUNER_MAPPING}
     key: Any = kinds.get(kind)
     check = getattr(PEFT_TYPE_TO_TUNER_MAPPING.get(key), "_check_target_module_compatiblity", None)
     if check is None:

@@ -21,7 +21,7 @@ from peftkit.architectures import stacks
 from peftkit.errors import MethodError, did_you_mean, quoted
 from peftkit.methods.layers import ends_in
 from peftkit.methods.peft_layout import inject_peft
-from peftkit.methods.targets import names_a_block
+from peftkit.methods.targets import names_a_block, wrong_expression
 
 ANY_BLOCK = range(10**6)
 
@@ -82,14 +82,9 @@ def inject_checked(
 def _looked_up(value: Any, field: str) -> _LookedUp:
     if not isinstance(value, Mapping):
         raise MethodError(f"`{field}` is no table of names and values", 'write `{"q_proj": 32}`')
-    for key in value:
-        try:
-            re.compile(key)
-        except re.error as error:
-            raise MethodError(
-                f"`{field}`: `{key}` is no regular expression: {error}",
-                "escape what is not meant as one with a backslash",
-            ) from error
+    if wrong := wrong_expression(value):
+        hint = "put a backslash before characters that are meant literally"
+        raise MethodError(f"`{field}`: {wrong}", hint)
     return _LookedUp(value)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from peftkit.bases.quantizing import is_quantized
 from peftkit.errors import MethodError, did_you_mean, quoted
 from peftkit.methods.layers import ends_in, last_names
+from peftkit.methods.peft_types import kind_of
 from peftkit.methods.targets import ALL_LINEAR
 
 NAMES = {
@@ -25,11 +26,6 @@ EXCLUDED = re.compile("All modules were excluded|No modules were targeted")
 UNKNOWN = re.compile(r"Please specify `(\w+)`.* ?in `peft_config`")
 NOT_SUPPORTED = re.compile(r"Target module (?:of type )?(?:<class '[\w.]*?)?(\w+)[('\s]")
 MAMBA = re.compile(r"Module '(\w+)' is incompatible with Mamba")
-
-
-def kind_of(config: Any) -> str:
-    """PEFT's name of a configuration's tuner."""
-    return str(getattr(config.peft_type, "value", config.peft_type))
 
 
 def misfit(

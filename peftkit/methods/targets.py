@@ -45,12 +45,19 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str | int) else value
 
 
-def _expressions(value: dict[str, Any]) -> dict[str, Any]:
-    for key in value:
+def wrong_expression(expressions: Iterable[str]) -> str:
+    """What is wrong with the first one that is no regular expression; empty if all are."""
+    for expression in expressions:
         try:
-            re.compile(key)
+            re.compile(expression)
         except re.error as error:
-            raise ValueError(f"`{key}` is no regular expression: {error}") from error
+            return f"`{expression}` is no regular expression: {error}"
+    return ""
+
+
+def _expressions(value: dict[str, Any]) -> dict[str, Any]:
+    if wrong := wrong_expression(value):
+        raise ValueError(wrong)
     return value
 
 

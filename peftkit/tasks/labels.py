@@ -10,6 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from peftkit.wording import shortened
+
 FEW_VALUES = 10
 """So many different numbers with fractions may still be classes: ratings in halves."""
 FEW_WHOLE = 30
@@ -48,7 +50,7 @@ def visible(label: str) -> str:
     shown = "".join(
         f"\\u{ord(c):04x}" if unicodedata.category(c) in hidden and c != " " else c for c in label
     )
-    return shown if len(shown) <= 40 else f"{shown[:37]}..."
+    return shortened(shown, 40)
 
 
 def alike(counts: Mapping[str, int], number: Callable[[str], float | None]) -> list[list[str]]:

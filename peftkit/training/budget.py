@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from peftkit.recipe import Training
 from peftkit.training.batching import number_of_steps
+from peftkit.wording import plural
 
 FEW_STEPS = 30
 
@@ -19,7 +20,7 @@ def budget_notes(training: Training, num_examples: int) -> Iterator[str]:
         if training.max_steps == steps:
             change = "raise `training.max_steps`"
         yield (
-            f"only {steps} optimizer step{'s' * (steps > 1)} ({num_examples:,} examples, "
+            f"only {plural(steps, 'optimizer step')} ({num_examples:,} examples, "
             f"{training.batch_size} a step): few to learn from; {change}"
         )
     every = training.evaluate_every or per_epoch
