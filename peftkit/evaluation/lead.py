@@ -1,4 +1,4 @@
-"""What a run leads with where its score is no better than something that needs no fine-tuning."""
+"""The first lines of a run's report if a baseline without fine-tuning is as good."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ def lead(
     probe: ProbeOfRun | None,
     encoded: Encoded,
 ) -> list[str]:
-    """Sentences on what is no worse than the trained model, by more than chance; none where nothing
-    is.
+    """Sentences on the baselines that the trained model does not beat by more than chance.
 
     Args:
         metric: see `headline_metric`.
@@ -48,23 +47,25 @@ def lead(
 
 
 def _beside_guess(metric: str, after: Score, guess: float, label: str) -> str:
-    """By the interval of the trained model's score over the test rows."""
+    """Compares by the interval of the trained model's score over the test rows."""
     value = after.metrics[metric]
     low, high = after.intervals.get(metric, (value, value))
     if low > guess:
         return ""
     name = metric.replace("_", " ")
     if value <= guess:
-        same = "the same" if value == guess else "that guess"
-        return f"not better than always answering `{label}`: {name} {value:.3f}, {same} {guess:.3f}"
+        return (
+            f"not better than a constant answer: {name} {value:.3f}; always answering `{label}` "
+            f"gives {guess:.3f}{' too' * (value == guess)}"
+        )
     return (
-        f"not better than always answering `{label}` by more than chance: {name} {value:.3f} "
-        f"(95 % interval {low:.3f} to {high:.3f}), that guess {guess:.3f}"
+        f"not better than a constant answer by more than chance: {name} {value:.3f} (95 % interval "
+        f"{low:.3f} to {high:.3f}); always answering `{label}` gives {guess:.3f}"
     )
 
 
 def _beside_probe(metric: str, after: Score, probe: Score, rows: str) -> str:
-    """By the paired bootstrap over the test rows."""
+    """Compares by the paired bootstrap over the test rows."""
     comparable = [name for name in (metric, "accuracy", *after.by_example)
                   if name in after.by_example and name in probe.by_example]  # fmt: skip
     if not comparable:
@@ -85,7 +86,7 @@ def _beside_probe(metric: str, after: Score, probe: Score, rows: str) -> str:
 
 
 def difference_interval(ours: ByExample, others: ByExample) -> Interval:
-    """By how much the first score is higher, of the same examples."""
+    """Interval of the first score's lead over the second, on the same examples."""
     values = np.array(ours.values), np.array(others.values)
     return paired_interval(*values, np.array(ours.weights))
 

@@ -1,4 +1,4 @@
-"""How many rows of each label the splits have, in a form that fits a hundred labels too."""
+"""Prints the rows of each label in each split, in a form that fits a hundred labels too."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from peftkit.data.ledger import Ledger
 from peftkit.wording import shortened
 
 MOST_LINES = 12
-"""Labels that get a line each; more stand side by side."""
+"""Most labels that get a line each; more stand side by side."""
 MOST_NAMED = 160
 LONGEST_NAME = 32
 
 
 def print_strata(console: Console, ledger: Ledger, whole: bool) -> None:
-    """The labels with their rows in each split, the most frequent first; nothing where rows have
-    no labels.
+    """Prints each label's rows in each split, the most frequent first; nothing if rows have no
+    labels.
 
     Args:
-        whole: whether many labels are named; else they are counted.
+        whole: whether to name more than `MOST_LINES` labels; else they are counted.
     """
     counts = {name: split.strata for name, split in ledger.splits.items()}
     total = strata_of(counts.values())

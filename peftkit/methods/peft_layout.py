@@ -89,7 +89,10 @@ def lora_layers(model: nn.Module) -> dict[str, Any]:
 
 def check_rank(model: Any, most: int = 0) -> None:
     """Raises MethodError unless every LoRA layer's weight has as many directions to start from as
-    its rank, or as the rank that it may come to have.
+    its rank.
+
+    Args:
+        most: the largest rank that a layer may get, if ranks are not settled yet.
     """
     for name, layer in lora_layers(model).items():
         if "default" not in layer.lora_A or not hasattr(layer.get_base_layer(), "weight"):

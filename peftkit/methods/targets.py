@@ -71,8 +71,8 @@ Alphas = Annotated[dict[str, PositiveFloat], AfterValidator(_expressions)]
 
 
 def names_a_block(name: str) -> bool:
-    """Whether a name of a module, or a pattern for names, has the number of a block in it, which
-    that of `fc1` is not.
+    """Whether a module's name, or a pattern for names, has the number of a block in it; the 1 of
+    `fc1` is none.
     """
     return re.search(r"(?<!\w)\d+(?!\w)", name) is not None
 
@@ -109,7 +109,7 @@ def linear_targets(
     Args:
         kind: PEFT's name of the tuner.
         field: of the recipe, for messages.
-        blocks: numbers of those whose layers are meant, for which PEFT wants the ends of names.
+        blocks: numbers of the blocks to adapt; PEFT then wants the ends of names.
 
     Raises:
         MethodError: a name that no such layer has, or a pattern that fits none, or more.

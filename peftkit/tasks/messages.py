@@ -1,4 +1,4 @@
-"""Messages of a conversation as files hold them: roles, contents, thoughts, which are learned."""
+"""Reads the messages of conversations: roles, contents, thoughts, and which turns are learned."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ UNREAD = (
 FLAGS = ("weight", "train", "training", "trainable", "loss", "loss_mask", "learn", "supervised")
 """Keys that say whether a turn is learned: OpenAI's, axolotl's, AgentInstruct's, verl's."""
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
-"""Keys of what an assistant thinks before it answers; templates write it under one of them."""
+"""Keys of an assistant's thought before its answer; a template writes one of them."""
 TEXT = ("role", "from", "content", "value")
 READ = (*TEXT, *FLAGS, *THOUGHTS)
 """Keys of an assistant's turn; other turns have no thoughts."""
 YES, NO = (True, "true", "yes", "1"), (False, "false", "no", "0")
 SHOWN = 30
-"""Characters of a wrong value that a message repeats."""
+"""Most characters of a wrong value in an error."""
 
 
 def is_learned(message: Message) -> bool:
-    """Whether a turn is an answer that is to be learned."""
+    """Whether a turn is an answer to be learned."""
     return message["role"] == "assistant" and bool(message.get("learned", True))
 
 
 def is_nothing(value: Any) -> bool:
-    """Whether a value of a file says nothing: null, empty, or a text that is such JSON."""
+    """Whether a value of a file is empty: null, blank, or text that is such JSON."""
     if isinstance(value, str):
         try:
             return not value.strip() or json.loads(value) in (None, "", [], {})
@@ -54,9 +54,7 @@ def is_nothing(value: Any) -> bool:
 
 
 def read_messages(value: Any, column: str = "messages") -> list[Message] | str:
-    """A list of messages in the names of this module, answers without white space around them; or,
-    as a string, what is malformed.
-    """
+    """The messages in the form of `Message`, answers stripped; or, as text, what is malformed."""
     read = read_turns(value, column)
     if isinstance(read, str):
         return read
@@ -126,7 +124,7 @@ def _read_message(item: Any) -> Message | str:
 
 
 def _read_flags(item: Mapping[str, Any], role: str, message: Message) -> str:
-    """Notes in the message whether it is learned; what is malformed, or empty."""
+    """Sets `learned` in the message; returns what is malformed, or empty."""
     said: dict[str, bool] = {}
     for key in FLAGS:
         value = item.get(key)
@@ -150,7 +148,7 @@ def _read_flags(item: Mapping[str, Any], role: str, message: Message) -> str:
 
 
 def _read_thought(item: Mapping[str, Any], message: Message) -> str:
-    """Puts the thought that comes with an answer into the message; what is malformed, or empty."""
+    """Sets `thought` in the message; returns what is malformed, or empty."""
     given = {key: item[key] for key in THOUGHTS if not is_nothing(item.get(key))}
     if not given:
         return ""

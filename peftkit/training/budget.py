@@ -1,4 +1,4 @@
-"""What a person should know about the number of steps and validations that a recipe asks for."""
+"""Notes on a recipe's number of steps and validations."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def budget_notes(training: Training, num_examples: int) -> Iterator[str]:
     every = training.evaluate_every or per_epoch
     if steps <= every and steps > 1:
         yield (
-            "the weights are validated once, at the end, so that none are chosen and nothing stops "
-            f"early; `training.evaluate_every`, say {max(1, steps // 4):,}, validates more often"
+            "validation runs once, at the end, so no best weights are chosen and training cannot "
+            f"stop early; set `training.evaluate_every` to {max(1, steps // 4)}"
         )

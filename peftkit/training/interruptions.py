@@ -16,21 +16,21 @@ from peftkit.errors import Interrupted
 
 NOTED = (signal.SIGINT, signal.SIGTERM)
 SHELL = 128
-"""Exit code of a program that a signal ended, less the signal's number, as shells have it."""
+"""Exit code after a signal minus the signal's number, as in shells."""
 
 
 @dataclass
 class Signals:
-    """The signal that came inside of `interruptible`."""
+    """The signal that came inside `interruptible`."""
 
     code: int = 0
-    """The exit code that it asks for; 0 if none came."""
+    """Its exit code; 0 if none came."""
     raising: bool = False
-    """Whether the next one raises KeyboardInterrupt or SystemExit where it comes."""
+    """Whether the next one raises KeyboardInterrupt or SystemExit at once."""
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, where nothing can be left half done, a signal need not wait."""
+        """Inside, a signal ends the run at once: nothing there can be left half done."""
         before, self.raising = self.raising, True
         try:
             yield
@@ -40,11 +40,11 @@ class Signals:
 
 @contextlib.contextmanager
 def interruptible(interrupted: Callable[[int], str]) -> Iterator[Signals]:
-    """Inside, the first signal is noted, for the block to end by itself; a second one ends it.
+    """Inside, the first signal is recorded, and the block ends by itself; a second one ends it.
 
     Args:
-        interrupted: is given the exit code that the signal asks for; says how far the work has
-            come if nothing can be kept of it, else nothing.
+        interrupted: called with the signal's exit code; returns how far the work has come if
+            nothing of it can be kept, else an empty text.
 
     Raises:
         Interrupted: there is nothing to keep.
@@ -61,7 +61,7 @@ def interruptible(interrupted: Callable[[int], str]) -> Iterator[Signals]:
 
 @contextlib.contextmanager
 def _handled(signals: Signals) -> Iterator[None]:
-    """Inside, signals are noted; as Python allows it, in the main thread only."""
+    """Inside, signals are recorded; in the main thread only, as Python requires."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -82,6 +82,6 @@ def _handled(signals: Signals) -> Iterator[None]:
 
 
 def exit_code(raised: BaseException) -> int:
-    """What a signal that was raised asks for."""
+    """The exit code of a signal that was raised."""
     code = raised.code if isinstance(raised, SystemExit) else SHELL + signal.SIGINT
     return code if isinstance(code, int) else 1
