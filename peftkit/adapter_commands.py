@@ -22,8 +22,9 @@ from peftkit.adapters.settings import parse_settings
 from peftkit.data.source import Source, is_encoding
 from peftkit.errors import OutputError, RecipeError
 from peftkit.evaluation.retention import Retention
-from peftkit.terminal import open_console, plural, quiet_libraries
+from peftkit.terminal import open_console, quiet_libraries
 from peftkit.training.threads import use_usable_cpus
+from peftkit.wording import plural
 
 if TYPE_CHECKING:
     from rich.console import Console

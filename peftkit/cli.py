@@ -220,9 +220,8 @@ def _run(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
     )
     if other := taken_name(recipe.name, options.output_dir):
         console.print(
-            f"  [yellow]note:[/] `{other.parent / recipe.name}` is there from an earlier run, so "
-            f"that this one goes to `{other}`; `{other.parent / recipe.name}@latest` names the "
-            "newest",
+            f"  [yellow]note:[/] `{other.parent / recipe.name}` exists; this run goes to "
+            f"`{other}`; `{other.parent / recipe.name}@latest` names the newest",
             highlight=False,
             soft_wrap=True,
         )

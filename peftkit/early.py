@@ -1,5 +1,5 @@
-"""What can be wrong with a recipe and is told before the model libraries are imported, which takes
-seconds: the place to write to, the base's files, the adapter to start from, the rows.
+"""Checks a recipe before the slow import of the model libraries: output, base files, start adapter,
+rows.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from peftkit.output import check_output
 from peftkit.recipe import Recipe
 
 Rows = tuple[Splits, Ledger]
-"""The rows of a recipe, split, and the account of them."""
+"""The splits of a recipe, and the ledger of every row."""
 
 
 def look(recipe: Recipe, output_dir: str | None = None) -> Rows:
-    """The rows of a recipe, after a look at everything that needs no model library.
+    """Checks all that needs no model library; returns the recipe's rows.
 
     Args:
-        output_dir: where a run is to be written, empty for `runs/<name>`; None if none is.
+        output_dir: the folder to write to, empty for `runs/<name>`; None to write nothing.
 
     Raises:
         PeftkitError: whatever is wrong.

@@ -1,4 +1,4 @@
-"""Where a run is written: a new folder, taken away again if nothing comes to be in it."""
+"""The run folder; removed on failure if no adapter was saved."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LATEST = "@latest"
 
 @contextmanager
 def output_folder(recipe: Recipe, output_dir: str, accelerator: Accelerator) -> Iterator[Path]:
-    """A new folder with recipe.json in it; taken away again if no adapter comes to be in it.
+    """A new run folder with recipe.json in it; removed on failure if no adapter was saved.
 
     Raises:
         OutputError: the folder holds something already, or cannot be made.

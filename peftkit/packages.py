@@ -1,5 +1,5 @@
-"""The packages that peftkit needs, and the error that names one that is missing with the command
-that installs it.
+"""The packages that peftkit needs, and the error for a missing one, with the command that installs
+it.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ ALWAYS = {
     "tokenizers": "tokenizers",
     "tyro": "tyro",
 }
-"""Module -> what pip calls it, of what any run may come to need: what is missing is better told
-before training than after it."""
+"""Module -> its name for pip, of everything that any run may need: a missing package is an error
+before training, not after it."""
 SOMETIMES = {"bitsandbytes": "bitsandbytes", "gguf": "gguf"}
-"""The same of what only some recipes need; `require` is called where they do."""
+"""The same for what only some recipes need; see `require`."""
 SENTENCEPIECE = b"\n"
-"""The first byte of its files; those of tiktoken are text, and begin with a letter."""
+"""First byte of sentencepiece's files; tiktoken's are text, and begin with a letter."""
 OF_OTHERS = {"PIL": "pillow", "google": "protobuf", "yaml": "pyyaml"}
-"""The same of what libraries import, where pip has another name for it."""
+"""The same for what libraries import under another name than pip's."""
 
 
 def check_needed() -> None:
-    """Raises MissingPackageError if a package is missing without which no run ends well."""
+    """Raises MissingPackageError if one of `ALWAYS` is missing."""
     if missing := [module for module in ALWAYS if not is_installed(module)]:
         raise _missing(missing, "peftkit needs")
 
@@ -66,7 +66,7 @@ def require(module: str, why: str) -> None:
 
 
 def is_installed(module: str) -> bool:
-    """Whether a top-level module can be found; it is not imported."""
+    """Whether a top-level module can be found, without importing it."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ModuleNotFoundError, ValueError):
@@ -75,7 +75,7 @@ def is_installed(module: str) -> bool:
 
 @contextlib.contextmanager
 def named_packages() -> Iterator[None]:
-    """Inside, a module that is not found becomes a MissingPackageError, unless it is our own."""
+    """Inside, a missing module raises MissingPackageError, unless it is peftkit's own."""
     try:
         yield
     except ImportError as error:
@@ -91,11 +91,11 @@ def named_packages() -> Iterator[None]:
 def named_by_library(
     error: BaseException, folder: Path | None = None
 ) -> MissingPackageError | None:
-    """The error of a library that says what to install, as our own; None if it does not.
+    """MissingPackageError for a library's error that says what to install; None for others.
 
     Args:
-        folder: of a model. Where its tokenizer is a file of sentencepiece, transformers asks for
-            the package of another format.
+        folder: of a model. If its tokenizer is a file of sentencepiece, transformers asks for
+            tiktoken, the wrong package.
     """
     said = re.search(r"pip install (?:--?[\w-]+ )*([A-Za-z][\w.-]*\w)", str(error))
     if said is None or is_installed(said[1].replace("-", "_")) or _is_distribution(said[1]):
@@ -119,8 +119,8 @@ def _is_distribution(name: str) -> bool:
 
 
 def _not_found(error: BaseException | None) -> str | None:
-    """The top-level module at the root of an error; libraries hide it behind errors of their own.
-    None for Python's own and for peftkit's.
+    """The missing top-level module behind an error, which libraries wrap in their own; None for
+    Python's modules and peftkit's.
     """
     found: str | None = None
     while error is not None:

@@ -251,7 +251,7 @@ def run_record(
     training = asdict(result)
     training["train_seconds"] = training.pop("seconds")
     folder = saved.parent
-    metric = headline_metric(result.metric, after)
+    metric = headline_metric(result.metric, after.metrics)
     return {
         "status": "finished",
         "name": folder.name,

@@ -23,23 +23,6 @@ def open_console(json_on_stdout: bool) -> Console:
     return Console(stderr=json_on_stdout, quiet=os.environ.get("RANK", "0") != "0")
 
 
-def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def plural(count: float, word: str) -> str:
-    """`1 row`, `2 rows`, `1,200 rows`."""
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
-
-
 NOISY = ("bitsandbytes", "huggingface_hub")
 """Loggers whose notes a person need not read."""
 PARALLELISM = "TOKENIZERS_PARALLELISM"

@@ -13,10 +13,10 @@ import peftkit
 
 PACKAGE = Path(peftkit.__file__).parent
 LAYERS = [
-    "errors", "packages", "terminal", "parts", "packaged", "data", "bases", "losses", "metrics",
-    "tasks", "architectures", "peft_plugin", "methods", "recipe", "rehearsal", "output", "training",
-    "measuring", "planning", "evaluation", "adapters", "early", "outcome", "preparing", "fitting",
-    "run", "comparing", "compare_command", "adapter_commands", "cli",
+    "wording", "errors", "packages", "terminal", "parts", "packaged", "data", "bases", "losses",
+    "metrics", "tasks", "architectures", "peft_plugin", "methods", "recipe", "rehearsal", "output",
+    "training", "measuring", "planning", "evaluation", "adapters", "early", "outcome", "preparing",
+    "fitting", "run", "comparing", "compare_command", "adapter_commands", "cli",
     "__init__", "__main__",
 ]  # fmt: skip
 """From the lowest to the highest. A module may import from its own layer and from lower ones."""

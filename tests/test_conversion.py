@@ -125,10 +125,13 @@ def broken(folder: Path) -> dict[str, tuple[Any, str]]:
         "nested": ({"model": {"a": torch.ones(1)}, "step": 3}, "`model` is dict, `step` is int"),
         "numbers": ({1: torch.ones(1)}, "the name 1 is int"),
         "nothing": ({}, "it holds no tensors"),
-        "sparse": ({"a": torch.eye(3).to_sparse()}, "`a` is no plain tensor"),
+        "sparse": (
+            {"a": torch.eye(3).to_sparse()},
+            "safetensors cannot hold `a`: it is no plain tensor",
+        ),
         "huge": ({"a": torch.ones(1).expand(10**7, 10**3)}, "its tensors claim 40,000,000,000"),
         "cut": (whole.getvalue()[:-90], "it is damaged or cut off"),
-        "noise": (bytes(range(256)), "it is no file of `torch.save`'s, or damaged"),
+        "noise": (bytes(range(256)), "it was not written by `torch.save`, or is damaged"),
         "pointer": (b"version https://git-lfs.github.com/spec/v1\nsize 9\n", "a Git LFS pointer"),
         "page": (b"<html>404</html>", "is a web page"),
         "empty": (b"", "is damaged: it is empty"),
@@ -171,7 +174,7 @@ def test_which_pickle_is_meant_is_told_or_asked(tmp_path):
     other = folder_of(tmp_path / "b", {"a": torch.ones(2)}, "one.pt")
     assert [file.name for file in _pickles(other)] == ["one.pt"]
     torch.save({"b": torch.ones(2)}, other / "two.pt")
-    with pytest.raises(AdapterError, match="cannot be told"):
+    with pytest.raises(AdapterError, match="none under a name that PEFT or"):
         convert(str(other))
     hub = tmp_path / "hub"
     hub.mkdir()
@@ -187,8 +190,8 @@ def test_what_needs_no_conversion_is_told(tmp_path):
     (tmp_path / "x.txt").write_text("x")
     (tmp_path / "none").mkdir()
     for name, told in (
-        ("x.safetensors", "a safetensors file already"), ("x.txt", "no pickle by its name"),
-        ("none", "holds no pickle"), ("nowhere", "no file or folder"),
+        ("x.safetensors", "a safetensors file already"), ("none", "holds no pickle"),
+        ("x.txt", "does not have the name of a pickle"), ("nowhere", "no file or folder"),
     ):  # fmt: skip
         with pytest.raises(AdapterError, match=told):
             convert(str(tmp_path / name))

@@ -100,7 +100,7 @@ def test_a_signal_is_an_error_where_nothing_can_be_kept():
     assert caught.value.exit_code == 143
 
 
-def interrupted(tmp_path, recipe, number, until, monkeypatch):
+def interrupted(tmp_path, recipe, number, until):
     """Exit code and messages of a run that gets a signal once its output has a text."""
     recipe_file = tmp_path / "recipe.json"
     recipe_file.write_text(recipe.to_json())
@@ -118,9 +118,9 @@ def interrupted(tmp_path, recipe, number, until, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_a_signal_keeps_the_best_validated_weights(tmp_path, make_recipe, number, monkeypatch):
+def test_a_signal_keeps_the_best_validated_weights(tmp_path, make_recipe, number):
     recipe = make_recipe(num_epochs=10_000, evaluate_every=5, early_stopping_patience=0)
-    code, error = interrupted(tmp_path, recipe, number, "step 10 ", monkeypatch)
+    code, error = interrupted(tmp_path, recipe, number, "step 10 ")
     assert code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number], error
     folder = tmp_path / "runs" / "tiny"
     assert re.search(r"stopped at step \d+ of 90,000; the best validated weights \(step \d+", error)

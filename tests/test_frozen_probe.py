@@ -202,11 +202,15 @@ class TestLead:
 
     def test_always_one_answer_is_as_good(self):
         (told,) = self.lead(judged([1] * 997 + [0] * 3), 0.997)
-        assert told == "not better than always answering `ham`: accuracy 0.997, the same 0.997"
+        assert told == (
+            "not better than a constant answer: accuracy 0.997; "
+            "always answering `ham` gives 0.997 too"
+        )
         (told,) = self.lead(judged([1] * 80 + [0] * 20), 0.79)
         assert "by more than chance: accuracy 0.800 (95 % interval 0.780 to 0.820)" in told
+        assert told.endswith("; always answering `ham` gives 0.790")
         (told,) = self.lead(judged([1] * 70 + [0] * 30), 0.9)
-        assert told.endswith("accuracy 0.700, that guess 0.900")
+        assert told.endswith("accuracy 0.700; always answering `ham` gives 0.900")
 
     def test_the_probe_is_as_good_or_better(self):
         random = np.random.default_rng(0)
@@ -260,7 +264,7 @@ class TestRun:
         out = Console(file=io.StringIO(), width=200)
         print_scores(out, record)
         lines = out.file.getvalue().splitlines()
-        assert "not better than always answering" in lines[0]
+        assert "not better than a constant answer" in lines[0]
         assert any(line.split()[:2] == ["frozen", "probe"] for line in lines)
         page = (both[True].folder / "receipt.html").read_text()
         assert page.index("Worse than the frozen probe") < page.index("unseen rows")

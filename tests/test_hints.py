@@ -164,12 +164,12 @@ def test_a_pattern_that_matches_too_much_says_what_and_how_to_do_it(make_chat):
         "and 1 more"
     )
     pattern = r".*mlp.*\.(down_proj|gate_proj|up_proj)"
-    assert caught.value.hint == f"`{pattern}` matches the linear layers there alone"
+    assert caught.value.hint == f"`{pattern}` matches only the linear layers there"
     adapted = lora_layers(inject(pk.LoRA(target_modules=pattern)))
     assert set(last_names(adapted)) == {"down_proj", "gate_proj", "up_proj"}
     with pytest.raises(MethodError, match="and 1") as caught:
         prepare(make_chat(pk.LoRA(target_modules=".*")))
-    assert caught.value.hint.startswith("`all-linear` takes the linear layers alone: `down_proj`")
+    assert caught.value.hint.startswith("`all-linear` takes only the linear layers: `down_proj`")
 
 
 PIECES = st.sampled_from(
@@ -197,10 +197,10 @@ def test_the_pattern_of_a_hint_adapts_linear_layers_that_were_meant(pattern):
     linear = linear or [
         name for name in linear_names(shapes(), ()) if any(name.startswith(f"{m}.") for m in meant)
     ]
-    if found := re.fullmatch("`(.*)` matches the linear layers there alone", hint):
+    if found := re.fullmatch("`(.*)` matches only the linear layers there", hint):
         narrower = found[1]
     else:
-        assert hint.startswith("`all-linear` takes the linear layers alone"), hint
+        assert hint.startswith("`all-linear` takes only the linear layers"), hint
         narrower = "all-linear"
     adapted = lora_layers(inject(pk.LoRA(target_modules=narrower)))
     assert sorted(adapted) == sorted(linear)

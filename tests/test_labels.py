@@ -282,7 +282,7 @@ def test_labels_with_one_row_each_are_the_reason_why_a_split_is_empty(tmp_path):
         ),
         ({"num_epochs": 1}, 20, ["only 1 optimizer step (20 examples"]),
         ({"max_steps": 5}, 9000, ["only 5 optimizer steps", "raise `training.max_steps`"]),
-        ({"num_epochs": 1}, 9000, ["validated once, at the end", "say 70"]),
+        ({"num_epochs": 1}, 9000, ["validation runs once, at the end", "evaluate_every` to 70"]),
     ],
 )
 def test_few_steps_and_a_single_validation_are_noted(training, examples, told):

@@ -340,9 +340,7 @@ def test_columns_of_text_that_nothing_reads_are_named_once(tmp_path):
     rows = [{**row, "text": f"{row['text']} {n}"} for n, row in enumerate(rows)]
     (tmp_path / "r.json").write_text(json.dumps(rows))
     notes = [note for note in ledger_of(tmp_path / "r.json").notes if "reads" in note]
-    assert notes == [
-        f"nothing reads the column `title` of `{tmp_path / 'r.json'}`, which holds text"
-    ]
+    assert notes == [f"nothing reads 1 text column of `{tmp_path / 'r.json'}`: `title`"]
 
 
 def test_many_duplicates_are_told_and_lines_that_continue_a_row_counted(tmp_path):

@@ -111,6 +111,16 @@ def test_pissa_saves_twice_the_ranks(make_recipe, tmp_path):
     assert done.record["probes"]["max_difference"] <= 1e-5
 
 
+@pytest.mark.parametrize(
+    ("method", "field"),
+    [(pk.PiSSA(r=400), "r"), (pk.PiSSA(r=2, rank_pattern={"query": 400}), "rank_pattern")],
+    ids=["r", "rank_pattern"],
+)
+def test_a_rank_beyond_a_layer_blames_the_field_that_gives_it(make_recipe, method, field):
+    with pytest.raises(pk.PeftkitError, match=f"^error: `method.{field}`: `.*query` .* no 400 dir"):
+        prepare(make_recipe(method))
+
+
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_layers_of_their_own_rank_and_alpha_compute_as_peft_does(layout):
     model, encoded, task = setting("llama", "AutoModelForCausalLM")

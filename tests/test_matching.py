@@ -48,7 +48,7 @@ NOTHING = {
         {"alpha_pattern": {"^q_proj": 100}}, "`^q_proj` matches none", "did you mean `q_proj`?",
     ),
     "a layer that is not adapted": (
-        {"rank_pattern": {"k_proj": 2}}, "`k_proj` matches none", "`target_modules` has not",
+        {"rank_pattern": {"k_proj": 2}}, "`k_proj` matches none", "`target_modules` does not",
     ),
     "a key after one that matches the same": (
         {"rank_pattern": {"q_proj": 2, "layers.0.self_attn.q_proj": 8}},
@@ -108,7 +108,7 @@ NOTHING = {
     "feed-forward layers that are not adapted": (
         {"peft_type": "IA3", "target_modules": ".*(k|down)_proj",
          "feedforward_modules": ["down_proj", "up_proj"]},
-        "`method.config.feedforward_modules`: `up_proj` is none of the layers", "has not",
+        "`method.config.feedforward_modules`: `up_proj` is none of the layers", "does not",
     ),
     **{
         f"{pattern} of {kind}": (

@@ -122,9 +122,15 @@ def test_a_file_of_another_format_is_told(tmp_path):
 
 
 LIBRARIES: dict[str, tuple[dict[str, Any], str]] = {
-    "diffusers": ({"_class_name": "UNet2D", "_diffusers_version": "0.30"}, "one of diffusers"),
-    "lerobot": ({"base_model": "lerobot/pi0"}, "one of lerobot"),
-    "mlx": ({"fine_tune_type": "lora", "lora_parameters": {"rank": 8}}, "one of mlx-lm"),
+    "diffusers": (
+        {"_class_name": "UNet2D", "_diffusers_version": "0.30"},
+        "a folder of diffusers",
+    ),
+    "lerobot": ({"base_model": "lerobot/pi0"}, "a folder of lerobot"),
+    "mlx": (
+        {"fine_tune_type": "lora", "lora_parameters": {"rank": 8}},
+        "a folder of mlx-lm",
+    ),
     "AdapterHub": ({"architecture": None, "non_linearity": "relu"}, "AdapterHub's `adapters`"),
     "a model": ({"architectures": ["Bert"], "model_type": "bert"}, "is a base, not an adapter"),
     "by hand": ({"r": 8, "lora_alpha": 16, "target_modules": ["q"]}, "`--adapter-setting peft_ty"),
@@ -152,11 +158,11 @@ def test_a_config_of_another_library_is_told_as_that(tmp_path, name, capsys):
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        ({"pytorch_lora_weights.safetensors": b"x"}, "one of diffusers"),
-        ({"adapters.safetensors": b"x"}, "one of mlx-lm"),
+        ({"pytorch_lora_weights.safetensors": b"x"}, "a folder of diffusers"),
+        ({"adapters.safetensors": b"x"}, "a folder of mlx-lm"),
         ({"config.json": b"{}"}, "a whole model"),
         ({WEIGHTS: b"x"}, "download their adapter_config.json too"),
-        ({"checkpoint-7/adapter_config.json": b"{}"}, "checkpoint-7`, which holds one"),
+        ({"checkpoint-7/adapter_config.json": b"{}"}, "checkpoint-7`, which holds an adapter"),
         ({"notes.txt": b"x"}, "a folder that PEFT has saved"),
     ],
 )  # fmt: skip

@@ -148,7 +148,7 @@ def test_a_sigmoid_is_computed_where_the_base_says_so(make_base, tmp_path, confi
     [
         (3, {"problem_type": "multi_label_classification"}, "several of its 3 classes may hold"),
         (3, {"problem_type": "regression"}, "its 3 outputs are numbers, not classes"),
-        (1, {OLD: "torch.nn.modules.activation.Tanh"}, "goes through `torch.nn.modules.activatio"),
+        (1, {OLD: "torch.nn.modules.activation.Tanh"}, "asks for `torch.nn.modules.activation.T"),
     ],
 )
 def test_what_is_no_class_is_not_answered_with_one(make_base, tmp_path, labels, config, told):

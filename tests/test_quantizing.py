@@ -220,7 +220,7 @@ def test_files_that_say_quantized_and_are_not(falcon, make_chat, tmp_path):
     auto.from_pretrained(falcon, quantization_config=config).save_pretrained(tmp_path / "base")
     BY_NAME["ChatML"].tokenizer().save_pretrained(tmp_path / "base")
     with pytest.raises(
-        BaseModelError, match="says that its weights are quantized to nf4, and none"
+        BaseModelError, match="says that its weights are quantized to nf4, but none are"
     ):
         prepare(make_chat(base={"name_or_path": str(tmp_path / "base")}))
 

@@ -14,8 +14,8 @@ from peftkit import HeadOnly
 from peftkit.evaluation import confusion
 from peftkit.evaluation.receipt import FOLD, folded, write_receipt
 from peftkit.run import run
-from peftkit.terminal import plural
 from peftkit.training.devices import device_name
+from peftkit.wording import plural
 from tests.test_compare_report import Page, made, made_row, page, table_of
 
 SENTENCE = "a label whose name is a whole sentence and more, number"
@@ -139,9 +139,9 @@ def test_answers_and_files_are_folded_too(record, tmp_path):
 
 def test_what_it_leads_with_comes_first_and_the_score_is_not_green(record, tmp_path):
     changed = copy.deepcopy(record)
-    changed["test"]["lead"] = ["not better than always answering `<ham>`: accuracy 0.997"]
+    changed["test"]["lead"] = ["not better than a constant answer: `<ham>` gives 0.997 too"]
     text = written(changed, tmp_path)
-    lead = text.index("Not better than always answering <code>&lt;ham&gt;</code>")
+    lead = text.index("Not better than a constant answer: <code>&lt;ham&gt;</code>")
     assert lead < text.index('<div class="headline plain">')
     assert '<div class="headline">' in written({**changed, "test": {**changed["test"], "lead": []}},
                                                tmp_path)  # fmt: skip

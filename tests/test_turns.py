@@ -252,7 +252,9 @@ def test_several_system_prompts_are_noted(tmp_path):
     task = Chat(data=Conversations(path=str(write_jsonl(tmp_path / "r.jsonl", rows))))
     [note] = notes(task)
     assert note.startswith("training has 2 different system prompts, and ")
-    assert "conversations without one; `peftkit chat` asks without one, unless `--system`" in note
+    assert note.endswith(
+        "conversations without one, so `peftkit chat` uses none; give one with `--system`"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Whether a base is the one that an adapter of peftkit's was trained on."""
+"""Checks that a base is the one that a peftkit adapter was trained on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ CHAT_TEMPLATE = "chat_template.jinja"
 
 
 def check_base(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless a base has the tokenizer and the files of the training."""
+    """Raises AdapterError unless tokenizer, chat template and files are those of the training."""
     check_tokenizer(opened, record)
     check_template(opened, record)
     check_base_files(opened, record)
 
 
 def check_template(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless prompts are written as in training."""
+    """Raises AdapterError if the chat template is not the one of the training."""
     if record.head.generation and chat_template_sha256(opened.tokenizer) != (
         record.chat_template_sha256
     ):
@@ -30,8 +30,9 @@ def check_template(opened: OpenedBase, record: Record) -> None:
 
 
 def check_tokenizer(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless a base has the tokenizer of the training; the padding token may be
-    the one that earlier versions have chosen, and is put back then.
+    """Raises AdapterError unless the base's tokenizer is the one of the training.
+
+    Also tries the padding token that earlier versions chose, and keeps it if it matches.
     """
     tokenizer = opened.tokenizer
     for pad in (tokenizer.pad_token, tokenizer.eos_token or tokenizer.unk_token):
@@ -46,7 +47,7 @@ def check_tokenizer(opened: OpenedBase, record: Record) -> None:
 
 
 def check_base_files(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless a base has the files of the training; downloads its weights."""
+    """Raises AdapterError unless the base's files are those of the training; downloads weights."""
     download_weights(opened)
     found = fingerprint(opened)
     if found.sha256 != record.base["sha256"]:
@@ -58,6 +59,6 @@ def check_base_files(opened: OpenedBase, record: Record) -> None:
 
 
 def belongs_to(record: Record) -> str:
-    """The hint where an adapter meets another base than its own."""
+    """The hint for a base that is not the adapter's."""
     name = record.base["hub_id"] or record.base["name"]
     return f"the adapter belongs to `{name}`; say where that is with `--base`"

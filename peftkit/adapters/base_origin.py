@@ -1,4 +1,4 @@
-"""Where a base comes from, in words and in code that are right on any machine: for cards."""
+"""Where a base comes from, for model cards: words and code that hold on any machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peftkit.packaged import MODELS, PREFIX, Packaged
 
 
 def packaged_base(base: Mapping[str, Any]) -> Packaged | None:
-    """The entry of a base that a Python package ships; None for another one.
+    """The entry of a base that a Python package ships; None for any other base.
 
     Args:
         base: as recorded in peftkit.json.
@@ -20,9 +20,7 @@ def packaged_base(base: Mapping[str, Any]) -> Packaged | None:
 
 
 def origin(base: Mapping[str, Any]) -> str:
-    """What a packaged file is, and what its weights went through; empty for what is named by its
-    Hub id.
-    """
+    """The source of a packaged base's file and its quantization; empty for other bases."""
     entry = packaged_base(base)
     if entry is None or not entry.origin:
         return ""
@@ -32,20 +30,20 @@ def origin(base: Mapping[str, Any]) -> str:
     )
     if entry.quantized:
         told += (
-            f"; its weights had been quantized to {entry.quantized} before, so that they are near "
-            f"those of `{entry.original}`, and not the same"
+            f"; its weights were quantized to {entry.quantized} before, so they are close to those "
+            f"of `{entry.original}`, not equal"
         )
     return told
 
 
 def repository(base: Mapping[str, Any]) -> str:
-    """The Hub's id of a base, or of the file that it is; empty if it is not known there."""
+    """The Hub id of a base, or of the repository with its packaged file; empty if unknown."""
     entry = packaged_base(base)
     return str(base.get("hub_id") or (entry.origin if entry is not None else ""))
 
 
 def loading_arguments(base: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """What `from_pretrained` is given for a base: its first argument, and further ones.
+    """Arguments of `from_pretrained` for a base: the first one, and code for the others.
 
     Args:
         base: as recorded in peftkit.json.
@@ -60,16 +58,16 @@ def loading_arguments(base: Mapping[str, Any]) -> tuple[str, list[str]]:
 
 
 def dequantized_folder(base: Mapping[str, Any]) -> str:
-    """How to get the folder of a GGUF file that transformers can load otherwise than by itself;
-    empty for other bases, and where `loading_arguments` need none.
+    """Markdown on how to dequantize a GGUF base into a folder; empty for other bases, and where
+    `from_pretrained` reads the file itself.
     """
     file = next((name for name in base["files"] if name.endswith(".gguf")), "")
     if not file or loading_arguments(base)[0] != "path/to/the/base":
         return ""
     named = base["name"] if packaged_base(base) else f"path/to/{file}"
     return (
-        "The code below needs it as it was trained on, dequantized into a folder. This writes the "
-        "folder, into peftkit's cache, and prints its path:\n\n"
+        "The code below needs the base dequantized, as it was trained on. This writes it into a "
+        "folder of peftkit's cache and prints the path:\n\n"
         "```bash\n"
         'python -c "from peftkit import Base; from peftkit.bases.opening import open_base; '
         f"print(open_base(Base(name_or_path='{named}')).folder)\"\n"

@@ -1,6 +1,6 @@
-"""`peftkit convert`: what a pickle of tensors holds, as a safetensors file beside it.
+"""`peftkit convert`: writes the tensors of a pickle to a safetensors file beside it.
 
-The pickle is opened in a process of its own; see `unpickling` for what that may do.
+The pickle is opened in a process of its own; `unpickling` lists what that process may do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from peftkit.adapters.headers import read_header
 from peftkit.adapters.placing import placed
 from peftkit.adapters.weight_files import PICKLES
 from peftkit.bases.stand_ins import weights_stand_in
-from peftkit.errors import AdapterError, OutputError, did_you_mean_file, quoted
+from peftkit.errors import AdapterError, OutputError, not_found, quoted
 
 KNOWN = (f"{Path(WEIGHTS).stem}.bin", *SAME_AS)
 """Names of the pickles that PEFT and AdapterHub write."""
@@ -27,13 +27,13 @@ KNOWN = (f"{Path(WEIGHTS).stem}.bin", *SAME_AS)
 
 @dataclass(frozen=True)
 class Converted:
-    """A pickle and the safetensors file that holds the same."""
+    """A pickle and the safetensors file with the same tensors."""
 
     source: Path
     output: Path
     tensors: int
     shared: int
-    """Of them, those that shared their numbers with others in the pickle."""
+    """Tensors that shared storage with others in the pickle."""
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -46,15 +46,15 @@ class Converted:
 def convert(path: str) -> list[Converted]:
     """Writes a pickle, or those of an adapter folder, as safetensors files beside them.
 
-    Nothing is overwritten, and a file gets its name when it was read back and found the same.
+    Overwrites nothing; a file gets its final name once it is read back and found the same.
 
     Raises:
         AdapterError: there is no pickle, or it holds anything but tensors by name.
-        OutputError: the file is there already, or cannot be written.
+        OutputError: the safetensors file exists, or cannot be written.
     """
     place = user_path(path)
     if not place.exists():
-        raise AdapterError(f"no file or folder `{path}`", did_you_mean_file(place))
+        raise AdapterError(f"no file or folder `{path}`", not_found(place))
     sources = _pickles(place) if place.is_dir() else [place]
     for source in sources:
         _check(source)
@@ -62,7 +62,7 @@ def convert(path: str) -> list[Converted]:
 
 
 def _pickles(folder: Path) -> list[Path]:
-    """The pickles of an adapter folder that are still to be converted."""
+    """The pickles of an adapter folder, without those already converted if others are left."""
     inner = folder / "adapter"
     folder = inner if inner.is_dir() else folder
     found = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix in PICKLES)
@@ -71,8 +71,8 @@ def _pickles(folder: Path) -> list[Path]:
         raise AdapterError(f"`{folder}` holds no pickle", "there is nothing to convert")
     if not known and len(found) > 1:
         raise AdapterError(
-            f"`{folder}` holds {quoted(file.name for file in found)}, and which of them is the "
-            "adapter cannot be told",
+            f"`{folder}` holds {quoted(file.name for file in found)}, none under a name that PEFT "
+            "or AdapterHub writes",
             "give the file itself",
         )
     sources = known or found
@@ -84,19 +84,19 @@ def _beside(source: Path) -> Path:
 
 
 def _check(source: Path) -> None:
-    """Raises an error if a file is no pickle, or what it becomes is there already."""
+    """Raises an error unless a file is a pickle without a converted file beside it."""
     if source.suffix == ".safetensors":
         raise AdapterError(f"`{source}` is a safetensors file already", "it needs no conversion")
     if source.suffix not in PICKLES:
         raise AdapterError(
-            f"`{source}` is no pickle by its name", f"their names end in {quoted(PICKLES)}"
+            f"`{source}` does not have the name of a pickle", f"those end in {quoted(PICKLES)}"
         )
     if instead := weights_stand_in(source):
         raise AdapterError(f"`{source}` {instead.what}", instead.advice)
     if _beside(source).exists() or _beside(source).is_symlink():
         raise OutputError(
             f"`{_beside(source)}` exists already, and nothing is overwritten",
-            f"it is what is read; `peftkit verify {source.parent}` says whether it is right",
+            f"peftkit reads that file; `peftkit verify {source.parent}` checks it",
         )
 
 
@@ -104,25 +104,25 @@ def _converted(source: Path) -> Converted:
     output = _beside(source.absolute())
     try:
         with placed(output, a_file=True) as partial:
-            told = _run(source, partial)
-            if len(read_header(partial)) != told["tensors"]:
-                raise AdapterError(f"`{source}`: what was written is not what it holds")
+            report = _run(source, partial)
+            if (written := len(read_header(partial))) != report["tensors"]:
+                raise AdapterError(f"`{source}`: {written} of {report['tensors']} tensors written")
     except OutputError as error:
         raise OutputError(error.message, "copy the folder to where you may write") from error
-    return Converted(source, _beside(source), told["tensors"], told["shared"])
+    return Converted(source, _beside(source), report["tensors"], report["shared"])
 
 
 def _run(source: Path, partial: Path) -> dict[str, Any]:
-    """What `unpickling`, in a process of its own, says of a file.
+    """Runs `unpickling` on a file, in a process of its own; returns its report.
 
     Raises:
-        AdapterError: it was refused, or the process ended without a word.
+        AdapterError: the file was refused, or the process ended without a report.
     """
     program = str(Path(__file__).with_name("unpickling.py"))
     command = [sys.executable, "-P", program, str(source.absolute()), str(partial)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
-        told: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
+        report: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
     except ValueError as error:
         last = done.stderr.strip().rpartition("\n")[2]
         raise AdapterError(
@@ -130,6 +130,6 @@ def _run(source: Path, partial: Path) -> dict[str, Any]:
             f"{done.returncode}" + (f": {last[:200]}" if last else ""),
             "memory may have run out" if done.returncode < 0 else "",
         ) from error
-    if "error" in told:
-        raise AdapterError(f"`{source}` cannot be converted: {told['error']}", told["hint"])
-    return told
+    if "error" in report:
+        raise AdapterError(f"`{source}` cannot be converted: {report['error']}", report["hint"])
+    return report

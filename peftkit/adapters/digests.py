@@ -15,7 +15,7 @@ from peftkit.adapters.headers import Stored
 from peftkit.bases.stand_ins import stand_in
 from peftkit.errors import quoted
 from peftkit.packaged import sha256_of
-from peftkit.terminal import plural
+from peftkit.wording import plural
 
 if TYPE_CHECKING:
     from peftkit.adapters.inspecting import Inspected

@@ -1,4 +1,4 @@
-"""Where an adapter is: its folder, of what a person names; and what a folder is that holds none.
+"""Finds an adapter's folder from the path a user gives, and says what a folder without one is.
 
 The standard library only, as in `inspecting`.
 """
@@ -15,14 +15,14 @@ from peftkit.errors import AdapterError, not_found
 
 HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 UNFINISHED = "adapter.unfinished"
-"""What is left of a run that was interrupted."""
+"""Folder with the best weights of an interrupted run."""
 
 
 def user_path(path: str) -> Path:
-    """A path as a person gives it.
+    """A path with `~` expanded.
 
     Raises:
-        AdapterError: nothing can be looked at there.
+        AdapterError: nothing there can be read.
     """
     try:
         expanded = Path(path).expanduser()
@@ -31,7 +31,7 @@ def user_path(path: str) -> Path:
     except (RuntimeError, OSError, ValueError) as error:  # `~somebody`, too long, not allowed
         told = getattr(error, "strerror", None) or error
         raise AdapterError(
-            f"`{path[:100]}` cannot be looked at: {told}", "give a run folder (`runs/<name>`)"
+            f"`{path[:100]}` cannot be read: {told}", "give a run folder (`runs/<name>`)"
         ) from error
     return expanded
 
@@ -40,7 +40,7 @@ def adapter_in(path: Path) -> Path:
     """The adapter in a run folder, or the folder itself.
 
     Raises:
-        AdapterError: it holds none.
+        AdapterError: there is no adapter.
     """
     folder = path / "adapter" if (path / "adapter").is_dir() else path
     if folder.is_file():
@@ -53,12 +53,12 @@ def adapter_in(path: Path) -> Path:
         raise AdapterError(
             f"the adapter in `{path}` did not pass its check when it was saved, or the run was "
             "stopped before",
-            f"to look at it all the same, give `{path / 'adapter.unchecked'}`",
+            f"to inspect it anyway, give `{path / 'adapter.unchecked'}`",
         )
     if (path / UNFINISHED).is_dir():
         raise AdapterError(
             f"the run in `{path}` was interrupted, and left an unfinished adapter",
-            f"give `{path / UNFINISHED}` for the best weights that it had validated",
+            f"give `{path / UNFINISHED}` for its best validated weights",
         )
     if (folder / "merge_report.json").is_file():
         raise AdapterError(
@@ -67,23 +67,23 @@ def adapter_in(path: Path) -> Path:
         )
     if (folder / FUSION_CONFIG).is_file():
         raise AdapterError(
-            f"`{folder}` holds a fusion of AdapterHub's, which mixes several adapters",
+            f"`{folder}` holds an AdapterHub fusion, which mixes several adapters",
             "peftkit loads single adapters; use the `adapters` library, which wrote it",
         )
     raise AdapterError(f"`{folder}` holds no adapter: neither {CONFIG} nor {RECORD}", _hint(folder))
 
 
 def _hint(folder: Path) -> str:
-    """What a folder is that holds no adapter, or where one is."""
+    """The hint for a folder without an adapter: what it is, or where an adapter is."""
     within = sorted(file.parent for file in folder.glob(f"*/{CONFIG}"))
     if within:
-        more = f"; it holds {len(within)} in all" if len(within) > 1 else ""
-        return f"give `{within[-1]}`, which holds one{more}"
+        more = f"; {len(within)} folders in it do" if len(within) > 1 else ""
+        return f"give `{within[-1]}`, which holds an adapter{more}"
     if any((folder / f"{Path(WEIGHTS).stem}{end}").is_file() for end in (".safetensors", ".bin")):
         return f"its weights are there; download their {CONFIG} too"
     if found := library_of({}, folder):
         library, signs = found
-        return f"it looks like one of {library.name}, by {signs}: {library.instead}"
+        return f"it looks like a folder of {library.name}, with {signs}: {library.instead}"
     if (folder / "config.json").is_file():
         return "it looks like a whole model; name it with `--base`, beside an adapter"
     return "give a run folder (`runs/<name>`), or a folder that PEFT has saved"

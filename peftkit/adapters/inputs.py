@@ -1,4 +1,4 @@
-"""Rows of a file that are to be answered."""
+"""Reads the rows that `peftkit predict` answers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from peftkit.tasks.task import Task
 
 
 def read_table(file: Path, source: Source, encoding: str = "") -> Table:
-    """The rows of a file: of UTF-8, or in the encoding of the training's.
+    """The rows of a file: UTF-8, or else in the encoding of the training file.
 
     Args:
-        encoding: of the file, if it is known.
+        encoding: of the file; empty if unknown.
 
     Raises:
         DataError: there is no such file, or it cannot be read.
@@ -37,7 +37,7 @@ def read_table(file: Path, source: Source, encoding: str = "") -> Table:
 
 
 def read_inputs(table: Table, task: Task) -> list[Any]:
-    """What the task is to answer, one input for each row.
+    """The task's inputs, one for each row.
 
     Raises:
         DataError: a column is missing, or rows cannot be read.
@@ -48,7 +48,7 @@ def read_inputs(table: Table, task: Task) -> list[Any]:
         try:
             read = task.read_input(values, table)
         except DataError as error:
-            raise DataError(error.message, "name its columns as in the training's file") from error
+            raise DataError(error.message, "name its columns as in the training file") from error
         if isinstance(read, str):
             malformed.append(Malformed(number, read))
         else:
@@ -64,5 +64,5 @@ def read_inputs(table: Table, task: Task) -> list[Any]:
 
 
 def _as_option(hint: str) -> str:
-    """A hint on a field of a recipe's data, for `peftkit predict`."""
+    """A hint on `task.data.encoding`, as a hint on the option of `peftkit predict`."""
     return hint.replace("--task.data.encoding", "--encoding")

@@ -34,7 +34,6 @@ from peftkit.adapters.settings import (
 )
 from peftkit.adapters.weight_files import (
     PICKLES,
-    counted,
     look_at_pickles,
     look_at_weights,
     size_of,
@@ -43,6 +42,7 @@ from peftkit.bases.stand_ins import stand_in
 from peftkit.errors import AdapterError, RecipeError
 from peftkit.methods.changed_bases import changed_base
 from peftkit.parts import unrepeated
+from peftkit.wording import plural
 
 LARGEST_JSON = 64 * 2**20
 """Bytes of a JSON file; a large tokenizer.json has 20 million."""
@@ -152,7 +152,7 @@ def _look_at_files(found: Inspected) -> None:
 
 def _told_size(files: list[Path]) -> str:
     sizes = [file.stat().st_size for file in files if file.is_file()]
-    return f"{counted(len(sizes), 'file')}, {size_of(sum(sizes))}"
+    return f"{plural(len(sizes), 'file')}, {size_of(sum(sizes))}"
 
 
 def _read_json(found: Inspected, name: str) -> dict[str, Any] | None:

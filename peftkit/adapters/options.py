@@ -1,6 +1,4 @@
-"""The options of the commands on what a run has left; `peftkit/adapter_commands.py` does what they
-ask for.
-"""
+"""Options of the commands on adapters, which `peftkit/adapter_commands.py` runs."""
 
 from __future__ import annotations
 
@@ -11,11 +9,11 @@ from peftkit.adapters.scales import DEFAULT
 
 
 def add_adapter_commands(commands: Any) -> None:
-    """Adds the commands' options to a parser's `add_subparsers`."""
+    """Adds the commands to the result of a parser's `add_subparsers`."""
     _add_predict(commands)
     _add_chat(commands)
     verify = commands.add_parser(
-        "verify", help="tell whether an adapter is what it says; 1 if not, 2 if it is none"
+        "verify", help="check an adapter; exit code 1: problems found; 2: not an adapter"
     )
     _add_adapter_options(verify)
     _add_convert(commands)
@@ -31,7 +29,7 @@ def _add_predict(commands: Any) -> None:
     predict.add_argument("--text-pair", action="append", default=[], help="its second text")
     predict.add_argument("--file", default="", help="rows to answer, with the recipe's columns")
     predict.add_argument("--out", default="", help="new .csv file for --file")
-    predict.add_argument("--encoding", default="", help="of --file, if it is not UTF-8")
+    predict.add_argument("--encoding", default="", help="encoding of --file, if not UTF-8")
 
 
 def _add_chat(commands: Any) -> None:
@@ -41,7 +39,7 @@ def _add_chat(commands: Any) -> None:
     chat.add_argument("--compare", action="store_true", help="base and tuned model side by side")
     chat.add_argument(
         "--system", default=None, metavar="TEXT",
-        help='the system prompt, "" for none; that of the training if not given',
+        help='system prompt, "" for none; without the option that of the training',
     )  # fmt: skip
 
 
@@ -60,14 +58,14 @@ def _add_merge(commands: Any) -> None:
     merge.add_argument("--output", required=True, metavar="DIR", help="new folder for the model")
     merge.add_argument(
         "--into", choices=("trained", "original", "requantized"), default="trained",
-        help="of a base that was quantized: its dequantized weights, which were trained on; the "
-        "original ones; or the trained ones, quantized again",
+        help="for a quantized base: merge into the dequantized weights of the training, into the "
+        "original weights, or into those of the training and quantize the result",
     )  # fmt: skip
     merge.add_argument(
         "--scale",
         type=float,
         default=1.0,
-        help="strength of what a LoRA adds to the weights; 1 is as it was trained",
+        help="factor on a LoRA's update of the weights; 1 is as trained",
     )
 
 
@@ -93,18 +91,19 @@ def _add_rewind(commands: Any) -> None:
     )  # fmt: skip
     part.add_argument(
         "--retain", default="", metavar="PATH",
-        help="what the model is to keep: general text for a language model (movie reviews if not "
-        "given), for other tasks rows of another domain, with the columns of the training",
+        help="data on which the model should stay as good as it is: general text for a language "
+        "model (movie reviews if not given), for other tasks rows of another domain, with the "
+        "columns of the training",
     )  # fmt: skip
     part.add_argument("--retain-text", default="text", metavar="NAME", help="column with the text")
-    part.add_argument("--retain-subset", default="", metavar="NAME", help="as of a recipe's data")
-    part.add_argument("--retain-rows", type=int, metavar="N", help="use only so many rows")
+    part.add_argument("--retain-subset", default="", metavar="NAME", help="subset of --retain")
+    part.add_argument("--retain-rows", type=int, metavar="N", help="use at most N rows")
     part.add_argument("--choose", default="", metavar="S", help="write this scale")
     part.add_argument(
         "--tolerance", type=float, default=0.0, metavar="X",
-        help="how much worse the validation score may be than as it was trained (0)",
+        help="how far the validation score may fall below the trained adapter's (0)",
     )  # fmt: skip
-    part.add_argument("--output", default="", metavar="DIR", help="new folder; RUN-rewound")
+    part.add_argument("--output", default="", metavar="DIR", help="new folder (RUN-rewound)")
 
 
 def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
@@ -112,14 +111,14 @@ def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
         "run",
         help="run folder (runs/NAME@latest for the newest of its name), adapter folder, Hub id",
     )
-    parser.add_argument("--base", default="", help="the base, if not where the recipe says")
+    parser.add_argument("--base", default="", help="the base, if it is not where the recipe says")
     parser.add_argument("--trust-module", action="append", default=[], metavar="NAME")
     parser.add_argument(
-        "--trust-remote-code", action="store_true", help="run code that lies beside the base"
+        "--trust-remote-code", action="store_true", help="run code from the base's repository"
     )
     parser.add_argument(
         "--adapter-setting", action="append", default=[], metavar="NAME=VALUE",
-        help="a field that is missing in the adapter_config.json of another program, such as "
+        help="value for a field missing in another program's adapter_config.json, such as "
         "lora_alpha=16; may be repeated",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")

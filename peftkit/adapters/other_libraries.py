@@ -1,4 +1,4 @@
-"""Which library wrote a folder that PEFT did not, told by the fields and files that it is known by.
+"""Recognizes by fields and files which library wrote a folder that is no PEFT adapter.
 
 The standard library only.
 """
@@ -13,17 +13,17 @@ from peftkit.errors import quoted
 
 
 class Library(NamedTuple):
-    """A library whose folders are taken for PEFT adapters."""
+    """A library whose folders users take for PEFT adapters."""
 
     name: str
     fields: tuple[str, ...] = ()
-    """Any of these in the config tells it."""
+    """Fields of the config; any of them identifies the library."""
     files: tuple[str, ...] = ()
-    """Any of these in the folder tells it."""
+    """Files of the folder; any of them identifies the library."""
     words: tuple[str, ...] = ()
-    """Beginnings of what the config names as its base or its library."""
+    """Prefixes of values in the config that identify the library."""
     instead: str = ""
-    """What to do with it."""
+    """What to do with such a folder."""
 
 
 LIBRARIES = (
@@ -75,25 +75,25 @@ LIBRARIES = (
         instead="a model of transformers is a base, not an adapter: name it with `--base`",
     ),
 )
-"""The ones that are more certain first."""
+"""In order of certainty."""
 PEFTS_OWN = ("lora_alpha", "target_modules", "num_virtual_tokens", "inference_mode")
-"""Fields by which a config looks like PEFT's all the same."""
+"""Fields of PEFT's own configs."""
 
 
 def no_peft_adapter(config: Mapping[str, Any], folder: Path) -> tuple[str, str, str]:
-    """What is to be said of an adapter_config.json that names no type of PEFT's: what was found,
-    what it means, and what to do.
+    """For an adapter_config.json without a type of PEFT's: what was found, what it means, what to
+    do.
     """
     told = "this is no PEFT adapter: adapter_config.json has no `peft_type`"
     if like := [name for name in PEFTS_OWN if name in config]:
         return (
             told,
-            f"its fields are like PEFT's ({quoted(like, 3)}), and every PEFT writes the type",
+            f"its fields are like PEFT's ({quoted(like, 3)}), but PEFT always writes the type",
             "ask whoever published it; if you know the type: `--adapter-setting peft_type=LORA`",
         )
     if found := library_of(config, folder):
         library, signs = found
-        return told, f"it looks like one of {library.name}, by {signs}", library.instead
+        return told, f"it looks like a folder of {library.name}, with {signs}", library.instead
     if not config:
         return told, "it is an empty object", "download it again"
     return (
@@ -105,7 +105,7 @@ def no_peft_adapter(config: Mapping[str, Any], folder: Path) -> tuple[str, str, 
 
 
 def library_of(config: Mapping[str, Any], folder: Path) -> tuple[Library, str] | None:
-    """The library that wrote a folder, and the signs of it, in words; None if it is not known."""
+    """The library that wrote a folder, and its signs in words; None if unknown."""
     for library in LIBRARIES:
         signs = [name for name in library.fields if name in config]
         signs += [
@@ -114,8 +114,8 @@ def library_of(config: Mapping[str, Any], folder: Path) -> tuple[Library, str] |
             if isinstance(value, str) and value.startswith(library.words)
         ]
         if signs:
-            return library, f"its {quoted(signs, 3)}"
+            return library, f"the fields {quoted(signs, 3)}"
     for library in LIBRARIES:
         if files := [name for name in library.files if (folder / name).is_file()]:
-            return library, f"the file {quoted(files, 2)} beside it"
+            return library, f"the files {quoted(files, 2)}"
     return None

@@ -1,17 +1,17 @@
-"""What the outputs of a classifier that another program trained are: classes, one number, or
-something that peftkit gives no answers of.
+"""What the outputs of another program's classifier mean: classes, one number, or something that
+peftkit does not answer with.
 
-A classifier with one output (a reward model, a reranker, a regression) answers with that number as
-it is, which is what its trainers' libraries compare, unless the base's config.json says more:
+A classifier with one output (a reward model, a reranker, a regression) answers with that number
+unchanged, as its training library compares it, unless the base's config.json says otherwise:
 
     sentence-transformers' `activation_fn` (or its older `sbert_ce_default_activation_function`):
         that, Identity or Sigmoid, as its CrossEncoder does
     `problem_type` is `multi_label_classification`: a sigmoid, as transformers' pipeline does
 
-Without such a word, the pipeline and CrossEncoder put a sigmoid over a single output, which keeps
-the order of texts and loses the number that was trained; peftkit does not.
+Without such a field, the pipeline and CrossEncoder apply a sigmoid to a single output, which keeps
+the order of texts but loses the trained number; peftkit does not.
 
-With several outputs, `problem_type` says whether they are classes of which one holds.
+With several outputs, `problem_type` says whether they are classes that exclude each other.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from peftkit.tasks.task import Outputs
 
 PAIR = "text_pair"
-"""The second text's name, and its column's, of which another program's adapter says nothing."""
+"""Name of the second text and its column; another program's adapter records none."""
 Activation = Literal["identity", "sigmoid"]
 ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid"}
 """Classes of torch -> what they compute."""
@@ -38,14 +38,14 @@ NO_CLASSES = {
     "multi_label_classification": "several of its {count} classes may hold for one text",
     "regression": "its {count} outputs are numbers, not classes",
 }
-"""Values of `problem_type` -> what several outputs are then."""
+"""Values of `problem_type` -> why several outputs are no classes to choose from."""
 
 
 class _SingleOutput(TextClassification):
     """A number for each text, or pair of texts, such as a question and a passage."""
 
     activation: Activation = "identity"
-    """What the model's output goes through."""
+    """Applied to the model's output."""
 
     def as_input(self, value: Any) -> dict[str, Any]:
         paired = isinstance(value, Mapping) and bool(value.get(PAIR))
@@ -56,7 +56,7 @@ class _SingleOutput(TextClassification):
         return TextClassification.read_input(task, values, table)
 
     def encode_inputs(self, rows: Sequence[Row], tokenizer: Any) -> Examples:
-        """Raises RecipeError if some of the texts have a second one, and some have not."""
+        """Raises RecipeError if only some of the texts have a second one."""
         pairs = sum(PAIR in row.values for row in rows)
         if 0 < pairs < len(rows):
             raise RecipeError(
@@ -78,10 +78,10 @@ class _SingleOutput(TextClassification):
 
 
 def task_of_outputs(task: Task, head: Head, config: Any) -> Task:
-    """The task by which a classifier answers.
+    """The task that gives a classifier's answers.
 
     Args:
-        task: of a head with several classes of which one holds.
+        task: for classes that exclude each other.
         config: of the base.
     """
     if head.task_type != "SEQ_CLS" or not isinstance(task, TextClassification):
@@ -98,8 +98,8 @@ def task_of_outputs(task: Task, head: Head, config: Any) -> Task:
         last = named.rpartition(".")[2]
         if last not in ACTIVATIONS:
             return _NoTask(
-                reason=f"its base's config.json says that its output goes through `{named[:80]}`, "
-                "and peftkit computes Identity and Sigmoid"
+                reason=f"its base's config.json asks for `{named[:80]}`, and peftkit has the "
+                "activations Identity and Sigmoid"
             )
         return _SingleOutput(data=task.data, activation=ACTIVATIONS[last])
     sigmoid = problem == "multi_label_classification"
@@ -107,9 +107,7 @@ def task_of_outputs(task: Task, head: Head, config: Any) -> Task:
 
 
 def told(task: Task) -> tuple[bool, str]:
-    """Whether there are answers, and what they are, where they are no classes; empty where they
-    are.
-    """
+    """Whether the task gives answers, and a note on them; empty if they are classes."""
     if isinstance(task, _SingleOutput):
         through = " through a sigmoid, as its base's config.json says"
         through = through if task.activation == "sigmoid" else ", as it is"
@@ -120,7 +118,7 @@ def told(task: Task) -> tuple[bool, str]:
 
 
 def _activation_named(config: Any) -> str:
-    """What sentence-transformers has written into a config.json; empty if it has not."""
+    """The activation that sentence-transformers wrote into a config.json; empty if none."""
     written = getattr(config, "sentence_transformers", None)
     named = written.get("activation_fn") if isinstance(written, dict) else None
     return str(named or getattr(config, "sbert_ce_default_activation_function", None) or "")

@@ -1,4 +1,4 @@
-"""Methods and tasks of one's own, which an adapter names as `module:Class`."""
+"""Users' own methods and tasks, which an adapter records as `module:Class`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 
 def kinds_from_outside(record: Mapping[str, Any] | None) -> dict[str, str]:
-    """`method` and `task` -> the class from outside peftkit that an adapter names for it, where
-    nothing that was imported has it.
+    """`method` or `task` -> the user's class that an adapter records, for classes that are not
+    imported.
 
     Args:
         record: the content of peftkit.json; None for an adapter that peftkit did not save.

@@ -32,6 +32,7 @@ from peftkit.data.source import Data
 from peftkit.errors import AdapterError, quoted
 from peftkit.methods.method import Method
 from peftkit.methods.peft_layout import WITHOUT_EFFECT
+from peftkit.methods.peft_types import config_classes
 from peftkit.recipe import Recipe
 from peftkit.tasks.chat import Chat
 from peftkit.tasks.conversations import Conversations
@@ -217,10 +218,7 @@ def other_fields(config: dict[str, Any]) -> Iterator[tuple[bool, str, str]]:
     """How an adapter_config.json differs from what this PEFT writes: whether that changes what is
     computed, what was found, what it means.
     """
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-    kinds = {str(getattr(k, "value", k)): v for k, v in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-    kind = config["peft_type"]
+    kind, kinds = config["peft_type"], config_classes()
     if kind not in kinds:
         yield True, f"`peft_type` is `{kind}`, which this PEFT does not have", "it cannot load it"
         return

@@ -1,4 +1,4 @@
-"""The recipe that an adapter of peftkit's was trained by, as the run or peftkit.json has it."""
+"""The recipe of a peftkit adapter, from its run folder or its peftkit.json."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from peftkit.recipe import Recipe
 
 RECIPE = "recipe.json"
 WITHIN_RUNS = ("adapter.unchecked", UNFINISHED)
-"""Names of what a run has left that did not come to its end, and is not to be published."""
+"""Names of adapter folders in runs that did not finish."""
 
 
 def recipe_of(path: Path, published: Mapping[str, Any]) -> Recipe:
-    """The run's own recipe, which knows local paths; else the published one.
+    """The run's own recipe, which has local paths; else the published one.
 
     Args:
         path: a run folder or an adapter folder.
@@ -31,8 +31,8 @@ def recipe_of(path: Path, published: Mapping[str, Any]) -> Recipe:
 
 
 def quick_recipe(path: str) -> Recipe | None:
-    """The recipe of an adapter, read without a look at anything else; None where it is not known,
-    or something is wrong, which loading will tell.
+    """The recipe of an adapter, nothing else checked; None if it is missing or unreadable, which
+    loading reports.
     """
     try:
         folder = adapter_in(user_path(path))

@@ -1,9 +1,9 @@
-"""Which fields of an adapter_config.json must be there, what older ones meant, and how a person
-completes what is missing.
+"""Fields that adapter_config.json must have, the meaning of old ones, and values that the user
+gives for missing ones.
 
-PEFT fills a missing field with its default of today. For most fields that is right: they came
-later, with a default that computes what was computed before. `DECIDING` has the others. The
-standard library only, as in `inspecting`, unless a person names a field that is not among them.
+PEFT fills a missing field with today's default. For most fields that is right: they were added
+later, with a default that keeps the old computation. `DECIDING` has the others. The standard
+library only, as in `inspecting`, unless the user names a field that is not among them.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ DECIDING: dict[str, tuple[str, ...]] = {
         "placement", "reduction_factor", "non_linearity", "scaling", "ln_before", "target_modules",
     ),
 }  # fmt: skip
-"""PEFT's types -> the fields that decide the strength or the place of what is added, that every
-PEFT with the type has written, and written with a value (PEFT 0.1 to 0.21)."""
+"""PEFT's types -> the fields that decide the strength or the place of the update. Every PEFT
+version with the type saves a value for them (PEFT 0.1 to 0.21)."""
 IN_EVERY_CONFIG = ("base_model_name_or_path", "peft_type", "revision", "task_type")
 FUSED = (
-    "PEFT 0.1 and 0.2 put LoRA on those parts of a fused layer that are true (of query, key and "
-    "value, say), with a B for each; no later PEFT computes that"
+    "PEFT 0.1 and 0.2 put LoRA on the parts of a fused layer that are true in the list (query and "
+    "value, say), each with its own B; later versions cannot"
 )
 LOAD_OLD = "load it with PEFT 0.2 (`pip install peft==0.2.0`), or ask for a LoRA of a later PEFT"
 EARLY_FIELDS = ("enable_lora", "merge_weights")
-"""Fields of PEFT 0.1 and 0.2 that it has no more."""
+"""Fields of PEFT 0.1 and 0.2 that later versions lack."""
 
 
 def missing_settings(config: Mapping[str, Any]) -> list[str]:
-    """The deciding fields that an adapter_config.json lacks, or has no value for."""
+    """The deciding fields without a value in an adapter_config.json."""
     wanted = DECIDING.get(str(config.get("peft_type")), ())
     elsewhere = config.get("target_parameters")  # then there need be no modules
     return [
@@ -73,20 +73,20 @@ def missing_settings(config: Mapping[str, Any]) -> list[str]:
 
 
 def about_missing(config: Mapping[str, Any], name: str) -> tuple[str, str, str]:
-    """What is wrong where a deciding field is missing, what that means, and what to do."""
+    """For a deciding field without a value: what was found, what it means, what to do."""
     told = "has no value" if name in config else "is not"
     return (
         f"`{name}` {told} in adapter_config.json",
-        "the strength or the place of what it adds cannot be known: every PEFT has written the "
-        f"field for {config['peft_type']}, and takes its default of today where it is missing",
+        "its strength or place is unknown: every PEFT version saves this field for "
+        f"{config['peft_type']}, and loading would use today's default",
         f"ask whoever published it; if you know the value: `{OPTION} {name}=VALUE`, or "
         "`adapter_settings` of `peftkit.load`",
     )
 
 
 def early_fields(config: Mapping[str, Any]) -> Iterator[tuple[bool, str, str, str]]:
-    """Fields of PEFT 0.1 and 0.2: whether they change what is computed, what was found, what it
-    means, and what to do.
+    """Fields of PEFT 0.1 and 0.2 that are there: whether one changes what is computed, what was
+    found, what it means, what to do.
     """
     if (enabled := config.get("enable_lora")) is not None:
         yield True, f"`enable_lora` is {str(enabled)[:60]}", FUSED, LOAD_OLD
@@ -96,14 +96,14 @@ def early_fields(config: Mapping[str, Any]) -> Iterator[tuple[bool, str, str, st
         yield (
             False,
             f"`merge_weights` is {str(config['merge_weights'])[:60]}",
-            "PEFT 0.1 or 0.2 saved it: whether its layers merged themselves to answer, which gives "
-            "the same answers",
+            "PEFT 0.1 or 0.2 saved it: whether layers merge for inference; the answers are the "
+            "same",
             "",
         )
 
 
 def parse_settings(given: Sequence[str]) -> dict[str, Any]:
-    """Fields and values of `NAME=VALUE`, where VALUE is JSON, or else text.
+    """Fields and values from texts `NAME=VALUE`; VALUE is JSON, or else text.
 
     Raises:
         RecipeError: one of them has another form, or a field is given twice.
@@ -125,7 +125,7 @@ def parse_settings(given: Sequence[str]) -> dict[str, Any]:
 
 
 def with_settings(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """An adapter_config.json, completed by what a person gives.
+    """An adapter_config.json completed with the user's values.
 
     Raises:
         RecipeError: the adapter's type has no such field, or the file has another value for it.
@@ -146,19 +146,16 @@ def with_settings(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
 
 
 def _check_field(kind: str, name: str) -> None:
-    """Raises RecipeError unless a type of PEFT's has a field; this imports PEFT."""
+    """Raises RecipeError unless a type of PEFT's has a field; imports PEFT."""
     import dataclasses
 
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    import peftkit.peft_plugin  # noqa: F401  # which adds bottleneck adapters to the types
+    from peftkit.methods.peft_types import config_classes
 
-    import peftkit.peft_plugin  # noqa: F401  # bottleneck adapters are among the types then
-
-    kinds: dict[str, Any] = {
-        str(getattr(k, "value", k)): config for k, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()
-    }
+    kinds = config_classes()
     if kind not in kinds:
         raise RecipeError(
-            f"`{OPTION} {name}`: PEFT has no type `{kind[:60]}`, whose fields that could be",
+            f"`{OPTION} {name}`: PEFT has no adapter type `{kind[:60]}`",
             f"its types are {quoted(sorted(kinds), 60)}",
         )
     fields = {field.name for field in dataclasses.fields(kinds[kind])}

@@ -1,7 +1,7 @@
-"""Blocks that share their weights, into which no adapter can be folded: a weight that several
-modules use has room for one update, and each of them adds its own, or only one adds any.
+"""Modules that share one weight, into which an adapter cannot be merged: the weight can take only
+one update, but each module has its own, or only one of them has any.
 
-PEFT's `layer_replication` makes such blocks; some architectures have them (Zamba's shared blocks,
+PEFT's `layer_replication` makes such modules; some architectures have them (Zamba's shared blocks,
 an encoder and a decoder that are tied).
 """
 
@@ -20,8 +20,8 @@ PREFIX = "base_model.model."
 
 
 def why_shared(base: OpenedBase, head: Head, names: Iterable[str]) -> str:
-    """Why what an adapter adds cannot be folded into the base's weights, where modules share the
-    ones that it adapts; empty if they do not. No weights are loaded.
+    """Why an adapter cannot be merged because modules share a weight that it adapts; empty if none
+    do. Loads no weights.
 
     Args:
         names: of the adapter's tensors.
@@ -33,21 +33,21 @@ def why_shared(base: OpenedBase, head: Head, names: Iterable[str]) -> str:
     for modules in _sharing(model):
         if adapted & set(modules):
             return (
-                f"{quoted(sorted(modules), 3)} share one weight, and what the adapter adds is not "
-                "the same for each, so that it cannot be folded into that; keep the adapter"
+                f"{quoted(sorted(modules), 3)} share one weight, but the adapter changes them "
+                "differently, so it cannot be merged into that weight; keep the adapter"
             )
     return ""
 
 
 def _parts(names: Iterable[str]) -> list[tuple[str, Any]]:
-    """Names of tensors that PEFT puts beside a module, and where that module's name ends."""
+    """Names of tensors that PEFT adds to a module, and the match where the module's name ends."""
     found = [(name, PART.search(name.removeprefix(PREFIX))) for name in names]
     return [(name, part) for name, part in found if part is not None]
 
 
 def _sharing(model: Any) -> list[list[str]]:
-    """The names of modules that have one weight, where there are several of them. A language
-    model's output layer and its embedding are tied in a way that merging knows.
+    """Groups of modules that share one weight, by name; without a tied embedding and output layer,
+    which merging handles.
     """
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
     tied = {id(layer.weight) for layer in layers if layer is not None}

@@ -1,14 +1,13 @@
-"""Reads a pickle of tensors and writes it as safetensors: run by itself, in a process of its own.
+"""Converts a pickle of tensors to safetensors: a script, run in a process of its own.
 
     python -P unpickling.py PICKLE OUTPUT    prints one JSON object: `tensors` and `shared`, or
                                              `error` and `hint`
 
-`torch.load(weights_only=True)` builds tensors and plain containers, and nothing else that a pickle
-may ask for. Should something get around that, an audit hook (PEP 578) refuses in this process,
-from before the file is opened: sockets, other programs, libraries, and files that are written but
-for the output. That holds Python code; it does not hold code of the machine that a flaw of torch's
-could run, for which the operating system has sandboxes that need more rights than are asked for
-here. It imports nothing of peftkit, so that it starts quickly.
+`torch.load(weights_only=True)` builds tensors and plain containers only. Should a pickle get around
+that, an audit hook (PEP 578), set before the file is opened, refuses sockets, other programs,
+libraries, and writing any file but the output. The hook stops Python code. It does not stop machine
+code that a flaw in torch could run: that takes a sandbox of the operating system, and more rights
+than this process asks for. The script imports nothing of peftkit, so that it starts quickly.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import os
 import re
 import sys
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,15 @@ REFUSED = (
     "os.fork", "pty.", "ctypes.", "urllib.", "http.", "ftplib.", "smtplib.", "webbrowser.",
     "os.remove", "os.rename", "os.rmdir", "shutil.", "os.link", "os.symlink", "os.chmod",
 )  # fmt: skip
-"""Beginnings of the names of events."""
+"""Prefixes of the names of refused events."""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 MOST_GROWTH = 16
-"""Tensors may share their numbers in a pickle, and cannot here; above so many times the file's size
-that is taken for an attack."""
+"""Largest size of all tensors, in sizes of the file: they may share storage in a pickle but not in
+safetensors, and more than this is taken for an attack."""
 
 
 class Refused(Exception):
-    """What the file holds is no tensors by name."""
+    """The file holds something other than tensors by name."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class Refused(Exception):
 
 
 def main(source: str, output: str) -> None:
-    """Converts a file and prints what became of it."""
+    """Converts a file and prints the report."""
     import safetensors.torch
     import torch
 
@@ -66,7 +66,7 @@ def main(source: str, output: str) -> None:
 
 
 def _refuse_all_but(output: str) -> None:
-    """From now on, what the docstring of this module names is refused in this process."""
+    """Sets the audit hook that this module's docstring describes."""
     sys.dont_write_bytecode = True
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -79,7 +79,7 @@ def _refuse_all_but(output: str) -> None:
 
 
 def _load(source: str) -> Any:
-    """What the pickle holds.
+    """The content of the pickle.
 
     Raises:
         Refused: it holds more than data, or is damaged.
@@ -101,20 +101,20 @@ def _load(source: str) -> Any:
         odd = re.search(r"Unsupported operand \d+", str(error))
         told = odd[0] if odd else str(error).strip().split("\n")[0]
         raise Refused(
-            f"it is no file of `torch.save`'s, or damaged: {told}", "download it again"
+            f"it was not written by `torch.save`, or is damaged: {told}", "download it again"
         ) from error
     except PermissionError as error:
-        raise Refused(f"it tries more than to give tensors: {error}", "do not load it") from error
+        raise Refused(f"it does more than hold tensors: {error}", "do not load it") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
         told = str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
         raise Refused(f"it is damaged or cut off: {told}", "download it again") from error
 
 
 def _tensors(content: Any, size: int) -> tuple[dict[str, Any], int]:
-    """Tensors by name, each with numbers of its own, and how many shared theirs.
+    """Tensors by name, each with its own storage, and the number of those that shared one.
 
     Raises:
-        Refused: it is something else, or claims more than it holds.
+        Refused: the content is something else, or claims more memory than the file can fill.
     """
     import torch
 
@@ -138,14 +138,14 @@ def _tensors(content: Any, size: int) -> tuple[dict[str, Any], int]:
     for name, tensor in content.items():
         odd_kind = tensor.is_quantized or tensor.is_meta or tensor.is_complex()
         if tensor.layout != torch.strided or odd_kind:
-            raise Refused(f"`{name[:60]}` is no plain tensor, which safetensors can hold")
+            raise Refused(f"safetensors cannot hold `{name[:60]}`: it is no plain tensor")
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in content.values())
     if claimed > MOST_GROWTH * size:
         raise Refused(
             f"its tensors claim {claimed:,} bytes, and the file has {size:,}", "do not load it"
         )
-    places = [tensor.untyped_storage().data_ptr() for tensor in content.values() if tensor.numel()]
-    shared = sum(places.count(place) > 1 for place in places)
+    storages = (t.untyped_storage().data_ptr() for t in content.values() if t.numel())
+    shared = sum(users for users in Counter(storages).values() if users > 1)
     return {name: tensor.detach().clone().contiguous() for name, tensor in content.items()}, shared
 
 

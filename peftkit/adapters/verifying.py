@@ -14,7 +14,7 @@ from peftkit.adapters.saved_recipe import quick_recipe
 from peftkit.bases.base import Base
 from peftkit.bases.opening import fetch, find_local
 from peftkit.errors import PeftkitError, UnreachableError, first_line
-from peftkit.terminal import plural
+from peftkit.wording import plural
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -112,20 +112,17 @@ def _named_base(found: Inspected, path: str) -> Base | None:
 
 
 def _tell_unreachable(findings: Findings, error: UnreachableError) -> None:
-    told = "tensors and answers were not compared with anything"
+    told = "tensors and answers were not checked"
     findings.note("base", error.message, told, f"{error.hint}; `--base PATH` names it")
 
 
 def _tell_kinds_from_outside(findings: Findings, kinds: Mapping[str, str]) -> None:
-    """What is to be said of an adapter whose method or task is a class of one's own that was not
-    imported.
-    """
+    """Notes that an adapter's method or task is a user's class that is not imported."""
     for part, kind in kinds.items():
         findings.note(
             "base",
             f"its {part} is `{kind}`, a class from outside peftkit",
-            "tensors and answers were not compared with anything, since its module is not imported "
-            "without being trusted",
+            "tensors and answers were not checked: its module is only imported if you trust it",
             f"if you trust it: `--trust-module {kind.split(':')[0]}`",
         )
 

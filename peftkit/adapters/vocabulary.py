@@ -1,8 +1,7 @@
-"""Adapters that were trained after tokens were added to their base, or its embeddings were resized.
+"""The vocabulary of adapters that were trained with added tokens or resized embeddings.
 
-Plain PEFT keeps the whole embeddings in such an adapter, and whoever trains it saves the tokenizer
-beside it. Together they say what the base has to become: the embeddings get as many rows as the
-adapter holds, and texts are read with its tokenizer.
+Plain PEFT saves the whole embeddings in such an adapter, with the tokenizer beside it. The base's
+embeddings get as many rows as the adapter's, and texts are read with the adapter's tokenizer.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from peftkit.bases.resizing import resized
 from peftkit.bases.stand_ins import stand_in
 from peftkit.data.encoded import Head
 from peftkit.errors import AdapterError, first_line, quoted
+from peftkit.wording import plural
 
 WHOLE = (
     "weight", "original_module.weight", "modules_to_save.weight", "base_layer.weight",
@@ -30,7 +30,7 @@ WHOLE = (
 )  # fmt: skip
 """Ends of the names under which PEFT saves the rows of an embedding."""
 ROWS_AT = {**dict.fromkeys(WHOLE, 0), "lora_B.weight": 0, "lora_embedding_A": 1}
-"""End of a tensor's name -> the dimension that has the vocabulary."""
+"""End of a tensor's name -> its vocabulary dimension."""
 TOKENIZERS = (
     "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt",
     "vocab.json",
@@ -41,33 +41,33 @@ INDICES = ("trainable_token_indices", "token_indices")
 
 @dataclass(frozen=True)
 class Held:
-    """What an adapter holds of its vocabulary."""
+    """The rows of the vocabulary that an adapter holds."""
 
     rows: int
-    """Of its embeddings; 0 if it holds none."""
+    """Rows of its embeddings; 0 if it holds none."""
     ids: frozenset[int]
-    """Of tokens whose rows are trained one by one."""
+    """Ids of tokens whose rows are trained one by one."""
     input: bool
-    """Whether the rows of the input embedding are in it."""
+    """Whether it holds the input embedding."""
     output: bool
-    """Whether those of the output layer are, or there is none that has rows of its own."""
+    """Whether it holds the output layer, or that has no rows of its own."""
 
     def has_rows_from(self, first: int, rows: int) -> bool:
-        """Whether it has all that is new where embeddings go from `first` to `rows` rows."""
+        """Whether it has all new rows of embeddings that grow from `first` to `rows` rows."""
         new = range(first, rows)
         return not new or ((self.input or self.ids.issuperset(new)) and self.output)
 
 
 def fitted(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head) -> OpenedBase:
-    """The base with the vocabulary that an adapter was trained on: its tokenizer, and embeddings of
-    as many rows as it holds.
+    """The base with the vocabulary of an adapter: its tokenizer, and as many rows in the embeddings
+    as it holds.
 
     Args:
         folder: of an adapter of plain PEFT.
         config: its adapter_config.json.
 
     Raises:
-        AdapterError: it holds embeddings of another vocabulary, whose tokenizer is not beside it.
+        AdapterError: its embeddings are of another size, and no tokenizer beside it fits them.
     """
     names, here = _embeddings(base, head)
     held = _held(folder, config, names)
@@ -98,10 +98,10 @@ def fitted(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head
 
 
 def told(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head) -> str:
-    """In words, what `fitted` has changed; empty if nothing.
+    """A sentence on what `fitted` changed; empty if nothing.
 
     Args:
-        base: as `fitted` gave it.
+        base: as `fitted` returns it.
     """
     beside = reads_with_its_own(folder, base)
     if not base.rows_in_files:
@@ -114,8 +114,8 @@ def told(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head) 
     names, _ = _embeddings(base, head)
     if not _held(folder, config, names).has_rows_from(there, rows):
         found += (
-            "; some of the new rows are not in the adapter, and are the mean of the others, which "
-            "is where transformers starts them"
+            "; new rows that are not in the adapter are the mean of the others, as transformers "
+            "starts them"
         )
     return found
 
@@ -126,19 +126,19 @@ def reads_with_its_own(folder: Path, base: OpenedBase) -> bool:
 
 
 def _passed_over(folder: Path, base: OpenedBase, head: Head) -> str:
-    """In words, that there is a tokenizer which is not used."""
+    """A sentence on a tokenizer beside the adapter that is not used; empty if there is none."""
     tokenizer = _tokenizer_beside(folder, base, head, needed=False)
     if tokenizer is None or (more := _size(tokenizer) - _size(base.tokenizer)) < 1:
         return ""
     return (
-        f"the tokenizer beside it has {more:,} tokens more than the base's, of which there are no "
-        "embeddings; texts are read with the base's"
+        f"the adapter's tokenizer has {plural(more, 'token')} without embeddings; the base's "
+        "tokenizer is used"
     )
 
 
 def _embeddings(base: OpenedBase, head: Head) -> tuple[dict[str, bool], int]:
-    """Names of the modules with a row for each token -> whether their rows are shared with the
-    input embedding; and the number of those rows.
+    """Name of a module with a row for each token -> whether it shares the input embedding's weight;
+    and the number of rows.
     """
     model: Any = empty_model(base, head).model
     embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
@@ -152,7 +152,7 @@ def _embeddings(base: OpenedBase, head: Head) -> tuple[dict[str, bool], int]:
 
 
 def _held(folder: Path, config: Mapping[str, Any], names: Mapping[str, bool]) -> Held:
-    """Raises AdapterError if it holds embeddings of several sizes."""
+    """The rows in an adapter; raises AdapterError if its embeddings have several sizes."""
     file = folder / WEIGHTS
     header = read_header(file) if file.is_file() else {}
     parts = {name: _parts(header, name) for name in names}
@@ -177,7 +177,7 @@ def _held(folder: Path, config: Mapping[str, Any], names: Mapping[str, bool]) ->
 
 
 def _parts(header: Mapping[str, Stored], module: str) -> dict[str, Stored]:
-    """The tensors of a module that have a row for each token, by the ends of their names."""
+    """A module's tensors with a row for each token, by the ends of their names."""
     found = {}
     for prefix in ("base_model.model.", "base_model."):
         for end in ROWS_AT:
@@ -194,8 +194,8 @@ def _indices(config: Mapping[str, Any]) -> Iterable[int]:
 
 
 def _tokenizer_beside(folder: Path, base: OpenedBase, head: Head, needed: bool) -> Any:
-    """The tokenizer in an adapter's folder, with the base's limits; the base's own if that has the
-    same tokens; None if there is none.
+    """The tokenizer in an adapter's folder, with the base's length limit; the base's own if the
+    tokens are the same; None if there is none.
 
     Raises:
         AdapterError: it is needed, and cannot be read.
@@ -237,8 +237,8 @@ def _templates(template: Any) -> list[str]:
 
 
 def _extends(tokenizer: Any, other: Any, rows: int) -> bool:
-    """Whether a tokenizer has all tokens of another one, with the same ids, and more, which are
-    among the rows that there are.
+    """Whether a tokenizer keeps the tokens and ids of another one and adds tokens within the rows
+    of the embedding.
     """
     vocabulary, known = tokenizer.get_vocab(), other.get_vocab()
     same = all(vocabulary.get(token) == number for token, number in known.items())

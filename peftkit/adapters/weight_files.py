@@ -1,4 +1,4 @@
-"""Stage 1 of `peftkit verify`: the files with weights, by their names and first bytes.
+"""Stage 1 of `peftkit verify`: checks files with weights by their names and first bytes.
 
 The standard library only, as in `inspecting`.
 """
@@ -14,6 +14,7 @@ from peftkit.adapters.digests import WEIGHTS
 from peftkit.adapters.headers import read_header
 from peftkit.bases.stand_ins import weights_stand_in
 from peftkit.errors import AdapterError, quoted
+from peftkit.wording import plural
 
 if TYPE_CHECKING:
     from peftkit.adapters.inspecting import Inspected
@@ -25,8 +26,8 @@ PLAIN_NAME = re.compile(r"[\w.][\w.-]*", re.ASCII)
 
 
 def look_at_pickles(found: Inspected) -> None:
-    """Pickles are no harm where they are not read: beside the safetensors file that holds the same,
-    and what a trainer has left, such as its optimizer's state.
+    """Records pickles: as problems if the adapter's weights are only there, else as notes, since
+    they are not read (a copy of the safetensors file, a trainer's optimizer state).
     """
     for file in sorted(found.folder.rglob("*")):
         if file.suffix not in PICKLES or not file.is_file():
@@ -49,7 +50,7 @@ def look_at_pickles(found: Inspected) -> None:
 
 
 def _is_needed(found: Inspected, file: Path) -> bool:
-    """Whether weights of the adapter are in a pickle, and in no safetensors file."""
+    """Whether a pickle has weights of the adapter that no safetensors file has."""
     if found.config is None or file.parent != found.folder:
         return False
     twins = SAME_AS.get(file.name, ()) if found.from_adapterhub else (WEIGHTS,)
@@ -62,7 +63,7 @@ def _kind(file: Path) -> str:
 
 
 def look_at_weights(found: Inspected) -> None:
-    """The safetensors files: their headers, and that those are there which are read."""
+    """Checks the safetensors files: their headers, and that the needed ones exist."""
     files = sorted(found.folder.glob("*.safetensors"))
     for file in files:
         if instead := weights_stand_in(file):
@@ -87,18 +88,13 @@ def look_at_weights(found: Inspected) -> None:
         stored = [t for tensors in found.tensors.values() for t in tensors.values()]
         found.findings.ok(
             "weights",
-            f"{counted(len(stored), 'tensor')}, {size_of(sum(t.end - t.begin for t in stored))}, "
+            f"{plural(len(stored), 'tensor')}, {size_of(sum(t.end - t.begin for t in stored))}, "
             "without gap or overlap",
         )
 
 
-def counted(number: int, what: str) -> str:
-    """`1 file`, `2 files`."""
-    return f"{number} {what}" + ("" if number == 1 else "s")
-
-
 def size_of(number: int) -> str:
-    """Bytes, in the unit in which they are read."""
+    """`512 bytes`, `3.1 kB`, `1.4 MB`."""
     if number < 1e3:
         return f"{number} bytes"
     return f"{number / 1e6:.1f} MB" if number >= 1e5 else f"{number / 1e3:.1f} kB"

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from peftkit.errors import BaseModelError, did_you_mean, did_you_mean_file, quoted
+from peftkit.errors import BaseModelError, did_you_mean, not_found, quoted
 
 NAMES: Final = ("chatml", "plain")
 """`chatml` wants `<|im_start|>` and `<|im_end|>` in the vocabulary; `plain` writes `User:` and
@@ -35,7 +35,7 @@ def chat_template(name: str) -> str:
             did_you_mean(name, NAMES),
         )
     if not path.is_file():
-        raise BaseModelError(f"`base.chat_template`: no file `{name}`", did_you_mean_file(path))
+        raise BaseModelError(f"`base.chat_template`: no file `{name}`", not_found(path))
     try:
         template = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

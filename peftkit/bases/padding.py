@@ -1,7 +1,7 @@
 """The token that rows are padded with.
 
-A classifier on top of a decoder reads the last token that is no padding, and knows it by its id: no
-text may end in the padding token. For all others any token will do, since padding is not read.
+A classifier on a decoder reads the last token whose id is not the padding's, so no text may end in
+the padding token. Elsewhere any token will do, since padding is not read.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 from peftkit.bases.vocabulary import embedding_rows
 
 NEVER_IN_UTF8 = (0xFF, 0xFE, 0xFD, 0xFC, 0xFB, 0xFA, 0xF9, 0xF8, 0xC1, 0xC0)
-"""Bytes that are in no text, some of which byte-level vocabularies have tokens for."""
+"""Bytes that no UTF-8 text has; byte-level vocabularies have tokens for some of them."""
 
 
 def choose_padding(tokenizer: Any, config: Any, one_output: bool) -> None:
-    """Gives a tokenizer a padding token that the embedding has; it keeps its own if that will do.
+    """Gives a tokenizer a padding token with a row in the embedding; its own if that has one.
 
     Args:
         config: of the base.
@@ -34,8 +34,8 @@ def choose_padding(tokenizer: Any, config: Any, one_output: bool) -> None:
 
 
 def _candidates(tokenizer: Any, config: Any, one_output: bool) -> Iterator[str]:
-    """Tokens in the order of preference: its own; the base's, by which positions may go; the one
-    that ends texts; other special ones; bytes that no text has; any, so that there is one.
+    """Tokens in order of preference: the tokenizer's own; the base's, since positions may depend on
+    it; the end of text; other special ones; bytes that no text has; any.
     """
     own, unknown, special = tokenizer.pad_token, tokenizer.unk_token, tokenizer.all_special_tokens
     if own is not None:
@@ -62,8 +62,8 @@ def _appended(tokenizer: Any) -> int | None:
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Writes a tokenizer; without its padding token, if that is a plain one of the vocabulary: as a
-    special one, transformers would cut it out of texts.
+    """Saves a tokenizer, without its padding token if that is an ordinary token: saved as a special
+    one, transformers would cut it out of texts.
     """
     pad, special = tokenizer.pad_token, {str(t) for t in tokenizer.added_tokens_decoder.values()}
     if pad not in special:
@@ -76,6 +76,6 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 def put_back_padding(tokenizer: Any, pad: str | None) -> None:
-    """Gives a tokenizer that `save_tokenizer` has written its padding token again."""
+    """Restores the padding token that `save_tokenizer` left out."""
     if tokenizer.pad_token is None and pad is not None:
         tokenizer.pad_token = pad

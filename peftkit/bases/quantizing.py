@@ -1,7 +1,7 @@
-"""Quantizes a base with bitsandbytes as it is loaded, counts what of it really is, and back again.
+"""Quantizes a base with bitsandbytes while it is loaded, counts what is quantized, and dequantizes.
 
 bitsandbytes takes layers whose class is `nn.Linear` or `Conv1D` itself. Subclasses of them, experts
-that are kept in one tensor, convolutions and free parameters stay as they are.
+in one tensor, convolutions and free parameters stay as they are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from peftkit.bases.loading import LoadedModel
 
 LEAST_SHARE = 0.5
-"""Of the weights that `Quantized` counts; with less, a base counts as not quantized."""
+"""Quantized share of a base below which it counts as not quantized."""
 MOST_NAMES = 6
 ANOTHER = "leave `base.quantization` out, or choose a base of another architecture"
 
@@ -31,32 +31,32 @@ ANOTHER = "leave `base.quantization` out, or choose a base of another architectu
 class Quantized:
     """How much of a base is quantized.
 
-    What counts are the matrices of its blocks: parameters of two or more dimensions, but for
-    embeddings, the output layer, the task's head and a pooler, which are never quantized.
+    Counts the matrices of its blocks: parameters of two or more dimensions, without embeddings, the
+    output layer, the task's head and a pooler, which are never quantized.
     """
 
     taken: int
-    """Numbers in quantized layers."""
+    """Weights in quantized layers."""
     left: dict[str, tuple[str, int]]
-    """Name of a matrix that counts and is not quantized -> class of its module, its numbers."""
+    """Name of a counted matrix that is not quantized -> class of its module, its size."""
     aside: tuple[str, ...]
-    """Names of the matrices that do not count, embeddings left out."""
+    """Names of the matrices that are not counted, without embeddings."""
 
     @property
     def share(self) -> float:
-        """Of what counts; 1 where there is nothing."""
+        """Quantized share of the counted weights; 1 if there are none."""
         all_numbers = self.taken + sum(numbers for _, numbers in self.left.values())
         return self.taken / all_numbers if all_numbers else 1.0
 
     @property
     def unquantized(self) -> list[str]:
-        """Names of all that hold matrices and stay as they are, embeddings left out, in the form of
+        """Names of all matrices that are not quantized, without embeddings, in the form of
         `llm_int8_skip_modules`.
         """
         return sorted((*self.left, *self.aside))
 
     def kinds_left(self) -> str:
-        """What stays as it is, largest first: ``MixtralExperts (`gate_up_proj`, `down_proj`)``."""
+        """What is not quantized, largest first: ``MixtralExperts (`gate_up_proj`, ...)``."""
         sizes: dict[str, int] = {}
         names: dict[str, list[str]] = {}
         for name, (kind, numbers) in self.left.items():
@@ -67,10 +67,10 @@ class Quantized:
 
 
 def count_quantized(model: Any, head: tuple[str, ...]) -> Quantized:
-    """Counts the weights of a model that is loaded, or of one of shapes.
+    """Counts the weights of a loaded model, or of a model of shapes.
 
     Args:
-        head: names of the modules of the task.
+        head: names of the task's modules.
     """
     import torch
 
@@ -113,16 +113,16 @@ def is_quantized(module: Any) -> bool:
 
 
 def check_quantized(base: OpenedBase, model: nn.Module, found: Quantized) -> None:
-    """Raises BaseModelError if less than half of a base is quantized as the recipe asks for, or
-    nothing of one whose files are to hold quantized weights.
+    """Raises BaseModelError if less than half of a base is quantized as the recipe asks, or if a
+    base stored as quantized has no quantized layer.
     """
     if found.taken and (base.prequantized or found.share >= LEAST_SHARE):
         return
     kind, name = base.spec.quantization, type(model).__name__
     if base.prequantized:
         raise BaseModelError(
-            f"the config.json of `{base.name}` says that its weights are quantized to {kind}, and "
-            f"none of them is: they are in {found.kinds_left()}",
+            f"the config.json of `{base.name}` says that its weights are quantized to {kind}, but "
+            f"none are: they are in {found.kinds_left()}",
             "take `quantization_config` out of its config.json",
         )
     raise BaseModelError(
@@ -134,7 +134,7 @@ def check_quantized(base: OpenedBase, model: nn.Module, found: Quantized) -> Non
 
 
 def note_on_quantized(base: OpenedBase, model: nn.Module, found: Quantized) -> str:
-    """What a person should know where not all of a base is quantized; empty where all is."""
+    """A note if not all of a base is quantized; else empty."""
     if not found.left:
         return ""
     return (
@@ -149,8 +149,8 @@ def _percent(share: float) -> str:
 
 
 def quantized_empty(base: OpenedBase, empty: LoadedModel) -> LoadedModel:
-    """A model of shapes with the layers that bitsandbytes will put into it, so that what a method
-    cannot adapt among them is known before weights are loaded.
+    """A model of shapes with bitsandbytes' layers in it, to find those that a method cannot adapt
+    before weights are loaded.
     """
     import torch
     from transformers.quantizers.auto import AutoHfQuantizer
@@ -162,7 +162,7 @@ def quantized_empty(base: OpenedBase, empty: LoadedModel) -> LoadedModel:
 
 
 def quantization_of(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) -> Any:
-    """What transformers is given to quantize a base, its `BitsAndBytesConfig`.
+    """The `BitsAndBytesConfig` to load a base with.
 
     Args:
         dtype: of the computation.
@@ -195,9 +195,9 @@ def quantization_of(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) ->
 
 
 def _unquantized_in_files(base: OpenedBase, model: Any) -> list[str]:
-    """Linear layers of which the files hold plain weights, or none, as of a new head.
+    """Linear layers whose weights are stored unquantized, or not at all, such as a new head's.
 
-    Where the files are still on the Hub, what their configuration says, and the head.
+    If the files are not downloaded yet: the layers in their configuration, and the head.
     """
     from safetensors import safe_open
     from torch import nn
@@ -225,8 +225,8 @@ def _head_names(model: Any) -> list[str]:
 
 
 def settle_quantized(model: Any, dtype: torch.dtype) -> None:
-    """Gives what is not quantized its dtype, but for what the architecture keeps in float32; 4-bit
-    weights are dequantized into that dtype.
+    """Casts what is not quantized, except what the architecture keeps in float32; 4-bit weights
+    will be dequantized into that dtype.
     """
     kept = tuple(model._keep_in_fp32_modules or ())
     for name, parameter in model.named_parameters():
@@ -275,7 +275,7 @@ def _quantized_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _conv1d(linear: Any) -> nn.Module:
-    """GPT-2's layer, whose weight is transposed, (in, out), of a linear one."""
+    """A linear layer as GPT-2's `Conv1D`, whose weight is transposed, (in, out)."""
     import torch
     from transformers.pytorch_utils import Conv1D
 

@@ -1,4 +1,4 @@
-"""Embeddings of another number of tokens than a checkpoint has."""
+"""Resizes embeddings to another number of tokens than the checkpoint's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peftkit.bases.opening import OpenedBase
 
 
 def resized(base: OpenedBase, rows: int, tokenizer: Any) -> OpenedBase:
-    """The base whose model gets embeddings of so many tokens when it is loaded.
+    """The base; loading it gives its model embeddings of `rows` tokens.
 
     Args:
         rows: of the embeddings.
@@ -23,8 +23,8 @@ def resized(base: OpenedBase, rows: int, tokenizer: Any) -> OpenedBase:
 
 
 def as_in_files(config: Any, base: OpenedBase) -> Any:
-    """A configuration of the base, for the embeddings that its files hold. A padding token that
-    they do not have is left out until there is a row for it.
+    """A configuration of the base, changed to the embeddings in its files; without a padding token
+    that has no row there.
     """
     if base.rows_in_files:
         config.get_text_config().vocab_size = base.rows_in_files
@@ -34,11 +34,11 @@ def as_in_files(config: Any, base: OpenedBase) -> Any:
 
 
 def resize_vocabulary(model: Any, base: OpenedBase) -> None:
-    """Gives a model the rows in its embedding and output layer that its vocabulary needs.
+    """Resizes a model's embedding and output layer to its vocabulary.
 
-    Those of tokens that a recipe adds start at the mean of all others with as much spread, drawn
-    from torch's global seed, where there are none to spare; those that an adapter brings along, at
-    the mean, which is where transformers starts them.
+    New rows for a recipe's added tokens are drawn around the mean of the others, with their spread,
+    by torch's global seed; new rows for an adapter's tokens are the mean, as transformers starts
+    them.
     """
     here = model.get_input_embeddings().num_embeddings
     if base.rows_in_files:

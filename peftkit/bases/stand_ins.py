@@ -1,7 +1,7 @@
-"""What lies where a file of a base or an adapter should be, when it is not that file: a
-Git LFS pointer, a web page, nothing, a file of another format.
+"""What stands in for a file of a base or an adapter: a Git LFS pointer, a web page, an empty file,
+another format.
 
-Told by the first bytes. The standard library only.
+Recognized by the first bytes. The standard library only.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 BEGINNING = 2048
-"""Bytes that are looked at; a Git LFS pointer has 130."""
+"""Bytes that are read; a Git LFS pointer has 130."""
 FEW = 8
-"""Instructions of a pickle that a text may happen to begin with."""
+"""Most instructions of a pickle that a text may begin with by chance."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-AGAIN = "download it again, and look at it before: the link, or a login, may be wrong"
+AGAIN = "download it again; the link or the login may be wrong"
 PULL = (
     "`git lfs pull` in its folder fetches the file; or download it again, for example with "
     "`hf download`"
@@ -28,7 +28,7 @@ FORMATS = (
     (b"GGUF", "a GGUF file"), (b"\x1f\x8b", "a gzip file"), (b"\x89HDF", "an HDF5 file"),
     (b"\x93NUMPY", "a NumPy file"),
 )  # fmt: skip
-"""First bytes -> what has them."""
+"""First bytes -> the format."""
 
 
 class StandIn(NamedTuple):
@@ -40,7 +40,7 @@ class StandIn(NamedTuple):
 
 
 def stand_in(file: Path) -> StandIn | None:
-    """What a file is instead of JSON, weights or a template; None where it may be that."""
+    """What a file is instead of JSON, weights or a template; None if it may be one of these."""
     with file.open("rb") as opened:
         begins = opened.read(BEGINNING)
     if not begins:
@@ -58,8 +58,8 @@ def stand_in(file: Path) -> StandIn | None:
 
 
 def weights_stand_in(file: Path) -> StandIn | None:
-    """As `stand_in`, of a .safetensors file or a pickle; also for what has another format than its
-    name says.
+    """As `stand_in`, for a .safetensors file or a pickle; also finds a format that contradicts the
+    name.
     """
     if found := stand_in(file):
         return found
@@ -93,19 +93,19 @@ def is_safetensors(begins: bytes) -> bool:
 
 
 def _is_pickle(begins: bytes) -> bool:
-    """Whether bytes are a pickle, or the beginning of one; nothing of it is run."""
+    """Whether bytes are a pickle, or the beginning of one; runs nothing of it."""
     count = 0
     try:
         for _ in pickletools.genops(begins):
             count += 1
-    except Exception:  # of many kinds, at what is no pickle, and where it was cut
+    except Exception:  # of many kinds: no pickle, or cut off
         return len(begins) == BEGINNING and count > FEW
     return True
 
 
 def _as_text(begins: bytes) -> str | None:
-    """The first line of what is plain text; None if it is not. A character that was cut at the end
-    is passed over.
+    """The first line of plain text; None for anything else. A character cut off at the end is
+    ignored.
     """
     try:
         text = begins.decode("utf-8")

@@ -1,8 +1,7 @@
-"""Whether an architecture computes with the weights of its quantized layers by itself, although
-they are stored in another form.
+"""Finds architectures that compute with a quantized layer's stored weight instead of calling it.
 
-Mamba multiplies with `dt_proj.weight` instead of calling `dt_proj`. That is tried out on shapes:
-each layer gives an output of the right shape, and its weight has the form in which it is stored.
+Mamba multiplies with `dt_proj.weight` instead of calling `dt_proj`. A forward pass on shapes shows
+it: each layer's output has the right shape, and its weight the shape of the stored one.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ class _Stored(nn.Module):
 
     Args:
         layer: of bitsandbytes, without values.
-        asked: gets its name when somebody asks for the weight.
+        asked: gets the name when the weight is read.
     """
 
     def __init__(self, name: str, layer: Any, asked: list[str]) -> None:
@@ -44,11 +43,11 @@ class _Stored(nn.Module):
 
 
 def layers_read_past(model: nn.Module, inputs: dict[str, Tensor]) -> list[str]:
-    """The layer whose stored weight the model tries to compute with, in a list; empty if there is
-    none, or if shapes do not tell.
+    """The layer whose stored weight the model computes with, in a list; empty if there is none, or
+    if shapes do not show it.
 
     Args:
-        model: of shapes, as `quantized_empty` gives it; it is as it was afterwards.
+        model: of shapes, as `quantized_empty` gives it; left unchanged.
         inputs: of its forward pass.
     """
     layers = {name: module for name, module in model.named_modules() if is_quantized(module)}

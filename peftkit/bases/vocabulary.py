@@ -1,5 +1,5 @@
-"""The tokens of a tokenizer beside the rows of the base's embedding, which are fewer where tokens
-were added and the model was not resized.
+"""Tokens without a row in the base's embedding, as where tokens were added to the tokenizer and
+the model was not resized.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peftkit.errors import BaseModelError, quoted
+from peftkit.wording import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +27,8 @@ def embedding_rows(config: Any) -> int | None:
 
 
 def beyond_embedding(base: OpenedBase) -> dict[int, str]:
-    """Id -> token, of those that the tokenizer has and the embedding has not, nor will have for the
-    sake of `base.added_tokens`.
+    """Id -> token, for tokens without a row in the embedding; those of `base.added_tokens`, which
+    get one, are left out.
     """
     rows = embedding_rows(base.config)
     if rows is None or len(base.tokenizer) <= rows:  # an embedding may be longer
@@ -41,7 +42,7 @@ def check_ids(base: OpenedBase, texts: Iterable[Sequence[int] | npt.NDArray[np.i
     """Raises BaseModelError if one of the texts has a token without a row in the embedding.
 
     Returns:
-        What a person should know where no text has one of the tokens; empty where there are none.
+        A note if no text has one of these tokens; empty if there are no such tokens.
     """
     beyond = beyond_embedding(base)
     if not beyond:
@@ -55,10 +56,10 @@ def check_ids(base: OpenedBase, texts: Iterable[Sequence[int] | npt.NDArray[np.i
     if not counts:
         return f"{sizes}; no text has a token without a row, {quoted(beyond.values(), MOST_NAMES)}"
     found = [
-        f"`{beyond[place]}` in {count:,} text{'s' * (count > 1)}"
+        f"`{beyond[place]}` in {plural(count, 'text')}"
         for place, count in counts.most_common(MOST_NAMES)
     ]
     raise BaseModelError(
-        f"{sizes}; it has none for {', '.join(found)}",
+        f"{sizes}; there is none for {', '.join(found)}",
         "take it out of the texts, or name it in `base.added_tokens`, which trains a row for it",
     )

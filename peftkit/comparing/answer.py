@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from peftkit.comparing import trained_out
-from peftkit.terminal import plural
+from peftkit.wording import plural
 
 Row = dict[str, Any]
 

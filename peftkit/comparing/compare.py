@@ -56,8 +56,8 @@ from peftkit.evaluation.retention import Retention, load_texts
 from peftkit.packaged import sha256_of
 from peftkit.preparing import Prepared, prepare
 from peftkit.recipe import Recipe
-from peftkit.terminal import plural
 from peftkit.training.devices import device_name, open_accelerator
+from peftkit.wording import plural
 
 Json = dict[str, Any]
 DEFAULT_FOLDER = "runs/compare"

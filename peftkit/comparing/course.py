@@ -15,7 +15,7 @@ from rich.markup import escape
 from peftkit.comparing.apart import DiedError, apart
 from peftkit.comparing.folder import ComparisonFolder
 from peftkit.errors import AdapterError, MethodError, OutOfMemoryError, TrainingError
-from peftkit.terminal import duration
+from peftkit.wording import duration
 
 Json = dict[str, Any]
 

@@ -1,8 +1,8 @@
-"""How long a comparison will take and how much memory its runs need, told within seconds.
+"""Estimates a comparison's time and its runs' memory within seconds.
 
 One full fine-tuning pass is measured, forward and backward, on two small copies of the base. The
-time of every other method follows from the share of the blocks that its gradients pass through,
-its memory from what it trains and from the bits of its weights.
+time of any other method follows from the share of the blocks that its gradients pass through, its
+memory from its trainable parameters and from the bits of its weights.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ HOW = (
     "answers, merges and the frozen probe are not counted"
 )
 STARTS = 3
-"""What starting, loading, checking and saving take besides, in times of reading the data."""
+"""Time to start, load, check and save, in times of reading the data."""
 MEASURED_SECONDS = 0.2
-"""For which a pass is repeated, at least twice."""
+"""Seconds for which a pass is repeated, at least twice."""
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """What was measured once for all contenders; seconds."""
+    """Measured once for all contenders; times in seconds."""
 
     cost: Cost
-    """Of full fine-tuning."""
+    """Cost of full fine-tuning."""
     reading: float
-    """Preparing a recipe."""
+    """Time to prepare a recipe."""
     planning: float
-    """The measurement itself: every run plans, too."""
+    """Time of the measurement itself, which every run repeats to plan."""
 
 
 def expect(recipes: Sequence[Recipe], output_dir: str, budget: Budget) -> list[Json]:
-    """About how long the trials and runs of a comparison take that are not done, by contender.
-    Arguments and errors as for `compare`; nothing is written.
+    """Expected time and memory of the trials and runs still to be done, by contender. Arguments and
+    errors as for `compare`; writes nothing.
     """
     begun = time.perf_counter()
     grid, prepared = prepare_all(recipes, budget)
@@ -77,14 +77,14 @@ def expect(recipes: Sequence[Recipe], output_dir: str, budget: Budget) -> list[J
 
 
 def _measure(first: Prepared, reading: float, accelerator: Accelerator) -> _Measured:
-    """Raises BaseModelError where no small copy can be made or run."""
+    """Measures the base; raises BaseModelError if no small copy can be made or run."""
     begun = time.perf_counter()
     try:
         trial = make_trial(first.recipe, first.base, first.encoded, accelerator, timed=True)
         cost = measure(replace(trial, seconds=MEASURED_SECONDS))
     except PeftkitError:
         raise
-    except Exception as error:  # small copies of an architecture may be what nobody has built
+    except Exception as error:  # nobody may have built this architecture so small
         raise BaseModelError(
             f"no small copy of `{first.base.name}` could be measured: {type(error).__name__}: "
             f"{first_line(error)}",
@@ -94,7 +94,7 @@ def _measure(first: Prepared, reading: float, accelerator: Accelerator) -> _Meas
 
 
 def _expected(of: Prepared, steps: int, measured: _Measured, trials: int, runs: int) -> Json:
-    """What a contender takes, with so many trials and runs left."""
+    """The time and memory of a contender with so many trials and runs left."""
     recipe = for_seeds(of.recipe, steps)
     parameters = of.trainable_parameters, of.total_parameters
     peak, seconds = expected_of(

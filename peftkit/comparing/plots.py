@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from peftkit.evaluation.plots import ACCENT, GRID, INK, PAPER, SECOND, SOFT, STYLE, finish, svg
+from peftkit.wording import shortened
 
 Row = dict[str, Any]
 Box = tuple[float, float, float, float]
@@ -112,7 +113,8 @@ def seeds(rows: Sequence[Row], metric: str) -> str:
             axes.plot([row["score"]], [place], marker="|", markersize=13, color=ACCENT,
                       markeredgewidth=2.2)  # fmt: skip
         axes.set_yticks(
-            range(len(rows)), [f"{row['number']}  {shortened(row['name'])}" for row in rows]
+            range(len(rows)),
+            [f"{row['number']}  {shortened(row['name'], NAME_LENGTH)}" for row in rows],
         )
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
@@ -198,11 +200,6 @@ def mean_curve(row: Row) -> list[Point]:
     curves = [curve for curve in map(_by_step, row["seeds"]) if curve]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
     return [(step, sum(curve[step] for curve in curves) / len(curves)) for step in steps]
-
-
-def shortened(name: str, length: int = NAME_LENGTH) -> str:
-    """A name's start, where all of it has no room."""
-    return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def _by_step(seed: Row) -> dict[float, float]:

@@ -14,7 +14,7 @@ from peftkit.comparing.table import Runs, has_learned, margin_of, notes_of
 from peftkit.evaluation.retention import Retention
 from peftkit.preparing import Prepared
 from peftkit.recipe import Recipe, Training
-from peftkit.terminal import plural
+from peftkit.wording import plural
 
 Json = dict[str, Any]
 

@@ -12,7 +12,7 @@ from typing import Any
 from peftkit.comparing import plots, trained_out
 from peftkit.comparing.answer import answer, metric_name, within
 from peftkit.evaluation.receipt import FOLD, environment, megabytes
-from peftkit.terminal import duration, plural
+from peftkit.wording import duration, plural
 
 Row = dict[str, Any]
 NOTHING = "–"

@@ -14,7 +14,7 @@ from peftkit.comparing.grid import PROBE, Contender, Grid, precision
 from peftkit.comparing.trained_out import is_trained_out
 from peftkit.comparing.verdicts import difference, estimate, judge
 from peftkit.tasks.task import ByExample
-from peftkit.terminal import plural
+from peftkit.wording import plural
 
 Json = dict[str, Any]
 NEARLY = 0.01

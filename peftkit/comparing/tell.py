@@ -13,7 +13,7 @@ from peftkit.comparing import trained_out
 from peftkit.comparing.answer import answer
 from peftkit.comparing.expecting import HOW
 from peftkit.evaluation.report import plain_table
-from peftkit.terminal import duration
+from peftkit.wording import duration
 
 Json = dict[str, Any]
 LEFT = (0, 2, 4)

@@ -1,6 +1,6 @@
-"""Whether a method was still getting better when its steps were over.
+"""Whether a method was still improving at its last step.
 
-A verdict on such a method is one on the budget: with more steps it may be another.
+The verdict on such a method depends on the budget: more steps may change it.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peftkit.terminal import plural
+from peftkit.wording import plural
 
 NOT = "not trained out"
 
 
 def is_trained_out(seeds: Sequence[Mapping[str, Any]]) -> bool | None:
-    """False if the best validation score of half of the runs or more is that of the last step; None
+    """False if half of the runs or more have their best validation score at the last step; None
     without runs.
     """
     if not seeds:
@@ -24,17 +24,17 @@ def is_trained_out(seeds: Sequence[Mapping[str, Any]]) -> bool | None:
 
 
 def told(row: Mapping[str, Any]) -> str:
-    """`not trained out` where a row of compare.json is not; empty where it is, or is not known."""
+    """`not trained out` for such a row of compare.json; empty for others, and where unknown."""
     return NOT if row.get("trained_out") is False else ""
 
 
 def verdict(row: Mapping[str, Any]) -> str:
-    """A row's verdict, and that it is not trained out where it is not: `worse, not trained out`."""
+    """A row's verdict, with `not trained out` where that is so: `worse, not trained out`."""
     return ", ".join(filter(None, (row["verdict"], told(row))))
 
 
 def sentence(names: Sequence[str], listed: str, num_steps: int) -> str:
-    """What it means that these rows are not trained out.
+    """Says which rows are not trained out, and what that means.
 
     Args:
         listed: the names as text.
@@ -42,6 +42,6 @@ def sentence(names: Sequence[str], listed: str, num_steps: int) -> str:
     verb, whose = ("is", "its") if len(names) == 1 else ("are", "their")
     last = f"the last of {plural(num_steps, 'step')}" if num_steps > 1 else "the only step"
     return (
-        f"{listed} {verb} {NOT}: {whose} best validation score is that of {last}, so that with "
-        "more steps verdicts may be others."
+        f"{listed} {verb} {NOT}: {whose} best validation score is that of {last}; more steps "
+        "may change the verdict."
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from peftkit.data.encoded import Encoded
 from peftkit.data.rows import Malformed
-from peftkit.terminal import plural
+from peftkit.wording import noun, plural
 
 FIRST_ROWS = 5
 MOST_KINDS = 8
@@ -110,8 +110,7 @@ def describe_malformed(malformed: dict[str, list[int]], unit: str) -> str:
     for kind, numbers in malformed.items():
         first = ", ".join(map(str, numbers[:FIRST_ROWS]))
         more = ", ..." if len(numbers) > FIRST_ROWS else ""
-        units = f"{unit}s" if len(numbers) > 1 else unit
-        parts.append(f"{len(numbers)} {kind} ({units} {first}{more})")
+        parts.append(f"{len(numbers)} {kind} ({noun(len(numbers), unit)} {first}{more})")
     further = len(parts) - MOST_KINDS
     shown = ", ".join(parts[:MOST_KINDS])
     return f"{shown}, and {plural(further, 'more kind')}" if further > 0 else shown

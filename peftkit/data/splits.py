@@ -21,6 +21,7 @@ from peftkit.data.rows import Malformed, Row, Table, check_columns, text_columns
 from peftkit.data.source import Source
 from peftkit.data.text_files import encoding_hint
 from peftkit.errors import DataError, quoted
+from peftkit.wording import plural
 
 MANY_DUPLICATES = 0.3
 MANY_CONFLICTS = 0.1
@@ -128,10 +129,9 @@ def _notes(
         yield from table.notes
         read = {*task.columns_read(table), task.source.group}
         if unread := [column for column in text_columns(table) if column not in read]:
-            plural = "s" * (len(unread) > 1)
             yield (
-                f"nothing reads the column{plural} {quoted(unread)} of `{table.name}`, which "
-                f"hold{'' if plural else 's'} text"
+                f"nothing reads {plural(len(unread), 'text column')} of `{table.name}`: "
+                f"{quoted(unread)}"
             )
         for number, least, what in (
             (count.duplicate, MANY_DUPLICATES, "repeat another one, and are left out"),
@@ -251,7 +251,7 @@ def _draw_missing(task: RowContract, rows: dict[str, list[Row]], split_seed: int
         return
     if total < 3:
         raise DataError(
-            f"{total} usable row{'s' if total != 1 else ''} in `{source.path}`; "
+            f"{plural(total, 'usable row')} in `{source.path}`; "
             "train, validation and test need at least one each",
             "raise `max_rows`" if source.max_rows else "add rows; a few hundred are a beginning",
         )

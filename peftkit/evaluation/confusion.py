@@ -1,4 +1,4 @@
-"""Which labels are taken for which: the matrix as a picture, and the worst pairs by name."""
+"""The confusion matrix: a picture, and the labels most often confused by name."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from peftkit.evaluation.plots import ON_CELL, STYLE, svg
+from peftkit.wording import shortened
 
 MAX_NAMED = 30
-"""Labels of a confusion matrix that still fit beside it."""
+"""Most labels whose names fit beside the matrix."""
 LEVEL = 40
-"""Characters of all names together that fit beneath it on one line."""
+"""Most characters of all names together that fit beneath it on one line."""
 NAME_LENGTH = 24
-"""Characters of a name that fit beside it."""
+"""Most characters of a name that fit beside it."""
 PAIRS = 20
-"""That are listed where names do not fit beside the matrix."""
+"""Pairs that are listed if names do not fit beside the matrix."""
 
 Counts = Sequence[Sequence[int]]
 Pair = tuple[str, str, int, float]
@@ -39,7 +40,7 @@ def are_named(labels: Sequence[str]) -> bool:
 
 
 def widths(labels: Sequence[str]) -> tuple[int, int]:
-    """The least and the largest width in pixels at which the picture is to be seen."""
+    """The least and the largest width of the picture, in pixels."""
     n = len(labels)
     if not are_named(labels):
         return 0, 640
@@ -69,8 +70,8 @@ def picture(labels: Sequence[str], counts: Counts) -> str:
 
 
 def _name(axes: matplotlib.axes.Axes, labels: Sequence[str]) -> None:
-    """Writes the labels beside the rows and beneath the columns, slanted where room is short."""
-    names = [shortened(label) for label in labels]
+    """Writes the labels beside the rows and beneath the columns, slanted if room is short."""
+    names = [shortened(label, NAME_LENGTH, end=8) for label in labels]
     level = len(labels) <= 4 and sum(map(len, names)) <= LEVEL
     axes.set_xticks(
         range(len(names)), names, rotation=0 if level else 60, ha="center" if level else "right",
@@ -80,7 +81,7 @@ def _name(axes: matplotlib.axes.Axes, labels: Sequence[str]) -> None:
 
 
 def _count(axes: matplotlib.axes.Axes, counts: Counts, shares: Sequence[Sequence[float]]) -> None:
-    """Writes how many rows a cell stands for."""
+    """Writes the number of rows into each cell."""
     n = len(counts)
     for i, row in enumerate(counts):
         for j, count in enumerate(row):
@@ -88,9 +89,3 @@ def _count(axes: matplotlib.axes.Axes, counts: Counts, shares: Sequence[Sequence
             if count or n <= 6:
                 axes.text(j, i, f"{count:,}", ha="center", va="center", color=colour,
                           fontsize=11 if n <= 6 else 7)  # fmt: skip
-
-
-def shortened(name: str) -> str:
-    """A name's start and end, where all of it has no room: labels often begin alike."""
-    end = NAME_LENGTH // 3
-    return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - end - 1]}…{name[-end:]}"

@@ -1,7 +1,7 @@
-"""What a frozen base gives the linear layers of its head, read without them or beside a score.
+"""The frozen base's features: the input of the head's linear layers.
 
-The head's own linear layers are random before training: features are what the last of them would
-read if the others were not there.
+Those layers are random before training, so the features are what the last one would read without
+the others. They are read without these layers, or while a split is scored.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from peftkit.training.reading import Reader
 
 Floats = npt.NDArray[np.float32]
 SAME = 1e-4
-"""Largest difference, relative to the features' scale, of two ways that give the same."""
+"""Largest difference, relative to the features' scale, at which both ways agree."""
 
 
 @dataclass(frozen=True)
 class FrozenBase:
-    """An untrained model under its head, and how its outputs are read."""
+    """An untrained model with its head, and how its outputs are read."""
 
     head: tuple[str, ...]
     """Names of the modules that the task trains above the base."""
@@ -41,7 +41,7 @@ class FrozenBase:
     micro_batch_tokens: int
     accelerator: Accelerator
     say: Say = silent
-    """Called with how far reading is, where that takes long."""
+    """Called with the progress of reading, if that takes long."""
 
     @property
     def model(self) -> Any:
@@ -55,7 +55,7 @@ class FrozenBase:
         return list(inference_batches(examples, tokens, reader.layout))
 
     def own_share(self, examples: Examples) -> list[tuple[int, ...]]:
-        """Those of the batches that this process reads."""
+        """The batches that this process reads."""
         return self.batches(examples)[
             self.accelerator.process_index :: self.accelerator.num_processes
         ]
@@ -71,7 +71,7 @@ class FrozenBase:
 
 
 def read_features(base: FrozenBase, examples: Examples) -> Floats:
-    """(examples, d), in the order of the examples; every process takes its share of the batches."""
+    """(examples, d), in the order of the examples; every process reads its share of the batches."""
     pace, parts = Pace(base.say, "frozen probe", len(examples)), []
     with headless(base) as reader, torch.inference_mode(), base.accelerator.autocast():
         for batch in base.own_share(examples):
@@ -82,7 +82,7 @@ def read_features(base: FrozenBase, examples: Examples) -> Floats:
 
 @contextlib.contextmanager
 def headless(base: FrozenBase) -> Iterator[Reader]:
-    """Inside, nothing stands in the places of the head's linear layers; gives a reader for that."""
+    """Inside, identities replace the head's linear layers; yields a reader of that model."""
     model, reader = base.model, base.reader
     places = []
     for name, module in base.linear_layers():
@@ -118,7 +118,7 @@ def _in_order(base: FrozenBase, examples: Examples, parts: Sequence[Floats]) -> 
 
 @dataclass
 class Seen:
-    """Features of a split that came by the way, while it was scored."""
+    """Features of a split, collected while it is scored."""
 
     base: FrozenBase
     examples: Examples
@@ -126,7 +126,7 @@ class Seen:
     """(batch, d) of each batch, on the CPU."""
 
     def features(self) -> Floats | None:
-        """(examples, d); None if not every batch of every process gave some."""
+        """(examples, d); None if a batch of any process gave none."""
         sizes = [len(indices) for indices in self.base.own_share(self.examples)]
         complete = [[len(part) for part in self.parts] == sizes]
         if self.base.accelerator.num_processes > 1:
@@ -138,11 +138,10 @@ class Seen:
 
 @contextlib.contextmanager
 def beside_scores(base: FrozenBase, examples: Examples) -> Iterator[Seen]:
-    """Inside, each forward pass of the model leaves features besides its logits, which stay as they
-    are.
+    """Inside, each forward pass also collects features; the logits stay the same.
 
-    The first linear layer of the head hands on what it read behind what it puts out; the others
-    leave that part alone, and it is taken off the logits again.
+    The head's first linear layer appends its input to its output, the others pass that part on
+    unchanged, and at the end it is cut off the logits.
     """
     seen, inside = Seen(base, examples), [False]
     layers = [layer for _, layer in base.linear_layers()]
@@ -183,16 +182,16 @@ def beside_scores(base: FrozenBase, examples: Examples) -> Iterator[Seen]:
 
 @dataclass(frozen=True)
 class Tried:
-    """How features can be had of an architecture."""
+    """Which ways to read features work for an architecture."""
 
     failed: str = ""
-    """Why they cannot be read at all; empty where they can."""
+    """Why features cannot be read at all; empty if they can."""
     beside: bool = False
-    """Whether a score leaves them by the way, the same ones, and stays the same itself."""
+    """Whether scoring can collect the same features, and the logits stay the same."""
 
 
 def tried(base: FrozenBase, examples: Examples) -> Tried:
-    """What works on the shortest example; every process tries it for itself."""
+    """Tries both ways on the shortest example, in every process."""
     shortest = min(range(len(examples)), key=lambda index: len(examples.input_ids[index]))
     one = examples.chosen([shortest])
     base.model.eval()
@@ -202,7 +201,7 @@ def tried(base: FrozenBase, examples: Examples) -> Tried:
                 alone = _outputs(base, reader, one, (0,))
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # a head that is more than layers behind one another
+        except Exception as error:  # a head that is no plain sequence of layers
             told = f"{type(error).__name__}: {first_line(error)}"
             return Tried(f"the head cannot be left out: {told}")
         plain = _outputs(base, base.reader, one, (0,))

@@ -1,9 +1,9 @@
-"""The frozen probe: a logistic regression on what the untrained base gives the task's head.
+"""The frozen probe: a logistic regression on the untrained base's features.
 
     p = softmax(C f(x))         f frozen; C chosen on the validation rows among seven strengths
 
-A fine-tuned model that scores below the probe of its own base has lost (Alain & Bengio 2016,
-arXiv:1610.01644): training costs more, and gave less.
+A fine-tuned model that scores below the probe of its own base cost more and gives less (the probe:
+Alain & Bengio 2016, arXiv:1610.01644).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from peftkit.tasks.task import Score, Task
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 """Inverse strengths of the L2 penalty on features of mean norm 1."""
 ITERATIONS = 500
-"""Of the solver, over all strengths together: 200 to 450 on MiniLM's features of 500 to 6,000 rows
+"""The solver's iterations over all strengths: 200 to 450 on MiniLM's features of 500 to 6,000 rows
 with 2 to 77 labels."""
 UNSEEN = -100.0
 """Log-probability of a label that no training row has."""
@@ -33,7 +33,7 @@ ROW = "frozen probe"
 
 @dataclass(frozen=True)
 class Part:
-    """A split, or some of it, as the base sees it."""
+    """A split, or part of it, with its features."""
 
     features: Floats
     """(examples, d)."""
@@ -52,7 +52,7 @@ class FrozenProbe:
 
 
 def has_probe(task: Task) -> bool:
-    """Whether a task has a head, and what it reads is one position of each example."""
+    """Whether a task has a head, which reads one position of each example."""
     return task.task_type == "SEQ_CLS"
 
 
@@ -81,7 +81,7 @@ def fit_probe(parts: Sequence[Part], task: Task, head: Head, metric: str) -> Fro
 
 
 def _fitted(part: Part, strength: float) -> Any:
-    """scikit-learn's regression; one thread, since others would spin beside torch's."""
+    """scikit-learn's regression, in one thread: more would spin beside torch's."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
@@ -102,13 +102,13 @@ def targets_of(examples: Examples) -> npt.NDArray[np.int64]:
 
 
 def _judged(fitted: Any, part: Part, task: Task, head: Head) -> Score:
-    """The task's score of the regression, its mean loss among the metrics."""
+    """The task's score of the regression, with the mean loss among the metrics."""
     outputs = np.full((len(part.features), len(head.labels)), UNSEEN, np.float32)
     least = np.exp(UNSEEN, dtype=np.float64)
     outputs[:, fitted.classes_] = np.log(np.maximum(fitted.predict_proba(part.features), least))
     score = task.metrics(outputs, part.examples, head)
     if losses := score.by_example.get("loss"):
         loss = sum(losses.values) / sum(losses.weights)
-    else:  # a task of one's own
+    else:  # a user's own task
         loss = -float(outputs[np.arange(len(outputs)), targets_of(part.examples)].mean())
     return replace(score, metrics={**score.metrics, "loss": loss})

@@ -1,8 +1,9 @@
-"""What a run leads with where its score is no better than something that needs no fine-tuning."""
+"""The first lines of a run's report if a baseline without fine-tuning is as good."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -11,16 +12,16 @@ from peftkit.evaluation.frozen_probe import targets_of
 from peftkit.evaluation.probe_rows import ProbeOfRun
 from peftkit.metrics.bootstrap import paired_interval
 from peftkit.tasks.task import ByExample, Score
-from peftkit.terminal import plural
+from peftkit.wording import plural
 
 Interval = tuple[float, float]
 
 
-def headline_metric(metric: str, score: Score) -> str:
-    """The score that a person reads first: the one that chose the best weights, unless that was the
-    loss.
+def headline_metric(metric: str, scores: Iterable[str]) -> str:
+    """The score to report first: the one that chose the best weights; if that was the loss, the
+    first of the scores.
     """
-    return next(iter(score.metrics)) if metric == "loss" else metric
+    return next(iter(scores)) if metric == "loss" else metric
 
 
 def lead(
@@ -30,8 +31,7 @@ def lead(
     probe: ProbeOfRun | None,
     encoded: Encoded,
 ) -> list[str]:
-    """Sentences on what is no worse than the trained model, by more than chance; none where nothing
-    is.
+    """Sentences on the baselines that the trained model does not beat by more than chance.
 
     Args:
         metric: see `headline_metric`.
@@ -47,23 +47,25 @@ def lead(
 
 
 def _beside_guess(metric: str, after: Score, guess: float, label: str) -> str:
-    """By the interval of the trained model's score over the test rows."""
+    """Compares by the interval of the trained model's score over the test rows."""
     value = after.metrics[metric]
     low, high = after.intervals.get(metric, (value, value))
     if low > guess:
         return ""
     name = metric.replace("_", " ")
     if value <= guess:
-        same = "the same" if value == guess else "that guess"
-        return f"not better than always answering `{label}`: {name} {value:.3f}, {same} {guess:.3f}"
+        return (
+            f"not better than a constant answer: {name} {value:.3f}; always answering `{label}` "
+            f"gives {guess:.3f}{' too' * (value == guess)}"
+        )
     return (
-        f"not better than always answering `{label}` by more than chance: {name} {value:.3f} "
-        f"(95 % interval {low:.3f} to {high:.3f}), that guess {guess:.3f}"
+        f"not better than a constant answer by more than chance: {name} {value:.3f} (95 % interval "
+        f"{low:.3f} to {high:.3f}); always answering `{label}` gives {guess:.3f}"
     )
 
 
 def _beside_probe(metric: str, after: Score, probe: Score, rows: str) -> str:
-    """By the paired bootstrap over the test rows."""
+    """Compares by the paired bootstrap over the test rows."""
     comparable = [name for name in (metric, "accuracy", *after.by_example)
                   if name in after.by_example and name in probe.by_example]  # fmt: skip
     if not comparable:
@@ -84,7 +86,7 @@ def _beside_probe(metric: str, after: Score, probe: Score, rows: str) -> str:
 
 
 def difference_interval(ours: ByExample, others: ByExample) -> Interval:
-    """By how much the first score is higher, of the same examples."""
+    """Interval of the first score's lead over the second, on the same examples."""
     values = np.array(ours.values), np.array(others.values)
     return paired_interval(*values, np.array(ours.weights))
 

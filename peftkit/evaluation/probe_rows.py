@@ -12,31 +12,31 @@ from peftkit.data.encoded import Encoded, Examples
 from peftkit.evaluation.features import Floats, FrozenBase, read_features
 from peftkit.evaluation.frozen_probe import ITERATIONS, FrozenProbe, Part, fit_probe, targets_of
 from peftkit.recipe import Recipe
-from peftkit.terminal import plural
+from peftkit.wording import plural
 
 MOST_ROWS = 5000
-"""Of the training split."""
+"""Most training rows that are used."""
 SHARE = 0.1
-"""Of the run's work."""
+"""Most work of the probe, as a share of the run's."""
 FREE = 1e11
 """Multiplications that any run may spend: about a second on two cores of a CPU, where even the
 shortest run takes ten."""
 LEAST_PER_LABEL = 10
-"""Training rows, on average, below which a regression says little of the base; of fewer rows all
-are taken."""
+"""Training rows per label, on average, below which a regression says little about the base; a
+smaller split is taken whole."""
 
 
 @dataclass(frozen=True)
 class ProbeOfRun:
-    """What a run knows of its base without fine-tuning."""
+    """The frozen probe of a run, or why there is none."""
 
     left_out: str = ""
     """Why there is no probe; empty where there is one."""
     found: FrozenProbe | None = None
     rows: int = 0
-    """Training rows that it was fitted on."""
+    """Training rows in the fit."""
     num_train: int = 0
-    """Training rows that there are."""
+    """Training rows in all."""
 
     def to_json(self) -> dict[str, Any]:
         """For run.json; the scores stand among the baselines."""
@@ -57,11 +57,11 @@ def probe_of_run(
     planned: float,
     num_parameters: int,
 ) -> ProbeOfRun:
-    """Fits the probe on rows that the seed draws, each label in its share; or says why not.
+    """Fits the probe on rows drawn by the seed, stratified by label; or says why not.
 
     Args:
-        test: features of the test split, if a score left them by the way.
-        planned: tokens that pass forward in the run, as `planning.forward_tokens` counts.
+        test: features of the test split, if scoring collected them.
+        planned: tokens of all forward passes of the run, as `planning.forward_tokens` counts.
         num_parameters: of the base, embeddings aside.
     """
     num_train = len(encoded.train)
@@ -73,7 +73,7 @@ def probe_of_run(
     if int(share * num_train) < least:
         needed = work.of(least / num_train) / planned_work
         return ProbeOfRun(
-            f"on {plural(least, 'row')} it would take {needed:.0%} of what the run takes, and "
+            f"on {plural(least, 'row')} it would take {needed:.0%} of the run's work; "
             f"{SHARE:.0%} is allowed",
             num_train=num_train,
         )
@@ -91,27 +91,27 @@ def probe_of_run(
 
 @dataclass(frozen=True)
 class _Work:
-    """What the probe takes, in multiplications, told from counts alone: a recipe gives the same
-    rows each time.
+    """The probe's work in multiplications, from counts alone, so that a recipe gives the same rows
+    each time.
     """
 
     by_rows: float
-    """Of all training and validation rows."""
+    """Work of all training and validation rows."""
     fixed: float
-    """Of the test rows."""
+    """Work of the test rows."""
 
     def of(self, share: float) -> float:
-        """Of a share of the rows."""
+        """The work of a share of the rows."""
         return self.fixed + share * self.by_rows
 
     def share_within(self, allowed: float) -> float:
-        """The share of the rows for which so much is enough, at most 1."""
+        """The largest share of the rows within the allowed work, at most 1."""
         return max(0.0, min(1.0, (allowed - self.fixed) / self.by_rows))
 
 
 def _work(base: FrozenBase, encoded: Encoded, test_is_read: bool, num_parameters: int) -> _Work:
     """A token costs the base's parameters; an iteration of the solver two multiplications for each
-    row, number of the features and label.
+    row, feature and label.
     """
     train, labels = encoded.train, len(encoded.head.labels)
     tokens = train.num_tokens + encoded.validation.num_tokens
@@ -124,7 +124,7 @@ def _work(base: FrozenBase, encoded: Encoded, test_is_read: bool, num_parameters
 
 
 def draw(examples: Examples, count: int, seed: int) -> Sequence[int]:
-    """At most so many examples in order: each label in its share, once if there is room."""
+    """Indices of at most `count` examples, sorted, stratified by label, one of each if they fit."""
     targets = targets_of(examples)
     if count >= len(targets):
         return range(len(targets))

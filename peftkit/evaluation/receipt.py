@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,9 @@ import jinja2
 from markupsafe import Markup, escape
 
 from peftkit.evaluation import confusion, plots
-from peftkit.terminal import duration, plural
+from peftkit.evaluation.lead import headline_metric
+from peftkit.evaluation.strata import strata_of
+from peftkit.wording import duration, plural
 
 Row = Sequence[Any]
 FOLD = 20
@@ -41,7 +42,7 @@ def write_receipt(file: Path, run: dict[str, Any]) -> None:
     metric = training["metric"]
     text = template.render(
         run=run,
-        metric=metric if metric != "loss" else next(iter(test["after"])),
+        metric=headline_metric(metric, test["after"]),
         about_probe=about_probe(test["probe"]),
         recipe_json=json.dumps(run["recipe"], indent=2, ensure_ascii=False),
         loss_plot=plots.loss_curve(training["history"], training["validations"]),
@@ -59,12 +60,9 @@ def write_receipt(file: Path, run: dict[str, Any]) -> None:
 def _labels(ledger: dict[str, Any]) -> Folded | None:
     """The rows of each label in each split, the rarest last; None where rows have no labels."""
     counts = {name: split["strata"] for name, split in ledger["splits"].items()}
-    total = Counter[str]()
-    for split in counts.values():
-        total.update(split)
-    if set(total) <= {""}:
+    names = strata_of(counts.values())
+    if not names:
         return None
-    names = sorted(total, key=lambda name: (-total[name], name))
     rows = [(name, *(split.get(name, 0) for split in counts.values())) for name in names]
     columns = (ledger["stratum"] or "label", *counts)
     if len(rows) <= FOLD:

@@ -14,7 +14,7 @@ from peftkit.data.ledger import FIRST_ROWS, Ledger, describe_malformed
 from peftkit.evaluation.receipt import about_probe
 from peftkit.evaluation.strata import print_strata
 from peftkit.tasks.task import Piece
-from peftkit.terminal import duration, plural
+from peftkit.wording import duration, plural
 
 SHOWN = 3
 """Answers on the command line; the receipt has all."""

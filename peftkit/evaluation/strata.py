@@ -1,8 +1,9 @@
-"""How many rows of each label the splits have, in a form that fits a hundred labels too."""
+"""Prints the rows of each label in each split, in a form that fits a hundred labels too."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from rich.columns import Columns
 from rich.console import Console
@@ -10,25 +11,26 @@ from rich.markup import escape
 from rich.table import Table
 
 from peftkit.data.ledger import Ledger
+from peftkit.wording import shortened
 
 MOST_LINES = 12
-"""Labels that get a line each; more stand side by side."""
+"""Most labels that get a line each; more stand side by side."""
 MOST_NAMED = 160
 LONGEST_NAME = 32
 
 
 def print_strata(console: Console, ledger: Ledger, whole: bool) -> None:
-    """The labels with their rows in each split, the most frequent first; nothing where rows have
-    no labels.
+    """Prints each label's rows in each split, the most frequent first; nothing if rows have no
+    labels.
 
     Args:
-        whole: whether many labels are named; else they are counted.
+        whole: whether to name more than `MOST_LINES` labels; else they are counted.
     """
-    total = strata_of(ledger)
-    if set(total) <= {""}:
-        return
     counts = {name: split.strata for name, split in ledger.splits.items()}
-    names = sorted(total, key=lambda name: (-total[name], name))
+    total = strata_of(counts.values())
+    if not total:
+        return
+    names = list(total)
     title = ledger.stratum or "label"
     if len(names) <= MOST_LINES:
         table = Table(box=None, padding=(0, 1), header_style="dim")
@@ -61,15 +63,21 @@ def print_strata(console: Console, ledger: Ledger, whole: bool) -> None:
     console.print(Columns(cells, padding=(0, 3), column_first=True), highlight=False)
 
 
-def strata_of(ledger: Ledger) -> Counter[str]:
-    """Label -> rows of all splits."""
+def strata_of(splits: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Label -> rows of all splits, the most frequent first; empty where rows have no labels.
+
+    Args:
+        splits: label -> rows, of each split.
+    """
     total: Counter[str] = Counter()
-    for split in ledger.splits.values():
-        total.update(split.strata)
-    return total
+    for split in splits:
+        total.update(split)
+    if set(total) <= {""}:
+        return {}
+    return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
 
 
 def shown(name: str) -> str:
     """A label as a console prints it: on one line, not too long."""
     plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-    return escape(plain if len(plain) <= LONGEST_NAME else f"{plain[: LONGEST_NAME - 3]}...")
+    return escape(shortened(plain, LONGEST_NAME))

@@ -14,12 +14,13 @@ from transformers.pytorch_utils import Conv1D
 from peftkit.architectures import NOT_CALLED
 from peftkit.bases.quantizing import is_quantized
 from peftkit.errors import quoted
+from peftkit.methods.peft_types import type_name
 from peftkit.methods.targets import ALL_LINEAR
 
 
 def adaptable(kind: str) -> tuple[type[Any], ...]:
-    """Classes of the layers that a tuner of PEFT adapts: of LoRA what `LoraModel` lists, of others
-    linear layers, IA3's convolutions aside.
+    """Classes of the layers that a tuner of PEFT adapts: linear ones; for IA3 convolutions too, for
+    LoRA all that `LoraModel` lists.
     """
     convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     more: dict[str, tuple[type[Any], ...]] = {
@@ -30,24 +31,24 @@ def adaptable(kind: str) -> tuple[type[Any], ...]:
 
 
 def ends_in(name: str, end: str) -> bool:
-    """Whether a full name is what PEFT takes the given one for: itself, or its last parts."""
+    """Whether PEFT matches a full name by a given one: they are equal, or its last parts are."""
     return name == end or name.endswith(f".{end}")
 
 
 def is_below(name: str, modules: Iterable[str]) -> bool:
-    """Whether a name is of one of these modules, or of what is in them."""
+    """Whether a name is one of these modules, or inside one."""
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def last_names(names: Iterable[str]) -> list[str]:
-    """The last parts of names, but for numbers, sorted."""
+    """The last parts of names, without numbers, sorted."""
     last = {name.rsplit(".", 1)[-1] for name in names}
     return sorted(name for name in last if name and not name.isdigit())
 
 
 def linear_names(model: nn.Module, head: tuple[str, ...], kind: str = "LORA") -> list[str]:
-    """Full names of what `all-linear` takes: all linear layers but those of the head, the output
-    layer, and those that the tuner cannot adapt in this architecture.
+    """Full names of the layers that `all-linear` takes: all linear ones except the head's, the
+    output layer, and those that the tuner cannot adapt in this architecture.
     """
     out = left_out(model, head, kind)
     return [n for n in _all_linear(model, head) if n.rsplit(".", 1)[-1] not in out]
@@ -66,7 +67,7 @@ def _all_linear(model: nn.Module, head: tuple[str, ...]) -> list[str]:
 
 def left_out(model: nn.Module, head: tuple[str, ...], kind: str = "LORA") -> list[str]:
     """Last names of linear layers that a tuner cannot adapt in this architecture: those that PEFT
-    refuses, that are never called, or that give something else than a product.
+    refuses, that are never called, or whose output is no matrix product.
     """
     config: Any = model.config
     linear = _all_linear(model, head)
@@ -83,14 +84,14 @@ def _gives_product(layer: Any) -> bool:
     try:
         with torch.no_grad():
             out = layer(layer.weight.new_zeros((1, 1, layer.in_features)))
-    except Exception:  # it reads something else than vectors
+    except Exception:  # its input is no vectors
         return False
     return isinstance(out, torch.Tensor) and out.shape == (1, 1, layer.out_features)
 
 
 def _refused_by_peft(model: nn.Module, name: str, kind: str) -> bool:
     """Whether PEFT refuses layers of a name in this architecture, as it does in Mamba."""
-    kinds = {str(getattr(key, "value", key)): key for key in PEFT_TYPE_TO_TUNER_MAPPING}
+    kinds = {type_name(key): key for key in PEFT_TYPE_TO_TUNER_MAPPING}
     key: Any = kinds.get(kind)
     check = getattr(PEFT_TYPE_TO_TUNER_MAPPING.get(key), "_check_target_module_compatiblity", None)
     if check is None:
@@ -105,7 +106,7 @@ def _refused_by_peft(model: nn.Module, name: str, kind: str) -> bool:
 def excluded(
     model: nn.Module, wanted: str | Sequence[str], head: tuple[str, ...], kind: str = "LORA"
 ) -> list[str] | None:
-    """`exclude_modules` as PEFT takes them: the head, and what `all-linear` leaves out."""
+    """PEFT's `exclude_modules`: the head, and the layers that `all-linear` leaves out."""
     out = left_out(model, head, kind) if wanted == ALL_LINEAR else []
     return [*head, *out] or None
 
@@ -113,7 +114,7 @@ def excluded(
 def note_on_left_out(
     model: nn.Module, wanted: str | Sequence[str], head: tuple[str, ...], kind: str = "LORA"
 ) -> tuple[str, ...]:
-    """What a person should know where `all-linear` does not take all linear layers."""
+    """A note if `all-linear` does not take all linear layers."""
     out = left_out(model, head, kind) if wanted == ALL_LINEAR else []
     if not out:
         return ()

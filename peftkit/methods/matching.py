@@ -1,7 +1,7 @@
-"""Settings of PEFT that name modules, each of which must name one.
+"""Checks that PEFT's settings that name modules match some.
 
-PEFT passes over a name that fits nothing, or warns and goes on. What fits is asked of PEFT's own
-functions; of the patterns (`rank_pattern` and the like) it is seen by which keys PEFT looks up.
+PEFT ignores a name that matches nothing, or only warns. PEFT's own functions decide what matches;
+for the patterns (`rank_pattern` and the like), the keys that PEFT looks up decide.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from peftkit.architectures import stacks
 from peftkit.errors import MethodError, did_you_mean, quoted
 from peftkit.methods.layers import ends_in
 from peftkit.methods.peft_layout import inject_peft
-from peftkit.methods.targets import names_a_block
+from peftkit.methods.targets import names_a_block, wrong_expression
 
 ANY_BLOCK = range(10**6)
 
 
 class _LookedUp(dict[str, Any]):
-    """A dictionary that knows which of its keys were looked up."""
+    """A dictionary that records which keys are looked up."""
 
     def __init__(self, *items: Any) -> None:
         super().__init__(*items)
@@ -46,15 +46,14 @@ class _LookedUp(dict[str, Any]):
 def inject_checked(
     model: nn.Module, config: peft.PeftConfig, given: Mapping[str, Any], field: str = "method"
 ) -> nn.Module:
-    """As `inject_peft`, for settings that are the user's own.
+    """As `inject_peft`, with a check of the user's own settings.
 
     Args:
-        given: names of fields of the configuration -> what the user gave; those that are empty do
-            not count.
+        given: field of the configuration -> the user's value; empty ones are ignored.
         field: where they are in the recipe, for messages.
 
     Raises:
-        MethodError: one of them names nothing, or PEFT cannot adapt the model.
+        MethodError: a setting matches nothing, or PEFT cannot adapt the model.
     """
     given = {name: value for name, value in given.items() if value not in (None, "", {}, [], ())}
     patterns = {
@@ -69,7 +68,7 @@ def inject_checked(
     try:
         injected = inject_peft(model, config, field)
     except MethodError:
-        settings.check()  # which may say more of the reason
+        settings.check()  # which may give a clearer reason
         raise
     settings.check()
     for name, pattern in patterns.items():
@@ -82,23 +81,18 @@ def inject_checked(
 def _looked_up(value: Any, field: str) -> _LookedUp:
     if not isinstance(value, Mapping):
         raise MethodError(f"`{field}` is no table of names and values", 'write `{"q_proj": 32}`')
-    for key in value:
-        try:
-            re.compile(key)
-        except re.error as error:
-            raise MethodError(
-                f"`{field}`: `{key}` is no regular expression: {error}",
-                "escape what is not meant as one with a backslash",
-            ) from error
+    if wrong := wrong_expression(value):
+        hint = "put a backslash before characters that are meant literally"
+        raise MethodError(f"`{field}`: {wrong}", hint)
     return _LookedUp(value)
 
 
 class _Settings:
-    """What a user gave of a configuration.
+    """The user's settings in a configuration.
 
     Args:
-        model: before anything is put into it.
-        config: PEFT fills in what was not given, and changes names into its own.
+        model: before injection.
+        config: PEFT completes it, and rewrites names in it, during injection.
     """
 
     def __init__(
@@ -109,7 +103,7 @@ class _Settings:
         self.parameters = [name for name, _ in model.named_parameters()]
 
     def check_model(self, model: Any) -> None:
-        """Raises MethodError if rows or blocks are named that the model does not have."""
+        """Raises MethodError if a setting names rows or blocks that the model does not have."""
         tokens = self.given.get("trainable_token_indices", ())
         if isinstance(tokens, Mapping):
             self._check_names("trainable_token_indices", self.names, "module")
@@ -132,7 +126,7 @@ class _Settings:
             )
 
     def check(self) -> None:
-        """Raises MethodError if one of them names nothing."""
+        """Raises MethodError if a setting matches nothing."""
         self._check_names("exclude_modules", self.names, "module")
         self._check_names("target_parameters", self.parameters, "parameter")
         if getattr(self.config, "target_modules", None):
@@ -146,7 +140,7 @@ class _Settings:
                 return
             told = f"`{wanted}` matches no {what} of {self.model}"
             if any(ends_in(name, wanted) for name in known):
-                hint = "a text is a pattern for full names; give the end of a name in a list"
+                hint = "a single text is a pattern for full names; give the end of a name in a list"
                 raise MethodError(f"`{self.field}.{setting}`: {told}", hint)
             raise self._error(setting, told, known)
         missing = [one for one in wanted if not any(ends_in(name, one) for name in known)]
@@ -192,7 +186,7 @@ class _Settings:
         self._check_targets_in_blocks()
 
     def _check_targets_in_blocks(self) -> None:
-        """Raises MethodError if one of several targets is in none of the blocks that were given."""
+        """Raises MethodError if one of several targets is in none of the given blocks."""
         targets = self.given.get("target_modules", ())
         adapted = _targeted(self.config, self.names, exclude_modules=None, modules_to_save=None)
         for one in () if isinstance(targets, str) else targets:
@@ -201,7 +195,7 @@ class _Settings:
                 raise self._error("target_modules", told, adapted)
 
     def check_pattern(self, setting: str, pattern: _LookedUp) -> None:
-        """Raises MethodError if PEFT has looked up one of the keys for no layer."""
+        """Raises MethodError if PEFT looked up a key for no layer."""
         targets = getattr(self.config, "target_parameters", None) or ()
         adapted = _targeted(self.config, self.names)
         adapted += [p for p in self.parameters if any(ends_in(p, one) for one in targets)]
@@ -219,9 +213,9 @@ class _Settings:
             raise self._error(setting, told, adapted, key)
 
     def _error(self, setting: str, told: str, known: Sequence[str], wrong: str = "") -> MethodError:
-        hint = _nearest(wrong, known) or f"their names are such as {quoted(known[-2:])}"
+        hint = _nearest(wrong, known) or f"names there are, for example, {quoted(known[-2:])}"
         if wrong and any(ends_in(name, wrong) for name in self.names):
-            hint = "the model has it, and `target_modules` has not; add it there, or take it out"
+            hint = "the model has it, but `target_modules` does not; add it there, or take it out"
         return MethodError(f"`{self.field}.{setting}`: {told}", hint)
 
 
@@ -235,14 +229,14 @@ def _targeted(config: Any, names: Iterable[str], **changes: Any) -> list[str]:
 
 
 def _blocks(config: Any, names: Sequence[str]) -> str:
-    """`0 to 11`: the first and the last of the blocks that some layers are in."""
+    """`0 to 11`: the first and the last block with some layers."""
     numbers = sorted({int(part) for name in names for part in name.split(".") if part.isdigit()})
     found = [n for n in numbers if _targeted(config, names, layers_to_transform=[n])]
     return f"{found[0]} to {found[-1]}" if found else "none"
 
 
 def _nearest(wrong: str, known: Sequence[str]) -> str:
-    """`did you mean`, among the ends of names that have as many parts."""
+    """`did you mean`, among ends of names with as many parts."""
     parts = wrong.count(".") + 1
     ends = {".".join(name.split(".")[-parts:]) for name in known}
     return did_you_mean(wrong, ends) if wrong else ""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Layout = Literal["padded", "packed", "shared"]
 """Examples padded to one width; behind one another in one row; the same, with the tokens that all
-begin with in the row once. Which bears `packed` bears `shared`."""
+begin with in the row once. A method that allows `packed` allows `shared`."""
 
 
 class Method(OpenPart):
@@ -48,9 +48,10 @@ class Method(OpenPart):
         return None
 
     def notes(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
-        """What a person should know of this method in this model, of shapes, before training.
+        """Notes on this method in this model, before training.
 
         Args:
+            model: of shapes.
             head: as for `inject`.
         """
         return ()
@@ -80,7 +81,7 @@ class Method(OpenPart):
         return f"{self.kind()} does not say what is between the base and what it has trained"
 
     def instead(self) -> str:
-        """What to do where a model turns out not to bear this method."""
+        """The hint when this method does not fit a model."""
         return "use LoRA"
 
     def stand_in(self) -> Method:
@@ -90,8 +91,8 @@ class Method(OpenPart):
         return self
 
     def in_every_block(self) -> Method:
-        """The same without a choice of single blocks, for `peftkit plan` on large bases, as far as
-        it can be told apart.
+        """The method without its block selection, where that can be separated, to plan on large
+        bases.
         """
         return self
 

@@ -1,4 +1,4 @@
-"""Why PEFT cannot put a tuner into a model, in words of the recipe, and what works there."""
+"""Translates PEFT's errors on a model into the recipe's words, with what works there."""
 
 from __future__ import annotations
 
@@ -12,35 +12,31 @@ from torch import nn
 from peftkit.bases.quantizing import is_quantized
 from peftkit.errors import MethodError, did_you_mean, quoted
 from peftkit.methods.layers import ends_in, last_names
+from peftkit.methods.peft_types import kind_of
 from peftkit.methods.targets import ALL_LINEAR
 
 NAMES = {
     "LORA": "LoRA", "ADALORA": "AdaLoRA", "BOTTLENECK": "BottleneckAdapter",
     "PROMPT_TUNING": "PromptTuning", "P_TUNING": "PTuning", "PREFIX_TUNING": "PrefixTuning",
 }  # fmt: skip
-"""What peftkit calls tuners of PEFT."""
+"""PEFT's tuners -> peftkit's names."""
 LONGEST = 300
-"""Characters of what PEFT says."""
+"""Most characters of PEFT's message."""
 EXCLUDED = re.compile("All modules were excluded|No modules were targeted")
 UNKNOWN = re.compile(r"Please specify `(\w+)`.* ?in `peft_config`")
 NOT_SUPPORTED = re.compile(r"Target module (?:of type )?(?:<class '[\w.]*?)?(\w+)[('\s]")
 MAMBA = re.compile(r"Module '(\w+)' is incompatible with Mamba")
 
 
-def kind_of(config: Any) -> str:
-    """PEFT's name of a configuration's tuner."""
-    return str(getattr(config.peft_type, "value", config.peft_type))
-
-
 def misfit(
     error: Exception, model: nn.Module, layers: Sequence[str], config: Any, field: str
 ) -> MethodError:
-    """The error of peftkit for one that PEFT has raised.
+    """The MethodError for an error of PEFT's.
 
     Args:
-        model: as PEFT has left it.
-        layers: names of the linear layers that it had.
-        field: of the recipe in which the configuration's settings are.
+        model: after the failed injection.
+        layers: names of its linear layers before.
+        field: of the recipe, with the configuration's settings.
     """
     told = " ".join(str(error).split()) or type(error).__name__
     tuner, name = kind_of(config), type(model).__name__
@@ -78,13 +74,13 @@ def misfit(
 
 
 def _without(layer: str, linear: str, field: str) -> str:
-    if layer == "Conv1D":  # what GPT-2 has in the places of linear layers
+    if layer == "Conv1D":  # GPT-2's linear layers
         return "use LoRA"
     return f"name linear layers alone with `{field}.target_modules`: {linear}"
 
 
 def check_trainable(model: nn.Module, wanted: Sequence[str], field: str) -> None:
-    """Raises MethodError if a module that is to be trained whole is quantized.
+    """Raises MethodError if a module to be trained whole is quantized.
 
     Args:
         wanted: `modules_to_save`.
@@ -99,8 +95,8 @@ def check_trainable(model: nn.Module, wanted: Sequence[str], field: str) -> None
 
 
 def check_saved_modules(model: nn.Module, wanted: Sequence[str], field: str) -> None:
-    """Raises MethodError unless PEFT trains whole what it was asked to; it goes by the ends of
-    names, takes `mlp_head` for `head`, and passes over a misspelled name.
+    """Raises MethodError unless PEFT trains exactly the wanted modules whole: it compares ends of
+    names, takes `mlp_head` for `head`, and ignores a misspelled name.
     """
     prefixes = ("base_model.model.", "base_model.")
     found = []

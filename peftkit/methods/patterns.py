@@ -12,13 +12,13 @@ from peftkit.methods.layers import ends_in, is_below, last_names, linear_names
 from peftkit.methods.targets import ALL_LINEAR
 
 MOST_NAMES = 3
-"""Modules that are named where a pattern matches too many."""
+"""Most modules that an error names."""
 
 
 def matched_modules(
     model: nn.Module, pattern: str, head: tuple[str, ...], field: str
 ) -> dict[str, nn.Module]:
-    """Name -> module, of those that a pattern matches, those of the head aside.
+    """Name -> module, for those that a pattern matches, without the head's.
 
     Raises:
         MethodError: there is none.
@@ -40,8 +40,8 @@ def check_pattern(
     kinds: tuple[type[Any], ...],
     field: str,
 ) -> None:
-    """Raises MethodError unless a pattern matches modules of these kinds, and no others; where no
-    kinds are given, modules that hold no further ones with weights.
+    """Raises MethodError unless a pattern matches only modules of these kinds; without kinds, only
+    modules whose children have no weights.
     """
     found = matched_modules(model, pattern, head, field)
     other = {
@@ -66,8 +66,8 @@ def _is_layer(module: nn.Module) -> bool:
 def check_has_weights(
     model: nn.Module, wanted: str | list[str], head: tuple[str, ...], field: str
 ) -> None:
-    """Raises MethodError if one of the modules that are meant has no weights, and cannot be adapted
-    as a sublayer or a block.
+    """Raises MethodError if a wanted module has no weights, so that it is no sublayer or block to
+    adapt.
     """
     for name, module in model.named_modules():
         meant = name and not is_below(name, head)
@@ -86,8 +86,8 @@ def check_has_weights(
 def _what_fits(
     model: nn.Module, pattern: str, head: tuple[str, ...], found: dict[str, nn.Module]
 ) -> str:
-    """The hint: a pattern or names for the linear layers that the given one matches, or that are in
-    what it matches.
+    """The hint: a pattern or names for the linear layers among the matches of the given pattern, or
+    inside them.
     """
     linear = linear_names(model, head)
     wanted = [name for name in linear if name in found]
@@ -95,7 +95,7 @@ def _what_fits(
     if not wanted:
         return f"it matches no linear layer; those are {quoted(last_names(linear))}"
     if set(wanted) == set(linear):
-        return f"`{ALL_LINEAR}` takes the linear layers alone: {quoted(last_names(linear))}"
+        return f"`{ALL_LINEAR}` takes only the linear layers: {quoted(last_names(linear))}"
     last = "|".join(last_names(wanted))
     given = f"({pattern})" if "|" in pattern else pattern
     narrower = (
@@ -103,5 +103,5 @@ def _what_fits(
     )  # fmt: skip
     for one in narrower:
         if {name for name, _ in model.named_modules() if re.fullmatch(one, name)} == set(wanted):
-            return f"`{one}` matches the linear layers there alone"
+            return f"`{one}` matches only the linear layers there"
     return f"name its linear layers in full: {quoted(wanted)}"

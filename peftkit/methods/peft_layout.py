@@ -21,7 +21,8 @@ from transformers.pytorch_utils import Conv1D
 from peftkit.errors import AdapterError, MethodError, first_line, quoted
 from peftkit.methods.changed_bases import changed_base
 from peftkit.methods.layers import linear_names
-from peftkit.methods.misfits import check_saved_modules, check_trainable, kind_of, misfit
+from peftkit.methods.misfits import check_saved_modules, check_trainable, misfit
+from peftkit.methods.peft_types import kind_of
 from peftkit.methods.tied_layers import untie_adapted
 from peftkit.methods.trained_layout import compare_tensors, fill_tensors
 from peftkit.parts import as_json
@@ -86,9 +87,12 @@ def lora_layers(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def check_rank(model: nn.Module, most: int = 0) -> None:
+def check_rank(model: Any, most: int = 0) -> None:
     """Raises MethodError unless every LoRA layer's weight has as many directions to start from as
-    its rank, or as the rank that it may come to have.
+    its rank.
+
+    Args:
+        most: the largest rank that a layer may get, if ranks are not settled yet.
     """
     for name, layer in lora_layers(model).items():
         if "default" not in layer.lora_A or not hasattr(layer.get_base_layer(), "weight"):
@@ -96,12 +100,14 @@ def check_rank(model: nn.Module, most: int = 0) -> None:
                 f"`{name}` is no linear layer, and has no start but LoRA's",
                 "use LoRA, or leave it out of `method.target_modules`",
             )
-        width, rank = min(layer.in_features, layer.out_features), layer.r["default"]
-        rank = most or rank
+        width = min(layer.in_features, layer.out_features)
+        own = layer.r["default"]
+        rank = most or own
         if rank > width:
+            field = "r" if own == model.peft_config["default"].r else "rank_pattern"
             raise MethodError(
-                f"`method.r`: `{name}` is {layer.in_features} wide and gives {layer.out_features} "
-                f"numbers, so it has no {rank} directions to start from",
+                f"`method.{field}`: `{name}` is {layer.in_features} wide and gives "
+                f"{layer.out_features} numbers, so it has no {rank} directions to start from",
                 f"lower it to {width}, or leave that layer out of `method.target_modules`",
             )
 

@@ -24,6 +24,7 @@ from peftkit.methods.ia3 import IA3
 from peftkit.methods.layer_norm_tuning import LayerNormTuning
 from peftkit.methods.lora import LoRA
 from peftkit.methods.method import Method
+from peftkit.methods.peft_types import config_classes, kind_of
 from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.reasons import no_weaker_virtual_tokens, virtual_tokens_have_no_labels
 from peftkit.methods.stored import _StoredByPeft
@@ -88,7 +89,7 @@ class PeftMethod(_StoredByPeft):
                 for field in dataclasses.fields(value)
                 if getattr(value, field.name) not in (field.default, _made(field))
             }
-            value = {**given, "peft_type": str(getattr(value.peft_type, "value", value.peft_type))}
+            value = {**given, "peft_type": kind_of(value)}
         return value
 
     @field_validator("config")
@@ -237,19 +238,16 @@ class PeftMethod(_StoredByPeft):
         Raises:
             MethodError: PEFT does not know the type, one of the fields, or a value.
         """
-        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
         from peftkit.errors import MethodError, did_you_mean, quoted
 
         given = dict(self.config)
-        kind = given.pop("peft_type")
-        kinds = [str(getattr(k, "value", k)) for k in PEFT_TYPE_TO_CONFIG_MAPPING]
+        kind, kinds = given.pop("peft_type"), config_classes()
         if kind not in kinds:
             raise MethodError(
                 f"`method.config.peft_type` is `{kind}`, which PEFT does not have",
                 did_you_mean(kind, kinds) or f"it has {quoted(sorted(kinds), 60)}",
             )
-        chosen: Any = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
+        chosen = kinds[kind]
         known = {field.name for field in dataclasses.fields(chosen)}
         if unknown := [name for name in given if name not in known]:
             raise MethodError(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from peftkit.bases.loading import LoadedModel
 from peftkit.errors import MethodError
+from peftkit.methods.peft_types import kind_of
 
 Starts = Mapping[str, Tensor | float]
 """Name of a parameter of a loaded model -> t_0."""
@@ -75,7 +76,7 @@ def peft_starts(model: nn.Module) -> dict[str, Tensor | float]:
         MethodError: its type is neither in `PEFT_STARTS` nor LN_TUNING.
     """
     config: Any = model.peft_config["default"]  # type: ignore[index]
-    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    kind = kind_of(config)
     if kind == "LN_TUNING":
         return _norm_starts(model)
     if kind not in PEFT_STARTS:

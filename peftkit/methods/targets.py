@@ -45,12 +45,19 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str | int) else value
 
 
-def _expressions(value: dict[str, Any]) -> dict[str, Any]:
-    for key in value:
+def wrong_expression(expressions: Iterable[str]) -> str:
+    """What is wrong with the first one that is no regular expression; empty if all are."""
+    for expression in expressions:
         try:
-            re.compile(key)
+            re.compile(expression)
         except re.error as error:
-            raise ValueError(f"`{key}` is no regular expression: {error}") from error
+            return f"`{expression}` is no regular expression: {error}"
+    return ""
+
+
+def _expressions(value: dict[str, Any]) -> dict[str, Any]:
+    if wrong := wrong_expression(value):
+        raise ValueError(wrong)
     return value
 
 
@@ -64,8 +71,8 @@ Alphas = Annotated[dict[str, PositiveFloat], AfterValidator(_expressions)]
 
 
 def names_a_block(name: str) -> bool:
-    """Whether a name of a module, or a pattern for names, has the number of a block in it, which
-    that of `fc1` is not.
+    """Whether a module's name, or a pattern for names, has the number of a block in it; the 1 of
+    `fc1` is none.
     """
     return re.search(r"(?<!\w)\d+(?!\w)", name) is not None
 
@@ -102,7 +109,7 @@ def linear_targets(
     Args:
         kind: PEFT's name of the tuner.
         field: of the recipe, for messages.
-        blocks: numbers of those whose layers are meant, for which PEFT wants the ends of names.
+        blocks: numbers of the blocks to adapt; PEFT then wants the ends of names.
 
     Raises:
         MethodError: a name that no such layer has, or a pattern that fits none, or more.

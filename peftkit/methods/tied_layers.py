@@ -1,7 +1,7 @@
 """Layers that share a weight, such as an output layer that is tied to the embedding.
 
-What is trained beside one of them is no change of the other. Folded into the weight that both have,
-it would change both, so that each gets a weight of its own first.
+An update of one layer must not change the other; merging into a shared weight would change both, so
+each layer gets its own weight first.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import nn
 
 
 def untie_adapted(model: nn.Module) -> None:
-    """Gives every module a weight of its own, if one that shares its own is adapted, and has the
-    configuration say so.
+    """Gives every module its own weight, if an adapted layer shares one, and sets the configuration
+    accordingly.
     """
     owners = _owners(model)
     adapted = (

@@ -19,7 +19,7 @@ from peftkit.methods.method import Layout
 from peftkit.methods.reasons import quantized_weights_are_not_trained
 from peftkit.methods.stored import _StoredAsTensors
 from peftkit.tasks.task import Task
-from peftkit.terminal import plural
+from peftkit.wording import plural
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,7 +14,7 @@ from peftkit.data.rows import Row
 from peftkit.errors import DataError
 from peftkit.tasks.chat_format import PROBE, ChatFormat, NotRendered, Tokens, template_for
 from peftkit.tasks.messages import Message, is_learned
-from peftkit.terminal import plural
+from peftkit.wording import noun, plural
 
 OverLong = Literal["cut_end", "drop_turns", "drop"]
 Talk = tuple[Row, list[Message]]
@@ -220,8 +220,10 @@ def _note_rows(split: str, rows: Sequence[Row], what: str) -> list[str]:
         return []
     numbers = ", ".join(str(row.number) for row in rows[:SHOWN_ROWS])
     more = ", ..." if len(rows) > SHOWN_ROWS else ""
-    plural = "s" if len(rows) > 1 else ""
-    return [f"{split}: {len(rows)} row{plural} with {what} (row{plural} {numbers}{more})"]
+    return [
+        f"{split}: {plural(len(rows), 'row')} with {what} "
+        f"({noun(len(rows), 'row')} {numbers}{more})"
+    ]
 
 
 def _template_error(reason: str, tokenizer: Any, messages: Sequence[Message]) -> DataError:

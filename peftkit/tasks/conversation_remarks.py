@@ -1,4 +1,4 @@
-"""What a person should know about conversations before they are learned."""
+"""Notes on conversations before training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def unread_remarks(rows: Collection[Row]) -> Iterator[str]:
 
 
 def system_remarks(systems: Counter[str]) -> Iterator[str]:
-    """That conversations are learned with different system prompts, so that none is remembered.
+    """A note if conversations have different system prompts; the adapter then records none.
 
     Args:
         systems: system prompt -> conversations that have it; empty for those that have none.
@@ -38,4 +38,4 @@ def system_remarks(systems: Counter[str]) -> Iterator[str]:
     told = f"{several:,} different system prompts" if several > 1 else "one system prompt"
     if without:
         told += f", and {without:,} of {total:,} conversations without one"
-    yield (f"training has {told}; `peftkit chat` asks without one, unless `--system` gives it")
+    yield f"training has {told}, so `peftkit chat` uses none; give one with `--system`"

@@ -10,6 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from peftkit.wording import shortened
+
 FEW_NUMBERS = 20
 """So many different numbers are classes: ratings from 1 to 10, or in halves or tenths."""
 FEW_ROWS = 5
@@ -83,7 +85,7 @@ def visible(label: str) -> str:
         else c
         for c in label
     )
-    return shown if len(shown) <= 40 else f"{shown[:37]}..."
+    return shortened(shown, 40)
 
 
 def alike(counts: Mapping[str, int], number: Callable[[str], float | None]) -> list[list[str]]:

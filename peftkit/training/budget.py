@@ -1,4 +1,4 @@
-"""What a person should know about the number of steps and validations that a recipe asks for."""
+"""Notes on a recipe's number of steps and validations."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from peftkit.recipe import Training
 from peftkit.training.batching import number_of_steps
+from peftkit.wording import plural
 
 FEW_STEPS = 30
 
@@ -19,12 +20,12 @@ def budget_notes(training: Training, num_examples: int) -> Iterator[str]:
         if training.max_steps == steps:
             change = "raise `training.max_steps`"
         yield (
-            f"only {steps} optimizer step{'s' * (steps > 1)} ({num_examples:,} examples, "
+            f"only {plural(steps, 'optimizer step')} ({num_examples:,} examples, "
             f"{training.batch_size} a step): few to learn from; {change}"
         )
     every = training.evaluate_every or per_epoch
     if steps <= every and steps > 1:
         yield (
-            "the weights are validated once, at the end, so that none are chosen and nothing stops "
-            f"early; `training.evaluate_every`, say {max(1, steps // 4):,}, validates more often"
+            "validation runs once, at the end, so no best weights are chosen and training cannot "
+            f"stop early; set `training.evaluate_every` to {max(1, steps // 4)}"
         )

@@ -21,8 +21,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 from peftkit.bases.base import Base
 from peftkit.errors import MissingPackageError, RecipeError
 from peftkit.packages import is_installed
-from peftkit.terminal import plural
 from peftkit.training.own_accelerator import OwnAccelerator
+from peftkit.wording import plural
 
 
 def open_accelerator(base: Base, report_to: str = "none") -> Accelerator:

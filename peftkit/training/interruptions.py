@@ -19,16 +19,16 @@ NOTED = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class Signals:
-    """The signal that came inside of `interruptible`."""
+    """The signal that came inside `interruptible`."""
 
     code: int = 0
-    """The exit code that it asks for; 0 if none came."""
+    """Its exit code; 0 if none came."""
     raising: bool = False
-    """Whether the next one raises KeyboardInterrupt or SystemExit where it comes."""
+    """Whether the next one raises KeyboardInterrupt or SystemExit at once."""
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, where nothing can be left half done, a signal need not wait."""
+        """Inside, a signal ends the run at once: nothing there can be left half done."""
         before, self.raising = self.raising, True
         try:
             yield
@@ -38,11 +38,11 @@ class Signals:
 
 @contextlib.contextmanager
 def interruptible(interrupted: Callable[[int], str]) -> Iterator[Signals]:
-    """Inside, the first signal is noted, for the block to end by itself; a second one ends it.
+    """Inside, the first signal is recorded, and the block ends by itself; a second one ends it.
 
     Args:
-        interrupted: is given the exit code that the signal asks for; says how far the work has
-            come if nothing can be kept of it, else nothing.
+        interrupted: called with the signal's exit code; returns how far the work has come if
+            nothing of it can be kept, else an empty text.
 
     Raises:
         Interrupted: there is nothing to keep.
@@ -59,7 +59,7 @@ def interruptible(interrupted: Callable[[int], str]) -> Iterator[Signals]:
 
 @contextlib.contextmanager
 def _handled(signals: Signals) -> Iterator[None]:
-    """Inside, signals are noted; as Python allows it, in the main thread only."""
+    """Inside, signals are recorded; in the main thread only, as Python requires."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

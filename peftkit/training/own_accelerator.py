@@ -1,4 +1,4 @@
-"""An Accelerator whose precision is its own.
+"""An Accelerator with its own precision.
 
 Accelerate keeps one precision and one number of accumulated steps for a whole process. A notebook
 loads adapters of several precisions, and may have an Accelerator for its own training.
@@ -18,8 +18,8 @@ from torch import Tensor
 
 
 class OwnAccelerator(Accelerator):  # type: ignore[misc]
-    """Accelerate's processes and devices, with autocast of its own; other Accelerators of the
-    process stay as they are, and can be made as if there were none.
+    """Accelerate's processes and devices, with its own autocast; other Accelerators of the process,
+    made before or after it, are not affected.
 
     Args:
         dtype: float32, or bfloat16 for autocast.
@@ -50,5 +50,5 @@ class OwnAccelerator(Accelerator):  # type: ignore[misc]
             yield
 
     def backward(self, loss: Tensor, **options: Any) -> None:
-        """The gradients of a loss, which the number of accumulated steps does not divide."""
+        """Backpropagates a loss, not divided by the number of accumulated steps."""
         loss.backward(**options)  # type: ignore[no-untyped-call]

@@ -16,12 +16,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from peftkit.terminal import duration
+from peftkit.wording import duration
 
 EVERY = 30.0
 """Seconds between two lines, and before the first; work that takes less is silent."""
 Say = Callable[[str], None]
-Clock = Callable[[], float]
+Now = Callable[[], float]
+"""Gives the time in seconds, as `time.monotonic` does."""
 
 
 def silent(_: str) -> None:
@@ -54,7 +55,7 @@ class Pace:
         total: int,
         unit: str = "rows",
         every: float = EVERY,
-        clock: Clock = time.monotonic,
+        clock: Now = time.monotonic,
     ) -> None:
         self._say, self._what, self._total, self._unit = say, what, total, unit
         self._every, self._clock = every, clock
@@ -78,7 +79,7 @@ class Pace:
 class Stages:
     """Says what is being done, where what came before has taken long; arguments as for `Pace`."""
 
-    def __init__(self, say: Say, every: float = EVERY, clock: Clock = time.monotonic) -> None:
+    def __init__(self, say: Say, every: float = EVERY, clock: Now = time.monotonic) -> None:
         self._say, self._every, self._clock = say, every, clock
         self._started = self._last = clock()
 
@@ -105,7 +106,7 @@ class TrainingProgress:
         num_steps: int,
         visible: bool,
         every: float = EVERY,
-        clock: Clock = time.monotonic,
+        clock: Now = time.monotonic,
     ) -> None:
         self._console, self._num_steps, self._visible = console, num_steps, visible
         self._every, self._clock = every, clock

@@ -1,5 +1,5 @@
-"""How many threads a CPU computes with, which decides the last bits of what is computed, and how
-they wait for one another, which does not.
+"""The number of CPU threads, which decides the last bits of results, and how threads wait for one
+another, which does not.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 CHOSEN_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""Variables by which a user says how the threads of OpenMP wait."""
+"""Environment variables that set how OpenMP threads wait."""
 SPINS = "1000"
 """How often a thread of GNU's OpenMP looks for work before it sleeps; its default is 300,000
 (measured in docs/log.md)."""
@@ -21,11 +21,11 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def sleep_while_waiting() -> None:
-    """Lets the threads of this process and its children sleep soon where they wait for one another,
-    unless the environment says how they do; to be called before torch is imported.
+    """Makes OpenMP threads sleep instead of spin, unless the environment sets it; call before
+    importing torch. Child processes inherit it.
 
-    Otherwise a thread spins until the other one comes, which takes as long as another program has
-    its core.
+    A thread that spins wastes its core for as long as another program holds the core of the thread
+    that it waits for.
     """
     if not any(name in os.environ for name in WAITING):
         os.environ["GOMP_SPINCOUNT"] = SPINS  # Linux
@@ -33,7 +33,7 @@ def sleep_while_waiting() -> None:
 
 
 def use_usable_cpus() -> None:
-    """Lets torch compute with no more threads than this process may use."""
+    """Limits torch's threads to the processors that this process may use."""
     import torch
 
     if (number := resolved_threads(None)) != torch.get_num_threads():
@@ -41,8 +41,8 @@ def use_usable_cpus() -> None:
 
 
 def resolved_threads(wanted: int | None) -> int:
-    """The threads that a run uses: those that the recipe names; else torch's own number, which the
-    environment may set, but no more than the process may use.
+    """The threads of a run: the recipe's number, or the environment's; else torch's own, limited to
+    the processors that this process may use.
     """
     if wanted is not None:
         return wanted
@@ -55,7 +55,7 @@ def resolved_threads(wanted: int | None) -> int:
 
 @contextlib.contextmanager
 def cpu_threads(number: int) -> Iterator[None]:
-    """Inside, torch computes with so many threads."""
+    """Inside, torch computes with `number` threads."""
     import torch
 
     before = torch.get_num_threads()
@@ -69,8 +69,8 @@ def cpu_threads(number: int) -> Iterator[None]:
 
 
 def usable_cpus(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
-    """Processors that this process may use, by its affinity and by the quotas of its control group
-    and those around it.
+    """Processors that this process may use, by its affinity and the quotas of its control group and
+    those around it.
 
     Args:
         cgroup: where the control groups' files are, of version 2 or 1.

@@ -1,0 +1,22 @@
+"""The types of PEFT's configurations, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def type_name(peft_type: Any) -> str:
+    """`LORA`, of PEFT's enum or of the text itself."""
+    return str(getattr(peft_type, "value", peft_type))
+
+
+def kind_of(config: Any) -> str:
+    """The name of a configuration's type."""
+    return type_name(config.peft_type)
+
+
+def config_classes() -> dict[str, Any]:
+    """Name of a type -> class of its configuration; imports PEFT."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    return {type_name(key): made for key, made in PEFT_TYPE_TO_CONFIG_MAPPING.items()}

@@ -1,0 +1,32 @@
+"""How messages write numbers of things, times and long names."""
+
+from __future__ import annotations
+
+
+def noun(count: float, word: str) -> str:
+    """`row` for one, `rows` for any other number; for a number that stands elsewhere."""
+    return word if count == 1 else f"{word}s"
+
+
+def plural(count: float, word: str) -> str:
+    """`1 row`, `2 rows`, `1,200 rows`."""
+    return f"{count:,} {noun(count, word)}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def shortened(name: str, length: int, end: int = 0) -> str:
+    """A name cut to `length` characters, its last `end` ones kept: labels often begin alike."""
+    if len(name) <= length:
+        return name
+    return f"{name[: length - end - 3]}...{name[len(name) - end :]}"
