@@ -39,7 +39,7 @@ from peftkit.parts import (
     script_errors,
 )
 from peftkit.recipe import Recipe, recipe_schema
-from peftkit.terminal import open_console, quiet_libraries
+from peftkit.terminal import open_console, print_note, quiet_libraries
 from peftkit.training.threads import sleep_while_waiting
 
 RECIPE_COMMANDS = ("run", "check", "plan", "compare")
@@ -123,7 +123,12 @@ def _command(options: argparse.Namespace, overrides: list[str]) -> None:
     elif options.command == "new":
         _new(options.name)
     elif options.command == "compare":
-        compare_command([_recipe_in(Path(file), overrides) for file in options.files], options)
+        from peftkit.early import look
+
+        recipes = [_recipe_in(Path(file), overrides) for file in options.files]
+        with _beside(Path(options.files[0])):
+            look(recipes[0])  # the others have the same base and data
+        compare_command(recipes, options)
     elif options.command in RECIPE_COMMANDS:
         file = Path(options.file)
         recipe = _recipe_in(file, overrides)
@@ -299,7 +304,7 @@ def _plan(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
     console = open_console(options.json)
     print_plan(console, planned)
     for note in prepared.ledger.notes:
-        console.print(f"  [yellow]note:[/] {note}", highlight=False)
+        print_note(console, note)
     if options.json:
         print(json.dumps(planned, ensure_ascii=False))
 

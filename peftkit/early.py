@@ -5,7 +5,7 @@ rows.
 from __future__ import annotations
 
 from peftkit.adapters.hub import find_adapter
-from peftkit.bases.opening import check_has_weights, find_local
+from peftkit.bases.opening import check_has_weights, fetch, find_local
 from peftkit.data.ledger import Ledger
 from peftkit.data.splits import Splits, load_splits
 from peftkit.output import check_output
@@ -29,6 +29,8 @@ def look(recipe: Recipe, output_dir: str | None = None) -> Rows:
     if recipe.start_from:
         find_adapter(recipe.start_from)
     found = find_local(recipe.base)
-    if found and found.is_dir():
+    if found is None:
+        fetch(recipe.base)  # asks the Hub, or its cache
+    elif found.is_dir():
         check_has_weights(found)
     return load_splits(recipe.task, recipe.split_seed)

@@ -29,6 +29,7 @@ from peftkit.preparing import Prepared
 from peftkit.recipe import Recipe
 from peftkit.rehearsal import count
 from peftkit.tasks.task import Score
+from peftkit.terminal import print_note
 from peftkit.training.devices import give_back_memory, weights_dtype
 from peftkit.training.interruptions import interruptible
 from peftkit.training.loop import TrainResult, train
@@ -96,22 +97,22 @@ def train_and_score(
     with clock.stage("self-check"):
         chosen = choose_trained(model, prepared, accelerator)
     for note in dict.fromkeys((*of_base.notes, *chosen.notes)):
-        console.print(f"  [yellow]note:[/] {note}", highlight=False)
+        print_note(console, note)
     begun = {}
     if prepared.start:
         with clock.stage("evaluate"):
             begun["start"] = scored(chosen.reader).metrics
-    with clock.stage("train"):
-        result = fit(chosen.reader, prepared, accelerator, clock, console)
-    give_back_memory()  # of the optimizer
-    if result.stopped == "interrupted":
-        raise Unfinished(model, before, result, unquantized)
-    with interruptible(lambda _: "") as signals, signals.at_once():
-        with clock.stage("evaluate"):
-            after = scored(chosen.reader)
-            baselines = {**recipe.task.baselines(encoded), **_scores_of(probe), **begun}
-        with clock.stage("generate"):
-            answers_after = answer(model)
+    with interruptible(lambda _: "") as signals:
+        with clock.stage("train"):
+            result = fit(chosen.reader, prepared, accelerator, clock, console)
+        give_back_memory()  # of the optimizer
+        if not signals.code:
+            with signals.at_once():
+                with clock.stage("evaluate"):
+                    after = scored(chosen.reader)
+                    baselines = {**recipe.task.baselines(encoded), **_scores_of(probe), **begun}
+                with clock.stage("generate"):
+                    answers_after = answer(model)
     if signals.code:
         result = replace(result, stopped="interrupted", exit_code=signals.code)
         raise Unfinished(model, before, result, unquantized)

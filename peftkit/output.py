@@ -60,6 +60,8 @@ def _interrupted(folder: Path, code: int) -> Interrupted:
     kept = next((file.parent for file in folder.rglob("*.safetensors")), None)
     if kept is None:
         return Interrupted("stopped before anything could be kept", exit_code=code)
+    if not (kept / "peftkit.json").is_file():  # what is written last of an adapter
+        return Interrupted(f"stopped while `{kept}` was written; it is not whole", exit_code=code)
     return Interrupted(
         f"stopped before the saved adapter was checked; it is in `{kept}`",
         f"`peftkit verify {kept}` checks it",

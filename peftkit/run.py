@@ -11,6 +11,7 @@ and finds everything that can be wrong without them; `peftkit check` stops there
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import nn
 
-from peftkit.adapters.card import write_card
+from peftkit.adapters.card import VALIDATED, write_card
 from peftkit.adapters.folders import UNFINISHED
 from peftkit.adapters.loading import OpenedAdapter
 from peftkit.adapters.probes import take_probes, tolerance
@@ -48,6 +49,7 @@ from peftkit.output import check_output, output_folder, write_json
 from peftkit.planning import Plan, make_plan
 from peftkit.preparing import Prepared, prepare
 from peftkit.recipe import Recipe
+from peftkit.terminal import print_note
 from peftkit.training.batching import number_of_steps
 from peftkit.training.devices import (
     device_name,
@@ -56,6 +58,7 @@ from peftkit.training.devices import (
     quick_collections,
     weights_dtype,
 )
+from peftkit.training.interruptions import interruptible
 from peftkit.training.threads import cpu_threads
 
 
@@ -90,10 +93,10 @@ def plan_if_possible(
         planned = plan(prepared, accelerator, timed=False)
     except Exception as error:  # small copies of an architecture may be what nobody has built
         reason = f"{type(error).__name__}: {first_line(error)}"
-        console.print(f"  [yellow]note:[/] memory cannot be planned: {reason}", highlight=False)
+        print_note(console, f"memory cannot be planned: {reason}")
         return {"failed": reason}
     for note in planned.notes:
-        console.print(f"  [yellow]note:[/] {note}", highlight=False)
+        print_note(console, note)
     return planned.to_json()
 
 
@@ -145,21 +148,24 @@ def _run(
             raise keep_unfinished(unfinished, prepared, folder, accelerator) from unfinished
         if not accelerator.is_main_process:
             return Run(folder, {})
-        with clock.stage("save"):
+        with interruptible(lambda _: "") as signals, clock.stage("save"):
             told = outcome.metrics(), outcome.unquantized
             unchecked, adapter = save_adapter(model, *told, prepared, folder, accelerator)
+        if signals.code:
+            sys.exit(signals.code)
         accelerator.free_memory()  # the check loads the base a second time
         del model
         give_back_memory()
         with clock.stage("check"):
             saved, difference = check_saved(unchecked, recipe, prepared.base, adapter, accelerator)
-        record = run_record(
-            prepared, planned, outcome, adapter, saved, difference, clock, accelerator
-        )
-        by_example = {name: asdict(of) for name, of in outcome.after.by_example.items()}
-        write_json(folder / "by_example.json", by_example)
-        write_json(folder / "run.json", record)
-        write_receipt(folder / "receipt.html", record)
+        with interruptible(lambda _: ""):  # what is left takes a moment
+            record = run_record(
+                prepared, planned, outcome, adapter, saved, difference, clock, accelerator
+            )
+            by_example = {name: asdict(of) for name, of in outcome.after.by_example.items()}
+            write_json(folder / "by_example.json", by_example)
+            write_json(folder / "run.json", record)
+            write_receipt(folder / "receipt.html", record)
     print_scores(console, record)
     return Run(folder, record)
 
@@ -174,7 +180,8 @@ def keep_unfinished(
     step, done = result.best_step, len(result.history)
     if accelerator.is_main_process:
         validated = next(v.metrics for v in result.validations if v.step == step)
-        metrics = {"before": unfinished.before.metrics, f"validation, step {step}": validated}
+        before = {"test split, before": unfinished.before.metrics}
+        metrics = {**before, f"{VALIDATED} {step}": validated}
         kept = unfinished.model, metrics, unfinished.unquantized
         unchecked, _ = save_adapter(*kept, prepared, folder, accelerator)
         unchecked.rename(folder / UNFINISHED)

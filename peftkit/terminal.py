@@ -23,6 +23,11 @@ def open_console(json_on_stdout: bool) -> Console:
     return Console(stderr=json_on_stdout, quiet=os.environ.get("RANK", "0") != "0")
 
 
+def print_note(console: Console, text: str) -> None:
+    """Prints a note; on one line where a log is written, which people search."""
+    console.print(f"  [yellow]note:[/] {text}", highlight=False, soft_wrap=not console.is_terminal)
+
+
 NOISY = ("bitsandbytes", "huggingface_hub")
 """Loggers whose notes a person need not read."""
 PARALLELISM = "TOKENIZERS_PARALLELISM"

@@ -185,13 +185,16 @@ class TestTrainedOut:
             assert rows[name]["trained_out"] == is_trained_out(rows[name]["seeds"])
         assert rows["frozen_probe"]["trained_out"] is None
 
-        def runs(*best):
-            return [{"best_step": step, "num_steps": 8} for step in best]
+        def runs(*best, values=(0.5, 0.6, 0.7)):
+            made = [{"value": value} for value in values]
+            return [{"best_step": step, "num_steps": 8, "validations": made} for step in best]
 
         assert is_trained_out(runs(8)) is False
         assert is_trained_out(runs(8, 3)) is False
         assert is_trained_out(runs(8, 3, 4)) is True
         assert is_trained_out([]) is None
+        assert is_trained_out(runs(8, values=(0.5, 1.0, 1.0))) is True  # chosen for its loss
+        assert is_trained_out(runs(8, values=(1.0,))) is False
 
     def test_it_is_said_everywhere(self, compared, tmp_path, capsys):
         record = json.loads(json.dumps(compared.record))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import json
 import os
 import re
@@ -15,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from torch import nn
 
 from peftkit import LoRA
@@ -24,6 +27,7 @@ from peftkit.cli import command_line
 from peftkit.errors import AdapterError, Interrupted
 from peftkit.output import newest_run, taken_name
 from peftkit.run import run
+from peftkit.terminal import print_note
 from peftkit.training.interruptions import interruptible
 from peftkit.training.stopping import Best
 from peftkit.training.threads import WAITING, cpu_threads, resolved_threads, usable_cpus
@@ -160,6 +164,8 @@ EARLY = {
     "an output that exists": (["run", "recipe.json", "--output-dir", "taken"], "exists already"),
     "a missing base": (["plan", "recipe.json", "--base.name-or-path", "./nowhere"], "no file"),
     "an adapter to start from": (["run", "recipe.json", "--start-from", "runs/no"], "no folder"),
+    "a comparison": (["compare", "recipe.json", "--task.data.path", "nowhere.csv"], "no file"),
+    "a base of the Hub": (["run", "recipe.json", "--base.name-or-path", "org/no"], "the Hub does"),
     "rows to answer": (["predict", "taken", "--file", "no.csv", "--out", "o.csv"], "no file"),
 }
 
@@ -176,8 +182,9 @@ def test_what_is_wrong_is_told_without_the_model_libraries(tmp_path, make_recipe
         "finally: print(sorted({'torch', 'transformers', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert told in done.stderr
     assert done.stdout.strip() == "[]"
@@ -213,6 +220,47 @@ def test_a_signal_in_the_check_leaves_the_adapter(make_recipe, in_tmp, monkeypat
     with pytest.raises(Interrupted, match="stopped before anything could be kept"):
         run(make_recipe(max_steps=1))
     assert not Path("runs/tiny-2").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("at", "left", "told"),
+    [
+        ("peftkit.training.loop._result", "adapter.unfinished", "the best validated weights"),
+        ("peftkit.run.versions", "adapter.unchecked", "before the saved adapter was checked"),
+        ("peftkit.run.write_receipt", "adapter", ""),
+    ],
+)
+def test_a_signal_between_two_stages_loses_nothing(
+    make_recipe, in_tmp, monkeypatch, number, at, left, told
+):
+    module, name = at.rsplit(".", 1)
+    before = getattr(importlib.import_module(module), name)
+
+    def with_signal(*given):
+        signal.raise_signal(number)
+        return before(*given)
+
+    monkeypatch.setattr(at, with_signal)
+    if told:
+        with pytest.raises(Interrupted, match=told) as caught:
+            run(make_recipe(max_steps=2))
+        assert caught.value.exit_code == 128 + number
+    else:
+        run(make_recipe(max_steps=2))
+        assert (in_tmp / "runs/tiny/receipt.html").is_file()
+    assert not verify(f"runs/tiny/{left}").problems
+    if left == "adapter.unfinished":
+        card = (in_tmp / "runs/tiny" / left / "README.md").read_text()
+        assert "Not finished: a signal interrupted the training." in card
+        assert "| scores | " in card
+        assert "| validation, step 2 | " in card
+
+
+def test_notes_in_a_log_are_single_lines():
+    out = io.StringIO()
+    print_note(Console(file=out, width=40), "word " * 30)
+    assert len(out.getvalue().splitlines()) == 1
 
 
 OWN = """

@@ -18,7 +18,7 @@ from peftkit.data.encoded import Encoded, Examples, Head
 from peftkit.data.rows import Row
 from peftkit.evaluation import probe_rows
 from peftkit.evaluation.features import FrozenBase, beside_scores, read_features, tried
-from peftkit.evaluation.frozen_probe import ROW
+from peftkit.evaluation.frozen_probe import ROW, STRENGTHS, Part, fit_probe
 from peftkit.evaluation.lead import difference_interval, lead
 from peftkit.evaluation.probe_rows import MOST_ROWS, draw
 from peftkit.evaluation.report import print_scores
@@ -144,11 +144,22 @@ class TestRows:
         none = self.fitted(make_recipe, 1000, 10 * test / 10_000, monkeypatch)
         assert none.found is None
         assert "10% is allowed" in none.left_out
-        assert "on 30 rows it would take" in none.left_out
+        assert "on 15 rows it would take" in none.left_out
 
     def test_a_small_set_is_read_whole(self, make_recipe, monkeypatch):
         found = self.fitted(make_recipe, 60, 1.0, monkeypatch, free=1e11)
         assert found.rows == found.num_train == 60
+
+    def test_of_equal_scores_the_one_with_the_lower_loss_is_taken(self, make_recipe):
+        parts = []
+        for seed in range(3):
+            examples = made_examples(30, seed=seed)
+            labels = np.concatenate(list(examples.targets))
+            parts.append(Part(np.eye(3, dtype=np.float32)[labels], examples))
+        head = Head("", "SEQ_CLS", ("0", "1", "2"))
+        found = fit_probe(parts, make_recipe().task, head, "accuracy")
+        assert sum(tried["value"] == 1.0 for tried in found.tried) > 3
+        assert found.regularization == STRENGTHS[-1]  # the surest of all that are right
 
     def test_never_more_than_five_thousand(self, make_recipe, monkeypatch):
         found = self.fitted(make_recipe, MOST_ROWS + 500, 1e9, monkeypatch)

@@ -26,6 +26,8 @@ PIPELINE_TAGS = {
     "SEQ_2_SEQ_LM": "text2text-generation",
 }
 
+VALIDATED = "validation, step"
+"""Begins the name of the scores of an adapter whose training was interrupted."""
 TEMPLATE = """\
 ---
 {% if repository %}base_model: {{ repository }}
@@ -45,7 +47,10 @@ tags:
 {% if record.rewound %}Rewound by `peftkit rewind` to {{ "%g" | format(record.rewound.scale) }} \
 of the strength that was trained: {{ source }}.
 
-{% endif %}| test split | {{ metrics | join(" | ") }} |
+{% endif %}{% if unfinished %}Not finished: a signal interrupted the training. These are the best \
+validated weights until then; they were not scored on the test split.
+
+{% endif %}| {{ "scores" if unfinished else "test split" }} | {{ metrics | join(" | ") }} |
 |---|{% for _ in metrics %}---:|{% endfor %}
 {% for row, scores in record.metrics.items() -%}
 | {{ row }} |{% for metric in metrics %} \
@@ -224,6 +229,7 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     text = environment.from_string(TEMPLATE).render(
         record=record,
+        unfinished=any(row.startswith(VALIDATED) for row in record.metrics),
         name=name,
         base=known,
         head=head,

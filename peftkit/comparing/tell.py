@@ -13,6 +13,7 @@ from peftkit.comparing import trained_out
 from peftkit.comparing.answer import answer
 from peftkit.comparing.expecting import HOW
 from peftkit.evaluation.report import plain_table
+from peftkit.terminal import print_note
 from peftkit.wording import duration
 
 Json = dict[str, Any]
@@ -68,6 +69,6 @@ def print_comparison(console: Console, record: Json, folder: Path) -> None:
     for sentence in answer(record):
         console.print(f"  {escape(sentence)}", highlight=False)
     for note in record["notes"]:
-        console.print(f"  [yellow]note:[/] {escape(note)}", highlight=False)
+        print_note(console, escape(note))
     for name in ("compare.html", "compare.md", "compare.json"):
         console.print(f"  {folder / name}", highlight=False, soft_wrap=True)

@@ -14,13 +14,20 @@ NOT = "not trained out"
 
 
 def is_trained_out(seeds: Sequence[Mapping[str, Any]]) -> bool | None:
-    """False if half of the runs or more have their best validation score at the last step; None
+    """False if half of the runs or more reach their best validation score at the last step; None
     without runs.
     """
     if not seeds:
         return None
-    at_the_end = sum(seed["best_step"] == seed["num_steps"] for seed in seeds)
-    return bool(2 * at_the_end < len(seeds))
+    return 2 * sum(map(_is_rising, seeds)) < len(seeds)
+
+
+def _is_rising(seed: Mapping[str, Any]) -> bool:
+    """Whether a run's last validation score is better than all before; an equal one, chosen for its
+    lower loss, is not.
+    """
+    values = [validation["value"] for validation in seed["validations"]]
+    return bool(seed["best_step"] == seed["num_steps"] and values[-1] not in values[:-1])
 
 
 def told(row: Mapping[str, Any]) -> str:

@@ -65,13 +65,14 @@ def fit_probe(parts: Sequence[Part], task: Task, head: Head, metric: str) -> Fro
     """
     scale = float(np.linalg.norm(parts[0].features, axis=1).mean()) or 1.0
     train, validation, test = (replace(part, features=part.features / scale) for part in parts)
-    best: tuple[float, float, Any] | None = None
+    best: tuple[tuple[float, float], float, Any] | None = None
     tried = []
     for strength in STRENGTHS:
         fitted = _fitted(train, strength)
-        value = _judged(fitted, validation, task, head).metrics[metric]
+        metrics = _judged(fitted, validation, task, head).metrics
+        value = metrics[metric]
         tried.append({"regularization": strength, "value": value})
-        goodness = -value if metric == "loss" else value
+        goodness = (-value if metric == "loss" else value, -metrics["loss"])  # as runs are judged
         if best is None or goodness > best[0]:
             best = (goodness, strength, fitted)
     assert best is not None

@@ -21,7 +21,7 @@ SHARE = 0.1
 FREE = 1e11
 """Multiplications that any run may spend: about a second on two cores of a CPU, where even the
 shortest run takes ten."""
-LEAST_PER_LABEL = 10
+LEAST_PER_LABEL = 5
 """Training rows per label, on average, below which a regression says little about the base; a
 smaller split is taken whole."""
 
@@ -73,7 +73,7 @@ def probe_of_run(
     if int(share * num_train) < least:
         needed = work.of(least / num_train) / planned_work
         return ProbeOfRun(
-            f"on {plural(least, 'row')} it would take {needed:.0%} of the run's work; "
+            f"on {plural(least, 'row')} it would take {needed:.1%} of the run's work; "
             f"{SHARE:.0%} is allowed",
             num_train=num_train,
         )

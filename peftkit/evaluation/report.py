@@ -14,6 +14,7 @@ from peftkit.data.ledger import FIRST_ROWS, Ledger, describe_malformed
 from peftkit.evaluation.receipt import about_probe
 from peftkit.evaluation.strata import print_strata
 from peftkit.tasks.task import Piece
+from peftkit.terminal import print_note
 from peftkit.wording import duration, plural
 
 SHOWN = 3
@@ -61,7 +62,7 @@ def print_ledger(console: Console, ledger: Ledger, whole: bool = False) -> None:
     console.print(splits)
     print_strata(console, ledger, whole)
     for note in ledger.notes:
-        console.print(f"  [yellow]note:[/] {note}", highlight=False)
+        print_note(console, note)
 
 
 def print_scores(console: Console, run: dict[str, Any]) -> None:
@@ -83,7 +84,7 @@ def print_scores(console: Console, run: dict[str, Any]) -> None:
     table.add_row("95 % interval", *cells, style="dim")
     console.print(table)
     if told := about_probe(test["probe"]):
-        console.print(f"  [yellow]note:[/] {escape(told)}", highlight=False)
+        print_note(console, escape(told))
     for sample in test["samples"][:SHOWN]:
         console.print(f"\n  [bold]asked[/]   {escape(sample['prompt'])}", highlight=False)
         for when in ("before", "after"):
@@ -134,7 +135,7 @@ def print_plan(console: Console, plan: dict[str, Any]) -> None:
         )
     console.print(f"  the run needs {plan['peak_mb']:,.0f} MB", style="bold", highlight=False)
     for note in plan["notes"]:
-        console.print(f"  [yellow]note:[/] {note}", highlight=False)
+        print_note(console, note)
 
 
 def print_rewind(console: Console, report: dict[str, Any]) -> None:
@@ -156,7 +157,7 @@ def print_rewind(console: Console, report: dict[str, Any]) -> None:
         table.add_row(row, *(f"{value:.4f}" for value in scores.values()))
     console.print(table)
     for note in report["notes"]:
-        console.print(f"  [yellow]note:[/] {note}", highlight=False)
+        print_note(console, note)
     if not report["written"]:
         console.print(
             "  nothing to rewind: the adapter is best as it was trained, and none is written; the "

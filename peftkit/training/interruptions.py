@@ -29,7 +29,12 @@ class Signals:
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
         """Inside, a signal ends the run at once: nothing there can be left half done."""
-        before, self.raising = self.raising, True
+        with self._raise(True):
+            yield
+
+    @contextlib.contextmanager
+    def _raise(self, raising: bool) -> Iterator[None]:
+        before, self.raising = self.raising, raising
         try:
             yield
         finally:
@@ -38,7 +43,8 @@ class Signals:
 
 @contextlib.contextmanager
 def interruptible(interrupted: Callable[[int], str]) -> Iterator[Signals]:
-    """Inside, the first signal is recorded, and the block ends by itself; a second one ends it.
+    """Inside, the first signal is recorded, and the block ends by itself; a second one ends it. A
+    block inside another one has the same `Signals`: none is lost between two of them.
 
     Args:
         interrupted: called with the signal's exit code; returns how far the work has come if
@@ -47,7 +53,8 @@ def interruptible(interrupted: Callable[[int], str]) -> Iterator[Signals]:
     Raises:
         Interrupted: there is nothing to keep.
     """
-    signals = Signals()
+    inside = threading.current_thread() is threading.main_thread() and _current
+    signals = _current[0] if inside else Signals()
     try:
         with _handled(signals):
             yield signals
@@ -57,11 +64,19 @@ def interruptible(interrupted: Callable[[int], str]) -> Iterator[Signals]:
         raise Interrupted(f"stopped {where}; nothing is kept", exit_code=signals.code)
 
 
+_current: list[Signals] = []
+"""Where the outermost block of the main thread records signals; empty outside."""
+
+
 @contextlib.contextmanager
 def _handled(signals: Signals) -> Iterator[None]:
     """Inside, signals are recorded; in the main thread only, as Python requires."""
     if threading.current_thread() is not threading.main_thread():
         yield
+        return
+    if _current:
+        with signals._raise(False):
+            yield
         return
 
     def note(number: int, _: Any) -> None:
@@ -72,8 +87,10 @@ def _handled(signals: Signals) -> Iterator[None]:
         signals.code = SHELL + number
 
     before = {number: signal.signal(number, note) for number in NOTED}
+    _current.append(signals)
     try:
         yield
     finally:
+        _current.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
