@@ -419,7 +419,7 @@ def test_training_goes_on_from_the_same_pooling_only(done, pooling_recipe):
 
 def test_the_first_token_of_a_decoder_is_refused(bases, pooling_recipe, tmp_path):
     shutil.copytree(bases["llama"], tmp_path / "llama")
-    (tmp_path / "llama/model.safetensors").unlink()
+    (tmp_path / "llama/model.safetensors").write_bytes(b"never read")
     recipe = pooling_recipe("cls", pk.HeadOnly())
     recipe = recipe.with_(base=pk.Base(name_or_path=str(tmp_path / "llama")))
     with pytest.raises(BaseModelError, match="its first token sees itself only") as told:
@@ -431,6 +431,7 @@ def test_the_first_token_of_a_decoder_is_refused(bases, pooling_recipe, tmp_path
 def test_an_encoder_with_a_decoder_is_refused(pooling, pooling_recipe, tmp_path):
     sizes = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
     transformers.T5Config(**sizes, vocab_size=80).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"never read")
     save_tokenizer(tmp_path, "bert")
     recipe = pooling_recipe(pooling, pk.HeadOnly())
     with pytest.raises(BaseModelError, match="t5 model, with an encoder and a decoder"):

@@ -10,9 +10,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peftkit.errors import SHELL, Interrupted, exit_code
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 NOTED = (signal.SIGINT, signal.SIGTERM)
 
@@ -62,6 +65,23 @@ def interruptible(interrupted: Callable[[int], str]) -> Iterator[Signals]:
         signals.code = exit_code(raised)
     if signals.code and (where := interrupted(signals.code)):
         raise Interrupted(f"stopped {where}; nothing is kept", exit_code=signals.code)
+
+
+def at_once_if_alone(
+    signals: Signals, accelerator: Accelerator
+) -> contextlib.AbstractContextManager[None]:
+    """`Signals.at_once`, unless other processes would wait for this one."""
+    return signals.at_once() if accelerator.num_processes == 1 else contextlib.nullcontext()
+
+
+def agreed(signals: Signals, accelerator: Accelerator) -> bool:
+    """Whether a signal came in any of the processes, which all stop at the same step."""
+    if accelerator.num_processes > 1:
+        import torch
+
+        code = torch.tensor([signals.code], device=accelerator.device)
+        signals.code = int(accelerator.gather(code).max())
+    return signals.code > 0
 
 
 _current: list[Signals] = []

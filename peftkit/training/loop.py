@@ -34,7 +34,7 @@ from peftkit.training.batching import (
 from peftkit.training.collating import collate, to_device
 from peftkit.training.devices import devices_of, is_out_of_memory
 from peftkit.training.frozen_trunk import find_frozen_trunk
-from peftkit.training.interruptions import interruptible
+from peftkit.training.interruptions import agreed, at_once_if_alone, interruptible
 from peftkit.training.optimizers import make_optimizer, make_schedule
 from peftkit.training.progress import TrainingProgress
 from peftkit.training.reading import LossOf, Reader, base_of
@@ -187,8 +187,7 @@ def train(
             _tell(record, step, examples, progress, accelerator)
             if _is_validation(step, training, num_steps):
                 begun = time.perf_counter()
-                alone = accelerator.num_processes == 1  # others would wait for this one
-                with signals.at_once() if alone else contextlib.nullcontext():
+                with at_once_if_alone(signals, accelerator):
                     metrics = score(reader)
                 _train_mode(wrapped, quiet)
                 loss = account.validated(step.number, metrics, begun, started)
@@ -198,10 +197,7 @@ def train(
                 progress.validation(step.number, loss, metrics, best.since == 0)
                 if best.exhausted:
                     break
-            if accelerator.num_processes > 1:  # all stop at the same step
-                code = torch.tensor(signals.code, device=accelerator.device)
-                signals.code = int(accelerator.gather(code[None]).max())
-            if signals.code:
+            if agreed(signals, accelerator):
                 break
     _leave(reader, best, digest)
     return _result(account, best, started, reader, accelerator)
