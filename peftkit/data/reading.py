@@ -147,9 +147,10 @@ def _read_packaged(source: Source) -> Table:
         for number, values in table.rows
         if source.subset in ("", values[entry.subset_column])
     )
+    chosen = entry.subset_column if source.subset else ""  # the same in all rows
     return Table(
         name=" ".join(filter(None, (source.path, source.subset))),
-        columns=table.columns,
+        columns=tuple(column for column in table.columns if column != chosen),
         rows=rows,
         unit=table.unit,
         label_names={"label": dict(entry.label_names)},

@@ -16,7 +16,8 @@ from peftkit.wording import shortened
 MOST_LINES = 12
 """Most labels that get a line each; more stand side by side."""
 MOST_NAMED = 160
-LONGEST_NAME = 32
+LONGEST_NAME, ITS_END = 28, 8
+"""Characters of a label; two columns of them fit a terminal of 80."""
 
 
 def print_strata(console: Console, ledger: Ledger, whole: bool) -> None:
@@ -80,4 +81,4 @@ def strata_of(splits: Iterable[Mapping[str, int]]) -> dict[str, int]:
 def shown(name: str) -> str:
     """A label as a console prints it: on one line, not too long."""
     plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-    return escape(shortened(plain, LONGEST_NAME))
+    return escape(shortened(plain, LONGEST_NAME, ITS_END))
