@@ -22,8 +22,9 @@ from peftkit.adapters.adapterhub import _SavedByAdapterHub, hub_head
 from peftkit.adapters.foreign import NOT_LOADED, _NoTask, _SavedByPeft
 from peftkit.adapters.inspecting import Inspected
 from peftkit.adapters.outputs import task_of_outputs
+from peftkit.adapters.overlapping_keys import unsettled_alpha
 from peftkit.adapters.record import Record
-from peftkit.adapters.settings import EARLY_FIELDS
+from peftkit.adapters.settings import EARLY_FIELDS, of_earlier_peft
 from peftkit.adapters.vocabulary import fitted
 from peftkit.bases.base import Base
 from peftkit.bases.opening import OpenedBase, open_base
@@ -204,6 +205,10 @@ def explained(found: Inspected, base: str = "") -> Iterator[tuple[bool, str, str
     yield from told
     if any(changes for changes, _, _ in told):
         return
+    tensors = {name: stored for file in found.tensors.values() for name, stored in file.items()}
+    if unsettled := unsettled_alpha(found.config, tensors):
+        meaning = "the first key counts, and PEFT saves them sorted: in training it may be another"
+        yield False, unsettled, meaning
     spec = named_base(found, base)
     kind, why = task_type_of(found, spec)
     if not found.config.get("task_type"):
@@ -240,5 +245,8 @@ def other_fields(config: dict[str, Any]) -> Iterator[tuple[bool, str, str]]:
         yield (
             False,
             f"{quoted(missing, 4)} {verb} not in adapter_config.json",
-            "an earlier PEFT saved it; they take their defaults, which compute what it did",
+            "an earlier PEFT saved it; they take their defaults, which compute what it did"
+            if of_earlier_peft(config, missing)
+            else "no PEFT leaves them out, so another program wrote or changed the file; they take "
+            "their defaults",
         )

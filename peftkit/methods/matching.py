@@ -20,6 +20,8 @@ from torch import nn
 from peftkit.architectures import stacks
 from peftkit.errors import MethodError, did_you_mean, quoted
 from peftkit.methods.layers import ends_in
+from peftkit.methods.misfits import kind_of
+from peftkit.methods.pattern_order import free_of_order
 from peftkit.methods.peft_layout import inject_peft
 from peftkit.methods.targets import names_a_block
 
@@ -75,8 +77,15 @@ def inject_checked(
     for name, pattern in patterns.items():
         if getattr(config, name) is pattern:  # else PEFT has put another in its place
             settings.check_pattern(name, pattern)
-            setattr(config, name, dict(pattern))
+            layers, kind = _adapted(injected), kind_of(config)
+            setattr(config, name, free_of_order(pattern, layers, kind, f"{field}.{name}"))
     return injected
+
+
+def _adapted(injected: Any) -> list[str]:
+    """Names of what PEFT has adapted, as it gives them to patterns."""
+    tuner = injected.base_model
+    return [*tuner.targeted_module_names, *tuner.targeted_parameter_names]
 
 
 def _looked_up(value: Any, field: str) -> _LookedUp:
