@@ -37,6 +37,8 @@ FIELDS = [(kind, name) for kind, names in DECIDING.items() for name in names]
 VALUES: dict[str, Any] = {
     "target_modules": ["q_proj"], "feedforward_modules": [], "token_indices": [3],
     "sparse": False, "very_sparse": False, "apply_GS": False, "wavelet_family": "db1",
+    "act_fn": "relu", "variant": "road_1", "placement": "pfeiffer", "non_linearity": "relu",
+    "ln_before": False, "init_weights": True,
 }  # fmt: skip
 """Of some fields, a value that PEFT takes; 4 for the others."""
 

@@ -20,6 +20,7 @@ from peftkit.adapters.adapterhub_format import (
     wrong_adapter,
 )
 from peftkit.adapters.digests import CONFIG, RECORD, compare_with_record
+from peftkit.adapters.field_types import wrong_types
 from peftkit.adapters.findings import Findings
 from peftkit.adapters.folders import adapter_in, user_path
 from peftkit.adapters.hazards import leads_elsewhere, wrong_settings, wrong_template
@@ -244,6 +245,7 @@ def _judge_settings(found: Inspected, config: dict[str, Any]) -> None:
     told: list[tuple[bool, str, str, str]] = []
     if found.record is None:
         told += [(True, *about_missing(config, name)) for name in missing_settings(config)]
+        told += [(True, *of_type) for of_type in wrong_types(config)]
         told += early_fields(config)
     if changed := changed_base(config):
         what, advice = changed

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from peftkit.errors import AdapterError, MethodError, first_line, quoted
+from peftkit.errors import AdapterError, MethodError, PeftkitError, first_line, quoted
 from peftkit.methods.changed_bases import changed_base
 from peftkit.methods.layers import linear_names
 from peftkit.methods.misfits import check_saved_modules, check_trainable, kind_of, misfit
@@ -244,8 +244,12 @@ def _peft_errors(folder: Path) -> Iterator[None]:
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
         try:
             yield
-        except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        except PeftkitError:
+            raise
+        except Exception as error:  # whatever PEFT meets in settings that it does not check
             told = first_line(error)
+            if isinstance(error, AttributeError | LookupError):  # a name alone says little
+                told = f"{type(error).__name__}: {told}"
             if told.endswith(":"):  # torch lists what does not fit below
                 told = first_line(ValueError(str(error).partition("\n")[2]))
             raise AdapterError(f"PEFT cannot load `{folder}`: {told}") from error
