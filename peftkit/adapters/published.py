@@ -33,6 +33,7 @@ from peftkit.data.source import Data
 from peftkit.errors import AdapterError, quoted
 from peftkit.methods.method import Method
 from peftkit.methods.peft_layout import WITHOUT_EFFECT
+from peftkit.methods.peft_method import NOT_MERGED
 from peftkit.recipe import Recipe
 from peftkit.tasks.chat import Chat
 from peftkit.tasks.conversations import Conversations
@@ -168,8 +169,7 @@ def _told_to_method(config: dict[str, Any]) -> dict[str, Any]:
     kept = {"peft_type": config["peft_type"]}
     if config.get("num_virtual_tokens"):
         kept |= {name: config.get(name) for name in ("num_virtual_tokens", "num_layers")}
-    if config.get("layer_replication"):
-        kept["layer_replication"] = config["layer_replication"]
+    kept |= {n: config[n] for n in ("layer_replication", *NOT_MERGED) if config.get(n)}
     return kept
 
 

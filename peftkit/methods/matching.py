@@ -124,12 +124,17 @@ class _Settings:
             self._check_names("trainable_token_indices", self.names, "module")
             tokens = [token for of_module in tokens.values() for token in of_module]
         rows = model.get_input_embeddings().weight.shape[0]
-        if beyond := [token for token in tokens if token not in range(rows)]:
-            raise MethodError(
-                f"`{self.field}.trainable_token_indices`: {beyond[0]!r} is no row of the "
-                f"embedding, which has {rows}",
-                "give ids of the tokenizer's tokens",
-            )
+        invoking = self.given.get("alora_invocation_tokens", ())
+        for name, ids in (
+            ("trainable_token_indices", tokens),
+            ("alora_invocation_tokens", invoking),
+        ):
+            if beyond := [token for token in ids if token not in range(rows)]:
+                raise MethodError(
+                    f"`{self.field}.{name}`: {beyond[0]!r} is no row of the embedding, which has "
+                    f"{rows}",
+                    "give ids of the tokenizer's tokens",
+                )
         copied = self.given.get("layer_replication", ())
         depth = max((len(blocks) for _, blocks in stacks(model)), default=0)
         spans = [list(span) for span in itertools.combinations(range(depth + 1), 2)]

@@ -115,7 +115,8 @@ def save_peft(model: nn.Module, folder: Path) -> None:
     """Writes adapter_config.json and adapter_model.safetensors as PEFT defines them."""
     assert isinstance(model, peft.PeftModel)
     # embeddings are not part of the adapter, and "auto" would ask the Hub about them
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    with _without_noise():
+        model.save_pretrained(str(folder), save_embedding_layers=False)
 
 
 def load_peft(
@@ -167,7 +168,7 @@ def restore_peft(model: nn.Module, folder: Path) -> None:
             settings by which it computes something else.
     """
     compare_configs(model, folder)
-    live = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
+    live = saved_tensors(model)
     held = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     if apart := [key for key, tensor in live.items() if tensor.data_ptr() not in held]:
         raise AdapterError(
@@ -180,10 +181,15 @@ def restore_peft(model: nn.Module, folder: Path) -> None:
 
 def saved_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors of a model that `load_peft` gave, under the names by which they are saved."""
-    live: dict[str, torch.Tensor] = get_peft_model_state_dict(
-        model, adapter_name="default", save_embedding_layers=False
-    )
-    return live
+    return _tensors(model, "default")
+
+
+def _tensors(model: Any, name: str, embeddings: bool = False) -> dict[str, torch.Tensor]:
+    with _without_noise():
+        found: dict[str, torch.Tensor] = get_peft_model_state_dict(
+            model, adapter_name=name, save_embedding_layers=embeddings
+        )
+    return found
 
 
 def compare_configs(model: Any, folder: Path) -> None:
@@ -227,6 +233,8 @@ def _without_noise() -> Iterator[None]:
             "Unsupported layer type",  # norms, of which PEFT copies any kind
             "The following .*_pattern keys",  # `inject_checked` raises; AdaLoRA's are its own
             "You have passed exclude_modules",  # likewise
+            "`lora_bias=True` was passed but",  # `PeftMethod.notes` says it
+            "Adapter .*lora_B.bias:",  # which PEFT takes for a cut matrix
             "target_(modules|parameters)=.* were set",
             "Model has `tie_word_embeddings=True`",  # `untie_adapted` comes before a merge
         ):
@@ -260,9 +268,9 @@ def _restore(model: Any, folder: Path, name: str) -> None:
     that is wider: PEFT rounds some of them to the base's dtype. Names and shapes are compared.
     """
     saved = load_file(folder / WEIGHTS)
-    live = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    live = _tensors(model, name)
     if saved.keys() - live.keys():  # PEFT saves whole embeddings beside an adapter of them
-        more = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=True)
+        more = _tensors(model, name, embeddings=True)
         live |= {key: tensor for key, tensor in more.items() if key in saved}
     compare_tensors(folder / WEIGHTS, {key: tuple(t.shape) for key, t in live.items()})
     parameters: dict[int, list[nn.Parameter]] = {}

@@ -59,6 +59,15 @@ CHANGE_THE_BASE = (
     "bias", "lora_bias", "modules_to_save", "target_parameters", "trainable_token_indices",
 )  # fmt: skip
 """Fields of PEFT's configurations that train more than the tuner's own tensors."""
+NOT_MERGED = {
+    "alora_invocation_tokens": "it changes only what follows its invocation tokens",
+    "arrow_config": "it mixes several adapters token by token",
+}
+"""Fields of LoRA by which it is no change of the base's weights -> why."""
+NO_BIAS = (
+    "it cannot be merged: `lora_bias` trains biases of layers that have none in the base; keep the "
+    "adapter, or leave `lora_bias` out"
+)
 NOT_SERVED = {
     "ADALORA": "its ranks fall by calls after each step; use AdaLoRA",
     "ADAMSS": "it allocates ranks by calls after each step; use AdaLoRA",
@@ -144,6 +153,8 @@ class PeftMethod(_StoredByPeft):
                 "its blocks are copies that share their weights (`layer_replication`), and each "
                 "copy adds its own, so that it cannot be folded into them; keep the adapter"
             )
+        if found := [name for name in NOT_MERGED if self.config.get(name)]:
+            return f"{NOT_MERGED[found[0]]} (`{found[0]}`); keep the adapter"
         if self.config["peft_type"] in MERGED_BY:
             return MERGED_BY[self.config["peft_type"]].supports_merging(base)
         return (
@@ -198,7 +209,22 @@ class PeftMethod(_StoredByPeft):
         from peftkit.methods.layers import note_on_left_out
 
         wanted = self.config.get("target_modules") or ""
-        return note_on_left_out(model, wanted, head, self.config["peft_type"])
+        told = note_on_left_out(model, wanted, head, self.config["peft_type"])
+        return (*told, *self._note_on_biases(model, head))
+
+    def _note_on_biases(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
+        """What a person should know where LoRA's own biases have none of the base's to go into."""
+        from peftkit.methods.layers import ends_in, linear_names
+
+        wanted = self.config.get("target_modules") or ALL_LINEAR
+        pattern = isinstance(wanted, str) and wanted != ALL_LINEAR
+        if pattern or not self.config.get("lora_bias"):
+            return ()
+        names = linear_names(model, head)
+        layers = [n for n in names if wanted == ALL_LINEAR or any(ends_in(n, w) for w in wanted)]
+        if all(model.get_submodule(name).bias is not None for name in layers):
+            return ()
+        return (NO_BIAS,)
 
     def _check_targets(self, model: nn.Module, config: Any, head: tuple[str, ...]) -> None:
         """Raises MethodError where targets are no layers that can be adapted."""
@@ -258,7 +284,7 @@ class PeftMethod(_StoredByPeft):
             )
         try:
             with warnings.catch_warnings():  # of what has no effect beside the other settings
-                warnings.filterwarnings("error", ".*ignored", UserWarning)
+                warnings.filterwarnings("error", ".*(ignored|only supported for)", UserWarning)
                 return chosen(**given, task_type=task_type)
         except (TypeError, ValueError, UserWarning) as error:
             raise MethodError(f"`method.config`: {chosen.__name__} refuses it: {error}") from error
