@@ -10,6 +10,7 @@ from typing import Any
 
 from peftkit.adapters import adapterhub
 from peftkit.adapters.adapted import (
+    ALL_HEADS,
     HEAD_MODULES,
     HEADS,
     has_classifier,
@@ -101,7 +102,7 @@ def _head(found: Inspected, spec: Base, task_type: str) -> Head:
             )
         count = int(opened.config.num_labels)
     labels = tuple(f"LABEL_{n}" for n in range(count)) if task_type in HEAD_MODULES else ()
-    return Head(HEADS[task_type], task_type, labels, trained=own)
+    return Head(ALL_HEADS[task_type], task_type, labels, trained=own)
 
 
 def _of_adapterhub(found: Inspected, spec: Base) -> tuple[Record, Recipe]:
