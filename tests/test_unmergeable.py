@@ -10,6 +10,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
@@ -17,9 +18,14 @@ from transformers import AutoModelForCausalLM
 import peftkit as pk
 from peftkit.adapters.loading import open_adapter
 from peftkit.adapters.merging import merge, why_not_mergeable
-from peftkit.errors import MethodError
+from peftkit.adapters.probes import MERGED, compare_probes, take_probes
+from peftkit.errors import AdapterError, MethodError
 from peftkit.preparing import prepare
+from tests.conftest import save_tokenizer
+from tests.test_fast_paths import setting
 from tests.test_matching import LORA, inject
+
+ENCODED = setting("llama", "AutoModelForCausalLM")[1]
 
 
 @pytest.fixture
@@ -117,3 +123,49 @@ def test_sizes_that_are_the_base_s_may_be_given():
             "num_attention_heads": heads, "token_dim": width,
         }  # fmt: skip
         inject(pk.PeftMethod(config=config))
+
+
+def jamba(folder: Path) -> Path:
+    """A base that multiplies with the weight of `dt_proj` instead of calling that layer."""
+    config = transformers.JambaConfig(
+        vocab_size=80, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=48, attn_layer_offset=1, attn_layer_period=2,
+        num_experts=1, num_experts_per_tok=1, mamba_dt_rank=4, mamba_d_state=4,
+        use_mamba_kernels=False, pad_token_id=0, initializer_range=0.2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    save_tokenizer(folder, "llama")
+    return folder
+
+
+def test_a_layer_that_is_not_called_is_refused_and_not_merged(tmp_path):
+    base = jamba(tmp_path / "base")
+    for method in (
+        pk.LoRA(target_modules=("dt_proj", "q_proj")),
+        pk.PeftMethod(config={"peft_type": "LOHA", "target_modules": ["dt_proj", "q_proj"]}),
+    ):
+        model = AutoModelForCausalLM.from_pretrained(base)
+        with pytest.raises(MethodError, match=r"layers\.0\.mamba\.dt_proj` itself"):
+            method.inject(model, ENCODED, ())
+    injected = peft.get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base),
+        peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["dt_proj", "q_proj"]),
+    )
+    for name, parameter in injected.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    injected.save_pretrained(tmp_path / "adapter")
+    pk.load(str(tmp_path / "adapter"), str(base))
+    with pytest.raises(MethodError, match="has no effect, and would have one"):
+        merge(str(tmp_path / "adapter"), str(base))
+
+
+def test_a_merge_that_differs_does_not_accuse_the_base(saved, chat_base):
+    folder = saved()
+    adapter = pk.load(str(folder), str(chat_base))
+    wrong = take_probes(adapter.load_base(), 80, (), 1e-5)
+    with pytest.raises(AdapterError) as caught:
+        compare_probes(adapter.model, wrong, 1e-5, MERGED)
+    assert "the merged model answers differently from the adapter" in caught.value.message
+    assert "of the training" not in caught.value.hint

@@ -19,12 +19,14 @@ from peftkit.adapters.adapted import names_in
 from peftkit.adapters.digests import WEIGHTS
 from peftkit.adapters.loading import OTHER_SEED, OpenedAdapter, load_trained_model, open_adapter
 from peftkit.adapters.probes import (
+    MERGED,
     compare_probes,
     merged_tolerance,
     take_probes,
     tolerance,
 )
 from peftkit.adapters.shared_weights import why_shared
+from peftkit.architectures import NOT_CALLED
 from peftkit.bases.added_tokens import fold_added_tokens, load_added_tokens
 from peftkit.bases.loading import empty_model, has_tied_output, load_weights
 from peftkit.bases.opening import OpenedBase
@@ -63,7 +65,7 @@ def merge_opened(found: OpenedAdapter) -> nn.Module:
         probes = take_probes(trained, vocabulary_of(opened), (), tolerance(opened.spec))
         del trained
     merged = merged_model(found.folder, recipe, opened, head, found.dtype)
-    compare_probes(merged, probes, merged_tolerance(opened.spec))
+    compare_probes(merged, probes, merged_tolerance(opened.spec), MERGED)
     return merged
 
 
@@ -93,8 +95,14 @@ def _why_no_place(found: OpenedAdapter, names: Iterable[str]) -> str:
     ends = (".lora_B.bias", ".lora_A.weight")
     layers = {n.removeprefix("base_model.model."): n for n in names if n.endswith(ends)}
     model = empty_model(found.base, found.record.head).model if layers else None
+    passed_over = NOT_CALLED.get(found.base.config.model_type, ())
     for name in layers:
         layer, _, part = name.partition(".lora_")
+        if layer.rsplit(".", 1)[-1] in passed_over and found.base.spec.quantization == "none":
+            return (
+                f"the base computes with the weight of `{layer}` itself, so that the adapter of it "
+                "has no effect, and would have one if it were folded in; keep the adapter"
+            )
         try:
             module: Any = model.get_submodule(layer) if model else None
         except AttributeError:  # of another base, which loading tells

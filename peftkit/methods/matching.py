@@ -17,13 +17,14 @@ from peft.tuners.ia3 import IA3Model
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
-from peftkit.architectures import stacks
+from peftkit.architectures import NOT_CALLED, stacks
+from peftkit.bases.quantizing import is_quantized
 from peftkit.errors import MethodError, did_you_mean, quoted
 from peftkit.methods.layers import ends_in
 from peftkit.methods.misfits import kind_of
 from peftkit.methods.pattern_order import free_of_order
 from peftkit.methods.peft_layout import inject_peft
-from peftkit.methods.targets import names_a_block
+from peftkit.methods.targets import ALL_LINEAR, names_a_block
 
 ANY_BLOCK = range(10**6)
 
@@ -74,12 +75,27 @@ def inject_checked(
         settings.check()  # which may say more of the reason
         raise
     settings.check()
+    _check_called(injected, f"{field}.target_modules")
     for name, pattern in patterns.items():
         if getattr(config, name) is pattern:  # else PEFT has put another in its place
             settings.check_pattern(name, pattern)
             layers, kind = _adapted(injected), kind_of(config)
             setattr(config, name, free_of_order(pattern, layers, kind, f"{field}.{name}"))
     return injected
+
+
+def _check_called(injected: Any, field: str) -> None:
+    """Raises MethodError if the architecture does not call one of the adapted layers."""
+    model = injected.get_base_model()
+    for name in getattr(injected.base_model, "targeted_module_names", ()):
+        if name.rsplit(".", 1)[-1] in NOT_CALLED.get(model.config.model_type, ()):
+            layer = model.get_submodule(name)
+            if not is_quantized(getattr(layer, "base_layer", layer)):  # those are called
+                raise MethodError(
+                    f"`{field}`: {type(model).__name__} computes with the weight of `{name}` "
+                    "itself, so that what adapts that layer has no effect",
+                    f"leave `{name.rsplit('.', 1)[-1]}` out; `{ALL_LINEAR}` does",
+                )
 
 
 def _adapted(injected: Any) -> list[str]:
