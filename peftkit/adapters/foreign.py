@@ -64,7 +64,7 @@ class _SavedByPeft(PeftMethod):
             raise AdapterError(f"{told}{error.message}", error.hint) from error
 
     def _settings_of(self, folder: Path) -> dict[str, Any]:
-        saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        saved = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))
         return {**saved, **self.settings}
 
 

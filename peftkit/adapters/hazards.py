@@ -12,7 +12,7 @@ from pathlib import Path
 from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
-from peftkit.adapters.field_types import as_found
+from peftkit.methods.field_types import as_found
 
 PATTERNS = ("target_modules", "exclude_modules", "feedforward_modules", "target_parameters")
 """Fields of PEFT's configurations that are regular expressions where they are texts."""

@@ -20,7 +20,6 @@ from peftkit.adapters.adapterhub_format import (
     wrong_adapter,
 )
 from peftkit.adapters.digests import CONFIG, RECORD, compare_with_record
-from peftkit.adapters.field_types import wrong_types
 from peftkit.adapters.findings import Findings
 from peftkit.adapters.folders import adapter_in, user_path
 from peftkit.adapters.hazards import leads_elsewhere, wrong_settings, wrong_template
@@ -40,9 +39,10 @@ from peftkit.adapters.weight_files import (
     look_at_weights,
     size_of,
 )
-from peftkit.bases.stand_ins import stand_in
+from peftkit.bases.stand_ins import encoding_of, stand_in
 from peftkit.errors import AdapterError, RecipeError
 from peftkit.methods.changed_bases import changed_base
+from peftkit.methods.field_types import wrong_types
 from peftkit.parts import unrepeated
 
 LARGEST_JSON = 64 * 2**20
@@ -167,13 +167,14 @@ def _read_json(found: Inspected, name: str) -> dict[str, Any] | None:
     try:
         if file.stat().st_size > LARGEST_JSON:
             raise ValueError(f"{file.stat().st_size:,} bytes are too many")
-        value = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unrepeated)
+        value = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=unrepeated)
         if not isinstance(value, dict):
             raise ValueError(f"it holds no object but {type(value).__name__}")
     except (ValueError, RecursionError, OSError) as error:
-        found.findings.wrong(
-            "settings", f"`{name}` cannot be read: {error}", "", "copy or download it again"
-        )
+        encoding = encoding_of(file)
+        told = f"is {encoding}, not UTF-8" if encoding else f"cannot be read: {error}"
+        advice = "save it as UTF-8" if encoding else "copy or download it again"
+        found.findings.wrong("settings", f"`{name}` {told}", "", advice)
         return None
     return value
 

@@ -28,6 +28,8 @@ REFUSED = (
 )  # fmt: skip
 """Beginnings of the names of events."""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+TAR, TAR_AT = b"ustar", 257
+"""What a tar file has at that byte."""
 MOST_GROWTH = 16
 """Tensors may share their numbers in a pickle, and cannot here; above so many times the file's size
 that is taken for an attack."""
@@ -88,6 +90,13 @@ def _load(source: str) -> Any:
 
     import torch
 
+    with open(source, "rb") as file:  # noqa: PTH123  # quick to start
+        if file.read(TAR_AT + len(TAR))[TAR_AT:] == TAR:
+            raise Refused(
+                "it is a tar file, as the first versions of PyTorch wrote, which is unpacked to "
+                "disk before it is read",
+                "ask whoever published it for a safetensors file",
+            )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import warnings
@@ -131,7 +132,8 @@ def load_peft(
         AdapterError: the file and the model do not hold the same tensors.
     """
     with _peft_errors(folder):
-        config = _config_with(folder, settings) if settings else None
+        marked = (folder / "adapter_config.json").read_bytes().startswith(codecs.BOM_UTF8)
+        config = _config_with(folder, settings or {}) if settings or marked else None
         loaded: Any = peft.PeftModel.from_pretrained(model, str(folder), config=config)
     _restore(loaded, folder, "default")
     loaded.requires_grad_(False)
@@ -140,7 +142,7 @@ def load_peft(
 
 def _config_with(folder: Path, settings: Mapping[str, Any]) -> peft.PeftConfig:
     """PEFT's configuration of an adapter, as `from_pretrained` makes it, with other fields."""
-    saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8-sig"))
     fields = {**saved, **settings}
     fields.pop("runtime_config", None)
     kind: Any = peft.PEFT_TYPE_TO_CONFIG_MAPPING[fields["peft_type"]]
@@ -198,7 +200,7 @@ def compare_configs(model: Any, folder: Path) -> None:
     """
     live = model.peft_config["default"].to_dict()
     try:
-        saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise AdapterError(
             f"`{folder}` has no readable adapter_config.json: {error}",

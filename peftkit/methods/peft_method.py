@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import Field, field_validator
 
 from peftkit.bases.base import Base
 from peftkit.methods.adalora import AdaLoRA
 from peftkit.methods.dora import DoRA
+from peftkit.methods.field_types import wrong_given
 from peftkit.methods.ia3 import IA3
 from peftkit.methods.layer_norm_tuning import LayerNormTuning
 from peftkit.methods.lora import LoRA
@@ -115,13 +116,18 @@ class PeftMethod(_StoredByPeft):
                 f"`init_lora_weights` {start} is more than a configuration can say; use PiSSA, "
                 "OLoRA or EVA"
             )
+        if value.get("megatron_config"):
+            raise ValueError("`megatron_config` is for layers of Megatron's, which no base has")
         virtual = value.get("num_virtual_tokens")
         if value["peft_type"] in VIRTUAL and not (isinstance(virtual, int) and virtual > 0):
             raise ValueError(f"`num_virtual_tokens` is {virtual!r}, not a positive number")
         try:
-            return as_json(value)  # type: ignore[no-any-return]
+            plain: dict[str, Any] = as_json(value)
         except TypeError as error:
             raise ValueError(f"cannot be recorded: {error}") from error
+        if wrong := next(wrong_given(plain), ""):
+            raise ValueError(wrong)
+        return plain
 
     @property
     def position_offset(self) -> int:
@@ -282,11 +288,12 @@ class PeftMethod(_StoredByPeft):
                 f"`method.config.{unknown[0]}`: {chosen.__name__} has no such field",
                 did_you_mean(unknown[0], known) or f"it has {quoted(sorted(known), 60)}",
             )
+        _check_choices(chosen, given)
         try:
             with warnings.catch_warnings():  # of what has no effect beside the other settings
                 warnings.filterwarnings("error", ".*(ignored|only supported for)", UserWarning)
                 return chosen(**given, task_type=task_type)
-        except (TypeError, ValueError, UserWarning) as error:
+        except Exception as error:  # PEFT's own checks are of many kinds
             raise MethodError(f"`method.config`: {chosen.__name__} refuses it: {error}") from error
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
@@ -294,6 +301,19 @@ class PeftMethod(_StoredByPeft):
         from peftkit.methods.virtual_tokens import load_virtual
 
         return (load_virtual if self.position_offset else load_peft)(model, folder)
+
+
+def _check_choices(chosen: Any, given: Mapping[str, Any]) -> None:
+    """Raises MethodError if a value is none of those that PEFT lists for its field."""
+    from peftkit.errors import MethodError, did_you_mean, quoted
+
+    for name, hint in get_type_hints(chosen).items():
+        values = get_args(hint) if get_origin(hint) is Literal else ()
+        if values and name in given and given[name] not in values:
+            raise MethodError(
+                f"`{FIELD}.{name}` is {given[name]!r}, which PEFT does not have",
+                did_you_mean(str(given[name]), values) or f"it has {quoted(values)}",
+            )
 
 
 def _made(field: dataclasses.Field[Any]) -> Any:

@@ -1,11 +1,12 @@
-"""Fields of an adapter_config.json whose value is of another type than PEFT declares.
+"""Fields of a configuration whose value is of another type than PEFT declares.
 
 PEFT checks no types: a text such as "false" counts as true. The standard library only, as in
-`inspecting`; the names are those of PEFT 0.21.
+`adapters/inspecting`; the names are those of PEFT 0.21.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -112,6 +113,59 @@ def wrong_types(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         elif name in OF_TEXTS and isinstance(value, list):
             other = [item for item in value if not isinstance(item, str)]
             yield from (_told(name, item, "a text", "holds") for item in other[:1])
+
+
+def wrong_given(config: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the values that a user gives a configuration, by themselves."""
+    for name, value in config.items():
+        kinds = KINDS.get(name)
+        judged = name.endswith("_pattern") and name != "layers_pattern"  # where it is put in
+        if value is None or kinds is None or judged:
+            continue
+        no_flag = value is False and not {"flag", "number"}.intersection(kinds)
+        if no_flag or not _fits(value, kinds):
+            yield f"`{name}` is {as_found(value)}, not {' or '.join(WORDS[k] for k in kinds)}"
+            continue
+        texts = [value] if isinstance(value, str) else value
+        if name == "modules_to_save" and isinstance(value, str):
+            yield f"`{name}` is {as_found(value)}; give a list, `[{value!r}]`"
+        elif name in OF_TEXTS:
+            other = [as_found(item) for item in texts if not isinstance(item, str)]
+            yield from (f"`{name}` holds {item}, not a text" for item in other[:1])
+            if not other and (isinstance(value, str) or name in ALWAYS):
+                yield from (wrong for text in texts for wrong in _no_expression(name, text))
+        elif name in OF_BLOCKS and not all(type(block) is int for block in _as_list(value)):
+            yield f"`{name}` is {as_found(value)}; give whole numbers, from 0"
+        elif not all(isinstance(part, list) for part in _inside(name, value)):
+            yield f"`{name}` is {as_found(value)}; {NESTED[name]}"
+
+
+OF_BLOCKS = ("layers_to_transform",)
+"""Fields that hold numbers of blocks."""
+ALWAYS = ("layers_pattern",)
+"""Those of `OF_TEXTS` whose items are regular expressions; the others are if they are a text."""
+NESTED = {
+    "layer_replication": "give a beginning and an end for each span, `[[0, 2], [1, 2]]`",
+    "trainable_token_indices": "give ids, or a list of them for each module",
+}
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _inside(name: str, value: Any) -> list[Any]:
+    """What must be lists in the value of a field."""
+    if name == "layer_replication":
+        return list(value)
+    return list(value.values()) if name in NESTED and isinstance(value, dict) else []
+
+
+def _no_expression(name: str, text: str) -> Iterator[str]:
+    try:
+        re.compile(text)
+    except re.error as error:
+        yield f"`{name}`: `{text}` is no regular expression: {error}"
 
 
 def as_found(value: Any) -> str:
