@@ -24,7 +24,7 @@ from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.footprint import footprint
 from peftkit.bases.loading import empty_model, load_weights
 from peftkit.bases.opening import OpenedBase
-from peftkit.bases.shrunk import depth, shrunk
+from peftkit.bases.shrunk import depth, least_blocks, shrunk
 from peftkit.data.encoded import Encoded, Examples
 from peftkit.errors import MethodError
 from peftkit.methods.method import Layout, Method, trainable_parameters
@@ -118,7 +118,8 @@ def measure(trial: Trial) -> Cost:
         MethodError: the method cannot be put into a copy with few blocks.
     """
     blocks, method = depth(trial.base), measured_method(trial.recipe.method, trial.base)
-    sizes = range(1, 1 + min(MOST_BLOCKS, blocks))
+    first = min(least_blocks(trial.base), blocks)
+    sizes = range(first, 1 + min(max(MOST_BLOCKS, first), blocks))
     if names_blocks(method):  # a copy with other blocks would be another matter
         sizes = range(blocks, blocks + (blocks <= WHOLE_BLOCKS))
     failed = MethodError(

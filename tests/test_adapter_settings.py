@@ -19,7 +19,16 @@ from safetensors.numpy import save_file
 
 import peftkit as pk
 from peftkit.adapters.inspecting import inspect
-from peftkit.adapters.settings import DECIDING, parse_settings
+from peftkit.adapters.settings import (
+    DECIDING,
+    HIDDEN,
+    OTHER_BEFORE,
+    SINCE,
+    of_earlier_peft,
+    parse_settings,
+    saved_by,
+    since,
+)
 from peftkit.cli import command_line
 from peftkit.errors import AdapterError, RecipeError
 from peftkit.run import run
@@ -28,6 +37,8 @@ FIELDS = [(kind, name) for kind, names in DECIDING.items() for name in names]
 VALUES: dict[str, Any] = {
     "target_modules": ["q_proj"], "feedforward_modules": [], "token_indices": [3],
     "sparse": False, "very_sparse": False, "apply_GS": False, "wavelet_family": "db1",
+    "act_fn": "relu", "variant": "road_1", "placement": "pfeiffer", "non_linearity": "relu",
+    "ln_before": False, "init_weights": True,
 }  # fmt: skip
 """Of some fields, a value that PEFT takes; 4 for the others."""
 
@@ -86,7 +97,8 @@ def test_the_fields_are_those_of_peft_s_types_and_no_type_is_left_out():
 
 
 def test_target_parameters_need_no_modules(tmp_path):
-    config = {**whole("LORA"), "target_modules": None, "target_parameters": ["mlp.up.weight"]}
+    changed = {"target_modules": None, "target_parameters": ["mlp.up.weight"]}
+    config = {**of_peft("LORA"), **changed}
     assert inspect(folder_of(tmp_path, config)).passed
 
 
@@ -209,3 +221,80 @@ def test_peftkit_s_own_adapters_and_a_start_need_none(make_chat, trained, tmp_pa
     done = run(recipe, str(tmp_path / "own"))
     with pytest.raises(RecipeError, match="peftkit has saved the one"):
         inspect(str(done.folder), {"lora_alpha": 8})
+
+
+def of_peft(kind: str) -> dict[str, Any]:
+    """All that this PEFT writes for a type."""
+    import peft
+
+    config = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(kind)](
+        **{
+            **{name: value_of(name) for name in DECIDING[kind]},
+            **({"r": 0, "oft_block_size": 4} if kind == "OFT" else {}),
+        }
+    )
+    saved = json.loads(json.dumps(config.to_dict(), default=list))
+    saved.pop("runtime_config", None)
+    return saved
+
+
+HIDDEN_FIELDS = [(kind, name) for kind, names in HIDDEN.items() for name in names]
+
+
+@pytest.mark.parametrize("with_version", [True, False])
+@pytest.mark.parametrize(("kind", "name"), HIDDEN_FIELDS)
+def test_a_field_that_no_tensor_shows_is_wanted_of_recent_pefts(tmp_path, kind, name, with_version):
+    config = of_peft(kind)
+    assert inspect(folder_of(tmp_path, config)).passed
+    value = config.pop(name)
+    if not with_version:
+        del config["peft_version"]
+    found = inspect(folder_of(tmp_path, config))
+    told = [problem.found for problem in found.findings.problems]
+    earlier = since(kind, name) >= saved_by(config) and name not in OTHER_BEFORE.get(kind, ())
+    if not with_version and earlier:
+        assert told == []  # an earlier PEFT may have saved it
+        return
+    assert told == [f"`{name}` is not in adapter_config.json"]
+    assert inspect(str(tmp_path), {name: value}).passed
+
+
+@given(st.sampled_from(sorted(set(SINCE.values()))))
+def test_what_an_earlier_peft_saved_needs_nothing_of_later_ones(version):
+    config = of_peft("LORA")
+    kept = {name: value for name, value in config.items() if since("LORA", name) <= version}
+    if "peft_version" in kept:
+        kept["peft_version"] = f"{version[0]}.{version[1]}.0"
+    with tempfile.TemporaryDirectory() as place:
+        assert inspect(folder_of(Path(place), kept)).passed
+    if missing := sorted(config.keys() - kept.keys()):
+        assert of_earlier_peft(kept, missing)
+    if missing := [name for name in missing if name != "kasa_config"]:
+        assert not of_earlier_peft({**kept, "kasa_config": None}, missing)
+
+
+def test_an_oft_of_peft_0_15_has_its_own_way_to_compute(tmp_path):
+    config = of_peft("OFT")
+    for name in ("peft_version", "use_cayley_neumann", "num_cayley_neumann_terms"):
+        del config[name]
+    (problem,) = inspect(folder_of(tmp_path, config)).findings.problems
+    assert "before 0.16" in problem.meaning
+    assert "use_cayley_neumann=false" in problem.advice
+    assert inspect(str(tmp_path), parse_settings(["use_cayley_neumann=false"])).passed
+
+
+def test_no_fields_of_peft_s_types_came_later_than_is_known():
+    """Those of this PEFT that are in the table of versions are fields of its types."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    known = {f.name for c in PEFT_TYPE_TO_CONFIG_MAPPING.values() for f in dataclasses.fields(c)}
+    assert SINCE.keys() <= known
+    assert {name for names in HIDDEN.values() for name in names} <= known
+
+
+def test_a_null_can_be_given_where_it_is_what_peft_writes(tmp_path):
+    config = of_peft("LORA")
+    del config["alora_invocation_tokens"]
+    path = folder_of(tmp_path, config)
+    assert not inspect(path).passed
+    assert inspect(path, parse_settings(["alora_invocation_tokens=null"])).passed

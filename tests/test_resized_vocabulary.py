@@ -22,6 +22,7 @@ from transformers import (
 import peftkit as pk
 from peftkit.adapters.merging import merge
 from peftkit.adapters.verifying import verify
+from peftkit.adapters.vocabulary import Held
 from peftkit.cli import command_line
 from peftkit.errors import AdapterError
 
@@ -242,3 +243,35 @@ def test_a_hostile_template_beside_it_is_not_used(causal, tmp_path):
     (folder / "chat_template.jinja").write_text(loops)
     adapter = pk.load(str(folder), str(base))
     assert adapter.tokenizer.chat_template == AutoTokenizer.from_pretrained(base).chat_template
+
+
+def test_the_layer_whose_new_rows_are_missing_is_named():
+    first, rows = 80, 82
+    for held, layers in (
+        (Held(82, frozenset(), input=True, output=False), ["the output layer"]),
+        (Held(82, frozenset({80, 81}), input=False, output=True), []),
+        (Held(82, frozenset({80}), input=False, output=True), ["the input embedding"]),
+        (Held(82, frozenset(), False, False), ["the input embedding", "the output layer"]),
+    ):
+        assert held.without_rows_from(first, rows) == layers
+        assert held.without_rows_from(rows, rows) == []
+
+
+def test_a_lora_of_the_embedding_alone_lacks_rows_of_the_output_layer(tmp_path, chat_base):
+    import peft
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(chat_base)
+    tokenizer.add_tokens(["<aa>", "<bb>"])
+    untied = tmp_path / "untied"
+    base = transformers.AutoModelForCausalLM.from_pretrained(chat_base, tie_word_embeddings=False)
+    torch.nn.init.normal_(base.lm_head.weight)
+    base.save_pretrained(untied)
+    transformers.AutoTokenizer.from_pretrained(chat_base).save_pretrained(untied)
+    base.resize_token_embeddings(len(tokenizer))
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["embed_tokens"])
+    peft.get_peft_model(base, config).save_pretrained(tmp_path / "a")
+    tokenizer.save_pretrained(tmp_path / "a")
+    findings = verify(str(tmp_path / "a"), str(untied))
+    (note,) = [finding.found for finding in findings.all if finding.check == "vocabulary"]
+    assert note.endswith("starts them: those of the output layer")

@@ -25,6 +25,9 @@ HEADS = {
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
     "FEATURE_EXTRACTION": "AutoModel",
 }
+MASKED_LM = "MASKED_LM"
+"""What PEFT has no name for: models that fill in masked tokens."""
+ALL_HEADS = {**HEADS, MASKED_LM: "AutoModelForMaskedLM"}
 HEAD_MODULES = {
     "SEQ_CLS": ("classifier", "score", "classification_head"),
     "TOKEN_CLS": ("classifier", "score"),
@@ -64,13 +67,14 @@ def task_type_of(found: Inspected, base: Base) -> tuple[str, str]:
         if kind_of_class(name) == "TOKEN_CLS":
             return "TOKEN_CLS", f"a classifier is among its tensors, and the base is {name}"
         return "SEQ_CLS", "a classifier is among its tensors"
-    likely = [kind_of_class(name), "FEATURE_EXTRACTION", "CAUSAL_LM", "SEQ_2_SEQ_LM"]
+    likely = [kind_of_class(name), "FEATURE_EXTRACTION", "CAUSAL_LM", "SEQ_2_SEQ_LM", MASKED_LM]
     for kind in dict.fromkeys(filter(None, likely)):
         if _names_fit(found, opened, kind):
-            return kind, f"its tensors have the names of {HEADS[kind]} of that base"
+            return kind, f"its tensors have the names of {ALL_HEADS[kind]} of that base"
     raise AdapterError(
         "it has no `task_type`, and its tensors have the names of no model that its base can be",
-        "give its base with `--base`, or set `task_type` in adapter_config.json",
+        f"give the base that it was trained on with `--base`; `{opened.name}` is another one, or "
+        "has other layers",
     )
 
 
@@ -88,7 +92,7 @@ def kind_of_class(name: str) -> str:
 def _names_fit(found: Inspected, opened: OpenedBase, kind: str) -> bool:
     """Whether an adapter's tensors begin with names of modules that a model of this kind has."""
     try:
-        model = empty_model(opened, Head(HEADS[kind], kind, trained=False)).model
+        model = empty_model(opened, Head(ALL_HEADS[kind], kind, trained=False)).model
     except BaseModelError:  # the architecture has no such head
         return False
     children = {name for name, _ in model.named_children()}

@@ -5,8 +5,10 @@ The standard library only, as in `inspecting`.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from peftkit.adapters.adapterhub_format import FUSION_CONFIG
 from peftkit.adapters.digests import CONFIG, RECORD, WEIGHTS
@@ -14,6 +16,8 @@ from peftkit.adapters.other_libraries import library_of
 from peftkit.errors import AdapterError, not_found
 
 HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
+LARGEST_CONFIG = 2**20
+"""Bytes of a config.json."""
 UNFINISHED = "adapter.unfinished"
 """Folder with the best weights of an interrupted run."""
 
@@ -85,5 +89,19 @@ def _hint(folder: Path) -> str:
         library, signs = found
         return f"it looks like a folder of {library.name}, with {signs}: {library.instead}"
     if (folder / "config.json").is_file():
+        if found := library_of(_model_config(folder), folder):
+            library, signs = found
+            if library.name != "transformers":
+                return f"it looks like one of {library.name}, by {signs}: {library.instead}"
         return "it looks like a whole model; name it with `--base`, beside an adapter"
     return "give a run folder (`runs/<name>`), or a folder that PEFT has saved"
+
+
+def _model_config(folder: Path) -> dict[str, Any]:
+    """The content of a config.json; empty if it cannot be read."""
+    try:
+        with (folder / "config.json").open("rb") as file:
+            found = json.loads(file.read(LARGEST_CONFIG))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -4,6 +4,7 @@ not train, and a task where peftkit has none.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from pydantic import field_validator
 
 from peftkit.adapters.adapted import check_num_layers, names_in, other_layers
-from peftkit.adapters.digests import WEIGHTS
+from peftkit.adapters.digests import CONFIG, WEIGHTS
+from peftkit.adapters.headers import read_header
+from peftkit.adapters.overlapping_keys import check_ranks
 from peftkit.bases.base import Base
 from peftkit.errors import AdapterError, quoted
 from peftkit.methods.peft_method import NOT_SERVED, PeftMethod
@@ -56,8 +59,13 @@ class _SavedByPeft(PeftMethod):
         try:
             return load(model, folder, self.settings)
         except AdapterError as error:
+            check_ranks(self._settings_of(folder), read_header(folder / WEIGHTS))
             told = other_layers(names_in(folder / WEIGHTS), model)
             raise AdapterError(f"{told}{error.message}", error.hint) from error
+
+    def _settings_of(self, folder: Path) -> dict[str, Any]:
+        saved = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))
+        return {**saved, **self.settings}
 
 
 class _NoTask(Task):

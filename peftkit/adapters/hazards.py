@@ -12,6 +12,8 @@ from pathlib import Path
 from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
+from peftkit.methods.field_types import as_found
+
 PATTERNS = ("target_modules", "exclude_modules", "feedforward_modules", "target_parameters")
 """Fields of PEFT's configurations that are regular expressions where they are texts."""
 LISTED_PATTERNS = ("layers_pattern", "modules_to_save")
@@ -79,12 +81,13 @@ def _wrong_numbers(config: dict[str, Any]) -> Iterator[str]:
     for name, most in LIMITS.items():
         if (value := config.get(name)) is not None:
             if type(value) is not int or value < 0:
-                yield f"`{name}` is {value!r}, and must be a whole number"
+                yield f"`{name}` is {as_found(value)}, and must be a whole number"
             elif value > most:
                 yield f"`{name}` is {value:,}; {most:,} is the most that is loaded"
     alpha = config.get("lora_alpha")
     if alpha is not None and not (isinstance(alpha, int | float) and abs(alpha) < LARGEST_NUMBER):
-        yield f"`lora_alpha` is {str(alpha)[:40]}"
+        more = "" if isinstance(alpha, int | float) else ", and must be a number"
+        yield f"`lora_alpha` is {as_found(alpha)}{more}"
 
 
 def _wrong_mapping(mapping: Any) -> Iterator[str]:

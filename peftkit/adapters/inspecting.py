@@ -38,9 +38,10 @@ from peftkit.adapters.weight_files import (
     look_at_weights,
     size_of,
 )
-from peftkit.bases.stand_ins import stand_in
+from peftkit.bases.stand_ins import encoding_of, stand_in
 from peftkit.errors import AdapterError, RecipeError
 from peftkit.methods.changed_bases import changed_base
+from peftkit.methods.field_types import wrong_types
 from peftkit.parts import unrepeated
 from peftkit.wording import plural
 
@@ -166,13 +167,14 @@ def _read_json(found: Inspected, name: str) -> dict[str, Any] | None:
     try:
         if file.stat().st_size > LARGEST_JSON:
             raise ValueError(f"{file.stat().st_size:,} bytes are too many")
-        value = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unrepeated)
+        value = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=unrepeated)
         if not isinstance(value, dict):
             raise ValueError(f"it holds no object but {type(value).__name__}")
     except (ValueError, RecursionError, OSError) as error:
-        found.findings.wrong(
-            "settings", f"`{name}` cannot be read: {error}", "", "copy or download it again"
-        )
+        encoding = encoding_of(file)
+        told = f"is {encoding}, not UTF-8" if encoding else f"cannot be read: {error}"
+        advice = "save it as UTF-8" if encoding else "copy or download it again"
+        found.findings.wrong("settings", f"`{name}` {told}", "", advice)
         return None
     return value
 
@@ -244,6 +246,7 @@ def _judge_settings(found: Inspected, config: dict[str, Any]) -> None:
     told: list[tuple[bool, str, str, str]] = []
     if found.record is None:
         told += [(True, *about_missing(config, name)) for name in missing_settings(config)]
+        told += [(True, *of_type) for of_type in wrong_types(config)]
         told += early_fields(config)
     if changed := changed_base(config):
         what, advice = changed

@@ -7,7 +7,7 @@ what was learned, and into the original ones the adapter does not fit.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,16 @@ from peftkit.adapters.adapted import names_in
 from peftkit.adapters.digests import WEIGHTS
 from peftkit.adapters.loading import OTHER_SEED, OpenedAdapter, load_trained_model, open_adapter
 from peftkit.adapters.probes import (
+    MERGED,
     compare_probes,
     merged_tolerance,
     take_probes,
     tolerance,
 )
 from peftkit.adapters.shared_weights import why_shared
+from peftkit.architectures import NOT_CALLED
 from peftkit.bases.added_tokens import fold_added_tokens, load_added_tokens
-from peftkit.bases.loading import has_tied_output, load_weights
+from peftkit.bases.loading import empty_model, has_tied_output, load_weights
 from peftkit.bases.opening import OpenedBase
 from peftkit.bases.quantizing import dequantized
 from peftkit.data.encoded import Head
@@ -63,7 +65,7 @@ def merge_opened(found: OpenedAdapter) -> nn.Module:
         probes = take_probes(trained, vocabulary_of(opened), (), tolerance(opened.spec))
         del trained
     merged = merged_model(found.folder, recipe, opened, head, found.dtype)
-    compare_probes(merged, probes, merged_tolerance(opened.spec))
+    compare_probes(merged, probes, merged_tolerance(opened.spec), MERGED)
     return merged
 
 
@@ -84,7 +86,38 @@ def why_not_mergeable(found: OpenedAdapter) -> str:
             f"`{found.base.name}` needs code that lies beside it, and a merged model would be "
             "written without that; keep the adapter"
         )
-    return why_shared(found.base, found.record.head, names_in(found.folder / WEIGHTS))
+    names = names_in(found.folder / WEIGHTS)
+    return why_shared(found.base, found.record.head, names) or _why_no_place(found, names)
+
+
+def _why_no_place(found: OpenedAdapter, names: Iterable[str]) -> str:
+    """Why PEFT has no place in the base's layers for what a LoRA has trained; empty if it has."""
+    ends = (".lora_B.bias", ".lora_A.weight")
+    layers = {n.removeprefix("base_model.model."): n for n in names if n.endswith(ends)}
+    model = empty_model(found.base, found.record.head).model if layers else None
+    passed_over = NOT_CALLED.get(found.base.config.model_type, ())
+    for name in layers:
+        layer, _, part = name.partition(".lora_")
+        if layer.rsplit(".", 1)[-1] in passed_over and found.base.spec.quantization == "none":
+            return (
+                f"the base computes with the weight of `{layer}` itself, so that the adapter of it "
+                "has no effect, and would have one if it were folded in; keep the adapter"
+            )
+        try:
+            module: Any = model.get_submodule(layer) if model else None
+        except AttributeError:  # of another base, which loading tells
+            continue
+        if part == "B.bias" and getattr(module, "bias", None) is None:
+            return (
+                f"`lora_bias` has trained a bias of `{layer}`, which has none in the base; keep "
+                "the adapter"
+            )
+        if getattr(module, "groups", 1) > 1:
+            return (
+                f"`{layer}` is a convolution of several groups, into which PEFT folds nothing; "
+                "keep the adapter"
+            )
+    return ""
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ LIBRARIES = (
     ),
     Library(
         "lerobot",
-        fields=("input_features", "output_features", "n_action_steps"),
+        fields=("input_features", "output_features", "n_action_steps", "n_obs_steps"),
         files=("train_config.json",),
         words=("lerobot/",),
         instead="load it with lerobot, whose policies peftkit does not run",

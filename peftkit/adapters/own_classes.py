@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -24,3 +27,19 @@ def kinds_from_outside(record: Mapping[str, Any] | None) -> dict[str, str]:
         if isinstance(kind, str) and ":" in kind and kind not in family.kinds:
             found[part] = kind
     return found
+
+
+def how_to_trust(kind: str) -> str:
+    """The option that imports the module of a class, as far as it is found from here; no adapter
+    records in which file that was.
+    """
+    module = kind.split(":", maxsplit=1)[0]
+    name = module.split(".", maxsplit=1)[0]
+    if not name.isidentifier():  # no module's
+        return f"`--trust-module {module}`"
+    here = any((Path.cwd() / place).exists() for place in (name, f"{name}.py"))
+    if here or name in sys.modules or importlib.util.find_spec(name) is not None:
+        return f"`--trust-module {module}`"
+    if name != module:
+        return f"`--trust-module {module}`, from the folder that holds `{name}`"
+    return f"`--trust-module path/to/{name}.py`, the file that has the class"

@@ -164,7 +164,7 @@ def copy_as_it_is(folder: Path, output: Path, config: Mapping[str, Any]) -> None
         config: adapter_config.json, with what was given for it.
     """
     shutil.copyfile(folder / WEIGHTS, output / WEIGHTS)
-    if config == json.loads((folder / CONFIG).read_text(encoding="utf-8")):
+    if config == json.loads((folder / CONFIG).read_text(encoding="utf-8-sig")):
         shutil.copyfile(folder / CONFIG, output / CONFIG)
     else:
         (output / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -98,11 +98,25 @@ def synthetic_inputs(
     return tuple(inputs)
 
 
-def compare_probes(model: nn.Module, probes: Sequence[Probe], here: float) -> float:
+LOADED = (
+    "the loaded model answers differently from the one that was trained",
+    "the base, the adapter file or a library is not the one of the training",
+)
+"""What is wrong where answers differ, and a hint: of a model with its adapter, of a merged one."""
+MERGED = (
+    "the merged model answers differently from the adapter on its base",
+    "`peftkit verify` tells whether that answers as it was trained; if it does, keep it unmerged",
+)
+
+
+def compare_probes(
+    model: nn.Module, probes: Sequence[Probe], here: float, told: tuple[str, str] = LOADED
+) -> float:
     """The largest difference to the recorded answers, relative to their scale.
 
     Args:
         here: tolerance of this machine; the looser of it and the recorded one counts.
+        told: what is wrong where they differ, and a hint.
 
     Raises:
         AdapterError: it is past a probe's tolerance: this is not the model that was trained.
@@ -113,10 +127,9 @@ def compare_probes(model: nn.Module, probes: Sequence[Probe], here: float) -> fl
         allowed = max(here, probe.tolerance)
         if not difference <= allowed:
             raise AdapterError(
-                f"the loaded model answers differently from the one that was trained: "
-                f"its logits are off by {difference:.2g} of their scale "
+                f"{told[0]}: its logits are off by {difference:.2g} of their scale "
                 f"(tolerance {allowed:.0e})",
-                "the base, the adapter file or a library is not the one of the training",
+                told[1],
             )
         largest = max(largest, difference)
     return largest

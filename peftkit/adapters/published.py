@@ -10,6 +10,7 @@ from typing import Any
 
 from peftkit.adapters import adapterhub
 from peftkit.adapters.adapted import (
+    ALL_HEADS,
     HEAD_MODULES,
     HEADS,
     has_classifier,
@@ -22,8 +23,9 @@ from peftkit.adapters.adapterhub import _SavedByAdapterHub, hub_head
 from peftkit.adapters.foreign import NOT_LOADED, _NoTask, _SavedByPeft
 from peftkit.adapters.inspecting import Inspected
 from peftkit.adapters.outputs import task_of_outputs
+from peftkit.adapters.overlapping_keys import unsettled_alpha
 from peftkit.adapters.record import Record
-from peftkit.adapters.settings import EARLY_FIELDS
+from peftkit.adapters.settings import EARLY_FIELDS, of_earlier_peft
 from peftkit.adapters.vocabulary import fitted
 from peftkit.bases.base import Base
 from peftkit.bases.opening import OpenedBase, open_base
@@ -32,6 +34,7 @@ from peftkit.data.source import Data
 from peftkit.errors import AdapterError, quoted
 from peftkit.methods.method import Method
 from peftkit.methods.peft_layout import WITHOUT_EFFECT
+from peftkit.methods.peft_method import NOT_MERGED
 from peftkit.methods.peft_types import config_classes
 from peftkit.recipe import Recipe
 from peftkit.tasks.chat import Chat
@@ -100,7 +103,7 @@ def _head(found: Inspected, spec: Base, task_type: str) -> Head:
             )
         count = int(opened.config.num_labels)
     labels = tuple(f"LABEL_{n}" for n in range(count)) if task_type in HEAD_MODULES else ()
-    return Head(HEADS[task_type], task_type, labels, trained=own)
+    return Head(ALL_HEADS[task_type], task_type, labels, trained=own)
 
 
 def _of_adapterhub(found: Inspected, spec: Base) -> tuple[Record, Recipe]:
@@ -168,8 +171,7 @@ def _told_to_method(config: dict[str, Any]) -> dict[str, Any]:
     kept = {"peft_type": config["peft_type"]}
     if config.get("num_virtual_tokens"):
         kept |= {name: config.get(name) for name in ("num_virtual_tokens", "num_layers")}
-    if config.get("layer_replication"):
-        kept["layer_replication"] = config["layer_replication"]
+    kept |= {n: config[n] for n in ("layer_replication", *NOT_MERGED) if config.get(n)}
     return kept
 
 
@@ -205,6 +207,10 @@ def explained(found: Inspected, base: str = "") -> Iterator[tuple[bool, str, str
     yield from told
     if any(changes for changes, _, _ in told):
         return
+    tensors = {name: stored for file in found.tensors.values() for name, stored in file.items()}
+    if unsettled := unsettled_alpha(found.config, tensors):
+        meaning = "the first key counts, and PEFT saves them sorted: in training it may be another"
+        yield False, unsettled, meaning
     spec = named_base(found, base)
     kind, why = task_type_of(found, spec)
     if not found.config.get("task_type"):
@@ -238,5 +244,8 @@ def other_fields(config: dict[str, Any]) -> Iterator[tuple[bool, str, str]]:
         yield (
             False,
             f"{quoted(missing, 4)} {verb} not in adapter_config.json",
-            "an earlier PEFT saved it; they take their defaults, which compute what it did",
+            "an earlier PEFT saved it; they take their defaults, which compute what it did"
+            if of_earlier_peft(config, missing)
+            else "no PEFT leaves them out, so another program wrote or changed the file; they take "
+            "their defaults",
         )

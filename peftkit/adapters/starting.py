@@ -37,7 +37,7 @@ class Start:
         """What a person should know of it; empty for an adapter of peftkit's."""
         if self.record is not None:
             return ""
-        config = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((self.folder / CONFIG).read_text(encoding="utf-8-sig"))
         named = config.get("base_model_name_or_path") or "no base"
         return (
             f"the adapter to start from names `{named}`, and whether that is `{base.name}` as it "

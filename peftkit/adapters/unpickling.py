@@ -28,6 +28,8 @@ REFUSED = (
 )  # fmt: skip
 """Prefixes of the names of refused events."""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+TAR, TAR_AT = b"ustar", 257
+"""What a tar file has at that byte."""
 MOST_GROWTH = 16
 """Largest size of all tensors, in sizes of the file: they may share storage in a pickle but not in
 safetensors, and more than this is taken for an attack."""
@@ -88,6 +90,13 @@ def _load(source: str) -> Any:
 
     import torch
 
+    with open(source, "rb") as file:  # noqa: PTH123  # quick to start
+        if file.read(TAR_AT + len(TAR))[TAR_AT:] == TAR:
+            raise Refused(
+                "it is a tar file, as the first versions of PyTorch wrote, which is unpacked to "
+                "disk before it is read",
+                "ask whoever published it for a safetensors file",
+            )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

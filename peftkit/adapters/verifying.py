@@ -9,7 +9,7 @@ from peftkit.adapters.findings import Findings
 from peftkit.adapters.folders import HUB_ID
 from peftkit.adapters.hub import on_this_machine
 from peftkit.adapters.inspecting import Inspected, inspect
-from peftkit.adapters.own_classes import kinds_from_outside
+from peftkit.adapters.own_classes import how_to_trust, kinds_from_outside
 from peftkit.adapters.saved_recipe import quick_recipe
 from peftkit.bases.base import Base
 from peftkit.bases.opening import fetch, find_local
@@ -123,7 +123,7 @@ def _tell_kinds_from_outside(findings: Findings, kinds: Mapping[str, str]) -> No
             "base",
             f"its {part} is `{kind}`, a class from outside peftkit",
             "tensors and answers were not checked: its module is only imported if you trust it",
-            f"if you trust it: `--trust-module {kind.split(':')[0]}`",
+            f"if you trust it: {how_to_trust(kind)}",
         )
 
 

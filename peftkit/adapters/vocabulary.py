@@ -52,10 +52,14 @@ class Held:
     output: bool
     """Whether it holds the output layer, or that has no rows of its own."""
 
-    def has_rows_from(self, first: int, rows: int) -> bool:
-        """Whether it has all new rows of embeddings that grow from `first` to `rows` rows."""
+    def without_rows_from(self, first: int, rows: int) -> list[str]:
+        """The layers whose new rows it lacks where embeddings go from `first` to `rows` rows."""
         new = range(first, rows)
-        return not new or ((self.input or self.ids.issuperset(new)) and self.output)
+        there = {
+            "the input embedding": self.input or self.ids.issuperset(new),
+            "the output layer": self.output,
+        }
+        return [layer for layer, held in there.items() if new and not held]
 
 
 def fitted(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head) -> OpenedBase:
@@ -112,10 +116,10 @@ def told(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head) 
     if beside:
         found += ", and texts are read with the tokenizer beside it"
     names, _ = _embeddings(base, head)
-    if not _held(folder, config, names).has_rows_from(there, rows):
+    if missing := _held(folder, config, names).without_rows_from(there, rows):
         found += (
             "; new rows that are not in the adapter are the mean of the others, as transformers "
-            "starts them"
+            f"starts them: those of {' and '.join(missing)}"
         )
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from peftkit.bases.loading import config_with_head, model_class
 from peftkit.bases.opening import OpenedBase
@@ -18,6 +19,19 @@ DEPTHS = ("num_hidden_layers", "num_decoder_layers", "encoder_layers", "decoder_
 def depth(base: OpenedBase) -> int:
     """Blocks of the base, of its longest stack."""
     return max(int(getattr(base.config, name, None) or 0) for name in DEPTHS)
+
+
+def _follows(config: Any) -> bool:
+    """Whether the kinds of the blocks follow from their number, as in Jamba."""
+    return isinstance(getattr(type(config), "layer_types", None), property)
+
+
+def least_blocks(base: OpenedBase) -> int:
+    """Blocks of the smallest copy that has all kinds of them."""
+    if not _follows(base.config):
+        return 1
+    kinds = list(base.config.layer_types)
+    return 1 + max(map(kinds.index, kinds), default=0)
 
 
 def shrunk(base: OpenedBase, head: Head, num_blocks: int, folder: Path) -> OpenedBase:
@@ -36,7 +50,7 @@ def shrunk(base: OpenedBase, head: Head, num_blocks: int, folder: Path) -> Opene
     for name in DEPTHS:
         if getattr(config, name, None):
             setattr(config, name, num_blocks)
-    if getattr(config, "layer_types", None):
+    if getattr(config, "layer_types", None) and not _follows(config):
         config.layer_types = config.layer_types[-num_blocks:]
     small = replace(base, folder=folder, config=config, source=None, hub_id="")
     config = config_with_head(small, head, None)

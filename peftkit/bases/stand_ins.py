@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 BEGINNING = 2048
 """Bytes that are read; a Git LFS pointer has 130."""
+WHOLE = 2**20
+"""Bytes of a JSON file that are read to find its encoding."""
 FEW = 8
 """Most instructions of a pickle that a text may begin with by chance."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -55,6 +57,23 @@ def stand_in(file: Path) -> StandIn | None:
     if begins.lstrip().lower().startswith(MARKUP):
         return StandIn("is a web page, or an error that a server sent as one", AGAIN)
     return None
+
+
+def encoding_of(file: Path) -> str:
+    """In words, in which other encoding than UTF-8 a file of JSON is; empty if in none."""
+    with file.open("rb") as opened:
+        content = opened.read(WHOLE)
+    ascii_alone = content[:BEGINNING].replace(b"\0", b"").lstrip(b"\xff\xfe")
+    if b"\0" in content[:BEGINNING] and ascii_alone.lstrip()[:1] in (b"{", b"["):
+        return "UTF-16 or UTF-32 text"
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        odd = sum(byte < 32 and byte not in b"\t\r\n" for byte in content[:BEGINNING])
+        if content.lstrip()[:1] == b"{" and not odd and error.end < len(content):
+            letter = content[error.start : error.start + 1]
+            return f"text in another encoding, such as Latin-1 ({letter!r} is no letter of UTF-8's)"
+    return ""
 
 
 def weights_stand_in(file: Path) -> StandIn | None:

@@ -17,11 +17,14 @@ from peft.tuners.ia3 import IA3Model
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
-from peftkit.architectures import stacks
+from peftkit.architectures import NOT_CALLED, stacks
+from peftkit.bases.quantizing import is_quantized
 from peftkit.errors import MethodError, did_you_mean, quoted
 from peftkit.methods.layers import ends_in
+from peftkit.methods.pattern_order import free_of_order
 from peftkit.methods.peft_layout import inject_peft
-from peftkit.methods.targets import names_a_block, wrong_expression
+from peftkit.methods.peft_types import kind_of
+from peftkit.methods.targets import ALL_LINEAR, names_a_block, wrong_expression
 
 ANY_BLOCK = range(10**6)
 
@@ -71,11 +74,33 @@ def inject_checked(
         settings.check()  # which may give a clearer reason
         raise
     settings.check()
+    _check_called(injected, f"{field}.target_modules")
     for name, pattern in patterns.items():
         if getattr(config, name) is pattern:  # else PEFT has put another in its place
             settings.check_pattern(name, pattern)
-            setattr(config, name, dict(pattern))
+            layers, kind = _adapted(injected), kind_of(config)
+            setattr(config, name, free_of_order(pattern, layers, kind, f"{field}.{name}"))
     return injected
+
+
+def _check_called(injected: Any, field: str) -> None:
+    """Raises MethodError if the architecture does not call one of the adapted layers."""
+    model = injected.get_base_model()
+    for name in getattr(injected.base_model, "targeted_module_names", ()):
+        if name.rsplit(".", 1)[-1] in NOT_CALLED.get(model.config.model_type, ()):
+            layer = model.get_submodule(name)
+            if not is_quantized(getattr(layer, "base_layer", layer)):  # those are called
+                raise MethodError(
+                    f"`{field}`: {type(model).__name__} computes with the weight of `{name}` "
+                    "itself, so that what adapts that layer has no effect",
+                    f"leave `{name.rsplit('.', 1)[-1]}` out; `{ALL_LINEAR}` does",
+                )
+
+
+def _adapted(injected: Any) -> list[str]:
+    """Names of what PEFT has adapted, as it gives them to patterns."""
+    tuner = injected.base_model
+    return [*tuner.targeted_module_names, *tuner.targeted_parameter_names]
 
 
 def _looked_up(value: Any, field: str) -> _LookedUp:
@@ -109,12 +134,17 @@ class _Settings:
             self._check_names("trainable_token_indices", self.names, "module")
             tokens = [token for of_module in tokens.values() for token in of_module]
         rows = model.get_input_embeddings().weight.shape[0]
-        if beyond := [token for token in tokens if token not in range(rows)]:
-            raise MethodError(
-                f"`{self.field}.trainable_token_indices`: {beyond[0]!r} is no row of the "
-                f"embedding, which has {rows}",
-                "give ids of the tokenizer's tokens",
-            )
+        invoking = self.given.get("alora_invocation_tokens", ())
+        for name, ids in (
+            ("trainable_token_indices", tokens),
+            ("alora_invocation_tokens", invoking),
+        ):
+            if beyond := [token for token in ids if token not in range(rows)]:
+                raise MethodError(
+                    f"`{self.field}.{name}`: {beyond[0]!r} is no row of the embedding, which has "
+                    f"{rows}",
+                    "give ids of the tokenizer's tokens",
+                )
         copied = self.given.get("layer_replication", ())
         depth = max((len(blocks) for _, blocks in stacks(model)), default=0)
         spans = [list(span) for span in itertools.combinations(range(depth + 1), 2)]

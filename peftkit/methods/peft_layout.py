@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import warnings
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from peftkit.errors import AdapterError, MethodError, first_line, quoted
+from peftkit.errors import AdapterError, MethodError, PeftkitError, first_line, quoted
 from peftkit.methods.changed_bases import changed_base
 from peftkit.methods.layers import linear_names
 from peftkit.methods.misfits import check_saved_modules, check_trainable, misfit
@@ -121,7 +122,8 @@ def save_peft(model: nn.Module, folder: Path) -> None:
     """Writes adapter_config.json and adapter_model.safetensors as PEFT defines them."""
     assert isinstance(model, peft.PeftModel)
     # embeddings are not part of the adapter, and "auto" would ask the Hub about them
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    with _without_noise():
+        model.save_pretrained(str(folder), save_embedding_layers=False)
 
 
 def load_peft(
@@ -136,7 +138,8 @@ def load_peft(
         AdapterError: the file and the model do not hold the same tensors.
     """
     with _peft_errors(folder):
-        config = _config_with(folder, settings) if settings else None
+        marked = (folder / "adapter_config.json").read_bytes().startswith(codecs.BOM_UTF8)
+        config = _config_with(folder, settings or {}) if settings or marked else None
         loaded: Any = peft.PeftModel.from_pretrained(model, str(folder), config=config)
     _restore(loaded, folder, "default")
     loaded.requires_grad_(False)
@@ -145,7 +148,7 @@ def load_peft(
 
 def _config_with(folder: Path, settings: Mapping[str, Any]) -> peft.PeftConfig:
     """PEFT's configuration of an adapter, as `from_pretrained` makes it, with other fields."""
-    saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8-sig"))
     fields = {**saved, **settings}
     fields.pop("runtime_config", None)
     kind: Any = peft.PEFT_TYPE_TO_CONFIG_MAPPING[fields["peft_type"]]
@@ -173,7 +176,7 @@ def restore_peft(model: nn.Module, folder: Path) -> None:
             settings by which it computes something else.
     """
     compare_configs(model, folder)
-    live = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
+    live = saved_tensors(model)
     held = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     if apart := [key for key, tensor in live.items() if tensor.data_ptr() not in held]:
         raise AdapterError(
@@ -186,10 +189,15 @@ def restore_peft(model: nn.Module, folder: Path) -> None:
 
 def saved_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors of a model that `load_peft` gave, under the names by which they are saved."""
-    live: dict[str, torch.Tensor] = get_peft_model_state_dict(
-        model, adapter_name="default", save_embedding_layers=False
-    )
-    return live
+    return _tensors(model, "default")
+
+
+def _tensors(model: Any, name: str, embeddings: bool = False) -> dict[str, torch.Tensor]:
+    with _without_noise():
+        found: dict[str, torch.Tensor] = get_peft_model_state_dict(
+            model, adapter_name=name, save_embedding_layers=embeddings
+        )
+    return found
 
 
 def compare_configs(model: Any, folder: Path) -> None:
@@ -198,7 +206,7 @@ def compare_configs(model: Any, folder: Path) -> None:
     """
     live = model.peft_config["default"].to_dict()
     try:
-        saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise AdapterError(
             f"`{folder}` has no readable adapter_config.json: {error}",
@@ -233,6 +241,8 @@ def _without_noise() -> Iterator[None]:
             "Unsupported layer type",  # norms, of which PEFT copies any kind
             "The following .*_pattern keys",  # `inject_checked` raises; AdaLoRA's are its own
             "You have passed exclude_modules",  # likewise
+            "`lora_bias=True` was passed but",  # `PeftMethod.notes` says it
+            "Adapter .*lora_B.bias:",  # which PEFT takes for a cut matrix
             "target_(modules|parameters)=.* were set",
             "Model has `tie_word_embeddings=True`",  # `untie_adapted` comes before a merge
         ):
@@ -250,8 +260,12 @@ def _peft_errors(folder: Path) -> Iterator[None]:
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
         try:
             yield
-        except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        except PeftkitError:
+            raise
+        except Exception as error:  # whatever PEFT meets in settings that it does not check
             told = first_line(error)
+            if isinstance(error, AttributeError | LookupError):  # a name alone says little
+                told = f"{type(error).__name__}: {told}"
             if told.endswith(":"):  # torch lists what does not fit below
                 told = first_line(ValueError(str(error).partition("\n")[2]))
             raise AdapterError(f"PEFT cannot load `{folder}`: {told}") from error
@@ -262,9 +276,9 @@ def _restore(model: Any, folder: Path, name: str) -> None:
     that is wider: PEFT rounds some of them to the base's dtype. Names and shapes are compared.
     """
     saved = load_file(folder / WEIGHTS)
-    live = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    live = _tensors(model, name)
     if saved.keys() - live.keys():  # PEFT saves whole embeddings beside an adapter of them
-        more = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=True)
+        more = _tensors(model, name, embeddings=True)
         live |= {key: tensor for key, tensor in more.items() if key in saved}
     compare_tensors(folder / WEIGHTS, {key: tuple(t.shape) for key, t in live.items()})
     parameters: dict[int, list[nn.Parameter]] = {}

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import Field, field_validator
 
 from peftkit.bases.base import Base
 from peftkit.methods.adalora import AdaLoRA
 from peftkit.methods.dora import DoRA
+from peftkit.methods.field_types import wrong_given
 from peftkit.methods.ia3 import IA3
 from peftkit.methods.layer_norm_tuning import LayerNormTuning
 from peftkit.methods.lora import LoRA
@@ -60,6 +61,15 @@ CHANGE_THE_BASE = (
     "bias", "lora_bias", "modules_to_save", "target_parameters", "trainable_token_indices",
 )  # fmt: skip
 """Fields of PEFT's configurations that train more than the tuner's own tensors."""
+NOT_MERGED = {
+    "alora_invocation_tokens": "it changes only what follows its invocation tokens",
+    "arrow_config": "it mixes several adapters token by token",
+}
+"""Fields of LoRA by which it is no change of the base's weights -> why."""
+NO_BIAS = (
+    "it cannot be merged: `lora_bias` trains biases of layers that have none in the base; keep the "
+    "adapter, or leave `lora_bias` out"
+)
 NOT_SERVED = {
     "ADALORA": "its ranks fall by calls after each step; use AdaLoRA",
     "ADAMSS": "it allocates ranks by calls after each step; use AdaLoRA",
@@ -107,13 +117,18 @@ class PeftMethod(_StoredByPeft):
                 f"`init_lora_weights` {start} is more than a configuration can say; use PiSSA, "
                 "OLoRA or EVA"
             )
+        if value.get("megatron_config"):
+            raise ValueError("`megatron_config` is for layers of Megatron's, which no base has")
         virtual = value.get("num_virtual_tokens")
         if value["peft_type"] in VIRTUAL and not (isinstance(virtual, int) and virtual > 0):
             raise ValueError(f"`num_virtual_tokens` is {virtual!r}, not a positive number")
         try:
-            return as_json(value)  # type: ignore[no-any-return]
+            plain: dict[str, Any] = as_json(value)
         except TypeError as error:
             raise ValueError(f"cannot be recorded: {error}") from error
+        if wrong := next(wrong_given(plain), ""):
+            raise ValueError(wrong)
+        return plain
 
     @property
     def position_offset(self) -> int:
@@ -145,6 +160,8 @@ class PeftMethod(_StoredByPeft):
                 "its blocks are copies that share their weights (`layer_replication`), and each "
                 "copy adds its own, so that it cannot be folded into them; keep the adapter"
             )
+        if found := [name for name in NOT_MERGED if self.config.get(name)]:
+            return f"{NOT_MERGED[found[0]]} (`{found[0]}`); keep the adapter"
         if self.config["peft_type"] in MERGED_BY:
             return MERGED_BY[self.config["peft_type"]].supports_merging(base)
         return (
@@ -199,7 +216,22 @@ class PeftMethod(_StoredByPeft):
         from peftkit.methods.layers import note_on_left_out
 
         wanted = self.config.get("target_modules") or ""
-        return note_on_left_out(model, wanted, head, self.config["peft_type"])
+        told = note_on_left_out(model, wanted, head, self.config["peft_type"])
+        return (*told, *self._note_on_biases(model, head))
+
+    def _note_on_biases(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
+        """What a person should know where LoRA's own biases have none of the base's to go into."""
+        from peftkit.methods.layers import ends_in, linear_names
+
+        wanted = self.config.get("target_modules") or ALL_LINEAR
+        pattern = isinstance(wanted, str) and wanted != ALL_LINEAR
+        if pattern or not self.config.get("lora_bias"):
+            return ()
+        names = linear_names(model, head)
+        layers = [n for n in names if wanted == ALL_LINEAR or any(ends_in(n, w) for w in wanted)]
+        if all(model.get_submodule(name).bias is not None for name in layers):
+            return ()
+        return (NO_BIAS,)
 
     def _check_targets(self, model: nn.Module, config: Any, head: tuple[str, ...]) -> None:
         """Raises MethodError where targets are no layers that can be adapted."""
@@ -254,11 +286,12 @@ class PeftMethod(_StoredByPeft):
                 f"`method.config.{unknown[0]}`: {chosen.__name__} has no such field",
                 did_you_mean(unknown[0], known) or f"it has {quoted(sorted(known), 60)}",
             )
+        _check_choices(chosen, given)
         try:
             with warnings.catch_warnings():  # of what has no effect beside the other settings
-                warnings.filterwarnings("error", ".*ignored", UserWarning)
+                warnings.filterwarnings("error", ".*(ignored|only supported for)", UserWarning)
                 return chosen(**given, task_type=task_type)
-        except (TypeError, ValueError, UserWarning) as error:
+        except Exception as error:  # PEFT's own checks are of many kinds
             raise MethodError(f"`method.config`: {chosen.__name__} refuses it: {error}") from error
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
@@ -266,6 +299,19 @@ class PeftMethod(_StoredByPeft):
         from peftkit.methods.virtual_tokens import load_virtual
 
         return (load_virtual if self.position_offset else load_peft)(model, folder)
+
+
+def _check_choices(chosen: Any, given: Mapping[str, Any]) -> None:
+    """Raises MethodError if a value is none of those that PEFT lists for its field."""
+    from peftkit.errors import MethodError, did_you_mean, quoted
+
+    for name, hint in get_type_hints(chosen).items():
+        values = get_args(hint) if get_origin(hint) is Literal else ()
+        if values and name in given and given[name] not in values:
+            raise MethodError(
+                f"`{FIELD}.{name}` is {given[name]!r}, which PEFT does not have",
+                did_you_mean(str(given[name]), values) or f"it has {quoted(values)}",
+            )
 
 
 def _made(field: dataclasses.Field[Any]) -> Any:

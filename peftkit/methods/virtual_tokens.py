@@ -9,6 +9,7 @@ the last position, padding or not. A hook before the base model's forward pass m
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from functools import partial
@@ -25,6 +26,9 @@ from peftkit.methods.trained_layout import fill_tensors
 
 if TYPE_CHECKING:
     import peft
+
+SIZES = ("num_layers", "token_dim", "num_attention_heads", "num_transformer_submodules")
+"""Fields of virtual tokens that are sizes of the base."""
 
 
 def inject_virtual(
@@ -56,9 +60,37 @@ def inject_virtual(
             f"{type(model).__name__} takes no cache of keys and values, where a prefix would be",
             "use LoRA",
         )
+    _check_sizes(base, config, field)
     if config.num_attention_heads is None:  # PEFT knows some of the names that this may have
         config.num_attention_heads = getattr(base.config, "num_attention_heads", None)
     return placed_by_hook(inject_peft(model, config, field))
+
+
+def _check_sizes(base: Any, config: peft.PromptLearningConfig, field: str) -> None:
+    """Raises MethodError if sizes that a user gave are not the base's, which PEFT reads itself."""
+    from peft.utils import other
+
+    given = [name for name in SIZES if getattr(config, name) is not None]
+    if not given or base.config.is_encoder_decoder:
+        return
+    own, asked = copy.copy(config), copy.copy(config)
+    for name in SIZES:
+        setattr(own, name, None)
+    try:
+        complete: Any = other._prepare_prompt_learning_config
+        own, asked = (complete(config, base.config) for config in (own, asked))
+    except ValueError:  # PEFT does not know the names of the sizes
+        return
+    own.num_transformer_submodules = 1
+    wrong = [name for name in given if getattr(asked, name) != getattr(own, name)]
+    if config.peft_type != "PREFIX_TUNING" and config.token_dim == embedding_width(base):
+        wrong = [name for name in wrong if name != "token_dim"]
+    if wrong:
+        raise MethodError(
+            f"`{field}.{wrong[0]}` is {getattr(config, wrong[0])}, and {type(base).__name__} has "
+            f"{getattr(own, wrong[0])}",
+            "leave it out: it is read from the base",
+        )
 
 
 def _takes_a_cache(base: Any) -> bool:

@@ -1,0 +1,77 @@
+"""Patterns whose meaning hangs on the order of their keys, which an adapter_config.json loses.
+
+The first key that matches a layer's name counts for it (`rank_pattern`, `alpha_pattern` and the
+like), and PEFT saves the keys sorted. Where the sorted keys would give a layer another value, the
+pattern is written with one exact key for each layer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from peft.utils.other import get_pattern_key
+
+from peftkit.errors import MethodError
+
+Lookup = Callable[[Sequence[str], str], str]
+"""The key that counts for a layer; the layer's name if none does."""
+
+
+def _after_a_dot(keys: Sequence[str], name: str) -> str:
+    return next((key for key in keys if re.match(rf".*\.{key}$", name)), name)
+
+
+def _anywhere(keys: Sequence[str], name: str) -> str:
+    return next((key for key in keys if re.search(key, name)), name)
+
+
+OTHERS: dict[str, Lookup] = {"FOURIERFT": _after_a_dot, "C3A": _after_a_dot, "OSF": _anywhere}
+"""Tuners of PEFT that do not use its `get_pattern_key`."""
+
+
+def lookup_of(kind: str) -> Lookup:
+    """How a tuner of PEFT finds the key for a layer."""
+    return OTHERS.get(kind, get_pattern_key)
+
+
+def values_of(
+    pattern: Mapping[str, Any], keys: Iterable[str], layers: Iterable[str], lookup: Lookup
+) -> dict[str, Any]:
+    """Layer -> its value, for those that one of the keys matches.
+
+    Args:
+        keys: of the pattern, in the order in which they are tried.
+    """
+    tried = list(keys)
+    found = {layer: lookup(tried, layer) for layer in layers}
+    return {layer: pattern[key] for layer, key in found.items() if key in pattern}
+
+
+def free_of_order(
+    pattern: Mapping[str, Any], layers: Iterable[str], kind: str, field: str
+) -> dict[str, Any]:
+    """A pattern that gives each layer the same value whatever the order of its keys; as it is if
+    sorting does not change it.
+
+    Args:
+        layers: names of the adapted layers and parameters.
+        kind: PEFT's name of the tuner.
+        field: of the recipe, for messages.
+
+    Raises:
+        MethodError: no keys say the same without an order.
+    """
+    lookup, names = lookup_of(kind), list(layers)
+    wanted = values_of(pattern, pattern, names, lookup)
+    if values_of(pattern, sorted(pattern), names, lookup) == wanted:
+        return dict(pattern)
+    for exact in (lambda name: f"^{re.escape(name)}$", str):
+        keys = {exact(layer): value for layer, value in wanted.items()}
+        if values_of(keys, sorted(keys), names, lookup) == wanted:
+            return keys
+    raise MethodError(
+        f"`{field}`: several keys match a layer, and adapter_config.json keeps no order of them",
+        "give keys of which only one matches each layer",
+    )
