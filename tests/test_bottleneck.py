@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -58,13 +59,12 @@ for code in json.loads({json.dumps(json.dumps(codes))}):
     )
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
-def test_plain_peft_gives_equal_logits_by_the_cards_own_code(trained, bases, quantization):
+def test_plain_peft_gives_equal_logits_by_the_cards_own_code(trained, bases):
     """Under another adapter name too, where names nested deeper than PEFT expects would be left at
     random in silence.
     """
     codes, expected = [], []
-    for placement in PLACEMENTS:
+    for placement, quantization in product(PLACEMENTS, ("none", "int8", "nf4")):
         adapter = trained(placement, quantization)
         (code,) = code_of_card(adapter, bases["bert"])
         assert code.startswith("import peftkit.peft_plugin\n")
@@ -74,7 +74,7 @@ def test_plain_peft_gives_equal_logits_by_the_cards_own_code(trained, bases, qua
         expected += 2 * [pk.load(str(adapter.parent)).model(input_ids=IDS_TENSOR).logits]
     done = in_a_fresh_process(codes)
     assert done.returncode == 0, done.stderr
-    found = [torch.tensor(json.loads(line)) for line in done.stdout.splitlines()[-6:]]
+    found = [torch.tensor(json.loads(line)) for line in done.stdout.splitlines()[-len(codes) :]]
     torch.testing.assert_close(torch.cat(found), torch.cat(expected), rtol=0, atol=1e-5)
 
 

@@ -258,16 +258,15 @@ class TestLossCurve:
         recipe = make_chat(**self.SETTINGS)
         (tmp_path / "recipe.json").write_text(recipe.to_json())
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        command = ["-m", "peftkit", "run", "recipe.json", "--output-dir"]
-        records = []
-        for name, prefix in (("one", []), ("two", [*torchrun, "--no-python", sys.executable])):
-            done = subprocess.run(
-                [sys.executable, *prefix, *command, name],
-                cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
-            assert done.returncode == 0, done.stderr
-            records.append(json.loads((tmp_path / name / "run.json").read_text()))
+        command = ["--no-python", sys.executable, "-m", "peftkit", "run", "recipe.json"]
+        done = subprocess.run(
+            [sys.executable, *torchrun, *command, "--output-dir", "two"],
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        run(recipe, str(tmp_path / "one"))
+        records = [json.loads((tmp_path / n / "run.json").read_text()) for n in ("one", "two")]
         one, two = ([step["loss"] for step in r["training"]["history"]] for r in records)
         assert two == pytest.approx(one, rel=1e-5)
         assert records[1]["test"]["after"] == pytest.approx(records[0]["test"]["after"], rel=1e-4)

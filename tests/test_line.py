@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -101,16 +100,16 @@ def test_a_hub_data_set_works_offline_from_the_cache(reviews, bases, tmp_path):
 def test_two_processes_give_the_losses_of_one(make_recipe, tmp_path):
     recipe = make_recipe(LoRA(r=4), dropout=0.0, max_steps=6, batch_size=15, evaluate_every=3)
     (tmp_path / "recipe.json").write_text(recipe.to_json())
-    command = ["-m", "peftkit", "run", "recipe.json", "--json", "--output-dir"]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    records = []
-    for name, prefix in (("one", []), ("two", [*launcher, "--no-python", sys.executable])):
-        done = subprocess.run(
-            [sys.executable, *prefix, *command, name], cwd=tmp_path, capture_output=True, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False, timeout=200,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        records.append(json.loads((Path(tmp_path) / name / "run.json").read_text()))
+    command = ["--no-python", sys.executable, "-m", "peftkit", "run", "recipe.json", "--json"]
+    done = subprocess.run(
+        [sys.executable, *launcher, *command, "--output-dir", "two"],
+        cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run(recipe, str(tmp_path / "one"))
+    records = [json.loads((tmp_path / n / "run.json").read_text()) for n in ("one", "two")]
     one, two = ([step["loss"] for step in r["training"]["history"]] for r in records)
     assert two == pytest.approx(one, rel=1e-5)
     assert records[1]["test"]["after"] == pytest.approx(records[0]["test"]["after"], rel=1e-4)

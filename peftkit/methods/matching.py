@@ -20,11 +20,11 @@ from torch import nn
 from peftkit.architectures import NOT_CALLED, stacks
 from peftkit.bases.quantizing import is_quantized
 from peftkit.errors import MethodError, did_you_mean, quoted
-from peftkit.methods.layers import ends_in
+from peftkit.methods.layers import ends_in, last_names, linear_names
 from peftkit.methods.pattern_order import free_of_order
 from peftkit.methods.peft_layout import inject_peft
 from peftkit.methods.peft_types import kind_of
-from peftkit.methods.targets import ALL_LINEAR, names_a_block, wrong_expression
+from peftkit.methods.targets import names_a_block, wrong_expression
 
 ANY_BLOCK = range(10**6)
 
@@ -68,13 +68,14 @@ def inject_checked(
         setattr(config, name, pattern)
     settings = _Settings(model, config, given, field)
     settings.check_model(model)
+    fitting = last_names(linear_names(model, ("classifier", "score"), kind_of(config)))
     try:
         injected = inject_peft(model, config, field)
     except MethodError:
         settings.check()  # which may give a clearer reason
         raise
     settings.check()
-    _check_called(injected, f"{field}.target_modules")
+    _check_called(injected, fitting, f"{field}.target_modules")
     for name, pattern in patterns.items():
         if getattr(config, name) is pattern:  # else PEFT has put another in its place
             settings.check_pattern(name, pattern)
@@ -83,8 +84,12 @@ def inject_checked(
     return injected
 
 
-def _check_called(injected: Any, field: str) -> None:
-    """Raises MethodError if the architecture does not call one of the adapted layers."""
+def _check_called(injected: Any, fitting: list[str], field: str) -> None:
+    """Raises MethodError if the architecture does not call one of the adapted layers.
+
+    Args:
+        fitting: last names of the layers that can be adapted.
+    """
     model = injected.get_base_model()
     for name in getattr(injected.base_model, "targeted_module_names", ()):
         if name.rsplit(".", 1)[-1] in NOT_CALLED.get(model.config.model_type, ()):
@@ -93,7 +98,7 @@ def _check_called(injected: Any, field: str) -> None:
                 raise MethodError(
                     f"`{field}`: {type(model).__name__} computes with the weight of `{name}` "
                     "itself, so that what adapts that layer has no effect",
-                    f"leave `{name.rsplit('.', 1)[-1]}` out; `{ALL_LINEAR}` does",
+                    f"adapt layers that it calls: {quoted(fitting)}",
                 )
 
 
