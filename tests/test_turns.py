@@ -7,9 +7,10 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from peftkit import Chat, Conversations
-from peftkit.adapters.chatting import open_chat
+from peftkit.adapters.chatting import converse, open_chat
 from peftkit.adapters.loading import load
 from peftkit.cli import command_line
 from peftkit.data.rows import is_nothing
@@ -298,3 +299,14 @@ def test_chat_asks_with_it_or_with_another(pirate, system, found):
 def test_the_option_of_chat_is_taken(pirate, capsys):
     command_line(["chat", str(pirate), "--once", "Where is it?", "--system", "Be a cook."])
     assert capsys.readouterr().out.strip()
+
+
+def test_a_conversation_tells_its_system_prompt_when_it_changes(pirate, capsys, monkeypatch):
+    lines = iter(["/system Be a cook.", "/system", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda *_: next(lines))
+    converse(open_chat(str(pirate), ""), False, Console(quiet=False))
+    told = [
+        line.strip() for line in capsys.readouterr().out.splitlines() if "system prompt" in line
+    ]
+    assert told[-3:] == ["system prompt: Be a pirate.", "system prompt: Be a cook.",
+                         "no system prompt"]  # fmt: skip

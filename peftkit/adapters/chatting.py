@@ -68,6 +68,12 @@ def with_system(adapter: LoadedAdapter, system: str) -> LoadedAdapter:
     return replace(adapter, recipe=adapter.recipe.with_(task=task.with_(system=system)))
 
 
+def _print_system(adapter: LoadedAdapter, console: Console) -> None:
+    system = getattr(adapter.recipe.task, "system", "")
+    told = f"system prompt: {escape(system)}" if system else "no system prompt"
+    console.print(f"  [dim]{told}[/]", highlight=False)
+
+
 def answer_once(adapter: LoadedAdapter, text: str, compare: bool) -> dict[str, str]:
     """`reply` to a text; with `compare`, also `base`, the answer of the base alone."""
     answers = {"reply": adapter.write([text])[0]}
@@ -80,8 +86,7 @@ def converse(adapter: LoadedAdapter, compare: bool, console: Console) -> None:
     """Reads questions from the terminal until its end, and answers them as they are written."""
     base = adapter.load_base() if compare else None
     console.print(f"  [dim]{HELP}[/]", highlight=False)
-    if system := getattr(adapter.recipe.task, "system", ""):
-        console.print(f"  [dim]system prompt: {escape(system)}[/]", highlight=False)
+    _print_system(adapter, console)
     tuned_history: list[Message] = []
     base_history: list[Message] = []
     while True:
@@ -98,6 +103,7 @@ def converse(adapter: LoadedAdapter, compare: bool, console: Console) -> None:
             tuned_history, base_history = [], []
             if text != "/new":
                 adapter = with_system(adapter, text.removeprefix("/system").strip())
+                _print_system(adapter, console)
             continue
         if not text or text.startswith("/"):
             console.print(f"  [dim]{HELP}[/]", highlight=False)
