@@ -305,8 +305,6 @@ def test_a_conversation_tells_its_system_prompt_when_it_changes(pirate, capsys, 
     lines = iter(["/system Be a cook.", "/system", "/quit"])
     monkeypatch.setattr("builtins.input", lambda *_: next(lines))
     converse(open_chat(str(pirate), ""), False, Console(quiet=False))
-    told = [
-        line.strip() for line in capsys.readouterr().out.splitlines() if "system prompt" in line
-    ]
-    assert told[-3:] == ["system prompt: Be a pirate.", "system prompt: Be a cook.",
-                         "no system prompt"]  # fmt: skip
+    out = capsys.readouterr().out
+    places = [out.index(f"system prompt: {name}") for name in ("Be a pirate.", "Be a cook.")]
+    assert places[0] < places[1] < out.index("no system prompt")
