@@ -124,7 +124,9 @@ def test_numbers_that_count_classes_are_classes(first, distinct, rows):
         {str(n): 100 for n in range(100, 374, 7)}, {str(n): 2 for n in range(6)},
         {str(1000 + 37 * n): 50 for n in range(40)}, {str(n): 3 for n in range(150)},
         {f"{n / 2}": 18 for n in range(11)}, {"1": 2, "2": 1, "3": 2, "4": 1, "5": 2},
-        {f"{n / 10}": 9 for n in range(10, 25)},
+        {f"{n / 10}": 9 for n in range(10, 25)}, {"0.33": 333, "0.67": 333, "1.0": 334},
+        {"4.99": 40, "9.99": 40, "19.99": 40}, {f"3.{n}": 60 for n in range(8, 13)},
+        {f"{250 + 17.01 * n:.2f}": 25 for n in range(40)},
     ],
 )  # fmt: skip
 def test_ids_and_ratings_are_classes(counts):

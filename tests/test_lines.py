@@ -117,6 +117,19 @@ def test_tables_inside_of_quotes_are_texts():
     assert [tuple(v.values()) for _, v in read(out.getvalue(), "r.tsv").rows] == rows
 
 
+@pytest.mark.parametrize("first", ["text", "label"])
+@pytest.mark.parametrize("line", ["a row {n}, value {n}", "10:00:0{n},123 ERROR", "{n} cups,film"])
+@pytest.mark.parametrize("quoting", [csv.QUOTE_ALL, csv.QUOTE_MINIMAL])
+def test_lines_with_separators_inside_of_quotes_are_texts(first, line, quoting):
+    cells = ["\n".join(line.format(n=n) for n in range(k % 3, 12)) for k in range(6)]
+    rows = [(text, "film") for text in [f"plain {n}" for n in range(40)] + cells]
+    rows = rows if first == "text" else [row[::-1] for row in rows]
+    header = ("text", "label") if first == "text" else ("label", "text")
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\n", quoting=quoting).writerows([header, *rows])
+    assert [tuple(v.values()) for _, v in read(out.getvalue()).rows] == rows
+
+
 def test_many_stray_quotes_take_no_longer_than_many_lines():
     table = read("text,label\n" + 'a","c\n' * 30_000)  # quadratic: four minutes
     assert len(lines_of(table)) == 30_000
@@ -126,6 +139,7 @@ def test_many_stray_quotes_take_no_longer_than_many_lines():
     ("lines", "told"),
     [
         ([f'"he said \\"no\\", {n}",a' for n in range(9)], "a quote after a backslash"),
+        ([f'"he said \\"no\\" {n}",a' for n in range(9)], "a quote after a backslash"),
         (['"never closed,a', '"a, b",a', *(f"text {n},a" for n in range(9))], "stray quote"),
     ],
 )

@@ -116,7 +116,7 @@ def _table(
         number = record.first + 1
         continued += range(number + 1, record.end + 1)
         if record.kind or record.fields is None:
-            escaped = record.kind == STRAY and '\\"' in lines[record.first]
+            escaped = record.kind == STRAY and _is_escaped(lines[record.first])
             malformed.append(Malformed(number, ESCAPED if escaped else record.kind))
         elif not all(map(is_clean, record.fields)):
             malformed.append(Malformed(number, f"not {encoding.upper()}"))
@@ -133,12 +133,19 @@ def _table(
     )  # fmt: skip
 
 
+def _is_escaped(line: str) -> bool:
+    """Whether quotes in a line stand after backslashes."""
+    return '\\"' in line
+
+
 def _best_reading(lines: Sequence[str], start: int, separator: str) -> tuple[_Reading, int | None]:
     """The records, the header first; and where quotes are plain text, the line that shows it."""
     reading = _read_quoted(lines, start, separator, frozenset())
     if torn := _swallowed(lines, reading, separator):
         reading = _read_quoted(lines, start, separator, torn)
-    if not reading.strays() or reading.records[0].kind:
+    strays = [record for record in reading.records if record.kind == STRAY]
+    escaped = sum(_is_escaped(lines[record.first]) for record in strays)
+    if not strays or reading.records[0].kind or 2 * escaped > len(strays):
         return reading, None
     literal = _read_literal(lines, start, separator)
     fewer = len(literal.malformed()) < len(reading.malformed())
@@ -239,7 +246,8 @@ def _swallowed(lines: Sequence[str], reading: _Reading, separator: str) -> froze
     for record in several:
         parts = [line.rstrip("\r\n").split(separator) for line in lines[record.first : record.end]]
         whole = [fields for fields in parts if len(fields) == width]
-        if len(whole) < 0.9 * len(parts):
+        ends = len(parts[0]) == len(parts[-1]) == width  # a text of several lines has more there
+        if not ends or len(whole) < 0.9 * len(parts):
             continue
         own = [Counter(value.strip() for value in column) for column in zip(*whole, strict=True)]
         known = sum(_known(fields, common) or _known(fields, own) for fields in whole)

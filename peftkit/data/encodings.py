@@ -70,6 +70,8 @@ ALONE = re.compile(
 NEVER_FIRST = "ьъы"
 """Letters with which no Cyrillic word begins; other scripts that are read as Cyrillic have them."""
 MOST_GUESSES = 3
+SAME_TEXT = 0.05
+"""How much better another encoding has to fit that gives the same text."""
 EAST_ALONE = 0.15
 """What an East Asian reading is worse than a perfect one: an alphabet that fits is no chance."""
 UNUSUAL = 0.02
@@ -87,7 +89,9 @@ def likely_encodings(raw: bytes) -> list[str]:
             strange = _strangeness(text, name) + UNUSUAL * (
                 not re.fullmatch(r"cp125\d|cp874", name)
             )
-            found[text] = min(found.get(text, (NONSENSE, "")), (strange, name), key=itemgetter(0))
+            before = found.get(text, (NONSENSE, ""))
+            if strange < before[0] - (SAME_TEXT if before[1] else 0):  # else the usual one
+                found[text] = (strange, name)
     guesses = sorted((one for one in found.values() if one[1]), key=itemgetter(0))
     return [name for _, name in guesses][:MOST_GUESSES]
 

@@ -194,10 +194,11 @@ def read_conversation(
         layout: as `Conversations.layout` gives it.
         answered: whether the answer is read too; without, an assistant's turn at the end is not.
     """
-    flags = {name: value for name in layout.flags if not is_nothing(value := values.get(name))}
-    if answered and (off := [name for name, value in flags.items() if flag_of(value) is False]):
-        return f"`{off[0]}` is {shown(flags[off[0]])}"
-    unread = Counter(name for name, value in flags.items() if flag_of(value) is None)
+    given = {name: value for name in layout.flags if not is_nothing(value := values.get(name))}
+    flags = {name: _row_flag(name, value) for name, value in given.items()}
+    if answered and (off := [name for name, flag in flags.items() if flag is False]):
+        return f"`{off[0]}` is {shown(given[off[0]])}"
+    unread = Counter(name for name, flag in flags.items() if flag is None)
     if "text" in layout.columns:
         text = values.get(layout.columns["text"])
         usable = isinstance(text, str) and text.strip()
@@ -209,6 +210,11 @@ def read_conversation(
         return _read_talk(values, layout, answered, unread)
     except RepeatedName as error:
         return f"names `{error.name}` twice"
+
+
+def _row_flag(name: str, value: Any) -> bool | None:
+    """What a flag beside the messages says; a `loss` with a fraction is a measurement."""
+    return None if spelled(name) == "loss" and isinstance(value, float) else flag_of(value)
 
 
 def _read_talk(

@@ -17,6 +17,8 @@ FEW_NUMBERS = 20
 FEW_ROWS = 5
 """Rows of a label in a split from which on its score says something."""
 ROWS_PER_LABEL = 4
+MANY_ROWS = 10
+"""Rows of each number from which on odd fractions are names of classes."""
 MAJORITY = 0.9
 RATIO = 50
 """Share of the most frequent label, and its rows over those of the rarest, that make imbalance
@@ -108,15 +110,19 @@ def scores_not_classes(counts: Mapping[str, int], number: Callable[[str], float 
         return ""
     low, high = min(known.values()), max(known.values())
     several = rows >= 2 * distinct
+    dense = high - low < 2 * distinct
     if all(value == int(value) for value in known.values()):
-        dense = high - low < 2 * distinct
         classes = distinct <= FEW_NUMBERS or (
             several and (dense or rows >= ROWS_PER_LABEL * distinct)
         )
     else:
         round_ones = all(math.isclose(20 * value, round(20 * value)) for value in known.values())
-        few = distinct <= FEW_NUMBERS and round_ones
-        classes = few and (several or distinct < ROWS_PER_LABEL)
+        few = distinct <= FEW_NUMBERS
+        classes = (
+            (few and (distinct < ROWS_PER_LABEL or (round_ones and several)))
+            or (few and rows >= MANY_ROWS * distinct)
+            or (not dense and rows >= MANY_ROWS * distinct)  # codes, such as 250.01
+        )
     if classes:
         return ""
     return (
