@@ -40,7 +40,7 @@ def adapter_command(options: argparse.Namespace) -> None:
 
 
 def _open_libraries() -> None:
-    """To be called before the model libraries are imported."""
+    """Prepares the process for the model libraries; call before they are imported."""
     quiet_libraries()
     use_usable_cpus()
 

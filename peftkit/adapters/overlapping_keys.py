@@ -59,9 +59,8 @@ def unsettled_alpha(config: Mapping[str, Any], tensors: Mapping[str, Stored]) ->
     for layer, _ in _adapted(config, tensors):
         keys = _keys(config, pattern, layer)
         if len({json.dumps(pattern[key]) for key in keys}) > 1:
-            return f"`alpha_pattern` gives `{layer}` {pattern[keys[0]]} by `{keys[0]}`, and " + (
-                f"{pattern[keys[1]]} by `{keys[1]}`"
-            )
+            one, other = (f"{pattern[key]} by `{key}`" for key in keys[:2])
+            return f"`alpha_pattern` gives `{layer}` {one}, and {other}"
     return ""
 
 

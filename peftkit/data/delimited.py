@@ -26,8 +26,8 @@ MAX_FIELD = 2**31 - 1
 READ_AGAIN = 20
 """How many times the lines of a file may be read again because quotes do not work out."""
 MANY_LINES = 10
-"""Lines joined to one row, of which nearly all would be rows by themselves, from which on no text
-that has as many separators is to be expected."""
+"""A record of so many lines, nearly all of them rows by themselves, has swallowed them: texts
+rarely have a row's number of separators in each line."""
 LINES_TO_TELL = 100
 """Of the file's first lines, to find out what separates its fields."""
 
@@ -55,8 +55,8 @@ class _Reading:
     def malformed(self) -> list[_Record]:
         return [record for record in self.records if record.kind]
 
-    def strays(self) -> int:
-        return sum(record.kind == STRAY for record in self.records)
+    def strays(self) -> list[_Record]:
+        return [record for record in self.records if record.kind == STRAY]
 
 
 STRAY = "stray quote"
@@ -143,15 +143,14 @@ def _best_reading(lines: Sequence[str], start: int, separator: str) -> tuple[_Re
     reading = _read_quoted(lines, start, separator, frozenset())
     if torn := _swallowed(lines, reading, separator):
         reading = _read_quoted(lines, start, separator, torn)
-    strays = [record for record in reading.records if record.kind == STRAY]
+    strays = reading.strays()
     escaped = sum(_is_escaped(lines[record.first]) for record in strays)
     if not strays or reading.records[0].kind or 2 * escaped > len(strays):
         return reading, None
     literal = _read_literal(lines, start, separator)
     fewer = len(literal.malformed()) < len(reading.malformed())
     if fewer and not _quotes_enclose(reading, lines, separator):
-        first = next(record for record in reading.records if record.kind == STRAY)
-        return literal, first.first + 1
+        return literal, strays[0].first + 1
     return reading, None
 
 
@@ -187,7 +186,12 @@ def _read_quoted(
 
 
 def _csv_records(lines: Sequence[str], first: int, separator: str, most: int) -> Iterator[_Record]:
-    """Records of so many lines, from a line on, as the csv module reads them, strictly."""
+    """Records as the csv module reads them, strictly.
+
+    Args:
+        first: index of the first line to read.
+        most: how many lines are read.
+    """
     rest = (lines[index] for index in range(first, min(len(lines), first + most)))
     reader = csv.reader(rest, delimiter=separator, strict=True)
     while True:
@@ -279,7 +283,7 @@ def _quotes_enclose(reading: _Reading, lines: Sequence[str], separator: str) -> 
         if any(separator in value or '""' in value for value in enclosed):
             return True
         around += len(enclosed)
-    return around > reading.strays()
+    return around > len(reading.strays())
 
 
 def _excel_line(lines: Sequence[str]) -> tuple[int, str]:

@@ -88,9 +88,7 @@ class Examples:
         return shared if shared >= LEAST_SHARED else 0
 
     def chosen(self, indices: Sequence[int]) -> Examples:
-        """Some of the examples, in that order; of how many more were cut or left out it says
-        nothing.
-        """
+        """Some of the examples, in that order, without the counts of rows cut or left out."""
 
         def of(column: Sequence[Any] | None) -> list[Any] | None:
             return None if column is None else [column[index] for index in indices]

@@ -71,13 +71,13 @@ NEVER_FIRST = "ьъы"
 """Letters with which no Cyrillic word begins; other scripts that are read as Cyrillic have them."""
 MOST_GUESSES = 3
 SAME_TEXT = 0.05
-"""How much better another encoding has to fit that gives the same text."""
+"""A later encoding with the same text is named only if it fits better by more than this."""
 EAST_ALONE = 0.15
-"""What an East Asian reading is worse than a perfect one: an alphabet that fits is no chance."""
+"""Penalty of an East Asian reading: thousands of characters fit by chance, an alphabet does not."""
 UNUSUAL = 0.02
-"""What an encoding is worse than one of Windows', if both read equally well."""
+"""Penalty of an encoding that is not one of Windows'."""
 NONSENSE = 0.4
-"""A reading that is worse is none."""
+"""A reading with this strangeness or more is dropped."""
 
 
 def likely_encodings(raw: bytes) -> list[str]:

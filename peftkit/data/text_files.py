@@ -42,9 +42,9 @@ HALF = "\udcff"
 """In the place of what is no whole character of UTF-16 or UTF-32."""
 LONGEST_SAMPLE = 24
 BY_CHANCE = 8
-"""Bytes more than characters that a text which is no UTF-8 may have, read as UTF-8."""
+"""Most bytes beyond one per character of a text that decodes as UTF-8 by chance."""
 ENOUGH_BYTES = 20_000
-"""Of lines beyond ASCII, to tell their encoding by."""
+"""Bytes of lines beyond ASCII from which the encoding is guessed."""
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,13 @@ def _refuse_utf8(path: Path, raw: bytes, encoding: str) -> None:
     """Raises DataError if a file is to be read in another encoding and is UTF-8, which a few
     characters of another one may be by chance (`模` of GBK is).
     """
-    if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig") or not _is_utf8(raw):
+    if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig"):
         return
-    if len(raw) - len(raw.decode()) <= BY_CHANCE:
+    try:
+        length = len(raw.decode())
+    except UnicodeDecodeError:
+        return
+    if len(raw) - length <= BY_CHANCE:
         return
     lines = [line for line in raw.splitlines() if not line.isascii()]
     raise DataError(

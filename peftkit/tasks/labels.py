@@ -18,7 +18,7 @@ FEW_ROWS = 5
 """Rows of a label in a split from which on its score says something."""
 ROWS_PER_LABEL = 4
 MANY_ROWS = 10
-"""Rows of each number from which on odd fractions are names of classes."""
+"""Rows for each number, on average, with which even odd fractions are names of classes."""
 MAJORITY = 0.9
 RATIO = 50
 """Share of the most frequent label, and its rows over those of the rarest, that make imbalance
@@ -33,9 +33,9 @@ Counts = Mapping[str, Mapping[str, int]]
 
 
 def folded(label: str, number: Callable[[str], float | None]) -> str:
-    """Normalizes a label: case, the width and Unicode form of its characters, invisible ones, Latin
-    letters replaced by Cyrillic ones of the same look, hyphens and underscores between words, marks
-    at its end, and how a number is written.
+    """Normalizes a label: case, width and Unicode form of its characters, invisible ones, Cyrillic
+    letters in Latin words, hyphens and underscores between words, marks at its end, and how a
+    number is written.
 
     Args:
         number: what a text is as a number.
@@ -45,7 +45,7 @@ def folded(label: str, number: Callable[[str], float | None]) -> str:
     plain = " ".join(plain.casefold().replace("i\u0307", "i").split())
     plain = unicodedata.normalize("NFC", _without_doubles(plain))
     plain = plain.rstrip(MARKS).lstrip("\"'“‘«`") or plain
-    if re.fullmatch(r"[-+]?\d+", plain):
+    if re.fullmatch(r"[-+]?\d{1,1000}", plain):  # Python converts no more than 4,300 digits
         return str(int(plain))
     value = number(plain)
     if value is not None:
@@ -65,9 +65,7 @@ def _is_invisible(c: str) -> bool:
 
 
 def _without_doubles(text: str) -> str:
-    """Text whose Cyrillic letters are Latin ones, where both stand in one word."""
-    if text.isascii() or not re.search(r"[a-z]", text):
-        return text
+    """Text with Latin letters for the Cyrillic ones in words that have both."""
     words = (
         word.translate(DOUBLES) if re.search(r"[a-z]", word) else word for word in text.split(" ")
     )
@@ -117,12 +115,12 @@ def scores_not_classes(counts: Mapping[str, int], number: Callable[[str], float 
         )
     else:
         round_ones = all(math.isclose(20 * value, round(20 * value)) for value in known.values())
-        few = distinct <= FEW_NUMBERS
-        classes = (
-            (few and (distinct < ROWS_PER_LABEL or (round_ones and several)))
-            or (few and rows >= MANY_ROWS * distinct)
-            or (not dense and rows >= MANY_ROWS * distinct)  # codes, such as 250.01
-        )
+        if rows >= MANY_ROWS * distinct:
+            classes = distinct <= FEW_NUMBERS or not dense  # codes, such as 250.01
+        elif distinct <= FEW_NUMBERS:
+            classes = distinct < ROWS_PER_LABEL or (round_ones and several)
+        else:
+            classes = False
     if classes:
         return ""
     return (
