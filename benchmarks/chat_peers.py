@@ -76,7 +76,7 @@ def write_rows(data: Path, rows: int, target: Path) -> None:
 def ours(folder: Path) -> dict[str, Any]:
     """Trains with peftkit, and leaves the tokens and labels of its splits for the peers."""
     from peftkit import Base, Chat, Conversations, LoRA, Recipe, Training
-    from peftkit.preparing import prepare
+    from peftkit.stages.preparing import prepare
 
     recipe = Recipe(
         base=Base(name_or_path=BASE),

@@ -12,9 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from peftkit.adapters.exporting import export
 from peftkit.adapters.loading import load
-from peftkit.terminal import quiet_libraries
+from peftkit.bases.quiet_libraries import quiet_libraries
+from peftkit.deploy.exporting.export import export
 from tests.test_export import QUESTIONS, LlamaCpp, check_texts, largest_difference, write_base
 
 

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-IMPORTS = "import torch, transformers, peft, peftkit.adapters.merged_folder"
+IMPORTS = "import torch, transformers, peft, peftkit.deploy.merging.merge"
 PEFT = """
 import sys, torch
 from transformers import AutoModelForCausalLM
@@ -42,13 +42,13 @@ merged.save_pretrained(output)
 """
 PEFTKIT = """
 import sys
-from peftkit.adapters.merging import merge
+from peftkit.deploy.merging.folding import merge
 base, run, output = sys.argv[1:]
 merge(run).save_pretrained(output)
 """
 CERTIFIED = """
 import sys
-from peftkit.adapters.merged_folder import merge_to
+from peftkit.deploy.merging.merge import merge_to
 base, run, output = sys.argv[1:]
 merge_to(run, output)
 """
@@ -67,7 +67,7 @@ def main() -> None:
             PEFT_DEQUANTIZED,
             options.run / "adapter",
         ),
-        "peftkit.adapters.merging.merge, compared with the probes": (PEFTKIT, options.run),
+        "peftkit.deploy.merging.folding.merge, compared with the probes": (PEFTKIT, options.run),
         "peftkit merge, with its certificate": (CERTIFIED, options.run),
     }
     recipe = json.loads((options.run / "recipe.json").read_text())

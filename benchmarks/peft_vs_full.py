@@ -43,9 +43,10 @@ from peftkit import (
     TopLayers,
     Training,
 )
+from peftkit.bases.quiet_libraries import quiet_libraries
 from peftkit.errors import DataError, PeftkitError, RecipeError, first_line, quoted
 from peftkit.evaluation.retention import Retention
-from peftkit.terminal import open_console, quiet_libraries
+from peftkit.reports.terminal import open_console
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/peft_vs_full")
@@ -158,9 +159,9 @@ COMPARISONS = {
 
 def main(arguments: argparse.Namespace) -> None:
     quiet_libraries()
-    from peftkit.comparing.compare import compare
-    from peftkit.comparing.expecting import expect
-    from peftkit.comparing.tell import print_comparison, print_expected
+    from peftkit.experiments.comparing.compare import compare
+    from peftkit.experiments.comparing.console import print_comparison, print_expected
+    from peftkit.experiments.comparing.expecting import expect
 
     target = HERE / "peft_vs_full" / arguments.task
     if arguments.report:
@@ -197,7 +198,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def report_again(target: Path) -> None:
     """Writes compare.html, and compare.md, from a committed compare.json."""
-    from peftkit.comparing.report import write_report
+    from peftkit.experiments.comparing.report import write_report
 
     file = target / "compare.json"
     if not file.is_file():
@@ -215,7 +216,7 @@ def commit(folder: Path, target: Path, record: dict[str, Any], data: str) -> Non
     Args:
         data: where the data lies here; the copies call it `data`.
     """
-    from peftkit.comparing.report import scores_picture, write_report
+    from peftkit.experiments.comparing.report import scores_picture, write_report
 
     def elsewhere(text: str) -> str:
         text = text.replace(f"{folder}/", f"{target.relative_to(HERE.parent)}/")
@@ -241,8 +242,8 @@ def commit(folder: Path, target: Path, record: dict[str, Any], data: str) -> Non
 
 def findings(folder: Path, record: dict[str, Any]) -> list[str]:
     """What others have published, as far as the rows that have scores can tell."""
-    from peftkit.comparing.table import LEAST_SEEDS, paired, read_scores
-    from peftkit.comparing.verdicts import difference, judge
+    from peftkit.experiments.comparing.table import LEAST_SEEDS, paired, read_scores
+    from peftkit.experiments.comparing.verdicts import difference, judge
 
     rows = {row["name"]: row for row in record["rows"] if row["score"] is not None}
     full, lora, attention = (rows.get(name) for name in ("full", "lora", "lora_attention"))

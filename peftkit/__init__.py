@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peftkit.bases.base import Base
-from peftkit.cli import main
-from peftkit.comparing.grid import Budget
+from peftkit.bases.packages import check_needed
+from peftkit.cli.main import main
 from peftkit.data.source import Data, Source
 from peftkit.errors import PeftkitError
+from peftkit.experiments.comparing.grid import Budget
 from peftkit.methods.adalora import AdaLoRA
 from peftkit.methods.bit_fit import BitFit
 from peftkit.methods.bottleneck_adapter import BottleneckAdapter
@@ -30,7 +31,6 @@ from peftkit.methods.pissa import PiSSA
 from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.prompt_tuning import PromptTuning
 from peftkit.methods.top_layers import TopLayers
-from peftkit.packages import check_needed
 from peftkit.recipe import Recipe, Training
 from peftkit.tasks.chat import Chat
 from peftkit.tasks.conversations import Conversations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from peftkit.adapters.loading import LoadedAdapter
-    from peftkit.comparing.compare import Comparison
+    from peftkit.experiments.comparing.compare import Comparison
 
 __version__ = "0.1.0"
 
@@ -98,7 +98,7 @@ def compare(
         PeftkitError: a recipe, its data or its base is wrong.
     """
     check_needed()
-    from peftkit.comparing.compare import compare as compare_recipes  # it needs torch
+    from peftkit.experiments.comparing.compare import compare as compare_recipes  # it needs torch
 
     return compare_recipes(recipes, output_dir, budget)
 
@@ -118,7 +118,7 @@ def load(
         RecipeError: the settings are none of the adapter's type, or not missing.
     """
     check_needed()
-    from peftkit.terminal import quietly
+    from peftkit.bases.quiet_libraries import quietly
 
     with quietly():
         from peftkit.adapters.loading import load as load_adapter  # it needs torch

@@ -1,5 +1,5 @@
 """`python -m peftkit` is the `peftkit` command."""
 
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
 
 command_line()

@@ -11,7 +11,8 @@ from pydantic.json_schema import models_json_schema
 from peftkit.bases.base import Base
 from peftkit.errors import did_you_mean, quoted
 from peftkit.methods.method import Method
-from peftkit.parts import OpenPart, Part, parse
+from peftkit.parts.part import OpenPart, Part
+from peftkit.parts.problems import parse
 from peftkit.tasks.task import Task
 
 

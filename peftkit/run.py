@@ -3,9 +3,10 @@
     recipe -> splits -> opened base -> encoded examples -> weights -> score before -> inject
            -> train -> score after -> adapter -> receipt
 
-Nothing flows back. `prepare` (preparing.py) goes as far as the encoded examples, needs no weights,
-and finds everything that can be wrong without them; `peftkit check` stops there. `train_and_score`
-(fitting.py) goes from the weights to the score after. `run` is the whole line.
+Nothing flows back. `prepare` (stages/preparing.py) goes as far as the encoded examples, needs no
+weights, and finds everything that can be wrong without them; `peftkit check` stops there.
+`train_and_score` (stages/fitting.py) goes from the weights to the score after. `run` is the whole
+line.
 """
 
 from __future__ import annotations
@@ -36,28 +37,29 @@ from peftkit.adapters.record import (
     versions,
 )
 from peftkit.adapters.saving import adapter_bytes, check_saved, write_weights
-from peftkit.adapters.serving import commands
-from peftkit.bases.fingerprint import fingerprint
-from peftkit.early import Rows
-from peftkit.errors import Interrupted, first_line
-from peftkit.evaluation.lead import headline_metric, lead
-from peftkit.evaluation.receipt import write_receipt
-from peftkit.evaluation.report import print_ledger, print_scores
-from peftkit.fitting import Unfinished, train_and_score
-from peftkit.outcome import Clock, Outcome
-from peftkit.output import check_output, output_folder, write_json
-from peftkit.planning import Plan, make_plan
-from peftkit.preparing import Prepared, prepare
-from peftkit.recipe import Recipe
-from peftkit.terminal import print_note
-from peftkit.training.batching import number_of_steps
-from peftkit.training.devices import (
+from peftkit.atomic import write_json
+from peftkit.bases.devices import (
     device_name,
     give_back_memory,
     open_accelerator,
     quick_collections,
     weights_dtype,
 )
+from peftkit.bases.fingerprint import fingerprint
+from peftkit.deploy.exporting.commands import commands
+from peftkit.errors import Interrupted, first_line
+from peftkit.evaluation.lead import headline_metric, lead
+from peftkit.recipe import Recipe
+from peftkit.reports.console import print_ledger, print_scores
+from peftkit.reports.receipt import write_receipt
+from peftkit.reports.terminal import print_note
+from peftkit.stages.early import Rows
+from peftkit.stages.fitting import Unfinished, train_and_score
+from peftkit.stages.outcome import Clock, Outcome
+from peftkit.stages.plan import Plan, make_plan
+from peftkit.stages.preparing import Prepared, prepare
+from peftkit.stages.run_folder import check_output, output_folder
+from peftkit.training.forward.batching import number_of_steps
 from peftkit.training.interruptions import interruptible
 from peftkit.training.threads import cpu_threads
 

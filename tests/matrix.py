@@ -23,19 +23,19 @@ from torch.nn import functional as F
 
 import peftkit as pk
 from peftkit.adapters.loading import load_trained_model
-from peftkit.adapters.merging import merged_model
+from peftkit.bases.devices import weights_dtype
 from peftkit.bases.loading import load_weights
 from peftkit.bases.opening import open_base
 from peftkit.data.encoded import Encoded, Examples, Head
 from peftkit.data.rows import Row
+from peftkit.deploy.merging.folding import merged_model
 from peftkit.errors import PeftkitError
 from peftkit.evaluation.generating import _batches, generate, pad_prompts
 from peftkit.methods.method import Method, trainable_parameters
 from peftkit.methods.peft_layout import add_peft
-from peftkit.rehearsal import rehearse
+from peftkit.stages.rehearsal import rehearse
 from peftkit.tasks.task import Task
 from peftkit.training import guards
-from peftkit.training.devices import weights_dtype
 from peftkit.training.loop import _float32_where_trained
 from peftkit.training.optimizers import make_optimizer
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import peftkit as pk
-from peftkit.adapters.inspecting import inspect
-from peftkit.adapters.settings import (
+from peftkit.adapters.inspection.inspecting import inspect
+from peftkit.adapters.inspection.settings import (
     DECIDING,
     HIDDEN,
     OTHER_BEFORE,
@@ -29,7 +29,7 @@ from peftkit.adapters.settings import (
     saved_by,
     since,
 )
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
 from peftkit.errors import AdapterError, RecipeError
 from peftkit.run import run
 
@@ -88,7 +88,7 @@ def test_the_fields_are_those_of_peft_s_types_and_no_type_is_left_out():
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     import peftkit.peft_plugin  # noqa: F401
-    from peftkit.adapters.foreign import NOT_LOADED
+    from peftkit.adapters.published.unsupported import NOT_LOADED
 
     kinds = {str(getattr(k, "value", k)): v for k, v in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     for kind, names in DECIDING.items():

@@ -12,43 +12,73 @@ import pytest
 import peftkit
 
 PACKAGE = Path(peftkit.__file__).parent
-LAYERS = [
-    "wording", "errors", "packages", "terminal", "parts", "packaged", "data", "bases", "losses",
-    "metrics", "tasks", "architectures", "peft_plugin", "methods", "recipe", "rehearsal", "output",
-    "training", "measuring", "planning", "evaluation", "adapters", "early", "outcome", "preparing",
-    "fitting", "run", "comparing", "compare_command", "adapter_commands", "cli",
-    "__init__", "__main__",
+FLOORS = [
+    "errors", "wording", "atomic", "parts", "metrics", "data", "bases", "tasks", "methods",
+    "recipe", "training", "evaluation", "adapters", "reports", "stages", "deploy", "run",
+    "experiments", "cli", "peft_plugin", "__init__", "__main__",
 ]  # fmt: skip
-"""From the lowest to the highest. A module may import from its own layer and from lower ones."""
-BELOW_EACH_OTHER = {("data", "bases"), ("losses", "bases"), ("metrics", "bases")}
+"""From the ground up; docs/architecture.md shows them. A module imports from its own floor and from
+lower ones."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def layer(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def name_of(path: Path) -> str:
+    """`peftkit.data.rows`; `peftkit.data` for its __init__.py."""
+    parts = ("peftkit", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
 
 
-def layer_of(module: str) -> str:
-    return [*module.split("."), "__init__"][1]
+NAMES = {name_of(path) for path in MODULES}
+
+
+def floor(module: str) -> int:
+    return FLOORS.index([*module.split("."), "__init__"][1])
 
 
 def imported(path: Path) -> set[str]:
-    """Layers of peftkit that a module imports, wherever in the file."""
+    """Modules of peftkit that a module imports, wherever in the file, for types too."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("peftkit"):
-            names.add(layer_of(node.module))
+        if isinstance(node, ast.ImportFrom) and node.module:
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            names |= {name if name in NAMES else node.module for name in inside}
         elif isinstance(node, ast.Import):
-            names |= {layer_of(a.name) for a in node.names if a.name.startswith("peftkit")}
-    return names
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name.split(".")[0] == "peftkit"}
+
+
+def cycle(imports: dict[str, set[str]]) -> list[str]:
+    """The names of a cycle; empty if there is none."""
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return path[path.index(name) :]
+        if name in done:
+            return []
+        done.add(name)
+        return next(filter(None, (visit(n, [*path, name]) for n in imports[name])), [])
+
+    return next(filter(None, (visit(name, []) for name in imports)), [])
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_only_downwards(path):
-    assert layer(path) in LAYERS, "name the new module's layer in LAYERS"
-    own = LAYERS.index(layer(path))
-    upward = {name for name in imported(path) if LAYERS.index(name) > own}
-    assert not upward
+def test_imports_go_down(path):
+    own = floor(name_of(path))
+    assert not {name for name in imported(path) if floor(name) > own}
+
+
+def test_no_cycle():
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+    assert not cycle({name_of(path): imported(path) & NAMES for path in MODULES})
+
+
+def test_the_house_is_listed_at_a_glance():
+    names = [path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    assert len(names) <= 22
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    missing = [name for name in FLOORS if not name.startswith("__") and f"`{name}" not in page]
+    assert not missing
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
 from tests.conftest import sentences, write_csv
 
 
@@ -237,7 +237,7 @@ def test_no_recipe_is_begun_under_a_name_that_hides_a_module(in_tmp, capsys):
 
 
 def test_a_name_beside_another_folders_script_hides_nothing(in_tmp, monkeypatch):
-    from peftkit.parts import refuse_shadowing
+    from peftkit.parts.scripts import refuse_shadowing
 
     (in_tmp / "train.py").touch()
     monkeypatch.syspath_prepend(str(in_tmp))

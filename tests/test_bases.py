@@ -17,8 +17,8 @@ from peftkit.bases.fingerprint import fingerprint
 from peftkit.bases.loading import empty_model, load_weights
 from peftkit.bases.opening import open_base
 from peftkit.data.encoded import Head
+from peftkit.data.packaged import MODELS, find_packaged
 from peftkit.errors import BaseModelError, MissingPackageError, PeftkitError
-from peftkit.packaged import MODELS, find_packaged
 
 HEAD = Head("AutoModelForSequenceClassification", "SEQ_CLS", ("no", "yes"))
 CPU = torch.device("cpu")

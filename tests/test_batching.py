@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from peftkit.data.encoded import IGNORE_INDEX, Examples
 from peftkit.data.rows import Row
-from peftkit.losses import MANY, cross_entropy_sum, supervised_weight
-from peftkit.training.batching import (
+from peftkit.tasks.losses import MANY, cross_entropy_sum, supervised_weight
+from peftkit.training.forward.batching import (
     count_steps,
     cut_step,
     inference_batches,
     pack_step,
     seeded_steps,
 )
-from peftkit.training.collating import collate
-from peftkit.training.reading import Reader
+from peftkit.training.forward.collating import collate
+from peftkit.training.forward.reading import Reader
 
 
 def examples_of(lengths: list[int], per_token: bool = False, weights: bool = False) -> Examples:

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 import peftkit as pk
 from peftkit.adapters.loading import load_trained_model
-from peftkit.preparing import prepare
 from peftkit.run import run
+from peftkit.stages.preparing import prepare
 from tests.conftest import code_of_card
 from tests.test_methods import IDS_TENSOR, disturb, injected
 

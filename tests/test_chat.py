@@ -12,7 +12,7 @@ import pytest
 from peftkit import Chat, Conversations
 from peftkit.data.splits import load_splits
 from peftkit.errors import DataError, PeftkitError, RecipeError
-from peftkit.preparing import prepare
+from peftkit.stages.preparing import prepare
 from peftkit.tasks.messages import read_messages
 from tests.chat_formats import BY_NAME
 from tests.conftest import conversations, write_csv, write_jsonl

@@ -39,14 +39,14 @@ from peftkit import (
     PTuning,
     TopLayers,
 )
-from peftkit.adapters import chatting
-from peftkit.adapters.chatting import answer_once, converse, open_chat
 from peftkit.bases.loading import load_weights
+from peftkit.deploy.answering import chatting
+from peftkit.deploy.answering.chatting import answer_once, converse, open_chat
 from peftkit.errors import AdapterError, PeftkitError, RecipeError
 from peftkit.evaluation.scoring import evaluate
-from peftkit.preparing import prepare
 from peftkit.run import run
-from peftkit.training.reading import Reader
+from peftkit.stages.preparing import prepare
+from peftkit.training.forward.reading import Reader
 from tests.conftest import (
     ANSWERS,
     QUESTIONS,

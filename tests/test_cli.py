@@ -8,7 +8,7 @@ import json
 import pytest
 
 from peftkit import HeadOnly
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
 from peftkit.run import run
 from tests.conftest import write_csv
 

@@ -25,21 +25,21 @@ from peftkit import (
     PromptTuning,
     TextClassification,
 )
-from peftkit.cli import command_line
-from peftkit.comparing.apart import DiedError, apart
-from peftkit.comparing.compare import compare, prepare_grid
-from peftkit.comparing.course import Course, Job
-from peftkit.comparing.folder import ComparisonFolder, alone_in
-from peftkit.comparing.grid import for_search, make_grid, rates_around
-from peftkit.comparing.table import best_rate
-from peftkit.comparing.verdicts import Estimate, difference, estimate, judge
+from peftkit.bases.devices import open_accelerator
+from peftkit.cli.main import command_line
 from peftkit.errors import OutputError, RecipeError, TrainingError
 from peftkit.evaluation.retention import Retention
-from peftkit.fitting import choose_trained, fit, inject, load, score
-from peftkit.outcome import Clock
-from peftkit.preparing import prepare
+from peftkit.experiments.comparing.compare import compare, prepare_grid
+from peftkit.experiments.comparing.grid import for_search, make_grid, rates_around
+from peftkit.experiments.comparing.table import best_rate
+from peftkit.experiments.comparing.verdicts import Estimate, difference, estimate, judge
+from peftkit.experiments.jobs.folder import ComparisonFolder, alone_in
+from peftkit.experiments.jobs.own_process import DiedError, apart
+from peftkit.experiments.jobs.queue import Course, Job
+from peftkit.stages.fitting import choose_trained, fit, inject, load, score
+from peftkit.stages.outcome import Clock
+from peftkit.stages.preparing import prepare
 from peftkit.tasks.task import ByExample
-from peftkit.training.devices import open_accelerator
 from tests.conftest import sentences, write_csv
 
 TIMES = ("seconds", "seconds_taken", "seconds_per_epoch", "seconds_to_best", "created")

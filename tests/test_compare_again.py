@@ -13,20 +13,26 @@ import pytest
 from rich.console import Console
 
 from peftkit import IA3, Budget, Data, HeadOnly, LoRA, TextClassification
-from peftkit.cli import command_line
-from peftkit.comparing.answer import answer
-from peftkit.comparing.compare import _settled, compare, prepare_grid
-from peftkit.comparing.course import Course
-from peftkit.comparing.expecting import expect
-from peftkit.comparing.folder import ComparisonFolder, Identity, alone_in, check_folder, open_folder
-from peftkit.comparing.grid import make_grid, precision, rates_around
-from peftkit.comparing.jobs import seed_job
-from peftkit.comparing.report import write_report
-from peftkit.comparing.table import best_rate, collapsed
-from peftkit.comparing.tell import print_comparison
-from peftkit.comparing.trained_out import is_trained_out
+from peftkit.cli.main import command_line
 from peftkit.errors import DataError, OutputError
-from peftkit.parts import import_file
+from peftkit.experiments.comparing.answer import answer
+from peftkit.experiments.comparing.compare import _settled, compare, prepare_grid
+from peftkit.experiments.comparing.console import print_comparison
+from peftkit.experiments.comparing.expecting import expect
+from peftkit.experiments.comparing.grid import make_grid, precision, rates_around
+from peftkit.experiments.comparing.jobs import seed_job
+from peftkit.experiments.comparing.report import write_report
+from peftkit.experiments.comparing.table import best_rate, collapsed
+from peftkit.experiments.comparing.trained_out import is_trained_out
+from peftkit.experiments.jobs.folder import (
+    ComparisonFolder,
+    Identity,
+    alone_in,
+    check_folder,
+    open_folder,
+)
+from peftkit.experiments.jobs.queue import Course
+from peftkit.parts.scripts import import_file
 from tests.conftest import sentences, write_csv
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "peft_vs_full.py"

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from peftkit import Budget
-from peftkit.comparing.compare import compare
 from peftkit.evaluation.retention import Retention
+from peftkit.experiments.comparing.compare import compare
 from tests.conftest import write_jsonl
 
 pytestmark = pytest.mark.slow

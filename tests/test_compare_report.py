@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from peftkit.comparing import plots
-from peftkit.comparing.answer import answer
-from peftkit.comparing.report import columns, markdown_table, page, write_report
+from peftkit.experiments.comparing import plots
+from peftkit.experiments.comparing.answer import answer
+from peftkit.experiments.comparing.report import columns, markdown_table, page, write_report
 
 WHOLE = 22_713_986
 METHODS = {  # name: (kind, score, parameters, seconds an epoch, MB, rate, verdict, precision)

@@ -19,10 +19,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from peftkit.adapters import unpickling
-from peftkit.adapters.conversion import _pickles, convert
-from peftkit.adapters.inspecting import inspect
-from peftkit.cli import command_line
+from peftkit.adapters.inspection.inspecting import inspect
+from peftkit.adapters.published import unpickling
+from peftkit.adapters.published.conversion import _pickles, convert
+from peftkit.cli.main import command_line
 from peftkit.errors import AdapterError, OutputError
 
 LORA = {
@@ -105,7 +105,7 @@ def test_the_printed_command_converts_what_was_saved_on_a_gpu(tmp_path):
     (problem,) = inspect(str(folder)).findings.problems
     command = problem.advice.split("in its folder: ")[1]
     assert command == "python -m peftkit convert adapter_model.bin"
-    root = str(Path(unpickling.__file__).parents[2])
+    root = str(Path(unpickling.__file__).parents[3])
     done = subprocess.run(
         command.replace("python", sys.executable, 1), shell=True, cwd=folder, check=False,
         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root},

@@ -17,7 +17,7 @@ from peftkit.data.source import Data
 from peftkit.data.splits import load_splits
 from peftkit.data.text_files import ENOUGH_BYTES, encoding_hint
 from peftkit.errors import DataError, RecipeError
-from peftkit.parts import parse
+from peftkit.parts.problems import parse
 from peftkit.tasks.text_classification import TextClassification
 
 TEXTS = {

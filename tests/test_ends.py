@@ -21,13 +21,14 @@ from rich.console import Console
 from torch import nn
 
 from peftkit import LoRA
-from peftkit.adapters.inspecting import adapter_in
+from peftkit.adapters.inspection.inspecting import adapter_in
+from peftkit.adapters.newest_run import newest_run
 from peftkit.adapters.verifying import verify
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
 from peftkit.errors import AdapterError, Interrupted
-from peftkit.output import newest_run, taken_name
+from peftkit.reports.terminal import print_note
 from peftkit.run import run
-from peftkit.terminal import print_note
+from peftkit.stages.run_folder import taken_name
 from peftkit.training.interruptions import interruptible
 from peftkit.training.stopping import Best
 from peftkit.training.threads import WAITING, cpu_threads, resolved_threads, usable_cpus
@@ -177,7 +178,7 @@ def test_what_is_wrong_is_told_without_the_model_libraries(tmp_path, make_recipe
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "adapter_config.json").write_text("{}")
     code = (
-        "import sys; from peftkit.cli import command_line\n"
+        "import sys; from peftkit.cli.main import command_line\n"
         f"try: command_line({arguments!r})\n"
         "finally: print(sorted({'torch', 'transformers', 'pandas'} & set(sys.modules)))"
     )
@@ -363,9 +364,9 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_how(given, expected)
     """In commands, before torch is imported; `import peftkit` alone changes nothing."""
     print_them = "print({name: os.environ[name] for name in WAITING if name in os.environ})"
     code = (
-        "import os, sys\nimport peftkit.cli\nfrom peftkit.training.threads import WAITING\n"
+        "import os, sys\nimport peftkit.cli.main\nfrom peftkit.training.threads import WAITING\n"
         f"{print_them}\n"
-        "try: peftkit.cli.command_line(['verify', 'nowhere'])\nexcept SystemExit: pass\n"
+        "try: peftkit.cli.main.command_line(['verify', 'nowhere'])\nexcept SystemExit: pass\n"
         f"assert 'torch' not in sys.modules\n{print_them}"
     )
     bare = {name: value for name, value in os.environ.items() if name not in WAITING}

@@ -19,25 +19,25 @@ import transformers
 import xllamacpp
 
 import peftkit as pk
-from peftkit.adapters.exporting import export
-from peftkit.adapters.gguf import model as models
-from peftkit.adapters.gguf.exports import open_for_export, write_checked
-from peftkit.adapters.gguf.families import FAMILIES, Layout
-from peftkit.adapters.gguf.go_template import expand, go_template
-from peftkit.adapters.gguf.lora import check_lora, read_lora, write_lora
-from peftkit.adapters.gguf.ollama import read_modelfile
-from peftkit.adapters.gguf.reading import read_gguf
-from peftkit.adapters.gguf.tokenizer import CUTS, written_fields
-from peftkit.adapters.gguf.writing import write_gguf
 from peftkit.adapters.loading import load
 from peftkit.adapters.record import peft_config
-from peftkit.adapters.requests import Request
 from peftkit.bases.gguf import dequantized
 from peftkit.bases.opening import open_base
 from peftkit.bases.quantizing import dequantized as dequantized_model
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
+from peftkit.data.packaged import MODELS, find_packaged
+from peftkit.deploy.exporting.export import export
+from peftkit.deploy.exporting.gguf import model as models
+from peftkit.deploy.exporting.gguf.exports import open_for_export, write_checked
+from peftkit.deploy.exporting.gguf.families import FAMILIES, Layout
+from peftkit.deploy.exporting.gguf.go_template import expand, go_template
+from peftkit.deploy.exporting.gguf.lora import check_lora, read_lora, write_lora
+from peftkit.deploy.exporting.gguf.ollama import read_modelfile
+from peftkit.deploy.exporting.gguf.reading import read_gguf
+from peftkit.deploy.exporting.gguf.tokenizer import CUTS, written_fields
+from peftkit.deploy.exporting.gguf.writing import write_gguf
+from peftkit.deploy.exporting.request import Request
 from peftkit.errors import AdapterError, OutputError, RecipeError
-from peftkit.packaged import MODELS, find_packaged
 from peftkit.run import run
 from tests.chat_formats import BY_NAME, FORMATS
 

@@ -24,8 +24,10 @@ from peftkit.data.rows import Row
 from peftkit.methods import lora_linear
 from peftkit.methods.lora_linear import own_layers
 from peftkit.methods.method import trainable_parameters
-from peftkit.training import short_attention
-from peftkit.training.attention import (
+from peftkit.training.forward import short_attention
+from peftkit.training.forward.batching import Step, micro_batches, pack_step, padded_tokens
+from peftkit.training.forward.collating import collate
+from peftkit.training.forward.document_attention import (
     CannotPack,
     attend_in_groups,
     attend_within_documents,
@@ -33,14 +35,18 @@ from peftkit.training.attention import (
     in_each,
     in_first,
 )
-from peftkit.training.batching import Step, micro_batches, pack_step, padded_tokens
-from peftkit.training.collating import collate
-from peftkit.training.frozen_trunk import FAMILIES, find_frozen_trunk
-from peftkit.training.guards import modules_below
+from peftkit.training.forward.frozen_below import modules_below
+from peftkit.training.forward.frozen_trunk import FAMILIES, find_frozen_trunk
+from peftkit.training.forward.reading import Reader, base_of
+from peftkit.training.forward.self_check import (
+    cannot_pack,
+    choose_reader,
+    one_by_one,
+    shares,
+    wrong_with,
+)
+from peftkit.training.forward.short_attention import attend_to_short_documents
 from peftkit.training.loop import keep_few_activations
-from peftkit.training.reading import Reader, base_of
-from peftkit.training.self_check import cannot_pack, choose_reader, one_by_one, shares, wrong_with
-from peftkit.training.short_attention import attend_to_short_documents
 
 LENGTHS = [5, 19, 9, 2, 30, 11]
 EXACT = 1e-5

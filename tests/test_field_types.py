@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 import peftkit.peft_plugin  # noqa: F401  # bottleneck adapters are among the types
-from peftkit.adapters.inspecting import inspect
-from peftkit.adapters.settings import parse_settings
+from peftkit.adapters.inspection.inspecting import inspect
+from peftkit.adapters.inspection.settings import parse_settings
 from peftkit.methods.field_types import KINDS, NOT_NULL, wrong_types
 from tests.test_adapter_settings import folder_of, of_peft
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import peftkit as pk
-from peftkit.preparing import prepare
+from peftkit.stages.preparing import prepare
 
 # the tiny BERT and Llama of conftest.py
 H, INNER, LAYERS, LABELS, KEYS = 64, 128, 2, 2, 32  # KEYS: width of Llama's grouped keys and values

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from peftkit import Data, HeadOnly, LoRA, TextClassification, TopLayers
-from peftkit.architectures import trained_share
+from peftkit.bases.architectures import trained_share
 from peftkit.data.encoded import Encoded, Examples, Head
 from peftkit.data.rows import Row
 from peftkit.evaluation import probe_rows
@@ -21,13 +21,13 @@ from peftkit.evaluation.features import FrozenBase, beside_scores, read_features
 from peftkit.evaluation.frozen_probe import ROW, STRENGTHS, Part, fit_probe
 from peftkit.evaluation.lead import difference_interval, lead
 from peftkit.evaluation.probe_rows import MOST_ROWS, draw
-from peftkit.evaluation.report import print_scores
 from peftkit.evaluation.scoring import evaluate
-from peftkit.planning import forward_tokens
-from peftkit.preparing import prepare
+from peftkit.reports.console import print_scores
 from peftkit.run import run
+from peftkit.stages.plan import forward_tokens
+from peftkit.stages.preparing import prepare
 from peftkit.tasks.task import ByExample, Score
-from peftkit.training.reading import Reader
+from peftkit.training.forward.reading import Reader
 from tests.conftest import sentences, write_csv
 
 CPU = Accelerator(cpu=True)

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import peftkit as pk
-from peftkit.adapters.merged_folder import merge_to
+from peftkit.deploy.merging.merge import merge_to
 from peftkit.errors import MethodError
 from peftkit.methods.layers import last_names, linear_names
 from peftkit.methods.peft_layout import lora_layers
-from peftkit.preparing import prepare
 from peftkit.run import run
+from peftkit.stages.preparing import prepare
 from tests.chat_formats import BY_NAME
 from tests.test_matching import inject, shapes
 

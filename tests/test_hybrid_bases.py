@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import peftkit as pk
 from peftkit.bases.opening import open_base
-from peftkit.bases.shrunk import least_blocks, shrunk
 from peftkit.data.encoded import Head
+from peftkit.stages.small_copies import least_blocks, shrunk
 from tests.test_unmergeable import jamba
 
 HEAD = Head("AutoModelForCausalLM", "CAUSAL_LM")

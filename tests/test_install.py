@@ -19,18 +19,18 @@ import pytest
 
 import peftkit
 from peftkit.bases.opening import open_base
-from peftkit.cli import command_line
+from peftkit.bases.packages import ALWAYS, SOMETIMES, check_needed, named_packages, require
+from peftkit.cli.main import command_line
 from peftkit.errors import MissingPackageError, PeftkitError
-from peftkit.packages import ALWAYS, SOMETIMES, check_needed, named_packages, require
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(peftkit.__file__).parent
 TEMPLATES = """
 import peftkit
 from peftkit.bases.chat_templates import chat_template
-from peftkit.evaluation.receipt import environment
-from peftkit.packaged import DATA, find_packaged
-for package, name in (("evaluation", "receipt.html.j2"), ("comparing", "compare.html.j2")):
+from peftkit.reports.receipt import environment
+from peftkit.data.packaged import DATA, find_packaged
+for package, name in (("reports", "receipt.html.j2"), ("experiments.comparing", "compare.html.j2")):
     templates = environment(f"peftkit.{package}")
     assert templates.loader.get_source(templates, name) and templates.get_template("theme.css")
 assert chat_template("chatml") and chat_template("plain")
@@ -219,7 +219,7 @@ class TestMissing:
 
     @pytest.mark.parametrize("name", ["minilm-l6", "smollm2-135m-instruct"])
     def test_packaged_models(self, without, name):
-        from peftkit.packaged import MODELS, find_packaged
+        from peftkit.data.packaged import MODELS, find_packaged
 
         without(MODELS[name].module)
         with pytest.raises(MissingPackageError) as raised:

@@ -15,8 +15,8 @@ from peftkit.data.ledger import Ledger, SplitCounts
 from peftkit.data.source import Data, as_number
 from peftkit.data.splits import load_splits
 from peftkit.errors import DataError
-from peftkit.evaluation.strata import print_strata
 from peftkit.recipe import Training
+from peftkit.reports.strata import print_strata
 from peftkit.tasks.labels import alike, folded, scores_not_classes, visible
 from peftkit.tasks.text_classification import TextClassification
 from peftkit.training.budget import budget_notes

@@ -11,9 +11,9 @@ import pytest
 
 import peftkit
 from peftkit import Base, Data, HeadOnly, LoRA, Recipe, TextClassification, Training
+from peftkit.bases.devices import open_accelerator
 from peftkit.errors import MissingPackageError
 from peftkit.run import run
-from peftkit.training.devices import open_accelerator
 from tests.conftest import sentences, write_csv
 
 

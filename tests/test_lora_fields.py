@@ -10,19 +10,19 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import peftkit as pk
-from peftkit.adapters.exporting import export
-from peftkit.adapters.gguf.reading import read_gguf
-from peftkit.adapters.merged_folder import merge_to
 from peftkit.adapters.probes import outputs_of
-from peftkit.adapters.rewinding import rewind
-from peftkit.cli import command_line
-from peftkit.measuring import measured_method, names_blocks
+from peftkit.cli.main import command_line
+from peftkit.deploy.exporting.export import export
+from peftkit.deploy.exporting.gguf.reading import read_gguf
+from peftkit.deploy.merging.merge import merge_to
+from peftkit.deploy.rewinding.rewind import rewind
 from peftkit.methods.lora_linear import as_peft_computes
 from peftkit.methods.peft_layout import lora_layers
-from peftkit.preparing import prepare
 from peftkit.recipe import Recipe
 from peftkit.run import run
-from peftkit.training.reading import Reader
+from peftkit.stages.measuring import measured_method, names_blocks
+from peftkit.stages.preparing import prepare
+from peftkit.training.forward.reading import Reader
 from tests.test_fast_paths import EXACT, compare, inject, setting
 
 METHOD = pk.LoRA(

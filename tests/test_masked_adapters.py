@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import peftkit as pk
-from peftkit.adapters.merging import merge
 from peftkit.adapters.verifying import verify
+from peftkit.deploy.merging.folding import merge
 from tests.conftest import save_tokenizer
 
 SIZE = {

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
 import peftkit as pk
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
 from peftkit.errors import MethodError
 from peftkit.methods.peft_layout import lora_layers
-from peftkit.preparing import prepare
+from peftkit.stages.preparing import prepare
 from tests.test_fast_paths import TINY, setting
 
 LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"]}

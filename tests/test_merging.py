@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig
 
 import peftkit as pk
-from peftkit.adapters.certificate import distance
-from peftkit.adapters.merged_folder import merge_to
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
+from peftkit.deploy.merging.certificate import distance
+from peftkit.deploy.merging.merge import merge_to
 from peftkit.errors import AdapterError, MethodError, OutputError
 from peftkit.run import run
 from tests.chat_formats import BY_NAME

@@ -12,7 +12,7 @@ from peftkit.adapters.loading import load_trained_model
 from peftkit.bases.loading import empty_model, load_weights
 from peftkit.errors import AdapterError, MethodError
 from peftkit.methods.method import trainable_parameters
-from peftkit.preparing import prepare
+from peftkit.stages.preparing import prepare
 
 CPU = torch.device("cpu")
 METHODS = [LoRA(r=4), LoRA(r=2, target_modules=("q_proj", "query")), HeadOnly(), FullFineTuning()]

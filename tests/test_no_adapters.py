@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftkit.adapters.inspecting import inspect
+from peftkit.adapters.inspection.inspecting import inspect
 from peftkit.adapters.verifying import verify
 from peftkit.bases.base import Base
 from peftkit.bases.opening import download_weights, find_local, open_base
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
 from peftkit.errors import AdapterError, BaseModelError
 
 POINTER = (

@@ -17,8 +17,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 import peftkit as pk
-from peftkit.adapters.conversion import convert
-from peftkit.adapters.inspecting import inspect
+from peftkit.adapters.inspection.inspecting import inspect
+from peftkit.adapters.published.conversion import convert
 from peftkit.adapters.verifying import verify
 from peftkit.errors import AdapterError, PeftkitError
 from peftkit.methods.field_types import KINDS

@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 import peftkit as pk
-from peftkit.adapters.merged_folder import merge_to
 from peftkit.adapters.record import Record, tokenizer_sha256
 from peftkit.bases.added_tokens import added_rows
 from peftkit.bases.loading import load_weights
-from peftkit.bases.opening import OpenedBase
+from peftkit.bases.opened import OpenedBase
 from peftkit.bases.padding import NEVER_IN_UTF8, choose_padding
 from peftkit.bases.vocabulary import check_ids
+from peftkit.deploy.merging.merge import merge_to
 from peftkit.errors import BaseModelError, DataError
-from peftkit.preparing import prepare
 from peftkit.run import run
-from peftkit.training.collating import collate
+from peftkit.stages.preparing import prepare
+from peftkit.training.forward.collating import collate
 from tests.conftest import sentences, write_csv
 
 WORDS = ["film", "great", "awful", "a", "the"]

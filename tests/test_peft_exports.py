@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import peftkit as pk
-from peftkit.adapters.exporting import export
-from peftkit.adapters.lora_updates import read_updates
-from peftkit.adapters.peft_folder import check_expanded, vllm_rank
 from peftkit.adapters.record import peft_config
 from peftkit.bases.opening import open_base
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
 from peftkit.data.encoded import Head
+from peftkit.deploy.exporting.export import export
+from peftkit.deploy.exporting.peft_folder import check_expanded, vllm_rank
+from peftkit.deploy.lora_updates import read_updates
 from peftkit.errors import AdapterError, OutputError, RecipeError
 from peftkit.run import run
 

@@ -12,19 +12,25 @@ from accelerate import Accelerator
 from rich.console import Console
 
 import peftkit as pk
+from peftkit.bases.architectures import depth
+from peftkit.bases.devices import LiveMemory
 from peftkit.bases.footprint import footprint
 from peftkit.bases.loading import load_weights
-from peftkit.bases.shrunk import depth, shrunk
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
 from peftkit.errors import TrainingError
-from peftkit.measuring import make_trial, measure
 from peftkit.methods.method import trainable_parameters
-from peftkit.preparing import prepare
 from peftkit.run import plan, run
-from peftkit.training.batching import micro_batches, padded_tokens, seeded_steps, worst_micro_batch
-from peftkit.training.devices import LiveMemory
+from peftkit.stages.measuring import make_trial, measure
+from peftkit.stages.preparing import prepare
+from peftkit.stages.small_copies import shrunk
+from peftkit.training.forward.batching import (
+    micro_batches,
+    padded_tokens,
+    seeded_steps,
+    worst_micro_batch,
+)
+from peftkit.training.forward.reading import Reader
 from peftkit.training.loop import train
-from peftkit.training.reading import Reader
 
 CPU = Accelerator(cpu=True)
 DEEP = {
@@ -61,7 +67,7 @@ def test_live_memory_counts_what_the_backward_pass_needs():
 @pytest.fixture
 def quick(monkeypatch):
     """Times are measured for a moment instead of seconds."""
-    monkeypatch.setattr("peftkit.measuring.MEASURED_SECONDS", 0.02)
+    monkeypatch.setattr("peftkit.stages.measuring.MEASURED_SECONDS", 0.02)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +149,7 @@ def test_the_plan_speaks_of_every_part(deep, reviews, quick):
 
 
 def test_what_cannot_fit_is_told(deep, reviews, monkeypatch):
-    monkeypatch.setattr("peftkit.planning._available_mb", lambda _: 10.0)
+    monkeypatch.setattr("peftkit.stages.plan._available_mb", lambda _: 10.0)
     prepared = prepare(recipe_of(deep, reviews, pk.LoRA(r=4)))
     assert "it will not fit" in plan(prepared, CPU, timed=False).notes[0]
 
@@ -172,7 +178,7 @@ def test_a_base_that_cannot_be_shrunk_is_trained_all_the_same(deep, reviews, tmp
     def fail(*_, **__):
         raise KeyError("layers")
 
-    monkeypatch.setattr("peftkit.measuring.shrunk", fail)
+    monkeypatch.setattr("peftkit.stages.measuring.shrunk", fail)
     record = run(recipe_of(deep, reviews, pk.LoRA(r=4), max_steps=1), str(tmp_path / "run")).record
     assert record["plan"] == {"failed": "KeyError: 'layers'"}
 

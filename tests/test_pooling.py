@@ -14,27 +14,27 @@ from rich.console import Console
 from torch.nn import functional as F
 
 import peftkit as pk
-from peftkit.adapters.exporting import export
 from peftkit.adapters.loading import load_trained_model
-from peftkit.adapters.merged_folder import merge_to
 from peftkit.adapters.record import Record
 from peftkit.adapters.verifying import verify
 from peftkit.bases.base import Base
 from peftkit.bases.loading import empty_model, load_weights
 from peftkit.bases.opening import open_base
 from peftkit.bases.pooled import FIELD, check_first_token, pooled_class
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
 from peftkit.data.encoded import Encoded, Examples, Head
+from peftkit.deploy.exporting.export import export
+from peftkit.deploy.merging.merge import merge_to
 from peftkit.errors import AdapterError, BaseModelError
 from peftkit.methods import virtual_tokens
 from peftkit.methods.method import trainable_parameters
-from peftkit.outcome import Clock
 from peftkit.run import prepare, run, train_and_score
-from peftkit.training import frozen_trunk
-from peftkit.training.batching import pack_step
-from peftkit.training.collating import collate
-from peftkit.training.reading import Reader
-from peftkit.training.self_check import choose_reader
+from peftkit.stages.outcome import Clock
+from peftkit.training.forward import frozen_trunk
+from peftkit.training.forward.batching import pack_step
+from peftkit.training.forward.collating import collate
+from peftkit.training.forward.reading import Reader
+from peftkit.training.forward.self_check import choose_reader
 from tests.conftest import code_of_card, save_tokenizer
 from tests.test_fast_paths import DECODERS, ENCODERS, LENGTHS, ReadsAnything, examples_of
 

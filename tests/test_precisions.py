@@ -10,8 +10,8 @@ from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 
 import peftkit as pk
+from peftkit.bases.devices import open_accelerator
 from peftkit.run import run
-from peftkit.training.devices import open_accelerator
 
 TEXTS = ["the film was great and bright", "an awful dark story", "warm"]
 

@@ -11,15 +11,15 @@ from rich.console import Console
 
 import peftkit
 from peftkit import HeadOnly, LoRA
-from peftkit.adapters import certificate
-from peftkit.adapters.certificate import Questions, ask
 from peftkit.adapters.verifying import verify
+from peftkit.deploy.merging import certificate
+from peftkit.deploy.merging.certificate import Questions, ask
 from peftkit.evaluation.generating import answer_prompts
-from peftkit.fitting import load, score
-from peftkit.preparing import prepare
 from peftkit.run import run
+from peftkit.stages.fitting import load, score
+from peftkit.stages.preparing import prepare
+from peftkit.training.forward.reading import Reader
 from peftkit.training.progress import EVERY, Pace, Stages, TrainingProgress
-from peftkit.training.reading import Reader
 
 CPU = Accelerator(cpu=True)
 

@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from transformers.activations import ACT2FN
 
 import peftkit as pk
-from peftkit.adapters.inspecting import inspect
+from peftkit.adapters.inspection.inspecting import inspect
 from peftkit.adapters.verifying import verify
 from peftkit.errors import AdapterError
 from peftkit.run import run

@@ -20,7 +20,7 @@ from transformers import (
 
 import peftkit as pk
 from peftkit.adapters.verifying import verify
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
 from peftkit.errors import AdapterError, RecipeError
 from tests.conftest import save_tokenizer, write_csv
 

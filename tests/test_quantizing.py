@@ -14,11 +14,10 @@ from transformers.pytorch_utils import Conv1D
 
 import peftkit as pk
 from peftkit.adapters.loading import OpenedAdapter, load_trained_model
-from peftkit.adapters.merged_folder import _check_into, merge_to
-from peftkit.adapters.merging import merged_model
 from peftkit.adapters.probes import outputs_of
-from peftkit.bases.loading import LoadedModel
-from peftkit.bases.opening import OpenedBase, open_base
+from peftkit.bases.loaded_model import LoadedModel
+from peftkit.bases.opened import OpenedBase
+from peftkit.bases.opening import open_base
 from peftkit.bases.quantizing import (
     check_quantized,
     count_quantized,
@@ -28,9 +27,11 @@ from peftkit.bases.quantizing import (
     quantized_empty,
     settle_quantized,
 )
+from peftkit.deploy.merging.folding import merged_model
+from peftkit.deploy.merging.merge import _check_into, merge_to
 from peftkit.errors import BaseModelError, MethodError
-from peftkit.preparing import prepare
 from peftkit.run import run
+from peftkit.stages.preparing import prepare
 from tests.chat_formats import BY_NAME
 from tests.conftest import save_tokenizer
 

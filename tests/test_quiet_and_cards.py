@@ -17,16 +17,16 @@ import pytest
 
 import peftkit as pk
 from peftkit.adapters.card import write_card
-from peftkit.adapters.merged_card import write_merged_card
 from peftkit.adapters.record import Record, versions
 from peftkit.adapters.verifying import verify
-from peftkit.cli import command_line
+from peftkit.bases.quiet_libraries import NOISY, quietly
+from peftkit.cli.main import command_line
 from peftkit.data.encoded import Head
+from peftkit.data.packaged import MODELS
+from peftkit.deploy.merging.card import write_merged_card
 from peftkit.methods.method import Method
-from peftkit.packaged import MODELS
-from peftkit.parts import import_trusted
+from peftkit.parts.scripts import import_trusted
 from peftkit.run import run
-from peftkit.terminal import NOISY, quietly
 
 
 def state() -> Any:

@@ -11,10 +11,10 @@ from html import unescape
 import pytest
 
 from peftkit import HeadOnly
-from peftkit.evaluation import confusion
-from peftkit.evaluation.receipt import FOLD, folded, write_receipt
+from peftkit.bases.devices import device_name
+from peftkit.reports import confusion
+from peftkit.reports.receipt import FOLD, folded, write_receipt
 from peftkit.run import run
-from peftkit.training.devices import device_name
 from peftkit.wording import plural
 from tests.test_compare_report import Page, made, made_row, page, table_of
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from peftkit import Base, Data, FullFineTuning, HeadOnly, LoRA, Recipe, TextClassification, Training
 from peftkit.errors import RecipeError
-from peftkit.parts import all_problems
+from peftkit.parts.problems import all_problems
 from peftkit.recipe import recipe_schema
 
 

@@ -12,10 +12,10 @@ import pytest
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from peftkit import Source, main
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
+from peftkit.data.packaged import MODELS, find_packaged
 from peftkit.data.reading import read_source
-from peftkit.packaged import MODELS, find_packaged
-from peftkit.parts import import_file
+from peftkit.parts.scripts import import_file
 from tests.conftest import write_csv
 
 RECIPES = Path(__file__).parent.parent / "recipes"

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import peftkit as pk
-from peftkit.adapters.merging import merge
 from peftkit.bases.opening import open_base
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
+from peftkit.deploy.merging.folding import merge
 from peftkit.errors import BaseModelError, MethodError, PeftkitError
-from peftkit.preparing import prepare
 from peftkit.run import run
+from peftkit.stages.preparing import prepare
 from tests.conftest import code_of_card
 from tests.matrix import TokenLabels
 
@@ -209,7 +209,7 @@ def test_ia3_in_4_bit_is_not_merged(make_recipe, tmp_path, monkeypatch, capsys):
     def loaded(*_, **__):
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr("peftkit.adapters.merging.load_weights", loaded)
+    monkeypatch.setattr("peftkit.deploy.merging.folding.load_weights", loaded)
     with pytest.raises(MethodError, match="PEFT cannot fold that into nf4 weights") as caught:
         merge(str(done.folder))
     assert "use LoRA, which merges into the dequantized nf4 weights" in caught.value.message

@@ -20,10 +20,10 @@ from transformers import (
 )
 
 import peftkit as pk
-from peftkit.adapters.merging import merge
 from peftkit.adapters.verifying import verify
 from peftkit.adapters.vocabulary import Held
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
+from peftkit.deploy.merging.folding import merge
 from peftkit.errors import AdapterError
 
 NEW = [f"<new{n}>" for n in range(6)]

@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import peftkit as pk
-from peftkit.adapters.merged_folder import merge_to
-from peftkit.adapters.rewinding import rewind
-from peftkit.adapters.scales import Measured, choose, parse_scales
 from peftkit.adapters.verifying import verify
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
 from peftkit.data.splits import load_splits
+from peftkit.deploy.merging.merge import merge_to
+from peftkit.deploy.rewinding.rewind import rewind
+from peftkit.deploy.rewinding.scales import Measured, choose, parse_scales
 from peftkit.errors import AdapterError, DataError, MethodError, OutputError, RecipeError
 from peftkit.evaluation.retention import Retention, load_texts, text_loss
 from peftkit.recipe import Recipe
@@ -157,7 +157,7 @@ def test_other_data_than_that_of_the_training_is_noticed(labelled, tmp_path):
 def test_what_cannot_be_is_told_before_weights_are_loaded(labelled, tmp_path, monkeypatch):
     run_folder, reviews = labelled
     monkeypatch.setattr(
-        "peftkit.adapters.rewinding.load_proven",
+        "peftkit.deploy.rewinding.rewind.load_proven",
         lambda *_: pytest.fail("weights are loaded"),
     )
     shutil.copytree(run_folder, tmp_path / "run")
@@ -207,7 +207,7 @@ def test_scales_are_read(text, expected):
 def test_bad_scales_are_told_in_one_line(text, capsys, monkeypatch):
     with pytest.raises(RecipeError):
         parse_scales(text)
-    monkeypatch.setattr("peftkit.adapter_commands.quiet_libraries", lambda: pytest.fail("torch"))
+    monkeypatch.setattr("peftkit.cli.adapters.quiet_libraries", lambda: pytest.fail("torch"))
     with pytest.raises(SystemExit) as stopped:
         command_line(["rewind", "nowhere", f"--scales={text}"])
     assert stopped.value.code == 2

@@ -9,9 +9,9 @@ from importlib import resources
 
 import pytest
 
-from peftkit.packaged import DATA, find_packaged, sha256_of
+from peftkit.data.packaged import DATA, find_packaged, sha256_of
 
-SAMPLES = resources.files("peftkit") / "samples"
+SAMPLES = resources.files("peftkit.data") / "samples"
 FACTS = (SAMPLES / "lantern_lane.md").read_text(encoding="utf-8")
 ROWS = [
     json.loads(line)

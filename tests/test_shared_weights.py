@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, ZambaConfig
 
 import peftkit as pk
 from peftkit.adapters.loading import open_adapter
-from peftkit.adapters.merging import merge, why_not_mergeable
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
+from peftkit.deploy.merging.folding import merge, why_not_mergeable
 from peftkit.errors import MethodError
 from tests.chat_formats import BY_NAME
 

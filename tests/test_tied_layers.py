@@ -12,15 +12,15 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 import peftkit as pk
-from peftkit.adapters.exporting import export
-from peftkit.adapters.gguf.exports import _stays_apart, check_ollama, open_for_export
-from peftkit.adapters.gguf.reading import read_gguf
-from peftkit.adapters.merged_folder import merge_to
-from peftkit.adapters.merging import merge, merged_model
 from peftkit.adapters.probes import outputs_of
-from peftkit.adapters.requests import Request
 from peftkit.bases.loading import load_weights
 from peftkit.bases.opening import open_base
+from peftkit.deploy.exporting.export import export
+from peftkit.deploy.exporting.gguf.exports import _stays_apart, check_ollama, open_for_export
+from peftkit.deploy.exporting.gguf.reading import read_gguf
+from peftkit.deploy.exporting.request import Request
+from peftkit.deploy.merging.folding import merge, merged_model
+from peftkit.deploy.merging.merge import merge_to
 from peftkit.errors import AdapterError
 from peftkit.methods.method import trainable_parameters
 from tests.conftest import save_tokenizer

@@ -17,17 +17,18 @@ from peftkit.adapters.loading import load
 from peftkit.bases.loading import load_weights
 from peftkit.errors import MethodError, TrainingError
 from peftkit.evaluation.scoring import evaluate
-from peftkit.fitting import choose_trained, inject
 from peftkit.methods.method import trainable_parameters
-from peftkit.preparing import prepare
 from peftkit.recipe import Training
 from peftkit.run import run
+from peftkit.stages.fitting import choose_trained, inject
+from peftkit.stages.preparing import prepare
 from peftkit.training import guards
-from peftkit.training.collating import collate
+from peftkit.training.forward.collating import collate
+from peftkit.training.forward.frozen_below import modules_below
+from peftkit.training.forward.reading import Reader, base_of
+from peftkit.training.forward.self_check import choose_reader
 from peftkit.training.loop import train
 from peftkit.training.optimizers import make_optimizer, make_schedule
-from peftkit.training.reading import Reader, base_of
-from peftkit.training.self_check import choose_reader
 
 METHODS = [(LoRA(r=4), 1e-2), (HeadOnly(), 1e-2), (FullFineTuning(), 2e-3)]
 METHOD_IDS = ["LoRA", "HeadOnly", "Full"]
@@ -228,7 +229,7 @@ def test_modules_below_the_first_trained_tensor_stay_in_eval_mode(make_recipe):
     )
     model = prepared.recipe.method.inject(loaded.model, prepared.encoded, loaded.head)
     batch = collate(prepared.encoded.train, [0], "first", 0)
-    quiet = set(guards.modules_below(model, batch))
+    quiet = set(modules_below(model, batch))
     names = {
         name.removeprefix("base_model.model.") for name, m in model.named_modules() if m in quiet
     }

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from peftkit import Chat, Conversations
-from peftkit.adapters.chatting import converse, open_chat
 from peftkit.adapters.loading import load
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
 from peftkit.data.rows import is_nothing
 from peftkit.data.splits import load_splits
+from peftkit.deploy.answering.chatting import converse, open_chat
 from peftkit.errors import DataError
-from peftkit.preparing import prepare
 from peftkit.run import run
+from peftkit.stages.preparing import prepare
 from peftkit.tasks.chat_format import ChatFormat, NotRendered
 from peftkit.tasks.messages import FLAGS, THOUGHTS, read_messages
 from tests.chat_formats import BY_NAME

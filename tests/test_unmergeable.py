@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM
 
 import peftkit as pk
 from peftkit.adapters.loading import open_adapter
-from peftkit.adapters.merging import merge, why_not_mergeable
 from peftkit.adapters.probes import MERGED, compare_probes, take_probes
+from peftkit.deploy.merging.folding import merge, why_not_mergeable
 from peftkit.errors import AdapterError, MethodError
-from peftkit.preparing import prepare
+from peftkit.stages.preparing import prepare
 from tests.conftest import save_tokenizer
 from tests.test_fast_paths import setting
 from tests.test_matching import LORA, inject

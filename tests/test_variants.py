@@ -17,9 +17,9 @@ from peftkit.errors import MethodError
 from peftkit.methods.eva import ROWS, training_batches
 from peftkit.methods.method import trainable_parameters
 from peftkit.methods.peft_layout import lora_layers
-from peftkit.preparing import prepare
 from peftkit.run import run
-from peftkit.training.collating import collate
+from peftkit.stages.preparing import prepare
+from peftkit.training.forward.collating import collate
 from peftkit.training.loop import keep_few_activations
 from peftkit.training.optimizers import make_optimizer
 from tests.conftest import code_of_card
@@ -586,7 +586,7 @@ def test_added_tokens_of_a_language_model_are_answered_too(bases, tmp_path, tied
 
 
 def test_merging_folds_added_tokens_in(make_recipe, tmp_path, reviews_with_tokens):
-    from peftkit.adapters.merging import merge
+    from peftkit.deploy.merging.folding import merge
 
     recipe = make_recipe(pk.LoRA(r=4), "llama", data=reviews_with_tokens, quantization="nf4",
                          max_steps=4)  # fmt: skip

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import peftkit as pk
-from peftkit.adapters.hazards import wrong_settings, wrong_template
-from peftkit.adapters.inspecting import inspect
+from peftkit.adapters.inspection.hazards import wrong_settings, wrong_template
+from peftkit.adapters.inspection.inspecting import inspect
 from peftkit.adapters.verifying import verify
 from peftkit.errors import AdapterError
 from peftkit.run import run
@@ -261,7 +261,7 @@ def hook(event, arguments):
     if event == "import" and arguments[0] in ("torch", "peft", "transformers", "jinja2"):
         forbidden.append(arguments[0])
 sys.addaudithook(hook)
-from peftkit.cli import command_line
+from peftkit.cli.main import command_line
 code = 0
 try:
     command_line(["verify", sys.argv[1], "--json"])
@@ -404,7 +404,7 @@ def test_damage_is_told_without_a_traceback(copy, name):
     ids=lambda settings: next(iter(settings)),
 )  # fmt: skip
 def test_settings_of_odd_kinds_are_told_without_a_traceback(copy, settings, capsys):
-    from peftkit.cli import command_line
+    from peftkit.cli.main import command_line
 
     file = copy("LoRA") / "adapter_config.json"
     (file.parent / "peftkit.json").unlink()
@@ -418,7 +418,7 @@ def test_settings_of_odd_kinds_are_told_without_a_traceback(copy, settings, caps
 
 
 def test_what_is_no_adapter_ends_with_two(tmp_path, saved, capsys):
-    from peftkit.cli import command_line
+    from peftkit.cli.main import command_line
 
     (tmp_path / "empty").mkdir()
     for path, said in ((tmp_path / "empty", "holds no adapter"), (tmp_path / "emtpy", "no folder")):

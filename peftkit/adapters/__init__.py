@@ -1,1 +1,1 @@
-"""What a run leaves: the adapter on disk, its record, its card, and the way back into a model."""
+"""The adapter on disk: saved, inspected, verified, loaded, and adapters of other programs."""

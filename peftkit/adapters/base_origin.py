@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from peftkit.packaged import MODELS, PREFIX, Packaged
+from peftkit.data.packaged import MODELS, PREFIX, Packaged
 
 
 def packaged_base(base: Mapping[str, Any]) -> Packaged | None:

@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from peftkit.adapters.adapterhub_format import FUSION_CONFIG
-from peftkit.adapters.digests import CONFIG, RECORD, WEIGHTS
-from peftkit.adapters.other_libraries import library_of
+from peftkit.adapters.inspection.adapterhub_format import FUSION_CONFIG
+from peftkit.adapters.inspection.digests import CONFIG, RECORD, WEIGHTS
+from peftkit.adapters.inspection.other_libraries import library_of
 from peftkit.errors import AdapterError, not_found
 
 HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")

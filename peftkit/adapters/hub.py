@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from peftkit.adapters.folders import HUB_ID, adapter_in, user_path
+from peftkit.adapters.newest_run import newest_run
 from peftkit.errors import AdapterError, first_line
-from peftkit.output import newest_run
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 """What is downloaded: no pickle, no program."""

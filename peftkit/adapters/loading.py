@@ -14,16 +14,20 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from peftkit.adapters.base_checks import CHAT_TEMPLATE, check_base
-from peftkit.adapters.foreign import check_nothing_is_random
 from peftkit.adapters.hub import on_this_machine
-from peftkit.adapters.inspecting import Inspected, inspect
+from peftkit.adapters.inspection.inspected import Inspected
+from peftkit.adapters.inspection.inspecting import inspect
 from peftkit.adapters.probes import compare_probes, tolerance
-from peftkit.adapters.published import completed, published_adapter
+from peftkit.adapters.published.recipe import completed, published_adapter
+from peftkit.adapters.published.unsupported import check_nothing_is_random
 from peftkit.adapters.record import Record, peft_config
 from peftkit.adapters.saved_recipe import recipe_of
 from peftkit.bases.added_tokens import load_added_tokens
+from peftkit.bases.devices import open_accelerator, weights_dtype
 from peftkit.bases.loading import load_weights
-from peftkit.bases.opening import OpenedBase, open_base
+from peftkit.bases.opened import OpenedBase
+from peftkit.bases.opening import open_base
+from peftkit.bases.quiet_libraries import quietly
 from peftkit.bases.vocabulary import check_ids
 from peftkit.data.encoded import Examples, Head
 from peftkit.data.rows import Row
@@ -32,10 +36,8 @@ from peftkit.evaluation.generating import write
 from peftkit.evaluation.scoring import run_model
 from peftkit.recipe import Recipe
 from peftkit.tasks.task import Prediction, Reply, Scored
-from peftkit.terminal import quietly
-from peftkit.training.devices import open_accelerator, weights_dtype
+from peftkit.training.forward.reading import Reader
 from peftkit.training.progress import Pace, Say, silent
-from peftkit.training.reading import Reader
 
 OTHER_SEED = 20_261_123
 """A head that is not loaded but left at random differs from the trained one, and is noticed."""

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from peftkit.bases.base import Base
+from peftkit.bases.devices import compute_dtype
 from peftkit.errors import AdapterError
-from peftkit.training.devices import compute_dtype
 
 LENGTHS = (5, 12, 24, 48)
 TOP = 64

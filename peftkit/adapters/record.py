@@ -13,8 +13,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from peftkit.adapters.digests import CONFIG, RECORD, json_sha256, record_sha256, tensor_sha256
-from peftkit.adapters.headers import read_header
+from peftkit.adapters.inspection.digests import (
+    CONFIG,
+    RECORD,
+    json_sha256,
+    record_sha256,
+    tensor_sha256,
+)
+from peftkit.adapters.inspection.headers import read_header
 from peftkit.adapters.probes import Probe
 from peftkit.data.encoded import Head
 from peftkit.errors import AdapterError

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftkit.adapters.digests import RECORD
 from peftkit.adapters.folders import UNFINISHED, adapter_in, user_path
+from peftkit.adapters.inspection.digests import RECORD
 from peftkit.errors import AdapterError
 from peftkit.recipe import Recipe
 

@@ -9,15 +9,15 @@ from accelerate import Accelerator
 from torch import nn
 
 from peftkit.adapters.loading import load_proven
-from peftkit.adapters.placing import settle
 from peftkit.adapters.record import Record
+from peftkit.atomic import settle
 from peftkit.bases.added_tokens import save_added_tokens
 from peftkit.bases.loading import generation_config
-from peftkit.bases.opening import OpenedBase
+from peftkit.bases.opened import OpenedBase
 from peftkit.bases.padding import save_tokenizer
 from peftkit.data.encoded import Head
+from peftkit.data.packaged import sha256_of
 from peftkit.methods.method import Method
-from peftkit.packaged import sha256_of
 from peftkit.recipe import Recipe
 
 PARTIAL = "adapter.unchecked"

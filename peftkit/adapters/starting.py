@@ -10,16 +10,17 @@ from typing import Any
 from torch import nn
 
 from peftkit.adapters.base_checks import CHAT_TEMPLATE, check_base_files, check_tokenizer
-from peftkit.adapters.digests import CONFIG
 from peftkit.adapters.hub import on_this_machine
-from peftkit.adapters.inspecting import inspect
+from peftkit.adapters.inspection.digests import CONFIG
+from peftkit.adapters.inspection.inspecting import inspect
+from peftkit.adapters.inspection.settings import missing_settings
 from peftkit.adapters.record import Record, chat_template_sha256
-from peftkit.adapters.settings import missing_settings
 from peftkit.bases.added_tokens import restore_added_tokens
-from peftkit.bases.opening import OpenedBase, has_weights
+from peftkit.bases.opened import OpenedBase
+from peftkit.bases.opening import has_weights
 from peftkit.data.encoded import Head
+from peftkit.data.packaged import sha256_of
 from peftkit.errors import AdapterError, quoted
-from peftkit.packaged import sha256_of
 from peftkit.recipe import Recipe
 
 

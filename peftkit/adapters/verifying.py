@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from peftkit.adapters.findings import Findings
 from peftkit.adapters.folders import HUB_ID
 from peftkit.adapters.hub import on_this_machine
-from peftkit.adapters.inspecting import Inspected, inspect
+from peftkit.adapters.inspection.findings import Findings
+from peftkit.adapters.inspection.inspected import Inspected
+from peftkit.adapters.inspection.inspecting import inspect
 from peftkit.adapters.own_classes import how_to_trust, kinds_from_outside
 from peftkit.adapters.saved_recipe import quick_recipe
 from peftkit.bases.base import Base
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from peftkit.adapters.loading import OpenedAdapter
     from peftkit.adapters.record import Record
-    from peftkit.bases.opening import OpenedBase
+    from peftkit.bases.opened import OpenedBase
     from peftkit.recipe import Recipe
     from peftkit.tasks.task import Task
 
@@ -138,7 +139,7 @@ def _on_its_base(
         check_tokenizer,
     )
     from peftkit.adapters.loading import load_trained_model, open_inspected
-    from peftkit.training.devices import open_accelerator
+    from peftkit.bases.devices import open_accelerator
 
     findings = found.findings
     adapter = open_inspected(found, path, base, trust_remote_code)
@@ -170,9 +171,9 @@ def _on_a_base(
     """Stage 2 of an adapter that peftkit did not save: all that can be told without its record."""
     from peftkit.adapters.loading import load_trained_model, open_inspected
     from peftkit.adapters.probes import distance, take_probes, tolerance
-    from peftkit.adapters.published import explained
+    from peftkit.adapters.published.recipe import explained
+    from peftkit.bases.devices import open_accelerator, weights_dtype
     from peftkit.bases.loading import load_weights
-    from peftkit.training.devices import open_accelerator, weights_dtype
 
     findings = found.findings
     for changes, told, meaning in explained(found, base):
@@ -219,7 +220,7 @@ def _tell_base(findings: Findings, adapter: OpenedAdapter) -> None:
 
 def _tell_answers(findings: Findings, task: Task) -> None:
     """What a classifier answers, where that is no class."""
-    from peftkit.adapters.outputs import told
+    from peftkit.adapters.published.outputs import told
 
     there, what = told(task)
     if what:
@@ -257,8 +258,8 @@ def _compare_answers(
     accelerator: Accelerator,
 ) -> None:
     from peftkit.adapters.probes import compare_probes, distance, tolerance
+    from peftkit.bases.devices import weights_dtype
     from peftkit.bases.loading import load_weights
-    from peftkit.training.devices import weights_dtype
 
     allowed = tolerance(recipe.base)
     difference = compare_probes(model, record.probes, allowed)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from peftkit.adapters.digests import WEIGHTS
-from peftkit.adapters.hazards import wrong_template
-from peftkit.adapters.headers import Stored, read_header
-from peftkit.adapters.inspecting import LARGEST_JSON
+from peftkit.adapters.inspection.digests import WEIGHTS
+from peftkit.adapters.inspection.hazards import wrong_template
+from peftkit.adapters.inspection.headers import Stored, read_header
+from peftkit.adapters.inspection.inspecting import LARGEST_JSON
 from peftkit.bases.loading import empty_model
-from peftkit.bases.opening import OpenedBase
+from peftkit.bases.opened import OpenedBase
 from peftkit.bases.padding import choose_padding
 from peftkit.bases.resizing import resized
 from peftkit.bases.stand_ins import stand_in

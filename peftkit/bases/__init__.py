@@ -1,1 +1,1 @@
-"""Base models: what they are (`base.py`), opening them without weights, loading the weights."""
+"""Base models: opening, loading, quantizing, added tokens, pooling, devices."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from peftkit.parts import Part
+from peftkit.parts.part import Part
 
 
 class Base(Part):

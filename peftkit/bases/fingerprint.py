@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from peftkit.bases.opening import WEIGHT_FILES, OpenedBase
-from peftkit.packaged import sha256_of
+from peftkit.bases.opened import OpenedBase
+from peftkit.bases.opening import WEIGHT_FILES
+from peftkit.data.packaged import sha256_of
 
 
 @dataclass(frozen=True)

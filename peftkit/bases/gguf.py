@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from peftkit.bases.packages import require
+from peftkit.data.packaged import sha256_of
 from peftkit.errors import BaseModelError
-from peftkit.packaged import sha256_of
-from peftkit.packages import require
 
 
 def cache_folder() -> Path:

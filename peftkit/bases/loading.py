@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from peftkit.bases.opening import OpenedBase, download_weights
+from peftkit.bases.loaded_model import LoadedModel
+from peftkit.bases.opened import OpenedBase
+from peftkit.bases.opening import download_weights
 from peftkit.bases.quantizing import (
-    Quantized,
     count_quantized,
     keep_differentiable,
     quantization_of,
@@ -21,21 +21,6 @@ from peftkit.errors import BaseModelError, quoted
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model with pretrained weights and, where the task has one, a head to train."""
-
-    model: nn.Module
-    head: tuple[str, ...]
-    """Names of the modules that every method trains and saves whole: the task's head, and
-    whatever else the checkpoint had no weights for."""
-    random: tuple[str, ...] = ()
-    """Names of the parameters that the checkpoint had no weights for."""
-    quantized: Quantized | None = None
-    """How much of it is; None where the base asks for none."""
 
 
 def empty_model(base: OpenedBase, head: Head, dropout: float | None = None) -> LoadedModel:

@@ -7,16 +7,19 @@ are loaded), a local folder, a GGUF file (dequantized once into a cache), `packa
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from peftkit.bases.base import Base
 from peftkit.bases.chat_templates import chat_template
 from peftkit.bases.gguf import dequantized
+from peftkit.bases.opened import OpenedBase
+from peftkit.bases.packages import named_by_library
 from peftkit.bases.padding import choose_padding
 from peftkit.bases.stand_ins import stand_in
 from peftkit.bases.vocabulary import embedding_rows
+from peftkit.data.packaged import MODELS, PREFIX, find_packaged
 from peftkit.errors import (
     BaseModelError,
     UnreachableError,
@@ -24,8 +27,6 @@ from peftkit.errors import (
     not_found,
     quoted,
 )
-from peftkit.packaged import MODELS, PREFIX, find_packaged
-from peftkit.packages import named_by_library
 
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
 WEIGHT_FILES = ["model*.safetensors", "pytorch_model*.bin"]
@@ -50,41 +51,6 @@ have positions."""
 
 PADDED_ON_THE_LEFT = ("xlnet",)
 """Families whose classifiers take the last position for the text's, whatever it is."""
-
-
-@dataclass(frozen=True)
-class OpenedBase:
-    """A base before its weights: everything that can be checked cheaply."""
-
-    spec: Base
-    """As the recipe says; quantized as its files are, if they are."""
-    folder: Path
-    """Local folder that transformers loads: of the user, the Hub cache or the GGUF cache."""
-    config: Any
-    """transformers' PreTrainedConfig."""
-    tokenizer: Any
-    """transformers' tokenizer; it has a padding token, and knows the base's length limit."""
-    hub_id: str = ""
-    """The Hub repository that holds exactly these bytes, if there is one."""
-    revision: str = ""
-    """Its commit, as far as it is known."""
-    source: Path | None = None
-    """The GGUF file the folder was dequantized from."""
-    added_ids: tuple[int, ...] = ()
-    """Of `spec.added_tokens`, consecutive."""
-    rows_in_files: int = 0
-    """Of the embeddings in the files, where an adapter was trained on others, of which `config` has
-    the number; 0 where they are the same."""
-
-    @property
-    def name(self) -> str:
-        """How a person calls it."""
-        return self.hub_id or self.spec.name_or_path
-
-    @property
-    def prequantized(self) -> bool:
-        """Whether the files hold quantized weights already."""
-        return getattr(self.config, "quantization_config", None) is not None
 
 
 def open_base(base: Base, virtual_tokens: int = 0, one_output: bool = False) -> OpenedBase:

@@ -8,62 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from peftkit.bases.opening import WEIGHT_FILES, OpenedBase
-from peftkit.errors import BaseModelError, quoted
-from peftkit.packages import require
+from peftkit.bases.loaded_model import Quantized
+from peftkit.bases.opened import OpenedBase
+from peftkit.bases.opening import WEIGHT_FILES
+from peftkit.bases.packages import require
+from peftkit.errors import BaseModelError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from peftkit.bases.loading import LoadedModel
+    from peftkit.bases.loaded_model import LoadedModel
 
 LEAST_SHARE = 0.5
 """Quantized share of a base below which it counts as not quantized."""
-MOST_NAMES = 6
 ANOTHER = "leave `base.quantization` out, or choose a base of another architecture"
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """How much of a base is quantized.
-
-    Counts the matrices of its blocks: parameters of two or more dimensions, without embeddings, the
-    output layer, the task's head and a pooler, which are never quantized.
-    """
-
-    taken: int
-    """Weights in quantized layers."""
-    left: dict[str, tuple[str, int]]
-    """Name of a counted matrix that is not quantized -> class of its module, its size."""
-    aside: tuple[str, ...]
-    """Names of the matrices that are not counted, without embeddings."""
-
-    @property
-    def share(self) -> float:
-        """Quantized share of the counted weights; 1 if there are none."""
-        all_numbers = self.taken + sum(numbers for _, numbers in self.left.values())
-        return self.taken / all_numbers if all_numbers else 1.0
-
-    @property
-    def unquantized(self) -> list[str]:
-        """Names of all matrices that are not quantized, without embeddings, in the form of
-        `llm_int8_skip_modules`.
-        """
-        return sorted((*self.left, *self.aside))
-
-    def kinds_left(self) -> str:
-        """What is not quantized, largest first: ``MixtralExperts (`gate_up_proj`, ...)``."""
-        sizes: dict[str, int] = {}
-        names: dict[str, list[str]] = {}
-        for name, (kind, numbers) in self.left.items():
-            sizes[kind] = sizes.get(kind, 0) + numbers
-            names.setdefault(kind, []).append(name.rsplit(".", 1)[-1])
-        largest = sorted(sizes, key=lambda kind: -sizes[kind])
-        return ", ".join(f"{k} ({quoted(dict.fromkeys(names[k]), MOST_NAMES)})" for k in largest)
 
 
 def count_quantized(model: Any, head: tuple[str, ...]) -> Quantized:

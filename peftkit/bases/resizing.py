@@ -6,7 +6,7 @@ import copy
 from dataclasses import replace
 from typing import Any
 
-from peftkit.bases.opening import OpenedBase
+from peftkit.bases.opened import OpenedBase
 
 
 def resized(base: OpenedBase, rows: int, tokenizer: Any) -> OpenedBase:

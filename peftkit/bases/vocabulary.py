@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from peftkit.bases.opening import OpenedBase
+    from peftkit.bases.opened import OpenedBase
 
 MOST_NAMES = 5
 

@@ -1,1 +1,1 @@
-"""Rows: where they come from, how they are split, and the ledger of what happened to each."""
+"""Sources, rows, splits, the ledger of every row, encoded examples."""

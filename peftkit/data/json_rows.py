@@ -17,7 +17,7 @@ from typing import Any
 from peftkit.data.rows import Malformed, Table
 from peftkit.data.text_files import is_clean
 from peftkit.errors import DataError, quoted
-from peftkit.parts import RepeatedName, unrepeated
+from peftkit.parts.json_values import RepeatedName, unrepeated
 
 UNNAMED = {2: ("text", "label"), 3: ("text", "text_pair", "label")}
 """Width of a row without names -> its columns."""

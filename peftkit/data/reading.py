@@ -13,11 +13,11 @@ from typing import Any
 
 from peftkit.data.delimited import read_delimited
 from peftkit.data.json_rows import read_json
+from peftkit.data.packaged import DATA, PREFIX, find_packaged
 from peftkit.data.rows import Table
 from peftkit.data.source import Source
 from peftkit.data.text_files import EXCEL, read_text, refuse_other_kinds
 from peftkit.errors import DataError, did_you_mean, did_you_mean_file, first_line, not_found, quoted
-from peftkit.packaged import DATA, PREFIX, find_packaged
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 SPLIT_NAMES = {

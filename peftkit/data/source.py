@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from peftkit.parts import Part
+from peftkit.parts.part import Part
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 

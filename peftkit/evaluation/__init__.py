@@ -1,1 +1,1 @@
-"""Scores, and the receipt that shows them."""
+"""Scores: of outputs, of written answers, of a frozen base, of what was known before."""

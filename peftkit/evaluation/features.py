@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from peftkit.data.encoded import Examples
 from peftkit.errors import first_line
-from peftkit.training.batching import inference_batches, row_tokens
-from peftkit.training.collating import collate, to_device
+from peftkit.training.forward.batching import inference_batches, row_tokens
+from peftkit.training.forward.collating import collate, to_device
+from peftkit.training.forward.reading import Reader
 from peftkit.training.progress import Pace, Say, silent
-from peftkit.training.reading import Reader
 
 Floats = npt.NDArray[np.float32]
 SAME = 1e-4

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from peftkit.data.packaged import PREFIX
 from peftkit.data.reading import read_source
 from peftkit.data.rows import Row
 from peftkit.errors import DataError, did_you_mean, quoted
-from peftkit.packaged import PREFIX
-from peftkit.parts import Part
+from peftkit.parts.part import Part
 from peftkit.tasks.chat import Chat
 from peftkit.tasks.conversations import Conversations
 
@@ -99,7 +99,7 @@ def text_loss(
     """
     from peftkit.evaluation.scoring import run_model
     from peftkit.tasks.chat_encoding import encode_texts
-    from peftkit.training.reading import Reader
+    from peftkit.training.forward.reading import Reader
 
     rows = [Row(number, {"text": text}) for number, text in enumerate(texts, start=1)]
     limit = min(max_length, tokenizer.model_max_length)

@@ -15,9 +15,9 @@ from accelerate.utils import gather_object
 from peftkit.data.encoded import IGNORE_INDEX, Examples, Head
 from peftkit.errors import TrainingError
 from peftkit.tasks.task import Reads, Score, Task
-from peftkit.training.batching import inference_batches, row_tokens
-from peftkit.training.collating import collate, to_device
-from peftkit.training.reading import Reader
+from peftkit.training.forward.batching import inference_batches, row_tokens
+from peftkit.training.forward.collating import collate, to_device
+from peftkit.training.forward.reading import Reader
 
 
 def evaluate(

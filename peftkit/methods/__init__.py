@@ -1,1 +1,1 @@
-"""Methods: which parameters are trained. One paper, one file."""
+"""One paper, one file. `method.py` is the contract."""

@@ -89,6 +89,7 @@ class AdaLoRA(_StoredByPeft):
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peft import AdaLoraConfig
 
+        from peftkit.methods.checked_targets import linear_targets
         from peftkit.methods.layers import excluded
         from peftkit.methods.matching import inject_checked
         from peftkit.methods.peft_layout import (
@@ -96,7 +97,6 @@ class AdaLoRA(_StoredByPeft):
             lora_layers,
             modules_to_save,
         )
-        from peftkit.methods.targets import linear_targets
 
         config = AdaLoraConfig(
             task_type=encoded.head.task_type,

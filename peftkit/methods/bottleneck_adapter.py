@@ -8,7 +8,7 @@ arXiv:1902.00751), in three placements.
     parallel   beside the feed-forward sublayer (He et al. 2022, arXiv:2110.04366, who scale by 4
                and find it the best of the three)
 
-The layers are in `peftkit.peft_plugin`, which registers them with PEFT.
+The layers are in `bottleneck_tuner.py`, which registers them with PEFT.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from peftkit.methods.checked_targets import named_modules
 from peftkit.methods.method import Layout
 from peftkit.methods.stored import _StoredByPeft
-from peftkit.methods.targets import Targets, named_modules
+from peftkit.methods.targets import Targets
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,10 +49,10 @@ class BottleneckAdapter(_StoredByPeft):
     T5 and their families."""
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
+        from peftkit.methods.bottleneck_tuner import BottleneckConfig
         from peftkit.methods.matching import inject_checked
         from peftkit.methods.patterns import check_has_weights
         from peftkit.methods.peft_layout import modules_to_save
-        from peftkit.peft_plugin import BottleneckConfig
 
         targets = named_modules(model, self.target_modules, head)
         check_has_weights(model, targets, head, "method.target_modules")
@@ -69,6 +70,6 @@ class BottleneckAdapter(_StoredByPeft):
         return inject_checked(model, config, {})
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
-        import peftkit.peft_plugin  # noqa: F401  # else PEFT does not know the type
+        import peftkit.methods.bottleneck_tuner  # noqa: F401  # else PEFT does not know the type
 
         return super().load(model, folder, head)

@@ -19,7 +19,7 @@ from peftkit.tasks.task import Task
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from peftkit.bases.loading import LoadedModel
+    from peftkit.bases.loaded_model import LoadedModel
     from peftkit.data.encoded import Encoded
 
 WEIGHTS = "model.safetensors"

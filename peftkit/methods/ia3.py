@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from pydantic import model_validator
 
 from peftkit.bases.base import Base
+from peftkit.methods.checked_targets import linear_targets
 from peftkit.methods.method import Layout
 from peftkit.methods.stored import _StoredByPeft
-from peftkit.methods.targets import Targets, linear_targets
+from peftkit.methods.targets import Targets
 
 if TYPE_CHECKING:
     from torch import nn
@@ -102,7 +103,7 @@ class IA3(_StoredByPeft):
 
     def _layers(self, model: nn.Module, head: tuple[str, ...]) -> tuple[Any, Any]:
         """Names or patterns of all layers, and of those scaled at their input."""
-        from peftkit.architectures import complete_family
+        from peftkit.bases.architectures import complete_family
         from peftkit.errors import MethodError
 
         if self.target_modules:

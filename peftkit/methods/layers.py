@@ -11,7 +11,7 @@ from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from peftkit.architectures import NOT_CALLED
+from peftkit.bases.architectures import NOT_CALLED
 from peftkit.bases.quantizing import is_quantized
 from peftkit.errors import quoted
 from peftkit.methods.peft_types import type_name

@@ -102,11 +102,11 @@ def inject_lora(
     """
     from peft import LoraConfig
 
+    from peftkit.methods.checked_targets import linear_targets
     from peftkit.methods.layers import excluded
     from peftkit.methods.lora_linear import Linear
     from peftkit.methods.matching import inject_checked
     from peftkit.methods.peft_layout import fan_in_fan_out, modules_to_save
-    from peftkit.methods.targets import linear_targets
 
     blocks = lora.layers_to_transform
     config = LoraConfig(

@@ -17,7 +17,7 @@ from peft.tuners.ia3 import IA3Model
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
-from peftkit.architectures import NOT_CALLED, stacks
+from peftkit.bases.architectures import NOT_CALLED, stacks
 from peftkit.bases.quantizing import is_quantized
 from peftkit.errors import MethodError, did_you_mean, quoted
 from peftkit.methods.layers import ends_in, last_names, linear_names

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.bases.base import Base
-from peftkit.parts import OpenPart
+from peftkit.parts.part import OpenPart
 from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from peftkit.bases.loading import LoadedModel
+    from peftkit.bases.loaded_model import LoadedModel
     from peftkit.data.encoded import Encoded
 
 Layout = Literal["padded", "packed", "shared"]

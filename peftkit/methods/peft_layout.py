@@ -26,7 +26,7 @@ from peftkit.methods.misfits import check_saved_modules, check_trainable, misfit
 from peftkit.methods.peft_types import kind_of
 from peftkit.methods.tied_layers import untie_adapted
 from peftkit.methods.trained_layout import compare_tensors, fill_tensors
-from peftkit.parts import as_json
+from peftkit.parts.json_values import as_json
 
 WEIGHTS = "adapter_model.safetensors"
 WITHOUT_EFFECT = {

@@ -30,7 +30,7 @@ from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.reasons import no_weaker_virtual_tokens, virtual_tokens_have_no_labels
 from peftkit.methods.stored import _StoredByPeft
 from peftkit.methods.targets import ALL_LINEAR
-from peftkit.parts import as_json
+from peftkit.parts.json_values import as_json
 from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -235,8 +235,8 @@ class PeftMethod(_StoredByPeft):
 
     def _check_targets(self, model: nn.Module, config: Any, head: tuple[str, ...]) -> None:
         """Raises MethodError where targets are no layers that can be adapted."""
+        from peftkit.methods.checked_targets import linear_targets, named_modules
         from peftkit.methods.patterns import check_pattern
-        from peftkit.methods.targets import linear_targets, named_modules
 
         kind = self.config["peft_type"]
         wanted, field = getattr(config, "target_modules", None), f"{FIELD}.target_modules"

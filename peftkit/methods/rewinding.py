@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftkit.bases.loading import LoadedModel
+from peftkit.bases.loaded_model import LoadedModel
 from peftkit.errors import MethodError
 from peftkit.methods.peft_types import kind_of
 

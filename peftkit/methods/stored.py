@@ -15,7 +15,7 @@ from peftkit.methods.reasons import no_weaker_virtual_tokens
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from peftkit.bases.loading import LoadedModel
+    from peftkit.bases.loaded_model import LoadedModel
 
 
 class _StoredByPeft(Method):

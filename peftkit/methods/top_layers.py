@@ -38,7 +38,7 @@ class TopLayers(_StoredAsTensors):
         return quantized_weights_are_not_trained(self.kind(), base)
 
     def trained_names(self, model: nn.Module, head: tuple[str, ...]) -> list[str]:
-        from peftkit.architectures import stacks
+        from peftkit.bases.architectures import stacks
         from peftkit.errors import MethodError
         from peftkit.methods.trained_layout import parameters_of
 

@@ -1,1 +1,1 @@
-"""Metrics as `evaluate.Metric` subclasses; none is fetched from the Hub."""
+"""One metric, one file; bootstrap intervals."""

@@ -1,1 +1,1 @@
-"""Tasks: what is read, what is predicted, and how it is scored. One task, one file."""
+"""One task, one file. `task.py` is the contract."""

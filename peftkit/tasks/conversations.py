@@ -13,7 +13,7 @@ from pydantic import model_validator
 from peftkit.data.rows import Table, check_columns, is_absent, is_missing, is_nothing, spelled
 from peftkit.data.source import Source
 from peftkit.errors import DataError, quoted
-from peftkit.parts import RepeatedName
+from peftkit.parts.json_values import RepeatedName
 from peftkit.tasks.messages import (
     FLAGS,
     Message,

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from peftkit.parts import Part
+from peftkit.parts.part import Part
 
 
 class Generation(Part):

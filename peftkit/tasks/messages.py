@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from peftkit.data.rows import is_absent, is_missing, is_nothing
-from peftkit.parts import RepeatedName, unrepeated
+from peftkit.parts.json_values import RepeatedName, unrepeated
 
 Message = dict[str, Any]
 """`role` (`system`, `user` or `assistant`), `content`; `thought`, where the assistant's turn has

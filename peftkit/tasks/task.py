@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from peftkit.data.source import Source
 from peftkit.errors import RecipeError
-from peftkit.parts import OpenPart
+from peftkit.parts.part import OpenPart
 
 if TYPE_CHECKING:
     import numpy as np
@@ -256,13 +256,13 @@ class Task(OpenPart):
             weights: (targets,).
             label_smoothing: share of the target's mass that is spread over all classes.
         """
-        from peftkit.losses import cross_entropy_sum
+        from peftkit.tasks.losses import cross_entropy_sum
 
         return cross_entropy_sum(outputs, targets, weights, label_smoothing)
 
     def count(self, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """What the sum of losses is divided by: the weight of the supervised targets."""
-        from peftkit.losses import supervised_weight
+        from peftkit.tasks.losses import supervised_weight
 
         return supervised_weight(targets, weights)
 

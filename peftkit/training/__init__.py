@@ -1,1 +1,1 @@
-"""The one training loop and its parts."""
+"""The loop, and what it uses: optimizers, stopping, guards, progress, interruptions."""

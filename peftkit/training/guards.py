@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from peftkit.data.encoded import Examples
 from peftkit.errors import TrainingError, quoted
 from peftkit.methods.method import trainable_parameters
-from peftkit.training.collating import Batch
 
 
 def frozen_digest(model: nn.Module) -> str:
@@ -66,45 +64,6 @@ def check_finite(
         f"taken (rows {rows}{more})",
         "lower `training.learning_rate`; if it is the first step, look at those rows",
     )
-
-
-def modules_below(model: nn.Module, batch: Batch) -> list[nn.Module]:
-    """Modules whose whole work is done before the first trained tensor is used.
-
-    They stay in eval mode during training, so that what they compute for an example never
-    changes and can be cached. Found by watching one forward pass.
-    """
-    finished: dict[nn.Module, None] = {}
-    reached = False
-
-    def enter(module: nn.Module, _: object) -> None:
-        nonlocal reached
-        if reached:
-            finished.pop(module, None)  # used a second time, after a trained tensor
-        # a PEFT layer counts as a whole: its own dropout comes before its first trained tensor
-        own = module.parameters(recurse=isinstance(module, BaseTunerLayer))
-        reached = reached or any(p.requires_grad for p in own)
-
-    def leave(module: nn.Module, _: object, __: object) -> None:
-        if not reached:
-            finished[module] = None
-
-    handles = [
-        handle
-        for module in model.modules()
-        for handle in (
-            module.register_forward_pre_hook(enter),
-            module.register_forward_hook(leave),
-        )
-    ]
-    try:
-        model.eval()
-        with torch.no_grad():
-            model(**batch.inputs())
-    finally:
-        for handle in handles:
-            handle.remove()
-    return list(finished)
 
 
 def gradient_norm(optimizer: Any, limit: float) -> Tensor:

@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from torch import nn
 
+from peftkit.bases.devices import devices_of, is_out_of_memory
 from peftkit.data.encoded import Encoded, Examples
 from peftkit.errors import OutOfMemoryError, TrainingError
 from peftkit.methods.lora_linear import leave_file, own_layers
@@ -23,7 +24,7 @@ from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.recipe import Recipe, Training
 from peftkit.tasks.task import Task
 from peftkit.training import guards
-from peftkit.training.batching import (
+from peftkit.training.forward.batching import (
     Step,
     micro_batches,
     number_of_steps,
@@ -31,13 +32,13 @@ from peftkit.training.batching import (
     seeded_steps,
     worst_micro_batch,
 )
-from peftkit.training.collating import collate, to_device
-from peftkit.training.devices import devices_of, is_out_of_memory
-from peftkit.training.frozen_trunk import find_frozen_trunk
+from peftkit.training.forward.collating import collate, to_device
+from peftkit.training.forward.frozen_below import modules_below
+from peftkit.training.forward.frozen_trunk import find_frozen_trunk
+from peftkit.training.forward.reading import LossOf, Reader, base_of
 from peftkit.training.interruptions import agreed, at_once_if_alone, interruptible
 from peftkit.training.optimizers import make_optimizer, make_schedule
 from peftkit.training.progress import TrainingProgress
-from peftkit.training.reading import LossOf, Reader, base_of
 from peftkit.training.stopping import Best
 
 
@@ -164,7 +165,7 @@ def train(
     )
     schedule = make_schedule(optimizer, training, num_steps)
     with accelerator.autocast():
-        quiet = guards.modules_below(model, _first_batch(encoded, task, accelerator.device))
+        quiet = modules_below(model, _first_batch(encoded, task, accelerator.device))
     if reader.packed:
         reader.keep(find_frozen_trunk(base_of(model), quiet, reader.every_token, passes))
     loss_of = LossOf(reader, partial(task.loss, label_smoothing=training.label_smoothing))

@@ -1,0 +1,160 @@
+"""AdapterHub's adapters by their settings: which ones are bottleneck adapters of peftkit's.
+
+Written from `adapters` 1.x, whose BERT blocks end in
+
+    h = dense(x),  r: the block's residual input,  N: its layer norm,  d(v) = scaling up(f(down(v)))
+
+    pfeiffer   N(h + r + d(N(h + r)))      original_ln_before, residual_before_ln     (seq_bn)
+    houlsby    N(h + d(h) + r)             neither parallel nor original_ln_before   (double_seq_bn)
+    parallel   N(h + d(r) + r)             is_parallel, after the feed-forward only   (par_bn)
+
+with `original_ln_after` in all of them. The standard library only: this is a part of stage 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from peftkit.adapters.inspection.hazards import LARGEST_NUMBER, LIMITS, leads_elsewhere
+from peftkit.errors import quoted
+
+ADAPTER_WEIGHTS = ("adapter.safetensors", "pytorch_adapter.safetensors")
+"""The library's own name, and that of a converted `pytorch_adapter.bin`."""
+HEAD_WEIGHTS = ("model_head.safetensors", "pytorch_model_head.safetensors")
+SAME_AS = {"pytorch_adapter.bin": ADAPTER_WEIGHTS, "pytorch_model_head.bin": HEAD_WEIGHTS}
+HEAD_CONFIG = "head_config.json"
+FUSION_CONFIG = "adapter_fusion_config.json"
+MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "electra")
+"""Their blocks are BERT's; those of other architectures add up in other orders."""
+DEFAULTS: dict[str, Any] = {
+    "mh_adapter": None, "output_adapter": None, "reduction_factor": None, "non_linearity": None,
+    "original_ln_before": False, "original_ln_after": True, "ln_before": False, "ln_after": False,
+    "is_parallel": False, "scaling": 1.0, "use_gating": False, "residual_before_ln": True,
+    "adapter_residual_before_ln": False, "inv_adapter": None, "cross_adapter": False,
+    "leave_out": [], "phm_layer": False,
+}  # fmt: skip
+"""Of the library's `BnConfig`; None where it has no default."""
+WITHOUT_EFFECT = (
+    "init_weights", "init_weights_seed", "dropout", "stochastic_depth",
+    "inv_adapter_reduction_factor", "phm_dim", "factorized_phm_W", "shared_W_phm",
+    "shared_phm_rule", "factorized_phm_rule", "phm_c_init",
+    "phm_init_range", "learn_phm", "hypercomplex_nonlinearity", "phm_rank", "phm_bias",
+)  # fmt: skip
+"""Once trained, and where `phm_layer` and `inv_adapter` are not set."""
+NOT_COMPUTED = {
+    "use_gating": "a gate scales what it adds by the whole text",
+    "phm_layer": "its layers are sums of Kronecker products (Compacter)",
+    "inv_adapter": "an invertible adapter changes the embeddings",
+    "invertible_adapter": "an invertible adapter changes the embeddings",
+    "ln_after": "a layer norm of its own follows it",
+    "cross_adapter": "it adapts the attention to an encoder",
+    "adapter_residual_before_ln": "it adds its input before a layer norm of its own",
+}
+OTHER_NAMES = {"leakyrelu": "leaky_relu"}
+"""Of non-linearities; the others have the names of transformers."""
+OLD_NAMES = {"gelu": "gelu_new", "gelu_orig": "gelu"}
+"""Of non-linearities, in folders that name no `version`."""
+
+
+def is_adapterhub(config: Mapping[str, Any]) -> bool:
+    """Whether an adapter_config.json is AdapterHub's."""
+    known = any(name in config for name in ("hidden_size", "model_class", "model_type"))
+    return "config" in config and known and "peft_type" not in config
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The adapter's settings with their defaults, in today's names."""
+    settings = {**DEFAULTS, **config["config"]}
+    name = str(settings["non_linearity"]).lower()
+    name = name if "version" in config else OLD_NAMES.get(name, name)
+    settings["non_linearity"] = OTHER_NAMES.get(name, name)
+    return settings
+
+
+def placement(settings: Mapping[str, Any]) -> Literal["houlsby", "pfeiffer", "parallel"]:
+    """Where it stands in a block, as peftkit calls it."""
+    if settings["is_parallel"]:
+        return "parallel"
+    return "pfeiffer" if settings["original_ln_before"] else "houlsby"
+
+
+def described(config: Mapping[str, Any]) -> str:
+    """In words, for a person."""
+    if not isinstance(config["config"], dict):
+        return "of an early version"
+    settings = settings_of(config)
+    return f"{placement(settings)}, reduction factor {str(settings['reduction_factor'])[:20]}"
+
+
+def width(config: Mapping[str, Any]) -> int:
+    """Of the bottleneck, as the library makes it."""
+    return max(1, int(config["hidden_size"] // settings_of(config)["reduction_factor"]))
+
+
+def wrong_adapter(config: Mapping[str, Any]) -> Iterator[str]:
+    """Why an adapter_config.json of AdapterHub's is not loaded."""
+    model, base = config.get("model_type"), config.get("model_name")
+    if model not in MODEL_TYPES:
+        yield f"it is for a {str(model)[:40]} model, and only those of {quoted(MODEL_TYPES)} are"
+    name = config.get("name")
+    if not isinstance(name, str) or not name.isprintable() or not name or "." in name:
+        yield f"`name` is {str(name)[:40]!r}"
+    if base is not None and (not isinstance(base, str) or leads_elsewhere(base)):
+        yield f"`model_name` is {base!r}, which leads out of where it lies"
+    given = config["config"]
+    if not isinstance(given, dict):
+        yield f"`config` is {str(given)[:40]!r}: its settings are not in it"
+        return
+    if kind := given.get("architecture"):
+        yield f"it is no bottleneck adapter but of the kind {str(kind)[:40]!r}"
+        return
+    for field, why in NOT_COMPUTED.items():
+        if given.get(field):
+            yield f"`{field}` is {str(given[field])[:40]!r}: {why}"
+    known = {*DEFAULTS, *WITHOUT_EFFECT, *NOT_COMPUTED}
+    for field in sorted(given.keys() - known):
+        if given[field]:
+            yield f"`{field}` is {str(given[field])[:40]!r}, a setting that is not known"
+    yield from _wrong_numbers(config)
+    yield from _wrong_place(settings_of(config))
+
+
+def _wrong_place(settings: Mapping[str, Any]) -> Iterator[str]:
+    if not settings["original_ln_after"]:
+        yield "`original_ln_after` is false: the block's own norm and residual would not follow"
+    if settings["is_parallel"]:
+        if settings["mh_adapter"]:
+            yield "`mh_adapter` is set: a parallel adapter beside the attention"
+    elif settings["residual_before_ln"] is not True and (
+        settings["original_ln_before"] or settings["residual_before_ln"]
+    ):
+        yield (
+            f"`residual_before_ln` is {settings['residual_before_ln']!r}: it adds something else "
+            "than what it changes"
+        )
+    if not (settings["mh_adapter"] or settings["output_adapter"]):
+        yield "neither `mh_adapter` nor `output_adapter` is set: it has no place"
+
+
+def _wrong_numbers(config: Mapping[str, Any]) -> Iterator[str]:
+    settings, hidden = settings_of(config), config.get("hidden_size")
+    most = LIMITS["token_dim"]
+    if type(hidden) is not int or not 0 < hidden <= most:
+        yield f"`hidden_size` is {str(hidden)[:40]}"
+        return
+    factor, scaling = settings["reduction_factor"], settings["scaling"]
+    if isinstance(factor, dict):
+        yield "`reduction_factor` differs by layer"
+    elif not _is_number(factor) or factor <= 0 or width(config) > most:
+        yield f"`reduction_factor` is {str(factor)[:40]}"
+    if not (_is_number(scaling) or scaling in ("learned", "channel")):
+        yield f"`scaling` is {str(scaling)[:40]!r}"
+    left_out = settings["leave_out"] or []
+    if not isinstance(left_out, list) or not all(type(n) is int for n in left_out):
+        yield f"`leave_out` is {str(left_out)[:40]}"
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and abs(value) < LARGEST_NUMBER

@@ -1,0 +1,269 @@
+"""Fields that adapter_config.json must have, the meaning of old ones, and values that the user
+gives for missing ones.
+
+PEFT fills a missing field with today's default. For most fields that is right: they were added
+later, with a default that keeps the old computation. `DECIDING` has the others. The standard
+library only, as in `inspecting`, unless the user names a field that is not among them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from peftkit.errors import RecipeError, did_you_mean, quoted
+
+OPTION = "--adapter-setting"
+RANKED = ("r", "target_modules")
+DECIDING: dict[str, tuple[str, ...]] = {
+    "LORA": ("r", "lora_alpha", "target_modules"),
+    "ADALORA": ("init_r", "lora_alpha", "target_modules"),
+    "LOHA": (*RANKED, "alpha"),
+    "LOKR": (*RANKED, "alpha"),
+    "IA3": ("target_modules", "feedforward_modules"),
+    "OFT": RANKED,
+    "BOFT": ("boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "target_modules"),
+    "VERA": (*RANKED, "projection_prng_key"),
+    "PVERA": (*RANKED, "projection_prng_key"),
+    "RANDLORA": (*RANKED, "randlora_alpha", "projection_prng_key", "sparse", "very_sparse"),
+    "VBLORA": (*RANKED, "num_vectors", "vector_length", "topk"),
+    "FOURIERFT": ("n_frequency", "scaling", "random_loc_seed", "target_modules"),
+    "WAVEFT": ("n_frequency", "scaling", "wavelet_family", "random_loc_seed", "target_modules"),
+    "HRA": (*RANKED, "apply_GS"),
+    "MISS": (*RANKED, "init_weights"),
+    "C3A": ("block_size", "target_modules"),
+    "ROAD": ("variant", "group_size", "target_modules"),
+    "GRALORA": (*RANKED, "alpha", "gralora_k", "hybrid_r"),
+    "PSOFT": (*RANKED, "psoft_alpha"),
+    "TINYLORA": (*RANKED, "u", "projection_seed"),
+    "UNILORA": (*RANKED, "proj_seed", "theta_d_length"),
+    "PEANUT": (*RANKED, "depth", "act_fn", "scaling"),
+    "FROD": ("projection_prng_key", "target_modules"),
+    **dict.fromkeys(("ADAMSS", "DEFT", "DELORA", "GLORA", "HIRA", "SHIRA"), RANKED),
+    **dict.fromkeys(("BEFT", "LN_TUNING", "OSF", "SUPERTUNING"), ("target_modules",)),
+    **dict.fromkeys(("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"), ("num_virtual_tokens",)),
+    "TRAINABLE_TOKENS": ("token_indices",),
+    "ADAPTION_PROMPT": ("adapter_len", "adapter_layers"),
+    "BOTTLENECK": (
+        "placement", "reduction_factor", "non_linearity", "scaling", "ln_before", "target_modules",
+    ),
+}  # fmt: skip
+"""PEFT's types -> the fields that decide the strength or the place of the update. Every PEFT
+version with the type saves a value for them (PEFT 0.1 to 0.21)."""
+HIDDEN = {
+    "LORA": ("alpha_pattern", "use_rslora", "alora_invocation_tokens"),
+    "LOHA": ("alpha_pattern",),
+    "LOKR": ("alpha_pattern",),
+    "OFT": ("coft", "eps", "use_cayley_neumann", "num_cayley_neumann_terms"),
+    "WAVEFT": ("use_idwt",),
+}
+"""Fields that decide too, that no tensor shows, and that only recent PEFTs have written, or that
+come with a default which computes what was computed before them."""
+OTHER_BEFORE = {"OFT": ("use_cayley_neumann",)}
+"""Those of them whose default computes something else than the PEFTs before them."""
+MAY_BE_NULL = ("alora_invocation_tokens",)
+SINCE: dict[str, tuple[int, int]] = {
+    name: version
+    for version, names in {
+        (0, 3): "init_lora_weights",
+        (0, 4): "auto_mapping layers_pattern layers_to_transform revision",
+        (0, 6): "alpha_pattern rank_pattern",
+        (0, 7): "loftq_config megatron_config megatron_core tokenizer_kwargs",
+        (0, 8): "use_rslora",
+        (0, 9): "use_dora",
+        (0, 10): "layer_replication",
+        (0, 12): "runtime_config",
+        (0, 14): "eva_config exclude_modules lora_bias rank_dropout_scale",
+        (0, 15): "corda_config trainable_token_indices",
+        (0, 16): "num_cayley_neumann_terms qalora_group_size use_cayley_neumann use_qalora",
+        (0, 17): "target_parameters",
+        (0, 18): "alora_invocation_tokens arrow_config ensure_weight_tying peft_version",
+        (0, 19): "lora_ga_config use_bdlora",
+        (0, 20): "generator_seed monteclora_config random_seed velora_config",
+        (0, 21): "kasa_config",
+    }.items()
+    for name in names.split()
+}
+"""Fields that came after the types that have them -> the first PEFT that writes them, read from the
+releases 0.3 to 0.21."""
+ADDED_SINCE = {
+    "OFT": dict.fromkeys(("bias", "fan_in_fan_out", "oft_block_size"), (0, 14)),
+    "PREFIX_TUNING": {"modules_to_save": (0, 17), "init_weights": (0, 19)},
+    "PROMPT_TUNING": {"modules_to_save": (0, 17)},
+    "P_TUNING": {"modules_to_save": (0, 17)},
+}
+"""The same for types that got later what others have had from the start."""
+IN_EVERY_CONFIG = ("base_model_name_or_path", "peft_type", "revision", "task_type")
+FUSED = (
+    "PEFT 0.1 and 0.2 put LoRA on the parts of a fused layer that are true in the list (query and "
+    "value, say), each with its own B; later versions cannot"
+)
+LOAD_OLD = "load it with PEFT 0.2 (`pip install peft==0.2.0`), or ask for a LoRA of a later PEFT"
+EARLY_FIELDS = ("enable_lora", "merge_weights")
+"""Fields of PEFT 0.1 and 0.2 that later versions lack."""
+
+
+def missing_settings(config: Mapping[str, Any]) -> list[str]:
+    """The deciding fields without a value in an adapter_config.json."""
+    wanted = DECIDING.get(str(config.get("peft_type")), ())
+    elsewhere = config.get("target_parameters")  # then there need be no modules
+    missing = [
+        name
+        for name in wanted
+        if config.get(name) is None and not (name == "target_modules" and elsewhere)
+    ]
+    return missing + [name for name in _hidden(config) if name not in config]
+
+
+def _hidden(config: Mapping[str, Any]) -> Iterator[str]:
+    """The fields of `HIDDEN` that the PEFT which saved an adapter has written, or that it computed
+    without in another way than by their default.
+    """
+    kind, last = str(config.get("peft_type")), saved_by(config)
+    for name in HIDDEN.get(kind, ()):
+        came = since(kind, name)
+        written = came <= last if _names_release(config) else came < last
+        if written or (name in OTHER_BEFORE.get(kind, ()) and "oft_block_size" in config):
+            yield name
+
+
+def since(kind: str, name: str) -> tuple[int, int]:
+    """The first PEFT that writes a field of a type; (0, 0) if the type has always had it."""
+    return ADDED_SINCE.get(kind, {}).get(name, SINCE.get(name, (0, 0)))
+
+
+def saved_by(config: Mapping[str, Any]) -> tuple[int, int]:
+    """The PEFT that saved an adapter, or the oldest that writes all of its fields."""
+    named = re.match(r"(\d{1,4})\.(\d{1,4})", str(config.get("peft_version") or ""))
+    oldest = max((since(str(config.get("peft_type")), name) for name in config), default=(0, 0))
+    return max(oldest, (int(named[1]), int(named[2])) if named else oldest)
+
+
+def of_earlier_peft(config: Mapping[str, Any], missing: Sequence[str]) -> bool:
+    """Whether an earlier PEFT can have saved an adapter_config.json without some fields."""
+    first = min(since(str(config.get("peft_type")), name) for name in missing)
+    last = saved_by(config)
+    return (0, 0) < first >= last and not (first == last and _names_release(config))
+
+
+def _names_release(config: Mapping[str, Any]) -> bool:
+    """Whether an adapter_config.json names the release that saved it, not a state before one."""
+    return re.fullmatch(r"[\d.]+", str(config.get("peft_version"))) is not None
+
+
+def about_missing(config: Mapping[str, Any], name: str) -> tuple[str, str, str]:
+    """For a deciding field without a value: what was found, what it means, what to do."""
+    told = "has no value" if name in config else "is not"
+    if name not in DECIDING.get(config["peft_type"], ()):
+        return _about_hidden(config, name)
+    return (
+        f"`{name}` {told} in adapter_config.json",
+        "its strength or place is unknown: every PEFT version saves this field for "
+        f"{config['peft_type']}, and loading would use today's default",
+        f"ask whoever published it; if you know the value: `{OPTION} {name}=VALUE`, or "
+        "`adapter_settings` of `peftkit.load`",
+    )
+
+
+def _about_hidden(config: Mapping[str, Any], name: str) -> tuple[str, str, str]:
+    (_, minor), (_, last) = since(config["peft_type"], name), saved_by(config)
+    if last < minor:
+        meaning = f"PEFT computed in another way before 0.{minor} than with the default of today"
+        value = f"`{OPTION} {name}=false` computes as those did"
+    else:
+        by = f"PEFT {config['peft_version']}" if config.get("peft_version") else f"PEFT 0.{last}"
+        meaning = (
+            f"what it adds cannot be known: by its fields {by} or a later one saved it, which "
+            "writes this one too"
+        )
+        value = f"if you know the value: `{OPTION} {name}=VALUE`"
+    return (
+        f"`{name}` is not in adapter_config.json",
+        meaning,
+        f"ask whoever published it; {value}, or `adapter_settings` of `peftkit.load`",
+    )
+
+
+def early_fields(config: Mapping[str, Any]) -> Iterator[tuple[bool, str, str, str]]:
+    """Fields of PEFT 0.1 and 0.2 that are there: whether one changes what is computed, what was
+    found, what it means, what to do.
+    """
+    if (enabled := config.get("enable_lora")) is not None:
+        yield True, f"`enable_lora` is {str(enabled)[:60]}", FUSED, LOAD_OLD
+    elif "enable_lora" in config:
+        yield False, "`enable_lora` has no value", "PEFT 0.1 or 0.2 saved it; it has no effect", ""
+    if "merge_weights" in config:
+        yield (
+            False,
+            f"`merge_weights` is {str(config['merge_weights'])[:60]}",
+            "PEFT 0.1 or 0.2 saved it: whether layers merge for inference; the answers are the "
+            "same",
+            "",
+        )
+
+
+def parse_settings(given: Sequence[str]) -> dict[str, Any]:
+    """Fields and values from texts `NAME=VALUE`; VALUE is JSON, or else text.
+
+    Raises:
+        RecipeError: one of them has another form, or a field is given twice.
+    """
+    found: dict[str, Any] = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not sign or not name.strip() or not value.strip():
+            raise RecipeError(
+                f"`{OPTION} {text}` is not NAME=VALUE", f"for example `{OPTION} lora_alpha=16`"
+            )
+        if (name := name.strip()) in found:
+            raise RecipeError(f"`{OPTION}` gives `{name}` twice", "give it once")
+        try:
+            found[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            found[name] = value
+    return found
+
+
+def with_settings(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """An adapter_config.json completed with the user's values.
+
+    Raises:
+        RecipeError: the adapter's type has no such field, or the file has another value for it.
+    """
+    kind = config.get("peft_type") or given.get("peft_type")
+    for name, value in given.items():
+        known = (*DECIDING.get(str(kind), ()), *HIDDEN.get(str(kind), ()))
+        if name not in (*IN_EVERY_CONFIG, *known):
+            _check_field(str(kind), name)
+        if value is None and name not in MAY_BE_NULL:
+            raise RecipeError(f"`{OPTION} {name}` gives no value", "leave it out")
+        if (there := config.get(name)) is not None and there != value:
+            raise RecipeError(
+                f"`{OPTION} {name}` gives {str(value)[:60]}, and adapter_config.json has "
+                f"{str(there)[:60]}",
+                "leave it out: the option completes what is missing and changes nothing",
+            )
+    return {**config, **given}
+
+
+def _check_field(kind: str, name: str) -> None:
+    """Raises RecipeError unless a type of PEFT's has a field; imports PEFT."""
+    import dataclasses
+
+    import peftkit.methods.bottleneck_tuner  # noqa: F401  # which adds bottleneck adapters to the types
+    from peftkit.methods.peft_types import config_classes
+
+    kinds = config_classes()
+    if kind not in kinds:
+        raise RecipeError(
+            f"`{OPTION} {name}`: PEFT has no adapter type `{kind[:60]}`",
+            f"its types are {quoted(sorted(kinds), 60)}",
+        )
+    fields = {field.name for field in dataclasses.fields(kinds[kind])}
+    if name not in fields:
+        raise RecipeError(
+            f"`{OPTION}`: adapters of type {kind} have no field `{name}`",
+            did_you_mean(name, fields) or f"they have {quoted(sorted(fields), 60)}",
+        )

@@ -1,0 +1,1 @@
+"""Adapters of other programs: what they are, and a recipe for them."""

@@ -1,0 +1,135 @@
+"""`peftkit convert`: writes the tensors of a pickle to a safetensors file beside it.
+
+The pickle is opened in a process of its own; `unpickling` lists what that process may do.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftkit.adapters.folders import user_path
+from peftkit.adapters.inspection.adapterhub_format import SAME_AS
+from peftkit.adapters.inspection.digests import WEIGHTS
+from peftkit.adapters.inspection.headers import read_header
+from peftkit.adapters.inspection.weight_files import PICKLES
+from peftkit.atomic import placed
+from peftkit.bases.stand_ins import weights_stand_in
+from peftkit.errors import AdapterError, OutputError, not_found, quoted
+
+KNOWN = (f"{Path(WEIGHTS).stem}.bin", *SAME_AS)
+"""Names of the pickles that PEFT and AdapterHub write."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A pickle and the safetensors file with the same tensors."""
+
+    source: Path
+    output: Path
+    tensors: int
+    shared: int
+    """Tensors that shared storage with others in the pickle."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "source": str(self.source), "output": str(self.output), "tensors": self.tensors,
+            "shared": self.shared,
+        }  # fmt: skip
+
+
+def convert(path: str) -> list[Converted]:
+    """Writes a pickle, or those of an adapter folder, as safetensors files beside them.
+
+    Overwrites nothing; a file gets its final name once it is read back and found the same.
+
+    Raises:
+        AdapterError: there is no pickle, or it holds anything but tensors by name.
+        OutputError: the safetensors file exists, or cannot be written.
+    """
+    place = user_path(path)
+    if not place.exists():
+        raise AdapterError(f"no file or folder `{path}`", not_found(place))
+    sources = _pickles(place) if place.is_dir() else [place]
+    for source in sources:
+        _check(source)
+    return [_converted(source) for source in sources]
+
+
+def _pickles(folder: Path) -> list[Path]:
+    """The pickles of an adapter folder, without those already converted if others are left."""
+    inner = folder / "adapter"
+    folder = inner if inner.is_dir() else folder
+    found = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix in PICKLES)
+    known = [file for file in found if file.name in KNOWN]
+    if not found:
+        raise AdapterError(f"`{folder}` holds no pickle", "there is nothing to convert")
+    if not known and len(found) > 1:
+        raise AdapterError(
+            f"`{folder}` holds {quoted(file.name for file in found)}, none under a name that PEFT "
+            "or AdapterHub writes",
+            "give the file itself",
+        )
+    sources = known or found
+    return [file for file in sources if not _beside(file).exists()] or sources
+
+
+def _beside(source: Path) -> Path:
+    return source.with_suffix(".safetensors")
+
+
+def _check(source: Path) -> None:
+    """Raises an error unless a file is a pickle without a converted file beside it."""
+    if source.suffix == ".safetensors":
+        raise AdapterError(f"`{source}` is a safetensors file already", "it needs no conversion")
+    if source.suffix not in PICKLES:
+        raise AdapterError(
+            f"`{source}` does not have the name of a pickle", f"those end in {quoted(PICKLES)}"
+        )
+    if instead := weights_stand_in(source):
+        raise AdapterError(f"`{source}` {instead.what}", instead.advice)
+    if _beside(source).exists() or _beside(source).is_symlink():
+        raise OutputError(
+            f"`{_beside(source)}` exists already, and nothing is overwritten",
+            f"peftkit reads that file; `peftkit verify {source.parent}` checks it",
+        )
+
+
+def _converted(source: Path) -> Converted:
+    output = _beside(source.absolute())
+    try:
+        with placed(output, a_file=True) as partial:
+            report = _run(source, partial)
+            if (written := len(read_header(partial))) != report["tensors"]:
+                raise AdapterError(f"`{source}`: {written} of {report['tensors']} tensors written")
+    except OutputError as error:
+        raise OutputError(error.message, "copy the folder to where you may write") from error
+    return Converted(source, _beside(source), report["tensors"], report["shared"])
+
+
+def _run(source: Path, partial: Path) -> dict[str, Any]:
+    """Runs `unpickling` on a file, in a process of its own; returns its report.
+
+    Raises:
+        AdapterError: the file was refused, or the process ended without a report.
+    """
+    program = str(Path(__file__).with_name("unpickling.py"))
+    command = [sys.executable, "-P", program, str(source.absolute()), str(partial)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        report: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
+    except ValueError as error:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise AdapterError(
+            f"`{source}` cannot be converted: the process that opened it ended with "
+            f"{done.returncode}" + (f": {last[:200]}" if last else ""),
+            "memory may have run out" if done.returncode < 0 else "",
+        ) from error
+    if "error" in report:
+        raise AdapterError(f"`{source}` cannot be converted: {report['error']}", report["hint"])
+    return report

@@ -1,0 +1,124 @@
+"""What the outputs of another program's classifier mean: classes, one number, or something that
+peftkit does not answer with.
+
+A classifier with one output (a reward model, a reranker, a regression) answers with that number
+unchanged, as its training library compares it, unless the base's config.json says otherwise:
+
+    sentence-transformers' `activation_fn` (or its older `sbert_ce_default_activation_function`):
+        that, Identity or Sigmoid, as its CrossEncoder does
+    `problem_type` is `multi_label_classification`: a sigmoid, as transformers' pipeline does
+
+Without such a field, the pipeline and CrossEncoder apply a sigmoid to a single output, which keeps
+the order of texts but loses the trained number; peftkit does not.
+
+With several outputs, `problem_type` says whether they are classes that exclude each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from peftkit.adapters.published.unsupported import _NoTask
+from peftkit.data.encoded import Examples, Head
+from peftkit.data.rows import Row, Table
+from peftkit.errors import RecipeError
+from peftkit.tasks.task import Prediction, Scored, Task
+from peftkit.tasks.text_classification import TextClassification
+
+if TYPE_CHECKING:
+    from peftkit.tasks.task import Outputs
+
+PAIR = "text_pair"
+"""Name of the second text and its column; another program's adapter records none."""
+Activation = Literal["identity", "sigmoid"]
+ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid"}
+"""Classes of torch -> what they compute."""
+NO_CLASSES = {
+    "multi_label_classification": "several of its {count} classes may hold for one text",
+    "regression": "its {count} outputs are numbers, not classes",
+}
+"""Values of `problem_type` -> why several outputs are no classes to choose from."""
+
+
+class _SingleOutput(TextClassification):
+    """A number for each text, or pair of texts, such as a question and a passage."""
+
+    activation: Activation = "identity"
+    """Applied to the model's output."""
+
+    def as_input(self, value: Any) -> dict[str, Any]:
+        paired = isinstance(value, Mapping) and bool(value.get(PAIR))
+        return TextClassification.as_input(self._paired() if paired else self, value)
+
+    def read_input(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+        task = self._paired() if PAIR in table.columns else self
+        return TextClassification.read_input(task, values, table)
+
+    def encode_inputs(self, rows: Sequence[Row], tokenizer: Any) -> Examples:
+        """Raises RecipeError if only some of the texts have a second one."""
+        pairs = sum(PAIR in row.values for row in rows)
+        if 0 < pairs < len(rows):
+            raise RecipeError(
+                f"{pairs} of {len(rows)} inputs have a `{PAIR}`", "give all of them one, or none"
+            )
+        task = self._paired() if pairs else self
+        return TextClassification.encode_inputs(task, rows, tokenizer)
+
+    def _paired(self) -> Self:
+        return self.with_(data=self.data.with_(text_pair=PAIR))
+
+    def predict(self, outputs: Outputs, head: Head) -> Sequence[Prediction | Scored]:
+        import numpy as np
+
+        numbers = outputs[:, 0].astype(np.float64)
+        if self.activation == "sigmoid":
+            numbers = 0.5 * (1 + np.tanh(0.5 * numbers))  # which does not overflow
+        return [Scored(float(number)) for number in numbers]
+
+
+def task_of_outputs(task: Task, head: Head, config: Any) -> Task:
+    """The task that gives a classifier's answers.
+
+    Args:
+        task: for classes that exclude each other.
+        config: of the base.
+    """
+    if head.task_type != "SEQ_CLS" or not isinstance(task, TextClassification):
+        return task
+    problem, count = getattr(config, "problem_type", None), len(head.labels)
+    if count > 1:
+        if problem not in NO_CLASSES:
+            return task
+        what = NO_CLASSES[problem].format(count=count)
+        return _NoTask(
+            reason=f"its base's config.json says `problem_type: {problem}`, so that {what}"
+        )
+    if named := _activation_named(config):
+        last = named.rpartition(".")[2]
+        if last not in ACTIVATIONS:
+            return _NoTask(
+                reason=f"its base's config.json asks for `{named[:80]}`, and peftkit has the "
+                "activations Identity and Sigmoid"
+            )
+        return _SingleOutput(data=task.data, activation=ACTIVATIONS[last])
+    sigmoid = problem == "multi_label_classification"
+    return _SingleOutput(data=task.data, activation="sigmoid" if sigmoid else "identity")
+
+
+def told(task: Task) -> tuple[bool, str]:
+    """Whether the task gives answers, and a note on them; empty if they are classes."""
+    if isinstance(task, _SingleOutput):
+        through = " through a sigmoid, as its base's config.json says"
+        through = through if task.activation == "sigmoid" else ", as it is"
+        return True, f"it has one output: it answers with that number (`score`){through}"
+    if isinstance(task, _NoTask):
+        return False, f"no answers to texts: {task.reason}"
+    return True, ""
+
+
+def _activation_named(config: Any) -> str:
+    """The activation that sentence-transformers wrote into a config.json; empty if none."""
+    written = getattr(config, "sentence_transformers", None)
+    named = written.get("activation_fn") if isinstance(written, dict) else None
+    return str(named or getattr(config, "sbert_ce_default_activation_function", None) or "")

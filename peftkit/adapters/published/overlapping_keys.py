@@ -1,0 +1,80 @@
+"""Adapters of other programs whose patterns have several keys for one layer.
+
+PEFT takes the first key that matches, and saves the keys sorted: another one may have been the
+first in training (`methods/pattern_order.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from peftkit.adapters.inspection.headers import Stored
+from peftkit.errors import AdapterError
+from peftkit.methods.pattern_order import lookup_of
+
+RANKS = {
+    "LORA": (".lora_A.weight", ".lora_embedding_A"), "LOHA": (".hada_w1_b",), "HIRA": (".hira_A",),
+    "DELORA": (".delora_A",),
+}  # fmt: skip
+"""Types of PEFT -> ends of the names of tensors that have the rank as their first size."""
+
+
+def check_ranks(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -> None:
+    """Raises AdapterError if a layer's tensors have another rank than its settings give it."""
+    pattern = config.get("rank_pattern") or {}
+    if config.get("target_parameters"):  # whose tensors hold several ranks in one
+        return
+    for layer, stored in _adapted(config, tensors):
+        found = stored.shape[0] if stored.shape else 0
+        key = lookup_of(config["peft_type"])(list(pattern), layer)
+        given = pattern.get(key, config.get("r"))
+        if given == found or not isinstance(given, int):
+            continue
+        if key not in pattern:
+            raise AdapterError(
+                f"`r` is {given} in adapter_config.json, and the tensors of `{layer}` have rank "
+                f"{found}",
+                "the settings are not those of the tensors; ask whoever published it",
+            )
+        told = f"`rank_pattern` gives `{layer}` rank {given} by its first key that matches, `{key}`"
+        others = [k for k in _keys(config, pattern, layer) if pattern[k] == found]
+        raise AdapterError(
+            f"{told}, and its tensors have rank {found}",
+            f"PEFT saves the keys sorted, and `{others[0]}` came before it in training: put that "
+            "first in adapter_config.json (`alpha_pattern` may need the same)"
+            if others
+            else "the settings are not those of the tensors; ask whoever published it",
+        )
+
+
+def unsettled_alpha(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -> str:
+    """In words, that keys of `alpha_pattern` give a layer several values, of which the file does
+    not tell the first; empty if they do not.
+    """
+    pattern = config.get("alpha_pattern") or {}
+    if list(pattern) != sorted(pattern):  # not as PEFT saves it
+        return ""
+    for layer, _ in _adapted(config, tensors):
+        keys = _keys(config, pattern, layer)
+        if len({json.dumps(pattern[key]) for key in keys}) > 1:
+            one, other = (f"{pattern[key]} by `{key}`" for key in keys[:2])
+            return f"`alpha_pattern` gives `{layer}` {one}, and {other}"
+    return ""
+
+
+def _adapted(
+    config: Mapping[str, Any], tensors: Mapping[str, Stored]
+) -> Iterator[tuple[str, Stored]]:
+    """Name of a layer -> one of its tensors that has the rank as its first size."""
+    for name, stored in tensors.items():
+        for end in RANKS.get(str(config.get("peft_type")), ()):
+            if name.endswith(end):
+                yield name.removeprefix("base_model.model.").removesuffix(end), stored
+
+
+def _keys(config: Mapping[str, Any], pattern: Mapping[str, Any], layer: str) -> list[str]:
+    """The keys of a pattern that match a layer, in their order."""
+    lookup = lookup_of(str(config.get("peft_type")))
+    return [key for key in pattern if lookup([key], layer) in pattern]

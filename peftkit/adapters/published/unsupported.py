@@ -1,0 +1,117 @@
+"""What stands in the recipe of an adapter that peftkit did not train: a method that loads and does
+not train, and a task where peftkit has none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+from pydantic import field_validator
+
+from peftkit.adapters.inspection.digests import CONFIG, WEIGHTS
+from peftkit.adapters.inspection.headers import read_header
+from peftkit.adapters.published.detection import check_num_layers, names_in, other_layers
+from peftkit.adapters.published.overlapping_keys import check_ranks
+from peftkit.bases.base import Base
+from peftkit.errors import AdapterError, quoted
+from peftkit.methods.peft_method import NOT_SERVED, PeftMethod
+from peftkit.tasks.task import Reads, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from peftkit.data.rows import Table
+
+NOT_LOADED = {
+    kind: NOT_SERVED[kind]
+    for kind in (
+        "CARTRIDGE", "CPT", "LILY", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA",
+    )
+}  # fmt: skip
+"""Types of PEFT that answer wrongly in batches, or need more than a text; the others that are not
+trained here have the reason in their training."""
+
+
+class _SavedByPeft(PeftMethod):
+    """What another program trained with PEFT."""
+
+    settings: dict[str, Any] = {}
+    """Fields that go before those of its adapter_config.json."""
+
+    @field_validator("config")
+    @classmethod
+    def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return value
+
+    def supports(self, task: Task, base: Base) -> str | None:
+        return None if base.quantization == "none" else super().supports(task, base)
+
+    def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
+        import peftkit.methods.bottleneck_tuner  # noqa: F401  # else PEFT does not know bottleneck adapters
+        from peftkit.methods.peft_layout import load_peft
+        from peftkit.methods.virtual_tokens import load_virtual
+
+        check_num_layers(self.config, model)
+        load = load_virtual if self.position_offset else load_peft
+        try:
+            return load(model, folder, self.settings)
+        except AdapterError as error:
+            check_ranks(self._settings_of(folder), read_header(folder / WEIGHTS))
+            told = other_layers(names_in(folder / WEIGHTS), model)
+            raise AdapterError(f"{told}{error.message}", error.hint) from error
+
+    def _settings_of(self, folder: Path) -> dict[str, Any]:
+        saved = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))
+        return {**saved, **self.settings}
+
+
+class _NoTask(Task):
+    """What an adapter was trained for, where peftkit cannot answer it."""
+
+    task_type: ClassVar[str] = ""
+    reads: ClassVar[Reads] = "all"
+    scores: ClassVar[tuple[str, ...]] = ()
+
+    reason: str
+    """Why it has no answers."""
+
+    @classmethod
+    def kind(cls) -> str:
+        return "none of peftkit's"
+
+    def as_input(self, value: Any) -> dict[str, Any]:
+        self._refuse()
+
+    def read_input(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise AdapterError(
+            f"this adapter has no answers to texts: {self.reason}",
+            "`peftkit.load(...).model` is the model, for its outputs",
+        )
+
+
+def check_nothing_is_random(model: Any, random: Iterable[str]) -> None:
+    """Raises AdapterError if a head reads what neither the base nor the adapter has weights for.
+
+    Args:
+        model: a model with its adapter; judged if it is a `peft.PeftModel`.
+        random: names of parameters that the base had no weights for.
+    """
+    from peft import PeftModel
+    from peft.utils import ModulesToSaveWrapper
+
+    if not isinstance(model, PeftModel):  # whose file was compared with all that is trained
+        return
+    base: Any = model.get_base_model()
+    saved = [f"{n}." for n, m in base.named_modules() if isinstance(m, ModulesToSaveWrapper)]
+    if left := sorted({n.rpartition(".")[0] for n in random if not n.startswith(tuple(saved))}):
+        raise AdapterError(
+            f"its answers go through {quoted(left, 3)}, of which neither the base nor the adapter "
+            "has weights",
+            "give the base that it was trained on with `--base`",
+        )

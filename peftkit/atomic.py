@@ -1,0 +1,137 @@
+"""Writes a file or folder whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftkit.errors import OutputError, first_line
+
+if TYPE_CHECKING:
+    pass
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def place(output: str) -> Path:
+    """Where a person wants something written.
+
+    Raises:
+        OutputError: that is no place.
+    """
+    try:
+        expanded = Path(output).expanduser().absolute()
+        expanded.exists()
+    except (RuntimeError, OSError, ValueError) as error:  # `~somebody`, too long, not allowed
+        told = getattr(error, "strerror", None) or error
+        raise OutputError(f"`--output {output[:100]}`: {told}", "give another place") from error
+    return expanded
+
+
+@contextmanager
+def placed(final: Path, a_file: bool = False) -> Iterator[Path]:
+    """Where to write what is to stand at a place; it gets there at the end, if nothing fails.
+
+    Raises:
+        OutputError: see `refuse_taken`; or it cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    refuse_taken(final, a_file)
+    made = [folder for folder in final.parents if not folder.exists()]
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(final)
+        prefix = f"{_partial(final)}{os.getpid()}-"
+        between = Path(tempfile.mkdtemp(prefix=prefix, dir=final.parent))
+    except OSError as error:
+        raise OutputError(
+            f"cannot write `{final}`: {error.strerror}", "give another `--output`"
+        ) from error
+    try:
+        yield between / final.name
+        settle(between)
+        refuse_taken(final, a_file)  # another process may have been faster
+        (between / final.name).rename(final)
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) in FULL
+        raise OutputError(
+            f"cannot write `{final}`: {first_line(error)}",
+            "there is no room left on the disk" if full else "",
+        ) from error
+    finally:
+        shutil.rmtree(between, ignore_errors=True)
+        for folder in made:
+            if is_empty_folder(folder):
+                folder.rmdir()
+
+
+def settle(folder: Path) -> None:
+    """Puts the files of a folder on the disk, and lets others than their owner read them, which
+    safetensors does not.
+    """
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o644)
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+
+
+def _partial(final: Path) -> str:
+    return f".{final.name[:40]}.partial-"
+
+
+def _remove_left_over(final: Path) -> None:
+    """Takes away what a process was writing that does not live any more."""
+    import psutil
+
+    for folder in final.parent.glob(f"{glob.escape(_partial(final))}*-*"):
+        number = folder.name.removeprefix(_partial(final)).partition("-")[0]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_taken(final: Path, a_file: bool = False) -> None:
+    """Raises OutputError if something stands at a place, or nothing can be written there.
+
+    Args:
+        a_file: whether a file is to come there; else an empty folder may stand there.
+    """
+    taken = final.is_symlink() or final.exists()
+    if taken and (a_file or final.is_symlink() or not is_empty_folder(final)):
+        raise OutputError(
+            f"`{final}` exists already, and nothing is overwritten", "give another `--output`"
+        )
+    if reason := why_not_writable(final.parent):
+        raise OutputError(f"cannot write `{final}`: {reason}", "give another `--output`")
+
+
+def why_not_writable(path: Path) -> str:
+    """What keeps from writing at a place, or in the folder that is there; empty if nothing does."""
+    path = path.absolute()
+    parent = next(place for place in (path, *path.parents) if place.exists())
+    if not parent.is_dir():
+        return f"`{parent}` is no folder"
+    return "" if os.access(parent, os.W_OK) else f"`{parent}` may not be written to"
+
+
+def is_empty_folder(path: Path) -> bool:
+    """Whether there is a folder with nothing in it."""
+    return path.is_dir() and not any(path.iterdir())
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Writes JSON that a person can read, flushed to disk."""
+    with file.open("w", encoding="utf-8") as opened:
+        json.dump(value, opened, indent=1, ensure_ascii=False)
+        opened.write("\n")
+        opened.flush()
+        os.fsync(opened.fileno())

@@ -1,0 +1,71 @@
+"""A base with its weights, and the modules that its head has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from peftkit.errors import quoted
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with pretrained weights and, where the task has one, a head to train."""
+
+    model: nn.Module
+    head: tuple[str, ...]
+    """Names of the modules that every method trains and saves whole: the task's head, and
+    whatever else the checkpoint had no weights for."""
+    random: tuple[str, ...] = ()
+    """Names of the parameters that the checkpoint had no weights for."""
+    quantized: Quantized | None = None
+    """How much of it is; None where the base asks for none."""
+
+
+MOST_NAMES = 6
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """How much of a base is quantized.
+
+    Counts the matrices of its blocks: parameters of two or more dimensions, without embeddings, the
+    output layer, the task's head and a pooler, which are never quantized.
+    """
+
+    taken: int
+    """Weights in quantized layers."""
+    left: dict[str, tuple[str, int]]
+    """Name of a counted matrix that is not quantized -> class of its module, its size."""
+    aside: tuple[str, ...]
+    """Names of the matrices that are not counted, without embeddings."""
+
+    @property
+    def share(self) -> float:
+        """Quantized share of the counted weights; 1 if there are none."""
+        all_numbers = self.taken + sum(numbers for _, numbers in self.left.values())
+        return self.taken / all_numbers if all_numbers else 1.0
+
+    @property
+    def unquantized(self) -> list[str]:
+        """Names of all matrices that are not quantized, without embeddings, in the form of
+        `llm_int8_skip_modules`.
+        """
+        return sorted((*self.left, *self.aside))
+
+    def kinds_left(self) -> str:
+        """What is not quantized, largest first: ``MixtralExperts (`gate_up_proj`, ...)``."""
+        sizes: dict[str, int] = {}
+        names: dict[str, list[str]] = {}
+        for name, (kind, numbers) in self.left.items():
+            sizes[kind] = sizes.get(kind, 0) + numbers
+            names.setdefault(kind, []).append(name.rsplit(".", 1)[-1])
+        largest = sorted(sizes, key=lambda kind: -sizes[kind])
+        return ", ".join(f"{k} ({quoted(dict.fromkeys(names[k]), MOST_NAMES)})" for k in largest)

@@ -1,0 +1,249 @@
+"""The commands on what a run has left: `peftkit verify`, `convert`, `predict`, `chat`, `merge`,
+`export` and `rewind`.
+
+torch is loaded when what was asked for turned out to be possible.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftkit.adapters.hub import find_adapter, on_this_machine
+from peftkit.adapters.inspection.settings import parse_settings
+from peftkit.atomic import place, refuse_taken
+from peftkit.bases.quiet_libraries import quiet_libraries
+from peftkit.data.source import Source, is_encoding
+from peftkit.deploy.exporting.request import FILES, check_choices
+from peftkit.deploy.rewinding.scales import parse_choice, parse_scales
+from peftkit.errors import OutputError, RecipeError
+from peftkit.evaluation.retention import Retention
+from peftkit.reports.terminal import open_console
+from peftkit.training.threads import use_usable_cpus
+from peftkit.wording import plural
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def adapter_command(options: argparse.Namespace) -> None:
+    """Does what was asked for."""
+    does = {
+        "verify": _verify, "predict": _predict, "chat": _chat, "merge": _merge, "export": _export,
+        "rewind": _rewind, "convert": _convert,
+    }  # fmt: skip
+    does[options.command](options)
+
+
+def _open_libraries() -> None:
+    """Prepares the process for the model libraries; call before they are imported."""
+    quiet_libraries()
+    use_usable_cpus()
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from peftkit.adapters.published.conversion import convert
+
+    done = convert(options.path)
+    if options.json:
+        print(json.dumps({"converted": [one.to_json() for one in done]}, ensure_ascii=False))
+        return
+    for one in done:
+        shared = f", {one.shared} of which shared their numbers" if one.shared else ""
+        print(f"{one.output}: {one.tensors} tensors{shared}, read back and compared")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from peftkit.adapters.verifying import verify
+    from peftkit.training.progress import Stages, says
+
+    settings = parse_settings(options.adapter_setting)
+    if settings:
+        _open_libraries()  # PEFT is asked for the fields of its types
+    console = open_console(options.json)
+    stages = Stages(says(console))
+    how = options.trust_remote_code, _open_libraries, settings, stages
+    findings = verify(options.run, options.base, *how)
+    findings.print(console, f"{options.run}")
+    if options.json:
+        print(json.dumps(findings.to_json(), ensure_ascii=False))
+    if findings.exit_code:
+        sys.exit(findings.exit_code)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    _check_predict(options)
+    _check_rows(options)
+    how = options.trust_remote_code, parse_settings(options.adapter_setting)
+    _open_libraries()
+    from peftkit.deploy.answering.predicting import answer_file, answer_texts
+    from peftkit.training.progress import says
+
+    say = says(open_console(json_on_stdout=True))  # stdout holds the answers
+    if options.file:
+        files = Path(options.file), Path(options.out)
+        count = answer_file(options.run, options.base, *files, options.encoding, *how, say)
+        summary = {"rows": count, "out": options.out}
+        told = f"{plural(count, 'row')} answered in {options.out}"
+        print(json.dumps(summary) if options.json else told)
+        return
+    texts = options.text, options.text_pair
+    answers = answer_texts(options.run, options.base, *texts, *how, say)
+    if options.json:
+        print(json.dumps({"answers": answers}, ensure_ascii=False))
+        return
+    for answer in answers:
+        if "reply" in answer:
+            print(answer["reply"])
+        elif "score" in answer:
+            print(f"{answer['score']:.4f}  {answer['text']}")
+        else:
+            print(f"{answer['label']}  {answer['probability']:.4f}  {answer['text']}")
+
+
+def _check_predict(options: argparse.Namespace) -> None:
+    """Raises what can be told of the options alone."""
+    if bool(options.text) == bool(options.file):
+        raise RecipeError("give either `--text ...` or `--file rows.csv --out answers.csv`")
+    if options.text_pair and len(options.text_pair) != len(options.text):
+        raise RecipeError(
+            f"{len(options.text)} `--text` and {len(options.text_pair)} `--text-pair`",
+            "give one pair for each text",
+        )
+    if options.file and not options.out:
+        raise RecipeError("`--file` needs `--out answers.csv`")
+    if options.encoding and not is_encoding(options.encoding):
+        raise RecipeError(f"`--encoding`: no encoding is called `{options.encoding}`")
+    if options.out and Path(options.out).suffix.lower() != ".csv":
+        raise OutputError(f"`{options.out}` does not end in .csv", "answers are written as CSV")
+    if options.out and Path(options.out).exists():
+        raise OutputError(
+            f"`{options.out}` exists already, and nothing is overwritten", "give another `--out`"
+        )
+
+
+def _check_rows(options: argparse.Namespace) -> None:
+    """Raises what can be told of an adapter, and of the rows that it is to answer, without it."""
+    find_adapter(options.run)
+    if options.file:
+        from peftkit.adapters.saved_recipe import quick_recipe
+        from peftkit.deploy.answering.inputs import read_inputs, read_table
+
+        recipe = quick_recipe(on_this_machine(options.run))
+        source = recipe.task.source if recipe else Source(path="-")
+        table = read_table(Path(options.file), source, options.encoding)
+        if recipe:
+            read_inputs(table, recipe.task)
+
+
+def _chat(options: argparse.Namespace) -> None:
+    if options.json and options.once is None:
+        raise RecipeError("`--json` is for `--once`; a conversation is no JSON object")
+    if options.once is not None and not options.once.strip():
+        raise RecipeError("`--once` is empty", "give it a question")
+    find_adapter(options.run)
+    settings = parse_settings(options.adapter_setting)
+    _open_libraries()
+    from peftkit.deploy.answering.chatting import answer_once, converse, open_chat
+
+    where = options.run, options.base, options.trust_remote_code
+    adapter = open_chat(*where, settings, options.system)
+    if options.once is None:
+        converse(adapter, options.compare, open_console(False))
+        return
+    answers = answer_once(adapter, options.once, options.compare)
+    if options.json:
+        print(json.dumps(answers, ensure_ascii=False))
+    elif options.compare:
+        print(f"base: {answers['base']}\n\ntuned: {answers['reply']}")
+    else:
+        print(answers["reply"])
+
+
+def _merge(options: argparse.Namespace) -> None:
+    if not math.isfinite(options.scale):
+        raise RecipeError(f"`--scale` is {options.scale}", "give a number; 1 is as it was trained")
+    _check_places(options)
+    settings = parse_settings(options.adapter_setting)
+    _open_libraries()
+    from peftkit.deploy.merging.merge import merge_to
+    from peftkit.reports.console import print_merge
+
+    how = options.into, options.scale, options.base, options.trust_remote_code
+    console = open_console(options.json)
+    report = merge_to(options.run, options.output, *how, _teller(console), settings)
+    print_merge(console, report, options.output)
+    if options.json:
+        print(json.dumps({"folder": options.output, **report}, ensure_ascii=False))
+
+
+def _rewind(options: argparse.Namespace) -> None:
+    scales, chosen = parse_scales(options.scales), parse_choice(options.choose)
+    retention = _retention(options)
+    if not 0 <= options.tolerance < math.inf:
+        raise RecipeError(f"`--tolerance` is {options.tolerance:g}", "give 0 or more")
+    _check_places(options)
+    settings = parse_settings(options.adapter_setting)
+    _open_libraries()
+    from peftkit.deploy.rewinding.rewind import rewind
+    from peftkit.reports.console import print_rewind
+
+    console = open_console(options.json)
+    where = options.output, options.base, options.trust_remote_code
+    how = _teller(console), options.tolerance, settings
+    report = rewind(options.run, scales, retention, chosen, *where, *how)
+    print_rewind(console, report)
+    console.print(f"  folder  {report['folder']}", highlight=False, soft_wrap=True)
+    if options.json:
+        print(json.dumps(report, ensure_ascii=False))
+
+
+def _teller(console: Console) -> Callable[[str], None]:
+    """What prints the stage that a command is at."""
+    return lambda stage: console.print(f"  [dim]{stage}[/]", highlight=False)
+
+
+def _retention(options: argparse.Namespace) -> Retention | None:
+    """What `--retain` and the options beside it name; None where none was given."""
+    if options.retain_rows is not None and options.retain_rows < 1:
+        raise RecipeError(f"`--retain-rows` is {options.retain_rows}", "give 1 or more")
+    if not options.retain_text:
+        raise RecipeError("`--retain-text` is empty", "name the column with the text")
+    given = {
+        "path": options.retain, "text": options.retain_text, "subset": options.retain_subset,
+        "max_rows": options.retain_rows,
+    }  # fmt: skip
+    given = {name: value for name, value in given.items() if value}
+    return Retention(**given) if set(given) != {"text"} or given["text"] != "text" else None
+
+
+def _check_places(options: argparse.Namespace, a_file: bool = False) -> None:
+    """Raises if there is no adapter, or its output cannot be written, before anything is loaded."""
+    find_adapter(options.run)
+    if options.output:
+        refuse_taken(place(options.output), a_file)
+
+
+def _export(options: argparse.Namespace) -> None:
+    check_choices(options.to, options.quantize)
+    _check_places(options, options.to in FILES)
+    settings = parse_settings(options.adapter_setting)
+    _open_libraries()
+    from peftkit.deploy.exporting.export import export
+
+    done = export(
+        options.run, options.to, options.output, options.base,
+        quantize=options.quantize, tokenizer_from=options.tokenizer_from,
+        trust_remote_code=options.trust_remote_code, settings=settings,
+    )  # fmt: skip
+    if options.json:
+        print(json.dumps(done.to_json(), ensure_ascii=False))
+        return
+    print(f"{done.output}, {done.size / 1e6:.1f} MB, read back and compared")
+    for note in done.notes:
+        print(f"note: {note}")

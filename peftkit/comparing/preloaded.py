@@ -1,9 +1,0 @@
-"""What the process imports from which those of a comparison are forked: everything, once."""
-
-from peftkit.terminal import quiet_libraries
-
-quiet_libraries()  # some say at import what a person need not read in each of fifty runs
-
-from peftkit.comparing import trials  # noqa: E402
-
-__all__ = ["trials"]

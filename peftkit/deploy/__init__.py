@@ -1,0 +1,1 @@
+"""What is done with a finished adapter: answering, merging, exporting, rewinding."""

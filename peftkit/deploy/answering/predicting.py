@@ -1,0 +1,89 @@
+"""Answers for texts and files, through a loaded adapter."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from peftkit.adapters.loading import load
+from peftkit.deploy.answering.inputs import read_inputs, read_table
+from peftkit.errors import OutputError, RecipeError
+from peftkit.training.progress import Say, silent
+
+
+def answer_texts(
+    run: str,
+    base: str,
+    texts: Sequence[str],
+    pairs: Sequence[str],
+    trust_remote_code: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    say: Say = silent,
+) -> list[dict[str, Any]]:
+    """`text`, and `label` and `probability`, `score`, or `reply`, for each text.
+
+    Args:
+        pairs: second texts, one for each, or none.
+        settings: fields that adapter_config.json lacks, and their values.
+        say: called with how far it is, where that takes long.
+    """
+    for option, given in (("--text", texts), ("--text-pair", pairs)):
+        if empty := [number for number, text in enumerate(given, start=1) if not text.strip()]:
+            raise RecipeError(f"`{option}` number {empty[0]} is empty", "give it some text")
+    adapter = load(run, base, trust_remote_code, settings)
+    inputs: list[Any] = list(texts)
+    if pairs:
+        inputs = [{"text": t, "text_pair": p} for t, p in zip(texts, pairs, strict=True)]
+    answers = adapter.predict(inputs, say)
+    return [{"text": t, **asdict(a)} for t, a in zip(texts, answers, strict=True)]
+
+
+def answer_file(
+    run: str,
+    base: str,
+    file: Path,
+    out: Path,
+    encoding: str = "",
+    trust_remote_code: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    say: Say = silent,
+) -> int:
+    """Writes the rows of a file with further columns: `predicted` and `probability`, `score`, or
+    `reply`.
+
+    Args:
+        encoding: of the file, if it is known.
+        say: called with how far it is, where that takes long.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        DataError: the file lacks a column, or has rows that cannot be read.
+        OutputError: `out` exists, or cannot be written.
+    """
+    adapter = load(run, base, trust_remote_code, settings)
+    table = read_table(file, adapter.recipe.task.source, encoding)
+    inputs = read_inputs(table, adapter.recipe.task)
+    answers = [answer.cells() for answer in adapter.predict(inputs, say)]
+    try:
+        with out.open("x", encoding="utf-8", newline="") as opened:
+            writer = csv.writer(opened)
+            writer.writerow((*table.columns, *answers[0]))
+            for (_, values), answer in zip(table.rows, answers, strict=True):
+                row = [_cell(values.get(column, "")) for column in table.columns]
+                writer.writerow((*row, *answer.values()))
+    except FileExistsError:
+        raise OutputError(f"`{out}` exists already, and nothing is overwritten") from None
+    except OSError as error:
+        raise OutputError(f"cannot write `{out}`: {error.strerror}") from error
+    return len(answers)
+
+
+def _cell(value: Any) -> Any:
+    """Lists and objects as JSON, so that they can be read again."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

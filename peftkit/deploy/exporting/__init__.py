@@ -1,0 +1,1 @@
+"""The adapter in the formats of other programs."""

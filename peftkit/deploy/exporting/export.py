@@ -1,0 +1,44 @@
+"""Gives an adapter to other programs: everything that can be refused is refused before weights are
+loaded, and what was written is read back and compared before it gets its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from peftkit.atomic import place, refuse_taken
+from peftkit.deploy.exporting.gguf.exports import export_gguf, export_gguf_lora, export_ollama
+from peftkit.deploy.exporting.peft import export_peft, export_safetensors, export_vllm
+from peftkit.deploy.exporting.request import FILES, Exported, Request, check_choices
+
+"""Targets that are no folder."""
+TARGETS: dict[str, Callable[[Request], Exported]] = {
+    "peft": export_peft,
+    "vllm": export_vllm,
+    "safetensors": export_safetensors,
+    "gguf-lora": export_gguf_lora,
+    "gguf": export_gguf,
+    "ollama": export_ollama,
+}
+"""Each of `EXPORTS` -> what writes it."""
+
+
+def export(path: str, to: str, output: str, base: str = "", **options: Any) -> Exported:
+    """Writes an adapter in the form of another program.
+
+    Args:
+        path: run folder, adapter folder, or a Hub id.
+        to: one of `TARGETS`.
+        output: new file or folder.
+        base: where the base is, if not where the recipe says.
+        options: further fields of `Request`.
+
+    Raises:
+        PeftkitError: there is no such target, the adapter cannot be expressed there, something
+            stands at `output`, or what was written is not what was trained; nothing is left then.
+    """
+    request = Request(path, place(output), base, **options)
+    check_choices(to, request.quantize)
+    refuse_taken(request.output, a_file=to in FILES)
+    return TARGETS[to](request)

@@ -1,0 +1,228 @@
+"""The exports to llama.cpp and Ollama."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from peftkit.adapters.loading import OpenedAdapter, open_adapter
+from peftkit.atomic import placed
+from peftkit.data.encoded import Head
+from peftkit.deploy.exporting.gguf.families import Layout, family_of
+from peftkit.deploy.exporting.request import Exported, Request, is_plain, other_precision, stops_of
+from peftkit.deploy.merging.folding import check_mergeable, merge_opened, possible_advice
+from peftkit.errors import AdapterError, RecipeError
+
+ADAPTER_FILE, MODEL_FILE = "adapter.gguf", "model.gguf"
+"""In a folder for Ollama."""
+
+
+def open_for_export(request: Request) -> OpenedAdapter:
+    """An adapter of a language model; its base is opened, and not compared yet.
+
+    Raises:
+        AdapterError: it is no adapter, or of a model with classes.
+    """
+    trust = request.trust_remote_code
+    found = open_adapter(request.path, request.base, trust, request.settings)
+    check_writes(found.record.head)
+    return found
+
+
+def check_writes(head: Head) -> None:
+    """Raises AdapterError unless a model writes, as all of GGUF's do."""
+    if head.labels or head.task_type != "CAUSAL_LM":
+        kind = "classification head" if head.labels else f"head for {head.task_type}"
+        raise AdapterError(
+            f"the model has a {kind}, and GGUF is for models that write",
+            "load it with `peftkit.load`, or `peftkit merge` it for transformers",
+        )
+
+
+def write_checked(
+    path: Path, write: Callable[[Path], None], check: Callable[[Path], Any], a_file: bool = True
+) -> Any:
+    """Writes a file or folder, checks it, and gives it its name; nothing is left if that fails.
+
+    Returns:
+        What the check returns.
+    """
+    with placed(path, a_file) as partial:
+        write(partial)
+        return check(partial)
+
+
+def lora_layout(adapter: OpenedAdapter) -> Layout:
+    """The layout of the base, if the adapter can be a GGUF LoRA.
+
+    Raises:
+        AdapterError: it cannot.
+    """
+    from peftkit.deploy.exporting.gguf.lora import check_expressible
+
+    layout = Layout.of(adapter.base.config, family_of(adapter.base.config))
+    with possible_advice(adapter):
+        check_expressible(adapter.peft_config, adapter.folder)
+    return layout
+
+
+def export_gguf_lora(request: Request) -> Exported:
+    """A GGUF LoRA file, to be put beside the base's own GGUF file."""
+    if request.quantize == "q8_0":
+        raise RecipeError(
+            "A and B are too narrow for q8_0, whose numbers share a scale by 32",
+            "`--quantize f16`, or leave it out for f32",
+        )
+    if request.tokenizer_from:
+        raise RecipeError("a GGUF adapter has no tokenizer", "leave out `--tokenizer-from`")
+    adapter = open_for_export(request)
+    difference = write_lora_file(adapter, request.output, request.quantize or "f32")
+    size = request.output.stat().st_size
+    checked = {"largest_difference": difference}
+    notes = other_precision(adapter, "--to gguf")
+    return Exported("gguf-lora", request.output, size, checked, notes)
+
+
+def write_lora_file(adapter: OpenedAdapter, file: Path, kind: str) -> float:
+    """Writes and checks a GGUF LoRA file; gives the largest relative difference.
+
+    Raises:
+        PeftkitError: the adapter cannot be one, or the file is not the adapter.
+    """
+    from peftkit.deploy.exporting.gguf.lora import check_lora, read_lora, write_lora
+
+    layout = lora_layout(adapter)
+    with possible_advice(adapter):
+        lora = read_lora(adapter.folder, adapter.peft_config, adapter.base, layout)
+    adapter.check_base()
+    difference: float = write_checked(
+        file, lambda partial: write_lora(partial, lora, kind), lambda p: check_lora(p, lora)
+    )
+    return difference
+
+
+def export_gguf(request: Request) -> Exported:
+    """A GGUF model: the base with the adapter folded into it."""
+    adapter = open_for_export(request)
+    difference = write_model_file(adapter, request, request.output)
+    checked = {"largest_difference": difference}
+    return Exported("gguf", request.output, request.output.stat().st_size, checked)
+
+
+def check_model_file(
+    adapter: OpenedAdapter, tokenizer_from: str = "", kind: str = "f16", name: str = "model"
+) -> tuple[Layout, dict[str, Any]]:
+    """The layout and the metadata of the merged model; no weights are read.
+
+    Raises:
+        PeftkitError: the base or the method cannot be a GGUF model.
+    """
+    from peftkit.deploy.exporting.gguf.model import check_writable, model_fields, tokenizer_fields
+
+    layout, stops = check_writable(adapter.base), stops_of(adapter)
+    check_mergeable(adapter)
+    tokenizer = tokenizer_fields(adapter.base, stops, tokenizer_from, is_plain(adapter))
+    fields = model_fields(adapter.base.config, kind, adapter.recipe.name or name) | tokenizer
+    return layout, fields
+
+
+def write_model_file(adapter: OpenedAdapter, request: Request, file: Path) -> float:
+    """Writes and checks a GGUF model; gives the largest relative difference.
+
+    Raises:
+        PeftkitError: the base or the method cannot be one, or the file is not the merged model.
+    """
+    from peftkit.deploy.exporting.gguf.model import check_model, write_model
+
+    kind, stops = request.quantize or "f16", stops_of(adapter)
+    layout, fields = check_model_file(adapter, request.tokenizer_from, kind, file.stem)
+    adapter.check_base()
+    model = merge_opened(adapter)
+    difference: float = write_checked(
+        file,
+        lambda partial: write_model(partial, model, layout, fields, kind),
+        lambda partial: check_model(partial, model, adapter.base, stops, fields),
+    )
+    return difference
+
+
+def check_ollama(
+    adapter: OpenedAdapter, whole: bool = False, tokenizer_from: str = ""
+) -> tuple[Any, Path | None, bool]:
+    """The settings of the Modelfile, the base's GGUF file if the adapter stays beside it, and
+    whether that writes a token before every text; no weights are read.
+
+    Args:
+        whole: whether the merged model is asked for.
+
+    Raises:
+        PeftkitError: the template cannot be written for Ollama, or the model not as GGUF.
+    """
+    from peftkit.deploy.exporting.gguf import ollama
+    from peftkit.deploy.exporting.gguf.tokenizer import adds_bos, writes_bos
+
+    tokenizer, task, plain = adapter.base.tokenizer, adapter.recipe.task, is_plain(adapter)
+    bos = adds_bos(tokenizer, tokenizer_from or adapter.base.source)
+    fits = plain or not tokenizer.chat_template or not bos or writes_bos(tokenizer)
+    source = adapter.base.source if fits and not whole and _stays_apart(adapter) else None
+    bos = bos and fits  # a merged model says that none is put there
+    system = getattr(task, "system", "")
+    settings = ollama.settings_of(
+        tokenizer, adapter.record.head.generation, stops_of(adapter),
+        system if system.strip() else "", bos, plain,
+    )  # fmt: skip
+    if source is None:
+        check_model_file(adapter, tokenizer_from)
+    return settings, source, bos
+
+
+def export_ollama(request: Request) -> Exported:
+    """A folder with a Modelfile, and the adapter beside the base's GGUF file; where the base has
+    none, or was quantized in training, or the method is no LoRA, or what only a model has is asked
+    for (q8_0, another tokenizer), the merged model.
+    """
+    from peftkit.deploy.exporting.gguf import ollama
+
+    adapter = open_for_export(request)
+    whole = request.quantize == "q8_0" or bool(request.tokenizer_from)
+    settings, source, bos = check_ollama(adapter, whole, request.tokenizer_from)
+    differences: list[float] = []
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        if source is not None:
+            differences.append(
+                write_lora_file(adapter, folder / ADAPTER_FILE, request.quantize or "f32")
+            )
+            text = ollama.modelfile(settings, str(source.resolve()), f"./{ADAPTER_FILE}")
+        else:
+            differences.append(write_model_file(adapter, request, folder / MODEL_FILE))
+            text = ollama.modelfile(settings, f"./{MODEL_FILE}")
+        (folder / ollama.MODELFILE).write_text(text, encoding="utf-8")
+
+    def check(folder: Path) -> None:
+        file = folder / ollama.MODELFILE
+        ollama.check_modelfile(file, settings, adapter.base.tokenizer, bos)
+
+    write_checked(request.output, write, check, a_file=False)
+    size = sum(file.stat().st_size for file in request.output.iterdir())
+    checked = {"largest_difference": differences[0], "merged": source is None}
+    notes = [f"ollama create NAME -f {shlex.quote(str(request.output / ollama.MODELFILE))}"]
+    if source is not None:
+        notes.append(f"the folder needs the base, `{source.resolve()}`, where it is now")
+    return Exported("ollama", request.output, size, checked, tuple(notes))
+
+
+def _stays_apart(adapter: OpenedAdapter) -> bool:
+    """Whether Ollama can put the adapter beside the GGUF file of the base it was trained on."""
+    from peftkit.deploy.exporting.gguf.lora import read_lora
+
+    if adapter.base.source is None or adapter.base.spec.quantization != "none":
+        return False
+    try:
+        read_lora(adapter.folder, adapter.peft_config, adapter.base, lora_layout(adapter))
+    except AdapterError:
+        return False
+    return True

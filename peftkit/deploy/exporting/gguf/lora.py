@@ -1,0 +1,128 @@
+"""A LoRA as a GGUF file, which llama.cpp puts beside its base (`--lora`), as Ollama (`ADAPTER`).
+
+    llama.cpp:  W x + (alpha / r) B A x        one alpha for the file, r from each tensor
+
+Where layers are scaled otherwise (rsLoRA, `rank_pattern`, `alpha_pattern`, AdaLoRA), B takes the
+difference:
+
+    B' = B s r / alpha                         s: PEFT's scale of the layer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peftkit.bases.opened import OpenedBase
+from peftkit.data.encoded import Head
+from peftkit.deploy.exporting.gguf.families import Layout
+from peftkit.deploy.exporting.gguf.reading import check_fields, compare, read_gguf
+from peftkit.deploy.exporting.gguf.writing import write_gguf
+from peftkit.deploy.lora_updates import ROUNDING, Update, read_updates, usual, why_no_plain_lora
+from peftkit.errors import AdapterError, quoted
+
+MERGED = "`--to gguf`, or `peftkit merge`, folds it into the weights instead"
+LORA_ONLY = "a GGUF adapter holds nothing but A and B of linear layers"
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """What is to be in a GGUF LoRA file."""
+
+    layout: Layout
+    layers: dict[str, Update]
+    """GGUF's name of a layer -> its update."""
+    alpha: float
+    """The file's; that of most layers, whose B is written as it is."""
+
+
+def check_expressible(config: Mapping[str, Any], folder: Path) -> None:
+    """Raises AdapterError unless a GGUF LoRA can hold an adapter; arguments as for
+    `why_no_plain_lora`.
+    """
+    if reason := why_no_plain_lora(config, folder):
+        raise AdapterError(f"{reason}, and {LORA_ONLY}", MERGED)
+
+
+def read_lora(
+    folder: Path, config: Mapping[str, Any], base: OpenedBase, layout: Layout
+) -> LoraFile:
+    """The updates of an adapter, as PEFT would scale them; no weights of the base are read.
+
+    Raises:
+        AdapterError: a tensor of it has no place in a GGUF file.
+    """
+    head = Head("AutoModelForCausalLM", "CAUSAL_LM", trained=False)
+    updates, _ = read_updates(folder, config, base, head)
+    found = {_place(module, layout, base): update for module, update in updates.items()}
+    return LoraFile(layout, found, usual(layer.alpha for layer in found.values()))
+
+
+def _place(module: str, layout: Layout, base: OpenedBase) -> str:
+    name = layout.name(module)
+    if not name:
+        raise AdapterError(f"it adapts `{module}`, which a GGUF adapter cannot", MERGED)
+    if name == "output" and base.config.tie_word_embeddings:
+        raise AdapterError(
+            f"it adapts `{module}`, which the base's GGUF file does not have apart from the "
+            "embedding",
+            MERGED,
+        )
+    return name
+
+
+def write_lora(file: Path, lora: LoraFile, kind: str) -> None:
+    """Writes a GGUF LoRA file.
+
+    Args:
+        kind: `f32` or `f16`.
+    """
+    tensors = {}
+    for name, layer in lora.layers.items():
+        same = layer.alpha == lora.alpha
+        b = layer.b if same else (layer.b * (layer.alpha / lora.alpha)).astype(np.float32)
+        tensors[f"{name}.weight.lora_a"] = np.ascontiguousarray(layer.a)
+        tensors[f"{name}.weight.lora_b"] = np.ascontiguousarray(lora.layout.ordered(name, b))
+    write_gguf(file, lora.layout.family.architecture, _fields(lora), tensors, kind)
+
+
+def check_lora(file: Path, lora: LoraFile) -> float:
+    """Compares a file with the adapter, as llama.cpp will scale it and order its rows.
+
+    Returns:
+        The largest difference of a tensor, relative to its largest number.
+
+    Raises:
+        AdapterError: it is not this adapter.
+    """
+    found = read_gguf(file)
+    expected = {f"{name}.weight.lora_{part}" for name in lora.layers for part in "ab"}
+    if other := sorted(found.stored.keys() ^ expected):
+        raise AdapterError(
+            f"the tensors that were written are not the adapter's: {quoted(other, 3)}"
+        )
+    architecture = {"general.architecture": lora.layout.family.architecture}
+    check_fields(found.fields, architecture | _fields(lora))
+    largest = 0.0
+    for name, layer in lora.layers.items():
+        tensor = f"{name}.weight.lora_"
+        rank = found.values(f"{tensor}b").shape[-1]
+        b = layer.b * (layer.scale / (found.fields["adapter.lora.alpha"] / rank))
+        largest = max(
+            largest,
+            compare("", found, f"{tensor}a", layer.a, lora.layout),
+            compare(name, found, f"{tensor}b", b.astype(np.float32), lora.layout, ROUNDING),
+        )
+    return largest
+
+
+def _fields(lora: LoraFile) -> dict[str, Any]:
+    return {
+        "general.type": "adapter",
+        "adapter.type": "lora",
+        "adapter.lora.alpha": float(lora.alpha),
+    }

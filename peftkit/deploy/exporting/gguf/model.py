@@ -1,0 +1,202 @@
+"""A merged model as a GGUF file, which llama.cpp, Ollama and LM Studio run by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from peftkit.bases.loading import has_tied_output
+from peftkit.bases.opened import OpenedBase
+from peftkit.deploy.exporting.gguf.families import Layout, family_of
+from peftkit.deploy.exporting.gguf.reading import check_fields, compare, read_gguf
+from peftkit.deploy.exporting.gguf.tokenizer import (
+    check_tokenizer_fields,
+    copied_fields,
+    prompt_of,
+    with_training,
+    written_fields,
+)
+from peftkit.deploy.exporting.gguf.writing import write_gguf
+from peftkit.errors import AdapterError
+
+KNOWN = ("llama", "mistral", "qwen2", "qwen3")
+"""Model types of which every hyperparameter is written."""
+FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}
+"""llama.cpp's numbers for what most of a file's tensors are."""
+ROPES = ("default", "linear", "llama3")
+PROMPT, PROMPT_IDS = "peftkit.prompt", "peftkit.prompt_ids"
+"""A prompt of the training's template and its tokens by transformers, so that a client can be
+checked to read the same; llama.cpp passes over keys that it does not know."""
+
+
+def check_writable(base: OpenedBase) -> Layout:
+    """The layout of a base that can be written as a GGUF model.
+
+    Raises:
+        AdapterError: its architecture, or something in its configuration, is not one that is
+            written here.
+    """
+    config = base.config
+    layout = Layout.of(config, family_of(config, KNOWN))
+    rope = config.rope_parameters["rope_type"]
+    if rope not in ROPES:
+        raise AdapterError(f"the base scales its positions by `{rope}`, which is not written here")
+    if config.hidden_act != "silu":
+        raise AdapterError(
+            f"the base's activation is `{config.hidden_act}`, and llama.cpp has `silu` here"
+        )
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window < config.max_position_embeddings:
+        raise AdapterError(
+            f"the base's attention reaches {window:,} tokens back, and llama.cpp has no such "
+            "window for this architecture",
+            "`--to gguf-lora` for use with the base's published GGUF file",
+        )
+    if base.added_ids:
+        raise AdapterError(
+            "tokens were added to the vocabulary, and the GGUF file would need a tokenizer of its "
+            "own for them",
+            "`peftkit merge` writes a model with its tokenizer",
+        )
+    return layout
+
+
+def tokenizer_fields(
+    base: OpenedBase, stops: tuple[int, ...], source: str, plain: bool = False
+) -> dict[str, Any]:
+    """The metadata of the base's tokenizer, with the template and the ends of the training.
+
+    Args:
+        source: a GGUF file to copy it from; empty for the base's own, or to write it anew.
+        plain: whether the model goes on with a text, and no template is used.
+
+    Raises:
+        AdapterError: it is of another base, or cannot be written.
+    """
+    vocabulary = base.config.vocab_size
+    own = None if base.rows_in_files else base.source  # which has no name for an adapter's tokens
+    file = Path(source).expanduser() if source else own
+    if source and not Path(source).expanduser().is_file():
+        raise AdapterError(f"`--tokenizer-from`: no file `{source}`")
+    found = copied_fields(file) if file else written_fields(base.tokenizer, vocabulary)
+    fields = with_training(found, base.tokenizer, stops, plain)
+    values = {name: getattr(value, "value", value) for name, value in fields.items()}
+    check_tokenizer_fields(values, base.tokenizer, stops, vocabulary)
+    return fields if plain else fields | _prompt(base.tokenizer)
+
+
+def _prompt(tokenizer: Any) -> dict[str, Any]:
+    if not tokenizer.chat_template:
+        return {}
+    text = prompt_of(tokenizer)
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return {PROMPT: text, PROMPT_IDS: ids}
+
+
+def model_fields(config: Any, kind: str, name: str) -> dict[str, Any]:
+    """The hyperparameters of a model, by GGUF's keys.
+
+    Args:
+        name: what the file calls the model.
+    """
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    rope = config.rope_parameters
+    own: dict[str, Any] = {
+        "vocab_size": config.vocab_size,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "block_count": config.num_hidden_layers,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": heads,
+        "attention.head_count_kv": config.num_key_value_heads or heads,
+        "attention.key_length": width,
+        "attention.value_length": width,
+        "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+        "rope.dimension_count": width,
+        "rope.freq_base": float(rope["rope_theta"]),
+    }
+    if rope["rope_type"] == "linear":
+        own |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
+    return {
+        "general.type": "model",
+        "general.name": name,
+        "general.file_type": FILE_TYPES[kind],
+        "general.quantization_version": 2,
+        **{f"{family_of(config).architecture}.{key}": value for key, value in own.items()},
+    }
+
+
+def _tensors(model: nn.Module, layout: Layout) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """GGUF's name of a layer with `.weight` or `.bias` -> values in transformers' order of rows."""
+    config: Any = model.config
+    tied = has_tied_output(model)
+    for key, tensor in model.state_dict().items():
+        module, _, part = key.rpartition(".")
+        name = layout.name(module)
+        if not name:
+            raise AdapterError(f"`{key}` has no name in a GGUF file")
+        if name != "output" or not tied:
+            yield f"{name}.{part}", tensor.float().numpy()
+    if config.rope_parameters["rope_type"] == "llama3":
+        yield "rope_freqs.weight", _frequency_factors(model)
+
+
+def _frequency_factors(model: Any) -> npt.NDArray[np.float32]:
+    """(d/2,) by which Llama 3.1 divides each frequency of its rotary embedding."""
+    used = model.model.rotary_emb.inv_freq.double().numpy()
+    theta = model.config.rope_parameters["rope_theta"]
+    plain = theta ** -(np.arange(len(used)) / len(used))
+    factors: npt.NDArray[np.float32] = (plain / used).astype(np.float32)
+    return factors
+
+
+def write_model(
+    file: Path, model: nn.Module, layout: Layout, fields: Mapping[str, Any], kind: str
+) -> None:
+    """Writes a GGUF model.
+
+    Args:
+        model: in float32.
+        fields: `model_fields` and `tokenizer_fields`.
+        kind: `f32`, `f16` or `q8_0`, of the matrices; vectors, such as norms, are float32.
+    """
+    tensors = {name: layout.ordered(name, values) for name, values in _tensors(model, layout)}
+    write_gguf(file, layout.family.architecture, fields, tensors, kind)
+
+
+def check_model(
+    file: Path,
+    model: nn.Module,
+    base: OpenedBase,
+    stops: tuple[int, ...],
+    fields: Mapping[str, Any],
+) -> float:
+    """Compares a file with the merged model, its configuration and the base's tokenizer.
+
+    Returns:
+        The largest difference of a tensor, relative to its largest number.
+
+    Raises:
+        AdapterError: it is not this model.
+    """
+    layout = check_writable(base)
+    found = read_gguf(file)
+    plain = {name: getattr(value, "value", value) for name, value in fields.items()}
+    check_fields(found.fields, {"general.architecture": layout.family.architecture, **plain})
+    check_tokenizer_fields(found.fields, base.tokenizer, stops, base.config.vocab_size)
+    if text := found.fields.get(PROMPT):
+        ids = base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        check_fields(found.fields, {PROMPT_IDS: ids})
+    largest, expected = 0.0, set()
+    for name, values in _tensors(model, layout):
+        expected.add(name)
+        largest = max(largest, compare(name, found, name, values, layout))
+    if other := found.stored.keys() - expected:
+        raise AdapterError(f"the file holds tensors that the model does not have: {sorted(other)}")
+    return largest

@@ -1,0 +1,143 @@
+"""Reads GGUF files back, to compare them with what they were made from.
+
+Nothing here knows how they were written: the order of rows is put back number by number, by what
+llama.cpp's rotary embedding does with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from peftkit.deploy.exporting.gguf.families import Layout
+from peftkit.errors import AdapterError
+
+TOLERANCE = {"F32": 0.0, "F16": 2**-11, "Q8_0": 1 / 127}
+"""On max |difference| of a tensor, relative to its largest number: half a unit in the last place of
+float16; a step of 8 bits, of which rounding takes half and the scale's own float16 a little."""
+SMALLEST = 2**-24
+"""float16 has no numbers between this and zero."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A GGUF file, whose tensors stay on the disk until they are asked for."""
+
+    fields: dict[str, Any]
+    """Key -> value: a number, a text, or a list of such."""
+    stored: dict[str, Any]
+    """Name -> gguf's ReaderTensor."""
+
+    def kind(self, tensor: str) -> str:
+        """`F32`, `F16`, `Q8_0`, ..."""
+        return str(self.stored[tensor].tensor_type.name)
+
+    def values(self, tensor: str) -> npt.NDArray[np.float32]:
+        """Dequantized, dimensions in torch's order."""
+        import gguf
+
+        found = self.stored[tensor]
+        values: npt.NDArray[np.float32] = gguf.dequantize(found.data, found.tensor_type)
+        return values
+
+
+def read_gguf(file: Path) -> Contents:
+    """A GGUF file.
+
+    Raises:
+        AdapterError: it is none.
+    """
+    reader = open_gguf(file)
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    return Contents(fields, {tensor.name: tensor for tensor in reader.tensors})
+
+
+def open_gguf(file: Path) -> Any:
+    """The reader of package gguf on a file.
+
+    Raises:
+        AdapterError: it is no GGUF file.
+    """
+    import gguf
+
+    try:
+        return gguf.GGUFReader(file)
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise AdapterError(
+            f"`{file}` cannot be read as a GGUF file: {error}", "copy or download it again"
+        ) from error
+
+
+def rows_of_transformers(rows: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
+    """Rows (out, ...) of q or k in a GGUF file in the order in which transformers has them.
+
+    llama.cpp turns row 2i with row 2i + 1 of a head by the angle of frequency i; transformers turns
+    i with i + d/2 by that angle. So the first of each pair is row i, the second row i + d/2.
+    """
+    back = np.empty_like(rows)
+    width = len(rows) // heads
+    for row in range(len(rows)):
+        head, place = divmod(row, width)
+        frequency, second = divmod(place, 2)
+        back[head * width + frequency + (width // 2 if second else 0)] = rows[row]
+    return back
+
+
+def compare(
+    name: str,
+    found: Contents,
+    tensor: str,
+    expected: npt.NDArray[np.float32],
+    layout: Layout,
+    allowed: float = 0.0,
+) -> float:
+    """The largest difference of a tensor, relative to the largest number expected.
+
+    Args:
+        name: GGUF's name of the layer; it says whether rows are out of order.
+        tensor: GGUF's name of the tensor.
+        expected: transformers' values in transformers' order.
+        allowed: difference beside that of the tensor's kind.
+
+    Raises:
+        AdapterError: it is not there, of another shape, or further off than its kind explains.
+    """
+    if tensor not in found.stored:
+        raise AdapterError(f"`{tensor}` is not in the file that was written")
+    values = found.values(tensor)
+    if values.shape != expected.shape:
+        raise AdapterError(f"`{tensor}` has shape {values.shape}, and not {expected.shape}")
+    if heads := layout.heads(name):
+        values = rows_of_transformers(values, heads)
+    largest = float(np.abs(expected).max(initial=0.0))
+    difference = float(np.abs(values - expected).max(initial=0.0))
+    limit = largest * (allowed + TOLERANCE[found.kind(tensor)])
+    if found.kind(tensor) != "F32":
+        limit = max(limit, SMALLEST)
+    if not difference <= limit:
+        raise AdapterError(
+            f"`{tensor}` as it was written differs from what was trained by {difference:.2g}, with "
+            f"{limit:.2g} allowed"
+        )
+    return difference / largest if largest else 0.0
+
+
+def check_fields(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raises AdapterError unless a file's metadata has these values."""
+    wrong = [
+        f"`{key}` is {found.get(key)!r:.80} and not {value!r:.80}"
+        for key, value in expected.items()
+        if not _same(found.get(key), value)
+    ]
+    if wrong:
+        raise AdapterError(f"the metadata that was written is wrong: {'; '.join(wrong)}")
+
+
+def _same(found: Any, expected: Any) -> bool:
+    if isinstance(expected, float) and isinstance(found, float):
+        return bool(np.float32(found) == np.float32(expected))
+    return bool(found == expected)

@@ -1,0 +1,253 @@
+"""The tokenizer in a GGUF model: that of the base's own GGUF file, or byte-level BPE written anew.
+
+llama.cpp does not read how a text is cut into words, but has that in its code under names such as
+`llama-bpe`; only cuts of which the name is known here can be written.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from peftkit.deploy.exporting.gguf.reading import open_gguf
+from peftkit.deploy.exporting.gguf.writing import Copied
+from peftkit.errors import AdapterError, first_line, quoted
+
+PREFIX = "tokenizer."
+TOKENS = "tokenizer.ggml.tokens"
+TEMPLATE = "tokenizer.chat_template"
+ADDS_BOS = "tokenizer.ggml.add_bos_token"
+STOPS = ("eos", "eot", "eom")
+"""llama.cpp ends an answer at each of them."""
+SPECIAL_IDS = {"bos": "bos", "unk": "unknown", "pad": "padding", "sep": "seperator"}  # sic
+ASKED = "What's in parcel 42? 你好，Grüße!"
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
+"""Kinds of tokens."""
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False}
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CUTS: dict[str, tuple[str, bool, list[dict[str, Any]]]] = {
+    "gpt-2": ("", False, [{**BYTES, "use_regex": True}]),
+    "smollm": (
+        "", False, [{"type": "Digits", "individual_digits": True}, {**BYTES, "use_regex": True}],
+    ),
+    "llama-bpe": (
+        "", True, [{"type": "Split", "pattern": {"Regex": LLAMA3}}, {**BYTES, "use_regex": False}],
+    ),
+    "qwen2": (
+        "NFC", False,
+        [
+            {"type": "Split", "pattern": {"Regex": LLAMA3.replace("{1,3}", "")}},
+            {**BYTES, "use_regex": False},
+        ],
+    ),
+}  # fmt: skip
+"""llama.cpp's `tokenizer.ggml.pre` -> the normalizer (which llama.cpp leaves out), whether words
+that are tokens are taken whole, and the steps of tokenizer.json that cut a text in that way."""
+
+
+def copied_fields(file: Path) -> Mapping[str, Any]:
+    """The tokenizer of a GGUF file.
+
+    Raises:
+        AdapterError: it is no GGUF file of a model with a tokenizer.
+    """
+    try:
+        found = file.stat()
+    except OSError as error:
+        raise AdapterError(f"`{file}` cannot be read: {error.strerror}") from error
+    return _copied_fields(file, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)  # 50,000 texts take 3 s, and are asked for several times
+def _copied_fields(file: Path, _size: int, _modified: int) -> Mapping[str, Any]:
+    """As `copied_fields`, of a file as it was last changed."""
+    fields = {
+        name: Copied(
+            field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None
+        )
+        for name, field in open_gguf(file).fields.items()
+        if name.startswith(PREFIX) and not (len(field.types) > 1 and not len(field.data))
+    }
+    if TOKENS not in fields:
+        raise AdapterError(f"`{file}` holds no tokenizer", "give the GGUF file of the base")
+    return fields
+
+
+def written_fields(tokenizer: Any, vocabulary: int) -> dict[str, Any]:
+    """A transformers tokenizer as GGUF has it.
+
+    Args:
+        vocabulary: rows of the model's embedding; those without a token are named `[PAD<id>]`.
+
+    Raises:
+        AdapterError: it is of a kind that is not written here.
+    """
+    if not tokenizer.is_fast:
+        raise _unknown("it is a slow one, without a tokenizer.json")
+    steps = json.loads(tokenizer.backend_tokenizer.to_str())
+    cut = _cut_of(steps)
+    by_id = {number: token for token, number in tokenizer.get_vocab().items()}
+    added = tokenizer.added_tokens_decoder
+    strange = [t.content for t in added.values() if t.lstrip or t.rstrip or t.single_word]
+    if strange:
+        raise _unknown(f"it takes white space away around {quoted(strange, 3)}")
+    kinds = {i: CONTROL if token.special else USER_DEFINED for i, token in added.items()}
+    fields: dict[str, Any] = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": cut,
+        TOKENS: [by_id.get(number, f"[PAD{number}]") for number in range(vocabulary)],
+        "tokenizer.ggml.token_type": [
+            kinds.get(number, NORMAL if number in by_id else UNUSED) for number in range(vocabulary)
+        ],
+        "tokenizer.ggml.merges": [
+            pair if isinstance(pair, str) else " ".join(pair) for pair in steps["model"]["merges"]
+        ],
+        ADDS_BOS: _adds(tokenizer, tokenizer.bos_token_id, 0),
+        "tokenizer.ggml.add_eos_token": _adds(tokenizer, tokenizer.eos_token_id, -1),
+        "tokenizer.ggml.add_space_prefix": False,
+    }
+    for name, called in SPECIAL_IDS.items():
+        if (number := getattr(tokenizer, f"{name}_token_id")) is not None:
+            fields[f"tokenizer.ggml.{called}_token_id"] = number
+    return fields
+
+
+def _cut_of(steps: Mapping[str, Any]) -> str:
+    """llama.cpp's name for how a tokenizer.json cuts a text into words."""
+    model = steps["model"]
+    if model["type"] != "BPE" or model.get("byte_fallback"):
+        raise _unknown(f"it is {model['type']} and no byte-level BPE")
+    unread = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
+    if has := [name for name in unread if model.get(name)]:
+        raise _unknown(f"it has {quoted(has)}")
+    before = steps["pre_tokenizer"] or {}
+    steps_found = before["pretokenizers"] if before.get("type") == "Sequence" else [before]
+    normalizer = (steps["normalizer"] or {}).get("type", "")
+    whole = bool(model.get("ignore_merges"))
+    for name, (normalized, takes_whole, cuts) in CUTS.items():
+        same = len(cuts) == len(steps_found) and all(
+            wanted.items() <= step.items() for wanted, step in zip(cuts, steps_found, strict=True)
+        )
+        if same and normalizer in ("", normalized) and whole == takes_whole:
+            return name
+    raise _unknown("it cuts texts into words in a way of which llama.cpp's name is not known here")
+
+
+def _unknown(why: str) -> AdapterError:
+    return AdapterError(
+        f"the base's tokenizer cannot be written into a GGUF file: {why}",
+        "give a GGUF file of the base, whose tokenizer is copied: `--tokenizer-from base.gguf`",
+    )
+
+
+def _adds(tokenizer: Any, token: int | None, place: int) -> bool:
+    ids = tokenizer("a")["input_ids"]
+    return token is not None and len(ids) > 1 and ids[place] == token
+
+
+def adds_bos(tokenizer: Any, source: str | Path | None) -> bool:
+    """Whether llama.cpp puts the beginning-of-text token before a prompt by itself.
+
+    Args:
+        source: the GGUF file that the tokenizer is of, if there is one.
+    """
+    if source:
+        fields = copied_fields(Path(source).expanduser())
+        if (found := fields.get(ADDS_BOS)) is not None:
+            return bool(found.value)
+        return bool(fields["tokenizer.ggml.model"].value == "llama")  # llama.cpp's default
+    return _adds(tokenizer, tokenizer.bos_token_id, 0)
+
+
+def writes_bos(tokenizer: Any) -> bool:
+    """Whether the chat template begins a prompt with the beginning-of-text token."""
+    return bool(tokenizer.bos_token) and prompt_of(tokenizer).startswith(tokenizer.bos_token)
+
+
+def prompt_of(tokenizer: Any) -> str:
+    """A question as the chat template writes it.
+
+    Raises:
+        AdapterError: it refuses one.
+    """
+    asked = [{"role": "user", "content": ASKED}]
+    try:
+        text: str = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # templates are programs, which raise what they like
+        raise AdapterError(f"the chat template refuses a question: {first_line(error)}") from error
+    return text
+
+
+def with_training(
+    fields: Mapping[str, Any], tokenizer: Any, stops: Iterable[int], plain: bool
+) -> dict[str, Any]:
+    """A tokenizer's metadata with the template of training and the tokens that end an answer.
+
+    Args:
+        stops: ids; the tokenizer's own end of text is one of them or not.
+        plain: whether the model goes on with a text, and no template is used.
+
+    Raises:
+        AdapterError: there are more of them than a GGUF file has fields for.
+    """
+    ends = list(dict.fromkeys(stops))
+    if tokenizer.eos_token_id in ends:  # first
+        ends = [tokenizer.eos_token_id, *(e for e in ends if e != tokenizer.eos_token_id)]
+    elif tokenizer.eos_token_id is not None:
+        ends = [tokenizer.eos_token_id, *ends]
+    if len(ends) > len(STOPS):
+        raise AdapterError(
+            f"answers end at {len(ends)} tokens, and a GGUF file has fields for {len(STOPS)}"
+        )
+    keys = {f"tokenizer.ggml.{name}_token_id" for name in STOPS}
+    result = {name: v for name, v in fields.items() if name not in keys and name != TEMPLATE}
+    for name, end in zip(STOPS, ends, strict=False):
+        result[f"tokenizer.ggml.{name}_token_id"] = end
+    if tokenizer.chat_template:
+        result[TEMPLATE] = tokenizer.chat_template
+        if not plain and not writes_bos(
+            tokenizer
+        ):  # llama.cpp would put one where training had none
+            result[ADDS_BOS] = False
+    return result
+
+
+def check_tokenizer_fields(
+    fields: Mapping[str, Any], tokenizer: Any, stops: Iterable[int], vocabulary: int
+) -> None:
+    """Compares the tokenizer of a GGUF file, as it was read, with transformers'.
+
+    Raises:
+        AdapterError: a token has another id, an answer would not end, or prompts would be written
+            otherwise.
+    """
+    tokens = fields[TOKENS]
+    wrong = []
+    if len(tokens) != vocabulary:
+        wrong.append(f"it has {len(tokens)} tokens, and the model {vocabulary}")
+    known = tokenizer.get_vocab()
+    other = [t for t, i in known.items() if i >= len(tokens) or tokens[i] != t]
+    if other:
+        wrong.append(f"{len(other)} tokens have other ids, such as {other[0]!r}")
+    for name in ("bos", "eos"):
+        expected = getattr(tokenizer, f"{name}_token_id")
+        found = fields.get(f"tokenizer.ggml.{name}_token_id")
+        if expected is not None and found != expected:
+            wrong.append(f"its {name} is {found} and not {expected}")
+    ends = {fields.get(f"tokenizer.ggml.{name}_token_id") for name in STOPS}
+    if missing := set(stops) - ends:
+        wrong.append(f"answers would not end at {quoted(map(str, sorted(missing)))}")
+    if tokenizer.chat_template and fields.get(TEMPLATE) != tokenizer.chat_template:
+        wrong.append("its chat template is not that of the training")
+    if wrong:
+        raise AdapterError(
+            f"the tokenizer in the GGUF file is not the base's: {'; '.join(wrong)}",
+            "give a GGUF file of the same base: `--tokenizer-from base.gguf`",
+        )

@@ -1,0 +1,209 @@
+"""A LoRA as other loaders of PEFT's format take it: one rank, one scale, layers named one by one.
+
+    scale * B A  =  s * [B scale / s, 0] [A; 0]         padded with zeros to the largest rank
+
+vLLM and others read `r`, `lora_alpha` and the tensors, and pass over `rank_pattern`,
+`alpha_pattern`, and what else would change an answer.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from peftkit.adapters.inspection.digests import CONFIG, RECORD, WEIGHTS
+from peftkit.bases.added_tokens import WEIGHTS as ADDED_TOKENS
+from peftkit.data.encoded import Head
+from peftkit.deploy.lora_updates import (
+    EXPANDED,
+    MERGE,
+    PREFIX,
+    ROUNDING,
+    Update,
+    usual,
+    why_no_plain_lora,
+)
+from peftkit.errors import AdapterError
+
+Saved = tuple[Mapping[str, Update], Mapping[str, torch.Tensor]]
+"""What `read_updates` gives."""
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What `--max-lora-rank` of vLLM may be."""
+
+
+def check_for_peft(config: Mapping[str, Any], folder: Path, head: Head) -> None:
+    """Raises AdapterError unless PEFT by itself loads an adapter.
+
+    Args:
+        config: adapter_config.json; empty for methods that have none.
+    """
+    if head.pooling:
+        raise AdapterError(
+            f'its classifier reads the hidden states themselves (`task.pooling="{head.pooling}"`), '
+            "which no class of transformers does that PEFT could load it on",
+            "load it with `peftkit.load`, or `peftkit merge` it where its method can be merged",
+        )
+    if not config:
+        raise AdapterError(
+            "what was trained are weights of the base itself, no PEFT adapter", MERGE
+        )
+    if config["peft_type"] == "BOTTLENECK":
+        raise AdapterError(
+            "PEFT alone has no bottleneck adapters",
+            "the adapter folder is what PEFT loads after `import peftkit.peft_plugin`",
+        )
+    if (folder / ADDED_TOKENS).is_file():
+        raise AdapterError(
+            "it has embeddings of tokens that were added to the vocabulary, which PEFT alone does "
+            "not load",
+            f"{MERGE}; the adapter's README.md has the lines that load them",
+        )
+
+
+def check_for_vllm(config: Mapping[str, Any], folder: Path, head: Head) -> None:
+    """Raises AdapterError unless vLLM serves an adapter beside its base."""
+    check_for_peft(config, folder, head)
+    if head.task_type != "CAUSAL_LM":
+        raise AdapterError(
+            "vLLM takes adapters of models that write, and this one has a head of its own", MERGE
+        )
+    if reason := why_no_plain_lora(config, folder):
+        raise AdapterError(f"{reason}, and vLLM takes A and B of linear layers only", MERGE)
+
+
+def rank_for_vllm(updates: Mapping[str, Update]) -> int:
+    """The `--max-lora-rank` that an adapter needs.
+
+    Raises:
+        AdapterError: it adapts what vLLM does not, or its rank is too large.
+    """
+    outputs = [name for name in updates if name.rsplit(".", 1)[-1] in ("lm_head", "embed_out")]
+    if outputs:
+        raise AdapterError(f"it adapts `{outputs[0]}`, which vLLM does not take", MERGE)
+    return vllm_rank(max(len(update.a) for update in updates.values()))
+
+
+def vllm_rank(rank: int) -> int:
+    """The smallest of `VLLM_RANKS` that holds a rank.
+
+    Raises:
+        AdapterError: there is none.
+    """
+    for allowed in VLLM_RANKS:
+        if rank <= allowed:
+            return allowed
+    raise AdapterError(f"its rank is {rank}, and vLLM takes {VLLM_RANKS[-1]} at most", MERGE)
+
+
+def write_expanded(
+    saved: Saved, config: Mapping[str, Any], model: torch.nn.Module, output: Path
+) -> dict[str, Any]:
+    """Writes a LoRA with one rank, one scale and explicit names into a folder.
+
+    Args:
+        config: its adapter_config.json.
+        model: of the base, for the names of its layers.
+
+    Returns:
+        The new adapter_config.json.
+    """
+    updates, others = saved
+    rank = max(len(update.a) for update in updates.values())
+    scale = usual(update.scale for update in updates.values())
+    tensors = {name: tensor.contiguous() for name, tensor in others.items()}
+    for module, update in updates.items():
+        for part, values in zip("AB", _padded(update, rank, scale), strict=True):
+            tensors[f"{PREFIX}{module}.lora_{part}.weight"] = torch.from_numpy(values)
+    save_file(tensors, output / WEIGHTS, metadata={"format": "pt"})
+    alpha = scale * rank
+    written = {
+        **{name: value for name, value in config.items() if name not in EXPANDED},
+        "peft_type": "LORA",
+        "bias": "none",
+        "fan_in_fan_out": config.get("fan_in_fan_out", False),
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "r": rank,
+        "target_modules": _names(updates, model),
+        "exclude_modules": None,
+        "layers_to_transform": None,
+        "layers_pattern": None,
+    }
+    (output / CONFIG).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
+    return written
+
+
+def _padded(update: Update, rank: int, scale: float) -> tuple[Any, Any]:
+    """A and B at another rank and scale."""
+    missing = rank - len(update.a)
+    b = update.b if update.scale == scale else update.b * np.float32(update.scale / scale)
+    a = np.pad(update.a, ((0, missing), (0, 0)))
+    return np.ascontiguousarray(a), np.ascontiguousarray(np.pad(b, ((0, 0), (0, missing))))
+
+
+def _names(adapted: Iterable[str], model: torch.nn.Module) -> list[str]:
+    """Last parts of the names where they say which layers are meant, else whole names."""
+    wanted = set(adapted)
+    leaves = {name.rsplit(".", 1)[-1] for name in wanted}
+    meant = {name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in leaves}
+    return sorted(leaves if meant == wanted else wanted)
+
+
+def copy_as_it_is(folder: Path, output: Path, config: Mapping[str, Any]) -> None:
+    """PEFT's two files.
+
+    Args:
+        config: adapter_config.json, with what was given for it.
+    """
+    shutil.copyfile(folder / WEIGHTS, output / WEIGHTS)
+    if config == json.loads((folder / CONFIG).read_text(encoding="utf-8-sig")):
+        shutil.copyfile(folder / CONFIG, output / CONFIG)
+    else:
+        (output / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def copy_tokenizer(folder: Path, output: Path) -> None:
+    """Tokenizer, template and generation settings; not what only peftkit reads."""
+    for file in folder.iterdir():
+        if file.suffix in (".json", ".jinja", ".model", ".txt") and file.name not in (
+            CONFIG,
+            RECORD,
+        ):
+            shutil.copyfile(file, output / file.name)
+
+
+def check_expanded(saved: Saved, output: Path) -> float:
+    """Compares the updates of a written folder with those of the adapter, by r and alpha alone.
+
+    Returns:
+        The largest difference of a layer, relative to its largest number.
+
+    Raises:
+        AdapterError: it is not the same adapter.
+    """
+    updates, others = saved
+    written = json.loads((output / CONFIG).read_text())
+    tensors = load_file(output / WEIGHTS)
+    scale, largest = written["lora_alpha"] / written["r"], 0.0
+    for module, update in updates.items():
+        a = tensors.pop(f"{PREFIX}{module}.lora_A.weight").double()
+        b = tensors.pop(f"{PREFIX}{module}.lora_B.weight").double()
+        expected = (
+            update.scale * torch.from_numpy(update.b).double() @ torch.from_numpy(update.a).double()
+        )
+        size = max(float(expected.abs().max()), 1e-30)
+        largest = max(largest, float((scale * b @ a - expected).abs().max()) / size)
+    same = tensors.keys() == others.keys() and all(
+        torch.equal(tensors[name], others[name]) for name in others
+    )
+    if not same or not largest <= ROUNDING:
+        raise AdapterError(f"what was written is not the adapter: it is off by {largest:.1e}")
+    return largest

@@ -1,0 +1,142 @@
+"""What a saved LoRA adds to each layer, with the scale that PEFT would give it.
+
+W x + scale * B A x
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file
+
+from peftkit.adapters.inspection.digests import WEIGHTS
+from peftkit.adapters.inspection.headers import Stored, read_header
+from peftkit.bases.added_tokens import WEIGHTS as ADDED_TOKENS
+from peftkit.bases.loading import empty_model
+from peftkit.bases.opened import OpenedBase
+from peftkit.data.encoded import Head
+from peftkit.errors import AdapterError, quoted
+from peftkit.methods.peft_layout import WITHOUT_EFFECT, inject_peft, lora_layers
+
+PREFIX = "base_model.model."
+PARTS = ("lora_A.weight", "lora_B.weight", "lora_A", "lora_B", "lora_E")
+"""Ends of the names of LoRA's tensors, and of AdaLoRA's."""
+EXPANDED = {
+    "alpha_pattern", "beta1", "beta2", "bias", "deltaT", "fan_in_fan_out", "init_r", "lora_alpha",
+    "orth_reg_weight", "peft_type", "qalora_group_size", "r", "rank_pattern", "target_r", "tfinal",
+    "tinit", "total_step", "use_rslora",
+}  # fmt: skip
+"""Fields of PEFT's configurations that show in the updates, or that matter in training only; any
+other that is set changes what is computed."""
+LORA = ("LORA", "ADALORA")
+"""Types of PEFT whose tensors are A and B."""
+OWN = "one of peftkit's own methods"
+MERGE = "`peftkit merge` folds it into the weights instead"
+ROUNDING = 1e-6
+"""Relative error of scaling B in float32."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """One layer's update, scale * b @ a."""
+
+    a: npt.NDArray[np.float32]
+    """(r, in)."""
+    b: npt.NDArray[np.float32]
+    """(out, r)."""
+    scale: float
+
+    @property
+    def alpha(self) -> float:
+        """What has to be divided by r to get the scale."""
+        return self.scale * len(self.a)
+
+
+def why_no_plain_lora(config: Mapping[str, Any], folder: Path, head: bool = False) -> str:
+    """Why an adapter is more than A and B of linear layers; empty if it is not.
+
+    Args:
+        config: adapter_config.json; empty for methods that have none.
+        folder: of the adapter.
+        head: whether modules that were trained whole may stand beside them.
+    """
+    kind, bias = config.get("peft_type"), config.get("bias", "none")
+    other = [n for n in config if config[n] and n not in EXPANDED and n not in WITHOUT_EFFECT]
+    whole = None if head else config.get("modules_to_save")
+    reasons = {
+        f"it is {kind or OWN}": kind not in LORA,
+        "it is DoRA": config.get("use_dora"),
+        f"it trains biases (`bias` is `{bias}`)": bias != "none",
+        f"it trains {quoted(whole or ())} whole (`modules_to_save`)": whole,
+        "it has embeddings of tokens that were added to the vocabulary": (
+            (folder / ADDED_TOKENS).is_file()
+        ),
+        f"{quoted(sorted(other))} is set in its settings": other,
+    }
+    if told := [reason for reason, holds in reasons.items() if holds]:
+        return told[0]
+    header = read_header(folder / WEIGHTS)
+    odd = [
+        n for n, stored in header.items() if not _is_part(n, stored) and ("lora_" in n or not head)
+    ]
+    return f"it holds {quoted(sorted(odd), 3)}" if odd else ""
+
+
+def _is_part(name: str, stored: Stored) -> bool:
+    return name.endswith(PARTS) and len(stored.shape) == 2
+
+
+def usual(values: Iterable[float]) -> float:
+    """The most common one that is not 0."""
+    return statistics.mode(value for value in values if value)
+
+
+def read_updates(
+    folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head
+) -> tuple[dict[str, Update], dict[str, torch.Tensor]]:
+    """The updates of an adapter by the layers' names in the base, and its other tensors; no weights
+    of the base are read.
+
+    Args:
+        config: adapter_config.json, of LORA or ADALORA.
+
+    Raises:
+        AdapterError: a layer's tensors are missing, or it is not linear.
+    """
+    layers = _peft_layers(empty_model(base, head).model, config)
+    tensors = load_file(folder / WEIGHTS)
+    found: dict[str, Update] = {}
+    for module, layer in layers.items():
+        parts = {part: tensors.pop(f"{PREFIX}{module}.{part}", None) for part in PARTS}
+        a = parts["lora_A.weight"] if parts["lora_A"] is None else parts["lora_A"]
+        b = parts["lora_B.weight"] if parts["lora_B"] is None else parts["lora_B"]
+        if a is None or b is None:
+            raise AdapterError(f"the adapter has no tensors for `{module}`", "copy it again")
+        scale, b = float(layer.scaling["default"]), b.float()
+        if parts["lora_E"] is not None:
+            b = b * parts["lora_E"].float().reshape(1, -1)  # B diag(E)
+            scale /= layer.r["default"] + 1e-5  # as AdaLoRA does in PEFT
+        if a.shape[0]:  # AdaLoRA has given every rank of it away
+            found[module] = Update(a.float().numpy(), b.numpy(), scale)
+    if not any(update.scale for update in found.values()):
+        raise AdapterError("its scale is 0 (`lora_alpha`), so that it changes nothing")
+    return found, tensors
+
+
+def _peft_layers(model: torch.nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Name in the base -> PEFT's LoRA layer without values: it knows scales and patterns."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft.utils import PeftType
+
+    kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(config["peft_type"])]
+    unused = {"peft_type", "base_model_name_or_path"}
+    unused |= {"r"} if config["peft_type"] == "ADALORA" else set()
+    known = {n: v for n, v in config.items() if n in kind.__dataclass_fields__ and n not in unused}
+    return lora_layers(inject_peft(model, kind(**{**known, "init_lora_weights": True})))

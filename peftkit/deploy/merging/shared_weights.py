@@ -1,0 +1,59 @@
+"""Modules that share one weight, into which an adapter cannot be merged: the weight can take only
+one update, but each module has its own, or only one of them has any.
+
+PEFT's `layer_replication` makes such modules; some architectures have them (Zamba's shared blocks,
+an encoder and a decoder that are tied).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from peftkit.adapters.published.detection import PART
+from peftkit.bases.loading import empty_model
+from peftkit.bases.opened import OpenedBase
+from peftkit.data.encoded import Head
+from peftkit.errors import quoted
+
+PREFIX = "base_model.model."
+
+
+def why_shared(base: OpenedBase, head: Head, names: Iterable[str]) -> str:
+    """Why an adapter cannot be merged because modules share a weight that it adapts; empty if none
+    do. Loads no weights.
+
+    Args:
+        names: of the adapter's tensors.
+    """
+    adapted = {name.removeprefix(PREFIX)[: found.start()] for name, found in _parts(names)}
+    if not adapted:
+        return ""
+    model: Any = empty_model(base, head).model
+    for modules in _sharing(model):
+        if adapted & set(modules):
+            return (
+                f"{quoted(sorted(modules), 3)} share one weight, but the adapter changes them "
+                "differently, so it cannot be merged into that weight; keep the adapter"
+            )
+    return ""
+
+
+def _parts(names: Iterable[str]) -> list[tuple[str, Any]]:
+    """Names of tensors that PEFT adds to a module, and the match where the module's name ends."""
+    found = [(name, PART.search(name.removeprefix(PREFIX))) for name in names]
+    return [(name, part) for name, part in found if part is not None]
+
+
+def _sharing(model: Any) -> list[list[str]]:
+    """Groups of modules that share one weight, by name; without a tied embedding and output layer,
+    which merging handles.
+    """
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    tied = {id(layer.weight) for layer in layers if layer is not None}
+    users: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        module, _, kind = name.rpartition(".")
+        if kind == "weight" and id(parameter) not in tied:
+            users.setdefault(id(parameter), []).append(module)
+    return [modules for modules in users.values() if len(modules) > 1]

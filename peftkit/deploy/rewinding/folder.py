@@ -1,0 +1,76 @@
+"""Writes what a rewound model holds as an adapter of its own, with its own digests and probes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from peftkit.adapters.card import write_card
+from peftkit.adapters.inspection.digests import RECORD
+from peftkit.adapters.loading import OpenedAdapter
+from peftkit.adapters.probes import take_probes, tolerance
+from peftkit.adapters.record import Record, config_digests, peft_config, tensor_digests, versions
+from peftkit.adapters.saving import PARTIAL
+from peftkit.atomic import settle
+from peftkit.data.packaged import sha256_of
+from peftkit.deploy.merging.folding import vocabulary_of
+
+CARD = "README.md"
+BEFORE = "not rewound"
+"""Row of the card with the scores of the adapter that this one comes from."""
+
+
+def write_rewound(
+    model: nn.Module,
+    found: OpenedAdapter,
+    scale: float,
+    scores: Mapping[str, float],
+    run_folder: Path,
+) -> Record:
+    """Writes a folder that does not count as saved yet: what the adapter's has, with the tensors
+    that its model has now.
+
+    Args:
+        model: the adapter on its base, rewound.
+        scores: on the test split.
+
+    Returns:
+        What the folder says of itself.
+    """
+    folder = run_folder / PARTIAL
+    folder.mkdir()
+    file, live = found.recipe.method.saved(model)
+    for source in found.folder.iterdir():
+        if source.is_file() and source.name not in (RECORD, CARD, file):
+            shutil.copyfile(source, folder / source.name)
+    saved = load_file(found.folder / file)
+    tensors = {name: live[name].detach().cpu().to(t.dtype) for name, t in saved.items()}
+    plain = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+    save_file(plain, folder / file, metadata={"format": "pt"})
+    settle(folder)
+    base = found.base
+    probes = take_probes(model, vocabulary_of(base), base.added_ids, tolerance(base.spec))
+    metrics = dict(found.record.metrics)
+    metrics.setdefault(BEFORE, metrics.pop("after"))  # it may have been rewound before
+    already = found.record.rewound.get("scale", 1.0)
+    record = replace(
+        found.record,
+        weights={path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))},
+        tensors=tensor_digests(folder),
+        peft_config=peft_config(folder),
+        configs=config_digests(folder),
+        metrics={**metrics, "after": dict(scores)},
+        probes=probes,
+        versions=versions(),
+        rewound={"scale": scale * already, "from": found.record.weights},
+    )
+    record.write(folder)
+    task = found.recipe.task
+    prompt = task.prompt_code() if record.head.generation else ""
+    write_card(folder, run_folder.name, record, task.command, prompt)
+    return record

@@ -1,0 +1,1 @@
+"""Methods compared at their best learning rates, with verdicts, a table and a report."""

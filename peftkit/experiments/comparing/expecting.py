@@ -1,0 +1,115 @@
+"""Estimates a comparison's time and its runs' memory within seconds.
+
+One full fine-tuning pass is measured, forward and backward, on two small copies of the base. The
+time of any other method follows from the share of the blocks that its gradients pass through, its
+memory from its trainable parameters and from the bits of its weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from accelerate import Accelerator
+
+from peftkit.bases.devices import open_accelerator
+from peftkit.errors import BaseModelError, PeftkitError, first_line
+from peftkit.experiments.comparing.compare import DEFAULT_FOLDER, identity, prepare_all
+from peftkit.experiments.comparing.grid import SEARCHED, Budget, for_seeds
+from peftkit.experiments.comparing.jobs import num_steps, rate_jobs
+from peftkit.experiments.jobs.folder import ComparisonFolder, check_folder
+from peftkit.recipe import Recipe
+from peftkit.stages.measuring import Cost, make_trial, measure
+from peftkit.stages.plan import expected_of
+from peftkit.stages.preparing import Prepared
+
+Json = dict[str, Any]
+HOW = (
+    "estimated from one forward and backward pass of full fine-tuning on two small copies of the "
+    "base, measured now; every other method from the share of the blocks that its gradients pass "
+    "through and from what it trains. Slower layers of quantized bases, virtual tokens, written "
+    "answers, merges and the frozen probe are not counted"
+)
+STARTS = 3
+"""Time to start, load, check and save, in times of reading the data."""
+MEASURED_SECONDS = 0.2
+"""Seconds for which a pass is repeated, at least twice."""
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Measured once for all contenders; times in seconds."""
+
+    cost: Cost
+    """Cost of full fine-tuning."""
+    reading: float
+    """Time to prepare a recipe."""
+    planning: float
+    """Time of the measurement itself, which every run repeats to plan."""
+
+
+def expect(recipes: Sequence[Recipe], output_dir: str, budget: Budget) -> list[Json]:
+    """Expected time and memory of the trials and runs still to be done, by contender. Arguments and
+    errors as for `compare`; writes nothing.
+    """
+    begun = time.perf_counter()
+    grid, prepared = prepare_all(recipes, budget)
+    reading = (time.perf_counter() - begun) / len(prepared)
+    first = prepared[0]
+    there = ComparisonFolder(check_folder(output_dir or DEFAULT_FOLDER, identity(grid, first)))
+    left = {}
+    for of in grid.contenders:
+        trials = sum(there.done(job.part) is None for job in rate_jobs(of, first))
+        runs = sum(not there.has_run(of.name, seed) for seed in grid.seeds)
+        if trials + runs:
+            left[of.name] = (trials, runs)
+    if not left:
+        return []
+    accelerator = open_accelerator(first.recipe.base)
+    measured = _measure(first, reading, accelerator)
+    return [
+        _expected(of, num_steps(first), measured, *left[of.recipe.name])
+        for of in prepared
+        if of.recipe.name in left
+    ]
+
+
+def _measure(first: Prepared, reading: float, accelerator: Accelerator) -> _Measured:
+    """Measures the base; raises BaseModelError if no small copy can be made or run."""
+    begun = time.perf_counter()
+    try:
+        trial = make_trial(first.recipe, first.base, first.encoded, accelerator, timed=True)
+        cost = measure(replace(trial, seconds=MEASURED_SECONDS))
+    except PeftkitError:
+        raise
+    except Exception as error:  # nobody may have built this architecture so small
+        raise BaseModelError(
+            f"no small copy of `{first.base.name}` could be measured: {type(error).__name__}: "
+            f"{first_line(error)}",
+            "compare without `--dry-run`",
+        ) from error
+    return _Measured(cost, reading, time.perf_counter() - begun)
+
+
+def _expected(of: Prepared, steps: int, measured: _Measured, trials: int, runs: int) -> Json:
+    """The time and memory of a contender with so many trials and runs left."""
+    recipe = for_seeds(of.recipe, steps)
+    parameters = of.trainable_parameters, of.total_parameters
+    peak, seconds = expected_of(
+        recipe, of.base, of.encoded, parameters, of.trained_share, measured.cost
+    )
+    trained, scored = seconds["training"], seconds["evaluation"]
+    start = STARTS * measured.reading
+    trial = start + SEARCHED * trained + scored / 2
+    run = start + measured.planning + trained + scored
+    return {
+        "name": recipe.name,
+        "trial_seconds": trial,
+        "run_seconds": run,
+        "trials_left": trials,
+        "runs_left": runs,
+        "seconds": trials * trial + runs * run,
+        "peak_memory_mb": peak,
+    }

@@ -1,0 +1,60 @@
+"""The frozen probe of a comparison, fitted on all training rows; `python -m` with a recipe.json
+repeats it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from peftkit.bases.devices import open_accelerator
+from peftkit.evaluation import frozen_probe
+from peftkit.evaluation.features import FrozenBase, read_features
+from peftkit.evaluation.frozen_probe import Part
+from peftkit.recipe import Recipe
+from peftkit.stages.fitting import load
+from peftkit.stages.outcome import Clock
+from peftkit.stages.preparing import Prepared, prepare
+from peftkit.training.forward.reading import Reader
+
+
+def fit_probe(prepared: Prepared, accelerator: Accelerator) -> dict[str, Any]:
+    """Fits on the training rows, chooses by the validation rows, scores the test rows once."""
+    recipe, encoded = prepared.recipe, prepared.encoded
+    clock = Clock(accelerator.device)
+    set_seed(recipe.seed)
+    begun = time.perf_counter()
+    with clock.stage("evaluation"):
+        loaded = load(prepared, accelerator)
+        base = FrozenBase(
+            loaded.head,
+            Reader(loaded.model, recipe.task.reads),
+            encoded.pad_token_id,
+            recipe.training.micro_batch_tokens,
+            accelerator,
+        )
+        parts = [Part(read_features(base, split), split) for split in encoded.splits().values()]
+    with clock.stage("training"):
+        found = frozen_probe.fit_probe(parts, recipe.task, encoded.head, recipe.metric)
+    return {
+        "regularization": found.regularization,
+        "tried": found.tried,
+        "metrics": found.score.metrics,
+        "by_example": {name: asdict(of) for name, of in found.score.by_example.items()},
+        "trainable_parameters": found.num_parameters,
+        "seconds": time.perf_counter() - begun,
+        "peaks_mb": clock.peaks_mb,
+    }
+
+
+if __name__ == "__main__":  # what repeats the row of a comparison
+    recipe = Recipe.from_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    found = fit_probe(prepare(recipe), open_accelerator(recipe.base))
+    print(json.dumps({name: found[name] for name in ("metrics", "regularization")}))

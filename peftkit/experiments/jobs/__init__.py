@@ -1,0 +1,1 @@
+"""Jobs in processes of their own, whose folder a later command continues."""

@@ -1,0 +1,99 @@
+"""Runs a function in a process of its own: its memory is its own, and what ends it ends no more.
+
+The process is forked from one that has imported torch and done nothing else, where the system can;
+it ends when the process that started it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
+from typing import Any
+
+import torch
+
+from peftkit.bases.devices import is_out_of_memory
+from peftkit.bases.quiet_libraries import quiet_libraries
+from peftkit.errors import PeftkitError, TrainingError, first_line
+
+PRELOADED = ["peftkit.experiments.jobs.preloaded"]
+
+
+class DiedError(TrainingError):
+    """A process ended without an answer, which it may give another time."""
+
+
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of a module returns, computed in another process.
+
+    Raises:
+        PeftkitError: the function did.
+        DiedError: the process was killed, or the function raised what it should not.
+    """
+    context = _context()
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_inside, args=(sender, function, arguments))  # type: ignore[attr-defined]
+    process.start()
+    sender.close()
+    try:
+        kind, value = receiver.recv()
+    except EOFError:
+        process.join()
+        raise DiedError(_how_it_died(process.exitcode)) from None
+    except BaseException:
+        process.terminate()
+        process.join()
+        raise
+    process.join()
+    if kind == "error":
+        error, message, hint = value
+        raise error(message, hint)
+    if kind == "died":
+        raise DiedError(value)
+    return value
+
+
+def _context() -> BaseContext:
+    """A forked process could not use a GPU that its parent has looked at."""
+    if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+def _inside(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    quiet_libraries()
+    gc.freeze()  # it has collected nothing yet, and all that is there stays
+    try:
+        answer = ("done", function(*arguments))
+    except PeftkitError as error:
+        answer = ("error", (type(error), error.message, error.hint))
+    except KeyboardInterrupt:
+        os._exit(130)
+    except Exception as error:
+        told = f"{type(error).__name__}: {first_line(error)}\n{traceback.format_exc()}"
+        answer = ("died", "memory ran out" if is_out_of_memory(error) else told)
+    with contextlib.suppress(BrokenPipeError):
+        sender.send(answer)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _how_it_died(code: int | None) -> str:
+    if code == -9:
+        return "the process was killed, as the system does when memory runs out"
+    return f"the process ended with {code}, and no message"

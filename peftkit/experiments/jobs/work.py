@@ -1,0 +1,84 @@
+"""What the process of a job does: train at a rate, run a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from rich.console import Console
+
+from peftkit.adapters.loading import load as load_adapter
+from peftkit.bases.devices import open_accelerator
+from peftkit.errors import DataError
+from peftkit.evaluation.retention import Retention, load_texts, text_loss
+from peftkit.parts.scripts import import_trusted
+from peftkit.recipe import Recipe
+from peftkit.run import run
+from peftkit.stages.fitting import choose_trained, fit, inject, load
+from peftkit.stages.outcome import Clock
+from peftkit.stages.preparing import Prepared, prepare
+
+
+def try_rate(recipe: str, trusted: Sequence[str], data: str) -> dict[str, Any]:
+    """Trains without a look at the test rows, and leaves its best validation score only."""
+    prepared = prepare_job(recipe, trusted, data)
+    accelerator = open_accelerator(prepared.recipe.base)
+    set_seed(prepared.recipe.seed)
+    model = inject(load(prepared, accelerator), prepared)
+    chosen = choose_trained(model, prepared, accelerator)
+    clock, quiet = Clock(accelerator.device), Console(quiet=True)
+    with clock.stage("train"):
+        result = fit(chosen.reader, prepared, accelerator, clock, quiet)
+    best = next(of for of in result.validations if of.step == result.best_step)
+    return {
+        "value": result.best_value,
+        "loss": best.metrics["loss"],
+        "best_step": result.best_step,
+        "num_steps": result.num_steps,
+    }
+
+
+def run_seed(
+    recipe: str, trusted: Sequence[str], data: str, retention: Retention | None, folder: str
+) -> dict[str, Any]:
+    """An ordinary run; and its model's loss on general text."""
+    import_files(trusted)
+    record = run(Recipe.from_json(recipe), folder, frozen_probe=False).record
+    check_data(record["data_sha256"], data)
+    if retention is None:
+        return {"kept_loss": None}
+    adapter = load_adapter(folder)
+    loss = text_loss(
+        adapter.model,
+        adapter.tokenizer,
+        load_texts(retention),
+        retention.max_length,
+        adapter.accelerator,
+    )
+    return {"kept_loss": loss}
+
+
+def prepare_job(recipe: str, trusted: Sequence[str], data: str) -> Prepared:
+    """The recipe of a job, prepared, its data checked, in a process that does nothing else."""
+    import_files(trusted)
+    prepared = prepare(Recipe.from_json(recipe))
+    torch.set_num_threads(prepared.recipe.training.threads or 1)  # the process is its own
+    check_data(prepared.encoded.sha256, data)
+    return prepared
+
+
+def check_data(found: str, wanted: str) -> None:
+    """Raises DataError if the rows are not those with which the comparison began."""
+    if wanted and found != wanted:
+        raise DataError(
+            "the data was changed while methods were compared on it",
+            "put it back as it was, or compare anew with another `--output-dir`",
+        )
+
+
+def import_files(trusted: Sequence[str]) -> None:
+    """Imports the files that a comparison trusts."""
+    for file in trusted:
+        import_trusted(file)

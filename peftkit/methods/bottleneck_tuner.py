@@ -1,0 +1,278 @@
+"""Bottleneck adapters for PEFT. Importing this module registers them as peft type `BOTTLENECK`,
+which is all that plain PEFT needs to load one:
+
+    import peftkit.peft_plugin
+    model = PeftModel.from_pretrained(base, "path/to/adapter")
+
+    delta(x) = scaling * up(f(down(x)))     down: (m, d), up: (d, m), m = d / reduction_factor
+
+    houlsby    y + delta(y)                      y: output of the attention and of the feed-forward
+                                                 sublayer (Houlsby et al. 2019, arXiv:1902.00751)
+    pfeiffer   h + delta(h)                      h: output of the whole block; in blocks that end in
+                                                 a norm, norm(y + x + delta(norm(y + x)))
+                                                 (Pfeiffer et al. 2021, arXiv:2005.00247)
+    parallel   ffn(x) + delta(x)                 x: input of the feed-forward sublayer
+                                                 (He et al. 2022, arXiv:2110.04366)
+
+`up` is zero at the start, so that a new adapter changes nothing. Where PEFT wants one ModuleDict
+for each sub-module of an adapter, they are `bottleneck_norm`, `bottleneck_down`, `bottleneck_up`:
+names nested any deeper are saved and reloaded wrongly, in silence, under another adapter name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import torch
+from peft.config import PeftConfig
+from peft.mapping import (
+    PEFT_TYPE_TO_CONFIG_MAPPING,
+    PEFT_TYPE_TO_PREFIX_MAPPING,
+    PEFT_TYPE_TO_TUNER_MAPPING,
+)
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.pytorch_utils import Conv1D
+
+from peftkit.bases.architectures import complete_family
+
+Placement = Literal["houlsby", "pfeiffer", "parallel"]
+
+
+class _PeftTypeName(str):
+    """A name that PEFT uses as it uses the members of its enum `PeftType`."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> str:
+        return str(self)
+
+
+BOTTLENECK: Final = _PeftTypeName("BOTTLENECK")
+
+FAMILIES: Final[dict[Placement, tuple[tuple[str, ...], ...]]] = {
+    "houlsby": (
+        (r".*\.layer\.\d+\.attention\.output\.dense", r".*\.layer\.\d+\.output\.dense"),  # BERT
+        (r".*layers\.\d+\.self_attn\.o_proj", r".*layers\.\d+\.mlp\.down_proj"),  # Llama
+        (r".*\bh\.\d+\.attn\.c_proj", r".*\bh\.\d+\.mlp\.c_proj"),  # GPT-2
+        (r".*\.(SelfAttention|EncDecAttention)\.o", r".*\.DenseReluDense\.wo"),  # T5
+        (r".*\.out_lin", r".*\.lin2"),  # DistilBERT
+        (r".*\.attn\.Wo", r".*\.mlp\.Wo"),  # ModernBERT
+        (r".*attn\.out_proj", r".*\.fc2"),  # OPT, BART
+        (r".*attention\.dense", r".*\.mlp\.dense_4h_to_h"),  # BLOOM, GPT-NeoX
+    ),
+    "pfeiffer": (
+        (r".*\.layer\.\d+\.output",),  # ends in a norm
+        (r".*layers\.\d+",),
+        (r".*\bh\.\d+",),
+        (r".*(encoder\.block\.\d+\.layer\.1|decoder\.block\.\d+\.layer\.2)",),
+    ),
+    "parallel": (
+        (r".*\.layer\.\d+\.output",),
+        (r".*layers\.\d+\.mlp",),
+        (r".*\bh\.\d+\.mlp",),
+        (r".*\.DenseReluDense",),
+        (r".*\.ffn",),  # DistilBERT
+    ),
+}
+"""Names of the adapted modules, by family: BERT, RoBERTa, ELECTRA, DeBERTa; Llama, Mistral, Qwen,
+Gemma, SmolLM, Phi-3; GPT-2; T5; and the others named."""
+
+
+@dataclass
+class BottleneckConfig(PeftConfig):
+    """Configuration of bottleneck adapters, saved as adapter_config.json."""
+
+    placement: Placement = field(default="houlsby")
+    reduction_factor: float = field(default=16)
+    non_linearity: str = field(default="relu")
+    scaling: float = field(default=1.0)
+    ln_before: bool = field(default=False)
+    target_modules: list[str] | str | None = field(default=None)
+    exclude_modules: list[str] | str | None = field(default=None)
+    modules_to_save: list[str] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        self.peft_type = BOTTLENECK
+        for name, value, known in (
+            ("placement", self.placement, FAMILIES),
+            ("non_linearity", self.non_linearity, ACT2FN),
+        ):
+            if value not in known:
+                raise ValueError(f"`{name}` is `{value}`, which is none of {sorted(known)}")
+        if self.reduction_factor <= 0:
+            raise ValueError(f"`reduction_factor` is {self.reduction_factor}, not positive")
+
+
+class BottleneckLayer(nn.Module, BaseTunerLayer):
+    """A module of the base with bottleneck adapters at its input or output."""
+
+    adapter_layer_names = ("bottleneck_norm", "bottleneck_down", "bottleneck_up")
+    other_param_names = ("scaling", "activation")
+
+    def __init__(
+        self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig, width: int
+    ) -> None:
+        """Args:
+        width: d, of the vectors that are adapted.
+        """
+        super().__init__()
+        self.base_layer = base_layer
+        self.placement = config.placement
+        self.width = width
+        self.bottleneck_norm = nn.ModuleDict()
+        self.bottleneck_down = nn.ModuleDict()
+        self.bottleneck_up = nn.ModuleDict()
+        self.scaling: dict[str, float] = {}
+        self.activation: dict[str, nn.Module] = {}
+        self._active_adapter = adapter_name
+        self.merged_adapters: list[str] = []
+        self.update_layer(adapter_name, config)
+
+    def update_layer(self, adapter_name: str, config: BottleneckConfig, **_: object) -> None:
+        """Adds an adapter.
+
+        Raises:
+            ValueError: its placement is another than that of the adapter which is there.
+        """
+        if config.placement != self.placement:
+            raise ValueError(
+                f"this module has a {self.placement} adapter, and takes no {config.placement} one"
+            )
+        inner = max(1, round(self.width / config.reduction_factor))
+        down, up = nn.Linear(self.width, inner), nn.Linear(inner, self.width)
+        nn.init.zeros_(up.weight)
+        nn.init.zeros_(up.bias)
+        if config.ln_before:
+            self.bottleneck_norm[adapter_name] = nn.LayerNorm(self.width)
+        self.bottleneck_down[adapter_name] = down
+        self.bottleneck_up[adapter_name] = up
+        device = next(self.base_layer.parameters()).device
+        for part in (self.bottleneck_norm, self.bottleneck_down, self.bottleneck_up):
+            if adapter_name in part and not up.weight.is_meta:  # else values are still to come
+                part[adapter_name].to(device)
+        self.scaling[adapter_name] = config.scaling
+        self.activation[adapter_name] = ACT2FN[config.non_linearity]
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Always refused."""
+        raise ValueError("a bottleneck adapter is not linear, and cannot be merged into weights")
+
+    def unmerge(self) -> None:
+        """Nothing is ever merged."""
+
+    def delta(self, x: Tensor) -> Tensor:
+        """What the active adapters add; same shape (..., width) and dtype as `x`."""
+        total = torch.zeros_like(x)
+        for name in self.active_adapters:
+            if name not in self.bottleneck_down:
+                continue
+            down: Any = self.bottleneck_down[name]
+            up: Any = self.bottleneck_up[name]
+            inner = x.to(down.weight.dtype)
+            if name in self.bottleneck_norm:
+                inner = self.bottleneck_norm[name](inner)
+            change = up(self.activation[name](down(inner)))
+            total = total + (self.scaling[name] * change).to(x.dtype)
+        return total
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The base module's output, or its tuple of outputs, with the first one adapted."""
+        if self.disable_adapters or not any(
+            n in self.bottleneck_down for n in self.active_adapters
+        ):
+            return self.base_layer(*args, **kwargs)
+        if hasattr(self.base_layer, "LayerNorm") and self.placement != "houlsby":
+            return self._before_the_norm(*args, **kwargs)
+        output = self.base_layer(*args, **kwargs)
+        several = isinstance(output, tuple | list)
+        hidden = output[0] if several else output
+        read = hidden
+        if self.placement == "parallel":
+            read = args[0] if args else kwargs["hidden_states"]
+        hidden = hidden + self.delta(read)
+        return type(output)((hidden, *output[1:])) if several else hidden
+
+    def _before_the_norm(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
+        """A block that ends in norm(dense(hidden_states) + input_tensor), as BERT's do."""
+        block: Any = self.base_layer
+        y = block.dropout(block.dense(hidden_states)) + input_tensor
+        read = input_tensor if self.placement == "parallel" else block.LayerNorm(y)
+        normed: Tensor = block.LayerNorm(y + self.delta(read))
+        return normed
+
+    def __getattr__(self, name: str) -> Any:
+        """What models ask of their blocks, such as `attention_type`, the base module answers."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)
+
+
+class BottleneckModel(BaseTuner):
+    """The tuner that PEFT runs for `BottleneckConfig`."""
+
+    prefix = "bottleneck_"
+    tuner_layer_cls = BottleneckLayer
+    target_module_mapping: dict[str, list[str]] = {}
+
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
+        configs: list[Any] = list(self.peft_config.values())
+        placements = sorted({config.placement for config in configs})
+        if len(placements) > 1:
+            raise ValueError(
+                f"one model takes adapters of one placement, not {' and '.join(placements)}: one "
+                "would hide modules from the other"
+            )
+        if not peft_config.target_modules:
+            family = complete_family(self.model, FAMILIES[peft_config.placement])
+            peft_config.target_modules = "|".join(family or ())
+        if not peft_config.target_modules:
+            raise ValueError(
+                f"where a {peft_config.placement} adapter belongs in a "
+                f"{model_config['model_type']} model is not known; give `target_modules`"
+            )
+        return peft_config
+
+    def _create_and_replace(
+        self,
+        peft_config: Any,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        if isinstance(target, BottleneckLayer):
+            target.update_layer(adapter_name, peft_config)
+            if adapter_name not in self.active_adapters:
+                target.set_requires_grad(adapter_name, False)
+            return
+        layer = BottleneckLayer(target, adapter_name, peft_config, self._width(target))
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    def _width(self, target: nn.Module) -> int:
+        if isinstance(target, Conv1D):
+            return int(target.nf)
+        config = self.model.config
+        hidden_size = getattr(config, "get_text_config", lambda: config)().hidden_size
+        return int(getattr(target, "out_features", hidden_size))
+
+
+for mapping, entry in (
+    (PEFT_TYPE_TO_CONFIG_MAPPING, BottleneckConfig),
+    (PEFT_TYPE_TO_TUNER_MAPPING, BottleneckModel),
+    (PEFT_TYPE_TO_PREFIX_MAPPING, BottleneckModel.prefix),
+):
+    registered: Any = mapping
+    registered.setdefault(BOTTLENECK, entry)

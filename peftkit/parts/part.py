@@ -1,0 +1,137 @@
+"""What a recipe is made of: frozen values that refuse unknown fields.
+
+A `Part` is a closed value (a base, a training budget). An `OpenPart` is a family that
+anyone may extend (tasks, methods): each class registers itself under its `kind`, which is its
+name for peftkit's own classes and `module:Class` for everybody else's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from peftkit.errors import did_you_mean, quoted
+
+
+@dataclass
+class Collector:
+    """Problems of all parts that one recipe script built, so that they are told at once."""
+
+    failed: list[tuple[Part, ValidationError]] = field(default_factory=list)
+    parents: dict[int, tuple[Part, str]] = field(default_factory=dict)
+    """id of a part -> the part that holds it, and under which field."""
+
+    def path(self, part: Part) -> tuple[str, ...]:
+        """Dotted place of a part in the recipe; its class name where it was never placed."""
+        names: list[str] = []
+        while id(part) in self.parents:
+            part, name = self.parents[id(part)]
+            names.insert(0, name)
+        return tuple(names) if names or type(part).__name__ == "Recipe" else (type(part).__name__,)
+
+
+current_collector: ContextVar[Collector | None] = ContextVar("collector", default=None)
+
+
+class Part(BaseModel):
+    """A frozen value with documented fields; unknown fields are errors, changes are copies."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        defer_build=True,  # most kinds are never used in a process
+    )
+
+    def __init__(self, /, **data: Any) -> None:
+        collector = current_collector.get()
+        if collector is None:
+            super().__init__(**data)
+            return
+        for name, value in data.items():
+            if isinstance(value, Part):
+                collector.parents[id(value)] = (self, name)
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            collector.failed.append((self, error))
+            object.__setattr__(self, "__dict__", {})  # hollow: only its problems are used
+        except AttributeError:
+            if not collector.failed:  # else a hollow part inside was asked for a field
+                raise
+            object.__setattr__(self, "__dict__", {})
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # dicts skip it
+
+    def with_(self, **changes: Any) -> Self:
+        """A validated copy with some fields changed."""
+        return type(self).model_validate({**dict(self), **changes})
+
+
+class OpenPart(Part):
+    """A family of parts chosen by `kind`. Direct subclasses are families (`Task`, `Method`)."""
+
+    kinds: ClassVar[dict[str, type[OpenPart]]] = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        if OpenPart in cls.__bases__:
+            cls.kinds = {}
+        elif not cls.__name__.startswith("_"):
+            cls.kinds[cls.kind()] = cls
+
+    @classmethod
+    def kind(cls) -> str:
+        """What the recipe records: `LoRA`, or `my_module:MyMethod` for a class from elsewhere."""
+        module = cls.__module__
+        if module.startswith("peftkit."):
+            return cls.__name__
+        if module == "__main__":
+            module = Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__").stem
+        return f"{module}:{cls.__qualname__}"
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _choose_kind(cls, value: Any, build: Callable[[Any], Self]) -> Self:
+        if not isinstance(value, Mapping) or (
+            OpenPart not in cls.__bases__ and "kind" not in value
+        ):
+            return build(value)
+        fields = dict(value)
+        kind = fields.pop("kind", None)
+        if kind not in cls.kinds:
+            raise PydanticCustomError("unknown_kind", "{reason}", {"reason": cls._unknown(kind)})
+        chosen: Any = cls.kinds[kind].model_validate(fields)
+        return chosen  # type: ignore[no-any-return]
+
+    @classmethod
+    def _unknown(cls, kind: object) -> str:
+        known = quoted(sorted(cls.kinds))
+        if kind is None:
+            return f"needs a `kind`: one of {known}"
+        if isinstance(kind, str) and ":" in kind:
+            module = kind.split(":")[0]
+            return (
+                f"`kind` is `{kind}`, a class from outside peftkit; "
+                f"its module is imported only with `--trust-module {module}`"
+            )
+        guess = did_you_mean(str(kind), cls.kinds)
+        return f"`kind` is `{kind}`, which is none of {known}" + (f"; {guess}" if guess else "")
+
+    @model_serializer(mode="wrap")
+    def _record_kind(self, dump: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        return {"kind": self.kind(), **dump(self)}

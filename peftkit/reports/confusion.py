@@ -1,0 +1,91 @@
+"""The confusion matrix: a picture, and the labels most often confused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from peftkit.reports.plots import ON_CELL, STYLE, svg
+from peftkit.wording import shortened
+
+MAX_NAMED = 30
+"""Most labels whose names fit beside the matrix."""
+LEVEL = 40
+"""Most characters of all names together that fit beneath it on one line."""
+NAME_LENGTH = 24
+"""Most characters of a name that fit beside it."""
+PAIRS = 20
+"""Pairs that are listed if names do not fit beside the matrix."""
+
+Counts = Sequence[Sequence[int]]
+Pair = tuple[str, str, int, float]
+
+
+def worst_pairs(labels: Sequence[str], counts: Counts) -> list[Pair]:
+    """(expected, predicted, how many rows, their share of the expected label's), most first."""
+    pairs = [
+        (labels[i], labels[j], count, count / sum(row))
+        for i, row in enumerate(counts)
+        for j, count in enumerate(row)
+        if count and i != j
+    ]
+    return sorted(pairs, key=lambda pair: (-pair[2], -pair[3]))[:PAIRS]
+
+
+def are_named(labels: Sequence[str]) -> bool:
+    """Whether the picture has the names of the labels beside it."""
+    return len(labels) <= MAX_NAMED
+
+
+def widths(labels: Sequence[str]) -> tuple[int, int]:
+    """The least and the largest width of the picture, in pixels."""
+    n = len(labels)
+    if not are_named(labels):
+        return 0, 640
+    return (0 if n <= 6 else 200 + 18 * n), 340 + 20 * n
+
+
+def picture(labels: Sequence[str], counts: Counts) -> str:
+    """Expected labels in rows, predicted in columns, shaded by share of the row, as SVG text."""
+    n = len(labels)
+    size = min(3.0 + 0.42 * n, 12.0) if are_named(labels) else 6.4
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(size, size * 0.85), layout="constrained")
+        axes = figure.subplots()
+        totals = [max(sum(row), 1) for row in counts]
+        shares = [[c / t for c in row] for row, t in zip(counts, totals, strict=True)]
+        axes.imshow(shares, cmap="GnBu", vmin=0, vmax=1)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        if are_named(labels):
+            _name(axes, labels)
+            _count(axes, counts, shares)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("expected")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        return svg(figure)
+
+
+def _name(axes: matplotlib.axes.Axes, labels: Sequence[str]) -> None:
+    """Writes the labels beside the rows and beneath the columns, slanted if room is short."""
+    names = [shortened(label, NAME_LENGTH, end=8) for label in labels]
+    level = len(labels) <= 4 and sum(map(len, names)) <= LEVEL
+    axes.set_xticks(
+        range(len(names)), names, rotation=0 if level else 60, ha="center" if level else "right",
+        rotation_mode="anchor",
+    )  # fmt: skip
+    axes.set_yticks(range(len(names)), names)
+
+
+def _count(axes: matplotlib.axes.Axes, counts: Counts, shares: Sequence[Sequence[float]]) -> None:
+    """Writes the number of rows into each cell."""
+    n = len(counts)
+    for i, row in enumerate(counts):
+        for j, count in enumerate(row):
+            colour = "white" if shares[i][j] > 0.6 else ON_CELL
+            if count or n <= 6:
+                axes.text(j, i, f"{count:,}", ha="center", va="center", color=colour,
+                          fontsize=11 if n <= 6 else 7)  # fmt: skip

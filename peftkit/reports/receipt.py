@@ -1,0 +1,152 @@
+"""The receipt: one offline HTML file that tells a person what a run did, made from run.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from peftkit.evaluation.lead import headline_metric
+from peftkit.reports import confusion, plots
+from peftkit.reports.strata import strata_of
+from peftkit.wording import duration, plural
+
+Row = Sequence[Any]
+FOLD = 20
+"""Rows of a table that are shown before it is opened."""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A table of which a long one shows the worst rows, and all of them when it is opened."""
+
+    title: str
+    columns: Sequence[str]
+    shown: Sequence[Row]
+    whole: Sequence[Row]
+    """All rows; empty where all are shown."""
+    told: str
+    """Which rows are shown; empty where all are."""
+
+
+def write_receipt(file: Path, run: dict[str, Any]) -> None:
+    """Writes receipt.html from the content of run.json."""
+    template = environment("peftkit.reports").get_template("receipt.html.j2")
+    training, test = run["training"], run["test"]
+    metric = training["metric"]
+    text = template.render(
+        run=run,
+        metric=headline_metric(metric, test["after"]),
+        about_probe=about_probe(test["probe"]),
+        recipe_json=json.dumps(run["recipe"], indent=2, ensure_ascii=False),
+        loss_plot=plots.loss_curve(training["history"], training["validations"]),
+        metric_plot=plots.metric_curve(
+            training["validations"], metric, training["best_step"], test["before"].get(metric)
+        ),
+        fold=FOLD,
+        tables=[folded(table) for table in test["tables"]],
+        matrices=[_matrix(matrix) for matrix in test["matrices"]],
+        labels=_labels(run["ledger"]),
+    )
+    file.write_text(text, encoding="utf-8")
+
+
+def _labels(ledger: dict[str, Any]) -> Folded | None:
+    """The rows of each label in each split, the rarest last; None where rows have no labels."""
+    counts = {name: split["strata"] for name, split in ledger["splits"].items()}
+    names = strata_of(counts.values())
+    if not names:
+        return None
+    rows = [(name, *(split.get(name, 0) for split in counts.values())) for name in names]
+    columns = (ledger["stratum"] or "label", *counts)
+    if len(rows) <= FOLD:
+        return Folded("", columns, rows, (), "")
+    half = FOLD // 2
+    told = f"The {half} most frequent and the {half} rarest of {len(rows)}."
+    return Folded("", columns, [*rows[:half], *rows[-half:]], rows, told)
+
+
+def folded(table: dict[str, Any]) -> Folded:
+    """A table of scores; of a long one the rows with the lowest F1, or the first ones."""
+    title, columns, rows = table["title"], table["columns"], table["rows"]
+    if len(rows) <= FOLD:
+        return Folded(title, columns, rows, (), "")
+    if "f1" in columns:
+        at = list(columns).index("f1")
+        worst = sorted(rows, key=lambda row: row[at])[:FOLD]
+        return Folded(title, columns, worst, rows, f"The {FOLD} of {len(rows)} with the lowest F1.")
+    return Folded(title, columns, rows[:FOLD], rows, f"The first {FOLD} of {len(rows)}.")
+
+
+def _matrix(matrix: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of a confusion matrix."""
+    labels, counts = matrix["labels"], matrix["counts"]
+    least, most = confusion.widths(labels)
+    named = confusion.are_named(labels)
+    return {
+        "title": matrix["title"],
+        "picture": confusion.picture(labels, counts),
+        "least": least,
+        "most": most,
+        "pairs": [] if named else confusion.worst_pairs(labels, counts),
+        "num_labels": len(labels),
+    }
+
+
+def about_probe(probe: dict[str, Any] | None) -> str:
+    """Why there is no frozen probe, or on which rows it was fitted where these are not all."""
+    if probe is None:
+        return ""
+    if probe["left_out"]:
+        return f"the frozen probe is left out: {probe['left_out']}"
+    rows, of = probe["rows"], probe["training_rows"]
+    return (
+        ""
+        if rows == of
+        else f"the frozen probe was fitted on {rows:,} of {plural(of, 'training row')}"
+    )
+
+
+def environment(package: str) -> jinja2.Environment:
+    """Templates of a package's folder `templates`; all may include the look, theme.css."""
+    loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "peftkit.reports"))]
+    made = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(loaders), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    made.filters |= {
+        "number": _number, "duration": duration, "megabytes": megabytes, "code": code,
+        "sentence": sentence, "plural": plural, "breakable": breakable,
+    }  # fmt: skip
+    return made
+
+
+def code(text: str) -> Markup:
+    """What stands between backticks as code, all of it escaped."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def breakable(name: str) -> Markup:
+    """A name that may go on in the next line behind each part of it."""
+    return Markup("<wbr>").join(re.findall(r"[^_./-]*[_./-]*", name))
+
+
+def sentence(text: str) -> str:
+    """With a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def megabytes(size: float) -> str:
+    """`1.4 MB`, `3.1 kB`."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

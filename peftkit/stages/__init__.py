@@ -1,0 +1,1 @@
+"""The stages of a run: preparing, rehearsal, plan, fitting, outcome."""

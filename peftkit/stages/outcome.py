@@ -1,0 +1,90 @@
+"""What a run comes to: scores and answers before and after, and the time and memory it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from peftkit.bases.devices import forget_peak, peak_memory_mb
+from peftkit.bases.footprint import Footprint
+from peftkit.evaluation.probe_rows import ProbeOfRun
+from peftkit.tasks.task import Score
+from peftkit.training.loop import TrainResult
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the model writes for a test example, before and after training."""
+
+    row: int
+    prompt: str
+    expected: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training came to."""
+
+    before: Score
+    baselines: dict[str, dict[str, float]]
+    after: Score
+    samples: tuple[Sample, ...]
+    answers: dict[str, dict[str, float]]
+    """Scores of them, `before` and `after`; empty where there are too few."""
+    result: TrainResult
+    notes: tuple[str, ...]
+    """Of the self-check: which faster ways were left out, and why."""
+    trainable_parameters: int
+    base_memory: Footprint
+    unquantized: list[str]
+    """Modules of a quantized base that hold weights and are not quantized, embeddings left out."""
+    probe: ProbeOfRun | None
+    """The frozen probe, whose scores are among the baselines; None where the task has none."""
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Scores on the test split, for the adapter's record."""
+        return {"before": self.before.metrics, **self.baselines, "after": self.after.metrics}
+
+
+@dataclass
+class Clock:
+    """Wall-clock seconds of each stage, and the most memory in it."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    seconds: dict[str, float] = field(default_factory=dict)
+    peaks_mb: dict[str, float] = field(default_factory=dict)
+    _open: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time inside to a stage; of a stage inside another one, only to the outer. The
+        memory of each is its own.
+        """
+        self._note()
+        self._open.append(name)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._note()
+            self._open.pop()
+        if not self._open:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    @property
+    def peak_mb(self) -> float:
+        """Most memory of all stages so far."""
+        return max(self.peaks_mb.values())
+
+    def _note(self) -> None:
+        """What was reached up to here belongs to the innermost stage."""
+        if self._open:
+            name, peak = self._open[-1], peak_memory_mb(self.device)
+            self.peaks_mb[name] = max(self.peaks_mb.get(name, 0.0), peak)
+        forget_peak(self.device)

@@ -1,0 +1,282 @@
+"""What a run will take, before its weights are loaded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+
+from peftkit.bases.devices import resident_mb
+from peftkit.bases.opened import OpenedBase
+from peftkit.data.encoded import Encoded
+from peftkit.methods.full_fine_tuning import FullFineTuning
+from peftkit.methods.method import Layout
+from peftkit.recipe import Recipe
+from peftkit.stages.measuring import Cost, make_trial, measure, measured_method
+from peftkit.training.forward.batching import number_of_steps
+
+STATE = {"adamw": 8, "sgd": 4, "adamw_8bit": 2, "paged_adamw_8bit": 2, "lion": 4}
+"""Bytes of the optimizer's state for each trained number."""
+FORWARD_OF_FULL = 3
+"""Forward passes that a pass of full fine-tuning takes as long as: there are as many products again
+for the gradients of what each layer was given, and for those of its weights."""
+SAVES = 0.95
+"""Less than this share of full fine-tuning's memory or time counts as saved."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is expected to take; megabytes are 2^20 bytes."""
+
+    trainable_parameters: int
+    total_parameters: int
+    layout: Layout
+    num_steps: int
+    tokens_per_epoch: int
+    worst_batch: tuple[int, int]
+    """Examples and tokens."""
+    parts_mb: dict[str, float]
+    """What memory is for, in training."""
+    peaks_mb: dict[str, float]
+    """Most memory while loading, evaluating, training and merging."""
+    seconds: dict[str, float]
+    """Of evaluation and training; empty if time was not measured."""
+    full_fine_tuning: dict[str, float]
+    """`peak_mb` and `training_seconds` of the same recipe with it; empty if not asked for."""
+    notes: tuple[str, ...]
+
+    @property
+    def peak_mb(self) -> float:
+        """Most memory of the whole run, merging aside."""
+        return peak_of(self.peaks_mb)
+
+    def to_json(self) -> dict[str, Any]:
+        """For run.json and `--json`."""
+        return {**asdict(self), "peak_mb": self.peak_mb}
+
+
+def peak_of(peaks_mb: dict[str, float]) -> float:
+    """Most memory of a run; merging is another one."""
+    return max(mb for stage, mb in peaks_mb.items() if stage != "merging")
+
+
+def make_plan(
+    recipe: Recipe,
+    base: OpenedBase,
+    encoded: Encoded,
+    parameters: tuple[int, int],
+    accelerator: Accelerator,
+    *,
+    timed: bool,
+) -> Plan:
+    """Measures two small copies of the base under the recipe's method.
+
+    Args:
+        parameters: how many are trained, and how many there are.
+        timed: whether to measure time as well, and full fine-tuning beside it.
+    """
+    recipe.task.baselines(encoded)  # loads the libraries that scores need, and they count
+    trial = make_trial(recipe, base, encoded, accelerator, timed)
+    cost = replace(measure(trial), trained_numbers=float(parameters[0]))
+    # with what the allocator keeps of the copies, as it will of the run
+    process = resident_mb() if accelerator.device.type == "cpu" else 0.0
+    course = _course(recipe, encoded)
+    parts, peaks = _memory(recipe, base, cost, process, parameters[1], course)
+    seconds = _seconds(cost, encoded, course) if timed else {}
+    full: dict[str, float] = {}
+    if timed and not recipe.method.trains_base_weights and base.spec.quantization == "none":
+        other = recipe.with_(method=FullFineTuning())
+        of_full = measure(make_trial(other, base, encoded, accelerator, timed))
+        full = {
+            "peak_mb": peak_of(_memory(other, base, of_full, process, parameters[1], course)[1]),
+            "training_seconds": _seconds(of_full, encoded, course)["training"],
+        }
+    worst = trial.worst.indices
+    notes = _notes(recipe, peaks, seconds, full, accelerator.device)
+    if measured_method(recipe.method, base) != recipe.method.stand_in():
+        notes.append(
+            "measured with all blocks adapted, which takes more than those that are chosen"
+        )
+    return Plan(
+        *parameters,
+        layout=trial.layout,
+        num_steps=course.steps,
+        tokens_per_epoch=encoded.train.num_tokens,
+        worst_batch=(len(worst), encoded.train.tokens_of(worst)),
+        parts_mb=parts,
+        peaks_mb=peaks,
+        seconds=seconds,
+        full_fine_tuning=full,
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True)
+class _Course:
+    """How long a run is, if nothing stops it before."""
+
+    steps: int
+    passes: float
+    """Over the training rows."""
+    validations: int
+
+
+def _course(recipe: Recipe, encoded: Encoded) -> _Course:
+    training = recipe.training
+    steps = number_of_steps(training, len(encoded.train))
+    per_epoch = math.ceil(len(encoded.train) / training.batch_size)
+    every = training.evaluate_every or per_epoch
+    return _Course(steps, steps / per_epoch, math.ceil(steps / every))
+
+
+def forward_tokens(recipe: Recipe, encoded: Encoded, trained_share: float) -> float:
+    """A run's work on the base, counted in tokens that pass forward through all of it.
+
+    A training token passes forward, and its gradients pass back through the blocks that are above
+    the lowest trained tensor, twice where weights of the base get gradients too. Blocks below are
+    passed once, whatever the number of epochs. Loading, saving and writing answers are left out.
+
+    Args:
+        trained_share: of the blocks, those that gradients pass through.
+    """
+    course = _course(recipe, encoded)
+    validations = 1 + (course.validations - 1) * trained_share
+    return (
+        _forward_passes(recipe, course, trained_share) * encoded.train.num_tokens
+        + validations * encoded.validation.num_tokens
+        + 2 * encoded.test.num_tokens
+    )
+
+
+def _forward_passes(recipe: Recipe, course: _Course, trained_share: float) -> float:
+    """Passes over the training rows, backward ones counted in forward ones; see `forward_tokens`.
+    A pass of full fine-tuning is `FORWARD_OF_FULL` of them.
+    """
+    back = FORWARD_OF_FULL - 1 if recipe.method.trains_base_weights else 1
+    first = min(1.0, course.passes)
+    later = course.passes - first
+    return first * (1 + back * trained_share) + later * (1 + back) * trained_share
+
+
+def expected_of(
+    recipe: Recipe,
+    base: OpenedBase,
+    encoded: Encoded,
+    parameters: tuple[int, int],
+    trained_share: float,
+    full: Cost,
+) -> tuple[float, dict[str, float]]:
+    """Most memory in MB, and the seconds of training and evaluation, of a recipe whose own cost was
+    not measured, but that of full fine-tuning on the same base and data.
+
+    Args:
+        parameters: how many are trained, and how many there are.
+        trained_share: of the blocks, those that gradients pass through.
+    """
+    course = _course(recipe, encoded)
+    passes = _forward_passes(recipe, course, trained_share) / FORWARD_OF_FULL
+    cost = replace(
+        full,
+        trained_numbers=float(parameters[0]),
+        weights_mb=full.weights_mb * _bytes_of_weight(base) / 4,
+        training_mb=max(full.evaluation_mb, full.training_mb * trained_share),
+        training_seconds=full.training_seconds * passes / course.passes,
+    )
+    process = 0.0 if torch.cuda.is_available() else resident_mb()
+    peaks = _memory(recipe, base, cost, process, parameters[1], course)[1]
+    return peak_of(peaks), _seconds(cost, encoded, course)
+
+
+def _bytes_of_weight(base: OpenedBase) -> float:
+    """Of a number of the base, embeddings and scales of quantized ones aside."""
+    if base.spec.quantization == "none":
+        return 4.0
+    return 1.0 if base.spec.quantization == "int8" else 0.5
+
+
+def _memory(
+    recipe: Recipe,
+    base: OpenedBase,
+    cost: Cost,
+    process: float,
+    numbers: int,
+    course: _Course,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """What memory is for in training, and the peaks of the stages.
+
+    On a CPU the process itself counts, and the copy of the best weights, which is there from the
+    first validation on; a GPU holds neither.
+    """
+    trained = cost.trained_numbers / 2**20
+    held = process + cost.weights_mb + cost.quantization_state_mb
+    files = sum(file.stat().st_size for file in base.folder.glob("*.safetensors")) / 2**20
+    best = 4 * trained if process and course.validations > 1 else 0.0
+    state = {
+        "gradients": 4 * trained,
+        "optimizer": STATE[recipe.training.optimizer] * trained,
+        "frozen_trunk": cost.kept_mb if process else 0.0,
+    }
+    parts = {
+        "process": process,
+        "weights": cost.weights_mb,
+        "quantization_state": cost.quantization_state_mb,
+        **state,
+        "best_weights": best,
+        "activations": cost.training_mb,
+    }
+    peaks = {
+        "loading": held + (files if process else 0.0),
+        "evaluation": held + sum(state.values()) + best + cost.evaluation_mb,
+        "training": sum(parts.values()),
+    }
+    if recipe.method.supports_merging(base.spec) is None:
+        peaks["merging"] = process + 2 * 4 * numbers / 2**20
+    return parts, peaks
+
+
+def _seconds(cost: Cost, encoded: Encoded, course: _Course) -> dict[str, float]:
+    """Expected of the whole run; what a frozen trunk saves aside."""
+    evaluated = 2 * encoded.test.num_tokens + course.validations * encoded.validation.num_tokens
+    return {
+        "training": cost.training_seconds * course.passes * encoded.train.num_tokens,
+        "evaluation": cost.evaluation_seconds * evaluated,
+    }
+
+
+def _notes(
+    recipe: Recipe,
+    peaks: dict[str, float],
+    seconds: dict[str, float],
+    full: dict[str, float],
+    device: torch.device,
+) -> list[str]:
+    """What a person should know before starting."""
+    notes = []
+    peak, there = peak_of(peaks), _available_mb(device)
+    if peak > there:
+        way = "set `training.gradient_checkpointing`, or lower `training.micro_batch_tokens`"
+        if recipe.training.gradient_checkpointing:
+            way = "lower `training.micro_batch_tokens`, or load the base in 4 bits"
+        notes.append(f"it will not fit: {peak:,.0f} MB are needed, {there:,.0f} MB are free; {way}")
+    if full:
+        memory = peak / full["peak_mb"]
+        took = seconds["training"] / full["training_seconds"]
+        kind, saved = recipe.method.kind(), [w for w, x in (("memory", memory), ("time", took))
+                                             if x < SAVES]  # fmt: skip
+        told = f"{memory:.0%} of full fine-tuning's memory and {took:.0%} of its time"
+        if saved:
+            notes.append(f"{kind} takes {told}")
+        else:
+            notes.append(f"{kind} will save neither memory nor time here: {told}")
+    return notes
+
+
+def _available_mb(device: torch.device) -> float:
+    """Memory that this process may come to hold, in MB."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0] / 2**20)
+    return resident_mb() + float(psutil.virtual_memory().available / 2**20)

@@ -1,0 +1,90 @@
+"""Everything about a run that needs no weights; it finds all that can be wrong without them."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+
+from peftkit.adapters.starting import Start, check_start, find_start
+from peftkit.bases.devices import check_tracker
+from peftkit.bases.opened import OpenedBase
+from peftkit.bases.opening import open_base
+from peftkit.bases.packages import require
+from peftkit.bases.vocabulary import check_ids
+from peftkit.data.encoded import Encoded
+from peftkit.data.ledger import Ledger
+from peftkit.errors import MethodError
+from peftkit.recipe import Recipe
+from peftkit.stages.early import Rows, look
+from peftkit.stages.rehearsal import rehearse
+from peftkit.tasks.task import Piece
+from peftkit.training.budget import budget_notes
+from peftkit.training.forward.batching import number_of_steps
+from peftkit.training.optimizers import FROM_BITSANDBYTES
+from peftkit.training.threads import resolved_threads
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe whose data and base were found to be good, before any weight is loaded."""
+
+    recipe: Recipe
+    """With what is decided before step 1: the quantization of the base's files, the threads, the
+    system prompt that all conversations have."""
+    ledger: Ledger
+    base: OpenedBase
+    encoded: Encoded
+    start: Start | None
+    """The adapter that training goes on from."""
+    trainable_parameters: int
+    total_parameters: int
+    trained_share: float
+    """Of the base's blocks: those that gradients pass through."""
+
+    def example(self) -> tuple[Piece, ...]:
+        """The first training example as the model reads it, and what of it is supervised."""
+        task, encoded = self.recipe.task, self.encoded
+        return task.show(0, encoded.train, encoded.head, self.base.tokenizer)
+
+
+def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
+    """Everything that needs no weights: rows, splits, tokens, and a rehearsal of the injection.
+
+    Args:
+        rows: of the recipe, if `look` has read them already.
+
+    Raises:
+        PeftkitError: whatever is wrong with recipe, data or base, with what to do about it.
+    """
+    check_tracker(recipe.training.report_to)
+    if recipe.base.quantization != "none":
+        require("bitsandbytes", f"`base.quantization {recipe.base.quantization}` needs")
+    if recipe.training.optimizer in FROM_BITSANDBYTES:
+        require("bitsandbytes", f"`training.optimizer {recipe.training.optimizer}` needs")
+    splits, ledger = rows or look(recipe)
+    start = find_start(recipe)
+    base = open_base(recipe.base, recipe.method.position_offset, recipe.task.one_output)
+    if reason := recipe.method.supports(recipe.task, base.spec):  # it may be quantized already
+        raise MethodError(reason)
+    training = recipe.training.with_(threads=resolved_threads(recipe.training.threads))
+    task = recipe.task.remembering(splits)
+    recipe = recipe.with_(base=base.spec, task=task, training=training)
+    encoded = recipe.task.encode(splits, base.tokenizer)
+    texts = itertools.chain.from_iterable(split.input_ids for split in encoded.splits().values())
+    vocabulary_note = check_ids(base, texts)
+    if start:
+        check_start(start, base, encoded.head)
+    if reason := recipe.method.supports_steps(number_of_steps(recipe.training, len(encoded.train))):
+        raise MethodError(reason)
+    folder = start.folder if start else None
+    rehearsal = rehearse(base, encoded, recipe.method, recipe.training, folder)
+    ledger = ledger.with_encoded(encoded)
+    notes = [
+        vocabulary_note,
+        *rehearsal.notes,
+        *budget_notes(training, len(encoded.train)),
+        start.note(base) if start else "",
+    ]
+    ledger = replace(ledger, notes=(*ledger.notes, *filter(None, notes)))
+    counts = rehearsal.trainable_parameters, rehearsal.total_parameters, rehearsal.trained_share
+    return Prepared(recipe, ledger, base, encoded, start, *counts)

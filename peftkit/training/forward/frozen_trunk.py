@@ -1,0 +1,208 @@
+"""Runs the blocks below the lowest trained tensor once for each example, and keeps what they give.
+
+    y = g(f(x))       f frozen and without dropout: f(x) is the same in every epoch
+
+Feature extraction with a frozen trunk (Peters et al. 2019, arXiv:1903.05987) under any method that
+trains upper layers only. From the second epoch on, the frozen blocks are left out, and the
+embeddings of encoders: what stands in their places gives what was kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor, nn
+
+from peftkit.bases.architectures import stacks
+from peftkit.data.encoded import Examples
+from peftkit.training.forward.collating import Batch
+
+FAMILIES = {
+    "bert", "camembert", "electra", "gemma", "gemma2", "gemma3_text", "gpt2", "llama", "mistral",
+    "qwen2", "qwen3", "roberta", "xlm-roberta",
+}  # fmt: skip
+"""Model types whose blocks take hidden states and give hidden states, nothing besides; what an
+encoder's embeddings give goes to its blocks alone."""
+EMBEDDINGS = ("embeddings", "embeddings_project")
+"""Names of an encoder's modules before its blocks."""
+
+
+class FrozenTrunk:
+    """The frozen blocks of a model in the packed layout, and what they gave for each example."""
+
+    def __init__(
+        self, trunk: Any, blocks: nn.ModuleList, num_frozen: int, every_token: bool, at_end: bool
+    ):
+        self.blocks, self.num_frozen = blocks, num_frozen
+        self.places: list[tuple[nn.Module, str]] = [(blocks, str(n)) for n in range(num_frozen)]
+        """Where the modules are that are left out, and their names there."""
+        self.places += [(trunk, name) for name in EMBEDDINGS if hasattr(trunk, name)]
+        self.whole = every_token or num_frozen < len(blocks)
+        """Whether all tokens of an example are kept, or only the one that its class is read at."""
+        self.at_end = at_end
+        """Whether that one is the last, and not the first."""
+        self.kept: dict[int, _Kept] = {}
+        self.as_tuple = False
+
+    def given(self, batch: Batch) -> Batch:
+        """What is left of a batch for a forward pass: where all is known, the one token of each
+        example that is read.
+        """
+        if self.whole or not self._of(batch.examples).has(batch.indices):
+            return batch
+        assert batch.lengths is not None
+        assert batch.positions is not None
+        at = batch.ends if self.at_end else batch.starts
+        return replace(
+            batch,
+            input_ids=batch.input_ids[:, at],
+            token_type_ids=None if batch.token_type_ids is None else batch.token_type_ids[:, at],
+            lengths=(1,) * len(batch.lengths),
+            positions=batch.positions[:, at],
+        )
+
+    @contextlib.contextmanager
+    def ready(self, batch: Batch) -> Iterator[None]:
+        """Inside, a forward pass on what `given` gave takes what is known, or adds to it."""
+        kept = self._of(batch.examples)
+        if kept.has(batch.indices):
+            with self._supplied(kept, batch):
+                yield
+        else:
+            handle = self._record(kept, batch)
+            try:
+                yield
+            finally:
+                handle.remove()
+
+    def _of(self, examples: Examples) -> _Kept:
+        if id(examples) not in self.kept:
+            lengths = [len(ids) if self.whole else 1 for ids in examples.input_ids]
+            self.kept[id(examples)] = _Kept(examples, lengths)
+        return self.kept[id(examples)]
+
+    def _record(self, kept: _Kept, batch: Batch) -> Any:
+        last = self.blocks[self.num_frozen - 1]
+
+        def hook(_: nn.Module, __: object, out: Any) -> None:
+            self.as_tuple = isinstance(out, tuple)
+            hidden = out[0] if self.as_tuple else out
+            if not self.whole and self.at_end:
+                hidden = hidden[0, batch.ends]
+            kept.put(batch.indices, hidden.detach().reshape(-1, hidden.shape[-1]))
+
+        return last.register_forward_hook(hook)
+
+    @contextlib.contextmanager
+    def _supplied(self, kept: _Kept, batch: Batch) -> Iterator[None]:
+        """Inside, other modules stand for those that are left out."""
+        rows = kept.get(batch.indices).to(batch.input_ids.device)
+        hidden = rows[None] if self.whole or self.at_end else rows[:, None]
+        with contextlib.ExitStack() as stack:
+            for holder, name in self.places:
+                module = getattr(holder, name)
+                stack.callback(setattr, holder, name, module)
+                as_tuple = self.as_tuple and holder is self.blocks
+                setattr(holder, name, _Instead(module, hidden, as_tuple))
+            yield
+
+
+def find_frozen_trunk(
+    model: Any, quiet: Collection[nn.Module], every_token: bool, num_passes: int
+) -> FrozenTrunk | None:
+    """The frozen blocks, if there are some and it is known how to leave them out.
+
+    Args:
+        model: the base, with a method in it.
+        quiet: modules that are done before the first trained tensor is used.
+        every_token: whether each token's hidden state may be read, and not one of each example.
+        num_passes: over the training rows.
+    """
+    found = stacks(model)
+    if len(found) != 1 or model.config.model_type not in FAMILIES or num_passes < 2:
+        return None
+    (_, blocks), done = found[0], set(quiet)
+    num_frozen = next((n for n, block in enumerate(blocks) if block not in done), len(blocks))
+    if num_frozen == 0:
+        return None
+    return FrozenTrunk(
+        model.base_model, blocks, num_frozen, every_token, at_end=hasattr(model, "score")
+    )
+
+
+@dataclass
+class _Kept:
+    """Hidden states of the examples of one split, in memory, or in a file if they are too large."""
+
+    examples: Examples
+    lengths: list[int]
+
+    def __post_init__(self) -> None:
+        self.starts = np.cumsum([0, *self.lengths])
+        self.known = np.zeros(len(self.lengths), bool)
+        self.rows: Tensor | None = None
+        self.no_room = False
+
+    def has(self, indices: tuple[int, ...]) -> bool:
+        return self.rows is not None and bool(self.known[list(indices)].all())
+
+    def put(self, indices: tuple[int, ...], rows: Tensor) -> None:
+        if self.rows is None and not self.no_room:
+            self.rows = _room(int(self.starts[-1]), rows)
+            self.no_room = self.rows is None
+        if self.rows is None:
+            return
+        lengths = [self.lengths[index] for index in indices]
+        for index, part in zip(indices, torch.split(rows, lengths), strict=True):
+            self.rows[self.starts[index] : self.starts[index + 1]] = part
+            self.known[index] = True
+
+    def get(self, indices: tuple[int, ...]) -> Tensor:
+        assert self.rows is not None
+        return torch.cat([self.rows[self.starts[i] : self.starts[i + 1]] for i in indices])
+
+
+def _room(count: int, like: Tensor) -> Tensor | None:
+    """(count, d) in memory, or in a file without a name where memory is short; None if the disk has
+    no room either.
+    """
+    size = count * like.shape[-1] * like.element_size()
+    if size < psutil.virtual_memory().available // 2:
+        return torch.empty(count, like.shape[-1], dtype=like.dtype)
+    folder = tempfile.mkdtemp(prefix="peftkit-")
+    try:
+        if size > shutil.disk_usage(folder).free // 2:
+            return None
+        numbers = count * like.shape[-1]
+        file = f"{folder}/hidden_states"
+        rows = torch.from_file(file, shared=True, size=numbers, dtype=like.dtype)
+        return rows.view(count, -1)
+    finally:
+        shutil.rmtree(folder)  # the mapping lives on, and goes with the process
+
+
+class _Instead(nn.Module):
+    """Stands in a frozen module's place, and gives what the last block gave."""
+
+    def __init__(self, module: nn.Module, hidden: Tensor, as_tuple: bool) -> None:
+        super().__init__()
+        object.__setattr__(self, "_module", module)  # not as a child: no part of the model now
+        self._out = (hidden,) if as_tuple else hidden
+
+    def __getattr__(self, name: str) -> Any:  # models ask a block for its kind of attention
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_module"], name)
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        """What was kept, whatever the module is given."""
+        return self._out
