@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftkit.data.encoded import IGNORE_INDEX, Examples
+from peftkit.data.encoded import IGNORE_INDEX, Examples, Head
 from peftkit.data.rows import Row
-from peftkit.tasks.losses import MANY, cross_entropy_sum, supervised_weight
+from peftkit.tasks.losses import MANY, CrossEntropy, cross_entropies
 from peftkit.training.forward.batching import (
     count_steps,
     cut_step,
@@ -21,7 +19,7 @@ from peftkit.training.forward.batching import (
     seeded_steps,
 )
 from peftkit.training.forward.collating import collate
-from peftkit.training.forward.reading import Reader
+from tests.engines import engine_of
 
 
 def examples_of(lengths: list[int], per_token: bool = False, weights: bool = False) -> Examples:
@@ -120,18 +118,23 @@ def gradients(model) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("weights", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("kind", ["bert", "llama"])
-@pytest.mark.parametrize("reads", ["first", "labelled"])
+@pytest.mark.parametrize("output", ["pooled", "tokens"])
 def test_micro_batches_compute_what_unpadded_single_documents_do(
-    bases, kind, reads, smoothing, weights
+    bases, kind, output, smoothing, weights
 ):
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+    import transformers
 
-    auto = (
-        AutoModelForSequenceClassification if reads == "first" else AutoModelForTokenClassification
-    )
+    name, task_type = {
+        "pooled": ("SequenceClassification", "SEQ_CLS"),
+        "tokens": ("TokenClassification", "TOKEN_CLS"),
+    }[output]
     torch.manual_seed(0)
-    model = auto.from_pretrained(bases[kind], num_labels=3, pad_token_id=0).eval()
-    examples = examples_of([3, 17, 9, 9, 30, 2, 11], reads == "labelled", weights)
+    model = (
+        getattr(transformers, f"AutoModelFor{name}")
+        .from_pretrained(bases[kind], num_labels=3, pad_token_id=0)
+        .eval()
+    )
+    examples = examples_of([3, 17, 9, 9, 30, 2, 11], output == "tokens", weights)
     everything = range(len(examples))
     count = 0.0
     total = torch.zeros(())
@@ -139,21 +142,18 @@ def test_micro_batches_compute_what_unpadded_single_documents_do(
         target = torch.from_numpy(examples.targets[index])
         weight = torch.from_numpy(examples.weights[index]) if weights else torch.ones(len(target))
         logits = model(input_ids=torch.from_numpy(examples.input_ids[index])[None]).logits
-        logits = logits if reads == "first" else logits[0]
-        total = total + cross_entropy_sum(logits, target, weight, smoothing)
-        count += float(supervised_weight(target, weight))
+        logits = logits if output == "pooled" else logits[0]
+        total = total + (cross_entropies(logits, target, smoothing) * weight).sum()
+        count += float((weight * (target != IGNORE_INDEX)).sum())
     (total / count).backward()
     reference = gradients(model)
+    loss = CrossEntropy(smoothing)
+    assert loss.count(examples, everything) == pytest.approx(count)
+    engine = engine_of(model, Head(f"AutoModelFor{name}", task_type), loss=loss)
     for budget, overhead in ((60, 0), (120, 64), (8192, 4096)):
-        summed = 0.0
-        for indices in cut_step(examples, everything, budget, overhead, 1)[0]:
-            batch = collate(examples, indices, reads, 0)
-            reader = Reader(model, reads)
-            with reader.ready(batch) as given:
-                loss = reader.loss(given, partial(cross_entropy_sum, label_smoothing=smoothing))
-                loss = loss / count
-            loss.backward()
-            summed += loss.item()
+        summed = engine.gradients(
+            examples, cut_step(examples, everything, budget, overhead, 1)[0], count
+        ).loss.item()
         assert summed == pytest.approx(total.item() / count, rel=1e-5)
         for name, gradient in gradients(model).items():
             difference = (gradient - reference[name]).norm()
@@ -161,9 +161,9 @@ def test_micro_batches_compute_what_unpadded_single_documents_do(
 
 
 def test_an_empty_micro_batch_weighs_nothing():
-    batch = collate(examples_of([4, 5]), (), "first", 0)
+    batch = collate(examples_of([4, 5]), (), "pooled", 0)
     assert len(batch.input_ids) == 1
-    assert float(supervised_weight(batch.targets, batch.weights)) == 0
+    assert float(batch.weights.sum()) == 0
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -176,6 +176,6 @@ def test_a_whole_vocabulary_has_the_losses_and_gradients_of_torchs_own(smoothing
         logits, targets, reduction="none", label_smoothing=smoothing
     )
     (gradient,) = torch.autograd.grad((right * weights).sum(), logits)
-    found = cross_entropy_sum(logits, targets, weights, smoothing)
+    found = (cross_entropies(logits, targets, smoothing) * weights).sum()
     torch.testing.assert_close(found, (right * weights).sum())
     torch.testing.assert_close(torch.autograd.grad(found, logits)[0], gradient)

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
@@ -46,7 +45,6 @@ from peftkit.errors import AdapterError, PeftkitError, RecipeError
 from peftkit.evaluation.scoring import evaluate
 from peftkit.run import run
 from peftkit.stages.preparing import prepare
-from peftkit.training.forward.reading import Reader
 from tests.conftest import (
     ANSWERS,
     QUESTIONS,
@@ -55,6 +53,7 @@ from tests.conftest import (
     write_csv,
     write_jsonl,
 )
+from tests.engines import engine_of
 from tests.test_cli import call
 
 CPU = torch.device("cpu")
@@ -121,11 +120,11 @@ def test_masks_loss_and_perplexity_agree_with_an_independent_computation(make_ch
     prepared = prepare(recipe)
     loaded = load_weights(prepared.base, prepared.encoded.head, torch.float32, CPU, None)
     test, tokenizer = prepared.encoded.test, prepared.base.tokenizer
-    score = evaluate(
-        Reader(loaded.model, recipe.task.reads), test, prepared.encoded.head, recipe.task,
-        tokenizer.pad_token_id, 256,
-        Accelerator(cpu=True),
+    engine = engine_of(
+        loaded.model, prepared.encoded.head, loss=recipe.task.loss(),
+        pad_token_id=tokenizer.pad_token_id, micro_batch_tokens=256,
     )  # fmt: skip
+    score = evaluate(engine, test, recipe.task)
     losses, right = [], []
     for row, targets in zip(test.rows, test.targets, strict=True):
         found, correct = independent(loaded.model.eval(), tokenizer, row.values["messages"])

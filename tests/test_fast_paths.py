@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from peft import (
     LoraConfig,
     PrefixTuningConfig,
@@ -22,7 +21,7 @@ import peftkit as pk
 from peftkit.data.encoded import IGNORE_INDEX, Encoded, Examples, Head
 from peftkit.data.rows import Row
 from peftkit.methods import lora_linear
-from peftkit.methods.lora_linear import own_layers
+from peftkit.methods.lora_linear import fused_lora_layers
 from peftkit.methods.method import trainable_parameters
 from peftkit.training.forward import short_attention
 from peftkit.training.forward.batching import Step, micro_batches, pack_step, padded_tokens
@@ -35,18 +34,19 @@ from peftkit.training.forward.document_attention import (
     in_each,
     in_first,
 )
+from peftkit.training.forward.forward_pass import ForwardPass, HookedBatch, base_of
 from peftkit.training.forward.frozen_below import modules_below
 from peftkit.training.forward.frozen_trunk import FAMILIES, find_frozen_trunk
-from peftkit.training.forward.reading import Reader, base_of
 from peftkit.training.forward.self_check import (
     cannot_pack,
-    choose_reader,
+    choose_engine,
     one_by_one,
     shares,
     wrong_with,
 )
 from peftkit.training.forward.short_attention import attend_to_short_documents
 from peftkit.training.loop import keep_few_activations
+from tests.engines import CPU, engine_of
 
 LENGTHS = [5, 19, 9, 2, 30, 11]
 EXACT = 1e-5
@@ -75,7 +75,6 @@ ENCODERS = {
     "roberta": ("RobertaConfig", {**TINY, "pad_token_id": 1, "max_position_embeddings": 66}),
     "electra": ("ElectraConfig", {**TINY, "embedding_size": 16}),
 }
-CPU = Accelerator(cpu=True)
 
 
 def model_of(kind: str, auto: str):
@@ -104,23 +103,14 @@ def examples_of(per_token: bool, segments: bool = False) -> Examples:
     )
 
 
-class ReadsAnything(pk.TextClassification):
-    """Reads what a test wants read."""
-
-    def __init__(self, reads):
-        super().__init__(data=pk.Data(path="nowhere.csv"))
-        object.__setattr__(self, "reads", reads)
-
-
 def setting(kind, auto, segments=False):
     per_token = auto in ("AutoModelForCausalLM", "AutoModelForTokenClassification")
-    reads = "labelled" if per_token else "first"
     examples = examples_of(per_token, segments)
     kinds = {"AutoModelForCausalLM": "CAUSAL_LM", "AutoModelForTokenClassification": "TOKEN_CLS"}
     head = Head(auto, kinds.get(auto, "SEQ_CLS"), ("a", "b", "c"))
     model = model_of(kind, auto)
     encoded = Encoded(examples, examples, examples, head, model.config.pad_token_id)
-    return model, encoded, ReadsAnything(reads)
+    return model, encoded
 
 
 def inject(method, model, encoded):
@@ -130,7 +120,7 @@ def inject(method, model, encoded):
     for parameter in trainable_parameters(model).values():  # B of LoRA is zero else
         parameter.data.add_(torch.randn_like(parameter) * 0.05)
     model.eval()
-    for layer in own_layers(model):  # dropout rests, these compute as in training
+    for layer in fused_lora_layers(model):  # dropout rests, these compute as in training
         layer.train()
     return model
 
@@ -149,19 +139,14 @@ def beginning_alike(encoded):
     return replace(encoded, train=examples, validation=examples, test=examples)
 
 
-def compare(reader, encoded, task):
-    """Checks a reader on micro-batches, loss and each gradient."""
-    model, examples = reader.model, encoded.train
+def compare(engine, encoded, method):
+    """Checks an engine on micro-batches, loss and each gradient."""
+    model, examples = engine.model, encoded.train
     everything = tuple(range(len(examples)))
-    right = one_by_one(model, everything, encoded, task, gradients=True)
+    right = one_by_one(engine, examples, everything, method, gradients=True)
     for budget in (20, 40, 1000):
-        total = 0.0
-        for indices in pack_step(examples, everything, budget, 1, reader.layout)[0]:
-            batch = collate(examples, indices, task.reads, encoded.pad_token_id, reader.layout)
-            with reader.ready(batch) as given:
-                loss = reader.loss(given, lambda o, t, w: task.loss(o, t, w, 0.0))
-                loss.backward()
-            total += loss.item()
+        cut = pack_step(examples, everything, budget, 1, engine.layout)[0]
+        total = engine.gradients(examples, cut).loss.item()
         assert total == pytest.approx(right.loss, rel=EXACT)
         compare_gradients(model, right.gradients)
         model.zero_grad()
@@ -188,14 +173,15 @@ CASES = [
 @pytest.mark.parametrize(("kind", "auto"), CASES, ids=lambda value: value.removeprefix("AutoModel"))
 def test_it_computes_what_single_documents_do(kind, auto, method, layout, monkeypatch):
     monkeypatch.setattr(short_attention, "LONGEST", 10)  # some of the examples are longer
-    model, encoded, task = setting(kind, auto, segments=kind == "bert")
+    model, encoded = setting(kind, auto, segments=kind == "bert")
     model = inject(method, model, encoded)
-    compare(Reader(model, task.reads, layout), encoded, task)
-    chosen = choose_reader(model, encoded, task, [layout], CPU, gradients=True)
+    engine = engine_of(model, encoded.head, layout, pad_token_id=encoded.pad_token_id)
+    compare(engine, encoded, method)
+    chosen = choose_engine(engine, encoded.train, method, [layout], gradients=True)
     assert not chosen.notes
-    assert (chosen.reader.layout, chosen.reader.only_read) == (layout, True)
+    assert (chosen.engine.layout, chosen.engine.forward.only_read) == (layout, True)
     if auto == "AutoModelForCausalLM":
-        assert chosen.reader.in_chunks
+        assert chosen.engine.forward.in_chunks
 
 
 @pytest.mark.parametrize("method", METHODS[:2], ids=["lora", "full"])
@@ -203,16 +189,19 @@ def test_it_computes_what_single_documents_do(kind, auto, method, layout, monkey
 @pytest.mark.parametrize("kind", DECODERS)
 def test_what_examples_begin_with_is_computed_once(kind, auto, method, monkeypatch):
     monkeypatch.setattr(short_attention, "LONGEST", 20)
-    model, encoded, task = setting(kind, auto)
+    model, encoded = setting(kind, auto)
     encoded = beginning_alike(encoded)
-    row = collate(encoded.train, range(6), task.reads, encoded.pad_token_id, "shared")
+    row = collate(encoded.train, range(6), encoded.head.output, encoded.pad_token_id, "shared")
     assert row.shared == 9
     assert row.input_ids.numel() == encoded.train.num_tokens - 5 * 9
-    assert not collate(encoded.train, (), task.reads, encoded.pad_token_id, "shared").shared
+    assert not collate(
+        encoded.train, (), encoded.head.output, encoded.pad_token_id, "shared"
+    ).shared
     model = inject(method, model, encoded)
-    compare(Reader(model, task.reads, "shared"), encoded, task)
-    chosen = choose_reader(model, encoded, task, ["padded", "packed"], CPU, gradients=True)
-    assert (chosen.reader.layout, chosen.notes) == ("shared", ())
+    engine = engine_of(model, encoded.head, "shared", pad_token_id=encoded.pad_token_id)
+    compare(engine, encoded, method)
+    chosen = choose_engine(engine, encoded.train, method, ["padded", "packed"], gradients=True)
+    assert (chosen.engine.layout, chosen.notes) == ("shared", ())
 
 
 def test_only_what_is_not_read_and_is_alike_is_shared():
@@ -249,11 +238,11 @@ def test_a_beginning_longer_than_the_budget_leaves_half_of_it():
     examples = Examples(tuple(Row(i, {}) for i in range(8)), ids, learned)
     for budget, rows in ((500, 8), (768, 8), (1080, 4), (1518, 4)):  # each costs 270
         assert len(pack_step(examples, range(8), budget, 1, "shared")[0]) == rows
-    step, training = Step(1, 1, tuple(range(8)), last_of_epoch=False), pk.Training()
+    step, budget = Step(1, 1, tuple(range(8)), last_of_epoch=False), 8192
     config = model_of("llama", "AutoModelForCausalLM").config
     config.num_hidden_layers, config.hidden_size = 30, 576
-    assert len(micro_batches(examples, step, training, "shared", CPU, config)) == 4
-    assert len(micro_batches(examples, step, training, "packed", CPU, config)) == 8
+    assert len(micro_batches(examples, step, budget, "shared", CPU, config)) == 4
+    assert len(micro_batches(examples, step, budget, "packed", CPU, config)) == 8
 
 
 @pytest.mark.parametrize("call", [1, 1000])
@@ -270,24 +259,24 @@ def test_what_is_shared_attends_in_groups_too(call):
 
 
 def test_a_frozen_trunk_takes_whole_examples():
-    model, encoded, task = setting("llama", "AutoModelForCausalLM")
+    model, encoded = setting("llama", "AutoModelForCausalLM")
     encoded = beginning_alike(encoded)
-    reader = Reader(model, task.reads, "shared")
-    reader.keep(None)
-    assert reader.layout == "shared"
+    engine = engine_of(model, encoded.head, "shared")
+    assert engine.keeping(None).layout == "shared"
     blocks = model.model.layers
-    reader.keep(find_frozen_trunk(model, list(blocks[:1]), every_token=True, num_passes=2))
-    assert reader.layout == "packed"
+    trunk = find_frozen_trunk(model, list(blocks[:1]), every_token=True, num_passes=2)
+    assert engine.keeping(trunk).layout == "packed"
 
 
 def test_an_encoder_shares_nothing():
-    model, encoded, task = setting("bert", "AutoModelForTokenClassification")
+    model, encoded = setting("bert", "AutoModelForTokenClassification")
     encoded = beginning_alike(encoded)
-    reader = Reader(model, task.reads, "shared")
+    engine, method = engine_of(model, encoded.head, "shared"), pk.HeadOnly()
     indices = tuple(range(len(LENGTHS)))
     assert not shares(model, encoded.train)
-    right = one_by_one(model, indices, encoded, task, gradients=False)
-    assert "lets what is shared see" in wrong_with(reader, right, indices, encoded, task, 1e-4)
+    right = one_by_one(engine, encoded.train, indices, method, gradients=False)
+    wrong = wrong_with(engine, right, encoded.train, indices, method)
+    assert "lets what is shared see" in wrong
 
 
 @pytest.mark.parametrize("method", METHODS[2:], ids=["ia3", "bottleneck"])
@@ -296,9 +285,9 @@ def test_an_encoder_shares_nothing():
     [("llama", "AutoModelForCausalLM"), ("bert", "AutoModelForSequenceClassification")],
 )
 def test_other_methods_are_packed_too(kind, auto, method):
-    model, encoded, task = setting(kind, auto)
+    model, encoded = setting(kind, auto)
     model = inject(method, model, encoded)
-    compare(Reader(model, task.reads, "packed"), encoded, task)
+    compare(engine_of(model, encoded.head, "packed"), encoded, method)
 
 
 AGAIN = [(*case, "packed") for case in (CASES[0], CASES[-4], CASES[9])]
@@ -306,20 +295,18 @@ AGAIN = [(*case, "packed") for case in (CASES[0], CASES[-4], CASES[9])]
 
 @pytest.mark.parametrize(("kind", "auto", "layout"), [*AGAIN, (*CASES[0], "shared")])
 def test_activations_computed_again_are_those_of_the_packed_row(kind, auto, layout):
-    model, encoded, task = setting(kind, auto)
+    model, encoded = setting(kind, auto)
     encoded = beginning_alike(encoded) if layout == "shared" else encoded
     model = inject(pk.LoRA(r=4), model, encoded)
     examples, indices = encoded.train, tuple(range(len(LENGTHS)))
-    right = one_by_one(model, indices, encoded, task, gradients=True)
+    engine = engine_of(model, encoded.head, layout, pad_token_id=encoded.pad_token_id)
+    right = one_by_one(engine, examples, indices, pk.LoRA(), gradients=True)
     keep_few_activations(model)
     model.train()  # else transformers keeps all activations
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    reader = Reader(model, task.reads, layout)
-    batch = collate(examples, indices, task.reads, encoded.pad_token_id, layout)
-    with reader.ready(batch) as given:
-        reader.loss(given, lambda o, t, w: task.loss(o, t, w, 0.0)).backward()
+    engine.gradients(examples, [indices])
     compare_gradients(model, right.gradients)
 
 
@@ -335,16 +322,16 @@ def test_lora_layers_train_after_another_rank_in_the_same_model():
     for name in ("default", "other", "default"):
         tuned.set_adapter(name)
         gradients = {}
-        for by_itself in (True, False):
-            (layer,) = lora_linear.own_layers(tuned)
-            layer.by_itself = by_itself
+        for fused in (True, False):
+            (layer,) = lora_linear.fused_lora_layers(tuned)
+            layer.fused = fused
             tuned.zero_grad()
             tuned.train()(x).square().sum().backward()
             trained = trainable_parameters(tuned).items()
-            gradients[by_itself] = {name: p.grad.clone() for name, p in trained}
+            gradients[fused] = {name: p.grad.clone() for name, p in trained}
         for one, right in zip(*(found.values() for found in gradients.values()), strict=True):
             torch.testing.assert_close(one, right)
-        layer.settle()
+        layer.unfuse()
         assert layer.base_layer.weight.is_contiguous()
 
 
@@ -356,9 +343,9 @@ def test_a_backward_pass_is_of_its_own_adapter():
     tuned.add_adapter("other", config)
     x = torch.randn(3, 6, requires_grad=True)
     found = []
-    for by_itself in (True, False):
-        (layer,) = lora_linear.own_layers(tuned)
-        layer.by_itself = by_itself
+    for fused in (True, False):
+        (layer,) = lora_linear.fused_lora_layers(tuned)
+        layer.fused = fused
         tuned.set_adapter("default")
         first = tuned.train()(x).square().sum()
         tuned.set_adapter("other")
@@ -454,32 +441,31 @@ def test_a_model_that_scales_its_logits_is_left_to_do_so():
 
     torch.manual_seed(0)
     model = CohereForCausalLM(CohereConfig(**GROUPED, logit_scale=0.3)).eval()
-    _, encoded, task = setting("llama", "AutoModelForCausalLM")
+    _, encoded = setting("llama", "AutoModelForCausalLM")
     model = inject(pk.LoRA(r=4), model, encoded)
-    reader = Reader(model, "labelled", "packed")
-    compare(reader, encoded, task)
-    assert not reader.in_chunks
+    engine = engine_of(model, encoded.head, "packed")
+    compare(engine, encoded, pk.LoRA())
+    assert not engine.forward.in_chunks
 
 
-class _Packed(Reader):
+class _PackedBatch(HookedBatch):
+    def _run(self):
+        inputs = {"position_ids": self.batch.positions}
+        for name, value in self.forward.inputs.items():
+            inputs[name] = value(self.batch) if callable(value) else value
+        return self.forward.model(input_ids=self.batch.input_ids, **inputs).logits
+
+
+class _Packed(ForwardPass):
     """Packs without peftkit's attention: the ways that facts and forums tell of."""
 
-    def __init__(self, model, reads, **inputs):
-        super().__init__(model, reads, "padded", only_read=False)
-        self.layout, self.inputs = "packed", inputs
-        self.last_block, self.score = [], None
+    def __init__(self, engine, **inputs):
+        super().__init__(engine.model, "tokens", "packed", only_read=False)
+        self.inputs = inputs
 
-    def ready(self, batch):
-        return contextlib.nullcontext(batch)
-
-    def _run(self, batch):
-        inputs = {"position_ids": batch.positions}
-        for name, value in self.inputs.items():
-            inputs[name] = value(batch) if callable(value) else value
-        logits = self.model(input_ids=batch.input_ids, **inputs).logits
-        if logits.shape[0] == 1 and not self.per_token:
-            raise AssertionError("one output for a row of several documents")
-        return logits
+    @contextlib.contextmanager
+    def hooked(self, batch, trunk=None, perturbation=None):
+        yield _PackedBatch(self, batch)
 
 
 def block_mask(batch):
@@ -506,12 +492,14 @@ RIGHT = {
 def test_the_self_check_sees_what_is_silently_wrong(case):
     kind, attention, inputs = {**WRONG, **RIGHT}[case]
     auto = "AutoModelForCausalLM" if kind == "llama" else "AutoModelForTokenClassification"
-    model, encoded, task = setting(kind, auto)
+    model, encoded = setting(kind, auto)
     model = inject(pk.FullFineTuning(), model, encoded)
     indices = tuple(range(len(LENGTHS)))
-    right = one_by_one(model, indices, encoded, task, gradients=True)
+    engine, method = engine_of(model, encoded.head), pk.FullFineTuning()
+    right = one_by_one(engine, encoded.train, indices, method, gradients=True)
     model.set_attn_implementation(attention)
-    wrong = wrong_with(_Packed(model, "labelled", **inputs), right, indices, encoded, task, 1e-4)
+    packed = replace(engine, forward=_Packed(engine, **inputs))
+    wrong = wrong_with(packed, right, encoded.train, indices, method)
     assert ("differ by" in wrong) == (case in WRONG), wrong
 
 
@@ -527,14 +515,15 @@ VIRTUAL = {
 @pytest.mark.filterwarnings("ignore:Position ids are not supported")
 @pytest.mark.parametrize("kind", VIRTUAL)
 def test_the_self_check_sees_that_virtual_tokens_cannot_be_packed(kind):
-    model, encoded, task = setting("llama", "AutoModelForCausalLM")
+    model, encoded = setting("llama", "AutoModelForCausalLM")
     model = get_peft_model(model, copy.deepcopy(VIRTUAL[kind])).eval()
     indices = tuple(range(len(LENGTHS)))
-    right = one_by_one(model, indices, encoded, task, gradients=True)
-    reader = _Packed(model, "labelled", use_cache=kind == "prefix")
-    assert "differ by" in wrong_with(reader, right, indices, encoded, task, 1e-4)
-    chosen = choose_reader(model, encoded, task, ["padded", "packed"], CPU, gradients=True)
-    assert chosen.reader.layout == "padded"
+    engine, method, examples = engine_of(model, encoded.head), pk.HeadOnly(), encoded.train
+    right = one_by_one(engine, examples, indices, method, gradients=True)
+    packed = replace(engine, forward=_Packed(engine, use_cache=kind == "prefix"))
+    assert "differ by" in wrong_with(packed, right, examples, indices, method)
+    chosen = choose_engine(engine, examples, method, ["padded", "packed"], gradients=True)
+    assert chosen.engine.layout == "padded"
     assert "packed batches would not do" in chosen.notes[0]
 
 
@@ -543,11 +532,12 @@ def test_the_self_check_sees_that_virtual_tokens_cannot_be_packed(kind):
     pk.PrefixTuning(num_virtual_tokens=3), pk.PromptTuning(num_virtual_tokens=3),
 ])  # fmt: skip
 def test_with_virtual_tokens_only_what_is_read_is_computed(method, auto):
-    model, encoded, task = setting("llama", auto)
+    model, encoded = setting("llama", auto)
     model = inject(method, model, encoded)
-    chosen = choose_reader(model, encoded, task, method.layouts, CPU, gradients=True)
-    assert chosen.reader.only_read
-    assert chosen.reader.layout == "padded"
+    engine = engine_of(model, encoded.head)
+    chosen = choose_engine(engine, encoded.train, method, method.layouts, gradients=True)
+    assert chosen.engine.forward.only_read
+    assert chosen.engine.layout == "padded"
 
 
 def test_an_architecture_with_an_attention_of_its_own_is_padded():
@@ -573,20 +563,21 @@ TRUNKS = [
 def test_a_kept_trunk_changes_nothing(kind, auto, method):
     if auto == "AutoModelForCausalLM" and method.kind() == "HeadOnly":
         return  # nothing is trained
-    model, encoded, task = setting(kind, auto)
+    model, encoded = setting(kind, auto)
     model = inject(method, model, encoded)
     assert base_of(model).config.model_type in FAMILIES
-    reader = Reader(model, task.reads, "packed")
-    single = collate(encoded.train, [1], task.reads, encoded.pad_token_id)
-    quiet = modules_below(model, single)
-    reader.trunk = find_frozen_trunk(base_of(model), quiet, reader.every_token, num_passes=3)
-    assert reader.trunk.num_frozen == (3 if method.kind() == "HeadOnly" else 2)
+    engine = engine_of(model, encoded.head, "packed", pad_token_id=encoded.pad_token_id)
+    below = modules_below(model, engine.in_layout("padded").batch(encoded.train, [1]))
+    every_token = engine.forward.every_token
+    trunk = find_frozen_trunk(base_of(model), below, every_token, num_passes=3)
+    engine = engine.keeping(trunk)
+    assert trunk.num_frozen == (3 if method.kind() == "HeadOnly" else 2)
     calls = []
-    left_out = [getattr(holder, name) for holder, name in reader.trunk.places]
+    left_out = [getattr(holder, name) for holder, name in trunk.places]
     for module in (left_out[0], left_out[-1]):  # the first block; an encoder's embeddings
         module.register_forward_hook(lambda *_: calls.append(1))
-    compare(reader, encoded, task)  # budgets of 20, 40 and 1000: what one leaves serves the others
+    compare(engine, encoded, method)  # what one of its budgets leaves serves the others
     packed = len(calls)
-    compare(reader, encoded, task)
-    assert (len(left_out) > reader.trunk.num_frozen) is (kind in ENCODERS)
+    compare(engine, encoded, method)
+    assert (len(left_out) > trunk.num_frozen) is (kind in ENCODERS)
     assert len(calls) - packed == 2 * len(LENGTHS), "only the reference ran the frozen blocks again"

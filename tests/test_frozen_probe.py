@@ -27,14 +27,16 @@ from peftkit.run import run
 from peftkit.stages.plan import forward_tokens
 from peftkit.stages.preparing import prepare
 from peftkit.tasks.task import ByExample, Score
-from peftkit.training.forward.reading import Reader
 from tests.conftest import sentences, write_csv
+from tests.engines import engine_of
 
 CPU = Accelerator(cpu=True)
 SIZES = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 80,
     "intermediate_size": 48, "max_position_embeddings": 64,
 }  # fmt: skip
+
+HEAD = Head("", "SEQ_CLS", ("0", "1", "2"))
 
 
 def base_with_head(kind: str, labels: int = 3, layout: str = "packed") -> FrozenBase:
@@ -52,7 +54,7 @@ def base_with_head(kind: str, labels: int = 3, layout: str = "packed") -> Frozen
     trunk = model.base_model_prefix
     head = tuple(name for name, module in model.named_children()
                  if name != trunk and any(True for _ in module.parameters()))  # fmt: skip
-    return FrozenBase(head, Reader(model, "first", layout), 0, 64, CPU)
+    return FrozenBase(head, engine_of(model, HEAD, layout, micro_batch_tokens=64))
 
 
 def made_examples(count: int, labels: int = 3, seed: int = 0) -> Examples:
@@ -71,10 +73,9 @@ class TestFeatures:
         base, examples = base_with_head(kind), made_examples(20)
         assert tried(base, examples).beside
         task = TextClassification(data=Data(path="-"))
-        head = Head("", "SEQ_CLS", ("0", "1", "2"))
 
         def scored():
-            return evaluate(base.reader, examples, head, task, 0, 64, CPU)
+            return evaluate(base.engine, examples, task)
 
         plain = scored()
         modules = [id(module) for module in base.model.modules()]
@@ -156,8 +157,7 @@ class TestRows:
             examples = made_examples(30, seed=seed)
             labels = np.concatenate(list(examples.targets))
             parts.append(Part(np.eye(3, dtype=np.float32)[labels], examples))
-        head = Head("", "SEQ_CLS", ("0", "1", "2"))
-        found = fit_probe(parts, make_recipe().task, head, "accuracy")
+        found = fit_probe(parts, make_recipe().task, HEAD, "accuracy")
         assert sum(tried["value"] == 1.0 for tried in found.tried) > 3
         assert found.regularization == STRENGTHS[-1]  # the surest of all that are right
 

@@ -16,13 +16,14 @@ from peftkit.deploy.exporting.export import export
 from peftkit.deploy.exporting.gguf.reading import read_gguf
 from peftkit.deploy.merging.merge import merge_to
 from peftkit.deploy.rewinding.rewind import rewind
-from peftkit.methods.lora_linear import as_peft_computes
+from peftkit.methods.fast_layers import exact
+from peftkit.methods.lora_linear import fused_lora_layers
 from peftkit.methods.peft_layout import lora_layers
 from peftkit.recipe import Recipe
 from peftkit.run import run
 from peftkit.stages.measuring import measured_method, names_blocks
 from peftkit.stages.preparing import prepare
-from peftkit.training.forward.reading import Reader
+from tests.engines import engine_of
 from tests.test_fast_paths import EXACT, compare, inject, setting
 
 METHOD = pk.LoRA(
@@ -123,13 +124,13 @@ def test_a_rank_beyond_a_layer_blames_the_field_that_gives_it(make_recipe, metho
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_layers_of_their_own_rank_and_alpha_compute_as_peft_does(layout):
-    model, encoded, task = setting("llama", "AutoModelForCausalLM")
+    model, encoded = setting("llama", "AutoModelForCausalLM")
     model = inject(METHOD.with_(layers_to_transform=(0, 2)), model, encoded)
-    reader = Reader(model, task.reads, layout)
-    compare(reader, encoded, task)
+    engine = engine_of(model, encoded.head, layout)
+    compare(engine, encoded, METHOD)
     ours = outputs_of(model, IDS)
-    with as_peft_computes(model):
-        compare(reader, encoded, task)
+    with exact(fused_lora_layers(model)):
+        compare(engine, encoded, METHOD)
         assert (outputs_of(model, IDS) - ours).abs().max() <= EXACT
 
 

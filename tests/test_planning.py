@@ -29,8 +29,9 @@ from peftkit.training.forward.batching import (
     seeded_steps,
     worst_micro_batch,
 )
-from peftkit.training.forward.reading import Reader
+from peftkit.training.forward.forward_pass import HookedBatch
 from peftkit.training.loop import train
+from tests.engines import engine_of
 
 CPU = Accelerator(cpu=True)
 DEEP = {
@@ -204,17 +205,23 @@ def test_the_largest_micro_batch_goes_first(deep, reviews, monkeypatch):
         padded_tokens(encoded.train, indices, "padded")
         for step in seeded_steps(len(encoded.train), 1, 2 * len(encoded.train), 0)
         for indices in micro_batches(
-            encoded.train, step, recipe.training, "padded", CPU, prepared.base.config
+            encoded.train,
+            step,
+            recipe.training.micro_batch_tokens,
+            "padded",
+            CPU,
+            prepared.base.config,
         )
     ]
     assert padded_tokens(encoded.train, worst, "padded") >= max(sizes)
     loaded = load_weights(prepared.base, encoded.head, torch.float32, CPU.device, None)
     model = recipe.method.inject(loaded.model, encoded, loaded.head)
-    reader = Reader(model, "first")
 
-    def no_memory(batch, losses):
-        raise RuntimeError(f"DefaultCPUAllocator: can't allocate memory for {len(batch.indices)}")
+    def no_memory(run, loss):
+        sizes = len(run.batch.indices)
+        raise RuntimeError(f"DefaultCPUAllocator: can't allocate memory for {sizes}")
 
-    monkeypatch.setattr(reader, "loss", no_memory)
+    monkeypatch.setattr(HookedBatch, "loss", no_memory)
+    engine, quiet = engine_of(model, encoded.head), Console(quiet=True)
     with pytest.raises(TrainingError, match=r"the largest micro-batch, .* does not fit"):
-        train(reader, encoded, recipe, CPU, lambda _: {}, Console(quiet=True))
+        train(engine, encoded.train, recipe, lambda _: {}, quiet)

@@ -32,11 +32,10 @@ from peftkit.run import prepare, run, train_and_score
 from peftkit.stages.outcome import Clock
 from peftkit.training.forward import frozen_trunk
 from peftkit.training.forward.batching import pack_step
-from peftkit.training.forward.collating import collate
-from peftkit.training.forward.reading import Reader
-from peftkit.training.forward.self_check import choose_reader
+from peftkit.training.forward.self_check import choose_engine
 from tests.conftest import code_of_card, save_tokenizer
-from tests.test_fast_paths import DECODERS, ENCODERS, LENGTHS, ReadsAnything, examples_of
+from tests.engines import engine_of
+from tests.test_fast_paths import DECODERS, ENCODERS, LENGTHS, examples_of
 
 CPU = Accelerator(cpu=True)
 EXACT = 1e-5
@@ -54,13 +53,13 @@ def config_of(kind, pooling):
     return config
 
 
-def setting(kind, pooling) -> tuple[torch.nn.Module, Encoded, ReadsAnything]:
+def setting(kind, pooling) -> tuple[torch.nn.Module, Encoded]:
     config = config_of(kind, pooling)
     torch.manual_seed(0)
     model = pooled_class(config, kind).from_config(config).eval()
     examples = examples_of(per_token=False, segments=kind == "bert")
     head = Head("AutoModel", "SEQ_CLS", LABELS, pooling=pooling)
-    return model, Encoded(examples, examples, examples, head, 1), ReadsAnything("first")
+    return model, Encoded(examples, examples, examples, head, 1)
 
 
 def trunk_of(model):
@@ -101,7 +100,7 @@ def close(found, expected, allowed=EXACT):
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize(("kind", "pooling"), WAYS)
 def test_loss_and_gradients_are_those_of_single_documents(kind, pooling, layout):
-    model, encoded, task = setting(kind, pooling)
+    model, encoded = setting(kind, pooling)
     examples = encoded.train
     trunk, classifier = trunk_of(model), torch.nn.Linear(32, len(LABELS))
     classifier.load_state_dict(model.classifier.state_dict())
@@ -113,16 +112,11 @@ def test_loss_and_gradients_are_those_of_single_documents(kind, pooling, layout)
     expected = {f"{model.base_model_prefix}.{n}": p.grad for n, p in trunk.named_parameters()}
     expected |= {f"classifier.{n}": p.grad for n, p in classifier.named_parameters()}
     largest = max(float(g.norm()) for g in expected.values() if g is not None)
-    reader = Reader(model, task.reads, layout)
+    engine = engine_of(model, encoded.head, layout, pad_token_id=encoded.pad_token_id)
     for budget in (20, 1000):
         model.zero_grad()
-        total = 0.0
-        for indices in pack_step(examples, range(len(LENGTHS)), budget, 1)[0]:
-            batch = collate(examples, indices, task.reads, encoded.pad_token_id, layout)
-            with reader.ready(batch) as given:
-                loss = reader.loss(given, lambda o, t, w: task.loss(o, t, w, 0.0))
-                loss.backward()
-            total += loss.item()
+        cut = pack_step(examples, range(len(LENGTHS)), budget, 1)[0]
+        total = engine.gradients(examples, cut).loss.item()
         assert total == pytest.approx(right.item(), rel=EXACT)
         for name, parameter in model.named_parameters():
             difference = float((parameter.grad - expected[name]).norm())
@@ -131,10 +125,13 @@ def test_loss_and_gradients_are_those_of_single_documents(kind, pooling, layout)
 
 @pytest.mark.parametrize(("kind", "pooling"), WAYS)
 def test_packed_batches_are_chosen_and_not_refused(kind, pooling):
-    model, encoded, task = setting(kind, pooling)
-    chosen = choose_reader(model, encoded, task, ["padded", "packed"], CPU, gradients=True)
+    model, encoded = setting(kind, pooling)
+    engine = engine_of(model, encoded.head, pad_token_id=encoded.pad_token_id)
+    chosen = choose_engine(
+        engine, encoded.train, pk.FullFineTuning(), ["padded", "packed"], gradients=True
+    )
     assert not chosen.notes
-    assert (chosen.reader.layout, chosen.reader.only_read) == ("packed", True)
+    assert (chosen.engine.layout, chosen.engine.forward.only_read) == ("packed", True)
 
 
 def test_a_dropout_of_the_architecture_stands_before_the_classifier():
@@ -150,15 +147,15 @@ def test_a_dropout_of_the_architecture_stands_before_the_classifier():
     ids=lambda method: method.kind(),
 )  # fmt: skip
 def test_virtual_tokens_are_no_tokens_of_the_text(kind, pooling, method):
-    model, encoded, task = setting(kind, pooling)
+    model, encoded = setting(kind, pooling)
     trunk, classifier = trunk_of(model), model.classifier
     plain = dataclasses.replace(encoded.train, segment_ids=None)
     model = method.inject(model, encoded, ("classifier",)).eval()
-    reader = Reader(model, task.reads, "padded")
-    batch = collate(plain, range(len(LENGTHS)), task.reads, encoded.pad_token_id)
+    engine = engine_of(model, encoded.head, pad_token_id=encoded.pad_token_id)
+    batch = engine.batch(plain, range(len(LENGTHS)))
     expected = []
     with torch.inference_mode():
-        ((_, found),) = reader.outputs(batch)
+        ((_, found),) = engine.outputs(batch)
         prompt = model.get_prompt(batch_size=1)
         for row in plain.input_ids:
             ids = torch.from_numpy(row)[None]
@@ -178,7 +175,7 @@ def test_virtual_tokens_are_no_tokens_of_the_text(kind, pooling, method):
 
 def test_padding_on_the_left_changes_nothing():
     for kind, pooling in (("bert", "mean"), ("bert", "cls")):
-        model, _, _ = setting(kind, pooling)
+        model, _ = setting(kind, pooling)
         ids = torch.tensor([[5, 9, 7, 8]])
         padded = torch.tensor([[0, 0, 5, 9, 7, 8]])
         at = torch.tensor([[0, 0, 0, 1, 2, 3]])
@@ -265,21 +262,22 @@ def test_what_was_trained_and_saved_answers_the_same(
     assert loaded.head == ("classifier",)
     assert set(loaded.random) == {"classifier.weight", "classifier.bias"}
     model = method.inject(loaded.model, encoded, loaded.head).train()
-    batch = collate(encoded.train, range(8), "first", encoded.pad_token_id)
     before = {name: p.clone() for name, p in trainable_parameters(model).items()}
     optimizer = torch.optim.AdamW(list(trainable_parameters(model).values()), lr=1e-2)
-    reader = Reader(model, "first", "padded")
+    engine = engine_of(model, encoded.head, pad_token_id=encoded.pad_token_id)
     for _ in range(3):
         optimizer.zero_grad()
-        reader.loss(batch, lambda o, t, w: recipe.task.loss(o, t, w, 0.0)).backward()
+        engine.gradients(encoded.train, [range(8)])
         optimizer.step()
     same = [n for n, p in trainable_parameters(model).items() if torch.equal(p, before[n])]
     assert not same
     method.save(model, tmp_path)
     again = load_trained_model(tmp_path, recipe, base, encoded.head, CPU.device)
     with torch.inference_mode():
-        ((_, right),) = Reader(model.eval(), "first").outputs(batch)
-        ((_, found),) = Reader(again, "first").outputs(batch)
+        batch = engine.batch(encoded.train, range(8))
+        model.eval()
+        ((_, right),) = engine.outputs(batch)
+        ((_, found),) = engine_of(again, encoded.head).outputs(batch)
     close(found, right)
 
 

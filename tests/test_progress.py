@@ -15,10 +15,10 @@ from peftkit.adapters.verifying import verify
 from peftkit.deploy.merging import certificate
 from peftkit.deploy.merging.certificate import Questions, ask
 from peftkit.evaluation.generating import answer_prompts
+from peftkit.evaluation.scoring import evaluate
 from peftkit.run import run
-from peftkit.stages.fitting import load, score
+from peftkit.stages.fitting import engine_of, load
 from peftkit.stages.preparing import prepare
-from peftkit.training.forward.reading import Reader
 from peftkit.training.progress import EVERY, Pace, Stages, TrainingProgress
 
 CPU = Accelerator(cpu=True)
@@ -125,7 +125,8 @@ def classifier(make_recipe):
 def test_scoring_counts_every_row(classifier):
     prepared, model = classifier
     done: list[int] = []
-    score(Reader(model, "first"), prepared.encoded.train, prepared, CPU, done.append)
+    engine = engine_of(model, prepared, CPU)
+    evaluate(engine, prepared.encoded.train, prepared.recipe.task, done.append)
     assert sum(done) == len(prepared.encoded.train) > 0
 
 

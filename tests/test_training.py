@@ -20,13 +20,13 @@ from peftkit.evaluation.scoring import evaluate
 from peftkit.methods.method import trainable_parameters
 from peftkit.recipe import Training
 from peftkit.run import run
-from peftkit.stages.fitting import choose_trained, inject
+from peftkit.stages.fitting import choose_trained, engine_of, inject
 from peftkit.stages.preparing import prepare
 from peftkit.training import guards
 from peftkit.training.forward.collating import collate
+from peftkit.training.forward.forward_pass import base_of
 from peftkit.training.forward.frozen_below import modules_below
-from peftkit.training.forward.reading import Reader, base_of
-from peftkit.training.forward.self_check import choose_reader
+from peftkit.training.forward.self_check import choose_engine
 from peftkit.training.loop import train
 from peftkit.training.optimizers import make_optimizer, make_schedule
 
@@ -45,32 +45,27 @@ def start(recipe):
     return prepared, loaded
 
 
-def score_of(prepared, accelerator):
-    encoded, recipe = prepared.encoded, prepared.recipe
-
-    def score(reader):
-        return evaluate(
-            reader, encoded.validation, encoded.head, recipe.task, 0, 4096, accelerator
-        ).metrics
+def score_of(prepared):
+    def score(engine):
+        return evaluate(engine, prepared.encoded.validation, prepared.recipe.task).metrics
 
     return score
 
 
-def reader_of(model, prepared, accelerator):
-    recipe = prepared.recipe
-    return choose_reader(
-        model, prepared.encoded, recipe.task, recipe.method.layouts, accelerator, gradients=True
-    ).reader
+def chosen_for(model, prepared, accelerator):
+    method = prepared.recipe.method
+    engine = engine_of(model, prepared, accelerator)
+    return choose_engine(
+        engine, prepared.encoded.train, method, method.layouts, gradients=True
+    ).engine
 
 
 def trained(recipe):
     prepared, loaded = start(recipe)
     model = recipe.method.inject(loaded.model, prepared.encoded, loaded.head)
-    accelerator = Accelerator()
-    score = score_of(prepared, accelerator)
-    reader = reader_of(model, prepared, accelerator)
-    result = train(reader, prepared.encoded, recipe, accelerator, score, SILENT)
-    return prepared, reader, result, score
+    score, engine = score_of(prepared), chosen_for(model, prepared, Accelerator())
+    result = train(engine, prepared.encoded.train, recipe, score, SILENT)
+    return prepared, engine, result, score
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj"]], ids=["most", "few"])
@@ -80,14 +75,14 @@ def test_the_file_of_weights_is_left_where_most_are_elsewhere(make_chat, chat_ba
     prepared, loaded = start(recipe)
     given = {name: p.detach().clone() for name, p in loaded.model.named_parameters()}
     model, accelerator = inject(loaded, prepared), Accelerator()
-    reader, mapped = choose_trained(model, prepared, accelerator).reader, []
+    engine, mapped = choose_trained(model, prepared, accelerator).engine, []
 
     def score(_):
         gc.collect()  # another test's model may lie in the file too
         mapped.append(f"{chat_base}/model.safetensors" in Path("/proc/self/maps").read_text())
         return {recipe.metric: 1.0}
 
-    train(reader, prepared.encoded, recipe, accelerator, score, SILENT)
+    train(engine, prepared.encoded.train, recipe, score, SILENT)
     assert mapped == [targets != "all-linear"]
     kept = {name.replace("base_layer.", ""): p for name, p in base_of(model).named_parameters()}
     assert all(torch.equal(kept[name], p) for name, p in given.items())
@@ -101,10 +96,8 @@ def test_it_learns_and_changes_only_what_is_trained(make_recipe, method, rate, b
     model = method.inject(loaded.model, prepared.encoded, loaded.head)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     trained_names = set(trainable_parameters(model))
-    accelerator = Accelerator()
-    score = score_of(prepared, accelerator)
-    reader = reader_of(model, prepared, accelerator)
-    result = train(reader, prepared.encoded, recipe, accelerator, score, SILENT)
+    score, engine = score_of(prepared), chosen_for(model, prepared, Accelerator())
+    result = train(engine, prepared.encoded.train, recipe, score, SILENT)
     changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert changed <= trained_names
     unused = {n for n in trained_names - changed if "embeddings" not in n and "key.bias" not in n}
@@ -147,10 +140,10 @@ def test_best_weights_are_restored(make_recipe):
     recipe = make_recipe(
         LoRA(r=4), num_epochs=6, learning_rate=0.3, schedule="constant", metric="loss"
     )
-    _, reader, result, score = trained(recipe)
+    _, engine, result, score = trained(recipe)
     losses = {record.step: record.metrics["loss"] for record in result.validations}
     assert result.best_value == min(losses.values()) == losses[result.best_step]
-    assert score(reader)["loss"] == pytest.approx(result.best_value, rel=1e-6)
+    assert score(engine)["loss"] == pytest.approx(result.best_value, rel=1e-6)
 
 
 def test_early_stopping_waits_for_its_patience(make_recipe):
@@ -228,7 +221,7 @@ def test_modules_below_the_first_trained_tensor_stay_in_eval_mode(make_recipe):
         make_recipe(LoRA(r=2, target_modules=r".*layer\.1\..*query", lora_dropout=0.1))
     )
     model = prepared.recipe.method.inject(loaded.model, prepared.encoded, loaded.head)
-    batch = collate(prepared.encoded.train, [0], "first", 0)
+    batch = collate(prepared.encoded.train, [0], "pooled", 0)
     quiet = set(modules_below(model, batch))
     names = {
         name.removeprefix("base_model.model.") for name, m in model.named_modules() if m in quiet
@@ -271,7 +264,7 @@ def test_nan_stops_before_the_weights_are_touched(make_recipe):
     accelerator = Accelerator()
     with pytest.raises(TrainingError, match=r"step \d+: the loss is .*rows \d+") as caught:
         train(
-            Reader(model, "first"), prepared.encoded, recipe, accelerator,
+            engine_of(model, prepared, accelerator), prepared.encoded.train, recipe,
             lambda _: {"accuracy": 0.0}, SILENT,
         )  # fmt: skip
     assert caught.value.exit_code == 1

@@ -36,7 +36,7 @@ from peftkit.evaluation.generating import write
 from peftkit.evaluation.scoring import run_model
 from peftkit.recipe import Recipe
 from peftkit.tasks.task import Prediction, Reply, Scored
-from peftkit.training.forward.reading import Reader
+from peftkit.training.forward.engine import Engine
 from peftkit.training.progress import Pace, Say, silent
 
 OTHER_SEED = 20_261_123
@@ -77,15 +77,15 @@ class LoadedAdapter:
         if self.record.head.generation:
             return [Reply(text) for text in self.write(inputs, progress=progress)]
         task = self.recipe.task
-        outputs, _ = run_model(
-            Reader(self.model, task.reads),
-            self._encode(inputs),
-            task,
+        engine = Engine.of(
+            self.model,
+            self.record.head,
+            task.loss(),
             self.tokenizer.pad_token_id,
             self.recipe.training.micro_batch_tokens,
             self.accelerator,
-            progress=progress,
         )
+        outputs, _ = run_model(engine, self._encode(inputs), task.keep, progress)
         return task.predict(outputs, self.record.head)
 
     @quietly()

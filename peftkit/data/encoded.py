@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,17 @@ from peftkit.data.rows import Row
 IGNORE_INDEX = -100
 LEAST_SHARED = 8
 """Tokens that several examples must begin with, or each has its own."""
+
+
+Output = Literal["pooled", "tokens", "spans", "vocabulary"]
+"""One output for each example; one for each token: of classes, of a start and an end, or of the
+vocabulary, which is never whole in memory."""
+OF_AUTO_CLASS: dict[str, Output] = {
+    "AutoModelForCausalLM": "vocabulary",
+    "AutoModelForQuestionAnswering": "spans",
+    "AutoModelForSeq2SeqLM": "vocabulary",
+    "AutoModelForTokenClassification": "tokens",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,15 @@ class Head:
     generation: dict[str, Any] = field(default_factory=dict)
     """How the trained model writes, by the names of transformers' `GenerationConfig`, the tokens it
     stops at among them; empty where it does not write."""
+
+    @property
+    def output(self) -> Output:
+        """What is read of the model."""
+        return OF_AUTO_CLASS.get(self.auto_class, "pooled")
+
+
+LANGUAGE_MODEL = Head("AutoModelForCausalLM", "CAUSAL_LM", trained=False)
+"""Of a base that goes on with a text."""
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from peftkit.data.encoded import Examples
 from peftkit.errors import first_line
-from peftkit.training.forward.batching import inference_batches, row_tokens
-from peftkit.training.forward.collating import collate, to_device
-from peftkit.training.forward.reading import Reader
+from peftkit.training.forward.engine import Engine
 from peftkit.training.progress import Pace, Say, silent
 
 Floats = npt.NDArray[np.float32]
@@ -36,29 +33,14 @@ class FrozenBase:
 
     head: tuple[str, ...]
     """Names of the modules that the task trains above the base."""
-    reader: Reader
-    pad_token_id: int
-    micro_batch_tokens: int
-    accelerator: Accelerator
+    engine: Engine
     say: Say = silent
     """Called with the progress of reading, if that takes long."""
 
     @property
     def model(self) -> Any:
         """The model itself, in evaluation mode while it is read."""
-        return self.reader.model
-
-    def batches(self, examples: Examples) -> list[tuple[int, ...]]:
-        """The batches in which a split is read, by all processes together."""
-        reader, on_cpu = self.reader, self.accelerator.device.type == "cpu"
-        tokens = row_tokens(self.micro_batch_tokens, reader.layout, on_cpu, reader.config)
-        return list(inference_batches(examples, tokens, reader.layout))
-
-    def own_share(self, examples: Examples) -> list[tuple[int, ...]]:
-        """The batches that this process reads."""
-        return self.batches(examples)[
-            self.accelerator.process_index :: self.accelerator.num_processes
-        ]
+        return self.engine.model
 
     def linear_layers(self) -> list[tuple[str, nn.Linear]]:
         """The linear layers of the head, by name, in the order of their definition."""
@@ -73,17 +55,17 @@ class FrozenBase:
 def read_features(base: FrozenBase, examples: Examples) -> Floats:
     """(examples, d), in the order of the examples; every process reads its share of the batches."""
     pace, parts = Pace(base.say, "frozen probe", len(examples)), []
-    with headless(base) as reader, torch.inference_mode(), base.accelerator.autocast():
-        for batch in base.own_share(examples):
-            parts.append(_outputs(base, reader, examples, batch).float().cpu().numpy())
-            pace.advance(len(batch) * base.accelerator.num_processes)
+    with headless(base) as engine, torch.inference_mode(), engine.accelerator.autocast():
+        for indices in engine.own_batches(examples):
+            parts.append(_outputs(engine, examples, indices).float().cpu().numpy())
+            pace.advance(len(indices) * engine.accelerator.num_processes)
     return _in_order(base, examples, parts)
 
 
 @contextlib.contextmanager
-def headless(base: FrozenBase) -> Iterator[Reader]:
-    """Inside, identities replace the head's linear layers; yields a reader of that model."""
-    model, reader = base.model, base.reader
+def headless(base: FrozenBase) -> Iterator[Engine]:
+    """Inside, identities replace the head's linear layers; yields an engine of that model."""
+    model = base.model
     places = []
     for name, module in base.linear_layers():
         parent, _, last = name.rpartition(".")
@@ -91,25 +73,22 @@ def headless(base: FrozenBase) -> Iterator[Reader]:
     try:
         for holder, last, _ in places:
             setattr(holder, last, nn.Identity())
-        yield Reader(model.eval(), reader.reads, reader.layout, reader.only_read)
+        model.eval()
+        yield replace(base.engine, forward=base.engine.forward.anew())
     finally:
         for holder, last, module in places:
             setattr(holder, last, module)
 
 
-def _outputs(
-    base: FrozenBase, reader: Reader, examples: Examples, indices: tuple[int, ...]
-) -> Tensor:
+def _outputs(engine: Engine, examples: Examples, indices: tuple[int, ...]) -> Tensor:
     """(batch, classes or d), of one batch."""
-    batch = collate(examples, indices, reader.reads, base.pad_token_id, reader.layout)
-    with reader.ready(to_device(batch, base.accelerator.device)) as given:
-        return torch.cat([part for _, part in reader.outputs(given)])
+    return torch.cat([part for _, part in engine.outputs(engine.batch(examples, indices))])
 
 
 def _in_order(base: FrozenBase, examples: Examples, parts: Sequence[Floats]) -> Floats:
     """The rows of this process's batches, and of the others', in the order of the examples."""
-    found = list(zip(base.own_share(examples), parts, strict=True))
-    if base.accelerator.num_processes > 1:
+    found = list(zip(base.engine.own_batches(examples), parts, strict=True))
+    if base.engine.accelerator.num_processes > 1:
         found = gather_object(found)
     order = np.argsort(np.concatenate([np.array(indices) for indices, _ in found]))
     features: Floats = np.concatenate([part for _, part in found])[order]
@@ -127,9 +106,9 @@ class Seen:
 
     def features(self) -> Floats | None:
         """(examples, d); None if a batch of any process gave none."""
-        sizes = [len(indices) for indices in self.base.own_share(self.examples)]
+        sizes = [len(indices) for indices in self.base.engine.own_batches(self.examples)]
         complete = [[len(part) for part in self.parts] == sizes]
-        if self.base.accelerator.num_processes > 1:
+        if self.base.engine.accelerator.num_processes > 1:
             complete = gather_object(complete)
         if not all(complete):
             return None
@@ -195,19 +174,19 @@ def tried(base: FrozenBase, examples: Examples) -> Tried:
     shortest = min(range(len(examples)), key=lambda index: len(examples.input_ids[index]))
     one = examples.chosen([shortest])
     base.model.eval()
-    with base.accelerator.autocast(), torch.inference_mode():
+    with base.engine.accelerator.autocast(), torch.inference_mode():
         try:
-            with headless(base) as reader:
-                alone = _outputs(base, reader, one, (0,))
+            with headless(base) as engine:
+                alone = _outputs(engine, one, (0,))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a head that is no plain sequence of layers
             told = f"{type(error).__name__}: {first_line(error)}"
             return Tried(f"the head cannot be left out: {told}")
-        plain = _outputs(base, base.reader, one, (0,))
+        plain = _outputs(base.engine, one, (0,))
         try:
             with beside_scores(base, one) as seen:
-                logits = _outputs(base, base.reader, one, (0,))
+                logits = _outputs(base.engine, one, (0,))
         except (RuntimeError, IndexError):  # a norm between the layers takes no other width, or
             return Tried()  # there is no linear layer
     found, alone = seen.parts[-1], alone.cpu()

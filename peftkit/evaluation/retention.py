@@ -97,9 +97,11 @@ def text_loss(
         DataError: no text has two tokens.
         TrainingError: the model puts out NaN or infinity.
     """
+    from peftkit.data.encoded import LANGUAGE_MODEL
     from peftkit.evaluation.scoring import run_model
     from peftkit.tasks.chat_encoding import encode_texts
-    from peftkit.training.forward.reading import Reader
+    from peftkit.tasks.losses import CrossEntropy
+    from peftkit.training.forward.engine import Engine
 
     rows = [Row(number, {"text": text}) for number, text in enumerate(texts, start=1)]
     limit = min(max_length, tokenizer.model_max_length)
@@ -112,8 +114,13 @@ def text_loss(
         input_ids=[pieces.input_ids[place] for place in first],
         targets=[pieces.targets[place] for place in first],
     )
-    task = Chat(data=Conversations(path="-", text="text"))
-    pad = tokenizer.pad_token_id or 0  # what is padded is not read
-    reader = Reader(model, task.reads)
-    _, loss = run_model(reader, beginnings, task, pad, MICRO_BATCH_TOKENS, accelerator)
+    engine = Engine.of(
+        model,
+        LANGUAGE_MODEL,
+        CrossEntropy(),
+        tokenizer.pad_token_id or 0,  # what is padded is not read
+        MICRO_BATCH_TOKENS,
+        accelerator,
+    )
+    _, loss = run_model(engine, beginnings, lambda outputs, _: outputs[:, :0])
     return loss

@@ -9,25 +9,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from peftkit.data.encoded import IGNORE_INDEX, Examples, Head
+from peftkit.data.encoded import IGNORE_INDEX, Examples
 from peftkit.errors import TrainingError
-from peftkit.tasks.task import Reads, Score, Task
-from peftkit.training.forward.batching import inference_batches, row_tokens
-from peftkit.training.forward.collating import collate, to_device
-from peftkit.training.forward.reading import Reader
+from peftkit.tasks.task import Score, Task
+from peftkit.training.forward.engine import Engine
+
+Keep = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(outputs, targets) -> what is kept of them, (outputs, ...)."""
 
 
 def evaluate(
-    reader: Reader,
+    engine: Engine,
     examples: Examples,
-    head: Head,
     task: Task,
-    pad_token_id: int,
-    micro_batch_tokens: int,
-    accelerator: Accelerator,
     progress: Callable[[int], None] | None = None,
 ) -> Score:
     """The task's score of a model on a split, with `loss` among the metrics.
@@ -35,63 +31,49 @@ def evaluate(
     Raises:
         TrainingError: the model puts out NaN or infinity.
     """
-    outputs, loss = run_model(
-        reader, examples, task, pad_token_id, micro_batch_tokens, accelerator, progress=progress
-    )
-    score = task.metrics(outputs, examples, head)
+    outputs, loss = run_model(engine, examples, task.keep, progress)
+    score = task.metrics(outputs, examples, engine.head)
     return replace(score, metrics={**score.metrics, "loss": loss})
 
 
 def run_model(
-    reader: Reader,
+    engine: Engine,
     examples: Examples,
-    task: Task,
-    pad_token_id: int,
-    micro_batch_tokens: int,
-    accelerator: Accelerator,
-    keep: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    keep: Keep,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[npt.NDArray[np.float32], float]:
-    """What the task keeps of the outputs at the positions that it reads, (targets, ...) in the
-    examples' order; and the mean loss, unweighted and without label smoothing, so that it compares
-    between recipes.
+    """What is kept of the outputs at the places that are read, (outputs, ...) in the examples'
+    order; and the mean loss without label smoothing, so that it compares between recipes.
 
     Every process takes its share of the batches and gets all outputs.
 
     Args:
-        keep: (outputs, targets) -> what is kept of a batch, if not what the task needs.
         progress: called with the number of examples that were run, by all processes, again and
             again.
     """
-    keep = keep or task.keep
-    reader.model.eval()
-    on_cpu = accelerator.device.type == "cpu"
-    tokens = row_tokens(micro_batch_tokens, reader.layout, on_cpu, reader.config)
-    batches = list(inference_batches(examples, tokens, reader.layout))
-    found: list[tuple[int, Any]] = []
+    engine.model.eval()
+    accelerator, loss = engine.accelerator, engine.loss.plain()
+    kept_of: list[tuple[int, Any]] = []
     broken: list[int] = []
-    sums = torch.zeros(2, dtype=torch.float64)  # of losses, of targets
-    mine = batches[accelerator.process_index :: accelerator.num_processes]
+    sums = torch.zeros(2, dtype=torch.float64)  # of losses, of what they are divided by
     with torch.inference_mode(), accelerator.autocast():
-        for indices in mine:
-            batch = collate(examples, indices, task.reads, pad_token_id, reader.layout)
-            batch = to_device(batch, accelerator.device)
-            finite, kept = [], []
-            with reader.ready(batch) as given:
-                for part, raw in reader.outputs(given):
-                    outputs, targets = raw.float(), batch.targets[part]
-                    finite.append(torch.isfinite(outputs).all(dim=-1).cpu())
-                    ones = torch.ones_like(batch.weights[part])
-                    loss = task.loss(outputs, targets, ones, 0.0)
-                    sums += torch.stack((loss, task.count(targets, ones))).cpu()
-                    kept.append(keep(outputs, targets).cpu())
-            by_example = _by_example(torch.cat(finite), examples, indices, task.reads)
-            broken += [index for index, right in by_example if not right.all()]
-            found.extend(_by_example(torch.cat(kept), examples, indices, task.reads))
+        for indices in engine.own_batches(examples):
+            batch = engine.batch(examples, indices)
+            finite, kept, values = [], [], []
+            for part, raw in engine.outputs(batch):
+                outputs, targets = raw.float(), batch.targets[part]
+                finite.append(torch.isfinite(outputs).all(dim=-1).cpu())
+                values.append(loss.values(outputs, targets))
+                kept.append(keep(outputs, targets).cpu())
+            sums[0] += loss.total(torch.cat(values), batch).cpu()
+            sums[1] += loss.count(examples, indices)
+            sizes = _sizes(engine, examples, indices)
+            broken += [i for i, right in _cut(torch.cat(finite), indices, sizes) if not right.all()]
+            kept_of.extend(_cut(torch.cat(kept), indices, sizes))
             if progress:
                 progress(len(indices) * accelerator.num_processes)
     if accelerator.num_processes > 1:
-        found, broken = gather_object(found), gather_object(broken)
+        kept_of, broken = gather_object(kept_of), gather_object(broken)
         sums = sum(gather_object([sums]))
     if broken:
         raise TrainingError(
@@ -100,17 +82,20 @@ def run_model(
             "before training: the base is damaged, or needs `--base.dtype float32`; "
             "later: lower `training.learning_rate`",
         )
-    found.sort(key=lambda item: item[0])
-    return np.concatenate([kept for _, kept in found]), float(sums[0] / sums[1].clamp(min=1))
+    kept_of.sort(key=lambda item: item[0])
+    return np.concatenate([kept for _, kept in kept_of]), float(sums[0] / sums[1].clamp(min=1))
 
 
-def _by_example(
-    outputs: torch.Tensor, examples: Examples, indices: tuple[int, ...], reads: Reads
+def _sizes(engine: Engine, examples: Examples, indices: tuple[int, ...]) -> list[int]:
+    """Outputs of each example."""
+    if engine.head.output == "pooled":
+        return [1] * len(indices)
+    return [int((examples.targets[index] != IGNORE_INDEX).sum()) for index in indices]
+
+
+def _cut(
+    outputs: torch.Tensor, indices: tuple[int, ...], sizes: list[int]
 ) -> list[tuple[int, npt.NDArray[Any]]]:
-    """Outputs of one batch cut at the examples' borders, (targets of the example, ...) each."""
-    if reads in ("first", "last"):
-        sizes = [1] * len(indices)
-    else:
-        sizes = [int((examples.targets[index] != IGNORE_INDEX).sum()) for index in indices]
+    """Outputs of one batch cut at the examples' borders, (outputs of the example, ...) each."""
     parts = np.split(outputs.numpy(), np.cumsum(sizes)[:-1])
     return list(zip(indices, parts, strict=True))

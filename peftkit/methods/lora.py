@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from peftkit.data.encoded import Encoded
+    from peftkit.methods.fast_layers import FastLayer
 
 
 class LoRA(_StoredByPeft):
@@ -86,6 +87,11 @@ class LoRA(_StoredByPeft):
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         return inject_lora(self, model, encoded, head)
+
+    def fast(self, model: nn.Module) -> Sequence[FastLayer]:
+        from peftkit.methods.lora_linear import fused_lora_layers
+
+        return fused_lora_layers(model)
 
     def learning_rate_scales(self, model: nn.Module) -> Mapping[str, float]:
         names = (name for name in trainable_parameters(model) if ".lora_B." in name)

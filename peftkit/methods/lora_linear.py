@@ -19,8 +19,6 @@ In evaluation the layer rounds as PEFT's does: a reloaded adapter gives the same
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -36,9 +34,9 @@ class Linear(PeftLinear):
     without dropout, on a plain `nn.Linear`. In all others PEFT does.
     """
 
-    by_itself = True
+    fused = True
     """False to leave the computation to PEFT."""
-    whole: Tensor | None = None
+    fused_weight: Tensor | None = None
     """M, (out + r, in + r)."""
 
     @staticmethod
@@ -47,7 +45,7 @@ class Linear(PeftLinear):
         config._register_custom_module({_Plain: Linear})
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if args or kwargs or not self.by_itself or not self._is_ordinary():
+        if args or kwargs or not self.fused or not self._is_ordinary():
             out: Tensor = super().forward(x, *args, **kwargs)
             return out
         name = self.active_adapters[0]
@@ -75,22 +73,27 @@ class Linear(PeftLinear):
         """
         weight: Any = self.base_layer.weight
         (height, width), r = weight.shape, len(a)
-        shape, whole = (height + r, width + r), self.whole
+        shape, whole = (height + r, width + r), self.fused_weight
         if whole is None or whole.shape != shape or whole.data_ptr() != weight.data_ptr():
             with torch.inference_mode(False):  # the tensors of that mode cannot train
                 whole = weight.new_zeros(shape)
             whole[:height, :width] = weight
             weight.data = whole[:height, :width]
-            self.whole = whole
+            self.fused_weight = whole
         torch.mul(a, scale, out=whole[height:, :width])
         return whole
 
-    def settle(self) -> None:
+    @property
+    def moved(self) -> Tensor | None:
+        """The weight of the base layer, if it lies in M."""
+        return None if self.fused_weight is None else self.base_layer.weight  # type: ignore[return-value]
+
+    def unfuse(self) -> None:
         """Gives the weight of the base layer a place of its own again."""
-        if self.whole is not None:
+        if self.fused_weight is not None:
             weight: Any = self.base_layer.weight
             weight.data = weight.data.contiguous()
-            self.whole = None
+            self.fused_weight = None
 
     def _is_ordinary(self) -> bool:
         names = self.active_adapters
@@ -172,30 +175,6 @@ class _LowRank(torch.autograd.Function):
         )
 
 
-def own_layers(model: nn.Module) -> list[Linear]:
+def fused_lora_layers(model: nn.Module) -> list[Linear]:
     """The LoRA layers of a model that compute by themselves where they can."""
     return [module for module in model.modules() if isinstance(module, Linear)]
-
-
-def leave_file(model: nn.Module) -> None:
-    """Copies all weights that are in no M, if those in one are more. A file of weights stays mapped
-    as a whole, and counts as this process's memory, while one of them lies in it.
-    """
-    moved = {id(layer.base_layer.weight) for layer in own_layers(model) if layer.whole is not None}
-    left = [parameter for parameter in model.parameters() if id(parameter) not in moved]
-    if 2 * sum(p.nbytes for p in left) < sum(p.nbytes for p in model.parameters()):
-        for parameter in left:
-            parameter.data = parameter.data.clone()
-
-
-@contextlib.contextmanager
-def as_peft_computes(model: nn.Module) -> Iterator[None]:
-    """Inside, PEFT's own code computes all layers of a model."""
-    layers = [layer for layer in own_layers(model) if layer.by_itself]
-    for layer in layers:
-        layer.by_itself = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.by_itself = True

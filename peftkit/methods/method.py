@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from peftkit.bases.loaded_model import LoadedModel
     from peftkit.data.encoded import Encoded
+    from peftkit.methods.fast_layers import FastLayer
 
 Layout = Literal["padded", "packed", "shared"]
 """Examples padded to one width; behind one another in one row; the same, with the tokens that all
@@ -108,6 +109,12 @@ class Method(OpenPart):
             MethodError: the model does not have what the method needs.
         """
         raise NotImplementedError
+
+    def fast(self, model: nn.Module) -> Sequence[FastLayer]:
+        """Layers in the model that compute what the method's plain ones do in less time; the
+        self-check compares both.
+        """
+        return ()
 
     def learning_rate_scales(self, model: nn.Module) -> Mapping[str, float]:
         """Name of a trainable parameter -> factor on the learning rate; 1 where not named."""

@@ -18,7 +18,6 @@ from peftkit.bases.footprint import footprint
 from peftkit.bases.loaded_model import LoadedModel
 from peftkit.bases.loading import load_weights
 from peftkit.bases.quantizing import check_quantized
-from peftkit.data.encoded import Examples
 from peftkit.evaluation.features import FrozenBase, beside_scores, tried
 from peftkit.evaluation.frozen_probe import ROW, has_probe
 from peftkit.evaluation.generating import answer_prompts
@@ -32,8 +31,8 @@ from peftkit.stages.plan import forward_tokens
 from peftkit.stages.preparing import Prepared
 from peftkit.stages.rehearsal import count
 from peftkit.tasks.task import Score
-from peftkit.training.forward.reading import Reader
-from peftkit.training.forward.self_check import Chosen, choose_reader
+from peftkit.training.forward.engine import Engine
+from peftkit.training.forward.self_check import Chosen, choose_engine
 from peftkit.training.interruptions import interruptible
 from peftkit.training.loop import TrainResult, train
 from peftkit.training.progress import Pace, says
@@ -75,20 +74,21 @@ def train_and_score(
         pace = Pace(says(console), "written answers", len(encoded.prompts))
         return answer_prompts(model, encoded, base.tokenizer, accelerator, pace.advance)
 
-    def scored(reader: Reader) -> Score:
+    def scored(engine: Engine) -> Score:
         pace = Pace(says(console), "test", len(encoded.test))
-        return score(reader, encoded.test, prepared, accelerator, pace.advance)
+        return evaluate(engine, encoded.test, recipe.task, pace.advance)
 
     with clock.stage("evaluate"):
-        of_base = choose_reader(
-            loaded.model, encoded, recipe.task, _layouts(recipe), accelerator, gradients=False
+        engine = engine_of(loaded.model, prepared, accelerator)
+        of_base = choose_engine(
+            engine, encoded.train, recipe.method, _layouts(recipe), gradients=False
         )
     if frozen_probe and has_probe(recipe.task):
-        read = _frozen_base(loaded, of_base.reader, prepared, accelerator, console)
+        read = FrozenBase(loaded.head, of_base.engine, says(console))
         before, probe = score_and_probe(read, prepared, clock, scored)
     else:
         with clock.stage("evaluate"):
-            before, probe = scored(of_base.reader), None
+            before, probe = scored(of_base.engine), None
     with clock.stage("generate"):
         answers_before = answer(loaded.model)
     with clock.stage("inject"):
@@ -102,15 +102,15 @@ def train_and_score(
     begun = {}
     if prepared.start:
         with clock.stage("evaluate"):
-            begun["start"] = scored(chosen.reader).metrics
+            begun["start"] = scored(chosen.engine).metrics
     with interruptible(lambda _: "") as signals:
         with clock.stage("train"):
-            result = fit(chosen.reader, prepared, accelerator, clock, console)
+            result = fit(chosen.engine, prepared, clock, console)
         give_back_memory()  # of the optimizer
         if not signals.code:
             with signals.at_once():
                 with clock.stage("evaluate"):
-                    after = scored(chosen.reader)
+                    after = scored(chosen.engine)
                     baselines = {**recipe.task.baselines(encoded), **_scores_of(probe), **begun}
                 with clock.stage("generate"):
                     answers_after = answer(model)
@@ -141,19 +141,8 @@ def _written(
     return samples, {when: scores for when, scores in scored.items() if scores}
 
 
-def _frozen_base(
-    loaded: LoadedModel,
-    reader: Reader,
-    prepared: Prepared,
-    accelerator: Accelerator,
-    console: Console,
-) -> FrozenBase:
-    tokens, pad = prepared.recipe.training.micro_batch_tokens, prepared.encoded.pad_token_id
-    return FrozenBase(loaded.head, reader, pad, tokens, accelerator, says(console))
-
-
 def score_and_probe(
-    base: FrozenBase, prepared: Prepared, clock: Clock, scored: Callable[[Reader], Score]
+    base: FrozenBase, prepared: Prepared, clock: Clock, scored: Callable[[Engine], Score]
 ) -> tuple[Score, ProbeOfRun]:
     """The untrained model's score on the test split, and its frozen probe, for which that pass over
     the test split is enough where the architecture lets it.
@@ -164,7 +153,7 @@ def score_and_probe(
     with clock.stage("evaluate"):
         beside = beside_scores(base, encoded.test) if found.beside else nullcontext()
         with beside as seen:
-            before = scored(base.reader)
+            before = scored(base.engine)
     if found.failed:
         return before, ProbeOfRun(found.failed)
     planned = forward_tokens(recipe, encoded, prepared.trained_share)
@@ -202,43 +191,32 @@ def inject(loaded: LoadedModel, prepared: Prepared) -> nn.Module:
     return model
 
 
+def engine_of(model: nn.Module, prepared: Prepared, accelerator: Accelerator) -> Engine:
+    """The engine of a model in batches that every architecture bears."""
+    recipe, encoded = prepared.recipe, prepared.encoded
+    loss, tokens = recipe.task.loss(recipe.training), recipe.training.micro_batch_tokens
+    return Engine.of(model, encoded.head, loss, encoded.pad_token_id, tokens, accelerator)
+
+
 def choose_trained(model: nn.Module, prepared: Prepared, accelerator: Accelerator) -> Chosen:
     """The fastest way to train it that computes the right thing."""
-    recipe = prepared.recipe
+    recipe, encoded = prepared.recipe, prepared.encoded
     layouts = tuple(way for way in _layouts(recipe) if way in recipe.method.layouts)
-    return choose_reader(model, prepared.encoded, recipe.task, layouts, accelerator, gradients=True)
+    engine = engine_of(model, prepared, accelerator)
+    return choose_engine(engine, encoded.train, recipe.method, layouts, gradients=True)
 
 
-def fit(
-    reader: Reader, prepared: Prepared, accelerator: Accelerator, clock: Clock, console: Console
-) -> TrainResult:
+def fit(engine: Engine, prepared: Prepared, clock: Clock, console: Console) -> TrainResult:
     """Trains, with scores on the validation split, whose memory is counted apart."""
     recipe, encoded = prepared.recipe, prepared.encoded
 
-    def validate(reader: Reader) -> dict[str, float]:
+    def validate(engine: Engine) -> dict[str, float]:
         pace = Pace(says(console), "validation", len(encoded.validation))
         with clock.stage("validate"):
-            return score(reader, encoded.validation, prepared, accelerator, pace.advance).metrics
+            return evaluate(engine, encoded.validation, recipe.task, pace.advance).metrics
 
-    accelerator.init_trackers(recipe.name or "peftkit")
-    return train(reader, encoded, recipe, accelerator, validate, console)
-
-
-def score(
-    reader: Reader,
-    examples: Examples,
-    prepared: Prepared,
-    accelerator: Accelerator,
-    progress: Callable[[int], None] | None = None,
-) -> Score:
-    """A model's score on one split.
-
-    Args:
-        progress: called with the number of examples that were run, again and again.
-    """
-    recipe, encoded = prepared.recipe, prepared.encoded
-    tokens, pad = recipe.training.micro_batch_tokens, encoded.pad_token_id
-    return evaluate(reader, examples, encoded.head, recipe.task, pad, tokens, accelerator, progress)
+    engine.accelerator.init_trackers(recipe.name or "peftkit")
+    return train(engine, encoded.train, recipe, validate, console)
 
 
 def _layouts(recipe: Recipe) -> tuple[Layout, ...]:

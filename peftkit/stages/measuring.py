@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,23 +25,17 @@ from peftkit.bases.devices import LiveMemory, devices_of, weights_dtype
 from peftkit.bases.footprint import footprint
 from peftkit.bases.loading import empty_model, load_weights
 from peftkit.bases.opened import OpenedBase
-from peftkit.data.encoded import Encoded, Examples
+from peftkit.data.encoded import Encoded
 from peftkit.errors import MethodError
 from peftkit.methods.method import Layout, Method, trainable_parameters
 from peftkit.methods.targets import names_a_block
 from peftkit.recipe import Recipe
 from peftkit.stages.small_copies import least_blocks, shrunk
-from peftkit.training.forward.batching import (
-    Worst,
-    inference_batches,
-    padded_tokens,
-    row_tokens,
-    worst_micro_batch,
-)
-from peftkit.training.forward.collating import Batch, collate, to_device
+from peftkit.training.forward.batching import Worst, padded_tokens, worst_micro_batch
+from peftkit.training.forward.engine import Engine
+from peftkit.training.forward.forward_pass import base_of
 from peftkit.training.forward.frozen_below import modules_below
 from peftkit.training.forward.frozen_trunk import find_frozen_trunk
-from peftkit.training.forward.reading import Reader, base_of
 from peftkit.training.forward.self_check import cannot_pack, shares
 from peftkit.training.loop import keep_few_activations
 
@@ -177,8 +170,16 @@ def _small(num_blocks: int, trial: Trial, method: Method) -> Cost:
         train_added_tokens(model, base.added_ids)
     if recipe.training.gradient_checkpointing:
         keep_few_activations(model)
-    reader = Reader(model, recipe.task.reads, trial.layout)
-    train, evaluate = _passes(reader, trial)
+    engine = Engine.of(
+        model,
+        encoded.head,
+        recipe.task.loss(),
+        encoded.pad_token_id,
+        recipe.training.micro_batch_tokens,
+        trial.accelerator,
+        trial.layout,
+    )
+    train, evaluate = _passes(engine, trial)
     evaluate.run()  # what is made once is there
     cost = Cost(
         held.weights_mb,
@@ -186,30 +187,32 @@ def _small(num_blocks: int, trial: Trial, method: Method) -> Cost:
         float(sum(p.numel() for p in trainable_parameters(model).values())),
         _most_in_training(model, train, trial),
         _most_alive(evaluate.run, device),
-        _kept_mb(reader, trial),
+        _kept_mb(engine, trial),
         _quickest(train.run, trial.seconds) / train.tokens if trial.timed else 0.0,
         _quickest(evaluate.run, trial.seconds) / evaluate.tokens if trial.timed else 0.0,
     )
-    del model, loaded, reader, train, evaluate
+    del model, loaded, engine, train, evaluate
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return cost
 
 
-def _kept_mb(reader: Reader, trial: Trial) -> float:
+def _kept_mb(engine: Engine, trial: Trial) -> float:
     """What a frozen trunk gives for all examples, if it is kept."""
     encoded = trial.encoded
-    if not reader.packed or trial.recipe.training.num_epochs < 2:
+    if not engine.forward.packed or trial.recipe.training.num_epochs < 2:
         return 0.0
-    first = collate(encoded.train, [0], reader.reads, encoded.pad_token_id)
-    quiet = modules_below(reader.model, to_device(first, trial.accelerator.device))
-    trunk = find_frozen_trunk(base_of(reader.model), quiet, reader.every_token, num_passes=2)
+    padded = engine.in_layout("padded")
+    below = modules_below(engine.model, padded.batch(encoded.train, [0]))
+    trunk = find_frozen_trunk(
+        base_of(engine.model), below, engine.forward.every_token, num_passes=2
+    )
     if trunk is None:
         return 0.0
     splits = (encoded.train, encoded.validation)
     rows = sum(split.num_tokens if trunk.whole else len(split) for split in splits)
-    return float(rows * reader.config.get_text_config().hidden_size * 4 / 2**20)
+    return float(rows * engine.config.get_text_config().hidden_size * 4 / 2**20)
 
 
 @dataclass(frozen=True)
@@ -221,30 +224,20 @@ class _Pass:
     """Of examples that take as long, of the average kind."""
 
 
-def _passes(reader: Reader, trial: Trial) -> tuple[_Pass, _Pass]:
+def _passes(engine: Engine, trial: Trial) -> tuple[_Pass, _Pass]:
     """The worst batch forward and backward, and the worst of evaluation forward."""
-    recipe, encoded, accelerator = trial.recipe, trial.encoded, trial.accelerator
-    task, model, layout = recipe.task, reader.model, trial.layout
-
-    def batch_of(examples: Examples, indices: tuple[int, ...]) -> Batch:
-        batch = collate(examples, indices, task.reads, encoded.pad_token_id, layout)
-        return to_device(batch, accelerator.device)
-
-    on_cpu = accelerator.device.type == "cpu"
-    most = row_tokens(recipe.training.micro_batch_tokens, layout, on_cpu, trial.base.config)
-    long = next(inference_batches(encoded.test, most, layout))
-    worst, longest = batch_of(encoded.train, trial.worst.indices), batch_of(encoded.test, long)
+    encoded, layout, model = trial.encoded, trial.layout, engine.model
+    long = engine.batches(encoded.test)[0]
+    longest = engine.batch(encoded.test, long)
 
     def train() -> None:
         model.train()
-        with accelerator.autocast(), reader.ready(worst) as given:
-            loss = reader.loss(given, partial(task.loss, label_smoothing=0.0))
-            loss.backward()  # type: ignore[no-untyped-call]
+        engine.gradients(encoded.train, [trial.worst.indices])
 
     def evaluate() -> None:
         model.eval()
-        with accelerator.autocast(), torch.inference_mode(), reader.ready(longest) as given:
-            for _ in reader.outputs(given):
+        with trial.accelerator.autocast(), torch.inference_mode():
+            for _ in engine.outputs(longest):
                 pass
 
     tokens = padded_tokens(encoded.train, trial.worst.indices, layout)

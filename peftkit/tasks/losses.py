@@ -1,9 +1,15 @@
-"""Losses as sums, so that micro-batches, accumulation and processes cannot change them."""
+"""Losses as sums, so that micro-batches, accumulation and processes cannot change them.
+
+loss of a step = sum over its micro-batches of total(values) / count
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -11,38 +17,102 @@ from torch.nn import functional as F
 
 from peftkit.data.encoded import IGNORE_INDEX
 
+if TYPE_CHECKING:
+    from peftkit.data.encoded import Examples
+
 MANY = 4096
 """Classes from which on a gradient of their number is worth sparing: the vocabulary of a model."""
 
 
-def cross_entropy_sum(
-    logits: Tensor, targets: Tensor, weights: Tensor, label_smoothing: float = 0.0
-) -> Tensor:
-    """Weighted sum of cross-entropies in float32.
+class LossSettings(Protocol):
+    """What a recipe's `training` says of the loss."""
+
+    @property
+    def label_smoothing(self) -> float:
+        """Share of the target's mass that is spread over all classes."""
+
+
+class Read(Protocol):
+    """What a batch says of the outputs that are read, in their order."""
+
+    @property
+    def targets(self) -> Tensor:
+        """(outputs, ...)."""
+
+    @property
+    def weights(self) -> Tensor:
+        """(outputs,) float32."""
+
+
+class Loss:
+    """What training minimizes: a sum, divided by a count of the whole optimizer step."""
+
+    linear: ClassVar[bool] = True
+    """Whether `total` is the weighted sum of the values."""
+
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Of a `vocabulary`, (outputs,) float32, each of which depends on its own output alone; of
+        other heads, any shape.
+
+        Args:
+            outputs: (outputs, classes or vocabulary), logits at the places that are read.
+            targets: (outputs, ...).
+        """
+        raise NotImplementedError
+
+    def total(self, values: Tensor, batch: Read) -> Tensor:
+        """A scalar sum over a batch. It may couple values of one example or unit, none of two."""
+        return (values * batch.weights).sum()
+
+    def count(self, examples: Examples, indices: Sequence[int]) -> float:
+        """What the totals of these examples are divided by; it depends on the data alone."""
+        raise NotImplementedError
+
+    def plain(self) -> Loss:
+        """The loss by which recipes are compared: without what one of them does to regularize."""
+        return self
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """-log p_target, weighted; with label smoothing (Szegedy et al. 2016, arXiv:1512.00567)."""
+
+    label_smoothing: float = 0.0
+    """Share of the target's mass that is spread over all classes."""
+
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """(outputs,); 0 where a target is `IGNORE_INDEX`."""
+        return cross_entropies(outputs, targets, self.label_smoothing)
+
+    def count(self, examples: Examples, indices: Sequence[int]) -> float:
+        """The weight of the supervised targets."""
+        targets = torch.from_numpy(np.concatenate([examples.targets[i] for i in indices]))
+        weights = torch.ones(len(targets))
+        if examples.weights is not None:
+            weights = torch.from_numpy(np.concatenate([examples.weights[i] for i in indices]))
+        return float((weights * (targets != IGNORE_INDEX)).sum())
+
+    def plain(self) -> CrossEntropy:
+        """Without label smoothing."""
+        return replace(self, label_smoothing=0.0)
+
+
+def cross_entropies(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """(targets,) float32, 0 where nothing is supervised.
 
     Args:
         logits: (targets, classes), any float type.
         targets: (targets,), class indices, or `IGNORE_INDEX`.
-        weights: (targets,).
-        label_smoothing: between 0 and 1 (Szegedy et al. 2016, arXiv:1512.00567).
+        label_smoothing: between 0 and 1.
     """
     logits = logits.float()
     if logits.shape[-1] >= MANY and not label_smoothing:
-        losses: Tensor = _CrossEntropies.apply(logits, targets)  # type: ignore[no-untyped-call]
-    else:
-        losses = F.cross_entropy(
-            logits,
-            targets,
-            ignore_index=IGNORE_INDEX,
-            reduction="none",
-            label_smoothing=label_smoothing,
-        )
-    return (losses * weights).sum()
-
-
-def supervised_weight(targets: Tensor, weights: Tensor) -> Tensor:
-    """Total weight of the targets that are not `IGNORE_INDEX`, a scalar."""
-    return (weights * (targets != IGNORE_INDEX)).sum()
+        found: Tensor = _CrossEntropies.apply(logits, targets)  # type: ignore[no-untyped-call]
+        return found
+    return F.cross_entropy(
+        logits, targets, ignore_index=IGNORE_INDEX, reduction="none",
+        label_smoothing=label_smoothing,
+    )  # fmt: skip
 
 
 class _CrossEntropies(torch.autograd.Function):

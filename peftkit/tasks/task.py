@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from peftkit.data.encoded import Encoded, Examples, Head
     from peftkit.data.rows import Row, Table
     from peftkit.data.splits import Splits
+    from peftkit.tasks.losses import Loss, LossSettings
 
     Outputs = npt.NDArray[np.float32]
 
@@ -241,30 +242,13 @@ class Task(OpenPart):
         """One encoded example for a person: its tokens, and what of it is supervised."""
         raise NotImplementedError
 
-    def loss(
-        self,
-        outputs: torch.Tensor,
-        targets: torch.Tensor,
-        weights: torch.Tensor,
-        label_smoothing: float,
-    ) -> torch.Tensor:
-        """Weighted sum of the losses; divided by `count` over the whole optimizer step.
-
-        Args:
-            outputs: (targets, classes or vocabulary), logits at the positions that are read.
-            targets: (targets,), `IGNORE_INDEX` where nothing is supervised.
-            weights: (targets,).
-            label_smoothing: share of the target's mass that is spread over all classes.
+    def loss(self, training: LossSettings | None = None) -> Loss:
+        """What training minimizes, with what the recipe says of it; without, as it is for
+        scoring.
         """
-        from peftkit.tasks.losses import cross_entropy_sum
+        from peftkit.tasks.losses import CrossEntropy
 
-        return cross_entropy_sum(outputs, targets, weights, label_smoothing)
-
-    def count(self, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """What the sum of losses is divided by: the weight of the supervised targets."""
-        from peftkit.tasks.losses import supervised_weight
-
-        return supervised_weight(targets, weights)
+        return CrossEntropy(training.label_smoothing if training else 0.0)
 
     def keep(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """What `metrics` needs of a batch's outputs, (targets, ...): all of it, unless that is too

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -17,25 +15,23 @@ from rich.console import Console
 from torch import nn
 
 from peftkit.bases.devices import devices_of, is_out_of_memory
-from peftkit.data.encoded import Encoded, Examples
+from peftkit.data.encoded import Examples
 from peftkit.errors import OutOfMemoryError, TrainingError
-from peftkit.methods.lora_linear import leave_file, own_layers
+from peftkit.methods.fast_layers import release_checkpoint_mapping
 from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.recipe import Recipe, Training
-from peftkit.tasks.task import Task
 from peftkit.training import guards
 from peftkit.training.forward.batching import (
     Step,
-    micro_batches,
     number_of_steps,
     padded_tokens,
     seeded_steps,
     worst_micro_batch,
 )
-from peftkit.training.forward.collating import collate, to_device
+from peftkit.training.forward.engine import Engine, Passed
+from peftkit.training.forward.forward_pass import base_of
 from peftkit.training.forward.frozen_below import modules_below
 from peftkit.training.forward.frozen_trunk import find_frozen_trunk
-from peftkit.training.forward.reading import LossOf, Reader, base_of
 from peftkit.training.interruptions import agreed, at_once_if_alone, interruptible
 from peftkit.training.optimizers import make_optimizer, make_schedule
 from peftkit.training.progress import TrainingProgress
@@ -105,6 +101,12 @@ class _Account:
     exit_code: int = 0
     """What a signal asks for; 0 if none came."""
 
+    def passed(self, examples: Examples, step: Step, passed: Passed) -> None:
+        """Notes what a step has computed."""
+        self.examples += len(step.indices)
+        self.tokens += examples.tokens_of(step.indices)
+        self.padded += passed.num_padded_tokens
+
     def interrupted(self, code: int, best: Best, num_steps: int) -> str:
         """Notes a signal's exit code; where it came, if there are no validated weights to keep."""
         self.exit_code = code
@@ -129,18 +131,17 @@ class _Account:
 
 
 def train(
-    reader: Reader,
-    encoded: Encoded,
+    engine: Engine,
+    examples: Examples,
     recipe: Recipe,
-    accelerator: Accelerator,
-    score: Callable[[Reader], dict[str, float]],
+    score: Callable[[Engine], dict[str, float]],
     console: Console,
 ) -> TrainResult:
     """Trains what the method made trainable, in place, and restores the best weights. A signal ends
     it where weights have been validated; the result says so.
 
     Args:
-        reader: the model, and the way that batches are given to it.
+        examples: of the training split.
         score: scores a model on the validation split.
 
     Raises:
@@ -149,12 +150,11 @@ def train(
         Interrupted: a signal came before there were weights to keep.
     """
     started = time.perf_counter()
-    task, method, training = recipe.task, recipe.method, recipe.training
-    model, examples = reader.model, encoded.train
+    method, training = recipe.method, recipe.training
+    model, accelerator = engine.model, engine.accelerator
     num_steps = number_of_steps(training, len(examples))
-    passes = -(-num_steps * training.batch_size // len(examples))
     _float32_where_trained(model)
-    leave_file(model)
+    release_checkpoint_mapping(model, method.fast(model))
     if not trainable_parameters(model):
         raise TrainingError(f"{method.kind()} left nothing to train")
     digest = guards.frozen_digest(model)
@@ -164,14 +164,11 @@ def train(
         model, training, method.learning_rate_scales(model), method.undecayed(model)
     )
     schedule = make_schedule(optimizer, training, num_steps)
-    with accelerator.autocast():
-        quiet = modules_below(model, _first_batch(encoded, task, accelerator.device))
-    if reader.packed:
-        reader.keep(find_frozen_trunk(base_of(model), quiet, reader.every_token, passes))
-    loss_of = LossOf(reader, partial(task.loss, label_smoothing=training.label_smoothing))
-    wrapped = accelerator.prepare(loss_of)  # no gradient scaler: the optimizer stays as it is
-    _train_mode(wrapped, quiet)
-    _try_worst(wrapped, reader, encoded, recipe, accelerator)
+    frozen_below = _frozen_below(engine, examples)
+    passes = -(-num_steps * training.batch_size // len(examples))
+    engine = _with_trunk(engine, frozen_below, passes).in_all_processes()
+    _train_mode(engine, frozen_below)
+    _try_worst(engine, examples, recipe)
     best = Best(recipe.metric, training.early_stopping_patience)
     account = _Account()
     with (
@@ -179,9 +176,7 @@ def train(
         interruptible(partial(account.interrupted, best=best, num_steps=num_steps)) as signals,
     ):
         for step in seeded_steps(len(examples), training.batch_size, num_steps, recipe.seed):
-            record = _optimize(
-                wrapped, reader, step, encoded, recipe, accelerator, optimizer, account
-            )
+            record = _optimize(engine, step, examples, recipe, optimizer, account)
             method.after_step(model, step.number, num_steps)
             schedule.step()
             account.history.append(record)
@@ -189,8 +184,8 @@ def train(
             if _is_validation(step, training, num_steps):
                 begun = time.perf_counter()
                 with at_once_if_alone(signals, accelerator):
-                    metrics = score(reader)
-                _train_mode(wrapped, quiet)
+                    metrics = score(engine)
+                _train_mode(engine, frozen_below)
                 loss = account.validated(step.number, metrics, begun, started)
                 if step.number >= method.settled_after(num_steps):
                     best.update(metrics, model, step.number)
@@ -200,8 +195,8 @@ def train(
                     break
             if agreed(signals, accelerator):
                 break
-    _leave(reader, best, digest)
-    return _result(account, best, started, reader, accelerator)
+    _leave(model, recipe, best, digest)
+    return _result(account, best, started, engine)
 
 
 def _tell(
@@ -217,28 +212,24 @@ def _tell(
     accelerator.log({"loss": record.loss, "lr": record.learning_rate}, record.step)
 
 
-def _leave(reader: Reader, best: Best, digest: str) -> None:
+def _leave(model: nn.Module, recipe: Recipe, best: Best, digest: str) -> None:
     """Leaves the model with the best weights, as it is used from now on.
 
     Args:
         digest: of the frozen weights before training.
     """
-    model = reader.model
-    reader.trunk = None
     best.restore(model)
-    for layer in own_layers(model):
-        layer.settle()
+    for layer in recipe.method.fast(model):
+        layer.unfuse()
     guards.check_frozen(model, digest)
     model.eval()
     model.zero_grad(set_to_none=True)
 
 
-def _result(
-    account: _Account, best: Best, started: float, reader: Reader, accelerator: Accelerator
-) -> TrainResult:
+def _result(account: _Account, best: Best, started: float, engine: Engine) -> TrainResult:
     assert best.value is not None
     padded = account.padded
-    if accelerator.num_processes > 1:
+    if engine.accelerator.num_processes > 1:
         padded = sum(gather_object([padded]))
     return TrainResult(
         best_step=best.step,
@@ -251,7 +242,7 @@ def _result(
         validations=tuple(account.validations),
         seconds=time.perf_counter() - started,
         validation_seconds=account.validation_seconds,
-        layout=reader.layout,
+        layout=engine.layout,
         num_examples=account.examples,
         num_tokens=account.tokens,
         num_padded_tokens=padded,
@@ -264,34 +255,38 @@ def _reason(account: _Account, best: Best) -> str:
     return "early stopping" if best.exhausted else "finished"
 
 
-def _try_worst(
-    model: nn.Module, reader: Reader, encoded: Encoded, recipe: Recipe, accelerator: Accelerator
-) -> None:
+def _frozen_below(engine: Engine, examples: Examples) -> list[nn.Module]:
+    """Modules below the lowest trained one."""
+    padded = engine.in_layout("padded")
+    with engine.accelerator.autocast():
+        return modules_below(engine.model, padded.batch(examples, [0]))
+
+
+def _with_trunk(engine: Engine, frozen_below: list[nn.Module], passes: int) -> Engine:
+    """The engine that runs frozen blocks once for each example, where that is possible."""
+    if not engine.forward.packed:
+        return engine
+    base = base_of(engine.model)
+    return engine.keeping(find_frozen_trunk(base, frozen_below, engine.forward.every_token, passes))
+
+
+def _try_worst(engine: Engine, examples: Examples, recipe: Recipe) -> None:
     """Passes the run's largest micro-batch through the model and forgets it, so that memory runs
     out now or never; not if the first step has one as large.
 
     Raises:
         TrainingError: it does not fit.
     """
-    examples, training = encoded.train, recipe.training
-    layout, config = reader.layout, reader.config
-    worst = worst_micro_batch(examples, recipe, layout, accelerator, config).indices
-    tokens = padded_tokens(examples, worst, reader.layout)
+    training, accelerator, layout = recipe.training, engine.accelerator, engine.layout
+    worst = worst_micro_batch(examples, recipe, layout, accelerator, engine.config).indices
+    tokens = padded_tokens(examples, worst, layout)
     first = next(seeded_steps(len(examples), training.batch_size, 1, recipe.seed))
-    of_first = micro_batches(examples, first, training, reader.layout, accelerator, reader.config)
-    if tokens <= 1.05 * max(padded_tokens(examples, one, reader.layout) for one in of_first):
+    of_first = engine.micro_batches(examples, first)
+    if tokens <= 1.05 * max(padded_tokens(examples, one, layout) for one in of_first):
         return
-    batch = collate(examples, worst, recipe.task.reads, encoded.pad_token_id, reader.layout)
-    batch = to_device(batch, accelerator.device)
     try:
-        with (
-            torch.random.fork_rng(devices_of(accelerator.device)),
-            accelerator.no_sync(model),
-            reader.ready(batch) as given,
-        ):
-            with accelerator.autocast():
-                loss = model(given).float()
-            accelerator.backward(loss)
+        with torch.random.fork_rng(devices_of(accelerator.device)):
+            engine.gradients(examples, [worst], sync=False)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -302,72 +297,35 @@ def _try_worst(
             + ", or set `training.gradient_checkpointing`" * (not training.gradient_checkpointing),
         ) from error
     finally:
-        reader.model.zero_grad(set_to_none=True)
+        engine.model.zero_grad(set_to_none=True)
 
 
 def _optimize(
-    model: nn.Module,
-    reader: Reader,
+    engine: Engine,
     step: Step,
-    encoded: Encoded,
+    examples: Examples,
     recipe: Recipe,
-    accelerator: Accelerator,
     optimizer: Any,
     account: _Account,
 ) -> StepRecord:
-    """One optimizer step over all processes' micro-batches.
-
-    Args:
-        model: gives the sum of losses of a batch, as Accelerate prepared it.
-    """
-    task, method, training = recipe.task, recipe.method, recipe.training
-    examples = encoded.train
-    count = _step_count(examples, step, task)
-    cut = micro_batches(examples, step, training, reader.layout, accelerator, reader.config)
-    total = torch.zeros((), device=accelerator.device)
+    """One optimizer step over all processes' micro-batches."""
+    count = engine.loss.count(examples, step.indices)
     optimizer.zero_grad(set_to_none=True)
-    for number, indices in enumerate(cut, start=1):
-        last = number == len(cut)
-        batch = collate(examples, indices, task.reads, encoded.pad_token_id, reader.layout)
-        batch = to_device(batch, accelerator.device)
-        with (
-            contextlib.nullcontext() if last else accelerator.no_sync(model),
-            reader.ready(batch) as given,
-        ):
-            with accelerator.autocast():
-                loss = model(given).float() / count
-            total += loss.detach()
-            # DDP averages the gradients over processes, and the loss is a sum over them
-            loss = loss * accelerator.num_processes
-            if last and (penalty := method.penalty(reader.model)) is not None:
-                loss = loss + penalty
-            accelerator.backward(loss)
-        account.padded += batch.input_ids.numel() if indices else 0
-    account.examples += len(step.indices)
-    account.tokens += examples.tokens_of(step.indices)
+    passed = engine.gradients(
+        examples, engine.micro_batches(examples, step), count, penalty=recipe.method.penalty
+    )
+    account.passed(examples, step, passed)
     if step.number == 1:
-        guards.check_first_gradients(reader.model, count)
-    norm = float(guards.gradient_norm(optimizer, training.max_grad_norm))
-    if accelerator.num_processes > 1:
-        total = accelerator.reduce(total)
+        guards.check_first_gradients(engine.model, count)
+    norm = float(guards.gradient_norm(optimizer, recipe.training.max_grad_norm))
+    total = passed.loss
+    if engine.accelerator.num_processes > 1:
+        total = engine.accelerator.reduce(total)
     mean_loss = float(total)
     guards.check_finite(mean_loss, norm, step.number, step.indices, examples)
     learning_rate = max(group["lr"] for group in optimizer.param_groups)
     optimizer.step()
     return StepRecord(step.number, step.epoch, mean_loss, learning_rate, norm)
-
-
-def _step_count(examples: Examples, step: Step, task: Task) -> float:
-    """What the step's loss is divided by: over all micro-batches and processes."""
-    targets = torch.from_numpy(np.concatenate([examples.targets[i] for i in step.indices]))
-    weights = torch.ones(len(targets))
-    if examples.weights is not None:
-        weights = torch.from_numpy(np.concatenate([examples.weights[i] for i in step.indices]))
-    return float(task.count(targets, weights))
-
-
-def _first_batch(encoded: Encoded, task: Task, device: torch.device) -> Any:
-    return to_device(collate(encoded.train, [0], task.reads, encoded.pad_token_id), device)
 
 
 def _is_validation(step: Step, training: Training, num_steps: int) -> bool:
@@ -376,10 +334,10 @@ def _is_validation(step: Step, training: Training, num_steps: int) -> bool:
     return step.last_of_epoch or step.number == num_steps
 
 
-def _train_mode(model: nn.Module, quiet: list[nn.Module]) -> None:
+def _train_mode(engine: Engine, frozen_below: list[nn.Module]) -> None:
     """Training mode, except for the modules that must compute the same in every epoch."""
-    model.train()
-    for module in quiet:
+    (engine.parallel or engine.model).train()
+    for module in frozen_below:
         module.training = False
 
 

@@ -18,7 +18,7 @@ from peftkit.adapters.probes import outputs_of
 from peftkit.data.encoded import Examples, Head
 from peftkit.evaluation.scoring import run_model
 from peftkit.recipe import Recipe
-from peftkit.training.forward.reading import Reader
+from peftkit.training.forward.engine import Engine
 from peftkit.training.progress import Pace, Say, silent
 
 MOST_NUMBERS = 2**24
@@ -97,15 +97,16 @@ def ask(
         seen += len(outputs)
         return task.keep(outputs, targets)
 
-    outputs, loss = run_model(
-        Reader(model, task.reads),
-        examples,
-        task,
+    engine = Engine.of(
+        model,
+        questions.head,
+        task.loss(),
         questions.pad_token_id,
         recipe.training.micro_batch_tokens,
         accelerator,
-        keep,
-        Pace(say, "validation", len(examples)).advance,
+    )
+    outputs, loss = run_model(
+        engine, examples, keep, Pace(say, "validation", len(examples)).advance
     )
     scores = task.metrics(outputs, examples, questions.head).metrics
     return Answers(probes, torch.cat(kept), {**scores, "loss": loss})

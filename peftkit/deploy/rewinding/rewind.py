@@ -41,7 +41,7 @@ from peftkit.evaluation.scoring import evaluate
 from peftkit.methods.rewinding import Rewinding
 from peftkit.reports import plots
 from peftkit.tasks.task import Score
-from peftkit.training.forward.reading import Reader
+from peftkit.training.forward.engine import Engine
 
 REPORT, CURVE = "rewind.json", "rewind.svg"
 LABELLED_ROWS = 1000
@@ -314,8 +314,8 @@ def _score(
 ) -> Score:
     recipe, encoded = found.recipe, material.encoded
     tokens, pad = recipe.training.micro_batch_tokens, encoded.pad_token_id
-    reader = Reader(model, recipe.task.reads)
-    return evaluate(reader, examples, encoded.head, recipe.task, pad, tokens, accelerator)
+    engine = Engine.of(model, encoded.head, recipe.task.loss(), pad, tokens, accelerator)
+    return evaluate(engine, examples, recipe.task)
 
 
 def _retained(

@@ -19,10 +19,9 @@ from peftkit.evaluation import frozen_probe
 from peftkit.evaluation.features import FrozenBase, read_features
 from peftkit.evaluation.frozen_probe import Part
 from peftkit.recipe import Recipe
-from peftkit.stages.fitting import load
+from peftkit.stages.fitting import engine_of, load
 from peftkit.stages.outcome import Clock
 from peftkit.stages.preparing import Prepared, prepare
-from peftkit.training.forward.reading import Reader
 
 
 def fit_probe(prepared: Prepared, accelerator: Accelerator) -> dict[str, Any]:
@@ -33,13 +32,7 @@ def fit_probe(prepared: Prepared, accelerator: Accelerator) -> dict[str, Any]:
     begun = time.perf_counter()
     with clock.stage("evaluation"):
         loaded = load(prepared, accelerator)
-        base = FrozenBase(
-            loaded.head,
-            Reader(loaded.model, recipe.task.reads),
-            encoded.pad_token_id,
-            recipe.training.micro_batch_tokens,
-            accelerator,
-        )
+        base = FrozenBase(loaded.head, engine_of(loaded.model, prepared, accelerator))
         parts = [Part(read_features(base, split), split) for split in encoded.splits().values()]
     with clock.stage("training"):
         found = frozen_probe.fit_probe(parts, recipe.task, encoded.head, recipe.metric)

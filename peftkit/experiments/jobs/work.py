@@ -30,7 +30,7 @@ def try_rate(recipe: str, trusted: Sequence[str], data: str) -> dict[str, Any]:
     chosen = choose_trained(model, prepared, accelerator)
     clock, quiet = Clock(accelerator.device), Console(quiet=True)
     with clock.stage("train"):
-        result = fit(chosen.reader, prepared, accelerator, clock, quiet)
+        result = fit(chosen.engine, prepared, clock, quiet)
     best = next(of for of in result.validations if of.step == result.best_step)
     return {
         "value": result.best_value,

@@ -229,7 +229,8 @@ def worst_micro_batch(
     if searched < num_steps:
         longest = longest_first(examples)[: training.batch_size]
         steps.append(Step(0, 0, tuple(longest), last_of_epoch=False))
-    cuts = [micro_batches(examples, s, training, layout, accelerator, config) for s in steps]
+    budget = training.micro_batch_tokens
+    cuts = [micro_batches(examples, s, budget, layout, accelerator, config) for s in steps]
     every = [indices for cut in cuts for indices in cut]
     costs = [padded_tokens(examples, indices, layout) for indices in every]
     spared = 0.0
@@ -255,7 +256,7 @@ def _spared(examples: Examples, indices: Sequence[int], layout: Layout) -> int:
 def micro_batches(
     examples: Examples,
     step: Step,
-    training: Training,
+    micro_batch_tokens: int,
     layout: Layout,
     accelerator: Accelerator,
     config: Any,
@@ -265,8 +266,8 @@ def micro_batches(
     spared = _spared(examples, step.indices, layout)
     if layout == "shared" and not spared:
         layout = "packed"
-    tokens = row_tokens(training.micro_batch_tokens, layout, on_cpu, config)
-    tokens = min(tokens + spared, training.micro_batch_tokens)
+    tokens = row_tokens(micro_batch_tokens, layout, on_cpu, config)
+    tokens = min(tokens + spared, micro_batch_tokens)
     processes = accelerator.num_processes
     if layout != "padded":
         plan = pack_step(examples, step.indices, tokens, processes, layout)

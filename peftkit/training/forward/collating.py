@@ -11,9 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from peftkit.data.encoded import IGNORE_INDEX, Examples
+from peftkit.data.encoded import IGNORE_INDEX, Examples, Output
 from peftkit.methods.method import Layout
-from peftkit.tasks.task import Reads
 
 Array = npt.NDArray[Any]
 
@@ -46,6 +45,21 @@ class Batch:
     """Which of the examples these are."""
 
     @property
+    def read_width(self) -> int:
+        """Tokens of a row in the stream whose outputs are read."""
+        return self.input_ids.shape[1]
+
+    def example_of_tokens(self) -> Tensor:
+        """As `input_ids`: which of the batch's examples a token is of, from 0; -1 for padding."""
+        if self.lengths is None:
+            assert self.attention_mask is not None
+            rows = torch.arange(len(self.input_ids), device=self.input_ids.device)[:, None]
+            return torch.where(self.attention_mask.bool(), rows, -1)
+        sizes = [n - self.shared * (place > 0) for place, n in enumerate(self.lengths)]
+        numbers = torch.arange(len(sizes), device=self.input_ids.device)
+        return torch.repeat_interleave(numbers, torch.tensor(sizes, device=numbers.device))[None]
+
+    @property
     def ends(self) -> Tensor:
         """(examples,) int64, places of the last tokens in a packed row."""
         ends = torch.tensor(self.lengths, device=self.input_ids.device).cumsum(0) - 1
@@ -70,7 +84,7 @@ class Batch:
 def collate(
     examples: Examples,
     indices: Sequence[int],
-    reads: Reads,
+    output: Output,
     pad_token_id: int,
     layout: Layout = "padded",
 ) -> Batch:
@@ -90,7 +104,7 @@ def collate(
     if examples.segment_ids is not None:
         segments = _joined(_rows(examples.segment_ids, chosen), 0, layout)
     read_at = None
-    if reads in ("labelled", "all"):
+    if output != "pooled":
         learned = _joined(targets, IGNORE_INDEX, layout, shared) != IGNORE_INDEX
         read_at = learned.flatten().nonzero().squeeze(1)
         weights = [w[t != IGNORE_INDEX] for w, t in zip(weights, targets, strict=True)]

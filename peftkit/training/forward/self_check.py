@@ -8,22 +8,19 @@ outputs or gradients differ. (A comparison of two packed rows would not see what
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from peftkit.data.encoded import Encoded, Examples
+from peftkit.data.encoded import Examples
 from peftkit.errors import first_line, quoted
-from peftkit.methods.lora_linear import as_peft_computes, own_layers
-from peftkit.methods.method import Layout, trainable_parameters
-from peftkit.tasks.task import Task
-from peftkit.training.forward.collating import collate, to_device
-from peftkit.training.forward.reading import Reader, base_of
+from peftkit.methods.fast_layers import exact
+from peftkit.methods.method import Layout, Method, trainable_parameters
+from peftkit.training.forward.engine import Engine
+from peftkit.training.forward.forward_pass import ForwardPass, base_of
 
 MOST_TOKENS = 1024
 """Of the examples that are compared, unless two of them are longer."""
@@ -35,7 +32,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 class Chosen:
     """The way that was chosen, and why not a faster one."""
 
-    reader: Reader
+    engine: Engine
     notes: tuple[str, ...] = ()
 
 
@@ -44,65 +41,74 @@ class Computed:
     """What a model gives for some examples."""
 
     loss: float
-    """Sum over the examples' targets."""
+    """Total over the examples."""
     gradients: dict[str, Tensor]
     """Of the trained parameters that have one, by name."""
     outputs: Tensor
-    """(targets, classes or vocabulary) float32, in the order of the examples; computed in the
+    """(outputs, classes or vocabulary) float32, in the order of the examples; computed in the
     place of loss and gradients where these are not asked for."""
 
 
-def choose_reader(
-    model: nn.Module,
-    encoded: Encoded,
-    task: Task,
+def choose_engine(
+    engine: Engine,
+    examples: Examples,
+    method: Method,
     layouts: Sequence[Layout],
-    accelerator: Accelerator,
     *,
     gradients: bool,
 ) -> Chosen:
-    """The fastest reader whose results are those of single examples.
+    """The fastest way to run the engine's model whose results are those of single examples.
 
     Args:
+        method: that is in the model; faster layers of its own are compared with exact ones, and
+            switched off if they differ.
         layouts: those in which batches may be given.
         gradients: whether to compare these too, of what is trained in the model.
     """
-    examples = encoded.train
     indices = chosen_examples(examples)
-    ways: list[tuple[Layout, bool]] = [("padded", True), ("padded", False)]
-    notes: list[str] = []
-    if "packed" in layouts:
-        if reason := cannot_pack(model):
-            notes.append(f"batches are padded: {reason}")
-        else:
-            ways.insert(0, ("packed", True))
-            if shares(model, examples):
-                ways.insert(0, ("shared", True))
-    with accelerator.autocast():
-        right = one_by_one(model, indices, encoded, task, gradients)
-        tolerance = TOLERANCE[_dtype(model, accelerator)]
-        found = len(ways) - 1
-        for place, (layout, only_read) in enumerate(ways):
-            reader = Reader(model, task.reads, layout, only_read)
-            wrong = wrong_with(reader, right, indices, encoded, task, tolerance)
-            if wrong and own_layers(model):
-                with as_peft_computes(model):
-                    culprit = not wrong_with(reader, right, indices, encoded, task, tolerance)
-                if culprit:
-                    notes.append(f"PEFT computes LoRA; peftkit's layers would not do: {wrong}")
-                    for layer in own_layers(model):
-                        layer.by_itself = False
-                    wrong = ""
-            if not wrong:
-                found = place
-                break
-            way = "computing only what is read" if only_read else "padded batches"
-            way = {"packed": "packed batches", "shared": "shared beginnings"}.get(layout, way)
-            notes.append(f"{way} would not do for {type(base_of(model)).__name__}: {wrong}")
-    if accelerator.num_processes > 1:  # all take the slowest
-        found = max(gather_object([found]))
-        reader = Reader(model, task.reads, *ways[found])
-    return Chosen(reader, tuple(notes))
+    ways, notes = _ways(engine, examples, layouts)
+    right = one_by_one(engine, examples, indices, method, gradients)
+    chosen = ways[-1]
+    for way in ways:
+        wrong = wrong_with(way, right, examples, indices, method)
+        fast = method.fast(engine.model)
+        if wrong and fast:
+            with exact(fast):
+                culprit = not wrong_with(way, right, examples, indices, method)
+            if culprit:
+                notes.append(f"PEFT computes LoRA; peftkit's layers would not do: {wrong}")
+                for layer in fast:
+                    layer.fused = False
+                wrong = ""
+        if not wrong:
+            chosen = way
+            break
+        told = "computing only what is read" if way.forward.only_read else "padded batches"
+        told = {"packed": "packed batches", "shared": "shared beginnings"}.get(way.layout, told)
+        notes.append(f"{told} would not do for {type(base_of(engine.model)).__name__}: {wrong}")
+    if engine.accelerator.num_processes > 1:  # all take the slowest
+        chosen = ways[max(gather_object([ways.index(chosen)]))]
+    return Chosen(chosen, tuple(notes))
+
+
+def _ways(
+    engine: Engine, examples: Examples, layouts: Sequence[Layout]
+) -> tuple[list[Engine], list[str]]:
+    """The ways that the architecture may bear, the fastest first; the last is always right."""
+    ways = [engine.in_layout("padded"), _plain(engine)]
+    if "packed" not in layouts:
+        return ways, []
+    if reason := cannot_pack(engine.model):
+        return ways, [f"batches are padded: {reason}"]
+    ways.insert(0, engine.in_layout("packed"))
+    if shares(engine.model, examples):
+        ways.insert(0, engine.in_layout("shared"))
+    return ways, []
+
+
+def _plain(engine: Engine) -> Engine:
+    forward = ForwardPass(engine.model, engine.head.output, only_read=False)
+    return replace(engine, forward=forward, trunk=None)
 
 
 def cannot_pack(model: nn.Module) -> str | None:
@@ -139,70 +145,66 @@ def chosen_examples(examples: Examples) -> tuple[int, ...]:
 
 
 def one_by_one(
-    model: nn.Module, indices: Sequence[int], encoded: Encoded, task: Task, gradients: bool
+    engine: Engine, examples: Examples, indices: Sequence[int], method: Method, gradients: bool
 ) -> Computed:
     """What is right: each example by itself."""
-    plain = Reader(model, task.reads, "padded", only_read=False)
-    with as_peft_computes(model):
-        return _compute(plain, [(index,) for index in indices], encoded, task, gradients)
+    with exact(method.fast(engine.model)):
+        singles = [(index,) for index in indices]
+        return _compute(_plain(engine), examples, singles, method, gradients)
 
 
 def wrong_with(
-    reader: Reader,
-    right: Computed,
-    indices: tuple[int, ...],
-    encoded: Encoded,
-    task: Task,
-    tolerance: float,
+    engine: Engine, right: Computed, examples: Examples, indices: tuple[int, ...], method: Method
 ) -> str:
-    """How the results of a reader differ from what is right, or why there are none; empty if they
+    """How the results of an engine differ from what is right, or why there are none; empty if they
     are the same.
     """
     try:
-        found = _compute(reader, [indices], encoded, task, bool(right.gradients))
+        found = _compute(engine, examples, [indices], method, bool(right.gradients))
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # an architecture that cannot be run this way
         return f"{type(error).__name__}: {first_line(error)}"
-    return _difference(right, found, tolerance)
+    return _difference(right, found, TOLERANCE[_dtype(engine)])
 
 
 def _compute(
-    reader: Reader,
+    engine: Engine,
+    examples: Examples,
     batches: Sequence[tuple[int, ...]],
-    encoded: Encoded,
-    task: Task,
+    method: Method,
     gradients: bool,
 ) -> Computed:
     """Loss, outputs and gradients of several batches, in evaluation mode."""
-    model, examples = reader.model, encoded.train
+    model, plain = engine.model, replace(engine, loss=engine.loss.plain())
     training = model.training
     model.eval()
-    for layer in own_layers(model):  # which compute by themselves in training only, in bfloat16
+    for layer in method.fast(model):  # which compute as in training in training only, in bfloat16
         layer.training = gradients
-    loss, outputs = 0.0, []
-    device = next(model.parameters()).device
     try:
-        for indices in batches:
-            batch = collate(examples, indices, task.reads, encoded.pad_token_id, reader.layout)
-            batch = to_device(batch, device)
-            with reader.ready(batch) as given:
-                if not gradients:
-                    with torch.no_grad():
-                        outputs += [part.float() for _, part in reader.outputs(given)]
-                else:
-                    part = reader.loss(given, partial(task.loss, label_smoothing=0.0))
-                    part.backward()  # type: ignore[no-untyped-call]
-                    loss += part.item()
-        found = {
+        if not gradients:
+            return Computed(0.0, {}, torch.cat(_outputs(plain, examples, batches)))
+        loss = plain.gradients(examples, batches, sync=False).loss.item()
+        of_trained = {
             name: parameter.grad
             for name, parameter in trainable_parameters(model).items()
-            if gradients and parameter.grad is not None
+            if parameter.grad is not None
         }
     finally:
         model.zero_grad(set_to_none=True)
         model.train(training)
-    return Computed(loss, found, torch.cat(outputs) if outputs else torch.empty(0))
+    return Computed(loss, of_trained, torch.empty(0))
+
+
+def _outputs(
+    engine: Engine, examples: Examples, batches: Sequence[tuple[int, ...]]
+) -> list[Tensor]:
+    with torch.no_grad(), engine.accelerator.autocast():
+        return [
+            part.float()
+            for indices in batches
+            for _, part in engine.outputs(engine.batch(examples, indices))
+        ]
 
 
 def _difference(right: Computed, found: Computed, tolerance: float) -> str:
@@ -224,8 +226,8 @@ def _difference(right: Computed, found: Computed, tolerance: float) -> str:
     return ", ".join(wrong)
 
 
-def _dtype(model: nn.Module, accelerator: Accelerator) -> Any:
-    if accelerator.mixed_precision == "bf16":
+def _dtype(engine: Engine) -> Any:
+    if engine.accelerator.mixed_precision == "bf16":
         return torch.bfloat16
-    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    dtypes = {p.dtype for p in engine.model.parameters() if p.is_floating_point()}
     return next((d for d in (torch.bfloat16, torch.float16) if d in dtypes), torch.float32)

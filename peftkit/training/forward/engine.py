@@ -1,0 +1,189 @@
+"""A model and all that running it takes, as one value; the only forward and backward pass.
+
+    gradients += d(sum of losses of the micro-batches / count) / d(trained parameters)
+
+The loop, the trial of the largest micro-batch, the plan and the self-check call `gradients`;
+scoring, features and the certificate of a merge call `outputs`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from peftkit.data.encoded import Examples, Head
+from peftkit.methods.method import Layout
+from peftkit.tasks.losses import Loss
+from peftkit.training.forward.batching import (
+    Step,
+    inference_batches,
+    micro_batches,
+    row_tokens,
+)
+from peftkit.training.forward.collating import Batch, collate, to_device
+from peftkit.training.forward.forward_pass import ForwardPass, HookedBatch, Perturbation, base_of
+from peftkit.training.forward.frozen_trunk import FrozenTrunk
+
+Penalty = Callable[[nn.Module], Tensor | None]
+"""model -> a scalar that is added to the step's mean loss, or None; see `Method.penalty`."""
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What the micro-batches of a step gave."""
+
+    loss: Tensor
+    """A scalar: their sum of losses, divided by the step's count."""
+    num_padded_tokens: int
+    """What the model was given: with padding, and what examples share once for each row."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model with its head and loss, on its devices, with a budget of tokens."""
+
+    forward: ForwardPass
+    """The model, and how batches are given to it."""
+    head: Head
+    loss: Loss
+    pad_token_id: int
+    micro_batch_tokens: int
+    """Most tokens, padding included, of one forward pass on one device."""
+    accelerator: Accelerator
+    trunk: FrozenTrunk | None = None
+    """Frozen blocks that are run once for each example."""
+    parallel: nn.Module | None = None
+    """The loss as a module that all processes compute together; None where each is on its own."""
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        head: Head,
+        loss: Loss,
+        pad_token_id: int,
+        micro_batch_tokens: int,
+        accelerator: Accelerator,
+        layout: Layout = "padded",
+    ) -> Engine:
+        """The engine of a model, in a layout that its architecture bears."""
+        forward = ForwardPass(model, head.output, layout)
+        return cls(forward, head, loss, pad_token_id, micro_batch_tokens, accelerator)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model itself."""
+        return self.forward.model
+
+    @property
+    def layout(self) -> Layout:
+        """Of the batches."""
+        return self.forward.layout
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration, as transformers'."""
+        return base_of(self.model).config
+
+    def in_layout(self, layout: Layout) -> Engine:
+        """The engine that lays out its batches otherwise, without kept states."""
+        return replace(self, forward=self.forward.in_layout(layout), trunk=None)
+
+    def keeping(self, trunk: FrozenTrunk | None) -> Engine:
+        """The engine that runs frozen blocks once for each example, which then is whole in its row;
+        the same one if there are none.
+        """
+        return self if trunk is None else replace(self.in_layout("packed"), trunk=trunk)
+
+    def in_all_processes(self) -> Engine:
+        """The engine whose gradients are those of all processes together."""
+        return replace(self, parallel=self.accelerator.prepare(_Loss(self.model, self.loss)))
+
+    def batch(self, examples: Examples, indices: Sequence[int]) -> Batch:
+        """Some examples side by side, on the device; without indices the first with weight 0."""
+        batch = collate(examples, indices, self.head.output, self.pad_token_id, self.layout)
+        return to_device(batch, self.accelerator.device)
+
+    def batches(self, examples: Examples) -> list[tuple[int, ...]]:
+        """All examples in batches of similar lengths under the budget, longest first."""
+        on_cpu = self.accelerator.device.type == "cpu"
+        tokens = row_tokens(self.micro_batch_tokens, self.layout, on_cpu, self.config)
+        return list(inference_batches(examples, tokens, self.layout))
+
+    def own_batches(self, examples: Examples) -> list[tuple[int, ...]]:
+        """Those of `batches` that this process runs."""
+        return self.batches(examples)[
+            self.accelerator.process_index :: self.accelerator.num_processes
+        ]
+
+    def micro_batches(self, examples: Examples, step: Step) -> list[tuple[int, ...]]:
+        """The micro-batches of a step that this process runs."""
+        return micro_batches(
+            examples, step, self.micro_batch_tokens, self.layout, self.accelerator, self.config
+        )
+
+    def gradients(
+        self,
+        examples: Examples,
+        micro_batches: Sequence[Sequence[int]],
+        count: float = 1.0,
+        *,
+        sync: bool = True,
+        penalty: Penalty | None = None,
+        perturbation: Perturbation | None = None,
+    ) -> Passed:
+        """Adds the gradients of a step's loss to those of the trained parameters.
+
+        Args:
+            micro_batches: indices of examples; an empty one has weight 0.
+            count: what the sum of losses is divided by, over all processes.
+            sync: False to leave the gradients of this process to itself.
+            penalty: is added to the loss of the last micro-batch.
+            perturbation: of the embeddings. Kept states and shared beginnings are off then.
+        """
+        engine = self
+        if perturbation is not None and (self.trunk or self.layout == "shared"):
+            engine = self.in_layout("packed")
+        module = engine.parallel or _Loss(engine.model, engine.loss)
+        total = torch.zeros((), device=self.accelerator.device)
+        padded = 0
+        for number, indices in enumerate(micro_batches, start=1):
+            last = number == len(micro_batches)
+            batch = engine.batch(examples, indices)
+            with (
+                contextlib.nullcontext() if last and sync else self.accelerator.no_sync(module),
+                engine.forward.hooked(batch, engine.trunk, perturbation) as run,
+            ):
+                with self.accelerator.autocast():
+                    loss = module(run).float() / count
+                total += loss.detach()
+                # DDP averages the gradients over processes, and the loss is a sum over them
+                loss = loss * self.accelerator.num_processes
+                if last and penalty and (added := penalty(self.model)) is not None:
+                    loss = loss + added
+                self.accelerator.backward(loss)
+            padded += batch.input_ids.numel() if indices else 0
+        return Passed(total, padded)
+
+    def outputs(self, batch: Batch) -> Iterator[tuple[slice, Tensor]]:
+        """Consecutive outputs, (n, classes or vocabulary), and which of the batch's they are."""
+        with self.forward.hooked(batch, self.trunk) as run:
+            yield from run.outputs()
+
+
+class _Loss(nn.Module):
+    """As Accelerate prepares it: a batch in, its total of losses out."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, run: HookedBatch) -> Tensor:
+        """A scalar."""
+        return run.loss(self.loss)

@@ -1,0 +1,174 @@
+"""The output layer over a vocabulary, chunk by chunk: the logits of a batch never exist at once.
+
+In training each chunk's gradient is computed while its logits are there (as Liger and Apple do,
+arXiv:2410.10989, arXiv:2411.09009).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+CHUNK = 2**24
+"""Most numbers of logits at a time: 341 positions of a vocabulary of 49,152."""
+
+Values = Callable[[Tensor, Tensor], Tensor]
+"""(outputs, targets) -> a loss of each output; see `Loss.values`."""
+
+
+@dataclass(frozen=True)
+class OutputLayer:
+    """What a language model makes of its last hidden states."""
+
+    module: nn.Module
+    softcap: float | None
+    chunk_size: int
+    """Outputs of a chunk."""
+
+    @classmethod
+    def of(cls, base: Any) -> OutputLayer | None:
+        """Of a transformers model; None if it has none."""
+        module = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
+        if module is None:
+            return None
+        config = base.config.get_text_config()
+        size = max(1, CHUNK // getattr(config, "vocab_size", 1))
+        return cls(module, getattr(config, "final_logit_softcapping", None), size)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., d) -> (..., vocabulary)."""
+        logits: Tensor = self.module(hidden)
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits
+
+    @torch.no_grad()
+    def gives(self, hidden: Tensor, logits: Tensor) -> bool:
+        """Whether these are the logits of these hidden states, so that the model computes nothing
+        besides.
+        """
+        ours = self.logits(hidden)
+        same = ours.shape == logits.shape
+        return same and torch.allclose(ours.float(), logits.float(), rtol=1e-4, atol=1e-5)
+
+    def weighted_sum(
+        self, hidden: Tensor, targets: Tensor, weights: Tensor, values: Values
+    ) -> Tensor:
+        """Sum of weight_i * value_i, a scalar; its gradients are computed in the forward pass.
+
+        Args:
+            hidden: (outputs, d).
+            targets: (outputs, ...).
+            weights: (outputs,).
+        """
+
+        def of_chunk(part: slice, hidden: Tensor) -> Tensor:
+            return (values(self.logits(hidden), targets[part]) * weights[part]).sum()
+
+        total: Tensor = _Sum.apply(hidden, of_chunk, self.chunk_size, *self._trained())  # type: ignore[no-untyped-call]
+        return total
+
+    def values(self, hidden: Tensor, targets: Tensor, values: Values) -> Tensor:
+        """(outputs,) float32, which any sum of them may be made of. Where the layer is trained, the
+        backward pass computes each chunk's logits again.
+
+        Args:
+            hidden: (outputs, d).
+            targets: (outputs, ...).
+        """
+
+        def of_chunk(part: slice, hidden: Tensor) -> Tensor:
+            return values(self.logits(hidden), targets[part])
+
+        each: Tensor = _Each.apply(hidden, of_chunk, self.chunk_size, *self._trained())  # type: ignore[no-untyped-call]
+        return each
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+
+
+OfChunk = Callable[[slice, Tensor], Tensor]
+"""(which outputs, their hidden states) -> their sum of losses, or the loss of each."""
+
+
+class _Sum(torch.autograd.Function):
+    """Sums losses chunk by chunk, and computes each chunk's gradient while its logits are there."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, of_chunk: OfChunk, size: int, *trained: Tensor) -> Tensor:
+        needs_hidden, needs_any = ctx.needs_input_grad[0], any(ctx.needs_input_grad)
+        total = torch.zeros((), device=hidden.device)
+        of_hidden = torch.zeros_like(hidden) if needs_hidden else None
+        of_trained = [torch.zeros_like(parameter) for parameter in trained]
+        for part in _parts(len(hidden), size):
+            with torch.enable_grad() if needs_any else contextlib.nullcontext():
+                chunk = hidden[part].detach().requires_grad_(needs_hidden)
+                loss = of_chunk(part, chunk)
+            total += loss.detach()
+            if needs_any:
+                wanted = [*([chunk] if needs_hidden else []), *trained]
+                gradients = list(torch.autograd.grad(loss, wanted))
+                if of_hidden is not None:
+                    of_hidden[part] = gradients.pop(0)
+                for summed, gradient in zip(of_trained, gradients, strict=True):
+                    summed.add_(gradient)
+        ctx.of_hidden, ctx.of_trained = of_hidden, of_trained
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (scale,) = gradients
+        of_hidden = None if ctx.of_hidden is None else ctx.of_hidden.mul_(scale)
+        of_trained = [gradient.mul_(scale) for gradient in ctx.of_trained]
+        del ctx.of_hidden, ctx.of_trained
+        return (of_hidden, None, None, *of_trained)
+
+
+class _Each(torch.autograd.Function):
+    """Losses chunk by chunk; row i of d(loss_i)/d(hidden_i) is kept for the backward pass, which
+    multiplies it by what the losses' own gradient is.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, of_chunk: OfChunk, size: int, *trained: Tensor) -> Tensor:
+        needs_hidden = ctx.needs_input_grad[0]
+        losses, of_hidden = [], torch.zeros_like(hidden) if needs_hidden else None
+        for part in _parts(len(hidden), size):
+            with torch.enable_grad() if needs_hidden else contextlib.nullcontext():
+                chunk = hidden[part].detach().requires_grad_(needs_hidden)
+                each = of_chunk(part, chunk)
+            losses.append(each.detach())
+            if of_hidden is not None:  # the loss of an output depends on that output alone
+                (of_hidden[part],) = torch.autograd.grad(each.sum(), [chunk])
+        ctx.save_for_backward(hidden.detach())
+        ctx.of_hidden, ctx.of_chunk, ctx.size, ctx.trained = of_hidden, of_chunk, size, trained
+        return torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (of_losses,) = gradients
+        (hidden,), trained = ctx.saved_tensors, ctx.trained
+        of_trained = [torch.zeros_like(parameter) for parameter in trained]
+        for part in _parts(len(hidden), ctx.size) if trained else ():
+            with torch.enable_grad():
+                each = ctx.of_chunk(part, hidden[part])
+            found = torch.autograd.grad(each, trained, of_losses[part])
+            for summed, gradient in zip(of_trained, found, strict=True):
+                summed.add_(gradient)
+        of_hidden = None
+        if ctx.of_hidden is not None:
+            of_hidden = ctx.of_hidden.mul_(of_losses[:, None].to(ctx.of_hidden.dtype))
+        del ctx.of_hidden, ctx.of_chunk, ctx.trained
+        return (of_hidden, None, None, *of_trained)
+
+
+def _parts(count: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
