@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from parts import write_part
+from speed import labels_of
 
 import recipes
 
@@ -93,8 +94,8 @@ def ours(folder: Path) -> dict[str, Any]:
     splits = {}
     for name, examples in prepared.encoded.splits().items():
         splits[name] = [
-            {"input_ids": ids.tolist(), "labels": [-100, *targets[:-1].tolist()]}
-            for ids, targets in zip(examples.input_ids, examples.targets, strict=True)
+            {"input_ids": ids.tolist(), "labels": labels_of(examples, example)}
+            for example, ids in enumerate(examples.input_ids)
         ]
     layers = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()  # noqa: SIM905
     shared = {

@@ -102,6 +102,7 @@ def measure(name: str, size: dict[str, int], folder: Path) -> dict[str, Any]:
     from peftkit.bases.loading import load_weights
     from peftkit.bases.opened import OpenedBase
     from peftkit.data.encoded import Encoded, Examples, Head
+    from peftkit.data.ragged import Ragged
     from peftkit.training.guards import gradient_norm
     from peftkit.training.loop import keep_few_activations
     from peftkit.training.optimizers import make_optimizer
@@ -115,7 +116,7 @@ def measure(name: str, size: dict[str, int], folder: Path) -> dict[str, Any]:
     )
     accelerator: Accelerator = open_accelerator(spec)
     head = Head("AutoModelForCausalLM", "CAUSAL_LM", trained=False)
-    nothing = Examples((), [], [])
+    nothing = Examples((), {"input_ids": Ragged.of([])}, np.zeros(0, np.int64))
     torch.manual_seed(0)
     loaded = load_weights(opened, head, compute_dtype(spec), accelerator.device, None)
     base_mb = footprint(loaded.model).total_mb

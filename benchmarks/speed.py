@@ -135,6 +135,17 @@ def write_rows(workload: Workload, scratch: Path, data: Path) -> int:
     return num_rows
 
 
+def labels_of(examples: Any, example: int) -> list[int] | int:
+    """As HF takes them: peftkit reads an output where it predicts a token, HF wants that token."""
+    targets = examples.targets[examples.outputs_of(example)].tolist()
+    if examples.read_at is None:
+        return int(targets[0])
+    labels = [-100] * len(examples.input_ids[example])
+    for place, target in zip(examples.read_at[example][:, 0], targets, strict=True):
+        labels[place + 1] = target
+    return labels
+
+
 def encoded_rows(prepared: Any, work: dict[str, Any]) -> dict[str, Any]:
     """The training rows as tokens and labels as HF takes them, in the file's order, and the order
     in which peftkit reads them.
@@ -147,10 +158,9 @@ def encoded_rows(prepared: Any, work: dict[str, Any]) -> dict[str, Any]:
     rows = [
         {
             "input_ids": ids.tolist(),
-            # peftkit aligns a target with the position that predicts it, HF with its own
-            "labels": [-100, *targets[:-1].tolist()] if work["chat"] else int(targets[0]),
+            "labels": labels_of(examples, example),
         }
-        for ids, targets in zip(examples.input_ids, examples.targets, strict=True)
+        for example, ids in enumerate(examples.input_ids)
     ]
     steps = seeded_steps(len(rows), work["batch_size"], work["steps"], seed=0)
     return {

@@ -26,8 +26,7 @@ from peftkit.adapters.loading import load_trained_model
 from peftkit.bases.devices import weights_dtype
 from peftkit.bases.loading import load_weights
 from peftkit.bases.opening import open_base
-from peftkit.data.encoded import Encoded, Examples, Head
-from peftkit.data.rows import Row
+from peftkit.data.encoded import Encoded, Head
 from peftkit.deploy.merging.folding import merged_model
 from peftkit.errors import PeftkitError
 from peftkit.evaluation.generating import _batches, generate, pad_prompts
@@ -38,6 +37,7 @@ from peftkit.tasks.task import Task
 from peftkit.training import guards
 from peftkit.training.loop import _float32_where_trained
 from peftkit.training.optimizers import make_optimizer
+from tests.examples import examples_from
 
 METHODS: dict[str, tuple[Method, float]] = {
     "LoRA": (pk.LoRA(r=4), 1e-2),
@@ -311,11 +311,7 @@ def rows(count: int = 4) -> list[np.ndarray]:
 
 def encoded_of(task: _BareTask) -> Encoded:
     ids = rows(256)
-    examples = Examples(
-        rows=tuple(Row(n, {}) for n in range(len(ids))),
-        input_ids=ids,
-        targets=[np.zeros(1, np.int64) for _ in ids],
-    )
+    examples = examples_from(ids, [0] * len(ids))
     trained = bool(task.labels)
     head = Head(task.auto_class, task.task_type, task.labels, trained)
     return Encoded(examples, examples, examples, head, 0)

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftkit.data.encoded import IGNORE_INDEX, Examples, Head
-from peftkit.data.rows import Row
 from peftkit.tasks.losses import MANY, CrossEntropy, cross_entropies
 from peftkit.training.forward.batching import (
     count_steps,
@@ -20,6 +19,7 @@ from peftkit.training.forward.batching import (
 )
 from peftkit.training.forward.collating import collate
 from tests.engines import engine_of
+from tests.examples import examples_from
 
 
 def examples_of(lengths: list[int], per_token: bool = False, weights: bool = False) -> Examples:
@@ -28,11 +28,10 @@ def examples_of(lengths: list[int], per_token: bool = False, weights: bool = Fal
     if per_token:
         for target in targets:
             target[::2] = IGNORE_INDEX
-    return Examples(
-        rows=tuple(Row(i, {}) for i in range(len(lengths))),
-        input_ids=[random.integers(4, 60, size=n) for n in lengths],
-        targets=targets,
-        weights=[random.random(len(t)).astype(np.float32) for t in targets] if weights else None,
+    return examples_from(
+        [random.integers(4, 60, size=n) for n in lengths],
+        targets,
+        [random.random(len(target)) for target in targets] if weights else None,
     )
 
 
@@ -139,10 +138,12 @@ def test_micro_batches_compute_what_unpadded_single_documents_do(
     count = 0.0
     total = torch.zeros(())
     for index in everything:  # the reference: no padding, no mask, no collate
-        target = torch.from_numpy(examples.targets[index])
-        weight = torch.from_numpy(examples.weights[index]) if weights else torch.ones(len(target))
-        logits = model(input_ids=torch.from_numpy(examples.input_ids[index])[None]).logits
-        logits = logits if output == "pooled" else logits[0]
+        of = examples.outputs_of(index)
+        target = torch.from_numpy(examples.targets[of])
+        weight = torch.from_numpy(examples.weights[of]) if weights else torch.ones(len(target))
+        ids = torch.from_numpy(examples.input_ids[index]).long()[None]
+        logits = model(input_ids=ids).logits
+        logits = logits if output == "pooled" else logits[0, examples.read_at[index][:, 0]]
         total = total + (cross_entropies(logits, target, smoothing) * weight).sum()
         count += float((weight * (target != IGNORE_INDEX)).sum())
     (total / count).backward()
@@ -161,7 +162,7 @@ def test_micro_batches_compute_what_unpadded_single_documents_do(
 
 
 def test_an_empty_micro_batch_weighs_nothing():
-    batch = collate(examples_of([4, 5]), (), "pooled", 0)
+    batch = collate(examples_of([4, 5]), (), 0)
     assert len(batch.input_ids) == 1
     assert float(batch.weights.sum()) == 0
 

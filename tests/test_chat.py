@@ -209,11 +209,11 @@ class TestEncoding:
         _, found = encoded(tmp_path, conversations(10))
         tokenizer = BY_NAME["ChatML"].tokenizer()
         for example in range(len(found.train)):
-            ids, targets = found.train.input_ids[example], found.train.targets[example]
-            places = np.flatnonzero(targets >= 0)
-            assert (targets[places] == ids[places + 1]).all()
+            ids, places = found.train.input_ids[example], found.train.read_at[example][:, 0]
+            targets = found.train.targets[found.train.outputs_of(example)]
+            assert (targets == ids[places + 1]).all()
             said = [m["content"] for m in found.train.rows[example].values["messages"][1::2]]
-            assert tokenizer.decode(targets[places]) == "".join(f"{s}<|im_end|>" for s in said)
+            assert tokenizer.decode(targets) == "".join(f"{s}<|im_end|>" for s in said)
 
     def test_the_system_message_of_the_recipe_goes_first_where_there_is_none(self, tmp_path):
         rows = [{"messages": [SYSTEM, asked(0), ANSWER]}, *conversations(9)]
@@ -332,10 +332,10 @@ class TestPlainText:
         tokenizer = BY_NAME["ChatML"].tokenizer()
         texts: dict[int, list[int]] = {}
         for part in found.splits().values():
-            for row, ids, targets in zip(part.rows, part.input_ids, part.targets, strict=True):
+            for example, ids in enumerate(part.input_ids):
                 assert len(ids) <= 32
-                assert (targets[:-1] == ids[1:]).all()
-                before = texts.setdefault(row.number, [])
+                assert (part.targets[part.outputs_of(example)] == ids[1:]).all()
+                before = texts.setdefault(part.row(example).number, [])
                 if before:  # a piece begins with the last token of the one before
                     assert before.pop() == ids[0]
                 before.extend(ids.tolist())
@@ -368,7 +368,7 @@ class TestPlainText:
 class TestScores:
     def test_perplexity_and_accuracy_against_their_definitions(self, tmp_path):
         task, found = encoded(tmp_path, conversations(30))
-        sizes = [int((t >= 0).sum()) for t in found.test.targets]
+        sizes = found.test.outputs_per_row().tolist()
         random = np.random.default_rng(0)
         losses = random.uniform(0, 3, sum(sizes)).astype(np.float32)
         right = (random.uniform(size=sum(sizes)) < 0.3).astype(np.float32)
@@ -380,7 +380,7 @@ class TestScores:
 
     def test_a_diverged_model_has_a_finite_perplexity(self, tmp_path):
         task, found = encoded(tmp_path, conversations(30))
-        size = sum(int((t >= 0).sum()) for t in found.test.targets)
+        size = len(found.test.targets)
         score = task.metrics(np.full((size, 2), 1000, np.float32), found.test, found.head)
         assert math.isfinite(score.metrics["perplexity"])
 

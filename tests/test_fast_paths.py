@@ -19,7 +19,7 @@ from peft import (
 
 import peftkit as pk
 from peftkit.data.encoded import IGNORE_INDEX, Encoded, Examples, Head
-from peftkit.data.rows import Row
+from peftkit.data.ragged import Ragged
 from peftkit.methods import lora_linear
 from peftkit.methods.lora_linear import fused_lora_layers
 from peftkit.methods.method import trainable_parameters
@@ -47,6 +47,7 @@ from peftkit.training.forward.self_check import (
 from peftkit.training.forward.short_attention import attend_to_short_documents
 from peftkit.training.loop import keep_few_activations
 from tests.engines import CPU, engine_of
+from tests.examples import examples_from
 
 LENGTHS = [5, 19, 9, 2, 30, 11]
 EXACT = 1e-5
@@ -92,14 +93,11 @@ def examples_of(per_token: bool, segments: bool = False) -> Examples:
     targets = [random.integers(0, 3, size=n if per_token else 1) for n in LENGTHS]
     for target in targets if per_token else ():
         target[::3] = IGNORE_INDEX
-    return Examples(
-        rows=tuple(Row(i, {}) for i in range(len(LENGTHS))),
-        input_ids=[random.integers(4, 80, size=n) for n in LENGTHS],
-        targets=targets,
-        weights=[random.random(len(t)).astype(np.float32) for t in targets],
-        segment_ids=[(np.arange(n) > n // 2).astype(np.int64) for n in LENGTHS]
-        if segments
-        else None,
+    return examples_from(
+        [random.integers(4, 80, size=n) for n in LENGTHS],
+        targets,
+        [random.random(len(target)) for target in targets],
+        [np.arange(n) > n // 2 for n in LENGTHS] if segments else None,
     )
 
 
@@ -128,13 +126,10 @@ def inject(method, model, encoded):
 def beginning_alike(encoded):
     """With 9 tokens before each example, of which nothing is learned."""
     beginning, examples = np.arange(10, 19), encoded.train
-    nothing = np.full(len(beginning), IGNORE_INDEX)
-    per_token = len(examples.targets[0]) > 1
-    put = {"input_ids": [np.concatenate([beginning, ids]) for ids in examples.input_ids]}
-    if per_token:
-        zeros = nothing.astype(np.float32) * 0
-        put["targets"] = [np.concatenate([nothing, target]) for target in examples.targets]
-        put["weights"] = [np.concatenate([zeros, weights]) for weights in examples.weights]
+    ids = [np.concatenate([beginning, ids]) for ids in examples.input_ids]
+    put = {"inputs": {"input_ids": Ragged.of(ids)}}
+    if examples.read_at is not None:
+        put["read_at"] = replace(examples.read_at, values=examples.read_at.values + len(beginning))
     examples = replace(examples, **put)
     return replace(encoded, train=examples, validation=examples, test=examples)
 
@@ -191,12 +186,10 @@ def test_what_examples_begin_with_is_computed_once(kind, auto, method, monkeypat
     monkeypatch.setattr(short_attention, "LONGEST", 20)
     model, encoded = setting(kind, auto)
     encoded = beginning_alike(encoded)
-    row = collate(encoded.train, range(6), encoded.head.output, encoded.pad_token_id, "shared")
+    row = collate(encoded.train, range(6), encoded.pad_token_id, "shared")
     assert row.shared == 9
     assert row.input_ids.numel() == encoded.train.num_tokens - 5 * 9
-    assert not collate(
-        encoded.train, (), encoded.head.output, encoded.pad_token_id, "shared"
-    ).shared
+    assert not collate(encoded.train, (), encoded.pad_token_id, "shared").shared
     model = inject(method, model, encoded)
     engine = engine_of(model, encoded.head, "shared", pad_token_id=encoded.pad_token_id)
     compare(engine, encoded, method)
@@ -209,15 +202,15 @@ def test_only_what_is_not_read_and_is_alike_is_shared():
     assert examples.shared_tokens((0, 1)) == 9
     assert examples.shared_tokens((0,)) == examples.shared_tokens(()) == 0
     assert padded_tokens(examples, (0, 1), "shared") == 5 + 19 + 9 + 9 - 6  # attention has 9 twice
-    examples.targets[1][8] = 2
+    examples.read_at[1][0] = 8
     assert examples.shared_tokens((0, 1)) == 8
     assert examples.shared_tokens((0, 2)) == 9
     examples.input_ids[2][7] += 1
     assert examples.shared_tokens((0, 2)) == 0  # seven are too few
-    whole = replace(examples, input_ids=[np.arange(9), np.arange(12)], targets=[np.zeros(1)] * 2)
+    whole = examples_from([np.arange(9), np.arange(12)], [[0], [0]])
     assert whole.shared_tokens((0, 1)) == 8  # an output is read at the last
-    segments = replace(examples, segment_ids=examples.input_ids)
-    assert segments.shared_tokens((0, 1)) == 0
+    inputs = {**examples.inputs, "token_type_ids": examples.input_ids}
+    assert replace(examples, inputs=inputs).shared_tokens((0, 1)) == 0
 
 
 @pytest.mark.parametrize(("budget", "rows"), [(1000, 1), (60, 2), (30, 4), (8, 6)])
@@ -235,7 +228,7 @@ def test_a_beginning_longer_than_the_budget_leaves_half_of_it():
     beginning = random.integers(4, 80, size=1000)
     ids = [np.concatenate([beginning, random.integers(4, 80, size=20)]) for _ in range(8)]
     learned = [np.r_[np.full(1010, IGNORE_INDEX), np.ones(10, np.int64)] for _ in ids]
-    examples = Examples(tuple(Row(i, {}) for i in range(8)), ids, learned)
+    examples = examples_from(ids, learned)
     for budget, rows in ((500, 8), (768, 8), (1080, 4), (1518, 4)):  # each costs 270
         assert len(pack_step(examples, range(8), budget, 1, "shared")[0]) == rows
     step, budget = Step(1, 1, tuple(range(8)), last_of_epoch=False), 8192

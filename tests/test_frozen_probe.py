@@ -29,6 +29,7 @@ from peftkit.stages.preparing import prepare
 from peftkit.tasks.task import ByExample, Score
 from tests.conftest import sentences, write_csv
 from tests.engines import engine_of
+from tests.examples import examples_from
 
 CPU = Accelerator(cpu=True)
 SIZES = {
@@ -60,11 +61,8 @@ def base_with_head(kind: str, labels: int = 3, layout: str = "packed") -> Frozen
 def made_examples(count: int, labels: int = 3, seed: int = 0) -> Examples:
     random = np.random.default_rng(seed)
     ids = [random.integers(4, 80, size=random.integers(3, 15)) for _ in range(count)]
-    return Examples(
-        rows=tuple(Row(n, {"text": f"row {n}", "label": str(n % labels)}) for n in range(count)),
-        input_ids=ids,
-        targets=[np.array([n % labels], np.int64) for n in range(count)],
-    )
+    rows = tuple(Row(n, {"text": f"row {n}", "label": str(n % labels)}) for n in range(count))
+    return examples_from(ids, [n % labels for n in range(count)], rows=rows)
 
 
 class TestFeatures:
@@ -113,7 +111,7 @@ class TestRows:
     def test_each_label_keeps_its_share(self):
         targets = [0] * 900 + [1] * 90 + [2] * 10 + [3]
         examples = made_examples(len(targets))
-        object.__setattr__(examples, "targets", [np.array([t]) for t in targets])
+        object.__setattr__(examples, "targets", np.array(targets))
         chosen = draw(examples, 100, seed=0)
         assert len(chosen) <= 100
         assert list(chosen) == sorted(set(chosen))
@@ -155,7 +153,7 @@ class TestRows:
         parts = []
         for seed in range(3):
             examples = made_examples(30, seed=seed)
-            labels = np.concatenate(list(examples.targets))
+            labels = examples.targets
             parts.append(Part(np.eye(3, dtype=np.float32)[labels], examples))
         found = fit_probe(parts, make_recipe().task, HEAD, "accuracy")
         assert sum(tried["value"] == 1.0 for tried in found.tried) > 3

@@ -165,9 +165,9 @@ def test_a_classifier_reads_the_end_of_texts_that_end_in_a_token(kinds, base_of,
     loaded = load_weights(base, encoded.head, torch.float32, torch.device("cpu"), None)
     model = loaded.model.eval()
     assert model.config.pad_token_id == encoded.pad_token_id
-    batch = collate(encoded.train, range(8), encoded.head.output, encoded.pad_token_id)
+    batch = collate(encoded.train, range(8), encoded.pad_token_id)
     with torch.no_grad():
-        together = model(**batch.inputs()).logits
+        together = model(**batch.inputs).logits
         alone = [model(input_ids=torch.from_numpy(ids[n])[None]).logits[0] for n in range(8)]
     torch.testing.assert_close(together, torch.stack(alone), rtol=1e-5, atol=1e-5)
     shorter = [model(input_ids=torch.from_numpy(ids[n][:-1])[None]).logits[0] for n in range(8)]

@@ -81,9 +81,10 @@ def by_hand(trunk, classifier, examples: Examples, pooling):
     """Logits (examples, classes), one unpadded document at a time."""
     logits = []
     for index, ids in enumerate(examples.input_ids):
-        inputs = {"input_ids": torch.from_numpy(ids)[None]}
-        if examples.segment_ids is not None:
-            inputs["token_type_ids"] = torch.from_numpy(examples.segment_ids[index])[None]
+        inputs = {"input_ids": torch.from_numpy(ids).long()[None]}
+        if "token_type_ids" in examples.inputs:
+            segments = examples.inputs["token_type_ids"][index]
+            inputs["token_type_ids"] = torch.from_numpy(segments).long()[None]
         hidden = trunk(**inputs).last_hidden_state
         logits.append(pooled(hidden, pooling) @ classifier.weight.T + classifier.bias)
     return torch.cat(logits)
@@ -105,8 +106,8 @@ def test_loss_and_gradients_are_those_of_single_documents(kind, pooling, layout)
     trunk, classifier = trunk_of(model), torch.nn.Linear(32, len(LABELS))
     classifier.load_state_dict(model.classifier.state_dict())
     logits = by_hand(trunk, classifier, examples, pooling)
-    targets = torch.tensor([int(target[0]) for target in examples.targets])
-    weights = torch.tensor([float(weight[0]) for weight in examples.weights])
+    targets = torch.from_numpy(examples.targets)
+    weights = torch.from_numpy(examples.weights)
     right = (F.cross_entropy(logits, targets, reduction="none") * weights).sum()
     right.backward()
     expected = {f"{model.base_model_prefix}.{n}": p.grad for n, p in trunk.named_parameters()}
@@ -149,7 +150,7 @@ def test_a_dropout_of_the_architecture_stands_before_the_classifier():
 def test_virtual_tokens_are_no_tokens_of_the_text(kind, pooling, method):
     model, encoded = setting(kind, pooling)
     trunk, classifier = trunk_of(model), model.classifier
-    plain = dataclasses.replace(encoded.train, segment_ids=None)
+    plain = dataclasses.replace(encoded.train, inputs={"input_ids": encoded.train.input_ids})
     model = method.inject(model, encoded, ("classifier",)).eval()
     engine = engine_of(model, encoded.head, pad_token_id=encoded.pad_token_id)
     batch = engine.batch(plain, range(len(LENGTHS)))
@@ -158,7 +159,7 @@ def test_virtual_tokens_are_no_tokens_of_the_text(kind, pooling, method):
         ((_, found),) = engine.outputs(batch)
         prompt = model.get_prompt(batch_size=1)
         for row in plain.input_ids:
-            ids = torch.from_numpy(row)[None]
+            ids = torch.from_numpy(row).long()[None]
             mask = torch.ones(1, 4 + len(row))
             if method.kind() == "PrefixTuning":
                 prompt = model.get_prompt(batch_size=1)  # a cache, which grows

@@ -23,6 +23,7 @@ from peftkit.data.splits import Splits, load_splits
 from peftkit.errors import DataError
 from peftkit.tasks.task import Piece
 from tests.conftest import save_tokenizer, sentences, write_csv
+from tests.examples import examples_from
 
 FILE = Data(path="not read.csv")
 TASK = TextClassification(data=FILE)
@@ -84,7 +85,7 @@ def test_labels_are_in_the_order_of_label_names_then_numbers_then_names(
     assert encoded.head.labels == expected
     for examples in encoded.splits().values():
         for row, target in zip(examples.rows, examples.targets, strict=True):
-            assert expected[int(target[0])] == row.values["label"]
+            assert expected[int(target)] == row.values["label"]
 
 
 def test_a_label_outside_label_names_is_malformed(tmp_path):
@@ -152,7 +153,7 @@ def test_a_text_becomes_its_tokens(tokenizers):
     encoded = TASK.encode(alike(rows_of(("a warm film", "good"), ("dark", "bad"))), tokenizer)
     tokens = [tokenizer.convert_ids_to_tokens(ids.tolist()) for ids in encoded.train.input_ids]
     assert tokens == [["[CLS]", "a", "warm", "film", "[SEP]"], ["[CLS]", "dark", "[SEP]"]]
-    assert encoded.train.segment_ids is None
+    assert list(encoded.train.inputs) == ["input_ids"]
     assert encoded.train.truncated == 0
     assert encoded.notes == ()
 
@@ -172,7 +173,7 @@ def test_a_pair_of_texts_is_told_apart_by_segment(tmp_path, tokenizers):
     path = write_csv(tmp_path / "r.csv", rows, ("text", "reply", "label"))
     examples = encode(path, tokenizers["bert"], text_pair="reply").train
     for row, ids, segments in zip(
-        examples.rows, examples.input_ids, examples.segment_ids, strict=True
+        examples.rows, examples.input_ids, examples.inputs["token_type_ids"], strict=True
     ):
         first = len(row.values["text"].split()) + 2  # with [CLS] and [SEP]
         assert segments.tolist() == [0] * first + [1] * (len(ids) - first)
@@ -188,7 +189,7 @@ def test_the_second_text_of_a_pair_makes_a_row_its_own(tmp_path):
 
 def test_inputs_without_labels_supervise_nothing(tokenizers):
     examples = TASK.encode_inputs((Row(1, {"text": "a film"}),) * 2, tokenizers["bert"])
-    assert [target.tolist() for target in examples.targets] == [[IGNORE_INDEX]] * 2
+    assert examples.targets.tolist() == [IGNORE_INDEX] * 2
     assert examples.num_supervised == 0
 
 
@@ -222,7 +223,7 @@ def test_balanced_weights_give_every_label_the_same_sum_in_train_only(tokenizers
     task = TextClassification(data=FILE, class_weights="balanced")
     encoded = task.encode(alike(rows), tokenizers["bert"])
     weights = {
-        row.values["label"]: float(weight[0])
+        row.values["label"]: float(weight)
         for row, weight in zip(rows, encoded.train.weights, strict=True)
     }
     assert weights == pytest.approx({"good": 8 / (2 * 6), "bad": 8 / (2 * 2)})
@@ -234,14 +235,14 @@ def test_given_weights_are_used(tokenizers):
     task = TextClassification(data=FILE, class_weights={"good": 1.0, "bad": 2.5})
     rows = rows_of(("film", "good"), ("dark", "bad"))
     weights = task.encode(alike(rows), tokenizers["bert"]).train.weights
-    assert [float(weight[0]) for weight in weights] == [1.0, 2.5]
+    assert [float(weight) for weight in weights] == [1.0, 2.5]
 
 
 def test_labels_that_are_not_weighed_weigh_1(tokenizers):
     task = TextClassification(data=FILE, class_weights={"bad": 2.5})
     rows = rows_of(("film", "good"), ("dark", "bad"))
     weights = task.encode(alike(rows), tokenizers["bert"]).train.weights
-    assert [float(weight[0]) for weight in weights] == [1.0, 2.5]
+    assert [float(weight) for weight in weights] == [1.0, 2.5]
 
 
 @pytest.mark.parametrize("names", [("good", "bad", "mixed"), ("good", "Bad")])
@@ -257,9 +258,8 @@ def test_weights_for_other_labels_than_the_files_are_refused(reviews, names):
 
 def judged(expected: list[int], outputs: np.ndarray) -> tuple[Examples, Head]:
     rows = tuple(Row(n, {"text": f"text {n}"}) for n in range(len(expected)))
-    targets = [np.array([target]) for target in expected]
     head = Head("", "", tuple(f"label {n}" for n in range(outputs.shape[1])))
-    return Examples(rows, [np.array([1])] * len(rows), targets), head
+    return examples_from([[1]] * len(rows), expected, rows=rows), head
 
 
 def score(expected: list[int], predicted: list[int], num_labels: int = 3):

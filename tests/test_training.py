@@ -123,9 +123,9 @@ def test_the_first_loss_is_what_torch_computes_by_hand(make_recipe, reviews, wei
     model = loaded.model.eval()
     examples = prepared.encoded.train
     logits = torch.cat([
-        model(input_ids=torch.from_numpy(ids)[None]).logits for ids in examples.input_ids
+        model(input_ids=torch.from_numpy(ids).long()[None]).logits for ids in examples.input_ids
     ])  # fmt: skip
-    targets = torch.from_numpy(np.concatenate(examples.targets))
+    targets = torch.from_numpy(examples.targets)
     losses = torch.nn.functional.cross_entropy(
         logits, targets, label_smoothing=0.1, reduction="none"
     )
@@ -221,7 +221,7 @@ def test_modules_below_the_first_trained_tensor_stay_in_eval_mode(make_recipe):
         make_recipe(LoRA(r=2, target_modules=r".*layer\.1\..*query", lora_dropout=0.1))
     )
     model = prepared.recipe.method.inject(loaded.model, prepared.encoded, loaded.head)
-    batch = collate(prepared.encoded.train, [0], "pooled", 0)
+    batch = collate(prepared.encoded.train, [0], 0)
     quiet = set(modules_below(model, batch))
     names = {
         name.removeprefix("base_model.model.") for name, m in model.named_modules() if m in quiet

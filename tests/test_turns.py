@@ -36,7 +36,10 @@ def learned(prepared, split="train"):
     """The texts of all tokens that are learned, of each example."""
     examples = getattr(prepared.encoded, split)
     tokenizer = prepared.base.tokenizer
-    return [tokenizer.decode(t[t >= 0].tolist()) for t in examples.targets]
+    return [
+        tokenizer.decode(examples.targets[examples.outputs_of(example)].tolist())
+        for example in range(len(examples))
+    ]
 
 
 def notes(task):

@@ -284,8 +284,8 @@ def test_activation_checkpointing_gives_the_same_gradients(make_recipe, method, 
         model.train()
         torch.manual_seed(4)
         encoded = prepared.encoded
-        batch = collate(encoded.train, range(4), "pooled", encoded.pad_token_id)
-        model(**batch.inputs()).logits.square().sum().backward()
+        batch = collate(encoded.train, range(4), encoded.pad_token_id)
+        model(**batch.inputs).logits.square().sum().backward()
         gradients.append({n: p.grad for n, p in trainable_parameters(model).items()})
     checked = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
     assert checked, "it was switched on"
@@ -633,7 +633,7 @@ def test_virtual_tokens_in_padded_batches_are_unpadded_texts(make_recipe, method
     found = []
     for groups in ([range(6)], [[index] for index in range(6)]):
         model.zero_grad()
-        logits = [model(**collate(examples, g, "pooled", pad).inputs()).logits for g in groups]
+        logits = [model(**collate(examples, g, pad).inputs).logits for g in groups]
         torch.cat(logits).square().sum().backward()
         gradients = {n: p.grad.clone() for n, p in trainable_parameters(model).items()}
         found.append((torch.cat(logits), gradients))

@@ -102,7 +102,7 @@ class LoadedAdapter:
             progress: called with the number of inputs that were answered, again and again.
             settings: options of transformers' `generate` that go before the recipe's.
         """
-        prompts = self._encode(inputs).input_ids
+        prompts = list(self._encode(inputs).input_ids)
         with self.accelerator.autocast():
             return write(
                 self.model if model is None else model,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from peftkit.data.ragged import Array, Ragged
 from peftkit.data.rows import Row
 
 IGNORE_INDEX = -100
+DIGEST_VERSION = 2
+"""Of `Encoded.sha256`; digests of two versions cannot be compared."""
 LEAST_SHARED = 8
 """Tokens that several examples must begin with, or each has its own."""
 
@@ -59,16 +63,28 @@ LANGUAGE_MODEL = Head("AutoModelForCausalLM", "CAUSAL_LM", trained=False)
 
 @dataclass(frozen=True)
 class Examples:
-    """One split. All lists are as long as `rows`; arrays are one-dimensional int64 or float32."""
+    """One split as the model reads it. An example is a row, or one of the windows of a row."""
 
     rows: tuple[Row, ...]
-    input_ids: Sequence[npt.NDArray[np.int64]]
-    targets: Sequence[npt.NDArray[np.int64]]
-    """(1,) where the task reads one position; else (length,), aligned with the position whose
-    output predicts it, `IGNORE_INDEX` where nothing is supervised."""
-    weights: Sequence[npt.NDArray[np.float32]] | None = None
-    """Of the targets, same shapes; None for 1 everywhere."""
-    segment_ids: Sequence[npt.NDArray[np.int64]] | None = None
+    """Each once, in the order of the examples."""
+    inputs: Mapping[str, Ragged]
+    """`input_ids`, and `token_type_ids` or `decoder_input_ids` where there are some; int32."""
+    targets: Array
+    """(outputs, ...), example after example: a class, a token, a number, 0 and 1 for each label, or
+    for start and end. `IGNORE_INDEX` stands for a class that is not known."""
+    read_at: Ragged | None = None
+    """(outputs, k) of each example: the places whose last hidden states make an output, counted
+    from the example's first token in the stream that the head reads, the decoder's where there is
+    one. None for one output of each example, where the pooling says."""
+    weights: npt.NDArray[np.float32] | None = None
+    """(outputs,); None for 1 everywhere."""
+    row_of: npt.NDArray[np.int64] | None = None
+    """(examples,), places in `rows`; None if each example is a row."""
+    units: npt.NDArray[np.int64] | None = None
+    """(examples,): those of one number are counted by `batch_size` together, and computed in one
+    micro-batch. None if each example is on its own."""
+    columns: Mapping[str, Array | Ragged] = field(default_factory=dict)
+    """What only the task reads, parallel to the examples or the outputs."""
     truncated: int = 0
     """Examples that lost tokens to `max_length`."""
     unsupervised: int = 0
@@ -79,52 +95,91 @@ class Examples:
     """Tokens that the tokenizer did not know."""
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.input_ids)
+
+    @property
+    def input_ids(self) -> Ragged:
+        """Of the only stream, or the encoder's."""
+        return self.inputs["input_ids"]
+
+    @cached_property
+    def costs(self) -> npt.NDArray[np.int64]:
+        """(examples,), tokens of all streams: the only lengths that batching sees."""
+        decoder = self.inputs.get("decoder_input_ids")
+        return self.input_ids.lengths + (0 if decoder is None else decoder.lengths)
+
+    def cost(self, index: int) -> int:
+        """Tokens of an example in all streams."""
+        return int(self.costs[index])
+
+    def row(self, index: int) -> Row:
+        """The row that an example is of."""
+        return self.rows[index if self.row_of is None else int(self.row_of[index])]
+
+    def outputs_of(self, index: int) -> slice:
+        """Which of the outputs are an example's."""
+        return slice(index, index + 1) if self.read_at is None else self.read_at.span(index)
+
+    def outputs_per_row(self) -> npt.NDArray[np.int64]:
+        """(rows,), how many outputs the examples of each row have."""
+        sizes = np.ones(len(self)) if self.read_at is None else self.read_at.lengths
+        row_of = np.arange(len(self)) if self.row_of is None else self.row_of
+        return np.bincount(row_of, sizes, len(self.rows)).astype(np.int64)
 
     @property
     def num_tokens(self) -> int:
         """Without padding."""
-        return sum(len(ids) for ids in self.input_ids)
+        return int(self.costs.sum())
 
     def tokens_of(self, indices: Iterable[int]) -> int:
         """Of some examples, without padding."""
-        return sum(len(self.input_ids[index]) for index in indices)
+        return int(sum(self.costs[index] for index in indices))
 
     def shared_tokens(self, indices: Sequence[int]) -> int:
         """With how many tokens, of which no output is read, all of these examples begin, such as a
         system prompt; 0 if they are fewer than `LEAST_SHARED`. Causal attention makes the same of
         them in each.
         """
-        if len(indices) < 2 or self.segment_ids is not None:
+        if len(indices) < 2 or len(self.inputs) > 1:
             return 0
         first = self.input_ids[indices[0]]
         shared = len(first)
         for index in indices:
-            ids, targets = self.input_ids[index], self.targets[index]
+            ids = self.input_ids[index]
             shared = max(0, min(shared, len(ids) - 1))
             shared = _first(ids[:shared] != first[:shared], shared)
-            if len(targets) == len(ids):
-                shared = _first(targets[:shared] != IGNORE_INDEX, shared)
+            if self.read_at is not None and len(places := self.read_at[index]):
+                shared = min(shared, int(places.min()))
         return shared if shared >= LEAST_SHARED else 0
 
     def chosen(self, indices: Sequence[int]) -> Examples:
-        """Some of the examples, in that order, without the counts of rows cut or left out."""
+        """Some of the examples, in that order, each as a row of its own, without the counts of rows
+        cut or left out.
+        """
+        spans = [self.outputs_of(index) for index in indices]
 
-        def of(column: Sequence[Any] | None) -> list[Any] | None:
-            return None if column is None else [column[index] for index in indices]
+        def of_outputs(column: Array) -> Array:
+            return np.concatenate([column[:0], *(column[span] for span in spans)])
+
+        def of(column: Array | Ragged) -> Array | Ragged:
+            if isinstance(column, Ragged):
+                return column.chosen(indices)
+            return column[list(indices)] if len(column) == len(self) else of_outputs(column)
 
         return Examples(
-            rows=tuple(self.rows[index] for index in indices),
-            input_ids=[self.input_ids[index] for index in indices],
-            targets=[self.targets[index] for index in indices],
-            weights=of(self.weights),
-            segment_ids=of(self.segment_ids),
+            rows=tuple(self.row(index) for index in indices),
+            inputs={name: column.chosen(indices) for name, column in self.inputs.items()},
+            targets=of_outputs(self.targets),
+            read_at=None if self.read_at is None else self.read_at.chosen(indices),
+            weights=None if self.weights is None else of_outputs(self.weights),
+            units=None if self.units is None else self.units[list(indices)],
+            columns={name: of(column) for name, column in self.columns.items()},
         )
 
     @property
     def num_supervised(self) -> int:
-        """Targets that count in the loss."""
-        return sum(int((targets != IGNORE_INDEX).sum()) for targets in self.targets)
+        """Outputs that count in the loss."""
+        return int((self.targets != IGNORE_INDEX).reshape(len(self.targets), -1).any(1).sum())
 
 
 @dataclass(frozen=True)
@@ -155,14 +210,16 @@ class Encoded:
 
     @property
     def sha256(self) -> str:
-        """Of the token ids, targets and weights of all splits, in order."""
+        """Of what the model reads of all splits, in order, with the version of this digest."""
         digest = hashlib.sha256()
         for examples in self.splits().values():
-            for column in (examples.input_ids, examples.targets, examples.weights or ()):
-                for values in column:
+            columns = [*examples.inputs.values(), examples.read_at]
+            arrays = [a for c in columns if c is not None for a in (c.values, c.offsets)]
+            for values in (*arrays, examples.targets, examples.weights, examples.units):
+                if values is not None:
                     digest.update(values.tobytes())
-            digest.update(b"|")
-        return digest.hexdigest()
+                digest.update(b"|")
+        return f"{DIGEST_VERSION}:{digest.hexdigest()}"
 
     def splits(self) -> dict[str, Examples]:
         """By name, in order."""

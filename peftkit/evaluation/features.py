@@ -171,7 +171,7 @@ class Tried:
 
 def tried(base: FrozenBase, examples: Examples) -> Tried:
     """Tries both ways on the shortest example, in every process."""
-    shortest = min(range(len(examples)), key=lambda index: len(examples.input_ids[index]))
+    shortest = min(range(len(examples)), key=examples.cost)
     one = examples.chosen([shortest])
     base.model.eval()
     with base.engine.accelerator.autocast(), torch.inference_mode():

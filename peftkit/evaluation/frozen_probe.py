@@ -93,13 +93,13 @@ def _fitted(part: Part, strength: float) -> Any:
         return LogisticRegression(C=strength, max_iter=2000).fit(
             part.features,
             targets_of(part.examples),
-            sample_weight=None if weights is None else np.concatenate(weights),
+            sample_weight=weights,
         )
 
 
 def targets_of(examples: Examples) -> npt.NDArray[np.int64]:
     """(examples,), indices of the labels."""
-    return np.concatenate(list(examples.targets))
+    return examples.targets
 
 
 def _judged(fitted: Any, part: Part, task: Task, head: Head) -> Score:

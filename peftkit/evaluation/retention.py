@@ -9,7 +9,6 @@ training has cost elsewhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -25,6 +24,8 @@ from peftkit.tasks.conversations import Conversations
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
+
+    from peftkit.data.encoded import Examples
 
 REVIEWS = f"{PREFIX}movie-reviews"
 MICRO_BATCH_TOKENS = 4096
@@ -106,14 +107,8 @@ def text_loss(
     rows = [Row(number, {"text": text}) for number, text in enumerate(texts, start=1)]
     limit = min(max_length, tokenizer.model_max_length)
     pieces, _ = encode_texts("retention", rows, tokenizer, limit)
-    numbers = [row.number for row in pieces.rows]
-    first = [place for place, n in enumerate(numbers) if place == 0 or n != numbers[place - 1]]
-    beginnings = replace(
-        pieces,
-        rows=tuple(pieces.rows[place] for place in first),
-        input_ids=[pieces.input_ids[place] for place in first],
-        targets=[pieces.targets[place] for place in first],
-    )
+    first = [place for place in range(len(pieces)) if place == 0 or _begins(pieces, place)]
+    beginnings = pieces.chosen(first)
     engine = Engine.of(
         model,
         LANGUAGE_MODEL,
@@ -124,3 +119,8 @@ def text_loss(
     )
     _, loss = run_model(engine, beginnings, lambda outputs, _: outputs[:, :0])
     return loss
+
+
+def _begins(pieces: Examples, place: int) -> bool:
+    """Whether a piece is the first of its text."""
+    return pieces.row(place) is not pieces.row(place - 1)

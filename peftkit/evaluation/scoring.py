@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from accelerate.utils import gather_object
 
-from peftkit.data.encoded import IGNORE_INDEX, Examples
+from peftkit.data.encoded import Examples
 from peftkit.errors import TrainingError
 from peftkit.tasks.task import Score, Task
 from peftkit.training.forward.engine import Engine
@@ -67,7 +67,7 @@ def run_model(
                 kept.append(keep(outputs, targets).cpu())
             sums[0] += loss.total(torch.cat(values), batch).cpu()
             sums[1] += loss.count(examples, indices)
-            sizes = _sizes(engine, examples, indices)
+            sizes = [examples.outputs_of(i).stop - examples.outputs_of(i).start for i in indices]
             broken += [i for i, right in _cut(torch.cat(finite), indices, sizes) if not right.all()]
             kept_of.extend(_cut(torch.cat(kept), indices, sizes))
             if progress:
@@ -77,20 +77,13 @@ def run_model(
         sums = sum(gather_object([sums]))
     if broken:
         raise TrainingError(
-            f"the model puts out NaN or infinity for row {examples.rows[min(broken)].number}, or "
+            f"the model puts out NaN or infinity for row {examples.row(min(broken)).number}, or "
             "for one that was computed with it",
             "before training: the base is damaged, or needs `--base.dtype float32`; "
             "later: lower `training.learning_rate`",
         )
     kept_of.sort(key=lambda item: item[0])
     return np.concatenate([kept for _, kept in kept_of]), float(sums[0] / sums[1].clamp(min=1))
-
-
-def _sizes(engine: Engine, examples: Examples, indices: tuple[int, ...]) -> list[int]:
-    """Outputs of each example."""
-    if engine.head.output == "pooled":
-        return [1] * len(indices)
-    return [int((examples.targets[index] != IGNORE_INDEX).sum()) for index in indices]
 
 
 def _cut(

@@ -105,9 +105,10 @@ def training_batches(encoded: Encoded, device: torch.device) -> list[dict[str, t
     """Inputs of the training rows without any padding, which would count as data: neighbours in
     length, cut to the shortest of them.
     """
+    import numpy as np
     import torch
 
-    ids, segments = encoded.train.input_ids, encoded.train.segment_ids
+    ids, segments = encoded.train.input_ids, encoded.train.inputs.get("token_type_ids")
     by_length = sorted(range(len(ids)), key=lambda index: len(ids[index]))
     batches = []
     for start in range(0, len(ids), ROWS):
@@ -115,7 +116,7 @@ def training_batches(encoded: Encoded, device: torch.device) -> list[dict[str, t
         width = len(ids[rows[0]])
 
         def cut(values: Any) -> torch.Tensor:
-            tensors = [torch.from_numpy(values[row][:width]) for row in rows]  # noqa: B023
+            tensors = [torch.from_numpy(values[row][:width].astype(np.int64)) for row in rows]  # noqa: B023
             return torch.stack(tensors).to(device)
 
         batch = {"input_ids": cut(ids)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, replace
 
 from peftkit.adapters.starting import Start, check_start, find_start
@@ -70,7 +69,13 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     task = recipe.task.remembering(splits)
     recipe = recipe.with_(base=base.spec, task=task, training=training)
     encoded = recipe.task.encode(splits, base.tokenizer)
-    texts = itertools.chain.from_iterable(split.input_ids for split in encoded.splits().values())
+    texts = (
+        ids
+        for split in encoded.splits().values()
+        for name, column in split.inputs.items()
+        if name.endswith("input_ids")
+        for ids in column
+    )
     vocabulary_note = check_ids(base, texts)
     if start:
         check_start(start, base, encoded.head)

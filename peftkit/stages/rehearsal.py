@@ -191,12 +191,7 @@ def _first_inputs(encoded: Encoded) -> dict[str, torch.Tensor]:
     architectures that look into its values.
     """
     ids = torch.zeros((1, len(encoded.train.input_ids[0])), dtype=torch.int64, device="meta")
-    inputs = {"input_ids": ids}
-    if encoded.train.segment_ids is not None:
-        inputs["token_type_ids"] = ids
-    if encoded.head.task_type == "SEQ_2_SEQ_LM":
-        inputs["decoder_input_ids"] = ids
-    return inputs
+    return dict.fromkeys(encoded.train.inputs, ids)
 
 
 def _needs_values(error: Exception) -> bool:

@@ -203,7 +203,10 @@ class Chat(Task):
         )
 
     def encode_inputs(self, rows: Sequence[Row], tokenizer: Any) -> Examples:
-        from peftkit.data.encoded import IGNORE_INDEX, Examples
+        import numpy as np
+
+        from peftkit.data.encoded import Examples
+        from peftkit.data.ragged import Ragged
         from peftkit.tasks import chat_encoding as encoding
 
         if self.data.text:
@@ -220,16 +223,16 @@ class Chat(Task):
                 f"beside {self.generation.max_new_tokens:,} of the answer{which}",
                 "shorten the text, or lower `task.generation.max_new_tokens`",
             )
-        ids = [encoding.int64(prompt) for prompt in prompts]
-        return Examples(tuple(rows), ids, [row * 0 + IGNORE_INDEX for row in ids])
+        nothing = Ragged.of([[] for _ in prompts], width=1)
+        inputs = {"input_ids": Ragged.of(prompts)}
+        return Examples(tuple(rows), inputs, np.zeros(0, np.int64), read_at=nothing)
 
     def show(
         self, example: int, examples: Examples, head: Head, tokenizer: Any
     ) -> tuple[Piece, ...]:
-        from peftkit.data.encoded import IGNORE_INDEX
-
-        ids, targets = examples.input_ids[example], examples.targets[example]
-        supervised = [False, *(targets[:-1] != IGNORE_INDEX).tolist()]
+        ids = examples.input_ids[example]
+        learned_at = set() if examples.read_at is None else set(examples.read_at[example].flat)
+        supervised = [place - 1 in learned_at for place in range(len(ids))]
         return tuple(
             Piece(tokenizer.decode([token for token, _ in run], skip_special_tokens=False), learned)
             for learned, run in groupby(zip(ids.tolist(), supervised, strict=True), lambda t: t[1])
@@ -254,10 +257,9 @@ class Chat(Task):
         return torch.stack((losses, (outputs.argmax(dim=-1) == targets).float()), dim=1)
 
     def metrics(self, outputs: Outputs, examples: Examples, head: Head) -> Score:
-        from peftkit.data.encoded import IGNORE_INDEX
         from peftkit.metrics.language import language_scores
 
-        sizes = [int((targets != IGNORE_INDEX).sum()) for targets in examples.targets]
+        sizes = examples.outputs_per_row().tolist()
         values, intervals, rows = language_scores(outputs[:, 0], outputs[:, 1], sizes)
         losses, right, tokens = (tuple(map(float, column)) for column in rows.T)
         by_example = {

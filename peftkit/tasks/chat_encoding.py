@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from peftkit.bases.chat_templates import named
-from peftkit.data.encoded import IGNORE_INDEX, Examples, Prompt
+from peftkit.data.encoded import Examples, Prompt
+from peftkit.data.ragged import Ragged
 from peftkit.data.rows import Row
 from peftkit.errors import DataError
 from peftkit.tasks.chat_format import PROBE, ChatFormat, NotRendered, Tokens, template_for
@@ -192,18 +193,19 @@ def _without_oldest(messages: list[Message]) -> list[Message]:
 def _examples(
     kept: Sequence[tuple[Row, Tokens]], truncated: int = 0, unsupervised: int = 0, too_long: int = 0
 ) -> Examples:
-    """Targets stand at the position whose output predicts them, one before the token itself."""
-    targets = [
-        [
-            token if learned else IGNORE_INDEX
-            for token, learned in zip(tokens.input_ids[1:], tokens.supervised[1:], strict=True)
-        ]
-        for _, tokens in kept
-    ]
+    """A learned token is read at the place before its own."""
+    learned = [np.flatnonzero(tokens.supervised[1:]) for _, tokens in kept]
+    ids = [np.array(tokens.input_ids, np.int64) for _, tokens in kept]
+    rows = list({id(row): row for row, _ in kept}.values())
+    numbers = {id(row): number for number, row in enumerate(rows)}
     return Examples(
-        rows=tuple(row for row, _ in kept),
-        input_ids=[int64(tokens.input_ids) for _, tokens in kept],
-        targets=[int64([*row, IGNORE_INDEX]) for row in targets],
+        rows=tuple(rows),
+        inputs={"input_ids": Ragged.of(ids)},
+        targets=np.concatenate(
+            [n[1:][at] for n, at in zip(ids, learned, strict=True)] or [np.zeros(0, np.int64)]
+        ),
+        read_at=Ragged.of(learned, width=1),
+        row_of=np.array([numbers[id(row)] for row, _ in kept], np.int64),
         truncated=truncated,
         unsupervised=unsupervised,
         too_long=too_long,

@@ -23,7 +23,7 @@ def class_score(outputs: Outputs, examples: Examples, head: Head) -> Score:
     Args:
         outputs: (examples, classes), logits.
     """
-    expected = np.array([int(targets[0]) for targets in examples.targets])
+    expected = examples.targets
     predicted = outputs.argmax(axis=1)
     found = Classification(len(head.labels)).compute(predictions=predicted, references=expected)
     statistics = {"accuracy": accuracy, "macro_f1": macro_f1}
@@ -58,7 +58,7 @@ def _mistakes(
     probabilities = softmax(outputs).max(axis=1)
     wrong = (expected != predicted).nonzero()[0]
     worst = sorted(wrong, key=lambda index: -probabilities[index])[:WORST_MISTAKES]
-    rows = [examples.rows[index] for index in worst]
+    rows = [examples.row(index) for index in worst]
     return tuple(
         Mistake(
             row=row.number,

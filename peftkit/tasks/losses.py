@@ -86,10 +86,11 @@ class CrossEntropy(Loss):
 
     def count(self, examples: Examples, indices: Sequence[int]) -> float:
         """The weight of the supervised targets."""
-        targets = torch.from_numpy(np.concatenate([examples.targets[i] for i in indices]))
+        spans = [examples.outputs_of(index) for index in indices]
+        targets = torch.from_numpy(np.concatenate([examples.targets[span] for span in spans]))
         weights = torch.ones(len(targets))
         if examples.weights is not None:
-            weights = torch.from_numpy(np.concatenate([examples.weights[i] for i in indices]))
+            weights = torch.from_numpy(np.concatenate([examples.weights[s] for s in spans]))
         return float((weights * (targets != IGNORE_INDEX)).sum())
 
     def plain(self) -> CrossEntropy:

@@ -208,7 +208,7 @@ class TextClassification(Task):
             if examples.unknown_tokens > MANY_UNKNOWN * examples.num_tokens
         ]
         special = tokenizer.num_special_tokens_to_add(pair=bool(self.data.text_pair))
-        single = sum(len(ids) <= special + 1 for ids in parts["train"].input_ids)
+        single = int((parts["train"].input_ids.lengths <= special + 1).sum())
         if single > max(ENOUGH, MANY_SINGLE * len(splits.train)):
             notes.append(
                 f"{single / len(splits.train):.0%} of the training texts are a single token"
@@ -229,7 +229,7 @@ class TextClassification(Task):
         self, example: int, examples: Examples, head: Head, tokenizer: Any
     ) -> tuple[Piece, ...]:
         tokens = tokenizer.convert_ids_to_tokens(examples.input_ids[example].tolist())
-        label = head.labels[int(examples.targets[example][0])]
+        label = head.labels[int(examples.targets[example])]
         return Piece(" ".join(tokens) + "\nlabel: "), Piece(label, supervised=True)
 
     def metrics(self, outputs: Outputs, examples: Examples, head: Head) -> Score:
@@ -240,7 +240,7 @@ class TextClassification(Task):
     def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:
         import numpy as np
 
-        majority = Counter(int(target[0]) for target in encoded.train.targets).most_common(1)[0][0]
+        majority = Counter(encoded.train.targets.tolist()).most_common(1)[0][0]
         outputs = np.zeros((len(encoded.test), len(encoded.head.labels)), np.float32)
         outputs[:, majority] = 1
         return {"majority": self.metrics(outputs, encoded.test, encoded.head).metrics}
@@ -285,6 +285,7 @@ class TextClassification(Task):
         import numpy as np
 
         from peftkit.data.encoded import IGNORE_INDEX, Examples
+        from peftkit.data.ragged import Ragged
 
         texts = [row.values["text"] for row in rows]
         pairs = [row.values["text_pair"] for row in rows] if self.data.text_pair else None
@@ -292,23 +293,21 @@ class TextClassification(Task):
         cut = tokenizer(texts, pairs, verbose=False)
         if truncated := sum(len(row) > max_length for row in cut["input_ids"]):
             cut = tokenizer(texts, pairs, truncation=True, max_length=max_length)
-        ids = [np.array(row, np.int64) for row in cut["input_ids"]]
-        _refuse_empty(rows, ids, tokenizer)
-        segments = cut.get("token_type_ids") if pairs else None
+        names = ["input_ids", "token_type_ids"] if pairs else ["input_ids"]
+        inputs = {name: Ragged.of(cut[name]) for name in names if name in cut}
+        ids = inputs["input_ids"]
+        _refuse_empty(rows, list(ids), tokenizer)
         targets = [labels.index(self.stratum(row)) if labels else IGNORE_INDEX for row in rows]
         unknown = tokenizer.unk_token_id
         return Examples(
             rows=tuple(rows),
-            input_ids=ids,
-            targets=[np.array([target], np.int64) for target in targets],
+            inputs=inputs,
+            targets=np.array(targets, np.int64),
             weights=None
             if weights is None
-            else [np.array([weights[self.stratum(row)]], np.float32) for row in rows],
-            segment_ids=None if segments is None else [np.array(s, np.int64) for s in segments],
+            else np.array([weights[self.stratum(row)] for row in rows], np.float32),
             truncated=truncated,
-            unknown_tokens=0
-            if unknown is None
-            else sum(int((row == unknown).sum()) for row in ids),
+            unknown_tokens=0 if unknown is None else int((ids.values == unknown).sum()),
         )
 
 

@@ -57,7 +57,7 @@ def check_finite(
     """Raises TrainingError before a NaN or infinite step reaches the weights."""
     if math.isfinite(loss) and math.isfinite(gradient_norm):
         return
-    rows = ", ".join(str(examples.rows[index].number) for index in indices[:10])
+    rows = ", ".join(str(examples.row(index).number) for index in indices[:10])
     more = ", ..." if len(indices) > 10 else ""
     raise TrainingError(
         f"step {step}: the loss is {loss} and the gradient norm {gradient_norm}; the step was not "

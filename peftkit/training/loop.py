@@ -290,7 +290,7 @@ def _try_worst(engine: Engine, examples: Examples, recipe: Recipe) -> None:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        rows = ", ".join(str(examples.rows[index].number) for index in worst[:10])
+        rows = ", ".join(str(examples.row(index).number) for index in worst[:10])
         raise OutOfMemoryError(
             f"the largest micro-batch, {tokens:,} tokens (rows {rows}), does not fit into memory",
             "lower `training.micro_batch_tokens` or the task's `max_length`"

@@ -93,8 +93,8 @@ def cut_step(
             may be longer.
         overhead: cost of a further micro-batch, in tokens.
     """
-    by_length = sorted(indices, key=lambda index: (len(examples.input_ids[index]), index))
-    lengths = [len(examples.input_ids[index]) for index in by_length]
+    by_length = sorted(indices, key=lambda index: (examples.cost(index), index))
+    lengths = [examples.cost(index) for index in by_length]
     cuts = cheapest_cuts(lengths, micro_batch_tokens, overhead)
     parts = [tuple(by_length[start:end]) for start, end in cuts]
     while len(parts) % num_processes and max(map(len, parts)) > 1:
@@ -140,7 +140,7 @@ def inference_batches(
     batch: list[int] = []
     tokens = width = 0  # of the batch; of what another example adds to it
     for index in longest_first(examples):
-        length = max(len(examples.input_ids[index]), 1)
+        length = max(examples.cost(index), 1)
         if layout != "padded" or not batch:
             width = length - spared * bool(batch)
         if batch and tokens + width > micro_batch_tokens:
@@ -154,7 +154,7 @@ def inference_batches(
 
 def longest_first(examples: Examples) -> list[int]:
     """The examples by descending length."""
-    return sorted(range(len(examples)), key=lambda index: -len(examples.input_ids[index]))
+    return sorted(range(len(examples)), key=lambda index: -examples.cost(index))
 
 
 def row_tokens(micro_batch_tokens: int, layout: Layout, on_cpu: bool, config: Any) -> int:
@@ -185,7 +185,7 @@ def pack_step(
     """
     spared = _spared(examples, indices, layout)
     micro_batch_tokens = max(micro_batch_tokens - spared, micro_batch_tokens // 2)
-    lengths = {index: len(examples.input_ids[index]) - spared for index in indices}
+    lengths = {index: examples.cost(index) - spared for index in indices}
     by_length = sorted(indices, key=lambda index: (-lengths[index], index))
     number = min(max(1, -(-sum(lengths.values()) // micro_batch_tokens)), len(indices))
     while True:
@@ -245,7 +245,7 @@ def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) ->
     if layout != "padded":
         spared = _spared(examples, indices, layout) * max(0, len(indices) - 1)
         return examples.tokens_of(indices) - spared
-    return max((len(examples.input_ids[index]) for index in indices), default=0) * len(indices)
+    return max((examples.cost(index) for index in indices), default=0) * len(indices)
 
 
 def _spared(examples: Examples, indices: Sequence[int], layout: Layout) -> int:

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from peftkit.data.encoded import IGNORE_INDEX, Examples, Output
+from peftkit.data.encoded import Examples
+from peftkit.data.ragged import Array, Ragged
 from peftkit.methods.method import Layout
 
-Array = npt.NDArray[Any]
+DECODER = "decoder_input_ids"
 
 
 @dataclass(frozen=True)
 class Batch:
     """Examples padded to one width, or packed behind one another in one row."""
 
-    input_ids: Tensor
-    """(rows, width) int64; packed (1, tokens)."""
-    attention_mask: Tensor | None
-    """(rows, width) int64, 1 where there is a token; None if packed."""
+    inputs: Mapping[str, Tensor]
+    """The keyword arguments of the model's forward pass: ids (rows, width) int64, packed (1,
+    tokens); padded with masks, 1 where there is a token."""
     targets: Tensor
-    """(targets,) int64, in the order in which the outputs are read."""
+    """(outputs, ...), in the order in which the outputs are read."""
     weights: Tensor
-    """(targets,) float32."""
-    token_type_ids: Tensor | None
-    """As `input_ids`, for pairs of texts."""
+    """(outputs,) float32."""
+    example_of: Tensor
+    """(outputs,) int64, which of the batch's examples an output is of, from 0."""
     read_at: Tensor | None
-    """(targets,) int64, places in the flattened `input_ids` that are read; None where each example
-    has one output."""
+    """(outputs, k) int64, places in the flattened stream that the head reads; None where each
+    example has one output."""
     lengths: tuple[int, ...] | None
     """Tokens of each example, if packed."""
     shared: int
@@ -45,16 +44,42 @@ class Batch:
     """Which of the examples these are."""
 
     @property
+    def input_ids(self) -> Tensor:
+        """Of the only stream, or the encoder's."""
+        return self.inputs["input_ids"]
+
+    @property
+    def num_padded_tokens(self) -> int:
+        """What the model is given, in all streams."""
+        decoder = self.inputs.get(DECODER)
+        return self.input_ids.numel() + (0 if decoder is None else decoder.numel())
+
+    @property
     def read_width(self) -> int:
-        """Tokens of a row in the stream whose outputs are read."""
-        return self.input_ids.shape[1]
+        """Tokens of a row in the stream that the head reads."""
+        return self.inputs.get(DECODER, self.input_ids).shape[1]
+
+    def units(self) -> Tensor:
+        """(examples,) int64, the number of each example's unit."""
+        units = self.examples.units
+        numbers = np.array(self.indices) if units is None else units[list(self.indices)]
+        return torch.from_numpy(numbers).to(self.weights.device)
+
+    def column(self, name: str) -> Tensor:
+        """One of the examples' columns, of what is in the batch: (examples, ...) or (outputs, ...),
+        as it is there.
+        """
+        column = self.examples.columns[name]
+        assert not isinstance(column, Ragged)
+        if len(column) == len(self.examples):
+            return torch.from_numpy(column[list(self.indices)]).to(self.weights.device)
+        return _of_outputs(column, self.examples, self.indices).to(self.weights.device)
 
     def example_of_tokens(self) -> Tensor:
         """As `input_ids`: which of the batch's examples a token is of, from 0; -1 for padding."""
         if self.lengths is None:
-            assert self.attention_mask is not None
             rows = torch.arange(len(self.input_ids), device=self.input_ids.device)[:, None]
-            return torch.where(self.attention_mask.bool(), rows, -1)
+            return torch.where(self.inputs["attention_mask"].bool(), rows, -1)
         sizes = [n - self.shared * (place > 0) for place, n in enumerate(self.lengths)]
         numbers = torch.arange(len(sizes), device=self.input_ids.device)
         return torch.repeat_interleave(numbers, torch.tensor(sizes, device=numbers.device))[None]
@@ -71,59 +96,51 @@ class Batch:
         starts = self.ends + 1 - torch.tensor(self.lengths, device=self.input_ids.device)
         return torch.zeros_like(starts) if self.shared else starts
 
-    def inputs(self) -> dict[str, Tensor]:
-        """The keyword arguments of the model's forward pass, in both layouts."""
-        named = {
-            "input_ids": self.input_ids,
-            "attention_mask": self.attention_mask,
-            "token_type_ids": self.token_type_ids,
-        }
-        return {name: value for name, value in named.items() if value is not None}
-
 
 def collate(
-    examples: Examples,
-    indices: Sequence[int],
-    output: Output,
-    pad_token_id: int,
-    layout: Layout = "padded",
+    examples: Examples, indices: Sequence[int], pad_token_id: int, layout: Layout = "padded"
 ) -> Batch:
     """Examples padded on the right to the longest of them, or packed.
 
     Without indices: the first example with weight 0, for a process that has none in this step.
     """
-    weightless = not indices
-    chosen = list(indices) or [0]
-    shared = examples.shared_tokens(chosen) if layout == "shared" else 0
-    ids = _rows(examples.input_ids, chosen)
-    targets = _rows(examples.targets, chosen)
-    weights = [np.ones(len(target), np.float32) for target in targets]
-    if examples.weights is not None:
-        weights = _rows(examples.weights, chosen)
-    segments = None
-    if examples.segment_ids is not None:
-        segments = _joined(_rows(examples.segment_ids, chosen), 0, layout)
-    read_at = None
-    if output != "pooled":
-        learned = _joined(targets, IGNORE_INDEX, layout, shared) != IGNORE_INDEX
-        read_at = learned.flatten().nonzero().squeeze(1)
-        weights = [w[t != IGNORE_INDEX] for w, t in zip(weights, targets, strict=True)]
-        targets = [target[target != IGNORE_INDEX] for target in targets]
+    chosen = tuple(indices) or (0,)
     packed = layout != "padded"
+    shared = examples.shared_tokens(chosen) if layout == "shared" else 0
+    streams = {
+        name: [column[index].astype(np.int64) for index in chosen]
+        for name, column in examples.inputs.items()
+    }
+    fills = {"token_type_ids": 0}
+    inputs = {
+        name: _joined(rows, fills.get(name, pad_token_id), layout, shared)
+        for name, rows in streams.items()
+    }
+    if not packed:
+        masks = {"input_ids": "attention_mask", DECODER: "decoder_attention_mask"}
+        inputs |= {
+            masks[name]: _joined([np.ones_like(row) for row in rows], 0, layout)
+            for name, rows in streams.items()
+            if name in masks
+        }
+    sizes = [examples.outputs_of(index) for index in chosen]
+    numbers = np.repeat(np.arange(len(chosen)), [s.stop - s.start for s in sizes])
+    weights = np.ones(len(examples.targets), np.float32)
+    if examples.weights is not None:
+        weights = examples.weights
+    ids = streams["input_ids"]
+    positions = [np.arange(len(row), dtype=row.dtype) for row in ids]
     return Batch(
-        input_ids=_joined(ids, pad_token_id, layout, shared),
-        attention_mask=None if packed else _joined([np.ones_like(i) for i in ids], 0, layout),
-        targets=_one_after_another(targets),
-        weights=_one_after_another(weights) * (0.0 if weightless else 1.0),
-        token_type_ids=segments,
-        read_at=read_at,
+        inputs=inputs,
+        targets=_of_outputs(examples.targets, examples, chosen),
+        weights=_of_outputs(weights, examples, chosen) * (1.0 if indices else 0.0),
+        example_of=torch.from_numpy(numbers),
+        read_at=_read_at(examples, chosen, streams.get(DECODER, ids), packed, shared),
         lengths=tuple(map(len, ids)) if packed else None,
         shared=shared,
-        positions=_joined([np.arange(len(i), dtype=i.dtype) for i in ids], 0, layout, shared)
-        if packed
-        else None,
+        positions=_joined(positions, 0, layout, shared) if packed else None,
         examples=examples,
-        indices=tuple(chosen),
+        indices=chosen,
     )
 
 
@@ -134,22 +151,46 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         for name, value in vars(batch).items()
         if isinstance(value, Tensor)
     }
+    moved["inputs"] = {
+        name: value.to(device, non_blocking=True) for name, value in batch.inputs.items()
+    }
     return replace(batch, **moved)
 
 
-def _rows(arrays: Sequence[Array], chosen: Sequence[int]) -> list[Array]:
-    return [arrays[index] for index in chosen]
+def _of_outputs(column: Array, examples: Examples, chosen: Sequence[int]) -> Tensor:
+    """The entries of these examples' outputs."""
+    parts = [column[examples.outputs_of(index)] for index in chosen]
+    return torch.from_numpy(np.concatenate(parts))
 
 
-def _joined(rows: list[Array], value: int, layout: Layout, shared: int = 0) -> Tensor:
+def _read_at(
+    examples: Examples, chosen: Sequence[int], rows: Sequence[Array], packed: bool, shared: int
+) -> Tensor | None:
+    """(outputs, k), places in the flattened stream.
+
+    Args:
+        rows: the examples' tokens in the stream that the head reads.
+    """
+    if examples.read_at is None:
+        return None
+    lengths = [len(row) for row in rows]
+    starts = np.arange(len(rows)) * max(lengths)
+    if packed:  # in a row, where all but the first example lack what is shared
+        starts = np.cumsum([0, *lengths[:-1]]) - shared * np.arange(len(rows))
+    places = [
+        examples.read_at[index].astype(np.int64) + start
+        for index, start in zip(chosen, starts, strict=True)
+    ]
+    return torch.from_numpy(np.concatenate(places))
+
+
+def _joined(rows: Sequence[Array], value: int, layout: Layout, shared: int = 0) -> Tensor:
     """(rows, width), filled up with a value; packed (1, tokens), with what is shared once."""
     if layout != "padded":
-        return _one_after_another([rows[0], *(row[shared:] for row in rows[1:])])[None]
+        return torch.from_numpy(np.concatenate([rows[0], *(row[shared:] for row in rows[1:])]))[
+            None
+        ]
     filled = np.full((len(rows), max(map(len, rows))), value, rows[0].dtype)
     for place, row in zip(filled, rows, strict=True):
         place[: len(row)] = row
     return torch.from_numpy(filled)
-
-
-def _one_after_another(rows: list[Array]) -> Tensor:
-    return torch.from_numpy(np.concatenate(rows))

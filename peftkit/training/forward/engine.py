@@ -107,7 +107,7 @@ class Engine:
 
     def batch(self, examples: Examples, indices: Sequence[int]) -> Batch:
         """Some examples side by side, on the device; without indices the first with weight 0."""
-        batch = collate(examples, indices, self.head.output, self.pad_token_id, self.layout)
+        batch = collate(examples, indices, self.pad_token_id, self.layout)
         return to_device(batch, self.accelerator.device)
 
     def batches(self, examples: Examples) -> list[tuple[int, ...]]:
@@ -168,7 +168,7 @@ class Engine:
                 if last and penalty and (added := penalty(self.model)) is not None:
                     loss = loss + added
                 self.accelerator.backward(loss)
-            padded += batch.input_ids.numel() if indices else 0
+            padded += batch.num_padded_tokens if indices else 0
         return Passed(total, padded)
 
     def outputs(self, batch: Batch) -> Iterator[tuple[slice, Tensor]]:

@@ -150,7 +150,7 @@ class HookedBatch:
         at = batch.read_at if forward.per_token else batch.ends
         assert at is not None
         width = batch.read_width
-        self._hidden = hidden[:, -width:].flatten(0, 1).index_select(0, at)
+        self._hidden = _read(hidden[:, -width:], at)
         if not forward.per_token:
             return None
         if forward.in_chunks is None:
@@ -187,12 +187,12 @@ class HookedBatch:
         if batch.read_at is None:
             return logits
         width = batch.read_width  # virtual tokens stand before the text
-        return logits[:, -width:].flatten(0, 1).index_select(0, batch.read_at)
+        return _read(logits[:, -width:], batch.read_at)
 
     def _run(self) -> Tensor:
         """(rows, width, ...) logits, or (examples, classes), of the model with its hooks."""
         batch, forward = self.batch, self.forward
-        inputs: dict[str, Any] = batch.inputs()
+        inputs: dict[str, Any] = dict(batch.inputs)
         if forward.packed:
             assert batch.positions is not None
             inputs["position_ids"] = batch.positions + forward.first_position
@@ -214,6 +214,14 @@ def base_of(model: nn.Module) -> Any:
     """The transformers model inside of PEFT's wrapper, if there is one."""
     wrapped: Any = model
     return wrapped.get_base_model() if hasattr(model, "get_base_model") else wrapped
+
+
+def _read(rows: Tensor, at: Tensor) -> Tensor:
+    """(rows, width, d) -> (outputs, k * d), at these places of all rows, (outputs, k) or, for k =
+    1, (outputs,).
+    """
+    found = rows.flatten(0, 1).index_select(0, at.flatten())
+    return found if at.dim() == 1 or at.shape[1] == 1 else found.reshape(len(at), -1)
 
 
 def _hook(stack: contextlib.ExitStack, module: nn.Module, hook: Any) -> None:

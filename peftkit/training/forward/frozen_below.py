@@ -41,7 +41,7 @@ def modules_below(model: nn.Module, batch: Batch) -> list[nn.Module]:
     try:
         model.eval()
         with torch.no_grad():
-            model(**batch.inputs())
+            model(**batch.inputs)
     finally:
         for handle in handles:
             handle.remove()

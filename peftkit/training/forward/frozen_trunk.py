@@ -63,8 +63,7 @@ class FrozenTrunk:
         at = batch.ends if self.at_end else batch.starts
         return replace(
             batch,
-            input_ids=batch.input_ids[:, at],
-            token_type_ids=None if batch.token_type_ids is None else batch.token_type_ids[:, at],
+            inputs={name: tensor[:, at] for name, tensor in batch.inputs.items()},
             lengths=(1,) * len(batch.lengths),
             positions=batch.positions[:, at],
         )
@@ -85,7 +84,7 @@ class FrozenTrunk:
 
     def _of(self, examples: Examples) -> _Kept:
         if id(examples) not in self.kept:
-            lengths = [len(ids) if self.whole else 1 for ids in examples.input_ids]
+            lengths = [int(n) if self.whole else 1 for n in examples.input_ids.lengths]
             self.kept[id(examples)] = _Kept(examples, lengths)
         return self.kept[id(examples)]
 

@@ -135,10 +135,10 @@ def shares(model: nn.Module, examples: Examples) -> bool:
 def chosen_examples(examples: Examples) -> tuple[int, ...]:
     """A few of the first examples: the shortest, the longest, and others as far as tokens allow."""
     first = range(min(len(examples), 32))
-    order = sorted(first, key=lambda index: len(examples.input_ids[index]))
+    order = sorted(first, key=examples.cost)
     chosen = list(dict.fromkeys((order[0], order[len(order) // 2])))
     for index in (order[-1], order[len(order) // 4]):
-        total = sum(len(examples.input_ids[known]) for known in (*chosen, index))
+        total = sum(examples.cost(known) for known in (*chosen, index))
         if index not in chosen and total <= MOST_TOKENS:
             chosen.append(index)
     return tuple(chosen)

@@ -1,0 +1,63 @@
+"""Arrays of different lengths as one array and the places where each begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """A column of arrays. A batch is slices of it, and a large one may be mapped from a file."""
+
+    values: Array
+    """(total, ...), array after array."""
+    offsets: npt.NDArray[np.int64]
+    """(arrays + 1,), where each begins in `values`; the last is the total."""
+
+    @classmethod
+    def of(cls, arrays: Iterable[Any], dtype: Any = np.int32, width: int | None = None) -> Ragged:
+        """From arrays, or lists of numbers.
+
+        Args:
+            width: numbers of each entry; None for plain numbers.
+        """
+        shape = (-1,) if width is None else (-1, width)
+        parts = [np.asarray(array, dtype).reshape(shape) for array in arrays]
+        empty = np.zeros((0,) if width is None else (0, width), dtype)
+        offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+        return cls(np.concatenate([empty, *parts]), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> Array:
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    def __iter__(self) -> Iterator[Array]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """(arrays,)."""
+        return np.diff(self.offsets)
+
+    def span(self, index: int) -> slice:
+        """Where an array is in `values`."""
+        return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def chosen(self, indices: Sequence[int]) -> Ragged:
+        """Some of the arrays, in that order."""
+        parts = [self[index] for index in indices]
+        offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+        return Ragged(np.concatenate([self.values[:0], *parts]), offsets)
