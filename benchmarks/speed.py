@@ -150,7 +150,7 @@ def encoded_rows(prepared: Any, work: dict[str, Any]) -> dict[str, Any]:
     """The training rows as tokens and labels as HF takes them, in the file's order, and the order
     in which peftkit reads them.
     """
-    from peftkit.training.forward.batching import seeded_steps
+    from peftkit.training.forward.steps import seeded_steps
 
     examples, labels = prepared.encoded.train, prepared.encoded.head.labels
     if len(examples) != work["num_rows"]:

@@ -163,7 +163,7 @@ def peftkit(work: dict[str, Any], method: str, _: dict[str, Any], turns: Turns) 
 
 def method_in_turns(method: type[Any], work: dict[str, Any], turns: Turns) -> type[Any]:
     """A peftkit method that begins at the given tensors and takes turns."""
-    from peftkit.training.forward.batching import seeded_steps
+    from peftkit.training.forward.steps import seeded_steps
 
     class InTurns(method):  # type: ignore[misc]
         def inject(self, model: Any, encoded: Any, head: tuple[str, ...]) -> Any:

@@ -59,7 +59,7 @@ from peftkit.stages.outcome import Clock, Outcome
 from peftkit.stages.plan import Plan, make_plan
 from peftkit.stages.preparing import Prepared, prepare
 from peftkit.stages.run_folder import check_output, output_folder
-from peftkit.training.forward.batching import number_of_steps
+from peftkit.training.forward.steps import number_of_steps
 from peftkit.training.interruptions import interruptible
 from peftkit.training.threads import cpu_threads
 
@@ -188,7 +188,7 @@ def keep_unfinished(
         unchecked, _ = save_adapter(*kept, prepared, folder, accelerator)
         unchecked.rename(folder / UNFINISHED)
     accelerator.wait_for_everyone()  # a launcher ends all processes with the first one
-    num_steps = number_of_steps(prepared.recipe.training, len(prepared.encoded.train))
+    num_steps = number_of_steps(prepared.recipe.training, prepared.encoded.train.num_units)
     return Interrupted(
         f"stopped at step {done:,} of {num_steps:,}; the best validated weights (step {step:,}, "
         f"{result.metric} {result.best_value:.4f}) are in `{folder / UNFINISHED}`; they were "

@@ -10,14 +10,9 @@ from hypothesis import strategies as st
 
 from peftkit.data.encoded import IGNORE_INDEX, Examples, Head
 from peftkit.tasks.losses import MANY, CrossEntropy, cross_entropies
-from peftkit.training.forward.batching import (
-    count_steps,
-    cut_step,
-    inference_batches,
-    pack_step,
-    seeded_steps,
-)
+from peftkit.training.forward.batching import cut_step, inference_batches, pack_step
 from peftkit.training.forward.collating import collate
+from peftkit.training.forward.steps import count_steps, seeded_steps
 from tests.engines import engine_of
 from tests.examples import examples_from
 

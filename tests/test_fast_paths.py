@@ -24,7 +24,7 @@ from peftkit.methods import lora_linear
 from peftkit.methods.lora_linear import fused_lora_layers
 from peftkit.methods.method import trainable_parameters
 from peftkit.training.forward import short_attention
-from peftkit.training.forward.batching import Step, micro_batches, pack_step, padded_tokens
+from peftkit.training.forward.batching import micro_batches, pack_step, padded_tokens
 from peftkit.training.forward.collating import collate
 from peftkit.training.forward.document_attention import (
     CannotPack,
@@ -45,6 +45,7 @@ from peftkit.training.forward.self_check import (
     wrong_with,
 )
 from peftkit.training.forward.short_attention import attend_to_short_documents
+from peftkit.training.forward.steps import Step
 from peftkit.training.loop import keep_few_activations
 from tests.engines import CPU, engine_of
 from tests.examples import examples_from
@@ -78,12 +79,12 @@ ENCODERS = {
 }
 
 
-def model_of(kind: str, auto: str):
+def model_of(kind: str, auto: str, labels: int = 3):
     import transformers
 
     name, size = {**DECODERS, **ENCODERS}[kind]
     config = getattr(transformers, name)(**size)
-    config.num_labels = 3
+    config.num_labels = labels
     torch.manual_seed(0)
     return getattr(transformers, auto).from_config(config).eval()
 

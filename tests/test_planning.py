@@ -23,13 +23,9 @@ from peftkit.run import plan, run
 from peftkit.stages.measuring import make_trial, measure
 from peftkit.stages.preparing import prepare
 from peftkit.stages.small_copies import shrunk
-from peftkit.training.forward.batching import (
-    micro_batches,
-    padded_tokens,
-    seeded_steps,
-    worst_micro_batch,
-)
+from peftkit.training.forward.batching import micro_batches, padded_tokens, worst_micro_batch
 from peftkit.training.forward.forward_pass import HookedBatch
+from peftkit.training.forward.steps import seeded_steps
 from peftkit.training.loop import train
 from tests.engines import engine_of
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,6 +17,8 @@ from peftkit.data.rows import Row
 IGNORE_INDEX = -100
 DIGEST_VERSION = 2
 """Of `Encoded.sha256`; digests of two versions cannot be compared."""
+START_VALUES = "start_values"
+"""Column with the loss that each output had before training."""
 LEAST_SHARED = 8
 """Tokens that several examples must begin with, or each has its own."""
 
@@ -115,6 +117,20 @@ class Examples:
     def row(self, index: int) -> Row:
         """The row that an example is of."""
         return self.rows[index if self.row_of is None else int(self.row_of[index])]
+
+    @cached_property
+    def num_units(self) -> int:
+        """What `batch_size` counts: examples, those of one unit together."""
+        return len(self) if self.units is None else len(np.unique(self.units))
+
+    def by_unit(self, indices: Iterable[int]) -> list[tuple[int, ...]]:
+        """These examples, those of one unit together, in the order in which units come first."""
+        if self.units is None:
+            return [(index,) for index in indices]
+        units: dict[int, list[int]] = {}
+        for index in indices:
+            units.setdefault(int(self.units[index]), []).append(index)
+        return [tuple(members) for members in units.values()]
 
     def outputs_of(self, index: int) -> slice:
         """Which of the outputs are an example's."""
@@ -220,6 +236,19 @@ class Encoded:
                     digest.update(values.tobytes())
                 digest.update(b"|")
         return f"{DIGEST_VERSION}:{digest.hexdigest()}"
+
+    def with_column(self, name: str, values: Mapping[str, Array]) -> Encoded:
+        """The same with a further column of the examples of each split."""
+
+        def with_it(split: str, examples: Examples) -> Examples:
+            return replace(examples, columns={**examples.columns, name: values[split]})
+
+        return replace(
+            self,
+            train=with_it("train", self.train),
+            validation=with_it("validation", self.validation),
+            test=with_it("test", self.test),
+        )
 
     def splits(self) -> dict[str, Examples]:
         """By name, in order."""

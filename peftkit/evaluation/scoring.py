@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from peftkit.data.encoded import Examples
 from peftkit.errors import TrainingError
 from peftkit.tasks.task import Score, Task
+from peftkit.training.forward.collating import Batch
 from peftkit.training.forward.engine import Engine
 
-Keep = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Keep = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) -> what is kept of them, (outputs, ...)."""
 
 
@@ -43,38 +45,71 @@ def run_model(
     progress: Callable[[int], None] | None = None,
 ) -> tuple[npt.NDArray[np.float32], float]:
     """What is kept of the outputs at the places that are read, (outputs, ...) in the examples'
-    order; and the mean loss without label smoothing, so that it compares between recipes.
+    order; and the mean of the plain loss, so that it compares between recipes.
 
     Every process takes its share of the batches and gets all outputs.
 
     Args:
         progress: called with the number of examples that were run, by all processes, again and
             again.
+
+    Raises:
+        TrainingError: the model puts out NaN or infinity.
     """
+    loss = engine.loss.plain()
+    sums = torch.zeros(2, dtype=torch.float64)  # of losses, of what they are divided by
+
+    def with_loss(batch: Batch, outputs: Iterator[tuple[slice, Tensor]]) -> list[Tensor]:
+        kept, values = [], []
+        for part, raw in outputs:
+            values.append(loss.values(raw.float(), batch.targets[part]))
+            kept.append(keep(raw.float(), batch.targets[part]).cpu())
+        sums[0] += loss.total(torch.cat(values), batch).cpu()
+        sums[1] += loss.count(examples, batch.indices)
+        return kept
+
+    kept = _run(engine, examples, with_loss, progress)
+    if engine.accelerator.num_processes > 1:
+        sums = sum(gather_object([sums]))
+    return kept, float(sums[0] / sums[1].clamp(min=1))
+
+
+def start_values(engine: Engine, examples: Examples) -> npt.NDArray[np.float32]:
+    """(outputs,), the loss of each output as the model gives it now; for losses that compare with
+    what a model gave before training.
+    """
+    loss = engine.loss.plain()
+
+    def values(batch: Batch, outputs: Iterator[tuple[slice, Tensor]]) -> list[Tensor]:
+        return [loss.values(raw.float(), batch.targets[part]).cpu() for part, raw in outputs]
+
+    return _run(engine, examples, values, None)
+
+
+def _run(
+    engine: Engine,
+    examples: Examples,
+    keep: Callable[[Batch, Iterator[tuple[slice, Tensor]]], list[Tensor]],
+    progress: Callable[[int], None] | None,
+) -> npt.NDArray[np.float32]:
+    """What is kept of all batches, (outputs, ...) in the examples' order."""
     engine.model.eval()
-    accelerator, loss = engine.accelerator, engine.loss.plain()
+    accelerator = engine.accelerator
     kept_of: list[tuple[int, Any]] = []
     broken: list[int] = []
-    sums = torch.zeros(2, dtype=torch.float64)  # of losses, of what they are divided by
     with torch.inference_mode(), accelerator.autocast():
         for indices in engine.own_batches(examples):
             batch = engine.batch(examples, indices)
-            finite, kept, values = [], [], []
-            for part, raw in engine.outputs(batch):
-                outputs, targets = raw.float(), batch.targets[part]
-                finite.append(torch.isfinite(outputs).all(dim=-1).cpu())
-                values.append(loss.values(outputs, targets))
-                kept.append(keep(outputs, targets).cpu())
-            sums[0] += loss.total(torch.cat(values), batch).cpu()
-            sums[1] += loss.count(examples, indices)
-            sizes = [examples.outputs_of(i).stop - examples.outputs_of(i).start for i in indices]
+            finite: list[Tensor] = []
+            kept = keep(batch, _noting_finite(engine.outputs(batch), finite))
+            spans = [examples.outputs_of(index) for index in indices]
+            sizes = [span.stop - span.start for span in spans]
             broken += [i for i, right in _cut(torch.cat(finite), indices, sizes) if not right.all()]
             kept_of.extend(_cut(torch.cat(kept), indices, sizes))
             if progress:
                 progress(len(indices) * accelerator.num_processes)
     if accelerator.num_processes > 1:
         kept_of, broken = gather_object(kept_of), gather_object(broken)
-        sums = sum(gather_object([sums]))
     if broken:
         raise TrainingError(
             f"the model puts out NaN or infinity for row {examples.row(min(broken)).number}, or "
@@ -83,11 +118,20 @@ def run_model(
             "later: lower `training.learning_rate`",
         )
     kept_of.sort(key=lambda item: item[0])
-    return np.concatenate([kept for _, kept in kept_of]), float(sums[0] / sums[1].clamp(min=1))
+    return np.concatenate([kept for _, kept in kept_of])
+
+
+def _noting_finite(
+    outputs: Iterator[tuple[slice, Tensor]], finite: list[Tensor]
+) -> Iterator[tuple[slice, Tensor]]:
+    """The same outputs; notes of each whether all its numbers are finite."""
+    for part, raw in outputs:
+        finite.append(torch.isfinite(raw).all(dim=-1).cpu())
+        yield part, raw
 
 
 def _cut(
-    outputs: torch.Tensor, indices: tuple[int, ...], sizes: list[int]
+    outputs: Tensor, indices: tuple[int, ...], sizes: list[int]
 ) -> list[tuple[int, npt.NDArray[Any]]]:
     """Outputs of one batch cut at the examples' borders, (outputs of the example, ...) each."""
     parts = np.split(outputs.numpy(), np.cumsum(sizes)[:-1])

@@ -18,11 +18,12 @@ from peftkit.bases.footprint import footprint
 from peftkit.bases.loaded_model import LoadedModel
 from peftkit.bases.loading import load_weights
 from peftkit.bases.quantizing import check_quantized
+from peftkit.data.encoded import START_VALUES
 from peftkit.evaluation.features import FrozenBase, beside_scores, tried
 from peftkit.evaluation.frozen_probe import ROW, has_probe
 from peftkit.evaluation.generating import answer_prompts
 from peftkit.evaluation.probe_rows import ProbeOfRun, probe_of_run
-from peftkit.evaluation.scoring import evaluate
+from peftkit.evaluation.scoring import evaluate, start_values
 from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.recipe import Recipe
 from peftkit.reports.terminal import print_note
@@ -76,12 +77,13 @@ def train_and_score(
 
     def scored(engine: Engine) -> Score:
         pace = Pace(says(console), "test", len(encoded.test))
-        return evaluate(engine, encoded.test, recipe.task, pace.advance)
+        return evaluate(engine, prepared.encoded.test, recipe.task, pace.advance)
 
     with clock.stage("evaluate"):
         engine = engine_of(loaded.model, prepared, accelerator)
+        prepared = with_start_values(engine, prepared)
         of_base = choose_engine(
-            engine, encoded.train, recipe.method, _layouts(recipe), gradients=False
+            engine, prepared.encoded.train, recipe.method, _layouts(recipe), gradients=False
         )
     if frozen_probe and has_probe(recipe.task):
         read = FrozenBase(loaded.head, of_base.engine, says(console))
@@ -96,6 +98,7 @@ def train_and_score(
         model = inject(loaded, prepared)
         trainable = count(trainable_parameters(model).values())
     with clock.stage("self-check"):
+        prepared = with_start_values(engine_of(model, prepared, accelerator), prepared)
         chosen = choose_trained(model, prepared, accelerator)
     for note in dict.fromkeys((*of_base.notes, *chosen.notes)):
         print_note(console, note)
@@ -196,6 +199,16 @@ def engine_of(model: nn.Module, prepared: Prepared, accelerator: Accelerator) ->
     recipe, encoded = prepared.recipe, prepared.encoded
     loss, tokens = recipe.task.loss(recipe.training), recipe.training.micro_batch_tokens
     return Engine.of(model, encoded.head, loss, encoded.pad_token_id, tokens, accelerator)
+
+
+def with_start_values(engine: Engine, prepared: Prepared) -> Prepared:
+    """With the losses that the model gives now, where the task's loss compares with them."""
+    if not prepared.recipe.task.needs_start_values:
+        return prepared
+    values = {
+        name: start_values(engine, examples) for name, examples in prepared.encoded.splits().items()
+    }
+    return replace(prepared, encoded=prepared.encoded.with_column(START_VALUES, values))
 
 
 def choose_trained(model: nn.Module, prepared: Prepared, accelerator: Accelerator) -> Chosen:

@@ -17,7 +17,7 @@ from peftkit.methods.full_fine_tuning import FullFineTuning
 from peftkit.methods.method import Layout
 from peftkit.recipe import Recipe
 from peftkit.stages.measuring import Cost, make_trial, measure, measured_method
-from peftkit.training.forward.batching import number_of_steps
+from peftkit.training.forward.steps import number_of_steps
 
 STATE = {"adamw": 8, "sgd": 4, "adamw_8bit": 2, "paged_adamw_8bit": 2, "lion": 4}
 """Bytes of the optimizer's state for each trained number."""
@@ -127,7 +127,7 @@ class _Course:
 
 def _course(recipe: Recipe, encoded: Encoded) -> _Course:
     training = recipe.training
-    steps = number_of_steps(training, len(encoded.train))
+    steps = number_of_steps(training, encoded.train.num_units)
     per_epoch = math.ceil(len(encoded.train) / training.batch_size)
     every = training.evaluate_every or per_epoch
     return _Course(steps, steps / per_epoch, math.ceil(steps / every))

@@ -18,7 +18,8 @@ from peftkit.stages.early import Rows, look
 from peftkit.stages.rehearsal import rehearse
 from peftkit.tasks.task import Piece
 from peftkit.training.budget import budget_notes
-from peftkit.training.forward.batching import number_of_steps
+from peftkit.training.forward.batching import check_units
+from peftkit.training.forward.steps import number_of_steps
 from peftkit.training.optimizers import FROM_BITSANDBYTES
 from peftkit.training.threads import resolved_threads
 
@@ -77,9 +78,13 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
         for ids in column
     )
     vocabulary_note = check_ids(base, texts)
+    for examples in encoded.splits().values():
+        check_units(examples, training.micro_batch_tokens)
     if start:
         check_start(start, base, encoded.head)
-    if reason := recipe.method.supports_steps(number_of_steps(recipe.training, len(encoded.train))):
+    if reason := recipe.method.supports_steps(
+        number_of_steps(recipe.training, encoded.train.num_units)
+    ):
         raise MethodError(reason)
     folder = start.folder if start else None
     rehearsal = rehearse(base, encoded, recipe.method, recipe.training, folder)

@@ -98,6 +98,23 @@ class CrossEntropy(Loss):
         return replace(self, label_smoothing=0.0)
 
 
+@dataclass(frozen=True)
+class ValueByValue(Loss):
+    """The weighted sum of another loss's values, without what couples them: examples of a unit can
+    then be computed one by one, and each output's gradient be compared.
+    """
+
+    loss: Loss
+
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Of the other loss."""
+        return self.loss.values(outputs, targets)
+
+    def count(self, examples: Examples, indices: Sequence[int]) -> float:
+        """Of the other loss."""
+        return self.loss.count(examples, indices)
+
+
 def cross_entropies(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """(targets,) float32, 0 where nothing is supervised.
 

@@ -136,6 +136,10 @@ class Task(OpenPart):
     comparable: ClassVar[tuple[str, ...]] = ()
     """Those of them, or `loss`, that `Score.by_example` has, by which two models are compared."""
 
+    needs_start_values: ClassVar[bool] = False
+    """Whether the loss compares with what the model gave before training, in the examples' column
+    `start_values`: the loss of each output after injection."""
+
     @property
     def one_output(self) -> bool:
         """Whether each example has one output, which classifiers on decoders find by the id of the

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from peftkit.recipe import Training
-from peftkit.training.forward.batching import number_of_steps
+from peftkit.training.forward.steps import number_of_steps
 from peftkit.wording import plural
 
 FEW_STEPS = 30

@@ -21,17 +21,12 @@ from peftkit.methods.fast_layers import release_checkpoint_mapping
 from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.recipe import Recipe, Training
 from peftkit.training import guards
-from peftkit.training.forward.batching import (
-    Step,
-    number_of_steps,
-    padded_tokens,
-    seeded_steps,
-    worst_micro_batch,
-)
+from peftkit.training.forward.batching import padded_tokens, worst_micro_batch
 from peftkit.training.forward.engine import Engine, Passed
 from peftkit.training.forward.forward_pass import base_of
 from peftkit.training.forward.frozen_below import modules_below
 from peftkit.training.forward.frozen_trunk import find_frozen_trunk
+from peftkit.training.forward.steps import Step, number_of_steps, steps_of
 from peftkit.training.interruptions import agreed, at_once_if_alone, interruptible
 from peftkit.training.optimizers import make_optimizer, make_schedule
 from peftkit.training.progress import TrainingProgress
@@ -152,7 +147,7 @@ def train(
     started = time.perf_counter()
     method, training = recipe.method, recipe.training
     model, accelerator = engine.model, engine.accelerator
-    num_steps = number_of_steps(training, len(examples))
+    num_steps = number_of_steps(training, examples.num_units)
     _float32_where_trained(model)
     release_checkpoint_mapping(model, method.fast(model))
     if not trainable_parameters(model):
@@ -165,7 +160,7 @@ def train(
     )
     schedule = make_schedule(optimizer, training, num_steps)
     frozen_below = _frozen_below(engine, examples)
-    passes = -(-num_steps * training.batch_size // len(examples))
+    passes = -(-num_steps * training.batch_size // examples.num_units)
     engine = _with_trunk(engine, frozen_below, passes).in_all_processes()
     _train_mode(engine, frozen_below)
     _try_worst(engine, examples, recipe)
@@ -175,7 +170,7 @@ def train(
         TrainingProgress(console, num_steps, accelerator.is_main_process) as progress,
         interruptible(partial(account.interrupted, best=best, num_steps=num_steps)) as signals,
     ):
-        for step in seeded_steps(len(examples), training.batch_size, num_steps, recipe.seed):
+        for step in steps_of(examples, training, num_steps, recipe.seed):
             record = _optimize(engine, step, examples, recipe, optimizer, account)
             method.after_step(model, step.number, num_steps)
             schedule.step()
@@ -280,7 +275,7 @@ def _try_worst(engine: Engine, examples: Examples, recipe: Recipe) -> None:
     training, accelerator, layout = recipe.training, engine.accelerator, engine.layout
     worst = worst_micro_batch(examples, recipe, layout, accelerator, engine.config).indices
     tokens = padded_tokens(examples, worst, layout)
-    first = next(seeded_steps(len(examples), training.batch_size, 1, recipe.seed))
+    first = next(steps_of(examples, training, 1, recipe.seed))
     of_first = engine.micro_batches(examples, first)
     if tokens <= 1.05 * max(padded_tokens(examples, one, layout) for one in of_first):
         return

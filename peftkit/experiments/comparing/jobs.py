@@ -20,7 +20,7 @@ from peftkit.experiments.comparing.grid import (
 from peftkit.experiments.jobs.queue import Job
 from peftkit.experiments.jobs.work import run_seed, try_rate
 from peftkit.stages.preparing import Prepared
-from peftkit.training.forward.batching import number_of_steps
+from peftkit.training.forward.steps import number_of_steps
 
 START = 10.0
 """What a part takes besides training, in optimizer steps; a guess, for the time left."""
@@ -30,7 +30,7 @@ BASE = "+base"
 
 def num_steps(first: Prepared) -> int:
     """Optimizer steps of the whole budget."""
-    return number_of_steps(first.recipe.training, len(first.encoded.train))
+    return number_of_steps(first.recipe.training, first.encoded.train.num_units)
 
 
 def all_jobs(grid: Grid, first: Prepared) -> list[Job]:

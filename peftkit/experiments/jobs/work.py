@@ -16,7 +16,7 @@ from peftkit.evaluation.retention import Retention, load_texts, text_loss
 from peftkit.parts.scripts import import_trusted
 from peftkit.recipe import Recipe
 from peftkit.run import run
-from peftkit.stages.fitting import choose_trained, fit, inject, load
+from peftkit.stages.fitting import choose_trained, engine_of, fit, inject, load, with_start_values
 from peftkit.stages.outcome import Clock
 from peftkit.stages.preparing import Prepared, prepare
 
@@ -27,6 +27,7 @@ def try_rate(recipe: str, trusted: Sequence[str], data: str) -> dict[str, Any]:
     accelerator = open_accelerator(prepared.recipe.base)
     set_seed(prepared.recipe.seed)
     model = inject(load(prepared, accelerator), prepared)
+    prepared = with_start_values(engine_of(model, prepared, accelerator), prepared)
     chosen = choose_trained(model, prepared, accelerator)
     clock, quiet = Clock(accelerator.device), Console(quiet=True)
     with clock.stage("train"):

@@ -1,22 +1,23 @@
-"""Batches: the only place where examples are ordered and cut.
+"""Micro-batches: the only place where the examples of a step, or of a split, are cut.
 
-The seeded order decides which examples make an optimizer step. Inside a step they are sorted by
-length and cut into micro-batches; since the loss is a sum divided by the whole step's count, the
-cutting changes speed and memory but no result.
+They are sorted by length; since the loss is a sum divided by the whole step's count, the cutting
+changes speed and memory but no result. Examples of one unit stay together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from accelerate import Accelerator
 
 from peftkit.data.encoded import Examples
+from peftkit.errors import DataError
 from peftkit.methods.method import Layout
-from peftkit.recipe import Recipe, Training
+from peftkit.recipe import Recipe
+from peftkit.training.forward.steps import Step, number_of_steps, steps_of
 
 CPU_OVERHEAD = 64
 """What a further forward and backward pass costs on a CPU, in tokens. A step of 32 short reviews
@@ -37,45 +38,6 @@ ACCELERATOR_OVERHEAD = 4096
 """The same where launching a pass costs more than its padding; an estimate, not measured yet."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """The examples of one optimizer step."""
-
-    number: int
-    """From 1, over all epochs."""
-    epoch: int
-    """From 1."""
-    indices: tuple[int, ...]
-    last_of_epoch: bool
-
-
-def count_steps(num_examples: int, batch_size: int, num_epochs: int, max_steps: int | None) -> int:
-    """Optimizer steps of a whole run; the last one of an epoch may be smaller than the others."""
-    steps = num_epochs * -(-num_examples // batch_size)
-    return min(steps, max_steps) if max_steps else steps
-
-
-def number_of_steps(training: Training, num_examples: int) -> int:
-    """Optimizer steps of a run over so many examples, if nothing stops it before."""
-    return count_steps(num_examples, training.batch_size, training.num_epochs, training.max_steps)
-
-
-def seeded_steps(num_examples: int, batch_size: int, num_steps: int, seed: int) -> Iterator[Step]:
-    """The steps of a run. The order comes from a generator of its own, one for each epoch, so
-    that no other use of random numbers can change it.
-    """
-    number = epoch = 0
-    while True:
-        epoch += 1
-        order = np.random.default_rng([seed, epoch]).permutation(num_examples)
-        for start in range(0, num_examples, batch_size):
-            number += 1
-            last = start + batch_size >= num_examples
-            yield Step(number, epoch, tuple(order[start : start + batch_size].tolist()), last)
-            if number == num_steps:
-                return
-
-
 def cut_step(
     examples: Examples,
     indices: Sequence[int],
@@ -93,33 +55,47 @@ def cut_step(
             may be longer.
         overhead: cost of a further micro-batch, in tokens.
     """
-    by_length = sorted(indices, key=lambda index: (examples.cost(index), index))
-    lengths = [examples.cost(index) for index in by_length]
-    cuts = cheapest_cuts(lengths, micro_batch_tokens, overhead)
-    parts = [tuple(by_length[start:end]) for start, end in cuts]
+    units = sorted(examples.by_unit(indices), key=lambda unit: (_longest(examples, unit), unit))
+    lengths, sizes = [_longest(examples, unit) for unit in units], [len(unit) for unit in units]
+    cuts = cheapest_cuts(lengths, micro_batch_tokens, overhead, sizes)
+    parts = [units[start:end] for start, end in cuts]
     while len(parts) % num_processes and max(map(len, parts)) > 1:
         widest = max(range(len(parts)), key=lambda i: len(parts[i]))
         half = len(parts[widest]) // 2
         parts[widest : widest + 1] = [parts[widest][:half], parts[widest][half:]]
-    parts += [()] * (-len(parts) % num_processes)
-    return [parts[process::num_processes] for process in range(num_processes)]
+    parts += [[] for _ in range(-len(parts) % num_processes)]
+    whole = [tuple(itertools.chain.from_iterable(part)) for part in parts]
+    return [whole[process::num_processes] for process in range(num_processes)]
+
+
+def _longest(examples: Examples, indices: Iterable[int]) -> int:
+    """Tokens of the longest of these examples."""
+    return max((examples.cost(index) for index in indices), default=0)
 
 
 def cheapest_cuts(
-    lengths: Sequence[int], micro_batch_tokens: int, overhead: int
+    lengths: Sequence[int],
+    micro_batch_tokens: int,
+    overhead: int,
+    sizes: Sequence[int] | None = None,
 ) -> list[tuple[int, int]]:
     """(start, end) of the cheapest cut of ascending lengths; cost is padded tokens plus overhead.
 
-    cost[end] = min over start of cost[start] + (end - start) * lengths[end - 1] + overhead
+    cost[end] = min over start of cost[start] + count(start, end) * lengths[end - 1] + overhead
+
+    Args:
+        sizes: how many of a length there are together; 1 if not given.
     """
+    before = [0, *itertools.accumulate(sizes or [1] * len(lengths))]
     cost = [0.0] + [float("inf")] * len(lengths)
     cut_at = [0] * (len(lengths) + 1)
     for end in range(1, len(lengths) + 1):
         width = max(lengths[end - 1], 1)
         for start in range(end - 1, -1, -1):
-            if (end - start) * width > micro_batch_tokens and start < end - 1:
+            padded = (before[end] - before[start]) * width
+            if padded > micro_batch_tokens and start < end - 1:
                 break  # a single example may be longer than the budget
-            total = cost[start] + (end - start) * width + overhead
+            total = cost[start] + padded + overhead
             if total < cost[end]:
                 cost[end], cut_at[end] = total, start
     cuts: list[tuple[int, int]] = []
@@ -138,23 +114,47 @@ def inference_batches(
     """
     spared = _spared(examples, range(len(examples)), layout)
     batch: list[int] = []
-    tokens = width = 0  # of the batch; of what another example adds to it
-    for index in longest_first(examples):
-        length = max(examples.cost(index), 1)
-        if layout != "padded" or not batch:
-            width = length - spared * bool(batch)
-        if batch and tokens + width > micro_batch_tokens:
+    tokens = width = 0  # of the batch; of what another example adds to it, where it is padded
+    for unit in longest_first(examples):
+        width = width if batch and layout == "padded" else max(_longest(examples, unit), 1)
+        added = width * len(unit)
+        if layout != "padded":
+            added = sum(max(examples.cost(index), 1) for index in unit) - spared * bool(batch)
+        if batch and tokens + added > micro_batch_tokens:
             yield tuple(batch)
-            batch, tokens, width = [], 0, length
-        batch.append(index)
-        tokens += width
+            batch, tokens, width = [], 0, max(_longest(examples, unit), 1)
+            added = width * len(unit)
+            if layout != "padded":
+                added = sum(max(examples.cost(index), 1) for index in unit)
+        batch += unit
+        tokens += added
     if batch:
         yield tuple(batch)
 
 
-def longest_first(examples: Examples) -> list[int]:
-    """The examples by descending length."""
-    return sorted(range(len(examples)), key=lambda index: -examples.cost(index))
+def longest_first(examples: Examples) -> list[tuple[int, ...]]:
+    """The examples by units, that of the longest example first."""
+    return sorted(
+        examples.by_unit(range(len(examples))), key=lambda unit: -_longest(examples, unit)
+    )
+
+
+def check_units(examples: Examples, micro_batch_tokens: int) -> None:
+    """Raises DataError if a unit of several examples does not fit into one micro-batch."""
+    if examples.units is None:
+        return
+    worst = max(
+        examples.by_unit(range(len(examples))),
+        key=lambda unit: len(unit) * _longest(examples, unit) * (len(unit) > 1),
+    )
+    tokens = len(worst) * _longest(examples, worst)
+    if len(worst) > 1 and tokens > micro_batch_tokens:
+        raise DataError(
+            f"the {len(worst)} texts of row {examples.row(worst[0]).number} are compared with each "
+            f"other, and take {tokens:,} tokens together; `training.micro_batch_tokens` is "
+            f"{micro_batch_tokens:,}",
+            "raise it, or lower the task's `max_length`",
+        )
 
 
 def row_tokens(micro_batch_tokens: int, layout: Layout, on_cpu: bool, config: Any) -> int:
@@ -185,22 +185,25 @@ def pack_step(
     """
     spared = _spared(examples, indices, layout)
     micro_batch_tokens = max(micro_batch_tokens - spared, micro_batch_tokens // 2)
-    lengths = {index: examples.cost(index) - spared for index in indices}
-    by_length = sorted(indices, key=lambda index: (-lengths[index], index))
-    number = min(max(1, -(-sum(lengths.values()) // micro_batch_tokens)), len(indices))
+    units = examples.by_unit(indices)
+    lengths = {unit: sum(examples.cost(index) - spared for index in unit) for unit in units}
+    by_length = sorted(units, key=lambda unit: (-lengths[unit], unit))
+    number = min(max(1, -(-sum(lengths.values()) // micro_batch_tokens)), len(units))
     while True:
         number += -number % num_processes
-        parts: list[list[int]] = [[] for _ in range(number)]
+        parts: list[list[tuple[int, ...]]] = [[] for _ in range(number)]
         loads = [0] * number
-        for index in by_length:
+        for unit in by_length:
             least = loads.index(min(loads))
-            parts[least].append(index)
-            loads[least] += lengths[index]
+            parts[least].append(unit)
+            loads[least] += lengths[unit]
         over = [p for p, load in zip(parts, loads, strict=True) if load > micro_batch_tokens]
         if all(len(part) == 1 for part in over):
             break
         number += 1
-    whole = [tuple(part) for part in parts]  # longest first: documents of one length lie together
+    whole = [
+        tuple(itertools.chain.from_iterable(part)) for part in parts
+    ]  # longest first: documents of one length lie together
     return [whole[process::num_processes] for process in range(num_processes)]
 
 
@@ -223,11 +226,11 @@ def worst_micro_batch(
     for the others.
     """
     training = recipe.training
-    num_steps = number_of_steps(training, len(examples))
+    num_steps = number_of_steps(training, examples.num_units)
     searched = min(SEARCHED, num_steps)
-    steps = list(seeded_steps(len(examples), training.batch_size, searched, recipe.seed))
+    steps = list(steps_of(examples, training, searched, recipe.seed))
     if searched < num_steps:
-        longest = longest_first(examples)[: training.batch_size]
+        longest = itertools.chain.from_iterable(longest_first(examples)[: training.batch_size])
         steps.append(Step(0, 0, tuple(longest), last_of_epoch=False))
     budget = training.micro_batch_tokens
     cuts = [micro_batches(examples, s, budget, layout, accelerator, config) for s in steps]
@@ -245,7 +248,7 @@ def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) ->
     if layout != "padded":
         spared = _spared(examples, indices, layout) * max(0, len(indices) - 1)
         return examples.tokens_of(indices) - spared
-    return max((examples.cost(index) for index in indices), default=0) * len(indices)
+    return _longest(examples, indices) * len(indices)
 
 
 def _spared(examples: Examples, indices: Sequence[int], layout: Layout) -> int:

@@ -20,15 +20,11 @@ from torch import Tensor, nn
 from peftkit.data.encoded import Examples, Head
 from peftkit.methods.method import Layout
 from peftkit.tasks.losses import Loss
-from peftkit.training.forward.batching import (
-    Step,
-    inference_batches,
-    micro_batches,
-    row_tokens,
-)
+from peftkit.training.forward.batching import inference_batches, micro_batches, row_tokens
 from peftkit.training.forward.collating import Batch, collate, to_device
 from peftkit.training.forward.forward_pass import ForwardPass, HookedBatch, Perturbation, base_of
 from peftkit.training.forward.frozen_trunk import FrozenTrunk
+from peftkit.training.forward.steps import Step
 
 Penalty = Callable[[nn.Module], Tensor | None]
 """model -> a scalar that is added to the step's mean loss, or None; see `Method.penalty`."""

@@ -19,6 +19,7 @@ from peftkit.data.encoded import Examples
 from peftkit.errors import first_line, quoted
 from peftkit.methods.fast_layers import exact
 from peftkit.methods.method import Layout, Method, trainable_parameters
+from peftkit.tasks.losses import ValueByValue
 from peftkit.training.forward.engine import Engine
 from peftkit.training.forward.forward_pass import ForwardPass, base_of
 
@@ -176,7 +177,8 @@ def _compute(
     gradients: bool,
 ) -> Computed:
     """Loss, outputs and gradients of several batches, in evaluation mode."""
-    model, plain = engine.model, replace(engine, loss=engine.loss.plain())
+    model, loss = engine.model, engine.loss.plain()
+    plain = replace(engine, loss=loss if examples.units is None else ValueByValue(loss))
     training = model.training
     model.eval()
     for layer in method.fast(model):  # which compute as in training in training only, in bfloat16
@@ -184,7 +186,7 @@ def _compute(
     try:
         if not gradients:
             return Computed(0.0, {}, torch.cat(_outputs(plain, examples, batches)))
-        loss = plain.gradients(examples, batches, sync=False).loss.item()
+        total = plain.gradients(examples, batches, sync=False).loss.item()
         of_trained = {
             name: parameter.grad
             for name, parameter in trainable_parameters(model).items()
@@ -193,7 +195,7 @@ def _compute(
     finally:
         model.zero_grad(set_to_none=True)
         model.train(training)
-    return Computed(loss, of_trained, torch.empty(0))
+    return Computed(total, of_trained, torch.empty(0))
 
 
 def _outputs(

@@ -144,9 +144,10 @@ class _Each(torch.autograd.Function):
             with torch.enable_grad() if needs_hidden else contextlib.nullcontext():
                 chunk = hidden[part].detach().requires_grad_(needs_hidden)
                 each = of_chunk(part, chunk)
+                total = each.sum()  # the loss of an output depends on that output alone
             losses.append(each.detach())
-            if of_hidden is not None:  # the loss of an output depends on that output alone
-                (of_hidden[part],) = torch.autograd.grad(each.sum(), [chunk])
+            if of_hidden is not None:
+                (of_hidden[part],) = torch.autograd.grad(total, [chunk])
         ctx.save_for_backward(hidden.detach())
         ctx.of_hidden, ctx.of_chunk, ctx.size, ctx.trained = of_hidden, of_chunk, size, trained
         return torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)
