@@ -23,7 +23,9 @@ from peftkit.bases.loading import empty_model
 from peftkit.bases.opened import OpenedBase
 from peftkit.data.encoded import Head
 from peftkit.errors import AdapterError, quoted
-from peftkit.methods.peft_layout import WITHOUT_EFFECT, inject_peft, lora_layers
+from peftkit.methods.peft_injection import inject_peft
+from peftkit.methods.peft_layers import lora_layers
+from peftkit.methods.peft_layout import WITHOUT_EFFECT
 
 PREFIX = "base_model.model."
 PARTS = ("lora_A.weight", "lora_B.weight", "lora_A", "lora_B", "lora_E")

@@ -92,11 +92,8 @@ class AdaLoRA(_StoredByPeft):
         from peftkit.methods.checked_targets import linear_targets
         from peftkit.methods.layers import excluded
         from peftkit.methods.matching import inject_checked
-        from peftkit.methods.peft_layout import (
-            fan_in_fan_out,
-            lora_layers,
-            modules_to_save,
-        )
+        from peftkit.methods.peft_injection import fan_in_fan_out, modules_to_save
+        from peftkit.methods.peft_layers import lora_layers
 
         config = AdaLoraConfig(
             task_type=encoded.head.task_type,
@@ -154,7 +151,7 @@ class AdaLoRA(_StoredByPeft):
     def penalty(self, model: nn.Module) -> torch.Tensor | None:
         import torch
 
-        from peftkit.methods.peft_layout import lora_layers
+        from peftkit.methods.peft_layers import lora_layers
 
         if not self.orth_reg_weight:
             return None
@@ -170,7 +167,8 @@ class AdaLoRA(_StoredByPeft):
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Keeps the ranks whose singular value is not zero, whatever step the weights are of."""
-        from peftkit.methods.peft_layout import lora_layers, save_peft
+        from peftkit.methods.peft_layers import lora_layers
+        from peftkit.methods.peft_layout import save_peft
 
         config: Any = model.peft_config["default"]  # type: ignore[index]
         config.rank_pattern = {

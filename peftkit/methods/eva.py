@@ -68,7 +68,8 @@ class EVA(LoRA):
         from peft import EvaConfig
         from peft.tuners.lora.eva import initialize_lora_eva_weights
 
-        from peftkit.methods.peft_layout import check_rank, is_rehearsal, lora_layers
+        from peftkit.methods.peft_injection import is_rehearsal
+        from peftkit.methods.peft_layers import check_rank, lora_layers
 
         if is_rehearsal(model):  # no values to look at; ranks are counted before they move
             rehearsal = inject_lora(self, model, encoded, head)

@@ -62,7 +62,8 @@ def inject_from_weights(
     from torch.nn.utils.parametrize import register_parametrization
 
     from peftkit.methods.joined import Joined
-    from peftkit.methods.peft_layout import check_rank, is_rehearsal, lora_layers
+    from peftkit.methods.peft_injection import is_rehearsal
+    from peftkit.methods.peft_layers import check_rank, lora_layers
 
     rehearsal = is_rehearsal(model)
     injected = inject_lora(lora, model, encoded, head)
@@ -92,7 +93,8 @@ def save_from_weights(model: nn.Module, folder: Path) -> None:
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    from peftkit.methods.peft_layout import WEIGHTS, lora_layers
+    from peftkit.methods.peft_layers import lora_layers
+    from peftkit.methods.peft_layout import WEIGHTS
 
     base: Any = model
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)

@@ -44,7 +44,7 @@ class OLoRA(LoRA):
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peftkit.errors import MethodError
-        from peftkit.methods.peft_layout import fan_in_fan_out
+        from peftkit.methods.peft_injection import fan_in_fan_out
 
         if fan_in_fan_out(model):
             raise MethodError(

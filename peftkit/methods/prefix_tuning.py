@@ -53,7 +53,7 @@ class PrefixTuning(_VirtualTokens):
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peft import PrefixTuningConfig
 
-        from peftkit.methods.peft_layout import is_rehearsal, modules_to_save
+        from peftkit.methods.peft_injection import is_rehearsal, modules_to_save
         from peftkit.methods.virtual_tokens import inject_virtual
 
         config: Any = model.config

@@ -50,7 +50,7 @@ class PromptTuning(_VirtualTokens):
         from peft import PromptTuningConfig
         from peft.tuners.prompt_tuning import PromptTuningInit
 
-        from peftkit.methods.peft_layout import is_rehearsal, modules_to_save
+        from peftkit.methods.peft_injection import is_rehearsal, modules_to_save
         from peftkit.methods.virtual_tokens import embedding_width, inject_virtual
 
         config = PromptTuningConfig(

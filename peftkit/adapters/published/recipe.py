@@ -35,7 +35,7 @@ from peftkit.data.source import Data
 from peftkit.errors import AdapterError, quoted
 from peftkit.methods.method import Method
 from peftkit.methods.peft_layout import WITHOUT_EFFECT
-from peftkit.methods.peft_method import NOT_MERGED
+from peftkit.methods.peft_tuners import NOT_MERGED
 from peftkit.methods.peft_types import config_classes
 from peftkit.recipe import Recipe
 from peftkit.tasks.chat import Chat

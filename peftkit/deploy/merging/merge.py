@@ -45,7 +45,7 @@ from peftkit.deploy.merging.card import write_merged_card
 from peftkit.deploy.merging.certificate import Answers, Questions, ask, compare, worst
 from peftkit.deploy.merging.folding import check_mergeable, folded, merged_model, vocabulary_of
 from peftkit.errors import AdapterError, MethodError, PeftkitError
-from peftkit.methods.peft_layout import rescale_lora
+from peftkit.methods.peft_merging import rescale_lora
 
 Into = Literal["trained", "original", "requantized"]
 REPORT = "merge_report.json"
