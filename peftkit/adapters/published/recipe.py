@@ -11,7 +11,8 @@ from typing import Any
 from peftkit.adapters.inspection.inspected import Inspected
 from peftkit.adapters.inspection.settings import EARLY_FIELDS, of_earlier_peft
 from peftkit.adapters.published import adapterhub
-from peftkit.adapters.published.adapterhub import _SavedByAdapterHub, hub_head
+from peftkit.adapters.published.adapterhub import _SavedByAdapterHub
+from peftkit.adapters.published.adapterhub_head import hub_head
 from peftkit.adapters.published.detection import (
     ALL_HEADS,
     HEAD_MODULES,
