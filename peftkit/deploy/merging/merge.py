@@ -25,7 +25,7 @@ from peftkit.adapters.probes import (
     synthetic_inputs,
 )
 from peftkit.adapters.record import tokenizer_sha256, versions
-from peftkit.atomic import place, placed, refuse_taken, write_json
+from peftkit.atomic import atomic_path, output_path, refuse_taken, write_json
 from peftkit.bases.base import Base
 from peftkit.bases.devices import (
     give_back_memory,
@@ -83,14 +83,14 @@ def merge_to(
         AdapterError: as `merge`; nothing is left behind.
         OutputError: the folder holds something, or cannot be written.
     """
-    final = place(output)
+    final = output_path(output)
     refuse_taken(final)
     begun = time.monotonic()
     found = open_adapter(path, base, trust_remote_code, settings)
     target = MergeTarget(into, scale)
     check_target(found, target)
     questions = _questions(found)
-    with placed(final) as folder:
+    with atomic_path(final) as folder:
         first, second = _write(found, folder, target, questions, tell)
         report = {
             "into": into,

@@ -15,7 +15,7 @@ from typing import Any
 from peftkit.adapters.loading import OpenedAdapter, open_adapter
 from peftkit.adapters.record import Record, versions
 from peftkit.adapters.saving import PARTIAL, check_saved
-from peftkit.atomic import place, placed, refuse_taken, write_json
+from peftkit.atomic import atomic_path, output_path, refuse_taken, write_json
 from peftkit.bases.devices import (
     device_name,
     give_back_memory,
@@ -75,12 +75,12 @@ def rewind(
         OutputError: the folder holds something, or cannot be written.
     """
     choice = scale_choice(scales, chosen, allowed)
-    final = place(output or default_output(path))
+    final = output_path(output or default_output(path))
     refuse_taken(final)
     begun = time.monotonic()
     adapter = open_adapter(path, base, trust_remote_code, settings)
     material = _material(adapter, retention, allowed)
-    with placed(final) as folder:
+    with atomic_path(final) as folder:
         folder.mkdir()
         report = _write(adapter, material, choice, folder, tell)
         report |= {"seconds": time.monotonic() - begun}
