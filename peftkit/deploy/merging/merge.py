@@ -40,7 +40,13 @@ from peftkit.data.encoded import Examples
 from peftkit.data.packaged import sha256_of
 from peftkit.data.splits import load_splits
 from peftkit.deploy.merging.card import write_merged_card
-from peftkit.deploy.merging.certificate import Answers, Questions, ask, compare, worst
+from peftkit.deploy.merging.certificate import (
+    MergeInputs,
+    MergeOutputs,
+    compare,
+    compute_outputs,
+    worst,
+)
 from peftkit.deploy.merging.folding import folded, merged_model, vocabulary_of
 from peftkit.deploy.merging.target import Into, MergeTarget, check_target
 from peftkit.errors import AdapterError, PeftkitError
@@ -89,15 +95,15 @@ def merge_to(
     found = open_adapter(path, base, trust_remote_code, settings)
     target = MergeTarget(into, scale)
     check_target(found, target)
-    questions = _questions(found)
+    inputs = _inputs(found)
     with atomic_path(final) as folder:
-        first, second = _write(found, folder, target, questions, tell)
+        first, second = _write(found, folder, target, inputs, tell)
         report = {
             "into": into,
             "scale": scale,
             "dtype": str(found.dtype).removeprefix("torch."),
             **_certificate(found, first, second),
-            "validation_absent": questions.reason,
+            "validation_absent": inputs.reason,
             "seconds": time.monotonic() - begun,
             "peak_memory_mb": peak_memory_mb(open_accelerator(found.base.spec).device),
             "adapter": found.record.weights,
@@ -114,17 +120,17 @@ def _write(
     found: OpenedAdapter,
     folder: Path,
     target: MergeTarget,
-    questions: Questions,
+    inputs: MergeInputs,
     tell: Callable[[str], None],
-) -> tuple[Answers, Answers]:
-    """Writes the merged model; gives the adapter's answers and those of what was written. No more
-    than one model is held at a time.
+) -> tuple[MergeOutputs, MergeOutputs]:
+    """Writes the merged model; returns the adapter's outputs and those of what was written. Holds
+    one model at a time.
     """
     accelerator = open_accelerator(found.base.spec)
     tell("asking the adapter on its base")
     trained: nn.Module | None = _trained(found, target.scale, accelerator)
     assert trained is not None
-    first = ask(trained, questions, accelerator, tell)
+    first = compute_outputs(trained, inputs, accelerator, tell)
     tell(f"merging into the {target.into} weights")
     if found.base.spec.quantization == "none":
         _save(folded(trained, found.recipe), found, folder)
@@ -137,12 +143,12 @@ def _write(
     if target.into == "requantized":
         _requantize(folder, found, accelerator.device)
     tell("asking the merged model, opened again")
-    second = ask(_reopened(folder, found, accelerator), questions, accelerator, tell)
+    second = compute_outputs(_reopened(folder, found, accelerator), inputs, accelerator, tell)
     return first, second
 
 
-def _certificate(found: OpenedAdapter, first: Answers, second: Answers) -> dict[str, Any]:
-    """How far the merged model's answers are from the adapter's: the worst of all inputs, then the
+def _certificate(found: OpenedAdapter, first: MergeOutputs, second: MergeOutputs) -> dict[str, Any]:
+    """Compares the merged model's outputs with the adapter's: the worst of all inputs, then the
     inputs one by one, then scores.
     """
     distances = compare(first, second)
@@ -154,18 +160,19 @@ def _certificate(found: OpenedAdapter, first: Answers, second: Answers) -> dict[
     }
 
 
-def _questions(found: OpenedAdapter) -> Questions:
+def _inputs(found: OpenedAdapter) -> MergeInputs:
+    """What the adapter and the merged model are compared on."""
     record, opened = found.record, found.base
     probes = tuple(probe.input_ids for probe in record.probes)
     if not probes:
         probes = synthetic_inputs(opened.config, vocabulary_of(opened), ())
     validation, reason = _validation(found)
     pad = opened.tokenizer.pad_token_id
-    return Questions(found.recipe, record.head, pad, probes, validation, reason)
+    return MergeInputs(found.recipe, record.head, pad, probes, validation, reason)
 
 
 def _validation(found: OpenedAdapter) -> tuple[Examples | None, str]:
-    """The validation split of the training, or why it is not at hand."""
+    """The validation split of the training, or why it cannot be read."""
     if not found.record.base:
         return None, "another tool saved the adapter, and it names no data"
     task = found.recipe.task

@@ -126,8 +126,8 @@ def _write(
     folder: Path,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Scores the adapter, and writes and checks it at the chosen scale; returns the report. No more
-    than one model is held at a time.
+    """Scores the adapter, and writes and checks it at the chosen scale; returns the report. Holds
+    one model at a time.
     """
     accelerator = open_accelerator(adapter.base.spec)
     tell("loading the adapter on its base")
