@@ -28,10 +28,10 @@ from peftkit.adapters.record import tokenizer_sha256, versions
 from peftkit.atomic import atomic_path, output_path, refuse_taken, write_json
 from peftkit.bases.base import Base
 from peftkit.bases.devices import (
-    give_back_memory,
+    frozen_gc,
     open_accelerator,
     peak_memory_mb,
-    quick_collections,
+    release_memory,
 )
 from peftkit.bases.loading import load_weights, model_class
 from peftkit.bases.opening import open_base
@@ -55,7 +55,7 @@ from peftkit.methods.peft_merging import rescale_lora
 REPORT = "merge_report.json"
 
 
-@quick_collections()
+@frozen_gc()
 def merge_to(
     path: str,
     output: str,
@@ -137,9 +137,9 @@ def _write(
         del trained  # it is the merged one now
     else:
         trained = None
-        give_back_memory()
+        release_memory()
         _save(_merged_elsewhere(found, target, accelerator.device), found, folder)
-    give_back_memory()
+    release_memory()
     if target.into == "requantized":
         _requantize(folder, found, accelerator.device)
     tell("asking the merged model, opened again")
@@ -227,7 +227,7 @@ def _requantize(folder: Path, found: OpenedAdapter, device: torch.device) -> Non
     _save(loaded.model, found, folder)
     del loaded
     shutil.rmtree(plain)
-    give_back_memory()
+    release_memory()
 
 
 def _reopened(folder: Path, found: OpenedAdapter, accelerator: Accelerator) -> nn.Module:

@@ -18,9 +18,9 @@ from peftkit.adapters.saving import PARTIAL, check_saved
 from peftkit.atomic import atomic_path, output_path, refuse_taken, write_json
 from peftkit.bases.devices import (
     device_name,
-    give_back_memory,
+    frozen_gc,
     open_accelerator,
-    quick_collections,
+    release_memory,
 )
 from peftkit.deploy.rewinding.folder import write_rewound
 from peftkit.deploy.rewinding.material import Material, gather
@@ -36,7 +36,7 @@ OTHER_DATA = 1e-2
 """Largest relative difference of a test loss to that of the training, on the same data."""
 
 
-@quick_collections()
+@frozen_gc()
 def rewind(
     path: str,
     scales: Sequence[float] = (),
@@ -134,7 +134,7 @@ def _write(
     moved = load_moved(adapter, material, accelerator)
     report, record = _measure(moved, choice, folder, tell)
     del moved
-    give_back_memory()
+    release_memory()
     if record is not None:
         tell("opening what was written")
         (folder / "recipe.json").write_text(_recipe_text(adapter), encoding="utf-8")
