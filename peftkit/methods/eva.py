@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from peftkit.bases.base import Base
 from peftkit.methods.lora import LoRA, inject_lora
 from peftkit.methods.method import Method
+from peftkit.methods.peft_types import ADAPTER_NAME
 from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class EVA(LoRA):
             )
         # PEFT shortens the list of those that have a rank left, and then it matches others too
         tuned: Any = injected
-        tuned.peft_config["default"].target_modules = set(lora_layers(injected))
+        tuned.peft_config[ADAPTER_NAME].target_modules = set(lora_layers(injected))
         return injected
 
 

@@ -13,7 +13,7 @@ from peftkit.methods.peft_warnings import without_noise
 
 
 def inject_peft(model: nn.Module, config: peft.PeftConfig, field: str = "method") -> nn.Module:
-    """The model wrapped by PEFT with one adapter, named `default`.
+    """The model wrapped by PEFT with one adapter, named `ADAPTER_NAME`.
 
     Args:
         field: of the recipe in which the configuration's settings are, for messages.

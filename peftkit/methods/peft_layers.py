@@ -9,6 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from peftkit.errors import MethodError
+from peftkit.methods.peft_types import ADAPTER_NAME
 
 
 def lora_layers(model: nn.Module) -> dict[str, Any]:
@@ -28,16 +29,16 @@ def check_rank(model: Any, most: int = 0) -> None:
         most: the largest rank that a layer may get, if ranks are not settled yet.
     """
     for name, layer in lora_layers(model).items():
-        if "default" not in layer.lora_A or not hasattr(layer.get_base_layer(), "weight"):
+        if ADAPTER_NAME not in layer.lora_A or not hasattr(layer.get_base_layer(), "weight"):
             raise MethodError(
                 f"`{name}` is no linear layer, and has no start but LoRA's",
                 "use LoRA, or leave it out of `method.target_modules`",
             )
         width = min(layer.in_features, layer.out_features)
-        own = layer.r["default"]
+        own = layer.r[ADAPTER_NAME]
         rank = most or own
         if rank > width:
-            field = "r" if own == model.peft_config["default"].r else "rank_pattern"
+            field = "r" if own == model.peft_config[ADAPTER_NAME].r else "rank_pattern"
             raise MethodError(
                 f"`method.{field}`: `{name}` is {layer.in_features} wide and gives "
                 f"{layer.out_features} numbers, so it has no {rank} directions to start from",

@@ -18,6 +18,7 @@ from torch import nn
 
 from peftkit.errors import AdapterError, PeftkitError, first_line, quoted
 from peftkit.methods.changed_bases import changed_base
+from peftkit.methods.peft_types import ADAPTER_NAME
 from peftkit.methods.peft_warnings import without_noise
 from peftkit.methods.trained_layout import compare_tensors, fill_tensors
 from peftkit.parts.json_values import as_json
@@ -58,7 +59,7 @@ def load_peft(
         marked = (folder / "adapter_config.json").read_bytes().startswith(codecs.BOM_UTF8)
         config = _config_with(folder, settings or {}) if settings or marked else None
         loaded: Any = peft.PeftModel.from_pretrained(model, str(folder), config=config)
-    _restore(loaded, folder, "default")
+    _restore(loaded, folder, ADAPTER_NAME)
     loaded.requires_grad_(False)
     return loaded  # type: ignore[no-any-return]
 
@@ -106,7 +107,7 @@ def restore_peft(model: nn.Module, folder: Path) -> None:
 
 def saved_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors of a model that `load_peft` gave, under the names by which they are saved."""
-    return _tensors(model, "default")
+    return _tensors(model, ADAPTER_NAME)
 
 
 def _tensors(model: Any, name: str, embeddings: bool = False) -> dict[str, torch.Tensor]:
@@ -121,7 +122,7 @@ def compare_configs(model: Any, folder: Path) -> None:
     """Raises AdapterError if an adapter's adapter_config.json differs from the model's in a setting
     that changes what it computes.
     """
-    live = model.peft_config["default"].to_dict()
+    live = model.peft_config[ADAPTER_NAME].to_dict()
     try:
         saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:

@@ -6,6 +6,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from peftkit.methods.peft_layers import tuner_layers
+from peftkit.methods.peft_types import ADAPTER_NAME
 from peftkit.methods.tied_layers import untie_adapted
 
 
@@ -35,4 +36,4 @@ def merge_peft(model: nn.Module) -> nn.Module:
 def rescale_lora(model: nn.Module, scale: float) -> None:
     """Gives a LoRA another strength: W + scale * s B A."""
     for layer in tuner_layers(model):
-        layer.scaling["default"] *= scale
+        layer.scaling[ADAPTER_NAME] *= scale

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from peftkit.bases.base import Base
+from peftkit.methods.peft_types import ADAPTER_NAME
 from peftkit.methods.reasons import virtual_tokens_have_no_labels
 from peftkit.methods.stored import _VirtualTokens
 from peftkit.tasks.task import Task
@@ -66,7 +67,7 @@ class PromptTuning(_VirtualTokens):
         injected = inject_virtual(model, config)
         if ids and not is_rehearsal(model):
             embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
-            prompt: Any = injected.prompt_encoder["default"]  # type: ignore[index]
+            prompt: Any = injected.prompt_encoder[ADAPTER_NAME]  # type: ignore[index]
             prompt.embedding.weight.data.copy_(embeddings.weight[ids])
         return injected
 
