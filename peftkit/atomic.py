@@ -11,34 +11,34 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftkit.errors import OutputError, first_line
-
-if TYPE_CHECKING:
-    pass
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def place(output: str) -> Path:
-    """Where a person wants something written.
+def output_path(output: str) -> Path:
+    """The absolute path of `--output`.
 
     Raises:
-        OutputError: that is no place.
+        OutputError: it is no path, or too long a one.
     """
     try:
         expanded = Path(output).expanduser().absolute()
         expanded.exists()
     except (RuntimeError, OSError, ValueError) as error:  # `~somebody`, too long, not allowed
-        told = getattr(error, "strerror", None) or error
-        raise OutputError(f"`--output {output[:100]}`: {told}", "give another place") from error
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"`--output {output[:100]}`: {reason}", "give another place") from error
     return expanded
 
 
 @contextmanager
-def placed(final: Path, a_file: bool = False) -> Iterator[Path]:
-    """Where to write what is to stand at a place; it gets there at the end, if nothing fails.
+def atomic_path(final: Path, a_file: bool = False) -> Iterator[Path]:
+    """Yields a temporary path; renames it to `final` on success, and removes it otherwise.
+
+    Args:
+        a_file: whether a file is written there; else a folder.
 
     Raises:
         OutputError: see `refuse_taken`; or it cannot be written.
@@ -58,7 +58,7 @@ def placed(final: Path, a_file: bool = False) -> Iterator[Path]:
         ) from error
     try:
         yield between / final.name
-        settle(between)
+        fsync_files(between)
         refuse_taken(final, a_file)  # another process may have been faster
         (between / final.name).rename(final)
     except (OSError, SafetensorError) as error:
@@ -74,8 +74,8 @@ def placed(final: Path, a_file: bool = False) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def settle(folder: Path) -> None:
-    """Puts the files of a folder on the disk, and lets others than their owner read them, which
+def fsync_files(folder: Path) -> None:
+    """Flushes the files of a folder to disk, and makes them readable for everyone, which
     safetensors does not.
     """
     for file in folder.rglob("*"):
@@ -90,7 +90,7 @@ def _partial(final: Path) -> str:
 
 
 def _remove_left_over(final: Path) -> None:
-    """Takes away what a process was writing that does not live any more."""
+    """Removes temporary paths of `final` whose process has ended."""
     import psutil
 
     for folder in final.parent.glob(f"{glob.escape(_partial(final))}*-*"):
@@ -100,10 +100,10 @@ def _remove_left_over(final: Path) -> None:
 
 
 def refuse_taken(final: Path, a_file: bool = False) -> None:
-    """Raises OutputError if something stands at a place, or nothing can be written there.
+    """Raises OutputError if a path exists already, or cannot be written.
 
     Args:
-        a_file: whether a file is to come there; else an empty folder may stand there.
+        a_file: whether a file is written there; else it may be an empty folder.
     """
     taken = final.is_symlink() or final.exists()
     if taken and (a_file or final.is_symlink() or not is_empty_folder(final)):
@@ -115,16 +115,16 @@ def refuse_taken(final: Path, a_file: bool = False) -> None:
 
 
 def why_not_writable(path: Path) -> str:
-    """What keeps from writing at a place, or in the folder that is there; empty if nothing does."""
+    """Why a path, or a file in the folder of that path, cannot be written; empty if it can."""
     path = path.absolute()
-    parent = next(place for place in (path, *path.parents) if place.exists())
+    parent = next(folder for folder in (path, *path.parents) if folder.exists())
     if not parent.is_dir():
         return f"`{parent}` is no folder"
     return "" if os.access(parent, os.W_OK) else f"`{parent}` may not be written to"
 
 
 def is_empty_folder(path: Path) -> bool:
-    """Whether there is a folder with nothing in it."""
+    """Whether a path is a folder with nothing in it."""
     return path.is_dir() and not any(path.iterdir())
 
 

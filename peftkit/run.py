@@ -40,9 +40,9 @@ from peftkit.adapters.saving import adapter_bytes, check_saved, write_weights
 from peftkit.atomic import write_json
 from peftkit.bases.devices import (
     device_name,
-    give_back_memory,
+    frozen_gc,
     open_accelerator,
-    quick_collections,
+    release_memory,
     weights_dtype,
 )
 from peftkit.bases.fingerprint import fingerprint
@@ -102,7 +102,7 @@ def plan_if_possible(
     return planned.to_json()
 
 
-@quick_collections()
+@frozen_gc()
 def run(
     recipe: Recipe,
     output_dir: str = "",
@@ -157,7 +157,7 @@ def _run(
             sys.exit(signals.code)
         accelerator.free_memory()  # the check loads the base a second time
         del model
-        give_back_memory()
+        release_memory()
         with clock.stage("check"):
             saved, difference = check_saved(unchecked, recipe, prepared.base, adapter, accelerator)
         with interruptible(lambda _: ""):  # what is left takes a moment

@@ -16,7 +16,7 @@ import peftkit as pk
 from peftkit.deploy.merging.merge import merge_to
 from peftkit.errors import MethodError
 from peftkit.methods.layers import last_names, linear_names
-from peftkit.methods.peft_layout import lora_layers
+from peftkit.methods.peft_layers import lora_layers
 from peftkit.run import run
 from peftkit.stages.preparing import prepare
 from tests.chat_formats import BY_NAME

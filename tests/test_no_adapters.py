@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from peftkit.adapters.inspection.inspecting import inspect
 from peftkit.adapters.verifying import verify
 from peftkit.bases.base import Base
-from peftkit.bases.opening import download_weights, find_local, open_base
+from peftkit.bases.files import download_weights, find_local
+from peftkit.bases.opening import open_base
 from peftkit.cli.main import command_line
 from peftkit.errors import AdapterError, BaseModelError
 

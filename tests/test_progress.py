@@ -13,7 +13,7 @@ import peftkit
 from peftkit import HeadOnly, LoRA
 from peftkit.adapters.verifying import verify
 from peftkit.deploy.merging import certificate
-from peftkit.deploy.merging.certificate import Questions, ask
+from peftkit.deploy.merging.certificate import MergeInputs, compute_outputs
 from peftkit.evaluation.generating import answer_prompts
 from peftkit.evaluation.scoring import evaluate
 from peftkit.run import run
@@ -142,10 +142,10 @@ def test_a_merge_counts_its_validation(classifier, monkeypatch):
     prepared, model = classifier
     monkeypatch.setattr(certificate, "Pace", lambda *a: Pace(*a, every=0.0))
     encoded, said = prepared.encoded, []
-    questions = Questions(prepared.recipe.with_(
+    inputs = MergeInputs(prepared.recipe.with_(
         training=prepared.recipe.training.with_(micro_batch_tokens=64)
     ), encoded.head, encoded.pad_token_id, ((5, 6, 7),), encoded.validation)  # fmt: skip
-    ask(model, questions, CPU, said.append)
+    compute_outputs(model, inputs, CPU, said.append)
     assert said
     assert all(line.startswith("validation: ") and " of 30 rows" in line for line in said)
 

@@ -28,7 +28,8 @@ from peftkit.bases.quantizing import (
     settle_quantized,
 )
 from peftkit.deploy.merging.folding import merged_model
-from peftkit.deploy.merging.merge import _check_into, merge_to
+from peftkit.deploy.merging.merge import merge_to
+from peftkit.deploy.merging.target import check_into
 from peftkit.errors import BaseModelError, MethodError
 from peftkit.run import run
 from peftkit.stages.preparing import prepare
@@ -244,7 +245,7 @@ def test_an_adapter_of_a_base_that_was_not_quantized_after_all_still_loads_and_m
     assert (outputs_of(merged, ids) - expected).abs().max() <= 1e-5
     at = OpenedAdapter(folder, adapter.record, recipe, opened)
     with pytest.raises(MethodError, match="bitsandbytes takes no layer of"):
-        _check_into(at, "requantized")
+        check_into(at, "requantized")
     merged.save_pretrained(tmp_path / "merged")
     config = transformers.AutoConfig.from_pretrained(tmp_path / "merged")
     assert not hasattr(config, "quantization_config")

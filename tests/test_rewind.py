@@ -157,7 +157,7 @@ def test_other_data_than_that_of_the_training_is_noticed(labelled, tmp_path):
 def test_what_cannot_be_is_told_before_weights_are_loaded(labelled, tmp_path, monkeypatch):
     run_folder, reviews = labelled
     monkeypatch.setattr(
-        "peftkit.deploy.rewinding.rewind.load_proven",
+        "peftkit.deploy.rewinding.moved_model.load_proven",
         lambda *_: pytest.fail("weights are loaded"),
     )
     shutil.copytree(run_folder, tmp_path / "run")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from peftkit.adapters.record import Record, chat_template_sha256, tokenizer_sha256
+from peftkit.bases.files import download_weights
 from peftkit.bases.fingerprint import fingerprint
 from peftkit.bases.opened import OpenedBase
-from peftkit.bases.opening import download_weights
 from peftkit.errors import AdapterError
 
 CHAT_TEMPLATE = "chat_template.jinja"

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
-from peftkit.adapters.base_origin import (
-    dequantized_folder,
-    loading_arguments,
-    origin,
-    packaged_base,
-    repository,
-)
+from peftkit.adapters.base_code import base_code
+from peftkit.adapters.base_origin import dequantized_folder, origin, packaged_base, repository
 from peftkit.adapters.pooled_code import adapter_code, model_code
 from peftkit.adapters.record import Record
 from peftkit.data.encoded import Head
@@ -82,11 +78,11 @@ With PEFT alone:
 ```python
 {% endif -%}
 from peft import PeftModel
-from transformers import {{ head.auto_class }}{{ further_imports }}
+from transformers import {{ head.auto_class }}{{ code.imports }}
 
-{{ config }}base = {{ head.auto_class }}.from_pretrained("{{ base_path }}"{{ options }})
+{{ code.config }}base = {{ head.auto_class }}.from_pretrained("{{ code.path }}"{{ code.options }})
 model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
-{{ float32_kernels }}```
+{{ code.float32_kernels }}```
 {%- if virtual %}
 
 If the base is a decoder, give it texts of one length at a time, or one by one: in a batch with
@@ -105,12 +101,12 @@ model = {{ head.auto_class }}.from_pretrained("path/to/this/folder").eval()
 
 ```python
 from safetensors.torch import load_file
-from transformers import {{ head.auto_class }}{{ further_imports }}
+from transformers import {{ head.auto_class }}{{ code.imports }}
 
-{{ config }}model = {{ head.auto_class }}.from_pretrained("{{ base_path }}"{{ options }})
+{{ code.config }}model = {{ head.auto_class }}.from_pretrained("{{ code.path }}"{{ code.options }})
 model.load_state_dict(load_file("path/to/this/folder/trained.safetensors"), strict=False)
 model.eval()
-{{ float32_kernels }}```
+{{ code.float32_kernels }}```
 {%- endif %}
 {%- if added and library != "transformers" and not pooled %}
 
@@ -153,46 +149,6 @@ The recipe, the digests of base, tokenizer and weights, and probes that prove th
 loaded rightly are in `peftkit.json`. Versions: {{ versions }}.
 """
 
-FLOAT32_KERNELS = """\
-for module in model.modules():  # else bitsandbytes repacks 4-bit weights on some CPUs, and rounds
-    if hasattr(module, "support_avx512bf16_for_cpu"):
-        module.support_avx512bf16_for_cpu = False
-"""
-
-
-def _config_options(record: Record) -> list[str]:
-    """Keyword arguments of `from_pretrained` that are about the configuration."""
-    labels = [f"num_labels={len(record.head.labels)}"] if record.head.labels else []
-    return [*labels, *loading_arguments(record.base)[1]]
-
-
-def _config_code(record: Record, base_path: str) -> str:
-    """Code that says which layers of a base that is quantized already are new and are not."""
-    if record.base["quantization"] != "none" or not record.base["unquantized"]:
-        return ""
-    options = "".join(f", {option}" for option in _config_options(record))
-    return (
-        f'config = AutoConfig.from_pretrained("{base_path}"{options})\n'
-        f'config.quantization_config["llm_int8_skip_modules"] = '
-        f"{json.dumps(record.base['unquantized'])}\n"
-    )
-
-
-def _load_options(record: Record) -> list[str]:
-    """Keyword arguments of `from_pretrained` that give the base as it was trained on."""
-    if _config_code(record, ""):
-        return ["config=config"]
-    options = _config_options(record)
-    kind = record.base["quantization"]
-    if kind != "none":
-        eight, four = "load_in_8bit=True", f'load_in_4bit=True, bnb_4bit_quant_type="{kind}"'
-        four += ", bnb_4bit_use_double_quant=True" if record.base["double_quant"] else ""
-        skipped = json.dumps(record.base["unquantized"])
-        kept = f", llm_int8_skip_modules={skipped}" if record.base["unquantized"] else ""
-        arguments = f"{eight if kind == 'int8' else four}{kept}"
-        options.append(f"quantization_config=BitsAndBytesConfig({arguments})")
-    return options
-
 
 def write_card(folder: Path, name: str, record: Record, command: str, prompt: str) -> None:
     """Writes README.md; it holds no rows of data and no local paths.
@@ -201,37 +157,22 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
         command: of peftkit, by which the model is asked.
         prompt: code that makes what the model goes on with; empty where it does not write.
     """
-    head: Head = record.head
-    base = record.base
-    known = base["hub_id"] or base["name"]
-    reachable = bool(base["hub_id"] or packaged_base(base))
-    revision = f" at revision `{base['revision']}`" if base["revision"] else ""
-    files = ", ".join(f"`{n}` {d[:12]}" for n, d in base["files"].items())
-    where = f"`{known}`{revision} (SHA-256 of its files: {files})"
-    if not reachable:
-        where += "; it was a local file or folder, which you need too"
-    if told := origin(base):
-        where += f": {told}"
-    library = "peft" if (folder / "adapter_config.json").is_file() else "other"
-    if whole := (folder / "config.json").is_file():
-        library = "transformers"
+    head, base = record.head, record.base
+    library = _library(folder, head)
     pooled = ""
     if head.pooling:
-        library = "peftkit"  # those who read this would load it with the architecture's own head
-        pooled = model_code(head.pooling) if whole else adapter_code(head.pooling, reachable)
-    base_path, _ = loading_arguments(base)
-    config = _config_code(record, base_path)
-    imports = ", AutoConfig" if config else ""
-    imports += "" if base["quantization"] == "none" else ", BitsAndBytesConfig"
+        whole = (folder / "config.json").is_file()
+        pooled = (
+            model_code(head.pooling) if whole else adapter_code(head.pooling, _is_reachable(base))
+        )
     method = record.recipe["method"]
     added = record.recipe["base"]["added_tokens"]
-    four_bits = record.recipe["base"]["quantization"] in ("nf4", "fp4")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     text = environment.from_string(TEMPLATE).render(
         record=record,
         unfinished=any(row.startswith(VALIDATED) for row in record.metrics),
         name=name,
-        base=known,
+        base=_known_name(base),
         head=head,
         labels=", ".join(f"`{label}`" for label in head.labels),
         source=", ".join(
@@ -249,14 +190,41 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
         added_list=", ".join(f"{token!r}" for token in added),
         pipeline_tag=PIPELINE_TAGS.get(head.task_type, head.task_type.lower()),
         repository=repository(base),
-        where=where,
+        where=_where(base),
         folder=dequantized_folder(base) if library != "transformers" and not pooled else "",
-        base_option="" if reachable else " --base path/to/the/base",
-        base_path=base_path,
-        config=config,
-        float32_kernels=FLOAT32_KERNELS if four_bits else "",
-        options="".join(f", {option}" for option in _load_options(record)),
-        further_imports=imports,
+        base_option="" if _is_reachable(base) else " --base path/to/the/base",
+        code=base_code(record),
         versions=", ".join(f"{package} {version}" for package, version in record.versions.items()),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _library(folder: Path, head: Head) -> str:
+    """The library by which a folder is loaded, as the Hub names it; `other` for tensors alone."""
+    if head.pooling:
+        return "peftkit"  # those who read this would load it with the architecture's own head
+    if (folder / "config.json").is_file():
+        return "transformers"
+    return "peft" if (folder / "adapter_config.json").is_file() else "other"
+
+
+def _known_name(base: Mapping[str, Any]) -> str:
+    """The name by which a person knows a base."""
+    return str(base["hub_id"] or base["name"])
+
+
+def _is_reachable(base: Mapping[str, Any]) -> bool:
+    """Whether a base is found by its name on any machine."""
+    return bool(base["hub_id"] or packaged_base(base))
+
+
+def _where(base: Mapping[str, Any]) -> str:
+    """Markdown on where a base comes from, with the digests of its files."""
+    revision = f" at revision `{base['revision']}`" if base["revision"] else ""
+    files = ", ".join(f"`{n}` {d[:12]}" for n, d in base["files"].items())
+    where = f"`{_known_name(base)}`{revision} (SHA-256 of its files: {files})"
+    if not _is_reachable(base):
+        where += "; it was a local file or folder, which you need too"
+    if source := origin(base):
+        where += f": {source}"
+    return where

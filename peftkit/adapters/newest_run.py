@@ -6,12 +6,8 @@ import glob
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from peftkit.errors import AdapterError, not_found
-
-if TYPE_CHECKING:
-    pass
 
 LATEST = "@latest"
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from peftkit.adapters.loading import load_proven
 from peftkit.adapters.record import Record
-from peftkit.atomic import settle
+from peftkit.atomic import fsync_files
 from peftkit.bases.added_tokens import save_added_tokens
 from peftkit.bases.loading import generation_config
 from peftkit.bases.opened import OpenedBase
@@ -41,7 +41,7 @@ def write_weights(
     if head.generation:  # without it, transformers would go on after the end of an answer
         generation_config(head, base.tokenizer.pad_token_id).save_pretrained(folder)
     _name_base(folder, base)
-    settle(folder)
+    fsync_files(folder)
     return folder, {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))}
 
 

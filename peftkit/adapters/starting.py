@@ -16,8 +16,8 @@ from peftkit.adapters.inspection.inspecting import inspect
 from peftkit.adapters.inspection.settings import missing_settings
 from peftkit.adapters.record import Record, chat_template_sha256
 from peftkit.bases.added_tokens import restore_added_tokens
+from peftkit.bases.files import has_weights
 from peftkit.bases.opened import OpenedBase
-from peftkit.bases.opening import has_weights
 from peftkit.data.encoded import Head
 from peftkit.data.packaged import sha256_of
 from peftkit.errors import AdapterError, quoted

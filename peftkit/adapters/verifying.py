@@ -13,7 +13,7 @@ from peftkit.adapters.inspection.inspecting import inspect
 from peftkit.adapters.own_classes import how_to_trust, kinds_from_outside
 from peftkit.adapters.saved_recipe import quick_recipe
 from peftkit.bases.base import Base
-from peftkit.bases.opening import fetch, find_local
+from peftkit.bases.files import fetch, find_local
 from peftkit.errors import PeftkitError, UnreachableError, first_line
 from peftkit.wording import plural
 

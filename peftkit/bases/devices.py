@@ -88,8 +88,8 @@ def peak_memory_mb(device: torch.device) -> float:
     return resident / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def forget_peak(device: torch.device) -> None:
-    """Lets `peak_memory_mb` begin anew, where the system can; else it goes on."""
+def reset_peak(device: torch.device) -> None:
+    """Resets what `peak_memory_mb` measures, where the system can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
@@ -98,9 +98,9 @@ def forget_peak(device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def quick_collections() -> Iterator[None]:
-    """Inside, Python's collector of cycles looks at nothing that was there before. With all
-    libraries imported it would take a third of a second each time, and a run asks for it six times.
+def frozen_gc() -> Iterator[None]:
+    """Freezes existing objects so that garbage collection inside skips them. With all libraries
+    imported a collection would take a third of a second, and a run collects six times.
     """
     gc.collect()
     gc.freeze()
@@ -110,9 +110,9 @@ def quick_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-def give_back_memory() -> None:
-    """Lets go of what is not used any more: Python's cycles, the GPU's cache, and freed memory that
-    glibc keeps (370 MB after a model of 135M parameters was quantized).
+def release_memory() -> None:
+    """Frees unreferenced cycles, the GPU's cache and free heap pages, which glibc keeps (370 MB
+    after a model of 135M parameters was quantized).
     """
     gc.collect()
     if torch.cuda.is_available():
@@ -139,7 +139,7 @@ def resident_mb() -> float:
 
 
 class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside, counts the bytes of tensors that come to be, as long as they are alive."""
+    """Counts the bytes of tensors that are made inside, as long as they are alive."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from peftkit.bases.files import WEIGHT_FILES
 from peftkit.bases.opened import OpenedBase
-from peftkit.bases.opening import WEIGHT_FILES
 from peftkit.data.packaged import sha256_of
 
 

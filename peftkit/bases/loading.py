@@ -6,9 +6,9 @@ import copy
 import re
 from typing import TYPE_CHECKING, Any
 
+from peftkit.bases.files import download_weights
 from peftkit.bases.loaded_model import LoadedModel
 from peftkit.bases.opened import OpenedBase
-from peftkit.bases.opening import download_weights
 from peftkit.bases.quantizing import (
     count_quantized,
     keep_differentiable,
@@ -109,6 +109,27 @@ def load_weights(
     )
     fresh = [*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])]
     modules = _head_modules(model, head, fresh)
+    _refuse_random_trunk(base, fresh, modules)
+    resize_vocabulary(model, base)
+    counted = None
+    if quantized:
+        settle_quantized(model, dtype)
+        counted = count_quantized(model, modules)
+    else:
+        model.to(device)
+    keep_differentiable(model)
+    if head.generation:  # instead of the base's own settings, which would fill the gaps
+        model.generation_config = generation_config(head, base.tokenizer.pad_token_id)
+    return LoadedModel(model, modules, tuple(fresh), counted)
+
+
+def _refuse_random_trunk(base: OpenedBase, fresh: list[str], modules: tuple[str, ...]) -> None:
+    """Raises BaseModelError if a base's checkpoint lacks weights outside of the head's modules.
+
+    Args:
+        fresh: names of the parameters that the checkpoint does not hold.
+        modules: of the head.
+    """
     random = [key for key in fresh if not key.startswith(tuple(m + "." for m in modules))]
     if random:
         raise BaseModelError(
@@ -116,17 +137,6 @@ def load_weights(
             "they would be random",
             "it is incomplete or of another architecture than its config.json says",
         )
-    resize_vocabulary(model, base)
-    found = None
-    if quantized:
-        settle_quantized(model, dtype)
-        found = count_quantized(model, modules)
-    else:
-        model.to(device)
-    keep_differentiable(model)
-    if head.generation:  # instead of the base's own settings, which would fill the gaps
-        model.generation_config = generation_config(head, base.tokenizer.pad_token_id)
-    return LoadedModel(model, modules, tuple(fresh), found)
 
 
 def generation_config(head: Head, pad_token_id: int) -> Any:

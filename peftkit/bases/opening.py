@@ -1,36 +1,20 @@
-"""Opens a base: its files, configuration and tokenizer, but no weights.
-
-Four forms lead to one local folder: a Hub id (small files are downloaded now, weights when they
-are loaded), a local folder, a GGUF file (dequantized once into a cache), `packaged:NAME`.
-"""
+"""Opens a base: its files, configuration and tokenizer, but no weights."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from peftkit.bases.base import Base
 from peftkit.bases.chat_templates import chat_template
-from peftkit.bases.gguf import dequantized
+from peftkit.bases.files import find_files
 from peftkit.bases.opened import OpenedBase
 from peftkit.bases.packages import named_by_library
 from peftkit.bases.padding import choose_padding
-from peftkit.bases.stand_ins import stand_in
 from peftkit.bases.vocabulary import embedding_rows
-from peftkit.data.packaged import MODELS, PREFIX, find_packaged
-from peftkit.errors import (
-    BaseModelError,
-    UnreachableError,
-    first_line,
-    not_found,
-    quoted,
-)
+from peftkit.errors import BaseModelError, first_line, quoted
 
-SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
-WEIGHT_FILES = ["model*.safetensors", "pytorch_model*.bin"]
-"""In order of preference; other weight formats in a repository are not downloaded."""
 NEEDED = {
     "gptq": "package gptqmodel and a GPU",
     "awq": "package gptqmodel and a GPU",
@@ -40,15 +24,12 @@ NEEDED = {
 """What transformers needs for weights that are quantized by others than bitsandbytes."""
 LEAST_TEXT = 4
 """Tokens that must fit beside virtual tokens."""
-
 POSITIONS_AFTER_PADDING = (
     "camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta",
     "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
 )  # fmt: skip
 """Families whose first position is `pad_token_id + 1`, so that they read fewer tokens than they
 have positions."""
-
-
 PADDED_ON_THE_LEFT = ("xlnet",)
 """Families whose classifiers take the last position for the text's, whatever it is."""
 
@@ -66,20 +47,8 @@ def open_base(base: Base, virtual_tokens: int = 0, one_output: bool = False) -> 
         MissingPackageError: a `packaged:` base whose package is not installed, or what reads the
             base's files.
     """
-    from transformers import AutoConfig, AutoTokenizer
-
-    found = _find(base)
-    options = {"trust_remote_code": base.trust_remote_code}
-    try:
-        config = AutoConfig.from_pretrained(found.folder, **options)
-        tokenizer = AutoTokenizer.from_pretrained(found.folder, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        if missing := named_by_library(error, found.folder):
-            raise missing from error
-        raise BaseModelError(
-            f"`{base.name_or_path}` cannot be opened: {first_line(error)}",
-            "it needs a config.json and tokenizer files that this version of transformers knows",
-        ) from error
+    opened = find_files(base)
+    config, tokenizer = _config_and_tokenizer(base, opened.folder)
     if config.model_type in PADDED_ON_THE_LEFT:
         raise BaseModelError(
             f"`{base.name_or_path}` is a {config.model_type} model, which reads texts that are "
@@ -90,24 +59,53 @@ def open_base(base: Base, virtual_tokens: int = 0, one_output: bool = False) -> 
     if base.chat_template:
         tokenizer.chat_template = chat_template(base.chat_template)
     choose_padding(tokenizer, config, one_output)
-    positions = getattr(config, "max_position_embeddings", None) or 0
-    positions = positions if positions > 0 else tokenizer.model_max_length  # XLNet says -1
-    if config.model_type in POSITIONS_AFTER_PADDING:
-        positions -= (config.pad_token_id or 0) + 1
-    tokenizer.model_max_length = min(tokenizer.model_max_length, positions) - virtual_tokens
+    readable = _readable_tokens(tokenizer, config)
+    tokenizer.model_max_length = readable - virtual_tokens
     if tokenizer.model_max_length < LEAST_TEXT:
         raise BaseModelError(
-            f"`{base.name_or_path}` reads {tokenizer.model_max_length + virtual_tokens} tokens, "
+            f"`{base.name_or_path}` reads {readable} tokens, "
             f"and {virtual_tokens} virtual tokens leave no room for a text",
             "lower `method.num_virtual_tokens`",
         )
     return replace(
-        found,
+        opened,
         spec=_as_quantized(base, config),
         config=config,
         tokenizer=tokenizer,
         added_ids=_add_tokens(tokenizer, base.added_tokens, embedding_rows(config)),
     )
+
+
+def _config_and_tokenizer(base: Base, folder: Path) -> tuple[Any, Any]:
+    """Transformers' configuration and tokenizer of a base, from its folder.
+
+    Raises:
+        BaseModelError: transformers cannot read them.
+        MissingPackageError: what reads them is not installed.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    options = {"trust_remote_code": base.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(folder, **options)
+        return config, AutoTokenizer.from_pretrained(folder, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        if missing := named_by_library(error, folder):
+            raise missing from error
+        raise BaseModelError(
+            f"`{base.name_or_path}` cannot be opened: {first_line(error)}",
+            "it needs a config.json and tokenizer files that this version of transformers knows",
+        ) from error
+
+
+def _readable_tokens(tokenizer: Any, config: Any) -> int:
+    """How many tokens a model reads: the tokenizer's limit, or its positions if they are fewer."""
+    positions = getattr(config, "max_position_embeddings", None) or 0
+    positions = positions if positions > 0 else tokenizer.model_max_length  # XLNet says -1
+    if config.model_type in POSITIONS_AFTER_PADDING:
+        positions -= (config.pad_token_id or 0) + 1
+    readable: int = min(tokenizer.model_max_length, positions)
+    return readable
 
 
 def _as_quantized(base: Base, config: Any) -> Base:
@@ -167,119 +165,3 @@ def _add_tokens(tokenizer: Any, tokens: tuple[str, ...], rows: int | None) -> tu
             f"name all in this order: {quoted(between)}",
         )
     return ids
-
-
-def download_weights(base: OpenedBase) -> None:
-    """Completes the folder of a Hub base with its weight files; others have them already.
-
-    Raises:
-        BaseModelError: there are none.
-    """
-    if base.source is not None:
-        return None
-    if base.folder.parent.name != "snapshots":
-        return check_has_weights(base.folder)
-    for pattern in WEIGHT_FILES:
-        _snapshot(base.spec, [pattern, pattern + ".index.json"])
-        if any(base.folder.glob(pattern)):
-            return None
-    raise BaseModelError(
-        f"`{base.spec.name_or_path}` has none of the weight files {', '.join(WEIGHT_FILES)}",
-        "choose a repository with safetensors weights",
-    )
-
-
-def has_weights(base: OpenedBase) -> bool:
-    """Whether the weights are on this machine; those of a Hub base come when they are needed."""
-    return any(next(base.folder.glob(pattern), None) for pattern in WEIGHT_FILES)
-
-
-def find_local(base: Base) -> Path | None:
-    """The folder or file of a base that is on this machine; None for a Hub id.
-
-    Raises:
-        BaseModelError: nothing is there, or it is no model.
-        MissingPackageError: a `packaged:` base whose package is not installed.
-    """
-    name = base.name_or_path
-    if name.startswith(PREFIX):
-        return find_packaged(name, MODELS)[1]
-    path = Path(name).expanduser()
-    if not path.exists():
-        if name.startswith(("/", "./", "../", "~")) or name.endswith(".gguf"):
-            raise BaseModelError(f"no file or folder `{name}`", not_found(path), missing=path)
-        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-            raise BaseModelError(
-                f"`{name}` is neither a Hub id (`org/name`), a folder, a .gguf file nor "
-                f"`{PREFIX}NAME`"
-            )
-        return None
-    if path.is_file() and path.suffix != ".gguf":
-        raise BaseModelError(f"`{name}` is a file", "give the model's folder, or a .gguf file")
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise BaseModelError(
-            f"the folder `{path}` has no config.json",
-            "give the folder that transformers' `save_pretrained` wrote",
-        )
-    if path.is_dir():
-        _check_files(path)
-    return path
-
-
-def _check_files(folder: Path) -> None:
-    """Raises BaseModelError if something else stands for one of a folder's files."""
-    for pattern in ("*.json", *WEIGHT_FILES):
-        for file in sorted(folder.glob(pattern)):
-            if instead := stand_in(file):
-                raise BaseModelError(f"`{file}` {instead.what}", instead.advice)
-
-
-def check_has_weights(folder: Path) -> None:
-    """Raises BaseModelError if a folder with a base has no weights in it."""
-    if not any(next(folder.glob(pattern), None) for pattern in WEIGHT_FILES):
-        raise BaseModelError(
-            f"the folder `{folder}` has none of the weight files {quoted(WEIGHT_FILES)}",
-            "give the folder that transformers' `save_pretrained` wrote",
-        )
-
-
-def _find(base: Base) -> OpenedBase:
-    path = find_local(base)
-    if path is None:
-        folder = fetch(base)
-        return OpenedBase(base, folder, None, None, hub_id=base.name_or_path, revision=folder.name)
-    hub_id = ""
-    if base.name_or_path.startswith(PREFIX):
-        hub_id = MODELS[base.name_or_path.removeprefix(PREFIX)].hub_id
-    if path.is_file():
-        return OpenedBase(base, dequantized(path), None, None, hub_id=hub_id, source=path)
-    return OpenedBase(base, path, None, None, hub_id=hub_id)
-
-
-def fetch(base: Base) -> Path:
-    """The folder with a Hub base's small files: configuration, tokenizer.
-
-    Raises:
-        UnreachableError: the Hub does not give them.
-    """
-    return _snapshot(base, SMALL_FILES)
-
-
-def _snapshot(base: Base, patterns: list[str]) -> Path:
-    """The base's folder in the Hub cache, with at least the files that match the patterns."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(
-                base.name_or_path, revision=base.revision or None, allow_patterns=patterns
-            )
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UnreachableError(
-            f"`{base.name_or_path}` is no local folder, and the Hub does not give it: "
-            f"{first_line(error)}",
-            "check the id and the network, log in with `hf auth login` if it is gated, "
-            "or give a local folder",
-        ) from error

@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from peftkit.bases.files import WEIGHT_FILES
 from peftkit.bases.loaded_model import Quantized
 from peftkit.bases.opened import OpenedBase
-from peftkit.bases.opening import WEIGHT_FILES
 from peftkit.bases.packages import require
 from peftkit.errors import BaseModelError
 

@@ -8,12 +8,9 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftkit.bases.packages import check_needed
-
-if TYPE_CHECKING:
-    pass
 
 NOISY = ("bitsandbytes", "huggingface_hub")
 """Loggers whose notes a person need not read."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from peftkit.adapters.hub import find_adapter, on_this_machine
 from peftkit.adapters.inspection.settings import parse_settings
-from peftkit.atomic import place, refuse_taken
+from peftkit.atomic import output_path, refuse_taken
 from peftkit.bases.quiet_libraries import quiet_libraries
 from peftkit.data.source import Source, is_encoding
 from peftkit.deploy.exporting.request import FILES, check_choices
@@ -226,7 +226,7 @@ def _check_places(options: argparse.Namespace, a_file: bool = False) -> None:
     """Raises if there is no adapter, or its output cannot be written, before anything is loaded."""
     find_adapter(options.run)
     if options.output:
-        refuse_taken(place(options.output), a_file)
+        refuse_taken(output_path(options.output), a_file)
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -7,35 +7,24 @@ good.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from peftkit.bases.packages import named_packages
-from peftkit.bases.quiet_libraries import quiet_libraries
 from peftkit.cli.adapters import adapter_command
 from peftkit.cli.compare import add_compare, compare_command
 from peftkit.cli.options import add_adapter_commands
-from peftkit.errors import (
-    BaseModelError,
-    OutputError,
-    PeftkitError,
-    RecipeError,
-    first_line,
-    not_found,
-)
-from peftkit.parts.problems import all_problems
-from peftkit.parts.scripts import import_file, import_trusted, refuse_shadowing, script_errors
+from peftkit.cli.recipe_files import hint_beside, recipe_in, recipe_of
+from peftkit.cli.recipes import check_command, new_command, plan_command, run_command
+from peftkit.errors import PeftkitError
+from peftkit.parts.scripts import import_trusted, refuse_shadowing
 from peftkit.recipe import Recipe, recipe_schema
-from peftkit.reports.terminal import open_console, print_note
-from peftkit.stages.run_folder import taken_name
 from peftkit.training.threads import sleep_while_waiting
 
 RECIPE_COMMANDS = ("run", "check", "plan", "compare")
@@ -54,7 +43,7 @@ def main(recipe: Callable[[], Recipe], arguments: Sequence[str] | None = None) -
 
     def command() -> None:
         refuse_shadowing(script)
-        _run(_recipe_of(recipe, script, overrides), options, script)
+        run_command(recipe_of(recipe, script, overrides), options, script)
 
     _exit(command, options.debug, options.json)
 
@@ -117,212 +106,21 @@ def _command(options: argparse.Namespace, overrides: list[str]) -> None:
     if options.command == "schema":
         print(json.dumps(recipe_schema(), indent=2))
     elif options.command == "new":
-        _new(options.name)
+        new_command(options.name)
     elif options.command == "compare":
         from peftkit.stages.early import look
 
-        recipes = [_recipe_in(Path(file), overrides) for file in options.files]
-        with _beside(Path(options.files[0])):
+        recipes = [recipe_in(Path(file), overrides) for file in options.files]
+        with hint_beside(Path(options.files[0])):
             look(recipes[0])  # the others have the same base and data
         compare_command(recipes, options)
     elif options.command in RECIPE_COMMANDS:
         file = Path(options.file)
-        recipe = _recipe_in(file, overrides)
-        {"run": _run, "check": _check, "plan": _plan}[options.command](recipe, options, file)
+        recipe = recipe_in(file, overrides)
+        does = {"run": run_command, "check": check_command, "plan": plan_command}
+        does[options.command](recipe, options, file)
     else:
         adapter_command(options)
-
-
-def _recipe_in(file: Path, overrides: list[str]) -> Recipe:
-    """The recipe of a script or a recipe.json, with overrides."""
-    if file.is_dir():
-        found = next(
-            (name for name in ("recipe.json", "recipes/*.json") if any(file.glob(name))), ""
-        )
-        raise RecipeError(f"`{file}` is a folder", f"try `{file / found}`" if found else "")
-    if not file.is_file():
-        raise RecipeError(f"no file `{file}`", not_found(file))
-    if file.suffix not in (".py", ".json"):
-        raise RecipeError(
-            f"`{file}` is no recipe: its name ends in neither .py nor .json",
-            "`peftkit new NAME` writes one to start from",
-        )
-    if file.suffix == ".py":
-        module = import_file(file)
-        if not callable(getattr(module, "recipe", None)):
-            raise RecipeError(
-                f"`{file}` has no function `recipe`", "`peftkit new NAME` writes one to start from"
-            )
-        return _recipe_of(module.recipe, file, overrides)
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"`{file}` is not UTF-8 text") from error
-    recipe = Recipe.from_json(text, str(file))
-    return _overridden(recipe, file, overrides)
-
-
-def _recipe_of(build: Callable[[], Recipe], file: Path, overrides: list[str]) -> Recipe:
-    with all_problems(str(file)), script_errors(file):
-        recipe = build()
-    if not isinstance(recipe, Recipe):
-        raise RecipeError(f"`recipe()` in {file} returns {type(recipe).__name__}, not a Recipe")
-    return _overridden(recipe, file, overrides)
-
-
-def _overridden(recipe: Recipe, file: Path, overrides: list[str]) -> Recipe:
-    if not recipe.name:
-        recipe = recipe.with_(name=_folder_name(file.stem))
-    if not overrides:
-        return recipe
-    import tyro
-
-    with all_problems("command line"):
-        return tyro.cli(
-            Recipe,
-            default=recipe,
-            args=overrides,
-            prog=file.name,
-            description="Also: --output-dir DIR, --json, --debug.",
-        )
-
-
-def _folder_name(stem: str) -> str:
-    return "".join(c if c.isalnum() or c in "_-." else "-" for c in stem).lstrip("-.") or "run"
-
-
-@contextlib.contextmanager
-def _beside(script: Path) -> Iterator[None]:
-    """Inside, an error about a file that is missing says so if it lies beside the script."""
-    try:
-        yield
-    except PeftkitError as error:
-        if error.missing and not error.missing.is_absolute():
-            there = script.parent / error.missing
-            if there.exists():
-                error.hint = (
-                    f"it lies beside the script: give `{os.path.relpath(there)}`, as paths are "
-                    f"looked for in the current folder, `{Path.cwd()}`"
-                )
-        raise
-
-
-def _run(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
-    from peftkit.stages.early import look
-
-    with _beside(file):
-        rows = look(recipe, options.output_dir)
-    console = open_console(options.json)
-    console.print(
-        f"[bold]{recipe.name}[/]  {recipe.method.kind()} on {recipe.base.name_or_path}, "
-        f"{recipe.task.kind()}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if other := taken_name(recipe.name, options.output_dir):
-        console.print(
-            f"  [yellow]note:[/] `{other.parent / recipe.name}` exists; this run goes to "
-            f"`{other}`; `{other.parent / recipe.name}@latest` names the newest",
-            highlight=False,
-            soft_wrap=True,
-        )
-    quiet_libraries()
-    from peftkit.run import run
-
-    done = run(recipe, options.output_dir, console, rows=rows)
-    if not done.record:
-        return
-    console.print(f"  adapter  {done.folder / 'adapter'}", highlight=False, soft_wrap=True)
-    console.print(f"  receipt  {done.folder / 'receipt.html'}", highlight=False, soft_wrap=True)
-    if options.json:
-        print(json.dumps({"folder": str(done.folder), **done.record}, ensure_ascii=False))
-
-
-def _check(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
-    from peftkit.stages.early import look
-
-    with _beside(file):
-        rows = look(recipe)
-    quiet_libraries()
-    from peftkit.reports.console import print_example, print_ledger
-    from peftkit.stages.preparing import prepare
-
-    prepared = prepare(recipe, rows)
-    console = open_console(options.json)
-    print_ledger(console, prepared.ledger, whole=True)
-    unmergeable = recipe.method.supports_merging(prepared.base.spec)
-    console.print(
-        f"\n  {recipe.method.kind()} trains {prepared.trainable_parameters:,} of "
-        f"{prepared.total_parameters:,} parameters\n"
-        f"  merging: {unmergeable or 'into the weights it was trained on'}\n\n"
-        "  the first training example:",
-        highlight=False,
-        soft_wrap=True,
-    )
-    print_example(console, prepared.example())
-    console.print("\n  nothing is wrong that can be told without weights", style="green")
-    if options.json:
-        value = {
-            "recipe": json.loads(recipe.model_dump_json()),
-            "trainable_parameters": prepared.trainable_parameters,
-            "total_parameters": prepared.total_parameters,
-            "merging_refused": unmergeable or "",
-            "ledger": prepared.ledger.to_json(),
-            "example": [asdict(piece) for piece in prepared.example()],
-        }
-        print(json.dumps(value, ensure_ascii=False))
-
-
-def _plan(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
-    from peftkit.stages.early import look
-
-    with _beside(file):
-        rows = look(recipe)
-    quiet_libraries()
-    from peftkit.bases.devices import open_accelerator
-    from peftkit.reports.console import print_plan
-    from peftkit.run import plan
-    from peftkit.stages.preparing import prepare
-    from peftkit.training.threads import cpu_threads
-
-    prepared = prepare(recipe, rows)
-    try:
-        with cpu_threads(prepared.recipe.training.threads or 1):
-            planned = plan(prepared, open_accelerator(prepared.recipe.base), timed=True).to_json()
-    except (MemoryError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
-        if isinstance(error, PeftkitError):
-            raise
-        raise BaseModelError(
-            f"no small copy of `{prepared.base.name}` could be measured: "
-            f"{type(error).__name__}: {first_line(error)}",
-            "train it without a plan, or lower `training.micro_batch_tokens` if memory ran out",
-        ) from error
-    console = open_console(options.json)
-    print_plan(console, planned)
-    for note in prepared.ledger.notes:
-        print_note(console, note)
-    if options.json:
-        print(json.dumps(planned, ensure_ascii=False))
-
-
-def _new(name: str) -> None:
-    from importlib import resources
-
-    file = Path(f"{name.removesuffix('.py')}.py")
-    if _folder_name(file.stem) != file.stem:
-        raise RecipeError(f"`{file.stem}` is no name for a file", "use letters, digits, `-`, `_`")
-    refuse_shadowing(file)
-    template = (
-        resources.files("peftkit.cli").joinpath("new_recipe.py.txt").read_text(encoding="utf-8")
-    )
-    try:
-        with file.open("x", encoding="utf-8") as opened:
-            opened.write(template.replace("NAME", file.stem))
-    except FileExistsError:
-        raise OutputError(f"`{file}` exists already, and nothing is overwritten") from None
-    except OSError as error:
-        raise OutputError(f"cannot write `{file}`: {error.strerror}") from error
-    print(f"wrote {file}\n\n  python {file} --help\n  python {file}")
 
 
 def _terminate(*_: object) -> None:

@@ -23,7 +23,10 @@ from peftkit.bases.loading import empty_model
 from peftkit.bases.opened import OpenedBase
 from peftkit.data.encoded import Head
 from peftkit.errors import AdapterError, quoted
-from peftkit.methods.peft_layout import WITHOUT_EFFECT, inject_peft, lora_layers
+from peftkit.methods.peft_injection import inject_peft
+from peftkit.methods.peft_layers import lora_layers
+from peftkit.methods.peft_layout import WITHOUT_EFFECT
+from peftkit.methods.peft_types import ADAPTER_NAME
 
 PREFIX = "base_model.model."
 PARTS = ("lora_A.weight", "lora_B.weight", "lora_A", "lora_B", "lora_E")
@@ -119,10 +122,10 @@ def read_updates(
         b = parts["lora_B.weight"] if parts["lora_B"] is None else parts["lora_B"]
         if a is None or b is None:
             raise AdapterError(f"the adapter has no tensors for `{module}`", "copy it again")
-        scale, b = float(layer.scaling["default"]), b.float()
+        scale, b = float(layer.scaling[ADAPTER_NAME]), b.float()
         if parts["lora_E"] is not None:
             b = b * parts["lora_E"].float().reshape(1, -1)  # B diag(E)
-            scale /= layer.r["default"] + 1e-5  # as AdaLoRA does in PEFT
+            scale /= layer.r[ADAPTER_NAME] + 1e-5  # as AdaLoRA does in PEFT
         if a.shape[0]:  # AdaLoRA has given every rank of it away
             found[module] = Update(a.float().numpy(), b.numpy(), scale)
     if not any(update.scale for update in found.values()):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from peftkit.methods.method import Layout, Method
+from peftkit.methods.peft_types import ADAPTER_NAME
 from peftkit.methods.stored import _StoredByPeft
 from peftkit.methods.targets import Blocks, LinearTargets, Parents, blocks_and_targets_fit
 
@@ -92,11 +93,8 @@ class AdaLoRA(_StoredByPeft):
         from peftkit.methods.checked_targets import linear_targets
         from peftkit.methods.layers import excluded
         from peftkit.methods.matching import inject_checked
-        from peftkit.methods.peft_layout import (
-            fan_in_fan_out,
-            lora_layers,
-            modules_to_save,
-        )
+        from peftkit.methods.peft_injection import fan_in_fan_out, modules_to_save
+        from peftkit.methods.peft_layers import lora_layers
 
         config = AdaLoraConfig(
             task_type=encoded.head.task_type,
@@ -122,7 +120,7 @@ class AdaLoRA(_StoredByPeft):
         injected = inject_checked(model, config, self.model_dump(include=own))
         # on a bfloat16 base PEFT would train the rank itself
         for layer in lora_layers(injected).values():
-            layer.ranknum["default"].requires_grad_(False)
+            layer.ranknum[ADAPTER_NAME].requires_grad_(False)
         return injected
 
     def supports_steps(self, num_steps: int) -> str | None:
@@ -139,7 +137,7 @@ class AdaLoRA(_StoredByPeft):
 
     def after_step(self, model: nn.Module, step: int, num_steps: int) -> None:
         tuner: Any = model.base_model
-        config = tuner.peft_config["default"]
+        config = tuner.peft_config[ADAPTER_NAME]
         if config.total_step == UNKNOWN_STEPS:
             config.total_step = num_steps
             config.tinit, config.tfinal = self._phases(num_steps)
@@ -154,13 +152,14 @@ class AdaLoRA(_StoredByPeft):
     def penalty(self, model: nn.Module) -> torch.Tensor | None:
         import torch
 
-        from peftkit.methods.peft_layout import lora_layers
+        from peftkit.methods.peft_layers import lora_layers
 
         if not self.orth_reg_weight:
             return None
         distances = []
         for layer in lora_layers(model).values():
-            for part in (layer.lora_A["default"], layer.lora_B["default"].T):  # (r, in or out)
+            a, b = layer.lora_A[ADAPTER_NAME], layer.lora_B[ADAPTER_NAME]
+            for part in (a, b.T):  # (r, in or out)
                 identity = torch.eye(len(part), device=part.device)
                 distances.append(torch.linalg.norm(part @ part.T - identity))
         return self.orth_reg_weight * torch.stack(distances).mean()
@@ -170,12 +169,13 @@ class AdaLoRA(_StoredByPeft):
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Keeps the ranks whose singular value is not zero, whatever step the weights are of."""
-        from peftkit.methods.peft_layout import lora_layers, save_peft
+        from peftkit.methods.peft_layers import lora_layers
+        from peftkit.methods.peft_layout import save_peft
 
-        config: Any = model.peft_config["default"]  # type: ignore[index]
+        config: Any = model.peft_config[ADAPTER_NAME]  # type: ignore[index]
         config.rank_pattern = {
             f"{name}.lora_E": kept.flatten().tolist()
             for name, layer in lora_layers(model).items()
-            if (kept := layer.lora_E["default"] != 0).any()
+            if (kept := layer.lora_E[ADAPTER_NAME] != 0).any()
         }
         save_peft(model, folder)

@@ -52,7 +52,7 @@ class BottleneckAdapter(_StoredByPeft):
         from peftkit.methods.bottleneck_tuner import BottleneckConfig
         from peftkit.methods.matching import inject_checked
         from peftkit.methods.patterns import check_has_weights
-        from peftkit.methods.peft_layout import modules_to_save
+        from peftkit.methods.peft_injection import modules_to_save
 
         targets = named_modules(model, self.target_modules, head)
         check_has_weights(model, targets, head, "method.target_modules")

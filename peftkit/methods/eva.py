@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from peftkit.bases.base import Base
 from peftkit.methods.lora import LoRA, inject_lora
 from peftkit.methods.method import Method
+from peftkit.methods.peft_types import ADAPTER_NAME
 from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class EVA(LoRA):
         from peft import EvaConfig
         from peft.tuners.lora.eva import initialize_lora_eva_weights
 
-        from peftkit.methods.peft_layout import check_rank, is_rehearsal, lora_layers
+        from peftkit.methods.peft_injection import is_rehearsal
+        from peftkit.methods.peft_layers import check_rank, lora_layers
 
         if is_rehearsal(model):  # no values to look at; ranks are counted before they move
             rehearsal = inject_lora(self, model, encoded, head)
@@ -91,7 +93,7 @@ class EVA(LoRA):
             )
         # PEFT shortens the list of those that have a rank left, and then it matches others too
         tuned: Any = injected
-        tuned.peft_config["default"].target_modules = set(lora_layers(injected))
+        tuned.peft_config[ADAPTER_NAME].target_modules = set(lora_layers(injected))
         return injected
 
 

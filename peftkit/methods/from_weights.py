@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from peftkit.bases.base import Base
 from peftkit.methods.lora import LoRA, inject_lora
+from peftkit.methods.peft_types import ADAPTER_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,13 +63,14 @@ def inject_from_weights(
     from torch.nn.utils.parametrize import register_parametrization
 
     from peftkit.methods.joined import Joined
-    from peftkit.methods.peft_layout import check_rank, is_rehearsal, lora_layers
+    from peftkit.methods.peft_injection import is_rehearsal
+    from peftkit.methods.peft_layers import check_rank, lora_layers
 
     rehearsal = is_rehearsal(model)
     injected = inject_lora(lora, model, encoded, head)
     check_rank(injected)
     for layer in lora_layers(injected).values():
-        a, b = layer.lora_A["default"], layer.lora_B["default"]
+        a, b = layer.lora_A[ADAPTER_NAME], layer.lora_B[ADAPTER_NAME]
         if not rehearsal:  # else there are no values to take apart
             weight = layer.get_base_layer().weight
             before = weight.data.clone()
@@ -92,18 +94,19 @@ def save_from_weights(model: nn.Module, folder: Path) -> None:
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    from peftkit.methods.peft_layout import WEIGHTS, lora_layers
+    from peftkit.methods.peft_layers import lora_layers
+    from peftkit.methods.peft_layout import WEIGHTS
 
     base: Any = model
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     tensors = {name: tensor for name, tensor in tensors.items() if "parametrizations" not in name}
     for name, layer in lora_layers(model).items():
         for part in ("lora_A", "lora_B"):
-            joined = getattr(layer, part)["default"].weight
+            joined = getattr(layer, part)[ADAPTER_NAME].weight
             tensors[f"base_model.model.{name}.{part}.weight"] = joined
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(plain, folder / WEIGHTS, metadata={"format": "pt"})
-    base.peft_config["default"].save_pretrained(str(folder))
+    base.peft_config[ADAPTER_NAME].save_pretrained(str(folder))
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text())
     wider = math.sqrt(2) if config["use_rslora"] else 2

@@ -76,7 +76,7 @@ class IA3(_StoredByPeft):
 
         from peftkit.methods.layers import excluded
         from peftkit.methods.matching import inject_checked
-        from peftkit.methods.peft_layout import fan_in_fan_out, modules_to_save
+        from peftkit.methods.peft_injection import fan_in_fan_out, modules_to_save
 
         targets, feedforward = self._layers(model, head)
         config = IA3Config(

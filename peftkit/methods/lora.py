@@ -112,7 +112,7 @@ def inject_lora(
     from peftkit.methods.layers import excluded
     from peftkit.methods.lora_linear import Linear
     from peftkit.methods.matching import inject_checked
-    from peftkit.methods.peft_layout import fan_in_fan_out, modules_to_save
+    from peftkit.methods.peft_injection import fan_in_fan_out, modules_to_save
 
     blocks = lora.layers_to_transform
     config = LoraConfig(

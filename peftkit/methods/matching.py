@@ -22,7 +22,7 @@ from peftkit.bases.quantizing import is_quantized
 from peftkit.errors import MethodError, did_you_mean, quoted
 from peftkit.methods.layers import ends_in, last_names, linear_names
 from peftkit.methods.pattern_order import free_of_order
-from peftkit.methods.peft_layout import inject_peft
+from peftkit.methods.peft_injection import inject_peft
 from peftkit.methods.peft_types import kind_of
 from peftkit.methods.targets import names_a_block, wrong_expression
 

@@ -21,6 +21,7 @@ from peftkit.methods.from_weights import (
 )
 from peftkit.methods.lora import LoRA
 from peftkit.methods.method import Method
+from peftkit.methods.peft_types import ADAPTER_NAME
 from peftkit.methods.reasons import saved_as_lora
 from peftkit.tasks.task import Task
 
@@ -44,7 +45,7 @@ class OLoRA(LoRA):
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peftkit.errors import MethodError
-        from peftkit.methods.peft_layout import fan_in_fan_out
+        from peftkit.methods.peft_injection import fan_in_fan_out
 
         if fan_in_fan_out(model):
             raise MethodError(
@@ -54,7 +55,7 @@ class OLoRA(LoRA):
             )
 
         def start(layer: Any) -> None:
-            layer.olora_init("default")
+            layer.olora_init(ADAPTER_NAME)
 
         return inject_from_weights(self, model, encoded, head, start)
 

@@ -1,4 +1,4 @@
-"""Injecting, saving, loading and merging through PEFT, shared by the methods that PEFT has."""
+"""Saving and loading adapters in PEFT's format, shared by the methods that PEFT has."""
 
 from __future__ import annotations
 
@@ -12,19 +12,14 @@ from typing import Any
 
 import peft
 import torch
-from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
-from peftkit.errors import AdapterError, MethodError, PeftkitError, first_line, quoted
+from peftkit.errors import AdapterError, PeftkitError, first_line, quoted
 from peftkit.methods.changed_bases import changed_base
-from peftkit.methods.layers import linear_names
-from peftkit.methods.misfits import check_saved_modules, check_trainable, misfit
-from peftkit.methods.peft_types import kind_of
-from peftkit.methods.tied_layers import untie_adapted
+from peftkit.methods.peft_types import ADAPTER_NAME
+from peftkit.methods.peft_warnings import without_noise
 from peftkit.methods.trained_layout import compare_tensors, fill_tensors
 from peftkit.parts.json_values import as_json
 
@@ -41,88 +36,11 @@ WITHOUT_EFFECT = {
 in the names of its tensors; values of `init_lora_weights` that do are refused apart."""
 
 
-def inject_peft(model: nn.Module, config: peft.PeftConfig, field: str = "method") -> nn.Module:
-    """The model wrapped by PEFT with one adapter, named `default`.
-
-    Args:
-        field: of the recipe in which the configuration's settings are, for messages.
-
-    Raises:
-        MethodError: PEFT finds nothing to adapt in this architecture, or cannot adapt it.
-    """
-    if config.task_type == "QUESTION_ANS" and not config.is_prompt_learning:
-        config.task_type = None  # PEFT's wrapper for it drops `token_type_ids`
-    whole = tuple(getattr(config, "modules_to_save", None) or ())
-    check_trainable(model, whole, field)
-    layers = linear_names(model, (*whole, "classifier", "score"), kind_of(config))
-    try:
-        with _without_noise():
-            injected = peft.get_peft_model(model, config, low_cpu_mem_usage=is_rehearsal(model))
-    except RuntimeError as error:  # values are needed, and `rehearse` has others
-        if isinstance(error, NotImplementedError) and "meta" not in str(error):
-            raise misfit(error, model, layers, config, field) from error
-        raise
-    except Exception as error:  # PEFT raises whatever it meets in an architecture
-        raise misfit(error, model, layers, config, field) from error
-    # to which PEFT has added what it trains whole by itself
-    check_saved_modules(injected, getattr(config, "modules_to_save", None) or (), field)
-    return injected
-
-
-def is_rehearsal(model: nn.Module) -> bool:
-    """Whether the model has shapes but no values, as when `peftkit check` counts parameters."""
-    return next(model.parameters()).is_meta
-
-
-def fan_in_fan_out(model: nn.Module) -> bool:
-    """Whether layers store their weight transposed, (in, out), as GPT-2's Conv1D does."""
-    return any(isinstance(module, Conv1D) for module in model.modules())
-
-
-def lora_layers(model: nn.Module) -> dict[str, Any]:
-    """PEFT's LoRA layers under their names in the base, in the order of the model."""
-    return {
-        name.removeprefix("base_model.model."): module
-        for name, module in model.named_modules()
-        if isinstance(module, LoraLayer)
-    }
-
-
-def check_rank(model: Any, most: int = 0) -> None:
-    """Raises MethodError unless every LoRA layer's weight has as many directions to start from as
-    its rank.
-
-    Args:
-        most: the largest rank that a layer may get, if ranks are not settled yet.
-    """
-    for name, layer in lora_layers(model).items():
-        if "default" not in layer.lora_A or not hasattr(layer.get_base_layer(), "weight"):
-            raise MethodError(
-                f"`{name}` is no linear layer, and has no start but LoRA's",
-                "use LoRA, or leave it out of `method.target_modules`",
-            )
-        width = min(layer.in_features, layer.out_features)
-        own = layer.r["default"]
-        rank = most or own
-        if rank > width:
-            field = "r" if own == model.peft_config["default"].r else "rank_pattern"
-            raise MethodError(
-                f"`method.{field}`: `{name}` is {layer.in_features} wide and gives "
-                f"{layer.out_features} numbers, so it has no {rank} directions to start from",
-                f"lower it to {width}, or leave that layer out of `method.target_modules`",
-            )
-
-
-def modules_to_save(head: tuple[str, ...]) -> list[str] | None:
-    """The head, but for what PEFT adds by itself and would then hold twice."""
-    return [name for name in head if name not in ("classifier", "score")] or None
-
-
 def save_peft(model: nn.Module, folder: Path) -> None:
     """Writes adapter_config.json and adapter_model.safetensors as PEFT defines them."""
     assert isinstance(model, peft.PeftModel)
     # embeddings are not part of the adapter, and "auto" would ask the Hub about them
-    with _without_noise():
+    with without_noise():
         model.save_pretrained(str(folder), save_embedding_layers=False)
 
 
@@ -141,7 +59,7 @@ def load_peft(
         marked = (folder / "adapter_config.json").read_bytes().startswith(codecs.BOM_UTF8)
         config = _config_with(folder, settings or {}) if settings or marked else None
         loaded: Any = peft.PeftModel.from_pretrained(model, str(folder), config=config)
-    _restore(loaded, folder, "default")
+    _restore(loaded, folder, ADAPTER_NAME)
     loaded.requires_grad_(False)
     return loaded  # type: ignore[no-any-return]
 
@@ -189,11 +107,11 @@ def restore_peft(model: nn.Module, folder: Path) -> None:
 
 def saved_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors of a model that `load_peft` gave, under the names by which they are saved."""
-    return _tensors(model, "default")
+    return _tensors(model, ADAPTER_NAME)
 
 
 def _tensors(model: Any, name: str, embeddings: bool = False) -> dict[str, torch.Tensor]:
-    with _without_noise():
+    with without_noise():
         found: dict[str, torch.Tensor] = get_peft_model_state_dict(
             model, adapter_name=name, save_embedding_layers=embeddings
         )
@@ -204,7 +122,7 @@ def compare_configs(model: Any, folder: Path) -> None:
     """Raises AdapterError if an adapter's adapter_config.json differs from the model's in a setting
     that changes what it computes.
     """
-    live = model.peft_config["default"].to_dict()
+    live = model.peft_config[ADAPTER_NAME].to_dict()
     try:
         saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
@@ -231,31 +149,11 @@ def compare_configs(model: Any, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _without_noise() -> Iterator[None]:
-    """Inside, PEFT is quiet about what is known here to be harmless, or made an error."""
-    with warnings.catch_warnings():
-        for message in (
-            "Found missing adapter keys",  # `_restore` raises
-            "Unexpected keyword arguments",  # `published.other_fields` judges them
-            "fan_in_fan_out is set to",  # of Conv1D, which is nn.Linear where it is quantized
-            "Unsupported layer type",  # norms, of which PEFT copies any kind
-            "The following .*_pattern keys",  # `inject_checked` raises; AdaLoRA's are its own
-            "You have passed exclude_modules",  # likewise
-            "`lora_bias=True` was passed but",  # `PeftMethod.notes` says it
-            "Adapter .*lora_B.bias:",  # which PEFT takes for a cut matrix
-            "target_(modules|parameters)=.* were set",
-            "Model has `tie_word_embeddings=True`",  # `untie_adapted` comes before a merge
-        ):
-            warnings.filterwarnings("ignore", message)
-        yield
-
-
-@contextlib.contextmanager
 def _peft_errors(folder: Path) -> Iterator[None]:
     """Inside, what PEFT raises about an adapter folder becomes an AdapterError."""
     if not (folder / "adapter_config.json").is_file():  # PEFT would look for it on the Hub
         raise AdapterError(f"`{folder}` has no adapter_config.json")
-    with _without_noise():
+    with without_noise():
         # a tied layer was trained, which merging and exporting compare with the answers
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
         try:
@@ -292,37 +190,3 @@ def _restore(model: Any, folder: Path, name: str) -> None:
             dtype = torch.promote_types(parameter.dtype, tensor.dtype)
             # a copy, out of the file and aligned
             parameter.data = tensor.to(parameter.device, dtype, copy=True)
-
-
-def merge_peft(model: nn.Module) -> nn.Module:
-    """The base model with PEFT's layers folded into its weights and gone.
-
-    One layer after the other is computed in float32 and rounded once, to what its weight had. An
-    output layer that is tied to the embedding gets a weight of its own, if one of them is adapted.
-    """
-    for parent in list(model.modules()):  # PEFT's IA3 cannot take apart a head of several layers
-        for name, child in list(parent.named_children()):
-            if isinstance(child, ModulesToSaveWrapper):
-                setattr(parent, name, child.modules_to_save[child.active_adapters[0]])
-    untie_adapted(model)
-    for layer in tuner_layers(model):
-        dtypes = [parameter.dtype for parameter in layer.get_base_layer().parameters()]
-        layer.get_base_layer().float()
-        layer.merge()  # in place; `safe_merge` would hold the weight twice
-        for parameter, dtype in zip(layer.get_base_layer().parameters(), dtypes, strict=True):
-            if not bool(parameter.isfinite().all()):
-                raise ValueError("it holds numbers that are not finite")
-            parameter.data = parameter.data.to(dtype)
-    merged: nn.Module = model.unload()  # type: ignore[operator]
-    return merged
-
-
-def rescale_lora(model: nn.Module, scale: float) -> None:
-    """Gives a LoRA another strength: W + scale * s B A."""
-    for layer in tuner_layers(model):
-        layer.scaling["default"] *= scale
-
-
-def tuner_layers(model: nn.Module) -> list[Any]:
-    """PEFT's layers in the order of the model."""
-    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]

@@ -18,13 +18,19 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 from pydantic import Field, field_validator
 
 from peftkit.bases.base import Base
-from peftkit.methods.adalora import AdaLoRA
 from peftkit.methods.dora import DoRA
 from peftkit.methods.field_types import wrong_given
-from peftkit.methods.ia3 import IA3
-from peftkit.methods.layer_norm_tuning import LayerNormTuning
-from peftkit.methods.lora import LoRA
-from peftkit.methods.method import Method
+from peftkit.methods.peft_tuners import (
+    CHANGE_THE_BASE,
+    MERGED_BY,
+    NO_BIAS,
+    NOT_MERGED,
+    NOT_SERVED,
+    ON_QUANTIZED,
+    OTHER_TARGETS,
+    STARTS_OF_OUR_OWN,
+    VIRTUAL,
+)
 from peftkit.methods.peft_types import config_classes, kind_of
 from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.reasons import no_weaker_virtual_tokens, virtual_tokens_have_no_labels
@@ -41,47 +47,6 @@ if TYPE_CHECKING:
 FIELD = "method.config"
 """Of a recipe, in which the settings are."""
 SET_BY_PEFTKIT = ("task_type", "inference_mode", "base_model_name_or_path", "revision")
-ON_QUANTIZED = (
-    "LORA", "IA3", "OFT", "VERA", "MISS", "PROMPT_TUNING", "P_TUNING",
-    "PREFIX_TUNING",
-)  # fmt: skip
-"""Tuners that the matrix shows to compute right on int8 and 4-bit layers. Several others take the
-packed bytes for numbers, some of them in silence (HRA and DEFT on int8)."""
-OTHER_TARGETS = ("ADAPTION_PROMPT", "ADAMSS")
-"""Tuners to which a text as `target_modules` is no pattern over full names."""
-STARTS_OF_OUR_OWN = ("pissa", "olora", "corda", "lora_ga", "loftq", "eva")
-"""Values of `init_lora_weights` that change the base, so that the saved adapter would not fit it,
-or that look at data, which PEFT does apart from the configuration."""
-VIRTUAL = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
-MERGED_BY: dict[str, Method] = {
-    "LORA": LoRA(), "ADALORA": AdaLoRA(), "IA3": IA3(), "LN_TUNING": LayerNormTuning(),
-}  # fmt: skip
-"""Tuners of which peftkit knows when they can be folded in."""
-CHANGE_THE_BASE = (
-    "bias", "lora_bias", "modules_to_save", "target_parameters", "trainable_token_indices",
-)  # fmt: skip
-"""Fields of PEFT's configurations that train more than the tuner's own tensors."""
-NOT_MERGED = {
-    "alora_invocation_tokens": "it changes only what follows its invocation tokens",
-    "arrow_config": "it mixes several adapters token by token",
-}
-"""Fields of LoRA by which it is no change of the base's weights -> why."""
-NO_BIAS = (
-    "it cannot be merged: `lora_bias` trains biases of layers that have none in the base; keep the "
-    "adapter, or leave `lora_bias` out"
-)
-NOT_SERVED = {
-    "ADALORA": "its ranks fall by calls after each step; use AdaLoRA",
-    "ADAMSS": "it allocates ranks by calls after each step; use AdaLoRA",
-    "CARTRIDGE": "its cache is not placed rightly in batches; use PrefixTuning",
-    "CPT": "its prompt is not placed rightly in batches; use PromptTuning",
-    "SHADOW": "its hidden states are no tensors, which the heads here read",
-    "LILY": "it averages over the batch, so that an answer depends on the texts beside it",
-    "POLY": "it needs a task id with every text",
-    "MULTITASK_PROMPT_TUNING": "it needs a task id with every text",
-    "XLORA": "it mixes adapters that were trained before",
-    "TRAINABLE_TOKENS": "`base.added_tokens` trains embeddings of added tokens, with any method",
-}
 
 
 class PeftMethod(_StoredByPeft):
@@ -192,7 +157,7 @@ class PeftMethod(_StoredByPeft):
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peftkit.methods.matching import inject_checked
-        from peftkit.methods.peft_layout import fan_in_fan_out, modules_to_save
+        from peftkit.methods.peft_injection import fan_in_fan_out, modules_to_save
         from peftkit.methods.virtual_tokens import inject_virtual
 
         config = self._peft_config(encoded.head.task_type)

@@ -1,8 +1,11 @@
-"""The types of PEFT's configurations, by name."""
+"""Names of PEFT's: of the types of its configurations, and of the adapter in a model."""
 
 from __future__ import annotations
 
 from typing import Any
+
+ADAPTER_NAME = "default"
+"""The name that PEFT gives the first adapter of a model."""
 
 
 def type_name(peft_type: Any) -> str:

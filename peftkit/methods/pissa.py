@@ -24,6 +24,7 @@ from peftkit.methods.from_weights import (
 )
 from peftkit.methods.lora import LoRA
 from peftkit.methods.method import Method
+from peftkit.methods.peft_types import ADAPTER_NAME
 from peftkit.methods.reasons import saved_as_lora
 from peftkit.tasks.task import Task
 
@@ -53,7 +54,7 @@ class PiSSA(LoRA):
         kind = f"pissa_niter_{self.niter}" if self.niter else "pissa"
 
         def start(layer: Any) -> None:
-            layer.pissa_init("default", kind)
+            layer.pissa_init(ADAPTER_NAME, kind)
 
         return inject_from_weights(self, model, encoded, head, start)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from peftkit.methods.peft_types import ADAPTER_NAME
 from peftkit.methods.stored import _VirtualTokens
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class PrefixTuning(_VirtualTokens):
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peft import PrefixTuningConfig
 
-        from peftkit.methods.peft_layout import is_rehearsal, modules_to_save
+        from peftkit.methods.peft_injection import is_rehearsal, modules_to_save
         from peftkit.methods.virtual_tokens import inject_virtual
 
         config: Any = model.config
@@ -93,7 +94,7 @@ def _start_at_words(injected: Any, count: int) -> None:
     halves = [half for layer in layers for half in (layer.keys, layer.values)]
     if not halves or len({half.shape for half in halves}) > 1:
         return
-    prefix: Any = injected.prompt_encoder["default"].embedding.weight
+    prefix: Any = injected.prompt_encoder[ADAPTER_NAME].embedding.weight
     states = (
         torch.stack(halves)[:, 0].permute(2, 0, 1, 3).reshape(count, -1)
     )  # (tokens, all states)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from peftkit.bases.base import Base
+from peftkit.methods.peft_types import ADAPTER_NAME
 from peftkit.methods.reasons import virtual_tokens_have_no_labels
 from peftkit.methods.stored import _VirtualTokens
 from peftkit.tasks.task import Task
@@ -50,7 +51,7 @@ class PromptTuning(_VirtualTokens):
         from peft import PromptTuningConfig
         from peft.tuners.prompt_tuning import PromptTuningInit
 
-        from peftkit.methods.peft_layout import is_rehearsal, modules_to_save
+        from peftkit.methods.peft_injection import is_rehearsal, modules_to_save
         from peftkit.methods.virtual_tokens import embedding_width, inject_virtual
 
         config = PromptTuningConfig(
@@ -66,7 +67,7 @@ class PromptTuning(_VirtualTokens):
         injected = inject_virtual(model, config)
         if ids and not is_rehearsal(model):
             embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
-            prompt: Any = injected.prompt_encoder["default"]  # type: ignore[index]
+            prompt: Any = injected.prompt_encoder[ADAPTER_NAME]  # type: ignore[index]
             prompt.embedding.weight.data.copy_(embeddings.weight[ids])
         return injected
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from peftkit.bases.loaded_model import LoadedModel
 from peftkit.errors import MethodError
-from peftkit.methods.peft_types import kind_of
+from peftkit.methods.peft_types import ADAPTER_NAME, kind_of
 
 Starts = Mapping[str, Tensor | float]
 """Name of a parameter of a loaded model -> t_0."""
@@ -75,7 +75,7 @@ def peft_starts(model: nn.Module) -> dict[str, Tensor | float]:
     Raises:
         MethodError: its type is neither in `PEFT_STARTS` nor LN_TUNING.
     """
-    config: Any = model.peft_config["default"]  # type: ignore[index]
+    config: Any = model.peft_config[ADAPTER_NAME]  # type: ignore[index]
     kind = kind_of(config)
     if kind == "LN_TUNING":
         return _norm_starts(model)

@@ -52,7 +52,7 @@ class _StoredByPeft(Method):
         restore_peft(model, folder)
 
     def merge(self, model: nn.Module) -> nn.Module:
-        from peftkit.methods.peft_layout import merge_peft
+        from peftkit.methods.peft_merging import merge_peft
 
         return merge_peft(model)
 

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from peftkit.bases.pooled import is_pooled
 from peftkit.errors import MethodError
-from peftkit.methods.peft_layout import WEIGHTS, compare_configs, inject_peft, load_peft
+from peftkit.methods.peft_injection import inject_peft
+from peftkit.methods.peft_layout import WEIGHTS, compare_configs, load_peft
+from peftkit.methods.peft_types import ADAPTER_NAME
 from peftkit.methods.trained_layout import fill_tensors
 
 if TYPE_CHECKING:
@@ -114,7 +116,7 @@ def restore_virtual(model: nn.Module, folder: Path) -> None:
         AdapterError: as `restore_peft`.
     """
     compare_configs(model, folder)
-    prompt: Any = model.prompt_encoder["default"]  # type: ignore[index]
+    prompt: Any = model.prompt_encoder[ADAPTER_NAME]  # type: ignore[index]
     live: dict[str, Any] = {"prompt_embeddings": prompt.embedding.weight}
     live |= {
         name.replace(".modules_to_save.default", ""): parameter
@@ -135,7 +137,7 @@ def placed_by_hook(model: nn.Module) -> nn.Module:
     classifier that pools hidden states is told how many are of virtual tokens.
     """
     base: Any = model.base_model
-    config: Any = model.peft_config["default"]  # type: ignore[index]
+    config: Any = model.peft_config[ADAPTER_NAME]  # type: ignore[index]
     in_cache = config.peft_type == "PREFIX_TUNING"
     pooled = is_pooled(base)
     if pooled and not in_cache:

@@ -5,7 +5,7 @@ rows.
 from __future__ import annotations
 
 from peftkit.adapters.hub import find_adapter
-from peftkit.bases.opening import check_has_weights, fetch, find_local
+from peftkit.bases.files import check_has_weights, fetch, find_local
 from peftkit.data.ledger import Ledger
 from peftkit.data.splits import Splits, load_splits
 from peftkit.recipe import Recipe

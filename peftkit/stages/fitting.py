@@ -13,7 +13,7 @@ from torch import nn
 
 from peftkit.adapters.starting import restore_start
 from peftkit.bases.added_tokens import train_added_tokens
-from peftkit.bases.devices import give_back_memory, weights_dtype
+from peftkit.bases.devices import release_memory, weights_dtype
 from peftkit.bases.footprint import footprint
 from peftkit.bases.loaded_model import LoadedModel
 from peftkit.bases.loading import load_weights
@@ -109,7 +109,7 @@ def train_and_score(
     with interruptible(lambda _: "") as signals:
         with clock.stage("train"):
             result = fit(chosen.engine, prepared, clock, console)
-        give_back_memory()  # of the optimizer
+        release_memory()  # of the optimizer
         if not signals.code:
             with signals.at_once():
                 with clock.stage("evaluate"):
@@ -180,7 +180,7 @@ def load(prepared: Prepared, accelerator: Accelerator) -> LoadedModel:
     loaded = load_weights(prepared.base, head, dtype, accelerator.device, dropout)
     if loaded.quantized:  # what the rehearsal told of shapes, once more of what is there
         check_quantized(prepared.base, loaded.model, loaded.quantized)
-    give_back_memory()  # of what was quantized
+    release_memory()  # of what was quantized
     return loaded
 
 

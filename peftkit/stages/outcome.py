@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from peftkit.bases.devices import forget_peak, peak_memory_mb
+from peftkit.bases.devices import peak_memory_mb, reset_peak
 from peftkit.bases.footprint import Footprint
 from peftkit.evaluation.probe_rows import ProbeOfRun
 from peftkit.tasks.task import Score
@@ -87,4 +87,4 @@ class Clock:
         if self._open:
             name, peak = self._open[-1], peak_memory_mb(self.device)
             self.peaks_mb[name] = max(self.peaks_mb.get(name, 0.0), peak)
-        forget_peak(self.device)
+        reset_peak(self.device)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from peftkit.adapters.inspection.adapterhub_format import (
     width,
 )
 from peftkit.adapters.inspection.inspected import Inspected
+from peftkit.adapters.published.adapterhub_head import hub_head
 from peftkit.adapters.published.detection import names_in, other_layers
 from peftkit.errors import AdapterError, MethodError, quoted
 from peftkit.methods.method import Method
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from peftkit.bases.base import Base
     from peftkit.data.encoded import Encoded
+    from peftkit.methods.bottleneck_tuner import BottleneckConfig
 
 OF_A_BLOCK = {"mh_adapter": "attention.output", "output_adapter": "output"}
 CONTAINERS = (
@@ -41,83 +42,6 @@ CONTAINERS = (
     "layer_text_task_adapters", "layer_text_lang_adapters",
 )  # fmt: skip
 """Names of the library's ModuleDicts, the older ones after today's."""
-CLASSIFIERS: dict[tuple[Any, ...], tuple[str, ...]] = {
-    ("bert", 1, None, True): ("classifier",),
-    ("bert", 2, "tanh", False): ("bert.pooler.dense", "classifier"),
-    ("roberta", 2, "tanh", False): ("classifier.dense", "classifier.out_proj"),
-    ("xlm-roberta", 2, "tanh", False): ("classifier.dense", "classifier.out_proj"),
-    ("electra", 2, "gelu", False): ("classifier.dense", "classifier.out_proj"),
-}
-"""(architecture, layers, activation between them, whether the pooler is read) of the library's
-classifiers -> the linear layers of transformers' `...ForSequenceClassification`, where that
-computes the same; BERT's pooler is what the library's first layer is: tanh(linear(first token))."""
-OWN_CLASSES = {
-    "BertForSequenceClassification": ("classifier",),
-    "RobertaForSequenceClassification": ("classifier.dense", "classifier.out_proj"),
-    "XLMRobertaForSequenceClassification": ("classifier.dense", "classifier.out_proj"),
-    "ElectraForSequenceClassification": ("classifier.dense", "classifier.out_proj"),
-}
-"""Classes of transformers with a head of their own, which the library saves under its own names."""
-
-
-@dataclass(frozen=True)
-class HubHead:
-    """A classifier that was saved beside an adapter."""
-
-    labels: tuple[str, ...]
-    layers: dict[str, str]
-    """Linear layer in the file -> in transformers' model."""
-
-
-def hub_head(found: Inspected) -> HubHead | str:
-    """The head of an AdapterHub folder, or why there is none to be loaded."""
-    config, saved = found.config or {}, found.head
-    if saved is None:
-        return "it was saved without a head"
-    tensors = next((found.tensors[n] for n in HEAD_WEIGHTS if n in found.tensors), None)
-    if tensors is None:
-        return "the weights of its head are not in the folder"
-    head = saved.get("config")
-    if isinstance(head, dict):
-        layers = _layers(head, str(config.get("model_type")), str(saved.get("name")))
-    else:  # a class of transformers with its own head
-        head, kind = saved, str(saved.get("model_class"))
-        own = OWN_CLASSES.get(kind)
-        layers = f"its head is that of `{kind[:60]}`" if own is None else {n: n for n in own}
-    if isinstance(layers, str):
-        return layers
-    number = head.get("num_labels")
-    if type(number) is not int or number < 1:
-        return f"its head has {str(number)[:20]} labels, and gives numbers, not classes"
-    last = tensors.get(f"{[*layers][-1]}.weight")
-    if last is None or last.shape[:1] != (number,):
-        what = "one label, and gives numbers, not classes," if number == 1 else f"{number} labels,"
-        return f"its head has {what} and its last layer is for others or is missing"
-    return HubHead(_labels(head.get("label2id"), number), layers)
-
-
-def _layers(head: dict[str, Any], model_type: str, name: str) -> dict[str, str] | str:
-    """Of one of the library's own heads, as `HubHead.layers`; or why it is not loaded."""
-    if head.get("head_type") != "classification":
-        return f"its head is one for `{str(head.get('head_type'))[:60]}`"
-    count, activation = head.get("layers"), head.get("activation_function")
-    if not isinstance(count, int) or not isinstance(activation, str | None):
-        return f"its head has {str(count)[:20]} layers and `{str(activation)[:20]}` between them"
-    pooled = bool(head.get("use_pooler"))
-    own = CLASSIFIERS.get((model_type, count, activation if count != 1 else None, pooled))
-    if own is None or head.get("bias") is False:
-        return (
-            f"its head has {str(count)[:20]} layers, `{str(activation)[:20]}` between them and "
-            f"{'a' if pooled else 'no'} pooler before them, which is not the classifier that "
-            f"transformers gives {model_type} models"
-        )
-    return {f"heads.{name}.{3 * n + 1}": layer for n, layer in enumerate(own)}
-
-
-def _labels(ids: Any, number: int) -> tuple[str, ...]:
-    if isinstance(ids, dict) and sorted(map(str, ids.values())) == sorted(map(str, range(number))):
-        return tuple(sorted(ids, key=lambda label: int(ids[label])))
-    return tuple(f"LABEL_{n}" for n in range(number))
 
 
 def explained(found: Inspected) -> Iterator[tuple[bool, str, str]]:
@@ -178,23 +102,9 @@ def write_as_peft(
     """
     from safetensors.torch import load_file, save_file
 
-    from peftkit.methods.bottleneck_tuner import BottleneckConfig
     from peftkit.methods.peft_layout import WEIGHTS
 
-    settings = settings_of(config)
-    if model.config.model_type != config.get("model_type"):
-        raise AdapterError(
-            f"it is for {config.get('model_type')} models, and the base is one of "
-            f"{model.config.model_type}",
-            "give the base that it was trained on with `--base`",
-        )
-    hidden = model.config.hidden_size
-    if hidden != config["hidden_size"]:
-        raise AdapterError(
-            f"it is for hidden states of {config['hidden_size']} numbers, and those of "
-            f"{type(model).__name__} have {hidden}",
-            "give the base that it was trained on with `--base`",
-        )
+    _check_base(config, model)
     trunk = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
     tensors = _renamed(load_file(_first(folder, ADAPTER_WEIGHTS)), config, trunk)
     if {len(t) for n, t in tensors.items() if n.endswith("_down.weight")} != {width(config)}:
@@ -204,12 +114,49 @@ def write_as_peft(
         )
     if layers:
         tensors |= _head_tensors(load_file(_first(folder, HEAD_WEIGHTS)), layers)
+    _bottleneck_config(config, layers, model).save_pretrained(str(made))
+    save_file(
+        {f"base_model.model.{name}": tensor.contiguous() for name, tensor in tensors.items()},
+        made / WEIGHTS,
+    )
+
+
+def _check_base(config: dict[str, Any], model: Any) -> None:
+    """Raises AdapterError unless a model is of the architecture and size that an adapter is for."""
+    if model.config.model_type != config.get("model_type"):
+        raise AdapterError(
+            f"it is for {config.get('model_type')} models, and the base is one of "
+            f"{model.config.model_type}",
+            "give the base that it was trained on with `--base`",
+        )
+    if model.config.hidden_size != config["hidden_size"]:
+        raise AdapterError(
+            f"it is for hidden states of {config['hidden_size']} numbers, and those of "
+            f"{type(model).__name__} have {model.config.hidden_size}",
+            "give the base that it was trained on with `--base`",
+        )
+
+
+def _bottleneck_config(
+    config: dict[str, Any], layers: dict[str, str], model: Any
+) -> BottleneckConfig:
+    """PEFT's configuration of the same adapter.
+
+    Args:
+        layers: of the head, see `_SavedByAdapterHub`.
+
+    Raises:
+        AdapterError: the settings do not fit.
+    """
+    from peftkit.methods.bottleneck_tuner import BottleneckConfig
+
+    settings = settings_of(config)
     scaling = settings["scaling"]
     try:
-        made_config = BottleneckConfig(
+        return BottleneckConfig(
             task_type="SEQ_CLS" if layers else None,
             placement=placement(settings),
-            reduction_factor=hidden / width(config),
+            reduction_factor=model.config.hidden_size / width(config),
             non_linearity=settings["non_linearity"],
             scaling=1.0 if isinstance(scaling, str) else float(scaling),
             ln_before=bool(settings["ln_before"]),
@@ -219,11 +166,6 @@ def write_as_peft(
         )
     except ValueError as error:
         raise AdapterError(f"its settings do not fit: {error}") from error
-    made_config.save_pretrained(str(made))
-    save_file(
-        {f"base_model.model.{name}": tensor.contiguous() for name, tensor in tensors.items()},
-        made / WEIGHTS,
-    )
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path:

@@ -17,7 +17,7 @@ from peftkit.adapters.inspection.adapterhub_format import SAME_AS
 from peftkit.adapters.inspection.digests import WEIGHTS
 from peftkit.adapters.inspection.headers import read_header
 from peftkit.adapters.inspection.weight_files import PICKLES
-from peftkit.atomic import placed
+from peftkit.atomic import atomic_path
 from peftkit.bases.stand_ins import weights_stand_in
 from peftkit.errors import AdapterError, OutputError, not_found, quoted
 
@@ -103,7 +103,7 @@ def _check(source: Path) -> None:
 def _converted(source: Path) -> Converted:
     output = _beside(source.absolute())
     try:
-        with placed(output, a_file=True) as partial:
+        with atomic_path(output, a_file=True) as partial:
             report = _run(source, partial)
             if (written := len(read_header(partial))) != report["tensors"]:
                 raise AdapterError(f"`{source}`: {written} of {report['tensors']} tensors written")

@@ -11,7 +11,8 @@ from typing import Any
 from peftkit.adapters.inspection.inspected import Inspected
 from peftkit.adapters.inspection.settings import EARLY_FIELDS, of_earlier_peft
 from peftkit.adapters.published import adapterhub
-from peftkit.adapters.published.adapterhub import _SavedByAdapterHub, hub_head
+from peftkit.adapters.published.adapterhub import _SavedByAdapterHub
+from peftkit.adapters.published.adapterhub_head import hub_head
 from peftkit.adapters.published.detection import (
     ALL_HEADS,
     HEAD_MODULES,
@@ -35,7 +36,7 @@ from peftkit.data.source import Data
 from peftkit.errors import AdapterError, quoted
 from peftkit.methods.method import Method
 from peftkit.methods.peft_layout import WITHOUT_EFFECT
-from peftkit.methods.peft_method import NOT_MERGED
+from peftkit.methods.peft_tuners import NOT_MERGED
 from peftkit.methods.peft_types import config_classes
 from peftkit.recipe import Recipe
 from peftkit.tasks.chat import Chat

@@ -17,7 +17,8 @@ from peftkit.adapters.published.detection import check_num_layers, names_in, oth
 from peftkit.adapters.published.overlapping_keys import check_ranks
 from peftkit.bases.base import Base
 from peftkit.errors import AdapterError, quoted
-from peftkit.methods.peft_method import NOT_SERVED, PeftMethod
+from peftkit.methods.peft_method import PeftMethod
+from peftkit.methods.peft_tuners import NOT_SERVED
 from peftkit.tasks.task import Reads, Task
 
 if TYPE_CHECKING:

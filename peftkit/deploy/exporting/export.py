@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from peftkit.atomic import place, refuse_taken
+from peftkit.atomic import output_path, refuse_taken
 from peftkit.deploy.exporting.gguf.exports import export_gguf, export_gguf_lora, export_ollama
 from peftkit.deploy.exporting.peft import export_peft, export_safetensors, export_vllm
 from peftkit.deploy.exporting.request import FILES, Exported, Request, check_choices
@@ -38,7 +38,7 @@ def export(path: str, to: str, output: str, base: str = "", **options: Any) -> E
         PeftkitError: there is no such target, the adapter cannot be expressed there, something
             stands at `output`, or what was written is not what was trained; nothing is left then.
     """
-    request = Request(path, place(output), base, **options)
+    request = Request(path, output_path(output), base, **options)
     check_choices(to, request.quantize)
     refuse_taken(request.output, a_file=to in FILES)
     return TARGETS[to](request)

@@ -9,7 +9,7 @@ from peftkit.adapters.base_origin import origin
 from peftkit.adapters.loading import OpenedAdapter, load_proven, open_adapter
 from peftkit.adapters.saving import adapter_bytes
 from peftkit.adapters.vocabulary import reads_with_its_own
-from peftkit.atomic import placed
+from peftkit.atomic import atomic_path
 from peftkit.bases.devices import open_accelerator
 from peftkit.bases.loading import empty_model
 from peftkit.deploy.exporting.peft_folder import (
@@ -44,7 +44,7 @@ def export_peft(request: Request) -> Exported:
     if not why_no_plain_lora(config, found.folder, head=True):
         saved = read_updates(found.folder, config, found.base, found.record.head)
         return _expanded("peft", request, found, saved, notes)
-    with placed(request.output) as folder:
+    with atomic_path(request.output) as folder:
         folder.mkdir()
         copy_as_it_is(found.folder, folder, config)
         _copy_own(found, folder)
@@ -111,7 +111,7 @@ def _expanded(
     to: str, request: Request, found: OpenedAdapter, saved: Saved, notes: tuple[str, ...]
 ) -> Exported:
     model = empty_model(found.base, found.record.head).model
-    with placed(request.output) as folder:
+    with atomic_path(request.output) as folder:
         folder.mkdir()
         written = write_expanded(saved, found.peft_config, model, folder)
         _copy_own(found, folder)

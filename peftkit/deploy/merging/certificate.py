@@ -1,7 +1,7 @@
-"""What two models answer to the same inputs, and how far they are apart: the proof of a merge.
+"""Compares two models' logits on the same inputs: the proof of a merge.
 
 Logits are compared at every position of synthetic inputs, and on the validation split at the
-positions that the task reads; the task's own score is taken of both on the whole split.
+positions that the task reads; both models get the task's own score on the whole split.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ CHUNK = 64
 
 
 @dataclass(frozen=True)
-class Questions:
-    """What both models are asked."""
+class MergeInputs:
+    """The inputs on which two models are compared."""
 
     recipe: Recipe
     head: Head
@@ -38,14 +38,14 @@ class Questions:
     probes: tuple[tuple[int, ...], ...]
     """Synthetic token ids."""
     validation: Examples | None
-    """None where the data is not at hand."""
+    """None where the data cannot be read."""
     reason: str = ""
-    """Why it is not."""
+    """Why it cannot."""
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a model answers; logits are float32 on the CPU."""
+class MergeOutputs:
+    """A model's logits and scores on `MergeInputs`; logits are float32 on the CPU."""
 
     probes: Tensor
     """(positions, classes or vocabulary)."""
@@ -57,7 +57,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a model's answers are from another's."""
+    """The difference between two models' logits."""
 
     positions: int
     max_abs_dlogit: float
@@ -66,26 +66,26 @@ class Distance:
     kl: float
     """Mean divergence of the second model's distribution from the first's, in nats."""
     top1_agreement: float
-    """Share of positions where both hold the same answer for the likeliest."""
+    """Share of positions where both have the same most likely answer."""
 
 
-def ask(
-    model: nn.Module, questions: Questions, accelerator: Accelerator, say: Say = silent
-) -> Answers:
-    """The answers of a model, which is in evaluation mode afterwards.
+def compute_outputs(
+    model: nn.Module, inputs: MergeInputs, accelerator: Accelerator, say: Say = silent
+) -> MergeOutputs:
+    """Computes a model's outputs, and leaves it in evaluation mode.
 
     Args:
-        say: called with how far it is, where that takes long.
+        say: called with the progress, where that takes long.
 
     Raises:
-        TrainingError: it puts out NaN or infinity.
+        TrainingError: the outputs hold NaN or infinity.
     """
     model.eval()
     with accelerator.autocast():
-        probes = torch.cat([outputs_of(model, probe) for probe in questions.probes])
-    if (examples := questions.validation) is None:
-        return Answers(probes, None, {})
-    recipe, task = questions.recipe, questions.recipe.task
+        probes = torch.cat([outputs_of(model, probe) for probe in inputs.probes])
+    if (examples := inputs.validation) is None:
+        return MergeOutputs(probes, None, {})
+    recipe, task = inputs.recipe, inputs.recipe.task
     room = max(1, MOST_NUMBERS // probes.shape[-1])
     every = -(-examples.num_supervised // room)
     kept: list[Tensor] = []
@@ -99,29 +99,29 @@ def ask(
 
     engine = Engine.of(
         model,
-        questions.head,
+        inputs.head,
         task.loss(),
-        questions.pad_token_id,
+        inputs.pad_token_id,
         recipe.training.micro_batch_tokens,
         accelerator,
     )
     outputs, loss = run_model(
         engine, examples, keep, Pace(say, "validation", len(examples)).advance
     )
-    scores = task.metrics(outputs, examples, questions.head).metrics
-    return Answers(probes, torch.cat(kept), {**scores, "loss": loss})
+    scores = task.metrics(outputs, examples, inputs.head).metrics
+    return MergeOutputs(probes, torch.cat(kept), {**scores, "loss": loss})
 
 
-def compare(first: Answers, second: Answers) -> dict[str, Distance]:
-    """The distances on `probes` and, if it was asked, on `validation`."""
-    found = {"probes": distance(first.probes, second.probes)}
+def compare(first: MergeOutputs, second: MergeOutputs) -> dict[str, Distance]:
+    """The distances on `probes` and, if both have outputs on it, on `validation`."""
+    distances = {"probes": distance(first.probes, second.probes)}
     if first.validation is not None and second.validation is not None:
-        found["validation"] = distance(first.validation, second.validation)
-    return found
+        distances["validation"] = distance(first.validation, second.validation)
+    return distances
 
 
 def distance(first: Tensor, second: Tensor) -> Distance:
-    """How far logits, (positions, classes), are from others; NaN where one of them is NaN."""
+    """The distance of logits, (positions, classes), from others; NaN where one of them is NaN."""
     difference = kl = same = 0.0
     for start in range(0, len(first), CHUNK):
         a, b = (logits[start : start + CHUNK].double() for logits in (first, second))
@@ -135,15 +135,15 @@ def distance(first: Tensor, second: Tensor) -> Distance:
 
 
 def worst(distances: Iterable[Distance]) -> dict[str, float]:
-    """Over all inputs: the largest differences, the largest divergence, the least agreement."""
+    """Over all inputs: the largest differences and divergence, the least agreement."""
     known = list(distances)
     result = dict.fromkeys(("max_abs_dlogit", "relative", "kl"), 0.0)
-    for found in known:
+    for one in known:
         for name, value in result.items():
-            result[name] = _larger(value, getattr(found, name))
-    return {**result, "top1_agreement": min(found.top1_agreement for found in known)}
+            result[name] = _larger(value, getattr(one, name))
+    return {**result, "top1_agreement": min(one.top1_agreement for one in known)}
 
 
 def _larger(a: float, b: float) -> float:
-    """NaN counts as the largest."""
+    """The larger number; NaN counts as the largest."""
     return a if a > b or math.isnan(a) else b

@@ -27,14 +27,14 @@ from peftkit.adapters.probes import (
 from peftkit.adapters.published.detection import names_in
 from peftkit.bases.added_tokens import fold_added_tokens, load_added_tokens
 from peftkit.bases.architectures import NOT_CALLED
-from peftkit.bases.devices import give_back_memory
+from peftkit.bases.devices import release_memory
 from peftkit.bases.loading import empty_model, has_tied_output, load_weights
 from peftkit.bases.opened import OpenedBase
 from peftkit.bases.quantizing import dequantized
 from peftkit.data.encoded import Head
 from peftkit.deploy.merging.shared_weights import why_shared
 from peftkit.errors import AdapterError, MethodError, first_line
-from peftkit.methods.peft_layout import rescale_lora
+from peftkit.methods.peft_merging import rescale_lora
 from peftkit.recipe import Recipe
 
 
@@ -152,7 +152,7 @@ def merged_model(
     """
     set_seed(OTHER_SEED)
     loaded = load_weights(base, head, dtype, device or torch.device("cpu"), dropout=None)
-    give_back_memory()
+    release_memory()
     model = dequantized(loaded.model, dtype if result == dtype else torch.float32)
     if result == torch.float32:
         model = model.float()

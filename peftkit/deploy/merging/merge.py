@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -25,33 +25,37 @@ from peftkit.adapters.probes import (
     synthetic_inputs,
 )
 from peftkit.adapters.record import tokenizer_sha256, versions
-from peftkit.atomic import place, placed, refuse_taken, write_json
+from peftkit.atomic import atomic_path, output_path, refuse_taken, write_json
 from peftkit.bases.base import Base
 from peftkit.bases.devices import (
-    give_back_memory,
+    frozen_gc,
     open_accelerator,
     peak_memory_mb,
-    quick_collections,
+    release_memory,
 )
-from peftkit.bases.loading import empty_model, load_weights, model_class
+from peftkit.bases.loading import load_weights, model_class
 from peftkit.bases.opening import open_base
 from peftkit.bases.padding import put_back_padding, save_tokenizer
-from peftkit.bases.quantizing import count_quantized, quantized_empty
 from peftkit.data.encoded import Examples
 from peftkit.data.packaged import sha256_of
 from peftkit.data.splits import load_splits
-from peftkit.deploy.lora_updates import why_no_plain_lora
 from peftkit.deploy.merging.card import write_merged_card
-from peftkit.deploy.merging.certificate import Answers, Questions, ask, compare, worst
-from peftkit.deploy.merging.folding import check_mergeable, folded, merged_model, vocabulary_of
-from peftkit.errors import AdapterError, MethodError, PeftkitError
-from peftkit.methods.peft_layout import rescale_lora
+from peftkit.deploy.merging.certificate import (
+    MergeInputs,
+    MergeOutputs,
+    compare,
+    compute_outputs,
+    worst,
+)
+from peftkit.deploy.merging.folding import folded, merged_model, vocabulary_of
+from peftkit.deploy.merging.target import Into, MergeTarget, check_target
+from peftkit.errors import AdapterError, PeftkitError
+from peftkit.methods.peft_merging import rescale_lora
 
-Into = Literal["trained", "original", "requantized"]
 REPORT = "merge_report.json"
 
 
-@quick_collections()
+@frozen_gc()
 def merge_to(
     path: str,
     output: str,
@@ -70,9 +74,8 @@ def merge_to(
     Args:
         path: a run folder, an adapter folder, or a Hub id.
         output: a folder that does not exist yet, or is empty.
-        into: the weights that were trained on, dequantized if they were quantized; the original
-            ones, as they were before they were quantized; or the trained ones, quantized again.
-        scale: strength of what a LoRA adds: W + scale * s B A; a head stays as it was trained.
+        into: as in `MergeTarget`.
+        scale: as in `MergeTarget`.
         base: where the base is, if not where the recipe says.
         trust_remote_code: as for `open_adapter`.
         tell: called with what is being done.
@@ -86,23 +89,21 @@ def merge_to(
         AdapterError: as `merge`; nothing is left behind.
         OutputError: the folder holds something, or cannot be written.
     """
-    final = place(output)
+    final = output_path(output)
     refuse_taken(final)
     begun = time.monotonic()
     found = open_adapter(path, base, trust_remote_code, settings)
-    check_mergeable(found)
-    _check_into(found, into)
-    _check_scale(found, scale)
-    found.check_base()
-    questions = _questions(found)
-    with placed(final) as folder:
-        first, second = _write(found, folder, into, scale, questions, tell)
+    target = MergeTarget(into, scale)
+    check_target(found, target)
+    inputs = _inputs(found)
+    with atomic_path(final) as folder:
+        first, second = _write(found, folder, target, inputs, tell)
         report = {
             "into": into,
             "scale": scale,
             "dtype": str(found.dtype).removeprefix("torch."),
             **_certificate(found, first, second),
-            "validation_absent": questions.reason,
+            "validation_absent": inputs.reason,
             "seconds": time.monotonic() - begun,
             "peak_memory_mb": peak_memory_mb(open_accelerator(found.base.spec).device),
             "adapter": found.record.weights,
@@ -118,37 +119,36 @@ def merge_to(
 def _write(
     found: OpenedAdapter,
     folder: Path,
-    into: Into,
-    scale: float,
-    questions: Questions,
+    target: MergeTarget,
+    inputs: MergeInputs,
     tell: Callable[[str], None],
-) -> tuple[Answers, Answers]:
-    """Writes the merged model; gives the adapter's answers and those of what was written. No more
-    than one model is held at a time.
+) -> tuple[MergeOutputs, MergeOutputs]:
+    """Writes the merged model; returns the adapter's outputs and those of what was written. Holds
+    one model at a time.
     """
     accelerator = open_accelerator(found.base.spec)
     tell("asking the adapter on its base")
-    trained: nn.Module | None = _trained(found, scale, accelerator)
+    trained: nn.Module | None = _trained(found, target.scale, accelerator)
     assert trained is not None
-    first = ask(trained, questions, accelerator, tell)
-    tell(f"merging into the {into} weights")
+    first = compute_outputs(trained, inputs, accelerator, tell)
+    tell(f"merging into the {target.into} weights")
     if found.base.spec.quantization == "none":
         _save(folded(trained, found.recipe), found, folder)
         del trained  # it is the merged one now
     else:
         trained = None
-        give_back_memory()
-        _save(_merged_elsewhere(found, into, scale, accelerator.device), found, folder)
-    give_back_memory()
-    if into == "requantized":
+        release_memory()
+        _save(_merged_elsewhere(found, target, accelerator.device), found, folder)
+    release_memory()
+    if target.into == "requantized":
         _requantize(folder, found, accelerator.device)
     tell("asking the merged model, opened again")
-    second = ask(_reopened(folder, found, accelerator), questions, accelerator, tell)
+    second = compute_outputs(_reopened(folder, found, accelerator), inputs, accelerator, tell)
     return first, second
 
 
-def _certificate(found: OpenedAdapter, first: Answers, second: Answers) -> dict[str, Any]:
-    """How far the merged model's answers are from the adapter's: the worst of all inputs, then the
+def _certificate(found: OpenedAdapter, first: MergeOutputs, second: MergeOutputs) -> dict[str, Any]:
+    """Compares the merged model's outputs with the adapter's: the worst of all inputs, then the
     inputs one by one, then scores.
     """
     distances = compare(first, second)
@@ -160,55 +160,19 @@ def _certificate(found: OpenedAdapter, first: Answers, second: Answers) -> dict[
     }
 
 
-def _check_into(found: OpenedAdapter, into: Into) -> None:
-    """Raises MethodError where a base has no such weights."""
-    spec = found.base.spec
-    if into != "trained" and spec.quantization == "none":
-        raise MethodError(
-            f"`--into {into}`: the base was not quantized, so that the weights it was trained on "
-            "are the original ones",
-            "leave `--into` out",
-        )
-    if into == "original" and found.base.prequantized:
-        raise MethodError(
-            f"`--into original`: the files of `{found.base.name}` are quantized already, and hold "
-            "no other weights",
-            "leave `--into` out, which merges into the dequantized ones",
-        )
-    if into == "requantized":
-        shapes = quantized_empty(found.base, empty_model(found.base, found.record.head))
-        if not count_quantized(shapes.model, shapes.head).taken:
-            raise MethodError(
-                f"`--into requantized`: bitsandbytes takes no layer of `{found.base.name}`, which "
-                "was not quantized in training either",
-                "leave `--into` out",
-            )
-
-
-def _check_scale(found: OpenedAdapter, scale: float) -> None:
-    """Raises MethodError where an adapter has no strength but its own."""
-    config, head = found.peft_config, found.record.head
-    if scale == 1:
-        return
-    if reason := why_no_plain_lora(config, found.folder, head=head.trained):
-        raise MethodError(
-            f"`--scale`: {reason}, and only what LoRA adds to a weight has a strength",
-            "leave `--scale` out",
-        )
-
-
-def _questions(found: OpenedAdapter) -> Questions:
+def _inputs(found: OpenedAdapter) -> MergeInputs:
+    """What the adapter and the merged model are compared on."""
     record, opened = found.record, found.base
     probes = tuple(probe.input_ids for probe in record.probes)
     if not probes:
         probes = synthetic_inputs(opened.config, vocabulary_of(opened), ())
     validation, reason = _validation(found)
     pad = opened.tokenizer.pad_token_id
-    return Questions(found.recipe, record.head, pad, probes, validation, reason)
+    return MergeInputs(found.recipe, record.head, pad, probes, validation, reason)
 
 
 def _validation(found: OpenedAdapter) -> tuple[Examples | None, str]:
-    """The validation split of the training, or why it is not at hand."""
+    """The validation split of the training, or why it cannot be read."""
     if not found.record.base:
         return None, "another tool saved the adapter, and it names no data"
     task = found.recipe.task
@@ -230,18 +194,15 @@ def _trained(found: OpenedAdapter, scale: float, accelerator: Accelerator) -> nn
     return model
 
 
-def _merged_elsewhere(
-    found: OpenedAdapter, into: Into, scale: float, device: torch.device
-) -> nn.Module:
+def _merged_elsewhere(found: OpenedAdapter, target: MergeTarget, device: torch.device) -> nn.Module:
     """The merged model of an adapter whose base was quantized."""
     base, recipe = found.base, found.recipe
-    if into == "original":
+    if target.into == "original":
         spec = base.spec.with_(quantization="none", double_quant=False)
         base = replace(base, spec=spec)
         recipe = recipe.with_(base=spec)
-    return merged_model(
-        found.folder, recipe, base, found.record.head, found.dtype, found.dtype, device, scale
-    )
+    head, dtype = found.record.head, found.dtype
+    return merged_model(found.folder, recipe, base, head, dtype, dtype, device, target.scale)
 
 
 def _save(merged: Any, found: OpenedAdapter, folder: Path) -> None:
@@ -266,7 +227,7 @@ def _requantize(folder: Path, found: OpenedAdapter, device: torch.device) -> Non
     _save(loaded.model, found, folder)
     del loaded
     shutil.rmtree(plain)
-    give_back_memory()
+    release_memory()
 
 
 def _reopened(folder: Path, found: OpenedAdapter, accelerator: Accelerator) -> nn.Module:

@@ -16,7 +16,7 @@ from peftkit.adapters.loading import OpenedAdapter
 from peftkit.adapters.probes import take_probes, tolerance
 from peftkit.adapters.record import Record, config_digests, peft_config, tensor_digests, versions
 from peftkit.adapters.saving import PARTIAL
-from peftkit.atomic import settle
+from peftkit.atomic import fsync_files
 from peftkit.data.packaged import sha256_of
 from peftkit.deploy.merging.folding import vocabulary_of
 
@@ -52,7 +52,7 @@ def write_rewound(
     tensors = {name: live[name].detach().cpu().to(t.dtype) for name, t in saved.items()}
     plain = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
     save_file(plain, folder / file, metadata={"format": "pt"})
-    settle(folder)
+    fsync_files(folder)
     base = found.base
     probes = take_probes(model, vocabulary_of(base), base.added_ids, tolerance(base.spec))
     metrics = dict(found.record.metrics)

@@ -8,75 +8,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from torch import nn
-
-from peftkit.adapters.loading import OTHER_SEED, OpenedAdapter, load_proven, open_adapter
+from peftkit.adapters.loading import OpenedAdapter, open_adapter
 from peftkit.adapters.record import Record, versions
 from peftkit.adapters.saving import PARTIAL, check_saved
-from peftkit.atomic import place, placed, refuse_taken, write_json
+from peftkit.atomic import atomic_path, output_path, refuse_taken, write_json
 from peftkit.bases.devices import (
     device_name,
-    give_back_memory,
+    frozen_gc,
     open_accelerator,
-    quick_collections,
+    release_memory,
 )
-from peftkit.bases.loaded_model import LoadedModel
-from peftkit.bases.loading import load_weights
-from peftkit.bases.vocabulary import check_ids
-from peftkit.data.encoded import Encoded, Examples
-from peftkit.data.reading import read_source
-from peftkit.data.rows import check_columns
-from peftkit.data.splits import Splits, clean_rows, load_splits
 from peftkit.deploy.rewinding.folder import write_rewound
-from peftkit.deploy.rewinding.scales import DEFAULT, Measured, checked_scales, choose, parse_scales
-from peftkit.errors import AdapterError, DataError, MethodError, MissingPackageError, RecipeError
-from peftkit.evaluation.retention import DRAWN_FROM, Retention, load_texts, text_loss
-from peftkit.evaluation.scoring import evaluate
-from peftkit.methods.rewinding import Rewinding
+from peftkit.deploy.rewinding.material import Material, gather
+from peftkit.deploy.rewinding.moved_model import MovedModel, load_moved
+from peftkit.deploy.rewinding.scales import Measured, ScaleChoice, scale_choice
+from peftkit.errors import MethodError, RecipeError
+from peftkit.evaluation.retention import Retention
 from peftkit.reports import plots
 from peftkit.tasks.task import Score
-from peftkit.training.forward.engine import Engine
 
 REPORT, CURVE = "rewind.json", "rewind.svg"
-LABELLED_ROWS = 1000
-"""Most rows from elsewhere, unless a number was given; a language model reads fewer texts."""
 OTHER_DATA = 1e-2
 """Largest relative difference of a test loss to that of the training, on the same data."""
 
 
-@dataclass(frozen=True)
-class Material:
-    """What an adapter is scored on."""
-
-    encoded: Encoded
-    metric: str
-    """Of the target task; `loss` is better where it is lower."""
-    retention: Retention | None
-    texts: tuple[str, ...] = ()
-    """For a language model."""
-    rows: Examples | None = None
-    """Labelled rows from elsewhere, for any other task."""
-
-    @property
-    def retention_metric(self) -> str:
-        """`loss` of texts, or the task's own metric; empty where retention is not measured."""
-        if self.retention is None:
-            return ""
-        return "loss" if self.texts else self.metric
-
-    @property
-    def lower(self) -> tuple[bool, bool]:
-        """Whether less is better, of the target's score and of retention."""
-        return self.metric == "loss", self.retention_metric == "loss"
-
-
-@quick_collections()
+@frozen_gc()
 def rewind(
     path: str,
     scales: Sequence[float] = (),
@@ -114,33 +74,15 @@ def rewind(
         AdapterError: a file was changed, the base is another one, or the probes differ.
         OutputError: the folder holds something, or cannot be written.
     """
-    wanted = checked_scales(scales or parse_scales(DEFAULT))
-    if chosen is not None:
-        wanted = checked_scales([*wanted, chosen])
-    final = place(output or default_output(path))
+    choice = scale_choice(scales, chosen, allowed)
+    final = output_path(output or default_output(path))
     refuse_taken(final)
     begun = time.monotonic()
-    found = open_adapter(path, base, trust_remote_code, settings)
-    if reason := found.recipe.method.supports_rewinding():
-        raise MethodError(f"this adapter cannot be rewound: {reason}")
-    material = gather(found, retention)
-    if allowed and material.retention is None:
-        raise RecipeError(
-            f"a tolerance of {allowed:g} is what retention may cost, and none is measured here",
-            "give rows or text with `--retain`, or leave `--tolerance` out",
-        )
-    found.check_base()
-    accelerator = open_accelerator(found.base.spec)
-    with placed(final) as folder:
+    adapter = open_adapter(path, base, trust_remote_code, settings)
+    material = _material(adapter, retention, allowed)
+    with atomic_path(final) as folder:
         folder.mkdir()
-        report, record = _measure(
-            found, material, wanted, chosen, allowed, folder, accelerator, tell
-        )
-        give_back_memory()
-        if record is not None:
-            tell("opening what was written")
-            (folder / "recipe.json").write_text(_recipe_text(found), encoding="utf-8")
-            check_saved(folder / PARTIAL, found.recipe, found.base, record, accelerator)
+        report = _write(adapter, material, choice, folder, tell)
         report |= {"seconds": time.monotonic() - begun}
         write_json(folder / REPORT, report)
         (folder / CURVE).write_text(plots.rewind_curve(report), encoding="utf-8")
@@ -156,116 +98,86 @@ def default_output(path: str) -> str:
     return str(folder.with_name(name) if folder.exists() else Path(name))
 
 
-def gather(found: OpenedAdapter, retention: Retention | None) -> Material:
-    """The splits of the training, made anew, and what retention is measured on; no weights.
+def _material(adapter: OpenedAdapter, retention: Retention | None, allowed: float) -> Material:
+    """What an adapter is scored on, if it can be rewound.
 
     Raises:
-        DataError: one of them cannot be read.
-        AdapterError: the data has other classes than the adapter.
+        MethodError: there is nothing between the base and what the method trains.
+        RecipeError: a tolerance is given where retention is not measured.
+        DataError: the data cannot be read.
+        AdapterError: the base or the data is another one.
     """
-    task, head = found.recipe.task, found.record.head
-    if not found.record.base:
-        raise AdapterError(
-            "another tool saved the adapter, and it names no data to score it on",
-            "give a run folder of peftkit",
+    if reason := adapter.recipe.method.supports_rewinding():
+        raise MethodError(f"this adapter cannot be rewound: {reason}")
+    material = gather(adapter, retention)
+    if allowed and material.retention is None:
+        raise RecipeError(
+            f"a tolerance of {allowed:g} is what retention may cost, and none is measured here",
+            "give rows or text with `--retain`, or leave `--tolerance` out",
         )
-    try:
-        splits, _ = load_splits(task, found.recipe.split_seed)
-    except DataError as error:
-        raise DataError(
-            f"the data of the training is needed, and cannot be read: {error.message}",
-            "give the run folder, whose recipe.json says where the data is, and run the command "
-            "in the folder in which the run was started",
-        ) from error
-    encoded = task.encode(splits, found.base.tokenizer)
-    if encoded.head.labels != head.labels:
-        raise AdapterError(
-            "the data that the recipe names has other classes than the adapter",
-            "the file was changed; put that of the training back",
-        )
-    metric = found.recipe.metric
-    if head.task_type != "CAUSAL_LM":
-        if retention is None or "path" not in retention.model_fields_set:
-            return Material(encoded, metric, None)
-        return Material(encoded, metric, retention, rows=_labelled(found, splits, retention))
-    retention = retention or Retention()
-    try:
-        texts = load_texts(retention)
-    except MissingPackageError as error:
-        raise MissingPackageError(
-            f"{error.message}, on which retention is measured",
-            f"{error.hint}, or give a file of general text with `--retain PATH`",
-        ) from error
-    tokenizer = found.base.tokenizer
-    check_ids(found.base, (tokenizer(text, verbose=False)["input_ids"] for text in texts))
-    return Material(encoded, metric, retention, tuple(texts))
+    adapter.check_base()
+    return material
 
 
-def _labelled(found: OpenedAdapter, splits: Splits, retention: Retention) -> Examples:
-    """Rows of another file with the task's columns, without those that were trained on."""
-    count = retention.max_rows if "max_rows" in retention.model_fields_set else LABELLED_ROWS
-    task = found.recipe.task.elsewhere(retention.path, retention.subset, count)
-    tables = read_source(task.source)
-    table = next(tables[name] for name in DRAWN_FROM if name in tables)
-    try:
-        check_columns(table, task.columns)
-    except DataError as error:
-        raise DataError(error.message, "name its columns as those of the training") from error
-    rows, _ = clean_rows(task, table, found.recipe.split_seed)
-    trained = set(map(task.key, splits.train))
-    unseen = tuple(row for row in rows if task.key(row) not in trained)
-    if not unseen:
-        raise DataError(
-            f"`{table.name}`: all its rows are in the training split",
-            "give rows that the adapter has not seen",
-        )
-    others = replace(splits, test=unseen)
-    task.check_splits(others)
-    return task.encode(others, found.base.tokenizer).test
+def _write(
+    adapter: OpenedAdapter,
+    material: Material,
+    choice: ScaleChoice,
+    folder: Path,
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    """Scores the adapter, and writes and checks it at the chosen scale; returns the report. Holds
+    one model at a time.
+    """
+    accelerator = open_accelerator(adapter.base.spec)
+    tell("loading the adapter on its base")
+    moved = load_moved(adapter, material, accelerator)
+    report, record = _measure(moved, choice, folder, tell)
+    del moved
+    release_memory()
+    if record is not None:
+        tell("opening what was written")
+        (folder / "recipe.json").write_text(_recipe_text(adapter), encoding="utf-8")
+        check_saved(folder / PARTIAL, adapter.recipe, adapter.base, record, accelerator)
+    return report
+
+
+def _curve(
+    moved: MovedModel, scales: Sequence[float], tell: Callable[[str], None]
+) -> list[Measured]:
+    """The scores at every scale, in the order of the scales."""
+    material = moved.material
+    curve: list[Measured] = []
+    for scale in reversed(scales):  # what all others are compared with comes first
+        moved.rewinding.to(scale)
+        validation = moved.score(material.encoded.validation).metrics[material.metric]
+        curve.append(Measured(scale, validation, moved.retention()))
+        kept = curve[-1].retention
+        message = "" if kept is None else f", retention {material.retention_metric} {kept:.4f}"
+        tell(f"scale {scale:g}: validation {material.metric} {validation:.4f}{message}")
+    return curve[::-1]
 
 
 def _measure(
-    found: OpenedAdapter,
-    material: Material,
-    scales: Sequence[float],
-    wanted: float | None,
-    allowed: float,
-    folder: Path,
-    accelerator: Accelerator,
-    tell: Callable[[str], None],
+    moved: MovedModel, choice: ScaleChoice, folder: Path, tell: Callable[[str], None]
 ) -> tuple[dict[str, Any], Record | None]:
     """The report; and the record of what was written, None where the adapter stays as it is."""
-    tell("loading the adapter on its base")
-    model, rewinding = _loaded(found, accelerator)
-
-    def score(examples: Examples) -> Score:
-        return _score(found, material, model, examples, accelerator)
-
-    curve: list[Measured] = []
-    for scale in reversed(scales):  # what all others are compared with comes first
-        rewinding.to(scale)
-        validation = score(material.encoded.validation).metrics[material.metric]
-        curve.append(Measured(scale, validation, _retained(found, material, model, accelerator)))
-        kept = curve[-1].retention
-        told = "" if kept is None else f", retention {material.retention_metric} {kept:.4f}"
-        tell(f"scale {scale:g}: validation {material.metric} {validation:.4f}{told}")
-    curve.reverse()
-    chosen, why = choose(curve, material.lower, allowed)
-    if wanted is not None:
-        chosen, why = wanted, "it was asked for"
+    found, material, accelerator = moved.adapter, moved.material, moved.accelerator
+    curve = _curve(moved, choice.scales, tell)
+    chosen, why = choice.of(curve, material.lower)
     of_base = None
     if material.texts:
-        rewinding.to(0.0)
-        of_base = _retained(found, material, model, accelerator)
+        moved.rewinding.to(0.0)
+        of_base = moved.retention()
     tell("scoring the test split")
-    rewinding.to(1.0)
-    trained = score(material.encoded.test)
-    rewinding.to(chosen)
-    rewound = trained if chosen == 1 else score(material.encoded.test)
+    moved.rewinding.to(1.0)
+    trained = moved.score(material.encoded.test)
+    moved.rewinding.to(chosen)
+    rewound = trained if chosen == 1 else moved.score(material.encoded.test)
     record = None
     if chosen != 1:
         with accelerator.autocast():
-            record = write_rewound(model, found, chosen, rewound.metrics, folder)
+            record = write_rewound(moved.model, found, chosen, rewound.metrics, folder)
     read_by_task = {"text", "max_rows", "max_length"} if material.rows else set()
     data = material.retention and material.retention.model_dump(exclude=read_by_task)
     report = {
@@ -290,44 +202,6 @@ def _measure(
         "versions": versions(),
     }
     return report, record
-
-
-def _loaded(found: OpenedAdapter, accelerator: Accelerator) -> tuple[nn.Module, Rewinding]:
-    """The adapter on its base, proven by its probes, and what moves it."""
-    recipe, head, device = found.recipe, found.record.head, accelerator.device
-    model, _ = load_proven(found.folder, recipe, found.base, found.record, accelerator)
-
-    def load_base() -> LoadedModel:
-        set_seed(OTHER_SEED)
-        return load_weights(found.base, head, found.dtype, device, dropout=None)
-
-    starts = recipe.method.starts(model, load_base)
-    return model, Rewinding(model, starts, found.base.added_ids)
-
-
-def _score(
-    found: OpenedAdapter,
-    material: Material,
-    model: nn.Module,
-    examples: Examples,
-    accelerator: Accelerator,
-) -> Score:
-    recipe, encoded = found.recipe, material.encoded
-    tokens, pad = recipe.training.micro_batch_tokens, encoded.pad_token_id
-    engine = Engine.of(model, encoded.head, recipe.task.loss(), pad, tokens, accelerator)
-    return evaluate(engine, examples, recipe.task)
-
-
-def _retained(
-    found: OpenedAdapter, material: Material, model: nn.Module, accelerator: Accelerator
-) -> float | None:
-    if material.retention is None:
-        return None
-    if material.rows is not None:
-        score = _score(found, material, model, material.rows, accelerator)
-        return score.metrics[material.metric]
-    length = material.retention.max_length
-    return text_loss(model, found.base.tokenizer, material.texts, length, accelerator)
 
 
 def _notes(found: OpenedAdapter, material: Material, trained: Score) -> list[str]:

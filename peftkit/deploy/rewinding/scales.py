@@ -116,3 +116,33 @@ def choose(
         return trained.scale, f"no smaller scale retains more without a score that is worse{by}"
     told = f"of {len(kept)} scales whose validation score is not worse than at scale 1{by}"
     return best.scale, f"{told}, it retains most"
+
+
+@dataclass(frozen=True)
+class ScaleChoice:
+    """The scales at which an adapter is scored, and how one of them is chosen."""
+
+    scales: tuple[float, ...]
+    """Ascending, 1 last."""
+    wanted: float | None
+    """The scale that a person chose; None to let validation data choose."""
+    tolerance: float
+    """How much worse than at scale 1 the validation score may be."""
+
+    def of(self, curve: Sequence[Measured], lower: tuple[bool, bool]) -> tuple[float, str]:
+        """The chosen scale, and why it is that one; see `choose`."""
+        if self.wanted is not None:
+            return self.wanted, "it was asked for"
+        return choose(curve, lower, self.tolerance)
+
+
+def scale_choice(scales: Sequence[float], wanted: float | None, tolerance: float) -> ScaleChoice:
+    """The choice among scales, `DEFAULT` if there are none, and the wanted one.
+
+    Raises:
+        RecipeError: see `checked_scales`.
+    """
+    checked = checked_scales(scales or parse_scales(DEFAULT))
+    if wanted is not None:
+        checked = checked_scales([*checked, wanted])
+    return ScaleChoice(checked, wanted, tolerance)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.adapters.loading import OpenedAdapter, open_adapter
-from peftkit.atomic import placed
+from peftkit.atomic import atomic_path
 from peftkit.data.encoded import Head
 from peftkit.deploy.exporting.gguf.families import Layout, family_of
 from peftkit.deploy.exporting.request import Exported, Request, is_plain, other_precision, stops_of
@@ -49,7 +49,7 @@ def write_checked(
     Returns:
         What the check returns.
     """
-    with placed(path, a_file) as partial:
+    with atomic_path(path, a_file) as partial:
         write(partial)
         return check(partial)
 

@@ -1,0 +1,80 @@
+"""The code in a model card by which transformers loads the base of an adapter."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from peftkit.adapters.base_origin import loading_arguments
+from peftkit.adapters.record import Record
+
+FLOAT32_KERNELS = """\
+for module in model.modules():  # else bitsandbytes repacks 4-bit weights on some CPUs, and rounds
+    if hasattr(module, "support_avx512bf16_for_cpu"):
+        module.support_avx512bf16_for_cpu = False
+"""
+
+
+@dataclass(frozen=True)
+class BaseCode:
+    """The pieces of the code that differ from base to base."""
+
+    path: str
+    """First argument of `from_pretrained`."""
+    options: str
+    """Its keyword arguments, a comma before each."""
+    config: str
+    """Lines before it that make a configuration; empty where the base's own serves."""
+    imports: str
+    """Classes of transformers that these need, a comma before each."""
+    float32_kernels: str
+    """Lines after it that keep 4-bit weights as they are; empty where there are none."""
+
+
+def base_code(record: Record) -> BaseCode:
+    """The code for an adapter's base, as it was trained on."""
+    path, _ = loading_arguments(record.base)
+    config = _config_code(record, path)
+    quantized = record.base["quantization"] != "none"
+    four_bits = record.recipe["base"]["quantization"] in ("nf4", "fp4")
+    return BaseCode(
+        path=path,
+        options="".join(f", {option}" for option in _load_options(record)),
+        config=config,
+        imports=(", AutoConfig" if config else "") + (", BitsAndBytesConfig" if quantized else ""),
+        float32_kernels=FLOAT32_KERNELS if four_bits else "",
+    )
+
+
+def _config_options(record: Record) -> list[str]:
+    """Keyword arguments of `from_pretrained` that are about the configuration."""
+    labels = [f"num_labels={len(record.head.labels)}"] if record.head.labels else []
+    return [*labels, *loading_arguments(record.base)[1]]
+
+
+def _config_code(record: Record, base_path: str) -> str:
+    """Code that says which layers of a base that is quantized already are new and are not."""
+    if record.base["quantization"] != "none" or not record.base["unquantized"]:
+        return ""
+    options = "".join(f", {option}" for option in _config_options(record))
+    return (
+        f'config = AutoConfig.from_pretrained("{base_path}"{options})\n'
+        f'config.quantization_config["llm_int8_skip_modules"] = '
+        f"{json.dumps(record.base['unquantized'])}\n"
+    )
+
+
+def _load_options(record: Record) -> list[str]:
+    """Keyword arguments of `from_pretrained` that give the base as it was trained on."""
+    if _config_code(record, ""):
+        return ["config=config"]
+    options = _config_options(record)
+    kind = record.base["quantization"]
+    if kind != "none":
+        eight, four = "load_in_8bit=True", f'load_in_4bit=True, bnb_4bit_quant_type="{kind}"'
+        four += ", bnb_4bit_use_double_quant=True" if record.base["double_quant"] else ""
+        skipped = json.dumps(record.base["unquantized"])
+        kept = f", llm_int8_skip_modules={skipped}" if record.base["unquantized"] else ""
+        arguments = f"{eight if kind == 'int8' else four}{kept}"
+        options.append(f"quantization_config=BitsAndBytesConfig({arguments})")
+    return options

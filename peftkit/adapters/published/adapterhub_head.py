@@ -1,0 +1,87 @@
+"""Heads that AdapterHub's library saves, as layers of transformers' own classifiers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from peftkit.adapters.inspection.adapterhub_format import HEAD_WEIGHTS
+from peftkit.adapters.inspection.inspected import Inspected
+
+CLASSIFIERS: dict[tuple[Any, ...], tuple[str, ...]] = {
+    ("bert", 1, None, True): ("classifier",),
+    ("bert", 2, "tanh", False): ("bert.pooler.dense", "classifier"),
+    ("roberta", 2, "tanh", False): ("classifier.dense", "classifier.out_proj"),
+    ("xlm-roberta", 2, "tanh", False): ("classifier.dense", "classifier.out_proj"),
+    ("electra", 2, "gelu", False): ("classifier.dense", "classifier.out_proj"),
+}
+"""(architecture, layers, activation between them, whether the pooler is read) of the library's
+classifiers -> the linear layers of transformers' `...ForSequenceClassification`, where that
+computes the same; BERT's pooler is what the library's first layer is: tanh(linear(first token))."""
+OWN_CLASSES = {
+    "BertForSequenceClassification": ("classifier",),
+    "RobertaForSequenceClassification": ("classifier.dense", "classifier.out_proj"),
+    "XLMRobertaForSequenceClassification": ("classifier.dense", "classifier.out_proj"),
+    "ElectraForSequenceClassification": ("classifier.dense", "classifier.out_proj"),
+}
+"""Classes of transformers with a head of their own, which the library saves under its own names."""
+
+
+@dataclass(frozen=True)
+class HubHead:
+    """A classifier that was saved beside an adapter."""
+
+    labels: tuple[str, ...]
+    layers: dict[str, str]
+    """Linear layer in the file -> in transformers' model."""
+
+
+def hub_head(found: Inspected) -> HubHead | str:
+    """The head of an AdapterHub folder, or why there is none to be loaded."""
+    config, saved = found.config or {}, found.head
+    if saved is None:
+        return "it was saved without a head"
+    tensors = next((found.tensors[n] for n in HEAD_WEIGHTS if n in found.tensors), None)
+    if tensors is None:
+        return "the weights of its head are not in the folder"
+    head = saved.get("config")
+    if isinstance(head, dict):
+        layers = _layers(head, str(config.get("model_type")), str(saved.get("name")))
+    else:  # a class of transformers with its own head
+        head, kind = saved, str(saved.get("model_class"))
+        own = OWN_CLASSES.get(kind)
+        layers = f"its head is that of `{kind[:60]}`" if own is None else {n: n for n in own}
+    if isinstance(layers, str):
+        return layers
+    number = head.get("num_labels")
+    if type(number) is not int or number < 1:
+        return f"its head has {str(number)[:20]} labels, and gives numbers, not classes"
+    last = tensors.get(f"{[*layers][-1]}.weight")
+    if last is None or last.shape[:1] != (number,):
+        what = "one label, and gives numbers, not classes," if number == 1 else f"{number} labels,"
+        return f"its head has {what} and its last layer is for others or is missing"
+    return HubHead(_labels(head.get("label2id"), number), layers)
+
+
+def _layers(head: dict[str, Any], model_type: str, name: str) -> dict[str, str] | str:
+    """Of one of the library's own heads, as `HubHead.layers`; or why it is not loaded."""
+    if head.get("head_type") != "classification":
+        return f"its head is one for `{str(head.get('head_type'))[:60]}`"
+    count, activation = head.get("layers"), head.get("activation_function")
+    if not isinstance(count, int) or not isinstance(activation, str | None):
+        return f"its head has {str(count)[:20]} layers and `{str(activation)[:20]}` between them"
+    pooled = bool(head.get("use_pooler"))
+    own = CLASSIFIERS.get((model_type, count, activation if count != 1 else None, pooled))
+    if own is None or head.get("bias") is False:
+        return (
+            f"its head has {str(count)[:20]} layers, `{str(activation)[:20]}` between them and "
+            f"{'a' if pooled else 'no'} pooler before them, which is not the classifier that "
+            f"transformers gives {model_type} models"
+        )
+    return {f"heads.{name}.{3 * n + 1}": layer for n, layer in enumerate(own)}
+
+
+def _labels(ids: Any, number: int) -> tuple[str, ...]:
+    if isinstance(ids, dict) and sorted(map(str, ids.values())) == sorted(map(str, range(number))):
+        return tuple(sorted(ids, key=lambda label: int(ids[label])))
+    return tuple(f"LABEL_{n}" for n in range(number))

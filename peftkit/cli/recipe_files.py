@@ -1,0 +1,97 @@
+"""Recipes in scripts and recipe.json files, with the command line's overrides."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from peftkit.errors import PeftkitError, RecipeError, not_found
+from peftkit.parts.problems import all_problems
+from peftkit.parts.scripts import import_file, script_errors
+from peftkit.recipe import Recipe
+
+
+def recipe_in(file: Path, overrides: list[str]) -> Recipe:
+    """The recipe of a script or a recipe.json, with overrides.
+
+    Raises:
+        RecipeError: the file holds none, or an override does not fit.
+    """
+    if file.is_dir():
+        inside = next(
+            (name for name in ("recipe.json", "recipes/*.json") if any(file.glob(name))), ""
+        )
+        raise RecipeError(f"`{file}` is a folder", f"try `{file / inside}`" if inside else "")
+    if not file.is_file():
+        raise RecipeError(f"no file `{file}`", not_found(file))
+    if file.suffix not in (".py", ".json"):
+        raise RecipeError(
+            f"`{file}` is no recipe: its name ends in neither .py nor .json",
+            "`peftkit new NAME` writes one to start from",
+        )
+    if file.suffix == ".py":
+        module = import_file(file)
+        if not callable(getattr(module, "recipe", None)):
+            raise RecipeError(
+                f"`{file}` has no function `recipe`", "`peftkit new NAME` writes one to start from"
+            )
+        return recipe_of(module.recipe, file, overrides)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"`{file}` is not UTF-8 text") from error
+    recipe = Recipe.from_json(text, str(file))
+    return _overridden(recipe, file, overrides)
+
+
+def recipe_of(build: Callable[[], Recipe], file: Path, overrides: list[str]) -> Recipe:
+    """The recipe that a script's function returns, with overrides.
+
+    Raises:
+        RecipeError: the function fails or returns something else, or an override does not fit.
+    """
+    with all_problems(str(file)), script_errors(file):
+        recipe = build()
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"`recipe()` in {file} returns {type(recipe).__name__}, not a Recipe")
+    return _overridden(recipe, file, overrides)
+
+
+def _overridden(recipe: Recipe, file: Path, overrides: list[str]) -> Recipe:
+    if not recipe.name:
+        recipe = recipe.with_(name=folder_name(file.stem))
+    if not overrides:
+        return recipe
+    import tyro
+
+    with all_problems("command line"):
+        return tyro.cli(
+            Recipe,
+            default=recipe,
+            args=overrides,
+            prog=file.name,
+            description="Also: --output-dir DIR, --json, --debug.",
+        )
+
+
+def folder_name(stem: str) -> str:
+    """A name for a folder of runs, made of a file's name."""
+    return "".join(c if c.isalnum() or c in "_-." else "-" for c in stem).lstrip("-.") or "run"
+
+
+@contextlib.contextmanager
+def hint_beside(script: Path) -> Iterator[None]:
+    """Inside, an error about a file that is missing says so if it lies beside the script."""
+    try:
+        yield
+    except PeftkitError as error:
+        if error.missing and not error.missing.is_absolute():
+            there = script.parent / error.missing
+            if there.exists():
+                error.hint = (
+                    f"it lies beside the script: give `{os.path.relpath(there)}`, as paths are "
+                    f"looked for in the current folder, `{Path.cwd()}`"
+                )
+        raise

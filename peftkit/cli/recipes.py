@@ -1,0 +1,146 @@
+"""The commands on recipes: `peftkit run`, `check`, `plan` and `new`.
+
+torch is loaded when the recipe and its rows turned out to be good.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from peftkit.bases.quiet_libraries import quiet_libraries
+from peftkit.cli.recipe_files import folder_name, hint_beside
+from peftkit.errors import BaseModelError, OutputError, PeftkitError, RecipeError, first_line
+from peftkit.parts.scripts import refuse_shadowing
+from peftkit.recipe import Recipe
+from peftkit.reports.terminal import open_console, print_note
+from peftkit.stages.run_folder import taken_name
+
+
+def run_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
+    """Trains a recipe, and prints where its adapter and its receipt are."""
+    from peftkit.stages.early import look
+
+    with hint_beside(file):
+        rows = look(recipe, options.output_dir)
+    console = open_console(options.json)
+    console.print(
+        f"[bold]{recipe.name}[/]  {recipe.method.kind()} on {recipe.base.name_or_path}, "
+        f"{recipe.task.kind()}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if other := taken_name(recipe.name, options.output_dir):
+        console.print(
+            f"  [yellow]note:[/] `{other.parent / recipe.name}` exists; this run goes to "
+            f"`{other}`; `{other.parent / recipe.name}@latest` names the newest",
+            highlight=False,
+            soft_wrap=True,
+        )
+    quiet_libraries()
+    from peftkit.run import run
+
+    done = run(recipe, options.output_dir, console, rows=rows)
+    if not done.record:
+        return
+    console.print(f"  adapter  {done.folder / 'adapter'}", highlight=False, soft_wrap=True)
+    console.print(f"  receipt  {done.folder / 'receipt.html'}", highlight=False, soft_wrap=True)
+    if options.json:
+        print(json.dumps({"folder": str(done.folder), **done.record}, ensure_ascii=False))
+
+
+def check_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
+    """Prints what is known of a run without weights; raises the error of whatever is wrong."""
+    from peftkit.stages.early import look
+
+    with hint_beside(file):
+        rows = look(recipe)
+    quiet_libraries()
+    from peftkit.reports.console import print_example, print_ledger
+    from peftkit.stages.preparing import prepare
+
+    prepared = prepare(recipe, rows)
+    console = open_console(options.json)
+    print_ledger(console, prepared.ledger, whole=True)
+    unmergeable = recipe.method.supports_merging(prepared.base.spec)
+    console.print(
+        f"\n  {recipe.method.kind()} trains {prepared.trainable_parameters:,} of "
+        f"{prepared.total_parameters:,} parameters\n"
+        f"  merging: {unmergeable or 'into the weights it was trained on'}\n\n"
+        "  the first training example:",
+        highlight=False,
+        soft_wrap=True,
+    )
+    print_example(console, prepared.example())
+    console.print("\n  nothing is wrong that can be told without weights", style="green")
+    if options.json:
+        value = {
+            "recipe": json.loads(recipe.model_dump_json()),
+            "trainable_parameters": prepared.trainable_parameters,
+            "total_parameters": prepared.total_parameters,
+            "merging_refused": unmergeable or "",
+            "ledger": prepared.ledger.to_json(),
+            "example": [asdict(piece) for piece in prepared.example()],
+        }
+        print(json.dumps(value, ensure_ascii=False))
+
+
+def plan_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
+    """Estimates the memory and the time of a run, and prints them."""
+    from peftkit.stages.early import look
+
+    with hint_beside(file):
+        rows = look(recipe)
+    quiet_libraries()
+    from peftkit.bases.devices import open_accelerator
+    from peftkit.reports.console import print_plan
+    from peftkit.run import plan
+    from peftkit.stages.preparing import prepare
+    from peftkit.training.threads import cpu_threads
+
+    prepared = prepare(recipe, rows)
+    try:
+        with cpu_threads(prepared.recipe.training.threads or 1):
+            planned = plan(prepared, open_accelerator(prepared.recipe.base), timed=True).to_json()
+    except (MemoryError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
+        if isinstance(error, PeftkitError):
+            raise
+        raise BaseModelError(
+            f"no small copy of `{prepared.base.name}` could be measured: "
+            f"{type(error).__name__}: {first_line(error)}",
+            "train it without a plan, or lower `training.micro_batch_tokens` if memory ran out",
+        ) from error
+    console = open_console(options.json)
+    print_plan(console, planned)
+    for note in prepared.ledger.notes:
+        print_note(console, note)
+    if options.json:
+        print(json.dumps(planned, ensure_ascii=False))
+
+
+def new_command(name: str) -> None:
+    """Writes a recipe script to start from.
+
+    Raises:
+        RecipeError: the name is none for a file.
+        OutputError: the file exists, or cannot be written.
+    """
+    from importlib import resources
+
+    file = Path(f"{name.removesuffix('.py')}.py")
+    if folder_name(file.stem) != file.stem:
+        raise RecipeError(f"`{file.stem}` is no name for a file", "use letters, digits, `-`, `_`")
+    refuse_shadowing(file)
+    template = (
+        resources.files("peftkit.cli").joinpath("new_recipe.py.txt").read_text(encoding="utf-8")
+    )
+    try:
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(template.replace("NAME", file.stem))
+    except FileExistsError:
+        raise OutputError(f"`{file}` exists already, and nothing is overwritten") from None
+    except OSError as error:
+        raise OutputError(f"cannot write `{file}`: {error.strerror}") from error
+    print(f"wrote {file}\n\n  python {file} --help\n  python {file}")

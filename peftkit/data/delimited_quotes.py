@@ -1,0 +1,91 @@
+"""Whether the quotes of a delimited file enclose fields or are plain text, as its records show."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from peftkit.data.delimited_records import STRAY, Reading, read_literal, read_quoted
+
+MANY_LINES = 10
+"""A record of so many lines, nearly all of them rows by themselves, has swallowed them: texts
+rarely have a row's number of separators in each line."""
+
+
+def has_escaped_quotes(line: str) -> bool:
+    """Whether quotes in a line stand after backslashes."""
+    return '\\"' in line
+
+
+def best_reading(lines: Sequence[str], start: int, separator: str) -> tuple[Reading, int | None]:
+    """The records, the header first; and where quotes are plain text, the line that shows it."""
+    reading = read_quoted(lines, start, separator, frozenset())
+    if torn := _swallowed(lines, reading, separator):
+        reading = read_quoted(lines, start, separator, torn)
+    strays = reading.strays()
+    escaped = sum(has_escaped_quotes(lines[record.first]) for record in strays)
+    if not strays or reading.records[0].kind or 2 * escaped > len(strays):
+        return reading, None
+    literal = read_literal(lines, start, separator)
+    fewer = len(literal.malformed()) < len(reading.malformed())
+    if fewer and not _quotes_enclose(reading, lines, separator):
+        return literal, strays[0].first + 1
+    return reading, None
+
+
+def _swallowed(lines: Sequence[str], reading: Reading, separator: str) -> frozenset[int]:
+    """First lines of the records that join lines which are rows by themselves: nearly each has the
+    right number of fields, and, as commas stand in texts too, one that other rows have, such as a
+    label, or they are many.
+    """
+    rows = [r for r in reading.records[1:] if not r.kind and r.fields]
+    several = [record for record in rows if record.end - record.first > 1]
+    if not several or len(reading.records[0].fields or ()) < 2:
+        return frozenset()
+    width = len(reading.records[0].fields or ())
+    tabs = separator == "\t"  # which a text does not have, unless tables are what it holds
+    least = 1.0 if not tabs else 0.5 if len(several) > 1 else 0.0
+    common: list[Counter[str]] = [Counter() for _ in range(width)]
+    for record in rows:
+        if record.end - record.first == 1:
+            for counter, value in zip(common, record.fields or (), strict=True):
+                counter[value.strip()] += 1
+    firsts = set()
+    for record in several:
+        parts = [line.rstrip("\r\n").split(separator) for line in lines[record.first : record.end]]
+        whole = [fields for fields in parts if len(fields) == width]
+        ends = len(parts[0]) == len(parts[-1]) == width  # a text of several lines has more there
+        if not ends or len(whole) < 0.9 * len(parts):
+            continue
+        own = [Counter(value.strip() for value in column) for column in zip(*whole, strict=True)]
+        known = sum(_known(fields, common) or _known(fields, own) for fields in whole)
+        if len(parts) >= MANY_LINES or known >= least * len(whole):
+            firsts.add(record.first)
+    return frozenset(firsts)
+
+
+def _known(fields: Sequence[str], common: Sequence[Counter[str]]) -> bool:
+    """Whether one of the fields has a value without quotes that at least two rows have."""
+    return any(
+        value.strip() and '"' not in value and counter[value.strip()] > 1
+        for value, counter in zip(fields, common, strict=True)
+    )
+
+
+def _quotes_enclose(reading: Reading, lines: Sequence[str], separator: str) -> bool:
+    """Whether quotes around fields are the file's way to write them: they enclose what must be
+    enclosed, or the header, or more fields than there are stray ones.
+    """
+    around = 0
+    for record in reading.records:
+        whole = "".join(lines[record.first : record.end]).rstrip("\r\n")
+        if record.kind == STRAY or '"' not in whole:
+            continue
+        if record.end - record.first > 1 or record is reading.records[0]:
+            return True
+        enclosed = re.findall(rf'(?:^|{re.escape(separator)})"((?:[^"]|"")*)"', whole)
+        if any(separator in value or '""' in value for value in enclosed):
+            return True
+        around += len(enclosed)
+    return around > len(reading.strays())

@@ -1,0 +1,120 @@
+"""The records of a delimited file, with quotes around fields or with quotes as plain text.
+
+A quote begins a field that may continue over several lines, or is a stray one, which would swallow
+all lines up to the next quote. A record whose quotes do not work out is taken apart: its first line
+is malformed, and each line after it is read by itself.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+STRAY = "stray quote"
+READ_AGAIN = 20
+"""How many times the lines of a file may be read again because quotes do not work out."""
+
+
+@dataclass(frozen=True)
+class DelimitedRecord:
+    """What one pass has read at some lines."""
+
+    first: int
+    """Index of its first line."""
+    end: int
+    """Index after its last line."""
+    fields: tuple[str, ...] | None
+    """None where the quotes do not work out."""
+    kind: str = ""
+    """What is malformed in it; empty if nothing is."""
+
+
+@dataclass
+class Reading:
+    """All records of a file under one understanding of its quotes."""
+
+    records: list[DelimitedRecord] = field(default_factory=list)
+
+    def malformed(self) -> list[DelimitedRecord]:
+        """Records that give no row."""
+        return [record for record in self.records if record.kind]
+
+    def strays(self) -> list[DelimitedRecord]:
+        """Records with a quote that encloses nothing."""
+        return [record for record in self.records if record.kind == STRAY]
+
+
+def read_quoted(lines: Sequence[str], start: int, separator: str, torn: Collection[int]) -> Reading:
+    """Records whose fields may be enclosed in quotes.
+
+    Args:
+        torn: indices of first lines whose records are taken apart whatever they look like.
+    """
+    reading = Reading()
+    width = again = 0
+    at, suspect = start, start  # lines before `suspect` were part of a record taken apart
+    while at < len(lines):
+        most = len(lines) if again <= READ_AGAIN * len(lines) else 1
+        for record in _csv_records(lines, at, separator, most):
+            at = record.end
+            if record.fields is not None and _is_blank(record.fields):
+                continue
+            several = record.end - record.first > 1
+            begun = record.first < suspect and not several  # its other end may be a line above
+            odd = begun and lines[record.first].count('"') % 2 == 1
+            wrong = record.fields is None or (bool(width) and len(record.fields) != width)
+            if odd or record.fields is None or (several and (wrong or record.first in torn)):
+                reading.records.append(DelimitedRecord(record.first, record.first + 1, None, STRAY))
+                suspect, at = max(suspect, record.end), record.first + 1
+                again += record.end - record.first
+                break
+            width = width or len(record.fields)
+            reading.records.append(_judged(record, width))
+    return reading
+
+
+def _csv_records(
+    lines: Sequence[str], first: int, separator: str, most: int
+) -> Iterator[DelimitedRecord]:
+    """Records as the csv module reads them, strictly.
+
+    Args:
+        first: index of the first line to read.
+        most: how many lines are read.
+    """
+    rest = (lines[index] for index in range(first, min(len(lines), first + most)))
+    reader = csv.reader(rest, delimiter=separator, strict=True)
+    while True:
+        begin = first + reader.line_num
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            yield DelimitedRecord(begin, first + reader.line_num, None)
+        else:
+            yield DelimitedRecord(begin, first + reader.line_num, tuple(fields))
+
+
+def _is_blank(fields: Sequence[str]) -> bool:
+    return len(fields) < 2 and not "".join(fields).strip()
+
+
+def read_literal(lines: Sequence[str], start: int, separator: str) -> Reading:
+    """A record on each line, quotes as they are."""
+    reading = Reading()
+    width = 0
+    for index in range(start, len(lines)):
+        fields = tuple(lines[index].rstrip("\r\n").split(separator))
+        if not _is_blank(fields):
+            width = width or len(fields)
+            reading.records.append(_judged(DelimitedRecord(index, index + 1, fields), width))
+    return reading
+
+
+def _judged(record: DelimitedRecord, width: int) -> DelimitedRecord:
+    """The record with what is malformed in it, if its number of fields is."""
+    count = len(record.fields or ())
+    kind = "" if count == width else "too few fields" if count < width else "too many fields"
+    return DelimitedRecord(record.first, record.end, record.fields, kind)

@@ -1,0 +1,76 @@
+"""Which of the base's weights an adapter is merged into, at which scale, and what refuses it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from peftkit.adapters.loading import OpenedAdapter
+from peftkit.bases.loading import empty_model
+from peftkit.bases.quantizing import count_quantized, quantized_empty
+from peftkit.deploy.lora_updates import why_no_plain_lora
+from peftkit.deploy.merging.folding import check_mergeable
+from peftkit.errors import MethodError
+
+Into = Literal["trained", "original", "requantized"]
+
+
+@dataclass(frozen=True)
+class MergeTarget:
+    """What an adapter is merged into, and how strongly."""
+
+    into: Into
+    """The base's weights that were trained on, dequantized if they were quantized; the original
+    ones, as they were before they were quantized; or the trained ones, quantized again."""
+    scale: float
+    """Factor on what a LoRA adds: W + scale * s B A; a head stays as it was trained."""
+
+
+def check_target(adapter: OpenedAdapter, target: MergeTarget) -> None:
+    """Checks that an adapter can be merged so, and that its base is the one of the training.
+
+    Raises:
+        MethodError: what was trained cannot be merged, or not into these weights or at this scale.
+        AdapterError: the base is another one.
+    """
+    check_mergeable(adapter)
+    check_into(adapter, target.into)
+    _check_scale(adapter, target.scale)
+    adapter.check_base()
+
+
+def check_into(adapter: OpenedAdapter, into: Into) -> None:
+    """Raises MethodError where a base has no such weights."""
+    spec = adapter.base.spec
+    if into != "trained" and spec.quantization == "none":
+        raise MethodError(
+            f"`--into {into}`: the base was not quantized, so that the weights it was trained on "
+            "are the original ones",
+            "leave `--into` out",
+        )
+    if into == "original" and adapter.base.prequantized:
+        raise MethodError(
+            f"`--into original`: the files of `{adapter.base.name}` are quantized already, and "
+            "hold no other weights",
+            "leave `--into` out, which merges into the dequantized ones",
+        )
+    if into == "requantized":
+        shapes = quantized_empty(adapter.base, empty_model(adapter.base, adapter.record.head))
+        if not count_quantized(shapes.model, shapes.head).taken:
+            raise MethodError(
+                f"`--into requantized`: bitsandbytes takes no layer of `{adapter.base.name}`, "
+                "which was not quantized in training either",
+                "leave `--into` out",
+            )
+
+
+def _check_scale(adapter: OpenedAdapter, scale: float) -> None:
+    """Raises MethodError where an adapter has no strength but its own."""
+    config, head = adapter.peft_config, adapter.record.head
+    if scale == 1:
+        return
+    if reason := why_no_plain_lora(config, adapter.folder, head=head.trained):
+        raise MethodError(
+            f"`--scale`: {reason}, and only what LoRA adds to a weight has a strength",
+            "leave `--scale` out",
+        )

@@ -1,0 +1,63 @@
+"""An adapter on its base, moved to one scale after another and scored there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
+
+from peftkit.adapters.loading import OTHER_SEED, OpenedAdapter, load_proven
+from peftkit.bases.loaded_model import LoadedModel
+from peftkit.bases.loading import load_weights
+from peftkit.data.encoded import Examples
+from peftkit.deploy.rewinding.material import Material
+from peftkit.evaluation.retention import text_loss
+from peftkit.evaluation.scoring import evaluate
+from peftkit.methods.rewinding import Rewinding
+from peftkit.tasks.task import Score
+from peftkit.training.forward.engine import Engine
+
+
+@dataclass(frozen=True)
+class MovedModel:
+    """A loaded adapter, what moves it, and what it is scored on."""
+
+    adapter: OpenedAdapter
+    material: Material
+    model: nn.Module
+    rewinding: Rewinding
+    accelerator: Accelerator
+
+    def score(self, examples: Examples) -> Score:
+        """The task's score at the scale that the model has now."""
+        recipe, encoded = self.adapter.recipe, self.material.encoded
+        tokens, pad = recipe.training.micro_batch_tokens, encoded.pad_token_id
+        loss = recipe.task.loss()
+        engine = Engine.of(self.model, encoded.head, loss, pad, tokens, self.accelerator)
+        return evaluate(engine, examples, recipe.task)
+
+    def retention(self) -> float | None:
+        """The score on what should be retained; None where nothing was given to measure it on."""
+        material = self.material
+        if material.retention is None:
+            return None
+        if material.rows is not None:
+            return self.score(material.rows).metrics[material.metric]
+        tokenizer, length = self.adapter.base.tokenizer, material.retention.max_length
+        return text_loss(self.model, tokenizer, material.texts, length, self.accelerator)
+
+
+def load_moved(adapter: OpenedAdapter, material: Material, accelerator: Accelerator) -> MovedModel:
+    """The adapter on its base as it was trained, proven by its probes."""
+    recipe, head, device = adapter.recipe, adapter.record.head, accelerator.device
+    model, _ = load_proven(adapter.folder, recipe, adapter.base, adapter.record, accelerator)
+
+    def load_base() -> LoadedModel:
+        set_seed(OTHER_SEED)
+        return load_weights(adapter.base, head, adapter.dtype, device, dropout=None)
+
+    starts = recipe.method.starts(model, load_base)
+    rewinding = Rewinding(model, starts, adapter.base.added_ids)
+    return MovedModel(adapter, material, model, rewinding, accelerator)

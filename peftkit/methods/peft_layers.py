@@ -1,0 +1,51 @@
+"""PEFT's layers in a model that has an adapter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from peftkit.errors import MethodError
+from peftkit.methods.peft_types import ADAPTER_NAME
+
+
+def lora_layers(model: nn.Module) -> dict[str, Any]:
+    """PEFT's LoRA layers under their names in the base, in the order of the model."""
+    return {
+        name.removeprefix("base_model.model."): module
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer)
+    }
+
+
+def check_rank(model: Any, most: int = 0) -> None:
+    """Raises MethodError unless every LoRA layer's weight has as many directions to start from as
+    its rank.
+
+    Args:
+        most: the largest rank that a layer may get, if ranks are not settled yet.
+    """
+    for name, layer in lora_layers(model).items():
+        if ADAPTER_NAME not in layer.lora_A or not hasattr(layer.get_base_layer(), "weight"):
+            raise MethodError(
+                f"`{name}` is no linear layer, and has no start but LoRA's",
+                "use LoRA, or leave it out of `method.target_modules`",
+            )
+        width = min(layer.in_features, layer.out_features)
+        own = layer.r[ADAPTER_NAME]
+        rank = most or own
+        if rank > width:
+            field = "r" if own == model.peft_config[ADAPTER_NAME].r else "rank_pattern"
+            raise MethodError(
+                f"`method.{field}`: `{name}` is {layer.in_features} wide and gives "
+                f"{layer.out_features} numbers, so it has no {rank} directions to start from",
+                f"lower it to {width}, or leave that layer out of `method.target_modules`",
+            )
+
+
+def tuner_layers(model: nn.Module) -> list[Any]:
+    """PEFT's layers in the order of the model."""
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]

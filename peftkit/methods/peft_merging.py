@@ -1,0 +1,39 @@
+"""Folding PEFT's layers into the base's weights."""
+
+from __future__ import annotations
+
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+
+from peftkit.methods.peft_layers import tuner_layers
+from peftkit.methods.peft_types import ADAPTER_NAME
+from peftkit.methods.tied_layers import untie_adapted
+
+
+def merge_peft(model: nn.Module) -> nn.Module:
+    """The base model with PEFT's layers folded into its weights and gone.
+
+    One layer after the other is computed in float32 and rounded once, to what its weight had. An
+    output layer that is tied to the embedding gets a weight of its own, if one of them is adapted.
+    """
+    for parent in list(model.modules()):  # PEFT's IA3 cannot take apart a head of several layers
+        for name, child in list(parent.named_children()):
+            if isinstance(child, ModulesToSaveWrapper):
+                setattr(parent, name, child.modules_to_save[child.active_adapters[0]])
+    untie_adapted(model)
+    for layer in tuner_layers(model):
+        dtypes = [parameter.dtype for parameter in layer.get_base_layer().parameters()]
+        layer.get_base_layer().float()
+        layer.merge()  # in place; `safe_merge` would hold the weight twice
+        for parameter, dtype in zip(layer.get_base_layer().parameters(), dtypes, strict=True):
+            if not bool(parameter.isfinite().all()):
+                raise ValueError("it holds numbers that are not finite")
+            parameter.data = parameter.data.to(dtype)
+    merged: nn.Module = model.unload()  # type: ignore[operator]
+    return merged
+
+
+def rescale_lora(model: nn.Module, scale: float) -> None:
+    """Gives a LoRA another strength: W + scale * s B A."""
+    for layer in tuner_layers(model):
+        layer.scaling[ADAPTER_NAME] *= scale

@@ -1,0 +1,27 @@
+"""Warnings of PEFT's that are harmless here, or that an error replaces."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def without_noise() -> Iterator[None]:
+    """Inside, PEFT gives no warning that is harmless here or that an error replaces."""
+    with warnings.catch_warnings():
+        for message in (
+            "Found missing adapter keys",  # `_restore` raises
+            "Unexpected keyword arguments",  # `published.other_fields` judges them
+            "fan_in_fan_out is set to",  # of Conv1D, which is nn.Linear where it is quantized
+            "Unsupported layer type",  # norms, of which PEFT copies any kind
+            "The following .*_pattern keys",  # `inject_checked` raises; AdaLoRA's are its own
+            "You have passed exclude_modules",  # likewise
+            "`lora_bias=True` was passed but",  # `PeftMethod.notes` says it
+            "Adapter .*lora_B.bias:",  # which PEFT takes for a cut matrix
+            "target_(modules|parameters)=.* were set",
+            "Model has `tie_word_embeddings=True`",  # `untie_adapted` comes before a merge
+        ):
+            warnings.filterwarnings("ignore", message)
+        yield
