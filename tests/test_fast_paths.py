@@ -28,15 +28,14 @@ from peftkit.training.forward.batching import micro_batches, pack_step, padded_t
 from peftkit.training.forward.collating import collate
 from peftkit.training.forward.document_attention import (
     CannotPack,
-    attend_in_groups,
     attend_within_documents,
-    group_documents,
     in_each,
     in_first,
 )
 from peftkit.training.forward.forward_pass import ForwardPass, HookedBatch, base_of
 from peftkit.training.forward.frozen_below import modules_below
 from peftkit.training.forward.frozen_trunk import FAMILIES, find_frozen_trunk
+from peftkit.training.forward.grouped_attention import attend_in_groups, group_documents
 from peftkit.training.forward.self_check import (
     cannot_pack,
     choose_engine,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -32,10 +32,11 @@ from peftkit.stages.plan import forward_tokens
 from peftkit.stages.preparing import Prepared
 from peftkit.stages.rehearsal import count
 from peftkit.tasks.task import Score
+from peftkit.training.account import TrainResult
 from peftkit.training.forward.engine import Engine
 from peftkit.training.forward.self_check import Chosen, choose_engine
 from peftkit.training.interruptions import interruptible
-from peftkit.training.loop import TrainResult, train
+from peftkit.training.loop import train
 from peftkit.training.progress import Pace, says
 
 
@@ -48,6 +49,39 @@ class Unfinished(Exception):
         super().__init__()
         self.model, self.before, self.result = model, before, result
         self.unquantized = unquantized
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Scores a model on the test split, and has it answer the test prompts."""
+
+    prepared: Prepared
+    accelerator: Accelerator
+    clock: Clock
+    console: Console
+
+    def score(self, engine: Engine) -> Score:
+        """The task's score on the test split."""
+        test = self.prepared.encoded.test
+        pace = Pace(says(self.console), "test", len(test))
+        return evaluate(engine, test, self.prepared.recipe.task, pace.advance)
+
+    def answers(self, model: nn.Module) -> list[str]:
+        """What the model writes for the prompts of the encoding."""
+        encoded, tokenizer = self.prepared.encoded, self.prepared.base.tokenizer
+        pace = Pace(says(self.console), "written answers", len(encoded.prompts))
+        with self.clock.stage("generate"):
+            return answer_prompts(model, encoded, tokenizer, self.accelerator, pace.advance)
+
+
+@dataclass(frozen=True)
+class Before:
+    """What the base is and does without training."""
+
+    score: Score
+    probe: ProbeOfRun | None
+    answers: list[str]
+    notes: tuple[str, ...]
 
 
 def train_and_score(
@@ -65,34 +99,12 @@ def train_and_score(
     Raises:
         Unfinished: a signal came while it trained; nothing is scored after.
     """
-    recipe, base, encoded = prepared.recipe, prepared.base, prepared.encoded
-    set_seed(recipe.seed)
+    set_seed(prepared.recipe.seed)
     with clock.stage("load"):
         loaded = load(prepared, accelerator)
+        prepared = with_start_values(engine_of(loaded.model, prepared, accelerator), prepared)
     unquantized = loaded.quantized.unquantized if loaded.quantized else []
-
-    def answer(model: nn.Module) -> list[str]:
-        pace = Pace(says(console), "written answers", len(encoded.prompts))
-        return answer_prompts(model, encoded, base.tokenizer, accelerator, pace.advance)
-
-    def scored(engine: Engine) -> Score:
-        pace = Pace(says(console), "test", len(encoded.test))
-        return evaluate(engine, prepared.encoded.test, recipe.task, pace.advance)
-
-    with clock.stage("evaluate"):
-        engine = engine_of(loaded.model, prepared, accelerator)
-        prepared = with_start_values(engine, prepared)
-        of_base = choose_engine(
-            engine, prepared.encoded.train, recipe.method, _layouts(recipe), gradients=False
-        )
-    if frozen_probe and has_probe(recipe.task):
-        read = FrozenBase(loaded.head, of_base.engine, says(console))
-        before, probe = score_and_probe(read, prepared, clock, scored)
-    else:
-        with clock.stage("evaluate"):
-            before, probe = scored(of_base.engine), None
-    with clock.stage("generate"):
-        answers_before = answer(loaded.model)
+    before = judge_base(loaded, Judge(prepared, accelerator, clock, console), frozen_probe)
     with clock.stage("inject"):
         base_memory = footprint(loaded.model)
         model = inject(loaded, prepared)
@@ -100,12 +112,10 @@ def train_and_score(
     with clock.stage("self-check"):
         prepared = with_start_values(engine_of(model, prepared, accelerator), prepared)
         chosen = choose_trained(model, prepared, accelerator)
-    for note in dict.fromkeys((*of_base.notes, *chosen.notes)):
+    for note in dict.fromkeys((*before.notes, *chosen.notes)):
         print_note(console, note)
-    begun = {}
-    if prepared.start:
-        with clock.stage("evaluate"):
-            begun["start"] = scored(chosen.engine).metrics
+    judge = Judge(prepared, accelerator, clock, console)
+    baselines = _baselines(chosen.engine, judge, before.probe)
     with interruptible(lambda _: "") as signals:
         with clock.stage("train"):
             result = fit(chosen.engine, prepared, clock, console)
@@ -113,19 +123,45 @@ def train_and_score(
         if not signals.code:
             with signals.at_once():
                 with clock.stage("evaluate"):
-                    after = scored(chosen.engine)
-                    baselines = {**recipe.task.baselines(encoded), **_scores_of(probe), **begun}
-                with clock.stage("generate"):
-                    answers_after = answer(model)
+                    after = judge.score(chosen.engine)
+                answers_after = judge.answers(model)
     if signals.code:
         result = replace(result, stopped="interrupted", exit_code=signals.code)
-        raise Unfinished(model, before, result, unquantized)
-    samples, answers = _written(prepared, answers_before, answers_after)
+        raise Unfinished(model, before.score, result, unquantized)
+    samples, answers = _written(prepared, before.answers, answers_after)
     accelerator.end_training()  # closes trackers and the process group: nothing is shared below
     return model, Outcome(
-        before, baselines, after, samples, answers, result, chosen.notes, trainable, base_memory,
-        unquantized, probe,
+        before.score, baselines, after, samples, answers, result, chosen.notes, trainable,
+        base_memory, unquantized, before.probe,
     )  # fmt: skip
+
+
+def judge_base(loaded: LoadedModel, judge: Judge, frozen_probe: bool) -> Before:
+    """The base's score with a random head, the frozen probe if it is asked for, and its answers."""
+    prepared, clock, recipe = judge.prepared, judge.clock, judge.prepared.recipe
+    with clock.stage("evaluate"):
+        engine = engine_of(loaded.model, prepared, judge.accelerator)
+        layouts, train = _layouts(recipe), prepared.encoded.train
+        chosen = choose_engine(engine, train, recipe.method, layouts, gradients=False)
+    if frozen_probe and has_probe(recipe.task):
+        base = FrozenBase(loaded.head, chosen.engine, says(judge.console))
+        score, probe = score_and_probe(base, judge)
+    else:
+        with clock.stage("evaluate"):
+            score, probe = judge.score(chosen.engine), None
+    return Before(score, probe, judge.answers(loaded.model), chosen.notes)
+
+
+def _baselines(
+    engine: Engine, judge: Judge, probe: ProbeOfRun | None
+) -> dict[str, dict[str, float]]:
+    """Test scores of guesses, of the probe and of the adapter that was started from."""
+    prepared = judge.prepared
+    with judge.clock.stage("evaluate"):
+        scores = {**prepared.recipe.task.baselines(prepared.encoded), **_scores_of(probe)}
+        if prepared.start:
+            scores["start"] = judge.score(engine).metrics
+    return scores
 
 
 def _written(
@@ -144,19 +180,18 @@ def _written(
     return samples, {when: scores for when, scores in scored.items() if scores}
 
 
-def score_and_probe(
-    base: FrozenBase, prepared: Prepared, clock: Clock, scored: Callable[[Engine], Score]
-) -> tuple[Score, ProbeOfRun]:
+def score_and_probe(base: FrozenBase, judge: Judge) -> tuple[Score, ProbeOfRun]:
     """The untrained model's score on the test split, and its frozen probe, for which that pass over
     the test split is enough where the architecture lets it.
     """
+    prepared, clock = judge.prepared, judge.clock
     recipe, encoded = prepared.recipe, prepared.encoded
     with clock.stage("probe"):
         found = tried(base, encoded.train)
     with clock.stage("evaluate"):
         beside = beside_scores(base, encoded.test) if found.beside else nullcontext()
         with beside as seen:
-            before = scored(base.engine)
+            before = judge.score(base.engine)
     if found.failed:
         return before, ProbeOfRun(found.failed)
     planned = forward_tokens(recipe, encoded, prepared.trained_share)

@@ -13,7 +13,7 @@ from peftkit.bases.devices import peak_memory_mb, reset_peak
 from peftkit.bases.footprint import Footprint
 from peftkit.evaluation.probe_rows import ProbeOfRun
 from peftkit.tasks.task import Score
-from peftkit.training.loop import TrainResult
+from peftkit.training.account import TrainResult
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from peftkit.adapters.starting import Start, check_start, find_start
@@ -12,6 +13,7 @@ from peftkit.bases.packages import require
 from peftkit.bases.vocabulary import check_ids
 from peftkit.data.encoded import Encoded
 from peftkit.data.ledger import Ledger
+from peftkit.data.ragged import Array
 from peftkit.errors import MethodError
 from peftkit.recipe import Recipe
 from peftkit.stages.early import Rows, look
@@ -56,11 +58,7 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     Raises:
         PeftkitError: whatever is wrong with recipe, data or base, with what to do about it.
     """
-    check_tracker(recipe.training.report_to)
-    if recipe.base.quantization != "none":
-        require("bitsandbytes", f"`base.quantization {recipe.base.quantization}` needs")
-    if recipe.training.optimizer in FROM_BITSANDBYTES:
-        require("bitsandbytes", f"`training.optimizer {recipe.training.optimizer}` needs")
+    _check_packages(recipe)
     splits, ledger = rows or look(recipe)
     start = find_start(recipe)
     base = open_base(recipe.base, recipe.method.position_offset, recipe.task.one_output)
@@ -70,14 +68,7 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     task = recipe.task.remembering(splits)
     recipe = recipe.with_(base=base.spec, task=task, training=training)
     encoded = recipe.task.encode(splits, base.tokenizer)
-    texts = (
-        ids
-        for split in encoded.splits().values()
-        for name, column in split.inputs.items()
-        if name.endswith("input_ids")
-        for ids in column
-    )
-    vocabulary_note = check_ids(base, texts)
+    vocabulary_note = check_ids(base, _token_ids(encoded))
     for examples in encoded.splits().values():
         check_units(examples, training.micro_batch_tokens)
     if start:
@@ -98,3 +89,20 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     ledger = replace(ledger, notes=(*ledger.notes, *filter(None, notes)))
     counts = rehearsal.trainable_parameters, rehearsal.total_parameters, rehearsal.trained_share
     return Prepared(recipe, ledger, base, encoded, start, *counts)
+
+
+def _check_packages(recipe: Recipe) -> None:
+    """Raises MissingPackageError if a package is missing that not every recipe needs."""
+    check_tracker(recipe.training.report_to)
+    if recipe.base.quantization != "none":
+        require("bitsandbytes", f"`base.quantization {recipe.base.quantization}` needs")
+    if recipe.training.optimizer in FROM_BITSANDBYTES:
+        require("bitsandbytes", f"`training.optimizer {recipe.training.optimizer}` needs")
+
+
+def _token_ids(encoded: Encoded) -> Iterator[Array]:
+    """Of all examples, in all streams."""
+    for examples in encoded.splits().values():
+        for name, column in examples.inputs.items():
+            if name.endswith("input_ids"):
+                yield from column

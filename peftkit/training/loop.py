@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from rich.console import Console
 from torch import nn
 
@@ -18,11 +16,12 @@ from peftkit.bases.devices import devices_of, is_out_of_memory
 from peftkit.data.encoded import Examples
 from peftkit.errors import OutOfMemoryError, TrainingError
 from peftkit.methods.fast_layers import release_checkpoint_mapping
-from peftkit.methods.method import Layout, trainable_parameters
+from peftkit.methods.method import trainable_parameters
 from peftkit.recipe import Recipe, Training
 from peftkit.training import guards
+from peftkit.training.account import Account, StepRecord, TrainResult
 from peftkit.training.forward.batching import padded_tokens, worst_micro_batch
-from peftkit.training.forward.engine import Engine, Passed
+from peftkit.training.forward.engine import Engine
 from peftkit.training.forward.forward_pass import base_of
 from peftkit.training.forward.frozen_below import modules_below
 from peftkit.training.forward.frozen_trunk import find_frozen_trunk
@@ -31,98 +30,6 @@ from peftkit.training.interruptions import agreed, at_once_if_alone, interruptib
 from peftkit.training.optimizers import make_optimizer, make_schedule
 from peftkit.training.progress import TrainingProgress
 from peftkit.training.stopping import Best
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One optimizer step."""
-
-    step: int
-    epoch: int
-    loss: float
-    """Mean over the step's targets."""
-    learning_rate: float
-    gradient_norm: float
-    """Before clipping."""
-
-
-@dataclass(frozen=True)
-class ValidationRecord:
-    """One score on the validation split."""
-
-    step: int
-    metrics: dict[str, float]
-    seconds: float
-    """Of training up to here, validations aside."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What training did; the model itself holds the best weights."""
-
-    best_step: int
-    metric: str
-    """The validation score that chose the best step."""
-    best_value: float
-    num_steps: int
-    stopped: str
-    """Why training ended: `finished`, `early stopping` or `interrupted`."""
-    history: tuple[StepRecord, ...]
-    validations: tuple[ValidationRecord, ...]
-    exit_code: int
-    """What the signal that interrupted it asks for; else 0."""
-    seconds: float
-    validation_seconds: float
-    """Of them, spent on scoring the validation split."""
-    layout: Layout
-    """Of the batches."""
-    num_examples: int
-    num_tokens: int
-    """Without padding, over all epochs."""
-    num_padded_tokens: int
-    """What the model was given: with padding, and what examples share once for each row."""
-
-
-@dataclass
-class _Account:
-    """What the loop writes down as it goes."""
-
-    history: list[StepRecord] = field(default_factory=list)
-    validations: list[ValidationRecord] = field(default_factory=list)
-    examples: int = 0
-    tokens: int = 0
-    padded: int = 0
-    validation_seconds: float = 0.0
-    exit_code: int = 0
-    """What a signal asks for; 0 if none came."""
-
-    def passed(self, examples: Examples, step: Step, passed: Passed) -> None:
-        """Notes what a step has computed."""
-        self.examples += len(step.indices)
-        self.tokens += examples.tokens_of(step.indices)
-        self.padded += passed.num_padded_tokens
-
-    def interrupted(self, code: int, best: Best, num_steps: int) -> str:
-        """Notes a signal's exit code; where it came, if there are no validated weights to keep."""
-        self.exit_code = code
-        step = f"at step {len(self.history):,} of {num_steps:,}"
-        return "" if best.value is not None else f"{step}, before there were weights to keep"
-
-    def validated(
-        self, step: int, metrics: dict[str, float], begun: float, started: float
-    ) -> float:
-        """Notes a validation; gives the mean training loss since the one before.
-
-        Args:
-            begun: when the validation began.
-            started: when training did.
-        """
-        before = self.validations[-1].step if self.validations else 0
-        trained = begun - started - self.validation_seconds
-        self.validation_seconds += time.perf_counter() - begun
-        self.validations.append(ValidationRecord(step, metrics, trained))
-        losses = [record.loss for record in self.history if record.step > before]
-        return sum(losses) / len(losses)
 
 
 def train(
@@ -136,7 +43,6 @@ def train(
     it where weights have been validated; the result says so.
 
     Args:
-        examples: of the training split.
         score: scores a model on the validation split.
 
     Raises:
@@ -145,8 +51,60 @@ def train(
         Interrupted: a signal came before there were weights to keep.
     """
     started = time.perf_counter()
-    method, training = recipe.method, recipe.training
-    model, accelerator = engine.model, engine.accelerator
+    run = _begin(engine, examples, recipe)
+    engine, num_steps = run.engine, number_of_steps(recipe.training, examples.num_units)
+    _try_worst(engine, examples, recipe)
+    best = Best(recipe.metric, recipe.training.early_stopping_patience)
+    account, accelerator = Account(), engine.accelerator
+    with (
+        TrainingProgress(console, num_steps, accelerator.is_main_process) as progress,
+        interruptible(partial(account.interrupted, best=best, num_steps=num_steps)) as signals,
+    ):
+        for step in steps_of(examples, recipe.training, num_steps, recipe.seed):
+            record = _optimize(run, step, examples, recipe, account)
+            recipe.method.after_step(engine.model, step.number, num_steps)
+            run.schedule.step()
+            account.history.append(record)
+            _tell(record, step, examples, progress, engine)
+            if _is_validation(step, recipe.training, num_steps):
+                begun = time.perf_counter()
+                with at_once_if_alone(signals, accelerator):
+                    metrics = score(engine)
+                _train_mode(engine, run.frozen_below)
+                loss = account.validated(step.number, metrics, begun, started)
+                if step.number >= recipe.method.settled_after(num_steps):
+                    best.update(metrics, engine.model, step.number)
+                accelerator.log({f"validation/{k}": v for k, v in metrics.items()}, step.number)
+                progress.validation(step.number, loss, metrics, best.since == 0)
+                if best.exhausted:
+                    break
+            if agreed(signals, accelerator):
+                break
+    _leave(engine.model, recipe, best, run.digest)
+    return account.result(best, time.perf_counter() - started, engine)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A model made ready for training, and what trains it."""
+
+    engine: Engine
+    """Of all processes."""
+    optimizer: Any
+    schedule: Any
+    frozen_below: list[nn.Module]
+    """Modules that must compute the same in every epoch."""
+    digest: str
+    """Of the frozen weights."""
+
+
+def _begin(engine: Engine, examples: Examples, recipe: Recipe) -> _Begun:
+    """Makes a model ready for training.
+
+    Raises:
+        TrainingError: there is nothing to train.
+    """
+    model, method, training = engine.model, recipe.method, recipe.training
     num_steps = number_of_steps(training, examples.num_units)
     _float32_where_trained(model)
     release_checkpoint_mapping(model, method.fast(model))
@@ -163,35 +121,7 @@ def train(
     passes = -(-num_steps * training.batch_size // examples.num_units)
     engine = _with_trunk(engine, frozen_below, passes).in_all_processes()
     _train_mode(engine, frozen_below)
-    _try_worst(engine, examples, recipe)
-    best = Best(recipe.metric, training.early_stopping_patience)
-    account = _Account()
-    with (
-        TrainingProgress(console, num_steps, accelerator.is_main_process) as progress,
-        interruptible(partial(account.interrupted, best=best, num_steps=num_steps)) as signals,
-    ):
-        for step in steps_of(examples, training, num_steps, recipe.seed):
-            record = _optimize(engine, step, examples, recipe, optimizer, account)
-            method.after_step(model, step.number, num_steps)
-            schedule.step()
-            account.history.append(record)
-            _tell(record, step, examples, progress, accelerator)
-            if _is_validation(step, training, num_steps):
-                begun = time.perf_counter()
-                with at_once_if_alone(signals, accelerator):
-                    metrics = score(engine)
-                _train_mode(engine, frozen_below)
-                loss = account.validated(step.number, metrics, begun, started)
-                if step.number >= method.settled_after(num_steps):
-                    best.update(metrics, model, step.number)
-                accelerator.log({f"validation/{k}": v for k, v in metrics.items()}, step.number)
-                progress.validation(step.number, loss, metrics, best.since == 0)
-                if best.exhausted:
-                    break
-            if agreed(signals, accelerator):
-                break
-    _leave(model, recipe, best, digest)
-    return _result(account, best, started, engine)
+    return _Begun(engine, optimizer, schedule, frozen_below, digest)
 
 
 def _tell(
@@ -199,12 +129,12 @@ def _tell(
     step: Step,
     examples: Examples,
     progress: TrainingProgress,
-    accelerator: Accelerator,
+    engine: Engine,
 ) -> None:
     """Shows a step, and sends it to the trackers."""
     tokens = examples.tokens_of(step.indices)
     progress.step(record.loss, record.learning_rate, len(step.indices), tokens)
-    accelerator.log({"loss": record.loss, "lr": record.learning_rate}, record.step)
+    engine.accelerator.log({"loss": record.loss, "lr": record.learning_rate}, record.step)
 
 
 def _leave(model: nn.Module, recipe: Recipe, best: Best, digest: str) -> None:
@@ -219,35 +149,6 @@ def _leave(model: nn.Module, recipe: Recipe, best: Best, digest: str) -> None:
     guards.check_frozen(model, digest)
     model.eval()
     model.zero_grad(set_to_none=True)
-
-
-def _result(account: _Account, best: Best, started: float, engine: Engine) -> TrainResult:
-    assert best.value is not None
-    padded = account.padded
-    if engine.accelerator.num_processes > 1:
-        padded = sum(gather_object([padded]))
-    return TrainResult(
-        best_step=best.step,
-        metric=best.metric,
-        best_value=best.value,
-        num_steps=len(account.history),
-        stopped=_reason(account, best),
-        exit_code=account.exit_code,
-        history=tuple(account.history),
-        validations=tuple(account.validations),
-        seconds=time.perf_counter() - started,
-        validation_seconds=account.validation_seconds,
-        layout=engine.layout,
-        num_examples=account.examples,
-        num_tokens=account.tokens,
-        num_padded_tokens=padded,
-    )
-
-
-def _reason(account: _Account, best: Best) -> str:
-    if account.exit_code:
-        return "interrupted"
-    return "early stopping" if best.exhausted else "finished"
 
 
 def _frozen_below(engine: Engine, examples: Examples) -> list[nn.Module]:
@@ -296,14 +197,10 @@ def _try_worst(engine: Engine, examples: Examples, recipe: Recipe) -> None:
 
 
 def _optimize(
-    engine: Engine,
-    step: Step,
-    examples: Examples,
-    recipe: Recipe,
-    optimizer: Any,
-    account: _Account,
+    run: _Begun, step: Step, examples: Examples, recipe: Recipe, account: Account
 ) -> StepRecord:
     """One optimizer step over all processes' micro-batches."""
+    engine, optimizer = run.engine, run.optimizer
     count = engine.loss.count(examples, step.indices)
     optimizer.zero_grad(set_to_none=True)
     passed = engine.gradients(

@@ -1,0 +1,134 @@
+"""What the loop writes down as it goes, and what training comes to."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from accelerate.utils import gather_object
+
+from peftkit.data.encoded import Examples
+from peftkit.methods.method import Layout
+from peftkit.training.forward.engine import Engine, Passed
+from peftkit.training.forward.steps import Step
+from peftkit.training.stopping import Best
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimizer step."""
+
+    step: int
+    epoch: int
+    loss: float
+    """Mean over the step's targets."""
+    learning_rate: float
+    gradient_norm: float
+    """Before clipping."""
+
+
+@dataclass(frozen=True)
+class ValidationRecord:
+    """One score on the validation split."""
+
+    step: int
+    metrics: dict[str, float]
+    seconds: float
+    """Of training up to here, validations aside."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training did; the model itself holds the best weights."""
+
+    best_step: int
+    metric: str
+    """The validation score that chose the best step."""
+    best_value: float
+    num_steps: int
+    stopped: str
+    """Why training ended: `finished`, `early stopping` or `interrupted`."""
+    history: tuple[StepRecord, ...]
+    validations: tuple[ValidationRecord, ...]
+    exit_code: int
+    """What the signal that interrupted it asks for; else 0."""
+    seconds: float
+    validation_seconds: float
+    """Of them, spent on scoring the validation split."""
+    layout: Layout
+    """Of the batches."""
+    num_examples: int
+    num_tokens: int
+    """Without padding, over all epochs."""
+    num_padded_tokens: int
+    """What the model was given: with padding, and what examples share once for each row."""
+
+
+@dataclass
+class Account:
+    """What the loop writes down as it goes."""
+
+    history: list[StepRecord] = field(default_factory=list)
+    validations: list[ValidationRecord] = field(default_factory=list)
+    examples: int = 0
+    tokens: int = 0
+    padded: int = 0
+    validation_seconds: float = 0.0
+    exit_code: int = 0
+    """What a signal asks for; 0 if none came."""
+
+    def passed(self, examples: Examples, step: Step, passed: Passed) -> None:
+        """Notes what a step has computed."""
+        self.examples += len(step.indices)
+        self.tokens += examples.tokens_of(step.indices)
+        self.padded += passed.num_padded_tokens
+
+    def interrupted(self, code: int, best: Best, num_steps: int) -> str:
+        """Notes a signal's exit code; where it came, if there are no validated weights to keep."""
+        self.exit_code = code
+        step = f"at step {len(self.history):,} of {num_steps:,}"
+        return "" if best.value is not None else f"{step}, before there were weights to keep"
+
+    def validated(
+        self, step: int, metrics: dict[str, float], begun: float, started: float
+    ) -> float:
+        """Notes a validation; gives the mean training loss since the one before.
+
+        Args:
+            begun: when the validation began.
+            started: when training did.
+        """
+        before = self.validations[-1].step if self.validations else 0
+        trained = begun - started - self.validation_seconds
+        self.validation_seconds += time.perf_counter() - begun
+        self.validations.append(ValidationRecord(step, metrics, trained))
+        losses = [record.loss for record in self.history if record.step > before]
+        return sum(losses) / len(losses)
+
+    def result(self, best: Best, seconds: float, engine: Engine) -> TrainResult:
+        """What training did, once its best weights are back."""
+        assert best.value is not None
+        padded = self.padded
+        if engine.accelerator.num_processes > 1:
+            padded = sum(gather_object([padded]))
+        return TrainResult(
+            best_step=best.step,
+            metric=best.metric,
+            best_value=best.value,
+            num_steps=len(self.history),
+            stopped=self._reason(best),
+            exit_code=self.exit_code,
+            history=tuple(self.history),
+            validations=tuple(self.validations),
+            seconds=seconds,
+            validation_seconds=self.validation_seconds,
+            layout=engine.layout,
+            num_examples=self.examples,
+            num_tokens=self.tokens,
+            num_padded_tokens=padded,
+        )
+
+    def _reason(self, best: Best) -> str:
+        if self.exit_code:
+            return "interrupted"
+        return "early stopping" if best.exhausted else "finished"
