@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from peftkit.bases.base import Base
+from peftkit.bases.opened import OpenedBase
 from peftkit.data.encoded import IGNORE_INDEX, Examples
 from peftkit.data.ragged import Ragged
 from peftkit.data.rows import Row
@@ -40,3 +43,8 @@ def examples_from(
             [np.atleast_1d(w)[k] for w, k in zip(weights, kept, strict=True)]
         ).astype(np.float32),
     )
+
+
+def base_with(tokenizer: Any) -> OpenedBase:
+    """A base of which nothing but the tokenizer is there."""
+    return OpenedBase(Base(name_or_path="./nowhere"), Path("nowhere"), None, tokenizer)

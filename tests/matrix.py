@@ -179,7 +179,6 @@ class _BareTask(Task):
     auto_class: ClassVar[str]
     labels: ClassVar[tuple[str, ...]] = ()
     scores = ("loss",)
-    reads = "all"
 
 
 class Classification(_BareTask):

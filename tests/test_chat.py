@@ -14,8 +14,10 @@ from peftkit.data.splits import load_splits
 from peftkit.errors import DataError, PeftkitError, RecipeError
 from peftkit.stages.preparing import prepare
 from peftkit.tasks.messages import read_messages
+from peftkit.tasks.task import Decision
 from tests.chat_formats import BY_NAME
 from tests.conftest import conversations, write_csv, write_jsonl
+from tests.examples import base_with
 
 USER = {"role": "user", "content": "Where is it?"}
 ANSWER = {"role": "assistant", "content": "It is here."}
@@ -201,7 +203,7 @@ def encoded(tmp_path, rows, **options):
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     task = Chat(data=Conversations(path=str(path), **columns), **options)
     splits, _ = load_splits(task, 0)
-    return task, task.encode(splits, BY_NAME["ChatML"].tokenizer())
+    return task, task.encode(splits, base_with(BY_NAME["ChatML"].tokenizer()))
 
 
 class TestEncoding:
@@ -238,7 +240,7 @@ class TestEncoding:
         path = write_jsonl(tmp_path / "rows.jsonl", conversations(10))
         task = Chat(data=Conversations(path=str(path)))
         splits, _ = load_splits(task, 0)
-        head = task.encode(splits, form.tokenizer()).head
+        head = task.encode(splits, base_with(form.tokenizer())).head
         ids = form.tokenizer().convert_tokens_to_ids(["<|eot_id|>", "<|end_of_text|>"])
         assert head.generation["eos_token_id"] == sorted(ids)
 
@@ -356,13 +358,13 @@ class TestPlainText:
         rows = [{"text": "a"}, *({"text": f"lamp {n}"} for n in range(20))]
         path = write_jsonl(tmp_path / "a.jsonl", rows)
         task = Chat(data=Conversations(path=str(path), text="text"))
-        found = task.encode(load_splits(task, 0)[0], tokenizer)
+        found = task.encode(load_splits(task, 0)[0], base_with(tokenizer))
         assert sum(part.unsupervised for part in found.splits().values()) == 1
         rows = [{"text": letter} for letter in "abcdefghi"]
         path = write_jsonl(tmp_path / "b.jsonl", rows)
         task = Chat(data=Conversations(path=str(path), text="text"))
         with pytest.raises(DataError, match="more than one token"):
-            task.encode(load_splits(task, 0)[0], tokenizer)
+            task.encode(load_splits(task, 0)[0], base_with(tokenizer))
 
 
 class TestScores:
@@ -372,7 +374,7 @@ class TestScores:
         random = np.random.default_rng(0)
         losses = random.uniform(0, 3, sum(sizes)).astype(np.float32)
         right = (random.uniform(size=sum(sizes)) < 0.3).astype(np.float32)
-        score = task.metrics(np.stack([losses, right], axis=1), found.test, found.head)
+        score = task.metrics(np.stack([losses, right], axis=1), found.test, found.head, Decision())
         assert score.metrics["perplexity"] == pytest.approx(math.exp(losses.mean()), rel=1e-6)
         assert score.metrics["token_accuracy"] == pytest.approx(right.mean(), rel=1e-6)
         low, high = score.intervals["perplexity"]
@@ -381,7 +383,9 @@ class TestScores:
     def test_a_diverged_model_has_a_finite_perplexity(self, tmp_path):
         task, found = encoded(tmp_path, conversations(30))
         size = len(found.test.targets)
-        score = task.metrics(np.full((size, 2), 1000, np.float32), found.test, found.head)
+        score = task.metrics(
+            np.full((size, 2), 1000, np.float32), found.test, found.head, Decision()
+        )
         assert math.isfinite(score.metrics["perplexity"])
 
 

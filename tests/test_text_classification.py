@@ -21,9 +21,9 @@ from peftkit.data.encoded import IGNORE_INDEX, Encoded, Examples, Head
 from peftkit.data.rows import Row
 from peftkit.data.splits import Splits, load_splits
 from peftkit.errors import DataError
-from peftkit.tasks.task import Piece
+from peftkit.tasks.task import Decision, Piece
 from tests.conftest import save_tokenizer, sentences, write_csv
-from tests.examples import examples_from
+from tests.examples import base_with, examples_from
 
 FILE = Data(path="not read.csv")
 TASK = TextClassification(data=FILE)
@@ -56,7 +56,7 @@ def alike(rows: tuple[Row, ...]) -> Splits:
 
 def encode(path: Path, tokenizer: object, **fields: object) -> Encoded:
     task = TextClassification(data=Data(path=str(path), **fields))
-    return task.encode(load_splits(task, 0)[0], tokenizer)
+    return task.encode(load_splits(task, 0)[0], base_with(tokenizer))
 
 
 # --- labels
@@ -150,7 +150,9 @@ def test_a_value_of_a_wrong_type_is_malformed(tmp_path, value, kind):
 
 def test_a_text_becomes_its_tokens(tokenizers):
     tokenizer = tokenizers["bert"]
-    encoded = TASK.encode(alike(rows_of(("a warm film", "good"), ("dark", "bad"))), tokenizer)
+    encoded = TASK.encode(
+        alike(rows_of(("a warm film", "good"), ("dark", "bad"))), base_with(tokenizer)
+    )
     tokens = [tokenizer.convert_ids_to_tokens(ids.tolist()) for ids in encoded.train.input_ids]
     assert tokens == [["[CLS]", "a", "warm", "film", "[SEP]"], ["[CLS]", "dark", "[SEP]"]]
     assert list(encoded.train.inputs) == ["input_ids"]
@@ -162,7 +164,7 @@ def test_a_text_becomes_its_tokens(tokenizers):
 def test_long_texts_are_cut_to_what_task_and_base_allow_and_counted(tokenizers, max_length, kept):
     rows = rows_of(("film " * 30, "good"), ("film " * (kept - 2), "bad"), ("film", "bad"))
     task = TextClassification(data=FILE, max_length=max_length)
-    examples = task.encode(alike(rows), tokenizers["bert"]).train
+    examples = task.encode(alike(rows), base_with(tokenizers["bert"])).train
     assert [len(ids) for ids in examples.input_ids] == [kept, kept, 3]
     assert examples.truncated == 1
     assert [ids[-1] for ids in examples.input_ids] == [tokenizers["bert"].sep_token_id] * 3
@@ -188,7 +190,9 @@ def test_the_second_text_of_a_pair_makes_a_row_its_own(tmp_path):
 
 
 def test_inputs_without_labels_supervise_nothing(tokenizers):
-    examples = TASK.encode_inputs((Row(1, {"text": "a film"}),) * 2, tokenizers["bert"])
+    examples = TASK.encode_inputs(
+        (Row(1, {"text": "a film"}),) * 2, base_with(tokenizers["bert"]), Head("", "")
+    )
     assert examples.targets.tolist() == [IGNORE_INDEX] * 2
     assert examples.num_supervised == 0
 
@@ -197,7 +201,7 @@ def test_inputs_without_labels_supervise_nothing(tokenizers):
 def test_a_note_tells_of_more_than_five_percent_unknown_tokens(tokenizers, unknown, told):
     texts = ["film film film"] * 6 + ["zebra"] * unknown  # 5 tokens each, 3 with the zebra
     rows = rows_of(*((text, "good") for text in texts), ("dark", "bad"))
-    encoded = TASK.encode(alike(rows), tokenizers["bert"])
+    encoded = TASK.encode(alike(rows), base_with(tokenizers["bert"]))
     assert encoded.train.unknown_tokens == unknown
     assert any("of the train split's tokens are unknown" in note for note in encoded.notes) == told
 
@@ -207,12 +211,12 @@ def test_a_text_whose_last_token_a_decoder_could_not_find_is_refused(tokenizers,
     rows = rows_of(("a film", "good"), (text, "bad"))
     assert tokenizers["llama"].pad_token == "</s>"
     with pytest.raises(DataError, match=r"row 3 gives no tokens, or ends in the padding token"):
-        TASK.encode(alike(rows), tokenizers["llama"])
+        TASK.encode(alike(rows), base_with(tokenizers["llama"]))
 
 
 def test_padding_inside_a_text_is_no_obstacle(tokenizers):
     rows = rows_of(("a </s> film", "good"), ("dark", "bad"))
-    assert len(TASK.encode(alike(rows), tokenizers["llama"]).train.input_ids[0]) == 3
+    assert len(TASK.encode(alike(rows), base_with(tokenizers["llama"])).train.input_ids[0]) == 3
 
 
 # --- class weights
@@ -221,7 +225,7 @@ def test_padding_inside_a_text_is_no_obstacle(tokenizers):
 def test_balanced_weights_give_every_label_the_same_sum_in_train_only(tokenizers):
     rows = rows_of(*([("film", "good")] * 6), *([("dark", "bad")] * 2))
     task = TextClassification(data=FILE, class_weights="balanced")
-    encoded = task.encode(alike(rows), tokenizers["bert"])
+    encoded = task.encode(alike(rows), base_with(tokenizers["bert"]))
     weights = {
         row.values["label"]: float(weight)
         for row, weight in zip(rows, encoded.train.weights, strict=True)
@@ -234,14 +238,14 @@ def test_balanced_weights_give_every_label_the_same_sum_in_train_only(tokenizers
 def test_given_weights_are_used(tokenizers):
     task = TextClassification(data=FILE, class_weights={"good": 1.0, "bad": 2.5})
     rows = rows_of(("film", "good"), ("dark", "bad"))
-    weights = task.encode(alike(rows), tokenizers["bert"]).train.weights
+    weights = task.encode(alike(rows), base_with(tokenizers["bert"])).train.weights
     assert [float(weight) for weight in weights] == [1.0, 2.5]
 
 
 def test_labels_that_are_not_weighed_weigh_1(tokenizers):
     task = TextClassification(data=FILE, class_weights={"bad": 2.5})
     rows = rows_of(("film", "good"), ("dark", "bad"))
-    weights = task.encode(alike(rows), tokenizers["bert"]).train.weights
+    weights = task.encode(alike(rows), base_with(tokenizers["bert"])).train.weights
     assert [float(weight) for weight in weights] == [1.0, 2.5]
 
 
@@ -264,7 +268,7 @@ def judged(expected: list[int], outputs: np.ndarray) -> tuple[Examples, Head]:
 
 def score(expected: list[int], predicted: list[int], num_labels: int = 3):
     outputs = np.eye(num_labels, dtype=np.float32)[predicted]
-    return TASK.metrics(outputs, *judged(expected, outputs))
+    return TASK.metrics(outputs, *judged(expected, outputs), Decision())
 
 
 ANSWERS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40)
@@ -323,7 +327,7 @@ def test_mistakes_are_the_wrong_answers_surest_first():
     random = np.random.default_rng(0)
     expected = random.integers(0, 3, 60).tolist()
     outputs = random.normal(size=(60, 3)).astype(np.float32)
-    mistakes = TASK.metrics(outputs, *judged(expected, outputs)).mistakes
+    mistakes = TASK.metrics(outputs, *judged(expected, outputs), Decision()).mistakes
     probabilities = softmax(outputs, axis=1).max(axis=1)
     wrong = [n for n in range(60) if outputs[n].argmax() != expected[n]]
     worst = sorted(wrong, key=lambda n: -probabilities[n])[:20]
@@ -334,7 +338,7 @@ def test_mistakes_are_the_wrong_answers_surest_first():
 def test_the_majority_baseline_says_the_commonest_training_label_always(tokenizers):
     train = rows_of(*([("film", "good")] * 2), *([("dark", "bad")] * 3))
     test = rows_of(*([("film", "good")] * 3), ("dark", "bad"))
-    encoded = TASK.encode(Splits(train, test, test), tokenizers["bert"])
+    encoded = TASK.encode(Splits(train, test, test), base_with(tokenizers["bert"]))
     (majority,) = TASK.baselines(encoded).values()
     assert majority["accuracy"] == 1 / 4
 
@@ -347,13 +351,17 @@ def test_the_majority_baseline_says_the_commonest_training_label_always(tokenize
 )
 def test_predictions_are_the_softmax_of_the_outputs(rows):
     outputs = np.array(rows, np.float32)
-    predictions = TASK.predict(outputs, Head("", "", ("a", "b", "c", "d")))
+    examples, _ = judged([0] * len(outputs), outputs)
+    head = Head("", "", ("a", "b", "c", "d"))
+    predictions = TASK.answers(outputs, examples, head, Decision())
     expected = softmax(outputs.astype(np.float64), axis=1)
     assert [p.probability for p in predictions] == pytest.approx(expected.max(axis=1), rel=1e-4)
     assert [p.label for p in predictions] == ["abcd"[row.argmax()] for row in outputs]
 
 
 def test_an_example_is_shown_with_its_label(tokenizers):
-    encoded = TASK.encode(alike(rows_of(("a film", "good"), ("dark", "bad"))), tokenizers["bert"])
+    encoded = TASK.encode(
+        alike(rows_of(("a film", "good"), ("dark", "bad"))), base_with(tokenizers["bert"])
+    )
     shown = TASK.show(0, encoded.train, encoded.head, tokenizers["bert"])
     assert shown == (Piece("[CLS] a film [SEP]\nlabel: "), Piece("good", supervised=True))

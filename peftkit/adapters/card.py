@@ -14,14 +14,6 @@ from peftkit.adapters.pooled_code import adapter_code, model_code
 from peftkit.adapters.record import Record
 from peftkit.data.encoded import Head
 
-PIPELINE_TAGS = {
-    "SEQ_CLS": "text-classification",
-    "TOKEN_CLS": "token-classification",
-    "QUESTION_ANS": "question-answering",
-    "CAUSAL_LM": "text-generation",
-    "SEQ_2_SEQ_LM": "text2text-generation",
-}
-
 VALIDATED = "validation, step"
 """Begins the name of the scores of an adapter whose training was interrupted."""
 TEMPLATE = """\
@@ -188,7 +180,7 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
         added=", ".join(f"`{token}`" for token in added),
         variable="base" if library == "peft" else "model",
         added_list=", ".join(f"{token!r}" for token in added),
-        pipeline_tag=PIPELINE_TAGS.get(head.task_type, head.task_type.lower()),
+        pipeline_tag=head.pipeline_tag,
         repository=repository(base),
         where=_where(base),
         folder=dequantized_folder(base) if library != "transformers" and not pooled else "",

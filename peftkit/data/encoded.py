@@ -33,6 +33,13 @@ OF_AUTO_CLASS: dict[str, Output] = {
     "AutoModelForTokenClassification": "tokens",
 }
 
+PIPELINES = {
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForSeq2SeqLM": "text2text-generation",
+    "AutoModelForTokenClassification": "token-classification",
+}
+
 
 @dataclass(frozen=True)
 class Head:
@@ -57,6 +64,16 @@ class Head:
     def output(self) -> Output:
         """What is read of the model."""
         return OF_AUTO_CLASS.get(self.auto_class, "pooled")
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the model goes on with a text, as a causal language model does."""
+        return self.auto_class == LANGUAGE_MODEL.auto_class
+
+    @property
+    def pipeline_tag(self) -> str:
+        """The Hub's name of what the model does."""
+        return PIPELINES.get(self.auto_class, "text-classification")
 
 
 LANGUAGE_MODEL = Head("AutoModelForCausalLM", "CAUSAL_LM", trained=False)

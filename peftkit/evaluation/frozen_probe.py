@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from peftkit.data.encoded import Examples, Head
 from peftkit.evaluation.features import Floats
-from peftkit.tasks.task import Score, Task
+from peftkit.tasks.task import Decision, Score, Task
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 """Inverse strengths of the L2 penalty on features of mean norm 1."""
@@ -51,9 +51,9 @@ class FrozenProbe:
     num_parameters: int
 
 
-def has_probe(task: Task) -> bool:
-    """Whether a task has a head, which reads one position of each example."""
-    return task.task_type == "SEQ_CLS"
+def has_probe(head: Head) -> bool:
+    """Whether each example has one output, of classes, on which a regression can be fitted."""
+    return head.output == "pooled" and len(head.labels) > 1
 
 
 def fit_probe(parts: Sequence[Part], task: Task, head: Head, metric: str) -> FrozenProbe:
@@ -107,7 +107,7 @@ def _judged(fitted: Any, part: Part, task: Task, head: Head) -> Score:
     outputs = np.full((len(part.features), len(head.labels)), UNSEEN, np.float32)
     least = np.exp(UNSEEN, dtype=np.float64)
     outputs[:, fitted.classes_] = np.log(np.maximum(fitted.predict_proba(part.features), least))
-    score = task.metrics(outputs, part.examples, head)
+    score = task.metrics(outputs, part.examples, head, Decision())
     if losses := score.by_example.get("loss"):
         loss = sum(losses.values) / sum(losses.weights)
     else:  # a user's own task

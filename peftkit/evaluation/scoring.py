@@ -14,7 +14,7 @@ from torch import Tensor
 
 from peftkit.data.encoded import Examples
 from peftkit.errors import TrainingError
-from peftkit.tasks.task import Score, Task
+from peftkit.tasks.task import Decision, Score, Task
 from peftkit.training.forward.collating import Batch
 from peftkit.training.forward.engine import Engine
 
@@ -27,14 +27,18 @@ def evaluate(
     examples: Examples,
     task: Task,
     progress: Callable[[int], None] | None = None,
+    decision: Decision | None = None,
 ) -> Score:
     """The task's score of a model on a split, with `loss` among the metrics.
+
+    Args:
+        decision: of the task; what is none if it is not given.
 
     Raises:
         TrainingError: the model puts out NaN or infinity.
     """
-    outputs, loss = run_model(engine, examples, task.keep, progress)
-    score = task.metrics(outputs, examples, engine.head)
+    kept, loss = run_model(engine, examples, task.reduce_outputs, progress)
+    score = task.metrics(kept, examples, engine.head, decision or Decision())
     return replace(score, metrics={**score.metrics, "loss": loss})
 
 

@@ -143,7 +143,7 @@ def judge_base(loaded: LoadedModel, judge: Judge, frozen_probe: bool) -> Before:
         engine = engine_of(loaded.model, prepared, judge.accelerator)
         layouts, train = _layouts(recipe), prepared.encoded.train
         chosen = choose_engine(engine, train, recipe.method, layouts, gradients=False)
-    if frozen_probe and has_probe(recipe.task):
+    if frozen_probe and has_probe(prepared.encoded.head):
         base = FrozenBase(loaded.head, chosen.engine, says(judge.console))
         score, probe = score_and_probe(base, judge)
     else:

@@ -67,7 +67,7 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     training = recipe.training.with_(threads=resolved_threads(recipe.training.threads))
     task = recipe.task.remembering(splits)
     recipe = recipe.with_(base=base.spec, task=task, training=training)
-    encoded = recipe.task.encode(splits, base.tokenizer)
+    encoded = recipe.task.encode(splits, base)
     vocabulary_note = check_ids(base, _token_ids(encoded))
     for examples in encoded.splits().values():
         check_units(examples, training.micro_batch_tokens)

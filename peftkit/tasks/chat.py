@@ -13,7 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -23,11 +23,12 @@ from peftkit.tasks.conversation_remarks import system_remarks, unread_remarks
 from peftkit.tasks.conversations import Conversations, read_conversation
 from peftkit.tasks.generation import Generation
 from peftkit.tasks.messages import Message, read_messages, unanswered
-from peftkit.tasks.task import ByExample, Piece, Reads, Score, Task
+from peftkit.tasks.task import ByExample, Decision, Piece, Score, Task
 
 if TYPE_CHECKING:
     import torch
 
+    from peftkit.bases.opened import OpenedBase
     from peftkit.data.encoded import Encoded, Examples, Head, Prompt
     from peftkit.data.rows import Table
     from peftkit.data.splits import Splits
@@ -44,7 +45,7 @@ class Chat(Task):
     """Answers in conversations, written by a causal language model."""
 
     task_type: ClassVar[str] = "CAUSAL_LM"
-    reads: ClassVar[Reads] = "labelled"
+    goes_on: ClassVar[bool] = True
     scores: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
     comparable: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
 
@@ -156,10 +157,18 @@ class Chat(Task):
         first = messages[0] if messages else {}
         return str(first["content"]) if first.get("role") == "system" else ""
 
-    def encode(self, splits: Splits, tokenizer: Any) -> Encoded:
+    @property
+    def system_prompt(self) -> str:
+        return self.system
+
+    def asked_with(self, system: str) -> Self:
+        return self.with_(system=system)
+
+    def encode(self, splits: Splits, base: OpenedBase) -> Encoded:
         from peftkit.data.encoded import Encoded, Head
         from peftkit.tasks import chat_encoding as encoding
 
+        tokenizer = base.tokenizer
         if self._room(tokenizer) < LEAST_PROMPT:
             raise DataError(
                 f"`task.generation.max_new_tokens` is {self.generation.max_new_tokens:,}, and the "
@@ -202,13 +211,14 @@ class Chat(Task):
             prompts=prompts,
         )
 
-    def encode_inputs(self, rows: Sequence[Row], tokenizer: Any) -> Examples:
+    def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:
         import numpy as np
 
         from peftkit.data.encoded import Examples
         from peftkit.data.ragged import Ragged
         from peftkit.tasks import chat_encoding as encoding
 
+        tokenizer = base.tokenizer
         if self.data.text:
             prompts = [tokenizer(row.values["text"], verbose=False)["input_ids"] for row in rows]
         else:
@@ -249,18 +259,18 @@ class Chat(Task):
             '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True\n)\n'
         )
 
-    def keep(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def reduce_outputs(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """(targets, 2): loss of each token, and 1 where it was the likeliest."""
         import torch
 
         losses = torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
         return torch.stack((losses, (outputs.argmax(dim=-1) == targets).float()), dim=1)
 
-    def metrics(self, outputs: Outputs, examples: Examples, head: Head) -> Score:
+    def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
         from peftkit.metrics.language import language_scores
 
         sizes = examples.outputs_per_row().tolist()
-        values, intervals, rows = language_scores(outputs[:, 0], outputs[:, 1], sizes)
+        values, intervals, rows = language_scores(kept[:, 0], kept[:, 1], sizes)
         losses, right, tokens = (tuple(map(float, column)) for column in rows.T)
         by_example = {
             "loss": ByExample(losses, tokens),

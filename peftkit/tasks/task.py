@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
+    from peftkit.bases.opened import OpenedBase
     from peftkit.data.encoded import Encoded, Examples, Head
     from peftkit.data.rows import Row, Table
     from peftkit.data.splits import Splits
@@ -26,11 +27,25 @@ if TYPE_CHECKING:
 
     Outputs = npt.NDArray[np.float32]
 
-Reads = Literal["first", "last", "labelled", "all"]
+
+@dataclass(frozen=True)
+class Answer:
+    """What a person gets for a row. Subclasses have fields of their own."""
+
+    def cells(self) -> dict[str, str]:
+        """Column -> value, for a file of answers."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Decision:
+    """Numbers that turn outputs into answers, by name; none for most tasks."""
+
+    numbers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prediction(Answer):
     """The class that the model chooses for one example."""
 
     label: str
@@ -42,7 +57,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Scored:
+class Scored(Answer):
     """The number that a model with one output gives for one example."""
 
     score: float
@@ -53,7 +68,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Reply:
+class Reply(Answer):
     """The text that the model writes for one example."""
 
     reply: str
@@ -128,8 +143,12 @@ class Task(OpenPart):
 
     task_type: ClassVar[str]
     """PEFT's name of the kind of head, such as `SEQ_CLS`; by it methods say what they support."""
-    reads: ClassVar[Reads]
-    """Positions whose outputs the loss and the metrics need."""
+    one_output: ClassVar[bool] = False
+    """Whether each example has one output, which classifiers on decoders find by the id of the
+    padding token."""
+    goes_on: ClassVar[bool] = False
+    """Whether the trained model goes on with a text, so that its loss on general text can be
+    taken."""
     scores: ClassVar[tuple[str, ...]]
     """Names of the metrics; higher is better, but for `loss`. The first one chooses the best
     weights unless the recipe names another, or `loss`."""
@@ -139,13 +158,6 @@ class Task(OpenPart):
     needs_start_values: ClassVar[bool] = False
     """Whether the loss compares with what the model gave before training, in the examples' column
     `start_values`: the loss of each output after injection."""
-
-    @property
-    def one_output(self) -> bool:
-        """Whether each example has one output, which classifiers on decoders find by the id of the
-        padding token.
-        """
-        return self.reads in ("first", "last")
 
     @property
     def command(self) -> Literal["predict", "chat"]:
@@ -232,12 +244,25 @@ class Task(OpenPart):
         """
         return self
 
-    def encode(self, splits: Splits, tokenizer: Any) -> Encoded:
+    @property
+    def system_prompt(self) -> str:
+        """What stands before each question to the trained model; empty if there is none."""
+        return ""
+
+    def asked_with(self, system: str) -> Self:
+        """The task with another system prompt.
+
+        Raises:
+            RecipeError: it has none.
+        """
+        raise RecipeError(f"{self.kind()} has no system prompt", "leave `--system` out")
+
+    def encode(self, splits: Splits, base: OpenedBase) -> Encoded:
         """All splits as token ids and targets. Raises DataError if nothing is supervised."""
         raise NotImplementedError
 
-    def encode_inputs(self, rows: Sequence[Row], tokenizer: Any) -> Examples:
-        """Rows without answers, for prediction; targets are `IGNORE_INDEX`."""
+    def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:
+        """Rows without answers, for prediction; classes are `IGNORE_INDEX`."""
         raise NotImplementedError
 
     def show(
@@ -254,18 +279,24 @@ class Task(OpenPart):
 
         return CrossEntropy(training.label_smoothing if training else 0.0)
 
-    def keep(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """What `metrics` needs of a batch's outputs, (targets, ...): all of it, unless that is too
-        much to hold for a whole split.
+    def reduce_outputs(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """What `metrics`, `decide` and `answers` need of a batch's outputs, (outputs, ...): all of
+        it, unless that is too much to hold for a whole split.
 
         Args:
-            outputs: (targets, classes or vocabulary), float32.
-            targets: (targets,).
+            outputs: (outputs, classes or vocabulary), float32.
+            targets: (outputs, ...).
         """
         return outputs
 
-    def metrics(self, outputs: Outputs, examples: Examples, head: Head) -> Score:
-        """Judges what was kept of the outputs, (targets, ...) in the order of the examples."""
+    def decide(self, kept: Outputs, examples: Examples, head: Head) -> Decision:
+        """What answers depend on besides the outputs, such as thresholds: fitted once, on the
+        validation split with the best weights, and used for the test split and for answers.
+        """
+        return Decision()
+
+    def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
+        """Judges what was kept of the outputs, (outputs, ...) in the order of the examples."""
         raise NotImplementedError
 
     def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:
@@ -284,6 +315,8 @@ class Task(OpenPart):
         """
         raise NotImplementedError
 
-    def predict(self, outputs: Outputs, head: Head) -> Sequence[Prediction | Scored]:
-        """The chosen class of each example, or its number; not asked of tasks that write."""
+    def answers(
+        self, kept: Outputs, examples: Examples, head: Head, decision: Decision
+    ) -> Sequence[Answer]:
+        """One for each row of the examples; not asked of tasks that write."""
         raise NotImplementedError

@@ -22,9 +22,10 @@ from peftkit.tasks.labels import (
     number_first,
     scores_not_classes,
 )
-from peftkit.tasks.task import Piece, Prediction, Reads, Score, Scored, Task
+from peftkit.tasks.task import Answer, Decision, Piece, Prediction, Score, Task
 
 if TYPE_CHECKING:
+    from peftkit.bases.opened import OpenedBase
     from peftkit.data.encoded import Encoded, Examples, Head
     from peftkit.data.rows import Row, Table
     from peftkit.data.splits import Splits
@@ -43,7 +44,7 @@ class TextClassification(Task):
     """One label for each text, or pair of texts."""
 
     task_type: ClassVar[str] = "SEQ_CLS"
-    reads: ClassVar[Reads] = "first"
+    one_output: ClassVar[bool] = True
     scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "weighted_f1")
     comparable: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
 
@@ -192,8 +193,10 @@ class TextClassification(Task):
                 did_you_mean(unknown[0], labels["train"]) or "labels that are not named weigh 1",
             )
 
-    def encode(self, splits: Splits, tokenizer: Any) -> Encoded:
+    def encode(self, splits: Splits, base: OpenedBase) -> Encoded:
         from peftkit.data.encoded import Encoded
+
+        tokenizer = base.tokenizer
 
         labels = self._labels(splits)
         weights = self._weights(splits, labels)
@@ -222,8 +225,8 @@ class TextClassification(Task):
             notes=tuple(notes),
         )
 
-    def encode_inputs(self, rows: Sequence[Row], tokenizer: Any) -> Examples:
-        return self._encode(rows, tokenizer, (), None)
+    def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:
+        return self._encode(rows, base.tokenizer, (), None)
 
     def show(
         self, example: int, examples: Examples, head: Head, tokenizer: Any
@@ -232,10 +235,10 @@ class TextClassification(Task):
         label = head.labels[int(examples.targets[example])]
         return Piece(" ".join(tokens) + "\nlabel: "), Piece(label, supervised=True)
 
-    def metrics(self, outputs: Outputs, examples: Examples, head: Head) -> Score:
+    def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
         from peftkit.tasks.class_scores import class_score
 
-        return class_score(outputs, examples, head)
+        return class_score(kept, examples, head)
 
     def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:
         import numpy as np
@@ -243,13 +246,15 @@ class TextClassification(Task):
         majority = Counter(encoded.train.targets.tolist()).most_common(1)[0][0]
         outputs = np.zeros((len(encoded.test), len(encoded.head.labels)), np.float32)
         outputs[:, majority] = 1
-        return {"majority": self.metrics(outputs, encoded.test, encoded.head).metrics}
+        return {"majority": self.metrics(outputs, encoded.test, encoded.head, Decision()).metrics}
 
-    def predict(self, outputs: Outputs, head: Head) -> Sequence[Prediction | Scored]:
+    def answers(
+        self, kept: Outputs, examples: Examples, head: Head, decision: Decision
+    ) -> Sequence[Answer]:
         from peftkit.tasks.class_scores import softmax
 
-        probabilities = softmax(outputs).max(axis=1)
-        labels = [head.labels[index] for index in outputs.argmax(axis=1)]
+        probabilities = softmax(kept).max(axis=1)
+        labels = [head.labels[index] for index in kept.argmax(axis=1)]
         return [Prediction(*pair) for pair in zip(labels, map(float, probabilities), strict=True)]
 
     def _head(self, labels: tuple[str, ...]) -> Head:

@@ -23,10 +23,11 @@ from peftkit.adapters.published.unsupported import _NoTask
 from peftkit.data.encoded import Examples, Head
 from peftkit.data.rows import Row, Table
 from peftkit.errors import RecipeError
-from peftkit.tasks.task import Prediction, Scored, Task
+from peftkit.tasks.task import Answer, Decision, Scored, Task
 from peftkit.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
+    from peftkit.bases.opened import OpenedBase
     from peftkit.tasks.task import Outputs
 
 PAIR = "text_pair"
@@ -55,7 +56,7 @@ class _SingleOutput(TextClassification):
         task = self._paired() if PAIR in table.columns else self
         return TextClassification.read_input(task, values, table)
 
-    def encode_inputs(self, rows: Sequence[Row], tokenizer: Any) -> Examples:
+    def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:
         """Raises RecipeError if only some of the texts have a second one."""
         pairs = sum(PAIR in row.values for row in rows)
         if 0 < pairs < len(rows):
@@ -63,15 +64,17 @@ class _SingleOutput(TextClassification):
                 f"{pairs} of {len(rows)} inputs have a `{PAIR}`", "give all of them one, or none"
             )
         task = self._paired() if pairs else self
-        return TextClassification.encode_inputs(task, rows, tokenizer)
+        return TextClassification.encode_inputs(task, rows, base, head)
 
     def _paired(self) -> Self:
         return self.with_(data=self.data.with_(text_pair=PAIR))
 
-    def predict(self, outputs: Outputs, head: Head) -> Sequence[Prediction | Scored]:
+    def answers(
+        self, kept: Outputs, examples: Examples, head: Head, decision: Decision
+    ) -> Sequence[Answer]:
         import numpy as np
 
-        numbers = outputs[:, 0].astype(np.float64)
+        numbers = kept[:, 0].astype(np.float64)
         if self.activation == "sigmoid":
             numbers = 0.5 * (1 + np.tanh(0.5 * numbers))  # which does not overflow
         return [Scored(float(number)) for number in numbers]
@@ -84,7 +87,7 @@ def task_of_outputs(task: Task, head: Head, config: Any) -> Task:
         task: for classes that exclude each other.
         config: of the base.
     """
-    if head.task_type != "SEQ_CLS" or not isinstance(task, TextClassification):
+    if head.output != "pooled" or not isinstance(task, TextClassification):
         return task
     problem, count = getattr(config, "problem_type", None), len(head.labels)
     if count > 1:

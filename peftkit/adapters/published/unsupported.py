@@ -19,7 +19,7 @@ from peftkit.bases.base import Base
 from peftkit.errors import AdapterError, quoted
 from peftkit.methods.peft_method import PeftMethod
 from peftkit.methods.peft_tuners import NOT_SERVED
-from peftkit.tasks.task import Reads, Task
+from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,7 +73,6 @@ class _NoTask(Task):
     """What an adapter was trained for, where peftkit cannot answer it."""
 
     task_type: ClassVar[str] = ""
-    reads: ClassVar[Reads] = "all"
     scores: ClassVar[tuple[str, ...]] = ()
 
     reason: str

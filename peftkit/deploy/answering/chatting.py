@@ -62,14 +62,12 @@ def with_system(adapter: LoadedAdapter, system: str) -> LoadedAdapter:
     Raises:
         RecipeError: its task has none.
     """
-    task = adapter.recipe.task
-    if "system" not in type(task).model_fields:
-        raise RecipeError(f"{task.kind()} has no system prompt", "leave `--system` out")
-    return replace(adapter, recipe=adapter.recipe.with_(task=task.with_(system=system)))
+    task = adapter.recipe.task.asked_with(system)
+    return replace(adapter, recipe=adapter.recipe.with_(task=task))
 
 
 def _print_system(adapter: LoadedAdapter, console: Console) -> None:
-    system = getattr(adapter.recipe.task, "system", "")
+    system = adapter.recipe.task.system_prompt
     told = f"system prompt: {escape(system)}" if system else "no system prompt"
     console.print(f"  [dim]{told}[/]", highlight=False)
 

@@ -70,7 +70,7 @@ def check_for_peft(config: Mapping[str, Any], folder: Path, head: Head) -> None:
 def check_for_vllm(config: Mapping[str, Any], folder: Path, head: Head) -> None:
     """Raises AdapterError unless vLLM serves an adapter beside its base."""
     check_for_peft(config, folder, head)
-    if head.task_type != "CAUSAL_LM":
+    if not head.goes_on:
         raise AdapterError(
             "vLLM takes adapters of models that write, and this one has a head of its own", MERGE
         )

@@ -8,7 +8,6 @@ from typing import Any
 import jinja2
 
 from peftkit.adapters.base_origin import origin, repository
-from peftkit.adapters.card import PIPELINE_TAGS
 from peftkit.adapters.pooled_code import model_code
 from peftkit.adapters.record import Record
 
@@ -78,6 +77,6 @@ def write_merged_card(folder: Path, name: str, record: Record, report: dict[str,
         into=TARGETS[report["into"]],
         strength="" if report["scale"] == 1 else f" at strength {report['scale']}",
         scores=list(report["score"]["adapter"]),
-        pipeline_tag=PIPELINE_TAGS.get(record.head.task_type, record.head.task_type.lower()),
+        pipeline_tag=record.head.pipeline_tag,
     )
     (folder / "README.md").write_text(found, encoding="utf-8")

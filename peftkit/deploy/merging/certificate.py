@@ -18,6 +18,7 @@ from peftkit.adapters.probes import outputs_of
 from peftkit.data.encoded import Examples, Head
 from peftkit.evaluation.scoring import run_model
 from peftkit.recipe import Recipe
+from peftkit.tasks.task import Decision
 from peftkit.training.forward.engine import Engine
 from peftkit.training.progress import Pace, Say, silent
 
@@ -95,7 +96,7 @@ def compute_outputs(
         nonlocal seen
         kept.append(outputs[-seen % every :: every].to("cpu", copy=True))  # no view of the rest
         seen += len(outputs)
-        return task.keep(outputs, targets)
+        return task.reduce_outputs(outputs, targets)
 
     engine = Engine.of(
         model,
@@ -108,7 +109,7 @@ def compute_outputs(
     outputs, loss = run_model(
         engine, examples, keep, Pace(say, "validation", len(examples)).advance
     )
-    scores = task.metrics(outputs, examples, inputs.head).metrics
+    scores = task.metrics(outputs, examples, inputs.head, Decision()).metrics
     return MergeOutputs(probes, torch.cat(kept), {**scores, "loss": loss})
 
 

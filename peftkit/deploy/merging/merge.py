@@ -178,7 +178,7 @@ def _validation(found: OpenedAdapter) -> tuple[Examples | None, str]:
     task = found.recipe.task
     try:
         splits, _ = load_splits(task, found.recipe.split_seed)
-        encoded = task.encode(splits, found.base.tokenizer)
+        encoded = task.encode(splits, found.base)
     except PeftkitError:  # whose message may hold a path or a row, and the report is published
         return None, "the data of the training is not where the recipe says"
     if encoded.head.labels != found.record.head.labels:

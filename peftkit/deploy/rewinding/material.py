@@ -64,14 +64,14 @@ def gather(found: OpenedAdapter, retention: Retention | None) -> Material:
             "give the run folder, whose recipe.json says where the data is, and run the command "
             "in the folder in which the run was started",
         ) from error
-    encoded = task.encode(splits, found.base.tokenizer)
+    encoded = task.encode(splits, found.base)
     if encoded.head.labels != head.labels:
         raise AdapterError(
             "the data that the recipe names has other classes than the adapter",
             "the file was changed; put that of the training back",
         )
     metric = found.recipe.metric
-    if head.task_type != "CAUSAL_LM":
+    if not head.goes_on:
         if retention is None or "path" not in retention.model_fields_set:
             return Material(encoded, metric, None)
         return Material(encoded, metric, retention, rows=_labelled(found, splits, retention))
@@ -108,4 +108,4 @@ def _labelled(found: OpenedAdapter, splits: Splits, retention: Retention) -> Exa
         )
     others = replace(splits, test=unseen)
     task.check_splits(others)
-    return task.encode(others, found.base.tokenizer).test
+    return task.encode(others, found.base).test

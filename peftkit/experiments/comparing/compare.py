@@ -137,7 +137,7 @@ def _compared(grid: Grid, first: Prepared, course: Course, known: Json) -> Json:
         ]
         write("unfinished")  # to be looked at early
     runs = [_merged(run, course) for run in runs]
-    probe = course.do(probe_job(first)) if has_probe(first.recipe.task) else {"failed": "no head"}
+    probe = course.do(probe_job(first)) if has_probe(first.encoded.head) else {"failed": "no head"}
     kept = {
         name: course.do(job).get("kept_loss") for name, job in retention_jobs(grid, first).items()
     }
@@ -243,7 +243,7 @@ def prepare_all(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, list[P
             "methods cannot be told apart by it",
             f"compare by {quoted(task.comparable) or 'a metric in `Score.by_example`'}",
         )
-    if budget.retention is not None and task.task_type != "CAUSAL_LM":
+    if budget.retention is not None and not task.goes_on:
         raise RecipeError(
             "only language models have a loss on general text, and this task is none",
             "leave `--retain` out",

@@ -42,7 +42,7 @@ def all_jobs(grid: Grid, first: Prepared) -> list[Job]:
         for of in grid.contenders
     ]
     jobs += [merge_job(of, Path()) for of in grid.contenders if merges(of)]
-    jobs += [probe_job(first)] if has_probe(first.recipe.task) else []
+    jobs += [probe_job(first)] if has_probe(first.encoded.head) else []
     return [*jobs, *retention_jobs(grid, first).values()]
 
 

@@ -89,7 +89,7 @@ def _command(grid: Grid, folder: Path) -> str:
     if budget.retention is not None:
         retention = budget.retention
         parts += [f"--retain {shlex.quote(retention.path)} --retain-rows {retention.max_rows}"]
-    elif grid.contenders[0].recipe.task.task_type == "CAUSAL_LM":
+    elif grid.contenders[0].recipe.task.goes_on:
         parts += ["--retain none"]
     modules = {module for of in grid.contenders for module in foreign_modules(of.recipe)}
     parts += [f"--trust-module {shlex.quote(module)}" for module in sorted(modules)]

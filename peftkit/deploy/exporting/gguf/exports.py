@@ -33,7 +33,7 @@ def open_for_export(request: Request) -> OpenedAdapter:
 
 def check_writes(head: Head) -> None:
     """Raises AdapterError unless a model writes, as all of GGUF's do."""
-    if head.labels or head.task_type != "CAUSAL_LM":
+    if not head.goes_on:
         kind = "classification head" if head.labels else f"head for {head.task_type}"
         raise AdapterError(
             f"the model has a {kind}, and GGUF is for models that write",
@@ -168,7 +168,7 @@ def check_ollama(
     fits = plain or not tokenizer.chat_template or not bos or writes_bos(tokenizer)
     source = adapter.base.source if fits and not whole and _stays_apart(adapter) else None
     bos = bos and fits  # a merged model says that none is put there
-    system = getattr(task, "system", "")
+    system = task.system_prompt
     settings = ollama.settings_of(
         tokenizer, adapter.record.head.generation, stops_of(adapter),
         system if system.strip() else "", bos, plain,
