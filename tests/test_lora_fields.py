@@ -108,7 +108,7 @@ def test_pissa_saves_twice_the_ranks(make_recipe, tmp_path):
     config = json.loads((done.folder / "adapter/adapter_config.json").read_text())
     assert (config["r"], config["rank_pattern"]) == (4, {"query": 8})
     assert (config["lora_alpha"], config["alpha_pattern"]) == (32, {"key": 12})
-    assert done.record["probes"]["max_difference"] <= 1e-5
+    assert done.record.probes.max_difference <= 1e-5
 
 
 @pytest.mark.parametrize(

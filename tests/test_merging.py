@@ -299,7 +299,7 @@ def test_the_command_prints_the_certificate(make_recipe, tmp_path, capsys):
 
 def test_all_that_the_receipt_offers_can_be_done(make_chat, in_tmp):
     done = run(make_chat(max_steps=1), "runs/a b")
-    offered = done.record["serve"]
+    offered = done.record.serve
     assert {"one model, for transformers", "PEFT alone", "vLLM"} <= offered.keys()
     assert "--to vllm" in (done.folder / "receipt.html").read_text()
     for command in offered.values():

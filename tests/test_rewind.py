@@ -53,7 +53,7 @@ def test_a_chat_adapter_is_rewound(make_chat, texts, tmp_path, capsys):
     assert report["chosen"] == 0.4
     assert {**json.loads((folder / "rewind.json").read_text()), "folder": str(folder)} == report
     # scale 0 is the base, and 1 what the run has measured
-    trained = done.record["test"]["after"]["loss"]
+    trained = done.record.test.after["loss"]
     assert report["test"]["trained"]["metrics"]["loss"] == pytest.approx(trained, abs=1e-5)
     assert report["scales"][0]["retention"] == report["base"]["retention"]
     loaded = pk.load(str(done.folder))
@@ -70,7 +70,7 @@ def test_a_chat_adapter_is_rewound(make_chat, texts, tmp_path, capsys):
         expected = tensor * 0.4 if "lora_B" in name else tensor
         torch.testing.assert_close(after[name], expected, rtol=1e-6, atol=0)
     assert not verify(str(folder), "").problems
-    base = AutoModelForCausalLM.from_pretrained(done.record["recipe"]["base"]["name_or_path"])
+    base = AutoModelForCausalLM.from_pretrained(done.record.recipe.read().base.name_or_path)
     plain = logits(PeftModel.from_pretrained(base, str(folder / "adapter")))
     ours = pk.load(str(folder))
     torch.testing.assert_close(logits(ours.model), plain, rtol=1e-5, atol=1e-5)
@@ -107,7 +107,7 @@ def test_a_classifier_is_rewound_by_its_validation_split(make_recipe, tmp_path):
         load_file(f / "adapter/model.safetensors") for f in (done.folder, tmp_path / "half")
     )
     assert torch.equal(trained["classifier.weight"], half["classifier.weight"])
-    base = load_file(Path(done.record["recipe"]["base"]["name_or_path"]) / "model.safetensors")
+    base = load_file(Path(done.record.recipe.read().base.name_or_path) / "model.safetensors")
     key = "encoder.layer.0.output.dense.weight"
     torch.testing.assert_close(half[f"bert.{key}"], (base[key] + trained[f"bert.{key}"]) / 2)
     loaded = pk.load(str(tmp_path / "half"))

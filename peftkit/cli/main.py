@@ -230,12 +230,12 @@ def _run(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
     from peftkit.run import run
 
     done = run(recipe, options.output_dir, console, rows=rows)
-    if not done.record:
+    if done.record is None:
         return
     console.print(f"  adapter  {done.folder / 'adapter'}", highlight=False, soft_wrap=True)
     console.print(f"  receipt  {done.folder / 'receipt.html'}", highlight=False, soft_wrap=True)
     if options.json:
-        print(json.dumps({"folder": str(done.folder), **done.record}, ensure_ascii=False))
+        print(json.dumps({"folder": str(done.folder), **done.record.to_json()}, ensure_ascii=False))
 
 
 def _check(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
@@ -288,7 +288,7 @@ def _plan(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
     prepared = prepare(recipe, rows)
     try:
         with cpu_threads(prepared.recipe.training.threads or 1):
-            planned = plan(prepared, open_accelerator(prepared.recipe.base), timed=True).to_json()
+            planned = plan(prepared, open_accelerator(prepared.recipe.base), timed=True)
     except (MemoryError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         if isinstance(error, PeftkitError):
             raise
@@ -302,7 +302,7 @@ def _plan(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
     for note in prepared.ledger.notes:
         print_note(console, note)
     if options.json:
-        print(json.dumps(planned, ensure_ascii=False))
+        print(json.dumps(planned.to_json(), ensure_ascii=False))
 
 
 def _new(name: str) -> None:

@@ -11,7 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from peftkit.data.ledger import FIRST_ROWS, Ledger, describe_malformed
+from peftkit.reports.plan_record import Plan
 from peftkit.reports.receipt import about_probe
+from peftkit.reports.run_record import RunRecord
 from peftkit.reports.strata import print_strata
 from peftkit.reports.terminal import print_note
 from peftkit.tasks.task import Piece
@@ -65,59 +67,59 @@ def print_ledger(console: Console, ledger: Ledger, whole: bool = False) -> None:
         print_note(console, note)
 
 
-def print_scores(console: Console, run: dict[str, Any]) -> None:
+def print_scores(console: Console, run: RunRecord) -> None:
     """What the run leads with, if its score is worth no more than a cheaper one; before, baselines
     and after, side by side; then what it cost.
     """
-    test = run["test"]
-    for sentence in test["lead"]:
+    test = run.test
+    for sentence in test.lead:
         console.print(f"  [bold yellow]{escape(sentence)}[/]", highlight=False)
-    table = plain_table("test", *(name.replace("_", " ") for name in test["after"]))
-    rows = {"before": test["before"], **test["baseline"], "after": test["after"]}
+    table = plain_table("test", *(name.replace("_", " ") for name in test.after))
+    rows = {"before": test.before, **test.baseline, "after": test.after}
     for row, scores in rows.items():
         style = "bold" if row == "after" else None
-        cells = [f"{scores[name]:.4f}" if name in scores else "" for name in test["after"]]
+        cells = [f"{scores[name]:.4f}" if name in scores else "" for name in test.after]
         table.add_row(row, *cells, style=style)
-    intervals = [test["intervals"].get(name) for name in test["after"]]
+    intervals = [test.intervals.get(name) for name in test.after]
     cells = [f"{low:.3f} to {high:.3f}" if (low, high) != (0, 0) else ""
              for low, high in (interval or (0, 0) for interval in intervals)]  # fmt: skip
     table.add_row("95 % interval", *cells, style="dim")
     console.print(table)
-    if told := about_probe(test["probe"]):
+    if told := about_probe(test.probe):
         print_note(console, escape(told))
-    for sample in test["samples"][:SHOWN]:
-        console.print(f"\n  [bold]asked[/]   {escape(sample['prompt'])}", highlight=False)
-        for when in ("before", "after"):
-            console.print(f"  [dim]{when:<7}[/] {escape(sample[when])}", highlight=False)
-    for when, scores in test["answers"].items():
+    for sample in test.samples[:SHOWN]:
+        console.print(f"\n  [bold]asked[/]   {escape(sample.prompt)}", highlight=False)
+        for when, answer in (("before", sample.before), ("after", sample.after)):
+            console.print(f"  [dim]{when:<7}[/] {escape(answer)}", highlight=False)
+    for when, scores in test.answers.items():
         told = ", ".join(f"{name.replace('_', '-')} {value:.3f}" for name, value in scores.items())
-        count = len(test["samples"])
+        count = len(test.samples)
         console.print(f"  {plural(count, 'answer')} {when}: {told}", highlight=False)
-    share = 100 * run["trainable_parameters"] / run["total_parameters"]
+    share = 100 * run.trainable_parameters / run.total_parameters
     console.print(
-        f"  trained {run['trainable_parameters']:,} of {run['total_parameters']:,} parameters "
+        f"  trained {run.trainable_parameters:,} of {run.total_parameters:,} parameters "
         f"({share:.2f} %)\n"
-        f"  in {duration(sum(run['seconds'].values()))}, "
-        f"peak memory {run['peak_memory_mb']:,.0f} MB, "
-        f"{run['base_memory_mb']:,.0f} MB of it the base's weights",
+        f"  in {duration(sum(run.seconds.values()))}, "
+        f"peak memory {run.peak_memory_mb:,.0f} MB, "
+        f"{run.base_memory_mb:,.0f} MB of it the base's weights",
         highlight=False,
     )
 
 
-def print_plan(console: Console, plan: dict[str, Any]) -> None:
+def print_plan(console: Console, plan: Plan) -> None:
     """What memory is for, the peaks of the stages, and the time."""
-    rows, tokens = plan["worst_batch"]
-    share = 100 * plan["trainable_parameters"] / plan["total_parameters"]
-    layout = "packed, what all begin with once" if plan["layout"] == "shared" else plan["layout"]
+    rows, tokens = plan.worst_batch
+    share = 100 * plan.trainable_parameters / plan.total_parameters
+    layout = "packed, what all begin with once" if plan.layout == "shared" else plan.layout
     console.print(
-        f"  trains {plan['trainable_parameters']:,} of {plan['total_parameters']:,} parameters "
-        f"({share:.2f} %) in {plural(plan['num_steps'], 'step')}, "
-        f"{plural(plan['tokens_per_epoch'], 'token')} an epoch\n"
+        f"  trains {plan.trainable_parameters:,} of {plan.total_parameters:,} parameters "
+        f"({share:.2f} %) in {plural(plan.num_steps, 'step')}, "
+        f"{plural(plan.tokens_per_epoch, 'token')} an epoch\n"
         f"  batches are {layout}; the largest has {plural(rows, 'example')}, "
         f"{plural(tokens, 'token')}",
         highlight=False,
     )
-    for title, sizes in (("training holds", plan["parts_mb"]), ("peak while", plan["peaks_mb"])):
+    for title, sizes in (("training holds", plan.parts_mb), ("peak while", plan.peaks_mb)):
         table = plain_table(title, "MB")
         for name, size in sizes.items():
             if size:
@@ -125,16 +127,16 @@ def print_plan(console: Console, plan: dict[str, Any]) -> None:
         if title == "training holds":
             table.add_row("together", f"{sum(sizes.values()):,.0f}", style="bold")
         console.print(table)
-    if plan["seconds"]:
-        times = ", ".join(f"{name} {duration(took)}" for name, took in plan["seconds"].items())
+    if plan.seconds:
+        times = ", ".join(f"{name} {duration(took)}" for name, took in plan.seconds.items())
         console.print(
             f"  time: {times}, loading and writing answers aside; measured now, so that "
             "whatever else the machine does shows in it",
             highlight=False,
             soft_wrap=True,
         )
-    console.print(f"  the run needs {plan['peak_mb']:,.0f} MB", style="bold", highlight=False)
-    for note in plan["notes"]:
+    console.print(f"  the run needs {plan.peak_mb:,.0f} MB", style="bold", highlight=False)
+    for note in plan.notes:
         print_note(console, note)
 
 

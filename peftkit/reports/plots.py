@@ -10,6 +10,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from peftkit.training.loop import StepRecord, ValidationRecord
+
 INK, SOFT, ACCENT, SECOND, GRID = "#1d2733", "#5b6877", "#0f766e", "#c2410c", "#e3e8ee"
 PAPER = "#fefefe"
 VARIABLES = {
@@ -35,18 +37,18 @@ STYLE: Any = {
 }
 
 
-def loss_curve(history: Sequence[dict[str, Any]], validations: Sequence[dict[str, Any]]) -> str:
+def loss_curve(history: Sequence[StepRecord], validations: Sequence[ValidationRecord]) -> str:
     """Training loss by step, smoothed, with the validation losses."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.1), layout="constrained")
         axes = figure.subplots()
-        steps = [record["step"] for record in history]
-        losses = [record["loss"] for record in history]
+        steps = [record.step for record in history]
+        losses = [record.loss for record in history]
         axes.plot(steps, losses, color=ACCENT, alpha=0.25, linewidth=1)
         axes.plot(steps, _smoothed(losses), color=ACCENT, linewidth=2, label="training")
         axes.plot(
-            [record["step"] for record in validations],
-            [record["metrics"]["loss"] for record in validations],
+            [record.step for record in validations],
+            [record.metrics["loss"] for record in validations],
             color=SECOND, marker="o", markersize=5, linewidth=1.5, label="validation",
         )  # fmt: skip
         finish(axes, "optimizer step", "loss")
@@ -54,13 +56,13 @@ def loss_curve(history: Sequence[dict[str, Any]], validations: Sequence[dict[str
 
 
 def metric_curve(
-    validations: Sequence[dict[str, Any]], metric: str, best_step: int, before: float | None
+    validations: Sequence[ValidationRecord], metric: str, best_step: int, before: float | None
 ) -> str:
     """The validation score by step, the best one marked, from the score before training."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.1), layout="constrained")
         axes = figure.subplots()
-        points = [(record["step"], record["metrics"][metric]) for record in validations]
+        points = [(record.step, record.metrics[metric]) for record in validations]
         if before is not None:
             axes.axhline(before, color=INK, linewidth=1, linestyle=":", label="before (test)")
         axes.plot(*zip(*points, strict=True), color=ACCENT, marker="o", markersize=5, linewidth=2,

@@ -12,19 +12,9 @@ import torch
 from peftkit.bases.devices import forget_peak, peak_memory_mb
 from peftkit.bases.footprint import Footprint
 from peftkit.evaluation.probe_rows import ProbeOfRun
+from peftkit.reports.run_record import Sample
 from peftkit.tasks.task import Score
 from peftkit.training.loop import TrainResult
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What the model writes for a test example, before and after training."""
-
-    row: int
-    prompt: str
-    expected: str
-    before: str
-    after: str
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ def run_seed(
     """An ordinary run; and its model's loss on general text."""
     import_files(trusted)
     record = run(Recipe.from_json(recipe), folder, frozen_probe=False).record
-    check_data(record["data_sha256"], data)
+    assert record is not None  # of the only process
+    check_data(record.data_sha256, data)
     if retention is None:
         return {"kept_loss": None}
     adapter = load_adapter(folder)

@@ -1,0 +1,37 @@
+"""A record is a value in memory and the same JSON in its file, of older versions too."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from peftkit import HeadOnly
+from peftkit.reports.run_record import RunRecord, read_run
+from peftkit.run import run
+
+
+@pytest.fixture(scope="module")
+def done(make_recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return run(make_recipe(HeadOnly(), max_steps=2), str(folder))
+
+
+def test_a_run_is_read_back_as_it_was(done):
+    assert read_run(done.folder) == done.record
+    assert done.record.to_json() == json.loads((done.folder / "run.json").read_text())
+    assert done.record.recipe.read().name == "tiny"
+
+
+def test_a_run_of_another_version_is_read(done):
+    """It lacks what is newer, and has what is gone."""
+    older = json.loads((done.folder / "run.json").read_text())
+    for name in ("start", "serve", "peaks_mb"):
+        del older[name]
+    del older["test"]["probe"]
+    older["recipe"]["training"]["gone"] = older["gone"] = 1
+    record = RunRecord.from_json(older)
+    assert record.test.after == done.record.test.after
+    assert (record.start, record.serve, record.test.probe) == (None, {}, None)
+    with pytest.raises(ValueError, match="data_sha256"):
+        RunRecord.from_json({**older, "data_sha256": None})
