@@ -207,7 +207,9 @@ class TestLead:
         made = None if probe is None else probe_rows.ProbeOfRun(
             "", probe_rows.FrozenProbe(1.0, [], probe, 3), 5, 7
         )  # fmt: skip
-        return lead("accuracy", after, {"majority": {"accuracy": majority}}, made, self.encoded)
+        baselines = {"majority": {"accuracy": majority}}
+        task = TextClassification(data=Data(path="-"))
+        return lead("accuracy", after, baselines, made, self.encoded, task)
 
     def test_nothing_where_both_are_beaten(self):
         assert self.lead(judged([1] * 90 + [0] * 10), 0.5, judged([1, 0] * 50)) == []

@@ -358,7 +358,7 @@ def test_the_card_says_how_it_is_loaded(done, bases, capsys):
 
 def test_merged_it_is_the_same_by_transformers_alone(done, bases, tmp_path):
     report = merge_to(str(done.folder), str(tmp_path / "merged"))
-    assert report["relative"] < EXACT
+    assert report.relative < EXACT
     adapter = pk.load(str(done.folder))
     (code,) = code_of_card(tmp_path / "merged", bases["bert"])
     found: dict[str, object] = {}

@@ -265,7 +265,7 @@ def test_quantized_gpt2_merges_into_its_transposed_layers(gpt2, make_chat, tmp_p
     done = run(make_chat(base=base, max_steps=2, task={"samples": 0}), str(tmp_path / "run"))
     assert done.record.base.unquantized == ("lm_head",)
     report = merge_to(str(done.folder), str(tmp_path / "merged"))
-    assert report["relative"] <= report["tolerance"]
+    assert report.relative <= report.tolerance
     auto = transformers.AutoModelForCausalLM
     merged = auto.from_pretrained(tmp_path / "merged")
     assert isinstance(merged.transformer.h[0].attn.c_attn, Conv1D)

@@ -84,8 +84,10 @@ def test_record(prepared: Prepared, outcome: Outcome) -> TestRecord:
     if probe is not None:
         strength = None if probe.found is None else probe.found.regularization
         recorded = RecordedProbe(probe.left_out, probe.rows, probe.num_train, strength)
+    encoded, task = prepared.encoded, prepared.recipe.task
+    sentences = lead(metric, after, outcome.baselines, probe, encoded, task)
     return TestRecord(
-        lead=tuple(lead(metric, after, outcome.baselines, probe, prepared.encoded)),
+        lead=tuple(sentences),
         before=outcome.before.metrics,
         baseline=outcome.baselines,
         after=after.metrics,

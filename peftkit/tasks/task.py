@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from peftkit.data.source import Source
 from peftkit.errors import RecipeError
+from peftkit.metrics.metric import Metric
 from peftkit.parts.part import OpenPart
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     Outputs = npt.NDArray[np.float32]
 
+LOWER_IS_BETTER = ("loss", "perplexity")
+"""Names of scores that are better where they are lower."""
 Reads = Literal["first", "last", "labelled", "all"]
 
 
@@ -130,7 +133,7 @@ class Task(OpenPart):
     reads: ClassVar[Reads]
     """Positions whose outputs the loss and the metrics need."""
     scores: ClassVar[tuple[str, ...]]
-    """Names of the metrics; higher is better, but for `loss`. The first one chooses the best
+    """Names of the metrics; `metric` says which way each is better. The first one chooses the best
     weights unless the recipe names another, or `loss`."""
     comparable: ClassVar[tuple[str, ...]] = ()
     """Those of them, or `loss`, that `Score.by_example` has, by which two models are compared."""
@@ -141,6 +144,10 @@ class Task(OpenPart):
         padding token.
         """
         return self.reads in ("first", "last")
+
+    def metric(self, name: str) -> Metric:
+        """One of the metrics, or of the scores beside them, by its name."""
+        return Metric(name, higher_is_better=name not in LOWER_IS_BETTER)
 
     @property
     def command(self) -> Literal["predict", "chat"]:

@@ -172,7 +172,7 @@ def train(
     wrapped = accelerator.prepare(loss_of)  # no gradient scaler: the optimizer stays as it is
     _train_mode(wrapped, quiet)
     _try_worst(wrapped, reader, encoded, recipe, accelerator)
-    best = Best(recipe.metric, training.early_stopping_patience)
+    best = Best(recipe.task.metric(recipe.metric), training.early_stopping_patience)
     account = _Account()
     with (
         TrainingProgress(console, num_steps, accelerator.is_main_process) as progress,
@@ -242,7 +242,7 @@ def _result(
         padded = sum(gather_object([padded]))
     return TrainResult(
         best_step=best.step,
-        metric=best.metric,
+        metric=best.metric.name,
         best_value=best.value,
         num_steps=len(account.history),
         stopped=_reason(account, best),

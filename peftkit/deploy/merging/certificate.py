@@ -18,6 +18,7 @@ from peftkit.adapters.probes import outputs_of
 from peftkit.data.encoded import Examples, Head
 from peftkit.evaluation.scoring import run_model
 from peftkit.recipe import Recipe
+from peftkit.reports.merge_report import Distance
 from peftkit.training.forward.reading import Reader
 from peftkit.training.progress import Pace, Say, silent
 
@@ -53,20 +54,6 @@ class Answers:
     """(targets, evenly spread, classes or vocabulary)."""
     scores: dict[str, float]
     """Of the whole validation split."""
-
-
-@dataclass(frozen=True)
-class Distance:
-    """How far a model's answers are from another's."""
-
-    positions: int
-    max_abs_dlogit: float
-    relative: float
-    """`max_abs_dlogit` over the largest logit of the first model, or over 1 if that is larger."""
-    kl: float
-    """Mean divergence of the second model's distribution from the first's, in nats."""
-    top1_agreement: float
-    """Share of positions where both hold the same answer for the likeliest."""
 
 
 def ask(
@@ -133,14 +120,18 @@ def distance(first: Tensor, second: Tensor) -> Distance:
     return Distance(count, difference, difference / scale, max(0.0, kl / count), same / count)
 
 
-def worst(distances: Iterable[Distance]) -> dict[str, float]:
+def worst(distances: Iterable[Distance]) -> Distance:
     """Over all inputs: the largest differences, the largest divergence, the least agreement."""
-    known = list(distances)
-    result = dict.fromkeys(("max_abs_dlogit", "relative", "kl"), 0.0)
-    for found in known:
-        for name, value in result.items():
-            result[name] = _larger(value, getattr(found, name))
-    return {**result, "top1_agreement": min(found.top1_agreement for found in known)}
+    result, *others = distances
+    for other in others:
+        result = Distance(
+            result.positions + other.positions,
+            _larger(result.max_abs_dlogit, other.max_abs_dlogit),
+            _larger(result.relative, other.relative),
+            _larger(result.kl, other.kl),
+            min(result.top1_agreement, other.top1_agreement),
+        )
+    return result
 
 
 def _larger(a: float, b: float) -> float:

@@ -11,9 +11,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -46,8 +46,8 @@ from peftkit.deploy.merging.certificate import Answers, Questions, ask, compare,
 from peftkit.deploy.merging.folding import check_mergeable, folded, merged_model, vocabulary_of
 from peftkit.errors import AdapterError, MethodError, PeftkitError
 from peftkit.methods.peft_layout import rescale_lora
+from peftkit.reports.merge_report import BothScores, Into, MergeReport
 
-Into = Literal["trained", "original", "requantized"]
 REPORT = "merge_report.json"
 
 
@@ -61,7 +61,7 @@ def merge_to(
     trust_remote_code: bool = False,
     tell: Callable[[str], None] = lambda _: None,
     settings: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> MergeReport:
     """Writes the merged model as a folder that transformers loads, with its certificate.
 
     The folder is written under another name, opened again by transformers alone, compared with the
@@ -97,20 +97,29 @@ def merge_to(
     questions = _questions(found)
     with placed(final) as folder:
         first, second = _write(found, folder, into, scale, questions, tell)
-        report = {
-            "into": into,
-            "scale": scale,
-            "dtype": str(found.dtype).removeprefix("torch."),
-            **_certificate(found, first, second),
-            "validation_absent": questions.reason,
-            "seconds": time.monotonic() - begun,
-            "peak_memory_mb": peak_memory_mb(open_accelerator(found.base.spec).device),
-            "adapter": found.record.weights,
-            "files": {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))},
-            "versions": versions(),
-        }
+        distances = compare(first, second)
+        largest = worst(distances.values())
+        report = MergeReport(
+            into=into,
+            scale=scale,
+            dtype=str(found.dtype).removeprefix("torch."),
+            max_abs_dlogit=largest.max_abs_dlogit,
+            relative=largest.relative,
+            kl=largest.kl,
+            top1_agreement=largest.top1_agreement,
+            tolerance=merged_tolerance(found.base.spec),
+            probes=distances["probes"],
+            validation=distances.get("validation"),
+            score=BothScores(first.scores, second.scores),
+            validation_absent=questions.reason,
+            seconds=time.monotonic() - begun,
+            peak_memory_mb=peak_memory_mb(open_accelerator(found.base.spec).device),
+            adapter=found.record.weights,
+            files={file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))},
+            versions=versions(),
+        )
         _judge(report)
-        write_json(folder / REPORT, report)
+        write_json(folder / REPORT, report.to_json())
         write_merged_card(folder, final.name, found.record, report)
     return report
 
@@ -145,19 +154,6 @@ def _write(
     tell("asking the merged model, opened again")
     second = ask(_reopened(folder, found, accelerator), questions, accelerator, tell)
     return first, second
-
-
-def _certificate(found: OpenedAdapter, first: Answers, second: Answers) -> dict[str, Any]:
-    """How far the merged model's answers are from the adapter's: the worst of all inputs, then the
-    inputs one by one, then scores.
-    """
-    distances = compare(first, second)
-    return {
-        **worst(distances.values()),
-        "tolerance": merged_tolerance(found.base.spec),
-        **{name: asdict(value) for name, value in distances.items()},
-        "score": {"adapter": first.scores, "merged": second.scores},
-    }
 
 
 def _check_into(found: OpenedAdapter, into: Into) -> None:
@@ -293,15 +289,15 @@ def _reopened(folder: Path, found: OpenedAdapter, accelerator: Accelerator) -> n
     return model.to(accelerator.device).eval()
 
 
-def _judge(report: dict[str, Any]) -> None:
+def _judge(report: MergeReport) -> None:
     """Raises AdapterError if the merged model is not the trained one, and should be."""
-    if math.isnan(report["max_abs_dlogit"]):
+    if math.isnan(report.max_abs_dlogit):
         raise AdapterError("the merged model answers NaN", "`peftkit verify` the adapter")
-    if report["into"] == "trained" and not report["relative"] <= report["tolerance"]:
+    if report.into == "trained" and not report.relative <= report.tolerance:
         raise AdapterError(
             f"the merged model answers differently from the adapter: logits are off by up to "
-            f"{report['max_abs_dlogit']:.2g}, {report['relative']:.3g} of their scale (tolerance "
-            f"{report['tolerance']:g}), the likeliest answer is the same at "
-            f"{report['top1_agreement']:.1%} of the positions; nothing was written",
+            f"{report.max_abs_dlogit:.2g}, {report.relative:.3g} of their scale (tolerance "
+            f"{report.tolerance:g}), the likeliest answer is the same at "
+            f"{report.top1_agreement:.1%} of the positions; nothing was written",
             "keep the adapter, which is right as it is",
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,27 @@ from peftkit.data.reading import read_source
 from peftkit.data.rows import check_columns
 from peftkit.data.splits import Splits, clean_rows, load_splits
 from peftkit.deploy.rewinding.folder import write_rewound
-from peftkit.deploy.rewinding.scales import DEFAULT, Measured, checked_scales, choose, parse_scales
+from peftkit.deploy.rewinding.scales import DEFAULT, checked_scales, choose, parse_scales
 from peftkit.errors import AdapterError, DataError, MethodError, MissingPackageError, RecipeError
 from peftkit.evaluation.retention import DRAWN_FROM, Retention, load_texts, text_loss
 from peftkit.evaluation.scoring import evaluate
 from peftkit.methods.rewinding import Rewinding
+from peftkit.metrics.metric import Metric
 from peftkit.reports import plots
+from peftkit.reports.rewind_report import (
+    BothTests,
+    Measured,
+    MeasuredBase,
+    RewindReport,
+    TestScores,
+)
 from peftkit.tasks.task import Score
 from peftkit.training.forward.reading import Reader
 
 REPORT, CURVE = "rewind.json", "rewind.svg"
 LABELLED_ROWS = 1000
 """Most rows from elsewhere, unless a number was given; a language model reads fewer texts."""
+TEXT_LOSS = Metric("loss", higher_is_better=False)
 OTHER_DATA = 1e-2
 """Largest relative difference of a test loss to that of the training, on the same data."""
 
@@ -55,8 +64,8 @@ class Material:
     """What an adapter is scored on."""
 
     encoded: Encoded
-    metric: str
-    """Of the target task; `loss` is better where it is lower."""
+    metric: Metric
+    """Of the target task."""
     retention: Retention | None
     texts: tuple[str, ...] = ()
     """For a language model."""
@@ -64,16 +73,28 @@ class Material:
     """Labelled rows from elsewhere, for any other task."""
 
     @property
-    def retention_metric(self) -> str:
-        """`loss` of texts, or the task's own metric; empty where retention is not measured."""
+    def retention_metric(self) -> Metric | None:
+        """`loss` of texts, or the task's own metric; None where retention is not measured."""
         if self.retention is None:
-            return ""
-        return "loss" if self.texts else self.metric
+            return None
+        return TEXT_LOSS if self.texts else self.metric
 
     @property
-    def lower(self) -> tuple[bool, bool]:
-        """Whether less is better, of the target's score and of retention."""
-        return self.metric == "loss", self.retention_metric == "loss"
+    def retention_settings(self) -> dict[str, str | int] | None:
+        """The settings of retention that count here; None where it is not measured."""
+        if self.retention is None:
+            return None
+        read_by_task = {"text", "max_rows", "max_length"} if self.rows else set()
+        return self.retention.model_dump(exclude=read_by_task)
+
+
+@dataclass(frozen=True)
+class Rewound:
+    """What a rewind leaves behind."""
+
+    folder: Path
+    report: RewindReport
+    """The content of rewind.json."""
 
 
 @quick_collections()
@@ -88,7 +109,7 @@ def rewind(
     tell: Callable[[str], None] = lambda _: None,
     allowed: float = 0.0,
     settings: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Rewound:
     """Scores a run's adapter at several scales, and writes the best one as an adapter.
 
     Args:
@@ -103,9 +124,6 @@ def rewind(
         tell: called with what is being done.
         allowed: by how much the validation score may be worse than as it was trained.
         settings: as for `open_adapter`.
-
-    Returns:
-        The content of rewind.json.
 
     Raises:
         MethodError: there is nothing between the base and what the method trains.
@@ -141,10 +159,10 @@ def rewind(
             tell("opening what was written")
             (folder / "recipe.json").write_text(_recipe_text(found), encoding="utf-8")
             check_saved(folder / PARTIAL, found.recipe, found.base, record, accelerator)
-        report |= {"seconds": time.monotonic() - begun}
-        write_json(folder / REPORT, report)
+        report = replace(report, seconds=time.monotonic() - begun)
+        write_json(folder / REPORT, report.to_json())
         (folder / CURVE).write_text(plots.rewind_curve(report), encoding="utf-8")
-    return {"folder": str(final), **report}
+    return Rewound(final, report)
 
 
 def default_output(path: str) -> str:
@@ -183,7 +201,7 @@ def gather(found: OpenedAdapter, retention: Retention | None) -> Material:
             "the data that the recipe names has other classes than the adapter",
             "the file was changed; put that of the training back",
         )
-    metric = found.recipe.metric
+    metric = task.metric(found.recipe.metric)
     if head.task_type != "CAUSAL_LM":
         if retention is None or "path" not in retention.model_fields_set:
             return Material(encoded, metric, None)
@@ -233,7 +251,7 @@ def _measure(
     folder: Path,
     accelerator: Accelerator,
     tell: Callable[[str], None],
-) -> tuple[dict[str, Any], Record | None]:
+) -> tuple[RewindReport, Record | None]:
     """The report; and the record of what was written, None where the adapter stays as it is."""
     tell("loading the adapter on its base")
     model, rewinding = _loaded(found, accelerator)
@@ -244,13 +262,11 @@ def _measure(
     curve: list[Measured] = []
     for scale in reversed(scales):  # what all others are compared with comes first
         rewinding.to(scale)
-        validation = score(material.encoded.validation).metrics[material.metric]
+        validation = score(material.encoded.validation).metrics[material.metric.name]
         curve.append(Measured(scale, validation, _retained(found, material, model, accelerator)))
-        kept = curve[-1].retention
-        told = "" if kept is None else f", retention {material.retention_metric} {kept:.4f}"
-        tell(f"scale {scale:g}: validation {material.metric} {validation:.4f}{told}")
+        tell(_told(curve[-1], material))
     curve.reverse()
-    chosen, why = choose(curve, material.lower, allowed)
+    chosen, why = choose(curve, material.metric, material.retention_metric, allowed)
     if wanted is not None:
         chosen, why = wanted, "it was asked for"
     of_base = None
@@ -266,30 +282,34 @@ def _measure(
     if chosen != 1:
         with accelerator.autocast():
             record = write_rewound(model, found, chosen, rewound.metrics, folder)
-    read_by_task = {"text", "max_rows", "max_length"} if material.rows else set()
-    data = material.retention and material.retention.model_dump(exclude=read_by_task)
-    report = {
-        "name": found.recipe.name or "run",
-        "adapter": found.record.weights,
-        "method": found.recipe.method.kind(),
-        "metric": material.metric,
-        "retention_metric": material.retention_metric,
-        "retention_data": data,
-        "retention_rows": len(material.texts) or len(material.rows or ()),
-        "scales": [asdict(point) for point in curve],
-        "base": {"retention": of_base},
-        "chosen": chosen,
-        "why": why,
-        "written": record is not None,
-        "test": {
-            name: {"metrics": found_score.metrics, "intervals": found_score.intervals}
-            for name, found_score in (("trained", trained), ("chosen", rewound))
-        },
-        "notes": _notes(found, material, trained),
-        "device": device_name(accelerator.device),
-        "versions": versions(),
-    }
+    report = RewindReport(
+        name=found.recipe.name or "run",
+        adapter=found.record.weights,
+        method=found.recipe.method.kind(),
+        metric=material.metric,
+        retention_metric=material.retention_metric,
+        retention_data=material.retention_settings,
+        retention_rows=len(material.texts) or len(material.rows or ()),
+        scales=tuple(curve),
+        base=MeasuredBase(of_base),
+        chosen=chosen,
+        why=why,
+        written=record is not None,
+        test=BothTests(*(TestScores(s.metrics, s.intervals) for s in (trained, rewound))),
+        notes=tuple(_notes(found, material, trained)),
+        device=device_name(accelerator.device),
+        versions=versions(),
+        seconds=0.0,
+    )
     return report, record
+
+
+def _told(point: Measured, material: Material) -> str:
+    """`scale 0.5: validation accuracy 0.9000, retention accuracy 0.8000`."""
+    score = f"scale {point.scale:g}: validation {material.metric.name} {point.validation:.4f}"
+    if point.retention is None or material.retention_metric is None:
+        return score
+    return f"{score}, retention {material.retention_metric.name} {point.retention:.4f}"
 
 
 def _loaded(found: OpenedAdapter, accelerator: Accelerator) -> tuple[nn.Module, Rewinding]:
@@ -325,7 +345,7 @@ def _retained(
         return None
     if material.rows is not None:
         score = _score(found, material, model, material.rows, accelerator)
-        return score.metrics[material.metric]
+        return score.metrics[material.metric.name]
     length = material.retention.max_length
     return text_loss(model, found.base.tokenizer, material.texts, length, accelerator)
 

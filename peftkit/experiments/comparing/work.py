@@ -36,4 +36,4 @@ def measure_merge(trusted: Sequence[str], run_folder: str, folder: str) -> dict[
     import_files(trusted)
     report = merge_to(run_folder, folder)
     shutil.rmtree(folder)
-    return {"peak_memory_mb": report["peak_memory_mb"]}
+    return {"peak_memory_mb": report.peak_memory_mb}
