@@ -60,7 +60,7 @@ def merge_to(
     base: str = "",
     trust_remote_code: bool = False,
     tell: Callable[[str], None] = lambda _: None,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> MergeReport:
     """Writes the merged model as a folder that transformers loads, with its certificate.
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -108,7 +107,7 @@ def rewind(
     trust_remote_code: bool = False,
     tell: Callable[[str], None] = lambda _: None,
     allowed: float = 0.0,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> Rewound:
     """Scores a run's adapter at several scales, and writes the best one as an adapter.
 
