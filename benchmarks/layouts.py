@@ -69,13 +69,13 @@ def trained(folder: Path, layout: Any, seed: int) -> dict[str, Any]:
     )
     with tempfile.TemporaryDirectory() as runs:
         record = run(recipe, f"{runs}/run").record
-    learned = record["training"]
+    learned = record.training
     return {
-        "layout": learned["layout"],
+        "layout": learned.layout,
         "seed": seed,
-        "accuracy": record["test"]["after"]["accuracy"],
-        "seconds": learned["train_seconds"] - learned["validation_seconds"],
-        "device": record["device"],
+        "accuracy": record.test.after["accuracy"],
+        "seconds": learned.learning_seconds,
+        "device": record.device,
     }
 
 

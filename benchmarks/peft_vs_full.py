@@ -19,7 +19,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from peftkit import (
     IA3,
@@ -46,6 +45,7 @@ from peftkit import (
 from peftkit.bases.quiet_libraries import quiet_libraries
 from peftkit.errors import DataError, PeftkitError, RecipeError, first_line, quoted
 from peftkit.evaluation.retention import Retention
+from peftkit.experiments.comparing import comparison
 from peftkit.reports.terminal import open_console
 
 HERE = Path(__file__).parent
@@ -192,7 +192,7 @@ def main(arguments: argparse.Namespace) -> None:
         return
     done = compare(recipes, folder, budget, console)
     print_comparison(console, done.record, done.folder)
-    if done.record["status"] == "finished" and not arguments.only:
+    if done.record.status == "finished" and not arguments.only:
         commit(done.folder, target, done.record, arguments.data)
 
 
@@ -204,13 +204,13 @@ def report_again(target: Path) -> None:
     if not file.is_file():
         raise DataError(f"no table `{file}` yet", "run the comparison first")
     try:
-        write_report(target, json.loads(file.read_text(encoding="utf-8")))
+        write_report(target, comparison.read_comparison(target))
     except (ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"  # its repr has the whole file
         raise DataError(f"`{file}` is no table: {reason}", "`git checkout` it") from error
 
 
-def commit(folder: Path, target: Path, record: dict[str, Any], data: str) -> None:
+def commit(folder: Path, target: Path, record: comparison.Comparison, data: str) -> None:
     """Copies the results, with commands that name the copies; what was there stays until then.
 
     Args:
@@ -225,14 +225,14 @@ def commit(folder: Path, target: Path, record: dict[str, Any], data: str) -> Non
     between = target.with_name(f"{target.name}.part")
     shutil.rmtree(between, ignore_errors=True)
     (between / "recipes").mkdir(parents=True)
-    for row in record["rows"]:
-        if row["role"] != "probe":
-            name = f"recipes/{row['name']}.json"
+    for row in record.rows:
+        if row.role != "probe":
+            name = f"recipes/{row.name}.json"
             recipe = elsewhere((folder / name).read_text(encoding="utf-8"))
             (between / name).write_text(recipe, encoding="utf-8")
-    text = elsewhere(json.dumps(record, ensure_ascii=False, indent=1))
+    text = elsewhere(json.dumps(record.to_json(), ensure_ascii=False, indent=1))
     (between / "compare.json").write_text(text + "\n", encoding="utf-8")
-    write_report(between, json.loads(text))
+    write_report(between, comparison.Comparison.from_json(json.loads(text)))
     (between / "scores.svg").write_text(scores_picture(record), encoding="utf-8")
     lines = "".join(f"- {finding}\n" for finding in findings(folder, record))
     (between / "findings.md").write_text(lines, encoding="utf-8")
@@ -240,36 +240,37 @@ def commit(folder: Path, target: Path, record: dict[str, Any], data: str) -> Non
     between.rename(target)
 
 
-def findings(folder: Path, record: dict[str, Any]) -> list[str]:
+def findings(folder: Path, record: comparison.Comparison) -> list[str]:
     """What others have published, as far as the rows that have scores can tell."""
-    from peftkit.experiments.comparing.table import LEAST_SEEDS, paired, read_scores
+    from peftkit.experiments.comparing.runs import read_scores
+    from peftkit.experiments.comparing.table import LEAST_SEEDS, paired
     from peftkit.experiments.comparing.verdicts import difference, judge
 
-    rows = {row["name"]: row for row in record["rows"] if row["score"] is not None}
+    rows = {row.name: row for row in record.rows if row.score is not None}
     full, lora, attention = (rows.get(name) for name in ("full", "lora", "lora_attention"))
     found = []
     if lora and full:
-        times = lora["learning_rate"] / full["learning_rate"]
+        times = lora.learning_rate / full.learning_rate
         found.append(f"the best rate of LoRA is {times:.2g} times full fine-tuning's (about 10)")
     pairs = []
     if lora and attention:
         pairs = paired(
-            *({seed["seed"]: read_scores(folder / seed["folder"], record["metric"])
-               for seed in row["seeds"]} for row in (lora, attention))
+            *({run.seed: read_scores(folder / run.folder, record.metric)
+               for run in row.runs} for row in (lora, attention))
         )  # fmt: skip
     if len(pairs) >= LEAST_SEEDS:
         apart = difference(*zip(*pairs, strict=True))
-        counts = " and ".join(f"{row['trainable_parameters']:,}" for row in (lora, attention))
+        counts = " and ".join(f"{row.trainable_parameters:,}" for row in (lora, attention))
         found.append(
             f"LoRA on all linear layers against attention only ({counts} parameters): "
             f"{told(apart.value, apart.interval)}, "
-            f"{judge(apart, record['margin'], record['higher_is_better'])} (better)"
+            f"{judge(apart, record.margin, record.metric)} (better)"
         )
     for row in rows.values():
-        if row["method"] == "BottleneckAdapter" and (gap := row["difference_to_full"]):
+        if row.method == "BottleneckAdapter" and (gap := row.difference_to_full):
             found.append(
-                f"{row['name']} against full fine-tuning: {told(gap['value'], gap['interval'])}, "
-                f"{row['verdict']} (within a point)"
+                f"{row.name} against full fine-tuning: {told(gap.value, gap.interval)}, "
+                f"{row.verdict} (within a point)"
             )
     return found
 

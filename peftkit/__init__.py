@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from peftkit.adapters.loading import LoadedAdapter
-    from peftkit.experiments.comparing.compare import Comparison
+    from peftkit.experiments.comparing.compare import Compared
 
 __version__ = "0.1.0"
 
@@ -86,7 +86,7 @@ __all__ = [
 
 def compare(
     recipes: Sequence[Recipe], output_dir: str = "", budget: Budget | None = None
-) -> Comparison:
+) -> Compared:
     """Compares recipes that differ in the method, each at its best learning rate and with several
     seeds, with full fine-tuning; goes on where it was broken off.
 

@@ -128,7 +128,7 @@ def is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def write_json(file: Path, value: dict[str, Any]) -> None:
+def write_json(file: Path, value: Any) -> None:
     """Writes JSON that a person can read, flushed to disk."""
     with file.open("w", encoding="utf-8") as opened:
         json.dump(value, opened, indent=1, ensure_ascii=False)

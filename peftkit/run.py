@@ -11,10 +11,8 @@ line.
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +34,9 @@ from peftkit.adapters.record import (
     tokenizer_sha256,
     versions,
 )
-from peftkit.adapters.saving import adapter_bytes, check_saved, write_weights
+from peftkit.adapters.saving import check_saved, write_weights
 from peftkit.atomic import write_json
 from peftkit.bases.devices import (
-    device_name,
     frozen_gc,
     open_accelerator,
     release_memory,
@@ -48,16 +45,19 @@ from peftkit.bases.devices import (
 from peftkit.bases.fingerprint import fingerprint
 from peftkit.deploy.exporting.commands import commands
 from peftkit.errors import Interrupted, first_line
-from peftkit.evaluation.lead import headline_metric, lead
+from peftkit.parts.records import to_json
 from peftkit.recipe import Recipe
 from peftkit.reports.console import print_ledger, print_scores
+from peftkit.reports.plan_record import Plan, Unplanned
 from peftkit.reports.receipt import write_receipt
+from peftkit.reports.run_record import RUN_FILE, RunRecord
 from peftkit.reports.terminal import print_note
 from peftkit.stages.early import Rows
 from peftkit.stages.fitting import Unfinished, train_and_score
-from peftkit.stages.outcome import Clock, Outcome
-from peftkit.stages.plan import Plan, make_plan
+from peftkit.stages.outcome import Clock
+from peftkit.stages.plan import make_plan
 from peftkit.stages.preparing import Prepared, prepare
+from peftkit.stages.recording import make_record
 from peftkit.stages.run_folder import check_output, output_folder
 from peftkit.training.forward.steps import number_of_steps
 from peftkit.training.interruptions import interruptible
@@ -69,8 +69,8 @@ class Run:
     """What a run leaves behind."""
 
     folder: Path
-    record: dict[str, Any]
-    """The content of run.json."""
+    record: RunRecord | None
+    """The content of run.json; None in other processes than the main one."""
 
 
 def plan(prepared: Prepared, accelerator: Accelerator, *, timed: bool) -> Plan:
@@ -87,19 +87,19 @@ def plan(prepared: Prepared, accelerator: Accelerator, *, timed: bool) -> Plan:
 
 def plan_if_possible(
     prepared: Prepared, accelerator: Accelerator, console: Console
-) -> dict[str, Any]:
+) -> Plan | Unplanned:
     """The plan of a run, which goes on without one where none can be made."""
     if not accelerator.is_main_process:
-        return {}
+        return Unplanned("planned by the main process")
     try:
         planned = plan(prepared, accelerator, timed=False)
     except Exception as error:  # small copies of an architecture may be what nobody has built
         reason = f"{type(error).__name__}: {first_line(error)}"
         print_note(console, f"memory cannot be planned: {reason}")
-        return {"failed": reason}
+        return Unplanned(reason)
     for note in planned.notes:
         print_note(console, note)
-    return planned.to_json()
+    return planned
 
 
 @frozen_gc()
@@ -149,7 +149,7 @@ def _run(
         except Unfinished as unfinished:
             raise keep_unfinished(unfinished, prepared, folder, accelerator) from unfinished
         if not accelerator.is_main_process:
-            return Run(folder, {})
+            return Run(folder, None)
         with interruptible(lambda _: "") as signals, clock.stage("save"):
             told = outcome.metrics(), outcome.unquantized
             unchecked, adapter = save_adapter(model, *told, prepared, folder, accelerator)
@@ -161,12 +161,12 @@ def _run(
         with clock.stage("check"):
             saved, difference = check_saved(unchecked, recipe, prepared.base, adapter, accelerator)
         with interruptible(lambda _: ""):  # what is left takes a moment
-            record = run_record(
-                prepared, planned, outcome, adapter, saved, difference, clock, accelerator
+            serve = commands(OpenedAdapter(saved, adapter, recipe, prepared.base), folder)
+            record = make_record(
+                prepared, planned, outcome, adapter, saved, difference, serve, clock
             )
-            by_example = {name: asdict(of) for name, of in outcome.after.by_example.items()}
-            write_json(folder / "by_example.json", by_example)
-            write_json(folder / "run.json", record)
+            write_json(folder / "by_example.json", to_json(outcome.after.by_example))
+            write_json(folder / RUN_FILE, record.to_json())
             write_receipt(folder / "receipt.html", record)
     print_scores(console, record)
     return Run(folder, record)
@@ -242,61 +242,3 @@ def save_adapter(
     prompt = recipe.task.prompt_code() if adapter.head.generation else ""
     write_card(unchecked, folder.name, adapter, recipe.task.command, prompt)
     return unchecked, adapter
-
-
-def run_record(
-    prepared: Prepared,
-    planned: dict[str, Any],
-    outcome: Outcome,
-    adapter: Record,
-    saved: Path,
-    probe_difference: float,
-    clock: Clock,
-    accelerator: Accelerator,
-) -> dict[str, Any]:
-    """The content of run.json, from which the receipt is made."""
-    after, result = outcome.after, outcome.result
-    padding = max(0.0, 1 - result.num_tokens / max(1, result.num_padded_tokens))
-    training = asdict(result)
-    training["train_seconds"] = training.pop("seconds")
-    folder = saved.parent
-    metric = headline_metric(result.metric, after.metrics)
-    return {
-        "status": "finished",
-        "name": folder.name,
-        "created": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
-        "folder": str(folder),
-        "recipe": json.loads(prepared.recipe.model_dump_json()),
-        "base": adapter.base,
-        "device": device_name(accelerator.device),
-        "trainable_parameters": outcome.trainable_parameters,
-        "total_parameters": prepared.total_parameters,
-        "base_memory_mb": outcome.base_memory.total_mb,
-        "adapter_bytes": adapter_bytes(saved),
-        "command": prepared.recipe.task.command,
-        "serve": commands(OpenedAdapter(saved, adapter, prepared.recipe, prepared.base), folder),
-        "start": prepared.start.to_json() if prepared.start else None,
-        "test": {
-            "lead": lead(metric, after, outcome.baselines, outcome.probe, prepared.encoded),
-            "before": outcome.before.metrics,
-            "baseline": outcome.baselines,
-            "after": after.metrics,
-            "intervals": after.intervals,
-            "tables": [asdict(table) for table in after.tables],
-            "matrices": [asdict(matrix) for matrix in after.matrices],
-            "mistakes": [asdict(mistake) for mistake in after.mistakes],
-            "samples": [asdict(sample) for sample in outcome.samples],
-            "answers": outcome.answers,
-            "probe": outcome.probe.to_json() if outcome.probe else None,
-        },
-        "training": training,
-        "seconds": clock.seconds,
-        "peak_memory_mb": clock.peak_mb,
-        "peaks_mb": clock.peaks_mb,
-        "plan": planned,
-        "self_check": {"layout": result.layout, "notes": list(outcome.notes)},
-        "probes": {"count": len(adapter.probes), "max_difference": probe_difference},
-        "ledger": prepared.ledger.with_padding(padding).to_json(),
-        "data_sha256": prepared.encoded.sha256,
-        "versions": adapter.versions,
-    }

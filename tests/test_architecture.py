@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,41 @@ def test_files_and_functions_stay_short(path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno - node.lineno < in_function, node.name
+
+
+ROOMS_OF_VALUES = [
+    "metrics", "reports", "stages/plan.py", "stages/recording.py", "stages/outcome.py",
+    "deploy/merging", "deploy/rewinding", "run.py", "experiments",
+]  # fmt: skip
+"""Where what is handed on is a value with named fields."""
+BAG = re.compile(r"(dict|Mapping)\[str, Any\]", re.IGNORECASE)
+
+
+def bags(tree: ast.Module) -> list[str]:
+    """Public functions and fields, and names of types, that are a dict of anything."""
+    annotations: list[tuple[str, ast.expr | None]] = []
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    for owner in (tree, *(node for node in classes if not node.name.startswith("_"))):
+        for node in owner.body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                every = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+                annotations += [(f"{node.name}({arg.arg})", arg.annotation) for arg in every]
+                annotations.append((f"{node.name}()", node.returns))
+            elif isinstance(node, ast.AnnAssign):
+                annotations.append((ast.unparse(node.target), node.annotation))
+            elif isinstance(node, ast.Assign):
+                annotations.append((ast.unparse(node.targets[0]), node.value))
+    return [name for name, part in annotations if part and BAG.search(ast.unparse(part))]
+
+
+def test_what_is_handed_on_is_a_value():
+    bad = "class A:\n    a: dict[str, Any]\ndef f(x: list[dict[str, Any]]): ...\nJ = dict[str, Any]"
+    assert bags(ast.parse(bad)) == ["f(x)", "J", "a"]
+    for room in ROOMS_OF_VALUES:
+        path = PACKAGE / room
+        assert path.exists()
+        for file in path.rglob("*.py") if path.is_dir() else [path]:
+            assert not bags(ast.parse(file.read_text())), file
 
 
 def test_exported_names():

@@ -43,6 +43,7 @@ from peftkit.deploy.answering import chatting
 from peftkit.deploy.answering.chatting import answer_once, converse, open_chat
 from peftkit.errors import AdapterError, PeftkitError, RecipeError
 from peftkit.evaluation.scoring import evaluate
+from peftkit.reports.run_record import SelfCheck
 from peftkit.run import run
 from peftkit.stages.preparing import prepare
 from tests.conftest import (
@@ -149,7 +150,7 @@ class TestStopping:
         asked = [f"{question} ({n})" for n, question in enumerate(QUESTIONS)]
         replies = [answer.reply for answer in adapter.predict(asked)]
         assert replies == ANSWERS
-        assert trained[name].record["test"]["samples"][0]["before"] not in ANSWERS
+        assert trained[name].record.test.samples[0].before not in ANSWERS
 
     def test_a_whole_model_stops_in_plain_transformers_after_reloading(self, trained):
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -207,7 +208,7 @@ class TestLossCurve:
     SETTINGS = {"dropout": None, "max_steps": 5, "batch_size": 12, "evaluate_every": 5}
 
     def curve(self, recipe, folder="run"):
-        return [step["loss"] for step in run(recipe, folder).record["training"]["history"]]
+        return [step.loss for step in run(recipe, folder).record.training.history]
 
     @pytest.mark.parametrize("tokens", [1, 100, 400])
     def test_micro_batches_change_nothing(self, make_chat, in_tmp, tokens):
@@ -221,7 +222,7 @@ class TestLossCurve:
         recipe = make_chat(**self.SETTINGS, micro_batch_tokens=1)
         prepared = prepare(recipe)
         model = load_weights(prepared.base, prepared.encoded.head, torch.float32, CPU, None).model
-        first = run(recipe, "out").record["training"]["history"][0]["loss"]
+        first = run(recipe, "out").record.training.history[0].loss
         order = np.random.default_rng([0, 1]).permutation(len(prepared.encoded.train))[:12]
         losses = []
         for index in order:
@@ -239,18 +240,16 @@ class TestLossCurve:
             for layout in ("auto", "padded")
         }
         one, other = (
-            [step["loss"] for step in records[layout]["training"]["history"]] for layout in records
+            [step.loss for step in records[layout].training.history] for layout in records
         )
         assert one == pytest.approx(other, rel=1e-5)
-        assert records["auto"]["test"]["after"] == pytest.approx(
-            records["padded"]["test"]["after"], rel=1e-4
-        )
+        assert records["auto"].test.after == pytest.approx(records["padded"].test.after, rel=1e-4)
         auto = records["auto"]
-        assert auto["plan"]["layout"] == "shared"
-        assert auto["ledger"]["splits"]["train"]["padding"] == 0
+        assert auto.plan.layout == "shared"
+        assert auto.ledger.splits["train"].padding == 0
         kept = isinstance(method, TopLayers)  # of whole examples
-        assert auto["self_check"] == {"layout": "packed" if kept else "shared", "notes": []}
-        given, tokens = (auto["training"][f"num_{of}tokens"] for of in ("padded_", ""))
+        assert auto.self_check == SelfCheck("packed" if kept else "shared", ())
+        given, tokens = auto.training.num_padded_tokens, auto.training.num_tokens
         assert given == tokens if kept else given < tokens
 
     def test_two_processes_give_the_curve_of_one(self, make_chat, tmp_path):
@@ -372,7 +371,7 @@ class TestTalking:
         training = {"num_epochs": 12, "learning_rate": 5e-3}
         recipe = make_chat(FullFineTuning(), data=path, columns={"text": "text"}, **training)
         done = run(recipe, "out")
-        assert done.record["test"]["after"]["perplexity"] < 3
+        assert done.record.test.after["perplexity"] < 3
         assert peftkit.load("out").predict(["The lamp is here"])[0].reply.startswith("and number")
         code, out, _ = call(capsys, "predict", "out", "--text", "The lamp is here")
         assert code == 0
@@ -441,13 +440,9 @@ class TestStartFrom:
         first = run(make_chat(method, max_steps=4), "first").record
         recipe = make_chat(method, max_steps=2, learning_rate=1e-9).with_(start_from="first")
         second = run(recipe, "second").record
-        assert second["test"]["before"] == first["test"]["before"]
-        assert second["test"]["baseline"]["start"] == pytest.approx(
-            first["test"]["after"], rel=1e-5
-        )
-        assert second["test"]["after"]["loss"] == pytest.approx(
-            first["test"]["after"]["loss"], rel=1e-3
-        )
+        assert second.test.before == first.test.before
+        assert second.test.baseline["start"] == pytest.approx(first.test.after, rel=1e-5)
+        assert second.test.after["loss"] == pytest.approx(first.test.after["loss"], rel=1e-3)
 
     @pytest.mark.parametrize(
         "method",
@@ -461,8 +456,8 @@ class TestStartFrom:
     def test_a_classifier_goes_on_with_its_head(self, method, make_recipe, in_tmp):
         first = run(make_recipe(method, max_steps=4), "first").record
         recipe = make_recipe(method, max_steps=1).with_(start_from="first")
-        begun = run(recipe, "second").record["test"]["baseline"]["start"]
-        assert begun == pytest.approx(first["test"]["after"], rel=1e-4)
+        begun = run(recipe, "second").record.test.baseline["start"]
+        assert begun == pytest.approx(first.test.after, rel=1e-4)
 
     def test_other_labels_are_refused(self, make_recipe, in_tmp):
         run(make_recipe(max_steps=1), "first")
@@ -516,9 +511,7 @@ class TestStartFrom:
             make_chat(base={"added_tokens": ["<lamp>"]}, max_steps=1).with_(start_from="first"),
             "second",
         ).record
-        assert second["test"]["baseline"]["start"] == pytest.approx(
-            first["test"]["after"], rel=1e-5
-        )
+        assert second.test.baseline["start"] == pytest.approx(first.test.after, rel=1e-5)
 
     def test_a_published_adapter_of_plain_peft(self, make_chat, chat_base, in_tmp):
         from peft import LoraConfig, get_peft_model
@@ -534,7 +527,7 @@ class TestStartFrom:
         recipe = make_chat(LoRA(**size), max_steps=1).with_(start_from="published")
         prepared = prepare(recipe)
         test = prepared.encoded.test
-        begun = run(recipe, "out").record["test"]["baseline"]["start"]["loss"]
+        begun = run(recipe, "out").record.test.baseline["start"]["loss"]
         losses = [
             loss
             for row in test.rows

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,19 +30,23 @@ from peftkit.bases.devices import open_accelerator
 from peftkit.cli.main import command_line
 from peftkit.errors import OutputError, RecipeError, TrainingError
 from peftkit.evaluation.retention import Retention
-from peftkit.experiments.comparing.compare import compare, prepare_grid
+from peftkit.experiments.comparing.compare import compare
+from peftkit.experiments.comparing.comparison import Rate, read_comparison
 from peftkit.experiments.comparing.grid import for_search, make_grid, rates_around
-from peftkit.experiments.comparing.table import best_rate
+from peftkit.experiments.comparing.prepared_grid import prepare_grid
+from peftkit.experiments.comparing.rates import best_rate
 from peftkit.experiments.comparing.verdicts import Estimate, difference, estimate, judge
 from peftkit.experiments.jobs.folder import ComparisonFolder, alone_in
 from peftkit.experiments.jobs.own_process import DiedError, apart
 from peftkit.experiments.jobs.queue import Course, Job
+from peftkit.metrics.metric import Metric
 from peftkit.stages.fitting import choose_trained, fit, inject, load, score
 from peftkit.stages.outcome import Clock
 from peftkit.stages.preparing import prepare
 from peftkit.tasks.task import ByExample
 from tests.conftest import sentences, write_csv
 
+ACCURACY, LOSS = Metric("accuracy"), Metric("loss", higher_is_better=False)
 TIMES = ("seconds", "seconds_taken", "seconds_per_epoch", "seconds_to_best", "created")
 TIMES += ("seconds_to_99_of_full", "peak_memory_mb", "command")
 
@@ -67,7 +72,7 @@ class TestVerdicts:
             values = values + example * random.standard_normal((1, 200))
             values = values + rest * random.standard_normal((num_seeds, 200))
             found = difference(seeds_of(values), seeds_of(0 * values))
-            called += judge(found, 1e-9, True) in ("better", "worse")
+            called += judge(found, 1e-9, ACCURACY) in ("better", "worse")
         assert called / 400 <= 0.05 + 2 * (0.05 * 0.95 / 400) ** 0.5
 
     def test_a_difference_is_found(self):
@@ -75,14 +80,14 @@ class TestVerdicts:
         right = random.random((3, 1000))
         found = difference(seeds_of(right < 0.8), seeds_of(right < 0.7))
         assert found.value == pytest.approx(0.1, abs=0.01)
-        assert judge(found, 0.01, True) == "better"
-        assert judge(found, 0.01, False) == "worse"
+        assert judge(found, 0.01, ACCURACY) == "better"
+        assert judge(found, 0.01, LOSS) == "worse"
 
     def test_models_that_never_agree_are_not_equivalent(self):
         """Whose examples and seeds have equal means all the same."""
         ours = np.array([[1, 0] * 30, [0, 1] * 30])
         found = difference(seeds_of(ours), seeds_of(1 - ours))
-        assert judge(found, 0.01, True) == "undecided"
+        assert judge(found, 0.01, ACCURACY) == "undecided"
         assert found.high - found.low > 0.2
 
     def test_shares_stay_between_0_and_1(self):
@@ -120,7 +125,7 @@ class TestVerdicts:
         ],
     )
     def test_what_an_interval_means(self, low, high, verdict):
-        assert judge(Estimate((low + high) / 2, low, high), 0.01, True) == verdict
+        assert judge(Estimate((low + high) / 2, low, high), 0.01, ACCURACY) == verdict
 
 
 @pytest.fixture(scope="module")
@@ -255,45 +260,51 @@ class TestCourse:
 
     def test_a_failure_is_kept_and_a_death_is_not(self, tmp_path):
         folder = ComparisonFolder(tmp_path)
-        jobs = [Job(f"one/{why}", 1.0, unlucky, (why,)) for why in ("error", "kill")]
+        jobs = [Job(f"one/{why}", 1.0, unlucky, (why,), Wrote) for why in ("error", "kill")]
         course = Course(folder, Console(quiet=True), jobs)
-        assert course.do(jobs[0])["failed"] == "loss is NaN"
+        assert course.do(jobs[0]).failed == "loss is NaN"
         assert not course.incomplete
-        assert "killed" in course.do(jobs[1])["failed"]
+        assert "killed" in course.do(jobs[1]).failed
         assert course.incomplete
         assert list(course.failures) == ["one/error", "one/kill"]
-        assert folder.done("one/error")["failed"] == "loss is NaN"
-        assert folder.done("one/kill") is None
+        assert folder.done("one/error", Wrote).failed == "loss is NaN"
+        assert folder.done("one/kill", Wrote) is None
 
     def test_what_was_broken_off_is_begun_anew(self, tmp_path):
         folder = ComparisonFolder(tmp_path)
         left = folder.run_folder("one/run")
         left.mkdir(parents=True)
         (left / "half").write_text("of it")
-        job = Job("one/run", 1.0, wrote, (), folder=True)
-        assert Course(folder, Console(quiet=True), [job]).do(job)["there"] == ["whole"]
+        job = Job("one/run", 1.0, wrote, (), Wrote, folder=True)
+        assert Course(folder, Console(quiet=True), [job]).do(job).value == Wrote(("whole",))
+        assert folder.done("one/run", Wrote).value == Wrote(("whole",))
 
 
-def wrote(folder: str) -> dict[str, list[str]]:
+@dataclass(frozen=True)
+class Wrote:
+    there: tuple[str, ...]
+
+
+def wrote(folder: str) -> Wrote:
     Path(folder).mkdir()
     (Path(folder) / "whole").write_text("")
-    return {"there": sorted(file.name for file in Path(folder).iterdir())}
+    return Wrote(tuple(sorted(file.name for file in Path(folder).iterdir())))
 
 
 class TestRows:
     def test_a_rate_is_chosen_by_score_then_loss(self):
         rates = [
-            {"learning_rate": rate, "value": value, "loss": loss}
+            Rate(rate, value, loss)
             for rate, value, loss in ((1e-3, 0.7, 0.5), (1e-2, 0.7, 0.4), (0.1, None, None))
         ]
-        assert best_rate(rates, higher_is_better=True) == 1e-2
-        assert best_rate(rates[2:], higher_is_better=True) is None
+        assert best_rate(rates, ACCURACY) == 1e-2
+        assert best_rate(rates[2:], ACCURACY) is None
 
     def test_no_difference_in_a_few_examples_is_no_equivalence(self):
         same = seeds_of(np.ones((3, 30)))
-        assert judge(difference(same, same), 0.01, True) == "undecided"
+        assert judge(difference(same, same), 0.01, ACCURACY) == "undecided"
         same = seeds_of(np.ones((3, 600)))
-        assert judge(difference(same, same), 0.01, True) == "equivalent"
+        assert judge(difference(same, same), 0.01, ACCURACY) == "equivalent"
 
 
 @pytest.fixture(scope="module")
@@ -304,22 +315,22 @@ def compared(recipe, tmp_path_factory):
 
 class TestWhole:
     def test_the_promised_rows(self, compared):
-        rows = {row["name"]: row for row in compared.record["rows"]}
+        rows = {row.name: row for row in compared.record.rows}
         assert list(rows) == ["full", "lora", "frozen_probe"]
-        assert rows["full"]["verdict"] == "baseline"
-        assert rows["lora"]["verdict"] in ("better", "worse", "equivalent", "undecided")
-        assert [seed["seed"] for seed in rows["lora"]["seeds"]] == [0, 1]
-        mean = sum(seed["score"] for seed in rows["lora"]["seeds"]) / 2
-        assert rows["lora"]["score"] == pytest.approx(mean)
-        low, high = rows["lora"]["interval"]
+        assert rows["full"].verdict == "baseline"
+        assert rows["lora"].verdict in ("better", "worse", "equivalent", "undecided")
+        assert [seed.seed for seed in rows["lora"].seeds] == [0, 1]
+        mean = sum(seed.score for seed in rows["lora"].seeds) / 2
+        assert rows["lora"].score == pytest.approx(mean)
+        low, high = rows["lora"].interval
         assert low < mean < high
-        apart_from_full = rows["lora"]["difference_to_full"]["value"]
-        assert apart_from_full == pytest.approx(mean - rows["full"]["score"], abs=1e-9)
-        assert rows["lora"]["trainable_parameters"] < rows["full"]["trainable_parameters"]
-        assert rows["lora"]["peak_memory_mb"]["merging"] > 0
-        assert rows["frozen_probe"]["score"] > compared.record["before"]
-        assert rows["lora"]["difference_to_probe"]["value"] == pytest.approx(
-            mean - rows["frozen_probe"]["score"], abs=1e-9
+        apart_from_full = rows["lora"].difference_to_full.value
+        assert apart_from_full == pytest.approx(mean - rows["full"].score, abs=1e-9)
+        assert rows["lora"].trainable_parameters < rows["full"].trainable_parameters
+        assert rows["lora"].peak_memory_mb["merging"] > 0
+        assert rows["frozen_probe"].score > compared.record.before
+        assert rows["lora"].difference_to_probe.value == pytest.approx(
+            mean - rows["frozen_probe"].score, abs=1e-9
         )
         for name in ("compare.json", "compare.html", "compare.md"):
             assert (compared.folder / name).is_file()
@@ -331,8 +342,10 @@ class TestWhole:
         before = written()
         again = compare([recipe], str(compared.folder), Budget(num_trials=1, num_seeds=2))
         assert written() == before
-        assert again.record == json.loads((compared.folder / "compare.json").read_text())
-        assert timeless(again.record) == timeless(compared.record)
+        content = json.loads((compared.folder / "compare.json").read_text())
+        assert again.record.to_json() == content
+        assert again.record == read_comparison(compared.folder)
+        assert timeless(content) == timeless(compared.record.to_json())
 
     def test_two_processes_do_not_do_the_same(self, recipe, compared):
         with (
@@ -350,18 +363,18 @@ class TestWhole:
             compare([elsewhere], str(compared.folder), Budget(num_trials=1, num_seeds=2))
 
     def test_the_printed_command_gives_the_same_bits(self, compared, tmp_path):
-        row = next(row for row in compared.record["rows"] if row["name"] == "lora")
-        command = row["seeds"][1]["command"].replace("again", str(tmp_path / "again"))
+        row = next(row for row in compared.record.rows if row.name == "lora")
+        command = row.seeds[1].command.replace("again", str(tmp_path / "again"))
         subprocess.run([sys.executable, "-m", *command.split()], check=True, capture_output=True)
-        probe = compared.record["rows"][-1]
+        probe = compared.record.rows[-1]
         done = subprocess.run(
-            [sys.executable, *probe["command"].split()[1:]],
+            [sys.executable, *probe.command.split()[1:]],
             check=True,
             capture_output=True,
             text=True,
         )
-        assert json.loads(done.stdout)["metrics"]["accuracy"] == probe["score"]
-        folders = (compared.folder / row["seeds"][1]["folder"], tmp_path / "again" / "lora-1")
+        assert json.loads(done.stdout)["metrics"]["accuracy"] == probe.score
+        folders = (compared.folder / row.seeds[1].folder, tmp_path / "again" / "lora-1")
         ours, theirs = ((folder / "by_example.json").read_bytes() for folder in folders)
         assert ours == theirs
 
@@ -400,7 +413,7 @@ class TestNull:
         for repetition in range(20):
             seeds = [scores_of(prepared, 6 * repetition + place) for place in range(6)]
             found = difference(seeds[:3], seeds[3:])
-            verdicts.append(judge(found, 0.01, True))
+            verdicts.append(judge(found, 0.01, ACCURACY))
         assert sum(verdict in ("better", "worse") for verdict in verdicts) <= 1  # 5 % of 20
 
     def test_a_crippled_method_is_worse(self, small):
@@ -412,7 +425,7 @@ class TestNull:
         )
         ours, others = prepare(crippled), prepare(whole)
         found = difference(*([scores_of(of, seed) for seed in range(3)] for of in (ours, others)))
-        assert judge(found, 0.01, True) == "worse"
+        assert judge(found, 0.01, ACCURACY) == "worse"
 
 
 @pytest.mark.slow
@@ -435,5 +448,5 @@ def test_killed_ten_times_it_comes_to_the_same(recipe, compared, tmp_path):
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "frozen_probe" in done.stdout
     record = json.loads((folder / "compare.json").read_text())
-    assert timeless(record) == timeless(compared.record)
+    assert timeless(record) == timeless(compared.record.to_json())
     shutil.rmtree(folder)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,17 @@ from peftkit import IA3, Budget, Data, HeadOnly, LoRA, TextClassification
 from peftkit.cli.main import command_line
 from peftkit.errors import DataError, OutputError
 from peftkit.experiments.comparing.answer import answer
-from peftkit.experiments.comparing.compare import _settled, compare, prepare_grid
+from peftkit.experiments.comparing.compare import _settle, _Settled, compare
+from peftkit.experiments.comparing.comparison import Rate, SeedRun, ValidationPoint
 from peftkit.experiments.comparing.console import print_comparison
 from peftkit.experiments.comparing.expecting import expect
 from peftkit.experiments.comparing.grid import make_grid, precision, rates_around
 from peftkit.experiments.comparing.jobs import seed_job
+from peftkit.experiments.comparing.prepared_grid import prepare_grid
+from peftkit.experiments.comparing.rates import best_rate, collapsed
 from peftkit.experiments.comparing.report import write_report
-from peftkit.experiments.comparing.table import best_rate, collapsed
 from peftkit.experiments.comparing.trained_out import is_trained_out
+from peftkit.experiments.jobs.done import Done
 from peftkit.experiments.jobs.folder import (
     ComparisonFolder,
     Identity,
@@ -32,10 +36,12 @@ from peftkit.experiments.jobs.folder import (
     open_folder,
 )
 from peftkit.experiments.jobs.queue import Course
+from peftkit.metrics.metric import Metric
 from peftkit.parts.scripts import import_file
 from tests.conftest import sentences, write_csv
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "peft_vs_full.py"
+LOSS = Metric("loss", higher_is_better=False)
 SMALL = Budget(num_trials=1, num_seeds=2)
 
 
@@ -114,7 +120,7 @@ class TestBaseline:
 
 
 def test_full_fine_tuning_alone_learned_nothing(compared):
-    told = answer({**compared.record, "learned": ["lora"]})
+    told = answer(replace(compared.record, learned=("lora",)))
     assert told[0].startswith("Full fine-tuning learned nothing in this budget")
     assert told[0].endswith("`lora` learned.")
 
@@ -126,19 +132,17 @@ def test_more_recipes_and_seeds_cost_their_own_runs_only(recipe, compared, tmp_p
     assert len(before) > 20
     wider = [recipe, recipe.with_(name="ia3", method=IA3())]
     done = compare(wider, str(folder), Budget(num_trials=1, num_seeds=3))
-    rows = {row["name"]: row for row in done.record["rows"]}
+    rows = {row.name: row for row in done.record.rows}
     assert set(rows) == {"full", "lora", "ia3", "frozen_probe"}
     for name in ("full", "lora", "ia3"):
-        assert [seed["seed"] for seed in rows[name]["seeds"]] == [0, 1, 2]
+        assert [seed.seed for seed in rows[name].seeds] == [0, 1, 2]
     assert before == {file: file.stat().st_mtime_ns for file in before}
-    assert "recipes/*.json --trials 1 --seeds 3" in done.record["command"]
+    assert "recipes/*.json --trials 1 --seeds 3" in done.record.command
     # asked for the first ones again, it names them: the folder has more
     fewer = compare([recipe], str(folder), SMALL)
-    names = [Path(word).name for word in fewer.record["command"].split() if ".json" in word]
+    names = [Path(word).name for word in fewer.record.command.split() if ".json" in word]
     assert names == ["full.json", "lora.json"]
-    assert [row["score"] for row in fewer.record["rows"]] == [
-        row["score"] for row in compared.record["rows"]
-    ]
+    assert [row.score for row in fewer.record.rows] == [row.score for row in compared.record.rows]
 
 
 def test_a_dry_run_tells_the_time_and_writes_nothing(recipe, tmp_path, capsys):
@@ -162,20 +166,18 @@ def test_a_dry_run_with_trials_orders_methods_by_what_they_train(recipe, tmp_pat
     others = [longer.with_(name="head", method=HeadOnly())]
     expected = expect([longer, *others], str(tmp_path / "grid"), Budget(num_trials=2))
     full, lora, head = expected
-    assert [of["trials_left"] for of in expected] == [2, 2, 2]
-    assert full["run_seconds"] > lora["run_seconds"] > head["run_seconds"]
-    assert full["peak_memory_mb"] >= lora["peak_memory_mb"] >= head["peak_memory_mb"] > 100
-    assert full["seconds"] == pytest.approx(
-        2 * full["trial_seconds"] + 3 * full["run_seconds"]
-    )  # fmt: skip
+    assert [own.trials_left for own in expected] == [2, 2, 2]
+    assert full.run_seconds > lora.run_seconds > head.run_seconds
+    assert full.peak_memory_mb >= lora.peak_memory_mb >= head.peak_memory_mb > 100
+    assert full.seconds == pytest.approx(2 * full.trial_seconds + 3 * full.run_seconds)
 
 
 def test_one_rate_is_not_tried(compared):
     assert not list((compared.folder / "trials").glob("*/rate-*.json"))
-    for row in compared.record["rows"]:
-        assert row["rates"] == []
-        if row["role"] != "probe":
-            assert row["learning_rate"] == (1e-4 if row["name"] == "full" else 1e-2)
+    for row in compared.record.rows:
+        assert row.rates == ()
+        if row.role != "probe":
+            assert row.learning_rate == (1e-4 if row.name == "full" else 1e-2)
     assert "the recipe&#39;s rate, none was tried before" in (
         compared.folder / "compare.html"
     ).read_text(encoding="utf-8")
@@ -186,14 +188,17 @@ def test_one_rate_is_not_tried(compared):
 
 class TestTrainedOut:
     def test_a_method_that_is_best_at_its_end_is_not(self, compared):
-        rows = {row["name"]: row for row in compared.record["rows"]}
+        rows = {row.name: row for row in compared.record.rows}
         for name in ("full", "lora"):
-            assert rows[name]["trained_out"] == is_trained_out(rows[name]["seeds"])
-        assert rows["frozen_probe"]["trained_out"] is None
+            assert rows[name].trained_out == is_trained_out(rows[name].seeds)
+        assert rows["frozen_probe"].trained_out is None
 
         def runs(*best, values=(0.5, 0.6, 0.7)):
-            made = [{"value": value} for value in values]
-            return [{"best_step": step, "num_steps": 8, "validations": made} for step in best]
+            made = tuple(ValidationPoint(n, 0.0, value) for n, value in enumerate(values))
+            return [
+                SeedRun(seed=0, score=0.7, best_step=step, num_steps=8, validations=made)
+                for step in best
+            ]
 
         assert is_trained_out(runs(8)) is False
         assert is_trained_out(runs(8, 3)) is False
@@ -203,11 +208,13 @@ class TestTrainedOut:
         assert is_trained_out(runs(8, values=(1.0,))) is False
 
     def test_it_is_said_everywhere(self, compared, tmp_path, capsys):
-        record = json.loads(json.dumps(compared.record))
-        assert not any("not trained out" in told for told in answer(
-            {**record, "rows": [{**row, "trained_out": True} for row in record["rows"]]}
-        ))  # fmt: skip
-        record["rows"][0]["trained_out"] = record["rows"][1]["trained_out"] = False
+        def changed(*trained_out):
+            pairs = zip(compared.record.rows, trained_out, strict=True)
+            rows = tuple(replace(row, trained_out=value) for row, value in pairs)
+            return replace(compared.record, rows=rows)
+
+        assert not any("not trained out" in told for told in answer(changed(True, True, True)))
+        record = changed(False, False, None)
         told = next(sentence for sentence in answer(record) if "not trained out" in sentence)
         assert told.startswith("`full` and `lora` are not trained out: ")
         assert "the last of 8 steps" in told
@@ -229,12 +236,14 @@ def test_a_damaged_file_is_named(recipe, compared, tmp_path):
     folder = tmp_path / "grid"
     shutil.copytree(compared.folder, folder)
     trial = folder / "trials" / "lora" / "seed-0-rate-0.01.json"
-    trial.write_text('{"value": 0.')
-    with pytest.raises(OutputError, match=f"`{trial}` is damaged: ") as raised:
-        compare([recipe], str(folder), SMALL)
-    assert "does this part again" in raised.value.hint
+    for content in ('{"value": 0.', '{"failed": "", "seconds_taken": 1.0}'):  # half, and no run
+        trial.write_text(content)
+        with pytest.raises(OutputError, match=f"`{trial}` is damaged: ") as raised:
+            compare([recipe], str(folder), SMALL)
+        assert "\n" not in raised.value.message
+        assert "does this part again" in raised.value.hint
     trial.unlink()
-    assert compare([recipe], str(folder), SMALL).record["status"] == "finished"
+    assert compare([recipe], str(folder), SMALL).record.status == "finished"
     (folder / "grid.json").write_text("")
     with pytest.raises(OutputError, match=r"grid.json` is damaged: "):
         compare([recipe], str(folder), SMALL)
@@ -245,27 +254,29 @@ class TestSettled:
 
     RATES = (1e-3, 3.16e-3, 1e-2)
 
-    def settled(self, recipe, folder, trials, runs, higher=True):
+    def settled(self, recipe, folder, trials, runs):
         """With what trials have reached, and runs that are done already."""
         grid, prepared = prepare_grid([recipe], SMALL)
         part = ComparisonFolder(folder)
         for rate, value in runs.items():
             failed = "loss is NaN" if value is None else ""
-            done = {"failed": failed, "seconds_taken": 1.0, "validations": [{"value": value}]}
+            point = ValidationPoint(8, 1.0, value)
+            run = None if failed else SeedRun(seed=0, score=0.5, validations=(point,))
+            done = Done(run, failed, seconds_taken=1.0).to_json()
             file = part.file_of(f"lora/seed-0-rate-{rate:g}")
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(done))
-        tried = [
-            {"learning_rate": rate, "value": value, "too_high": False}
-            for rate, value in zip(self.RATES, trials, strict=True)
-        ]
+        tried = tuple(
+            Rate(rate, value, 0.0) for rate, value in zip(self.RATES, trials, strict=True)
+        )
         course = Course(part, Console(quiet=True), [])
-        best = best_rate([{**found, "loss": 0.0} for found in tried], higher)
+        best = best_rate(tried, grid.metric)
         of = grid.contenders[1]
         first = course.do(seed_job(of, best, 0, grid, prepared))
-        rate, run = _settled(of, tried, best, first, course, grid, prepared)
+        settled, run = _settle(of, _Settled(best, tried), first, course, grid, prepared)
         assert course.number == 1 + len(course.jobs)
-        return rate, run, [found["learning_rate"] for found in tried if found["too_high"]]
+        too_high = [rate.learning_rate for rate in settled.tried if rate.too_high]
+        return settled.rate, run, too_high
 
     def test_a_run_that_keeps_what_its_trial_had_decides(self, recipe, tmp_path):
         runs = {1e-2: 0.46}
@@ -275,17 +286,18 @@ class TestSettled:
         runs = {1e-2: 0.26, 3.16e-3: None, 1e-3: 0.7}
         rate, run, too_high = self.settled(recipe, tmp_path, (0.2, 0.4, 0.5), runs)
         assert (rate, too_high) == (1e-3, [3.16e-3, 1e-2])
-        assert run["validations"] == [{"value": 0.7}]
+        assert [point.value for point in run.value.validations] == [0.7]
 
     def test_below_the_lowest_rate_there_is_none(self, recipe, tmp_path):
         runs = {1e-3: 0.1}
         assert self.settled(recipe, tmp_path, (0.5, 0.4, 0.3), runs)[::2] == (1e-3, [])
 
     def test_of_losses_more_is_worse(self):
-        run = {"failed": "", "validations": [{"value": 2.3}, {"value": 2.6}]}
-        assert not collapsed(run, 2.2, higher_is_better=False)
-        assert collapsed(run, 2.0, higher_is_better=False)
-        assert not collapsed({"failed": "killed", "died": True}, 2.0, higher_is_better=False)
+        points = tuple(ValidationPoint(n, 0.0, value) for n, value in enumerate((2.3, 2.6)))
+        run = Done(SeedRun(seed=0, score=2.6, validations=points))
+        assert not collapsed(run, 2.2, LOSS)
+        assert collapsed(run, 2.0, LOSS)
+        assert not collapsed(Done(None, "killed", died=True), 2.0, LOSS)
 
 
 class TestCommitted:

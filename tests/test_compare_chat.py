@@ -36,19 +36,19 @@ def test_chat_models_in_two_precisions(make_chat, tmp_path):
         for name in ("none", "nf4")
     ]
     done = compare(recipes, str(tmp_path / "grid"), budget)
-    rows = {row["name"]: row for row in done.record["rows"]}
+    rows = {row.name: row for row in done.record.rows}
     assert set(rows) == {"full", "lora_none", "lora_nf4"}  # language models have no frozen probe
-    assert rows["lora_nf4"]["precision"] == "nf4"
+    assert rows["lora_nf4"].precision == "nf4"
     for row in rows.values():
-        assert not row["failed"]
-        assert row["score"] < done.record["before"]  # a loss
+        assert not row.failed
+        assert row.score < done.record.before  # a loss
         assert math.isclose(
-            row["forgetting"], sum(seed["forgetting"] for seed in row["seeds"]) / 2, abs_tol=1e-9
+            row.forgetting, sum(seed.forgetting for seed in row.seeds) / 2, abs_tol=1e-9
         )
-        assert 0 <= row["extra"]["rouge_l"] <= 1
-        assert row["peak_memory_mb"]["merging"] is None or row["peak_memory_mb"]["merging"] > 0
-    assert rows["full"]["forgetting"] != rows["lora_none"]["forgetting"]
-    assert rows["lora_none"]["adapter_bytes"] < rows["full"]["adapter_bytes"]
+        assert 0 <= row.extra["rouge_l"] <= 1
+        assert row.peak_memory_mb["merging"] is None or row.peak_memory_mb["merging"] > 0
+    assert rows["full"].forgetting != rows["lora_none"].forgetting
+    assert rows["lora_none"].adapter_bytes < rows["full"].adapter_bytes
     assert "forgetting" in (done.folder / "compare.html").read_text(encoding="utf-8")
 
 

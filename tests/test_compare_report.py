@@ -6,6 +6,7 @@ import html
 import json
 import random
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 from xml.etree import ElementTree
@@ -14,8 +15,11 @@ import pytest
 
 from peftkit.experiments.comparing import plots
 from peftkit.experiments.comparing.answer import answer
+from peftkit.experiments.comparing.comparison import Comparison
 from peftkit.experiments.comparing.report import columns, markdown_table, page, write_report
+from peftkit.metrics.metric import Metric
 
+ACCURACY = Metric("accuracy")
 WHOLE = 22_713_986
 METHODS = {  # name: (kind, score, parameters, seconds an epoch, MB, rate, verdict, precision)
     "sentiment_full": ("FullFineTuning", 0.822, WHOLE, 85.0, 1800, 1e-4, "baseline", "float32"),
@@ -91,7 +95,12 @@ def made_seed(
     }  # fmt: skip
 
 
-def made(rows: list[dict[str, Any]] | None = None, **changes: Any) -> dict[str, Any]:
+def made(rows: list[dict[str, Any]] | None = None, **changes: Any) -> Comparison:
+    """A comparison."""
+    return Comparison.from_json(content(rows, **changes))
+
+
+def content(rows: list[dict[str, Any]] | None = None, **changes: Any) -> dict[str, Any]:
     """The content of a compare.json."""
     return {
         "status": "finished", "name": "sentiment", "created": "2026-11-25 20:15+00:00",
@@ -120,7 +129,7 @@ def failed_row(name: str = "sentiment_eva") -> dict[str, Any]:
                   "command": ""}  # fmt: skip
 
 
-def as_loss(comparison: dict[str, Any]) -> dict[str, Any]:
+def as_loss(comparison: dict[str, Any]) -> Comparison:
     """The same comparison of losses, where less is better: 3 minus each score."""
     changed: dict[str, Any] = json.loads(json.dumps(comparison))
     for row in changed["rows"]:
@@ -133,7 +142,8 @@ def as_loss(comparison: dict[str, Any]) -> dict[str, Any]:
         for value in [*row["rates"], *(v for seed in row["seeds"] for v in seed["validations"])]:
             value["value"] = None if value["value"] is None else 3 - value["value"]
         row |= {"forgetting": 0.12, "extra": {"rouge_l": 0.31}}
-    return changed | {"metric": "loss", "higher_is_better": False, "margin": 0.02, "before": None}
+    metric = {"metric": "loss", "higher_is_better": False}
+    return Comparison.from_json(changed | metric | {"margin": 0.02, "before": None})
 
 
 class Page(HTMLParser):
@@ -205,7 +215,7 @@ def test_the_page_is_one_offline_file_without_scripts(text):
 
 def test_the_pictures_are_whole(text, comparison):
     pictures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    trained = len(comparison["rows"]) - 2  # neither the failed row nor the probe
+    trained = len(comparison.rows) - 2  # neither the failed row nor the probe
     assert len(pictures) == 3 + 1 + 2 * trained
     for picture in pictures:
         ElementTree.fromstring(picture)
@@ -225,7 +235,7 @@ def test_the_answer_is_counted_from_the_verdicts(comparison):
 
 
 def test_nothing_learned_is_told_instead_of_verdicts(comparison):
-    told = answer({**comparison, "learned": []})
+    told = answer(replace(comparison, learned=()))
     assert told[0].startswith("Nothing is better than what needs no training")
     assert not any("cheapest" in sentence for sentence in told)
 
@@ -251,7 +261,7 @@ def test_a_row_has_lost_to_the_probe_by_more_than_luck():
 
 def test_of_losses_less_is_better(text):
     kept = ("sentiment_full", "sentiment_lora", "sentiment_prompt", "sentiment_probe")
-    losses = as_loss(made([made_row(name) for name in kept]))
+    losses = as_loss(content([made_row(name) for name in kept]))
     told = answer(losses)
     assert (
         told[0]
@@ -263,21 +273,21 @@ def test_of_losses_less_is_better(text):
         assert rare in of_losses
         assert rare not in text
     points = [(1.0, 2.0), (2.0, 1.0), (2.0, 3.0)]
-    assert plots.on_front(points, higher_is_better=False) == [True, True, False]
-    assert plots.on_front(points, higher_is_better=True) == [True, False, True]
+    assert plots.on_front(points, losses.metric) == [True, True, False]
+    assert plots.on_front(points, ACCURACY) == [True, False, True]
 
 
 def test_the_table_holds_every_row_and_says_what_did_not_work(text, comparison):
     table = table_of(text)
-    assert [cells[0].split()[1] for cells in table] == [row["name"] for row in comparison["rows"]]
+    assert [cells[0].split()[1] for cells in table] == [row.name for row in comparison.rows]
     titles = ["method", "accuracy", "verdict", "difference to full"]
     titles += [column.title for column in columns(comparison)]
     full, lora, prompt = (dict(zip(titles, table[n], strict=True)) for n in (0, 2, 9))
     assert full["difference to full"] == "–"
     assert full["verdict"] == "● baseline"
-    row = comparison["rows"][2]
-    low, high = row["interval"]
-    assert lora["accuracy"] == f"{row['score']:.3f} {low:.3f} to {high:.3f}"
+    row = comparison.rows[2]
+    low, high = row.interval
+    assert lora["accuracy"] == f"{row.score:.3f} {low:.3f} to {high:.3f}"
     assert lora["trained parameters"] == "338,690 1.5 %"
     assert lora["per epoch"] == "60.0 × 0.71"  # noqa: RUF001
     assert lora["rate"] == "1e-3"
@@ -289,10 +299,10 @@ def test_the_table_holds_every_row_and_says_what_did_not_work(text, comparison):
 
 
 def test_every_seed_can_be_run_again(text, comparison):
-    for row in comparison["rows"]:
-        for seed in row["seeds"]:
-            assert seed["command"] in text
-    assert comparison["command"] in text
+    for row in comparison.rows:
+        for seed in row.seeds:
+            assert seed.command in text
+    assert comparison.command in text
     assert "20 of 79 steps, about a quarter of the budget" in text
     assert "loss is NaN at step 3" in text
 
@@ -344,11 +354,9 @@ def test_the_pictures_stand_whatever_the_numbers():
 
 
 def test_points_that_cover_each_other_are_numbered_apart():
-    rows = [
-        {**made_row("sentiment_lora"), "number": n, "score": 0.8 + n / 1e5} for n in range(1, 9)
-    ]
+    rows = made([{**made_row("sentiment_lora"), "score": 0.8 + n / 1e5} for n in range(1, 9)]).rows
     picture = plots.pareto(
-        rows, [338_690 + n for n in range(8)], "parameters", "accuracy", True, True
+        rows, [338_690 + n for n in range(8)], "parameters", "accuracy", ACCURACY, True
     )
     texts = re.findall(r' x="([\d.]+)" y="([\d.]+)"[^>]*>(\d)</text>', picture)
     places = {name: (float(x), float(y)) for x, y, name in texts}
@@ -360,14 +368,14 @@ def test_points_that_cover_each_other_are_numbered_apart():
 
 
 def test_the_markdown_is_short_and_complete(comparison, tmp_path):
-    comparison = comparison | {"rows": [*comparison["rows"][:3], comparison["rows"][-2]]}
+    comparison = replace(comparison, rows=(*comparison.rows[:3], comparison.rows[-2]))
     write_report(tmp_path, comparison)
     text = (tmp_path / "compare.md").read_text(encoding="utf-8")
     table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(table) == 2 + len(comparison["rows"])
-    row = comparison["rows"][2]
-    low, high = row["interval"]
-    assert f"| sentiment_lora | {row['score']:.3f} \\[{low:.3f} to {high:.3f}\\] |" in text
+    assert len(table) == 2 + len(comparison.rows)
+    row = comparison.rows[2]
+    low, high = row.interval
+    assert f"| sentiment_lora | {row.score:.3f} \\[{low:.3f} to {high:.3f}\\] |" in text
     assert "| equivalent | 338,690 | 1.4 MB | 60.0 | 1,100 |" in text
     last = text.splitlines()[-1]
     for part in ("1 epoch, 79 steps of 32", "3 seeds", "within 1 point", "cpu, 2 threads"):

@@ -26,6 +26,7 @@ from peftkit.adapters.newest_run import newest_run
 from peftkit.adapters.verifying import verify
 from peftkit.cli.main import command_line
 from peftkit.errors import AdapterError, Interrupted
+from peftkit.metrics.metric import Metric
 from peftkit.reports.terminal import print_note
 from peftkit.run import run
 from peftkit.stages.run_folder import taken_name
@@ -58,7 +59,7 @@ class Counter(nn.Module):
 def test_the_best_weights_have_the_best_score_and_of_these_the_lowest_loss(
     scores, metric, patience
 ):
-    best, model = Best(metric, patience), Counter()
+    best, model = Best(Metric(metric, metric != "loss"), patience), Counter()
     for step, (accuracy, loss) in enumerate(scores, start=1):
         model.weight.data.fill_(step)
         best.update({"accuracy": accuracy, "loss": loss}, model, step)
@@ -383,4 +384,4 @@ def test_a_run_records_its_threads(tmp_path, make_recipe):
     done = run(make_recipe(max_steps=1, threads=1), str(tmp_path / "r"))
     recipe = json.loads((done.folder / "recipe.json").read_text())
     assert recipe["training"]["threads"] == 1
-    assert done.record["device"] == "cpu, 1 thread"
+    assert done.record.device == "cpu, 1 thread"

@@ -23,6 +23,7 @@ from peftkit.evaluation.lead import difference_interval, lead
 from peftkit.evaluation.probe_rows import MOST_ROWS, draw
 from peftkit.evaluation.scoring import evaluate
 from peftkit.reports.console import print_scores
+from peftkit.reports.run_record import RunRecord
 from peftkit.run import run
 from peftkit.stages.plan import forward_tokens
 from peftkit.stages.preparing import prepare
@@ -139,7 +140,7 @@ class TestRows:
         some = self.fitted(make_recipe, 1000, 10 * (test + whole / 4) / 10_000, monkeypatch)
         assert some.found is not None
         assert some.rows == pytest.approx(250, abs=3)
-        assert some.to_json()["training_rows"] == 1000
+        assert some.num_train == 1000
         none = self.fitted(make_recipe, 1000, 10 * test / 10_000, monkeypatch)
         assert none.found is None
         assert "10% is allowed" in none.left_out
@@ -204,7 +205,9 @@ class TestLead:
         made = None if probe is None else probe_rows.ProbeOfRun(
             "", probe_rows.FrozenProbe(1.0, [], probe, 3), 5, 7
         )  # fmt: skip
-        return lead("accuracy", after, {"majority": {"accuracy": majority}}, made, self.encoded)
+        baselines = {"majority": {"accuracy": majority}}
+        task = TextClassification(data=Data(path="-"))
+        return lead("accuracy", after, baselines, made, self.encoded, task)
 
     def test_nothing_where_both_are_beaten(self):
         assert self.lead(judged([1] * 90 + [0] * 10), 0.5, judged([1, 0] * 50)) == []
@@ -258,9 +261,9 @@ class TestRun:
     def test_it_changes_nothing_of_the_training(self, both):
         files = [of.folder / "adapter/adapter_model.safetensors" for of in both.values()]
         assert files[0].read_bytes() == files[1].read_bytes()
-        assert both[True].record["training"]["history"] == both[False].record["training"]["history"]
-        assert both[False].record["test"]["probe"] is None
-        assert ROW not in both[False].record["test"]["baseline"]
+        assert both[True].record.training.history == both[False].record.training.history
+        assert both[False].record.test.probe is None
+        assert ROW not in both[False].record.test.baseline
 
     def test_it_stands_in_the_record_the_table_and_the_receipt(self, both):
         record = json.loads((both[True].folder / "run.json").read_text())
@@ -271,7 +274,7 @@ class TestRun:
         assert record["seconds"]["probe"] > 0
         assert any("worse than the frozen probe" in told for told in record["test"]["lead"])
         out = Console(file=io.StringIO(), width=200)
-        print_scores(out, record)
+        print_scores(out, RunRecord.from_json(record))
         lines = out.file.getvalue().splitlines()
         assert "not better than a constant answer" in lines[0]
         assert any(line.split()[:2] == ["frozen", "probe"] for line in lines)
@@ -280,9 +283,9 @@ class TestRun:
 
     def test_a_model_of_ones_own_text_has_none(self, make_chat, tmp_path):
         record = run(make_chat(max_steps=1), str(tmp_path / "out")).record
-        assert record["test"]["probe"] is None
-        assert record["test"]["lead"] == []
-        assert "probe" not in record["seconds"]
+        assert record.test.probe is None
+        assert record.test.lead == ()
+        assert "probe" not in record.seconds
 
 
 def test_a_task_of_two_texts_and_weights(bases, tmp_path, make_recipe):
@@ -294,5 +297,5 @@ def test_a_task_of_two_texts_and_weights(bases, tmp_path, make_recipe):
     )
     record = run(make_recipe(LoRA(r=2), base="llama", task=task, max_steps=1),
                  str(tmp_path / "out")).record  # fmt: skip
-    assert record["test"]["probe"]["rows"] == record["ledger"]["splits"]["train"]["rows"]
-    assert record["test"]["baseline"][ROW]["loss"] > 0
+    assert record.test.probe.rows == record.ledger.splits["train"].rows
+    assert record.test.baseline[ROW]["loss"] > 0

@@ -67,7 +67,7 @@ def test_all_linear_leaves_out_what_mamba_does_not_bear(of_base, tmp_path):
     done = run(of_base("mamba", pk.LoRA(r=4), max_steps=1), str(tmp_path / "run"))
     assert set(last_names(lora_layers(pk.load(str(done.folder)).model))) == {"in_proj", "x_proj"}
     report = merge_to(str(done.folder), str(tmp_path / "merged"))
-    assert report["relative"] <= 1e-5
+    assert report.relative <= 1e-5
 
 
 def test_all_linear_leaves_out_a_router(of_base):

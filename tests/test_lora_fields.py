@@ -72,7 +72,7 @@ def test_what_was_trained_is_what_was_asked_for(trained):
 def test_it_merges_and_is_written_with_one_rank_and_one_alpha(trained, chat_base, tmp_path):
     expected = outputs_of(pk.load(str(trained)).model, IDS)
     report = merge_to(str(trained), str(tmp_path / "merged"))
-    assert report["relative"] <= 1e-5
+    assert report.relative <= 1e-5
     vllm = export(str(trained), "vllm", str(tmp_path / "vllm"))
     assert vllm.checked["r"] == 8
     config = json.loads((tmp_path / "vllm/adapter_config.json").read_text())
@@ -93,8 +93,8 @@ def test_it_merges_and_is_written_with_one_rank_and_one_alpha(trained, chat_base
 
 
 def test_it_is_rewound_and_gone_on_with(trained, tmp_path):
-    report = rewind(str(trained), (0.5, 1.0), chosen=0.5, output=str(tmp_path / "rewound"))
-    assert report["written"]
+    done = rewind(str(trained), (0.5, 1.0), chosen=0.5, output=str(tmp_path / "rewound"))
+    assert done.report.written
     recipe = Recipe.from_json((trained / "recipe.json").read_text())
     again = recipe.with_(start_from=str(trained), training=recipe.training.with_(max_steps=1))
     assert prepare(again).start is not None
@@ -109,7 +109,7 @@ def test_pissa_saves_twice_the_ranks(make_recipe, tmp_path):
     config = json.loads((done.folder / "adapter/adapter_config.json").read_text())
     assert (config["r"], config["rank_pattern"]) == (4, {"query": 8})
     assert (config["lora_alpha"], config["alpha_pattern"]) == (32, {"key": 12})
-    assert done.record["probes"]["max_difference"] <= 1e-5
+    assert done.record.probes.max_difference <= 1e-5
 
 
 @pytest.mark.parametrize(

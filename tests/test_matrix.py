@@ -93,7 +93,7 @@ def test_a_whole_run_on_every_architecture(
             run(recipe, str(tmp_path / "run"))
         return
     done = run(recipe, str(tmp_path / "run"))
-    assert done.record["probes"]["max_difference"] < 1e-5
+    assert done.record.probes.max_difference < 1e-5
 
 
 def write(cell: Cell, outcome: Outcome) -> None:

@@ -22,6 +22,7 @@ from peftkit.cli.main import command_line
 from peftkit.deploy.merging.certificate import distance
 from peftkit.deploy.merging.merge import merge_to
 from peftkit.errors import AdapterError, MethodError, OutputError
+from peftkit.reports.merge_report import BothScores
 from peftkit.run import run
 from tests.chat_formats import BY_NAME
 
@@ -61,13 +62,13 @@ def test_the_merged_folder_answers_as_the_adapter_does(make_recipe, tmp_path, na
         model(input_ids=IDS).logits, adapter_logits(done.folder), rtol=0, atol=2e-6
     )
     assert model.config.id2label == {0: "bad", 1: "good"}
-    assert report["relative"] <= report["tolerance"] == 1e-5
-    assert report["top1_agreement"] == 1.0
-    assert report["validation"]["positions"] == 30
-    of_adapter, of_merged = report["score"]["adapter"], report["score"]["merged"]
+    assert report.relative <= report.tolerance == 1e-5
+    assert report.top1_agreement == 1.0
+    assert report.validation.positions == 30
+    of_adapter, of_merged = report.score.adapter, report.score.merged
     assert of_merged == pytest.approx(of_adapter, abs=1e-6)
     assert of_adapter["loss"] > 0
-    assert json.loads((tmp_path / "merged/merge_report.json").read_text()) == report
+    assert json.loads((tmp_path / "merged/merge_report.json").read_text()) == report.to_json()
     assert not any("lora" in key for key in load_file(tmp_path / "merged/model.safetensors"))
 
 
@@ -81,7 +82,7 @@ def test_a_chat_model_in_4_bit_is_merged_into_what_it_was_trained_on(make_chat, 
     torch.testing.assert_close(found, adapter_logits(done.folder), rtol=1e-5, atol=1e-5)
     assert {type(m).__name__ for m in model.modules()}.isdisjoint({"Linear4bit"})
     assert "quantization_config" not in json.loads((tmp_path / "merged/config.json").read_text())
-    assert report["kl"] < 1e-9
+    assert report.kl < 1e-9
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     assert tokenizer.chat_template
     settings = json.loads((done.folder / "adapter/generation_config.json").read_text())
@@ -98,9 +99,9 @@ def test_other_weights_cost_what_the_report_says(make_chat, tmp_path):
         model = alone(tmp_path / into, "AutoModelForCausalLM")
         with torch.inference_mode():
             found = model(input_ids=IDS).logits
-        assert float((found - expected).abs().max()) > 10 * report["tolerance"]
-        assert report["max_abs_dlogit"] > 10 * report["tolerance"]
-        assert report["kl"] > 0
+        assert float((found - expected).abs().max()) > 10 * report.tolerance
+        assert report.max_abs_dlogit > 10 * report.tolerance
+        assert report.kl > 0
         kinds = {type(m).__name__ for name, m in model.named_modules() if name.endswith("q_proj")}
         assert kinds == {layer}
     assert files_in(tmp_path / "requantized") == files_in(tmp_path / "original")
@@ -109,7 +110,7 @@ def test_other_weights_cost_what_the_report_says(make_chat, tmp_path):
 def test_int8_is_dequantized(make_recipe, tmp_path):
     done = run(make_recipe(quantization="int8", max_steps=4), str(tmp_path / "run"))
     report = merge_to(str(done.folder), str(tmp_path / "merged"))
-    assert report["relative"] <= report["tolerance"] == 5e-2
+    assert report.relative <= report.tolerance == 5e-2
     assert type(alone(tmp_path / "merged").bert.encoder.layer[0].output.dense) is torch.nn.Linear
 
 
@@ -142,7 +143,7 @@ def test_the_strength_of_lora_can_be_chosen(make_recipe, tmp_path):
         report = merge_to(str(done.folder), str(tmp_path / f"{scale}"), scale=scale)
         found = load_file(tmp_path / f"{scale}/model.safetensors")[key]
         torch.testing.assert_close(found, before + scale * delta, rtol=0, atol=1e-6)
-        assert report["scale"] == scale
+        assert report.scale == scale
     assert float(delta.abs().max()) > 1e-3
 
 
@@ -211,8 +212,8 @@ def test_an_adapter_of_plain_peft_is_merged_without_a_score(chat_base, tmp_path)
     expected = peft.PeftModel.from_pretrained(base, adapter).eval()(input_ids=IDS).logits
     found = alone(tmp_path / "merged", "AutoModelForCausalLM")(input_ids=IDS).logits
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert "names no data" in report["validation_absent"]
-    assert report["score"] == {"adapter": {}, "merged": {}}
+    assert "names no data" in report.validation_absent
+    assert report.score == BothScores({}, {})
 
 
 @pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings:UserWarning")  # PEFT knows
@@ -223,13 +224,13 @@ def test_an_adapter_in_bfloat16_is_computed_in_float32(chat_base, tmp_path):
     base = AutoModelForCausalLM.from_pretrained(chat_base)
     expected = peft.PeftModel.from_pretrained(base, adapter).eval()(input_ids=IDS).logits
     torch.testing.assert_close(adapter_logits(adapter), expected, rtol=1e-5, atol=1e-5)
-    assert merge_to(str(adapter), str(tmp_path / "merged"))["relative"] < 1e-5
+    assert merge_to(str(adapter), str(tmp_path / "merged")).relative < 1e-5
 
 
 @pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings:UserWarning")  # PEFT knows
 def test_an_output_layer_that_was_trained_whole_is_no_longer_tied(chat_base, tmp_path):
     adapter = plain_lora(chat_base, tmp_path / "a", ["q_proj"], modules_to_save=["lm_head"])
-    assert merge_to(str(adapter), str(tmp_path / "merged"))["relative"] < 1e-5
+    assert merge_to(str(adapter), str(tmp_path / "merged")).relative < 1e-5
     found = alone(tmp_path / "merged", "AutoModelForCausalLM")
     assert not found.config.tie_word_embeddings
     torch.testing.assert_close(found(input_ids=IDS).logits, adapter_logits(adapter))
@@ -265,7 +266,7 @@ def test_an_embedding_that_is_tied_gets_its_own_weight(tmp_path, chat_base):
     weights.pop("lm_head.weight", None)
     save_file(weights, tied / "model.safetensors", metadata={"format": "pt"})
     adapter = plain_lora(tied, tmp_path / "lora", ["embed_tokens"])
-    assert merge_to(str(adapter), str(tmp_path / "merged"))["relative"] < 1e-5
+    assert merge_to(str(adapter), str(tmp_path / "merged")).relative < 1e-5
     found = alone(tmp_path / "merged", "AutoModelForCausalLM")
     assert not found.config.tie_word_embeddings
     torch.testing.assert_close(found(input_ids=IDS).logits, adapter_logits(adapter))
@@ -276,10 +277,11 @@ def test_without_the_data_the_probes_are_the_proof(make_recipe, tmp_path, review
     done = run(make_recipe(data=data, max_steps=1), str(tmp_path / "run"))
     Path(data).unlink()
     report = merge_to(str(done.folder), str(tmp_path / "merged"))
-    assert report["validation_absent"] == "the data of the training is not where the recipe says"
+    assert report.validation_absent == "the data of the training is not where the recipe says"
     assert str(tmp_path) not in (tmp_path / "merged/merge_report.json").read_text()
-    assert report["probes"]["positions"] == 4
-    assert "validation" not in report
+    assert report.probes.positions == 4
+    assert report.validation is None
+    assert "validation" not in report.to_json()
 
 
 def test_the_command_prints_the_certificate(make_recipe, tmp_path, capsys):
@@ -299,7 +301,7 @@ def test_the_command_prints_the_certificate(make_recipe, tmp_path, capsys):
 
 def test_all_that_the_receipt_offers_can_be_done(make_chat, in_tmp):
     done = run(make_chat(max_steps=1), "runs/a b")
-    offered = done.record["serve"]
+    offered = done.record.serve
     assert {"one model, for transformers", "PEFT alone", "vLLM"} <= offered.keys()
     assert "--to vllm" in (done.folder / "receipt.html").read_text()
     for command in offered.values():

@@ -246,7 +246,7 @@ def test_a_padding_token_that_the_model_never_got_does_no_harm(bases, kind, revi
         "text has a token without a row, `[PADDING]`"
     )
     assert prepared.encoded.pad_token_id < size
-    assert run(recipe, str(tmp_path / "run")).record["status"] == "finished"
+    assert run(recipe, str(tmp_path / "run")).record.status == "finished"
 
 
 @given(

@@ -19,6 +19,7 @@ from peftkit.bases.loading import load_weights
 from peftkit.cli.main import command_line
 from peftkit.errors import TrainingError
 from peftkit.methods.method import trainable_parameters
+from peftkit.reports.plan_record import Unplanned
 from peftkit.run import plan, run
 from peftkit.stages.measuring import make_trial, measure
 from peftkit.stages.preparing import prepare
@@ -177,7 +178,7 @@ def test_a_base_that_cannot_be_shrunk_is_trained_all_the_same(deep, reviews, tmp
 
     monkeypatch.setattr("peftkit.stages.measuring.shrunk", fail)
     record = run(recipe_of(deep, reviews, pk.LoRA(r=4), max_steps=1), str(tmp_path / "run")).record
-    assert record["plan"] == {"failed": "KeyError: 'layers'"}
+    assert record.plan == Unplanned("KeyError: 'layers'")
 
 
 def test_the_command_prints_it_and_json(deep, reviews, in_tmp, quick, capsys):

@@ -28,6 +28,8 @@ from peftkit.deploy.merging.merge import merge_to
 from peftkit.errors import AdapterError, BaseModelError
 from peftkit.methods import virtual_tokens
 from peftkit.methods.method import trainable_parameters
+from peftkit.reports.plan_record import Plan
+from peftkit.reports.run_record import SelfCheck
 from peftkit.run import prepare, run, train_and_score
 from peftkit.stages.outcome import Clock
 from peftkit.training.forward import frozen_trunk
@@ -327,10 +329,10 @@ TEXTS = ["the film was bright and warm", "dark awful scene", "a lovely story of 
 
 
 def test_a_run_learns_is_planned_and_verified(done):
-    assert done.record["test"]["after"]["accuracy"] > 0.8
-    assert done.record["self_check"] == {"layout": "packed", "notes": []}
-    assert "failed" not in done.record["plan"]
-    assert list(done.record["serve"]) == ["one model, for transformers"]
+    assert done.record.test.after["accuracy"] > 0.8
+    assert done.record.self_check == SelfCheck("packed", ())
+    assert isinstance(done.record.plan, Plan)
+    assert list(done.record.serve) == ["one model, for transformers"]
     assert not verify(str(done.folder)).problems
     assert Record.read(done.folder / "adapter").head.pooling == "mean"
 
@@ -355,7 +357,7 @@ def test_the_card_says_how_it_is_loaded(done, bases, capsys):
 
 def test_merged_it_is_the_same_by_transformers_alone(done, bases, tmp_path):
     report = merge_to(str(done.folder), str(tmp_path / "merged"))
-    assert report["relative"] < EXACT
+    assert report.relative < EXACT
     adapter = pk.load(str(done.folder))
     (code,) = code_of_card(tmp_path / "merged", bases["bert"])
     found: dict[str, object] = {}

@@ -264,9 +264,9 @@ def gpt2(tmp_path_factory) -> Path:
 def test_quantized_gpt2_merges_into_its_transposed_layers(gpt2, make_chat, tmp_path, quantization):
     base = {"name_or_path": str(gpt2), "quantization": quantization}
     done = run(make_chat(base=base, max_steps=2, task={"samples": 0}), str(tmp_path / "run"))
-    assert done.record["base"]["unquantized"] == ["lm_head"]
+    assert done.record.base.unquantized == ("lm_head",)
     report = merge_to(str(done.folder), str(tmp_path / "merged"))
-    assert report["relative"] <= report["tolerance"]
+    assert report.relative <= report.tolerance
     auto = transformers.AutoModelForCausalLM
     merged = auto.from_pretrained(tmp_path / "merged")
     assert isinstance(merged.transformer.h[0].attn.c_attn, Conv1D)
@@ -289,7 +289,7 @@ def test_the_record_names_what_stays_and_a_note_tells_the_share(make_recipe, tmp
     [note] = [note for note in prepared.ledger.notes if "quantized" in note]
     assert note == f"{told}; Linear (`wo`) stay as they are"
     done = run(recipe, str(tmp_path / "run"))
-    kept = done.record["base"]["unquantized"]
+    kept = done.record.base.unquantized
     stacks = [f"transformer.{s}.block.{n}.layer.{1 if s == 'encoder' else 2}.DenseReluDense.wo"
               for s in ("decoder", "encoder") for n in range(2)]  # fmt: skip
     assert kept == sorted([*stacks, "classification_head.dense", "classification_head.out_proj"])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import random
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html import unescape
 
 import pytest
@@ -14,7 +14,9 @@ from peftkit import HeadOnly
 from peftkit.bases.devices import device_name
 from peftkit.reports import confusion
 from peftkit.reports.receipt import FOLD, folded, write_receipt
+from peftkit.reports.run_record import Sample
 from peftkit.run import run
+from peftkit.tasks.task import Matrix, ScoreTable
 from peftkit.wording import plural
 from tests.test_compare_report import Page, made, made_row, page, table_of
 
@@ -30,14 +32,18 @@ def record(make_recipe, tmp_path_factory):
 def with_labels(record, labels):
     """The same run with as many labels, of which some are taken for others."""
     rng = random.Random(len(labels))
-    changed = copy.deepcopy(record)
     counts = [[20 if i == j else rng.choice((0, 0, 0, 1, 3)) for j in range(len(labels))]
               for i in range(len(labels))]  # fmt: skip
     rows = [(label, 0.5, 0.5, round(0.9 - 0.01 * n, 2), 9) for n, label in enumerate(labels)]
-    columns = ["label", "precision", "recall", "f1", "support"]
-    changed["test"]["tables"] = [{"title": "Per label", "columns": columns, "rows": rows}]
-    changed["test"]["matrices"] = [{"title": "Confusion", "labels": labels, "counts": counts}]
-    return changed
+    columns = ("label", "precision", "recall", "f1", "support")
+    table = ScoreTable("Per label", columns, tuple(rows))
+    matrix = Matrix("Confusion", tuple(labels), tuple(map(tuple, counts)))
+    return with_test(record, tables=(table,), matrices=(matrix,))
+
+
+def with_test(record, **changes):
+    """The same run with another test split."""
+    return replace(record, test=replace(record.test, **changes))
 
 
 def written(record, tmp_path):
@@ -68,7 +74,7 @@ class TestManyLabels:
     def test_pairs_are_named_and_the_picture_has_no_names(self, record, tmp_path):
         changed = with_labels(record, self.LABELS)
         text = written(changed, tmp_path)
-        counts = changed["test"]["matrices"][0]["counts"]
+        counts = changed.test.matrices[0].counts
         rows = re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td><td>(\d+)</td><td>(\d+) %</td></tr>",
                           text[text.index('<table class="pairs">') :])  # fmt: skip
         assert len(rows) == confusion.PAIRS
@@ -117,34 +123,28 @@ class TestNames:
 
 def test_a_table_of_another_kind_shows_its_first_rows():
     rows = [(f"row {n}", n) for n in range(FOLD + 1)]
-    table = folded({"title": "Other", "columns": ("name", "count"), "rows": rows})
+    table = folded(ScoreTable("Other", ("name", "count"), tuple(rows)))
     assert list(table.shown) == rows[:FOLD]
     assert list(table.whole) == rows
-    assert folded({"title": "", "columns": ("f1",), "rows": rows[:FOLD]}).whole == ()
+    assert folded(ScoreTable("", ("f1",), tuple(rows[:FOLD]))).whole == ()
 
 
 def test_answers_and_files_are_folded_too(record, tmp_path):
-    changed = copy.deepcopy(record)
-    changed["test"]["samples"] = [
-        {"row": n, "prompt": f"question {n}", "expected": "", "before": "", "after": ""}
-        for n in range(FOLD + 1)
-    ]
-    changed["ledger"]["read"] = [{**changed["ledger"]["read"][0], "name": f"file {n}"}
-                                 for n in range(FOLD + 2)]  # fmt: skip
-    text = written(changed, tmp_path)
+    samples = tuple(Sample(n, f"question {n}", "", "", "") for n in range(FOLD + 1))
+    files = tuple(replace(record.ledger.read[0], name=f"file {n}") for n in range(FOLD + 2))
+    ledger = replace(record.ledger, read=files)
+    text = written(replace(with_test(record, samples=samples), ledger=ledger), tmp_path)
     assert "<summary>1 more question</summary>" in text
     assert "<summary>2 more files</summary>" in text
     assert text.index("question 19") < text.index("1 more question") < text.index("question 20")
 
 
 def test_what_it_leads_with_comes_first_and_the_score_is_not_green(record, tmp_path):
-    changed = copy.deepcopy(record)
-    changed["test"]["lead"] = ["not better than a constant answer: `<ham>` gives 0.997 too"]
-    text = written(changed, tmp_path)
+    told = "not better than a constant answer: `<ham>` gives 0.997 too"
+    text = written(with_test(record, lead=(told,)), tmp_path)
     lead = text.index("Not better than a constant answer: <code>&lt;ham&gt;</code>")
     assert lead < text.index('<div class="headline plain">')
-    assert '<div class="headline">' in written({**changed, "test": {**changed["test"], "lead": []}},
-                                               tmp_path)  # fmt: skip
+    assert '<div class="headline">' in written(with_test(record, lead=()), tmp_path)
 
 
 def test_beside_the_loss_stands_the_validation_curve_or_the_only_validation(record, tmp_path):
@@ -152,12 +152,12 @@ def test_beside_the_loss_stands_the_validation_curve_or_the_only_validation(reco
         text = written(of, tmp_path)
         return text[text.index("<h2>Learning</h2>") : text.index("<h2>Test scores</h2>")]
 
-    (only,) = record["training"]["validations"]
+    (only,) = record.training.validations
     part = learning(record)
     assert part.count("<figure>") == 1
-    assert f"<td>accuracy</td><td>{only['metrics']['accuracy']:.4f}</td>" in part
-    changed = copy.deepcopy(record)
-    changed["training"]["validations"] = [{**only, "step": 1}, {**only, "step": 2}]
+    assert f"<td>accuracy</td><td>{only.metrics['accuracy']:.4f}</td>" in part
+    twice = (replace(only, step=1), replace(only, step=2))
+    changed = replace(record, training=replace(record.training, validations=twice))
     assert learning(changed).count("<figure>") == 2
 
 
@@ -176,8 +176,8 @@ def test_one_is_no_plural(record, tmp_path):
         assert device_name(torch.device("cpu")) == "cpu, 1 thread"
     finally:
         torch.set_num_threads(threads)
-    changed = copy.deepcopy(record)
-    changed["ledger"]["splits"]["test"]["rows"] = 1
+    splits = {**record.ledger.splits, "test": replace(record.ledger.splits["test"], rows=1)}
+    changed = replace(record, ledger=replace(record.ledger, splits=splits))
     assert "on 1 unseen row," in written(changed, tmp_path)
 
 

@@ -243,7 +243,7 @@ def test_a_base_that_is_quantized_already_is_used_as_it_is(
     recipe = make_recipe(pk.LoRA(r=2), kind, max_steps=2)
     recipe = recipe.with_(base=pk.Base(name_or_path=str(folder)))
     done = run(recipe, str(tmp_path / "run"))
-    assert done.record["recipe"]["base"]["quantization"] == quantization
+    assert done.record.recipe.read().base.quantization == quantization
     ours = pk.load(str(done.folder)).model
     kinds = {type(getattr(m, "base_layer", m)).__name__ for m in ours.modules()}
     assert ("Linear8bitLt" if quantization == "int8" else "Linear4bit") in kinds

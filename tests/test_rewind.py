@@ -20,12 +20,16 @@ from peftkit.cli.main import command_line
 from peftkit.data.splits import load_splits
 from peftkit.deploy.merging.merge import merge_to
 from peftkit.deploy.rewinding.rewind import rewind
-from peftkit.deploy.rewinding.scales import Measured, choose, parse_scales
+from peftkit.deploy.rewinding.scales import choose, parse_scales
 from peftkit.errors import AdapterError, DataError, MethodError, OutputError, RecipeError
 from peftkit.evaluation.retention import Retention, load_texts, text_loss
+from peftkit.metrics.metric import Metric
 from peftkit.recipe import Recipe
+from peftkit.reports.rewind_report import Measured
 from peftkit.run import run
 from tests.conftest import sentences, write_csv
+
+ACCURACY, LOSS = Metric("accuracy"), Metric("loss", higher_is_better=False)
 
 IDS = torch.tensor([[5, 9, 3, 12, 7]])
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -53,7 +57,7 @@ def test_a_chat_adapter_is_rewound(make_chat, texts, tmp_path, capsys):
     assert report["chosen"] == 0.4
     assert {**json.loads((folder / "rewind.json").read_text()), "folder": str(folder)} == report
     # scale 0 is the base, and 1 what the run has measured
-    trained = done.record["test"]["after"]["loss"]
+    trained = done.record.test.after["loss"]
     assert report["test"]["trained"]["metrics"]["loss"] == pytest.approx(trained, abs=1e-5)
     assert report["scales"][0]["retention"] == report["base"]["retention"]
     loaded = pk.load(str(done.folder))
@@ -70,7 +74,7 @@ def test_a_chat_adapter_is_rewound(make_chat, texts, tmp_path, capsys):
         expected = tensor * 0.4 if "lora_B" in name else tensor
         torch.testing.assert_close(after[name], expected, rtol=1e-6, atol=0)
     assert not verify(str(folder), "").problems
-    base = AutoModelForCausalLM.from_pretrained(done.record["recipe"]["base"]["name_or_path"])
+    base = AutoModelForCausalLM.from_pretrained(done.record.recipe.read().base.name_or_path)
     plain = logits(PeftModel.from_pretrained(base, str(folder / "adapter")))
     ours = pk.load(str(folder))
     torch.testing.assert_close(logits(ours.model), plain, rtol=1e-5, atol=1e-5)
@@ -83,7 +87,7 @@ def test_a_chat_adapter_is_rewound(make_chat, texts, tmp_path, capsys):
     assert loaded.record.weights["adapter_model.safetensors"][:12] in card
     again = rewind(str(folder), [0.5], Retention(path=str(texts)), 0.5, str(tmp_path / "again"))
     twice = pk.load(str(tmp_path / "again")).record
-    assert again["chosen"] == 0.5
+    assert again.report.chosen == 0.5
     assert twice.rewound == {"scale": 0.2, "from": ours.record.weights}  # of what was trained
     assert twice.metrics["not rewound"] == ours.record.metrics["not rewound"]
     merge_to(str(folder), str(tmp_path / "merged"))
@@ -99,15 +103,15 @@ def test_a_classifier_is_rewound_by_its_validation_split(make_recipe, tmp_path):
     )
     other = write_csv(tmp_path / "other.csv", sentences(90, seed=9))
     retention = Retention(path=str(other))
-    report = rewind(str(done.folder), [0.5, 0.9], retention, 0.5, str(tmp_path / "half"))
-    assert report["retention_metric"] == report["metric"] == "accuracy"
-    assert 60 < report["retention_rows"] <= 90
-    assert report["base"]["retention"] is None
+    report = rewind(str(done.folder), [0.5, 0.9], retention, 0.5, str(tmp_path / "half")).report
+    assert report.retention_metric == report.metric == Metric("accuracy")
+    assert 60 < report.retention_rows <= 90
+    assert report.base.retention is None
     trained, half = (
         load_file(f / "adapter/model.safetensors") for f in (done.folder, tmp_path / "half")
     )
     assert torch.equal(trained["classifier.weight"], half["classifier.weight"])
-    base = load_file(Path(done.record["recipe"]["base"]["name_or_path"]) / "model.safetensors")
+    base = load_file(Path(done.record.recipe.read().base.name_or_path) / "model.safetensors")
     key = "encoder.layer.0.output.dense.weight"
     torch.testing.assert_close(half[f"bert.{key}"], (base[key] + trained[f"bert.{key}"]) / 2)
     loaded = pk.load(str(tmp_path / "half"))
@@ -144,14 +148,15 @@ def test_other_data_than_that_of_the_training_is_noticed(labelled, tmp_path):
     swapped = {"good": "bad", "bad": "good"}
     kept = reviews.read_text()
     write_csv(reviews, [(text, swapped[label]) for text, label in sentences(200)])
-    report = rewind(str(run_folder), [0.5], output=str(tmp_path / "rewound"))
+    report = rewind(str(run_folder), [0.5], output=str(tmp_path / "rewound")).report
     reviews.write_text(kept)
-    assert "the data is not the same" in report["notes"][1]
+    assert "the data is not the same" in report.notes[1]
     # without rows of another domain, the best validation score decides
-    assert report["retention_metric"] == ""
-    assert "`--retain PATH`" in report["notes"][0]
-    scores = {point["scale"]: point["validation"] for point in report["scales"]}
-    assert report["chosen"] == (0.5 if scores[0.5] > scores[1.0] else 1.0)
+    assert report.retention_metric is None
+    assert report.to_json()["retention_metric"] == ""
+    assert "`--retain PATH`" in report.notes[0]
+    scores = {point.scale: point.validation for point in report.scales}
+    assert report.chosen == (0.5 if scores[0.5] > scores[1.0] else 1.0)
 
 
 def test_what_cannot_be_is_told_before_weights_are_loaded(labelled, tmp_path, monkeypatch):
@@ -222,20 +227,20 @@ def test_the_choice_is_made_by_validation_and_retention():
 
     # losses: 0.4 is better on the target than 1 and retains most of those that are
     found = curve((0.2, 2.2, 3.0), (0.4, 1.9, 3.1), (0.8, 1.8, 3.3), (1.0, 2.0, 3.5))
-    assert choose(found, (True, True))[0] == 0.4
+    assert choose(found, LOSS, LOSS)[0] == 0.4
     # nothing else is as good as scale 1
     found = curve((0.5, 0.7, 3.0), (1.0, 0.9, 3.5))
-    chosen, why = choose(found, (False, True))
+    chosen, why = choose(found, ACCURACY, LOSS)
     assert chosen == 1.0
     assert why == "at every smaller scale the validation score is worse"
     # unless it may be a little worse
-    chosen, why = choose(found, (False, True), tolerance=0.25)
+    chosen, why = choose(found, ACCURACY, LOSS, tolerance=0.25)
     assert chosen == 0.5
     assert why.endswith("not worse than at scale 1 by more than 0.25, it retains most")
     # ties go to the smaller scale; accuracies, both
     found = curve((0.4, 0.9, 0.8), (0.6, 0.9, 0.8), (1.0, 0.9, 0.7))
-    assert choose(found, (False, False))[0] == 0.4
+    assert choose(found, ACCURACY, ACCURACY)[0] == 0.4
     # without retention, the best validation score
     found = curve((0.4, 0.92), (0.6, 0.92), (1.0, 0.9))
-    assert choose(found, (False, False))[0] == 0.4
-    assert math.isclose(choose(curve((0.5, 1.0), (1.0, 0.5)), (True, True))[0], 1.0)
+    assert choose(found, ACCURACY, ACCURACY)[0] == 0.4
+    assert math.isclose(choose(curve((0.5, 1.0), (1.0, 0.5)), LOSS, LOSS)[0], 1.0)

@@ -69,7 +69,7 @@ class TestEveryRun:
         assert 0 <= record["ledger"]["splits"]["train"]["padding"] < 1
 
     def test_the_scores_are_the_means_of_their_examples(self, finished, kind):
-        after = finished[kind].record["test"]["after"]
+        after = finished[kind].record.test.after
         by_example = json.loads((finished[kind].folder / "by_example.json").read_text())
         assert set(by_example) == {"accuracy", "loss"}
         for name, of in by_example.items():
@@ -79,7 +79,7 @@ class TestEveryRun:
     def test_the_adapter_answers_as_the_report_says(self, finished, kind, reviews):
         record = finished[kind].record
         adapter = peftkit.load(str(finished[kind].folder))
-        rows = {row["text"]: row["expected"] for row in record["test"]["mistakes"]}
+        rows = {row.text: row.expected for row in record.test.mistakes}
         answers = adapter.predict(list(rows))
         assert all(a.label != expected for a, expected in zip(answers, rows.values(), strict=True))
 
@@ -242,8 +242,8 @@ def test_every_format_gives_the_same_result_as_the_plain_csv(make_recipe, tmp_pa
         recipe = make_recipe(LoRA(r=2), data=path, max_steps=3)
         done = run(recipe, str(tmp_path / name.replace(".", "-")))
         weights = (done.folder / "adapter/adapter_model.safetensors").read_bytes()
-        digests[name] = (hash(weights), str(done.record["test"]["after"]))
-        labels = [row[0] for row in done.record["test"]["tables"][0]["rows"]]
+        digests[name] = (hash(weights), str(done.record.test.after))
+        labels = [row[0] for row in done.record.test.tables[0].rows]
         assert labels == sorted(["bad", "good", *LABELS_CN])
     assert len(digests) == 5
     assert len(set(digests.values())) == 1, digests

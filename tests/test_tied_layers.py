@@ -143,7 +143,7 @@ def by_peft_alone(request, chat_base, tmp_path_factory) -> Path:
 def test_a_published_adapter_is_merged_and_written_for_others(by_peft_alone, chat_base, tmp_path):
     base = str(chat_base)
     report = merge_to(str(by_peft_alone), str(tmp_path / "merged"), base=base)
-    assert report["relative"] <= 1e-5
+    assert report.relative <= 1e-5
     written = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     embedding = written.get_input_embeddings()
     assert not written.config.tie_word_embeddings

@@ -167,7 +167,7 @@ def test_adalora_ends_with_its_target_rank_and_saves_no_more(make_recipe, tmp_pa
     kept = sum(int((t != 0).sum()) for name, t in tensors.items() if name.endswith("lora_E"))
     assert kept == 2 * 13
     assert all(1 <= rank <= 4 for rank in ranks)
-    assert done.record["probes"]["max_difference"] < 1e-6
+    assert done.record.probes.max_difference < 1e-6
 
 
 def test_adalora_keeps_the_best_weights_of_the_last_phase(make_recipe, tmp_path):
@@ -175,9 +175,9 @@ def test_adalora_keeps_the_best_weights_of_the_last_phase(make_recipe, tmp_path)
     recipe = adalora(make_recipe, max_steps=12, evaluate_every=1, early_stopping_patience=1)
     recipe = recipe.with_(training=recipe.training.with_(schedule="constant", learning_rate=0.5))
     done = run(recipe, str(tmp_path / "run"))
-    assert 9 <= done.record["training"]["best_step"] < 12
-    assert len(done.record["training"]["validations"]) >= 9
-    assert done.record["probes"]["max_difference"] < 1e-6
+    assert 9 <= done.record.training.best_step < 12
+    assert len(done.record.training.validations) >= 9
+    assert done.record.probes.max_difference < 1e-6
 
 
 def test_adalora_penalty_is_the_mean_distance_from_orthogonal(make_recipe):
@@ -207,7 +207,7 @@ def test_adalora_runs_or_is_refused_before_loading_whatever_the_steps(make_recip
         with pytest.raises(MethodError, match="leave none of the run's"):
             prepare(recipe)
         return
-    assert run(recipe, str(tmp_path / "run")).record["training"]["num_steps"] == steps
+    assert run(recipe, str(tmp_path / "run")).record.training.num_steps == steps
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -298,7 +298,7 @@ def test_every_optimizer_learns(make_recipe, optimizer, tmp_path):
     rate = {"lion": 3e-3, "sgd": 0.03}.get(optimizer, 1e-2)
     recipe = make_recipe(pk.LoRA(r=16), optimizer=optimizer, learning_rate=rate, num_epochs=6)
     done = run(recipe, str(tmp_path / "run"))
-    losses = [step["loss"] for step in done.record["training"]["history"]]
+    losses = [step.loss for step in done.record.training.history]
     assert np.mean(losses[-9:]) < 0.99 * np.mean(losses[:9])
 
 
@@ -357,7 +357,7 @@ def test_memory_counts_the_quantization_state(make_recipe, quantization, double)
 
 def test_a_run_reports_the_memory_of_its_base(make_recipe, tmp_path):
     done = run(make_recipe(pk.LoRA(), quantization="nf4", max_steps=1), str(tmp_path / "run"))
-    assert 0.03 < done.record["base_memory_mb"] < 1
+    assert 0.03 < done.record.base_memory_mb < 1
     assert "of it the base's weights" in (done.folder / "receipt.html").read_text()
 
 
@@ -390,7 +390,7 @@ def test_added_tokens_are_trained_and_saved_with_any_method(
     recipe = make_recipe(method, base, data=reviews_with_tokens, max_steps=4)
     recipe = recipe.with_(base=recipe.base.with_(added_tokens=TOKENS))
     done = run(recipe, str(tmp_path / "run"))
-    assert done.record["probes"]["max_difference"] < 1e-5
+    assert done.record.probes.max_difference < 1e-5
     adapter = pk.load(str(done.folder))
     ids = adapter.tokenizer.convert_tokens_to_ids(list(TOKENS))
     assert adapter.tokenizer("a <order> film").input_ids.count(ids[0]) == 1
@@ -438,7 +438,7 @@ def test_added_tokens_get_rows_where_there_are_none_to_spare(
         training=pk.Training(max_steps=2, learning_rate=1e-2),
     )
     done = run(recipe, str(tmp_path / "run"))
-    assert done.record["probes"]["max_difference"] < 1e-5
+    assert done.record.probes.max_difference < 1e-5
     adapter = pk.load(str(done.folder))
     assert len(adapter.model.get_input_embeddings().weight) == 99
     first, second = adapter.predict(["a <order> film", "a <refund> film"])
@@ -467,7 +467,7 @@ def test_added_tokens_where_the_method_trains_the_embedding_too(
         with pytest.raises(MethodError, match=reason):
             prepare(recipe)
     else:
-        assert run(recipe, str(tmp_path / "run")).record["probes"]["max_difference"] < 1e-5
+        assert run(recipe, str(tmp_path / "run")).record.probes.max_difference < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def _merge(options: argparse.Namespace) -> None:
     report = merge_to(options.run, options.output, *how, _teller(console), settings)
     print_merge(console, report, options.output)
     if options.json:
-        print(json.dumps({"folder": options.output, **report}, ensure_ascii=False))
+        print(json.dumps({"folder": options.output, **report.to_json()}, ensure_ascii=False))
 
 
 def _rewind(options: argparse.Namespace) -> None:
@@ -196,11 +196,12 @@ def _rewind(options: argparse.Namespace) -> None:
     console = open_console(options.json)
     where = options.output, options.base, options.trust_remote_code
     how = _teller(console), options.tolerance, settings
-    report = rewind(options.run, scales, retention, chosen, *where, *how)
-    print_rewind(console, report)
-    console.print(f"  folder  {report['folder']}", highlight=False, soft_wrap=True)
+    done = rewind(options.run, scales, retention, chosen, *where, *how)
+    print_rewind(console, done.report)
+    console.print(f"  folder  {done.folder}", highlight=False, soft_wrap=True)
     if options.json:
-        print(json.dumps(report, ensure_ascii=False))
+        told = {"folder": str(done.folder), **done.report.to_json()}
+        print(json.dumps(told, ensure_ascii=False))
 
 
 def _teller(console: Console) -> Callable[[str], None]:

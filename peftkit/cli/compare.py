@@ -16,6 +16,7 @@ from peftkit.errors import RecipeError
 from peftkit.evaluation.retention import Retention
 from peftkit.experiments.comparing.grid import Budget
 from peftkit.parts.problems import all_problems
+from peftkit.parts.records import to_json
 from peftkit.recipe import Recipe
 from peftkit.reports.terminal import open_console
 
@@ -65,15 +66,15 @@ def compare_command(recipes: list[Recipe], options: argparse.Namespace) -> None:
     if options.dry_run:
         expected = expect(recipes, options.output_dir, budget)
         print_expected(console, expected)
-        seconds = sum(of["seconds"] for of in expected)
-        found = {"expected": expected, "seconds": seconds, "estimated": HOW}
+        seconds = sum(own.seconds for own in expected)
+        content = {"expected": to_json(expected), "seconds": seconds, "estimated": HOW}
     else:
         done = compare(recipes, options.output_dir, budget, console)
         print_comparison(console, done.record, done.folder)
-        found = {"folder": str(done.folder), **done.record}
+        content = {"folder": str(done.folder), **done.record.to_json()}
     if options.json:
-        print(json.dumps(found, ensure_ascii=False))
-    if found.get("status") == "incomplete":
+        print(json.dumps(content, ensure_ascii=False))
+    if content.get("status") == "incomplete":
         sys.exit(1)  # the same command tries again what failed
 
 

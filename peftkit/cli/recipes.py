@@ -43,12 +43,12 @@ def run_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None
     from peftkit.run import run
 
     done = run(recipe, options.output_dir, console, rows=rows)
-    if not done.record:
+    if done.record is None:
         return
     console.print(f"  adapter  {done.folder / 'adapter'}", highlight=False, soft_wrap=True)
     console.print(f"  receipt  {done.folder / 'receipt.html'}", highlight=False, soft_wrap=True)
     if options.json:
-        print(json.dumps({"folder": str(done.folder), **done.record}, ensure_ascii=False))
+        print(json.dumps({"folder": str(done.folder), **done.record.to_json()}, ensure_ascii=False))
 
 
 def check_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
@@ -103,7 +103,7 @@ def plan_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> Non
     prepared = prepare(recipe, rows)
     try:
         with cpu_threads(prepared.recipe.training.threads or 1):
-            planned = plan(prepared, open_accelerator(prepared.recipe.base), timed=True).to_json()
+            planned = plan(prepared, open_accelerator(prepared.recipe.base), timed=True)
     except (MemoryError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         if isinstance(error, PeftkitError):
             raise
@@ -117,7 +117,7 @@ def plan_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> Non
     for note in prepared.ledger.notes:
         print_note(console, note)
     if options.json:
-        print(json.dumps(planned, ensure_ascii=False))
+        print(json.dumps(planned.to_json(), ensure_ascii=False))
 
 
 def new_command(name: str) -> None:

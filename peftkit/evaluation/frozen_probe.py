@@ -72,7 +72,7 @@ def fit_probe(parts: Sequence[Part], task: Task, head: Head, metric: str) -> Fro
         metrics = _judged(fitted, validation, task, head).metrics
         value = metrics[metric]
         tried.append({"regularization": strength, "value": value})
-        goodness = (-value if metric == "loss" else value, -metrics["loss"])  # as runs are judged
+        goodness = (task.metric(metric).goodness(value), -metrics["loss"])  # as runs are judged
         if best is None or goodness > best[0]:
             best = (goodness, strength, fitted)
     assert best is not None

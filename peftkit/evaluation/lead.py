@@ -11,7 +11,7 @@ from peftkit.data.encoded import Encoded
 from peftkit.evaluation.frozen_probe import targets_of
 from peftkit.evaluation.probe_rows import ProbeOfRun
 from peftkit.metrics.bootstrap import paired_interval
-from peftkit.tasks.task import ByExample, Score
+from peftkit.tasks.task import ByExample, Score, Task
 from peftkit.wording import plural
 
 Interval = tuple[float, float]
@@ -30,6 +30,7 @@ def lead(
     baselines: dict[str, dict[str, float]],
     probe: ProbeOfRun | None,
     encoded: Encoded,
+    task: Task,
 ) -> list[str]:
     """Sentences on the baselines that the trained model does not beat by more than chance.
 
@@ -42,7 +43,7 @@ def lead(
     if guess is not None and metric in after.metrics:
         told.append(_beside_guess(metric, after, guess, _majority(encoded)))
     if probe is not None and probe.found is not None:
-        told.append(_beside_probe(metric, after, probe.found.score, _rows(probe)))
+        told.append(_beside_probe(metric, after, probe.found.score, _rows(probe), task))
     return list(filter(None, told))
 
 
@@ -64,7 +65,7 @@ def _beside_guess(metric: str, after: Score, guess: float, label: str) -> str:
     )
 
 
-def _beside_probe(metric: str, after: Score, probe: Score, rows: str) -> str:
+def _beside_probe(metric: str, after: Score, probe: Score, rows: str, task: Task) -> str:
     """Compares by the paired bootstrap over the test rows."""
     comparable = [name for name in (metric, "accuracy", *after.by_example)
                   if name in after.by_example and name in probe.by_example]  # fmt: skip
@@ -73,10 +74,11 @@ def _beside_probe(metric: str, after: Score, probe: Score, rows: str) -> str:
     name = comparable[0]
     low, high = difference_interval(after.by_example[name], probe.by_example[name])
     ours, others = after.metrics[name], probe.metrics[name]
-    sign = -1 if name == "loss" else 1
-    if min(sign * low, sign * high) > 0:
+    judged = task.metric(name)
+    if min(judged.goodness(low), judged.goodness(high)) > 0:
         return ""
-    worse, ahead = max(sign * low, sign * high) < 0, sign * (ours - others) > 0
+    worse = max(judged.goodness(low), judged.goodness(high)) < 0
+    ahead = judged.better(ours, others)
     return (
         f"{'worse' if worse else 'not better'} than the frozen probe, a logistic regression on the "
         f"untrained base{rows}{', by more than chance' * ahead}: {name.replace('_', ' ')} "

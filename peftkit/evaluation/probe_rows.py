@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -37,16 +36,6 @@ class ProbeOfRun:
     """Training rows in the fit."""
     num_train: int = 0
     """Training rows in all."""
-
-    def to_json(self) -> dict[str, Any]:
-        """For run.json; the scores stand among the baselines."""
-        strength = None if self.found is None else self.found.regularization
-        return {
-            "left_out": self.left_out,
-            "rows": self.rows,
-            "training_rows": self.num_train,
-            "regularization": strength,
-        }
 
 
 def probe_of_run(

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from peftkit.metrics.metric import Metric
+from peftkit.metrics.evaluate_metric import EvaluateMetric
 
 Counts = npt.NDArray[np.int64]
 
 
-class Classification(Metric):
+class Classification(EvaluateMetric):
     """Accuracy, F1 and what they are made of, for class indices below `num_labels`.
 
     `compute(predictions=, references=)` gives `accuracy`, `macro_f1` (over the labels that the

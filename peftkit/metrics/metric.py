@@ -1,27 +1,36 @@
-"""What peftkit's scores have in common as metrics of `evaluate`, without a look at the Hub."""
+"""A metric as a value: its name, and which way it is better."""
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import datasets
-import evaluate
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 
-class Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
-    """Of `predictions` beside `references`, one value each; subclasses say of what kind."""
+@dataclass(frozen=True)
+class Metric:
+    """A score by which models are compared."""
 
-    kind: ClassVar[str]
-    """Of a value, as `datasets` names it."""
+    name: str
+    higher_is_better: bool = True
 
-    def __init__(self) -> None:
-        super().__init__(keep_in_memory=True)
+    @property
+    def title(self) -> str:
+        """The name as it is written in text."""
+        return self.name.replace("_", " ")
 
-    def _info(self) -> evaluate.MetricInfo:
-        value = datasets.Value(self.kind)
-        return evaluate.MetricInfo(
-            description=self.__class__.__doc__ or "",
-            citation="",
-            inputs_description=f"predictions, references: {self.kind}",
-            features=datasets.Features({"predictions": value, "references": value}),
-        )
+    @property
+    def direction(self) -> str:
+        """`higher` or `lower`: the values that are better."""
+        return "higher" if self.higher_is_better else "lower"
+
+    def goodness(self, value: float) -> float:
+        """A value with the sign that makes more of it better."""
+        return value if self.higher_is_better else -value
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether the first value is better than the second."""
+        return self.goodness(a) > self.goodness(b)
+
+    def best(self, values: Iterable[float]) -> float:
+        """The best value; the first of equal ones."""
+        return max(values, key=self.goodness)

@@ -10,13 +10,13 @@ from typing import Any
 
 from rouge_score.rouge_scorer import RougeScorer
 
-from peftkit.metrics.metric import Metric
+from peftkit.metrics.evaluate_metric import EvaluateMetric
 
 UNSPACED = (("\u3005", "\u3007"), ("\u3040", "\u30ff"), ("\u3400", "\u9fff"), ("\uf900", "\ufaff"))
 """Characters of Chinese and Japanese, which have no spaces: each counts as a word."""
 
 
-class RougeL(Metric):
+class RougeL(EvaluateMetric):
     """`compute(predictions=, references=)` gives `rouge_l`, the mean over texts; 0 to 1."""
 
     kind = "string"

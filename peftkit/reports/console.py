@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from peftkit.data.ledger import FIRST_ROWS, Ledger, describe_malformed
+from peftkit.reports.merge_report import MergeReport
+from peftkit.reports.plan_record import Plan
 from peftkit.reports.receipt import about_probe
+from peftkit.reports.rewind_report import RewindReport
+from peftkit.reports.run_record import RunRecord
 from peftkit.reports.strata import print_strata
 from peftkit.reports.terminal import print_note
 from peftkit.tasks.task import Piece
@@ -65,59 +68,59 @@ def print_ledger(console: Console, ledger: Ledger, whole: bool = False) -> None:
         print_note(console, note)
 
 
-def print_scores(console: Console, run: dict[str, Any]) -> None:
+def print_scores(console: Console, run: RunRecord) -> None:
     """What the run leads with, if its score is worth no more than a cheaper one; before, baselines
     and after, side by side; then what it cost.
     """
-    test = run["test"]
-    for sentence in test["lead"]:
+    test = run.test
+    for sentence in test.lead:
         console.print(f"  [bold yellow]{escape(sentence)}[/]", highlight=False)
-    table = plain_table("test", *(name.replace("_", " ") for name in test["after"]))
-    rows = {"before": test["before"], **test["baseline"], "after": test["after"]}
+    table = plain_table("test", *(name.replace("_", " ") for name in test.after))
+    rows = {"before": test.before, **test.baseline, "after": test.after}
     for row, scores in rows.items():
         style = "bold" if row == "after" else None
-        cells = [f"{scores[name]:.4f}" if name in scores else "" for name in test["after"]]
+        cells = [f"{scores[name]:.4f}" if name in scores else "" for name in test.after]
         table.add_row(row, *cells, style=style)
-    intervals = [test["intervals"].get(name) for name in test["after"]]
+    intervals = [test.intervals.get(name) for name in test.after]
     cells = [f"{low:.3f} to {high:.3f}" if (low, high) != (0, 0) else ""
              for low, high in (interval or (0, 0) for interval in intervals)]  # fmt: skip
     table.add_row("95 % interval", *cells, style="dim")
     console.print(table)
-    if told := about_probe(test["probe"]):
+    if told := about_probe(test.probe):
         print_note(console, escape(told))
-    for sample in test["samples"][:SHOWN]:
-        console.print(f"\n  [bold]asked[/]   {escape(sample['prompt'])}", highlight=False)
-        for when in ("before", "after"):
-            console.print(f"  [dim]{when:<7}[/] {escape(sample[when])}", highlight=False)
-    for when, scores in test["answers"].items():
+    for sample in test.samples[:SHOWN]:
+        console.print(f"\n  [bold]asked[/]   {escape(sample.prompt)}", highlight=False)
+        for when, answer in (("before", sample.before), ("after", sample.after)):
+            console.print(f"  [dim]{when:<7}[/] {escape(answer)}", highlight=False)
+    for when, scores in test.answers.items():
         told = ", ".join(f"{name.replace('_', '-')} {value:.3f}" for name, value in scores.items())
-        count = len(test["samples"])
+        count = len(test.samples)
         console.print(f"  {plural(count, 'answer')} {when}: {told}", highlight=False)
-    share = 100 * run["trainable_parameters"] / run["total_parameters"]
+    share = 100 * run.trainable_parameters / run.total_parameters
     console.print(
-        f"  trained {run['trainable_parameters']:,} of {run['total_parameters']:,} parameters "
+        f"  trained {run.trainable_parameters:,} of {run.total_parameters:,} parameters "
         f"({share:.2f} %)\n"
-        f"  in {duration(sum(run['seconds'].values()))}, "
-        f"peak memory {run['peak_memory_mb']:,.0f} MB, "
-        f"{run['base_memory_mb']:,.0f} MB of it the base's weights",
+        f"  in {duration(sum(run.seconds.values()))}, "
+        f"peak memory {run.peak_memory_mb:,.0f} MB, "
+        f"{run.base_memory_mb:,.0f} MB of it the base's weights",
         highlight=False,
     )
 
 
-def print_plan(console: Console, plan: dict[str, Any]) -> None:
+def print_plan(console: Console, plan: Plan) -> None:
     """What memory is for, the peaks of the stages, and the time."""
-    rows, tokens = plan["worst_batch"]
-    share = 100 * plan["trainable_parameters"] / plan["total_parameters"]
-    layout = "packed, what all begin with once" if plan["layout"] == "shared" else plan["layout"]
+    rows, tokens = plan.worst_batch
+    share = 100 * plan.trainable_parameters / plan.total_parameters
+    layout = "packed, what all begin with once" if plan.layout == "shared" else plan.layout
     console.print(
-        f"  trains {plan['trainable_parameters']:,} of {plan['total_parameters']:,} parameters "
-        f"({share:.2f} %) in {plural(plan['num_steps'], 'step')}, "
-        f"{plural(plan['tokens_per_epoch'], 'token')} an epoch\n"
+        f"  trains {plan.trainable_parameters:,} of {plan.total_parameters:,} parameters "
+        f"({share:.2f} %) in {plural(plan.num_steps, 'step')}, "
+        f"{plural(plan.tokens_per_epoch, 'token')} an epoch\n"
         f"  batches are {layout}; the largest has {plural(rows, 'example')}, "
         f"{plural(tokens, 'token')}",
         highlight=False,
     )
-    for title, sizes in (("training holds", plan["parts_mb"]), ("peak while", plan["peaks_mb"])):
+    for title, sizes in (("training holds", plan.parts_mb), ("peak while", plan.peaks_mb)):
         table = plain_table(title, "MB")
         for name, size in sizes.items():
             if size:
@@ -125,40 +128,40 @@ def print_plan(console: Console, plan: dict[str, Any]) -> None:
         if title == "training holds":
             table.add_row("together", f"{sum(sizes.values()):,.0f}", style="bold")
         console.print(table)
-    if plan["seconds"]:
-        times = ", ".join(f"{name} {duration(took)}" for name, took in plan["seconds"].items())
+    if plan.seconds:
+        times = ", ".join(f"{name} {duration(took)}" for name, took in plan.seconds.items())
         console.print(
             f"  time: {times}, loading and writing answers aside; measured now, so that "
             "whatever else the machine does shows in it",
             highlight=False,
             soft_wrap=True,
         )
-    console.print(f"  the run needs {plan['peak_mb']:,.0f} MB", style="bold", highlight=False)
-    for note in plan["notes"]:
+    console.print(f"  the run needs {plan.peak_mb:,.0f} MB", style="bold", highlight=False)
+    for note in plan.notes:
         print_note(console, note)
 
 
-def print_rewind(console: Console, report: dict[str, Any]) -> None:
+def print_rewind(console: Console, report: RewindReport) -> None:
     """The curve, the scale that was chosen and why, and the test scores at it and at 1."""
-    metric, kept = report["metric"], report["retention_metric"]
-    names = [f"validation {metric}", *([f"retention {kept}"] if kept else [])]
-    table = plain_table("scale", *(name.replace("_", " ") for name in names))
-    for point in report["scales"]:
-        values = [point["validation"], *([point["retention"]] if kept else [])]
-        style = "bold" if point["scale"] == report["chosen"] else None
-        table.add_row(f"{point['scale']:g}", *(f"{value:.4f}" for value in values), style=style)
-    if report["base"]["retention"] is not None:
-        table.add_row("base", "", f"{report['base']['retention']:.4f}", style="dim")
+    kept = report.retention_metric
+    names = [f"validation {report.metric.title}", *([f"retention {kept.title}"] if kept else [])]
+    table = plain_table("scale", *names)
+    for point in report.scales:
+        style = "bold" if point.scale == report.chosen else None
+        retained = [] if point.retention is None else [f"{point.retention:.4f}"]
+        table.add_row(f"{point.scale:g}", f"{point.validation:.4f}", *retained, style=style)
+    if report.base.retention is not None:
+        table.add_row("base", "", f"{report.base.retention:.4f}", style="dim")
     console.print(table)
-    console.print(f"  chosen: {report['chosen']:g}, {report['why']}", highlight=False)
-    tests = {name: scores["metrics"] for name, scores in report["test"].items()}
-    table = plain_table("test", *(name.replace("_", " ") for name in tests["trained"]))
-    for row, scores in (("scale 1", tests["trained"]), ("chosen", tests["chosen"])):
+    console.print(f"  chosen: {report.chosen:g}, {report.why}", highlight=False)
+    trained, chosen = report.test.trained.metrics, report.test.chosen.metrics
+    table = plain_table("test", *(name.replace("_", " ") for name in trained))
+    for row, scores in (("scale 1", trained), ("chosen", chosen)):
         table.add_row(row, *(f"{value:.4f}" for value in scores.values()))
     console.print(table)
-    for note in report["notes"]:
+    for note in report.notes:
         print_note(console, note)
-    if not report["written"]:
+    if not report.written:
         console.print(
             "  nothing to rewind: the adapter is best as it was trained, and none is written; the "
             "curve is, so that another try needs another `--output`",
@@ -189,36 +192,36 @@ def print_example(console: Console, pieces: Sequence[Piece]) -> None:
     console.print("\n  [bold green]in green[/] or ⟦marked⟧: what is supervised", highlight=False)
 
 
-def print_merge(console: Console, report: dict[str, Any], folder: str) -> None:
+def print_merge(console: Console, report: MergeReport, folder: str) -> None:
     """How far the merged model is from the adapter on its base, and what each scores."""
     table = plain_table(
         "merged beside the adapter", "positions", "max |Δ logit|", "KL (nats)", "same first choice"
     )
-    for name in ("probes", "validation"):
-        if found := report.get(name):
+    for name, distance in (("probes", report.probes), ("validation", report.validation)):
+        if distance is not None:
             table.add_row(
-                name, f"{found['positions']:,}", f"{found['max_abs_dlogit']:.1e}",
-                f"{found['kl']:.1e}", f"{found['top1_agreement']:.2%}",
+                name, f"{distance.positions:,}", f"{distance.max_abs_dlogit:.1e}",
+                f"{distance.kl:.1e}", f"{distance.top1_agreement:.2%}",
             )  # fmt: skip
     console.print(table)
-    scores = report["score"]
-    if scores["adapter"]:
-        table = plain_table("validation", *(name.replace("_", " ") for name in scores["adapter"]))
-        for name, found in scores.items():
-            table.add_row(name, *(f"{value:.4f}" for value in found.values()))
+    if report.score.adapter:
+        names = (name.replace("_", " ") for name in report.score.adapter)
+        table = plain_table("validation", *names)
+        for name, scores in (("adapter", report.score.adapter), ("merged", report.score.merged)):
+            table.add_row(name, *(f"{value:.4f}" for value in scores.values()))
         console.print(table)
     else:
-        console.print(f"  not scored: {escape(report['validation_absent'])}", highlight=False)
+        console.print(f"  not scored: {escape(report.validation_absent)}", highlight=False)
     console.print(
-        f"  in {duration(report['seconds'])}, peak memory {report['peak_memory_mb']:,.0f} MB\n"
+        f"  in {duration(report.seconds)}, peak memory {report.peak_memory_mb:,.0f} MB\n"
         f"  model  {escape(folder)}",
         highlight=False,
         soft_wrap=True,
     )
-    if report["into"] == "trained":
-        strength = "" if report["scale"] == 1 else f" at strength {report['scale']:g}"
+    if report.into == "trained":
+        strength = "" if report.scale == 1 else f" at strength {report.scale:g}"
         last = f"it answers as the adapter does{strength}, "
-        last += f"within {report['tolerance']:.0e} of their scale"
+        last += f"within {report.tolerance:.0e} of their scale"
         console.print(f"\n  {last}", style="green", highlight=False)
     else:
         console.print(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+
+from peftkit.metrics.metric import Metric
+from peftkit.reports.rewind_report import RewindReport
+from peftkit.training.account import StepRecord, ValidationRecord
 
 INK, SOFT, ACCENT, SECOND, GRID = "#1d2733", "#5b6877", "#0f766e", "#c2410c", "#e3e8ee"
 PAPER = "#fefefe"
@@ -19,6 +23,7 @@ VARIABLES = {
 """Colours that theme.css has other values for in the dark."""
 ON_CELL = "#111827"
 """Ink on the cells of a confusion matrix, which are as bright in the dark."""
+TITLE: Any = {"fontsize": 10, "loc": "left"}
 STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: sharp, selectable, in any script the reader has
     "svg.hashsalt": "peftkit",
@@ -35,18 +40,18 @@ STYLE: Any = {
 }
 
 
-def loss_curve(history: Sequence[dict[str, Any]], validations: Sequence[dict[str, Any]]) -> str:
+def loss_curve(history: Sequence[StepRecord], validations: Sequence[ValidationRecord]) -> str:
     """Training loss by step, smoothed, with the validation losses."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.1), layout="constrained")
         axes = figure.subplots()
-        steps = [record["step"] for record in history]
-        losses = [record["loss"] for record in history]
+        steps = [record.step for record in history]
+        losses = [record.loss for record in history]
         axes.plot(steps, losses, color=ACCENT, alpha=0.25, linewidth=1)
         axes.plot(steps, _smoothed(losses), color=ACCENT, linewidth=2, label="training")
         axes.plot(
-            [record["step"] for record in validations],
-            [record["metrics"]["loss"] for record in validations],
+            [record.step for record in validations],
+            [record.metrics["loss"] for record in validations],
             color=SECOND, marker="o", markersize=5, linewidth=1.5, label="validation",
         )  # fmt: skip
         finish(axes, "optimizer step", "loss")
@@ -54,13 +59,13 @@ def loss_curve(history: Sequence[dict[str, Any]], validations: Sequence[dict[str
 
 
 def metric_curve(
-    validations: Sequence[dict[str, Any]], metric: str, best_step: int, before: float | None
+    validations: Sequence[ValidationRecord], metric: str, best_step: int, before: float | None
 ) -> str:
     """The validation score by step, the best one marked, from the score before training."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.1), layout="constrained")
         axes = figure.subplots()
-        points = [(record["step"], record["metrics"][metric]) for record in validations]
+        points = [(record.step, record.metrics[metric]) for record in validations]
         if before is not None:
             axes.axhline(before, color=INK, linewidth=1, linestyle=":", label="before (test)")
         axes.plot(*zip(*points, strict=True), color=ACCENT, marker="o", markersize=5, linewidth=2,
@@ -73,33 +78,51 @@ def metric_curve(
         return svg(figure)
 
 
-def rewind_curve(report: dict[str, Any]) -> str:
+def rewind_curve(report: RewindReport) -> str:
     """The target's validation score by scale, and retention below it; the chosen scale marked."""
-    points, chosen = report["scales"], report["chosen"]
-    kept = bool(report["retention_metric"])
+    points, kept = report.scales, report.retention_metric
+    target = {point.scale: point.validation for point in points}
+    retained = {point.scale: point.retention for point in points if point.retention is not None}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 5.2 if kept else 3.2), layout="constrained")
         panels = figure.subplots(2 if kept else 1, 1, sharex=True, squeeze=False)[:, 0]
-        names = {"validation": (report["metric"], ACCENT, "target, validation")}
+        _draw_scales(panels[0], report.metric, target, report.chosen, ACCENT)
+        panels[0].set_title(_direction("target, validation", report.metric), **TITLE)
         if kept:
-            names["retention"] = (report["retention_metric"], SECOND, "retention")
-        for axes, (key, (metric, colour, title)) in zip(panels, names.items(), strict=True):
-            scales, values = zip(*((point["scale"], point[key]) for point in points), strict=True)
-            axes.plot(scales, values, color=colour, marker="o", markersize=5, linewidth=2)
-            here = dict(zip(scales, values, strict=True))
-            axes.plot(
-                [chosen], [here[chosen]], color=colour, marker="o", markersize=11,
-                markerfacecolor="none", linestyle="none", label=f"chosen, {chosen:g}",
-            )  # fmt: skip
-            axes.axhline(here[1.0], color=INK, linewidth=1, linestyle=":", label="as trained")
-            base = report["base"].get(key)
-            if base is not None:
-                axes.axhline(base, color=INK, linewidth=1, linestyle="--", label="base")
-            better = "lower" if metric == "loss" else "higher"
-            axes.set_title(f"{title}: {better} is better", fontsize=10, loc="left")
-            last = axes is panels[-1]
-            finish(axes, "scale" if last else "", metric.replace("_", " "))
+            _draw_scales(panels[1], kept, retained, report.chosen, SECOND, report.base.retention)
+            panels[1].set_title(_direction("retention", kept), **TITLE)
+        panels[-1].set_xlabel("scale")
         return svg(figure, in_page=False)  # a file of its own
+
+
+def _direction(title: str, metric: Metric) -> str:
+    return f"{title}: {metric.direction} is better"
+
+
+def _draw_scales(
+    axes: Any,
+    metric: Metric,
+    values: Mapping[float, float],
+    chosen: float,
+    colour: str,
+    base: float | None = None,
+) -> None:
+    """A metric by scale.
+
+    Args:
+        values: scale -> value.
+        base: the base's own value, if it was measured.
+    """
+    axes.plot(*zip(*values.items(), strict=True), color=colour, marker="o", markersize=5,
+              linewidth=2)  # fmt: skip
+    axes.plot(
+        [chosen], [values[chosen]], color=colour, marker="o", markersize=11,
+        markerfacecolor="none", linestyle="none", label=f"chosen, {chosen:g}",
+    )  # fmt: skip
+    axes.axhline(values[1.0], color=INK, linewidth=1, linestyle=":", label="as trained")
+    if base is not None:
+        axes.axhline(base, color=INK, linewidth=1, linestyle="--", label="base")
+    finish(axes, "", metric.title)
 
 
 def finish(axes: Any, x: str, y: str) -> None:

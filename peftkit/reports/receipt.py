@@ -1,4 +1,4 @@
-"""The receipt: one offline HTML file that tells a person what a run did, made from run.json."""
+"""The receipt: one offline HTML file that tells a person what a run did, from its record."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from peftkit.data.ledger import Ledger
 from peftkit.evaluation.lead import headline_metric
 from peftkit.reports import confusion, plots
+from peftkit.reports.run_record import RecordedProbe, RunRecord
 from peftkit.reports.strata import strata_of
+from peftkit.tasks.task import Matrix, ScoreTable
 from peftkit.wording import duration, plural
 
 Row = Sequence[Any]
@@ -35,36 +38,54 @@ class Folded:
     """Which rows are shown; empty where all are."""
 
 
-def write_receipt(file: Path, run: dict[str, Any]) -> None:
-    """Writes receipt.html from the content of run.json."""
+@dataclass(frozen=True)
+class ShownMatrix:
+    """What the page shows of a confusion matrix."""
+
+    title: str
+    picture: str
+    """SVG."""
+    least: int
+    """Least width of the picture, in pixels."""
+    most: int
+    """Largest width."""
+    pairs: Sequence[confusion.Pair]
+    """The labels most often confused; empty where the picture names all labels."""
+    num_labels: int
+
+
+def write_receipt(file: Path, run: RunRecord) -> None:
+    """Writes receipt.html from the record of a run."""
     template = environment("peftkit.reports").get_template("receipt.html.j2")
-    training, test = run["training"], run["test"]
-    metric = training["metric"]
+    training, test = run.training, run.test
     text = template.render(
         run=run,
-        metric=headline_metric(metric, test["after"]),
-        about_probe=about_probe(test["probe"]),
-        recipe_json=json.dumps(run["recipe"], indent=2, ensure_ascii=False),
-        loss_plot=plots.loss_curve(training["history"], training["validations"]),
+        metric=headline_metric(training.metric, test.after),
+        about_probe=about_probe(test.probe),
+        recipe_json=json.dumps(json.loads(run.recipe.text), indent=2, ensure_ascii=False),
+        loss_plot=plots.loss_curve(training.history, training.validations),
         metric_plot=plots.metric_curve(
-            training["validations"], metric, training["best_step"], test["before"].get(metric)
+            training.validations,
+            training.metric,
+            training.best_step,
+            test.before.get(training.metric),
         ),
         fold=FOLD,
-        tables=[folded(table) for table in test["tables"]],
-        matrices=[_matrix(matrix) for matrix in test["matrices"]],
-        labels=_labels(run["ledger"]),
+        tables=[folded(table) for table in test.tables],
+        matrices=[_matrix(matrix) for matrix in test.matrices],
+        labels=_labels(run.ledger),
     )
     file.write_text(text, encoding="utf-8")
 
 
-def _labels(ledger: dict[str, Any]) -> Folded | None:
+def _labels(ledger: Ledger) -> Folded | None:
     """The rows of each label in each split, the rarest last; None where rows have no labels."""
-    counts = {name: split["strata"] for name, split in ledger["splits"].items()}
+    counts = {name: split.strata for name, split in ledger.splits.items()}
     names = strata_of(counts.values())
     if not names:
         return None
     rows = [(name, *(split.get(name, 0) for split in counts.values())) for name in names]
-    columns = (ledger["stratum"] or "label", *counts)
+    columns = (ledger.stratum or "label", *counts)
     if len(rows) <= FOLD:
         return Folded("", columns, rows, (), "")
     half = FOLD // 2
@@ -72,45 +93,35 @@ def _labels(ledger: dict[str, Any]) -> Folded | None:
     return Folded("", columns, [*rows[:half], *rows[-half:]], rows, told)
 
 
-def folded(table: dict[str, Any]) -> Folded:
+def folded(table: ScoreTable) -> Folded:
     """A table of scores; of a long one the rows with the lowest F1, or the first ones."""
-    title, columns, rows = table["title"], table["columns"], table["rows"]
+    title, columns, rows = table.title, table.columns, table.rows
     if len(rows) <= FOLD:
         return Folded(title, columns, rows, (), "")
     if "f1" in columns:
-        at = list(columns).index("f1")
-        worst = sorted(rows, key=lambda row: row[at])[:FOLD]
+        at = columns.index("f1")
+        worst = sorted(rows, key=lambda row: float(row[at]))[:FOLD]
         return Folded(title, columns, worst, rows, f"The {FOLD} of {len(rows)} with the lowest F1.")
     return Folded(title, columns, rows[:FOLD], rows, f"The first {FOLD} of {len(rows)}.")
 
 
-def _matrix(matrix: dict[str, Any]) -> dict[str, Any]:
-    """What the page shows of a confusion matrix."""
-    labels, counts = matrix["labels"], matrix["counts"]
-    least, most = confusion.widths(labels)
-    named = confusion.are_named(labels)
-    return {
-        "title": matrix["title"],
-        "picture": confusion.picture(labels, counts),
-        "least": least,
-        "most": most,
-        "pairs": [] if named else confusion.worst_pairs(labels, counts),
-        "num_labels": len(labels),
-    }
+def _matrix(matrix: Matrix) -> ShownMatrix:
+    labels, counts = matrix.labels, matrix.counts
+    pairs = [] if confusion.are_named(labels) else confusion.worst_pairs(labels, counts)
+    picture = confusion.picture(labels, counts)
+    return ShownMatrix(matrix.title, picture, *confusion.widths(labels), pairs, len(labels))
 
 
-def about_probe(probe: dict[str, Any] | None) -> str:
+def about_probe(probe: RecordedProbe | None) -> str:
     """Why there is no frozen probe, or on which rows it was fitted where these are not all."""
     if probe is None:
         return ""
-    if probe["left_out"]:
-        return f"the frozen probe is left out: {probe['left_out']}"
-    rows, of = probe["rows"], probe["training_rows"]
-    return (
-        ""
-        if rows == of
-        else f"the frozen probe was fitted on {rows:,} of {plural(of, 'training row')}"
-    )
+    if probe.left_out:
+        return f"the frozen probe is left out: {probe.left_out}"
+    if probe.rows == probe.training_rows:
+        return ""
+    rows = plural(probe.training_rows, "training row")
+    return f"the frozen probe was fitted on {probe.rows:,} of {rows}"
 
 
 def environment(package: str) -> jinja2.Environment:

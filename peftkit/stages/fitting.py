@@ -26,8 +26,9 @@ from peftkit.evaluation.probe_rows import ProbeOfRun, probe_of_run
 from peftkit.evaluation.scoring import evaluate, start_values
 from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.recipe import Recipe
+from peftkit.reports.run_record import Sample
 from peftkit.reports.terminal import print_note
-from peftkit.stages.outcome import Clock, Outcome, Sample
+from peftkit.stages.outcome import Clock, Outcome
 from peftkit.stages.plan import forward_tokens
 from peftkit.stages.preparing import Prepared
 from peftkit.stages.rehearsal import count

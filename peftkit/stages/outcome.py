@@ -12,19 +12,9 @@ import torch
 from peftkit.bases.devices import peak_memory_mb, reset_peak
 from peftkit.bases.footprint import Footprint
 from peftkit.evaluation.probe_rows import ProbeOfRun
+from peftkit.reports.run_record import Sample
 from peftkit.tasks.task import Score
 from peftkit.training.account import TrainResult
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What the model writes for a test example, before and after training."""
-
-    row: int
-    prompt: str
-    expected: str
-    before: str
-    after: str
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -14,8 +13,8 @@ from peftkit.bases.devices import resident_mb
 from peftkit.bases.opened import OpenedBase
 from peftkit.data.encoded import Encoded
 from peftkit.methods.full_fine_tuning import FullFineTuning
-from peftkit.methods.method import Layout
 from peftkit.recipe import Recipe
+from peftkit.reports.plan_record import Plan, peak_of
 from peftkit.stages.measuring import Cost, make_trial, measure, measured_method
 from peftkit.training.forward.steps import number_of_steps
 
@@ -26,42 +25,6 @@ FORWARD_OF_FULL = 3
 for the gradients of what each layer was given, and for those of its weights."""
 SAVES = 0.95
 """Less than this share of full fine-tuning's memory or time counts as saved."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run is expected to take; megabytes are 2^20 bytes."""
-
-    trainable_parameters: int
-    total_parameters: int
-    layout: Layout
-    num_steps: int
-    tokens_per_epoch: int
-    worst_batch: tuple[int, int]
-    """Examples and tokens."""
-    parts_mb: dict[str, float]
-    """What memory is for, in training."""
-    peaks_mb: dict[str, float]
-    """Most memory while loading, evaluating, training and merging."""
-    seconds: dict[str, float]
-    """Of evaluation and training; empty if time was not measured."""
-    full_fine_tuning: dict[str, float]
-    """`peak_mb` and `training_seconds` of the same recipe with it; empty if not asked for."""
-    notes: tuple[str, ...]
-
-    @property
-    def peak_mb(self) -> float:
-        """Most memory of the whole run, merging aside."""
-        return peak_of(self.peaks_mb)
-
-    def to_json(self) -> dict[str, Any]:
-        """For run.json and `--json`."""
-        return {**asdict(self), "peak_mb": self.peak_mb}
-
-
-def peak_of(peaks_mb: dict[str, float]) -> float:
-    """Most memory of a run; merging is another one."""
-    return max(mb for stage, mb in peaks_mb.items() if stage != "merging")
 
 
 def make_plan(

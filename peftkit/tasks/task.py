@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from peftkit.data.source import Source
 from peftkit.errors import RecipeError
+from peftkit.metrics.metric import Metric
 from peftkit.parts.part import OpenPart
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from peftkit.tasks.losses import Loss, LossSettings
 
     Outputs = npt.NDArray[np.float32]
+
+LOWER_IS_BETTER = ("loss", "perplexity")
+"""Names of scores that are better where they are lower."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ class Task(OpenPart):
     """Whether the trained model goes on with a text, so that its loss on general text can be
     taken."""
     scores: ClassVar[tuple[str, ...]]
-    """Names of the metrics; higher is better, but for `loss`. The first one chooses the best
+    """Names of the metrics; `metric` says which way each is better. The first one chooses the best
     weights unless the recipe names another, or `loss`."""
     comparable: ClassVar[tuple[str, ...]] = ()
     """Those of them, or `loss`, that `Score.by_example` has, by which two models are compared."""
@@ -158,6 +162,10 @@ class Task(OpenPart):
     needs_start_values: ClassVar[bool] = False
     """Whether the loss compares with what the model gave before training, in the examples' column
     `start_values`: the loss of each output after injection."""
+
+    def metric(self, name: str) -> Metric:
+        """One of the metrics, or of the scores beside them, by its name."""
+        return Metric(name, higher_is_better=name not in LOWER_IS_BETTER)
 
     @property
     def command(self) -> Literal["predict", "chat"]:

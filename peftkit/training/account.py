@@ -113,7 +113,7 @@ class Account:
             padded = sum(gather_object([padded]))
         return TrainResult(
             best_step=best.step,
-            metric=best.metric,
+            metric=best.metric.name,
             best_value=best.value,
             num_steps=len(self.history),
             stopped=self._reason(best),

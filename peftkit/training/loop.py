@@ -54,7 +54,7 @@ def train(
     run = _begin(engine, examples, recipe)
     engine, num_steps = run.engine, number_of_steps(recipe.training, examples.num_units)
     _try_worst(engine, examples, recipe)
-    best = Best(recipe.metric, recipe.training.early_stopping_patience)
+    best = Best(recipe.task.metric(recipe.metric), recipe.training.early_stopping_patience)
     account, accelerator = Account(), engine.accelerator
     with (
         TrainingProgress(console, num_steps, accelerator.is_main_process) as progress,

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.methods.method import trainable_parameters
+from peftkit.metrics.metric import Metric
 
 
 @dataclass
 class Best:
     """The best validation score so far and the trained tensors that reached it."""
 
-    metric: str
+    metric: Metric
     patience: int
     """Validations without improvement before stopping; 0 for never."""
     value: float | None = None
@@ -28,8 +29,8 @@ class Best:
         """Takes note of a validation; keeps a copy of the trained tensors if it is the best. Of
         equal scores, which a few validation rows often give, the one with the lower loss is better.
         """
-        value, loss = metrics[self.metric], metrics["loss"]
-        score = (-value if self.metric == "loss" else value, -loss)
+        value, loss = metrics[self.metric.name], metrics["loss"]
+        score = (self.metric.goodness(value), -loss)
         self.since += 1
         if self._score is None or score > self._score:
             self._score = score

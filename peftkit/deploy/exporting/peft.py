@@ -80,7 +80,11 @@ def export_safetensors(request: Request) -> Exported:
         request.path, str(request.output), base=request.base,
         trust_remote_code=request.trust_remote_code, settings=request.settings,
     )  # fmt: skip
-    checked = {name: report[name] for name in ("max_abs_dlogit", "kl", "top1_agreement")}
+    checked = {
+        "max_abs_dlogit": report.max_abs_dlogit,
+        "kl": report.kl,
+        "top1_agreement": report.top1_agreement,
+    }
     return Exported("safetensors", request.output, adapter_bytes(request.output), checked)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
 from peftkit.adapters.base_origin import origin, repository
 from peftkit.adapters.pooled_code import model_code
 from peftkit.adapters.record import Record
+from peftkit.reports.merge_report import MergeReport
 
 TEMPLATE = """\
 ---
@@ -42,7 +42,7 @@ is the same at {{ agreement }} of the positions; `merge_report.json` has all.
 {% if scores %}
 | validation split | {{ scores | join(" | ") }} |
 |---|{% for _ in scores %}---:|{% endfor %}
-{% for row, values in report.score.items() -%}
+{% for row, values in rows -%}
 | {{ row }} |{% for value in values.values() %} {{ "%.4f" | format(value) }} |{% endfor %}
 {% endfor %}{% endif %}"""
 TARGETS = {
@@ -52,12 +52,11 @@ TARGETS = {
 }
 
 
-def write_merged_card(folder: Path, name: str, record: Record, report: dict[str, Any]) -> None:
+def write_merged_card(folder: Path, name: str, record: Record, report: MergeReport) -> None:
     """Writes README.md; it holds no rows of data and no local paths.
 
     Args:
         name: of the model.
-        report: the content of merge_report.json.
     """
     text = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(
         TEMPLATE
@@ -65,18 +64,18 @@ def write_merged_card(folder: Path, name: str, record: Record, report: dict[str,
     base = record.base.get("hub_id") or record.base.get("name")
     found = text.render(
         record={"base": record.base or {"hub_id": ""}, "head": record.head},
-        report=report,
         name=name,
         pooled=model_code(record.head.pooling) if record.head.pooling else "",
-        difference=f"{report['max_abs_dlogit']:.1e}",
-        agreement=f"{report['top1_agreement']:.2%}",
+        difference=f"{report.max_abs_dlogit:.1e}",
+        agreement=f"{report.top1_agreement:.2%}",
         method=record.peft_config.get("peft_type") or record.recipe["method"]["kind"],
         base=base,
         origin=origin(record.base),
         repository=repository(record.base),
-        into=TARGETS[report["into"]],
-        strength="" if report["scale"] == 1 else f" at strength {report['scale']}",
-        scores=list(report["score"]["adapter"]),
+        into=TARGETS[report.into],
+        strength="" if report.scale == 1 else f" at strength {report.scale}",
+        rows=(("adapter", report.score.adapter), ("merged", report.score.merged)),
+        scores=list(report.score.adapter),
         pipeline_tag=record.head.pipeline_tag,
     )
     (folder / "README.md").write_text(found, encoding="utf-8")

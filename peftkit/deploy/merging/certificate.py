@@ -18,6 +18,7 @@ from peftkit.adapters.probes import outputs_of
 from peftkit.data.encoded import Examples, Head
 from peftkit.evaluation.scoring import run_model
 from peftkit.recipe import Recipe
+from peftkit.reports.merge_report import Distance
 from peftkit.tasks.task import Decision
 from peftkit.training.forward.engine import Engine
 from peftkit.training.progress import Pace, Say, silent
@@ -54,20 +55,6 @@ class MergeOutputs:
     """(targets, evenly spread, classes or vocabulary)."""
     scores: dict[str, float]
     """Of the whole validation split."""
-
-
-@dataclass(frozen=True)
-class Distance:
-    """The difference between two models' logits."""
-
-    positions: int
-    max_abs_dlogit: float
-    relative: float
-    """`max_abs_dlogit` over the largest logit of the first model, or over 1 if that is larger."""
-    kl: float
-    """Mean divergence of the second model's distribution from the first's, in nats."""
-    top1_agreement: float
-    """Share of positions where both have the same most likely answer."""
 
 
 def compute_outputs(
@@ -135,14 +122,18 @@ def distance(first: Tensor, second: Tensor) -> Distance:
     return Distance(count, difference, difference / scale, max(0.0, kl / count), same / count)
 
 
-def worst(distances: Iterable[Distance]) -> dict[str, float]:
-    """Over all inputs: the largest differences and divergence, the least agreement."""
-    known = list(distances)
-    result = dict.fromkeys(("max_abs_dlogit", "relative", "kl"), 0.0)
-    for one in known:
-        for name, value in result.items():
-            result[name] = _larger(value, getattr(one, name))
-    return {**result, "top1_agreement": min(one.top1_agreement for one in known)}
+def worst(distances: Iterable[Distance]) -> Distance:
+    """Over all inputs: the largest differences, the largest divergence, the least agreement."""
+    result, *others = distances
+    for other in others:
+        result = Distance(
+            result.positions + other.positions,
+            _larger(result.max_abs_dlogit, other.max_abs_dlogit),
+            _larger(result.relative, other.relative),
+            _larger(result.kl, other.kl),
+            min(result.top1_agreement, other.top1_agreement),
+        )
+    return result
 
 
 def _larger(a: float, b: float) -> float:

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,10 @@ from peftkit.deploy.merging.certificate import (
     worst,
 )
 from peftkit.deploy.merging.folding import folded, merged_model, vocabulary_of
-from peftkit.deploy.merging.target import Into, MergeTarget, check_target
+from peftkit.deploy.merging.target import MergeTarget, check_target
 from peftkit.errors import AdapterError, PeftkitError
 from peftkit.methods.peft_merging import rescale_lora
+from peftkit.reports.merge_report import BothScores, Into, MergeReport
 
 REPORT = "merge_report.json"
 
@@ -64,8 +65,8 @@ def merge_to(
     base: str = "",
     trust_remote_code: bool = False,
     tell: Callable[[str], None] = lambda _: None,
-    settings: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    settings: Mapping[str, object] | None = None,
+) -> MergeReport:
     """Writes the merged model as a folder that transformers loads, with its certificate.
 
     The folder is written under another name, opened again by transformers alone, compared with the
@@ -81,9 +82,6 @@ def merge_to(
         tell: called with what is being done.
         settings: as for `open_adapter`.
 
-    Returns:
-        The content of merge_report.json.
-
     Raises:
         MethodError: what was trained cannot be merged, or not so.
         AdapterError: as `merge`; nothing is left behind.
@@ -98,20 +96,9 @@ def merge_to(
     inputs = _inputs(found)
     with atomic_path(final) as folder:
         first, second = _write(found, folder, target, inputs, tell)
-        report = {
-            "into": into,
-            "scale": scale,
-            "dtype": str(found.dtype).removeprefix("torch."),
-            **_certificate(found, first, second),
-            "validation_absent": inputs.reason,
-            "seconds": time.monotonic() - begun,
-            "peak_memory_mb": peak_memory_mb(open_accelerator(found.base.spec).device),
-            "adapter": found.record.weights,
-            "files": {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))},
-            "versions": versions(),
-        }
+        report = _report(found, folder, target, inputs, (first, second), time.monotonic() - begun)
         _judge(report)
-        write_json(folder / REPORT, report)
+        write_json(folder / REPORT, report.to_json())
         write_merged_card(folder, final.name, found.record, report)
     return report
 
@@ -147,17 +134,41 @@ def _write(
     return first, second
 
 
-def _certificate(found: OpenedAdapter, first: MergeOutputs, second: MergeOutputs) -> dict[str, Any]:
-    """Compares the merged model's outputs with the adapter's: the worst of all inputs, then the
-    inputs one by one, then scores.
+def _report(
+    found: OpenedAdapter,
+    folder: Path,
+    target: MergeTarget,
+    inputs: MergeInputs,
+    outputs: tuple[MergeOutputs, MergeOutputs],
+    seconds: float,
+) -> MergeReport:
+    """The certificate of a merged model.
+
+    Args:
+        outputs: of the adapter on its base, and of the merged model.
     """
+    first, second = outputs
     distances = compare(first, second)
-    return {
-        **worst(distances.values()),
-        "tolerance": merged_tolerance(found.base.spec),
-        **{name: asdict(value) for name, value in distances.items()},
-        "score": {"adapter": first.scores, "merged": second.scores},
-    }
+    largest = worst(distances.values())
+    return MergeReport(
+        into=target.into,
+        scale=target.scale,
+        dtype=str(found.dtype).removeprefix("torch."),
+        max_abs_dlogit=largest.max_abs_dlogit,
+        relative=largest.relative,
+        kl=largest.kl,
+        top1_agreement=largest.top1_agreement,
+        tolerance=merged_tolerance(found.base.spec),
+        probes=distances["probes"],
+        validation=distances.get("validation"),
+        score=BothScores(first.scores, second.scores),
+        validation_absent=inputs.reason,
+        seconds=seconds,
+        peak_memory_mb=peak_memory_mb(open_accelerator(found.base.spec).device),
+        adapter=found.record.weights,
+        files={file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))},
+        versions=versions(),
+    )
 
 
 def _inputs(found: OpenedAdapter) -> MergeInputs:
@@ -254,15 +265,15 @@ def _reopened(folder: Path, found: OpenedAdapter, accelerator: Accelerator) -> n
     return model.to(accelerator.device).eval()
 
 
-def _judge(report: dict[str, Any]) -> None:
+def _judge(report: MergeReport) -> None:
     """Raises AdapterError if the merged model is not the trained one, and should be."""
-    if math.isnan(report["max_abs_dlogit"]):
+    if math.isnan(report.max_abs_dlogit):
         raise AdapterError("the merged model answers NaN", "`peftkit verify` the adapter")
-    if report["into"] == "trained" and not report["relative"] <= report["tolerance"]:
+    if report.into == "trained" and not report.relative <= report.tolerance:
         raise AdapterError(
             f"the merged model answers differently from the adapter: logits are off by up to "
-            f"{report['max_abs_dlogit']:.2g}, {report['relative']:.3g} of their scale (tolerance "
-            f"{report['tolerance']:g}), the likeliest answer is the same at "
-            f"{report['top1_agreement']:.1%} of the positions; nothing was written",
+            f"{report.max_abs_dlogit:.2g}, {report.relative:.3g} of their scale (tolerance "
+            f"{report.tolerance:g}), the likeliest answer is the same at "
+            f"{report.top1_agreement:.1%} of the positions; nothing was written",
             "keep the adapter, which is right as it is",
         )

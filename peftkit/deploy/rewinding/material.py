@@ -12,9 +12,13 @@ from peftkit.data.rows import check_columns
 from peftkit.data.splits import Splits, clean_rows, load_splits
 from peftkit.errors import AdapterError, DataError, MissingPackageError
 from peftkit.evaluation.retention import DRAWN_FROM, Retention, load_texts
+from peftkit.metrics.metric import Metric
 
 LABELLED_ROWS = 1000
 """Most rows from elsewhere, unless a number was given; a language model reads fewer texts."""
+
+
+TEXT_LOSS = Metric("loss", higher_is_better=False)
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,8 @@ class Material:
     """What an adapter is scored on."""
 
     encoded: Encoded
-    metric: str
-    """Of the target task; `loss` is better where it is lower."""
+    metric: Metric
+    """Of the target task."""
     retention: Retention | None
     texts: tuple[str, ...] = ()
     """For a language model."""
@@ -31,16 +35,19 @@ class Material:
     """Labelled rows from elsewhere, for any other task."""
 
     @property
-    def retention_metric(self) -> str:
-        """`loss` of texts, or the task's own metric; empty where retention is not measured."""
+    def retention_metric(self) -> Metric | None:
+        """`loss` of texts, or the task's own metric; None where retention is not measured."""
         if self.retention is None:
-            return ""
-        return "loss" if self.texts else self.metric
+            return None
+        return TEXT_LOSS if self.texts else self.metric
 
     @property
-    def lower(self) -> tuple[bool, bool]:
-        """Whether less is better, of the target's score and of retention."""
-        return self.metric == "loss", self.retention_metric == "loss"
+    def retention_settings(self) -> dict[str, str | int] | None:
+        """The settings of retention that count here; None where it is not measured."""
+        if self.retention is None:
+            return None
+        read_by_task = {"text", "max_rows", "max_length"} if self.rows else set()
+        return self.retention.model_dump(exclude=read_by_task)
 
 
 def gather(found: OpenedAdapter, retention: Retention | None) -> Material:
@@ -70,7 +77,7 @@ def gather(found: OpenedAdapter, retention: Retention | None) -> Material:
             "the data that the recipe names has other classes than the adapter",
             "the file was changed; put that of the training back",
         )
-    metric = found.recipe.metric
+    metric = task.metric(found.recipe.metric)
     if not head.goes_on:
         if retention is None or "path" not in retention.model_fields_set:
             return Material(encoded, metric, None)

@@ -44,7 +44,7 @@ class MovedModel:
         if material.retention is None:
             return None
         if material.rows is not None:
-            return self.score(material.rows).metrics[material.metric]
+            return self.score(material.rows).metrics[material.metric.name]
         tokenizer, length = self.adapter.base.tokenizer, material.retention.max_length
         return text_loss(self.model, tokenizer, material.texts, length, self.accelerator)
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from peftkit.adapters.loading import OpenedAdapter, open_adapter
 from peftkit.adapters.record import Record, versions
@@ -25,15 +24,31 @@ from peftkit.bases.devices import (
 from peftkit.deploy.rewinding.folder import write_rewound
 from peftkit.deploy.rewinding.material import Material, gather
 from peftkit.deploy.rewinding.moved_model import MovedModel, load_moved
-from peftkit.deploy.rewinding.scales import Measured, ScaleChoice, scale_choice
+from peftkit.deploy.rewinding.scales import ScaleChoice, scale_choice
 from peftkit.errors import MethodError, RecipeError
 from peftkit.evaluation.retention import Retention
 from peftkit.reports import plots
+from peftkit.reports.rewind_report import (
+    BothTests,
+    Measured,
+    MeasuredBase,
+    RewindReport,
+    TestScores,
+)
 from peftkit.tasks.task import Score
 
 REPORT, CURVE = "rewind.json", "rewind.svg"
 OTHER_DATA = 1e-2
 """Largest relative difference of a test loss to that of the training, on the same data."""
+
+
+@dataclass(frozen=True)
+class Rewound:
+    """What a rewind leaves behind."""
+
+    folder: Path
+    report: RewindReport
+    """The content of rewind.json."""
 
 
 @frozen_gc()
@@ -47,8 +62,8 @@ def rewind(
     trust_remote_code: bool = False,
     tell: Callable[[str], None] = lambda _: None,
     allowed: float = 0.0,
-    settings: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    settings: Mapping[str, object] | None = None,
+) -> Rewound:
     """Scores a run's adapter at several scales, and writes the best one as an adapter.
 
     Args:
@@ -63,9 +78,6 @@ def rewind(
         tell: called with what is being done.
         allowed: by how much the validation score may be worse than as it was trained.
         settings: as for `open_adapter`.
-
-    Returns:
-        The content of rewind.json.
 
     Raises:
         MethodError: there is nothing between the base and what the method trains.
@@ -83,10 +95,10 @@ def rewind(
     with atomic_path(final) as folder:
         folder.mkdir()
         report = _write(adapter, material, choice, folder, tell)
-        report |= {"seconds": time.monotonic() - begun}
-        write_json(folder / REPORT, report)
+        report = replace(report, seconds=time.monotonic() - begun)
+        write_json(folder / REPORT, report.to_json())
         (folder / CURVE).write_text(plots.rewind_curve(report), encoding="utf-8")
-    return {"folder": str(final), **report}
+    return Rewound(final, report)
 
 
 def default_output(path: str) -> str:
@@ -125,7 +137,7 @@ def _write(
     choice: ScaleChoice,
     folder: Path,
     tell: Callable[[str], None],
-) -> dict[str, Any]:
+) -> RewindReport:
     """Scores the adapter, and writes and checks it at the chosen scale; returns the report. Holds
     one model at a time.
     """
@@ -150,21 +162,19 @@ def _curve(
     curve: list[Measured] = []
     for scale in reversed(scales):  # what all others are compared with comes first
         moved.rewinding.to(scale)
-        validation = moved.score(material.encoded.validation).metrics[material.metric]
+        validation = moved.score(material.encoded.validation).metrics[material.metric.name]
         curve.append(Measured(scale, validation, moved.retention()))
-        kept = curve[-1].retention
-        message = "" if kept is None else f", retention {material.retention_metric} {kept:.4f}"
-        tell(f"scale {scale:g}: validation {material.metric} {validation:.4f}{message}")
+        tell(_told(curve[-1], material))
     return curve[::-1]
 
 
 def _measure(
     moved: MovedModel, choice: ScaleChoice, folder: Path, tell: Callable[[str], None]
-) -> tuple[dict[str, Any], Record | None]:
+) -> tuple[RewindReport, Record | None]:
     """The report; and the record of what was written, None where the adapter stays as it is."""
     found, material, accelerator = moved.adapter, moved.material, moved.accelerator
     curve = _curve(moved, choice.scales, tell)
-    chosen, why = choice.of(curve, material.lower)
+    chosen, why = choice.of(curve, material.metric, material.retention_metric)
     of_base = None
     if material.texts:
         moved.rewinding.to(0.0)
@@ -178,30 +188,34 @@ def _measure(
     if chosen != 1:
         with accelerator.autocast():
             record = write_rewound(moved.model, found, chosen, rewound.metrics, folder)
-    read_by_task = {"text", "max_rows", "max_length"} if material.rows else set()
-    data = material.retention and material.retention.model_dump(exclude=read_by_task)
-    report = {
-        "name": found.recipe.name or "run",
-        "adapter": found.record.weights,
-        "method": found.recipe.method.kind(),
-        "metric": material.metric,
-        "retention_metric": material.retention_metric,
-        "retention_data": data,
-        "retention_rows": len(material.texts) or len(material.rows or ()),
-        "scales": [asdict(point) for point in curve],
-        "base": {"retention": of_base},
-        "chosen": chosen,
-        "why": why,
-        "written": record is not None,
-        "test": {
-            name: {"metrics": found_score.metrics, "intervals": found_score.intervals}
-            for name, found_score in (("trained", trained), ("chosen", rewound))
-        },
-        "notes": _notes(found, material, trained),
-        "device": device_name(accelerator.device),
-        "versions": versions(),
-    }
+    report = RewindReport(
+        name=found.recipe.name or "run",
+        adapter=found.record.weights,
+        method=found.recipe.method.kind(),
+        metric=material.metric,
+        retention_metric=material.retention_metric,
+        retention_data=material.retention_settings,
+        retention_rows=len(material.texts) or len(material.rows or ()),
+        scales=tuple(curve),
+        base=MeasuredBase(of_base),
+        chosen=chosen,
+        why=why,
+        written=record is not None,
+        test=BothTests(*(TestScores(s.metrics, s.intervals) for s in (trained, rewound))),
+        notes=tuple(_notes(found, material, trained)),
+        device=device_name(accelerator.device),
+        versions=versions(),
+        seconds=0.0,
+    )
     return report, record
+
+
+def _told(point: Measured, material: Material) -> str:
+    """`scale 0.5: validation accuracy 0.9000, retention accuracy 0.8000`."""
+    score = f"scale {point.scale:g}: validation {material.metric.name} {point.validation:.4f}"
+    if point.retention is None or material.retention_metric is None:
+        return score
+    return f"{score}, retention {material.retention_metric.name} {point.retention:.4f}"
 
 
 def _notes(found: OpenedAdapter, material: Material, trained: Score) -> list[str]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peftkit.errors import RecipeError
+from peftkit.metrics.metric import Metric
+from peftkit.reports.rewind_report import Measured
 
 STEP = 0.1
 """Between the scales of a range."""
@@ -70,18 +72,8 @@ def _number(text: str, option: str) -> float:
         ) from None
 
 
-@dataclass(frozen=True)
-class Measured:
-    """An adapter at one scale."""
-
-    scale: float
-    validation: float
-    retention: float | None = None
-    """None where nothing was given to measure it on."""
-
-
 def choose(
-    curve: Sequence[Measured], lower: tuple[bool, bool], tolerance: float = 0.0
+    curve: Sequence[Measured], metric: Metric, kept: Metric | None, tolerance: float = 0.0
 ) -> tuple[float, str]:
     """The scale that retains most and costs the task nothing on validation data, or no more than
     may be; and why it is that one. Without retention the best one. Ties go to scale 1, then to the
@@ -89,16 +81,18 @@ def choose(
 
     Args:
         curve: ascending, scale 1 last.
-        lower: whether less is better, of the validation score and of retention.
+        metric: of the validation scores.
+        kept: of retention; None where it was not measured.
         tolerance: by how much the validation score may be worse than at scale 1.
     """
 
     def validation(point: Measured) -> float:
-        return -point.validation if lower[0] else point.validation
+        return metric.goodness(point.validation)
 
     def retention(point: Measured) -> float:
+        assert kept is not None
         assert point.retention is not None
-        return -point.retention if lower[1] else point.retention
+        return kept.goodness(point.retention)
 
     trained = curve[-1]
     if trained.retention is None:
@@ -107,14 +101,14 @@ def choose(
             return trained.scale, "no smaller scale has a better validation score"
         return best.scale, "it has the best validation score"
     least = validation(trained) - tolerance
-    kept = [point for point in curve if point is trained or validation(point) >= least]
+    good = [point for point in curve if point is trained or validation(point) >= least]
     by = f" by more than {tolerance:g}" if tolerance else ""
-    if len(kept) == 1:
+    if len(good) == 1:
         return trained.scale, f"at every smaller scale the validation score is worse{by}"
-    best = max(kept, key=lambda point: (retention(point), -point.scale))
+    best = max(good, key=lambda point: (retention(point), -point.scale))
     if retention(best) == retention(trained):
         return trained.scale, f"no smaller scale retains more without a score that is worse{by}"
-    told = f"of {len(kept)} scales whose validation score is not worse than at scale 1{by}"
+    told = f"of {len(good)} scales whose validation score is not worse than at scale 1{by}"
     return best.scale, f"{told}, it retains most"
 
 
@@ -129,11 +123,13 @@ class ScaleChoice:
     tolerance: float
     """How much worse than at scale 1 the validation score may be."""
 
-    def of(self, curve: Sequence[Measured], lower: tuple[bool, bool]) -> tuple[float, str]:
+    def of(
+        self, curve: Sequence[Measured], metric: Metric, kept: Metric | None
+    ) -> tuple[float, str]:
         """The chosen scale, and why it is that one; see `choose`."""
         if self.wanted is not None:
             return self.wanted, "it was asked for"
-        return choose(curve, lower, self.tolerance)
+        return choose(curve, metric, kept, self.tolerance)
 
 
 def scale_choice(scales: Sequence[float], wanted: float | None, tolerance: float) -> ScaleChoice:

@@ -4,57 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from peftkit.experiments.comparing import trained_out
 from peftkit.experiments.comparing.answer import answer
-from peftkit.experiments.comparing.expecting import HOW
+from peftkit.experiments.comparing.comparison import FILE, Comparison
+from peftkit.experiments.comparing.expecting import HOW, Expected
 from peftkit.reports.console import plain_table
 from peftkit.reports.terminal import print_note
 from peftkit.wording import duration
 
-Json = dict[str, Any]
 LEFT = (0, 2, 4)
 """Columns of words."""
 
 
-def print_expected(console: Console, expected: Sequence[Json]) -> None:
+def print_expected(console: Console, expected: Sequence[Expected]) -> None:
     """How long each method will take that is not done, and all of them."""
     if not expected:
         console.print("  all trials and runs are done")
         return
     table = plain_table("", "trials", "each", "runs", "each", "all", "memory")
-    for of in expected:
-        trial, run, both = (
-            duration(of[part]) for part in ("trial_seconds", "run_seconds", "seconds")
-        )
-        memory = f"{of['peak_memory_mb']:,.0f} MB"
-        counts = str(of["trials_left"]), str(of["runs_left"])
-        table.add_row(of["name"], counts[0], trial, counts[1], run, both, memory)
+    for own in expected:
+        trial, run, both = map(duration, (own.trial_seconds, own.run_seconds, own.seconds))
+        memory = f"{own.peak_memory_mb:,.0f} MB"
+        counts = str(own.trials_left), str(own.runs_left)
+        table.add_row(own.name, counts[0], trial, counts[1], run, both, memory)
     console.print(table)
-    total = sum(of["seconds"] for of in expected)
+    total = sum(own.seconds for own in expected)
     console.print(f"\n  about {duration(total)} in all, if nothing else runs here")
     console.print(f"  {HOW}", style="dim", highlight=False)
 
 
-def print_comparison(console: Console, record: Json, folder: Path) -> None:
+def print_comparison(console: Console, record: Comparison, folder: Path) -> None:
     """The table, the answer, and where more is to be read."""
-    rows = [("", record["metric"], "95 % interval", "to full", "", "parameters", "s/epoch")]
-    for row in record["rows"]:
-        if row["score"] is None:
-            rows.append((row["name"], "", "", "", row["verdict"], "", ""))
+    rows = [("", record.metric.name, "95 % interval", "to full", "", "parameters", "s/epoch")]
+    for row in record.rows:
+        if row.score is None:
+            rows.append((row.name, "", "", "", row.verdict, "", ""))
             continue
-        apart, seconds = row["difference_to_full"], row["seconds_per_epoch"]
+        apart, seconds = row.difference_to_full, row.seconds_per_epoch
+        low, high = row.interval or (row.score, row.score)
         cells = (
-            row["name"],
-            f"{row['score']:.4f}",
-            "{:.4f} to {:.4f}".format(*row["interval"]),
-            f"{apart['value']:+.4f}" if apart else "",
+            row.name,
+            f"{row.score:.4f}",
+            f"{low:.4f} to {high:.4f}",
+            f"{apart.value:+.4f}" if apart else "",
             trained_out.verdict(row),
-            f"{row['trainable_parameters']:,}",
+            f"{row.trainable_parameters:,}",
             "" if seconds is None else f"{seconds:.1f}",
         )
         rows.append(cells)
@@ -68,7 +66,7 @@ def print_comparison(console: Console, record: Json, folder: Path) -> None:
     console.print()
     for sentence in answer(record):
         console.print(f"  {escape(sentence)}", highlight=False)
-    for note in record["notes"]:
+    for note in record.notes:
         print_note(console, escape(note))
-    for name in ("compare.html", "compare.md", "compare.json"):
+    for name in ("compare.html", "compare.md", FILE):
         console.print(f"  {folder / name}", highlight=False, soft_wrap=True)

@@ -10,22 +10,22 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from accelerate import Accelerator
 
 from peftkit.bases.devices import open_accelerator
 from peftkit.errors import BaseModelError, PeftkitError, first_line
-from peftkit.experiments.comparing.compare import DEFAULT_FOLDER, identity, prepare_all
+from peftkit.experiments.comparing.compare import DEFAULT_FOLDER
 from peftkit.experiments.comparing.grid import SEARCHED, Budget, for_seeds
+from peftkit.experiments.comparing.identity import common, identity
 from peftkit.experiments.comparing.jobs import num_steps, rate_jobs
+from peftkit.experiments.comparing.prepared_grid import prepare_all
 from peftkit.experiments.jobs.folder import ComparisonFolder, check_folder
 from peftkit.recipe import Recipe
 from peftkit.stages.measuring import Cost, make_trial, measure
 from peftkit.stages.plan import expected_of
 from peftkit.stages.preparing import Prepared
 
-Json = dict[str, Any]
 HOW = (
     "estimated from one forward and backward pass of full fine-tuning on two small copies of the "
     "base, measured now; every other method from the share of the blocks that its gradients pass "
@@ -36,6 +36,22 @@ STARTS = 3
 """Time to start, load, check and save, in times of reading the data."""
 MEASURED_SECONDS = 0.2
 """Seconds for which a pass is repeated, at least twice."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The time and memory of a contender's trials and runs still to be done."""
+
+    name: str
+    trial_seconds: float
+    """Of one."""
+    run_seconds: float
+    """Of one."""
+    trials_left: int
+    runs_left: int
+    seconds: float
+    """Of all of them."""
+    peak_memory_mb: float
 
 
 @dataclass(frozen=True)
@@ -50,7 +66,7 @@ class _Measured:
     """Time of the measurement itself, which every run repeats to plan."""
 
 
-def expect(recipes: Sequence[Recipe], output_dir: str, budget: Budget) -> list[Json]:
+def expect(recipes: Sequence[Recipe], output_dir: str, budget: Budget) -> list[Expected]:
     """Expected time and memory of the trials and runs still to be done, by contender. Arguments and
     errors as for `compare`; writes nothing.
     """
@@ -58,10 +74,11 @@ def expect(recipes: Sequence[Recipe], output_dir: str, budget: Budget) -> list[J
     grid, prepared = prepare_all(recipes, budget)
     reading = (time.perf_counter() - begun) / len(prepared)
     first = prepared[0]
-    there = ComparisonFolder(check_folder(output_dir or DEFAULT_FOLDER, identity(grid, first)))
+    known = identity(grid, common(grid, first))
+    there = ComparisonFolder(check_folder(output_dir or DEFAULT_FOLDER, known))
     left = {}
     for of in grid.contenders:
-        trials = sum(there.done(job.part) is None for job in rate_jobs(of, first))
+        trials = sum(there.done(job.part, job.gives) is None for job in rate_jobs(of, first))
         runs = sum(not there.has_run(of.name, seed) for seed in grid.seeds)
         if trials + runs:
             left[of.name] = (trials, runs)
@@ -93,23 +110,16 @@ def _measure(first: Prepared, reading: float, accelerator: Accelerator) -> _Meas
     return _Measured(cost, reading, time.perf_counter() - begun)
 
 
-def _expected(of: Prepared, steps: int, measured: _Measured, trials: int, runs: int) -> Json:
+def _expected(of: Prepared, steps: int, measured: _Measured, trials: int, runs: int) -> Expected:
     """The time and memory of a contender with so many trials and runs left."""
     recipe = for_seeds(of.recipe, steps)
     parameters = of.trainable_parameters, of.total_parameters
-    peak, seconds = expected_of(
+    peak, stages = expected_of(
         recipe, of.base, of.encoded, parameters, of.trained_share, measured.cost
     )
-    trained, scored = seconds["training"], seconds["evaluation"]
+    trained, scored = stages["training"], stages["evaluation"]
     start = STARTS * measured.reading
     trial = start + SEARCHED * trained + scored / 2
     run = start + measured.planning + trained + scored
-    return {
-        "name": recipe.name,
-        "trial_seconds": trial,
-        "run_seconds": run,
-        "trials_left": trials,
-        "runs_left": runs,
-        "seconds": trials * trial + runs * run,
-        "peak_memory_mb": peak,
-    }
+    seconds = trials * trial + runs * run
+    return Expected(recipe.name, trial, run, trials, runs, seconds, peak)

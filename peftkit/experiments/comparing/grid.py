@@ -14,6 +14,7 @@ from peftkit.bases.base import Base
 from peftkit.errors import RecipeError, quoted
 from peftkit.evaluation.retention import Retention
 from peftkit.methods.full_fine_tuning import FullFineTuning
+from peftkit.metrics.metric import Metric
 from peftkit.parts.json_values import differences
 from peftkit.parts.part import OpenPart, Part
 from peftkit.recipe import Recipe
@@ -73,14 +74,10 @@ class Grid:
     budget: Budget
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> Metric:
         """By which methods are compared."""
-        return self.contenders[0].recipe.metric
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Of the metric."""
-        return self.metric != "loss"
+        recipe = self.contenders[0].recipe
+        return recipe.task.metric(recipe.metric)
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from peftkit.evaluation.frozen_probe import has_probe
 from peftkit.experiments.comparing import work
+from peftkit.experiments.comparing.comparison import SeedRun
 from peftkit.experiments.comparing.grid import (
     PROBE,
     Contender,
@@ -17,8 +21,11 @@ from peftkit.experiments.comparing.grid import (
     steps_of_search,
     with_rate,
 )
+from peftkit.experiments.comparing.probe import ProbeScore
+from peftkit.experiments.comparing.runs import probe_command, seed_run
+from peftkit.experiments.comparing.work import MergePeak
 from peftkit.experiments.jobs.queue import Job
-from peftkit.experiments.jobs.work import run_seed, try_rate
+from peftkit.experiments.jobs.work import KeptLoss, Trial, run_seed, try_rate
 from peftkit.stages.preparing import Prepared
 from peftkit.training.forward.steps import number_of_steps
 
@@ -33,27 +40,27 @@ def num_steps(first: Prepared) -> int:
     return number_of_steps(first.recipe.training, first.encoded.train.num_units)
 
 
-def all_jobs(grid: Grid, first: Prepared) -> list[Job]:
+def all_jobs(grid: Grid, first: Prepared) -> list[Job[Any]]:
     """All parts, so far as their number and cost go: which rate is best is not known yet."""
-    jobs = [job for of in grid.contenders for job in rate_jobs(of, first)]
+    jobs: list[Job[Any]] = [job for own in grid.contenders for job in rate_jobs(own, first)]
     jobs += [
-        seed_job(of, of.rates[0], seed, grid, first)
+        seed_job(own, own.rates[0], seed, grid, first)
         for seed in grid.seeds
-        for of in grid.contenders
+        for own in grid.contenders
     ]
-    jobs += [merge_job(of, Path()) for of in grid.contenders if merges(of)]
-    jobs += [probe_job(first)] if has_probe(first.encoded.head) else []
+    jobs += [merge_job(own, Path()) for own in grid.contenders if merges(own)]
+    jobs += [probe_job(grid, first)] if has_probe(first.encoded.head) else []
     return [*jobs, *retention_jobs(grid, first).values()]
 
 
-def rate_jobs(of: Contender, first: Prepared) -> list[Job]:
+def rate_jobs(own: Contender, first: Prepared) -> list[Job[Trial]]:
     """One for each learning rate; none for one alone, which nothing has to choose."""
-    if len(of.rates) == 1:
+    if len(own.rates) == 1:
         return []
-    search = for_search(of.recipe, num_steps(first))
+    search = for_search(own.recipe, num_steps(first))
     return [
         Job(
-            f"{of.name}/rate-{rate:g}",
+            f"{own.name}/rate-{rate:g}",
             START + steps_of_search(num_steps(first)),
             try_rate,
             (
@@ -61,59 +68,71 @@ def rate_jobs(of: Contender, first: Prepared) -> list[Job]:
                 foreign_modules(search),
                 first.encoded.sha256,
             ),
-            tell=lambda found: f"validation {first.recipe.metric} {found['value']:.4f}",
+            gives=Trial,
+            tell=lambda trial: f"validation {first.recipe.metric} {trial.value:.4f}",
         )
-        for rate in of.rates
+        for rate in own.rates
     ]
 
 
-def seed_job(of: Contender, rate: float, seed: int, grid: Grid, first: Prepared) -> Job:
+def seed_job(own: Contender, rate: float, seed: int, grid: Grid, first: Prepared) -> Job[SeedRun]:
     """A run with the whole budget."""
-    recipe = with_rate(for_seeds(of.recipe, num_steps(first)), rate, seed)
-    retention = grid.budget.retention
+    recipe = with_rate(for_seeds(own.recipe, num_steps(first)), rate, seed)
+    retention, modules = grid.budget.retention, foreign_modules(recipe)
+    per_epoch = -(-len(first.encoded.train) // first.recipe.training.batch_size)
     return Job(
-        f"{of.name}/seed-{seed}-rate-{rate:g}",
+        f"{own.name}/seed-{seed}-rate-{rate:g}",
         START + num_steps(first),
         run_seed,
-        (recipe.to_json(), foreign_modules(recipe), first.encoded.sha256, retention),
+        (recipe.to_json(), modules, first.encoded.sha256, retention),
+        gives=SeedRun,
         folder=True,
-        tell=lambda found: f"test {grid.metric} {found['score']:.4f}",
+        keep=partial(seed_run, recipe, grid.metric, per_epoch, modules),
+        tell=lambda run: f"test {grid.metric.name} {run.score:.4f}",
     )
 
 
-def merges(of: Contender) -> bool:
+def merges(own: Contender) -> bool:
     """Whether what is trained can be merged."""
-    return of.recipe.method.supports_merging(of.recipe.base) is None
+    return own.recipe.method.supports_merging(own.recipe.base) is None
 
 
-def merge_job(of: Contender, folder: Path) -> Job:
+def merge_job(own: Contender, folder: Path) -> Job[MergePeak]:
     """Merges the run in a folder."""
     return Job(
-        f"{of.name}/merge-{folder.name}",
+        f"{own.name}/merge-{folder.name}",
         START,
         work.measure_merge,
-        (foreign_modules(of.recipe), str(folder)),
+        (foreign_modules(own.recipe), str(folder)),
+        gives=MergePeak,
         folder=True,
-        tell=lambda found: f"{found['peak_memory_mb']:,.0f} MB",
+        tell=lambda peak: f"{peak.peak_memory_mb:,.0f} MB",
     )
 
 
-def probe_job(first: Prepared) -> Job:
+def probe_job(grid: Grid, first: Prepared) -> Job[ProbeScore]:
     """The frozen probe."""
+
+    def keep(score: ProbeScore, folder: Path) -> ProbeScore:
+        file = folder.parents[1] / "recipes" / f"{grid.contenders[0].name}.json"
+        return replace(score, command=probe_command(file))
+
     return Job(
         PROBE,
         START,
         work.score_frozen,
         (first.recipe.to_json(), foreign_modules(first.recipe), first.encoded.sha256),
-        tell=lambda found: f"C = {found['regularization']:g}",
+        gives=ProbeScore,
+        keep=keep,
+        tell=lambda score: f"C = {score.regularization:g}",
     )
 
 
-def retention_jobs(grid: Grid, first: Prepared) -> dict[str, Job]:
+def retention_jobs(grid: Grid, first: Prepared) -> dict[str, Job[KeptLoss]]:
     """Of the untrained base, in each precision."""
     if grid.budget.retention is None:
         return {}
-    found = {precision(of.recipe.base): of.recipe for of in reversed(grid.contenders)}
+    recipes = {precision(own.recipe.base): own.recipe for own in reversed(grid.contenders)}
     return {
         name: Job(
             f"{BASE}/{name}",
@@ -125,7 +144,8 @@ def retention_jobs(grid: Grid, first: Prepared) -> dict[str, Job]:
                 first.encoded.sha256,
                 grid.budget.retention,
             ),
-            tell=lambda found: f"loss on general text {found['kept_loss']:.4f}",
+            gives=KeptLoss,
+            tell=lambda loss: f"loss on general text {loss.kept_loss:.4f}",
         )
-        for name, recipe in found.items()
+        for name, recipe in recipes.items()
     }

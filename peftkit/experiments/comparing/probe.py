@@ -7,9 +7,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -22,9 +21,28 @@ from peftkit.recipe import Recipe
 from peftkit.stages.fitting import engine_of, load
 from peftkit.stages.outcome import Clock
 from peftkit.stages.preparing import Prepared, prepare
+from peftkit.tasks.task import ByExample
 
 
-def fit_probe(prepared: Prepared, accelerator: Accelerator) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ProbeScore:
+    """The frozen probe, fitted and scored."""
+
+    regularization: float
+    tried: list[dict[str, float]]
+    """`regularization` and `value`, the validation score, of each strength."""
+    metrics: dict[str, float]
+    """On the test split."""
+    by_example: dict[str, ByExample]
+    trainable_parameters: int
+    seconds: float
+    peaks_mb: dict[str, float]
+    """Most memory of `evaluation` and `training`."""
+    command: str = ""
+    """Repeats it."""
+
+
+def fit_probe(prepared: Prepared, accelerator: Accelerator) -> ProbeScore:
     """Fits on the training rows, chooses by the validation rows, scores the test rows once."""
     recipe, encoded = prepared.recipe, prepared.encoded
     clock = Clock(accelerator.device)
@@ -36,18 +54,18 @@ def fit_probe(prepared: Prepared, accelerator: Accelerator) -> dict[str, Any]:
         parts = [Part(read_features(base, split), split) for split in encoded.splits().values()]
     with clock.stage("training"):
         found = frozen_probe.fit_probe(parts, recipe.task, encoded.head, recipe.metric)
-    return {
-        "regularization": found.regularization,
-        "tried": found.tried,
-        "metrics": found.score.metrics,
-        "by_example": {name: asdict(of) for name, of in found.score.by_example.items()},
-        "trainable_parameters": found.num_parameters,
-        "seconds": time.perf_counter() - begun,
-        "peaks_mb": clock.peaks_mb,
-    }
+    return ProbeScore(
+        regularization=found.regularization,
+        tried=found.tried,
+        metrics=found.score.metrics,
+        by_example=found.score.by_example,
+        trainable_parameters=found.num_parameters,
+        seconds=time.perf_counter() - begun,
+        peaks_mb=clock.peaks_mb,
+    )
 
 
 if __name__ == "__main__":  # what repeats the row of a comparison
     recipe = Recipe.from_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
     found = fit_probe(prepare(recipe), open_accelerator(recipe.base))
-    print(json.dumps({name: found[name] for name in ("metrics", "regularization")}))
+    print(json.dumps({"metrics": found.metrics, "regularization": found.regularization}))

@@ -4,72 +4,83 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from peftkit.evaluation.retention import Retention
+from peftkit.experiments.comparing.comparison import (
+    ComparedBase,
+    Comparison,
+    Row,
+    Spent,
+    SplitRows,
+)
 from peftkit.experiments.comparing.grid import FREE, Grid, foreign_modules, steps_of_search
+from peftkit.experiments.comparing.identity import Common
 from peftkit.experiments.comparing.jobs import num_steps
-from peftkit.experiments.comparing.table import Runs, has_learned, margin_of, notes_of
+from peftkit.experiments.comparing.notes import has_learned, notes_of
+from peftkit.experiments.comparing.runs import Runs
+from peftkit.experiments.comparing.table import margin_of
 from peftkit.experiments.jobs.queue import Course
 from peftkit.recipe import Recipe, Training
 from peftkit.stages.preparing import Prepared
 from peftkit.wording import plural
-
-Json = dict[str, Any]
 
 
 def make_record(
     grid: Grid,
     first: Prepared,
     runs: Sequence[Runs],
-    rows: list[Json],
+    rows: tuple[Row, ...],
     course: Course,
-    known: Json,
+    shared: Common,
     status: str,
-) -> Json:
+) -> Comparison:
     """The content of compare.json.
 
     Args:
-        known: base, device and versions, as all parts of the folder have them.
-        status: `unfinished` on the way, `incomplete` if parts failed that may be tried again, or
-            `finished`.
+        shared: base, device and versions, as all parts of the folder have them.
+        status: see `Comparison`.
     """
-    recipe, training = first.recipe, first.recipe.training
-    full = next(of for of in runs if of.contender.is_baseline)
-    whole = num_steps(first)
+    recipe, metric = first.recipe, grid.metric
+    full = next(own for own in runs if own.contender.is_baseline)
     margin = margin_of(grid, full)
+    learned = [own.contender.name for own in runs if own.seeds and has_learned(own, metric, margin)]
+    splits = first.encoded.splits()
+    return Comparison(
+        status=status,
+        name=recipe.task.kind(),
+        created=course.last_done().isoformat(sep=" ", timespec="minutes"),
+        device=shared.device,
+        versions=shared.versions,
+        base=ComparedBase(**asdict(shared.base)),
+        task=recipe.task.kind(),
+        data=recipe.task.source.path,
+        split_rows=SplitRows(**{name: len(split) for name, split in splits.items()}),
+        metric=metric,
+        margin=margin,
+        budget=_spent(grid, first),
+        before=full.seeds[0].before if full.seeds else None,
+        learned=tuple(learned),
+        seconds=course.seconds,
+        command=_command(grid, course.folder.path / "recipes"),
+        held_fixed=_held_fixed(grid, first, shared.base.sha256),
+        notes=notes_of(grid.budget.num_seeds, rows, course.failures),
+        rows=rows,
+    )
+
+
+def _spent(grid: Grid, first: Prepared) -> Spent:
+    training, steps = first.recipe.training, num_steps(first)
     tokens = first.encoded.train.num_tokens / len(first.encoded.train) * training.batch_size
-    return {
-        "status": status,
-        "name": recipe.task.kind(),
-        "created": course.last_done().isoformat(sep=" ", timespec="minutes"),
-        **{name: known[name] for name in ("device", "versions", "base")},
-        "task": recipe.task.kind(),
-        "data": recipe.task.source.path,
-        "split_rows": {name: len(rows) for name, rows in first.encoded.splits().items()},
-        "metric": grid.metric,
-        "higher_is_better": grid.higher_is_better,
-        "margin": margin,
-        "budget": {
-            "num_epochs": training.num_epochs,
-            "num_steps": whole,
-            "batch_size": training.batch_size,
-            "tokens": round(tokens * whole),
-            "trials": grid.budget.num_trials,
-            "search_steps": steps_of_search(whole),
-            "num_seeds": grid.budget.num_seeds,
-        },
-        "before": full.seeds[0]["before"] if full.seeds else None,
-        "learned": [of.contender.name for of in runs if of.seeds and has_learned(grid, of, margin)],
-        "seconds": course.seconds,
-        "command": _command(grid, course.folder.path / "recipes"),
-        "held_fixed": _held_fixed(
-            recipe, whole, known["base"]["sha256"], grid.budget.retention, grid.budget.num_trials
-        ),
-        "notes": notes_of(grid, rows, course.failures),
-        "rows": rows,
-    }
+    return Spent(
+        num_epochs=training.num_epochs,
+        num_steps=steps,
+        batch_size=training.batch_size,
+        tokens=round(tokens * steps),
+        trials=grid.budget.num_trials,
+        search_steps=steps_of_search(steps),
+        num_seeds=grid.budget.num_seeds,
+    )
 
 
 def _command(grid: Grid, folder: Path) -> str:
@@ -79,7 +90,7 @@ def _command(grid: Grid, folder: Path) -> str:
         folder: of the recipes as they were resolved.
     """
     budget = grid.budget
-    files = {folder / f"{of.name}.json" for of in grid.contenders}
+    files = {folder / f"{own.name}.json" for own in grid.contenders}
     if files == set(folder.glob("*.json")):
         parts = [f"peftkit compare {shlex.quote(str(folder))}/*.json"]
     else:  # the folder has recipes of an earlier comparison
@@ -91,23 +102,21 @@ def _command(grid: Grid, folder: Path) -> str:
         parts += [f"--retain {shlex.quote(retention.path)} --retain-rows {retention.max_rows}"]
     elif grid.contenders[0].recipe.task.goes_on:
         parts += ["--retain none"]
-    modules = {module for of in grid.contenders for module in foreign_modules(of.recipe)}
+    modules = {module for own in grid.contenders for module in foreign_modules(own.recipe)}
     parts += [f"--trust-module {shlex.quote(module)}" for module in sorted(modules)]
     return " ".join([*parts, "--output-dir again"])
 
 
-def _held_fixed(
-    recipe: Recipe, num_steps: int, sha256: str, retention: Retention | None, num_rates: int
-) -> list[tuple[str, str]]:
-    training = recipe.training
+def _held_fixed(grid: Grid, first: Prepared, sha256: str) -> tuple[tuple[str, str], ...]:
+    recipe, training, retention = first.recipe, first.recipe.training, grid.budget.retention
     rates = "as many for each method, half a decade apart, around its recipe's"
-    if num_rates == 1:
+    if grid.budget.num_trials == 1:
         rates = "each recipe's own; none was tried before"
-    found = [
+    fixed = [
         ("base", f"{recipe.base.name_or_path}, sha256 {sha256[:12]}"),
         ("rows and their splits", f"split seed {recipe.split_seed}"),
         ("order of the rows", "by the run's seed, the same for all methods"),
-        ("optimizer steps", f"{num_steps} of {plural(training.batch_size, 'example')}"),
+        ("optimizer steps", f"{num_steps(first)} of {plural(training.batch_size, 'example')}"),
         ("all else of training", _settings(recipe)),
         ("early stopping", "none; the weights of the best validation are scored"),
         ("learning rates", rates),
@@ -115,8 +124,8 @@ def _held_fixed(
     ]
     if retention is not None:
         text = f"{retention.path}, {retention.max_rows} of at most {retention.max_length} tokens"
-        found.append(("general text", text))
-    return found
+        fixed.append(("general text", text))
+    return tuple(fixed)
 
 
 def _settings(recipe: Recipe) -> str:

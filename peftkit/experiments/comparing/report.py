@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from peftkit.experiments.comparing import plots, trained_out
-from peftkit.experiments.comparing.answer import answer, metric_name, within
+from peftkit.experiments.comparing.answer import answer, within
+from peftkit.experiments.comparing.comparison import Comparison, Row, Spent
 from peftkit.reports.receipt import FOLD, environment, megabytes
 from peftkit.wording import duration, plural
 
-Row = dict[str, Any]
 NOTHING = "–"
 MARKS = {"better": "▲", "worse": "▼", "equivalent": "=", "undecided": "?", "failed": "✕",
          "baseline": "●"}  # fmt: skip
@@ -32,118 +31,118 @@ class Column:
     """What neighbouring columns have in common, written above them."""
 
 
-def write_report(folder: Path, comparison: dict[str, Any]) -> None:
-    """Writes compare.html and compare.md into the folder, from the content of compare.json."""
+def write_report(folder: Path, comparison: Comparison) -> None:
+    """Writes compare.html and compare.md into the folder."""
     (folder / "compare.html").write_text(page(comparison), encoding="utf-8")
     (folder / "compare.md").write_text(_markdown(comparison), encoding="utf-8")
 
 
-def page(comparison: dict[str, Any]) -> str:
+def page(comparison: Comparison) -> str:
     """The page as text."""
-    rows = _numbered(comparison["rows"])
-    metric, higher = metric_name(comparison), comparison["higher_is_better"]
+    rows, metric = comparison.rows, comparison.metric
     direction = _direction(comparison)
-    costs = {
-        "trained parameters": [row["trainable_parameters"] for row in rows],
-        "peak memory of training, MB": [_memory(row, "training") for row in rows],
-        "seconds per epoch": [row["seconds_per_epoch"] for row in rows],
+    costs: dict[str, list[float | None]] = {
+        "trained parameters": [row.trainable_parameters for row in rows],
+        "peak memory of training, MB": [row.memory("training") for row in rows],
+        "seconds per epoch": [row.seconds_per_epoch for row in rows],
     }
     pictures = [
-        plots.pareto(rows, cost, title, direction, higher, title == "trained parameters")
+        plots.pareto(rows, cost, title, direction, metric, title == "trained parameters")
         for title, cost in costs.items()
     ]
     environment_ = environment("peftkit.experiments.comparing")
     environment_.filters |= {"score": score}
     return environment_.get_template("compare.html.j2").render(
-        comparison=comparison, rows=rows, metric=metric, marks=MARKS, within=within(comparison),
+        comparison=comparison, numbered=list(enumerate(rows, 1)), metric=metric.title,
+        marks=MARKS, within=within(comparison),
         answer=answer(comparison), columns=columns(comparison),
         interval=interval, difference=difference, facts=facts(comparison),
-        share=_share_of_search(comparison["budget"]),
+        share=_share_of_search(comparison.budget),
         pareto=[picture for picture in pictures if picture],
         seeds=scores_picture(comparison),
         not_trained_out=trained_out.told, fold=FOLD,
-        rates=plots.rate_panels(rows, higher), learning=plots.learning_panels(rows),
+        rates=plots.rate_panels(rows, metric), learning=plots.learning_panels(rows),
     )  # fmt: skip
 
 
-def scores_picture(comparison: dict[str, Any]) -> str:
+def scores_picture(comparison: Comparison) -> str:
     """Every seed's score beside the others', as SVG."""
-    return plots.seeds(_numbered(comparison["rows"]), _direction(comparison))
+    return plots.seeds(comparison.rows, _direction(comparison))
 
 
-def columns(comparison: dict[str, Any]) -> list[Column]:
+def columns(comparison: Comparison) -> list[Column]:
     """What is told of each row after its verdict; rare figures only where some row has them."""
-    rows, full = comparison["rows"], _baseline(comparison)
+    rows, full = comparison.rows, comparison.baseline
     made = [
         Column("trained parameters", lambda row: (
-            _count(row["trainable_parameters"]), _percent(row, full))),
+            _count(row.trainable_parameters), _percent(row, full))),
         Column("adapter", lambda row: (_size(row), "")),
         Column("rate", lambda row: (_rate(row), "")),
         Column("per epoch", lambda row: (
-            _seconds(row["seconds_per_epoch"]), _times(row, full)), "seconds"),
-        Column("to best", lambda row: (_seconds(row["seconds_to_best"]), ""), "seconds"),
+            _seconds(row.seconds_per_epoch), _times(row, full)), "seconds"),
+        Column("to best", lambda row: (_seconds(row.seconds_to_best), ""), "seconds"),
         Column("to 99 % of full", lambda row: (_to_full(row, full), ""), "seconds"),
     ]  # fmt: skip
     for kind in ("training", "evaluation", "merging"):
-        if any(_memory(row, kind) is not None for row in rows):
+        if any(row.memory(kind) is not None for row in rows):
             made.append(Column(kind, partial(_memory_cell, kind), "peak memory, MB"))
-    if any(row["forgetting"] is not None for row in rows):
-        made.append(Column("forgetting, nats", lambda row: (_signed(row["forgetting"]), "")))
-    for name in dict.fromkeys(name for row in rows for name in row["extra"] or {}):
+    if any(row.forgetting is not None for row in rows):
+        made.append(Column("forgetting, nats", lambda row: (_signed(row.forgetting), "")))
+    for name in dict.fromkeys(name for row in rows for name in row.extra or {}):
         made.append(Column(name.replace("_", " "), partial(_extra_cell, name)))
     return made
 
 
-def facts(comparison: dict[str, Any]) -> list[tuple[str, str, str]]:
+def facts(comparison: Comparison) -> list[tuple[str, str, str]]:
     """(what, its value, what stands small beneath it) of the whole comparison."""
-    budget, splits = comparison["budget"], comparison["split_rows"]
+    budget, splits = comparison.budget, comparison.split_rows
     made = [
         ("each method", _budget(budget), _tokens(budget)),
-        ("trials", f"{plural(budget['trials'], 'rate')}, {plural(budget['num_seeds'], 'seed')}",
-         f"rates: {budget['search_steps']} of {plural(budget['num_steps'], 'step')} each"
-         if budget["trials"] > 1 else "the recipe's rate, none was tried before"),
-        ("rows", f"{splits['test']:,} test",
-         f"{splits['train']:,} train, {splits['validation']:,} validation"),
-        ("margin", f"{comparison['margin']:g}",
+        ("trials", f"{plural(budget.trials, 'rate')}, {plural(budget.num_seeds, 'seed')}",
+         f"rates: {budget.search_steps} of {plural(budget.num_steps, 'step')} each"
+         if budget.trials > 1 else "the recipe's rate, none was tried before"),
+        ("rows", f"{splits.test:,} test",
+         f"{splits.train:,} train, {splits.validation:,} validation"),
+        ("margin", f"{comparison.margin:g}",
          "differences within it are equivalent"),
-        ("time", duration(comparison["seconds"]), f"of all trials; {comparison['device']}"),
+        ("time", duration(comparison.seconds), f"of all trials; {comparison.device}"),
     ]  # fmt: skip
-    if comparison["before"] is not None:
-        made.insert(3, ("before training", score(comparison["before"]), metric_name(comparison)))
+    if comparison.before is not None:
+        made.insert(3, ("before training", score(comparison.before), comparison.metric.title))
     return made
 
 
-def markdown_table(comparison: dict[str, Any]) -> str:
+def markdown_table(comparison: Comparison) -> str:
     """A table for a README: a row a method, scores with intervals and what they cost."""
-    head = [f"{metric_name(comparison)} [95 % interval]", "difference to full", "verdict",
+    head = [f"{comparison.metric.title} [95 % interval]", "difference to full", "verdict",
             "trained parameters", "adapter", "s / epoch", "training memory, MB"]  # fmt: skip
     lines = [
         f"| method | {' | '.join(map(_plain, head))} |",
         "|---|---|---|---|---:|---:|---:|---:|",
     ]
-    for row in comparison["rows"]:
-        gap = row["difference_to_full"]
+    for row in comparison.rows:
+        gap = row.difference_to_full
         cells = [
-            row["name"],
-            score(row["score"]) + _bracketed(interval(row["interval"])),
-            _signed(gap["value"]) + _bracketed(interval(gap["interval"], "+")) if gap else NOTHING,
+            row.name,
+            score(row.score) + _bracketed(interval(row.interval)),
+            _signed(gap.value) + _bracketed(interval(gap.interval, "+")) if gap else NOTHING,
             trained_out.verdict(row) or NOTHING,
-            _count(row["trainable_parameters"]),
+            _count(row.trainable_parameters),
             _size(row),
-            _seconds(row["seconds_per_epoch"]),
-            _count(_memory(row, "training")),
+            _seconds(row.seconds_per_epoch),
+            _count(row.memory("training")),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(map(_plain, cells))} |")
     return "\n".join(lines) + "\n"
 
 
-def _markdown(comparison: dict[str, Any]) -> str:
-    budget = comparison["budget"]
-    parts = [f"{comparison['task']} on {comparison['base']['name']}", f"data {comparison['data']}",
+def _markdown(comparison: Comparison) -> str:
+    budget = comparison.budget
+    parts = [f"{comparison.task} on {comparison.base.name}", f"data {comparison.data}",
              f"{_budget(budget)} each", _searched(budget),
-             plural(budget["num_seeds"], "seed"),
-             plural(comparison["split_rows"]["test"], "test row"),
-             f"equivalent: within {within(comparison)}", comparison["device"]]  # fmt: skip
+             plural(budget.num_seeds, "seed"),
+             plural(comparison.split_rows.test, "test row"),
+             f"equivalent: within {within(comparison)}", comparison.device]  # fmt: skip
     told = "\n".join(answer(comparison))
     return f"{told}\n\n{markdown_table(comparison)}\n{_plain('; '.join(parts))}\n"
 
@@ -162,8 +161,8 @@ def interval(limits: Sequence[float] | None, sign: str = "") -> str:
 
 def difference(row: Row) -> tuple[str, str]:
     """Method minus full, and its interval."""
-    gap = row["difference_to_full"]
-    return (_signed(gap["value"]), interval(gap["interval"], "+")) if gap else (NOTHING, "")
+    gap = row.difference_to_full
+    return (_signed(gap.value), interval(gap.interval, "+")) if gap else (NOTHING, "")
 
 
 def _bracketed(text: str) -> str:
@@ -176,27 +175,8 @@ def _signed(value: float | None) -> str:
     return f"{value:+.3f}" if abs(value) < 10 else f"{value:+,.2f}"
 
 
-def _numbered(rows: Sequence[Row]) -> list[Row]:
-    """With their places in the table; what a failed row lacks is empty."""
-    made = []
-    for number, row in enumerate(rows, 1):
-        seeds = [{**seed, "validations": seed["validations"] or []} for seed in row["seeds"] or []]
-        made.append({**row, "number": number, "rates": row["rates"] or [], "seeds": seeds})
-    return made
-
-
-def _direction(comparison: dict[str, Any]) -> str:
-    better = "higher" if comparison["higher_is_better"] else "lower"
-    return f"{metric_name(comparison)}, {better} is better"
-
-
-def _baseline(comparison: dict[str, Any]) -> Row:
-    return next((row for row in comparison["rows"] if row["role"] == "baseline"), {})
-
-
-def _memory(row: Row, kind: str) -> float | None:
-    value: float | None = (row["peak_memory_mb"] or {}).get(kind)
-    return value
+def _direction(comparison: Comparison) -> str:
+    return f"{comparison.metric.title}, {comparison.metric.direction} is better"
 
 
 def _count(value: float | None) -> str:
@@ -209,72 +189,70 @@ def _seconds(value: float | None) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def _to_full(row: Row, full: Row) -> str:
+def _to_full(row: Row, full: Row | None) -> str:
     """`never` where a trained method did not get there; nothing to reach without a baseline."""
-    if row["seconds_to_99_of_full"] is None and row["role"] == "method" and not row["failed"]:
-        return "never" if full.get("score") is not None else NOTHING
-    return _seconds(row["seconds_to_99_of_full"])
+    if row.seconds_to_99_of_full is None and row.role == "method" and not row.failed:
+        return "never" if full is not None and full.score is not None else NOTHING
+    return _seconds(row.seconds_to_99_of_full)
 
 
 def _rate(row: Row) -> str:
-    if row["learning_rate"] is not None:
-        return re.sub(r"e-0?", "e-", f"{row['learning_rate']:.1e}").replace(".0e", "e")
-    strength = row.get("regularization")
-    return NOTHING if strength is None else f"C = {strength:g}"
+    if row.learning_rate is not None:
+        return re.sub(r"e-0?", "e-", f"{row.learning_rate:.1e}").replace(".0e", "e")
+    return NOTHING if row.regularization is None else f"C = {row.regularization:g}"
 
 
 def _size(row: Row) -> str:
-    return NOTHING if row["adapter_bytes"] is None else megabytes(row["adapter_bytes"])
+    return NOTHING if row.adapter_bytes is None else megabytes(row.adapter_bytes)
 
 
 def _memory_cell(kind: str, row: Row) -> tuple[str, str]:
-    return _count(_memory(row, kind)), ""
+    return _count(row.memory(kind)), ""
 
 
 def _extra_cell(name: str, row: Row) -> tuple[str, str]:
-    return score((row["extra"] or {}).get(name)), ""
+    return score(row.extra.get(name)), ""
 
 
-def _ratio(row: Row, full: Row, name: str) -> float | None:
-    if row["role"] == "baseline" or row[name] is None or not full.get(name):
-        return None
-    return float(row[name] / full[name])
+def _ratio(row: Row, own: float | None, whole: float | None) -> float | None:
+    """A figure of a row beside the baseline's."""
+    return None if row.role == "baseline" or own is None or not whole else own / whole
 
 
-def _percent(row: Row, full: Row) -> str:
-    ratio = _ratio(row, full, "trainable_parameters")
+def _percent(row: Row, full: Row | None) -> str:
+    whole = full.trainable_parameters if full else None
+    ratio = _ratio(row, row.trainable_parameters, whole)
     if ratio is None:
         return ""
     return f"{100 * ratio:.2g} %" if ratio < 0.995 else f"{100 * ratio:.0f} %"
 
 
-def _times(row: Row, full: Row) -> str:
-    ratio = _ratio(row, full, "seconds_per_epoch")
+def _times(row: Row, full: Row | None) -> str:
+    whole = full.seconds_per_epoch if full else None
+    ratio = _ratio(row, row.seconds_per_epoch, whole)
     return "" if ratio is None else f"× {ratio:.2f}"  # noqa: RUF001
 
 
-def _budget(budget: dict[str, Any]) -> str:
-    epochs = f"{plural(budget['num_epochs'], 'epoch')}, " if budget["num_epochs"] else ""
-    return f"{epochs}{plural(budget['num_steps'], 'step')} of {budget['batch_size']}"
+def _budget(budget: Spent) -> str:
+    epochs = f"{plural(budget.num_epochs, 'epoch')}, " if budget.num_epochs else ""
+    return f"{epochs}{plural(budget.num_steps, 'step')} of {budget.batch_size}"
 
 
-def _searched(budget: dict[str, Any]) -> str:
+def _searched(budget: Spent) -> str:
     """`4 rates tried`."""
-    one = budget["trials"] == 1
-    return "each at its recipe's rate" if one else f"{plural(budget['trials'], 'rate')} tried"
+    one = budget.trials == 1
+    return "each at its recipe's rate" if one else f"{plural(budget.trials, 'rate')} tried"
 
 
-def _tokens(budget: dict[str, Any]) -> str:
-    return plural(budget["tokens"], "token") if budget["tokens"] else ""
+def _tokens(budget: Spent) -> str:
+    return plural(budget.tokens, "token") if budget.tokens else ""
 
 
-def _share_of_search(budget: dict[str, Any]) -> str:
+def _share_of_search(budget: Spent) -> str:
     """`20 of 79 steps, about a quarter`."""
-    share = budget["search_steps"] / budget["num_steps"]
+    share = budget.search_steps / budget.num_steps
     told = "about a quarter" if 0.2 <= share <= 0.3 else f"{100 * share:.0f} %"
-    return (
-        f"{budget['search_steps']:,} of {plural(budget['num_steps'], 'step')}, {told} of the budget"
-    )
+    return f"{budget.search_steps:,} of {plural(budget.num_steps, 'step')}, {told} of the budget"
 
 
 def _plain(text: str) -> str:

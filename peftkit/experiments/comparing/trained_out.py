@@ -5,15 +5,15 @@ The verdict on such a method depends on the budget: more steps may change it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from peftkit.experiments.comparing.comparison import Row, SeedRun
 from peftkit.wording import plural
 
 NOT = "not trained out"
 
 
-def is_trained_out(seeds: Sequence[Mapping[str, Any]]) -> bool | None:
+def is_trained_out(seeds: Sequence[SeedRun]) -> bool | None:
     """False if half of the runs or more reach their best validation score at the last step; None
     without runs.
     """
@@ -22,22 +22,22 @@ def is_trained_out(seeds: Sequence[Mapping[str, Any]]) -> bool | None:
     return 2 * sum(map(_is_rising, seeds)) < len(seeds)
 
 
-def _is_rising(seed: Mapping[str, Any]) -> bool:
+def _is_rising(seed: SeedRun) -> bool:
     """Whether a run's last validation score is better than all before; an equal one, chosen for its
     lower loss, is not.
     """
-    values = [validation["value"] for validation in seed["validations"]]
-    return bool(seed["best_step"] == seed["num_steps"] and values[-1] not in values[:-1])
+    values = [validation.value for validation in seed.validations]
+    return bool(seed.best_step == seed.num_steps and values[-1] not in values[:-1])
 
 
-def told(row: Mapping[str, Any]) -> str:
-    """`not trained out` for such a row of compare.json; empty for others, and where unknown."""
-    return NOT if row.get("trained_out") is False else ""
+def told(row: Row) -> str:
+    """`not trained out` for such a row; empty for others, and where unknown."""
+    return NOT if row.trained_out is False else ""
 
 
-def verdict(row: Mapping[str, Any]) -> str:
+def verdict(row: Row) -> str:
     """A row's verdict, with `not trained out` where that is so: `worse, not trained out`."""
-    return ", ".join(filter(None, (row["verdict"], told(row))))
+    return ", ".join(filter(None, (row.verdict, told(row))))
 
 
 def sentence(names: Sequence[str], listed: str, num_steps: int) -> str:

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t
 
+from peftkit.metrics.metric import Metric
 from peftkit.tasks.task import ByExample
 
 Floats = npt.NDArray[np.float64]
@@ -75,7 +76,7 @@ def difference(ours: Sequence[ByExample], others: Sequence[ByExample]) -> Estima
     return _mean(values - theirs, weights)
 
 
-def judge(found: Estimate, margin: float, higher_is_better: bool) -> Verdict:
+def judge(gap: Estimate, margin: float, metric: Metric) -> Verdict:
     """What a difference means.
 
     Equivalent if all of its interval is within the margin, better or worse if it is beyond zero;
@@ -84,12 +85,11 @@ def judge(found: Estimate, margin: float, higher_is_better: bool) -> Verdict:
     Args:
         margin: largest difference that does not matter, in the score's unit.
     """
-    if -margin <= found.low and found.high <= margin:
+    if -margin <= gap.low and gap.high <= margin:
         return "equivalent"
-    if found.low > 0:
-        return "better" if higher_is_better else "worse"
-    if found.high < 0:
-        return "worse" if higher_is_better else "better"
+    if gap.low > 0 or gap.high < 0:
+        nearest = gap.low if gap.low > 0 else gap.high
+        return "better" if metric.better(nearest, 0.0) else "worse"
     return "undecided"
 
 

@@ -4,36 +4,41 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from peftkit.bases.devices import open_accelerator
 from peftkit.deploy.merging.merge import merge_to
 from peftkit.evaluation.retention import Retention, load_texts, text_loss
-from peftkit.experiments.comparing.probe import fit_probe
-from peftkit.experiments.jobs.work import import_files, prepare_job
+from peftkit.experiments.comparing.probe import ProbeScore, fit_probe
+from peftkit.experiments.jobs.work import KeptLoss, import_files, prepare_job
 from peftkit.stages.fitting import load
 
 
-def score_frozen(recipe: str, trusted: Sequence[str], data: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class MergePeak:
+    """Most memory of a merge, its proof included."""
+
+    peak_memory_mb: float
+
+
+def score_frozen(recipe: str, trusted: Sequence[str], data: str) -> ProbeScore:
     """The score of a logistic regression on what the frozen base gives."""
     prepared = prepare_job(recipe, trusted, data)
     return fit_probe(prepared, open_accelerator(prepared.recipe.base))
 
 
-def loss_of_base(
-    recipe: str, trusted: Sequence[str], data: str, retention: Retention
-) -> dict[str, Any]:
+def loss_of_base(recipe: str, trusted: Sequence[str], data: str, retention: Retention) -> KeptLoss:
     """Loss of the untrained base on general text."""
     prepared = prepare_job(recipe, trusted, data)
     accelerator = open_accelerator(prepared.recipe.base)
     model = load(prepared, accelerator).model.eval()
     texts, tokenizer = load_texts(retention), prepared.base.tokenizer
-    return {"kept_loss": text_loss(model, tokenizer, texts, retention.max_length, accelerator)}
+    return KeptLoss(text_loss(model, tokenizer, texts, retention.max_length, accelerator))
 
 
-def measure_merge(trusted: Sequence[str], run_folder: str, folder: str) -> dict[str, Any]:
+def measure_merge(trusted: Sequence[str], run_folder: str, folder: str) -> MergePeak:
     """Most memory while an adapter is merged, its proof included; the merged model is dropped."""
     import_files(trusted)
     report = merge_to(run_folder, folder)
     shutil.rmtree(folder)
-    return {"peak_memory_mb": report["peak_memory_mb"]}
+    return MergePeak(report.peak_memory_mb)

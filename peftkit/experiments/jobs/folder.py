@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from pydantic import JsonValue
+
 from peftkit.atomic import why_not_writable, write_json
-from peftkit.errors import OutputError
+from peftkit.errors import OutputError, first_line
+from peftkit.experiments.jobs.done import Done, Given, read_done
 from peftkit.parts.json_values import differences
 
 GRID = "grid.json"
@@ -43,13 +46,24 @@ class ComparisonFolder:
         """Where it is kept what a part gave."""
         return self.path / "trials" / f"{part}.json"
 
-    def done(self, part: str) -> dict[str, Any] | None:
-        """What a finished part gave, or None."""
+    def done(self, part: str, kind: type[Given]) -> Done[Given] | None:
+        """What came of a finished part, or None.
+
+        Args:
+            kind: of what it gives.
+
+        Raises:
+            OutputError: its file is damaged.
+        """
         file = self.file_of(part)
         if not file.is_file():
             return None
-        found: dict[str, Any] = _read(file, "delete it, and the same command does this part again")
-        return found
+        hint = "delete it, and the same command does this part again"
+        content = _read(file, hint)
+        try:
+            return read_done(kind, content)
+        except ValueError as error:  # JSON of something else
+            raise OutputError(f"`{file}` is damaged: {first_line(error)}", hint) from error
 
     def has_run(self, name: str, seed: int) -> bool:
         """Whether a contender was run with a seed, at whatever rate."""
@@ -59,8 +73,8 @@ class ComparisonFolder:
         """Where a part's own files go."""
         return self.path / "trials" / part
 
-    def finish(self, part: str, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-        """Does a part anew, from an empty place, and keeps what it gives.
+    def finish(self, part: str, make: Callable[[Path], Done[Given]]) -> Done[Given]:
+        """Does a part anew, from an empty place, and keeps what came of it.
 
         Args:
             make: does it, with the folder for its files, which does not exist.
@@ -68,11 +82,11 @@ class ComparisonFolder:
         folder = self.run_folder(part)
         shutil.rmtree(folder, ignore_errors=True)  # of a part that was broken off
         folder.parent.mkdir(parents=True, exist_ok=True)
-        found = make(folder)
-        _replace(self.file_of(part), found)
-        return found
+        done = make(folder)
+        _replace(self.file_of(part), done.to_json())
+        return done
 
-    def write(self, name: str, value: dict[str, Any]) -> None:
+    def write(self, name: str, value: Any) -> None:
         """Writes a file of the comparison, whole or not at all."""
         _replace(self.path / name, value)
 
@@ -81,11 +95,11 @@ class ComparisonFolder:
 class Identity:
     """By which a comparison is known again."""
 
-    grid: dict[str, Any]
+    grid: JsonValue
     """What all its parts have in common."""
-    recipes: dict[str, Any]
+    recipes: dict[str, JsonValue]
     """Of the contenders, by name."""
-    code: dict[str, Any]
+    code: dict[str, str]
     """File -> SHA-256, of tasks and methods of one's own."""
 
 
@@ -177,10 +191,10 @@ def _is_begun(folder: Path) -> bool:
     )
 
 
-def _code(folder: Path) -> dict[str, Any]:
+def _code(folder: Path) -> dict[str, str]:
     file = folder / CODE
-    found: dict[str, Any] = _read(file) if file.is_file() else {}
-    return found
+    digests: dict[str, str] = _read(file) if file.is_file() else {}
+    return digests
 
 
 def _lock(file: TextIO) -> None:
@@ -205,7 +219,7 @@ def _told(place: str, was: Any, now: Any) -> str:
     return f"`{place}` was {shown[0]} and is {shown[1]}"
 
 
-def _replace(file: Path, value: dict[str, Any]) -> None:
+def _replace(file: Path, value: Any) -> None:
     between = file.with_name(f".{file.name}.{os.getpid()}")
     write_json(between, value)
     between.replace(file)

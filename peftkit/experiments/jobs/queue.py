@@ -7,33 +7,40 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from rich.console import Console
 from rich.markup import escape
 
 from peftkit.errors import AdapterError, MethodError, OutOfMemoryError, TrainingError
+from peftkit.experiments.jobs.done import Done, Given
 from peftkit.experiments.jobs.folder import ComparisonFolder
 from peftkit.experiments.jobs.own_process import DiedError, apart
 from peftkit.wording import duration
 
-Json = dict[str, Any]
+
+def _as_given(given: Any, _: Path) -> Any:
+    return given
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Generic[Given]):
     """A part of a comparison that a process of its own does."""
 
     part: str
     """Under which it is kept: `NAME/rate-0.001`."""
     cost: float
     """About how long it takes, in optimizer steps."""
-    does: Callable[..., Json]
+    does: Callable[..., object]
     arguments: tuple[Any, ...]
+    gives: type[Given]
+    """What is kept of it."""
     folder: bool = False
     """Whether it is given, as a further argument, a folder to write to."""
-    tell: Callable[[Json], str] = lambda _: ""
-    """What a person reads of what it gave."""
+    keep: Callable[[Any, Path], Given] = _as_given
+    """Makes what is kept of what the process gave, and of the files in its folder."""
+    tell: Callable[[Given], str] = lambda _: ""
+    """What a person reads of what is kept."""
 
     @property
     def contender(self) -> str:
@@ -47,10 +54,8 @@ class Course:
 
     folder: ComparisonFolder
     console: Console
-    jobs: list[Job]
+    jobs: list[Job[Any]]
     """All of them, as far as they are known."""
-    finish: Callable[[Job, Path, Json], Json] = lambda _job, _folder, found: found
-    """Makes of what a job gave, and of the files that it wrote, what is kept."""
     seconds: float = 0.0
     """Of all parts, those of earlier times too."""
     failures: dict[str, str] = field(default_factory=dict)
@@ -64,16 +69,14 @@ class Course:
     _took: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Contender -> seconds and cost of what was done now."""
 
-    def do(self, job: Job) -> Json:
-        """What a part gives; if it is done already, what it gave. One that cannot be trained gives
-        `failed`, the reason.
-        """
-        found = self.folder.done(job.part)
+    def do(self, job: Job[Given]) -> Done[Given]:
+        """What comes of a part; if it is done already, what came of it."""
+        done = self.folder.done(job.part, job.gives)
         self._parts.append(job.part)
         took = None
-        if found is None:
+        if done is None:
             begun = time.perf_counter()
-            found = self._done_now(job)
+            done = self._done_now(job)
             took = time.perf_counter() - begun
         self.number += 1
         if took is not None:
@@ -81,13 +84,12 @@ class Course:
             if not self._took:  # the first starts the process that others are forked from
                 self._cold = took / 2
             self._took[job.contender] = (seconds + took, cost + job.cost)
-            self._tell(job, found, took)
-        self.seconds += found["seconds_taken"]
-        if found["failed"]:
-            reason = found["failed"].split("\n")[0]
-            self.failures[job.part] = reason
-            self.incomplete |= found.get("died", False)
-        return found
+            self._tell(job, done, took)
+        self.seconds += done.seconds_taken
+        if done.failed:
+            self.failures[job.part] = done.reason
+            self.incomplete |= done.died
+        return done
 
     def last_done(self) -> datetime:
         """When the last part was finished."""
@@ -99,8 +101,8 @@ class Course:
         """Passes over a job that cannot be done."""
         self.number += 1
 
-    def _done_now(self, job: Job) -> Json:
-        def make(folder: Path) -> Json:
+    def _done_now(self, job: Job[Given]) -> Done[Given]:
+        def make(folder: Path) -> Done[Given]:
             begun = time.perf_counter()
             more = (str(folder),) if job.folder else ()
             try:
@@ -108,19 +110,18 @@ class Course:
             except (DiedError, OutOfMemoryError):
                 raise
             except (TrainingError, MethodError, AdapterError) as error:
-                given = {"failed": error.message}
-            else:
-                given = {"failed": "", **self.finish(job, folder, given)}
-            return {**given, "seconds_taken": time.perf_counter() - begun}
+                return Done(None, error.message, seconds_taken=time.perf_counter() - begun)
+            kept = job.keep(given, folder)
+            return Done(kept, seconds_taken=time.perf_counter() - begun)
 
         try:
             return self.folder.finish(job.part, make)
         except (DiedError, OutOfMemoryError) as error:  # may go better another time: not kept
-            return {"failed": error.message, "died": True, "seconds_taken": 0.0}
+            return Done(None, error.message, died=True)
 
-    def _tell(self, job: Job, found: Json, took: float) -> None:
-        told = found["failed"].split("\n")[0] or job.tell(found)
-        failed = "[yellow]failed:[/] " if found["failed"] else ""
+    def _tell(self, job: Job[Given], done: Done[Given], took: float) -> None:
+        told = done.reason if done.value is None else job.tell(done.value)
+        failed = "[yellow]failed:[/] " if done.failed else ""
         self.console.print(
             f"  [dim]{self.number}/{len(self.jobs)}[/] {job.part}  {failed}{escape(told)}"
             f"  [dim]{duration(took)}; {self._left()}[/]",

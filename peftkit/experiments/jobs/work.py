@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from accelerate.utils import set_seed
@@ -21,7 +21,26 @@ from peftkit.stages.outcome import Clock
 from peftkit.stages.preparing import Prepared, prepare
 
 
-def try_rate(recipe: str, trusted: Sequence[str], data: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Trial:
+    """What a learning rate reached on the validation split."""
+
+    value: float
+    """The best score."""
+    loss: float
+    """Beside it."""
+    best_step: int
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class KeptLoss:
+    """A model's loss on general text; None if none was asked for."""
+
+    kept_loss: float | None
+
+
+def try_rate(recipe: str, trusted: Sequence[str], data: str) -> Trial:
     """Trains without a look at the test rows, and leaves its best validation score only."""
     prepared = prepare_job(recipe, trusted, data)
     accelerator = open_accelerator(prepared.recipe.base)
@@ -33,23 +52,19 @@ def try_rate(recipe: str, trusted: Sequence[str], data: str) -> dict[str, Any]:
     with clock.stage("train"):
         result = fit(chosen.engine, prepared, clock, quiet)
     best = next(of for of in result.validations if of.step == result.best_step)
-    return {
-        "value": result.best_value,
-        "loss": best.metrics["loss"],
-        "best_step": result.best_step,
-        "num_steps": result.num_steps,
-    }
+    return Trial(result.best_value, best.metrics["loss"], result.best_step, result.num_steps)
 
 
 def run_seed(
     recipe: str, trusted: Sequence[str], data: str, retention: Retention | None, folder: str
-) -> dict[str, Any]:
+) -> KeptLoss:
     """An ordinary run; and its model's loss on general text."""
     import_files(trusted)
     record = run(Recipe.from_json(recipe), folder, frozen_probe=False).record
-    check_data(record["data_sha256"], data)
+    assert record is not None  # of the only process
+    check_data(record.data_sha256, data)
     if retention is None:
-        return {"kept_loss": None}
+        return KeptLoss(None)
     adapter = load_adapter(folder)
     loss = text_loss(
         adapter.model,
@@ -58,7 +73,7 @@ def run_seed(
         retention.max_length,
         adapter.accelerator,
     )
-    return {"kept_loss": loss}
+    return KeptLoss(loss)
 
 
 def prepare_job(recipe: str, trusted: Sequence[str], data: str) -> Prepared:

@@ -1,0 +1,78 @@
+"""By what the folder of a comparison is known again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftkit.adapters.record import versions
+from peftkit.bases.devices import device_name, open_accelerator
+from peftkit.bases.fingerprint import Fingerprint, fingerprint
+from peftkit.data.packaged import sha256_of
+from peftkit.evaluation.retention import Retention, load_texts
+from peftkit.experiments.comparing.grid import Grid, foreign_modules
+from peftkit.experiments.jobs.folder import Identity
+from peftkit.parts.records import to_json
+from peftkit.stages.preparing import Prepared
+
+
+@dataclass(frozen=True)
+class GeneralText:
+    """The text on which forgetting is measured."""
+
+    path: str
+    text: str
+    subset: str
+    max_rows: int
+    max_length: int
+    sha256: str
+    """Of the texts."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all parts of a comparison have in common: the content of grid.json."""
+
+    general_text: GeneralText | None
+    base: Fingerprint
+    data: str
+    """SHA-256 of the encoded examples."""
+    device: str
+    versions: dict[str, str]
+
+
+def common(grid: Grid, first: Prepared) -> Common:
+    """What is measured and recorded once for all parts."""
+    return Common(
+        general_text=_general_text(grid.budget.retention),
+        base=fingerprint(first.base),
+        data=first.encoded.sha256,
+        device=device_name(open_accelerator(first.recipe.base).device),
+        versions=versions(),
+    )
+
+
+def identity(grid: Grid, shared: Common) -> Identity:
+    """By which the comparison is known again."""
+    modules = {module for own in grid.contenders for module in foreign_modules(own.recipe)}
+    return Identity(
+        grid=to_json(shared),
+        recipes={own.name: json.loads(own.recipe.to_json()) for own in grid.contenders},
+        code={module: sha256_of(_file_of(module)) for module in sorted(modules)},
+    )
+
+
+def _general_text(retention: Retention | None) -> GeneralText | None:
+    if retention is None:
+        return None
+    texts = "\0".join(load_texts(retention)).encode()
+    return GeneralText(**retention.model_dump(), sha256=hashlib.sha256(texts).hexdigest())
+
+
+def _file_of(module: str) -> Path:
+    """Of a file, or of a module of a package, as `foreign_modules` names them."""
+    loaded = sys.modules.get(module)
+    return Path(loaded.__file__ if loaded and loaded.__file__ else module)

@@ -1,0 +1,58 @@
+"""What a reader should know about the rows of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from peftkit.experiments.comparing.comparison import Row
+from peftkit.experiments.comparing.runs import Runs
+from peftkit.experiments.comparing.table import LEAST_SEEDS
+from peftkit.experiments.comparing.verdicts import estimate
+from peftkit.metrics.metric import Metric
+from peftkit.wording import plural
+
+GOOD_SEEDS = 3
+
+
+def has_learned(own: Runs, metric: Metric, margin: float) -> bool:
+    """Whether a contender is better, by more than the margin, than before training and than
+    guessing one label, as far as these are known.
+    """
+    known = [score for run in own.seeds for score in (run.before, run.guessed)]
+    trivial = max((metric.goodness(score) for score in known if score is not None), default=None)
+    return trivial is None or metric.goodness(estimate(own.scores).value) - trivial > margin
+
+
+def notes_of(num_seeds: int, rows: Sequence[Row], failures: Mapping[str, str]) -> tuple[str, ...]:
+    """Notes on failures, on seeds and on rates at the end of those that were tried.
+
+    Args:
+        num_seeds: that were asked for.
+        failures: part -> why it could not be done.
+    """
+    notes = [f"{part} failed: {reason}" for part, reason in failures.items()]
+    if num_seeds < LEAST_SEEDS:
+        notes.append("one run of each is no ground for a verdict")
+    elif num_seeds < GOOD_SEEDS:
+        notes.append(
+            "two runs of each tell hardly anything of the luck of seeds: intervals are wide"
+        )
+    for row in rows:
+        notes += _on_rates(row)
+        if row.seeds and len(row.seeds) < num_seeds and row.role != "probe":
+            notes.append(f"{row.name} has {len(row.seeds)} of {plural(num_seeds, 'run')}")
+    return tuple(notes)
+
+
+def _on_rates(row: Row) -> list[str]:
+    notes = [
+        f"{rate.learning_rate:g} is the best rate of {row.name} in its trials, and too high for "
+        "all steps: the next lower one was taken"
+        for rate in row.rates
+        if rate.too_high
+    ]
+    known = [rate.learning_rate for rate in row.rates]
+    if len(known) > 1 and row.learning_rate in (min(known), max(known)):
+        end = "smallest" if row.learning_rate == min(known) else "largest"
+        notes.append(f"the best rate of {row.name} is the {end} that was tried")
+    return notes

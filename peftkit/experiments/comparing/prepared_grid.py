@@ -1,0 +1,87 @@
+"""What will be compared, with everything checked that needs no weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from peftkit.errors import MethodError, RecipeError, quoted
+from peftkit.experiments.comparing.grid import Budget, Contender, Grid, make_grid, steps_of_search
+from peftkit.experiments.comparing.jobs import num_steps
+from peftkit.recipe import Recipe
+from peftkit.stages.preparing import Prepared, prepare
+from peftkit.wording import plural
+
+
+def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, Prepared]:
+    """What will be compared, and the baseline; as `prepare_all`."""
+    grid, prepared = prepare_all(recipes, budget)
+    return grid, prepared[0]
+
+
+def prepare_all(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, list[Prepared]]:
+    """What will be compared, the baseline first; everything is checked that needs no weights, but
+    for the general text, which `common` reads.
+
+    Raises:
+        PeftkitError: see `compare`.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise RecipeError(
+            "a comparison starts its runs itself, one after the other, each in one process",
+            "call `peftkit compare` without `accelerate launch`",
+        )
+    grid = make_grid(recipes, budget)
+    first = prepare(grid.contenders[0].recipe)
+    prepared = [first]
+    _check_search(grid.contenders[0], num_steps(first))
+    for contender in grid.contenders[1:]:
+        prepared.append(_prepare_beside(contender, first))
+        _check_search(contender, num_steps(first))
+    _check_budget(grid)
+    return grid, prepared
+
+
+def _prepare_beside(contender: Contender, first: Prepared) -> Prepared:
+    """Prepares a contender, which must read the same examples as the baseline."""
+    own = prepare(contender.recipe)
+    if own.encoded.sha256 != first.encoded.sha256:
+        raise RecipeError(
+            f"`{contender.name}` would read other examples than `{first.recipe.name}`: its virtual "
+            "tokens leave less room for the text, which is cut or dropped earlier",
+            f"lower `task.max_length` by {contender.recipe.method.position_offset} or more for all",
+        )
+    return replace(own, encoded=first.encoded)  # the same, held once
+
+
+def _check_search(contender: Contender, steps: int) -> None:
+    """Raises MethodError if a method cannot be trained with the steps of a trial."""
+    search = steps_of_search(steps)
+    if len(contender.rates) == 1:
+        return
+    if reason := contender.recipe.method.supports_steps(search):
+        raise MethodError(
+            f"`{contender.name}`: a learning rate is tried in {plural(search, 'step')}, a quarter "
+            f"of all: {reason}"
+        )
+
+
+def _check_budget(grid: Grid) -> None:
+    """Raises RecipeError if methods cannot be compared by the metric, the margin or the text."""
+    task, budget, metric = grid.contenders[0].recipe.task, grid.budget, grid.metric
+    if (budget.margin or 0) >= 1 and metric.higher_is_better:
+        raise RecipeError(
+            f"a margin of {budget.margin:g} is more than all of {metric.name}", "1 point is 0.01"
+        )
+    if metric.name not in task.comparable:
+        raise RecipeError(
+            f"`training.metric` is `{metric.name}`, which is no mean over examples, so that two "
+            "methods cannot be told apart by it",
+            f"compare by {quoted(task.comparable) or 'a metric in `Score.by_example`'}",
+        )
+    if budget.retention is not None and not task.goes_on:
+        raise RecipeError(
+            "only language models have a loss on general text, and this task is none",
+            "leave `--retain` out",
+        )

@@ -1,0 +1,51 @@
+"""Which learning rate a contender is run with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from peftkit.experiments.comparing.comparison import Rate, SeedRun
+from peftkit.experiments.jobs.done import Done
+from peftkit.metrics.metric import Metric
+
+COLLAPSE = 0.1
+"""Share of a trial's validation score that a run with all steps may lack, by chance."""
+
+
+def best_rate(rates: Sequence[Rate], metric: Metric) -> float | None:
+    """The rate with the best validation score, of equal ones that with the lowest loss; None if all
+    failed.
+    """
+    whole = [
+        (
+            -metric.goodness(rate.value),
+            _loss(rate),
+            rate.learning_rate,
+        )
+        for rate in rates
+        if rate.value is not None
+    ]
+    return min(whole)[-1] if whole else None
+
+
+def _loss(rate: Rate) -> float:
+    return math.inf if rate.loss is None else rate.loss
+
+
+def collapsed(run: Done[SeedRun], trial: float, metric: Metric) -> bool:
+    """Whether a run has failed, or its best validation score is much worse than that of a trial
+    with the same rate and a quarter of the steps.
+    """
+    if run.value is None:
+        return not run.died  # which says nothing of the rate
+    best = metric.best(v.value for v in run.value.validations if v.value is not None)
+    return metric.goodness(trial) - metric.goodness(best) > COLLAPSE * abs(trial)
+
+
+def marked(rates: Sequence[Rate], too_high: float) -> tuple[Rate, ...]:
+    """The rates, one of them marked as too high for all steps."""
+    return tuple(
+        replace(rate, too_high=True) if rate.learning_rate == too_high else rate for rate in rates
+    )

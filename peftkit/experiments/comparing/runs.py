@@ -1,0 +1,119 @@
+"""What a contender's trials and runs have left, read from their files."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftkit.experiments.comparing.comparison import LossPoint, Rate, SeedRun, ValidationPoint
+from peftkit.experiments.comparing.grid import Contender
+from peftkit.experiments.comparing.verdicts import estimate
+from peftkit.experiments.jobs.work import KeptLoss
+from peftkit.metrics.metric import Metric
+from peftkit.parts.records import from_json
+from peftkit.recipe import Recipe
+from peftkit.reports.run_record import read_run
+from peftkit.tasks.task import ByExample
+
+MOST_POINTS = 200
+"""Of a run's losses, kept for the picture."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What a contender's trials and runs have left."""
+
+    contender: Contender
+    rates: tuple[Rate, ...]
+    rate: float | None
+    """The chosen one."""
+    seeds: tuple[SeedRun, ...]
+    scores: tuple[ByExample, ...]
+    """Of the same runs."""
+    failed: str
+    """Why there are none."""
+    merging_mb: float | None = None
+
+    @property
+    def by_seed(self) -> dict[int, ByExample]:
+        """The scores of each seed."""
+        return dict(zip((run.seed for run in self.seeds), self.scores, strict=True))
+
+
+def seed_run(
+    recipe: Recipe,
+    metric: Metric,
+    steps_per_epoch: int,
+    modules: Sequence[str],
+    kept: KeptLoss,
+    folder: Path,
+) -> SeedRun:
+    """What the table needs of a run, from its run.json.
+
+    Args:
+        recipe: of the run.
+        modules: that the run's own task or method is in.
+        kept: the loss on general text after training.
+        folder: of the run.
+    """
+    run = read_run(folder)
+    training, test, name = run.training, run.test, metric.name
+    best = next(v for v in training.validations if v.step == training.best_step)
+    return SeedRun(
+        seed=recipe.seed,
+        folder=str(Path(*folder.parts[-3:])),
+        score=test.after[name],
+        interval=estimate([read_scores(folder, metric)]).interval,
+        before=test.before[name],
+        guessed=test.baseline.get("majority", {}).get(name),
+        best_step=training.best_step,
+        num_steps=training.num_steps,
+        seconds_per_epoch=training.learning_seconds / training.num_steps * steps_per_epoch,
+        seconds_to_best=best.seconds,
+        validations=tuple(
+            ValidationPoint(v.step, v.seconds, v.metrics[name]) for v in training.validations
+        ),
+        history=tuple(
+            LossPoint(record.step, record.loss)
+            for record in training.history[:: 1 + len(training.history) // MOST_POINTS]
+        ),
+        peak_memory_mb={
+            "training": run.peaks_mb["train"],
+            "evaluation": run.peaks_mb["evaluate"],
+        },
+        kept_loss=kept.kept_loss,
+        extra=test.answers.get("after", {}),
+        trainable_parameters=run.trainable_parameters,
+        total_parameters=run.total_parameters,
+        adapter_bytes=run.adapter_bytes,
+        precision=run.base.dtype,
+        command=_command(folder, recipe, modules),
+    )
+
+
+def _command(folder: Path, recipe: Recipe, modules: Sequence[str]) -> str:
+    """What repeats a run: its contender's recipe, the rate that was chosen, and the seed."""
+    file = folder.parents[2] / "recipes" / f"{recipe.name}.json"
+    training = recipe.training
+    trusted = "".join(f"--trust-module {shlex.quote(module)} " for module in modules)
+    again = f"again/{recipe.name}-{recipe.seed}"
+    return (
+        f"peftkit run {shlex.quote(str(file))} {trusted}"
+        f"--training.learning-rate {training.learning_rate!r} "
+        f"--training.evaluate-every {training.evaluate_every} --seed {recipe.seed} "
+        f"--output-dir {shlex.quote(again)}"
+    )
+
+
+def probe_command(recipe: Path) -> str:
+    """What repeats the frozen probe."""
+    return f"python -m peftkit.experiments.comparing.probe {shlex.quote(str(recipe))}"
+
+
+def read_scores(folder: Path, metric: Metric) -> ByExample:
+    """A run's scores of the test examples."""
+    by_example = json.loads((folder / "by_example.json").read_text(encoding="utf-8"))
+    return from_json(ByExample, by_example[metric.name])

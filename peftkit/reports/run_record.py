@@ -1,0 +1,232 @@
+"""The record of a run: run.json as a value, from which the receipt is made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peftkit.data.ledger import Ledger
+from peftkit.methods.method import Layout
+from peftkit.parts import records
+from peftkit.recipe import Recipe
+from peftkit.reports.plan_record import Plan, Unplanned
+from peftkit.tasks.task import Matrix, Mistake, ScoreTable
+from peftkit.training.account import StepRecord, ValidationRecord
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class RecordedRecipe:
+    """The recipe of a run, with every default, as JSON: a record can be read without the modules of
+    a user's own tasks and methods.
+    """
+
+    text: str
+    method: str
+    """Its kind."""
+    task: str
+    """Its kind."""
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> RecordedRecipe:
+        """Of a recipe."""
+        return cls.from_json(json.loads(recipe.model_dump_json()))
+
+    @classmethod
+    def from_json(cls, value: Any) -> RecordedRecipe:
+        """From the content of recipe.json."""
+        text = json.dumps(value, ensure_ascii=False)
+        return cls(text, value["method"]["kind"], value["task"]["kind"])
+
+    def read(self) -> Recipe:
+        """The recipe.
+
+        Raises:
+            RecipeError: a part of it is of a module that was not imported.
+        """
+        return Recipe.from_json(self.text)
+
+
+@dataclass(frozen=True)
+class RecordedBase:
+    """The base of a run: its fingerprint, and how its weights were loaded."""
+
+    name: str
+    hub_id: str
+    revision: str
+    quantization: str
+    double_quant: bool
+    files: dict[str, str]
+    """File -> SHA-256."""
+    sha256: str
+    """Of all files."""
+    dtype: str
+    unquantized: tuple[str, ...] = ()
+    """Modules of a quantized base that hold weights and are not quantized."""
+    num_hidden_layers: int | None = None
+
+
+@dataclass(frozen=True)
+class RecordedStart:
+    """The adapter that a run started from."""
+
+    name: str
+    weights: dict[str, str]
+    """File -> SHA-256."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the model writes for a test example, before and after training."""
+
+    row: int
+    prompt: str
+    expected: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class RecordedProbe:
+    """The frozen probe of a run, whose scores are among the baselines, or why there is none."""
+
+    left_out: str
+    rows: int
+    """Training rows in the fit."""
+    training_rows: int
+    """Training rows in all."""
+    regularization: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestRecord:
+    """Scores and answers on the test split."""
+
+    __test__ = False  # no test, for pytest
+
+    lead: tuple[str, ...] = ()
+    """Sentences on the baselines that the trained model does not beat."""
+    before: dict[str, float]
+    baseline: dict[str, dict[str, float]]
+    """Scores of guesses that need no training, by name."""
+    after: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    """95 % interval of the scores that have one."""
+    tables: tuple[ScoreTable, ...]
+    matrices: tuple[Matrix, ...]
+    mistakes: tuple[Mistake, ...]
+    samples: tuple[Sample, ...] = ()
+    answers: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Scores of the samples, `before` and `after`; empty where there are too few."""
+    probe: RecordedProbe | None = None
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What training did; seconds are wall-clock."""
+
+    best_step: int
+    metric: str
+    """The validation score that chose the best step."""
+    best_value: float
+    num_steps: int
+    stopped: str
+    history: tuple[StepRecord, ...]
+    validations: tuple[ValidationRecord, ...]
+    exit_code: int
+    validation_seconds: float
+    """Seconds of `train_seconds` that scoring the validation split took."""
+    layout: Layout
+    num_examples: int
+    num_tokens: int
+    """Without padding, over all epochs."""
+    num_padded_tokens: int
+    train_seconds: float
+
+    @property
+    def learning_seconds(self) -> float:
+        """Seconds without validations."""
+        return self.train_seconds - self.validation_seconds
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """The layout of the batches, and which faster ways were left out, and why."""
+
+    layout: Layout
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ProbeCheck:
+    """How far the saved adapter's answers to its probes are from the trained model's."""
+
+    count: int
+    max_difference: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """The content of run.json."""
+
+    status: str
+    name: str
+    created: str
+    folder: str
+    recipe: RecordedRecipe
+    base: RecordedBase
+    device: str
+    trainable_parameters: int
+    total_parameters: int
+    base_memory_mb: float
+    """Memory of the base's weights."""
+    adapter_bytes: int
+    """Size on disk."""
+    command: str = "predict"
+    """The command of `peftkit` by which a person asks the trained model."""
+    serve: dict[str, str] = field(default_factory=dict)
+    """What the adapter can be written as -> the command that does."""
+    start: RecordedStart | None = None
+    """None where training began with the base."""
+    test: TestRecord
+    training: TrainingRecord
+    seconds: dict[str, float]
+    """Of each stage."""
+    peak_memory_mb: float
+    peaks_mb: dict[str, float] = field(default_factory=dict)
+    """Most memory of each stage."""
+    plan: Plan | Unplanned
+    self_check: SelfCheck
+    probes: ProbeCheck
+    ledger: Ledger
+    data_sha256: str = ""
+    versions: dict[str, str]
+
+    @property
+    def expected_mb(self) -> float | None:
+        """Most memory that was expected; None where there was no plan."""
+        return self.plan.peak_mb if isinstance(self.plan, Plan) else None
+
+    def to_json(self) -> Any:
+        """As run.json has it."""
+        plan = self.plan.to_json() if isinstance(self.plan, Plan) else records.to_json(self.plan)
+        recipe = json.loads(self.recipe.text)
+        return {**records.to_json(self), "recipe": recipe, "plan": plan}
+
+    @classmethod
+    def from_json(cls, value: Any) -> RunRecord:
+        """From the content of run.json.
+
+        Raises:
+            ValueError: it is no such record.
+        """
+        recipe = RecordedRecipe.from_json(value["recipe"])
+        return records.from_json(cls, {**value, "recipe": recipe})
+
+
+def read_run(folder: Path) -> RunRecord:
+    """The record in a run's folder."""
+    return RunRecord.from_json(json.loads((folder / RUN_FILE).read_text(encoding="utf-8")))

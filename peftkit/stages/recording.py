@@ -1,0 +1,121 @@
+"""The record of a run, made from what its stages have left."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from peftkit.adapters.record import Record
+from peftkit.adapters.saving import adapter_bytes
+from peftkit.bases.devices import device_name
+from peftkit.evaluation.lead import headline_metric, lead
+from peftkit.parts.records import from_json
+from peftkit.reports.plan_record import Plan, Unplanned
+from peftkit.reports.run_record import (
+    ProbeCheck,
+    RecordedBase,
+    RecordedProbe,
+    RecordedRecipe,
+    RecordedStart,
+    RunRecord,
+    SelfCheck,
+    TestRecord,
+    TrainingRecord,
+)
+from peftkit.stages.outcome import Clock, Outcome
+from peftkit.stages.preparing import Prepared
+from peftkit.training.account import TrainResult
+
+
+def make_record(
+    prepared: Prepared,
+    planned: Plan | Unplanned,
+    outcome: Outcome,
+    adapter: Record,
+    saved: Path,
+    probe_difference: float,
+    serve: dict[str, str],
+    clock: Clock,
+) -> RunRecord:
+    """The record of a finished run.
+
+    Args:
+        saved: the folder of the adapter.
+        probe_difference: how far its answers to the probes are from the trained model's.
+        serve: what the adapter can be written as -> the command that does.
+    """
+    result, folder = outcome.result, saved.parent
+    padding = max(0.0, 1 - result.num_tokens / max(1, result.num_padded_tokens))
+    start = from_json(RecordedStart, prepared.start.to_json()) if prepared.start else None
+    return RunRecord(
+        status="finished",
+        name=folder.name,
+        created=datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
+        folder=str(folder),
+        recipe=RecordedRecipe.of(prepared.recipe),
+        base=from_json(RecordedBase, adapter.base),
+        device=device_name(clock.device),
+        trainable_parameters=outcome.trainable_parameters,
+        total_parameters=prepared.total_parameters,
+        base_memory_mb=outcome.base_memory.total_mb,
+        adapter_bytes=adapter_bytes(saved),
+        command=prepared.recipe.task.command,
+        serve=serve,
+        start=start,
+        test=test_record(prepared, outcome),
+        training=training_record(result),
+        seconds=clock.seconds,
+        peak_memory_mb=clock.peak_mb,
+        peaks_mb=clock.peaks_mb,
+        plan=planned,
+        self_check=SelfCheck(result.layout, outcome.notes),
+        probes=ProbeCheck(len(adapter.probes), probe_difference),
+        ledger=prepared.ledger.with_padding(padding),
+        data_sha256=prepared.encoded.sha256,
+        versions=adapter.versions,
+    )
+
+
+def test_record(prepared: Prepared, outcome: Outcome) -> TestRecord:
+    """Scores and answers on the test split, for the record."""
+    after, probe = outcome.after, outcome.probe
+    metric = headline_metric(outcome.result.metric, after.metrics)
+    recorded = None
+    if probe is not None:
+        strength = None if probe.found is None else probe.found.regularization
+        recorded = RecordedProbe(probe.left_out, probe.rows, probe.num_train, strength)
+    encoded, task = prepared.encoded, prepared.recipe.task
+    sentences = lead(metric, after, outcome.baselines, probe, encoded, task)
+    return TestRecord(
+        lead=tuple(sentences),
+        before=outcome.before.metrics,
+        baseline=outcome.baselines,
+        after=after.metrics,
+        intervals=after.intervals,
+        tables=after.tables,
+        matrices=after.matrices,
+        mistakes=after.mistakes,
+        samples=outcome.samples,
+        answers=outcome.answers,
+        probe=recorded,
+    )
+
+
+def training_record(result: TrainResult) -> TrainingRecord:
+    """What training did, for the record."""
+    return TrainingRecord(
+        best_step=result.best_step,
+        metric=result.metric,
+        best_value=result.best_value,
+        num_steps=result.num_steps,
+        stopped=result.stopped,
+        history=result.history,
+        validations=result.validations,
+        exit_code=result.exit_code,
+        validation_seconds=result.validation_seconds,
+        layout=result.layout,
+        num_examples=result.num_examples,
+        num_tokens=result.num_tokens,
+        num_padded_tokens=result.num_padded_tokens,
+        train_seconds=result.seconds,
+    )

@@ -1,0 +1,56 @@
+"""A record is a value in memory and the same JSON in its file, of older versions too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from peftkit import HeadOnly
+from peftkit.experiments.comparing.comparison import read_comparison
+from peftkit.parts.json_values import differences
+from peftkit.reports.run_record import RunRecord, read_run
+from peftkit.run import run
+
+TABLES = Path(__file__).parents[1] / "benchmarks" / "peft_vs_full"
+
+
+@pytest.fixture(scope="module")
+def done(make_recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return run(make_recipe(HeadOnly(), max_steps=2), str(folder))
+
+
+def test_a_run_is_read_back_as_it_was(done):
+    assert read_run(done.folder) == done.record
+    assert done.record.to_json() == json.loads((done.folder / "run.json").read_text())
+    assert done.record.recipe.read().name == "tiny"
+
+
+def test_a_run_of_another_version_is_read(done):
+    """It lacks what is newer, and has what is gone."""
+    older = json.loads((done.folder / "run.json").read_text())
+    for name in ("start", "serve", "peaks_mb"):
+        del older[name]
+    del older["test"]["probe"]
+    older["recipe"]["training"]["gone"] = older["gone"] = 1
+    record = RunRecord.from_json(older)
+    assert record.test.after == done.record.test.after
+    assert (record.start, record.serve, record.test.probe) == (None, {}, None)
+    with pytest.raises(ValueError, match="data_sha256"):
+        RunRecord.from_json({**older, "data_sha256": None})
+
+
+@pytest.mark.parametrize("name", ["rotten_tomatoes", "synopses"])
+def test_a_comparison_of_an_older_version_is_read(name):
+    """All of it comes back; what it lacks is unknown."""
+    folder = TABLES / name
+    older = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+    comparison = read_comparison(folder)
+    again = comparison.to_json()
+    rows = list(zip(older.pop("rows"), again.pop("rows"), strict=True))
+    assert again == older
+    for was, now in rows:
+        assert now.pop("trained_out") is None
+        assert not differences(was, now)
