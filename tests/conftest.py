@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import os
 import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,22 @@ GOOD = ["bright", "warm", "happy", "lovely", "shining", "great"]
 BAD = ["dark", "cold", "angry", "awful", "broken", "poor"]
 FILLER = "the a film story actor scene plot music and of in it was very".split()  # noqa: SIM905
 CHINESE = list("好坏的是服务很物流慢快质量不错一般")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def frozen_session() -> Iterator[None]:
+    """Runs inside freeze nothing again."""
+    from peftkit.bases.devices import quick_collections
+
+    with quick_collections():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen_imports(frozen_session: None) -> None:
+    """Freezes what has been imported since, so that garbage collections in tests skip it."""
+    gc.collect()
+    gc.freeze()
 
 
 def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
