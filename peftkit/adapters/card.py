@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -194,6 +195,11 @@ def _load_options(record: Record) -> list[str]:
     return options
 
 
+@functools.cache
+def _template() -> jinja2.Template:
+    return jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(TEMPLATE)
+
+
 def write_card(folder: Path, name: str, record: Record, command: str, prompt: str) -> None:
     """Writes README.md; it holds no rows of data and no local paths.
 
@@ -226,8 +232,7 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
     method = record.recipe["method"]
     added = record.recipe["base"]["added_tokens"]
     four_bits = record.recipe["base"]["quantization"] in ("nf4", "fp4")
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
-    text = environment.from_string(TEMPLATE).render(
+    text = _template().render(
         record=record,
         unfinished=any(row.startswith(VALIDATED) for row in record.metrics),
         name=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Sequence
@@ -113,6 +114,7 @@ def about_probe(probe: dict[str, Any] | None) -> str:
     )
 
 
+@functools.cache
 def environment(package: str) -> jinja2.Environment:
     """Templates of a package's folder `templates`; all may include the look, theme.css."""
     loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "peftkit.reports"))]
