@@ -218,7 +218,7 @@ def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_jsonl(tmp_path_factory.mktemp("data") / "talks.jsonl", conversations(60))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_chat(chat_base: Path, talks: Path) -> Callable[..., object]:
     """A recipe over the tiny chat base: `make_chat(method, data=path, task={...}, **training)`."""
     from peftkit import Base, Chat, Conversations, LoRA, Recipe, Training
