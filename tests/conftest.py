@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import os
 import random
 import re
-from collections.abc import Callable, Iterable
+import subprocess
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +24,59 @@ GOOD = ["bright", "warm", "happy", "lovely", "shining", "great"]
 BAD = ["dark", "cold", "angry", "awful", "broken", "poor"]
 FILLER = "the a film story actor scene plot music and of in it was very".split()  # noqa: SIM905
 CHINESE = list("好坏的是服务很物流慢快质量不错一般")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def frozen_session() -> Iterator[None]:
+    """Runs inside freeze nothing again."""
+    from peftkit.bases.devices import frozen_gc
+
+    with frozen_gc():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen_imports(frozen_session: None) -> None:
+    """Freezes what has been imported since, so that garbage collections in tests skip it."""
+    gc.collect()
+    gc.freeze()
+
+
+def call_forked(function: Callable[[], object], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Calls a function in a folder, in a process that has all that this one has imported: seconds
+    less than a new interpreter takes.
+
+    Returns:
+        What it printed, and its exit code: 1 after an exception, that of a SystemExit.
+    """
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # threads of libraries, which the child does not need
+            child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.dup2(stdout.fileno(), 1)
+                os.dup2(stderr.fileno(), 2)
+                sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+                warnings.simplefilter("default")
+                os.chdir(folder)
+                sys.path.insert(0, str(folder))
+                function()
+                code = 0
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        stdout.seek(0)
+        stderr.seek(0)
+        ended = os.waitstatus_to_exitcode(status)
+        return subprocess.CompletedProcess([], ended, stdout.read(), stderr.read())
 
 
 def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
@@ -159,7 +218,7 @@ def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_jsonl(tmp_path_factory.mktemp("data") / "talks.jsonl", conversations(60))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_chat(chat_base: Path, talks: Path) -> Callable[..., object]:
     """A recipe over the tiny chat base: `make_chat(method, data=path, task={...}, **training)`."""
     from peftkit import Base, Chat, Conversations, LoRA, Recipe, Training

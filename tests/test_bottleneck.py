@@ -42,57 +42,84 @@ def trained(tmp_path_factory, bases, reviews):
     return make
 
 
-def in_a_fresh_process(codes: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs each piece of code, which makes a `model`; prints the logits of all of them."""
-    script = f"""
-import json, torch
-ids = torch.tensor({IDS_TENSOR.tolist()})
-for code in json.loads({json.dumps(json.dumps(codes))}):
-    found = {{}}
+FRESH = """
+import contextlib, json, sys, torch, traceback
+given = json.loads(sys.argv[1])
+import peftkit
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as known
+answers = {"known_to_peft_at_first": "BOTTLENECK" in known}
+try:
+    exec(given["without_import"], {})
+except Exception:
+    answers["without_import"] = traceback.format_exc()
+from peftkit.cli.main import command_line
+answers["predict"] = 0
+with contextlib.redirect_stdout(sys.stderr):
+    try:
+        command_line(["predict", given["run"], "--text", "a film"])
+    except SystemExit as end:
+        answers["predict"] = end.code
+ids, answers["logits"] = torch.tensor(given["ids"]), []
+for code in given["codes"]:
+    found = {}
     exec(code, found)
     with torch.no_grad():
         found["model"](input_ids=ids)  # bitsandbytes would repack at the first
-    print(json.dumps(found["model"](input_ids=ids).logits.tolist()))
+    answers["logits"].append(found["model"](input_ids=ids).logits.tolist())
+import peft, importlib
+importlib.reload(peftkit.peft_plugin)
+answers["known_to_peft"] = "BOTTLENECK" in known
+answers["placement"] = peft.get_peft_config({"peft_type": "BOTTLENECK"}).placement
+print(json.dumps(answers))
 """
-    return subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
+"""In this order: what the plugin registers in PEFT stays in a process."""
+QUANTIZED = [*product(PLACEMENTS, ("none", "int8", "nf4"))]
 
 
-def test_plain_peft_gives_equal_logits_by_the_cards_own_code(trained, bases):
-    """Under another adapter name too, where names nested deeper than PEFT expects would be left at
-    random in silence.
-    """
-    codes, expected = [], []
-    for placement, quantization in product(PLACEMENTS, ("none", "int8", "nf4")):
+@pytest.fixture(scope="module")
+def fresh(trained, bases):
+    """What a new process answers, in which nothing is registered in PEFT."""
+    codes = []
+    for placement, quantization in QUANTIZED:
         adapter = trained(placement, quantization)
         (code,) = code_of_card(adapter, bases["bert"])
         assert code.startswith("import peftkit.peft_plugin\n")
         named = code.replace(f'"{adapter}")', f'"{adapter}", adapter_name="customer_service")')
         assert named != code
         codes += [code, named]
-        expected += 2 * [pk.load(str(adapter.parent)).model(input_ids=IDS_TENSOR).logits]
-    done = in_a_fresh_process(codes)
-    assert done.returncode == 0, done.stderr
-    found = [torch.tensor(json.loads(line)) for line in done.stdout.splitlines()[-len(codes) :]]
-    torch.testing.assert_close(torch.cat(found), torch.cat(expected), rtol=0, atol=1e-5)
-
-
-def test_a_new_process_loads_it_with_peftkit(trained, bases):
-    adapter = trained("pfeiffer", "none")
-    command = [sys.executable, "-m", "peftkit", "predict", str(adapter.parent), "--text", "a film"]
+    (code,) = code_of_card(trained("houlsby", "none"), bases["bert"])
+    given = {
+        "without_import": code.replace("import peftkit.peft_plugin\n", ""),
+        "run": str(trained("pfeiffer", "none").parent),
+        "ids": IDS_TENSOR.tolist(),
+        "codes": codes,
+    }
+    command = [sys.executable, "-c", FRESH, json.dumps(given)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_without_the_import_the_cards_hint_names_peft_s_error(trained, bases):
-    adapter = trained("houlsby", "none")
-    (code,) = code_of_card(adapter, bases["bert"])
-    done = in_a_fresh_process([code.replace("import peftkit.peft_plugin\n", "")])
-    assert done.returncode != 0
-    error = done.stderr.strip().splitlines()[-1]
+def test_plain_peft_gives_equal_logits_by_the_cards_own_code(trained, fresh):
+    """Under another adapter name too, where names nested deeper than PEFT expects would be left at
+    random in silence.
+    """
+    expected = []
+    for placement, quantization in QUANTIZED:
+        model = pk.load(str(trained(placement, quantization).parent)).model
+        expected += 2 * [model(input_ids=IDS_TENSOR).logits]
+    logits = torch.tensor(fresh["logits"])
+    torch.testing.assert_close(logits, torch.stack(expected), rtol=0, atol=1e-5)
+
+
+def test_a_new_process_loads_it_with_peftkit(fresh):
+    assert fresh["predict"] == 0
+
+
+def test_without_the_import_the_cards_hint_names_peft_s_error(trained, fresh):
+    error = fresh["without_import"].strip().splitlines()[-1]
     assert error == "KeyError: 'BOTTLENECK'"
-    assert error in (adapter / "README.md").read_text()
+    assert error in (trained("houlsby", "none") / "README.md").read_text()
 
 
 def delta(layer, x):
@@ -159,18 +186,10 @@ def test_a_block_of_llama_computes_the_papers_formula(make_recipe, placement):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_importing_peftkit_registers_nothing_and_the_plugin_does():
-    code = """
-import peftkit
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as known
-before = "BOTTLENECK" in known
-import peftkit.peft_plugin
-import peft, importlib
-importlib.reload(peftkit.peft_plugin)
-print(before, "BOTTLENECK" in known, peft.get_peft_config({"peft_type": "BOTTLENECK"}).placement)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "True", "houlsby"]
+def test_importing_peftkit_registers_nothing_and_the_plugin_does(fresh):
+    assert not fresh["known_to_peft_at_first"]
+    assert fresh["known_to_peft"]
+    assert fresh["placement"] == "houlsby"
 
 
 @pytest.mark.parametrize(

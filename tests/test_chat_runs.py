@@ -7,13 +7,13 @@ import json
 import math
 import os
 import shutil
-import subprocess
-import sys
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
@@ -39,6 +39,7 @@ from peftkit import (
     TopLayers,
 )
 from peftkit.bases.loading import load_weights
+from peftkit.cli.main import command_line
 from peftkit.deploy.answering import chatting
 from peftkit.deploy.answering.chatting import answer_once, converse, open_chat
 from peftkit.errors import AdapterError, PeftkitError, RecipeError
@@ -49,6 +50,7 @@ from peftkit.stages.preparing import prepare
 from tests.conftest import (
     ANSWERS,
     QUESTIONS,
+    call_forked,
     code_of_card,
     conversations,
     write_csv,
@@ -202,24 +204,50 @@ def test_plain_peft_on_the_quantized_base_gives_equal_logits(
     assert (ours_out - theirs).abs().max() <= (1e-5 if quantization == "nf4" else 1e-4)
 
 
+def run_in_two_processes():
+    """Runs recipe.json into the folder `two`, as two processes of a launcher do, without its new
+    interpreters, which tests/test_line.py starts.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    other = os.fork()
+    rank = "1" if other == 0 else "0"
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for state in (PartialState, AcceleratorState, GradientState):
+        state._shared_state.clear()  # it is that of a process without others
+    command_line(["run", "recipe.json", "--output-dir", "two"])
+    if other:
+        assert os.waitpid(other, 0)[1] == 0
+
+
+SETTINGS = {"dropout": None, "max_steps": 5, "batch_size": 12, "evaluate_every": 5}
+
+
+def curve(recipe, folder):
+    """The losses of a run's steps."""
+    return [step.loss for step in run(recipe, folder).record.training.history]
+
+
+@pytest.fixture(scope="module")
+def whole_steps(make_chat, tmp_path_factory):
+    """The losses of steps that are each one micro-batch."""
+    recipe = make_chat(**SETTINGS, micro_batch_tokens=100_000)
+    return curve(recipe, str(tmp_path_factory.mktemp("whole") / "run"))
+
+
 class TestLossCurve:
     """One step is one step, however it is cut and over however many processes."""
 
-    SETTINGS = {"dropout": None, "max_steps": 5, "batch_size": 12, "evaluate_every": 5}
-
-    def curve(self, recipe, folder="run"):
-        return [step.loss for step in run(recipe, folder).record.training.history]
-
     @pytest.mark.parametrize("tokens", [1, 100, 400])
-    def test_micro_batches_change_nothing(self, make_chat, in_tmp, tokens):
-        one = self.curve(make_chat(**self.SETTINGS, micro_batch_tokens=100_000), "one")
-        many = self.curve(make_chat(**self.SETTINGS, micro_batch_tokens=tokens), "many")
-        assert many == pytest.approx(one, rel=1e-5)
+    def test_micro_batches_change_nothing(self, make_chat, whole_steps, in_tmp, tokens):
+        many = curve(make_chat(**SETTINGS, micro_batch_tokens=tokens), "many")
+        assert many == pytest.approx(whole_steps, rel=1e-5)
 
     def test_a_step_is_the_mean_over_its_tokens_and_not_over_its_micro_batches(
         self, make_chat, in_tmp
     ):
-        recipe = make_chat(**self.SETTINGS, micro_batch_tokens=1)
+        recipe = make_chat(**SETTINGS, micro_batch_tokens=1)
         prepared = prepare(recipe)
         model = load_weights(prepared.base, prepared.encoded.head, torch.float32, CPU, None).model
         first = run(recipe, "out").record.training.history[0].loss
@@ -236,7 +264,7 @@ class TestLossCurve:
         rows = [{"messages": [system, *row["messages"]]} for row in conversations(60)]
         data = write_jsonl(in_tmp / "system.jsonl", rows)
         records = {
-            layout: run(make_chat(method, data=data, **self.SETTINGS, layout=layout), layout).record
+            layout: run(make_chat(method, data=data, **SETTINGS, layout=layout), layout).record
             for layout in ("auto", "padded")
         }
         one, other = (
@@ -253,15 +281,9 @@ class TestLossCurve:
         assert given == tokens if kept else given < tokens
 
     def test_two_processes_give_the_curve_of_one(self, make_chat, tmp_path):
-        recipe = make_chat(**self.SETTINGS)
+        recipe = make_chat(**SETTINGS)
         (tmp_path / "recipe.json").write_text(recipe.to_json())
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        command = ["--no-python", sys.executable, "-m", "peftkit", "run", "recipe.json"]
-        done = subprocess.run(
-            [sys.executable, *torchrun, *command, "--output-dir", "two"],
-            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        done = call_forked(run_in_two_processes, tmp_path)
         assert done.returncode == 0, done.stderr
         run(recipe, str(tmp_path / "one"))
         records = [json.loads((tmp_path / n / "run.json").read_text()) for n in ("one", "two")]
@@ -434,6 +456,18 @@ STARTS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def one_step(make_chat, tmp_path_factory):
+    """The folder of a run of one step."""
+    return run(make_chat(max_steps=1), str(tmp_path_factory.mktemp("one") / "run")).folder
+
+
+@pytest.fixture
+def first(one_step, in_tmp):
+    """A copy of it, named `first` in a new current folder."""
+    return shutil.copytree(one_step, in_tmp / "first")
+
+
 class TestStartFrom:
     @pytest.mark.parametrize("method", STARTS, ids=lambda m: m.kind())
     def test_training_goes_on_where_it_ended(self, method, make_chat, in_tmp):
@@ -487,9 +521,8 @@ class TestStartFrom:
         ],
     )
     def test_a_published_adapter_that_computes_something_else_is_refused(
-        self, changes, told, make_chat, in_tmp
+        self, changes, told, make_chat, in_tmp, first
     ):
-        run(make_chat(max_steps=1), "first")
         published = in_tmp / "first/adapter"
         (published / "peftkit.json").unlink()
         config = json.loads((published / "adapter_config.json").read_text())
@@ -497,8 +530,7 @@ class TestStartFrom:
         with pytest.raises(AdapterError, match=told):
             prepare(make_chat().with_(start_from=str(published)))
 
-    def test_another_chat_template_is_refused_before_weights(self, make_chat, in_tmp):
-        run(make_chat(max_steps=1), "first")
+    def test_another_chat_template_is_refused_before_weights(self, make_chat, first):
         recipe = make_chat(base={"chat_template": "plain"}).with_(start_from="first")
         with pytest.raises(AdapterError, match="another chat template") as told:
             prepare(recipe)
@@ -552,14 +584,12 @@ class TestStartFrom:
         ],
     )
     def test_an_adapter_that_does_not_fit_is_refused_before_weights(
-        self, method, told, make_chat, in_tmp
+        self, method, told, make_chat, first
     ):
-        run(make_chat(max_steps=1), "first")
         with pytest.raises(PeftkitError, match=told):
             prepare(make_chat(method).with_(start_from="first"))
 
-    def test_another_base_is_refused(self, make_chat, chat_base, in_tmp):
-        run(make_chat(max_steps=1), "first")
+    def test_another_base_is_refused(self, make_chat, chat_base, in_tmp, first):
         other = shutil.copytree(chat_base, in_tmp / "other")
         tensors = load_file(other / "model.safetensors")
         moved = {name: tensor + 0.01 for name, tensor in tensors.items()}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +46,7 @@ from peftkit.stages.fitting import choose_trained, fit, inject, load, score
 from peftkit.stages.outcome import Clock
 from peftkit.stages.preparing import prepare
 from peftkit.tasks.task import ByExample
-from tests.conftest import sentences, write_csv
+from tests.conftest import call_forked, sentences, write_csv
 
 ACCURACY, LOSS = Metric("accuracy"), Metric("loss", higher_is_better=False)
 TIMES = ("seconds", "seconds_taken", "seconds_per_epoch", "seconds_to_best", "created")
@@ -365,18 +367,23 @@ class TestWhole:
     def test_the_printed_command_gives_the_same_bits(self, compared, tmp_path):
         row = next(row for row in compared.record.rows if row.name == "lora")
         command = row.seeds[1].command.replace("again", str(tmp_path / "again"))
-        subprocess.run([sys.executable, "-m", *command.split()], check=True, capture_output=True)
         probe = compared.record.rows[-1]
-        done = subprocess.run(
-            [sys.executable, *probe.command.split()[1:]],
-            check=True,
-            capture_output=True,
-            text=True,
+        ran, probed = (
+            call_forked(partial(run_module, words), tmp_path)
+            for words in (command.split(), probe.command.split()[2:])
         )
-        assert json.loads(done.stdout)["metrics"]["accuracy"] == probe.score
+        assert ran.returncode == 0, ran.stderr
+        assert probed.returncode == 0, probed.stderr
+        assert json.loads(probed.stdout)["metrics"]["accuracy"] == probe.score
         folders = (compared.folder / row.seeds[1].folder, tmp_path / "again" / "lora-1")
         ours, theirs = ((folder / "by_example.json").read_bytes() for folder in folders)
         assert ours == theirs
+
+
+def run_module(words):
+    """What `python -m WORDS` does."""
+    sys.argv = words
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
 
 def timeless(value):

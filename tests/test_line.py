@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 import peftkit
 from peftkit import Base, Data, HeadOnly, LoRA, Recipe, TextClassification, Training
-from peftkit.bases.devices import open_accelerator
+from peftkit.bases.devices import frozen_gc, open_accelerator
 from peftkit.errors import MissingPackageError
 from peftkit.run import run
 from tests.conftest import sentences, write_csv
@@ -52,6 +53,13 @@ def test_tensorboard_gets_losses_and_scores(make_recipe, tmp_path):
 def test_a_tracker_that_is_not_installed_is_an_error():
     with pytest.raises(MissingPackageError, match="pip install wandb"):
         open_accelerator(Base(name_or_path="x"), "wandb")
+
+
+def test_frozen_gc_inside_others_leave_all_frozen():
+    with frozen_gc():
+        with frozen_gc():
+            pass
+        assert gc.get_freeze_count()
 
 
 HUB = """

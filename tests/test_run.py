@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -14,10 +15,11 @@ import torch
 
 import peftkit
 from peftkit import Data, FullFineTuning, HeadOnly, LoRA, TextClassification
+from peftkit.cli.main import command_line
 from peftkit.errors import AdapterError, OutputError, PeftkitError
 from peftkit.recipe import Recipe
 from peftkit.run import run
-from tests.conftest import sentences, write_csv
+from tests.conftest import call_forked, sentences, write_csv
 
 METHODS = [LoRA(r=4), HeadOnly(), FullFineTuning()]
 
@@ -280,29 +282,30 @@ def test_classes_from_elsewhere_work_and_rerun_only_when_trusted(in_tmp, bases, 
     code = FOREIGN.replace("BASE", repr(str(bases["bert"]))).replace("DATA", repr(str(reviews)))
     (in_tmp / "mine.py").write_text(code)
 
-    def call(*arguments):
-        return subprocess.run(
-            [sys.executable, *arguments], capture_output=True, text=True, cwd=in_tmp, check=False
-        )
+    def script(*arguments):
+        sys.argv = ["mine.py", *arguments]
+        runpy.run_path("mine.py", run_name="__main__")
 
-    done = call("mine.py", "--method.strength", "0.75")
+    def call(function, *arguments):
+        return call_forked(lambda: function(*arguments), in_tmp)
+
+    done = call(script, "--method.strength", "0.75")
     assert done.returncode == 0, done.stderr
     recipe = json.loads((in_tmp / "runs/mine/recipe.json").read_text())
     assert recipe["method"] == {"kind": "mine:Gentle", "strength": 0.75}
     assert recipe["task"]["kind"] == "mine:Shouting"
     assert recipe["task"]["marks"] == 3
-    refused = call("-m", "peftkit", "run", "runs/mine/recipe.json")
+    refused = call(command_line, ["run", "runs/mine/recipe.json"])
     assert refused.returncode == 2
     assert "imported only with `--trust-module mine`" in refused.stderr
     assert "Traceback" not in refused.stderr
-    again = call("-m", "peftkit", "run", "runs/mine/recipe.json", "--trust-module", "mine.py")
+    again = call(command_line, ["run", "runs/mine/recipe.json", "--trust-module", "mine.py"])
     assert again.returncode == 0, again.stderr
     weights = [
         (in_tmp / name / "adapter/trained.safetensors").read_bytes()
         for name in ("runs/mine", "runs/mine-2")
     ]
     assert weights[0] == weights[1]
-    answered = call(
-        "-m", "peftkit", "predict", "runs/mine", "--text", "good", "--trust-module", "mine"
-    )
+    question = ["--text", "good", "--trust-module", "mine"]
+    answered = call(command_line, ["predict", "runs/mine", *question])
     assert answered.returncode == 0, answered.stderr

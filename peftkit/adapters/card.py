@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,11 @@ loaded rightly are in `peftkit.json`. Versions: {{ versions }}.
 """
 
 
+@functools.cache
+def _template() -> jinja2.Template:
+    return jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(TEMPLATE)
+
+
 def write_card(folder: Path, name: str, record: Record, command: str, prompt: str) -> None:
     """Writes README.md; it holds no rows of data and no local paths.
 
@@ -159,8 +165,7 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
         )
     method = record.recipe["method"]
     added = record.recipe["base"]["added_tokens"]
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
-    text = environment.from_string(TEMPLATE).render(
+    text = _template().render(
         record=record,
         unfinished=any(row.startswith(VALIDATED) for row in record.metrics),
         name=name,

@@ -12,6 +12,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from peftkit.metrics.evaluate_metric import EvaluateMetric
 
 Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 class Classification(EvaluateMetric):
@@ -37,8 +38,8 @@ class Classification(EvaluateMetric):
             )
         counts: Counts = confusion_matrix(references, predictions, labels=labels)
         return {
-            "accuracy": accuracy(counts),
-            "macro_f1": macro_f1(counts),
+            "accuracy": float(accuracy(counts[None])[0]),
+            "macro_f1": float(macro_f1(counts[None])[0]),
             "weighted_f1": float(np.average(per_class[2], weights=per_class[3])),
             "per_class": [
                 (float(p), float(r), float(f), int(n))
@@ -48,13 +49,20 @@ class Classification(EvaluateMetric):
         }
 
 
-def accuracy(counts: Counts) -> float:
-    """Share of the diagonal of a confusion matrix."""
-    return float(counts.trace() / counts.sum())
+def accuracy(counts: Counts) -> Floats:
+    """Share of the diagonal of confusion matrices, (matrices, labels, labels) -> (matrices,)."""
+    shares: Floats = counts.trace(axis1=1, axis2=2) / counts.sum(axis=(1, 2))
+    return shares
 
 
-def macro_f1(counts: Counts) -> float:
-    """Mean of the labels' F1, over labels that occur, expected or predicted (as scikit-learn)."""
-    occurring = counts.sum(axis=0) + counts.sum(axis=1)
-    present = occurring > 0
-    return float((2 * counts.diagonal()[present] / occurring[present]).mean())
+def macro_f1(counts: Counts) -> Floats:
+    """Mean of the labels' F1, over labels that occur, expected or predicted (as scikit-learn), of
+    confusion matrices: (matrices, labels, labels) -> (matrices,).
+    """
+    occurring = counts.sum(axis=1) + counts.sum(axis=2)  # (matrices, labels)
+    right = 2 * counts.diagonal(axis1=1, axis2=2)
+    if occurring.all():
+        means: Floats = (right / occurring).mean(axis=1)
+        return means
+    pairs = zip(right, occurring, strict=True)
+    return np.array([(twice[times > 0] / times[times > 0]).mean() for twice, times in pairs])

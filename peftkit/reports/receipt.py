@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Sequence
@@ -124,6 +125,7 @@ def about_probe(probe: RecordedProbe | None) -> str:
     return f"the frozen probe was fitted on {probe.rows:,} of {rows}"
 
 
+@functools.cache
 def environment(package: str) -> jinja2.Environment:
     """Templates of a package's folder `templates`; all may include the look, theme.css."""
     loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "peftkit.reports"))]
