@@ -37,6 +37,8 @@ from peftkit.tasks.conversations import Conversations
 from peftkit.tasks.generation import Generation
 from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification
+from peftkit.tasks.token_classification import TaggedWords, TokenClassification
+from peftkit.tasks.translation import Pairs, Translation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,6 +69,7 @@ __all__ = [
     "Method",
     "OLoRA",
     "PTuning",
+    "Pairs",
     "PeftMethod",
     "PeftkitError",
     "PiSSA",
@@ -74,10 +77,13 @@ __all__ = [
     "PromptTuning",
     "Recipe",
     "Source",
+    "TaggedWords",
     "Task",
     "TextClassification",
+    "TokenClassification",
     "TopLayers",
     "Training",
+    "Translation",
     "compare",
     "load",
     "main",

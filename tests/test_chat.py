@@ -13,8 +13,8 @@ from peftkit import Chat, Conversations
 from peftkit.data.splits import load_splits
 from peftkit.errors import DataError, PeftkitError, RecipeError
 from peftkit.stages.preparing import prepare
+from peftkit.tasks.answers import Decision
 from peftkit.tasks.messages import read_messages
-from peftkit.tasks.task import Decision
 from tests.chat_formats import BY_NAME
 from tests.conftest import conversations, write_csv, write_jsonl
 from tests.examples import base_with

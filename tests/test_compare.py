@@ -32,6 +32,7 @@ from peftkit.bases.devices import open_accelerator
 from peftkit.cli.main import command_line
 from peftkit.errors import OutputError, RecipeError, TrainingError
 from peftkit.evaluation.retention import Retention
+from peftkit.evaluation.scoring import evaluate
 from peftkit.experiments.comparing.compare import compare
 from peftkit.experiments.comparing.comparison import Rate, read_comparison
 from peftkit.experiments.comparing.grid import for_search, make_grid, rates_around
@@ -42,10 +43,10 @@ from peftkit.experiments.jobs.folder import ComparisonFolder, alone_in
 from peftkit.experiments.jobs.own_process import DiedError, apart
 from peftkit.experiments.jobs.queue import Course, Job
 from peftkit.metrics.metric import Metric
-from peftkit.stages.fitting import choose_trained, fit, inject, load, score
+from peftkit.stages.fitting import choose_trained, fit, inject, load
 from peftkit.stages.outcome import Clock
 from peftkit.stages.preparing import prepare
-from peftkit.tasks.task import ByExample
+from peftkit.tasks.score import ByExample
 from tests.conftest import call_forked, sentences, write_csv
 
 ACCURACY, LOSS = Metric("accuracy"), Metric("loss", higher_is_better=False)
@@ -399,9 +400,9 @@ def scores_of(prepared, seed):
     ready = prepared.__class__(**{**prepared.__dict__, "recipe": prepared.recipe.with_(seed=seed)})
     set_seed(seed)
     model = inject(load(ready, accelerator), ready)
-    reader = choose_trained(model, ready, accelerator).reader
-    fit(reader, ready, accelerator, Clock(), Console(quiet=True))
-    return score(reader, ready.encoded.test, ready, accelerator).by_example["accuracy"]
+    engine = choose_trained(model, ready, accelerator).engine
+    fit(engine, ready, Clock(), Console(quiet=True))
+    return evaluate(engine, ready.encoded.test, ready.recipe.task).by_example["accuracy"]
 
 
 @pytest.fixture(scope="module")

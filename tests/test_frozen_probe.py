@@ -27,7 +27,7 @@ from peftkit.reports.run_record import RunRecord
 from peftkit.run import run
 from peftkit.stages.plan import forward_tokens
 from peftkit.stages.preparing import prepare
-from peftkit.tasks.task import ByExample, Score
+from peftkit.tasks.score import ByExample, Score
 from tests.conftest import sentences, write_csv
 from tests.engines import engine_of
 from tests.examples import examples_from

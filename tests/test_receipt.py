@@ -16,7 +16,7 @@ from peftkit.reports import confusion
 from peftkit.reports.receipt import FOLD, folded, write_receipt
 from peftkit.reports.run_record import Sample
 from peftkit.run import run
-from peftkit.tasks.task import Matrix, ScoreTable
+from peftkit.tasks.score import Matrix, ScoreTable
 from peftkit.wording import plural
 from tests.test_compare_report import Page, made, made_row, page, table_of
 

@@ -21,7 +21,8 @@ from peftkit.data.encoded import IGNORE_INDEX, Encoded, Examples, Head
 from peftkit.data.rows import Row
 from peftkit.data.splits import Splits, load_splits
 from peftkit.errors import DataError
-from peftkit.tasks.task import Decision, Piece
+from peftkit.tasks.answers import Decision
+from peftkit.tasks.task import Piece
 from tests.conftest import save_tokenizer, sentences, write_csv
 from tests.examples import base_with, examples_from
 

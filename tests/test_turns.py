@@ -19,7 +19,8 @@ from peftkit.errors import DataError
 from peftkit.run import run
 from peftkit.stages.preparing import prepare
 from peftkit.tasks.chat_format import ChatFormat, NotRendered
-from peftkit.tasks.messages import FLAGS, THOUGHTS, read_messages
+from peftkit.tasks.messages import read_messages
+from peftkit.tasks.single_message import FLAGS, THOUGHTS
 from tests.chat_formats import BY_NAME
 from tests.conftest import write_jsonl
 

@@ -35,7 +35,7 @@ from peftkit.errors import AdapterError, RecipeError
 from peftkit.evaluation.generating import write
 from peftkit.evaluation.scoring import run_model
 from peftkit.recipe import Recipe
-from peftkit.tasks.task import Answer, Decision, Reply
+from peftkit.tasks.answers import Answer, Decision, Reply
 from peftkit.training.forward.engine import Engine
 from peftkit.training.progress import Pace, Say, silent
 

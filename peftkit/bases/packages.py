@@ -32,6 +32,7 @@ ALWAYS = {
     "pydantic": "pydantic",
     "rich": "rich",
     "rouge_score": "rouge-score",
+    "sacrebleu": "sacrebleu",
     "safetensors": "safetensors",
     "scipy": "scipy",
     "sklearn": "scikit-learn",

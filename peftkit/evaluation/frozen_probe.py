@@ -18,7 +18,9 @@ import numpy.typing as npt
 
 from peftkit.data.encoded import Examples, Head
 from peftkit.evaluation.features import Floats
-from peftkit.tasks.task import Decision, Score, Task
+from peftkit.tasks.answers import Decision
+from peftkit.tasks.score import Score
+from peftkit.tasks.task import Task
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 """Inverse strengths of the L2 penalty on features of mean norm 1."""

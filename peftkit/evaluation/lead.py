@@ -11,7 +11,8 @@ from peftkit.data.encoded import Encoded
 from peftkit.evaluation.frozen_probe import targets_of
 from peftkit.evaluation.probe_rows import ProbeOfRun
 from peftkit.metrics.bootstrap import paired_interval
-from peftkit.tasks.task import ByExample, Score, Task
+from peftkit.tasks.score import ByExample, Score
+from peftkit.tasks.task import Task
 from peftkit.wording import plural
 
 Interval = tuple[float, float]

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from peftkit.data.encoded import Examples
 from peftkit.errors import TrainingError
-from peftkit.tasks.task import Decision, Score, Task
+from peftkit.tasks.answers import Decision
+from peftkit.tasks.score import Score
+from peftkit.tasks.task import Task
 from peftkit.training.forward.collating import Batch
 from peftkit.training.forward.engine import Engine
 

@@ -31,6 +31,18 @@ def paired_interval(
     return _interval(means)
 
 
+def sums_interval(parts: Floats, statistic: Callable[[Floats], Floats]) -> tuple[float, float]:
+    """95 % percentile interval of a statistic of what the rows give to it, over resampled rows.
+
+    Args:
+        parts: (rows, k).
+        statistic: of sums over rows, (resamples, k) to (resamples,).
+    """
+    rows = len(parts)
+    draws = np.random.default_rng(0).multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES)
+    return _interval(statistic(draws @ parts))
+
+
 def bootstrap_intervals(
     expected: npt.NDArray[np.int64],
     predicted: npt.NDArray[np.int64],

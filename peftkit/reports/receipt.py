@@ -18,7 +18,7 @@ from peftkit.evaluation.lead import headline_metric
 from peftkit.reports import confusion, plots
 from peftkit.reports.run_record import RecordedProbe, RunRecord
 from peftkit.reports.strata import strata_of
-from peftkit.tasks.task import Matrix, ScoreTable
+from peftkit.tasks.score import Matrix, ScoreTable
 from peftkit.wording import duration, plural
 
 Row = Sequence[Any]

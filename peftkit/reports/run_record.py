@@ -12,7 +12,7 @@ from peftkit.methods.method import Layout
 from peftkit.parts import records
 from peftkit.recipe import Recipe
 from peftkit.reports.plan_record import Plan, Unplanned
-from peftkit.tasks.task import Matrix, Mistake, ScoreTable
+from peftkit.tasks.score import Matrix, Mistake, ScoreTable
 from peftkit.training.account import StepRecord, ValidationRecord
 
 RUN_FILE = "run.json"

@@ -32,7 +32,7 @@ from peftkit.stages.outcome import Clock, Outcome
 from peftkit.stages.plan import forward_tokens
 from peftkit.stages.preparing import Prepared
 from peftkit.stages.rehearsal import count
-from peftkit.tasks.task import Score
+from peftkit.tasks.score import Score
 from peftkit.training.account import TrainResult
 from peftkit.training.forward.engine import Engine
 from peftkit.training.forward.self_check import Chosen, choose_engine

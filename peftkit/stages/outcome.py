@@ -13,7 +13,7 @@ from peftkit.bases.devices import peak_memory_mb, reset_peak
 from peftkit.bases.footprint import Footprint
 from peftkit.evaluation.probe_rows import ProbeOfRun
 from peftkit.reports.run_record import Sample
-from peftkit.tasks.task import Score
+from peftkit.tasks.score import Score
 from peftkit.training.account import TrainResult
 
 

@@ -61,7 +61,9 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     _check_packages(recipe)
     splits, ledger = rows or look(recipe)
     start = find_start(recipe)
-    base = open_base(recipe.base, recipe.method.position_offset, recipe.task.one_output)
+    asked = recipe.base.added_tokens
+    spec = recipe.base.with_(added_tokens=tuple(dict.fromkeys((*asked, *recipe.task.tokens()))))
+    base = open_base(spec, recipe.method.position_offset, recipe.task.one_output)
     if reason := recipe.method.supports(recipe.task, base.spec):  # it may be quantized already
         raise MethodError(reason)
     training = recipe.training.with_(threads=resolved_threads(recipe.training.threads))

@@ -9,7 +9,6 @@ pre-training (Gururangan et al. 2020, arXiv:2004.10964) for rows of plain text.
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -19,11 +18,16 @@ from pydantic import Field
 
 from peftkit.data.rows import Row, is_missing
 from peftkit.errors import DataError, RecipeError
+from peftkit.tasks.answers import Decision
 from peftkit.tasks.conversation_remarks import system_remarks, unread_remarks
-from peftkit.tasks.conversations import Conversations, read_conversation
+from peftkit.tasks.conversation_rows import read_conversation
+from peftkit.tasks.conversations import Conversations
 from peftkit.tasks.generation import Generation
-from peftkit.tasks.messages import Message, read_messages, unanswered
-from peftkit.tasks.task import ByExample, Decision, Piece, Score, Task
+from peftkit.tasks.messages import read_messages, unanswered
+from peftkit.tasks.score import ByExample, Score
+from peftkit.tasks.single_message import Message
+from peftkit.tasks.task import Piece, Task
+from peftkit.tasks.text_keys import text_key
 
 if TYPE_CHECKING:
     import torch
@@ -122,7 +126,7 @@ class Chat(Task):
 
     def key(self, row: Row) -> str:
         said = row.values.get("text") or _said(row)
-        return f"{self.stratum(row)}\x1f{_normalized(said)}"
+        return f"{self.stratum(row)}\x1f{text_key(said)}"
 
     def group(self, row: Row) -> str:
         """Conversations that begin with the same question stay together, whatever comes after: one
@@ -131,7 +135,7 @@ class Chat(Task):
         if self.data.text:
             return ""
         asked = [m["role"] for m in row.values["messages"]].index("user") + 1
-        return _normalized("\x1f".join(m["content"] for m in row.values["messages"][:asked]))
+        return text_key("\x1f".join(m["content"] for m in row.values["messages"][:asked]))
 
     def stratum(self, row: Row) -> str:
         return str(row.values.get("stratum", ""))
@@ -212,11 +216,8 @@ class Chat(Task):
         )
 
     def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:
-        import numpy as np
-
-        from peftkit.data.encoded import Examples
-        from peftkit.data.ragged import Ragged
         from peftkit.tasks import chat_encoding as encoding
+        from peftkit.tasks.prompts import prompt_examples
 
         tokenizer = base.tokenizer
         if self.data.text:
@@ -225,17 +226,7 @@ class Chat(Task):
             chat_format = encoding.open_format(tokenizer)
             prompts = encoding.rendered(self._talks(rows), chat_format, chat_format.prompt)
         room = self._room(tokenizer)
-        long = [(row, ids) for row, ids in zip(rows, prompts, strict=True) if len(ids) > room]
-        if long:
-            which = f" (row {long[0][0].number}, and {len(long) - 1} more)" * (len(rows) > 1)
-            raise DataError(
-                f"{len(long[0][1]):,} tokens are to be answered, and the base reads {room:,} "
-                f"beside {self.generation.max_new_tokens:,} of the answer{which}",
-                "shorten the text, or lower `task.generation.max_new_tokens`",
-            )
-        nothing = Ragged.of([[] for _ in prompts], width=1)
-        inputs = {"input_ids": Ragged.of(prompts)}
-        return Examples(tuple(rows), inputs, np.zeros(0, np.int64), read_at=nothing)
+        return prompt_examples(rows, prompts, room, self.generation.max_new_tokens)
 
     def show(
         self, example: int, examples: Examples, head: Head, tokenizer: Any
@@ -260,11 +251,10 @@ class Chat(Task):
         )
 
     def reduce_outputs(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """(targets, 2): loss of each token, and 1 where it was the likeliest."""
-        import torch
+        """(outputs, 2): loss of each token, and 1 where it was the likeliest."""
+        from peftkit.tasks.losses import loss_and_hit
 
-        losses = torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
-        return torch.stack((losses, (outputs.argmax(dim=-1) == targets).float()), dim=1)
+        return loss_and_hit(outputs, targets)
 
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
         from peftkit.metrics.language import language_scores
@@ -298,10 +288,6 @@ class Chat(Task):
     def _room(self, tokenizer: Any) -> int:
         """Tokens that a prompt may have, so that an answer still fits after it."""
         return int(tokenizer.model_max_length) - self.generation.max_new_tokens
-
-
-def _normalized(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def _said(row: Row) -> str:

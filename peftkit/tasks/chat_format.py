@@ -18,7 +18,8 @@ from typing import Any
 
 from peftkit.bases.chat_templates import NAMES, chat_template
 from peftkit.errors import first_line
-from peftkit.tasks.messages import THOUGHTS, Message, is_learned
+from peftkit.tasks.messages import is_learned
+from peftkit.tasks.single_message import THOUGHTS, Message
 
 PROBE: list[Message] = [
     {"role": "user", "content": "What is it?"},

@@ -9,7 +9,7 @@ import numpy as np
 from peftkit.data.encoded import Examples, Head
 from peftkit.metrics.bootstrap import bootstrap_intervals
 from peftkit.metrics.classification import Classification, accuracy, macro_f1
-from peftkit.tasks.task import ByExample, Matrix, Mistake, Score, ScoreTable
+from peftkit.tasks.score import ByExample, Matrix, Mistake, Score, ScoreTable
 
 if TYPE_CHECKING:
     from peftkit.tasks.task import Outputs

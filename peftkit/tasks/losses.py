@@ -133,6 +133,12 @@ def cross_entropies(logits: Tensor, targets: Tensor, label_smoothing: float = 0.
     )  # fmt: skip
 
 
+def loss_and_hit(outputs: Tensor, targets: Tensor) -> Tensor:
+    """(outputs, 2): the cross-entropy of each output, and 1 where its target was the likeliest."""
+    losses = F.cross_entropy(outputs, targets, reduction="none")
+    return torch.stack((losses, (outputs.argmax(dim=-1) == targets).float()), dim=1)
+
+
 class _CrossEntropies(torch.autograd.Function):
     """-log p_target, (n,), whose gradient (p - onehot) takes the place of the log p that were kept:
     one backward pass only, torch refuses a second.

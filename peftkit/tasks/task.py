@@ -7,13 +7,15 @@ them. It never pads, batches, moves tensors to a device or touches a model's wei
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from peftkit.data.source import Source
 from peftkit.errors import RecipeError
 from peftkit.metrics.metric import Metric
 from peftkit.parts.part import OpenPart
+from peftkit.tasks.answers import Answer, Decision
+from peftkit.tasks.score import Score
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,113 +35,11 @@ LOWER_IS_BETTER = ("loss", "perplexity")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a person gets for a row. Subclasses have fields of their own."""
-
-    def cells(self) -> dict[str, str]:
-        """Column -> value, for a file of answers."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Numbers that turn outputs into answers, by name; none for most tasks."""
-
-    numbers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Prediction(Answer):
-    """The class that the model chooses for one example."""
-
-    label: str
-    probability: float
-
-    def cells(self) -> dict[str, str]:
-        """Column -> value, for a file of answers."""
-        return {"predicted": self.label, "probability": f"{self.probability:.6f}"}
-
-
-@dataclass(frozen=True)
-class Scored(Answer):
-    """The number that a model with one output gives for one example."""
-
-    score: float
-
-    def cells(self) -> dict[str, str]:
-        """Column -> value, for a file of answers."""
-        return {"score": f"{self.score:.6f}"}
-
-
-@dataclass(frozen=True)
-class Reply(Answer):
-    """The text that the model writes for one example."""
-
-    reply: str
-
-    def cells(self) -> dict[str, str]:
-        """Column -> value, for a file of answers."""
-        return {"reply": self.reply}
-
-
-@dataclass(frozen=True)
 class Piece:
     """A part of an example as a person reads it."""
 
     text: str
     supervised: bool = False
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A wrong answer, worst first when the model was sure of it."""
-
-    row: int
-    text: str
-    expected: str
-    predicted: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Counts of expected (rows) against predicted (columns), drawn by the receipt."""
-
-    title: str
-    labels: tuple[str, ...]
-    counts: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """A table the receipt prints as it is; numbers are formatted there."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str | float | int, ...], ...]
-
-
-@dataclass(frozen=True)
-class ByExample:
-    """A score as what its examples give to it: sum of `values` / sum of `weights`."""
-
-    values: tuple[float, ...]
-    weights: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Score:
-    """A model judged on one split."""
-
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    """95 % bootstrap interval over rows, of the metrics that have one."""
-    tables: tuple[ScoreTable, ...] = ()
-    matrices: tuple[Matrix, ...] = ()
-    mistakes: tuple[Mistake, ...] = ()
-    by_example: dict[str, ByExample] = field(default_factory=dict)
-    """Of the metrics that are means over examples: what tells two models apart that were judged on
-    the same ones."""
 
 
 class Task(OpenPart):
@@ -192,6 +92,12 @@ class Task(OpenPart):
             raise RecipeError(f"{self.kind()} has no `data`, so that it reads no other file")
         data = self.source.with_(path=path, subset=subset, revision="", max_rows=max_rows)
         return self.with_(data=data)
+
+    def tokens(self) -> tuple[str, ...]:
+        """Tokens that the task wants in the vocabulary, such as markers; they are added to the
+        base's, and trained.
+        """
+        return ()
 
     def read_row(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
         """A row's values by the task's names; or, as a string, what is malformed in it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
@@ -14,6 +13,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from peftkit.data.rows import check_columns
 from peftkit.data.source import Data, as_number
 from peftkit.errors import DataError, RecipeError, did_you_mean, quoted
+from peftkit.tasks.answers import Answer, Decision, Prediction
 from peftkit.tasks.labels import (
     folded,
     is_empty,
@@ -22,7 +22,9 @@ from peftkit.tasks.labels import (
     number_first,
     scores_not_classes,
 )
-from peftkit.tasks.task import Answer, Decision, Piece, Prediction, Score, Task
+from peftkit.tasks.score import Score
+from peftkit.tasks.task import Piece, Task
+from peftkit.tasks.text_keys import text_key
 
 if TYPE_CHECKING:
     from peftkit.bases.opened import OpenedBase
@@ -31,10 +33,8 @@ if TYPE_CHECKING:
     from peftkit.data.splits import Splits
     from peftkit.tasks.task import Outputs
 
-MANY_UNKNOWN = 0.05
 MANY_ADDRESSES = 0.1
-MANY_SINGLE = 0.3
-"""Shares of the tokens, or of the texts, from which on a note names them."""
+"""Share of the texts from which on a note names them."""
 ENOUGH = 5
 """Fewer texts are not worth a note."""
 ADDRESS = re.compile(r"(https?://|www\.)\S")
@@ -129,9 +129,7 @@ class TextClassification(Task):
 
     def key(self, row: Row) -> str:
         texts = (row.values["text"], row.values.get("text_pair", ""))
-        return "\x1f".join(
-            " ".join(unicodedata.normalize("NFC", text).casefold().split()) for text in texts
-        )
+        return "\x1f".join(map(text_key, texts))
 
     def stratum(self, row: Row) -> str:
         return str(row.values["label"])
@@ -195,35 +193,20 @@ class TextClassification(Task):
 
     def encode(self, splits: Splits, base: OpenedBase) -> Encoded:
         from peftkit.data.encoded import Encoded
+        from peftkit.tasks.text_encoding import token_notes
 
         tokenizer = base.tokenizer
-
         labels = self._labels(splits)
         weights = self._weights(splits, labels)
         parts = {
             name: self._encode(rows, tokenizer, labels, weights if name == "train" else None)
             for name, rows in splits.named().items()
         }
-        notes = [
-            f"{examples.unknown_tokens / examples.num_tokens:.0%} of the {name} split's tokens are "
-            f"unknown to the tokenizer; a base for this language would read them"
-            for name, examples in parts.items()
-            if examples.unknown_tokens > MANY_UNKNOWN * examples.num_tokens
-        ]
         special = tokenizer.num_special_tokens_to_add(pair=bool(self.data.text_pair))
-        single = int((parts["train"].input_ids.lengths <= special + 1).sum())
-        if single > max(ENOUGH, MANY_SINGLE * len(splits.train)):
-            notes.append(
-                f"{single / len(splits.train):.0%} of the training texts are a single token"
-            )
         return Encoded(
-            parts["train"],
-            parts["validation"],
-            parts["test"],
-            head=self._head(labels),
-            pad_token_id=tokenizer.pad_token_id,
-            notes=tuple(notes),
-        )
+            parts["train"], parts["validation"], parts["test"], self._head(labels),
+            tokenizer.pad_token_id, tuple(token_notes(parts, special)),
+        )  # fmt: skip
 
     def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:
         return self._encode(rows, base.tokenizer, (), None)
@@ -290,47 +273,25 @@ class TextClassification(Task):
         import numpy as np
 
         from peftkit.data.encoded import IGNORE_INDEX, Examples
-        from peftkit.data.ragged import Ragged
+        from peftkit.tasks.text_encoding import check_last_tokens, encode_texts
 
         texts = [row.values["text"] for row in rows]
         pairs = [row.values["text_pair"] for row in rows] if self.data.text_pair else None
-        max_length = min(self.max_length, tokenizer.model_max_length)
-        cut = tokenizer(texts, pairs, verbose=False)
-        if truncated := sum(len(row) > max_length for row in cut["input_ids"]):
-            cut = tokenizer(texts, pairs, truncation=True, max_length=max_length)
-        names = ["input_ids", "token_type_ids"] if pairs else ["input_ids"]
-        inputs = {name: Ragged.of(cut[name]) for name in names if name in cut}
-        ids = inputs["input_ids"]
-        _refuse_empty(rows, list(ids), tokenizer)
+        encoded = encode_texts(texts, pairs, tokenizer, self.max_length)
+        check_last_tokens(rows, encoded.inputs["input_ids"], tokenizer)
         targets = [labels.index(self.stratum(row)) if labels else IGNORE_INDEX for row in rows]
-        unknown = tokenizer.unk_token_id
         return Examples(
             rows=tuple(rows),
-            inputs=inputs,
+            inputs=encoded.inputs,
             targets=np.array(targets, np.int64),
             weights=None
             if weights is None
             else np.array([weights[self.stratum(row)] for row in rows], np.float32),
-            truncated=truncated,
-            unknown_tokens=0 if unknown is None else int((ids.values == unknown).sum()),
+            truncated=encoded.truncated,
+            unknown_tokens=encoded.unknown_tokens,
         )
 
 
 @cache
 def _folded(label: str, decimal: str) -> str:
     return folded(label, partial(as_number, decimal=decimal))
-
-
-def _refuse_empty(rows: Sequence[Row], ids: Sequence[Any], tokenizer: Any) -> None:
-    """Architectures with a causal head read the last token that is no padding, by its id."""
-    bad = [
-        row.number
-        for row, row_ids in zip(rows, ids, strict=True)
-        if len(row_ids) == 0 or row_ids[-1] == tokenizer.pad_token_id
-    ]
-    if bad:
-        raise DataError(
-            f"row {bad[0]} gives no tokens, or ends in the padding token "
-            f"`{tokenizer.pad_token}`, so its last token could not be told ({len(bad)} such rows)",
-            "take it out, or remove that token from the end of its text",
-        )

@@ -23,7 +23,8 @@ from peftkit.adapters.published.unsupported import _NoTask
 from peftkit.data.encoded import Examples, Head
 from peftkit.data.rows import Row, Table
 from peftkit.errors import RecipeError
-from peftkit.tasks.task import Answer, Decision, Scored, Task
+from peftkit.tasks.answers import Answer, Decision, Scored
+from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from peftkit.data.encoded import Examples, Head
 from peftkit.evaluation.scoring import run_model
 from peftkit.recipe import Recipe
 from peftkit.reports.merge_report import Distance
-from peftkit.tasks.task import Decision
+from peftkit.tasks.answers import Decision
 from peftkit.training.forward.engine import Engine
 from peftkit.training.progress import Pace, Say, silent
 

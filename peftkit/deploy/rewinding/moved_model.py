@@ -16,7 +16,7 @@ from peftkit.deploy.rewinding.material import Material
 from peftkit.evaluation.retention import text_loss
 from peftkit.evaluation.scoring import evaluate
 from peftkit.methods.rewinding import Rewinding
-from peftkit.tasks.task import Score
+from peftkit.tasks.score import Score
 from peftkit.training.forward.engine import Engine
 
 

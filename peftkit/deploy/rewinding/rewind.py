@@ -35,7 +35,7 @@ from peftkit.reports.rewind_report import (
     RewindReport,
     TestScores,
 )
-from peftkit.tasks.task import Score
+from peftkit.tasks.score import Score
 
 REPORT, CURVE = "rewind.json", "rewind.svg"
 OTHER_DATA = 1e-2

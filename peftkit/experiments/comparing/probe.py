@@ -21,7 +21,7 @@ from peftkit.recipe import Recipe
 from peftkit.stages.fitting import engine_of, load
 from peftkit.stages.outcome import Clock
 from peftkit.stages.preparing import Prepared, prepare
-from peftkit.tasks.task import ByExample
+from peftkit.tasks.score import ByExample
 
 
 @dataclass(frozen=True)

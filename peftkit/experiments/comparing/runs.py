@@ -16,7 +16,7 @@ from peftkit.metrics.metric import Metric
 from peftkit.parts.records import from_json
 from peftkit.recipe import Recipe
 from peftkit.reports.run_record import read_run
-from peftkit.tasks.task import ByExample
+from peftkit.tasks.score import ByExample
 
 MOST_POINTS = 200
 """Of a run's losses, kept for the picture."""

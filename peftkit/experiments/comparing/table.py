@@ -13,7 +13,7 @@ from peftkit.experiments.comparing.runs import Runs
 from peftkit.experiments.comparing.trained_out import is_trained_out
 from peftkit.experiments.comparing.verdicts import difference, estimate, judge
 from peftkit.metrics.metric import Metric
-from peftkit.tasks.task import ByExample
+from peftkit.tasks.score import ByExample
 
 NEARLY = 0.01
 """A method is as good as there, on the way, when no more than this share is missing."""

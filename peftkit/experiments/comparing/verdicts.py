@@ -26,7 +26,7 @@ import numpy.typing as npt
 from scipy.stats import t
 
 from peftkit.metrics.metric import Metric
-from peftkit.tasks.task import ByExample
+from peftkit.tasks.score import ByExample
 
 Floats = npt.NDArray[np.float64]
 Verdict = Literal["better", "worse", "equivalent", "undecided"]

@@ -1,0 +1,63 @@
+"""What a person gets for a row, and what was decided for it on validation rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Outputs = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a person gets for a row. Subclasses have fields of their own."""
+
+    def cells(self) -> dict[str, str]:
+        """Column -> value, for a file of answers."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Numbers that turn outputs into answers, by name; none for most tasks."""
+
+    numbers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prediction(Answer):
+    """The class that the model chooses for one example."""
+
+    label: str
+    probability: float
+
+    def cells(self) -> dict[str, str]:
+        """Column -> value, for a file of answers."""
+        return {"predicted": self.label, "probability": f"{self.probability:.6f}"}
+
+
+@dataclass(frozen=True)
+class Scored(Answer):
+    """The number that a model with one output gives for one example."""
+
+    score: float
+
+    def cells(self) -> dict[str, str]:
+        """Column -> value, for a file of answers."""
+        return {"score": f"{self.score:.6f}"}
+
+
+@dataclass(frozen=True)
+class Reply(Answer):
+    """The text that the model writes for one example."""
+
+    reply: str
+
+    def cells(self) -> dict[str, str]:
+        """Column -> value, for a file of answers."""
+        return {"reply": self.reply}

@@ -1,0 +1,168 @@
+"""The row of a table as a conversation, or as plain text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from peftkit.data.rows import is_absent, is_missing, is_nothing, spelled
+from peftkit.errors import quoted
+from peftkit.parts.json_values import RepeatedName
+from peftkit.tasks.conversations import Layout
+from peftkit.tasks.messages import (
+    opened,
+    read_messages,
+    read_system,
+    read_turns,
+    unanswered,
+    unread_keys,
+    written,
+    wrong_order,
+)
+from peftkit.tasks.single_message import Message, flag_of, shown
+
+
+def read_conversation(
+    values: Mapping[str, Any], layout: Layout, answered: bool = True
+) -> dict[str, Any] | str:
+    """`messages` or `text` of a row; `unread`, the keys of its messages and the columns beside them
+    that nothing reads; `overruled`, the columns with another system message than its first turn;
+    or, as a string, what is malformed in it.
+
+    Args:
+        layout: as `Conversations.layout` gives it.
+        answered: whether the answer is read too; without, an assistant's turn at the end is not.
+    """
+    given = {name: value for name in layout.flags if not is_nothing(value := values.get(name))}
+    flags = {name: _row_flag(name, value) for name, value in given.items()}
+    if answered and (off := [name for name, flag in flags.items() if flag is False]):
+        return f"`{off[0]}` is {shown(given[off[0]])}"
+    unread = Counter(name for name, flag in flags.items() if flag is None)
+    if "text" in layout.columns:
+        text = values.get(layout.columns["text"])
+        usable = isinstance(text, str) and text.strip()
+        read = {"text": text, "unread": tuple(sorted(unread))}
+        return read if usable else f"empty {layout.columns['text']}"
+    if refused := [name for name in layout.refused if not is_absent(values.get(name))]:
+        return f"the row has `{refused[0]}`, which is not read"
+    try:
+        return _read_talk(values, layout, answered, unread)
+    except RepeatedName as error:
+        return f"names `{error.name}` twice"
+
+
+def _row_flag(name: str, value: Any) -> bool | None:
+    """What a flag beside the messages says; a `loss` with a fraction is a measurement."""
+    return None if spelled(name) == "loss" and isinstance(value, float) else flag_of(value)
+
+
+def _read_talk(
+    values: Mapping[str, Any], layout: Layout, answered: bool, unread: Counter[str]
+) -> dict[str, Any] | str:
+    """As `read_conversation`, of a row with messages.
+
+    Args:
+        unread: columns that nothing reads.
+    """
+    read = (_read_messages if "messages" in layout.columns else _read_pair)(
+        values, layout, answered
+    )
+    if isinstance(read, str):
+        return read
+    systems: dict[str, str] = {}
+    for column in layout.systems:
+        given = read_system(values.get(column), column)
+        if isinstance(given, str):
+            return given
+        if given:
+            systems[column] = given[0]["content"]
+    for column in (*_turn_columns(layout, answered), *systems):
+        unread += unread_keys(opened(values.get(column)))
+    if (about := _unread_input(values, layout)) and "input" in layout.named:
+        return f"the row has `{about}` beside a prompt of messages, which leaves no place for it"
+    unread.update(filter(None, [about]))
+    overruled: list[str] = []
+    if read[0]["role"] == "system":  # it goes before those of columns
+        overruled = [name for name, text in systems.items() if text != read[0]["content"]]
+    elif len(set(systems.values())) > 1:
+        return f"different system messages in {quoted(systems)}"
+    elif systems:
+        read = [{"role": "system", "content": next(iter(systems.values()))}, *read]
+    return {
+        "messages": read,
+        "unread": tuple(sorted(unread.elements())),
+        "overruled": tuple(overruled),
+    }
+
+
+def _turn_columns(layout: Layout, answered: bool) -> list[str]:
+    """The columns that hold turns."""
+    roles = ("messages", "prompt", "completion") if answered else ("messages", "prompt")
+    return [layout.columns[role] for role in roles if role in layout.columns]
+
+
+def _unread_input(values: Mapping[str, Any], layout: Layout) -> str:
+    """The column of the input, if it holds something that the row's prompt has no place for."""
+    column = layout.columns.get("input", "")
+    listed = isinstance(opened(values.get(layout.columns.get("prompt", ""))), list)
+    return column if listed and not is_nothing(values.get(column)) else ""
+
+
+def _read_messages(
+    values: Mapping[str, Any], layout: Layout, answered: bool
+) -> list[Message] | str:
+    """A row with a list of messages."""
+    column = layout.columns["messages"]
+    read = read_messages(values.get(column), column)
+    if isinstance(read, str):
+        return read
+    for name in layout.instructions:
+        text = values.get(name)
+        if isinstance(text, str) and not any(text.strip() in turn["content"] for turn in read):
+            return (
+                f"the row has `{name}` beside its messages, which is not read (name it: "
+                f"`--task.data.system {name}`, if it is the system message)"
+            )
+    return read if answered else unanswered(read)
+
+
+def _read_pair(values: Mapping[str, Any], layout: Layout, answered: bool) -> list[Message] | str:
+    """A row with a prompt and its completion: texts, or lists of messages, as TRL has them."""
+    columns = layout.columns
+    asked = _side(values, columns, "prompt")
+    if isinstance(asked, str):
+        return asked
+    if isinstance(opened(values.get(columns["prompt"])), str):
+        about = values.get(columns["input"]) if "input" in columns else ""
+        if not is_missing(about) and not isinstance(about, str):
+            return f"{columns['input']} is {type(about).__name__}, not text"
+        about = about.strip() if isinstance(about, str) else ""
+        text = "\n\n".join(filter(None, (asked[0]["content"], about)))
+        asked = [{"role": "user", "content": text}]
+    for message in asked:
+        if message["role"] == "assistant":
+            message["learned"] = False  # what was said before; the completion is learned
+    answer = _side(values, columns, "completion") if answered else []
+    if isinstance(answer, str):
+        return answer
+    messages = [*asked, *answer]
+    return wrong_order(messages) or messages
+
+
+def _side(values: Mapping[str, Any], columns: Mapping[str, str], role: str) -> list[Message] | str:
+    """The messages of a prompt or a completion; what is malformed, as a string."""
+    column = columns[role]
+    value = opened(values.get(column))
+    if is_missing(value):
+        return f"{column} is missing"
+    if isinstance(value, list):
+        return read_turns(value, column)
+    if not isinstance(value, str) or not value.strip():
+        kind = type(value).__name__
+        return f"empty {column}" if kind == "str" else f"{column} is {kind}, not text"
+    if written(value):
+        return f"{column} looks like a list of messages, and is not JSON"
+    if role == "prompt":
+        return [{"role": "user", "content": value}]
+    return [{"role": "assistant", "content": value.strip()}]

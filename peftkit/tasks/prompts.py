@@ -1,0 +1,38 @@
+"""What a model is given to go on with, as examples of which nothing is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from peftkit.data.encoded import Examples
+from peftkit.data.ragged import Ragged
+from peftkit.data.rows import Row
+from peftkit.errors import DataError
+
+
+def prompt_examples(
+    rows: Sequence[Row], prompts: Sequence[Sequence[int]], room: int, max_new_tokens: int
+) -> Examples:
+    """One example for each prompt.
+
+    Args:
+        prompts: token ids.
+        room: tokens that a prompt may have, so that an answer still fits after it.
+        max_new_tokens: of an answer.
+
+    Raises:
+        DataError: a prompt is longer than that.
+    """
+    long = [(row, ids) for row, ids in zip(rows, prompts, strict=True) if len(ids) > room]
+    if long:
+        which = f" (row {long[0][0].number}, and {len(long) - 1} more)" * (len(rows) > 1)
+        raise DataError(
+            f"{len(long[0][1]):,} tokens are to be answered, and the base reads {room:,} "
+            f"beside {max_new_tokens:,} of the answer{which}",
+            "shorten the text, or lower `task.generation.max_new_tokens`",
+        )
+    nothing = Ragged.of([[] for _ in prompts], width=1)
+    inputs = {"input_ids": Ragged.of(prompts)}
+    return Examples(tuple(rows), inputs, np.zeros(0, np.int64), read_at=nothing)

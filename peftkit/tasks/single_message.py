@@ -1,0 +1,185 @@
+"""One message as files hold it: role, content, thought, and whether it is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from peftkit.data.rows import is_absent, is_missing, is_nothing
+
+Message = dict[str, Any]
+"""`role` (`system`, `user` or `assistant`), `content`; `thought`, where the assistant's turn has
+one; `learned`, False for an assistant's turn that is not to be learned."""
+
+
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "chatbot": "assistant",
+    "model": "assistant",
+    "ai": "assistant",
+}
+"""Names of OpenAI, ShareGPT, Gemma, LangChain and others, in lower case -> the role."""
+
+
+FLAGS = (
+    "weight", "train", "training", "trainable", "loss", "loss_mask", "train_mask", "learn",
+    "supervised",
+)  # fmt: skip
+"""Keys of a turn, or columns beside the messages, that say whether it is learned: OpenAI's,
+axolotl's, AgentInstruct's, verl's."""
+
+
+THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
+"""Keys of what an assistant thinks before it answers; templates write it under one of them."""
+
+
+ROLE = ("role", "from")
+
+
+CONTENT = ("content", "value")
+
+
+TEXT = (*ROLE, *CONTENT)
+
+
+READ = (*TEXT, *FLAGS, *THOUGHTS)
+"""Keys of an assistant's turn; other turns have no thoughts."""
+
+
+PART = ("type", "text")
+"""Keys of a part, where the content is a list."""
+
+
+TEXTS = (None, "text", "input_text", "output_text")
+"""Types of parts that are text."""
+
+
+YES = (True, "true", "yes", "1")
+
+
+NO = (False, "false", "no", "0")
+
+
+def role_of(message: Mapping[str, Any]) -> str:
+    """What a message gives as its role, in lower case; empty if nothing, or no text."""
+    given = next((message[key] for key in ROLE if not is_nothing(message.get(key))), None)
+    return given.strip().casefold() if isinstance(given, str) else ""
+
+
+def flag_of(value: Any) -> bool | None:
+    """What a flag says; None if it is neither true nor false."""
+    known = value.strip().casefold() if isinstance(value, str) else value
+    if isinstance(known, float) and known.is_integer():
+        known = int(known)
+    if isinstance(known, str | bool | int) and known in (*YES, *NO):
+        return known in YES
+    return None
+
+
+def read_message(item: Any) -> Message | str:
+    """A message by peftkit's names; or, as a string, what is malformed in it."""
+    if not isinstance(item, Mapping):
+        return f"a message is {type(item).__name__}, not an object"
+    names = {key: item[key] for key in ROLE if not is_nothing(item.get(key))}
+    if not names:
+        return "a message without role"
+    roles = {key: ROLES.get(role_of({key: name})) for key, name in names.items()}
+    if None in roles.values():
+        unknown = next(names[key] for key, role in roles.items() if role is None)
+        return f"unknown role `{shown(unknown)}`"
+    if len(set(roles.values())) > 1:
+        return "a message has different roles in `role` and `from`"
+    if unread := [key for key in UNREAD if key in item and not is_absent(item[key])]:
+        return f"a message has `{unread[0]}`, which is not read"
+    role = str(next(iter(roles.values())))
+    content, wrong = _read_content(item, role)
+    message: Message = {"role": role, "content": content if role == "user" else content.strip()}
+    wrong = wrong or _read_flags(item, role, message)
+    if role == "assistant":
+        wrong = wrong or _read_thought(item, message)
+    return wrong or message
+
+
+def _read_content(item: Mapping[str, Any], role: str) -> tuple[str, str]:
+    """The text of a message; and what is malformed in it, or empty."""
+    given = [joined(item[key]) for key in CONTENT if not is_missing(item.get(key))]
+    if not given:
+        return "", f"{role} turn without content"
+    texts = [text for text in given if isinstance(text, str)]
+    if len(texts) < len(given):
+        return "", f"{role} turn whose content is not text"
+    said = [text for text in texts if text.strip()]
+    if len({text.strip() for text in said}) > 1:
+        return "", "a message has different texts in `content` and `value`"
+    return (said or texts)[0], ""
+
+
+def joined(content: Any) -> Any:
+    """The text of OpenAI's parts; content of other kinds as it is."""
+    if not isinstance(content, list):
+        return content
+    parts = [part for part in content if isinstance(part, Mapping) and part.get("type") in TEXTS]
+    texts = [text for part in parts if isinstance(text := part.get("text"), str)]
+    return "".join(texts) if len(texts) == len(content) else content
+
+
+def _read_flags(item: Mapping[str, Any], role: str, message: Message) -> str:
+    """Notes in the message whether it is learned; what is malformed, or empty."""
+    said: dict[str, bool] = {}
+    for key in FLAGS:
+        if key not in item or is_nothing(value := item[key]):
+            continue
+        flag = flag_of(value)
+        if flag is None:
+            return f"a message has `{key}` {shown(value)}, which is neither true nor false"
+        said[key] = flag
+    if len(set(said.values())) > 1:
+        return f"a message says by `{'`, `'.join(said)}` both that it is learned and that it is not"
+    learned = next(iter(said.values()), None)
+    if learned and role != "assistant":
+        return f"a {role} turn has `{next(iter(said))}` true, and only answers are learned"
+    if learned is False and role == "assistant":
+        message["learned"] = False
+    return ""
+
+
+def _read_thought(item: Mapping[str, Any], message: Message) -> str:
+    """Puts the thought that comes with an answer into the message; what is malformed, or empty."""
+    given = {key: item[key] for key in THOUGHTS if key in item and not is_nothing(item[key])}
+    if not given:
+        return ""
+    key, value = next(iter(given.items()))
+    if not all(isinstance(text, str) for text in given.values()):
+        return f"a message has `{key}` that is not text"
+    if len({text.strip() for text in given.values()}) > 1:
+        return f"a message has different texts in `{'` and `'.join(given)}`"
+    message["thought"] = value.strip()
+    return ""
+
+
+UNREAD = (
+    "tool_calls", "function_call", "tool_call_id", "train_detail", "training_detail",
+)  # fmt: skip
+"""Keys of a message that would change what is learned, and that peftkit does not read."""
+
+
+SHOWN = 30
+"""Characters of a wrong value that a message repeats."""
+
+
+def shown(value: Any) -> str:
+    """The beginning of a value that may hold anything, as JSON writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    try:
+        text = str(value)
+    except RecursionError:
+        text = type(value).__name__
+    return text[:SHOWN].encode("unicode_escape").decode()

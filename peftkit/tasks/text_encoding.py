@@ -1,0 +1,86 @@
+"""Texts, or pairs of texts, as token ids, cut to what task and base read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peftkit.data.encoded import Examples
+from peftkit.data.ragged import Ragged
+from peftkit.data.rows import Row
+from peftkit.errors import DataError
+
+MANY_UNKNOWN = 0.05
+MANY_SINGLE = 0.3
+"""Shares of the tokens, or of the texts, from which on a note names them."""
+ENOUGH = 5
+"""Fewer texts are not worth a note."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Encoded texts."""
+
+    inputs: dict[str, Ragged]
+    """`input_ids`, and `token_type_ids` of pairs where the base reads them."""
+    truncated: int
+    """Texts that lost tokens."""
+    unknown_tokens: int
+
+
+def encode_texts(
+    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int
+) -> Texts:
+    """Texts as token ids, cut at the end.
+
+    Args:
+        pairs: second texts.
+        max_length: tokens of an example; the base may allow less.
+    """
+    max_length = min(max_length, tokenizer.model_max_length)
+    cut = tokenizer(texts, pairs, verbose=False)
+    if truncated := sum(len(row) > max_length for row in cut["input_ids"]):
+        cut = tokenizer(texts, pairs, truncation=True, max_length=max_length)
+    names = ["input_ids", "token_type_ids"] if pairs else ["input_ids"]
+    inputs = {name: Ragged.of(cut[name]) for name in names if name in cut}
+    unknown = tokenizer.unk_token_id
+    count = 0 if unknown is None else int((inputs["input_ids"].values == unknown).sum())
+    return Texts(inputs, truncated, count)
+
+
+def check_last_tokens(rows: Sequence[Row], ids: Ragged, tokenizer: Any) -> None:
+    """Raises DataError if a text has no last token that can be told from padding by its id, as
+    architectures with a causal head look for it.
+    """
+    bad = [
+        row.number
+        for row, row_ids in zip(rows, ids, strict=True)
+        if len(row_ids) == 0 or row_ids[-1] == tokenizer.pad_token_id
+    ]
+    if bad:
+        raise DataError(
+            f"row {bad[0]} gives no tokens, or ends in the padding token "
+            f"`{tokenizer.pad_token}`, so its last token could not be told ({len(bad)} such rows)",
+            "take it out, or remove that token from the end of its text",
+        )
+
+
+def token_notes(parts: Mapping[str, Examples], special: int) -> Iterator[str]:
+    """Notes on tokens that the tokenizer does not know, and on texts of a single one.
+
+    Args:
+        parts: the splits by name.
+        special: tokens that the tokenizer adds to each text.
+    """
+    for name, examples in parts.items():
+        if examples.unknown_tokens > MANY_UNKNOWN * examples.num_tokens:
+            share = examples.unknown_tokens / examples.num_tokens
+            yield (
+                f"{share:.0%} of the {name} split's tokens are unknown to the tokenizer; a base "
+                "for this language would read them"
+            )
+    train = parts["train"]
+    single = int((train.input_ids.lengths <= special + 1).sum())
+    if single > max(ENOUGH, MANY_SINGLE * len(train)):
+        yield f"{single / len(train):.0%} of the training texts are a single token"

@@ -1,0 +1,245 @@
+"""Token classification: one label for each word of a text, such as the names in it.
+
+The first token of a word is read. A row that is longer than the model reads becomes several
+windows that overlap; a word in two of them is read where more of the text is around it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from peftkit.data.rows import check_columns
+from peftkit.data.source import Source
+from peftkit.errors import DataError, RecipeError, quoted
+from peftkit.tasks.answers import Answer, Decision
+from peftkit.tasks.labels import number_first
+from peftkit.tasks.score import ByExample, Score, ScoreTable
+from peftkit.tasks.task import Piece, Task
+from peftkit.tasks.text_keys import text_key
+
+if TYPE_CHECKING:
+    from peftkit.bases.opened import OpenedBase
+    from peftkit.data.encoded import Encoded, Examples, Head
+    from peftkit.data.rows import Row, Table
+    from peftkit.data.splits import Splits
+    from peftkit.tasks.task import Outputs
+
+
+class TaggedWords(Source):
+    """Words with a label each."""
+
+    tokens: str = "tokens"
+    """Column with a list of words."""
+    labels: str = "labels"
+    """Column with a list of their labels."""
+    label_names: dict[str, str] = {}
+    """Label in the file -> its name, in the order of the classes; empty to use the file's own."""
+
+
+@dataclass(frozen=True)
+class Labels(Answer):
+    """The labels that the model chooses for the words of a text."""
+
+    labels: tuple[str, ...]
+
+    def cells(self) -> dict[str, str]:
+        """Column -> value, for a file of answers."""
+        return {"predicted": json.dumps(self.labels, ensure_ascii=False)}
+
+
+class TokenClassification(Task):
+    """One label for each word."""
+
+    task_type: ClassVar[str] = "TOKEN_CLS"
+    scores: ClassVar[tuple[str, ...]] = ("entity_f1", "accuracy")
+    comparable: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
+
+    data: TaggedWords
+    """The labelled words."""
+    max_length: int = Field(default=512, ge=8)
+    """Tokens of a window; the base may allow less."""
+    overlap: int = Field(default=64, ge=0)
+    """Tokens that two windows of a row have in common; at most half of a window."""
+
+    @property
+    def source(self) -> TaggedWords:
+        return self.data
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        return {"tokens": self.data.tokens, "labels": self.data.labels}
+
+    def read_row(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+        words, labels = values.get(self.data.tokens), values.get(self.data.labels)
+        if wrong := _wrong_words(words, self.data.tokens):
+            return wrong
+        assert words is not None
+        if not isinstance(labels, list):
+            return f"{self.data.labels} is {type(labels).__name__}, not a list"
+        if len(labels) != len(words):
+            return f"{self.data.labels} has another length than {self.data.tokens}"
+        names = self.data.label_names or (table.label_names or {}).get(self.data.labels, {})
+        told = [str(label) for label in labels]
+        if unknown := [label for label in told if names and label not in names]:
+            return f"{self.data.labels} `{unknown[0]}` is not in label_names"
+        return {"tokens": words, "labels": [names.get(label, label) for label in told]}
+
+    def as_input(self, value: Any) -> dict[str, Any]:
+        words = value.get("tokens", value.get("text")) if isinstance(value, Mapping) else value
+        words = words.split() if isinstance(words, str) else words
+        if wrong := _wrong_words(words, "what is to be labelled"):
+            raise RecipeError(wrong, "give a text, or a list of words")
+        return {"tokens": words}
+
+    def read_input(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+        check_columns(table, {"tokens": self.data.tokens})
+        words = values.get(self.data.tokens)
+        return _wrong_words(words, self.data.tokens) or {"tokens": words}
+
+    def key(self, row: Row) -> str:
+        return text_key(" ".join(row.values["tokens"]))
+
+    def stratum(self, row: Row) -> str:
+        return ""
+
+    def check_splits(self, splits: Splits) -> None:
+        known = _labels_of(splits.train)
+        for name in ("validation", "test"):
+            if other := sorted(_labels_of(splits.named()[name]) - known):
+                raise DataError(
+                    f"`{self.data.path}`: the {name} split has the label {quoted(other)}, which no "
+                    f"training row has; training knows {quoted(sorted(known))}",
+                    "correct the label, or add training rows for it",
+                )
+
+    def encode(self, splits: Splits, base: OpenedBase) -> Encoded:
+        from peftkit.data.encoded import Encoded, Head
+
+        named = list(dict.fromkeys(self.data.label_names.values()))
+        rest = sorted(_labels_of(splits.train) - set(named), key=number_first)
+        labels = (*named, *rest)
+        train, validation, test = (
+            self._encode(rows, base.tokenizer, labels) for rows in splits.named().values()
+        )
+        head = Head("AutoModelForTokenClassification", self.task_type, labels)
+        return Encoded(train, validation, test, head, base.tokenizer.pad_token_id)
+
+    def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:
+        return self._encode(rows, base.tokenizer, ())
+
+    def show(
+        self, example: int, examples: Examples, head: Head, tokenizer: Any
+    ) -> tuple[Piece, ...]:
+        assert examples.read_at is not None
+        tokens = tokenizer.convert_ids_to_tokens(examples.input_ids[example].tolist())
+        targets = examples.targets[examples.outputs_of(example)]
+        names = dict(zip(examples.read_at[example][:, 0].tolist(), targets.tolist(), strict=True))
+        pieces = []
+        for place, token in enumerate(tokens):
+            pieces.append(Piece(f"{' ' * bool(place)}{token}"))
+            if place in names:
+                pieces.append(Piece(f"/{head.labels[names[place]]}", supervised=True))
+        return tuple(pieces)
+
+    def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
+        import numpy as np
+
+        from peftkit.metrics.bootstrap import sums_interval
+        from peftkit.metrics.entities import entity_counts, entity_f1
+        from peftkit.tasks.token_windows import by_row
+
+        chosen, right = kept.argmax(axis=1), kept.argmax(axis=1) == examples.targets
+        predicted, expected, hits = (
+            by_row(column, examples) for column in (chosen, examples.targets, right)
+        )
+        counts = entity_counts(*(
+            [[head.labels[label] for label in row] for row in rows]
+            for rows in (expected, predicted)
+        ))  # fmt: skip
+        words = np.array([(row.sum(), len(row)) for row in hits], np.float64)
+        losses = by_row(_losses(kept, examples.targets), examples)
+        sizes = tuple(map(float, words[:, 1]))
+        return Score(
+            metrics={
+                "entity_f1": float(entity_f1(counts.sum(axis=0))),
+                "accuracy": float(words[:, 0].sum() / words[:, 1].sum()),
+            },
+            intervals={
+                "entity_f1": sums_interval(counts, entity_f1),
+                "accuracy": sums_interval(words, lambda sums: sums[..., 0] / sums[..., 1]),
+            },
+            tables=(_per_label(chosen, examples.targets, head.labels),),
+            by_example={
+                "accuracy": ByExample(tuple(map(float, words[:, 0])), sizes),
+                "loss": ByExample(tuple(float(row.sum()) for row in losses), sizes),
+            },
+        )
+
+    def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:
+        import numpy as np
+
+        most = Counter(encoded.train.targets.tolist()).most_common(1)[0][0]
+        kept = np.zeros((len(encoded.test.targets), len(encoded.head.labels)), np.float32)
+        kept[:, most] = 1
+        return {"majority": self.metrics(kept, encoded.test, encoded.head, Decision()).metrics}
+
+    def answers(
+        self, kept: Outputs, examples: Examples, head: Head, decision: Decision
+    ) -> Sequence[Answer]:
+        from peftkit.tasks.token_windows import by_row
+
+        rows = by_row(kept.argmax(axis=1), examples)
+        return [Labels(tuple(head.labels[index] for index in row)) for row in rows]
+
+    def _encode(self, rows: Sequence[Row], tokenizer: Any, labels: tuple[str, ...]) -> Examples:
+        """Windows of the rows; targets are label indices, or ignored if there are no labels."""
+        from peftkit.data.encoded import IGNORE_INDEX
+        from peftkit.tasks.token_windows import windows_of
+
+        index = {label: place for place, label in enumerate(labels)}
+        targets = [
+            [index[label] for label in row.values["labels"]]
+            if labels
+            else [IGNORE_INDEX] * len(row.values["tokens"])
+            for row in rows
+        ]
+        return windows_of(rows, targets, tokenizer, self.max_length, self.overlap)
+
+
+def _wrong_words(words: Any, column: str) -> str:
+    """What keeps a value from being words; empty if it is a list of them."""
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        return f"{column} is {type(words).__name__}, not a list of words"
+    if not words or not all(word.strip() for word in words):
+        return f"empty {column}"
+    return ""
+
+
+def _labels_of(rows: Iterable[Row]) -> set[str]:
+    return {label for row in rows for label in row.values["labels"]}
+
+
+def _losses(kept: Outputs, targets: Any) -> Any:
+    """(outputs,), -log p of the targets."""
+    import numpy as np
+
+    shifted = kept - kept.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return -log_p[np.arange(len(targets)), targets]
+
+
+def _per_label(predicted: Any, expected: Any, labels: tuple[str, ...]) -> ScoreTable:
+    from peftkit.metrics.classification import Classification
+
+    found = Classification(len(labels)).compute(predictions=predicted, references=expected)
+    return ScoreTable(
+        "Per label",
+        ("label", "precision", "recall", "f1", "support"),
+        tuple((name, *row) for name, row in zip(labels, found["per_class"], strict=True)),
+    )

@@ -1,0 +1,168 @@
+"""Translation by an encoder-decoder: the encoder reads a text, the decoder writes another.
+
+    loss = - sum log p(token | the source, all tokens before it)     over the target's tokens
+
+(Sutskever et al. 2014, arXiv:1409.3215; Raffel et al. 2020, arXiv:1910.10683 for the prefix.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from peftkit.data.rows import check_columns
+from peftkit.data.source import Source
+from peftkit.errors import RecipeError
+from peftkit.tasks.answers import Decision
+from peftkit.tasks.generation import Generation
+from peftkit.tasks.score import ByExample, Score
+from peftkit.tasks.task import Piece, Task
+from peftkit.tasks.text_keys import text_key
+
+if TYPE_CHECKING:
+    import torch
+
+    from peftkit.bases.opened import OpenedBase
+    from peftkit.data.encoded import Encoded, Examples, Head
+    from peftkit.data.rows import Row, Table
+    from peftkit.data.splits import Splits
+    from peftkit.tasks.task import Outputs
+
+
+class Pairs(Source):
+    """Texts with their translations."""
+
+    text: str = "source"
+    """Column with the text."""
+    translation: str = "target"
+    """Column with its translation."""
+
+
+class Translation(Task):
+    """The translation of a text."""
+
+    task_type: ClassVar[str] = "SEQ_2_SEQ_LM"
+    scores: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
+    comparable: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
+
+    data: Pairs
+    """The texts and their translations."""
+    prefix: str = ""
+    """Put before each text, as the base was trained (`translate English to German: `)."""
+    max_length: int = Field(default=256, ge=4)
+    """Tokens of a text, and of its translation; longer ones are cut at the end and counted. The
+    base may allow less."""
+    samples: int = Field(default=20, ge=0)
+    """Test texts that are translated before and after training; chrF is told of them."""
+    generation: Generation = Generation()
+    """How translations are written."""
+
+    @property
+    def source(self) -> Pairs:
+        return self.data
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        return {"text": self.data.text, "translation": self.data.translation}
+
+    def read_row(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+        for column in self.columns.values():
+            if wrong := _wrong_text(values.get(column), column):
+                return wrong
+        return {role: values[column] for role, column in self.columns.items()}
+
+    def as_input(self, value: Any) -> dict[str, Any]:
+        text = value.get("text") if isinstance(value, Mapping) else value
+        if wrong := _wrong_text(text, "what is to be translated"):
+            raise RecipeError(wrong, "give a text")
+        return {"text": text}
+
+    def read_input(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+        check_columns(table, {"text": self.data.text})
+        text = values.get(self.data.text)
+        return _wrong_text(text, self.data.text) or {"text": text}
+
+    def key(self, row: Row) -> str:
+        return text_key(row.values["text"])
+
+    def stratum(self, row: Row) -> str:
+        return ""
+
+    def encode(self, splits: Splits, base: OpenedBase) -> Encoded:
+        from peftkit.data.encoded import Encoded, Head, Prompt
+        from peftkit.tasks.two_streams import decoder_ends, encode_pairs
+
+        start, end = decoder_ends(base)
+        train, validation, test = (
+            encode_pairs(
+                rows,
+                [self.prefix + row.values["text"] for row in rows],
+                [row.values["translation"] for row in rows],
+                base.tokenizer,
+                self.max_length,
+                start,
+                end,
+            )
+            for rows in splits.named().values()
+        )
+        prompts = tuple(
+            Prompt(row.number, row.values["text"], row.values["translation"], ids)
+            for row, ids in zip(test.rows[: self.samples], test.input_ids, strict=False)
+        )
+        tokens = {"eos_token_id": [end], "decoder_start_token_id": start}
+        written = {**self.generation.options(), **tokens}
+        head = Head("AutoModelForSeq2SeqLM", self.task_type, trained=False, generation=written)
+        pad = base.tokenizer.pad_token_id
+        return Encoded(train, validation, test, head, pad, prompts=prompts)
+
+    def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:
+        from peftkit.tasks.prompts import prompt_examples
+
+        texts = [self.prefix + row.values["text"] for row in rows]
+        prompts = base.tokenizer(texts, verbose=False)["input_ids"]
+        room = int(base.tokenizer.model_max_length)
+        return prompt_examples(rows, prompts, room, self.generation.max_new_tokens)
+
+    def show(
+        self, example: int, examples: Examples, head: Head, tokenizer: Any
+    ) -> tuple[Piece, ...]:
+        read = tokenizer.decode(examples.input_ids[example])
+        written = tokenizer.decode(examples.targets[examples.outputs_of(example)])
+        return Piece(f"{read}\n-> "), Piece(written, supervised=True)
+
+    def reduce_outputs(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """(outputs, 2): loss of each token, and 1 where it was the likeliest."""
+        from peftkit.tasks.losses import loss_and_hit
+
+        return loss_and_hit(outputs, targets)
+
+    def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
+        from peftkit.metrics.language import language_scores
+
+        sizes = examples.outputs_per_row().tolist()
+        values, intervals, rows = language_scores(kept[:, 0], kept[:, 1], sizes)
+        losses, right, tokens = (tuple(map(float, column)) for column in rows.T)
+        by_example = {
+            "loss": ByExample(losses, tokens),
+            "token_accuracy": ByExample(right, tokens),
+        }
+        return Score(values, intervals, by_example=by_example)
+
+    def score_answers(self, expected: Sequence[str], written: Sequence[str]) -> dict[str, float]:
+        from peftkit.metrics.chrf import ChrF
+
+        if not written:
+            return {}
+        return dict(ChrF().compute(predictions=list(written), references=list(expected)))
+
+    def prompt_code(self) -> str:
+        return f'prompt = tokenizer("{self.prefix}...", return_tensors="pt")\n'
+
+
+def _wrong_text(value: Any, column: str) -> str:
+    """What keeps a value from being a text; empty if it is one."""
+    if not isinstance(value, str):
+        return f"{column} is {type(value).__name__}, not text"
+    return "" if value.strip() else f"empty {column}"
