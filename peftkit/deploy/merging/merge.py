@@ -6,7 +6,6 @@ what that costs.
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
 import time
@@ -21,16 +20,14 @@ from torch import nn
 
 from peftkit.adapters.loading import OpenedAdapter, load_proven, open_adapter
 from peftkit.adapters.probes import (
-    merged_tolerance,
     synthetic_inputs,
 )
-from peftkit.adapters.record import tokenizer_sha256, versions
+from peftkit.adapters.record import tokenizer_sha256
 from peftkit.atomic import place, placed, refuse_taken, write_json
 from peftkit.bases.base import Base
 from peftkit.bases.devices import (
     give_back_memory,
     open_accelerator,
-    peak_memory_mb,
     quick_collections,
 )
 from peftkit.bases.loading import empty_model, load_weights, model_class
@@ -38,15 +35,15 @@ from peftkit.bases.opening import open_base
 from peftkit.bases.padding import put_back_padding, save_tokenizer
 from peftkit.bases.quantizing import count_quantized, quantized_empty
 from peftkit.data.encoded import Examples
-from peftkit.data.packaged import sha256_of
 from peftkit.data.splits import load_splits
 from peftkit.deploy.lora_updates import why_no_plain_lora
 from peftkit.deploy.merging.card import write_merged_card
-from peftkit.deploy.merging.certificate import Answers, Questions, ask, compare, worst
+from peftkit.deploy.merging.certificate import Answers, Questions, ask
 from peftkit.deploy.merging.folding import check_mergeable, folded, merged_model, vocabulary_of
+from peftkit.deploy.merging.reporting import make_report
 from peftkit.errors import AdapterError, MethodError, PeftkitError
 from peftkit.methods.peft_layout import rescale_lora
-from peftkit.reports.merge_report import BothScores, Into, MergeReport
+from peftkit.reports.merge_report import Into, MergeReport
 
 REPORT = "merge_report.json"
 
@@ -78,9 +75,6 @@ def merge_to(
         tell: called with what is being done.
         settings: as for `open_adapter`.
 
-    Returns:
-        The content of merge_report.json.
-
     Raises:
         MethodError: what was trained cannot be merged, or not so.
         AdapterError: as `merge`; nothing is left behind.
@@ -89,39 +83,24 @@ def merge_to(
     final = place(output)
     refuse_taken(final)
     begun = time.monotonic()
-    found = open_adapter(path, base, trust_remote_code, settings)
-    check_mergeable(found)
-    _check_into(found, into)
-    _check_scale(found, scale)
-    found.check_base()
-    questions = _questions(found)
+    adapter = open_adapter(path, base, trust_remote_code, settings)
+    _check(adapter, into, scale)
+    questions = _questions(adapter)
     with placed(final) as folder:
-        first, second = _write(found, folder, into, scale, questions, tell)
-        distances = compare(first, second)
-        largest = worst(distances.values())
-        report = MergeReport(
-            into=into,
-            scale=scale,
-            dtype=str(found.dtype).removeprefix("torch."),
-            max_abs_dlogit=largest.max_abs_dlogit,
-            relative=largest.relative,
-            kl=largest.kl,
-            top1_agreement=largest.top1_agreement,
-            tolerance=merged_tolerance(found.base.spec),
-            probes=distances["probes"],
-            validation=distances.get("validation"),
-            score=BothScores(first.scores, second.scores),
-            validation_absent=questions.reason,
-            seconds=time.monotonic() - begun,
-            peak_memory_mb=peak_memory_mb(open_accelerator(found.base.spec).device),
-            adapter=found.record.weights,
-            files={file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))},
-            versions=versions(),
-        )
-        _judge(report)
+        answers = _write(adapter, folder, into, scale, questions, tell)
+        report = make_report(adapter, folder, into, scale, questions, answers)
+        report = replace(report, seconds=time.monotonic() - begun)
         write_json(folder / REPORT, report.to_json())
-        write_merged_card(folder, final.name, found.record, report)
+        write_merged_card(folder, final.name, adapter.record, report)
     return report
+
+
+def _check(adapter: OpenedAdapter, into: Into, scale: float) -> None:
+    """Raises MethodError if an adapter cannot be merged so, AdapterError if the base is another."""
+    check_mergeable(adapter)
+    _check_into(adapter, into)
+    _check_scale(adapter, scale)
+    adapter.check_base()
 
 
 def _write(
@@ -287,17 +266,3 @@ def _reopened(folder: Path, found: OpenedAdapter, accelerator: Accelerator) -> n
     if getattr(model, "is_quantized", False):
         return model.eval()
     return model.to(accelerator.device).eval()
-
-
-def _judge(report: MergeReport) -> None:
-    """Raises AdapterError if the merged model is not the trained one, and should be."""
-    if math.isnan(report.max_abs_dlogit):
-        raise AdapterError("the merged model answers NaN", "`peftkit verify` the adapter")
-    if report.into == "trained" and not report.relative <= report.tolerance:
-        raise AdapterError(
-            f"the merged model answers differently from the adapter: logits are off by up to "
-            f"{report.max_abs_dlogit:.2g}, {report.relative:.3g} of their scale (tolerance "
-            f"{report.tolerance:g}), the likeliest answer is the same at "
-            f"{report.top1_agreement:.1%} of the positions; nothing was written",
-            "keep the adapter, which is right as it is",
-        )

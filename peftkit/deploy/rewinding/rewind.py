@@ -16,7 +16,6 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from peftkit.adapters.loading import OTHER_SEED, OpenedAdapter, load_proven, open_adapter
-from peftkit.adapters.record import Record, versions
 from peftkit.adapters.saving import PARTIAL, check_saved
 from peftkit.atomic import place, placed, refuse_taken, write_json
 from peftkit.bases.devices import (
@@ -27,23 +26,19 @@ from peftkit.bases.devices import (
 )
 from peftkit.bases.loaded_model import LoadedModel
 from peftkit.bases.loading import load_weights
-from peftkit.bases.vocabulary import check_ids
-from peftkit.data.encoded import Encoded, Examples
-from peftkit.data.reading import read_source
-from peftkit.data.rows import check_columns
-from peftkit.data.splits import Splits, clean_rows, load_splits
+from peftkit.data.encoded import Examples
 from peftkit.deploy.rewinding.folder import write_rewound
+from peftkit.deploy.rewinding.material import Material, check_tolerance, gather
+from peftkit.deploy.rewinding.reporting import make_report
 from peftkit.deploy.rewinding.scales import DEFAULT, checked_scales, choose, parse_scales
-from peftkit.errors import AdapterError, DataError, MethodError, MissingPackageError, RecipeError
-from peftkit.evaluation.retention import DRAWN_FROM, Retention, load_texts, text_loss
+from peftkit.errors import MethodError
+from peftkit.evaluation.retention import Retention, text_loss
 from peftkit.evaluation.scoring import evaluate
 from peftkit.methods.rewinding import Rewinding
-from peftkit.metrics.metric import Metric
 from peftkit.reports import plots
 from peftkit.reports.rewind_report import (
     BothTests,
     Measured,
-    MeasuredBase,
     RewindReport,
     TestScores,
 )
@@ -51,40 +46,6 @@ from peftkit.tasks.task import Score
 from peftkit.training.forward.reading import Reader
 
 REPORT, CURVE = "rewind.json", "rewind.svg"
-LABELLED_ROWS = 1000
-"""Most rows from elsewhere, unless a number was given; a language model reads fewer texts."""
-TEXT_LOSS = Metric("loss", higher_is_better=False)
-OTHER_DATA = 1e-2
-"""Largest relative difference of a test loss to that of the training, on the same data."""
-
-
-@dataclass(frozen=True)
-class Material:
-    """What an adapter is scored on."""
-
-    encoded: Encoded
-    metric: Metric
-    """Of the target task."""
-    retention: Retention | None
-    texts: tuple[str, ...] = ()
-    """For a language model."""
-    rows: Examples | None = None
-    """Labelled rows from elsewhere, for any other task."""
-
-    @property
-    def retention_metric(self) -> Metric | None:
-        """`loss` of texts, or the task's own metric; None where retention is not measured."""
-        if self.retention is None:
-            return None
-        return TEXT_LOSS if self.texts else self.metric
-
-    @property
-    def retention_settings(self) -> dict[str, str | int] | None:
-        """The settings of retention that count here; None where it is not measured."""
-        if self.retention is None:
-            return None
-        read_by_task = {"text", "max_rows", "max_length"} if self.rows else set()
-        return self.retention.model_dump(exclude=read_by_task)
 
 
 @dataclass(frozen=True)
@@ -132,36 +93,31 @@ def rewind(
         OutputError: the folder holds something, or cannot be written.
     """
     wanted = checked_scales(scales or parse_scales(DEFAULT))
-    if chosen is not None:
-        wanted = checked_scales([*wanted, chosen])
+    wanted = wanted if chosen is None else checked_scales([*wanted, chosen])
     final = place(output or default_output(path))
     refuse_taken(final)
     begun = time.monotonic()
-    found = open_adapter(path, base, trust_remote_code, settings)
-    if reason := found.recipe.method.supports_rewinding():
-        raise MethodError(f"this adapter cannot be rewound: {reason}")
-    material = gather(found, retention)
-    if allowed and material.retention is None:
-        raise RecipeError(
-            f"a tolerance of {allowed:g} is what retention may cost, and none is measured here",
-            "give rows or text with `--retain`, or leave `--tolerance` out",
-        )
-    found.check_base()
-    accelerator = open_accelerator(found.base.spec)
+    adapter = _opened(path, base, trust_remote_code, settings)
+    material = gather(adapter, retention)
+    check_tolerance(allowed, material)
+    adapter.check_base()
     with placed(final) as folder:
         folder.mkdir()
-        report, record = _measure(
-            found, material, wanted, chosen, allowed, folder, accelerator, tell
-        )
-        give_back_memory()
-        if record is not None:
-            tell("opening what was written")
-            (folder / "recipe.json").write_text(_recipe_text(found), encoding="utf-8")
-            check_saved(folder / PARTIAL, found.recipe, found.base, record, accelerator)
+        report = _rewound(adapter, material, wanted, chosen, allowed, folder, tell)
         report = replace(report, seconds=time.monotonic() - begun)
         write_json(folder / REPORT, report.to_json())
         (folder / CURVE).write_text(plots.rewind_curve(report), encoding="utf-8")
     return Rewound(final, report)
+
+
+def _opened(
+    path: str, base: str, trust_remote_code: bool, settings: Mapping[str, object] | None
+) -> OpenedAdapter:
+    """Raises MethodError if there is nothing between the base and what the method trains."""
+    adapter = open_adapter(path, base, trust_remote_code, settings)
+    if reason := adapter.recipe.method.supports_rewinding():
+        raise MethodError(f"this adapter cannot be rewound: {reason}")
+    return adapter
 
 
 def default_output(path: str) -> str:
@@ -173,134 +129,68 @@ def default_output(path: str) -> str:
     return str(folder.with_name(name) if folder.exists() else Path(name))
 
 
-def gather(found: OpenedAdapter, retention: Retention | None) -> Material:
-    """The splits of the training, made anew, and what retention is measured on; no weights.
-
-    Raises:
-        DataError: one of them cannot be read.
-        AdapterError: the data has other classes than the adapter.
-    """
-    task, head = found.recipe.task, found.record.head
-    if not found.record.base:
-        raise AdapterError(
-            "another tool saved the adapter, and it names no data to score it on",
-            "give a run folder of peftkit",
-        )
-    try:
-        splits, _ = load_splits(task, found.recipe.split_seed)
-    except DataError as error:
-        raise DataError(
-            f"the data of the training is needed, and cannot be read: {error.message}",
-            "give the run folder, whose recipe.json says where the data is, and run the command "
-            "in the folder in which the run was started",
-        ) from error
-    encoded = task.encode(splits, found.base.tokenizer)
-    if encoded.head.labels != head.labels:
-        raise AdapterError(
-            "the data that the recipe names has other classes than the adapter",
-            "the file was changed; put that of the training back",
-        )
-    metric = task.metric(found.recipe.metric)
-    if head.task_type != "CAUSAL_LM":
-        if retention is None or "path" not in retention.model_fields_set:
-            return Material(encoded, metric, None)
-        return Material(encoded, metric, retention, rows=_labelled(found, splits, retention))
-    retention = retention or Retention()
-    try:
-        texts = load_texts(retention)
-    except MissingPackageError as error:
-        raise MissingPackageError(
-            f"{error.message}, on which retention is measured",
-            f"{error.hint}, or give a file of general text with `--retain PATH`",
-        ) from error
-    tokenizer = found.base.tokenizer
-    check_ids(found.base, (tokenizer(text, verbose=False)["input_ids"] for text in texts))
-    return Material(encoded, metric, retention, tuple(texts))
-
-
-def _labelled(found: OpenedAdapter, splits: Splits, retention: Retention) -> Examples:
-    """Rows of another file with the task's columns, without those that were trained on."""
-    count = retention.max_rows if "max_rows" in retention.model_fields_set else LABELLED_ROWS
-    task = found.recipe.task.elsewhere(retention.path, retention.subset, count)
-    tables = read_source(task.source)
-    table = next(tables[name] for name in DRAWN_FROM if name in tables)
-    try:
-        check_columns(table, task.columns)
-    except DataError as error:
-        raise DataError(error.message, "name its columns as those of the training") from error
-    rows, _ = clean_rows(task, table, found.recipe.split_seed)
-    trained = set(map(task.key, splits.train))
-    unseen = tuple(row for row in rows if task.key(row) not in trained)
-    if not unseen:
-        raise DataError(
-            f"`{table.name}`: all its rows are in the training split",
-            "give rows that the adapter has not seen",
-        )
-    others = replace(splits, test=unseen)
-    task.check_splits(others)
-    return task.encode(others, found.base.tokenizer).test
-
-
-def _measure(
-    found: OpenedAdapter,
+def _rewound(
+    adapter: OpenedAdapter,
     material: Material,
     scales: Sequence[float],
     wanted: float | None,
     allowed: float,
     folder: Path,
-    accelerator: Accelerator,
     tell: Callable[[str], None],
-) -> tuple[RewindReport, Record | None]:
-    """The report; and the record of what was written, None where the adapter stays as it is."""
+) -> RewindReport:
+    """Scores the adapter at all scales, writes it at the chosen one, and checks what was written;
+    nothing is written where it stays as it is.
+    """
+    accelerator = open_accelerator(adapter.base.spec)
     tell("loading the adapter on its base")
-    model, rewinding = _loaded(found, accelerator)
-
-    def score(examples: Examples) -> Score:
-        return _score(found, material, model, examples, accelerator)
-
-    curve: list[Measured] = []
-    for scale in reversed(scales):  # what all others are compared with comes first
-        rewinding.to(scale)
-        validation = score(material.encoded.validation).metrics[material.metric.name]
-        curve.append(Measured(scale, validation, _retained(found, material, model, accelerator)))
-        tell(_told(curve[-1], material))
-    curve.reverse()
+    model, rewinding = _loaded(adapter, accelerator)
+    curve, of_base = _curve(adapter, material, scales, model, rewinding, accelerator, tell)
     chosen, why = choose(curve, material.metric, material.retention_metric, allowed)
     if wanted is not None:
         chosen, why = wanted, "it was asked for"
-    of_base = None
-    if material.texts:
-        rewinding.to(0.0)
-        of_base = _retained(found, material, model, accelerator)
     tell("scoring the test split")
+    test = material.encoded.test
     rewinding.to(1.0)
-    trained = score(material.encoded.test)
+    trained = _score(adapter, material, model, test, accelerator)
     rewinding.to(chosen)
-    rewound = trained if chosen == 1 else score(material.encoded.test)
-    record = None
+    rewound = trained
     if chosen != 1:
+        rewound = _score(adapter, material, model, test, accelerator)
         with accelerator.autocast():
-            record = write_rewound(model, found, chosen, rewound.metrics, folder)
-    report = RewindReport(
-        name=found.recipe.name or "run",
-        adapter=found.record.weights,
-        method=found.recipe.method.kind(),
-        metric=material.metric,
-        retention_metric=material.retention_metric,
-        retention_data=material.retention_settings,
-        retention_rows=len(material.texts) or len(material.rows or ()),
-        scales=tuple(curve),
-        base=MeasuredBase(of_base),
-        chosen=chosen,
-        why=why,
-        written=record is not None,
-        test=BothTests(*(TestScores(s.metrics, s.intervals) for s in (trained, rewound))),
-        notes=tuple(_notes(found, material, trained)),
-        device=device_name(accelerator.device),
-        versions=versions(),
-        seconds=0.0,
-    )
-    return report, record
+            record = write_rewound(model, adapter, chosen, rewound.metrics, folder)
+        del model, rewinding
+        give_back_memory()
+        tell("opening what was written")
+        (folder / "recipe.json").write_text(_recipe_text(adapter), encoding="utf-8")
+        check_saved(folder / PARTIAL, adapter.recipe, adapter.base, record, accelerator)
+    both = BothTests(*(TestScores(score.metrics, score.intervals) for score in (trained, rewound)))
+    device = device_name(accelerator.device)
+    return make_report(adapter, material, curve, of_base, (chosen, why), both, device)
+
+
+def _curve(
+    adapter: OpenedAdapter,
+    material: Material,
+    scales: Sequence[float],
+    model: nn.Module,
+    rewinding: Rewinding,
+    accelerator: Accelerator,
+    tell: Callable[[str], None],
+) -> tuple[list[Measured], float | None]:
+    """The adapter at each scale, ascending; and the retention of the base, if it is of texts."""
+    validation = material.encoded.validation
+    curve: list[Measured] = []
+    for scale in reversed(scales):  # what all others are compared with comes first
+        rewinding.to(scale)
+        score = _score(adapter, material, model, validation, accelerator)
+        retention = _retained(adapter, material, model, accelerator)
+        curve.append(Measured(scale, score.metrics[material.metric.name], retention))
+        tell(_told(curve[-1], material))
+    curve.reverse()
+    if not material.texts:
+        return curve, None
+    rewinding.to(0.0)
+    return curve, _retained(adapter, material, model, accelerator)
 
 
 def _told(point: Measured, material: Material) -> str:
@@ -311,58 +201,45 @@ def _told(point: Measured, material: Material) -> str:
     return f"{score}, retention {material.retention_metric.name} {point.retention:.4f}"
 
 
-def _loaded(found: OpenedAdapter, accelerator: Accelerator) -> tuple[nn.Module, Rewinding]:
+def _loaded(adapter: OpenedAdapter, accelerator: Accelerator) -> tuple[nn.Module, Rewinding]:
     """The adapter on its base, proven by its probes, and what moves it."""
-    recipe, head, device = found.recipe, found.record.head, accelerator.device
-    model, _ = load_proven(found.folder, recipe, found.base, found.record, accelerator)
+    recipe, head, device = adapter.recipe, adapter.record.head, accelerator.device
+    model, _ = load_proven(adapter.folder, recipe, adapter.base, adapter.record, accelerator)
 
     def load_base() -> LoadedModel:
         set_seed(OTHER_SEED)
-        return load_weights(found.base, head, found.dtype, device, dropout=None)
+        return load_weights(adapter.base, head, adapter.dtype, device, dropout=None)
 
     starts = recipe.method.starts(model, load_base)
-    return model, Rewinding(model, starts, found.base.added_ids)
+    return model, Rewinding(model, starts, adapter.base.added_ids)
 
 
 def _score(
-    found: OpenedAdapter,
+    adapter: OpenedAdapter,
     material: Material,
     model: nn.Module,
     examples: Examples,
     accelerator: Accelerator,
 ) -> Score:
-    recipe, encoded = found.recipe, material.encoded
+    recipe, encoded = adapter.recipe, material.encoded
     tokens, pad = recipe.training.micro_batch_tokens, encoded.pad_token_id
     reader = Reader(model, recipe.task.reads)
     return evaluate(reader, examples, encoded.head, recipe.task, pad, tokens, accelerator)
 
 
 def _retained(
-    found: OpenedAdapter, material: Material, model: nn.Module, accelerator: Accelerator
+    adapter: OpenedAdapter, material: Material, model: nn.Module, accelerator: Accelerator
 ) -> float | None:
     if material.retention is None:
         return None
     if material.rows is not None:
-        score = _score(found, material, model, material.rows, accelerator)
+        score = _score(adapter, material, model, material.rows, accelerator)
         return score.metrics[material.metric.name]
     length = material.retention.max_length
-    return text_loss(model, found.base.tokenizer, material.texts, length, accelerator)
+    return text_loss(model, adapter.base.tokenizer, material.texts, length, accelerator)
 
 
-def _notes(found: OpenedAdapter, material: Material, trained: Score) -> list[str]:
-    notes = []
-    if material.retention is None:
-        notes.append("retention was not measured: `--retain PATH` names rows of another domain")
-    before, now = found.record.metrics["after"]["loss"], trained.metrics["loss"]
-    if abs(now - before) > OTHER_DATA * max(before, 0.1):
-        notes.append(
-            f"at scale 1 the test loss is {now:.4f}, and was {before:.4f} when it was trained: the "
-            "data is not the same"
-        )
-    return notes
-
-
-def _recipe_text(found: OpenedAdapter) -> str:
+def _recipe_text(adapter: OpenedAdapter) -> str:
     """The recipe of the training, which knows where base and data are."""
-    template = found.record.recipe["base"]["chat_template"]  # that in use lies in the adapter
-    return found.recipe.with_(base=found.recipe.base.with_(chat_template=template)).to_json()
+    template = adapter.record.recipe["base"]["chat_template"]  # that in use lies in the adapter
+    return adapter.recipe.with_(base=adapter.recipe.base.with_(chat_template=template)).to_json()

@@ -253,16 +253,11 @@ class Comparison:
 
     def to_json(self) -> Any:
         """As compare.json has it: the metric's name, and its direction behind it."""
-        pairs = records.to_json(self).items()
-        return {
-            name: part
-            for key, value in pairs
-            for name, part in (
-                (("metric", value["name"]), ("higher_is_better", value["higher_is_better"]))
-                if key == "metric"
-                else ((key, value),)
-            )
-        }
+        content: dict[str, Any] = {}
+        for name, part in records.to_json(self).items():
+            direction = {"higher_is_better": self.metric.higher_is_better}
+            content |= {name: self.metric.name, **direction} if name == "metric" else {name: part}
+        return content
 
     @classmethod
     def from_json(cls, value: Any) -> Comparison:

@@ -1,0 +1,127 @@
+"""What an adapter is scored on at each scale: the splits of its training, made anew, and rows or
+texts on which retention is measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from peftkit.adapters.loading import OpenedAdapter
+from peftkit.bases.vocabulary import check_ids
+from peftkit.data.encoded import Encoded, Examples
+from peftkit.data.reading import read_source
+from peftkit.data.rows import check_columns
+from peftkit.data.splits import Splits, clean_rows, load_splits
+from peftkit.errors import AdapterError, DataError, MissingPackageError, RecipeError
+from peftkit.evaluation.retention import DRAWN_FROM, Retention, load_texts
+from peftkit.metrics.metric import Metric
+
+LABELLED_ROWS = 1000
+"""Most rows from elsewhere, unless a number was given; a language model reads fewer texts."""
+TEXT_LOSS = Metric("loss", higher_is_better=False)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What an adapter is scored on."""
+
+    encoded: Encoded
+    metric: Metric
+    """Of the target task."""
+    retention: Retention | None
+    texts: tuple[str, ...] = ()
+    """For a language model."""
+    rows: Examples | None = None
+    """Labelled rows from elsewhere, for any other task."""
+
+    @property
+    def retention_metric(self) -> Metric | None:
+        """`loss` of texts, or the task's own metric; None where retention is not measured."""
+        if self.retention is None:
+            return None
+        return TEXT_LOSS if self.texts else self.metric
+
+    @property
+    def retention_settings(self) -> dict[str, str | int] | None:
+        """The settings of retention that count here; None where it is not measured."""
+        if self.retention is None:
+            return None
+        read_by_task = {"text", "max_rows", "max_length"} if self.rows else set()
+        return self.retention.model_dump(exclude=read_by_task)
+
+
+def gather(adapter: OpenedAdapter, retention: Retention | None) -> Material:
+    """The splits of the training, made anew, and what retention is measured on; no weights.
+
+    Raises:
+        DataError: one of them cannot be read.
+        AdapterError: the data has other classes than the adapter.
+    """
+    task, head = adapter.recipe.task, adapter.record.head
+    if not adapter.record.base:
+        raise AdapterError(
+            "another tool saved the adapter, and it names no data to score it on",
+            "give a run folder of peftkit",
+        )
+    try:
+        splits, _ = load_splits(task, adapter.recipe.split_seed)
+    except DataError as error:
+        raise DataError(
+            f"the data of the training is needed, and cannot be read: {error.message}",
+            "give the run folder, whose recipe.json says where the data is, and run the command "
+            "in the folder in which the run was started",
+        ) from error
+    encoded = task.encode(splits, adapter.base.tokenizer)
+    if encoded.head.labels != head.labels:
+        raise AdapterError(
+            "the data that the recipe names has other classes than the adapter",
+            "the file was changed; put that of the training back",
+        )
+    metric = task.metric(adapter.recipe.metric)
+    if head.task_type != "CAUSAL_LM":
+        if retention is None or "path" not in retention.model_fields_set:
+            return Material(encoded, metric, None)
+        return Material(encoded, metric, retention, rows=_labelled(adapter, splits, retention))
+    retention = retention or Retention()
+    try:
+        texts = load_texts(retention)
+    except MissingPackageError as error:
+        raise MissingPackageError(
+            f"{error.message}, on which retention is measured",
+            f"{error.hint}, or give a file of general text with `--retain PATH`",
+        ) from error
+    tokenizer = adapter.base.tokenizer
+    check_ids(adapter.base, (tokenizer(text, verbose=False)["input_ids"] for text in texts))
+    return Material(encoded, metric, retention, tuple(texts))
+
+
+def check_tolerance(allowed: float, material: Material) -> None:
+    """Raises RecipeError if retention may cost something, and is not measured."""
+    if allowed and material.retention is None:
+        raise RecipeError(
+            f"a tolerance of {allowed:g} is what retention may cost, and none is measured here",
+            "give rows or text with `--retain`, or leave `--tolerance` out",
+        )
+
+
+def _labelled(adapter: OpenedAdapter, splits: Splits, retention: Retention) -> Examples:
+    """Rows of another file with the task's columns, without those that were trained on."""
+    count = retention.max_rows if "max_rows" in retention.model_fields_set else LABELLED_ROWS
+    task = adapter.recipe.task.elsewhere(retention.path, retention.subset, count)
+    tables = read_source(task.source)
+    table = next(tables[name] for name in DRAWN_FROM if name in tables)
+    try:
+        check_columns(table, task.columns)
+    except DataError as error:
+        raise DataError(error.message, "name its columns as those of the training") from error
+    rows, _ = clean_rows(task, table, adapter.recipe.split_seed)
+    trained = set(map(task.key, splits.train))
+    unseen = tuple(row for row in rows if task.key(row) not in trained)
+    if not unseen:
+        raise DataError(
+            f"`{table.name}`: all its rows are in the training split",
+            "give rows that the adapter has not seen",
+        )
+    others = replace(splits, test=unseen)
+    task.check_splits(others)
+    return task.encode(others, adapter.base.tokenizer).test
