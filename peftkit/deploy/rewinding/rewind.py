@@ -185,7 +185,7 @@ def _curve(
         score = _score(adapter, material, model, validation, accelerator)
         retention = _retained(adapter, material, model, accelerator)
         curve.append(Measured(scale, score.metrics[material.metric.name], retention))
-        tell(_told(curve[-1], material))
+        tell(_in_words(curve[-1], material))
     curve.reverse()
     if not material.texts:
         return curve, None
@@ -193,7 +193,7 @@ def _curve(
     return curve, _retained(adapter, material, model, accelerator)
 
 
-def _told(point: Measured, material: Material) -> str:
+def _in_words(point: Measured, material: Material) -> str:
     """`scale 0.5: validation accuracy 0.9000, retention accuracy 0.8000`."""
     score = f"scale {point.scale:g}: validation {material.metric.name} {point.validation:.4f}"
     if point.retention is None or material.retention_metric is None:
