@@ -200,8 +200,8 @@ def _rewind(options: argparse.Namespace) -> None:
     print_rewind(console, done.report)
     console.print(f"  folder  {done.folder}", highlight=False, soft_wrap=True)
     if options.json:
-        told = {"folder": str(done.folder), **done.report.to_json()}
-        print(json.dumps(told, ensure_ascii=False))
+        content = {"folder": str(done.folder), **done.report.to_json()}
+        print(json.dumps(content, ensure_ascii=False))
 
 
 def _teller(console: Console) -> Callable[[str], None]:

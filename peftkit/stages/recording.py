@@ -9,7 +9,6 @@ from peftkit.adapters.record import Record
 from peftkit.adapters.saving import adapter_bytes
 from peftkit.bases.devices import device_name
 from peftkit.evaluation.lead import headline_metric, lead
-from peftkit.parts.records import from_json
 from peftkit.reports.plan_record import Plan, Unplanned
 from peftkit.reports.run_record import (
     ProbeCheck,
@@ -46,14 +45,14 @@ def make_record(
     """
     result, folder = outcome.result, saved.parent
     padding = max(0.0, 1 - result.num_tokens / max(1, result.num_padded_tokens))
-    start = from_json(RecordedStart, prepared.start.to_json()) if prepared.start else None
+    base = {**adapter.base, "unquantized": tuple(adapter.base["unquantized"])}
     return RunRecord(
         status="finished",
         name=folder.name,
         created=datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
         folder=str(folder),
         recipe=RecordedRecipe.of(prepared.recipe),
-        base=from_json(RecordedBase, adapter.base),
+        base=RecordedBase(**base),
         device=device_name(clock.device),
         trainable_parameters=outcome.trainable_parameters,
         total_parameters=prepared.total_parameters,
@@ -61,7 +60,7 @@ def make_record(
         adapter_bytes=adapter_bytes(saved),
         command=prepared.recipe.task.command,
         serve=serve,
-        start=start,
+        start=RecordedStart(**prepared.start.to_json()) if prepared.start else None,
         test=test_record(prepared, outcome),
         training=training_record(result),
         seconds=clock.seconds,
