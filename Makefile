@@ -15,7 +15,7 @@ chat: .venv/installed-chat  ## install a chat model too, and tune it in 4 bit
 	$(BIN)/python recipes/chat_qlora.py
 
 test: lint  ## install, ruff, mypy --strict, tests (about 12 minutes on 2 cores)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile  # what a file's tests share is made once
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ CHINESE = list("好坏的是服务很物流慢快质量不错一般")
 
 @pytest.fixture(autouse=True, scope="session")
 def frozen_session() -> Iterator[None]:
-    """Runs inside freeze nothing again."""
+    """Freezes what has been imported, once for all runs of the session."""
     from peftkit.bases.devices import frozen_gc
 
     with frozen_gc():
@@ -37,7 +37,7 @@ def frozen_session() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def frozen_imports(frozen_session: None) -> None:
-    """Freezes what has been imported since, so that garbage collections in tests skip it."""
+    """Freezes what has been imported since then, so that garbage collections skip it."""
     gc.collect()
     gc.freeze()
 

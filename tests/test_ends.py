@@ -77,6 +77,16 @@ def test_the_best_weights_have_the_best_score_and_of_these_the_lowest_loss(
 # --- signals
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts():
+    """Python's own handler of Ctrl-C, which it does not install where a shell starts the tests in
+    the background and has the signal ignored.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_the_first_signal_is_noted_and_the_second_ends_the_block():
     codes, reached = [], []
 

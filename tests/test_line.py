@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ from peftkit import Base, Data, HeadOnly, LoRA, Recipe, TextClassification, Trai
 from peftkit.bases.devices import frozen_gc, open_accelerator
 from peftkit.errors import MissingPackageError
 from peftkit.run import run
-from tests.conftest import sentences, write_csv
+from tests.conftest import call_forked, sentences, write_csv
 
 
 def test_pairs_of_texts_train_and_predict(bases, tmp_path):
@@ -62,34 +63,31 @@ def test_frozen_gc_inside_others_leave_all_frozen():
         assert gc.get_freeze_count()
 
 
-HUB = """
-import datasets, shutil, sys
-from pathlib import Path
-source, cache = sys.argv[1:]
-built = datasets.load_dataset("csv", data_files=source, cache_dir=cache)  # as a download would
-folder = next(Path(cache).glob("csv/default-*"))
-target = Path(cache) / "org___reviews" / "default" / "0.0.0"
-(made,) = (path for path in (folder / "0.0.0").iterdir() if path.is_dir())
-shutil.copytree(made, target / ("0" * 40))
-for name in (target / ("0" * 40)).iterdir():
-    name.rename(name.with_name(name.name.replace("csv-", "reviews-")))
+def fill_hub_cache(source, cache):
+    """Leaves a data set as a download from the Hub would."""
+    import datasets
+
+    datasets.load_dataset("csv", data_files=str(source), cache_dir=str(cache))
+    folder = next(cache.glob("csv/default-*"))
+    target = cache / "org___reviews" / "default" / "0.0.0" / ("0" * 40)
+    (made,) = (path for path in (folder / "0.0.0").iterdir() if path.is_dir())
+    shutil.copytree(made, target)
+    for file in target.iterdir():
+        file.rename(file.with_name(file.name.replace("csv-", "reviews-")))
+
+
+CHECKS = """
+import sys
+from peftkit.cli.main import command_line
+command_line(["check", "recipe.json", "--json"])
+print("checked", file=sys.stderr)
+command_line(["check", "recipe.json", "--task.data.path", "org/other"])
 """
 
 
 def test_a_hub_data_set_works_offline_from_the_cache(reviews, bases, tmp_path):
     cache = tmp_path / "cache"
-    environment = {
-        **os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(cache),
-        "HF_HUB_CACHE": str(tmp_path / "hub"),
-    }  # fmt: skip
-
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *arguments], capture_output=True, text=True, env=environment,
-            cwd=tmp_path, check=False,
-        )  # fmt: skip
-
-    made = call("-c", HUB, str(reviews), str(cache))
+    made = call_forked(lambda: fill_hub_cache(reviews, cache), tmp_path)
     assert made.returncode == 0, made.stderr
     recipe = Recipe(
         base=Base(name_or_path=str(bases["bert"])),
@@ -97,12 +95,19 @@ def test_a_hub_data_set_works_offline_from_the_cache(reviews, bases, tmp_path):
         method=HeadOnly(),
     )
     (tmp_path / "recipe.json").write_text(recipe.to_json())
-    done = call("-m", "peftkit", "check", "recipe.json", "--json")
-    assert done.returncode == 0, done.stderr
+    environment = {
+        **os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(cache),
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", CHECKS], capture_output=True, text=True, env=environment,
+        cwd=tmp_path, check=False,
+    )  # fmt: skip
+    checked, _, missing = done.stderr.partition("checked\n")
+    assert missing, checked
     assert json.loads(done.stdout)["ledger"]["read"][0]["read"] == 200
-    missing = call("-m", "peftkit", "check", "recipe.json", "--task.data.path", "org/other")
-    assert missing.returncode == 2
-    assert "`org/other` is no local file, and the Hub does not give it" in missing.stderr
+    assert done.returncode == 2
+    assert "`org/other` is no local file, and the Hub does not give it" in missing
 
 
 def test_two_processes_give_the_losses_of_one(make_recipe, tmp_path):

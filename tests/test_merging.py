@@ -48,6 +48,19 @@ def alone(folder: Path, auto: str = "AutoModelForSequenceClassification"):
     return getattr(transformers, auto).from_pretrained(folder).eval()
 
 
+@pytest.fixture(scope="module")
+def one_step(make_recipe, tmp_path_factory):
+    """The folder of a run of one step."""
+    return run(make_recipe(max_steps=1), str(tmp_path_factory.mktemp("one") / "run")).folder
+
+
+@pytest.fixture(scope="module")
+def four_bits(make_chat, tmp_path_factory):
+    """A run of a few steps on a chat model in 4 bit."""
+    recipe = make_chat(base={"quantization": "nf4"}, max_steps=4)
+    return run(recipe, str(tmp_path_factory.mktemp("four") / "run"))
+
+
 def files_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -90,12 +103,10 @@ def test_a_chat_model_in_4_bit_is_merged_into_what_it_was_trained_on(make_chat, 
     assert model.generation_config.eos_token_id == settings["eos_token_id"]
 
 
-def test_other_weights_cost_what_the_report_says(make_chat, tmp_path):
-    recipe = make_chat(base={"quantization": "nf4"}, max_steps=4)
-    done = run(recipe, str(tmp_path / "run"))
-    expected = adapter_logits(done.folder)
+def test_other_weights_cost_what_the_report_says(four_bits, tmp_path):
+    expected = adapter_logits(four_bits.folder)
     for into, layer in (("original", "Linear"), ("requantized", "Linear4bit")):
-        report = merge_to(str(done.folder), str(tmp_path / into), into)
+        report = merge_to(str(four_bits.folder), str(tmp_path / into), into)
         model = alone(tmp_path / into, "AutoModelForCausalLM")
         with torch.inference_mode():
             found = model(input_ids=IDS).logits
@@ -166,29 +177,29 @@ def test_other_methods_have_no_strength(make_recipe, tmp_path, method, reason):
     assert files_in(tmp_path) == ["base", "run"]
 
 
-def test_what_cannot_be_merged_is_told_and_nothing_is_left(make_recipe, tmp_path):
+def test_what_cannot_be_merged_is_told_and_nothing_is_left(make_recipe, one_step, tmp_path):
     done = run(make_recipe(pk.BottleneckAdapter(), max_steps=1), str(tmp_path / "run"))
     with pytest.raises(MethodError, match="keep the adapter"):
         merge_to(str(done.folder), str(tmp_path / "merged"))
-    done = run(make_recipe(max_steps=1), str(tmp_path / "lora"))
+    lora = shutil.copytree(one_step, tmp_path / "lora")
     for into in ("original", "requantized"):
         with pytest.raises(MethodError, match="the base was not quantized"):
-            merge_to(str(done.folder), str(tmp_path / "merged"), into)
+            merge_to(str(lora), str(tmp_path / "merged"), into)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="nothing is overwritten") as caught:
-        merge_to(str(done.folder), str(tmp_path / "full"))
+        merge_to(str(lora), str(tmp_path / "full"))
     assert "`--output`" in caught.value.hint
     for output, told in (
         ("~nobody-here/x", "nobody-here"), ("x" * 300, "File name too long"),
         (tmp_path / "full/mine.txt/x", "is no folder"),
     ):  # fmt: skip
         with pytest.raises(OutputError, match=told):
-            merge_to(str(done.folder), str(output))
+            merge_to(str(lora), str(output))
     damaged = tmp_path / "lora/adapter/adapter_model.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-4])
     with pytest.raises(AdapterError, match="cannot be trusted"):
-        merge_to(str(done.folder), str(tmp_path / "merged"))
+        merge_to(str(lora), str(tmp_path / "merged"))
     assert files_in(tmp_path) == ["full", "lora", "run"]
 
 
@@ -284,16 +295,16 @@ def test_without_the_data_the_probes_are_the_proof(make_recipe, tmp_path, review
     assert "validation" not in report.to_json()
 
 
-def test_the_command_prints_the_certificate(make_recipe, tmp_path, capsys):
-    done = run(make_recipe(max_steps=1), str(tmp_path / "run"))
+def test_the_command_prints_the_certificate(one_step, tmp_path, capsys):
+    folder = str(shutil.copytree(one_step, tmp_path / "run"))
     capsys.readouterr()
-    command_line(["merge", str(done.folder), "--output", str(tmp_path / "a"), "--json"])
+    command_line(["merge", folder, "--output", str(tmp_path / "a"), "--json"])
     printed = capsys.readouterr()
     report = json.loads(printed.out)
     assert {"max_abs_dlogit", "kl", "top1_agreement", "score"} <= report.keys()
     assert "max |Δ logit|" in printed.err
     with pytest.raises(SystemExit) as caught:
-        command_line(["merge", str(done.folder), "--output", str(tmp_path / "b"), "--scale", "nan"])
+        command_line(["merge", folder, "--output", str(tmp_path / "b"), "--scale", "nan"])
     assert caught.value.code == 2
     assert "`--scale` is nan" in capsys.readouterr().err
     assert files_in(tmp_path) == ["a", "run"]
@@ -314,12 +325,12 @@ def test_all_that_the_receipt_offers_can_be_done(make_chat, in_tmp):
         pk.load("runs/a b/run.json")
 
 
-def test_what_a_dead_process_left_is_taken_away(make_recipe, tmp_path):
-    done = run(make_recipe(max_steps=1), str(tmp_path / "run"))
+def test_what_a_dead_process_left_is_taken_away(one_step, tmp_path):
+    folder = shutil.copytree(one_step, tmp_path / "run")
     mine = tmp_path / f".merged.partial-{os.getpid()}-x"
-    for folder in (mine, tmp_path / ".merged.partial-999999999-x", tmp_path / ".other.partial-1-x"):
-        folder.mkdir()
-    merge_to(str(done.folder), str(tmp_path / "merged"))
+    for left in (mine, tmp_path / ".merged.partial-999999999-x", tmp_path / ".other.partial-1-x"):
+        left.mkdir()
+    merge_to(str(folder), str(tmp_path / "merged"))
     assert files_in(tmp_path) == [mine.name, ".other.partial-1-x", "merged", "run"]
 
 

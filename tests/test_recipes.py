@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -14,7 +15,7 @@ from peftkit.cli.main import command_line
 from peftkit.data.packaged import MODELS, find_packaged
 from peftkit.data.reading import read_source
 from peftkit.parts.scripts import import_file
-from tests.conftest import write_csv
+from tests.conftest import call_forked, write_csv
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SAID = ["--json", "--training.num-epochs", "2"]
@@ -58,9 +59,9 @@ def test_every_recipe_has_a_row_here():
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in SLICE]
 )
-def test_recipe_on_a_slice(name, tmp_path, capsys):
+def test_recipe_on_a_slice(name, tmp_path):
     overrides, least = SLICE[name]
-    record = record_of(name, tmp_path, capsys, "--task.data.max-rows", "600", *overrides)
+    record = record_of(name, tmp_path, "--task.data.max-rows", "600", *overrides)
     assert record["test"]["after"]["accuracy"] >= least
     assert record["test"]["after"]["loss"] < record["test"]["before"]["loss"]
     assert record["ledger"]["splits"]["train"]["rows"] == 420
@@ -92,8 +93,10 @@ def small(tmp_path_factory):
 @pytest.mark.parametrize("name", sorted(SLICE.keys() - set(QUICK)))
 def test_recipe_takes_a_few_steps(name, small, tmp_path, capsys):
     base, reviews = map(str, small)
-    given = ["--base.name-or-path", base, "--task.data.path", reviews]
-    record = record_of(name, tmp_path, capsys, *given, *SLICE[name][0])
+    options = [*SAID, "--output-dir", str(tmp_path / "run"), *SLICE[name][0]]
+    options += ["--base.name-or-path", base, "--task.data.path", reviews]
+    main(import_file(RECIPES / f"{name}.py").recipe, options)
+    record = json.loads(capsys.readouterr().out)
     assert record["training"]["num_steps"] == 4
     assert record["probes"]["max_difference"] < 1e-4
 
@@ -101,7 +104,9 @@ def test_recipe_takes_a_few_steps(name, small, tmp_path, capsys):
 def test_a_chat_recipe_takes_a_step(tmp_path, capsys):
     few = ["--task.data.max-rows", "12", "--task.samples", "1", "--training.max-steps", "1"]
     short = ["--task.max-length", "64", "--task.generation.max-new-tokens", "2"]
-    record = record_of("chat_qlora", tmp_path, capsys, *few, *short)
+    options = [*SAID, "--output-dir", str(tmp_path / "run"), *few, *short]
+    main(import_file(RECIPES / "chat_qlora.py").recipe, options)
+    record = json.loads(capsys.readouterr().out)
     assert record["base"]["quantization"] == "nf4"
     assert record["probes"]["max_difference"] < 1e-5
     assert len(record["test"]["samples"]) == 1
@@ -119,16 +124,21 @@ def test_chat_recipes_are_sound(name, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHAT)
-def test_chat_recipe_on_a_slice(name, tmp_path, capsys):
-    test = record_of(name, tmp_path, capsys, "--task.data.max-rows", "64")["test"]
+def test_chat_recipe_on_a_slice(name, tmp_path):
+    test = record_of(name, tmp_path, "--task.data.max-rows", "64")["test"]
     assert test["after"]["loss"] < 0.9 * test["before"]["loss"]
 
 
-def record_of(name: str, folder: Path, capsys: Any, *overrides: str) -> dict:
-    """What a recipe says with `--json` after two epochs."""
-    options = [*SAID, "--output-dir", str(folder / "run"), *overrides]
-    main(import_file(RECIPES / f"{name}.py").recipe, options)
-    return json.loads(capsys.readouterr().out)
+def record_of(name: str, folder: Path, *overrides: str) -> dict:
+    """What a recipe's script says with `--json` after two epochs."""
+
+    def script() -> None:
+        sys.argv = [f"{name}.py", *SAID, "--output-dir", "run", *overrides]
+        runpy.run_path(str(RECIPES / f"{name}.py"), run_name="__main__")
+
+    done = call_forked(script, folder)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def test_the_sentiment_recipes_differ_from_the_first_in_at_most_three_lines():

@@ -65,12 +65,15 @@ def fit_probe(parts: Sequence[Part], task: Task, head: Head, metric: str) -> Fro
         parts: of the training, validation and test split.
         metric: by which the strength is chosen.
     """
+    from threadpoolctl import threadpool_limits
+
     scale = float(np.linalg.norm(parts[0].features, axis=1).mean()) or 1.0
     train, validation, test = (replace(part, features=part.features / scale) for part in parts)
     best: tuple[tuple[float, float], float, Any] | None = None
     tried = []
-    for strength in STRENGTHS:
-        fitted = _fitted(train, strength)
+    with threadpool_limits(limits=1):  # more threads would spin beside torch's
+        regressions = [(strength, _fitted(train, strength)) for strength in STRENGTHS]
+    for strength, fitted in regressions:
         metrics = _judged(fitted, validation, task, head).metrics
         value = metrics[metric]
         tried.append({"regularization": strength, "value": value})
@@ -84,13 +87,12 @@ def fit_probe(parts: Sequence[Part], task: Task, head: Head, metric: str) -> Fro
 
 
 def _fitted(part: Part, strength: float) -> Any:
-    """scikit-learn's regression, in one thread: more would spin beside torch's."""
+    """scikit-learn's regression."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
 
     weights = part.examples.weights
-    with threadpool_limits(limits=1), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # near the end is good enough
         return LogisticRegression(C=strength, max_iter=2000).fit(
             part.features,

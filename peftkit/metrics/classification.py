@@ -30,23 +30,27 @@ class Classification(EvaluateMetric):
         self.num_labels = num_labels
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
-        labels = list(range(self.num_labels))
-        with warnings.catch_warnings():  # a label that is never predicted has precision 0, said
-            warnings.simplefilter("ignore")
-            per_class = precision_recall_fscore_support(
-                references, predictions, labels=labels, zero_division=0
-            )
-        counts: Counts = confusion_matrix(references, predictions, labels=labels)
-        return {
-            "accuracy": float(accuracy(counts[None])[0]),
-            "macro_f1": float(macro_f1(counts[None])[0]),
-            "weighted_f1": float(np.average(per_class[2], weights=per_class[3])),
-            "per_class": [
-                (float(p), float(r), float(f), int(n))
-                for p, r, f, n in zip(*per_class, strict=True)
-            ],
-            "confusion_matrix": counts.tolist(),
-        }
+        return classification_scores(predictions, references, self.num_labels)
+
+
+def classification_scores(predictions: Any, references: Any, num_labels: int) -> dict[str, Any]:
+    """What `Classification` computes, without the copy in a table that `evaluate` makes first."""
+    labels = list(range(num_labels))
+    with warnings.catch_warnings():  # a label that is never predicted has precision 0, said
+        warnings.simplefilter("ignore")
+        per_class = precision_recall_fscore_support(
+            references, predictions, labels=labels, zero_division=0
+        )
+    counts: Counts = confusion_matrix(references, predictions, labels=labels)
+    return {
+        "accuracy": float(accuracy(counts[None])[0]),
+        "macro_f1": float(macro_f1(counts[None])[0]),
+        "weighted_f1": float(np.average(per_class[2], weights=per_class[3])),
+        "per_class": [
+            (float(p), float(r), float(f), int(n)) for p, r, f, n in zip(*per_class, strict=True)
+        ],
+        "confusion_matrix": counts.tolist(),
+    }
 
 
 def accuracy(counts: Counts) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 
 from peftkit.data.encoded import Examples, Head
 from peftkit.metrics.bootstrap import bootstrap_intervals
-from peftkit.metrics.classification import Classification, accuracy, macro_f1
+from peftkit.metrics.classification import accuracy, classification_scores, macro_f1
 from peftkit.tasks.score import ByExample, Matrix, Mistake, Score, ScoreTable
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def class_score(outputs: Outputs, examples: Examples, head: Head) -> Score:
     """
     expected = examples.targets
     predicted = outputs.argmax(axis=1)
-    found = Classification(len(head.labels)).compute(predictions=predicted, references=expected)
+    found = classification_scores(predicted, expected, len(head.labels))
     statistics = {"accuracy": accuracy, "macro_f1": macro_f1}
     per_class = found.pop("per_class")
     counts = found.pop("confusion_matrix")

@@ -235,9 +235,9 @@ def _losses(kept: Outputs, targets: Any) -> Any:
 
 
 def _per_label(predicted: Any, expected: Any, labels: tuple[str, ...]) -> ScoreTable:
-    from peftkit.metrics.classification import Classification
+    from peftkit.metrics.classification import classification_scores
 
-    found = Classification(len(labels)).compute(predictions=predicted, references=expected)
+    found = classification_scores(predicted, expected, len(labels))
     return ScoreTable(
         "Per label",
         ("label", "precision", "recall", "f1", "support"),
