@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,33 @@ class Classification(EvaluateMetric):
         self.num_labels = num_labels
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
-        return classification_scores(predictions, references, self.num_labels)
+        return asdict(classification_scores(predictions, references, self.num_labels))
 
 
-def classification_scores(predictions: Any, references: Any, num_labels: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ClassificationScores:
+    """Of a classifier's predictions."""
+
+    accuracy: float
+    macro_f1: float
+    weighted_f1: float
+    per_class: tuple[tuple[float, float, float, int], ...]
+    """Precision, recall, F1 and support of each label."""
+    confusion_matrix: tuple[tuple[int, ...], ...]
+    """Expected in rows, predicted in columns."""
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers by name."""
+        return {
+            "accuracy": self.accuracy,
+            "macro_f1": self.macro_f1,
+            "weighted_f1": self.weighted_f1,
+        }
+
+
+def classification_scores(
+    predictions: Any, references: Any, num_labels: int
+) -> ClassificationScores:
     """What `Classification` computes, without the copy in a table that `evaluate` makes first."""
     labels = list(range(num_labels))
     with warnings.catch_warnings():  # a label that is never predicted has precision 0, said
@@ -42,15 +66,15 @@ def classification_scores(predictions: Any, references: Any, num_labels: int) ->
             references, predictions, labels=labels, zero_division=0
         )
     counts: Counts = confusion_matrix(references, predictions, labels=labels)
-    return {
-        "accuracy": float(accuracy(counts[None])[0]),
-        "macro_f1": float(macro_f1(counts[None])[0]),
-        "weighted_f1": float(np.average(per_class[2], weights=per_class[3])),
-        "per_class": [
+    return ClassificationScores(
+        accuracy=float(accuracy(counts[None])[0]),
+        macro_f1=float(macro_f1(counts[None])[0]),
+        weighted_f1=float(np.average(per_class[2], weights=per_class[3])),
+        per_class=tuple(
             (float(p), float(r), float(f), int(n)) for p, r, f, n in zip(*per_class, strict=True)
-        ],
-        "confusion_matrix": counts.tolist(),
-    }
+        ),
+        confusion_matrix=tuple(map(tuple, counts.tolist())),
+    )
 
 
 def accuracy(counts: Counts) -> Floats:

@@ -27,19 +27,17 @@ def class_score(outputs: Outputs, examples: Examples, head: Head) -> Score:
     predicted = outputs.argmax(axis=1)
     found = classification_scores(predicted, expected, len(head.labels))
     statistics = {"accuracy": accuracy, "macro_f1": macro_f1}
-    per_class = found.pop("per_class")
-    counts = found.pop("confusion_matrix")
     return Score(
-        metrics=found,
+        metrics=found.metrics(),
         intervals=bootstrap_intervals(expected, predicted, len(head.labels), statistics),
         tables=(
             ScoreTable(
                 "Per label",
                 ("label", "precision", "recall", "f1", "support"),
-                tuple((name, *row) for name, row in zip(head.labels, per_class, strict=True)),
+                tuple((name, *row) for name, row in zip(head.labels, found.per_class, strict=True)),
             ),
         ),
-        matrices=(Matrix("Confusion", head.labels, tuple(map(tuple, counts))),),
+        matrices=(Matrix("Confusion", head.labels, found.confusion_matrix),),
         mistakes=_mistakes(outputs, expected, predicted, examples, head),
         by_example=_by_example(outputs, expected),
     )

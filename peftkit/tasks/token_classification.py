@@ -241,5 +241,5 @@ def _per_label(predicted: Any, expected: Any, labels: tuple[str, ...]) -> ScoreT
     return ScoreTable(
         "Per label",
         ("label", "precision", "recall", "f1", "support"),
-        tuple((name, *row) for name, row in zip(labels, found["per_class"], strict=True)),
+        tuple((name, *row) for name, row in zip(labels, found.per_class, strict=True)),
     )

@@ -1,0 +1,239 @@
+"""Two tasks that the contracts carry, from a file of rows to an answer, through the commands."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import peftkit as pk
+from peftkit.adapters.verifying import verify
+from peftkit.cli.main import command_line
+from peftkit.data.rows import Row
+from peftkit.deploy.merging.merge import merge_to
+from peftkit.errors import PeftkitError
+from peftkit.metrics.entities import entities, entity_counts, entity_f1
+from peftkit.run import run
+from peftkit.stages.preparing import prepare
+from tests.conftest import write_jsonl
+from tests.examples import base_with
+from tests.tiny_translator import pairs, save_translator
+
+
+def tagged(count: int) -> list[dict]:
+    """`bright warm` and `dark` are names of two kinds."""
+    rng = random.Random(0)
+    rows = []
+    for _ in range(count):
+        words, labels = [], []
+        for _ in range(rng.randint(2, 14)):
+            kind = rng.random()
+            name = (
+                (["bright", "warm"], ["B-GOOD", "I-GOOD"]) if kind < 0.2 else (["dark"], ["B-BAD"])
+            )
+            other = ([rng.choice(["the", "film", "story", "a"])], ["O"])
+            own = name if kind < 0.4 else other
+            words += own[0]
+            labels += own[1]
+        rows.append({"tokens": words, "labels": labels})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory, bases) -> dict[str, pk.Recipe]:
+    folder = tmp_path_factory.mktemp("tasks")
+    training = pk.Training(learning_rate=1e-2, num_epochs=3, batch_size=16)
+    words = pk.TaggedWords(path=str(write_jsonl(folder / "tagged.jsonl", tagged(120))))
+    texts = pk.Pairs(path=str(write_jsonl(folder / "pairs.jsonl", pairs(120))))
+    return {
+        "tokens": pk.Recipe(
+            base=pk.Base(name_or_path=str(bases["bert"])),
+            task=pk.TokenClassification(data=words, max_length=12, overlap=4),
+            method=pk.LoRA(r=4, lora_alpha=8), training=training, name="tokens",
+        ),
+        "translation": pk.Recipe(
+            base=pk.Base(name_or_path=str(save_translator(folder / "t5"))),
+            task=pk.Translation(data=texts, samples=4, generation={"max_new_tokens": 8}),
+            method=pk.LoRA(r=4, lora_alpha=8, target_modules="all-linear"), training=training,
+            name="translation",
+        ),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(recipes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return {name: run(recipe, str(folder / name)) for name, recipe in recipes.items()}
+
+
+TASKS = ["tokens", "translation"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_it_is_trained_scored_saved_and_verified(runs, task):
+    test = runs[task].record.test
+    assert test.after["loss"] < test.before["loss"]
+    assert 0 <= runs[task].record.probes.max_difference <= 1e-5
+    assert verify(str(runs[task].folder)).problems == []
+    for metric, (low, high) in test.intervals.items():
+        assert low <= test.after[metric] <= high
+    scores = json.loads((runs[task].folder / "by_example.json").read_text())
+    for name, parts in scores.items():  # means over rows, not over windows
+        assert len(parts["values"]) == {"tokens": 18, "translation": 18}[task]
+        assert sum(parts["values"]) / sum(parts["weights"]) == pytest.approx(
+            test.after[name], rel=1e-4
+        )
+
+
+def test_words_are_labelled_whatever_the_windows(runs, recipes):
+    adapter = pk.load(str(runs["tokens"].folder))
+    long = ["the", "bright", "warm", "film", "dark"] * 12
+    alone, many = adapter.predict([long[:5], long])
+    assert alone.labels == ("O", "B-GOOD", "I-GOOD", "O", "B-BAD")
+    assert many.labels == alone.labels * 12
+    assert adapter.predict(["the bright warm film dark"])[0] == alone
+    assert runs["tokens"].record.test.after["entity_f1"] > 0.9
+
+
+def test_a_translation_is_written_and_its_characters_are_scored(runs):
+    record = runs["translation"].record
+    assert set(record.test.answers) == {"before", "after"}
+    assert 0 <= record.test.answers["after"]["chrf"] <= 1
+    adapter = pk.load(str(runs["translation"].folder))
+    (reply,) = adapter.predict(["bright warm film"])
+    assert set(reply.reply.split()) <= {"dark", "cold", "angry", "a", "story", *"<unk>"}
+
+
+def test_the_command_answers_a_file(runs, tmp_path, capsys):
+    for task, rows in (("tokens", tagged(3)), ("translation", pairs(3))):
+        file, out = write_jsonl(tmp_path / f"{task}.jsonl", rows), tmp_path / f"{task}.csv"
+        command_line(["predict", str(runs[task].folder), "--file", str(file), "--out", str(out)])
+        with out.open() as opened:
+            answered = list(csv.DictReader(opened))
+        assert len(answered) == 3
+        for row, answer in zip(rows, answered, strict=True):
+            if task == "tokens":
+                assert len(json.loads(answer["predicted"])) == len(row["tokens"])
+            else:
+                assert "reply" in answer
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_it_merges_within_the_certificate(runs, task, tmp_path):
+    report = merge_to(str(runs[task].folder), str(tmp_path / "merged"))
+    assert report.relative <= report.tolerance
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_it_is_compared(recipes, task, tmp_path):
+    training = pk.Training(learning_rate=1e-2, max_steps=4, batch_size=16, metric="loss")
+    recipe = recipes[task].with_(training=training)
+    done = pk.compare([recipe], str(tmp_path / "compare"), pk.Budget(num_trials=1, num_seeds=1))
+    assert done.record.status == "finished"
+    assert {row.role for row in done.record.rows} >= {"full", "contender"} or len(
+        done.record.rows
+    ) > 1
+
+
+def test_each_word_is_read_once_where_it_has_more_context(recipes):
+    encoded = prepare(recipes["tokens"]).encoded
+    examples = encoded.train
+    assert len(examples) > len(examples.rows)
+    words = [len(row.values["tokens"]) for row in examples.rows]
+    assert examples.outputs_per_row().tolist() == words
+    read: dict[int, dict[int, int]] = {}
+    for example in range(len(examples)):
+        row = int(examples.row_of[example])
+        numbers = examples.columns["word"][examples.outputs_of(example)]
+        for word, place in zip(numbers, examples.read_at[example][:, 0], strict=True):
+            assert int(word) not in read.setdefault(row, {})
+            read[row][int(word)] = min(place, len(examples.input_ids[example]) - 1 - place)
+    for row, contexts in read.items():  # a window has 10 words, two have 4 in common
+        inner = [c for word, c in contexts.items() if 3 <= word < words[row] - 3]
+        assert all(context >= 2 for context in inner)
+
+
+def test_entities_are_those_of_conlleval():
+    tags = ["B-X", "I-X", "O", "I-Y", "B-Y", "I-X", "Z", "Z", "O"]
+    assert entities(tags) == {(0, 2, "X"), (3, 4, "Y"), (4, 5, "Y"), (5, 6, "X"), (6, 8, "Z")}
+    counts = entity_counts([["B-X", "I-X"], ["O", "B-Y"]], [["B-X", "O"], ["O", "B-Y"]])
+    assert counts.tolist() == [[0, 1, 1], [1, 1, 1]]
+    assert entity_f1(counts.sum(axis=0)) == pytest.approx(2 * 1 / 4)
+    assert entity_f1(np.zeros(3)) == 0
+
+
+def test_a_translation_needs_an_encoder_and_a_decoder(recipes, bases):
+    recipe = recipes["translation"]
+    with pytest.raises(PeftkitError, match="is no encoder-decoder, and this task needs one"):
+        prepare(recipe.with_(base=pk.Base(name_or_path=str(bases["bert"]))))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"tokens": "the film"}, "tokens is str, not a list of words"),
+        ({"tokens": []}, "empty tokens"),
+        ({"labels": ["O"]}, "labels has another length than tokens"),
+        ({"labels": "O"}, "labels is str, not a list"),
+    ],
+)
+def test_what_is_wrong_with_a_row_of_words_is_named(tmp_path, change, told):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{**tagged(1)[0], **change}, *tagged(30)])
+    task = pk.TokenClassification(data=pk.TaggedWords(path=str(path)))
+    base = pk.Base(name_or_path=str(tmp_path))
+    recipe = pk.Recipe(base=base, task=task, method=pk.LoRA())
+    from peftkit.data.splits import load_splits
+
+    with pytest.raises(PeftkitError, match=told):
+        load_splits(recipe.task, 0)
+
+
+def test_the_decoder_predicts_each_token_from_those_before(recipes):
+    """Two streams: the losses are those of transformers' own labels, one row at a time."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    from peftkit.evaluation.scoring import run_model
+    from tests.engines import engine_of
+
+    prepared = prepare(recipes["translation"])
+    model = AutoModelForSeq2SeqLM.from_pretrained(prepared.base.folder).eval()
+    examples, tokenizer = prepared.encoded.test, prepared.base.tokenizer
+    losses = []
+    for row in examples.rows:
+        read = tokenizer(row.values["text"], return_tensors="pt")
+        labels = tokenizer(row.values["translation"], return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            losses.append((float(model(**read, labels=labels).loss), labels.shape[1]))
+    by_hand = sum(loss * size for loss, size in losses) / sum(size for _, size in losses)
+    engine = engine_of(model, prepared.encoded.head, micro_batch_tokens=40)
+    task = recipes["translation"].task
+    assert run_model(engine, examples, task.reduce_outputs)[1] == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_words_of_nothing_are_named(bases):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(bases["bert"])
+    task = pk.TokenClassification(data=pk.TaggedWords(path="nowhere"))
+    rows = [Row(3, {"tokens": ["film", "\u200b"]})]
+    head = prepare_head()
+    with pytest.raises(PeftkitError, match=r"row 3: the tokenizer makes nothing of the word"):
+        task.encode_inputs(rows, base_with(tokenizer), head)
+
+
+def prepare_head():
+    from peftkit.data.encoded import Head
+
+    return Head("AutoModelForTokenClassification", "TOKEN_CLS", ("O",))
+
+
+def test_the_kinds_are_recorded(recipes):
+    for recipe in recipes.values():
+        assert pk.Recipe.from_json(recipe.to_json()) == recipe
+    assert Path(recipes["tokens"].base.name_or_path).is_dir()
