@@ -59,6 +59,7 @@ from peftkit.stages.plan import make_plan
 from peftkit.stages.preparing import Prepared, prepare
 from peftkit.stages.recording import make_record
 from peftkit.stages.run_folder import check_output, output_folder
+from peftkit.tasks.answers import Decision
 from peftkit.training.forward.steps import number_of_steps
 from peftkit.training.interruptions import interruptible
 from peftkit.training.threads import cpu_threads
@@ -151,7 +152,7 @@ def _run(
         if not accelerator.is_main_process:
             return Run(folder, None)
         with interruptible(lambda _: "") as signals, clock.stage("save"):
-            told = outcome.metrics(), outcome.unquantized
+            told = outcome.metrics(), outcome.unquantized, outcome.decision
             unchecked, adapter = save_adapter(model, *told, prepared, folder, accelerator)
         if signals.code:
             sys.exit(signals.code)
@@ -184,7 +185,8 @@ def keep_unfinished(
         validated = next(v.metrics for v in result.validations if v.step == step)
         before = {"test split, before": unfinished.before.metrics}
         metrics = {**before, f"{VALIDATED} {step}": validated}
-        kept = unfinished.model, metrics, unfinished.unquantized
+        decision = Decision()  # nothing is decided any more
+        kept = unfinished.model, metrics, unfinished.unquantized, decision
         unchecked, _ = save_adapter(*kept, prepared, folder, accelerator)
         unchecked.rename(folder / UNFINISHED)
     accelerator.wait_for_everyone()  # a launcher ends all processes with the first one
@@ -202,6 +204,7 @@ def save_adapter(
     model: nn.Module,
     metrics: dict[str, dict[str, float]],
     unquantized: list[str],
+    decision: Decision,
     prepared: Prepared,
     folder: Path,
     accelerator: Accelerator,
@@ -211,6 +214,7 @@ def save_adapter(
     Args:
         metrics: scores by name, for the record.
         unquantized: modules of a quantized base that are not quantized.
+        decision: of the task, with the best weights.
     """
     recipe, base = prepared.recipe, prepared.base
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
@@ -237,6 +241,7 @@ def save_adapter(
         metrics=metrics,
         probes=probes,
         versions=versions(),
+        decision=decision,
     )
     adapter.write(unchecked)
     prompt = recipe.task.prompt_code() if adapter.head.generation else ""

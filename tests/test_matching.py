@@ -32,7 +32,7 @@ def shapes() -> torch.nn.Module:
 
 
 def inject(method: pk.Method) -> torch.nn.Module:
-    _, encoded, _ = setting("llama", "AutoModelForCausalLM")
+    _, encoded = setting("llama", "AutoModelForCausalLM")
     return method.inject(shapes(), encoded, ())
 
 

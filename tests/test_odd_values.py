@@ -63,7 +63,7 @@ def test_a_value_that_peft_does_not_list_is_told():
     config = {"peft_type": "SHIRA", "r": 2, "target_modules": ["q_proj"], "mask_type": "randon"}
     with pytest.raises(PeftkitError, match="did you mean `random`"):
         inject(pk.PeftMethod(config=config))
-    model, encoded, _ = setting("llama", "AutoModelForCausalLM")
+    model, encoded = setting("llama", "AutoModelForCausalLM")
     pk.PeftMethod(config={**config, "mask_type": "random"}).inject(model, encoded, ())
 
 

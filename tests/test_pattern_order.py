@@ -29,7 +29,7 @@ KEYS = (
 )  # fmt: skip
 RANKS = st.lists(st.tuples(st.sampled_from(KEYS), st.integers(1, 6)), max_size=4)
 ALPHAS = st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from((1.0, 8.0, 70.0))), max_size=4)
-LLAMA, ENCODED, _ = setting("llama", "AutoModelForCausalLM")
+LLAMA, ENCODED = setting("llama", "AutoModelForCausalLM")
 
 
 def injected(method: pk.Method) -> torch.nn.Module:

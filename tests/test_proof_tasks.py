@@ -237,3 +237,37 @@ def test_the_kinds_are_recorded(recipes):
     for recipe in recipes.values():
         assert pk.Recipe.from_json(recipe.to_json()) == recipe
     assert Path(recipes["tokens"].base.name_or_path).is_dir()
+
+
+class Cautious(pk.TextClassification):
+    """Answers `good` from a threshold on, which the validation split decides."""
+
+    decides = True
+
+    def decide(self, kept, examples, head):
+        from peftkit.tasks.answers import Decision
+
+        good = head.labels.index("good")
+        return Decision({"threshold": (float(np.median(kept[:, good] - kept[:, 1 - good])),)})
+
+    def metrics(self, kept, examples, head, decision):
+        score = super().metrics(kept, examples, head, decision)
+        score.metrics["threshold"] = decision.numbers.get("threshold", (0.0,))[0]
+        return score
+
+    def answers(self, kept, examples, head, decision):
+        from peftkit.tasks.answers import Scored
+
+        return [Scored(decision.numbers["threshold"][0]) for _ in kept]
+
+
+def test_what_is_decided_on_validation_rows_serves_the_test_rows_and_the_answers(
+    make_recipe, reviews, tmp_path
+):
+    task = Cautious(data=pk.Data(path=str(reviews)))
+    done = run(make_recipe(task=task, max_steps=2), str(tmp_path / "run"))
+    kept = json.loads((done.folder / "adapter" / "peftkit.json").read_text())["decision"]
+    [threshold] = kept["numbers"]["threshold"]
+    assert done.record.test.after["threshold"] == threshold != 0
+    assert done.record.test.before["threshold"] == 0
+    assert pk.load(str(done.folder)).predict(["a film"])[0].score == threshold

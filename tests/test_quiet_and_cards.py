@@ -26,6 +26,7 @@ from peftkit.data.packaged import MODELS
 from peftkit.deploy.merging.card import write_merged_card
 from peftkit.methods.method import Method
 from peftkit.parts.scripts import import_trusted
+from peftkit.reports.merge_report import BothScores, Distance, MergeReport
 from peftkit.run import run
 
 
@@ -145,10 +146,13 @@ def test_the_card_of_a_packaged_base_names_the_hub_s_file_and_its_quantization(t
 
 def test_so_does_the_card_of_the_merged_model(tmp_path):
     record = record_on("packaged:smollm2-135m-instruct")
-    report = {
-        "max_abs_dlogit": 0.0, "top1_agreement": 1.0, "into": "trained", "scale": 1,
-        "score": {"adapter": {}, "merged": {}},
-    }  # fmt: skip
+    same = Distance(1, 0.0, 0.0, 0.0, 1.0)
+    report = MergeReport(
+        into="trained", scale=1, dtype="float32", max_abs_dlogit=0.0, relative=0.0, kl=0.0,
+        top1_agreement=1.0, tolerance=1e-5, probes=same, validation=None,
+        score=BothScores({}, {}), validation_absent="", seconds=1.0, peak_memory_mb=1.0,
+        adapter={}, files={}, versions={},
+    )  # fmt: skip
     write_merged_card(tmp_path, "talk", record, report)
     text = (tmp_path / "README.md").read_text()
     assert f"base_model: {SMOLLM.origin}" in text

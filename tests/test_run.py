@@ -287,7 +287,11 @@ def test_classes_from_elsewhere_work_and_rerun_only_when_trusted(in_tmp, bases, 
         runpy.run_path("mine.py", run_name="__main__")
 
     def call(function, *arguments):
-        return call_forked(lambda: function(*arguments), in_tmp)
+        def alone():
+            sys.modules.pop("mine", None)  # another test's module of that name
+            function(*arguments)
+
+        return call_forked(alone, in_tmp)
 
     done = call(script, "--method.strength", "0.75")
     assert done.returncode == 0, done.stderr

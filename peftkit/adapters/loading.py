@@ -35,7 +35,7 @@ from peftkit.errors import AdapterError, RecipeError
 from peftkit.evaluation.generating import write
 from peftkit.evaluation.scoring import run_model
 from peftkit.recipe import Recipe
-from peftkit.tasks.answers import Answer, Decision, Reply
+from peftkit.tasks.answers import Answer, Reply
 from peftkit.training.forward.engine import Engine
 from peftkit.training.progress import Pace, Say, silent
 
@@ -85,7 +85,7 @@ class LoadedAdapter:
         )
         examples = self._encode(inputs)
         kept, _ = run_model(engine, examples, task.reduce_outputs, progress)
-        return task.answers(kept, examples, self.record.head, Decision())
+        return task.answers(kept, examples, self.record.head, self.record.decision)
 
     @quietly()
     def write(

@@ -25,6 +25,7 @@ from peftkit.adapters.probes import Probe
 from peftkit.data.encoded import Head
 from peftkit.errors import AdapterError
 from peftkit.recipe import Recipe
+from peftkit.tasks.answers import Decision
 
 FORMAT = 1
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "evaluate")
@@ -60,11 +61,15 @@ class Record:
     """`scale` beside what was trained, and `from`, the `weights` of the adapter that was rewound;
     empty if none was."""
 
+    decision: Decision = field(default_factory=Decision)
+    """What the task decided on the validation split; left out of the file if that is nothing."""
+
     def write(self, folder: Path) -> None:
         """Writes peftkit.json."""
         value = {"format": FORMAT, **asdict(self)}
-        if not self.rewound:
-            del value["rewound"]
+        for name, there in (("rewound", self.rewound), ("decision", self.decision.numbers)):
+            if not there:
+                del value[name]
         value["sha256"] = record_sha256(value)
         text = json.dumps(value, indent=1, ensure_ascii=False)
         (folder / RECORD).write_text(text + "\n", encoding="utf-8")
@@ -88,6 +93,8 @@ class Record:
             probes = tuple(Probe.from_json(probe) for probe in value.pop("probes"))
             value.pop("sha256", None)
             later: dict[str, Any] = {"tensors": {}, "peft_config": {}}  # older ones lack them
+            numbers = value.pop("decision", {"numbers": {}})["numbers"].items()
+            later["decision"] = Decision({name: tuple(found) for name, found in numbers})
             return Record(
                 head=Head(**{**head, "labels": tuple(head["labels"])}),
                 probes=probes,

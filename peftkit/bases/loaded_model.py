@@ -28,6 +28,11 @@ class LoadedModel:
     quantized: Quantized | None = None
     """How much of it is; None where the base asks for none."""
 
+    @property
+    def unquantized(self) -> list[str]:
+        """Modules of a quantized base that hold weights and are not quantized."""
+        return self.quantized.unquantized if self.quantized else []
+
 
 MOST_NAMES = 6
 

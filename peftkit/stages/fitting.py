@@ -23,7 +23,7 @@ from peftkit.evaluation.features import FrozenBase, beside_scores, tried
 from peftkit.evaluation.frozen_probe import ROW, has_probe
 from peftkit.evaluation.generating import answer_prompts
 from peftkit.evaluation.probe_rows import ProbeOfRun, probe_of_run
-from peftkit.evaluation.scoring import evaluate, start_values
+from peftkit.evaluation.scoring import evaluate, run_model, start_values
 from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.recipe import Recipe
 from peftkit.reports.run_record import Sample
@@ -32,6 +32,7 @@ from peftkit.stages.outcome import Clock, Outcome
 from peftkit.stages.plan import forward_tokens
 from peftkit.stages.preparing import Prepared
 from peftkit.stages.rehearsal import count
+from peftkit.tasks.answers import Decision
 from peftkit.tasks.score import Score
 from peftkit.training.account import TrainResult
 from peftkit.training.forward.engine import Engine
@@ -61,11 +62,11 @@ class Judge:
     clock: Clock
     console: Console
 
-    def score(self, engine: Engine) -> Score:
+    def score(self, engine: Engine, decision: Decision | None = None) -> Score:
         """The task's score on the test split."""
         test = self.prepared.encoded.test
         pace = Pace(says(self.console), "test", len(test))
-        return evaluate(engine, test, self.prepared.recipe.task, pace.advance)
+        return evaluate(engine, test, self.prepared.recipe.task, pace.advance, decision)
 
     def answers(self, model: nn.Module) -> list[str]:
         """What the model writes for the prompts of the encoding."""
@@ -104,7 +105,6 @@ def train_and_score(
     with clock.stage("load"):
         loaded = load(prepared, accelerator)
         prepared = with_start_values(engine_of(loaded.model, prepared, accelerator), prepared)
-    unquantized = loaded.quantized.unquantized if loaded.quantized else []
     before = judge_base(loaded, Judge(prepared, accelerator, clock, console), frozen_probe)
     with clock.stage("inject"):
         base_memory = footprint(loaded.model)
@@ -124,16 +124,17 @@ def train_and_score(
         if not signals.code:
             with signals.at_once():
                 with clock.stage("evaluate"):
-                    after = judge.score(chosen.engine)
+                    decision = decide(chosen.engine, prepared)
+                    after = judge.score(chosen.engine, decision)
                 answers_after = judge.answers(model)
     if signals.code:
         result = replace(result, stopped="interrupted", exit_code=signals.code)
-        raise Unfinished(model, before.score, result, unquantized)
+        raise Unfinished(model, before.score, result, loaded.unquantized)
     samples, answers = _written(prepared, before.answers, answers_after)
     accelerator.end_training()  # closes trackers and the process group: nothing is shared below
     return model, Outcome(
         before.score, baselines, after, samples, answers, result, chosen.notes, trainable,
-        base_memory, unquantized, before.probe,
+        base_memory, loaded.unquantized, decision, before.probe,
     )  # fmt: skip
 
 
@@ -245,6 +246,15 @@ def with_start_values(engine: Engine, prepared: Prepared) -> Prepared:
         name: start_values(engine, examples) for name, examples in prepared.encoded.splits().items()
     }
     return replace(prepared, encoded=prepared.encoded.with_column(START_VALUES, values))
+
+
+def decide(engine: Engine, prepared: Prepared) -> Decision:
+    """What the task decides on the validation split, if it decides something."""
+    task, validation = prepared.recipe.task, prepared.encoded.validation
+    if not task.decides:
+        return Decision()
+    kept, _ = run_model(engine, validation, task.reduce_outputs)
+    return task.decide(kept, validation, engine.head)
 
 
 def choose_trained(model: nn.Module, prepared: Prepared, accelerator: Accelerator) -> Chosen:

@@ -13,6 +13,7 @@ from peftkit.bases.devices import peak_memory_mb, reset_peak
 from peftkit.bases.footprint import Footprint
 from peftkit.evaluation.probe_rows import ProbeOfRun
 from peftkit.reports.run_record import Sample
+from peftkit.tasks.answers import Decision
 from peftkit.tasks.score import Score
 from peftkit.training.account import TrainResult
 
@@ -34,6 +35,8 @@ class Outcome:
     base_memory: Footprint
     unquantized: list[str]
     """Modules of a quantized base that hold weights and are not quantized, embeddings left out."""
+    decision: Decision
+    """Of the task, with the best weights."""
     probe: ProbeOfRun | None
     """The frozen probe, whose scores are among the baselines; None where the task has none."""
 

@@ -59,6 +59,8 @@ class Task(OpenPart):
     comparable: ClassVar[tuple[str, ...]] = ()
     """Those of them, or `loss`, that `Score.by_example` has, by which two models are compared."""
 
+    decides: ClassVar[bool] = False
+    """Whether answers depend on what `decide` finds on the validation split."""
     needs_start_values: ClassVar[bool] = False
     """Whether the loss compares with what the model gave before training, in the examples' column
     `start_values`: the loss of each output after injection."""

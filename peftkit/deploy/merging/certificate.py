@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
@@ -43,6 +43,8 @@ class MergeInputs:
     """None where the data cannot be read."""
     reason: str = ""
     """Why it cannot."""
+    decision: Decision = field(default_factory=Decision)
+    """Of the task, as the adapter records it."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def compute_outputs(
     outputs, loss = run_model(
         engine, examples, keep, Pace(say, "validation", len(examples)).advance
     )
-    scores = task.metrics(outputs, examples, inputs.head, Decision()).metrics
+    scores = task.metrics(outputs, examples, inputs.head, inputs.decision).metrics
     return MergeOutputs(probes, torch.cat(kept), {**scores, "loss": loss})
 
 

@@ -179,7 +179,7 @@ def _inputs(found: OpenedAdapter) -> MergeInputs:
         probes = synthetic_inputs(opened.config, vocabulary_of(opened), ())
     validation, reason = _validation(found)
     pad = opened.tokenizer.pad_token_id
-    return MergeInputs(found.recipe, record.head, pad, probes, validation, reason)
+    return MergeInputs(found.recipe, record.head, pad, probes, validation, reason, record.decision)
 
 
 def _validation(found: OpenedAdapter) -> tuple[Examples | None, str]:

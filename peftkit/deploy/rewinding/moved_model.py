@@ -36,7 +36,7 @@ class MovedModel:
         tokens, pad = recipe.training.micro_batch_tokens, encoded.pad_token_id
         loss = recipe.task.loss()
         engine = Engine.of(self.model, encoded.head, loss, pad, tokens, self.accelerator)
-        return evaluate(engine, examples, recipe.task)
+        return evaluate(engine, examples, recipe.task, decision=self.adapter.record.decision)
 
     def retention(self) -> float | None:
         """The score on what should be retained; None where nothing was given to measure it on."""
