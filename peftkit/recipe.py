@@ -101,12 +101,12 @@ class Recipe(Part):
                 f"`training.metric` is `{metric}`, which is none of {quoted(known)}; "
                 f"{did_you_mean(metric, known)}".rstrip("; ")
             )
-        if reason := self.method.supports(self.task, self.base):
+        if reason := self.method.refuses(self.task.expected_head, self.base):
             raise ValueError(reason)
-        if self.start_from and (reason := self.method.supports_start()):
+        if self.start_from and (reason := self.method.refuses_start()):
             raise ValueError(f"`start_from`: {reason}")
         checkpointing = self.training.gradient_checkpointing
-        if checkpointing and (reason := self.method.supports_checkpointing()):
+        if checkpointing and (reason := self.method.refuses_checkpointing()):
             raise ValueError(f"`training.gradient_checkpointing`: {reason}")
         return self
 

@@ -363,7 +363,7 @@ def refusal(cell: Cell, base: pk.Base) -> str:
     """Why the cell cannot work, as `peftkit check` says it; empty if it can."""
     method, _ = METHODS[cell.method]
     task, _ = HEADS[cell.head]
-    if reason := method.supports(task, base):
+    if reason := method.refuses(task.expected_head, base):
         return reason
     try:
         opened = open_base(base, method.position_offset)
@@ -447,7 +447,7 @@ def examine(cell: Cell, folder: Path, work: Path) -> Outcome:
         same("generation's first logits", *logits, rounded)
         if rounded == EXACT:  # else ties may fall otherwise
             assert tokens[0] == tokens[1], tokens
-    outcome.merges = method.supports_merging(base) or ""
+    outcome.merges = method.refuses_merging(base) or ""
     if not outcome.merges:
         merged = merged_model(folders[0], recipe, opened, encoded.head, dtype)
         assert not any("lora" in name for name, _ in merged.named_parameters())

@@ -216,7 +216,7 @@ def test_it_never_merges(make_recipe, tmp_path):
     )
     with pytest.raises(ValueError, match="is not linear, and cannot be merged"):
         loaded.merge_and_unload()
-    assert "keep the adapter" in recipe.method.supports_merging(recipe.base)
+    assert "keep the adapter" in recipe.method.refuses_merging(recipe.base)
 
 
 def test_an_unknown_architecture_asks_for_target_modules(make_recipe, bases, tmp_path):

@@ -82,7 +82,7 @@ class Trained:
         self.model = load_trained_model(
             folder, pk.Recipe(base=base, task=task, method=self.method), opened, encoded.head, CPU
         )
-        self.starts = self.method.starts(self.model, load)
+        self.starts = self.method.neutral_values(self.model, load)
         self.rewinding = Rewinding(self.model, self.starts)
 
 
@@ -125,9 +125,9 @@ def test_trained_weights_are_averaged_with_the_base(checkpoints, tmp_path):
 
 def test_methods_say_why_they_cannot_be_rewound():
     for name, (method, _) in METHODS.items():
-        assert bool(method.supports_rewinding()) == (name in REFUSED), name
+        assert bool(method.refuses_rewinding()) == (name in REFUSED), name
     with_bias = pk.PeftMethod(config={"peft_type": "LORA", "bias": "all"})
-    assert "`bias`" in with_bias.supports_rewinding()
+    assert "`bias`" in with_bias.refuses_rewinding()
 
 
 def test_rows_of_added_tokens_stay_as_trained(checkpoints, tmp_path):

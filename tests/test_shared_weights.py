@@ -70,9 +70,9 @@ def test_the_adapter_itself_loads(replicated, chat_base):
 def test_a_recipe_with_copies_is_told_that_it_cannot_be_merged():
     config = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}
     base = pk.Base(name_or_path="org/base")
-    assert pk.PeftMethod(config=config).supports_merging(base) is None
+    assert pk.PeftMethod(config=config).refuses_merging(base) is None
     method = pk.PeftMethod(config={**config, "layer_replication": [[0, 2], [1, 2]]})
-    assert "`layer_replication`" in method.supports_merging(base)
+    assert "`layer_replication`" in method.refuses_merging(base)
 
 
 @pytest.fixture(scope="module")

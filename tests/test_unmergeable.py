@@ -88,7 +88,7 @@ def test_check_says_it_beforehand(make_chat):
         prepared = prepare(make_chat(method))
     assert any("cannot be merged: `lora_bias`" in note for note in prepared.ledger.notes)
     alora = pk.PeftMethod(config={**LORA, "alora_invocation_tokens": [5]})
-    assert "`alora_invocation_tokens`" in alora.supports_merging(pk.Base(name_or_path="x"))
+    assert "`alora_invocation_tokens`" in alora.refuses_merging(pk.Base(name_or_path="x"))
 
 
 @given(st.integers(80, 10**6), st.integers(0, 79))

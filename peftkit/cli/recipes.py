@@ -64,7 +64,7 @@ def check_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> No
     prepared = prepare(recipe, rows)
     console = open_console(options.json)
     print_ledger(console, prepared.ledger, whole=True)
-    unmergeable = recipe.method.supports_merging(prepared.base.spec)
+    unmergeable = recipe.method.refuses_merging(prepared.base.spec)
     console.print(
         f"\n  {recipe.method.kind()} trains {prepared.trainable_parameters:,} of "
         f"{prepared.total_parameters:,} parameters\n"

@@ -123,7 +123,7 @@ class AdaLoRA(_StoredByPeft):
             layer.ranknum[ADAPTER_NAME].requires_grad_(False)
         return injected
 
-    def supports_steps(self, num_steps: int) -> str | None:
+    def refuses_steps(self, num_steps: int) -> str | None:
         tinit, tfinal = self._phases(num_steps)
         if max(tinit, 1) + tfinal < num_steps:  # the first step only measures
             return None
@@ -132,7 +132,7 @@ class AdaLoRA(_StoredByPeft):
             f"{num_steps} steps for the ranks to fall; leave them out, or train for longer"
         )
 
-    def settled_after(self, num_steps: int) -> int:
+    def first_selectable_step(self, num_steps: int) -> int:
         return num_steps - self._phases(num_steps)[1]
 
     def after_step(self, model: nn.Module, step: int, num_steps: int) -> None:
@@ -164,7 +164,7 @@ class AdaLoRA(_StoredByPeft):
                 distances.append(torch.linalg.norm(part @ part.T - identity))
         return self.orth_reg_weight * torch.stack(distances).mean()
 
-    def supports_start(self) -> str | None:
+    def refuses_start(self) -> str | None:
         return "AdaLoRA has given its ranks away when it is saved, and cannot do it again; use LoRA"
 
     def save(self, model: nn.Module, folder: Path) -> None:

@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING
 
 from peftkit.bases.base import Base
 from peftkit.methods.lora import LoRA, inject_lora
-from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from peftkit.data.encoded import Encoded
+    from peftkit.data.encoded import Encoded, Head
 
 
 class DoRA(LoRA):
     """LoRA with a trained magnitude for each output."""
 
-    def supports(self, task: Task, base: Base) -> str | None:
+    def refuses(self, head: Head, base: Base) -> str | None:
         if base.quantization != "int8":
             return None
         return (

@@ -20,13 +20,12 @@ from peftkit.bases.base import Base
 from peftkit.methods.lora import LoRA, inject_lora
 from peftkit.methods.method import Method
 from peftkit.methods.peft_types import ADAPTER_NAME
-from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from peftkit.data.encoded import Encoded
+    from peftkit.data.encoded import Encoded, Head
 
 ROWS = 64
 """Training rows in one step of the incremental SVD."""
@@ -50,18 +49,18 @@ class EVA(LoRA):
             )
         return self
 
-    def supports(self, task: Task, base: Base) -> str | None:
-        if task.task_type != "SEQ_2_SEQ_LM":
+    def refuses(self, head: Head, base: Base) -> str | None:
+        if head.task_type != "SEQ_2_SEQ_LM":
             return None
         return (
             "EVA looks at what the layers are given on training texts, and a decoder that is given "
             "its own answers shows it something else; use PiSSA or LoRA"
         )
 
-    def supports_start(self) -> str | None:
+    def refuses_start(self) -> str | None:
         return "EVA chooses its ranks by the data; what it saved is a LoRA, so go on with LoRA"
 
-    def stand_in(self) -> Method:
+    def cost_proxy(self) -> Method:
         shared = {name: getattr(self, name) for name in LoRA.model_fields}
         return LoRA(**shared)
 

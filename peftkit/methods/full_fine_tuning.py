@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from peftkit.bases.base import Base
 from peftkit.methods.method import Layout, Method
 from peftkit.methods.reasons import quantized_weights_are_not_trained
-from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from peftkit.bases.loaded_model import LoadedModel
-    from peftkit.data.encoded import Encoded
+    from peftkit.data.encoded import Encoded, Head
 
 WEIGHTS = "model.safetensors"
 
@@ -32,7 +31,7 @@ class FullFineTuning(Method):
     mergeable: ClassVar[bool] = True
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
 
-    def supports(self, task: Task, base: Base) -> str | None:
+    def refuses(self, head: Head, base: Base) -> str | None:
         return quantized_weights_are_not_trained(self.kind(), base)
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
@@ -48,17 +47,17 @@ class FullFineTuning(Method):
         _load_whole(model, folder)
         return model.requires_grad_(False)
 
-    def supports_rewinding(self) -> str | None:
+    def refuses_rewinding(self) -> str | None:
         return None
 
-    def starts(
+    def neutral_values(
         self, model: nn.Module, load_base: Callable[[], LoadedModel]
     ) -> Mapping[str, Tensor | float]:
         from peftkit.methods.rewinding import base_starts
 
         return base_starts(load_base(), [name for name, _ in model.named_parameters()])
 
-    def saved(self, model: nn.Module) -> tuple[str, Mapping[str, Tensor]]:
+    def adapter_tensors(self, model: nn.Module) -> tuple[str, Mapping[str, Tensor]]:
         return WEIGHTS, model.state_dict()
 
     def restore(self, model: nn.Module, folder: Path) -> None:

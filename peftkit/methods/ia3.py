@@ -62,7 +62,7 @@ class IA3(_StoredByPeft):
             raise ValueError("`feedforward_modules` are some of `target_modules`; give both")
         return self
 
-    def supports_merging(self, base: Base) -> str | None:
+    def refuses_merging(self, base: Base) -> str | None:
         if base.quantization == "none":
             return None
         return (

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.bases.base import Base
 from peftkit.parts.part import OpenPart
-from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from peftkit.bases.loaded_model import LoadedModel
-    from peftkit.data.encoded import Encoded
+    from peftkit.data.encoded import Encoded, Head
     from peftkit.methods.fast_layers import FastLayer
 
 Layout = Literal["padded", "packed", "shared"]
@@ -32,6 +31,18 @@ begin with in the row once. A method that allows `packed` allows `shared`."""
 class Method(OpenPart):
     """A method of a recipe. Subclass it anywhere; its class is recorded as `module:Class`."""
 
+    renamed_hooks: ClassVar[Mapping[str, str]] = {
+        "supports": "`refuses(head, base)`",
+        "supports_checkpointing": "`refuses_checkpointing`",
+        "supports_steps": "`refuses_steps`",
+        "supports_merging": "`refuses_merging`",
+        "supports_start": "`refuses_start`",
+        "supports_rewinding": "`refuses_rewinding`",
+        "stand_in": "`cost_proxy`",
+        "settled_after": "`first_selectable_step`",
+        "starts": "`neutral_values`",
+        "saved": "`adapter_tensors`",
+    }
     trains_base_weights: ClassVar[bool] = False
     """Whether weight matrices of the base itself are trained; it is loaded in float32 then."""
     mergeable: ClassVar[bool] = False
@@ -44,8 +55,10 @@ class Method(OpenPart):
         """Virtual tokens that the method puts before the text; the text may be shorter by them."""
         return 0
 
-    def supports(self, task: Task, base: Base) -> str | None:
-        """None, or why this method cannot work with this task or base; asked before loading."""
+    def refuses(self, head: Head, base: Base) -> str | None:
+        """None, or why this method cannot work with this head or base; asked when the recipe is
+        made, as far as they are known, and again when the base is open.
+        """
         return None
 
     def notes(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
@@ -57,27 +70,27 @@ class Method(OpenPart):
         """
         return ()
 
-    def supports_checkpointing(self) -> str | None:
+    def refuses_checkpointing(self) -> str | None:
         """None, or why activations cannot be recomputed in the backward pass of this method."""
         return None
 
-    def supports_steps(self, num_steps: int) -> str | None:
+    def refuses_steps(self, num_steps: int) -> str | None:
         """None, or why the method cannot do its work in so many optimizer steps."""
         return None
 
-    def supports_merging(self, base: Base) -> str | None:
+    def refuses_merging(self, base: Base) -> str | None:
         """None, or why what was trained on this base cannot be folded into its weights."""
         if self.mergeable:
             return None
         return f"{self.kind()} is no change of the base's weights; keep the adapter, or use LoRA"
 
-    def supports_start(self) -> str | None:
+    def refuses_start(self) -> str | None:
         """None, or why training with this method cannot go on from a saved adapter."""
         if type(self).restore is Method.restore:
             return f"{self.kind()} does not say how it goes on from a saved adapter"
         return None
 
-    def supports_rewinding(self) -> str | None:
+    def refuses_rewinding(self) -> str | None:
         """None, or why there is nothing between the base and what was trained."""
         return f"{self.kind()} does not say what is between the base and what it has trained"
 
@@ -85,7 +98,7 @@ class Method(OpenPart):
         """The hint when this method does not fit a model."""
         return "use LoRA"
 
-    def stand_in(self) -> Method:
+    def cost_proxy(self) -> Method:
         """What takes as much memory and time to train, and is injected without a look at weights or
         data: for `peftkit plan`, whose weights are random.
         """
@@ -126,7 +139,7 @@ class Method(OpenPart):
         """
         return ()
 
-    def settled_after(self, num_steps: int) -> int:
+    def first_selectable_step(self, num_steps: int) -> int:
         """The optimizer step whose weights are the first that may count as the best ones."""
         return 0
 
@@ -163,7 +176,7 @@ class Method(OpenPart):
         """
         raise NotImplementedError
 
-    def starts(
+    def neutral_values(
         self, model: nn.Module, load_base: Callable[[], LoadedModel]
     ) -> Mapping[str, torch.Tensor | float]:
         """Name of a parameter -> what it is, a tensor or one number, where what was trained has no
@@ -175,7 +188,7 @@ class Method(OpenPart):
         """
         raise NotImplementedError
 
-    def saved(self, model: nn.Module) -> tuple[str, Mapping[str, torch.Tensor]]:
+    def adapter_tensors(self, model: nn.Module) -> tuple[str, Mapping[str, torch.Tensor]]:
         """The file that `save` writes, and what its tensors are now in a model of `load`'s."""
         raise NotImplementedError
 

@@ -23,24 +23,23 @@ from peftkit.methods.lora import LoRA
 from peftkit.methods.method import Method
 from peftkit.methods.peft_types import ADAPTER_NAME
 from peftkit.methods.reasons import saved_as_lora
-from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from peftkit.data.encoded import Encoded
+    from peftkit.data.encoded import Encoded, Head
 
 
 class OLoRA(LoRA):
     """LoRA initialised with an orthonormal basis of each weight."""
 
-    def supports(self, task: Task, base: Base) -> str | None:
+    def refuses(self, head: Head, base: Base) -> str | None:
         return cannot_be_split(self, base)
 
-    def supports_start(self) -> str | None:
+    def refuses_start(self) -> str | None:
         return saved_as_lora(self.kind())
 
-    def stand_in(self) -> Method:
+    def cost_proxy(self) -> Method:
         return twice_as_wide(self)
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:

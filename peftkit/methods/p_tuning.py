@@ -15,12 +15,11 @@ from pydantic import Field
 from peftkit.bases.base import Base
 from peftkit.methods.reasons import virtual_tokens_have_no_labels
 from peftkit.methods.stored import _VirtualTokens
-from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from peftkit.data.encoded import Encoded
+    from peftkit.data.encoded import Encoded, Head
 
 
 class PTuning(_VirtualTokens):
@@ -35,10 +34,10 @@ class PTuning(_VirtualTokens):
     encoder_num_layers: int = Field(default=2, ge=1)
     """Layers of the LSTM."""
 
-    def supports(self, task: Task, base: Base) -> str | None:
-        return virtual_tokens_have_no_labels(self.kind(), task)
+    def refuses(self, head: Head, base: Base) -> str | None:
+        return virtual_tokens_have_no_labels(self.kind(), head)
 
-    def supports_start(self) -> str | None:
+    def refuses_start(self) -> str | None:
         return "PTuning saves its prompt without the network that made it; go on with PromptTuning"
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:

@@ -37,12 +37,11 @@ from peftkit.methods.reasons import no_weaker_virtual_tokens, virtual_tokens_hav
 from peftkit.methods.stored import _StoredByPeft
 from peftkit.methods.targets import ALL_LINEAR
 from peftkit.parts.json_values import as_json
-from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from peftkit.data.encoded import Encoded
+    from peftkit.data.encoded import Encoded, Head
 
 FIELD = "method.config"
 """Of a recipe, in which the settings are."""
@@ -99,14 +98,14 @@ class PeftMethod(_StoredByPeft):
     def position_offset(self) -> int:
         return int(self.config.get("num_virtual_tokens") or 0)
 
-    def supports(self, task: Task, base: Base) -> str | None:
+    def refuses(self, head: Head, base: Base) -> str | None:
         kind = self.config["peft_type"]
-        if kind in VIRTUAL[:2] and (reason := virtual_tokens_have_no_labels(kind, task)):
+        if kind in VIRTUAL[:2] and (reason := virtual_tokens_have_no_labels(kind, head)):
             return reason
         if base.quantization == "none":
             return None
         if kind == "LORA" and self.config.get("use_dora"):
-            return DoRA().supports(task, base)
+            return DoRA().refuses(head, base)
         if kind in ON_QUANTIZED:
             return None
         return (
@@ -114,12 +113,12 @@ class PeftMethod(_StoredByPeft):
             f'on {base.quantization}, or {kind} with `base.quantization = "none"`'
         )
 
-    def supports_checkpointing(self) -> str | None:
+    def refuses_checkpointing(self) -> str | None:
         if self.config["peft_type"] == "PREFIX_TUNING":
-            return PrefixTuning().supports_checkpointing()
+            return PrefixTuning().refuses_checkpointing()
         return None
 
-    def supports_merging(self, base: Base) -> str | None:
+    def refuses_merging(self, base: Base) -> str | None:
         if self.config.get("layer_replication"):
             return (
                 "its blocks are copies that share their weights (`layer_replication`), and each "
@@ -128,13 +127,13 @@ class PeftMethod(_StoredByPeft):
         if found := [name for name in NOT_MERGED if self.config.get(name)]:
             return f"{NOT_MERGED[found[0]]} (`{found[0]}`); keep the adapter"
         if self.config["peft_type"] in MERGED_BY:
-            return MERGED_BY[self.config["peft_type"]].supports_merging(base)
+            return MERGED_BY[self.config["peft_type"]].refuses_merging(base)
         return (
             "whether a merge is exact is not known of every tuner of PEFT, so that peftkit does "
             f"not merge {self.config['peft_type']}; keep the adapter, or use LoRA"
         )
 
-    def supports_rewinding(self) -> str | None:
+    def refuses_rewinding(self) -> str | None:
         from peftkit.methods.rewinding import REWOUND
 
         kind = self.config["peft_type"]
@@ -147,7 +146,7 @@ class PeftMethod(_StoredByPeft):
             return f"`{whole[0]}` trains parts of the base beside {kind}; leave it out"
         return None
 
-    def supports_start(self) -> str | None:
+    def refuses_start(self) -> str | None:
         if not self.position_offset:
             return None
         return (

@@ -26,12 +26,11 @@ from peftkit.methods.lora import LoRA
 from peftkit.methods.method import Method
 from peftkit.methods.peft_types import ADAPTER_NAME
 from peftkit.methods.reasons import saved_as_lora
-from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from peftkit.data.encoded import Encoded
+    from peftkit.data.encoded import Encoded, Head
 
 
 class PiSSA(LoRA):
@@ -41,13 +40,13 @@ class PiSSA(LoRA):
     """Subspace iterations of a randomised SVD, for which 16 is accurate and much quicker on large
     layers; 0 for the exact SVD."""
 
-    def supports(self, task: Task, base: Base) -> str | None:
+    def refuses(self, head: Head, base: Base) -> str | None:
         return cannot_be_split(self, base)
 
-    def supports_start(self) -> str | None:
+    def refuses_start(self) -> str | None:
         return saved_as_lora(self.kind())
 
-    def stand_in(self) -> Method:
+    def cost_proxy(self) -> Method:
         return twice_as_wide(self)
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:

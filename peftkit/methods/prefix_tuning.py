@@ -36,14 +36,14 @@ class PrefixTuning(_VirtualTokens):
     encoder_hidden_size: int | None = Field(default=None, ge=1)
     """Width of that network; the base's hidden size if not given."""
 
-    def supports_checkpointing(self) -> str | None:
+    def refuses_checkpointing(self) -> str | None:
         return (
             "PrefixTuning keeps its prefix in the cache of keys and values, which is not there "
             "when activations are computed again; use PromptTuning, LoRA or a smaller "
             "`training.micro_batch_tokens` instead"
         )
 
-    def supports_start(self) -> str | None:
+    def refuses_start(self) -> str | None:
         if not self.prefix_projection:
             return None
         return (

@@ -17,12 +17,11 @@ from peftkit.bases.base import Base
 from peftkit.methods.peft_types import ADAPTER_NAME
 from peftkit.methods.reasons import virtual_tokens_have_no_labels
 from peftkit.methods.stored import _VirtualTokens
-from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from peftkit.data.encoded import Encoded
+    from peftkit.data.encoded import Encoded, Head
 
 
 class PromptTuning(_VirtualTokens):
@@ -44,8 +43,8 @@ class PromptTuning(_VirtualTokens):
             )
         return self
 
-    def supports(self, task: Task, base: Base) -> str | None:
-        return virtual_tokens_have_no_labels(self.kind(), task)
+    def refuses(self, head: Head, base: Base) -> str | None:
+        return virtual_tokens_have_no_labels(self.kind(), head)
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peft import PromptTuningConfig

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from peftkit.bases.base import Base
-from peftkit.tasks.task import Task
+
+if TYPE_CHECKING:
+    from peftkit.data.encoded import Head
 
 
 def quantized_weights_are_not_trained(kind: str, base: Base) -> str | None:
@@ -16,9 +20,9 @@ def quantized_weights_are_not_trained(kind: str, base: Base) -> str | None:
     )
 
 
-def virtual_tokens_have_no_labels(kind: str, task: Task) -> str | None:
+def virtual_tokens_have_no_labels(kind: str, head: Head) -> str | None:
     """For methods that put virtual tokens into the text, and tasks with a label for each token."""
-    if task.task_type != "TOKEN_CLS":
+    if head.task_type != "TOKEN_CLS":
         return None
     return (
         f"{kind} puts virtual tokens into the text, and a token classifier gives outputs for them "

@@ -31,17 +31,17 @@ class _StoredByPeft(Method):
 
         return load_peft(model, folder)
 
-    def supports_rewinding(self) -> str | None:
+    def refuses_rewinding(self) -> str | None:
         return None
 
-    def starts(
+    def neutral_values(
         self, model: nn.Module, load_base: Callable[[], LoadedModel]
     ) -> Mapping[str, Tensor | float]:
         from peftkit.methods.rewinding import peft_starts
 
         return peft_starts(model)
 
-    def saved(self, model: nn.Module) -> tuple[str, Mapping[str, Tensor]]:
+    def adapter_tensors(self, model: nn.Module) -> tuple[str, Mapping[str, Tensor]]:
         from peftkit.methods.peft_layout import WEIGHTS, saved_tensors
 
         return WEIGHTS, saved_tensors(model)
@@ -71,7 +71,7 @@ class _VirtualTokens(_StoredByPeft):
 
         return load_virtual(model, folder)
 
-    def supports_rewinding(self) -> str | None:
+    def refuses_rewinding(self) -> str | None:
         return no_weaker_virtual_tokens(self.kind())
 
     def restore(self, model: nn.Module, folder: Path) -> None:
@@ -112,10 +112,10 @@ class _StoredAsTensors(Method):
 
         return load_trained(model, folder, self.trained_names(model, head))
 
-    def supports_rewinding(self) -> str | None:
+    def refuses_rewinding(self) -> str | None:
         return None
 
-    def starts(
+    def neutral_values(
         self, model: nn.Module, load_base: Callable[[], LoadedModel]
     ) -> Mapping[str, Tensor | float]:
         from peftkit.methods.rewinding import base_starts
@@ -123,7 +123,7 @@ class _StoredAsTensors(Method):
         base = load_base()
         return base_starts(base, self.trained_names(model, base.head))
 
-    def saved(self, model: nn.Module) -> tuple[str, Mapping[str, Tensor]]:
+    def adapter_tensors(self, model: nn.Module) -> tuple[str, Mapping[str, Tensor]]:
         from peftkit.methods.trained_layout import WEIGHTS
 
         return WEIGHTS, dict(model.named_parameters())

@@ -18,11 +18,12 @@ from peftkit.bases.base import Base
 from peftkit.methods.method import Layout
 from peftkit.methods.reasons import quantized_weights_are_not_trained
 from peftkit.methods.stored import _StoredAsTensors
-from peftkit.tasks.task import Task
 from peftkit.wording import plural
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from peftkit.data.encoded import Head
 
 
 class TopLayers(_StoredAsTensors):
@@ -34,7 +35,7 @@ class TopLayers(_StoredAsTensors):
     k: int = Field(default=2, ge=1)
     """Blocks that are trained, counted from the last one; in an encoder-decoder, of the decoder."""
 
-    def supports(self, task: Task, base: Base) -> str | None:
+    def refuses(self, head: Head, base: Base) -> str | None:
         return quantized_weights_are_not_trained(self.kind(), base)
 
     def trained_names(self, model: nn.Module, head: tuple[str, ...]) -> list[str]:

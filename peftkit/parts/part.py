@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from peftkit.errors import did_you_mean, quoted
+from peftkit.parts.hooks import check_hooks
 
 
 @dataclass
@@ -86,13 +87,23 @@ class OpenPart(Part):
     """A family of parts chosen by `kind`. Direct subclasses are families (`Task`, `Method`)."""
 
     kinds: ClassVar[dict[str, type[OpenPart]]] = {}
+    renamed_hooks: ClassVar[Mapping[str, str]] = {}
+    """Names of hooks that the family had earlier -> what is in their place now."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        family = cls._family()
+        if family is not cls and not cls.__module__.startswith("peftkit."):
+            check_hooks(cls, family, family.renamed_hooks)
         if OpenPart in cls.__bases__:
             cls.kinds = {}
         elif not cls.__name__.startswith("_"):
             cls.kinds[cls.kind()] = cls
+
+    @classmethod
+    def _family(cls) -> type[OpenPart]:
+        """The direct subclass of `OpenPart` that a class is of."""
+        return next(parent for parent in cls.__mro__ if OpenPart in parent.__bases__)
 
     @classmethod
     def kind(cls) -> str:

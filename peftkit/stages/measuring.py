@@ -138,7 +138,7 @@ def measured_method(method: Method, base: OpenedBase) -> Method:
     """What is measured for a method: on a base that is too large to be measured as a whole, one for
     all blocks in the place of one for some, which takes at least as much.
     """
-    found = method.stand_in()
+    found = method.cost_proxy()
     return found.in_every_block() if depth(base) > WHOLE_BLOCKS else found
 
 

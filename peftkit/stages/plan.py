@@ -60,7 +60,7 @@ def make_plan(
         }
     worst = trial.worst.indices
     notes = _notes(recipe, peaks, seconds, full, accelerator.device)
-    if measured_method(recipe.method, base) != recipe.method.stand_in():
+    if measured_method(recipe.method, base) != recipe.method.cost_proxy():
         notes.append(
             "measured with all blocks adapted, which takes more than those that are chosen"
         )
@@ -196,7 +196,7 @@ def _memory(
         "evaluation": held + sum(state.values()) + best + cost.evaluation_mb,
         "training": sum(parts.values()),
     }
-    if recipe.method.supports_merging(base.spec) is None:
+    if recipe.method.refuses_merging(base.spec) is None:
         peaks["merging"] = process + 2 * 4 * numbers / 2**20
     return parts, peaks
 

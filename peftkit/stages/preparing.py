@@ -64,7 +64,9 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     asked = recipe.base.added_tokens
     spec = recipe.base.with_(added_tokens=tuple(dict.fromkeys((*asked, *recipe.task.tokens()))))
     base = open_base(spec, recipe.method.position_offset, recipe.task.one_output)
-    if reason := recipe.method.supports(recipe.task, base.spec):  # it may be quantized already
+    if reason := recipe.method.refuses(
+        recipe.task.expected_head, base.spec
+    ):  # it may be quantized already
         raise MethodError(reason)
     training = recipe.training.with_(threads=resolved_threads(recipe.training.threads))
     task = recipe.task.remembering(splits)
@@ -75,7 +77,7 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
         check_units(examples, training.micro_batch_tokens)
     if start:
         check_start(start, base, encoded.head)
-    if reason := recipe.method.supports_steps(
+    if reason := recipe.method.refuses_steps(
         number_of_steps(recipe.training, encoded.train.num_units)
     ):
         raise MethodError(reason)

@@ -45,6 +45,12 @@ class Piece:
 class Task(OpenPart):
     """A task of a recipe. Subclass it anywhere; its class is recorded as `module:Class`."""
 
+    renamed_hooks: ClassVar[Mapping[str, str]] = {
+        "reads": "`Examples.read_at`, which `encode` sets (`one_output` for one of each example)",
+        "keep": "`reduce_outputs`",
+        "count": "`Loss.count`, of what `loss` returns",
+        "predict": "`answers(kept, examples, head, decision)`",
+    }
     task_type: ClassVar[str]
     """PEFT's name of the kind of head, such as `SEQ_CLS`; by it methods say what they support."""
     one_output: ClassVar[bool] = False
@@ -64,6 +70,13 @@ class Task(OpenPart):
     needs_start_values: ClassVar[bool] = False
     """Whether the loss compares with what the model gave before training, in the examples' column
     `start_values`: the loss of each output after injection."""
+
+    @property
+    def expected_head(self) -> Head:
+        """The head as far as it is known before rows are read."""
+        from peftkit.data.encoded import Head
+
+        return Head("", self.task_type)
 
     def metric(self, name: str) -> Metric:
         """One of the metrics, or of the scores beside them, by its name."""

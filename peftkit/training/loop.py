@@ -72,7 +72,7 @@ def train(
                     metrics = score(engine)
                 _train_mode(engine, run.frozen_below)
                 loss = account.validated(step.number, metrics, begun, started)
-                if step.number >= recipe.method.settled_after(num_steps):
+                if step.number >= recipe.method.first_selectable_step(num_steps):
                     best.update(metrics, engine.model, step.number)
                 accelerator.log({f"validation/{k}": v for k, v in metrics.items()}, step.number)
                 progress.validation(step.number, loss, metrics, best.since == 0)

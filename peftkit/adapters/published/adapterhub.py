@@ -68,7 +68,7 @@ class _SavedByAdapterHub(Method):
     layers: dict[str, str] = {}
     """Of its head: linear layer in the file -> in transformers' model; empty if none is loaded."""
 
-    def supports_merging(self, base: Base) -> str | None:
+    def refuses_merging(self, base: Base) -> str | None:
         return "a bottleneck adapter is not linear, and cannot be merged into weights"
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:

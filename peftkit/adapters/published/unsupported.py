@@ -24,6 +24,7 @@ from peftkit.tasks.task import Task
 if TYPE_CHECKING:
     from torch import nn
 
+    from peftkit.data.encoded import Head
     from peftkit.data.rows import Table
 
 NOT_LOADED = {
@@ -47,8 +48,8 @@ class _SavedByPeft(PeftMethod):
     def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
         return value
 
-    def supports(self, task: Task, base: Base) -> str | None:
-        return None if base.quantization == "none" else super().supports(task, base)
+    def refuses(self, head: Head, base: Base) -> str | None:
+        return None if base.quantization == "none" else super().refuses(head, base)
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
         import peftkit.methods.bottleneck_tuner  # noqa: F401  # else PEFT does not know bottleneck adapters

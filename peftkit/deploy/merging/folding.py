@@ -79,7 +79,7 @@ def why_not_mergeable(found: OpenedAdapter) -> str:
     """Why what was trained cannot be folded into the base's weights; empty if it can. No weights
     are loaded.
     """
-    if reason := found.recipe.method.supports_merging(found.base.spec):
+    if reason := found.recipe.method.refuses_merging(found.base.spec):
         return reason
     if found.base.spec.trust_remote_code:
         return (

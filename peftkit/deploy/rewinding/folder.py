@@ -44,7 +44,7 @@ def write_rewound(
     """
     folder = run_folder / PARTIAL
     folder.mkdir()
-    file, live = found.recipe.method.saved(model)
+    file, live = found.recipe.method.adapter_tensors(model)
     for source in found.folder.iterdir():
         if source.is_file() and source.name not in (RECORD, CARD, file):
             shutil.copyfile(source, folder / source.name)

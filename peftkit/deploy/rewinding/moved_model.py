@@ -58,6 +58,6 @@ def load_moved(adapter: OpenedAdapter, material: Material, accelerator: Accelera
         set_seed(OTHER_SEED)
         return load_weights(adapter.base, head, adapter.dtype, device, dropout=None)
 
-    starts = recipe.method.starts(model, load_base)
+    starts = recipe.method.neutral_values(model, load_base)
     rewinding = Rewinding(model, starts, adapter.base.added_ids)
     return MovedModel(adapter, material, model, rewinding, accelerator)

@@ -119,7 +119,7 @@ def _material(adapter: OpenedAdapter, retention: Retention | None, allowed: floa
         DataError: the data cannot be read.
         AdapterError: the base or the data is another one.
     """
-    if reason := adapter.recipe.method.supports_rewinding():
+    if reason := adapter.recipe.method.refuses_rewinding():
         raise MethodError(f"this adapter cannot be rewound: {reason}")
     material = gather(adapter, retention)
     if allowed and material.retention is None:

@@ -94,7 +94,7 @@ def seed_job(own: Contender, rate: float, seed: int, grid: Grid, first: Prepared
 
 def merges(own: Contender) -> bool:
     """Whether what is trained can be merged."""
-    return own.recipe.method.supports_merging(own.recipe.base) is None
+    return own.recipe.method.refuses_merging(own.recipe.base) is None
 
 
 def merge_job(own: Contender, folder: Path) -> Job[MergePeak]:

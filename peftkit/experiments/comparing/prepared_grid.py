@@ -60,7 +60,7 @@ def _check_search(contender: Contender, steps: int) -> None:
     search = steps_of_search(steps)
     if len(contender.rates) == 1:
         return
-    if reason := contender.recipe.method.supports_steps(search):
+    if reason := contender.recipe.method.refuses_steps(search):
         raise MethodError(
             f"`{contender.name}`: a learning rate is tried in {plural(search, 'step')}, a quarter "
             f"of all: {reason}"
