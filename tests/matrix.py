@@ -18,25 +18,28 @@ from typing import Any, ClassVar
 import numpy as np
 import peft
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import peftkit as pk
 from peftkit.adapters.loading import load_trained_model
-from peftkit.bases.devices import weights_dtype
+from peftkit.bases.devices import open_accelerator, weights_dtype
 from peftkit.bases.loading import load_weights
 from peftkit.bases.opening import open_base
-from peftkit.data.encoded import Encoded, Head
+from peftkit.data.encoded import Encoded, Examples, Head
+from peftkit.data.ragged import Ragged
+from peftkit.data.rows import Row
 from peftkit.deploy.merging.folding import merged_model
 from peftkit.errors import PeftkitError
 from peftkit.evaluation.generating import _batches, generate, pad_prompts
 from peftkit.methods.method import Method, trainable_parameters
 from peftkit.methods.peft_layout import add_peft
 from peftkit.stages.rehearsal import rehearse
+from peftkit.tasks.losses import CrossEntropy
 from peftkit.tasks.task import Task
-from peftkit.training import guards
-from peftkit.training.loop import _float32_where_trained
-from peftkit.training.optimizers import make_optimizer
+from peftkit.training import loop
+from peftkit.training.forward.engine import Engine
 from tests.examples import examples_from
 
 METHODS: dict[str, tuple[Method, float]] = {
@@ -335,7 +338,7 @@ def _outputs(model: nn.Module, texts: list[np.ndarray], head: str) -> Tensor:
         half = torch.arange(inputs["input_ids"].shape[1]) >= 2  # the question, then the text
         inputs["token_type_ids"] = half.long().expand_as(inputs["input_ids"])
     if head == "sequence to sequence":
-        decoder = torch.tensor([[0, 7, 8, 9]] * len(texts))
+        decoder = torch.tensor([DECODER] * len(texts))
         return model(**inputs, decoder_input_ids=decoder).logits.float().flatten(0, 1)
     found = model(**inputs)
     if head == "classification":
@@ -379,6 +382,8 @@ ROUNDED = {"bfloat16": 5e-2, "nf4 bfloat16": 5e-2, "int8": 5e-2}
 """For another batch, or the merged model: bfloat16 rounds, and int8 rounds activations too, by the
 largest in the batch."""
 STEPS = 6
+DECODER = (0, 7, 8, 9)
+"""What the decoder of each text reads."""
 
 
 def examine(cell: Cell, folder: Path, work: Path) -> Outcome:
@@ -456,33 +461,49 @@ def examine(cell: Cell, folder: Path, work: Path) -> Outcome:
 
 
 def train(cell: Cell, model: nn.Module, method: Method, rate: float) -> None:
-    """A few steps on four texts; what a step of the loop does, with its guards."""
-    _float32_where_trained(model)
-    before = guards.frozen_digest(model)
+    """A few steps of the real loop on four texts."""
+    task, _ = HEADS[cell.head]
+    training = pk.Training(
+        learning_rate=rate, weight_decay=0, schedule="constant", warmup_ratio=0, max_grad_norm=0,
+        num_epochs=STEPS, batch_size=len(LENGTHS), evaluate_every=STEPS,
+    )  # fmt: skip
+    base = base_of(Path("nowhere"), cell.precision)
+    recipe = pk.Recipe(base=base, task=task, method=method, training=training)
+    head = encoded_of(task).head
+    engine = Engine.of(model, head, CrossEntropy(), 0, 4096, open_accelerator(base))
+
+    def score(_: Engine) -> dict[str, float]:
+        with torch.no_grad():
+            return {"loss": float(loss_of(model, cell))}
+
     trained = {name: p.detach().clone() for name, p in trainable_parameters(model).items()}
     assert trained
-    training = pk.Training(learning_rate=rate, weight_decay=0)
-    optimizer = make_optimizer(model, training, method.learning_rate_scales(model))
-    losses = []
-    for step in range(1, STEPS + 1):
-        model.train()
-        optimizer.zero_grad()
-        loss = loss_of(model, cell)
-        losses.append(loss.item())
-        if (penalty := method.penalty(model)) is not None:
-            loss = loss + 0.01 * penalty
-        loss.backward()
-        if step == 1:
-            guards.check_first_gradients(model, 1)
-        optimizer.step()
-        method.after_step(model, step, STEPS)
-    with torch.no_grad():
-        losses.append(float(loss_of(model, cell)))
+    result = loop.train(engine, learned(cell, model), recipe, score, Console(quiet=True))
+    losses = [step.loss for step in result.history] + [result.best_value]
     assert losses[-1] < losses[0], f"the loss does not fall: {losses}"
-    guards.check_frozen(model, before)
     moved = [n for n, p in trainable_parameters(model).items() if not torch.equal(p, trained[n])]
     unmoved = {n for n in trained if n not in moved and not _may_rest(n)}
     assert not unmoved, f"trained, but never moved: {sorted(unmoved)[:5]}"
+
+
+def learned(cell: Cell, model: nn.Module) -> Examples:
+    """The four texts with the targets of `loss_of`."""
+    with torch.no_grad():
+        shape = outputs(model, rows(), cell).shape
+    ids = rows()
+    inputs = {"input_ids": Ragged.of(ids)}
+    read = None if cell.head == "classification" else [np.arange(len(row)) for row in ids]
+    if cell.head == "sequence to sequence":
+        inputs["decoder_input_ids"] = Ragged.of([DECODER] * len(ids))
+        read = [np.arange(len(DECODER)) for _ in ids]
+    if cell.head == "question answering" and getattr(model.config, "type_vocab_size", 1) > 1:
+        inputs["token_type_ids"] = Ragged.of([np.arange(len(row)) >= 2 for row in ids])
+    return Examples(
+        rows=tuple(Row(number, {}) for number in range(len(ids))),
+        inputs=inputs,
+        targets=np.arange(shape[0]) * 7 % shape[1],
+        read_at=None if read is None else Ragged.of(read, width=1),
+    )
 
 
 def _may_rest(name: str) -> bool:

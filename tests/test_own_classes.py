@@ -31,7 +31,8 @@ def test_any_name_of_a_class_is_told(kind):
     [
         ("class T(pk.TextClassification):\n    def keep(self, outputs, targets): ...",
          "`keep` is `reduce_outputs` now"),
-        ("class T(pk.TextClassification):\n    reads: ClassVar[str] = 'first'", "`reads` is `Examples.read_at`"),
+        ("class T(pk.TextClassification):\n    reads: ClassVar[str] = 'first'",
+         "`reads` is `Examples.read_at`"),
         ("class T(pk.TextClassification):\n    def encode(self, splits, tokenizer): ...",
          r"`encode` takes \(self, splits, base\) now"),
         ("class T(pk.TextClassification):\n    def metrics(self, outputs, examples, head): ...",
