@@ -34,7 +34,7 @@ from peftkit.errors import OutputError, RecipeError, TrainingError
 from peftkit.evaluation.retention import Retention
 from peftkit.evaluation.scoring import evaluate
 from peftkit.experiments.comparing.compare import compare
-from peftkit.experiments.comparing.comparison import Rate, read_comparison
+from peftkit.experiments.comparing.comparison import Comparison, Rate, read_comparison
 from peftkit.experiments.comparing.grid import for_search, make_grid, rates_around
 from peftkit.experiments.comparing.prepared_grid import prepare_grid
 from peftkit.experiments.comparing.rates import best_rate
@@ -364,6 +364,16 @@ class TestWhole:
         elsewhere = recipe.with_(split_seed=1)
         with pytest.raises(OutputError, match="`data` has changed"):
             compare([elsewhere], str(compared.folder), Budget(num_trials=1, num_seeds=2))
+
+    def test_one_of_an_earlier_digest_is_shown_and_not_continued(self, compared, recipe, tmp_path):
+        old = shutil.copytree(compared.folder, tmp_path / "old")
+        grid = json.loads((old / "grid.json").read_text())
+        grid["data"] = "0" * 64  # of version 1, which had no number
+        (old / "grid.json").write_text(json.dumps(grid))
+        with pytest.raises(OutputError, match="digest of the examples has version 1"):
+            compare([recipe], str(old), Budget(num_trials=1, num_seeds=2))
+        again = Comparison.from_json(json.loads((old / "compare.json").read_text()))
+        assert again == compared.record
 
     def test_the_printed_command_gives_the_same_bits(self, compared, tmp_path):
         row = next(row for row in compared.record.rows if row.name == "lora")

@@ -272,6 +272,12 @@ class Encoded:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
+def digest_version(sha256: str) -> int:
+    """The version of a digest of examples."""
+    version, colon, _ = sha256.partition(":")
+    return int(version) if colon else 1
+
+
 def _first(found: npt.NDArray[np.bool_], otherwise: int) -> int:
     """The first place where something was found."""
     return int(found.argmax()) if found.any() else otherwise

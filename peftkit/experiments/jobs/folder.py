@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from pydantic import JsonValue
 
 from peftkit.atomic import why_not_writable, write_json
+from peftkit.data.encoded import digest_version
 from peftkit.errors import OutputError, first_line
 from peftkit.experiments.jobs.done import Done, Given, read_done
 from peftkit.parts.json_values import differences
@@ -213,6 +214,12 @@ def _read(file: Path, hint: str = "give another `--output-dir`") -> Any:
 
 def _told(place: str, was: Any, now: Any) -> str:
     """How a value differs from what it was."""
+    versions = [digest_version(value) for value in (was, now)]
+    if place == "data" and versions[0] != versions[1]:
+        return (
+            f"an earlier peftkit began it, whose digest of the examples has version {versions[0]}, "
+            f"and today's has {versions[1]}, so that nothing tells whether they are the same"
+        )
     shown = [repr(value) for value in (was, now)]
     if max(map(len, shown)) > SHOWN:
         return f"`{place}` has changed"
