@@ -101,7 +101,8 @@ def measure(name: str, size: dict[str, int], folder: Path) -> dict[str, Any]:
     from peftkit.bases.footprint import footprint
     from peftkit.bases.loading import load_weights
     from peftkit.bases.opened import OpenedBase
-    from peftkit.data.encoded import Encoded, Examples, Head
+    from peftkit.data.encoded import Encoded, Examples
+    from peftkit.data.head import Head
     from peftkit.data.ragged import Ragged
     from peftkit.training.guards import gradient_norm
     from peftkit.training.loop import keep_few_activations

@@ -166,7 +166,7 @@ def _run(
             record = make_record(
                 prepared, planned, outcome, adapter, saved, difference, serve, clock
             )
-            write_json(folder / "by_example.json", to_json(outcome.after.by_example))
+            write_json(folder / "by_example.json", to_json(outcome.after.parts))
             write_json(folder / RUN_FILE, record.to_json())
             write_receipt(folder / "receipt.html", record)
     print_scores(console, record)
@@ -185,8 +185,7 @@ def keep_unfinished(
         validated = next(v.metrics for v in result.validations if v.step == step)
         before = {"test split, before": unfinished.before.metrics}
         metrics = {**before, f"{VALIDATED} {step}": validated}
-        decision = Decision()  # nothing is decided any more
-        kept = unfinished.model, metrics, unfinished.unquantized, decision
+        kept = unfinished.model, metrics, unfinished.unquantized, unfinished.decision
         unchecked, _ = save_adapter(*kept, prepared, folder, accelerator)
         unchecked.rename(folder / UNFINISHED)
     accelerator.wait_for_everyone()  # a launcher ends all processes with the first one

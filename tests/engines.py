@@ -5,7 +5,7 @@ from __future__ import annotations
 from accelerate import Accelerator
 from torch import nn
 
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.methods.method import Layout
 from peftkit.tasks.losses import CrossEntropy, Loss
 from peftkit.training.forward.engine import Engine

@@ -27,7 +27,8 @@ from peftkit.adapters.loading import load_trained_model
 from peftkit.bases.devices import open_accelerator, weights_dtype
 from peftkit.bases.loading import load_weights
 from peftkit.bases.opening import open_base
-from peftkit.data.encoded import Encoded, Examples, Head
+from peftkit.data.encoded import Encoded, Examples
+from peftkit.data.head import Head
 from peftkit.data.ragged import Ragged
 from peftkit.data.rows import Row
 from peftkit.deploy.merging.folding import merged_model

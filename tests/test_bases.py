@@ -16,7 +16,7 @@ from peftkit import Base
 from peftkit.bases.fingerprint import fingerprint
 from peftkit.bases.loading import empty_model, load_weights
 from peftkit.bases.opening import open_base
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.data.packaged import MODELS, find_packaged
 from peftkit.errors import BaseModelError, MissingPackageError, PeftkitError
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftkit.data.encoded import IGNORE_INDEX, Examples, Head
+from peftkit.data.encoded import IGNORE_INDEX, Examples
+from peftkit.data.head import Head
+from peftkit.data.ragged import Ragged
 from peftkit.tasks.losses import MANY, CrossEntropy, cross_entropies
-from peftkit.training.forward.batching import cut_step, inference_batches, pack_step
+from peftkit.training.forward.batching import (
+    cut_step,
+    inference_batches,
+    pack_step,
+    padded_tokens,
+)
 from peftkit.training.forward.collating import collate
 from peftkit.training.forward.steps import count_steps, seeded_steps
 from tests.engines import engine_of
@@ -42,6 +51,24 @@ def test_cutting_keeps_every_example_and_the_budget(lengths, budget, processes, 
     assert len({len(part) for part in plan}) == 1, "every process runs as many passes"
     for batch in (batch for part in plan for batch in part if len(batch) > 1):
         assert len(batch) * max(lengths[i] for i in batch) <= budget
+
+
+TWO = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=16)
+
+
+@settings(deadline=None)
+@given(TWO, st.integers(1, 300), st.integers(0, 300))
+def test_of_two_streams_each_is_padded_to_its_own_longest(lengths, budget, overhead):
+    examples = examples_of([first for first, _ in lengths])
+    decoder = Ragged.of([[5] * second for _, second in lengths])
+    examples = replace(examples, inputs={**examples.inputs, "decoder_input_ids": decoder})
+    plan = cut_step(examples, range(len(lengths)), budget, overhead, 1)[0]
+    for batches in (plan, list(inference_batches(examples, budget))):
+        assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+        for batch in batches:
+            padded = collate(examples, batch, 0).num_padded_tokens
+            assert padded == padded_tokens(examples, batch, "padded")
+            assert padded <= budget or len(batch) == 1
 
 
 @settings(deadline=None)

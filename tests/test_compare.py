@@ -42,11 +42,13 @@ from peftkit.experiments.comparing.verdicts import Estimate, difference, estimat
 from peftkit.experiments.jobs.folder import ComparisonFolder, alone_in
 from peftkit.experiments.jobs.own_process import DiedError, apart
 from peftkit.experiments.jobs.queue import Course, Job
+from peftkit.metrics.bootstrap import paired_interval, sums_interval
+from peftkit.metrics.entities import entity_f1
 from peftkit.metrics.metric import Metric
 from peftkit.stages.fitting import choose_trained, fit, inject, load
 from peftkit.stages.outcome import Clock
 from peftkit.stages.preparing import prepare
-from peftkit.tasks.score import ByExample
+from peftkit.tasks.score import Parts
 from tests.conftest import call_forked, sentences, write_csv
 
 ACCURACY, LOSS = Metric("accuracy"), Metric("loss", higher_is_better=False)
@@ -56,7 +58,7 @@ TIMES += ("seconds_to_99_of_full", "peak_memory_mb", "command")
 
 def seeds_of(values):
     """(seeds, examples) as scores with weights of 1."""
-    return [ByExample(tuple(map(float, row)), (1.0,) * len(row)) for row in values]
+    return [Parts((tuple(map(float, row)), (1.0,) * len(row))) for row in values]
 
 
 class TestVerdicts:
@@ -74,14 +76,14 @@ class TestVerdicts:
             values = seed * random.standard_normal((num_seeds, 1))
             values = values + example * random.standard_normal((1, 200))
             values = values + rest * random.standard_normal((num_seeds, 200))
-            found = difference(seeds_of(values), seeds_of(0 * values))
+            found = difference(seeds_of(values), seeds_of(0 * values), ACCURACY)
             called += judge(found, 1e-9, ACCURACY) in ("better", "worse")
         assert called / 400 <= 0.05 + 2 * (0.05 * 0.95 / 400) ** 0.5
 
     def test_a_difference_is_found(self):
         random = np.random.default_rng(0)
         right = random.random((3, 1000))
-        found = difference(seeds_of(right < 0.8), seeds_of(right < 0.7))
+        found = difference(seeds_of(right < 0.8), seeds_of(right < 0.7), ACCURACY)
         assert found.value == pytest.approx(0.1, abs=0.01)
         assert judge(found, 0.01, ACCURACY) == "better"
         assert judge(found, 0.01, LOSS) == "worse"
@@ -89,18 +91,18 @@ class TestVerdicts:
     def test_models_that_never_agree_are_not_equivalent(self):
         """Whose examples and seeds have equal means all the same."""
         ours = np.array([[1, 0] * 30, [0, 1] * 30])
-        found = difference(seeds_of(ours), seeds_of(1 - ours))
+        found = difference(seeds_of(ours), seeds_of(1 - ours), ACCURACY)
         assert judge(found, 0.01, ACCURACY) == "undecided"
         assert found.high - found.low > 0.2
 
     def test_shares_stay_between_0_and_1(self):
         right = np.random.default_rng(0).random((2, 40)) < [[0.4], [0.9]]
-        found = estimate(seeds_of(right))
+        found = estimate(seeds_of(right), ACCURACY)
         assert 0 <= found.low < found.high <= 1
 
     def test_one_seed_has_the_interval_of_its_examples(self):
         right = np.random.default_rng(0).random((1, 400)) < 0.8
-        found = estimate(seeds_of(right))
+        found = estimate(seeds_of(right), ACCURACY)
         share = right.mean()
         half = 1.966 * (share * (1 - share) / 399) ** 0.5
         assert found.value == share
@@ -111,11 +113,41 @@ class TestVerdicts:
         random = np.random.default_rng(0)
         tokens = random.integers(1, 50, 300)
         losses = tokens * 2.0 + random.standard_normal((3, 300))
-        seeds = [ByExample(tuple(row), tuple(map(float, tokens))) for row in losses]
-        found = estimate(seeds)
+        seeds = [Parts((tuple(row), tuple(map(float, tokens)))) for row in losses]
+        found = estimate(seeds, LOSS)
         assert found.value == pytest.approx(losses.sum() / (3 * tokens.sum()))
         # long sequences have large losses, which is no uncertainty of their ratio
         assert found.high - found.low < 0.02
+
+    def test_a_score_that_is_no_mean_has_the_interval_of_a_bootstrap(self):
+        """F of entities: right, predicted and expected ones of each row."""
+        random = np.random.default_rng(0)
+        expected = random.integers(0, 5, (400, 1))
+        ours = np.hstack([random.binomial(expected, 0.8), random.poisson(2, (400, 1)), expected])
+        others = np.hstack([random.binomial(expected, 0.5), random.poisson(2, (400, 1)), expected])
+        metric = Metric("entity_f1", statistic=entity_f1)
+        found = estimate([Parts.of(ours)], metric)
+        right, predicted, wanted = ours.sum(axis=0)
+        assert found.value == pytest.approx(2 * right / (predicted + wanted))
+        assert found.interval == pytest.approx(sums_interval(ours, entity_f1), abs=0.006)
+        gap = difference([Parts.of(ours)], [Parts.of(others)], metric)
+        assert gap.interval == pytest.approx(paired_interval(ours, others, entity_f1), abs=0.006)
+        assert judge(gap, 0.01, metric) == "better"
+
+    def test_of_a_score_that_is_no_mean_five_percent_at_most_are_called_different(self):
+        random, called = np.random.default_rng(0), 0
+        metric = Metric("entity_f1", statistic=entity_f1)
+        for _ in range(300):
+            expected = random.integers(0, 5, (150, 1))
+            ours, others = (
+                [
+                    Parts.of(np.hstack([random.binomial(expected, luck), expected, expected]))
+                    for luck in np.clip(random.normal(0.7, 0.02, 3), 0, 1)
+                ]
+                for _ in range(2)
+            )
+            called += judge(difference(ours, others, metric), 1e-9, metric) != "undecided"
+        assert called / 300 <= 0.05 + 2 * (0.05 * 0.95 / 300) ** 0.5
 
     @pytest.mark.parametrize(
         ("low", "high", "verdict"),
@@ -188,7 +220,7 @@ class TestGrid:
 
     def test_a_metric_that_is_no_mean_is_refused(self, recipe):
         f1 = recipe.with_(training=recipe.training.with_(metric="macro_f1"))
-        with pytest.raises(RecipeError, match="no mean over examples"):
+        with pytest.raises(RecipeError, match="rows do not add up"):
             prepare_grid([f1], Budget())
 
     def test_a_classifier_has_no_loss_on_general_text(self, recipe):
@@ -305,9 +337,9 @@ class TestRows:
 
     def test_no_difference_in_a_few_examples_is_no_equivalence(self):
         same = seeds_of(np.ones((3, 30)))
-        assert judge(difference(same, same), 0.01, ACCURACY) == "undecided"
+        assert judge(difference(same, same, ACCURACY), 0.01, ACCURACY) == "undecided"
         same = seeds_of(np.ones((3, 600)))
-        assert judge(difference(same, same), 0.01, ACCURACY) == "equivalent"
+        assert judge(difference(same, same, ACCURACY), 0.01, ACCURACY) == "equivalent"
 
 
 @pytest.fixture(scope="module")
@@ -412,7 +444,7 @@ def scores_of(prepared, seed):
     model = inject(load(ready, accelerator), ready)
     engine = choose_trained(model, ready, accelerator).engine
     fit(engine, ready, Clock(), Console(quiet=True))
-    return evaluate(engine, ready.encoded.test, ready.recipe.task).by_example["accuracy"]
+    return evaluate(engine, ready.encoded.test, ready.recipe.task).parts["accuracy"]
 
 
 @pytest.fixture(scope="module")
@@ -430,7 +462,7 @@ class TestNull:
         verdicts = []
         for repetition in range(20):
             seeds = [scores_of(prepared, 6 * repetition + place) for place in range(6)]
-            found = difference(seeds[:3], seeds[3:])
+            found = difference(seeds[:3], seeds[3:], ACCURACY)
             verdicts.append(judge(found, 0.01, ACCURACY))
         assert sum(verdict in ("better", "worse") for verdict in verdicts) <= 1  # 5 % of 20
 
@@ -442,7 +474,8 @@ class TestNull:
             training=small.training.with_(max_steps=2, evaluate_every=1),
         )
         ours, others = prepare(crippled), prepare(whole)
-        found = difference(*([scores_of(of, seed) for seed in range(3)] for of in (ours, others)))
+        scores = ([scores_of(of, seed) for seed in range(3)] for of in (ours, others))
+        found = difference(*scores, ACCURACY)
         assert judge(found, 0.01, ACCURACY) == "worse"
 
 

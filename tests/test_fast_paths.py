@@ -18,7 +18,8 @@ from peft import (
 )
 
 import peftkit as pk
-from peftkit.data.encoded import IGNORE_INDEX, Encoded, Examples, Head
+from peftkit.data.encoded import IGNORE_INDEX, Encoded, Examples
+from peftkit.data.head import Head
 from peftkit.data.ragged import Ragged
 from peftkit.methods import lora_linear
 from peftkit.methods.lora_linear import fused_lora_layers

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from peftkit import Data, HeadOnly, LoRA, TextClassification, TopLayers
 from peftkit.bases.architectures import trained_share
-from peftkit.data.encoded import Encoded, Examples, Head
+from peftkit.data.encoded import Encoded, Examples
+from peftkit.data.head import Head
 from peftkit.data.rows import Row
 from peftkit.evaluation import probe_rows
 from peftkit.evaluation.features import FrozenBase, beside_scores, read_features, tried
@@ -22,12 +23,13 @@ from peftkit.evaluation.frozen_probe import ROW, STRENGTHS, Part, fit_probe
 from peftkit.evaluation.lead import difference_interval, lead
 from peftkit.evaluation.probe_rows import MOST_ROWS, draw
 from peftkit.evaluation.scoring import evaluate
+from peftkit.metrics.metric import Metric
 from peftkit.reports.console import print_scores
 from peftkit.reports.run_record import RunRecord
 from peftkit.run import run
 from peftkit.stages.plan import forward_tokens
 from peftkit.stages.preparing import prepare
-from peftkit.tasks.score import ByExample, Score
+from peftkit.tasks.score import Parts, Score
 from tests.conftest import sentences, write_csv
 from tests.engines import engine_of
 from tests.examples import examples_from
@@ -188,12 +190,12 @@ class TestRows:
 
 def judged(right: list[int], metrics: dict[str, float] | None = None) -> Score:
     """A score with so many right answers."""
-    of = ByExample(tuple(map(float, right)), (1.0,) * len(right))
+    of = Parts((tuple(map(float, right)), (1.0,) * len(right)))
     accuracy = sum(right) / len(right)
     return Score(
         {"accuracy": accuracy, **(metrics or {})},
         {"accuracy": (accuracy - 0.02, accuracy + 0.02)},
-        by_example={"accuracy": of},
+        parts={"accuracy": of},
     )
 
 
@@ -242,7 +244,7 @@ class TestLead:
         others[:20] = 0.0
         weights = (1.0,) * 400
         low, high = difference_interval(
-            ByExample(tuple(ours), weights), ByExample(tuple(others), weights)
+            Parts((tuple(ours), weights)), Parts((tuple(others), weights)), Metric("accuracy")
         )
         half = 1.96 * (0.05 * 0.95 / 400) ** 0.5  # of a share of 5 %
         assert low == pytest.approx(0.05 - half, abs=0.005)

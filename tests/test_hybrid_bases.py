@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import peftkit as pk
 from peftkit.bases.opening import open_base
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.stages.small_copies import least_blocks, shrunk
 from tests.test_unmergeable import jamba
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import peftkit as pk
-from peftkit.data.encoded import START_VALUES, Examples, Head
+from peftkit.data.encoded import START_VALUES, Examples
+from peftkit.data.head import Head
 from peftkit.data.ragged import Ragged
 from peftkit.data.rows import Row
 from peftkit.errors import DataError
@@ -63,6 +64,7 @@ class DPO(Loss):
 
     beta: float = 0.1
     linear: ClassVar[bool] = False
+    needs_start_values: ClassVar[bool] = True
 
     def values(self, outputs, targets):
         return cross_entropies(outputs, targets)
@@ -152,7 +154,7 @@ def test_a_loss_over_the_places_of_an_example(kind, layout):
         model.zero_grad()
     kept, loss = run_model(engine, examples, lambda outputs, _: outputs)
     assert kept.shape == (sum(LENGTHS) - 12, 2)
-    assert loss == pytest.approx(by_hand.item() / 6, rel=1e-5)
+    assert loss == {"loss": pytest.approx(by_hand.item() / 6, rel=1e-5)}
 
 
 def encoded_of(examples: Examples, head: Head):
@@ -193,9 +195,11 @@ def test_a_loss_over_pairs_never_holds_all_logits(method, layout, chunk, monkeyp
         model.zero_grad()
     chosen = choose_engine(engine, examples, method, ["padded", "packed"], gradients=True)
     assert not chosen.notes
-    assert run_model(engine, examples, lambda o, _: o[:, :1])[1] == pytest.approx(
-        by_hand.item() / 3, rel=1e-5
-    )
+    loss = run_model(engine, examples, lambda o, _: o[:, :1])[1]
+    assert loss == {"loss": pytest.approx(by_hand.item() / 3, rel=1e-5)}
+    unknown = replace(examples, columns={})  # an adapter answers, and no one knows the base's
+    kept, loss = run_model(engine, unknown, lambda o, _: o[:, :1])
+    assert (len(kept), loss) == (len(start), {})
 
 
 def test_cross_entropy_as_a_coupled_loss_is_the_same():
@@ -213,6 +217,30 @@ def test_cross_entropy_as_a_coupled_loss_is_the_same():
         model.zero_grad()
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chunks_that_are_computed_again_have_the_same_dropout_and_precision(dtype):
+    torch.manual_seed(0)
+    layer = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(8, 30))
+    module = vocabulary.OutputLayer(layer, None, chunk_size=4)
+    hidden, targets = torch.randn(10, 8, requires_grad=True), torch.arange(10)
+    found = []
+    for loss in ("weighted_sum", "values"):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            if loss == "values":
+                total = module.values(hidden, targets, cross_entropies).sum()
+            else:
+                total = module.weighted_sum(hidden, targets, torch.ones(10), cross_entropies)
+        drawn = torch.get_rng_state()
+        total.backward()
+        assert torch.equal(torch.get_rng_state(), drawn)
+        found.append([hidden.grad, *(parameter.grad for parameter in layer.parameters())])
+        hidden.grad = None
+        layer.zero_grad()
+    for ours, right in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-5, atol=1e-6)
 
 
 def test_start_values_are_the_losses_of_the_model_as_it_is():

@@ -17,7 +17,7 @@ import peftkit as pk
 from peftkit.adapters.record import peft_config
 from peftkit.bases.opening import open_base
 from peftkit.cli.main import command_line
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.deploy.exporting.export import export
 from peftkit.deploy.exporting.peft_folder import check_expanded, vllm_rank
 from peftkit.deploy.lora_updates import read_updates

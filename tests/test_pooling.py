@@ -22,7 +22,8 @@ from peftkit.bases.loading import empty_model, load_weights
 from peftkit.bases.opening import open_base
 from peftkit.bases.pooled import FIELD, check_first_token, pooled_class
 from peftkit.cli.main import command_line
-from peftkit.data.encoded import Encoded, Examples, Head
+from peftkit.data.encoded import Encoded, Examples
+from peftkit.data.head import Head
 from peftkit.deploy.exporting.export import export
 from peftkit.deploy.merging.merge import merge_to
 from peftkit.errors import AdapterError, BaseModelError

@@ -20,7 +20,7 @@ from peftkit.errors import PeftkitError
 from peftkit.metrics.entities import entities, entity_counts, entity_f1
 from peftkit.run import run
 from peftkit.stages.preparing import prepare
-from tests.conftest import write_jsonl
+from tests.conftest import code_of_card, write_jsonl
 from tests.examples import base_with
 from tests.tiny_translator import pairs, save_translator
 
@@ -75,7 +75,7 @@ TASKS = ["tokens", "translation"]
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_it_is_trained_scored_saved_and_verified(runs, task):
+def test_it_is_trained_scored_saved_and_verified(runs, recipes, task):
     test = runs[task].record.test
     assert test.after["loss"] < test.before["loss"]
     assert 0 <= runs[task].record.probes.max_difference <= 1e-5
@@ -83,9 +83,11 @@ def test_it_is_trained_scored_saved_and_verified(runs, task):
     for metric, (low, high) in test.intervals.items():
         assert low <= test.after[metric] <= high
     scores = json.loads((runs[task].folder / "by_example.json").read_text())
-    for name, parts in scores.items():  # means over rows, not over windows
-        assert len(parts["values"]) == {"tokens": 18, "translation": 18}[task]
-        assert sum(parts["values"]) / sum(parts["weights"]) == pytest.approx(
+    metric = recipes[task].task.metric
+    for name, of in scores.items():  # of rows, not of windows
+        parts = np.array(of["columns"])
+        assert parts.shape[1] == {"tokens": 18, "translation": 18}[task]
+        assert metric(name).statistic(parts.sum(axis=1)) == pytest.approx(
             test.after[name], rel=1e-4
         )
 
@@ -132,13 +134,16 @@ def test_it_merges_within_the_certificate(runs, task, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_it_is_compared(recipes, task, tmp_path):
-    training = pk.Training(learning_rate=1e-2, max_steps=4, batch_size=16, metric="loss")
+    metric = {"tokens": "entity_f1", "translation": "loss"}[task]
+    training = pk.Training(learning_rate=1e-2, max_steps=4, batch_size=16, metric=metric)
     recipe = recipes[task].with_(training=training)
-    done = pk.compare([recipe], str(tmp_path / "compare"), pk.Budget(num_trials=1, num_seeds=1))
+    done = pk.compare([recipe], str(tmp_path / "compare"), pk.Budget(num_trials=1, num_seeds=2))
     assert done.record.status == "finished"
-    assert {row.role for row in done.record.rows} >= {"full", "contender"} or len(
-        done.record.rows
-    ) > 1
+    assert [row.role for row in done.record.rows] == ["baseline", "method"]
+    for row in done.record.rows:
+        low, high = row.interval
+        assert low <= row.score <= high
+    assert done.record.rows[1].verdict in ("better", "worse", "equivalent", "undecided")
 
 
 def test_each_word_is_read_once_where_it_has_more_context(recipes):
@@ -166,6 +171,20 @@ def test_entities_are_those_of_conlleval():
     assert counts.tolist() == [[0, 1, 1], [1, 1, 1]]
     assert entity_f1(counts.sum(axis=0)) == pytest.approx(2 * 1 / 4)
     assert entity_f1(np.zeros(3)) == 0
+    assert entity_f1(np.array([1, 2, 1])) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("end", ["E", "L"])
+@pytest.mark.parametrize("single", ["S", "U"])
+def test_entities_of_schemes_with_ends(single, end):
+    tags = [f"{single}-X", f"{single}-X", "B-X", "I-X", f"{end}-X", "I-X", "B-Y", f"{end}-Y", "O"]
+    assert entities(tags) == {
+        (0, 1, "X"), (1, 2, "X"), (2, 5, "X"), (5, 6, "X"), (6, 8, "Y"),
+    }  # fmt: skip
+
+
+def test_tags_with_a_dash_that_is_no_prefix_are_types():
+    assert entities(["NN-P", "JJ-P", "-LRB-"]) == {(0, 1, "NN-P"), (1, 2, "JJ-P"), (2, 3, "-LRB-")}
 
 
 def test_a_translation_needs_an_encoder_and_a_decoder(recipes, bases):
@@ -177,9 +196,14 @@ def test_a_translation_needs_an_encoder_and_a_decoder(recipes, bases):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"tokens": "the film"}, "tokens is str, not a list of words"),
+        ({"tokens": "the film"}, "tokens is a text, not a list of words; JSON lines"),
         ({"tokens": []}, "empty tokens"),
-        ({"labels": ["O"]}, "labels has another length than tokens"),
+        ({"labels": ["O"]}, "labels has 1 entries, tokens "),
+        ({"tokens": ["a", 3]}, "tokens has int as word 2"),
+        ({"tokens": ["a", " "]}, "tokens has an empty word 2"),
+        ({"tokens": ["a", "b"], "labels": ["O", None]}, "labels has None as label 2"),
+        ({"tokens": ["a", "b"], "labels": ["", "O"]}, "labels has '' as label 1"),
+        ({"tokens": ["a", "b"], "labels": ["O", ["O"]]}, "labels has .'O'. as label 2"),
         ({"labels": "O"}, "labels is str, not a list"),
     ],
 )
@@ -213,7 +237,8 @@ def test_the_decoder_predicts_each_token_from_those_before(recipes):
     by_hand = sum(loss * size for loss, size in losses) / sum(size for _, size in losses)
     engine = engine_of(model, prepared.encoded.head, micro_batch_tokens=40)
     task = recipes["translation"].task
-    assert run_model(engine, examples, task.reduce_outputs)[1] == pytest.approx(by_hand, rel=1e-5)
+    loss = run_model(engine, examples, task.reduce_outputs)[1]
+    assert loss == {"loss": pytest.approx(by_hand, rel=1e-5)}
 
 
 def test_words_of_nothing_are_named(bases):
@@ -228,7 +253,7 @@ def test_words_of_nothing_are_named(bases):
 
 
 def prepare_head():
-    from peftkit.data.encoded import Head
+    from peftkit.data.head import Head
 
     return Head("AutoModelForTokenClassification", "TOKEN_CLS", ("O",))
 
@@ -248,7 +273,7 @@ class Cautious(pk.TextClassification):
         from peftkit.tasks.answers import Decision
 
         good = head.labels.index("good")
-        return Decision({"threshold": (float(np.median(kept[:, good] - kept[:, 1 - good])),)})
+        return Decision({"threshold": (np.median(kept[:, good] - kept[:, 1 - good]),)})
 
     def metrics(self, kept, examples, head, decision):
         score = super().metrics(kept, examples, head, decision)
@@ -271,3 +296,74 @@ def test_what_is_decided_on_validation_rows_serves_the_test_rows_and_the_answers
     assert done.record.test.after["threshold"] == threshold != 0
     assert done.record.test.before["threshold"] == 0
     assert pk.load(str(done.folder)).predict(["a film"])[0].score == threshold
+
+
+def test_a_decision_is_finite():
+    from peftkit.tasks.answers import Decision
+
+    with pytest.raises(PeftkitError, match="`decide` gives `threshold` as \\(nan,\\)"):
+        Decision({"threshold": (float("nan"),)})
+
+
+@pytest.mark.parametrize("one", ["the film", b"the film", {"tokens": ["the"]}])
+def test_one_input_is_no_list_of_them(runs, one):
+    adapter = pk.load(str(runs["tokens"].folder))
+    with pytest.raises(PeftkitError, match="not a list of inputs"):
+        adapter.predict(one)
+    with pytest.raises(PeftkitError, match="no text, list or mapping"):
+        adapter.predict([b"the film"])
+
+
+def test_the_card_of_a_translator_gives_the_whole_translation(runs, recipes):
+    adapter = runs["translation"].folder / "adapter"
+    found: dict = {}
+    lines = "".join(code_of_card(adapter, Path(recipes["translation"].base.name_or_path)))
+    exec(lines.replace('"..."', '"bright film"').replace("print(", "written = ("), found)
+    assert found["written"] == pk.load(str(adapter)).predict(["bright film"])[0].reply != ""
+
+
+def test_a_prefix_with_quotes_is_code(recipes):
+    task = recipes["translation"].task.with_(prefix='Say "hi": ')
+    found = {"tokenizer": lambda text, **_: text}
+    exec(task.prompt_code(), found)
+    assert found["prompt"] == 'Say "hi": ...'
+
+
+def test_what_is_translated_is_as_long_as_in_training(recipes):
+    recipe = recipes["translation"]
+    recipe = recipe.with_(task=recipe.task.with_(max_length=8))
+    prepared = prepare(recipe)
+    rows = [Row(1, {"text": " ".join(["bright"] * 20)})]
+    with pytest.raises(PeftkitError, match="21 tokens are to be answered, and 8 can be read"):
+        recipe.task.encode_inputs(rows, prepared.base, prepared.encoded.head)
+
+
+def test_several_translations_of_a_text_are_kept_and_stay_in_one_split(tmp_path, recipes):
+    rows = pairs(60)
+    several = [{**row, "target": f"{row['target']} story"} for row in rows[:20]]
+    path = write_jsonl(tmp_path / "several.jsonl", [*rows, *several])
+    from peftkit.data.splits import load_splits
+
+    splits, _ = load_splits(pk.Translation(data=pk.Pairs(path=str(path))), 0)
+    kept = {name: [row.values["text"] for row in rows] for name, rows in splits.named().items()}
+    assert sum(map(len, kept.values())) == len({(r["source"], r["target"]) for r in rows}) + 20
+    assert not set(kept["train"]) & (set(kept["validation"]) | set(kept["test"]))
+
+
+def test_what_is_of_which_row_is_in_the_digest(recipes):
+    from dataclasses import replace
+
+    encoded = prepare(recipes["tokens"]).encoded
+    other = replace(encoded.train, row_of=encoded.train.row_of[::-1].copy())
+    assert replace(encoded, train=other).sha256 != encoded.sha256
+
+
+def test_columns_are_parallel_to_the_outputs(recipes):
+    from dataclasses import replace
+
+    train = prepare(recipes["tokens"]).encoded.train
+    with pytest.raises(ValueError, match="column `word` has 3 entries"):
+        replace(train, columns={"word": np.zeros(3)})
+    some = train.chosen([1, 0])
+    first, second = (train.columns["word"][train.outputs_of(index)] for index in (1, 0))
+    assert some.columns["word"].tolist() == [*first, *second]

@@ -21,7 +21,7 @@ from peftkit.adapters.record import Record, versions
 from peftkit.adapters.verifying import verify
 from peftkit.bases.quiet_libraries import NOISY, quietly
 from peftkit.cli.main import command_line
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.data.packaged import MODELS
 from peftkit.deploy.merging.card import write_merged_card
 from peftkit.methods.method import Method

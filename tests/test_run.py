@@ -77,7 +77,8 @@ class TestEveryRun:
         by_example = json.loads((finished[kind].folder / "by_example.json").read_text())
         assert set(by_example) == {"accuracy", "loss"}
         for name, of in by_example.items():
-            mean = sum(of["values"]) / sum(of["weights"])
+            values, weights = of["columns"]
+            mean = sum(values) / sum(weights)
             assert mean == pytest.approx(after[name], rel=1e-5)
 
     def test_the_adapter_answers_as_the_report_says(self, finished, kind, reviews):

@@ -17,7 +17,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 
 from peftkit import Base, Data, TextClassification
 from peftkit.bases.opening import open_base
-from peftkit.data.encoded import IGNORE_INDEX, Encoded, Examples, Head
+from peftkit.data.encoded import IGNORE_INDEX, Encoded, Examples
+from peftkit.data.head import Head
 from peftkit.data.rows import Row
 from peftkit.data.splits import Splits, load_splits
 from peftkit.errors import DataError

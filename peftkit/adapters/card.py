@@ -13,7 +13,7 @@ from peftkit.adapters.base_code import base_code
 from peftkit.adapters.base_origin import dequantized_folder, origin, packaged_base, repository
 from peftkit.adapters.pooled_code import adapter_code, model_code
 from peftkit.adapters.record import Record
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 
 VALIDATED = "validation, step"
 """Begins the name of the scores of an adapter whose training was interrupted."""
@@ -128,9 +128,9 @@ The tokenizer, the chat template and the settings by which it stops are in this 
 from transformers import AutoTokenizer, GenerationConfig
 
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
-{{ prompt }}model.generation_config = GenerationConfig.from_pretrained("path/to/this/folder")
-answer = model.generate(**prompt)
-print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
+{{ prompt }}settings = GenerationConfig.from_pretrained("path/to/this/folder")
+answer = model.generate(**prompt, generation_config=settings)
+print(tokenizer.decode({{ written }}, skip_special_tokens=True))
 ```
 {%- endif %}
 {% if labels %}
@@ -180,6 +180,8 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
         pooled=pooled,
         command=command,
         prompt=prompt,
+        # a decoder alone gives the prompt again, and then its answer
+        written='answer[0, prompt["input_ids"].shape[1] :]' if head.goes_on else "answer[0]",
         plugin=method["kind"] == "BottleneckAdapter",
         virtual=library == "peft" and "num_virtual_tokens" in method.get("config", method),
         added=", ".join(f"`{token}`" for token in added),

@@ -29,11 +29,12 @@ from peftkit.bases.opened import OpenedBase
 from peftkit.bases.opening import open_base
 from peftkit.bases.quiet_libraries import quietly
 from peftkit.bases.vocabulary import check_ids
-from peftkit.data.encoded import Examples, Head
+from peftkit.data.encoded import Examples
+from peftkit.data.head import Head
 from peftkit.data.rows import Row
 from peftkit.errors import AdapterError, RecipeError
 from peftkit.evaluation.generating import write
-from peftkit.evaluation.scoring import run_model
+from peftkit.evaluation.scoring import keep_outputs
 from peftkit.recipe import Recipe
 from peftkit.tasks.answers import Answer, Reply
 from peftkit.training.forward.engine import Engine
@@ -69,7 +70,12 @@ class LoadedAdapter:
         Raises:
             PeftkitError: an input is nothing that the task can answer.
         """
-        if not inputs:
+        if isinstance(inputs, str | bytes | Mapping):
+            raise RecipeError(
+                f"what is to be answered is one {type(inputs).__name__}, not a list of inputs",
+                "put it into a list: `predict([...])`",
+            )
+        if not len(inputs):
             return []
         progress = Pace(say, "answers", len(inputs)).advance
         if self.record.head.generation:
@@ -84,7 +90,7 @@ class LoadedAdapter:
             self.accelerator,
         )
         examples = self._encode(inputs)
-        kept, _ = run_model(engine, examples, task.reduce_outputs, progress)
+        kept = keep_outputs(engine, examples, task.reduce_outputs, progress)
         return task.answers(kept, examples, self.record.head, self.record.decision)
 
     @quietly()
@@ -125,6 +131,11 @@ class LoadedAdapter:
             json.dumps(list(inputs), ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise RecipeError("what is to be answered is not UTF-8 text", "convert it") from error
+        except TypeError as error:
+            raise RecipeError(
+                f"what is to be answered is no text, list or mapping of texts: {error}",
+                "give a string, or a list or dict of strings",
+            ) from error
         values = [task.as_input(value) for value in inputs]
         rows = [Row(number, row) for number, row in enumerate(values, start=1)]
         encoded = task.encode_inputs(rows, self.base, self.record.head)

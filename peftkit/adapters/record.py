@@ -22,7 +22,7 @@ from peftkit.adapters.inspection.digests import (
 )
 from peftkit.adapters.inspection.headers import read_header
 from peftkit.adapters.probes import Probe
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.errors import AdapterError
 from peftkit.recipe import Recipe
 from peftkit.tasks.answers import Decision

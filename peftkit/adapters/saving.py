@@ -15,7 +15,7 @@ from peftkit.bases.added_tokens import save_added_tokens
 from peftkit.bases.loading import generation_config
 from peftkit.bases.opened import OpenedBase
 from peftkit.bases.padding import save_tokenizer
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.data.packaged import sha256_of
 from peftkit.methods.method import Method
 from peftkit.recipe import Recipe

@@ -1,4 +1,4 @@
-"""Training that goes on from an adapter that was saved before, of our own or of others."""
+"""A new training that starts from a saved adapter, of our own or of others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from peftkit.adapters.record import Record, chat_template_sha256
 from peftkit.bases.added_tokens import restore_added_tokens
 from peftkit.bases.files import has_weights
 from peftkit.bases.opened import OpenedBase
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.data.packaged import sha256_of
 from peftkit.errors import AdapterError, quoted
 from peftkit.recipe import Recipe

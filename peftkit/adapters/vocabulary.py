@@ -20,7 +20,7 @@ from peftkit.bases.opened import OpenedBase
 from peftkit.bases.padding import choose_padding
 from peftkit.bases.resizing import resized
 from peftkit.bases.stand_ins import stand_in
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.errors import AdapterError, first_line, quoted
 from peftkit.wording import plural
 

@@ -16,7 +16,7 @@ from peftkit.bases.quantizing import (
     settle_quantized,
 )
 from peftkit.bases.resizing import as_in_files, resize_vocabulary
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.errors import BaseModelError, quoted
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from peftkit.data.head import Head
 from peftkit.data.ragged import Array, Ragged
 from peftkit.data.rows import Row
 
@@ -21,63 +21,6 @@ START_VALUES = "start_values"
 """Column with the loss that each output had before training."""
 LEAST_SHARED = 8
 """Tokens that several examples must begin with, or each has its own."""
-
-
-Output = Literal["pooled", "tokens", "spans", "vocabulary"]
-"""One output for each example; one for each token: of classes, of a start and an end, or of the
-vocabulary, which is never whole in memory."""
-OF_AUTO_CLASS: dict[str, Output] = {
-    "AutoModelForCausalLM": "vocabulary",
-    "AutoModelForQuestionAnswering": "spans",
-    "AutoModelForSeq2SeqLM": "vocabulary",
-    "AutoModelForTokenClassification": "tokens",
-}
-
-PIPELINES = {
-    "AutoModelForCausalLM": "text-generation",
-    "AutoModelForQuestionAnswering": "question-answering",
-    "AutoModelForSeq2SeqLM": "text2text-generation",
-    "AutoModelForTokenClassification": "token-classification",
-}
-
-
-@dataclass(frozen=True)
-class Head:
-    """What the model must put out; all that loading needs to know about the task."""
-
-    auto_class: str
-    """Name of transformers' AutoModel class."""
-    task_type: str
-    """PEFT's name of the task, such as `SEQ_CLS` or `CAUSAL_LM`."""
-    labels: tuple[str, ...] = ()
-    """Names of the classes, in the order of the logits; empty where the vocabulary is put out."""
-    trained: bool = True
-    """Whether the modules above the trunk are trained whole, whatever the method."""
-    pooling: str = ""
-    """What a classifier of peftkit's own reads of the last hidden states, `mean` or `cls`; empty
-    for the head of the architecture."""
-    generation: dict[str, Any] = field(default_factory=dict)
-    """How the trained model writes, by the names of transformers' `GenerationConfig`, the tokens it
-    stops at among them; empty where it does not write."""
-
-    @property
-    def output(self) -> Output:
-        """What is read of the model."""
-        return OF_AUTO_CLASS.get(self.auto_class, "pooled")
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether the model goes on with a text, as a causal language model does."""
-        return self.auto_class == LANGUAGE_MODEL.auto_class
-
-    @property
-    def pipeline_tag(self) -> str:
-        """The Hub's name of what the model does."""
-        return PIPELINES.get(self.auto_class, "text-classification")
-
-
-LANGUAGE_MODEL = Head("AutoModelForCausalLM", "CAUSAL_LM", trained=False)
-"""Of a base that goes on with a text."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +46,8 @@ class Examples:
     """(examples,): those of one number are counted by `batch_size` together, and computed in one
     micro-batch. None if each example is on its own."""
     columns: Mapping[str, Array | Ragged] = field(default_factory=dict)
-    """What only the task reads, parallel to the examples or the outputs."""
+    """What only the task reads: an array is parallel to the outputs, a ragged one to the
+    examples."""
     truncated: int = 0
     """Examples that lost tokens to `max_length`."""
     unsupervised: int = 0
@@ -112,6 +56,12 @@ class Examples:
     """Rows left out because they were longer than `max_length`."""
     unknown_tokens: int = 0
     """Tokens that the tokenizer did not know."""
+
+    def __post_init__(self) -> None:
+        for name, column in self.columns.items():
+            wanted = len(self) if isinstance(column, Ragged) else len(self.targets)
+            if len(column) != wanted:
+                raise ValueError(f"column `{name}` has {len(column)} entries, not {wanted}")
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -122,10 +72,16 @@ class Examples:
         return self.inputs["input_ids"]
 
     @cached_property
+    def streams(self) -> npt.NDArray[np.int64]:
+        """(examples, streams), the tokens of each stream: the only lengths that batching sees."""
+        both = [self.inputs.get(name) for name in ("input_ids", "decoder_input_ids")]
+        return np.stack([stream.lengths for stream in both if stream is not None], axis=1)
+
+    @cached_property
     def costs(self) -> npt.NDArray[np.int64]:
-        """(examples,), tokens of all streams: the only lengths that batching sees."""
-        decoder = self.inputs.get("decoder_input_ids")
-        return self.input_ids.lengths + (0 if decoder is None else decoder.lengths)
+        """(examples,), tokens of all streams."""
+        costs: npt.NDArray[np.int64] = self.streams.sum(axis=1)
+        return costs
 
     def cost(self, index: int) -> int:
         """Tokens of an example in all streams."""
@@ -197,7 +153,7 @@ class Examples:
         def of(column: Array | Ragged) -> Array | Ragged:
             if isinstance(column, Ragged):
                 return column.chosen(indices)
-            return column[list(indices)] if len(column) == len(self) else of_outputs(column)
+            return of_outputs(column)
 
         return Examples(
             rows=tuple(self.row(index) for index in indices),
@@ -209,10 +165,23 @@ class Examples:
             columns={name: of(column) for name, column in self.columns.items()},
         )
 
+    def read(self) -> dict[str, Array]:
+        """What the model and the loss read, by name, as plain arrays."""
+        columns = {**self.inputs, "read_at": self.read_at, "targets": self.targets}
+        columns |= {"weights": self.weights, "row_of": self.row_of, "units": self.units}
+        arrays: dict[str, Array] = {}
+        for name, column in columns.items():
+            if isinstance(column, Ragged):
+                arrays |= {name: column.values, f"{name} begin at": column.offsets}
+            elif column is not None:
+                arrays[name] = column
+        return arrays
+
     @property
     def num_supervised(self) -> int:
         """Outputs that count in the loss."""
-        return int((self.targets != IGNORE_INDEX).reshape(len(self.targets), -1).any(1).sum())
+        known = self.targets != IGNORE_INDEX
+        return int(known.any(axis=tuple(range(1, known.ndim))).sum())
 
 
 @dataclass(frozen=True)
@@ -246,12 +215,9 @@ class Encoded:
         """Of what the model reads of all splits, in order, with the version of this digest."""
         digest = hashlib.sha256()
         for examples in self.splits().values():
-            columns = [*examples.inputs.values(), examples.read_at]
-            arrays = [a for c in columns if c is not None for a in (c.values, c.offsets)]
-            for values in (*arrays, examples.targets, examples.weights, examples.units):
-                if values is not None:
-                    digest.update(values.tobytes())
-                digest.update(b"|")
+            for name, values in examples.read().items():
+                digest.update(f"{name} {values.dtype.str} {values.shape}|".encode())
+                digest.update(values.tobytes())
         return f"{DIGEST_VERSION}:{digest.hexdigest()}"
 
     def with_column(self, name: str, values: Mapping[str, Array]) -> Encoded:
@@ -274,8 +240,8 @@ class Encoded:
 
 def digest_version(sha256: str) -> int:
     """The version of a digest of examples."""
-    version, colon, _ = sha256.partition(":")
-    return int(version) if colon else 1
+    version, colon, _ = sha256.partition(":")  # the first version had no number
+    return int(version) if colon and version.isdecimal() else 1
 
 
 def _first(found: npt.NDArray[np.bool_], otherwise: int) -> int:

@@ -21,7 +21,7 @@ from peftkit.adapters.inspection.headers import Stored, read_header
 from peftkit.bases.added_tokens import WEIGHTS as ADDED_TOKENS
 from peftkit.bases.loading import empty_model
 from peftkit.bases.opened import OpenedBase
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.errors import AdapterError, quoted
 from peftkit.methods.peft_injection import inject_peft
 from peftkit.methods.peft_layers import lora_layers

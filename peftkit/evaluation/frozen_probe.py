@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from peftkit.data.encoded import Examples, Head
+from peftkit.data.encoded import Examples
+from peftkit.data.head import Head
 from peftkit.evaluation.features import Floats
 from peftkit.tasks.answers import Decision
 from peftkit.tasks.score import Score
@@ -112,8 +113,8 @@ def _judged(fitted: Any, part: Part, task: Task, head: Head) -> Score:
     least = np.exp(UNSEEN, dtype=np.float64)
     outputs[:, fitted.classes_] = np.log(np.maximum(fitted.predict_proba(part.features), least))
     score = task.metrics(outputs, part.examples, head, Decision())
-    if losses := score.by_example.get("loss"):
-        loss = sum(losses.values) / sum(losses.weights)
+    if losses := score.parts.get("loss"):
+        loss = float(task.metric("loss").statistic(losses.table.sum(axis=0)))
     else:  # a user's own task
         loss = -float(outputs[np.arange(len(outputs)), targets_of(part.examples)].mean())
     return replace(score, metrics={**score.metrics, "loss": loss})

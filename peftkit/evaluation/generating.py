@@ -13,7 +13,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from peftkit.data.encoded import Encoded, Head
+from peftkit.data.encoded import Encoded
+from peftkit.data.head import Head
 from peftkit.methods.virtual_tokens import window
 
 Tokens = npt.NDArray[np.int64]

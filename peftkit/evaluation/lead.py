@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-import numpy as np
-
 from peftkit.data.encoded import Encoded
 from peftkit.evaluation.frozen_probe import targets_of
 from peftkit.evaluation.probe_rows import ProbeOfRun
 from peftkit.metrics.bootstrap import paired_interval
-from peftkit.tasks.score import ByExample, Score
+from peftkit.metrics.metric import Metric
+from peftkit.tasks.score import Parts, Score
 from peftkit.tasks.task import Task
 from peftkit.wording import plural
 
@@ -68,14 +67,13 @@ def _beside_guess(metric: str, after: Score, guess: float, label: str) -> str:
 
 def _beside_probe(metric: str, after: Score, probe: Score, rows: str, task: Task) -> str:
     """Compares by the paired bootstrap over the test rows."""
-    comparable = [name for name in (metric, "accuracy", *after.by_example)
-                  if name in after.by_example and name in probe.by_example]  # fmt: skip
+    comparable = [name for name in (metric, "accuracy", *after.parts)
+                  if name in after.parts and name in probe.parts]  # fmt: skip
     if not comparable:
         return ""
     name = comparable[0]
-    low, high = difference_interval(after.by_example[name], probe.by_example[name])
-    ours, others = after.metrics[name], probe.metrics[name]
-    judged = task.metric(name)
+    ours, others, judged = after.metrics[name], probe.metrics[name], task.metric(name)
+    low, high = difference_interval(after.parts[name], probe.parts[name], judged)
     if min(judged.goodness(low), judged.goodness(high)) > 0:
         return ""
     worse = max(judged.goodness(low), judged.goodness(high)) < 0
@@ -88,10 +86,9 @@ def _beside_probe(metric: str, after: Score, probe: Score, rows: str, task: Task
     )
 
 
-def difference_interval(ours: ByExample, others: ByExample) -> Interval:
-    """Interval of the first score's lead over the second, on the same examples."""
-    values = np.array(ours.values), np.array(others.values)
-    return paired_interval(*values, np.array(ours.weights))
+def difference_interval(ours: Parts, others: Parts, metric: Metric) -> Interval:
+    """Interval of the first score's lead over the second, on the same rows."""
+    return paired_interval(ours.table, others.table, metric.statistic)
 
 
 def _majority(encoded: Encoded) -> str:

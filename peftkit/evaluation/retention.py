@@ -98,7 +98,7 @@ def text_loss(
         DataError: no text has two tokens.
         TrainingError: the model puts out NaN or infinity.
     """
-    from peftkit.data.encoded import LANGUAGE_MODEL
+    from peftkit.data.head import LANGUAGE_MODEL
     from peftkit.evaluation.scoring import run_model
     from peftkit.tasks.chat_encoding import encode_texts
     from peftkit.tasks.losses import CrossEntropy
@@ -118,7 +118,7 @@ def text_loss(
         accelerator,
     )
     _, loss = run_model(engine, beginnings, lambda outputs, _: outputs[:, :0])
-    return loss
+    return loss["loss"]
 
 
 def _begins(pieces: Examples, place: int) -> bool:

@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from peftkit.data.encoded import Examples
+from peftkit.data.encoded import START_VALUES, Examples
 from peftkit.errors import TrainingError
 from peftkit.tasks.answers import Decision
 from peftkit.tasks.score import Score
@@ -31,7 +31,7 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     decision: Decision | None = None,
 ) -> Score:
-    """The task's score of a model on a split, with `loss` among the metrics.
+    """The task's score of a model on a split, with `loss` among the metrics, where it can be told.
 
     Args:
         decision: of the task; what is none if it is not given.
@@ -41,7 +41,7 @@ def evaluate(
     """
     kept, loss = run_model(engine, examples, task.reduce_outputs, progress)
     score = task.metrics(kept, examples, engine.head, decision or Decision())
-    return replace(score, metrics={**score.metrics, "loss": loss})
+    return replace(score, metrics={**score.metrics, **loss})
 
 
 def run_model(
@@ -49,9 +49,10 @@ def run_model(
     examples: Examples,
     keep: Keep,
     progress: Callable[[int], None] | None = None,
-) -> tuple[npt.NDArray[np.float32], float]:
+) -> tuple[npt.NDArray[np.float32], dict[str, float]]:
     """What is kept of the outputs at the places that are read, (outputs, ...) in the examples'
-    order; and the mean of the plain loss, so that it compares between recipes.
+    order; and as `loss` the mean of the plain loss, so that it compares between recipes, unless it
+    compares with values before training that are not known any more.
 
     Every process takes its share of the batches and gets all outputs.
 
@@ -63,6 +64,8 @@ def run_model(
         TrainingError: the model puts out NaN or infinity.
     """
     loss = engine.loss.plain()
+    if loss.needs_start_values and START_VALUES not in examples.columns:
+        return keep_outputs(engine, examples, keep, progress), {}
     sums = torch.zeros(2, dtype=torch.float64)  # of losses, of what they are divided by
 
     def with_loss(batch: Batch, outputs: Iterator[tuple[slice, Tensor]]) -> list[Tensor]:
@@ -77,7 +80,21 @@ def run_model(
     kept = _run(engine, examples, with_loss, progress)
     if engine.accelerator.num_processes > 1:
         sums = sum(gather_object([sums]))
-    return kept, float(sums[0] / sums[1].clamp(min=1))
+    return kept, {"loss": float(sums[0] / sums[1].clamp(min=1))}
+
+
+def keep_outputs(
+    engine: Engine,
+    examples: Examples,
+    keep: Keep,
+    progress: Callable[[int], None] | None = None,
+) -> npt.NDArray[np.float32]:
+    """As `run_model`, without a loss, so that targets need not be known."""
+
+    def only(batch: Batch, outputs: Iterator[tuple[slice, Tensor]]) -> list[Tensor]:
+        return [keep(raw.float(), batch.targets[part]).cpu() for part, raw in outputs]
+
+    return _run(engine, examples, only, progress)
 
 
 def start_values(engine: Engine, examples: Examples) -> npt.NDArray[np.float32]:

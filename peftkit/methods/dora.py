@@ -16,7 +16,8 @@ from peftkit.methods.lora import LoRA, inject_lora
 if TYPE_CHECKING:
     from torch import nn
 
-    from peftkit.data.encoded import Encoded, Head
+    from peftkit.data.encoded import Encoded
+    from peftkit.data.head import Head
 
 
 class DoRA(LoRA):

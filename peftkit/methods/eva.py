@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from peftkit.data.encoded import Encoded, Head
+    from peftkit.data.encoded import Encoded
+    from peftkit.data.head import Head
 
 ROWS = 64
 """Training rows in one step of the incremental SVD."""

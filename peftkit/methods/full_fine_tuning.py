@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from peftkit.bases.loaded_model import LoadedModel
-    from peftkit.data.encoded import Encoded, Head
+    from peftkit.data.encoded import Encoded
+    from peftkit.data.head import Head
 
 WEIGHTS = "model.safetensors"
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from peftkit.bases.loaded_model import LoadedModel
-    from peftkit.data.encoded import Encoded, Head
+    from peftkit.data.encoded import Encoded
+    from peftkit.data.head import Head
     from peftkit.methods.fast_layers import FastLayer
 
 Layout = Literal["padded", "packed", "shared"]

@@ -27,7 +27,8 @@ from peftkit.methods.reasons import saved_as_lora
 if TYPE_CHECKING:
     from torch import nn
 
-    from peftkit.data.encoded import Encoded, Head
+    from peftkit.data.encoded import Encoded
+    from peftkit.data.head import Head
 
 
 class OLoRA(LoRA):

@@ -19,7 +19,8 @@ from peftkit.methods.stored import _VirtualTokens
 if TYPE_CHECKING:
     from torch import nn
 
-    from peftkit.data.encoded import Encoded, Head
+    from peftkit.data.encoded import Encoded
+    from peftkit.data.head import Head
 
 
 class PTuning(_VirtualTokens):

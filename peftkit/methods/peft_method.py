@@ -41,7 +41,8 @@ from peftkit.parts.json_values import as_json
 if TYPE_CHECKING:
     from torch import nn
 
-    from peftkit.data.encoded import Encoded, Head
+    from peftkit.data.encoded import Encoded
+    from peftkit.data.head import Head
 
 FIELD = "method.config"
 """Of a recipe, in which the settings are."""

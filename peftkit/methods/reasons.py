@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from peftkit.bases.base import Base
 
 if TYPE_CHECKING:
-    from peftkit.data.encoded import Head
+    from peftkit.data.head import Head
 
 
 def quantized_weights_are_not_trained(kind: str, base: Base) -> str | None:

@@ -23,7 +23,7 @@ from peftkit.wording import plural
 if TYPE_CHECKING:
     from torch import nn
 
-    from peftkit.data.encoded import Head
+    from peftkit.data.head import Head
 
 
 class TopLayers(_StoredAsTensors):

@@ -15,20 +15,20 @@ MOST_CELLS = 2**20
 
 
 def paired_interval(
-    ours: npt.NDArray[np.float64],
-    others: npt.NDArray[np.float64],
-    weights: npt.NDArray[np.float64],
+    ours: Floats, others: Floats, statistic: Callable[[Floats], Floats]
 ) -> tuple[float, float]:
-    """95 % percentile interval of the difference of two means over the same rows, resampled
-    together: sum of (ours - others) / sum of weights.
+    """95 % percentile interval of how much higher a statistic of the first parts is than of the
+    second, over rows that are resampled together.
+
+    Args:
+        ours, others: (rows, k), of the same rows.
+        statistic: as for `sums_interval`.
     """
-    # rows whose difference and weight are the same are alike: a resample is one multinomial draw
-    kinds, counts = np.unique(np.stack([ours - others, weights]), axis=1, return_counts=True)
-    random = np.random.default_rng(0)
-    share = counts / counts.sum()
-    sums = np.array([kinds @ random.multinomial(len(ours), share) for _ in range(RESAMPLES)])
-    means = sums[:, 0] / sums[:, 1]
-    return _interval(means)
+    width = ours.shape[1]
+    return sums_interval(
+        np.hstack([ours, others]),
+        lambda sums: statistic(sums[:, :width]) - statistic(sums[:, width:]),
+    )
 
 
 def sums_interval(parts: Floats, statistic: Callable[[Floats], Floats]) -> tuple[float, float]:
@@ -38,9 +38,11 @@ def sums_interval(parts: Floats, statistic: Callable[[Floats], Floats]) -> tuple
         parts: (rows, k).
         statistic: of sums over rows, (resamples, k) to (resamples,).
     """
-    rows = len(parts)
-    draws = np.random.default_rng(0).multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES)
-    return _interval(statistic(draws @ parts))
+    # rows that give the same are alike: a resample is one multinomial draw of their numbers
+    kinds, counts = np.unique(parts, axis=0, return_counts=True)
+    random, share = np.random.default_rng(0), counts / len(parts)
+    sums = np.array([random.multinomial(len(parts), share) @ kinds for _ in range(RESAMPLES)])
+    return _interval(statistic(sums))
 
 
 def bootstrap_intervals(

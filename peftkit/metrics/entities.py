@@ -13,21 +13,34 @@ import numpy as np
 import numpy.typing as npt
 
 OUTSIDE = "O"
+PREFIXES = "BISUEL"
+"""Begin, inside, and of other schemes single or unit, end or last."""
 
 
 def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
-    """(first word, word after the last, type) of each entity. `B-X` begins one, and so does `I-X`
-    after anything but `B-X` or `I-X`; a tag without a prefix is the type of a run of equal tags.
+    """(first word, word after the last, type) of each entity, in IOB, IOB2, IOBES or BILOU. `B-X`,
+    `S-X` and `U-X` begin one, and so do others after another type; `E-X`, `L-X`, `S-X` and `U-X`
+    end one. A tag without such a prefix is the type of a run of equal tags.
     """
-    spans, start, kind = set(), 0, ""
+    spans, start, kind, ended = set(), 0, "", False
     for place, tag in enumerate((*tags, OUTSIDE)):
-        prefix, dash, name = tag.partition("-")
-        own = name if dash else ("" if tag == OUTSIDE else tag)
-        if own != kind or (prefix == "B" and dash):
+        prefix, own = split_tag(tag)
+        if own != kind or ended or prefix in ("B", "S", "U"):
             if kind:
                 spans.add((start, place, kind))
             start, kind = place, own
+        ended = prefix in ("E", "L", "S", "U")
     return spans
+
+
+def split_tag(tag: str) -> tuple[str, str]:
+    """Prefix and type; of a tag without one of the prefixes the whole tag is the type, and there is
+    no type outside.
+    """
+    prefix, dash, kind = tag.partition("-")
+    if dash and len(prefix) == 1 and prefix in PREFIXES:
+        return prefix, kind
+    return "", "" if tag == OUTSIDE else tag
 
 
 def entity_counts(
@@ -45,6 +58,6 @@ def entity_f1(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """(..., 3) sums of counts -> (...,) F; 0 where there are no entities."""
     right, found, wanted = np.moveaxis(sums, -1, 0)
     total = found + wanted
-    f: npt.NDArray[np.float64] = np.zeros_like(total)
+    f: npt.NDArray[np.float64] = np.zeros(total.shape)
     f[total > 0] = 2 * right[total > 0] / total[total > 0]
     return f

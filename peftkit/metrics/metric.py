@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+
+
+def mean(sums: Floats) -> Floats:
+    """(..., 2) sums of values and of their weights -> (...,) means."""
+    found: Floats = sums[..., 0] / sums[..., 1]
+    return found
 
 
 @dataclass(frozen=True)
@@ -12,6 +25,8 @@ class Metric:
 
     name: str
     higher_is_better: bool = True
+    statistic: Callable[[Floats], Floats] = mean
+    """The score from the sums, over rows, of what each gives to it: (..., k) -> (...,)."""
 
     @property
     def title(self) -> str:

@@ -22,8 +22,8 @@ def check_hooks(cls: type[Any], family: type[Any], renamed: Mapping[str, str]) -
         hook = getattr(family, name, None)
         if not (inspect.isfunction(own) and inspect.isfunction(hook)):
             continue
-        given, wanted = list(inspect.signature(own).parameters), _positional(hook)
-        if _positional(own) != wanted or ("tokenizer" in given and "tokenizer" not in _names(hook)):
+        of_old = "tokenizer" in _names(own) and "tokenizer" not in _names(hook)
+        if of_old or not _takes(own, hook):
             wrong.append(f"`{name}` takes ({', '.join(_names(hook))}) now")
     if wrong:
         raise RecipeError(
@@ -36,8 +36,16 @@ def _names(hook: Any) -> list[str]:
     return list(inspect.signature(hook).parameters)
 
 
-def _positional(hook: Any) -> int:
-    """Parameters without a default, but those of `*args` and `**options`."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+def _takes(own: Any, hook: Any) -> bool:
+    """Whether a function can be called as a hook is: with all of its parameters, and without those
+    that have a default.
+    """
     parameters = inspect.signature(hook).parameters.values()
-    return sum(p.kind in kinds and p.default is p.empty for p in parameters)
+    given = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    least = [p.name for p in parameters if p.name in given and p.default is p.empty]
+    try:
+        for names in (given, least):
+            inspect.signature(own).bind(*names)
+    except TypeError:
+        return False
+    return True

@@ -23,7 +23,7 @@ from peftkit.evaluation.features import FrozenBase, beside_scores, tried
 from peftkit.evaluation.frozen_probe import ROW, has_probe
 from peftkit.evaluation.generating import answer_prompts
 from peftkit.evaluation.probe_rows import ProbeOfRun, probe_of_run
-from peftkit.evaluation.scoring import evaluate, run_model, start_values
+from peftkit.evaluation.scoring import evaluate, keep_outputs, start_values
 from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.recipe import Recipe
 from peftkit.reports.run_record import Sample
@@ -46,11 +46,16 @@ class Unfinished(Exception):
     """Training was interrupted after weights had been validated; the model has the best of them."""
 
     def __init__(
-        self, model: nn.Module, before: Score, result: TrainResult, unquantized: list[str]
+        self,
+        model: nn.Module,
+        before: Score,
+        result: TrainResult,
+        unquantized: list[str],
+        decision: Decision,
     ) -> None:
         super().__init__()
         self.model, self.before, self.result = model, before, result
-        self.unquantized = unquantized
+        self.unquantized, self.decision = unquantized, decision
 
 
 @dataclass(frozen=True)
@@ -121,15 +126,15 @@ def train_and_score(
         with clock.stage("train"):
             result = fit(chosen.engine, prepared, clock, console)
         release_memory()  # of the optimizer
+        decision = decide(chosen.engine, prepared)
         if not signals.code:
             with signals.at_once():
                 with clock.stage("evaluate"):
-                    decision = decide(chosen.engine, prepared)
                     after = judge.score(chosen.engine, decision)
                 answers_after = judge.answers(model)
     if signals.code:
         result = replace(result, stopped="interrupted", exit_code=signals.code)
-        raise Unfinished(model, before.score, result, loaded.unquantized)
+        raise Unfinished(model, before.score, result, loaded.unquantized, decision)
     samples, answers = _written(prepared, before.answers, answers_after)
     accelerator.end_training()  # closes trackers and the process group: nothing is shared below
     return model, Outcome(
@@ -240,7 +245,7 @@ def engine_of(model: nn.Module, prepared: Prepared, accelerator: Accelerator) ->
 
 def with_start_values(engine: Engine, prepared: Prepared) -> Prepared:
     """With the losses that the model gives now, where the task's loss compares with them."""
-    if not prepared.recipe.task.needs_start_values:
+    if not engine.loss.needs_start_values:
         return prepared
     values = {
         name: start_values(engine, examples) for name, examples in prepared.encoded.splits().items()
@@ -253,7 +258,7 @@ def decide(engine: Engine, prepared: Prepared) -> Decision:
     task, validation = prepared.recipe.task, prepared.encoded.validation
     if not task.decides:
         return Decision()
-    kept, _ = run_model(engine, validation, task.reduce_outputs)
+    kept = keep_outputs(engine, validation, task.reduce_outputs)
     return task.decide(kept, validation, engine.head)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from peftkit.bases.architectures import DEPTHS, depth
 from peftkit.bases.loading import config_with_head, model_class
 from peftkit.bases.opened import OpenedBase
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.errors import BaseModelError
 
 

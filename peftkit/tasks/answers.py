@@ -1,10 +1,13 @@
-"""What a person gets for a row, and what was decided for it on validation rows."""
+"""The answer for a row, and the numbers, chosen on validation rows, that answers depend on."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from peftkit.errors import TrainingError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +30,15 @@ class Decision:
     """Numbers that turn outputs into answers, by name; none for most tasks."""
 
     numbers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        plain = {name: tuple(map(float, values)) for name, values in self.numbers.items()}
+        object.__setattr__(self, "numbers", plain)  # numpy's are not JSON
+        for name, values in plain.items():
+            if not all(map(math.isfinite, values)):
+                raise TrainingError(
+                    f"`decide` gives `{name}` as {values}", "let it give finite numbers"
+                )
 
 
 @dataclass(frozen=True)

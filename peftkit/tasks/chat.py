@@ -24,7 +24,7 @@ from peftkit.tasks.conversation_rows import read_conversation
 from peftkit.tasks.conversations import Conversations
 from peftkit.tasks.generation import Generation
 from peftkit.tasks.messages import read_messages, unanswered
-from peftkit.tasks.score import ByExample, Score
+from peftkit.tasks.score import Parts, Score
 from peftkit.tasks.single_message import Message
 from peftkit.tasks.task import Piece, Task
 from peftkit.tasks.text_keys import text_key
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     import torch
 
     from peftkit.bases.opened import OpenedBase
-    from peftkit.data.encoded import Encoded, Examples, Head, Prompt
+    from peftkit.data.encoded import Encoded, Examples, Prompt
+    from peftkit.data.head import Head
     from peftkit.data.rows import Table
     from peftkit.data.splits import Splits
     from peftkit.tasks.task import Outputs
@@ -169,7 +170,8 @@ class Chat(Task):
         return self.with_(system=system)
 
     def encode(self, splits: Splits, base: OpenedBase) -> Encoded:
-        from peftkit.data.encoded import Encoded, Head
+        from peftkit.data.encoded import Encoded
+        from peftkit.data.head import Head
         from peftkit.tasks import chat_encoding as encoding
 
         tokenizer = base.tokenizer
@@ -261,12 +263,8 @@ class Chat(Task):
 
         sizes = examples.outputs_per_row().tolist()
         values, intervals, rows = language_scores(kept[:, 0], kept[:, 1], sizes)
-        losses, right, tokens = (tuple(map(float, column)) for column in rows.T)
-        by_example = {
-            "loss": ByExample(losses, tokens),
-            "token_accuracy": ByExample(right, tokens),
-        }
-        return Score(values, intervals, by_example=by_example)
+        loss, token_accuracy = Parts.of(rows[:, [0, 2]]), Parts.of(rows[:, [1, 2]])
+        return Score(values, intervals, parts={"loss": loss, "token_accuracy": token_accuracy})
 
     def score_answers(self, expected: Sequence[str], written: Sequence[str]) -> dict[str, float]:
         from peftkit.metrics.rouge import RougeL

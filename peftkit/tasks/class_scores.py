@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from peftkit.data.encoded import Examples, Head
+from peftkit.data.encoded import Examples
+from peftkit.data.head import Head
 from peftkit.metrics.bootstrap import bootstrap_intervals
 from peftkit.metrics.classification import accuracy, classification_scores, macro_f1
-from peftkit.tasks.score import ByExample, Matrix, Mistake, Score, ScoreTable
+from peftkit.tasks.score import Matrix, Mistake, Parts, Score, ScoreTable
 
 if TYPE_CHECKING:
     from peftkit.tasks.task import Outputs
@@ -39,7 +40,7 @@ def class_score(outputs: Outputs, examples: Examples, head: Head) -> Score:
         ),
         matrices=(Matrix("Confusion", head.labels, found.confusion_matrix),),
         mistakes=_mistakes(outputs, expected, predicted, examples, head),
-        by_example=_by_example(outputs, expected),
+        parts=_parts(outputs, expected),
     )
 
 
@@ -69,13 +70,13 @@ def _mistakes(
     )
 
 
-def _by_example(outputs: Outputs, expected: Any) -> dict[str, ByExample]:
+def _parts(outputs: Outputs, expected: Any) -> dict[str, Parts]:
     """Accuracy, and the loss without weights, as means over the examples."""
     right = outputs.argmax(axis=1) == expected
     chosen = softmax(outputs)[np.arange(len(expected)), expected]
     losses = -np.log(np.maximum(chosen, np.finfo(np.float32).tiny))
-    ones = (1.0,) * len(expected)
+    ones = np.ones(len(expected))
     return {
-        "accuracy": ByExample(tuple(map(float, right)), ones),
-        "loss": ByExample(tuple(map(float, losses)), ones),
+        "accuracy": Parts.of(np.stack([right, ones], axis=1)),
+        "loss": Parts.of(np.stack([losses, ones], axis=1)),
     }

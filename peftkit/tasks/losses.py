@@ -49,6 +49,9 @@ class Loss:
 
     linear: ClassVar[bool] = True
     """Whether `total` is the weighted sum of the values."""
+    needs_start_values: ClassVar[bool] = False
+    """Whether it compares with what the model gave before training, which the examples' column
+    `start_values` has: the value of each output right after injection."""
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Of a `vocabulary`, (outputs,) float32, each of which depends on its own output alone; of
@@ -87,11 +90,11 @@ class CrossEntropy(Loss):
     def count(self, examples: Examples, indices: Sequence[int]) -> float:
         """The weight of the supervised targets."""
         spans = [examples.outputs_of(index) for index in indices]
-        targets = torch.from_numpy(np.concatenate([examples.targets[span] for span in spans]))
-        weights = torch.ones(len(targets))
-        if examples.weights is not None:
-            weights = torch.from_numpy(np.concatenate([examples.weights[s] for s in spans]))
-        return float((weights * (targets != IGNORE_INDEX)).sum())
+        known = np.concatenate([examples.targets[span] for span in spans]) != IGNORE_INDEX
+        if examples.weights is None:
+            return float(known.sum())
+        weights = torch.from_numpy(np.concatenate([examples.weights[span] for span in spans]))
+        return float((weights * torch.from_numpy(known)).sum())
 
     def plain(self) -> CrossEntropy:
         """Without label smoothing."""

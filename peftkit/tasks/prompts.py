@@ -13,14 +13,14 @@ from peftkit.errors import DataError
 
 
 def prompt_examples(
-    rows: Sequence[Row], prompts: Sequence[Sequence[int]], room: int, max_new_tokens: int
+    rows: Sequence[Row], prompts: Sequence[Sequence[int]], room: int, max_new_tokens: int = 0
 ) -> Examples:
     """One example for each prompt.
 
     Args:
         prompts: token ids.
-        room: tokens that a prompt may have, so that an answer still fits after it.
-        max_new_tokens: of an answer.
+        room: tokens that a prompt may have.
+        max_new_tokens: of an answer, if it must fit after the prompt.
 
     Raises:
         DataError: a prompt is longer than that.
@@ -28,10 +28,12 @@ def prompt_examples(
     long = [(row, ids) for row, ids in zip(rows, prompts, strict=True) if len(ids) > room]
     if long:
         which = f" (row {long[0][0].number}, and {len(long) - 1} more)" * (len(rows) > 1)
+        beside = f" beside {max_new_tokens:,} of the answer" * bool(max_new_tokens)
+        lower = ", or lower `task.generation.max_new_tokens`" * bool(max_new_tokens)
         raise DataError(
-            f"{len(long[0][1]):,} tokens are to be answered, and the base reads {room:,} "
-            f"beside {max_new_tokens:,} of the answer{which}",
-            "shorten the text, or lower `task.generation.max_new_tokens`",
+            f"{len(long[0][1]):,} tokens are to be answered, and {room:,} can be read{beside}"
+            f"{which}",
+            f"shorten the text{lower}",
         )
     nothing = Ragged.of([[] for _ in prompts], width=1)
     inputs = {"input_ids": Ragged.of(prompts)}

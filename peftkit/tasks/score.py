@@ -42,11 +42,23 @@ class ScoreTable:
 
 
 @dataclass(frozen=True)
-class ByExample:
-    """A score as what its examples give to it: sum of `values` / sum of `weights`."""
+class Parts:
+    """A score as what the rows give to it; `Metric.statistic` of their sums is the score."""
 
-    values: tuple[float, ...]
-    weights: tuple[float, ...]
+    columns: tuple[tuple[float, ...], ...]
+    """(k, rows); of a mean the values and their weights."""
+
+    @classmethod
+    def of(cls, table: npt.NDArray[np.floating]) -> Parts:
+        """From (rows, k)."""
+        return cls(tuple(tuple(map(float, column)) for column in table.T))
+
+    @property
+    def table(self) -> npt.NDArray[np.float64]:
+        """(rows, k)."""
+        import numpy as np
+
+        return np.array(self.columns, np.float64).T
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,6 @@ class Score:
     tables: tuple[ScoreTable, ...] = ()
     matrices: tuple[Matrix, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
-    by_example: dict[str, ByExample] = field(default_factory=dict)
-    """Of the metrics that are means over examples: what tells two models apart that were judged on
-    the same ones."""
+    parts: dict[str, Parts] = field(default_factory=dict)
+    """Of the metrics that the rows add up to: what tells two models apart that were judged on the
+    same rows."""

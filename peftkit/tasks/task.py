@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import torch
 
     from peftkit.bases.opened import OpenedBase
-    from peftkit.data.encoded import Encoded, Examples, Head
+    from peftkit.data.encoded import Encoded, Examples
+    from peftkit.data.head import Head
     from peftkit.data.rows import Row, Table
     from peftkit.data.splits import Splits
     from peftkit.tasks.losses import Loss, LossSettings
@@ -63,18 +64,15 @@ class Task(OpenPart):
     """Names of the metrics; `metric` says which way each is better. The first one chooses the best
     weights unless the recipe names another, or `loss`."""
     comparable: ClassVar[tuple[str, ...]] = ()
-    """Those of them, or `loss`, that `Score.by_example` has, by which two models are compared."""
+    """Those of them, or `loss`, that `Score.parts` has, by which two models are compared."""
 
     decides: ClassVar[bool] = False
     """Whether answers depend on what `decide` finds on the validation split."""
-    needs_start_values: ClassVar[bool] = False
-    """Whether the loss compares with what the model gave before training, in the examples' column
-    `start_values`: the loss of each output after injection."""
 
     @property
     def expected_head(self) -> Head:
         """The head as far as it is known before rows are read."""
-        from peftkit.data.encoded import Head
+        from peftkit.data.head import Head
 
         return Head("", self.task_type)
 

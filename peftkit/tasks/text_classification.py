@@ -28,7 +28,8 @@ from peftkit.tasks.text_keys import text_key
 
 if TYPE_CHECKING:
     from peftkit.bases.opened import OpenedBase
-    from peftkit.data.encoded import Encoded, Examples, Head
+    from peftkit.data.encoded import Encoded, Examples
+    from peftkit.data.head import Head
     from peftkit.data.rows import Row, Table
     from peftkit.data.splits import Splits
     from peftkit.tasks.task import Outputs
@@ -241,7 +242,7 @@ class TextClassification(Task):
         return [Prediction(*pair) for pair in zip(labels, map(float, probabilities), strict=True)]
 
     def _head(self, labels: tuple[str, ...]) -> Head:
-        from peftkit.data.encoded import Head
+        from peftkit.data.head import Head
 
         if self.pooling == "head":
             return Head("AutoModelForSequenceClassification", self.task_type, labels)

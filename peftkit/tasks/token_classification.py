@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -17,15 +17,17 @@ from pydantic import Field
 from peftkit.data.rows import check_columns
 from peftkit.data.source import Source
 from peftkit.errors import DataError, RecipeError, quoted
+from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Answer, Decision
 from peftkit.tasks.labels import number_first
-from peftkit.tasks.score import ByExample, Score, ScoreTable
+from peftkit.tasks.score import Parts, Score, ScoreTable
 from peftkit.tasks.task import Piece, Task
 from peftkit.tasks.text_keys import text_key
 
 if TYPE_CHECKING:
     from peftkit.bases.opened import OpenedBase
-    from peftkit.data.encoded import Encoded, Examples, Head
+    from peftkit.data.encoded import Encoded, Examples
+    from peftkit.data.head import Head
     from peftkit.data.rows import Row, Table
     from peftkit.data.splits import Splits
     from peftkit.tasks.task import Outputs
@@ -58,7 +60,7 @@ class TokenClassification(Task):
 
     task_type: ClassVar[str] = "TOKEN_CLS"
     scores: ClassVar[tuple[str, ...]] = ("entity_f1", "accuracy")
-    comparable: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
+    comparable: ClassVar[tuple[str, ...]] = ("entity_f1", "accuracy", "loss")
 
     data: TaggedWords
     """The labelled words."""
@@ -83,7 +85,9 @@ class TokenClassification(Task):
         if not isinstance(labels, list):
             return f"{self.data.labels} is {type(labels).__name__}, not a list"
         if len(labels) != len(words):
-            return f"{self.data.labels} has another length than {self.data.tokens}"
+            return f"{self.data.labels} has {len(labels)} entries, {self.data.tokens} {len(words)}"
+        if wrong := _wrong_labels(labels, self.data.labels):
+            return wrong
         names = self.data.label_names or (table.label_names or {}).get(self.data.labels, {})
         told = [str(label) for label in labels]
         if unknown := [label for label in told if names and label not in names]:
@@ -103,13 +107,32 @@ class TokenClassification(Task):
         return _wrong_words(words, self.data.tokens) or {"tokens": words}
 
     def key(self, row: Row) -> str:
-        return text_key(" ".join(row.values["tokens"]))
+        return json.dumps([row.values["tokens"], row.values["labels"]])
+
+    def group(self, row: Row) -> str:
+        return text_key(" ".join(row.values["tokens"]))  # which may be labelled in several ways
 
     def stratum(self, row: Row) -> str:
         return ""
 
+    def remarks(self, splits: Splits) -> Iterable[str]:
+        from peftkit.metrics.entities import OUTSIDE
+
+        if OUTSIDE not in _labels_of(splits.train):
+            yield (
+                f"no label is `{OUTSIDE}`, so that every word counts as part of an entity; if one "
+                "of them means none, name it so (`--task.data.label-names`), else choose by "
+                "`--training.metric accuracy`"
+            )
+
     def check_splits(self, splits: Splits) -> None:
         known = _labels_of(splits.train)
+        if len(known) == 1:
+            raise DataError(
+                f"`{self.data.path}`: all words of the training rows have the label "
+                f"{quoted(known)}",
+                "training needs two labels or more",
+            )
         for name in ("validation", "test"):
             if other := sorted(_labels_of(splits.named()[name]) - known):
                 raise DataError(
@@ -119,7 +142,8 @@ class TokenClassification(Task):
                 )
 
     def encode(self, splits: Splits, base: OpenedBase) -> Encoded:
-        from peftkit.data.encoded import Encoded, Head
+        from peftkit.data.encoded import Encoded
+        from peftkit.data.head import Head
 
         named = list(dict.fromkeys(self.data.label_names.values()))
         rest = sorted(_labels_of(splits.train) - set(named), key=number_first)
@@ -147,11 +171,18 @@ class TokenClassification(Task):
                 pieces.append(Piece(f"/{head.labels[names[place]]}", supervised=True))
         return tuple(pieces)
 
+    def metric(self, name: str) -> Metric:
+        from peftkit.metrics.entities import entity_f1
+
+        found = super().metric(name)
+        return replace(found, statistic=entity_f1) if name == "entity_f1" else found
+
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
         import numpy as np
 
         from peftkit.metrics.bootstrap import sums_interval
         from peftkit.metrics.entities import entity_counts, entity_f1
+        from peftkit.metrics.metric import mean
         from peftkit.tasks.token_windows import by_row
 
         chosen, right = kept.argmax(axis=1), kept.argmax(axis=1) == examples.targets
@@ -163,8 +194,7 @@ class TokenClassification(Task):
             for rows in (expected, predicted)
         ))  # fmt: skip
         words = np.array([(row.sum(), len(row)) for row in hits], np.float64)
-        losses = by_row(_losses(kept, examples.targets), examples)
-        sizes = tuple(map(float, words[:, 1]))
+        losses = np.array([row.sum() for row in by_row(_losses(kept, examples.targets), examples)])
         return Score(
             metrics={
                 "entity_f1": float(entity_f1(counts.sum(axis=0))),
@@ -172,12 +202,13 @@ class TokenClassification(Task):
             },
             intervals={
                 "entity_f1": sums_interval(counts, entity_f1),
-                "accuracy": sums_interval(words, lambda sums: sums[..., 0] / sums[..., 1]),
+                "accuracy": sums_interval(words, mean),
             },
             tables=(_per_label(chosen, examples.targets, head.labels),),
-            by_example={
-                "accuracy": ByExample(tuple(map(float, words[:, 0])), sizes),
-                "loss": ByExample(tuple(float(row.sum()) for row in losses), sizes),
+            parts={
+                "entity_f1": Parts.of(counts),
+                "accuracy": Parts.of(words),
+                "loss": Parts.of(np.stack([losses, words[:, 1]], axis=1)),
             },
         )
 
@@ -214,10 +245,25 @@ class TokenClassification(Task):
 
 def _wrong_words(words: Any, column: str) -> str:
     """What keeps a value from being words; empty if it is a list of them."""
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+    if isinstance(words, str):
+        return f"{column} is a text, not a list of words; JSON lines and Parquet have lists"
+    if not isinstance(words, list):
         return f"{column} is {type(words).__name__}, not a list of words"
-    if not words or not all(word.strip() for word in words):
+    if not words:
         return f"empty {column}"
+    for place, word in enumerate(words, start=1):
+        if not isinstance(word, str):
+            return f"{column} has {type(word).__name__} as word {place}"
+        if not word.strip():
+            return f"{column} has an empty word {place}"
+    return ""
+
+
+def _wrong_labels(labels: list[Any], column: str) -> str:
+    """What keeps values from being labels; empty if they are names or numbers of classes."""
+    for place, label in enumerate(labels, start=1):
+        if isinstance(label, bool) or not isinstance(label, str | int) or label == "":
+            return f"{column} has {label!r} as label {place}"
     return ""
 
 

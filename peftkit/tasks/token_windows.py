@@ -11,6 +11,7 @@ from peftkit.data.encoded import Examples
 from peftkit.data.ragged import Array, Ragged
 from peftkit.data.rows import Row
 from peftkit.errors import DataError
+from peftkit.wording import plural
 
 WORD = "word"
 """Column with the number of the word, in its row, that an output is of."""
@@ -35,31 +36,26 @@ def windows_of(
     """
     _check_fast(tokenizer)
     max_length = min(max_length, tokenizer.model_max_length)
-    room = max_length - tokenizer.num_special_tokens_to_add()
-    cut = tokenizer(
-        [row.values["tokens"] for row in rows],
-        is_split_into_words=True,
-        truncation=True,
-        max_length=max_length,
-        stride=min(overlap, room // 2),
-        return_overflowing_tokens=True,
-    )
+    overlap = min(overlap, (max_length - tokenizer.num_special_tokens_to_add()) // 2)
+    cut = _cut([row.values["tokens"] for row in rows], tokenizer, max_length, overlap)
     row_of = [int(row) for row in cut["overflow_to_sample_mapping"]]
-    ids = Ragged.of(cut["input_ids"])
-    firsts = [_first_places(cut.word_ids(window)) for window in range(len(ids))]
-    chosen = _most_context(row_of, firsts, ids.lengths.tolist())
+    firsts = _first_places(row_of, list(map(cut.word_ids, range(len(row_of)))), overlap)
+    chosen = _most_context(row_of, firsts, list(map(len, cut["input_ids"])))
     _check_all_read(rows, chosen)
     words: list[list[int]] = [[] for _ in row_of]
     for (_, word), window in sorted(chosen.items()):
         words[window].append(word)
-    read = [(row, word) for row, own in zip(row_of, words, strict=True) for word in own]
-    places = [[at[word] for word in own] for at, own in zip(firsts, words, strict=True)]
+    read_in = [window for window, own in enumerate(words) if own]  # what nothing is read in is left
+    read = [(row_of[window], word) for window in read_in for word in words[window]]
+    ids = Ragged.of(cut["input_ids"][window] for window in read_in)
     return Examples(
         rows=tuple(rows),
         inputs={"input_ids": ids},
         targets=np.array([targets[row][word] for row, word in read], np.int64),
-        read_at=Ragged.of(places, width=1),
-        row_of=np.array(row_of, np.int64),
+        read_at=Ragged.of(
+            ([firsts[window][word] for word in words[window]] for window in read_in), width=1
+        ),
+        row_of=np.array([row_of[window] for window in read_in], np.int64),
         columns={WORD: np.array([word for _, word in read], np.int64)},
         unknown_tokens=int((ids.values == tokenizer.unk_token_id).sum()),
     )
@@ -85,13 +81,65 @@ def _check_fast(tokenizer: Any) -> None:
         )
 
 
-def _first_places(word_ids: Sequence[int | None]) -> dict[int, int]:
-    """Word -> the place of its first token in a window."""
-    places: dict[int, int] = {}
-    for place, word in enumerate(word_ids):
-        if word is not None and word not in places:
-            places[word] = place
-    return places
+def _cut(rows: Sequence[list[str]], tokenizer: Any, max_length: int, overlap: int) -> Any:
+    """The tokenizer's windows of all rows."""
+    before = _before_words(tokenizer)
+    side, tokenizer.truncation_side = tokenizer.truncation_side, "right"  # as windows are counted
+    try:
+        return tokenizer(
+            [[first, *(before + word for word in others)] for first, *others in rows],
+            is_split_into_words=True,
+            truncation=True,
+            max_length=max_length,
+            stride=overlap,
+            return_overflowing_tokens=True,
+        )
+    finally:
+        tokenizer.truncation_side = side
+
+
+def _before_words(tokenizer: Any) -> str:
+    """What must stand before a word, so that words become the tokens that they have in a text.
+
+    Raises:
+        DataError: nothing makes them the same.
+    """
+    text = tokenizer("a b a")["input_ids"]
+    for before in ("", " "):
+        words = ["a", f"{before}b", f"{before}a"]
+        if tokenizer(words, is_split_into_words=True)["input_ids"] == text:
+            return before
+    raise DataError(
+        f"the tokenizer of `{tokenizer.name_or_path}` makes other tokens of single words than of a "
+        "text",
+        "choose another base",
+    )
+
+
+def _first_places(
+    row_of: Sequence[int], word_ids: Sequence[Sequence[int | None]], overlap: int
+) -> list[dict[int, int]]:
+    """Of each window: word -> the place of its first token, if that is there.
+
+    Args:
+        word_ids: of the tokens of each window; None for those of no word.
+    """
+    firsts: list[dict[int, int]] = []
+    starts: dict[int, int] = {}  # word -> place in its row
+    begins = 0  # where the window does, in its row
+    for window, (row, words) in enumerate(zip(row_of, word_ids, strict=True)):
+        if window == 0 or row != row_of[window - 1]:
+            starts, begins = {}, 0
+        inside = [place for place, word in enumerate(words) if word is not None]
+        own: dict[int, int] = {}
+        for number, place in enumerate(inside):
+            word = words[place]
+            assert word is not None
+            if starts.setdefault(word, begins + number) == begins + number:
+                own[word] = place
+        firsts.append(own)
+        begins += len(inside) - overlap
+    return firsts
 
 
 def _most_context(
@@ -111,10 +159,16 @@ def _most_context(
 
 def _check_all_read(rows: Sequence[Row], chosen: dict[tuple[int, int], int]) -> None:
     """Raises DataError if the tokenizer makes no token of a word."""
-    for number, row in enumerate(rows):
-        for word, text in enumerate(row.values["tokens"]):
-            if (number, word) not in chosen:
-                raise DataError(
-                    f"row {row.number}: the tokenizer makes nothing of the word {text[:30]!r}",
-                    "take it out of the row, with its label",
-                )
+    unread = [
+        (row.number, text)
+        for number, row in enumerate(rows)
+        for word, text in enumerate(row.values["tokens"])
+        if (number, word) not in chosen
+    ]
+    if unread:
+        number, text = unread[0]
+        more = f", and so of {plural(len(unread) - 1, 'word')} more" * (len(unread) > 1)
+        raise DataError(
+            f"row {number}: the tokenizer makes nothing of the word {text[:30]!r}{more}",
+            "take such words out of the rows, with their labels if they have some",
+        )

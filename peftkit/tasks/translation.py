@@ -17,7 +17,7 @@ from peftkit.data.source import Source
 from peftkit.errors import RecipeError
 from peftkit.tasks.answers import Decision
 from peftkit.tasks.generation import Generation
-from peftkit.tasks.score import ByExample, Score
+from peftkit.tasks.score import Parts, Score
 from peftkit.tasks.task import Piece, Task
 from peftkit.tasks.text_keys import text_key
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import torch
 
     from peftkit.bases.opened import OpenedBase
-    from peftkit.data.encoded import Encoded, Examples, Head
+    from peftkit.data.encoded import Encoded, Examples
+    from peftkit.data.head import Head
     from peftkit.data.rows import Row, Table
     from peftkit.data.splits import Splits
     from peftkit.tasks.task import Outputs
@@ -85,16 +86,20 @@ class Translation(Task):
         return _wrong_text(text, self.data.text) or {"text": text}
 
     def key(self, row: Row) -> str:
-        return text_key(row.values["text"])
+        return "\x1f".join(text_key(row.values[role]) for role in self.columns)
+
+    def group(self, row: Row) -> str:
+        return text_key(row.values["text"])  # whose translations may be several
 
     def stratum(self, row: Row) -> str:
         return ""
 
     def encode(self, splits: Splits, base: OpenedBase) -> Encoded:
-        from peftkit.data.encoded import Encoded, Head, Prompt
+        from peftkit.data.encoded import Encoded, Prompt
+        from peftkit.data.head import Head
         from peftkit.tasks.two_streams import decoder_ends, encode_pairs
 
-        start, end = decoder_ends(base)
+        start, ends = decoder_ends(base)
         train, validation, test = (
             encode_pairs(
                 rows,
@@ -103,7 +108,7 @@ class Translation(Task):
                 base.tokenizer,
                 self.max_length,
                 start,
-                end,
+                ends[0],
             )
             for rows in splits.named().values()
         )
@@ -111,7 +116,7 @@ class Translation(Task):
             Prompt(row.number, row.values["text"], row.values["translation"], ids)
             for row, ids in zip(test.rows[: self.samples], test.input_ids, strict=False)
         )
-        tokens = {"eos_token_id": [end], "decoder_start_token_id": start}
+        tokens = {"eos_token_id": ends, "decoder_start_token_id": start}
         written = {**self.generation.options(), **tokens}
         head = Head("AutoModelForSeq2SeqLM", self.task_type, trained=False, generation=written)
         pad = base.tokenizer.pad_token_id
@@ -122,8 +127,7 @@ class Translation(Task):
 
         texts = [self.prefix + row.values["text"] for row in rows]
         prompts = base.tokenizer(texts, verbose=False)["input_ids"]
-        room = int(base.tokenizer.model_max_length)
-        return prompt_examples(rows, prompts, room, self.generation.max_new_tokens)
+        return prompt_examples(rows, prompts, min(self.max_length, base.tokenizer.model_max_length))
 
     def show(
         self, example: int, examples: Examples, head: Head, tokenizer: Any
@@ -143,12 +147,8 @@ class Translation(Task):
 
         sizes = examples.outputs_per_row().tolist()
         values, intervals, rows = language_scores(kept[:, 0], kept[:, 1], sizes)
-        losses, right, tokens = (tuple(map(float, column)) for column in rows.T)
-        by_example = {
-            "loss": ByExample(losses, tokens),
-            "token_accuracy": ByExample(right, tokens),
-        }
-        return Score(values, intervals, by_example=by_example)
+        loss, token_accuracy = Parts.of(rows[:, [0, 2]]), Parts.of(rows[:, [1, 2]])
+        return Score(values, intervals, parts={"loss": loss, "token_accuracy": token_accuracy})
 
     def score_answers(self, expected: Sequence[str], written: Sequence[str]) -> dict[str, float]:
         from peftkit.metrics.chrf import ChrF
@@ -158,7 +158,7 @@ class Translation(Task):
         return dict(ChrF().compute(predictions=list(written), references=list(expected)))
 
     def prompt_code(self) -> str:
-        return f'prompt = tokenizer("{self.prefix}...", return_tensors="pt")\n'
+        return f'prompt = tokenizer({self.prefix + "..."!r}, return_tensors="pt")\n'
 
 
 def _wrong_text(value: Any, column: str) -> str:

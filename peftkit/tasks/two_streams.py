@@ -18,26 +18,53 @@ from peftkit.data.rows import Row
 from peftkit.errors import BaseModelError
 
 
-def decoder_ends(base: OpenedBase) -> tuple[int, int]:
-    """The tokens that a base's decoder begins and ends with.
+def decoder_ends(base: OpenedBase) -> tuple[int, list[int]]:
+    """The token that a base's decoder begins with, and those that it may end with, the one that
+    targets get first.
 
     Raises:
-        BaseModelError: it is no encoder-decoder, or does not say.
+        BaseModelError: it is no encoder-decoder, does not say, or needs codes of languages.
     """
     config = base.config
     if not getattr(config, "is_encoder_decoder", False):
         raise BaseModelError(
             f"`{base.name}` is no encoder-decoder, and this task needs one",
-            "choose a base such as T5, mBART or Marian",
+            "choose a base such as T5 or Marian",
         )
-    names = ("decoder_start_token_id", "bos_token_id")
-    starts = [getattr(config, name, None) for name in names]
-    ends = [base.tokenizer.eos_token_id, getattr(config, "eos_token_id", None)]
-    start, end = (next((n for n in some if n is not None), None) for some in (starts, ends))
-    if start is None or end is None:
-        missing = "decoder_start_token_id" if start is None else "eos_token_id"
-        raise BaseModelError(f"the configuration of `{base.name}` names no `{missing}`")
-    return int(start), int(end)
+    if getattr(base.tokenizer, "src_lang", None) is not None:
+        raise BaseModelError(
+            f"`{base.name}` translates between languages that codes name, and peftkit does not set "
+            "them yet",
+            "choose a base such as T5 or Marian",
+        )
+    generation = generation_settings(base)
+
+    def known(name: str) -> list[int]:
+        found = [getattr(settings, name, None) for settings in (config, generation)]
+        return [n for some in found for n in (some if isinstance(some, list) else [some])
+                if n is not None]  # fmt: skip
+
+    starts = known("decoder_start_token_id") or known("bos_token_id")
+    ends = [base.tokenizer.eos_token_id] if base.tokenizer.eos_token_id is not None else []
+    ends = list(dict.fromkeys(ends + known("eos_token_id")))
+    if not starts or not ends:
+        missing = "decoder_start_token_id" if not starts else "eos_token_id"
+        raise BaseModelError(
+            f"neither config.json nor generation_config.json of `{base.name}` names `{missing}`",
+            "write it into one of them, or choose another base",
+        )
+    return int(starts[0]), ends
+
+
+def generation_settings(base: OpenedBase) -> Any:
+    """What lies beside a base on how it writes, transformers' `GenerationConfig`; empty if nothing
+    does.
+    """
+    from transformers import GenerationConfig
+
+    if (base.folder / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(str(base.folder))
+    return GenerationConfig()  # type: ignore[no-untyped-call]
 
 
 def encode_pairs(

@@ -51,6 +51,18 @@ def check_first_gradients(model: nn.Module, supervised: float) -> None:
         raise TrainingError("all gradients of the first step are zero; nothing would be learned")
 
 
+def check_counted(count: float, step: int, indices: Sequence[int], examples: Examples) -> None:
+    """Raises TrainingError if nothing of a step counts in its loss."""
+    if count > 0:
+        return
+    rows = ", ".join(str(examples.row(index).number) for index in indices[:10])
+    raise TrainingError(
+        f"step {step}: nothing in it is supervised; the loss is empty (rows {rows}"
+        f"{', ...' * (len(indices) > 10)})",
+        "raise `training.batch_size`, or leave those rows out",
+    )
+
+
 def check_finite(
     loss: float, gradient_norm: float, step: int, indices: Sequence[int], examples: Examples
 ) -> None:

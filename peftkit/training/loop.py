@@ -202,6 +202,7 @@ def _optimize(
     """One optimizer step over all processes' micro-batches."""
     engine, optimizer = run.engine, run.optimizer
     count = engine.loss.count(examples, step.indices)
+    guards.check_counted(count, step.number, step.indices, examples)
     optimizer.zero_grad(set_to_none=True)
     passed = engine.gradients(
         examples, engine.micro_batches(examples, step), count, penalty=recipe.method.penalty

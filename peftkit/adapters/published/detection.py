@@ -15,7 +15,7 @@ from peftkit.bases.base import Base
 from peftkit.bases.loading import empty_model
 from peftkit.bases.opened import OpenedBase
 from peftkit.bases.opening import open_base
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.errors import AdapterError, BaseModelError, quoted
 
 HEADS = {

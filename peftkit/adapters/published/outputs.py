@@ -20,7 +20,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from peftkit.adapters.published.unsupported import _NoTask
-from peftkit.data.encoded import Examples, Head
+from peftkit.data.encoded import Examples
+from peftkit.data.head import Head
 from peftkit.data.rows import Row, Table
 from peftkit.errors import RecipeError
 from peftkit.tasks.answers import Answer, Decision, Scored

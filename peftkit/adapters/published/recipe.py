@@ -31,7 +31,7 @@ from peftkit.adapters.vocabulary import fitted
 from peftkit.bases.base import Base
 from peftkit.bases.opened import OpenedBase
 from peftkit.bases.opening import open_base
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.data.source import Data
 from peftkit.errors import AdapterError, quoted
 from peftkit.methods.method import Method

@@ -24,7 +24,7 @@ from peftkit.tasks.task import Task
 if TYPE_CHECKING:
     from torch import nn
 
-    from peftkit.data.encoded import Head
+    from peftkit.data.head import Head
     from peftkit.data.rows import Table
 
 NOT_LOADED = {

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from peftkit.adapters.inspection.digests import CONFIG, RECORD, WEIGHTS
 from peftkit.bases.added_tokens import WEIGHTS as ADDED_TOKENS
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.deploy.lora_updates import (
     EXPANDED,
     MERGE,

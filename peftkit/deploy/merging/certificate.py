@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from peftkit.adapters.probes import outputs_of
-from peftkit.data.encoded import Examples, Head
+from peftkit.data.encoded import Examples
+from peftkit.data.head import Head
 from peftkit.evaluation.scoring import run_model
 from peftkit.recipe import Recipe
 from peftkit.reports.merge_report import Distance
@@ -99,7 +100,7 @@ def compute_outputs(
         engine, examples, keep, Pace(say, "validation", len(examples)).advance
     )
     scores = task.metrics(outputs, examples, inputs.head, inputs.decision).metrics
-    return MergeOutputs(probes, torch.cat(kept), {**scores, "loss": loss})
+    return MergeOutputs(probes, torch.cat(kept), {**scores, **loss})
 
 
 def compare(first: MergeOutputs, second: MergeOutputs) -> dict[str, Distance]:

@@ -31,7 +31,7 @@ from peftkit.bases.devices import release_memory
 from peftkit.bases.loading import empty_model, has_tied_output, load_weights
 from peftkit.bases.opened import OpenedBase
 from peftkit.bases.quantizing import dequantized
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.deploy.merging.shared_weights import why_shared
 from peftkit.errors import AdapterError, MethodError, first_line
 from peftkit.methods.peft_merging import rescale_lora

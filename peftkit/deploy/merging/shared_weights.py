@@ -13,7 +13,7 @@ from typing import Any
 from peftkit.adapters.published.detection import PART
 from peftkit.bases.loading import empty_model
 from peftkit.bases.opened import OpenedBase
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.errors import quoted
 
 PREFIX = "base_model.model."

@@ -1,4 +1,4 @@
-"""By what the folder of a comparison is known again."""
+"""What makes two comparisons the same, so that a folder is continued by its own only."""
 
 from __future__ import annotations
 

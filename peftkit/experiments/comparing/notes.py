@@ -20,7 +20,7 @@ def has_learned(own: Runs, metric: Metric, margin: float) -> bool:
     """
     known = [score for run in own.seeds for score in (run.before, run.guessed)]
     trivial = max((metric.goodness(score) for score in known if score is not None), default=None)
-    return trivial is None or metric.goodness(estimate(own.scores).value) - trivial > margin
+    return trivial is None or metric.goodness(estimate(own.scores, metric).value) - trivial > margin
 
 
 def notes_of(num_seeds: int, rows: Sequence[Row], failures: Mapping[str, str]) -> tuple[str, ...]:

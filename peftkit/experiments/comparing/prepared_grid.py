@@ -76,9 +76,9 @@ def _check_budget(grid: Grid) -> None:
         )
     if metric.name not in task.comparable:
         raise RecipeError(
-            f"`training.metric` is `{metric.name}`, which is no mean over examples, so that two "
+            f"`training.metric` is `{metric.name}`, to which rows do not add up, so that two "
             "methods cannot be told apart by it",
-            f"compare by {quoted(task.comparable) or 'a metric in `Score.by_example`'}",
+            f"compare by {quoted(task.comparable) or 'a metric in `Score.parts`'}",
         )
     if budget.retention is not None and not task.goes_on:
         raise RecipeError(

@@ -21,7 +21,7 @@ from peftkit.recipe import Recipe
 from peftkit.stages.fitting import engine_of, load
 from peftkit.stages.outcome import Clock
 from peftkit.stages.preparing import Prepared, prepare
-from peftkit.tasks.score import ByExample
+from peftkit.tasks.score import Parts
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ProbeScore:
     """`regularization` and `value`, the validation score, of each strength."""
     metrics: dict[str, float]
     """On the test split."""
-    by_example: dict[str, ByExample]
+    parts: dict[str, Parts]
     trainable_parameters: int
     seconds: float
     peaks_mb: dict[str, float]
@@ -58,7 +58,7 @@ def fit_probe(prepared: Prepared, accelerator: Accelerator) -> ProbeScore:
         regularization=found.regularization,
         tried=found.tried,
         metrics=found.score.metrics,
-        by_example=found.score.by_example,
+        parts=found.score.parts,
         trainable_parameters=found.num_parameters,
         seconds=time.perf_counter() - begun,
         peaks_mb=clock.peaks_mb,

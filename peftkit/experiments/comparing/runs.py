@@ -16,7 +16,7 @@ from peftkit.metrics.metric import Metric
 from peftkit.parts.records import from_json
 from peftkit.recipe import Recipe
 from peftkit.reports.run_record import read_run
-from peftkit.tasks.score import ByExample
+from peftkit.tasks.score import Parts
 
 MOST_POINTS = 200
 """Of a run's losses, kept for the picture."""
@@ -31,14 +31,14 @@ class Runs:
     rate: float | None
     """The chosen one."""
     seeds: tuple[SeedRun, ...]
-    scores: tuple[ByExample, ...]
+    scores: tuple[Parts, ...]
     """Of the same runs."""
     failed: str
     """Why there are none."""
     merging_mb: float | None = None
 
     @property
-    def by_seed(self) -> dict[int, ByExample]:
+    def by_seed(self) -> dict[int, Parts]:
         """The scores of each seed."""
         return dict(zip((run.seed for run in self.seeds), self.scores, strict=True))
 
@@ -66,7 +66,7 @@ def seed_run(
         seed=recipe.seed,
         folder=str(Path(*folder.parts[-3:])),
         score=test.after[name],
-        interval=estimate([read_scores(folder, metric)]).interval,
+        interval=estimate([read_scores(folder, metric)], metric).interval,
         before=test.before[name],
         guessed=test.baseline.get("majority", {}).get(name),
         best_step=training.best_step,
@@ -113,7 +113,7 @@ def probe_command(recipe: Path) -> str:
     return f"python -m peftkit.experiments.comparing.probe {shlex.quote(str(recipe))}"
 
 
-def read_scores(folder: Path, metric: Metric) -> ByExample:
+def read_scores(folder: Path, metric: Metric) -> Parts:
     """A run's scores of the test examples."""
-    by_example = json.loads((folder / "by_example.json").read_text(encoding="utf-8"))
-    return from_json(ByExample, by_example[metric.name])
+    parts = json.loads((folder / "by_example.json").read_text(encoding="utf-8"))
+    return from_json(Parts, parts[metric.name])

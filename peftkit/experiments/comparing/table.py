@@ -13,7 +13,7 @@ from peftkit.experiments.comparing.runs import Runs
 from peftkit.experiments.comparing.trained_out import is_trained_out
 from peftkit.experiments.comparing.verdicts import difference, estimate, judge
 from peftkit.metrics.metric import Metric
-from peftkit.tasks.score import ByExample
+from peftkit.tasks.score import Parts
 
 NEARLY = 0.01
 """A method is as good as there, on the way, when no more than this share is missing."""
@@ -54,7 +54,7 @@ def margin_of(grid: Grid, full: Runs) -> float:
         return grid.budget.margin
     if grid.metric.higher_is_better or not full.scores:
         return MARGIN
-    return MARGIN * estimate(full.scores).value
+    return MARGIN * estimate(full.scores, grid.metric).value
 
 
 def _row(
@@ -126,7 +126,7 @@ def _judged(row: Row, own: Runs, full: Runs, metric: Metric, margin: float) -> R
     """The row with its score, and its verdict beside full fine-tuning."""
     if not own.scores:
         return replace(row, verdict="failed")
-    score = estimate(own.scores)
+    score = estimate(own.scores, metric)
     row = replace(row, score=score.value, interval=score.interval)
     if own is full:
         return replace(row, verdict="baseline")
@@ -139,18 +139,16 @@ def _judged(row: Row, own: Runs, full: Runs, metric: Metric, margin: float) -> R
 
 
 def _gap(
-    ours: Sequence[ByExample], others: Sequence[ByExample], metric: Metric, margin: float
+    ours: Sequence[Parts], others: Sequence[Parts], metric: Metric, margin: float
 ) -> JudgedGap:
     """How much higher, and the verdict; of one run there is none."""
-    gap = difference(ours, others)
+    gap = difference(ours, others, metric)
     enough = len(others) >= LEAST_SEEDS
     verdict = judge(gap, margin, metric) if enough else "undecided"
     return JudgedGap(gap.value, gap.interval, verdict)
 
 
-def paired(
-    ours: Mapping[int, ByExample], others: Mapping[int, ByExample]
-) -> list[tuple[ByExample, ByExample]]:
+def paired(ours: Mapping[int, Parts], others: Mapping[int, Parts]) -> list[tuple[Parts, Parts]]:
     """The scores of the seeds that both have."""
     return [(score, others[seed]) for seed, score in ours.items() if seed in others]
 
@@ -161,7 +159,7 @@ def _to_probe(
     """How a contender compares with the frozen probe."""
     if probe is None or len(own.scores) < LEAST_SEEDS:
         return None
-    others = [probe.by_example[metric.name]] * len(own.scores)
+    others = [probe.parts[metric.name]] * len(own.scores)
     return _gap(own.scores, others, metric, margin)
 
 
@@ -189,8 +187,8 @@ def _seconds_to_nearly(own: Runs, full: Runs, metric: Metric) -> float | None:
 
 
 def _probe_row(probe: ProbeScore, full: Runs, metric: Metric, margin: float) -> Row:
-    scores = probe.by_example[metric.name]
-    own = estimate([scores])
+    scores = probe.parts[metric.name]
+    own = estimate([scores], metric)
     fit = ProbeFit(None, own.value, own.interval, (), (), probe.command)
     row = Row(
         name=PROBE,

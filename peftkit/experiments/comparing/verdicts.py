@@ -1,12 +1,15 @@
 """Whether a method is better than another one, told from both on the same test examples.
 
-    d[s, i] = a[s, i] - b[s, i]                       seed s of S, example i of N, paired
-    difference = 1 / (S N) sum d[s, i]
+    moves_a[s, i] = N f'(P) p[s, i]     seed s of S, row i of N, p what it gives, P the mean sum
+    d[s, i] = moves_a[s, i] - moves_b[s, i]                                           paired
+    difference = 1 / S sum over s of (f(sum over i of p[s, i]) - the same of b)
     (half an interval)^2 = t(S - 1)^2 V_seeds + t(N - 1)^2 (V_examples - V_residual)
 
-The seeds are a sample and the test examples are one, crossed with each other (two-way random
-effects; Searle, Casella & McCulloch 1992). V_seeds is the variance of the seeds' means over S,
-V_examples that of the examples' means over N; both hold the residual's, which is taken off once.
+A score is a function f of the sums of what the rows give to it; moves[s, i] is how far row i moves
+it (the delta method). The seeds are a sample and the test examples are one, crossed with each other
+(two-way random effects; Searle, Casella & McCulloch 1992). V_seeds is the variance of the seeds'
+means over S, V_examples that of the examples' means over N; both hold the residual's, which is
+taken off once.
 Half an interval is no less than the examples' part or the residual's alone would make it, and of
 answers that are right or wrong at least two are taken to differ (Agresti & Min 2005): runs that
 happen to agree are no proof. Each part has its own quantile of Student's t, as in the modified
@@ -17,7 +20,7 @@ were called one (docs/log.md).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,14 +28,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t
 
-from peftkit.metrics.metric import Metric
-from peftkit.tasks.score import ByExample
+from peftkit.metrics.metric import Metric, mean
+from peftkit.tasks.score import Parts
 
 Floats = npt.NDArray[np.float64]
+Statistic = Callable[[Floats], Floats]
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
 ERROR_RATE = 0.05
 """How often an interval misses, and a verdict of better or worse is wrong where there is no
 difference."""
+SLOPE_OVER = 1e-5
+"""Share of a sum over which the slope of a score is taken."""
 
 
 @dataclass(frozen=True)
@@ -49,31 +55,33 @@ class Estimate:
         return self.low, self.high
 
 
-def estimate(seeds: Sequence[ByExample]) -> Estimate:
+def estimate(seeds: Sequence[Parts], metric: Metric) -> Estimate:
     """A method's score over its seeds.
 
     Args:
         seeds: what the same test examples gave in each run.
     """
-    values, weights = _table(seeds)
-    if _is_right_or_wrong(values):
-        return _clipped(_mean(values, weights, counts=True), 0.0)
-    return _mean(values, weights)
+    parts, statistic = _table(seeds), metric.statistic
+    value, moved = _value(parts, statistic), _moved(parts, statistic)
+    if _is_right_or_wrong(parts, metric):
+        return _clipped(_estimate(value, moved, counts=True), 0.0)
+    return _estimate(value, moved)
 
 
-def difference(ours: Sequence[ByExample], others: Sequence[ByExample]) -> Estimate:
+def difference(ours: Sequence[Parts], others: Sequence[Parts], metric: Metric) -> Estimate:
     """How much higher the first method's score is, seed by seed and example by example.
 
     Args:
         ours: of the same test examples, in each run.
         others: as many, in the order of the same seeds.
     """
-    values, weights = _table(ours)
-    theirs, same = _table(others)
-    assert np.array_equal(weights, same), "not the same examples"
-    if _is_right_or_wrong(values) and _is_right_or_wrong(theirs):
-        return _clipped(_mean(values - theirs, weights, counts=True), -1.0)
-    return _mean(values - theirs, weights)
+    parts, theirs, statistic = _table(ours), _table(others), metric.statistic
+    assert parts.shape == theirs.shape, "not the same examples"
+    value = _value(parts, statistic) - _value(theirs, statistic)
+    moved = _moved(parts, statistic) - _moved(theirs, statistic)
+    if _is_right_or_wrong(parts, metric) and _is_right_or_wrong(theirs, metric):
+        return _clipped(_estimate(value, moved, counts=True), -1.0)
+    return _estimate(value, moved)
 
 
 def judge(gap: Estimate, margin: float, metric: Metric) -> Verdict:
@@ -93,15 +101,29 @@ def judge(gap: Estimate, margin: float, metric: Metric) -> Verdict:
     return "undecided"
 
 
-def _table(seeds: Sequence[ByExample]) -> tuple[Floats, Floats]:
-    """(seeds, examples) values and (examples,) weights, which are the same for all seeds."""
-    weights = np.array(seeds[0].weights)
-    return np.array([seed.values for seed in seeds]), weights
+def _table(seeds: Sequence[Parts]) -> Floats:
+    """(seeds, examples, k)."""
+    return np.stack([seed.table for seed in seeds])
 
 
-def _is_right_or_wrong(values: Floats) -> bool:
+def _is_right_or_wrong(parts: Floats, metric: Metric) -> bool:
     """Whether each example counts 1 or 0."""
-    return bool(np.isin(values, (0.0, 1.0)).all())
+    return metric.statistic is mean and bool(np.isin(parts[..., 0], (0.0, 1.0)).all())
+
+
+def _value(parts: Floats, statistic: Statistic) -> float:
+    """The score, the mean of the seeds'."""
+    return float(statistic(parts.sum(axis=1)).mean())
+
+
+def _moved(parts: Floats, statistic: Statistic) -> Floats:
+    """(seeds, examples), how much each moves the score, times the number of examples; of mean 0."""
+    sums = parts.sum(axis=1).mean(axis=0)
+    steps = SLOPE_OVER * np.diag(np.maximum(np.abs(sums), 1.0))  # (k, k), one sum after the other
+    slopes = (statistic(sums + steps) - statistic(sums - steps)) / (2 * steps.diagonal())
+    moved: Floats = parts.shape[1] * (parts @ slopes)
+    moved -= moved.mean()
+    return moved
 
 
 def _clipped(found: Estimate, low: float) -> Estimate:
@@ -109,19 +131,16 @@ def _clipped(found: Estimate, low: float) -> Estimate:
     return Estimate(found.value, max(low, found.low), min(1.0, found.high))
 
 
-def _mean(values: Floats, weights: Floats, counts: bool = False) -> Estimate:
-    """The ratio of sums, and its interval by linearization.
+def _estimate(value: float, moved: Floats, counts: bool = False) -> Estimate:
+    """A score, or a difference of scores, with its interval.
 
     Args:
-        values: (seeds, examples).
-        weights: (examples,).
+        moved: (seeds, examples), see `_moved`.
         counts: whether they are counts, or differences of counts: none that is different does not
             mean that none could be, so that two more are taken for granted (Agresti & Min 2005).
     """
-    num_seeds, num_examples = values.shape
-    mean = float(values.sum() / (num_seeds * weights.sum()))
-    off = (values - mean * weights) / weights.mean()  # (seeds, examples), of mean 0
-    by_example, by_seed = off.mean(axis=0), off.mean(axis=1)
+    num_seeds, num_examples = moved.shape
+    by_example, by_seed = moved.mean(axis=0), moved.mean(axis=1)
     of_examples = _t(num_examples) ** 2 * float(by_example.var(ddof=1)) / num_examples
     if counts:
         of_examples = max(of_examples, 2 * (_t(num_examples) / num_examples) ** 2)
@@ -129,12 +148,12 @@ def _mean(values: Floats, weights: Floats, counts: bool = False) -> Estimate:
         half = of_examples**0.5
     else:
         of_seeds = _t(num_seeds) ** 2 * float(by_seed.var(ddof=1)) / num_seeds
-        rest = off - by_example - by_seed[:, None]
+        rest = moved - by_example - by_seed[:, None]
         freedom = (num_examples - 1) * (num_seeds - 1)
         residual = float((rest**2).sum()) / freedom / (num_examples * num_seeds)
         of_rest = _t(num_examples) ** 2 * residual
         half = max(of_seeds + max(0.0, of_examples - of_rest), of_examples, of_rest) ** 0.5
-    return Estimate(mean, mean - half, mean + half)
+    return Estimate(value, value - half, value + half)
 
 
 def _t(count: int) -> float:

@@ -214,11 +214,11 @@ def _read(file: Path, hint: str = "give another `--output-dir`") -> Any:
 
 def _told(place: str, was: Any, now: Any) -> str:
     """How a value differs from what it was."""
-    versions = [digest_version(value) for value in (was, now)]
-    if place == "data" and versions[0] != versions[1]:
+    if place == "data" and digest_version(was) != digest_version(now):
         return (
-            f"an earlier peftkit began it, whose digest of the examples has version {versions[0]}, "
-            f"and today's has {versions[1]}, so that nothing tells whether they are the same"
+            f"another peftkit began it, whose digest of the examples has version "
+            f"{digest_version(was)}, and this one's has {digest_version(now)}, so that nothing "
+            "tells whether they are the same"
         )
     shown = [repr(value) for value in (was, now)]
     if max(map(len, shown)) > SHOWN:

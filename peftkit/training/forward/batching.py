@@ -11,9 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 
 from peftkit.data.encoded import Examples
+from peftkit.data.ragged import Array
 from peftkit.errors import DataError
 from peftkit.methods.method import Layout
 from peftkit.recipe import Recipe
@@ -56,8 +58,9 @@ def cut_step(
         overhead: cost of a further micro-batch, in tokens.
     """
     units = sorted(examples.by_unit(indices), key=lambda unit: (_longest(examples, unit), unit))
-    lengths, sizes = [_longest(examples, unit) for unit in units], [len(unit) for unit in units]
-    cuts = cheapest_cuts(lengths, micro_batch_tokens, overhead, sizes)
+    longest = [examples.streams[list(unit)].max(axis=0).tolist() for unit in units]
+    sizes = [len(unit) for unit in units]
+    cuts = cheapest_cuts(longest, micro_batch_tokens, overhead, sizes)
     parts = [units[start:end] for start, end in cuts]
     while len(parts) % num_processes and max(map(len, parts)) > 1:
         widest = max(range(len(parts)), key=lambda i: len(parts[i]))
@@ -73,25 +76,36 @@ def _longest(examples: Examples, indices: Iterable[int]) -> int:
     return max((examples.cost(index) for index in indices), default=0)
 
 
+def _width(examples: Examples, indices: Sequence[int]) -> int:
+    """Tokens that each of these examples takes where each stream is padded to its longest."""
+    return int(examples.streams[list(indices)].max(axis=0).sum()) if indices else 0
+
+
 def cheapest_cuts(
-    lengths: Sequence[int],
+    lengths: Sequence[list[int]],
     micro_batch_tokens: int,
     overhead: int,
     sizes: Sequence[int] | None = None,
 ) -> list[tuple[int, int]]:
-    """(start, end) of the cheapest cut of ascending lengths; cost is padded tokens plus overhead.
+    """(start, end) of the cheapest cut of lengths in their order; cost is padded tokens plus
+    overhead.
 
-    cost[end] = min over start of cost[start] + count(start, end) * lengths[end - 1] + overhead
+    cost[end] = min over start of cost[start] + count(start, end) * width(start, end) + overhead
+    width: the sum of each stream's longest
 
     Args:
+        lengths: of each stream; best ascending.
         sizes: how many of a length there are together; 1 if not given.
     """
     before = [0, *itertools.accumulate(sizes or [1] * len(lengths))]
     cost = [0.0] + [float("inf")] * len(lengths)
     cut_at = [0] * (len(lengths) + 1)
     for end in range(1, len(lengths) + 1):
-        width = max(lengths[end - 1], 1)
+        widest, width = lengths[end - 1], max(sum(lengths[end - 1]), 1)
         for start in range(end - 1, -1, -1):
+            if (own := lengths[start]) > widest or len(own) > 1:
+                widest = [max(pair) for pair in zip(widest, own, strict=True)]
+                width = max(sum(widest), 1)
             padded = (before[end] - before[start]) * width
             if padded > micro_batch_tokens and start < end - 1:
                 break  # a single example may be longer than the budget
@@ -113,21 +127,27 @@ def inference_batches(
     running out of memory comes at once.
     """
     spared = _spared(examples, range(len(examples)), layout)
+    nothing = 0, np.zeros(examples.streams.shape[1], np.int64)
     batch: list[int] = []
-    tokens = width = 0  # of the batch; of what another example adds to it, where it is padded
+    tokens, widest = nothing  # of the batch; of its streams the longest
+
+    def grown(tokens: int, widest: Array, unit: Sequence[int]) -> tuple[int, Array]:
+        streams = examples.streams[list(unit)]
+        own = int(np.maximum(streams.sum(axis=1), 1).sum())
+        return tokens + own, np.maximum(widest, streams.max(axis=0))
+
     for unit in longest_first(examples):
-        width = width if batch and layout == "padded" else max(_longest(examples, unit), 1)
-        added = width * len(unit)
+        number = len(batch) + len(unit)
+        more, wider = grown(tokens, widest, unit)
+        cost = number * max(int(wider.sum()), 1)
         if layout != "padded":
-            added = sum(max(examples.cost(index), 1) for index in unit) - spared * bool(batch)
-        if batch and tokens + added > micro_batch_tokens:
+            cost = more - spared * (number - 1)
+        if batch and cost > micro_batch_tokens:
             yield tuple(batch)
-            batch, tokens, width = [], 0, max(_longest(examples, unit), 1)
-            added = width * len(unit)
-            if layout != "padded":
-                added = sum(max(examples.cost(index), 1) for index in unit)
+            batch = []
+            more, wider = grown(*nothing, unit)
         batch += unit
-        tokens += added
+        tokens, widest = more, wider
     if batch:
         yield tuple(batch)
 
@@ -145,9 +165,9 @@ def check_units(examples: Examples, micro_batch_tokens: int) -> None:
         return
     worst = max(
         examples.by_unit(range(len(examples))),
-        key=lambda unit: len(unit) * _longest(examples, unit) * (len(unit) > 1),
+        key=lambda unit: len(unit) * _width(examples, unit) * (len(unit) > 1),
     )
-    tokens = len(worst) * _longest(examples, worst)
+    tokens = len(worst) * _width(examples, worst)
     if len(worst) > 1 and tokens > micro_batch_tokens:
         raise DataError(
             f"the {len(worst)} texts of row {examples.row(worst[0]).number} are compared with each "
@@ -248,7 +268,7 @@ def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) ->
     if layout != "padded":
         spared = _spared(examples, indices, layout) * max(0, len(indices) - 1)
         return examples.tokens_of(indices) - spared
-    return _longest(examples, indices) * len(indices)
+    return _width(examples, indices) * len(indices)
 
 
 def _spared(examples: Examples, indices: Sequence[int], layout: Layout) -> int:

@@ -66,13 +66,9 @@ class Batch:
         return torch.from_numpy(numbers).to(self.weights.device)
 
     def column(self, name: str) -> Tensor:
-        """One of the examples' columns, of what is in the batch: (examples, ...) or (outputs, ...),
-        as it is there.
-        """
+        """One of the examples' columns, (outputs, ...) of the batch."""
         column = self.examples.columns[name]
         assert not isinstance(column, Ragged)
-        if len(column) == len(self.examples):
-            return torch.from_numpy(column[list(self.indices)]).to(self.weights.device)
         return _of_outputs(column, self.examples, self.indices).to(self.weights.device)
 
     def example_of_tokens(self) -> Tensor:
@@ -125,15 +121,15 @@ def collate(
         }
     sizes = [examples.outputs_of(index) for index in chosen]
     numbers = np.repeat(np.arange(len(chosen)), [s.stop - s.start for s in sizes])
-    weights = np.ones(len(examples.targets), np.float32)
+    weights = torch.ones(len(numbers))
     if examples.weights is not None:
-        weights = examples.weights
+        weights = _of_outputs(examples.weights, examples, chosen)
     ids = streams["input_ids"]
     positions = [np.arange(len(row), dtype=row.dtype) for row in ids]
     return Batch(
         inputs=inputs,
         targets=_of_outputs(examples.targets, examples, chosen),
-        weights=_of_outputs(weights, examples, chosen) * (1.0 if indices else 0.0),
+        weights=weights if indices else torch.zeros_like(weights),
         example_of=torch.from_numpy(numbers),
         read_at=_read_at(examples, chosen, streams.get(DECODER, ids), packed, shared),
         lengths=tuple(map(len, ids)) if packed else None,

@@ -17,7 +17,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from peftkit.data.encoded import Examples, Head
+from peftkit.data.encoded import Examples
+from peftkit.data.head import Head
 from peftkit.methods.method import Layout
 from peftkit.tasks.losses import Loss
 from peftkit.training.forward.batching import inference_batches, micro_batches, row_tokens

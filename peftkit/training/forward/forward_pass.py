@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from peftkit.bases.architectures import stacks
 from peftkit.bases.pooled import reads_every_token
-from peftkit.data.encoded import Output
+from peftkit.data.head import Output
 from peftkit.methods.method import Layout
 from peftkit.tasks.losses import Loss
 from peftkit.training.forward.collating import Batch

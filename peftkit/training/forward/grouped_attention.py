@@ -98,7 +98,7 @@ def group_documents(lengths: tuple[int, ...], device: torch.device, call: int) -
     """
     starts = np.cumsum([0, *lengths])
     order = sorted(range(len(lengths)), key=lambda document: lengths[document])
-    cuts = cheapest_cuts([lengths[document] for document in order], MOST_PADDED, call)
+    cuts = cheapest_cuts([[lengths[document]] for document in order], MOST_PADDED, call)
     places, shapes = [], []
     for first, end in cuts:
         documents = order[first:end]

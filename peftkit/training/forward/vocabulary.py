@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from peftkit.bases.devices import devices_of
+
 CHUNK = 2**24
 """Most numbers of logits at a time: 341 positions of a vocabulary of 49,152."""
 
@@ -133,14 +135,18 @@ class _Sum(torch.autograd.Function):
 
 class _Each(torch.autograd.Function):
     """Losses chunk by chunk; row i of d(loss_i)/d(hidden_i) is kept for the backward pass, which
-    multiplies it by what the losses' own gradient is.
+    multiplies it by what the losses' own gradient is. Where the layer is trained, that pass
+    computes the chunks again, with the same dropout and in the same precision.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, of_chunk: OfChunk, size: int, *trained: Tensor) -> Tensor:
-        needs_hidden = ctx.needs_input_grad[0]
+        needs_hidden, device = ctx.needs_input_grad[0], hidden.device
         losses, of_hidden = [], torch.zeros_like(hidden) if needs_hidden else None
+        ctx.states = []
         for part in _parts(len(hidden), size):
+            if trained:
+                ctx.states.append(_random_state(device))
             with torch.enable_grad() if needs_hidden else contextlib.nullcontext():
                 chunk = hidden[part].detach().requires_grad_(needs_hidden)
                 each = of_chunk(part, chunk)
@@ -148,6 +154,8 @@ class _Each(torch.autograd.Function):
             losses.append(each.detach())
             if of_hidden is not None:
                 (of_hidden[part],) = torch.autograd.grad(total, [chunk])
+        kind = device.type
+        ctx.precision = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
         ctx.save_for_backward(hidden.detach())
         ctx.of_hidden, ctx.of_chunk, ctx.size, ctx.trained = of_hidden, of_chunk, size, trained
         return torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)
@@ -158,8 +166,15 @@ class _Each(torch.autograd.Function):
         (of_losses,) = gradients
         (hidden,), trained = ctx.saved_tensors, ctx.trained
         of_trained = [torch.zeros_like(parameter) for parameter in trained]
-        for part in _parts(len(hidden), ctx.size) if trained else ():
-            with torch.enable_grad():
+        device, (enabled, dtype) = hidden.device, ctx.precision
+        chunks = zip(_parts(len(hidden), ctx.size), ctx.states, strict=True) if trained else ()
+        for part, state in chunks:
+            with (
+                torch.random.fork_rng(devices_of(device)),
+                torch.autocast(device.type, dtype, enabled),
+                torch.enable_grad(),
+            ):
+                _set_random_state(device, state)
                 each = ctx.of_chunk(part, hidden[part])
             found = torch.autograd.grad(each, trained, of_losses[part])
             for summed, gradient in zip(of_trained, found, strict=True):
@@ -169,6 +184,20 @@ class _Each(torch.autograd.Function):
             of_hidden = ctx.of_hidden.mul_(of_losses[:, None].to(ctx.of_hidden.dtype))
         del ctx.of_hidden, ctx.of_chunk, ctx.trained
         return (of_hidden, None, None, *of_trained)
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """What a device draws numbers from next."""
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.get_rng_state()
+
+
+def _set_random_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
 
 
 def _parts(count: int, size: int) -> list[slice]:

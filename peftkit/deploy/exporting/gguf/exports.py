@@ -9,7 +9,7 @@ from typing import Any
 
 from peftkit.adapters.loading import OpenedAdapter, open_adapter
 from peftkit.atomic import atomic_path
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.deploy.exporting.gguf.families import Layout, family_of
 from peftkit.deploy.exporting.request import Exported, Request, is_plain, other_precision, stops_of
 from peftkit.deploy.merging.folding import check_mergeable, merge_opened, possible_advice

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from peftkit.bases.opened import OpenedBase
-from peftkit.data.encoded import Head
+from peftkit.data.head import Head
 from peftkit.deploy.exporting.gguf.families import Layout
 from peftkit.deploy.exporting.gguf.reading import check_fields, compare, read_gguf
 from peftkit.deploy.exporting.gguf.writing import write_gguf

@@ -1,0 +1,65 @@
+"""What a model must put out for a task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Output = Literal["pooled", "tokens", "spans", "vocabulary"]
+"""One output for each example; one for each token: of classes, of a start and an end, or of the
+vocabulary, which is never whole in memory."""
+
+
+OF_AUTO_CLASS: dict[str, Output] = {
+    "AutoModelForCausalLM": "vocabulary",
+    "AutoModelForQuestionAnswering": "spans",
+    "AutoModelForSeq2SeqLM": "vocabulary",
+    "AutoModelForTokenClassification": "tokens",
+}
+
+
+PIPELINES = {
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForSeq2SeqLM": "text2text-generation",
+    "AutoModelForTokenClassification": "token-classification",
+}
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the model must put out; all that loading needs to know about the task."""
+
+    auto_class: str
+    """Name of transformers' AutoModel class."""
+    task_type: str
+    """PEFT's name of the task, such as `SEQ_CLS` or `CAUSAL_LM`."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes, in the order of the logits; empty where the vocabulary is put out."""
+    trained: bool = True
+    """Whether the modules above the trunk are trained whole, whatever the method."""
+    pooling: str = ""
+    """What a classifier of peftkit's own reads of the last hidden states, `mean` or `cls`; empty
+    for the head of the architecture."""
+    generation: dict[str, Any] = field(default_factory=dict)
+    """How the trained model writes, by the names of transformers' `GenerationConfig`, the tokens it
+    stops at among them; empty where it does not write."""
+
+    @property
+    def output(self) -> Output:
+        """What is read of the model."""
+        return OF_AUTO_CLASS.get(self.auto_class, "pooled")
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the model goes on with a text, as a causal language model does."""
+        return self.auto_class == LANGUAGE_MODEL.auto_class
+
+    @property
+    def pipeline_tag(self) -> str:
+        """The Hub's name of what the model does."""
+        return PIPELINES.get(self.auto_class, "text-classification")
+
+
+LANGUAGE_MODEL = Head("AutoModelForCausalLM", "CAUSAL_LM", trained=False)
+"""Of a base that goes on with a text."""
