@@ -319,7 +319,8 @@ def test_the_card_of_a_translator_gives_the_whole_translation(runs, recipes):
     found: dict = {}
     lines = "".join(code_of_card(adapter, Path(recipes["translation"].base.name_or_path)))
     exec(lines.replace('"..."', '"bright film"').replace("print(", "written = ("), found)
-    assert found["written"] == pk.load(str(adapter)).predict(["bright film"])[0].reply != ""
+    right = pk.load(str(runs["translation"].folder)).predict(["bright film"])[0].reply
+    assert found["written"] == right != ""
 
 
 def test_a_prefix_with_quotes_is_code(recipes):
@@ -334,7 +335,7 @@ def test_what_is_translated_is_as_long_as_in_training(recipes):
     recipe = recipe.with_(task=recipe.task.with_(max_length=8))
     prepared = prepare(recipe)
     rows = [Row(1, {"text": " ".join(["bright"] * 20)})]
-    with pytest.raises(PeftkitError, match="21 tokens are to be answered, and 8 can be read"):
+    with pytest.raises(PeftkitError, match="21 tokens are to be answered, and 8 are read"):
         recipe.task.encode_inputs(rows, prepared.base, prepared.encoded.head)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ class Metric:
 
     name: str
     higher_is_better: bool = True
-    statistic: Callable[[Floats], Floats] = mean
+    statistic: Callable[[Any], Any] = field(default=mean, compare=False)
     """The score from the sums, over rows, of what each gives to it: (..., k) -> (...,)."""
 
     @property

@@ -28,11 +28,12 @@ def prompt_examples(
     long = [(row, ids) for row, ids in zip(rows, prompts, strict=True) if len(ids) > room]
     if long:
         which = f" (row {long[0][0].number}, and {len(long) - 1} more)" * (len(rows) > 1)
-        beside = f" beside {max_new_tokens:,} of the answer" * bool(max_new_tokens)
-        lower = ", or lower `task.generation.max_new_tokens`" * bool(max_new_tokens)
+        reads, lower = f"{room:,} are read", ""
+        if max_new_tokens:
+            reads = f"the base reads {room:,} beside {max_new_tokens:,} of the answer"
+            lower = ", or lower `task.generation.max_new_tokens`"
         raise DataError(
-            f"{len(long[0][1]):,} tokens are to be answered, and {room:,} can be read{beside}"
-            f"{which}",
+            f"{len(long[0][1]):,} tokens are to be answered, and {reads}{which}",
             f"shorten the text{lower}",
         )
     nothing = Ragged.of([[] for _ in prompts], width=1)
