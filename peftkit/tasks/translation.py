@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -158,7 +159,8 @@ class Translation(Task):
         return dict(ChrF().compute(predictions=list(written), references=list(expected)))
 
     def prompt_code(self) -> str:
-        return f'prompt = tokenizer({self.prefix + "..."!r}, return_tensors="pt")\n'
+        text = json.dumps(f"{self.prefix}...", ensure_ascii=False)
+        return f'prompt = tokenizer({text}, return_tensors="pt")\n'
 
 
 def _wrong_text(value: Any, column: str) -> str:
