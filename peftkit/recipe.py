@@ -95,7 +95,7 @@ class Recipe(Part):
                 f"`name` is {self.name!r}, which is no name for a folder; "
                 "use letters, digits, `-`, `_` and `.`"
             )
-        metric, known = self.training.metric, (*self.task.scores, "loss")
+        metric, known = self.training.metric, tuple(dict.fromkeys((*self.task.scores, "loss")))
         if metric not in ("", *known):
             raise ValueError(
                 f"`training.metric` is `{metric}`, which is none of {quoted(known)}; "

@@ -368,3 +368,29 @@ def test_columns_are_parallel_to_the_outputs(recipes):
     some = train.chosen([1, 0])
     first, second = (train.columns["word"][train.outputs_of(index)] for index in (1, 0))
     assert some.columns["word"].tolist() == [*first, *second]
+
+
+def test_texts_are_answered_on_the_command_line(runs, capsys):
+    command_line(["predict", str(runs["tokens"].folder), "--text", "the bright warm film"])
+    assert capsys.readouterr().out == "the/O bright/B-GOOD warm/I-GOOD film/O\n"
+    command_line(["predict", str(runs["translation"].folder), "--text", "bright film"])
+    [reply] = pk.load(str(runs["translation"].folder)).predict(["bright film"])
+    assert capsys.readouterr().out == f"{reply.reply}\n"
+    with pytest.raises(SystemExit):
+        command_line(["predict", "nowhere", "--text", "a", "--out", "answers.csv"])
+    assert "`--out` is for the answers to `--file`" in capsys.readouterr().err
+
+
+def test_labels_that_look_alike_are_noted(tmp_path):
+    from peftkit.data.splits import load_splits
+
+    rows = tagged(60)
+    for row in rows[::2]:
+        row["labels"] = [f"{label.lower()} " for label in row["labels"]]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    task = pk.TokenClassification(data=pk.TaggedWords(path=str(path)))
+    splits, _ = load_splits(task, 0)
+    notes = " ".join(task.remarks(splits))
+    assert "labels that look alike count as separate classes" in notes
+    assert "`o: " in notes
+    assert "b-good " not in {label for row in splits.train for label in row.values["labels"]}

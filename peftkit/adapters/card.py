@@ -122,7 +122,8 @@ for name, rows in load_file("path/to/this/folder/added_tokens.safetensors").item
 {%- endif %}
 {%- if prompt %}
 
-The tokenizer, the chat template and the settings by which it stops are in this folder:
+The tokenizer{{ ", the chat template" if head.goes_on else "" }} and the settings by which it \
+stops are in this folder:
 
 ```python
 from transformers import AutoTokenizer, GenerationConfig

@@ -93,7 +93,8 @@ def check_start(start: Start, base: OpenedBase, head: Head) -> None:
         raise AdapterError(
             f"`start_from`: the adapter in `{start.folder}` is for {_told(record.head)}, and this "
             f"run is for {_told(head)}",
-            "begin anew, or give the data the same labels and `task.pooling` the same value",
+            "begin anew, or give the data the same labels"
+            + " and `task.pooling` the same value" * (record.head.pooling != head.pooling),
         )
     added = tuple(record.recipe["base"]["added_tokens"])
     if added != base.spec.added_tokens:

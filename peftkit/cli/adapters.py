@@ -11,6 +11,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,16 +95,13 @@ def _predict(options: argparse.Namespace) -> None:
         return
     texts = options.text, options.text_pair
     answers = answer_texts(options.run, options.base, *texts, *how, say)
+    pairs = list(zip(options.text, answers, strict=True))
     if options.json:
-        print(json.dumps({"answers": answers}, ensure_ascii=False))
+        given = [{"text": text, **asdict(answer)} for text, answer in pairs]
+        print(json.dumps({"answers": given}, ensure_ascii=False))
         return
-    for answer in answers:
-        if "reply" in answer:
-            print(answer["reply"])
-        elif "score" in answer:
-            print(f"{answer['score']:.4f}  {answer['text']}")
-        else:
-            print(f"{answer['label']}  {answer['probability']:.4f}  {answer['text']}")
+    for text, answer in pairs:
+        print(answer.line(text))
 
 
 def _check_predict(options: argparse.Namespace) -> None:
@@ -115,6 +113,8 @@ def _check_predict(options: argparse.Namespace) -> None:
             f"{len(options.text)} `--text` and {len(options.text_pair)} `--text-pair`",
             "give one pair for each text",
         )
+    if options.out and not options.file:
+        raise RecipeError("`--out` is for the answers to `--file`", "leave it out; add `--json`")
     if options.file and not options.out:
         raise RecipeError("`--file` needs `--out answers.csv`")
     if options.encoding and not is_encoding(options.encoding):

@@ -24,6 +24,10 @@ class Answer:
         """Column -> value, for a file of answers."""
         raise NotImplementedError
 
+    def line(self, text: str) -> str:
+        """What is printed for a text."""
+        return f"{'  '.join(self.cells().values())}  {text}"
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -52,6 +56,10 @@ class Prediction(Answer):
         """Column -> value, for a file of answers."""
         return {"predicted": self.label, "probability": f"{self.probability:.6f}"}
 
+    def line(self, text: str) -> str:
+        """What is printed for a text."""
+        return f"{self.label}  {self.probability:.4f}  {text}"
+
 
 @dataclass(frozen=True)
 class Scored(Answer):
@@ -63,6 +71,10 @@ class Scored(Answer):
         """Column -> value, for a file of answers."""
         return {"score": f"{self.score:.6f}"}
 
+    def line(self, text: str) -> str:
+        """What is printed for a text."""
+        return f"{self.score:.4f}  {text}"
+
 
 @dataclass(frozen=True)
 class Reply(Answer):
@@ -73,3 +85,7 @@ class Reply(Answer):
     def cells(self) -> dict[str, str]:
         """Column -> value, for a file of answers."""
         return {"reply": self.reply}
+
+    def line(self, text: str) -> str:
+        """What is printed for a text."""
+        return self.reply

@@ -27,7 +27,8 @@ def prompt_examples(
     """
     long = [(row, ids) for row, ids in zip(rows, prompts, strict=True) if len(ids) > room]
     if long:
-        which = f" (row {long[0][0].number}, and {len(long) - 1} more)" * (len(rows) > 1)
+        more = f", and {len(long) - 1} more" * (len(long) > 1)
+        which = f" (row {long[0][0].number}{more})" * (len(rows) > 1)
         reads, lower = f"{room:,} are read", ""
         if max_new_tokens:
             reads = f"the base reads {room:,} beside {max_new_tokens:,} of the answer"

@@ -19,10 +19,11 @@ from peftkit.data.source import Source
 from peftkit.errors import DataError, RecipeError, quoted
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Answer, Decision
-from peftkit.tasks.labels import number_first
+from peftkit.tasks.labels import alike, number_first
 from peftkit.tasks.score import Parts, Score, ScoreTable
 from peftkit.tasks.task import Piece, Task
 from peftkit.tasks.text_keys import text_key
+from peftkit.tasks.word_checks import wrong_labels, wrong_words
 
 if TYPE_CHECKING:
     from peftkit.bases.opened import OpenedBase
@@ -54,6 +55,10 @@ class Labels(Answer):
         """Column -> value, for a file of answers."""
         return {"predicted": json.dumps(self.labels, ensure_ascii=False)}
 
+    def line(self, text: str) -> str:
+        """What is printed for a text: each word with its label."""
+        return " ".join(f"{w}/{label}" for w, label in zip(text.split(), self.labels, strict=True))
+
 
 class TokenClassification(Task):
     """One label for each word."""
@@ -67,7 +72,7 @@ class TokenClassification(Task):
     max_length: int = Field(default=512, ge=8)
     """Tokens of a window; the base may allow less."""
     overlap: int = Field(default=64, ge=0)
-    """Tokens that two windows of a row have in common; at most half of a window."""
+    """Tokens that two windows of a row have in common; half of a window where that is less."""
 
     @property
     def source(self) -> TaggedWords:
@@ -79,17 +84,17 @@ class TokenClassification(Task):
 
     def read_row(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
         words, labels = values.get(self.data.tokens), values.get(self.data.labels)
-        if wrong := _wrong_words(words, self.data.tokens):
+        if wrong := wrong_words(words, self.data.tokens):
             return wrong
         assert words is not None
         if not isinstance(labels, list):
             return f"{self.data.labels} is {type(labels).__name__}, not a list"
         if len(labels) != len(words):
             return f"{self.data.labels} has {len(labels)} entries, {self.data.tokens} {len(words)}"
-        if wrong := _wrong_labels(labels, self.data.labels):
+        if wrong := wrong_labels(labels, self.data.labels):
             return wrong
         names = self.data.label_names or (table.label_names or {}).get(self.data.labels, {})
-        told = [str(label) for label in labels]
+        told = [str(label).strip() for label in labels]
         if unknown := [label for label in told if names and label not in names]:
             return f"{self.data.labels} `{unknown[0]}` is not in label_names"
         return {"tokens": words, "labels": [names.get(label, label) for label in told]}
@@ -97,14 +102,14 @@ class TokenClassification(Task):
     def as_input(self, value: Any) -> dict[str, Any]:
         words = value.get("tokens", value.get("text")) if isinstance(value, Mapping) else value
         words = words.split() if isinstance(words, str) else words
-        if wrong := _wrong_words(words, "what is to be labelled"):
+        if wrong := wrong_words(words, "what is to be labelled"):
             raise RecipeError(wrong, "give a text, or a list of words")
         return {"tokens": words}
 
     def read_input(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
         check_columns(table, {"tokens": self.data.tokens})
         words = values.get(self.data.tokens)
-        return _wrong_words(words, self.data.tokens) or {"tokens": words}
+        return wrong_words(words, self.data.tokens) or {"tokens": words}
 
     def key(self, row: Row) -> str:
         return json.dumps([row.values["tokens"], row.values["labels"]])
@@ -118,7 +123,16 @@ class TokenClassification(Task):
     def remarks(self, splits: Splits) -> Iterable[str]:
         from peftkit.metrics.entities import OUTSIDE
 
-        if OUTSIDE not in _labels_of(splits.train):
+        counts = Counter(
+            label
+            for rows in splits.named().values()
+            for row in rows
+            for label in row.values["labels"]
+        )
+        for group in alike(counts, lambda _: None):
+            told = quoted(f"{label}: {counts[label]:,} words" for label in group)
+            yield f"labels that look alike count as separate classes ({told}); correct one of them"
+        if OUTSIDE not in counts:
             yield (
                 f"no label is `{OUTSIDE}`, so that every word counts as part of an entity; if one "
                 "of them means none, name it so (`--task.data.label-names`), else choose by "
@@ -241,30 +255,6 @@ class TokenClassification(Task):
             for row in rows
         ]
         return windows_of(rows, targets, tokenizer, self.max_length, self.overlap)
-
-
-def _wrong_words(words: Any, column: str) -> str:
-    """What keeps a value from being words; empty if it is a list of them."""
-    if isinstance(words, str):
-        return f"{column} is a text, not a list of words; JSON lines and Parquet have lists"
-    if not isinstance(words, list):
-        return f"{column} is {type(words).__name__}, not a list of words"
-    if not words:
-        return f"empty {column}"
-    for place, word in enumerate(words, start=1):
-        if not isinstance(word, str):
-            return f"{column} has {type(word).__name__} as word {place}"
-        if not word.strip():
-            return f"{column} has an empty word {place}"
-    return ""
-
-
-def _wrong_labels(labels: list[Any], column: str) -> str:
-    """What keeps values from being labels; empty if they are names or numbers of classes."""
-    for place, label in enumerate(labels, start=1):
-        if isinstance(label, bool) or not isinstance(label, str | int) or label == "":
-            return f"{column} has {label!r} as label {place}"
-    return ""
 
 
 def _labels_of(rows: Iterable[Row]) -> set[str]:

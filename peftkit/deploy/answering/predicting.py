@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from peftkit.adapters.loading import load
 from peftkit.deploy.answering.inputs import read_inputs, read_table
 from peftkit.errors import OutputError, RecipeError
+from peftkit.tasks.answers import Answer
 from peftkit.training.progress import Say, silent
 
 
@@ -23,8 +23,8 @@ def answer_texts(
     trust_remote_code: bool = False,
     settings: Mapping[str, Any] | None = None,
     say: Say = silent,
-) -> list[dict[str, Any]]:
-    """`text`, and `label` and `probability`, `score`, or `reply`, for each text.
+) -> Sequence[Answer]:
+    """An answer for each text.
 
     Args:
         pairs: second texts, one for each, or none.
@@ -38,8 +38,7 @@ def answer_texts(
     inputs: list[Any] = list(texts)
     if pairs:
         inputs = [{"text": t, "text_pair": p} for t, p in zip(texts, pairs, strict=True)]
-    answers = adapter.predict(inputs, say)
-    return [{"text": t, **asdict(a)} for t, a in zip(texts, answers, strict=True)]
+    return adapter.predict(inputs, say)
 
 
 def answer_file(
