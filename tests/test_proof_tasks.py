@@ -16,10 +16,12 @@ from peftkit.adapters.verifying import verify
 from peftkit.cli.main import command_line
 from peftkit.data.rows import Row
 from peftkit.deploy.merging.merge import merge_to
+from peftkit.deploy.rewinding.rewind import rewind
 from peftkit.errors import PeftkitError
 from peftkit.metrics.entities import entities, entity_counts, entity_f1
 from peftkit.run import run
 from peftkit.stages.preparing import prepare
+from peftkit.tasks.losses import CrossEntropy
 from tests.conftest import code_of_card, write_jsonl
 from tests.examples import base_with
 from tests.tiny_translator import pairs, save_translator
@@ -394,3 +396,32 @@ def test_labels_that_look_alike_are_noted(tmp_path):
     assert "labels that look alike count as separate classes" in notes
     assert "`o: " in notes
     assert "b-good " not in {label for row in splits.train for label in row.values["labels"]}
+
+
+class FromStart(CrossEntropy):
+    """How much worse the model is than before training."""
+
+    needs_start_values = True
+    linear = False
+
+    def total(self, values, batch):
+        return ((values - batch.column("start_values")) * batch.weights).sum()
+
+
+class Improved(pk.TextClassification):
+    def loss(self, training=None):
+        return FromStart()
+
+
+def test_an_adapter_answers_and_merges_where_the_loss_before_training_is_not_known(
+    make_recipe, reviews, tmp_path
+):
+    task = Improved(data=pk.Data(path=str(reviews)))
+    done = run(make_recipe(task=task, max_steps=2), str(tmp_path / "run"))
+    test = done.record.test
+    assert test.before["loss"] == pytest.approx(0, abs=1e-6)
+    assert abs(test.after["loss"]) > 1e-3
+    assert len(pk.load(str(done.folder)).predict(["a film", "a story"])) == 2
+    assert "loss" not in merge_to(str(done.folder), str(tmp_path / "merged")).score.adapter
+    with pytest.raises(PeftkitError, match="its loss compares with the model before training"):
+        rewind(str(done.folder))

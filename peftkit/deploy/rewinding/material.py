@@ -10,7 +10,7 @@ from peftkit.data.encoded import Encoded, Examples
 from peftkit.data.reading import read_source
 from peftkit.data.rows import check_columns
 from peftkit.data.splits import Splits, clean_rows, load_splits
-from peftkit.errors import AdapterError, DataError, MissingPackageError
+from peftkit.errors import AdapterError, DataError, MethodError, MissingPackageError
 from peftkit.evaluation.retention import DRAWN_FROM, Retention, load_texts
 from peftkit.metrics.metric import Metric
 
@@ -56,6 +56,7 @@ def gather(found: OpenedAdapter, retention: Retention | None) -> Material:
     Raises:
         DataError: one of them cannot be read.
         AdapterError: the data has other classes than the adapter.
+        MethodError: the task's loss needs what is not known any more.
     """
     task, head = found.recipe.task, found.record.head
     if not found.record.base:
@@ -71,6 +72,11 @@ def gather(found: OpenedAdapter, retention: Retention | None) -> Material:
             "give the run folder, whose recipe.json says where the data is, and run the command "
             "in the folder in which the run was started",
         ) from error
+    if task.loss().needs_start_values:
+        raise MethodError(
+            "this adapter cannot be rewound: its loss compares with the model before training",
+            "keep the adapter as it is",
+        )
     encoded = task.encode(splits, found.base)
     if encoded.head.labels != head.labels:
         raise AdapterError(
