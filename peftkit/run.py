@@ -36,12 +36,7 @@ from peftkit.adapters.record import (
 )
 from peftkit.adapters.saving import check_saved, write_weights
 from peftkit.atomic import write_json
-from peftkit.bases.devices import (
-    frozen_gc,
-    open_accelerator,
-    release_memory,
-    weights_dtype,
-)
+from peftkit.bases.devices import frozen_gc, open_accelerator, release_memory, weights_dtype
 from peftkit.bases.fingerprint import fingerprint
 from peftkit.deploy.exporting.commands import commands
 from peftkit.errors import Interrupted, first_line

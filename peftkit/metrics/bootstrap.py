@@ -25,24 +25,26 @@ def paired_interval(
         statistic: as for `sums_interval`.
     """
     width = ours.shape[1]
+    kinds, counts = np.unique(np.hstack([ours, others]), axis=0, return_counts=True)
     return sums_interval(
-        np.hstack([ours, others]),
-        lambda sums: statistic(sums[:, :width]) - statistic(sums[:, width:]),
+        kinds, lambda sums: statistic(sums[:, :width]) - statistic(sums[:, width:]), counts
     )
 
 
-def sums_interval(parts: Floats, statistic: Callable[[Floats], Floats]) -> tuple[float, float]:
+def sums_interval(
+    parts: Floats, statistic: Callable[[Floats], Floats], counts: Counts | None = None
+) -> tuple[float, float]:
     """95 % percentile interval of a statistic of what the rows give to it, over resampled rows.
 
     Args:
         parts: (rows, k).
         statistic: of sums over rows, (resamples, k) to (resamples,).
+        counts: how many rows give each of the parts; 1 if not given.
     """
-    # rows that give the same are alike: a resample is one multinomial draw of their numbers
-    kinds, counts = np.unique(parts, axis=0, return_counts=True)
-    random, share = np.random.default_rng(0), counts / len(parts)
-    sums = np.array([random.multinomial(len(parts), share) @ kinds for _ in range(RESAMPLES)])
-    return _interval(statistic(sums))
+    counts = np.ones(len(parts), np.int64) if counts is None else counts
+    rows = int(counts.sum())
+    draws = np.random.default_rng(0).multinomial(rows, counts / rows, size=RESAMPLES)
+    return _interval(statistic(draws @ parts))
 
 
 def bootstrap_intervals(

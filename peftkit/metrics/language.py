@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from peftkit.metrics.bootstrap import RESAMPLES
+from peftkit.metrics.bootstrap import sums_interval
 
 Floats = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
@@ -34,26 +34,21 @@ def language_scores(
         + [np.asarray(sizes, np.float64)],
         axis=1,
     )
-    draws = np.random.default_rng(0).multinomial(
-        len(rows), np.full(len(rows), 1 / len(rows)), size=RESAMPLES
-    )
-    values = _statistics(rows.sum(axis=0)[None])
-    resampled = _statistics(draws @ rows)  # (resamples,) of each
-    low, high = 0.025, 0.975
+    statistics = {"perplexity": _perplexity, "token_accuracy": _token_accuracy}
     return (
-        {name: float(value[0]) for name, value in values.items()},
-        {
-            name: (float(np.quantile(of, low)), float(np.quantile(of, high)))
-            for name, of in resampled.items()
-        },
+        {name: float(of(rows.sum(axis=0))) for name, of in statistics.items()},
+        {name: sums_interval(rows, of) for name, of in statistics.items()},
         rows,
     )
 
 
-def _statistics(sums: Floats64) -> dict[str, Floats64]:
-    """From (samples, 3) sums of loss, right and tokens."""
-    loss, right, tokens = sums.T
-    return {
-        "perplexity": np.exp(np.minimum(loss / tokens, MOST)),
-        "token_accuracy": right / tokens,
-    }
+def _perplexity(sums: Floats64) -> Floats64:
+    """(..., 3) sums of loss, right and tokens -> (...,)."""
+    found: Floats64 = np.exp(np.minimum(sums[..., 0] / sums[..., 2], MOST))
+    return found
+
+
+def _token_accuracy(sums: Floats64) -> Floats64:
+    """As `_perplexity`."""
+    found: Floats64 = sums[..., 1] / sums[..., 2]
+    return found

@@ -8,9 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from peftkit.errors import RecipeError, did_you_mean, quoted

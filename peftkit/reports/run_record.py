@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peftkit.bases.fingerprint import Fingerprint
 from peftkit.data.ledger import Ledger
 from peftkit.methods.method import Layout
 from peftkit.parts import records
 from peftkit.recipe import Recipe
 from peftkit.reports.plan_record import Plan, Unplanned
 from peftkit.tasks.score import Matrix, Mistake, ScoreTable
-from peftkit.training.account import StepRecord, ValidationRecord
+from peftkit.training.account import TrainResult
 
 RUN_FILE = "run.json"
 
@@ -51,18 +52,9 @@ class RecordedRecipe:
 
 
 @dataclass(frozen=True)
-class RecordedBase:
+class RecordedBase(Fingerprint):
     """The base of a run: its fingerprint, and how its weights were loaded."""
 
-    name: str
-    hub_id: str
-    revision: str
-    quantization: str
-    double_quant: bool
-    files: dict[str, str]
-    """File -> SHA-256."""
-    sha256: str
-    """Of all files."""
     dtype: str
     unquantized: tuple[str, ...] = ()
     """Modules of a quantized base that hold weights and are not quantized."""
@@ -125,34 +117,6 @@ class TestRecord:
 
 
 @dataclass(frozen=True)
-class TrainingRecord:
-    """What training did; seconds are wall-clock."""
-
-    best_step: int
-    metric: str
-    """The validation score that chose the best step."""
-    best_value: float
-    num_steps: int
-    stopped: str
-    history: tuple[StepRecord, ...]
-    validations: tuple[ValidationRecord, ...]
-    exit_code: int
-    validation_seconds: float
-    """Seconds of `train_seconds` that scoring the validation split took."""
-    layout: Layout
-    num_examples: int
-    num_tokens: int
-    """Without padding, over all epochs."""
-    num_padded_tokens: int
-    train_seconds: float
-
-    @property
-    def learning_seconds(self) -> float:
-        """Seconds without validations."""
-        return self.train_seconds - self.validation_seconds
-
-
-@dataclass(frozen=True)
 class SelfCheck:
     """The layout of the batches, and which faster ways were left out, and why."""
 
@@ -192,7 +156,7 @@ class RunRecord:
     start: RecordedStart | None = None
     """None where training began with the base."""
     test: TestRecord
-    training: TrainingRecord
+    training: TrainResult
     seconds: dict[str, float]
     """Of each stage."""
     peak_memory_mb: float

@@ -19,11 +19,9 @@ from peftkit.reports.run_record import (
     RunRecord,
     SelfCheck,
     TestRecord,
-    TrainingRecord,
 )
 from peftkit.stages.outcome import Clock, Outcome
 from peftkit.stages.preparing import Prepared
-from peftkit.training.account import TrainResult
 
 
 def make_record(
@@ -62,7 +60,7 @@ def make_record(
         serve=serve,
         start=RecordedStart(**prepared.start.to_json()) if prepared.start else None,
         test=test_record(prepared, outcome),
-        training=training_record(result),
+        training=result,
         seconds=clock.seconds,
         peak_memory_mb=clock.peak_mb,
         peaks_mb=clock.peaks_mb,
@@ -97,24 +95,4 @@ def test_record(prepared: Prepared, outcome: Outcome) -> TestRecord:
         samples=outcome.samples,
         answers=outcome.answers,
         probe=recorded,
-    )
-
-
-def training_record(result: TrainResult) -> TrainingRecord:
-    """What training did, for the record."""
-    return TrainingRecord(
-        best_step=result.best_step,
-        metric=result.metric,
-        best_value=result.best_value,
-        num_steps=result.num_steps,
-        stopped=result.stopped,
-        history=result.history,
-        validations=result.validations,
-        exit_code=result.exit_code,
-        validation_seconds=result.validation_seconds,
-        layout=result.layout,
-        num_examples=result.num_examples,
-        num_tokens=result.num_tokens,
-        num_padded_tokens=result.num_padded_tokens,
-        train_seconds=result.seconds,
     )

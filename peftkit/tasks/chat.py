@@ -24,7 +24,7 @@ from peftkit.tasks.conversation_rows import read_conversation
 from peftkit.tasks.conversations import Conversations
 from peftkit.tasks.generation import Generation
 from peftkit.tasks.messages import read_messages, unanswered
-from peftkit.tasks.score import Parts, Score
+from peftkit.tasks.score import Score
 from peftkit.tasks.single_message import Message
 from peftkit.tasks.task import Piece, Task
 from peftkit.tasks.text_keys import text_key
@@ -259,12 +259,9 @@ class Chat(Task):
         return loss_and_hit(outputs, targets)
 
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
-        from peftkit.metrics.language import language_scores
+        from peftkit.tasks.token_scores import token_score
 
-        sizes = examples.outputs_per_row().tolist()
-        values, intervals, rows = language_scores(kept[:, 0], kept[:, 1], sizes)
-        loss, token_accuracy = Parts.of(rows[:, [0, 2]]), Parts.of(rows[:, [1, 2]])
-        return Score(values, intervals, parts={"loss": loss, "token_accuracy": token_accuracy})
+        return token_score(kept, examples)
 
     def score_answers(self, expected: Sequence[str], written: Sequence[str]) -> dict[str, float]:
         from peftkit.metrics.rouge import RougeL

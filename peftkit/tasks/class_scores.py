@@ -9,7 +9,12 @@ import numpy as np
 from peftkit.data.encoded import Examples
 from peftkit.data.head import Head
 from peftkit.metrics.bootstrap import bootstrap_intervals
-from peftkit.metrics.classification import accuracy, classification_scores, macro_f1
+from peftkit.metrics.classification import (
+    ClassificationScores,
+    accuracy,
+    classification_scores,
+    macro_f1,
+)
 from peftkit.tasks.score import Matrix, Mistake, Parts, Score, ScoreTable
 
 if TYPE_CHECKING:
@@ -31,17 +36,26 @@ def class_score(outputs: Outputs, examples: Examples, head: Head) -> Score:
     return Score(
         metrics=found.metrics(),
         intervals=bootstrap_intervals(expected, predicted, len(head.labels), statistics),
-        tables=(
-            ScoreTable(
-                "Per label",
-                ("label", "precision", "recall", "f1", "support"),
-                tuple((name, *row) for name, row in zip(head.labels, found.per_class, strict=True)),
-            ),
-        ),
+        tables=(label_table(found, head.labels),),
         matrices=(Matrix("Confusion", head.labels, found.confusion_matrix),),
         mistakes=_mistakes(outputs, expected, predicted, examples, head),
         parts=_parts(outputs, expected),
     )
+
+
+def label_table(found: ClassificationScores, labels: tuple[str, ...]) -> ScoreTable:
+    """Precision, recall, F1 and support of each label."""
+    return ScoreTable(
+        "Per label",
+        ("label", "precision", "recall", "f1", "support"),
+        tuple((name, *row) for name, row in zip(labels, found.per_class, strict=True)),
+    )
+
+
+def target_losses(outputs: Outputs, expected: Any) -> Any:
+    """(examples,), -log p of the expected classes, without weights."""
+    chosen = softmax(outputs)[np.arange(len(expected)), expected]
+    return -np.log(np.maximum(chosen, np.finfo(np.float32).tiny))
 
 
 def softmax(outputs: Outputs) -> Outputs:
@@ -73,8 +87,7 @@ def _mistakes(
 def _parts(outputs: Outputs, expected: Any) -> dict[str, Parts]:
     """Accuracy, and the loss without weights, as means over the examples."""
     right = outputs.argmax(axis=1) == expected
-    chosen = softmax(outputs)[np.arange(len(expected)), expected]
-    losses = -np.log(np.maximum(chosen, np.finfo(np.float32).tiny))
+    losses = target_losses(outputs, expected)
     ones = np.ones(len(expected))
     return {
         "accuracy": Parts.of(np.stack([right, ones], axis=1)),

@@ -20,7 +20,7 @@ from peftkit.errors import DataError, RecipeError, quoted
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Answer, Decision
 from peftkit.tasks.labels import alike, number_first
-from peftkit.tasks.score import Parts, Score, ScoreTable
+from peftkit.tasks.score import Parts, Score
 from peftkit.tasks.task import Piece, Task
 from peftkit.tasks.text_keys import text_key
 from peftkit.tasks.word_checks import wrong_labels, wrong_words
@@ -195,8 +195,10 @@ class TokenClassification(Task):
         import numpy as np
 
         from peftkit.metrics.bootstrap import sums_interval
+        from peftkit.metrics.classification import classification_scores
         from peftkit.metrics.entities import entity_counts, entity_f1
         from peftkit.metrics.metric import mean
+        from peftkit.tasks.class_scores import label_table, target_losses
         from peftkit.tasks.token_windows import by_row
 
         chosen, right = kept.argmax(axis=1), kept.argmax(axis=1) == examples.targets
@@ -208,7 +210,8 @@ class TokenClassification(Task):
             for rows in (expected, predicted)
         ))  # fmt: skip
         words = np.array([(row.sum(), len(row)) for row in hits], np.float64)
-        losses = np.array([row.sum() for row in by_row(_losses(kept, examples.targets), examples)])
+        found = classification_scores(chosen, examples.targets, len(head.labels))
+        losses = by_row(target_losses(kept, examples.targets), examples)
         return Score(
             metrics={
                 "entity_f1": float(entity_f1(counts.sum(axis=0))),
@@ -218,11 +221,11 @@ class TokenClassification(Task):
                 "entity_f1": sums_interval(counts, entity_f1),
                 "accuracy": sums_interval(words, mean),
             },
-            tables=(_per_label(chosen, examples.targets, head.labels),),
+            tables=(label_table(found, head.labels),),
             parts={
                 "entity_f1": Parts.of(counts),
                 "accuracy": Parts.of(words),
-                "loss": Parts.of(np.stack([losses, words[:, 1]], axis=1)),
+                "loss": Parts.of(np.array([(row.sum(), len(row)) for row in losses])),
             },
         )
 
@@ -259,23 +262,3 @@ class TokenClassification(Task):
 
 def _labels_of(rows: Iterable[Row]) -> set[str]:
     return {label for row in rows for label in row.values["labels"]}
-
-
-def _losses(kept: Outputs, targets: Any) -> Any:
-    """(outputs,), -log p of the targets."""
-    import numpy as np
-
-    shifted = kept - kept.max(axis=1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return -log_p[np.arange(len(targets)), targets]
-
-
-def _per_label(predicted: Any, expected: Any, labels: tuple[str, ...]) -> ScoreTable:
-    from peftkit.metrics.classification import classification_scores
-
-    found = classification_scores(predicted, expected, len(labels))
-    return ScoreTable(
-        "Per label",
-        ("label", "precision", "recall", "f1", "support"),
-        tuple((name, *row) for name, row in zip(labels, found.per_class, strict=True)),
-    )

@@ -45,7 +45,7 @@ def windows_of(
     words: list[list[int]] = [[] for _ in row_of]
     for (_, word), window in sorted(chosen.items()):
         words[window].append(word)
-    read_in = [window for window, own in enumerate(words) if own]  # what nothing is read in is left
+    read_in = [window for window, own in enumerate(words) if own]  # others teach nothing
     read = [(row_of[window], word) for window in read_in for word in words[window]]
     ids = Ragged.of(cut["input_ids"][window] for window in read_in)
     return Examples(
@@ -145,9 +145,7 @@ def _first_places(
 def _most_context(
     row_of: Sequence[int], firsts: Sequence[dict[int, int]], lengths: Sequence[int]
 ) -> dict[tuple[int, int], int]:
-    """(row, word) -> the window with most tokens on the word's shorter side; the first of equals,
-    so that a word of which a window has but the end is read in the window before.
-    """
+    """(row, word) -> the window with most tokens on its shorter side; the first of equals."""
     chosen: dict[tuple[int, int], tuple[int, int]] = {}
     for window, (row, places) in enumerate(zip(row_of, firsts, strict=True)):
         for word, place in places.items():
@@ -161,9 +159,9 @@ def _check_all_read(rows: Sequence[Row], chosen: dict[tuple[int, int], int]) -> 
     """Raises DataError if the tokenizer makes no token of a word."""
     unread = [
         (row.number, text)
-        for number, row in enumerate(rows)
+        for place, row in enumerate(rows)
         for word, text in enumerate(row.values["tokens"])
-        if (number, word) not in chosen
+        if (place, word) not in chosen
     ]
     if unread:
         number, text = unread[0]

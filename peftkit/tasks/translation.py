@@ -18,7 +18,7 @@ from peftkit.data.source import Source
 from peftkit.errors import RecipeError
 from peftkit.tasks.answers import Decision
 from peftkit.tasks.generation import Generation
-from peftkit.tasks.score import Parts, Score
+from peftkit.tasks.score import Score
 from peftkit.tasks.task import Piece, Task
 from peftkit.tasks.text_keys import text_key
 
@@ -144,12 +144,9 @@ class Translation(Task):
         return loss_and_hit(outputs, targets)
 
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
-        from peftkit.metrics.language import language_scores
+        from peftkit.tasks.token_scores import token_score
 
-        sizes = examples.outputs_per_row().tolist()
-        values, intervals, rows = language_scores(kept[:, 0], kept[:, 1], sizes)
-        loss, token_accuracy = Parts.of(rows[:, [0, 2]]), Parts.of(rows[:, [1, 2]])
-        return Score(values, intervals, parts={"loss": loss, "token_accuracy": token_accuracy})
+        return token_score(kept, examples)
 
     def score_answers(self, expected: Sequence[str], written: Sequence[str]) -> dict[str, float]:
         from peftkit.metrics.chrf import ChrF

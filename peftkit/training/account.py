@@ -39,7 +39,9 @@ class ValidationRecord:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training did; the model itself holds the best weights."""
+    """What training did, as run.json has it too; the model itself holds the best weights. All
+    seconds are wall-clock.
+    """
 
     best_step: int
     metric: str
@@ -52,9 +54,8 @@ class TrainResult:
     validations: tuple[ValidationRecord, ...]
     exit_code: int
     """What the signal that interrupted it asks for; else 0."""
-    seconds: float
     validation_seconds: float
-    """Of them, spent on scoring the validation split."""
+    """Of `train_seconds`, spent on scoring the validation split."""
     layout: Layout
     """Of the batches."""
     num_examples: int
@@ -62,6 +63,12 @@ class TrainResult:
     """Without padding, over all epochs."""
     num_padded_tokens: int
     """What the model was given: with padding, and what examples share once for each row."""
+    train_seconds: float
+
+    @property
+    def learning_seconds(self) -> float:
+        """Seconds without validations."""
+        return self.train_seconds - self.validation_seconds
 
 
 @dataclass
@@ -120,12 +127,12 @@ class Account:
             exit_code=self.exit_code,
             history=tuple(self.history),
             validations=tuple(self.validations),
-            seconds=seconds,
             validation_seconds=self.validation_seconds,
             layout=engine.layout,
             num_examples=self.examples,
             num_tokens=self.tokens,
             num_padded_tokens=padded,
+            train_seconds=seconds,
         )
 
     def _reason(self, best: Best) -> str:

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peftkit.adapters.inspection.adapterhub_format import (
-    is_adapterhub,
-)
+from peftkit.adapters.inspection.adapterhub_format import is_adapterhub
 from peftkit.adapters.inspection.findings import Findings
 from peftkit.adapters.inspection.headers import Stored
 from peftkit.errors import AdapterError

@@ -13,11 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.adapters.folders import adapter_in, user_path
-from peftkit.adapters.inspection.adapterhub_format import (
-    HEAD_CONFIG,
-    described,
-    wrong_adapter,
-)
+from peftkit.adapters.inspection.adapterhub_format import HEAD_CONFIG, described, wrong_adapter
 from peftkit.adapters.inspection.digests import CONFIG, RECORD, compare_with_record
 from peftkit.adapters.inspection.findings import Findings
 from peftkit.adapters.inspection.hazards import leads_elsewhere, wrong_settings, wrong_template

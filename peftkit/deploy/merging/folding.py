@@ -17,13 +17,7 @@ from torch import nn
 
 from peftkit.adapters.inspection.digests import WEIGHTS
 from peftkit.adapters.loading import OTHER_SEED, OpenedAdapter, load_trained_model, open_adapter
-from peftkit.adapters.probes import (
-    MERGED,
-    compare_probes,
-    merged_tolerance,
-    take_probes,
-    tolerance,
-)
+from peftkit.adapters.probes import MERGED, compare_probes, merged_tolerance, take_probes, tolerance
 from peftkit.adapters.published.detection import names_in
 from peftkit.bases.added_tokens import fold_added_tokens, load_added_tokens
 from peftkit.bases.architectures import NOT_CALLED

@@ -20,19 +20,11 @@ from accelerate import Accelerator
 from torch import nn
 
 from peftkit.adapters.loading import OpenedAdapter, load_proven, open_adapter
-from peftkit.adapters.probes import (
-    merged_tolerance,
-    synthetic_inputs,
-)
+from peftkit.adapters.probes import merged_tolerance, synthetic_inputs
 from peftkit.adapters.record import tokenizer_sha256, versions
 from peftkit.atomic import atomic_path, output_path, refuse_taken, write_json
 from peftkit.bases.base import Base
-from peftkit.bases.devices import (
-    frozen_gc,
-    open_accelerator,
-    peak_memory_mb,
-    release_memory,
-)
+from peftkit.bases.devices import frozen_gc, open_accelerator, peak_memory_mb, release_memory
 from peftkit.bases.loading import load_weights, model_class
 from peftkit.bases.opening import open_base
 from peftkit.bases.padding import put_back_padding, save_tokenizer

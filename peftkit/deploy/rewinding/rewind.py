@@ -15,12 +15,7 @@ from peftkit.adapters.loading import OpenedAdapter, open_adapter
 from peftkit.adapters.record import Record, versions
 from peftkit.adapters.saving import PARTIAL, check_saved
 from peftkit.atomic import atomic_path, output_path, refuse_taken, write_json
-from peftkit.bases.devices import (
-    device_name,
-    frozen_gc,
-    open_accelerator,
-    release_memory,
-)
+from peftkit.bases.devices import device_name, frozen_gc, open_accelerator, release_memory
 from peftkit.deploy.rewinding.folder import write_rewound
 from peftkit.deploy.rewinding.material import Material, gather
 from peftkit.deploy.rewinding.moved_model import MovedModel, load_moved

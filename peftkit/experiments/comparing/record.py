@@ -7,13 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from peftkit.experiments.comparing.comparison import (
-    ComparedBase,
-    Comparison,
-    Row,
-    Spent,
-    SplitRows,
-)
+from peftkit.experiments.comparing.comparison import ComparedBase, Comparison, Row, Spent, SplitRows
 from peftkit.experiments.comparing.grid import FREE, Grid, foreign_modules, steps_of_search
 from peftkit.experiments.comparing.identity import Common
 from peftkit.experiments.comparing.jobs import num_steps

@@ -181,7 +181,7 @@ def _compute(
     plain = replace(engine, loss=loss if examples.units is None else ValueByValue(loss))
     training = model.training
     model.eval()
-    for layer in method.fast(model):  # which compute as in training in training only, in bfloat16
+    for layer in method.fast(model):  # in bfloat16 they compute otherwise outside of training
         layer.training = gradients
     try:
         if not gradients:
