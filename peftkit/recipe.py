@@ -95,12 +95,16 @@ class Recipe(Part):
                 f"`name` is {self.name!r}, which is no name for a folder; "
                 "use letters, digits, `-`, `_` and `.`"
             )
-        metric, known = self.training.metric, tuple(dict.fromkeys((*self.task.scores, "loss")))
+        metric, known = self.training.metric, self.task.known_scores
         if metric not in ("", *known):
             raise ValueError(
                 f"`training.metric` is `{metric}`, which is none of {quoted(known)}; "
                 f"{did_you_mean(metric, known)}".rstrip("; ")
             )
+        if (writing := self.task.writing) and (
+            reason := writing.refuses(self.task.metric(self.metric))
+        ):
+            raise ValueError(reason)
         if reason := self.method.refuses(self.task.expected_head, self.base):
             raise ValueError(reason)
         if self.start_from and (reason := self.method.refuses_start()):

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,27 @@ def frozen_imports(frozen_session: None) -> None:
     """Freezes what has been imported since then, so that garbage collections skip it."""
     gc.collect()
     gc.freeze()
+
+
+def run_in_two_processes():
+    """Runs recipe.json into the folder `two`, as two processes of a launcher do, without its new
+    interpreters, which tests/test_line.py starts.
+    """
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    from peftkit.cli.main import command_line
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    other = os.fork()
+    rank = "1" if other == 0 else "0"
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for state in (PartialState, AcceleratorState, GradientState):
+        state._shared_state.clear()  # it is that of a process without others
+    command_line(["run", "recipe.json", "--output-dir", "two"])
+    if other:
+        assert os.waitpid(other, 0)[1] == 0
 
 
 def call_forked(function: Callable[[], object], folder: Path) -> subprocess.CompletedProcess[str]:

@@ -33,7 +33,6 @@ from peftkit.data.ragged import Ragged
 from peftkit.data.rows import Row
 from peftkit.deploy.merging.folding import merged_model
 from peftkit.errors import PeftkitError
-from peftkit.evaluation.generating import _batches, generate, pad_prompts
 from peftkit.methods.method import Method, trainable_parameters
 from peftkit.methods.peft_layout import add_peft
 from peftkit.stages.rehearsal import rehearse
@@ -41,6 +40,7 @@ from peftkit.tasks.losses import CrossEntropy
 from peftkit.tasks.task import Task
 from peftkit.training import loop
 from peftkit.training.forward.engine import Engine
+from peftkit.training.forward.generating import _batches, generate, pad_prompts
 from tests.examples import examples_from
 
 METHODS: dict[str, tuple[Method, float]] = {

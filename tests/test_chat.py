@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from peftkit import Chat, Conversations
+from peftkit.data.encoded import Prompt
 from peftkit.data.splits import load_splits
 from peftkit.errors import DataError, PeftkitError, RecipeError
+from peftkit.evaluation.writing import with_written
 from peftkit.stages.preparing import prepare
 from peftkit.tasks.answers import Decision
 from peftkit.tasks.messages import read_messages
+from peftkit.tasks.score import Score
 from tests.chat_formats import BY_NAME
 from tests.conftest import conversations, write_csv, write_jsonl
 from tests.examples import base_with
@@ -451,32 +454,31 @@ class TestBadInputThroughPrepare:
 
 
 class TestRougeL:
+    def of(self, expected: list[str], written: list[str]) -> float:
+        from peftkit.metrics.rouge import ROUGE_L
+
+        return float(ROUGE_L.statistic(ROUGE_L.parts(expected, written).sum(axis=0)))
+
     def test_by_hand(self):
         """the cat sat / the cat ran: 2 of 3 words in order, both ways."""
-        from peftkit.metrics.rouge import RougeL
-
-        found = RougeL().compute(
-            predictions=["The cat sat.", "Same, same!", "other"],
-            references=["the cat ran", "same same", "words"],
-        )
-        assert found["rouge_l"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+        expected = ["the cat ran", "same same", "words"]
+        found = self.of(expected, ["The cat sat.", "Same, same!", "other"])
+        assert found == pytest.approx((2 / 3 + 1 + 0) / 3)
 
     def test_chinese_is_read_by_characters(self):
-        from peftkit.metrics.rouge import RougeL
-
-        found = RougeL().compute(predictions=["订单今天到"], references=["订单明天到"])
-        assert found["rouge_l"] == pytest.approx(4 / 5)
+        assert self.of(["订单明天到"], ["订单今天到"]) == pytest.approx(4 / 5)
         # 2024 年 3 月 発 売 / 2024 年 4 月: three of six, three of four
-        found = RougeL().compute(predictions=["2024年3月発売"], references=["2024年4月"])
-        assert found["rouge_l"] == pytest.approx(2 * 3 / (6 + 4))
+        assert self.of(["2024年4月"], ["2024年3月発売"]) == pytest.approx(2 * 3 / (6 + 4))
 
     def test_vowel_signs_do_not_end_a_word(self):
-        from peftkit.metrics.rouge import RougeL
-
-        found = RougeL().compute(predictions=["हिन्दी में"], references=["हिन्दी भाषा"])
-        assert found["rouge_l"] == pytest.approx(1 / 2)
+        assert self.of(["हिन्दी भाषा"], ["हिन्दी में"]) == pytest.approx(1 / 2)
 
     def test_a_few_answers_have_no_score(self):
         task = Chat(data=Conversations(path="rows.jsonl"))
-        assert task.score_answers(["a"] * 19, ["a"] * 19) == {}
-        assert task.score_answers(["a"] * 20, ["a"] * 20) == {"rouge_l": 1.0}
+        prompts = [Prompt(row, "", "a", np.zeros(1, np.int64)) for row in range(20)]
+        few = with_written(Score({}, {}), task, prompts[:19], ["a"] * 19)
+        assert few.metrics == {}
+        many = with_written(Score({}, {}), task, prompts, ["a"] * 20)
+        assert many.metrics == {"rouge_l": 1.0}
+        assert many.intervals == {"rouge_l": (1.0, 1.0)}
+        assert many.parts["rouge_l"].table.sum(axis=0).tolist() == [20.0, 20.0]

@@ -5,15 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import shutil
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
@@ -39,7 +36,6 @@ from peftkit import (
     TopLayers,
 )
 from peftkit.bases.loading import load_weights
-from peftkit.cli.main import command_line
 from peftkit.deploy.answering import chatting
 from peftkit.deploy.answering.chatting import answer_once, converse, open_chat
 from peftkit.errors import AdapterError, PeftkitError, RecipeError
@@ -53,6 +49,7 @@ from tests.conftest import (
     call_forked,
     code_of_card,
     conversations,
+    run_in_two_processes,
     write_csv,
     write_jsonl,
 )
@@ -202,23 +199,6 @@ def test_plain_peft_on_the_quantized_base_gives_equal_logits(
     with torch.no_grad():
         ours_out, theirs = ours(ids).logits, loaded["model"](ids).logits
     assert (ours_out - theirs).abs().max() <= (1e-5 if quantization == "nf4" else 1e-4)
-
-
-def run_in_two_processes():
-    """Runs recipe.json into the folder `two`, as two processes of a launcher do, without its new
-    interpreters, which tests/test_line.py starts.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    other = os.fork()
-    rank = "1" if other == 0 else "0"
-    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    for state in (PartialState, AcceleratorState, GradientState):
-        state._shared_state.clear()  # it is that of a process without others
-    command_line(["run", "recipe.json", "--output-dir", "two"])
-    if other:
-        assert os.waitpid(other, 0)[1] == 0
 
 
 SETTINGS = {"dropout": None, "max_steps": 5, "batch_size": 12, "evaluate_every": 5}

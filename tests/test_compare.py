@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -54,6 +54,14 @@ from tests.conftest import call_forked, sentences, write_csv
 ACCURACY, LOSS = Metric("accuracy"), Metric("loss", higher_is_better=False)
 TIMES = ("seconds", "seconds_taken", "seconds_per_epoch", "seconds_to_best", "created")
 TIMES += ("seconds_to_99_of_full", "peak_memory_mb", "command")
+
+
+class PartsOfLoss(TextClassification):
+    """A task whose accuracy has no parts."""
+
+    def metrics(self, kept, examples, head, decision):
+        score = super().metrics(kept, examples, head, decision)
+        return replace(score, parts={"loss": score.parts["loss"]})
 
 
 def seeds_of(values):
@@ -218,10 +226,14 @@ class TestGrid:
         with pytest.raises(RecipeError, match="`task` is 'TextClassification' in `lora`"):
             make_grid([recipe, recipe.with_(name="other", task=chat)], Budget())
 
-    def test_a_metric_that_is_no_mean_is_refused(self, recipe):
-        f1 = recipe.with_(training=recipe.training.with_(metric="macro_f1"))
-        with pytest.raises(RecipeError, match="rows do not add up"):
-            prepare_grid([f1], Budget())
+    def test_a_metric_without_parts_is_refused_before_weights(self, recipe):
+        task = PartsOfLoss(**dict(recipe.task))
+        loss = recipe.with_(task=task, training=recipe.training.with_(metric="loss"))
+        assert prepare_grid([loss], Budget())[0].metric.name == "loss"
+        accuracy = loss.with_(training=loss.training.with_(metric="accuracy"))
+        with pytest.raises(RecipeError, match=r"`.*PartsOfLoss.metrics` gives no parts of") as told:
+            prepare_grid([accuracy], Budget())
+        assert told.value.hint == "compare by `loss`"
 
     def test_a_classifier_has_no_loss_on_general_text(self, recipe):
         with pytest.raises(RecipeError, match="only language models"):

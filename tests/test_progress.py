@@ -14,7 +14,6 @@ from peftkit import HeadOnly, LoRA
 from peftkit.adapters.verifying import verify
 from peftkit.deploy.merging import certificate
 from peftkit.deploy.merging.certificate import MergeInputs, compute_outputs
-from peftkit.evaluation.generating import answer_prompts
 from peftkit.evaluation.scoring import evaluate
 from peftkit.run import run
 from peftkit.stages.fitting import engine_of, load
@@ -134,7 +133,8 @@ def test_writing_counts_every_prompt(make_chat):
     prepared = prepare(make_chat(task={"samples": 3, "generation": {"max_new_tokens": 2}}))
     model = load(prepared, CPU).model.eval()
     done: list[int] = []
-    answer_prompts(model, prepared.encoded, prepared.base.tokenizer, CPU, done.append)
+    prompts = [prompt.input_ids for prompt in prepared.encoded.prompts]
+    engine_of(model, prepared, CPU).write(prompts, prepared.base.tokenizer, done.append)
     assert sum(done) == len(prepared.encoded.prompts) > 0
 
 

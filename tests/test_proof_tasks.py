@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sacrebleu
 import torch
 
 import peftkit as pk
@@ -88,7 +89,7 @@ def test_it_is_trained_scored_saved_and_verified(runs, recipes, task):
     metric = recipes[task].task.metric
     for name, of in scores.items():  # of rows, not of windows
         parts = np.array(of["columns"])
-        assert parts.shape[1] == {"tokens": 18, "translation": 18}[task]
+        assert parts.shape[1] == (4 if name == "chrf" else 18)
         assert metric(name).statistic(parts.sum(axis=1)) == pytest.approx(
             test.after[name], rel=1e-4
         )
@@ -106,8 +107,16 @@ def test_words_are_labelled_whatever_the_windows(runs, recipes):
 
 def test_a_translation_is_written_and_its_characters_are_scored(runs):
     record = runs["translation"].record
-    assert set(record.test.answers) == {"before", "after"}
-    assert 0 <= record.test.answers["after"]["chrf"] <= 1
+    assert record.test.of_samples == ("chrf",)
+    expected, before, after = zip(
+        *((s.expected, s.before, s.after) for s in record.test.samples), strict=True
+    )
+    for scores, written in ((record.test.before, before), (record.test.after, after)):
+        whole = sacrebleu.corpus_chrf(list(written), [list(expected)]).score / 100
+        assert scores["chrf"] == pytest.approx(whole, abs=1e-12)
+    low, high = record.test.intervals["chrf"]
+    assert low <= record.test.after["chrf"] <= high
+    assert all("chrf" not in v.metrics for v in record.training.validations)
     adapter = pk.load(str(runs["translation"].folder))
     (reply,) = adapter.predict(["bright warm film"])
     assert set(reply.reply.split()) <= {"dark", "cold", "angry", "a", "story", *"<unk>"}
@@ -136,7 +145,7 @@ def test_it_merges_within_the_certificate(runs, task, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_it_is_compared(recipes, task, tmp_path):
-    metric = {"tokens": "entity_f1", "translation": "loss"}[task]
+    metric = {"tokens": "entity_f1", "translation": "chrf"}[task]
     training = pk.Training(learning_rate=1e-2, max_steps=4, batch_size=16, metric=metric)
     recipe = recipes[task].with_(training=training)
     done = pk.compare([recipe], str(tmp_path / "compare"), pk.Budget(num_trials=1, num_seeds=2))

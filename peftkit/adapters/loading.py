@@ -33,11 +33,11 @@ from peftkit.data.encoded import Examples
 from peftkit.data.head import Head
 from peftkit.data.rows import Row
 from peftkit.errors import AdapterError, RecipeError
-from peftkit.evaluation.generating import write
 from peftkit.evaluation.scoring import keep_outputs
 from peftkit.recipe import Recipe
 from peftkit.tasks.answers import Answer, Reply
 from peftkit.training.forward.engine import Engine
+from peftkit.training.forward.generating import write
 from peftkit.training.progress import Pace, Say, silent
 
 OTHER_SEED = 20_261_123

@@ -186,7 +186,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Prompt:
-    """The beginning of a test example, which the model is to go on with."""
+    """The beginning of a row, which the model continues."""
 
     row: int
     text: str
@@ -209,6 +209,8 @@ class Encoded:
     """What a person should know about the encoding."""
     prompts: tuple[Prompt, ...] = ()
     """Of the test split, answered before and after training; none where nothing is written."""
+    validation_prompts: tuple[Prompt, ...] = ()
+    """Of the validation split, answered at each validation if the metric is one of texts."""
 
     @property
     def sha256(self) -> str:

@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from peftkit.data.encoded import START_VALUES, Examples
+from peftkit.data.head import Head
 from peftkit.errors import TrainingError
 from peftkit.tasks.answers import Decision
 from peftkit.tasks.score import Score
@@ -20,6 +21,8 @@ from peftkit.tasks.task import Task
 from peftkit.training.forward.collating import Batch
 from peftkit.training.forward.engine import Engine
 
+REHEARSED = 8
+"""Examples whose score is computed before there are weights."""
 Keep = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) -> what is kept of them, (outputs, ...)."""
 
@@ -42,6 +45,17 @@ def evaluate(
     kept, loss = run_model(engine, examples, task.reduce_outputs, progress)
     score = task.metrics(kept, examples, engine.head, decision or Decision())
     return replace(score, metrics={**score.metrics, **loss})
+
+
+def rehearsed_score(task: Task, examples: Examples, head: Head) -> Score:
+    """The task's score of outputs that are all 0, of a few examples: which metrics it gives, and of
+    which it gives parts, before there are weights.
+    """
+    some = examples.chosen(range(min(REHEARSED, len(examples))))
+    classes = len(head.labels) or int(some.targets.max(initial=0)) + 1
+    outputs = torch.zeros(len(some.targets), 2 if head.output == "spans" else classes)
+    kept = task.reduce_outputs(outputs, torch.from_numpy(some.targets))
+    return task.metrics(kept.numpy(), some, head, Decision())
 
 
 def run_model(

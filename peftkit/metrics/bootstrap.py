@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +10,6 @@ import numpy.typing as npt
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 1000
-MOST_CELLS = 2**20
-"""Of the confusion matrices of resamples that are computed at once."""
 
 
 def paired_interval(
@@ -45,36 +43,6 @@ def sums_interval(
     rows = int(counts.sum())
     draws = np.random.default_rng(0).multinomial(rows, counts / rows, size=RESAMPLES)
     return _interval(statistic(draws @ parts))
-
-
-def bootstrap_intervals(
-    expected: npt.NDArray[np.int64],
-    predicted: npt.NDArray[np.int64],
-    num_labels: int,
-    statistics: Mapping[str, Callable[[Counts], Floats]],
-) -> dict[str, tuple[float, float]]:
-    """95 % percentile interval of each statistic of the confusion matrix, over resampled rows.
-
-    Rows with the same (expected, predicted) are alike, so that a resample of the rows is one
-    multinomial draw of the matrix's cells.
-
-    Args:
-        statistics: name -> function of matrices (resamples, labels, labels) to (resamples,).
-    """
-    cells = np.bincount(expected * num_labels + predicted, minlength=num_labels**2)
-    occupied = cells.nonzero()[0]
-    random = np.random.default_rng(0)
-    draws = random.multinomial(len(expected), cells[occupied] / len(expected), size=RESAMPLES)
-    values: dict[str, list[Floats]] = {name: [] for name in statistics}
-    at_once = max(1, MOST_CELLS // num_labels**2)
-    for start in range(0, RESAMPLES, at_once):
-        some = draws[start : start + at_once]
-        counts = np.zeros((len(some), num_labels**2), np.int64)
-        counts[:, occupied] = some
-        matrices = counts.reshape(-1, num_labels, num_labels)
-        for name, statistic in statistics.items():
-            values[name].append(statistic(matrices))
-    return {name: _interval(np.concatenate(parts)) for name, parts in values.items()}
 
 
 def _interval(values: Floats) -> tuple[float, float]:

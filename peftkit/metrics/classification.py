@@ -66,9 +66,11 @@ def classification_scores(
             references, predictions, labels=labels, zero_division=0
         )
     counts: Counts = confusion_matrix(references, predictions, labels=labels)
+    predicted, expected = counts.sum(axis=0), counts.sum(axis=1)
+    sums = np.concatenate([counts.diagonal(), predicted, expected]).astype(np.float64)
     return ClassificationScores(
-        accuracy=float(accuracy(counts[None])[0]),
-        macro_f1=float(macro_f1(counts[None])[0]),
+        accuracy=float(counts.trace() / counts.sum()),
+        macro_f1=float(macro_f1(sums)),
         weighted_f1=float(np.average(per_class[2], weights=per_class[3])),
         per_class=tuple(
             (float(p), float(r), float(f), int(n)) for p, r, f, n in zip(*per_class, strict=True)
@@ -77,20 +79,54 @@ def classification_scores(
     )
 
 
-def accuracy(counts: Counts) -> Floats:
-    """Share of the diagonal of confusion matrices, (matrices, labels, labels) -> (matrices,)."""
-    shares: Floats = counts.trace(axis1=1, axis2=2) / counts.sum(axis=(1, 2))
-    return shares
+def label_counts(
+    expected: Counts, predicted: Counts, num_labels: int
+) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """What examples give to the F1 of each label. Examples with the same expected and predicted
+    label are alike, and are one group.
 
+    Args:
+        expected, predicted: (examples,), indices of labels.
 
-def macro_f1(counts: Counts) -> Floats:
-    """Mean of the labels' F1, over labels that occur, expected or predicted (as scikit-learn), of
-    confusion matrices: (matrices, labels, labels) -> (matrices,).
+    Returns:
+        (groups, 3 labels): whether each label is right, whether it is predicted, whether it is
+            expected; and (examples,), the group of each.
     """
-    occurring = counts.sum(axis=1) + counts.sum(axis=2)  # (matrices, labels)
-    right = 2 * counts.diagonal(axis1=1, axis2=2)
-    if occurring.all():
-        means: Floats = (right / occurring).mean(axis=1)
+    pairs, group_of = np.unique(expected * num_labels + predicted, return_inverse=True)
+    counts, groups = np.zeros((len(pairs), 3, num_labels)), np.arange(len(pairs))
+    expected, predicted = pairs // num_labels, pairs % num_labels
+    counts[groups, 0, expected] = expected == predicted
+    counts[groups, 1, predicted] = counts[groups, 2, expected] = 1
+    return counts.reshape(len(pairs), -1), group_of
+
+
+def macro_f1(sums: Floats) -> Floats:
+    """Mean of the labels' F1, over labels that occur, expected or predicted (as scikit-learn):
+    (..., 3 labels) sums of `label_counts` -> (...,).
+    """
+    right, predicted, expected = _by_label(sums)
+    occurring = predicted + expected
+    if (occurring > 0).all():
+        means: Floats = (2 * right / occurring).mean(axis=-1)
         return means
-    pairs = zip(right, occurring, strict=True)
-    return np.array([(twice[times > 0] / times[times > 0]).mean() for twice, times in pairs])
+    twice, times = 2 * right.reshape(-1, right.shape[-1]), occurring.reshape(-1, right.shape[-1])
+    rows = zip(twice, times, strict=True)
+    return np.array([(a[b > 0] / b[b > 0]).mean() for a, b in rows]).reshape(right.shape[:-1])
+
+
+def weighted_f1(sums: Floats) -> Floats:
+    """Mean of the labels' F1, weighted by how often each is expected; as `macro_f1`."""
+    right, predicted, expected = _by_label(sums)
+    occurring = predicted + expected
+    f = np.divide(2 * right, occurring, out=np.zeros_like(right), where=occurring > 0)
+    means: Floats = (f * expected).sum(axis=-1) / expected.sum(axis=-1)
+    return means
+
+
+STATISTICS = {"macro_f1": macro_f1, "weighted_f1": weighted_f1}
+"""Of sums of `label_counts`."""
+
+
+def _by_label(sums: Floats) -> Floats:
+    """(..., 3 labels) -> (3, ..., labels): right, predicted, expected."""
+    return np.moveaxis(sums.reshape(*sums.shape[:-1], 3, -1), -2, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -49,3 +49,13 @@ class Metric:
     def best(self, values: Iterable[float]) -> float:
         """The best value; the first of equal ones."""
         return max(values, key=self.goodness)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextMetric(Metric):
+    """A score of written texts beside the expected ones."""
+
+    parts: Callable[[Sequence[str], Sequence[str]], Floats] = field(compare=False)
+    """(expected, written) texts -> (texts, k), what each gives to the score."""
+    least: int = 1
+    """Texts that the score needs to mean something; of fewer it is not computed."""

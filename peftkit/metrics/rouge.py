@@ -6,26 +6,23 @@ F = 2 P R / (P + R)      P, R: longest common subsequence, of the answer's and o
 from __future__ import annotations
 
 import unicodedata
-from typing import Any
+from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 from rouge_score.rouge_scorer import RougeScorer
 
-from peftkit.metrics.evaluate_metric import EvaluateMetric
+from peftkit.metrics.metric import TextMetric
 
 UNSPACED = (("\u3005", "\u3007"), ("\u3040", "\u30ff"), ("\u3400", "\u9fff"), ("\uf900", "\ufaff"))
 """Characters of Chinese and Japanese, which have no spaces: each counts as a word."""
 
 
-class RougeL(EvaluateMetric):
-    """`compute(predictions=, references=)` gives `rouge_l`, the mean over texts; 0 to 1."""
-
-    kind = "string"
-
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, Any]:
-        scorer = RougeScorer(["rougeL"], tokenizer=_Words())
-        pairs = zip(references, predictions, strict=True)
-        found = [float(scorer.score(*pair)["rougeL"].fmeasure) for pair in pairs]
-        return {"rouge_l": sum(found) / len(found)}
+def longest_common_f(expected: Sequence[str], written: Sequence[str]) -> npt.NDArray[np.float64]:
+    """(texts, 2): F of each text, 0 to 1, and 1."""
+    scorer = RougeScorer(["rougeL"], tokenizer=_Words())
+    pairs = zip(expected, written, strict=True)
+    return np.array([(scorer.score(*pair)["rougeL"].fmeasure, 1.0) for pair in pairs], np.float64)
 
 
 class _Words:
@@ -42,3 +39,7 @@ class _Words:
             else:
                 words.append("")
         return [word for word in words if word]
+
+
+ROUGE_L = TextMetric("rouge_l", parts=longest_common_f, least=20)
+"""The mean over texts."""

@@ -86,16 +86,16 @@ def print_scores(console: Console, run: RunRecord) -> None:
              for low, high in (interval or (0, 0) for interval in intervals)]  # fmt: skip
     table.add_row("95 % interval", *cells, style="dim")
     console.print(table)
+    if test.of_samples:
+        names = ", ".join(name.replace("_", " ") for name in test.of_samples)
+        count = plural(len(test.samples), "written answer")
+        console.print(f"  {names}: of {count}", style="dim", highlight=False)
     if told := about_probe(test.probe):
         print_note(console, escape(told))
     for sample in test.samples[:SHOWN]:
         console.print(f"\n  [bold]asked[/]   {escape(sample.prompt)}", highlight=False)
         for when, answer in (("before", sample.before), ("after", sample.after)):
             console.print(f"  [dim]{when:<7}[/] {escape(answer)}", highlight=False)
-    for when, scores in test.answers.items():
-        told = ", ".join(f"{name.replace('_', '-')} {value:.3f}" for name, value in scores.items())
-        count = len(test.samples)
-        console.print(f"  {plural(count, 'answer')} {when}: {told}", highlight=False)
     share = 100 * run.trainable_parameters / run.total_parameters
     console.print(
         f"  trained {run.trainable_parameters:,} of {run.total_parameters:,} parameters "

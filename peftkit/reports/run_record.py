@@ -111,8 +111,8 @@ class TestRecord:
     matrices: tuple[Matrix, ...]
     mistakes: tuple[Mistake, ...]
     samples: tuple[Sample, ...] = ()
-    answers: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Scores of the samples, `before` and `after`; empty where there are too few."""
+    of_samples: tuple[str, ...] = ()
+    """Names of the scores that are of the samples, not of all test rows."""
     probe: RecordedProbe | None = None
 
 
@@ -188,7 +188,16 @@ class RunRecord:
             ValueError: it is no such record.
         """
         recipe = RecordedRecipe.from_json(value["recipe"])
-        return records.from_json(cls, {**value, "recipe": recipe})
+        test = _with_answers(value["test"])
+        return records.from_json(cls, {**value, "recipe": recipe, "test": test})
+
+
+def _with_answers(test: Any) -> Any:
+    """A test record whose scores of samples stand among the others, as older ones' did not."""
+    answers = test.get("answers") or {}
+    among = {when: {**test[when], **scores} for when, scores in answers.items()}
+    names = {"of_samples": tuple(answers["after"])} if answers else {}
+    return {**test, **among, **names}
 
 
 def read_run(folder: Path) -> RunRecord:

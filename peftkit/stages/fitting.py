@@ -21,13 +21,14 @@ from peftkit.bases.quantizing import check_quantized
 from peftkit.data.encoded import START_VALUES
 from peftkit.evaluation.features import FrozenBase, beside_scores, tried
 from peftkit.evaluation.frozen_probe import ROW, has_probe
-from peftkit.evaluation.generating import answer_prompts
 from peftkit.evaluation.probe_rows import ProbeOfRun, probe_of_run
-from peftkit.evaluation.scoring import evaluate, keep_outputs, start_values
+from peftkit.evaluation.scoring import keep_outputs, start_values
+from peftkit.evaluation.writing import writes_for
 from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.recipe import Recipe
 from peftkit.reports.run_record import Sample
 from peftkit.reports.terminal import print_note
+from peftkit.stages.judging import Judge, Judged, validation_score
 from peftkit.stages.outcome import Clock, Outcome
 from peftkit.stages.plan import forward_tokens
 from peftkit.stages.preparing import Prepared
@@ -39,7 +40,7 @@ from peftkit.training.forward.engine import Engine
 from peftkit.training.forward.self_check import Chosen, choose_engine
 from peftkit.training.interruptions import interruptible
 from peftkit.training.loop import train
-from peftkit.training.progress import Pace, says
+from peftkit.training.progress import says
 
 
 class Unfinished(Exception):
@@ -59,35 +60,10 @@ class Unfinished(Exception):
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Scores a model on the test split, and has it answer the test prompts."""
-
-    prepared: Prepared
-    accelerator: Accelerator
-    clock: Clock
-    console: Console
-
-    def score(self, engine: Engine, decision: Decision | None = None) -> Score:
-        """The task's score on the test split."""
-        test = self.prepared.encoded.test
-        pace = Pace(says(self.console), "test", len(test))
-        return evaluate(engine, test, self.prepared.recipe.task, pace.advance, decision)
-
-    def answers(self, model: nn.Module) -> list[str]:
-        """What the model writes for the prompts of the encoding."""
-        encoded, tokenizer = self.prepared.encoded, self.prepared.base.tokenizer
-        pace = Pace(says(self.console), "written answers", len(encoded.prompts))
-        with self.clock.stage("generate"):
-            return answer_prompts(model, encoded, tokenizer, self.accelerator, pace.advance)
-
-
-@dataclass(frozen=True)
-class Before:
+class Before(Judged):
     """What the base is and does without training."""
 
-    score: Score
     probe: ProbeOfRun | None
-    answers: list[str]
     notes: tuple[str, ...]
 
 
@@ -110,7 +86,8 @@ def train_and_score(
     with clock.stage("load"):
         loaded = load(prepared, accelerator)
         prepared = with_start_values(engine_of(loaded.model, prepared, accelerator), prepared)
-    before = judge_base(loaded, Judge(prepared, accelerator, clock, console), frozen_probe)
+    judge = Judge(prepared, clock, console)
+    before = judge_base(loaded, judge, accelerator, frozen_probe)
     with clock.stage("inject"):
         base_memory = footprint(loaded.model)
         model = inject(loaded, prepared)
@@ -120,7 +97,7 @@ def train_and_score(
         chosen = choose_trained(model, prepared, accelerator)
     for note in dict.fromkeys((*before.notes, *chosen.notes)):
         print_note(console, note)
-    judge = Judge(prepared, accelerator, clock, console)
+    judge = replace(judge, prepared=prepared)
     baselines = _baselines(chosen.engine, judge, before.probe)
     with interruptible(lambda _: "") as signals:
         with clock.stage("train"):
@@ -129,25 +106,25 @@ def train_and_score(
         decision = decide(chosen.engine, prepared)
         if not signals.code:
             with signals.at_once():
-                with clock.stage("evaluate"):
-                    after = judge.score(chosen.engine, decision)
-                answers_after = judge.answers(model)
+                after = judge.judged(chosen.engine, decision)
     if signals.code:
         result = replace(result, stopped="interrupted", exit_code=signals.code)
         raise Unfinished(model, before.score, result, loaded.unquantized, decision)
-    samples, answers = _written(prepared, before.answers, answers_after)
+    samples = _samples(prepared, before.answers, after.answers)
     accelerator.end_training()  # closes trackers and the process group: nothing is shared below
     return model, Outcome(
-        before.score, baselines, after, samples, answers, result, chosen.notes, trainable,
+        before.score, baselines, after.score, samples, result, chosen.notes, trainable,
         base_memory, loaded.unquantized, decision, before.probe,
     )  # fmt: skip
 
 
-def judge_base(loaded: LoadedModel, judge: Judge, frozen_probe: bool) -> Before:
+def judge_base(
+    loaded: LoadedModel, judge: Judge, accelerator: Accelerator, frozen_probe: bool
+) -> Before:
     """The base's score with a random head, the frozen probe if it is asked for, and its answers."""
     prepared, clock, recipe = judge.prepared, judge.clock, judge.prepared.recipe
     with clock.stage("evaluate"):
-        engine = engine_of(loaded.model, prepared, judge.accelerator)
+        engine = engine_of(loaded.model, prepared, accelerator)
         layouts, train = _layouts(recipe), prepared.encoded.train
         chosen = choose_engine(engine, train, recipe.method, layouts, gradients=False)
     if frozen_probe and has_probe(prepared.encoded.head):
@@ -156,7 +133,8 @@ def judge_base(loaded: LoadedModel, judge: Judge, frozen_probe: bool) -> Before:
     else:
         with clock.stage("evaluate"):
             score, probe = judge.score(chosen.engine), None
-    return Before(score, probe, judge.answers(loaded.model), chosen.notes)
+    judged = judge.with_answers(score, chosen.engine)
+    return Before(judged.score, judged.answers, probe, chosen.notes)
 
 
 def _baselines(
@@ -167,24 +145,19 @@ def _baselines(
     with judge.clock.stage("evaluate"):
         scores = {**prepared.recipe.task.baselines(prepared.encoded), **_scores_of(probe)}
         if prepared.start:
-            scores["start"] = judge.score(engine).metrics
+            score = judge.score(engine)
+            if writes_for(prepared.recipe.task, prepared.recipe.metric):
+                score = judge.with_answers(score, engine).score
+            scores["start"] = score.metrics
     return scores
 
 
-def _written(
-    prepared: Prepared, before: Sequence[str], after: Sequence[str]
-) -> tuple[tuple[Sample, ...], dict[str, dict[str, float]]]:
-    """What the model wrote before and after training, and the scores of both."""
-    samples = tuple(
+def _samples(prepared: Prepared, before: Sequence[str], after: Sequence[str]) -> tuple[Sample, ...]:
+    """What the model wrote before and after training."""
+    return tuple(
         Sample(prompt.row, prompt.text, prompt.expected, *written)
         for prompt, *written in zip(prepared.encoded.prompts, before, after, strict=True)
     )
-    expected = [sample.expected for sample in samples]
-    scored = {
-        when: prepared.recipe.task.score_answers(expected, written)
-        for when, written in (("before", before), ("after", after))
-    }
-    return samples, {when: scores for when, scores in scored.items() if scores}
 
 
 def score_and_probe(base: FrozenBase, judge: Judge) -> tuple[Score, ProbeOfRun]:
@@ -275,9 +248,8 @@ def fit(engine: Engine, prepared: Prepared, clock: Clock, console: Console) -> T
     recipe, encoded = prepared.recipe, prepared.encoded
 
     def validate(engine: Engine) -> dict[str, float]:
-        pace = Pace(says(console), "validation", len(encoded.validation))
         with clock.stage("validate"):
-            return evaluate(engine, encoded.validation, recipe.task, pace.advance).metrics
+            return validation_score(engine, prepared, console).metrics
 
     engine.accelerator.init_trackers(recipe.name or "peftkit")
     return train(engine, encoded.train, recipe, validate, console)

@@ -26,8 +26,6 @@ class Outcome:
     baselines: dict[str, dict[str, float]]
     after: Score
     samples: tuple[Sample, ...]
-    answers: dict[str, dict[str, float]]
-    """Scores of them, `before` and `after`; empty where there are too few."""
     result: TrainResult
     notes: tuple[str, ...]
     """Of the self-check: which faster ways were left out, and why."""

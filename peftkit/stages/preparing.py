@@ -15,6 +15,7 @@ from peftkit.data.encoded import Encoded
 from peftkit.data.ledger import Ledger
 from peftkit.data.ragged import Array
 from peftkit.errors import MethodError
+from peftkit.evaluation.writing import check_prompts
 from peftkit.recipe import Recipe
 from peftkit.stages.early import Rows, look
 from peftkit.stages.rehearsal import rehearse
@@ -73,6 +74,7 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     recipe = recipe.with_(base=base.spec, task=task, training=training)
     encoded = recipe.task.encode(splits, base)
     vocabulary_note = check_ids(base, _token_ids(encoded))
+    writing_note = check_prompts(encoded, task, recipe.metric)
     for examples in encoded.splits().values():
         check_units(examples, training.micro_batch_tokens)
     if start:
@@ -86,6 +88,7 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     ledger = ledger.with_encoded(encoded)
     notes = [
         vocabulary_note,
+        writing_note,
         *rehearsal.notes,
         *budget_notes(training, len(encoded.train)),
         start.note(base) if start else "",

@@ -9,6 +9,7 @@ from peftkit.adapters.record import Record
 from peftkit.adapters.saving import adapter_bytes
 from peftkit.bases.devices import device_name
 from peftkit.evaluation.lead import headline_metric, lead
+from peftkit.evaluation.writing import written_scores
 from peftkit.reports.plan_record import Plan, Unplanned
 from peftkit.reports.run_record import (
     ProbeCheck,
@@ -93,6 +94,6 @@ def test_record(prepared: Prepared, outcome: Outcome) -> TestRecord:
         matrices=after.matrices,
         mistakes=after.mistakes,
         samples=outcome.samples,
-        answers=outcome.answers,
+        of_samples=written_scores(outcome.after, task),
         probe=recorded,
     )

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from peftkit.data.rows import Row, is_missing
 from peftkit.errors import DataError, RecipeError
+from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Decision
 from peftkit.tasks.conversation_remarks import system_remarks, unread_remarks
 from peftkit.tasks.conversation_rows import read_conversation
@@ -28,6 +29,7 @@ from peftkit.tasks.score import Score
 from peftkit.tasks.single_message import Message
 from peftkit.tasks.task import Piece, Task
 from peftkit.tasks.text_keys import text_key
+from peftkit.tasks.writing import Writing
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
     from peftkit.data.splits import Splits
     from peftkit.tasks.task import Outputs
 
-ENOUGH_ANSWERS = 20
-"""Of fewer `samples` a score says nothing."""
 UNLEARNED = "\x1e"
 LEAST_PROMPT = 8
 """Tokens that must fit beside the longest answer."""
@@ -52,7 +52,6 @@ class Chat(Task):
     task_type: ClassVar[str] = "CAUSAL_LM"
     goes_on: ClassVar[bool] = True
     scores: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
-    comparable: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
 
     data: Conversations
     """The conversations. White space around system messages and the assistant's turns is
@@ -67,9 +66,25 @@ class Chat(Task):
     fit, or leave out the rows. Plain text is divided into pieces instead."""
     samples: int = Field(default=3, ge=0)
     """Test conversations whose first question is answered before and after training; of 20 or more
-    ROUGE-L is told."""
+    ROUGE-L is computed."""
+    validation_samples: int = Field(default=50, ge=1)
+    """Validation conversations whose first question is answered at each validation, if
+    `training.metric` is `rouge_l`; the seed of the splits fixes which."""
     generation: Generation = Generation()
     """How answers are written: in those samples, in `peftkit chat` and `predict`."""
+
+    @property
+    def writing(self) -> Writing | None:
+        if self.data.text:
+            return None
+        return Writing(("rouge_l",), self.samples, self.validation_samples)
+
+    def metric(self, name: str) -> Metric:
+        if name == "rouge_l":
+            from peftkit.metrics.rouge import ROUGE_L
+
+            return ROUGE_L
+        return super().metric(name)
 
     @property
     def command(self) -> Literal["predict", "chat"]:
@@ -183,7 +198,7 @@ class Chat(Task):
             )
         limit = min(self.max_length, tokenizer.model_max_length)
         ends = {tokenizer.eos_token_id} - {None}
-        prompts: tuple[Prompt, ...] = ()
+        prompts: list[tuple[Prompt, ...]] = [(), ()]
         if self.data.text:
             found = [
                 encoding.encode_texts(name, rows, tokenizer, limit)
@@ -197,14 +212,12 @@ class Chat(Task):
                 encoding.encode_conversations(name, those, chat_format, limit, self.over_long)
                 for name, those in talks.items()
             ]
-            kept = {row.number for row in found[-1][0].rows}
-            prompts, missing = encoding.first_questions(
-                [talk for talk in talks["test"] if talk[0].number in kept],
-                chat_format,
-                self.samples,
-                self._room(tokenizer),
-            )
-            found[-1][1].extend(missing)
+            room, counts = self._room(tokenizer), (self.validation_samples, self.samples)
+            for place, (name, count) in enumerate(zip(("validation", "test"), counts, strict=True)):
+                kept = {row.number for row in found[place + 1][0].rows}
+                those = [talk for talk in talks[name] if talk[0].number in kept]
+                prompts[place], missing = encoding.first_questions(those, chat_format, count, room)
+            found[2][1].extend(missing)
         (train, _), (validation, _), (test, _) = found
         generation = {**self.generation.options(), "eos_token_id": sorted(ends)}
         return Encoded(
@@ -214,7 +227,8 @@ class Chat(Task):
             head=Head("AutoModelForCausalLM", self.task_type, trained=False, generation=generation),
             pad_token_id=tokenizer.pad_token_id,
             notes=tuple(note for _, notes in found for note in notes),
-            prompts=prompts,
+            prompts=prompts[1],
+            validation_prompts=prompts[0],
         )
 
     def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:
@@ -262,13 +276,6 @@ class Chat(Task):
         from peftkit.tasks.token_scores import token_score
 
         return token_score(kept, examples)
-
-    def score_answers(self, expected: Sequence[str], written: Sequence[str]) -> dict[str, float]:
-        from peftkit.metrics.rouge import RougeL
-
-        if len(written) < ENOUGH_ANSWERS:
-            return {}
-        return dict(RougeL().compute(predictions=list(written), references=list(expected)))
 
     def _talks(self, rows: Sequence[Row]) -> list[tuple[Row, list[Message]]]:
         """The rows with their messages, the recipe's system message before those without one."""

@@ -8,13 +8,15 @@ import numpy as np
 
 from peftkit.data.encoded import Examples
 from peftkit.data.head import Head
-from peftkit.metrics.bootstrap import bootstrap_intervals
+from peftkit.metrics.bootstrap import sums_interval
 from peftkit.metrics.classification import (
     ClassificationScores,
-    accuracy,
     classification_scores,
+    label_counts,
     macro_f1,
+    weighted_f1,
 )
+from peftkit.metrics.metric import mean
 from peftkit.tasks.score import Matrix, Mistake, Parts, Score, ScoreTable
 
 if TYPE_CHECKING:
@@ -32,14 +34,29 @@ def class_score(outputs: Outputs, examples: Examples, head: Head) -> Score:
     expected = examples.targets
     predicted = outputs.argmax(axis=1)
     found = classification_scores(predicted, expected, len(head.labels))
-    statistics = {"accuracy": accuracy, "macro_f1": macro_f1}
+    counts, group_of = label_counts(expected, predicted, len(head.labels))
+    ones = np.ones(len(expected))
+    right = np.stack([expected == predicted, ones], axis=1)
+    sizes = np.bincount(group_of)
+    f1 = Parts.of(counts, group_of)
     return Score(
         metrics=found.metrics(),
-        intervals=bootstrap_intervals(expected, predicted, len(head.labels), statistics),
+        intervals={
+            "accuracy": sums_interval(
+                right[np.unique(group_of, return_index=True)[1]], mean, sizes
+            ),
+            "macro_f1": sums_interval(counts, macro_f1, sizes),
+            "weighted_f1": sums_interval(counts, weighted_f1, sizes),
+        },
         tables=(label_table(found, head.labels),),
         matrices=(Matrix("Confusion", head.labels, found.confusion_matrix),),
         mistakes=_mistakes(outputs, expected, predicted, examples, head),
-        parts=_parts(outputs, expected),
+        parts={
+            "accuracy": Parts.of(right),
+            "loss": Parts.of(np.stack([target_losses(outputs, expected), ones], axis=1)),
+            "macro_f1": f1,
+            "weighted_f1": f1,
+        },
     )
 
 
@@ -82,14 +99,3 @@ def _mistakes(
         )
         for index, row in zip(worst, rows, strict=True)
     )
-
-
-def _parts(outputs: Outputs, expected: Any) -> dict[str, Parts]:
-    """Accuracy, and the loss without weights, as means over the examples."""
-    right = outputs.argmax(axis=1) == expected
-    losses = target_losses(outputs, expected)
-    ones = np.ones(len(expected))
-    return {
-        "accuracy": Parts.of(np.stack([right, ones], axis=1)),
-        "loss": Parts.of(np.stack([losses, ones], axis=1)),
-    }

@@ -46,19 +46,25 @@ class Parts:
     """A score as what the rows give to it; `Metric.statistic` of their sums is the score."""
 
     columns: tuple[tuple[float, ...], ...]
-    """(k, rows); of a mean the values and their weights."""
+    """(k, rows); of a mean the values and their weights. (k, groups) where rows are alike."""
+    group_of: tuple[int, ...] = ()
+    """(rows,), the group of each row; empty where each row is on its own."""
 
     @classmethod
-    def of(cls, table: npt.NDArray[np.floating]) -> Parts:
-        """From (rows, k)."""
-        return cls(tuple(tuple(map(float, column)) for column in table.T))
+    def of(
+        cls, table: npt.NDArray[np.floating], group_of: npt.NDArray[np.int64] | None = None
+    ) -> Parts:
+        """From (rows, k), or from (groups, k) and the group of each row."""
+        groups = () if group_of is None else tuple(map(int, group_of))
+        return cls(tuple(tuple(map(float, column)) for column in table.T), groups)
 
     @property
     def table(self) -> npt.NDArray[np.float64]:
         """(rows, k)."""
         import numpy as np
 
-        return np.array(self.columns, np.float64).T
+        table = np.array(self.columns, np.float64).T
+        return table[list(self.group_of)] if self.group_of else table
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from peftkit.metrics.metric import Metric
 from peftkit.parts.part import OpenPart
 from peftkit.tasks.answers import Answer, Decision
 from peftkit.tasks.score import Score
+from peftkit.tasks.writing import Writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +52,8 @@ class Task(OpenPart):
         "keep": "`reduce_outputs`",
         "count": "`Loss.count`, of what `loss` returns",
         "predict": "`answers(kept, examples, head, decision)`",
+        "score_answers": "`writing`, whose scores `metric` gives as values",
+        "comparable": "`Score.parts`, which `metrics` gives",
     }
     task_type: ClassVar[str]
     """PEFT's name of the kind of head, such as `SEQ_CLS`; by it methods say what they support."""
@@ -63,9 +66,6 @@ class Task(OpenPart):
     scores: ClassVar[tuple[str, ...]]
     """Names of the metrics; `metric` says which way each is better. The first one chooses the best
     weights unless the recipe names another, or `loss`."""
-    comparable: ClassVar[tuple[str, ...]] = ()
-    """Those of them, or `loss`, that `Score.parts` has, by which two models are compared."""
-
     decides: ClassVar[bool] = False
     """Whether answers depend on what `decide` finds on the validation split."""
 
@@ -79,6 +79,17 @@ class Task(OpenPart):
     def metric(self, name: str) -> Metric:
         """One of the metrics, or of the scores beside them, by its name."""
         return Metric(name, higher_is_better=name not in LOWER_IS_BETTER)
+
+    @property
+    def writing(self) -> Writing | None:
+        """How written texts are judged; None for tasks that do not write."""
+        return None
+
+    @property
+    def known_scores(self) -> tuple[str, ...]:
+        """Names of everything that `training.metric` can choose the best weights by."""
+        written = self.writing.scores if self.writing else ()
+        return tuple(dict.fromkeys((*self.scores, *written, "loss")))
 
     @property
     def command(self) -> Literal["predict", "chat"]:
@@ -228,12 +239,6 @@ class Task(OpenPart):
 
     def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:
         """Scores on the test split of guesses that need no training, by name."""
-        return {}
-
-    def score_answers(self, expected: Sequence[str], written: Sequence[str]) -> dict[str, float]:
-        """Scores of the texts that were written for test examples; none of tasks that do not write,
-        or of a few texts.
-        """
         return {}
 
     def prompt_code(self) -> str:

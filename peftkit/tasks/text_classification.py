@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -13,6 +13,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from peftkit.data.rows import check_columns
 from peftkit.data.source import Data, as_number
 from peftkit.errors import DataError, RecipeError, did_you_mean, quoted
+from peftkit.metrics.metric import Metric, mean
 from peftkit.tasks.answers import Answer, Decision, Prediction
 from peftkit.tasks.labels import (
     folded,
@@ -25,6 +26,7 @@ from peftkit.tasks.labels import (
 from peftkit.tasks.score import Score
 from peftkit.tasks.task import Piece, Task
 from peftkit.tasks.text_keys import text_key
+from peftkit.tasks.text_remarks import address_remarks
 
 if TYPE_CHECKING:
     from peftkit.bases.opened import OpenedBase
@@ -34,12 +36,6 @@ if TYPE_CHECKING:
     from peftkit.data.splits import Splits
     from peftkit.tasks.task import Outputs
 
-MANY_ADDRESSES = 0.1
-"""Share of the texts from which on a note names them."""
-ENOUGH = 5
-"""Fewer texts are not worth a note."""
-ADDRESS = re.compile(r"(https?://|www\.)\S")
-
 
 class TextClassification(Task):
     """One label for each text, or pair of texts."""
@@ -47,7 +43,6 @@ class TextClassification(Task):
     task_type: ClassVar[str] = "SEQ_CLS"
     one_output: ClassVar[bool] = True
     scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "weighted_f1")
-    comparable: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
 
     data: Data
     """The labelled texts."""
@@ -157,13 +152,7 @@ class TextClassification(Task):
     def remarks(self, splits: Splits) -> Iterator[str]:
         counts = {name: Counter(map(self.stratum, rows)) for name, rows in splits.named().items()}
         yield from label_remarks(counts, self.class_weights != "none", self.data.number)
-        texts = [str(row.values["text"]) for row in splits.train]
-        addresses = sum(all(map(ADDRESS.match, text.split())) for text in texts)
-        if addresses > max(ENOUGH, MANY_ADDRESSES * len(texts)):
-            yield (
-                f"{addresses / len(texts):.0%} of the training texts are web addresses only; a "
-                "model reads no page behind them"
-            )
+        yield from address_remarks([str(row.values["text"]) for row in splits.train])
 
     def check_splits(self, splits: Splits) -> None:
         labels = {name: set(map(self.stratum, rows)) for name, rows in splits.named().items()}
@@ -218,6 +207,11 @@ class TextClassification(Task):
         tokens = tokenizer.convert_ids_to_tokens(examples.input_ids[example].tolist())
         label = head.labels[int(examples.targets[example])]
         return Piece(" ".join(tokens) + "\nlabel: "), Piece(label, supervised=True)
+
+    def metric(self, name: str) -> Metric:
+        from peftkit.metrics.classification import STATISTICS
+
+        return replace(super().metric(name), statistic=STATISTICS.get(name, mean))
 
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
         from peftkit.tasks.class_scores import class_score
@@ -280,14 +274,13 @@ class TextClassification(Task):
         pairs = [row.values["text_pair"] for row in rows] if self.data.text_pair else None
         encoded = encode_texts(texts, pairs, tokenizer, self.max_length)
         check_last_tokens(rows, encoded.inputs["input_ids"], tokenizer)
+        own = None if weights is None else [weights[self.stratum(row)] for row in rows]
         targets = [labels.index(self.stratum(row)) if labels else IGNORE_INDEX for row in rows]
         return Examples(
             rows=tuple(rows),
             inputs=encoded.inputs,
             targets=np.array(targets, np.int64),
-            weights=None
-            if weights is None
-            else np.array([weights[self.stratum(row)] for row in rows], np.float32),
+            weights=None if own is None else np.array(own, np.float32),
             truncated=encoded.truncated,
             unknown_tokens=encoded.unknown_tokens,
         )

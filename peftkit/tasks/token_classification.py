@@ -65,7 +65,6 @@ class TokenClassification(Task):
 
     task_type: ClassVar[str] = "TOKEN_CLS"
     scores: ClassVar[tuple[str, ...]] = ("entity_f1", "accuracy")
-    comparable: ClassVar[tuple[str, ...]] = ("entity_f1", "accuracy", "loss")
 
     data: TaggedWords
     """The labelled words."""

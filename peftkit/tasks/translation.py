@@ -16,17 +16,19 @@ from pydantic import Field
 from peftkit.data.rows import check_columns
 from peftkit.data.source import Source
 from peftkit.errors import RecipeError
+from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Decision
 from peftkit.tasks.generation import Generation
 from peftkit.tasks.score import Score
 from peftkit.tasks.task import Piece, Task
 from peftkit.tasks.text_keys import text_key
+from peftkit.tasks.writing import Writing
 
 if TYPE_CHECKING:
     import torch
 
     from peftkit.bases.opened import OpenedBase
-    from peftkit.data.encoded import Encoded, Examples
+    from peftkit.data.encoded import Encoded, Examples, Prompt
     from peftkit.data.head import Head
     from peftkit.data.rows import Row, Table
     from peftkit.data.splits import Splits
@@ -47,7 +49,6 @@ class Translation(Task):
 
     task_type: ClassVar[str] = "SEQ_2_SEQ_LM"
     scores: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
-    comparable: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
 
     data: Pairs
     """The texts and their translations."""
@@ -57,7 +58,10 @@ class Translation(Task):
     """Tokens of a text, and of its translation; longer ones are cut at the end and counted. The
     base may allow less."""
     samples: int = Field(default=20, ge=0)
-    """Test texts that are translated before and after training; chrF is told of them."""
+    """Test texts that are translated before and after training; chrF is computed of them."""
+    validation_samples: int = Field(default=50, ge=1)
+    """Validation texts that are translated at each validation, if `training.metric` is `chrf`; the
+    seed of the splits fixes which."""
     generation: Generation = Generation()
     """How translations are written."""
 
@@ -68,6 +72,17 @@ class Translation(Task):
     @property
     def columns(self) -> Mapping[str, str]:
         return {"text": self.data.text, "translation": self.data.translation}
+
+    @property
+    def writing(self) -> Writing:
+        return Writing(("chrf",), self.samples, self.validation_samples)
+
+    def metric(self, name: str) -> Metric:
+        if name == "chrf":
+            from peftkit.metrics.chrf import CHRF_SCORE
+
+            return CHRF_SCORE
+        return super().metric(name)
 
     def read_row(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
         for column in self.columns.values():
@@ -96,7 +111,7 @@ class Translation(Task):
         return ""
 
     def encode(self, splits: Splits, base: OpenedBase) -> Encoded:
-        from peftkit.data.encoded import Encoded, Prompt
+        from peftkit.data.encoded import Encoded
         from peftkit.data.head import Head
         from peftkit.tasks.two_streams import decoder_ends, encode_pairs
 
@@ -113,15 +128,19 @@ class Translation(Task):
             )
             for rows in splits.named().values()
         )
-        prompts = tuple(
-            Prompt(row.number, row.values["text"], row.values["translation"], ids)
-            for row, ids in zip(test.rows[: self.samples], test.input_ids, strict=False)
-        )
         tokens = {"eos_token_id": ends, "decoder_start_token_id": start}
         written = {**self.generation.options(), **tokens}
         head = Head("AutoModelForSeq2SeqLM", self.task_type, trained=False, generation=written)
         pad = base.tokenizer.pad_token_id
-        return Encoded(train, validation, test, head, pad, prompts=prompts)
+        return Encoded(
+            train,
+            validation,
+            test,
+            head,
+            pad,
+            prompts=_prompts(test, self.samples),
+            validation_prompts=_prompts(validation, self.validation_samples),
+        )
 
     def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:
         from peftkit.tasks.prompts import prompt_examples
@@ -148,16 +167,19 @@ class Translation(Task):
 
         return token_score(kept, examples)
 
-    def score_answers(self, expected: Sequence[str], written: Sequence[str]) -> dict[str, float]:
-        from peftkit.metrics.chrf import ChrF
-
-        if not written:
-            return {}
-        return dict(ChrF().compute(predictions=list(written), references=list(expected)))
-
     def prompt_code(self) -> str:
         text = json.dumps(f"{self.prefix}...", ensure_ascii=False)
         return f'prompt = tokenizer({text}, return_tensors="pt")\n'
+
+
+def _prompts(examples: Examples, count: int) -> tuple[Prompt, ...]:
+    """The first texts of a split, which are to be translated."""
+    from peftkit.data.encoded import Prompt
+
+    rows = zip(examples.rows[:count], examples.input_ids, strict=False)
+    return tuple(
+        Prompt(row.number, row.values["text"], row.values["translation"], ids) for row, ids in rows
+    )
 
 
 def _wrong_text(value: Any, column: str) -> str:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 from peftkit.adapters.loading import OpenedAdapter
 from peftkit.bases.vocabulary import check_ids
-from peftkit.data.encoded import Encoded, Examples
+from peftkit.data.encoded import Encoded, Examples, Prompt
 from peftkit.data.reading import read_source
 from peftkit.data.rows import check_columns
 from peftkit.data.splits import Splits, clean_rows, load_splits
 from peftkit.errors import AdapterError, DataError, MethodError, MissingPackageError
 from peftkit.evaluation.retention import DRAWN_FROM, Retention, load_texts
-from peftkit.metrics.metric import Metric
+from peftkit.metrics.metric import Metric, TextMetric
 
 LABELLED_ROWS = 1000
 """Most rows from elsewhere, unless a number was given; a language model reads fewer texts."""
@@ -33,6 +33,14 @@ class Material:
     """For a language model."""
     rows: Examples | None = None
     """Labelled rows from elsewhere, for any other task."""
+    row_prompts: tuple[Prompt, ...] = ()
+    """Of them, where their metric is one of written texts."""
+
+    @property
+    def validation_prompts(self) -> tuple[Prompt, ...]:
+        """Of the validation split, where the metric is one of written texts."""
+        asked = isinstance(self.metric, TextMetric)
+        return self.encoded.validation_prompts if asked else ()
 
     @property
     def retention_metric(self) -> Metric | None:
@@ -87,8 +95,15 @@ def gather(found: OpenedAdapter, retention: Retention | None) -> Material:
     if not head.goes_on:
         if retention is None or "path" not in retention.model_fields_set:
             return Material(encoded, metric, None)
-        return Material(encoded, metric, retention, rows=_labelled(found, splits, retention))
+        elsewhere = _labelled(found, splits, retention)
+        prompts = elsewhere.prompts if isinstance(metric, TextMetric) else ()
+        return Material(encoded, metric, retention, rows=elsewhere.test, row_prompts=prompts)
     retention = retention or Retention()
+    return Material(encoded, metric, retention, _texts(found, retention))
+
+
+def _texts(found: OpenedAdapter, retention: Retention) -> tuple[str, ...]:
+    """General texts, for a language model."""
     try:
         texts = load_texts(retention)
     except MissingPackageError as error:
@@ -98,11 +113,13 @@ def gather(found: OpenedAdapter, retention: Retention | None) -> Material:
         ) from error
     tokenizer = found.base.tokenizer
     check_ids(found.base, (tokenizer(text, verbose=False)["input_ids"] for text in texts))
-    return Material(encoded, metric, retention, tuple(texts))
+    return tuple(texts)
 
 
-def _labelled(found: OpenedAdapter, splits: Splits, retention: Retention) -> Examples:
-    """Rows of another file with the task's columns, without those that were trained on."""
+def _labelled(found: OpenedAdapter, splits: Splits, retention: Retention) -> Encoded:
+    """Rows of another file with the task's columns, without those that were trained on, as the test
+    split.
+    """
     count = retention.max_rows if "max_rows" in retention.model_fields_set else LABELLED_ROWS
     task = found.recipe.task.elsewhere(retention.path, retention.subset, count)
     tables = read_source(task.source)
@@ -121,4 +138,4 @@ def _labelled(found: OpenedAdapter, splits: Splits, retention: Retention) -> Exa
         )
     others = replace(splits, test=unseen)
     task.check_splits(others)
-    return task.encode(others, found.base).test
+    return task.encode(others, found.base)

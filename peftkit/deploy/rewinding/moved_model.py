@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from accelerate import Accelerator
@@ -11,10 +12,11 @@ from torch import nn
 from peftkit.adapters.loading import OTHER_SEED, OpenedAdapter, load_proven
 from peftkit.bases.loaded_model import LoadedModel
 from peftkit.bases.loading import load_weights
-from peftkit.data.encoded import Examples
+from peftkit.data.encoded import Examples, Prompt
 from peftkit.deploy.rewinding.material import Material
 from peftkit.evaluation.retention import text_loss
 from peftkit.evaluation.scoring import evaluate
+from peftkit.evaluation.writing import with_written
 from peftkit.methods.rewinding import Rewinding
 from peftkit.tasks.score import Score
 from peftkit.training.forward.engine import Engine
@@ -30,13 +32,21 @@ class MovedModel:
     rewinding: Rewinding
     accelerator: Accelerator
 
-    def score(self, examples: Examples) -> Score:
-        """The task's score at the scale that the model has now."""
+    def score(self, examples: Examples, prompts: Sequence[Prompt] = ()) -> Score:
+        """The task's score at the scale that the model has now.
+
+        Args:
+            prompts: what the model is to write to, for the metrics of texts.
+        """
         recipe, encoded = self.adapter.recipe, self.material.encoded
         tokens, pad = recipe.training.micro_batch_tokens, encoded.pad_token_id
         loss = recipe.task.loss()
         engine = Engine.of(self.model, encoded.head, loss, pad, tokens, self.accelerator)
-        return evaluate(engine, examples, recipe.task, decision=self.adapter.record.decision)
+        score = evaluate(engine, examples, recipe.task, decision=self.adapter.record.decision)
+        if not prompts:
+            return score
+        written = engine.write([p.input_ids for p in prompts], self.adapter.base.tokenizer)
+        return with_written(score, recipe.task, prompts, written)
 
     def retention(self) -> float | None:
         """The score on what should be retained; None where nothing was given to measure it on."""
@@ -44,7 +54,7 @@ class MovedModel:
         if material.retention is None:
             return None
         if material.rows is not None:
-            return self.score(material.rows).metrics[material.metric.name]
+            return self.score(material.rows, material.row_prompts).metrics[material.metric.name]
         tokenizer, length = self.adapter.base.tokenizer, material.retention.max_length
         return text_loss(self.model, tokenizer, material.texts, length, self.accelerator)
 

@@ -157,7 +157,8 @@ def _curve(
     curve: list[Measured] = []
     for scale in reversed(scales):  # what all others are compared with comes first
         moved.rewinding.to(scale)
-        validation = moved.score(material.encoded.validation).metrics[material.metric.name]
+        score = moved.score(material.encoded.validation, material.validation_prompts)
+        validation = score.metrics[material.metric.name]
         curve.append(Measured(scale, validation, moved.retention()))
         tell(_told(curve[-1], material))
     return curve[::-1]
@@ -168,7 +169,7 @@ def _measure(
 ) -> tuple[RewindReport, Record | None]:
     """The report; and the record of what was written, None where the adapter stays as it is."""
     found, material, accelerator = moved.adapter, moved.material, moved.accelerator
-    curve = _curve(moved, choice.scales, tell)
+    encoded, curve = material.encoded, _curve(moved, choice.scales, tell)
     chosen, why = choice.of(curve, material.metric, material.retention_metric)
     of_base = None
     if material.texts:
@@ -176,9 +177,9 @@ def _measure(
         of_base = moved.retention()
     tell("scoring the test split")
     moved.rewinding.to(1.0)
-    trained = moved.score(material.encoded.test)
+    trained = moved.score(encoded.test, encoded.prompts)
     moved.rewinding.to(chosen)
-    rewound = trained if chosen == 1 else moved.score(material.encoded.test)
+    rewound = trained if chosen == 1 else moved.score(encoded.test, encoded.prompts)
     record = None
     if chosen != 1:
         with accelerator.autocast():

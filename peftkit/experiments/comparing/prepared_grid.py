@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from peftkit.errors import MethodError, RecipeError, quoted
+from peftkit.evaluation.scoring import rehearsed_score
 from peftkit.experiments.comparing.grid import Budget, Contender, Grid, make_grid, steps_of_search
 from peftkit.experiments.comparing.jobs import num_steps
+from peftkit.metrics.metric import Metric, TextMetric
 from peftkit.recipe import Recipe
 from peftkit.stages.preparing import Prepared, prepare
 from peftkit.wording import plural
@@ -40,6 +42,7 @@ def prepare_all(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, list[P
         prepared.append(_prepare_beside(contender, first))
         _check_search(contender, num_steps(first))
     _check_budget(grid)
+    _check_metric(first, grid.metric)
     return grid, prepared
 
 
@@ -67,18 +70,26 @@ def _check_search(contender: Contender, steps: int) -> None:
         )
 
 
+def _check_metric(first: Prepared, metric: Metric) -> None:
+    """Raises RecipeError if two models cannot be told apart by the metric, row by row."""
+    if isinstance(metric, TextMetric):
+        return
+    task, encoded = first.recipe.task, first.encoded
+    parts = rehearsed_score(task, encoded.test, encoded.head).parts
+    if metric.name not in parts:
+        raise RecipeError(
+            f"`training.metric` is `{metric.name}`, and `{task.kind()}.metrics` gives no parts of "
+            "it, by which two methods are compared row by row",
+            f"compare by {quoted(parts)}" if parts else "return `Score(parts=...)` from `metrics`",
+        )
+
+
 def _check_budget(grid: Grid) -> None:
-    """Raises RecipeError if methods cannot be compared by the metric, the margin or the text."""
+    """Raises RecipeError if methods cannot be compared by the margin or the text."""
     task, budget, metric = grid.contenders[0].recipe.task, grid.budget, grid.metric
     if (budget.margin or 0) >= 1 and metric.higher_is_better:
         raise RecipeError(
             f"a margin of {budget.margin:g} is more than all of {metric.name}", "1 point is 0.01"
-        )
-    if metric.name not in task.comparable:
-        raise RecipeError(
-            f"`training.metric` is `{metric.name}`, to which rows do not add up, so that two "
-            "methods cannot be told apart by it",
-            f"compare by {quoted(task.comparable) or 'a metric in `Score.parts`'}",
         )
     if budget.retention is not None and not task.goes_on:
         raise RecipeError(

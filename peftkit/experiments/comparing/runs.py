@@ -85,7 +85,7 @@ def seed_run(
             "evaluation": run.peaks_mb["evaluate"],
         },
         kept_loss=kept.kept_loss,
-        extra=test.answers.get("after", {}),
+        extra={name: test.after[name] for name in test.of_samples},
         trainable_parameters=run.trainable_parameters,
         total_parameters=run.total_parameters,
         adapter_bytes=run.adapter_bytes,

@@ -3,7 +3,7 @@
     gradients += d(sum of losses of the micro-batches / count) / d(trained parameters)
 
 The loop, the trial of the largest micro-batch, the plan and the self-check call `gradients`;
-scoring, features and the certificate of a merge call `outputs`.
+scoring, features and the certificate of a merge call `outputs`; `write` generates text.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from peftkit.bases.devices import devices_of
 from peftkit.data.encoded import Examples
 from peftkit.data.head import Head
 from peftkit.methods.method import Layout
@@ -25,6 +27,7 @@ from peftkit.training.forward.batching import inference_batches, micro_batches, 
 from peftkit.training.forward.collating import Batch, collate, to_device
 from peftkit.training.forward.forward_pass import ForwardPass, HookedBatch, Perturbation, base_of
 from peftkit.training.forward.frozen_trunk import FrozenTrunk
+from peftkit.training.forward.generating import Tokens, write
 from peftkit.training.forward.steps import Step
 
 Penalty = Callable[[nn.Module], Tensor | None]
@@ -172,6 +175,36 @@ class Engine:
         """Consecutive outputs, (n, classes or vocabulary), and which of the batch's they are."""
         with self.forward.hooked(batch, self.trunk) as run:
             yield from run.outputs()
+
+    def write(
+        self,
+        prompts: Sequence[Tokens],
+        tokenizer: Any,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[str]:
+        """The text that the model writes after each prompt. Every process writes its share, and
+        gets all texts.
+
+        Args:
+            progress: called with the number of prompts that all processes have answered since the
+                last call.
+        """
+        accelerator = self.accelerator
+        others = accelerator.num_processes
+        own = range(accelerator.process_index, len(prompts), others)
+        # drawn tokens change no training
+        with accelerator.autocast(), torch.random.fork_rng(devices_of(accelerator.device)):
+            texts = write(
+                self.model,
+                [prompts[place] for place in own],
+                self.head,
+                tokenizer,
+                progress and (lambda count: progress(count * others)),
+            )
+        written = list(zip(own, texts, strict=True))
+        if others > 1:
+            written = gather_object(written)
+        return [text for _, text in sorted(written)]
 
 
 class _Loss(nn.Module):

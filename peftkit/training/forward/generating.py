@@ -10,29 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import Accelerator
 from torch import nn
 
-from peftkit.data.encoded import Encoded
 from peftkit.data.head import Head
 from peftkit.methods.virtual_tokens import window
 
 Tokens = npt.NDArray[np.int64]
-
-
-def answer_prompts(
-    model: nn.Module,
-    encoded: Encoded,
-    tokenizer: Any,
-    accelerator: Accelerator,
-    progress: Callable[[int], None] | None = None,
-) -> list[str]:
-    """What the model writes for the prompts of the encoding; on the main process, else nothing."""
-    if not encoded.prompts or not accelerator.is_main_process:
-        return [""] * len(encoded.prompts)
-    prompts = [prompt.input_ids for prompt in encoded.prompts]
-    with accelerator.autocast(), torch.random.fork_rng():  # drawn tokens change no training
-        return write(model, prompts, encoded.head, tokenizer, progress=progress)
 
 
 def write(

@@ -1,0 +1,81 @@
+"""Scores a model on the splits of a prepared recipe, what it writes among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from peftkit.data.encoded import Prompt
+from peftkit.evaluation.scoring import evaluate
+from peftkit.evaluation.writing import with_written, writes_for
+from peftkit.stages.outcome import Clock
+from peftkit.stages.preparing import Prepared
+from peftkit.tasks.answers import Decision
+from peftkit.tasks.score import Score
+from peftkit.training.forward.engine import Engine
+from peftkit.training.progress import Pace, says
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Scores a model on the test split."""
+
+    prepared: Prepared
+    clock: Clock
+    console: Console
+
+    def score(self, engine: Engine, decision: Decision | None = None) -> Score:
+        """The task's score on the test split, but for the metrics of written texts."""
+        test = self.prepared.encoded.test
+        pace = Pace(says(self.console), "test", len(test))
+        return evaluate(engine, test, self.prepared.recipe.task, pace.advance, decision)
+
+    def judged(self, engine: Engine, decision: Decision) -> Judged:
+        """The whole score on the test split, and what the model writes."""
+        with self.clock.stage("evaluate"):
+            score = self.score(engine, decision)
+        return self.with_answers(score, engine)
+
+    def with_answers(self, score: Score, engine: Engine) -> Judged:
+        """The score with the metrics of what the model writes for the test prompts."""
+        prompts = self.prepared.encoded.prompts
+        with self.clock.stage("generate"):
+            answers = write_answers(engine, self.prepared, prompts, "written answers", self.console)
+        return Judged(with_written(score, self.prepared.recipe.task, prompts, answers), answers)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model's score on the test split, and what it writes for the test prompts."""
+
+    score: Score
+    answers: list[str]
+
+
+def validation_score(engine: Engine, prepared: Prepared, console: Console) -> Score:
+    """The task's score on the validation split; with those of written texts only if the recipe's
+    metric is one of them.
+    """
+    recipe, encoded = prepared.recipe, prepared.encoded
+    pace = Pace(says(console), "validation", len(encoded.validation))
+    score = evaluate(engine, encoded.validation, recipe.task, pace.advance)
+    if not writes_for(recipe.task, recipe.metric):
+        return score
+    prompts = encoded.validation_prompts
+    answers = write_answers(engine, prepared, prompts, "validation answers", console)
+    return with_written(score, recipe.task, prompts, answers)
+
+
+def write_answers(
+    engine: Engine, prepared: Prepared, prompts: Sequence[Prompt], what: str, console: Console
+) -> list[str]:
+    """What the model writes for prompts.
+
+    Args:
+        what: is written, as progress says it.
+    """
+    pace = Pace(says(console), what, len(prompts))
+    ids = [prompt.input_ids for prompt in prompts]
+    return engine.write(ids, prepared.base.tokenizer, pace.advance) if ids else []

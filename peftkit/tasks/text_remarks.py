@@ -1,0 +1,22 @@
+"""Remarks on the texts of a data set, whatever is learned of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+MANY_ADDRESSES = 0.1
+"""Share of the texts from which on a note names them."""
+ENOUGH = 5
+"""Fewer texts are not worth a note."""
+ADDRESS = re.compile(r"(https?://|www\.)\S")
+
+
+def address_remarks(texts: Sequence[str]) -> Iterator[str]:
+    """A note if many texts are nothing but web addresses."""
+    addresses = sum(all(map(ADDRESS.match, text.split())) for text in texts)
+    if addresses > max(ENOUGH, MANY_ADDRESSES * len(texts)):
+        yield (
+            f"{addresses / len(texts):.0%} of the training texts are web addresses only; a model "
+            "reads no page behind them"
+        )

@@ -1,0 +1,149 @@
+"""Metrics of written texts, and of labels, as sums over rows; and runs that are judged by them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import sacrebleu
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from sklearn.metrics import f1_score
+
+import peftkit as pk
+from peftkit.adapters.loading import open_adapter
+from peftkit.deploy.rewinding.rewind import rewind
+from peftkit.errors import DataError
+from peftkit.metrics.chrf import CHRF_SCORE
+from peftkit.metrics.classification import label_counts, macro_f1, weighted_f1
+from peftkit.reports.run_record import read_run
+from peftkit.run import run
+from peftkit.stages.preparing import prepare
+from peftkit.tasks.score import Parts
+from tests.conftest import call_forked, run_in_two_processes, write_jsonl
+from tests.tiny_translator import pairs, save_translator
+
+TEXTS = st.lists(st.tuples(st.text("ab é中 .", max_size=12), st.text("ab é中 .", max_size=12)),
+                 min_size=1, max_size=6)  # fmt: skip
+
+
+@settings(max_examples=30, deadline=None)
+@given(TEXTS)
+def test_chrf_is_sacrebleus(texts):
+    expected, written = map(list, zip(*texts, strict=True))
+    table = CHRF_SCORE.parts(expected, written)
+    assert table.shape == (len(texts), 18)
+    whole = sacrebleu.corpus_chrf(written, [expected]).score / 100
+    assert CHRF_SCORE.statistic(table.sum(axis=0)) == pytest.approx(whole, abs=1e-12)
+    assert CHRF_SCORE.statistic(table).shape == (len(texts),)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
+def test_f1_adds_up_over_rows(answers):
+    expected, predicted = (np.array(column) for column in zip(*answers, strict=True))
+    counts, group_of = label_counts(expected, predicted, 5)
+    parts = Parts.of(counts, group_of)
+    assert len(parts.columns[0]) == len(set(answers))
+    assert parts.table.shape == (len(answers), 15)
+    sums = parts.table.sum(axis=0)
+    for statistic, average in ((macro_f1, "macro"), (weighted_f1, "weighted")):
+        whole = f1_score(expected, predicted, average=average, zero_division=0)
+        assert statistic(sums) == pytest.approx(whole)
+        several = statistic(np.stack([sums, parts.table[0]]))
+        assert several == pytest.approx(np.array([whole, float(statistic(parts.table[0]))]))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> pk.Recipe:
+    folder = tmp_path_factory.mktemp("written")
+    rows = write_jsonl(folder / "pairs.jsonl", pairs(120))
+    return pk.Recipe(
+        base=pk.Base(name_or_path=str(save_translator(folder / "t5"))),
+        task=pk.Translation(
+            data=pk.Pairs(path=str(rows)), samples=5, validation_samples=6,
+            generation={"max_new_tokens": 8},
+        ),
+        method=pk.LoRA(r=4, lora_alpha=8, target_modules="all-linear"),
+        training=pk.Training(learning_rate=2e-2, num_epochs=3, batch_size=16, metric="chrf"),
+        name="written",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory):
+    return run(recipe, str(tmp_path_factory.mktemp("runs") / "run"))
+
+
+def test_validation_writes_and_the_best_text_wins(recipe, finished):
+    training, test = finished.record.training, finished.record.test
+    values = {v.step: v.metrics["chrf"] for v in training.validations}
+    assert training.metric == "chrf"
+    assert values[training.best_step] == training.best_value == max(values.values())
+    adapter = pk.load(str(finished.folder))
+    prompts = prepare(recipe).encoded.validation_prompts
+    assert len(prompts) == 6
+    written = [reply.reply for reply in adapter.predict([prompt.text for prompt in prompts])]
+    whole = sacrebleu.corpus_chrf(written, [[prompt.expected for prompt in prompts]]).score / 100
+    assert training.best_value == pytest.approx(whole, abs=1e-9)
+    parts = json.loads((finished.folder / "by_example.json").read_text())["chrf"]
+    assert CHRF_SCORE.statistic(np.array(parts["columns"]).sum(axis=1)) == pytest.approx(
+        test.after["chrf"]
+    )
+
+
+def test_the_seed_of_the_splits_fixes_what_is_written(recipe):
+    rows = [[p.row for p in prepare(r).encoded.validation_prompts] for r in (
+        recipe, recipe.with_(seed=7), recipe.with_(split_seed=7),
+    )]  # fmt: skip
+    assert rows[0] == rows[1] != rows[2]
+
+
+def test_it_is_rewound_by_what_it_writes(finished, tmp_path):
+    report = rewind(str(finished.folder), [0.0, 1.0], output=str(tmp_path / "rewound")).report
+    assert report.metric.name == "chrf"
+    assert report.scales[1].validation == pytest.approx(finished.record.training.best_value)
+    assert report.scales[0].validation < report.scales[1].validation
+    assert report.test.trained.metrics["chrf"] == pytest.approx(finished.record.test.after["chrf"])
+
+
+def test_too_few_answers_are_named_before_weights(recipe, make_chat, tmp_path):
+    with pytest.raises(ValidationError, match=r"`task.samples` is 0; set it to 1 or more"):
+        recipe.with_(task=recipe.task.with_(samples=0))
+    with pytest.raises(ValidationError, match=r"is `rouge_l`, and `task.samples` is 3; set it to"):
+        make_chat(task={"samples": 3}, metric="rouge_l")
+    chat = make_chat(task={"samples": 20}, metric="rouge_l")
+    with pytest.raises(DataError, match=r"needs 20 written answers; the validation split has"):
+        prepare(chat.with_(task=chat.task.with_(data=chat.task.data.with_(max_rows=40))))
+    few = recipe.task.data.with_(max_rows=24)
+    (note,) = [n for n in prepare(recipe.with_(task=recipe.task.with_(data=few))).ledger.notes
+               if n.startswith("chrf")]  # fmt: skip
+    assert note == (
+        "chrf is computed of 3 validation rows of 6 and 4 test rows of 5: no more can be answered"
+    )
+
+
+def test_plain_text_has_no_metric_of_answers(make_chat):
+    assert make_chat().task.known_scores == ("loss", "token_accuracy", "rouge_l")
+    plain = pk.Chat(data=pk.Conversations(path="rows.jsonl", text="text"))
+    assert plain.known_scores == ("loss", "token_accuracy")
+
+
+def test_the_adapter_knows_its_scores(finished):
+    record = open_adapter(str(finished.folder)).record
+    assert record.metrics["after"]["chrf"] == finished.record.test.after["chrf"]
+
+
+def test_two_processes_write_what_one_writes(recipe, tmp_path):
+    training = recipe.training.with_(max_steps=3, evaluate_every=3, learning_rate=1e-3)
+    recipe = recipe.with_(training=training)
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    done = call_forked(run_in_two_processes, tmp_path)
+    assert done.returncode == 0, done.stderr
+    two, one = read_run(tmp_path / "two"), run(recipe, str(tmp_path / "one")).record
+    assert two.test.samples == one.test.samples
+    curves = [[v.metrics["chrf"] for v in r.training.validations] for r in (one, two)]
+    assert curves[0] == pytest.approx(curves[1], abs=1e-9)
+    assert len(curves[0]) == 1
