@@ -40,8 +40,8 @@ from peftkit.experiments.comparing.prepared_grid import prepare_grid
 from peftkit.experiments.comparing.rates import best_rate
 from peftkit.experiments.comparing.verdicts import Estimate, difference, estimate, judge
 from peftkit.experiments.jobs.folder import ComparisonFolder, alone_in
-from peftkit.experiments.jobs.own_process import DiedError, apart
-from peftkit.experiments.jobs.queue import Course, Job
+from peftkit.experiments.jobs.own_process import DiedError, run_isolated
+from peftkit.experiments.jobs.queue import Job, JobQueue
 from peftkit.metrics.bootstrap import paired_interval, sums_interval
 from peftkit.metrics.entities import entity_f1
 from peftkit.metrics.metric import Metric
@@ -288,18 +288,18 @@ def unlucky(reason: str) -> None:
 
 class TestApart:
     def test_another_process_answers(self):
-        number, process = apart(doubled, 21)
+        number, process = run_isolated(doubled, 21)
         assert number == 42
         assert process != os.getpid()
 
     def test_its_errors_come_through(self):
         with pytest.raises(TrainingError, match="loss is NaN") as raised:
-            apart(unlucky, "error")
+            run_isolated(unlucky, "error")
         assert raised.value.hint == "lower it"
         with pytest.raises(DiedError, match="KeyError: 'no such thing'"):
-            apart(unlucky, "bug")
+            run_isolated(unlucky, "bug")
         with pytest.raises(DiedError, match="as the system does when memory runs out"):
-            apart(unlucky, "kill")
+            run_isolated(unlucky, "kill")
 
 
 class TestCourse:
@@ -308,12 +308,12 @@ class TestCourse:
     def test_a_failure_is_kept_and_a_death_is_not(self, tmp_path):
         folder = ComparisonFolder(tmp_path)
         jobs = [Job(f"one/{why}", 1.0, unlucky, (why,), Wrote) for why in ("error", "kill")]
-        course = Course(folder, Console(quiet=True), jobs)
-        assert course.do(jobs[0]).failed == "loss is NaN"
-        assert not course.incomplete
-        assert "killed" in course.do(jobs[1]).failed
-        assert course.incomplete
-        assert list(course.failures) == ["one/error", "one/kill"]
+        queue = JobQueue(folder, Console(quiet=True), jobs)
+        assert queue.do(jobs[0]).failed == "loss is NaN"
+        assert not queue.incomplete
+        assert "killed" in queue.do(jobs[1]).failed
+        assert queue.incomplete
+        assert list(queue.failures) == ["one/error", "one/kill"]
         assert folder.done("one/error", Wrote).failed == "loss is NaN"
         assert folder.done("one/kill", Wrote) is None
 
@@ -323,7 +323,7 @@ class TestCourse:
         left.mkdir(parents=True)
         (left / "half").write_text("of it")
         job = Job("one/run", 1.0, wrote, (), Wrote, folder=True)
-        assert Course(folder, Console(quiet=True), [job]).do(job).value == Wrote(("whole",))
+        assert JobQueue(folder, Console(quiet=True), [job]).do(job).value == Wrote(("whole",))
         assert folder.done("one/run", Wrote).value == Wrote(("whole",))
 
 

@@ -16,7 +16,6 @@ from rich.console import Console
 from peftkit import IA3, Budget, Data, HeadOnly, LoRA, TextClassification
 from peftkit.cli.main import command_line
 from peftkit.errors import DataError, OutputError
-from peftkit.experiments.comparing.answer import answer
 from peftkit.experiments.comparing.compare import _settle, _Settled, compare
 from peftkit.experiments.comparing.comparison import Rate, SeedRun, ValidationPoint
 from peftkit.experiments.comparing.console import print_comparison
@@ -26,6 +25,7 @@ from peftkit.experiments.comparing.jobs import seed_job
 from peftkit.experiments.comparing.prepared_grid import prepare_grid
 from peftkit.experiments.comparing.rates import best_rate, collapsed
 from peftkit.experiments.comparing.report import write_report
+from peftkit.experiments.comparing.summary import summary
 from peftkit.experiments.comparing.trained_out import is_trained_out
 from peftkit.experiments.jobs.done import Done
 from peftkit.experiments.jobs.folder import (
@@ -35,7 +35,7 @@ from peftkit.experiments.jobs.folder import (
     check_folder,
     open_folder,
 )
-from peftkit.experiments.jobs.queue import Course
+from peftkit.experiments.jobs.queue import JobQueue
 from peftkit.metrics.metric import Metric
 from peftkit.parts.scripts import import_file
 from tests.conftest import sentences, write_csv
@@ -120,7 +120,7 @@ class TestBaseline:
 
 
 def test_full_fine_tuning_alone_learned_nothing(compared):
-    told = answer(replace(compared.record, learned=("lora",)))
+    told = summary(replace(compared.record, learned=("lora",)))
     assert told[0].startswith("Full fine-tuning learned nothing in this budget")
     assert told[0].endswith("`lora` learned.")
 
@@ -213,9 +213,9 @@ class TestTrainedOut:
             rows = tuple(replace(row, trained_out=value) for row, value in pairs)
             return replace(compared.record, rows=rows)
 
-        assert not any("not trained out" in told for told in answer(changed(True, True, True)))
+        assert not any("not trained out" in told for told in summary(changed(True, True, True)))
         record = changed(False, False, None)
-        told = next(sentence for sentence in answer(record) if "not trained out" in sentence)
+        told = next(sentence for sentence in summary(record) if "not trained out" in sentence)
         assert told.startswith("`full` and `lora` are not trained out: ")
         assert "the last of 8 steps" in told
         print_comparison(Console(width=200), record, compared.folder)
@@ -269,12 +269,12 @@ class TestSettled:
         tried = tuple(
             Rate(rate, value, 0.0) for rate, value in zip(self.RATES, trials, strict=True)
         )
-        course = Course(part, Console(quiet=True), [])
+        queue = JobQueue(part, Console(quiet=True), [])
         best = best_rate(tried, grid.metric)
         of = grid.contenders[1]
-        first = course.do(seed_job(of, best, 0, grid, prepared))
-        settled, run = _settle(of, _Settled(best, tried), first, course, grid, prepared)
-        assert course.number == 1 + len(course.jobs)
+        first = queue.do(seed_job(of, best, 0, grid, prepared))
+        settled, run = _settle(of, _Settled(best, tried), first, queue, grid, prepared)
+        assert queue.number == 1 + len(queue.jobs)
         too_high = [rate.learning_rate for rate in settled.tried if rate.too_high]
         return settled.rate, run, too_high
 

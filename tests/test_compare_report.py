@@ -14,9 +14,9 @@ from xml.etree import ElementTree
 import pytest
 
 from peftkit.experiments.comparing import plots
-from peftkit.experiments.comparing.answer import answer
 from peftkit.experiments.comparing.comparison import Comparison
 from peftkit.experiments.comparing.report import columns, markdown_table, page, write_report
+from peftkit.experiments.comparing.summary import summary
 from peftkit.metrics.metric import Metric
 
 ACCURACY = Metric("accuracy")
@@ -222,7 +222,7 @@ def test_the_pictures_are_whole(text, comparison):
 
 
 def test_the_answer_is_counted_from_the_verdicts(comparison):
-    first, second, third = answer(comparison)
+    first, second, third = summary(comparison)
     assert first == (
         "3 of 10 methods are equivalent to full fine-tuning within 1 point, 2 are worse, "
         "4 are undecided, 1 could not be trained."
@@ -235,7 +235,7 @@ def test_the_answer_is_counted_from_the_verdicts(comparison):
 
 
 def test_nothing_learned_is_told_instead_of_verdicts(comparison):
-    told = answer(replace(comparison, learned=()))
+    told = summary(replace(comparison, learned=()))
     assert told[0].startswith("Nothing is better than what needs no training")
     assert not any("cheapest" in sentence for sentence in told)
 
@@ -243,7 +243,7 @@ def test_nothing_learned_is_told_instead_of_verdicts(comparison):
 def test_a_better_method_counts_among_the_cheapest():
     rows = [made_row(name) for name in ("sentiment_full", "sentiment_dora", "sentiment_ia3")]
     rows[2]["verdict"] = "better"
-    told = answer(made(rows))
+    told = summary(made(rows))
     assert told[0].startswith(
         "1 of 2 methods is better than full fine-tuning, 1 is equivalent within"
     )
@@ -254,15 +254,15 @@ def test_a_row_has_lost_to_the_probe_by_more_than_luck():
     rows = [made_row(name) for name in METHODS]
     quantized = next(row for row in rows if row["precision"] == "nf4")
     quantized["difference_to_probe"]["verdict"] = "undecided"
-    assert "sentiment_qlora" not in answer(made(rows))[2]
+    assert "sentiment_qlora" not in summary(made(rows))[2]
     quantized["difference_to_probe"]["verdict"] = "worse"
-    assert "`sentiment_qlora` and `sentiment_prompt` are worse" in answer(made(rows))[2]
+    assert "`sentiment_qlora` and `sentiment_prompt` are worse" in summary(made(rows))[2]
 
 
 def test_of_losses_less_is_better(text):
     kept = ("sentiment_full", "sentiment_lora", "sentiment_prompt", "sentiment_probe")
     losses = as_loss(content([made_row(name) for name in kept]))
-    told = answer(losses)
+    told = summary(losses)
     assert (
         told[0]
         == "1 of 2 methods is equivalent to full fine-tuning within 0.02 of loss, 1 is worse."

@@ -56,7 +56,7 @@ def merge_to(
     scale: float = 1.0,
     base: str = "",
     trust_remote_code: bool = False,
-    tell: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[str], None] = lambda _: None,
     settings: Mapping[str, object] | None = None,
 ) -> MergeReport:
     """Writes the merged model as a folder that transformers loads, with its certificate.
@@ -71,7 +71,7 @@ def merge_to(
         scale: as in `MergeTarget`.
         base: where the base is, if not where the recipe says.
         trust_remote_code: as for `open_adapter`.
-        tell: called with what is being done.
+        on_progress: called with what is being done.
         settings: as for `open_adapter`.
 
     Raises:
@@ -87,7 +87,7 @@ def merge_to(
     check_target(found, target)
     inputs = _inputs(found)
     with atomic_path(final) as folder:
-        first, second = _write(found, folder, target, inputs, tell)
+        first, second = _write(found, folder, target, inputs, on_progress)
         report = _report(found, folder, target, inputs, (first, second), time.monotonic() - begun)
         _judge(report)
         write_json(folder / REPORT, report.to_json())
@@ -100,17 +100,17 @@ def _write(
     folder: Path,
     target: MergeTarget,
     inputs: MergeInputs,
-    tell: Callable[[str], None],
+    on_progress: Callable[[str], None],
 ) -> tuple[MergeOutputs, MergeOutputs]:
     """Writes the merged model; returns the adapter's outputs and those of what was written. Holds
     one model at a time.
     """
     accelerator = open_accelerator(found.base.spec)
-    tell("asking the adapter on its base")
+    on_progress("asking the adapter on its base")
     trained: nn.Module | None = _trained(found, target.scale, accelerator)
     assert trained is not None
-    first = compute_outputs(trained, inputs, accelerator, tell)
-    tell(f"merging into the {target.into} weights")
+    first = compute_outputs(trained, inputs, accelerator, on_progress)
+    on_progress(f"merging into the {target.into} weights")
     if found.base.spec.quantization == "none":
         _save(folded(trained, found.recipe), found, folder)
         del trained  # it is the merged one now
@@ -121,8 +121,10 @@ def _write(
     release_memory()
     if target.into == "requantized":
         _requantize(folder, found, accelerator.device)
-    tell("asking the merged model, opened again")
-    second = compute_outputs(_reopened(folder, found, accelerator), inputs, accelerator, tell)
+    on_progress("asking the merged model, opened again")
+    second = compute_outputs(
+        _reopened(folder, found, accelerator), inputs, accelerator, on_progress
+    )
     return first, second
 
 

@@ -55,7 +55,7 @@ def rewind(
     output: str = "",
     base: str = "",
     trust_remote_code: bool = False,
-    tell: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[str], None] = lambda _: None,
     allowed: float = 0.0,
     settings: Mapping[str, object] | None = None,
 ) -> Rewound:
@@ -70,7 +70,7 @@ def rewind(
         output: a folder that does not exist yet; `<path>-rewound` if not given.
         base: where the base is, if not where the recipe says.
         trust_remote_code: as for `open_adapter`.
-        tell: called with what is being done.
+        on_progress: called with what is being done.
         allowed: by how much the validation score may be worse than as it was trained.
         settings: as for `open_adapter`.
 
@@ -89,7 +89,7 @@ def rewind(
     material = _material(adapter, retention, allowed)
     with atomic_path(final) as folder:
         folder.mkdir()
-        report = _write(adapter, material, choice, folder, tell)
+        report = _write(adapter, material, choice, folder, on_progress)
         report = replace(report, seconds=time.monotonic() - begun)
         write_json(folder / REPORT, report.to_json())
         (folder / CURVE).write_text(plots.rewind_curve(report), encoding="utf-8")
@@ -131,26 +131,26 @@ def _write(
     material: Material,
     choice: ScaleChoice,
     folder: Path,
-    tell: Callable[[str], None],
+    on_progress: Callable[[str], None],
 ) -> RewindReport:
     """Scores the adapter, and writes and checks it at the chosen scale; returns the report. Holds
     one model at a time.
     """
     accelerator = open_accelerator(adapter.base.spec)
-    tell("loading the adapter on its base")
+    on_progress("loading the adapter on its base")
     moved = load_moved(adapter, material, accelerator)
-    report, record = _measure(moved, choice, folder, tell)
+    report, record = _measure(moved, choice, folder, on_progress)
     del moved
     release_memory()
     if record is not None:
-        tell("opening what was written")
+        on_progress("opening what was written")
         (folder / "recipe.json").write_text(_recipe_text(adapter), encoding="utf-8")
         check_saved(folder / PARTIAL, adapter.recipe, adapter.base, record, accelerator)
     return report
 
 
 def _curve(
-    moved: MovedModel, scales: Sequence[float], tell: Callable[[str], None]
+    moved: MovedModel, scales: Sequence[float], on_progress: Callable[[str], None]
 ) -> list[Measured]:
     """The scores at every scale, in the order of the scales."""
     material = moved.material
@@ -160,22 +160,22 @@ def _curve(
         score = moved.score(material.encoded.validation, material.validation_prompts)
         validation = score.metrics[material.metric.name]
         curve.append(Measured(scale, validation, moved.retention()))
-        tell(_told(curve[-1], material))
+        on_progress(_told(curve[-1], material))
     return curve[::-1]
 
 
 def _measure(
-    moved: MovedModel, choice: ScaleChoice, folder: Path, tell: Callable[[str], None]
+    moved: MovedModel, choice: ScaleChoice, folder: Path, on_progress: Callable[[str], None]
 ) -> tuple[RewindReport, Record | None]:
     """The report; and the record of what was written, None where the adapter stays as it is."""
     found, material, accelerator = moved.adapter, moved.material, moved.accelerator
-    encoded, curve = material.encoded, _curve(moved, choice.scales, tell)
+    encoded, curve = material.encoded, _curve(moved, choice.scales, on_progress)
     chosen, why = choice.of(curve, material.metric, material.retention_metric)
     of_base = None
     if material.texts:
         moved.rewinding.to(0.0)
         of_base = moved.retention()
-    tell("scoring the test split")
+    on_progress("scoring the test split")
     moved.rewinding.to(1.0)
     trained = moved.score(encoded.test, encoded.prompts)
     moved.rewinding.to(chosen)

@@ -34,7 +34,7 @@ from peftkit.experiments.comparing.runs import Runs, read_scores
 from peftkit.experiments.comparing.table import make_rows
 from peftkit.experiments.jobs.done import Done
 from peftkit.experiments.jobs.folder import open_folder
-from peftkit.experiments.jobs.queue import Course
+from peftkit.experiments.jobs.queue import JobQueue
 from peftkit.recipe import Recipe
 from peftkit.stages.preparing import Prepared
 from peftkit.wording import plural
@@ -75,17 +75,17 @@ def compare(
     grid, first = prepare_grid(recipes, budget or Budget())
     shared = common(grid, first)
     with open_folder(output_dir or DEFAULT_FOLDER, identity(grid, shared)) as folder:
-        course = Course(folder, console, all_jobs(grid, first))
+        queue = JobQueue(folder, console, all_jobs(grid, first))
         try:
-            record = _compared(grid, first, course, shared)
+            record = _compared(grid, first, queue, shared)
         except (KeyboardInterrupt, SystemExit):
-            told = f"stopped after {course.number} of {plural(len(course.jobs), 'part')}"
+            told = f"stopped after {queue.number} of {plural(len(queue.jobs), 'part')}"
             console.print(f"  {told}; the same command goes on", highlight=False)
             raise
     return Compared(folder.path, record)
 
 
-def _compared(grid: Grid, first: Prepared, course: Course, shared: Common) -> Comparison:
+def _compared(grid: Grid, first: Prepared, queue: JobQueue, shared: Common) -> Comparison:
     """Does all parts that are not done."""
 
     def write(
@@ -95,12 +95,12 @@ def _compared(grid: Grid, first: Prepared, course: Course, shared: Common) -> Co
         kept: dict[str, float | None] | None = None,
     ) -> Comparison:
         rows = make_rows(grid, runs, probe, kept or {})
-        record = make_record(grid, first, runs, rows, course, shared, status)
-        course.folder.write(FILE, record.to_json())
-        write_report(course.folder.path, record)
+        record = make_record(grid, first, runs, rows, queue, shared, status)
+        queue.folder.write(FILE, record.to_json())
+        write_report(queue.folder.path, record)
         return record
 
-    tried = {own.name: _rates_of(own, course, first) for own in grid.contenders}
+    tried = {own.name: _rates_of(own, queue, first) for own in grid.contenders}
     settled = {own.name: _Settled(_chosen(own, tried[own.name], grid), tried[own.name])
                for own in grid.contenders}  # fmt: skip
     seeds: dict[str, list[Done[SeedRun]]] = {own.name: [] for own in grid.contenders}
@@ -108,21 +108,21 @@ def _compared(grid: Grid, first: Prepared, course: Course, shared: Common) -> Co
         for own in grid.contenders:
             rate = settled[own.name].rate
             if rate is None:
-                course.skip()
+                queue.skip()
                 continue
-            run = course.do(seed_job(own, rate, seed, grid, first))
+            run = queue.do(seed_job(own, rate, seed, grid, first))
             if seed == grid.seeds[0]:
-                settled[own.name], run = _settle(own, settled[own.name], run, course, grid, first)
+                settled[own.name], run = _settle(own, settled[own.name], run, queue, grid, first)
             seeds[own.name].append(run)
         runs = [
-            _runs(own, settled[own.name], seeds[own.name], grid, course) for own in grid.contenders
+            _runs(own, settled[own.name], seeds[own.name], grid, queue) for own in grid.contenders
         ]
         write("unfinished", runs)  # to be looked at early
-    runs = [_merged(own, course) for own in runs]
-    probe = course.do(probe_job(grid, first)).value if has_probe(first.encoded.head) else None
-    texts = {name: course.do(job).value for name, job in retention_jobs(grid, first).items()}
+    runs = [_merged(own, queue) for own in runs]
+    probe = queue.do(probe_job(grid, first)).value if has_probe(first.encoded.head) else None
+    texts = {name: queue.do(job).value for name, job in retention_jobs(grid, first).items()}
     kept = {name: loss.kept_loss if loss else None for name, loss in texts.items()}
-    return write("incomplete" if course.incomplete else "finished", runs, probe, kept)
+    return write("incomplete" if queue.incomplete else "finished", runs, probe, kept)
 
 
 def _refuse_inner() -> None:
@@ -134,12 +134,12 @@ def _refuse_inner() -> None:
         )
 
 
-def _rates_of(own: Contender, course: Course, first: Prepared) -> tuple[Rate, ...]:
+def _rates_of(own: Contender, queue: JobQueue, first: Prepared) -> tuple[Rate, ...]:
     """What each rate gave; nothing where there is only one."""
     rates = []
     jobs = rate_jobs(own, first)
     for rate, job in zip(own.rates if jobs else (), jobs, strict=True):
-        done = course.do(job)
+        done = queue.do(job)
         if (trial := done.value) is None:
             rates.append(Rate(rate, None, failed=done.failed, died=done.died))
         else:
@@ -171,7 +171,7 @@ def _settle(
     own: Contender,
     settled: _Settled,
     run: Done[SeedRun],
-    course: Course,
+    queue: JobQueue,
     grid: Grid,
     first: Prepared,
 ) -> tuple[_Settled, Done[SeedRun]]:
@@ -192,32 +192,32 @@ def _settle(
         lower = max(rate for rate in reached if rate < settled.rate)
         settled = _Settled(lower, marked(settled.tried, settled.rate))
         job = seed_job(own, lower, grid.seeds[0], grid, first)
-        course.jobs.insert(course.number, job)
-        run = course.do(job)
+        queue.jobs.insert(queue.number, job)
+        run = queue.do(job)
     return settled, run
 
 
 def _runs(
-    own: Contender, settled: _Settled, seeds: Sequence[Done[SeedRun]], grid: Grid, course: Course
+    own: Contender, settled: _Settled, seeds: Sequence[Done[SeedRun]], grid: Grid, queue: JobQueue
 ) -> Runs:
     """All that a contender's parts have left."""
     whole = tuple(
         replace(done.value, seconds_taken=done.seconds_taken) for done in seeds if done.value
     )
-    scores = tuple(read_scores(course.folder.path / run.folder, grid.metric) for run in whole)
+    scores = tuple(read_scores(queue.folder.path / run.folder, grid.metric) for run in whole)
     reasons = [rate.failed for rate in settled.tried] + [done.failed for done in seeds]
     failed = list(filter(None, reasons))
     reason = "" if whole or not failed else failed[0].split("\n")[0]
     return Runs(own, settled.tried, settled.rate, whole, scores, reason)
 
 
-def _merged(runs: Runs, course: Course) -> Runs:
+def _merged(runs: Runs, queue: JobQueue) -> Runs:
     """With the memory that it takes to merge the first run."""
     if not merges(runs.contender):
         return runs
     if not runs.seeds:
-        course.skip()
+        queue.skip()
         return runs
-    first = course.folder.path / runs.seeds[0].folder
-    peak = course.do(merge_job(runs.contender, first)).value
+    first = queue.folder.path / runs.seeds[0].folder
+    peak = queue.do(merge_job(runs.contender, first)).value
     return replace(runs, merging_mb=peak.peak_memory_mb if peak else None)

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from peftkit.experiments.comparing import trained_out
-from peftkit.experiments.comparing.answer import answer
 from peftkit.experiments.comparing.comparison import FILE, Comparison
 from peftkit.experiments.comparing.expecting import HOW, Expected
+from peftkit.experiments.comparing.summary import summary
 from peftkit.reports.console import plain_table
 from peftkit.reports.terminal import print_note
 from peftkit.wording import duration
@@ -64,7 +64,7 @@ def print_comparison(console: Console, record: Comparison, folder: Path) -> None
         )
         console.print(f"  {escape(line.rstrip())}", highlight=False, soft_wrap=True)
     console.print()
-    for sentence in answer(record):
+    for sentence in summary(record):
         console.print(f"  {escape(sentence)}", highlight=False)
     for note in record.notes:
         print_note(console, escape(note))

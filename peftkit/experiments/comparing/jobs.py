@@ -69,7 +69,7 @@ def rate_jobs(own: Contender, first: Prepared) -> list[Job[Trial]]:
                 first.encoded.sha256,
             ),
             gives=Trial,
-            tell=lambda trial: f"validation {first.recipe.metric} {trial.value:.4f}",
+            describe=lambda trial: f"validation {first.recipe.metric} {trial.value:.4f}",
         )
         for rate in own.rates
     ]
@@ -88,7 +88,7 @@ def seed_job(own: Contender, rate: float, seed: int, grid: Grid, first: Prepared
         gives=SeedRun,
         folder=True,
         keep=partial(seed_run, recipe, grid.metric, per_epoch, modules),
-        tell=lambda run: f"test {grid.metric.name} {run.score:.4f}",
+        describe=lambda run: f"test {grid.metric.name} {run.score:.4f}",
     )
 
 
@@ -106,7 +106,7 @@ def merge_job(own: Contender, folder: Path) -> Job[MergePeak]:
         (foreign_modules(own.recipe), str(folder)),
         gives=MergePeak,
         folder=True,
-        tell=lambda peak: f"{peak.peak_memory_mb:,.0f} MB",
+        describe=lambda peak: f"{peak.peak_memory_mb:,.0f} MB",
     )
 
 
@@ -124,7 +124,7 @@ def probe_job(grid: Grid, first: Prepared) -> Job[ProbeScore]:
         (first.recipe.to_json(), foreign_modules(first.recipe), first.encoded.sha256),
         gives=ProbeScore,
         keep=keep,
-        tell=lambda score: f"C = {score.regularization:g}",
+        describe=lambda score: f"C = {score.regularization:g}",
     )
 
 
@@ -145,7 +145,7 @@ def retention_jobs(grid: Grid, first: Prepared) -> dict[str, Job[KeptLoss]]:
                 grid.budget.retention,
             ),
             gives=KeptLoss,
-            tell=lambda loss: f"loss on general text {loss.kept_loss:.4f}",
+            describe=lambda loss: f"loss on general text {loss.kept_loss:.4f}",
         )
         for name, recipe in recipes.items()
     }

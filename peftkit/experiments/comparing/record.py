@@ -14,7 +14,7 @@ from peftkit.experiments.comparing.jobs import num_steps
 from peftkit.experiments.comparing.notes import has_learned, notes_of
 from peftkit.experiments.comparing.runs import Runs
 from peftkit.experiments.comparing.table import margin_of
-from peftkit.experiments.jobs.queue import Course
+from peftkit.experiments.jobs.queue import JobQueue
 from peftkit.recipe import Recipe, Training
 from peftkit.stages.preparing import Prepared
 from peftkit.wording import plural
@@ -25,7 +25,7 @@ def make_record(
     first: Prepared,
     runs: Sequence[Runs],
     rows: tuple[Row, ...],
-    course: Course,
+    queue: JobQueue,
     shared: Common,
     status: str,
 ) -> Comparison:
@@ -43,7 +43,7 @@ def make_record(
     return Comparison(
         status=status,
         name=recipe.task.kind(),
-        created=course.last_done().isoformat(sep=" ", timespec="minutes"),
+        created=queue.last_done().isoformat(sep=" ", timespec="minutes"),
         device=shared.device,
         versions=shared.versions,
         base=ComparedBase(**asdict(shared.base)),
@@ -55,10 +55,10 @@ def make_record(
         budget=_spent(grid, first),
         before=full.seeds[0].before if full.seeds else None,
         learned=tuple(learned),
-        seconds=course.seconds,
-        command=_command(grid, course.folder.path / "recipes"),
+        seconds=queue.seconds,
+        command=_command(grid, queue.folder.path / "recipes"),
         held_fixed=_held_fixed(grid, first, shared.base.sha256),
-        notes=notes_of(grid.budget.num_seeds, rows, course.failures),
+        notes=notes_of(grid.budget.num_seeds, rows, queue.failures),
         rows=rows,
     )
 

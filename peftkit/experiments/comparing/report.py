@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from peftkit.experiments.comparing import plots, trained_out
-from peftkit.experiments.comparing.answer import answer, within
 from peftkit.experiments.comparing.comparison import Comparison, Row, Spent
+from peftkit.experiments.comparing.summary import summary, within
 from peftkit.reports.receipt import FOLD, environment, megabytes
 from peftkit.wording import duration, plural
 
@@ -55,7 +55,7 @@ def page(comparison: Comparison) -> str:
     return environment_.get_template("compare.html.j2").render(
         comparison=comparison, numbered=list(enumerate(rows, 1)), metric=metric.title,
         marks=MARKS, within=within(comparison),
-        answer=answer(comparison), columns=columns(comparison),
+        answer=summary(comparison), columns=columns(comparison),
         interval=interval, difference=difference, facts=facts(comparison),
         share=_share_of_search(comparison.budget),
         pareto=[picture for picture in pictures if picture],
@@ -143,7 +143,7 @@ def _markdown(comparison: Comparison) -> str:
              plural(budget.num_seeds, "seed"),
              plural(comparison.split_rows.test, "test row"),
              f"equivalent: within {within(comparison)}", comparison.device]  # fmt: skip
-    told = "\n".join(answer(comparison))
+    told = "\n".join(summary(comparison))
     return f"{told}\n\n{markdown_table(comparison)}\n{_plain('; '.join(parts))}\n"
 
 

@@ -30,7 +30,7 @@ class DiedError(TrainingError):
     """A process ended without an answer, which it may give another time."""
 
 
-def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function of a module returns, computed in another process.
 
     Raises:

@@ -15,7 +15,7 @@ from rich.markup import escape
 from peftkit.errors import AdapterError, MethodError, OutOfMemoryError, TrainingError
 from peftkit.experiments.jobs.done import Done, Given
 from peftkit.experiments.jobs.folder import ComparisonFolder
-from peftkit.experiments.jobs.own_process import DiedError, apart
+from peftkit.experiments.jobs.own_process import DiedError, run_isolated
 from peftkit.wording import duration
 
 
@@ -39,7 +39,7 @@ class Job(Generic[Given]):
     """Whether it is given, as a further argument, a folder to write to."""
     keep: Callable[[Any, Path], Given] = _as_given
     """Makes what is kept of what the process gave, and of the files in its folder."""
-    tell: Callable[[Given], str] = lambda _: ""
+    describe: Callable[[Given], str] = lambda _: ""
     """What a person reads of what is kept."""
 
     @property
@@ -49,7 +49,7 @@ class Job(Generic[Given]):
 
 
 @dataclass
-class Course:
+class JobQueue:
     """Does jobs, and remembers how long they took."""
 
     folder: ComparisonFolder
@@ -106,7 +106,7 @@ class Course:
             begun = time.perf_counter()
             more = (str(folder),) if job.folder else ()
             try:
-                given = apart(job.does, *job.arguments, *more)
+                given = run_isolated(job.does, *job.arguments, *more)
             except (DiedError, OutOfMemoryError):
                 raise
             except (TrainingError, MethodError, AdapterError) as error:
@@ -120,7 +120,7 @@ class Course:
             return Done(None, error.message, died=True)
 
     def _tell(self, job: Job[Given], done: Done[Given], took: float) -> None:
-        told = done.reason if done.value is None else job.tell(done.value)
+        told = done.reason if done.value is None else job.describe(done.value)
         failed = "[yellow]failed:[/] " if done.failed else ""
         self.console.print(
             f"  [dim]{self.number}/{len(self.jobs)}[/] {job.part}  {failed}{escape(told)}"

@@ -9,7 +9,7 @@ from peftkit.experiments.comparing.comparison import Comparison, Row
 from peftkit.wording import plural
 
 
-def answer(comparison: Comparison) -> list[str]:
+def summary(comparison: Comparison) -> list[str]:
     """The verdicts in a sentence, the cheapest method that keeps up, and rows under their probe."""
     full = comparison.baseline
     methods = comparison.methods
