@@ -20,7 +20,7 @@ from peftkit.bases.added_tokens import added_rows
 from peftkit.bases.loading import load_weights
 from peftkit.bases.opened import OpenedBase
 from peftkit.bases.padding import NEVER_IN_UTF8, choose_padding
-from peftkit.bases.vocabulary import check_ids
+from peftkit.bases.token_ids import check_ids
 from peftkit.deploy.merging.merge import merge_to
 from peftkit.errors import BaseModelError, DataError
 from peftkit.run import run

@@ -20,8 +20,8 @@ from transformers import (
 )
 
 import peftkit as pk
+from peftkit.adapters.resized_vocabulary import Held
 from peftkit.adapters.verifying import verify
-from peftkit.adapters.vocabulary import Held
 from peftkit.cli.main import command_line
 from peftkit.deploy.merging.folding import merge
 from peftkit.errors import AdapterError

@@ -28,7 +28,7 @@ from peftkit.bases.loading import load_weights
 from peftkit.bases.opened import OpenedBase
 from peftkit.bases.opening import open_base
 from peftkit.bases.quiet_libraries import quietly
-from peftkit.bases.vocabulary import check_ids
+from peftkit.bases.token_ids import check_ids
 from peftkit.data.encoded import Examples
 from peftkit.data.head import Head
 from peftkit.data.rows import Row

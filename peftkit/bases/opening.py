@@ -12,7 +12,7 @@ from peftkit.bases.files import find_files
 from peftkit.bases.opened import OpenedBase
 from peftkit.bases.packages import named_by_library
 from peftkit.bases.padding import choose_padding
-from peftkit.bases.vocabulary import embedding_rows
+from peftkit.bases.token_ids import embedding_rows
 from peftkit.errors import BaseModelError, first_line, quoted
 
 NEEDED = {

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peftkit.bases.vocabulary import embedding_rows
+from peftkit.bases.token_ids import embedding_rows
 
 NEVER_IN_UTF8 = (0xFF, 0xFE, 0xFD, 0xFC, 0xFB, 0xFA, 0xF9, 0xF8, 0xC1, 0xC0)
 """Bytes that no UTF-8 text has; byte-level vocabularies have tokens for some of them."""

@@ -10,7 +10,7 @@ from peftkit.bases.devices import check_tracker
 from peftkit.bases.opened import OpenedBase
 from peftkit.bases.opening import open_base
 from peftkit.bases.packages import require
-from peftkit.bases.vocabulary import check_ids
+from peftkit.bases.token_ids import check_ids
 from peftkit.data.encoded import Encoded
 from peftkit.data.ledger import Ledger
 from peftkit.data.ragged import Array

@@ -27,7 +27,7 @@ from peftkit.adapters.published.outputs import task_of_outputs
 from peftkit.adapters.published.overlapping_keys import unsettled_alpha
 from peftkit.adapters.published.unsupported import NOT_LOADED, _NoTask, _SavedByPeft
 from peftkit.adapters.record import Record
-from peftkit.adapters.vocabulary import fitted
+from peftkit.adapters.resized_vocabulary import fitted
 from peftkit.bases.base import Base
 from peftkit.bases.opened import OpenedBase
 from peftkit.bases.opening import open_base

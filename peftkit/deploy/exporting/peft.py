@@ -7,8 +7,8 @@ from pathlib import Path
 
 from peftkit.adapters.base_origin import origin
 from peftkit.adapters.loading import OpenedAdapter, load_proven, open_adapter
+from peftkit.adapters.resized_vocabulary import reads_with_its_own
 from peftkit.adapters.saving import adapter_bytes
-from peftkit.adapters.vocabulary import reads_with_its_own
 from peftkit.atomic import atomic_path
 from peftkit.bases.devices import open_accelerator
 from peftkit.bases.loading import empty_model

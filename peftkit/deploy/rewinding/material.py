@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from peftkit.adapters.loading import OpenedAdapter
-from peftkit.bases.vocabulary import check_ids
+from peftkit.bases.token_ids import check_ids
 from peftkit.data.encoded import Encoded, Examples, Prompt
 from peftkit.data.reading import read_source
 from peftkit.data.rows import check_columns

@@ -1,7 +1,7 @@
 """Runs a model on a batch and computes no more of its outputs than is read.
 
 - Of a language model, the output layer sees only the places whose next token is learned or judged
-  (`vocabulary.py`).
+  (`output_layer.py`).
 - Of an encoder's classifier in the packed layout, the last block goes on with the first token of
   each example only; in blocks built like BERT's its queries and attention too (`first_tokens`).
 
@@ -29,7 +29,7 @@ from peftkit.training.forward.collating import Batch
 from peftkit.training.forward.document_attention import attention_configs, packed_attention
 from peftkit.training.forward.first_tokens import keep_first_tokens
 from peftkit.training.forward.frozen_trunk import FrozenTrunk
-from peftkit.training.forward.vocabulary import OutputLayer
+from peftkit.training.forward.output_layer import OutputLayer
 
 Perturbation = Callable[[Tensor, Tensor], Tensor]
 """(embeddings (rows, width, d), example_of (rows, width)) -> what the blocks get in their place.
