@@ -205,7 +205,7 @@ def _on_a_base(
 
 def _tell_base(findings: Findings, adapter: OpenedAdapter) -> None:
     """The base of an adapter that another program saved, and its vocabulary."""
-    from peftkit.adapters import vocabulary
+    from peftkit.adapters import resized_vocabulary
 
     opened = adapter.base
     findings.note(
@@ -214,7 +214,7 @@ def _tell_base(findings: Findings, adapter: OpenedAdapter) -> None:
         "that it is the base of the training, and was quantized as there, cannot be told",
     )
     config, head = adapter.record.peft_config, adapter.record.head
-    if told := vocabulary.told(adapter.folder, config, opened, head):
+    if told := resized_vocabulary.told(adapter.folder, config, opened, head):
         findings.note("vocabulary", told, "the adapter was trained on other tokens than the base's")
 
 
