@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from peftkit.adapters.inspection.digests import CONFIG, RECORD, WEIGHTS
+from peftkit.adapters.inspection.digests import RECORD, WEIGHTS
 from peftkit.bases.added_tokens import WEIGHTS as ADDED_TOKENS
 from peftkit.data.head import Head
 from peftkit.deploy.lora_updates import (
@@ -31,6 +31,7 @@ from peftkit.deploy.lora_updates import (
     why_no_plain_lora,
 )
 from peftkit.errors import AdapterError
+from peftkit.methods.adapter_config import CONFIG, AdapterConfig
 
 Saved = tuple[Mapping[str, Update], Mapping[str, torch.Tensor]]
 """What `read_updates` gives."""
@@ -38,7 +39,7 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` of vLLM may be."""
 
 
-def check_for_peft(config: Mapping[str, Any], folder: Path, head: Head) -> None:
+def check_for_peft(config: AdapterConfig, folder: Path, head: Head) -> None:
     """Raises AdapterError unless PEFT by itself loads an adapter.
 
     Args:
@@ -67,7 +68,7 @@ def check_for_peft(config: Mapping[str, Any], folder: Path, head: Head) -> None:
         )
 
 
-def check_for_vllm(config: Mapping[str, Any], folder: Path, head: Head) -> None:
+def check_for_vllm(config: AdapterConfig, folder: Path, head: Head) -> None:
     """Raises AdapterError unless vLLM serves an adapter beside its base."""
     check_for_peft(config, folder, head)
     if not head.goes_on:
@@ -103,7 +104,7 @@ def vllm_rank(rank: int) -> int:
 
 
 def write_expanded(
-    saved: Saved, config: Mapping[str, Any], model: torch.nn.Module, output: Path
+    saved: Saved, config: AdapterConfig, model: torch.nn.Module, output: Path
 ) -> dict[str, Any]:
     """Writes a LoRA with one rank, one scale and explicit names into a folder.
 
@@ -157,7 +158,7 @@ def _names(adapted: Iterable[str], model: torch.nn.Module) -> list[str]:
     return sorted(leaves if meant == wanted else wanted)
 
 
-def copy_as_it_is(folder: Path, output: Path, config: Mapping[str, Any]) -> None:
+def copy_as_it_is(folder: Path, output: Path, config: AdapterConfig) -> None:
     """PEFT's two files.
 
     Args:
