@@ -117,11 +117,11 @@ def _expanded(
     model = empty_model(found.base, found.record.head).model
     with atomic_path(request.output) as folder:
         folder.mkdir()
-        written = write_expanded(saved, found.peft_config, model, folder)
+        rank, alpha = write_expanded(saved, found.peft_config, model, folder)
         _copy_own(found, folder)
         largest = check_expanded(saved, folder)
         checked = {"largest_difference": largest} | _compare_answers(folder, found)
-    checked |= {"r": written["r"], "lora_alpha": written["lora_alpha"]}
+    checked |= {"r": rank, "lora_alpha": alpha}
     return Exported(to, request.output, adapter_bytes(request.output), checked, notes)
 
 

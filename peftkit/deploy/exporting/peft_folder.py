@@ -31,7 +31,7 @@ from peftkit.deploy.lora_updates import (
     why_no_plain_lora,
 )
 from peftkit.errors import AdapterError
-from peftkit.methods.adapter_config import CONFIG, AdapterConfig
+from peftkit.methods.adapter_config import CONFIG, AdapterConfig, read_config
 
 Saved = tuple[Mapping[str, Update], Mapping[str, torch.Tensor]]
 """What `read_updates` gives."""
@@ -55,7 +55,7 @@ def check_for_peft(config: AdapterConfig, folder: Path, head: Head) -> None:
         raise AdapterError(
             "what was trained are weights of the base itself, no PEFT adapter", MERGE
         )
-    if config["peft_type"] == "BOTTLENECK":
+    if config.kind == "BOTTLENECK":
         raise AdapterError(
             "PEFT alone has no bottleneck adapters",
             "the adapter folder is what PEFT loads after `import peftkit.peft_plugin`",
@@ -105,7 +105,7 @@ def vllm_rank(rank: int) -> int:
 
 def write_expanded(
     saved: Saved, config: AdapterConfig, model: torch.nn.Module, output: Path
-) -> dict[str, Any]:
+) -> tuple[int, float]:
     """Writes a LoRA with one rank, one scale and explicit names into a folder.
 
     Args:
@@ -113,7 +113,7 @@ def write_expanded(
         model: of the base, for the names of its layers.
 
     Returns:
-        The new adapter_config.json.
+        Its rank and its `lora_alpha`.
     """
     updates, others = saved
     rank = max(len(update.a) for update in updates.values())
@@ -123,7 +123,8 @@ def write_expanded(
         for part, values in zip("AB", _padded(update, rank, scale), strict=True):
             tensors[f"{PREFIX}{module}.lora_{part}.weight"] = torch.from_numpy(values)
     save_file(tensors, output / WEIGHTS, metadata={"format": "pt"})
-    alpha = scale * rank
+    product = scale * rank
+    alpha = int(product) if product == int(product) else product
     written = {
         **{name: value for name, value in config.items() if name not in EXPANDED},
         "peft_type": "LORA",
@@ -131,7 +132,7 @@ def write_expanded(
         "fan_in_fan_out": config.get("fan_in_fan_out", False),
         "inference_mode": True,
         "init_lora_weights": True,
-        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "lora_alpha": alpha,
         "r": rank,
         "target_modules": _names(updates, model),
         "exclude_modules": None,
@@ -139,7 +140,7 @@ def write_expanded(
         "layers_pattern": None,
     }
     (output / CONFIG).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
-    return written
+    return rank, alpha
 
 
 def _padded(update: Update, rank: int, scale: float) -> tuple[Any, Any]:
@@ -165,10 +166,10 @@ def copy_as_it_is(folder: Path, output: Path, config: AdapterConfig) -> None:
         config: adapter_config.json, with what was given for it.
     """
     shutil.copyfile(folder / WEIGHTS, output / WEIGHTS)
-    if config == json.loads((folder / CONFIG).read_text(encoding="utf-8-sig")):
+    if config == read_config(folder):
         shutil.copyfile(folder / CONFIG, output / CONFIG)
     else:
-        (output / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        (output / CONFIG).write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
 
 
 def copy_tokenizer(folder: Path, output: Path) -> None:
