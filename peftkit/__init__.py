@@ -42,7 +42,6 @@ from peftkit.tasks.translation import Pairs, Translation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any
 
     from peftkit.adapters.loading import LoadedAdapter
     from peftkit.experiments.comparing.compare import Compared
@@ -110,7 +109,7 @@ def compare(
 
 
 def load(
-    path: str, base: str = "", adapter_settings: Mapping[str, Any] | None = None
+    path: str, base: str = "", adapter_settings: Mapping[str, object] | None = None
 ) -> LoadedAdapter:
     """Loads the adapter of a run folder, or an adapter folder itself, with everything checked.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 from pydantic.json_schema import models_json_schema
@@ -134,7 +134,7 @@ class Recipe(Part):
         return recipe
 
 
-def recipe_schema() -> dict[str, Any]:
+def recipe_schema() -> dict[str, object]:
     """JSON Schema of recipe.json, with every registered task and method."""
     families: tuple[type[OpenPart], ...] = (Task, Method)
     models: list[type[Part]] = [Recipe]

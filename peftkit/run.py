@@ -28,7 +28,6 @@ from peftkit.adapters.record import (
     Record,
     chat_template_sha256,
     config_digests,
-    peft_config,
     published_recipe,
     tensor_digests,
     tokenizer_sha256,
@@ -37,9 +36,10 @@ from peftkit.adapters.record import (
 from peftkit.adapters.saving import check_saved, write_weights
 from peftkit.atomic import write_json
 from peftkit.bases.devices import frozen_gc, open_accelerator, release_memory, weights_dtype
-from peftkit.bases.fingerprint import fingerprint
+from peftkit.bases.fingerprint import recorded_base
 from peftkit.deploy.exporting.commands import commands
 from peftkit.errors import Interrupted, first_line
+from peftkit.methods.adapter_config import read_config
 from peftkit.parts.records import to_json
 from peftkit.recipe import Recipe
 from peftkit.reports.console import print_ledger, print_scores
@@ -219,18 +219,13 @@ def save_adapter(
     unchecked, digests = write_weights(model, recipe.method, base, prepared.encoded.head, folder)
     adapter = Record(
         recipe=published_recipe(recipe),
-        base={
-            **fingerprint(base).to_json(),
-            "dtype": str(dtype).removeprefix("torch."),
-            "unquantized": unquantized,
-            "num_hidden_layers": getattr(base.config, "num_hidden_layers", None),
-        },
+        base=recorded_base(base, str(dtype).removeprefix("torch."), unquantized),
         tokenizer_sha256=tokenizer_sha256(base.tokenizer),
         chat_template_sha256=chat_template_sha256(base.tokenizer),
         head=prepared.encoded.head,
         weights=digests,
         tensors=tensor_digests(unchecked),
-        peft_config=peft_config(unchecked),
+        peft_config=read_config(unchecked),
         configs=config_digests(unchecked),
         metrics=metrics,
         probes=probes,

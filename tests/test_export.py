@@ -20,7 +20,6 @@ import xllamacpp
 
 import peftkit as pk
 from peftkit.adapters.loading import load
-from peftkit.adapters.record import peft_config
 from peftkit.bases.gguf import dequantized
 from peftkit.bases.opening import open_base
 from peftkit.bases.quantizing import dequantized as dequantized_model
@@ -38,6 +37,7 @@ from peftkit.deploy.exporting.gguf.tokenizer import CUTS, written_fields
 from peftkit.deploy.exporting.gguf.writing import write_gguf
 from peftkit.deploy.exporting.request import Request
 from peftkit.errors import AdapterError, OutputError, RecipeError
+from peftkit.methods.adapter_config import read_config
 from peftkit.run import run
 from tests.chat_formats import BY_NAME, FORMATS
 
@@ -173,7 +173,7 @@ def test_rows_in_the_wrong_order_are_noticed(tiny, tmp_path):
     base, adapter = tiny("llama")
     opened = open_for_export(Request(str(adapter), tmp_path / "x", str(base)))
     layout = Layout.of(opened.base.config, FAMILIES["llama"])
-    lora = read_lora(opened.folder, peft_config(opened.folder), opened.base, layout)
+    lora = read_lora(opened.folder, read_config(opened.folder), opened.base, layout)
     write_lora(tmp_path / "right.gguf", lora, "f32")
     assert check_lora(tmp_path / "right.gguf", lora) == 0.0
     as_they_are = dataclasses.replace(
@@ -496,7 +496,7 @@ STRANGE = [
 @pytest.mark.parametrize("cut", CUTS)
 def test_llama_cpp_cuts_texts_as_the_tokenizer_does(tmp_path, cut):
     """With a vocabulary whose words show where a text was cut: digits, spaces, contractions."""
-    _, whole, steps = CUTS[cut]
+    whole, steps = CUTS[cut].takes_whole, CUTS[cut].steps
     tokenizer = BY_NAME["ChatML"].tokenizer()
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["model"] |= {"vocab": {}, "merges": [], "ignore_merges": whole}

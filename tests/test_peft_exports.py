@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import peftkit as pk
-from peftkit.adapters.record import peft_config
 from peftkit.bases.opening import open_base
 from peftkit.cli.main import command_line
 from peftkit.data.head import Head
@@ -22,6 +21,7 @@ from peftkit.deploy.exporting.export import export
 from peftkit.deploy.exporting.peft_folder import check_expanded, vllm_rank
 from peftkit.deploy.lora_updates import read_updates
 from peftkit.errors import AdapterError, OutputError, RecipeError
+from peftkit.methods.adapter_config import read_config
 from peftkit.run import run
 
 IDS = torch.tensor([[5, 9, 3, 12, 7]])
@@ -161,7 +161,7 @@ def test_vllm_takes_no_classifier_and_no_output_layer(make_recipe, tmp_path, cha
 
 def test_a_written_folder_that_is_not_the_adapter_is_noticed(uneven, chat_base, tmp_path):
     export(str(uneven), "peft", str(tmp_path / "out"))
-    base, config = open_base(pk.Base(name_or_path=str(chat_base))), peft_config(uneven)
+    base, config = open_base(pk.Base(name_or_path=str(chat_base))), read_config(uneven)
     saved = read_updates(uneven, config, base, HEAD)
     assert check_expanded(saved, tmp_path / "out") < 1e-6
     file = tmp_path / "out/adapter_config.json"

@@ -4,7 +4,6 @@ are told from wrong bases.
 
 from __future__ import annotations
 
-import json
 import logging
 import subprocess
 import sys
@@ -18,12 +17,15 @@ import pytest
 import peftkit as pk
 from peftkit.adapters.card import write_card
 from peftkit.adapters.record import Record, versions
+from peftkit.adapters.recorded_recipe import RecordedRecipe
 from peftkit.adapters.verifying import verify
+from peftkit.bases.fingerprint import RecordedBase
 from peftkit.bases.quiet_libraries import NOISY, quietly
 from peftkit.cli.main import command_line
 from peftkit.data.head import Head
 from peftkit.data.packaged import MODELS
 from peftkit.deploy.merging.card import write_merged_card
+from peftkit.methods.adapter_config import AdapterConfig
 from peftkit.methods.method import Method
 from peftkit.parts.scripts import import_trusted
 from peftkit.reports.merge_report import BothScores, Distance, MergeReport
@@ -102,20 +104,19 @@ SMOLLM = MODELS["smollm2-135m-instruct"]
 
 def record_on(name: str, quantization: str = "none", file: str = SMOLLM.path) -> Record:
     """What a chat run leaves of itself, on a GGUF base."""
-    base = {
-        "name": name, "hub_id": "", "revision": "", "quantization": quantization,
-        "double_quant": False, "files": {file: SMOLLM.sha256}, "sha256": "0", "dtype": "float32",
-        "unquantized": [], "num_hidden_layers": 30,
-    }  # fmt: skip
+    base = RecordedBase(
+        name=name, hub_id="", revision="", quantization=quantization, double_quant=False,
+        files={file: SMOLLM.sha256}, sha256="0", dtype="float32", num_hidden_layers=30,
+    )  # fmt: skip
     recipe = pk.Recipe(
         base=pk.Base(name_or_path=name, quantization=quantization),
         task=pk.Chat(data=pk.Conversations(path="x.jsonl")),
         method=pk.LoRA(),
     )
     return Record(
-        recipe=json.loads(recipe.model_dump_json()), base=base, tokenizer_sha256="",
+        recipe=RecordedRecipe.of(recipe), base=base, tokenizer_sha256="",
         chat_template_sha256="", head=Head("AutoModelForCausalLM", "CAUSAL_LM", trained=False),
-        weights={}, tensors={}, peft_config={"peft_type": "LORA"}, configs={},
+        weights={}, tensors={}, peft_config=AdapterConfig({"peft_type": "LORA"}), configs={},
         metrics={"after": {"loss": 1.0}}, probes=(), versions=versions(),
     )  # fmt: skip
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from peftkit import HeadOnly
+from peftkit.adapters.record import Record
+from peftkit.errors import AdapterError
 from peftkit.experiments.comparing.comparison import read_comparison
 from peftkit.parts.json_values import differences
 from peftkit.reports.run_record import RunRecord, read_run
@@ -40,6 +42,25 @@ def test_a_run_of_another_version_is_read(done):
     assert (record.start, record.serve, record.test.probe) == (None, {}, None)
     with pytest.raises(ValueError, match="data_sha256"):
         RunRecord.from_json({**older, "data_sha256": None})
+
+
+def test_what_an_adapter_says_of_itself_is_read_back_as_it_was(done, tmp_path):
+    file = done.folder / "adapter" / "peftkit.json"
+    record = Record.read(file.parent)
+    record.write(tmp_path)
+    assert (tmp_path / "peftkit.json").read_bytes() == file.read_bytes()
+    assert record.base == done.record.base
+    older = json.loads(file.read_text())
+    for name in ("tensors", "peft_config", "sha256"):
+        del older[name]
+    del older["base"]["num_hidden_layers"]
+    (tmp_path / "peftkit.json").write_text(json.dumps(older))
+    again = Record.read(tmp_path)
+    assert (again.tensors, again.peft_config, again.rewound) == ({}, {}, None)
+    assert again.recipe == record.recipe
+    (tmp_path / "peftkit.json").write_text(json.dumps({**older, "weights": 5}))
+    with pytest.raises(AdapterError, match="is damaged: `weights`: "):
+        Record.read(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["rotten_tomatoes", "synopses"])

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import peftkit as pk
+from peftkit.adapters.record import Rewound
 from peftkit.adapters.verifying import verify
 from peftkit.cli.main import command_line
 from peftkit.data.splits import load_splits
@@ -79,7 +80,7 @@ def test_a_chat_adapter_is_rewound(make_chat, texts, tmp_path, capsys):
     ours = pk.load(str(folder))
     torch.testing.assert_close(logits(ours.model), plain, rtol=1e-5, atol=1e-5)
     assert ours.predict(["What is it?"])[0].reply is not None
-    assert ours.record.rewound == {"scale": 0.4, "from": loaded.record.weights}
+    assert ours.record.rewound == Rewound(0.4, loaded.record.weights)
     assert ours.record.metrics["after"] == report["test"]["chosen"]["metrics"]
     assert ours.record.metrics["not rewound"]["loss"] == trained
     card = (folder / "adapter/README.md").read_text()
@@ -88,7 +89,7 @@ def test_a_chat_adapter_is_rewound(make_chat, texts, tmp_path, capsys):
     again = rewind(str(folder), [0.5], Retention(path=str(texts)), 0.5, str(tmp_path / "again"))
     twice = pk.load(str(tmp_path / "again")).record
     assert again.report.chosen == 0.5
-    assert twice.rewound == {"scale": 0.2, "from": ours.record.weights}  # of what was trained
+    assert twice.rewound == Rewound(0.2, ours.record.weights)  # of what was trained
     assert twice.metrics["not rewound"] == ours.record.metrics["not rewound"]
     merge_to(str(folder), str(tmp_path / "merged"))
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")

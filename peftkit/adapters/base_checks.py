@@ -50,16 +50,16 @@ def check_tokenizer(opened: OpenedBase, record: Record) -> None:
 def check_base_files(opened: OpenedBase, record: Record) -> None:
     """Raises AdapterError unless the base's files are those of the training; downloads weights."""
     download_weights(opened)
-    found = fingerprint(opened)
-    if found.sha256 != record.base["sha256"]:
+    found, trained_on = fingerprint(opened), record.known_base
+    if found.sha256 != trained_on.sha256:
         raise AdapterError(
             f"`{opened.name}` is not the base of this adapter: the digest of its files is "
-            f"{found.sha256[:12]}, not {record.base['sha256'][:12]}",
+            f"{found.sha256[:12]}, not {trained_on.sha256[:12]}",
             belongs_to(record),
         )
 
 
 def belongs_to(record: Record) -> str:
     """The hint for a base that is not the adapter's."""
-    name = record.base["hub_id"] or record.base["name"]
+    name = record.known_base.known_name
     return f"the adapter belongs to `{name}`; say where that is with `--base`"

@@ -33,10 +33,10 @@ class BaseCode:
 
 def base_code(record: Record) -> BaseCode:
     """The code for an adapter's base, as it was trained on."""
-    path, _ = loading_arguments(record.base)
+    path, _ = loading_arguments(record.known_base)
     config = _config_code(record, path)
-    quantized = record.base["quantization"] != "none"
-    four_bits = record.recipe["base"]["quantization"] in ("nf4", "fp4")
+    quantized = record.known_base.quantization != "none"
+    four_bits = record.recipe.quantization in ("nf4", "fp4")
     return BaseCode(
         path=path,
         options="".join(f", {option}" for option in _load_options(record)),
@@ -49,18 +49,19 @@ def base_code(record: Record) -> BaseCode:
 def _config_options(record: Record) -> list[str]:
     """Keyword arguments of `from_pretrained` that are about the configuration."""
     labels = [f"num_labels={len(record.head.labels)}"] if record.head.labels else []
-    return [*labels, *loading_arguments(record.base)[1]]
+    return [*labels, *loading_arguments(record.known_base)[1]]
 
 
 def _config_code(record: Record, base_path: str) -> str:
     """Code that says which layers of a base that is quantized already are new and are not."""
-    if record.base["quantization"] != "none" or not record.base["unquantized"]:
+    base = record.known_base
+    if base.quantization != "none" or not base.unquantized:
         return ""
     options = "".join(f", {option}" for option in _config_options(record))
     return (
         f'config = AutoConfig.from_pretrained("{base_path}"{options})\n'
         f'config.quantization_config["llm_int8_skip_modules"] = '
-        f"{json.dumps(record.base['unquantized'])}\n"
+        f"{json.dumps(base.unquantized)}\n"
     )
 
 
@@ -68,13 +69,13 @@ def _load_options(record: Record) -> list[str]:
     """Keyword arguments of `from_pretrained` that give the base as it was trained on."""
     if _config_code(record, ""):
         return ["config=config"]
-    options = _config_options(record)
-    kind = record.base["quantization"]
+    options, base = _config_options(record), record.known_base
+    kind = base.quantization
     if kind != "none":
         eight, four = "load_in_8bit=True", f'load_in_4bit=True, bnb_4bit_quant_type="{kind}"'
-        four += ", bnb_4bit_use_double_quant=True" if record.base["double_quant"] else ""
-        skipped = json.dumps(record.base["unquantized"])
-        kept = f", llm_int8_skip_modules={skipped}" if record.base["unquantized"] else ""
+        four += ", bnb_4bit_use_double_quant=True" if base.double_quant else ""
+        skipped = json.dumps(base.unquantized)
+        kept = f", llm_int8_skip_modules={skipped}" if base.unquantized else ""
         arguments = f"{eight if kind == 'int8' else four}{kept}"
         options.append(f"quantization_config=BitsAndBytesConfig({arguments})")
     return options

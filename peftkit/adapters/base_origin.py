@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
+from peftkit.bases.fingerprint import RecordedBase
 from peftkit.data.packaged import MODELS, PREFIX, Packaged
 
 
-def packaged_base(base: Mapping[str, Any]) -> Packaged | None:
-    """The entry of a base that a Python package ships; None for any other base.
-
-    Args:
-        base: as recorded in peftkit.json.
-    """
-    name = str(base.get("name"))
+def packaged_base(base: RecordedBase) -> Packaged | None:
+    """The entry of a base that a Python package ships; None for any other base."""
+    name = base.name
     return MODELS.get(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
 
 
-def origin(base: Mapping[str, Any]) -> str:
+def origin(base: RecordedBase) -> str:
     """The source of a packaged base's file and its quantization; empty for other bases."""
     entry = packaged_base(base)
     if entry is None or not entry.origin:
@@ -36,35 +31,31 @@ def origin(base: Mapping[str, Any]) -> str:
     return told
 
 
-def repository(base: Mapping[str, Any]) -> str:
+def repository(base: RecordedBase) -> str:
     """The Hub id of a base, or of the repository with its packaged file; empty if unknown."""
     entry = packaged_base(base)
-    return str(base.get("hub_id") or (entry.origin if entry is not None else ""))
+    return base.hub_id or (entry.origin if entry is not None else "")
 
 
-def loading_arguments(base: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Arguments of `from_pretrained` for a base: the first one, and code for the others.
-
-    Args:
-        base: as recorded in peftkit.json.
-    """
+def loading_arguments(base: RecordedBase) -> tuple[str, list[str]]:
+    """Arguments of `from_pretrained` for a base: the first one, and code for the others."""
     entry = packaged_base(base)
-    if entry is not None and entry.origin and base["quantization"] == "none":
+    if entry is not None and entry.origin and base.quantization == "none":
         return entry.origin, [
             f"gguf_file={json.dumps(entry.path)}", f'revision="{entry.origin_revision}"'
         ]  # fmt: skip
-    revision = [f'revision="{base["revision"]}"'] if base["revision"] else []
-    return str(base["hub_id"] or "path/to/the/base"), revision
+    revision = [f'revision="{base.revision}"'] if base.revision else []
+    return base.hub_id or "path/to/the/base", revision
 
 
-def dequantized_folder(base: Mapping[str, Any]) -> str:
+def dequantized_folder(base: RecordedBase) -> str:
     """Markdown on how to dequantize a GGUF base into a folder; empty for other bases, and where
     `from_pretrained` reads the file itself.
     """
-    file = next((name for name in base["files"] if name.endswith(".gguf")), "")
+    file = next((name for name in base.files if name.endswith(".gguf")), "")
     if not file or loading_arguments(base)[0] != "path/to/the/base":
         return ""
-    named = base["name"] if packaged_base(base) else f"path/to/{file}"
+    named = base.name if packaged_base(base) else f"path/to/{file}"
     return (
         "The code below needs the base dequantized, as it was trained on. This writes it into a "
         "folder of peftkit's cache and prints the path:\n\n"

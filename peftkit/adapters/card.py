@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
@@ -13,6 +11,7 @@ from peftkit.adapters.base_code import base_code
 from peftkit.adapters.base_origin import dequantized_folder, origin, packaged_base, repository
 from peftkit.adapters.pooled_code import adapter_code, model_code
 from peftkit.adapters.record import Record
+from peftkit.bases.fingerprint import RecordedBase
 from peftkit.data.head import Head
 
 VALIDATED = "validation, step"
@@ -24,12 +23,12 @@ TEMPLATE = """\
 pipeline_tag: {{ pipeline_tag }}
 tags:
 - peftkit
-- {{ record.recipe.method.kind | lower }}
+- {{ record.recipe.method | lower }}
 ---
 
 # {{ name }}
 
-{{ record.recipe.method.kind }} on `{{ base }}` for {{ record.recipe.task.kind }}\
+{{ record.recipe.method }} on `{{ base }}` for {{ record.recipe.task }}\
 {% if labels %} ({{ labels }}){% endif %}, trained with \
 [peftkit](https://pypi.org/project/peftkit/) {{ record.versions.peftkit }}.
 
@@ -156,7 +155,8 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
         command: of peftkit, by which the model is asked.
         prompt: code that makes what the model goes on with; empty where it does not write.
     """
-    head, base = record.head, record.base
+    head, base, recipe = record.head, record.known_base, record.recipe
+    source = record.rewound.source if record.rewound else {}
     library = _library(folder, head)
     pooled = ""
     if head.pooling:
@@ -164,18 +164,15 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
         pooled = (
             model_code(head.pooling) if whole else adapter_code(head.pooling, _is_reachable(base))
         )
-    method = record.recipe["method"]
-    added = record.recipe["base"]["added_tokens"]
+    added = recipe.added_tokens
     text = _template().render(
         record=record,
         unfinished=any(row.startswith(VALIDATED) for row in record.metrics),
         name=name,
-        base=_known_name(base),
+        base=base.known_name,
         head=head,
         labels=", ".join(f"`{label}`" for label in head.labels),
-        source=", ".join(
-            f"`{n}` with the SHA-256 {d[:12]}" for n, d in record.rewound.get("from", {}).items()
-        ),
+        source=", ".join(f"`{n}` with the SHA-256 {d[:12]}" for n, d in source.items()),
         metrics=[m for m in list(record.metrics.values())[-1] if m != "loss"],
         library=library,
         pooled=pooled,
@@ -183,8 +180,8 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
         prompt=prompt,
         # a decoder alone gives the prompt again, and then its answer
         written='answer[0, prompt["input_ids"].shape[1] :]' if head.goes_on else "answer[0]",
-        plugin=method["kind"] == "BottleneckAdapter",
-        virtual=library == "peft" and "num_virtual_tokens" in method.get("config", method),
+        plugin=recipe.method == "BottleneckAdapter",
+        virtual=library == "peft" and recipe.virtual_tokens,
         added=", ".join(f"`{token}`" for token in added),
         variable="base" if library == "peft" else "model",
         added_list=", ".join(f"{token!r}" for token in added),
@@ -208,21 +205,16 @@ def _library(folder: Path, head: Head) -> str:
     return "peft" if (folder / "adapter_config.json").is_file() else "other"
 
 
-def _known_name(base: Mapping[str, Any]) -> str:
-    """The name by which a person knows a base."""
-    return str(base["hub_id"] or base["name"])
-
-
-def _is_reachable(base: Mapping[str, Any]) -> bool:
+def _is_reachable(base: RecordedBase) -> bool:
     """Whether a base is found by its name on any machine."""
-    return bool(base["hub_id"] or packaged_base(base))
+    return bool(base.hub_id or packaged_base(base))
 
 
-def _where(base: Mapping[str, Any]) -> str:
+def _where(base: RecordedBase) -> str:
     """Markdown on where a base comes from, with the digests of its files."""
-    revision = f" at revision `{base['revision']}`" if base["revision"] else ""
-    files = ", ".join(f"`{n}` {d[:12]}" for n, d in base["files"].items())
-    where = f"`{_known_name(base)}`{revision} (SHA-256 of its files: {files})"
+    revision = f" at revision `{base.revision}`" if base.revision else ""
+    files = ", ".join(f"`{n}` {d[:12]}" for n, d in base.files.items())
+    where = f"`{base.known_name}`{revision} (SHA-256 of its files: {files})"
     if not _is_reachable(base):
         where += "; it was a local file or folder, which you need too"
     if source := origin(base):

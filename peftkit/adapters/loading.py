@@ -20,7 +20,7 @@ from peftkit.adapters.inspection.inspecting import inspect
 from peftkit.adapters.probes import compare_probes, tolerance
 from peftkit.adapters.published.recipe import completed, published_adapter
 from peftkit.adapters.published.unsupported import check_nothing_is_random
-from peftkit.adapters.record import Record, peft_config
+from peftkit.adapters.record import Record
 from peftkit.adapters.saved_recipe import recipe_of
 from peftkit.bases.added_tokens import load_added_tokens
 from peftkit.bases.devices import open_accelerator, weights_dtype
@@ -34,6 +34,7 @@ from peftkit.data.head import Head
 from peftkit.data.rows import Row
 from peftkit.errors import AdapterError, RecipeError
 from peftkit.evaluation.scoring import keep_outputs
+from peftkit.methods.adapter_config import AdapterConfig, read_config
 from peftkit.recipe import Recipe
 from peftkit.tasks.answers import Answer, Reply
 from peftkit.training.forward.engine import Engine
@@ -157,13 +158,13 @@ class OpenedAdapter:
     def dtype(self) -> torch.dtype:
         """Of the base's weights in training; where that is not known, of those that are loaded."""
         if self.record.base:
-            return getattr(torch, self.record.base["dtype"])  # type: ignore[no-any-return]
+            return getattr(torch, self.record.base.dtype)  # type: ignore[no-any-return]
         return weights_dtype(self.recipe.base, self.recipe.method.trains_base_weights)
 
     @property
-    def peft_config(self) -> dict[str, Any]:
+    def peft_config(self) -> AdapterConfig:
         """adapter_config.json, with what was given for it; empty for methods that have none."""
-        return peft_config(self.folder) if self.record.base else dict(self.record.peft_config)
+        return read_config(self.folder) if self.record.base else self.record.peft_config
 
     def check_base(self) -> None:
         """Raises AdapterError unless the base is that of the training, as far as it is known."""
@@ -175,7 +176,7 @@ def open_adapter(
     path: str,
     base: str = "",
     trust_remote_code: bool = False,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> OpenedAdapter:
     """An adapter of peftkit's own, or one that PEFT or AdapterHub has saved; its base is opened,
     and not compared yet.
@@ -211,7 +212,7 @@ def load(
     path: str,
     base: str = "",
     trust_remote_code: bool = False,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> LoadedAdapter:
     """Loads an adapter on its base; arguments as for `open_adapter`.
 
@@ -233,7 +234,7 @@ def _read(
     if found.record is None:
         return found.folder, *published_adapter(found, base)
     record = Record.read(found.folder)
-    recipe = recipe_of(Path(path).expanduser(), record.recipe)
+    recipe = recipe_of(Path(path).expanduser(), record.recipe.text)
     if base:
         recipe = recipe.with_(base=recipe.base.with_(name_or_path=base, revision=""))
     if recipe.base.trust_remote_code and not trust_remote_code:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from peftkit.parts.json_object import JsonObject
 
 
-def kinds_from_outside(record: Mapping[str, Any] | None) -> dict[str, str]:
+def kinds_from_outside(record: JsonObject | None) -> dict[str, str]:
     """`method` or `task` -> the user's class that an adapter records, for classes that are not
     imported.
 
@@ -19,7 +19,7 @@ def kinds_from_outside(record: Mapping[str, Any] | None) -> dict[str, str]:
     from peftkit.methods.method import Method
     from peftkit.tasks.task import Task
 
-    recipe = (record or {}).get("recipe")
+    recipe = record.get("recipe") if record is not None else None
     found = {}
     for part, family in (("method", Method), ("task", Task)):
         named = recipe.get(part) if isinstance(recipe, dict) else None

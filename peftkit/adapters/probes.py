@@ -41,12 +41,6 @@ class Probe:
     logits: tuple[float, ...]
     tolerance: float
 
-    @staticmethod
-    def from_json(value: dict[str, Any]) -> Probe:
-        """From the object in peftkit.json."""
-        lists = {key: tuple(value[key]) for key in ("input_ids", "indices", "logits")}
-        return Probe(**lists, tolerance=value["tolerance"])
-
 
 def tolerance(base: Base) -> float:
     """What two computations of the same model on this machine may differ by."""

@@ -8,22 +8,28 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from peftkit.adapters.inspection.digests import (
-    CONFIG,
     RECORD,
+    SavedTensor,
     json_sha256,
     record_sha256,
     tensor_sha256,
 )
 from peftkit.adapters.inspection.headers import read_header
 from peftkit.adapters.probes import Probe
+from peftkit.adapters.recorded_recipe import RecordedRecipe
+from peftkit.bases.fingerprint import RecordedBase
 from peftkit.data.head import Head
 from peftkit.errors import AdapterError
+from peftkit.methods.adapter_config import AdapterConfig
+from peftkit.parts import records
 from peftkit.recipe import Recipe
 from peftkit.tasks.answers import Decision
 
@@ -32,24 +38,32 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "data
 
 
 @dataclass(frozen=True)
+class Rewound:
+    """How a rewound adapter was made."""
+
+    scale: float
+    """Of what was trained."""
+    source: dict[str, str]
+    """The `weights` of the adapter that was rewound; `from` in the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """The content of peftkit.json."""
 
-    recipe: dict[str, Any]
+    recipe: RecordedRecipe
     """As it was resolved, with local paths cut to their last part."""
-    base: dict[str, Any]
-    """The base's `Fingerprint`; `dtype`, of its weights in training; `unquantized`, the modules of
-    a quantized base that hold weights and are not quantized, embeddings left out.
-    """
+    base: RecordedBase | None
+    """None for an adapter that peftkit did not save, which does not record its base."""
     tokenizer_sha256: str
     chat_template_sha256: str
     """Empty where the tokenizer has no chat template."""
     head: Head
     weights: dict[str, str]
     """File name -> SHA-256."""
-    tensors: dict[str, dict[str, Any]]
-    """File name -> tensor -> dtype, shape, SHA-256 of its bytes."""
-    peft_config: dict[str, Any]
+    tensors: dict[str, dict[str, SavedTensor]] = field(default_factory=dict)
+    """File name -> tensor; empty in records of the first versions."""
+    peft_config: AdapterConfig = field(default_factory=AdapterConfig)
     """The content of adapter_config.json; empty for methods that have none."""
     configs: dict[str, str]
     """JSON file beside the weights -> SHA-256 of its content, whatever its formatting."""
@@ -57,25 +71,58 @@ class Record:
     """`before` and `after` on the test split, and baselines by name."""
     probes: tuple[Probe, ...]
     versions: dict[str, str]
-    rewound: dict[str, Any] = field(default_factory=dict)
-    """`scale` beside what was trained, and `from`, the `weights` of the adapter that was rewound;
-    empty if none was."""
-
+    rewound: Rewound | None = None
+    """None if the adapter is as it was trained; left out of the file then."""
     decision: Decision = field(default_factory=Decision)
     """What the task decided on the validation split; left out of the file if that is nothing."""
 
+    @property
+    def known_base(self) -> RecordedBase:
+        """The base of an adapter that peftkit saved."""
+        assert self.base is not None
+        return self.base
+
     def write(self, folder: Path) -> None:
         """Writes peftkit.json."""
-        value = {"format": FORMAT, **asdict(self)}
-        for name, there in (("rewound", self.rewound), ("decision", self.decision.numbers)):
-            if not there:
-                del value[name]
+        value = self.to_json()
         value["sha256"] = record_sha256(value)
         text = json.dumps(value, indent=1, ensure_ascii=False)
         (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
-    @staticmethod
-    def read(folder: Path) -> Record:
+    def to_json(self) -> dict[str, object]:
+        """The content of peftkit.json, but for the digest of itself."""
+        value = {"format": FORMAT, **records.to_json(self)}
+        value |= {"recipe": self.recipe.to_json(), "peft_config": dict(self.peft_config)}
+        if self.rewound is None:
+            del value["rewound"]
+        else:
+            value["rewound"] = {"scale": self.rewound.scale, "from": self.rewound.source}
+        if not self.decision.numbers:
+            del value["decision"]
+        return value
+
+    @classmethod
+    def from_json(cls, value: Any) -> Record:
+        """From the content of peftkit.json.
+
+        Raises:
+            ValueError, KeyError, TypeError or AttributeError: it is damaged.
+        """
+        read = {
+            "recipe": RecordedRecipe.from_json(value["recipe"]),
+            "peft_config": AdapterConfig(dict(value.get("peft_config", {}))),
+        }
+        if rewound := value.get("rewound"):
+            read["rewound"] = Rewound(rewound["scale"], rewound["from"])
+        try:
+            return records.from_json(cls, {**value, **read})
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ValueError(f"`{place}`: {first['msg']}") from error
+
+    @classmethod
+    def read(cls, folder: Path) -> Record:
         """Reads peftkit.json.
 
         Raises:
@@ -84,22 +131,11 @@ class Record:
         file = folder / RECORD
         try:
             value = json.loads(file.read_text(encoding="utf-8"))
-            found = value.pop("format")
-            if found != FORMAT:
+            if (found := value["format"]) != FORMAT:
                 raise AdapterError(
                     f"`{file}` has format {found}; this peftkit reads {FORMAT}", "update peftkit"
                 )
-            head = value.pop("head")
-            probes = tuple(Probe.from_json(probe) for probe in value.pop("probes"))
-            value.pop("sha256", None)
-            later: dict[str, Any] = {"tensors": {}, "peft_config": {}}  # older ones lack them
-            numbers = value.pop("decision", {"numbers": {}})["numbers"].items()
-            later["decision"] = Decision({name: tuple(found) for name, found in numbers})
-            return Record(
-                head=Head(**{**head, "labels": tuple(head["labels"])}),
-                probes=probes,
-                **{**later, **value},
-            )
+            return cls.from_json(value)
         except FileNotFoundError as error:
             raise AdapterError(
                 f"`{folder}` is not an adapter of peftkit: it has no {RECORD}",
@@ -127,21 +163,15 @@ def config_digests(folder: Path) -> dict[str, str]:
     return digests
 
 
-def tensor_digests(folder: Path) -> dict[str, dict[str, Any]]:
+def tensor_digests(folder: Path) -> dict[str, dict[str, SavedTensor]]:
     """File name -> tensor -> dtype, shape, digest of its bytes."""
-    found: dict[str, dict[str, Any]] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        found[file.name] = {
-            name: [stored.dtype, stored.shape, tensor_sha256(file, stored)]
+    return {
+        file.name: {
+            name: SavedTensor(stored.dtype, stored.shape, tensor_sha256(file, stored))
             for name, stored in sorted(read_header(file).items())
         }
-    return found
-
-
-def peft_config(folder: Path) -> dict[str, Any]:
-    """The content of adapter_config.json; empty if there is none."""
-    file = folder / CONFIG
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+        for file in sorted(folder.glob("*.safetensors"))
+    }
 
 
 def versions() -> dict[str, str]:
@@ -155,8 +185,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def published_recipe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's JSON with every existing local path cut to its last part."""
+def published_recipe(recipe: Recipe) -> RecordedRecipe:
+    """The recipe with every existing local path cut to its last part."""
 
     def cut(value: Any) -> Any:
         if isinstance(value, dict):
@@ -167,8 +197,7 @@ def published_recipe(recipe: Recipe) -> dict[str, Any]:
             return Path(value).name
         return value
 
-    result: dict[str, Any] = cut(json.loads(recipe.model_dump_json()))
-    return result
+    return RecordedRecipe.from_json(cut(json.loads(recipe.model_dump_json())))
 
 
 def _is_local_path(text: str) -> bool:
@@ -186,7 +215,7 @@ def tokenizer_sha256(tokenizer: Any) -> str:
     """
     vocabulary = sorted(tokenizer.get_vocab().items())
     special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
-    steps: dict[str, Any] = {}
+    steps: dict[str, object] = {}
     if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
         steps = json.loads(backend.to_str())
         for changed_by_calls in ("truncation", "padding"):

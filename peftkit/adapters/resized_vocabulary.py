@@ -22,6 +22,7 @@ from peftkit.bases.resizing import resized
 from peftkit.bases.stand_ins import stand_in
 from peftkit.data.head import Head
 from peftkit.errors import AdapterError, first_line, quoted
+from peftkit.methods.adapter_config import AdapterConfig
 from peftkit.wording import plural
 
 WHOLE = (
@@ -62,7 +63,7 @@ class Held:
         return [layer for layer, held in there.items() if new and not held]
 
 
-def fitted(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head) -> OpenedBase:
+def fitted(folder: Path, config: AdapterConfig, base: OpenedBase, head: Head) -> OpenedBase:
     """The base with the vocabulary of an adapter: its tokenizer, and as many rows in the embeddings
     as it holds.
 
@@ -101,7 +102,7 @@ def fitted(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head
     return resized(base, rows, read)
 
 
-def told(folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head) -> str:
+def told(folder: Path, config: AdapterConfig, base: OpenedBase, head: Head) -> str:
     """A sentence on what `fitted` changed; empty if nothing.
 
     Args:
@@ -155,7 +156,7 @@ def _embeddings(base: OpenedBase, head: Head) -> tuple[dict[str, bool], int]:
     return names, int(embedding.weight.shape[0])
 
 
-def _held(folder: Path, config: Mapping[str, Any], names: Mapping[str, bool]) -> Held:
+def _held(folder: Path, config: AdapterConfig, names: Mapping[str, bool]) -> Held:
     """The rows in an adapter; raises AdapterError if its embeddings have several sizes."""
     file = folder / WEIGHTS
     header = read_header(file) if file.is_file() else {}
@@ -190,11 +191,11 @@ def _parts(header: Mapping[str, Stored], module: str) -> dict[str, Stored]:
     return found
 
 
-def _indices(config: Mapping[str, Any]) -> Iterable[int]:
+def _indices(config: AdapterConfig) -> Iterable[int]:
     for name in INDICES:
-        value = config.get(name) or ()
+        value = config.get(name) or []
         for ids in value.values() if isinstance(value, dict) else [value]:
-            yield from (n for n in ids if isinstance(n, int))
+            yield from (n for n in ids if isinstance(n, int)) if isinstance(ids, list) else ()
 
 
 def _tokenizer_beside(folder: Path, base: OpenedBase, head: Head, needed: bool) -> Any:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from peftkit.adapters.folders import UNFINISHED, adapter_in, user_path
 from peftkit.adapters.inspection.digests import RECORD
@@ -17,17 +15,17 @@ WITHIN_RUNS = ("adapter.unchecked", UNFINISHED)
 """Names of adapter folders in runs that did not finish."""
 
 
-def recipe_of(path: Path, published: Mapping[str, Any]) -> Recipe:
+def recipe_of(path: Path, published: str) -> Recipe:
     """The run's own recipe, which has local paths; else the published one.
 
     Args:
         path: a run folder or an adapter folder.
-        published: the recipe in peftkit.json.
+        published: the recipe in peftkit.json, as JSON.
     """
     run = path.parent if path.name in WITHIN_RUNS else path
     if (run / RECIPE).is_file():
         return Recipe.from_json((run / RECIPE).read_text(encoding="utf-8"), str(run / RECIPE))
-    return Recipe.from_json(json.dumps(published), f"the recipe in {RECORD}")
+    return Recipe.from_json(published, f"the recipe in {RECORD}")
 
 
 def quick_recipe(path: str) -> Recipe | None:
@@ -37,7 +35,7 @@ def quick_recipe(path: str) -> Recipe | None:
     try:
         folder = adapter_in(user_path(path))
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return recipe_of(user_path(path), record["recipe"])
+        return recipe_of(user_path(path), json.dumps(record["recipe"]))
     except AdapterError:
         raise
     except Exception:  # damaged or hostile content

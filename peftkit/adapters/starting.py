@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from peftkit.adapters.base_checks import CHAT_TEMPLATE, check_base_files, check_tokenizer
 from peftkit.adapters.hub import on_this_machine
-from peftkit.adapters.inspection.digests import CONFIG
 from peftkit.adapters.inspection.inspecting import inspect
 from peftkit.adapters.inspection.settings import missing_settings
 from peftkit.adapters.record import Record, chat_template_sha256
@@ -21,6 +18,7 @@ from peftkit.bases.opened import OpenedBase
 from peftkit.data.head import Head
 from peftkit.data.packaged import sha256_of
 from peftkit.errors import AdapterError, quoted
+from peftkit.methods.adapter_config import CONFIG, AdapterConfig, read_config
 from peftkit.recipe import Recipe
 
 
@@ -38,17 +36,16 @@ class Start:
         """What a person should know of it; empty for an adapter of peftkit's."""
         if self.record is not None:
             return ""
-        config = json.loads((self.folder / CONFIG).read_text(encoding="utf-8-sig"))
-        named = config.get("base_model_name_or_path") or "no base"
+        named = read_config(self.folder).text("base_model_name_or_path") or "no base"
         return (
             f"the adapter to start from names `{named}`, and whether that is `{base.name}` as it "
             "is here cannot be told"
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """For run.json: the name, and the digests of the weights."""
+    def weights(self) -> dict[str, str]:
+        """File name -> SHA-256."""
         files = sorted(self.folder.glob("*.safetensors"))
-        return {"name": self.name, "weights": {file.name: sha256_of(file) for file in files}}
+        return {file.name: sha256_of(file) for file in files}
 
 
 def find_start(recipe: Recipe) -> Start | None:
@@ -61,7 +58,7 @@ def find_start(recipe: Recipe) -> Start | None:
     if not name:
         return None
     found = inspect(on_this_machine(name))
-    if found.record is None and (missing := missing_settings(found.config or {})):
+    if found.record is None and (missing := missing_settings(found.config or AdapterConfig())):
         raise AdapterError(
             f"`start_from`: {quoted(missing)} of the adapter in `{found.folder}` is not known: it "
             f"is not in {CONFIG}",
@@ -96,7 +93,7 @@ def check_start(start: Start, base: OpenedBase, head: Head) -> None:
             "begin anew, or give the data the same labels"
             + " and `task.pooling` the same value" * (record.head.pooling != head.pooling),
         )
-    added = tuple(record.recipe["base"]["added_tokens"])
+    added = record.recipe.added_tokens
     if added != base.spec.added_tokens:
         raise AdapterError(
             f"`start_from`: the adapter in `{start.folder}` has the added tokens {quoted(added)}, "

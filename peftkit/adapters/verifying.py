@@ -15,6 +15,7 @@ from peftkit.adapters.saved_recipe import quick_recipe
 from peftkit.bases.base import Base
 from peftkit.bases.files import fetch, find_local
 from peftkit.errors import PeftkitError, UnreachableError, first_line
+from peftkit.methods.adapter_config import AdapterConfig
 from peftkit.wording import plural
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def verify(
     base: str = "",
     trust_remote_code: bool = False,
     before_loading: Callable[[], None] = lambda: None,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
     stage: Callable[[str], None] = lambda _: None,
 ) -> Findings:
     """All checks of an adapter, as far as they can be made.
@@ -104,12 +105,11 @@ def _named_base(found: Inspected, path: str) -> Base | None:
     if found.record is not None:
         recipe = quick_recipe(path)
         return recipe.base if recipe else None
-    config = found.config or {}
-    name = config.get("model_name" if found.from_adapterhub else "base_model_name_or_path")
-    revision = config.get("revision")
-    if not name or not HUB_ID.fullmatch(str(name)):
+    config = found.config or AdapterConfig()
+    name = config.text("model_name" if found.from_adapterhub else "base_model_name_or_path")
+    if not HUB_ID.fullmatch(name):
         return None
-    return Base(name_or_path=str(name), revision=str(revision or ""))
+    return Base(name_or_path=name, revision=config.text("revision"))
 
 
 def _tell_unreachable(findings: Findings, error: UnreachableError) -> None:
@@ -229,7 +229,7 @@ def _tell_answers(findings: Findings, task: Task) -> None:
 
 def _other_layers(opened: OpenedBase, record: Record) -> str:
     """In words, where a base has another number of layers than that of the training."""
-    saved = record.base.get("num_hidden_layers")
+    saved = record.known_base.num_hidden_layers
     here = getattr(opened.config, "num_hidden_layers", None)
     if saved is None or saved == here:
         return ""

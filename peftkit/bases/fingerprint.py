@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from peftkit.bases.files import WEIGHT_FILES
 from peftkit.bases.opened import OpenedBase
@@ -28,9 +28,21 @@ class Fingerprint:
     sha256: str
     """Over `files`; two bases with the same value have the same bytes."""
 
-    def to_json(self) -> dict[str, Any]:
-        """As recorded in peftkit.json."""
-        return asdict(self)
+
+@dataclass(frozen=True)
+class RecordedBase(Fingerprint):
+    """The base of a run: its fingerprint, and how its weights were loaded."""
+
+    dtype: str
+    """Of its weights in training."""
+    unquantized: tuple[str, ...] = ()
+    """Modules of a quantized base that hold weights and are not quantized, embeddings left out."""
+    num_hidden_layers: int | None = None
+
+    @property
+    def known_name(self) -> str:
+        """The name by which a person knows it."""
+        return self.hub_id or self.name
 
 
 def fingerprint(base: OpenedBase) -> Fingerprint:
@@ -51,4 +63,20 @@ def fingerprint(base: OpenedBase) -> Fingerprint:
         double_quant=base.spec.double_quant and not base.prequantized,
         files=files,
         sha256=digest.hexdigest(),
+    )
+
+
+def recorded_base(base: OpenedBase, dtype: str, unquantized: Sequence[str]) -> RecordedBase:
+    """What is recorded of a base whose weights are on disk.
+
+    Args:
+        dtype: of its weights in training.
+        unquantized: modules of a quantized base that hold weights and are not quantized.
+    """
+    layers = getattr(base.config, "num_hidden_layers", None)
+    return RecordedBase(
+        **vars(fingerprint(base)),
+        dtype=dtype,
+        unquantized=tuple(unquantized),
+        num_hidden_layers=layers,
     )

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from peftkit.data.dividing import divide
 from peftkit.data.ledger import Ledger, ReadCounts, SplitCounts, by_kind, describe_malformed
@@ -39,7 +39,7 @@ class RowContract(Protocol):
     def columns(self) -> Mapping[str, str]:
         """The task's name of a column -> the file's."""
 
-    def read_row(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+    def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         """The row's values by the task's names; or, as a string, what is malformed in it."""
 
     def key(self, row: Row) -> str:

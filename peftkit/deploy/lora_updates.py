@@ -23,6 +23,7 @@ from peftkit.bases.loading import empty_model
 from peftkit.bases.opened import OpenedBase
 from peftkit.data.head import Head
 from peftkit.errors import AdapterError, quoted
+from peftkit.methods.adapter_config import AdapterConfig
 from peftkit.methods.peft_injection import inject_peft
 from peftkit.methods.peft_layers import lora_layers
 from peftkit.methods.peft_layout import WITHOUT_EFFECT
@@ -62,7 +63,7 @@ class Update:
         return self.scale * len(self.a)
 
 
-def why_no_plain_lora(config: Mapping[str, Any], folder: Path, head: bool = False) -> str:
+def why_no_plain_lora(config: AdapterConfig, folder: Path, head: bool = False) -> str:
     """Why an adapter is more than A and B of linear layers; empty if it is not.
 
     Args:
@@ -70,14 +71,14 @@ def why_no_plain_lora(config: Mapping[str, Any], folder: Path, head: bool = Fals
         folder: of the adapter.
         head: whether modules that were trained whole may stand beside them.
     """
-    kind, bias = config.get("peft_type"), config.get("bias", "none")
+    kind, bias = config.kind, config.get("bias", "none")
     other = [n for n in config if config[n] and n not in EXPANDED and n not in WITHOUT_EFFECT]
-    whole = None if head else config.get("modules_to_save")
+    whole = [] if head else config.texts("modules_to_save")
     reasons = {
         f"it is {kind or OWN}": kind not in LORA,
         "it is DoRA": config.get("use_dora"),
         f"it trains biases (`bias` is `{bias}`)": bias != "none",
-        f"it trains {quoted(whole or ())} whole (`modules_to_save`)": whole,
+        f"it trains {quoted(whole)} whole (`modules_to_save`)": whole,
         "it has embeddings of tokens that were added to the vocabulary": (
             (folder / ADDED_TOKENS).is_file()
         ),
@@ -102,7 +103,7 @@ def usual(values: Iterable[float]) -> float:
 
 
 def read_updates(
-    folder: Path, config: Mapping[str, Any], base: OpenedBase, head: Head
+    folder: Path, config: AdapterConfig, base: OpenedBase, head: Head
 ) -> tuple[dict[str, Update], dict[str, torch.Tensor]]:
     """The updates of an adapter by the layers' names in the base, and its other tensors; no weights
     of the base are read.
@@ -133,13 +134,13 @@ def read_updates(
     return found, tensors
 
 
-def _peft_layers(model: torch.nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
+def _peft_layers(model: torch.nn.Module, config: AdapterConfig) -> Mapping[str, Any]:
     """Name in the base -> PEFT's LoRA layer without values: it knows scales and patterns."""
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils import PeftType
 
-    kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(config["peft_type"])]
+    kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(config.kind)]
     unused = {"peft_type", "base_model_name_or_path"}
-    unused |= {"r"} if config["peft_type"] == "ADALORA" else set()
+    unused |= {"r"} if config.kind == "ADALORA" else set()
     known = {n: v for n, v in config.items() if n in kind.__dataclass_fields__ and n not in unused}
     return lora_layers(inject_peft(model, kind(**{**known, "init_lora_weights": True})))

@@ -12,7 +12,7 @@ Only weights of the last `tfinal` steps, with the final ranks, count as best one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -119,6 +119,7 @@ class AdaLoRA(_StoredByPeft):
         own = {"target_modules", "layers_to_transform", "layers_pattern"}
         injected = inject_checked(model, config, self.model_dump(include=own))
         # on a bfloat16 base PEFT would train the rank itself
+        layer: Any  # SVDLinear
         for layer in lora_layers(injected).values():
             layer.ranknum[ADAPTER_NAME].requires_grad_(False)
         return injected
@@ -157,6 +158,7 @@ class AdaLoRA(_StoredByPeft):
         if not self.orth_reg_weight:
             return None
         distances = []
+        layer: Any  # SVDLinear
         for layer in lora_layers(model).values():
             a, b = layer.lora_A[ADAPTER_NAME], layer.lora_B[ADAPTER_NAME]
             for part in (a, b.T):  # (r, in or out)
@@ -173,9 +175,10 @@ class AdaLoRA(_StoredByPeft):
         from peftkit.methods.peft_layout import save_peft
 
         config: Any = model.peft_config[ADAPTER_NAME]  # type: ignore[index]
+        layers: Mapping[str, Any] = lora_layers(model)
         config.rank_pattern = {
             f"{name}.lora_E": kept.flatten().tolist()
-            for name, layer in lora_layers(model).items()
+            for name, layer in layers.items()
             if (kept := layer.lora_E[ADAPTER_NAME] != 0).any()
         }
         save_peft(model, folder)

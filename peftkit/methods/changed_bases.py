@@ -11,7 +11,6 @@ library only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Beginnings of `init_lora_weights`; `eva`, `gaussian`, `orthogonal` and `mica` change no base."""
@@ -22,7 +21,7 @@ CONVERT = (
 NO_CONVERSION = "PEFT has no conversion for it; ask for a LoRA of the unchanged base"
 
 
-def changed_base(config: Mapping[str, Any]) -> tuple[str, str] | None:
+def changed_base(config: Mapping[str, object]) -> tuple[str, str] | None:
     """What the start of an adapter did to its base, and what to do; None if it did nothing.
 
     Args:

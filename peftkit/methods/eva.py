@@ -11,7 +11,7 @@ quantized.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
@@ -130,11 +130,11 @@ def training_batches(encoded: Encoded, device: torch.device) -> list[dict[str, t
     return [batches[index] for index in order]
 
 
-def limited_forward() -> Callable[[Any, dict[str, Any]], None]:
+def limited_forward() -> Callable[[nn.Module, Mapping[str, torch.Tensor]], None]:
     """A forward pass that gives up where PEFT's search for components would go on for ever."""
     calls = 0
 
-    def forward(model: Any, inputs: dict[str, Any]) -> None:
+    def forward(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> None:
         from peftkit.errors import MethodError
 
         nonlocal calls

@@ -97,7 +97,7 @@ JUDGED_APART = (
 """Those whose values `hazards` judges, types and all."""
 
 
-def wrong_types(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def wrong_types(config: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
     """What is wrong with the types of values, what that means, and what to do."""
     for name, value in config.items():
         if value is None:
@@ -115,7 +115,7 @@ def wrong_types(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             yield from (_told(name, item, "a text", "holds") for item in other[:1])
 
 
-def wrong_given(config: Mapping[str, Any]) -> Iterator[str]:
+def wrong_given(config: Mapping[str, object]) -> Iterator[str]:
     """What is wrong with the values that a user gives a configuration, by themselves."""
     for name, value in config.items():
         kinds = KINDS.get(name)
@@ -126,14 +126,14 @@ def wrong_given(config: Mapping[str, Any]) -> Iterator[str]:
         if no_flag or not _fits(value, kinds):
             yield f"`{name}` is {as_found(value)}, not {' or '.join(WORDS[k] for k in kinds)}"
             continue
-        texts = [value] if isinstance(value, str) else value
+        texts = _as_list(value)
         if name == "modules_to_save" and isinstance(value, str):
             yield f"`{name}` is {as_found(value)}; give a list, `[{value!r}]`"
         elif name in OF_TEXTS:
             other = [as_found(item) for item in texts if not isinstance(item, str)]
             yield from (f"`{name}` holds {item}, not a text" for item in other[:1])
             if not other and (isinstance(value, str) or name in ALWAYS):
-                yield from (wrong for text in texts for wrong in _no_expression(name, text))
+                yield from (wrong for text in texts for wrong in _no_expression(name, str(text)))
         elif name in OF_BLOCKS and not all(type(block) is int for block in _as_list(value)):
             yield f"`{name}` is {as_found(value)}; give whole numbers, from 0"
         elif not all(isinstance(part, list) for part in _inside(name, value)):
@@ -150,7 +150,7 @@ NESTED = {
 }
 
 
-def _as_list(value: Any) -> list[Any]:
+def _as_list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 

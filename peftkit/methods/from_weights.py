@@ -69,6 +69,7 @@ def inject_from_weights(
     rehearsal = is_rehearsal(model)
     injected = inject_lora(lora, model, encoded, head)
     check_rank(injected)
+    layer: Any
     for layer in lora_layers(injected).values():
         a, b = layer.lora_A[ADAPTER_NAME], layer.lora_B[ADAPTER_NAME]
         if not rehearsal:  # else there are no values to take apart

@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import peft
 from peft.tuners.ia3 import IA3Model
@@ -27,9 +27,10 @@ from peftkit.methods.peft_types import kind_of
 from peftkit.methods.targets import names_a_block, wrong_expression
 
 ANY_BLOCK = range(10**6)
+ValueT = TypeVar("ValueT")
 
 
-class _LookedUp(dict[str, Any]):
+class _LookedUp(dict[str, ValueT]):
     """A dictionary that records which keys are looked up."""
 
     def __init__(self, *items: Any) -> None:
@@ -41,13 +42,13 @@ class _LookedUp(dict[str, Any]):
         self.asked.add(key)
         return super().get(key, default)
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> ValueT:
         self.asked.add(key)
         return super().__getitem__(key)
 
 
 def inject_checked(
-    model: nn.Module, config: peft.PeftConfig, given: Mapping[str, Any], field: str = "method"
+    model: nn.Module, config: peft.PeftConfig, given: Mapping[str, object], field: str = "method"
 ) -> nn.Module:
     """As `inject_peft`, with a check of the user's own settings.
 
@@ -108,7 +109,7 @@ def _adapted(injected: Any) -> list[str]:
     return [*tuner.targeted_module_names, *tuner.targeted_parameter_names]
 
 
-def _looked_up(value: Any, field: str) -> _LookedUp:
+def _looked_up(value: object, field: str) -> _LookedUp[object]:
     if not isinstance(value, Mapping):
         raise MethodError(f"`{field}` is no table of names and values", 'write `{"q_proj": 32}`')
     if wrong := wrong_expression(value):
@@ -126,7 +127,7 @@ class _Settings:
     """
 
     def __init__(
-        self, model: nn.Module, config: peft.PeftConfig, given: Mapping[str, Any], field: str
+        self, model: nn.Module, config: peft.PeftConfig, given: Mapping[str, object], field: str
     ) -> None:
         self.model, self.config, self.given, self.field = type(model).__name__, config, given, field
         self.names = [name for name, _ in model.named_modules() if name]
@@ -134,12 +135,12 @@ class _Settings:
 
     def check_model(self, model: Any) -> None:
         """Raises MethodError if a setting names rows or blocks that the model does not have."""
-        tokens = self.given.get("trainable_token_indices", ())
-        if isinstance(tokens, Mapping):
+        tokens = self._items("trainable_token_indices")
+        if isinstance(of_modules := self.given.get("trainable_token_indices"), Mapping):
             self._check_names("trainable_token_indices", self.names, "module")
-            tokens = [token for of_module in tokens.values() for token in of_module]
+            tokens = [token for ids in of_modules.values() for token in _listed(ids)]
         rows = model.get_input_embeddings().weight.shape[0]
-        invoking = self.given.get("alora_invocation_tokens", ())
+        invoking = self._items("alora_invocation_tokens")
         for name, ids in (
             ("trainable_token_indices", tokens),
             ("alora_invocation_tokens", invoking),
@@ -150,10 +151,10 @@ class _Settings:
                     f"{rows}",
                     "give ids of the tokenizer's tokens",
                 )
-        copied = self.given.get("layer_replication", ())
+        copied = self._items("layer_replication")
         depth = max((len(blocks) for _, blocks in stacks(model)), default=0)
         spans = [list(span) for span in itertools.combinations(range(depth + 1), 2)]
-        if wrong := [span for span in copied if list(span) not in spans]:
+        if wrong := [span for span in copied if _listed(span) not in spans]:
             raise MethodError(
                 f"`{self.field}.layer_replication`: {wrong[0]} is no span of the {depth} blocks of "
                 f"{self.model}",
@@ -168,8 +169,15 @@ class _Settings:
             self._check_feedforward()
             self._check_layers()
 
+    def _items(self, setting: str) -> list[object]:
+        """The values of a setting, of a table the keys; none if it is not given."""
+        return _listed(self.given.get(setting, ()))
+
+    def _names(self, setting: str) -> list[str]:
+        return [str(name) for name in self._items(setting)]
+
     def _check_names(self, setting: str, known: Sequence[str], what: str) -> None:
-        wanted = self.given.get(setting, ())
+        wanted = self.given.get(setting)
         if isinstance(wanted, str):
             if any(re.fullmatch(wanted, name) for name in known):
                 return
@@ -178,26 +186,27 @@ class _Settings:
                 hint = "a single text is a pattern for full names; give the end of a name in a list"
                 raise MethodError(f"`{self.field}.{setting}`: {told}", hint)
             raise self._error(setting, told, known)
-        missing = [one for one in wanted if not any(ends_in(name, one) for name in known)]
+        named = self._names(setting)
+        missing = [one for one in named if not any(ends_in(name, one) for name in known)]
         if missing:
             told = f"{self.model} has no {what} {quoted(missing)}"
             raise self._error(setting, told, known, missing[0])
 
     def _check_feedforward(self) -> None:
-        wanted = self.given.get("feedforward_modules", ())
+        wanted = self._names("feedforward_modules")
+        pattern = isinstance(self.given.get("feedforward_modules"), str)
         targeted = _targeted(self.config, self.names) if wanted else []
-        for one in [wanted] if isinstance(wanted, str) else wanted:
+        for one in wanted:
             asked: Any = copy.copy(self.config)
-            asked.feedforward_modules = one if isinstance(wanted, str) else {one}
+            asked.feedforward_modules = one if pattern else {one}
             if not any(IA3Model._check_target_module_feedforward(asked, name) for name in targeted):
                 told = f"`{one}` is none of the layers that are adapted"
                 raise self._error("feedforward_modules", told, targeted, one)
 
     def _check_layers(self) -> None:
-        blocks, pattern = self.given.get("layers_to_transform"), self.given.get("layers_pattern")
-        if blocks is None:
+        wanted = self._items("layers_to_transform")
+        if not wanted:
             return
-        wanted = [blocks] if isinstance(blocks, int | str) else blocks
         fit = _targeted(self.config, self.names, layers_to_transform=None)
         anywhere = _targeted(self.config, fit, layers_to_transform=ANY_BLOCK)
         always = _targeted(self.config, fit, layers_to_transform=[-1])
@@ -207,7 +216,7 @@ class _Settings:
                 "since `target_modules` has the full name",
                 "give the ends of names in `target_modules`",
             )
-        for one in [pattern] if isinstance(pattern, str) else pattern or ():
+        for one in self._names("layers_pattern"):
             if not _targeted(self.config, fit, layers_to_transform=ANY_BLOCK, layers_pattern=[one]):
                 told = f"`{one}` comes before the number of a block in no adapted layer's name"
                 raise self._error("layers_pattern", told, fit)
@@ -222,14 +231,14 @@ class _Settings:
 
     def _check_targets_in_blocks(self) -> None:
         """Raises MethodError if one of several targets is in none of the given blocks."""
-        targets = self.given.get("target_modules", ())
+        pattern = isinstance(self.given.get("target_modules"), str)
         adapted = _targeted(self.config, self.names, exclude_modules=None, modules_to_save=None)
-        for one in () if isinstance(targets, str) else targets:
+        for one in () if pattern else self._names("target_modules"):
             if not any(ends_in(name, one) for name in adapted):
                 told = f"`{one}` is in none of the blocks of `layers_to_transform`"
                 raise self._error("target_modules", told, adapted)
 
-    def check_pattern(self, setting: str, pattern: _LookedUp) -> None:
+    def check_pattern(self, setting: str, pattern: _LookedUp[object]) -> None:
         """Raises MethodError if PEFT looked up a key for no layer."""
         targets = getattr(self.config, "target_parameters", None) or ()
         adapted = _targeted(self.config, self.names)
@@ -252,6 +261,11 @@ class _Settings:
         if wrong and any(ends_in(name, wrong) for name in self.names):
             hint = "the model has it, but `target_modules` does not; add it there, or take it out"
         return MethodError(f"`{self.field}.{setting}`: {told}", hint)
+
+
+def _listed(value: object) -> list[object]:
+    """A list, tuple or table as a list; anything else as its only item."""
+    return list(value) if isinstance(value, Collection) and not isinstance(value, str) else [value]
 
 
 def _targeted(config: Any, names: Iterable[str], **changes: Any) -> list[str]:

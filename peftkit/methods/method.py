@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from peftkit.bases.base import Base
 from peftkit.parts.part import OpenPart
@@ -202,6 +202,6 @@ class Method(OpenPart):
         raise NotImplementedError
 
 
-def trainable_parameters(model: nn.Module) -> dict[str, Any]:
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Name -> parameter, for those that are trained."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 from peft.utils.other import get_pattern_key
 
 from peftkit.errors import MethodError
 
+ValueT = TypeVar("ValueT")
 Lookup = Callable[[Sequence[str], str], str]
 """The key that counts for a layer; the layer's name if none does."""
 
@@ -37,8 +38,8 @@ def lookup_of(kind: str) -> Lookup:
 
 
 def values_of(
-    pattern: Mapping[str, Any], keys: Iterable[str], layers: Iterable[str], lookup: Lookup
-) -> dict[str, Any]:
+    pattern: Mapping[str, ValueT], keys: Iterable[str], layers: Iterable[str], lookup: Lookup
+) -> dict[str, ValueT]:
     """Layer -> its value, for those that one of the keys matches.
 
     Args:
@@ -50,8 +51,8 @@ def values_of(
 
 
 def free_of_order(
-    pattern: Mapping[str, Any], layers: Iterable[str], kind: str, field: str
-) -> dict[str, Any]:
+    pattern: Mapping[str, ValueT], layers: Iterable[str], kind: str, field: str
+) -> dict[str, ValueT]:
     """A pattern that gives each layer the same value whatever the order of its keys; as it is if
     sorting does not change it.
 

@@ -12,7 +12,7 @@ from peftkit.errors import MethodError
 from peftkit.methods.peft_types import ADAPTER_NAME
 
 
-def lora_layers(model: nn.Module) -> dict[str, Any]:
+def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
     """PEFT's LoRA layers under their names in the base, in the order of the model."""
     return {
         name.removeprefix("base_model.model."): module
@@ -28,6 +28,7 @@ def check_rank(model: Any, most: int = 0) -> None:
     Args:
         most: the largest rank that a layer may get, if ranks are not settled yet.
     """
+    layer: Any
     for name, layer in lora_layers(model).items():
         if ADAPTER_NAME not in layer.lora_A or not hasattr(layer.get_base_layer(), "weight"):
             raise MethodError(

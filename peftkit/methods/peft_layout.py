@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from peftkit.errors import AdapterError, PeftkitError, first_line, quoted
+from peftkit.methods.adapter_config import CONFIG, AdapterConfig, read_config
 from peftkit.methods.changed_bases import changed_base
 from peftkit.methods.peft_types import ADAPTER_NAME
 from peftkit.methods.peft_warnings import without_noise
@@ -45,7 +45,7 @@ def save_peft(model: nn.Module, folder: Path) -> None:
 
 
 def load_peft(
-    model: nn.Module, folder: Path, settings: Mapping[str, Any] | None = None
+    model: nn.Module, folder: Path, settings: Mapping[str, object] | None = None
 ) -> nn.Module:
     """The model with the adapter of a folder, frozen, after comparing every name and shape.
 
@@ -56,7 +56,7 @@ def load_peft(
         AdapterError: the file and the model do not hold the same tensors.
     """
     with _peft_errors(folder):
-        marked = (folder / "adapter_config.json").read_bytes().startswith(codecs.BOM_UTF8)
+        marked = (folder / CONFIG).read_bytes().startswith(codecs.BOM_UTF8)
         config = _config_with(folder, settings or {}) if settings or marked else None
         loaded: Any = peft.PeftModel.from_pretrained(model, str(folder), config=config)
     _restore(loaded, folder, ADAPTER_NAME)
@@ -64,13 +64,12 @@ def load_peft(
     return loaded  # type: ignore[no-any-return]
 
 
-def _config_with(folder: Path, settings: Mapping[str, Any]) -> peft.PeftConfig:
+def _config_with(folder: Path, settings: Mapping[str, object]) -> peft.PeftConfig:
     """PEFT's configuration of an adapter, as `from_pretrained` makes it, with other fields."""
-    saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8-sig"))
-    fields = {**saved, **settings}
-    fields.pop("runtime_config", None)
-    kind: Any = peft.PEFT_TYPE_TO_CONFIG_MAPPING[fields["peft_type"]]
-    return kind.from_peft_type(**kind.check_kwargs(**fields))  # type: ignore[no-any-return]
+    fields = AdapterConfig({**read_config(folder), **settings})
+    kind: Any = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(fields.kind)]
+    given = {name: value for name, value in fields.items() if name != "runtime_config"}
+    return kind.from_peft_type(**kind.check_kwargs(**given))  # type: ignore[no-any-return]
 
 
 def add_peft(model: nn.Module, folder: Path, name: str) -> None:
@@ -123,13 +122,12 @@ def compare_configs(model: Any, folder: Path) -> None:
     that changes what it computes.
     """
     live = model.peft_config[ADAPTER_NAME].to_dict()
-    try:
-        saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    saved = read_config(folder)
+    if not saved:
         raise AdapterError(
-            f"`{folder}` has no readable adapter_config.json: {error}",
+            f"`{folder}` has no adapter_config.json with settings",
             "give an adapter that PEFT or a method of PEFT's has saved",
-        ) from error
+        )
     if changed := changed_base(saved):
         told, advice = changed
         raise AdapterError(f"the adapter in `{folder}`: {told}", advice)
@@ -151,8 +149,8 @@ def compare_configs(model: Any, folder: Path) -> None:
 @contextlib.contextmanager
 def _peft_errors(folder: Path) -> Iterator[None]:
     """Inside, what PEFT raises about an adapter folder becomes an AdapterError."""
-    if not (folder / "adapter_config.json").is_file():  # PEFT would look for it on the Hub
-        raise AdapterError(f"`{folder}` has no adapter_config.json")
+    if not (folder / CONFIG).is_file():  # PEFT would look for it on the Hub
+        raise AdapterError(f"`{folder}` has no {CONFIG}")
     with without_noise():
         # a tied layer was trained, which merging and exporting compare with the answers
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 from pydantic import Field, field_validator
 
 from peftkit.bases.base import Base
+from peftkit.methods.adapter_config import AdapterConfig
 from peftkit.methods.dora import DoRA
 from peftkit.methods.field_types import wrong_given
 from peftkit.methods.peft_tuners import (
@@ -52,7 +53,7 @@ SET_BY_PEFTKIT = ("task_type", "inference_mode", "base_model_name_or_path", "rev
 class PeftMethod(_StoredByPeft):
     """Trains whatever a PEFT configuration describes."""
 
-    config: dict[str, Any] = Field(min_length=1)
+    config: dict[str, object] = Field(min_length=1)
     """Fields of the PEFT configuration, with its `peft_type`; or the configuration itself."""
 
     @field_validator("config", mode="before")
@@ -69,13 +70,13 @@ class PeftMethod(_StoredByPeft):
 
     @field_validator("config")
     @classmethod
-    def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(value.get("peft_type"), str):
+    def _plain(cls, value: dict[str, object]) -> dict[str, object]:
+        if not isinstance(kind := value.get("peft_type"), str):
             raise ValueError("needs a `peft_type`, such as `OFT`")
         if found := [name for name in SET_BY_PEFTKIT if value.get(name) is not None]:
             raise ValueError(f"`{found[0]}` is set by peftkit")
-        if reason := NOT_SERVED.get(value["peft_type"]):
-            raise ValueError(f"{value['peft_type']} is not served: {reason}")
+        if reason := NOT_SERVED.get(kind):
+            raise ValueError(f"{kind} is not served: {reason}")
         start = str(value.get("init_lora_weights", "")).lower()
         if start.startswith(STARTS_OF_OUR_OWN):
             raise ValueError(
@@ -85,10 +86,10 @@ class PeftMethod(_StoredByPeft):
         if value.get("megatron_config"):
             raise ValueError("`megatron_config` is for layers of Megatron's, which no base has")
         virtual = value.get("num_virtual_tokens")
-        if value["peft_type"] in VIRTUAL and not (isinstance(virtual, int) and virtual > 0):
+        if kind in VIRTUAL and not (isinstance(virtual, int) and virtual > 0):
             raise ValueError(f"`num_virtual_tokens` is {virtual!r}, not a positive number")
         try:
-            plain: dict[str, Any] = as_json(value)
+            plain: dict[str, object] = as_json(value)
         except TypeError as error:
             raise ValueError(f"cannot be recorded: {error}") from error
         if wrong := next(wrong_given(plain), ""):
@@ -96,11 +97,16 @@ class PeftMethod(_StoredByPeft):
         return plain
 
     @property
+    def _given(self) -> AdapterConfig:
+        """The settings, by their types."""
+        return AdapterConfig(self.config)
+
+    @property
     def position_offset(self) -> int:
-        return int(self.config.get("num_virtual_tokens") or 0)
+        return self._given.whole("num_virtual_tokens") or 0
 
     def refuses(self, head: Head, base: Base) -> str | None:
-        kind = self.config["peft_type"]
+        kind = self._given.kind
         if kind in VIRTUAL[:2] and (reason := virtual_tokens_have_no_labels(kind, head)):
             return reason
         if base.quantization == "none":
@@ -115,7 +121,7 @@ class PeftMethod(_StoredByPeft):
         )
 
     def refuses_checkpointing(self) -> str | None:
-        if self.config["peft_type"] == "PREFIX_TUNING":
+        if self._given.kind == "PREFIX_TUNING":
             return PrefixTuning().refuses_checkpointing()
         return None
 
@@ -127,17 +133,17 @@ class PeftMethod(_StoredByPeft):
             )
         if found := [name for name in NOT_MERGED if self.config.get(name)]:
             return f"{NOT_MERGED[found[0]]} (`{found[0]}`); keep the adapter"
-        if self.config["peft_type"] in MERGED_BY:
-            return MERGED_BY[self.config["peft_type"]].refuses_merging(base)
+        if (kind := self._given.kind) in MERGED_BY:
+            return MERGED_BY[kind].refuses_merging(base)
         return (
             "whether a merge is exact is not known of every tuner of PEFT, so that peftkit does "
-            f"not merge {self.config['peft_type']}; keep the adapter, or use LoRA"
+            f"not merge {kind}; keep the adapter, or use LoRA"
         )
 
     def refuses_rewinding(self) -> str | None:
         from peftkit.methods.rewinding import REWOUND
 
-        kind = self.config["peft_type"]
+        kind = self._given.kind
         if self.position_offset:
             return no_weaker_virtual_tokens(kind)
         if kind not in REWOUND:
@@ -173,22 +179,21 @@ class PeftMethod(_StoredByPeft):
         return inject_checked(model, config, self.config, FIELD)
 
     def instead(self) -> str:
-        if self.config["peft_type"] != "LORA":
+        if self._given.kind != "LORA":
             return super().instead()
         return f"name the layers to adapt with `{FIELD}.target_modules`"
 
     def notes(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
         from peftkit.methods.layers import note_on_left_out
 
-        wanted = self.config.get("target_modules") or ""
-        told = note_on_left_out(model, wanted, head, self.config["peft_type"])
+        told = note_on_left_out(model, self._given.targets, head, self._given.kind)
         return (*told, *self._note_on_biases(model, head))
 
     def _note_on_biases(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
         """What a person should know where LoRA's own biases have none of the base's to go into."""
         from peftkit.methods.layers import ends_in, linear_names
 
-        wanted = self.config.get("target_modules") or ALL_LINEAR
+        wanted = self._given.targets or ALL_LINEAR
         pattern = isinstance(wanted, str) and wanted != ALL_LINEAR
         if pattern or not self.config.get("lora_bias"):
             return ()
@@ -203,7 +208,7 @@ class PeftMethod(_StoredByPeft):
         from peftkit.methods.checked_targets import linear_targets, named_modules
         from peftkit.methods.patterns import check_pattern
 
-        kind = self.config["peft_type"]
+        kind = self._given.kind
         wanted, field = getattr(config, "target_modules", None), f"{FIELD}.target_modules"
         if not wanted:
             return
@@ -218,7 +223,7 @@ class PeftMethod(_StoredByPeft):
         """Keeps the tuner out of the head, and out of what `all-linear` leaves out."""
         from peftkit.methods.layers import excluded, linear_names
 
-        wanted, kind = getattr(config, "target_modules", None) or "", self.config["peft_type"]
+        wanted, kind = getattr(config, "target_modules", None) or "", self._given.kind
         if hasattr(config, "exclude_modules"):
             ours = excluded(model, wanted, head, kind) or ()
             given = config.exclude_modules or ()
@@ -237,8 +242,8 @@ class PeftMethod(_StoredByPeft):
         """
         from peftkit.errors import MethodError, did_you_mean, quoted
 
-        given = dict(self.config)
-        kind, kinds = given.pop("peft_type"), config_classes()
+        given = {name: value for name, value in self.config.items() if name != "peft_type"}
+        kind, kinds = self._given.kind, config_classes()
         if kind not in kinds:
             raise MethodError(
                 f"`method.config.peft_type` is `{kind}`, which PEFT does not have",
@@ -255,7 +260,8 @@ class PeftMethod(_StoredByPeft):
         try:
             with warnings.catch_warnings():  # of what has no effect beside the other settings
                 warnings.filterwarnings("error", ".*(ignored|only supported for)", UserWarning)
-                return chosen(**given, task_type=task_type)
+                made: Any = chosen
+                return made(**given, task_type=task_type)
         except Exception as error:  # PEFT's own checks are of many kinds
             raise MethodError(f"`method.config`: {chosen.__name__} refuses it: {error}") from error
 
@@ -266,7 +272,7 @@ class PeftMethod(_StoredByPeft):
         return (load_virtual if self.position_offset else load_peft)(model, folder)
 
 
-def _check_choices(chosen: Any, given: Mapping[str, Any]) -> None:
+def _check_choices(chosen: Any, given: Mapping[str, object]) -> None:
     """Raises MethodError if a value is none of those that PEFT lists for its field."""
     from peftkit.errors import MethodError, did_you_mean, quoted
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 ADAPTER_NAME = "default"
 """The name that PEFT gives the first adapter of a model."""
@@ -18,7 +21,7 @@ def kind_of(config: Any) -> str:
     return type_name(config.peft_type)
 
 
-def config_classes() -> dict[str, Any]:
+def config_classes() -> dict[str, type[PeftConfig]]:
     """Name of a type -> class of its configuration; imports PEFT."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat
 
 ALL_LINEAR = "all-linear"
+ValueT = TypeVar("ValueT")
 
 
 def _names_or_pattern(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -52,7 +53,7 @@ def wrong_expression(expressions: Iterable[str]) -> str:
     return ""
 
 
-def _expressions(value: dict[str, Any]) -> dict[str, Any]:
+def _expressions(value: dict[str, ValueT]) -> dict[str, ValueT]:
     if wrong := wrong_expression(value):
         raise ValueError(wrong)
     return value
@@ -74,7 +75,7 @@ def names_a_block(name: str) -> bool:
     return re.search(r"(?<!\w)\d+(?!\w)", name) is not None
 
 
-def without_blocks(pattern: dict[str, Any]) -> dict[str, Any]:
+def without_blocks(pattern: dict[str, ValueT]) -> dict[str, ValueT]:
     """A pattern without the keys that name blocks."""
     return {key: value for key, value in pattern.items() if not names_a_block(key)}
 

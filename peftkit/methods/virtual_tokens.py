@@ -103,7 +103,7 @@ def _takes_a_cache(base: Any) -> bool:
 
 
 def load_virtual(
-    model: nn.Module, folder: Path, settings: Mapping[str, Any] | None = None
+    model: nn.Module, folder: Path, settings: Mapping[str, object] | None = None
 ) -> nn.Module:
     """`load_peft`, right in batches."""
     return placed_by_hook(load_peft(model, folder, settings))

@@ -7,58 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peftkit.bases.fingerprint import Fingerprint
+from peftkit.adapters.recorded_recipe import RecordedRecipe
+from peftkit.bases.fingerprint import RecordedBase
 from peftkit.data.ledger import Ledger
 from peftkit.methods.method import Layout
 from peftkit.parts import records
-from peftkit.recipe import Recipe
 from peftkit.reports.plan_record import Plan, Unplanned
 from peftkit.tasks.score import Matrix, Mistake, ScoreTable
 from peftkit.training.account import TrainResult
 
 RUN_FILE = "run.json"
-
-
-@dataclass(frozen=True)
-class RecordedRecipe:
-    """The recipe of a run, with every default, as JSON: a record can be read without the modules of
-    a user's own tasks and methods.
-    """
-
-    text: str
-    method: str
-    """Its kind."""
-    task: str
-    """Its kind."""
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> RecordedRecipe:
-        """Of a recipe."""
-        return cls.from_json(json.loads(recipe.model_dump_json()))
-
-    @classmethod
-    def from_json(cls, value: Any) -> RecordedRecipe:
-        """From the content of recipe.json."""
-        text = json.dumps(value, ensure_ascii=False)
-        return cls(text, value["method"]["kind"], value["task"]["kind"])
-
-    def read(self) -> Recipe:
-        """The recipe.
-
-        Raises:
-            RecipeError: a part of it is of a module that was not imported.
-        """
-        return Recipe.from_json(self.text)
-
-
-@dataclass(frozen=True)
-class RecordedBase(Fingerprint):
-    """The base of a run: its fingerprint, and how its weights were loaded."""
-
-    dtype: str
-    unquantized: tuple[str, ...] = ()
-    """Modules of a quantized base that hold weights and are not quantized."""
-    num_hidden_layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -177,8 +135,7 @@ class RunRecord:
     def to_json(self) -> Any:
         """As run.json has it."""
         plan = self.plan.to_json() if isinstance(self.plan, Plan) else records.to_json(self.plan)
-        recipe = json.loads(self.recipe.text)
-        return {**records.to_json(self), "recipe": recipe, "plan": plan}
+        return {**records.to_json(self), "recipe": self.recipe.to_json(), "plan": plan}
 
     @classmethod
     def from_json(cls, value: Any) -> RunRecord:

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from peftkit.adapters.record import Record
+from peftkit.adapters.recorded_recipe import RecordedRecipe
 from peftkit.adapters.saving import adapter_bytes
 from peftkit.bases.devices import device_name
 from peftkit.evaluation.lead import headline_metric, lead
@@ -13,9 +14,7 @@ from peftkit.evaluation.writing import written_scores
 from peftkit.reports.plan_record import Plan, Unplanned
 from peftkit.reports.run_record import (
     ProbeCheck,
-    RecordedBase,
     RecordedProbe,
-    RecordedRecipe,
     RecordedStart,
     RunRecord,
     SelfCheck,
@@ -44,14 +43,15 @@ def make_record(
     """
     result, folder = outcome.result, saved.parent
     padding = max(0.0, 1 - result.num_tokens / max(1, result.num_padded_tokens))
-    base = {**adapter.base, "unquantized": tuple(adapter.base["unquantized"])}
+    start = prepared.start
+    assert adapter.base is not None  # peftkit saved it
     return RunRecord(
         status="finished",
         name=folder.name,
         created=datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
         folder=str(folder),
         recipe=RecordedRecipe.of(prepared.recipe),
-        base=RecordedBase(**base),
+        base=adapter.base,
         device=device_name(clock.device),
         trainable_parameters=outcome.trainable_parameters,
         total_parameters=prepared.total_parameters,
@@ -59,7 +59,7 @@ def make_record(
         adapter_bytes=adapter_bytes(saved),
         command=prepared.recipe.task.command,
         serve=serve,
-        start=RecordedStart(**prepared.start.to_json()) if prepared.start else None,
+        start=RecordedStart(start.name, start.weights()) if start else None,
         test=test_record(prepared, outcome),
         training=result,
         seconds=clock.seconds,

@@ -98,7 +98,7 @@ class Chat(Task):
     def columns(self) -> Mapping[str, str]:
         return self.data.named_columns()
 
-    def read_row(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+    def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         layout = self.data.layout(table)
         read = read_conversation(values, layout)
         if isinstance(read, str):
@@ -109,7 +109,7 @@ class Chat(Task):
         except RecursionError:
             return f"{self.data.stratum} is nested too deeply"
 
-    def as_input(self, value: Any) -> dict[str, Any]:
+    def as_input(self, value: Any) -> dict[str, object]:
         if isinstance(value, Mapping):
             if other := sorted(set(value) - {"messages", "text"}):
                 raise RecipeError(
@@ -133,7 +133,7 @@ class Chat(Task):
             )
         return {"messages": unanswered(read)}
 
-    def read_input(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+    def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         layout = self.data.layout(table, answered=False)
         read = read_conversation(values, layout, answered=False)
         if isinstance(read, str):
@@ -174,7 +174,7 @@ class Chat(Task):
     def _system_of(self, row: Row) -> str:
         """The system message that a row is learned with."""
         [(_, messages)] = self._talks([row]) if "messages" in row.values else [(row, [])]
-        first = messages[0] if messages else {}
+        first: Mapping[str, object] = messages[0] if messages else {}
         return str(first["content"]) if first.get("role") == "system" else ""
 
     @property

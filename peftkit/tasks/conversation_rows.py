@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 from peftkit.data.rows import is_absent, is_missing, is_nothing, spelled
 from peftkit.errors import quoted
@@ -24,8 +23,8 @@ from peftkit.tasks.single_message import Message, flag_of, shown
 
 
 def read_conversation(
-    values: Mapping[str, Any], layout: Layout, answered: bool = True
-) -> dict[str, Any] | str:
+    values: Mapping[str, object], layout: Layout, answered: bool = True
+) -> dict[str, object] | str:
     """`messages` or `text` of a row; `unread`, the keys of its messages and the columns beside them
     that nothing reads; `overruled`, the columns with another system message than its first turn;
     or, as a string, what is malformed in it.
@@ -52,14 +51,14 @@ def read_conversation(
         return f"names `{error.name}` twice"
 
 
-def _row_flag(name: str, value: Any) -> bool | None:
+def _row_flag(name: str, value: object) -> bool | None:
     """What a flag beside the messages says; a `loss` with a fraction is a measurement."""
     return None if spelled(name) == "loss" and isinstance(value, float) else flag_of(value)
 
 
 def _read_talk(
-    values: Mapping[str, Any], layout: Layout, answered: bool, unread: Counter[str]
-) -> dict[str, Any] | str:
+    values: Mapping[str, object], layout: Layout, answered: bool, unread: Counter[str]
+) -> dict[str, object] | str:
     """As `read_conversation`, of a row with messages.
 
     Args:
@@ -102,7 +101,7 @@ def _turn_columns(layout: Layout, answered: bool) -> list[str]:
     return [layout.columns[role] for role in roles if role in layout.columns]
 
 
-def _unread_input(values: Mapping[str, Any], layout: Layout) -> str:
+def _unread_input(values: Mapping[str, object], layout: Layout) -> str:
     """The column of the input, if it holds something that the row's prompt has no place for."""
     column = layout.columns.get("input", "")
     listed = isinstance(opened(values.get(layout.columns.get("prompt", ""))), list)
@@ -110,7 +109,7 @@ def _unread_input(values: Mapping[str, Any], layout: Layout) -> str:
 
 
 def _read_messages(
-    values: Mapping[str, Any], layout: Layout, answered: bool
+    values: Mapping[str, object], layout: Layout, answered: bool
 ) -> list[Message] | str:
     """A row with a list of messages."""
     column = layout.columns["messages"]
@@ -127,7 +126,7 @@ def _read_messages(
     return read if answered else unanswered(read)
 
 
-def _read_pair(values: Mapping[str, Any], layout: Layout, answered: bool) -> list[Message] | str:
+def _read_pair(values: Mapping[str, object], layout: Layout, answered: bool) -> list[Message] | str:
     """A row with a prompt and its completion: texts, or lists of messages, as TRL has them."""
     columns = layout.columns
     asked = _side(values, columns, "prompt")
@@ -150,7 +149,9 @@ def _read_pair(values: Mapping[str, Any], layout: Layout, answered: bool) -> lis
     return wrong_order(messages) or messages
 
 
-def _side(values: Mapping[str, Any], columns: Mapping[str, str], role: str) -> list[Message] | str:
+def _side(
+    values: Mapping[str, object], columns: Mapping[str, str], role: str
+) -> list[Message] | str:
     """The messages of a prompt or a completion; what is malformed, as a string."""
     column = columns[role]
     value = opened(values.get(column))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
 from peftkit.parts.part import Part
@@ -23,7 +21,7 @@ class Generation(Part):
     repetition_penalty: float = Field(default=1.0, ge=1)
     """Divides the logits of tokens that occurred already (arXiv:1909.05858); 1 for none."""
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, object]:
         """The fields that count, as keyword arguments of transformers' `generate`."""
         options = self.model_dump()
         if not self.do_sample:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from peftkit.data.rows import is_absent, is_missing, is_nothing
 
-Message = dict[str, Any]
-"""`role` (`system`, `user` or `assistant`), `content`; `thought`, where the assistant's turn has
-one; `learned`, False for an assistant's turn that is not to be learned."""
+
+class Message(TypedDict):
+    """A turn of a conversation."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+    thought: NotRequired[str]
+    """Where the assistant's turn has one."""
+    learned: NotRequired[bool]
+    """False for an assistant's turn that is not to be learned."""
 
 
 ROLES = {
@@ -67,7 +75,7 @@ YES = (True, "true", "yes", "1")
 NO = (False, "false", "no", "0")
 
 
-def role_of(message: Mapping[str, Any]) -> str:
+def role_of(message: Mapping[str, object]) -> str:
     """What a message gives as its role, in lower case; empty if nothing, or no text."""
     given = next((message[key] for key in ROLE if not is_nothing(message.get(key))), None)
     return given.strip().casefold() if isinstance(given, str) else ""
@@ -107,7 +115,7 @@ def read_message(item: Any) -> Message | str:
     return wrong or message
 
 
-def _read_content(item: Mapping[str, Any], role: str) -> tuple[str, str]:
+def _read_content(item: Mapping[str, object], role: str) -> tuple[str, str]:
     """The text of a message; and what is malformed in it, or empty."""
     given = [joined(item[key]) for key in CONTENT if not is_missing(item.get(key))]
     if not given:
@@ -130,7 +138,7 @@ def joined(content: Any) -> Any:
     return "".join(texts) if len(texts) == len(content) else content
 
 
-def _read_flags(item: Mapping[str, Any], role: str, message: Message) -> str:
+def _read_flags(item: Mapping[str, object], role: str, message: Message) -> str:
     """Notes in the message whether it is learned; what is malformed, or empty."""
     said: dict[str, bool] = {}
     for key in FLAGS:
@@ -150,17 +158,17 @@ def _read_flags(item: Mapping[str, Any], role: str, message: Message) -> str:
     return ""
 
 
-def _read_thought(item: Mapping[str, Any], message: Message) -> str:
+def _read_thought(item: Mapping[str, object], message: Message) -> str:
     """Puts the thought that comes with an answer into the message; what is malformed, or empty."""
     given = {key: item[key] for key in THOUGHTS if key in item and not is_nothing(item[key])}
     if not given:
         return ""
-    key, value = next(iter(given.items()))
-    if not all(isinstance(text, str) for text in given.values()):
-        return f"a message has `{key}` that is not text"
-    if len({text.strip() for text in given.values()}) > 1:
+    texts = [text.strip() for text in given.values() if isinstance(text, str)]
+    if len(texts) < len(given):
+        return f"a message has `{next(iter(given))}` that is not text"
+    if len(set(texts)) > 1:
         return f"a message has different texts in `{'` and `'.join(given)}`"
-    message["thought"] = value.strip()
+    message["thought"] = texts[0]
     return ""
 
 

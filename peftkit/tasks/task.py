@@ -123,11 +123,11 @@ class Task(OpenPart):
         """
         return ()
 
-    def read_row(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+    def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         """A row's values by the task's names; or, as a string, what is malformed in it."""
         raise NotImplementedError
 
-    def as_input(self, value: Any) -> dict[str, Any]:
+    def as_input(self, value: Any) -> dict[str, object]:
         """What a person gave to be answered, a text or more, as the values of a row.
 
         Raises:
@@ -135,7 +135,7 @@ class Task(OpenPart):
         """
         raise NotImplementedError
 
-    def read_input(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+    def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         """As `read_row`, of a row that is to be answered, whether it has an answer or not.
 
         Raises:

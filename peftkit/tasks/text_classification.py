@@ -77,7 +77,7 @@ class TextClassification(Task):
         pair = {"text_pair": self.data.text_pair} if self.data.text_pair else {}
         return {"text": self.data.text, **pair, "label": self.data.label}
 
-    def read_row(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+    def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         read: dict[str, Any] = {}
         for role, column in self.columns.items():
             value = values.get(column)
@@ -101,7 +101,7 @@ class TextClassification(Task):
         """A label, or the name of one, in the form in which labels are compared."""
         return _folded(text, self.data.decimal) if self.data.fold_labels else text.strip()
 
-    def as_input(self, value: Any) -> dict[str, Any]:
+    def as_input(self, value: Any) -> dict[str, object]:
         values = {"text": value} if isinstance(value, str) else value
         wanted = [role for role in self.columns if role != "label"]
         given = (
@@ -115,7 +115,7 @@ class TextClassification(Task):
             )
         return dict(values)
 
-    def read_input(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+    def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         columns = {role: name for role, name in self.columns.items() if role != "label"}
         check_columns(table, columns)
         texts = {role: values.get(column) for role, column in columns.items()}

@@ -81,11 +81,11 @@ class TokenClassification(Task):
     def columns(self) -> Mapping[str, str]:
         return {"tokens": self.data.tokens, "labels": self.data.labels}
 
-    def read_row(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+    def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         words, labels = values.get(self.data.tokens), values.get(self.data.labels)
         if wrong := wrong_words(words, self.data.tokens):
             return wrong
-        assert words is not None
+        assert isinstance(words, list)
         if not isinstance(labels, list):
             return f"{self.data.labels} is {type(labels).__name__}, not a list"
         if len(labels) != len(words):
@@ -98,14 +98,14 @@ class TokenClassification(Task):
             return f"{self.data.labels} `{unknown[0]}` is not in label_names"
         return {"tokens": words, "labels": [names.get(label, label) for label in told]}
 
-    def as_input(self, value: Any) -> dict[str, Any]:
+    def as_input(self, value: Any) -> dict[str, object]:
         words = value.get("tokens", value.get("text")) if isinstance(value, Mapping) else value
         words = words.split() if isinstance(words, str) else words
         if wrong := wrong_words(words, "what is to be labelled"):
             raise RecipeError(wrong, "give a text, or a list of words")
         return {"tokens": words}
 
-    def read_input(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+    def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         check_columns(table, {"tokens": self.data.tokens})
         words = values.get(self.data.tokens)
         return wrong_words(words, self.data.tokens) or {"tokens": words}

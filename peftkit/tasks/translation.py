@@ -84,19 +84,19 @@ class Translation(Task):
             return CHRF_SCORE
         return super().metric(name)
 
-    def read_row(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+    def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         for column in self.columns.values():
             if wrong := _wrong_text(values.get(column), column):
                 return wrong
         return {role: values[column] for role, column in self.columns.items()}
 
-    def as_input(self, value: Any) -> dict[str, Any]:
+    def as_input(self, value: Any) -> dict[str, object]:
         text = value.get("text") if isinstance(value, Mapping) else value
         if wrong := _wrong_text(text, "what is to be translated"):
             raise RecipeError(wrong, "give a text")
         return {"text": text}
 
-    def read_input(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+    def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         check_columns(table, {"text": self.data.text})
         text = values.get(self.data.text)
         return _wrong_text(text, self.data.text) or {"text": text}

@@ -15,10 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal, TypeGuard
 
 from peftkit.adapters.inspection.hazards import LARGEST_NUMBER, LIMITS, leads_elsewhere
 from peftkit.errors import quoted
+from peftkit.methods.adapter_config import AdapterConfig
+from peftkit.parts.json_object import JsonObject
 
 ADAPTER_WEIGHTS = ("adapter.safetensors", "pytorch_adapter.safetensors")
 """The library's own name, and that of a converted `pytorch_adapter.bin`."""
@@ -28,7 +31,7 @@ HEAD_CONFIG = "head_config.json"
 FUSION_CONFIG = "adapter_fusion_config.json"
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "electra")
 """Their blocks are BERT's; those of other architectures add up in other orders."""
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, object] = {
     "mh_adapter": None, "output_adapter": None, "reduction_factor": None, "non_linearity": None,
     "original_ln_before": False, "original_ln_after": True, "ln_before": False, "ln_after": False,
     "is_parallel": False, "scaling": 1.0, "use_gating": False, "residual_before_ln": True,
@@ -58,42 +61,92 @@ OLD_NAMES = {"gelu": "gelu_new", "gelu_orig": "gelu"}
 """Of non-linearities, in folders that name no `version`."""
 
 
-def is_adapterhub(config: Mapping[str, Any]) -> bool:
+Placement = Literal["houlsby", "pfeiffer", "parallel"]
+
+
+@dataclass(frozen=True)
+class HubSettings:
+    """The settings of an AdapterHub adapter that `wrong_adapter` has passed, in today's names."""
+
+    name: str
+    """Of the adapter; its tensors have it in their names."""
+    model_type: str
+    """Of the base."""
+    hidden_size: int
+    """Of the base."""
+    width: int
+    """Of the bottleneck, as the library makes it."""
+    placement: Placement
+    """Where it stands in a block, as peftkit calls it."""
+    places: tuple[str, ...]
+    """`mh_adapter` (after the attention), `output_adapter` (after the feed-forward), or both."""
+    non_linearity: str
+    scaling: float | None
+    """None where it is learned."""
+    ln_before: bool
+    left_out: frozenset[int]
+    """Numbers of the blocks without an adapter."""
+
+    @classmethod
+    def of(cls, config: AdapterConfig) -> HubSettings:
+        """Of an adapter_config.json.
+
+        Raises:
+            AdapterError: a value is of another type.
+        """
+        settings = JsonObject(_settings(config), config.file)
+        hidden, factor = config.whole("hidden_size"), settings.number("reduction_factor")
+        assert hidden is not None
+        assert factor is not None
+        scaling = settings["scaling"]
+        return cls(
+            name=config.text("name"),
+            model_type=config.text("model_type"),
+            hidden_size=hidden,
+            width=_width(hidden, factor),
+            placement=_placement(settings),
+            places=tuple(name for name in ("mh_adapter", "output_adapter") if settings[name]),
+            non_linearity=settings.text("non_linearity"),
+            scaling=None if isinstance(scaling, str) else settings.number("scaling"),
+            ln_before=bool(settings["ln_before"]),
+            left_out=frozenset(n for n in settings.items_of("leave_out") if isinstance(n, int)),
+        )
+
+
+def is_adapterhub(config: AdapterConfig) -> bool:
     """Whether an adapter_config.json is AdapterHub's."""
     known = any(name in config for name in ("hidden_size", "model_class", "model_type"))
     return "config" in config and known and "peft_type" not in config
 
 
-def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The adapter's settings with their defaults, in today's names."""
-    settings = {**DEFAULTS, **config["config"]}
+def described(config: AdapterConfig) -> str:
+    """In words, for a person."""
+    if not isinstance(config["config"], dict):
+        return "of an early version"
+    settings = _settings(config)
+    return f"{_placement(settings)}, reduction factor {str(settings['reduction_factor'])[:20]}"
+
+
+def _settings(config: AdapterConfig) -> dict[str, object]:
+    """The settings with their defaults, in today's names, their values as they are."""
+    settings = {**DEFAULTS, **config.table("config")}
     name = str(settings["non_linearity"]).lower()
     name = name if "version" in config else OLD_NAMES.get(name, name)
     settings["non_linearity"] = OTHER_NAMES.get(name, name)
     return settings
 
 
-def placement(settings: Mapping[str, Any]) -> Literal["houlsby", "pfeiffer", "parallel"]:
-    """Where it stands in a block, as peftkit calls it."""
+def _placement(settings: Mapping[str, object]) -> Placement:
     if settings["is_parallel"]:
         return "parallel"
     return "pfeiffer" if settings["original_ln_before"] else "houlsby"
 
 
-def described(config: Mapping[str, Any]) -> str:
-    """In words, for a person."""
-    if not isinstance(config["config"], dict):
-        return "of an early version"
-    settings = settings_of(config)
-    return f"{placement(settings)}, reduction factor {str(settings['reduction_factor'])[:20]}"
+def _width(hidden_size: int, reduction_factor: float) -> int:
+    return max(1, int(hidden_size // reduction_factor))
 
 
-def width(config: Mapping[str, Any]) -> int:
-    """Of the bottleneck, as the library makes it."""
-    return max(1, int(config["hidden_size"] // settings_of(config)["reduction_factor"]))
-
-
-def wrong_adapter(config: Mapping[str, Any]) -> Iterator[str]:
+def wrong_adapter(config: AdapterConfig) -> Iterator[str]:
     """Why an adapter_config.json of AdapterHub's is not loaded."""
     model, base = config.get("model_type"), config.get("model_name")
     if model not in MODEL_TYPES:
@@ -118,10 +171,10 @@ def wrong_adapter(config: Mapping[str, Any]) -> Iterator[str]:
         if given[field]:
             yield f"`{field}` is {str(given[field])[:40]!r}, a setting that is not known"
     yield from _wrong_numbers(config)
-    yield from _wrong_place(settings_of(config))
+    yield from _wrong_place(_settings(config))
 
 
-def _wrong_place(settings: Mapping[str, Any]) -> Iterator[str]:
+def _wrong_place(settings: Mapping[str, object]) -> Iterator[str]:
     if not settings["original_ln_after"]:
         yield "`original_ln_after` is false: the block's own norm and residual would not follow"
     if settings["is_parallel"]:
@@ -138,16 +191,16 @@ def _wrong_place(settings: Mapping[str, Any]) -> Iterator[str]:
         yield "neither `mh_adapter` nor `output_adapter` is set: it has no place"
 
 
-def _wrong_numbers(config: Mapping[str, Any]) -> Iterator[str]:
-    settings, hidden = settings_of(config), config.get("hidden_size")
+def _wrong_numbers(config: AdapterConfig) -> Iterator[str]:
+    settings, hidden = _settings(config), config.get("hidden_size")
     most = LIMITS["token_dim"]
-    if type(hidden) is not int or not 0 < hidden <= most:
+    if not isinstance(hidden, int) or isinstance(hidden, bool) or not 0 < hidden <= most:
         yield f"`hidden_size` is {str(hidden)[:40]}"
         return
     factor, scaling = settings["reduction_factor"], settings["scaling"]
     if isinstance(factor, dict):
         yield "`reduction_factor` differs by layer"
-    elif not _is_number(factor) or factor <= 0 or width(config) > most:
+    elif not _is_number(factor) or factor <= 0 or _width(hidden, factor) > most:
         yield f"`reduction_factor` is {str(factor)[:40]}"
     if not (_is_number(scaling) or scaling in ("learned", "channel")):
         yield f"`scaling` is {str(scaling)[:40]!r}"
@@ -156,5 +209,7 @@ def _wrong_numbers(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"`leave_out` is {str(left_out)[:40]}"
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and abs(value) < LARGEST_NUMBER
+def _is_number(value: object) -> TypeGuard[float]:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) and abs(value) < LARGEST_NUMBER

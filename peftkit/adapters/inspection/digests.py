@@ -8,22 +8,72 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from peftkit.adapters.inspection.headers import Stored
 from peftkit.bases.stand_ins import stand_in
 from peftkit.data.packaged import sha256_of
-from peftkit.errors import quoted
+from peftkit.errors import AdapterError, quoted
+from peftkit.methods.adapter_config import CONFIG, AdapterConfig
+from peftkit.parts.json_object import JsonObject
 from peftkit.wording import plural
 
 if TYPE_CHECKING:
     from peftkit.adapters.inspection.inspected import Inspected
 
 RECORD = "peftkit.json"
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-"""PEFT's two files."""
+"""The tensors beside adapter_config.json."""
+
+
+class SavedTensor(NamedTuple):
+    """A tensor as peftkit.json records it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+    """Of its bytes."""
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What peftkit.json says of the files beside it."""
+
+    weights: Mapping[str, object]
+    """File name -> SHA-256, as `configs`."""
+    configs: Mapping[str, object]
+    tensors: dict[str, dict[str, SavedTensor]]
+    """File name -> tensor."""
+    peft_config: AdapterConfig
+
+    @classmethod
+    def of(cls, record: JsonObject) -> _Saved:
+        """Raises AdapterError if a part is missing or of another type."""
+        if missing := [name for name in ("weights", "configs") if record.get(name) is None]:
+            raise AdapterError(f"it has no `{missing[0]}`")
+        tensors = record.table("tensors")
+        return cls(
+            weights=record.table("weights"),
+            configs=record.table("configs"),
+            tensors={file: _saved_tensors(tensors.table(file)) for file in tensors},
+            peft_config=AdapterConfig(record.table("peft_config").content),
+        )
+
+
+def _saved_tensors(saved: JsonObject) -> dict[str, SavedTensor]:
+    found = {}
+    for name in saved:
+        match saved[name]:
+            case [str(dtype), [*sizes], str(digest)]:
+                shape = tuple(size for size in sizes if isinstance(size, int))
+                found[name] = SavedTensor(dtype, shape, digest)
+            case other:
+                told = f"`{name}` is {str(other)[:60]}, not a dtype, a shape and a digest"
+                raise AdapterError(told)
+    return found
 
 
 def compare_with_record(found: Inspected) -> None:
@@ -37,29 +87,28 @@ def compare_with_record(found: Inspected) -> None:
             )
         return
     try:
-        weights, configs = dict(record["weights"]), dict(record["configs"])
-        tensors: dict[str, Any] = dict(record.get("tensors") or {})
-        settings: dict[str, Any] = dict(record.get("peft_config") or {})
-    except (KeyError, TypeError, ValueError) as error:
-        found.findings.wrong("record", f"{RECORD} is damaged: {error!r}", "", "copy it again")
+        saved = _Saved.of(record)
+    except AdapterError as error:
+        found.findings.wrong("record", f"{RECORD} is damaged: {error.message}", "", "copy it again")
         return
+    weights, configs = saved.weights, saved.configs
     if names := [n for n in (*weights, *configs) if Path(n).name != n or not n.isprintable()]:
         found.findings.wrong(
             "record", f"{RECORD} names files elsewhere: {quoted(map(repr, names))}"
         )
         return
     wrong: list[str] = []
-    if record.get("sha256", digest := record_sha256(record)) != digest:
+    if record.get("sha256", own := record_sha256(record)) != own:
         wrong.append(f"{RECORD} was edited after it was saved")
     for name, digest in weights.items():
-        if name in found.tensors and name in tensors:
-            wrong += _different_tensors(found, name, tensors[name])
+        if name in found.tensors and name in saved.tensors:
+            wrong += _different_tensors(found, name, saved.tensors[name])
         if not wrong and not (found.folder / name).is_file():
             wrong.append(f"`{name}` is missing")
         elif not wrong and sha256_of(found.folder / name) != digest:
             wrong.append(f"`{name}` is not the file that was saved")
     if found.config is not None:
-        wrong += _different_settings(found.config, settings)
+        wrong += _different_settings(found.config, saved.peft_config)
     for name, digest in configs.items():
         if name != CONFIG or not any("adapter_config" in text for text in wrong):
             wrong += _different_json(found, name, digest)
@@ -83,12 +132,12 @@ def _told_same(count: int) -> str:
     return f"{plural(count, 'file')} {those}"
 
 
-def _different_tensors(found: Inspected, name: str, saved: dict[str, Any]) -> list[str]:
+def _different_tensors(found: Inspected, name: str, saved: Mapping[str, SavedTensor]) -> list[str]:
     """In words, how the tensors of a file differ from those that were saved."""
     here, wrong = found.tensors[name], []
     gone, added = saved.keys() - here.keys(), here.keys() - saved.keys()
     for tensor in sorted(gone):
-        digest = saved[tensor][2]
+        digest = saved[tensor].sha256
         again = [n for n in sorted(added) if tensor_sha256(found.folder / name, here[n]) == digest]
         added -= set(again)
         wrong.append(
@@ -99,7 +148,7 @@ def _different_tensors(found: Inspected, name: str, saved: dict[str, Any]) -> li
     for tensor in sorted(saved.keys() & here.keys()):
         dtype, shape, digest = saved[tensor]
         stored = here[tensor]
-        if (stored.dtype, list(stored.shape)) != (dtype, list(shape)):
+        if (stored.dtype, stored.shape) != (dtype, shape):
             wrong.append(
                 f"the tensor `{tensor}` is {stored.dtype} of shape {list(stored.shape)}, and was "
                 f"{dtype} of shape {list(shape)}"
@@ -126,7 +175,7 @@ def _values(file: Path, stored: Stored) -> str:
     return "other values than were saved"
 
 
-def _different_settings(config: dict[str, Any], saved: dict[str, Any]) -> list[str]:
+def _different_settings(config: AdapterConfig, saved: AdapterConfig) -> list[str]:
     if not saved:
         return []
     return [
@@ -136,7 +185,7 @@ def _different_settings(config: dict[str, Any], saved: dict[str, Any]) -> list[s
     ]
 
 
-def _different_json(found: Inspected, name: str, digest: str) -> list[str]:
+def _different_json(found: Inspected, name: str, digest: object) -> list[str]:
     file = found.folder / name
     if not file.is_file():
         return [f"`{name}` is missing"]
@@ -151,13 +200,13 @@ def _different_json(found: Inspected, name: str, digest: str) -> list[str]:
     return []
 
 
-def record_sha256(record: dict[str, Any]) -> str:
+def record_sha256(record: Mapping[str, object]) -> str:
     """Digest of what peftkit.json holds, but for the digest itself."""
     content = {name: value for name, value in record.items() if name != "sha256"}
     return json_sha256(content)
 
 
-def json_sha256(content: Any) -> str:
+def json_sha256(content: object) -> str:
     """Digest of what a JSON file holds, whatever its formatting."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from rich.text import Text
@@ -89,7 +89,7 @@ class Findings:
         """Of `peftkit verify`: 0 where nothing is wrong, 1 where something is, 2 for no adapter."""
         return 2 if not self.is_adapter else 1 if self.problems else 0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """For `--json`: `status` and `findings`."""
         return {
             "status": "wrong" if self.problems else "ok",

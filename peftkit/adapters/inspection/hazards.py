@@ -12,6 +12,7 @@ from pathlib import Path
 from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
+from peftkit.methods.adapter_config import AdapterConfig
 from peftkit.methods.field_types import as_found
 
 PATTERNS = ("target_modules", "exclude_modules", "feedforward_modules", "target_parameters")
@@ -44,7 +45,7 @@ MAKES_MUCH = {
 }  # fmt: skip
 
 
-def wrong_settings(config: dict[str, Any]) -> Iterator[str]:
+def wrong_settings(config: AdapterConfig) -> Iterator[str]:
     """Why an adapter_config.json must not be given to PEFT."""
     for name, why in RUN_CODE.items():
         if config.get(name):
@@ -77,7 +78,7 @@ def leads_elsewhere(base: str) -> bool:
     return ".." in Path(base).parts or not base.isprintable()
 
 
-def _wrong_numbers(config: dict[str, Any]) -> Iterator[str]:
+def _wrong_numbers(config: AdapterConfig) -> Iterator[str]:
     for name, most in LIMITS.items():
         if (value := config.get(name)) is not None:
             if type(value) is not int or value < 0:
@@ -90,7 +91,7 @@ def _wrong_numbers(config: dict[str, Any]) -> Iterator[str]:
         yield f"`lora_alpha` is {as_found(alpha)}{more}"
 
 
-def _wrong_mapping(mapping: Any) -> Iterator[str]:
+def _wrong_mapping(mapping: object) -> Iterator[str]:
     """PEFT writes it where there is no `task_type`, and may import the class that it names."""
     if mapping is None:
         return

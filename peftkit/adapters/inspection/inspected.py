@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from peftkit.adapters.inspection.adapterhub_format import is_adapterhub
 from peftkit.adapters.inspection.findings import Findings
 from peftkit.adapters.inspection.headers import Stored
 from peftkit.errors import AdapterError
+from peftkit.methods.adapter_config import AdapterConfig
+from peftkit.parts.json_object import JsonObject
 
 
 @dataclass
@@ -19,15 +20,15 @@ class Inspected:
 
     folder: Path
     findings: Findings
-    record: dict[str, Any] | None = None
+    record: JsonObject | None = None
     """peftkit.json; None for an adapter that peftkit did not save."""
-    config: dict[str, Any] | None = None
+    config: AdapterConfig | None = None
     """adapter_config.json, with what was given for it; None for methods that are peftkit's own."""
-    given: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, object] = field(default_factory=dict)
     """Fields that adapter_config.json lacks, and their values as a person gave them."""
     tensors: dict[str, dict[str, Stored]] = field(default_factory=dict)
     """File name -> its tensors."""
-    head: dict[str, Any] | None = None
+    head: JsonObject | None = None
     """head_config.json of an AdapterHub adapter that was saved with its head."""
 
     @property

@@ -10,11 +10,10 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from peftkit.adapters.folders import adapter_in, user_path
 from peftkit.adapters.inspection.adapterhub_format import HEAD_CONFIG, described, wrong_adapter
-from peftkit.adapters.inspection.digests import CONFIG, RECORD, compare_with_record
+from peftkit.adapters.inspection.digests import RECORD, compare_with_record
 from peftkit.adapters.inspection.findings import Findings
 from peftkit.adapters.inspection.hazards import leads_elsewhere, wrong_settings, wrong_template
 from peftkit.adapters.inspection.inspected import Inspected
@@ -33,9 +32,11 @@ from peftkit.adapters.inspection.weight_files import (
     size_of,
 )
 from peftkit.bases.stand_ins import encoding_of, stand_in
-from peftkit.errors import RecipeError
+from peftkit.errors import AdapterError, RecipeError
+from peftkit.methods.adapter_config import CONFIG, AdapterConfig
 from peftkit.methods.changed_bases import changed_base
 from peftkit.methods.field_types import wrong_types
+from peftkit.parts.json_object import JsonObject
 from peftkit.parts.json_values import unrepeated
 from peftkit.wording import plural
 
@@ -48,7 +49,7 @@ DAMAGED = (
 """What damaged or hostile content raises where it is read."""
 
 
-def inspect(path: str, settings: Mapping[str, Any] | None = None) -> Inspected:
+def inspect(path: str, settings: Mapping[str, object] | None = None) -> Inspected:
     """Looks at the adapter of a run folder, or at an adapter folder itself.
 
     Args:
@@ -73,6 +74,8 @@ def inspect(path: str, settings: Mapping[str, Any] | None = None) -> Inspected:
         except DAMAGED as error:  # of kinds that no tool writes
             what = f"{type(error).__name__}: {str(error)[:200]}"
             found.findings.wrong("files", f"they cannot be read: {what}", "", "copy them again")
+        except AdapterError as error:
+            found.findings.wrong("settings", error.message, "", error.hint)
         if found.problems_of("files") or not found.findings.is_adapter:
             break  # nothing more is opened
     return found
@@ -109,7 +112,7 @@ def _told_size(files: list[Path]) -> str:
     return f"{plural(len(sizes), 'file')}, {size_of(sum(sizes))}"
 
 
-def _read_json(found: Inspected, name: str) -> dict[str, Any] | None:
+def _read_json(found: Inspected, name: str) -> JsonObject | None:
     """A JSON object of the folder; None if it is not there, or is none."""
     file = found.folder / name
     if not file.is_file():
@@ -129,15 +132,16 @@ def _read_json(found: Inspected, name: str) -> dict[str, Any] | None:
         advice = "save it as UTF-8" if encoding else "copy or download it again"
         found.findings.wrong("settings", f"`{name}` {told}", "", advice)
         return None
-    return value
+    return JsonObject(value, name)
 
 
 def _look_at_settings(found: Inspected) -> None:
     found.record = _read_json(found, RECORD)
-    found.config = _read_json(found, CONFIG)
-    named = ((found.record or {}).get("recipe") or {}).get("base") or {}
-    if leads_elsewhere(str(named.get("name_or_path"))):
-        told = f"{RECORD} names the base {named['name_or_path']!r}"
+    config = _read_json(found, CONFIG)
+    found.config = None if config is None else AdapterConfig(config.content)
+    named = found.record.table("recipe").table("base") if found.record is not None else {}
+    if leads_elsewhere(str(name := named.get("name_or_path"))):
+        told = f"{RECORD} names the base {name!r}"
         found.findings.wrong("settings", told, "which leads out of where it lies")
     _complete(found)
     config = found.config
@@ -186,14 +190,14 @@ def _complete(found: Inspected) -> None:
             )
 
 
-def _judge_settings(found: Inspected, config: dict[str, Any]) -> None:
+def _judge_settings(found: Inspected, config: AdapterConfig) -> None:
     """What is wrong with the settings of an adapter of PEFT's, by themselves."""
     wrong = list(wrong_settings(config))
     kind, base = config.get("peft_type"), config.get("base_model_name_or_path")
     if not isinstance(kind, str):
         wrong.append(f"`peft_type` is {kind!r}")
-    if not isinstance(config.get("task_type") or "", str):
-        wrong.append(f"`task_type` is {config['task_type']!r}")
+    if not isinstance(task := config.get("task_type") or "", str):
+        wrong.append(f"`task_type` is {task!r}")
     if base is not None and (not isinstance(base, str) or leads_elsewhere(base)):
         wrong.append(f"`base_model_name_or_path` is {base!r}, which leads out of where it lies")
     told: list[tuple[bool, str, str, str]] = []
@@ -208,7 +212,7 @@ def _judge_settings(found: Inspected, config: dict[str, Any]) -> None:
         found.findings.judge(
             "settings",
             wrong,
-            f"{kind}" + (f", r={config['r']}" if config.get("r") else ""),
+            f"{kind}" + (f", r={rank}" if (rank := config.get("r")) else ""),
             "PEFT would act on it",
             "do not load it; ask whoever published it",
         )
@@ -218,13 +222,13 @@ def _judge_settings(found: Inspected, config: dict[str, Any]) -> None:
 
 
 def _look_at_templates(found: Inspected) -> None:
-    texts = []
+    texts: list[object] = []
     for file in (*found.folder.glob("*.jinja"), *found.folder.glob("chat_template.json")):
         if file.stat().st_size > LARGEST_JSON:
             raise ValueError(f"`{file.name}` is too large")
         texts.append(file.read_text("utf-8", "replace"))
-    tokenizer = _read_json(found, "tokenizer_config.json") or {}
-    template = tokenizer.get("chat_template")
+    tokenizer = _read_json(found, "tokenizer_config.json")
+    template = tokenizer.get("chat_template") if tokenizer is not None else None
     named = template if isinstance(template, list) else [{"template": template}]
     texts += [t["template"] for t in named if isinstance(t, dict) and t.get("template")]
     wrong = [f"the chat template: {why}" for text in texts for why in wrong_template(str(text))]

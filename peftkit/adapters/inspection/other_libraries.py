@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from peftkit.errors import quoted
 
@@ -80,7 +80,7 @@ PEFTS_OWN = ("lora_alpha", "target_modules", "num_virtual_tokens", "inference_mo
 """Fields of PEFT's own configs."""
 
 
-def no_peft_adapter(config: Mapping[str, Any], folder: Path) -> tuple[str, str, str]:
+def no_peft_adapter(config: Mapping[str, object], folder: Path) -> tuple[str, str, str]:
     """For an adapter_config.json without a type of PEFT's: what was found, what it means, what to
     do.
     """
@@ -104,7 +104,7 @@ def no_peft_adapter(config: Mapping[str, Any], folder: Path) -> tuple[str, str, 
     )
 
 
-def library_of(config: Mapping[str, Any], folder: Path) -> tuple[Library, str] | None:
+def library_of(config: Mapping[str, object], folder: Path) -> tuple[Library, str] | None:
     """The library that wrote a folder, and its signs in words; None if unknown."""
     for library in LIBRARIES:
         signs = [name for name in library.fields if name in config]

@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from peftkit.errors import RecipeError, did_you_mean, quoted
+from peftkit.methods.adapter_config import AdapterConfig
 
 OPTION = "--adapter-setting"
 RANKED = ("r", "target_modules")
@@ -105,7 +105,7 @@ EARLY_FIELDS = ("enable_lora", "merge_weights")
 """Fields of PEFT 0.1 and 0.2 that later versions lack."""
 
 
-def missing_settings(config: Mapping[str, Any]) -> list[str]:
+def missing_settings(config: AdapterConfig) -> list[str]:
     """The deciding fields without a value in an adapter_config.json."""
     wanted = DECIDING.get(str(config.get("peft_type")), ())
     elsewhere = config.get("target_parameters")  # then there need be no modules
@@ -117,7 +117,7 @@ def missing_settings(config: Mapping[str, Any]) -> list[str]:
     return missing + [name for name in _hidden(config) if name not in config]
 
 
-def _hidden(config: Mapping[str, Any]) -> Iterator[str]:
+def _hidden(config: AdapterConfig) -> Iterator[str]:
     """The fields of `HIDDEN` that the PEFT which saved an adapter has written, or that it computed
     without in another way than by their default.
     """
@@ -134,41 +134,41 @@ def since(kind: str, name: str) -> tuple[int, int]:
     return ADDED_SINCE.get(kind, {}).get(name, SINCE.get(name, (0, 0)))
 
 
-def saved_by(config: Mapping[str, Any]) -> tuple[int, int]:
+def saved_by(config: AdapterConfig) -> tuple[int, int]:
     """The PEFT that saved an adapter, or the oldest that writes all of its fields."""
     named = re.match(r"(\d{1,4})\.(\d{1,4})", str(config.get("peft_version") or ""))
     oldest = max((since(str(config.get("peft_type")), name) for name in config), default=(0, 0))
     return max(oldest, (int(named[1]), int(named[2])) if named else oldest)
 
 
-def of_earlier_peft(config: Mapping[str, Any], missing: Sequence[str]) -> bool:
+def of_earlier_peft(config: AdapterConfig, missing: Sequence[str]) -> bool:
     """Whether an earlier PEFT can have saved an adapter_config.json without some fields."""
     first = min(since(str(config.get("peft_type")), name) for name in missing)
     last = saved_by(config)
     return (0, 0) < first >= last and not (first == last and _names_release(config))
 
 
-def _names_release(config: Mapping[str, Any]) -> bool:
+def _names_release(config: AdapterConfig) -> bool:
     """Whether an adapter_config.json names the release that saved it, not a state before one."""
     return re.fullmatch(r"[\d.]+", str(config.get("peft_version"))) is not None
 
 
-def about_missing(config: Mapping[str, Any], name: str) -> tuple[str, str, str]:
+def about_missing(config: AdapterConfig, name: str) -> tuple[str, str, str]:
     """For a deciding field without a value: what was found, what it means, what to do."""
     told = "has no value" if name in config else "is not"
-    if name not in DECIDING.get(config["peft_type"], ()):
+    if name not in DECIDING.get(config.kind, ()):
         return _about_hidden(config, name)
     return (
         f"`{name}` {told} in adapter_config.json",
         "its strength or place is unknown: every PEFT version saves this field for "
-        f"{config['peft_type']}, and loading would use today's default",
+        f"{config.kind}, and loading would use today's default",
         f"ask whoever published it; if you know the value: `{OPTION} {name}=VALUE`, or "
         "`adapter_settings` of `peftkit.load`",
     )
 
 
-def _about_hidden(config: Mapping[str, Any], name: str) -> tuple[str, str, str]:
-    (_, minor), (_, last) = since(config["peft_type"], name), saved_by(config)
+def _about_hidden(config: AdapterConfig, name: str) -> tuple[str, str, str]:
+    (_, minor), (_, last) = since(config.kind, name), saved_by(config)
     if last < minor:
         meaning = f"PEFT computed in another way before 0.{minor} than with the default of today"
         value = f"`{OPTION} {name}=false` computes as those did"
@@ -186,7 +186,7 @@ def _about_hidden(config: Mapping[str, Any], name: str) -> tuple[str, str, str]:
     )
 
 
-def early_fields(config: Mapping[str, Any]) -> Iterator[tuple[bool, str, str, str]]:
+def early_fields(config: AdapterConfig) -> Iterator[tuple[bool, str, str, str]]:
     """Fields of PEFT 0.1 and 0.2 that are there: whether one changes what is computed, what was
     found, what it means, what to do.
     """
@@ -204,13 +204,13 @@ def early_fields(config: Mapping[str, Any]) -> Iterator[tuple[bool, str, str, st
         )
 
 
-def parse_settings(given: Sequence[str]) -> dict[str, Any]:
+def parse_settings(given: Sequence[str]) -> dict[str, object]:
     """Fields and values from texts `NAME=VALUE`; VALUE is JSON, or else text.
 
     Raises:
         RecipeError: one of them has another form, or a field is given twice.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for text in given:
         name, sign, value = text.partition("=")
         if not sign or not name.strip() or not value.strip():
@@ -226,7 +226,7 @@ def parse_settings(given: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def with_settings(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def with_settings(config: AdapterConfig, given: Mapping[str, object]) -> AdapterConfig:
     """An adapter_config.json completed with the user's values.
 
     Raises:
@@ -245,7 +245,7 @@ def with_settings(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
                 f"{str(there)[:60]}",
                 "leave it out: the option completes what is missing and changes nothing",
             )
-    return {**config, **given}
+    return AdapterConfig({**config, **given})
 
 
 def _check_field(kind: str, name: str) -> None:

@@ -18,15 +18,14 @@ from typing import TYPE_CHECKING, Any
 from peftkit.adapters.inspection.adapterhub_format import (
     ADAPTER_WEIGHTS,
     HEAD_WEIGHTS,
+    HubSettings,
     described,
-    placement,
-    settings_of,
-    width,
 )
 from peftkit.adapters.inspection.inspected import Inspected
 from peftkit.adapters.published.adapterhub_head import hub_head
 from peftkit.adapters.published.detection import names_in, other_layers
 from peftkit.errors import AdapterError, MethodError, quoted
+from peftkit.methods.adapter_config import AdapterConfig
 from peftkit.methods.method import Method
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def explained(found: Inspected) -> Iterator[tuple[bool, str, str]]:
 class _SavedByAdapterHub(Method):
     """What AdapterHub's library trained."""
 
-    config: dict[str, Any]
+    config: dict[str, object]
     """The content of its adapter_config.json."""
     layers: dict[str, str] = {}
     """Of its head: linear layer in the file -> in transformers' model; empty if none is loaded."""
@@ -79,7 +78,8 @@ class _SavedByAdapterHub(Method):
 
         with tempfile.TemporaryDirectory(prefix="peftkit-") as name:
             made = Path(name)
-            write_as_peft(self.config, self.layers, folder, made, model)
+            settings = HubSettings.of(AdapterConfig(self.config))
+            write_as_peft(settings, self.layers, folder, made, model)
             try:
                 return load_peft(model, made)
             except AdapterError as error:
@@ -89,7 +89,7 @@ class _SavedByAdapterHub(Method):
 
 
 def write_as_peft(
-    config: dict[str, Any], layers: dict[str, str], folder: Path, made: Path, model: Any
+    settings: HubSettings, layers: dict[str, str], folder: Path, made: Path, model: Any
 ) -> None:
     """Writes an AdapterHub folder as PEFT's format, for a model.
 
@@ -104,41 +104,41 @@ def write_as_peft(
 
     from peftkit.methods.peft_layout import WEIGHTS
 
-    _check_base(config, model)
+    _check_base(settings, model)
     trunk = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
-    tensors = _renamed(load_file(_first(folder, ADAPTER_WEIGHTS)), config, trunk)
-    if {len(t) for n, t in tensors.items() if n.endswith("_down.weight")} != {width(config)}:
+    tensors = _renamed(load_file(_first(folder, ADAPTER_WEIGHTS)), settings, trunk)
+    if {len(t) for n, t in tensors.items() if n.endswith("_down.weight")} != {settings.width}:
         raise AdapterError(
-            f"its settings say that a bottleneck is {width(config)} wide, and its tensors are not",
+            f"its settings say that a bottleneck is {settings.width} wide, and its tensors are not",
             "ask whoever published it",
         )
     if layers:
         tensors |= _head_tensors(load_file(_first(folder, HEAD_WEIGHTS)), layers)
-    _bottleneck_config(config, layers, model).save_pretrained(str(made))
+    _bottleneck_config(settings, layers, model).save_pretrained(str(made))
     save_file(
         {f"base_model.model.{name}": tensor.contiguous() for name, tensor in tensors.items()},
         made / WEIGHTS,
     )
 
 
-def _check_base(config: dict[str, Any], model: Any) -> None:
+def _check_base(settings: HubSettings, model: Any) -> None:
     """Raises AdapterError unless a model is of the architecture and size that an adapter is for."""
-    if model.config.model_type != config.get("model_type"):
+    if model.config.model_type != settings.model_type:
         raise AdapterError(
-            f"it is for {config.get('model_type')} models, and the base is one of "
+            f"it is for {settings.model_type} models, and the base is one of "
             f"{model.config.model_type}",
             "give the base that it was trained on with `--base`",
         )
-    if model.config.hidden_size != config["hidden_size"]:
+    if model.config.hidden_size != settings.hidden_size:
         raise AdapterError(
-            f"it is for hidden states of {config['hidden_size']} numbers, and those of "
+            f"it is for hidden states of {settings.hidden_size} numbers, and those of "
             f"{type(model).__name__} have {model.config.hidden_size}",
             "give the base that it was trained on with `--base`",
         )
 
 
 def _bottleneck_config(
-    config: dict[str, Any], layers: dict[str, str], model: Any
+    settings: HubSettings, layers: dict[str, str], model: Any
 ) -> BottleneckConfig:
     """PEFT's configuration of the same adapter.
 
@@ -150,16 +150,14 @@ def _bottleneck_config(
     """
     from peftkit.methods.bottleneck_tuner import BottleneckConfig
 
-    settings = settings_of(config)
-    scaling = settings["scaling"]
     try:
         return BottleneckConfig(
             task_type="SEQ_CLS" if layers else None,
-            placement=placement(settings),
-            reduction_factor=model.config.hidden_size / width(config),
-            non_linearity=settings["non_linearity"],
-            scaling=1.0 if isinstance(scaling, str) else float(scaling),
-            ln_before=bool(settings["ln_before"]),
+            placement=settings.placement,
+            reduction_factor=model.config.hidden_size / settings.width,
+            non_linearity=settings.non_linearity,
+            scaling=1.0 if settings.scaling is None else float(settings.scaling),
+            ln_before=settings.ln_before,
             target_modules=_targets(settings, model.config.num_hidden_layers),
             modules_to_save=["bert.pooler"] if "bert.pooler.dense" in layers.values() else None,
             inference_mode=True,
@@ -172,31 +170,28 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path:
     return next(file for name in names if (file := folder / name).is_file())
 
 
-def _targets(settings: dict[str, Any], num_layers: int) -> list[str]:
+def _targets(settings: HubSettings, num_layers: int) -> list[str]:
     """Names of the adapted modules; in a houlsby adapter the linear layer before the norm."""
-    place = placement(settings)
-    ends = [end for name, end in OF_A_BLOCK.items() if settings[name]]
-    ends = [f"{end}.dense" if place == "houlsby" else end for end in ends]
-    left_out = settings["leave_out"] or ()
+    ends = [OF_A_BLOCK[name] for name in settings.places]
+    ends = [f"{end}.dense" if settings.placement == "houlsby" else end for end in ends]
     return [
         f"encoder.layer.{number}.{end}"
         for number in range(num_layers)
-        if number not in left_out
+        if number not in settings.left_out
         for end in ends
     ]
 
 
-def _renamed(saved: dict[str, Tensor], config: dict[str, Any], trunk: str) -> dict[str, Tensor]:
+def _renamed(saved: dict[str, Tensor], settings: HubSettings, trunk: str) -> dict[str, Tensor]:
     """The adapter's tensors by the names of `bottleneck_tuner`, a learned scaling in `up`."""
-    settings = settings_of(config)
-    dense = ".dense" if placement(settings) == "houlsby" else ""
-    down = "adapter_down.1" if settings["ln_before"] else "adapter_down.0"
+    dense = ".dense" if settings.placement == "houlsby" else ""
+    down = "adapter_down.1" if settings.ln_before else "adapter_down.0"
     parts = {down: "bottleneck_down", "adapter_up": "bottleneck_up"}
-    if settings["ln_before"]:
+    if settings.ln_before:
         parts |= {"adapter_down.0": "bottleneck_norm", "adapter_norm_before": "bottleneck_norm"}
     place = re.compile(
         rf"(?:[a-z_]+\.)?(encoder\.layer\.\d+\.(?:attention\.)?output)\.(?:{'|'.join(CONTAINERS)})"
-        rf"\.{re.escape(config['name'])}\.(.+)"
+        rf"\.{re.escape(settings.name)}\.(.+)"
     )
     made: dict[str, Tensor] = {}
     scaling: dict[str, Tensor] = {}
@@ -205,7 +200,7 @@ def _renamed(saved: dict[str, Tensor], config: dict[str, Any], trunk: str) -> di
         found = place.fullmatch(name)
         block = f"{trunk}{found[1]}{dense}" if found else ""
         part, _, kind = found[2].rpartition(".") if found else ("", "", "")
-        if found and found[2] == "scaling" and isinstance(settings["scaling"], str):
+        if found and found[2] == "scaling" and settings.scaling is None:
             scaling[block] = tensor
         elif part not in parts or kind not in ("weight", "bias"):
             wrong.append(name)
@@ -215,10 +210,10 @@ def _renamed(saved: dict[str, Tensor], config: dict[str, Any], trunk: str) -> di
             made[new] = tensor
     if wrong:
         raise AdapterError(
-            f"{quoted(wrong, 4)} is no tensor of such an adapter named `{config['name']}`",
+            f"{quoted(wrong, 4)} is no tensor of such an adapter named `{settings.name}`",
             "load it with the `adapters` library, which wrote it",
         )
-    if isinstance(settings["scaling"], str):
+    if settings.scaling is None:
         _scale(made, scaling)
     return made
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from peftkit.adapters.inspection.adapterhub_format import HEAD_WEIGHTS
 from peftkit.adapters.inspection.inspected import Inspected
+from peftkit.methods.adapter_config import AdapterConfig
 
-CLASSIFIERS: dict[tuple[Any, ...], tuple[str, ...]] = {
+CLASSIFIERS: dict[tuple[str, int, str | None, bool], tuple[str, ...]] = {
     ("bert", 1, None, True): ("classifier",),
     ("bert", 2, "tanh", False): ("bert.pooler.dense", "classifier"),
     ("roberta", 2, "tanh", False): ("classifier.dense", "classifier.out_proj"),
@@ -38,14 +39,16 @@ class HubHead:
 
 def hub_head(found: Inspected) -> HubHead | str:
     """The head of an AdapterHub folder, or why there is none to be loaded."""
-    config, saved = found.config or {}, found.head
+    config, saved = found.config or AdapterConfig(), found.head
     if saved is None:
         return "it was saved without a head"
     tensors = next((found.tensors[n] for n in HEAD_WEIGHTS if n in found.tensors), None)
     if tensors is None:
         return "the weights of its head are not in the folder"
-    head = saved.get("config")
-    if isinstance(head, dict):
+    given = saved.get("config")
+    layers: dict[str, str] | str
+    if isinstance(given, dict):
+        head: Mapping[str, object] = given
         layers = _layers(head, str(config.get("model_type")), str(saved.get("name")))
     else:  # a class of transformers with its own head
         head, kind = saved, str(saved.get("model_class"))
@@ -54,7 +57,7 @@ def hub_head(found: Inspected) -> HubHead | str:
     if isinstance(layers, str):
         return layers
     number = head.get("num_labels")
-    if type(number) is not int or number < 1:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         return f"its head has {str(number)[:20]} labels, and gives numbers, not classes"
     last = tensors.get(f"{[*layers][-1]}.weight")
     if last is None or last.shape[:1] != (number,):
@@ -63,7 +66,7 @@ def hub_head(found: Inspected) -> HubHead | str:
     return HubHead(_labels(head.get("label2id"), number), layers)
 
 
-def _layers(head: dict[str, Any], model_type: str, name: str) -> dict[str, str] | str:
+def _layers(head: Mapping[str, object], model_type: str, name: str) -> dict[str, str] | str:
     """Of one of the library's own heads, as `HubHead.layers`; or why it is not loaded."""
     if head.get("head_type") != "classification":
         return f"its head is one for `{str(head.get('head_type'))[:60]}`"
@@ -81,7 +84,7 @@ def _layers(head: dict[str, Any], model_type: str, name: str) -> dict[str, str] 
     return {f"heads.{name}.{3 * n + 1}": layer for n, layer in enumerate(own)}
 
 
-def _labels(ids: Any, number: int) -> tuple[str, ...]:
+def _labels(ids: object, number: int) -> tuple[str, ...]:
     if isinstance(ids, dict) and sorted(map(str, ids.values())) == sorted(map(str, range(number))):
         return tuple(sorted(ids, key=lambda label: int(ids[label])))
     return tuple(f"LABEL_{n}" for n in range(number))

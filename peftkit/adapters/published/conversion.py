@@ -10,7 +10,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from peftkit.adapters.folders import user_path
 from peftkit.adapters.inspection.adapterhub_format import SAME_AS
@@ -35,7 +34,7 @@ class Converted:
     shared: int
     """Tensors that shared storage with others in the pickle."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """For `--json`."""
         return {
             "source": str(self.source), "output": str(self.output), "tensors": self.tensors,
@@ -105,14 +104,22 @@ def _converted(source: Path) -> Converted:
     try:
         with atomic_path(output, a_file=True) as partial:
             report = _run(source, partial)
-            if (written := len(read_header(partial))) != report["tensors"]:
-                raise AdapterError(f"`{source}`: {written} of {report['tensors']} tensors written")
+            if (written := len(read_header(partial))) != report.tensors:
+                raise AdapterError(f"`{source}`: {written} of {report.tensors} tensors written")
     except OutputError as error:
         raise OutputError(error.message, "copy the folder to where you may write") from error
-    return Converted(source, _beside(source), report["tensors"], report["shared"])
+    return Converted(source, _beside(source), report.tensors, report.shared)
 
 
-def _run(source: Path, partial: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Report:
+    """What `unpickling` prints."""
+
+    tensors: int
+    shared: int
+
+
+def _run(source: Path, partial: Path) -> _Report:
     """Runs `unpickling` on a file, in a process of its own; returns its report.
 
     Raises:
@@ -122,7 +129,7 @@ def _run(source: Path, partial: Path) -> dict[str, Any]:
     command = [sys.executable, "-P", program, str(source.absolute()), str(partial)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
-        report: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
+        report = json.loads(done.stdout.strip().rpartition("\n")[2])
     except ValueError as error:
         last = done.stderr.strip().rpartition("\n")[2]
         raise AdapterError(
@@ -132,4 +139,4 @@ def _run(source: Path, partial: Path) -> dict[str, Any]:
         ) from error
     if "error" in report:
         raise AdapterError(f"`{source}` cannot be converted: {report['error']}", report["hint"])
-    return report
+    return _Report(report["tensors"], report["shared"])

@@ -5,7 +5,7 @@ it had; told by the settings, the names of the tensors and the base.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from peftkit.bases.opened import OpenedBase
 from peftkit.bases.opening import open_base
 from peftkit.data.head import Head
 from peftkit.errors import AdapterError, BaseModelError, quoted
+from peftkit.methods.adapter_config import AdapterConfig
 
 HEADS = {
     "CAUSAL_LM": "AutoModelForCausalLM",
@@ -48,16 +49,16 @@ def task_type_of(found: Inspected, base: Base) -> tuple[str, str]:
     Raises:
         AdapterError: it cannot be told.
     """
-    config = found.config or {}
-    named = config.get("task_type")
+    config = found.config or AdapterConfig()
+    named = config.text("task_type")
     if named in HEADS:
-        return str(named), ""
+        return named, ""
     if named:
         raise AdapterError(
             f"its `task_type` is `{named}`, and PEFT has {quoted(HEADS)}",
             "set `task_type` in adapter_config.json if you know what it was trained for",
         )
-    trained = (config.get("auto_mapping") or {}).get("base_model_class")
+    trained = config.table("auto_mapping").get("base_model_class")
     if kind := kind_of_class(str(trained)):
         return kind, f"it was trained on `{trained}`"
     opened = open_base(base)
@@ -160,14 +161,11 @@ def other_layers(names: Iterable[str], base: Any) -> str:
     return f"the base has {here} layers, and the adapter is for {max(numbers) + 1}: "
 
 
-def check_num_layers(config: Mapping[str, Any], base: Any) -> None:
+def check_num_layers(config: AdapterConfig, base: Any) -> None:
     """Raises AdapterError where virtual tokens are for another number of layers than the base has,
     which no name of a tensor tells.
-
-    Args:
-        config: the content of adapter_config.json.
     """
-    there, here = config.get("num_layers"), _num_layers(base.config)
+    there, here = config.whole("num_layers"), _num_layers(base.config)
     if there is not None and here is not None and there != here:
         raise AdapterError(
             f"the base has {here} layers, and the adapter is for {there}",

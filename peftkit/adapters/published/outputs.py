@@ -50,11 +50,11 @@ class _SingleOutput(TextClassification):
     activation: Activation = "identity"
     """Applied to the model's output."""
 
-    def as_input(self, value: Any) -> dict[str, Any]:
+    def as_input(self, value: Any) -> dict[str, object]:
         paired = isinstance(value, Mapping) and bool(value.get(PAIR))
         return TextClassification.as_input(self._paired() if paired else self, value)
 
-    def read_input(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+    def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         task = self._paired() if PAIR in table.columns else self
         return TextClassification.read_input(task, values, table)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from peftkit.adapters.inspection.headers import Stored
 from peftkit.errors import AdapterError
+from peftkit.methods.adapter_config import AdapterConfig
 from peftkit.methods.pattern_order import lookup_of
 
 RANKS = {
@@ -21,14 +21,14 @@ RANKS = {
 """Types of PEFT -> ends of the names of tensors that have the rank as their first size."""
 
 
-def check_ranks(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -> None:
+def check_ranks(config: AdapterConfig, tensors: Mapping[str, Stored]) -> None:
     """Raises AdapterError if a layer's tensors have another rank than its settings give it."""
-    pattern = config.get("rank_pattern") or {}
+    pattern = config.table("rank_pattern")
     if config.get("target_parameters"):  # whose tensors hold several ranks in one
         return
     for layer, stored in _adapted(config, tensors):
         found = stored.shape[0] if stored.shape else 0
-        key = lookup_of(config["peft_type"])(list(pattern), layer)
+        key = lookup_of(config.kind)(list(pattern), layer)
         given = pattern.get(key, config.get("r"))
         if given == found or not isinstance(given, int):
             continue
@@ -49,11 +49,11 @@ def check_ranks(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -> Non
         )
 
 
-def unsettled_alpha(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -> str:
+def unsettled_alpha(config: AdapterConfig, tensors: Mapping[str, Stored]) -> str:
     """In words, that keys of `alpha_pattern` give a layer several values, of which the file does
     not tell the first; empty if they do not.
     """
-    pattern = config.get("alpha_pattern") or {}
+    pattern = config.table("alpha_pattern")
     if list(pattern) != sorted(pattern):  # not as PEFT saves it
         return ""
     for layer, _ in _adapted(config, tensors):
@@ -64,17 +64,15 @@ def unsettled_alpha(config: Mapping[str, Any], tensors: Mapping[str, Stored]) ->
     return ""
 
 
-def _adapted(
-    config: Mapping[str, Any], tensors: Mapping[str, Stored]
-) -> Iterator[tuple[str, Stored]]:
+def _adapted(config: AdapterConfig, tensors: Mapping[str, Stored]) -> Iterator[tuple[str, Stored]]:
     """Name of a layer -> one of its tensors that has the rank as its first size."""
     for name, stored in tensors.items():
-        for end in RANKS.get(str(config.get("peft_type")), ()):
+        for end in RANKS.get(config.kind, ()):
             if name.endswith(end):
                 yield name.removeprefix("base_model.model.").removesuffix(end), stored
 
 
-def _keys(config: Mapping[str, Any], pattern: Mapping[str, Any], layer: str) -> list[str]:
+def _keys(config: AdapterConfig, pattern: Mapping[str, object], layer: str) -> list[str]:
     """The keys of a pattern that match a layer, in their order."""
-    lookup = lookup_of(str(config.get("peft_type")))
+    lookup = lookup_of(config.kind)
     return [key for key in pattern if lookup([key], layer) in pattern]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from peftkit.adapters.inspection.inspected import Inspected
 from peftkit.adapters.inspection.settings import EARLY_FIELDS, of_earlier_peft
@@ -27,6 +25,7 @@ from peftkit.adapters.published.outputs import task_of_outputs
 from peftkit.adapters.published.overlapping_keys import unsettled_alpha
 from peftkit.adapters.published.unsupported import NOT_LOADED, _NoTask, _SavedByPeft
 from peftkit.adapters.record import Record
+from peftkit.adapters.recorded_recipe import RecordedRecipe
 from peftkit.adapters.resized_vocabulary import fitted
 from peftkit.bases.base import Base
 from peftkit.bases.opened import OpenedBase
@@ -34,6 +33,7 @@ from peftkit.bases.opening import open_base
 from peftkit.data.head import Head
 from peftkit.data.source import Data
 from peftkit.errors import AdapterError, quoted
+from peftkit.methods.adapter_config import AdapterConfig
 from peftkit.methods.method import Method
 from peftkit.methods.peft_layout import WITHOUT_EFFECT
 from peftkit.methods.peft_tuners import NOT_MERGED
@@ -66,24 +66,24 @@ def published_adapter(found: Inspected, base: str = "") -> tuple[Record, Recipe]
     for changes, told, meaning in other_fields(config):
         if changes:
             raise AdapterError(f"{told}: {meaning}", "update PEFT")
-    if reason := NOT_LOADED.get(config["peft_type"]):
-        raise AdapterError(f"{config['peft_type']} is not loaded: {reason}")
+    if reason := NOT_LOADED.get(config.kind):
+        raise AdapterError(f"{config.kind} is not loaded: {reason}")
     task_type, _ = task_type_of(found, spec)
     head = _head(found, spec, task_type)
     settings = {**found.given, **_left_to_the_base(config, head)}
     method = _SavedByPeft(config=_told_to_method(config), settings=settings)
-    return _as_record({**config, **settings}, spec, _task(task_type), method, head)
+    return _as_record(AdapterConfig({**config, **settings}), spec, _task(task_type), method, head)
 
 
-def _left_to_the_base(config: dict[str, Any], head: Head) -> dict[str, Any]:
+def _left_to_the_base(config: AdapterConfig, head: Head) -> dict[str, object]:
     """Fields by which PEFT leaves a classifier to the base, where an adapter has none of its own.
 
     For a `task_type` with a classifier, PEFT takes that for a part of every adapter.
     """
-    modules = HEAD_MODULES.get(str(config.get("task_type")), ())
+    modules = HEAD_MODULES.get(config.text("task_type"), ())
     if not modules or head.trained or config.get("num_virtual_tokens"):
         return {}
-    saved = [name for name in config.get("modules_to_save") or () if name not in modules]
+    saved = [name for name in config.texts("modules_to_save") if name not in modules]
     return {"task_type": None, "modules_to_save": saved or None}
 
 
@@ -118,16 +118,16 @@ def _of_adapterhub(found: Inspected, spec: Base) -> tuple[Record, Recipe]:
     else:
         task, layers = _task("SEQ_CLS"), hub.layers
         head = Head(HEADS["SEQ_CLS"], "SEQ_CLS", hub.labels)
-    method = _SavedByAdapterHub(config=found.config, layers=layers)
+    method = _SavedByAdapterHub(config=dict(found.config), layers=layers)
     return _as_record(found.config, spec, task, method, head)
 
 
 def _as_record(
-    config: dict[str, Any], spec: Base, task: Task, method: Method, head: Head
+    config: AdapterConfig, spec: Base, task: Task, method: Method, head: Head
 ) -> tuple[Record, Recipe]:
     recipe = Recipe(base=spec, task=task, method=method)
     record = Record(
-        recipe=json.loads(recipe.model_dump_json()), base={}, tokenizer_sha256="",
+        recipe=RecordedRecipe.of(recipe), base=None, tokenizer_sha256="",
         chat_template_sha256="", head=head, weights={}, tensors={}, configs={},
         peft_config=config, metrics={}, probes=(), versions={},
     )  # fmt: skip
@@ -153,7 +153,7 @@ def completed(
     """
     head = record.head
     if not found.from_adapterhub:
-        base = fitted(found.folder, found.config or {}, base, head)
+        base = fitted(found.folder, found.config or AdapterConfig(), base, head)
     if head.task_type in ("SEQ_CLS", "TOKEN_CLS"):
         named = getattr(base.config, "id2label", None) or {}
         labels = tuple(str(named.get(n, label)) for n, label in enumerate(head.labels))
@@ -168,9 +168,9 @@ def completed(
     return dataclasses.replace(record, head=head), recipe.with_(task=task), base
 
 
-def _told_to_method(config: dict[str, Any]) -> dict[str, Any]:
+def _told_to_method(config: AdapterConfig) -> dict[str, object]:
     """What the method has to know before the adapter is loaded."""
-    kept = {"peft_type": config["peft_type"]}
+    kept: dict[str, object] = {"peft_type": config.kind}
     if config.get("num_virtual_tokens"):
         kept |= {name: config.get(name) for name in ("num_virtual_tokens", "num_layers")}
     kept |= {n: config[n] for n in ("layer_replication", *NOT_MERGED) if config.get(n)}
@@ -183,8 +183,8 @@ def named_base(found: Inspected, base: str = "") -> Base:
     Raises:
         AdapterError: it names none, or one of another machine.
     """
-    config = found.config or {}
-    name = base or config.get("model_name" if found.from_adapterhub else "base_model_name_or_path")
+    config = found.config or AdapterConfig()
+    name = base or config.text("model_name" if found.from_adapterhub else "base_model_name_or_path")
     if not name:
         raise AdapterError("it names no base", "say where that is with `--base`")
     looks_local = name.startswith(("/", "~", ".")) or "\\" in name or name.count("/") > 1
@@ -193,8 +193,8 @@ def named_base(found: Inspected, base: str = "") -> Base:
             f"it names the base `{name}`, a folder of the machine where it was trained",
             "say with `--base` which model that is here",
         )
-    revision = "" if base or looks_local else str(config.get("revision") or "")
-    return Base(name_or_path=str(name), revision=revision)
+    revision = "" if base or looks_local else config.text("revision")
+    return Base(name_or_path=name, revision=revision)
 
 
 def explained(found: Inspected, base: str = "") -> Iterator[tuple[bool, str, str]]:
@@ -222,11 +222,11 @@ def explained(found: Inspected, base: str = "") -> Iterator[tuple[bool, str, str
         yield False, "no whole classifier is in it", meaning
 
 
-def other_fields(config: dict[str, Any]) -> Iterator[tuple[bool, str, str]]:
+def other_fields(config: AdapterConfig) -> Iterator[tuple[bool, str, str]]:
     """How an adapter_config.json differs from what this PEFT writes: whether that changes what is
     computed, what was found, what it means.
     """
-    kind, kinds = config["peft_type"], config_classes()
+    kind, kinds = config.kind, config_classes()
     if kind not in kinds:
         yield True, f"`peft_type` is `{kind}`, which this PEFT does not have", "it cannot load it"
         return

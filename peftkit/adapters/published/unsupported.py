@@ -4,19 +4,19 @@ not train, and a task where peftkit has none.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from pydantic import field_validator
 
-from peftkit.adapters.inspection.digests import CONFIG, WEIGHTS
+from peftkit.adapters.inspection.digests import WEIGHTS
 from peftkit.adapters.inspection.headers import read_header
 from peftkit.adapters.published.detection import check_num_layers, names_in, other_layers
 from peftkit.adapters.published.overlapping_keys import check_ranks
 from peftkit.bases.base import Base
 from peftkit.errors import AdapterError, quoted
+from peftkit.methods.adapter_config import AdapterConfig, read_config
 from peftkit.methods.peft_method import PeftMethod
 from peftkit.methods.peft_tuners import NOT_SERVED
 from peftkit.tasks.task import Task
@@ -40,12 +40,12 @@ trained here have the reason in their training."""
 class _SavedByPeft(PeftMethod):
     """What another program trained with PEFT."""
 
-    settings: dict[str, Any] = {}
+    settings: dict[str, object] = {}
     """Fields that go before those of its adapter_config.json."""
 
     @field_validator("config")
     @classmethod
-    def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _plain(cls, value: dict[str, object]) -> dict[str, object]:
         return value
 
     def refuses(self, head: Head, base: Base) -> str | None:
@@ -56,7 +56,7 @@ class _SavedByPeft(PeftMethod):
         from peftkit.methods.peft_layout import load_peft
         from peftkit.methods.virtual_tokens import load_virtual
 
-        check_num_layers(self.config, model)
+        check_num_layers(AdapterConfig(self.config), model)
         load = load_virtual if self.position_offset else load_peft
         try:
             return load(model, folder, self.settings)
@@ -65,9 +65,8 @@ class _SavedByPeft(PeftMethod):
             told = other_layers(names_in(folder / WEIGHTS), model)
             raise AdapterError(f"{told}{error.message}", error.hint) from error
 
-    def _settings_of(self, folder: Path) -> dict[str, Any]:
-        saved = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))
-        return {**saved, **self.settings}
+    def _settings_of(self, folder: Path) -> AdapterConfig:
+        return AdapterConfig({**read_config(folder), **self.settings})
 
 
 class _NoTask(Task):
@@ -83,10 +82,10 @@ class _NoTask(Task):
     def kind(cls) -> str:
         return "none of peftkit's"
 
-    def as_input(self, value: Any) -> dict[str, Any]:
+    def as_input(self, value: Any) -> dict[str, object]:
         self._refuse()
 
-    def read_input(self, values: Mapping[str, Any], table: Table) -> dict[str, Any] | str:
+    def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         self._refuse()
 
     def _refuse(self) -> NoReturn:

@@ -36,7 +36,7 @@ def open_chat(
     run: str,
     base: str,
     trust_remote_code: bool = False,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
     system: str | None = None,
 ) -> LoadedAdapter:
     """The adapter of a chat run; arguments as for `load`.
@@ -141,7 +141,7 @@ def _reply(
     **settings: Any,
 ) -> str:
     """The answer to a text, which both become part of the history."""
-    asked = {"role": "user", "content": text}
+    asked: Message = {"role": "user", "content": text}
     [reply] = adapter.write([[*history, asked]], model, **settings)
     history += [asked, {"role": "assistant", "content": reply}]
     return reply

@@ -21,7 +21,7 @@ def answer_texts(
     texts: Sequence[str],
     pairs: Sequence[str],
     trust_remote_code: bool = False,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
     say: Say = silent,
 ) -> Sequence[Answer]:
     """An answer for each text.
@@ -48,7 +48,7 @@ def answer_file(
     out: Path,
     encoding: str = "",
     trust_remote_code: bool = False,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
     say: Say = silent,
 ) -> int:
     """Writes the rows of a file with further columns: `predicted` and `probability`, `score`, or

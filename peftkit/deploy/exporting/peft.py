@@ -117,11 +117,11 @@ def _expanded(
     model = empty_model(found.base, found.record.head).model
     with atomic_path(request.output) as folder:
         folder.mkdir()
-        written = write_expanded(saved, found.peft_config, model, folder)
+        rank, alpha = write_expanded(saved, found.peft_config, model, folder)
         _copy_own(found, folder)
         largest = check_expanded(saved, folder)
         checked = {"largest_difference": largest} | _compare_answers(folder, found)
-    checked |= {"r": written["r"], "lora_alpha": written["lora_alpha"]}
+    checked |= {"r": rank, "lora_alpha": alpha}
     return Exported(to, request.output, adapter_bytes(request.output), checked, notes)
 
 
@@ -135,11 +135,11 @@ def _copy_own(found: OpenedAdapter, folder: Path) -> None:
         return
     copy_tokenizer(found.folder, folder)
     base, quantization = found.record.base, found.base.spec.quantization
-    digests = ", ".join(f"`{name}` {digest}" for name, digest in base["files"].items())
+    digests = ", ".join(f"`{name}` {digest}" for name, digest in base.files.items())
     precision = "" if quantization == "none" else f", quantized to {quantization} in training"
     told = f": {found_at}" if (found_at := origin(base)) else ""
     (folder / "README.md").write_text(
-        f"# {folder.name}\n\nAn adapter in PEFT's format for `{base['hub_id'] or base['name']}`"
+        f"# {folder.name}\n\nAn adapter in PEFT's format for `{base.known_name}`"
         f"{told}{precision}.\nThe base's files have the SHA-256 {digests}.\n",
         encoding="utf-8",
     )

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from peftkit.adapters.inspection.digests import CONFIG, RECORD, WEIGHTS
+from peftkit.adapters.inspection.digests import RECORD, WEIGHTS
 from peftkit.bases.added_tokens import WEIGHTS as ADDED_TOKENS
 from peftkit.data.head import Head
 from peftkit.deploy.lora_updates import (
@@ -31,6 +31,7 @@ from peftkit.deploy.lora_updates import (
     why_no_plain_lora,
 )
 from peftkit.errors import AdapterError
+from peftkit.methods.adapter_config import CONFIG, AdapterConfig, read_config
 
 Saved = tuple[Mapping[str, Update], Mapping[str, torch.Tensor]]
 """What `read_updates` gives."""
@@ -38,7 +39,7 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` of vLLM may be."""
 
 
-def check_for_peft(config: Mapping[str, Any], folder: Path, head: Head) -> None:
+def check_for_peft(config: AdapterConfig, folder: Path, head: Head) -> None:
     """Raises AdapterError unless PEFT by itself loads an adapter.
 
     Args:
@@ -54,7 +55,7 @@ def check_for_peft(config: Mapping[str, Any], folder: Path, head: Head) -> None:
         raise AdapterError(
             "what was trained are weights of the base itself, no PEFT adapter", MERGE
         )
-    if config["peft_type"] == "BOTTLENECK":
+    if config.kind == "BOTTLENECK":
         raise AdapterError(
             "PEFT alone has no bottleneck adapters",
             "the adapter folder is what PEFT loads after `import peftkit.peft_plugin`",
@@ -67,7 +68,7 @@ def check_for_peft(config: Mapping[str, Any], folder: Path, head: Head) -> None:
         )
 
 
-def check_for_vllm(config: Mapping[str, Any], folder: Path, head: Head) -> None:
+def check_for_vllm(config: AdapterConfig, folder: Path, head: Head) -> None:
     """Raises AdapterError unless vLLM serves an adapter beside its base."""
     check_for_peft(config, folder, head)
     if not head.goes_on:
@@ -103,8 +104,8 @@ def vllm_rank(rank: int) -> int:
 
 
 def write_expanded(
-    saved: Saved, config: Mapping[str, Any], model: torch.nn.Module, output: Path
-) -> dict[str, Any]:
+    saved: Saved, config: AdapterConfig, model: torch.nn.Module, output: Path
+) -> tuple[int, float]:
     """Writes a LoRA with one rank, one scale and explicit names into a folder.
 
     Args:
@@ -112,7 +113,7 @@ def write_expanded(
         model: of the base, for the names of its layers.
 
     Returns:
-        The new adapter_config.json.
+        Its rank and its `lora_alpha`.
     """
     updates, others = saved
     rank = max(len(update.a) for update in updates.values())
@@ -122,7 +123,8 @@ def write_expanded(
         for part, values in zip("AB", _padded(update, rank, scale), strict=True):
             tensors[f"{PREFIX}{module}.lora_{part}.weight"] = torch.from_numpy(values)
     save_file(tensors, output / WEIGHTS, metadata={"format": "pt"})
-    alpha = scale * rank
+    product = scale * rank
+    alpha = int(product) if product == int(product) else product
     written = {
         **{name: value for name, value in config.items() if name not in EXPANDED},
         "peft_type": "LORA",
@@ -130,7 +132,7 @@ def write_expanded(
         "fan_in_fan_out": config.get("fan_in_fan_out", False),
         "inference_mode": True,
         "init_lora_weights": True,
-        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "lora_alpha": alpha,
         "r": rank,
         "target_modules": _names(updates, model),
         "exclude_modules": None,
@@ -138,7 +140,7 @@ def write_expanded(
         "layers_pattern": None,
     }
     (output / CONFIG).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
-    return written
+    return rank, alpha
 
 
 def _padded(update: Update, rank: int, scale: float) -> tuple[Any, Any]:
@@ -157,17 +159,17 @@ def _names(adapted: Iterable[str], model: torch.nn.Module) -> list[str]:
     return sorted(leaves if meant == wanted else wanted)
 
 
-def copy_as_it_is(folder: Path, output: Path, config: Mapping[str, Any]) -> None:
+def copy_as_it_is(folder: Path, output: Path, config: AdapterConfig) -> None:
     """PEFT's two files.
 
     Args:
         config: adapter_config.json, with what was given for it.
     """
     shutil.copyfile(folder / WEIGHTS, output / WEIGHTS)
-    if config == json.loads((folder / CONFIG).read_text(encoding="utf-8-sig")):
+    if config == read_config(folder):
         shutil.copyfile(folder / CONFIG, output / CONFIG)
     else:
-        (output / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        (output / CONFIG).write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
 
 
 def copy_tokenizer(folder: Path, output: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peftkit.bases.packages import require
 from peftkit.errors import RecipeError, did_you_mean, quoted
@@ -55,7 +55,7 @@ class Request:
     """A GGUF file whose tokenizer is taken."""
     trust_remote_code: bool = False
     """Whether code that lies beside the base may run."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     """Fields that adapter_config.json lacks, and their values."""
 
 
@@ -67,12 +67,12 @@ class Exported:
     output: Path
     size: int
     """Bytes."""
-    checked: dict[str, Any]
+    checked: Mapping[str, float | None]
     """What was compared with what was written, such as `largest_difference`, relative."""
     notes: tuple[str, ...] = ()
     """What whoever uses it should know."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """For `--json`."""
         return {
             "to": self.to, "output": str(self.output), "bytes": self.size, **self.checked,

@@ -61,17 +61,17 @@ def write_merged_card(folder: Path, name: str, record: Record, report: MergeRepo
     text = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(
         TEMPLATE
     )
-    base = record.base.get("hub_id") or record.base.get("name")
+    base = record.base
     found = text.render(
-        record={"base": record.base or {"hub_id": ""}, "head": record.head},
+        record=record,
         name=name,
         pooled=model_code(record.head.pooling) if record.head.pooling else "",
         difference=f"{report.max_abs_dlogit:.1e}",
         agreement=f"{report.top1_agreement:.2%}",
-        method=record.peft_config.get("peft_type") or record.recipe["method"]["kind"],
-        base=base,
-        origin=origin(record.base),
-        repository=repository(record.base),
+        method=record.peft_config.kind or record.recipe.method,
+        base=base.known_name if base else "",
+        origin=origin(base) if base else "",
+        repository=repository(base) if base else "",
         into=TARGETS[report.into],
         strength="" if report.scale == 1 else f" at strength {report.scale}",
         rows=(("adapter", report.score.adapter), ("merged", report.score.merged)),

@@ -14,11 +14,12 @@ from peftkit.adapters.card import write_card
 from peftkit.adapters.inspection.digests import RECORD
 from peftkit.adapters.loading import OpenedAdapter
 from peftkit.adapters.probes import take_probes, tolerance
-from peftkit.adapters.record import Record, config_digests, peft_config, tensor_digests, versions
+from peftkit.adapters.record import Record, Rewound, config_digests, tensor_digests, versions
 from peftkit.adapters.saving import PARTIAL
 from peftkit.atomic import fsync_files
 from peftkit.data.packaged import sha256_of
 from peftkit.deploy.merging.folding import vocabulary_of
+from peftkit.methods.adapter_config import read_config
 
 CARD = "README.md"
 BEFORE = "not rewound"
@@ -57,17 +58,17 @@ def write_rewound(
     probes = take_probes(model, vocabulary_of(base), base.added_ids, tolerance(base.spec))
     metrics = dict(found.record.metrics)
     metrics.setdefault(BEFORE, metrics.pop("after"))  # it may have been rewound before
-    already = found.record.rewound.get("scale", 1.0)
+    already = found.record.rewound.scale if found.record.rewound else 1.0
     record = replace(
         found.record,
         weights={path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))},
         tensors=tensor_digests(folder),
-        peft_config=peft_config(folder),
+        peft_config=read_config(folder),
         configs=config_digests(folder),
         metrics={**metrics, "after": dict(scores)},
         probes=probes,
         versions=versions(),
-        rewound={"scale": scale * already, "from": found.record.weights},
+        rewound=Rewound(scale * already, found.record.weights),
     )
     record.write(folder)
     task = found.recipe.task

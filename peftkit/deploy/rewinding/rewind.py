@@ -229,5 +229,5 @@ def _notes(found: OpenedAdapter, material: Material, trained: Score) -> list[str
 
 def _recipe_text(found: OpenedAdapter) -> str:
     """The recipe of the training, which knows where base and data are."""
-    template = found.record.recipe["base"]["chat_template"]  # that in use lies in the adapter
+    template = found.record.recipe.chat_template  # that in use lies in the adapter
     return found.recipe.with_(base=found.recipe.base.with_(chat_template=template)).to_json()

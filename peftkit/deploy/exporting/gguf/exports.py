@@ -11,6 +11,7 @@ from peftkit.adapters.loading import OpenedAdapter, open_adapter
 from peftkit.atomic import atomic_path
 from peftkit.data.head import Head
 from peftkit.deploy.exporting.gguf.families import Layout, family_of
+from peftkit.deploy.exporting.gguf.writing import Value
 from peftkit.deploy.exporting.request import Exported, Request, is_plain, other_precision, stops_of
 from peftkit.deploy.merging.folding import check_mergeable, merge_opened, possible_advice
 from peftkit.errors import AdapterError, RecipeError
@@ -113,7 +114,7 @@ def export_gguf(request: Request) -> Exported:
 
 def check_model_file(
     adapter: OpenedAdapter, tokenizer_from: str = "", kind: str = "f16", name: str = "model"
-) -> tuple[Layout, dict[str, Any]]:
+) -> tuple[Layout, dict[str, Value]]:
     """The layout and the metadata of the merged model; no weights are read.
 
     Raises:
@@ -124,8 +125,8 @@ def check_model_file(
     layout, stops = check_writable(adapter.base), stops_of(adapter)
     check_mergeable(adapter)
     tokenizer = tokenizer_fields(adapter.base, stops, tokenizer_from, is_plain(adapter))
-    fields = model_fields(adapter.base.config, kind, adapter.recipe.name or name) | tokenizer
-    return layout, fields
+    fields = model_fields(adapter.base.config, kind, adapter.recipe.name or name)
+    return layout, {**fields, **tokenizer}
 
 
 def write_model_file(adapter: OpenedAdapter, request: Request, file: Path) -> float:

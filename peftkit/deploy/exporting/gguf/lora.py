@@ -10,10 +10,8 @@ difference:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,9 +19,10 @@ from peftkit.bases.opened import OpenedBase
 from peftkit.data.head import Head
 from peftkit.deploy.exporting.gguf.families import Layout
 from peftkit.deploy.exporting.gguf.reading import check_fields, compare, read_gguf
-from peftkit.deploy.exporting.gguf.writing import write_gguf
+from peftkit.deploy.exporting.gguf.writing import PlainValue, write_gguf
 from peftkit.deploy.lora_updates import ROUNDING, Update, read_updates, usual, why_no_plain_lora
 from peftkit.errors import AdapterError, quoted
+from peftkit.methods.adapter_config import AdapterConfig
 
 MERGED = "`--to gguf`, or `peftkit merge`, folds it into the weights instead"
 LORA_ONLY = "a GGUF adapter holds nothing but A and B of linear layers"
@@ -40,7 +39,7 @@ class LoraFile:
     """The file's; that of most layers, whose B is written as it is."""
 
 
-def check_expressible(config: Mapping[str, Any], folder: Path) -> None:
+def check_expressible(config: AdapterConfig, folder: Path) -> None:
     """Raises AdapterError unless a GGUF LoRA can hold an adapter; arguments as for
     `why_no_plain_lora`.
     """
@@ -48,9 +47,7 @@ def check_expressible(config: Mapping[str, Any], folder: Path) -> None:
         raise AdapterError(f"{reason}, and {LORA_ONLY}", MERGED)
 
 
-def read_lora(
-    folder: Path, config: Mapping[str, Any], base: OpenedBase, layout: Layout
-) -> LoraFile:
+def read_lora(folder: Path, config: AdapterConfig, base: OpenedBase, layout: Layout) -> LoraFile:
     """The updates of an adapter, as PEFT would scale them; no weights of the base are read.
 
     Raises:
@@ -105,13 +102,13 @@ def check_lora(file: Path, lora: LoraFile) -> float:
         raise AdapterError(
             f"the tensors that were written are not the adapter's: {quoted(other, 3)}"
         )
-    architecture = {"general.architecture": lora.layout.family.architecture}
-    check_fields(found.fields, architecture | _fields(lora))
-    largest = 0.0
+    architecture = lora.layout.family.architecture
+    check_fields(found, {"general.architecture": architecture, **_fields(lora)})
+    largest, alpha = 0.0, found.number("adapter.lora.alpha")
     for name, layer in lora.layers.items():
         tensor = f"{name}.weight.lora_"
         rank = found.values(f"{tensor}b").shape[-1]
-        b = layer.b * (layer.scale / (found.fields["adapter.lora.alpha"] / rank))
+        b = layer.b * (layer.scale / (alpha / rank))
         largest = max(
             largest,
             compare("", found, f"{tensor}a", layer.a, lora.layout),
@@ -120,7 +117,7 @@ def check_lora(file: Path, lora: LoraFile) -> float:
     return largest
 
 
-def _fields(lora: LoraFile) -> dict[str, Any]:
+def _fields(lora: LoraFile) -> dict[str, PlainValue]:
     return {
         "general.type": "adapter",
         "adapter.type": "lora",

@@ -21,7 +21,7 @@ from peftkit.deploy.exporting.gguf.tokenizer import (
     with_training,
     written_fields,
 )
-from peftkit.deploy.exporting.gguf.writing import write_gguf
+from peftkit.deploy.exporting.gguf.writing import Value, values_of, write_gguf
 from peftkit.errors import AdapterError
 
 KNOWN = ("llama", "mistral", "qwen2", "qwen3")
@@ -68,7 +68,7 @@ def check_writable(base: OpenedBase) -> Layout:
 
 def tokenizer_fields(
     base: OpenedBase, stops: tuple[int, ...], source: str, plain: bool = False
-) -> dict[str, Any]:
+) -> dict[str, Value]:
     """The metadata of the base's tokenizer, with the template and the ends of the training.
 
     Args:
@@ -85,12 +85,11 @@ def tokenizer_fields(
         raise AdapterError(f"`--tokenizer-from`: no file `{source}`")
     found = copied_fields(file) if file else written_fields(base.tokenizer, vocabulary)
     fields = with_training(found, base.tokenizer, stops, plain)
-    values = {name: getattr(value, "value", value) for name, value in fields.items()}
-    check_tokenizer_fields(values, base.tokenizer, stops, vocabulary)
-    return fields if plain else fields | _prompt(base.tokenizer)
+    check_tokenizer_fields(values_of(fields), base.tokenizer, stops, vocabulary)
+    return fields if plain else {**fields, **_prompt(base.tokenizer)}
 
 
-def _prompt(tokenizer: Any) -> dict[str, Any]:
+def _prompt(tokenizer: Any) -> dict[str, Value]:
     if not tokenizer.chat_template:
         return {}
     text = prompt_of(tokenizer)
@@ -98,7 +97,7 @@ def _prompt(tokenizer: Any) -> dict[str, Any]:
     return {PROMPT: text, PROMPT_IDS: ids}
 
 
-def model_fields(config: Any, kind: str, name: str) -> dict[str, Any]:
+def model_fields(config: Any, kind: str, name: str) -> dict[str, Value]:
     """The hyperparameters of a model, by GGUF's keys.
 
     Args:
@@ -107,7 +106,7 @@ def model_fields(config: Any, kind: str, name: str) -> dict[str, Any]:
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     rope = config.rope_parameters
-    own: dict[str, Any] = {
+    own: dict[str, Value] = {
         "vocab_size": config.vocab_size,
         "context_length": config.max_position_embeddings,
         "embedding_length": config.hidden_size,
@@ -157,7 +156,7 @@ def _frequency_factors(model: Any) -> npt.NDArray[np.float32]:
 
 
 def write_model(
-    file: Path, model: nn.Module, layout: Layout, fields: Mapping[str, Any], kind: str
+    file: Path, model: nn.Module, layout: Layout, fields: Mapping[str, Value], kind: str
 ) -> None:
     """Writes a GGUF model.
 
@@ -175,7 +174,7 @@ def check_model(
     model: nn.Module,
     base: OpenedBase,
     stops: tuple[int, ...],
-    fields: Mapping[str, Any],
+    fields: Mapping[str, Value],
 ) -> float:
     """Compares a file with the merged model, its configuration and the base's tokenizer.
 
@@ -187,12 +186,12 @@ def check_model(
     """
     layout = check_writable(base)
     found = read_gguf(file)
-    plain = {name: getattr(value, "value", value) for name, value in fields.items()}
-    check_fields(found.fields, {"general.architecture": layout.family.architecture, **plain})
+    architecture = layout.family.architecture
+    check_fields(found, {"general.architecture": architecture, **values_of(fields)})
     check_tokenizer_fields(found.fields, base.tokenizer, stops, base.config.vocab_size)
     if text := found.fields.get(PROMPT):
         ids = base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        check_fields(found.fields, {PROMPT_IDS: ids})
+        check_fields(found, {PROMPT_IDS: ids})
     largest, expected = 0.0, set()
     for name, values in _tensors(model, layout):
         expected.add(name)

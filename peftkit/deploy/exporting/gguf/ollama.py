@@ -42,7 +42,7 @@ class Settings:
 
 def settings_of(
     tokenizer: Any,
-    generation: Mapping[str, Any],
+    generation: Mapping[str, object],
     stops: Sequence[int],
     system: str,
     adds_bos: bool,
@@ -75,9 +75,9 @@ def settings_of(
     if '"""' in system:
         raise AdapterError("the recipe's system message holds three quotes")
     parameters = {
-        name: float(generation[option])
+        name: float(value)
         for option, name in PARAMETERS.items()
-        if generation.get(option) is not None
+        if isinstance(value := generation.get(option), int | float)
     }
     if not generation.get("do_sample"):
         parameters |= {"temperature": 0.0}

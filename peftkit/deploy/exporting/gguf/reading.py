@@ -6,15 +6,20 @@ llama.cpp's rotary embedding does with them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from peftkit.deploy.exporting.gguf.families import Layout
+from peftkit.deploy.exporting.gguf.writing import PlainValue
 from peftkit.errors import AdapterError
+
+if TYPE_CHECKING:
+    from gguf import ReaderTensor
 
 TOLERANCE = {"F32": 0.0, "F16": 2**-11, "Q8_0": 1 / 127}
 """On max |difference| of a tensor, relative to its largest number: half a unit in the last place of
@@ -27,14 +32,24 @@ SMALLEST = 2**-24
 class Contents:
     """A GGUF file, whose tensors stay on the disk until they are asked for."""
 
-    fields: dict[str, Any]
-    """Key -> value: a number, a text, or a list of such."""
-    stored: dict[str, Any]
-    """Name -> gguf's ReaderTensor."""
+    fields: dict[str, PlainValue]
+    """Key of the metadata -> value."""
+    stored: dict[str, ReaderTensor]
 
     def kind(self, tensor: str) -> str:
         """`F32`, `F16`, `Q8_0`, ..."""
         return str(self.stored[tensor].tensor_type.name)
+
+    def number(self, key: str) -> float:
+        """A number of the metadata.
+
+        Raises:
+            AdapterError: there is none.
+        """
+        value = self.fields.get(key)
+        if isinstance(value, int | float):
+            return value
+        raise AdapterError(f"`{key}` in the metadata is {value!r:.80}, not a number")
 
     def values(self, tensor: str) -> npt.NDArray[np.float32]:
         """Dequantized, dimensions in torch's order."""
@@ -126,18 +141,18 @@ def compare(
     return difference / largest if largest else 0.0
 
 
-def check_fields(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def check_fields(found: Contents, expected: Mapping[str, PlainValue]) -> None:
     """Raises AdapterError unless a file's metadata has these values."""
     wrong = [
-        f"`{key}` is {found.get(key)!r:.80} and not {value!r:.80}"
+        f"`{key}` is {found.fields.get(key)!r:.80} and not {value!r:.80}"
         for key, value in expected.items()
-        if not _same(found.get(key), value)
+        if not _same(found.fields.get(key), value)
     ]
     if wrong:
         raise AdapterError(f"the metadata that was written is wrong: {'; '.join(wrong)}")
 
 
-def _same(found: Any, expected: Any) -> bool:
+def _same(found: object, expected: object) -> bool:
     if isinstance(expected, float) and isinstance(found, float):
         return bool(np.float32(found) == np.float32(expected))
     return bool(found == expected)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peftkit.deploy.exporting.gguf.reading import open_gguf
-from peftkit.deploy.exporting.gguf.writing import Copied
+from peftkit.deploy.exporting.gguf.writing import Copied, PlainValue, Value
 from peftkit.errors import AdapterError, first_line, quoted
+from peftkit.parts.json_object import JsonObject
 
 PREFIX = "tokenizer."
 TOKENS = "tokenizer.ggml.tokens"
@@ -27,32 +29,46 @@ ASKED = "What's in parcel 42? 你好，Grüße!"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
 """Kinds of tokens."""
 
-BYTES = {"type": "ByteLevel", "add_prefix_space": False}
+BYTES: dict[str, object] = {"type": "ByteLevel", "add_prefix_space": False}
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-CUTS: dict[str, tuple[str, bool, list[dict[str, Any]]]] = {
-    "gpt-2": ("", False, [{**BYTES, "use_regex": True}]),
-    "smollm": (
-        "", False, [{"type": "Digits", "individual_digits": True}, {**BYTES, "use_regex": True}],
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a text is cut into words, as tokenizer.json says it."""
+
+    steps: tuple[Mapping[str, object], ...]
+    """Fields of its pre-tokenizers."""
+    normalizer: str = ""
+    """That llama.cpp leaves out; empty for none."""
+    takes_whole: bool = False
+    """Whether words that are tokens are taken whole."""
+
+
+CUTS = {
+    "gpt-2": Cut(({**BYTES, "use_regex": True},)),
+    "smollm": Cut((
+        {"type": "Digits", "individual_digits": True}, {**BYTES, "use_regex": True},
+    )),
+    "llama-bpe": Cut(
+        ({"type": "Split", "pattern": {"Regex": LLAMA3}}, {**BYTES, "use_regex": False}),
+        takes_whole=True,
     ),
-    "llama-bpe": (
-        "", True, [{"type": "Split", "pattern": {"Regex": LLAMA3}}, {**BYTES, "use_regex": False}],
-    ),
-    "qwen2": (
-        "NFC", False,
-        [
+    "qwen2": Cut(
+        (
             {"type": "Split", "pattern": {"Regex": LLAMA3.replace("{1,3}", "")}},
             {**BYTES, "use_regex": False},
-        ],
+        ),
+        normalizer="NFC",
     ),
 }  # fmt: skip
-"""llama.cpp's `tokenizer.ggml.pre` -> the normalizer (which llama.cpp leaves out), whether words
-that are tokens are taken whole, and the steps of tokenizer.json that cut a text in that way."""
+"""llama.cpp's `tokenizer.ggml.pre` -> how it cuts."""
 
 
-def copied_fields(file: Path) -> Mapping[str, Any]:
+def copied_fields(file: Path) -> Mapping[str, Copied]:
     """The tokenizer of a GGUF file.
 
     Raises:
@@ -66,7 +82,7 @@ def copied_fields(file: Path) -> Mapping[str, Any]:
 
 
 @functools.lru_cache(maxsize=1)  # 50,000 texts take 3 s, and are asked for several times
-def _copied_fields(file: Path, _size: int, _modified: int) -> Mapping[str, Any]:
+def _copied_fields(file: Path, _size: int, _modified: int) -> Mapping[str, Copied]:
     """As `copied_fields`, of a file as it was last changed."""
     fields = {
         name: Copied(
@@ -80,7 +96,7 @@ def _copied_fields(file: Path, _size: int, _modified: int) -> Mapping[str, Any]:
     return fields
 
 
-def written_fields(tokenizer: Any, vocabulary: int) -> dict[str, Any]:
+def written_fields(tokenizer: Any, vocabulary: int) -> dict[str, Value]:
     """A transformers tokenizer as GGUF has it.
 
     Args:
@@ -91,7 +107,7 @@ def written_fields(tokenizer: Any, vocabulary: int) -> dict[str, Any]:
     """
     if not tokenizer.is_fast:
         raise _unknown("it is a slow one, without a tokenizer.json")
-    steps = json.loads(tokenizer.backend_tokenizer.to_str())
+    steps = JsonObject(json.loads(tokenizer.backend_tokenizer.to_str()), "tokenizer.json")
     cut = _cut_of(steps)
     by_id = {number: token for token, number in tokenizer.get_vocab().items()}
     added = tokenizer.added_tokens_decoder
@@ -99,7 +115,7 @@ def written_fields(tokenizer: Any, vocabulary: int) -> dict[str, Any]:
     if strange:
         raise _unknown(f"it takes white space away around {quoted(strange, 3)}")
     kinds = {i: CONTROL if token.special else USER_DEFINED for i, token in added.items()}
-    fields: dict[str, Any] = {
+    fields: dict[str, Value] = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": cut,
         TOKENS: [by_id.get(number, f"[PAD{number}]") for number in range(vocabulary)],
@@ -107,7 +123,8 @@ def written_fields(tokenizer: Any, vocabulary: int) -> dict[str, Any]:
             kinds.get(number, NORMAL if number in by_id else UNUSED) for number in range(vocabulary)
         ],
         "tokenizer.ggml.merges": [
-            pair if isinstance(pair, str) else " ".join(pair) for pair in steps["model"]["merges"]
+            " ".join(pair) if isinstance(pair, list) else str(pair)
+            for pair in steps.table("model").items_of("merges")
         ],
         ADDS_BOS: _adds(tokenizer, tokenizer.bos_token_id, 0),
         "tokenizer.ggml.add_eos_token": _adds(tokenizer, tokenizer.eos_token_id, -1),
@@ -119,25 +136,28 @@ def written_fields(tokenizer: Any, vocabulary: int) -> dict[str, Any]:
     return fields
 
 
-def _cut_of(steps: Mapping[str, Any]) -> str:
+def _cut_of(steps: JsonObject) -> str:
     """llama.cpp's name for how a tokenizer.json cuts a text into words."""
-    model = steps["model"]
+    model = steps.table("model")
     if model["type"] != "BPE" or model.get("byte_fallback"):
         raise _unknown(f"it is {model['type']} and no byte-level BPE")
     unread = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
     if has := [name for name in unread if model.get(name)]:
         raise _unknown(f"it has {quoted(has)}")
-    before = steps["pre_tokenizer"] or {}
-    steps_found = before["pretokenizers"] if before.get("type") == "Sequence" else [before]
-    normalizer = (steps["normalizer"] or {}).get("type", "")
+    before = steps.table("pre_tokenizer")
+    several = before.get("type") == "Sequence"
+    found = before.items_of("pretokenizers") if several else [before.content]
+    normalizer = steps.table("normalizer").text("type")
     whole = bool(model.get("ignore_merges"))
-    for name, (normalized, takes_whole, cuts) in CUTS.items():
-        same = len(cuts) == len(steps_found) and all(
-            wanted.items() <= step.items() for wanted, step in zip(cuts, steps_found, strict=True)
-        )
-        if same and normalizer in ("", normalized) and whole == takes_whole:
+    for name, cut in CUTS.items():
+        same = len(cut.steps) == len(found) and all(map(_has_fields, found, cut.steps))
+        if same and normalizer in ("", cut.normalizer) and whole == cut.takes_whole:
             return name
     raise _unknown("it cuts texts into words in a way of which llama.cpp's name is not known here")
+
+
+def _has_fields(step: object, wanted: Mapping[str, object]) -> bool:
+    return isinstance(step, Mapping) and all(step.get(n) == value for n, value in wanted.items())
 
 
 def _unknown(why: str) -> AdapterError:
@@ -186,8 +206,8 @@ def prompt_of(tokenizer: Any) -> str:
 
 
 def with_training(
-    fields: Mapping[str, Any], tokenizer: Any, stops: Iterable[int], plain: bool
-) -> dict[str, Any]:
+    fields: Mapping[str, Value], tokenizer: Any, stops: Iterable[int], plain: bool
+) -> dict[str, Value]:
     """A tokenizer's metadata with the template of training and the tokens that end an answer.
 
     Args:
@@ -220,7 +240,7 @@ def with_training(
 
 
 def check_tokenizer_fields(
-    fields: Mapping[str, Any], tokenizer: Any, stops: Iterable[int], vocabulary: int
+    fields: Mapping[str, PlainValue], tokenizer: Any, stops: Iterable[int], vocabulary: int
 ) -> None:
     """Compares the tokenizer of a GGUF file, as it was read, with transformers'.
 
@@ -228,8 +248,9 @@ def check_tokenizer_fields(
         AdapterError: a token has another id, an answer would not end, or prompts would be written
             otherwise.
     """
-    tokens = fields[TOKENS]
-    wrong = []
+    tokens, wrong = fields[TOKENS], []
+    if isinstance(tokens, str) or not isinstance(tokens, Sequence):
+        raise AdapterError(f"`{TOKENS}` of the GGUF file is no list", "download it again")
     if len(tokens) != vocabulary:
         wrong.append(f"it has {len(tokens)} tokens, and the model {vocabulary}")
     known = tokenizer.get_vocab()

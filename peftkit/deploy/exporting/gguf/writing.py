@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,32 @@ BLOCK = 32
 """Numbers that share a scale in q8_0; rows of another length stay float16, as in llama.cpp."""
 
 
+PlainValue = str | bool | int | float | Sequence[str | int | float]
+"""What a key of the metadata may have; a bool is an int to Python, and no number to GGUF."""
+
+
 @dataclass(frozen=True)
 class Copied:
     """A value of the metadata as another GGUF file has it, with its types."""
 
-    value: Any
+    value: PlainValue
     kind: Any
     of: Any = None
     """The kind of its elements, where it is a list."""
 
 
+Value = PlainValue | Copied
+
+
+def values_of(fields: Mapping[str, Value]) -> dict[str, PlainValue]:
+    """The values alone, without the types of those that were copied."""
+    return {name: v.value if isinstance(v, Copied) else v for name, v in fields.items()}
+
+
 def write_gguf(
     file: Path,
     architecture: str,
-    fields: Mapping[str, Any],
+    fields: Mapping[str, Value],
     tensors: Mapping[str, npt.NDArray[np.float32]],
     kind: str,
 ) -> None:
@@ -78,7 +90,7 @@ def _kind_of(values: npt.NDArray[np.float32], kind: str) -> str:
     return "f16" if kind == "q8_0" and values.shape[-1] % BLOCK else kind
 
 
-def _add(writer: Any, key: str, value: Any) -> None:
+def _add(writer: Any, key: str, value: Value) -> None:
     if isinstance(value, Copied):
         writer.add_key_value(key, value.value, value.kind, value.of)
     elif isinstance(value, bool):

@@ -1,0 +1,48 @@
+"""adapter_config.json, the settings of an adapter as PEFT writes them. Standard library only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from peftkit.errors import AdapterError
+from peftkit.parts.json_object import JsonObject
+
+CONFIG = "adapter_config.json"
+
+
+class AdapterConfig(JsonObject):
+    """The content of an adapter_config.json; empty for methods that have none."""
+
+    def __init__(self, content: Mapping[str, object] | None = None) -> None:
+        super().__init__(content or {}, CONFIG)
+
+    @property
+    def kind(self) -> str:
+        """PEFT's name of the type, such as `LORA`; empty if it has none."""
+        return self.text("peft_type")
+
+    @property
+    def targets(self) -> str | tuple[str, ...]:
+        """The adapted modules: a pattern, or names; empty if there are none."""
+        value = self.get("target_modules")
+        return value if isinstance(value, str) else tuple(self.texts("target_modules"))
+
+
+def read_config(folder: Path) -> AdapterConfig:
+    """The adapter_config.json of a folder; empty if there is none.
+
+    Raises:
+        AdapterError: it is no JSON object.
+    """
+    file = folder / CONFIG
+    if not file.is_file():
+        return AdapterConfig()
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise AdapterError(f"`{file}` is not JSON: {error}", "copy or download it again") from error
+    if not isinstance(content, dict):
+        raise AdapterError(f"`{file}` holds {type(content).__name__}, not an object with fields")
+    return AdapterConfig(content)
