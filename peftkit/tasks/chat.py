@@ -19,6 +19,7 @@ from pydantic import Field
 from peftkit.data.rows import Row, is_missing
 from peftkit.errors import DataError, RecipeError
 from peftkit.tasks.answers import Decision
+from peftkit.tasks.chat_columns import OFFER
 from peftkit.tasks.conversation_remarks import system_remarks, unread_remarks
 from peftkit.tasks.conversation_rows import read_conversation
 from peftkit.tasks.conversations import Conversations
@@ -51,6 +52,7 @@ class Chat(Task):
 
     task_type: ClassVar[str] = "CAUSAL_LM"
     goes_on: ClassVar[bool] = True
+    offer = OFFER
     scores: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
     comparable: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
 

@@ -15,6 +15,7 @@ from peftkit.errors import RecipeError
 from peftkit.metrics.metric import Metric
 from peftkit.parts.part import OpenPart
 from peftkit.tasks.answers import Answer, Decision
+from peftkit.tasks.offers import Offer
 from peftkit.tasks.score import Score
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Task(OpenPart):
     comparable: ClassVar[tuple[str, ...]] = ()
     """Those of them, or `loss`, that `Score.parts` has, by which two models are compared."""
 
+    offer: ClassVar[Offer | None] = None
+    """By what columns `peftkit new` recognizes the task's rows; None not to be offered."""
     decides: ClassVar[bool] = False
     """Whether answers depend on what `decide` finds on the validation split."""
 

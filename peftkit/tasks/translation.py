@@ -21,6 +21,7 @@ from peftkit.tasks.generation import Generation
 from peftkit.tasks.score import Score
 from peftkit.tasks.task import Piece, Task
 from peftkit.tasks.text_keys import text_key
+from peftkit.tasks.translation_columns import OFFER
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,7 @@ class Translation(Task):
     """The translation of a text."""
 
     task_type: ClassVar[str] = "SEQ_2_SEQ_LM"
+    offer = OFFER
     scores: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
     comparable: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
 
