@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -50,6 +50,19 @@ def no_such_option(name: str, options: Collection[str]) -> Problem:
     return Problem(f"there is no option `{name}`", guess or f"`{owner}` has {quoted(siblings, 30)}")
 
 
+def grouped(arguments: Iterable[str]) -> list[list[str]]:
+    """Arguments in groups: an option and the values behind it; a first group without an option for
+    values before any.
+    """
+    groups: list[list[str]] = []
+    for argument in arguments:
+        if re.match(r"--|-[A-Za-z]", argument) or not groups:
+            groups.append([argument])
+        else:
+            groups[-1].append(argument)
+    return groups
+
+
 class Arguments(argparse.ArgumentParser):
     """A parser that raises RecipeError, and takes no option for another one that begins as it does:
     `--seed` is the recipe's.
@@ -71,10 +84,10 @@ class Arguments(argparse.ArgumentParser):
     def refuse(self, left: Collection[str]) -> None:
         """Raises RecipeError for arguments that nothing took, if there are any."""
         problems = [
-            no_such_option(one.partition("=")[0], self.options)
-            if one.startswith("-")
-            else Problem(f"`{self.prog}` takes no further argument, and `{one}` is given")
-            for one in left
+            no_such_option(group[0].partition("=")[0], self.options)
+            if group[0].startswith("-")
+            else Problem(f"`{self.prog}` takes no further argument, and {quoted(group)} is given")
+            for group in grouped(left)
         ]
         if problems:
             raise one_error(problems, f"{self.prog} --help")

@@ -18,7 +18,7 @@ from peftkit.data.source import Source
 from peftkit.errors import RecipeError
 from peftkit.methods.lora import LoRA
 from peftkit.recipe import Recipe, Training
-from peftkit.tasks.offers import Offer
+from peftkit.tasks.offers import Fit, Offer
 from peftkit.tasks.task import Task
 from peftkit.wording import plural
 
@@ -37,8 +37,8 @@ class Begun:
     """As it begins, with the fields set that a script should show."""
     recipe: Recipe
     """With what the command line changes."""
-    clear: bool = True
-    """Whether the data leaves no doubt about it."""
+    fit: Fit = Fit.BY_VALUES
+    """How clearly the data is meant so."""
 
     def changed(self, overrides: Overrides) -> Begun:
         """With fields changed that the command line names.
@@ -95,7 +95,7 @@ def recipe_for_data(path: str, task: type[Task] | None, overrides: Overrides) ->
     tasks = [task] if task else [t for t in Task.kinds.values() if issubclass(t, Task) and t.offer]
     training = Training(learning_rate=1e-3, num_epochs=3, batch_size=16)
     ways = [
-        replace(begin(one, {**given, **reading.columns}, training), clear=reading.clear)
+        replace(begin(one, {**given, **reading.columns}, training), fit=reading.fit)
         for one in tasks
         for reading in offer_of(one).readings(table)
     ]
@@ -104,8 +104,9 @@ def recipe_for_data(path: str, task: type[Task] | None, overrides: Overrides) ->
         ways = [begin(task, given, training)]
     if not ways:
         raise _nothing_fits(table, tasks)
-    left = _left([way for way in ways if way.clear] or ways, overrides)
-    if len(left) != 1 or not (left[0].clear or task or named):
+    best = max(way.fit for way in ways)
+    left = _left([way for way in ways if way.fit == best], overrides)
+    if len(left) != 1 or not (best > Fit.POSSIBLE or task or named):
         raise _unclear(table, [way.recipe.task for way in left or ways])
     return with_base(left[0])
 

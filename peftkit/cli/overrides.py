@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from peftkit.cli.arguments import Problem, no_such_option, one_error
+from peftkit.cli.arguments import Problem, grouped, no_such_option, one_error
 from peftkit.errors import RecipeError, quoted
 from peftkit.parts.part import Part
 from peftkit.parts.problems import collected, describe, problems_error, problems_of
@@ -39,7 +38,7 @@ class Overrides:
         `--task.data.encoding cp1252`.
         """
         found = []
-        for option, *values in _groups(self.arguments):
+        for option, *values in grouped(self.arguments):
             name = option.partition("=")[0].replace("_", "-")
             if name.startswith(prefix) and name.removeprefix(prefix) in names:
                 found += [f"--{option[len(prefix) :]}", *values]
@@ -69,7 +68,7 @@ def overridden(part: AnyPart, overrides: Overrides) -> AnyPart:
     fields = dict(_options(part))
     problems: list[Problem] = []
     sound: list[str] = []
-    for group in _groups(arguments):
+    for group in grouped(arguments):
         found = list(_problems_of_one(part, group, fields, beside))
         problems += found
         sound += [] if found else group
@@ -107,17 +106,6 @@ def _parsed(
                 raise
             value, left = part, []
     return value, left, problems_of(collector)
-
-
-def _groups(arguments: Sequence[str]) -> list[list[str]]:
-    """The arguments in groups: an option and the values behind it."""
-    groups: list[list[str]] = []
-    for argument in arguments:
-        if re.match(r"--|-[A-Za-z]", argument) or not groups:
-            groups.append([argument])
-        else:
-            groups[-1].append(argument)
-    return groups
 
 
 def _problems_of_one(

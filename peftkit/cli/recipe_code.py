@@ -27,9 +27,8 @@ def script_of(recipe: Recipe, shown: Recipe, name: str) -> str:
     value = "\n".join(_lines("return ", recipe, "    ", "", shown))
     return f'''"""What {name} gives: say it here once you have measured it.
 
-    python {name}.py
-    python {name}.py --method.r 16 --training.learning-rate 5e-4
-    peftkit check {name}.py
+`peftkit check {name}.py` finds what is wrong, `python {name}.py` trains,
+`python {name}.py --method.r 16` trains with another value.
 """
 
 {_imports(recipe, shown)}

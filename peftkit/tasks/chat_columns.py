@@ -9,7 +9,7 @@ from peftkit.data.column_looks import looked_at
 from peftkit.data.rows import Table, spelled
 from peftkit.errors import DataError
 from peftkit.tasks.conversations import KINDS, Conversations
-from peftkit.tasks.offers import Offer, Reading
+from peftkit.tasks.offers import Fit, Offer, Reading
 
 ASKED: Final = (
     ("question", "answer"), ("query", "response"), ("prompt", "response"), ("input", "output"),
@@ -28,20 +28,21 @@ def readings(table: Table) -> Iterator[Reading]:
     kinds = {role: column for role, column in found.items() if role in KINDS}
     worded = ("text", "classes", "lists", "one value")
     if kinds and all(columns[column].looks in worded for column in kinds.values()):
-        yield Reading(kinds, clear=True)
+        yield Reading(kinds, Fit.BY_NAMES)
         return
     texts = [name for name, column in columns.items() if column.looks == "text"]
     by_name = {spelled(name): name for name in texts}
     for asked, answer in ASKED:
         if {asked, answer} <= by_name.keys():
-            yield Reading({"prompt": by_name[asked], "completion": by_name[answer]}, clear=True)
+            ways = {"prompt": by_name[asked], "completion": by_name[answer]}
+            yield Reading(ways, Fit.BY_NAMES)
             return
     if any(column.looks == "classes" for column in columns.values()):
         return  # whose texts are to be classified, as far as can be told
     if len(texts) == 2:
         yield Reading({"prompt": texts[0], "completion": texts[1]})
     for text in texts:
-        yield Reading({"text": text}, clear=len(columns) == 1)
+        yield Reading({"text": text}, Fit.BY_VALUES if len(columns) == 1 else Fit.POSSIBLE)
 
 
 OFFER: Final = Offer(

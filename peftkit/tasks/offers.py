@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from peftkit.data.rows import Table
+
+
+class Fit(IntEnum):
+    """How clearly a table is for a task. Of the readings of all tasks, those of the best fit count;
+    a single one is taken, unless it is only possible.
+    """
+
+    POSSIBLE = 0
+    """It may be meant; the user must say so."""
+    BY_VALUES = 1
+    """The values fit, whatever the columns are called."""
+    BY_NAMES = 2
+    """The columns have names that are usual for the task."""
 
 
 @dataclass(frozen=True)
@@ -16,9 +30,7 @@ class Reading:
 
     columns: Mapping[str, str]
     """Field of the task's `data` -> column of the table."""
-    clear: bool = False
-    """Whether the columns' names or values leave no doubt. Other readings are listed where none is
-    clear, for the user to choose."""
+    fit: Fit = Fit.POSSIBLE
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from peftkit.data.column_looks import Column, looked_at
 from peftkit.data.rows import Table, spelled
 from peftkit.data.source import as_number
 from peftkit.tasks.labels import scores_not_classes
-from peftkit.tasks.offers import Offer, Reading
+from peftkit.tasks.offers import Fit, Offer, Reading
 
 TEXTS: Final = (
     "text", "sentence", "review", "content", "comment", "body", "document", "tweet", "message",
@@ -36,13 +36,14 @@ def readings(table: Table) -> Iterator[Reading]:
     if pair := next((found for names in PAIRS if len(found := _named(texts, names)) == 2), None):
         for label in labels:
             ways = {"text": pair[0], "text_pair": pair[1], "label": label}
-            yield Reading(ways, clear=len(labels) == 1)
+            yield Reading(ways, Fit.BY_NAMES)
         return
     texts = _with_usual_name(texts, TEXTS)
-    clear = len(texts) == len(labels) == 1
+    by_names = _named(labels, LABELS) and _named(texts, TEXTS)
     for text in texts:
         for label in labels:
-            yield Reading({"text": text, "label": label}, clear)
+            fit = Fit.BY_NAMES if by_names else Fit.BY_VALUES
+            yield Reading({"text": text, "label": label}, fit)
 
 
 def _may_be_label(column: Column) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from peftkit.data.column_looks import Column, looked_at
 from peftkit.data.rows import Table
-from peftkit.tasks.offers import Offer, Reading
+from peftkit.tasks.offers import Fit, Offer, Reading
 from peftkit.tasks.word_checks import wrong_labels, wrong_words
 
 FITTING = 0.9
@@ -16,14 +16,14 @@ FITTING = 0.9
 
 
 def readings(table: Table) -> Iterator[Reading]:
-    """Each list of words with each list of as many labels."""
+    """Each list of words with each list of as many labels: no other task reads such lists."""
     columns = looked_at(table)
     lists = [column for column in columns.values() if column.looks == "lists"]
     found = [(a.name, b.name) for a, b in permutations(lists, 2) if _labels(a, b)]
     known = {labels for _, labels in found}
     found = [(words, labels) for words, labels in found if words not in known]
     for words, labels in found:
-        yield Reading({"tokens": words, "labels": labels}, clear=len(found) == 1)
+        yield Reading({"tokens": words, "labels": labels}, Fit.BY_NAMES)
 
 
 def _labels(words: Column, labels: Column) -> bool:

@@ -8,7 +8,7 @@ from typing import Final
 
 from peftkit.data.column_looks import looked_at
 from peftkit.data.rows import Table, spelled
-from peftkit.tasks.offers import Offer, Reading
+from peftkit.tasks.offers import Fit, Offer, Reading
 
 PAIRS: Final = (
     ("source", "target"), ("src", "tgt"), ("src", "trg"), ("sourcetext", "targettext"),
@@ -31,18 +31,18 @@ def readings(table: Table) -> Iterator[Reading]:
     by_name = {spelled(name): name for name in texts}
     for text, translation in PAIRS:
         if {text, translation} <= by_name.keys():
-            yield _reading(by_name[text], by_name[translation], clear=True)
+            yield _reading(by_name[text], by_name[translation], Fit.BY_NAMES)
             return
     spoken = [name for name in texts if spelled(name) in LANGUAGES]
     if len(spoken) >= 2:
         for text, translation in permutations(spoken, 2):
-            yield _reading(text, translation, clear=True)
+            yield _reading(text, translation, Fit.BY_NAMES)
     elif len(texts) == 2 and not any(column.looks == "classes" for column in columns.values()):
-        yield _reading(texts[0], texts[1], clear=False)
+        yield _reading(texts[0], texts[1], Fit.POSSIBLE)
 
 
-def _reading(text: str, translation: str, clear: bool) -> Reading:
-    return Reading({"text": text, "translation": translation}, clear)
+def _reading(text: str, translation: str, fit: Fit) -> Reading:
+    return Reading({"text": text, "translation": translation}, fit)
 
 
 OFFER: Final = Offer(
