@@ -193,7 +193,10 @@ def test_a_translation_needs_a_base_to_be_chosen(in_tmp, capsys, rng):
 UNCLEAR = {
     "two labels": (
         {"body": "text", "kind": "abc", "place": "xy"},
-        ["--task.data.label kind", "--task.data.label place"],
+        [
+            "--task TextClassification --task.data.text body --task.data.label kind",
+            "--task TextClassification --task.data.text body --task.data.label place",
+        ],
     ),
     "two texts without a label": (
         {"left": "text", "right": "text"},
@@ -207,8 +210,8 @@ UNCLEAR = {
     "two languages": (
         {"en": "text", "de": "text"},
         [
-            "--task.data.text en --task.data.translation de",
-            "--task.data.text de --task.data.translation en",
+            "--task Translation --task.data.text en --task.data.translation de",
+            "--task Translation --task.data.text de --task.data.translation en",
         ],
     ),
     "a text with a score": (
@@ -239,7 +242,8 @@ def test_two_lists_of_tags_are_asked(in_tmp, capsys, rng):
     write_jsonl(in_tmp / "rows.jsonl", [tagged(rng, "ner", "pos") for _ in range(40)])
     code, _, error = call(capsys, "new", "mine", "--data", "rows.jsonl")
     assert code == 2
-    assert "--task.data.labels ner\n  --task.data.labels pos\n" in error
+    assert "--task.data.tokens tokens --task.data.labels ner\n" in error
+    assert "--task.data.tokens tokens --task.data.labels pos\n" in error
     recipe = written(capsys, in_tmp, "--data", "rows.jsonl", "--task.data.labels", "pos")
     assert recipe.task.data.labels == "pos"
 

@@ -144,21 +144,13 @@ def _unclear(table: Table, tasks: Sequence[Task]) -> RecipeError:
 
 
 def _options(tasks: Sequence[Task]) -> list[list[str]]:
-    """For each task the options that tell it from the others."""
-    several = len(tasks) == 1 or len({task.kind() for task in tasks}) > 1
-    fields = [
-        {name: str(getattr(task.source, name)) for name in task.source.model_fields_set}
-        for task in tasks
-    ]
-    same = (
-        [] if several else [n for n, v in fields[0].items() if all(f.get(n) == v for f in fields)]
-    )
+    """For each task the options that choose it and its columns."""
     lines = []
-    for task, own in zip(tasks, fields, strict=True):
-        line = ["--task", task.kind()] if several else []
-        for name in (n for n in type(task.source).model_fields if n in own):
-            if name not in same and name not in Source.model_fields:
-                line += [f"{DATA}{name.replace('_', '-')}", own[name]]
+    for task in tasks:
+        line = ["--task", task.kind()]
+        for name in type(task.source).model_fields:
+            if name in task.source.model_fields_set and name not in Source.model_fields:
+                line += [f"{DATA}{name.replace('_', '-')}", str(getattr(task.source, name))]
         lines.append(line)
     return lines
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 from typing import Final
 
 from peftkit.data.column_looks import looked_at
@@ -14,8 +15,12 @@ from peftkit.tasks.offers import Fit, Offer, Reading
 ASKED: Final = (
     ("question", "answer"), ("query", "response"), ("prompt", "response"), ("input", "output"),
     ("user", "assistant"), ("instruction", "response"), ("question", "response"),
+    ("document", "summary"), ("article", "summary"), ("text", "summary"),
 )  # fmt: skip
 """Usual names of a question's and its answer's column, beside those that the task finds itself."""
+
+SEVERAL = 3
+"""Columns of text of which each pair is offered, at most."""
 
 
 def readings(table: Table) -> Iterator[Reading]:
@@ -39,8 +44,8 @@ def readings(table: Table) -> Iterator[Reading]:
             return
     if any(column.looks == "classes" for column in columns.values()):
         return  # whose texts are to be classified, as far as can be told
-    if len(texts) == 2:
-        yield Reading({"prompt": texts[0], "completion": texts[1]})
+    for asked, answer in combinations(texts, 2) if len(texts) <= SEVERAL else ():
+        yield Reading({"prompt": asked, "completion": answer})
     for text in texts:
         yield Reading({"text": text}, Fit.BY_VALUES if len(columns) == 1 else Fit.POSSIBLE)
 
