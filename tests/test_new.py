@@ -214,6 +214,10 @@ UNCLEAR = {
             "--task Translation --task.data.text de --task.data.translation en",
         ],
     ),
+    "an odd separator": (
+        {"text^label": "text"},
+        ["--task Chat --task.data.text 'text^label'"],
+    ),
     "a text with a score": (
         {"my text": "text", "score": "score"},
         ["--task Chat --task.data.text 'my text'"],
@@ -298,6 +302,7 @@ def test_fields_of_the_recipe_are_written(in_tmp, capsys, rng):
     text = (in_tmp / "mine.py").read_text()
     assert "r=4" in text
     assert "warmup_ratio" not in text  # a default
+    assert "revision" not in text
 
 
 @pytest.mark.parametrize("task", ["TextClassification", "Chat"])

@@ -89,7 +89,8 @@ def recipe_for_data(path: str, task: type[Task] | None, overrides: Overrides) ->
     """
     common = [name.replace("_", "-") for name in Source.model_fields]
     source = overridden(Source(path=path), overrides.below(DATA, common))
-    given = {name: getattr(source, name) for name in source.model_fields_set}
+    defaults = {name: info.default for name, info in Source.model_fields.items()}
+    given = {name: value for name, value in source if value != defaults[name]}
     tables = read_source(source)
     table = tables.get("train") or tables["all"]
     tasks = [task] if task else [t for t in Task.kinds.values() if issubclass(t, Task) and t.offer]

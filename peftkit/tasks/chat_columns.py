@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import combinations
 from typing import Final
@@ -47,7 +48,8 @@ def readings(table: Table) -> Iterator[Reading]:
     for asked, answer in combinations(texts, 2) if len(texts) <= SEVERAL else ():
         yield Reading({"prompt": asked, "completion": answer})
     for text in texts:
-        yield Reading({"text": text}, Fit.BY_VALUES if len(columns) == 1 else Fit.POSSIBLE)
+        alone = len(columns) == 1 and re.fullmatch(r"[\w -]+", text)  # else of several columns
+        yield Reading({"text": text}, Fit.BY_VALUES if alone else Fit.POSSIBLE)
 
 
 OFFER: Final = Offer(
