@@ -178,7 +178,7 @@ def table_of(text: str) -> list[list[str]]:
     """Cells of the table of methods, as text."""
     body = text.partition("<tbody>")[2].partition("</tbody>")[0]
     rows = re.findall(r"<tr.*?</tr>", body, re.DOTALL)
-    cells = [re.findall(r"<td.*?</td>", row, re.DOTALL) for row in rows]
+    cells = [re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL) for row in rows]
     return [
         [
             " ".join(html.unescape(re.sub(r"<[^>]+>", " ", c.replace("<wbr>", ""))).split())

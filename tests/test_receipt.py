@@ -75,7 +75,7 @@ class TestManyLabels:
         changed = with_labels(record, self.LABELS)
         text = written(changed, tmp_path)
         counts = changed.test.matrices[0].counts
-        rows = re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td><td>(\d+)</td><td>(\d+) %</td></tr>",
+        rows = re.findall(r'<tr><th scope="row">(.*?)</th><td>(.*?)</td><td>(\d+)</td><td>(\d+) %',
                           text[text.index('<table class="pairs">') :])  # fmt: skip
         assert len(rows) == confusion.PAIRS
         for expected, predicted, count, _ in rows:
@@ -155,7 +155,7 @@ def test_beside_the_loss_stands_the_validation_curve_or_the_only_validation(reco
     (only,) = record.training.validations
     part = learning(record)
     assert part.count("<figure>") == 1
-    assert f"<td>accuracy</td><td>{only.metrics['accuracy']:.4f}</td>" in part
+    assert f'<th scope="row">accuracy</th><td>{only.metrics["accuracy"]:.4f}</td>' in part
     twice = (replace(only, step=1), replace(only, step=2))
     changed = replace(record, training=replace(record.training, validations=twice))
     assert learning(changed).count("<figure>") == 2
@@ -188,6 +188,45 @@ def test_every_table_scrolls_in_its_own_box(record, tmp_path):
         tables = len(re.findall(r"<table(?! class=\"sample\")", text))
         assert tables >= 2
         assert len(re.findall(r'class="scroll"[^>]*><table', text)) == tables <= boxes
+
+
+def test_a_screen_reader_finds_names_for_tables_pictures_and_boxes(record, tmp_path):
+    for text in (
+        written(with_labels(record, [f"l{n}" for n in range(50)]), tmp_path),
+        written(record, tmp_path),
+        page(made()),
+    ):
+        tags = Page(text).tags
+        assert next(a for tag, a in tags if tag == "html")["lang"] == "en"
+        assert all(a.get("scope") in ("row", "col", "colgroup") for tag, a in tags if tag == "th")
+        assert "<th></th>" not in text
+        pictures = [a for tag, a in tags if tag == "svg"]
+        assert pictures
+        assert all(a["role"] == "img" and a["aria-label"] for a in pictures)
+        boxes = [a for _, a in tags if "tabindex" in a]
+        assert boxes
+        assert all(a["role"] == "region" and a["aria-label"] for a in boxes)
+        headings = [int(tag[1]) for tag, _ in tags if re.fullmatch(r"h\d", tag)]
+        assert headings[0] == 1
+        assert set(headings[1:]) == {2}
+
+
+def test_the_numbers_of_a_small_confusion_are_a_table_too(record, tmp_path):
+    labels = ["good", "bad", "<b>"]
+    text = written(with_labels(record, labels), tmp_path)
+    table = text[text.index("The numbers of the picture as a table") :].partition("</table>")[0]
+    table = table.replace("<wbr>", "")
+    counts = with_labels(record, labels).test.matrices[0].counts
+    for label, row in zip(("good", "bad", "&lt;b&gt;"), counts, strict=True):
+        cells = "".join(f"<td>{count}</td>" for count in row)
+        assert f'<th scope="row">{label}</th>{cells}' in table
+    assert "as a table" not in written(with_labels(record, [f"l{n}" for n in range(50)]), tmp_path)
+
+
+def test_notes_show_fields_as_code(record, tmp_path):
+    ledger = replace(record.ledger, notes=("set `training.evaluate_every` to 2",))
+    text = written(replace(record, ledger=ledger), tmp_path)
+    assert '<p class="note">set <code>training.evaluate_every</code> to 2</p>' in text
 
 
 def test_a_comparison_of_many_methods_is_folded():

@@ -26,7 +26,6 @@ def add_compare(commands: Any) -> argparse.ArgumentParser:
     text = "compare methods on one base, task and data, each at its best learning rate"
     compare: argparse.ArgumentParser = commands.add_parser(
         "compare",
-        help=text,
         description=f"{text}. Goes on where it was broken off.",
         epilog="Fields of the recipes can follow the files: --training.num-epochs 2",
     )

@@ -14,20 +14,25 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from peftkit.bases.packages import named_packages
 from peftkit.cli.adapters import adapter_command
-from peftkit.cli.compare import add_compare, compare_command
-from peftkit.cli.options import add_adapter_commands
+from peftkit.cli.arguments import Arguments
+from peftkit.cli.commands import (
+    RECIPE_COMMANDS,
+    TAKE_FIELDS,
+    Commands,
+    add_run_options,
+    command_parser,
+)
+from peftkit.cli.compare import compare_command
+from peftkit.cli.overrides import Overrides
 from peftkit.cli.recipe_files import hint_beside, recipe_in, recipe_of
-from peftkit.cli.recipes import check_command, new_command, plan_command, run_command
+from peftkit.cli.recipes import check_command, plan_command, run_command
 from peftkit.errors import PeftkitError
 from peftkit.parts.scripts import import_trusted, refuse_shadowing
 from peftkit.recipe import Recipe, recipe_schema
 from peftkit.training.threads import sleep_while_waiting
-
-RECIPE_COMMANDS = ("run", "check", "plan", "compare")
 
 
 def main(recipe: Callable[[], Recipe], arguments: Sequence[str] | None = None) -> None:
@@ -37,86 +42,65 @@ def main(recipe: Callable[[], Recipe], arguments: Sequence[str] | None = None) -
     """
     sleep_while_waiting()
     script = Path(recipe.__code__.co_filename)
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    _add_run_options(parser)
-    options, overrides = parser.parse_known_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    parser = Arguments(f"python {script.name}", add_help=False)
+    add_run_options(parser)
 
     def command() -> None:
+        options, overrides = parser.parse_known_args(given)
         refuse_shadowing(script)
-        run_command(recipe_of(recipe, script, overrides), options, script)
+        run_command(recipe_of(recipe, script, overrides, parser.options), options, script)
 
-    _exit(command, options.debug, options.json)
-
-
-class _WholeNames(argparse.ArgumentParser):
-    """Takes no option for another one that begins as it does: `--seed` is the recipe's."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **{**options, "allow_abbrev": False})
+    _exit(command, "--debug" in given, "--json" in given)
 
 
 def command_line(arguments: Sequence[str] | None = None) -> None:
     """The `peftkit` command."""
     sleep_while_waiting()
-    parser = argparse.ArgumentParser(
-        "peftkit", description="Parameter-efficient fine-tuning whose results can be trusted."
-    )
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", parser_class=_WholeNames
-    )
-    for name, text in (
-        ("run", "train a recipe (.py or recipe.json) and leave a checked adapter"),
-        ("check", "find everything that can be wrong without loading weights; trains nothing"),
-        ("plan", "tell the memory and the time that a run will take, before weights are loaded"),
-    ):
-        part = commands.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog="Fields of the recipe can follow: --method.r 16",
-        )
-        part.add_argument("file", help="a recipe script, or a recipe.json")
-        part.add_argument(
-            "--trust-module", action="append", default=[], metavar="NAME",
-            help="import this module or .py file, whose tasks and methods the recipe names",
-        )  # fmt: skip
-        _add_run_options(part, output=name == "run")
-    _add_run_options(add_compare(commands), output=False)
-    new = commands.add_parser("new", help="write a recipe script to start from")
-    new.add_argument("name", help="of the script and its runs")
-    commands.add_parser("schema", help="print the JSON Schema of recipe.json")
-    add_adapter_commands(commands)
-    options, overrides = parser.parse_known_args(arguments)
-    if overrides and options.command not in RECIPE_COMMANDS:
-        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
-    debug = getattr(options, "debug", False)
-    _exit(lambda: _command(options, overrides), debug, getattr(options, "json", False))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    parser = command_parser()
+    if not given:
+        print(parser.format_help(), end="", file=sys.stderr)
+        sys.exit(2)
+
+    def command() -> None:
+        parser.check_name(given[0])
+        options, left = parser.parse_known_args(given)
+        if options.command not in TAKE_FIELDS:
+            parser.named[options.command].refuse(left)
+        _command(options, left, parser)
+
+    _exit(command, "--debug" in given, "--json" in given)
 
 
-def _add_run_options(parser: argparse.ArgumentParser, output: bool = True) -> None:
-    if output:
-        parser.add_argument("--output-dir", default="", help="new folder; runs/<name> if not given")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-
-
-def _command(options: argparse.Namespace, overrides: list[str]) -> None:
+def _command(options: argparse.Namespace, overrides: list[str], parser: Commands) -> None:
     for module in getattr(options, "trust_module", []):
         import_trusted(module)
+    own = parser.named[options.command].options
     if options.command == "schema":
         print(json.dumps(recipe_schema(), indent=2))
+    elif options.command == "env":
+        from peftkit.cli.environment import env_command
+
+        env_command(options)
+    elif options.command == "completion":
+        from peftkit.cli.completion import script_for
+
+        print(script_for(options.shell, parser), end="")
     elif options.command == "new":
-        new_command(options.name)
+        from peftkit.cli.new import new_command
+
+        new_command(options, Overrides(overrides, "peftkit new --help", own))
     elif options.command == "compare":
         from peftkit.stages.early import look
 
-        recipes = [recipe_in(Path(file), overrides) for file in options.files]
+        recipes = [recipe_in(Path(file), overrides, own) for file in options.files]
         with hint_beside(Path(options.files[0])):
             look(recipes[0])  # the others have the same base and data
         compare_command(recipes, options)
     elif options.command in RECIPE_COMMANDS:
         file = Path(options.file)
-        recipe = recipe_in(file, overrides)
+        recipe = recipe_in(file, overrides, own)
         does = {"run": run_command, "check": check_command, "plan": plan_command}
         does[options.command](recipe, options, file)
     else:

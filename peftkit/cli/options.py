@@ -12,9 +12,8 @@ def add_adapter_commands(commands: Any) -> None:
     """Adds the commands to the result of a parser's `add_subparsers`."""
     _add_predict(commands)
     _add_chat(commands)
-    verify = commands.add_parser(
-        "verify", help="check an adapter; exit code 1: problems found; 2: not an adapter"
-    )
+    text = "check an adapter; exit code 1: problems found; 2: not an adapter"
+    verify = commands.add_parser("verify", description=text)
     _add_adapter_options(verify)
     _add_convert(commands)
     _add_merge(commands)
@@ -23,7 +22,8 @@ def add_adapter_commands(commands: Any) -> None:
 
 
 def _add_predict(commands: Any) -> None:
-    predict = commands.add_parser("predict", help="answer texts with a trained adapter")
+    text = "answer texts with a trained adapter"
+    predict = commands.add_parser("predict", description=text)
     _add_adapter_options(predict)
     predict.add_argument("--text", action="append", default=[], help="a text; may be repeated")
     predict.add_argument("--text-pair", action="append", default=[], help="its second text")
@@ -33,7 +33,8 @@ def _add_predict(commands: Any) -> None:
 
 
 def _add_chat(commands: Any) -> None:
-    chat = commands.add_parser("chat", help="talk with a trained model")
+    text = "talk with a trained model"
+    chat = commands.add_parser("chat", description=text)
     _add_adapter_options(chat)
     chat.add_argument("--once", default=None, metavar="TEXT", help="one question, for scripts")
     chat.add_argument("--compare", action="store_true", help="base and tuned model side by side")
@@ -45,7 +46,7 @@ def _add_chat(commands: Any) -> None:
 
 def _add_convert(commands: Any) -> None:
     text = "write the tensors of a pickle (.bin) as a safetensors file beside it"
-    convert = commands.add_parser("convert", help=text, description=text)
+    convert = commands.add_parser("convert", description=text)
     convert.add_argument("path", help="adapter folder, or the file itself")
     convert.add_argument("--json", action="store_true", help="one JSON object on stdout")
     convert.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -53,7 +54,7 @@ def _add_convert(commands: Any) -> None:
 
 def _add_merge(commands: Any) -> None:
     text = "fold an adapter into its base's weights, with a proof that the answers are the same"
-    merge = commands.add_parser("merge", help=text, description=text)
+    merge = commands.add_parser("merge", description=text)
     _add_adapter_options(merge)
     merge.add_argument("--output", required=True, metavar="DIR", help="new folder for the model")
     merge.add_argument(
@@ -70,7 +71,8 @@ def _add_merge(commands: Any) -> None:
 
 
 def _add_export(commands: Any) -> None:
-    export = commands.add_parser("export", help="write an adapter for other programs")
+    text = "write an adapter for other programs"
+    export = commands.add_parser("export", description=text)
     _add_adapter_options(export)
     export.add_argument(
         "--to", required=True, help="peft, vllm, safetensors (merged), gguf-lora, gguf, ollama"
@@ -82,7 +84,7 @@ def _add_export(commands: Any) -> None:
 
 def _add_rewind(commands: Any) -> None:
     text = "find the strength at which an adapter keeps what it learned and forgets least"
-    part = commands.add_parser("rewind", help=text, description=text)
+    part = commands.add_parser("rewind", description=text)
     _add_adapter_options(part)
     part.add_argument(
         "--scales", default=DEFAULT,

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
+from peftkit.cli.overrides import Overrides, overridden
 from peftkit.errors import PeftkitError, RecipeError, not_found
 from peftkit.parts.problems import all_problems
 from peftkit.parts.scripts import import_file, script_errors
 from peftkit.recipe import Recipe
 
 
-def recipe_in(file: Path, overrides: list[str]) -> Recipe:
-    """The recipe of a script or a recipe.json, with overrides.
+def recipe_in(file: Path, arguments: Sequence[str], beside: Collection[str] = ()) -> Recipe:
+    """The recipe of a script or a recipe.json, with the fields changed that arguments name.
+
+    Args:
+        beside: options of the command, which a misspelled argument may mean.
 
     Raises:
         RecipeError: the file holds none, or an override does not fit.
@@ -37,17 +41,19 @@ def recipe_in(file: Path, overrides: list[str]) -> Recipe:
             raise RecipeError(
                 f"`{file}` has no function `recipe`", "`peftkit new NAME` writes one to start from"
             )
-        return recipe_of(module.recipe, file, overrides)
+        return recipe_of(module.recipe, file, arguments, beside)
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecipeError(f"`{file}` is not UTF-8 text") from error
     recipe = Recipe.from_json(text, str(file))
-    return _overridden(recipe, file, overrides)
+    return _overridden(recipe, file, arguments, beside)
 
 
-def recipe_of(build: Callable[[], Recipe], file: Path, overrides: list[str]) -> Recipe:
-    """The recipe that a script's function returns, with overrides.
+def recipe_of(
+    build: Callable[[], Recipe], file: Path, arguments: Sequence[str], beside: Collection[str] = ()
+) -> Recipe:
+    """The recipe that a script's function returns, with the fields changed that arguments name.
 
     Raises:
         RecipeError: the function fails or returns something else, or an override does not fit.
@@ -56,24 +62,17 @@ def recipe_of(build: Callable[[], Recipe], file: Path, overrides: list[str]) -> 
         recipe = build()
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"`recipe()` in {file} returns {type(recipe).__name__}, not a Recipe")
-    return _overridden(recipe, file, overrides)
+    return _overridden(recipe, file, arguments, beside)
 
 
-def _overridden(recipe: Recipe, file: Path, overrides: list[str]) -> Recipe:
+def _overridden(
+    recipe: Recipe, file: Path, arguments: Sequence[str], beside: Collection[str]
+) -> Recipe:
     if not recipe.name:
         recipe = recipe.with_(name=folder_name(file.stem))
-    if not overrides:
-        return recipe
-    import tyro
-
-    with all_problems("command line"):
-        return tyro.cli(
-            Recipe,
-            default=recipe,
-            args=overrides,
-            prog=file.name,
-            description="Also: --output-dir DIR, --json, --debug.",
-        )
+    script = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+    listing = f"python {script} --help" if file.suffix == ".py" else "peftkit schema"
+    return overridden(recipe, Overrides(arguments, listing, beside))
 
 
 def folder_name(stem: str) -> str:

@@ -1,4 +1,4 @@
-"""The commands on recipes: `peftkit run`, `check`, `plan` and `new`.
+"""The commands on recipes: `peftkit run`, `check` and `plan`.
 
 torch is loaded when the recipe and its rows turned out to be good.
 """
@@ -11,9 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from peftkit.bases.quiet_libraries import quiet_libraries
-from peftkit.cli.recipe_files import folder_name, hint_beside
-from peftkit.errors import BaseModelError, OutputError, PeftkitError, RecipeError, first_line
-from peftkit.parts.scripts import refuse_shadowing
+from peftkit.cli.recipe_files import hint_beside
+from peftkit.errors import BaseModelError, PeftkitError, first_line
 from peftkit.recipe import Recipe
 from peftkit.reports.terminal import open_console, print_note
 from peftkit.stages.run_folder import taken_name
@@ -118,29 +117,3 @@ def plan_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> Non
         print_note(console, note)
     if options.json:
         print(json.dumps(planned.to_json(), ensure_ascii=False))
-
-
-def new_command(name: str) -> None:
-    """Writes a recipe script to start from.
-
-    Raises:
-        RecipeError: the name is none for a file.
-        OutputError: the file exists, or cannot be written.
-    """
-    from importlib import resources
-
-    file = Path(f"{name.removesuffix('.py')}.py")
-    if folder_name(file.stem) != file.stem:
-        raise RecipeError(f"`{file.stem}` is no name for a file", "use letters, digits, `-`, `_`")
-    refuse_shadowing(file)
-    template = (
-        resources.files("peftkit.cli").joinpath("new_recipe.py.txt").read_text(encoding="utf-8")
-    )
-    try:
-        with file.open("x", encoding="utf-8") as opened:
-            opened.write(template.replace("NAME", file.stem))
-    except FileExistsError:
-        raise OutputError(f"`{file}` exists already, and nothing is overwritten") from None
-    except OSError as error:
-        raise OutputError(f"cannot write `{file}`: {error.strerror}") from error
-    print(f"wrote {file}\n\n  python {file} --help\n  python {file}")

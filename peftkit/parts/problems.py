@@ -19,21 +19,33 @@ from peftkit.parts.part import Collector, OpenPart, Part, current_collector
 @contextlib.contextmanager
 def all_problems(what: str) -> Iterator[None]:
     """Inside, wrong parts are collected; on leaving, all their problems are raised as one error."""
+    with collected() as collector:
+        try:
+            yield
+        except Exception:
+            if not collector.failed:  # else a consequence of a hollow part
+                raise
+    if problems := problems_of(collector):
+        raise problems_error(what, problems)
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[Collector]:
+    """Inside, wrong parts are collected instead of raising."""
     token = current_collector.set(collector := Collector())
     try:
-        yield
-    except Exception:
-        if not collector.failed:  # else a consequence of a hollow part
-            raise
+        yield collector
     finally:
         current_collector.reset(token)
-    if collector.failed:
-        problems = [
-            problem
-            for part, error in collector.failed
-            for problem in describe(error, type(part), collector.path(part))
-        ]
-        raise problems_error(what, problems)
+
+
+def problems_of(collector: Collector) -> list[str]:
+    """A line for each problem of the collected parts."""
+    return [
+        problem
+        for part, error in collector.failed
+        for problem in describe(error, type(part), collector.path(part))
+    ]
 
 
 def parse(model: type[Part], text: str, what: str) -> Any:

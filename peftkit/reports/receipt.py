@@ -52,6 +52,9 @@ class ShownMatrix:
     """Largest width."""
     pairs: Sequence[confusion.Pair]
     """The labels most often confused; empty where the picture names all labels."""
+    columns: Sequence[str]
+    rows: Sequence[Row]
+    """The numbers of the picture, for readers who do not see it; empty where pairs are told."""
     num_labels: int
 
 
@@ -108,9 +111,12 @@ def folded(table: ScoreTable) -> Folded:
 
 def _matrix(matrix: Matrix) -> ShownMatrix:
     labels, counts = matrix.labels, matrix.counts
-    pairs = [] if confusion.are_named(labels) else confusion.worst_pairs(labels, counts)
-    picture = confusion.picture(labels, counts)
-    return ShownMatrix(matrix.title, picture, *confusion.widths(labels), pairs, len(labels))
+    named = confusion.are_named(labels)
+    pairs = [] if named else confusion.worst_pairs(labels, counts)
+    rows = [(label, *row) for label, row in zip(labels, counts, strict=True)] if named else []
+    picture, widths = confusion.picture(labels, counts), confusion.widths(labels)
+    columns = ("expected", *labels)
+    return ShownMatrix(matrix.title, picture, *widths, pairs, columns, rows, len(labels))
 
 
 def about_probe(probe: RecordedProbe | None) -> str:
@@ -134,7 +140,7 @@ def environment(package: str) -> jinja2.Environment:
     )
     made.filters |= {
         "number": _number, "duration": duration, "megabytes": megabytes, "code": code,
-        "sentence": sentence, "plural": plural, "breakable": breakable,
+        "sentence": sentence, "plural": plural, "breakable": breakable, "pictured": pictured,
     }  # fmt: skip
     return made
 
@@ -147,6 +153,11 @@ def code(text: str) -> Markup:
 def breakable(name: str) -> Markup:
     """A name that may go on in the next line behind each part of it."""
     return Markup("<wbr>").join(re.findall(r"[^_./-]*[_./-]*", name))
+
+
+def pictured(picture: str, label: str) -> Markup:
+    """An SVG picture that a screen reader calls by a label instead of reading all its letters."""
+    return Markup(picture.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
 def sentence(text: str) -> str:

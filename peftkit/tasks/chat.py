@@ -20,11 +20,12 @@ from peftkit.data.rows import Row, is_missing
 from peftkit.errors import DataError, RecipeError
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Decision
+from peftkit.tasks.chat_columns import OFFER
 from peftkit.tasks.conversation_remarks import system_remarks, unread_remarks
 from peftkit.tasks.conversation_rows import read_conversation
 from peftkit.tasks.conversations import Conversations
 from peftkit.tasks.generation import Generation
-from peftkit.tasks.messages import read_messages, unanswered
+from peftkit.tasks.messages import message_key, read_messages, unanswered
 from peftkit.tasks.score import Score
 from peftkit.tasks.single_message import Message
 from peftkit.tasks.task import Piece, Task
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from peftkit.data.splits import Splits
     from peftkit.tasks.task import Outputs
 
-UNLEARNED = "\x1e"
 LEAST_PROMPT = 8
 """Tokens that must fit beside the longest answer."""
 
@@ -51,6 +51,7 @@ class Chat(Task):
 
     task_type: ClassVar[str] = "CAUSAL_LM"
     goes_on: ClassVar[bool] = True
+    offer = OFFER
     scores: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
 
     data: Conversations
@@ -141,7 +142,7 @@ class Chat(Task):
         return {key: read[key] for key in ("messages", "text") if key in read}
 
     def key(self, row: Row) -> str:
-        said = row.values.get("text") or _said(row)
+        said = row.values.get("text") or message_key(row.values["messages"])
         return f"{self.stratum(row)}\x1f{text_key(said)}"
 
     def group(self, row: Row) -> str:
@@ -290,10 +291,3 @@ class Chat(Task):
     def _room(self, tokenizer: Any) -> int:
         """Tokens that a prompt may have, so that an answer still fits after it."""
         return int(tokenizer.model_max_length) - self.generation.max_new_tokens
-
-
-def _said(row: Row) -> str:
-    return "\x1f".join(
-        f"{m['content']}{m.get('thought', '')}{'' if m.get('learned', True) else UNLEARNED}"
-        for m in row.values["messages"]
-    )

@@ -31,6 +31,9 @@ WRITTEN = re.compile(
 )
 """The beginning of a list of messages that was written as text."""
 
+UNLEARNED = "\x1e"
+"""Marks a turn that is not learned."""
+
 
 def is_learned(message: Message) -> bool:
     """Whether a turn is an answer that is to be learned."""
@@ -172,3 +175,11 @@ def wrong_order(messages: Sequence[Message]) -> str:
 def unanswered(messages: list[Message]) -> list[Message]:
     """The messages up to the last question: without an answer at the end."""
     return messages[:-1] if messages[-1]["role"] == "assistant" else messages
+
+
+def message_key(messages: Sequence[Message]) -> str:
+    """Equal for conversations that say the same and of which the same is learned."""
+    return "\x1f".join(
+        f"{m['content']}{m.get('thought', '')}{'' if m.get('learned', True) else UNLEARNED}"
+        for m in messages
+    )

@@ -15,6 +15,7 @@ from peftkit.errors import RecipeError
 from peftkit.metrics.metric import Metric
 from peftkit.parts.part import OpenPart
 from peftkit.tasks.answers import Answer, Decision
+from peftkit.tasks.offers import Offer
 from peftkit.tasks.score import Score
 from peftkit.tasks.writing import Writing
 
@@ -66,6 +67,8 @@ class Task(OpenPart):
     scores: ClassVar[tuple[str, ...]]
     """Names of the metrics; `metric` says which way each is better. The first one chooses the best
     weights unless the recipe names another, or `loss`."""
+    offer: ClassVar[Offer | None] = None
+    """By what columns `peftkit new` recognizes the task's rows; None not to be offered."""
     decides: ClassVar[bool] = False
     """Whether answers depend on what `decide` finds on the validation split."""
 

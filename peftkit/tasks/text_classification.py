@@ -25,6 +25,7 @@ from peftkit.tasks.labels import (
 )
 from peftkit.tasks.score import Score
 from peftkit.tasks.task import Piece, Task
+from peftkit.tasks.text_classification_columns import OFFER
 from peftkit.tasks.text_keys import text_key
 from peftkit.tasks.text_remarks import address_remarks
 
@@ -42,6 +43,7 @@ class TextClassification(Task):
 
     task_type: ClassVar[str] = "SEQ_CLS"
     one_output: ClassVar[bool] = True
+    offer = OFFER
     scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "weighted_f1")
 
     data: Data

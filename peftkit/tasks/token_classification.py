@@ -23,6 +23,7 @@ from peftkit.tasks.labels import alike, number_first
 from peftkit.tasks.score import Parts, Score
 from peftkit.tasks.task import Piece, Task
 from peftkit.tasks.text_keys import text_key
+from peftkit.tasks.token_classification_columns import OFFER
 from peftkit.tasks.word_checks import wrong_labels, wrong_words
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class TokenClassification(Task):
     """One label for each word."""
 
     task_type: ClassVar[str] = "TOKEN_CLS"
+    offer = OFFER
     scores: ClassVar[tuple[str, ...]] = ("entity_f1", "accuracy")
 
     data: TaggedWords

@@ -22,6 +22,7 @@ from peftkit.tasks.generation import Generation
 from peftkit.tasks.score import Score
 from peftkit.tasks.task import Piece, Task
 from peftkit.tasks.text_keys import text_key
+from peftkit.tasks.translation_columns import OFFER
 from peftkit.tasks.writing import Writing
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Translation(Task):
     """The translation of a text."""
 
     task_type: ClassVar[str] = "SEQ_2_SEQ_LM"
+    offer = OFFER
     scores: ClassVar[tuple[str, ...]] = ("loss", "token_accuracy")
 
     data: Pairs

@@ -47,7 +47,7 @@ def page(comparison: Comparison) -> str:
         "seconds per epoch": [row.seconds_per_epoch for row in rows],
     }
     pictures = [
-        plots.pareto(rows, cost, title, direction, metric, title == "trained parameters")
+        (title, plots.pareto(rows, cost, title, direction, metric, title == "trained parameters"))
         for title, cost in costs.items()
     ]
     environment_ = environment("peftkit.experiments.comparing")
@@ -58,7 +58,7 @@ def page(comparison: Comparison) -> str:
         answer=summary(comparison), columns=columns(comparison),
         interval=interval, difference=difference, facts=facts(comparison),
         share=_share_of_search(comparison.budget),
-        pareto=[picture for picture in pictures if picture],
+        pareto=[(cost, picture) for cost, picture in pictures if picture],
         seeds=scores_picture(comparison),
         not_trained_out=trained_out.told, fold=FOLD,
         rates=plots.rate_panels(rows, metric), learning=plots.learning_panels(rows),

@@ -1,0 +1,123 @@
+"""Parsers of the command line whose errors are peftkit's own: `error:` and `hint:`, exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from peftkit.errors import RecipeError, did_you_mean, quoted
+
+NUMBERS = {"int": "whole number", "float": "number"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one argument, and what to give instead."""
+
+    what: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.hint}" if self.hint else self.what
+
+
+def one_error(problems: Collection[Problem], listing: str) -> RecipeError:
+    """One error that tells all problems.
+
+    Args:
+        listing: the command that lists the options, for the hint where no problem has its own.
+    """
+    lists = f"`{listing}` lists the options"
+    if len(problems) == 1:
+        (problem,) = problems
+        return RecipeError(problem.what, problem.hint or lists)
+    lines = "".join(f"\n  {problem}" for problem in problems)
+    return RecipeError(f"the command line has {len(problems)} problems\n{lines}", lists)
+
+
+def no_such_option(name: str, options: Collection[str]) -> Problem:
+    """The problem of an option that nothing takes, with the nearest one: of the same part, if the
+    part before its last `.` is one.
+    """
+    owner, _, last = name.rpartition(".")
+    siblings = [o.rpartition(".")[2] for o in options if owner and o.rpartition(".")[0] == owner]
+    if not siblings:
+        return Problem(f"there is no option `{name}`", did_you_mean(name, options))
+    guess = did_you_mean(last, siblings).replace("mean `", f"mean `{owner}.")
+    return Problem(f"there is no option `{name}`", guess or f"`{owner}` has {quoted(siblings, 30)}")
+
+
+def grouped(arguments: Iterable[str]) -> list[list[str]]:
+    """Arguments in groups: an option and the values behind it; a first group without an option for
+    values before any.
+    """
+    groups: list[list[str]] = []
+    for argument in arguments:
+        if re.match(r"--|-[A-Za-z]", argument) or not groups:
+            groups.append([argument])
+        else:
+            groups[-1].append(argument)
+    return groups
+
+
+class Arguments(argparse.ArgumentParser):
+    """A parser that raises RecipeError, and takes no option for another one that begins as it does:
+    `--seed` is the recipe's.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.options: list[str] = []
+        super().__init__(*arguments, **{**options, "allow_abbrev": False})
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """As argparse's; keeps the names of options for suggestions and completion."""
+        self.options += [name for name in names if name.startswith("--")]
+        return super().add_argument(*names, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises RecipeError for what argparse found wrong."""
+        raise one_error([_in_own_words(message, self.prog)], f"{self.prog} --help")
+
+    def refuse(self, left: Collection[str]) -> None:
+        """Raises RecipeError for arguments that nothing took, if there are any."""
+        problems = [
+            no_such_option(group[0].partition("=")[0], self.options)
+            if group[0].startswith("-")
+            else Problem(f"`{self.prog}` takes no further argument, and {quoted(group)} is given")
+            for group in grouped(left)
+        ]
+        if problems:
+            raise one_error(problems, f"{self.prog} --help")
+
+
+def _in_own_words(message: str, command: str) -> Problem:
+    """What argparse found wrong, as peftkit says it."""
+    if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
+        return Problem(f"`{command}` needs {quoted(missing[1].split(', '))}")
+    told = re.fullmatch(r"argument ([^:]+): (.*)", message, re.DOTALL)
+    if told is None:
+        return Problem(message)
+    name = told[1].split("/")[-1]
+    patterns: tuple[tuple[str, Callable[[re.Match[str]], Problem]], ...] = (
+        (r"expected (one|at least one) argument", lambda _: Problem(f"`{name}` needs a value")),
+        (
+            r"invalid (int|float) value: '(.*)'",
+            lambda m: Problem(f"`{name}` is `{m[2]}`, which is no {NUMBERS[m[1]]}"),
+        ),
+        (
+            r"invalid choice: '(.*)' \(choose from (.*)\)",
+            lambda m: _choice(name, m[1], [c.strip("'") for c in m[2].split(", ")]),
+        ),
+    )
+    for pattern, worded in patterns:
+        if match := re.fullmatch(pattern, told[2], re.DOTALL):
+            return worded(match)
+    return Problem(f"`{name}`: {told[2]}")
+
+
+def _choice(name: str, given: str, choices: list[str]) -> Problem:
+    one_of = f"`{name}` is `{given}`, which is none of {quoted(choices)}"
+    return Problem(one_of, did_you_mean(given, choices))

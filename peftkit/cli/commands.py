@@ -1,0 +1,150 @@
+"""The parser of `peftkit COMMAND`, whose help shows the commands in groups."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any, Final
+
+from peftkit.cli.arguments import Arguments
+from peftkit.cli.compare import add_compare
+from peftkit.cli.options import add_adapter_commands
+from peftkit.errors import RecipeError, did_you_mean, quoted
+
+GROUPS: Final = {
+    "train": {
+        "new": "write a recipe script; with --data, for your own file",
+        "check": "find what can be wrong before weights are loaded; trains nothing",
+        "plan": "estimate a run's memory and time before weights are loaded",
+        "run": "train a recipe (.py or recipe.json); leave a checked adapter",
+        "compare": "compare methods, each at its best learning rate",
+    },
+    "use": {
+        "predict": "answer texts with a trained adapter",
+        "chat": "talk with a trained model",
+        "verify": "check an adapter; exit code 1: problems found; 2: not an adapter",
+        "rewind": "find the strength at which an adapter forgets least",
+    },
+    "share": {
+        "merge": "fold an adapter into its base's weights, with a proof",
+        "export": "write an adapter for other programs",
+        "convert": "write a pickle's tensors (.bin) as a safetensors file",
+    },
+    "more": {
+        "env": "print versions, device, threads and caches, for a bug report",
+        "schema": "print the JSON Schema of recipe.json",
+        "completion": "print a script that completes commands in a shell",
+    },
+}
+"""Heading of the help -> command -> what it does."""
+RECIPE_COMMANDS = ("run", "check", "plan", "compare")
+TAKE_FIELDS = (*RECIPE_COMMANDS, "new")
+"""Commands whose further options are fields of a recipe."""
+SHELLS = ("bash", "zsh", "fish")
+EXAMPLE = "peftkit new mine --data reviews.csv  # then: python mine.py"
+
+
+class Commands(Arguments):
+    """The parser of all commands."""
+
+    named: Mapping[str, Arguments] = {}
+
+    def format_help(self) -> str:
+        """The commands in groups, and an example."""
+        lines = [f"usage: {self.prog} COMMAND ...", "", f"{self.description}"]
+        for group, commands in GROUPS.items():
+            lines += ["", f"{group}:"]
+            lines += [f"  {name:<12}{does}" for name, does in commands.items()]
+        lines += ["", f"{self.prog} COMMAND --help shows a command's options.", ""]
+        return "\n".join([*lines, "example:", f"  {EXAMPLE}", ""])
+
+    def check_name(self, name: str) -> None:
+        """Raises RecipeError if the command line's first argument is no command."""
+        known = [*self.named, *self.options]
+        if name in (*known, "-h"):
+            return
+        what = "option" if name.startswith("-") else "command"
+        raise RecipeError(
+            f"there is no {what} `{name}`",
+            did_you_mean(name, known) or f"the commands are {quoted(self.named, 20)}",
+        )
+
+
+def command_parser() -> Commands:
+    """The parser of the whole command line, with its commands by name in `named`."""
+    parser = Commands(
+        "peftkit", description="Parameter-efficient fine-tuning whose results can be trusted."
+    )
+    parser.add_argument("--version", action="version", version=f"peftkit {_version()}")
+    commands: Any = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Arguments)
+    for name in ("run", "check", "plan"):
+        _add_recipe_command(commands, name)
+    add_run_options(add_compare(commands), output=False)
+    _add_new(commands)
+    _add_others(commands)
+    add_adapter_commands(commands)
+    parser.named = commands.choices
+    return parser
+
+
+def add_run_options(parser: argparse.ArgumentParser, output: bool = True) -> None:
+    """Adds the options of commands on recipes."""
+    if output:
+        parser.add_argument("--output-dir", default="", help="new folder; runs/<name> if not given")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def _add_recipe_command(commands: Any, name: str) -> None:
+    part = commands.add_parser(
+        name,
+        description=GROUPS["train"][name],
+        epilog="Fields of the recipe can follow: --method.r 16 (`python FILE --help` lists those "
+        "of a script)",
+    )
+    part.add_argument("file", help="a recipe script, or a recipe.json")
+    part.add_argument(
+        "--trust-module", action="append", default=[], metavar="NAME",
+        help="import this module or .py file, whose tasks and methods the recipe names",
+    )  # fmt: skip
+    add_run_options(part, output=name == "run")
+
+
+def _add_new(commands: Any) -> None:
+    new = commands.add_parser(
+        "new",
+        description=f"{GROUPS['train']['new']}.",
+        epilog="Fields of the recipe can follow: --task.data.label NAME, --method.r 16",
+    )
+    new.add_argument("name", help="of the script and its runs")
+    new.add_argument(
+        "--data", default="", metavar="FILE",
+        help="your data, whose columns tell the task; movie reviews if not given",
+    )  # fmt: skip
+    new.add_argument(
+        "--task", default="", metavar="KIND",
+        help="such as Chat, where the data does not tell it, or for a sample of it",
+    )  # fmt: skip
+    new.add_argument(
+        "--trust-module", action="append", default=[], metavar="NAME",
+        help="import this module or .py file, which has the task",
+    )  # fmt: skip
+    new.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def _add_others(commands: Any) -> None:
+    for name, text in GROUPS["more"].items():
+        part = commands.add_parser(name, description=text)
+        if name == "env":
+            part.add_argument("--json", action="store_true", help="one JSON object on stdout")
+        if name == "completion":
+            part.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
+            part.epilog = 'bash: eval "$(peftkit completion bash)"'
+
+
+def _version() -> str:
+    try:
+        return metadata.version("peftkit")
+    except metadata.PackageNotFoundError:
+        return "not installed"

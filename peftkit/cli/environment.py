@@ -1,0 +1,161 @@
+"""The command `peftkit env`: what a report of a problem should say about the machine."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from peftkit.bases.gguf import cache_folder
+from peftkit.bases.packages import ALWAYS, SOMETIMES, is_installed
+from peftkit.data.packaged import DATA, MODELS, PREFIX
+from peftkit.parts.records import to_json
+from peftkit.training.threads import CHOSEN_BY_USER, resolved_threads, usable_cpus
+from peftkit.wording import plural
+
+MISSING = "not installed"
+VARIABLES = (
+    *CHOSEN_BY_USER, "CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE",
+    "HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "XDG_CACHE_HOME",
+)  # fmt: skip
+"""Environment variables that change what a run does; none of them is a secret."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder in which downloads and conversions are kept."""
+
+    path: str
+    """With `~` for the home folder."""
+    size_mb: float | None
+    """Of its files; None if there is no such folder."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What decides how peftkit behaves on a machine."""
+
+    peftkit: str
+    python: str
+    platform: str
+    memory_mb: float | None
+    """Of the machine; None if psutil is not installed."""
+    devices: tuple[str, ...]
+    """That torch computes on; empty if it is not installed."""
+    usable_cpus: int
+    threads: int | None
+    """Of a run whose recipe names no number."""
+    packages: Mapping[str, str]
+    """Package -> version."""
+    packaged: tuple[str, ...]
+    """Models and data sets that installed packages ship."""
+    caches: Mapping[str, Cache]
+    variables: Mapping[str, str]
+    """Environment variables that are set, of those that matter."""
+
+
+def env_command(options: argparse.Namespace) -> None:
+    """Prints the environment, or one JSON object."""
+    found = environment()
+    if options.json:
+        print(json.dumps(to_json(found), ensure_ascii=False))
+        return
+    memory = f"{found.memory_mb / 1024:.1f} GB" if found.memory_mb else "unknown"
+    print(f"peftkit     {found.peftkit}")
+    print(f"python      {found.python}")
+    print(f"platform    {found.platform}")
+    print(f"memory      {memory}")
+    print(f"devices     {', '.join(found.devices) or f'unknown: torch is {MISSING}'}")
+    threads = plural(found.threads, "thread") if found.threads else "unknown"
+    print(f"threads     {threads} on {plural(found.usable_cpus, 'usable CPU')}")
+    print(f"packaged    {', '.join(found.packaged)}")
+    for heading, values in (("packages", found.packages), ("variables", found.variables)):
+        print(f"{heading}:" if values else f"{heading}:  none is set")
+        for name, value in values.items():
+            print(f"  {name:<20}{value}")
+    print("caches:")
+    for name, cache in found.caches.items():
+        size = "no such folder" if cache.size_mb is None else f"{cache.size_mb:,.0f} MB"
+        print(f"  {name:<20}{size:<16}{cache.path}")
+
+
+def environment() -> Environment:
+    """The environment of this process; a package that is missing is no error."""
+    has_torch = is_installed("torch")
+    return Environment(
+        peftkit=_version("peftkit"),
+        python=sys.version.split()[0],
+        platform=platform.platform(),
+        memory_mb=_memory_mb(),
+        devices=_devices() if has_torch else (),
+        usable_cpus=usable_cpus(),
+        threads=resolved_threads(None) if has_torch else None,
+        packages={name: _version(name) for name in {**ALWAYS, **SOMETIMES}.values()},
+        packaged=tuple(
+            f"{PREFIX}{name}"
+            for name, entry in {**MODELS, **DATA}.items()
+            if is_installed(entry.module)
+        ),
+        caches={name: _cache(folder) for name, folder in _caches().items()},
+        variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return MISSING
+
+
+def _memory_mb() -> float | None:
+    if not is_installed("psutil"):
+        return None
+    import psutil
+
+    return float(psutil.virtual_memory().total // 2**20)
+
+
+def _devices() -> tuple[str, ...]:
+    import torch
+
+    gpus = [
+        f"{torch.cuda.get_device_name(index)} "
+        f"({torch.cuda.get_device_properties(index).total_memory / 2**30:.0f} GB, "
+        f"CUDA {torch.version.cuda or torch.version.hip})"
+        for index in range(torch.cuda.device_count())
+    ]
+    other = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    named = [other.type] if other is not None and not gpus else []
+    return (*gpus, *named, f"cpu ({platform.machine()})")
+
+
+def _caches() -> dict[str, Path]:
+    """Where the Hub's files, prepared data sets and dequantized models are kept."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    return {
+        "Hub": Path(os.environ.get("HF_HUB_CACHE") or home / "hub"),
+        "datasets": Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets"),
+        "peftkit": cache_folder(),
+    }
+
+
+def _cache(folder: Path) -> Cache:
+    folder = folder.expanduser()
+    inside = folder.is_relative_to(Path.home())
+    shown = f"~/{folder.relative_to(Path.home())}" if inside else str(folder)
+    if not folder.is_dir():
+        return Cache(shown, None)
+    size = 0
+    for where, _, names in os.walk(folder):  # without following links
+        for name in names:
+            with contextlib.suppress(OSError):  # another process may remove it
+                size += os.lstat(Path(where, name)).st_size
+    return Cache(shown, round(size / 2**20, 1))

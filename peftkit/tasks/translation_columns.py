@@ -1,0 +1,52 @@
+"""The columns by which texts with their translations are recognized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import permutations
+from typing import Final
+
+from peftkit.data.column_looks import looked_at
+from peftkit.data.rows import Table, spelled
+from peftkit.tasks.offers import Fit, Offer, Reading
+
+PAIRS: Final = (
+    ("source", "target"), ("src", "tgt"), ("src", "trg"), ("sourcetext", "targettext"),
+    ("text", "translation"), ("original", "translation"), ("sentence", "translation"),
+)  # fmt: skip
+"""Usual names of a text's and its translation's column."""
+LANGUAGES: Final = (
+    "ar", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fr", "he", "hi", "hu", "it", "ja", "ko",
+    "nl", "no", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh", "arabic", "chinese",
+    "czech", "danish", "dutch", "english", "finnish", "french", "german", "greek", "hindi",
+    "hungarian", "italian", "japanese", "korean", "norwegian", "polish", "portuguese", "romanian",
+    "russian", "spanish", "swedish", "turkish", "ukrainian", "vietnamese",
+)  # fmt: skip
+
+
+def readings(table: Table) -> Iterator[Reading]:
+    """Two columns with usual names, or of two languages, in both directions; else two texts."""
+    columns = looked_at(table)
+    texts = [name for name, column in columns.items() if column.looks == "text"]
+    by_name = {spelled(name): name for name in texts}
+    for text, translation in PAIRS:
+        if {text, translation} <= by_name.keys():
+            yield _reading(by_name[text], by_name[translation], Fit.BY_NAMES)
+            return
+    spoken = [name for name in texts if spelled(name) in LANGUAGES]
+    if len(spoken) >= 2:
+        for text, translation in permutations(spoken, 2):
+            yield _reading(text, translation, Fit.BY_NAMES)
+    elif len(texts) == 2 and not any(column.looks == "classes" for column in columns.values()):
+        yield _reading(texts[0], texts[1], Fit.POSSIBLE)
+
+
+def _reading(text: str, translation: str, fit: Fit) -> Reading:
+    return Reading({"text": text, "translation": translation}, fit)
+
+
+OFFER: Final = Offer(
+    reads="a text and its translation",
+    readings=readings,
+    base_hint="an encoder-decoder that knows both languages, such as `google-t5/t5-small`",
+)

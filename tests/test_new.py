@@ -1,0 +1,364 @@
+"""`peftkit new`: the recipe for the columns of a file, or a message that says what to choose."""
+
+from __future__ import annotations
+
+import random
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import peftkit as pk
+from peftkit.cli.recipe_code import script_of
+from peftkit.cli.recipe_files import recipe_in
+from peftkit.data.column_looks import looked_at, told
+from peftkit.data.reading import read_file
+from peftkit.data.splits import load_splits
+from tests.conftest import write_csv, write_jsonl
+from tests.test_cli import call
+from tests.tiny_translator import save_translator
+
+WORDS = [
+    "the",
+    "film",
+    "was",
+    "a",
+    "warm",
+    "dark",
+    "story",
+    "about",
+    "people",
+    "who",
+    "love",
+    "their",
+    "town",
+    "and",
+    "never",
+    "leave",
+]
+TAGS = ("O", "B-PER", "I-PER", "B-LOC")
+
+
+@pytest.fixture
+def rng():
+    return random.Random(0)
+
+
+def text(rng) -> str:
+    return " ".join(rng.choices(WORDS, k=rng.randint(6, 14)))
+
+
+def csv_of(rng, path, columns, rows=60, separator=","):
+    """A file whose columns hold what `columns` says: name -> `text`, `id`, `score` or classes."""
+    make = {
+        "text": lambda _: text(rng),
+        "id": lambda number: number,
+        "score": lambda _: rng.random(),
+    }
+    values = [
+        [make[kind](number) if kind in make else rng.choice(kind) for kind in columns.values()]
+        for number in range(rows)
+    ]
+    if separator == ",":
+        return write_csv(path, values, header=tuple(columns))
+    lines = [separator.join(map(str, row)) for row in ([*columns], *values)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def tagged(rng, *names):
+    words = text(rng).split()
+    return {"tokens": words, **{name: [rng.choice(TAGS) for _ in words] for name in names}}
+
+
+def written(capsys, folder: Path, *arguments) -> pk.Recipe:
+    """The recipe that the command writes, whose script is clean and returns it."""
+    code, out, error = call(capsys, "new", "mine", *arguments)
+    assert code == 0, error
+    assert out.startswith("wrote mine.py: ")
+    script = folder / "mine.py"
+    rules = ["--isolated", "--line-length", "79"]
+    for clean in (["check", "--select", "E,W,F,I,N"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *clean, *rules, str(script)], capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + script.read_text()
+    recipe = recipe_in(script, [])
+    load_splits(recipe.task, recipe.split_seed)
+    return recipe
+
+
+SOUND = {
+    "text and label": (
+        {"text": "text", "label": ("good", "bad")},
+        pk.TextClassification, {"text": "text", "label": "label"},
+    ),
+    "three columns, one an id": (
+        {"id": "id", "Review": "text", "stars": "12345"},
+        pk.TextClassification, {"text": "Review", "label": "stars"},
+    ),
+    "names that say nothing": (
+        {"no": "id", "a": "text", "b": ("x", "y", "z")},
+        pk.TextClassification, {"text": "a", "label": "b"},
+    ),
+    "a pair with a label": (
+        {"premise": "text", "hypothesis": "text", "label": "012"},
+        pk.TextClassification,
+        {"text": "premise", "text_pair": "hypothesis", "label": "label"},
+    ),
+    "usual names among others": (
+        {"title": "text", "text": "text", "source": "ab", "label": ("good", "bad")},
+        pk.TextClassification, {"text": "text", "label": "label"},
+    ),
+    "question and answer": (
+        {"question": "text", "answer": "text", "topic": "abc"},
+        pk.Chat, {"prompt": "question", "completion": "answer"},
+    ),
+    "one column of text": ({"text": "text"}, pk.Chat, {"text": "text"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SOUND)
+def test_a_csv_gives_a_recipe(in_tmp, capsys, rng, shape):
+    columns, task, expected = SOUND[shape]
+    file = csv_of(rng, in_tmp / "rows.csv", columns)
+    recipe = written(capsys, in_tmp, "--data", file.name)
+    assert type(recipe.task) is task
+    assert recipe.task.data.path == "rows.csv"
+    assert len((in_tmp / "mine.py").read_text().splitlines()) <= 40
+    assert dict(recipe.task.columns) == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "task", "expected"),
+    [
+        (
+            lambda r: {"messages": [{"role": "user", "content": text(r)},
+                                    {"role": "assistant", "content": text(r)}], "lang": "en"},
+            pk.Chat, {"messages": "messages"},
+        ),
+        (
+            lambda r: {"conversations": [{"from": "human", "value": text(r)},
+                                         {"from": "gpt", "value": text(r)}]},
+            pk.Chat, {"messages": "conversations"},
+        ),
+        (
+            lambda r: {"instruction": text(r), "input": "", "output": text(r)},
+            pk.Chat, {"prompt": "instruction", "completion": "output"},
+        ),
+        (
+            lambda r: {"instruction": f"Say it {r.choice('abcdefghijkl')}", "output": text(r)},
+            pk.Chat, {"prompt": "instruction", "completion": "output"},
+        ),
+        (
+            lambda r: {"id": r.random(), **tagged(r, "ner_tags")},
+            pk.TokenClassification, {"tokens": "tokens", "labels": "ner_tags"},
+        ),
+    ],
+    ids=["messages", "ShareGPT", "instruction", "few instructions", "tokens"],
+)  # fmt: skip
+def test_json_lines_give_a_recipe(in_tmp, capsys, rng, row, task, expected):
+    write_jsonl(in_tmp / "rows.jsonl", [row(rng) for _ in range(40)])
+    recipe = written(capsys, in_tmp, "--data", "rows.jsonl")
+    assert type(recipe.task) is task
+    assert dict(recipe.task.columns) == expected
+
+
+def test_check_passes_what_is_written(in_tmp, capsys, rng):
+    csv_of(rng, in_tmp / "rows.csv", {"id": "id", "review": "text", "stars": "123"})
+    written(capsys, in_tmp, "--data", "rows.csv")
+    code, out, error = call(capsys, "check", "mine.py")
+    assert code == 0, error
+    assert "nothing is wrong" in out
+
+
+def test_a_translation_needs_a_base_to_be_chosen(in_tmp, capsys, rng):
+    csv_of(rng, in_tmp / "rows.tsv", {"source": "text", "target": "text"}, separator="\t")
+    code, _, error = call(capsys, "new", "mine", "--data", "rows.tsv")
+    assert code == 2
+    assert error.startswith("error: no base for Translation comes with a package")
+    assert "`--base.name-or-path BASE`, an encoder-decoder" in error
+    assert not (in_tmp / "mine.py").exists()
+    base = save_translator(in_tmp / "t5")
+    recipe = written(capsys, in_tmp, "--data", "rows.tsv", "--base.name-or-path", base)
+    assert type(recipe.task) is pk.Translation
+    assert dict(recipe.task.columns) == {"text": "source", "translation": "target"}
+    assert call(capsys, "check", "mine.py")[0] == 0
+
+
+UNCLEAR = {
+    "two labels": (
+        {"body": "text", "kind": "abc", "place": "xy"},
+        [
+            "--task TextClassification --task.data.text body --task.data.label kind",
+            "--task TextClassification --task.data.text body --task.data.label place",
+        ],
+    ),
+    "two texts without a label": (
+        {"left": "text", "right": "text"},
+        [
+            "--task Chat --task.data.prompt left --task.data.completion right",
+            "--task Chat --task.data.text left",
+            "--task Chat --task.data.text right",
+            "--task Translation --task.data.text left --task.data.translation right",
+        ],
+    ),
+    "two languages": (
+        {"en": "text", "de": "text"},
+        [
+            "--task Translation --task.data.text en --task.data.translation de",
+            "--task Translation --task.data.text de --task.data.translation en",
+        ],
+    ),
+    "an odd separator": (
+        {"text^label": "text"},
+        ["--task Chat --task.data.text 'text^label'"],
+    ),
+    "a text with a score": (
+        {"my text": "text", "score": "score"},
+        ["--task Chat --task.data.text 'my text'"],
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", UNCLEAR)
+def test_what_is_not_clear_is_asked(in_tmp, capsys, rng, shape, bases):
+    columns, choices = UNCLEAR[shape]
+    csv_of(rng, in_tmp / "rows.csv", columns)
+    code, _, error = call(capsys, "new", "mine", "--data", "rows.csv")
+    assert code == 2
+    assert error.startswith("error: `rows.csv` can be read in ")
+    assert all(f"`{name}` (" in error for name in columns)
+    assert [line.strip() for line in error.splitlines() if line.startswith("  --")] == choices
+    for choice in choices:
+        given = [*shlex.split(choice), "--base.name-or-path", bases["bert"]]
+        recipe = written(capsys, in_tmp, "--data", "rows.csv", *given)
+        fields = re.findall(r"--task\.data\.(\w+) ('.*'|\w+)", choice)
+        assert all(getattr(recipe.task.data, name) == v.strip("'") for name, v in fields)
+        (in_tmp / "mine.py").unlink()
+
+
+def test_two_lists_of_tags_are_asked(in_tmp, capsys, rng):
+    write_jsonl(in_tmp / "rows.jsonl", [tagged(rng, "ner", "pos") for _ in range(40)])
+    code, _, error = call(capsys, "new", "mine", "--data", "rows.jsonl")
+    assert code == 2
+    assert "--task.data.tokens tokens --task.data.labels ner\n" in error
+    assert "--task.data.tokens tokens --task.data.labels pos\n" in error
+    recipe = written(capsys, in_tmp, "--data", "rows.jsonl", "--task.data.labels", "pos")
+    assert recipe.task.data.labels == "pos"
+
+
+def test_a_file_with_nothing_usable_is_told(in_tmp, capsys, rng):
+    csv_of(rng, in_tmp / "rows.csv", {"x": "score", "y": "id"})
+    code, _, error = call(capsys, "new", "mine", "--data", "rows.csv")
+    assert code == 2
+    assert "has nothing that a task reads; its columns are `x` (numbers), `y` (numbers)" in error
+    assert "TextClassification: a text and a label\n" in error
+    code, _, error = call(capsys, "new", "mine", "--data", "rows.csv", "--task", "Translation")
+    assert code == 2
+    assert "which reads a text and its translation" in error
+    assert "`--task.data.text NAME`" in error
+    assert not (in_tmp / "mine.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--data", "nowhere.csv"], "no file or folder `nowhere.csv`"),
+        (["--data", "rows.csv", "--task", "Chta"], "did you mean `Chat`?"),
+        (["--data", "rows.csv", "--task", "Chat"], "no columns that are clearly for Chat"),
+        (["--data", "rows.csv", "--task.data.label", "no"], "has no column `no`"),
+        (["--data", "rows.csv", "--training.lerning-rate", "1"], "`--training.learning-rate`?"),
+        (["--data", "empty.csv"], "is empty"),
+        (["--data", "broken.csv"], "`--task.data.malformed skip`"),
+        (["--task", "TokenClassification"], "give a file: `--data FILE`; each of its rows has"),
+    ],
+)
+def test_what_is_wrong_is_told_and_nothing_written(in_tmp, capsys, rng, arguments, told):
+    file = csv_of(rng, in_tmp / "rows.csv", {"text": "text", "label": "ab"})
+    (in_tmp / "empty.csv").touch()
+    (in_tmp / "broken.csv").write_text(file.read_text() + "too,many,fields\n")
+    code, _, error = call(capsys, "new", "mine", *arguments)
+    assert code == 2
+    assert told in error
+    assert not (in_tmp / "mine.py").exists()
+
+
+def test_fields_of_the_recipe_are_written(in_tmp, capsys, rng):
+    file = csv_of(rng, in_tmp / "rows.csv", {"text": "text", "label": "ab"})
+    file.write_text(file.read_text() + "too,many,fields\n")
+    fields = ["--task.data.malformed", "skip", "--task.data.separator", ",", "--method.r", "4",
+              "--task.data.label-names", "a", 'say "a"', "b", "it's", "--seed", "3",
+              "--method.target-modules", "query", "value"]  # fmt: skip
+    recipe = written(capsys, in_tmp, "--data", "rows.csv", *fields)
+    assert recipe.task.data.malformed == "skip"
+    assert recipe.task.data.label_names == {"a": 'say "a"', "b": "it's"}
+    assert (recipe.method.r, recipe.method.target_modules) == (4, ("query", "value"))
+    assert recipe.seed == 3
+    text = (in_tmp / "mine.py").read_text()
+    assert "r=4" in text
+    assert "warmup_ratio" not in text  # a default
+    assert "revision" not in text
+
+
+@pytest.mark.parametrize("task", ["TextClassification", "Chat"])
+def test_a_task_with_a_packaged_sample_needs_no_file(in_tmp, capsys, task):
+    recipe = written(capsys, in_tmp, "--task", task, "--task.data.max-rows", "60")
+    assert recipe.task.kind() == task
+    assert recipe.task.data.path.startswith("packaged:")
+
+
+def test_a_saved_recipe_is_the_same_in_code(in_tmp, make_recipe, make_chat):
+    for recipe in (make_recipe(dropout=0.25), make_chat(pk.IA3(), task={"system": "Be\n\\kind"})):
+        (in_tmp / "again.py").write_text(script_of(recipe, recipe, "again"))
+        again = recipe_in(in_tmp / "again.py", [])
+        assert again.with_(name=recipe.name) == recipe
+
+
+OWN = '''
+from peftkit.tasks.offers import Fit, Offer, Reading
+from peftkit.tasks.text_classification import TextClassification
+
+
+class Moods(TextClassification):
+    """One mood for each text."""
+
+    offer = Offer(
+        reads="a text and a mood",
+        readings=lambda table: [Reading({"text": "said", "label": "mood"}, Fit.BY_NAMES)]
+        if {"said", "mood"} <= set(table.columns)
+        else [],
+        base="packaged:minilm-l6",
+    )
+'''
+
+
+def test_a_task_of_ones_own_is_offered_by_its_own_word(in_tmp, capsys, rng, monkeypatch):
+    csv_of(rng, in_tmp / "rows.csv", {"said": "text", "mood": "abc"})
+    (in_tmp / "moods.py").write_text(OWN)
+    monkeypatch.setattr(pk.Task, "kinds", dict(pk.Task.kinds))
+    asked = ["--data", "rows.csv", "--trust-module", "moods.py", "--task", "moods:Moods"]
+    code, _, error = call(capsys, "new", "mine", *asked)
+    assert code == 0, error
+    recipe = recipe_in(in_tmp / "mine.py", [])
+    assert recipe.task.kind() == "moods:Moods"
+    assert "from moods import Moods\n" in (in_tmp / "mine.py").read_text()
+
+
+def test_how_columns_look(in_tmp, rng):
+    file = write_jsonl(
+        in_tmp / "rows.jsonl",
+        [
+            {"text": text(rng), "label": rng.choice("ab"), "list": [1], "object": {"a": 1},
+             "number": rng.random(), "same": "x", "nothing": "", "date": f"2024-01-{n:02}"}
+            for n in range(28)
+        ],
+    )  # fmt: skip
+    assert told(looked_at(read_file(file))) == (
+        "`text` (text), `label` (classes), `list` (lists), `object` (objects), "
+        "`number` (numbers), `same` (one value), `nothing` (empty), `date` (other)"
+    )
