@@ -187,9 +187,9 @@ def save_start(prepared: Any, loaded: LoadedModel, target: Path) -> dict[str, An
     """
     from safetensors.torch import save_file
 
-    from peftkit.methods.layers import linear_names
     from peftkit.methods.method import trainable_parameters
-    from peftkit.methods.peft_layers import lora_layers
+    from peftkit.methods.peft.layers import lora_layers
+    from peftkit.methods.targets.layers import linear_names
 
     base: Any = loaded.model
     passed = [name for name in linear_names(base, loaded.head) if ".pooler." not in name]

@@ -33,8 +33,8 @@ from peftkit.methods.prompt_tuning import PromptTuning
 from peftkit.methods.top_layers import TopLayers
 from peftkit.recipe import Recipe, Training
 from peftkit.tasks.chat import Chat
-from peftkit.tasks.conversations import Conversations
 from peftkit.tasks.generation import Generation
+from peftkit.tasks.reading.conversations import Conversations
 from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification
 from peftkit.tasks.token_classification import TaggedWords, TokenClassification

@@ -39,7 +39,7 @@ from peftkit.bases.devices import frozen_gc, open_accelerator, release_memory, w
 from peftkit.bases.fingerprint import recorded_base
 from peftkit.deploy.exporting.commands import commands
 from peftkit.errors import Interrupted, first_line
-from peftkit.methods.adapter_config import read_config
+from peftkit.methods.peft.adapter_config import read_config
 from peftkit.parts.records import to_json
 from peftkit.recipe import Recipe
 from peftkit.reports.console import print_ledger, print_scores

@@ -34,7 +34,7 @@ from peftkit.data.rows import Row
 from peftkit.deploy.merging.folding import merged_model
 from peftkit.errors import PeftkitError
 from peftkit.methods.method import Method, trainable_parameters
-from peftkit.methods.peft_layout import add_peft
+from peftkit.methods.peft.layout import add_peft
 from peftkit.stages.rehearsal import rehearse
 from peftkit.tasks.losses import CrossEntropy
 from peftkit.tasks.task import Task

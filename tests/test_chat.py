@@ -16,7 +16,7 @@ from peftkit.errors import DataError, PeftkitError, RecipeError
 from peftkit.evaluation.writing import with_written
 from peftkit.stages.preparing import prepare
 from peftkit.tasks.answers import Decision
-from peftkit.tasks.messages import read_messages
+from peftkit.tasks.reading.messages import read_messages
 from peftkit.tasks.score import Score
 from tests.chat_formats import BY_NAME
 from tests.conftest import conversations, write_csv, write_jsonl

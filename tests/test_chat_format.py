@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peftkit.bases.chat_templates import NAMES, chat_template
-from peftkit.tasks.chat_format import ChatFormat, NotRendered, template_for
+from peftkit.tasks.encoding.chat_format import ChatFormat, NotRendered, template_for
 from tests.chat_formats import BY_NAME, FORMATS, Format
 
 ALPHABET = st.one_of(

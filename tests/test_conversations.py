@@ -14,9 +14,9 @@ from peftkit import Chat, Conversations
 from peftkit.data.rows import Row, Table, is_absent, is_nothing, spelled, text_columns
 from peftkit.data.splits import load_splits
 from peftkit.errors import DataError
-from peftkit.tasks.conversations import SYSTEM
-from peftkit.tasks.messages import read_messages
-from peftkit.tasks.single_message import FLAGS, ROLES
+from peftkit.tasks.reading.conversations import SYSTEM
+from peftkit.tasks.reading.messages import read_messages
+from peftkit.tasks.reading.single_message import FLAGS, ROLES
 from tests.conftest import write_csv, write_jsonl
 
 ANSWER = {"role": "assistant", "content": "On the shelf."}

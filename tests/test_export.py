@@ -37,7 +37,7 @@ from peftkit.deploy.exporting.gguf.tokenizer import CUTS, written_fields
 from peftkit.deploy.exporting.gguf.writing import write_gguf
 from peftkit.deploy.exporting.request import Request
 from peftkit.errors import AdapterError, OutputError, RecipeError
-from peftkit.methods.adapter_config import read_config
+from peftkit.methods.peft.adapter_config import read_config
 from peftkit.run import run
 from tests.chat_formats import BY_NAME, FORMATS
 

@@ -18,7 +18,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 import peftkit.peft_plugin  # noqa: F401  # bottleneck adapters are among the types
 from peftkit.adapters.inspection.inspecting import inspect
 from peftkit.adapters.inspection.settings import parse_settings
-from peftkit.methods.field_types import KINDS, NOT_NULL, wrong_types
+from peftkit.methods.peft.field_types import KINDS, NOT_NULL, wrong_types
 from tests.test_adapter_settings import folder_of, of_peft
 
 TYPES = {str(getattr(k, "value", k)): c for k, c in PEFT_TYPE_TO_CONFIG_MAPPING.items()}

@@ -15,8 +15,8 @@ from torch import nn
 import peftkit as pk
 from peftkit.deploy.merging.merge import merge_to
 from peftkit.errors import MethodError
-from peftkit.methods.layers import last_names, linear_names
-from peftkit.methods.peft_layers import lora_layers
+from peftkit.methods.peft.layers import lora_layers
+from peftkit.methods.targets.layers import last_names, linear_names
 from peftkit.run import run
 from peftkit.stages.preparing import prepare
 from tests.chat_formats import BY_NAME

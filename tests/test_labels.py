@@ -17,7 +17,7 @@ from peftkit.data.splits import load_splits
 from peftkit.errors import DataError
 from peftkit.recipe import Training
 from peftkit.reports.strata import print_strata
-from peftkit.tasks.labels import alike, folded, scores_not_classes, visible
+from peftkit.tasks.reading.labels import alike, folded, scores_not_classes, visible
 from peftkit.tasks.text_classification import TextClassification
 from peftkit.training.budget import budget_notes
 from tests.conftest import write_csv

@@ -18,7 +18,7 @@ from peftkit.deploy.merging.merge import merge_to
 from peftkit.deploy.rewinding.rewind import rewind
 from peftkit.methods.fast_layers import exact
 from peftkit.methods.lora_linear import fused_lora_layers
-from peftkit.methods.peft_layers import lora_layers
+from peftkit.methods.peft.layers import lora_layers
 from peftkit.recipe import Recipe
 from peftkit.run import run
 from peftkit.stages.measuring import measured_method, names_blocks

@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 import peftkit as pk
 from peftkit.cli.main import command_line
 from peftkit.errors import MethodError
-from peftkit.methods.peft_layers import lora_layers
+from peftkit.methods.peft.layers import lora_layers
 from peftkit.stages.preparing import prepare
 from tests.test_fast_paths import TINY, setting
 

@@ -21,7 +21,7 @@ from peftkit.adapters.inspection.inspecting import inspect
 from peftkit.adapters.published.conversion import convert
 from peftkit.adapters.verifying import verify
 from peftkit.errors import AdapterError, PeftkitError
-from peftkit.methods.field_types import KINDS
+from peftkit.methods.peft.field_types import KINDS
 from tests.test_adapter_settings import folder_of, of_peft
 from tests.test_fast_paths import setting
 from tests.test_matching import LORA, inject

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 import peftkit as pk
 from peftkit.adapters.verifying import verify
 from peftkit.errors import AdapterError
-from peftkit.methods.pattern_order import free_of_order, lookup_of, values_of
-from peftkit.methods.peft_layers import lora_layers
+from peftkit.methods.peft.layers import lora_layers
+from peftkit.methods.peft.pattern_order import free_of_order, lookup_of, values_of
 from tests.test_fast_paths import model_of, setting
 
 IDS = torch.arange(5, 25)[None]

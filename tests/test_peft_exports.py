@@ -21,7 +21,7 @@ from peftkit.deploy.exporting.export import export
 from peftkit.deploy.exporting.peft_folder import check_expanded, vllm_rank
 from peftkit.deploy.lora_updates import read_updates
 from peftkit.errors import AdapterError, OutputError, RecipeError
-from peftkit.methods.adapter_config import read_config
+from peftkit.methods.peft.adapter_config import read_config
 from peftkit.run import run
 
 IDS = torch.tensor([[5, 9, 3, 12, 7]])

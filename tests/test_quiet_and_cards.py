@@ -25,8 +25,8 @@ from peftkit.cli.main import command_line
 from peftkit.data.head import Head
 from peftkit.data.packaged import MODELS
 from peftkit.deploy.merging.card import write_merged_card
-from peftkit.methods.adapter_config import AdapterConfig
 from peftkit.methods.method import Method
+from peftkit.methods.peft.adapter_config import AdapterConfig
 from peftkit.parts.scripts import import_trusted
 from peftkit.reports.merge_report import BothScores, Distance, MergeReport
 from peftkit.run import run

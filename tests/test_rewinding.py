@@ -14,8 +14,8 @@ from peftkit.adapters.loading import load_trained_model
 from peftkit.bases.loading import load_weights
 from peftkit.bases.opening import open_base
 from peftkit.methods.method import trainable_parameters
-from peftkit.methods.peft_layers import lora_layers
-from peftkit.methods.peft_merging import rescale_lora
+from peftkit.methods.peft.layers import lora_layers
+from peftkit.methods.peft.merging import rescale_lora
 from peftkit.methods.rewinding import Rewinding
 from tests.matrix import HEADS, METHODS, base_of, encoded_of, padded, rows, save_architecture
 

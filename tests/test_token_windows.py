@@ -10,7 +10,7 @@ import pytest
 
 from peftkit.data.rows import Row
 from peftkit.errors import DataError
-from peftkit.tasks.token_windows import windows_of
+from peftkit.tasks.encoding.token_windows import windows_of
 
 LETTERS = "abcdefgh"
 

@@ -18,9 +18,9 @@ from peftkit.deploy.answering.chatting import converse, open_chat
 from peftkit.errors import DataError
 from peftkit.run import run
 from peftkit.stages.preparing import prepare
-from peftkit.tasks.chat_format import ChatFormat, NotRendered
-from peftkit.tasks.messages import read_messages
-from peftkit.tasks.single_message import FLAGS, THOUGHTS
+from peftkit.tasks.encoding.chat_format import ChatFormat, NotRendered
+from peftkit.tasks.reading.messages import read_messages
+from peftkit.tasks.reading.single_message import FLAGS, THOUGHTS
 from tests.chat_formats import BY_NAME
 from tests.conftest import write_jsonl
 

@@ -16,7 +16,7 @@ from peftkit.bases.opening import open_base
 from peftkit.errors import MethodError
 from peftkit.methods.eva import ROWS, training_batches
 from peftkit.methods.method import trainable_parameters
-from peftkit.methods.peft_layers import lora_layers
+from peftkit.methods.peft.layers import lora_layers
 from peftkit.run import run
 from peftkit.stages.preparing import prepare
 from peftkit.training.forward.collating import collate

@@ -14,7 +14,7 @@ from peftkit.adapters.inspection.adapterhub_format import FUSION_CONFIG
 from peftkit.adapters.inspection.digests import RECORD, WEIGHTS
 from peftkit.adapters.inspection.other_libraries import library_of
 from peftkit.errors import AdapterError, not_found
-from peftkit.methods.adapter_config import CONFIG
+from peftkit.methods.peft.adapter_config import CONFIG
 
 HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 LARGEST_CONFIG = 2**20

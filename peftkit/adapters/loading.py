@@ -34,7 +34,7 @@ from peftkit.data.head import Head
 from peftkit.data.rows import Row
 from peftkit.errors import AdapterError, RecipeError
 from peftkit.evaluation.scoring import keep_outputs
-from peftkit.methods.adapter_config import AdapterConfig, read_config
+from peftkit.methods.peft.adapter_config import AdapterConfig, read_config
 from peftkit.recipe import Recipe
 from peftkit.tasks.answers import Answer, Reply
 from peftkit.training.forward.engine import Engine

@@ -28,7 +28,7 @@ from peftkit.adapters.recorded_recipe import RecordedRecipe
 from peftkit.bases.fingerprint import RecordedBase
 from peftkit.data.head import Head
 from peftkit.errors import AdapterError
-from peftkit.methods.adapter_config import AdapterConfig
+from peftkit.methods.peft.adapter_config import AdapterConfig
 from peftkit.parts import records
 from peftkit.recipe import Recipe
 from peftkit.tasks.answers import Decision

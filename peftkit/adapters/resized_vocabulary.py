@@ -22,7 +22,7 @@ from peftkit.bases.resizing import resized
 from peftkit.bases.stand_ins import stand_in
 from peftkit.data.head import Head
 from peftkit.errors import AdapterError, first_line, quoted
-from peftkit.methods.adapter_config import AdapterConfig
+from peftkit.methods.peft.adapter_config import AdapterConfig
 from peftkit.wording import plural
 
 WHOLE = (

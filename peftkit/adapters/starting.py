@@ -18,7 +18,7 @@ from peftkit.bases.opened import OpenedBase
 from peftkit.data.head import Head
 from peftkit.data.packaged import sha256_of
 from peftkit.errors import AdapterError, quoted
-from peftkit.methods.adapter_config import CONFIG, AdapterConfig, read_config
+from peftkit.methods.peft.adapter_config import CONFIG, AdapterConfig, read_config
 from peftkit.recipe import Recipe
 
 

@@ -15,7 +15,7 @@ from peftkit.adapters.saved_recipe import quick_recipe
 from peftkit.bases.base import Base
 from peftkit.bases.files import fetch, find_local
 from peftkit.errors import PeftkitError, UnreachableError, first_line
-from peftkit.methods.adapter_config import AdapterConfig
+from peftkit.methods.peft.adapter_config import AdapterConfig
 from peftkit.wording import plural
 
 if TYPE_CHECKING:

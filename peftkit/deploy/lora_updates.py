@@ -23,11 +23,11 @@ from peftkit.bases.loading import empty_model
 from peftkit.bases.opened import OpenedBase
 from peftkit.data.head import Head
 from peftkit.errors import AdapterError, quoted
-from peftkit.methods.adapter_config import AdapterConfig
-from peftkit.methods.peft_injection import inject_peft
-from peftkit.methods.peft_layers import lora_layers
-from peftkit.methods.peft_layout import WITHOUT_EFFECT
-from peftkit.methods.peft_types import ADAPTER_NAME
+from peftkit.methods.peft.adapter_config import AdapterConfig
+from peftkit.methods.peft.injection import inject_peft
+from peftkit.methods.peft.layers import lora_layers
+from peftkit.methods.peft.layout import WITHOUT_EFFECT
+from peftkit.methods.peft.types import ADAPTER_NAME
 
 PREFIX = "base_model.model."
 PARTS = ("lora_A.weight", "lora_B.weight", "lora_A", "lora_B", "lora_E")

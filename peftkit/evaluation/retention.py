@@ -19,7 +19,7 @@ from peftkit.data.rows import Row
 from peftkit.errors import DataError, did_you_mean, quoted
 from peftkit.parts.part import Part
 from peftkit.tasks.chat import Chat
-from peftkit.tasks.conversations import Conversations
+from peftkit.tasks.reading.conversations import Conversations
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -100,7 +100,7 @@ def text_loss(
     """
     from peftkit.data.head import LANGUAGE_MODEL
     from peftkit.evaluation.scoring import run_model
-    from peftkit.tasks.chat_encoding import encode_texts
+    from peftkit.tasks.encoding.chat_encoding import encode_texts
     from peftkit.tasks.losses import CrossEntropy
     from peftkit.training.forward.engine import Engine
 

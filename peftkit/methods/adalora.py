@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from peftkit.methods.method import Layout, Method
-from peftkit.methods.peft_types import ADAPTER_NAME
+from peftkit.methods.peft.types import ADAPTER_NAME
 from peftkit.methods.stored import _StoredByPeft
-from peftkit.methods.targets import Blocks, LinearTargets, Parents, blocks_and_targets_fit
+from peftkit.methods.targets.targets import Blocks, LinearTargets, Parents, blocks_and_targets_fit
 
 if TYPE_CHECKING:
     import torch
@@ -83,18 +83,18 @@ class AdaLoRA(_StoredByPeft):
         return self.with_(layers_to_transform=(), layers_pattern=())
 
     def notes(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
-        from peftkit.methods.layers import note_on_left_out
+        from peftkit.methods.targets.layers import note_on_left_out
 
         return note_on_left_out(model, self.target_modules, head, "ADALORA")
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peft import AdaLoraConfig
 
-        from peftkit.methods.checked_targets import linear_targets
-        from peftkit.methods.layers import excluded
-        from peftkit.methods.matching import inject_checked
-        from peftkit.methods.peft_injection import fan_in_fan_out, modules_to_save
-        from peftkit.methods.peft_layers import lora_layers
+        from peftkit.methods.peft.injection import fan_in_fan_out, modules_to_save
+        from peftkit.methods.peft.layers import lora_layers
+        from peftkit.methods.targets.checked_targets import linear_targets
+        from peftkit.methods.targets.layers import excluded
+        from peftkit.methods.targets.matching import inject_checked
 
         config = AdaLoraConfig(
             task_type=encoded.head.task_type,
@@ -153,7 +153,7 @@ class AdaLoRA(_StoredByPeft):
     def penalty(self, model: nn.Module) -> torch.Tensor | None:
         import torch
 
-        from peftkit.methods.peft_layers import lora_layers
+        from peftkit.methods.peft.layers import lora_layers
 
         if not self.orth_reg_weight:
             return None
@@ -171,8 +171,8 @@ class AdaLoRA(_StoredByPeft):
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Keeps the ranks whose singular value is not zero, whatever step the weights are of."""
-        from peftkit.methods.peft_layers import lora_layers
-        from peftkit.methods.peft_layout import save_peft
+        from peftkit.methods.peft.layers import lora_layers
+        from peftkit.methods.peft.layout import save_peft
 
         config: Any = model.peft_config[ADAPTER_NAME]  # type: ignore[index]
         layers: Mapping[str, Any] = lora_layers(model)

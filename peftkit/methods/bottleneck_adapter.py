@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from peftkit.methods.checked_targets import named_modules
 from peftkit.methods.method import Layout
 from peftkit.methods.stored import _StoredByPeft
-from peftkit.methods.targets import Targets
+from peftkit.methods.targets.checked_targets import named_modules
+from peftkit.methods.targets.targets import Targets
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,9 +50,9 @@ class BottleneckAdapter(_StoredByPeft):
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peftkit.methods.bottleneck_tuner import BottleneckConfig
-        from peftkit.methods.matching import inject_checked
-        from peftkit.methods.patterns import check_has_weights
-        from peftkit.methods.peft_injection import modules_to_save
+        from peftkit.methods.peft.injection import modules_to_save
+        from peftkit.methods.targets.matching import inject_checked
+        from peftkit.methods.targets.patterns import check_has_weights
 
         targets = named_modules(model, self.target_modules, head)
         check_has_weights(model, targets, head, "method.target_modules")

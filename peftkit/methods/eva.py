@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from peftkit.bases.base import Base
 from peftkit.methods.lora import LoRA, inject_lora
 from peftkit.methods.method import Method
-from peftkit.methods.peft_types import ADAPTER_NAME
+from peftkit.methods.peft.types import ADAPTER_NAME
 
 if TYPE_CHECKING:
     import torch
@@ -69,8 +69,8 @@ class EVA(LoRA):
         from peft import EvaConfig
         from peft.tuners.lora.eva import initialize_lora_eva_weights
 
-        from peftkit.methods.peft_injection import is_rehearsal
-        from peftkit.methods.peft_layers import check_rank, lora_layers
+        from peftkit.methods.peft.injection import is_rehearsal
+        from peftkit.methods.peft.layers import check_rank, lora_layers
 
         if is_rehearsal(model):  # no values to look at; ranks are counted before they move
             rehearsal = inject_lora(self, model, encoded, head)

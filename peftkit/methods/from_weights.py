@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from peftkit.bases.base import Base
 from peftkit.methods.lora import LoRA, inject_lora
-from peftkit.methods.peft_types import ADAPTER_NAME
+from peftkit.methods.peft.types import ADAPTER_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,8 +63,8 @@ def inject_from_weights(
     from torch.nn.utils.parametrize import register_parametrization
 
     from peftkit.methods.joined import Joined
-    from peftkit.methods.peft_injection import is_rehearsal
-    from peftkit.methods.peft_layers import check_rank, lora_layers
+    from peftkit.methods.peft.injection import is_rehearsal
+    from peftkit.methods.peft.layers import check_rank, lora_layers
 
     rehearsal = is_rehearsal(model)
     injected = inject_lora(lora, model, encoded, head)
@@ -95,8 +95,8 @@ def save_from_weights(model: nn.Module, folder: Path) -> None:
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    from peftkit.methods.peft_layers import lora_layers
-    from peftkit.methods.peft_layout import WEIGHTS
+    from peftkit.methods.peft.layers import lora_layers
+    from peftkit.methods.peft.layout import WEIGHTS
 
     base: Any = model
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from pydantic import model_validator
 
 from peftkit.bases.base import Base
-from peftkit.methods.checked_targets import linear_targets
 from peftkit.methods.method import Layout
 from peftkit.methods.stored import _StoredByPeft
-from peftkit.methods.targets import Targets
+from peftkit.methods.targets.checked_targets import linear_targets
+from peftkit.methods.targets.targets import Targets
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,9 +74,9 @@ class IA3(_StoredByPeft):
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peft import IA3Config
 
-        from peftkit.methods.layers import excluded
-        from peftkit.methods.matching import inject_checked
-        from peftkit.methods.peft_injection import fan_in_fan_out, modules_to_save
+        from peftkit.methods.peft.injection import fan_in_fan_out, modules_to_save
+        from peftkit.methods.targets.layers import excluded
+        from peftkit.methods.targets.matching import inject_checked
 
         targets, feedforward = self._layers(model, head)
         config = IA3Config(

@@ -28,7 +28,7 @@ class LayerNormTuning(_StoredByPeft):
         from peft import LNTuningConfig
 
         from peftkit.errors import MethodError
-        from peftkit.methods.peft_injection import inject_peft, modules_to_save
+        from peftkit.methods.peft.injection import inject_peft, modules_to_save
 
         norms = [  # full names: ModernBERT has other modules of the same last one
             name

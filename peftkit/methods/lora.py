@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from peftkit.methods.method import Layout, Method, trainable_parameters
 from peftkit.methods.stored import _StoredByPeft
-from peftkit.methods.targets import (
+from peftkit.methods.targets.targets import (
     Alphas,
     Blocks,
     LinearTargets,
@@ -81,7 +81,7 @@ class LoRA(_StoredByPeft):
         )
 
     def notes(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
-        from peftkit.methods.layers import note_on_left_out
+        from peftkit.methods.targets.layers import note_on_left_out
 
         return note_on_left_out(model, self.target_modules, head)
 
@@ -108,11 +108,11 @@ def inject_lora(
     """
     from peft import LoraConfig
 
-    from peftkit.methods.checked_targets import linear_targets
-    from peftkit.methods.layers import excluded
     from peftkit.methods.lora_linear import Linear
-    from peftkit.methods.matching import inject_checked
-    from peftkit.methods.peft_injection import fan_in_fan_out, modules_to_save
+    from peftkit.methods.peft.injection import fan_in_fan_out, modules_to_save
+    from peftkit.methods.targets.checked_targets import linear_targets
+    from peftkit.methods.targets.layers import excluded
+    from peftkit.methods.targets.matching import inject_checked
 
     blocks = lora.layers_to_transform
     config = LoraConfig(

@@ -21,7 +21,7 @@ from peftkit.methods.from_weights import (
 )
 from peftkit.methods.lora import LoRA
 from peftkit.methods.method import Method
-from peftkit.methods.peft_types import ADAPTER_NAME
+from peftkit.methods.peft.types import ADAPTER_NAME
 from peftkit.methods.reasons import saved_as_lora
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class OLoRA(LoRA):
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peftkit.errors import MethodError
-        from peftkit.methods.peft_injection import fan_in_fan_out
+        from peftkit.methods.peft.injection import fan_in_fan_out
 
         if fan_in_fan_out(model):
             raise MethodError(

@@ -45,7 +45,7 @@ class PTuning(_VirtualTokens):
         from peft import PromptEncoderConfig
         from peft.tuners.p_tuning import PromptEncoderReparameterizationType
 
-        from peftkit.methods.peft_injection import modules_to_save
+        from peftkit.methods.peft.injection import modules_to_save
         from peftkit.methods.virtual_tokens import embedding_width, inject_virtual
 
         config: Any = model.config

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 from pydantic import Field, field_validator
 
 from peftkit.bases.base import Base
-from peftkit.methods.adapter_config import AdapterConfig
 from peftkit.methods.dora import DoRA
-from peftkit.methods.field_types import wrong_given
-from peftkit.methods.peft_tuners import (
+from peftkit.methods.peft.adapter_config import AdapterConfig
+from peftkit.methods.peft.field_types import wrong_given
+from peftkit.methods.peft.tuners import (
     CHANGE_THE_BASE,
     MERGED_BY,
     NO_BIAS,
@@ -32,11 +32,11 @@ from peftkit.methods.peft_tuners import (
     STARTS_OF_OUR_OWN,
     VIRTUAL,
 )
-from peftkit.methods.peft_types import config_classes, kind_of
+from peftkit.methods.peft.types import config_classes, kind_of
 from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.reasons import no_weaker_virtual_tokens, virtual_tokens_have_no_labels
 from peftkit.methods.stored import _StoredByPeft
-from peftkit.methods.targets import ALL_LINEAR
+from peftkit.methods.targets.targets import ALL_LINEAR
 from peftkit.parts.json_values import as_json
 
 if TYPE_CHECKING:
@@ -162,8 +162,8 @@ class PeftMethod(_StoredByPeft):
         )
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
-        from peftkit.methods.matching import inject_checked
-        from peftkit.methods.peft_injection import fan_in_fan_out, modules_to_save
+        from peftkit.methods.peft.injection import fan_in_fan_out, modules_to_save
+        from peftkit.methods.targets.matching import inject_checked
         from peftkit.methods.virtual_tokens import inject_virtual
 
         config = self._peft_config(encoded.head.task_type)
@@ -184,14 +184,14 @@ class PeftMethod(_StoredByPeft):
         return f"name the layers to adapt with `{FIELD}.target_modules`"
 
     def notes(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
-        from peftkit.methods.layers import note_on_left_out
+        from peftkit.methods.targets.layers import note_on_left_out
 
         told = note_on_left_out(model, self._given.targets, head, self._given.kind)
         return (*told, *self._note_on_biases(model, head))
 
     def _note_on_biases(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
         """What a person should know where LoRA's own biases have none of the base's to go into."""
-        from peftkit.methods.layers import ends_in, linear_names
+        from peftkit.methods.targets.layers import ends_in, linear_names
 
         wanted = self._given.targets or ALL_LINEAR
         pattern = isinstance(wanted, str) and wanted != ALL_LINEAR
@@ -205,8 +205,8 @@ class PeftMethod(_StoredByPeft):
 
     def _check_targets(self, model: nn.Module, config: Any, head: tuple[str, ...]) -> None:
         """Raises MethodError where targets are no layers that can be adapted."""
-        from peftkit.methods.checked_targets import linear_targets, named_modules
-        from peftkit.methods.patterns import check_pattern
+        from peftkit.methods.targets.checked_targets import linear_targets, named_modules
+        from peftkit.methods.targets.patterns import check_pattern
 
         kind = self._given.kind
         wanted, field = getattr(config, "target_modules", None), f"{FIELD}.target_modules"
@@ -221,7 +221,7 @@ class PeftMethod(_StoredByPeft):
 
     def _exclude(self, model: nn.Module, config: Any, head: tuple[str, ...]) -> None:
         """Keeps the tuner out of the head, and out of what `all-linear` leaves out."""
-        from peftkit.methods.layers import excluded, linear_names
+        from peftkit.methods.targets.layers import excluded, linear_names
 
         wanted, kind = getattr(config, "target_modules", None) or "", self._given.kind
         if hasattr(config, "exclude_modules"):
@@ -266,7 +266,7 @@ class PeftMethod(_StoredByPeft):
             raise MethodError(f"`method.config`: {chosen.__name__} refuses it: {error}") from error
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
-        from peftkit.methods.peft_layout import load_peft
+        from peftkit.methods.peft.layout import load_peft
         from peftkit.methods.virtual_tokens import load_virtual
 
         return (load_virtual if self.position_offset else load_peft)(model, folder)

@@ -24,7 +24,7 @@ from peftkit.methods.from_weights import (
 )
 from peftkit.methods.lora import LoRA
 from peftkit.methods.method import Method
-from peftkit.methods.peft_types import ADAPTER_NAME
+from peftkit.methods.peft.types import ADAPTER_NAME
 from peftkit.methods.reasons import saved_as_lora
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from peftkit.methods.peft_types import ADAPTER_NAME
+from peftkit.methods.peft.types import ADAPTER_NAME
 from peftkit.methods.stored import _VirtualTokens
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class PrefixTuning(_VirtualTokens):
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peft import PrefixTuningConfig
 
-        from peftkit.methods.peft_injection import is_rehearsal, modules_to_save
+        from peftkit.methods.peft.injection import is_rehearsal, modules_to_save
         from peftkit.methods.virtual_tokens import inject_virtual
 
         config: Any = model.config

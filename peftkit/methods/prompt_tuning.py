@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from peftkit.bases.base import Base
-from peftkit.methods.peft_types import ADAPTER_NAME
+from peftkit.methods.peft.types import ADAPTER_NAME
 from peftkit.methods.reasons import virtual_tokens_have_no_labels
 from peftkit.methods.stored import _VirtualTokens
 
@@ -51,7 +51,7 @@ class PromptTuning(_VirtualTokens):
         from peft import PromptTuningConfig
         from peft.tuners.prompt_tuning import PromptTuningInit
 
-        from peftkit.methods.peft_injection import is_rehearsal, modules_to_save
+        from peftkit.methods.peft.injection import is_rehearsal, modules_to_save
         from peftkit.methods.virtual_tokens import embedding_width, inject_virtual
 
         config = PromptTuningConfig(

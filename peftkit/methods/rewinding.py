@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from peftkit.bases.loaded_model import LoadedModel
 from peftkit.errors import MethodError
-from peftkit.methods.peft_types import ADAPTER_NAME, kind_of
+from peftkit.methods.peft.types import ADAPTER_NAME, kind_of
 
 Starts = Mapping[str, Tensor | float]
 """Name of a parameter of a loaded model -> t_0."""

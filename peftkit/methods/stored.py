@@ -22,12 +22,12 @@ class _StoredByPeft(Method):
     """`inject` returns a `peft.PeftModel`; plain PEFT loads what is saved."""
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        from peftkit.methods.peft_layout import save_peft
+        from peftkit.methods.peft.layout import save_peft
 
         save_peft(model, folder)
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
-        from peftkit.methods.peft_layout import load_peft
+        from peftkit.methods.peft.layout import load_peft
 
         return load_peft(model, folder)
 
@@ -42,17 +42,17 @@ class _StoredByPeft(Method):
         return peft_starts(model)
 
     def adapter_tensors(self, model: nn.Module) -> tuple[str, Mapping[str, Tensor]]:
-        from peftkit.methods.peft_layout import WEIGHTS, saved_tensors
+        from peftkit.methods.peft.layout import WEIGHTS, saved_tensors
 
         return WEIGHTS, saved_tensors(model)
 
     def restore(self, model: nn.Module, folder: Path) -> None:
-        from peftkit.methods.peft_layout import restore_peft
+        from peftkit.methods.peft.layout import restore_peft
 
         restore_peft(model, folder)
 
     def merge(self, model: nn.Module) -> nn.Module:
-        from peftkit.methods.peft_merging import merge_peft
+        from peftkit.methods.peft.merging import merge_peft
 
         return merge_peft(model)
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from peftkit.bases.pooled import is_pooled
 from peftkit.errors import MethodError
-from peftkit.methods.peft_injection import inject_peft
-from peftkit.methods.peft_layout import WEIGHTS, compare_configs, load_peft
-from peftkit.methods.peft_types import ADAPTER_NAME
+from peftkit.methods.peft.injection import inject_peft
+from peftkit.methods.peft.layout import WEIGHTS, compare_configs, load_peft
+from peftkit.methods.peft.types import ADAPTER_NAME
 from peftkit.methods.trained_layout import fill_tensors
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from peftkit.bases.opened import OpenedBase
 from peftkit.data.encoded import Encoded
 from peftkit.errors import MethodError
 from peftkit.methods.method import Layout, Method, trainable_parameters
-from peftkit.methods.targets import names_a_block
+from peftkit.methods.targets.targets import names_a_block
 from peftkit.recipe import Recipe
 from peftkit.stages.small_copies import least_blocks, shrunk
 from peftkit.training.forward.batching import Worst, padded_tokens, worst_micro_batch

@@ -25,8 +25,8 @@ from peftkit.bases.quantizing import (
 from peftkit.bases.stored_weights import layers_read_past
 from peftkit.data.encoded import Encoded
 from peftkit.errors import BaseModelError, MethodError, first_line, quoted
-from peftkit.methods.layers import last_names, linear_names
 from peftkit.methods.method import Method, trainable_parameters
+from peftkit.methods.targets.layers import last_names, linear_names
 from peftkit.recipe import Training
 
 

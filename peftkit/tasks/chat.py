@@ -20,16 +20,16 @@ from peftkit.data.rows import Row, is_missing
 from peftkit.errors import DataError, RecipeError
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Decision
-from peftkit.tasks.chat_columns import OFFER
-from peftkit.tasks.conversation_remarks import system_remarks, unread_remarks
-from peftkit.tasks.conversation_rows import read_conversation
-from peftkit.tasks.conversations import Conversations
 from peftkit.tasks.generation import Generation
-from peftkit.tasks.messages import message_key, read_messages, unanswered
+from peftkit.tasks.reading.chat_columns import OFFER
+from peftkit.tasks.reading.conversation_remarks import system_remarks, unread_remarks
+from peftkit.tasks.reading.conversation_rows import read_conversation
+from peftkit.tasks.reading.conversations import Conversations
+from peftkit.tasks.reading.messages import message_key, read_messages, unanswered
+from peftkit.tasks.reading.single_message import Message
+from peftkit.tasks.reading.text_keys import text_key
 from peftkit.tasks.score import Score
-from peftkit.tasks.single_message import Message
 from peftkit.tasks.task import Piece, Task
-from peftkit.tasks.text_keys import text_key
 from peftkit.tasks.writing import Writing
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Chat(Task):
     def encode(self, splits: Splits, base: OpenedBase) -> Encoded:
         from peftkit.data.encoded import Encoded
         from peftkit.data.head import Head
-        from peftkit.tasks import chat_encoding as encoding
+        from peftkit.tasks.encoding import chat_encoding as encoding
 
         tokenizer = base.tokenizer
         if self._room(tokenizer) < LEAST_PROMPT:
@@ -233,8 +233,8 @@ class Chat(Task):
         )
 
     def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:
-        from peftkit.tasks import chat_encoding as encoding
-        from peftkit.tasks.prompts import prompt_examples
+        from peftkit.tasks.encoding import chat_encoding as encoding
+        from peftkit.tasks.encoding.prompts import prompt_examples
 
         tokenizer = base.tokenizer
         if self.data.text:
@@ -274,7 +274,7 @@ class Chat(Task):
         return loss_and_hit(outputs, targets)
 
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
-        from peftkit.tasks.token_scores import token_score
+        from peftkit.tasks.scoring.token_scores import token_score
 
         return token_score(kept, examples)
 

@@ -15,7 +15,7 @@ from peftkit.data.source import Data, as_number
 from peftkit.errors import DataError, RecipeError, did_you_mean, quoted
 from peftkit.metrics.metric import Metric, mean
 from peftkit.tasks.answers import Answer, Decision, Prediction
-from peftkit.tasks.labels import (
+from peftkit.tasks.reading.labels import (
     folded,
     is_empty,
     label_remarks,
@@ -23,11 +23,11 @@ from peftkit.tasks.labels import (
     number_first,
     scores_not_classes,
 )
+from peftkit.tasks.reading.text_classification_columns import OFFER
+from peftkit.tasks.reading.text_keys import text_key
+from peftkit.tasks.reading.text_remarks import address_remarks
 from peftkit.tasks.score import Score
 from peftkit.tasks.task import Piece, Task
-from peftkit.tasks.text_classification_columns import OFFER
-from peftkit.tasks.text_keys import text_key
-from peftkit.tasks.text_remarks import address_remarks
 
 if TYPE_CHECKING:
     from peftkit.bases.opened import OpenedBase
@@ -185,7 +185,7 @@ class TextClassification(Task):
 
     def encode(self, splits: Splits, base: OpenedBase) -> Encoded:
         from peftkit.data.encoded import Encoded
-        from peftkit.tasks.text_encoding import token_notes
+        from peftkit.tasks.encoding.text_encoding import token_notes
 
         tokenizer = base.tokenizer
         labels = self._labels(splits)
@@ -216,7 +216,7 @@ class TextClassification(Task):
         return replace(super().metric(name), statistic=STATISTICS.get(name, mean))
 
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
-        from peftkit.tasks.class_scores import class_score
+        from peftkit.tasks.scoring.class_scores import class_score
 
         return class_score(kept, examples, head)
 
@@ -231,7 +231,7 @@ class TextClassification(Task):
     def answers(
         self, kept: Outputs, examples: Examples, head: Head, decision: Decision
     ) -> Sequence[Answer]:
-        from peftkit.tasks.class_scores import softmax
+        from peftkit.tasks.scoring.class_scores import softmax
 
         probabilities = softmax(kept).max(axis=1)
         labels = [head.labels[index] for index in kept.argmax(axis=1)]
@@ -270,7 +270,7 @@ class TextClassification(Task):
         import numpy as np
 
         from peftkit.data.encoded import IGNORE_INDEX, Examples
-        from peftkit.tasks.text_encoding import check_last_tokens, encode_texts
+        from peftkit.tasks.encoding.text_encoding import check_last_tokens, encode_texts
 
         texts = [row.values["text"] for row in rows]
         pairs = [row.values["text_pair"] for row in rows] if self.data.text_pair else None

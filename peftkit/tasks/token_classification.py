@@ -19,12 +19,12 @@ from peftkit.data.source import Source
 from peftkit.errors import DataError, RecipeError, quoted
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Answer, Decision
-from peftkit.tasks.labels import alike, number_first
+from peftkit.tasks.reading.labels import alike, number_first
+from peftkit.tasks.reading.text_keys import text_key
+from peftkit.tasks.reading.token_classification_columns import OFFER
+from peftkit.tasks.reading.word_checks import wrong_labels, wrong_words
 from peftkit.tasks.score import Parts, Score
 from peftkit.tasks.task import Piece, Task
-from peftkit.tasks.text_keys import text_key
-from peftkit.tasks.token_classification_columns import OFFER
-from peftkit.tasks.word_checks import wrong_labels, wrong_words
 
 if TYPE_CHECKING:
     from peftkit.bases.opened import OpenedBase
@@ -199,8 +199,8 @@ class TokenClassification(Task):
         from peftkit.metrics.classification import classification_scores
         from peftkit.metrics.entities import entity_counts, entity_f1
         from peftkit.metrics.metric import mean
-        from peftkit.tasks.class_scores import label_table, target_losses
-        from peftkit.tasks.token_windows import by_row
+        from peftkit.tasks.encoding.token_windows import by_row
+        from peftkit.tasks.scoring.class_scores import label_table, target_losses
 
         chosen, right = kept.argmax(axis=1), kept.argmax(axis=1) == examples.targets
         predicted, expected, hits = (
@@ -241,7 +241,7 @@ class TokenClassification(Task):
     def answers(
         self, kept: Outputs, examples: Examples, head: Head, decision: Decision
     ) -> Sequence[Answer]:
-        from peftkit.tasks.token_windows import by_row
+        from peftkit.tasks.encoding.token_windows import by_row
 
         rows = by_row(kept.argmax(axis=1), examples)
         return [Labels(tuple(head.labels[index] for index in row)) for row in rows]
@@ -249,7 +249,7 @@ class TokenClassification(Task):
     def _encode(self, rows: Sequence[Row], tokenizer: Any, labels: tuple[str, ...]) -> Examples:
         """Windows of the rows; targets are label indices, or ignored if there are no labels."""
         from peftkit.data.encoded import IGNORE_INDEX
-        from peftkit.tasks.token_windows import windows_of
+        from peftkit.tasks.encoding.token_windows import windows_of
 
         index = {label: place for place, label in enumerate(labels)}
         targets = [

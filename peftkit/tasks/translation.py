@@ -19,10 +19,10 @@ from peftkit.errors import RecipeError
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Decision
 from peftkit.tasks.generation import Generation
+from peftkit.tasks.reading.text_keys import text_key
+from peftkit.tasks.reading.translation_columns import OFFER
 from peftkit.tasks.score import Score
 from peftkit.tasks.task import Piece, Task
-from peftkit.tasks.text_keys import text_key
-from peftkit.tasks.translation_columns import OFFER
 from peftkit.tasks.writing import Writing
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Translation(Task):
     def encode(self, splits: Splits, base: OpenedBase) -> Encoded:
         from peftkit.data.encoded import Encoded
         from peftkit.data.head import Head
-        from peftkit.tasks.two_streams import decoder_ends, encode_pairs
+        from peftkit.tasks.encoding.two_streams import decoder_ends, encode_pairs
 
         start, ends = decoder_ends(base)
         train, validation, test = (
@@ -145,7 +145,7 @@ class Translation(Task):
         )
 
     def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:
-        from peftkit.tasks.prompts import prompt_examples
+        from peftkit.tasks.encoding.prompts import prompt_examples
 
         texts = [self.prefix + row.values["text"] for row in rows]
         prompts = base.tokenizer(texts, verbose=False)["input_ids"]
@@ -165,7 +165,7 @@ class Translation(Task):
         return loss_and_hit(outputs, targets)
 
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
-        from peftkit.tasks.token_scores import token_score
+        from peftkit.tasks.scoring.token_scores import token_score
 
         return token_score(kept, examples)
 

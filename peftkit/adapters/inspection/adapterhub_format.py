@@ -20,7 +20,7 @@ from typing import Literal, TypeGuard
 
 from peftkit.adapters.inspection.hazards import LARGEST_NUMBER, LIMITS, leads_elsewhere
 from peftkit.errors import quoted
-from peftkit.methods.adapter_config import AdapterConfig
+from peftkit.methods.peft.adapter_config import AdapterConfig
 from peftkit.parts.json_object import JsonObject
 
 ADAPTER_WEIGHTS = ("adapter.safetensors", "pytorch_adapter.safetensors")

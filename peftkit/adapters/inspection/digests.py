@@ -17,7 +17,7 @@ from peftkit.adapters.inspection.headers import Stored
 from peftkit.bases.stand_ins import stand_in
 from peftkit.data.packaged import sha256_of
 from peftkit.errors import AdapterError, quoted
-from peftkit.methods.adapter_config import CONFIG, AdapterConfig
+from peftkit.methods.peft.adapter_config import CONFIG, AdapterConfig
 from peftkit.parts.json_object import JsonObject
 from peftkit.wording import plural
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
-from peftkit.methods.adapter_config import AdapterConfig
-from peftkit.methods.field_types import as_found
+from peftkit.methods.peft.adapter_config import AdapterConfig
+from peftkit.methods.peft.field_types import as_found
 
 PATTERNS = ("target_modules", "exclude_modules", "feedforward_modules", "target_parameters")
 """Fields of PEFT's configurations that are regular expressions where they are texts."""

@@ -10,7 +10,7 @@ from peftkit.adapters.inspection.adapterhub_format import is_adapterhub
 from peftkit.adapters.inspection.findings import Findings
 from peftkit.adapters.inspection.headers import Stored
 from peftkit.errors import AdapterError
-from peftkit.methods.adapter_config import AdapterConfig
+from peftkit.methods.peft.adapter_config import AdapterConfig
 from peftkit.parts.json_object import JsonObject
 
 

@@ -33,9 +33,9 @@ from peftkit.adapters.inspection.weight_files import (
 )
 from peftkit.bases.stand_ins import encoding_of, stand_in
 from peftkit.errors import AdapterError, RecipeError
-from peftkit.methods.adapter_config import CONFIG, AdapterConfig
 from peftkit.methods.changed_bases import changed_base
-from peftkit.methods.field_types import wrong_types
+from peftkit.methods.peft.adapter_config import CONFIG, AdapterConfig
+from peftkit.methods.peft.field_types import wrong_types
 from peftkit.parts.json_object import JsonObject
 from peftkit.parts.json_values import unrepeated
 from peftkit.wording import plural

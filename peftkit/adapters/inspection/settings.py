@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from peftkit.errors import RecipeError, did_you_mean, quoted
-from peftkit.methods.adapter_config import AdapterConfig
+from peftkit.methods.peft.adapter_config import AdapterConfig
 
 OPTION = "--adapter-setting"
 RANKED = ("r", "target_modules")
@@ -253,7 +253,7 @@ def _check_field(kind: str, name: str) -> None:
     import dataclasses
 
     import peftkit.methods.bottleneck_tuner  # noqa: F401  # which adds bottleneck adapters to the types
-    from peftkit.methods.peft_types import config_classes
+    from peftkit.methods.peft.types import config_classes
 
     kinds = config_classes()
     if kind not in kinds:

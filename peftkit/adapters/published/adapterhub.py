@@ -25,8 +25,8 @@ from peftkit.adapters.inspection.inspected import Inspected
 from peftkit.adapters.published.adapterhub_head import hub_head
 from peftkit.adapters.published.detection import names_in, other_layers
 from peftkit.errors import AdapterError, MethodError, quoted
-from peftkit.methods.adapter_config import AdapterConfig
 from peftkit.methods.method import Method
+from peftkit.methods.peft.adapter_config import AdapterConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -74,7 +74,7 @@ class _SavedByAdapterHub(Method):
         raise MethodError("adapters of AdapterHub's are loaded, not trained further")
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
-        from peftkit.methods.peft_layout import WEIGHTS, load_peft
+        from peftkit.methods.peft.layout import WEIGHTS, load_peft
 
         with tempfile.TemporaryDirectory(prefix="peftkit-") as name:
             made = Path(name)
@@ -102,7 +102,7 @@ def write_as_peft(
     """
     from safetensors.torch import load_file, save_file
 
-    from peftkit.methods.peft_layout import WEIGHTS
+    from peftkit.methods.peft.layout import WEIGHTS
 
     _check_base(settings, model)
     trunk = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""

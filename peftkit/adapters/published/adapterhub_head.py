@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from peftkit.adapters.inspection.adapterhub_format import HEAD_WEIGHTS
 from peftkit.adapters.inspection.inspected import Inspected
-from peftkit.methods.adapter_config import AdapterConfig
+from peftkit.methods.peft.adapter_config import AdapterConfig
 
 CLASSIFIERS: dict[tuple[str, int, str | None, bool], tuple[str, ...]] = {
     ("bert", 1, None, True): ("classifier",),

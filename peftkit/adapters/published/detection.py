@@ -17,7 +17,7 @@ from peftkit.bases.opened import OpenedBase
 from peftkit.bases.opening import open_base
 from peftkit.data.head import Head
 from peftkit.errors import AdapterError, BaseModelError, quoted
-from peftkit.methods.adapter_config import AdapterConfig
+from peftkit.methods.peft.adapter_config import AdapterConfig
 
 HEADS = {
     "CAUSAL_LM": "AutoModelForCausalLM",

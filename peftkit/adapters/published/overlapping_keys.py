@@ -1,7 +1,7 @@
 """Adapters of other programs whose patterns have several keys for one layer.
 
 PEFT takes the first key that matches, and saves the keys sorted: another one may have been the
-first in training (`methods/pattern_order.py`).
+first in training (`methods/peft/pattern_order.py`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 
 from peftkit.adapters.inspection.headers import Stored
 from peftkit.errors import AdapterError
-from peftkit.methods.adapter_config import AdapterConfig
-from peftkit.methods.pattern_order import lookup_of
+from peftkit.methods.peft.adapter_config import AdapterConfig
+from peftkit.methods.peft.pattern_order import lookup_of
 
 RANKS = {
     "LORA": (".lora_A.weight", ".lora_embedding_A"), "LOHA": (".hada_w1_b",), "HIRA": (".hira_A",),

@@ -33,14 +33,14 @@ from peftkit.bases.opening import open_base
 from peftkit.data.head import Head
 from peftkit.data.source import Data
 from peftkit.errors import AdapterError, quoted
-from peftkit.methods.adapter_config import AdapterConfig
 from peftkit.methods.method import Method
-from peftkit.methods.peft_layout import WITHOUT_EFFECT
-from peftkit.methods.peft_tuners import NOT_MERGED
-from peftkit.methods.peft_types import config_classes
+from peftkit.methods.peft.adapter_config import AdapterConfig
+from peftkit.methods.peft.layout import WITHOUT_EFFECT
+from peftkit.methods.peft.tuners import NOT_MERGED
+from peftkit.methods.peft.types import config_classes
 from peftkit.recipe import Recipe
 from peftkit.tasks.chat import Chat
-from peftkit.tasks.conversations import Conversations
+from peftkit.tasks.reading.conversations import Conversations
 from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification
 

@@ -16,9 +16,9 @@ from peftkit.adapters.published.detection import check_num_layers, names_in, oth
 from peftkit.adapters.published.overlapping_keys import check_ranks
 from peftkit.bases.base import Base
 from peftkit.errors import AdapterError, quoted
-from peftkit.methods.adapter_config import AdapterConfig, read_config
+from peftkit.methods.peft.adapter_config import AdapterConfig, read_config
+from peftkit.methods.peft.tuners import NOT_SERVED
 from peftkit.methods.peft_method import PeftMethod
-from peftkit.methods.peft_tuners import NOT_SERVED
 from peftkit.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class _SavedByPeft(PeftMethod):
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
         import peftkit.methods.bottleneck_tuner  # noqa: F401  # else PEFT does not know bottleneck adapters
-        from peftkit.methods.peft_layout import load_peft
+        from peftkit.methods.peft.layout import load_peft
         from peftkit.methods.virtual_tokens import load_virtual
 
         check_num_layers(AdapterConfig(self.config), model)

@@ -15,7 +15,7 @@ from transformers import TextStreamer
 
 from peftkit.adapters.loading import LoadedAdapter, load
 from peftkit.errors import PeftkitError, RecipeError
-from peftkit.tasks.single_message import Message
+from peftkit.tasks.reading.single_message import Message
 
 HELP = "/new begins a new conversation, /system TEXT one with that system prompt, /quit ends"
 

@@ -31,7 +31,7 @@ from peftkit.deploy.lora_updates import (
     why_no_plain_lora,
 )
 from peftkit.errors import AdapterError
-from peftkit.methods.adapter_config import CONFIG, AdapterConfig, read_config
+from peftkit.methods.peft.adapter_config import CONFIG, AdapterConfig, read_config
 
 Saved = tuple[Mapping[str, Update], Mapping[str, torch.Tensor]]
 """What `read_updates` gives."""

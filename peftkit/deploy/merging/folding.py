@@ -28,7 +28,7 @@ from peftkit.bases.quantizing import dequantized
 from peftkit.data.head import Head
 from peftkit.deploy.merging.shared_weights import why_shared
 from peftkit.errors import AdapterError, MethodError, first_line
-from peftkit.methods.peft_merging import rescale_lora
+from peftkit.methods.peft.merging import rescale_lora
 from peftkit.recipe import Recipe
 
 

@@ -42,7 +42,7 @@ from peftkit.deploy.merging.certificate import (
 from peftkit.deploy.merging.folding import folded, merged_model, vocabulary_of
 from peftkit.deploy.merging.target import MergeTarget, check_target
 from peftkit.errors import AdapterError, PeftkitError
-from peftkit.methods.peft_merging import rescale_lora
+from peftkit.methods.peft.merging import rescale_lora
 from peftkit.reports.merge_report import BothScores, Into, MergeReport
 
 REPORT = "merge_report.json"

@@ -19,7 +19,7 @@ from peftkit.adapters.saving import PARTIAL
 from peftkit.atomic import fsync_files
 from peftkit.data.packaged import sha256_of
 from peftkit.deploy.merging.folding import vocabulary_of
-from peftkit.methods.adapter_config import read_config
+from peftkit.methods.peft.adapter_config import read_config
 
 CARD = "README.md"
 BEFORE = "not rewound"

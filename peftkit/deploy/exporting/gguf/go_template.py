@@ -18,7 +18,7 @@ from itertools import takewhile
 from typing import Any
 
 from peftkit.errors import AdapterError
-from peftkit.tasks.single_message import Message
+from peftkit.tasks.reading.single_message import Message
 
 Render = Callable[[Sequence[Message]], str]
 """Messages -> text with the prompt for an answer; raises what templates raise."""

@@ -22,7 +22,7 @@ from peftkit.deploy.exporting.gguf.reading import check_fields, compare, read_gg
 from peftkit.deploy.exporting.gguf.writing import PlainValue, write_gguf
 from peftkit.deploy.lora_updates import ROUNDING, Update, read_updates, usual, why_no_plain_lora
 from peftkit.errors import AdapterError, quoted
-from peftkit.methods.adapter_config import AdapterConfig
+from peftkit.methods.peft.adapter_config import AdapterConfig
 
 MERGED = "`--to gguf`, or `peftkit merge`, folds it into the weights instead"
 LORA_ONLY = "a GGUF adapter holds nothing but A and B of linear layers"

@@ -13,7 +13,7 @@ from typing import Any
 
 from peftkit.deploy.exporting.gguf.go_template import expand, go_template
 from peftkit.errors import AdapterError, quoted
-from peftkit.tasks.single_message import Message
+from peftkit.tasks.reading.single_message import Message
 
 MODELFILE = "Modelfile"
 LONGEST = 8192

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from peftkit.data.rows import is_absent, is_missing, is_nothing, spelled
 from peftkit.errors import quoted
 from peftkit.parts.json_values import RepeatedName
-from peftkit.tasks.conversations import Layout
-from peftkit.tasks.messages import (
+from peftkit.tasks.reading.conversations import Layout
+from peftkit.tasks.reading.messages import (
     opened,
     read_messages,
     read_system,
@@ -19,7 +19,7 @@ from peftkit.tasks.messages import (
     written,
     wrong_order,
 )
-from peftkit.tasks.single_message import Message, flag_of, shown
+from peftkit.tasks.reading.single_message import Message, flag_of, shown
 
 
 def read_conversation(

@@ -11,9 +11,9 @@ from torch import nn
 
 from peftkit.bases.quantizing import is_quantized
 from peftkit.errors import MethodError, did_you_mean, quoted
-from peftkit.methods.layers import ends_in, last_names
-from peftkit.methods.peft_types import kind_of
-from peftkit.methods.targets import ALL_LINEAR
+from peftkit.methods.peft.types import kind_of
+from peftkit.methods.targets.layers import ends_in, last_names
+from peftkit.methods.targets.targets import ALL_LINEAR
 
 NAMES = {
     "LORA": "LoRA", "ADALORA": "AdaLoRA", "BOTTLENECK": "BottleneckAdapter",

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from peftkit.errors import MethodError, quoted
-from peftkit.methods.layers import ends_in, is_below, last_names, linear_names
-from peftkit.methods.targets import ALL_LINEAR
+from peftkit.methods.targets.layers import ends_in, is_below, last_names, linear_names
+from peftkit.methods.targets.targets import ALL_LINEAR
 
 MOST_NAMES = 3
 """Most modules that an error names."""

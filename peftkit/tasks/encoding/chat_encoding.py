@@ -13,9 +13,9 @@ from peftkit.data.encoded import Examples, Prompt
 from peftkit.data.ragged import Ragged
 from peftkit.data.rows import Row
 from peftkit.errors import DataError
-from peftkit.tasks.chat_format import PROBE, ChatFormat, NotRendered, Tokens, template_for
-from peftkit.tasks.messages import is_learned
-from peftkit.tasks.single_message import Message
+from peftkit.tasks.encoding.chat_format import PROBE, ChatFormat, NotRendered, Tokens, template_for
+from peftkit.tasks.reading.messages import is_learned
+from peftkit.tasks.reading.single_message import Message
 from peftkit.wording import noun, plural
 
 OverLong = Literal["cut_end", "drop_turns", "drop"]

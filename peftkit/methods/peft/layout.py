@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from peftkit.errors import AdapterError, PeftkitError, first_line, quoted
-from peftkit.methods.adapter_config import CONFIG, AdapterConfig, read_config
 from peftkit.methods.changed_bases import changed_base
-from peftkit.methods.peft_types import ADAPTER_NAME
-from peftkit.methods.peft_warnings import without_noise
+from peftkit.methods.peft.adapter_config import CONFIG, AdapterConfig, read_config
+from peftkit.methods.peft.types import ADAPTER_NAME
+from peftkit.methods.peft.warnings import without_noise
 from peftkit.methods.trained_layout import compare_tensors, fill_tensors
 from peftkit.parts.json_values import as_json
 

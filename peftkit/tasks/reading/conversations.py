@@ -11,7 +11,7 @@ from pydantic import model_validator
 from peftkit.data.rows import Table, check_columns, spelled
 from peftkit.data.source import Source
 from peftkit.errors import DataError, quoted
-from peftkit.tasks.single_message import FLAGS
+from peftkit.tasks.reading.single_message import FLAGS
 
 KINDS = ("messages", "prompt", "completion", "text")
 """Roles of the columns that say what kind of row it is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftkit.methods.targets import ALL_LINEAR
+from peftkit.methods.targets.targets import ALL_LINEAR
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,8 +30,8 @@ def linear_targets(
     Raises:
         MethodError: a name that no such layer has, or a pattern that fits none, or more.
     """
-    from peftkit.methods.layers import adaptable, last_names, linear_names
-    from peftkit.methods.patterns import check_pattern
+    from peftkit.methods.targets.layers import adaptable, last_names, linear_names
+    from peftkit.methods.targets.patterns import check_pattern
 
     kinds = adaptable(kind)
     if isinstance(wanted, str):
@@ -53,7 +53,7 @@ def named_modules(
     Raises:
         MethodError: a name that no module has, or a pattern that fits none.
     """
-    from peftkit.methods.patterns import matched_modules
+    from peftkit.methods.targets.patterns import matched_modules
 
     if isinstance(wanted, str):
         if wanted not in ("", ALL_LINEAR):
@@ -74,7 +74,7 @@ def _check_names(
     module will do if no kinds are given.
     """
     from peftkit.errors import MethodError, did_you_mean, quoted
-    from peftkit.methods.layers import ends_in, is_below, last_names, linear_names
+    from peftkit.methods.targets.layers import ends_in, is_below, last_names, linear_names
 
     missing, other = [], []
     for name in wanted:

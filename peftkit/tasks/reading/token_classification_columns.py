@@ -9,7 +9,7 @@ from typing import Any, Final
 from peftkit.data.column_looks import Column, looked_at
 from peftkit.data.rows import Table
 from peftkit.tasks.offers import Fit, Offer, Reading
-from peftkit.tasks.word_checks import wrong_labels, wrong_words
+from peftkit.tasks.reading.word_checks import wrong_labels, wrong_words
 
 FITTING = 0.9
 """Share of the rows that must fit, so that a few malformed ones hide nothing."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from peftkit.data.rows import is_absent, is_nothing
 from peftkit.parts.json_values import RepeatedName, unrepeated
-from peftkit.tasks.single_message import (
+from peftkit.tasks.reading.single_message import (
     CONTENT,
     FLAGS,
     PART,

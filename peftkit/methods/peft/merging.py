@@ -5,9 +5,9 @@ from __future__ import annotations
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from peftkit.methods.peft_layers import tuner_layers
-from peftkit.methods.peft_types import ADAPTER_NAME
-from peftkit.methods.tied_layers import untie_adapted
+from peftkit.methods.peft.layers import tuner_layers
+from peftkit.methods.peft.types import ADAPTER_NAME
+from peftkit.methods.targets.tied_layers import untie_adapted
 
 
 def merge_peft(model: nn.Module) -> nn.Module:

@@ -10,8 +10,8 @@ from typing import Final
 from peftkit.data.column_looks import looked_at
 from peftkit.data.rows import Table, spelled
 from peftkit.errors import DataError
-from peftkit.tasks.conversations import KINDS, Conversations
 from peftkit.tasks.offers import Fit, Offer, Reading
+from peftkit.tasks.reading.conversations import KINDS, Conversations
 
 ASKED: Final = (
     ("question", "answer"), ("query", "response"), ("prompt", "response"), ("input", "output"),

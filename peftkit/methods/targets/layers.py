@@ -14,8 +14,8 @@ from transformers.pytorch_utils import Conv1D
 from peftkit.bases.architectures import NOT_CALLED
 from peftkit.bases.quantizing import is_quantized
 from peftkit.errors import quoted
-from peftkit.methods.peft_types import type_name
-from peftkit.methods.targets import ALL_LINEAR
+from peftkit.methods.peft.types import type_name
+from peftkit.methods.targets.targets import ALL_LINEAR
 
 
 def adaptable(kind: str) -> tuple[type[Any], ...]:

@@ -9,8 +9,8 @@ from typing import Final
 from peftkit.data.column_looks import Column, looked_at
 from peftkit.data.rows import Table, spelled
 from peftkit.data.source import as_number
-from peftkit.tasks.labels import scores_not_classes
 from peftkit.tasks.offers import Fit, Offer, Reading
+from peftkit.tasks.reading.labels import scores_not_classes
 
 TEXTS: Final = (
     "text", "sentence", "review", "content", "comment", "body", "document", "tweet", "message",

@@ -18,8 +18,8 @@ from typing import Any
 
 from peftkit.bases.chat_templates import NAMES, chat_template
 from peftkit.errors import first_line
-from peftkit.tasks.messages import is_learned
-from peftkit.tasks.single_message import THOUGHTS, Message
+from peftkit.tasks.reading.messages import is_learned
+from peftkit.tasks.reading.single_message import THOUGHTS, Message
 
 PROBE: list[Message] = [
     {"role": "user", "content": "What is it?"},

@@ -20,11 +20,11 @@ from torch import nn
 from peftkit.bases.architectures import NOT_CALLED, stacks
 from peftkit.bases.quantizing import is_quantized
 from peftkit.errors import MethodError, did_you_mean, quoted
-from peftkit.methods.layers import ends_in, last_names, linear_names
-from peftkit.methods.pattern_order import free_of_order
-from peftkit.methods.peft_injection import inject_peft
-from peftkit.methods.peft_types import kind_of
-from peftkit.methods.targets import names_a_block, wrong_expression
+from peftkit.methods.peft.injection import inject_peft
+from peftkit.methods.peft.pattern_order import free_of_order
+from peftkit.methods.peft.types import kind_of
+from peftkit.methods.targets.layers import ends_in, last_names, linear_names
+from peftkit.methods.targets.targets import names_a_block, wrong_expression
 
 ANY_BLOCK = range(10**6)
 ValueT = TypeVar("ValueT")

@@ -6,10 +6,10 @@ import peft
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from peftkit.methods.layers import linear_names
-from peftkit.methods.misfits import check_saved_modules, check_trainable, misfit
-from peftkit.methods.peft_types import kind_of
-from peftkit.methods.peft_warnings import without_noise
+from peftkit.methods.peft.misfits import check_saved_modules, check_trainable, misfit
+from peftkit.methods.peft.types import kind_of
+from peftkit.methods.peft.warnings import without_noise
+from peftkit.methods.targets.layers import linear_names
 
 
 def inject_peft(model: nn.Module, config: peft.PeftConfig, field: str = "method") -> nn.Module:

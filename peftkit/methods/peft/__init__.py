@@ -1,0 +1,1 @@
+"""How PEFT does it: its settings, its layers, its files."""

@@ -1,0 +1,1 @@
+"""What a task learns as token ids, and which of them are read."""

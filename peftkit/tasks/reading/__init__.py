@@ -1,0 +1,1 @@
+"""The rows of files as what a task learns: texts, labels, words, conversations."""
