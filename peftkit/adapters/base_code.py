@@ -48,8 +48,11 @@ def base_code(record: Record) -> BaseCode:
 
 def _config_options(record: Record) -> list[str]:
     """Keyword arguments of `from_pretrained` that are about the configuration."""
-    labels = [f"num_labels={len(record.head.labels)}"] if record.head.labels else []
-    return [*labels, *loading_arguments(record.known_base)[1]]
+    head = record.head
+    outputs = [f"num_labels={head.num_outputs}"] if head.num_outputs else []
+    if head.problem_type:
+        outputs.append(f'problem_type="{head.problem_type}"')
+    return [*outputs, *loading_arguments(record.known_base)[1]]
 
 
 def _config_code(record: Record, base_path: str) -> str:

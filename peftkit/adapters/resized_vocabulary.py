@@ -233,7 +233,7 @@ def _tokenizer_beside(folder: Path, base: OpenedBase, head: Head, needed: bool) 
     if not template or any(why for part in _templates(template) for why in wrong_template(part)):
         tokenizer.chat_template = base.tokenizer.chat_template
     if tokenizer.pad_token_id is None:
-        choose_padding(tokenizer, base.config, one_output=bool(head.labels))
+        choose_padding(tokenizer, base.config, one_output=head.output == "pooled")
     return tokenizer
 
 

@@ -85,7 +85,10 @@ def check_start(start: Start, base: OpenedBase, head: Head) -> None:
     record = start.record
     if record is None:
         return
-    there, here = ((h.task_type, h.labels, h.pooling) for h in (record.head, head))
+    there, here = (
+        (h.task_type, h.labels, h.pooling, h.num_outputs, h.problem_type)
+        for h in (record.head, head)
+    )
     if there != here:
         raise AdapterError(
             f"`start_from`: the adapter in `{start.folder}` is for {_told(record.head)}, and this "

@@ -163,8 +163,11 @@ def config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> Any
     from peftkit.bases.pooled import FIELD
 
     config = copy.deepcopy(base.config)
+    if head.num_outputs:
+        config.num_labels = head.num_outputs
+    if head.problem_type:
+        config.problem_type = head.problem_type
     if head.labels:
-        config.num_labels = len(head.labels)
         config.id2label = dict(enumerate(head.labels))
         config.label2id = {label: index for index, label in enumerate(head.labels)}
     config.pad_token_id = base.tokenizer.pad_token_id

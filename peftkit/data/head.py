@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from peftkit.parts.records import IF_SET
+
 Output = Literal["pooled", "tokens", "spans", "vocabulary"]
 """One output for each example; one for each token: of classes, of a start and an end, or of the
 vocabulary, which is never whole in memory."""
@@ -36,6 +38,12 @@ class Head:
     """PEFT's name of the task, such as `SEQ_CLS` or `CAUSAL_LM`."""
     labels: tuple[str, ...] = ()
     """Names of the classes, in the order of the logits; empty where the vocabulary is put out."""
+    size: int | None = field(default=None, metadata=IF_SET)
+    """Outputs, where they are not one for each label: 1 for a number."""
+    problem_type: str | None = field(default=None, metadata=IF_SET)
+    """Transformers' name of what the outputs are, where they do not exclude each other:
+    `regression` or `multi_label_classification`. Without it a pipeline applies a sigmoid to one
+    output, a softmax to several."""
     trained: bool = True
     """Whether the modules above the trunk are trained whole, whatever the method."""
     pooling: str = ""
@@ -44,6 +52,11 @@ class Head:
     generation: dict[str, Any] = field(default_factory=dict)
     """How the trained model writes, by the names of transformers' `GenerationConfig`, the tokens it
     stops at among them; empty where it does not write."""
+
+    @property
+    def num_outputs(self) -> int:
+        """Numbers that the head gives for each example or token; 0 for a vocabulary's."""
+        return len(self.labels) if self.size is None else self.size
 
     @property
     def output(self) -> Output:

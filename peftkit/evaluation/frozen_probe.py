@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from peftkit.data.encoded import Examples
+from peftkit.data.encoded import Encoded, Examples
 from peftkit.data.head import Head
 from peftkit.evaluation.features import Floats
 from peftkit.tasks.answers import Decision
@@ -54,9 +54,11 @@ class FrozenProbe:
     num_parameters: int
 
 
-def has_probe(head: Head) -> bool:
-    """Whether each example has one output, of classes, on which a regression can be fitted."""
-    return head.output == "pooled" and len(head.labels) > 1
+def has_probe(encoded: Encoded) -> bool:
+    """Whether a logistic regression can take the head's place: of one label for each example."""
+    head, targets = encoded.head, encoded.train.targets
+    of_labels = targets.ndim == 1 and np.issubdtype(targets.dtype, np.integer)
+    return of_labels and head.output == "pooled" and len(head.labels) > 1
 
 
 def fit_probe(parts: Sequence[Part], task: Task, head: Head, metric: str) -> FrozenProbe:

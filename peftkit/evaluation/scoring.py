@@ -54,7 +54,7 @@ def rehearsed_score(task: Task, examples: Examples, head: Head) -> Score:
     some = examples  # windows of a row stay together
     if examples.row_of is None:
         some = examples.chosen(range(min(REHEARSED, len(examples))))
-    classes = len(head.labels) or int(some.targets.max(initial=0)) + 1
+    classes = head.num_outputs or int(some.targets.max(initial=0)) + 1
     outputs = torch.zeros(len(some.targets), 2 if head.output == "spans" else classes)
     kept = task.reduce_outputs(outputs, torch.from_numpy(some.targets))
     return task.metrics(kept.numpy(), some, head, Decision())

@@ -127,7 +127,7 @@ def judge_base(
         engine = engine_of(loaded.model, prepared, accelerator)
         layouts, train = _layouts(recipe), prepared.encoded.train
         chosen = choose_engine(engine, train, recipe.method, layouts, gradients=False)
-    if frozen_probe and has_probe(prepared.encoded.head):
+    if frozen_probe and has_probe(prepared.encoded):
         base = FrozenBase(loaded.head, chosen.engine, says(judge.console))
         score, probe = score_and_probe(base, judge)
     else:

@@ -119,7 +119,7 @@ def _compared(grid: Grid, first: Prepared, queue: JobQueue, shared: Common) -> C
         ]
         write("unfinished", runs)  # to be looked at early
     runs = [_merged(own, queue) for own in runs]
-    probe = queue.do(probe_job(grid, first)).value if has_probe(first.encoded.head) else None
+    probe = queue.do(probe_job(grid, first)).value if has_probe(first.encoded) else None
     texts = {name: queue.do(job).value for name, job in retention_jobs(grid, first).items()}
     kept = {name: loss.kept_loss if loss else None for name, loss in texts.items()}
     return write("incomplete" if queue.incomplete else "finished", runs, probe, kept)

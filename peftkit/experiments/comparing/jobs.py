@@ -49,7 +49,7 @@ def all_jobs(grid: Grid, first: Prepared) -> list[Job[Any]]:
         for own in grid.contenders
     ]
     jobs += [merge_job(own, Path()) for own in grid.contenders if merges(own)]
-    jobs += [probe_job(grid, first)] if has_probe(first.encoded.head) else []
+    jobs += [probe_job(grid, first)] if has_probe(first.encoded) else []
     return [*jobs, *retention_jobs(grid, first).values()]
 
 

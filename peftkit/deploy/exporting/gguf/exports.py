@@ -35,7 +35,7 @@ def open_for_export(request: Request) -> OpenedAdapter:
 def check_writes(head: Head) -> None:
     """Raises AdapterError unless a model writes, as all of GGUF's do."""
     if not head.goes_on:
-        kind = "classification head" if head.labels else f"head for {head.task_type}"
+        kind = "classification head" if head.output == "pooled" else f"head for {head.task_type}"
         raise AdapterError(
             f"the model has a {kind}, and GGUF is for models that write",
             "load it with `peftkit.load`, or `peftkit merge` it for transformers",
