@@ -9,6 +9,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import peftkit
+from peftkit.bases.quiet_libraries import quiet_libraries
+
+quiet_libraries()
 
 project = "peftkit"
 author = "the peftkit developers"

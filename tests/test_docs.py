@@ -12,6 +12,7 @@ import contextlib
 import io
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -28,7 +29,8 @@ from sybil.parsers.myst import CodeBlockParser
 import peftkit
 from peftkit.cli.main import command_line
 from peftkit.recipe import recipe_schema
-from tests.conftest import call_forked, sentences, write_csv, write_jsonl
+from tests.conftest import call_forked
+from tests.docs_place import write_files
 
 ROOT = Path(__file__).parents[1]
 WRITTEN_BY_COMMANDS = {"log.md", "matrix.md", "recipes.md"}
@@ -40,9 +42,7 @@ PAGES = [
 PAGES = list(dict.fromkeys(PAGES))
 MARK = re.compile(r"<!-- (?P<how>long|run|file|needs|fails)(?:[: ] *(?P<what>[^>]*?))? -->\s*\Z")
 LANGUAGES = ("python", "bash", "console", "toml", "text")
-OTHER_PROGRAMS = {
-    "pip", "git", "cd", "llama-cli", "llama-server", "ollama", "vllm", "gunzip", "source", "curl",
-}  # fmt: skip
+OTHER_PROGRAMS = {"accelerate", "cd", "git", "llama-cli", "llama-server", "ollama", "pip", "vllm"}
 RECIPE_COMMANDS = ("run", "check", "plan", "compare")
 
 
@@ -86,24 +86,17 @@ SHELL = [block for block in BLOCKS if block.language in ("bash", "console")]
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, bases, chat_base) -> Path:
     """A folder with what the pages name: the repository's recipes, files with data, tiny bases."""
+    import peftkit.adapters.verifying  # forked processes have then imported what they need
+    import peftkit.evaluation.features
+    import peftkit.metrics.classification
+    import peftkit.reports.plots
+    import peftkit.run  # noqa: F401
+
     folder = tmp_path_factory.mktemp("docs")
     (folder / "recipes").symlink_to(ROOT / "recipes")
     (folder / "tiny-bert").symlink_to(bases["bert"])
     (folder / "tiny-chat").symlink_to(chat_base)
-    write_csv(folder / "reviews.csv", sentences(200))
-    rows = [(f"{text} {number}", label) for number, (text, label) in enumerate(sentences(300, 1))]
-    write_csv(folder / "tickets.csv", rows, ("message", "team"))
-    words = [
-        {
-            "tokens": text.split(),
-            "labels": ["B-PER" if word == "actor" else "O" for word in text.split()],
-        }
-        for text, _ in sentences(80, 2)
-    ]
-    write_jsonl(folder / "names.jsonl", words)
-    write_csv(
-        folder / "pairs.csv", [(t, t.upper()) for t, _ in sentences(60)], ("source", "target")
-    )
+    write_files(folder)
     for block in BLOCKS:
         if block.how == "file":
             file = folder / block.what
@@ -119,6 +112,8 @@ def test_python_parses_and_runs(block, place, monkeypatch):
         return
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(place)
+    for family in (peftkit.Method, peftkit.Task):  # classes of the pages are not kept
+        monkeypatch.setattr(family, "kinds", dict(family.kinds))
     namespace = block.example.document.namespace
     namespace.setdefault("__name__", "docs")
     for name in peftkit.__all__:
@@ -191,10 +186,15 @@ def is_field(option: str) -> bool:
     return _has({"$ref": ""}, names)
 
 
+@cache
+def _schema() -> dict[str, Any]:
+    return recipe_schema()
+
+
 def _has(value: dict[str, Any], names: list[str]) -> bool:
     if not names:
         return True
-    schema = recipe_schema()
+    schema = _schema()
     if "$ref" in value:
         name = value["$ref"].rsplit("/", 1)[-1]
         return _has(schema["$defs"][name] if name else schema, names)
@@ -223,10 +223,8 @@ def _call(words: list[str]) -> None:
     os.environ["COLUMNS"] = "110"
     if words[0] == "python":
         sys.argv = words[1:]
-        exec(
-            compile(Path(words[1]).read_text(), words[1], "exec"),
-            {"__name__": "__main__", "__file__": words[1]},
-        )
+        sys.path.insert(0, "")
+        runpy.run_path(words[1], run_name="__main__")
         return
     assert words[0] == "peftkit"
     command_line(words[1:])
@@ -242,6 +240,30 @@ def _compare(shown: list[str], told: str) -> None:
     for line in shown:
         for part in line.split(" ..."):
             assert plain(part) in whole, f"not told: {part!r}\n\n{told}"
+
+
+@pytest.mark.parametrize(
+    ("script", "module"),
+    [("steering.py", "steering.py"), ("stars.py", "star_ratings"), ("good_or_bad.py", "")],
+)
+def test_a_class_of_ones_own_trains_and_runs_again(script, module, place):
+    """What extending.md shows, on a tiny base: run, verify, and run again to the same bytes."""
+    small = ["--base.name-or-path", "./tiny-bert", "--training.num-epochs", "1",
+             "--task.data.max-rows", "40"]  # fmt: skip
+    name = script.removesuffix(".py")
+    commands = [["python", script, *small]]
+    if module:
+        trust = ["--trust-module", module]
+        commands.append(["peftkit", "verify", f"runs/{name}", *trust])
+        recipe = f"runs/{name}/recipe.json"
+        commands.append(["peftkit", "run", recipe, *trust, "--output-dir", f"runs/{name}_again"])
+    for words in commands:
+        done = call_forked(lambda words=words: _call(words), place)
+        assert done.returncode == 0, done.stdout + done.stderr
+    runs = [place / "runs" / folder / "adapter" for folder in (name, f"{name}_again")]
+    if module:
+        for file in runs[0].glob("*.safetensors"):
+            assert file.read_bytes() == (runs[1] / file.name).read_bytes()
 
 
 @pytest.mark.docs
