@@ -42,5 +42,6 @@ python_use_unqualified_type_names = True
 html_theme = "furo"
 html_title = f"peftkit {release}"
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}

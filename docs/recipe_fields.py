@@ -94,7 +94,7 @@ def _values(value: Schema) -> str:
         kind = f"list of {_values(value['items'])}"
     if kind == "object" and isinstance(value.get("additionalProperties"), dict):
         kind = f"{{name: {_values(value['additionalProperties'])}}}"
-    return " ".join((kind.replace("null", "none"), *_bounds(value)))
+    return ", ".join((kind.replace("null", "none"), *_bounds(value)))
 
 
 def _bounds(value: Schema) -> Iterator[str]:
