@@ -2,7 +2,8 @@
 
 A comment before a block says how it is treated: `<!-- needs the Hub -->` or `<!-- needs a GPU -->`:
 it parses only; `<!-- long -->`: `make docs-run` runs it; `<!-- run -->`: a shell block that is run
-by default; `<!-- file: NAME -->`: it is the content of that file, which later blocks use.
+by default; `<!-- fails -->`: the same, with an error; `<!-- file: NAME -->`: it is the content of that file,
+which later blocks use.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ ROOT = Path(__file__).parents[1]
 WRITTEN_BY_COMMANDS = {"log.md", "matrix.md", "recipes.md"}
 PAGES = [
     ROOT / "README.md",
+    ROOT / "README.zh.md",
+    ROOT / "CONTRIBUTING.md",
     ROOT / "docs" / "quickstart.md",
     *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name not in WRITTEN_BY_COMMANDS),
 ]
