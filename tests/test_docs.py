@@ -1,9 +1,12 @@
 """Code blocks of README and docs run; those that cannot run here parse, and name real options.
 
-A comment before a block says how it is treated: `<!-- needs the Hub -->` or `<!-- needs a GPU -->`:
-it parses only; `<!-- long -->`: `make docs-run` runs it; `<!-- run -->`: a shell block that is run
-by default; `<!-- fails -->`: the same, with an error; `<!-- file: NAME -->`: it is the content of that file,
-which later blocks use.
+A comment before a block says how it is treated:
+
+    <!-- needs the Hub -->   it parses only; the same for `needs a GPU`, `needs hours`
+    <!-- long -->            `make docs-run` runs it
+    <!-- run -->             a shell block that the default tests run, and compare with its output
+    <!-- fails -->           the same, with an error
+    <!-- file: NAME -->      the content of that file, which later blocks use
 """
 
 from __future__ import annotations
