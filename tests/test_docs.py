@@ -251,13 +251,13 @@ def _compare(shown: list[str], told: str) -> None:
 @pytest.mark.parametrize(
     ("script", "module"),
     [("steering.py", "steering.py"), ("stars.py", "star_ratings"), ("good_or_bad.py", "")],
-)
+)  # a method in a script, a task in a package, a task in a script
 def test_a_class_of_ones_own_trains_and_runs_again(script, module, place):
     """What extending.md shows, on a tiny base: run, verify, and run again to the same bytes."""
     small = ["--base.name-or-path", "./tiny-bert", "--training.num-epochs", "1",
              "--task.data.max-rows", "40"]  # fmt: skip
     name = script.removesuffix(".py")
-    commands = [["python", script, *small]]
+    commands = [["python", script, *small] if module else ["peftkit", "check", script, *small]]
     if module:
         trust = ["--trust-module", module]
         commands.append(["peftkit", "verify", f"runs/{name}", *trust])
