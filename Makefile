@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: setup quickstart chat test slow matrix lint recipes compare speed clean
+.PHONY: setup quickstart chat test slow matrix lint docs docs-run recipes compare speed clean
 
 setup: .venv/installed  ## the environment: peftkit and the packages with model and data
 quickstart: .venv/installed  ## install, and run the main job
@@ -14,13 +14,19 @@ quickstart: .venv/installed  ## install, and run the main job
 chat: .venv/installed-chat  ## install a chat model too, and tune it in 4 bit
 	$(BIN)/python recipes/chat_qlora.py
 
-test: lint  ## install, ruff, mypy --strict, tests (about 12 minutes on 2 cores)
+test: lint docs  ## install, ruff, mypy --strict, the site, tests (about 12 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile  # what a file's tests share is made once
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/installed-test  ## the documentation site in docs/_build/html; warnings are errors
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs docs/_build/html
+
+docs-run: .venv/installed-test  ## the long code blocks of README and docs, with the real models
+	$(BIN)/python -m pytest -m docs tests/test_docs.py
 
 slow: .venv/installed-test  ## tests that take longer
 	$(BIN)/python -m pytest -n 2 -m slow
@@ -56,7 +62,7 @@ clean:
 	touch $@
 
 .venv/installed-test: .venv/installed-chat
-	$(PIP) -e ".[quickstart,test]"
+	$(PIP) -e ".[quickstart,test,docs]"
 	touch $@
 
 .venv-peers/installed: benchmarks/peers.sh constraints.txt

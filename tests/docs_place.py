@@ -1,0 +1,101 @@
+"""The files that README and docs name, small enough to train on in seconds."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from tests.conftest import conversations, sentences, write_csv, write_jsonl
+
+TEAMS = {
+    "billing": ("I was charged twice for {}", "the invoice for {} is wrong", "please refund {}"),
+    "delivery": ("{} has not arrived", "where is {}", "the parcel with {} is late"),
+    "repairs": ("{} does not switch on", "{} is broken", "{} flickers and then goes dark"),
+}
+THINGS = ("lamp", "lantern", "ceiling light", "night light", "desk lamp", "bulb", "shade", "torch")
+COLOURS = ("red", "blue", "green", "white", "black", "brass")
+PEOPLE = ("Ada Lovelace", "Grace Hopper", "Alan Turing", "Emmy Noether", "Katherine Johnson")
+PLACES = ("London", "Paris", "Berlin", "Princeton", "Manchester")
+TOLD = (
+    "{} lives in {} .",
+    "last year {} moved to {} .",
+    "{} taught in {} .",
+    "in {1} , {0} spoke .",
+)
+
+
+def write_files(folder: Path) -> None:
+    """reviews.csv, tickets.csv, kunden.csv, stars.csv, names.jsonl, pairs.csv, talks.jsonl."""
+    write_csv(folder / "reviews.csv", sentences(200))
+    write_csv(folder / "tickets.csv", tickets(), ("message", "team"))
+    write_csv(folder / "stars.csv", rated(), ("text", "stars"))
+    lines = ("nachricht;gruppe", *(f"{text};{team}" for text, team in german_tickets()))
+    (folder / "kunden.csv").write_bytes("\r\n".join(lines).encode("cp1252"))
+    write_jsonl(folder / "names.jsonl", tagged_words())
+    pairs = [(text, text.upper()) for text, _ in sentences(60)]
+    write_csv(folder / "pairs.csv", pairs, ("source", "target"))
+    write_jsonl(folder / "talks.jsonl", conversations(60))
+
+
+def tickets() -> list[tuple[str, str]]:
+    """432 messages to a lamp shop and the team that answers each."""
+    rows = [
+        (told.format(f"my {colour} {thing}"), team)
+        for team, sentences_of in TEAMS.items()
+        for told in sentences_of
+        for colour in COLOURS
+        for thing in THINGS
+    ]
+    random.Random(0).shuffle(rows)
+    return rows
+
+
+RATED = (
+    ("awful", "broken"),
+    ("weak", "dull"),
+    ("fine", "usual"),
+    ("good", "solid"),
+    ("superb", "lovely"),
+)
+
+
+def rated() -> list[tuple[str, str]]:
+    """200 sentences on lamps and their stars, from 1 to 5."""
+    draw = random.Random(0).choice
+    rows = []
+    for number in range(200):
+        words = RATED[number % 5]
+        text = f"lamp number {number} is {draw(words)} and {draw(words)}"
+        rows.append((text, str(number % 5 + 1)))
+    return rows
+
+
+def german_tickets() -> list[tuple[str, str]]:
+    """60 messages; two spellings of a label, and a row without a label."""
+    rows = []
+    for number, thing in enumerate(("Lampe", "Glühbirne", "Leuchte", "Stehlampe", "Kerze") * 6):
+        rows.append(
+            (f"Die {thing} Nr. {number} für die Küche lässt sich nicht öffnen", "Reparatur")
+        )
+        rows.append((f"Größe und Preis von {thing} {number} stimmen nicht", "Rechnung"))
+    rows[6] = (rows[6][0], "reparatur")
+    rows[8] = (rows[8][0], "")
+    return rows
+
+
+def tagged_words() -> list[dict[str, list[str]]]:
+    """100 sentences with people and places."""
+    rows = []
+    for told in TOLD:
+        for person in PEOPLE:
+            for place in PLACES:
+                tokens, labels = [], []
+                for word in told.replace("{}", "{0}", 1).replace("{}", "{1}").split():
+                    kind = {"{0}": ("PER", person), "{1}": ("LOC", place)}.get(word)
+                    words = kind[1].split() if kind else [word]
+                    tokens += words
+                    labels += [
+                        f"{'I' if n else 'B'}-{kind[0]}" if kind else "O" for n in range(len(words))
+                    ]
+                rows.append({"tokens": tokens, "labels": labels})
+    return rows
