@@ -23,7 +23,7 @@ from peftkit.experiments.comparing.prepared_grid import prepare_all
 from peftkit.experiments.jobs.folder import ComparisonFolder, check_folder
 from peftkit.recipe import Recipe
 from peftkit.stages.measuring import Cost, make_trial, measure
-from peftkit.stages.plan import expected_of
+from peftkit.stages.plan import estimate_from_full
 from peftkit.stages.preparing import Prepared
 
 HOW = (
@@ -114,7 +114,7 @@ def _expected(of: Prepared, steps: int, measured: _Measured, trials: int, runs: 
     """The time and memory of a contender with so many trials and runs left."""
     recipe = for_seeds(of.recipe, steps)
     parameters = of.trainable_parameters, of.total_parameters
-    peak, stages = expected_of(
+    peak, stages = estimate_from_full(
         recipe, of.base, of.encoded, parameters, of.trained_share, measured.cost
     )
     trained, scored = stages["training"], stages["evaluation"]
