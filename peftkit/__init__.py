@@ -92,12 +92,12 @@ __all__ = [
 def compare(
     recipes: Sequence[Recipe], output_dir: str = "", budget: Budget | None = None
 ) -> Compared:
-    """Compares recipes that differ in the method, each at its best learning rate and with several
-    seeds, with full fine-tuning; goes on where it was broken off.
+    """Compares recipes that differ in the method with full fine-tuning, each at its best learning
+    rate and with several seeds; resumes an interrupted comparison.
 
     Args:
-        output_dir: a new folder, or that of the same comparison; `runs/compare` if not given.
-        budget: how many rates are tried, and how many seeds are run.
+        output_dir: a new folder, or that of the comparison to resume; `runs/compare` if not given.
+        budget: how many learning rates are tried and how many seeds are run.
 
     Raises:
         PeftkitError: a recipe, its data or its base is wrong.
@@ -111,16 +111,16 @@ def compare(
 def load(
     path: str, base: str = "", adapter_settings: Mapping[str, object] | None = None
 ) -> LoadedAdapter:
-    """Loads the adapter of a run folder, or an adapter folder itself, with everything checked.
+    """Loads and checks the adapter of a run folder or an adapter folder.
 
     Args:
         base: where the base is, if not where the recipe says.
-        adapter_settings: fields that the adapter_config.json of another program lacks, such as
+        adapter_settings: fields that are missing in another program's adapter_config.json, such as
             `lora_alpha`, and their values.
 
     Raises:
         AdapterError: a file was changed, the base is another one, or the probes differ.
-        RecipeError: the settings are none of the adapter's type, or not missing.
+        RecipeError: a setting is not a field of the adapter's type, or is not missing.
     """
     check_needed()
     from peftkit.bases.quiet_libraries import quietly

@@ -22,49 +22,49 @@ class Training(Part):
     learning_rate: float = Field(default=1e-3, gt=0, le=1e6)
     """Highest learning rate of the schedule. For LoRA about ten times that of full fine-tuning."""
     num_epochs: int = Field(default=3, ge=1)
-    """Passes over the training rows, unless `max_steps` or early stopping ends the run before."""
+    """Passes over the training rows, unless `max_steps` or early stopping ends the run earlier."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Most optimizer steps, if given; the schedule then ends there."""
+    """Maximum number of optimizer steps, if given; the schedule ends there."""
     batch_size: int = Field(default=32, ge=1)
     """Examples per optimizer step, over all devices."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
-    """Most tokens, padding included, per forward pass and device; accumulation follows from it. In
-    packed batches on a CPU at most 1,024 are taken, of deep models 512 or 768: more gain nothing.
-    Changes memory and speed; of the result only which dropout masks are drawn."""
+    """Most tokens, padding included, per forward pass and device; accumulation is derived from it.
+    Packed batches on a CPU hold at most 1,024, or 512 or 768 for deep models: more is no faster.
+    Changes memory and speed; in the result only which dropout masks are drawn."""
     layout: Literal["auto", "padded"] = "auto"
-    """How examples lie side by side: packed behind one another where method and architecture allow
-    it and the self-check finds the same results as for single examples, else padded; or padded.
-    Tokens with which all examples of a packed row begin, a system prompt, are computed once."""
+    """`auto` packs examples one after another where method and architecture allow it and the
+    self-check gets the same results as for single examples, and pads otherwise; `padded` pads. A
+    beginning that all examples of a packed row share (a system prompt) is computed once."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: far less memory for
-    about a third more time (arXiv:1604.06174)."""
+    """Recompute activations in the backward pass instead of keeping them: far less memory for about
+    a third more time (arXiv:1604.06174)."""
     optimizer: Literal["adamw", "sgd", "adamw_8bit", "paged_adamw_8bit", "lion"] = "adamw"
-    """AdamW (arXiv:1711.05101), its state in 32 or 8 bits (arXiv:2110.02861), paged out of a full
-    GPU's memory; plain SGD with momentum 0.9; Lion (arXiv:2302.06675), at a third to a tenth of
-    AdamW's learning rate."""
+    """AdamW (arXiv:1711.05101) with its state in 32 bits, in 8 bits (arXiv:2110.02861) or in 8 bits
+    and paged out when the GPU is full; plain SGD with momentum 0.9; Lion (arXiv:2302.06675), which
+    needs a third to a tenth of AdamW's learning rate."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Decoupled but for SGD; never on vectors: biases, norms, the factors of IA3."""
+    """Decoupled, except with SGD; not applied to vectors: biases, norms, the factors of IA3."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """Of the learning rate after warm-up: to zero, to zero along a cosine, or level."""
+    """The learning rate after warm-up: linear to zero, along a cosine to zero, or constant."""
     warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises from zero."""
+    """Share of the steps over which the learning rate rises from zero."""
     max_grad_norm: float = Field(default=1.0, ge=0)
-    """Gradients are scaled down to this L2 norm; 0 for never."""
+    """Gradients of a larger L2 norm are scaled down to this one; 0 for never."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target's mass spread over all classes (arXiv:1512.00567)."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Of the base model; its own configuration's if not given."""
+    """Dropout of the base model; as in its configuration if not given."""
     evaluate_every: int | None = Field(default=None, ge=1)
     """Optimizer steps between scores on the validation split; once per epoch if not given."""
     metric: str = ""
     """Validation score that chooses the best weights; empty for the task's own, `loss` for loss."""
     early_stopping_patience: int = Field(default=3, ge=0)
-    """Stop after so many validations without a better score; 0 for never."""
+    """Stop after this many validations without a better score; 0 for never."""
     threads: int | None = Field(default=None, ge=1)
-    """Threads of the CPU; if not given, as many as the process may use. A run records them, since
-    another number gives other last bits."""
+    """CPU threads; if not given, as many as the process may use. A run records the number, since
+    the last bits of its results depend on it."""
     report_to: Literal["none", "tensorboard", "wandb"] = "none"
-    """Where losses and scores are sent as well, through Accelerate's trackers."""
+    """Tracker of Accelerate that also receives losses and scores."""
 
 
 class Recipe(Part):
@@ -79,8 +79,8 @@ class Recipe(Part):
     training: Training = Training()
     """How they are trained."""
     start_from: str = ""
-    """A run folder, an adapter folder or a Hub id (`org/name`, `org/name@revision`): an adapter of
-    the same method and base, from which training goes on; empty to begin anew."""
+    """Adapter of the same method and base to continue training: a run folder, an adapter folder or
+    a Hub id (`org/name`, `org/name@revision`); empty to start anew."""
     name: str = Field(default="", max_length=100)
     """The run goes to `runs/<name>`; empty for the name of the recipe's file."""
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -92,7 +92,7 @@ class Recipe(Part):
     def _check(self) -> Recipe:
         if self.name and not re.fullmatch(r"\w[\w.-]*", self.name):
             raise ValueError(
-                f"`name` is {self.name!r}, which is no name for a folder; "
+                f"`name` is {self.name!r}, which is not a valid folder name; "
                 "use letters, digits, `-`, `_` and `.`"
             )
         metric, known = self.training.metric, self.task.known_scores

@@ -62,15 +62,15 @@ from peftkit.training.threads import cpu_threads
 
 @dataclass(frozen=True)
 class Run:
-    """What a run leaves behind."""
+    """A finished run: its folder and record."""
 
     folder: Path
     record: RunRecord | None
-    """The content of run.json; None in other processes than the main one."""
+    """The content of run.json; None in processes other than the main one."""
 
 
 def plan(prepared: Prepared, accelerator: Accelerator, *, timed: bool) -> Plan:
-    """What the run will take; see `make_plan`."""
+    """Estimates the run's memory and time; see `make_plan`."""
     return make_plan(
         prepared.recipe,
         prepared.base,
@@ -84,12 +84,12 @@ def plan(prepared: Prepared, accelerator: Accelerator, *, timed: bool) -> Plan:
 def plan_if_possible(
     prepared: Prepared, accelerator: Accelerator, console: Console
 ) -> Plan | Unplanned:
-    """The plan of a run, which goes on without one where none can be made."""
+    """The plan of a run, or why there is none; the run continues either way."""
     if not accelerator.is_main_process:
         return Unplanned("planned by the main process")
     try:
         planned = plan(prepared, accelerator, timed=False)
-    except Exception as error:  # small copies of an architecture may be what nobody has built
+    except Exception as error:  # small copies of an unusual architecture may fail in any way
         reason = f"{type(error).__name__}: {first_line(error)}"
         print_note(console, f"memory cannot be planned: {reason}")
         return Unplanned(reason)
@@ -111,9 +111,9 @@ def run(
     Args:
         output_dir: a folder that does not exist yet, or is empty; `runs/<name>` if not given.
         console: where progress is printed; nowhere if not given.
-        frozen_probe: whether to judge a classifier's frozen base, too; a comparison has a row of
-            its own for it.
-        rows: of the recipe, if `look` has read them already.
+        frozen_probe: whether to probe a classifier's frozen base as well; a comparison has a
+            separate row for it.
+        rows: the recipe's rows, if `check_early` has already read them.
 
     Raises:
         PeftkitError: see its subclasses. No folder is left behind unless an adapter was saved.
@@ -147,8 +147,8 @@ def _run(
         if not accelerator.is_main_process:
             return Run(folder, None)
         with interruptible(lambda _: "") as signals, clock.stage("save"):
-            told = outcome.metrics(), outcome.unquantized, outcome.decision
-            unchecked, adapter = save_adapter(model, *told, prepared, folder, accelerator)
+            results = outcome.metrics(), outcome.unquantized, outcome.decision
+            unchecked, adapter = save_adapter(model, *results, prepared, folder, accelerator)
         if signals.code:
             sys.exit(signals.code)
         accelerator.free_memory()  # the check loads the base a second time
@@ -171,8 +171,8 @@ def _run(
 def keep_unfinished(
     unfinished: Unfinished, prepared: Prepared, folder: Path, accelerator: Accelerator
 ) -> Interrupted:
-    """Saves the best validated weights of a run that a signal has ended, without another check; the
-    error that says so.
+    """Saves the best validated weights of a run that a signal ended, without checking them again;
+    returns the error that says so.
     """
     result = unfinished.result
     step, done = result.best_step, len(result.history)
@@ -183,13 +183,13 @@ def keep_unfinished(
         kept = unfinished.model, metrics, unfinished.unquantized, unfinished.decision
         unchecked, _ = save_adapter(*kept, prepared, folder, accelerator)
         unchecked.rename(folder / UNFINISHED)
-    accelerator.wait_for_everyone()  # a launcher ends all processes with the first one
+    accelerator.wait_for_everyone()  # a launcher stops all processes when the first exits
     num_steps = number_of_steps(prepared.recipe.training, prepared.encoded.train.num_units)
     return Interrupted(
         f"stopped at step {done:,} of {num_steps:,}; the best validated weights (step {step:,}, "
         f"{result.metric} {result.best_value:.4f}) are in `{folder / UNFINISHED}`; they were "
         "neither scored on the test split nor loaded again for a check",
-        f"`peftkit verify {folder / UNFINISHED}` checks them",
+        f"check them with `peftkit verify {folder / UNFINISHED}`",
         result.exit_code,
     )
 
@@ -203,12 +203,12 @@ def save_adapter(
     folder: Path,
     accelerator: Accelerator,
 ) -> tuple[Path, Record]:
-    """The adapter's files under a temporary name, and what they say of themselves.
+    """Writes the adapter under a temporary name; returns that folder and the adapter's record.
 
     Args:
         metrics: scores by name, for the record.
         unquantized: modules of a quantized base that are not quantized.
-        decision: of the task, with the best weights.
+        decision: the task's, for the best weights.
     """
     recipe, base = prepared.recipe, prepared.base
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)

@@ -7,8 +7,8 @@ CPU cores.
     python recipes/chat_qlora.py
     peftkit chat runs/chat_qlora
 
-On a GPU, name a larger base with `--base.name-or-path`; the sizes are what fits by the weights in
-nf4 and these batches, not measured here:
+On a GPU, name a larger base with `--base.name-or-path`; the sizes are estimated from the weights in
+nf4 and these batches, not measured:
 
      8 GB   HuggingFaceTB/SmolLM2-1.7B-Instruct, Qwen/Qwen2.5-1.5B-Instruct
     12 GB   microsoft/Phi-4-mini-instruct, Qwen/Qwen2.5-3B-Instruct

@@ -298,7 +298,7 @@ class TestApart:
         assert raised.value.hint == "lower it"
         with pytest.raises(DiedError, match="KeyError: 'no such thing'"):
             run_isolated(unlucky, "bug")
-        with pytest.raises(DiedError, match="as the system does when memory runs out"):
+        with pytest.raises(DiedError, match="as happens when memory runs out"):
             run_isolated(unlucky, "kill")
 
 
@@ -397,7 +397,7 @@ class TestWhole:
     def test_two_processes_do_not_do_the_same(self, recipe, compared):
         with (
             alone_in(ComparisonFolder(compared.folder)),
-            pytest.raises(OutputError, match="another process goes on"),
+            pytest.raises(OutputError, match="another process is running"),
         ):
             compare([recipe], str(compared.folder), Budget(num_trials=1, num_seeds=2))
 

@@ -84,7 +84,7 @@ class TestFolder:
     def test_a_second_process_leaves_nothing(self, tmp_path):
         with open_folder(str(tmp_path), self.IDENTITY):
             second = Identity(self.IDENTITY.grid, {"other": {"r": 4}}, {})
-            with pytest.raises(OutputError, match="another process goes on"):
+            with pytest.raises(OutputError, match="another process is running"):
                 open_folder(str(tmp_path), second).__enter__()
         assert not (tmp_path / "recipes" / "other.json").exists()
 

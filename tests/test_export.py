@@ -177,7 +177,7 @@ def test_rows_in_the_wrong_order_are_noticed(tiny, tmp_path):
     write_lora(tmp_path / "right.gguf", lora, "f32")
     assert check_lora(tmp_path / "right.gguf", lora) == 0.0
     as_they_are = dataclasses.replace(
-        layout, family=dataclasses.replace(layout.family, turns_neighbours=False)
+        layout, family=dataclasses.replace(layout.family, rotates_neighbours=False)
     )
     write_lora(tmp_path / "wrong.gguf", dataclasses.replace(lora, layout=as_they_are), "f32")
     with pytest.raises(AdapterError, match=r"attn_q.weight.lora_b` as it was written differs"):
@@ -226,7 +226,7 @@ def test_other_architectures_and_methods_are_refused(tmp_path):
     model = transformers.AutoModelForCausalLM.from_pretrained(base)
     config = peft.LoHaConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
     peft.get_peft_model(model, config).save_pretrained(str(tmp_path / "loha"))
-    holds = "it is LOHA, and a GGUF adapter holds nothing but A and B"
+    holds = "it is LOHA, and a GGUF adapter holds only A and B"
     with pytest.raises(AdapterError, match=holds) as caught:
         export(str(tmp_path / "loha"), "gguf-lora", str(tmp_path / "a.gguf"), str(base))
     for to in ("gguf-lora", "vllm"):  # none advises to merge what cannot be merged
@@ -357,7 +357,7 @@ def test_llama_cpp_computes_what_the_method_trained(trained, chat_base, tmp_path
 def test_what_was_trained_beside_four_bits_is_merged_with_them(trained, chat_base, tmp_path):
     folder = trained("LoRA", quantization="nf4")
     done = export(str(folder), "gguf-lora", str(tmp_path / "lora.gguf"))
-    assert "beside nf4 weights" in done.notes[0]
+    assert "trained on nf4 weights" in done.notes[0]
     export(str(folder), "gguf", str(tmp_path / "merged.gguf"), quantize="f32")
     adapter = load(str(folder))
     merged = largest_difference(LlamaCpp(tmp_path / "merged.gguf"), adapter.model, PROMPTS)
@@ -410,7 +410,7 @@ def test_every_kind_of_model_is_written(tmp_path, kind):
     beside = LlamaCpp(file, tmp_path / "lora.gguf")
     assert largest_difference(beside, adapter.model, PROMPTS) < 1e-3
     layout = models.check_writable(adapter.base)
-    if layout.family.turns_neighbours:
+    if layout.family.rotates_neighbours:
         wrong = dataclasses.replace(layout, num_heads=1)
         models.write_model(other := tmp_path / "y.gguf", model, wrong, fields, "f32")
         with pytest.raises(AdapterError, match=r"attn_q.weight` as it was written differs"):

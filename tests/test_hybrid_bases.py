@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import peftkit as pk
 from peftkit.bases.opening import open_base
 from peftkit.data.head import Head
-from peftkit.stages.small_copies import least_blocks, shrunk
+from peftkit.stages.small_copies import least_blocks, shrink_base
 from tests.test_unmergeable import jamba
 
 HEAD = Head("AutoModelForCausalLM", "CAUSAL_LM")
@@ -39,7 +39,7 @@ def test_a_copy_has_all_kinds_of_blocks(hybrid, period, data):
     assert set(config.layer_types[:least]) == set(config.layer_types)
     assert least == 1 or set(config.layer_types[: least - 1]) != set(config.layer_types)
     with tempfile.TemporaryDirectory() as folder:
-        small = shrunk(base, HEAD, least, Path(folder))
+        small = shrink_base(base, HEAD, least, Path(folder))
     assert small.config.num_hidden_layers == least
     assert set(small.config.layer_types) == set(config.layer_types)
 

@@ -23,7 +23,7 @@ from peftkit.reports.plan_record import Unplanned
 from peftkit.run import plan, run
 from peftkit.stages.measuring import make_trial, measure
 from peftkit.stages.preparing import prepare
-from peftkit.stages.small_copies import shrunk
+from peftkit.stages.small_copies import shrink_base
 from peftkit.training.forward.batching import micro_batches, padded_tokens, worst_micro_batch
 from peftkit.training.forward.forward_pass import HookedBatch
 from peftkit.training.forward.steps import seeded_steps
@@ -127,7 +127,7 @@ def test_two_small_copies_tell_what_the_whole_one_holds(deep, reviews, method, q
 def test_a_copy_differs_in_its_blocks_only(deep, reviews, tmp_path):
     prepared = prepare(recipe_of(deep, reviews, pk.LoRA()))
     assert depth(prepared.base) == 8
-    small = shrunk(prepared.base, prepared.encoded.head, 3, tmp_path)
+    small = shrink_base(prepared.base, prepared.encoded.head, 3, tmp_path)
     loaded = load_weights(small, prepared.encoded.head, torch.float32, CPU.device, None)
     assert len(loaded.model.model.layers) == 3
     assert prepared.base.config.num_hidden_layers == 8
@@ -176,7 +176,7 @@ def test_a_base_that_cannot_be_shrunk_is_trained_all_the_same(deep, reviews, tmp
     def fail(*_, **__):
         raise KeyError("layers")
 
-    monkeypatch.setattr("peftkit.stages.measuring.shrunk", fail)
+    monkeypatch.setattr("peftkit.stages.measuring.shrink_base", fail)
     record = run(recipe_of(deep, reviews, pk.LoRA(r=4), max_steps=1), str(tmp_path / "run")).record
     assert record.plan == Unplanned("KeyError: 'layers'")
 

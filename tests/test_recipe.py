@@ -115,7 +115,7 @@ def test_method_that_cannot_serve_the_base_is_refused_when_the_recipe_is_made():
         (lambda: Data(path=""), "`path` is empty"),
         (lambda: Data(path="x", test_fraction=0.6, validation_fraction=0.5), "leave no rows"),
         (lambda: Base(name_or_path="packaged:x", revision="main"), "is for Hub ids"),
-        (lambda: recipe(name="a/b"), "no name for a folder"),
+        (lambda: recipe(name="a/b"), "not a valid folder name"),
         (lambda: LoRA(lora_alpha=float("inf")), "finite"),
     ],
 )

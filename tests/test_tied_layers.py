@@ -152,8 +152,8 @@ def test_a_published_adapter_is_merged_and_written_for_others(by_peft_alone, cha
     assert torch.equal(merged.lm_head.weight, written.lm_head.weight)
 
     for target, hint in (
-        ("gguf-lora", "`--to gguf`, or `peftkit merge`, folds it into the weights"),
-        ("vllm", "`peftkit merge` folds it into the weights"),
+        ("gguf-lora", "fold it into the weights with `--to gguf` or `peftkit merge`"),
+        ("vllm", "fold it into the weights with `peftkit merge`"),
     ):
         with pytest.raises(AdapterError, match=r"`.*lm_head") as caught:
             export(str(by_peft_alone), target, str(tmp_path / target), base)

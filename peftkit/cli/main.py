@@ -92,11 +92,11 @@ def _command(options: argparse.Namespace, overrides: list[str], parser: Commands
 
         new_command(options, Overrides(overrides, "peftkit new --help", own))
     elif options.command == "compare":
-        from peftkit.stages.early import look
+        from peftkit.stages.early import check_early
 
         recipes = [recipe_in(Path(file), overrides, own) for file in options.files]
         with hint_beside(Path(options.files[0])):
-            look(recipes[0])  # the others have the same base and data
+            check_early(recipes[0])  # the others have the same base and data
         compare_command(recipes, options)
     elif options.command in RECIPE_COMMANDS:
         file = Path(options.file)

@@ -20,10 +20,10 @@ from peftkit.stages.run_folder import taken_name
 
 def run_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
     """Trains a recipe, and prints where its adapter and its receipt are."""
-    from peftkit.stages.early import look
+    from peftkit.stages.early import check_early
 
     with hint_beside(file):
-        rows = look(recipe, options.output_dir)
+        rows = check_early(recipe, options.output_dir)
     console = open_console(options.json)
     console.print(
         f"[bold]{recipe.name}[/]  {recipe.method.kind()} on {recipe.base.name_or_path}, "
@@ -52,10 +52,10 @@ def run_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None
 
 def check_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
     """Prints what is known of a run without weights; raises the error of whatever is wrong."""
-    from peftkit.stages.early import look
+    from peftkit.stages.early import check_early
 
     with hint_beside(file):
-        rows = look(recipe)
+        rows = check_early(recipe)
     quiet_libraries()
     from peftkit.reports.console import print_example, print_ledger
     from peftkit.stages.preparing import prepare
@@ -88,10 +88,10 @@ def check_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> No
 
 def plan_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
     """Estimates the memory and the time of a run, and prints them."""
-    from peftkit.stages.early import look
+    from peftkit.stages.early import check_early
 
     with hint_beside(file):
-        rows = look(recipe)
+        rows = check_early(recipe)
     quiet_libraries()
     from peftkit.bases.devices import open_accelerator
     from peftkit.reports.console import print_plan

@@ -1,4 +1,4 @@
-"""What a saved LoRA adds to each layer, with the scale that PEFT would give it.
+"""What a saved LoRA adds to each layer, at the scale that PEFT gives it.
 
 W x + scale * B A x
 """
@@ -31,18 +31,18 @@ from peftkit.methods.peft.types import ADAPTER_NAME
 
 PREFIX = "base_model.model."
 PARTS = ("lora_A.weight", "lora_B.weight", "lora_A", "lora_B", "lora_E")
-"""Ends of the names of LoRA's tensors, and of AdaLoRA's."""
+"""Suffixes of the names of LoRA's and AdaLoRA's tensors."""
 EXPANDED = {
     "alpha_pattern", "beta1", "beta2", "bias", "deltaT", "fan_in_fan_out", "init_r", "lora_alpha",
     "orth_reg_weight", "peft_type", "qalora_group_size", "r", "rank_pattern", "target_r", "tfinal",
     "tinit", "total_step", "use_rslora",
 }  # fmt: skip
-"""Fields of PEFT's configurations that show in the updates, or that matter in training only; any
-other that is set changes what is computed."""
+"""Fields of PEFT's configurations that the updates include already, or that matter in training
+only; any other field that is set changes what is computed."""
 LORA = ("LORA", "ADALORA")
-"""Types of PEFT whose tensors are A and B."""
+"""PEFT types whose tensors are A and B."""
 OWN = "one of peftkit's own methods"
-MERGE = "`peftkit merge` folds it into the weights instead"
+MERGE = "fold it into the weights with `peftkit merge`"
 ROUNDING = 1e-6
 """Relative error of scaling B in float32."""
 
@@ -59,7 +59,7 @@ class Update:
 
     @property
     def alpha(self) -> float:
-        """What has to be divided by r to get the scale."""
+        """The `lora_alpha` that gives this scale."""
         return self.scale * len(self.a)
 
 
@@ -68,8 +68,8 @@ def why_no_plain_lora(config: AdapterConfig, folder: Path, head: bool = False) -
 
     Args:
         config: adapter_config.json; empty for methods that have none.
-        folder: of the adapter.
-        head: whether modules that were trained whole may stand beside them.
+        folder: the adapter's.
+        head: whether modules that were trained whole are allowed too.
     """
     kind, bias = config.kind, config.get("bias", "none")
     other = [n for n in config if config[n] and n not in EXPANDED and n not in WITHOUT_EFFECT]
@@ -84,8 +84,8 @@ def why_no_plain_lora(config: AdapterConfig, folder: Path, head: bool = False) -
         ),
         f"{quoted(sorted(other))} is set in its settings": other,
     }
-    if told := [reason for reason, holds in reasons.items() if holds]:
-        return told[0]
+    if true_ones := [reason for reason, holds in reasons.items() if holds]:
+        return true_ones[0]
     header = read_header(folder / WEIGHTS)
     odd = [
         n for n, stored in header.items() if not _is_part(n, stored) and ("lora_" in n or not head)
@@ -97,26 +97,26 @@ def _is_part(name: str, stored: Stored) -> bool:
     return name.endswith(PARTS) and len(stored.shape) == 2
 
 
-def usual(values: Iterable[float]) -> float:
-    """The most common one that is not 0."""
+def most_common(values: Iterable[float]) -> float:
+    """The most common value that is not 0."""
     return statistics.mode(value for value in values if value)
 
 
 def read_updates(
     folder: Path, config: AdapterConfig, base: OpenedBase, head: Head
 ) -> tuple[dict[str, Update], dict[str, torch.Tensor]]:
-    """The updates of an adapter by the layers' names in the base, and its other tensors; no weights
-    of the base are read.
+    """The updates of an adapter by the layers' names in the base, and its other tensors. Reads no
+    weights of the base.
 
     Args:
-        config: adapter_config.json, of LORA or ADALORA.
+        config: adapter_config.json, of type LORA or ADALORA.
 
     Raises:
         AdapterError: a layer's tensors are missing, or it is not linear.
     """
     layers = _peft_layers(empty_model(base, head).model, config)
     tensors = load_file(folder / WEIGHTS)
-    found: dict[str, Update] = {}
+    updates: dict[str, Update] = {}
     for module, layer in layers.items():
         parts = {part: tensors.pop(f"{PREFIX}{module}.{part}", None) for part in PARTS}
         a = parts["lora_A.weight"] if parts["lora_A"] is None else parts["lora_A"]
@@ -127,15 +127,15 @@ def read_updates(
         if parts["lora_E"] is not None:
             b = b * parts["lora_E"].float().reshape(1, -1)  # B diag(E)
             scale /= layer.r[ADAPTER_NAME] + 1e-5  # as AdaLoRA does in PEFT
-        if a.shape[0]:  # AdaLoRA has given every rank of it away
-            found[module] = Update(a.float().numpy(), b.numpy(), scale)
-    if not any(update.scale for update in found.values()):
-        raise AdapterError("its scale is 0 (`lora_alpha`), so that it changes nothing")
-    return found, tensors
+        if a.shape[0]:  # 0 where AdaLoRA pruned every rank
+            updates[module] = Update(a.float().numpy(), b.numpy(), scale)
+    if not any(update.scale for update in updates.values()):
+        raise AdapterError("its scale is 0 (`lora_alpha`), so it changes nothing")
+    return updates, tensors
 
 
 def _peft_layers(model: torch.nn.Module, config: AdapterConfig) -> Mapping[str, Any]:
-    """Name in the base -> PEFT's LoRA layer without values: it knows scales and patterns."""
+    """Name in the base -> PEFT's LoRA layer without weights, for its scale and rank."""
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils import PeftType
 

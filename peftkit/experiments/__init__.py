@@ -1,1 +1,1 @@
-"""Many runs: jobs in processes of their own, and comparisons made of them."""
+"""Many runs: jobs in separate processes, and comparisons made of them."""

@@ -1,1 +1,1 @@
-"""What a person reads of a run: console, receipt, pictures."""
+"""Records of runs as values, and what people read: console, receipt, plots."""

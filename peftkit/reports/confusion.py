@@ -1,4 +1,4 @@
-"""The confusion matrix: a picture, and the labels most often confused by name."""
+"""The confusion matrix as a picture, and the most confused labels as a list."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from peftkit.wording import shortened
 MAX_NAMED = 30
 """Most labels whose names fit beside the matrix."""
 LEVEL = 40
-"""Most characters of all names together that fit beneath it on one line."""
+"""Most characters of all names together that fit beneath the matrix on one line."""
 NAME_LENGTH = 24
-"""Most characters of a name that fit beside it."""
+"""Most characters of a name that fit beside the matrix."""
 PAIRS = 20
-"""Pairs that are listed if names do not fit beside the matrix."""
+"""Most pairs in the list."""
 
 Counts = Sequence[Sequence[int]]
 Pair = tuple[str, str, int, float]
 
 
 def worst_pairs(labels: Sequence[str], counts: Counts) -> list[Pair]:
-    """(expected, predicted, how many rows, their share of the expected label's), most first."""
+    """(expected, predicted, number of rows, share of the expected label's), most rows first."""
     pairs = [
         (labels[i], labels[j], count, count / sum(row))
         for i, row in enumerate(counts)
@@ -35,12 +35,12 @@ def worst_pairs(labels: Sequence[str], counts: Counts) -> list[Pair]:
 
 
 def are_named(labels: Sequence[str]) -> bool:
-    """Whether the picture has the names of the labels beside it."""
+    """Whether the picture names the labels."""
     return len(labels) <= MAX_NAMED
 
 
 def widths(labels: Sequence[str]) -> tuple[int, int]:
-    """The least and the largest width of the picture, in pixels."""
+    """The smallest and largest width of the picture, in pixels."""
     n = len(labels)
     if not are_named(labels):
         return 0, 640
@@ -48,7 +48,7 @@ def widths(labels: Sequence[str]) -> tuple[int, int]:
 
 
 def picture(labels: Sequence[str], counts: Counts) -> str:
-    """Expected labels in rows, predicted in columns, shaded by share of the row, as SVG text."""
+    """Draws expected labels by predicted ones, shaded by share of the row, as SVG text."""
     n = len(labels)
     size = min(3.0 + 0.42 * n, 12.0) if are_named(labels) else 6.4
     with matplotlib.rc_context(STYLE):
@@ -70,7 +70,7 @@ def picture(labels: Sequence[str], counts: Counts) -> str:
 
 
 def _name(axes: matplotlib.axes.Axes, labels: Sequence[str]) -> None:
-    """Writes the labels beside the rows and beneath the columns, slanted if room is short."""
+    """Writes the labels beside the rows and beneath the columns, slanted if they need the room."""
     names = [shortened(label, NAME_LENGTH, end=8) for label in labels]
     level = len(labels) <= 4 and sum(map(len, names)) <= LEVEL
     axes.set_xticks(

@@ -1,4 +1,4 @@
-"""What the command line prints: the ledger before training, the scores after it."""
+"""Prints ledger, plan, scores and reports on the console."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from peftkit.tasks.task import Piece
 from peftkit.wording import duration, plural
 
 SHOWN = 3
-"""Answers on the command line; the receipt has all."""
+"""Written answers shown on the console; the receipt has all."""
 
 
 def print_ledger(console: Console, ledger: Ledger, whole: bool = False) -> None:
-    """Compact tables: what was read, what each split holds, and the labels.
+    """Prints compact tables of the rows read, the splits and the labels.
 
     Args:
-        whole: whether each of many labels is named.
+        whole: whether to name every label, even of many.
     """
     for part in ledger.read:
         console.print(f"  [dim]read[/] {part.name}", highlight=False, soft_wrap=True)
@@ -41,8 +41,8 @@ def print_ledger(console: Console, ledger: Ledger, whole: bool = False) -> None:
     console.print(read)
     for part in ledger.read:
         if part.malformed:
-            told = describe_malformed(part.malformed, part.unit)
-            console.print(f"  [yellow]skipped in {part.name}:[/] {told}", highlight=False)
+            reasons = describe_malformed(part.malformed, part.unit)
+            console.print(f"  [yellow]skipped in {part.name}:[/] {reasons}", highlight=False)
         if part.continued:
             shown = ", ".join(map(str, part.continued[:FIRST_ROWS]))
             more = ", ..." * (len(part.continued) > FIRST_ROWS)
@@ -69,8 +69,8 @@ def print_ledger(console: Console, ledger: Ledger, whole: bool = False) -> None:
 
 
 def print_scores(console: Console, run: RunRecord) -> None:
-    """What the run leads with, if its score is worth no more than a cheaper one; before, baselines
-    and after, side by side; then what it cost.
+    """Prints a warning if a cheaper model scores as well, the scores before and after beside the
+    baselines, some written answers, and the run's time and memory.
     """
     test = run.test
     for sentence in test.lead:
@@ -90,8 +90,8 @@ def print_scores(console: Console, run: RunRecord) -> None:
         names = ", ".join(name.replace("_", " ") for name in test.of_samples)
         count = plural(len(test.samples), "written answer")
         console.print(f"  {names}: of {count}", style="dim", highlight=False)
-    if told := about_probe(test.probe):
-        print_note(console, escape(told))
+    if note := about_probe(test.probe):
+        print_note(console, escape(note))
     for sample in test.samples[:SHOWN]:
         console.print(f"\n  [bold]asked[/]   {escape(sample.prompt)}", highlight=False)
         for when, answer in (("before", sample.before), ("after", sample.after)):
@@ -108,10 +108,10 @@ def print_scores(console: Console, run: RunRecord) -> None:
 
 
 def print_plan(console: Console, plan: Plan) -> None:
-    """What memory is for, the peaks of the stages, and the time."""
+    """Prints the parts of memory, the peaks of the stages, and the time."""
     rows, tokens = plan.worst_batch
     share = 100 * plan.trainable_parameters / plan.total_parameters
-    layout = "packed, what all begin with once" if plan.layout == "shared" else plan.layout
+    layout = "packed, a shared beginning computed once" if plan.layout == "shared" else plan.layout
     console.print(
         f"  trains {plan.trainable_parameters:,} of {plan.total_parameters:,} parameters "
         f"({share:.2f} %) in {plural(plan.num_steps, 'step')}, "
@@ -129,10 +129,10 @@ def print_plan(console: Console, plan: Plan) -> None:
             table.add_row("together", f"{sum(sizes.values()):,.0f}", style="bold")
         console.print(table)
     if plan.seconds:
-        times = ", ".join(f"{name} {duration(took)}" for name, took in plan.seconds.items())
+        times = ", ".join(f"{name} {duration(seconds)}" for name, seconds in plan.seconds.items())
         console.print(
-            f"  time: {times}, loading and writing answers aside; measured now, so that "
-            "whatever else the machine does shows in it",
+            f"  time: {times}, without loading and writing answers; measured now, so other "
+            "work on the machine makes it longer",
             highlight=False,
             soft_wrap=True,
         )
@@ -142,7 +142,7 @@ def print_plan(console: Console, plan: Plan) -> None:
 
 
 def print_rewind(console: Console, report: RewindReport) -> None:
-    """The curve, the scale that was chosen and why, and the test scores at it and at 1."""
+    """Prints the curve, the chosen scale and why, and the test scores at that scale and at 1."""
     kept = report.retention_metric
     names = [f"validation {report.metric.title}", *([f"retention {kept.title}"] if kept else [])]
     table = plain_table("scale", *names)
@@ -163,14 +163,14 @@ def print_rewind(console: Console, report: RewindReport) -> None:
         print_note(console, note)
     if not report.written:
         console.print(
-            "  nothing to rewind: the adapter is best as it was trained, and none is written; the "
-            "curve is, so that another try needs another `--output`",
+            "  nothing to rewind: the adapter is best as it was trained, so only the curve was "
+            "written; another try needs another `--output`",
             highlight=False,
         )
 
 
 def plain_table(first: str, *others: str) -> Table:
-    """Words in the first column, numbers in the others."""
+    """A table with words in the first column and numbers in the others."""
     table = Table(box=None, padding=(0, 1), header_style="dim")
     table.add_column(first)
     for name in others:
@@ -183,7 +183,7 @@ def _count(value: int) -> str:
 
 
 def print_example(console: Console, pieces: Sequence[Piece]) -> None:
-    """What is supervised in colour; between marks where there are no colours."""
+    """Prints an example with its supervised parts in colour, or in marks without colours."""
     for piece in pieces:
         text, style = piece.text, "bold green" if piece.supervised else "dim"
         if piece.supervised and not console.is_terminal:
@@ -193,9 +193,9 @@ def print_example(console: Console, pieces: Sequence[Piece]) -> None:
 
 
 def print_merge(console: Console, report: MergeReport, folder: str) -> None:
-    """How far the merged model is from the adapter on its base, and what each scores."""
+    """Prints the merged model's distance from the adapter on its base, and both scores."""
     table = plain_table(
-        "merged beside the adapter", "positions", "max |Δ logit|", "KL (nats)", "same first choice"
+        "merged against the adapter", "positions", "max |Δ logit|", "KL (nats)", "same first choice"
     )
     for name, distance in (("probes", report.probes), ("validation", report.validation)):
         if distance is not None:
@@ -220,11 +220,11 @@ def print_merge(console: Console, report: MergeReport, folder: str) -> None:
     )
     if report.into == "trained":
         strength = "" if report.scale == 1 else f" at strength {report.scale:g}"
-        last = f"it answers as the adapter does{strength}, "
-        last += f"within {report.tolerance:.0e} of their scale"
-        console.print(f"\n  {last}", style="green", highlight=False)
+        result = f"it answers as the adapter does{strength}, "
+        result += f"within {report.tolerance:.0e} of their scale"
+        console.print(f"\n  {result}", style="green", highlight=False)
     else:
         console.print(
-            "\n  not the weights that were trained on: what that costs stands above",
+            "\n  not the weights that were trained on; the table shows what that costs",
             style="yellow",
         )

@@ -1,4 +1,4 @@
-"""The report of a merge: merge_report.json as a value, the certificate in it."""
+"""The report of a merge, with its certificate: merge_report.json as a value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Into = Literal["trained", "original", "requantized"]
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a model's answers are from another's."""
+    """The distance between two models' answers."""
 
     positions: int
     max_abs_dlogit: float
@@ -22,12 +22,12 @@ class Distance:
     kl: float
     """Mean divergence of the second model's distribution from the first's, in nats."""
     top1_agreement: float
-    """Share of positions where both hold the same answer for the likeliest."""
+    """Share of positions at which both have the same likeliest answer."""
 
 
 @dataclass(frozen=True)
 class BothScores:
-    """Scores on the validation split; empty where its data is not at hand."""
+    """Scores on the validation split; empty if its data is not available."""
 
     adapter: dict[str, float]
     merged: dict[str, float]
@@ -42,19 +42,19 @@ class MergeReport:
     """Strength of the adapter."""
     dtype: str
     max_abs_dlogit: float
-    """The largest of all inputs, as are `relative` and `kl`."""
+    """The largest over all inputs, as are `relative` and `kl`."""
     relative: float
     kl: float
     top1_agreement: float
-    """The least of all inputs."""
+    """The lowest over all inputs."""
     tolerance: float
-    """Largest `relative` of the weights that were trained on."""
+    """Largest allowed `relative` for a merge into the weights that were trained on."""
     probes: Distance
     validation: Distance | None = field(default=None, metadata=records.IF_SET)
-    """None where the data is not at hand."""
+    """None if the data is not available."""
     score: BothScores
     validation_absent: str
-    """Why the data is not at hand; empty where it is."""
+    """Why the data is not available; empty if it is."""
     seconds: float
     peak_memory_mb: float
     adapter: dict[str, str]
@@ -64,5 +64,5 @@ class MergeReport:
     versions: dict[str, str]
 
     def to_json(self) -> Any:
-        """As merge_report.json has it."""
+        """The content of merge_report.json."""
         return records.to_json(self)

@@ -1,4 +1,4 @@
-"""What a run is expected to take, as `peftkit plan` prints it and run.json keeps it."""
+"""The plan of a run, as `peftkit plan` prints it and run.json records it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peftkit.parts import records
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is expected to take; megabytes are 2^20 bytes."""
+    """The expected memory and time of a run; megabytes are 2^20 bytes."""
 
     trainable_parameters: int
     total_parameters: int
@@ -19,24 +19,24 @@ class Plan:
     num_steps: int
     tokens_per_epoch: int
     worst_batch: tuple[int, int]
-    """Examples and tokens."""
+    """Numbers of examples and tokens."""
     parts_mb: dict[str, float]
-    """What memory is for, in training."""
+    """Parts of the memory in training."""
     peaks_mb: dict[str, float]
-    """Most memory while loading, evaluating, training and merging."""
+    """Peak memory while loading, evaluating, training and merging."""
     seconds: dict[str, float]
-    """Of evaluation and training; empty if time was not measured."""
+    """Seconds of evaluation and training; empty if time was not measured."""
     full_fine_tuning: dict[str, float]
-    """`peak_mb` and `training_seconds` of the same recipe with it; empty if not asked for."""
+    """`peak_mb` and `training_seconds` of the same recipe with it; empty if not measured."""
     notes: tuple[str, ...]
 
     @property
     def peak_mb(self) -> float:
-        """Most memory of the whole run, merging aside."""
+        """Peak memory of the run, without merging."""
         return peak_of(self.peaks_mb)
 
     def to_json(self) -> Any:
-        """For run.json and `--json`."""
+        """The plan in run.json and for `--json`."""
         return {**records.to_json(self), "peak_mb": self.peak_mb}
 
 
@@ -48,5 +48,5 @@ class Unplanned:
 
 
 def peak_of(peaks_mb: dict[str, float]) -> float:
-    """Most memory of a run; merging is another one."""
+    """Peak memory of a run; merging is not part of it."""
     return max(mb for stage, mb in peaks_mb.items() if stage != "merging")

@@ -11,17 +11,17 @@ from peftkit.parts import records
 
 @dataclass(frozen=True)
 class Measured:
-    """An adapter at one scale."""
+    """An adapter's scores at one scale."""
 
     scale: float
     validation: float
     retention: float | None = None
-    """None where nothing was given to measure it on."""
+    """None if retention was not measured."""
 
 
 @dataclass(frozen=True)
 class MeasuredBase:
-    """The base without the adapter."""
+    """The base's score without the adapter."""
 
     retention: float | None
 
@@ -30,7 +30,7 @@ class MeasuredBase:
 class TestScores:
     """Scores on the test split."""
 
-    __test__ = False  # no test, for pytest
+    __test__ = False  # not a test class for pytest
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
@@ -55,7 +55,7 @@ class RewindReport:
     metric: Metric
     """The target's validation score."""
     retention_metric: Metric | None
-    """None where retention was not measured."""
+    """None if retention was not measured."""
     retention_data: dict[str, str | int] | None
     """Settings of the rows or texts for retention."""
     retention_rows: int
@@ -63,11 +63,11 @@ class RewindReport:
     """Ascending, scale 1 last."""
     base: MeasuredBase
     chosen: float
-    """A scale."""
+    """The chosen scale."""
     why: str
     """Why it was chosen."""
     written: bool
-    """Whether an adapter was written: not at scale 1."""
+    """Whether an adapter was written; False if scale 1 was chosen."""
     test: BothTests
     notes: tuple[str, ...]
     device: str
@@ -75,7 +75,7 @@ class RewindReport:
     seconds: float
 
     def to_json(self) -> Any:
-        """As rewind.json has it."""
+        """The content of rewind.json."""
         kept = self.retention_metric.name if self.retention_metric else ""
         names = {"metric": self.metric.name, "retention_metric": kept}
         return {**records.to_json(self), **names}

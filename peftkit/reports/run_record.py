@@ -1,4 +1,4 @@
-"""The record of a run: run.json as a value, from which the receipt is made."""
+"""The record of a run: run.json as a value; the receipt is made from it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RecordedStart:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model writes for a test example, before and after training."""
+    """The model's answers to a test prompt, before and after training."""
 
     row: int
     prompt: str
@@ -41,7 +41,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class RecordedProbe:
-    """The frozen probe of a run, whose scores are among the baselines, or why there is none."""
+    """The frozen probe of a run, whose scores are among the baselines, or why it was left out."""
 
     left_out: str
     rows: int
@@ -55,7 +55,7 @@ class RecordedProbe:
 class TestRecord:
     """Scores and answers on the test split."""
 
-    __test__ = False  # no test, for pytest
+    __test__ = False  # not a test class for pytest
 
     lead: tuple[str, ...] = ()
     """Sentences on the baselines that the trained model does not beat."""
@@ -64,13 +64,13 @@ class TestRecord:
     """Scores of guesses that need no training, by name."""
     after: dict[str, float]
     intervals: dict[str, tuple[float, float]]
-    """95 % interval of the scores that have one."""
+    """95 % intervals of the scores that have one."""
     tables: tuple[ScoreTable, ...]
     matrices: tuple[Matrix, ...]
     mistakes: tuple[Mistake, ...]
     samples: tuple[Sample, ...] = ()
     of_samples: tuple[str, ...] = ()
-    """Names of the scores that are of the samples, not of all test rows."""
+    """Names of the scores computed on the samples, not on all test rows."""
     probe: RecordedProbe | None = None
 
 
@@ -84,7 +84,7 @@ class SelfCheck:
 
 @dataclass(frozen=True)
 class ProbeCheck:
-    """How far the saved adapter's answers to its probes are from the trained model's."""
+    """The distance of the saved adapter's answers to its probes from the trained model's."""
 
     count: int
     max_difference: float
@@ -108,18 +108,18 @@ class RunRecord:
     adapter_bytes: int
     """Size on disk."""
     command: str = "predict"
-    """The command of `peftkit` by which a person asks the trained model."""
+    """The `peftkit` command that asks the trained model."""
     serve: dict[str, str] = field(default_factory=dict)
-    """What the adapter can be written as -> the command that does."""
+    """Program -> the command that writes the adapter for it."""
     start: RecordedStart | None = None
-    """None where training began with the base."""
+    """None if training began with the base."""
     test: TestRecord
     training: TrainResult
     seconds: dict[str, float]
-    """Of each stage."""
+    """Seconds of each stage."""
     peak_memory_mb: float
     peaks_mb: dict[str, float] = field(default_factory=dict)
-    """Most memory of each stage."""
+    """Peak memory of each stage."""
     plan: Plan | Unplanned
     self_check: SelfCheck
     probes: ProbeCheck
@@ -129,34 +129,34 @@ class RunRecord:
 
     @property
     def expected_mb(self) -> float | None:
-        """Most memory that was expected; None where there was no plan."""
+        """The expected peak memory; None if there was no plan."""
         return self.plan.peak_mb if isinstance(self.plan, Plan) else None
 
     def to_json(self) -> Any:
-        """As run.json has it."""
+        """The content of run.json."""
         plan = self.plan.to_json() if isinstance(self.plan, Plan) else records.to_json(self.plan)
         return {**records.to_json(self), "recipe": self.recipe.to_json(), "plan": plan}
 
     @classmethod
     def from_json(cls, value: Any) -> RunRecord:
-        """From the content of run.json.
+        """Reads the content of run.json.
 
         Raises:
-            ValueError: it is no such record.
+            ValueError: the value is not a run's record.
         """
         recipe = RecordedRecipe.from_json(value["recipe"])
-        test = _with_answers(value["test"])
+        test = _with_sample_scores(value["test"])
         return records.from_json(cls, {**value, "recipe": recipe, "test": test})
 
 
-def _with_answers(test: Any) -> Any:
-    """A test record whose scores of samples stand among the others, as older ones' did not."""
+def _with_sample_scores(test: Any) -> Any:
+    """Moves the samples' scores of an older test record among its other scores."""
     answers = test.get("answers") or {}
-    among = {when: {**test[when], **scores} for when, scores in answers.items()}
+    scores_by_time = {when: {**test[when], **scores} for when, scores in answers.items()}
     names = {"of_samples": tuple(answers["after"])} if answers else {}
-    return {**test, **among, **names}
+    return {**test, **scores_by_time, **names}
 
 
 def read_run(folder: Path) -> RunRecord:
-    """The record in a run's folder."""
+    """Reads the record in a run's folder."""
     return RunRecord.from_json(json.loads((folder / RUN_FILE).read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""Prints the rows of each label in each split, in a form that fits a hundred labels too."""
+"""Prints the number of rows per label and split, also for hundreds of labels."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from peftkit.data.ledger import Ledger
 from peftkit.wording import shortened
 
 MOST_LINES = 12
-"""Most labels that get a line each; more stand side by side."""
+"""Most labels that get a line each; more are printed side by side."""
 MOST_NAMED = 160
+"""Most labels that are named."""
 LONGEST_NAME, ITS_END = 28, 8
 """Characters of a label; two columns of them fit a terminal of 80."""
 
 
 def print_strata(console: Console, ledger: Ledger, whole: bool) -> None:
-    """Prints each label's rows in each split, the most frequent first; nothing if rows have no
-    labels.
+    """Prints each label's number of rows in each split, the most frequent first; nothing if rows
+    have no labels.
 
     Args:
-        whole: whether to name more than `MOST_LINES` labels; else they are counted.
+        whole: whether to name the labels if there are more than `MOST_LINES`, not only count them.
     """
     counts = {name: split.strata for name, split in ledger.splits.items()}
     total = strata_of(counts.values())
@@ -65,10 +66,10 @@ def print_strata(console: Console, ledger: Ledger, whole: bool) -> None:
 
 
 def strata_of(splits: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Label -> rows of all splits, the most frequent first; empty where rows have no labels.
+    """Label -> number of rows in all splits, the most frequent first; empty without labels.
 
     Args:
-        splits: label -> rows, of each split.
+        splits: label -> number of rows, for each split.
     """
     total: Counter[str] = Counter()
     for split in splits:
@@ -79,6 +80,6 @@ def strata_of(splits: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def shown(name: str) -> str:
-    """A label as a console prints it: on one line, not too long."""
+    """A label for the console: shortened, on one line."""
     plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
     return escape(shortened(plain, LONGEST_NAME, ITS_END))

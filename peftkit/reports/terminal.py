@@ -1,4 +1,4 @@
-"""What a command prints to, and what must not come between."""
+"""The console that a command prints to, and its notes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def open_console(json_on_stdout: bool) -> Console:
-    """Of the main process; on stderr where stdout holds JSON."""
+    """Opens a console, quiet outside the main process; on stderr if stdout holds JSON."""
     from rich.console import Console
 
     return Console(stderr=json_on_stdout, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def print_note(console: Console, text: str) -> None:
-    """Prints a note; on one line where a log is written, which people search."""
+    """Prints a note; on one line in a log, so that it can be searched."""
     console.print(f"  [yellow]note:[/] {text}", highlight=False, soft_wrap=not console.is_terminal)

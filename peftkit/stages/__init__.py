@@ -1,1 +1,1 @@
-"""The stages of a run: preparing, rehearsal, plan, fitting, outcome."""
+"""The stages of a run: early checks, preparing, rehearsal, plan, fitting, outcome, recording."""

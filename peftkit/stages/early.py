@@ -1,6 +1,4 @@
-"""Checks a recipe before the slow import of the model libraries: output, base files, start adapter,
-rows.
-"""
+"""Checks a recipe before the slow import of model libraries: output, base, start adapter, rows."""
 
 from __future__ import annotations
 
@@ -15,22 +13,22 @@ Rows = tuple[Splits, Ledger]
 """The splits of a recipe, and the ledger of every row."""
 
 
-def look(recipe: Recipe, output_dir: str | None = None) -> Rows:
-    """Checks all that needs no model library; returns the recipe's rows.
+def check_early(recipe: Recipe, output_dir: str | None = None) -> Rows:
+    """Checks everything that needs no model library; returns the recipe's rows.
 
     Args:
         output_dir: the folder to write to, empty for `runs/<name>`; None to write nothing.
 
     Raises:
-        PeftkitError: whatever is wrong.
+        PeftkitError: something is wrong with output, base, start adapter or data.
     """
     if output_dir is not None:
         check_output(output_dir)
     if recipe.start_from:
         find_adapter(recipe.start_from)
-    found = find_local(recipe.base)
-    if found is None:
+    folder = find_local(recipe.base)
+    if folder is None:
         fetch(recipe.base)  # asks the Hub, or its cache
-    elif found.is_dir():
-        check_has_weights(found)
+    elif folder.is_dir():
+        check_has_weights(folder)
     return load_splits(recipe.task, recipe.split_seed)

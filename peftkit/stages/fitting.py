@@ -44,7 +44,7 @@ from peftkit.training.progress import says
 
 
 class Unfinished(Exception):
-    """Training was interrupted after weights had been validated; the model has the best of them."""
+    """Training was interrupted after a validation; the model has the best validated weights."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Unfinished(Exception):
 
 @dataclass(frozen=True)
 class Before(Judged):
-    """What the base is and does without training."""
+    """The base's score, answers and frozen probe before training."""
 
     probe: ProbeOfRun | None
     notes: tuple[str, ...]
@@ -74,13 +74,13 @@ def train_and_score(
     console: Console,
     frozen_probe: bool = True,
 ) -> tuple[nn.Module, Outcome]:
-    """Weights, score before, injection, training, score after.
+    """Loads, scores, injects, trains and scores again; returns the trained model and its outcome.
 
     Args:
-        frozen_probe: whether to judge a classifier's frozen base, too.
+        frozen_probe: whether to probe a classifier's frozen base as well.
 
     Raises:
-        Unfinished: a signal came while it trained; nothing is scored after.
+        Unfinished: a signal arrived in training; the trained model is not scored.
     """
     set_seed(prepared.recipe.seed)
     with clock.stage("load"):
@@ -102,11 +102,11 @@ def train_and_score(
     with interruptible(lambda _: "") as signals:
         with clock.stage("train"):
             result = fit(chosen.engine, prepared, clock, console)
-        release_memory()  # of the optimizer
+        release_memory()  # the optimizer's
         decision = decide(chosen.engine, prepared)
         if not signals.code:
             with signals.at_once():
-                after = judge.judged(chosen.engine, decision)
+                after = judge.score_and_answers(chosen.engine, decision)
     if signals.code:
         result = replace(result, stopped="interrupted", exit_code=signals.code)
         raise Unfinished(model, before.score, result, loaded.unquantized, decision)
@@ -121,7 +121,7 @@ def train_and_score(
 def judge_base(
     loaded: LoadedModel, judge: Judge, accelerator: Accelerator, frozen_probe: bool
 ) -> Before:
-    """The base's score with a random head, the frozen probe if it is asked for, and its answers."""
+    """The base's score with a random head, its answers, and the frozen probe if wanted."""
     prepared, clock, recipe = judge.prepared, judge.clock, judge.prepared.recipe
     with clock.stage("evaluate"):
         engine = engine_of(loaded.model, prepared, accelerator)
@@ -140,7 +140,7 @@ def judge_base(
 def _baselines(
     engine: Engine, judge: Judge, probe: ProbeOfRun | None
 ) -> dict[str, dict[str, float]]:
-    """Test scores of guesses, of the probe and of the adapter that was started from."""
+    """Test scores of guesses, of the frozen probe and of the adapter that training starts from."""
     prepared = judge.prepared
     with judge.clock.stage("evaluate"):
         scores = {**prepared.recipe.task.baselines(prepared.encoded), **_scores_of(probe)}
@@ -153,7 +153,7 @@ def _baselines(
 
 
 def _samples(prepared: Prepared, before: Sequence[str], after: Sequence[str]) -> tuple[Sample, ...]:
-    """What the model wrote before and after training."""
+    """The model's written answers before and after training."""
     return tuple(
         Sample(prompt.row, prompt.text, prompt.expected, *written)
         for prompt, *written in zip(prepared.encoded.prompts, before, after, strict=True)
@@ -161,19 +161,19 @@ def _samples(prepared: Prepared, before: Sequence[str], after: Sequence[str]) ->
 
 
 def score_and_probe(base: FrozenBase, judge: Judge) -> tuple[Score, ProbeOfRun]:
-    """The untrained model's score on the test split, and its frozen probe, for which that pass over
-    the test split is enough where the architecture lets it.
+    """The untrained model's score on the test split, and its frozen probe. Both share one pass over
+    the test split if the architecture allows it.
     """
     prepared, clock = judge.prepared, judge.clock
     recipe, encoded = prepared.recipe, prepared.encoded
     with clock.stage("probe"):
-        found = tried(base, encoded.train)
+        trial = tried(base, encoded.train)
     with clock.stage("evaluate"):
-        beside = beside_scores(base, encoded.test) if found.beside else nullcontext()
-        with beside as seen:
+        shared_pass = beside_scores(base, encoded.test) if trial.beside else nullcontext()
+        with shared_pass as seen:
             before = judge.score(base.engine)
-    if found.failed:
-        return before, ProbeOfRun(found.failed)
+    if trial.failed:
+        return before, ProbeOfRun(trial.failed)
     planned = forward_tokens(recipe, encoded, prepared.trained_share)
     embeddings = base.model.get_input_embeddings().weight
     numbers = max(1, prepared.total_parameters - embeddings.numel())
@@ -183,24 +183,24 @@ def score_and_probe(base: FrozenBase, judge: Judge) -> tuple[Score, ProbeOfRun]:
 
 
 def _scores_of(probe: ProbeOfRun | None) -> dict[str, dict[str, float]]:
-    """As a baseline."""
+    """The probe's scores as a baseline; empty if there is no probe."""
     return {} if probe is None or probe.found is None else {ROW: probe.found.score.metrics}
 
 
 def load(prepared: Prepared, accelerator: Accelerator) -> LoadedModel:
-    """The base with its weights and an untrained head; set the seed first."""
+    """Loads the base with its weights and an untrained head; set the seed first."""
     recipe = prepared.recipe
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
     head, dropout = prepared.encoded.head, recipe.training.dropout
     loaded = load_weights(prepared.base, head, dtype, accelerator.device, dropout)
-    if loaded.quantized:  # what the rehearsal told of shapes, once more of what is there
+    if loaded.quantized:  # as the rehearsal did with shapes, now with the loaded layers
         check_quantized(prepared.base, loaded.model, loaded.quantized)
-    release_memory()  # of what was quantized
+    release_memory()  # the weights before quantization
     return loaded
 
 
 def inject(loaded: LoadedModel, prepared: Prepared) -> nn.Module:
-    """The model that is trained."""
+    """Injects the method; returns the model to train, with the start adapter's values if any."""
     recipe, base = prepared.recipe, prepared.base
     model = recipe.method.inject(loaded.model, prepared.encoded, loaded.head)
     train_added_tokens(model, base.added_ids)
@@ -210,14 +210,14 @@ def inject(loaded: LoadedModel, prepared: Prepared) -> nn.Module:
 
 
 def engine_of(model: nn.Module, prepared: Prepared, accelerator: Accelerator) -> Engine:
-    """The engine of a model in batches that every architecture bears."""
+    """The engine of a model with padded batches, which every architecture supports."""
     recipe, encoded = prepared.recipe, prepared.encoded
     loss, tokens = recipe.task.loss(recipe.training), recipe.training.micro_batch_tokens
     return Engine.of(model, encoded.head, loss, encoded.pad_token_id, tokens, accelerator)
 
 
 def with_start_values(engine: Engine, prepared: Prepared) -> Prepared:
-    """With the losses that the model gives now, where the task's loss compares with them."""
+    """Adds the model's current losses to the examples, if the task's loss compares with them."""
     if not engine.loss.needs_start_values:
         return prepared
     values = {
@@ -227,7 +227,7 @@ def with_start_values(engine: Engine, prepared: Prepared) -> Prepared:
 
 
 def decide(engine: Engine, prepared: Prepared) -> Decision:
-    """What the task decides on the validation split, if it decides something."""
+    """The task's decision on the validation split; an empty one if the task decides nothing."""
     task, validation = prepared.recipe.task, prepared.encoded.validation
     if not task.decides:
         return Decision()
@@ -236,7 +236,7 @@ def decide(engine: Engine, prepared: Prepared) -> Decision:
 
 
 def choose_trained(model: nn.Module, prepared: Prepared, accelerator: Accelerator) -> Chosen:
-    """The fastest way to train it that computes the right thing."""
+    """The fastest way to train the model that passes the self-check."""
     recipe, encoded = prepared.recipe, prepared.encoded
     layouts = tuple(way for way in _layouts(recipe) if way in recipe.method.layouts)
     engine = engine_of(model, prepared, accelerator)
@@ -244,7 +244,7 @@ def choose_trained(model: nn.Module, prepared: Prepared, accelerator: Accelerato
 
 
 def fit(engine: Engine, prepared: Prepared, clock: Clock, console: Console) -> TrainResult:
-    """Trains, with scores on the validation split, whose memory is counted apart."""
+    """Trains with validations, which the clock counts as a stage of their own."""
     recipe, encoded = prepared.recipe, prepared.encoded
 
     def validate(engine: Engine) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Scores a model on the splits of a prepared recipe, what it writes among them."""
+"""Scores a model on the splits of a prepared recipe, including the texts it writes."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class Judge:
     console: Console
 
     def score(self, engine: Engine, decision: Decision | None = None) -> Score:
-        """The task's score on the test split, but for the metrics of written texts."""
+        """The task's score on the test split, without the metrics of written texts."""
         test = self.prepared.encoded.test
         pace = Pace(says(self.console), "test", len(test))
         return evaluate(engine, test, self.prepared.recipe.task, pace.advance, decision)
 
-    def judged(self, engine: Engine, decision: Decision) -> Judged:
-        """The whole score on the test split, and what the model writes."""
+    def score_and_answers(self, engine: Engine, decision: Decision) -> Judged:
+        """The whole score on the test split, and the model's written answers."""
         with self.clock.stage("evaluate"):
             score = self.score(engine, decision)
         return self.with_answers(score, engine)
 
     def with_answers(self, score: Score, engine: Engine) -> Judged:
-        """The score with the metrics of what the model writes for the test prompts."""
+        """Adds the metrics of the answers that the model writes to the test prompts."""
         prompts = self.prepared.encoded.prompts
         with self.clock.stage("generate"):
             answers = write_answers(engine, self.prepared, prompts, "written answers", self.console)
@@ -48,14 +48,14 @@ class Judge:
 
 @dataclass(frozen=True)
 class Judged:
-    """A model's score on the test split, and what it writes for the test prompts."""
+    """A model's score on the test split, and its written answers to the test prompts."""
 
     score: Score
     answers: list[str]
 
 
 def validation_score(engine: Engine, prepared: Prepared, console: Console) -> Score:
-    """The task's score on the validation split; with those of written texts only if the recipe's
+    """The task's score on the validation split; with metrics of written texts only if the recipe's
     metric is one of them.
     """
     recipe, encoded = prepared.recipe, prepared.encoded
@@ -71,10 +71,10 @@ def validation_score(engine: Engine, prepared: Prepared, console: Console) -> Sc
 def write_answers(
     engine: Engine, prepared: Prepared, prompts: Sequence[Prompt], what: str, console: Console
 ) -> list[str]:
-    """What the model writes for prompts.
+    """The model's written answers to prompts.
 
     Args:
-        what: is written, as progress says it.
+        what: name of the answers in progress messages.
     """
     pace = Pace(says(console), what, len(prompts))
     ids = [prompt.input_ids for prompt in prompts]

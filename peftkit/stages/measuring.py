@@ -1,7 +1,7 @@
-"""What a base costs under a method, from copies of it that have a few blocks and random weights.
+"""Measures a base's cost under a method on copies of it with few blocks and random weights.
 
-Memory and time grow linearly with the number of blocks, so that two copies, measured on the run's
-own worst batch, tell those of the whole:
+Memory and time grow linearly with the number of blocks, so two copies, measured on the run's own
+largest batch, give those of the whole:
 
     cost(L) = cost(k) + (L - k) / 3 * (cost(k + 3) - cost(k))
 """
@@ -30,7 +30,7 @@ from peftkit.errors import MethodError
 from peftkit.methods.method import Layout, Method, trainable_parameters
 from peftkit.methods.targets.targets import names_a_block
 from peftkit.recipe import Recipe
-from peftkit.stages.small_copies import least_blocks, shrunk
+from peftkit.stages.small_copies import least_blocks, shrink_base
 from peftkit.training.forward.batching import Worst, padded_tokens, worst_micro_batch
 from peftkit.training.forward.engine import Engine
 from peftkit.training.forward.forward_pass import base_of
@@ -40,61 +40,61 @@ from peftkit.training.forward.self_check import cannot_pack, shares
 from peftkit.training.loop import keep_few_activations
 
 MOST_BLOCKS = 6
-"""Of the smaller copy; a method may need as many."""
+"""Most blocks of the smaller copy; a method may need as many."""
 APART = 3
-"""Blocks that the larger copy has more."""
+"""Additional blocks of the larger copy."""
 WHOLE_BLOCKS = 12
-"""Most blocks of a base that is measured as it is where a small copy will not do."""
+"""Most blocks of a base that is measured whole where a small copy cannot stand for it."""
 MEASURED_SECONDS = 1.5
-"""For which a pass is repeated in a plan; the quickest counts."""
+"""Seconds for which a pass is repeated in a plan; the fastest counts."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a model of some depth; megabytes are 2^20 bytes."""
+    """Memory and time of a model of some depth; megabytes are 2^20 bytes."""
 
     weights_mb: float
     quantization_state_mb: float
     trained_numbers: float
     training_mb: float
-    """Most that is alive at once in a forward and backward pass of the worst batch, besides
-    weights and the gradients of what is trained: activations, their gradients, logits."""
+    """Peak in a forward and backward pass of the largest batch, without weights and the gradients
+    of trained parameters: activations, their gradients, logits."""
     evaluation_mb: float
-    """The same of a forward pass alone."""
+    """The same for a forward pass alone."""
     kept_mb: float
-    """Hidden states of all examples, where lower blocks are frozen."""
+    """Hidden states kept for all examples, if lower blocks are frozen."""
     training_seconds: float
-    """Of a token in the forward and backward pass; 0 if time was not measured."""
+    """Seconds per token of a forward and backward pass; 0 if time was not measured."""
     evaluation_seconds: float
-    """The same of a forward pass alone."""
+    """The same for a forward pass alone."""
 
     def at(self, other: Cost, share: float) -> Cost:
-        """On the line from this cost to another, so many times as far away as that."""
+        """The cost on the line from this one to another, at `share` times their distance."""
         pairs = zip(asdict(self).items(), asdict(other).values(), strict=True)
         return Cost(**{name: one + share * max(0.0, two - one) for (name, one), two in pairs})
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is measured: a recipe's method on copies of its base, in its own batches."""
+    """The setting of a measurement: a recipe's method on copies of its base, in its own batches."""
 
     recipe: Recipe
     base: OpenedBase
     encoded: Encoded
     accelerator: Accelerator
     timed: bool
-    """Whether time is measured, and not memory alone."""
+    """Whether to measure time, not only memory."""
     layout: Layout
     worst: Worst
-    """The micro-batch with most tokens."""
+    """The micro-batch with the most tokens."""
     seconds: float
-    """For which a pass is repeated, at least twice, if time is measured."""
+    """Seconds for which a pass is repeated, at least twice, if time is measured."""
 
 
 def make_trial(
     recipe: Recipe, base: OpenedBase, encoded: Encoded, accelerator: Accelerator, timed: bool
 ) -> Trial:
-    """With the layout that the batches will have, unless the self-check finds it wrong."""
+    """A trial in the layout of the run's batches, assuming that the self-check accepts it."""
     packs = recipe.training.layout == "auto" and "packed" in recipe.method.layouts
     model = empty_model(base, encoded.head).model
     packs = packs and not cannot_pack(model)
@@ -109,25 +109,25 @@ def measure(trial: Trial) -> Cost:
     """The cost of the whole base under the recipe's method.
 
     Raises:
-        MethodError: the method cannot be put into a copy with few blocks.
+        MethodError: the method cannot be injected into a copy with few blocks.
     """
     blocks, method = depth(trial.base), measured_method(trial.recipe.method, trial.base)
     first = min(least_blocks(trial.base), blocks)
     sizes = range(first, 1 + min(max(MOST_BLOCKS, first), blocks))
-    if names_blocks(method):  # a copy with other blocks would be another matter
+    if names_blocks(method):  # a copy with other blocks would not have them
         sizes = range(blocks, blocks + (blocks <= WHOLE_BLOCKS))
     failed = MethodError(
         "the method names single blocks, and the base is too large to be measured as a whole",
-        "give `method.target_modules` by names, or go without a plan",
+        "give `method.target_modules` by names, or do without a plan",
     )
     for least in sizes:
         try:
-            one = _small(least, trial, method)
+            one = _measure_copy(least, trial, method)
             if blocks == least:
                 return one
             more = min(APART, blocks - least)
-            two = _small(least + more, trial, method)
-        except MethodError as error:  # it trains the last two blocks, and there is one
+            two = _measure_copy(least + more, trial, method)
+        except MethodError as error:  # such as a method that trains the last two blocks of one
             failed = error
         else:
             return replace(one.at(two, (blocks - least) / more), kept_mb=two.kept_mb)
@@ -135,15 +135,15 @@ def measure(trial: Trial) -> Cost:
 
 
 def measured_method(method: Method, base: OpenedBase) -> Method:
-    """What is measured for a method: on a base that is too large to be measured as a whole, one for
-    all blocks in the place of one for some, which takes at least as much.
+    """The method to measure in a method's place: on a base too large to be measured whole, one for
+    all blocks instead of some, which costs at least as much.
     """
-    found = method.cost_proxy()
-    return found.in_every_block() if depth(base) > WHOLE_BLOCKS else found
+    proxy = method.cost_proxy()
+    return proxy.in_every_block() if depth(base) > WHOLE_BLOCKS else proxy
 
 
 def names_blocks(method: Method) -> bool:
-    """Whether the method is for blocks of certain numbers, of which a small copy has others."""
+    """Whether the method names blocks by number, which a small copy may not have."""
     settings = getattr(method, "config", None) or dict(method)
     if settings.get("layers_to_transform") not in (None, (), []):
         return True
@@ -154,18 +154,18 @@ def names_blocks(method: Method) -> bool:
     return any(map(names_a_block, names))
 
 
-def _small(num_blocks: int, trial: Trial, method: Method) -> Cost:
-    """Measures a copy of so many blocks."""
+def _measure_copy(num_blocks: int, trial: Trial, method: Method) -> Cost:
+    """Measures a copy of the base with this number of blocks."""
     recipe, base, encoded = trial.recipe, trial.base, trial.encoded
     device = trial.accelerator.device
     with (
         tempfile.TemporaryDirectory(prefix="peftkit-") as folder,
         torch.random.fork_rng(devices_of(device)),
     ):
-        small = shrunk(base, encoded.head, num_blocks, Path(folder))
+        small = shrink_base(base, encoded.head, num_blocks, Path(folder))
         dtype = weights_dtype(recipe.base, method.trains_base_weights)
         loaded = load_weights(small, encoded.head, dtype, device, recipe.training.dropout)
-        held = footprint(loaded.model)
+        memory = footprint(loaded.model)
         model = method.inject(loaded.model, encoded, loaded.head)
         train_added_tokens(model, base.added_ids)
     if recipe.training.gradient_checkpointing:
@@ -180,10 +180,10 @@ def _small(num_blocks: int, trial: Trial, method: Method) -> Cost:
         trial.layout,
     )
     train, evaluate = _passes(engine, trial)
-    evaluate.run()  # what is made once is there
+    evaluate.run()  # makes what is made once, so that it is not measured
     cost = Cost(
-        held.weights_mb,
-        held.quantization_state_mb,
+        memory.weights_mb,
+        memory.quantization_state_mb,
         float(sum(p.numel() for p in trainable_parameters(model).values())),
         _most_in_training(model, train, trial),
         _most_alive(evaluate.run, device),
@@ -199,7 +199,7 @@ def _small(num_blocks: int, trial: Trial, method: Method) -> Cost:
 
 
 def _kept_mb(engine: Engine, trial: Trial) -> float:
-    """What a frozen trunk gives for all examples, if it is kept."""
+    """Memory of a frozen trunk's outputs for all examples, in MB; 0 if they are not kept."""
     encoded = trial.encoded
     if not engine.forward.packed or trial.recipe.training.num_epochs < 2:
         return 0.0
@@ -221,11 +221,11 @@ class _Pass:
 
     run: Callable[[], None]
     tokens: int
-    """Of examples that take as long, of the average kind."""
+    """Tokens of average examples that take as long."""
 
 
 def _passes(engine: Engine, trial: Trial) -> tuple[_Pass, _Pass]:
-    """The worst batch forward and backward, and the worst of evaluation forward."""
+    """The largest training batch forward and backward, and the largest test batch forward."""
     encoded, layout, model = trial.encoded, trial.layout, engine.model
     long = engine.batches(encoded.test)[0]
     longest = engine.batch(encoded.test, long)
@@ -250,8 +250,8 @@ def _passes(engine: Engine, trial: Trial) -> tuple[_Pass, _Pass]:
 
 
 def _most_in_training(model: nn.Module, train: _Pass, trial: Trial) -> float:
-    """Most memory besides weights and gradients, in MB. The latter are there from the start if a
-    micro-batch goes ahead, else they come as activations go.
+    """Peak memory besides weights and gradients, in MB. Gradients exist from the start if another
+    micro-batch comes first; else they are allocated while activations are freed.
     """
     train.run()
     gradients = [p.grad for p in trainable_parameters(model).values() if p.grad is not None]
@@ -263,7 +263,7 @@ def _most_in_training(model: nn.Module, train: _Pass, trial: Trial) -> float:
 
 
 def _most_alive(run: Callable[[], None], device: torch.device) -> float:
-    """Most memory that a computation holds besides what was there before, in MB."""
+    """Peak memory that a computation adds to what was allocated before, in MB."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -276,12 +276,12 @@ def _most_alive(run: Callable[[], None], device: torch.device) -> float:
 
 
 def _quickest(run: Callable[[], None], seconds: float) -> float:
-    """Seconds of a computation, the shortest of several, repeated for so long in all."""
-    found: list[float] = []
-    while len(found) < 2 or sum(found) < seconds:
+    """Seconds of the fastest of several runs of a computation, repeated for `seconds` in total."""
+    times: list[float] = []
+    while len(times) < 2 or sum(times) < seconds:
         started = time.perf_counter()
         run()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        found.append(time.perf_counter() - started)
-    return min(found)
+        times.append(time.perf_counter() - started)
+    return min(times)

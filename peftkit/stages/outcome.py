@@ -1,4 +1,4 @@
-"""What a run comes to: scores and answers before and after, and the time and memory it took."""
+"""The outcome of a run: scores and answers before and after, and the time and memory it took."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from peftkit.training.account import TrainResult
 
 @dataclass(frozen=True)
 class Outcome:
-    """What training came to."""
+    """The results of training."""
 
     before: Score
     baselines: dict[str, dict[str, float]]
@@ -28,15 +28,15 @@ class Outcome:
     samples: tuple[Sample, ...]
     result: TrainResult
     notes: tuple[str, ...]
-    """Of the self-check: which faster ways were left out, and why."""
+    """The self-check's: which faster ways were left out, and why."""
     trainable_parameters: int
     base_memory: Footprint
     unquantized: list[str]
-    """Modules of a quantized base that hold weights and are not quantized, embeddings left out."""
+    """Modules of a quantized base with weights that are not quantized, except embeddings."""
     decision: Decision
-    """Of the task, with the best weights."""
+    """The task's, for the best weights."""
     probe: ProbeOfRun | None
-    """The frozen probe, whose scores are among the baselines; None where the task has none."""
+    """The frozen probe, whose scores are among the baselines; None if the task has none."""
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Scores on the test split, for the adapter's record."""
@@ -45,7 +45,7 @@ class Outcome:
 
 @dataclass
 class Clock:
-    """Wall-clock seconds of each stage, and the most memory in it."""
+    """Wall-clock seconds and peak memory of each stage."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seconds: dict[str, float] = field(default_factory=dict)
@@ -54,8 +54,8 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Adds the time inside to a stage; of a stage inside another one, only to the outer. The
-        memory of each is its own.
+        """Adds the time inside to a stage; the time of nested stages counts only for the outermost.
+        Memory counts for the innermost.
         """
         self._note()
         self._open.append(name)
@@ -70,11 +70,11 @@ class Clock:
 
     @property
     def peak_mb(self) -> float:
-        """Most memory of all stages so far."""
+        """Peak memory of all stages so far."""
         return max(self.peaks_mb.values())
 
     def _note(self) -> None:
-        """What was reached up to here belongs to the innermost stage."""
+        """Adds the peak since the last call to the innermost stage."""
         if self._open:
             name, peak = self._open[-1], peak_memory_mb(self.device)
             self.peaks_mb[name] = max(self.peaks_mb.get(name, 0.0), peak)

@@ -1,4 +1,4 @@
-"""What a run will take, before its weights are loaded."""
+"""Estimates a run's memory and time before its weights are loaded."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from peftkit.stages.measuring import Cost, make_trial, measure, measured_method
 from peftkit.training.forward.steps import number_of_steps
 
 STATE = {"adamw": 8, "sgd": 4, "adamw_8bit": 2, "paged_adamw_8bit": 2, "lion": 4}
-"""Bytes of the optimizer's state for each trained number."""
+"""Bytes of optimizer state per trained number."""
 FORWARD_OF_FULL = 3
-"""Forward passes that a pass of full fine-tuning takes as long as: there are as many products again
-for the gradients of what each layer was given, and for those of its weights."""
+"""Cost of a training pass of full fine-tuning, in forward passes: the backward pass has as many
+products for the gradients of each layer's inputs, and as many again for those of its weights."""
 SAVES = 0.95
-"""Less than this share of full fine-tuning's memory or time counts as saved."""
+"""A saving is less than this share of full fine-tuning's memory or time."""
 
 
 def make_plan(
@@ -36,16 +36,16 @@ def make_plan(
     *,
     timed: bool,
 ) -> Plan:
-    """Measures two small copies of the base under the recipe's method.
+    """Plans a run by measuring two small copies of the base under the recipe's method.
 
     Args:
-        parameters: how many are trained, and how many there are.
-        timed: whether to measure time as well, and full fine-tuning beside it.
+        parameters: numbers of trained parameters and of all.
+        timed: whether to measure time as well, and full fine-tuning for comparison.
     """
-    recipe.task.baselines(encoded)  # loads the libraries that scores need, and they count
+    recipe.task.baselines(encoded)  # imports the libraries that scores need, whose memory counts
     trial = make_trial(recipe, base, encoded, accelerator, timed)
     cost = replace(measure(trial), trained_numbers=float(parameters[0]))
-    # with what the allocator keeps of the copies, as it will of the run
+    # includes what the allocator keeps after the copies, as it will in the run
     process = resident_mb() if accelerator.device.type == "cpu" else 0.0
     course = _course(recipe, encoded)
     parts, peaks = _memory(recipe, base, cost, process, parameters[1], course)
@@ -53,17 +53,15 @@ def make_plan(
     full: dict[str, float] = {}
     if timed and not recipe.method.trains_base_weights and base.spec.quantization == "none":
         other = recipe.with_(method=FullFineTuning())
-        of_full = measure(make_trial(other, base, encoded, accelerator, timed))
+        full_cost = measure(make_trial(other, base, encoded, accelerator, timed))
         full = {
-            "peak_mb": peak_of(_memory(other, base, of_full, process, parameters[1], course)[1]),
-            "training_seconds": _seconds(of_full, encoded, course)["training"],
+            "peak_mb": peak_of(_memory(other, base, full_cost, process, parameters[1], course)[1]),
+            "training_seconds": _seconds(full_cost, encoded, course)["training"],
         }
     worst = trial.worst.indices
     notes = _notes(recipe, peaks, seconds, full, accelerator.device)
     if measured_method(recipe.method, base) != recipe.method.cost_proxy():
-        notes.append(
-            "measured with all blocks adapted, which takes more than those that are chosen"
-        )
+        notes.append("measured with all blocks adapted, which takes more than the chosen ones")
     return Plan(
         *parameters,
         layout=trial.layout,
@@ -80,11 +78,11 @@ def make_plan(
 
 @dataclass(frozen=True)
 class _Course:
-    """How long a run is, if nothing stops it before."""
+    """The length of a run that nothing stops early."""
 
     steps: int
     passes: float
-    """Over the training rows."""
+    """Passes over the training rows."""
     validations: int
 
 
@@ -97,14 +95,14 @@ def _course(recipe: Recipe, encoded: Encoded) -> _Course:
 
 
 def forward_tokens(recipe: Recipe, encoded: Encoded, trained_share: float) -> float:
-    """A run's work on the base, counted in tokens that pass forward through all of it.
+    """A run's work on the base, in tokens of a forward pass through the whole base.
 
-    A training token passes forward, and its gradients pass back through the blocks that are above
-    the lowest trained tensor, twice where weights of the base get gradients too. Blocks below are
+    A training token passes forward, and its gradients pass back through the blocks above the lowest
+    trained tensor, which counts twice if weights of the base get gradients too. Blocks below are
     passed once, whatever the number of epochs. Loading, saving and writing answers are left out.
 
     Args:
-        trained_share: of the blocks, those that gradients pass through.
+        trained_share: share of the blocks that gradients pass through.
     """
     course = _course(recipe, encoded)
     validations = 1 + (course.validations - 1) * trained_share
@@ -116,8 +114,8 @@ def forward_tokens(recipe: Recipe, encoded: Encoded, trained_share: float) -> fl
 
 
 def _forward_passes(recipe: Recipe, course: _Course, trained_share: float) -> float:
-    """Passes over the training rows, backward ones counted in forward ones; see `forward_tokens`.
-    A pass of full fine-tuning is `FORWARD_OF_FULL` of them.
+    """Cost of the passes over the training rows, in forward passes; see `forward_tokens`. A pass of
+    full fine-tuning is `FORWARD_OF_FULL` of them.
     """
     back = FORWARD_OF_FULL - 1 if recipe.method.trains_base_weights else 1
     first = min(1.0, course.passes)
@@ -125,7 +123,7 @@ def _forward_passes(recipe: Recipe, course: _Course, trained_share: float) -> fl
     return first * (1 + back * trained_share) + later * (1 + back) * trained_share
 
 
-def expected_of(
+def estimate_from_full(
     recipe: Recipe,
     base: OpenedBase,
     encoded: Encoded,
@@ -133,12 +131,12 @@ def expected_of(
     trained_share: float,
     full: Cost,
 ) -> tuple[float, dict[str, float]]:
-    """Most memory in MB, and the seconds of training and evaluation, of a recipe whose own cost was
-    not measured, but that of full fine-tuning on the same base and data.
+    """Estimates a recipe's peak memory in MB and its seconds of training and evaluation, from the
+    measured cost of full fine-tuning on the same base and data.
 
     Args:
-        parameters: how many are trained, and how many there are.
-        trained_share: of the blocks, those that gradients pass through.
+        parameters: numbers of trained parameters and of all.
+        trained_share: share of the blocks that gradients pass through.
     """
     course = _course(recipe, encoded)
     passes = _forward_passes(recipe, course, trained_share) / FORWARD_OF_FULL
@@ -155,7 +153,7 @@ def expected_of(
 
 
 def _bytes_of_weight(base: OpenedBase) -> float:
-    """Of a number of the base, embeddings and scales of quantized ones aside."""
+    """Bytes of one weight of the base, not counting embeddings and scales of quantized weights."""
     if base.spec.quantization == "none":
         return 4.0
     return 1.0 if base.spec.quantization == "int8" else 0.5
@@ -169,9 +167,9 @@ def _memory(
     numbers: int,
     course: _Course,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """What memory is for in training, and the peaks of the stages.
+    """The parts of memory in training, and the peaks of the stages, in MB.
 
-    On a CPU the process itself counts, and the copy of the best weights, which is there from the
+    On a CPU the process itself counts, and the copy of the best weights, which exists from the
     first validation on; a GPU holds neither.
     """
     trained = cost.trained_numbers / 2**20
@@ -202,7 +200,7 @@ def _memory(
 
 
 def _seconds(cost: Cost, encoded: Encoded, course: _Course) -> dict[str, float]:
-    """Expected of the whole run; what a frozen trunk saves aside."""
+    """Expected seconds of the whole run, without what a frozen trunk saves."""
     evaluated = 2 * encoded.test.num_tokens + course.validations * encoded.validation.num_tokens
     return {
         "training": cost.training_seconds * course.passes * encoded.train.num_tokens,
@@ -217,29 +215,31 @@ def _notes(
     full: dict[str, float],
     device: torch.device,
 ) -> list[str]:
-    """What a person should know before starting."""
+    """Warnings about memory, and savings over full fine-tuning."""
     notes = []
-    peak, there = peak_of(peaks), _available_mb(device)
-    if peak > there:
-        way = "set `training.gradient_checkpointing`, or lower `training.micro_batch_tokens`"
+    peak, available = peak_of(peaks), _available_mb(device)
+    if peak > available:
+        remedy = "set `training.gradient_checkpointing`, or lower `training.micro_batch_tokens`"
         if recipe.training.gradient_checkpointing:
-            way = "lower `training.micro_batch_tokens`, or load the base in 4 bits"
-        notes.append(f"it will not fit: {peak:,.0f} MB are needed, {there:,.0f} MB are free; {way}")
+            remedy = "lower `training.micro_batch_tokens`, or load the base in 4 bits"
+        notes.append(
+            f"it will not fit: {peak:,.0f} MB are needed, {available:,.0f} MB are free; {remedy}"
+        )
     if full:
         memory = peak / full["peak_mb"]
         took = seconds["training"] / full["training_seconds"]
         kind, saved = recipe.method.kind(), [w for w, x in (("memory", memory), ("time", took))
                                              if x < SAVES]  # fmt: skip
-        told = f"{memory:.0%} of full fine-tuning's memory and {took:.0%} of its time"
+        costs = f"{memory:.0%} of full fine-tuning's memory and {took:.0%} of its time"
         if saved:
-            notes.append(f"{kind} takes {told}")
+            notes.append(f"{kind} takes {costs}")
         else:
-            notes.append(f"{kind} will save neither memory nor time here: {told}")
+            notes.append(f"{kind} will save neither memory nor time here: {costs}")
     return notes
 
 
 def _available_mb(device: torch.device) -> float:
-    """Memory that this process may come to hold, in MB."""
+    """Memory that this process can have in total, in MB."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0] / 2**20)
     return resident_mb() + float(psutil.virtual_memory().available / 2**20)

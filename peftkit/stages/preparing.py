@@ -1,4 +1,4 @@
-"""Everything about a run that needs no weights; it finds all that can be wrong without them."""
+"""Prepares a run without weights, and finds every error that can be found without them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from peftkit.data.ragged import Array
 from peftkit.errors import MethodError
 from peftkit.evaluation.writing import check_prompts
 from peftkit.recipe import Recipe
-from peftkit.stages.early import Rows, look
+from peftkit.stages.early import Rows, check_early
 from peftkit.stages.rehearsal import rehearse
 from peftkit.tasks.task import Piece
 from peftkit.training.budget import budget_notes
@@ -29,41 +29,41 @@ from peftkit.training.threads import resolved_threads
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe whose data and base were found to be good, before any weight is loaded."""
+    """A recipe whose data and base passed every check that needs no weights."""
 
     recipe: Recipe
-    """With what is decided before step 1: the quantization of the base's files, the threads, the
-    system prompt that all conversations have."""
+    """The recipe with what is resolved before step 1: the quantization of the base's files, the
+    threads, the system prompt that all conversations share."""
     ledger: Ledger
     base: OpenedBase
     encoded: Encoded
     start: Start | None
-    """The adapter that training goes on from."""
+    """The adapter that training continues from, if any."""
     trainable_parameters: int
     total_parameters: int
     trained_share: float
-    """Of the base's blocks: those that gradients pass through."""
+    """Share of the base's blocks that gradients pass through."""
 
     def example(self) -> tuple[Piece, ...]:
-        """The first training example as the model reads it, and what of it is supervised."""
+        """The first training example as the model reads it, with its supervised parts marked."""
         task, encoded = self.recipe.task, self.encoded
         return task.show(0, encoded.train, encoded.head, self.base.tokenizer)
 
 
 def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
-    """Everything that needs no weights: rows, splits, tokens, and a rehearsal of the injection.
+    """Prepares what needs no weights: rows, splits, tokens, and a rehearsal of the injection.
 
     Args:
-        rows: of the recipe, if `look` has read them already.
+        rows: the recipe's rows, if `check_early` has already read them.
 
     Raises:
-        PeftkitError: whatever is wrong with recipe, data or base, with what to do about it.
+        PeftkitError: something is wrong with recipe, data or base.
     """
     _check_packages(recipe)
-    splits, ledger = rows or look(recipe)
+    splits, ledger = rows or check_early(recipe)
     start = find_start(recipe)
-    asked = recipe.base.added_tokens
-    spec = recipe.base.with_(added_tokens=tuple(dict.fromkeys((*asked, *recipe.task.tokens()))))
+    wanted_tokens = (*recipe.base.added_tokens, *recipe.task.tokens())
+    spec = recipe.base.with_(added_tokens=tuple(dict.fromkeys(wanted_tokens)))
     base = open_base(spec, recipe.method.position_offset, recipe.task.one_output)
     if reason := recipe.method.refuses(
         recipe.task.expected_head, base.spec
@@ -99,7 +99,7 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
 
 
 def _check_packages(recipe: Recipe) -> None:
-    """Raises MissingPackageError if a package is missing that not every recipe needs."""
+    """Raises MissingPackageError if an optional package that the recipe needs is missing."""
     check_tracker(recipe.training.report_to)
     if recipe.base.quantization != "none":
         require("bitsandbytes", f"`base.quantization {recipe.base.quantization}` needs")
@@ -108,7 +108,7 @@ def _check_packages(recipe: Recipe) -> None:
 
 
 def _token_ids(encoded: Encoded) -> Iterator[Array]:
-    """Of all examples, in all streams."""
+    """Token ids of all examples, in all streams."""
     for examples in encoded.splits().values():
         for name, column in examples.inputs.items():
             if name.endswith("input_ids"):

@@ -1,4 +1,4 @@
-"""The record of a run, made from what its stages have left."""
+"""Makes the record of a run from the results of its stages."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def make_record(
     """The record of a finished run.
 
     Args:
-        saved: the folder of the adapter.
-        probe_difference: how far its answers to the probes are from the trained model's.
-        serve: what the adapter can be written as -> the command that does.
+        saved: the adapter's folder.
+        probe_difference: distance of its answers to the probes from the trained model's.
+        serve: program -> the command that writes the adapter for it.
     """
     result, folder = outcome.result, saved.parent
     padding = max(0.0, 1 - result.num_tokens / max(1, result.num_padded_tokens))

@@ -1,4 +1,4 @@
-"""Injects a method into a model of shapes, so that what cannot work is known without weights."""
+"""Injects a method into a model without weights, to find what cannot work before loading them."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from peftkit.recipe import Training
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a method comes to in a base, as far as shapes tell."""
+    """What shapes alone show of a method in a base."""
 
     trainable_parameters: int
     total_parameters: int
     trained_share: float
     """Share of the base's blocks that gradients pass through."""
     notes: tuple[str, ...] = ()
-    """What a person should know before training."""
+    """Warnings before training."""
 
 
 def rehearse(
@@ -49,31 +49,31 @@ def rehearse(
     training: Training,
     start: Path | None = None,
 ) -> Rehearsal:
-    """Injects the method into a model of shapes without values.
+    """Injects the method into a model that has shapes but no values.
 
     Args:
-        start: folder of an adapter that must fit into it.
+        start: folder of an adapter that must fit into the model.
 
     Raises:
-        MethodError: the architecture does not have what the method needs.
-        AdapterError: the adapter to start from is of another method, or has other settings.
-        BaseModelError: the architecture cannot serve the task, or not as the training wants it, or
+        MethodError: the architecture lacks something that the method needs.
+        AdapterError: the adapter to start from has another method or other settings.
+        BaseModelError: the architecture does not support the task or the training's settings, or
             less than half of it would be quantized.
     """
     empty = empty_model(base, encoded.head, training.dropout)
     total = count(empty.model.parameters())
     if training.gradient_checkpointing and not empty.model.supports_gradient_checkpointing:
         raise BaseModelError(
-            f"{type(empty.model).__name__} cannot compute its activations again",
+            f"{type(empty.model).__name__} cannot recompute its activations",
             "leave `training.gradient_checkpointing` out",
         )
     shapes, notes = empty_model(base, encoded.head), [*method.notes(empty.model, empty.head)]
     if base.spec.quantization != "none":
         shapes = quantized_empty(base, shapes)
-        found = count_quantized(shapes.model, shapes.head)
-        check_quantized(base, shapes.model, found)
+        quantized = count_quantized(shapes.model, shapes.head)
+        check_quantized(base, shapes.model, quantized)
         _check_layers_are_called(base, encoded, shapes.model, empty.model)
-        notes.append(note_on_quantized(base, shapes.model, found))
+        notes.append(note_on_quantized(base, shapes.model, quantized))
     model = _inject_into_shapes(shapes, base, encoded, method)
     if start is not None and next(model.parameters()).is_meta:
         method.restore(model, start)
@@ -86,8 +86,8 @@ def rehearse(
 def _check_layers_are_called(
     base: OpenedBase, encoded: Encoded, quantized: nn.Module, plain: nn.Module
 ) -> None:
-    """Raises BaseModelError if the architecture computes with a weight that is stored in 4 or 8
-    bits, instead of calling its layer.
+    """Raises BaseModelError if the architecture computes with a weight stored in 4 or 8 bits
+    instead of calling its layer.
     """
     inputs = _first_inputs(encoded)
     if not (layers := layers_read_past(quantized, inputs)):
@@ -95,11 +95,11 @@ def _check_layers_are_called(
     try:
         with torch.no_grad():
             plain.eval()(**inputs)
-    except Exception:  # nothing can be told from shapes: values are needed, or other kernels
+    except Exception:  # shapes are not enough: values or other kernels are needed
         return
     raise BaseModelError(
-        f"{type(plain).__name__} computes with the weight of `{layers[0]}` itself, which it cannot "
-        f"where that is stored as {base.spec.quantization}",
+        f"{type(plain).__name__} computes with the weight of `{layers[0]}` itself, which is "
+        f"impossible if it is stored as {base.spec.quantization}",
         ANOTHER,
     )
 
@@ -107,46 +107,46 @@ def _check_layers_are_called(
 def _inject_into_shapes(
     shapes: LoadedModel, base: OpenedBase, encoded: Encoded, method: Method
 ) -> nn.Module:
-    """The model with the method in it, in the truest surroundings that need no weights: as it is,
-    without quantized layers, or with values that mean nothing, in memory that is not touched.
+    """The model with the method injected, as faithful as possible without weights: as it is, else
+    without quantized layers, else with uninitialized values in untouched memory.
     """
     kinds: list[Callable[[], LoadedModel]] = [
         lambda: shapes,
-        lambda: _with_meaningless_values(empty_model(base, encoded.head)),
+        lambda: _with_uninitialized_values(empty_model(base, encoded.head)),
     ]
     if base.spec.quantization != "none":
         kinds.insert(1, lambda: empty_model(base, encoded.head))
     failed: RuntimeError | None = None
     for make in kinds:
-        made = make()
+        candidate = make()
         try:
-            return method.inject(made.model, encoded, made.head)
+            return method.inject(candidate.model, encoded, candidate.head)
         except RuntimeError as error:
             failed = error
             if not _needs_values(error):
                 break
     raise MethodError(
-        f"{method.kind()} cannot be put into `{base.name}`: {failed}", method.instead()
+        f"{method.kind()} cannot be injected into `{base.name}`: {failed}", method.instead()
     ) from failed
 
 
-def _with_meaningless_values(empty: LoadedModel) -> LoadedModel:
+def _with_uninitialized_values(empty: LoadedModel) -> LoadedModel:
     empty.model.to_empty(device="cpu")
     for buffer in empty.model.buffers():
-        buffer.zero_()  # among them are indices, which must not point anywhere
+        buffer.zero_()  # some are indices, which must be valid
     return empty
 
 
 def check_gradients(empty: LoadedModel, encoded: Encoded, method: Method) -> None:
-    """Raises MethodError if the first training example cannot pass through a model of shapes, or
-    leaves a trained tensor without a gradient, while it can pass through the base.
+    """Raises MethodError if the first training example passes through the base, but not through the
+    model with the method, or leaves a trained tensor without a gradient. Needs only shapes.
     """
     inputs = _first_inputs(encoded)
     linear = last_names(linear_names(empty.model, empty.head))
     try:
         empty.model.eval()(**inputs)
         model = method.inject(empty.model, encoded, empty.head).eval()
-    except Exception:  # nothing can be told from shapes: values are needed, or other kernels
+    except Exception:  # shapes are not enough: values or other kernels are needed
         return
     if not next(model.parameters()).is_meta:
         return
@@ -155,13 +155,13 @@ def check_gradients(empty: LoadedModel, encoded: Encoded, method: Method) -> Non
         raise MethodError(f"{method.kind()} left nothing to train in {name}")
     try:
         output = next(iter(model(**inputs).values()))
-        if output.requires_grad:  # else it uses nothing of what is trained
+        if output.requires_grad:  # else it uses no trained tensor
             output.float().sum().backward()
     except Exception as error:
         if _needs_values(error):
             return
         raise MethodError(
-            f"what the method puts into {name} does not fit there: {type(error).__name__}: "
+            f"what the method injects into {name} does not fit there: {type(error).__name__}: "
             f"{first_line(error)}",
             method.instead(),
         ) from error
@@ -174,8 +174,8 @@ def check_gradients(empty: LoadedModel, encoded: Encoded, method: Method) -> Non
 
 
 def _without(model: nn.Module, unused: list[str], linear: list[str]) -> str:
-    """The hint to name other layers where those that are adapted are not used; empty where no
-    layers are.
+    """The hint to adapt other layers if some adapted layers are not used; empty if no layer is
+    adapted.
 
     Args:
         linear: last names of the model's linear layers.
@@ -187,19 +187,19 @@ def _without(model: nn.Module, unused: list[str], linear: list[str]) -> str:
 
 
 def _first_inputs(encoded: Encoded) -> dict[str, torch.Tensor]:
-    """What the model is given of the first training example, as shapes, without a mask: there are
-    architectures that look into its values.
+    """The model's inputs for the first training example, as shapes; without a mask, since some
+    architectures read its values.
     """
     ids = torch.zeros((1, len(encoded.train.input_ids[0])), dtype=torch.int64, device="meta")
     return dict.fromkeys(encoded.train.inputs, ids)
 
 
 def _needs_values(error: Exception) -> bool:
-    """Whether torch or bitsandbytes failed only because shapes have no values."""
+    """Whether torch or bitsandbytes failed only because the tensors have no values."""
     signs = ("meta", "set_data", "data-dependent")
     return isinstance(error, NotImplementedError) or any(sign in str(error) for sign in signs)
 
 
 def count(parameters: Iterable[nn.Parameter]) -> int:
-    """How many numbers they hold."""
+    """The number of elements in all parameters."""
     return sum(parameter.numel() for parameter in parameters)

@@ -22,7 +22,7 @@ def output_folder(recipe: Recipe, output_dir: str, accelerator: Accelerator) -> 
     """A new run folder with recipe.json in it; removed on failure if no adapter was saved.
 
     Raises:
-        OutputError: the folder holds something already, or cannot be made.
+        OutputError: the folder holds something already, or cannot be created.
     """
     from accelerate.utils import broadcast_object_list
 
@@ -50,28 +50,28 @@ def output_folder(recipe: Recipe, output_dir: str, accelerator: Accelerator) -> 
 
 
 def _interrupted(folder: Path, code: int) -> Interrupted:
-    """What a signal has left of a run that was not training."""
+    """The error for a signal outside training, with what was saved before it."""
     kept = next((file.parent for file in folder.rglob("*.safetensors")), None)
     if kept is None:
         return Interrupted("stopped before anything could be kept", exit_code=code)
-    if not (kept / "peftkit.json").is_file():  # what is written last of an adapter
-        return Interrupted(f"stopped while `{kept}` was written; it is not whole", exit_code=code)
+    if not (kept / "peftkit.json").is_file():  # written last
+        return Interrupted(f"stopped while `{kept}` was written; it is incomplete", exit_code=code)
     return Interrupted(
         f"stopped before the saved adapter was checked; it is in `{kept}`",
-        f"`peftkit verify {kept}` checks it",
+        f"check it with `peftkit verify {kept}`",
         code,
     )
 
 
 def check_output(output_dir: str) -> None:
-    """Raises OutputError, before any work is done, if the run could not be written there."""
+    """Raises OutputError if a run cannot be written to the folder."""
     folder = Path(output_dir).expanduser() if output_dir else Path("runs/x")
     if output_dir and folder.exists() and not is_empty_folder(folder):
         raise taken(output_dir)
     if reason := why_not_writable(folder):
         raise OutputError(
             f"cannot make the folder `{folder}`: {reason}",
-            "give one that you may write with `--output-dir`",
+            "give a writable folder with `--output-dir`",
         )
 
 
@@ -84,8 +84,8 @@ def taken(output_dir: str) -> OutputError:
 
 
 def taken_name(name: str, output_dir: str) -> Path | None:
-    """The folder that a run will go to where `runs/<name>` is taken; None where it is free, or
-    another one is asked for.
+    """The folder that a run will use if `runs/<name>` is taken; None if it is free, or if another
+    folder is wanted.
     """
     first = Path("runs") / name
     if output_dir or not first.exists():
@@ -114,7 +114,7 @@ def claim_folder(name: str, output_dir: str) -> Path:
         except OSError as error:
             raise OutputError(
                 f"cannot make the folder `{folder}`: {error.strerror}",
-                "give one that you may write with `--output-dir`",
+                "give a writable folder with `--output-dir`",
             ) from error
         else:
             return folder

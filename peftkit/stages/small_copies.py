@@ -1,4 +1,4 @@
-"""A base with fewer blocks and random weights, to measure in seconds what a large one will take."""
+"""Makes a base with fewer blocks and random weights, to measure a large one in seconds."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from peftkit.data.head import Head
 from peftkit.errors import BaseModelError
 
 
-def _follows(config: Any) -> bool:
-    """Whether the kinds of the blocks follow from their number, as in Jamba."""
+def _derives_kinds(config: Any) -> bool:
+    """Whether the configuration derives the kinds of blocks from their number, as in Jamba."""
     return isinstance(getattr(type(config), "layer_types", None), property)
 
 
 def least_blocks(base: OpenedBase) -> int:
-    """Blocks of the smallest copy that has all kinds of them."""
-    if not _follows(base.config):
+    """Number of blocks of the smallest copy that has every kind of block."""
+    if not _derives_kinds(base.config):
         return 1
     kinds = list(base.config.layer_types)
     return 1 + max(map(kinds.index, kinds), default=0)
 
 
-def shrunk(base: OpenedBase, head: Head, num_blocks: int, folder: Path) -> OpenedBase:
-    """A base that differs from another in the number of its blocks, saved into a folder.
+def shrink_base(base: OpenedBase, head: Head, num_blocks: int, folder: Path) -> OpenedBase:
+    """Saves a base that differs from another in its number of blocks into a folder.
 
     Its weights are random and not quantized yet; loading quantizes them as the recipe says.
 
@@ -36,14 +36,16 @@ def shrunk(base: OpenedBase, head: Head, num_blocks: int, folder: Path) -> Opene
         BaseModelError: the configuration does not say how many blocks there are.
     """
     if not depth(base):
-        raise BaseModelError(f"the configuration of `{base.name}` names no number of blocks")
+        raise BaseModelError(
+            f"the configuration of `{base.name}` does not give the number of blocks"
+        )
     config = copy.deepcopy(base.config)
     if base.prequantized:
         del config.quantization_config
     for name in DEPTHS:
         if getattr(config, name, None):
             setattr(config, name, num_blocks)
-    if getattr(config, "layer_types", None) and not _follows(config):
+    if getattr(config, "layer_types", None) and not _derives_kinds(config):
         config.layer_types = config.layer_types[-num_blocks:]
     small = replace(base, folder=folder, config=config, source=None, hub_id="")
     config = config_with_head(small, head, None)

@@ -1,1 +1,1 @@
-"""Answers to rows of a file, and a conversation."""
+"""Answers the rows of a file, and holds conversations."""

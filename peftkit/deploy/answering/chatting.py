@@ -21,14 +21,14 @@ HELP = "/new begins a new conversation, /system TEXT one with that system prompt
 
 
 class _Streamer(TextStreamer):
-    """Gives the answer away piece by piece."""
+    """Passes the answer on piece by piece."""
 
     def __init__(self, tokenizer: Any, say: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self._say = say
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Called by `generate` with each piece that will not change any more."""
+        """Called by `generate` with each piece of text that is final."""
         self._say(text)
 
 
@@ -39,28 +39,28 @@ def open_chat(
     settings: Mapping[str, object] | None = None,
     system: str | None = None,
 ) -> LoadedAdapter:
-    """The adapter of a chat run; arguments as for `load`.
+    """Loads the adapter of a chat run; arguments as for `load`.
 
     Args:
         system: the system prompt, empty for none; that of the training if not given.
 
     Raises:
-        RecipeError: it is of a task that does not write text.
+        RecipeError: the adapter's task is not chat.
     """
     adapter = load(run, base, trust_remote_code, settings)
     if adapter.recipe.task.command != "chat":
         raise RecipeError(
             f"`{run}` has not learned to talk: its task is {adapter.recipe.task.kind()}",
-            f'`peftkit predict {run} --text "..."` asks it',
+            f'ask it with `peftkit predict {run} --text "..."`',
         )
     return adapter if system is None else with_system(adapter, system)
 
 
 def with_system(adapter: LoadedAdapter, system: str) -> LoadedAdapter:
-    """The same model, asked with another system prompt.
+    """The same adapter with another system prompt.
 
     Raises:
-        RecipeError: its task has none.
+        RecipeError: its task has no system prompt.
     """
     task = adapter.recipe.task.asked_with(system)
     return replace(adapter, recipe=adapter.recipe.with_(task=task))
@@ -68,12 +68,12 @@ def with_system(adapter: LoadedAdapter, system: str) -> LoadedAdapter:
 
 def _print_system(adapter: LoadedAdapter, console: Console) -> None:
     system = adapter.recipe.task.system_prompt
-    told = f"system prompt: {escape(system)}" if system else "no system prompt"
-    console.print(f"  [dim]{told}[/]", highlight=False)
+    line = f"system prompt: {escape(system)}" if system else "no system prompt"
+    console.print(f"  [dim]{line}[/]", highlight=False)
 
 
 def answer_once(adapter: LoadedAdapter, text: str, compare: bool) -> dict[str, str]:
-    """`reply` to a text; with `compare`, also `base`, the answer of the base alone."""
+    """Answers a text: `reply` and, with `compare`, `base`, the answer of the base alone."""
     answers = {"reply": adapter.write([text])[0]}
     if compare:
         answers["base"] = adapter.write([text], adapter.load_base())[0]
@@ -81,7 +81,7 @@ def answer_once(adapter: LoadedAdapter, text: str, compare: bool) -> dict[str, s
 
 
 def converse(adapter: LoadedAdapter, compare: bool, console: Console) -> None:
-    """Reads questions from the terminal until its end, and answers them as they are written."""
+    """Reads questions from the terminal until it ends, and streams the answers."""
     base = adapter.load_base() if compare else None
     console.print(f"  [dim]{HELP}[/]", highlight=False)
     _print_system(adapter, console)
@@ -93,7 +93,7 @@ def converse(adapter: LoadedAdapter, compare: bool, console: Console) -> None:
         except EOFError:
             return
         except UnicodeDecodeError:
-            console.print("that is not UTF-8 text", style="yellow")
+            console.print("the input is not UTF-8 text", style="yellow")
             continue
         if text == "/quit":
             return
@@ -120,7 +120,7 @@ def _answer(
     base_history: list[Message],
     console: Console,
 ) -> None:
-    """Answers one question: streaming, or base and tuned model side by side."""
+    """Prints the answer to one question: streamed, or base and tuned model side by side."""
     if base is None:
         streamer = _Streamer(adapter.tokenizer, _say)
         _reply(adapter, None, text, tuned_history, streamer=streamer)
@@ -140,10 +140,10 @@ def _reply(
     history: list[Message],
     **settings: Any,
 ) -> str:
-    """The answer to a text, which both become part of the history."""
-    asked: Message = {"role": "user", "content": text}
-    [reply] = adapter.write([[*history, asked]], model, **settings)
-    history += [asked, {"role": "assistant", "content": reply}]
+    """The answer to a text; appends both to the history."""
+    question: Message = {"role": "user", "content": text}
+    [reply] = adapter.write([[*history, question]], model, **settings)
+    history += [question, {"role": "assistant", "content": reply}]
     return reply
 
 

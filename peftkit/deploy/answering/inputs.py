@@ -15,13 +15,13 @@ from peftkit.tasks.task import Task
 
 
 def read_table(file: Path, source: Source, encoding: str = "") -> Table:
-    """The rows of a file: UTF-8, or else in the encoding of the training file.
+    """Reads a file as UTF-8, or else in the encoding of the training file.
 
     Args:
-        encoding: of the file; empty if unknown.
+        encoding: the file's; empty if unknown.
 
     Raises:
-        DataError: there is no such file, or it cannot be read.
+        DataError: the file does not exist or cannot be read.
     """
     if not file.is_file():
         raise DataError(f"no file `{file}`", not_found(file))
@@ -37,7 +37,7 @@ def read_table(file: Path, source: Source, encoding: str = "") -> Table:
 
 
 def read_inputs(table: Table, task: Task) -> list[Any]:
-    """The task's inputs, one for each row.
+    """The task's inputs, one per row.
 
     Raises:
         DataError: a column is missing, or rows cannot be read.
@@ -46,23 +46,23 @@ def read_inputs(table: Table, task: Task) -> list[Any]:
     inputs = []
     for number, values in table.rows:
         try:
-            read = task.read_input(values, table)
+            row = task.read_input(values, table)
         except DataError as error:
             raise DataError(error.message, "name its columns as in the training file") from error
-        if isinstance(read, str):
-            malformed.append(Malformed(number, read))
+        if isinstance(row, str):
+            malformed.append(Malformed(number, row))
         else:
-            inputs.append(read)
+            inputs.append(row)
     if malformed or not inputs:
         kinds = by_kind(malformed)
-        told = describe_malformed(kinds, table.unit) or "it has no rows"
+        problems = describe_malformed(kinds, table.unit) or "it has no rows"
         hint = _as_option(encoding_hint(Path(table.name))) if "not UTF-8" in kinds else ""
         raise DataError(
-            f"`{table.name}` has rows that cannot be answered: {told}", hint or "take them out"
+            f"`{table.name}` has rows that cannot be answered: {problems}", hint or "remove them"
         )
     return inputs
 
 
 def _as_option(hint: str) -> str:
-    """A hint on `task.data.encoding`, as a hint on the option of `peftkit predict`."""
+    """Rewrites a hint about `task.data.encoding` for the option of `peftkit predict`."""
     return hint.replace("--task.data.encoding", "--encoding")

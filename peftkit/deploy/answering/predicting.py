@@ -1,4 +1,4 @@
-"""Answers for texts and files, through a loaded adapter."""
+"""Answers texts and files with a loaded adapter."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def answer_texts(
     settings: Mapping[str, object] | None = None,
     say: Say = silent,
 ) -> Sequence[Answer]:
-    """An answer for each text.
+    """Answers texts, one answer per text.
 
     Args:
-        pairs: second texts, one for each, or none.
+        pairs: second texts, one per text, or none.
         settings: fields that adapter_config.json lacks, and their values.
-        say: called with how far it is, where that takes long.
+        say: called with the progress if it takes long.
     """
-    for option, given in (("--text", texts), ("--text-pair", pairs)):
-        if empty := [number for number, text in enumerate(given, start=1) if not text.strip()]:
+    for option, values in (("--text", texts), ("--text-pair", pairs)):
+        if empty := [number for number, text in enumerate(values, start=1) if not text.strip()]:
             raise RecipeError(f"`{option}` number {empty[0]} is empty", "give it some text")
     adapter = load(run, base, trust_remote_code, settings)
     inputs: list[Any] = list(texts)
@@ -51,19 +51,18 @@ def answer_file(
     settings: Mapping[str, object] | None = None,
     say: Say = silent,
 ) -> int:
-    """Writes the rows of a file with further columns: `predicted` and `probability`, `score`, or
-    `reply`.
+    """Writes a file's rows with added columns: `predicted` and `probability`, `score`, or `reply`.
 
     Args:
-        encoding: of the file, if it is known.
-        say: called with how far it is, where that takes long.
+        encoding: the file's; empty if unknown.
+        say: called with the progress if it takes long.
 
     Returns:
         The number of rows.
 
     Raises:
-        DataError: the file lacks a column, or has rows that cannot be read.
-        OutputError: `out` exists, or cannot be written.
+        DataError: the file lacks a column or has rows that cannot be read.
+        OutputError: `out` exists or cannot be written.
     """
     adapter = load(run, base, trust_remote_code, settings)
     table = read_table(file, adapter.recipe.task.source, encoding)
@@ -84,5 +83,5 @@ def answer_file(
 
 
 def _cell(value: Any) -> Any:
-    """Lists and objects as JSON, so that they can be read again."""
+    """The value for a CSV cell; lists and objects as JSON, so that they can be read again."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

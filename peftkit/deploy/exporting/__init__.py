@@ -1,1 +1,1 @@
-"""The adapter in the formats of other programs."""
+"""Writes the adapter in the formats of other programs."""

@@ -1,4 +1,4 @@
-"""What a finished adapter can be given to, as commands for the receipt."""
+"""The commands that export a finished adapter, for the receipt."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from peftkit.deploy.merging.folding import check_mergeable
 
 
 def commands(adapter: OpenedAdapter, run: Path) -> dict[str, str]:
-    """What it is for -> the command, of all that this adapter can be written as.
+    """Program -> the command that writes the adapter for it, where that is possible.
 
     Args:
-        run: the run folder, as a person names it.
+        run: the run folder, as the command should name it.
     """
-    found = {}
+    by_program = {}
     for name, (options, ending, check) in WAYS.items():
         try:
             check(adapter)
-        except Exception:  # a run that has finished must not fail for what may not be asked for
+        except Exception:  # a finished run must not fail for an export that nobody asked for
             continue
         output = shlex.quote(f"{run}{ending}")
         command, _, target = options.partition(" ")
-        found[name] = f"peftkit {command} {shlex.quote(str(run))} {target}--output {output}"
-    return found
+        by_program[name] = f"peftkit {command} {shlex.quote(str(run))} {target}--output {output}"
+    return by_program
 
 
 def _check_peft(adapter: OpenedAdapter) -> None:
@@ -70,5 +70,5 @@ WAYS: Mapping[str, tuple[str, str, Callable[[OpenedAdapter], None]]] = {
     "llama.cpp, one model": ("export --to gguf ", ".gguf", _check_gguf),
     "Ollama": ("export --to ollama ", "-ollama", _check_ollama),
 }
-"""What it is for -> the command and its target, the ending of the output, what raises if it cannot
-be."""
+"""Program -> the command and its target, the ending of the output, and a check that raises if the
+adapter cannot be written for it."""

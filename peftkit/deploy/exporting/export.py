@@ -1,5 +1,5 @@
-"""Gives an adapter to other programs: everything that can be refused is refused before weights are
-loaded, and what was written is read back and compared before it gets its name.
+"""Exports an adapter to other programs. What can be refused is refused before weights are loaded;
+the output is read back and compared before it gets its name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from peftkit.deploy.exporting.gguf.exports import export_gguf, export_gguf_lora,
 from peftkit.deploy.exporting.peft import export_peft, export_safetensors, export_vllm
 from peftkit.deploy.exporting.request import FILES, Exported, Request, check_choices
 
-"""Targets that are no folder."""
 TARGETS: dict[str, Callable[[Request], Exported]] = {
     "peft": export_peft,
     "vllm": export_vllm,
@@ -21,11 +20,11 @@ TARGETS: dict[str, Callable[[Request], Exported]] = {
     "gguf": export_gguf,
     "ollama": export_ollama,
 }
-"""Each of `EXPORTS` -> what writes it."""
+"""Each of `EXPORTS` -> the function that writes it."""
 
 
 def export(path: str, to: str, output: str, base: str = "", **options: Any) -> Exported:
-    """Writes an adapter in the form of another program.
+    """Writes an adapter in the format of another program.
 
     Args:
         path: run folder, adapter folder, or a Hub id.
@@ -35,8 +34,8 @@ def export(path: str, to: str, output: str, base: str = "", **options: Any) -> E
         options: further fields of `Request`.
 
     Raises:
-        PeftkitError: there is no such target, the adapter cannot be expressed there, something
-            stands at `output`, or what was written is not what was trained; nothing is left then.
+        PeftkitError: the target does not exist or cannot express the adapter, `output` exists, or
+            what was written is not what was trained; then nothing is left behind.
     """
     request = Request(path, output_path(output), base, **options)
     check_choices(to, request.quantize)

@@ -1,4 +1,4 @@
-"""The exports in PEFT's and transformers' own formats: for PEFT alone, for vLLM, merged."""
+"""Exports in PEFT's and transformers' own formats: for PEFT alone, for vLLM, merged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from peftkit.deploy.exporting.peft_folder import (
     check_expanded,
     check_for_peft,
     check_for_vllm,
-    copy_as_it_is,
+    copy_peft_files,
     copy_tokenizer,
     rank_for_vllm,
     write_expanded,
@@ -30,51 +30,51 @@ from peftkit.errors import RecipeError
 
 
 def export_peft(request: Request) -> Exported:
-    """A folder that plain PEFT loads; any LoRA in the form that all loaders understand."""
+    """Writes a folder that plain PEFT loads; a LoRA in the form that all loaders understand."""
     _refuse_gguf_options(request)
-    found = _open(request)
-    config = found.peft_config
-    with possible_advice(found):
-        check_for_peft(config, found.folder, found.record.head)
-    found.check_base()
+    adapter = _open(request)
+    config = adapter.peft_config
+    with possible_advice(adapter):
+        check_for_peft(config, adapter.folder, adapter.record.head)
+    adapter.check_base()
     notes = (
-        *_resizing(found),
-        f"PeftModel.from_pretrained(base, {str(request.output)!r}), beside {_beside(found)}",
+        *_resizing(adapter),
+        f"PeftModel.from_pretrained(base, {str(request.output)!r}), beside {_beside(adapter)}",
     )
-    if not why_no_plain_lora(config, found.folder, head=True):
-        saved = read_updates(found.folder, config, found.base, found.record.head)
-        return _expanded("peft", request, found, saved, notes)
+    if not why_no_plain_lora(config, adapter.folder, head=True):
+        saved = read_updates(adapter.folder, config, adapter.base, adapter.record.head)
+        return _expanded("peft", request, adapter, saved, notes)
     with atomic_path(request.output) as folder:
         folder.mkdir()
-        copy_as_it_is(found.folder, folder, config)
-        _copy_own(found, folder)
-        difference = _compare_answers(folder, found)
+        copy_peft_files(adapter.folder, folder, config)
+        _copy_own(adapter, folder)
+        difference = _compare_answers(folder, adapter)
     return Exported("peft", request.output, adapter_bytes(request.output), difference, notes)
 
 
 def export_vllm(request: Request) -> Exported:
-    """A folder for vLLM's `--lora-modules`."""
+    """Writes a folder for vLLM's `--lora-modules`."""
     _refuse_gguf_options(request)
-    found = _open(request)
-    config = found.peft_config
-    with possible_advice(found):
-        check_for_vllm(config, found.folder, found.record.head)
-        saved = read_updates(found.folder, config, found.base, found.record.head)
+    adapter = _open(request)
+    config = adapter.peft_config
+    with possible_advice(adapter):
+        check_for_vllm(config, adapter.folder, adapter.record.head)
+        saved = read_updates(adapter.folder, config, adapter.base, adapter.record.head)
         rank = rank_for_vllm(saved[0])
-    found.check_base()
-    base = shlex.quote(found.base.hub_id or str(found.base.folder))
+    adapter.check_base()
+    base = shlex.quote(adapter.base.hub_id or str(adapter.base.folder))
     output = shlex.quote(str(request.output))
     template = request.output / "chat_template.jinja"
-    told = f"vllm serve {base} --enable-lora --max-lora-rank {rank}"
-    told += f" --lora-modules {shlex.quote(request.output.name)}={output}"
-    if found.record.base and (found.folder / template.name).is_file():
-        told += f" --chat-template {shlex.quote(str(template))}"
-    notes = (told, *other_precision(found, "peftkit merge"))
-    return _expanded("vllm", request, found, saved, notes)
+    command = f"vllm serve {base} --enable-lora --max-lora-rank {rank}"
+    command += f" --lora-modules {shlex.quote(request.output.name)}={output}"
+    if adapter.record.base and (adapter.folder / template.name).is_file():
+        command += f" --chat-template {shlex.quote(str(template))}"
+    notes = (command, *other_precision(adapter, "peftkit merge"))
+    return _expanded("vllm", request, adapter, saved, notes)
 
 
 def export_safetensors(request: Request) -> Exported:
-    """The merged model, as `peftkit merge` writes it."""
+    """Writes the merged model as `peftkit merge` does."""
     _refuse_gguf_options(request)
     report = merge_to(
         request.path, str(request.output), base=request.base,
@@ -93,69 +93,68 @@ def _open(request: Request) -> OpenedAdapter:
     return open_adapter(request.path, request.base, trust, request.settings)
 
 
-def _beside(found: OpenedAdapter) -> str:
-    """The base in words, and its precision."""
-    quantization = found.base.spec.quantization
-    name = f"`{found.base.hub_id or found.base.folder}`"
+def _beside(adapter: OpenedAdapter) -> str:
+    """The base's name and, if it was quantized, its precision."""
+    quantization = adapter.base.spec.quantization
+    name = f"`{adapter.base.hub_id or adapter.base.folder}`"
     return name if quantization == "none" else f"{name} in {quantization}"
 
 
-def _resizing(found: OpenedAdapter) -> tuple[str, ...]:
-    """What has to be done to the base before PEFT loads an adapter of another vocabulary."""
+def _resizing(adapter: OpenedAdapter) -> tuple[str, ...]:
+    """Notes on what PEFT's users do before loading an adapter of another vocabulary."""
     notes = []
-    if found.base.rows_in_files:
-        rows = found.base.config.get_text_config().vocab_size
+    if adapter.base.rows_in_files:
+        rows = adapter.base.config.get_text_config().vocab_size
         notes.append(f"first: base.resize_token_embeddings({rows})")
-    if not found.record.base and reads_with_its_own(found.folder, found.base):
-        notes.append("texts are read with the tokenizer in the folder, not with the base's")
+    if not adapter.record.base and reads_with_its_own(adapter.folder, adapter.base):
+        notes.append("read texts with the tokenizer in the folder, not with the base's")
     return tuple(notes)
 
 
 def _expanded(
-    to: str, request: Request, found: OpenedAdapter, saved: Saved, notes: tuple[str, ...]
+    to: str, request: Request, adapter: OpenedAdapter, saved: Saved, notes: tuple[str, ...]
 ) -> Exported:
-    model = empty_model(found.base, found.record.head).model
+    model = empty_model(adapter.base, adapter.record.head).model
     with atomic_path(request.output) as folder:
         folder.mkdir()
-        rank, alpha = write_expanded(saved, found.peft_config, model, folder)
-        _copy_own(found, folder)
+        rank, alpha = write_expanded(saved, adapter.peft_config, model, folder)
+        _copy_own(adapter, folder)
         largest = check_expanded(saved, folder)
-        checked = {"largest_difference": largest} | _compare_answers(folder, found)
+        checked = {"largest_difference": largest} | _compare_answers(folder, adapter)
     checked |= {"r": rank, "lora_alpha": alpha}
     return Exported(to, request.output, adapter_bytes(request.output), checked, notes)
 
 
-def _copy_own(found: OpenedAdapter, folder: Path) -> None:
-    """A word on the base, and the tokenizer and the template of the training; what another tool has
-    left beside an adapter was not judged, but for a tokenizer that it needs.
+def _copy_own(adapter: OpenedAdapter, folder: Path) -> None:
+    """Writes a README about the base, and copies the training's tokenizer and template. For another
+    tool's adapter, writes only a tokenizer that it needs: its other files were not checked.
     """
-    if not found.record.base:
-        if reads_with_its_own(found.folder, found.base):
-            found.base.tokenizer.save_pretrained(folder)
+    if not adapter.record.base:
+        if reads_with_its_own(adapter.folder, adapter.base):
+            adapter.base.tokenizer.save_pretrained(folder)
         return
-    copy_tokenizer(found.folder, folder)
-    base, quantization = found.record.base, found.base.spec.quantization
+    copy_tokenizer(adapter.folder, folder)
+    base, quantization = adapter.record.base, adapter.base.spec.quantization
     digests = ", ".join(f"`{name}` {digest}" for name, digest in base.files.items())
     precision = "" if quantization == "none" else f", quantized to {quantization} in training"
-    told = f": {found_at}" if (found_at := origin(base)) else ""
+    source = f": {place}" if (place := origin(base)) else ""
     (folder / "README.md").write_text(
         f"# {folder.name}\n\nAn adapter in PEFT's format for `{base.known_name}`"
-        f"{told}{precision}.\nThe base's files have the SHA-256 {digests}.\n",
+        f"{source}{precision}.\nThe base's files have the SHA-256 {digests}.\n",
         encoding="utf-8",
     )
 
 
-def _compare_answers(folder: Path, found: OpenedAdapter) -> dict[str, float]:
-    """Loads a written folder through PEFT and compares it with the probes of the training, where
-    there are some.
+def _compare_answers(folder: Path, adapter: OpenedAdapter) -> dict[str, float]:
+    """Loads a written folder through PEFT and compares it with the training's probes, if any.
 
     Raises:
-        AdapterError: it answers differently.
+        AdapterError: the folder answers differently.
     """
-    if not found.record.probes:
+    if not adapter.record.probes:
         return {}
-    accelerator = open_accelerator(found.recipe.base)
-    _, difference = load_proven(folder, found.recipe, found.base, found.record, accelerator)
+    accelerator = open_accelerator(adapter.recipe.base)
+    _, difference = load_proven(folder, adapter.recipe, adapter.base, adapter.record, accelerator)
     return {"probes": difference}
 
 

@@ -2,8 +2,8 @@
 
     scale * B A  =  s * [B scale / s, 0] [A; 0]         padded with zeros to the largest rank
 
-vLLM and others read `r`, `lora_alpha` and the tensors, and pass over `rank_pattern`,
-`alpha_pattern`, and what else would change an answer.
+vLLM and others read `r`, `lora_alpha` and the tensors, and ignore `rank_pattern`, `alpha_pattern`
+and other fields that would change an answer.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from peftkit.deploy.lora_updates import (
     PREFIX,
     ROUNDING,
     Update,
-    usual,
+    most_common,
     why_no_plain_lora,
 )
 from peftkit.errors import AdapterError
 from peftkit.methods.peft.adapter_config import CONFIG, AdapterConfig, read_config
 
 Saved = tuple[Mapping[str, Update], Mapping[str, torch.Tensor]]
-"""What `read_updates` gives."""
+"""What `read_updates` returns."""
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What `--max-lora-rank` of vLLM may be."""
+"""Values that `--max-lora-rank` of vLLM may have."""
 
 
 def check_for_peft(config: AdapterConfig, folder: Path, head: Head) -> None:
-    """Raises AdapterError unless PEFT by itself loads an adapter.
+    """Raises AdapterError unless PEFT alone loads an adapter.
 
     Args:
         config: adapter_config.json; empty for methods that have none.
@@ -48,23 +48,21 @@ def check_for_peft(config: AdapterConfig, folder: Path, head: Head) -> None:
     if head.pooling:
         raise AdapterError(
             f'its classifier reads the hidden states themselves (`task.pooling="{head.pooling}"`), '
-            "which no class of transformers does that PEFT could load it on",
-            "load it with `peftkit.load`, or `peftkit merge` it where its method can be merged",
+            "and transformers has no such class for PEFT to load it on",
+            "load it with `peftkit.load`, or `peftkit merge` it if its method can be merged",
         )
     if not config:
-        raise AdapterError(
-            "what was trained are weights of the base itself, no PEFT adapter", MERGE
-        )
+        raise AdapterError("the run trained weights of the base itself, not a PEFT adapter", MERGE)
     if config.kind == "BOTTLENECK":
         raise AdapterError(
             "PEFT alone has no bottleneck adapters",
-            "the adapter folder is what PEFT loads after `import peftkit.peft_plugin`",
+            "load the adapter folder with PEFT after `import peftkit.peft_plugin`",
         )
     if (folder / ADDED_TOKENS).is_file():
         raise AdapterError(
             "it has embeddings of tokens that were added to the vocabulary, which PEFT alone does "
             "not load",
-            f"{MERGE}; the adapter's README.md has the lines that load them",
+            f"{MERGE}, or load them with the lines in the adapter's README.md",
         )
 
 
@@ -73,7 +71,8 @@ def check_for_vllm(config: AdapterConfig, folder: Path, head: Head) -> None:
     check_for_peft(config, folder, head)
     if not head.goes_on:
         raise AdapterError(
-            "vLLM takes adapters of models that write, and this one has a head of its own", MERGE
+            "vLLM takes adapters of models that write text, and this one has a head of its own",
+            MERGE,
         )
     if reason := why_no_plain_lora(config, folder):
         raise AdapterError(f"{reason}, and vLLM takes A and B of linear layers only", MERGE)
@@ -83,7 +82,7 @@ def rank_for_vllm(updates: Mapping[str, Update]) -> int:
     """The `--max-lora-rank` that an adapter needs.
 
     Raises:
-        AdapterError: it adapts what vLLM does not, or its rank is too large.
+        AdapterError: it adapts a layer that vLLM does not, or its rank is too large.
     """
     outputs = [name for name in updates if name.rsplit(".", 1)[-1] in ("lm_head", "embed_out")]
     if outputs:
@@ -92,10 +91,10 @@ def rank_for_vllm(updates: Mapping[str, Update]) -> int:
 
 
 def vllm_rank(rank: int) -> int:
-    """The smallest of `VLLM_RANKS` that holds a rank.
+    """The smallest of `VLLM_RANKS` that is at least a rank.
 
     Raises:
-        AdapterError: there is none.
+        AdapterError: the rank is larger than all.
     """
     for allowed in VLLM_RANKS:
         if rank <= allowed:
@@ -110,14 +109,14 @@ def write_expanded(
 
     Args:
         config: its adapter_config.json.
-        model: of the base, for the names of its layers.
+        model: the base's, for the names of its layers.
 
     Returns:
-        Its rank and its `lora_alpha`.
+        The written rank and `lora_alpha`.
     """
     updates, others = saved
     rank = max(len(update.a) for update in updates.values())
-    scale = usual(update.scale for update in updates.values())
+    scale = most_common(update.scale for update in updates.values())
     tensors = {name: tensor.contiguous() for name, tensor in others.items()}
     for module, update in updates.items():
         for part, values in zip("AB", _padded(update, rank, scale), strict=True):
@@ -144,7 +143,7 @@ def write_expanded(
 
 
 def _padded(update: Update, rank: int, scale: float) -> tuple[Any, Any]:
-    """A and B at another rank and scale."""
+    """A and B rewritten for another rank and scale."""
     missing = rank - len(update.a)
     b = update.b if update.scale == scale else update.b * np.float32(update.scale / scale)
     a = np.pad(update.a, ((0, missing), (0, 0)))
@@ -152,18 +151,18 @@ def _padded(update: Update, rank: int, scale: float) -> tuple[Any, Any]:
 
 
 def _names(adapted: Iterable[str], model: torch.nn.Module) -> list[str]:
-    """Last parts of the names where they say which layers are meant, else whole names."""
+    """The last parts of the names if they match no other layers, else the whole names."""
     wanted = set(adapted)
     leaves = {name.rsplit(".", 1)[-1] for name in wanted}
-    meant = {name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in leaves}
-    return sorted(leaves if meant == wanted else wanted)
+    matched = {name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in leaves}
+    return sorted(leaves if matched == wanted else wanted)
 
 
-def copy_as_it_is(folder: Path, output: Path, config: AdapterConfig) -> None:
-    """PEFT's two files.
+def copy_peft_files(folder: Path, output: Path, config: AdapterConfig) -> None:
+    """Copies PEFT's two files.
 
     Args:
-        config: adapter_config.json, with what was given for it.
+        config: adapter_config.json, completed with the settings that were given.
     """
     shutil.copyfile(folder / WEIGHTS, output / WEIGHTS)
     if config == read_config(folder):
@@ -173,7 +172,7 @@ def copy_as_it_is(folder: Path, output: Path, config: AdapterConfig) -> None:
 
 
 def copy_tokenizer(folder: Path, output: Path) -> None:
-    """Tokenizer, template and generation settings; not what only peftkit reads."""
+    """Copies tokenizer, template and generation settings; not what only peftkit reads."""
     for file in folder.iterdir():
         if file.suffix in (".json", ".jinja", ".model", ".txt") and file.name not in (
             CONFIG,
@@ -183,13 +182,13 @@ def copy_tokenizer(folder: Path, output: Path) -> None:
 
 
 def check_expanded(saved: Saved, output: Path) -> float:
-    """Compares the updates of a written folder with those of the adapter, by r and alpha alone.
+    """Compares a written folder's updates, scaled by r and alpha alone, with the adapter's.
 
     Returns:
         The largest difference of a layer, relative to its largest number.
 
     Raises:
-        AdapterError: it is not the same adapter.
+        AdapterError: the folder is not the same adapter.
     """
     updates, others = saved
     written = json.loads((output / CONFIG).read_text())

@@ -1,4 +1,4 @@
-"""What an export is asked for, and what it says of what it wrote."""
+"""The request of an export, and its result."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from peftkit.adapters.loading import OpenedAdapter
 
 EXPORTS = ("peft", "vllm", "safetensors", "gguf-lora", "gguf", "ollama")
-"""What `--to` may be."""
+"""Values of `--to`."""
 FILES = ("gguf-lora", "gguf")
-"""Those of them that are one file; the others are folders."""
+"""Exports that are one file; the others are folders."""
 GGUF = ("gguf-lora", "gguf", "ollama")
-"""Those that are made of GGUF files."""
+"""Exports that are made of GGUF files."""
 KINDS = ("f32", "f16", "q8_0")
-"""Of the matrices in a GGUF file."""
+"""Number formats of the matrices in a GGUF file."""
 
 
 def check_choices(to: str, quantize: str) -> None:
-    """Raises RecipeError unless there is such a target, and such a kind of number, and
-    MissingPackageError if what writes it is not installed; needs no torch.
+    """Raises RecipeError unless target and number format exist, MissingPackageError if a package
+    that the target needs is not installed. Loads no torch.
 
     Args:
         quantize: one of `KINDS`, or empty.
@@ -35,7 +35,7 @@ def check_choices(to: str, quantize: str) -> None:
     if quantize not in ("", *KINDS):
         raise RecipeError(
             f"`--quantize {quantize}` is none of {quoted(KINDS)}",
-            "llama.cpp's own `llama-quantize` makes the others of a `gguf` file",
+            "make the others from a `gguf` file with llama.cpp's `llama-quantize`",
         )
     if to in GGUF:
         require("gguf", f"`--to {to}` needs")
@@ -43,34 +43,34 @@ def check_choices(to: str, quantize: str) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be exported, and where to."""
+    """What to export, and where to."""
 
     path: str
     """Run folder or adapter folder."""
     output: Path
     base: str = ""
     quantize: str = ""
-    """One of `KINDS`; empty for what the target takes by itself."""
+    """One of `KINDS`; empty for the target's default."""
     tokenizer_from: str = ""
-    """A GGUF file whose tokenizer is taken."""
+    """A GGUF file whose tokenizer is copied."""
     trust_remote_code: bool = False
-    """Whether code that lies beside the base may run."""
+    """Whether code from the base's folder may run."""
     settings: Mapping[str, object] = field(default_factory=dict)
     """Fields that adapter_config.json lacks, and their values."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """A finished export."""
 
     to: str
     output: Path
     size: int
     """Bytes."""
     checked: Mapping[str, float | None]
-    """What was compared with what was written, such as `largest_difference`, relative."""
+    """Results of checking the output, such as `largest_difference`, relative."""
     notes: tuple[str, ...] = ()
-    """What whoever uses it should know."""
+    """Commands and warnings for its user."""
 
     def to_json(self) -> dict[str, object]:
         """For `--json`."""
@@ -81,26 +81,26 @@ class Exported:
 
 
 def stops_of(adapter: OpenedAdapter) -> tuple[int, ...]:
-    """Ids of the tokens at which an answer ends."""
-    found = adapter.record.head.generation.get("eos_token_id") or []
-    return tuple([found] if isinstance(found, int) else found)
+    """Ids of the tokens that end an answer."""
+    ids = adapter.record.head.generation.get("eos_token_id") or []
+    return tuple([ids] if isinstance(ids, int) else ids)
 
 
 def is_plain(adapter: OpenedAdapter) -> bool:
-    """Whether it goes on with a text, and no template is used."""
+    """Whether the model continues a text and uses no template."""
     return bool(getattr(getattr(adapter.recipe.task, "data", None), "text", ""))
 
 
 def other_precision(adapter: OpenedAdapter, instead: str) -> tuple[str, ...]:
-    """What to know of a LoRA that meets other weights than those of its training.
+    """A warning if a LoRA was trained on quantized weights that other programs will not use.
 
     Args:
-        instead: the command that keeps those.
+        instead: the command that keeps the weights of the training.
     """
     quantization = adapter.base.spec.quantization
     if quantization == "none":
         return ()
     return (
-        f"it was trained beside {quantization} weights, and answers somewhat differently beside "
-        f"others; `{instead}` keeps those of the training",
+        f"it was trained on {quantization} weights and answers somewhat differently on others; "
+        f"`{instead}` keeps those of the training",
     )

@@ -37,8 +37,8 @@ model = {{ record.head.auto_class }}.from_pretrained("path/to/this/folder").eval
 ```
 {%- endif %}
 
-Beside the adapter on its base, logits differ by at most {{ difference }}, and the likeliest answer
-is the same at {{ agreement }} of the positions; `merge_report.json` has all.
+Compared with the adapter on its base, logits differ by at most {{ difference }}, and the likeliest
+answer is the same at {{ agreement }} of the positions; `merge_report.json` has the details.
 {% if scores %}
 | validation split | {{ scores | join(" | ") }} |
 |---|{% for _ in scores %}---:|{% endfor %}
@@ -53,16 +53,16 @@ TARGETS = {
 
 
 def write_merged_card(folder: Path, name: str, record: Record, report: MergeReport) -> None:
-    """Writes README.md; it holds no rows of data and no local paths.
+    """Writes README.md, which holds no rows of data and no local paths.
 
     Args:
-        name: of the model.
+        name: the model's.
     """
-    text = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(
         TEMPLATE
     )
     base = record.base
-    found = text.render(
+    card = template.render(
         record=record,
         name=name,
         pooled=model_code(record.head.pooling) if record.head.pooling else "",
@@ -78,4 +78,4 @@ def write_merged_card(folder: Path, name: str, record: Record, report: MergeRepo
         scores=list(report.score.adapter),
         pipeline_tag=record.head.pipeline_tag,
     )
-    (folder / "README.md").write_text(found, encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")

@@ -24,11 +24,11 @@ from peftkit.tasks.answers import Decision
 from peftkit.training.forward.engine import Engine
 from peftkit.training.progress import Pace, Say, silent
 
-MOST_NUMBERS = 2**24
-"""Logits of the validation split that are kept to be compared: 341 positions of a vocabulary of
-49,152."""
+MAX_LOGITS = 2**24
+"""Most logits of the validation split that are kept for comparison: 341 positions of a vocabulary
+of 49,152."""
 CHUNK = 64
-"""Positions that are compared at a time, in float64."""
+"""Positions compared at a time, in float64."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class MergeInputs:
     validation: Examples | None
     """None where the data cannot be read."""
     reason: str = ""
-    """Why it cannot."""
+    """Why the data cannot be read."""
     decision: Decision = field(default_factory=Decision)
-    """Of the task, as the adapter records it."""
+    """The task's, as the adapter records it."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,18 @@ class MergeOutputs:
     probes: Tensor
     """(positions, classes or vocabulary)."""
     validation: Tensor | None
-    """(targets, evenly spread, classes or vocabulary)."""
+    """(evenly spread targets, classes or vocabulary)."""
     scores: dict[str, float]
-    """Of the whole validation split."""
+    """On the whole validation split."""
 
 
 def compute_outputs(
     model: nn.Module, inputs: MergeInputs, accelerator: Accelerator, say: Say = silent
 ) -> MergeOutputs:
-    """Computes a model's outputs, and leaves it in evaluation mode.
+    """Computes a model's outputs and leaves it in evaluation mode.
 
     Args:
-        say: called with the progress, where that takes long.
+        say: called with the progress if it takes long.
 
     Raises:
         TrainingError: the outputs hold NaN or infinity.
@@ -77,14 +77,16 @@ def compute_outputs(
     if (examples := inputs.validation) is None:
         return MergeOutputs(probes, None, {})
     recipe, task = inputs.recipe, inputs.recipe.task
-    room = max(1, MOST_NUMBERS // probes.shape[-1])
+    room = max(1, MAX_LOGITS // probes.shape[-1])
     every = -(-examples.num_supervised // room)
     kept: list[Tensor] = []
     seen = 0
 
     def keep(outputs: Tensor, targets: Tensor) -> Tensor:
         nonlocal seen
-        kept.append(outputs[-seen % every :: every].to("cpu", copy=True))  # no view of the rest
+        kept.append(
+            outputs[-seen % every :: every].to("cpu", copy=True)
+        )  # a view would keep the rest
         seen += len(outputs)
         return task.reduce_outputs(outputs, targets)
 
@@ -104,7 +106,7 @@ def compute_outputs(
 
 
 def compare(first: MergeOutputs, second: MergeOutputs) -> dict[str, Distance]:
-    """The distances on `probes` and, if both have outputs on it, on `validation`."""
+    """Distances by inputs: on `probes` and, if both models have outputs on it, on `validation`."""
     distances = {"probes": distance(first.probes, second.probes)}
     if first.validation is not None and second.validation is not None:
         distances["validation"] = distance(first.validation, second.validation)
@@ -112,7 +114,7 @@ def compare(first: MergeOutputs, second: MergeOutputs) -> dict[str, Distance]:
 
 
 def distance(first: Tensor, second: Tensor) -> Distance:
-    """The distance of logits, (positions, classes), from others; NaN where one of them is NaN."""
+    """The distance between two models' logits, (positions, classes); NaN if a logit is NaN."""
     difference = kl = same = 0.0
     for start in range(0, len(first), CHUNK):
         a, b = (logits[start : start + CHUNK].double() for logits in (first, second))
@@ -126,7 +128,7 @@ def distance(first: Tensor, second: Tensor) -> Distance:
 
 
 def worst(distances: Iterable[Distance]) -> Distance:
-    """Over all inputs: the largest differences, the largest divergence, the least agreement."""
+    """The largest differences and divergence and the lowest agreement over all inputs."""
     result, *others = distances
     for other in others:
         result = Distance(

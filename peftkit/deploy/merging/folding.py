@@ -1,7 +1,7 @@
 """Folds an adapter into the weights that it was trained on.
 
-A quantized base is dequantized first: into quantized weights, the rounding would be as large as
-what was learned, and into the original ones the adapter does not fit.
+A quantized base is dequantized first: rounding to quantized weights would change them by as much as
+was learned, and the adapter was not trained on the original ones.
 """
 
 from __future__ import annotations
@@ -33,96 +33,94 @@ from peftkit.recipe import Recipe
 
 
 def merge(path: str, base: str = "") -> nn.Module:
-    """The merged model of a run folder or adapter folder, in float32, compared with its probes.
+    """Merges the adapter of a run or adapter folder, in float32, and checks it with its probes.
 
     Args:
         base: where the base is, if not where the recipe says.
 
     Raises:
-        MethodError: what the method trains cannot be merged; told before weights are loaded.
+        MethodError: what the method trains cannot be merged; raised before weights are loaded.
         AdapterError: a file was changed, the base is another one, or the merged model answers
             differently from the trained one.
     """
-    found = open_adapter(path, base)
-    check_mergeable(found)
-    found.check_base()
-    return merge_opened(found)
+    adapter = open_adapter(path, base)
+    check_mergeable(adapter)
+    adapter.check_base()
+    return merge_opened(adapter)
 
 
-def merge_opened(found: OpenedAdapter) -> nn.Module:
-    """As `merge`, of an adapter that `check_mergeable` has passed, on the base that was checked."""
-    recipe, opened, head = found.recipe, found.base, found.record.head
-    probes = found.record.probes
-    if not probes:  # another tool has saved it
+def merge_opened(adapter: OpenedAdapter) -> nn.Module:
+    """Merges as `merge` an adapter that `check_mergeable` passed and whose base was checked."""
+    recipe, opened, head = adapter.recipe, adapter.base, adapter.record.head
+    probes = adapter.record.probes
+    if not probes:  # another tool saved it
         device = torch.device("cpu")
-        trained = load_trained_model(found.folder, recipe, opened, head, device)
+        trained = load_trained_model(adapter.folder, recipe, opened, head, device)
         probes = take_probes(trained, vocabulary_of(opened), (), tolerance(opened.spec))
         del trained
-    merged = merged_model(found.folder, recipe, opened, head, found.dtype)
+    merged = merged_model(adapter.folder, recipe, opened, head, adapter.dtype)
     compare_probes(merged, probes, merged_tolerance(opened.spec), MERGED)
     return merged
 
 
-def check_mergeable(found: OpenedAdapter) -> None:
+def check_mergeable(adapter: OpenedAdapter) -> None:
     """Raises MethodError if what was trained cannot be folded into the base's weights."""
-    if reason := why_not_mergeable(found):
+    if reason := why_not_mergeable(adapter):
         raise MethodError(reason)
 
 
-def why_not_mergeable(found: OpenedAdapter) -> str:
-    """Why what was trained cannot be folded into the base's weights; empty if it can. No weights
-    are loaded.
+def why_not_mergeable(adapter: OpenedAdapter) -> str:
+    """Why what was trained cannot be folded into the base's weights; empty if it can. Loads no
+    weights.
     """
-    if reason := found.recipe.method.refuses_merging(found.base.spec):
+    if reason := adapter.recipe.method.refuses_merging(adapter.base.spec):
         return reason
-    if found.base.spec.trust_remote_code:
+    if adapter.base.spec.trust_remote_code:
         return (
-            f"`{found.base.name}` needs code that lies beside it, and a merged model would be "
-            "written without that; keep the adapter"
+            f"`{adapter.base.name}` needs code from its own folder, and a merged model would be "
+            "written without that code; keep the adapter"
         )
-    names = names_in(found.folder / WEIGHTS)
-    return why_shared(found.base, found.record.head, names) or _why_no_place(found, names)
+    names = names_in(adapter.folder / WEIGHTS)
+    return why_shared(adapter.base, adapter.record.head, names) or _why_no_place(adapter, names)
 
 
-def _why_no_place(found: OpenedAdapter, names: Iterable[str]) -> str:
-    """Why PEFT has no place in the base's layers for what a LoRA has trained; empty if it has."""
+def _why_no_place(adapter: OpenedAdapter, names: Iterable[str]) -> str:
+    """Why a layer of the base cannot take what a LoRA trained for it; empty if each can."""
     ends = (".lora_B.bias", ".lora_A.weight")
     layers = {n.removeprefix("base_model.model."): n for n in names if n.endswith(ends)}
-    model = empty_model(found.base, found.record.head).model if layers else None
-    passed_over = NOT_CALLED.get(found.base.config.model_type, ())
+    model = empty_model(adapter.base, adapter.record.head).model if layers else None
+    passed_over = NOT_CALLED.get(adapter.base.config.model_type, ())
     for name in layers:
         layer, _, part = name.partition(".lora_")
-        if layer.rsplit(".", 1)[-1] in passed_over and found.base.spec.quantization == "none":
+        if layer.rsplit(".", 1)[-1] in passed_over and adapter.base.spec.quantization == "none":
             return (
-                f"the base computes with the weight of `{layer}` itself, so that the adapter of it "
+                f"the base computes with the weight of `{layer}` itself, so its adapter "
                 "has no effect, and would have one if it were folded in; keep the adapter"
             )
         try:
             module: Any = model.get_submodule(layer) if model else None
-        except AttributeError:  # of another base, which loading tells
+        except AttributeError:  # another base's layer; loading reports it
             continue
         if part == "B.bias" and getattr(module, "bias", None) is None:
             return (
-                f"`lora_bias` has trained a bias of `{layer}`, which has none in the base; keep "
+                f"`lora_bias` has trained a bias of `{layer}`, which has no bias in the base; keep "
                 "the adapter"
             )
         if getattr(module, "groups", 1) > 1:
             return (
-                f"`{layer}` is a convolution of several groups, into which PEFT folds nothing; "
+                f"`{layer}` is a convolution with several groups, which PEFT cannot merge into; "
                 "keep the adapter"
             )
     return ""
 
 
 @contextlib.contextmanager
-def possible_advice(found: OpenedAdapter) -> Iterator[None]:
-    """Inside, an error that advises to merge an adapter gives the reason instead where that cannot
-    be done.
-    """
+def possible_advice(adapter: OpenedAdapter) -> Iterator[None]:
+    """Replaces an error's hint to merge the adapter by the reason, if it cannot be merged."""
     try:
         yield
     except AdapterError as error:
-        if "merge" in error.hint and (reason := why_not_mergeable(found)):
+        if "merge" in error.hint and (reason := why_not_mergeable(adapter)):
             raise AdapterError(error.message, reason) from error
         raise
 
@@ -137,12 +135,12 @@ def merged_model(
     device: torch.device | None = None,
     scale: float = 1.0,
 ) -> nn.Module:
-    """The base's weights as they were trained on, but not quantized, with the adapter folded in.
+    """The base as it was trained on, but not quantized, with the adapter folded in.
 
     Args:
-        dtype: of the base in training, to which its weights were rounded.
-        result: of the merged weights; each is computed in float32.
-        device: where it is done; on the CPU if not given.
+        dtype: the base's in training, to which its weights were rounded.
+        result: dtype of the merged weights, which are computed in float32.
+        device: where it is merged; the CPU if not given.
     """
     set_seed(OTHER_SEED)
     loaded = load_weights(base, head, dtype, device or torch.device("cpu"), dropout=None)
@@ -158,10 +156,10 @@ def merged_model(
 
 
 def folded(model: nn.Module, recipe: Recipe) -> nn.Module:
-    """What a model with an adapter becomes when that is folded in.
+    """Folds a model's adapter into its weights and returns the model.
 
     Raises:
-        AdapterError: it holds numbers that are not finite.
+        AdapterError: the adapter holds numbers that are not finite.
     """
     try:
         merged = recipe.method.merge(model)
@@ -175,5 +173,5 @@ def folded(model: nn.Module, recipe: Recipe) -> nn.Module:
 
 
 def vocabulary_of(base: OpenedBase) -> int:
-    """Token ids below it may be given to a model."""
+    """The number of token ids that the model can take."""
     return min(len(base.tokenizer), int(base.config.get_text_config().vocab_size))

@@ -1,7 +1,6 @@
-"""Writes a merged model as a folder, and proves that it is the one that was trained.
+"""Writes a merged model as a folder and proves that it answers as the adapter on its base.
 
-Into other weights than those that were trained on, for those who want them, the certificate says
-what that costs.
+Merged into weights other than those that were trained on, the certificate says what that costs.
 """
 
 from __future__ import annotations
@@ -61,8 +60,8 @@ def merge_to(
 ) -> MergeReport:
     """Writes the merged model as a folder that transformers loads, with its certificate.
 
-    The folder is written under another name, opened again by transformers alone, compared with the
-    adapter on its base, and only then gets its name.
+    The folder is written under a temporary name, opened again by transformers alone, compared with
+    the adapter on its base, and only then gets its name.
 
     Args:
         path: a run folder, an adapter folder, or a Hub id.
@@ -71,65 +70,65 @@ def merge_to(
         scale: as in `MergeTarget`.
         base: where the base is, if not where the recipe says.
         trust_remote_code: as for `open_adapter`.
-        on_progress: called with what is being done.
+        on_progress: called with each step as it begins.
         settings: as for `open_adapter`.
 
     Raises:
-        MethodError: what was trained cannot be merged, or not so.
-        AdapterError: as `merge`; nothing is left behind.
+        MethodError: what was trained cannot be merged, or not into these weights.
+        AdapterError: as for `merge`; nothing is left behind.
         OutputError: the folder holds something, or cannot be written.
     """
     final = output_path(output)
     refuse_taken(final)
     begun = time.monotonic()
-    found = open_adapter(path, base, trust_remote_code, settings)
+    adapter = open_adapter(path, base, trust_remote_code, settings)
     target = MergeTarget(into, scale)
-    check_target(found, target)
-    inputs = _inputs(found)
+    check_target(adapter, target)
+    inputs = _inputs(adapter)
     with atomic_path(final) as folder:
-        first, second = _write(found, folder, target, inputs, on_progress)
-        report = _report(found, folder, target, inputs, (first, second), time.monotonic() - begun)
+        first, second = _write(adapter, folder, target, inputs, on_progress)
+        report = _report(adapter, folder, target, inputs, (first, second), time.monotonic() - begun)
         _judge(report)
         write_json(folder / REPORT, report.to_json())
-        write_merged_card(folder, final.name, found.record, report)
+        write_merged_card(folder, final.name, adapter.record, report)
     return report
 
 
 def _write(
-    found: OpenedAdapter,
+    adapter: OpenedAdapter,
     folder: Path,
     target: MergeTarget,
     inputs: MergeInputs,
     on_progress: Callable[[str], None],
 ) -> tuple[MergeOutputs, MergeOutputs]:
-    """Writes the merged model; returns the adapter's outputs and those of what was written. Holds
+    """Writes the merged model; returns the outputs of the adapter and of the written model. Holds
     one model at a time.
     """
-    accelerator = open_accelerator(found.base.spec)
-    on_progress("asking the adapter on its base")
-    trained: nn.Module | None = _trained(found, target.scale, accelerator)
+    accelerator = open_accelerator(adapter.base.spec)
+    on_progress("running the adapter on its base")
+    trained: nn.Module | None = _trained(adapter, target.scale, accelerator)
     assert trained is not None
     first = compute_outputs(trained, inputs, accelerator, on_progress)
     on_progress(f"merging into the {target.into} weights")
-    if found.base.spec.quantization == "none":
-        _save(folded(trained, found.recipe), found, folder)
+    if adapter.base.spec.quantization == "none":
+        _save(folded(trained, adapter.recipe), adapter, folder)
         del trained  # it is the merged one now
     else:
         trained = None
         release_memory()
-        _save(_merged_elsewhere(found, target, accelerator.device), found, folder)
+        _save(_merged_elsewhere(adapter, target, accelerator.device), adapter, folder)
     release_memory()
     if target.into == "requantized":
-        _requantize(folder, found, accelerator.device)
-    on_progress("asking the merged model, opened again")
+        _requantize(folder, adapter, accelerator.device)
+    on_progress("running the merged model, opened again")
     second = compute_outputs(
-        _reopened(folder, found, accelerator), inputs, accelerator, on_progress
+        _reopened(folder, adapter, accelerator), inputs, accelerator, on_progress
     )
     return first, second
 
 
 def _report(
-    found: OpenedAdapter,
+    adapter: OpenedAdapter,
     folder: Path,
     target: MergeTarget,
     inputs: MergeInputs,
@@ -139,7 +138,7 @@ def _report(
     """The certificate of a merged model.
 
     Args:
-        outputs: of the adapter on its base, and of the merged model.
+        outputs: the adapter's on its base, and the merged model's.
     """
     first, second = outputs
     distances = compare(first, second)
@@ -147,79 +146,85 @@ def _report(
     return MergeReport(
         into=target.into,
         scale=target.scale,
-        dtype=str(found.dtype).removeprefix("torch."),
+        dtype=str(adapter.dtype).removeprefix("torch."),
         max_abs_dlogit=largest.max_abs_dlogit,
         relative=largest.relative,
         kl=largest.kl,
         top1_agreement=largest.top1_agreement,
-        tolerance=merged_tolerance(found.base.spec),
+        tolerance=merged_tolerance(adapter.base.spec),
         probes=distances["probes"],
         validation=distances.get("validation"),
         score=BothScores(first.scores, second.scores),
         validation_absent=inputs.reason,
         seconds=seconds,
-        peak_memory_mb=peak_memory_mb(open_accelerator(found.base.spec).device),
-        adapter=found.record.weights,
+        peak_memory_mb=peak_memory_mb(open_accelerator(adapter.base.spec).device),
+        adapter=adapter.record.weights,
         files={file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))},
         versions=versions(),
     )
 
 
-def _inputs(found: OpenedAdapter) -> MergeInputs:
-    """What the adapter and the merged model are compared on."""
-    record, opened = found.record, found.base
+def _inputs(adapter: OpenedAdapter) -> MergeInputs:
+    """The inputs on which the adapter and the merged model are compared."""
+    record, opened = adapter.record, adapter.base
     probes = tuple(probe.input_ids for probe in record.probes)
     if not probes:
         probes = synthetic_inputs(opened.config, vocabulary_of(opened), ())
-    validation, reason = _validation(found)
+    validation, reason = _validation(adapter)
     pad = opened.tokenizer.pad_token_id
-    return MergeInputs(found.recipe, record.head, pad, probes, validation, reason, record.decision)
+    return MergeInputs(
+        adapter.recipe, record.head, pad, probes, validation, reason, record.decision
+    )
 
 
-def _validation(found: OpenedAdapter) -> tuple[Examples | None, str]:
-    """The validation split of the training, or why it cannot be read."""
-    if not found.record.base:
+def _validation(adapter: OpenedAdapter) -> tuple[Examples | None, str]:
+    """The validation split of the training, or None and why it cannot be read."""
+    if not adapter.record.base:
         return None, "another tool saved the adapter, and it names no data"
-    task = found.recipe.task
+    task = adapter.recipe.task
     try:
-        splits, _ = load_splits(task, found.recipe.split_seed)
-        encoded = task.encode(splits, found.base)
+        splits, _ = load_splits(task, adapter.recipe.split_seed)
+        encoded = task.encode(splits, adapter.base)
     except PeftkitError:  # whose message may hold a path or a row, and the report is published
         return None, "the data of the training is not where the recipe says"
-    if encoded.head.labels != found.record.head.labels:
+    if encoded.head.labels != adapter.record.head.labels:
         return None, "the data that the recipe names has other classes than the adapter"
     return encoded.validation, ""
 
 
-def _trained(found: OpenedAdapter, scale: float, accelerator: Accelerator) -> nn.Module:
-    """The adapter on its base as it was trained, proven by its probes, at another strength."""
-    model, _ = load_proven(found.folder, found.recipe, found.base, found.record, accelerator)
+def _trained(adapter: OpenedAdapter, scale: float, accelerator: Accelerator) -> nn.Module:
+    """The adapter on its base, checked with its probes, then scaled."""
+    model, _ = load_proven(
+        adapter.folder, adapter.recipe, adapter.base, adapter.record, accelerator
+    )
     if scale != 1:
         rescale_lora(model, scale)
     return model
 
 
-def _merged_elsewhere(found: OpenedAdapter, target: MergeTarget, device: torch.device) -> nn.Module:
+def _merged_elsewhere(
+    adapter: OpenedAdapter, target: MergeTarget, device: torch.device
+) -> nn.Module:
     """The merged model of an adapter whose base was quantized."""
-    base, recipe = found.base, found.recipe
+    base, recipe = adapter.base, adapter.recipe
     if target.into == "original":
         spec = base.spec.with_(quantization="none", double_quant=False)
         base = replace(base, spec=spec)
         recipe = recipe.with_(base=spec)
-    head, dtype = found.record.head, found.dtype
-    return merged_model(found.folder, recipe, base, head, dtype, dtype, device, target.scale)
+    head, dtype = adapter.record.head, adapter.dtype
+    return merged_model(adapter.folder, recipe, base, head, dtype, dtype, device, target.scale)
 
 
-def _save(merged: Any, found: OpenedAdapter, folder: Path) -> None:
-    """A folder that transformers loads by itself."""
+def _save(merged: Any, adapter: OpenedAdapter, folder: Path) -> None:
+    """Writes a folder that transformers loads by itself."""
     folder.mkdir(exist_ok=True)
-    save_tokenizer(found.base.tokenizer, folder)
+    save_tokenizer(adapter.base.tokenizer, folder)
     merged.save_pretrained(folder)
 
 
-def _requantize(folder: Path, found: OpenedAdapter, device: torch.device) -> None:
-    """Quantizes a model folder as the base of the training was."""
-    spec = found.base.spec
+def _requantize(folder: Path, adapter: OpenedAdapter, device: torch.device) -> None:
+    """Quantizes a model folder like the base of the training."""
+    spec = adapter.base.spec
     plain = Path(tempfile.mkdtemp(prefix="unquantized-", dir=folder.parent))
     folder.rename(plain / "model")
     again = Base(
@@ -228,46 +233,50 @@ def _requantize(folder: Path, found: OpenedAdapter, device: torch.device) -> Non
         double_quant=spec.double_quant,
         dtype=spec.dtype,
     )
-    loaded = load_weights(open_base(again), found.record.head, found.dtype, device, dropout=None)
-    _save(loaded.model, found, folder)
+    loaded = load_weights(
+        open_base(again), adapter.record.head, adapter.dtype, device, dropout=None
+    )
+    _save(loaded.model, adapter, folder)
     del loaded
     shutil.rmtree(plain)
     release_memory()
 
 
-def _reopened(folder: Path, found: OpenedAdapter, accelerator: Accelerator) -> nn.Module:
+def _reopened(folder: Path, adapter: OpenedAdapter, accelerator: Accelerator) -> nn.Module:
     """The written folder as transformers alone opens it.
 
     Raises:
-        AdapterError: its tokenizer is another one.
+        AdapterError: its tokenizer has changed.
     """
     import transformers
 
     tokenizers: Any = transformers.AutoTokenizer
     tokenizer = tokenizers.from_pretrained(folder)
-    put_back_padding(tokenizer, found.base.tokenizer.pad_token)
-    if found.record.tokenizer_sha256 not in ("", tokenizer_sha256(tokenizer)):
+    put_back_padding(tokenizer, adapter.base.tokenizer.pad_token)
+    if adapter.record.tokenizer_sha256 not in ("", tokenizer_sha256(tokenizer)):
         raise AdapterError(
-            f"the tokenizer of `{found.base.name}` is not read back as it was",
-            "its files are of a kind that transformers does not write; keep the adapter",
+            f"the tokenizer of `{adapter.base.name}` changes when it is written and read again",
+            "keep the adapter; transformers does not write the tokenizer's kind of files",
         )
     configs: Any = transformers.AutoConfig
-    auto = model_class(found.record.head, configs.from_pretrained(folder), found.base.name)
-    model: nn.Module = auto.from_pretrained(folder, dtype=found.dtype)
+    auto = model_class(adapter.record.head, configs.from_pretrained(folder), adapter.base.name)
+    model: nn.Module = auto.from_pretrained(folder, dtype=adapter.dtype)
     if getattr(model, "is_quantized", False):
         return model.eval()
     return model.to(accelerator.device).eval()
 
 
 def _judge(report: MergeReport) -> None:
-    """Raises AdapterError if the merged model is not the trained one, and should be."""
+    """Raises AdapterError if the merged model answers NaN, or differently where it should not."""
     if math.isnan(report.max_abs_dlogit):
-        raise AdapterError("the merged model answers NaN", "`peftkit verify` the adapter")
+        raise AdapterError(
+            "the merged model answers NaN", "check the adapter with `peftkit verify`"
+        )
     if report.into == "trained" and not report.relative <= report.tolerance:
         raise AdapterError(
             f"the merged model answers differently from the adapter: logits are off by up to "
             f"{report.max_abs_dlogit:.2g}, {report.relative:.3g} of their scale (tolerance "
             f"{report.tolerance:g}), the likeliest answer is the same at "
             f"{report.top1_agreement:.1%} of the positions; nothing was written",
-            "keep the adapter, which is right as it is",
+            "keep the adapter, which is unchanged",
         )

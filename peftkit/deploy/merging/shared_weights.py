@@ -1,8 +1,8 @@
-"""Modules that share one weight, into which an adapter cannot be merged: the weight can take only
-one update, but each module has its own, or only one of them has any.
+"""Finds modules that share one weight, into which an adapter cannot be merged: the weight can take
+only one update, but each module has its own, or only one of them has any.
 
 PEFT's `layer_replication` makes such modules; some architectures have them (Zamba's shared blocks,
-an encoder and a decoder that are tied).
+a tied encoder and decoder).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ PREFIX = "base_model.model."
 
 
 def why_shared(base: OpenedBase, head: Head, names: Iterable[str]) -> str:
-    """Why an adapter cannot be merged because modules share a weight that it adapts; empty if none
-    do. Loads no weights.
+    """Which modules share a weight that the adapter changes, so that it cannot be merged; empty if
+    none do. Loads no weights.
 
     Args:
-        names: of the adapter's tensors.
+        names: the adapter's tensors.
     """
-    adapted = {name.removeprefix(PREFIX)[: found.start()] for name, found in _parts(names)}
+    adapted = {name.removeprefix(PREFIX)[: match.start()] for name, match in _parts(names)}
     if not adapted:
         return ""
     model: Any = empty_model(base, head).model
@@ -41,8 +41,8 @@ def why_shared(base: OpenedBase, head: Head, names: Iterable[str]) -> str:
 
 def _parts(names: Iterable[str]) -> list[tuple[str, Any]]:
     """Names of tensors that PEFT adds to a module, and the match where the module's name ends."""
-    found = [(name, PART.search(name.removeprefix(PREFIX))) for name in names]
-    return [(name, part) for name, part in found if part is not None]
+    matches = [(name, PART.search(name.removeprefix(PREFIX))) for name in names]
+    return [(name, match) for name, match in matches if match is not None]
 
 
 def _sharing(model: Any) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Which of the base's weights an adapter is merged into, at which scale, and what refuses it."""
+"""The weights an adapter is merged into, the scale, and when either is refused."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class MergeTarget:
 
     into: Into
     """The base's weights that were trained on, dequantized if they were quantized; the original
-    ones, as they were before they were quantized; or the trained ones, quantized again."""
+    ones, from before quantization; or those that were trained on, quantized again."""
     scale: float
-    """Factor on what a LoRA adds: W + scale * s B A; a head stays as it was trained."""
+    """Factor on what a LoRA adds: W + scale * s B A; a head stays as trained."""
 
 
 def check_target(adapter: OpenedAdapter, target: MergeTarget) -> None:
-    """Checks that an adapter can be merged so, and that its base is the one of the training.
+    """Checks that an adapter can be merged as wanted, and that its base has not changed.
 
     Raises:
         MethodError: what was trained cannot be merged, or not into these weights or at this scale.
-        AdapterError: the base is another one.
+        AdapterError: the base has changed.
     """
     check_mergeable(adapter)
     check_into(adapter, target.into)
@@ -40,19 +40,19 @@ def check_target(adapter: OpenedAdapter, target: MergeTarget) -> None:
 
 
 def check_into(adapter: OpenedAdapter, into: Into) -> None:
-    """Raises MethodError where a base has no such weights."""
+    """Raises MethodError if the base has no such weights."""
     spec = adapter.base.spec
     if into != "trained" and spec.quantization == "none":
         raise MethodError(
-            f"`--into {into}`: the base was not quantized, so that the weights it was trained on "
-            "are the original ones",
+            f"`--into {into}`: the base was not quantized, so the weights it was trained on are "
+            "the original ones",
             "leave `--into` out",
         )
     if into == "original" and adapter.base.prequantized:
         raise MethodError(
             f"`--into original`: the files of `{adapter.base.name}` are quantized already, and "
             "hold no other weights",
-            "leave `--into` out, which merges into the dequantized ones",
+            "leave `--into` out to merge into the dequantized weights",
         )
     if into == "requantized":
         shapes = quantized_empty(adapter.base, empty_model(adapter.base, adapter.record.head))
@@ -65,7 +65,7 @@ def check_into(adapter: OpenedAdapter, into: Into) -> None:
 
 
 def _check_scale(adapter: OpenedAdapter, scale: float) -> None:
-    """Raises MethodError where an adapter has no strength but its own."""
+    """Raises MethodError if the adapter cannot be scaled."""
     config, head = adapter.peft_config, adapter.record.head
     if scale == 1:
         return

@@ -1,1 +1,1 @@
-"""The strength at which an adapter keeps what it learned and forgets least."""
+"""Finds the scale at which an adapter keeps what it learned and forgets least."""

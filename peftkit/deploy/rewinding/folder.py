@@ -1,4 +1,4 @@
-"""Writes what a rewound model holds as an adapter of its own, with its own digests and probes."""
+"""Writes a rewound model as an adapter of its own, with its own digests and probes."""
 
 from __future__ import annotations
 
@@ -23,44 +23,45 @@ from peftkit.methods.peft.adapter_config import read_config
 
 CARD = "README.md"
 BEFORE = "not rewound"
-"""Row of the card with the scores of the adapter that this one comes from."""
+"""The card's row with the scores of the adapter that was rewound."""
 
 
 def write_rewound(
     model: nn.Module,
-    found: OpenedAdapter,
+    adapter: OpenedAdapter,
     scale: float,
     scores: Mapping[str, float],
     run_folder: Path,
 ) -> Record:
-    """Writes a folder that does not count as saved yet: what the adapter's has, with the tensors
-    that its model has now.
+    """Writes the adapter's folder under a temporary name, with the tensors that its model has now.
 
     Args:
         model: the adapter on its base, rewound.
-        scores: on the test split.
+        scores: the rewound model's on the test split.
 
     Returns:
-        What the folder says of itself.
+        The folder's record.
     """
     folder = run_folder / PARTIAL
     folder.mkdir()
-    file, live = found.recipe.method.adapter_tensors(model)
-    for source in found.folder.iterdir():
+    file, rewound = adapter.recipe.method.adapter_tensors(model)
+    for source in adapter.folder.iterdir():
         if source.is_file() and source.name not in (RECORD, CARD, file):
             shutil.copyfile(source, folder / source.name)
-    saved = load_file(found.folder / file)
-    tensors = {name: live[name].detach().cpu().to(t.dtype) for name, t in saved.items()}
+    saved = load_file(adapter.folder / file)
+    tensors = {name: rewound[name].detach().cpu().to(t.dtype) for name, t in saved.items()}
     plain = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
     save_file(plain, folder / file, metadata={"format": "pt"})
     fsync_files(folder)
-    base = found.base
+    base = adapter.base
     probes = take_probes(model, vocabulary_of(base), base.added_ids, tolerance(base.spec))
-    metrics = dict(found.record.metrics)
-    metrics.setdefault(BEFORE, metrics.pop("after"))  # it may have been rewound before
-    already = found.record.rewound.scale if found.record.rewound else 1.0
+    metrics = dict(adapter.record.metrics)
+    metrics.setdefault(
+        BEFORE, metrics.pop("after")
+    )  # kept if the adapter was already a rewound one
+    earlier_scale = adapter.record.rewound.scale if adapter.record.rewound else 1.0
     record = replace(
-        found.record,
+        adapter.record,
         weights={path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))},
         tensors=tensor_digests(folder),
         peft_config=read_config(folder),
@@ -68,10 +69,10 @@ def write_rewound(
         metrics={**metrics, "after": dict(scores)},
         probes=probes,
         versions=versions(),
-        rewound=Rewound(scale * already, found.record.weights),
+        rewound=Rewound(scale * earlier_scale, adapter.record.weights),
     )
     record.write(folder)
-    task = found.recipe.task
+    task = adapter.recipe.task
     prompt = task.prompt_code() if record.head.generation else ""
     write_card(folder, run_folder.name, record, task.command, prompt)
     return record

@@ -1,4 +1,4 @@
-"""What a rewound adapter is scored on: the training's own splits, and what it should retain."""
+"""Reads what a rewound adapter is scored on: the training's splits and retention data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peftkit.evaluation.retention import DRAWN_FROM, Retention, load_texts
 from peftkit.metrics.metric import Metric, TextMetric
 
 LABELLED_ROWS = 1000
-"""Most rows from elsewhere, unless a number was given; a language model reads fewer texts."""
+"""Most labelled rows for retention, unless a number is given; language models read fewer texts."""
 
 
 TEXT_LOSS = Metric("loss", higher_is_better=False)
@@ -27,53 +27,53 @@ class Material:
 
     encoded: Encoded
     metric: Metric
-    """Of the target task."""
+    """The task's metric."""
     retention: Retention | None
     texts: tuple[str, ...] = ()
-    """For a language model."""
+    """General texts, for a language model."""
     rows: Examples | None = None
-    """Labelled rows from elsewhere, for any other task."""
+    """Labelled rows of another domain, for any other task."""
     row_prompts: tuple[Prompt, ...] = ()
-    """Of them, where their metric is one of written texts."""
+    """Prompts of `rows`, if the metric scores written texts."""
 
     @property
     def validation_prompts(self) -> tuple[Prompt, ...]:
-        """Of the validation split, where the metric is one of written texts."""
-        asked = isinstance(self.metric, TextMetric)
-        return self.encoded.validation_prompts if asked else ()
+        """Prompts of the validation split, if the metric scores written texts."""
+        writes = isinstance(self.metric, TextMetric)
+        return self.encoded.validation_prompts if writes else ()
 
     @property
     def retention_metric(self) -> Metric | None:
-        """`loss` of texts, or the task's own metric; None where retention is not measured."""
+        """`loss` on texts, else the task's metric; None if retention is not measured."""
         if self.retention is None:
             return None
         return TEXT_LOSS if self.texts else self.metric
 
     @property
     def retention_settings(self) -> dict[str, str | int] | None:
-        """The settings of retention that count here; None where it is not measured."""
+        """The settings of retention that are used; None if it is not measured."""
         if self.retention is None:
             return None
         read_by_task = {"text", "max_rows", "max_length"} if self.rows else set()
         return self.retention.model_dump(exclude=read_by_task)
 
 
-def gather(found: OpenedAdapter, retention: Retention | None) -> Material:
-    """The splits of the training, made anew, and what retention is measured on; no weights.
+def gather(adapter: OpenedAdapter, retention: Retention | None) -> Material:
+    """Reads the training's splits again, and what retention is measured on. Loads no weights.
 
     Raises:
-        DataError: one of them cannot be read.
+        DataError: the training's data or that of retention cannot be read.
         AdapterError: the data has other classes than the adapter.
-        MethodError: the task's loss needs what is not known any more.
+        MethodError: the task's loss needs values from before training.
     """
-    task, head = found.recipe.task, found.record.head
-    if not found.record.base:
+    task, head = adapter.recipe.task, adapter.record.head
+    if not adapter.record.base:
         raise AdapterError(
             "another tool saved the adapter, and it names no data to score it on",
             "give a run folder of peftkit",
         )
     try:
-        splits, _ = load_splits(task, found.recipe.split_seed)
+        splits, _ = load_splits(task, adapter.recipe.split_seed)
     except DataError as error:
         raise DataError(
             f"the data of the training is needed, and cannot be read: {error.message}",
@@ -85,50 +85,48 @@ def gather(found: OpenedAdapter, retention: Retention | None) -> Material:
             "this adapter cannot be rewound: its loss compares with the model before training",
             "keep the adapter as it is",
         )
-    encoded = task.encode(splits, found.base)
+    encoded = task.encode(splits, adapter.base)
     if encoded.head.labels != head.labels:
         raise AdapterError(
             "the data that the recipe names has other classes than the adapter",
-            "the file was changed; put that of the training back",
+            "restore the file of the training; it was changed",
         )
-    metric = task.metric(found.recipe.metric)
+    metric = task.metric(adapter.recipe.metric)
     if not head.goes_on:
         if retention is None or "path" not in retention.model_fields_set:
             return Material(encoded, metric, None)
-        elsewhere = _labelled(found, splits, retention)
-        prompts = elsewhere.prompts if isinstance(metric, TextMetric) else ()
-        return Material(encoded, metric, retention, rows=elsewhere.test, row_prompts=prompts)
+        labelled = _labelled(adapter, splits, retention)
+        prompts = labelled.prompts if isinstance(metric, TextMetric) else ()
+        return Material(encoded, metric, retention, rows=labelled.test, row_prompts=prompts)
     retention = retention or Retention()
-    return Material(encoded, metric, retention, _texts(found, retention))
+    return Material(encoded, metric, retention, _texts(adapter, retention))
 
 
-def _texts(found: OpenedAdapter, retention: Retention) -> tuple[str, ...]:
-    """General texts, for a language model."""
+def _texts(adapter: OpenedAdapter, retention: Retention) -> tuple[str, ...]:
+    """Reads general texts, for a language model."""
     try:
         texts = load_texts(retention)
     except MissingPackageError as error:
         raise MissingPackageError(
-            f"{error.message}, on which retention is measured",
+            f"{error.message}, which retention is measured on",
             f"{error.hint}, or give a file of general text with `--retain PATH`",
         ) from error
-    tokenizer = found.base.tokenizer
-    check_ids(found.base, (tokenizer(text, verbose=False)["input_ids"] for text in texts))
+    tokenizer = adapter.base.tokenizer
+    check_ids(adapter.base, (tokenizer(text, verbose=False)["input_ids"] for text in texts))
     return tuple(texts)
 
 
-def _labelled(found: OpenedAdapter, splits: Splits, retention: Retention) -> Encoded:
-    """Rows of another file with the task's columns, without those that were trained on, as the test
-    split.
-    """
+def _labelled(adapter: OpenedAdapter, splits: Splits, retention: Retention) -> Encoded:
+    """Encodes another file's rows that were not trained on, as the test split."""
     count = retention.max_rows if "max_rows" in retention.model_fields_set else LABELLED_ROWS
-    task = found.recipe.task.elsewhere(retention.path, retention.subset, count)
+    task = adapter.recipe.task.elsewhere(retention.path, retention.subset, count)
     tables = read_source(task.source)
     table = next(tables[name] for name in DRAWN_FROM if name in tables)
     try:
         check_columns(table, task.columns)
     except DataError as error:
-        raise DataError(error.message, "name its columns as those of the training") from error
-    rows, _ = clean_rows(task, table, found.recipe.split_seed)
+        raise DataError(error.message, "name its columns as in the training file") from error
+    rows, _ = clean_rows(task, table, adapter.recipe.split_seed)
     trained = set(map(task.key, splits.train))
     unseen = tuple(row for row in rows if task.key(row) not in trained)
     if not unseen:
@@ -138,4 +136,4 @@ def _labelled(found: OpenedAdapter, splits: Splits, retention: Retention) -> Enc
         )
     others = replace(splits, test=unseen)
     task.check_splits(others)
-    return task.encode(others, found.base)
+    return task.encode(others, adapter.base)

@@ -1,4 +1,4 @@
-"""An adapter on its base, moved to one scale after another and scored there."""
+"""An adapter on its base that is set to one scale after another and scored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from peftkit.training.forward.engine import Engine
 
 @dataclass(frozen=True)
 class MovedModel:
-    """A loaded adapter, what moves it, and what it is scored on."""
+    """An adapter on its base, what sets its scale, and what it is scored on."""
 
     adapter: OpenedAdapter
     material: Material
@@ -33,10 +33,10 @@ class MovedModel:
     accelerator: Accelerator
 
     def score(self, examples: Examples, prompts: Sequence[Prompt] = ()) -> Score:
-        """The task's score at the scale that the model has now.
+        """The task's score at the current scale.
 
         Args:
-            prompts: what the model is to write to, for the metrics of texts.
+            prompts: what the model answers, for the metrics of texts.
         """
         recipe, encoded = self.adapter.recipe, self.material.encoded
         tokens, pad = recipe.training.micro_batch_tokens, encoded.pad_token_id
@@ -49,7 +49,7 @@ class MovedModel:
         return with_written(score, recipe.task, prompts, written)
 
     def retention(self) -> float | None:
-        """The score on what should be retained; None where nothing was given to measure it on."""
+        """The score on the retention data at the current scale; None if there is none."""
         material = self.material
         if material.retention is None:
             return None
@@ -59,8 +59,10 @@ class MovedModel:
         return text_loss(self.model, tokenizer, material.texts, length, self.accelerator)
 
 
-def load_moved(adapter: OpenedAdapter, material: Material, accelerator: Accelerator) -> MovedModel:
-    """The adapter on its base as it was trained, proven by its probes."""
+def load_moved_model(
+    adapter: OpenedAdapter, material: Material, accelerator: Accelerator
+) -> MovedModel:
+    """Loads the adapter on its base as it was trained, and checks it with its probes."""
     recipe, head, device = adapter.recipe, adapter.record.head, accelerator.device
     model, _ = load_proven(adapter.folder, recipe, adapter.base, adapter.record, accelerator)
 

@@ -1,5 +1,5 @@
-"""`peftkit rewind`: scores an adapter at smaller strengths, and writes the one that keeps what was
-learned and forgets least.
+"""`peftkit rewind`: scores an adapter at smaller scales, and writes it at the one that keeps what
+was learned and forgets least.
 
 The scale is chosen on validation data; the test split is scored afterwards, at that scale and at 1.
 """
@@ -18,7 +18,7 @@ from peftkit.atomic import atomic_path, output_path, refuse_taken, write_json
 from peftkit.bases.devices import device_name, frozen_gc, open_accelerator, release_memory
 from peftkit.deploy.rewinding.folder import write_rewound
 from peftkit.deploy.rewinding.material import Material, gather
-from peftkit.deploy.rewinding.moved_model import MovedModel, load_moved
+from peftkit.deploy.rewinding.moved_model import MovedModel, load_moved_model
 from peftkit.deploy.rewinding.scales import ScaleChoice, scale_choice
 from peftkit.errors import MethodError, RecipeError
 from peftkit.evaluation.retention import Retention
@@ -34,12 +34,12 @@ from peftkit.tasks.score import Score
 
 REPORT, CURVE = "rewind.json", "rewind.svg"
 OTHER_DATA = 1e-2
-"""Largest relative difference of a test loss to that of the training, on the same data."""
+"""Largest relative difference between test losses on the same data, then and now."""
 
 
 @dataclass(frozen=True)
 class Rewound:
-    """What a rewind leaves behind."""
+    """A finished rewind: its folder and report."""
 
     folder: Path
     report: RewindReport
@@ -64,21 +64,21 @@ def rewind(
     Args:
         path: a run folder.
         scales: from 0, the base, to 1, as it was trained; 0.2 to 1 in steps of 0.1 if not given.
-        retention: text on which a language model is not to get worse, long reviews if not given;
+        retention: text on which a language model should not get worse, long reviews if not given;
             for other tasks a file with the task's columns, none if not given.
-        chosen: the scale to write, instead of the one that validation data tells.
+        chosen: the scale to write, instead of the one chosen on validation data.
         output: a folder that does not exist yet; `<path>-rewound` if not given.
         base: where the base is, if not where the recipe says.
         trust_remote_code: as for `open_adapter`.
-        on_progress: called with what is being done.
-        allowed: by how much the validation score may be worse than as it was trained.
+        on_progress: called with each step as it begins.
+        allowed: by how much the validation score may be worse than at scale 1.
         settings: as for `open_adapter`.
 
     Raises:
-        MethodError: there is nothing between the base and what the method trains.
-        RecipeError: scales are wrong, or a tolerance is given where retention is not measured.
-        DataError: the data of the training, or of retention, cannot be read.
-        AdapterError: a file was changed, the base is another one, or the probes differ.
+        MethodError: what the method trains cannot be scaled down to the base.
+        RecipeError: scales are wrong, or a tolerance is given but retention is not measured.
+        DataError: the data of the training or of retention cannot be read.
+        AdapterError: a file or the base has changed, or the probes differ.
         OutputError: the folder holds something, or cannot be written.
     """
     choice = scale_choice(scales, chosen, allowed)
@@ -97,7 +97,7 @@ def rewind(
 
 
 def default_output(path: str) -> str:
-    """`<run>-rewound`, beside the run, or here if it is of the Hub."""
+    """`<run>-rewound`, beside the run, or in the current folder for an adapter of the Hub."""
     folder = Path(path).expanduser().resolve()  # `.` has no name
     if folder.name == "adapter" and (folder.parent / "recipe.json").is_file():
         folder = folder.parent
@@ -106,20 +106,20 @@ def default_output(path: str) -> str:
 
 
 def _material(adapter: OpenedAdapter, retention: Retention | None, allowed: float) -> Material:
-    """What an adapter is scored on, if it can be rewound.
+    """Checks that an adapter can be rewound; reads what it is scored on.
 
     Raises:
-        MethodError: there is nothing between the base and what the method trains.
-        RecipeError: a tolerance is given where retention is not measured.
+        MethodError: what the method trains cannot be scaled down to the base.
+        RecipeError: a tolerance is given but retention is not measured.
         DataError: the data cannot be read.
-        AdapterError: the base or the data is another one.
+        AdapterError: the base or the data has changed.
     """
     if reason := adapter.recipe.method.refuses_rewinding():
         raise MethodError(f"this adapter cannot be rewound: {reason}")
     material = gather(adapter, retention)
     if allowed and material.retention is None:
         raise RecipeError(
-            f"a tolerance of {allowed:g} is what retention may cost, and none is measured here",
+            f"`--tolerance {allowed:g}` says what retention may cost, but none is measured",
             "give rows or text with `--retain`, or leave `--tolerance` out",
         )
     adapter.check_base()
@@ -133,17 +133,17 @@ def _write(
     folder: Path,
     on_progress: Callable[[str], None],
 ) -> RewindReport:
-    """Scores the adapter, and writes and checks it at the chosen scale; returns the report. Holds
+    """Scores the adapter, writes it at the chosen scale, checks it, and returns the report. Holds
     one model at a time.
     """
     accelerator = open_accelerator(adapter.base.spec)
     on_progress("loading the adapter on its base")
-    moved = load_moved(adapter, material, accelerator)
+    moved = load_moved_model(adapter, material, accelerator)
     report, record = _measure(moved, choice, folder, on_progress)
     del moved
     release_memory()
     if record is not None:
-        on_progress("opening what was written")
+        on_progress("checking the written adapter")
         (folder / "recipe.json").write_text(_recipe_text(adapter), encoding="utf-8")
         check_saved(folder / PARTIAL, adapter.recipe, adapter.base, record, accelerator)
     return report
@@ -152,29 +152,29 @@ def _write(
 def _curve(
     moved: MovedModel, scales: Sequence[float], on_progress: Callable[[str], None]
 ) -> list[Measured]:
-    """The scores at every scale, in the order of the scales."""
+    """Scores the model at every scale; returns the scores in ascending order of the scales."""
     material = moved.material
     curve: list[Measured] = []
-    for scale in reversed(scales):  # what all others are compared with comes first
+    for scale in reversed(scales):  # scale 1 first: the others are compared with it
         moved.rewinding.to(scale)
         score = moved.score(material.encoded.validation, material.validation_prompts)
         validation = score.metrics[material.metric.name]
         curve.append(Measured(scale, validation, moved.retention()))
-        on_progress(_told(curve[-1], material))
+        on_progress(_progress(curve[-1], material))
     return curve[::-1]
 
 
 def _measure(
     moved: MovedModel, choice: ScaleChoice, folder: Path, on_progress: Callable[[str], None]
 ) -> tuple[RewindReport, Record | None]:
-    """The report; and the record of what was written, None where the adapter stays as it is."""
-    found, material, accelerator = moved.adapter, moved.material, moved.accelerator
+    """Scores and writes; returns the report and the written record, None if scale 1 is chosen."""
+    adapter, material, accelerator = moved.adapter, moved.material, moved.accelerator
     encoded, curve = material.encoded, _curve(moved, choice.scales, on_progress)
-    chosen, why = choice.of(curve, material.metric, material.retention_metric)
-    of_base = None
+    chosen, why = choice.choose(curve, material.metric, material.retention_metric)
+    base_retention = None
     if material.texts:
         moved.rewinding.to(0.0)
-        of_base = moved.retention()
+        base_retention = moved.retention()
     on_progress("scoring the test split")
     moved.rewinding.to(1.0)
     trained = moved.score(encoded.test, encoded.prompts)
@@ -183,22 +183,22 @@ def _measure(
     record = None
     if chosen != 1:
         with accelerator.autocast():
-            record = write_rewound(moved.model, found, chosen, rewound.metrics, folder)
+            record = write_rewound(moved.model, adapter, chosen, rewound.metrics, folder)
     report = RewindReport(
-        name=found.recipe.name or "run",
-        adapter=found.record.weights,
-        method=found.recipe.method.kind(),
+        name=adapter.recipe.name or "run",
+        adapter=adapter.record.weights,
+        method=adapter.recipe.method.kind(),
         metric=material.metric,
         retention_metric=material.retention_metric,
         retention_data=material.retention_settings,
         retention_rows=len(material.texts) or len(material.rows or ()),
         scales=tuple(curve),
-        base=MeasuredBase(of_base),
+        base=MeasuredBase(base_retention),
         chosen=chosen,
         why=why,
         written=record is not None,
         test=BothTests(*(TestScores(s.metrics, s.intervals) for s in (trained, rewound))),
-        notes=tuple(_notes(found, material, trained)),
+        notes=tuple(_notes(adapter, material, trained)),
         device=device_name(accelerator.device),
         versions=versions(),
         seconds=0.0,
@@ -206,7 +206,7 @@ def _measure(
     return report, record
 
 
-def _told(point: Measured, material: Material) -> str:
+def _progress(point: Measured, material: Material) -> str:
     """`scale 0.5: validation accuracy 0.9000, retention accuracy 0.8000`."""
     score = f"scale {point.scale:g}: validation {material.metric.name} {point.validation:.4f}"
     if point.retention is None or material.retention_metric is None:
@@ -214,20 +214,20 @@ def _told(point: Measured, material: Material) -> str:
     return f"{score}, retention {material.retention_metric.name} {point.retention:.4f}"
 
 
-def _notes(found: OpenedAdapter, material: Material, trained: Score) -> list[str]:
+def _notes(adapter: OpenedAdapter, material: Material, trained: Score) -> list[str]:
     notes = []
     if material.retention is None:
-        notes.append("retention was not measured: `--retain PATH` names rows of another domain")
-    before, now = found.record.metrics["after"]["loss"], trained.metrics["loss"]
+        notes.append("retention was not measured: give rows of another domain with `--retain PATH`")
+    before, now = adapter.record.metrics["after"]["loss"], trained.metrics["loss"]
     if abs(now - before) > OTHER_DATA * max(before, 0.1):
         notes.append(
-            f"at scale 1 the test loss is {now:.4f}, and was {before:.4f} when it was trained: the "
+            f"at scale 1 the test loss is {now:.4f}, but it was {before:.4f} after training: the "
             "data is not the same"
         )
     return notes
 
 
-def _recipe_text(found: OpenedAdapter) -> str:
-    """The recipe of the training, which knows where base and data are."""
-    template = found.record.recipe.chat_template  # that in use lies in the adapter
-    return found.recipe.with_(base=found.recipe.base.with_(chat_template=template)).to_json()
+def _recipe_text(adapter: OpenedAdapter) -> str:
+    """The recipe of the training, with the paths of base and data."""
+    template = adapter.record.recipe.chat_template  # the adapter's folder has the one in use
+    return adapter.recipe.with_(base=adapter.recipe.base.with_(chat_template=template)).to_json()

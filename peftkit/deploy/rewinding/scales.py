@@ -1,4 +1,4 @@
-"""The scales at which an adapter is scored, and which of them is chosen. No torch."""
+"""The scales at which an adapter is scored, and the choice among them. Loads no torch."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from peftkit.metrics.metric import Metric
 from peftkit.reports.rewind_report import Measured
 
 STEP = 0.1
-"""Between the scales of a range."""
+"""Distance between the scales of a range."""
 DEFAULT = "0.2..1.0"
-MOST = 51
-"""Scales of one curve."""
+MAX_SCALES = 51
+"""Most scales of one curve."""
 
 
 def parse_scales(text: str) -> tuple[float, ...]:
-    """Scales of `0.2..1.0`, in steps of 0.1, or `0.2,0.5,1`; ascending, 1 among them.
+    """Reads scales such as `0.2..1.0`, in steps of 0.1, or `0.2,0.5,1`; ascending, with 1.
 
     Raises:
-        RecipeError: it is neither, or one of them is not from 0 to 1.
+        RecipeError: the text is neither, or a scale is not from 0 to 1.
     """
     if ".." not in text:
         return checked_scales([_number(part, "--scales") for part in text.split(",")])
     low, high = (_number(part, "--scales") for part in text.split("..", 1))
     if not 0 <= low < high <= 1:
         raise RecipeError(
-            f"`--scales {text}` is no range from 0 to 1 whose first number is the smaller one",
-            f"give one such as `{DEFAULT}`",
+            f"`--scales {text}` is not a range from a smaller to a larger number from 0 to 1",
+            f"give a range such as `{DEFAULT}`",
         )
     count = int((high - low) / STEP + 1e-9)
     return checked_scales([*(round(low + STEP * n, 10) for n in range(count + 1)), high])
 
 
 def parse_choice(text: str) -> float | None:
-    """The scale of `--choose`; None if it is empty.
+    """Reads the scale of `--choose`; None if the text is empty.
 
     Raises:
-        RecipeError: it is no number from 0 to 1.
+        RecipeError: the text is not a number from 0 to 1.
     """
     return checked_scales([_number(text, "--choose")], "--choose")[0] if text else None
 
 
 def checked_scales(scales: Sequence[float], option: str = "--scales") -> tuple[float, ...]:
-    """The scales once each, ascending, 1 among them.
+    """The scales without duplicates, ascending, with 1.
 
     Raises:
-        RecipeError: there are none, or too many, or one of them is not from 0 to 1.
+        RecipeError: there are no scales, too many, or one that is not from 0 to 1.
     """
     for scale in scales:
         if not 0 <= scale <= 1:
@@ -55,8 +55,8 @@ def checked_scales(scales: Sequence[float], option: str = "--scales") -> tuple[f
                 f"`{option}` has {scale:g}, which is not from 0 to 1",
                 "1 is the adapter as it was trained, 0 is its base",
             )
-    if not 0 < len(scales) <= MOST:
-        raise RecipeError(f"`{option}` has {len(scales)} scales; 1 to {MOST} can be drawn")
+    if not 0 < len(scales) <= MAX_SCALES:
+        raise RecipeError(f"`{option}` has {len(scales)} scales; 1 to {MAX_SCALES} are possible")
     return tuple(sorted({*map(float, scales), 1.0}))
 
 
@@ -65,7 +65,7 @@ def _number(text: str, option: str) -> float:
         return float(text)
     except ValueError:
         raise RecipeError(
-            f"`{option}` has `{text.strip()}`, which is no number",
+            f"`{option}` has `{text.strip()}`, which is not a number",
             f"give a range such as `{DEFAULT}`, or numbers such as `0.2,0.5,1`"
             if option == "--scales"
             else "give a number from 0 to 1",
@@ -75,14 +75,14 @@ def _number(text: str, option: str) -> float:
 def choose(
     curve: Sequence[Measured], metric: Metric, kept: Metric | None, tolerance: float = 0.0
 ) -> tuple[float, str]:
-    """The scale that retains most and costs the task nothing on validation data, or no more than
-    may be; and why it is that one. Without retention the best one. Ties go to scale 1, then to the
-    smaller one.
+    """Chooses the scale that retains most among those whose validation score is no worse than at
+    scale 1, within the tolerance; returns it and why. Without retention, chooses the best
+    validation score. Ties go to scale 1, then to the smaller scale.
 
     Args:
         curve: ascending, scale 1 last.
         metric: of the validation scores.
-        kept: of retention; None where it was not measured.
+        kept: of retention; None if it was not measured.
         tolerance: by how much the validation score may be worse than at scale 1.
     """
 
@@ -108,8 +108,8 @@ def choose(
     best = max(good, key=lambda point: (retention(point), -point.scale))
     if retention(best) == retention(trained):
         return trained.scale, f"no smaller scale retains more without a score that is worse{by}"
-    told = f"of {len(good)} scales whose validation score is not worse than at scale 1{by}"
-    return best.scale, f"{told}, it retains most"
+    among = f"of {len(good)} scales whose validation score is not worse than at scale 1{by}"
+    return best.scale, f"{among}, it retains most"
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,11 @@ class ScaleChoice:
     scales: tuple[float, ...]
     """Ascending, 1 last."""
     wanted: float | None
-    """The scale that a person chose; None to let validation data choose."""
+    """The scale asked for; None to choose on validation data."""
     tolerance: float
     """How much worse than at scale 1 the validation score may be."""
 
-    def of(
+    def choose(
         self, curve: Sequence[Measured], metric: Metric, kept: Metric | None
     ) -> tuple[float, str]:
         """The chosen scale, and why it is that one; see `choose`."""
@@ -133,7 +133,7 @@ class ScaleChoice:
 
 
 def scale_choice(scales: Sequence[float], wanted: float | None, tolerance: float) -> ScaleChoice:
-    """The choice among scales, `DEFAULT` if there are none, and the wanted one.
+    """The choice among the scales, `DEFAULT` if there are none, and the wanted scale.
 
     Raises:
         RecipeError: see `checked_scales`.

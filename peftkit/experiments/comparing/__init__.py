@@ -1,1 +1,1 @@
-"""Methods compared at their best learning rates, with verdicts, a table and a report."""
+"""Compares methods at their best learning rates, with verdicts, a table and a report."""

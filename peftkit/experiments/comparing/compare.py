@@ -1,5 +1,5 @@
-"""Compares methods: every one tries the same number of learning rates on validation, and is then
-run with several seeds beside full fine-tuning, on the same rows in the same order.
+"""Compares methods: each tries the same number of learning rates on the validation split, then runs
+with several seeds, as does full fine-tuning, on the same rows in the same order.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ DEFAULT_FOLDER = "runs/compare"
 
 @dataclass(frozen=True)
 class Compared:
-    """What a comparison leaves behind."""
+    """A finished comparison: its folder and record."""
 
     folder: Path
     record: Comparison
@@ -57,18 +57,18 @@ def compare(
     budget: Budget | None = None,
     console: Console | None = None,
 ) -> Compared:
-    """Compares recipes that differ in the method; goes on where it was broken off, and takes what
-    is there of the same recipes if more of them, more rates or more seeds are asked for.
+    """Compares recipes that differ in the method. Resumes an interrupted comparison, and reuses its
+    results when recipes, rates or seeds are added.
 
     Args:
-        recipes: of one base, task and data; full fine-tuning is added if none has it.
+        recipes: with the same base, task and data; full fine-tuning is added if it is missing.
         output_dir: a new folder, or that of a comparison on the same base and data;
             `runs/compare` if not given.
-        budget: how many rates and seeds.
+        budget: how many learning rates are tried and how many seeds are run.
         console: where progress is printed; nowhere if not given.
 
     Raises:
-        PeftkitError: a recipe, its data or its base is wrong. Runs that fail are rows that say so.
+        PeftkitError: a recipe, its data or its base is wrong. A failed run is a row that says so.
     """
     _refuse_inner()
     console = console or Console(quiet=True)
@@ -77,16 +77,16 @@ def compare(
     with open_folder(output_dir or DEFAULT_FOLDER, identity(grid, shared)) as folder:
         queue = JobQueue(folder, console, all_jobs(grid, first))
         try:
-            record = _compared(grid, first, queue, shared)
+            record = _run_all(grid, first, queue, shared)
         except (KeyboardInterrupt, SystemExit):
-            told = f"stopped after {queue.number} of {plural(len(queue.jobs), 'part')}"
-            console.print(f"  {told}; the same command goes on", highlight=False)
+            progress = f"stopped after {queue.number} of {plural(len(queue.jobs), 'part')}"
+            console.print(f"  {progress}; the same command resumes it", highlight=False)
             raise
     return Compared(folder.path, record)
 
 
-def _compared(grid: Grid, first: Prepared, queue: JobQueue, shared: Common) -> Comparison:
-    """Does all parts that are not done."""
+def _run_all(grid: Grid, first: Prepared, queue: JobQueue, shared: Common) -> Comparison:
+    """Runs all parts that are not done; returns the comparison."""
 
     def write(
         status: str,
@@ -100,25 +100,29 @@ def _compared(grid: Grid, first: Prepared, queue: JobQueue, shared: Common) -> C
         write_report(queue.folder.path, record)
         return record
 
-    tried = {own.name: _rates_of(own, queue, first) for own in grid.contenders}
-    settled = {own.name: _Settled(_chosen(own, tried[own.name], grid), tried[own.name])
-               for own in grid.contenders}  # fmt: skip
-    seeds: dict[str, list[Done[SeedRun]]] = {own.name: [] for own in grid.contenders}
+    settled: dict[str, _Settled] = {}
+    for contender in grid.contenders:
+        rates = _rates_of(contender, queue, first)
+        settled[contender.name] = _Settled(_chosen(contender, rates, grid), rates)
+    seeds: dict[str, list[Done[SeedRun]]] = {contender.name: [] for contender in grid.contenders}
     for seed in grid.seeds:
-        for own in grid.contenders:
-            rate = settled[own.name].rate
+        for contender in grid.contenders:
+            rate = settled[contender.name].rate
             if rate is None:
                 queue.skip()
                 continue
-            run = queue.do(seed_job(own, rate, seed, grid, first))
+            run = queue.do(seed_job(contender, rate, seed, grid, first))
             if seed == grid.seeds[0]:
-                settled[own.name], run = _settle(own, settled[own.name], run, queue, grid, first)
-            seeds[own.name].append(run)
+                settled[contender.name], run = _settle(
+                    contender, settled[contender.name], run, queue, grid, first
+                )
+            seeds[contender.name].append(run)
         runs = [
-            _runs(own, settled[own.name], seeds[own.name], grid, queue) for own in grid.contenders
+            _runs(contender, settled[contender.name], seeds[contender.name], grid, queue)
+            for contender in grid.contenders
         ]
-        write("unfinished", runs)  # to be looked at early
-    runs = [_merged(own, queue) for own in runs]
+        write("unfinished", runs)  # for an early look
+    runs = [_with_merge(each, queue) for each in runs]
     probe = queue.do(probe_job(grid, first)).value if has_probe(first.encoded) else None
     texts = {name: queue.do(job).value for name, job in retention_jobs(grid, first).items()}
     kept = {name: loss.kept_loss if loss else None for name, loss in texts.items()}
@@ -126,19 +130,19 @@ def _compared(grid: Grid, first: Prepared, queue: JobQueue, shared: Common) -> C
 
 
 def _refuse_inner() -> None:
-    """Raises RecipeError in the process of a part, which has imported the script anew."""
+    """Raises RecipeError in the process of a part, which has imported the script again."""
     if multiprocessing.parent_process() is not None:
         raise RecipeError(
-            "the script that compares is imported by the processes of the comparison, too",
+            "the processes of the comparison import the script that starts it",
             'put its call under `if __name__ == "__main__":`',
         )
 
 
-def _rates_of(own: Contender, queue: JobQueue, first: Prepared) -> tuple[Rate, ...]:
-    """What each rate gave; nothing where there is only one."""
+def _rates_of(contender: Contender, queue: JobQueue, first: Prepared) -> tuple[Rate, ...]:
+    """The result of each rate; empty if there is only one rate."""
     rates = []
-    jobs = rate_jobs(own, first)
-    for rate, job in zip(own.rates if jobs else (), jobs, strict=True):
+    jobs = rate_jobs(contender, first)
+    for rate, job in zip(contender.rates if jobs else (), jobs, strict=True):
         done = queue.do(job)
         if (trial := done.value) is None:
             rates.append(Rate(rate, None, failed=done.failed, died=done.died))
@@ -147,12 +151,12 @@ def _rates_of(own: Contender, queue: JobQueue, first: Prepared) -> tuple[Rate, .
     return tuple(rates)
 
 
-def _chosen(own: Contender, rates: Sequence[Rate], grid: Grid) -> float | None:
-    """The best rate, or the only one; None if there is none, or may be another one once all were
-    tried.
+def _chosen(contender: Contender, rates: Sequence[Rate], grid: Grid) -> float | None:
+    """The best rate, or the only one; None if every rate failed, or one may succeed when tried
+    again.
     """
     if not rates:
-        return own.rates[0]
+        return contender.rates[0]
     if any(rate.died for rate in rates):
         return None
     return best_rate(rates, grid.metric)
@@ -168,20 +172,20 @@ class _Settled:
 
 
 def _settle(
-    own: Contender,
+    contender: Contender,
     settled: _Settled,
     run: Done[SeedRun],
     queue: JobQueue,
     grid: Grid,
     first: Prepared,
 ) -> tuple[_Settled, Done[SeedRun]]:
-    """The rate with which all seeds are run, and the first of these runs. What is best in a quarter
-    of the steps may be too high for all of them: while the run fails, or its best validation score
-    is much worse than the trial's, the next lower rate is taken.
+    """The rate with which all seeds are run, and the first of these runs. The best rate in a
+    quarter of the steps may be too high for all of them: while the run fails, or its best
+    validation score is much worse than the trial's, the next lower rate is used.
 
     Args:
-        settled: the best rate of the trials. Where nothing was tried, the run is as it is.
-        run: the first one with it.
+        settled: the best rate of the trials. If nothing was tried, it is kept.
+        run: the first run with that rate.
     """
     reached = {rate.learning_rate: rate.value for rate in settled.tried if rate.value is not None}
     while (
@@ -191,16 +195,20 @@ def _settle(
     ):
         lower = max(rate for rate in reached if rate < settled.rate)
         settled = _Settled(lower, marked(settled.tried, settled.rate))
-        job = seed_job(own, lower, grid.seeds[0], grid, first)
+        job = seed_job(contender, lower, grid.seeds[0], grid, first)
         queue.jobs.insert(queue.number, job)
         run = queue.do(job)
     return settled, run
 
 
 def _runs(
-    own: Contender, settled: _Settled, seeds: Sequence[Done[SeedRun]], grid: Grid, queue: JobQueue
+    contender: Contender,
+    settled: _Settled,
+    seeds: Sequence[Done[SeedRun]],
+    grid: Grid,
+    queue: JobQueue,
 ) -> Runs:
-    """All that a contender's parts have left."""
+    """The results of all of a contender's parts."""
     whole = tuple(
         replace(done.value, seconds_taken=done.seconds_taken) for done in seeds if done.value
     )
@@ -208,11 +216,11 @@ def _runs(
     reasons = [rate.failed for rate in settled.tried] + [done.failed for done in seeds]
     failed = list(filter(None, reasons))
     reason = "" if whole or not failed else failed[0].split("\n")[0]
-    return Runs(own, settled.tried, settled.rate, whole, scores, reason)
+    return Runs(contender, settled.tried, settled.rate, whole, scores, reason)
 
 
-def _merged(runs: Runs, queue: JobQueue) -> Runs:
-    """With the memory that it takes to merge the first run."""
+def _with_merge(runs: Runs, queue: JobQueue) -> Runs:
+    """Adds the peak memory of merging the first run."""
     if not merges(runs.contender):
         return runs
     if not runs.seeds:

@@ -14,12 +14,12 @@ from peftkit.parts.records import IF_SET
 FILE = "compare.json"
 Role = Literal["baseline", "method", "probe"]
 Megabytes = dict[str, float | None]
-"""Most memory of `training`, `evaluation` and `merging`; None where it was not measured."""
+"""Peak memory of `training`, `evaluation` and `merging`; None if it was not measured."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A learning rate, and what its trial reached on the validation split."""
+    """A learning rate and the result of its trial on the validation split."""
 
     learning_rate: float
     value: float | None
@@ -30,14 +30,14 @@ class Rate:
     failed: str = ""
     """Why it failed."""
     died: bool = False
-    """Whether it may go better another time."""
+    """Whether it may succeed when it is tried again."""
     too_high: bool = False
-    """Whether it is the best one of the trials, and too high for all steps."""
+    """Whether it is the best rate of the trials, but too high for all steps."""
 
 
 @dataclass(frozen=True)
 class ValidationPoint:
-    """A score on the validation split, and the seconds of training until then."""
+    """A score on the validation split and the seconds of training before it."""
 
     step: int
     seconds: float
@@ -54,19 +54,19 @@ class LossPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedRun:
-    """What the table needs of a run with a seed."""
+    """The values of a run with a seed that the table needs."""
 
     failed: str = ""
     seed: int
     folder: str = ""
-    """Below the comparison's."""
+    """Relative to the comparison's folder."""
     score: float | None
-    """On the test split."""
+    """Score on the test split."""
     interval: tuple[float, float] | None = None
     before: float | None = None
     """The score before training."""
     guessed: float | None = None
-    """The score of guessing one label; None where rows have none."""
+    """The score of guessing one label; None if rows have no labels."""
     best_step: int = 0
     num_steps: int = 0
     seconds_per_epoch: float = 0.0
@@ -75,7 +75,7 @@ class SeedRun:
     history: tuple[LossPoint, ...] = ()
     peak_memory_mb: Megabytes = field(default_factory=dict)
     forgetting: float | None = None
-    """By how much training raised the loss on general text."""
+    """Increase of the loss on general text by training."""
     kept_loss: float | None = None
     """The loss on general text after training."""
     extra: dict[str, float] = field(default_factory=dict)
@@ -85,14 +85,14 @@ class SeedRun:
     adapter_bytes: int = 0
     precision: str = ""
     command: str = ""
-    """Repeats the run."""
+    """Command that repeats the run."""
     seconds_taken: float = 0.0
-    """Of the whole run."""
+    """Seconds of the whole run."""
 
 
 @dataclass(frozen=True)
 class ProbeFit:
-    """What the frozen probe has where methods have runs."""
+    """The frozen probe's fit, in the place of a method's runs."""
 
     seed: None
     score: float
@@ -104,7 +104,7 @@ class ProbeFit:
 
 @dataclass(frozen=True)
 class Gap:
-    """How much higher a score is than another one, with its interval."""
+    """How much higher one score is than another, with its interval."""
 
     value: float
     interval: tuple[float, float]
@@ -112,81 +112,81 @@ class Gap:
 
 @dataclass(frozen=True)
 class JudgedGap(Gap):
-    """With what it means."""
+    """A difference with its verdict."""
 
     verdict: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A method, or the frozen probe. Values are None where there is no run, or nothing to tell."""
+    """A method or the frozen probe. Values are None without a run, or where they do not apply."""
 
     name: str
     method: str
     """Its kind."""
     role: Role
     precision: str
-    """Of the base's weights."""
+    """Precision of the base's weights."""
     learning_rate: float | None = None
     regularization: float | None = field(default=None, metadata=IF_SET)
-    """Strength of the probe's."""
+    """Strength of the probe's regularization."""
     rates: tuple[Rate, ...] = ()
-    """Those that were tried."""
+    """Learning rates that were tried."""
     seeds: tuple[SeedRun | ProbeFit, ...] = ()
     score: float | None = None
-    """Mean over the seeds, on the test split."""
+    """Mean test score over the seeds."""
     interval: tuple[float, float] | None = None
     """95 % interval, over rows and seeds."""
     difference_to_full: Gap | None = None
     verdict: str = ""
-    """`better`, `worse`, `equivalent` or `undecided` beside full fine-tuning, `baseline` if it is
-    that, `failed` if no run ended."""
+    """`better`, `worse`, `equivalent` or `undecided` compared with full fine-tuning; `baseline` for
+    full fine-tuning; `failed` if no run finished."""
     trained_out: bool | None = None
-    """See `trained_out.py`; None where unknown."""
+    """See `trained_out.py`; None if unknown."""
     failed: str = ""
     forgetting: float | None = None
     extra: dict[str, float] = field(default_factory=dict)
     """Means over the seeds."""
     command: str = ""
-    """Repeats the first run."""
+    """Command that repeats the first run."""
     trainable_parameters: int | None = None
     total_parameters: int | None = None
     adapter_bytes: int | None = None
     seconds_per_epoch: float | None = None
     seconds_to_best: float | None = None
     seconds_to_99_of_full: float | None = None
-    """Until the validation score is that close to full fine-tuning's best."""
+    """Seconds until the validation score is within 1 % of full fine-tuning's best."""
     peak_memory_mb: Megabytes | None = None
     difference_to_probe: JudgedGap | None = None
 
     def memory(self, kind: str) -> float | None:
-        """Most memory of `training`, `evaluation` or `merging`, in MB."""
+        """Peak memory of `training`, `evaluation` or `merging`, in MB."""
         return (self.peak_memory_mb or {}).get(kind)
 
     @property
     def runs(self) -> tuple[SeedRun, ...]:
-        """The seeds, of a method."""
+        """The runs of a method; empty for the probe."""
         return tuple(seed for seed in self.seeds if isinstance(seed, SeedRun))
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What each method gets."""
+    """The budget of each method."""
 
     num_epochs: int
     num_steps: int
     batch_size: int
     tokens: int
     trials: int
-    """Learning rates that are tried."""
+    """Number of learning rates that are tried."""
     search_steps: int
-    """Steps of each."""
+    """Optimizer steps of each trial."""
     num_seeds: int
 
 
 @dataclass(frozen=True)
 class SplitRows:
-    """Rows of each split."""
+    """Number of rows in each split."""
 
     train: int
     validation: int
@@ -212,7 +212,7 @@ class Comparison:
     """The content of compare.json."""
 
     status: str
-    """`unfinished` on the way, `incomplete` if parts failed that may be tried again, `finished`."""
+    """`unfinished` while it runs, `incomplete` if failed parts may be tried again, `finished`."""
     name: str
     created: str
     device: str
@@ -223,23 +223,23 @@ class Comparison:
     data: str
     split_rows: SplitRows
     metric: Metric
-    """By which methods are compared."""
+    """The metric by which methods are compared."""
     margin: float
     """Largest difference that does not matter."""
     budget: Spent
     before: float | None
     """The score before training, if it is known."""
     learned: tuple[str, ...]
-    """Names of the methods that are better than what needs no training."""
+    """Names of the methods that are better than baselines that need no training."""
     seconds: float
-    """Of all parts."""
+    """Seconds of all parts."""
     command: str
-    """Compares the same again."""
+    """Command that repeats the comparison."""
     held_fixed: tuple[tuple[str, str], ...]
-    """(what, its value) that all methods have in common."""
+    """(name, value) of each setting that all methods share."""
     notes: tuple[str, ...]
     rows: tuple[Row, ...]
-    """The baseline, the methods by their score, the frozen probe."""
+    """The baseline, the methods by score, the frozen probe."""
 
     @property
     def baseline(self) -> Row | None:
@@ -252,7 +252,7 @@ class Comparison:
         return tuple(row for row in self.rows if row.role == "method")
 
     def to_json(self) -> Any:
-        """As compare.json has it: the metric's name, and its direction behind it."""
+        """The content of compare.json: the metric as its name and direction."""
         content: dict[str, Any] = {}
         for name, part in records.to_json(self).items():
             direction = {"higher_is_better": self.metric.higher_is_better}
@@ -261,15 +261,15 @@ class Comparison:
 
     @classmethod
     def from_json(cls, value: Any) -> Comparison:
-        """From the content of compare.json.
+        """Reads the content of compare.json.
 
         Raises:
-            ValueError, KeyError or TypeError: it is no such content.
+            ValueError, KeyError or TypeError: the value is not a comparison.
         """
         metric = Metric(value["metric"], value["higher_is_better"])
         return records.from_json(cls, {**value, "metric": metric})
 
 
 def read_comparison(folder: Path) -> Comparison:
-    """The comparison in a folder; errors as of `Comparison.from_json`."""
+    """Reads the comparison in a folder; raises as `Comparison.from_json`."""
     return Comparison.from_json(json.loads((folder / FILE).read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""What the command line prints of a comparison."""
+"""Prints a comparison, or its expected time, on the console."""
 
 from __future__ import annotations
 
@@ -17,47 +17,48 @@ from peftkit.reports.terminal import print_note
 from peftkit.wording import duration
 
 LEFT = (0, 2, 4)
-"""Columns of words."""
+"""Left-aligned columns."""
 
 
 def print_expected(console: Console, expected: Sequence[Expected]) -> None:
-    """How long each method will take that is not done, and all of them."""
+    """Prints the time that each unfinished method needs, and the total."""
     if not expected:
         console.print("  all trials and runs are done")
         return
     table = plain_table("", "trials", "each", "runs", "each", "all", "memory")
-    for own in expected:
-        trial, run, both = map(duration, (own.trial_seconds, own.run_seconds, own.seconds))
-        memory = f"{own.peak_memory_mb:,.0f} MB"
-        counts = str(own.trials_left), str(own.runs_left)
-        table.add_row(own.name, counts[0], trial, counts[1], run, both, memory)
+    for method in expected:
+        times = method.trial_seconds, method.run_seconds, method.seconds
+        trial, run, both = map(duration, times)
+        memory = f"{method.peak_memory_mb:,.0f} MB"
+        counts = str(method.trials_left), str(method.runs_left)
+        table.add_row(method.name, counts[0], trial, counts[1], run, both, memory)
     console.print(table)
-    total = sum(own.seconds for own in expected)
+    total = sum(method.seconds for method in expected)
     console.print(f"\n  about {duration(total)} in all, if nothing else runs here")
     console.print(f"  {HOW}", style="dim", highlight=False)
 
 
 def print_comparison(console: Console, record: Comparison, folder: Path) -> None:
-    """The table, the answer, and where more is to be read."""
+    """Prints the table, the summary, the notes and the files with more."""
     rows = [("", record.metric.name, "95 % interval", "to full", "", "parameters", "s/epoch")]
     for row in record.rows:
         if row.score is None:
             rows.append((row.name, "", "", "", row.verdict, "", ""))
             continue
-        apart, seconds = row.difference_to_full, row.seconds_per_epoch
+        difference, seconds = row.difference_to_full, row.seconds_per_epoch
         low, high = row.interval or (row.score, row.score)
         cells = (
             row.name,
             f"{row.score:.4f}",
             f"{low:.4f} to {high:.4f}",
-            f"{apart.value:+.4f}" if apart else "",
+            f"{difference.value:+.4f}" if difference else "",
             trained_out.verdict(row),
             f"{row.trainable_parameters:,}",
             "" if seconds is None else f"{seconds:.1f}",
         )
         rows.append(cells)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for cells in rows:  # rich's own table would cut names and verdicts in a narrow window
+    for cells in rows:  # rich's table would cut names and verdicts in a narrow window
         line = "  ".join(
             cell.ljust(width) if place in LEFT else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(cells, widths, strict=True))

@@ -23,17 +23,17 @@ from peftkit.experiments.comparing.prepared_grid import prepare_all
 from peftkit.experiments.jobs.folder import ComparisonFolder, check_folder
 from peftkit.recipe import Recipe
 from peftkit.stages.measuring import Cost, make_trial, measure
-from peftkit.stages.plan import expected_of
+from peftkit.stages.plan import estimate_from_full
 from peftkit.stages.preparing import Prepared
 
 HOW = (
     "estimated from one forward and backward pass of full fine-tuning on two small copies of the "
-    "base, measured now; every other method from the share of the blocks that its gradients pass "
-    "through and from what it trains. Slower layers of quantized bases, virtual tokens, written "
+    "base, measured now; other methods from the share of the blocks that their gradients pass "
+    "through and from what they train. Slower layers of quantized bases, virtual tokens, written "
     "answers, merges and the frozen probe are not counted"
 )
 STARTS = 3
-"""Time to start, load, check and save, in times of reading the data."""
+"""Time to start, load, check and save, as a multiple of the time to read the data."""
 MEASURED_SECONDS = 0.2
 """Seconds for which a pass is repeated, at least twice."""
 
@@ -44,13 +44,13 @@ class Expected:
 
     name: str
     trial_seconds: float
-    """Of one."""
+    """Seconds of one trial."""
     run_seconds: float
-    """Of one."""
+    """Seconds of one run."""
     trials_left: int
     runs_left: int
     seconds: float
-    """Of all of them."""
+    """Seconds of all trials and runs left."""
     peak_memory_mb: float
 
 
@@ -61,9 +61,9 @@ class _Measured:
     cost: Cost
     """Cost of full fine-tuning."""
     reading: float
-    """Time to prepare a recipe."""
+    """Seconds to prepare a recipe."""
     planning: float
-    """Time of the measurement itself, which every run repeats to plan."""
+    """Seconds of the measurement itself, which every run repeats to plan."""
 
 
 def expect(recipes: Sequence[Recipe], output_dir: str, budget: Budget) -> list[Expected]:
@@ -75,21 +75,22 @@ def expect(recipes: Sequence[Recipe], output_dir: str, budget: Budget) -> list[E
     reading = (time.perf_counter() - begun) / len(prepared)
     first = prepared[0]
     known = identity(grid, common(grid, first))
-    there = ComparisonFolder(check_folder(output_dir or DEFAULT_FOLDER, known))
+    folder = ComparisonFolder(check_folder(output_dir or DEFAULT_FOLDER, known))
     left = {}
-    for of in grid.contenders:
-        trials = sum(there.done(job.part, job.gives) is None for job in rate_jobs(of, first))
-        runs = sum(not there.has_run(of.name, seed) for seed in grid.seeds)
+    for contender in grid.contenders:
+        jobs = rate_jobs(contender, first)
+        trials = sum(folder.done(job.part, job.result) is None for job in jobs)
+        runs = sum(not folder.has_run(contender.name, seed) for seed in grid.seeds)
         if trials + runs:
-            left[of.name] = (trials, runs)
+            left[contender.name] = (trials, runs)
     if not left:
         return []
     accelerator = open_accelerator(first.recipe.base)
     measured = _measure(first, reading, accelerator)
     return [
-        _expected(of, num_steps(first), measured, *left[of.recipe.name])
-        for of in prepared
-        if of.recipe.name in left
+        _expected(each, num_steps(first), measured, *left[each.recipe.name])
+        for each in prepared
+        if each.recipe.name in left
     ]
 
 
@@ -101,7 +102,7 @@ def _measure(first: Prepared, reading: float, accelerator: Accelerator) -> _Meas
         cost = measure(replace(trial, seconds=MEASURED_SECONDS))
     except PeftkitError:
         raise
-    except Exception as error:  # nobody may have built this architecture so small
+    except Exception as error:  # a small copy of an unusual architecture may fail in any way
         raise BaseModelError(
             f"no small copy of `{first.base.name}` could be measured: {type(error).__name__}: "
             f"{first_line(error)}",
@@ -110,12 +111,19 @@ def _measure(first: Prepared, reading: float, accelerator: Accelerator) -> _Meas
     return _Measured(cost, reading, time.perf_counter() - begun)
 
 
-def _expected(of: Prepared, steps: int, measured: _Measured, trials: int, runs: int) -> Expected:
-    """The time and memory of a contender with so many trials and runs left."""
-    recipe = for_seeds(of.recipe, steps)
-    parameters = of.trainable_parameters, of.total_parameters
-    peak, stages = expected_of(
-        recipe, of.base, of.encoded, parameters, of.trained_share, measured.cost
+def _expected(
+    prepared: Prepared, steps: int, measured: _Measured, trials: int, runs: int
+) -> Expected:
+    """The time and memory of a contender with this many trials and runs left."""
+    recipe = for_seeds(prepared.recipe, steps)
+    parameters = prepared.trainable_parameters, prepared.total_parameters
+    peak, stages = estimate_from_full(
+        recipe,
+        prepared.base,
+        prepared.encoded,
+        parameters,
+        prepared.trained_share,
+        measured.cost,
     )
     trained, scored = stages["training"], stages["evaluation"]
     start = STARTS * measured.reading

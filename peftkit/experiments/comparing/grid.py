@@ -1,4 +1,4 @@
-"""What is compared: recipes that differ in the method, the rates that each tries, and the seeds."""
+"""The grid of a comparison: recipes that differ in the method, their learning rates, and seeds."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from peftkit.parts.part import OpenPart, Part
 from peftkit.recipe import Recipe
 
 FULL = "full"
-"""Name of the full fine-tuning that is added where no recipe has it."""
+"""Name of the full fine-tuning that is added if no recipe has it."""
 FULL_RATE = 1e-4
-"""Learning rate around which it is searched: about a tenth of LoRA's (Schulman 2025)."""
+"""Learning rate around which it searches: about a tenth of LoRA's (Schulman 2025)."""
 PROBE = "frozen_probe"
 SEARCHED = 0.25
-"""Share of the optimizer steps with which learning rates are tried."""
+"""Share of the optimizer steps that the trial of a learning rate has."""
 VALIDATIONS = 8
-"""In a run, where the recipe does not say how many."""
+"""Validations of a run, if the recipe does not say when to validate."""
 FREE = (
     "training.learning_rate", "training.micro_batch_tokens", "training.layout",
     "training.gradient_checkpointing", "training.report_to", "training.early_stopping_patience",
     "base.quantization", "base.double_quant", "base.dtype",
 )  # fmt: skip
-"""Fields in which recipes may differ: the rate is searched, of patience there is none, precision is
-a part of the method, and the others change of the result only which dropout masks are drawn."""
+"""Fields in which recipes may differ: the rate is searched, early stopping is off, precision is a
+part of the method, and the others change in the result only which dropout masks are drawn."""
 
 
 class Budget(Part):
     """How much is spent on a comparison."""
 
     num_trials: int = Field(default=4, ge=1, le=20)
-    """Learning rates that are tried for each method, half a decade apart, around the recipe's."""
+    """Learning rates tried for each method, half a decade apart, around the recipe's."""
     num_seeds: int = Field(default=3, ge=1, le=100)
-    """Runs of each method at its best rate, with seeds that begin at the recipe's."""
+    """Runs of each method at its best rate, with seeds counted up from the recipe's."""
     margin: float | None = Field(default=None, gt=0)
-    """Largest difference that does not matter, in the metric's unit: 0.01 if not given; of a loss
-    0.01 of full fine-tuning's."""
+    """Largest difference that does not matter, in the metric's unit; if not given 0.01, or for a
+    loss 0.01 of full fine-tuning's."""
     retention: Retention | None = None
-    """General text on which forgetting is measured, of language models."""
+    """General text on which the forgetting of language models is measured."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Contender:
     """A method in a comparison."""
 
     recipe: Recipe
-    """With the budget's settings; its name is the contender's."""
+    """The recipe with the budget's settings; its name is the contender's."""
     rates: tuple[float, ...]
     is_baseline: bool = False
 
     @property
     def name(self) -> str:
-        """Unique in a comparison."""
+        """The name, unique in a comparison."""
         return self.recipe.name
 
 
@@ -75,22 +75,22 @@ class Grid:
 
     @property
     def metric(self) -> Metric:
-        """By which methods are compared."""
+        """The metric by which methods are compared."""
         recipe = self.contenders[0].recipe
         return recipe.task.metric(recipe.metric)
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The same for all."""
+        """The seeds of every contender."""
         first = self.contenders[0].recipe.seed
         return tuple(range(first, first + self.budget.num_seeds))
 
 
 def make_grid(recipes: Sequence[Recipe], budget: Budget) -> Grid:
-    """The comparison of recipes, with full fine-tuning beside them.
+    """The grid of recipes and full fine-tuning.
 
     Raises:
-        RecipeError: they differ in more than the method, or two have one name.
+        RecipeError: recipes differ in more than the method, or two have the same name.
     """
     if not recipes:
         raise RecipeError("no recipe to compare", "give one or more recipe scripts")
@@ -99,16 +99,16 @@ def make_grid(recipes: Sequence[Recipe], budget: Budget) -> Grid:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise RecipeError(
             f"{quoted(twice)} is the name of more than one recipe",
-            "set `name` in them: it is the row's in the table",
+            "give each recipe its own `name`, which its row in the table has",
         )
     if taken := sorted({PROBE} & set(names)):
-        raise RecipeError(f"`{taken[0]}` is the name of the row of the frozen base", "rename it")
+        raise RecipeError(f"`{taken[0]}` is the name of the frozen base's row", "rename the recipe")
     for recipe in named[1:]:
         _check_same(named[0], recipe)
     for recipe in named:
         if recipe.start_from:
             raise RecipeError(
-                f"`{recipe.name}` starts from an adapter, and the others do not",
+                f"`{recipe.name}` starts from an adapter",
                 "leave `start_from` out: every method begins with the base",
             )
     full = [recipe for recipe in named if _is_baseline(recipe)]
@@ -127,30 +127,30 @@ def make_grid(recipes: Sequence[Recipe], budget: Budget) -> Grid:
 
 
 def rates_around(rate: float, count: int) -> tuple[float, ...]:
-    """So many rates, half a decade apart, with the given one in the middle or next below it; the
-    others are rounded to three digits.
+    """`count` rates half a decade apart, with `rate` in the middle or next below it; the others are
+    rounded to three digits.
     """
     places = range(-((count - 1) // 2), count // 2 + 1)
     return tuple(float(f"{rate * 10 ** (at / 2):.3g}") if at else rate for at in places)
 
 
 def precision(base: Base) -> str:
-    """Of the frozen weights and of what is computed with them, as it was asked for."""
+    """The precision that a recipe sets for the frozen weights and for computing with them."""
     return "-".join((base.quantization, *["double"] * base.double_quant, base.dtype))
 
 
 def with_rate(recipe: Recipe, rate: float, seed: int) -> Recipe:
-    """A run of a contender."""
+    """The recipe of a run with a learning rate and a seed."""
     return recipe.with_(training=recipe.training.with_(learning_rate=rate), seed=seed)
 
 
 def steps_of_search(num_steps: int) -> int:
-    """With which a rate is tried, of so many of the whole budget."""
+    """Optimizer steps of a trial, for a budget of `num_steps`."""
     return max(1, math.ceil(SEARCHED * num_steps))
 
 
 def for_search(recipe: Recipe, num_steps: int) -> Recipe:
-    """The recipe with the part of the budget with which a rate is tried.
+    """The recipe of a trial, which has part of the budget.
 
     Args:
         num_steps: optimizer steps of the whole budget.
@@ -162,14 +162,14 @@ def for_search(recipe: Recipe, num_steps: int) -> Recipe:
 
 
 def for_seeds(recipe: Recipe, num_steps: int) -> Recipe:
-    """The recipe with the whole budget, judged often enough to draw a curve."""
+    """The recipe with the whole budget, validated often enough to draw a curve."""
     every = recipe.training.evaluate_every or max(1, math.ceil(num_steps / VALIDATIONS))
     return recipe.with_(training=recipe.training.with_(evaluate_every=every))
 
 
 def foreign_modules(recipe: Recipe) -> list[str]:
-    """The files or names of the modules of tasks and methods that are not peftkit's own, so that
-    another process can import them.
+    """Files or names of the modules with the user's own task and method, for other processes to
+    import.
     """
     parts: tuple[OpenPart, ...] = (recipe.task, recipe.method)
     modules = {type(part).__module__ for part in parts if ":" in part.kind()}
@@ -179,7 +179,7 @@ def foreign_modules(recipe: Recipe) -> list[str]:
     ]
     if None in files:
         raise RecipeError(
-            "a task or method of your own is compared in other processes, which import its file",
+            "other processes of the comparison import your own task or method, which has no file",
             "define it in a .py file",
         )
     return [*named, *(str(Path(file).resolve()) for file in files if file)]
@@ -189,15 +189,15 @@ def _check_same(first: Recipe, other: Recipe) -> None:
     """Raises RecipeError if two recipes differ in what a comparison holds fixed."""
     fixed = {"base", "task", "training", "split_seed", "seed"}
     one, two = (recipe.model_dump(mode="json", include=fixed) for recipe in (first, other))
-    unlike = [found for found in differences(one, two) if found[0] not in FREE]
+    unlike = [change for change in differences(one, two) if change[0] not in FREE]
     if unlike:
         name, a, b = unlike[0]
         others = f" (and {quoted(place for place, _, _ in unlike[1:])})" if len(unlike) > 1 else ""
-        way = f"put `--{name.replace('_', '-')} VALUE` behind the files, which sets it in all"
+        hint = f"put `--{name.replace('_', '-')} VALUE` after the files to set it in all"
         raise RecipeError(
-            f"`{name}` is {a!r} in `{first.name}` and {b!r} in `{other.name}`{others}; what is "
-            "compared differs in the method only",
-            "" if name == "task" else way,
+            f"`{name}` is {a!r} in `{first.name}` and {b!r} in `{other.name}`{others}; "
+            "compared recipes may differ in the method only",
+            "" if name == "task" else hint,
         )
 
 
@@ -206,23 +206,23 @@ def _is_baseline(recipe: Recipe) -> bool:
 
 
 def _added_baseline(recipes: Sequence[Recipe]) -> Recipe:
-    """The same, whatever the order of the recipes."""
+    """The full fine-tuning that is added; it does not depend on the order of the recipes."""
     if FULL in (recipe.name for recipe in recipes):
         raise RecipeError(f"`{FULL}` is the name of full fine-tuning", "give that recipe another")
-    like = recipes[0]
-    training = like.training.with_(
+    first = recipes[0]
+    training = first.training.with_(
         learning_rate=FULL_RATE,
         gradient_checkpointing=False,
         layout="auto",
         micro_batch_tokens=min(recipe.training.micro_batch_tokens for recipe in recipes),
     )
     dtypes = {recipe.base.dtype for recipe in recipes}
-    dtype = like.base.dtype if len(dtypes) == 1 else "auto"
-    base = like.base.with_(quantization="none", double_quant=False, dtype=dtype)
-    return like.with_(name=FULL, method=FullFineTuning(), training=training, base=base)
+    dtype = first.base.dtype if len(dtypes) == 1 else "auto"
+    base = first.base.with_(quantization="none", double_quant=False, dtype=dtype)
+    return first.with_(name=FULL, method=FullFineTuning(), training=training, base=base)
 
 
 def _with_budget(recipe: Recipe) -> Recipe:
-    """Every method learns from as many steps; the best weights are chosen, none stops early."""
+    """Turns early stopping and trackers off: every method trains for the same number of steps."""
     training = recipe.training.with_(early_stopping_patience=0, report_to="none")
     return recipe.with_(training=training)

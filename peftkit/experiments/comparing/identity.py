@@ -1,4 +1,4 @@
-"""What makes two comparisons the same, so that a folder is continued by its own only."""
+"""The values that make two comparisons the same, so that a folder resumes only its own."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class GeneralText:
     max_rows: int
     max_length: int
     sha256: str
-    """Of the texts."""
+    """SHA-256 of the texts."""
 
 
 @dataclass(frozen=True)
 class Common:
-    """What all parts of a comparison have in common: the content of grid.json."""
+    """Values that all parts of a comparison share: the content of grid.json."""
 
     general_text: GeneralText | None
     base: Fingerprint
@@ -45,7 +45,7 @@ class Common:
 
 
 def common(grid: Grid, first: Prepared) -> Common:
-    """What is measured and recorded once for all parts."""
+    """The values that are recorded once for all parts."""
     return Common(
         general_text=_general_text(grid.budget.retention),
         base=fingerprint(first.base),
@@ -56,11 +56,15 @@ def common(grid: Grid, first: Prepared) -> Common:
 
 
 def identity(grid: Grid, shared: Common) -> Identity:
-    """By which the comparison is known again."""
-    modules = {module for own in grid.contenders for module in foreign_modules(own.recipe)}
+    """The identity of a comparison."""
+    modules = {
+        module for contender in grid.contenders for module in foreign_modules(contender.recipe)
+    }
     return Identity(
         grid=to_json(shared),
-        recipes={own.name: json.loads(own.recipe.to_json()) for own in grid.contenders},
+        recipes={
+            contender.name: json.loads(contender.recipe.to_json()) for contender in grid.contenders
+        },
         code={module: sha256_of(_file_of(module)) for module in sorted(modules)},
     )
 
@@ -73,6 +77,6 @@ def _general_text(retention: Retention | None) -> GeneralText | None:
 
 
 def _file_of(module: str) -> Path:
-    """Of a file, or of a module of a package, as `foreign_modules` names them."""
+    """The file of a module, as `foreign_modules` names it."""
     loaded = sys.modules.get(module)
     return Path(loaded.__file__ if loaded and loaded.__file__ else module)

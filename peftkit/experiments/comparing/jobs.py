@@ -1,4 +1,4 @@
-"""The parts of a comparison, each with what it takes and what a person is told of it."""
+"""The parts of a comparison as jobs."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from peftkit.stages.preparing import Prepared
 from peftkit.training.forward.steps import number_of_steps
 
 START = 10.0
-"""What a part takes besides training, in optimizer steps; a guess, for the time left."""
+"""Duration of a part besides training, in optimizer steps; a guess, for the time left."""
 BASE = "+base"
-"""Where the base's own parts lie; no recipe has such a name."""
+"""Folder of the base's own parts; no recipe can have this name."""
 
 
 def num_steps(first: Prepared) -> int:
@@ -41,26 +41,28 @@ def num_steps(first: Prepared) -> int:
 
 
 def all_jobs(grid: Grid, first: Prepared) -> list[Job[Any]]:
-    """All parts, so far as their number and cost go: which rate is best is not known yet."""
-    jobs: list[Job[Any]] = [job for own in grid.contenders for job in rate_jobs(own, first)]
-    jobs += [
-        seed_job(own, own.rates[0], seed, grid, first)
-        for seed in grid.seeds
-        for own in grid.contenders
+    """All jobs, for their number and cost; the best rates are not known yet."""
+    jobs: list[Job[Any]] = [
+        job for contender in grid.contenders for job in rate_jobs(contender, first)
     ]
-    jobs += [merge_job(own, Path()) for own in grid.contenders if merges(own)]
+    jobs += [
+        seed_job(contender, contender.rates[0], seed, grid, first)
+        for seed in grid.seeds
+        for contender in grid.contenders
+    ]
+    jobs += [merge_job(contender, Path()) for contender in grid.contenders if merges(contender)]
     jobs += [probe_job(grid, first)] if has_probe(first.encoded) else []
     return [*jobs, *retention_jobs(grid, first).values()]
 
 
-def rate_jobs(own: Contender, first: Prepared) -> list[Job[Trial]]:
-    """One for each learning rate; none for one alone, which nothing has to choose."""
-    if len(own.rates) == 1:
+def rate_jobs(contender: Contender, first: Prepared) -> list[Job[Trial]]:
+    """A job per learning rate; none if there is only one, which needs no choice."""
+    if len(contender.rates) == 1:
         return []
-    search = for_search(own.recipe, num_steps(first))
+    search = for_search(contender.recipe, num_steps(first))
     return [
         Job(
-            f"{own.name}/rate-{rate:g}",
+            f"{contender.name}/rate-{rate:g}",
             START + steps_of_search(num_steps(first)),
             try_rate,
             (
@@ -68,50 +70,52 @@ def rate_jobs(own: Contender, first: Prepared) -> list[Job[Trial]]:
                 foreign_modules(search),
                 first.encoded.sha256,
             ),
-            gives=Trial,
+            result=Trial,
             describe=lambda trial: f"validation {first.recipe.metric} {trial.value:.4f}",
         )
-        for rate in own.rates
+        for rate in contender.rates
     ]
 
 
-def seed_job(own: Contender, rate: float, seed: int, grid: Grid, first: Prepared) -> Job[SeedRun]:
-    """A run with the whole budget."""
-    recipe = with_rate(for_seeds(own.recipe, num_steps(first)), rate, seed)
+def seed_job(
+    contender: Contender, rate: float, seed: int, grid: Grid, first: Prepared
+) -> Job[SeedRun]:
+    """The job of a run with the whole budget."""
+    recipe = with_rate(for_seeds(contender.recipe, num_steps(first)), rate, seed)
     retention, modules = grid.budget.retention, foreign_modules(recipe)
     per_epoch = -(-len(first.encoded.train) // first.recipe.training.batch_size)
     return Job(
-        f"{own.name}/seed-{seed}-rate-{rate:g}",
+        f"{contender.name}/seed-{seed}-rate-{rate:g}",
         START + num_steps(first),
         run_seed,
         (recipe.to_json(), modules, first.encoded.sha256, retention),
-        gives=SeedRun,
+        result=SeedRun,
         folder=True,
         keep=partial(seed_run, recipe, grid.metric, per_epoch, modules),
         describe=lambda run: f"test {grid.metric.name} {run.score:.4f}",
     )
 
 
-def merges(own: Contender) -> bool:
-    """Whether what is trained can be merged."""
-    return own.recipe.method.refuses_merging(own.recipe.base) is None
+def merges(contender: Contender) -> bool:
+    """Whether a contender's method can be merged."""
+    return contender.recipe.method.refuses_merging(contender.recipe.base) is None
 
 
-def merge_job(own: Contender, folder: Path) -> Job[MergePeak]:
-    """Merges the run in a folder."""
+def merge_job(contender: Contender, folder: Path) -> Job[MergePeak]:
+    """The job that merges the run in a folder."""
     return Job(
-        f"{own.name}/merge-{folder.name}",
+        f"{contender.name}/merge-{folder.name}",
         START,
         work.measure_merge,
-        (foreign_modules(own.recipe), str(folder)),
-        gives=MergePeak,
+        (foreign_modules(contender.recipe), str(folder)),
+        result=MergePeak,
         folder=True,
         describe=lambda peak: f"{peak.peak_memory_mb:,.0f} MB",
     )
 
 
 def probe_job(grid: Grid, first: Prepared) -> Job[ProbeScore]:
-    """The frozen probe."""
+    """The job of the frozen probe."""
 
     def keep(score: ProbeScore, folder: Path) -> ProbeScore:
         file = folder.parents[1] / "recipes" / f"{grid.contenders[0].name}.json"
@@ -122,17 +126,20 @@ def probe_job(grid: Grid, first: Prepared) -> Job[ProbeScore]:
         START,
         work.score_frozen,
         (first.recipe.to_json(), foreign_modules(first.recipe), first.encoded.sha256),
-        gives=ProbeScore,
+        result=ProbeScore,
         keep=keep,
         describe=lambda score: f"C = {score.regularization:g}",
     )
 
 
 def retention_jobs(grid: Grid, first: Prepared) -> dict[str, Job[KeptLoss]]:
-    """Of the untrained base, in each precision."""
+    """The jobs that measure the untrained base's loss on general text, by precision."""
     if grid.budget.retention is None:
         return {}
-    recipes = {precision(own.recipe.base): own.recipe for own in reversed(grid.contenders)}
+    recipes = {
+        precision(contender.recipe.base): contender.recipe
+        for contender in reversed(grid.contenders)
+    }
     return {
         name: Job(
             f"{BASE}/{name}",
@@ -144,7 +151,7 @@ def retention_jobs(grid: Grid, first: Prepared) -> dict[str, Job[KeptLoss]]:
                 first.encoded.sha256,
                 grid.budget.retention,
             ),
-            gives=KeptLoss,
+            result=KeptLoss,
             describe=lambda loss: f"loss on general text {loss.kept_loss:.4f}",
         )
         for name, recipe in recipes.items()

@@ -1,4 +1,4 @@
-"""What a reader should know about the rows of a comparison."""
+"""Notes on the rows of a comparison."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from peftkit.wording import plural
 GOOD_SEEDS = 3
 
 
-def has_learned(own: Runs, metric: Metric, margin: float) -> bool:
-    """Whether a contender is better, by more than the margin, than before training and than
-    guessing one label, as far as these are known.
+def has_learned(runs: Runs, metric: Metric, margin: float) -> bool:
+    """Whether a contender beats its score before training and the score of guessing one label by
+    more than the margin, as far as these are known.
     """
-    known = [score for run in own.seeds for score in (run.before, run.guessed)]
+    known = [score for run in runs.seeds for score in (run.before, run.guessed)]
     trivial = max((metric.goodness(score) for score in known if score is not None), default=None)
-    return trivial is None or metric.goodness(estimate(own.scores, metric).value) - trivial > margin
+    return (
+        trivial is None or metric.goodness(estimate(runs.scores, metric).value) - trivial > margin
+    )
 
 
 def notes_of(num_seeds: int, rows: Sequence[Row], failures: Mapping[str, str]) -> tuple[str, ...]:
-    """Notes on failures, on seeds and on rates at the end of those that were tried.
+    """Notes on failures, missing seeds, and rates at the end of the tried range.
 
     Args:
-        num_seeds: that were asked for.
-        failures: part -> why it could not be done.
+        num_seeds: seeds wanted for each row.
+        failures: part -> why it failed.
     """
     notes = [f"{part} failed: {reason}" for part, reason in failures.items()]
     if num_seeds < LEAST_SEEDS:
-        notes.append("one run of each is no ground for a verdict")
+        notes.append("one run of each is not enough for a verdict")
     elif num_seeds < GOOD_SEEDS:
         notes.append(
-            "two runs of each tell hardly anything of the luck of seeds: intervals are wide"
+            "two runs of each say little about the spread between seeds: intervals are wide"
         )
     for row in rows:
         notes += _on_rates(row)
@@ -46,8 +48,8 @@ def notes_of(num_seeds: int, rows: Sequence[Row], failures: Mapping[str, str]) -
 
 def _on_rates(row: Row) -> list[str]:
     notes = [
-        f"{rate.learning_rate:g} is the best rate of {row.name} in its trials, and too high for "
-        "all steps: the next lower one was taken"
+        f"{rate.learning_rate:g} is the best rate of {row.name} in its trials, but too high for "
+        "all steps: the next lower one was used"
         for rate in row.rates
         if rate.too_high
     ]

@@ -1,7 +1,7 @@
 """Pictures for the report of a comparison, as SVG text.
 
-Rows are those of the comparison, numbered by their place in it. A figure is either wide (one for
-the page) or a panel (one for each row, on axes that all panels share).
+Rows are the comparison's, numbered in its order. A figure is either wide (one for the page) or a
+panel (one per row, on axes that all panels share).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ NAME_LENGTH = 26
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture of a row."""
+    """The picture of a row."""
 
     number: int
-    """Of the row."""
+    """The row's number."""
     name: str
     picture: str
-    """SVG."""
+    """SVG text."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class _Drawn:
     cost: float
     score: float
     low: float
-    """End of the score's interval."""
+    """Lower end of the score's interval."""
     high: float
 
 
@@ -58,9 +58,9 @@ def pareto(
     metric: Metric,
     logarithmic: bool = False,
 ) -> str:
-    """Score against a cost, with intervals; the front is what no other row beats in both.
+    """Draws score against a cost, with intervals; the front holds the rows that no other row beats.
 
-    `cost` is one number a row; a row without a score or a positive cost is not drawn.
+    `cost` has one number per row; a row without a score or a positive cost is not drawn.
     """  # fmt: skip
     drawn = [
         _Drawn(str(number), x, row.score, *_spread(row))
@@ -101,8 +101,8 @@ def pareto(
 
 
 def on_front(points: Sequence[Point], metric: Metric) -> list[bool]:
-    """Of (cost, score): whether no other is as good in both and better in one."""
-    values = [(cost, -metric.goodness(score)) for cost, score in points]  # both to be small
+    """For each (cost, score): whether no other is as good in both and better in one."""
+    values = [(cost, -metric.goodness(score)) for cost, score in points]  # smaller is better
     return [
         not any(a <= cost and b <= loss and (a, b) != (cost, loss) for a, b in values)
         for cost, loss in values
@@ -110,7 +110,7 @@ def on_front(points: Sequence[Point], metric: Metric) -> list[bool]:
 
 
 def seeds(rows: Sequence[Row], axis: str) -> str:
-    """Every seed's test score, the mean and its interval; full's as a band, probes as lines."""
+    """Draws each seed's test score, the mean and its interval; full as a band, probes as lines."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 0.9 + 0.27 * len(rows)), layout="constrained")
         axes = figure.subplots()
@@ -149,7 +149,7 @@ def seeds(rows: Sequence[Row], axis: str) -> str:
 
 
 def rate_panels(rows: Sequence[Row], metric: Metric) -> list[Panel]:
-    """Of each row that tried rates: the validation value by learning rate, on shared axes."""
+    """Draws the validation score by learning rate for each row that tried rates, on shared axes."""
     tried = [(number, row) for number, row in enumerate(rows, 1) if row.rates]
     rates = [rate for _, row in tried for rate in row.rates]
     values = [rate.value for rate in rates if rate.value is not None]
@@ -186,9 +186,8 @@ def _rate_panel(row: Row, limits: Point, heights: Point, metric: Metric) -> str:
 
 
 def learning_panels(rows: Sequence[Row]) -> list[Panel]:
-    """Of each row that was trained: the validation value by step, each seed and their mean.
-
-    The baseline's mean stands behind all others.
+    """Draws the validation score by step for each trained row: every seed, their mean, and the
+    baseline's mean behind them.
     """
     trained = [
         (number, row)
@@ -251,14 +250,14 @@ def _short(x: float, _: int = 0) -> str:
 
 
 def _room(values: Iterable[float], share: float) -> Point:
-    """Limits of an axis that leave a share of it free on both sides."""
+    """Limits of an axis that leave a share of the range free on both sides."""
     low, high = min(values := list(values)), max(values)
     free = (high - low) * share or abs(high) * 0.1 or 1.0
     return low - free, high + free
 
 
 def _room_of_costs(costs: Sequence[float], logarithmic: bool) -> Point:
-    """Limits so wide that costs which are nearly equal stand close to each other."""
+    """Limits of an axis of costs, wide enough that nearly equal costs are drawn close together."""
     if not logarithmic:
         low, high = _room(costs, 0.1)
         return min(low, 0.9 * min(costs)), max(high, 1.1 * max(costs))

@@ -1,4 +1,4 @@
-"""Points of a picture that stand clear of each other, each with its name beside it."""
+"""Places the points of a picture apart from each other, and a name beside each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DOT = 3.5
 
 
 def beside_one_another(axes: Any, points: Sequence[Point], apart: float = 5.0) -> list[Point]:
-    """The same points, moved sideways by a few pixels where they stand above one another."""
+    """The points, moved sideways by a few pixels where they are above one another."""
     pixels = axes.transData.transform(points)
     order = sorted(range(len(points)), key=lambda n: (pixels[n][0], pixels[n][1]))
     groups: list[list[int]] = []
@@ -37,7 +37,7 @@ def name_points(
     names: Sequence[str],
     bold: Sequence[bool],
 ) -> None:
-    """Writes each name near its point, where nothing else stands; a line leads to far ones."""
+    """Writes each name near its point in free space; a line connects distant names."""
     scale = axes.figure.dpi / 72
     pixels = [(x / scale, y / scale) for x, y in axes.transData.transform(points)]
     taken = [(x - DOT, y - DOT, x + DOT, y + DOT) for x, y in pixels]

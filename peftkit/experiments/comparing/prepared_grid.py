@@ -1,4 +1,4 @@
-"""What will be compared, with everything checked that needs no weights."""
+"""Prepares a comparison, with every check that needs no weights."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from peftkit.wording import plural
 
 
 def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, Prepared]:
-    """What will be compared, and the baseline; as `prepare_all`."""
+    """The grid and the prepared baseline; as `prepare_all`."""
     grid, prepared = prepare_all(recipes, budget)
     return grid, prepared[0]
 
 
 def prepare_all(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, list[Prepared]]:
-    """What will be compared, the baseline first; everything is checked that needs no weights, but
-    for the general text, which `common` reads.
+    """The grid and its prepared recipes, the baseline first. Checks everything that needs no
+    weights, except the general text, which `common` reads.
 
     Raises:
         PeftkitError: see `compare`.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise RecipeError(
-            "a comparison starts its runs itself, one after the other, each in one process",
+            "a comparison starts its own runs, one after the other, each in one process",
             "call `peftkit compare` without `accelerate launch`",
         )
     grid = make_grid(recipes, budget)
@@ -48,18 +48,18 @@ def prepare_all(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, list[P
 
 def _prepare_beside(contender: Contender, first: Prepared) -> Prepared:
     """Prepares a contender, which must read the same examples as the baseline."""
-    own = prepare(contender.recipe)
-    if own.encoded.sha256 != first.encoded.sha256:
+    prepared = prepare(contender.recipe)
+    if prepared.encoded.sha256 != first.encoded.sha256:
         raise RecipeError(
             f"`{contender.name}` would read other examples than `{first.recipe.name}`: its virtual "
             "tokens leave less room for the text, which is cut or dropped earlier",
             f"lower `task.max_length` by {contender.recipe.method.position_offset} or more for all",
         )
-    return replace(own, encoded=first.encoded)  # the same, held once
+    return replace(prepared, encoded=first.encoded)  # equal; kept once in memory
 
 
 def _check_search(contender: Contender, steps: int) -> None:
-    """Raises MethodError if a method cannot be trained with the steps of a trial."""
+    """Raises MethodError if a method cannot be trained for as few steps as a trial has."""
     search = steps_of_search(steps)
     if len(contender.rates) == 1:
         return
@@ -71,7 +71,7 @@ def _check_search(contender: Contender, steps: int) -> None:
 
 
 def _check_metric(first: Prepared, metric: Metric) -> None:
-    """Raises RecipeError if two models cannot be told apart by the metric, row by row."""
+    """Raises RecipeError if the task gives no parts of the metric, by which rows are compared."""
     if isinstance(metric, TextMetric):
         return
     task, encoded = first.recipe.task, first.encoded
@@ -79,20 +79,21 @@ def _check_metric(first: Prepared, metric: Metric) -> None:
     if metric.name not in parts:
         raise RecipeError(
             f"`training.metric` is `{metric.name}`, and `{task.kind()}.metrics` gives no parts of "
-            "it, by which two methods are compared row by row",
+            "it, which comparing methods row by row needs",
             f"compare by {quoted(parts)}" if parts else "return `Score(parts=...)` from `metrics`",
         )
 
 
 def _check_budget(grid: Grid) -> None:
-    """Raises RecipeError if methods cannot be compared by the margin or the text."""
+    """Raises RecipeError if the margin or the general text does not fit the task."""
     task, budget, metric = grid.contenders[0].recipe.task, grid.budget, grid.metric
     if (budget.margin or 0) >= 1 and metric.higher_is_better:
         raise RecipeError(
-            f"a margin of {budget.margin:g} is more than all of {metric.name}", "1 point is 0.01"
+            f"a margin of {budget.margin:g} covers the whole range of {metric.name}",
+            "give a smaller one; 1 point is 0.01",
         )
     if budget.retention is not None and not task.goes_on:
         raise RecipeError(
-            "only language models have a loss on general text, and this task is none",
+            "only language models have a loss on general text, and this task trains none",
             "leave `--retain` out",
         )

@@ -1,5 +1,5 @@
 """The frozen probe of a comparison, fitted on all training rows; `python -m` with a recipe.json
-repeats it.
+fits it again.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ class ProbeScore:
 
     regularization: float
     tried: list[dict[str, float]]
-    """`regularization` and `value`, the validation score, of each strength."""
+    """`regularization` and `value`, the validation score, for each strength."""
     metrics: dict[str, float]
-    """On the test split."""
+    """Scores on the test split."""
     parts: dict[str, Parts]
     trainable_parameters: int
     seconds: float
     peaks_mb: dict[str, float]
-    """Most memory of `evaluation` and `training`."""
+    """Peak memory of `evaluation` and `training`."""
     command: str = ""
-    """Repeats it."""
+    """Command that fits it again."""
 
 
 def fit_probe(prepared: Prepared, accelerator: Accelerator) -> ProbeScore:
-    """Fits on the training rows, chooses by the validation rows, scores the test rows once."""
+    """Fits the probe on the training rows, chooses it on validation, and scores it once on test."""
     recipe, encoded = prepared.recipe, prepared.encoded
     clock = Clock(accelerator.device)
     set_seed(recipe.seed)
@@ -53,19 +53,19 @@ def fit_probe(prepared: Prepared, accelerator: Accelerator) -> ProbeScore:
         base = FrozenBase(loaded.head, engine_of(loaded.model, prepared, accelerator))
         parts = [Part(read_features(base, split), split) for split in encoded.splits().values()]
     with clock.stage("training"):
-        found = frozen_probe.fit_probe(parts, recipe.task, encoded.head, recipe.metric)
+        fitted = frozen_probe.fit_probe(parts, recipe.task, encoded.head, recipe.metric)
     return ProbeScore(
-        regularization=found.regularization,
-        tried=found.tried,
-        metrics=found.score.metrics,
-        parts=found.score.parts,
-        trainable_parameters=found.num_parameters,
+        regularization=fitted.regularization,
+        tried=fitted.tried,
+        metrics=fitted.score.metrics,
+        parts=fitted.score.parts,
+        trainable_parameters=fitted.num_parameters,
         seconds=time.perf_counter() - begun,
         peaks_mb=clock.peaks_mb,
     )
 
 
-if __name__ == "__main__":  # what repeats the row of a comparison
+if __name__ == "__main__":  # fits the row of a comparison again
     recipe = Recipe.from_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    found = fit_probe(prepare(recipe), open_accelerator(recipe.base))
-    print(json.dumps({"metrics": found.metrics, "regularization": found.regularization}))
+    fitted = fit_probe(prepare(recipe), open_accelerator(recipe.base))
+    print(json.dumps({"metrics": fitted.metrics, "regularization": fitted.regularization}))

@@ -1,4 +1,4 @@
-"""Which learning rate a contender is run with."""
+"""Chooses the learning rate of a contender's runs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from peftkit.experiments.jobs.done import Done
 from peftkit.metrics.metric import Metric
 
 COLLAPSE = 0.1
-"""Share of a trial's validation score that a run with all steps may lack, by chance."""
+"""Share of a trial's validation score that a run with all steps may lose by chance."""
 
 
 def best_rate(rates: Sequence[Rate], metric: Metric) -> float | None:
-    """The rate with the best validation score, of equal ones that with the lowest loss; None if all
+    """The rate with the best validation score, the lowest loss among equal ones; None if all
     failed.
     """
-    whole = [
+    scored = [
         (
             -metric.goodness(rate.value),
             _loss(rate),
@@ -27,7 +27,7 @@ def best_rate(rates: Sequence[Rate], metric: Metric) -> float | None:
         for rate in rates
         if rate.value is not None
     ]
-    return min(whole)[-1] if whole else None
+    return min(scored)[-1] if scored else None
 
 
 def _loss(rate: Rate) -> float:
@@ -35,17 +35,17 @@ def _loss(rate: Rate) -> float:
 
 
 def collapsed(run: Done[SeedRun], trial: float, metric: Metric) -> bool:
-    """Whether a run has failed, or its best validation score is much worse than that of a trial
-    with the same rate and a quarter of the steps.
+    """Whether a run failed, or its best validation score is much worse than that of the trial with
+    the same rate and a quarter of the steps.
     """
     if run.value is None:
-        return not run.died  # which says nothing of the rate
+        return not run.died  # a killed process says nothing about the rate
     best = metric.best(v.value for v in run.value.validations if v.value is not None)
     return metric.goodness(trial) - metric.goodness(best) > COLLAPSE * abs(trial)
 
 
 def marked(rates: Sequence[Rate], too_high: float) -> tuple[Rate, ...]:
-    """The rates, one of them marked as too high for all steps."""
+    """The rates, with one marked as too high for all steps."""
     return tuple(
         replace(rate, too_high=True) if rate.learning_rate == too_high else rate for rate in rates
     )

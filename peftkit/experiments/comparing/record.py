@@ -1,4 +1,4 @@
-"""compare.json: the rows, and all that is needed to read them and to do them again."""
+"""Makes compare.json: the rows, and everything needed to read and repeat them."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ def make_record(
     """The content of compare.json.
 
     Args:
-        shared: base, device and versions, as all parts of the folder have them.
+        shared: base, device and versions of all parts in the folder.
         status: see `Comparison`.
     """
     recipe, metric = first.recipe, grid.metric
-    full = next(own for own in runs if own.contender.is_baseline)
+    full = next(each for each in runs if each.contender.is_baseline)
     margin = margin_of(grid, full)
-    learned = [own.contender.name for own in runs if own.seeds and has_learned(own, metric, margin)]
+    learned = [
+        each.contender.name for each in runs if each.seeds and has_learned(each, metric, margin)
+    ]
     splits = first.encoded.splits()
     return Comparison(
         status=status,
@@ -78,13 +80,13 @@ def _spent(grid: Grid, first: Prepared) -> Spent:
 
 
 def _command(grid: Grid, folder: Path) -> str:
-    """Compares the same again.
+    """The command that repeats the comparison.
 
     Args:
-        folder: of the recipes as they were resolved.
+        folder: the folder of the resolved recipes.
     """
     budget = grid.budget
-    files = {folder / f"{own.name}.json" for own in grid.contenders}
+    files = {folder / f"{contender.name}.json" for contender in grid.contenders}
     if files == set(folder.glob("*.json")):
         parts = [f"peftkit compare {shlex.quote(str(folder))}/*.json"]
     else:  # the folder has recipes of an earlier comparison
@@ -96,25 +98,26 @@ def _command(grid: Grid, folder: Path) -> str:
         parts += [f"--retain {shlex.quote(retention.path)} --retain-rows {retention.max_rows}"]
     elif grid.contenders[0].recipe.task.goes_on:
         parts += ["--retain none"]
-    modules = {module for own in grid.contenders for module in foreign_modules(own.recipe)}
+    recipes = [contender.recipe for contender in grid.contenders]
+    modules = {module for recipe in recipes for module in foreign_modules(recipe)}
     parts += [f"--trust-module {shlex.quote(module)}" for module in sorted(modules)]
     return " ".join([*parts, "--output-dir again"])
 
 
 def _held_fixed(grid: Grid, first: Prepared, sha256: str) -> tuple[tuple[str, str], ...]:
     recipe, training, retention = first.recipe, first.recipe.training, grid.budget.retention
-    rates = "as many for each method, half a decade apart, around its recipe's"
+    rates = "the same number for each method, half a decade apart, around its recipe's"
     if grid.budget.num_trials == 1:
-        rates = "each recipe's own; none was tried before"
+        rates = "each recipe's own; no other was tried"
     fixed = [
         ("base", f"{recipe.base.name_or_path}, sha256 {sha256[:12]}"),
         ("rows and their splits", f"split seed {recipe.split_seed}"),
         ("order of the rows", "by the run's seed, the same for all methods"),
         ("optimizer steps", f"{num_steps(first)} of {plural(training.batch_size, 'example')}"),
-        ("all else of training", _settings(recipe)),
+        ("other settings of training", _settings(recipe)),
         ("early stopping", "none; the weights of the best validation are scored"),
         ("learning rates", rates),
-        ("weights that are trained", "float32, those of full fine-tuning too"),
+        ("trained weights", "float32, also in full fine-tuning"),
     ]
     if retention is not None:
         text = f"{retention.path}, {retention.max_rows} of at most {retention.max_length} tokens"
@@ -123,11 +126,11 @@ def _held_fixed(grid: Grid, first: Prepared, sha256: str) -> tuple[tuple[str, st
 
 
 def _settings(recipe: Recipe) -> str:
-    """What recipes of one comparison have in common, where it is not the default."""
+    """The training settings that all recipes share, where they differ from the default."""
     training, default = recipe.training, Training()
     changed = [
         f"{name} {getattr(training, name)}"
         for name in type(training).model_fields
         if f"training.{name}" not in FREE and getattr(training, name) != getattr(default, name)
     ]
-    return ", ".join(changed) or "as by default"
+    return ", ".join(changed) or "the defaults"

@@ -60,7 +60,7 @@ def page(comparison: Comparison) -> str:
         share=_share_of_search(comparison.budget),
         pareto=[(cost, picture) for cost, picture in pictures if picture],
         seeds=scores_picture(comparison),
-        not_trained_out=trained_out.told, fold=FOLD,
+        not_trained_out=trained_out.label, fold=FOLD,
         rates=plots.rate_panels(rows, metric), learning=plots.learning_panels(rows),
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What a contender's trials and runs have left, read from their files."""
+"""The results of a contender's trials and runs, read from their files."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from peftkit.reports.run_record import read_run
 from peftkit.tasks.score import Parts
 
 MOST_POINTS = 200
-"""Of a run's losses, kept for the picture."""
+"""Most losses of a run that are kept for the picture."""
 
 
 @dataclass(frozen=True)
 class Runs:
-    """What a contender's trials and runs have left."""
+    """The results of a contender's trials and runs."""
 
     contender: Contender
     rates: tuple[Rate, ...]
     rate: float | None
-    """The chosen one."""
+    """The chosen learning rate."""
     seeds: tuple[SeedRun, ...]
     scores: tuple[Parts, ...]
-    """Of the same runs."""
+    """The test scores of each run in `seeds`, by row."""
     failed: str
-    """Why there are none."""
+    """Why there are no runs."""
     merging_mb: float | None = None
 
     @property
@@ -51,13 +51,13 @@ def seed_run(
     kept: KeptLoss,
     folder: Path,
 ) -> SeedRun:
-    """What the table needs of a run, from its run.json.
+    """The values of a run that the table needs, from its run.json.
 
     Args:
-        recipe: of the run.
-        modules: that the run's own task or method is in.
+        recipe: the run's.
+        modules: modules of the user's own task or method.
         kept: the loss on general text after training.
-        folder: of the run.
+        folder: the run's.
     """
     run = read_run(folder)
     training, test, name = run.training, run.test, metric.name
@@ -95,7 +95,7 @@ def seed_run(
 
 
 def _command(folder: Path, recipe: Recipe, modules: Sequence[str]) -> str:
-    """What repeats a run: its contender's recipe, the rate that was chosen, and the seed."""
+    """The command that repeats a run: its contender's recipe with the chosen rate and the seed."""
     file = folder.parents[2] / "recipes" / f"{recipe.name}.json"
     training = recipe.training
     trusted = "".join(f"--trust-module {shlex.quote(module)} " for module in modules)
@@ -109,11 +109,11 @@ def _command(folder: Path, recipe: Recipe, modules: Sequence[str]) -> str:
 
 
 def probe_command(recipe: Path) -> str:
-    """What repeats the frozen probe."""
+    """The command that fits the frozen probe again."""
     return f"python -m peftkit.experiments.comparing.probe {shlex.quote(str(recipe))}"
 
 
 def read_scores(folder: Path, metric: Metric) -> Parts:
-    """A run's scores of the test examples."""
+    """Reads a run's scores of the test examples."""
     parts = json.loads((folder / "by_example.json").read_text(encoding="utf-8"))
     return from_json(Parts, parts[metric.name])

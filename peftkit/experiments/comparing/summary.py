@@ -1,4 +1,4 @@
-"""What a comparison comes to, in sentences made from its verdicts."""
+"""Summarizes a comparison in sentences made from its verdicts."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ from peftkit.wording import plural
 
 
 def summary(comparison: Comparison) -> list[str]:
-    """The verdicts in a sentence, the cheapest method that keeps up, and rows under their probe."""
+    """Sentences on the verdicts, the cheapest method that keeps up, and rows below the probe."""
     full = comparison.baseline
     methods = comparison.methods
     if full is None or full.score is None:
         reason = f" ({full.failed})" if full and full.failed else ""
-        told = [f"Full fine-tuning has no score{reason}, so no method could be compared with it."]
+        sentences = [
+            f"Full fine-tuning has no score{reason}, so no method could be compared with it."
+        ]
     elif not methods:
-        told = ["No method was compared with full fine-tuning."]
+        sentences = ["No method was compared with full fine-tuning."]
     elif not comparison.learned:
-        told = [
+        sentences = [
             "Nothing is better than what needs no training: in this budget nothing was learned, so "
-            "that verdicts say nothing."
+            "verdicts say nothing."
         ]
     elif full.name not in comparison.learned:
         others = [_ticked(row) for row in methods if row.name in comparison.learned]
-        told = [
+        sentences = [
             "Full fine-tuning learned nothing in this budget: it is no better than what needs no "
-            f"training, so that a verdict against it says little. {_listed(others)} learned."
+            f"training, so a verdict against it says little. {_listed(others)} learned."
         ]
     else:
-        told = [_verdicts(methods, within(comparison)), *_cheapest(methods, full)]
-    return told + _not_trained_out(comparison) + _under_probe(comparison)
+        sentences = [_verdicts(methods, within(comparison)), *_cheapest(methods, full)]
+    return sentences + _not_trained_out(comparison) + _below_probe(comparison)
 
 
 def within(comparison: Comparison) -> str:
@@ -55,11 +57,11 @@ def _verdicts(methods: Sequence[Row], margin: str) -> str:
     for verdict, meaning in meanings.items():
         count = sum(row.verdict == verdict for row in methods)
         if count:
-            of = f" of {plural(len(methods), 'method')}" if not parts else ""
-            said = meaning if "full fine-tuning" not in "".join(parts) else (
+            total = f" of {plural(len(methods), 'method')}" if not parts else ""
+            words = meaning if "full fine-tuning" not in "".join(parts) else (
                 meaning.replace(" than full fine-tuning", "").replace(" to full fine-tuning", "")
             )  # fmt: skip
-            parts.append(f"{count}{of} {'is' if count == 1 else 'are'} {said}")
+            parts.append(f"{count}{total} {'is' if count == 1 else 'are'} {words}")
     failed = sum(row.verdict == "failed" for row in methods)
     if failed:
         parts.append(f"{failed} could not be trained")
@@ -67,7 +69,7 @@ def _verdicts(methods: Sequence[Row], margin: str) -> str:
 
 
 def _cheapest(methods: Sequence[Row], full: Row) -> list[str]:
-    """Of those that are no worse, the one with the fewest parameters, beside full fine-tuning."""
+    """A sentence on the method with the fewest parameters among those that are no worse."""
     kept = [
         (row.trainable_parameters, row)
         for row in methods
@@ -84,33 +86,33 @@ def _cheapest(methods: Sequence[Row], full: Row) -> list[str]:
         parts.append(f"{share:.2g} % of the parameters" if share < 99.5 else "as many parameters")
     if best.seconds_per_epoch and full.seconds_per_epoch:
         parts.append(f"{best.seconds_per_epoch / full.seconds_per_epoch:.2f} of the time")
-    own, whole = (row.memory("training") for row in (best, full))
-    if own and whole:
-        parts.append(f"{own / whole:.2f} of the memory")
-    beside = f": {', '.join(parts)}" if parts else ""
-    return [f"The cheapest {words} one is {_ticked(best)}{beside}."]
+    memory, full_memory = (row.memory("training") for row in (best, full))
+    if memory and full_memory:
+        parts.append(f"{memory / full_memory:.2f} of the memory")
+    costs = f": {', '.join(parts)}" if parts else ""
+    return [f"The cheapest {words} one is {_ticked(best)}{costs}."]
 
 
 def _not_trained_out(comparison: Comparison) -> list[str]:
-    """Rows that were still getting better at the end."""
-    rows = [row for row in comparison.rows if trained_out.told(row)]
+    """A sentence on the rows that were still improving at the last step."""
+    rows = [row for row in comparison.rows if trained_out.label(row)]
     if not rows:
         return []
     names = [_ticked(row) for row in rows]
     return [trained_out.sentence(names, _listed(names), comparison.budget.num_steps)]
 
 
-def _under_probe(comparison: Comparison) -> list[str]:
-    """Rows that a classifier on the frozen base beats, by more than luck."""
-    under = [
+def _below_probe(comparison: Comparison) -> list[str]:
+    """A sentence on the rows that a classifier on the frozen base beats significantly."""
+    below = [
         _ticked(row)
         for row in comparison.rows
         if row.difference_to_probe and row.difference_to_probe.verdict == "worse"
     ]
-    if not under:
+    if not below:
         return []
-    verb = "is" if len(under) == 1 else "are"
-    return [f"{_listed(under)} {verb} worse than the frozen probe: fine-tuning lost."]
+    verb = "is" if len(below) == 1 else "are"
+    return [f"{_listed(below)} {verb} worse than the frozen probe: fine-tuning lost."]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The rows of a comparison, made from what its runs have left."""
+"""Makes the rows of a comparison from the results of its runs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from peftkit.metrics.metric import Metric
 from peftkit.tasks.score import Parts
 
 NEARLY = 0.01
-"""A method is as good as there, on the way, when no more than this share is missing."""
+"""Share of full fine-tuning's best validation score that a score nearly as good may lack."""
 MARGIN = 0.01
+"""Largest difference that does not matter, if the budget gives none; of a loss, a share of it."""
 LEAST_SEEDS = 2
-"""Runs of both that a verdict needs: one says nothing of the luck of others."""
+"""Runs of both that a verdict needs: one says nothing about the spread between seeds."""
 
 
 def make_rows(
@@ -31,17 +32,17 @@ def make_rows(
     """The table: the baseline, the methods by their score, the frozen probe.
 
     Args:
-        kept_by_base: `precision` -> loss of the untrained base on general text.
+        kept_by_base: `precision` -> the untrained base's loss on general text.
     """
     metric = grid.metric
-    full = next(own for own in runs if own.contender.is_baseline)
+    full = next(each for each in runs if each.contender.is_baseline)
     margin = margin_of(grid, full)
     first, *others = (
         replace(
-            _row(own, full, metric, margin, kept_by_base),
-            difference_to_probe=_to_probe(own, probe, metric, margin),
+            _row(each, full, metric, margin, kept_by_base),
+            difference_to_probe=_to_probe(each, probe, metric, margin),
         )
-        for own in runs
+        for each in runs
     )
     others.sort(key=lambda row: (row.score is None, -metric.goodness(row.score or 0.0)))
     last = [_probe_row(probe, full, metric, margin)] if probe else []
@@ -58,29 +59,29 @@ def margin_of(grid: Grid, full: Runs) -> float:
 
 
 def _row(
-    own: Runs, full: Runs, metric: Metric, margin: float, kept_by_base: Mapping[str, float | None]
+    runs: Runs, full: Runs, metric: Metric, margin: float, kept_by_base: Mapping[str, float | None]
 ) -> Row:
-    contender = own.contender
+    contender = runs.contender
     base = contender.recipe.base
-    row = _judged(
+    row = _with_verdict(
         Row(
             name=contender.name,
             method=contender.recipe.method.kind(),
             role="baseline" if contender.is_baseline else "method",
             precision=base.quantization if base.quantization != "none" else base.dtype,
-            learning_rate=own.rate,
-            rates=own.rates,
-            trained_out=is_trained_out(own.seeds),
-            failed=own.failed,
+            learning_rate=runs.rate,
+            rates=runs.rates,
+            trained_out=is_trained_out(runs.seeds),
+            failed=runs.failed,
         ),
-        own,
+        runs,
         full,
         metric,
         margin,
     )
-    if not own.seeds:
+    if not runs.seeds:
         return row
-    seeds = own.seeds
+    seeds = runs.seeds
     if base.quantization == "none":
         row = replace(row, precision=seeds[0].precision)
     if (kept := kept_by_base.get(precision(base))) is not None:
@@ -88,14 +89,14 @@ def _row(
         pairs = zip(seeds, forgetting, strict=True)
         seeds = tuple(replace(seed, forgetting=by) for seed, by in pairs)
         row = replace(row, forgetting=fmean(forgetting))
-    nearly = _seconds_to_nearly(own, full, metric)
-    return _with_costs(row, seeds, nearly, own.merging_mb)
+    nearly = _seconds_to_nearly(runs, full, metric)
+    return _with_costs(row, seeds, nearly, runs.merging_mb)
 
 
 def _with_costs(
     row: Row, seeds: tuple[SeedRun, ...], nearly: float | None, merging_mb: float | None
 ) -> Row:
-    """The row with what its runs took.
+    """Adds the costs of the runs to a row.
 
     Args:
         nearly: seconds until the score was nearly full fine-tuning's.
@@ -122,15 +123,15 @@ def _with_costs(
     )
 
 
-def _judged(row: Row, own: Runs, full: Runs, metric: Metric, margin: float) -> Row:
-    """The row with its score, and its verdict beside full fine-tuning."""
-    if not own.scores:
+def _with_verdict(row: Row, runs: Runs, full: Runs, metric: Metric, margin: float) -> Row:
+    """Adds the score, and the verdict against full fine-tuning, to a row."""
+    if not runs.scores:
         return replace(row, verdict="failed")
-    score = estimate(own.scores, metric)
+    score = estimate(runs.scores, metric)
     row = replace(row, score=score.value, interval=score.interval)
-    if own is full:
+    if runs is full:
         return replace(row, verdict="baseline")
-    pairs = paired(own.by_seed, full.by_seed)
+    pairs = paired(runs.by_seed, full.by_seed)
     if not pairs:
         return replace(row, verdict="undecided")
     ours, others = zip(*pairs, strict=True)
@@ -141,7 +142,7 @@ def _judged(row: Row, own: Runs, full: Runs, metric: Metric, margin: float) -> R
 def _gap(
     ours: Sequence[Parts], others: Sequence[Parts], metric: Metric, margin: float
 ) -> JudgedGap:
-    """How much higher, and the verdict; of one run there is none."""
+    """The difference of two methods and its verdict, undecided for one run."""
     gap = difference(ours, others, metric)
     enough = len(others) >= LEAST_SEEDS
     verdict = judge(gap, margin, metric) if enough else "undecided"
@@ -149,23 +150,23 @@ def _gap(
 
 
 def paired(ours: Mapping[int, Parts], others: Mapping[int, Parts]) -> list[tuple[Parts, Parts]]:
-    """The scores of the seeds that both have."""
+    """Pairs of scores for the seeds that both have."""
     return [(score, others[seed]) for seed, score in ours.items() if seed in others]
 
 
 def _to_probe(
-    own: Runs, probe: ProbeScore | None, metric: Metric, margin: float
+    runs: Runs, probe: ProbeScore | None, metric: Metric, margin: float
 ) -> JudgedGap | None:
-    """How a contender compares with the frozen probe."""
-    if probe is None or len(own.scores) < LEAST_SEEDS:
+    """The difference of a contender from the frozen probe; None without probe or enough runs."""
+    if probe is None or len(runs.scores) < LEAST_SEEDS:
         return None
-    others = [probe.parts[metric.name]] * len(own.scores)
-    return _gap(own.scores, others, metric, margin)
+    others = [probe.parts[metric.name]] * len(runs.scores)
+    return _gap(runs.scores, others, metric, margin)
 
 
-def _seconds_to_nearly(own: Runs, full: Runs, metric: Metric) -> float | None:
-    """Mean training time until the validation score has 99 % of full fine-tuning's best; None if a
-    seed never has.
+def _seconds_to_nearly(runs: Runs, full: Runs, metric: Metric) -> float | None:
+    """Mean training seconds until the validation score is within 1 % of full fine-tuning's best;
+    None if a seed never gets there.
     """
     if not full.seeds:
         return None
@@ -174,7 +175,7 @@ def _seconds_to_nearly(own: Runs, full: Runs, metric: Metric) -> float | None:
     )
     wanted = best * (1 - NEARLY if metric.higher_is_better else 1 + NEARLY)
     times = []
-    for seed in own.seeds:
+    for seed in runs.seeds:
         reached = [
             v.seconds
             for v in seed.validations
@@ -188,8 +189,8 @@ def _seconds_to_nearly(own: Runs, full: Runs, metric: Metric) -> float | None:
 
 def _probe_row(probe: ProbeScore, full: Runs, metric: Metric, margin: float) -> Row:
     scores = probe.parts[metric.name]
-    own = estimate([scores], metric)
-    fit = ProbeFit(None, own.value, own.interval, (), (), probe.command)
+    score = estimate([scores], metric)
+    fit = ProbeFit(None, score.value, score.interval, (), (), probe.command)
     row = Row(
         name=PROBE,
         method="logistic regression",
@@ -197,8 +198,8 @@ def _probe_row(probe: ProbeScore, full: Runs, metric: Metric, margin: float) -> 
         precision="float32",
         regularization=probe.regularization,
         seeds=(fit,),
-        score=own.value,
-        interval=own.interval,
+        score=score.value,
+        interval=score.interval,
         verdict="undecided",
         trainable_parameters=probe.trainable_parameters,
         adapter_bytes=4 * probe.trainable_parameters,

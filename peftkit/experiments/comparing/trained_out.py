@@ -14,7 +14,7 @@ NOT = "not trained out"
 
 
 def is_trained_out(seeds: Sequence[SeedRun]) -> bool | None:
-    """False if half of the runs or more reach their best validation score at the last step; None
+    """False if at least half of the runs have their best validation score at the last step; None
     without runs.
     """
     if not seeds:
@@ -23,25 +23,25 @@ def is_trained_out(seeds: Sequence[SeedRun]) -> bool | None:
 
 
 def _is_rising(seed: SeedRun) -> bool:
-    """Whether a run's last validation score is better than all before; an equal one, chosen for its
+    """Whether a run's last validation score is better than all before; one that only ties, with a
     lower loss, is not.
     """
     values = [validation.value for validation in seed.validations]
     return bool(seed.best_step == seed.num_steps and values[-1] not in values[:-1])
 
 
-def told(row: Row) -> str:
-    """`not trained out` for such a row; empty for others, and where unknown."""
+def label(row: Row) -> str:
+    """`not trained out` for such a row; empty for others, and if it is unknown."""
     return NOT if row.trained_out is False else ""
 
 
 def verdict(row: Row) -> str:
-    """A row's verdict, with `not trained out` where that is so: `worse, not trained out`."""
-    return ", ".join(filter(None, (row.verdict, told(row))))
+    """A row's verdict and label: `worse, not trained out`."""
+    return ", ".join(filter(None, (row.verdict, label(row))))
 
 
 def sentence(names: Sequence[str], listed: str, num_steps: int) -> str:
-    """Says which rows are not trained out, and what that means.
+    """A sentence on which rows are not trained out, and what that means.
 
     Args:
         listed: the names as text.

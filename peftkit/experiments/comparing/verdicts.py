@@ -1,21 +1,20 @@
-"""Whether a method is better than another one, told from both on the same test examples.
+"""Judges whether a method is better than another, from both methods' scores on the same test rows.
 
-    moves_a[s, i] = N f'(P) p[s, i]     seed s of S, row i of N, p what it gives, P the mean sum
+    moves_a[s, i] = N f'(P) p[s, i]     seed s of S, row i of N, p its part, P the seeds' mean sum
     d[s, i] = moves_a[s, i] - moves_b[s, i]                                           paired
     difference = 1 / S sum over s of (f(sum over i of p[s, i]) - the same of b)
     (half an interval)^2 = t(S - 1)^2 V_seeds + t(N - 1)^2 (V_examples - V_residual)
 
-A score is a function f of the sums of what the rows give to it; moves[s, i] is how far row i moves
-it (the delta method). The seeds are a sample and the test examples are one, crossed with each other
-(two-way random effects; Searle, Casella & McCulloch 1992). V_seeds is the variance of the seeds'
-means over S, V_examples that of the examples' means over N; both hold the residual's, which is
-taken off once.
-Half an interval is no less than the examples' part or the residual's alone would make it, and of
-answers that are right or wrong at least two are taken to differ (Agresti & Min 2005): runs that
-happen to agree are no proof. Each part has its own quantile of Student's t, as in the modified
-large-sample intervals of Graybill & Wang (1980): where few seeds were run, their variance is itself
-hardly known. Of 1,200 simulated comparisons without a difference, whatever the parts, at most 5 %
-were called one (docs/log.md).
+A score is a function f of the sums of the rows' parts; moves[s, i] is how far row i moves it (the
+delta method). Seeds and test examples are two crossed samples (two-way random effects; Searle,
+Casella & McCulloch 1992). V_seeds is the variance of the seeds' means over S, V_examples that of
+the examples' means over N; both contain the residual's, which is subtracted once.
+Half an interval is at least as wide as the examples' part or the residual's alone makes it, and at
+least two right-or-wrong answers are assumed to differ (Agresti & Min 2005): runs that happen to
+agree prove nothing. Each part has its own quantile of Student's t, as in the modified large-sample
+intervals of Graybill & Wang (1980): with few seeds, their variance is itself uncertain. Of 1,200
+simulated comparisons without a difference, at most 5 % were judged different, whatever the parts
+(docs/log.md).
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ Floats = npt.NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
 ERROR_RATE = 0.05
-"""How often an interval misses, and a verdict of better or worse is wrong where there is no
+"""Rate at which an interval misses, and at which better or worse is wrong if there is no
 difference."""
 SLOPE_OVER = 1e-5
-"""Share of a sum over which the slope of a score is taken."""
+"""Step for the slope of a score, as a share of the sum."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score or a difference of scores with its 95 % interval over seeds and test examples."""
+    """A score, or a difference of scores, with its 95 % interval over seeds and test examples."""
 
     value: float
     low: float
@@ -56,10 +55,10 @@ class Estimate:
 
 
 def estimate(seeds: Sequence[Parts], metric: Metric) -> Estimate:
-    """A method's score over its seeds.
+    """Estimates a method's score over its seeds.
 
     Args:
-        seeds: what the same test examples gave in each run.
+        seeds: parts of the same test examples in each run.
     """
     parts, statistic = _table(seeds), metric.statistic
     value, moved = _value(parts, statistic), _moved(parts, statistic)
@@ -69,11 +68,11 @@ def estimate(seeds: Sequence[Parts], metric: Metric) -> Estimate:
 
 
 def difference(ours: Sequence[Parts], others: Sequence[Parts], metric: Metric) -> Estimate:
-    """How much higher the first method's score is, seed by seed and example by example.
+    """Estimates how much higher the first method's score is, paired by seed and example.
 
     Args:
-        ours: of the same test examples, in each run.
-        others: as many, in the order of the same seeds.
+        ours: the first method's parts of the same test examples in each run.
+        others: the other method's, for the same seeds in the same order.
     """
     parts, theirs, statistic = _table(ours), _table(others), metric.statistic
     assert parts.shape == theirs.shape, "not the same examples"
@@ -85,10 +84,10 @@ def difference(ours: Sequence[Parts], others: Sequence[Parts], metric: Metric) -
 
 
 def judge(gap: Estimate, margin: float, metric: Metric) -> Verdict:
-    """What a difference means.
+    """The verdict on a difference.
 
-    Equivalent if all of its interval is within the margin, better or worse if it is beyond zero;
-    that an interval covers zero says nothing.
+    Equivalent if the whole interval is within the margin, better or worse if it excludes zero; an
+    interval that covers zero says nothing.
 
     Args:
         margin: largest difference that does not matter, in the score's unit.
@@ -102,7 +101,7 @@ def judge(gap: Estimate, margin: float, metric: Metric) -> Verdict:
 
 
 def _table(seeds: Sequence[Parts]) -> Floats:
-    """(seeds, examples, k)."""
+    """The parts of all seeds, (seeds, examples, k)."""
     return np.stack([seed.table for seed in seeds])
 
 
@@ -112,23 +111,23 @@ def _is_right_or_wrong(parts: Floats, metric: Metric) -> bool:
 
 
 def _value(parts: Floats, statistic: Statistic) -> float:
-    """The score, the mean of the seeds'."""
+    """The mean score of the seeds."""
     return float(statistic(parts.sum(axis=1)).mean())
 
 
 def _moved(parts: Floats, statistic: Statistic) -> Floats:
-    """(seeds, examples), how much each moves the score, times the number of examples; of mean 0."""
+    """(seeds, examples): how far each moves the score, times the number of examples; mean 0."""
     sums = parts.sum(axis=1).mean(axis=0)
-    steps = SLOPE_OVER * np.diag(np.maximum(np.abs(sums), 1.0))  # (k, k), one sum after the other
+    steps = SLOPE_OVER * np.diag(np.maximum(np.abs(sums), 1.0))  # (k, k), one sum at a time
     slopes = (statistic(sums + steps) - statistic(sums - steps)) / (2 * steps.diagonal())
     moved: Floats = parts.shape[1] * (parts @ slopes)
     moved -= moved.mean()
     return moved
 
 
-def _clipped(found: Estimate, low: float) -> Estimate:
-    """With ends that a share, or a difference of shares, can have."""
-    return Estimate(found.value, max(low, found.low), min(1.0, found.high))
+def _clipped(share: Estimate, low: float) -> Estimate:
+    """Clips the interval of a share, or of a difference of shares, to its possible values."""
+    return Estimate(share.value, max(low, share.low), min(1.0, share.high))
 
 
 def _estimate(value: float, moved: Floats, counts: bool = False) -> Estimate:
@@ -136,8 +135,8 @@ def _estimate(value: float, moved: Floats, counts: bool = False) -> Estimate:
 
     Args:
         moved: (seeds, examples), see `_moved`.
-        counts: whether they are counts, or differences of counts: none that is different does not
-            mean that none could be, so that two more are taken for granted (Agresti & Min 2005).
+        counts: whether examples are right or wrong, or differences of these: even if none differ,
+            some could, so at least two are assumed to (Agresti & Min 2005).
     """
     num_seeds, num_examples = moved.shape
     by_example, by_seed = moved.mean(axis=0), moved.mean(axis=1)
@@ -157,5 +156,5 @@ def _estimate(value: float, moved: Floats, counts: bool = False) -> Estimate:
 
 
 def _t(count: int) -> float:
-    """The quantile of Student's t for the mean of so many."""
+    """The quantile of Student's t for the mean of `count` values."""
     return float(t.ppf(1 - ERROR_RATE / 2, count - 1))

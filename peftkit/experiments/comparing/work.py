@@ -1,4 +1,4 @@
-"""What further jobs of a comparison do: score the frozen base, merge a run."""
+"""The functions of a comparison's further jobs: score the frozen base, merge a run."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from peftkit.stages.fitting import load
 
 @dataclass(frozen=True)
 class MergePeak:
-    """Most memory of a merge, its proof included."""
+    """Peak memory of a merge, including its check."""
 
     peak_memory_mb: float
 
 
 def score_frozen(recipe: str, trusted: Sequence[str], data: str) -> ProbeScore:
-    """The score of a logistic regression on what the frozen base gives."""
+    """Fits and scores a logistic regression on the frozen base's features."""
     prepared = prepare_job(recipe, trusted, data)
     return fit_probe(prepared, open_accelerator(prepared.recipe.base))
 
 
 def loss_of_base(recipe: str, trusted: Sequence[str], data: str, retention: Retention) -> KeptLoss:
-    """Loss of the untrained base on general text."""
+    """The untrained base's loss on general text."""
     prepared = prepare_job(recipe, trusted, data)
     accelerator = open_accelerator(prepared.recipe.base)
     model = load(prepared, accelerator).model.eval()
@@ -37,7 +37,7 @@ def loss_of_base(recipe: str, trusted: Sequence[str], data: str, retention: Rete
 
 
 def measure_merge(trusted: Sequence[str], run_folder: str, folder: str) -> MergePeak:
-    """Most memory while an adapter is merged, its proof included; the merged model is dropped."""
+    """Peak memory of merging an adapter, including the check; deletes the merged model."""
     import_files(trusted)
     report = merge_to(run_folder, folder)
     shutil.rmtree(folder)

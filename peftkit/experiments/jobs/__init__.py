@@ -1,1 +1,1 @@
-"""Jobs in processes of their own, whose folder a later command continues."""
+"""Jobs in separate processes, with a folder from which a later command resumes."""

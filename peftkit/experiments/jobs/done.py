@@ -1,4 +1,4 @@
-"""What came of a part of an experiment, and the JSON that is kept of it."""
+"""The result of a part of an experiment, and its JSON."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ from typing import Any, Generic, TypeVar
 
 from peftkit.parts import records
 
-Given = TypeVar("Given")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Done(Generic[Given]):
-    """What a part gave, or why it gave nothing."""
+class Done(Generic[Result]):
+    """A part's result, or why it failed."""
 
-    value: Given | None
+    value: Result | None
     """None if it failed."""
     failed: str = ""
     """Why it failed."""
     died: bool = False
-    """Whether it may go better another time."""
+    """Whether it may succeed when it is tried again."""
     seconds_taken: float = 0.0
 
     @property
     def reason(self) -> str:
-        """The first line of why it failed."""
+        """The first line of `failed`."""
         return self.failed.split("\n")[0]
 
     def to_json(self) -> Any:
-        """As the part's file has it: the fields of the value beside those of this one."""
+        """The content of the part's file: the fields of the result beside `failed` and the time."""
         value = {} if self.value is None else records.to_json(self.value)
         return {"failed": self.failed, **value, "seconds_taken": self.seconds_taken}
 
 
-def read_done(kind: type[Given], value: Any) -> Done[Given]:
-    """From the JSON of a part.
+def read_done(kind: type[Result], value: Any) -> Done[Result]:
+    """Reads the JSON of a part.
 
     Args:
-        kind: of what it gives.
+        kind: type of the result.
 
     Raises:
-        ValueError: it is no such JSON.
+        ValueError: the JSON is not that of such a part.
     """
     head = records.from_json(_Head, value)
-    given = None if head.failed else records.from_json(kind, value)
-    return Done(given, head.failed, seconds_taken=head.seconds_taken)
+    result = None if head.failed else records.from_json(kind, value)
+    return Done(result, head.failed, seconds_taken=head.seconds_taken)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where a comparison lies: each finished part a file of its own, so that it can be gone on with."""
+"""The folder of a comparison, with a file for each finished part so that it can resume."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pydantic import JsonValue
 from peftkit.atomic import why_not_writable, write_json
 from peftkit.data.encoded import digest_version
 from peftkit.errors import OutputError, first_line
-from peftkit.experiments.jobs.done import Done, Given, read_done
+from peftkit.experiments.jobs.done import Done, Result, read_done
 from peftkit.parts.json_values import differences
 
 GRID = "grid.json"
 CODE = "code.json"
 LOCK = ".lock"
 SHOWN = 40
-"""Characters of a value that an error shows."""
+"""Most characters of a value that an error shows."""
 
 
 @dataclass(frozen=True)
@@ -33,55 +33,55 @@ class ComparisonFolder:
     """The files of one comparison.
 
     grid.json               base, data, device and versions: the same for all parts
-    recipes/NAME.json       what each contender's runs are made from
-    code.json               SHA-256 of the files with tasks and methods of one's own
-    trials/NAME/rate-*.json what a learning rate gave
-    trials/NAME/seed-*.json what a run gave; the run itself lies in the folder of that name
-    trials/NAME/merge-*.json what merging such a run took
+    recipes/NAME.json       the recipe of each contender's runs
+    code.json               SHA-256 of the files with the user's own tasks and methods
+    trials/NAME/rate-*.json result of a learning rate
+    trials/NAME/seed-*.json result of a run; the run itself is in the folder of that name
+    trials/NAME/merge-*.json memory of merging such a run
     compare.json, .html, .md
     """
 
     path: Path
 
     def file_of(self, part: str) -> Path:
-        """Where it is kept what a part gave."""
+        """The file with a part's result."""
         return self.path / "trials" / f"{part}.json"
 
-    def done(self, part: str, kind: type[Given]) -> Done[Given] | None:
-        """What came of a finished part, or None.
+    def done(self, part: str, kind: type[Result]) -> Done[Result] | None:
+        """The result of a finished part; None if it is not finished.
 
         Args:
-            kind: of what it gives.
+            kind: type of the result.
 
         Raises:
-            OutputError: its file is damaged.
+            OutputError: the part's file is damaged.
         """
         file = self.file_of(part)
         if not file.is_file():
             return None
-        hint = "delete it, and the same command does this part again"
+        hint = "delete it and repeat the command, which does this part again"
         content = _read(file, hint)
         try:
             return read_done(kind, content)
-        except ValueError as error:  # JSON of something else
+        except ValueError as error:  # other JSON
             raise OutputError(f"`{file}` is damaged: {first_line(error)}", hint) from error
 
     def has_run(self, name: str, seed: int) -> bool:
-        """Whether a contender was run with a seed, at whatever rate."""
+        """Whether a contender was run with a seed, at any rate."""
         return any((self.path / "trials").glob(f"{glob.escape(name)}/seed-{seed}-rate-*.json"))
 
     def run_folder(self, part: str) -> Path:
-        """Where a part's own files go."""
+        """The folder for a part's own files."""
         return self.path / "trials" / part
 
-    def finish(self, part: str, make: Callable[[Path], Done[Given]]) -> Done[Given]:
-        """Does a part anew, from an empty place, and keeps what came of it.
+    def finish(self, part: str, make: Callable[[Path], Done[Result]]) -> Done[Result]:
+        """Does a part from the beginning and saves its result.
 
         Args:
-            make: does it, with the folder for its files, which does not exist.
+            make: does the part; gets the folder for its files, which does not exist yet.
         """
         folder = self.run_folder(part)
-        shutil.rmtree(folder, ignore_errors=True)  # of a part that was broken off
+        shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted attempt
         folder.parent.mkdir(parents=True, exist_ok=True)
         done = make(folder)
         _replace(self.file_of(part), done.to_json())
@@ -94,22 +94,22 @@ class ComparisonFolder:
 
 @dataclass(frozen=True)
 class Identity:
-    """By which a comparison is known again."""
+    """The values by which a comparison is recognized as the same."""
 
     grid: JsonValue
-    """What all its parts have in common."""
+    """Values that all parts share."""
     recipes: dict[str, JsonValue]
-    """Of the contenders, by name."""
+    """Recipes of the contenders, by name."""
     code: dict[str, str]
-    """File -> SHA-256, of tasks and methods of one's own."""
+    """File with the user's own tasks and methods -> SHA-256."""
 
 
 def check_folder(path: str, identity: Identity) -> Path:
-    """Where a comparison goes, or goes on; nothing is written.
+    """The folder in which a comparison can start or resume. Writes nothing.
 
     Raises:
-        OutputError: there is something else, a comparison of other data, or one of another recipe
-            under the same name; or it cannot be made.
+        OutputError: the folder holds something else, a comparison of other data, or one with
+            another recipe of the same name; or it cannot be created.
     """
     folder = Path(path).expanduser()
     if reason := why_not_writable(folder):
@@ -120,33 +120,34 @@ def check_folder(path: str, identity: Identity) -> Path:
         recipes = {name: _read(file) for name, file in files.items() if file.is_file()}
         changed = differences(_read(known), identity.grid)
         for was, now in ((recipes, identity.recipes), (_code(folder), identity.code)):
-            asked = {name: value for name, value in now.items() if name in was}
-            changed += differences({name: was[name] for name in asked}, asked)
+            shared = {name: value for name, value in now.items() if name in was}
+            changed += differences({name: was[name] for name in shared}, shared)
         if changed:
+            changes = "; ".join(_describe(*change) for change in changed[:3])
             raise OutputError(
-                f"`{folder}` holds another comparison: {'; '.join(_told(*c) for c in changed[:3])}",
-                "give another `--output-dir`, or ask for the same again to go on with it",
+                f"`{folder}` holds another comparison: {changes}",
+                "give another `--output-dir`, or repeat that comparison to resume it",
             )
     elif folder.exists() and not _is_begun(folder):
         raise OutputError(
-            f"`{folder}` exists already, and holds no comparison", "give a new `--output-dir`"
+            f"`{folder}` exists already and holds no comparison", "give a new `--output-dir`"
         )
     return folder
 
 
 @contextmanager
 def open_folder(path: str, identity: Identity) -> Iterator[ComparisonFolder]:
-    """A new folder, or that of a comparison to go on with; inside, no other process does.
+    """Opens the folder of a new comparison, or of one to resume, and locks it.
 
     Raises:
-        OutputError: as `check_folder`, or another process goes on with it.
+        OutputError: as for `check_folder`, or another process uses the folder.
     """
     folder = ComparisonFolder(check_folder(path, identity))
     with contextlib.ExitStack() as stack:
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
             stack.enter_context(alone_in(folder))
-            check_folder(path, identity)  # as another process may have left it
+            check_folder(path, identity)  # another process may have changed it
             _identify(folder, identity)
         except OSError as error:
             raise OutputError(
@@ -156,7 +157,7 @@ def open_folder(path: str, identity: Identity) -> Iterator[ComparisonFolder]:
 
 
 def _identify(folder: ComparisonFolder, identity: Identity) -> None:
-    """Writes down what is compared: first that by which the folder is known to be a comparison."""
+    """Writes what is compared; first the file that marks the folder as a comparison."""
     if not (folder.path / GRID).is_file():
         folder.write(GRID, identity.grid)
     if identity.code:
@@ -168,25 +169,24 @@ def _identify(folder: ComparisonFolder, identity: Identity) -> None:
 
 @contextmanager
 def alone_in(folder: ComparisonFolder) -> Iterator[None]:
-    """Inside, no other process goes on with the same comparison; where the system cannot tell, it
-    is not asked.
+    """Locks the folder against other processes, where the system has file locks.
 
     Raises:
-        OutputError: one does.
+        OutputError: another process uses the folder.
     """
     with (folder.path / LOCK).open("w") as file:
         try:
             _lock(file)
         except OSError as error:
             raise OutputError(
-                f"another process goes on with the comparison in `{folder.path}`",
+                f"another process is running the comparison in `{folder.path}`",
                 "wait for it, or give another `--output-dir`",
             ) from error
-        yield  # closing the file, or the end of the process, lets it go
+        yield  # closing the file, or the end of the process, releases the lock
 
 
 def _is_begun(folder: Path) -> bool:
-    """Whether nothing is there but what a comparison killed in its first moment leaves."""
+    """Whether the folder holds only what a comparison killed at its very start leaves."""
     return folder.is_dir() and all(
         file.name == LOCK or file.name.startswith(f".{GRID}.") for file in folder.iterdir()
     )
@@ -199,7 +199,7 @@ def _code(folder: Path) -> dict[str, str]:
 
 
 def _lock(file: TextIO) -> None:
-    with contextlib.suppress(ImportError):  # Windows has none
+    with contextlib.suppress(ImportError):  # not on Windows
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -212,13 +212,13 @@ def _read(file: Path, hint: str = "give another `--output-dir`") -> Any:
         raise OutputError(f"`{file}` is damaged: {error}", hint) from error
 
 
-def _told(place: str, was: Any, now: Any) -> str:
-    """How a value differs from what it was."""
+def _describe(place: str, was: Any, now: Any) -> str:
+    """Describes the change of a value."""
     if place == "data" and digest_version(was) != digest_version(now):
         return (
-            f"another peftkit began it, whose digest of the examples has version "
-            f"{digest_version(was)}, and this one's has {digest_version(now)}, so that nothing "
-            "tells whether they are the same"
+            f"another version of peftkit began it: its digest of the examples has version "
+            f"{digest_version(was)}, this one's {digest_version(now)}, so the data cannot be "
+            "compared"
         )
     shown = [repr(value) for value in (was, now)]
     if max(map(len, shown)) > SHOWN:
@@ -227,6 +227,6 @@ def _told(place: str, was: Any, now: Any) -> str:
 
 
 def _replace(file: Path, value: Any) -> None:
-    between = file.with_name(f".{file.name}.{os.getpid()}")
-    write_json(between, value)
-    between.replace(file)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    write_json(temporary, value)
+    temporary.replace(file)

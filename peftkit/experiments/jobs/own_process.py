@@ -1,7 +1,7 @@
-"""Runs a function in a process of its own: its memory is its own, and what ends it ends no more.
+"""Runs a function in a separate process: isolated memory; a crash is contained.
 
-The process is forked from one that has imported torch and done nothing else, where the system can;
-it ends when the process that started it does.
+Where the system allows it, the process is forked from one that has imported torch and done nothing
+else. It ends when the process that started it does.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ PRELOADED = ["peftkit.experiments.jobs.preloaded"]
 
 
 class DiedError(TrainingError):
-    """A process ended without an answer, which it may give another time."""
+    """A process ended without a result; another attempt may succeed."""
 
 
 def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of a module returns, computed in another process.
+    """Runs a function of a module in another process and returns its result.
 
     Raises:
-        PeftkitError: the function did.
-        DiedError: the process was killed, or the function raised what it should not.
+        PeftkitError: the function raised it.
+        DiedError: the process was killed, or the function raised another error.
     """
     context = _context()
     receiver, sender = context.Pipe(duplex=False)
@@ -61,7 +61,7 @@ def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _context() -> BaseContext:
-    """A forked process could not use a GPU that its parent has looked at."""
+    """Spawns processes if there is a GPU, which forked ones cannot use after their parent."""
     if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -72,7 +72,7 @@ def _context() -> BaseContext:
 def _inside(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet_libraries()
-    gc.freeze()  # it has collected nothing yet, and all that is there stays
+    gc.freeze()  # existing objects stay, so collections can skip them
     try:
         answer = ("done", function(*arguments))
     except PeftkitError as error:
@@ -80,8 +80,8 @@ def _inside(sender: Connection, function: Callable[..., Any], arguments: tuple[A
     except KeyboardInterrupt:
         os._exit(130)
     except Exception as error:
-        told = f"{type(error).__name__}: {first_line(error)}\n{traceback.format_exc()}"
-        answer = ("died", "memory ran out" if is_out_of_memory(error) else told)
+        details = f"{type(error).__name__}: {first_line(error)}\n{traceback.format_exc()}"
+        answer = ("died", "memory ran out" if is_out_of_memory(error) else details)
     with contextlib.suppress(BrokenPipeError):
         sender.send(answer)
 
@@ -95,5 +95,5 @@ def _end_with_parent() -> None:
 
 def _how_it_died(code: int | None) -> str:
     if code == -9:
-        return "the process was killed, as the system does when memory runs out"
-    return f"the process ended with {code}, and no message"
+        return "the process was killed, as happens when memory runs out"
+    return f"the process ended with exit code {code} and no message"

@@ -1,8 +1,8 @@
-"""What the process imports from which those of a comparison are forked: everything, once."""
+"""Imports everything once, in the process that a comparison's processes are forked from."""
 
 from peftkit.bases.quiet_libraries import quiet_libraries
 
-quiet_libraries()  # some say at import what a person need not read in each of fifty runs
+quiet_libraries()  # some print at import, which nobody needs in each of fifty runs
 
 from peftkit.experiments.jobs import work  # noqa: E402
 

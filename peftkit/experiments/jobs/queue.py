@@ -1,4 +1,4 @@
-"""A comparison on its way: does its parts one by one, each once, and tells the time left."""
+"""Runs the parts of a comparison one by one, each once, and prints the time left."""
 
 from __future__ import annotations
 
@@ -13,78 +13,79 @@ from rich.console import Console
 from rich.markup import escape
 
 from peftkit.errors import AdapterError, MethodError, OutOfMemoryError, TrainingError
-from peftkit.experiments.jobs.done import Done, Given
+from peftkit.experiments.jobs.done import Done, Result
 from peftkit.experiments.jobs.folder import ComparisonFolder
 from peftkit.experiments.jobs.own_process import DiedError, run_isolated
 from peftkit.wording import duration
 
 
-def _as_given(given: Any, _: Path) -> Any:
-    return given
+def _unchanged(result: Any, _: Path) -> Any:
+    return result
 
 
 @dataclass(frozen=True)
-class Job(Generic[Given]):
-    """A part of a comparison that a process of its own does."""
+class Job(Generic[Result]):
+    """A part of a comparison that runs in a separate process."""
 
     part: str
-    """Under which it is kept: `NAME/rate-0.001`."""
+    """Name of its files: `NAME/rate-0.001`."""
     cost: float
-    """About how long it takes, in optimizer steps."""
-    does: Callable[..., object]
+    """Approximate duration, in optimizer steps."""
+    function: Callable[..., object]
     arguments: tuple[Any, ...]
-    gives: type[Given]
-    """What is kept of it."""
+    result: type[Result]
+    """Type of the saved result."""
     folder: bool = False
-    """Whether it is given, as a further argument, a folder to write to."""
-    keep: Callable[[Any, Path], Given] = _as_given
-    """Makes what is kept of what the process gave, and of the files in its folder."""
-    describe: Callable[[Given], str] = lambda _: ""
-    """What a person reads of what is kept."""
+    """Whether the function gets a folder to write to as a further argument."""
+    keep: Callable[[Any, Path], Result] = _unchanged
+    """Makes the saved result from what the function returned and the files in its folder."""
+    describe: Callable[[Result], str] = lambda _: ""
+    """The result as the console shows it."""
 
     @property
     def contender(self) -> str:
-        """Whose part it is."""
+        """The contender that the part belongs to."""
         return self.part.split("/")[0]
 
 
 @dataclass
 class JobQueue:
-    """Does jobs, and remembers how long they took."""
+    """Runs jobs and records how long they took."""
 
     folder: ComparisonFolder
     console: Console
     jobs: list[Job[Any]]
-    """All of them, as far as they are known."""
+    """All jobs that are known so far."""
     seconds: float = 0.0
-    """Of all parts, those of earlier times too."""
+    """Seconds of all parts, earlier ones included."""
     failures: dict[str, str] = field(default_factory=dict)
-    """Part -> why it could not be done."""
+    """Part -> why it failed."""
     incomplete: bool = False
-    """Whether one of them is tried again when the comparison is gone on with."""
+    """Whether a failed part is tried again when the comparison resumes."""
     number: int = 0
-    """Of parts that are through."""
+    """Number of parts that are done or skipped."""
     _parts: list[str] = field(default_factory=list)
     _cold: float = 0.0
+    """Seconds of the first part that are taken for starting up."""
     _took: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Contender -> seconds and cost of what was done now."""
+    """Contender -> seconds and cost of the parts run now."""
 
-    def do(self, job: Job[Given]) -> Done[Given]:
-        """What comes of a part; if it is done already, what came of it."""
-        done = self.folder.done(job.part, job.gives)
+    def do(self, job: Job[Result]) -> Done[Result]:
+        """Runs a part and returns its result; reads it if the part is done already."""
+        done = self.folder.done(job.part, job.result)
         self._parts.append(job.part)
         took = None
         if done is None:
             begun = time.perf_counter()
-            done = self._done_now(job)
+            done = self._run(job)
             took = time.perf_counter() - begun
         self.number += 1
         if took is not None:
             seconds, cost = self._took.get(job.contender, (0.0, 0.0))
-            if not self._took:  # the first starts the process that others are forked from
+            if not self._took:  # the first part starts the process that others are forked from
                 self._cold = took / 2
             self._took[job.contender] = (seconds + took, cost + job.cost)
-            self._tell(job, done, took)
+            self._print(job, done, took)
         self.seconds += done.seconds_taken
         if done.failed:
             self.failures[job.part] = done.reason
@@ -98,44 +99,44 @@ class JobQueue:
         return datetime.fromtimestamp(latest).astimezone()
 
     def skip(self) -> None:
-        """Passes over a job that cannot be done."""
+        """Counts a job that cannot be run."""
         self.number += 1
 
-    def _done_now(self, job: Job[Given]) -> Done[Given]:
-        def make(folder: Path) -> Done[Given]:
+    def _run(self, job: Job[Result]) -> Done[Result]:
+        def make(folder: Path) -> Done[Result]:
             begun = time.perf_counter()
             more = (str(folder),) if job.folder else ()
             try:
-                given = run_isolated(job.does, *job.arguments, *more)
+                returned = run_isolated(job.function, *job.arguments, *more)
             except (DiedError, OutOfMemoryError):
                 raise
             except (TrainingError, MethodError, AdapterError) as error:
                 return Done(None, error.message, seconds_taken=time.perf_counter() - begun)
-            kept = job.keep(given, folder)
-            return Done(kept, seconds_taken=time.perf_counter() - begun)
+            result = job.keep(returned, folder)
+            return Done(result, seconds_taken=time.perf_counter() - begun)
 
         try:
             return self.folder.finish(job.part, make)
-        except (DiedError, OutOfMemoryError) as error:  # may go better another time: not kept
+        except (DiedError, OutOfMemoryError) as error:  # may succeed another time: not saved
             return Done(None, error.message, died=True)
 
-    def _tell(self, job: Job[Given], done: Done[Given], took: float) -> None:
-        told = done.reason if done.value is None else job.describe(done.value)
+    def _print(self, job: Job[Result], done: Done[Result], took: float) -> None:
+        outcome = done.reason if done.value is None else job.describe(done.value)
         failed = "[yellow]failed:[/] " if done.failed else ""
         self.console.print(
-            f"  [dim]{self.number}/{len(self.jobs)}[/] {job.part}  {failed}{escape(told)}"
+            f"  [dim]{self.number}/{len(self.jobs)}[/] {job.part}  {failed}{escape(outcome)}"
             f"  [dim]{duration(took)}; {self._left()}[/]",
             highlight=False,
             soft_wrap=True,
         )
 
     def _left(self) -> str:
-        """About how long the parts take that are not done."""
+        """The estimated time of the parts that are not done."""
         seconds, cost = (sum(column) for column in zip(*self._took.values(), strict=True))
         overall = max(0.0, seconds - self._cold) / cost
         left = 0.0
         for job in self.jobs[self.number :]:
             if not self.folder.file_of(job.part).is_file():
-                own, of = self._took.get(job.contender, (overall, 1.0))
-                left += job.cost * own / of
+                took, done_cost = self._took.get(job.contender, (overall, 1.0))
+                left += job.cost * took / done_cost
         return f"about {duration(left)} left" if left else "the last part"

@@ -1,4 +1,4 @@
-"""What the process of a job does: train at a rate, run a seed."""
+"""The functions that jobs run: train at a rate, run a seed."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from peftkit.stages.preparing import Prepared, prepare
 
 @dataclass(frozen=True)
 class Trial:
-    """What a learning rate reached on the validation split."""
+    """The result of a learning rate on the validation split."""
 
     value: float
     """The best score."""
     loss: float
-    """Beside it."""
+    """The validation loss at the best score."""
     best_step: int
     num_steps: int
 
 
 @dataclass(frozen=True)
 class KeptLoss:
-    """A model's loss on general text; None if none was asked for."""
+    """A model's loss on general text; None if it is not measured."""
 
     kept_loss: float | None
 
 
 def try_rate(recipe: str, trusted: Sequence[str], data: str) -> Trial:
-    """Trains without a look at the test rows, and leaves its best validation score only."""
+    """Trains without reading the test rows; returns only the best validation score."""
     prepared = prepare_job(recipe, trusted, data)
     accelerator = open_accelerator(prepared.recipe.base)
     set_seed(prepared.recipe.seed)
@@ -51,17 +51,17 @@ def try_rate(recipe: str, trusted: Sequence[str], data: str) -> Trial:
     clock, quiet = Clock(accelerator.device), Console(quiet=True)
     with clock.stage("train"):
         result = fit(chosen.engine, prepared, clock, quiet)
-    best = next(of for of in result.validations if of.step == result.best_step)
+    best = next(v for v in result.validations if v.step == result.best_step)
     return Trial(result.best_value, best.metrics["loss"], result.best_step, result.num_steps)
 
 
 def run_seed(
     recipe: str, trusted: Sequence[str], data: str, retention: Retention | None, folder: str
 ) -> KeptLoss:
-    """An ordinary run; and its model's loss on general text."""
+    """Makes an ordinary run; returns its model's loss on general text."""
     import_files(trusted)
     record = run(Recipe.from_json(recipe), folder, frozen_probe=False).record
-    assert record is not None  # of the only process
+    assert record is not None  # this is the main process
     check_data(record.data_sha256, data)
     if retention is None:
         return KeptLoss(None)
@@ -77,24 +77,26 @@ def run_seed(
 
 
 def prepare_job(recipe: str, trusted: Sequence[str], data: str) -> Prepared:
-    """The recipe of a job, prepared, its data checked, in a process that does nothing else."""
+    """Prepares a job's recipe and checks its data; sets the threads of the whole process."""
     import_files(trusted)
     prepared = prepare(Recipe.from_json(recipe))
-    torch.set_num_threads(prepared.recipe.training.threads or 1)  # the process is its own
+    torch.set_num_threads(
+        prepared.recipe.training.threads or 1
+    )  # nothing else runs in this process
     check_data(prepared.encoded.sha256, data)
     return prepared
 
 
-def check_data(found: str, wanted: str) -> None:
-    """Raises DataError if the rows are not those with which the comparison began."""
-    if wanted and found != wanted:
+def check_data(digest: str, expected: str) -> None:
+    """Raises DataError if the data is not that with which the comparison began."""
+    if expected and digest != expected:
         raise DataError(
             "the data was changed while methods were compared on it",
-            "put it back as it was, or compare anew with another `--output-dir`",
+            "restore it, or start a new comparison with another `--output-dir`",
         )
 
 
 def import_files(trusted: Sequence[str]) -> None:
-    """Imports the files that a comparison trusts."""
+    """Imports the trusted files."""
     for file in trusted:
         import_trusted(file)

@@ -1,1 +1,1 @@
-"""Files of llama.cpp, and Modelfiles of Ollama."""
+"""Writes GGUF files for llama.cpp, and Modelfiles for Ollama."""

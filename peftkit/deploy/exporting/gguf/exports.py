@@ -1,4 +1,4 @@
-"""The exports to llama.cpp and Ollama."""
+"""Exports to llama.cpp and Ollama."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from peftkit.deploy.merging.folding import check_mergeable, merge_opened, possib
 from peftkit.errors import AdapterError, RecipeError
 
 ADAPTER_FILE, MODEL_FILE = "adapter.gguf", "model.gguf"
-"""In a folder for Ollama."""
+"""Names in a folder for Ollama."""
 
 
 def open_for_export(request: Request) -> OpenedAdapter:
-    """An adapter of a language model; its base is opened, and not compared yet.
+    """Opens the adapter of a language model; its base is opened, but not checked yet.
 
     Raises:
-        AdapterError: it is no adapter, or of a model with classes.
+        AdapterError: it is not an adapter, or its model does not write text.
     """
     trust = request.trust_remote_code
-    found = open_adapter(request.path, request.base, trust, request.settings)
-    check_writes(found.record.head)
-    return found
+    adapter = open_adapter(request.path, request.base, trust, request.settings)
+    check_writes(adapter.record.head)
+    return adapter
 
 
 def check_writes(head: Head) -> None:
-    """Raises AdapterError unless a model writes, as all of GGUF's do."""
+    """Raises AdapterError unless a model writes text, as GGUF models do."""
     if not head.goes_on:
         kind = "classification head" if head.output == "pooled" else f"head for {head.task_type}"
         raise AdapterError(
-            f"the model has a {kind}, and GGUF is for models that write",
+            f"the model has a {kind}, and GGUF is for models that write text",
             "load it with `peftkit.load`, or `peftkit merge` it for transformers",
         )
 
@@ -45,7 +45,7 @@ def check_writes(head: Head) -> None:
 def write_checked(
     path: Path, write: Callable[[Path], None], check: Callable[[Path], Any], a_file: bool = True
 ) -> Any:
-    """Writes a file or folder, checks it, and gives it its name; nothing is left if that fails.
+    """Writes a file or folder, checks it, and gives it its name; leaves nothing if that fails.
 
     Returns:
         What the check returns.
@@ -56,7 +56,7 @@ def write_checked(
 
 
 def lora_layout(adapter: OpenedAdapter) -> Layout:
-    """The layout of the base, if the adapter can be a GGUF LoRA.
+    """The GGUF layout of the base, if the adapter can be a GGUF LoRA.
 
     Raises:
         AdapterError: it cannot.
@@ -70,11 +70,11 @@ def lora_layout(adapter: OpenedAdapter) -> Layout:
 
 
 def export_gguf_lora(request: Request) -> Exported:
-    """A GGUF LoRA file, to be put beside the base's own GGUF file."""
+    """Writes a GGUF LoRA file, for use with the base's own GGUF file."""
     if request.quantize == "q8_0":
         raise RecipeError(
-            "A and B are too narrow for q8_0, whose numbers share a scale by 32",
-            "`--quantize f16`, or leave it out for f32",
+            "A and B are too narrow for q8_0, in which 32 numbers share a scale",
+            "use `--quantize f16`, or leave it out for f32",
         )
     if request.tokenizer_from:
         raise RecipeError("a GGUF adapter has no tokenizer", "leave out `--tokenizer-from`")
@@ -87,10 +87,10 @@ def export_gguf_lora(request: Request) -> Exported:
 
 
 def write_lora_file(adapter: OpenedAdapter, file: Path, kind: str) -> float:
-    """Writes and checks a GGUF LoRA file; gives the largest relative difference.
+    """Writes and checks a GGUF LoRA file; returns the largest relative difference.
 
     Raises:
-        PeftkitError: the adapter cannot be one, or the file is not the adapter.
+        PeftkitError: the adapter cannot be a GGUF LoRA, or the file differs from it.
     """
     from peftkit.deploy.exporting.gguf.lora import check_lora, read_lora, write_lora
 
@@ -105,7 +105,7 @@ def write_lora_file(adapter: OpenedAdapter, file: Path, kind: str) -> float:
 
 
 def export_gguf(request: Request) -> Exported:
-    """A GGUF model: the base with the adapter folded into it."""
+    """Writes a GGUF model: the base with the adapter folded into it."""
     adapter = open_for_export(request)
     difference = write_model_file(adapter, request, request.output)
     checked = {"largest_difference": difference}
@@ -115,7 +115,7 @@ def export_gguf(request: Request) -> Exported:
 def check_model_file(
     adapter: OpenedAdapter, tokenizer_from: str = "", kind: str = "f16", name: str = "model"
 ) -> tuple[Layout, dict[str, Value]]:
-    """The layout and the metadata of the merged model; no weights are read.
+    """The layout and the metadata of the merged model. Reads no weights.
 
     Raises:
         PeftkitError: the base or the method cannot be a GGUF model.
@@ -130,10 +130,10 @@ def check_model_file(
 
 
 def write_model_file(adapter: OpenedAdapter, request: Request, file: Path) -> float:
-    """Writes and checks a GGUF model; gives the largest relative difference.
+    """Writes and checks a GGUF model; returns the largest relative difference.
 
     Raises:
-        PeftkitError: the base or the method cannot be one, or the file is not the merged model.
+        PeftkitError: the base or the method cannot be a GGUF model, or the file differs.
     """
     from peftkit.deploy.exporting.gguf.model import check_model, write_model
 
@@ -152,11 +152,11 @@ def write_model_file(adapter: OpenedAdapter, request: Request, file: Path) -> fl
 def check_ollama(
     adapter: OpenedAdapter, whole: bool = False, tokenizer_from: str = ""
 ) -> tuple[Any, Path | None, bool]:
-    """The settings of the Modelfile, the base's GGUF file if the adapter stays beside it, and
-    whether that writes a token before every text; no weights are read.
+    """The settings of the Modelfile, the base's GGUF file if the adapter stays a separate file, and
+    whether that file adds a beginning-of-text token to prompts. Reads no weights.
 
     Args:
-        whole: whether the merged model is asked for.
+        whole: whether to write the merged model in any case.
 
     Raises:
         PeftkitError: the template cannot be written for Ollama, or the model not as GGUF.
@@ -168,7 +168,7 @@ def check_ollama(
     bos = adds_bos(tokenizer, tokenizer_from or adapter.base.source)
     fits = plain or not tokenizer.chat_template or not bos or writes_bos(tokenizer)
     source = adapter.base.source if fits and not whole and _stays_apart(adapter) else None
-    bos = bos and fits  # a merged model says that none is put there
+    bos = bos and fits  # a merged model is written to add none
     system = task.system_prompt
     settings = ollama.settings_of(
         tokenizer, adapter.record.head.generation, stops_of(adapter),
@@ -180,9 +180,9 @@ def check_ollama(
 
 
 def export_ollama(request: Request) -> Exported:
-    """A folder with a Modelfile, and the adapter beside the base's GGUF file; where the base has
-    none, or was quantized in training, or the method is no LoRA, or what only a model has is asked
-    for (q8_0, another tokenizer), the merged model.
+    """Writes a folder with a Modelfile and the adapter, to load with the base's GGUF file; with the
+    merged model instead if the base has no such file or was quantized in training, the method is
+    not LoRA, or the request needs a whole model (q8_0, another tokenizer).
     """
     from peftkit.deploy.exporting.gguf import ollama
 
@@ -212,12 +212,12 @@ def export_ollama(request: Request) -> Exported:
     checked = {"largest_difference": differences[0], "merged": source is None}
     notes = [f"ollama create NAME -f {shlex.quote(str(request.output / ollama.MODELFILE))}"]
     if source is not None:
-        notes.append(f"the folder needs the base, `{source.resolve()}`, where it is now")
+        notes.append(f"the folder needs the base at its present place, `{source.resolve()}`")
     return Exported("ollama", request.output, size, checked, tuple(notes))
 
 
 def _stays_apart(adapter: OpenedAdapter) -> bool:
-    """Whether Ollama can put the adapter beside the GGUF file of the base it was trained on."""
+    """Whether Ollama can load the adapter with the GGUF file of the base it was trained on."""
     from peftkit.deploy.exporting.gguf.lora import read_lora
 
     if adapter.base.source is None or adapter.base.spec.quantization != "none":

@@ -1,7 +1,7 @@
-"""What llama.cpp calls the parts of a model, and in which order it keeps the rows of q and k.
+"""llama.cpp's names for the parts of a model, and its order of the rows of q and k.
 
-transformers turns number i of a head together with number i + d/2 (rotary embedding of halves);
-llama.cpp's `llama` turns neighbours, 2i with 2i + 1. Its q and k have their rows in that order:
+transformers rotates number i of a head together with number i + d/2 (rotary embedding of halves);
+llama.cpp's `llama` rotates neighbours, 2i with 2i + 1, and orders the rows of q and k accordingly:
 
     row 2i of a head = transformers' row i,  row 2i + 1 = transformers' row i + d/2
 
@@ -21,17 +21,17 @@ from peftkit.errors import AdapterError, quoted
 
 @dataclass(frozen=True)
 class Family:
-    """An architecture as llama.cpp has it."""
+    """An architecture of llama.cpp."""
 
     architecture: str
     """llama.cpp's name."""
-    turns_neighbours: bool = False
-    """Whether its rotary embedding turns neighbours, so that rows of q and k change places."""
+    rotates_neighbours: bool = False
+    """Whether its rotary embedding rotates neighbours, so that rows of q and k are reordered."""
 
 
 FAMILIES = {
-    "llama": Family("llama", turns_neighbours=True),
-    "mistral": Family("llama", turns_neighbours=True),
+    "llama": Family("llama", rotates_neighbours=True),
+    "mistral": Family("llama", rotates_neighbours=True),
     "qwen2": Family("qwen2"),
     "qwen3": Family("qwen3"),
     "gemma": Family("gemma"),
@@ -48,19 +48,19 @@ def family_of(config: Any, known: tuple[str, ...] = tuple(FAMILIES)) -> Family:
         known: the model types that are possible here.
 
     Raises:
-        AdapterError: it is none of them.
+        AdapterError: the model type is not one of them.
     """
     if config.model_type not in known:
         raise AdapterError(
             f"the base is a {config.model_type} model, and GGUF is written for {quoted(known)}",
-            "`peftkit merge` writes a model that llama.cpp's own converter reads",
+            "write a model for llama.cpp's own converter with `peftkit merge`",
         )
     return FAMILIES[config.model_type]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Names and orders of rows of one model in a GGUF file."""
+    """Names of tensors and order of rows of one model in a GGUF file."""
 
     family: Family
     names: Any
@@ -79,18 +79,18 @@ class Layout:
         return Layout(family, names, heads, getattr(config, "num_key_value_heads", None) or heads)
 
     def name(self, module: str) -> str:
-        """GGUF's name of a module, such as `blk.0.attn_q`; empty where it has none."""
+        """GGUF's name of a module, such as `blk.0.attn_q`; empty if it has none."""
         return self.names.get_name(module) or ""
 
     def heads(self, name: str) -> int:
-        """Heads among which the rows of a tensor change places; 0 where they do not."""
-        if not self.family.turns_neighbours:
+        """Number of heads by which a tensor's rows are reordered; 0 if they are not."""
+        if not self.family.rotates_neighbours:
             return 0
         part = name.split(".")[2] if name.startswith("blk.") else ""
         return {"attn_q": self.num_heads, "attn_k": self.num_key_value_heads}.get(part, 0)
 
     def ordered(self, name: str, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Rows (out, ...) of transformers in the order of llama.cpp."""
+        """Transformers' rows (out, ...) in the order of llama.cpp."""
         heads = self.heads(name)
         if not heads:
             return rows

@@ -1,12 +1,12 @@
-"""A chat template in Ollama's language, derived from what the template of training writes.
+"""Derives a chat template in Ollama's language from what the training's template writes.
 
     {{ if not .System }}DEFAULT{{ end }}{{ range .Messages }}{{ if eq .Role "system" }}BEFORE
     {{ .Content }}AFTER{{ else if eq .Role "user" }}...{{ end }}{{ end }}PROMPT
 
 The texts around each role's messages are cut out of conversations that the Jinja template renders;
 then both templates must write the same for other conversations. `expand` is the part of Go's
-text/template that such a template needs: https://pkg.go.dev/text/template. One that puts the system
-message into the user's, or treats turns by their place, cannot be written so and is refused.
+text/template that such a template needs: https://pkg.go.dev/text/template. A template that puts the
+system message into the user's, or depends on a turn's place, has no such form and is refused.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from peftkit.errors import AdapterError
 from peftkit.tasks.reading.single_message import Message
 
 Render = Callable[[Sequence[Message]], str]
-"""Messages -> text with the prompt for an answer; raises what templates raise."""
+"""Messages -> text with the prompt for an answer; raises whatever the template raises."""
 
 MARKS = {"system": "Sys.Mark", "user": "Ask{}.Mark", "assistant": "Say{}.Mark"}
 TRIALS = ("u", "su", "uau", "suau", "uauau", "suauau")
-"""Conversations on which both templates are compared: roles by their first letters."""
+"""Conversations for comparing both templates: roles by their first letters."""
 TEXTS = (
     "Where is it?\nTell me: {{ 1 }}",
     '你好， "It\'s" <b>here</b>',
@@ -47,21 +47,21 @@ class Turns:
     """What a template writes around messages."""
 
     turns: dict[str, Turn]
-    """Role -> texts; without `system` where the template refuses such messages."""
+    """Role -> texts; without `system` if the template refuses system messages."""
     default: str
-    """Written at the beginning of conversations without a system message."""
+    """Text at the beginning of conversations without a system message."""
     prompt: str
-    """Written at the end, for the answer."""
+    """Text at the end that prompts for the answer."""
 
 
 def go_template(render: Render) -> str:
     """The Go template that writes what a Jinja template writes.
 
     Args:
-        render: of the template of training, without what llama.cpp puts before a text itself.
+        render: renders the training's template, without a token that llama.cpp itself puts first.
 
     Raises:
-        AdapterError: there is none of the form above.
+        AdapterError: no template of the form above writes the same.
     """
     turns = _derive(render)
     texts = [turns.default, turns.prompt]
@@ -81,7 +81,7 @@ def go_template(render: Render) -> str:
 def _refused(why: str) -> AdapterError:
     return AdapterError(
         f"the chat template of the training cannot be written for Ollama: {why}",
-        "`--to gguf` keeps the Jinja template, which llama.cpp reads itself",
+        "use `--to gguf`, which keeps the Jinja template for llama.cpp",
     )
 
 
@@ -96,12 +96,12 @@ def _conversation(roles: str, number: int) -> list[Message]:
 def _rendered(render: Render, messages: Sequence[Message]) -> str:
     try:
         return render(messages)
-    except Exception as error:  # templates are programs, which raise what they like
+    except Exception as error:  # a template is a program and may raise anything
         raise _refused(f"it refuses a conversation: {error}") from error
 
 
 def _derive(render: Render) -> Turns:
-    """Cuts rendered conversations at the messages."""
+    """Derives the texts around messages by cutting rendered conversations at the messages."""
     talk = _marked("uau")
     default_user, user_answer, answer_user, end = _cut(_rendered(render, talk), talk)
     try:
@@ -114,7 +114,7 @@ def _derive(render: Render) -> Turns:
         before_user = _common_end(default_user, answer_user, between)
         system = Turn(first, between.removesuffix(before_user))
     turn_end = user_answer[: user_answer.rfind("<")]
-    if turn_end and before_user.startswith(turn_end):  # every turn ends so, the default's too
+    if turn_end and before_user.startswith(turn_end):  # every turn ends with it, the default's too
         before_user = before_user.removeprefix(turn_end)
         system = system and Turn(system.before, between.removesuffix(before_user))
     after_user = _common_start(user_answer, end)
@@ -129,8 +129,8 @@ def _derive(render: Render) -> Turns:
 
 
 def _with_prompt(turns: Turns) -> Turns:
-    """The same with the prompt for an answer apart from the end of the user's turn, where what
-    begins the user's turn begins the answer's too: `<|im_start|>`.
+    """Splits the prompt for an answer off the end of the user's turn, if the same text begins the
+    user's and the assistant's turn, such as `<|im_start|>`.
     """
     user, answer = turns.turns["user"], turns.turns["assistant"]
     start = _common_start(user.before, user.after[user.after.rfind(user.before[:3]) :])
@@ -151,7 +151,7 @@ def _marked(roles: str) -> list[Message]:
 
 
 def _cut(text: str, messages: Sequence[Message]) -> list[str]:
-    """What stands before, between and after the messages."""
+    """The texts before, between and after the messages."""
     parts = []
     for message in messages:
         if text.count(message["content"]) != 1:
@@ -182,26 +182,26 @@ def _write(turns: Turns) -> str:
 
 
 def expand(template: str, messages: Sequence[Message]) -> str:
-    """What Go makes of a template as `go_template` writes it, called as Ollama calls it.
+    """Renders a template of `go_template` as Go does when Ollama calls it.
 
     Raises:
-        ValueError: it uses what is not understood here.
+        ValueError: the template uses something that is not supported here.
     """
     system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
     pieces = re.split(r"(\{\{.*?\}\})", template, flags=re.DOTALL)
     steps = iter([piece for piece in pieces if piece])
     body, last = _parse(steps)
     if last:
-        raise ValueError(f"`{last}` closes nothing")
+        raise ValueError(f"`{last}` has nothing to close")
     return "".join(_run(body, {"System": system, "Messages": messages}))
 
 
 Node = tuple[str, list[tuple[str, list["Node"]]]]
-"""A text or an action, and for `if` and `range` their conditions with what they hold."""
+"""A text or an action; for `if` and `range`, their conditions with the nodes inside."""
 
 
 def _parse(steps: Iterator[str]) -> tuple[list[Node], str]:
-    """Nodes up to the `end` or `else` that closes them, and that."""
+    """Nodes up to the closing `end` or `else`, and that action."""
     nodes: list[Node] = []
     for step in steps:
         action = step[2:-2].strip() if step.startswith("{{") else ""
@@ -240,14 +240,14 @@ def _run(nodes: Sequence[Node], dot: Any) -> Iterator[str]:
 
 
 def _holds(condition: str, dot: Any) -> bool:
-    if found := re.fullmatch(r"if not \.(\w+)", condition):
-        return not _field(dot, found[1])
-    if found := re.fullmatch(r'if eq \.(\w+) "(\w+)"', condition):
-        return bool(_field(dot, found[1]) == found[2])
-    raise ValueError(f"`{condition}` is not understood")
+    if match := re.fullmatch(r"if not \.(\w+)", condition):
+        return not _field(dot, match[1])
+    if match := re.fullmatch(r'if eq \.(\w+) "(\w+)"', condition):
+        return bool(_field(dot, match[1]) == match[2])
+    raise ValueError(f"`{condition}` is not supported")
 
 
 def _field(dot: Any, name: str) -> Any:
     if not isinstance(dot, dict) or name not in dot:
-        raise ValueError(f"`.{name}` is not understood")
+        raise ValueError(f"`.{name}` is not supported")
     return dot[name]

@@ -1,9 +1,9 @@
-"""A LoRA as a GGUF file, which llama.cpp puts beside its base (`--lora`), as Ollama (`ADAPTER`).
+"""A LoRA as a GGUF file, which llama.cpp (`--lora`) and Ollama (`ADAPTER`) load with its base.
 
     llama.cpp:  W x + (alpha / r) B A x        one alpha for the file, r from each tensor
 
-Where layers are scaled otherwise (rsLoRA, `rank_pattern`, `alpha_pattern`, AdaLoRA), B takes the
-difference:
+Where a layer has another scale (rsLoRA, `rank_pattern`, `alpha_pattern`, AdaLoRA), B is scaled by
+the ratio:
 
     B' = B s r / alpha                         s: PEFT's scale of the layer
 """
@@ -20,23 +20,29 @@ from peftkit.data.head import Head
 from peftkit.deploy.exporting.gguf.families import Layout
 from peftkit.deploy.exporting.gguf.reading import check_fields, compare, read_gguf
 from peftkit.deploy.exporting.gguf.writing import PlainValue, write_gguf
-from peftkit.deploy.lora_updates import ROUNDING, Update, read_updates, usual, why_no_plain_lora
+from peftkit.deploy.lora_updates import (
+    ROUNDING,
+    Update,
+    most_common,
+    read_updates,
+    why_no_plain_lora,
+)
 from peftkit.errors import AdapterError, quoted
 from peftkit.methods.peft.adapter_config import AdapterConfig
 
-MERGED = "`--to gguf`, or `peftkit merge`, folds it into the weights instead"
-LORA_ONLY = "a GGUF adapter holds nothing but A and B of linear layers"
+MERGED = "fold it into the weights with `--to gguf` or `peftkit merge`"
+LORA_ONLY = "a GGUF adapter holds only A and B of linear layers"
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """What is to be in a GGUF LoRA file."""
+    """The content of a GGUF LoRA file."""
 
     layout: Layout
     layers: dict[str, Update]
     """GGUF's name of a layer -> its update."""
     alpha: float
-    """The file's; that of most layers, whose B is written as it is."""
+    """The file's alpha: the most common one of the layers, whose B is then written unchanged."""
 
 
 def check_expressible(config: AdapterConfig, folder: Path) -> None:
@@ -48,18 +54,18 @@ def check_expressible(config: AdapterConfig, folder: Path) -> None:
 
 
 def read_lora(folder: Path, config: AdapterConfig, base: OpenedBase, layout: Layout) -> LoraFile:
-    """The updates of an adapter, as PEFT would scale them; no weights of the base are read.
+    """The updates of an adapter at PEFT's scale, by GGUF's names. Reads no weights of the base.
 
     Raises:
-        AdapterError: a tensor of it has no place in a GGUF file.
+        AdapterError: one of its tensors has no place in a GGUF file.
     """
     head = Head("AutoModelForCausalLM", "CAUSAL_LM", trained=False)
     updates, _ = read_updates(folder, config, base, head)
-    found = {_place(module, layout, base): update for module, update in updates.items()}
-    return LoraFile(layout, found, usual(layer.alpha for layer in found.values()))
+    layers = {_gguf_name(module, layout, base): update for module, update in updates.items()}
+    return LoraFile(layout, layers, most_common(layer.alpha for layer in layers.values()))
 
 
-def _place(module: str, layout: Layout, base: OpenedBase) -> str:
+def _gguf_name(module: str, layout: Layout, base: OpenedBase) -> str:
     name = layout.name(module)
     if not name:
         raise AdapterError(f"it adapts `{module}`, which a GGUF adapter cannot", MERGED)
@@ -88,31 +94,31 @@ def write_lora(file: Path, lora: LoraFile, kind: str) -> None:
 
 
 def check_lora(file: Path, lora: LoraFile) -> float:
-    """Compares a file with the adapter, as llama.cpp will scale it and order its rows.
+    """Compares a file with the adapter, with llama.cpp's scale and order of rows.
 
     Returns:
         The largest difference of a tensor, relative to its largest number.
 
     Raises:
-        AdapterError: it is not this adapter.
+        AdapterError: the file is not this adapter.
     """
-    found = read_gguf(file)
+    written = read_gguf(file)
     expected = {f"{name}.weight.lora_{part}" for name in lora.layers for part in "ab"}
-    if other := sorted(found.stored.keys() ^ expected):
+    if other := sorted(written.stored.keys() ^ expected):
         raise AdapterError(
             f"the tensors that were written are not the adapter's: {quoted(other, 3)}"
         )
     architecture = lora.layout.family.architecture
-    check_fields(found, {"general.architecture": architecture, **_fields(lora)})
-    largest, alpha = 0.0, found.number("adapter.lora.alpha")
+    check_fields(written, {"general.architecture": architecture, **_fields(lora)})
+    largest, alpha = 0.0, written.number("adapter.lora.alpha")
     for name, layer in lora.layers.items():
         tensor = f"{name}.weight.lora_"
-        rank = found.values(f"{tensor}b").shape[-1]
+        rank = written.values(f"{tensor}b").shape[-1]
         b = layer.b * (layer.scale / (alpha / rank))
         largest = max(
             largest,
-            compare("", found, f"{tensor}a", layer.a, lora.layout),
-            compare(name, found, f"{tensor}b", b.astype(np.float32), lora.layout, ROUNDING),
+            compare("", written, f"{tensor}a", layer.a, lora.layout),
+            compare(name, written, f"{tensor}b", b.astype(np.float32), lora.layout, ROUNDING),
         )
     return largest
 

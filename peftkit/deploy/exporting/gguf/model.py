@@ -25,43 +25,44 @@ from peftkit.deploy.exporting.gguf.writing import Value, values_of, write_gguf
 from peftkit.errors import AdapterError
 
 KNOWN = ("llama", "mistral", "qwen2", "qwen3")
-"""Model types of which every hyperparameter is written."""
+"""Model types whose hyperparameters are all written."""
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}
-"""llama.cpp's numbers for what most of a file's tensors are."""
+"""llama.cpp's numbers for the format of most tensors in a file."""
 ROPES = ("default", "linear", "llama3")
 PROMPT, PROMPT_IDS = "peftkit.prompt", "peftkit.prompt_ids"
-"""A prompt of the training's template and its tokens by transformers, so that a client can be
-checked to read the same; llama.cpp passes over keys that it does not know."""
+"""A prompt by the training's template and its token ids by transformers, to check that a client
+reads the same; llama.cpp ignores unknown keys."""
 
 
 def check_writable(base: OpenedBase) -> Layout:
     """The layout of a base that can be written as a GGUF model.
 
     Raises:
-        AdapterError: its architecture, or something in its configuration, is not one that is
-            written here.
+        AdapterError: its architecture, or something in its configuration, is not supported.
     """
     config = base.config
     layout = Layout.of(config, family_of(config, KNOWN))
     rope = config.rope_parameters["rope_type"]
     if rope not in ROPES:
-        raise AdapterError(f"the base scales its positions by `{rope}`, which is not written here")
+        raise AdapterError(
+            f"the base scales its positions by `{rope}`, which is not supported here"
+        )
     if config.hidden_act != "silu":
         raise AdapterError(
-            f"the base's activation is `{config.hidden_act}`, and llama.cpp has `silu` here"
+            f"the base's activation is `{config.hidden_act}`, and llama.cpp computes `silu` here"
         )
     window = getattr(config, "sliding_window", None)
     if window is not None and window < config.max_position_embeddings:
         raise AdapterError(
             f"the base's attention reaches {window:,} tokens back, and llama.cpp has no such "
             "window for this architecture",
-            "`--to gguf-lora` for use with the base's published GGUF file",
+            "use `--to gguf-lora` with the base's published GGUF file",
         )
     if base.added_ids:
         raise AdapterError(
             "tokens were added to the vocabulary, and the GGUF file would need a tokenizer of its "
             "own for them",
-            "`peftkit merge` writes a model with its tokenizer",
+            "write a model with its tokenizer with `peftkit merge`",
         )
     return layout
 
@@ -69,22 +70,22 @@ def check_writable(base: OpenedBase) -> Layout:
 def tokenizer_fields(
     base: OpenedBase, stops: tuple[int, ...], source: str, plain: bool = False
 ) -> dict[str, Value]:
-    """The metadata of the base's tokenizer, with the template and the ends of the training.
+    """The metadata of the base's tokenizer, with the training's template and stop tokens.
 
     Args:
-        source: a GGUF file to copy it from; empty for the base's own, or to write it anew.
-        plain: whether the model goes on with a text, and no template is used.
+        source: a GGUF file to copy it from; empty for the base's own, or to write a new one.
+        plain: whether the model continues a text and uses no template.
 
     Raises:
-        AdapterError: it is of another base, or cannot be written.
+        AdapterError: the tokenizer is that of another base, or cannot be written.
     """
     vocabulary = base.config.vocab_size
-    own = None if base.rows_in_files else base.source  # which has no name for an adapter's tokens
-    file = Path(source).expanduser() if source else own
+    base_file = None if base.rows_in_files else base.source  # it lacks an adapter's added tokens
+    file = Path(source).expanduser() if source else base_file
     if source and not Path(source).expanduser().is_file():
         raise AdapterError(f"`--tokenizer-from`: no file `{source}`")
-    found = copied_fields(file) if file else written_fields(base.tokenizer, vocabulary)
-    fields = with_training(found, base.tokenizer, stops, plain)
+    of_base = copied_fields(file) if file else written_fields(base.tokenizer, vocabulary)
+    fields = with_training(of_base, base.tokenizer, stops, plain)
     check_tokenizer_fields(values_of(fields), base.tokenizer, stops, vocabulary)
     return fields if plain else {**fields, **_prompt(base.tokenizer)}
 
@@ -101,12 +102,12 @@ def model_fields(config: Any, kind: str, name: str) -> dict[str, Value]:
     """The hyperparameters of a model, by GGUF's keys.
 
     Args:
-        name: what the file calls the model.
+        name: the model's name in the file.
     """
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     rope = config.rope_parameters
-    own: dict[str, Value] = {
+    hyperparameters: dict[str, Value] = {
         "vocab_size": config.vocab_size,
         "context_length": config.max_position_embeddings,
         "embedding_length": config.hidden_size,
@@ -121,18 +122,24 @@ def model_fields(config: Any, kind: str, name: str) -> dict[str, Value]:
         "rope.freq_base": float(rope["rope_theta"]),
     }
     if rope["rope_type"] == "linear":
-        own |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
+        hyperparameters |= {
+            "rope.scaling.type": "linear",
+            "rope.scaling.factor": float(rope["factor"]),
+        }
     return {
         "general.type": "model",
         "general.name": name,
         "general.file_type": FILE_TYPES[kind],
         "general.quantization_version": 2,
-        **{f"{family_of(config).architecture}.{key}": value for key, value in own.items()},
+        **{
+            f"{family_of(config).architecture}.{key}": value
+            for key, value in hyperparameters.items()
+        },
     }
 
 
 def _tensors(model: nn.Module, layout: Layout) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """GGUF's name of a layer with `.weight` or `.bias` -> values in transformers' order of rows."""
+    """Yields GGUF's names of tensors and their values in transformers' order of rows."""
     config: Any = model.config
     tied = has_tied_output(model)
     for key, tensor in model.state_dict().items():
@@ -182,20 +189,20 @@ def check_model(
         The largest difference of a tensor, relative to its largest number.
 
     Raises:
-        AdapterError: it is not this model.
+        AdapterError: the file is not this model.
     """
     layout = check_writable(base)
-    found = read_gguf(file)
+    written = read_gguf(file)
     architecture = layout.family.architecture
-    check_fields(found, {"general.architecture": architecture, **values_of(fields)})
-    check_tokenizer_fields(found.fields, base.tokenizer, stops, base.config.vocab_size)
-    if text := found.fields.get(PROMPT):
+    check_fields(written, {"general.architecture": architecture, **values_of(fields)})
+    check_tokenizer_fields(written.fields, base.tokenizer, stops, base.config.vocab_size)
+    if text := written.fields.get(PROMPT):
         ids = base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        check_fields(found, {PROMPT_IDS: ids})
+        check_fields(written, {PROMPT_IDS: ids})
     largest, expected = 0.0, set()
     for name, values in _tensors(model, layout):
         expected.add(name)
-        largest = max(largest, compare(name, found, name, values, layout))
-    if other := found.stored.keys() - expected:
+        largest = max(largest, compare(name, written, name, values, layout))
+    if other := written.stored.keys() - expected:
         raise AdapterError(f"the file holds tensors that the model does not have: {sorted(other)}")
     return largest

@@ -16,10 +16,10 @@ from peftkit.errors import AdapterError, quoted
 from peftkit.tasks.reading.single_message import Message
 
 MODELFILE = "Modelfile"
-LONGEST = 8192
-"""Tokens that `num_ctx` is set to at most; Ollama reserves memory for all of them."""
+MAX_CONTEXT = 8192
+"""Largest `num_ctx`, in tokens; Ollama reserves memory for all of them."""
 PLAIN = "{{ .Prompt }}"
-"""The template of models that go on with a text."""
+"""The template of models that continue a text."""
 PARAMETERS = {
     "max_new_tokens": "num_predict", "temperature": "temperature", "top_k": "top_k",
     "top_p": "top_p", "repetition_penalty": "repeat_penalty",
@@ -29,14 +29,14 @@ PARAMETERS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What a Modelfile says beside where the weights are."""
+    """The content of a Modelfile except the paths of the weights."""
 
     template: str
-    """In Go's language."""
+    """In Go's template language."""
     stops: tuple[str, ...]
     """Texts at which an answer ends."""
     system: str
-    """Of conversations that have none; empty for none."""
+    """System message of conversations that have none; empty for none."""
     parameters: dict[str, float]
 
 
@@ -48,18 +48,18 @@ def settings_of(
     adds_bos: bool,
     plain: bool,
 ) -> Settings:
-    """What Ollama has to do to answer as the trained model does.
+    """The settings with which Ollama answers as the trained model does.
 
     Args:
         tokenizer: with the chat template of the training.
-        generation: how the model writes, by transformers' names.
+        generation: generation settings, by transformers' names.
         stops: ids of the tokens that end an answer.
-        system: of the recipe.
+        system: the recipe's system prompt.
         adds_bos: whether llama.cpp puts the beginning-of-text token before a prompt by itself.
-        plain: whether the model goes on with a text and has no template.
+        plain: whether the model continues a text and uses no template.
 
     Raises:
-        AdapterError: the template cannot be written in Go's language, or there is none.
+        AdapterError: there is no template, or it cannot be written in Go's language.
     """
 
     def render(messages: Sequence[Message]) -> str:
@@ -70,7 +70,7 @@ def settings_of(
 
     if not plain and not tokenizer.chat_template:
         raise AdapterError(
-            "the base has no chat template, and none was trained with", "use `--to gguf`"
+            "neither the base nor the training has a chat template", "use `--to gguf`"
         )
     if '"""' in system:
         raise AdapterError("the recipe's system message holds three quotes")
@@ -81,8 +81,8 @@ def settings_of(
     }
     if not generation.get("do_sample"):
         parameters |= {"temperature": 0.0}
-    parameters.setdefault("repeat_penalty", 1.0)  # Ollama's own is 1.1
-    parameters["num_ctx"] = float(min(tokenizer.model_max_length, LONGEST))
+    parameters.setdefault("repeat_penalty", 1.0)  # Ollama's default is 1.1
+    parameters["num_ctx"] = float(min(tokenizer.model_max_length, MAX_CONTEXT))
     return Settings(
         PLAIN if plain else go_template(render),
         tuple(tokenizer.convert_ids_to_tokens(list(stops))),
@@ -109,43 +109,43 @@ def modelfile(settings: Settings, base: str, adapter: str = "") -> str:
 
 
 def check_modelfile(file: Path, settings: Settings, tokenizer: Any, adds_bos: bool) -> None:
-    """Reads a Modelfile as Ollama does, and compares it with the training.
+    """Reads a Modelfile as Ollama does and compares it with the training.
 
     Raises:
-        AdapterError: weights that it names are missing, or it says something else.
+        AdapterError: weights that it names are missing, or its settings differ.
     """
-    found = read_modelfile(file.read_text(encoding="utf-8"))
+    commands = read_modelfile(file.read_text(encoding="utf-8"))
     wrong = []
     for command in ("FROM", "ADAPTER"):
-        for name in found.get(command, []):
+        for name in commands.get(command, []):
             if not (file.parent / name).is_file():
-                wrong.append(f"{command} names `{name}`, which is no file")
-    template = "".join(found.get("TEMPLATE", []))
+                wrong.append(f"{command} names `{name}`, which does not exist")
+    template = "".join(commands.get("TEMPLATE", []))
     if template != settings.template:
-        wrong.append("TEMPLATE is read otherwise than it was meant")
-    if found.get("SYSTEM", [""]) != [settings.system]:
-        wrong.append("SYSTEM is read otherwise than it was meant")
-    said = found.get("PARAMETER", [])
-    if missing := [text for text in settings.stops if f'stop "{text}"' not in said]:
+        wrong.append("TEMPLATE is read back differently")
+    if commands.get("SYSTEM", [""]) != [settings.system]:
+        wrong.append("SYSTEM is read back differently")
+    written = commands.get("PARAMETER", [])
+    if missing := [text for text in settings.stops if f'stop "{text}"' not in written]:
         wrong.append(f"answers would not stop at {quoted(missing)}")
     if settings.template != PLAIN:
-        asked: list[Message] = [{"role": "user", "content": "What is it?"}]
+        messages: list[Message] = [{"role": "user", "content": "What is it?"}]
         if settings.system:
-            asked = [{"role": "system", "content": settings.system}, *asked]
-        text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+            messages = [{"role": "system", "content": settings.system}, *messages]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         if adds_bos:
             text = text.removeprefix(tokenizer.bos_token or "")
-        if expand(template, asked) != text:
-            wrong.append("TEMPLATE writes another prompt than the training's")
+        if expand(template, messages) != text:
+            wrong.append("TEMPLATE writes a prompt that differs from the training's")
     if wrong:
         raise AdapterError(f"the Modelfile is not the adapter's: {'; '.join(wrong)}")
 
 
 def read_modelfile(text: str) -> dict[str, list[str]]:
     """Command -> its values, in order; three quotes keep line breaks."""
-    found: dict[str, list[str]] = {}
+    commands: dict[str, list[str]] = {}
     pattern = r'^([A-Z]+) +(?:"""(.*?)"""|([^\n]*))$'
     for match in re.finditer(pattern, text, re.DOTALL | re.MULTILINE):
         value = match[2] if match[2] is not None else match[3]
-        found.setdefault(match[1], []).append(value)
-    return found
+        commands.setdefault(match[1], []).append(value)
+    return commands

@@ -1,6 +1,6 @@
-"""Reads GGUF files back, to compare them with what they were made from.
+"""Reads GGUF files back and compares them with what they were made from.
 
-Nothing here knows how they were written: the order of rows is put back number by number, by what
+Nothing here uses the code that wrote them: the order of rows is restored row by row, from what
 llama.cpp's rotary embedding does with them.
 """
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from gguf import ReaderTensor
 
 TOLERANCE = {"F32": 0.0, "F16": 2**-11, "Q8_0": 1 / 127}
-"""On max |difference| of a tensor, relative to its largest number: half a unit in the last place of
-float16; a step of 8 bits, of which rounding takes half and the scale's own float16 a little."""
+"""Largest max |difference| of a tensor, relative to its largest number: half a unit in the last
+place of float16; one step of 8 bits, half for rounding and a little for the float16 scale."""
 SMALLEST = 2**-24
 """float16 has no numbers between this and zero."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """A GGUF file, whose tensors stay on the disk until they are asked for."""
+    """A GGUF file's metadata and tensors; tensors stay on disk until they are read."""
 
     fields: dict[str, PlainValue]
     """Key of the metadata -> value."""
@@ -44,7 +44,7 @@ class Contents:
         """A number of the metadata.
 
         Raises:
-            AdapterError: there is none.
+            AdapterError: the key is missing or not a number.
         """
         value = self.fields.get(key)
         if isinstance(value, int | float):
@@ -52,19 +52,19 @@ class Contents:
         raise AdapterError(f"`{key}` in the metadata is {value!r:.80}, not a number")
 
     def values(self, tensor: str) -> npt.NDArray[np.float32]:
-        """Dequantized, dimensions in torch's order."""
+        """The dequantized values, dimensions in torch's order."""
         import gguf
 
-        found = self.stored[tensor]
-        values: npt.NDArray[np.float32] = gguf.dequantize(found.data, found.tensor_type)
+        stored = self.stored[tensor]
+        values: npt.NDArray[np.float32] = gguf.dequantize(stored.data, stored.tensor_type)
         return values
 
 
 def read_gguf(file: Path) -> Contents:
-    """A GGUF file.
+    """Reads a GGUF file.
 
     Raises:
-        AdapterError: it is none.
+        AdapterError: it is not a GGUF file.
     """
     reader = open_gguf(file)
     fields = {name: field.contents() for name, field in reader.fields.items()}
@@ -72,10 +72,10 @@ def read_gguf(file: Path) -> Contents:
 
 
 def open_gguf(file: Path) -> Any:
-    """The reader of package gguf on a file.
+    """Opens a GGUF file with the gguf package's reader.
 
     Raises:
-        AdapterError: it is no GGUF file.
+        AdapterError: it is not a GGUF file.
     """
     import gguf
 
@@ -88,10 +88,10 @@ def open_gguf(file: Path) -> Any:
 
 
 def rows_of_transformers(rows: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
-    """Rows (out, ...) of q or k in a GGUF file in the order in which transformers has them.
+    """A GGUF file's rows (out, ...) of q or k in the order of transformers.
 
-    llama.cpp turns row 2i with row 2i + 1 of a head by the angle of frequency i; transformers turns
-    i with i + d/2 by that angle. So the first of each pair is row i, the second row i + d/2.
+    llama.cpp rotates rows 2i and 2i + 1 of a head by the angle of frequency i; transformers rotates
+    i and i + d/2 by that angle. So the first of each pair is row i, the second row i + d/2.
     """
     back = np.empty_like(rows)
     width = len(rows) // heads
@@ -104,55 +104,55 @@ def rows_of_transformers(rows: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]
 
 def compare(
     name: str,
-    found: Contents,
+    contents: Contents,
     tensor: str,
     expected: npt.NDArray[np.float32],
     layout: Layout,
     allowed: float = 0.0,
 ) -> float:
-    """The largest difference of a tensor, relative to the largest number expected.
+    """Compares a tensor; returns its largest difference, relative to the largest expected number.
 
     Args:
-        name: GGUF's name of the layer; it says whether rows are out of order.
+        name: GGUF's name of the layer, which decides whether its rows are reordered.
         tensor: GGUF's name of the tensor.
         expected: transformers' values in transformers' order.
-        allowed: difference beside that of the tensor's kind.
+        allowed: relative difference allowed beyond that of the tensor's kind.
 
     Raises:
-        AdapterError: it is not there, of another shape, or further off than its kind explains.
+        AdapterError: it is missing, has another shape, or differs by more than its kind explains.
     """
-    if tensor not in found.stored:
+    if tensor not in contents.stored:
         raise AdapterError(f"`{tensor}` is not in the file that was written")
-    values = found.values(tensor)
+    values = contents.values(tensor)
     if values.shape != expected.shape:
-        raise AdapterError(f"`{tensor}` has shape {values.shape}, and not {expected.shape}")
+        raise AdapterError(f"`{tensor}` has shape {values.shape}, not {expected.shape}")
     if heads := layout.heads(name):
         values = rows_of_transformers(values, heads)
     largest = float(np.abs(expected).max(initial=0.0))
     difference = float(np.abs(values - expected).max(initial=0.0))
-    limit = largest * (allowed + TOLERANCE[found.kind(tensor)])
-    if found.kind(tensor) != "F32":
+    limit = largest * (allowed + TOLERANCE[contents.kind(tensor)])
+    if contents.kind(tensor) != "F32":
         limit = max(limit, SMALLEST)
     if not difference <= limit:
         raise AdapterError(
-            f"`{tensor}` as it was written differs from what was trained by {difference:.2g}, with "
-            f"{limit:.2g} allowed"
+            f"`{tensor}` as it was written differs from what was trained by {difference:.2g} "
+            f"(tolerance {limit:.2g})"
         )
     return difference / largest if largest else 0.0
 
 
-def check_fields(found: Contents, expected: Mapping[str, PlainValue]) -> None:
+def check_fields(contents: Contents, expected: Mapping[str, PlainValue]) -> None:
     """Raises AdapterError unless a file's metadata has these values."""
     wrong = [
-        f"`{key}` is {found.fields.get(key)!r:.80} and not {value!r:.80}"
+        f"`{key}` is {contents.fields.get(key)!r:.80}, not {value!r:.80}"
         for key, value in expected.items()
-        if not _same(found.fields.get(key), value)
+        if not _same(contents.fields.get(key), value)
     ]
     if wrong:
         raise AdapterError(f"the metadata that was written is wrong: {'; '.join(wrong)}")
 
 
-def _same(found: object, expected: object) -> bool:
-    if isinstance(expected, float) and isinstance(found, float):
-        return bool(np.float32(found) == np.float32(expected))
-    return bool(found == expected)
+def _same(value: object, expected: object) -> bool:
+    if isinstance(expected, float) and isinstance(value, float):
+        return bool(np.float32(value) == np.float32(expected))
+    return bool(value == expected)

@@ -1,7 +1,8 @@
-"""The tokenizer in a GGUF model: that of the base's own GGUF file, or byte-level BPE written anew.
+"""The tokenizer of a GGUF model: copied from the base's own GGUF file, or a byte-level BPE written
+from transformers.
 
-llama.cpp does not read how a text is cut into words, but has that in its code under names such as
-`llama-bpe`; only cuts of which the name is known here can be written.
+A GGUF file does not say how a text is cut into words: it names a cut in llama.cpp's code, such as
+`llama-bpe`. Only cuts whose name is known here can be written.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ TOKENS = "tokenizer.ggml.tokens"
 TEMPLATE = "tokenizer.chat_template"
 ADDS_BOS = "tokenizer.ggml.add_bos_token"
 STOPS = ("eos", "eot", "eom")
-"""llama.cpp ends an answer at each of them."""
+"""Tokens of the metadata at which llama.cpp ends an answer."""
 SPECIAL_IDS = {"bos": "bos", "unk": "unknown", "pad": "padding", "sep": "seperator"}  # sic
-ASKED = "What's in parcel 42? 你好，Grüße!"
+QUESTION = "What's in parcel 42? 你好，Grüße!"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
-"""Kinds of tokens."""
+"""Kinds of tokens in GGUF."""
 
 BYTES: dict[str, object] = {"type": "ByteLevel", "add_prefix_space": False}
 LLAMA3 = (
@@ -38,14 +39,14 @@ LLAMA3 = (
 
 @dataclass(frozen=True)
 class Cut:
-    """How a text is cut into words, as tokenizer.json says it."""
+    """How a text is cut into words, in terms of tokenizer.json."""
 
     steps: tuple[Mapping[str, object], ...]
-    """Fields of its pre-tokenizers."""
+    """Fields of the pre-tokenizers."""
     normalizer: str = ""
-    """That llama.cpp leaves out; empty for none."""
+    """Normalizer that llama.cpp leaves out; empty for none."""
     takes_whole: bool = False
-    """Whether words that are tokens are taken whole."""
+    """Whether a word that is a token is not merged further."""
 
 
 CUTS = {
@@ -65,25 +66,25 @@ CUTS = {
         normalizer="NFC",
     ),
 }  # fmt: skip
-"""llama.cpp's `tokenizer.ggml.pre` -> how it cuts."""
+"""llama.cpp's `tokenizer.ggml.pre` -> its cut."""
 
 
 def copied_fields(file: Path) -> Mapping[str, Copied]:
-    """The tokenizer of a GGUF file.
+    """The tokenizer's metadata in a GGUF file.
 
     Raises:
-        AdapterError: it is no GGUF file of a model with a tokenizer.
+        AdapterError: it is not a GGUF file of a model with a tokenizer.
     """
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError as error:
         raise AdapterError(f"`{file}` cannot be read: {error.strerror}") from error
-    return _copied_fields(file, found.st_size, found.st_mtime_ns)
+    return _copied_fields(file, status.st_size, status.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=1)  # 50,000 texts take 3 s, and are asked for several times
+@functools.lru_cache(maxsize=1)  # 50,000 texts take 3 s, and are read several times
 def _copied_fields(file: Path, _size: int, _modified: int) -> Mapping[str, Copied]:
-    """As `copied_fields`, of a file as it was last changed."""
+    """As `copied_fields`; read again if the file has changed."""
     fields = {
         name: Copied(
             field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None
@@ -97,23 +98,23 @@ def _copied_fields(file: Path, _size: int, _modified: int) -> Mapping[str, Copie
 
 
 def written_fields(tokenizer: Any, vocabulary: int) -> dict[str, Value]:
-    """A transformers tokenizer as GGUF has it.
+    """GGUF's metadata for a transformers tokenizer.
 
     Args:
         vocabulary: rows of the model's embedding; those without a token are named `[PAD<id>]`.
 
     Raises:
-        AdapterError: it is of a kind that is not written here.
+        AdapterError: this kind of tokenizer is not supported.
     """
     if not tokenizer.is_fast:
-        raise _unknown("it is a slow one, without a tokenizer.json")
+        raise _unwritable("it is a slow one, without a tokenizer.json")
     steps = JsonObject(json.loads(tokenizer.backend_tokenizer.to_str()), "tokenizer.json")
     cut = _cut_of(steps)
     by_id = {number: token for token, number in tokenizer.get_vocab().items()}
     added = tokenizer.added_tokens_decoder
     strange = [t.content for t in added.values() if t.lstrip or t.rstrip or t.single_word]
     if strange:
-        raise _unknown(f"it takes white space away around {quoted(strange, 3)}")
+        raise _unwritable(f"it strips white space around {quoted(strange, 3)}")
     kinds = {i: CONTROL if token.special else USER_DEFINED for i, token in added.items()}
     fields: dict[str, Value] = {
         "tokenizer.ggml.model": "gpt2",
@@ -130,9 +131,9 @@ def written_fields(tokenizer: Any, vocabulary: int) -> dict[str, Value]:
         "tokenizer.ggml.add_eos_token": _adds(tokenizer, tokenizer.eos_token_id, -1),
         "tokenizer.ggml.add_space_prefix": False,
     }
-    for name, called in SPECIAL_IDS.items():
+    for name, key in SPECIAL_IDS.items():
         if (number := getattr(tokenizer, f"{name}_token_id")) is not None:
-            fields[f"tokenizer.ggml.{called}_token_id"] = number
+            fields[f"tokenizer.ggml.{key}_token_id"] = number
     return fields
 
 
@@ -140,34 +141,35 @@ def _cut_of(steps: JsonObject) -> str:
     """llama.cpp's name for how a tokenizer.json cuts a text into words."""
     model = steps.table("model")
     if model["type"] != "BPE" or model.get("byte_fallback"):
-        raise _unknown(f"it is {model['type']} and no byte-level BPE")
+        raise _unwritable(f"it is {model['type']}, not byte-level BPE")
     unread = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
-    if has := [name for name in unread if model.get(name)]:
-        raise _unknown(f"it has {quoted(has)}")
-    before = steps.table("pre_tokenizer")
-    several = before.get("type") == "Sequence"
-    found = before.items_of("pretokenizers") if several else [before.content]
+    if unsupported := [name for name in unread if model.get(name)]:
+        raise _unwritable(f"it has {quoted(unsupported)}")
+    pre_tokenizer = steps.table("pre_tokenizer")
+    several = pre_tokenizer.get("type") == "Sequence"
+    parts = pre_tokenizer.items_of("pretokenizers") if several else [pre_tokenizer.content]
     normalizer = steps.table("normalizer").text("type")
     whole = bool(model.get("ignore_merges"))
     for name, cut in CUTS.items():
-        same = len(cut.steps) == len(found) and all(map(_has_fields, found, cut.steps))
+        same = len(cut.steps) == len(parts) and all(map(_has_fields, parts, cut.steps))
         if same and normalizer in ("", cut.normalizer) and whole == cut.takes_whole:
             return name
-    raise _unknown("it cuts texts into words in a way of which llama.cpp's name is not known here")
+    raise _unwritable("its way of cutting texts into words has no known name in llama.cpp")
 
 
 def _has_fields(step: object, wanted: Mapping[str, object]) -> bool:
     return isinstance(step, Mapping) and all(step.get(n) == value for n, value in wanted.items())
 
 
-def _unknown(why: str) -> AdapterError:
+def _unwritable(why: str) -> AdapterError:
     return AdapterError(
         f"the base's tokenizer cannot be written into a GGUF file: {why}",
-        "give a GGUF file of the base, whose tokenizer is copied: `--tokenizer-from base.gguf`",
+        "copy the tokenizer of a GGUF file of the base: `--tokenizer-from base.gguf`",
     )
 
 
 def _adds(tokenizer: Any, token: int | None, place: int) -> bool:
+    """Whether a tokenizer puts a special token at a place of every text."""
     ids = tokenizer("a")["input_ids"]
     return token is not None and len(ids) > 1 and ids[place] == token
 
@@ -176,12 +178,12 @@ def adds_bos(tokenizer: Any, source: str | Path | None) -> bool:
     """Whether llama.cpp puts the beginning-of-text token before a prompt by itself.
 
     Args:
-        source: the GGUF file that the tokenizer is of, if there is one.
+        source: the GGUF file that the tokenizer is copied from, if any.
     """
     if source:
         fields = copied_fields(Path(source).expanduser())
-        if (found := fields.get(ADDS_BOS)) is not None:
-            return bool(found.value)
+        if (flag := fields.get(ADDS_BOS)) is not None:
+            return bool(flag.value)
         return bool(fields["tokenizer.ggml.model"].value == "llama")  # llama.cpp's default
     return _adds(tokenizer, tokenizer.bos_token_id, 0)
 
@@ -195,12 +197,14 @@ def prompt_of(tokenizer: Any) -> str:
     """A question as the chat template writes it.
 
     Raises:
-        AdapterError: it refuses one.
+        AdapterError: the template refuses a question.
     """
-    asked = [{"role": "user", "content": ASKED}]
+    messages = [{"role": "user", "content": QUESTION}]
     try:
-        text: str = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # templates are programs, which raise what they like
+        text: str = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # a template is a program and may raise anything
         raise AdapterError(f"the chat template refuses a question: {first_line(error)}") from error
     return text
 
@@ -208,14 +212,14 @@ def prompt_of(tokenizer: Any) -> str:
 def with_training(
     fields: Mapping[str, Value], tokenizer: Any, stops: Iterable[int], plain: bool
 ) -> dict[str, Value]:
-    """A tokenizer's metadata with the template of training and the tokens that end an answer.
+    """A tokenizer's metadata with the training's template and the tokens that end an answer.
 
     Args:
-        stops: ids; the tokenizer's own end of text is one of them or not.
-        plain: whether the model goes on with a text, and no template is used.
+        stops: ids, with or without the tokenizer's own end of text.
+        plain: whether the model continues a text and uses no template.
 
     Raises:
-        AdapterError: there are more of them than a GGUF file has fields for.
+        AdapterError: there are more stop tokens than a GGUF file has fields for.
     """
     ends = list(dict.fromkeys(stops))
     if tokenizer.eos_token_id in ends:  # first
@@ -242,31 +246,30 @@ def with_training(
 def check_tokenizer_fields(
     fields: Mapping[str, PlainValue], tokenizer: Any, stops: Iterable[int], vocabulary: int
 ) -> None:
-    """Compares the tokenizer of a GGUF file, as it was read, with transformers'.
+    """Compares the tokenizer of a GGUF file with transformers'.
 
     Raises:
-        AdapterError: a token has another id, an answer would not end, or prompts would be written
-            otherwise.
+        AdapterError: a token has another id, an answer would not end, or prompts would differ.
     """
     tokens, wrong = fields[TOKENS], []
     if isinstance(tokens, str) or not isinstance(tokens, Sequence):
-        raise AdapterError(f"`{TOKENS}` of the GGUF file is no list", "download it again")
+        raise AdapterError(f"`{TOKENS}` of the GGUF file is not a list", "download it again")
     if len(tokens) != vocabulary:
-        wrong.append(f"it has {len(tokens)} tokens, and the model {vocabulary}")
+        wrong.append(f"it has {len(tokens)} tokens, but the model has {vocabulary}")
     known = tokenizer.get_vocab()
     other = [t for t, i in known.items() if i >= len(tokens) or tokens[i] != t]
     if other:
         wrong.append(f"{len(other)} tokens have other ids, such as {other[0]!r}")
     for name in ("bos", "eos"):
         expected = getattr(tokenizer, f"{name}_token_id")
-        found = fields.get(f"tokenizer.ggml.{name}_token_id")
-        if expected is not None and found != expected:
-            wrong.append(f"its {name} is {found} and not {expected}")
+        token = fields.get(f"tokenizer.ggml.{name}_token_id")
+        if expected is not None and token != expected:
+            wrong.append(f"its {name} is {token}, not {expected}")
     ends = {fields.get(f"tokenizer.ggml.{name}_token_id") for name in STOPS}
     if missing := set(stops) - ends:
         wrong.append(f"answers would not end at {quoted(map(str, sorted(missing)))}")
     if tokenizer.chat_template and fields.get(TEMPLATE) != tokenizer.chat_template:
-        wrong.append("its chat template is not that of the training")
+        wrong.append("its chat template is not the training's")
     if wrong:
         raise AdapterError(
             f"the tokenizer in the GGUF file is not the base's: {'; '.join(wrong)}",

@@ -1,4 +1,4 @@
-"""Writes GGUF files, a tensor at a time."""
+"""Writes GGUF files, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ BLOCK = 32
 
 
 PlainValue = str | bool | int | float | Sequence[str | int | float]
-"""What a key of the metadata may have; a bool is an int to Python, and no number to GGUF."""
+"""A value of the metadata; a bool is an int in Python, but not in GGUF."""
 
 
 @dataclass(frozen=True)
 class Copied:
-    """A value of the metadata as another GGUF file has it, with its types."""
+    """A metadata value copied from another GGUF file, with its types."""
 
     value: PlainValue
     kind: Any
-    of: Any = None
-    """The kind of its elements, where it is a list."""
+    element_kind: Any = None
+    """Kind of the elements, if the value is a list."""
 
 
 Value = PlainValue | Copied
 
 
 def values_of(fields: Mapping[str, Value]) -> dict[str, PlainValue]:
-    """The values alone, without the types of those that were copied."""
+    """The values alone, without the types of copied ones."""
     return {name: v.value if isinstance(v, Copied) else v for name, v in fields.items()}
 
 
@@ -48,7 +48,7 @@ def write_gguf(
 
     Args:
         fields: key -> text, bool, int (stored as uint32), float (float32), a list of one of them
-            (of ints: int32), or what was copied from another file.
+            (of ints: int32), or a value copied from another file.
         tensors: name -> float32 values, dimensions in torch's order; vectors stay float32.
         kind: `f32`, `f16` or `q8_0`, of the matrices.
     """
@@ -74,7 +74,7 @@ def write_gguf(
 
 
 def _announce(writer: Any, name: str, shape: tuple[int, ...], kind: Any) -> None:
-    """Describes a tensor whose values follow later."""
+    """Writes the description of a tensor, whose values follow later."""
     import gguf
 
     block, size = gguf.GGML_QUANT_SIZES[kind]
@@ -92,7 +92,7 @@ def _kind_of(values: npt.NDArray[np.float32], kind: str) -> str:
 
 def _add(writer: Any, key: str, value: Value) -> None:
     if isinstance(value, Copied):
-        writer.add_key_value(key, value.value, value.kind, value.of)
+        writer.add_key_value(key, value.value, value.kind, value.element_kind)
     elif isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, str):
