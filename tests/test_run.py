@@ -19,6 +19,7 @@ from peftkit.cli.main import command_line
 from peftkit.errors import AdapterError, OutputError, PeftkitError
 from peftkit.recipe import Recipe
 from peftkit.run import run
+from peftkit.tasks.score import Parts
 from tests.conftest import call_forked, sentences, write_csv
 
 METHODS = [LoRA(r=4), HeadOnly(), FullFineTuning()]
@@ -72,14 +73,15 @@ class TestEveryRun:
         assert record["ledger"]["splits"]["train"]["rows"] == 140
         assert 0 <= record["ledger"]["splits"]["train"]["padding"] < 1
 
-    def test_the_scores_are_the_means_of_their_examples(self, finished, kind):
-        after = finished[kind].record.test.after
+    def test_the_scores_come_from_what_their_examples_give(self, finished, kind):
+        record = finished[kind].record
+        task = record.recipe.read().task
         by_example = json.loads((finished[kind].folder / "by_example.json").read_text())
-        assert set(by_example) == {"accuracy", "loss"}
-        for name, of in by_example.items():
-            values, weights = of["columns"]
-            mean = sum(values) / sum(weights)
-            assert mean == pytest.approx(after[name], rel=1e-5)
+        assert set(by_example) == {"accuracy", "loss", "macro_f1", "weighted_f1"}
+        for name, parts in by_example.items():
+            sums = Parts(parts["columns"], tuple(parts["group_of"])).table.sum(axis=0)
+            score = task.metric(name).statistic(sums)
+            assert score == pytest.approx(record.test.after[name], rel=1e-5)
 
     def test_the_adapter_answers_as_the_report_says(self, finished, kind, reviews):
         record = finished[kind].record
