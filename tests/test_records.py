@@ -35,10 +35,12 @@ def test_a_run_of_another_version_is_read(done):
     older = json.loads((done.folder / "run.json").read_text())
     for name in ("start", "serve", "peaks_mb"):
         del older[name]
-    del older["test"]["probe"]
+    del older["test"]["probe"], older["test"]["of_samples"]
+    older["test"]["answers"] = {"before": {"rouge_l": 0.1}, "after": {"rouge_l": 0.4}}
     older["recipe"]["training"]["gone"] = older["gone"] = 1
     record = RunRecord.from_json(older)
-    assert record.test.after == done.record.test.after
+    assert record.test.after == {**done.record.test.after, "rouge_l": 0.4}
+    assert (record.test.before["rouge_l"], record.test.of_samples) == (0.1, ("rouge_l",))
     assert (record.start, record.serve, record.test.probe) == (None, {}, None)
     with pytest.raises(ValueError, match="data_sha256"):
         RunRecord.from_json({**older, "data_sha256": None})
