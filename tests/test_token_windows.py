@@ -109,14 +109,14 @@ def test_a_tokenizer_that_reads_words_otherwise_than_texts_is_refused():
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<p>", unk_token="<p>", name_or_path="odd"
     )
-    with pytest.raises(DataError, match="`odd` makes other tokens of single words than of a text"):
+    with pytest.raises(DataError, match="`odd` splits single words differently than in a text"):
         windows_of([Row(1, {"tokens": ["a"]})], [[0]], fast, 64, 8)
 
 
 def test_all_words_of_nothing_are_counted():
     tokenizer = word_pieces()
     rows = [Row(1, {"tokens": ["a", "\u2003"]}), Row(2, {"tokens": ["\u2003", "b", "\u2003"]})]
-    told = r"row 1: the tokenizer makes nothing of the word '\\u2003', and so of 2 words more"
+    told = r"row 1: the tokenizer gives no token for the word '\\u2003', nor for 2 words more"
     with pytest.raises(DataError, match=told):
         windows_of(rows, [[0, 0], [0, 0, 0]], tokenizer, 64, 8)
 

@@ -160,7 +160,7 @@ def test_thoughts_that_are_left_out_of_an_earlier_turn_are_told():
     template = THINKING.replace("m.KEY %}", "m.KEY and loop.last %}").replace("KEY", "thinking")
     form = ChatFormat.of(BY_NAME["ChatML"].tokenizer(), template)
     messages = read_messages([USER, {**ANSWER, "thinking": "Hm."}, USER, ANSWER])
-    with pytest.raises(NotRendered, match="it writes earlier turns anew"):
+    with pytest.raises(NotRendered, match="it rewrites earlier turns"):
         form.encode(messages)
 
 
