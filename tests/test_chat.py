@@ -100,7 +100,7 @@ class TestReading:
 
     def test_an_input_column_that_would_not_be_read_is_refused(self, tmp_path):
         path = write_jsonl(tmp_path / "r.jsonl", [{**r, "i": "x"} for r in conversations(4)])
-        with pytest.raises(DataError, match="none of the columns"):
+        with pytest.raises(DataError, match="none of the usual columns"):
             rows_read(path, input="i")
 
     def test_parts_of_text_are_joined_and_white_space_around_answers_goes(self):
@@ -145,7 +145,7 @@ class TestReading:
     @pytest.mark.parametrize(
         ("columns", "told"),
         [
-            ({}, "none of the columns that conversations are looked for in"),
+            ({}, "none of the usual columns of conversations"),
             ({"messages": "chat"}, "has no column `chat`"),
             ({"prompt": "q", "completion": "answer"}, "has no column `answer`"),
         ],

@@ -112,7 +112,7 @@ class ChatFormat:
                 if whole[end : offsets[index][0]].strip():
                     break
                 return index
-        raise NotRendered("it ends an answer without an end token, so none would be learned")
+        raise NotRendered("it ends an answer without an end token, so no end would be learned")
 
     @property
     def thought_key(self) -> str:
