@@ -199,12 +199,12 @@ class TokenClassification(Task):
         from peftkit.metrics.classification import classification_scores
         from peftkit.metrics.entities import entity_counts, entity_f1
         from peftkit.metrics.metric import mean
-        from peftkit.tasks.encoding.token_windows import by_row
+        from peftkit.tasks.encoding.token_windows import split_by_row
         from peftkit.tasks.scoring.class_scores import label_table, target_losses
 
         chosen, right = kept.argmax(axis=1), kept.argmax(axis=1) == examples.targets
         predicted, expected, hits = (
-            by_row(column, examples) for column in (chosen, examples.targets, right)
+            split_by_row(column, examples) for column in (chosen, examples.targets, right)
         )
         counts = entity_counts(*(
             [[head.labels[label] for label in row] for row in rows]
@@ -212,7 +212,7 @@ class TokenClassification(Task):
         ))  # fmt: skip
         words = np.array([(row.sum(), len(row)) for row in hits], np.float64)
         scores = classification_scores(chosen, examples.targets, len(head.labels))
-        losses = by_row(target_losses(kept, examples.targets), examples)
+        losses = split_by_row(target_losses(kept, examples.targets), examples)
         return Score(
             metrics={
                 "entity_f1": float(entity_f1(counts.sum(axis=0))),
@@ -241,15 +241,15 @@ class TokenClassification(Task):
     def answers(
         self, kept: Outputs, examples: Examples, head: Head, decision: Decision
     ) -> Sequence[Answer]:
-        from peftkit.tasks.encoding.token_windows import by_row
+        from peftkit.tasks.encoding.token_windows import split_by_row
 
-        rows = by_row(kept.argmax(axis=1), examples)
+        rows = split_by_row(kept.argmax(axis=1), examples)
         return [Labels(tuple(head.labels[index] for index in row)) for row in rows]
 
     def _encode(self, rows: Sequence[Row], tokenizer: Any, labels: tuple[str, ...]) -> Examples:
         """Encodes the rows as windows; targets are label indices, or ignored without labels."""
         from peftkit.data.encoded import IGNORE_INDEX
-        from peftkit.tasks.encoding.token_windows import windows_of
+        from peftkit.tasks.encoding.token_windows import encode_windows
 
         index = {label: place for place, label in enumerate(labels)}
         targets = [
@@ -258,7 +258,7 @@ class TokenClassification(Task):
             else [IGNORE_INDEX] * len(row.values["tokens"])
             for row in rows
         ]
-        return windows_of(rows, targets, tokenizer, self.max_length, self.overlap)
+        return encode_windows(rows, targets, tokenizer, self.max_length, self.overlap)
 
 
 def _labels_of(rows: Iterable[Row]) -> set[str]:

@@ -17,7 +17,7 @@ WORD = "word"
 """Column with the number of each output's word in its row."""
 
 
-def windows_of(
+def encode_windows(
     rows: Sequence[Row],
     targets: Sequence[Sequence[int]],
     tokenizer: Any,
@@ -61,7 +61,7 @@ def windows_of(
     )
 
 
-def by_row(column: Array, examples: Examples) -> list[Array]:
+def split_by_row(column: Array, examples: Examples) -> list[Array]:
     """Splits a column by row, each row's outputs in the order of its words."""
     assert examples.row_of is not None
     assert examples.read_at is not None
