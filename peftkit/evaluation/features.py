@@ -74,7 +74,7 @@ def headless(base: FrozenBase) -> Iterator[Engine]:
         for holder, last, _ in places:
             setattr(holder, last, nn.Identity())
         model.eval()
-        yield replace(base.engine, forward=base.engine.forward.anew())
+        yield replace(base.engine, forward=base.engine.forward.rebuilt())
     finally:
         for holder, last, module in places:
             setattr(holder, last, module)

@@ -40,7 +40,7 @@ from peftkit.training.forward.engine import Engine
 from peftkit.training.forward.self_check import Chosen, choose_engine
 from peftkit.training.interruptions import interruptible
 from peftkit.training.loop import train
-from peftkit.training.progress import says
+from peftkit.training.progress import line_printer
 
 
 class Unfinished(Exception):
@@ -128,7 +128,7 @@ def judge_base(
         layouts, train = _layouts(recipe), prepared.encoded.train
         chosen = choose_engine(engine, train, recipe.method, layouts, gradients=False)
     if frozen_probe and has_probe(prepared.encoded.head):
-        base = FrozenBase(loaded.head, chosen.engine, says(judge.console))
+        base = FrozenBase(loaded.head, chosen.engine, line_printer(judge.console))
         score, probe = score_and_probe(base, judge)
     else:
         with clock.stage("evaluate"):

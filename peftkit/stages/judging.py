@@ -15,7 +15,7 @@ from peftkit.stages.preparing import Prepared
 from peftkit.tasks.answers import Decision
 from peftkit.tasks.score import Score
 from peftkit.training.forward.engine import Engine
-from peftkit.training.progress import Pace, says
+from peftkit.training.progress import Pace, line_printer
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Judge:
     def score(self, engine: Engine, decision: Decision | None = None) -> Score:
         """The task's score on the test split, but for the metrics of written texts."""
         test = self.prepared.encoded.test
-        pace = Pace(says(self.console), "test", len(test))
+        pace = Pace(line_printer(self.console), "test", len(test))
         return evaluate(engine, test, self.prepared.recipe.task, pace.advance, decision)
 
     def judged(self, engine: Engine, decision: Decision) -> Judged:
@@ -59,7 +59,7 @@ def validation_score(engine: Engine, prepared: Prepared, console: Console) -> Sc
     metric is one of them.
     """
     recipe, encoded = prepared.recipe, prepared.encoded
-    pace = Pace(says(console), "validation", len(encoded.validation))
+    pace = Pace(line_printer(console), "validation", len(encoded.validation))
     score = evaluate(engine, encoded.validation, recipe.task, pace.advance)
     if not writes_for(recipe.task, recipe.metric):
         return score
@@ -76,6 +76,6 @@ def write_answers(
     Args:
         what: is written, as progress says it.
     """
-    pace = Pace(says(console), what, len(prompts))
+    pace = Pace(line_printer(console), what, len(prompts))
     ids = [prompt.input_ids for prompt in prompts]
     return engine.write(ids, prepared.base.tokenizer, pace.advance) if ids else []
