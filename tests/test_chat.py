@@ -13,7 +13,7 @@ from peftkit import Chat, Conversations
 from peftkit.data.encoded import Prompt
 from peftkit.data.splits import load_splits
 from peftkit.errors import DataError, PeftkitError, RecipeError
-from peftkit.evaluation.writing import with_written
+from peftkit.evaluation.writing import with_text_scores
 from peftkit.stages.preparing import prepare
 from peftkit.tasks.answers import Decision
 from peftkit.tasks.reading.messages import read_messages
@@ -476,9 +476,9 @@ class TestRougeL:
     def test_a_few_answers_have_no_score(self):
         task = Chat(data=Conversations(path="rows.jsonl"))
         prompts = [Prompt(row, "", "a", np.zeros(1, np.int64)) for row in range(20)]
-        few = with_written(Score({}, {}), task, prompts[:19], ["a"] * 19)
+        few = with_text_scores(Score({}, {}), task, prompts[:19], ["a"] * 19)
         assert few.metrics == {}
-        many = with_written(Score({}, {}), task, prompts, ["a"] * 20)
+        many = with_text_scores(Score({}, {}), task, prompts, ["a"] * 20)
         assert many.metrics == {"rouge_l": 1.0}
         assert many.intervals == {"rouge_l": (1.0, 1.0)}
         assert many.parts["rouge_l"].table.sum(axis=0).tolist() == [20.0, 20.0]

@@ -19,11 +19,11 @@ from peftkit.bases.loaded_model import LoadedModel
 from peftkit.bases.loading import load_weights
 from peftkit.bases.quantizing import check_quantized
 from peftkit.data.encoded import START_VALUES
-from peftkit.evaluation.features import FrozenBase, beside_scores, tried
+from peftkit.evaluation.features import FrozenBase, collect_features, try_features
 from peftkit.evaluation.frozen_probe import ROW, has_probe
 from peftkit.evaluation.probe_rows import ProbeOfRun, probe_of_run
 from peftkit.evaluation.scoring import keep_outputs, start_values
-from peftkit.evaluation.writing import writes_for
+from peftkit.evaluation.writing import is_text_score
 from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.recipe import Recipe
 from peftkit.reports.run_record import Sample
@@ -146,7 +146,7 @@ def _baselines(
         scores = {**prepared.recipe.task.baselines(prepared.encoded), **_scores_of(probe)}
         if prepared.start:
             score = judge.score(engine)
-            if writes_for(prepared.recipe.task, prepared.recipe.metric):
+            if is_text_score(prepared.recipe.task, prepared.recipe.metric):
                 score = judge.with_answers(score, engine).score
             scores["start"] = score.metrics
     return scores
@@ -167,9 +167,9 @@ def score_and_probe(base: FrozenBase, judge: Judge) -> tuple[Score, ProbeOfRun]:
     prepared, clock = judge.prepared, judge.clock
     recipe, encoded = prepared.recipe, prepared.encoded
     with clock.stage("probe"):
-        found = tried(base, encoded.train)
+        found = try_features(base, encoded.train)
     with clock.stage("evaluate"):
-        beside = beside_scores(base, encoded.test) if found.beside else nullcontext()
+        beside = collect_features(base, encoded.test) if found.while_scoring else nullcontext()
         with beside as seen:
             before = judge.score(base.engine)
     if found.failed:
@@ -184,7 +184,7 @@ def score_and_probe(base: FrozenBase, judge: Judge) -> tuple[Score, ProbeOfRun]:
 
 def _scores_of(probe: ProbeOfRun | None) -> dict[str, dict[str, float]]:
     """As a baseline."""
-    return {} if probe is None or probe.found is None else {ROW: probe.found.score.metrics}
+    return {} if probe is None or probe.fitted is None else {ROW: probe.fitted.score.metrics}
 
 
 def load(prepared: Prepared, accelerator: Accelerator) -> LoadedModel:

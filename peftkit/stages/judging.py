@@ -9,7 +9,7 @@ from rich.console import Console
 
 from peftkit.data.encoded import Prompt
 from peftkit.evaluation.scoring import evaluate
-from peftkit.evaluation.writing import with_written, writes_for
+from peftkit.evaluation.writing import is_text_score, with_text_scores
 from peftkit.stages.outcome import Clock
 from peftkit.stages.preparing import Prepared
 from peftkit.tasks.answers import Decision
@@ -43,7 +43,7 @@ class Judge:
         prompts = self.prepared.encoded.prompts
         with self.clock.stage("generate"):
             answers = write_answers(engine, self.prepared, prompts, "written answers", self.console)
-        return Judged(with_written(score, self.prepared.recipe.task, prompts, answers), answers)
+        return Judged(with_text_scores(score, self.prepared.recipe.task, prompts, answers), answers)
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ def validation_score(engine: Engine, prepared: Prepared, console: Console) -> Sc
     recipe, encoded = prepared.recipe, prepared.encoded
     pace = Pace(line_printer(console), "validation", len(encoded.validation))
     score = evaluate(engine, encoded.validation, recipe.task, pace.advance)
-    if not writes_for(recipe.task, recipe.metric):
+    if not is_text_score(recipe.task, recipe.metric):
         return score
     prompts = encoded.validation_prompts
     answers = write_answers(engine, prepared, prompts, "validation answers", console)
-    return with_written(score, recipe.task, prompts, answers)
+    return with_text_scores(score, recipe.task, prompts, answers)
 
 
 def write_answers(
