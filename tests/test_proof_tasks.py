@@ -346,7 +346,7 @@ def test_what_is_translated_is_as_long_as_in_training(recipes):
     recipe = recipe.with_(task=recipe.task.with_(max_length=8))
     prepared = prepare(recipe)
     rows = [Row(1, {"text": " ".join(["bright"] * 20)})]
-    with pytest.raises(PeftkitError, match="a prompt has 21 tokens, and 8 are read"):
+    with pytest.raises(PeftkitError, match="a prompt has 21 tokens, but at most 8 are read"):
         recipe.task.encode_inputs(rows, prepared.base, prepared.encoded.head)
 
 

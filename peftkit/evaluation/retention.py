@@ -95,7 +95,7 @@ def text_loss(
 
     Raises:
         DataError: no text has two tokens.
-        TrainingError: the model puts out NaN or infinity.
+        TrainingError: the model outputs NaN or infinity.
     """
     from peftkit.data.head import LANGUAGE_MODEL
     from peftkit.evaluation.scoring import run_model

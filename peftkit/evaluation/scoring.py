@@ -40,7 +40,7 @@ def evaluate(
         decision: the task's numbers for answers; none by default.
 
     Raises:
-        TrainingError: the model puts out NaN or infinity.
+        TrainingError: the model outputs NaN or infinity.
     """
     kept, loss = run_model(engine, examples, task.reduce_outputs, progress)
     score = task.metrics(kept, examples, engine.head, decision or Decision())
@@ -77,7 +77,7 @@ def run_model(
             call.
 
     Raises:
-        TrainingError: the model puts out NaN or infinity.
+        TrainingError: the model outputs NaN or infinity.
     """
     loss = engine.loss.plain()
     if loss.needs_start_values and START_VALUES not in examples.columns:
@@ -151,7 +151,7 @@ def _run(
         kept_of, broken = gather_object(kept_of), gather_object(broken)
     if broken:
         raise TrainingError(
-            f"the model puts out NaN or infinity for row {examples.row(min(broken)).number}, or "
+            f"the model outputs NaN or infinity for row {examples.row(min(broken)).number}, or "
             "for a row in the same batch",
             "before training: the base is damaged, or needs `--base.dtype float32`; "
             "later: lower `training.learning_rate`",

@@ -9,7 +9,7 @@ import evaluate
 
 
 class EvaluateMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
-    """Compares `predictions` with `references`, one value each, whose kind subclasses set."""
+    """Compares `predictions` with `references`, one value each; subclasses set its `kind`."""
 
     kind: ClassVar[str]
     """Type of a value, as `datasets` names it."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Outputs = npt.NDArray[np.float32]
 
 LOWER_IS_BETTER = ("loss", "perplexity")
-"""Names of scores of which lower values are better."""
+"""Names of scores for which lower is better."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class ChatFormat:
         if template is None and not tokenizer.chat_template:
             raise NotRendered("there is none")
         if not tokenizer.is_fast:
-            raise NotRendered("the tokenizer is slow, and does not report where tokens begin")
+            raise NotRendered("the tokenizer is a slow one; it does not report where tokens begin")
         any_end = frozenset(set(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id})
         probe = ChatFormat(tokenizer, any_end, template).encode(PROBE)
         last = max(index for index, learned in enumerate(probe.supervised) if learned)

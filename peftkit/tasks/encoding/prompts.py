@@ -29,12 +29,12 @@ def prompt_examples(
     if long:
         more = f", and {len(long) - 1} more" * (len(long) > 1)
         which = f" (row {long[0][0].number}{more})" * (len(rows) > 1)
-        reads, lower = f"{room:,} are read", ""
+        reads, lower = f"at most {room:,} are read", ""
         if max_new_tokens:
-            reads = f"the base reads {room:,} beside {max_new_tokens:,} of the answer"
+            reads = f"the base reads {room:,} besides {max_new_tokens:,} of the answer"
             lower = ", or lower `task.generation.max_new_tokens`"
         raise DataError(
-            f"a prompt has {len(long[0][1]):,} tokens, and {reads}{which}",
+            f"a prompt has {len(long[0][1]):,} tokens, but {reads}{which}",
             f"shorten the text{lower}",
         )
     nothing = Ragged.of([[] for _ in prompts], width=1)

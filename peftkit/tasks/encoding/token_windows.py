@@ -76,7 +76,7 @@ def split_by_row(column: Array, examples: Examples) -> list[Array]:
 def _check_fast(tokenizer: Any) -> None:
     if not tokenizer.is_fast:
         raise DataError(
-            f"the tokenizer of `{tokenizer.name_or_path}` does not say which word a token is in",
+            f"the tokenizer of `{tokenizer.name_or_path}` does not map tokens to words",
             "choose a base with a fast tokenizer",
         )
 
