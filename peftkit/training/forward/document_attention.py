@@ -34,7 +34,7 @@ HARMLESS = {
 """Arguments that models pass to an attention function and that change nothing here."""
 
 
-class CannotPack(Exception):  # never shown to a user
+class CannotPack(Exception):  # never raised to a user
     """The model asks for attention that is not computed here."""
 
 
