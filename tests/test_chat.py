@@ -13,7 +13,7 @@ from peftkit import Chat, Conversations
 from peftkit.data.encoded import Prompt
 from peftkit.data.splits import load_splits
 from peftkit.errors import DataError, PeftkitError, RecipeError
-from peftkit.evaluation.writing import with_written
+from peftkit.evaluation.writing import with_text_scores
 from peftkit.stages.preparing import prepare
 from peftkit.tasks.answers import Decision
 from peftkit.tasks.reading.messages import read_messages
@@ -100,7 +100,7 @@ class TestReading:
 
     def test_an_input_column_that_would_not_be_read_is_refused(self, tmp_path):
         path = write_jsonl(tmp_path / "r.jsonl", [{**r, "i": "x"} for r in conversations(4)])
-        with pytest.raises(DataError, match="none of the columns"):
+        with pytest.raises(DataError, match="none of the usual columns"):
             rows_read(path, input="i")
 
     def test_parts_of_text_are_joined_and_white_space_around_answers_goes(self):
@@ -145,7 +145,7 @@ class TestReading:
     @pytest.mark.parametrize(
         ("columns", "told"),
         [
-            ({}, "none of the columns that conversations are looked for in"),
+            ({}, "none of the usual columns of conversations"),
             ({"messages": "chat"}, "has no column `chat`"),
             ({"prompt": "q", "completion": "answer"}, "has no column `answer`"),
         ],
@@ -476,9 +476,9 @@ class TestRougeL:
     def test_a_few_answers_have_no_score(self):
         task = Chat(data=Conversations(path="rows.jsonl"))
         prompts = [Prompt(row, "", "a", np.zeros(1, np.int64)) for row in range(20)]
-        few = with_written(Score({}, {}), task, prompts[:19], ["a"] * 19)
+        few = with_text_scores(Score({}, {}), task, prompts[:19], ["a"] * 19)
         assert few.metrics == {}
-        many = with_written(Score({}, {}), task, prompts, ["a"] * 20)
+        many = with_text_scores(Score({}, {}), task, prompts, ["a"] * 20)
         assert many.metrics == {"rouge_l": 1.0}
         assert many.intervals == {"rouge_l": (1.0, 1.0)}
         assert many.parts["rouge_l"].table.sum(axis=0).tolist() == [20.0, 20.0]

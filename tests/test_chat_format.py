@@ -92,7 +92,7 @@ def test_a_template_that_takes_thoughts_out_of_earlier_turns_is_refused_and_anot
         {"role": "assistant", "content": thought},
     ]
     assert learned(BY_NAME["Qwen3"], messages[:2]) == [f"{thought}<|im_end|>"]
-    with pytest.raises(NotRendered, match="writes earlier turns anew"):
+    with pytest.raises(NotRendered, match="rewrites earlier turns"):
         ChatFormat.of(tokenizer).encode(messages)
     assert template_for(tokenizer, messages) == "chatml"
 
@@ -109,7 +109,7 @@ REFUSED = {
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}": "inside a token of the answer",
     "{% for m in messages %}{{ m.role }}:\n{{ m.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:\n{% endif %}": "no token of its own",
+    "{% if add_generation_prompt %}assistant:\n{% endif %}": "without an end token",
     # thoughts before an answer that its prompt does not have
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}<|im_end|>\n"
@@ -119,7 +119,7 @@ REFUSED = {
     # upper case
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | upper }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}": (
-        "changes an answer"
+        "changes the text of an answer"
     ),
 }
 
@@ -178,7 +178,7 @@ def test_the_templates_that_ship_teach_exactly_the_answers(form, messages, again
 def test_chatml_wants_its_tokens_in_the_vocabulary():
     form = BY_NAME["Llama-2"]
     tokenizer = form.make(form.special, form.bos, form.eos)
-    with pytest.raises(NotRendered, match="no token of its own"):
+    with pytest.raises(NotRendered, match="without an end token"):
         ChatFormat.of(tokenizer, chat_template("chatml"))
     tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"])
     tokens = ChatFormat.of(tokenizer, chat_template("chatml")).encode(
@@ -200,7 +200,7 @@ def test_a_template_that_leaves_out_empty_answers_is_refused():
     tokenizer.chat_template = form.template.replace(
         "{% for m in messages %}", "{% for m in messages if m.content %}"
     )
-    with pytest.raises(NotRendered, match="leaves out an answer that is empty"):
+    with pytest.raises(NotRendered, match="leaves out empty answers"):
         ChatFormat.of(tokenizer).encode(
             [{"role": "user", "content": "What?"}, {"role": "assistant", "content": ""}]
         )

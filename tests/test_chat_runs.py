@@ -327,7 +327,7 @@ class TestTalking:
         monkeypatch.setattr("builtins.input", lambda *_: next(lines))
         converse(open_chat(str(trained["lora"].folder), ""), False, Console())
         out = capsys.readouterr().out
-        assert "tokens are to be answered, and the base reads" in out
+        assert "tokens, but the base reads" in out
         assert "A lamp." in out
 
     def test_the_command_line(self, trained, capsys):

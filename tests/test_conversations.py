@@ -143,7 +143,7 @@ def test_an_input_beside_a_prompt_of_messages_is_named_or_refused(tmp_path):
         for n in range(6)
     ]
     [note] = notes(tmp_path, rows)
-    assert note.endswith("columns beside them: `input` (6)")
+    assert note.endswith("columns of conversations: `input` (6)")
     assert "`input` beside a prompt of messages" in read(rows[0], **PAIR, input="input")
     assert read({**rows[0], "input": math.nan}, **PAIR, input="input")["unread"] == ()
 
@@ -174,8 +174,8 @@ def test_a_column_without_a_system_message_is_nothing(value):
     ("value", "told"),
     [
         (7, "system is int, not text"),
-        ([asked()], "system holds something else than one system message"),
-        ([PIRATE, PIRATE], "system holds something else than one system message"),
+        ([asked()], "system is not one system message"),
+        ([PIRATE, PIRATE], "system is not one system message"),
         ({"content": "Be a pirate."}, "a message without role"),
         (["Be a pirate."], "a message is str, not an object"),
         ("[{'role': 'system', 'content': 'x'}]", "looks like a list of messages, and is not JSON"),
@@ -208,8 +208,8 @@ def test_the_system_message_of_a_conversation_goes_before_a_column(tmp_path):
     ]
     [note] = notes(tmp_path, rows)
     assert note == (
-        "conversations begin with a system message of their own, which is learned in place of the "
-        "one in a column: `system` (6)"
+        "conversations begin with their own system message, which is learned instead of the one "
+        "in a column: `system` (6)"
     )
 
 

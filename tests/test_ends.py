@@ -238,7 +238,7 @@ def test_a_signal_in_the_check_leaves_the_adapter(make_recipe, in_tmp, monkeypat
 @pytest.mark.parametrize(
     ("at", "left", "told"),
     [
-        ("peftkit.training.loop._leave", "adapter.unfinished", "the best validated weights"),
+        ("peftkit.training.loop._finish", "adapter.unfinished", "the best validated weights"),
         ("peftkit.run.versions", "adapter.unchecked", "before the saved adapter was checked"),
         ("peftkit.run.write_receipt", "adapter", ""),
     ],

@@ -30,8 +30,8 @@ from peftkit.training.forward.collating import collate
 from peftkit.training.forward.document_attention import (
     CannotPack,
     attend_within_documents,
-    in_each,
-    in_first,
+    drop_repeated,
+    repeat_shared,
 )
 from peftkit.training.forward.forward_pass import ForwardPass, HookedBatch, base_of
 from peftkit.training.forward.frozen_below import modules_below
@@ -40,9 +40,9 @@ from peftkit.training.forward.grouped_attention import attend_in_groups, group_d
 from peftkit.training.forward.self_check import (
     cannot_pack,
     choose_engine,
+    find_difference,
     one_by_one,
-    shares,
-    wrong_with,
+    shares_beginning,
 )
 from peftkit.training.forward.short_attention import attend_to_short_documents
 from peftkit.training.forward.steps import Step
@@ -247,8 +247,10 @@ def test_what_is_shared_attends_in_groups_too(call):
     asked = {"document_lengths": lengths, "shared_tokens": shared}
     alone, _ = attend_within_documents(torch.nn.Module(), *row, None, **asked)
     groups = group_documents(lengths, torch.device("cpu"), call)
-    whole = [in_each(tensor, lengths, shared) for tensor in row]
-    found = in_first(attend_in_groups(*whole, groups, True, None, 0.0, None, None), lengths, shared)
+    whole = [repeat_shared(tensor, lengths, shared) for tensor in row]
+    found = drop_repeated(
+        attend_in_groups(*whole, groups, True, None, 0.0, None, None), lengths, shared
+    )
     torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-6)
 
 
@@ -256,10 +258,10 @@ def test_a_frozen_trunk_takes_whole_examples():
     model, encoded = setting("llama", "AutoModelForCausalLM")
     encoded = beginning_alike(encoded)
     engine = engine_of(model, encoded.head, "shared")
-    assert engine.keeping(None).layout == "shared"
+    assert engine.with_trunk(None).layout == "shared"
     blocks = model.model.layers
     trunk = find_frozen_trunk(model, list(blocks[:1]), every_token=True, num_passes=2)
-    assert engine.keeping(trunk).layout == "packed"
+    assert engine.with_trunk(trunk).layout == "packed"
 
 
 def test_an_encoder_shares_nothing():
@@ -267,10 +269,10 @@ def test_an_encoder_shares_nothing():
     encoded = beginning_alike(encoded)
     engine, method = engine_of(model, encoded.head, "shared"), pk.HeadOnly()
     indices = tuple(range(len(LENGTHS)))
-    assert not shares(model, encoded.train)
+    assert not shares_beginning(model, encoded.train)
     right = one_by_one(engine, encoded.train, indices, method, gradients=False)
-    wrong = wrong_with(engine, right, encoded.train, indices, method)
-    assert "lets what is shared see" in wrong
+    wrong = find_difference(engine, right, encoded.train, indices, method)
+    assert "lets shared tokens see" in wrong
 
 
 @pytest.mark.parametrize("method", METHODS[2:], ids=["ia3", "bottleneck"])
@@ -426,7 +428,7 @@ def test_what_attention_cannot_do_is_refused():
     for asked in ({"position_bias": torch.ones(1)}, {"s_aux": torch.ones(2)}):
         with pytest.raises(CannotPack, match=next(iter(asked))):
             attend_within_documents(torch.nn.Module(), *row, None, document_lengths=(2, 4), **asked)
-    with pytest.raises(CannotPack, match="a mask of its own"):
+    with pytest.raises(CannotPack, match="its own mask"):
         attend_within_documents(torch.nn.Module(), *row, torch.ones(1), document_lengths=(2, 4))
 
 
@@ -493,7 +495,7 @@ def test_the_self_check_sees_what_is_silently_wrong(case):
     right = one_by_one(engine, encoded.train, indices, method, gradients=True)
     model.set_attn_implementation(attention)
     packed = replace(engine, forward=_Packed(engine, **inputs))
-    wrong = wrong_with(packed, right, encoded.train, indices, method)
+    wrong = find_difference(packed, right, encoded.train, indices, method)
     assert ("differ by" in wrong) == (case in WRONG), wrong
 
 
@@ -515,10 +517,10 @@ def test_the_self_check_sees_that_virtual_tokens_cannot_be_packed(kind):
     engine, method, examples = engine_of(model, encoded.head), pk.HeadOnly(), encoded.train
     right = one_by_one(engine, examples, indices, method, gradients=True)
     packed = replace(engine, forward=_Packed(engine, use_cache=kind == "prefix"))
-    assert "differ by" in wrong_with(packed, right, examples, indices, method)
+    assert "differ by" in find_difference(packed, right, examples, indices, method)
     chosen = choose_engine(engine, examples, method, ["padded", "packed"], gradients=True)
     assert chosen.engine.layout == "padded"
-    assert "packed batches would not do" in chosen.notes[0]
+    assert "packed batches cannot be used" in chosen.notes[0]
 
 
 @pytest.mark.parametrize("auto", ["AutoModelForCausalLM", "AutoModelForSequenceClassification"])
@@ -542,7 +544,7 @@ def test_an_architecture_with_an_attention_of_its_own_is_padded():
     from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
     deberta = DebertaV2ForSequenceClassification(DebertaV2Config(**TINY))
-    assert "an attention of its own" in cannot_pack(deberta)
+    assert "its own attention" in cannot_pack(deberta)
 
 
 TRUNKS = [
@@ -564,7 +566,7 @@ def test_a_kept_trunk_changes_nothing(kind, auto, method):
     below = modules_below(model, engine.in_layout("padded").batch(encoded.train, [1]))
     every_token = engine.forward.every_token
     trunk = find_frozen_trunk(base_of(model), below, every_token, num_passes=3)
-    engine = engine.keeping(trunk)
+    engine = engine.with_trunk(trunk)
     assert trunk.num_frozen == (3 if method.kind() == "HeadOnly" else 2)
     calls = []
     left_out = [getattr(holder, name) for holder, name in trunk.places]

@@ -18,7 +18,7 @@ from peftkit.data.encoded import Encoded, Examples
 from peftkit.data.head import Head
 from peftkit.data.rows import Row
 from peftkit.evaluation import probe_rows
-from peftkit.evaluation.features import FrozenBase, beside_scores, read_features, tried
+from peftkit.evaluation.features import FrozenBase, collect_features, read_features, try_features
 from peftkit.evaluation.frozen_probe import ROW, STRENGTHS, Part, fit_probe
 from peftkit.evaluation.lead import difference_interval, lead
 from peftkit.evaluation.probe_rows import MOST_ROWS, draw
@@ -72,7 +72,7 @@ class TestFeatures:
     @pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "llama"])
     def test_a_score_leaves_the_features_that_are_read_without_a_head(self, kind):
         base, examples = base_with_head(kind), made_examples(20)
-        assert tried(base, examples).beside
+        assert try_features(base, examples).while_scoring
         task = TextClassification(data=Data(path="-"))
 
         def scored():
@@ -80,7 +80,7 @@ class TestFeatures:
 
         plain = scored()
         modules = [id(module) for module in base.model.modules()]
-        with beside_scores(base, examples) as seen:
+        with collect_features(base, examples) as seen:
             assert scored() == plain
         alone = read_features(base, examples)
         assert alone.shape == (20, 32)
@@ -97,9 +97,9 @@ class TestFeatures:
 
     def test_a_norm_between_the_layers_needs_a_pass_of_its_own(self):
         base, examples = base_with_head("modernbert"), made_examples(5)
-        assert tried(base, examples) == tried(base, examples)
-        assert not tried(base, examples).beside
-        assert not tried(base, examples).failed
+        assert try_features(base, examples) == try_features(base, examples)
+        assert not try_features(base, examples).while_scoring
+        assert not try_features(base, examples).failed
         assert read_features(base, examples).shape == (5, 32)
 
     def test_a_head_that_cannot_be_left_out_is_told(self):
@@ -107,7 +107,8 @@ class TestFeatures:
         base.model.classifier = torch.nn.Sequential(
             torch.nn.Linear(32, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 3)
         )
-        assert "the head cannot be left out: RuntimeError" in tried(base, made_examples(4)).failed
+        failed = try_features(base, made_examples(4)).failed
+        assert "the head cannot be left out: RuntimeError" in failed
 
 
 class TestRows:
@@ -140,11 +141,11 @@ class TestRows:
         whole += 2 * 500 * 1000 * 32 * 3
         test = tokens.test.num_tokens * 10_000
         some = self.fitted(make_recipe, 1000, 10 * (test + whole / 4) / 10_000, monkeypatch)
-        assert some.found is not None
+        assert some.fitted is not None
         assert some.rows == pytest.approx(250, abs=3)
         assert some.num_train == 1000
         none = self.fitted(make_recipe, 1000, 10 * test / 10_000, monkeypatch)
-        assert none.found is None
+        assert none.fitted is None
         assert "10% is allowed" in none.left_out
         assert "on 15 rows it would take" in none.left_out
 

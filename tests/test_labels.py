@@ -204,7 +204,7 @@ def test_labels_that_look_alike_are_noted_once_and_folded_on_request(tmp_path):
     [
         ({"ok": 970, "bad": 30}, "far from balanced: `ok` has 679 of 700 training rows, `bad` 21"),
         ({"a": 300, "b": 280, "c": 5}, "`c` 3"),
-        ({f"l{n}": 2 for n in range(90)}, "90 labels are more than 126 training rows can carry"),
+        ({f"l{n}": 2 for n in range(90)}, "126 training rows are too few for 90 labels"),
         ({"a": 60, "b": 60, "c": 12}, "some labels have fewer than 5 rows in a split"),
         ({"a;b": 30, "a": 30, "b": 30, "b;c": 30, "a;c": 30, "c": 30}, "look like lists of labels"),
         ({'["x"]': 30, '["x", "y"]': 30}, 'look like lists of labels, such as `["x"]`'),
@@ -250,7 +250,7 @@ def test_a_label_that_nobody_sees_is_empty(tmp_path):
 def test_names_of_labels_that_are_folded_to_one_are_refused():
     names = {"A": "Apple", "a": "ant"}
     assert TextClassification(data=Data(path="x", label_names=names))
-    with pytest.raises(ValidationError, match="names `Apple` and `ant` for labels"):
+    with pytest.raises(ValidationError, match="names `Apple` and `ant` to labels"):
         TextClassification(data=Data(path="x", label_names=names, fold_labels=True))
 
 
@@ -259,7 +259,7 @@ def test_a_split_whose_labels_look_like_those_of_training_is_told_how(tmp_path):
     write_csv(tmp_path / "test.csv", [(f"t {n}", f"{n % 2}.0") for n in range(20)])
     with pytest.raises(DataError) as error:
         load_splits(TextClassification(data=Data(path=str(tmp_path))), 0)
-    assert error.value.hint == "`--task.data.fold-labels` makes labels that look alike one"
+    assert error.value.hint == "`--task.data.fold-labels` merges labels that look alike"
     load_splits(TextClassification(data=Data(path=str(tmp_path), fold_labels=True)), 0)
 
 

@@ -21,7 +21,7 @@ from peftkit.errors import DataError
 from peftkit.evaluation.scoring import run_model, start_values
 from peftkit.methods.method import trainable_parameters
 from peftkit.tasks.losses import CrossEntropy, Loss, cross_entropies
-from peftkit.training.forward import vocabulary
+from peftkit.training.forward import output_layer
 from peftkit.training.forward.batching import check_units, cut_step, inference_batches, pack_step
 from peftkit.training.forward.self_check import choose_engine
 from peftkit.training.forward.steps import steps_of
@@ -170,7 +170,7 @@ def test_a_loss_over_pairs_never_holds_all_logits(method, layout, chunk, monkeyp
     """With the output layer frozen and trained; and in chunks of two outputs, of which neither ends
     with an example.
     """
-    monkeypatch.setattr(vocabulary, "CHUNK", chunk)
+    monkeypatch.setattr(output_layer, "CHUNK", chunk)
     model, examples = model_of("llama", LANGUAGE.auto_class), pairs()
     model = inject(method, model, encoded_of(examples, LANGUAGE))
     start = np.random.default_rng(1).normal(4, 1, len(examples.targets)).astype(np.float32)
@@ -223,7 +223,7 @@ def test_cross_entropy_as_a_coupled_loss_is_the_same():
 def test_chunks_that_are_computed_again_have_the_same_dropout_and_precision(dtype):
     torch.manual_seed(0)
     layer = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(8, 30))
-    module = vocabulary.OutputLayer(layer, None, chunk_size=4)
+    module = output_layer.OutputLayer(layer, None, chunk_size=4)
     hidden, targets = torch.randn(10, 8, requires_grad=True), torch.arange(10)
     found = []
     for loss in ("weighted_sum", "values"):

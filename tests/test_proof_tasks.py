@@ -259,7 +259,7 @@ def test_words_of_nothing_are_named(bases):
     task = pk.TokenClassification(data=pk.TaggedWords(path="nowhere"))
     rows = [Row(3, {"tokens": ["film", "\u200b"]})]
     head = prepare_head()
-    with pytest.raises(PeftkitError, match=r"row 3: the tokenizer makes nothing of the word"):
+    with pytest.raises(PeftkitError, match=r"row 3: the tokenizer gives no token for the word"):
         task.encode_inputs(rows, base_with(tokenizer), head)
 
 
@@ -312,7 +312,7 @@ def test_what_is_decided_on_validation_rows_serves_the_test_rows_and_the_answers
 def test_a_decision_is_finite():
     from peftkit.tasks.answers import Decision
 
-    with pytest.raises(PeftkitError, match="`decide` gives `threshold` as \\(nan,\\)"):
+    with pytest.raises(PeftkitError, match="`decide` returned \\(nan,\\) for `threshold`"):
         Decision({"threshold": (float("nan"),)})
 
 
@@ -346,7 +346,7 @@ def test_what_is_translated_is_as_long_as_in_training(recipes):
     recipe = recipe.with_(task=recipe.task.with_(max_length=8))
     prepared = prepare(recipe)
     rows = [Row(1, {"text": " ".join(["bright"] * 20)})]
-    with pytest.raises(PeftkitError, match="21 tokens are to be answered, and 8 are read"):
+    with pytest.raises(PeftkitError, match="a prompt has 21 tokens, but at most 8 are read"):
         recipe.task.encode_inputs(rows, prepared.base, prepared.encoded.head)
 
 

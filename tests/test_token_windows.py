@@ -10,7 +10,7 @@ import pytest
 
 from peftkit.data.rows import Row
 from peftkit.errors import DataError
-from peftkit.tasks.encoding.token_windows import windows_of
+from peftkit.tasks.encoding.token_windows import encode_windows
 
 LETTERS = "abcdefgh"
 
@@ -68,7 +68,7 @@ def test_each_word_is_read_once_at_its_first_token(max_length, overlap, special,
     rows = rows_of(60, longest=15)
     targets = [[hash((row.number, word)) % 7 for word in range(len(row.values["tokens"]))]
                for row in rows]  # fmt: skip
-    found = windows_of(rows, targets, tokenizer, max_length, overlap)
+    found = encode_windows(rows, targets, tokenizer, max_length, overlap)
     assert tokenizer.truncation_side == side
     assert found.read_at.lengths.min() > 0, "a window of which nothing is read"
     assert found.outputs_per_row().tolist() == [len(row.values["tokens"]) for row in rows]
@@ -92,7 +92,7 @@ def test_each_word_is_read_once_at_its_first_token(max_length, overlap, special,
 def test_words_are_the_tokens_that_they_are_in_a_text():
     tokenizer = byte_level()
     words = ["the", "bright", "film"]
-    found = windows_of([Row(1, {"tokens": words})], [[0, 1, 2]], tokenizer, 64, 8)
+    found = encode_windows([Row(1, {"tokens": words})], [[0, 1, 2]], tokenizer, 64, 8)
     text = tokenizer("the bright film")["input_ids"]
     assert found.input_ids[0].tolist() == text
     firsts = [text[place] for place in found.read_at[0][:, 0]]
@@ -109,23 +109,23 @@ def test_a_tokenizer_that_reads_words_otherwise_than_texts_is_refused():
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<p>", unk_token="<p>", name_or_path="odd"
     )
-    with pytest.raises(DataError, match="`odd` makes other tokens of single words than of a text"):
-        windows_of([Row(1, {"tokens": ["a"]})], [[0]], fast, 64, 8)
+    with pytest.raises(DataError, match="`odd` splits single words differently than in a text"):
+        encode_windows([Row(1, {"tokens": ["a"]})], [[0]], fast, 64, 8)
 
 
 def test_all_words_of_nothing_are_counted():
     tokenizer = word_pieces()
     rows = [Row(1, {"tokens": ["a", "\u2003"]}), Row(2, {"tokens": ["\u2003", "b", "\u2003"]})]
-    told = r"row 1: the tokenizer makes nothing of the word '\\u2003', and so of 2 words more"
+    told = r"row 1: the tokenizer gives no token for the word '\\u2003', nor for 2 words more"
     with pytest.raises(DataError, match=told):
-        windows_of(rows, [[0, 0], [0, 0, 0]], tokenizer, 64, 8)
+        encode_windows(rows, [[0, 0], [0, 0, 0]], tokenizer, 64, 8)
 
 
 def test_letters_are_those_of_the_alphabet():
     assert set(LETTERS) < set(string.ascii_lowercase)
     assert (
         np.int32
-        == windows_of(
+        == encode_windows(
             [Row(1, {"tokens": ["a"]})], [[0]], word_pieces(), 64, 8
         ).input_ids.values.dtype
     )

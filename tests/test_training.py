@@ -297,7 +297,7 @@ class TrainsNothing(HeadOnly):
     [
         (ForgetsToTrain(), TrainingError, "1 of 3 trained tensors got no gradient .* `unused`"),
         (TrainsNothing(), MethodError, "left nothing to train"),
-        (WritesToTheBase(), TrainingError, "should be frozen were changed"),
+        (WritesToTheBase(), TrainingError, "frozen weights were changed"),
     ],
 )
 def test_guards_catch_broken_methods(make_recipe, method, error, message):

@@ -77,7 +77,7 @@ def test_a_flag_that_is_neither_true_nor_false_is_malformed(key, value):
     ("messages", "told"),
     [
         ([{**USER, "train": True}, ANSWER], "a user turn has `train` true, and only answers"),
-        ([USER, {**ANSWER, "train": True, "weight": 0}], "both that it is learned and that it is"),
+        ([USER, {**ANSWER, "train": True, "weight": 0}], "contradictory flags"),
         ([USER, {**ANSWER, "train_detail": [{"begin_offset": 0}]}], "`train_detail`, which is not"),
         ([USER, {**ANSWER, "reasoning": "a", "thinking": "b"}], "different texts in `reasoning`"),
     ],
@@ -120,7 +120,7 @@ def test_keys_that_nothing_reads_are_named_once_with_their_count(tmp_path):
     ]
     task = Chat(data=Conversations(path=str(write_jsonl(tmp_path / "r.jsonl", rows))))
     assert notes(task) == (
-        "nothing reads these keys of messages, or columns beside them: `name` (10), `score` (10)",
+        "nothing reads these keys or columns of conversations: `name` (10), `score` (10)",
     )
 
 
@@ -160,7 +160,7 @@ def test_thoughts_that_are_left_out_of_an_earlier_turn_are_told():
     template = THINKING.replace("m.KEY %}", "m.KEY and loop.last %}").replace("KEY", "thinking")
     form = ChatFormat.of(BY_NAME["ChatML"].tokenizer(), template)
     messages = read_messages([USER, {**ANSWER, "thinking": "Hm."}, USER, ANSWER])
-    with pytest.raises(NotRendered, match="it writes earlier turns anew"):
+    with pytest.raises(NotRendered, match="it rewrites earlier turns"):
         form.encode(messages)
 
 

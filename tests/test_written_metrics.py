@@ -121,7 +121,7 @@ def test_too_few_answers_are_named_before_weights(recipe, make_chat, tmp_path):
     (note,) = [n for n in prepare(recipe.with_(task=recipe.task.with_(data=few))).ledger.notes
                if n.startswith("chrf")]  # fmt: skip
     assert note == (
-        "chrf is computed of 3 validation rows of 6 and 4 test rows of 5: no more can be answered"
+        "chrf is computed on 3 validation rows of 6 and 4 test rows of 5: no more can be answered"
     )
 
 

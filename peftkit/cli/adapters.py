@@ -61,13 +61,13 @@ def _convert(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     from peftkit.adapters.verifying import verify
-    from peftkit.training.progress import Stages, says
+    from peftkit.training.progress import Stages, line_printer
 
     settings = parse_settings(options.adapter_setting)
     if settings:
         _open_libraries()  # PEFT is asked for the fields of its types
     console = open_console(options.json)
-    stages = Stages(says(console))
+    stages = Stages(line_printer(console))
     how = options.trust_remote_code, _open_libraries, settings, stages
     findings = verify(options.run, options.base, *how)
     findings.print(console, f"{options.run}")
@@ -83,9 +83,9 @@ def _predict(options: argparse.Namespace) -> None:
     how = options.trust_remote_code, parse_settings(options.adapter_setting)
     _open_libraries()
     from peftkit.deploy.answering.predicting import answer_file, answer_texts
-    from peftkit.training.progress import says
+    from peftkit.training.progress import line_printer
 
-    say = says(open_console(json_on_stdout=True))  # stdout holds the answers
+    say = line_printer(open_console(json_on_stdout=True))  # stdout holds the answers
     if options.file:
         files = Path(options.file), Path(options.out)
         count = answer_file(options.run, options.base, *files, options.encoding, *how, say)

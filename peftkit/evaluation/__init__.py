@@ -1,1 +1,1 @@
-"""Scores: of outputs, of written answers, of a frozen base, of what was known before."""
+"""Scores of outputs, of written answers, of a frozen base, and of retention."""

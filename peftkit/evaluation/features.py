@@ -1,7 +1,7 @@
 """The frozen base's features: the input of the head's linear layers.
 
 Those layers are random before training, so the features are what the last one would read without
-the others. They are read without these layers, or while a split is scored.
+the others. They are read with these layers left out, or while a split is scored.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from peftkit.training.progress import Pace, Say, silent
 
 Floats = npt.NDArray[np.float32]
 SAME = 1e-4
-"""Largest difference, relative to the features' scale, at which both ways agree."""
+"""Largest difference, relative to the features' scale, at which both ways count as equal."""
 
 
 @dataclass(frozen=True)
 class FrozenBase:
-    """An untrained model with its head, and how its outputs are read."""
+    """An untrained model with its head, and the engine that runs it."""
 
     head: tuple[str, ...]
     """Names of the modules that the task trains above the base."""
     engine: Engine
     say: Say = silent
-    """Called with the progress of reading, if that takes long."""
+    """Called with lines on the progress of reading, if that takes long."""
 
     @property
     def model(self) -> Any:
@@ -74,29 +74,29 @@ def headless(base: FrozenBase) -> Iterator[Engine]:
         for holder, last, _ in places:
             setattr(holder, last, nn.Identity())
         model.eval()
-        yield replace(base.engine, forward=base.engine.forward.anew())
+        yield replace(base.engine, forward=base.engine.forward.rebuilt())
     finally:
         for holder, last, module in places:
             setattr(holder, last, module)
 
 
 def _outputs(engine: Engine, examples: Examples, indices: tuple[int, ...]) -> Tensor:
-    """(batch, classes or d), of one batch."""
+    """(batch, classes or d), the outputs of one batch."""
     return torch.cat([part for _, part in engine.outputs(engine.batch(examples, indices))])
 
 
 def _in_order(base: FrozenBase, examples: Examples, parts: Sequence[Floats]) -> Floats:
-    """The rows of this process's batches, and of the others', in the order of the examples."""
-    found = list(zip(base.engine.own_batches(examples), parts, strict=True))
+    """Joins the batches of all processes, in the order of the examples."""
+    batches = list(zip(base.engine.own_batches(examples), parts, strict=True))
     if base.engine.accelerator.num_processes > 1:
-        found = gather_object(found)
-    order = np.argsort(np.concatenate([np.array(indices) for indices, _ in found]))
-    features: Floats = np.concatenate([part for _, part in found])[order]
+        batches = gather_object(batches)
+    order = np.argsort(np.concatenate([np.array(indices) for indices, _ in batches]))
+    features: Floats = np.concatenate([part for _, part in batches])[order]
     return features
 
 
 @dataclass
-class Seen:
+class CollectedFeatures:
     """Features of a split, collected while it is scored."""
 
     base: FrozenBase
@@ -105,7 +105,7 @@ class Seen:
     """(batch, d) of each batch, on the CPU."""
 
     def features(self) -> Floats | None:
-        """(examples, d); None if a batch of any process gave none."""
+        """(examples, d); None if a batch of any process has no features."""
         sizes = [len(indices) for indices in self.base.engine.own_batches(self.examples)]
         complete = [[len(part) for part in self.parts] == sizes]
         if self.base.engine.accelerator.num_processes > 1:
@@ -116,13 +116,13 @@ class Seen:
 
 
 @contextlib.contextmanager
-def beside_scores(base: FrozenBase, examples: Examples) -> Iterator[Seen]:
+def collect_features(base: FrozenBase, examples: Examples) -> Iterator[CollectedFeatures]:
     """Inside, each forward pass also collects features; the logits stay the same.
 
-    The head's first linear layer appends its input to its output, the others pass that part on
-    unchanged, and at the end it is cut off the logits.
+    The head's first linear layer appends its input to its output, the other layers pass that part
+    on unchanged, and the end of the head cuts it off the logits.
     """
-    seen, inside = Seen(base, examples), [False]
+    seen, inside = CollectedFeatures(base, examples), [False]
     layers = [layer for _, layer in base.linear_layers()]
 
     def enter(_: nn.Module, __: Any) -> None:
@@ -135,8 +135,8 @@ def beside_scores(base: FrozenBase, examples: Examples) -> Iterator[Seen]:
         seen.parts[-1] = outputs.logits[..., width:].cpu()
         outputs.logits = outputs.logits[..., :width]
 
-    def narrow(layer: nn.Linear, given: tuple[Tensor, ...]) -> Any:
-        wide = given[0]
+    def narrow(layer: nn.Linear, args: tuple[Tensor, ...]) -> Any:
+        wide = args[0]
         carried.append(wide[..., layer.in_features :] if layer is not layers[0] else wide)
         return (wide[..., : layer.in_features].contiguous(),)
 
@@ -144,7 +144,7 @@ def beside_scores(base: FrozenBase, examples: Examples) -> Iterator[Seen]:
         features = carried.pop()
         if inside[0]:
             return torch.cat([out, features.to(out.dtype)], dim=-1)
-        # a packed row's score is computed once more, of what is read
+        # for a packed row, the layer runs once more, on the places that are read
         seen.parts[-1] = features.cpu()
         return out
 
@@ -160,16 +160,16 @@ def beside_scores(base: FrozenBase, examples: Examples) -> Iterator[Seen]:
 
 
 @dataclass(frozen=True)
-class Tried:
+class FeatureWays:
     """Which ways to read features work for an architecture."""
 
     failed: str = ""
     """Why features cannot be read at all; empty if they can."""
-    beside: bool = False
-    """Whether scoring can collect the same features, and the logits stay the same."""
+    while_scoring: bool = False
+    """Whether scoring can collect the same features without changing the logits."""
 
 
-def tried(base: FrozenBase, examples: Examples) -> Tried:
+def try_features(base: FrozenBase, examples: Examples) -> FeatureWays:
     """Tries both ways on the shortest example, in every process."""
     shortest = min(range(len(examples)), key=examples.cost)
     one = examples.chosen([shortest])
@@ -181,16 +181,16 @@ def tried(base: FrozenBase, examples: Examples) -> Tried:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a head that is no plain sequence of layers
-            told = f"{type(error).__name__}: {first_line(error)}"
-            return Tried(f"the head cannot be left out: {told}")
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            return FeatureWays(f"the head cannot be left out: {reason}")
         plain = _outputs(base.engine, one, (0,))
         try:
-            with beside_scores(base, one) as seen:
+            with collect_features(base, one) as seen:
                 logits = _outputs(base.engine, one, (0,))
         except (RuntimeError, IndexError):  # a norm between the layers takes no other width, or
-            return Tried()  # there is no linear layer
-    found, alone = seen.parts[-1], alone.cpu()
-    if found.shape != alone.shape or not torch.equal(plain, logits):
-        return Tried()
-    off = float((found.float() - alone.float()).abs().max())
-    return Tried(beside=off <= SAME * max(1e-6, float(alone.abs().max())))
+            return FeatureWays()  # there is no linear layer
+    collected, alone = seen.parts[-1], alone.cpu()
+    if collected.shape != alone.shape or not torch.equal(plain, logits):
+        return FeatureWays()
+    off = float((collected.float() - alone.float()).abs().max())
+    return FeatureWays(while_scoring=off <= SAME * max(1e-6, float(alone.abs().max())))

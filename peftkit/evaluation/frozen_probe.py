@@ -2,7 +2,7 @@
 
     p = softmax(C f(x))         f frozen; C chosen on the validation rows among seven strengths
 
-A fine-tuned model that scores below the probe of its own base cost more and gives less (the probe:
+A fine-tuned model that scores below the probe of its own base costs more and gives less (the probe:
 Alain & Bengio 2016, arXiv:1610.01644).
 """
 
@@ -26,12 +26,12 @@ from peftkit.tasks.task import Task
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 """Inverse strengths of the L2 penalty on features of mean norm 1."""
 ITERATIONS = 500
-"""The solver's iterations over all strengths: 200 to 450 on MiniLM's features of 500 to 6,000 rows
-with 2 to 77 labels."""
+"""Estimate of the solver's iterations over all strengths: 200 to 450 on MiniLM's features of 500 to
+6,000 rows with 2 to 77 labels."""
 UNSEEN = -100.0
 """Log-probability of a label that no training row has."""
 ROW = "frozen probe"
-"""Its name beside other scores."""
+"""The probe's name in tables of scores."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def fit_probe(parts: Sequence[Part], task: Task, head: Head, metric: str) -> Fro
 
     Args:
         parts: of the training, validation and test split.
-        metric: by which the strength is chosen.
+        metric: the score that chooses the strength.
     """
     from threadpoolctl import threadpool_limits
 
@@ -75,22 +75,22 @@ def fit_probe(parts: Sequence[Part], task: Task, head: Head, metric: str) -> Fro
     best: tuple[tuple[float, float], float, Any] | None = None
     tried = []
     with threadpool_limits(limits=1):  # more threads would spin beside torch's
-        regressions = [(strength, _fitted(train, strength)) for strength in STRENGTHS]
+        regressions = [(strength, _fit(train, strength)) for strength in STRENGTHS]
     for strength, fitted in regressions:
-        metrics = _judged(fitted, validation, task, head).metrics
+        metrics = _score(fitted, validation, task, head).metrics
         value = metrics[metric]
         tried.append({"regularization": strength, "value": value})
-        goodness = (task.metric(metric).goodness(value), -metrics["loss"])  # as runs are judged
+        goodness = (task.metric(metric).goodness(value), -metrics["loss"])  # as in runs
         if best is None or goodness > best[0]:
             best = (goodness, strength, fitted)
     assert best is not None
     _, strength, fitted = best
     parameters = int(fitted.coef_.size + fitted.intercept_.size)
-    return FrozenProbe(strength, tried, _judged(fitted, test, task, head), parameters)
+    return FrozenProbe(strength, tried, _score(fitted, test, task, head), parameters)
 
 
-def _fitted(part: Part, strength: float) -> Any:
-    """scikit-learn's regression."""
+def _fit(part: Part, strength: float) -> Any:
+    """scikit-learn's regression, fitted."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -109,7 +109,7 @@ def targets_of(examples: Examples) -> npt.NDArray[np.int64]:
     return examples.targets
 
 
-def _judged(fitted: Any, part: Part, task: Task, head: Head) -> Score:
+def _score(fitted: Any, part: Part, task: Task, head: Head) -> Score:
     """The task's score of the regression, with the mean loss among the metrics."""
     outputs = np.full((len(part.features), len(head.labels)), UNSEEN, np.float32)
     least = np.exp(UNSEEN, dtype=np.float64)

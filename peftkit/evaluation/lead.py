@@ -38,16 +38,16 @@ def lead(
         metric: see `headline_metric`.
         baselines: scores on the test split by name.
     """
-    told = []
+    sentences = []
     guess = baselines.get("majority", {}).get(metric)
     if guess is not None and metric in after.metrics:
-        told.append(_beside_guess(metric, after, guess, _majority(encoded)))
-    if probe is not None and probe.found is not None:
-        told.append(_beside_probe(metric, after, probe.found.score, _rows(probe), task))
-    return list(filter(None, told))
+        sentences.append(_against_guess(metric, after, guess, _majority(encoded)))
+    if probe is not None and probe.fitted is not None:
+        sentences.append(_against_probe(metric, after, probe.fitted.score, _rows(probe), task))
+    return list(filter(None, sentences))
 
 
-def _beside_guess(metric: str, after: Score, guess: float, label: str) -> str:
+def _against_guess(metric: str, after: Score, guess: float, label: str) -> str:
     """Compares by the interval of the trained model's score over the test rows."""
     value = after.metrics[metric]
     low, high = after.intervals.get(metric, (value, value))
@@ -65,7 +65,7 @@ def _beside_guess(metric: str, after: Score, guess: float, label: str) -> str:
     )
 
 
-def _beside_probe(metric: str, after: Score, probe: Score, rows: str, task: Task) -> str:
+def _against_probe(metric: str, after: Score, probe: Score, rows: str, task: Task) -> str:
     """Compares by the paired bootstrap over the test rows."""
     comparable = [name for name in (metric, "accuracy", *after.parts)
                   if name in after.parts and name in probe.parts]  # fmt: skip

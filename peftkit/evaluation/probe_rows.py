@@ -18,8 +18,8 @@ MOST_ROWS = 5000
 SHARE = 0.1
 """Most work of the probe, as a share of the run's."""
 FREE = 1e11
-"""Multiplications that any run may spend: about a second on two cores of a CPU, where even the
-shortest run takes ten."""
+"""Multiplications that the probe of any run may take: about a second on two cores of a CPU, where
+even the shortest run takes ten."""
 LEAST_PER_LABEL = 5
 """Training rows per label, on average, below which a regression says little about the base; a
 smaller split is taken whole."""
@@ -31,11 +31,11 @@ class ProbeOfRun:
 
     left_out: str = ""
     """Why there is no probe; empty where there is one."""
-    found: FrozenProbe | None = None
+    fitted: FrozenProbe | None = None
     rows: int = 0
-    """Training rows in the fit."""
+    """Number of training rows in the fit."""
     num_train: int = 0
-    """Training rows in all."""
+    """Number of all training rows."""
 
 
 def probe_of_run(
@@ -74,8 +74,8 @@ def probe_of_run(
     parts.append(Part(features, encoded.test))
     if not all(np.isfinite(part.features).all() for part in parts):
         return ProbeOfRun("the base gives NaN or infinity for some rows", num_train=num_train)
-    found = fit_probe(parts, recipe.task, encoded.head, recipe.metric)
-    return ProbeOfRun("", found, len(parts[0].examples), num_train)
+    fitted = fit_probe(parts, recipe.task, encoded.head, recipe.metric)
+    return ProbeOfRun("", fitted, len(parts[0].examples), num_train)
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class _Work:
 
 
 def _work(base: FrozenBase, encoded: Encoded, test_is_read: bool, num_parameters: int) -> _Work:
-    """A token costs the base's parameters; an iteration of the solver two multiplications for each
-    row, feature and label.
+    """The probe's work: a token costs the base's parameters; an iteration of the solver two
+    multiplications for each row, feature and label.
     """
     train, labels = encoded.train, len(encoded.head.labels)
     tokens = train.num_tokens + encoded.validation.num_tokens
@@ -113,7 +113,7 @@ def _work(base: FrozenBase, encoded: Encoded, test_is_read: bool, num_parameters
 
 
 def draw(examples: Examples, count: int, seed: int) -> Sequence[int]:
-    """Indices of at most `count` examples, sorted, stratified by label, one of each if they fit."""
+    """Indices of at most `count` examples, sorted and stratified; one of each label if they fit."""
     targets = targets_of(examples)
     if count >= len(targets):
         return range(len(targets))

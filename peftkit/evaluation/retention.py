@@ -2,8 +2,8 @@
 
     loss = - 1/N sum log p(token | all before it)      nats per token, of N tokens
 
-The texts have nothing to do with what was learned. A loss above the base's on them is what
-training has cost elsewhere.
+The texts are unrelated to the task. A loss on them above the base's is what training has cost
+elsewhere.
 """
 
 from __future__ import annotations
@@ -31,31 +31,30 @@ REVIEWS = f"{PREFIX}movie-reviews"
 MICRO_BATCH_TOKENS = 4096
 """Most tokens, padding included, per forward pass."""
 DRAWN_FROM = ("test", "validation", "all", "train")
-"""Splits of a source, in the order in which one is looked for."""
+"""Splits of a source; the first one that it has is read."""
 
 
 class Retention(Part):
-    """General text on which the loss of a causal language model is taken."""
+    """General text on which the loss of a causal language model is measured."""
 
     path: str = Field(default=REVIEWS, min_length=1)
-    """As of a recipe's data: a .csv, .tsv, .json, .jsonl or .parquet file, a folder or a Hub data
-    set, of which the test split is read where it has splits, or `packaged:NAME`."""
+    """As in a recipe's data: a .csv, .tsv, .json, .jsonl or .parquet file, a folder or a Hub data
+    set (its test split, if it has one), or `packaged:NAME`."""
     text: str = Field(default="text", min_length=1)
     """Column with the text."""
     subset: str = ""
-    """As of a recipe's data; of `packaged:movie-reviews` it is `imdb`, long reviews, where it is
-    empty."""
+    """As in a recipe's data; if empty, `imdb` (long reviews) for `packaged:movie-reviews`."""
     max_rows: int = Field(default=64, ge=1)
-    """Use only so many texts, drawn by a hash of what they say, whatever the order of the file."""
+    """Use only so many texts, drawn by a hash of their content, whatever the order of the file."""
     max_length: int = Field(default=256, ge=2)
-    """Tokens of a text that count, from its beginning; the base may read less."""
+    """Tokens of a text that count, from its beginning; the base may read fewer."""
 
 
 def load_texts(retention: Retention) -> list[str]:
-    """The texts of a source, each once; rows without one are passed over.
+    """The texts of a source, each once; rows without a text are skipped.
 
     Raises:
-        DataError: nothing is there, it cannot be read, or no row of it holds a text.
+        DataError: the source is missing or cannot be read, or no row has a text.
         MissingPackageError: a `packaged:` data set whose package is not installed.
     """
     from peftkit.data.splits import clean_rows  # it needs numpy
@@ -87,16 +86,16 @@ def text_loss(
     max_length: int,
     accelerator: Accelerator,
 ) -> float:
-    """Mean negative log-likelihood of texts in nats per token; of a text's first `max_length`
-    tokens, its end among them, all but the first are counted.
+    """Mean negative log-likelihood of texts in nats per token. Of each text's first `max_length`
+    tokens, its end token included, all but the first are counted.
 
     Args:
         model: a causal language model, with or without an adapter.
-        tokenizer: as `open_base` gives it, which knows how long a text the base reads.
+        tokenizer: from `open_base`, with the longest text that the base reads.
 
     Raises:
         DataError: no text has two tokens.
-        TrainingError: the model puts out NaN or infinity.
+        TrainingError: the model outputs NaN or infinity.
     """
     from peftkit.data.head import LANGUAGE_MODEL
     from peftkit.evaluation.scoring import run_model
@@ -107,13 +106,13 @@ def text_loss(
     rows = [Row(number, {"text": text}) for number, text in enumerate(texts, start=1)]
     limit = min(max_length, tokenizer.model_max_length)
     pieces, _ = encode_texts("retention", rows, tokenizer, limit)
-    first = [place for place in range(len(pieces)) if place == 0 or _begins(pieces, place)]
+    first = [place for place in range(len(pieces)) if place == 0 or _is_first(pieces, place)]
     beginnings = pieces.chosen(first)
     engine = Engine.of(
         model,
         LANGUAGE_MODEL,
         CrossEntropy(),
-        tokenizer.pad_token_id or 0,  # what is padded is not read
+        tokenizer.pad_token_id or 0,  # padding is not read
         MICRO_BATCH_TOKENS,
         accelerator,
     )
@@ -121,6 +120,6 @@ def text_loss(
     return loss["loss"]
 
 
-def _begins(pieces: Examples, place: int) -> bool:
+def _is_first(pieces: Examples, place: int) -> bool:
     """Whether a piece is the first of its text."""
     return pieces.row(place) is not pieces.row(place - 1)

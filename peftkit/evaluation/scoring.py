@@ -1,4 +1,4 @@
-"""Runs a model over a split and lets the task judge it."""
+"""Runs a model over a split and computes the task's score."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from peftkit.training.forward.collating import Batch
 from peftkit.training.forward.engine import Engine
 
 REHEARSED = 8
-"""Examples whose score is computed before there are weights."""
+"""Number of examples that are scored before there are weights."""
 Keep = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) -> what is kept of them, (outputs, ...)."""
 
@@ -34,13 +34,13 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     decision: Decision | None = None,
 ) -> Score:
-    """The task's score of a model on a split, with `loss` among the metrics, where it can be told.
+    """The task's score of a model on a split, with `loss` among the metrics if it can be computed.
 
     Args:
-        decision: of the task; what is none if it is not given.
+        decision: the task's numbers for answers; none by default.
 
     Raises:
-        TrainingError: the model puts out NaN or infinity.
+        TrainingError: the model outputs NaN or infinity.
     """
     kept, loss = run_model(engine, examples, task.reduce_outputs, progress)
     score = task.metrics(kept, examples, engine.head, decision or Decision())
@@ -48,8 +48,8 @@ def evaluate(
 
 
 def rehearsed_score(task: Task, examples: Examples, head: Head) -> Score:
-    """The task's score of outputs that are all 0, of a few examples: which metrics it gives, and of
-    which it gives parts, before there are weights.
+    """The task's score of all-zero outputs of a few examples, before there are weights: shows which
+    metrics it has, and which of them have parts.
     """
     some = examples  # windows of a row stay together
     if examples.row_of is None:
@@ -66,18 +66,18 @@ def run_model(
     keep: Keep,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[npt.NDArray[np.float32], dict[str, float]]:
-    """What is kept of the outputs at the places that are read, (outputs, ...) in the examples'
-    order; and as `loss` the mean of the plain loss, so that it compares between recipes, unless it
-    compares with values before training that are not known any more.
+    """What `keep` returns for the outputs that are read, (outputs, ...) in the examples' order; and
+    `loss`, the mean of the plain loss, which compares between recipes. It is missing if the loss
+    needs values from before training that are not known any more.
 
-    Every process takes its share of the batches and gets all outputs.
+    Every process runs its share of the batches and gets all outputs.
 
     Args:
-        progress: called with the number of examples that were run, by all processes, again and
-            again.
+        progress: called with the number of examples that all processes have run since the last
+            call.
 
     Raises:
-        TrainingError: the model puts out NaN or infinity.
+        TrainingError: the model outputs NaN or infinity.
     """
     loss = engine.loss.plain()
     if loss.needs_start_values and START_VALUES not in examples.columns:
@@ -105,7 +105,7 @@ def keep_outputs(
     keep: Keep,
     progress: Callable[[int], None] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """As `run_model`, without a loss, so that targets need not be known."""
+    """As `run_model` without a loss, so that targets may be unknown."""
 
     def only(batch: Batch, outputs: Iterator[tuple[slice, Tensor]]) -> list[Tensor]:
         return [keep(raw.float(), batch.targets[part]).cpu() for part, raw in outputs]
@@ -114,8 +114,8 @@ def keep_outputs(
 
 
 def start_values(engine: Engine, examples: Examples) -> npt.NDArray[np.float32]:
-    """(outputs,), the loss of each output as the model gives it now; for losses that compare with
-    what a model gave before training.
+    """(outputs,), the model's loss of each output now; for losses that compare with the model
+    before training.
     """
     loss = engine.loss.plain()
 
@@ -140,19 +140,19 @@ def _run(
         for indices in engine.own_batches(examples):
             batch = engine.batch(examples, indices)
             finite: list[Tensor] = []
-            kept = keep(batch, _noting_finite(engine.outputs(batch), finite))
+            kept = keep(batch, _watch_finite(engine.outputs(batch), finite))
             spans = [examples.outputs_of(index) for index in indices]
             sizes = [span.stop - span.start for span in spans]
-            broken += [i for i, right in _cut(torch.cat(finite), indices, sizes) if not right.all()]
-            kept_of.extend(_cut(torch.cat(kept), indices, sizes))
+            broken += [i for i, good in _split(torch.cat(finite), indices, sizes) if not good.all()]
+            kept_of.extend(_split(torch.cat(kept), indices, sizes))
             if progress:
                 progress(len(indices) * accelerator.num_processes)
     if accelerator.num_processes > 1:
         kept_of, broken = gather_object(kept_of), gather_object(broken)
     if broken:
         raise TrainingError(
-            f"the model puts out NaN or infinity for row {examples.row(min(broken)).number}, or "
-            "for one that was computed with it",
+            f"the model outputs NaN or infinity for row {examples.row(min(broken)).number}, or "
+            "for a row in the same batch",
             "before training: the base is damaged, or needs `--base.dtype float32`; "
             "later: lower `training.learning_rate`",
         )
@@ -160,18 +160,18 @@ def _run(
     return np.concatenate([kept for _, kept in kept_of])
 
 
-def _noting_finite(
+def _watch_finite(
     outputs: Iterator[tuple[slice, Tensor]], finite: list[Tensor]
 ) -> Iterator[tuple[slice, Tensor]]:
-    """The same outputs; notes of each whether all its numbers are finite."""
+    """Yields the same outputs; appends to `finite` whether all numbers of each are finite."""
     for part, raw in outputs:
         finite.append(torch.isfinite(raw).all(dim=-1).cpu())
         yield part, raw
 
 
-def _cut(
+def _split(
     outputs: Tensor, indices: tuple[int, ...], sizes: list[int]
 ) -> list[tuple[int, npt.NDArray[Any]]]:
-    """Outputs of one batch cut at the examples' borders, (outputs of the example, ...) each."""
+    """Splits the outputs of one batch by example, (outputs of the example, ...) each."""
     parts = np.split(outputs.numpy(), np.cumsum(sizes)[:-1])
     return list(zip(indices, parts, strict=True))

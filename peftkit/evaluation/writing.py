@@ -1,4 +1,4 @@
-"""Scores of the texts that a model writes, beside those of its outputs."""
+"""Scores of the texts that a model writes, in addition to those of its outputs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from peftkit.tasks.task import Task
 from peftkit.wording import plural
 
 
-def with_written(
+def with_text_scores(
     score: Score, task: Task, prompts: Sequence[Prompt], written: Sequence[str]
 ) -> Score:
-    """The score with the task's metrics of written texts, their intervals and parts; without those
-    that need more texts.
+    """Adds the task's metrics of written texts to a score, with intervals and parts; leaves out
+    those that need more texts.
 
     Args:
-        written: what the model wrote after each prompt.
+        written: the model's text after each prompt.
     """
     expected = [prompt.expected for prompt in prompts]
     metrics, intervals, parts = dict(score.metrics), dict(score.intervals), dict(score.parts)
@@ -39,8 +39,8 @@ def with_written(
 
 
 def check_prompts(encoded: Encoded, task: Task, name: str) -> str:
-    """A note if fewer validation rows are answered than the recipe says; empty for metrics that are
-    not of written texts.
+    """A note if fewer rows are answered than the recipe says; empty if not, or if the metric is not
+    one of written texts.
 
     Raises:
         DataError: too few can be answered for a metric of written texts.
@@ -50,19 +50,19 @@ def check_prompts(encoded: Encoded, task: Task, name: str) -> str:
         return ""
     wanted = {"validation": writing.validation_samples, "test": writing.samples}
     prompts = {"validation": encoded.validation_prompts, "test": encoded.prompts}
-    for split, those in prompts.items():
-        if len(those) < metric.least:
+    for split, of_split in prompts.items():
+        if len(of_split) < metric.least:
             raise DataError(
                 f"`training.metric` is `{name}`, which needs {metric.least} written answers; the "
-                f"{split} split has {plural(len(those), 'row')} to answer",
+                f"{split} split has {plural(len(of_split), 'row')} to answer",
                 "use more rows, or another `training.metric`",
             )
     few = [
-        f"{len(those)} {split} rows of {wanted[split]}"
-        for split, those in prompts.items()
-        if len(those) < wanted[split]
+        f"{len(of_split)} {split} rows of {wanted[split]}"
+        for split, of_split in prompts.items()
+        if len(of_split) < wanted[split]
     ]
-    return f"{metric.title} is computed of {' and '.join(few)}: no more can be answered" * bool(few)
+    return f"{metric.title} is computed on {' and '.join(few)}: no more can be answered" * bool(few)
 
 
 def written_scores(score: Score, task: Task) -> tuple[str, ...]:
@@ -71,6 +71,6 @@ def written_scores(score: Score, task: Task) -> tuple[str, ...]:
     return tuple(name for name in names if name in score.metrics)
 
 
-def writes_for(task: Task, metric: str) -> bool:
-    """Whether a metric is one of written texts, so that every validation has to write."""
+def is_text_score(task: Task, metric: str) -> bool:
+    """Whether a metric scores written texts, so that every validation has to write."""
     return task.writing is not None and metric in task.writing.scores

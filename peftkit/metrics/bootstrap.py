@@ -1,4 +1,4 @@
-"""How far a score may be off by the luck of the test rows (Efron 1979)."""
+"""Bootstrap intervals: how far a score may be off by the luck of the test rows (Efron 1979)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ RESAMPLES = 1000
 def paired_interval(
     ours: Floats, others: Floats, statistic: Callable[[Floats], Floats]
 ) -> tuple[float, float]:
-    """95 % percentile interval of how much higher a statistic of the first parts is than of the
-    second, over rows that are resampled together.
+    """95 % percentile interval of a statistic of the first parts minus that of the second, over
+    rows that are resampled together.
 
     Args:
         ours, others: (rows, k), of the same rows.
@@ -32,12 +32,12 @@ def paired_interval(
 def sums_interval(
     parts: Floats, statistic: Callable[[Floats], Floats], counts: Counts | None = None
 ) -> tuple[float, float]:
-    """95 % percentile interval of a statistic of what the rows give to it, over resampled rows.
+    """95 % percentile interval of a statistic of sums over rows, which are resampled.
 
     Args:
         parts: (rows, k).
         statistic: of sums over rows, (resamples, k) to (resamples,).
-        counts: how many rows give each of the parts; 1 if not given.
+        counts: how many rows have each of the parts; 1 if not given.
     """
     counts = np.ones(len(parts), np.int64) if counts is None else counts
     rows = int(counts.sum())

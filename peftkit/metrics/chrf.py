@@ -25,7 +25,7 @@ def ngram_counts(expected: Sequence[str], written: Sequence[str]) -> Floats:
 
 def chrf(sums: Floats) -> Floats:
     """(..., 18) sums of counts -> (...,) F, 0 to 1; as sacrebleu computes it."""
-    compute: Callable[[Any], float] = CHRF()._compute_f_score  # of sums that need not be whole
+    compute: Callable[[Any], float] = CHRF()._compute_f_score  # sums need not be whole
     scores = [compute(row) / 100 for row in sums.reshape(-1, sums.shape[-1])]
     return np.array(scores).reshape(sums.shape[:-1])
 

@@ -36,7 +36,7 @@ class Classification(EvaluateMetric):
 
 @dataclass(frozen=True)
 class ClassificationScores:
-    """Of a classifier's predictions."""
+    """The scores of a classifier's predictions."""
 
     accuracy: float
     macro_f1: float
@@ -58,9 +58,9 @@ class ClassificationScores:
 def classification_scores(
     predictions: Any, references: Any, num_labels: int
 ) -> ClassificationScores:
-    """What `Classification` computes, without the copy in a table that `evaluate` makes first."""
+    """Computes the same as `Classification`, without the table that `evaluate` copies first."""
     labels = list(range(num_labels))
-    with warnings.catch_warnings():  # a label that is never predicted has precision 0, said
+    with warnings.catch_warnings():  # of labels that are never predicted: their precision is 0
         warnings.simplefilter("ignore")
         per_class = precision_recall_fscore_support(
             references, predictions, labels=labels, zero_division=0
@@ -82,8 +82,8 @@ def classification_scores(
 def label_counts(
     expected: Counts, predicted: Counts, num_labels: int
 ) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """What examples give to the F1 of each label. Examples with the same expected and predicted
-    label are alike, and are one group.
+    """What each example adds to the F1 of each label. Examples with the same expected and predicted
+    label are one group.
 
     Args:
         expected, predicted: (examples,), indices of labels.
@@ -124,7 +124,7 @@ def weighted_f1(sums: Floats) -> Floats:
 
 
 STATISTICS = {"macro_f1": macro_f1, "weighted_f1": weighted_f1}
-"""Of sums of `label_counts`."""
+"""Metric -> its statistic of sums of `label_counts`."""
 
 
 def _by_label(sums: Floats) -> Floats:

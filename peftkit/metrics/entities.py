@@ -14,29 +14,27 @@ import numpy.typing as npt
 
 OUTSIDE = "O"
 PREFIXES = "BISUEL"
-"""Begin, inside, and of other schemes single or unit, end or last."""
+"""Begin, inside; in other schemes also single or unit, end or last."""
 
 
 def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
     """(first word, word after the last, type) of each entity, in IOB, IOB2, IOBES or BILOU. `B-X`,
-    `S-X` and `U-X` begin one, and so do others after another type; `E-X`, `L-X`, `S-X` and `U-X`
+    `S-X` and `U-X` begin one, and so does any tag after another type; `E-X`, `L-X`, `S-X` and `U-X`
     end one. A tag without such a prefix is the type of a run of equal tags.
     """
     spans, start, kind, ended = set(), 0, "", False
     for place, tag in enumerate((*tags, OUTSIDE)):
-        prefix, own = split_tag(tag)
-        if own != kind or ended or prefix in ("B", "S", "U"):
+        prefix, new_kind = split_tag(tag)
+        if new_kind != kind or ended or prefix in ("B", "S", "U"):
             if kind:
                 spans.add((start, place, kind))
-            start, kind = place, own
+            start, kind = place, new_kind
         ended = prefix in ("E", "L", "S", "U")
     return spans
 
 
 def split_tag(tag: str) -> tuple[str, str]:
-    """Prefix and type; of a tag without one of the prefixes the whole tag is the type, and there is
-    no type outside.
-    """
+    """Prefix and type; a tag without a known prefix is a type as a whole, and `O` has none."""
     prefix, dash, kind = tag.partition("-")
     if dash and len(prefix) == 1 and prefix in PREFIXES:
         return prefix, kind
@@ -48,16 +46,16 @@ def entity_counts(
 ) -> npt.NDArray[np.float64]:
     """(rows, 3): right, predicted and expected entities of each row."""
     rows = []
-    for tags, guessed in zip(expected, predicted, strict=True):
-        right, found = entities(tags), entities(guessed)
-        rows.append((len(right & found), len(found), len(right)))
+    for tags, predicted_tags in zip(expected, predicted, strict=True):
+        true, guesses = entities(tags), entities(predicted_tags)
+        rows.append((len(true & guesses), len(guesses), len(true)))
     return np.array(rows, np.float64).reshape(-1, 3)
 
 
 def entity_f1(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """(..., 3) sums of counts -> (...,) F; 0 where there are no entities."""
-    right, found, wanted = np.moveaxis(sums, -1, 0)
-    total = found + wanted
+    right, predicted, expected = np.moveaxis(sums, -1, 0)
+    total = predicted + expected
     f: npt.NDArray[np.float64] = np.zeros(total.shape)
     f[total > 0] = 2 * right[total > 0] / total[total > 0]
     return f

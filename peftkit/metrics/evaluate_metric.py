@@ -1,4 +1,4 @@
-"""What peftkit's scores have in common as metrics of `evaluate`, without a look at the Hub."""
+"""The base class of peftkit's metrics of `evaluate`, which ask nothing of the Hub."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import evaluate
 
 
 class EvaluateMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
-    """Of `predictions` beside `references`, one value each; subclasses say of what kind."""
+    """Compares `predictions` with `references`, one value each; subclasses set its `kind`."""
 
     kind: ClassVar[str]
-    """Of a value, as `datasets` names it."""
+    """Type of a value, as `datasets` names it."""
 
     def __init__(self) -> None:
         super().__init__(keep_in_memory=True)

@@ -1,4 +1,4 @@
-"""Scores of a language model, from what it makes of the tokens that it should have written."""
+"""Scores of a language model, from its predictions of the expected tokens."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from peftkit.metrics.bootstrap import sums_interval
 Floats = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
 MOST = 100.0
-"""Mean losses above this give no larger perplexity, which would not be a finite number."""
+"""Mean loss from which on perplexity grows no more, so that it stays finite."""
 
 
 def language_scores(
     losses: Floats, right: Floats, sizes: Sequence[int]
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]], Floats64]:
-    """`perplexity` and `token_accuracy`; their 95 % bootstrap intervals over examples; what they
-    are made of, (examples, 3): sums of losses and of right tokens, and number of tokens.
+    """`perplexity` and `token_accuracy`; their 95 % bootstrap intervals over examples; and their
+    parts, (examples, 3): sums of losses and of right tokens, and number of tokens.
 
     perplexity = exp(mean loss of a token)
 
@@ -30,25 +30,25 @@ def language_scores(
     """
     starts = np.cumsum([0, *sizes[:-1]])
     rows = np.stack(  # (rows, 3): loss, right and tokens of each row
-        [np.add.reduceat(of.astype(np.float64), starts) for of in (losses, right)]
+        [np.add.reduceat(values.astype(np.float64), starts) for values in (losses, right)]
         + [np.asarray(sizes, np.float64)],
         axis=1,
     )
     statistics = {"perplexity": _perplexity, "token_accuracy": _token_accuracy}
     return (
-        {name: float(of(rows.sum(axis=0))) for name, of in statistics.items()},
-        {name: sums_interval(rows, of) for name, of in statistics.items()},
+        {name: float(statistic(rows.sum(axis=0))) for name, statistic in statistics.items()},
+        {name: sums_interval(rows, statistic) for name, statistic in statistics.items()},
         rows,
     )
 
 
 def _perplexity(sums: Floats64) -> Floats64:
     """(..., 3) sums of loss, right and tokens -> (...,)."""
-    found: Floats64 = np.exp(np.minimum(sums[..., 0] / sums[..., 2], MOST))
-    return found
+    perplexity: Floats64 = np.exp(np.minimum(sums[..., 0] / sums[..., 2], MOST))
+    return perplexity
 
 
 def _token_accuracy(sums: Floats64) -> Floats64:
     """As `_perplexity`."""
-    found: Floats64 = sums[..., 1] / sums[..., 2]
-    return found
+    accuracy: Floats64 = sums[..., 1] / sums[..., 2]
+    return accuracy

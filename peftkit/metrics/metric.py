@@ -1,4 +1,4 @@
-"""A metric as a value: its name, and which way it is better."""
+"""A metric as a value: its name, and whether higher is better."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def mean(sums: Floats) -> Floats:
     """(..., 2) sums of values and of their weights -> (...,) means."""
-    found: Floats = sums[..., 0] / sums[..., 1]
-    return found
+    means: Floats = sums[..., 0] / sums[..., 1]
+    return means
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Metric:
     name: str
     higher_is_better: bool = True
     statistic: Callable[[Any], Any] = field(default=mean, compare=False)
-    """The score from the sums, over rows, of what each gives to it: (..., k) -> (...,)."""
+    """The score from sums over rows of what each adds to it: (..., k) -> (...,)."""
 
     @property
     def title(self) -> str:
@@ -39,7 +39,7 @@ class Metric:
         return "higher" if self.higher_is_better else "lower"
 
     def goodness(self, value: float) -> float:
-        """A value with the sign that makes more of it better."""
+        """The value, negated if lower is better: more of it is always better."""
         return value if self.higher_is_better else -value
 
     def better(self, a: float, b: float) -> bool:
@@ -56,6 +56,6 @@ class TextMetric(Metric):
     """A score of written texts beside the expected ones."""
 
     parts: Callable[[Sequence[str], Sequence[str]], Floats] = field(compare=False)
-    """(expected, written) texts -> (texts, k), what each gives to the score."""
+    """(expected, written) texts -> (texts, k), what each adds to the score."""
     least: int = 1
-    """Texts that the score needs to mean something; of fewer it is not computed."""
+    """Fewest texts with which the score means something; it is not computed for fewer."""

@@ -19,14 +19,14 @@ UNSPACED = (("\u3005", "\u3007"), ("\u3040", "\u30ff"), ("\u3400", "\u9fff"), ("
 
 
 def longest_common_f(expected: Sequence[str], written: Sequence[str]) -> npt.NDArray[np.float64]:
-    """(texts, 2): F of each text, 0 to 1, and 1."""
+    """(texts, 2): F of each text, 0 to 1, and its weight, 1."""
     scorer = RougeScorer(["rougeL"], tokenizer=_Words())
     pairs = zip(expected, written, strict=True)
     return np.array([(scorer.score(*pair)["rougeL"].fmeasure, 1.0) for pair in pairs], np.float64)
 
 
 class _Words:
-    """In the place of rouge-score's own tokenizer, which drops all that is not English."""
+    """Replaces rouge-score's own tokenizer, which drops all that is not English."""
 
     def tokenize(self, text: str) -> list[str]:
         """Words in lower case, whatever their script."""

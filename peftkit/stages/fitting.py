@@ -19,11 +19,11 @@ from peftkit.bases.loaded_model import LoadedModel
 from peftkit.bases.loading import load_weights
 from peftkit.bases.quantizing import check_quantized
 from peftkit.data.encoded import START_VALUES
-from peftkit.evaluation.features import FrozenBase, beside_scores, tried
+from peftkit.evaluation.features import FrozenBase, collect_features, try_features
 from peftkit.evaluation.frozen_probe import ROW, has_probe
 from peftkit.evaluation.probe_rows import ProbeOfRun, probe_of_run
 from peftkit.evaluation.scoring import keep_outputs, start_values
-from peftkit.evaluation.writing import writes_for
+from peftkit.evaluation.writing import is_text_score
 from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.recipe import Recipe
 from peftkit.reports.run_record import Sample
@@ -40,7 +40,7 @@ from peftkit.training.forward.engine import Engine
 from peftkit.training.forward.self_check import Chosen, choose_engine
 from peftkit.training.interruptions import interruptible
 from peftkit.training.loop import train
-from peftkit.training.progress import says
+from peftkit.training.progress import line_printer
 
 
 class Unfinished(Exception):
@@ -128,7 +128,7 @@ def judge_base(
         layouts, train = _layouts(recipe), prepared.encoded.train
         chosen = choose_engine(engine, train, recipe.method, layouts, gradients=False)
     if frozen_probe and has_probe(prepared.encoded):
-        base = FrozenBase(loaded.head, chosen.engine, says(judge.console))
+        base = FrozenBase(loaded.head, chosen.engine, line_printer(judge.console))
         score, probe = score_and_probe(base, judge)
     else:
         with clock.stage("evaluate"):
@@ -146,7 +146,7 @@ def _baselines(
         scores = {**prepared.recipe.task.baselines(prepared.encoded), **_scores_of(probe)}
         if prepared.start:
             score = judge.score(engine)
-            if writes_for(prepared.recipe.task, prepared.recipe.metric):
+            if is_text_score(prepared.recipe.task, prepared.recipe.metric):
                 score = judge.with_answers(score, engine).score
             scores["start"] = score.metrics
     return scores
@@ -167,9 +167,9 @@ def score_and_probe(base: FrozenBase, judge: Judge) -> tuple[Score, ProbeOfRun]:
     prepared, clock = judge.prepared, judge.clock
     recipe, encoded = prepared.recipe, prepared.encoded
     with clock.stage("probe"):
-        trial = tried(base, encoded.train)
+        trial = try_features(base, encoded.train)
     with clock.stage("evaluate"):
-        shared_pass = beside_scores(base, encoded.test) if trial.beside else nullcontext()
+        shared_pass = collect_features(base, encoded.test) if trial.while_scoring else nullcontext()
         with shared_pass as seen:
             before = judge.score(base.engine)
     if trial.failed:
@@ -184,7 +184,7 @@ def score_and_probe(base: FrozenBase, judge: Judge) -> tuple[Score, ProbeOfRun]:
 
 def _scores_of(probe: ProbeOfRun | None) -> dict[str, dict[str, float]]:
     """The probe's scores as a baseline; empty if there is no probe."""
-    return {} if probe is None or probe.found is None else {ROW: probe.found.score.metrics}
+    return {} if probe is None or probe.fitted is None else {ROW: probe.fitted.score.metrics}
 
 
 def load(prepared: Prepared, accelerator: Accelerator) -> LoadedModel:

@@ -9,13 +9,13 @@ from rich.console import Console
 
 from peftkit.data.encoded import Prompt
 from peftkit.evaluation.scoring import evaluate
-from peftkit.evaluation.writing import with_written, writes_for
+from peftkit.evaluation.writing import is_text_score, with_text_scores
 from peftkit.stages.outcome import Clock
 from peftkit.stages.preparing import Prepared
 from peftkit.tasks.answers import Decision
 from peftkit.tasks.score import Score
 from peftkit.training.forward.engine import Engine
-from peftkit.training.progress import Pace, says
+from peftkit.training.progress import Pace, line_printer
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Judge:
     def score(self, engine: Engine, decision: Decision | None = None) -> Score:
         """The task's score on the test split, without the metrics of written texts."""
         test = self.prepared.encoded.test
-        pace = Pace(says(self.console), "test", len(test))
+        pace = Pace(line_printer(self.console), "test", len(test))
         return evaluate(engine, test, self.prepared.recipe.task, pace.advance, decision)
 
     def score_and_answers(self, engine: Engine, decision: Decision) -> Judged:
@@ -43,7 +43,7 @@ class Judge:
         prompts = self.prepared.encoded.prompts
         with self.clock.stage("generate"):
             answers = write_answers(engine, self.prepared, prompts, "written answers", self.console)
-        return Judged(with_written(score, self.prepared.recipe.task, prompts, answers), answers)
+        return Judged(with_text_scores(score, self.prepared.recipe.task, prompts, answers), answers)
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ def validation_score(engine: Engine, prepared: Prepared, console: Console) -> Sc
     metric is one of them.
     """
     recipe, encoded = prepared.recipe, prepared.encoded
-    pace = Pace(says(console), "validation", len(encoded.validation))
+    pace = Pace(line_printer(console), "validation", len(encoded.validation))
     score = evaluate(engine, encoded.validation, recipe.task, pace.advance)
-    if not writes_for(recipe.task, recipe.metric):
+    if not is_text_score(recipe.task, recipe.metric):
         return score
     prompts = encoded.validation_prompts
     answers = write_answers(engine, prepared, prompts, "validation answers", console)
-    return with_written(score, recipe.task, prompts, answers)
+    return with_text_scores(score, recipe.task, prompts, answers)
 
 
 def write_answers(
@@ -76,6 +76,6 @@ def write_answers(
     Args:
         what: name of the answers in progress messages.
     """
-    pace = Pace(says(console), what, len(prompts))
+    pace = Pace(line_printer(console), what, len(prompts))
     ids = [prompt.input_ids for prompt in prompts]
     return engine.write(ids, prepared.base.tokenizer, pace.advance) if ids else []

@@ -36,7 +36,7 @@ from peftkit.training.forward.engine import Engine
 from peftkit.training.forward.forward_pass import base_of
 from peftkit.training.forward.frozen_below import modules_below
 from peftkit.training.forward.frozen_trunk import find_frozen_trunk
-from peftkit.training.forward.self_check import cannot_pack, shares
+from peftkit.training.forward.self_check import cannot_pack, shares_beginning
 from peftkit.training.loop import keep_few_activations
 
 MOST_BLOCKS = 6
@@ -100,7 +100,7 @@ def make_trial(
     packs = packs and not cannot_pack(model)
     layout: Layout = "padded"
     if packs:
-        layout = "shared" if shares(model, encoded.train) else "packed"
+        layout = "shared" if shares_beginning(model, encoded.train) else "packed"
     worst = worst_micro_batch(encoded.train, recipe, layout, accelerator, base.config)
     return Trial(recipe, base, encoded, accelerator, timed, layout, worst, MEASURED_SECONDS)
 
@@ -244,7 +244,7 @@ def _passes(engine: Engine, trial: Trial) -> tuple[_Pass, _Pass]:
     if layout == "padded":
         tokens = encoded.train.tokens_of(trial.worst.indices)
     return (
-        _Pass(train, round(tokens / (1 - trial.worst.spared))),
+        _Pass(train, round(tokens / (1 - trial.worst.saved_share))),
         _Pass(evaluate, encoded.test.tokens_of(long)),
     )
 

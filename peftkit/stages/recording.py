@@ -80,7 +80,7 @@ def test_record(prepared: Prepared, outcome: Outcome) -> TestRecord:
     metric = headline_metric(outcome.result.metric, after.metrics)
     recorded = None
     if probe is not None:
-        strength = None if probe.found is None else probe.found.regularization
+        strength = None if probe.fitted is None else probe.fitted.regularization
         recorded = RecordedProbe(probe.left_out, probe.rows, probe.num_train, strength)
     encoded, task = prepared.encoded, prepared.recipe.task
     sentences = lead(metric, after, outcome.baselines, probe, encoded, task)

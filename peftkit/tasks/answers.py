@@ -1,4 +1,4 @@
-"""The answer for a row, and the numbers, chosen on validation rows, that answers depend on."""
+"""The answer for a row, and the numbers fitted on validation rows that answers depend on."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a person gets for a row. Subclasses have fields of their own."""
+    """The answer for one row. Subclasses add their fields."""
 
     def cells(self) -> dict[str, str]:
         """Column -> value, for a file of answers."""
         raise NotImplementedError
 
     def line(self, text: str) -> str:
-        """What is printed for a text."""
+        """The line printed for a text."""
         return f"{'  '.join(self.cells().values())}  {text}"
 
 
@@ -37,11 +37,11 @@ class Decision:
 
     def __post_init__(self) -> None:
         plain = {name: tuple(map(float, values)) for name, values in self.numbers.items()}
-        object.__setattr__(self, "numbers", plain)  # numpy's are not JSON
+        object.__setattr__(self, "numbers", plain)  # numpy numbers are not JSON
         for name, values in plain.items():
             if not all(map(math.isfinite, values)):
                 raise TrainingError(
-                    f"`decide` gives `{name}` as {values}", "let it give finite numbers"
+                    f"`decide` returned {values} for `{name}`", "return finite numbers from it"
                 )
 
 
@@ -57,7 +57,7 @@ class Prediction(Answer):
         return {"predicted": self.label, "probability": f"{self.probability:.6f}"}
 
     def line(self, text: str) -> str:
-        """What is printed for a text."""
+        """The line printed for a text."""
         return f"{self.label}  {self.probability:.4f}  {text}"
 
 
@@ -72,7 +72,7 @@ class Scored(Answer):
         return {"score": f"{self.score:.6f}"}
 
     def line(self, text: str) -> str:
-        """What is printed for a text."""
+        """The line printed for a text."""
         return f"{self.score:.4f}  {text}"
 
 
@@ -87,5 +87,5 @@ class Reply(Answer):
         return {"reply": self.reply}
 
     def line(self, text: str) -> str:
-        """What is printed for a text."""
+        """The line printed for a text."""
         return self.reply

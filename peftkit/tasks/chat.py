@@ -1,6 +1,6 @@
-"""Chat: conversations, of which the assistant's turns are learned; or plain text, all of it.
+"""Chat: learns the assistant's turns of conversations, or all of a plain text.
 
-    loss = - sum log p(token | all before it)    over the tokens of answers and of their ends
+    loss = - sum log p(token | all before it)    over the tokens of answers and their end tokens
 
 Instruction tuning (Wei et al. 2021, arXiv:2109.01652) with the loss on answers only, and continued
 pre-training (Gururangan et al. 2020, arXiv:2004.10964) for rows of plain text.
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from peftkit.tasks.task import Outputs
 
 LEAST_PROMPT = 8
-"""Tokens that must fit beside the longest answer."""
+"""Tokens of a prompt that must fit beside the longest answer."""
 
 
 class Chat(Task):
@@ -56,23 +56,23 @@ class Chat(Task):
 
     data: Conversations
     """The conversations. White space around system messages and the assistant's turns is
-    taken off."""
+    stripped."""
     system: str = ""
-    """System message of conversations that have none; empty to leave them as they are. A run
-    records the one that all its conversations have, and the trained model is asked with it."""
+    """System message for conversations that have none; empty to add none. If all training
+    conversations have the same one, the run records it and the trained model answers with it."""
     max_length: int = Field(default=1024, ge=8)
     """Tokens per conversation; the base may allow less."""
     over_long: Literal["cut_end", "drop_turns", "drop"] = "cut_end"
-    """What is done with longer ones: cut them at the end, leave out their oldest turns until they
-    fit, or leave out the rows. Plain text is divided into pieces instead."""
+    """What to do with longer ones: cut them at the end, drop their oldest turns until they fit, or
+    drop the rows. Plain text is split into pieces instead."""
     samples: int = Field(default=3, ge=0)
-    """Test conversations whose first question is answered before and after training; of 20 or more
-    ROUGE-L is computed."""
+    """Number of test conversations whose first question the model answers before and after
+    training; 20 or more are scored by ROUGE-L."""
     validation_samples: int = Field(default=50, ge=1)
-    """Validation conversations whose first question is answered at each validation, if
-    `training.metric` is `rouge_l`; the seed of the splits fixes which."""
+    """Number of validation conversations whose first question the model answers at each
+    validation, if `training.metric` is `rouge_l`; `split_seed` fixes which."""
     generation: Generation = Generation()
-    """How answers are written: in those samples, in `peftkit chat` and `predict`."""
+    """How answers are written: for these samples, in `peftkit chat` and in `peftkit predict`."""
 
     @property
     def writing(self) -> Writing | None:
@@ -114,22 +114,22 @@ class Chat(Task):
         if isinstance(value, Mapping):
             if other := sorted(set(value) - {"messages", "text"}):
                 raise RecipeError(
-                    f"a chat is asked a text or messages, and `{other[0]}` is neither",
+                    f"a chat takes `text` or `messages`; `{other[0]}` is neither",
                     "leave it out",
                 )
             value = value.get("messages", value.get("text"))
         if isinstance(value, str):
-            asked = [{"role": "user", "content": value}]
-            return {"text": value} if self.data.text else {"messages": asked}
+            question = [{"role": "user", "content": value}]
+            return {"text": value} if self.data.text else {"messages": question}
         if self.data.text:
             raise RecipeError(
-                "the model learned plain text, and goes on from a text, not from messages",
+                "the model learned plain text; it continues a text and takes no messages",
                 '`peftkit predict RUN --text "..."`',
             )
         read = read_messages(value)
         if isinstance(read, str):
             raise RecipeError(
-                f"what is to be answered is neither a text nor messages: {read}",
+                f"the input is neither a text nor messages: {read}",
                 'give a text, or a list such as `[{"role": "user", "content": "..."}]`',
             )
         return {"messages": unanswered(read)}
@@ -142,17 +142,17 @@ class Chat(Task):
         return {key: read[key] for key in ("messages", "text") if key in read}
 
     def key(self, row: Row) -> str:
-        said = row.values.get("text") or message_key(row.values["messages"])
-        return f"{self.stratum(row)}\x1f{text_key(said)}"
+        content = row.values.get("text") or message_key(row.values["messages"])
+        return f"{self.stratum(row)}\x1f{text_key(content)}"
 
     def group(self, row: Row) -> str:
-        """Conversations that begin with the same question stay together, whatever comes after: one
-        may be the beginning of the other.
+        """The first question: conversations that begin with the same one stay in one split, since
+        one may be the beginning of the other.
         """
         if self.data.text:
             return ""
-        asked = [m["role"] for m in row.values["messages"]].index("user") + 1
-        return text_key("\x1f".join(m["content"] for m in row.values["messages"][:asked]))
+        end = [m["role"] for m in row.values["messages"]].index("user") + 1
+        return text_key("\x1f".join(m["content"] for m in row.values["messages"][:end]))
 
     def stratum(self, row: Row) -> str:
         return str(row.values.get("stratum", ""))
@@ -173,7 +173,7 @@ class Chat(Task):
         return self.with_(system=systems.pop()) if len(systems) == 1 else self
 
     def _system_of(self, row: Row) -> str:
-        """The system message that a row is learned with."""
+        """The system message that a row is trained with; empty if there is none."""
         [(_, messages)] = self._talks([row]) if "messages" in row.values else [(row, [])]
         first: Mapping[str, object] = messages[0] if messages else {}
         return str(first["content"]) if first.get("role") == "system" else ""
@@ -193,15 +193,15 @@ class Chat(Task):
         tokenizer = base.tokenizer
         if self._room(tokenizer) < LEAST_PROMPT:
             raise DataError(
-                f"`task.generation.max_new_tokens` is {self.generation.max_new_tokens:,}, and the "
-                f"base reads {tokenizer.model_max_length:,} tokens, question and answer together",
+                f"`task.generation.max_new_tokens` is {self.generation.max_new_tokens:,}, but the "
+                f"base reads {tokenizer.model_max_length:,} tokens, prompt and answer together",
                 "lower it",
             )
         limit = min(self.max_length, tokenizer.model_max_length)
         ends = {tokenizer.eos_token_id} - {None}
         prompts: list[tuple[Prompt, ...]] = [(), ()]
         if self.data.text:
-            found = [
+            encoded = [
                 encoding.encode_texts(name, rows, tokenizer, limit)
                 for name, rows in splits.named().items()
             ]
@@ -209,17 +209,17 @@ class Chat(Task):
             chat_format = encoding.open_format(tokenizer)
             ends |= chat_format.end_ids
             talks = {name: self._talks(rows) for name, rows in splits.named().items()}
-            found = [
-                encoding.encode_conversations(name, those, chat_format, limit, self.over_long)
-                for name, those in talks.items()
+            encoded = [
+                encoding.encode_conversations(name, of_split, chat_format, limit, self.over_long)
+                for name, of_split in talks.items()
             ]
             room, counts = self._room(tokenizer), (self.validation_samples, self.samples)
             for place, (name, count) in enumerate(zip(("validation", "test"), counts, strict=True)):
-                kept = {row.number for row in found[place + 1][0].rows}
-                those = [talk for talk in talks[name] if talk[0].number in kept]
-                prompts[place], missing = encoding.first_questions(those, chat_format, count, room)
-            found[2][1].extend(missing)
-        (train, _), (validation, _), (test, _) = found
+                numbers = {row.number for row in encoded[place + 1][0].rows}
+                kept = [talk for talk in talks[name] if talk[0].number in numbers]
+                prompts[place], missing = encoding.first_questions(kept, chat_format, count, room)
+            encoded[2][1].extend(missing)
+        (train, _), (validation, _), (test, _) = encoded
         generation = {**self.generation.options(), "eos_token_id": sorted(ends)}
         return Encoded(
             train,
@@ -227,7 +227,7 @@ class Chat(Task):
             test,
             head=Head("AutoModelForCausalLM", self.task_type, trained=False, generation=generation),
             pad_token_id=tokenizer.pad_token_id,
-            notes=tuple(note for _, notes in found for note in notes),
+            notes=tuple(note for _, notes in encoded for note in notes),
             prompts=prompts[1],
             validation_prompts=prompts[0],
         )
@@ -241,7 +241,7 @@ class Chat(Task):
             prompts = [tokenizer(row.values["text"], verbose=False)["input_ids"] for row in rows]
         else:
             chat_format = encoding.open_format(tokenizer)
-            prompts = encoding.rendered(self._talks(rows), chat_format, chat_format.prompt)
+            prompts = encoding.render_each(self._talks(rows), chat_format, chat_format.prompt)
         room = self._room(tokenizer)
         return prompt_examples(rows, prompts, room, self.generation.max_new_tokens)
 
@@ -279,7 +279,7 @@ class Chat(Task):
         return token_score(kept, examples)
 
     def _talks(self, rows: Sequence[Row]) -> list[tuple[Row, list[Message]]]:
-        """The rows with their messages, the recipe's system message before those without one."""
+        """The rows with their messages; those without a system message get the recipe's."""
         talks = []
         for row in rows:
             messages: list[Message] = row.values["messages"]
@@ -289,5 +289,5 @@ class Chat(Task):
         return talks
 
     def _room(self, tokenizer: Any) -> int:
-        """Tokens that a prompt may have, so that an answer still fits after it."""
+        """Most tokens of a prompt that leave room for an answer."""
         return int(tokenizer.model_max_length) - self.generation.max_new_tokens

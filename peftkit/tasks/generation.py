@@ -1,4 +1,4 @@
-"""How a trained model writes text, as a recipe says it."""
+"""A recipe's settings of how a trained model writes text."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from peftkit.parts.part import Part
 
 
 class Generation(Part):
-    """The names are those of transformers' `GenerationConfig`; greedy unless `do_sample`."""
+    """How text is written, by the names of transformers' `GenerationConfig`; greedy unless
+    `do_sample`.
+    """
 
     max_new_tokens: int = Field(default=128, ge=1)
-    """Most tokens of an answer, if it does not end by itself before."""
+    """Most tokens of an answer; it may end earlier by itself."""
     do_sample: bool = False
     """Draw each token by its probability instead of taking the likeliest."""
     temperature: float = Field(default=1.0, gt=0)
@@ -22,7 +24,7 @@ class Generation(Part):
     """Divides the logits of tokens that occurred already (arXiv:1909.05858); 1 for none."""
 
     def options(self) -> dict[str, object]:
-        """The fields that count, as keyword arguments of transformers' `generate`."""
+        """The fields in effect, as keyword arguments of transformers' `generate`."""
         options = self.model_dump()
         if not self.do_sample:
             del options["temperature"], options["top_p"]

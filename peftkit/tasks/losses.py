@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from peftkit.data.encoded import Examples
 
 MANY = 4096
-"""Classes from which on a gradient of their number is worth sparing: the vocabulary of a model."""
+"""Number of classes, such as a vocabulary, from which on `_CrossEntropies` saves time."""
 
 
 class LossSettings(Protocol):
-    """What a recipe's `training` says of the loss."""
+    """The fields of a recipe's `training` that set the loss."""
 
     @property
     def label_smoothing(self) -> float:
         """Share of the target's mass that is spread over all classes."""
 
 
-class Read(Protocol):
-    """What a batch says of the outputs that are read, in their order."""
+class BatchTargets(Protocol):
+    """The targets and weights of a batch's outputs, in their order."""
 
     @property
     def targets(self) -> Tensor:
@@ -50,12 +50,12 @@ class Loss:
     linear: ClassVar[bool] = True
     """Whether `total` is the weighted sum of the values."""
     needs_start_values: ClassVar[bool] = False
-    """Whether it compares with what the model gave before training, which the examples' column
-    `start_values` has: the value of each output right after injection."""
+    """Whether it compares with the model before training: the examples' column `start_values` then
+    has the value of each output right after injection."""
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Of a `vocabulary`, (outputs,) float32, each of which depends on its own output alone; of
-        other heads, any shape.
+        """The loss values: (outputs,) float32 for a `vocabulary`, each depending on its own output
+        alone; any shape for other heads.
 
         Args:
             outputs: (outputs, classes or vocabulary), logits at the places that are read.
@@ -63,16 +63,16 @@ class Loss:
         """
         raise NotImplementedError
 
-    def total(self, values: Tensor, batch: Read) -> Tensor:
-        """A scalar sum over a batch. It may couple values of one example or unit, none of two."""
+    def total(self, values: Tensor, batch: BatchTargets) -> Tensor:
+        """A scalar sum over a batch. It may couple values within an example or unit, not across."""
         return (values * batch.weights).sum()
 
     def count(self, examples: Examples, indices: Sequence[int]) -> float:
-        """What the totals of these examples are divided by; it depends on the data alone."""
+        """The divisor of these examples' totals; it depends on the data alone."""
         raise NotImplementedError
 
     def plain(self) -> Loss:
-        """The loss by which recipes are compared: without what one of them does to regularize."""
+        """The loss by which recipes are compared: without regularization."""
         return self
 
 
@@ -103,23 +103,23 @@ class CrossEntropy(Loss):
 
 @dataclass(frozen=True)
 class ValueByValue(Loss):
-    """The weighted sum of another loss's values, without what couples them: examples of a unit can
-    then be computed one by one, and each output's gradient be compared.
+    """The weighted sum of another loss's values, without coupling, so that the examples of a unit
+    can be computed one by one and the gradient of each output compared.
     """
 
     loss: Loss
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Of the other loss."""
+        """The other loss's values."""
         return self.loss.values(outputs, targets)
 
     def count(self, examples: Examples, indices: Sequence[int]) -> float:
-        """Of the other loss."""
+        """The other loss's count."""
         return self.loss.count(examples, indices)
 
 
 def cross_entropies(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """(targets,) float32, 0 where nothing is supervised.
+    """-log p_target, (targets,) float32; 0 where a target is `IGNORE_INDEX`.
 
     Args:
         logits: (targets, classes), any float type.
@@ -128,8 +128,8 @@ def cross_entropies(logits: Tensor, targets: Tensor, label_smoothing: float = 0.
     """
     logits = logits.float()
     if logits.shape[-1] >= MANY and not label_smoothing:
-        found: Tensor = _CrossEntropies.apply(logits, targets)  # type: ignore[no-untyped-call]
-        return found
+        losses: Tensor = _CrossEntropies.apply(logits, targets)  # type: ignore[no-untyped-call]
+        return losses
     return F.cross_entropy(
         logits, targets, ignore_index=IGNORE_INDEX, reduction="none",
         label_smoothing=label_smoothing,
@@ -143,11 +143,11 @@ def loss_and_hit(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 class _CrossEntropies(torch.autograd.Function):
-    """-log p_target, (n,), whose gradient (p - onehot) takes the place of the log p that were kept:
-    one backward pass only, torch refuses a second.
+    """-log p_target, (n,). The gradient (p - onehot) overwrites the saved log p, so there is only
+    one backward pass; torch refuses a second.
 
-    Torch's own makes two more matrices of that size: an eighth of the time of an output layer with
-    49,152 tokens (docs/log.md, 2026-11-26).
+    Torch's own function makes two more matrices of that size, which take an eighth of the time of
+    an output layer with 49,152 tokens (docs/log.md, 2026-11-26).
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""How `peftkit new` begins a recipe of a task: by what columns it recognizes the task's rows."""
+"""How `peftkit new` recognizes a task's rows by their columns, and what base its recipe names."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class Fit(IntEnum):
-    """How clearly a table is for a task. Of the readings of all tasks, those of the best fit count;
-    a single one is taken, unless it is only possible.
+    """How clearly a table is for a task. Only the readings with the best fit over all tasks count;
+    a single one is chosen, unless it is only possible.
     """
 
     POSSIBLE = 0
-    """It may be meant; the user must say so."""
+    """The user must confirm it."""
     BY_VALUES = 1
     """The values fit, whatever the columns are called."""
     BY_NAMES = 2
@@ -26,7 +26,7 @@ class Fit(IntEnum):
 
 @dataclass(frozen=True)
 class Reading:
-    """One way in which a task may read a table."""
+    """One way for a task to read a table."""
 
     columns: Mapping[str, str]
     """Field of the task's `data` -> column of the table."""
@@ -35,15 +35,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Offer:
-    """What a task says of itself to `peftkit new`."""
+    """What `peftkit new` knows of a task."""
 
     reads: str
     """What each row must hold, for a message: `a text and a label`."""
     readings: Callable[[Table], Iterable[Reading]]
-    """The ways in which the task may read a table; none where it does not fit."""
+    """The ways for the task to read a table; none where it does not fit."""
     base: str = ""
     """A base that suits the task and that an installable package ships; empty if there is none."""
     base_hint: str = ""
-    """What to name as the base where there is none."""
+    """Which base to choose, where `base` is empty."""
     sample: Mapping[str, str] = field(default_factory=dict)
     """Fields of `data` for a packaged data set; empty if there is none."""

@@ -1,4 +1,4 @@
-"""A model judged on a split: metrics, intervals, and what a receipt shows."""
+"""The score of a model on a split: metrics, intervals, and what a receipt shows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer, worst first when the model was sure of it."""
+    """A wrong answer; the first of several is the one that the model was surest of."""
 
     row: int
     text: str
@@ -43,12 +43,13 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class Parts:
-    """A score as what the rows give to it; `Metric.statistic` of their sums is the score."""
+    """What each row adds to a score; `Metric.statistic` of the sums is the score."""
 
     columns: tuple[tuple[float, ...], ...]
-    """(k, rows); of a mean the values and their weights. (k, groups) where rows are alike."""
+    """(k, rows), for a mean the values and their weights; (k, groups) where equal rows are
+    grouped."""
     group_of: tuple[int, ...] = ()
-    """(rows,), the group of each row; empty where each row is on its own."""
+    """(rows,), the group of each row; empty where rows are not grouped."""
 
     @classmethod
     def of(
@@ -69,14 +70,13 @@ class Parts:
 
 @dataclass(frozen=True)
 class Score:
-    """A model judged on one split."""
+    """The score of a model on one split."""
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
-    """95 % bootstrap interval over rows, of the metrics that have one."""
+    """95 % bootstrap interval over rows, for the metrics that have one."""
     tables: tuple[ScoreTable, ...] = ()
     matrices: tuple[Matrix, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
     parts: dict[str, Parts] = field(default_factory=dict)
-    """Of the metrics that the rows add up to: what tells two models apart that were judged on the
-    same rows."""
+    """For metrics that are sums over rows; two models are compared by them on the same rows."""

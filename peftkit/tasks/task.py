@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     Outputs = npt.NDArray[np.float32]
 
 LOWER_IS_BETTER = ("loss", "perplexity")
-"""Names of scores that are better where they are lower."""
+"""Names of scores for which lower is better."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an example as a person reads it."""
+    """A part of an example in readable form."""
 
     text: str
     supervised: bool = False
@@ -57,20 +57,20 @@ class Task(OpenPart):
         "comparable": "`Score.parts`, which `metrics` gives",
     }
     task_type: ClassVar[str]
-    """PEFT's name of the kind of head, such as `SEQ_CLS`; by it methods say what they support."""
+    """PEFT's name of the kind of head, such as `SEQ_CLS`; methods name the kinds they support."""
     one_output: ClassVar[bool] = False
     """Whether each example has one output, which classifiers on decoders find by the id of the
     padding token."""
     goes_on: ClassVar[bool] = False
-    """Whether the trained model goes on with a text, so that its loss on general text can be
-    taken."""
+    """Whether the trained model continues texts, so that its loss on general text can be
+    measured."""
     scores: ClassVar[tuple[str, ...]]
     """Names of the metrics; `metric` says which way each is better. The first one chooses the best
     weights unless the recipe names another, or `loss`."""
     offer: ClassVar[Offer | None] = None
-    """By what columns `peftkit new` recognizes the task's rows; None not to be offered."""
+    """How `peftkit new` recognizes the task's rows; None if it does not offer the task."""
     decides: ClassVar[bool] = False
-    """Whether answers depend on what `decide` finds on the validation split."""
+    """Whether answers depend on numbers that `decide` fits on the validation split."""
 
     @property
     def expected_head(self) -> Head:
@@ -80,12 +80,12 @@ class Task(OpenPart):
         return Head("", self.task_type)
 
     def metric(self, name: str) -> Metric:
-        """One of the metrics, or of the scores beside them, by its name."""
+        """One of the metrics, or another score such as `loss`, by its name."""
         return Metric(name, higher_is_better=name not in LOWER_IS_BETTER)
 
     @property
     def writing(self) -> Writing | None:
-        """How written texts are judged; None for tasks that do not write."""
+        """How written texts are scored; None for tasks that do not write."""
         return None
 
     @property
@@ -96,7 +96,7 @@ class Task(OpenPart):
 
     @property
     def command(self) -> Literal["predict", "chat"]:
-        """The command of `peftkit` by which a person asks the trained model."""
+        """The command of `peftkit` that asks the trained model."""
         return "predict"
 
     @property
@@ -110,36 +110,34 @@ class Task(OpenPart):
         raise NotImplementedError
 
     def elsewhere(self, path: str, subset: str, max_rows: int | None) -> Self:
-        """The same task on the rows of another file, whose columns have the same names.
+        """The same task on the rows of another file with the same column names.
 
         Raises:
             RecipeError: the task does not keep its source as `data`.
         """
         if "data" not in type(self).model_fields:
-            raise RecipeError(f"{self.kind()} has no `data`, so that it reads no other file")
+            raise RecipeError(f"{self.kind()} has no `data`, so it cannot read another file")
         data = self.source.with_(path=path, subset=subset, revision="", max_rows=max_rows)
         return self.with_(data=data)
 
     def tokens(self) -> tuple[str, ...]:
-        """Tokens that the task wants in the vocabulary, such as markers; they are added to the
-        base's, and trained.
-        """
+        """Tokens to add to the base's vocabulary, such as markers; they are trained."""
         return ()
 
     def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
-        """A row's values by the task's names; or, as a string, what is malformed in it."""
+        """A row's values by the task's names; or, as a string, what is malformed."""
         raise NotImplementedError
 
     def as_input(self, value: Any) -> dict[str, object]:
-        """What a person gave to be answered, a text or more, as the values of a row.
+        """A user's input, a text or more, as the values of a row.
 
         Raises:
-            RecipeError: it is nothing that the task can answer.
+            RecipeError: the task cannot answer it.
         """
         raise NotImplementedError
 
     def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
-        """As `read_row`, of a row that is to be answered, whether it has an answer or not.
+        """As `read_row`, for a row to answer, with or without an answer.
 
         Raises:
             DataError: the table lacks a column.
@@ -147,22 +145,22 @@ class Task(OpenPart):
         raise NotImplementedError
 
     def key(self, row: Row) -> str:
-        """Equal for rows that say the same thing: for duplicates, conflicts and leaks."""
+        """A key, equal for rows that say the same: finds duplicates, conflicts and leaks."""
         raise NotImplementedError
 
     def group(self, row: Row) -> str:
-        """Equal for rows that must not be in different splits, although they are not the same;
-        empty for none. The column that the recipe names as `group` goes first.
+        """A key, equal for different rows that must be in one split; empty for none. A column that
+        the recipe names as `group` takes precedence.
         """
         return ""
 
     def stratum(self, row: Row) -> str:
-        """What is spread evenly over the splits, and what rows of one key must agree on."""
+        """The value that splits are stratified by, and on which rows with one key must agree."""
         raise NotImplementedError
 
     @property
     def stratum_column(self) -> str:
-        """The column that `stratum` is the value of; empty if there is none."""
+        """The column that `stratum` comes from; empty if there is none."""
         return ""
 
     def columns_read(self, table: Table) -> Collection[str]:
@@ -176,18 +174,18 @@ class Task(OpenPart):
         """Raises DataError if the task cannot be learned or scored on these splits."""
 
     def remarks(self, splits: Splits) -> Iterable[str]:
-        """What a person should know about these rows."""
+        """Notes on what is suspicious in these rows."""
         return ()
 
     def remembering(self, splits: Splits) -> Self:
-        """The task as the trained model answers by it: with what all training rows have in common
-        and a question does not bring along, such as a system prompt.
+        """The task for answering: with what all training rows have in common and a question does
+        not contain, such as a system prompt.
         """
         return self
 
     @property
     def system_prompt(self) -> str:
-        """What stands before each question to the trained model; empty if there is none."""
+        """The system prompt before each question to the trained model; empty if there is none."""
         return ""
 
     def asked_with(self, system: str) -> Self:
@@ -199,23 +197,21 @@ class Task(OpenPart):
         raise RecipeError(f"{self.kind()} has no system prompt", "leave `--system` out")
 
     def encode(self, splits: Splits, base: OpenedBase) -> Encoded:
-        """All splits as token ids and targets. Raises DataError if nothing is supervised."""
+        """Encodes all splits. Raises DataError if nothing is supervised."""
         raise NotImplementedError
 
     def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:
-        """Rows without answers, for prediction; classes are `IGNORE_INDEX`."""
+        """Encodes rows without answers, for prediction; classes are `IGNORE_INDEX`."""
         raise NotImplementedError
 
     def show(
         self, example: int, examples: Examples, head: Head, tokenizer: Any
     ) -> tuple[Piece, ...]:
-        """One encoded example for a person: its tokens, and what of it is supervised."""
+        """One encoded example in readable form: its tokens, and which are supervised."""
         raise NotImplementedError
 
     def loss(self, training: LossSettings | None = None) -> Loss:
-        """What training minimizes, with what the recipe says of it; without, as it is for
-        scoring.
-        """
+        """What training minimizes, with the recipe's settings; without settings, as for scoring."""
         from peftkit.tasks.losses import CrossEntropy
 
         return CrossEntropy(training.label_smoothing if training else 0.0)
@@ -231,13 +227,13 @@ class Task(OpenPart):
         return outputs
 
     def decide(self, kept: Outputs, examples: Examples, head: Head) -> Decision:
-        """What answers depend on besides the outputs, such as thresholds: fitted once, on the
-        validation split with the best weights, and used for the test split and for answers.
+        """The numbers that answers depend on besides the outputs, such as thresholds: fitted once,
+        on the validation split with the best weights, and used for the test split and for answers.
         """
         return Decision()
 
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
-        """Judges what was kept of the outputs, (outputs, ...) in the order of the examples."""
+        """The score of what was kept of the outputs, (outputs, ...) in the examples' order."""
         raise NotImplementedError
 
     def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:
@@ -245,13 +241,13 @@ class Task(OpenPart):
         return {}
 
     def prompt_code(self) -> str:
-        """For the model card: Python lines that make `prompt`, what the model is given for one
-        input, with a `tokenizer`; not asked of tasks that do not write.
+        """Python lines for the model card that make `prompt`, the model's input, with a
+        `tokenizer`; called only for tasks that write.
         """
         raise NotImplementedError
 
     def answers(
         self, kept: Outputs, examples: Examples, head: Head, decision: Decision
     ) -> Sequence[Answer]:
-        """One for each row of the examples; not asked of tasks that write."""
+        """One answer for each row of the examples; not called for tasks that write."""
         raise NotImplementedError

@@ -61,12 +61,12 @@ class TextClassification(Task):
     @model_validator(mode="after")
     def _check_names(self) -> Self:
         names: dict[str, str] = {}
-        for given, name in self.data.label_names.items() if self.data.fold_labels else ():
-            other = names.setdefault(self._label(given), name)
+        for label, name in self.data.label_names.items() if self.data.fold_labels else ():
+            other = names.setdefault(self._label(label), name)
             if self._label(other) != self._label(name):
                 raise ValueError(
-                    f"`data.label_names` names `{other}` and `{name}` for labels that "
-                    "`data.fold_labels` makes one"
+                    f"`data.label_names` gives the names `{other}` and `{name}` to labels that "
+                    "`data.fold_labels` merges"
                 )
         return self
 
@@ -93,26 +93,26 @@ class TextClassification(Task):
         label = self._label(read["label"])
         names = self.data.label_names or (table.label_names or {}).get(self.data.label, {})
         if self.data.fold_labels:
-            names = {self._label(given): self._label(name) for given, name in names.items()}
+            names = {self._label(in_file): self._label(name) for in_file, name in names.items()}
         if names and label not in names and label not in names.values():
             return f"{self.data.label} `{label}` is not in label_names"
         read["label"] = names.get(label, label)
         return read
 
     def _label(self, text: str) -> str:
-        """A label, or the name of one, in the form in which labels are compared."""
+        """A label, or the name of one, in the form by which labels are compared."""
         return _folded(text, self.data.decimal) if self.data.fold_labels else text.strip()
 
     def as_input(self, value: Any) -> dict[str, object]:
         values = {"text": value} if isinstance(value, str) else value
         wanted = [role for role in self.columns if role != "label"]
-        given = (
+        filled = (
             [role for role, text in values.items() if text] if isinstance(values, Mapping) else []
         )
-        if sorted(given) != sorted(wanted):
+        if sorted(filled) != sorted(wanted):
             raise RecipeError(
-                f"what is to be classified has {quoted(wanted)}, and {quoted(given) or 'neither'} "
-                "is given",
+                f"the task classifies {quoted(wanted)}, and the input has "
+                f"{quoted(filled) or 'neither'}",
                 "give `--text-pair` too" if len(wanted) > 1 else "leave `--text-pair` out",
             )
         return dict(values)
@@ -141,11 +141,11 @@ class TextClassification(Task):
             return
         counts = Counter(map(self.stratum, rows))
         comma = partial(as_number, decimal=",")
-        if told := scores_not_classes(counts, self.data.number) or scores_not_classes(
+        if numbers := scores_not_classes(counts, self.data.number) or scores_not_classes(
             counts, comma
         ):
             raise DataError(
-                f"`{self.data.path}`: column `{self.data.label}` holds {told}",
+                f"`{self.data.path}`: column `{self.data.label}` holds {numbers}",
                 "peftkit has no regression yet: make classes of them, such as ranges, or name "
                 "another column, `--task.data.label NAME`; if each is a class, name them in "
                 "`task.data.label_names`",
@@ -161,7 +161,7 @@ class TextClassification(Task):
         if len(labels["train"]) < 2:
             raise DataError(
                 f"`{self.data.path}`: column `{self.data.label}` has one label in the training "
-                f"rows, {quoted(labels['train'])}; there is nothing to tell apart",
+                f"rows, {quoted(labels['train'])}; training needs two or more",
                 "check that `label` names the right column",
             )
         for name in ("validation", "test"):
@@ -169,18 +169,18 @@ class TextClassification(Task):
                 folds = {_folded(label, self.data.decimal) for label in labels["train"]}
                 raise DataError(
                     f"`{self.data.path}`: the {name} split has the label {quoted(only)}, which "
-                    f"no training row has; training knows {quoted(sorted(labels['train']))}",
-                    "`--task.data.fold-labels` makes labels that look alike one"
+                    f"no training row has; training has {quoted(sorted(labels['train']))}",
+                    "`--task.data.fold-labels` merges labels that look alike"
                     if all(_folded(label, self.data.decimal) in folds for label in only)
                     else did_you_mean(only[0], labels["train"])
-                    or "correct the label, add training rows for it, or take those rows out",
+                    or "correct the label, add training rows for it, or remove those rows",
                 )
         weighed = set(self.class_weights) if isinstance(self.class_weights, dict) else set()
         if unknown := sorted(weighed - labels["train"]):
             raise DataError(
                 f"`task.class_weights` is for {quoted(unknown)}, which is no label; the labels are "
                 f"{quoted(sorted(labels['train']))}",
-                did_you_mean(unknown[0], labels["train"]) or "labels that are not named weigh 1",
+                did_you_mean(unknown[0], labels["train"]) or "remove it; other labels weigh 1",
             )
 
     def encode(self, splits: Splits, base: OpenedBase) -> Encoded:
@@ -266,7 +266,7 @@ class TextClassification(Task):
         labels: tuple[str, ...],
         weights: dict[str, float] | None,
     ) -> Examples:
-        """Token ids of the rows; targets are label indices, or ignored if there are no labels."""
+        """Encodes the rows; targets are label indices, or ignored if there are no labels."""
         import numpy as np
 
         from peftkit.data.encoded import IGNORE_INDEX, Examples
@@ -276,13 +276,13 @@ class TextClassification(Task):
         pairs = [row.values["text_pair"] for row in rows] if self.data.text_pair else None
         encoded = encode_texts(texts, pairs, tokenizer, self.max_length)
         check_last_tokens(rows, encoded.inputs["input_ids"], tokenizer)
-        own = None if weights is None else [weights[self.stratum(row)] for row in rows]
+        of_rows = None if weights is None else [weights[self.stratum(row)] for row in rows]
         targets = [labels.index(self.stratum(row)) if labels else IGNORE_INDEX for row in rows]
         return Examples(
             rows=tuple(rows),
             inputs=encoded.inputs,
             targets=np.array(targets, np.int64),
-            weights=None if own is None else np.array(own, np.float32),
+            weights=None if of_rows is None else np.array(of_rows, np.float32),
             truncated=encoded.truncated,
             unknown_tokens=encoded.unknown_tokens,
         )

@@ -1,7 +1,7 @@
 """Token classification: one label for each word of a text, such as the names in it.
 
 The first token of a word is read. A row that is longer than the model reads becomes several
-windows that overlap; a word in two of them is read where more of the text is around it.
+windows that overlap; a word in two of them is read in the one with more context around it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Labels(Answer):
         return {"predicted": json.dumps(self.labels, ensure_ascii=False)}
 
     def line(self, text: str) -> str:
-        """What is printed for a text: each word with its label."""
+        """The line printed for a text: each word with its label."""
         return " ".join(f"{w}/{label}" for w, label in zip(text.split(), self.labels, strict=True))
 
 
@@ -73,7 +73,7 @@ class TokenClassification(Task):
     max_length: int = Field(default=512, ge=8)
     """Tokens of a window; the base may allow less."""
     overlap: int = Field(default=64, ge=0)
-    """Tokens that two windows of a row have in common; half of a window where that is less."""
+    """Tokens that neighbouring windows of a row share, at most half a window."""
 
     @property
     def source(self) -> TaggedWords:
@@ -95,15 +95,15 @@ class TokenClassification(Task):
         if wrong := wrong_labels(labels, self.data.labels):
             return wrong
         names = self.data.label_names or (table.label_names or {}).get(self.data.labels, {})
-        told = [str(label).strip() for label in labels]
-        if unknown := [label for label in told if names and label not in names]:
+        in_file = [str(label).strip() for label in labels]
+        if unknown := [label for label in in_file if names and label not in names]:
             return f"{self.data.labels} `{unknown[0]}` is not in label_names"
-        return {"tokens": words, "labels": [names.get(label, label) for label in told]}
+        return {"tokens": words, "labels": [names.get(label, label) for label in in_file]}
 
     def as_input(self, value: Any) -> dict[str, object]:
         words = value.get("tokens", value.get("text")) if isinstance(value, Mapping) else value
         words = words.split() if isinstance(words, str) else words
-        if wrong := wrong_words(words, "what is to be labelled"):
+        if wrong := wrong_words(words, "the input"):
             raise RecipeError(wrong, "give a text, or a list of words")
         return {"tokens": words}
 
@@ -116,7 +116,7 @@ class TokenClassification(Task):
         return json.dumps([row.values["tokens"], row.values["labels"]])
 
     def group(self, row: Row) -> str:
-        return text_key(" ".join(row.values["tokens"]))  # which may be labelled in several ways
+        return text_key(" ".join(row.values["tokens"]))  # one text may be labelled in several ways
 
     def stratum(self, row: Row) -> str:
         return ""
@@ -131,12 +131,12 @@ class TokenClassification(Task):
             for label in row.values["labels"]
         )
         for group in alike(counts, lambda _: None):
-            told = quoted(f"{label}: {counts[label]:,} words" for label in group)
-            yield f"labels that look alike count as separate classes ({told}); correct one of them"
+            labels = quoted(f"{label}: {counts[label]:,} words" for label in group)
+            yield f"labels that look alike count as separate classes ({labels}); correct one"
         if OUTSIDE not in counts:
             yield (
-                f"no label is `{OUTSIDE}`, so that every word counts as part of an entity; if one "
-                "of them means none, name it so (`--task.data.label-names`), else choose by "
+                f"no label is `{OUTSIDE}`, so every word counts as part of an entity; if a label "
+                f"means none, name it `{OUTSIDE}` (`--task.data.label-names`), else choose by "
                 "`--training.metric accuracy`"
             )
 
@@ -152,7 +152,7 @@ class TokenClassification(Task):
             if other := sorted(_labels_of(splits.named()[name]) - known):
                 raise DataError(
                     f"`{self.data.path}`: the {name} split has the label {quoted(other)}, which no "
-                    f"training row has; training knows {quoted(sorted(known))}",
+                    f"training row has; training has {quoted(sorted(known))}",
                     "correct the label, or add training rows for it",
                 )
 
@@ -189,8 +189,8 @@ class TokenClassification(Task):
     def metric(self, name: str) -> Metric:
         from peftkit.metrics.entities import entity_f1
 
-        found = super().metric(name)
-        return replace(found, statistic=entity_f1) if name == "entity_f1" else found
+        metric = super().metric(name)
+        return replace(metric, statistic=entity_f1) if name == "entity_f1" else metric
 
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
         import numpy as np
@@ -199,20 +199,20 @@ class TokenClassification(Task):
         from peftkit.metrics.classification import classification_scores
         from peftkit.metrics.entities import entity_counts, entity_f1
         from peftkit.metrics.metric import mean
-        from peftkit.tasks.encoding.token_windows import by_row
+        from peftkit.tasks.encoding.token_windows import split_by_row
         from peftkit.tasks.scoring.class_scores import label_table, target_losses
 
         chosen, right = kept.argmax(axis=1), kept.argmax(axis=1) == examples.targets
         predicted, expected, hits = (
-            by_row(column, examples) for column in (chosen, examples.targets, right)
+            split_by_row(column, examples) for column in (chosen, examples.targets, right)
         )
         counts = entity_counts(*(
             [[head.labels[label] for label in row] for row in rows]
             for rows in (expected, predicted)
         ))  # fmt: skip
         words = np.array([(row.sum(), len(row)) for row in hits], np.float64)
-        found = classification_scores(chosen, examples.targets, len(head.labels))
-        losses = by_row(target_losses(kept, examples.targets), examples)
+        scores = classification_scores(chosen, examples.targets, len(head.labels))
+        losses = split_by_row(target_losses(kept, examples.targets), examples)
         return Score(
             metrics={
                 "entity_f1": float(entity_f1(counts.sum(axis=0))),
@@ -222,7 +222,7 @@ class TokenClassification(Task):
                 "entity_f1": sums_interval(counts, entity_f1),
                 "accuracy": sums_interval(words, mean),
             },
-            tables=(label_table(found, head.labels),),
+            tables=(label_table(scores, head.labels),),
             parts={
                 "entity_f1": Parts.of(counts),
                 "accuracy": Parts.of(words),
@@ -241,15 +241,15 @@ class TokenClassification(Task):
     def answers(
         self, kept: Outputs, examples: Examples, head: Head, decision: Decision
     ) -> Sequence[Answer]:
-        from peftkit.tasks.encoding.token_windows import by_row
+        from peftkit.tasks.encoding.token_windows import split_by_row
 
-        rows = by_row(kept.argmax(axis=1), examples)
+        rows = split_by_row(kept.argmax(axis=1), examples)
         return [Labels(tuple(head.labels[index] for index in row)) for row in rows]
 
     def _encode(self, rows: Sequence[Row], tokenizer: Any, labels: tuple[str, ...]) -> Examples:
-        """Windows of the rows; targets are label indices, or ignored if there are no labels."""
+        """Encodes the rows as windows; targets are label indices, or ignored without labels."""
         from peftkit.data.encoded import IGNORE_INDEX
-        from peftkit.tasks.encoding.token_windows import windows_of
+        from peftkit.tasks.encoding.token_windows import encode_windows
 
         index = {label: place for place, label in enumerate(labels)}
         targets = [
@@ -258,7 +258,7 @@ class TokenClassification(Task):
             else [IGNORE_INDEX] * len(row.values["tokens"])
             for row in rows
         ]
-        return windows_of(rows, targets, tokenizer, self.max_length, self.overlap)
+        return encode_windows(rows, targets, tokenizer, self.max_length, self.overlap)
 
 
 def _labels_of(rows: Iterable[Row]) -> set[str]:

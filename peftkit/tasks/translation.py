@@ -60,10 +60,10 @@ class Translation(Task):
     """Tokens of a text, and of its translation; longer ones are cut at the end and counted. The
     base may allow less."""
     samples: int = Field(default=20, ge=0)
-    """Test texts that are translated before and after training; chrF is computed of them."""
+    """Number of test texts translated before and after training, and scored by chrF."""
     validation_samples: int = Field(default=50, ge=1)
-    """Validation texts that are translated at each validation, if `training.metric` is `chrf`; the
-    seed of the splits fixes which."""
+    """Number of validation texts translated at each validation, if `training.metric` is `chrf`;
+    `split_seed` fixes which."""
     generation: Generation = Generation()
     """How translations are written."""
 
@@ -94,7 +94,7 @@ class Translation(Task):
 
     def as_input(self, value: Any) -> dict[str, object]:
         text = value.get("text") if isinstance(value, Mapping) else value
-        if wrong := _wrong_text(text, "what is to be translated"):
+        if wrong := _wrong_text(text, "the input"):
             raise RecipeError(wrong, "give a text")
         return {"text": text}
 
@@ -107,7 +107,7 @@ class Translation(Task):
         return "\x1f".join(text_key(row.values[role]) for role in self.columns)
 
     def group(self, row: Row) -> str:
-        return text_key(row.values["text"])  # whose translations may be several
+        return text_key(row.values["text"])  # one text may have several translations
 
     def stratum(self, row: Row) -> str:
         return ""
@@ -175,7 +175,7 @@ class Translation(Task):
 
 
 def _prompts(examples: Examples, count: int) -> tuple[Prompt, ...]:
-    """The first texts of a split, which are to be translated."""
+    """Prompts from the first texts of a split."""
     from peftkit.data.encoded import Prompt
 
     rows = zip(examples.rows[:count], examples.input_ids, strict=False)
@@ -185,7 +185,7 @@ def _prompts(examples: Examples, count: int) -> tuple[Prompt, ...]:
 
 
 def _wrong_text(value: Any, column: str) -> str:
-    """What keeps a value from being a text; empty if it is one."""
+    """Why a value is no text; empty if it is one."""
     if not isinstance(value, str):
         return f"{column} is {type(value).__name__}, not text"
     return "" if value.strip() else f"empty {column}"

@@ -1,4 +1,4 @@
-"""How a task that writes is judged by the texts that it writes."""
+"""How the texts that a task writes are scored."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from peftkit.metrics.metric import Metric, TextMetric
 
 @dataclass(frozen=True)
 class Writing:
-    """What is written before and after training, and the scores of it."""
+    """How many texts are written before, during and after training, and their scores."""
 
     scores: tuple[str, ...]
     """Names of the metrics of written texts; `Task.metric` gives each as a `TextMetric`."""
     samples: int
     """Test rows that the model answers before and after training."""
     validation_samples: int
-    """Validation rows that it answers at each validation, if the recipe's metric is one of
+    """Validation rows that the model answers at each validation, if the recipe's metric is one of
     `scores`."""
 
     def refuses(self, metric: Metric) -> str | None:

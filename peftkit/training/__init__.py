@@ -1,1 +1,1 @@
-"""The loop, and what it uses: optimizers, stopping, guards, progress, interruptions."""
+"""The training loop and its parts: optimizers, stopping, guards, progress, interruptions."""

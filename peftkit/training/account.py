@@ -1,4 +1,4 @@
-"""What the loop writes down as it goes, and what training comes to."""
+"""The loop's records of steps and validations, and the result of training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 
 from peftkit.data.encoded import Examples
 from peftkit.methods.method import Layout
-from peftkit.training.forward.engine import Engine, Passed
+from peftkit.training.forward.engine import Engine, StepPass
 from peftkit.training.forward.steps import Step
 from peftkit.training.stopping import Best
 
@@ -34,12 +34,12 @@ class ValidationRecord:
     step: int
     metrics: dict[str, float]
     seconds: float
-    """Of training up to here, validations aside."""
+    """Training time up to here, without validations."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training did, as run.json has it too; the model itself holds the best weights. All
+    """The result of training, which run.json has too; the model itself holds the best weights. All
     seconds are wall-clock.
     """
 
@@ -53,27 +53,27 @@ class TrainResult:
     history: tuple[StepRecord, ...]
     validations: tuple[ValidationRecord, ...]
     exit_code: int
-    """What the signal that interrupted it asks for; else 0."""
+    """The exit code of the signal that interrupted training; else 0."""
     validation_seconds: float
-    """Of `train_seconds`, spent on scoring the validation split."""
+    """The part of `train_seconds` spent on scoring the validation split."""
     layout: Layout
-    """Of the batches."""
+    """Layout of the batches."""
     num_examples: int
     num_tokens: int
     """Without padding, over all epochs."""
     num_padded_tokens: int
-    """What the model was given: with padding, and what examples share once for each row."""
+    """Tokens that the model read: with padding, and tokens that examples share once per row."""
     train_seconds: float
 
     @property
     def learning_seconds(self) -> float:
-        """Seconds without validations."""
+        """Training time without validations."""
         return self.train_seconds - self.validation_seconds
 
 
 @dataclass
 class Account:
-    """What the loop writes down as it goes."""
+    """What the loop records as it goes."""
 
     history: list[StepRecord] = field(default_factory=list)
     validations: list[ValidationRecord] = field(default_factory=list)
@@ -82,24 +82,26 @@ class Account:
     padded: int = 0
     validation_seconds: float = 0.0
     exit_code: int = 0
-    """What a signal asks for; 0 if none came."""
+    """The exit code of a signal; 0 if none came."""
 
-    def passed(self, examples: Examples, step: Step, passed: Passed) -> None:
-        """Notes what a step has computed."""
+    def record_pass(self, examples: Examples, step: Step, passed: StepPass) -> None:
+        """Counts the examples and tokens of a step."""
         self.examples += len(step.indices)
         self.tokens += examples.tokens_of(step.indices)
         self.padded += passed.num_padded_tokens
 
-    def interrupted(self, code: int, best: Best, num_steps: int) -> str:
-        """Notes a signal's exit code; where it came, if there are no validated weights to keep."""
+    def record_signal(self, code: int, best: Best, num_steps: int) -> str:
+        """Records a signal's exit code; returns where it came if no weights are validated yet, else
+        an empty text.
+        """
         self.exit_code = code
         step = f"at step {len(self.history):,} of {num_steps:,}"
         return "" if best.value is not None else f"{step}, before there were weights to keep"
 
-    def validated(
+    def record_validation(
         self, step: int, metrics: dict[str, float], begun: float, started: float
     ) -> float:
-        """Notes a validation; gives the mean training loss since the one before.
+        """Records a validation; returns the mean training loss since the one before.
 
         Args:
             begun: when the validation began.
@@ -113,7 +115,7 @@ class Account:
         return sum(losses) / len(losses)
 
     def result(self, best: Best, seconds: float, engine: Engine) -> TrainResult:
-        """What training did, once its best weights are back."""
+        """The result of training, after the best weights were restored."""
         assert best.value is not None
         padded = self.padded
         if engine.accelerator.num_processes > 1:

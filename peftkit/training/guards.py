@@ -16,7 +16,7 @@ from peftkit.methods.method import trainable_parameters
 
 
 def frozen_digest(model: nn.Module) -> str:
-    """A digest of all parameters that are not trained; equal as long as nothing touched them."""
+    """A digest of all parameters that are not trained; equal as long as none changes."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -27,16 +27,18 @@ def frozen_digest(model: nn.Module) -> str:
 
 
 def check_frozen(model: nn.Module, expected: str) -> None:
-    """Raises TrainingError if a frozen parameter is not what it was after injection."""
+    """Raises TrainingError if a frozen parameter changed since injection."""
     if frozen_digest(model) != expected:
         raise TrainingError(
-            "weights that should be frozen were changed during training",
-            "a custom method or hook writes to the base; the adapter would not fit it",
+            "frozen weights were changed during training",
+            "find the custom method or hook that writes to the base; the adapter would not fit it",
         )
 
 
 def check_first_gradients(model: nn.Module, supervised: float) -> None:
-    """The canary: something is supervised, and every trained tensor got a gradient."""
+    """Raises TrainingError unless something is supervised and every trained tensor got a gradient,
+    not all of them zero.
+    """
     if supervised == 0:
         raise TrainingError("nothing in the first step is supervised; the loss is empty")
     trained = trainable_parameters(model)
@@ -52,14 +54,14 @@ def check_first_gradients(model: nn.Module, supervised: float) -> None:
 
 
 def check_counted(count: float, step: int, indices: Sequence[int], examples: Examples) -> None:
-    """Raises TrainingError if nothing of a step counts in its loss."""
+    """Raises TrainingError if a step supervises nothing."""
     if count > 0:
         return
     rows = ", ".join(str(examples.row(index).number) for index in indices[:10])
     raise TrainingError(
         f"step {step}: nothing in it is supervised; the loss is empty (rows {rows}"
         f"{', ...' * (len(indices) > 10)})",
-        "raise `training.batch_size`, or leave those rows out",
+        "raise `training.batch_size`, or remove those rows",
     )
 
 
@@ -74,11 +76,11 @@ def check_finite(
     raise TrainingError(
         f"step {step}: the loss is {loss} and the gradient norm {gradient_norm}; the step was not "
         f"taken (rows {rows}{more})",
-        "lower `training.learning_rate`; if it is the first step, look at those rows",
+        "lower `training.learning_rate`; in the first step, check those rows",
     )
 
 
 def gradient_norm(optimizer: Any, limit: float) -> Tensor:
-    """L2 norm of all gradients, which are scaled down to `limit` if that is positive."""
+    """L2 norm of all gradients; scales them down to `limit` if that is positive."""
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return nn.utils.clip_grad_norm_(trained, limit or math.inf)

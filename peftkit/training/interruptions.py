@@ -1,5 +1,5 @@
-"""What a signal does to a run: Ctrl-C (SIGINT) and SIGTERM end it at the next safe place, and a
-second one at once.
+"""Signals: the first Ctrl-C (SIGINT) or SIGTERM ends a run at the next safe place, a second one at
+once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from peftkit.errors import SHELL, Interrupted, exit_code
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-NOTED = (signal.SIGINT, signal.SIGTERM)
+HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Signals:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, a signal ends the run at once: nothing there can be left half done."""
+        """Inside, a signal ends the run at once, since nothing there can be left half done."""
         with self._raise(True):
             yield
 
@@ -46,8 +46,8 @@ class Signals:
 
 @contextlib.contextmanager
 def interruptible(interrupted: Callable[[int], str]) -> Iterator[Signals]:
-    """Inside, the first signal is recorded, and the block ends by itself; a second one ends it. A
-    block inside another one has the same `Signals`: none is lost between two of them.
+    """Inside, the first signal is only recorded, so that the block can end by itself; a second one
+    ends it. Nested blocks share one `Signals`, so that no signal is lost between two of them.
 
     Args:
         interrupted: called with the signal's exit code; returns how far the work has come if
@@ -56,8 +56,8 @@ def interruptible(interrupted: Callable[[int], str]) -> Iterator[Signals]:
     Raises:
         Interrupted: there is nothing to keep.
     """
-    inside = threading.current_thread() is threading.main_thread() and _current
-    signals = _current[0] if inside else Signals()
+    nested = threading.current_thread() is threading.main_thread() and _current
+    signals = _current[0] if nested else Signals()
     try:
         with _handled(signals):
             yield signals
@@ -74,8 +74,8 @@ def at_once_if_alone(
     return signals.at_once() if accelerator.num_processes == 1 else contextlib.nullcontext()
 
 
-def agreed(signals: Signals, accelerator: Accelerator) -> bool:
-    """Whether a signal came in any of the processes, which all stop at the same step."""
+def any_process_signalled(signals: Signals, accelerator: Accelerator) -> bool:
+    """Whether a signal came in any process; all of them then stop at the same step."""
     if accelerator.num_processes > 1:
         import torch
 
@@ -90,7 +90,7 @@ _current: list[Signals] = []
 
 @contextlib.contextmanager
 def _handled(signals: Signals) -> Iterator[None]:
-    """Inside, signals are recorded; in the main thread only, as Python requires."""
+    """Inside, signals are recorded; only in the main thread, as Python requires."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -99,14 +99,14 @@ def _handled(signals: Signals) -> Iterator[None]:
             yield
         return
 
-    def note(number: int, _: Any) -> None:
+    def record(number: int, _: Any) -> None:
         if signals.raising or signals.code:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             sys.exit(SHELL + number)
         signals.code = SHELL + number
 
-    before = {number: signal.signal(number, note) for number in NOTED}
+    before = {number: signal.signal(number, record) for number in HANDLED}
     _current.append(signals)
     try:
         yield

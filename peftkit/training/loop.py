@@ -26,7 +26,7 @@ from peftkit.training.forward.forward_pass import base_of
 from peftkit.training.forward.frozen_below import modules_below
 from peftkit.training.forward.frozen_trunk import find_frozen_trunk
 from peftkit.training.forward.steps import Step, number_of_steps, steps_of
-from peftkit.training.interruptions import agreed, at_once_if_alone, interruptible
+from peftkit.training.interruptions import any_process_signalled, at_once_if_alone, interruptible
 from peftkit.training.optimizers import make_optimizer, make_schedule
 from peftkit.training.progress import TrainingProgress
 from peftkit.training.stopping import Best
@@ -40,7 +40,7 @@ def train(
     console: Console,
 ) -> TrainResult:
     """Trains what the method made trainable, in place, and restores the best weights. A signal ends
-    it where weights have been validated; the result says so.
+    it early if weights have been validated; the result says so.
 
     Args:
         score: scores a model on the validation split.
@@ -51,55 +51,55 @@ def train(
         Interrupted: a signal came before there were weights to keep.
     """
     started = time.perf_counter()
-    run = _begin(engine, examples, recipe)
+    run = _prepare(engine, examples, recipe)
     engine, num_steps = run.engine, number_of_steps(recipe.training, examples.num_units)
-    _try_worst(engine, examples, recipe)
+    _try_largest(engine, examples, recipe)
     best = Best(recipe.task.metric(recipe.metric), recipe.training.early_stopping_patience)
     account, accelerator = Account(), engine.accelerator
     with (
         TrainingProgress(console, num_steps, accelerator.is_main_process) as progress,
-        interruptible(partial(account.interrupted, best=best, num_steps=num_steps)) as signals,
+        interruptible(partial(account.record_signal, best=best, num_steps=num_steps)) as signals,
     ):
         for step in steps_of(examples, recipe.training, num_steps, recipe.seed):
             record = _optimize(run, step, examples, recipe, account)
             recipe.method.after_step(engine.model, step.number, num_steps)
             run.schedule.step()
             account.history.append(record)
-            _tell(record, step, examples, progress, engine)
+            _report(record, step, examples, progress, engine)
             if _is_validation(step, recipe.training, num_steps):
                 begun = time.perf_counter()
                 with at_once_if_alone(signals, accelerator):
                     metrics = score(engine)
                 _train_mode(engine, run.frozen_below)
-                loss = account.validated(step.number, metrics, begun, started)
+                loss = account.record_validation(step.number, metrics, begun, started)
                 if step.number >= recipe.method.first_selectable_step(num_steps):
                     best.update(metrics, engine.model, step.number)
                 accelerator.log({f"validation/{k}": v for k, v in metrics.items()}, step.number)
                 progress.validation(step.number, loss, metrics, best.since == 0)
                 if best.exhausted:
                     break
-            if agreed(signals, accelerator):
+            if any_process_signalled(signals, accelerator):
                 break
-    _leave(engine.model, recipe, best, run.digest)
+    _finish(engine.model, recipe, best, run.digest)
     return account.result(best, time.perf_counter() - started, engine)
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """A model made ready for training, and what trains it."""
+class _Prepared:
+    """A model prepared for training, with its optimizer and schedule."""
 
     engine: Engine
-    """Of all processes."""
+    """Computes the gradients of all processes."""
     optimizer: Any
     schedule: Any
     frozen_below: list[nn.Module]
     """Modules that must compute the same in every epoch."""
     digest: str
-    """Of the frozen weights."""
+    """Digest of the frozen weights."""
 
 
-def _begin(engine: Engine, examples: Examples, recipe: Recipe) -> _Begun:
-    """Makes a model ready for training.
+def _prepare(engine: Engine, examples: Examples, recipe: Recipe) -> _Prepared:
+    """Prepares a model for training.
 
     Raises:
         TrainingError: there is nothing to train.
@@ -121,24 +121,24 @@ def _begin(engine: Engine, examples: Examples, recipe: Recipe) -> _Begun:
     passes = -(-num_steps * training.batch_size // examples.num_units)
     engine = _with_trunk(engine, frozen_below, passes).in_all_processes()
     _train_mode(engine, frozen_below)
-    return _Begun(engine, optimizer, schedule, frozen_below, digest)
+    return _Prepared(engine, optimizer, schedule, frozen_below, digest)
 
 
-def _tell(
+def _report(
     record: StepRecord,
     step: Step,
     examples: Examples,
     progress: TrainingProgress,
     engine: Engine,
 ) -> None:
-    """Shows a step, and sends it to the trackers."""
+    """Shows a step in the progress, and sends it to the trackers."""
     tokens = examples.tokens_of(step.indices)
     progress.step(record.loss, record.learning_rate, len(step.indices), tokens)
     engine.accelerator.log({"loss": record.loss, "lr": record.learning_rate}, record.step)
 
 
-def _leave(model: nn.Module, recipe: Recipe, best: Best, digest: str) -> None:
-    """Leaves the model with the best weights, as it is used from now on.
+def _finish(model: nn.Module, recipe: Recipe, best: Best, digest: str) -> None:
+    """Restores the best weights, and prepares the model for use after training.
 
     Args:
         digest: of the frozen weights before training.
@@ -159,26 +159,27 @@ def _frozen_below(engine: Engine, examples: Examples) -> list[nn.Module]:
 
 
 def _with_trunk(engine: Engine, frozen_below: list[nn.Module], passes: int) -> Engine:
-    """The engine that runs frozen blocks once for each example, where that is possible."""
+    """The engine that runs frozen blocks once per example, if possible; else the same engine."""
     if not engine.forward.packed:
         return engine
     base = base_of(engine.model)
-    return engine.keeping(find_frozen_trunk(base, frozen_below, engine.forward.every_token, passes))
+    trunk = find_frozen_trunk(base, frozen_below, engine.forward.every_token, passes)
+    return engine.with_trunk(trunk)
 
 
-def _try_worst(engine: Engine, examples: Examples, recipe: Recipe) -> None:
-    """Passes the run's largest micro-batch through the model and forgets it, so that memory runs
+def _try_largest(engine: Engine, examples: Examples, recipe: Recipe) -> None:
+    """Computes the gradients of the run's largest micro-batch and drops them, so that memory runs
     out now or never; not if the first step has one as large.
 
     Raises:
-        TrainingError: it does not fit.
+        OutOfMemoryError: it does not fit.
     """
     training, accelerator, layout = recipe.training, engine.accelerator, engine.layout
     worst = worst_micro_batch(examples, recipe, layout, accelerator, engine.config).indices
     tokens = padded_tokens(examples, worst, layout)
     first = next(steps_of(examples, training, 1, recipe.seed))
-    of_first = engine.micro_batches(examples, first)
-    if tokens <= 1.05 * max(padded_tokens(examples, one, layout) for one in of_first):
+    first_batches = engine.micro_batches(examples, first)
+    if tokens <= 1.05 * max(padded_tokens(examples, one, layout) for one in first_batches):
         return
     try:
         with torch.random.fork_rng(devices_of(accelerator.device)):
@@ -197,7 +198,7 @@ def _try_worst(engine: Engine, examples: Examples, recipe: Recipe) -> None:
 
 
 def _optimize(
-    run: _Begun, step: Step, examples: Examples, recipe: Recipe, account: Account
+    run: _Prepared, step: Step, examples: Examples, recipe: Recipe, account: Account
 ) -> StepRecord:
     """One optimizer step over all processes' micro-batches."""
     engine, optimizer = run.engine, run.optimizer
@@ -207,7 +208,7 @@ def _optimize(
     passed = engine.gradients(
         examples, engine.micro_batches(examples, step), count, penalty=recipe.method.penalty
     )
-    account.passed(examples, step, passed)
+    account.record_pass(examples, step, passed)
     if step.number == 1:
         guards.check_first_gradients(engine.model, count)
     norm = float(guards.gradient_norm(optimizer, recipe.training.max_grad_norm))
@@ -235,14 +236,14 @@ def _train_mode(engine: Engine, frozen_below: list[nn.Module]) -> None:
 
 
 def keep_few_activations(model: nn.Module) -> None:
-    """Lets the base compute the activations inside each block again in the backward pass."""
+    """Makes the base recompute the activations inside each block in the backward pass."""
     base = base_of(model)
     enable = getattr(base, "activation_checkpointing_enable", None)  # its name since 5.2x
     (enable or base.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def _float32_where_trained(model: nn.Module) -> None:
-    """Small updates vanish in bfloat16, so whatever is trained is float32."""
+    """Makes all trained parameters float32, since small updates vanish in bfloat16."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

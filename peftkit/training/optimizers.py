@@ -28,14 +28,14 @@ def make_optimizer(
     """The optimizer over the trainable parameters, in groups by decay and learning rate.
 
     Args:
-        scales: parameter name -> factor on the learning rate, as the method gives it.
-        undecayed: names of matrices without weight decay, as the method gives them; vectors
-            (biases, norms, DoRA's magnitudes) never have it.
+        scales: parameter name -> the method's factor on the learning rate.
+        undecayed: names of matrices to which the method applies no weight decay; vectors (biases,
+            norms, DoRA's magnitudes) never have it.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in trainable_parameters(model).items():
-        spared = parameter.dim() < 2 or name in undecayed
-        decay = 0.0 if spared else training.weight_decay
+        exempt = parameter.dim() < 2 or name in undecayed
+        decay = 0.0 if exempt else training.weight_decay
         groups[decay, scales.get(name, 1.0)].append(parameter)
     settings: list[dict[str, Any]] = [
         {"params": parameters, "lr": training.learning_rate * scale, "weight_decay": decay}
@@ -49,14 +49,14 @@ def make_optimizer(
 
 
 def _from_bitsandbytes(name: str, settings: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Optimizers whose state takes less memory, on CPU and CUDA.
+    """An optimizer with a smaller state, on CPU and CUDA.
 
-    Of tensors under 4,096 numbers the state stays in 32 bits, as bitsandbytes does it.
+    For tensors under 4,096 numbers bitsandbytes keeps the state in 32 bits.
     """
     from bitsandbytes import optim
 
-    made: torch.optim.Optimizer = getattr(optim, FROM_BITSANDBYTES[name])(settings)
-    return made
+    optimizer: torch.optim.Optimizer = getattr(optim, FROM_BITSANDBYTES[name])(settings)
+    return optimizer
 
 
 def make_schedule(

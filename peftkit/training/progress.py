@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: a bar in a terminal, a line now and then elsewhere."""
+"""Shows the progress of work: a bar in a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from peftkit.wording import duration
 
 EVERY = 30.0
-"""Seconds between two lines, and before the first; work that takes less is silent."""
+"""Seconds between two lines, and before the first; shorter work prints nothing."""
 Say = Callable[[str], None]
+"""Prints one line."""
 Now = Callable[[], float]
-"""Gives the time in seconds, as `time.monotonic` does."""
+"""Returns the time in seconds, as `time.monotonic` does."""
 
 
 def silent(_: str) -> None:
-    """Says nothing."""
+    """Prints nothing."""
 
 
-def says(console: Console) -> Say:
-    """Prints lines on a console, a little indented."""
+def line_printer(console: Console) -> Say:
+    """A function that prints lines on a console, a little indented."""
 
     def say(line: str) -> None:
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
@@ -33,13 +34,13 @@ def says(console: Console) -> Say:
 
 
 class Pace:
-    """Says how far work of known size is: `test: 1,200 of 5,000 rows, 64 rows/s, 1 min 0 s left`.
+    """Prints the progress of known work: `test: 1,200 of 5,000 rows, 64 rows/s, 1 min 0 s left`.
 
     Args:
-        what: is worked on.
-        total: of the units there are to do.
+        what: the name of the work.
+        total: number of units to do.
         every: seconds between two lines, and before the first.
-        clock: gives seconds.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Pace:
         self._started = self._last = clock()
 
     def advance(self, count: int) -> None:
-        """After so many more units."""
+        """Counts finished units, and prints a line if one is due."""
         self._done += count
         now = self._clock()
         if self._done >= self._total or now - self._last < self._every:
@@ -71,14 +72,14 @@ class Pace:
 
 
 class Stages:
-    """Says what is being done, where what came before has taken long; arguments as for `Pace`."""
+    """Prints the name of each stage that begins after a long one; arguments as for `Pace`."""
 
     def __init__(self, say: Say, every: float = EVERY, clock: Now = time.monotonic) -> None:
         self._say, self._every, self._clock = say, every, clock
         self._started = self._last = clock()
 
     def __call__(self, stage: str) -> None:
-        """Before a stage."""
+        """Call before each stage."""
         now = self._clock()
         if now - self._last >= self._every:
             self._last = now
@@ -86,12 +87,12 @@ class Stages:
 
 
 class TrainingProgress:
-    """A bar with loss, learning rate, speed and time left; on a plain file a line now and then, and
-    the validations.
+    """A bar with loss, learning rate, speed and time left, or a line now and then in a plain file;
+    and a line for each validation.
 
     Args:
-        every: seconds between two lines on a plain file, and before the first.
-        clock: gives seconds.
+        every: seconds between two lines in a plain file, and before the first.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class TrainingProgress:
         self._started = self._last = clock()
 
     def step(self, loss: float, learning_rate: float, examples: int, tokens: int) -> None:
-        """After an optimizer step over so many examples and (unpadded) tokens."""
+        """Shows an optimizer step over so many examples and (unpadded) tokens."""
         self._steps += 1
         self._examples += examples
         self._tokens += tokens
@@ -138,7 +139,7 @@ class TrainingProgress:
         elif self._visible and self._steps < self._num_steps and now - self._last >= self._every:
             self._last = now
             left = (self._num_steps - self._steps) * seconds / self._steps
-            says(self._console)(
+            line_printer(self._console)(
                 f"step {self._steps:,} of {self._num_steps:,}  "
                 f"train loss {sum(self._losses) / len(self._losses):.4f}  {pace}  "
                 f"{duration(left)} left"
@@ -146,7 +147,7 @@ class TrainingProgress:
             self._losses.clear()
 
     def validation(self, step: int, loss: float, metrics: dict[str, float], best: bool) -> None:
-        """After a score on the validation split."""
+        """Prints a score on the validation split."""
         if self._visible:
             shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             self._console.print(

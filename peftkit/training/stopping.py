@@ -1,4 +1,4 @@
-"""Which weights were best, and when to stop looking for better ones."""
+"""Keeps the best weights, and says when to stop."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Best:
     _weights: dict[str, Tensor] = field(default_factory=dict)
 
     def update(self, metrics: dict[str, float], model: nn.Module, step: int) -> None:
-        """Takes note of a validation; keeps a copy of the trained tensors if it is the best. Of
-        equal scores, which a few validation rows often give, the one with the lower loss is better.
+        """Records a validation; copies the trained tensors if it is the best. Of equal scores,
+        which a few validation rows often give, the one with the lower loss is better.
         """
         value, loss = metrics[self.metric.name], metrics["loss"]
         score = (self.metric.goodness(value), -loss)

@@ -1,5 +1,5 @@
-"""The number of CPU threads, which decides the last bits of results, and how threads wait for one
-another, which does not.
+"""Sets the number of CPU threads, which changes the last bits of results, and how threads wait for
+one another, which does not.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def sleep_while_waiting() -> None:
-    """Makes OpenMP threads sleep instead of spin, unless the environment sets it; call before
-    importing torch. Child processes inherit it.
+    """Makes OpenMP threads sleep instead of spin, unless the environment says how they wait; call
+    it before importing torch. Child processes inherit it.
 
-    A thread that spins wastes its core for as long as another program holds the core of the thread
+    A spinning thread wastes its core for as long as another program holds the core of the thread
     that it waits for.
     """
     if not any(name in os.environ for name in WAITING):
@@ -41,8 +41,8 @@ def use_usable_cpus() -> None:
 
 
 def resolved_threads(wanted: int | None) -> int:
-    """The threads of a run: the recipe's number, or the environment's; else torch's own, limited to
-    the processors that this process may use.
+    """The number of threads of a run: the recipe's, or the environment's; else torch's default,
+    limited to the processors that this process may use.
     """
     if wanted is not None:
         return wanted
@@ -69,11 +69,11 @@ def cpu_threads(number: int) -> Iterator[None]:
 
 
 def usable_cpus(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
-    """Processors that this process may use, by its affinity and the quotas of its control group and
-    those around it.
+    """Number of processors that this process may use, by its affinity and the quotas of its control
+    group and those around it.
 
     Args:
-        cgroup: where the control groups' files are, of version 2 or 1.
+        cgroup: the folder of the control groups' files, of version 2 or 1.
         membership: the file that names the process's groups.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # Linux
@@ -88,7 +88,7 @@ def _groups(cgroup: Path, membership: Path) -> Iterator[Path]:
         lines = membership.read_text().splitlines()
     except OSError:
         lines = []
-    yield from (cgroup, cgroup / "cpu")  # inside a container these are its own
+    yield from (cgroup, cgroup / "cpu")  # inside a container, the container's groups
     for line in lines:  # `0::/a/b` of version 2, `4:cpu,cpuacct:/a/b` of version 1
         _, controllers, path = line.split(":", 2)
         if "cpu" in controllers.split(",") or not controllers:

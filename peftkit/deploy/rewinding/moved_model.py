@@ -16,7 +16,7 @@ from peftkit.data.encoded import Examples, Prompt
 from peftkit.deploy.rewinding.material import Material
 from peftkit.evaluation.retention import text_loss
 from peftkit.evaluation.scoring import evaluate
-from peftkit.evaluation.writing import with_written
+from peftkit.evaluation.writing import with_text_scores
 from peftkit.methods.rewinding import Rewinding
 from peftkit.tasks.score import Score
 from peftkit.training.forward.engine import Engine
@@ -46,7 +46,7 @@ class MovedModel:
         if not prompts:
             return score
         written = engine.write([p.input_ids for p in prompts], self.adapter.base.tokenizer)
-        return with_written(score, recipe.task, prompts, written)
+        return with_text_scores(score, recipe.task, prompts, written)
 
     def retention(self) -> float | None:
         """The score on the retention data at the current scale; None if there is none."""

@@ -1,1 +1,1 @@
-"""What a task learns as token ids, and which of them are read."""
+"""Encodes the rows of a task as token ids, and marks the places that are read."""

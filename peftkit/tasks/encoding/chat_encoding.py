@@ -1,4 +1,4 @@
-"""Conversations and plain texts as examples, with an account of what was left out."""
+"""Encodes conversations and plain texts as examples, and notes what was left out."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from peftkit.wording import noun, plural
 
 OverLong = Literal["cut_end", "drop_turns", "drop"]
 Talk = tuple[Row, list[Message]]
-"""A row and its messages, the recipe's system message among them."""
+"""A row and its messages, including the recipe's system message."""
 T = TypeVar("T")
 SHOWN_ROWS = 5
 ANSWERED = ["assistant", "user"]
-"""Where a conversation can begin anew."""
+"""Roles of two turns between which a conversation can start again."""
 
 
 def open_format(tokenizer: Any) -> ChatFormat:
-    """The base's chat template, tried out.
+    """The base's chat template, tested on one question and answer.
 
     Raises:
         DataError: there is none, or it cannot be used for training.
@@ -39,40 +39,41 @@ def open_format(tokenizer: Any) -> ChatFormat:
         raise _template_error(str(error), tokenizer, PROBE) from error
 
 
-def rendered(
+def render_each(
     talks: Sequence[Talk], chat_format: ChatFormat, render: Callable[[list[Message]], T]
 ) -> list[T]:
-    """`render` of each conversation.
+    """Applies `render` to each conversation.
 
     Raises:
-        DataError: the template cannot render one; it names the row.
+        DataError: the template cannot render one; the message names the row.
     """
-    found = []
+    results = []
     for row, messages in talks:
         try:
-            found.append(render(messages))
+            results.append(render(messages))
         except NotRendered as error:
-            told = f"{error} (row {row.number})"
-            raise _template_error(told, chat_format.tokenizer, messages) from error
-    return found
+            reason = f"{error} (row {row.number})"
+            raise _template_error(reason, chat_format.tokenizer, messages) from error
+    return results
 
 
 def encode_conversations(
     split: str, talks: Sequence[Talk], chat_format: ChatFormat, limit: int, over_long: OverLong
 ) -> tuple[Examples, list[str]]:
-    """The conversations of a split, and notes on those that were left out or look odd.
+    """Encodes the conversations of a split, with notes on those left out or suspicious.
 
     Args:
-        limit: tokens per conversation; what is done with longer ones, `over_long` says.
+        limit: most tokens per conversation.
+        over_long: what to do with longer ones.
 
     Raises:
-        DataError: the template cannot render one, or in none of them anything is left to learn.
+        DataError: the template cannot render one, or none has anything to learn.
     """
     kept: list[tuple[Row, Tokens]] = []
     long: list[Row] = []
     empty: list[Row] = []
     cut = 0
-    wholes = rendered(talks, chat_format, chat_format.encode)
+    wholes = render_each(talks, chat_format, chat_format.encode)
     for talk, whole in zip(talks, wholes, strict=True):
         row = talk[0]
         tokens = _shortened(talk, whole, chat_format, limit, over_long)
@@ -88,9 +89,9 @@ def encode_conversations(
         raise DataError(
             f"no conversation of the {split} split has anything to learn: {longer} of {len(talks)} "
             f"rows are longer than {limit:,} tokens, and {len(talks) - longer} have no answer",
-            "raise `task.max_length`, as far as the base reads, or shorten the rows"
+            "raise `task.max_length`, up to what the base reads, or shorten the rows"
             if longer
-            else "only the assistant's turns are learned; add some",
+            else "add assistant turns; nothing else is learned",
         )
     special = [str(t) for t in chat_format.tokenizer.added_tokens_decoder.values() if t.special]
     odd = [row for row, messages in talks if _mentions(messages, special)]
@@ -108,7 +109,8 @@ def encode_conversations(
 def encode_texts(
     split: str, rows: Sequence[Row], tokenizer: Any, limit: int
 ) -> tuple[Examples, list[str]]:
-    """Plain texts, each ended by the end-of-text token, in pieces of at most `limit` tokens.
+    """Encodes plain texts, each ended by the end-of-text token, in pieces of at most `limit`
+    tokens; with notes.
 
     A piece begins with the last token of the one before, so that every token but a text's first
     is learned once.
@@ -137,20 +139,20 @@ def encode_texts(
 def first_questions(
     talks: Sequence[Talk], chat_format: ChatFormat, count: int, room: int
 ) -> tuple[tuple[Prompt, ...], list[str]]:
-    """First questions of so many answered conversations, evenly spread over them; and a note on
-    those that are too long to be answered.
+    """Prompts from the first questions of `count` answered conversations, evenly spread; with a
+    note on questions too long to be answered.
 
     Args:
-        room: tokens that a prompt may have.
+        room: most tokens of a prompt.
     """
     places = np.linspace(0, len(talks) - 1, min(count, len(talks))).round().astype(int)
     prompts = []
     long = []
     for row, messages in (talks[place] for place in dict.fromkeys(places.tolist())):
         answer = next(turn for turn, message in enumerate(messages) if is_learned(message))
-        asked = messages[:answer]
-        [ids] = rendered([(row, asked)], chat_format, chat_format.prompt)
-        text = "\n".join(m["content"] for m in asked if m["role"] == "user")
+        before = messages[:answer]
+        [ids] = render_each([(row, before)], chat_format, chat_format.prompt)
+        text = "\n".join(m["content"] for m in before if m["role"] == "user")
         if len(ids) > room:
             long.append(row)
         else:
@@ -159,7 +161,7 @@ def first_questions(
 
 
 def int64(values: Sequence[int]) -> npt.NDArray[np.int64]:
-    """As `Examples` keeps them."""
+    """An array as `Examples` holds it."""
     return np.array(values, np.int64)
 
 
@@ -177,7 +179,7 @@ def _shortened(
         return Tokens(whole.input_ids[:limit], whole.supervised[:limit])
     row, messages = talk
     while over_long == "drop_turns" and (messages := _without_oldest(messages)):
-        [shorter] = rendered([(row, messages)], chat_format, chat_format.encode)
+        [shorter] = render_each([(row, messages)], chat_format, chat_format.encode)
         if len(shorter.input_ids) <= limit:
             return shorter
     return None
@@ -186,15 +188,15 @@ def _shortened(
 def _without_oldest(messages: list[Message]) -> list[Message]:
     """The messages without the first question and its answer; empty if nothing would be left."""
     roles = [message["role"] for message in messages]
-    again = [turn for turn in range(1, len(roles)) if roles[turn - 1 : turn + 1] == ANSWERED]
+    restarts = [turn for turn in range(1, len(roles)) if roles[turn - 1 : turn + 1] == ANSWERED]
     system = messages[: roles.index("user")]
-    return [*system, *messages[again[0] :]] if again else []
+    return [*system, *messages[restarts[0] :]] if restarts else []
 
 
 def _examples(
     kept: Sequence[tuple[Row, Tokens]], truncated: int = 0, unsupervised: int = 0, too_long: int = 0
 ) -> Examples:
-    """A learned token is read at the place before its own."""
+    """The conversations as examples; each learned token is read at the place before it."""
     learned = [np.flatnonzero(tokens.supervised[1:]) for _, tokens in kept]
     ids = [np.array(tokens.input_ids, np.int64) for _, tokens in kept]
     rows = list({id(row): row for row, _ in kept}.values())
@@ -218,7 +220,7 @@ def _mentions(messages: Sequence[Message], special: Sequence[str]) -> bool:
 
 
 def _note_rows(split: str, rows: Sequence[Row], what: str) -> list[str]:
-    """A note that names the first of the rows; none where there are no rows."""
+    """A note that names the first of the rows; empty without rows."""
     if not rows:
         return []
     numbers = ", ".join(str(row.number) for row in rows[:SHOWN_ROWS])
@@ -230,9 +232,9 @@ def _note_rows(split: str, rows: Sequence[Row], what: str) -> list[str]:
 
 
 def _template_error(reason: str, tokenizer: Any, messages: Sequence[Message]) -> DataError:
-    """An error that names the template and one that would do."""
-    own = f"the chat template of `{tokenizer.name_or_path}`, or the file named instead,"
-    message = f"{named(tokenizer.chat_template) or own} cannot be used: {reason}"
+    """An error that names the template, and in its hint one that fits."""
+    unnamed = f"the chat template of `{tokenizer.name_or_path}`, or the file given instead,"
+    message = f"{named(tokenizer.chat_template) or unnamed} cannot be used: {reason}"
     if not tokenizer.chat_template:
         message = f"`{tokenizer.name_or_path}` has no chat template"
     fits = template_for(tokenizer, messages)
@@ -240,6 +242,6 @@ def _template_error(reason: str, tokenizer: Any, messages: Sequence[Message]) ->
         message,
         f"`--base.chat-template {fits}` fits this tokenizer and these messages"
         if fits
-        else "write one as a .jinja file and name it as `base.chat_template`; it needs a fast "
+        else "write one as a .jinja file and set `base.chat_template` to it; it needs a fast "
         "tokenizer",
     )

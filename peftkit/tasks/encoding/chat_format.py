@@ -1,12 +1,12 @@
-"""From messages to tokens, through a chat template, with proof of which tokens are the answers.
+"""Turns messages into tokens through a chat template, and proves which tokens are the answers.
 
     prompt = template(messages before an answer, and the prompt for it)
     whole  = template(all messages) = prompt + white space + answer + end of turn + ...
 
 Both are rendered for every answer, and the tokens of the whole must begin with those of the prompt:
 then training reads exactly what the trained model will be given, and the answer's tokens are known.
-What the assistant thinks before an answer is learned with it, where the template writes it.
-A template that writes earlier turns anew later on, or gives no prompt for an answer, is refused.
+The assistant's thought before an answer is learned too, if the template writes it. A template
+that rewrites earlier turns later on, or gives no prompt for an answer, is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PROBE: list[Message] = [
 
 
 class NotRendered(Exception):
-    """A template does not do for a conversation; the message says why."""
+    """A template cannot be used for a conversation; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Tokens:
 
     input_ids: list[int]
     supervised: list[bool]
-    """For each token, whether it is an answer's, or the end of one."""
+    """For each token, whether it belongs to an answer or ends one."""
 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """A tokenizer and the template by which it writes conversations."""
+    """A tokenizer and the template that renders its conversations."""
 
     tokenizer: Any
     end_ids: frozenset[int]
@@ -52,7 +52,7 @@ class ChatFormat:
 
     @staticmethod
     def of(tokenizer: Any, template: str | None = None) -> ChatFormat:
-        """The format of a tokenizer, tried out on one question and answer.
+        """The format of a tokenizer, tested on one question and answer.
 
         Raises:
             NotRendered: there is no template, or it cannot be used for training.
@@ -60,22 +60,22 @@ class ChatFormat:
         if template is None and not tokenizer.chat_template:
             raise NotRendered("there is none")
         if not tokenizer.is_fast:
-            raise NotRendered("the tokenizer is a slow one, which does not tell where tokens begin")
+            raise NotRendered("the tokenizer is a slow one; it does not report where tokens begin")
         any_end = frozenset(set(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id})
         probe = ChatFormat(tokenizer, any_end, template).encode(PROBE)
         last = max(index for index, learned in enumerate(probe.supervised) if learned)
         return ChatFormat(tokenizer, frozenset({probe.input_ids[last]}), template)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of messages and the prompt for an answer to them."""
+        """Token ids of the messages and the prompt for an answer."""
         ids: list[int] = self._tokens(self._render(messages, prompt=True))["input_ids"]
         return ids
 
     def encode(self, messages: Sequence[Message]) -> Tokens:
-        """A conversation's tokens, and which of them are supervised.
+        """Encodes a conversation and marks its supervised tokens.
 
         Raises:
-            NotRendered: the template cannot render it, or not so that answers can be told apart.
+            NotRendered: the template cannot render it, or its answers cannot be located.
         """
         whole = self._render(messages)
         tokens = self._tokens(whole)
@@ -106,25 +106,23 @@ class ChatFormat:
     def _end(
         self, ids: list[int], offsets: Sequence[tuple[int, int]], whole: str, first: int, end: int
     ) -> int:
-        """Index of the token that ends an answer, whose text ends at a character."""
+        """Index of the token that ends an answer; `end` is the character where its text ends."""
         for index in range(first, len(ids)):
             if offsets[index][0] >= end and ids[index] in self.end_ids:
                 if whole[end : offsets[index][0]].strip():
                     break
                 return index
-        raise NotRendered("it ends an answer with no token of its own, so none would be learned")
+        raise NotRendered("it ends an answer without an end token, so no end would be learned")
 
     @property
     def thought_key(self) -> str:
-        """The key under which the template writes what comes before an answer; empty if it does
-        not.
-        """
+        """The message key of thoughts that the template writes; empty if it writes none."""
         template = str(self.template or self.tokenizer.chat_template)
         return next((key for key in THOUGHTS if re.search(rf"\b{key}\b", template)), "")
 
     def _render(self, messages: Sequence[Message], prompt: bool = False) -> str:
         key = self.thought_key
-        given = [
+        turns = [
             {
                 **{name: message[name] for name in ("role", "content")},
                 **({key: message["thought"]} if key and "thought" in message else {}),
@@ -133,55 +131,59 @@ class ChatFormat:
         ]
         try:
             text: str = self.tokenizer.apply_chat_template(
-                given,
+                turns,
                 chat_template=self.template,
                 tokenize=False,
                 add_generation_prompt=prompt,
             )
-        except Exception as error:  # templates are programs, which raise what they like
+        except Exception as error:  # templates are programs, and raise anything
             raise NotRendered(f"it refuses the conversation: {first_line(error)}") from error
         return text
 
     def _tokens(self, text: str) -> Any:
-        """Ids and offsets; what special tokens there are, the template has written."""
+        """Ids and offsets; the template has written all special tokens."""
         return self.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
 
 
 def _end_of_answer(text: str, prompt: str, content: str, thought: str = "") -> int | None:
-    """Where an answer ends in a text; None if it does not follow its prompt there as it is, after
-    the thought that comes before it.
+    """Character where an answer ends in a text; None if the text does not have the prompt, the
+    thought and the answer, unchanged and in this order.
     """
     if not text.startswith(prompt):
         return None
     rest = text[len(prompt) :]
     if thought:
-        begun = rest.find(thought)
-        place = rest.find(content, begun + len(thought))
-        return None if begun < 0 or place < 0 else len(prompt) + place + len(content)
+        start = rest.find(thought)
+        place = rest.find(content, start + len(thought))
+        return None if start < 0 or place < 0 else len(prompt) + place + len(content)
     place = len(rest) - len(rest.lstrip()) if content else 0
     return len(prompt) + place + len(content) if rest.startswith(content, place) else None
 
 
 def _why_not(alone: str, prompt: str, content: str, thought: str) -> str:
-    """What is wrong with a template, from what it makes of the messages up to an answer."""
+    """Why a template cannot be used.
+
+    Args:
+        alone: the messages up to and with an answer, as the template renders them.
+    """
     if not content:
-        return "it leaves out an answer that is empty"
+        return "it leaves out empty answers"
     if _end_of_answer(alone, prompt, content, thought) is not None:
-        return "it writes earlier turns anew when others follow"
+        return "it rewrites earlier turns when others follow"
     if not alone.startswith(prompt):
-        return "the prompt that it writes for an answer is not what it writes before one"
+        return "its prompt for an answer differs from what it writes before one"
     if thought and thought not in alone:
-        return "it leaves out what the assistant thinks before an answer"
-    before, found, _ = alone.removeprefix(prompt).partition(content)
-    if found:
-        return f"it writes `{before.strip()}` before an answer, and not into the prompt for one"
-    return "it changes an answer that it is given"
+        return "it leaves out the assistant's thought before an answer"
+    before, separator, _ = alone.removeprefix(prompt).partition(content)
+    if separator:
+        return f"it writes `{before.strip()}` before an answer, but not in the prompt for one"
+    return "it changes the text of an answer"
 
 
 def template_for(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """The name of a template with which this tokenizer can write these messages; empty if none."""
+    """Name of a packaged template that renders these messages for a tokenizer; empty if none."""
     for name in NAMES:
         try:
             ChatFormat.of(tokenizer, chat_template(name)).encode(messages)

@@ -1,4 +1,4 @@
-"""What a model is given to go on with, as examples of which nothing is read."""
+"""Encodes the prompts that a model continues as examples without outputs."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def prompt_examples(
 
     Args:
         prompts: token ids.
-        room: tokens that a prompt may have.
-        max_new_tokens: of an answer, if it must fit after the prompt.
+        room: most tokens of a prompt.
+        max_new_tokens: tokens of an answer, if it must fit after the prompt.
 
     Raises:
-        DataError: a prompt is longer than that.
+        DataError: a prompt is longer than `room`.
     """
     long = [(row, ids) for row, ids in zip(rows, prompts, strict=True) if len(ids) > room]
     if long:
         more = f", and {len(long) - 1} more" * (len(long) > 1)
         which = f" (row {long[0][0].number}{more})" * (len(rows) > 1)
-        reads, lower = f"{room:,} are read", ""
+        reads, lower = f"at most {room:,} are read", ""
         if max_new_tokens:
-            reads = f"the base reads {room:,} beside {max_new_tokens:,} of the answer"
+            reads = f"the base reads {room:,} besides {max_new_tokens:,} of the answer"
             lower = ", or lower `task.generation.max_new_tokens`"
         raise DataError(
-            f"{len(long[0][1]):,} tokens are to be answered, and {reads}{which}",
+            f"a prompt has {len(long[0][1]):,} tokens, but {reads}{which}",
             f"shorten the text{lower}",
         )
     nothing = Ragged.of([[] for _ in prompts], width=1)

@@ -1,4 +1,4 @@
-"""Texts, or pairs of texts, as token ids, cut to what task and base read."""
+"""Encodes texts, or pairs of texts, as token ids, cut to what task and base read."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from peftkit.errors import DataError
 
 MANY_UNKNOWN = 0.05
 MANY_SINGLE = 0.3
-"""Shares of the tokens, or of the texts, from which on a note names them."""
+"""Shares of the tokens, and of the texts, above which there is a note on them."""
 ENOUGH = 5
-"""Fewer texts are not worth a note."""
+"""Number of texts up to which there is no note."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Texts:
 def encode_texts(
     texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int
 ) -> Texts:
-    """Texts as token ids, cut at the end.
+    """Encodes texts as token ids, cut at the end.
 
     Args:
         pairs: second texts.
@@ -50,8 +50,8 @@ def encode_texts(
 
 
 def check_last_tokens(rows: Sequence[Row], ids: Ragged, tokenizer: Any) -> None:
-    """Raises DataError if a text has no last token that can be told from padding by its id, as
-    architectures with a causal head look for it.
+    """Raises DataError if a text's last token cannot be told from padding by its id, which is how
+    architectures with a causal head find it.
     """
     bad = [
         row.number
@@ -61,13 +61,13 @@ def check_last_tokens(rows: Sequence[Row], ids: Ragged, tokenizer: Any) -> None:
     if bad:
         raise DataError(
             f"row {bad[0]} gives no tokens, or ends in the padding token "
-            f"`{tokenizer.pad_token}`, so its last token could not be told ({len(bad)} such rows)",
-            "take it out, or remove that token from the end of its text",
+            f"`{tokenizer.pad_token}`, so its last token cannot be found ({len(bad)} such rows)",
+            "remove the row, or that token from the end of its text",
         )
 
 
 def token_notes(parts: Mapping[str, Examples], special: int) -> Iterator[str]:
-    """Notes on tokens that the tokenizer does not know, and on texts of a single one.
+    """Notes on tokens unknown to the tokenizer, and on texts of a single token.
 
     Args:
         parts: the splits by name.
@@ -77,8 +77,8 @@ def token_notes(parts: Mapping[str, Examples], special: int) -> Iterator[str]:
         if examples.unknown_tokens > MANY_UNKNOWN * examples.num_tokens:
             share = examples.unknown_tokens / examples.num_tokens
             yield (
-                f"{share:.0%} of the {name} split's tokens are unknown to the tokenizer; a base "
-                "for this language would read them"
+                f"{share:.0%} of the {name} split's tokens are unknown to the tokenizer; choose a "
+                "base for this language"
             )
     train = parts["train"]
     single = int((train.input_ids.lengths <= special + 1).sum())

@@ -1,4 +1,4 @@
-"""Rows of words as windows of tokens, of which the first token of each word is read once."""
+"""Encodes rows of words as windows of tokens; each word is read once, at its first token."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from peftkit.errors import DataError
 from peftkit.wording import plural
 
 WORD = "word"
-"""Column with the number of the word, in its row, that an output is of."""
+"""Column with the number of each output's word in its row."""
 
 
-def windows_of(
+def encode_windows(
     rows: Sequence[Row],
     targets: Sequence[Sequence[int]],
     tokenizer: Any,
     max_length: int,
     overlap: int,
 ) -> Examples:
-    """The windows of all rows.
+    """Encodes all rows as windows.
 
     Args:
         rows: with `tokens`, lists of words.
         targets: of each word.
-        overlap: tokens that two windows of a row have in common, at most half of one.
+        overlap: tokens that neighbouring windows of a row share, at most half a window.
 
     Raises:
-        DataError: the tokenizer makes nothing of a word, or does not say which word is where.
+        DataError: the tokenizer gives no token for a word, or does not say where a word is.
     """
     _check_fast(tokenizer)
     max_length = min(max_length, tokenizer.model_max_length)
@@ -45,7 +45,7 @@ def windows_of(
     words: list[list[int]] = [[] for _ in row_of]
     for (_, word), window in sorted(chosen.items()):
         words[window].append(word)
-    read_in = [window for window, own in enumerate(words) if own]  # others teach nothing
+    read_in = [window for window, inside in enumerate(words) if inside]  # others teach nothing
     read = [(row_of[window], word) for window in read_in for word in words[window]]
     ids = Ragged.of(cut["input_ids"][window] for window in read_in)
     return Examples(
@@ -61,8 +61,8 @@ def windows_of(
     )
 
 
-def by_row(column: Array, examples: Examples) -> list[Array]:
-    """The entries of each row's outputs, in the order of its words."""
+def split_by_row(column: Array, examples: Examples) -> list[Array]:
+    """Splits a column by row, each row's outputs in the order of its words."""
     assert examples.row_of is not None
     assert examples.read_at is not None
     rows = np.repeat(examples.row_of, examples.read_at.lengths)
@@ -76,7 +76,7 @@ def by_row(column: Array, examples: Examples) -> list[Array]:
 def _check_fast(tokenizer: Any) -> None:
     if not tokenizer.is_fast:
         raise DataError(
-            f"the tokenizer of `{tokenizer.name_or_path}` does not say which word a token is of",
+            f"the tokenizer of `{tokenizer.name_or_path}` does not map tokens to words",
             "choose a base with a fast tokenizer",
         )
 
@@ -84,7 +84,7 @@ def _check_fast(tokenizer: Any) -> None:
 def _cut(rows: Sequence[list[str]], tokenizer: Any, max_length: int, overlap: int) -> Any:
     """The tokenizer's windows of all rows."""
     before = _before_words(tokenizer)
-    side, tokenizer.truncation_side = tokenizer.truncation_side, "right"  # as windows are counted
+    side, tokenizer.truncation_side = tokenizer.truncation_side, "right"  # `_first_places` needs it
     try:
         return tokenizer(
             [[first, *(before + word for word in others)] for first, *others in rows],
@@ -99,10 +99,10 @@ def _cut(rows: Sequence[list[str]], tokenizer: Any, max_length: int, overlap: in
 
 
 def _before_words(tokenizer: Any) -> str:
-    """What must stand before a word, so that words become the tokens that they have in a text.
+    """The text to put before each word so that it gets the same tokens as in a text.
 
     Raises:
-        DataError: nothing makes them the same.
+        DataError: no such text gives the same tokens.
     """
     text = tokenizer("a b a")["input_ids"]
     for before in ("", " "):
@@ -110,7 +110,7 @@ def _before_words(tokenizer: Any) -> str:
         if tokenizer(words, is_split_into_words=True)["input_ids"] == text:
             return before
     raise DataError(
-        f"the tokenizer of `{tokenizer.name_or_path}` makes other tokens of single words than of a "
+        f"the tokenizer of `{tokenizer.name_or_path}` splits single words differently than in a "
         "text",
         "choose another base",
     )
@@ -119,25 +119,25 @@ def _before_words(tokenizer: Any) -> str:
 def _first_places(
     row_of: Sequence[int], word_ids: Sequence[Sequence[int | None]], overlap: int
 ) -> list[dict[int, int]]:
-    """Of each window: word -> the place of its first token, if that is there.
+    """For each window: word -> place of its first token, if the window has it.
 
     Args:
-        word_ids: of the tokens of each window; None for those of no word.
+        word_ids: for each window the word of each token; None for tokens of no word.
     """
     firsts: list[dict[int, int]] = []
     starts: dict[int, int] = {}  # word -> place in its row
-    begins = 0  # where the window does, in its row
+    begins = 0  # place in the row where the window starts
     for window, (row, words) in enumerate(zip(row_of, word_ids, strict=True)):
         if window == 0 or row != row_of[window - 1]:
             starts, begins = {}, 0
         inside = [place for place, word in enumerate(words) if word is not None]
-        own: dict[int, int] = {}
+        places: dict[int, int] = {}
         for number, place in enumerate(inside):
             word = words[place]
             assert word is not None
             if starts.setdefault(word, begins + number) == begins + number:
-                own[word] = place
-        firsts.append(own)
+                places[word] = place
+        firsts.append(places)
         begins += len(inside) - overlap
     return firsts
 
@@ -145,7 +145,7 @@ def _first_places(
 def _most_context(
     row_of: Sequence[int], firsts: Sequence[dict[int, int]], lengths: Sequence[int]
 ) -> dict[tuple[int, int], int]:
-    """(row, word) -> the window with most tokens on its shorter side; the first of equals."""
+    """(row, word) -> the window with most tokens on the word's shorter side; ties: the first."""
     chosen: dict[tuple[int, int], tuple[int, int]] = {}
     for window, (row, places) in enumerate(zip(row_of, firsts, strict=True)):
         for word, place in places.items():
@@ -156,7 +156,7 @@ def _most_context(
 
 
 def _check_all_read(rows: Sequence[Row], chosen: dict[tuple[int, int], int]) -> None:
-    """Raises DataError if the tokenizer makes no token of a word."""
+    """Raises DataError if the tokenizer gives no token for a word."""
     unread = [
         (row.number, text)
         for place, row in enumerate(rows)
@@ -165,8 +165,8 @@ def _check_all_read(rows: Sequence[Row], chosen: dict[tuple[int, int], int]) -> 
     ]
     if unread:
         number, text = unread[0]
-        more = f", and so of {plural(len(unread) - 1, 'word')} more" * (len(unread) > 1)
+        more = f", nor for {plural(len(unread) - 1, 'word')} more" * (len(unread) > 1)
         raise DataError(
-            f"row {number}: the tokenizer makes nothing of the word {text[:30]!r}{more}",
-            "take such words out of the rows, with their labels if they have some",
+            f"row {number}: the tokenizer gives no token for the word {text[:30]!r}{more}",
+            "remove such words from the rows, with their labels if they have some",
         )

@@ -1,7 +1,7 @@
-"""Pairs of texts for an encoder-decoder: what the encoder reads, and what the decoder writes.
+"""Encodes pairs of texts for an encoder-decoder: what the encoder reads and the decoder writes.
 
 The decoder reads its start token and the target without its last token; at each place it predicts
-the target's token of that place.
+the target's token at that place.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from peftkit.errors import BaseModelError
 
 
 def decoder_ends(base: OpenedBase) -> tuple[int, list[int]]:
-    """The token that a base's decoder begins with, and those that it may end with, the one that
-    targets get first.
+    """The start token of a base's decoder, and its end tokens; targets get the first of these.
 
     Raises:
-        BaseModelError: it is no encoder-decoder, does not say, or needs codes of languages.
+        BaseModelError: it is no encoder-decoder, names no such token, or needs language codes.
     """
     config = base.config
     if not getattr(config, "is_encoder_decoder", False):
@@ -33,15 +32,14 @@ def decoder_ends(base: OpenedBase) -> tuple[int, list[int]]:
         )
     if getattr(base.tokenizer, "src_lang", None) is not None:
         raise BaseModelError(
-            f"`{base.name}` translates between languages that codes name, and peftkit does not set "
-            "them yet",
+            f"`{base.name}` needs language codes, which peftkit does not set yet",
             "choose a base such as T5 or Marian",
         )
     generation = generation_settings(base)
 
     def known(name: str) -> list[int]:
-        found = [getattr(settings, name, None) for settings in (config, generation)]
-        return [n for some in found for n in (some if isinstance(some, list) else [some])
+        values = [getattr(settings, name, None) for settings in (config, generation)]
+        return [n for value in values for n in (value if isinstance(value, list) else [value])
                 if n is not None]  # fmt: skip
 
     starts = known("decoder_start_token_id") or known("bos_token_id")
@@ -57,9 +55,7 @@ def decoder_ends(base: OpenedBase) -> tuple[int, list[int]]:
 
 
 def generation_settings(base: OpenedBase) -> Any:
-    """What lies beside a base on how it writes, transformers' `GenerationConfig`; empty if nothing
-    does.
-    """
+    """A base's generation_config.json as transformers' `GenerationConfig`; empty without one."""
     from transformers import GenerationConfig
 
     if (base.folder / "generation_config.json").is_file():
@@ -76,8 +72,8 @@ def encode_pairs(
     start: int,
     end: int,
 ) -> Examples:
-    """Both texts of each row as token ids, cut at the end; every target ends with the end token, or
-    the model would not learn to stop.
+    """Encodes both texts of each row, cut at the end; every target ends with the end token, or the
+    model would not learn to stop.
 
     Args:
         start: the token that the decoder begins with.

@@ -1,1 +1,1 @@
-"""The rows of files as what a task learns: texts, labels, words, conversations."""
+"""Reads the rows of files as texts, labels, words and conversations."""

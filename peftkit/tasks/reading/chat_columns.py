@@ -1,4 +1,4 @@
-"""The columns by which conversations, questions with answers and plain texts are recognized."""
+"""Recognizes conversations, questions with answers and plain texts by their columns."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ from peftkit.errors import DataError
 from peftkit.tasks.offers import Fit, Offer, Reading
 from peftkit.tasks.reading.conversations import KINDS, Conversations
 
-ASKED: Final = (
+QUESTIONS: Final = (
     ("question", "answer"), ("query", "response"), ("prompt", "response"), ("input", "output"),
     ("user", "assistant"), ("instruction", "response"), ("question", "response"),
     ("document", "summary"), ("article", "summary"), ("text", "summary"),
 )  # fmt: skip
-"""Usual names of a question's and its answer's column, beside those that the task finds itself."""
+"""Usual columns of a question and its answer, besides those that the task finds itself."""
 
 SEVERAL = 3
-"""Columns of text of which each pair is offered, at most."""
+"""Most columns of text with which every pair is offered."""
 
 
 def readings(table: Table) -> Iterator[Reading]:
     """The usual columns of conversations; else two columns with text, or one of plain text."""
     columns = looked_at(table)
     try:
-        found = Conversations(path="-").layout(table).columns
+        usual = Conversations(path="-").layout(table).columns
     except DataError:
-        found = {}
-    kinds = {role: column for role, column in found.items() if role in KINDS}
+        usual = {}
+    kinds = {role: column for role, column in usual.items() if role in KINDS}
     worded = ("text", "classes", "lists", "one value")
     if kinds and all(columns[column].looks in worded for column in kinds.values()):
         yield Reading(kinds, Fit.BY_NAMES)
         return
     texts = [name for name, column in columns.items() if column.looks == "text"]
     by_name = {spelled(name): name for name in texts}
-    for asked, answer in ASKED:
-        if {asked, answer} <= by_name.keys():
-            ways = {"prompt": by_name[asked], "completion": by_name[answer]}
-            yield Reading(ways, Fit.BY_NAMES)
+    for question, answer in QUESTIONS:
+        if {question, answer} <= by_name.keys():
+            fields = {"prompt": by_name[question], "completion": by_name[answer]}
+            yield Reading(fields, Fit.BY_NAMES)
             return
     if any(column.looks == "classes" for column in columns.values()):
-        return  # whose texts are to be classified, as far as can be told
-    for asked, answer in combinations(texts, 2) if len(texts) <= SEVERAL else ():
-        yield Reading({"prompt": asked, "completion": answer})
+        return  # probably texts to be classified
+    for question, answer in combinations(texts, 2) if len(texts) <= SEVERAL else ():
+        yield Reading({"prompt": question, "completion": answer})
     for text in texts:
-        alone = len(columns) == 1 and re.fullmatch(r"[\w -]+", text)  # else of several columns
+        # other characters are those of several columns with an unknown separator
+        alone = len(columns) == 1 and re.fullmatch(r"[\w -]+", text)
         yield Reading({"text": text}, Fit.BY_VALUES if alone else Fit.POSSIBLE)
 
 

@@ -1,4 +1,4 @@
-"""The row of a table as a conversation, or as plain text."""
+"""Reads a table's row as a conversation, or as plain text."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from peftkit.errors import quoted
 from peftkit.parts.json_values import RepeatedName
 from peftkit.tasks.reading.conversations import Layout
 from peftkit.tasks.reading.messages import (
-    opened,
+    looks_like_messages,
     read_messages,
     read_system,
     read_turns,
     unanswered,
     unread_keys,
-    written,
+    unwrap_messages,
     wrong_order,
 )
 from peftkit.tasks.reading.single_message import Message, flag_of, shown
@@ -25,18 +25,18 @@ from peftkit.tasks.reading.single_message import Message, flag_of, shown
 def read_conversation(
     values: Mapping[str, object], layout: Layout, answered: bool = True
 ) -> dict[str, object] | str:
-    """`messages` or `text` of a row; `unread`, the keys of its messages and the columns beside them
-    that nothing reads; `overruled`, the columns with another system message than its first turn;
-    or, as a string, what is malformed in it.
+    """Reads a row: `messages` or `text`; `unread`, the message keys and columns that nothing reads;
+    `overruled`, the columns with another system message than the first turn. Or, as a string, what
+    is malformed.
 
     Args:
-        layout: as `Conversations.layout` gives it.
-        answered: whether the answer is read too; without, an assistant's turn at the end is not.
+        layout: as `Conversations.layout` returns it.
+        answered: whether to read the answer; if not, an assistant's turn at the end is dropped.
     """
-    given = {name: value for name in layout.flags if not is_nothing(value := values.get(name))}
-    flags = {name: _row_flag(name, value) for name, value in given.items()}
+    raw = {name: value for name in layout.flags if not is_nothing(value := values.get(name))}
+    flags = {name: _row_flag(name, value) for name, value in raw.items()}
     if answered and (off := [name for name, flag in flags.items() if flag is False]):
-        return f"`{off[0]}` is {shown(given[off[0]])}"
+        return f"`{off[0]}` is {shown(raw[off[0]])}"
     unread = Counter(name for name, flag in flags.items() if flag is None)
     if "text" in layout.columns:
         text = values.get(layout.columns["text"])
@@ -52,14 +52,14 @@ def read_conversation(
 
 
 def _row_flag(name: str, value: object) -> bool | None:
-    """What a flag beside the messages says; a `loss` with a fraction is a measurement."""
+    """The value of a flag column; None if it is none: a `loss` with a fraction is a measurement."""
     return None if spelled(name) == "loss" and isinstance(value, float) else flag_of(value)
 
 
 def _read_talk(
     values: Mapping[str, object], layout: Layout, answered: bool, unread: Counter[str]
 ) -> dict[str, object] | str:
-    """As `read_conversation`, of a row with messages.
+    """As `read_conversation`, for a row with messages.
 
     Args:
         unread: columns that nothing reads.
@@ -71,18 +71,18 @@ def _read_talk(
         return read
     systems: dict[str, str] = {}
     for column in layout.systems:
-        given = read_system(values.get(column), column)
-        if isinstance(given, str):
-            return given
-        if given:
-            systems[column] = given[0]["content"]
+        system = read_system(values.get(column), column)
+        if isinstance(system, str):
+            return system
+        if system:
+            systems[column] = system[0]["content"]
     for column in (*_turn_columns(layout, answered), *systems):
-        unread += unread_keys(opened(values.get(column)))
+        unread += unread_keys(unwrap_messages(values.get(column)))
     if (about := _unread_input(values, layout)) and "input" in layout.named:
-        return f"the row has `{about}` beside a prompt of messages, which leaves no place for it"
+        return f"the row has `{about}` beside a prompt of messages, which has no place for it"
     unread.update(filter(None, [about]))
     overruled: list[str] = []
-    if read[0]["role"] == "system":  # it goes before those of columns
+    if read[0]["role"] == "system":  # takes precedence over columns
         overruled = [name for name, text in systems.items() if text != read[0]["content"]]
     elif len(set(systems.values())) > 1:
         return f"different system messages in {quoted(systems)}"
@@ -102,16 +102,16 @@ def _turn_columns(layout: Layout, answered: bool) -> list[str]:
 
 
 def _unread_input(values: Mapping[str, object], layout: Layout) -> str:
-    """The column of the input, if it holds something that the row's prompt has no place for."""
+    """The input's column, if it has a value and the prompt, a list, has no place for it."""
     column = layout.columns.get("input", "")
-    listed = isinstance(opened(values.get(layout.columns.get("prompt", ""))), list)
+    listed = isinstance(unwrap_messages(values.get(layout.columns.get("prompt", ""))), list)
     return column if listed and not is_nothing(values.get(column)) else ""
 
 
 def _read_messages(
     values: Mapping[str, object], layout: Layout, answered: bool
 ) -> list[Message] | str:
-    """A row with a list of messages."""
+    """Reads a row with a list of messages."""
     column = layout.columns["messages"]
     read = read_messages(values.get(column), column)
     if isinstance(read, str):
@@ -127,34 +127,34 @@ def _read_messages(
 
 
 def _read_pair(values: Mapping[str, object], layout: Layout, answered: bool) -> list[Message] | str:
-    """A row with a prompt and its completion: texts, or lists of messages, as TRL has them."""
+    """Reads a row with a prompt and its completion: texts, or lists of messages as in TRL."""
     columns = layout.columns
-    asked = _side(values, columns, "prompt")
-    if isinstance(asked, str):
-        return asked
-    if isinstance(opened(values.get(columns["prompt"])), str):
+    prompt = _side(values, columns, "prompt")
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(unwrap_messages(values.get(columns["prompt"])), str):
         about = values.get(columns["input"]) if "input" in columns else ""
         if not is_missing(about) and not isinstance(about, str):
             return f"{columns['input']} is {type(about).__name__}, not text"
         about = about.strip() if isinstance(about, str) else ""
-        text = "\n\n".join(filter(None, (asked[0]["content"], about)))
-        asked = [{"role": "user", "content": text}]
-    for message in asked:
+        text = "\n\n".join(filter(None, (prompt[0]["content"], about)))
+        prompt = [{"role": "user", "content": text}]
+    for message in prompt:
         if message["role"] == "assistant":
-            message["learned"] = False  # what was said before; the completion is learned
+            message["learned"] = False  # only the completion is learned
     answer = _side(values, columns, "completion") if answered else []
     if isinstance(answer, str):
         return answer
-    messages = [*asked, *answer]
+    messages = [*prompt, *answer]
     return wrong_order(messages) or messages
 
 
 def _side(
     values: Mapping[str, object], columns: Mapping[str, str], role: str
 ) -> list[Message] | str:
-    """The messages of a prompt or a completion; what is malformed, as a string."""
+    """The messages of a prompt or a completion; or, as a string, what is malformed."""
     column = columns[role]
-    value = opened(values.get(column))
+    value = unwrap_messages(values.get(column))
     if is_missing(value):
         return f"{column} is missing"
     if isinstance(value, list):
@@ -162,7 +162,7 @@ def _side(
     if not isinstance(value, str) or not value.strip():
         kind = type(value).__name__
         return f"empty {column}" if kind == "str" else f"{column} is {kind}, not text"
-    if written(value):
+    if looks_like_messages(value):
         return f"{column} looks like a list of messages, and is not JSON"
     if role == "prompt":
         return [{"role": "user", "content": value}]

@@ -1,4 +1,4 @@
-"""Conversations as files hold them, read into messages with a role and a content."""
+"""The source of conversations, and the columns in which a table has them."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from peftkit.errors import DataError, quoted
 from peftkit.tasks.reading.single_message import FLAGS
 
 KINDS = ("messages", "prompt", "completion", "text")
-"""Roles of the columns that say what kind of row it is."""
+"""Roles of columns that decide the kind of the rows."""
 USUAL = (
     {"messages": "messages"},
     {"messages": "conversations"},
     {"prompt": "instruction", "completion": "output"},
     {"prompt": "prompt", "completion": "completion"},
 )
-"""The columns that are looked for, in this order, where the recipe names none. All names of columns
-are compared without case, `_`, `-` and white space."""
+"""The columns to look for, in this order, if the recipe names none. All column names are compared
+without case, `_`, `-` and white space."""
 SYSTEM = (
     "system", "system_prompt", "system_message", "system_msg", "system_instruction",
     "system_instructions", "sys_prompt", "sys", "developer",
 )  # fmt: skip
-"""Names of the columns with the system message, where the recipe names none."""
+"""Names of columns with a system message, if the recipe names none."""
 UNREAD_COLUMNS = ("tools", "functions", "history")
 """Columns that would change what is learned, and that peftkit does not read."""
 
 
 class Conversations(Source):
-    """Messages, or a prompt and its completion, or plain text. Where the recipe names no column, it
-    is `messages` (OpenAI), `conversations` (ShareGPT), `instruction`, `input` and `output` (Alpaca)
-    or `prompt` and `completion` (texts, or TRL's lists of messages), whichever the file has; and
-    `system`, `system_prompt`, `developer` or the like beside them. Case, `_`, `-` and spaces make
-    no difference in these names.
+    """Messages, or a prompt and its completion, or plain text. If the recipe names no column, the
+    file's are used: `messages` (OpenAI), `conversations` (ShareGPT), `instruction`, `input` and
+    `output` (Alpaca), or `prompt` and `completion` (texts, or TRL's lists of messages); and with
+    them `system`, `system_prompt`, `developer` or the like. Case, `_`, `-` and spaces in these
+    names do not matter.
     """
 
     messages: str = ""
     """Column with a list of messages: objects with `role` and `content`, or `from` and `value`."""
     prompt: str = ""
-    """Column with what is asked; it becomes the user's turn."""
+    """Column with the question; it becomes the user's turn."""
     input: str = ""
-    """Column with what the prompt is about, which may be empty; it follows the prompt after a blank
-    line."""
+    """Column with the text that the prompt is about, which may be empty; it follows the prompt
+    after a blank line."""
     completion: str = ""
     """Column with the answer; it becomes the assistant's turn."""
     system: str = ""
@@ -55,7 +55,8 @@ class Conversations(Source):
     """Column with plain text, all of which is learned, without a chat template (continued
     pre-training)."""
     stratum: str = ""
-    """Column whose values every split gets in their shares (a language, a source)."""
+    """Column to stratify the splits by: each value (a language, a source) has the same share in
+    every split."""
 
     @model_validator(mode="after")
     def _check_columns(self) -> Conversations:
@@ -71,12 +72,12 @@ class Conversations(Source):
         return self
 
     def named_columns(self) -> dict[str, str]:
-        """Role -> column, of those that the recipe names."""
+        """Role -> column, for the columns that the recipe names."""
         roles = ("messages", "prompt", "input", "completion", "system", "text", "stratum")
         return {role: getattr(self, role) for role in roles if getattr(self, role)}
 
     def layout(self, table: Table, answered: bool = True) -> Layout:
-        """The columns of a table: those that are named, else the usual ones it has.
+        """The columns of a table: those that the recipe names, else the usual ones.
 
         Args:
             answered: whether a completion must be there.
@@ -84,13 +85,13 @@ class Conversations(Source):
         Raises:
             DataError: a column is missing, or none of the usual ones is there.
         """
-        needless = ("stratum",) if answered else ("stratum", "completion")
-        named = {r: c for r, c in self.named_columns().items() if answered or r not in needless}
+        unneeded = ("stratum",) if answered else ("stratum", "completion")
+        named = {r: c for r, c in self.named_columns().items() if answered or r not in unneeded}
         check_columns(table, named)
         if layout := _layout(table.columns, tuple(named.items()), answered):
             return layout
         raise DataError(
-            f"`{table.name}` has none of the columns that conversations are looked for in, "
+            f"`{table.name}` has none of the usual columns of conversations, "
             f"{'; '.join(quoted(usual.values()) for usual in USUAL)}; it has "
             f"{quoted(table.columns)}",
             "rename its columns"
@@ -102,14 +103,14 @@ class Conversations(Source):
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a table that have to do with its conversations."""
+    """The columns of a table that matter for its conversations."""
 
     columns: Mapping[str, str]
     """Role -> column: those that the recipe names, else the usual ones."""
     named: Collection[str]
     """Roles of the columns that the recipe names."""
     systems: tuple[str, ...]
-    """Columns with a system message: the one that the recipe names, else all of a usual name."""
+    """Columns with a system message: the one that the recipe names, else all with a usual name."""
     refused: tuple[str, ...]
     """Columns that would change what is learned; a row that has one is malformed."""
     flags: tuple[str, ...]
@@ -119,7 +120,7 @@ class Layout:
 
     @property
     def read(self) -> set[str]:
-        """All columns that are read in some row, or named in a note of their own."""
+        """All columns that some row is read from, or that have their own note."""
         return {*self.columns.values(), *self.systems, *self.refused, *self.flags}
 
 
@@ -131,11 +132,11 @@ def _layout(
     named = dict(named_columns)
     kinds = {role: column for role, column in named.items() if role in KINDS}
     for usual in USUAL if not kinds else ():
-        found = {
+        matches = {
             r: _usual((c,), table)[:1] for r, c in usual.items() if answered or r != "completion"
         }
-        if all(found.values()):
-            kinds = {role: column for role, (column,) in found.items()}
+        if all(matches.values()):
+            kinds = {role: column for role, (column,) in matches.items()}
             break
     if not kinds or ("input" in named and "prompt" not in kinds):
         return None

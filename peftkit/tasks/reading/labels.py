@@ -1,4 +1,4 @@
-"""Labels as files hold them: which look alike, which are numbers, how many rows each has."""
+"""Checks of labels: which look alike, which are numbers, how many rows each has."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 from peftkit.wording import shortened
 
 FEW_NUMBERS = 20
-"""So many different numbers are classes: ratings from 1 to 10, or in halves or tenths."""
+"""Up to so many different numbers are classes: ratings from 1 to 10, or in halves or tenths."""
 FEW_ROWS = 5
-"""Rows of a label in a split from which on its score says something."""
+"""Rows of a label in a split from which on its score means something."""
 ROWS_PER_LABEL = 4
 MANY_ROWS = 10
 """Rows for each number, on average, with which even odd fractions are names of classes."""
 MAJORITY = 0.9
 RATIO = 50
-"""Share of the most frequent label, and its rows over those of the rarest, that make imbalance
-extreme."""
+"""The most frequent label's share of the rows, and its ratio to the rarest label's rows, from which
+on imbalance is extreme."""
 MARKS = " \t.,;:!?…。，、；：！？\"'“”‘’«»`"
 HYPHENS = "\u2010\u2011\u2012\u2013\u2014\u2212\uff0d"
 DOUBLES = str.maketrans("аеорсухіјѕ", "aeopcyxijs")  # noqa: RUF001
@@ -38,7 +38,7 @@ def folded(label: str, number: Callable[[str], float | None]) -> str:
     number is written.
 
     Args:
-        number: what a text is as a number.
+        number: reads a text as a number; None if it is none.
     """
     plain = "".join(c for c in unicodedata.normalize("NFKC", label) if not _is_invisible(c))
     plain = "".join("-" if c in HYPHENS else c for c in plain)
@@ -54,7 +54,7 @@ def folded(label: str, number: Callable[[str], float | None]) -> str:
 
 
 def is_empty(text: str) -> bool:
-    """Whether a text has no character that a reader sees."""
+    """Whether a text has no visible character."""
     return all(c.isspace() or _is_invisible(c) for c in text)
 
 
@@ -65,7 +65,7 @@ def _is_invisible(c: str) -> bool:
 
 
 def _without_doubles(text: str) -> str:
-    """Text with Latin letters for the Cyrillic ones in words that have both."""
+    """Replaces Cyrillic letters by Latin ones in words that have both."""
     words = (
         word.translate(DOUBLES) if re.search(r"[a-z]", word) else word for word in text.split(" ")
     )
@@ -73,8 +73,8 @@ def _without_doubles(text: str) -> str:
 
 
 def visible(label: str) -> str:
-    """The label, cut to 40 characters, with its invisible characters written out, and the combining
-    ones where the label is not in NFC.
+    """The label, cut to 40 characters, with invisible characters escaped, and combining ones too if
+    the label is not in NFC.
     """
     hidden = {"Cf", "Cc", "Zs"}
     if unicodedata.normalize("NFC", label) != label:
@@ -89,16 +89,16 @@ def visible(label: str) -> str:
 
 
 def alike(counts: Mapping[str, int], number: Callable[[str], float | None]) -> list[list[str]]:
-    """Groups of labels that `folded` makes one, the largest first."""
+    """Groups of labels that are equal once `folded`, the largest first."""
     groups: dict[str, list[str]] = defaultdict(list)
     for label in sorted(counts, key=lambda label: (-counts[label], label)):
         groups[folded(label, number)].append(label)
-    found = [group for group in groups.values() if len(group) > 1]
-    return sorted(found, key=lambda group: -sum(counts[label] for label in group))
+    several = [group for group in groups.values() if len(group) > 1]
+    return sorted(several, key=lambda group: -sum(counts[label] for label in group))
 
 
 def scores_not_classes(counts: Mapping[str, int], number: Callable[[str], float | None]) -> str:
-    """In words, that the labels are numbers that measure something; empty if they may be classes.
+    """Describes labels that are measurements, not classes; empty if they may be classes.
 
     Numbers are classes if they are few, or whole with several rows each.
     """
@@ -130,7 +130,7 @@ def scores_not_classes(counts: Mapping[str, int], number: Callable[[str], float 
 
 
 def _numbers(counts: Mapping[str, int], number: Callable[[str], float | None]) -> dict[str, float]:
-    """Label -> its number, of labels that are numbers or percentages."""
+    """Label -> its number, for labels that are numbers or percentages."""
     read = {label: number(label.rstrip(" %")) for label in counts}
     return {label: value for label, value in read.items() if value is not None}
 
@@ -138,36 +138,36 @@ def _numbers(counts: Mapping[str, int], number: Callable[[str], float | None]) -
 def label_remarks(
     counts: Counts, weighted: bool, number: Callable[[str], float | None]
 ) -> Iterator[str]:
-    """What a person should know about the labels of the splits.
+    """Notes on the labels of the splits.
 
     Args:
-        weighted: whether the loss weighs rare labels up.
+        weighted: whether rare labels weigh more in the loss.
     """
     train = counts["train"]
     total = Counter[str]()
     for split in counts.values():
         total.update(split)
     if groups := alike(total, number):
-        told = "; ".join(
+        shown = "; ".join(
             " and ".join(f"`{visible(label)}` ({total[label]:,} rows)" for label in group)
             for group in groups[:SHOWN]
         )
         more = f"; and {len(groups) - SHOWN} more groups" if len(groups) > SHOWN else ""
         yield (
-            f"labels that look alike count as separate classes: {told}{more}; "
-            "`--task.data.fold-labels` makes them one"
+            f"labels that look alike count as separate classes: {shown}{more}; "
+            "`--task.data.fold-labels` merges them"
         )
     known = _numbers(total, number)
     if len(known) > max(FEW_NUMBERS, 0.9 * len(total)):
         yield (
             f"the labels are {len(known):,} numbers from {min(known.values()):g} to "
-            f"{max(known.values()):g}, each a class of its own; if they measure something, make "
-            "classes of ranges"
+            f"{max(known.values()):g}, each its own class; if they are measurements, make classes "
+            "of ranges"
         )
     if listed := _lists(total):
         yield (
-            f"labels look like lists of labels, such as `{visible(listed)}`: each combination is a "
-            "class of its own, as peftkit gives a text one label"
+            f"labels look like lists of labels, such as `{visible(listed)}`: each combination is "
+            "its own class, as peftkit gives a text one label"
         )
     yield from _imbalance(train, weighted)
     yield from _scarcity(counts)
@@ -178,7 +178,7 @@ def _imbalance(train: Mapping[str, int], weighted: bool) -> Iterator[str]:
     most, rarest = max(train, key=train.__getitem__), min(train, key=train.__getitem__)
     if train[most] < MAJORITY * rows and train[most] < RATIO * train[rarest]:
         return
-    hint = "" if weighted else "; `--task.class-weights balanced` weighs rare labels up"
+    hint = "" if weighted else "; `--task.class-weights balanced` gives rare labels more weight"
     yield (
         f"the labels are far from balanced: `{visible(most)}` has {train[most]:,} of {rows:,} "
         f"training rows, `{visible(rarest)}` {train[rarest]:,}; look at macro F1 rather than at "
@@ -191,7 +191,7 @@ def _scarcity(counts: Counts) -> Iterator[str]:
     rows = sum(labels.values())
     if rows < ROWS_PER_LABEL * len(labels):
         yield (
-            f"{len(labels):,} labels are more than {rows:,} training rows can carry: "
+            f"{rows:,} training rows are too few for {len(labels):,} labels: "
             f"{rows / len(labels):.1f} rows for each"
         )
         return
@@ -217,8 +217,8 @@ def _lists(counts: Mapping[str, int]) -> str:
     if len(brackets) >= enough:
         return brackets[0]
     parts = {label: _parts(label) for label in counts if not re.fullmatch(r"[\d.,%\s+-]+", label)}
-    several = [label for label, found in parts.items() if len(found) > 1]
-    distinct = {part for found in parts.values() for part in found}
+    several = [label for label, of_label in parts.items() if len(of_label) > 1]
+    distinct = {part for of_label in parts.values() for part in of_label}
     if len(several) < max(3, enough) or len(distinct) >= len(counts):
         return ""
     return max(several, key=lambda label: counts[label])
@@ -245,7 +245,7 @@ def label_text(value: Any) -> Any:
 
 
 def number_first(label: str) -> tuple[int, float, str]:
-    """For sorting: numbers by their size, then names."""
+    """Sort key: numbers by their size, then names."""
     try:
         number = float(label)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Messages of a conversation as files hold them: roles, contents, thoughts, which are learned."""
+"""Reads the messages of a conversation, and checks their order."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ WRITTEN = re.compile(
     rf"""\s*\[\s*\{{\s*(['"])(?:role|from)\1\s*:\s*(['"])(?:{"|".join(ROLES)})\2""",
     re.IGNORECASE,
 )
-"""The beginning of a list of messages that was written as text."""
+"""The beginning of a list of messages as text."""
 
 UNLEARNED = "\x1e"
 """Marks a turn that is not learned."""
 
 
 def is_learned(message: Message) -> bool:
-    """Whether a turn is an answer that is to be learned."""
+    """Whether a turn is an answer that is learned."""
     return message["role"] == "assistant" and bool(message.get("learned", True))
 
 
-def opened(value: Any) -> Any:
-    """A message as a list of one, and a text that is JSON of messages as their list; other values
-    as they are.
+def unwrap_messages(value: Any) -> Any:
+    """Puts a message into a list, and parses a text that is JSON of messages; other values stay as
+    they are.
 
     Raises:
         RepeatedName: a message in a text names a key twice.
@@ -67,15 +67,15 @@ def opened(value: Any) -> Any:
 
 
 def _is_message(value: Any) -> bool:
-    """Whether an object has a role, and what a message says."""
+    """Whether an object has a role, and a content, call or thought."""
     return isinstance(value, Mapping) and bool(
         role_of(value) and value.keys() & {*CONTENT, *UNREAD, *THOUGHTS}
     )
 
 
 def read_messages(value: Any, column: str = "messages") -> list[Message] | str:
-    """A list of messages in the names of this module, system messages and answers without white
-    space around them; or, as a string, what is malformed.
+    """Reads a list of messages, with system messages and answers stripped; or, as a string, what is
+    malformed.
     """
     read = read_turns(value, column)
     if isinstance(read, str):
@@ -84,7 +84,7 @@ def read_messages(value: Any, column: str = "messages") -> list[Message] | str:
 
 
 def read_turns(value: Any, column: str) -> list[Message] | str:
-    """As `read_messages`, of turns in any order."""
+    """As `read_messages`, for turns in any order."""
     if isinstance(value, str):
         try:
             value = json.loads(value, object_pairs_hook=unrepeated)  # the cell of a CSV
@@ -104,17 +104,17 @@ def read_turns(value: Any, column: str) -> list[Message] | str:
 
 
 def read_system(value: Any, column: str) -> list[Message] | str:
-    """The system message in a column of its own, as a list of one: a text, its parts, or a message;
-    an empty list if there is none; what is malformed, as a string.
+    """Reads a column with a system message (a text, its parts, or a message) as a list of one; an
+    empty list if there is none; or, as a string, what is malformed.
 
     Raises:
         RepeatedName: a message in a text names a key twice.
     """
     if is_absent(value):
         return []
-    turns = opened(value)
+    turns = unwrap_messages(value)
     if isinstance(turns, str):
-        if written(turns):
+        if looks_like_messages(turns):
             return f"{column} looks like a list of messages, and is not JSON"
         turns = [{"role": "system", "content": turns}]
     elif not isinstance(turns, list):
@@ -125,22 +125,22 @@ def read_system(value: Any, column: str) -> list[Message] | str:
     if isinstance(read, str):
         return read
     if [message["role"] for message in read] != ["system"]:
-        return f"{column} holds something else than one system message"
+        return f"{column} is not one system message"
     return read if read[0]["content"] else []
 
 
-def written(text: str) -> bool:
+def looks_like_messages(text: str) -> bool:
     """Whether a text begins as a list of messages does."""
     return bool(WRITTEN.match(text))
 
 
 def unread_keys(value: Any) -> Counter[str]:
-    """Keys of messages that nothing reads -> the number of messages that have one.
+    """Message key that nothing reads -> number of messages that have it.
 
     Args:
-        value: a list of messages; there are none in anything else.
+        value: a list of messages; anything else has none.
     """
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for item in value if isinstance(value, list | tuple) else ():
         if isinstance(item, Mapping):
             answers = ROLES.get(role_of(item)) == "assistant"
@@ -149,10 +149,10 @@ def unread_keys(value: Any) -> Counter[str]:
             for key in CONTENT:
                 parts = item.get(key)
                 for part in parts if isinstance(parts, list) else ():
-                    given = part if isinstance(part, Mapping) else {}
-                    unread |= {k for k in given if k not in PART and not is_nothing(given[k])}
-            found.update(unread)
-    return found
+                    keys = part if isinstance(part, Mapping) else {}
+                    unread |= {k for k in keys if k not in PART and not is_nothing(keys[k])}
+            counts.update(unread)
+    return counts
 
 
 def wrong_order(messages: Sequence[Message]) -> str:
@@ -178,7 +178,7 @@ def unanswered(messages: list[Message]) -> list[Message]:
 
 
 def message_key(messages: Sequence[Message]) -> str:
-    """Equal for conversations that say the same and of which the same is learned."""
+    """A key: equal for conversations with the same contents and the same learned turns."""
     return "\x1f".join(
         f"{m['content']}{m.get('thought', '')}{'' if m.get('learned', True) else UNLEARNED}"
         for m in messages

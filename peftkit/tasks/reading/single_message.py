@@ -1,4 +1,4 @@
-"""One message as files hold it: role, content, thought, and whether it is learned."""
+"""Reads one message: role, content, thought, and whether it is learned."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Message(TypedDict):
     """`system`, `user` or `assistant`."""
     content: str
     thought: NotRequired[str]
-    """Where the assistant's turn has one."""
+    """What the assistant thinks before it answers, if its turn says so."""
     learned: NotRequired[bool]
-    """False for an assistant's turn that is not to be learned."""
+    """False for an assistant's turn that is not learned."""
 
 
 ROLES = {
@@ -33,7 +33,7 @@ ROLES = {
     "model": "assistant",
     "ai": "assistant",
 }
-"""Names of OpenAI, ShareGPT, Gemma, LangChain and others, in lower case -> the role."""
+"""Role names of OpenAI, ShareGPT, Gemma, LangChain and others, in lower case -> the role."""
 
 
 FLAGS = (
@@ -45,7 +45,7 @@ axolotl's, AgentInstruct's, verl's."""
 
 
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
-"""Keys of what an assistant thinks before it answers; templates write it under one of them."""
+"""Keys of an assistant's thought before it answers; templates read one of them."""
 
 
 ROLE = ("role", "from")
@@ -76,13 +76,13 @@ NO = (False, "false", "no", "0")
 
 
 def role_of(message: Mapping[str, object]) -> str:
-    """What a message gives as its role, in lower case; empty if nothing, or no text."""
-    given = next((message[key] for key in ROLE if not is_nothing(message.get(key))), None)
-    return given.strip().casefold() if isinstance(given, str) else ""
+    """A message's role in lower case; empty if it has none, or one that is not text."""
+    role = next((message[key] for key in ROLE if not is_nothing(message.get(key))), None)
+    return role.strip().casefold() if isinstance(role, str) else ""
 
 
 def flag_of(value: Any) -> bool | None:
-    """What a flag says; None if it is neither true nor false."""
+    """The value of a flag; None if it is neither true nor false."""
     known = value.strip().casefold() if isinstance(value, str) else value
     if isinstance(known, float) and known.is_integer():
         known = int(known)
@@ -92,7 +92,7 @@ def flag_of(value: Any) -> bool | None:
 
 
 def read_message(item: Any) -> Message | str:
-    """A message by peftkit's names; or, as a string, what is malformed in it."""
+    """Reads a message into peftkit's keys; or, as a string, what is malformed."""
     if not isinstance(item, Mapping):
         return f"a message is {type(item).__name__}, not an object"
     names = {key: item[key] for key in ROLE if not is_nothing(item.get(key))}
@@ -116,21 +116,21 @@ def read_message(item: Any) -> Message | str:
 
 
 def _read_content(item: Mapping[str, object], role: str) -> tuple[str, str]:
-    """The text of a message; and what is malformed in it, or empty."""
-    given = [joined(item[key]) for key in CONTENT if not is_missing(item.get(key))]
-    if not given:
+    """The text of a message, and what is malformed in it; one of them is empty."""
+    contents = [join_parts(item[key]) for key in CONTENT if not is_missing(item.get(key))]
+    if not contents:
         return "", f"{role} turn without content"
-    texts = [text for text in given if isinstance(text, str)]
-    if len(texts) < len(given):
+    texts = [text for text in contents if isinstance(text, str)]
+    if len(texts) < len(contents):
         return "", f"{role} turn whose content is not text"
-    said = [text for text in texts if text.strip()]
-    if len({text.strip() for text in said}) > 1:
+    filled = [text for text in texts if text.strip()]
+    if len({text.strip() for text in filled}) > 1:
         return "", "a message has different texts in `content` and `value`"
-    return (said or texts)[0], ""
+    return (filled or texts)[0], ""
 
 
-def joined(content: Any) -> Any:
-    """The text of OpenAI's parts; content of other kinds as it is."""
+def join_parts(content: Any) -> Any:
+    """Joins the texts of OpenAI's parts; content of other kinds stays as it is."""
     if not isinstance(content, list):
         return content
     parts = [part for part in content if isinstance(part, Mapping) and part.get("type") in TEXTS]
@@ -139,35 +139,35 @@ def joined(content: Any) -> Any:
 
 
 def _read_flags(item: Mapping[str, object], role: str, message: Message) -> str:
-    """Notes in the message whether it is learned; what is malformed, or empty."""
-    said: dict[str, bool] = {}
+    """Sets whether the message is learned; returns what is malformed, or empty."""
+    flags: dict[str, bool] = {}
     for key in FLAGS:
         if key not in item or is_nothing(value := item[key]):
             continue
         flag = flag_of(value)
         if flag is None:
             return f"a message has `{key}` {shown(value)}, which is neither true nor false"
-        said[key] = flag
-    if len(set(said.values())) > 1:
-        return f"a message says by `{'`, `'.join(said)}` both that it is learned and that it is not"
-    learned = next(iter(said.values()), None)
+        flags[key] = flag
+    if len(set(flags.values())) > 1:
+        return f"a message has contradictory flags `{'`, `'.join(flags)}`"
+    learned = next(iter(flags.values()), None)
     if learned and role != "assistant":
-        return f"a {role} turn has `{next(iter(said))}` true, and only answers are learned"
+        return f"a {role} turn has `{next(iter(flags))}` true, and only answers are learned"
     if learned is False and role == "assistant":
         message["learned"] = False
     return ""
 
 
 def _read_thought(item: Mapping[str, object], message: Message) -> str:
-    """Puts the thought that comes with an answer into the message; what is malformed, or empty."""
-    given = {key: item[key] for key in THOUGHTS if key in item and not is_nothing(item[key])}
-    if not given:
+    """Sets the message's thought, if there is one; returns what is malformed, or empty."""
+    thoughts = {key: item[key] for key in THOUGHTS if key in item and not is_nothing(item[key])}
+    if not thoughts:
         return ""
-    texts = [text.strip() for text in given.values() if isinstance(text, str)]
-    if len(texts) < len(given):
-        return f"a message has `{next(iter(given))}` that is not text"
+    texts = [text.strip() for text in thoughts.values() if isinstance(text, str)]
+    if len(texts) < len(thoughts):
+        return f"a message has `{next(iter(thoughts))}` that is not text"
     if len(set(texts)) > 1:
-        return f"a message has different texts in `{'` and `'.join(given)}`"
+        return f"a message has different texts in `{'` and `'.join(thoughts)}`"
     message["thought"] = texts[0]
     return ""
 
@@ -179,11 +179,11 @@ UNREAD = (
 
 
 SHOWN = 30
-"""Characters of a wrong value that a message repeats."""
+"""Characters of a wrong value that an error message shows."""
 
 
 def shown(value: Any) -> str:
-    """The beginning of a value that may hold anything, as JSON writes it."""
+    """The beginning of any value, as JSON writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     try:

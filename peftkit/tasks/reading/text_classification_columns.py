@@ -1,4 +1,4 @@
-"""The columns by which texts with a label are recognized."""
+"""Recognizes texts with a label by their columns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LABELS: Final = (
     "label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "stars",
     "rating", "emotion",
 )  # fmt: skip
-"""Usual names, compared without case, `_`, `-` and white space; the first is the recipe's own."""
+"""Usual names, compared without case, `_`, `-` and white space; the first is the default."""
 PAIRS: Final = (
     ("text", "text_pair"), ("premise", "hypothesis"), ("sentence1", "sentence2"),
     ("question1", "question2"), ("question", "sentence"), ("text1", "text2"), ("text_a", "text_b"),
@@ -28,15 +28,15 @@ PAIRS: Final = (
 
 
 def readings(table: Table) -> Iterator[Reading]:
-    """Each text column with each column of classes; of columns with usual names only those."""
+    """Each text column with each column of classes; only usual names, where there are some."""
     columns = looked_at(table)
     labels = [name for name, column in columns.items() if _may_be_label(column)]
     labels = _with_usual_name(labels, LABELS)
     texts = [name for name, column in columns.items() if column.looks == "text"]
-    if pair := next((found for names in PAIRS if len(found := _named(texts, names)) == 2), None):
+    if pair := next((both for names in PAIRS if len(both := _named(texts, names)) == 2), None):
         for label in labels:
-            ways = {"text": pair[0], "text_pair": pair[1], "label": label}
-            yield Reading(ways, Fit.BY_NAMES)
+            fields = {"text": pair[0], "text_pair": pair[1], "label": label}
+            yield Reading(fields, Fit.BY_NAMES)
         return
     texts = _with_usual_name(texts, TEXTS)
     by_names = _named(labels, LABELS) and _named(texts, TEXTS)
@@ -47,7 +47,7 @@ def readings(table: Table) -> Iterator[Reading]:
 
 
 def _may_be_label(column: Column) -> bool:
-    """Whether a column holds classes; one that is named so is taken, for the check to judge."""
+    """Whether a column holds classes; one named `label` is accepted, and checked later."""
     if spelled(column.name) == "label":
         return column.looks not in ("lists", "objects", "empty")
     counts = Counter(str(value).strip() for value in column.given)
@@ -57,7 +57,7 @@ def _may_be_label(column: Column) -> bool:
 
 
 def _with_usual_name(names: Sequence[str], usual: Sequence[str]) -> list[str]:
-    """The recipe's own name if it is there, else those that are usual, else all."""
+    """The default name if it is there, else the usual ones, else all."""
     return _named(names, usual[:1]) or _named(names, usual) or list(names)
 
 

@@ -1,4 +1,4 @@
-"""Texts that say the same thing have the same key."""
+"""The key by which texts are compared."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import unicodedata
 
 
 def text_key(text: str) -> str:
-    """A text in composed form, without case, its white space single."""
+    """A text in NFC, casefolded, with single white space."""
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())

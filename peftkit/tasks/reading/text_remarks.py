@@ -1,4 +1,4 @@
-"""Remarks on the texts of a data set, whatever is learned of them."""
+"""Notes on the texts of a data set, for any task."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 
 MANY_ADDRESSES = 0.1
-"""Share of the texts from which on a note names them."""
+"""Share of the texts above which there is a note on them."""
 ENOUGH = 5
-"""Fewer texts are not worth a note."""
+"""Number of texts up to which there is no note."""
 ADDRESS = re.compile(r"(https?://|www\.)\S")
 
 
@@ -18,5 +18,5 @@ def address_remarks(texts: Sequence[str]) -> Iterator[str]:
     if addresses > max(ENOUGH, MANY_ADDRESSES * len(texts)):
         yield (
             f"{addresses / len(texts):.0%} of the training texts are web addresses only; a model "
-            "reads no page behind them"
+            "does not read their pages"
         )

@@ -1,4 +1,4 @@
-"""The columns by which words with a label each are recognized."""
+"""Recognizes words with a label each by their columns."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from peftkit.tasks.offers import Fit, Offer, Reading
 from peftkit.tasks.reading.word_checks import wrong_labels, wrong_words
 
 FITTING = 0.9
-"""Share of the rows that must fit, so that a few malformed ones hide nothing."""
+"""Share of the rows that must fit; a few may be malformed."""
 
 
 def readings(table: Table) -> Iterator[Reading]:
     """Each list of words with each list of as many labels: no other task reads such lists."""
     columns = looked_at(table)
     lists = [column for column in columns.values() if column.looks == "lists"]
-    found = [(a.name, b.name) for a, b in permutations(lists, 2) if _labels(a, b)]
-    known = {labels for _, labels in found}
-    found = [(words, labels) for words, labels in found if words not in known]
-    for words, labels in found:
+    pairs = [(a.name, b.name) for a, b in permutations(lists, 2) if _are_labelled(a, b)]
+    known = {labels for _, labels in pairs}
+    pairs = [(words, labels) for words, labels in pairs if words not in known]
+    for words, labels in pairs:
         yield Reading({"tokens": words, "labels": labels}, Fit.BY_NAMES)
 
 
-def _labels(words: Column, labels: Column) -> bool:
+def _are_labelled(words: Column, labels: Column) -> bool:
     """Whether nearly each list of words has a list of as many labels, which repeat more often."""
-    pairs = list(zip(words.values, labels.values, strict=True))
-    fit = [(some, told) for some, told in pairs if _belong_together(some, told)]
-    vocabulary = {word for some, _ in fit for word in some}
-    known = {str(label) for _, told in fit for label in told}
-    return len(fit) >= FITTING * len(pairs) and len(known) < len(vocabulary)
+    rows = list(zip(words.values, labels.values, strict=True))
+    fit = [(of_row, tags) for of_row, tags in rows if _is_labelled(of_row, tags)]
+    vocabulary = {word for of_row, _ in fit for word in of_row}
+    known = {str(label) for _, tags in fit for label in tags}
+    return len(fit) >= FITTING * len(rows) and len(known) < len(vocabulary)
 
 
-def _belong_together(words: Any, labels: Any) -> bool:
+def _is_labelled(words: Any, labels: Any) -> bool:
     if wrong_words(words, "") or not isinstance(labels, list) or wrong_labels(labels, ""):
         return False
     return len(words) == len(labels)

@@ -33,14 +33,14 @@ def class_score(outputs: Outputs, examples: Examples, head: Head) -> Score:
     """
     expected = examples.targets
     predicted = outputs.argmax(axis=1)
-    found = classification_scores(predicted, expected, len(head.labels))
+    scores = classification_scores(predicted, expected, len(head.labels))
     counts, group_of = label_counts(expected, predicted, len(head.labels))
     ones = np.ones(len(expected))
     right = np.stack([expected == predicted, ones], axis=1)
     sizes = np.bincount(group_of)
     f1 = Parts.of(counts, group_of)
     return Score(
-        metrics=found.metrics(),
+        metrics=scores.metrics(),
         intervals={
             "accuracy": sums_interval(
                 right[np.unique(group_of, return_index=True)[1]], mean, sizes
@@ -48,8 +48,8 @@ def class_score(outputs: Outputs, examples: Examples, head: Head) -> Score:
             "macro_f1": sums_interval(counts, macro_f1, sizes),
             "weighted_f1": sums_interval(counts, weighted_f1, sizes),
         },
-        tables=(label_table(found, head.labels),),
-        matrices=(Matrix("Confusion", head.labels, found.confusion_matrix),),
+        tables=(label_table(scores, head.labels),),
+        matrices=(Matrix("Confusion", head.labels, scores.confusion_matrix),),
         mistakes=_mistakes(outputs, expected, predicted, examples, head),
         parts={
             "accuracy": Parts.of(right),
@@ -60,12 +60,12 @@ def class_score(outputs: Outputs, examples: Examples, head: Head) -> Score:
     )
 
 
-def label_table(found: ClassificationScores, labels: tuple[str, ...]) -> ScoreTable:
+def label_table(scores: ClassificationScores, labels: tuple[str, ...]) -> ScoreTable:
     """Precision, recall, F1 and support of each label."""
     return ScoreTable(
         "Per label",
         ("label", "precision", "recall", "f1", "support"),
-        tuple((name, *row) for name, row in zip(labels, found.per_class, strict=True)),
+        tuple((name, *row) for name, row in zip(labels, scores.per_class, strict=True)),
     )
 
 

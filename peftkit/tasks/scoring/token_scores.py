@@ -1,4 +1,4 @@
-"""The score of a task that writes, from what the model makes of the tokens that it should write."""
+"""The score of a task that writes, from the model's predictions of the expected tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def token_score(kept: Outputs, examples: Examples) -> Score:
     """Perplexity and token accuracy, by rows.
 
     Args:
-        kept: (outputs, 2), as `loss_and_hit` gives them.
+        kept: (outputs, 2), as `loss_and_hit` returns them.
     """
     sizes = examples.outputs_per_row().tolist()
     values, intervals, rows = language_scores(kept[:, 0], kept[:, 1], sizes)

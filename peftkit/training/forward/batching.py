@@ -1,4 +1,4 @@
-"""Micro-batches: the only place where the examples of a step, or of a split, are cut.
+"""Cuts the examples of a step, or of a split, into micro-batches; nothing else does.
 
 They are sorted by length; since the loss is a sum divided by the whole step's count, the cutting
 changes speed and memory but no result. Examples of one unit stay together.
@@ -22,22 +22,22 @@ from peftkit.recipe import Recipe
 from peftkit.training.forward.steps import Step, number_of_steps, steps_of
 
 CPU_OVERHEAD = 64
-"""What a further forward and backward pass costs on a CPU, in tokens. A step of 32 short reviews
-on MiniLM takes 0.90, 0.88, 0.90, 0.98 and 1.29 CPU-seconds when cut for an overhead of 32, 64,
+"""Cost of a further forward and backward pass on a CPU, in tokens. A step of 32 short reviews on
+MiniLM takes 0.90, 0.88, 0.90, 0.98 and 1.29 CPU-seconds when cut for an overhead of 32, 64,
 128, 256 and 512 tokens, 1.35 in one piece, 1.88 one by one (docs/log.md, 2026-11-23)."""
 CPU_ROW = {"packed": (512, 1024), "shared": (768, 1024)}
-"""Tokens that a packed row on a CPU has at most: matrix products are no faster on longer ones, and
-memory grows with them. A small model gains from long rows, a deep one only where the examples of a
-row share what they begin with (docs/log.md, 2026-11-24 and 2026-11-26)."""
-SPARED = 0.75
-"""Of its cost, what a token that examples share spares in each but the first: attention has it, and
-what it keeps for the backward pass, in each of them."""
+"""Least and most of the token limit of a packed row on a CPU: matrix products are no faster on
+longer rows, and memory grows with them. A small model gains from long rows, a deep one only where
+the examples of a row share a beginning (docs/log.md, 2026-11-24 and 2026-11-26)."""
+SHARED_SAVING = 0.75
+"""Share of a common-prefix token's cost saved in every example but the first; attention, and what
+it keeps for the backward pass, costs the same in each."""
 CPU_ROW_NUMBERS = 2**23
-"""Of hidden states, over all blocks, in such a row."""
+"""Most numbers of hidden states, over all blocks, in such a row."""
 SEARCHED = 200
-"""Steps of a run in which its largest micro-batch is looked for."""
+"""Number of a run's steps that are searched for its largest micro-batch."""
 ACCELERATOR_OVERHEAD = 4096
-"""The same where launching a pass costs more than its padding; an estimate, not measured yet."""
+"""As `CPU_OVERHEAD`, where launching a pass costs more than padding; an estimate, not measured."""
 
 
 def cut_step(
@@ -47,7 +47,7 @@ def cut_step(
     overhead: int,
     num_processes: int,
 ) -> list[list[tuple[int, ...]]]:
-    """Micro-batches of each process: `[process][micro-batch] -> indices`, as many for each.
+    """Micro-batches of each process, `[process][micro-batch] -> indices`, as many for each.
 
     Sorted by length and cut where padding plus the overhead of a further pass is least. An
     empty micro-batch stands in where there are too few examples for all processes.
@@ -77,7 +77,7 @@ def _longest(examples: Examples, indices: Iterable[int]) -> int:
 
 
 def _width(examples: Examples, indices: Sequence[int]) -> int:
-    """Tokens that each of these examples takes where each stream is padded to its longest."""
+    """Tokens that each of these examples takes if each stream is padded to its longest."""
     return int(examples.streams[list(indices)].max(axis=0).sum()) if indices else 0
 
 
@@ -95,7 +95,7 @@ def cheapest_cuts(
 
     Args:
         lengths: of each stream; best ascending.
-        sizes: how many of a length there are together; 1 if not given.
+        sizes: number of examples of each length, kept together; 1 if not given.
     """
     before = [0, *itertools.accumulate(sizes or [1] * len(lengths))]
     cost = [0.0] + [float("inf")] * len(lengths)
@@ -103,8 +103,8 @@ def cheapest_cuts(
     for end in range(1, len(lengths) + 1):
         widest, width = lengths[end - 1], max(sum(lengths[end - 1]), 1)
         for start in range(end - 1, -1, -1):
-            if (own := lengths[start]) > widest or len(own) > 1:
-                widest = [max(pair) for pair in zip(widest, own, strict=True)]
+            if (streams := lengths[start]) > widest or len(streams) > 1:
+                widest = [max(pair) for pair in zip(widest, streams, strict=True)]
                 width = max(sum(widest), 1)
             padded = (before[end] - before[start]) * width
             if padded > micro_batch_tokens and start < end - 1:
@@ -124,24 +124,24 @@ def inference_batches(
     examples: Examples, micro_batch_tokens: int, layout: Layout = "padded"
 ) -> Iterator[tuple[int, ...]]:
     """All examples, in batches of similar lengths under the token budget; longest first, so that
-    running out of memory comes at once.
+    memory runs out at once or not at all.
     """
-    spared = _spared(examples, range(len(examples)), layout)
+    saved = _saved_tokens(examples, range(len(examples)), layout)
     nothing = 0, np.zeros(examples.streams.shape[1], np.int64)
     batch: list[int] = []
-    tokens, widest = nothing  # of the batch; of its streams the longest
+    tokens, widest = nothing  # of the batch; longest of each stream
 
     def grown(tokens: int, widest: Array, unit: Sequence[int]) -> tuple[int, Array]:
         streams = examples.streams[list(unit)]
-        own = int(np.maximum(streams.sum(axis=1), 1).sum())
-        return tokens + own, np.maximum(widest, streams.max(axis=0))
+        more = int(np.maximum(streams.sum(axis=1), 1).sum())
+        return tokens + more, np.maximum(widest, streams.max(axis=0))
 
     for unit in longest_first(examples):
         number = len(batch) + len(unit)
         more, wider = grown(tokens, widest, unit)
         cost = number * max(int(wider.sum()), 1)
         if layout != "padded":
-            cost = more - spared * (number - 1)
+            cost = more - saved * (number - 1)
         if batch and cost > micro_batch_tokens:
             yield tuple(batch)
             batch = []
@@ -153,7 +153,7 @@ def inference_batches(
 
 
 def longest_first(examples: Examples) -> list[tuple[int, ...]]:
-    """The examples by units, that of the longest example first."""
+    """The units of the examples, the one with the longest example first."""
     return sorted(
         examples.by_unit(range(len(examples))), key=lambda unit: -_longest(examples, unit)
     )
@@ -171,18 +171,18 @@ def check_units(examples: Examples, micro_batch_tokens: int) -> None:
     if len(worst) > 1 and tokens > micro_batch_tokens:
         raise DataError(
             f"the {len(worst)} texts of row {examples.row(worst[0]).number} are compared with each "
-            f"other, and take {tokens:,} tokens together; `training.micro_batch_tokens` is "
+            f"other and take {tokens:,} tokens together; `training.micro_batch_tokens` is "
             f"{micro_batch_tokens:,}",
             "raise it, or lower the task's `max_length`",
         )
 
 
 def row_tokens(micro_batch_tokens: int, layout: Layout, on_cpu: bool, config: Any) -> int:
-    """Most tokens of a micro-batch, as the recipe says; of a packed row on a CPU no more than are
-    of use there.
+    """Most tokens of a micro-batch: the recipe's; for a packed row on a CPU no more than are useful
+    there.
 
     Args:
-        config: of the model, as transformers'.
+        config: the model's, from transformers.
     """
     if layout == "padded" or not on_cpu:
         return micro_batch_tokens
@@ -200,13 +200,13 @@ def pack_step(
     layout: Layout = "packed",
 ) -> list[list[tuple[int, ...]]]:
     """As `cut_step`, for a packed layout: as few micro-batches of whole examples as the budget
-    allows, about equally long. Where what they share takes up most of the budget, half of it is
+    allows, about equally long. If their shared beginning takes up most of the budget, half of it is
     left to the rest.
     """
-    spared = _spared(examples, indices, layout)
-    micro_batch_tokens = max(micro_batch_tokens - spared, micro_batch_tokens // 2)
+    saved = _saved_tokens(examples, indices, layout)
+    micro_batch_tokens = max(micro_batch_tokens - saved, micro_batch_tokens // 2)
     units = examples.by_unit(indices)
-    lengths = {unit: sum(examples.cost(index) - spared for index in unit) for unit in units}
+    lengths = {unit: sum(examples.cost(index) - saved for index in unit) for unit in units}
     by_length = sorted(units, key=lambda unit: (-lengths[unit], unit))
     number = min(max(1, -(-sum(lengths.values()) // micro_batch_tokens)), len(units))
     while True:
@@ -223,7 +223,7 @@ def pack_step(
         number += 1
     whole = [
         tuple(itertools.chain.from_iterable(part)) for part in parts
-    ]  # longest first: documents of one length lie together
+    ]  # longest first: documents of one length are neighbours
     return [whole[process::num_processes] for process in range(num_processes)]
 
 
@@ -233,17 +233,16 @@ class Worst:
 
     indices: tuple[int, ...]
     alone: bool
-    """Whether every step that was looked at has one micro-batch only, and no gradients are there
-    before."""
-    spared: float
-    """Of the tokens of these steps, the share that costs nothing, as other examples have them."""
+    """Whether each searched step has one micro-batch only: no gradients exist before it."""
+    saved_share: float
+    """Share of the tokens of these steps that costs nothing, since examples share them."""
 
 
 def worst_micro_batch(
     examples: Examples, recipe: Recipe, layout: Layout, accelerator: Accelerator, config: Any
 ) -> Worst:
-    """The largest of the run's first steps; of a longer run, a step of the longest examples stands
-    for the others.
+    """The largest micro-batch of the run's first steps; in a longer run, a step of the longest
+    examples represents the others.
     """
     training = recipe.training
     num_steps = number_of_steps(training, examples.num_units)
@@ -256,24 +255,24 @@ def worst_micro_batch(
     cuts = [micro_batches(examples, s, budget, layout, accelerator, config) for s in steps]
     every = [indices for cut in cuts for indices in cut]
     costs = [padded_tokens(examples, indices, layout) for indices in every]
-    spared = 0.0
+    saved = 0.0
     if layout == "shared":
-        spared = 1 - sum(costs) / sum(examples.tokens_of(indices) for indices in every)
+        saved = 1 - sum(costs) / sum(examples.tokens_of(indices) for indices in every)
     worst = every[costs.index(max(costs))]
-    return Worst(worst, alone=all(len(cut) == 1 for cut in cuts), spared=spared)
+    return Worst(worst, alone=all(len(cut) == 1 for cut in cuts), saved_share=saved)
 
 
 def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) -> int:
     """Tokens that a micro-batch costs, padding included."""
     if layout != "padded":
-        spared = _spared(examples, indices, layout) * max(0, len(indices) - 1)
-        return examples.tokens_of(indices) - spared
+        saved = _saved_tokens(examples, indices, layout) * max(0, len(indices) - 1)
+        return examples.tokens_of(indices) - saved
     return _width(examples, indices) * len(indices)
 
 
-def _spared(examples: Examples, indices: Sequence[int], layout: Layout) -> int:
-    """Tokens that each of these examples but one does not cost, as they have them in common."""
-    return int(SPARED * examples.shared_tokens(indices)) if layout == "shared" else 0
+def _saved_tokens(examples: Examples, indices: Sequence[int], layout: Layout) -> int:
+    """Tokens saved in each of these examples but one, since all begin with them."""
+    return int(SHARED_SAVING * examples.shared_tokens(indices)) if layout == "shared" else 0
 
 
 def micro_batches(
@@ -284,13 +283,13 @@ def micro_batches(
     accelerator: Accelerator,
     config: Any,
 ) -> list[tuple[int, ...]]:
-    """The micro-batches of a step that are this process's."""
+    """The micro-batches of a step that this process runs."""
     on_cpu = accelerator.device.type == "cpu"
-    spared = _spared(examples, step.indices, layout)
-    if layout == "shared" and not spared:
+    saved = _saved_tokens(examples, step.indices, layout)
+    if layout == "shared" and not saved:
         layout = "packed"
     tokens = row_tokens(micro_batch_tokens, layout, on_cpu, config)
-    tokens = min(tokens + spared, micro_batch_tokens)
+    tokens = min(tokens + saved, micro_batch_tokens)
     processes = accelerator.num_processes
     if layout != "padded":
         plan = pack_step(examples, step.indices, tokens, processes, layout)

@@ -1,4 +1,4 @@
-"""Examples side by side: the only place where they are padded or packed into tensors."""
+"""Pads or packs examples into tensors; nothing else does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DECODER = "decoder_input_ids"
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples padded to one width, or packed behind one another in one row."""
+    """Examples padded to one width, or packed one after another in one row."""
 
     inputs: Mapping[str, Tensor]
     """The keyword arguments of the model's forward pass: ids (rows, width) int64, packed (1,
@@ -29,28 +29,29 @@ class Batch:
     weights: Tensor
     """(outputs,) float32."""
     example_of: Tensor
-    """(outputs,) int64, which of the batch's examples an output is of, from 0."""
+    """(outputs,) int64, the batch's example that each output belongs to, from 0."""
     read_at: Tensor | None
     """(outputs, k) int64, places in the flattened stream that the head reads; None where each
     example has one output."""
     lengths: tuple[int, ...] | None
     """Tokens of each example, if packed."""
     shared: int
-    """Tokens that all examples begin with and only the first has in the row; 0 mostly."""
+    """Number of tokens that all examples begin with and only the first has in the row; usually
+    0."""
     positions: Tensor | None
     """(1, tokens) int64, place of each token in its example, if packed."""
     examples: Examples
     indices: tuple[int, ...]
-    """Which of the examples these are."""
+    """Indices of the batch's examples."""
 
     @property
     def input_ids(self) -> Tensor:
-        """Of the only stream, or the encoder's."""
+        """Token ids of the only stream, or of the encoder's."""
         return self.inputs["input_ids"]
 
     @property
     def num_padded_tokens(self) -> int:
-        """What the model is given, in all streams."""
+        """Tokens that the model reads, padding included, in all streams."""
         decoder = self.inputs.get(DECODER)
         return self.input_ids.numel() + (0 if decoder is None else decoder.numel())
 
@@ -72,7 +73,7 @@ class Batch:
         return _of_outputs(column, self.examples, self.indices).to(self.weights.device)
 
     def example_of_tokens(self) -> Tensor:
-        """As `input_ids`: which of the batch's examples a token is of, from 0; -1 for padding."""
+        """As `input_ids`: the batch's example of each token, from 0; -1 for padding."""
         if self.lengths is None:
             rows = torch.arange(len(self.input_ids), device=self.input_ids.device)[:, None]
             return torch.where(self.inputs["attention_mask"].bool(), rows, -1)
@@ -88,7 +89,7 @@ class Batch:
 
     @property
     def starts(self) -> Tensor:
-        """(examples,) int64, places of the first tokens in a packed row; one, if it is shared."""
+        """(examples,) int64, places of the first tokens in a packed row; one place if shared."""
         starts = self.ends + 1 - torch.tensor(self.lengths, device=self.input_ids.device)
         return torch.zeros_like(starts) if self.shared else starts
 
@@ -109,13 +110,13 @@ def collate(
     }
     fills = {"token_type_ids": 0}
     inputs = {
-        name: _joined(rows, fills.get(name, pad_token_id), layout, shared)
+        name: _join(rows, fills.get(name, pad_token_id), layout, shared)
         for name, rows in streams.items()
     }
     if not packed:
         masks = {"input_ids": "attention_mask", DECODER: "decoder_attention_mask"}
         inputs |= {
-            masks[name]: _joined([np.ones_like(row) for row in rows], 0, layout)
+            masks[name]: _join([np.ones_like(row) for row in rows], 0, layout)
             for name, rows in streams.items()
             if name in masks
         }
@@ -134,7 +135,7 @@ def collate(
         read_at=_read_at(examples, chosen, streams.get(DECODER, ids), packed, shared),
         lengths=tuple(map(len, ids)) if packed else None,
         shared=shared,
-        positions=_joined(positions, 0, layout, shared) if packed else None,
+        positions=_join(positions, 0, layout, shared) if packed else None,
         examples=examples,
         indices=chosen,
     )
@@ -154,7 +155,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def _of_outputs(column: Array, examples: Examples, chosen: Sequence[int]) -> Tensor:
-    """The entries of these examples' outputs."""
+    """A column's entries for the outputs of these examples."""
     parts = [column[examples.outputs_of(index)] for index in chosen]
     return torch.from_numpy(np.concatenate(parts))
 
@@ -171,7 +172,7 @@ def _read_at(
         return None
     lengths = [len(row) for row in rows]
     starts = np.arange(len(rows)) * max(lengths)
-    if packed:  # in a row, where all but the first example lack what is shared
+    if packed:  # in one row, where only the first example has the shared tokens
         starts = np.cumsum([0, *lengths[:-1]]) - shared * np.arange(len(rows))
     places = [
         examples.read_at[index].astype(np.int64) + start
@@ -180,8 +181,8 @@ def _read_at(
     return torch.from_numpy(np.concatenate(places))
 
 
-def _joined(rows: Sequence[Array], value: int, layout: Layout, shared: int = 0) -> Tensor:
-    """(rows, width), filled up with a value; packed (1, tokens), with what is shared once."""
+def _join(rows: Sequence[Array], value: int, layout: Layout, shared: int = 0) -> Tensor:
+    """(rows, width), padded with a value; if packed (1, tokens), with shared tokens once."""
     if layout != "padded":
         return torch.from_numpy(np.concatenate([rows[0], *(row[shared:] for row in rows[1:])]))[
             None

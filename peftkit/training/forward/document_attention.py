@@ -1,10 +1,10 @@
-"""Attention inside each of several documents that lie behind one another in one row.
+"""Attention within each of several documents that are packed one after another in one row.
 
     out_i = softmax(q_i k_i^T * scaling) v_i        for every document i
 
-Registered with transformers under a name of its own, for which transformers makes no mask: a block
-mask of all tokens against all costs 3 to 4 times as much at 4,000 tokens, and where a model makes
-one it is wrong for some (docs/log.md, 2026-11-24).
+Registered with transformers under its own name, for which transformers makes no mask: a block mask
+of all tokens against all costs 3 to 4 times as much at 4,000 tokens, and some models make a wrong
+one (docs/log.md, 2026-11-24).
 """
 
 from __future__ import annotations
@@ -25,30 +25,31 @@ from peftkit.training.forward.short_attention import attend_to_short_documents
 
 NAME = "peftkit_packed"
 ACCELERATOR_CALL = 2048
-"""What a call of the attention kernel costs there, in tokens; an estimate, not measured yet."""
+"""Cost of a call of the attention kernel on an accelerator, in tokens; an estimate, not measured
+yet."""
 HARMLESS = {
     "cache_position", "output_attentions", "output_hidden_states", "output_router_logits",
     "position_embeddings", "position_ids", "return_dict", "use_cache",
 }  # fmt: skip
-"""What models tell an attention function that changes nothing here."""
+"""Arguments that models pass to an attention function and that change nothing here."""
 
 
-class CannotPack(Exception):  # nothing that a user meets
-    """The model asks of attention what is not computed here."""
+class CannotPack(Exception):  # never raised to a user
+    """The model asks for attention that is not computed here."""
 
 
 def attention_configs(model: nn.Module) -> list[Any]:
     """The configurations by which a model's modules choose their attention."""
-    found = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
-    return [config for config in found.values() if hasattr(config, "_attn_implementation")]
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    return [config for config in configs.values() if hasattr(config, "_attn_implementation")]
 
 
 @contextlib.contextmanager
 def packed_attention(configs: Sequence[Any]) -> Iterator[None]:
-    """Inside, models with these configurations attend within documents, of which they must be told
-    the `document_lengths`.
+    """Inside, models with these configurations attend within documents; they must be given
+    `document_lengths`.
 
-    Only the choice in the configuration is changed, as a user of the model could, and put back.
+    Changes only the configurations' attention, as a user of the model could, and restores it.
     """
     AttentionInterface.register(NAME, attend_within_documents)
     before = [config._attn_implementation for config in configs]
@@ -77,55 +78,55 @@ def attend_within_documents(
     only_first: bool = False,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """As transformers' attention functions, for one row.
+    """An attention function for transformers, for one row.
 
     Args:
         query: (1, heads, tokens, d); key and value may have fewer heads.
         sliding_window: tokens that a token sees, itself among them.
         softcap: scores are `softcap * tanh(score / softcap)` (Gemma 2).
         document_lengths: of the documents in the row.
-        shared_tokens: that all documents begin with; the row has them once, at its start.
-        only_first: of the documents' other tokens nothing is read.
+        shared_tokens: number of first tokens that all documents share; the row begins with them.
+        only_first: whether only the first token of each document is read.
 
     Returns:
         (1, tokens, heads, d), and no weights.
 
     Raises:
-        CannotPack: something is asked that is not computed here.
+        CannotPack: the model asks for something that is not computed here.
     """
-    _refuse(module, attention_mask, document_lengths, others)
+    _check_supported(module, attention_mask, document_lengths, others)
     assert document_lengths is not None
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     options = (causal, scaling, dropout, sliding_window, softcap)
     if shared_tokens:
         if not causal:
-            raise CannotPack(f"{type(module).__name__} lets what is shared see what is not")
+            raise CannotPack(f"{type(module).__name__} lets shared tokens see later ones")
         query, key, value = (
-            in_each(tensor, document_lengths, shared_tokens) for tensor in (query, key, value)
+            repeat_shared(tensor, document_lengths, shared_tokens) for tensor in (query, key, value)
         )
     if only_first and not (causal or sliding_window or softcap):
         return attend_from_first(query, key, value, document_lengths, scaling, dropout), None
     if query.device.type == "cpu":  # where a call costs little
-        found = attend_in_turn(query, key, value, document_lengths, *options)
+        out = attend_in_turn(query, key, value, document_lengths, *options)
     else:
         groups = group_documents(document_lengths, query.device, ACCELERATOR_CALL)
-        found = attend_in_groups(query, key, value, groups, *options)
-    return in_first(found, document_lengths, shared_tokens) if shared_tokens else found, None
+        out = attend_in_groups(query, key, value, groups, *options)
+    return drop_repeated(out, document_lengths, shared_tokens) if shared_tokens else out, None
 
 
-def _refuse(
+def _check_supported(
     module: nn.Module, mask: Tensor | None, lengths: tuple[int, ...] | None, others: dict[str, Any]
 ) -> None:
-    """Raises CannotPack if a model asks of attention what is not computed here."""
+    """Raises CannotPack if a model asks for attention that is not computed here."""
     unknown = [
         k for k, v in others.items() if v is not None and v is not False and k not in HARMLESS
     ]
     if unknown or mask is not None or lengths is None:
-        raise CannotPack(f"{type(module).__name__} asks for {unknown or 'a mask of its own'}")
+        raise CannotPack(f"{type(module).__name__} asks for {unknown or 'its own mask'}")
 
 
-def in_each(row: Tensor, lengths: tuple[int, ...], shared: int) -> Tensor:
-    """A row whose first tokens all documents begin with -> one in which each document has them.
+def repeat_shared(row: Tensor, lengths: tuple[int, ...], shared: int) -> Tensor:
+    """Repeats the shared first tokens of a row in each document.
 
     Args:
         row: (1, heads, tokens, d).
@@ -135,8 +136,8 @@ def in_each(row: Tensor, lengths: tuple[int, ...], shared: int) -> Tensor:
     return torch.cat([first, *itertools.chain(*((beginning, rest) for rest in rests))], 2)
 
 
-def in_first(row: Tensor, lengths: tuple[int, ...], shared: int) -> Tensor:
-    """The way back: (1, tokens, heads, d), in which only the first document has what is shared."""
+def drop_repeated(row: Tensor, lengths: tuple[int, ...], shared: int) -> Tensor:
+    """Undoes `repeat_shared` on (1, tokens, heads, d): only the first document keeps the tokens."""
     sizes = [size for length in lengths[1:] for size in (shared, length - shared)]
     first, *parts = torch.split(row, [lengths[0], *sizes], 1)
     return torch.cat([first, *parts[1::2]], 1)
@@ -145,21 +146,21 @@ def in_first(row: Tensor, lengths: tuple[int, ...], shared: int) -> Tensor:
 def attend_in_turn(
     query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], *options: Any
 ) -> Tensor:
-    """Attention within one document after another; neighbours of one length go together, and short
-    ones.
+    """Attention within one document after another; neighbours of equal length, and short ones, are
+    computed together.
 
     Returns:
         (1, tokens, heads, d).
     """
     causal, scaling, dropout, window, softcap = options
     seen_whole = softcap is None and (window is None or window >= short_attention.LONGEST)
-    short = short_attention.LONGEST if seen_whole and short_attention.is_for(query) else 0
+    short = short_attention.LONGEST if seen_whole and short_attention.supports(query) else 0
     runs = [tuple(run) for _, run in itertools.groupby(lengths, lambda length: max(length, short))]
     # split along the tokens of (1, tokens, heads, d), so that gradients come back in that order
     rows = [[t.transpose(1, 2)] for t in (query, key, value)]
     if len(runs) > 1:
         rows = [list(torch.split(t, [*map(sum, runs)], 1)) for (t,) in rows]
-    found = []
+    outs = []
     for run, *parts in zip(runs, *rows, strict=True):
         if run[0] <= short:
             q, k, v = (part.squeeze(0) for part in parts)
@@ -168,5 +169,5 @@ def attend_in_turn(
             q, k, v = (t.view(len(run), run[0], *t.shape[2:]).transpose(1, 2) for t in parts)
             out = attend(q, k, v, None, *options).transpose(1, 2)
             out = out.reshape(sum(run), *out.shape[2:])
-        found.append(out)
-    return (found[0] if len(found) == 1 else torch.cat(found))[None]
+        outs.append(out)
+    return (outs[0] if len(outs) == 1 else torch.cat(outs))[None]

@@ -1,4 +1,4 @@
-"""A model and all that running it takes, as one value; the only forward and backward pass.
+"""A model and all that it takes to run it, as one value; the only forward and backward pass.
 
     gradients += d(sum of losses of the micro-batches / count) / d(trained parameters)
 
@@ -35,13 +35,13 @@ Penalty = Callable[[nn.Module], Tensor | None]
 
 
 @dataclass(frozen=True)
-class Passed:
-    """What the micro-batches of a step gave."""
+class StepPass:
+    """The result of a step's micro-batches."""
 
     loss: Tensor
     """A scalar: their sum of losses, divided by the step's count."""
     num_padded_tokens: int
-    """What the model was given: with padding, and what examples share once for each row."""
+    """Tokens that the model read: with padding, and tokens that examples share once per row."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Engine:
     """A model with its head and loss, on its devices, with a budget of tokens."""
 
     forward: ForwardPass
-    """The model, and how batches are given to it."""
+    """Runs the model on batches."""
     head: Head
     loss: Loss
     pad_token_id: int
@@ -57,9 +57,9 @@ class Engine:
     """Most tokens, padding included, of one forward pass on one device."""
     accelerator: Accelerator
     trunk: FrozenTrunk | None = None
-    """Frozen blocks that are run once for each example."""
+    """Frozen blocks that run only once for each example."""
     parallel: nn.Module | None = None
-    """The loss as a module that all processes compute together; None where each is on its own."""
+    """The loss as a module that all processes compute together; None if each is on its own."""
 
     @classmethod
     def of(
@@ -72,7 +72,7 @@ class Engine:
         accelerator: Accelerator,
         layout: Layout = "padded",
     ) -> Engine:
-        """The engine of a model, in a layout that its architecture bears."""
+        """The engine of a model, in a layout that its architecture supports."""
         forward = ForwardPass(model, head.output, layout)
         return cls(forward, head, loss, pad_token_id, micro_batch_tokens, accelerator)
 
@@ -83,30 +83,30 @@ class Engine:
 
     @property
     def layout(self) -> Layout:
-        """Of the batches."""
+        """Layout of the batches."""
         return self.forward.layout
 
     @property
     def config(self) -> Any:
-        """The model's configuration, as transformers'."""
+        """The model's configuration, from transformers."""
         return base_of(self.model).config
 
     def in_layout(self, layout: Layout) -> Engine:
-        """The engine that lays out its batches otherwise, without kept states."""
+        """The same engine with another layout, without kept states."""
         return replace(self, forward=self.forward.in_layout(layout), trunk=None)
 
-    def keeping(self, trunk: FrozenTrunk | None) -> Engine:
-        """The engine that runs frozen blocks once for each example, which then is whole in its row;
-        the same one if there are none.
+    def with_trunk(self, trunk: FrozenTrunk | None) -> Engine:
+        """The same engine, running frozen blocks once for each example, which is then whole in its
+        row; unchanged without a trunk.
         """
         return self if trunk is None else replace(self.in_layout("packed"), trunk=trunk)
 
     def in_all_processes(self) -> Engine:
-        """The engine whose gradients are those of all processes together."""
+        """The same engine with the gradients of all processes together."""
         return replace(self, parallel=self.accelerator.prepare(_Loss(self.model, self.loss)))
 
     def batch(self, examples: Examples, indices: Sequence[int]) -> Batch:
-        """Some examples side by side, on the device; without indices the first with weight 0."""
+        """Some examples as one batch on the device; without indices the first with weight 0."""
         batch = collate(examples, indices, self.pad_token_id, self.layout)
         return to_device(batch, self.accelerator.device)
 
@@ -117,7 +117,7 @@ class Engine:
         return list(inference_batches(examples, tokens, self.layout))
 
     def own_batches(self, examples: Examples) -> list[tuple[int, ...]]:
-        """Those of `batches` that this process runs."""
+        """The part of `batches` that this process runs."""
         return self.batches(examples)[
             self.accelerator.process_index :: self.accelerator.num_processes
         ]
@@ -137,15 +137,15 @@ class Engine:
         sync: bool = True,
         penalty: Penalty | None = None,
         perturbation: Perturbation | None = None,
-    ) -> Passed:
+    ) -> StepPass:
         """Adds the gradients of a step's loss to those of the trained parameters.
 
         Args:
             micro_batches: indices of examples; an empty one has weight 0.
-            count: what the sum of losses is divided by, over all processes.
-            sync: False to leave the gradients of this process to itself.
-            penalty: is added to the loss of the last micro-batch.
-            perturbation: of the embeddings. Kept states and shared beginnings are off then.
+            count: divisor of the sum of losses, over all processes.
+            sync: False to keep this process's gradients to itself.
+            penalty: added to the loss of the last micro-batch.
+            perturbation: of the embeddings; it turns off kept states and shared beginnings.
         """
         engine = self
         if perturbation is not None and (self.trunk or self.layout == "shared"):
@@ -169,7 +169,7 @@ class Engine:
                     loss = loss + added
                 self.accelerator.backward(loss)
             padded += batch.num_padded_tokens if indices else 0
-        return Passed(total, padded)
+        return StepPass(total, padded)
 
     def outputs(self, batch: Batch) -> Iterator[tuple[slice, Tensor]]:
         """Consecutive outputs, (n, classes or vocabulary), and which of the batch's they are."""
@@ -190,25 +190,25 @@ class Engine:
                 last call.
         """
         accelerator = self.accelerator
-        others = accelerator.num_processes
-        own = range(accelerator.process_index, len(prompts), others)
-        # drawn tokens change no training
+        processes = accelerator.num_processes
+        places = range(accelerator.process_index, len(prompts), processes)
+        # the random state is restored, so that sampling does not change training
         with accelerator.autocast(), torch.random.fork_rng(devices_of(accelerator.device)):
             texts = write(
                 self.model,
-                [prompts[place] for place in own],
+                [prompts[place] for place in places],
                 self.head,
                 tokenizer,
-                progress and (lambda count: progress(count * others)),
+                progress and (lambda count: progress(count * processes)),
             )
-        written = list(zip(own, texts, strict=True))
-        if others > 1:
+        written = list(zip(places, texts, strict=True))
+        if processes > 1:
             written = gather_object(written)
         return [text for _, text in sorted(written)]
 
 
 class _Loss(nn.Module):
-    """As Accelerate prepares it: a batch in, its total of losses out."""
+    """The module that Accelerate prepares: a batch in, its total of losses out."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()

@@ -1,11 +1,12 @@
-"""Runs a model on a batch and computes no more of its outputs than is read.
+"""Runs a model on a batch and computes only those outputs that are read.
 
-- Of a language model, the output layer sees only the places whose next token is learned or judged
+- In a language model, the output layer reads only the places whose next token is learned or scored
   (`output_layer.py`).
-- Of an encoder's classifier in the packed layout, the last block goes on with the first token of
-  each example only; in blocks built like BERT's its queries and attention too (`first_tokens`).
+- In an encoder's classifier in the packed layout, the last block outputs only the first token of
+  each example; a block built like BERT's computes queries and attention only for it, too
+  (`first_tokens`).
 
-Hooks on the model's modules do it, no code of the model is changed. What they assume of an
+Hooks on the model's modules do this; no code of the model is changed. What they assume of an
 architecture is checked against unpadded single examples (`self_check`), or at the first batch.
 """
 
@@ -32,17 +33,17 @@ from peftkit.training.forward.frozen_trunk import FrozenTrunk
 from peftkit.training.forward.output_layer import OutputLayer
 
 Perturbation = Callable[[Tensor, Tensor], Tensor]
-"""(embeddings (rows, width, d), example_of (rows, width)) -> what the blocks get in their place.
-`example_of` counts the batch's examples from 0; -1 stands for padding."""
+"""(embeddings (rows, width, d), example_of (rows, width)) -> the embeddings that the blocks get.
+`example_of` counts the batch's examples from 0; -1 is padding."""
 
 
 class ForwardPass:
-    """How a model is run on batches of one layout, and what of its outputs is read.
+    """Runs a model on batches of one layout, and reads its outputs.
 
     Args:
-        output: what the head puts out.
+        output: kind of the head's outputs.
         layout: of the batches.
-        only_read: False to compute all outputs and then pick, which every architecture bears.
+        only_read: False to compute all outputs and then select, which every architecture supports.
     """
 
     def __init__(
@@ -52,14 +53,14 @@ class ForwardPass:
         self.model, self.output, self.layout, self.only_read = model, output, layout, only_read
         self.per_token = output != "pooled"
         self.every_token = self.per_token or reads_every_token(base)
-        """Whether each token's last hidden state may be read, and not one of each example."""
+        """Whether each token's last hidden state may be read, not only one per example."""
         self.output_layer = OutputLayer.of(base) if self.per_token and only_read else None
         self.score: nn.Module | None = getattr(base, "score", None)
         self.last_block = [blocks[-1] for _, blocks in stacks(base)][-1:]
         self.first_position = _first_position(base)
         self.configs = attention_configs(model)
         self.in_chunks: bool | None = None if self.output_layer is not None else False
-        """Whether the output layer can be run by itself; the first batch tells."""
+        """Whether the output layer can be run by itself; None until the first batch shows it."""
 
     def in_layout(self, layout: Layout) -> ForwardPass:
         """The same for batches of another layout."""
@@ -67,13 +68,13 @@ class ForwardPass:
         other.layout = layout
         return other
 
-    def anew(self) -> ForwardPass:
-        """The same for a model of which modules were replaced."""
+    def rebuilt(self) -> ForwardPass:
+        """The same after modules of the model were replaced."""
         return ForwardPass(self.model, self.output, self.layout, self.only_read)
 
     @property
     def packed(self) -> bool:
-        """Whether batches lie in one row."""
+        """Whether batches are packed in one row."""
         return self.layout != "padded"
 
     @contextlib.contextmanager
@@ -83,13 +84,13 @@ class ForwardPass:
         trunk: FrozenTrunk | None = None,
         perturbation: Perturbation | None = None,
     ) -> Iterator[HookedBatch]:
-        """Inside, the model can be run on the batch, and gradients be computed: activations that
-        are computed again need the hooks too.
+        """Inside, the model can be run on the batch and gradients computed; activations that are
+        recomputed need the hooks too.
         """
         with contextlib.ExitStack() as stack:
             whole = batch
             if trunk is not None:
-                batch = trunk.given(whole)
+                batch = trunk.remaining(whole)
             run = HookedBatch(self, batch)
             if self.output_layer is not None:
                 _hook(stack, self.output_layer.module, run.capture)
@@ -103,7 +104,7 @@ class ForwardPass:
             if self.packed:
                 stack.enter_context(packed_attention(self.configs))
             if trunk is not None:  # its hook comes after those above
-                stack.enter_context(trunk.ready(whole))
+                stack.enter_context(trunk.attached(whole))
             if perturbation is not None:
                 _perturb(stack, self.model, batch, perturbation)
             yield run
@@ -111,14 +112,14 @@ class ForwardPass:
 
 @dataclass
 class HookedBatch:
-    """A batch, and a model whose hooks are set for it."""
+    """A batch, and a model with its hooks set for it."""
 
     forward: ForwardPass
     batch: Batch
     _hidden: Tensor | None = None
-    """What the output layer was given at the places that are read."""
+    """The output layer's input at the places that are read."""
     _first: Tensor | None = None
-    """What it was given at the first place of each row."""
+    """The output layer's input at the first place of each row."""
     _running: bool = field(default=False)
 
     def loss(self, loss: Loss) -> Tensor:
@@ -143,7 +144,9 @@ class HookedBatch:
             yield part, layer.logits(read[part])
 
     def capture(self, _: nn.Module, args: tuple[Tensor, ...]) -> Any:
-        """A hook before the output layer: keeps what is read, and leaves the layer the rest."""
+        """A hook before the output layer: keeps the hidden states that are read, and passes on
+        only those that the layer must see.
+        """
         if not self._running:
             return None
         batch, forward, hidden = self.batch, self.forward, args[0]
@@ -159,9 +162,7 @@ class HookedBatch:
         return (hidden[:, :0],) if forward.in_chunks else (self._hidden[None],)
 
     def _read(self) -> Tensor:
-        """(outputs, d), what the output layer is to see; or (outputs, classes), where all of it is
-        computed at once.
-        """
+        """(outputs, d), the output layer's input; or (outputs, classes), if computed at once."""
         forward, layer = self.forward, self.forward.output_layer
         if layer is None:
             return self._classes()
@@ -169,7 +170,7 @@ class HookedBatch:
             with torch.no_grad():
                 logits = self._run()
             assert self._first is not None
-            forward.in_chunks, self._first = layer.gives(self._first, logits), None
+            forward.in_chunks, self._first = layer.reproduces(self._first, logits), None
         logits = self._run()
         hidden, self._hidden = self._hidden, None
         if not forward.in_chunks:
@@ -217,11 +218,11 @@ def base_of(model: nn.Module) -> Any:
 
 
 def _read(rows: Tensor, at: Tensor) -> Tensor:
-    """(rows, width, d) -> (outputs, k * d), at these places of all rows, (outputs, k) or, for k =
-    1, (outputs,).
+    """(rows, width, d) -> (outputs, k * d), at places of the flattened rows, (outputs, k) or, for
+    k = 1, (outputs,).
     """
-    found = rows.flatten(0, 1).index_select(0, at.flatten())
-    return found if at.dim() == 1 or at.shape[1] == 1 else found.reshape(len(at), -1)
+    states = rows.flatten(0, 1).index_select(0, at.flatten())
+    return states if at.dim() == 1 or at.shape[1] == 1 else states.reshape(len(at), -1)
 
 
 def _hook(stack: contextlib.ExitStack, module: nn.Module, hook: Any) -> None:
@@ -242,7 +243,7 @@ def _perturb(
 
 
 def _first_position(base: Any) -> int:
-    """The position of a text's first token: behind the padding token's in RoBERTa's family."""
+    """The position of a text's first token: one after the padding token's in RoBERTa's family."""
     trunk = getattr(base, base.base_model_prefix, base)
     embeddings: Any = getattr(trunk, "embeddings", None)
     if hasattr(embeddings, "create_position_ids_from_input_ids"):

@@ -1,4 +1,4 @@
-"""Modules below the lowest trained one."""
+"""Finds the modules below the lowest trained one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from peftkit.training.forward.collating import Batch
 
 
 def modules_below(model: nn.Module, batch: Batch) -> list[nn.Module]:
-    """Modules whose whole work is done before the first trained tensor is used.
+    """Modules that finish before the first trained tensor is used, found by watching one forward
+    pass.
 
     They stay in eval mode during training, so that what they compute for an example never
-    changes and can be cached. Found by watching one forward pass.
+    changes and can be cached.
     """
     finished: dict[nn.Module, None] = {}
     reached = False
@@ -23,8 +24,8 @@ def modules_below(model: nn.Module, batch: Batch) -> list[nn.Module]:
         if reached:
             finished.pop(module, None)  # used a second time, after a trained tensor
         # a PEFT layer counts as a whole: its own dropout comes before its first trained tensor
-        own = module.parameters(recurse=isinstance(module, BaseTunerLayer))
-        reached = reached or any(p.requires_grad for p in own)
+        parameters = module.parameters(recurse=isinstance(module, BaseTunerLayer))
+        reached = reached or any(p.requires_grad for p in parameters)
 
     def leave(module: nn.Module, _: object, __: object) -> None:
         if not reached:

@@ -1,10 +1,10 @@
-"""Runs the blocks below the lowest trained tensor once for each example, and keeps what they give.
+"""Runs the blocks below the lowest trained tensor once for each example, and keeps their outputs.
 
     y = g(f(x))       f frozen and without dropout: f(x) is the same in every epoch
 
 Feature extraction with a frozen trunk (Peters et al. 2019, arXiv:1903.05987) under any method that
-trains upper layers only. From the second epoch on, the frozen blocks are left out, and the
-embeddings of encoders: what stands in their places gives what was kept.
+trains upper layers only. From the second epoch on, stand-ins that return the kept outputs replace
+the frozen blocks, and an encoder's embeddings.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ FAMILIES = {
     "bert", "camembert", "electra", "gemma", "gemma2", "gemma3_text", "gpt2", "llama", "mistral",
     "qwen2", "qwen3", "roberta", "xlm-roberta",
 }  # fmt: skip
-"""Model types whose blocks take hidden states and give hidden states, nothing besides; what an
-encoder's embeddings give goes to its blocks alone."""
+"""Model types whose blocks take and return hidden states and nothing else; only the blocks read the
+output of an encoder's embeddings."""
 EMBEDDINGS = ("embeddings", "embeddings_project")
 """Names of an encoder's modules before its blocks."""
 
 
 class FrozenTrunk:
-    """The frozen blocks of a model in the packed layout, and what they gave for each example."""
+    """The frozen blocks of a model in the packed layout, and their outputs for each example."""
 
     def __init__(
         self, trunk: Any, blocks: nn.ModuleList, num_frozen: int, every_token: bool, at_end: bool
     ):
         self.blocks, self.num_frozen = blocks, num_frozen
         self.places: list[tuple[nn.Module, str]] = [(blocks, str(n)) for n in range(num_frozen)]
-        """Where the modules are that are left out, and their names there."""
+        """Parents of the modules that are replaced, and their names there."""
         self.places += [(trunk, name) for name in EMBEDDINGS if hasattr(trunk, name)]
         self.whole = every_token or num_frozen < len(blocks)
-        """Whether all tokens of an example are kept, or only the one that its class is read at."""
+        """Whether all tokens of an example are kept, or only the one where its class is read."""
         self.at_end = at_end
-        """Whether that one is the last, and not the first."""
+        """Whether that one is the last, not the first."""
         self.kept: dict[int, _Kept] = {}
         self.as_tuple = False
 
-    def given(self, batch: Batch) -> Batch:
-        """What is left of a batch for a forward pass: where all is known, the one token of each
-        example that is read.
+    def remaining(self, batch: Batch) -> Batch:
+        """The part of a batch that a forward pass still needs: the one token of each example that
+        is read, if only it is kept and all of them are known; else the batch.
         """
-        if self.whole or not self._of(batch.examples).has(batch.indices):
+        if self.whole or not self._kept_of(batch.examples).has(batch.indices):
             return batch
         assert batch.lengths is not None
         assert batch.positions is not None
@@ -69,11 +69,11 @@ class FrozenTrunk:
         )
 
     @contextlib.contextmanager
-    def ready(self, batch: Batch) -> Iterator[None]:
-        """Inside, a forward pass on what `given` gave takes what is known, or adds to it."""
-        kept = self._of(batch.examples)
+    def attached(self, batch: Batch) -> Iterator[None]:
+        """Inside, a forward pass on `remaining(batch)` uses the kept outputs, or records them."""
+        kept = self._kept_of(batch.examples)
         if kept.has(batch.indices):
-            with self._supplied(kept, batch):
+            with self._replaced(kept, batch):
                 yield
         else:
             handle = self._record(kept, batch)
@@ -82,7 +82,7 @@ class FrozenTrunk:
             finally:
                 handle.remove()
 
-    def _of(self, examples: Examples) -> _Kept:
+    def _kept_of(self, examples: Examples) -> _Kept:
         if id(examples) not in self.kept:
             lengths = [int(n) if self.whole else 1 for n in examples.input_ids.lengths]
             self.kept[id(examples)] = _Kept(examples, lengths)
@@ -101,8 +101,8 @@ class FrozenTrunk:
         return last.register_forward_hook(hook)
 
     @contextlib.contextmanager
-    def _supplied(self, kept: _Kept, batch: Batch) -> Iterator[None]:
-        """Inside, other modules stand for those that are left out."""
+    def _replaced(self, kept: _Kept, batch: Batch) -> Iterator[None]:
+        """Inside, stand-ins replace the frozen modules."""
         rows = kept.get(batch.indices).to(batch.input_ids.device)
         hidden = rows[None] if self.whole or self.at_end else rows[:, None]
         with contextlib.ExitStack() as stack:
@@ -110,25 +110,25 @@ class FrozenTrunk:
                 module = getattr(holder, name)
                 stack.callback(setattr, holder, name, module)
                 as_tuple = self.as_tuple and holder is self.blocks
-                setattr(holder, name, _Instead(module, hidden, as_tuple))
+                setattr(holder, name, _StandIn(module, hidden, as_tuple))
             yield
 
 
 def find_frozen_trunk(
     model: Any, quiet: Collection[nn.Module], every_token: bool, num_passes: int
 ) -> FrozenTrunk | None:
-    """The frozen blocks, if there are some and it is known how to leave them out.
+    """The frozen blocks; None if there are none, or it is not known how to replace them.
 
     Args:
         model: the base, with a method in it.
-        quiet: modules that are done before the first trained tensor is used.
-        every_token: whether each token's hidden state may be read, and not one of each example.
-        num_passes: over the training rows.
+        quiet: modules that finish before the first trained tensor is used.
+        every_token: whether each token's hidden state may be read, not only one per example.
+        num_passes: over the training rows; the blocks are worth keeping from 2 on.
     """
-    found = stacks(model)
-    if len(found) != 1 or model.config.model_type not in FAMILIES or num_passes < 2:
+    all_stacks = stacks(model)
+    if len(all_stacks) != 1 or model.config.model_type not in FAMILIES or num_passes < 2:
         return None
-    (_, blocks), done = found[0], set(quiet)
+    (_, blocks), done = all_stacks[0], set(quiet)
     num_frozen = next((n for n, block in enumerate(blocks) if block not in done), len(blocks))
     if num_frozen == 0:
         return None
@@ -155,7 +155,7 @@ class _Kept:
 
     def put(self, indices: tuple[int, ...], rows: Tensor) -> None:
         if self.rows is None and not self.no_room:
-            self.rows = _room(int(self.starts[-1]), rows)
+            self.rows = _allocate(int(self.starts[-1]), rows)
             self.no_room = self.rows is None
         if self.rows is None:
             return
@@ -169,9 +169,9 @@ class _Kept:
         return torch.cat([self.rows[self.starts[i] : self.starts[i + 1]] for i in indices])
 
 
-def _room(count: int, like: Tensor) -> Tensor | None:
-    """(count, d) in memory, or in a file without a name where memory is short; None if the disk has
-    no room either.
+def _allocate(count: int, like: Tensor) -> Tensor | None:
+    """An empty (count, d) tensor in memory, or in a file without a name if memory is short; None if
+    the disk has no room either.
     """
     size = count * like.shape[-1] * like.element_size()
     if size < psutil.virtual_memory().available // 2:
@@ -185,23 +185,23 @@ def _room(count: int, like: Tensor) -> Tensor | None:
         rows = torch.from_file(file, shared=True, size=numbers, dtype=like.dtype)
         return rows.view(count, -1)
     finally:
-        shutil.rmtree(folder)  # the mapping lives on, and goes with the process
+        shutil.rmtree(folder)  # the mapping stays valid, and ends with the process
 
 
-class _Instead(nn.Module):
-    """Stands in a frozen module's place, and gives what the last block gave."""
+class _StandIn(nn.Module):
+    """Replaces a frozen module, and returns the last block's kept output."""
 
     def __init__(self, module: nn.Module, hidden: Tensor, as_tuple: bool) -> None:
         super().__init__()
-        object.__setattr__(self, "_module", module)  # not as a child: no part of the model now
+        object.__setattr__(self, "_module", module)  # not as a child: it is no part of the model
         self._out = (hidden,) if as_tuple else hidden
 
-    def __getattr__(self, name: str) -> Any:  # models ask a block for its kind of attention
+    def __getattr__(self, name: str) -> Any:  # models read a block's kind of attention
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(self.__dict__["_module"], name)
 
     def forward(self, *_: Any, **__: Any) -> Any:
-        """What was kept, whatever the module is given."""
+        """The kept output, whatever the arguments."""
         return self._out

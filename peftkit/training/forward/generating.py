@@ -1,4 +1,4 @@
-"""Text that a model goes on with, for many prompts at once, the same as for each alone."""
+"""Generates text for many prompts at once, the same as for each alone."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def write(
     progress: Callable[[int], None] | None = None,
     **settings: Any,
 ) -> list[str]:
-    """The text that a model writes after each prompt, as the head's `generation` says.
+    """The text that a model writes after each prompt, with the head's `generation` settings.
 
     Args:
-        progress: called with the number of prompts that were answered, again and again.
+        progress: called with the number of prompts answered since the last call.
         settings: further options of transformers' `generate`, a streamer for example.
     """
     options = {**head.generation, **settings}
@@ -52,10 +52,10 @@ def generate(
 
     Args:
         prompts: token ids, ragged; for an encoder-decoder, the encoder's input.
-        batch_size: prompts that are generated from together.
-        progress: called with the number of prompts that were answered, again and again.
-        settings: further options of transformers' `generate`, but for more than one answer to a
-            prompt; greedy unless they say otherwise.
+        batch_size: prompts that are answered together.
+        progress: called with the number of prompts answered since the last call.
+        settings: further options of transformers' `generate`, except those for several answers to
+            a prompt; greedy unless they say otherwise.
     """
     device = next(model.parameters()).device
     answers: dict[int, Tokens] = {}
@@ -63,17 +63,17 @@ def generate(
     for indices in _batches(model, prompts, batch_size):
         inputs = pad_prompts(model, [prompts[index] for index in indices], pad_token_id)
         with torch.inference_mode(), warnings.catch_warnings():
-            # PEFT drops the positions, and `virtual_tokens` counts them again
+            # PEFT drops the positions, and `virtual_tokens` recomputes them
             warnings.filterwarnings("ignore", "Position ids are not supported")
-            found = model.generate(  # type: ignore[operator]
+            tokens = model.generate(  # type: ignore[operator]
                 **{name: tensor.to(device) for name, tensor in inputs.items()},
                 max_new_tokens=max_new_tokens,
                 pad_token_id=pad_token_id,
                 **{"do_sample": False, **settings},
             )
         start = 1 if _is_encoder_decoder(model) else inputs["input_ids"].shape[1]
-        for index, row in zip(indices, found[:, start:].cpu().numpy(), strict=True):
-            answers[index] = _ended(row, settings.get("eos_token_id", _eos(model)))
+        for index, row in zip(indices, tokens[:, start:].cpu().numpy(), strict=True):
+            answers[index] = _cut_at_end(row, settings.get("eos_token_id", _eos(model)))
         if progress:
             progress(len(indices))
     return [answers[index] for index in range(len(prompts))]
@@ -82,8 +82,8 @@ def generate(
 def pad_prompts(
     model: nn.Module, prompts: Sequence[Tokens], pad_token_id: int
 ) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask`, (rows, width): padded on the left, where a decoder must
-    end with the text; on the right for an encoder.
+    """`input_ids` and `attention_mask`, (rows, width): padded on the left, since a decoder's input
+    must end with the text; on the right for an encoder.
     """
     side = "right" if _is_encoder_decoder(model) else "left"
     rows = [torch.from_numpy(np.asarray(prompt, np.int64)) for prompt in prompts]
@@ -121,7 +121,7 @@ def _eos(model: Any) -> Any:
     return model.generation_config.eos_token_id
 
 
-def _ended(row: Tokens, eos: Any) -> Tokens:
-    """The tokens up to and with the first that ends the text; all of them if none does."""
+def _cut_at_end(row: Tokens, eos: Any) -> Tokens:
+    """The tokens up to and including the first end token; all of them if there is none."""
     ends = np.flatnonzero(np.isin(row, [] if eos is None else eos))
     return row[: ends[0] + 1] if len(ends) else row

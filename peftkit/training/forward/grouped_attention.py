@@ -1,4 +1,4 @@
-"""Attention within documents, groups of them at once: for devices where each call has a price."""
+"""Attention within documents, groups of them at once: for devices where each call is costly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_PADDED = 2**16
 def attend_in_groups(
     query: Tensor, key: Tensor, value: Tensor, groups: Groups, *options: Any
 ) -> Tensor:
-    """Attention within documents, a group of them at once: for devices where each call has a price.
+    """Attention within documents, a group of them at once: for devices where each call is costly.
 
     On a CPU the kernel takes as long for a group as for its documents one by one.
 
@@ -29,34 +29,34 @@ def attend_in_groups(
         (1, tokens, heads, d).
     """
     places, back = groups.places, groups.back
-    gathered = [rearranged(t[0].transpose(0, 1), places, back, None) for t in (query, key, value)]
-    found, start = [], 0
+    gathered = [rearrange(t[0].transpose(0, 1), places, back, None) for t in (query, key, value)]
+    outs, start = [], 0
     for count, longest, keys in groups.shapes:
         part = slice(start, start := start + count * longest)
         # (documents, heads, tokens, d)
         q, k, v = (t[part].view(count, longest, *t.shape[1:]).transpose(1, 2) for t in gathered)
         causal = options[0]  # what a token sees then comes before any padding
         out = attend(q, k, v, None if causal else keys, *options)
-        found.append(out.transpose(1, 2).flatten(0, 1))
-    return rearranged(torch.cat(found), back, places, groups.padding)[None]
+        outs.append(out.transpose(1, 2).flatten(0, 1))
+    return rearrange(torch.cat(outs), back, places, groups.padding)[None]
 
 
-def rearranged(rows: Tensor, there: Tensor, back: Tensor, padding: Tensor | None) -> Tensor:
-    """Rows of (tokens, heads, d) at other places.
+def rearrange(rows: Tensor, there: Tensor, back: Tensor, padding: Tensor | None) -> Tensor:
+    """Rearranges rows of (tokens, heads, d).
 
-    Gradients go back by another index instead of being added up row by row: a row that was taken
-    twice is padding the second time, and has none.
+    Gradients are gathered by the inverse index instead of being added up row by row: a row that is
+    taken twice is padding the second time, and has none.
 
     Args:
-        there: which row each new one is.
-        back: which new row each one became.
+        there: the old row of each new one.
+        back: the new row of each old one.
         padding: old rows that are padding, if there are some.
     """
-    found: Tensor = _Rearranged.apply(rows, there, back, padding)  # type: ignore[no-untyped-call]
-    return found
+    moved: Tensor = _Rearrange.apply(rows, there, back, padding)  # type: ignore[no-untyped-call]
+    return moved
 
 
-class _Rearranged(torch.autograd.Function):
+class _Rearrange(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, rows: Tensor, there: Tensor, back: Tensor, padding: Tensor | None
@@ -78,23 +78,23 @@ class Groups:
     """Documents of one row that attend at once, each group padded to its longest document."""
 
     places: Tensor
-    """(padded tokens,) int64, where in the row each token of the groups comes from; padding is the
+    """(padded tokens,) int64, place in the row of each token of the groups; padding is the
     document's last token, and no other token sees it."""
     back: Tensor
-    """(tokens,) int64, where each token of the row is in the groups."""
+    """(tokens,) int64, place in the groups of each token of the row."""
     padding: Tensor
-    """(padding,) int64, where in the groups there is padding."""
+    """(padding,) int64, places of padding in the groups."""
     shapes: tuple[tuple[int, int, Tensor | None], ...]
-    """Of each group: documents, tokens of the longest, and (documents, tokens) bool, False where
-    there is padding, or None without."""
+    """For each group: number of documents, tokens of the longest, and (documents, tokens) bool,
+    False at padding, or None without padding."""
 
 
 @functools.lru_cache(maxsize=64)
 def group_documents(lengths: tuple[int, ...], device: torch.device, call: int) -> Groups:
-    """Groups of documents about equally long, by which padding and calls cost least together.
+    """Groups documents of similar lengths so that padding and calls together cost least.
 
     Args:
-        call: what a call costs, in tokens.
+        call: cost of a call, in tokens.
     """
     starts = np.cumsum([0, *lengths])
     order = sorted(range(len(lengths)), key=lambda document: lengths[document])
@@ -111,7 +111,7 @@ def group_documents(lengths: tuple[int, ...], device: torch.device, call: int) -
         shapes.append((len(documents), longest, keys))
     flat = np.concatenate(places)
     back = np.zeros(starts[-1], np.int64)
-    back[flat[::-1]] = np.arange(len(flat))[::-1]  # of equals, the first: padding comes after it
+    back[flat[::-1]] = np.arange(len(flat))[::-1]  # the first of equals, as padding comes after it
     padding = np.setdiff1d(np.arange(len(flat)), back)
     on_device = [torch.from_numpy(index).to(device) for index in (flat, back, padding)]
     return Groups(on_device[0], on_device[1], on_device[2], tuple(shapes))
@@ -131,7 +131,7 @@ def attend(
     """Attention within documents of one length, (documents, heads, tokens, d).
 
     Args:
-        keys: (documents, tokens) bool, False where there is padding; None without.
+        keys: (documents, tokens) bool, False at padding; None without padding.
     """
     length, grouped = query.shape[2], key.shape[1] != query.shape[1]
     mask = None if keys is None else keys[:, None, None]
@@ -141,9 +141,9 @@ def attend(
         seen = (distance >= 0) if causal else torch.ones_like(distance, dtype=torch.bool)
         if window is not None:
             seen &= distance.abs() < window
-        # a padded query sees itself, or there would be nothing that it sees
+        # a padded query sees itself, or it would see nothing
         mask = seen if mask is None else seen & mask | (distance == 0)
-    if grouped and (mask is not None or softcap is not None):  # kernels want one or the other
+    if grouped and (mask is not None or softcap is not None):  # kernels take one or the other
         key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (key, value))
         grouped = False
     if softcap is None:

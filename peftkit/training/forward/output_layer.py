@@ -1,6 +1,6 @@
 """The output layer over a vocabulary, chunk by chunk: the logits of a batch never exist at once.
 
-In training each chunk's gradient is computed while its logits are there (as Liger and Apple do,
+In training each chunk's gradient is computed while its logits exist (as Liger and Apple do,
 arXiv:2410.10989, arXiv:2411.09009).
 """
 
@@ -21,21 +21,21 @@ CHUNK = 2**24
 """Most numbers of logits at a time: 341 positions of a vocabulary of 49,152."""
 
 Values = Callable[[Tensor, Tensor], Tensor]
-"""(outputs, targets) -> a loss of each output; see `Loss.values`."""
+"""(outputs, targets) -> the loss of each output; see `Loss.values`."""
 
 
 @dataclass(frozen=True)
 class OutputLayer:
-    """What a language model makes of its last hidden states."""
+    """Turns a language model's last hidden states into logits."""
 
     module: nn.Module
     softcap: float | None
     chunk_size: int
-    """Outputs of a chunk."""
+    """Number of outputs of a chunk."""
 
     @classmethod
     def of(cls, base: Any) -> OutputLayer | None:
-        """Of a transformers model; None if it has none."""
+        """The output layer of a transformers model; None if it has none."""
         module = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
         if module is None:
             return None
@@ -51,9 +51,9 @@ class OutputLayer:
         return logits
 
     @torch.no_grad()
-    def gives(self, hidden: Tensor, logits: Tensor) -> bool:
-        """Whether these are the logits of these hidden states, so that the model computes nothing
-        besides.
+    def reproduces(self, hidden: Tensor, logits: Tensor) -> bool:
+        """Whether the layer computes the model's logits from these hidden states, so that the model
+        does nothing else to them.
         """
         ours = self.logits(hidden)
         same = ours.shape == logits.shape
@@ -77,8 +77,8 @@ class OutputLayer:
         return total
 
     def values(self, hidden: Tensor, targets: Tensor, values: Values) -> Tensor:
-        """(outputs,) float32, which any sum of them may be made of. Where the layer is trained, the
-        backward pass computes each chunk's logits again.
+        """(outputs,) float32, for any function of them. If the layer is trained, the backward pass
+        recomputes each chunk's logits.
 
         Args:
             hidden: (outputs, d).
@@ -100,7 +100,7 @@ OfChunk = Callable[[slice, Tensor], Tensor]
 
 
 class _Sum(torch.autograd.Function):
-    """Sums losses chunk by chunk, and computes each chunk's gradient while its logits are there."""
+    """Sums losses chunk by chunk, and computes each chunk's gradient while its logits exist."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, of_chunk: OfChunk, size: int, *trained: Tensor) -> Tensor:
@@ -135,8 +135,8 @@ class _Sum(torch.autograd.Function):
 
 class _Each(torch.autograd.Function):
     """Losses chunk by chunk; row i of d(loss_i)/d(hidden_i) is kept for the backward pass, which
-    multiplies it by what the losses' own gradient is. Where the layer is trained, that pass
-    computes the chunks again, with the same dropout and in the same precision.
+    multiplies it by the gradient of loss i. If the layer is trained, that pass recomputes the
+    chunks, with the same dropout and in the same precision.
     """
 
     @staticmethod
@@ -176,8 +176,8 @@ class _Each(torch.autograd.Function):
             ):
                 _set_random_state(device, state)
                 each = ctx.of_chunk(part, hidden[part])
-            found = torch.autograd.grad(each, trained, of_losses[part])
-            for summed, gradient in zip(of_trained, found, strict=True):
+            of_chunk = torch.autograd.grad(each, trained, of_losses[part])
+            for summed, gradient in zip(of_trained, of_chunk, strict=True):
                 summed.add_(gradient)
         of_hidden = None
         if ctx.of_hidden is not None:
@@ -187,7 +187,7 @@ class _Each(torch.autograd.Function):
 
 
 def _random_state(device: torch.device) -> Tensor:
-    """What a device draws numbers from next."""
+    """The state of a device's random generator."""
     if device.type == "cuda":
         return torch.cuda.get_rng_state(device)
     return torch.get_rng_state()

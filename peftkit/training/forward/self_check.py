@@ -1,7 +1,7 @@
-"""Finds the fastest way to run a model that computes the right thing.
+"""Finds the fastest way to run a model that computes the right results.
 
-What is right is one example at a time: no padding, no mask, all outputs, PEFT's own LoRA layers.
-Each way, the fastest first, is compared with that on a few examples, and is left out if its loss,
+The reference is one example at a time: no padding, no mask, all outputs, PEFT's own LoRA layers.
+Each way, the fastest first, is compared with it on a few examples, and rejected if its loss,
 outputs or gradients differ. (A comparison of two packed rows would not see what packing breaks.)
 """
 
@@ -24,14 +24,14 @@ from peftkit.training.forward.engine import Engine
 from peftkit.training.forward.forward_pass import ForwardPass, base_of
 
 MOST_TOKENS = 1024
-"""Of the examples that are compared, unless two of them are longer."""
+"""Most tokens of the examples that are compared, unless two of them are longer."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest relative difference: of the loss, of the outputs' largest, of each gradient's norm."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The way that was chosen, and why not a faster one."""
+    """The chosen engine, and why not a faster one."""
 
     engine: Engine
     notes: tuple[str, ...] = ()
@@ -39,15 +39,15 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Computed:
-    """What a model gives for some examples."""
+    """A model's results for some examples."""
 
     loss: float
     """Total over the examples."""
     gradients: dict[str, Tensor]
-    """Of the trained parameters that have one, by name."""
+    """Gradients of the trained parameters that have one, by name."""
     outputs: Tensor
-    """(outputs, classes or vocabulary) float32, in the order of the examples; computed in the
-    place of loss and gradients where these are not asked for."""
+    """(outputs, classes or vocabulary) float32, in the order of the examples; computed instead of
+    loss and gradients if these are not needed."""
 
 
 def choose_engine(
@@ -61,33 +61,33 @@ def choose_engine(
     """The fastest way to run the engine's model whose results are those of single examples.
 
     Args:
-        method: that is in the model; faster layers of its own are compared with exact ones, and
-            switched off if they differ.
-        layouts: those in which batches may be given.
-        gradients: whether to compare these too, of what is trained in the model.
+        method: the model's; its faster layers are compared with exact ones, and switched off if
+            they differ.
+        layouts: those that are allowed.
+        gradients: whether to compare loss and gradients instead of outputs.
     """
     indices = chosen_examples(examples)
     ways, notes = _ways(engine, examples, layouts)
-    right = one_by_one(engine, examples, indices, method, gradients)
+    reference = one_by_one(engine, examples, indices, method, gradients)
     chosen = ways[-1]
     for way in ways:
-        wrong = wrong_with(way, right, examples, indices, method)
+        wrong = find_difference(way, reference, examples, indices, method)
         fast = method.fast(engine.model)
         if wrong and fast:
             with exact(fast):
-                culprit = not wrong_with(way, right, examples, indices, method)
+                culprit = not find_difference(way, reference, examples, indices, method)
             if culprit:
-                notes.append(f"PEFT computes LoRA; peftkit's layers would not do: {wrong}")
+                notes.append(f"PEFT's LoRA layers are used, as peftkit's are not exact: {wrong}")
                 for layer in fast:
                     layer.fused = False
                 wrong = ""
         if not wrong:
             chosen = way
             break
-        told = "computing only what is read" if way.forward.only_read else "padded batches"
-        told = {"packed": "packed batches", "shared": "shared beginnings"}.get(way.layout, told)
-        notes.append(f"{told} would not do for {type(base_of(engine.model)).__name__}: {wrong}")
-    if engine.accelerator.num_processes > 1:  # all take the slowest
+        name = "computing only what is read" if way.forward.only_read else "padded batches"
+        name = {"packed": "packed batches", "shared": "shared beginnings"}.get(way.layout, name)
+        notes.append(f"{name} cannot be used for {type(base_of(engine.model)).__name__}: {wrong}")
+    if engine.accelerator.num_processes > 1:  # all take the slowest choice
         chosen = ways[max(gather_object([ways.index(chosen)]))]
     return Chosen(chosen, tuple(notes))
 
@@ -95,14 +95,14 @@ def choose_engine(
 def _ways(
     engine: Engine, examples: Examples, layouts: Sequence[Layout]
 ) -> tuple[list[Engine], list[str]]:
-    """The ways that the architecture may bear, the fastest first; the last is always right."""
+    """The ways that the architecture may support, the fastest first; the last is always right."""
     ways = [engine.in_layout("padded"), _plain(engine)]
     if "packed" not in layouts:
         return ways, []
     if reason := cannot_pack(engine.model):
         return ways, [f"batches are padded: {reason}"]
     ways.insert(0, engine.in_layout("packed"))
-    if shares(engine.model, examples):
+    if shares_beginning(engine.model, examples):
         ways.insert(0, engine.in_layout("shared"))
     return ways, []
 
@@ -113,21 +113,21 @@ def _plain(engine: Engine) -> Engine:
 
 
 def cannot_pack(model: nn.Module) -> str | None:
-    """None, or why a model's architecture is not given packed batches."""
+    """None, or why a model's architecture gets no packed batches."""
     base = base_of(model)
     if base.config.is_encoder_decoder:
         return f"{type(base).__name__} has an encoder and a decoder"
     if not getattr(base, "_supports_attention_backend", False):
-        return f"{type(base).__name__} has an attention of its own"
+        return f"{type(base).__name__} has its own attention"
     kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or ())
     if other := sorted(kinds - {"full_attention", "sliding_attention"}):
-        return f"{type(base).__name__} has layers of {quoted(other)}, which know no documents"
+        return f"{type(base).__name__} has layers of {quoted(other)}, which mix packed documents"
     return None
 
 
-def shares(model: nn.Module, examples: Examples) -> bool:
-    """Whether the examples that are compared begin with the same tokens, and no token sees those
-    after it: then what is shared may be computed once.
+def shares_beginning(model: nn.Module, examples: Examples) -> bool:
+    """Whether the compared examples begin with the same tokens, and no token sees later ones: then
+    the shared tokens may be computed once.
     """
     causal = {bool(m.is_causal) for m in model.modules() if hasattr(m, "is_causal")}
     return causal == {True} and examples.shared_tokens(chosen_examples(examples)) > 0
@@ -148,25 +148,29 @@ def chosen_examples(examples: Examples) -> tuple[int, ...]:
 def one_by_one(
     engine: Engine, examples: Examples, indices: Sequence[int], method: Method, gradients: bool
 ) -> Computed:
-    """What is right: each example by itself."""
+    """The reference: each example by itself."""
     with exact(method.fast(engine.model)):
         singles = [(index,) for index in indices]
         return _compute(_plain(engine), examples, singles, method, gradients)
 
 
-def wrong_with(
-    engine: Engine, right: Computed, examples: Examples, indices: tuple[int, ...], method: Method
+def find_difference(
+    engine: Engine,
+    reference: Computed,
+    examples: Examples,
+    indices: tuple[int, ...],
+    method: Method,
 ) -> str:
-    """How the results of an engine differ from what is right, or why there are none; empty if they
-    are the same.
+    """How the results of an engine differ from the reference, or why there are none; empty if they
+    agree.
     """
     try:
-        found = _compute(engine, examples, [indices], method, bool(right.gradients))
+        results = _compute(engine, examples, [indices], method, bool(reference.gradients))
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # an architecture that cannot be run this way
         return f"{type(error).__name__}: {first_line(error)}"
-    return _difference(right, found, TOLERANCE[_dtype(engine)])
+    return _difference(reference, results, TOLERANCE[_dtype(engine)])
 
 
 def _compute(
@@ -181,7 +185,7 @@ def _compute(
     plain = replace(engine, loss=loss if examples.units is None else ValueByValue(loss))
     training = model.training
     model.eval()
-    for layer in method.fast(model):  # in bfloat16 they compute otherwise outside of training
+    for layer in method.fast(model):  # in bfloat16 they compute differently outside of training
         layer.training = gradients
     try:
         if not gradients:
@@ -209,22 +213,24 @@ def _outputs(
         ]
 
 
-def _difference(right: Computed, found: Computed, tolerance: float) -> str:
-    """What is wrong with a computation; empty if it is right."""
-    if right.outputs.shape != found.outputs.shape:
-        return f"outputs are {tuple(found.outputs.shape)}, not {tuple(right.outputs.shape)}"
-    off = {"the loss": abs(right.loss - found.loss) / max(abs(right.loss), 1e-6)}
-    if len(right.outputs):
-        scale = float(right.outputs.abs().max().clamp(min=1e-6))
-        off["outputs"] = float((right.outputs - found.outputs).abs().max()) / scale
-    if right.gradients.keys() != found.gradients.keys():
+def _difference(reference: Computed, results: Computed, tolerance: float) -> str:
+    """How results differ from the reference; empty if they agree within the tolerance."""
+    if reference.outputs.shape != results.outputs.shape:
+        return f"outputs are {tuple(results.outputs.shape)}, not {tuple(reference.outputs.shape)}"
+    off = {"losses": abs(reference.loss - results.loss) / max(abs(reference.loss), 1e-6)}
+    if len(reference.outputs):
+        scale = float(reference.outputs.abs().max().clamp(min=1e-6))
+        off["outputs"] = float((reference.outputs - results.outputs).abs().max()) / scale
+    if reference.gradients.keys() != results.gradients.keys():
         return "other parameters get gradients"
-    norms = {name: float(gradient.float().norm()) for name, gradient in right.gradients.items()}
-    least = tolerance**0.5 * max(norms.values(), default=0.0)  # some gradients are but noise
-    for name, gradient in right.gradients.items():
-        rest = float((gradient.float() - found.gradients[name].float()).norm())
+    norms = {name: float(gradient.float().norm()) for name, gradient in reference.gradients.items()}
+    least = tolerance**0.5 * max(norms.values(), default=0.0)  # some gradients are only noise
+    for name, gradient in reference.gradients.items():
+        rest = float((gradient.float() - results.gradients[name].float()).norm())
         off["gradients"] = max(off.get("gradients", 0.0), rest / max(norms[name], least, 1e-12))
-    wrong = [f"{name} differ by {of:.1g}" for name, of in off.items() if not of <= tolerance]
+    wrong = [
+        f"{name} differ by {value:.1g}" for name, value in off.items() if not value <= tolerance
+    ]
     return ", ".join(wrong)
 
 

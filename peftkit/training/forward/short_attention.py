@@ -1,13 +1,13 @@
-"""Attention inside short documents on a CPU, by one thread.
+"""Attention within short documents on a CPU, in one thread.
 
     P = softmax(scaling Q K^T)          O = (P * M) V          M: dropout's mask, 0 or 1/(1-p)
     dV = (P * M)^T dO                  dP = M * (dO V^T)      dS = P * (dP - rowsum(dO * O))
     dQ = scaling dS K                  dK = scaling dS^T Q    for each head of each document
 
-The work inside one of them is less than what waking the other threads costs, and the kernel of
-`scaled_dot_product_attention` wakes them three times for each document: 30 tokens take it 17 CPU-ms
-a row, and 13 ms of the clock, where this takes 6 of both (2 cores). Matrices of scores are kept for
-the backward pass.
+One short document is less work than waking the other threads costs, and the kernel of
+`scaled_dot_product_attention` wakes them three times for each document: with 30 tokens it takes 17
+CPU-ms and 13 ms of wall time a row, and this takes 6 of both (2 cores). Matrices of scores are kept
+for the backward pass.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LONGEST = 64
-"""Tokens; from about 100 on the kernel with several threads is faster."""
+"""Most tokens of a short document; from about 100 on the kernel with several threads is faster."""
 
 
-def is_for(query: Tensor) -> bool:
-    """Whether heads like these are computed here: ordinary numbers on a CPU."""
+def supports(query: Tensor) -> bool:
+    """Whether queries like these are computed here: float32 on a CPU, without autocast."""
     plain = query.device.type == "cpu" and query.dtype == torch.float32
     return plain and not torch.is_autocast_enabled("cpu")
 
@@ -39,7 +39,7 @@ def attend_to_short_documents(
     scaling: float | None,
     dropout: float,
 ) -> Tensor:
-    """Attention within documents that lie behind one another.
+    """Attention within documents that are packed one after another.
 
     Args:
         query: (tokens, heads, d) float32; key and value may have fewer heads.
@@ -50,14 +50,16 @@ def attend_to_short_documents(
         (tokens, heads, d).
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    found: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+    out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
         query, key, value, lengths, causal, scaling, dropout
     )
-    return found
+    return out
 
 
 class _Attention(torch.autograd.Function):
-    """Fewer heads of keys serve several of queries, whose rows then stand below one another."""
+    """With fewer key heads than query heads, the rows of the query heads that share a key head are
+    stacked.
+    """
 
     @staticmethod
     def forward(
@@ -98,8 +100,8 @@ class _Attention(torch.autograd.Function):
         of_query, of_key, of_value = (torch.empty_like(t) for t in (query, key, value))
         with _one_thread():
             sums = (gradients[0] * out).sum(-1, keepdim=True)  # (tokens, heads, 1)
-            given = (query, key, value, gradients[0], sums, of_query, of_key, of_value)
-            for q, k, v, g, total, of_q, of_k, of_v in _documents(ctx.lengths, *given):
+            tensors = (query, key, value, gradients[0], sums, of_query, of_key, of_value)
+            for q, k, v, g, total, of_q, of_k, of_v in _documents(ctx.lengths, *tensors):
                 softmax, rows = next(weights), _rows(g, heads)
                 of_weights = torch.bmm(rows, _rows(v, heads).mT)
                 if ctx.dropout:
@@ -126,12 +128,12 @@ def _rows(part: Tensor, heads: int) -> Tensor:
 
 
 def _product(one: Tensor, two: Tensor, scale: float) -> Tensor:
-    """Their products, (n, ...), times a number."""
+    """Batched matrix products, (n, ...), times a number."""
     return torch.baddbmm(one.new_empty(1), one, two, beta=0, alpha=scale)
 
 
 def _put(there: Tensor, rows: Tensor) -> None:
-    """The way back, into a part of a tensor."""
+    """Undoes `_rows`, into a part of a tensor."""
     there.transpose(0, 1).copy_(rows.view(there.shape[1], *there.shape[::2]))
 
 

@@ -1,4 +1,4 @@
-"""Which examples make an optimizer step: the only place where examples are ordered."""
+"""Orders examples into optimizer steps; nothing else does."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def count_steps(num_examples: int, batch_size: int, num_epochs: int, max_steps: 
 
 
 def number_of_steps(training: Training, num_examples: int) -> int:
-    """Optimizer steps of a run over so many examples, if nothing stops it before."""
+    """Optimizer steps of a run over so many examples, unless it stops early."""
     return count_steps(num_examples, training.batch_size, training.num_epochs, training.max_steps)
 
 
 def seeded_steps(num_examples: int, batch_size: int, num_steps: int, seed: int) -> Iterator[Step]:
-    """The steps of a run. The order comes from a generator of its own, one for each epoch, so
-    that no other use of random numbers can change it.
+    """The steps of a run. Each epoch's order comes from its own generator, so that no other use of
+    random numbers can change it.
     """
     number = epoch = 0
     while True:
@@ -51,7 +51,7 @@ def seeded_steps(num_examples: int, batch_size: int, num_steps: int, seed: int) 
 
 
 def steps_of(examples: Examples, training: Training, num_steps: int, seed: int) -> Iterator[Step]:
-    """The steps of a run over these examples, those of a unit in one step."""
+    """The steps of a run over these examples; those of a unit are in one step."""
     steps = seeded_steps(examples.num_units, training.batch_size, num_steps, seed)
     if examples.units is None:
         yield from steps
