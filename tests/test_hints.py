@@ -91,7 +91,7 @@ def test_all_linear_leaves_out_a_router(of_base):
          "`in_proj`, `x_proj`"),
         ("mamba", pk.PromptTuning(num_virtual_tokens=2), "put PromptTuning into Mamba", "use LoRA"),
         ("mamba", pk.PrefixTuning(num_virtual_tokens=2), "takes no cache", "use LoRA"),
-        ("mamba", pk.IA3(), "is not known", "or use LoRA"),
+        ("mamba", pk.IA3(), "are not known", "or use LoRA"),
         ("mamba", pk.BottleneckAdapter(), "no place is known for a houlsby adapter", "or use LoRA"),
         ("mamba", pk.PeftMethod(config={"peft_type": "LORA"}),
          "PEFT does not know `target_modules` of LoRA",

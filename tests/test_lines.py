@@ -150,8 +150,8 @@ def test_the_kind_of_a_stray_quote_is_told(lines, told):
 def test_quotes_after_a_space_are_told():
     table = read("text,label\n" + '"t", "a"\n' * 9)
     assert table.notes == (
-        "in 9 rows of `rows.csv` a space stands before the quotes around a field, so that the "
-        "quotes are read as text",
+        "in 9 rows of `rows.csv` a space precedes the quotes around a field, so the quotes are "
+        "read as text",
     )
 
 
@@ -324,7 +324,7 @@ def test_rows_that_are_nested_too_deeply_or_are_no_json_are_named(tmp_path):
     [
         ("r.csv", "text:label\na:b\n", "give `--task.data.separator ':'`"),
         ("r.csv", "label^text\na^b\n", "give `--task.data.separator '^'`"),
-        ("r.csv", "\ufeff\ufefftext,label\na,b\n", "add rows; a few hundred"),
+        ("r.csv", "\ufeff\ufefftext,label\na,b\n", "add rows; begin with a few hundred"),
         ("r.parquet", "version https://git-lfs.github.com/spec/v1\n", "`git lfs pull`"),
         (
             "r.csv",

@@ -313,7 +313,7 @@ def test_half_a_family_is_no_family(bases, tmp_path, make_recipe):
     MixtralModel(config).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(bases["bert"]).save_pretrained(tmp_path)
     base = pk.Base(name_or_path=str(tmp_path))
-    with pytest.raises(MethodError, match="is not known"):
+    with pytest.raises(MethodError, match="are not known"):
         prepare(make_recipe(pk.IA3()).with_(base=base))
-    with pytest.raises(MethodError, match="is not known"):
+    with pytest.raises(MethodError, match="no place is known"):
         prepare(make_recipe(pk.BottleneckAdapter()).with_(base=base))
