@@ -288,7 +288,7 @@ def test_rows_of_pandas_split_that_do_not_fit_its_columns_are_malformed(tmp_path
     assert [(bad.number, bad.kind) for bad in table.malformed] == [
         (2, "too many fields"), (3, "not a list of fields"), (4, "too few fields"),
     ]  # fmt: skip
-    with pytest.raises(DataError, match="is no list of names"):
+    with pytest.raises(DataError, match="is not a list of names"):
         json_table(tmp_path, json.dumps({"columns": [["text"]], "data": data}))
 
 

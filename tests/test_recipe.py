@@ -110,7 +110,7 @@ def test_method_that_cannot_serve_the_base_is_refused_when_the_recipe_is_made():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: LoRA(target_modules="("), "no regular expression"),
+        (lambda: LoRA(target_modules="("), "not a regular expression"),
         (lambda: LoRA(target_modules=()), "names no layer"),
         (lambda: Data(path=""), "`path` is empty"),
         (lambda: Data(path="x", test_fraction=0.6, validation_fraction=0.5), "leave no rows"),
