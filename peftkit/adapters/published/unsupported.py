@@ -45,7 +45,7 @@ class _SavedByPeft(PeftMethod):
 
     @field_validator("config")
     @classmethod
-    def _plain(cls, value: dict[str, object]) -> dict[str, object]:
+    def _check_config(cls, value: dict[str, object]) -> dict[str, object]:
         return value
 
     def refuses(self, head: Head, base: Base) -> str | None:
