@@ -19,17 +19,17 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def output_path(output: str) -> Path:
-    """The absolute path of `--output`.
+    """Returns the absolute path of `--output`.
 
     Raises:
-        OutputError: it is no path, or too long a one.
+        OutputError: it is not a path, or is too long.
     """
     try:
         expanded = Path(output).expanduser().absolute()
         expanded.exists()
     except (RuntimeError, OSError, ValueError) as error:  # `~somebody`, too long, not allowed
         reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"`--output {output[:100]}`: {reason}", "give another place") from error
+        raise OutputError(f"`--output {output[:100]}`: {reason}", "give another path") from error
     return expanded
 
 
@@ -46,37 +46,37 @@ def atomic_path(final: Path, a_file: bool = False) -> Iterator[Path]:
     from safetensors import SafetensorError
 
     refuse_taken(final, a_file)
-    made = [folder for folder in final.parents if not folder.exists()]
+    created = [folder for folder in final.parents if not folder.exists()]
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_over(final)
         prefix = f"{_partial(final)}{os.getpid()}-"
-        between = Path(tempfile.mkdtemp(prefix=prefix, dir=final.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=final.parent))
     except OSError as error:
         raise OutputError(
             f"cannot write `{final}`: {error.strerror}", "give another `--output`"
         ) from error
     try:
-        yield between / final.name
-        fsync_files(between)
+        yield temporary / final.name
+        fsync_files(temporary)
         refuse_taken(final, a_file)  # another process may have been faster
-        (between / final.name).rename(final)
+        (temporary / final.name).rename(final)
     except (OSError, SafetensorError) as error:
         full = getattr(error, "errno", None) in FULL
         raise OutputError(
             f"cannot write `{final}`: {first_line(error)}",
-            "there is no room left on the disk" if full else "",
+            "the disk is full; free some space" if full else "",
         ) from error
     finally:
-        shutil.rmtree(between, ignore_errors=True)
-        for folder in made:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in created:
             if is_empty_folder(folder):
                 folder.rmdir()
 
 
 def fsync_files(folder: Path) -> None:
-    """Flushes the files of a folder to disk, and makes them readable for everyone, which
-    safetensors does not.
+    """Flushes a folder's files to disk, and makes them readable for everyone, which safetensors
+    does not.
     """
     for file in folder.rglob("*"):
         if file.is_file():
@@ -100,7 +100,7 @@ def _remove_left_over(final: Path) -> None:
 
 
 def refuse_taken(final: Path, a_file: bool = False) -> None:
-    """Raises OutputError if a path exists already, or cannot be written.
+    """Raises OutputError if a path already exists, or cannot be written.
 
     Args:
         a_file: whether a file is written there; else it may be an empty folder.
@@ -119,17 +119,17 @@ def why_not_writable(path: Path) -> str:
     path = path.absolute()
     parent = next(folder for folder in (path, *path.parents) if folder.exists())
     if not parent.is_dir():
-        return f"`{parent}` is no folder"
-    return "" if os.access(parent, os.W_OK) else f"`{parent}` may not be written to"
+        return f"`{parent}` is not a folder"
+    return "" if os.access(parent, os.W_OK) else f"`{parent}` is not writable"
 
 
 def is_empty_folder(path: Path) -> bool:
-    """Whether a path is a folder with nothing in it."""
+    """Whether a path is an empty folder."""
     return path.is_dir() and not any(path.iterdir())
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Writes JSON that a person can read, flushed to disk."""
+    """Writes indented JSON, flushed to disk."""
     with file.open("w", encoding="utf-8") as opened:
         json.dump(value, opened, indent=1, ensure_ascii=False)
         opened.write("\n")

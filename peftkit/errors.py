@@ -4,10 +4,10 @@
     ├── RecipeError           a recipe, or an override of it, is wrong
     ├── DataError             a file or a row is wrong
     ├── BaseModelError        a base cannot be found, trusted or used for this task
-    │   └── UnreachableError      the Hub does not give it now
+    │   └── UnreachableError      the Hub cannot be reached now
     ├── MethodError           a method does not fit this model
     ├── TrainingError         training had to stop (exit code 1: the input was fine)
-    │   └── OutOfMemoryError      for want of memory
+    │   └── OutOfMemoryError      memory ran out
     ├── Interrupted           a signal ended the run (exit code 130 or 143)
     ├── AdapterError          a saved adapter is not what it says
     ├── OutputError           the output folder or file cannot be used
@@ -25,13 +25,13 @@ from pathlib import Path
 
 
 class PeftkitError(Exception):
-    """An error with a message for a person and, where there is one, the way out."""
+    """An error with a message for the user and, if there is one, a hint."""
 
     exit_code = 2
 
     def __init__(self, message: str, hint: str = "", missing: Path | None = None) -> None:
         """Args:
-        missing: the file or folder that was looked for in vain.
+        missing: the file or folder that was not found.
         """
         super().__init__(message)
         self.message = message
@@ -39,7 +39,7 @@ class PeftkitError(Exception):
         self.missing = missing
 
     def __str__(self) -> str:
-        """`error: ...`, a blank line, `hint: ...`; printed as it is by the command line."""
+        """`error: ...`, a blank line, `hint: ...`; the command line prints it as it is."""
         text = f"error: {self.message}"
         return f"{text}\n\nhint: {self.hint}" if self.hint else text
 
@@ -57,7 +57,7 @@ class BaseModelError(PeftkitError):
 
 
 class UnreachableError(BaseModelError):
-    """The Hub does not give the base now; whether it is right cannot be told."""
+    """The Hub does not give the base now; whether it is the right one is unknown."""
 
 
 class MethodError(PeftkitError):
@@ -71,7 +71,7 @@ class TrainingError(PeftkitError):
 
 
 class OutOfMemoryError(TrainingError):
-    """Memory ran out; another time there may be enough."""
+    """Memory ran out; a later try may have enough."""
 
 
 class Interrupted(PeftkitError):
@@ -82,13 +82,13 @@ class Interrupted(PeftkitError):
         self.exit_code = exit_code
 
 
-SHELL = 128
-"""Exit code of a program that a signal ended, less the signal's number, as shells have it."""
+SIGNAL_BASE = 128
+"""A shell's exit code for a program that a signal ended, minus the signal's number."""
 
 
 def exit_code(raised: BaseException) -> int:
-    """What a signal asks for that was raised as KeyboardInterrupt or SystemExit."""
-    code = raised.code if isinstance(raised, SystemExit) else SHELL + signal.SIGINT
+    """The exit code for a signal that was raised as KeyboardInterrupt or SystemExit."""
+    code = raised.code if isinstance(raised, SystemExit) else SIGNAL_BASE + signal.SIGINT
     return code if isinstance(code, int) else 1
 
 
@@ -105,14 +105,14 @@ class MissingPackageError(PeftkitError):
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """`did you mean `x`?`, or an empty string where nothing is close."""
+    """`did you mean `x`?`, or an empty string if nothing is close."""
     folded = {candidate.casefold(): candidate for candidate in candidates}
     close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
     return f"did you mean `{folded[close[0]]}`?" if close else ""
 
 
 def did_you_mean_file(path: Path) -> str:
-    """The same for a path that does not exist, among the files beside it."""
+    """`did you mean` for a path that does not exist, among the files beside it."""
     siblings = path.parent.iterdir() if path.parent.is_dir() else ()
     return did_you_mean(path.name, (sibling.name for sibling in siblings))
 
@@ -125,7 +125,7 @@ def not_found(path: Path) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library says, without its further lines; its kind where it says nothing."""
+    """The first line of a library's message; the error's type if there is no message."""
     return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
 
 

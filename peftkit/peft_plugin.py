@@ -1,4 +1,4 @@
-"""Import this where plain PEFT loads a bottleneck adapter: it registers the method with PEFT."""
+"""Import this before plain PEFT loads a bottleneck adapter: it registers the method with PEFT."""
 
 from peftkit.methods.bottleneck_tuner import BottleneckConfig, BottleneckModel
 

@@ -1,10 +1,10 @@
-"""How messages write numbers of things, times and long names."""
+"""Writes counts, times and long names for messages."""
 
 from __future__ import annotations
 
 
 def noun(count: float, word: str) -> str:
-    """`row` for one, `rows` for any other number; for a number that stands elsewhere."""
+    """`row` for one, `rows` for any other number, without the number itself."""
     return word if count == 1 else f"{word}s"
 
 
@@ -26,7 +26,7 @@ def duration(seconds: float) -> str:
 
 
 def shortened(name: str, length: int, end: int = 0) -> str:
-    """A name cut to `length` characters, its last `end` ones kept: labels often begin alike."""
+    """A name cut to `length` characters, with its last `end` kept: labels often begin alike."""
     if len(name) <= length:
         return name
     return f"{name[: length - end - 3]}...{name[len(name) - end :]}"

@@ -195,7 +195,7 @@ def test_importing_peftkit_registers_nothing_and_the_plugin_does(fresh):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"placement": "sideways"}, "`placement` is `sideways`, which is none of"),
+        ({"placement": "sideways"}, "`placement` is `sideways`, not one of"),
         ({"non_linearity": "softmax9"}, "`non_linearity` is `softmax9`"),
         ({"reduction_factor": 0}, "`reduction_factor` is 0, not positive"),
     ],

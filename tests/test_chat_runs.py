@@ -495,7 +495,7 @@ class TestStartFrom:
     @pytest.mark.parametrize(
         ("changes", "told"),
         [
-            ({"init_lora_weights": "pissa_niter_4"}, "base that its start, `pissa_niter_4`"),
+            ({"init_lora_weights": "pissa_niter_4"}, "its initialisation, `pissa_niter_4`"),
             ({"use_fancy_thing": True}, "`use_fancy_thing` is not known to this version"),
             ({"use_rslora": True}, "`use_rslora` is True and not False"),
         ],
@@ -583,9 +583,9 @@ class TestStartFrom:
         [
             (PiSSA(r=4), "PiSSA is saved as a LoRA of twice its `r`"),
             (OLoRA(r=4), "OLoRA is saved as a LoRA of twice its `r`"),
-            (EVA(r=4), "what it saved is a LoRA"),
-            (AdaLoRA(), "cannot do it again; use LoRA"),
-            (PTuning(num_virtual_tokens=4), "go on with PromptTuning"),
+            (EVA(r=4), "is saved as a LoRA"),
+            (AdaLoRA(), "cannot allocate them again; use LoRA"),
+            (PTuning(num_virtual_tokens=4), "continue with PromptTuning"),
             (
                 PeftMethod(config={"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4}),
                 "use PrefixTuning or PromptTuning",

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftkit import Chat, Conversations
-from peftkit.data.rows import Row, Table, is_absent, is_nothing, spelled, text_columns
+from peftkit.data.rows import Row, Table, folded_name, is_empty, is_empty_or_false, text_columns
 from peftkit.data.splits import load_splits
 from peftkit.errors import DataError
 from peftkit.tasks.reading.conversations import SYSTEM
@@ -87,7 +87,7 @@ def test_the_exact_name_goes_before_another_spelling():
 @settings(max_examples=100, deadline=None)
 @given(name=st.text(min_size=1, max_size=12))
 def test_a_name_is_spelled_as_its_spelling_is(name):
-    assert spelled(spelled(name)) == spelled(name) == spelled(f"_{name} -")
+    assert folded_name(folded_name(name)) == folded_name(name) == folded_name(f"_{name} -")
 
 
 # --- columns that nothing reads
@@ -286,7 +286,7 @@ def test_a_cell_that_is_messages_in_part_is_malformed(cell, told):
 def test_a_flag_beside_the_messages_says_whether_the_row_is_learned(name, value, text):
     row = {"t": "The cup is here."} if text else {"messages": [asked(), ANSWER]}
     found = read({**row, name: value}, **({"text": "t"} if text else {}))
-    if spelled(name) == "loss" and isinstance(value, float):
+    if folded_name(name) == "loss" and isinstance(value, float):
         assert found["unread"] == (() if math.isnan(value) else (name,))
     elif str(value).casefold() in ("false", "0", "0.0", "no"):
         assert found == f"`{name}` is {str(value).lower() if value is False else value}"
@@ -376,16 +376,16 @@ def test_what_a_part_has_beside_its_text_is_named():
 
 @pytest.mark.parametrize("value", ["None", "nan", "NaN", [{}], {"a": None}, math.nan, "[{}]", [""]])
 def test_values_that_say_nothing_are_nothing(value):
-    assert is_nothing(value)
-    assert is_absent(value)
+    assert is_empty(value)
+    assert is_empty_or_false(value)
     row = {"messages": [asked(), {**ANSWER, "tool_calls": value}], "tools": value}
     assert read(row)["messages"] == [asked(), ANSWER]
 
 
 @pytest.mark.parametrize("value", [False, "false", "False"])
 def test_false_says_that_there_are_no_tools(value):
-    assert is_absent(value)
-    assert not is_nothing(value)
+    assert is_empty_or_false(value)
+    assert not is_empty(value)
     assert read({"messages": [asked(), ANSWER], "tools": value})["messages"] == [asked(), ANSWER]
 
 

@@ -153,7 +153,7 @@ def test_rows_that_are_not_in_the_encoding_that_is_given_are_named(tmp_path):
 
 def test_utf8_is_not_read_as_something_else(tmp_path):
     path = write(tmp_path / "r.csv", "utf-8")
-    with pytest.raises(DataError, match=r"is UTF-8 \(`Schöne`\), and `encoding` is `cp1252`"):
+    with pytest.raises(DataError, match=r"is UTF-8 \(`Schöne`\), but `encoding` is `cp1252`"):
         read_source(Data(path=str(path), encoding="cp1252"))
 
 
@@ -172,7 +172,7 @@ def test_two_encodings_in_one_file_are_not_taken_for_one(tmp_path):
     path.write_bytes(path.read_bytes() + "\nKöln,gut\n".encode("cp1252"))
     with pytest.raises(DataError, match=r"1 not UTF-8 \(line 22\)") as error:
         load_splits(TextClassification(data=Data(path=str(path))), 0)
-    assert error.value.hint.startswith("other lines are UTF-8: mend these")
+    assert error.value.hint.startswith("other lines are UTF-8: correct these")
 
 
 @pytest.mark.parametrize(

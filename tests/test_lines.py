@@ -150,8 +150,8 @@ def test_the_kind_of_a_stray_quote_is_told(lines, told):
 def test_quotes_after_a_space_are_told():
     table = read("text,label\n" + '"t", "a"\n' * 9)
     assert table.notes == (
-        "in 9 rows of `rows.csv` a space stands before the quotes around a field, so that the "
-        "quotes are read as text",
+        "in 9 rows of `rows.csv` a space precedes the quotes around a field, so the quotes are "
+        "read as text",
     )
 
 
@@ -288,7 +288,7 @@ def test_rows_of_pandas_split_that_do_not_fit_its_columns_are_malformed(tmp_path
     assert [(bad.number, bad.kind) for bad in table.malformed] == [
         (2, "too many fields"), (3, "not a list of fields"), (4, "too few fields"),
     ]  # fmt: skip
-    with pytest.raises(DataError, match="is no list of names"):
+    with pytest.raises(DataError, match="is not a list of names"):
         json_table(tmp_path, json.dumps({"columns": [["text"]], "data": data}))
 
 
@@ -324,7 +324,7 @@ def test_rows_that_are_nested_too_deeply_or_are_no_json_are_named(tmp_path):
     [
         ("r.csv", "text:label\na:b\n", "give `--task.data.separator ':'`"),
         ("r.csv", "label^text\na^b\n", "give `--task.data.separator '^'`"),
-        ("r.csv", "\ufeff\ufefftext,label\na,b\n", "add rows; a few hundred"),
+        ("r.csv", "\ufeff\ufefftext,label\na,b\n", "add rows; begin with a few hundred"),
         ("r.parquet", "version https://git-lfs.github.com/spec/v1\n", "`git lfs pull`"),
         (
             "r.csv",

@@ -54,8 +54,10 @@ NOTHING = {
         {"rank_pattern": {"q_proj": 2, "layers.0.self_attn.q_proj": 8}},
         "`layers.0.self_attn.q_proj` never counts", "put it first",
     ),
-    "no regular expression": ({"rank_pattern": {"q_proj(": 2}}, "is no regular expression", ""),
-    "no table": ({"rank_pattern": ["q_proj"]}, "is no table of names and values", "q_proj"),
+    "no regular expression": (
+        {"rank_pattern": {"q_proj(": 2}}, "is not a regular expression", "",
+    ),
+    "no table": ({"rank_pattern": ["q_proj"]}, "is not a table of names and values", "q_proj"),
     "a misspelled exclusion": (
         {"exclude_modules": ["v_porj"]},
         "`method.config.exclude_modules`: LlamaForCausalLM has no module `v_porj`", "`v_proj`?",
@@ -67,7 +69,7 @@ NOTHING = {
         {"exclude_modules": "v_proj"}, "`v_proj` matches no module", "give the end of a name",
     ),
     "everything is excluded": (
-        {"exclude_modules": ["q_proj", "v_proj"]}, "leaves nothing of", "out of one of them",
+        {"exclude_modules": ["q_proj", "v_proj"]}, "leaves nothing of", "from one of them",
     ),
     "a block that there is not": (
         {"layers_to_transform": [0, 7]},
@@ -77,7 +79,7 @@ NOTHING = {
     "a block counted from the end": ({"layers_to_transform": -1}, "is in block -1", "0 to 2"),
     "a list of blocks that there is not": (
         {"layers_to_transform": [0], "layers_pattern": ["layers", "layerz"]},
-        "`method.config.layers_pattern`: `layerz` comes before the number of a block in", "model.",
+        "`method.config.layers_pattern`: `layerz` precedes no block's number in", "model.",
     ),
     "a full name and a number": (
         {"target_modules": ["model.layers.0.self_attn.q_proj"], "layers_to_transform": [1]},
@@ -97,10 +99,11 @@ NOTHING = {
         {"trainable_token_indices": {"embed_tokenz": [1]}}, "no module `embed_tokenz`", "_tokens`?",
     ),
     "a token beyond the embedding": (
-        {"trainable_token_indices": [1, 80]}, "80 is no row of the embedding, which has 80", "ids",
+        {"trainable_token_indices": [1, 80]},
+        "80 is not a row of the embedding, which has 80", "ids",
     ),
     "copies of blocks that there are not": (
-        {"layer_replication": [[0, 9]]}, "[0, 9] is no span of the 3 blocks", "from 0 to 3",
+        {"layer_replication": [[0, 9]]}, "[0, 9] is not a span of the 3 blocks", "from 0 to 3",
     ),
     "settings of a start that is not chosen": (
         {"eva_config": {"rho": 2.0}}, "refuses it: `eva_config` specified but will be ignored", "",
@@ -108,7 +111,7 @@ NOTHING = {
     "feed-forward layers that are not adapted": (
         {"peft_type": "IA3", "target_modules": ".*(k|down)_proj",
          "feedforward_modules": ["down_proj", "up_proj"]},
-        "`method.config.feedforward_modules`: `up_proj` is none of the layers", "does not",
+        "`method.config.feedforward_modules`: `up_proj` is not one of the", "does not",
     ),
     **{
         f"{pattern} of {kind}": (
@@ -249,13 +252,13 @@ def test_the_recipe_refuses_what_needs_no_model():
     for fields, told in (
         ({"layers_pattern": "layers"}, "is for `layers_to_transform`"),
         ({"target_modules": ".*q_proj", "layers_to_transform": [1]}, "into the pattern `.*q_proj`"),
-        ({"rank_pattern": {"(": 3}}, "`(` is no regular expression"),
+        ({"rank_pattern": {"(": 3}}, "`(` is not a regular expression"),
         ({"rank_pattern": {"q_proj": 0}}, "greater than or equal to 1"),
         ({"layers_to_transform": [-1]}, "greater than or equal to 0"),
     ):
         with pytest.raises(ValueError, match=re.escape(told)):
             pk.LoRA(**fields)
-    with pytest.raises(ValueError, match="EVA gives each layer its rank by the data"):
+    with pytest.raises(ValueError, match="EVA chooses each layer's rank from the data"):
         pk.EVA(rank_pattern={"q_proj": 3})
 
 

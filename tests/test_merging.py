@@ -192,7 +192,7 @@ def test_what_cannot_be_merged_is_told_and_nothing_is_left(make_recipe, one_step
     assert "`--output`" in caught.value.hint
     for output, told in (
         ("~nobody-here/x", "nobody-here"), ("x" * 300, "File name too long"),
-        (tmp_path / "full/mine.txt/x", "is no folder"),
+        (tmp_path / "full/mine.txt/x", "is not a folder"),
     ):  # fmt: skip
         with pytest.raises(OutputError, match=told):
             merge_to(str(lora), str(output))

@@ -14,7 +14,7 @@ import pytest
 import peftkit as pk
 from peftkit.cli.recipe_code import script_of
 from peftkit.cli.recipe_files import recipe_in
-from peftkit.data.column_looks import looked_at, told
+from peftkit.data.column_looks import inspect_columns, list_columns
 from peftkit.data.reading import read_file
 from peftkit.data.splits import load_splits
 from tests.conftest import write_csv, write_jsonl
@@ -358,7 +358,7 @@ def test_how_columns_look(in_tmp, rng):
             for n in range(28)
         ],
     )  # fmt: skip
-    assert told(looked_at(read_file(file))) == (
+    assert list_columns(inspect_columns(read_file(file))) == (
         "`text` (text), `label` (classes), `list` (lists), `object` (objects), "
         "`number` (numbers), `same` (one value), `nothing` (empty), `date` (other)"
     )

@@ -27,9 +27,9 @@ from tests.test_fast_paths import setting
 from tests.test_matching import LORA, inject
 
 TOLD = {
-    "target_modules": {"[": "no regular expression", 5: "is 5, not a list"},
-    "exclude_modules": {"[": "no regular expression", 5: "is 5, not a list"},
-    "layers_pattern": {"(": "no regular expression"},
+    "target_modules": {"[": "not a regular expression", 5: "is 5, not a list"},
+    "exclude_modules": {"[": "not a regular expression", 5: "is 5, not a list"},
+    "layers_pattern": {"(": "not a regular expression"},
     "modules_to_save": {"lm_head": "give a list, `['lm_head']`"},
     "trainable_token_indices": {5: "is 5, not a list"},
     "use_rslora": {"false": "is the text 'false', not true or false"},

@@ -18,7 +18,7 @@ import peftkit as pk
 from peftkit.adapters.verifying import verify
 from peftkit.errors import AdapterError
 from peftkit.methods.peft.layers import lora_layers
-from peftkit.methods.peft.pattern_order import free_of_order, lookup_of, values_of
+from peftkit.methods.peft.pattern_order import lookup_of, order_free, values_of
 from tests.test_fast_paths import model_of, setting
 
 IDS = torch.arange(5, 25)[None]
@@ -130,7 +130,7 @@ def test_other_tuners_of_peft_keep_their_patterns_too(kind, setting_name, fields
 def test_names_are_matched_as_they_are(names):
     """Escaped and anchored: no name is taken for a pattern, or for the end of another one."""
     pattern = {"[^a].*": 1, ".*": 2}
-    keys = free_of_order(pattern, names, "LORA", "method.rank_pattern")
+    keys = order_free(pattern, names, "LORA", "method.rank_pattern")
     wanted = values_of(pattern, pattern, names, lookup_of("LORA"))
     assert values_of(keys, sorted(keys), names, lookup_of("LORA")) == wanted
 

@@ -91,7 +91,7 @@ def test_a_field_given_twice_is_refused():
 def test_unknown_kind_is_refused_with_the_known_ones():
     value = json.loads(recipe().to_json())
     value["method"] = {"kind": "Lora"}
-    with pytest.raises(RecipeError, match=r"none of `AdaLoRA`, .*did you mean `LoRA`"):
+    with pytest.raises(RecipeError, match=r"not one of `AdaLoRA`, .*did you mean `LoRA`"):
         Recipe.from_json(json.dumps(value))
     del value["method"]["kind"]
     with pytest.raises(RecipeError, match="needs a `kind`"):
@@ -110,7 +110,7 @@ def test_method_that_cannot_serve_the_base_is_refused_when_the_recipe_is_made():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: LoRA(target_modules="("), "no regular expression"),
+        (lambda: LoRA(target_modules="("), "not a regular expression"),
         (lambda: LoRA(target_modules=()), "names no layer"),
         (lambda: Data(path=""), "`path` is empty"),
         (lambda: Data(path="x", test_fraction=0.6, validation_fraction=0.5), "leave no rows"),
@@ -134,5 +134,5 @@ def test_another_file_than_a_recipe_is_told_in_a_line():
     with pytest.raises(RecipeError) as caught:
         Recipe.from_json(json.dumps({**dict.fromkeys("abcde", 1), "base": {}}), "other.json")
     assert str(caught.value).splitlines()[0] == (
-        "error: other.json is no Recipe: it has `a`, `b`, `c`, `d` and more"
+        "error: other.json is not a Recipe: it has `a`, `b`, `c`, `d` and more"
     )

@@ -67,7 +67,7 @@ CASES = {
     ),
     "HRA on int8": (
         {"method": pk.PeftMethod(config={"peft_type": "HRA"}), "quantization": "int8"},
-        "PEFT's HRA is not known to compute right on int8 weights", "use LoRA on int8",
+        "PEFT's HRA is not known to compute correctly on int8 weights", "use LoRA on int8",
     ),
     "DoRA on int8 through PeftMethod": (
         {
@@ -130,10 +130,10 @@ def test_the_command_line_says_it_in_one_message(make_recipe, in_tmp, capsys):
             }),
             "bert", "the model has no `poolr`",
         ),
-        (pk.PiSSA(r=48), "llama", "`model.layers.0.self_attn.k_proj` is 64 wide and gives 32"),
+        (pk.PiSSA(r=48), "llama", "`model.layers.0.self_attn.k_proj` has 64 inputs and 32 outputs"),
         (pk.OLoRA(r=48), "llama", "so it has no 48 directions"),
         (pk.EVA(r=40, rho=2), "bert", "so it has no 80 directions"),
-        (pk.PiSSA(target_modules=("word_embeddings",)), "bert", "is no linear layer"),
+        (pk.PiSSA(target_modules=("word_embeddings",)), "bert", "is not a linear layer"),
         (
             pk.PromptTuning(prompt_tuning_init="TEXT", prompt_tuning_init_text="warm qwerty"),
             "bert", "the base does not know all of `warm qwerty`",
@@ -169,7 +169,7 @@ def test_did_you_mean_for_fields_and_kinds_of_peft():
         ({}, "at least 1 item"),
         ({"r": 8}, "needs a `peft_type`"),
         ({"peft_type": "OFT", "task_type": "SEQ_CLS"}, "`task_type` is set by peftkit"),
-        ({"peft_type": "LILY"}, "an answer depends on the texts beside it"),
+        ({"peft_type": "LILY"}, "an answer depends on the other texts"),
         ({"peft_type": "LORA", "init_lora_weights": "pissa"}, "use PiSSA"),
         ({"peft_type": "LORA", "init_lora_weights": "eva"}, "OLoRA or EVA"),
         ({"peft_type": "ADALORA"}, "use AdaLoRA"),
@@ -313,7 +313,7 @@ def test_half_a_family_is_no_family(bases, tmp_path, make_recipe):
     MixtralModel(config).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(bases["bert"]).save_pretrained(tmp_path)
     base = pk.Base(name_or_path=str(tmp_path))
-    with pytest.raises(MethodError, match="is not known"):
+    with pytest.raises(MethodError, match="are not known"):
         prepare(make_recipe(pk.IA3()).with_(base=base))
-    with pytest.raises(MethodError, match="is not known"):
+    with pytest.raises(MethodError, match="no place is known"):
         prepare(make_recipe(pk.BottleneckAdapter()).with_(base=base))

@@ -12,7 +12,7 @@ from rich.console import Console
 from peftkit import Chat, Conversations
 from peftkit.adapters.loading import load
 from peftkit.cli.main import command_line
-from peftkit.data.rows import is_nothing
+from peftkit.data.rows import is_empty
 from peftkit.data.splits import load_splits
 from peftkit.deploy.answering.chatting import converse, open_chat
 from peftkit.errors import DataError
@@ -126,12 +126,12 @@ def test_keys_that_nothing_reads_are_named_once_with_their_count(tmp_path):
 
 @pytest.mark.parametrize("nothing", [None, "", " ", "[]", "{}", "null", "[ ]", [], {}, '""'])
 def test_columns_that_hold_nothing_are_nothing(tmp_path, nothing):
-    assert is_nothing(nothing)
+    assert is_empty(nothing)
     rows = [{"messages": [asked(n), ANSWER], "tools": nothing} for n in range(5)]
     task = Chat(data=Conversations(path=str(write_jsonl(tmp_path / "r.jsonl", rows))))
     splits, _ = load_splits(task, 0)
     assert len(splits.train) == 3
-    assert not any(is_nothing(something) for something in ("[1]", "0", 0, False, "[", "no", [0]))
+    assert not any(is_empty(something) for something in ("[1]", "0", 0, False, "[", "no", [0]))
 
 
 # --- thoughts

@@ -94,7 +94,7 @@ def test_check_says_it_beforehand(make_chat):
 @given(st.integers(80, 10**6), st.integers(0, 79))
 def test_tokens_beyond_the_embedding_invoke_nothing(beyond, there):
     config = {**LORA, "alora_invocation_tokens": [there, beyond]}
-    with pytest.raises(MethodError, match=f"alora_invocation_tokens`: {beyond} is no row"):
+    with pytest.raises(MethodError, match=f"alora_invocation_tokens`: {beyond} is not a row"):
         inject(pk.PeftMethod(config=config))
     inject(pk.PeftMethod(config={**config, "alora_invocation_tokens": [there]}))
 

@@ -195,7 +195,7 @@ def test_adalora_penalty_is_the_mean_distance_from_orthogonal(make_recipe):
 
 def test_adalora_needs_steps_in_which_ranks_can_fall(make_recipe):
     recipe = make_recipe(pk.AdaLoRA(init_r=4, target_r=2, tinit=5, tfinal=5), max_steps=10)
-    with pytest.raises(MethodError, match="leave none of the run's 10 steps"):
+    with pytest.raises(MethodError, match="leave no step of the run's 10"):
         prepare(recipe)
 
 
@@ -204,7 +204,7 @@ def test_adalora_runs_or_is_refused_before_loading_whatever_the_steps(make_recip
     """The first step only measures; PEFT ends in a KeyError where ranks are to be final by then."""
     recipe = make_recipe(pk.AdaLoRA(init_r=4, target_r=2), max_steps=steps)
     if steps < 3:
-        with pytest.raises(MethodError, match="leave none of the run's"):
+        with pytest.raises(MethodError, match="leave no step of the run's"):
             prepare(recipe)
         return
     assert run(recipe, str(tmp_path / "run")).record.training.num_steps == steps

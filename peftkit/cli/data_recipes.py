@@ -11,7 +11,7 @@ from typing import Any
 
 from peftkit.bases.base import Base
 from peftkit.cli.overrides import Overrides, overridden
-from peftkit.data.column_looks import looked_at, told
+from peftkit.data.column_looks import inspect_columns, list_columns
 from peftkit.data.reading import read_source
 from peftkit.data.rows import Table
 from peftkit.data.source import Source
@@ -135,8 +135,9 @@ def _unclear(table: Table, tasks: Sequence[Task]) -> RecipeError:
     lines = [shlex.join(line) for line in _options(tasks)]
     more = f"\n  and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
     ways = "a way that is not clear" if len(lines) == 1 else plural(len(lines), "way")
+    columns = list_columns(inspect_columns(table))
     return RecipeError(
-        f"`{table.name}` can be read in {ways}; its columns are {told(looked_at(table))}",
+        f"`{table.name}` can be read in {ways}; its columns are {columns}",
         ("add this if it is meant" if len(lines) == 1 else "choose one")
         + ":\n"
         + "".join(f"\n  {line}" for line in lines[:LISTED])
@@ -158,7 +159,7 @@ def _options(tasks: Sequence[Task]) -> list[list[str]]:
 
 def _nothing_fits(table: Table, tasks: Sequence[type[Task]]) -> RecipeError:
     """The error for a table that no task reads."""
-    columns = told(looked_at(table))
+    columns = list_columns(inspect_columns(table))
     if len(tasks) == 1:
         (task,) = tasks
         return RecipeError(

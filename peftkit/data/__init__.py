@@ -1,1 +1,1 @@
-"""Sources, rows, splits, the ledger of every row, encoded examples."""
+"""Sources, rows, splits, the ledger of every row, and encoded examples."""

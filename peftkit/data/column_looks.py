@@ -1,4 +1,4 @@
-"""What the columns of a table look like, from some of its rows: text, classes, lists, numbers."""
+"""Tells what a table's columns look like from some of its rows: text, classes, lists, numbers."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from peftkit.data.rows import Table, is_nothing, text_columns
+from peftkit.data.rows import Table, is_empty, text_columns
 from peftkit.data.source import as_number
 
-LOOKED_AT = 2000
-"""Rows that are looked at, evenly spaced over the table."""
+MOST_ROWS = 2000
+"""Most rows that are inspected, evenly spaced over the table."""
 ROWS_PER_CLASS = 2
-"""Rows of each different value, on average, from which on values may be classes."""
+"""Least average number of rows per distinct value for values to be classes."""
 LONGEST_CLASS = 80
-"""Characters of a usual class name, at most."""
+"""Most characters of a usual class name."""
 
 Look = Literal["text", "classes", "lists", "objects", "numbers", "one value", "empty", "other"]
 
@@ -27,39 +27,39 @@ class Column:
     name: str
     looks: Look
     values: tuple[Any, ...]
-    """Those of the rows that were looked at; None where there is no value."""
+    """The values in the inspected rows; None for an empty one."""
 
     @property
-    def given(self) -> list[Any]:
-        """The values that say something."""
+    def present(self) -> list[Any]:
+        """The values that are not empty."""
         return [value for value in self.values if value is not None]
 
 
-def looked_at(table: Table) -> dict[str, Column]:
-    """Name -> column, of all columns of a table."""
-    step = max(1, len(table.rows) // LOOKED_AT)
-    rows = [values for _, values in table.rows[::step]][:LOOKED_AT]
+def inspect_columns(table: Table) -> dict[str, Column]:
+    """Name -> column, for all columns of a table."""
+    step = max(1, len(table.rows) // MOST_ROWS)
+    rows = [values for _, values in table.rows[::step]][:MOST_ROWS]
     worded = set(text_columns(table))
-    found = {}
+    columns = {}
     for name in table.columns:
-        read = tuple(None if is_nothing(row.get(name)) else row[name] for row in rows)
-        given = [value for value in read if value is not None]
-        found[name] = Column(name, _look(given, name in worded), read)
-    return found
+        values = tuple(None if is_empty(row.get(name)) else row[name] for row in rows)
+        present = [value for value in values if value is not None]
+        columns[name] = Column(name, _look(present, name in worded), values)
+    return columns
 
 
-def told(columns: Mapping[str, Column]) -> str:
+def list_columns(columns: Mapping[str, Column]) -> str:
     """`` `a` (text), `b` (numbers)``, for a message."""
     return ", ".join(f"`{name}` ({column.looks})" for name, column in columns.items())
 
 
-def _look(given: list[Any], worded: bool) -> Look:
-    if not given:
+def _look(present: list[Any], worded: bool) -> Look:
+    if not present:
         return "empty"
     for kind, look in ((list, "lists"), (Mapping, "objects")):
-        if sum(isinstance(value, kind) for value in given) > len(given) / 2:
+        if sum(isinstance(value, kind) for value in present) > len(present) / 2:
             return look  # type: ignore[return-value]
-    texts = [str(value).strip() for value in given]
+    texts = [str(value).strip() for value in present]
     distinct = len(set(texts))
     if distinct == 1 and len(texts) > 1:
         return "one value"

@@ -1,4 +1,4 @@
-"""CSV, TSV and their kin: rows of fields, with an account of every line of the file.
+"""Reads CSV, TSV and their like, and accounts for every line of the file.
 
 lines = header + blank lines + rows + lines that continue a quoted field of a row
 """
@@ -14,38 +14,38 @@ from pathlib import Path
 from peftkit.data.delimited_quotes import best_reading, has_escaped_quotes
 from peftkit.data.delimited_records import STRAY, DelimitedRecord, read_quoted
 from peftkit.data.rows import Malformed, Table
-from peftkit.data.text_files import encoding_hint, is_clean
+from peftkit.data.text_files import encoding_hint, is_decoded
 from peftkit.errors import DataError, quoted
 
 SEPARATORS = (",", ";", "\t", "|")
 MAX_FIELD = 2**31 - 1
-LINES_TO_TELL = 100
-"""Of the file's first lines, to find out what separates its fields."""
+SAMPLED_LINES = 100
+"""First lines of the file that show what separates its fields."""
 ESCAPED = "a quote after a backslash, where CSV has two quotes"
 SPACED = re.compile(r'\s+"[^"]*"')
 """A field in quotes with a space before it, which the csv module reads as text."""
 
 
 def read_delimited(path: Path, text: str, encoding: str, separator: str = "") -> Table:
-    """The table of a file with a header and a row on each line.
+    """Returns the table of a file with a header and a row on each line.
 
     Args:
-        encoding: of the file, for messages.
-        separator: between fields; empty to find out: what the file's ending says, unless another
+        encoding: the file's, for messages.
+        separator: between fields; empty to detect it: what the file's ending says, unless another
             one of `SEPARATORS` fits better.
 
     Raises:
         DataError: the header cannot be read.
     """
     lines = list(io.StringIO(text, newline=""))
-    start, told = _excel_line(lines)
+    start, declared = _excel_line(lines)
     blank = 0
     while start + blank < len(lines) and not lines[start + blank].strip():
         blank += 1
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     limit = csv.field_size_limit(MAX_FIELD)  # a process-wide setting, so it is put back
     try:
-        used = separator or told or _separator(lines[start + blank :], usual)
+        used = separator or declared or _separator(lines[start + blank :], usual)
         reading, literal = best_reading(lines, start + blank, used)
     finally:
         csv.field_size_limit(limit)
@@ -54,7 +54,7 @@ def read_delimited(path: Path, text: str, encoding: str, separator: str = "") ->
     columns = _header(path, reading.records[0], used, separator, encoding)
     notes = []
     if used != usual and not separator:
-        notes.append(f"`{path.name}` is read with {_named(used)} between fields")
+        notes.append(f"`{path.name}` is read with {_shown_separator(used)} between fields")
     if literal is not None:
         notes.append(
             f"quotes in `{path.name}` are read as text: the one in line {literal} encloses nothing"
@@ -79,14 +79,14 @@ def _table(
         if record.kind or record.fields is None:
             escaped = record.kind == STRAY and has_escaped_quotes(lines[record.first])
             malformed.append(Malformed(number, ESCAPED if escaped else record.kind))
-        elif not all(map(is_clean, record.fields)):
+        elif not all(map(is_decoded, record.fields)):
             malformed.append(Malformed(number, f"not {encoding.upper()}"))
         else:
             rows.append((number, dict(zip(columns, record.fields, strict=True))))
     if spaced := sum(any(SPACED.fullmatch(text) for text in row.values()) for _, row in rows):
         notes += (
-            f"in {spaced:,} rows of `{path.name}` a space stands before the quotes around a field, "
-            "so that the quotes are read as text",
+            f"in {spaced:,} rows of `{path.name}` a space precedes the quotes around a field, so "
+            "the quotes are read as text",
         )
     return Table(
         str(path), columns, tuple(rows), tuple(malformed), "line",
@@ -95,19 +95,19 @@ def _table(
 
 
 def _excel_line(lines: Sequence[str]) -> tuple[int, str]:
-    """Lines to pass over, and the separator, where the first line is Excel's `sep=;`."""
+    """Number of lines to skip, and the separator, if the first line is Excel's `sep=;`."""
     first = lines[0].strip("\r\n") if lines else ""
-    found = re.fullmatch(r'"?sep=([^"\w ])"?', first, re.IGNORECASE)
-    return (1, found[1]) if found else (0, "")
+    declaration = re.fullmatch(r'"?sep=([^"\w ])"?', first, re.IGNORECASE)
+    return (1, declaration[1]) if declaration else (0, "")
 
 
 def _separator(lines: Sequence[str], usual: str) -> str:
-    """What separates the fields: the usual one, unless it leaves the header whole, or another one
-    gives more lines as many fields as the header has.
+    """Returns the separator: the usual one, unless it does not split the header, or with another
+    more lines have as many fields as the header.
     """
 
     def fits(separator: str) -> float:
-        reading = read_quoted(lines[:LINES_TO_TELL], 0, separator, frozenset())
+        reading = read_quoted(lines[:SAMPLED_LINES], 0, separator, frozenset())
         header = reading.records[0].fields if reading.records else None
         if not header or len(header) < 2:
             return 0.0
@@ -118,34 +118,34 @@ def _separator(lines: Sequence[str], usual: str) -> str:
 
 
 def _header(
-    path: Path, record: DelimitedRecord, separator: str, given: str, encoding: str
+    path: Path, record: DelimitedRecord, separator: str, requested: str, encoding: str
 ) -> tuple[str, ...]:
     if record.fields is None:
         raise DataError(f"`{path}`: the header cannot be read: {record.kind}")
     columns = tuple(name.strip() for name in record.fields)
-    if not all(map(is_clean, columns)):
+    if not all(map(is_decoded, columns)):
         raise DataError(
             f"`{path}`: the header cannot be read: not {encoding.upper()}", encoding_hint(path)
         )
-    if given and len(columns) == 1:
+    if requested and len(columns) == 1:
         others = [one for one in SEPARATORS if one in columns[0]]
         if others:
             raise DataError(
-                f"`{path}`: {_named(separator)}, which `separator` asks for, is not in the header "
-                f"`{columns[0]}`",
+                f"`{path}`: {_shown_separator(separator)}, which `separator` asks for, is not in "
+                f"the header `{columns[0]}`",
                 f"give `--task.data.separator '{others[0]}'`, or leave it out",
             )
     if (unnamed := columns.count("")) > 1:  # one is the index that pandas writes
         raise DataError(
             f"`{path}`: {unnamed} of the header's {len(columns)} columns have no name",
-            f"name them, or take out what separates fields ({_named(separator)}) at the end of "
-            "the lines",
+            f"name them, or remove the separator ({_shown_separator(separator)}) at the end of the "
+            "lines",
         )
     if repeated := {name for name in columns if columns.count(name) > 1}:
         raise DataError(f"`{path}`: the header names {quoted(sorted(repeated))} more than once")
     return columns
 
 
-def _named(separator: str) -> str:
-    """How a message calls a separator."""
+def _shown_separator(separator: str) -> str:
+    """A separator as messages show it."""
     return "tabs" if separator == "\t" else f"`{separator}`"

@@ -1,4 +1,4 @@
-"""Whether the quotes of a delimited file enclose fields or are plain text, as its records show."""
+"""Decides whether the quotes of a delimited file enclose fields or are plain text."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from collections.abc import Sequence
 from peftkit.data.delimited_records import STRAY, Reading, read_literal, read_quoted
 
 MANY_LINES = 10
-"""A record of so many lines, nearly all of them rows by themselves, has swallowed them: texts
+"""A record with this many lines, nearly all of them rows by themselves, has swallowed them: texts
 rarely have a row's number of separators in each line."""
 
 
 def has_escaped_quotes(line: str) -> bool:
-    """Whether quotes in a line stand after backslashes."""
+    """Whether quotes in a line follow backslashes."""
     return '\\"' in line
 
 
 def best_reading(lines: Sequence[str], start: int, separator: str) -> tuple[Reading, int | None]:
-    """The records, the header first; and where quotes are plain text, the line that shows it."""
+    """Returns the records, header first; and the line that shows that quotes are plain text, or
+    None if they enclose fields.
+    """
     reading = read_quoted(lines, start, separator, frozenset())
     if torn := _swallowed(lines, reading, separator):
         reading = read_quoted(lines, start, separator, torn)
@@ -35,16 +37,16 @@ def best_reading(lines: Sequence[str], start: int, separator: str) -> tuple[Read
 
 
 def _swallowed(lines: Sequence[str], reading: Reading, separator: str) -> frozenset[int]:
-    """First lines of the records that join lines which are rows by themselves: nearly each has the
-    right number of fields, and, as commas stand in texts too, one that other rows have, such as a
-    label, or they are many.
+    """First lines of the records that join several rows: nearly all their lines have the right
+    number of fields and, since texts have commas too, a value that other rows have, such as a
+    label, or there are many lines.
     """
     rows = [r for r in reading.records[1:] if not r.kind and r.fields]
     several = [record for record in rows if record.end - record.first > 1]
     if not several or len(reading.records[0].fields or ()) < 2:
         return frozenset()
     width = len(reading.records[0].fields or ())
-    tabs = separator == "\t"  # which a text does not have, unless tables are what it holds
+    tabs = separator == "\t"  # which a text does not have, unless it holds a table
     least = 1.0 if not tabs else 0.5 if len(several) > 1 else 0.0
     common: list[Counter[str]] = [Counter() for _ in range(width)]
     for record in rows:
@@ -58,8 +60,8 @@ def _swallowed(lines: Sequence[str], reading: Reading, separator: str) -> frozen
         ends = len(parts[0]) == len(parts[-1]) == width  # a text of several lines has more there
         if not ends or len(whole) < 0.9 * len(parts):
             continue
-        own = [Counter(value.strip() for value in column) for column in zip(*whole, strict=True)]
-        known = sum(_known(fields, common) or _known(fields, own) for fields in whole)
+        inside = [Counter(value.strip() for value in column) for column in zip(*whole, strict=True)]
+        known = sum(_known(fields, common) or _known(fields, inside) for fields in whole)
         if len(parts) >= MANY_LINES or known >= least * len(whole):
             firsts.add(record.first)
     return frozenset(firsts)
@@ -74,8 +76,8 @@ def _known(fields: Sequence[str], common: Sequence[Counter[str]]) -> bool:
 
 
 def _quotes_enclose(reading: Reading, lines: Sequence[str], separator: str) -> bool:
-    """Whether quotes around fields are the file's way to write them: they enclose what must be
-    enclosed, or the header, or more fields than there are stray ones.
+    """Whether the file quotes its fields: quotes enclose what must be enclosed, or the header, or
+    more fields than there are stray quotes.
     """
     around = 0
     for record in reading.records:

@@ -1,8 +1,8 @@
-"""The records of a delimited file, with quotes around fields or with quotes as plain text.
+"""Reads the records of a delimited file, with quotes around fields or with quotes as plain text.
 
 A quote begins a field that may continue over several lines, or is a stray one, which would swallow
-all lines up to the next quote. A record whose quotes do not work out is taken apart: its first line
-is malformed, and each line after it is read by itself.
+all lines up to the next quote. A record with unmatched quotes is split up: its first line is
+malformed, and each line after it is read by itself.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from dataclasses import dataclass, field
 
 STRAY = "stray quote"
 READ_AGAIN = 20
-"""How many times the lines of a file may be read again because quotes do not work out."""
+"""How many times the lines of a file may be read again because quotes do not match."""
 
 
 @dataclass(frozen=True)
 class DelimitedRecord:
-    """What one pass has read at some lines."""
+    """A record, read from one or more lines."""
 
     first: int
     """Index of its first line."""
     end: int
     """Index after its last line."""
     fields: tuple[str, ...] | None
-    """None where the quotes do not work out."""
+    """None if the quotes do not match."""
     kind: str = ""
     """What is malformed in it; empty if nothing is."""
 
 
 @dataclass
 class Reading:
-    """All records of a file under one understanding of its quotes."""
+    """All records of a file under one reading of its quotes."""
 
     records: list[DelimitedRecord] = field(default_factory=list)
 
@@ -46,14 +46,14 @@ class Reading:
 
 
 def read_quoted(lines: Sequence[str], start: int, separator: str, torn: Collection[int]) -> Reading:
-    """Records whose fields may be enclosed in quotes.
+    """Reads records that may have quotes around their fields.
 
     Args:
-        torn: indices of first lines whose records are taken apart whatever they look like.
+        torn: indices of first lines of records to split up in any case.
     """
     reading = Reading()
     width = again = 0
-    at, suspect = start, start  # lines before `suspect` were part of a record taken apart
+    at, suspect = start, start  # lines before `suspect` were part of a record split up
     while at < len(lines):
         most = len(lines) if again <= READ_AGAIN * len(lines) else 1
         for record in _csv_records(lines, at, separator, most):
@@ -70,18 +70,18 @@ def read_quoted(lines: Sequence[str], start: int, separator: str, torn: Collecti
                 again += record.end - record.first
                 break
             width = width or len(record.fields)
-            reading.records.append(_judged(record, width))
+            reading.records.append(_with_kind(record, width))
     return reading
 
 
 def _csv_records(
     lines: Sequence[str], first: int, separator: str, most: int
 ) -> Iterator[DelimitedRecord]:
-    """Records as the csv module reads them, strictly.
+    """Yields records as the csv module reads them, strictly.
 
     Args:
         first: index of the first line to read.
-        most: how many lines are read.
+        most: most lines to read.
     """
     rest = (lines[index] for index in range(first, min(len(lines), first + most)))
     reader = csv.reader(rest, delimiter=separator, strict=True)
@@ -102,19 +102,19 @@ def _is_blank(fields: Sequence[str]) -> bool:
 
 
 def read_literal(lines: Sequence[str], start: int, separator: str) -> Reading:
-    """A record on each line, quotes as they are."""
+    """Reads a record on each line, with quotes as plain text."""
     reading = Reading()
     width = 0
     for index in range(start, len(lines)):
         fields = tuple(lines[index].rstrip("\r\n").split(separator))
         if not _is_blank(fields):
             width = width or len(fields)
-            reading.records.append(_judged(DelimitedRecord(index, index + 1, fields), width))
+            reading.records.append(_with_kind(DelimitedRecord(index, index + 1, fields), width))
     return reading
 
 
-def _judged(record: DelimitedRecord, width: int) -> DelimitedRecord:
-    """The record with what is malformed in it, if its number of fields is."""
+def _with_kind(record: DelimitedRecord, width: int) -> DelimitedRecord:
+    """Returns the record with its `kind`, malformed if it has not `width` fields."""
     count = len(record.fields or ())
     kind = "" if count == width else "too few fields" if count < width else "too many fields"
     return DelimitedRecord(record.first, record.end, record.fields, kind)

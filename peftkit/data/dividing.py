@@ -1,4 +1,4 @@
-"""Divides rows into pieces: each stratum in its share, groups whole, the order fixed by a hash."""
+"""Divides rows into pieces: each stratum in proportion, groups whole, in an order by hash."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from peftkit.data.rows import Row
 
 
 class Strata(Protocol):
-    """What dividing needs to know of a task."""
+    """The part of a task that dividing uses."""
 
     def key(self, row: Row) -> str:
-        """Equal for rows that ask the same thing."""
+        """A text that is equal for rows that ask the same thing."""
 
     def stratum(self, row: Row) -> str:
-        """What must be spread evenly over the pieces."""
+        """The value to spread evenly over the pieces."""
 
 
 def divide(
@@ -28,7 +28,7 @@ def divide(
     split_seed: int,
     keep_one: bool = False,
 ) -> list[list[Row]]:
-    """Rows in pieces that end at about these counts, and the rest as the last piece.
+    """Divides rows into pieces that end at about these counts, and a last piece with the rest.
 
     Each piece has its share of every stratum; groups stay whole.
 
@@ -63,7 +63,7 @@ def divide(
 
 
 def _shares(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
-    """`wanted` divided in proportion to `sizes`, by largest remainder."""
+    """Divides `wanted` in proportion to `sizes`, by largest remainder."""
     total = sum(sizes.values())
     exact = {name: wanted * size / total for name, size in sizes.items()}
     shares = {name: int(value) for name, value in exact.items()}

@@ -16,11 +16,11 @@ from peftkit.data.rows import Row
 
 IGNORE_INDEX = -100
 DIGEST_VERSION = 2
-"""Of `Encoded.sha256`; digests of two versions cannot be compared."""
+"""Version of `Encoded.sha256`; digests of two versions cannot be compared."""
 START_VALUES = "start_values"
-"""Column with the loss that each output had before training."""
+"""Column with each output's loss before training."""
 LEAST_SHARED = 8
-"""Tokens that several examples must begin with, or each has its own."""
+"""Fewest common first tokens that examples share; with fewer, each has its own."""
 
 
 @dataclass(frozen=True)
@@ -30,23 +30,23 @@ class Examples:
     rows: tuple[Row, ...]
     """Each once, in the order of the examples."""
     inputs: Mapping[str, Ragged]
-    """`input_ids`, and `token_type_ids` or `decoder_input_ids` where there are some; int32."""
+    """`input_ids`, and `token_type_ids` or `decoder_input_ids` if there are any; int32."""
     targets: Array
     """(outputs, ...), example after example: a class, a token, a number, 0 and 1 for each label, or
-    for start and end. `IGNORE_INDEX` stands for a class that is not known."""
+    for start and end. `IGNORE_INDEX` stands for an unknown class."""
     read_at: Ragged | None = None
-    """(outputs, k) of each example: the places whose last hidden states make an output, counted
-    from the example's first token in the stream that the head reads, the decoder's where there is
-    one. None for one output of each example, where the pooling says."""
+    """(outputs, k) for each example: the places of the last hidden states that make an output,
+    counted from the example's first token in the stream that the head reads (the decoder's if there
+    is one). None for one output per example, at the place that the pooling gives."""
     weights: npt.NDArray[np.float32] | None = None
     """(outputs,); None for 1 everywhere."""
     row_of: npt.NDArray[np.int64] | None = None
     """(examples,), places in `rows`; None if each example is a row."""
     units: npt.NDArray[np.int64] | None = None
-    """(examples,): those of one number are counted by `batch_size` together, and computed in one
-    micro-batch. None if each example is on its own."""
+    """(examples,): examples with the same number count as one in `batch_size`, and are computed in
+    one micro-batch. None if each example is its own unit."""
     columns: Mapping[str, Array | Ragged] = field(default_factory=dict)
-    """What only the task reads: an array is parallel to the outputs, a ragged one to the
+    """Columns that only the task reads: an array is parallel to the outputs, a ragged one to the
     examples."""
     truncated: int = 0
     """Examples that lost tokens to `max_length`."""
@@ -68,12 +68,12 @@ class Examples:
 
     @property
     def input_ids(self) -> Ragged:
-        """Of the only stream, or the encoder's."""
+        """The ids of the only stream, or of the encoder's."""
         return self.inputs["input_ids"]
 
     @cached_property
     def streams(self) -> npt.NDArray[np.int64]:
-        """(examples, streams), the tokens of each stream: the only lengths that batching sees."""
+        """(examples, streams), tokens in each stream: the only lengths that batching sees."""
         both = [self.inputs.get(name) for name in ("input_ids", "decoder_input_ids")]
         return np.stack([stream.lengths for stream in both if stream is not None], axis=1)
 
@@ -88,16 +88,16 @@ class Examples:
         return int(self.costs[index])
 
     def row(self, index: int) -> Row:
-        """The row that an example is of."""
+        """The row that an example comes from."""
         return self.rows[index if self.row_of is None else int(self.row_of[index])]
 
     @cached_property
     def num_units(self) -> int:
-        """What `batch_size` counts: examples, those of one unit together."""
+        """What `batch_size` counts: examples, with those of one unit counted as one."""
         return len(self) if self.units is None else len(np.unique(self.units))
 
     def by_unit(self, indices: Iterable[int]) -> list[tuple[int, ...]]:
-        """These examples, those of one unit together, in the order in which units come first."""
+        """These examples, grouped by unit, in the order in which units come first."""
         if self.units is None:
             return [(index,) for index in indices]
         units: dict[int, list[int]] = {}
@@ -106,7 +106,7 @@ class Examples:
         return [tuple(members) for members in units.values()]
 
     def outputs_of(self, index: int) -> slice:
-        """Which of the outputs are an example's."""
+        """The outputs of an example."""
         return slice(index, index + 1) if self.read_at is None else self.read_at.span(index)
 
     def outputs_per_row(self) -> npt.NDArray[np.int64]:
@@ -117,17 +117,17 @@ class Examples:
 
     @property
     def num_tokens(self) -> int:
-        """Without padding."""
+        """Tokens of all examples, without padding."""
         return int(self.costs.sum())
 
     def tokens_of(self, indices: Iterable[int]) -> int:
-        """Of some examples, without padding."""
+        """Tokens of some examples, without padding."""
         return int(sum(self.costs[index] for index in indices))
 
     def shared_tokens(self, indices: Sequence[int]) -> int:
-        """With how many tokens, of which no output is read, all of these examples begin, such as a
-        system prompt; 0 if they are fewer than `LEAST_SHARED`. Causal attention makes the same of
-        them in each.
+        """Number of first tokens that all these examples have in common and that no output reads,
+        such as a system prompt; 0 if fewer than `LEAST_SHARED`. Causal attention computes the same
+        for them in each example.
         """
         if len(indices) < 2 or len(self.inputs) > 1:
             return 0
@@ -136,37 +136,37 @@ class Examples:
         for index in indices:
             ids = self.input_ids[index]
             shared = max(0, min(shared, len(ids) - 1))
-            shared = _first(ids[:shared] != first[:shared], shared)
+            shared = _first_true(ids[:shared] != first[:shared], shared)
             if self.read_at is not None and len(places := self.read_at[index]):
                 shared = min(shared, int(places.min()))
         return shared if shared >= LEAST_SHARED else 0
 
     def chosen(self, indices: Sequence[int]) -> Examples:
-        """Some of the examples, in that order, each as a row of its own, without the counts of rows
-        cut or left out.
+        """Some of the examples, in that order, each as its own row, without the counts of rows cut
+        or left out.
         """
         spans = [self.outputs_of(index) for index in indices]
 
-        def of_outputs(column: Array) -> Array:
+        def chosen_outputs(column: Array) -> Array:
             return np.concatenate([column[:0], *(column[span] for span in spans)])
 
-        def of(column: Array | Ragged) -> Array | Ragged:
+        def chosen_column(column: Array | Ragged) -> Array | Ragged:
             if isinstance(column, Ragged):
                 return column.chosen(indices)
-            return of_outputs(column)
+            return chosen_outputs(column)
 
         return Examples(
             rows=tuple(self.row(index) for index in indices),
             inputs={name: column.chosen(indices) for name, column in self.inputs.items()},
-            targets=of_outputs(self.targets),
+            targets=chosen_outputs(self.targets),
             read_at=None if self.read_at is None else self.read_at.chosen(indices),
-            weights=None if self.weights is None else of_outputs(self.weights),
+            weights=None if self.weights is None else chosen_outputs(self.weights),
             units=None if self.units is None else self.units[list(indices)],
-            columns={name: of(column) for name, column in self.columns.items()},
+            columns={name: chosen_column(column) for name, column in self.columns.items()},
         )
 
-    def read(self) -> dict[str, Array]:
-        """What the model and the loss read, by name, as plain arrays."""
+    def arrays(self) -> dict[str, Array]:
+        """Name -> plain array, for all that the model and the loss read."""
         columns = {**self.inputs, "read_at": self.read_at, "targets": self.targets}
         columns |= {"weights": self.weights, "row_of": self.row_of, "units": self.units}
         arrays: dict[str, Array] = {}
@@ -190,9 +190,9 @@ class Prompt:
 
     row: int
     text: str
-    """What a person reads of it."""
+    """The prompt as a person reads it."""
     expected: str
-    """How the row goes on."""
+    """How the row continues."""
     input_ids: npt.NDArray[np.int64]
 
 
@@ -206,37 +206,42 @@ class Encoded:
     head: Head
     pad_token_id: int
     notes: tuple[str, ...] = field(default=())
-    """What a person should know about the encoding."""
+    """Notes for the user on the encoding."""
     prompts: tuple[Prompt, ...] = ()
-    """Of the test split, answered before and after training; none where nothing is written."""
+    """Prompts of the test split, answered before and after training; empty if the task writes no
+    texts."""
     validation_prompts: tuple[Prompt, ...] = ()
-    """Of the validation split, answered at each validation if the metric is one of texts."""
+    """Prompts of the validation split, answered at each validation if the metric scores texts."""
 
     @property
     def sha256(self) -> str:
-        """Of what the model reads of all splits, in order, with the version of this digest."""
+        """Digest of what the model reads from all splits, in order, after the digest's version."""
         digest = hashlib.sha256()
         for examples in self.splits().values():
-            for name, values in examples.read().items():
+            for name, values in examples.arrays().items():
                 digest.update(f"{name} {values.dtype.str} {values.shape}|".encode())
                 digest.update(values.tobytes())
         return f"{DIGEST_VERSION}:{digest.hexdigest()}"
 
     def with_column(self, name: str, values: Mapping[str, Array]) -> Encoded:
-        """The same with a further column of the examples of each split."""
+        """A copy with another column in the examples of each split.
 
-        def with_it(split: str, examples: Examples) -> Examples:
+        Args:
+            values: split -> the column.
+        """
+
+        def added(split: str, examples: Examples) -> Examples:
             return replace(examples, columns={**examples.columns, name: values[split]})
 
         return replace(
             self,
-            train=with_it("train", self.train),
-            validation=with_it("validation", self.validation),
-            test=with_it("test", self.test),
+            train=added("train", self.train),
+            validation=added("validation", self.validation),
+            test=added("test", self.test),
         )
 
     def splits(self) -> dict[str, Examples]:
-        """By name, in order."""
+        """Name -> examples, in order."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
@@ -246,6 +251,6 @@ def digest_version(sha256: str) -> int:
     return int(version) if colon and version.isdecimal() else 1
 
 
-def _first(found: npt.NDArray[np.bool_], otherwise: int) -> int:
-    """The first place where something was found."""
-    return int(found.argmax()) if found.any() else otherwise
+def _first_true(flags: npt.NDArray[np.bool_], otherwise: int) -> int:
+    """Index of the first true flag."""
+    return int(flags.argmax()) if flags.any() else otherwise

@@ -1,9 +1,9 @@
-"""The encodings that the bytes of a text may be in, the likeliest first.
+"""Guesses the encodings that the bytes of a text may be in, the likeliest first.
 
-Bytes that are no UTF-8 are read in each encoding that is in use, and each reading is measured by
-the languages that are written in it: letters that the language does not have, capitals inside of
-words, rare letters where frequent ones belong. Libraries that guess encodings (chardet,
-charset_normalizer) go by the noise of all characters and take GBK for German, Cyrillic for Hebrew.
+Bytes that are not UTF-8 are decoded in each common encoding, and each text is scored by the
+languages that are written in it: letters that the language does not have, capitals inside words,
+rare letters in place of frequent ones. Libraries that guess encodings (chardet,
+charset_normalizer) score all characters alike and take GBK for German, Cyrillic for Hebrew.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ LATIN = {
     "cp850": WESTERN,
     "cp852": CENTRAL,
 }
-"""Encodings -> the letters beyond a to z of each language that is written in them, the most
-frequent first."""
+"""Encoding -> the letters beyond a to z of each language written in it, the most frequent
+first."""
 CYRILLIC = (
     "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфёъ", "оанивтреіслкдпумьягзбчїхйєжшцющфґ'",
     "аиоенрстувкјдмплзбгшчцњђћжљхфџ", "аиоентсрвлкдпмзгубяъчцшжхйщюфь",
@@ -48,7 +48,7 @@ ALPHABETS = {
     "iso8859_5": CYRILLIC, "cp1253": GREEK, "iso8859_7": GREEK, "cp1255": HEBREW,
     "iso8859_8": HEBREW, "cp1256": ARABIC, "iso8859_6": ARABIC, "cp874": THAI,
 }  # fmt: skip
-"""Encodings of scripts of their own -> the letters of each language, the most frequent first."""
+"""Encoding of a non-Latin alphabet -> the letters of each language, the most frequent first."""
 EAST = {
     "euc_kr": ("hangul", {*range(0xA1, 0xAD), *range(0xB0, 0xC9)}),
     "shift_jis": ("kana", {*range(0x81, 0x85), *range(0x88, 0x99)}),
@@ -56,22 +56,22 @@ EAST = {
     "big5": ("han", {*range(0xA1, 0xC7)}),
     "gb18030": ("han", {*range(0xA1, 0xA4), *range(0xB0, 0xD8)}),
 }
-"""Encodings of East Asia -> the script, and the first bytes of its usual characters; the order is
-that in which they are believed."""
+"""East Asian encoding -> its script, and the first bytes of its usual characters; earlier ones are
+preferred."""
 MARKS = "“”„‘’«»–—…€¿¡°§©®™£½¼¾²³±\xd7·•"
-"""Signs beside words, in any language; the apostrophe and dashes stand inside of them, too."""
+"""Signs beside words, in any language; the apostrophe and dashes are inside words, too."""
 INSIDE = "’‘–—…\xd7\xa0\xad"
 INVISIBLE = "\xa0\xad\u3000\u200b\u200c\u200d\u200e\u200f"
 WORD = re.compile(r"[^\s!-/:-@\[-`{-~،؛؟]+")
 ALONE = re.compile(
     r"(?<=[A-Za-z])[^\x00-\x7f](?![^\x00-\x7f])|(?<![^\x00-\x7f])[^\x00-\x7f](?=[A-Za-z])"
 )
-"""A character beyond ASCII beside a Latin letter, and no other one beside it."""
+"""A character beyond ASCII beside a Latin letter, with no other one beside it."""
 NEVER_FIRST = "ьъы"
-"""Letters with which no Cyrillic word begins; other scripts that are read as Cyrillic have them."""
+"""Letters that begin no Cyrillic word; other scripts that are read as Cyrillic have them there."""
 MOST_GUESSES = 3
 SAME_TEXT = 0.05
-"""A later encoding with the same text is named only if it fits better by more than this."""
+"""A later encoding with the same text replaces the earlier one only if better by more than this."""
 EAST_ALONE = 0.15
 """Penalty of an East Asian reading: thousands of characters fit by chance, an alphabet does not."""
 UNUSUAL = 0.02
@@ -81,23 +81,23 @@ NONSENSE = 0.4
 
 
 def likely_encodings(raw: bytes) -> list[str]:
-    """Encodings in which bytes read as text, the likeliest first."""
-    found: dict[str, tuple[float, str]] = {}
+    """Encodings in which the bytes read as text, the likeliest first."""
+    best: dict[str, tuple[float, str]] = {}
     for name in (*EAST, *LATIN, *ALPHABETS):
         text = _text(raw, name)
-        if text:  # which is one guess, whatever encodings have it
+        if text:  # encodings that give the same text are one guess
             strange = _strangeness(text, name) + UNUSUAL * (
                 not re.fullmatch(r"cp125\d|cp874", name)
             )
-            before = found.get(text, (NONSENSE, ""))
+            before = best.get(text, (NONSENSE, ""))
             if strange < before[0] - (SAME_TEXT if before[1] else 0):  # else the usual one
-                found[text] = (strange, name)
-    guesses = sorted((one for one in found.values() if one[1]), key=itemgetter(0))
+                best[text] = (strange, name)
+    guesses = sorted((one for one in best.values() if one[1]), key=itemgetter(0))
     return [name for _, name in guesses][:MOST_GUESSES]
 
 
 def _text(raw: bytes, encoding: str) -> str:
-    """Bytes as text; empty where they are not in the encoding, or hold control characters."""
+    """Bytes as text; empty if they are not in the encoding, or hold control characters."""
     try:
         text = raw.decode(encoding)
     except UnicodeDecodeError:
@@ -106,7 +106,7 @@ def _text(raw: bytes, encoding: str) -> str:
 
 
 def _strangeness(text: str, encoding: str) -> float:
-    """How little a text looks like the languages of its encoding, from 0."""
+    """How much a text differs from the languages of its encoding; 0 for not at all."""
     if encoding in EAST:
         return _strange_east(text, encoding)
     inside = str.maketrans("", "", INSIDE)
@@ -121,8 +121,8 @@ def _strangeness(text: str, encoding: str) -> float:
 
 
 def _strange_letters(words: list[str], language: str, is_latin: bool) -> float:
-    """The share of characters beyond ASCII that a language does not have; in a script of its own
-    also how rare they are, and how many letters beside them are Latin.
+    """The share of characters beyond ASCII that a language does not have, with how rare the others
+    are; for a non-Latin alphabet also the share of Latin letters.
     """
     letters = [c for word in words for c in word.casefold() if not c.isascii()]
     foreign = sum(letter not in language for letter in letters) / max(1, len(letters))
@@ -145,8 +145,8 @@ def _has_inner_capital(word: str) -> bool:
 
 
 def _strange_east(text: str, encoding: str) -> float:
-    """The share of characters beyond ASCII that are not the usual ones of the encoding's language;
-    1 where most stand alone in Latin words, of which they are wrongly read letters.
+    """The share of characters beyond ASCII that are unusual in the encoding's language; 1 if most
+    stand alone in Latin words, as wrongly read letters do.
     """
     script, usual = EAST[encoding]
     wide = [c for c in text if not c.isascii()]

@@ -1,4 +1,4 @@
-"""What a model must put out for a task."""
+"""The outputs that a task needs from a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 from peftkit.parts.records import IF_SET
 
 Output = Literal["pooled", "tokens", "spans", "vocabulary"]
-"""One output for each example; one for each token: of classes, of a start and an end, or of the
+"""One output for each example; or one for each token: classes, a start and an end, or the
 vocabulary, which is never whole in memory."""
 
 
@@ -30,14 +30,14 @@ PIPELINES = {
 
 @dataclass(frozen=True)
 class Head:
-    """What the model must put out; all that loading needs to know about the task."""
+    """The outputs that a task needs; all that loading needs to know about the task."""
 
     auto_class: str
     """Name of transformers' AutoModel class."""
     task_type: str
     """PEFT's name of the task, such as `SEQ_CLS` or `CAUSAL_LM`."""
     labels: tuple[str, ...] = ()
-    """Names of the classes, in the order of the logits; empty where the vocabulary is put out."""
+    """Names of the classes, in the order of the logits; empty if the output is the vocabulary."""
     size: int | None = field(default=None, metadata=IF_SET)
     """Outputs, where they are not one for each label: 1 for a number."""
     problem_type: str | None = field(default=None, metadata=IF_SET)
@@ -47,11 +47,11 @@ class Head:
     trained: bool = True
     """Whether the modules above the trunk are trained whole, whatever the method."""
     pooling: str = ""
-    """What a classifier of peftkit's own reads of the last hidden states, `mean` or `cls`; empty
-    for the head of the architecture."""
+    """How peftkit's own classifier pools the last hidden states, `mean` or `cls`; empty for the
+    architecture's head."""
     generation: dict[str, Any] = field(default_factory=dict)
-    """How the trained model writes, by the names of transformers' `GenerationConfig`, the tokens it
-    stops at among them; empty where it does not write."""
+    """Settings by which the trained model writes, including its stop tokens, by the names of
+    transformers' `GenerationConfig`; empty if it does not write."""
 
     @property
     def num_outputs(self) -> int:
@@ -60,12 +60,12 @@ class Head:
 
     @property
     def output(self) -> Output:
-        """What is read of the model."""
+        """The kind of output that is read from the model."""
         return OF_AUTO_CLASS.get(self.auto_class, "pooled")
 
     @property
     def goes_on(self) -> bool:
-        """Whether the model goes on with a text, as a causal language model does."""
+        """Whether the model continues a text, as a causal language model does."""
         return self.auto_class == LANGUAGE_MODEL.auto_class
 
     @property
@@ -75,4 +75,4 @@ class Head:
 
 
 LANGUAGE_MODEL = Head("AutoModelForCausalLM", "CAUSAL_LM", trained=False)
-"""Of a base that goes on with a text."""
+"""The head of a base that continues a text."""

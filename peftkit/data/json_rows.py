@@ -1,8 +1,8 @@
-"""JSON and JSONL: rows as objects, in the shapes that tools write.
+"""Reads JSON and JSONL: rows as objects, in the shapes that tools write.
 
-Rows stand on a line each, over several lines, in a list, in a list inside of one object, or as
-columns; a file may hold several splits, each in one of these shapes. Rows without names, such as
-`["a text", "a label"]`, are `text`, `text_pair` where there are three, and `label`.
+Rows may be on one line each, over several lines, in a list, in a list inside an object, or stored
+as columns; a file may hold several splits, each in one of these shapes. Rows without names, such as
+`["a text", "a label"]`, are `text`, `text_pair` if there are three values, and `label`.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.data.rows import Malformed, Table
-from peftkit.data.text_files import is_clean
+from peftkit.data.text_files import is_decoded
 from peftkit.errors import DataError, quoted
 from peftkit.parts.json_values import RepeatedName, unrepeated
 
 UNNAMED = {2: ("text", "label"), 3: ("text", "text_pair", "label")}
 """Width of a row without names -> its columns."""
 SPLIT_KEYS = ("columns", "data", "index")
-"""Of pandas' `orient="split"`."""
+"""Keys of pandas' `orient="split"`."""
 SHOWN = 8
 
 
 @dataclass(frozen=True)
 class _Wrong:
-    """Stands for a value that is no row, such as an object that repeats a key, of which
-    `json` would keep the last value.
+    """Stands for a value that is not a row, such as an object that repeats a key, for which `json`
+    would keep the last value.
     """
 
     kind: str
@@ -38,10 +38,10 @@ class _Wrong:
 def read_json(
     path: Path, text: str, split_names: Mapping[str, tuple[str, ...]]
 ) -> dict[str, Table]:
-    """The tables of a file that ends in .json or .jsonl: `all`, or one for each split.
+    """Returns the tables of a file that ends in .json or .jsonl: `all`, or one for each split.
 
     Args:
-        split_names: split -> the names that files have for it.
+        split_names: split -> its names in files.
 
     Raises:
         DataError: it is not JSON, or in no shape that holds rows.
@@ -74,7 +74,7 @@ def _pretty_hint(path: Path) -> str:
 
 
 def _read_objects(path: Path, text: str) -> Table:
-    """An object on each line; or objects over several lines, if they are all whole."""
+    """Reads an object on each line; or objects over several lines, if all of them are whole."""
     objects: list[tuple[int, Any]] = []
     malformed: list[Malformed] = []
     for number, line in enumerate(io.StringIO(text), start=1):
@@ -93,14 +93,14 @@ def _read_objects(path: Path, text: str) -> Table:
 
 
 def _stream(text: str) -> list[tuple[int, Any]] | None:
-    """The values that stand one after the other in a text, each with its line; None if there is
+    """The JSON values that follow one another in a text, each with its line; None if the text holds
     anything else.
     """
     decoder = json.JSONDecoder(object_pairs_hook=_object)
-    found: list[tuple[int, Any]] = []
+    values: list[tuple[int, Any]] = []
     at, line = 0, 1
     while at < len(text):
-        if text[at].isspace() or (text[at] == "," and found):
+        if text[at].isspace() or (text[at] == "," and values):
             line += text[at] == "\n"
             at += 1
             continue
@@ -108,10 +108,10 @@ def _stream(text: str) -> list[tuple[int, Any]] | None:
             value, end = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):
             return None
-        found.append((line, value))
+        values.append((line, value))
         line += text.count("\n", at, end)
         at = end
-    return found
+    return values
 
 
 def _tables(path: Path, value: Any, split_names: Mapping[str, tuple[str, ...]]) -> dict[str, Table]:
@@ -136,7 +136,7 @@ def _only(value: Mapping[str, Any]) -> Any:
 
 
 def _splits(value: Mapping[str, Any], split_names: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """Split -> key, where an object's keys are splits; empty where they are something else."""
+    """Split -> key, if an object's keys are splits; empty if they are something else."""
     folded = {key.casefold(): key for key in value}
     named = {
         split: next(folded[name] for name in names if name in folded)
@@ -149,14 +149,14 @@ def _splits(value: Mapping[str, Any], split_names: Mapping[str, tuple[str, ...]]
 
 
 def _table_of(path: Path, value: Any, where: str) -> Table:
-    """The table of a list or an object.
+    """Returns the table of a list or an object.
 
     Args:
-        where: of the value, for messages.
+        where: the value's place, for messages.
     """
     rows = value if isinstance(value, list) else None
     if isinstance(value, dict):
-        rows = _of_columns(value)
+        rows = _rows_of_columns(value)
         if rows is not None:
             table = _rows(path, list(enumerate(rows, start=1)), [], "row")
             rest = [key for key in value if key not in (*SPLIT_KEYS, *table.columns)]
@@ -184,17 +184,17 @@ def _table_of(path: Path, value: Any, where: str) -> Table:
 
 
 def _unread(keys: Sequence[str], where: str, path: Path) -> tuple[str, ...]:
-    """The note on keys of an object that nothing reads, if there are some."""
+    """A note on the keys of an object that are not read, if there are any."""
     are = "is" if len(keys) == 1 else "are"
-    told = f"{quoted(keys, SHOWN)} {where or 'in '}`{path.name}` {are} not read"
-    return (told,) if keys else ()
+    note = f"{quoted(keys, SHOWN)} {where or 'in '}`{path.name}` {are} not read"
+    return (note,) if keys else ()
 
 
-def _of_columns(value: dict[str, Any]) -> list[Any] | None:
+def _rows_of_columns(value: dict[str, Any]) -> list[Any] | None:
     """The rows of an object that holds columns; None if it holds something else."""
     columns = value
     if "columns" in value and _holds(value.get("data"), list):  # pandas' orient="split"
-        return _of_split(value["columns"], value["data"])
+        return _rows_of_split(value["columns"], value["data"])
     if all(isinstance(column, dict) for column in value.values()):  # pandas' orient="columns"
         keys = [list(column) for column in value.values()]
         if not keys or not keys[0] or any(k != keys[0] for k in keys):
@@ -212,10 +212,10 @@ def _of_columns(value: dict[str, Any]) -> list[Any] | None:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _of_split(columns: Any, data: list[Any]) -> list[Any]:
-    """Rows of which each is a list as long as the names of columns."""
+def _rows_of_split(columns: Any, data: list[Any]) -> list[Any]:
+    """The rows of pandas' `orient="split"`; each must be a list as long as the columns' names."""
     if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
-        raise DataError("`columns` is no list of names", "write the rows as `[{...}, {...}]`")
+        raise DataError("`columns` is not a list of names", "write the rows as `[{...}, {...}]`")
     rows: list[Any] = []
     for row in data:
         if not isinstance(row, list):
@@ -234,12 +234,12 @@ def _holds(value: Any, kind: type[Any] | tuple[type[Any], ...]) -> bool:
 def _rows(
     path: Path, values: list[tuple[int, Any]], malformed: list[Malformed], unit: str
 ) -> Table:
-    """The table of these values, each with its number."""
+    """Returns the table of these values, each with its number."""
     rows: list[tuple[int, dict[str, Any]]] = []
     columns: dict[str, None] = {}
     name_row = _naming([value for _, value in values])
-    for number, given in values:
-        value = name_row(given)
+    for number, unnamed in values:
+        value = name_row(unnamed)
         if kind := _wrong(value):
             malformed.append(Malformed(number, kind))
         else:
@@ -250,7 +250,7 @@ def _rows(
 
 
 def _naming(values: list[Any]) -> Callable[[Any], Any]:
-    """How a value becomes a row: lists of two or three get names, if all of them are such."""
+    """Returns how a value becomes a row: lists of two or three values get names if all are such."""
     widths = {len(value) if isinstance(value, list) else 0 for value in values}
     if len(widths) != 1 or not widths <= UNNAMED.keys():
         return lambda value: value
@@ -259,13 +259,13 @@ def _naming(values: list[Any]) -> Callable[[Any], Any]:
 
 
 def _wrong(value: Any) -> str:
-    """Why a value is no row; empty if it is one."""
+    """Why a value is not a row; empty if it is one."""
     try:
         if kind := _wrong_inside(value):
             return kind
         if not isinstance(value, dict):
             return "not an object"
-        return "" if is_clean(json.dumps(value, ensure_ascii=False)) else "not UTF-8"
+        return "" if is_decoded(json.dumps(value, ensure_ascii=False)) else "not UTF-8"
     except RecursionError:
         return "nested too deeply"
 

@@ -1,4 +1,4 @@
-"""What happened to every row and every token, so that nothing is lost in silence."""
+"""Counts what happened to every row and every token, so that nothing is lost silently."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class ReadCounts:
     duplicate: int = 0
     """Repeats of a row that was kept."""
     conflicting: int = 0
-    """Rows that say different things of the same input; all of them are left out."""
+    """Rows with different answers to the same input; all of them are left out."""
     not_drawn: int = 0
-    """Left out by `max_rows`."""
+    """Rows left out by `max_rows`."""
     num_lines: int = 0
-    """Of a text file with a row on each line: header, blank lines, rows, and `continued`."""
+    """Lines of a text file with a row on each: header, blank lines, rows, and `continued`."""
     continued: list[int] = field(default_factory=list)
     """Numbers of the lines that continue a quoted field of the row above."""
 
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """One split: rows, and once they are encoded, tokens."""
+    """One split: its rows and, once they are encoded, its tokens."""
 
     rows: int
     leaked: int = 0
-    """Rows taken out because the test or validation split has them too."""
+    """Rows removed because the test or validation split has them too."""
     strata: dict[str, int] = field(default_factory=dict)
     """Rows by label."""
     truncated: int = 0
@@ -56,7 +56,7 @@ class SplitCounts:
     unknown: int = 0
     """Tokens that the tokenizer did not know."""
     padding: float | None = None
-    """Share of padding in what the model was given; known after training."""
+    """Share of padding in the model's inputs; known after training."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Ledger:
     splits: dict[str, SplitCounts]
     notes: tuple[str, ...] = ()
     stratum: str = ""
-    """The column that `strata` are the values of: the label, for a classifier."""
+    """The column whose values `strata` counts: the label, for a classifier."""
 
     def with_encoded(self, encoded: Encoded) -> Ledger:
         """The ledger with what encoding did to each split."""
@@ -91,7 +91,7 @@ class Ledger:
         return replace(self, splits={**self.splits, "train": train})
 
     def to_json(self) -> dict[str, Any]:
-        """As kept in run.json."""
+        """The ledger as run.json keeps it."""
         return asdict(self)
 
 

@@ -1,4 +1,4 @@
-"""Models and data sets that installable Python packages carry, so that no network is needed.
+"""Models and data sets that Python packages ship, so that no network is needed.
 
 `packaged:NAME` finds the file inside the installed distribution (which is never imported) and
 checks its SHA-256 before anything reads it.
@@ -26,23 +26,23 @@ class Packaged:
     install: str
     """The command that installs it."""
     path: str
-    """Of the data file, GGUF file or model folder, inside the module's folder."""
+    """Path of the data file, GGUF file or model folder, inside the module's folder."""
     checked: str
-    """The file whose digest is known, inside the module's folder."""
+    """The file that `sha256` is of, inside the module's folder."""
     sha256: str
     licence: str
     hub_id: str = ""
     """The Hub repository with exactly these bytes, if transformers loads it by its id alone."""
     origin: str = ""
-    """The Hub repository that a GGUF file is from."""
+    """The Hub repository that a GGUF file comes from."""
     origin_revision: str = ""
     """Its commit."""
     original: str = ""
     """The Hub repository of the model before it was quantized."""
     quantized: str = ""
-    """GGUF's name of how the weights in the file are quantized; empty if they are not."""
+    """GGUF's name of the weights' quantization; empty if they are not quantized."""
     subset_column: str = ""
-    """For data: the column whose values are the subsets."""
+    """For data: the column that names each row's subset."""
     label_names: tuple[tuple[str, str], ...] = ()
     """For data: what the labels in the file mean."""
 
@@ -95,7 +95,7 @@ DATA: Final = {
 
 
 def find_packaged(name: str, registry: dict[str, Packaged]) -> tuple[Packaged, Path]:
-    """The entry of `packaged:NAME` and the path of its file or folder, digest checked.
+    """Returns the entry of `packaged:NAME` and the path of its file or folder, digest checked.
 
     Raises:
         MissingPackageError: the package that ships it is not installed.
@@ -113,10 +113,10 @@ def find_packaged(name: str, registry: dict[str, Packaged]) -> tuple[Packaged, P
         raise MissingPackageError(f"`{name}` is not installed", entry.install)
     folder = Path(spec.submodule_search_locations[0])
     checked = folder / entry.checked
-    found = sha256_of(checked) if checked.is_file() else "missing"
-    if found != entry.sha256:
+    digest = sha256_of(checked) if checked.is_file() else "missing"
+    if digest != entry.sha256:
         raise PeftkitError(
-            f"{checked} is not the published file: its SHA-256 is {found}, not {entry.sha256}",
+            f"{checked} is not the published file: its SHA-256 is {digest}, not {entry.sha256}",
             f"install it again: `{entry.install} --force-reinstall`",
         )
     return entry, folder / entry.path

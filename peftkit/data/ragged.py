@@ -1,4 +1,4 @@
-"""Arrays of different lengths as one array and the places where each begins."""
+"""Arrays of different lengths, stored as one array and the places where each begins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Ragged:
-    """A column of arrays. A batch is slices of it, and a large one may be mapped from a file."""
+    """A column of arrays. A batch is slices of it; a large column may be mapped from a file."""
 
     values: Array
     """(total, ...), array after array."""
@@ -23,7 +23,7 @@ class Ragged:
 
     @classmethod
     def of(cls, arrays: Iterable[Any], dtype: Any = np.int32, width: int | None = None) -> Ragged:
-        """From arrays, or lists of numbers.
+        """Makes a column from arrays, or lists of numbers.
 
         Args:
             width: numbers of each entry; None for plain numbers.
@@ -49,7 +49,7 @@ class Ragged:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """(arrays,)."""
+        """(arrays,), the length of each."""
         return np.diff(self.offsets)
 
     def span(self, index: int) -> slice:

@@ -1,7 +1,7 @@
 """Reads rows from files, folders, the Hub and packages, and says what it could not read.
 
-Text files are read with the standard library (delimited.py, json_rows.py), because a row that is
-wrong must be reported by its line, and not end the reading of the others.
+Text files are read with the standard library (delimited.py, json_rows.py), so that a wrong row is
+reported by its line and does not stop the others from being read.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ WORKBOOKS = {
 
 
 def read_source(source: Source) -> dict[str, Table]:
-    """The tables of a source: `{"all": table}`, or one for each split that it gives.
+    """Reads the tables of a source: `{"all": table}`, or one for each split that it has.
 
     Raises:
         DataError: nothing is there, it is empty, or it is not what its ending says.
-        MissingPackageError: a `packaged:` data set whose package is not installed.
+        MissingPackageError: the package of a `packaged:` data set is not installed.
     """
     tables = _read(source)
     if empty := [t.name for t in tables.values() if not t.rows and not t.malformed]:
@@ -64,10 +64,10 @@ def _read(source: Source) -> dict[str, Table]:
 
 
 def read_file(path: Path, source: Source | None = None) -> Table:
-    """One file, read as its ending says: `.csv`, `.tsv`, `.json`, `.jsonl` or `.parquet`.
+    """Reads one file by its ending: `.csv`, `.tsv`, `.json`, `.jsonl` or `.parquet`.
 
     Args:
-        source: has the encoding and the separator, where the file does not tell them.
+        source: has the encoding and the separator, if the file does not show them.
 
     Raises:
         DataError: it cannot be read, or holds several splits.
@@ -76,7 +76,7 @@ def read_file(path: Path, source: Source | None = None) -> Table:
     if set(tables) != {"all"}:
         raise DataError(
             f"`{path}` holds the splits {quoted(tables)}, where rows are expected",
-            "give a file for each of them",
+            "give one file for each split",
         )
     return tables["all"]
 
@@ -125,9 +125,9 @@ def _read_folder(path: Path, source: Source) -> dict[str, Table]:
         if files:
             tables[split] = read_file(files[0], source)
     if "train" not in tables:
-        found = sorted(p.name for p in path.iterdir())
+        present = sorted(p.name for p in path.iterdir())
         raise DataError(
-            f"the folder `{path}` has no train file; it has {quoted(found) or 'nothing'}",
+            f"the folder `{path}` has no train file; it has {quoted(present) or 'nothing'}",
             "name its files train, validation and test, with endings " + ", ".join(SUFFIXES),
         )
     return tables
@@ -172,7 +172,8 @@ def _read_hub(source: Source) -> dict[str, Table]:
         )
     except Exception as error:  # datasets raises what its many back ends raise
         raise DataError(
-            f"`{source.path}` is no local file, and the Hub does not give it: {first_line(error)}",
+            f"`{source.path}` is not a local file, and the Hub does not give it: "
+            f"{first_line(error)}",
             did_you_mean_file(Path(source.path))
             or "check the id and the network, or give a local file",
         ) from error

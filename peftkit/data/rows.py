@@ -39,7 +39,7 @@ class Table:
     """A file as read: rows of column -> value."""
 
     name: str
-    """For messages: the path, and the split where there are several."""
+    """For messages: the path, and the split if there are several."""
     columns: tuple[str, ...]
     rows: tuple[tuple[int, Mapping[str, Any]], ...]
     """(number, column -> value)."""
@@ -47,19 +47,19 @@ class Table:
     unit: str = "row"
     """What the numbers count: `line` or `row`."""
     label_names: Mapping[str, Mapping[str, str]] | None = None
-    """Column -> value -> name, where the source itself has names for its labels."""
+    """Column -> value -> name, if the source itself has names for its labels."""
     notes: tuple[str, ...] = ()
-    """What a person should know about how it was read."""
+    """Notes for the user on how it was read."""
     num_lines: int = 0
-    """Of a text file; 0 of other sources."""
+    """Lines of a text file; 0 for other sources."""
     continued: tuple[int, ...] = ()
     """Numbers of the lines that continue a quoted field of the row above."""
 
 
 SAMPLED = 300
-"""Values that are looked at to tell what a column holds."""
+"""Values that show what a column holds."""
 NOTHING = ("", "none", "nan", "null", "<na>")
-"""How other programs write, as text, that there is no value."""
+"""Texts that other programs write for a missing value."""
 WORD = re.compile(r"[^\W\d_]{2}")
 NAME = re.compile(r"(?=\S*(?:\d|://))[!-~]+")
 """An id or an address: ASCII without white space, with a digit."""
@@ -75,17 +75,17 @@ DATE = re.compile(
 
 def text_columns(table: Table) -> list[str]:
     """The columns that hold words, or lists or objects with words in them."""
-    found = []
+    columns = []
     for column in table.columns:
         values = (value for _, row in table.rows if not _is_plain(value := row.get(column)))
         sample = list(islice(values, SAMPLED))
         if sum(map(_has_words, sample)) > len(sample) / 2:
-            found.append(column)
-    return found
+            columns.append(column)
+    return columns
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is missing, or the word of another program for that, or a truth value."""
+    """Whether a value is missing, another program's text for that, or a truth value."""
     if isinstance(value, str):
         return value.strip()[:8].casefold() in (*NOTHING, "true", "false")
     return is_missing(value) or value in ([], {})
@@ -109,19 +109,19 @@ def _has_words(value: Any) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def spelled(name: str) -> str:
+def folded_name(name: str) -> str:
     """A column's name without case, `_`, `-` and white space: `systemPrompt` is `system_prompt`."""
     return re.sub(r"[\W_]+", "", name).casefold()
 
 
 def is_missing(value: Any) -> bool:
-    """Whether there is no value: null, or the NaN that tables have in its place."""
+    """Whether there is no value: null, or NaN, which tables have instead."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def is_nothing(value: Any) -> bool:
-    """Whether a value of a file says nothing: missing, empty, nothing but such values; or a text
-    that is such JSON, or the word of another program for it.
+def is_empty(value: Any) -> bool:
+    """Whether a file's value is missing, empty, or holds only such values; or is text that is such
+    JSON, or another program's text for a missing value.
     """
     if value is None:
         return True
@@ -145,14 +145,14 @@ def is_nothing(value: Any) -> bool:
     return True
 
 
-def is_absent(value: Any) -> bool:
-    """Whether a value says nothing, or says by `false` that there is none."""
+def is_empty_or_false(value: Any) -> bool:
+    """Whether a value is empty, or is `false`, also as text."""
     off = value.strip().casefold() == "false" if isinstance(value, str) else value is False
-    return off or is_nothing(value)
+    return off or is_empty(value)
 
 
 def check_columns(table: Table, columns: Mapping[str, str]) -> None:
-    """Raises DataError if a table lacks one of the columns, task's name -> its name."""
+    """Raises DataError if a table lacks one of `columns`, the task's name -> the table's."""
     missing = [column for column in columns.values() if column not in table.columns]
     if missing and (table.rows or not table.malformed):
         guess = did_you_mean(missing[0], table.columns)
@@ -166,8 +166,8 @@ def check_columns(table: Table, columns: Mapping[str, str]) -> None:
 
 
 def _separator_in(header: str, columns: Collection[str]) -> str:
-    """The character that stands between the names of all columns in a header that was read as one
-    name; empty if there is none.
+    """The character that separates the names of all columns in a header read as one name; empty if
+    there is none.
     """
     others = {c for c in header if not c.isalnum() and c not in "_\"'"}
     return next((c for c in sorted(others) if {*columns} <= {*header.split(c)}), "")

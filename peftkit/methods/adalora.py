@@ -6,8 +6,8 @@ arXiv:2303.10512).
 
 Every layer starts with rank `init_r`. Between the warm-up of `tinit` steps and the last `tfinal`
 steps, the singular values E that matter least for the loss are set to zero, until `target_r`
-per layer are left on average. What is zero is not saved, so layers end with different ranks.
-Only weights of the last `tfinal` steps, with the final ranks, count as best ones.
+per layer are left on average. Zeros are not saved, so layers end with different ranks. Only
+weights of the last `tfinal` steps, with the final ranks, can be chosen as the best.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from peftkit.methods.method import Layout, Method
 from peftkit.methods.peft.types import ADAPTER_NAME
 from peftkit.methods.stored import _StoredByPeft
-from peftkit.methods.targets.targets import Blocks, LinearTargets, Parents, blocks_and_targets_fit
+from peftkit.methods.targets.targets import Blocks, LinearTargets, Parents, check_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ WARM_UP = 0.1
 LAST_PHASE = 0.3
 """Shares of the run for `tinit` and `tfinal`; the paper sets both by hand for each task."""
 UNKNOWN_STEPS = 2**31
-"""PEFT wants the number of steps with the configuration; it is known at the first step."""
+"""PEFT needs the number of steps in its configuration; it is set at the first step."""
 
 
 class AdaLoRA(_StoredByPeft):
@@ -52,11 +52,11 @@ class AdaLoRA(_StoredByPeft):
     """Dropout on the input of A."""
     target_modules: LinearTargets = "all-linear"
     """Names of the layers, a regular expression over full names, or `all-linear`: every linear
-    layer but the head."""
+    layer except the head."""
     layers_to_transform: Blocks = ()
-    """Numbers of the blocks, from 0, whose layers are adapted; empty for all."""
+    """Numbers of the blocks to adapt, from 0; empty for all."""
     layers_pattern: Parents = ()
-    """Names of the lists of blocks that these numbers are of, such as `layers`; empty for any."""
+    """Names of the block lists that these numbers count in, such as `layers`; empty for any."""
     tinit: int | None = Field(default=None, ge=0)
     """Steps before ranks begin to fall; a tenth of the run if not given."""
     tfinal: int | None = Field(default=None, ge=0)
@@ -66,17 +66,17 @@ class AdaLoRA(_StoredByPeft):
     beta1: float = Field(default=0.85, gt=0, lt=1)
     """Smoothing of the sensitivity of the loss to each parameter."""
     beta2: float = Field(default=0.85, gt=0, lt=1)
-    """Smoothing of the uncertainty of that."""
+    """Smoothing of the uncertainty of that sensitivity."""
     orth_reg_weight: float = Field(default=0.5, ge=0)
     """Factor on the penalty that keeps A and B orthogonal."""
 
     @model_validator(mode="after")
-    def _falls(self) -> Self:
+    def _check_fields(self) -> Self:
         if self.target_r > self.init_r:
             raise ValueError(
                 f"`target_r` {self.target_r} is above `init_r` {self.init_r}, and ranks only fall"
             )
-        blocks_and_targets_fit(self.target_modules, self.layers_to_transform, self.layers_pattern)
+        check_blocks(self.target_modules, self.layers_to_transform, self.layers_pattern)
         return self
 
     def in_every_block(self) -> Method:
@@ -93,7 +93,7 @@ class AdaLoRA(_StoredByPeft):
         from peftkit.methods.peft.injection import fan_in_fan_out, modules_to_save
         from peftkit.methods.peft.layers import lora_layers
         from peftkit.methods.targets.checked_targets import linear_targets
-        from peftkit.methods.targets.layers import excluded
+        from peftkit.methods.targets.layers import excluded_modules
         from peftkit.methods.targets.matching import inject_checked
 
         config = AdaLoraConfig(
@@ -107,7 +107,7 @@ class AdaLoRA(_StoredByPeft):
             ),
             layers_to_transform=list(self.layers_to_transform) or None,
             layers_pattern=list(self.layers_pattern) or None,
-            exclude_modules=excluded(model, self.target_modules, head, "ADALORA"),
+            exclude_modules=excluded_modules(model, self.target_modules, head, "ADALORA"),
             modules_to_save=modules_to_save(head),
             fan_in_fan_out=fan_in_fan_out(model),
             deltaT=self.deltaT,
@@ -116,8 +116,8 @@ class AdaLoRA(_StoredByPeft):
             orth_reg_weight=self.orth_reg_weight,
             total_step=UNKNOWN_STEPS,
         )
-        own = {"target_modules", "layers_to_transform", "layers_pattern"}
-        injected = inject_checked(model, config, self.model_dump(include=own))
+        fields = {"target_modules", "layers_to_transform", "layers_pattern"}
+        injected = inject_checked(model, config, self.model_dump(include=fields))
         # on a bfloat16 base PEFT would train the rank itself
         layer: Any  # SVDLinear
         for layer in lora_layers(injected).values():
@@ -129,8 +129,8 @@ class AdaLoRA(_StoredByPeft):
         if max(tinit, 1) + tfinal < num_steps:  # the first step only measures
             return None
         return (
-            f"`method.tinit` {tinit} and `method.tfinal` {tfinal} leave none of the run's "
-            f"{num_steps} steps for the ranks to fall; leave them out, or train for longer"
+            f"`method.tinit` {tinit} and `method.tfinal` {tfinal} leave no step of the run's "
+            f"{num_steps} for the ranks to fall; leave them out, or train for longer"
         )
 
     def first_selectable_step(self, num_steps: int) -> int:
@@ -167,10 +167,10 @@ class AdaLoRA(_StoredByPeft):
         return self.orth_reg_weight * torch.stack(distances).mean()
 
     def refuses_start(self) -> str | None:
-        return "AdaLoRA has given its ranks away when it is saved, and cannot do it again; use LoRA"
+        return "a saved AdaLoRA has allocated its ranks, and cannot allocate them again; use LoRA"
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Keeps the ranks whose singular value is not zero, whatever step the weights are of."""
+        """Writes the ranks with a nonzero singular value, whichever step the weights are from."""
         from peftkit.methods.peft.layers import lora_layers
         from peftkit.methods.peft.layout import save_peft
 

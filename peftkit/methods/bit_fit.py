@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class BitFit(_StoredAsTensors):
-    """Trains every bias of the base, those of the norms too, and the head."""
+    """Trains every bias of the base, including those of the norms, and the head."""
 
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
 

@@ -37,16 +37,16 @@ class BottleneckAdapter(_StoredByPeft):
     placement: Literal["houlsby", "pfeiffer", "parallel"] = "houlsby"
     """Where in each block: after both sublayers, after the block, or beside its feed-forward."""
     reduction_factor: float = Field(default=16, gt=0)
-    """Width of the hidden states over that of the bottleneck."""
+    """Width of the hidden states divided by that of the bottleneck."""
     non_linearity: Literal["relu", "gelu", "swish", "tanh"] = "relu"
-    """Between the two projections."""
+    """Activation between the two projections."""
     scaling: float = Field(default=1.0, gt=0)
-    """Factor on what the adapter adds."""
+    """Factor on the adapter's output."""
     ln_before: bool = False
-    """Whether a trained layer norm stands before the bottleneck."""
+    """Whether a trained layer norm precedes the bottleneck."""
     target_modules: Targets = ""
-    """Modules that get an adapter; empty for those of the placement, known for BERT, Llama, GPT-2,
-    T5 and their families."""
+    """Modules that get an adapter; empty for those of the placement, which are known for BERT,
+    Llama, GPT-2, T5 and their families."""
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peftkit.methods.bottleneck_tuner import BottleneckConfig
@@ -70,6 +70,6 @@ class BottleneckAdapter(_StoredByPeft):
         return inject_checked(model, config, {})
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
-        import peftkit.methods.bottleneck_tuner  # noqa: F401  # else PEFT does not know the type
+        import peftkit.methods.bottleneck_tuner  # noqa: F401  # registers the type with PEFT
 
         return super().load(model, folder, head)

@@ -1,5 +1,5 @@
-"""Bottleneck adapters for PEFT. Importing this module registers them as peft type `BOTTLENECK`,
-which is all that plain PEFT needs to load one:
+"""Bottleneck adapters for PEFT. Importing this module registers them as PEFT type `BOTTLENECK`;
+then plain PEFT can load one:
 
     import peftkit.peft_plugin
     model = PeftModel.from_pretrained(base, "path/to/adapter")
@@ -14,9 +14,9 @@ which is all that plain PEFT needs to load one:
     parallel   ffn(x) + delta(x)                 x: input of the feed-forward sublayer
                                                  (He et al. 2022, arXiv:2110.04366)
 
-`up` is zero at the start, so that a new adapter changes nothing. Where PEFT wants one ModuleDict
-for each sub-module of an adapter, they are `bottleneck_norm`, `bottleneck_down`, `bottleneck_up`:
-names nested any deeper are saved and reloaded wrongly, in silence, under another adapter name.
+`up` starts at zero, so a new adapter changes nothing. Each sub-module of an adapter has its own
+ModuleDict (`bottleneck_norm`, `bottleneck_down`, `bottleneck_up`), as PEFT expects: it silently
+saves and reloads names nested any deeper wrongly under another adapter name.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Placement = Literal["houlsby", "pfeiffer", "parallel"]
 
 
 class _PeftTypeName(str):
-    """A name that PEFT uses as it uses the members of its enum `PeftType`."""
+    """A string that PEFT can use like a member of its enum `PeftType`."""
 
     __slots__ = ()
 
@@ -103,7 +103,7 @@ class BottleneckConfig(PeftConfig):
             ("non_linearity", self.non_linearity, ACT2FN),
         ):
             if value not in known:
-                raise ValueError(f"`{name}` is `{value}`, which is none of {sorted(known)}")
+                raise ValueError(f"`{name}` is `{value}`, not one of {sorted(known)}")
         if self.reduction_factor <= 0:
             raise ValueError(f"`reduction_factor` is {self.reduction_factor}, not positive")
 
@@ -118,7 +118,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig, width: int
     ) -> None:
         """Args:
-        width: d, of the vectors that are adapted.
+        width: d, the width of the adapted vectors.
         """
         super().__init__()
         self.base_layer = base_layer
@@ -137,11 +137,12 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         """Adds an adapter.
 
         Raises:
-            ValueError: its placement is another than that of the adapter which is there.
+            ValueError: its placement differs from that of the module's adapter.
         """
         if config.placement != self.placement:
             raise ValueError(
-                f"this module has a {self.placement} adapter, and takes no {config.placement} one"
+                f"this module has a {self.placement} adapter, and cannot take a {config.placement} "
+                "one"
             )
         inner = max(1, round(self.width / config.reduction_factor))
         down, up = nn.Linear(self.width, inner), nn.Linear(inner, self.width)
@@ -153,21 +154,21 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self.bottleneck_up[adapter_name] = up
         device = next(self.base_layer.parameters()).device
         for part in (self.bottleneck_norm, self.bottleneck_down, self.bottleneck_up):
-            if adapter_name in part and not up.weight.is_meta:  # else values are still to come
+            if adapter_name in part and not up.weight.is_meta:  # meta tensors get values later
                 part[adapter_name].to(device)
         self.scaling[adapter_name] = config.scaling
         self.activation[adapter_name] = ACT2FN[config.non_linearity]
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Always refused."""
+        """Always raises ValueError."""
         raise ValueError("a bottleneck adapter is not linear, and cannot be merged into weights")
 
     def unmerge(self) -> None:
-        """Nothing is ever merged."""
+        """Does nothing, since nothing is ever merged."""
 
     def delta(self, x: Tensor) -> Tensor:
-        """What the active adapters add; same shape (..., width) and dtype as `x`."""
+        """Returns what the active adapters add, of the shape (..., width) and dtype of `x`."""
         total = torch.zeros_like(x)
         for name in self.active_adapters:
             if name not in self.bottleneck_down:
@@ -182,13 +183,13 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         return total
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The base module's output, or its tuple of outputs, with the first one adapted."""
+        """Returns the base module's output, or its tuple of outputs, with the first one adapted."""
         if self.disable_adapters or not any(
             n in self.bottleneck_down for n in self.active_adapters
         ):
             return self.base_layer(*args, **kwargs)
         if hasattr(self.base_layer, "LayerNorm") and self.placement != "houlsby":
-            return self._before_the_norm(*args, **kwargs)
+            return self._forward_before_norm(*args, **kwargs)
         output = self.base_layer(*args, **kwargs)
         several = isinstance(output, tuple | list)
         hidden = output[0] if several else output
@@ -198,8 +199,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         hidden = hidden + self.delta(read)
         return type(output)((hidden, *output[1:])) if several else hidden
 
-    def _before_the_norm(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
-        """A block that ends in norm(dense(hidden_states) + input_tensor), as BERT's do."""
+    def _forward_before_norm(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
+        """Runs a block that ends in norm(dense(hidden_states) + input_tensor), as BERT's do."""
         block: Any = self.base_layer
         y = block.dropout(block.dense(hidden_states)) + input_tensor
         read = input_tensor if self.placement == "parallel" else block.LayerNorm(y)
@@ -207,7 +208,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         return normed
 
     def __getattr__(self, name: str) -> Any:
-        """What models ask of their blocks, such as `attention_type`, the base module answers."""
+        """Falls back to the base module: models read attributes such as `attention_type`."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -236,8 +237,8 @@ class BottleneckModel(BaseTuner):
             peft_config.target_modules = "|".join(family or ())
         if not peft_config.target_modules:
             raise ValueError(
-                f"where a {peft_config.placement} adapter belongs in a "
-                f"{model_config['model_type']} model is not known; give `target_modules`"
+                f"no place is known for a {peft_config.placement} adapter in a "
+                f"{model_config['model_type']} model; give `target_modules`"
             )
         return peft_config
 

@@ -1,11 +1,11 @@
-"""Starts of LoRA that take something out of the base's weights, told by the adapter's settings.
+"""Initialisations of LoRA that change the base's weights, found in the adapter's settings.
 
-The trained A and B then fit only the base that is left. PEFT takes the same out of an unchanged
-base when it loads some of them (in 0.21 `pissa` and `olora`, exactly so in the dtype of the
-training and on weights that are not quantized), something else of others (`pissa_niter_4` draws at
-random, `loftq` quantizes what may be quantized already), nothing of `lora_ga`; and which base the
-adapter is published for, the changed or the unchanged one, is written nowhere. The standard
-library only.
+The trained A and B then fit only the changed base. When PEFT loads such an adapter, it repeats the
+change on an unchanged base for some of them (in 0.21 `pissa` and `olora`, exactly in the dtype of
+the training and on weights that are not quantized), makes another change for others
+(`pissa_niter_4` draws at random, `loftq` quantizes what may be quantized already), and none for
+`lora_ga`. No file says whether the adapter is published for the changed or the unchanged base.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NO_CONVERSION = "PEFT has no conversion for it; ask for a LoRA of the unchanged 
 
 
 def changed_base(config: Mapping[str, object]) -> tuple[str, str] | None:
-    """What the start of an adapter did to its base, and what to do; None if it did nothing.
+    """Returns how an adapter's initialisation changed its base, and the hint; None if it did not.
 
     Args:
         config: the content of adapter_config.json.
@@ -30,8 +30,8 @@ def changed_base(config: Mapping[str, object]) -> tuple[str, str] | None:
     start = str(config.get("init_lora_weights")).lower()
     if not start.startswith(CHANGE_THE_BASE):
         return None
-    told = (
-        f"it was trained on a base that its start, `{start[:40]}`, had changed, and whether it "
-        "fits the base as it is cannot be told"
+    message = (
+        f"its initialisation, `{start[:40]}`, had changed the base it was trained on, and whether "
+        "it fits the unchanged base is unknown"
     )
-    return told, NO_CONVERSION if start.startswith("loftq") else CONVERT
+    return message, NO_CONVERSION if start.startswith("loftq") else CONVERT

@@ -3,9 +3,9 @@
     X = inputs of a layer on training rows,  X = U S V^T,  A = V_r^T,  B = 0
     h = W x + s B A x
 
-LoRA that looks where the layer's inputs vary most. Ranks go to the layers whose inputs a
-component explains most of, at most `rho * r` to one. The base stays unchanged, so that it may be
-quantized.
+LoRA that starts in the directions in which a layer's inputs vary most. Ranks go to the layers where
+a component explains the most variance of the inputs, at most `rho * r` to one. The base stays
+unchanged, so it may be quantized.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class EVA(LoRA):
     """Cosine similarity between two SVD steps at which a component counts as found."""
 
     @model_validator(mode="after")
-    def _gives_ranks(self) -> Self:
+    def _check_patterns(self) -> Self:
         if self.rank_pattern or self.alpha_pattern:
             raise ValueError(
-                "EVA gives each layer its rank by the data; leave `rank_pattern` and "
+                "EVA chooses each layer's rank from the data; leave `rank_pattern` and "
                 "`alpha_pattern` out, or use LoRA"
             )
         return self
@@ -54,12 +54,12 @@ class EVA(LoRA):
         if head.task_type != "SEQ_2_SEQ_LM":
             return None
         return (
-            "EVA looks at what the layers are given on training texts, and a decoder that is given "
-            "its own answers shows it something else; use PiSSA or LoRA"
+            "EVA analyses the layers' inputs on training texts, and a decoder that reads its own "
+            "answers has other inputs; use PiSSA or LoRA"
         )
 
     def refuses_start(self) -> str | None:
-        return "EVA chooses its ranks by the data; what it saved is a LoRA, so go on with LoRA"
+        return "EVA chooses its ranks from the data and is saved as a LoRA; continue with LoRA"
 
     def cost_proxy(self) -> Method:
         shared = {name: getattr(self, name) for name in LoRA.model_fields}
@@ -72,12 +72,12 @@ class EVA(LoRA):
         from peftkit.methods.peft.injection import is_rehearsal
         from peftkit.methods.peft.layers import check_rank, lora_layers
 
-        if is_rehearsal(model):  # no values to look at; ranks are counted before they move
+        if is_rehearsal(model):  # no values to analyse; ranks are counted before they move
             rehearsal = inject_lora(self, model, encoded, head)
             check_rank(rehearsal, round(self.rho * self.r))
             return rehearsal
         config = EvaConfig(rho=self.rho, tau=self.tau)
-        with warnings.catch_warnings():  # it would have A and B on no device until it is done
+        with warnings.catch_warnings():  # PEFT advises `low_cpu_mem_usage`
             warnings.filterwarnings("ignore", "lora with eva initialization used with")
             injected = inject_lora(
                 self, model, encoded, head, init_lora_weights="eva", eva_config=config
@@ -87,25 +87,25 @@ class EVA(LoRA):
                 training_batches(encoded, next(injected.parameters()).device),
                 forward_fn=limited_forward(),
                 prepare_model_inputs_fn=None,
-                prepare_layer_inputs_fn=vectors,
-                gather_distributed_inputs=False,  # every process looks at the same rows
+                prepare_layer_inputs_fn=layer_inputs,
+                gather_distributed_inputs=False,  # every process reads the same rows
                 show_progress_bar=False,
             )
-        # PEFT shortens the list of those that have a rank left, and then it matches others too
+        # PEFT shortens the names of the layers that kept a rank, and then they match others too
         tuned: Any = injected
         tuned.peft_config[ADAPTER_NAME].target_modules = set(lora_layers(injected))
         return injected
 
 
-def vectors(layer_input: Any, _: object, __: str) -> torch.Tensor:
-    """The inputs of a layer, (vectors, d)."""
+def layer_inputs(layer_input: Any, _: object, __: str) -> torch.Tensor:
+    """Returns the inputs of a layer, (vectors, d)."""
     inputs: torch.Tensor = layer_input[0] if isinstance(layer_input, tuple) else layer_input
     return inputs.reshape(-1, inputs.shape[-1]).contiguous()
 
 
 def training_batches(encoded: Encoded, device: torch.device) -> list[dict[str, torch.Tensor]]:
-    """Inputs of the training rows without any padding, which would count as data: neighbours in
-    length, cut to the shortest of them.
+    """Batches of training rows without padding, which would count as data: rows of similar length,
+    cut to the shortest of them.
     """
     import numpy as np
     import torch
@@ -131,7 +131,7 @@ def training_batches(encoded: Encoded, device: torch.device) -> list[dict[str, t
 
 
 def limited_forward() -> Callable[[nn.Module, Mapping[str, torch.Tensor]], None]:
-    """A forward pass that gives up where PEFT's search for components would go on for ever."""
+    """Returns a forward pass that stops PEFT's search for components, which might never end."""
     calls = 0
 
     def forward(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> None:
@@ -142,7 +142,7 @@ def limited_forward() -> Callable[[nn.Module, Mapping[str, torch.Tensor]], None]
         if calls > MOST_BATCHES:
             raise MethodError(
                 f"EVA found no stable components in {MOST_BATCHES} batches of training rows",
-                "lower `method.r`, `method.rho` or `method.tau`, or give it more rows",
+                "lower `method.r`, `method.rho` or `method.tau`, or give more rows",
             )
         model(**inputs)
 

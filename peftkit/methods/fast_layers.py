@@ -1,4 +1,4 @@
-"""Layers that compute the same as a method's plain ones in less time."""
+"""Layers that compute the same as a method's plain layers in less time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class FastLayer(Protocol):
-    """One of them; a module of the model."""
+    """A faster layer; a module of the model."""
 
     fused: bool
     """False to leave the computation to the plain layer."""
@@ -18,15 +18,15 @@ class FastLayer(Protocol):
 
     @property
     def moved(self) -> Tensor | None:
-        """The weight of the base that lies in a matrix of this layer; None if none does."""
+        """The base's weight that was moved into a matrix of this layer; None if none was."""
 
     def unfuse(self) -> None:
-        """Gives that weight a place of its own again."""
+        """Moves that weight back into its own memory."""
 
 
 @contextlib.contextmanager
 def exact(layers: Sequence[FastLayer]) -> Iterator[None]:
-    """Inside, plain layers compute in the place of these."""
+    """Inside, the plain layers compute instead of these."""
     fused = [layer for layer in layers if layer.fused]
     for layer in fused:
         layer.fused = False
@@ -38,11 +38,11 @@ def exact(layers: Sequence[FastLayer]) -> Iterator[None]:
 
 
 def release_checkpoint_mapping(model: nn.Module, layers: Sequence[FastLayer]) -> None:
-    """Copies all weights that no layer has moved, if the moved ones are more. A file of weights
-    stays mapped as a whole, and counts as this process's memory, while one of them lies in it.
+    """Copies the weights that no layer has moved, if the moved ones are larger in total. A weight
+    file stays mapped as a whole, and counts as this process's memory, while one weight uses it.
     """
     moved = {id(layer.moved) for layer in layers if layer.moved is not None}
-    left = [parameter for parameter in model.parameters() if id(parameter) not in moved]
-    if 2 * sum(p.nbytes for p in left) < sum(p.nbytes for p in model.parameters()):
-        for parameter in left:
+    unmoved = [parameter for parameter in model.parameters() if id(parameter) not in moved]
+    if 2 * sum(p.nbytes for p in unmoved) < sum(p.nbytes for p in model.parameters()):
+        for parameter in unmoved:
             parameter.data = parameter.data.clone()

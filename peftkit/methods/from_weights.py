@@ -2,10 +2,10 @@
 
     W = W_res + s B_0 A_0,    h = W_res x + s B A x = W x + s [B, -B_0] [A; A_0] x
 
-The papers take the part out of the base. The trained A and B then fit only W_res, which nobody
+The papers subtract the part from the base. The trained A and B then fit only W_res, which nobody
 else has, and in bfloat16 W_res is rounded. Here the base keeps W, and A_0, B_0 stay beside A and B
-as frozen halves of a LoRA of rank 2r: the same function with the same gradients, and what is saved
-is that LoRA, as it was trained, for the base that everybody has. (PEFT's own conversion to it,
+as frozen halves of a LoRA of rank 2r: the same function with the same gradients. That LoRA is
+saved as it was trained, for the base that everybody has. (PEFT's own conversion to it,
 `subtract_mutated_init` in 0.21, drops the classification head.)
 """
 
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from peftkit.data.encoded import Encoded
 
 
-def cannot_be_split(lora: LoRA, base: Base) -> str | None:
-    """Why the weights of this base are not split up, or not with these settings."""
+def split_refusal(lora: LoRA, base: Base) -> str | None:
+    """None, or why this base's weights cannot be split, or not with these settings."""
     kind = lora.kind()
     if lora.lora_dropout:
         return (
-            f"{kind} would drop inputs of the part that it took from the weight, and of the rest "
-            "not; leave `method.lora_dropout` out, as its paper does, or use LoRA"
+            f"{kind} would drop inputs of the part that it took from the weight, but not of the "
+            "rest; leave `method.lora_dropout` out, as its paper does, or use LoRA"
         )
     if base.quantization == "none":
         return None
     return (
-        f"{kind} takes a weight apart, and what it gains on {base.quantization} it gains by "
-        f"quantizing the rest instead of the weight, which makes a base that nobody else has; use "
-        f'LoRA or EVA on {base.quantization}, or {kind} with `base.quantization = "none"`'
+        f"{kind} splits a weight, and gains on {base.quantization} only by quantizing the rest "
+        f"instead of the weight, which makes a base that nobody else has; use LoRA or EVA on "
+        f'{base.quantization}, or {kind} with `base.quantization = "none"`'
     )
 
 
@@ -53,10 +53,10 @@ def inject_from_weights(
     head: tuple[str, ...],
     start: Callable[[Any], None],
 ) -> nn.Module:
-    """The model with LoRA layers that start at a part of their weights.
+    """Returns the model with LoRA layers that start at a part of their weights.
 
     Args:
-        start: PEFT's initialisation of one LoRA layer; it sets A and B, and what it does to the
+        start: PEFT's initialisation of one LoRA layer, which sets A and B; its change of the
             base's weight is undone.
     """
     import torch
@@ -72,7 +72,7 @@ def inject_from_weights(
     layer: Any
     for layer in lora_layers(injected).values():
         a, b = layer.lora_A[ADAPTER_NAME], layer.lora_B[ADAPTER_NAME]
-        if not rehearsal:  # else there are no values to take apart
+        if not rehearsal:  # which has no values to split
             weight = layer.get_base_layer().weight
             before = weight.data.clone()
             with torch.no_grad():
@@ -83,15 +83,15 @@ def inject_from_weights(
     return injected
 
 
-def twice_as_wide(lora: LoRA) -> LoRA:
-    """Ordinary LoRA as large as one with its frozen halves."""
+def double_rank(lora: LoRA) -> LoRA:
+    """Returns an ordinary LoRA as large as this one with its frozen halves."""
     shared = {name: getattr(lora, name) for name in LoRA.model_fields}
     ranks = {name: 2 * rank for name, rank in lora.rank_pattern.items()}
     return LoRA(**{**shared, "r": 2 * lora.r, "rank_pattern": ranks})
 
 
 def save_from_weights(model: nn.Module, folder: Path) -> None:
-    """Writes the joined halves as an ordinary LoRA of rank 2r, the head with it."""
+    """Writes the joined halves as an ordinary LoRA of rank 2r, and the head."""
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import save_file
 
@@ -110,10 +110,10 @@ def save_from_weights(model: nn.Module, folder: Path) -> None:
     base.peft_config[ADAPTER_NAME].save_pretrained(str(folder))
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text())
-    wider = math.sqrt(2) if config["use_rslora"] else 2
+    factor = math.sqrt(2) if config["use_rslora"] else 2
     config["r"] *= 2
-    config["lora_alpha"] *= wider
+    config["lora_alpha"] *= factor
     config["rank_pattern"] = {name: 2 * rank for name, rank in config["rank_pattern"].items()}
-    config["alpha_pattern"] = {n: wider * alpha for n, alpha in config["alpha_pattern"].items()}
+    config["alpha_pattern"] = {n: factor * alpha for n, alpha in config["alpha_pattern"].items()}
     config["inference_mode"] = True
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from peftkit.bases.base import Base
 from peftkit.methods.method import Layout, Method
-from peftkit.methods.reasons import quantized_weights_are_not_trained
+from peftkit.methods.reasons import quantized_refusal
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,20 +26,20 @@ WEIGHTS = "model.safetensors"
 
 
 class FullFineTuning(Method):
-    """Trains all weights of the model; what is saved is a whole model folder."""
+    """Trains all weights of the model and saves a whole model folder."""
 
     trains_base_weights: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
 
     def refuses(self, head: Head, base: Base) -> str | None:
-        return quantized_weights_are_not_trained(self.kind(), base)
+        return quantized_refusal(self.kind(), base)
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         return model.requires_grad_(True)
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        # one file, so that its digest is one line of the record, with the names of this model
+        # one file, so that the record has one digest; tensors keep their names in this model
         cast(Any, model).save_pretrained(
             folder, max_shard_size="1000GB", save_original_format=False
         )
@@ -76,10 +76,10 @@ class FullFineTuning(Method):
 
 
 def _load_whole(model: nn.Module, folder: Path) -> None:
-    """Puts all weights of a model folder into a model.
+    """Loads all weights of a model folder into a model.
 
     Raises:
-        AdapterError: there is no such file, or it does not fit.
+        AdapterError: the file is missing, or does not fit.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_model
@@ -91,5 +91,5 @@ def _load_whole(model: nn.Module, folder: Path) -> None:
     except (OSError, RuntimeError, SafetensorError) as error:
         raise AdapterError(
             f"`{folder / WEIGHTS}` does not fit the model: {error}",
-            "it must be a model of this architecture, saved by a run of FullFineTuning",
+            "give a model of this architecture, saved by a run of FullFineTuning",
         ) from error

@@ -22,7 +22,7 @@ class HeadOnly(_StoredAsTensors):
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
 
     def refuses_rewinding(self) -> str | None:
-        return "HeadOnly trains the head alone, so that the base is as it was; LoRA can be rewound"
+        return "HeadOnly trains only the head, so the base is unchanged; LoRA can be rewound"
 
     def trained_names(self, model: nn.Module, head: tuple[str, ...]) -> list[str]:
         from peftkit.errors import MethodError

@@ -5,8 +5,8 @@ arXiv:2205.05638).
     W_2 (l_ff * f(W_1 x))              l_ff: one factor for each input of the second layer
 
 All factors start at one; the paper trains them with a learning rate of 3e-3. PEFT's own defaults
-scale queries instead of keys in most decoders, and the attention output too in BERT; here it is
-what the paper says, but where queries, keys and values are one matrix (GPT-2, Phi-3), which is
+scale queries instead of keys in most decoders, and the attention output too in BERT; peftkit
+follows the paper, except where queries, keys and values are one matrix (GPT-2, Phi-3), which is
 scaled whole.
 """
 
@@ -51,15 +51,15 @@ class IA3(_StoredByPeft):
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
 
     target_modules: Targets = ""
-    """Layers that are scaled, `feedforward_modules` among them; empty for those of the paper,
+    """Layers to scale, including `feedforward_modules`; empty for those of the paper, which are
     known for Llama, BERT, GPT-2, T5, OPT, BART, BLOOM and their families."""
     feedforward_modules: Targets = ""
-    """Of those, the layers that are scaled at their input instead of at their output."""
+    """Layers of `target_modules` to scale at their input instead of their output."""
 
     @model_validator(mode="after")
-    def _both(self) -> Self:
+    def _check_feedforward(self) -> Self:
         if self.feedforward_modules and not self.target_modules:
-            raise ValueError("`feedforward_modules` are some of `target_modules`; give both")
+            raise ValueError("`feedforward_modules` must be among `target_modules`; give both")
         return self
 
     def refuses_merging(self, base: Base) -> str | None:
@@ -75,7 +75,7 @@ class IA3(_StoredByPeft):
         from peft import IA3Config
 
         from peftkit.methods.peft.injection import fan_in_fan_out, modules_to_save
-        from peftkit.methods.targets.layers import excluded
+        from peftkit.methods.targets.layers import excluded_modules
         from peftkit.methods.targets.matching import inject_checked
 
         targets, feedforward = self._layers(model, head)
@@ -83,26 +83,26 @@ class IA3(_StoredByPeft):
             task_type=encoded.head.task_type,
             target_modules=targets,
             feedforward_modules=feedforward,
-            exclude_modules=excluded(model, self.target_modules, head, "IA3"),
+            exclude_modules=excluded_modules(model, self.target_modules, head, "IA3"),
             modules_to_save=modules_to_save(head),
             fan_in_fan_out=fan_in_fan_out(model),
         )
-        own = self.model_dump(include={"target_modules", "feedforward_modules"})
-        injected = inject_checked(model, config, own)
-        take_either_dtype(injected)
+        settings = self.model_dump(include={"target_modules", "feedforward_modules"})
+        injected = inject_checked(model, config, settings)
+        float_norms_on_cpu(injected)
         return injected
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
         loaded = super().load(model, folder, head)
-        take_either_dtype(loaded)
+        float_norms_on_cpu(loaded)
         return loaded
 
     def undecayed(self, model: nn.Module) -> Collection[str]:
-        """The factors, (1, out) and (in, 1), which belong around one."""
+        """Names of the factors, (1, out) and (in, 1), whose neutral value is one."""
         return [name for name, _ in model.named_parameters() if ".ia3_l." in name]
 
     def _layers(self, model: nn.Module, head: tuple[str, ...]) -> tuple[Any, Any]:
-        """Names or patterns of all layers, and of those scaled at their input."""
+        """Returns names or patterns of all layers, and of those scaled at their input."""
         from peftkit.bases.architectures import complete_family
         from peftkit.errors import MethodError
 
@@ -117,16 +117,16 @@ class IA3(_StoredByPeft):
         family = complete_family(model, FAMILIES)
         if family is None:
             raise MethodError(
-                f"which layers of {type(model).__name__} hold keys, values and the second "
-                "feed-forward matrix is not known",
+                f"the layers of {type(model).__name__} that hold keys, values and the second "
+                "feed-forward matrix are not known",
                 "give `method.target_modules` and `method.feedforward_modules`, or use LoRA",
             )
         return "|".join(family), family[-1]
 
 
-def take_either_dtype(model: nn.Module) -> None:
-    """Makes norms float32 on a CPU: PEFT's layers on quantized weights put out float32 there, under
-    autocast too, and a norm in bfloat16 takes nothing but bfloat16.
+def float_norms_on_cpu(model: nn.Module) -> None:
+    """Makes norms float32 on a CPU: there PEFT's layers on quantized weights return float32, even
+    under autocast, and a bfloat16 norm takes only bfloat16.
     """
     from peftkit.methods.trained_layout import float_norms
 

@@ -1,4 +1,4 @@
-"""A weight one half of which is trained."""
+"""A weight with a trained and a frozen half."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Joined(nn.Module):
-    """For `torch.nn.utils.parametrize`: the weight followed by a frozen one along a dimension."""
+    """For `torch.nn.utils.parametrize`: appends a frozen weight to the trained one along `dim`."""
 
     frozen: Tensor
 

@@ -30,7 +30,7 @@ class LayerNormTuning(_StoredByPeft):
         from peftkit.errors import MethodError
         from peftkit.methods.peft.injection import inject_peft, modules_to_save
 
-        norms = [  # full names: ModernBERT has other modules of the same last one
+        norms = [  # full names: other modules of ModernBERT have the same last name
             name
             for name, module in model.named_modules()
             if "norm" in type(module).__name__.lower()

@@ -24,7 +24,7 @@ from peftkit.methods.targets.targets import (
     LinearTargets,
     Parents,
     Ranks,
-    blocks_and_targets_fit,
+    check_blocks,
     without_blocks,
 )
 
@@ -49,24 +49,24 @@ class LoRA(_StoredByPeft):
     """Dropout on the input of A."""
     target_modules: LinearTargets = "all-linear"
     """Names of the layers, a regular expression over full names, or `all-linear`: every linear
-    layer but the head."""
+    layer except the head."""
     layers_to_transform: Blocks = ()
-    """Numbers of the blocks, from 0, whose layers are adapted; empty for all."""
+    """Numbers of the blocks to adapt, from 0; empty for all."""
     layers_pattern: Parents = ()
-    """Names of the lists of blocks that these numbers are of, such as `layers`; empty for any."""
+    """Names of the block lists that these numbers count in, such as `layers`; empty for any."""
     rank_pattern: Ranks = {}
-    """End of a layer's name, as a regular expression -> its rank instead of `r`; the first that
-    matches counts."""
+    """End of a layer's name, as a regular expression -> its rank instead of `r`; the first match
+    counts."""
     alpha_pattern: Alphas = {}
     """The same for `lora_alpha`."""
     use_rslora: bool = False
     """Scale by `lora_alpha / sqrt(r)`, which keeps large ranks learning (arXiv:2312.03732)."""
     loraplus_lr_ratio: float = Field(default=1.0, ge=1)
-    """Learning rate of B over that of A; the paper advises about 16 (arXiv:2402.12354)."""
+    """Learning rate of B divided by that of A; the paper advises about 16 (arXiv:2402.12354)."""
 
     @model_validator(mode="after")
-    def _blocks(self) -> Self:
-        blocks_and_targets_fit(self.target_modules, self.layers_to_transform, self.layers_pattern)
+    def _check_blocks(self) -> Self:
+        check_blocks(self.target_modules, self.layers_to_transform, self.layers_pattern)
         return self
 
     def instead(self) -> str:
@@ -101,17 +101,17 @@ class LoRA(_StoredByPeft):
 def inject_lora(
     lora: LoRA, model: nn.Module, encoded: Encoded, head: tuple[str, ...], **options: Any
 ) -> nn.Module:
-    """The model with LoRA layers of this size and place.
+    """Returns the model with the LoRA layers that `lora` describes.
 
     Args:
-        options: further fields of PEFT's `LoraConfig`, by which a variant differs from LoRA.
+        options: further fields of PEFT's `LoraConfig`, which make it a variant of LoRA.
     """
     from peft import LoraConfig
 
     from peftkit.methods.lora_linear import Linear
     from peftkit.methods.peft.injection import fan_in_fan_out, modules_to_save
     from peftkit.methods.targets.checked_targets import linear_targets
-    from peftkit.methods.targets.layers import excluded
+    from peftkit.methods.targets.layers import excluded_modules
     from peftkit.methods.targets.matching import inject_checked
 
     blocks = lora.layers_to_transform
@@ -126,14 +126,14 @@ def inject_lora(
         rank_pattern=dict(lora.rank_pattern),
         alpha_pattern=dict(lora.alpha_pattern),
         use_rslora=lora.use_rslora,
-        exclude_modules=excluded(model, lora.target_modules, head),
+        exclude_modules=excluded_modules(model, lora.target_modules, head),
         modules_to_save=modules_to_save(head),
         fan_in_fan_out=fan_in_fan_out(model),
         **options,
     )
     if not options:  # a variant computes something else
         Linear.place(config)
-    own = {
+    fields = {
         "target_modules", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
     }  # fmt: skip
-    return inject_checked(model, config, lora.model_dump(include=own))
+    return inject_checked(model, config, lora.model_dump(include=fields))

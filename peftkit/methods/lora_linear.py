@@ -5,11 +5,11 @@
                dB = dh u^T            dA = du x^T
 
 The same numbers as PEFT's layer, which makes three more tensors of the size of h in the forward
-pass and two in the backward pass. PEFT uses it for every `nn.Linear` (`Linear.place` tells it to).
+pass and two in the backward pass. `Linear.place` makes PEFT use it for every `nn.Linear`.
 
 On a CPU thin products are slow: those with A and B take a sixth of a step, for 3 % of its
-multiplications. In training the weights lie in one matrix there, and u and du come out of the
-products with W:
+multiplications. So in training there the weights are in one matrix, and the products with W give
+u and du too:
 
     M = | W   B |       | h | = | W   | x + | b |       | dx     |   | W^T |
         | s A   |       | u |   | s A |     | 0 |       | du / s | = | B^T | dh
@@ -30,8 +30,8 @@ from torch.nn import functional as F
 
 
 class Linear(PeftLinear):
-    """PEFT's LoRA layer, which computes by itself in the ordinary case: one adapter, not merged,
-    without dropout, on a plain `nn.Linear`. In all others PEFT does.
+    """PEFT's LoRA layer with its own computation in the ordinary case: one adapter, not merged,
+    without dropout, on a plain `nn.Linear`. PEFT computes all other cases.
     """
 
     fused = True
@@ -41,7 +41,7 @@ class Linear(PeftLinear):
 
     @staticmethod
     def place(config: LoraConfig) -> None:
-        """Has PEFT put this layer over `nn.Linear` where it injects this configuration."""
+        """Makes PEFT wrap `nn.Linear` in this layer when it injects this configuration."""
         config._register_custom_module({_Plain: Linear})
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -68,14 +68,14 @@ class Linear(PeftLinear):
 
     @torch.no_grad()
     def _whole(self, a: Tensor, scale: float) -> Tensor:
-        """M with what A holds now; the base layer's weight is moved into it, once. B is put in
-        by the backward pass, before which another adapter may have been here.
+        """Returns M with the current A, after moving the base layer's weight into it once. The
+        backward pass writes B, since another adapter may have used M in between.
         """
         weight: Any = self.base_layer.weight
         (height, width), r = weight.shape, len(a)
         shape, whole = (height + r, width + r), self.fused_weight
         if whole is None or whole.shape != shape or whole.data_ptr() != weight.data_ptr():
-            with torch.inference_mode(False):  # the tensors of that mode cannot train
+            with torch.inference_mode(False):  # inference tensors cannot be trained
                 whole = weight.new_zeros(shape)
             whole[:height, :width] = weight
             weight.data = whole[:height, :width]
@@ -85,11 +85,11 @@ class Linear(PeftLinear):
 
     @property
     def moved(self) -> Tensor | None:
-        """The weight of the base layer, if it lies in M."""
+        """The weight of the base layer if it is in M, else None."""
         return None if self.fused_weight is None else self.base_layer.weight  # type: ignore[return-value]
 
     def unfuse(self) -> None:
-        """Gives the weight of the base layer a place of its own again."""
+        """Moves the weight of the base layer out of M into its own memory."""
         if self.fused_weight is not None:
             weight: Any = self.base_layer.weight
             weight.data = weight.data.contiguous()
@@ -113,12 +113,12 @@ class _OnlyPlain(type):
 
 
 class _Plain(nn.Linear, metaclass=_OnlyPlain):
-    """What PEFT asks whether a layer is an instance of."""
+    """The class that PEFT tests a layer against: only a plain `nn.Linear` is an instance of it."""
 
 
 def _low_rank(*operands: Any) -> Tensor:
-    found: Tensor = _LowRank.apply(*operands)  # type: ignore[no-untyped-call]
-    return found
+    output: Tensor = _LowRank.apply(*operands)  # type: ignore[no-untyped-call]
+    return output
 
 
 class _LowRank(torch.autograd.Function):
@@ -152,29 +152,29 @@ class _LowRank(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         flat, u, weight, a, b = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, needs_a, needs_b = ctx.needs_input_grad[:5]
-        of_out = gradients[0].reshape(-1, gradients[0].shape[-1])  # (tokens, out)
-        of_x = None
+        grad_out = gradients[0].reshape(-1, gradients[0].shape[-1])  # (tokens, out)
+        grad_x = None
         if ctx.whole is None or not needs_x:
-            of_u = of_out @ b.T.contiguous().T  # three times as fast on a CPU as `of_out @ b`
-            of_x = of_out @ weight if needs_x else None
+            grad_u = grad_out @ b.T.contiguous().T  # three times as fast on a CPU as `grad_out @ b`
+            grad_x = grad_out @ weight if needs_x else None
         else:
             upper = ctx.whole[: len(weight)]
             upper[:, flat.shape[1] :] = b
-            of_x, of_u = (of_out @ upper).split([flat.shape[1], len(a)], 1)
-        of_u = of_u * ctx.scale
-        if of_x is not None:
-            of_x = of_x.addmm_(of_u, a).view(*gradients[0].shape[:-1], flat.shape[1])
+            grad_x, grad_u = (grad_out @ upper).split([flat.shape[1], len(a)], 1)
+        grad_u = grad_u * ctx.scale
+        if grad_x is not None:
+            grad_x = grad_x.addmm_(grad_u, a).view(*gradients[0].shape[:-1], flat.shape[1])
         return (
-            of_x,
-            of_out.T @ flat if needs_weight else None,
-            of_out.sum(0) if needs_bias else None,
-            of_u.T @ flat if needs_a else None,
-            (u.T @ of_out).T if needs_b else None,  # four times as fast as `of_out.T @ u`
+            grad_x,
+            grad_out.T @ flat if needs_weight else None,
+            grad_out.sum(0) if needs_bias else None,
+            grad_u.T @ flat if needs_a else None,
+            (u.T @ grad_out).T if needs_b else None,  # four times as fast as `grad_out.T @ u`
             None,
             None,
         )
 
 
 def fused_lora_layers(model: nn.Module) -> list[Linear]:
-    """The LoRA layers of a model that compute by themselves where they can."""
+    """The LoRA layers of a model that have their own computation."""
     return [module for module in model.modules() if isinstance(module, Linear)]

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from peftkit.methods.fast_layers import FastLayer
 
 Layout = Literal["padded", "packed", "shared"]
-"""Examples padded to one width; behind one another in one row; the same, with the tokens that all
-begin with in the row once. A method that allows `packed` allows `shared`."""
+"""`padded`: examples padded to one width; `packed`: one after another in one row; `shared`: packed,
+with their common first tokens once. A method that allows `packed` allows `shared`."""
 
 
 class Method(OpenPart):
@@ -45,20 +45,20 @@ class Method(OpenPart):
         "saved": "`adapter_tensors`",
     }
     trains_base_weights: ClassVar[bool] = False
-    """Whether weight matrices of the base itself are trained; it is loaded in float32 then."""
+    """Whether weight matrices of the base are trained; the base is then loaded in float32."""
     mergeable: ClassVar[bool] = False
-    """Whether what is trained can be folded into the base's weights without a difference."""
+    """Whether the trained change can be folded into the base's weights exactly."""
     layouts: ClassVar[tuple[Layout, ...]] = ("padded",)
     """Batch layouts under which the method computes the right loss."""
 
     @property
     def position_offset(self) -> int:
-        """Virtual tokens that the method puts before the text; the text may be shorter by them."""
+        """Number of virtual tokens before the text, taken from the text's room."""
         return 0
 
     def refuses(self, head: Head, base: Base) -> str | None:
-        """None, or why this method cannot work with this head or base; asked when the recipe is
-        made, as far as they are known, and again when the base is open.
+        """None, or why this method cannot work with this head or base. Called when the recipe is
+        made, as far as they are known, and again when the base is opened.
         """
         return None
 
@@ -66,7 +66,7 @@ class Method(OpenPart):
         """Notes on this method in this model, before training.
 
         Args:
-            model: of shapes.
+            model: with shapes but no values.
             head: as for `inject`.
         """
         return ()
@@ -76,43 +76,43 @@ class Method(OpenPart):
         return None
 
     def refuses_steps(self, num_steps: int) -> str | None:
-        """None, or why the method cannot do its work in so many optimizer steps."""
+        """None, or why the method cannot work in this number of optimizer steps."""
         return None
 
     def refuses_merging(self, base: Base) -> str | None:
-        """None, or why what was trained on this base cannot be folded into its weights."""
+        """None, or why an adapter trained on this base cannot be folded into its weights."""
         if self.mergeable:
             return None
-        return f"{self.kind()} is no change of the base's weights; keep the adapter, or use LoRA"
+        return f"{self.kind()} is not a change of the base's weights; keep the adapter, or use LoRA"
 
     def refuses_start(self) -> str | None:
-        """None, or why training with this method cannot go on from a saved adapter."""
+        """None, or why training with this method cannot continue from a saved adapter."""
         if type(self).restore is Method.restore:
-            return f"{self.kind()} does not say how it goes on from a saved adapter"
+            return f"{self.kind()} does not define how to continue from a saved adapter"
         return None
 
     def refuses_rewinding(self) -> str | None:
-        """None, or why there is nothing between the base and what was trained."""
-        return f"{self.kind()} does not say what is between the base and what it has trained"
+        """None, or why a trained adapter cannot be applied at a smaller strength."""
+        return f"{self.kind()} does not define a smaller strength of a trained adapter"
 
     def instead(self) -> str:
         """The hint when this method does not fit a model."""
         return "use LoRA"
 
     def cost_proxy(self) -> Method:
-        """What takes as much memory and time to train, and is injected without a look at weights or
-        data: for `peftkit plan`, whose weights are random.
+        """A method that takes as much memory and time to train, and is injected without reading
+        weights or data: for `peftkit plan`, whose weights are random.
         """
         return self
 
     def in_every_block(self) -> Method:
-        """The method without its block selection, where that can be separated, to plan on large
+        """The method without its block selection, if that can be separated, for planning on large
         bases.
         """
         return self
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
-        """The model with this method's parameters and the head trainable, the rest frozen.
+        """Returns the model with this method's parameters and the head trainable, the rest frozen.
 
         Works on the meta device too, where `peftkit check` counts parameters.
 
@@ -120,12 +120,12 @@ class Method(OpenPart):
             head: names of modules that every method trains and saves whole.
 
         Raises:
-            MethodError: the model does not have what the method needs.
+            MethodError: the model lacks what the method needs.
         """
         raise NotImplementedError
 
     def fast(self, model: nn.Module) -> Sequence[FastLayer]:
-        """Layers in the model that compute what the method's plain ones do in less time; the
+        """Layers of the model that compute the same as the method's plain layers in less time; the
         self-check compares both.
         """
         return ()
@@ -135,28 +135,28 @@ class Method(OpenPart):
         return {}
 
     def undecayed(self, model: nn.Module) -> Collection[str]:
-        """Names of matrices that weight decay would pull away from where they belong; vectors, such
-        as biases and norms, are spared anyway.
+        """Names of matrices that get no weight decay, since their neutral value is not zero;
+        vectors, such as biases and norms, get none anyway.
         """
         return ()
 
     def first_selectable_step(self, num_steps: int) -> int:
-        """The optimizer step whose weights are the first that may count as the best ones."""
+        """The first optimizer step whose weights may be chosen as the best."""
         return 0
 
     def after_step(self, model: nn.Module, step: int, num_steps: int) -> None:
-        """Called after optimizer step `step` (from 1) of `num_steps`, gradients still there."""
+        """Called after optimizer step `step` (from 1) of `num_steps`, with its gradients kept."""
 
     def penalty(self, model: nn.Module) -> torch.Tensor | None:
-        """A scalar that is added to the step's mean loss, or None."""
+        """A scalar to add to the step's mean loss, or None."""
         return None
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes what was trained into an existing folder."""
+        """Writes the trained tensors into an existing folder."""
         raise NotImplementedError
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
-        """Puts what `save` wrote into a freshly loaded model, frozen, for inference.
+        """Loads what `save` wrote into a freshly loaded model, frozen, for inference.
 
         Args:
             head: as for `inject`.
@@ -167,9 +167,9 @@ class Method(OpenPart):
         raise NotImplementedError
 
     def restore(self, model: nn.Module, folder: Path) -> None:
-        """Puts what `save` wrote into a model that `inject` gave, to be trained further.
+        """Loads what `save` wrote into a model from `inject`, to train it further.
 
-        Works on the meta device too, where nothing but names and shapes is compared.
+        Works on the meta device too, where only names and shapes are compared.
 
         Raises:
             AdapterError: tensors are missing, unexpected or of other shapes, or the adapter has
@@ -180,28 +180,28 @@ class Method(OpenPart):
     def neutral_values(
         self, model: nn.Module, load_base: Callable[[], LoadedModel]
     ) -> Mapping[str, torch.Tensor | float]:
-        """Name of a parameter -> what it is, a tensor or one number, where what was trained has no
-        effect; for `methods/rewinding.py`. Those that are not named keep what was trained.
+        """Name of a parameter -> its value, a tensor or one number, at which the adapter has no
+        effect; for `methods/rewinding.py`. Parameters not named keep their trained values.
 
         Args:
-            model: as `load` gives it.
-            load_base: the base as it was before training, anew.
+            model: as `load` returns it.
+            load_base: loads the base as it was before training.
         """
         raise NotImplementedError
 
     def adapter_tensors(self, model: nn.Module) -> tuple[str, Mapping[str, torch.Tensor]]:
-        """The file that `save` writes, and what its tensors are now in a model of `load`'s."""
+        """The file that `save` writes, and the current values of its tensors in a loaded model."""
         raise NotImplementedError
 
     def merge(self, model: nn.Module) -> nn.Module:
-        """The base with what was trained folded into its weights, no longer separable.
+        """Returns the base with the adapter folded into its weights, no longer separable.
 
         Args:
-            model: as `load` gives it, on a base that is not quantized.
+            model: as `load` returns it, on a base that is not quantized.
         """
         raise NotImplementedError
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter, for those that are trained."""
+    """Name -> parameter, for the trainable ones."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.bases.base import Base
 from peftkit.methods.from_weights import (
-    cannot_be_split,
+    double_rank,
     inject_from_weights,
     save_from_weights,
-    twice_as_wide,
+    split_refusal,
 )
 from peftkit.methods.lora import LoRA
 from peftkit.methods.method import Method
 from peftkit.methods.peft.types import ADAPTER_NAME
-from peftkit.methods.reasons import saved_as_lora
+from peftkit.methods.reasons import start_refusal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,13 +35,13 @@ class OLoRA(LoRA):
     """LoRA initialised with an orthonormal basis of each weight."""
 
     def refuses(self, head: Head, base: Base) -> str | None:
-        return cannot_be_split(self, base)
+        return split_refusal(self, base)
 
     def refuses_start(self) -> str | None:
-        return saved_as_lora(self.kind())
+        return start_refusal(self.kind())
 
     def cost_proxy(self) -> Method:
-        return twice_as_wide(self)
+        return double_rank(self)
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peftkit.errors import MethodError

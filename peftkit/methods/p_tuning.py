@@ -2,8 +2,8 @@
 
     f([g(P); E(x)])        P: (num_virtual_tokens, d), g: a small network, both trained
 
-Prompt tuning whose embeddings come out of a network, which couples them; afterwards only g(P) is
-kept.
+Prompt tuning with embeddings computed by a network, which couples them; only g(P) is kept after
+training.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from peftkit.bases.base import Base
-from peftkit.methods.reasons import virtual_tokens_have_no_labels
+from peftkit.methods.reasons import token_labels_refusal
 from peftkit.methods.stored import _VirtualTokens
 
 if TYPE_CHECKING:
@@ -31,15 +31,17 @@ class PTuning(_VirtualTokens):
     encoder_reparameterization_type: Literal["MLP", "LSTM"] = "MLP"
     """The network: three linear layers, or the paper's bidirectional LSTM and two of them."""
     encoder_hidden_size: int | None = Field(default=None, ge=1)
-    """Its width; the base's hidden size if not given."""
+    """Width of the network; the base's hidden size if not given."""
     encoder_num_layers: int = Field(default=2, ge=1)
     """Layers of the LSTM."""
 
     def refuses(self, head: Head, base: Base) -> str | None:
-        return virtual_tokens_have_no_labels(self.kind(), head)
+        return token_labels_refusal(self.kind(), head)
 
     def refuses_start(self) -> str | None:
-        return "PTuning saves its prompt without the network that made it; go on with PromptTuning"
+        return (
+            "PTuning saves its prompt without the network that made it; continue with PromptTuning"
+        )
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peft import PromptEncoderConfig

@@ -3,7 +3,7 @@
     PeftMethod(config={"peft_type": "OFT", "oft_block_size": 8, "target_modules": "all-linear"})
     PeftMethod(config=peft.OFTConfig(oft_block_size=8, target_modules="all-linear"))
 
-What it computes and which papers it is from is told by PEFT's documentation. peftkit adds its
+PEFT's documentation says what each tuner computes and which paper it is from. peftkit adds its
 checks: every tensor gets a gradient, nothing else changes, what is saved reads back the same.
 """
 
@@ -20,21 +20,21 @@ from pydantic import Field, field_validator
 from peftkit.bases.base import Base
 from peftkit.methods.dora import DoRA
 from peftkit.methods.peft.adapter_config import AdapterConfig
-from peftkit.methods.peft.field_types import wrong_given
+from peftkit.methods.peft.field_types import wrong_values
 from peftkit.methods.peft.tuners import (
     CHANGE_THE_BASE,
     MERGED_BY,
     NO_BIAS,
     NOT_MERGED,
-    NOT_SERVED,
+    NOT_SUPPORTED,
     ON_QUANTIZED,
     OTHER_TARGETS,
-    STARTS_OF_OUR_OWN,
+    OWN_INITS,
     VIRTUAL,
 )
 from peftkit.methods.peft.types import config_classes, kind_of
 from peftkit.methods.prefix_tuning import PrefixTuning
-from peftkit.methods.reasons import no_weaker_virtual_tokens, virtual_tokens_have_no_labels
+from peftkit.methods.reasons import rewinding_refusal, token_labels_refusal
 from peftkit.methods.stored import _StoredByPeft
 from peftkit.methods.targets.targets import ALL_LINEAR
 from peftkit.parts.json_values import as_json
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from peftkit.data.head import Head
 
 FIELD = "method.config"
-"""Of a recipe, in which the settings are."""
+"""The recipe's field with the settings."""
 SET_BY_PEFTKIT = ("task_type", "inference_mode", "base_model_name_or_path", "revision")
 
 
@@ -58,33 +58,33 @@ class PeftMethod(_StoredByPeft):
 
     @field_validator("config", mode="before")
     @classmethod
-    def _fields(cls, value: Any) -> Any:
+    def _from_peft_config(cls, value: Any) -> Any:
         if dataclasses.is_dataclass(value) and hasattr(value, "peft_type"):  # a peft.PeftConfig
-            given = {
+            changed = {
                 field.name: getattr(value, field.name)
                 for field in dataclasses.fields(value)
-                if getattr(value, field.name) not in (field.default, _made(field))
+                if getattr(value, field.name) not in (field.default, _factory_default(field))
             }
-            value = {**given, "peft_type": kind_of(value)}
+            value = {**changed, "peft_type": kind_of(value)}
         return value
 
     @field_validator("config")
     @classmethod
-    def _plain(cls, value: dict[str, object]) -> dict[str, object]:
+    def _check_config(cls, value: dict[str, object]) -> dict[str, object]:
         if not isinstance(kind := value.get("peft_type"), str):
             raise ValueError("needs a `peft_type`, such as `OFT`")
-        if found := [name for name in SET_BY_PEFTKIT if value.get(name) is not None]:
-            raise ValueError(f"`{found[0]}` is set by peftkit")
-        if reason := NOT_SERVED.get(kind):
-            raise ValueError(f"{kind} is not served: {reason}")
+        if reserved := [name for name in SET_BY_PEFTKIT if value.get(name) is not None]:
+            raise ValueError(f"`{reserved[0]}` is set by peftkit")
+        if reason := NOT_SUPPORTED.get(kind):
+            raise ValueError(f"{kind} is not supported: {reason}")
         start = str(value.get("init_lora_weights", "")).lower()
-        if start.startswith(STARTS_OF_OUR_OWN):
+        if start.startswith(OWN_INITS):
             raise ValueError(
-                f"`init_lora_weights` {start} is more than a configuration can say; use PiSSA, "
-                "OLoRA or EVA"
+                f"`init_lora_weights` {start} needs more than a configuration; use PiSSA, OLoRA or "
+                "EVA"
             )
         if value.get("megatron_config"):
-            raise ValueError("`megatron_config` is for layers of Megatron's, which no base has")
+            raise ValueError("`megatron_config` is for Megatron's layers, which no base has")
         virtual = value.get("num_virtual_tokens")
         if kind in VIRTUAL and not (isinstance(virtual, int) and virtual > 0):
             raise ValueError(f"`num_virtual_tokens` is {virtual!r}, not a positive number")
@@ -92,22 +92,22 @@ class PeftMethod(_StoredByPeft):
             plain: dict[str, object] = as_json(value)
         except TypeError as error:
             raise ValueError(f"cannot be recorded: {error}") from error
-        if wrong := next(wrong_given(plain), ""):
+        if wrong := next(wrong_values(plain), ""):
             raise ValueError(wrong)
         return plain
 
     @property
-    def _given(self) -> AdapterConfig:
+    def _settings(self) -> AdapterConfig:
         """The settings, by their types."""
         return AdapterConfig(self.config)
 
     @property
     def position_offset(self) -> int:
-        return self._given.whole("num_virtual_tokens") or 0
+        return self._settings.whole("num_virtual_tokens") or 0
 
     def refuses(self, head: Head, base: Base) -> str | None:
-        kind = self._given.kind
-        if kind in VIRTUAL[:2] and (reason := virtual_tokens_have_no_labels(kind, head)):
+        kind = self._settings.kind
+        if kind in VIRTUAL[:2] and (reason := token_labels_refusal(kind, head)):
             return reason
         if base.quantization == "none":
             return None
@@ -116,12 +116,12 @@ class PeftMethod(_StoredByPeft):
         if kind in ON_QUANTIZED:
             return None
         return (
-            f"PEFT's {kind} is not known to compute right on {base.quantization} weights; use LoRA "
-            f'on {base.quantization}, or {kind} with `base.quantization = "none"`'
+            f"PEFT's {kind} is not known to compute correctly on {base.quantization} weights; use "
+            f'LoRA on {base.quantization}, or {kind} with `base.quantization = "none"`'
         )
 
     def refuses_checkpointing(self) -> str | None:
-        if self._given.kind == "PREFIX_TUNING":
+        if self._settings.kind == "PREFIX_TUNING":
             return PrefixTuning().refuses_checkpointing()
         return None
 
@@ -129,25 +129,25 @@ class PeftMethod(_StoredByPeft):
         if self.config.get("layer_replication"):
             return (
                 "its blocks are copies that share their weights (`layer_replication`), and each "
-                "copy adds its own, so that it cannot be folded into them; keep the adapter"
+                "copy has its own update, which cannot be folded into them; keep the adapter"
             )
-        if found := [name for name in NOT_MERGED if self.config.get(name)]:
-            return f"{NOT_MERGED[found[0]]} (`{found[0]}`); keep the adapter"
-        if (kind := self._given.kind) in MERGED_BY:
+        if names := [name for name in NOT_MERGED if self.config.get(name)]:
+            return f"{NOT_MERGED[names[0]]} (`{names[0]}`); keep the adapter"
+        if (kind := self._settings.kind) in MERGED_BY:
             return MERGED_BY[kind].refuses_merging(base)
         return (
-            "whether a merge is exact is not known of every tuner of PEFT, so that peftkit does "
-            f"not merge {kind}; keep the adapter, or use LoRA"
+            f"it is not known whether a merge of PEFT's {kind} is exact, so peftkit does not merge "
+            "it; keep the adapter, or use LoRA"
         )
 
     def refuses_rewinding(self) -> str | None:
         from peftkit.methods.rewinding import REWOUND
 
-        kind = self._given.kind
+        kind = self._settings.kind
         if self.position_offset:
-            return no_weaker_virtual_tokens(kind)
+            return rewinding_refusal(kind)
         if kind not in REWOUND:
-            return f"what of PEFT's {kind} carries its strength is not known; LoRA can be rewound"
+            return f"the tensors that scale PEFT's {kind} are not known; LoRA can be rewound"
         whole = [n for n in CHANGE_THE_BASE if self.config.get(n) not in (None, [], False, "none")]
         if whole:
             return f"`{whole[0]}` trains parts of the base beside {kind}; leave it out"
@@ -157,8 +157,8 @@ class PeftMethod(_StoredByPeft):
         if not self.position_offset:
             return None
         return (
-            "PEFT computes virtual tokens when it saves, and PeftMethod cannot put them back for "
-            "training; use PrefixTuning or PromptTuning"
+            "PEFT computes virtual tokens when it saves them, and PeftMethod cannot restore them "
+            "for training; use PrefixTuning or PromptTuning"
         )
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
@@ -179,21 +179,21 @@ class PeftMethod(_StoredByPeft):
         return inject_checked(model, config, self.config, FIELD)
 
     def instead(self) -> str:
-        if self._given.kind != "LORA":
+        if self._settings.kind != "LORA":
             return super().instead()
         return f"name the layers to adapt with `{FIELD}.target_modules`"
 
     def notes(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
         from peftkit.methods.targets.layers import note_on_left_out
 
-        told = note_on_left_out(model, self._given.targets, head, self._given.kind)
-        return (*told, *self._note_on_biases(model, head))
+        left_out = note_on_left_out(model, self._settings.targets, head, self._settings.kind)
+        return (*left_out, *self._note_on_biases(model, head))
 
     def _note_on_biases(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
-        """What a person should know where LoRA's own biases have none of the base's to go into."""
+        """A note if LoRA's biases are in layers that have no bias in the base."""
         from peftkit.methods.targets.layers import ends_in, linear_names
 
-        wanted = self._given.targets or ALL_LINEAR
+        wanted = self._settings.targets or ALL_LINEAR
         pattern = isinstance(wanted, str) and wanted != ALL_LINEAR
         if pattern or not self.config.get("lora_bias"):
             return ()
@@ -204,11 +204,11 @@ class PeftMethod(_StoredByPeft):
         return (NO_BIAS,)
 
     def _check_targets(self, model: nn.Module, config: Any, head: tuple[str, ...]) -> None:
-        """Raises MethodError where targets are no layers that can be adapted."""
+        """Raises MethodError if a target is not a layer that can be adapted."""
         from peftkit.methods.targets.checked_targets import linear_targets, named_modules
         from peftkit.methods.targets.patterns import check_pattern
 
-        kind = self._given.kind
+        kind = self._settings.kind
         wanted, field = getattr(config, "target_modules", None), f"{FIELD}.target_modules"
         if not wanted:
             return
@@ -220,30 +220,30 @@ class PeftMethod(_StoredByPeft):
             check_pattern(model, wanted, head, (), field)
 
     def _exclude(self, model: nn.Module, config: Any, head: tuple[str, ...]) -> None:
-        """Keeps the tuner out of the head, and out of what `all-linear` leaves out."""
-        from peftkit.methods.targets.layers import excluded, linear_names
+        """Excludes the head, and the layers that `all-linear` leaves out."""
+        from peftkit.methods.targets.layers import excluded_modules, linear_names
 
-        wanted, kind = getattr(config, "target_modules", None) or "", self._given.kind
+        wanted, kind = getattr(config, "target_modules", None) or "", self._settings.kind
         if hasattr(config, "exclude_modules"):
-            ours = excluded(model, wanted, head, kind) or ()
-            given = config.exclude_modules or ()
-            if isinstance(given, str):  # a pattern, to which ours are added
-                config.exclude_modules = "|".join([f"({given})", *(rf"(.*\.)?{n}" for n in ours)])
+            ours = excluded_modules(model, wanted, head, kind) or ()
+            users = config.exclude_modules or ()
+            if isinstance(users, str):  # a pattern, to which ours are added
+                config.exclude_modules = "|".join([f"({users})", *(rf"(.*\.)?{n}" for n in ours)])
             else:
-                config.exclude_modules = [*given, *ours] or None
+                config.exclude_modules = [*users, *ours] or None
         elif wanted == ALL_LINEAR:
             config.target_modules = linear_names(model, head, kind)
 
     def _peft_config(self, task_type: str) -> Any:
-        """PEFT's configuration object.
+        """Builds PEFT's configuration object.
 
         Raises:
             MethodError: PEFT does not know the type, one of the fields, or a value.
         """
         from peftkit.errors import MethodError, did_you_mean, quoted
 
-        given = {name: value for name, value in self.config.items() if name != "peft_type"}
-        kind, kinds = self._given.kind, config_classes()
+        settings = {name: value for name, value in self.config.items() if name != "peft_type"}
+        kind, kinds = self._settings.kind, config_classes()
         if kind not in kinds:
             raise MethodError(
                 f"`method.config.peft_type` is `{kind}`, which PEFT does not have",
@@ -251,18 +251,18 @@ class PeftMethod(_StoredByPeft):
             )
         chosen = kinds[kind]
         known = {field.name for field in dataclasses.fields(chosen)}
-        if unknown := [name for name in given if name not in known]:
+        if unknown := [name for name in settings if name not in known]:
             raise MethodError(
                 f"`method.config.{unknown[0]}`: {chosen.__name__} has no such field",
                 did_you_mean(unknown[0], known) or f"it has {quoted(sorted(known), 60)}",
             )
-        _check_choices(chosen, given)
+        _check_choices(chosen, settings)
         try:
-            with warnings.catch_warnings():  # of what has no effect beside the other settings
+            with warnings.catch_warnings():  # about a setting that the others make useless
                 warnings.filterwarnings("error", ".*(ignored|only supported for)", UserWarning)
-                made: Any = chosen
-                return made(**given, task_type=task_type)
-        except Exception as error:  # PEFT's own checks are of many kinds
+                build: Any = chosen
+                return build(**settings, task_type=task_type)
+        except Exception as error:  # PEFT's checks raise many types
             raise MethodError(f"`method.config`: {chosen.__name__} refuses it: {error}") from error
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
@@ -272,19 +272,19 @@ class PeftMethod(_StoredByPeft):
         return (load_virtual if self.position_offset else load_peft)(model, folder)
 
 
-def _check_choices(chosen: Any, given: Mapping[str, object]) -> None:
-    """Raises MethodError if a value is none of those that PEFT lists for its field."""
+def _check_choices(chosen: Any, settings: Mapping[str, object]) -> None:
+    """Raises MethodError if a value is not among those that PEFT lists for its field."""
     from peftkit.errors import MethodError, did_you_mean, quoted
 
     for name, hint in get_type_hints(chosen).items():
         values = get_args(hint) if get_origin(hint) is Literal else ()
-        if values and name in given and given[name] not in values:
+        if values and name in settings and settings[name] not in values:
             raise MethodError(
-                f"`{FIELD}.{name}` is {given[name]!r}, which PEFT does not have",
-                did_you_mean(str(given[name]), values) or f"it has {quoted(values)}",
+                f"`{FIELD}.{name}` is {settings[name]!r}, which PEFT does not have",
+                did_you_mean(str(settings[name]), values) or f"it has {quoted(values)}",
             )
 
 
-def _made(field: dataclasses.Field[Any]) -> Any:
-    """The default of a field that makes a new one each time."""
+def _factory_default(field: dataclasses.Field[Any]) -> Any:
+    """The default that a field's factory makes; None if it has no factory."""
     return None if field.default_factory is dataclasses.MISSING else field.default_factory()

@@ -4,8 +4,8 @@ arXiv:2404.02948).
     W = U S V^T,  A_0 = sqrt(S_r / s) V_r^T,  B_0 = U_r sqrt(S_r / s)        the r largest of S
     h = (W - s B_0 A_0) x + s B A x                                    A, B start at A_0, B_0
 
-LoRA that starts from the principal part of W instead of from nothing, and trains that. What is
-saved is an ordinary LoRA of rank 2r for the unchanged base (appendix C of the paper).
+LoRA that starts from the principal part of W instead of from nothing, and trains that part. Saved
+as an ordinary LoRA of rank 2r for the unchanged base (appendix C of the paper).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pydantic import Field
 
 from peftkit.bases.base import Base
 from peftkit.methods.from_weights import (
-    cannot_be_split,
+    double_rank,
     inject_from_weights,
     save_from_weights,
-    twice_as_wide,
+    split_refusal,
 )
 from peftkit.methods.lora import LoRA
 from peftkit.methods.method import Method
 from peftkit.methods.peft.types import ADAPTER_NAME
-from peftkit.methods.reasons import saved_as_lora
+from peftkit.methods.reasons import start_refusal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,17 +38,17 @@ class PiSSA(LoRA):
     """LoRA initialised with the largest singular values of each weight."""
 
     niter: int = Field(default=0, ge=0)
-    """Subspace iterations of a randomised SVD, for which 16 is accurate and much quicker on large
-    layers; 0 for the exact SVD."""
+    """Subspace iterations of a randomised SVD; 16 is accurate and much faster than the exact SVD on
+    large layers. 0 for the exact SVD."""
 
     def refuses(self, head: Head, base: Base) -> str | None:
-        return cannot_be_split(self, base)
+        return split_refusal(self, base)
 
     def refuses_start(self) -> str | None:
-        return saved_as_lora(self.kind())
+        return start_refusal(self.kind())
 
     def cost_proxy(self) -> Method:
-        return twice_as_wide(self)
+        return double_rank(self)
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         kind = f"pissa_niter_{self.niter}" if self.niter else "pissa"

@@ -3,9 +3,9 @@
     attention(q, [P_k; K], [P_v; V])        P_k, P_v: (num_virtual_tokens, d) in every layer
 
 Every layer attends to trained keys and values before those of the text. The paper trains the
-prefix through a small network (`prefix_projection`), which it drops afterwards; and it starts from
-what the model itself computes of words, without which few data end in noise (section 7.4). PEFT
-starts from a normal distribution.
+prefix through a small network (`prefix_projection`), which it drops afterwards. It starts from the
+model's own activations of words; any other start gives noise on few data (section 7.4). PEFT starts
+from a normal distribution.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 
 class PrefixTuning(_VirtualTokens):
-    """Trains keys and values that stand before the text in every layer."""
+    """Trains keys and values that precede the text's in every layer."""
 
     num_virtual_tokens: int = Field(default=20, ge=1)
     """Length of the prefix; the paper uses 10 for tables and 200 for summaries."""
     prefix_init: Literal["words", "random"] = "words"
-    """Where the prefix starts: at the keys and values that a decoder has for random tokens of its
-    vocabulary, or anywhere. Encoders keep none, and a projected prefix starts anywhere too."""
+    """Start of the prefix: a decoder's keys and values of random tokens of its vocabulary, or
+    random numbers. Encoders, which keep none, and a projected prefix start from random numbers."""
     prefix_projection: bool = False
     """Whether the prefix is trained through a two-layer network."""
     encoder_hidden_size: int | None = Field(default=None, ge=1)
-    """Width of that network; the base's hidden size if not given."""
+    """Width of the network; the base's hidden size if not given."""
 
     def refuses_checkpointing(self) -> str | None:
         return (
-            "PrefixTuning keeps its prefix in the cache of keys and values, which is not there "
-            "when activations are computed again; use PromptTuning, LoRA or a smaller "
+            "PrefixTuning keeps its prefix in the cache of keys and values, which is missing when "
+            "activations are recomputed; use PromptTuning, LoRA or a smaller "
             "`training.micro_batch_tokens` instead"
         )
 
@@ -74,8 +74,8 @@ class PrefixTuning(_VirtualTokens):
 
 
 def _start_at_words(injected: Any, count: int) -> None:
-    """Sets the prefix to a decoder's keys and values of random tokens, as if they stood before the
-    text; leaves it where the model keeps no keys and values, or others than PEFT's prefix has.
+    """Sets the prefix to a decoder's keys and values of random tokens before the text; leaves it if
+    the model keeps no keys and values, or of another shape than PEFT's prefix.
     """
     import torch
 

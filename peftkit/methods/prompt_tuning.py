@@ -3,8 +3,8 @@ arXiv:2104.08691).
 
     f([P; E(x)])        P: (num_virtual_tokens, d), trained; E: the frozen embeddings
 
-The least a method can train. The paper finds it as good as full fine-tuning at 10B parameters and
-far below it under 1B, with a learning rate of 0.3 and 100 virtual tokens.
+The fewest parameters a method can train. The paper finds it as good as full fine-tuning at 10B
+parameters and far below it under 1B, with a learning rate of 0.3 and 100 virtual tokens.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from peftkit.bases.base import Base
 from peftkit.methods.peft.types import ADAPTER_NAME
-from peftkit.methods.reasons import virtual_tokens_have_no_labels
+from peftkit.methods.reasons import token_labels_refusal
 from peftkit.methods.stored import _VirtualTokens
 
 if TYPE_CHECKING:
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 
 
 class PromptTuning(_VirtualTokens):
-    """Trains embeddings that stand before the text."""
+    """Trains embeddings that precede the text's."""
 
     num_virtual_tokens: int = Field(default=20, ge=1)
     """Length of the prompt."""
     prompt_tuning_init: Literal["RANDOM", "SAMPLE_VOCAB", "TEXT"] = "SAMPLE_VOCAB"
-    """Where the prompt starts: anywhere, at the embeddings of random tokens (better in the paper's
-    figure 3), or at those of `prompt_tuning_init_text`."""
+    """Start of the prompt: random numbers, the embeddings of random tokens (better in the paper's
+    figure 3), or those of `prompt_tuning_init_text`."""
     prompt_tuning_init_text: str = ""
     """Text to start from; cut or repeated to the length of the prompt."""
 
     @model_validator(mode="after")
-    def _text(self) -> Self:
+    def _check_text(self) -> Self:
         if (self.prompt_tuning_init == "TEXT") != bool(self.prompt_tuning_init_text):
             raise ValueError(
-                '`prompt_tuning_init_text` and `prompt_tuning_init="TEXT"` need each other'
+                '`prompt_tuning_init_text` goes with `prompt_tuning_init="TEXT"`; give both'
             )
         return self
 
     def refuses(self, head: Head, base: Base) -> str | None:
-        return virtual_tokens_have_no_labels(self.kind(), head)
+        return token_labels_refusal(self.kind(), head)
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peft import PromptTuningConfig
@@ -72,9 +72,9 @@ class PromptTuning(_VirtualTokens):
         return injected
 
     def _text_ids(self, model: nn.Module) -> list[int]:
-        """Tokens of the text to start from, as many as there are virtual ones.
+        """Ids of the start text's tokens, as many as there are virtual tokens.
 
-        PEFT would take special tokens among them, and unknown ones without a word.
+        PEFT would add special tokens, and accept unknown ones silently.
         """
         from transformers import AutoTokenizer
 
@@ -87,7 +87,7 @@ class PromptTuning(_VirtualTokens):
         if not ids or tokenizer.unk_token_id in ids:
             raise MethodError(
                 f"`method.prompt_tuning_init_text`: the base does not know all of `{text}`",
-                "start from words of its vocabulary; added tokens have nothing to start from yet",
+                "use words of its vocabulary; added tokens have no trained embeddings yet",
             )
         repeated = ids * -(-self.num_virtual_tokens // len(ids))
         return repeated[: self.num_virtual_tokens]

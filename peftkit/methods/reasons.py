@@ -1,4 +1,4 @@
-"""Why a method cannot work somewhere, where several methods share the reason."""
+"""Reasons that several methods share for refusing a base, a head, a start or rewinding."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from peftkit.data.head import Head
 
 
-def quantized_weights_are_not_trained(kind: str, base: Base) -> str | None:
-    """For methods that train the base's own weights."""
+def quantized_refusal(kind: str, base: Base) -> str | None:
+    """None, or why a method that trains the base's own weights refuses this base."""
     if base.quantization == "none":
         return None
     return (
@@ -20,24 +20,24 @@ def quantized_weights_are_not_trained(kind: str, base: Base) -> str | None:
     )
 
 
-def virtual_tokens_have_no_labels(kind: str, head: Head) -> str | None:
-    """For methods that put virtual tokens into the text, and tasks with a label for each token."""
+def token_labels_refusal(kind: str, head: Head) -> str | None:
+    """None, or why a method with virtual tokens in the text refuses a label for each token."""
     if head.task_type != "TOKEN_CLS":
         return None
     return (
-        f"{kind} puts virtual tokens into the text, and a token classifier gives outputs for them "
-        "that no label answers; use PrefixTuning, whose virtual tokens have no outputs, or LoRA"
+        f"{kind} puts virtual tokens into the text, and a token classifier has outputs for them "
+        "but no labels; use PrefixTuning, whose virtual tokens have no outputs, or LoRA"
     )
 
 
-def saved_as_lora(kind: str) -> str:
-    """Why such an adapter is gone on with as what it was saved as."""
-    return f"{kind} is saved as a LoRA of twice its `r` and `lora_alpha`; go on with LoRA"
+def start_refusal(kind: str) -> str:
+    """Why training cannot continue from such an adapter with its own method."""
+    return f"{kind} is saved as a LoRA of twice its `r` and `lora_alpha`; continue with LoRA"
 
 
-def no_weaker_virtual_tokens(kind: str) -> str:
-    """Why there is no smaller strength of virtual tokens."""
+def rewinding_refusal(kind: str) -> str:
+    """Why virtual tokens have no smaller strength."""
     return (
-        f"{kind} puts virtual tokens before the text, and nothing is between having them and not "
-        "having them; LoRA can be rewound"
+        f"{kind} puts virtual tokens before the text, and they have no smaller strength; LoRA can "
+        "be rewound"
     )

@@ -1,11 +1,11 @@
-"""Rewinding: a trained adapter at a smaller strength, between its base and what it became.
+"""Rewinding: applies a trained adapter at a smaller strength, between the base and full strength.
 
-    t(s) = t_0 + s (t - t_0)        s = 1: as it was trained;  s = 0: the base
+    t(s) = t_0 + s (t - t_0)        s = 1: as trained;  s = 0: the base
 
-t is a trained tensor, t_0 what it is where the adapter has no effect. Of weights that were trained
-themselves this is WiSE-FT (Wortsman et al. 2022, arXiv:2109.01903), t_0 being the base's; of a LoRA
-it is W + s (scale B A), t being B and t_0 zero; of a factor of IA3 t_0 is one. Of DoRA, B goes to
-zero and the magnitude to the norm of W. A head, and what is not named, stays as it was trained.
+t is a trained tensor, t_0 its value at which the adapter has no effect. For trained base weights,
+t_0 is the base's weight (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903). For LoRA, t is B and t_0
+zero, which gives W + s (scale B A). For a factor of IA3, t_0 is one. For DoRA, B goes to zero and
+the magnitude to the norm of W. The head, and tensors without a t_0, keep their trained values.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ PEFT_STARTS: dict[str, dict[str, float]] = {
     "BOTTLENECK": {"bottleneck_up": 0.0},
     "LOHA": {"hada_w1_a": 0.0},  # (w1_a w1_b) * (w2_a w2_b)
     "LOKR": {"lokr_w1": 0.0, "lokr_w1_a": 0.0},  # w1, or w1_a w1_b, (x) w2
-    "OFT": {"oft_R": 0.0},  # of which the rotation is made; zero is none
+    "OFT": {"oft_R": 0.0},  # zero gives no rotation
     "VERA": {"vera_lambda_b": 0.0},
 }
-"""Type of PEFT -> part of the names of those of its tensors that carry the strength -> t_0."""
+"""PEFT's type -> name part of the tensors that scale the adapter -> t_0."""
 REWOUND = (*PEFT_STARTS, "LN_TUNING")
-"""Tuners of PEFT that can be rewound."""
+"""PEFT's tuners that can be rewound."""
 
 
 class Rewinding:
-    """What of a loaded model is moved between the base and what was trained.
+    """Moves the trained tensors of a loaded model between t_0 and t.
 
     Args:
-        starts: as `Method.starts` gives them.
-        added_ids: tokens that the base did not know, whose embeddings stay as they were trained.
+        starts: as `Method.neutral_values` returns them.
+        added_ids: ids of added tokens, whose embeddings keep their trained values.
     """
 
     def __init__(self, model: Any, starts: Starts, added_ids: Sequence[int] = ()) -> None:
@@ -54,23 +54,23 @@ class Rewinding:
         for name, start in starts.items():
             parameter = parameters[name]
             trained = parameter.detach().clone()
-            begun = torch.as_tensor(start, dtype=trained.dtype, device=trained.device)
-            begun = begun.expand_as(trained)
+            neutral = torch.as_tensor(start, dtype=trained.dtype, device=trained.device)
+            neutral = neutral.expand_as(trained)
             if added_ids and any(parameter is weight for weight in vocabularies):
-                begun = begun.clone()
-                begun[list(added_ids)] = trained[list(added_ids)]
-            self._moved.append((parameter, trained, begun))
+                neutral = neutral.clone()
+                neutral[list(added_ids)] = trained[list(added_ids)]
+            self._moved.append((parameter, trained, neutral))
 
     @torch.no_grad()
     def to(self, scale: float) -> None:
-        """Gives the model a strength; 1 is what was trained and 0 the base, to the last bit."""
+        """Sets the strength; 1 gives the trained tensors and 0 the base, to the last bit."""
         for parameter, trained, start in self._moved:
             between = torch.lerp(start.float(), trained.float(), scale)
             parameter.data.copy_({0.0: start, 1.0: trained}.get(scale, between))
 
 
 def peft_starts(model: nn.Module) -> dict[str, Tensor | float]:
-    """Of a model with one adapter of PEFT.
+    """Name -> t_0, for a model with one PEFT adapter.
 
     Raises:
         MethodError: its type is neither in `PEFT_STARTS` nor LN_TUNING.
@@ -80,39 +80,39 @@ def peft_starts(model: nn.Module) -> dict[str, Tensor | float]:
     if kind == "LN_TUNING":
         return _norm_starts(model)
     if kind not in PEFT_STARTS:
-        raise MethodError(f"what of PEFT's {kind} carries its strength is not known")
-    found: dict[str, Tensor | float] = {}
+        raise MethodError(f"the tensors that scale PEFT's {kind} are not known")
+    starts: dict[str, Tensor | float] = {}
     for name, _ in model.named_parameters():
         for part, start in PEFT_STARTS[kind].items():
             if part in name.split("."):
-                found[name] = start
-    return {**found, **_dora_starts(model)}
+                starts[name] = start
+    return {**starts, **_dora_starts(model)}
 
 
 def _norm_starts(model: nn.Module) -> dict[str, Tensor | float]:
-    """PEFT keeps the base's norm beside the trained copy."""
-    part, own = ".ln_tuning_layers.default.", ".base_layer."
-    named = dict(model.named_parameters())
-    return {name: named[name.replace(part, own)] for name in named if part in name}
+    """Name -> t_0, for LN_TUNING: PEFT keeps the base's norm beside the trained copy."""
+    trained, base = ".ln_tuning_layers.default.", ".base_layer."
+    parameters = dict(model.named_parameters())
+    return {n: parameters[n.replace(trained, base)] for n in parameters if trained in n}
 
 
 def _dora_starts(model: nn.Module) -> dict[str, Tensor | float]:
-    """Magnitudes that are the norms of the base's weights, as PEFT computes them."""
+    """Name -> t_0, for DoRA's magnitudes: the base weights' norms, as PEFT computes them."""
     from peft.utils.integrations import dequantize_module_weight
 
-    found: dict[str, Tensor | float] = {}
+    starts: dict[str, Tensor | float] = {}
     part = ".lora_magnitude_vector.default"
     for name, vector in list(model.named_modules()):
         if name.endswith(part):
             layer: Any = model.get_submodule(name.removesuffix(part))
             weight = dequantize_module_weight(layer.get_base_layer()).detach()
             norm: Any = vector.get_weight_norm
-            found[f"{name}.weight"] = norm(weight, weight.new_zeros(()), 1.0)
-    return found
+            starts[f"{name}.weight"] = norm(weight, weight.new_zeros(()), 1.0)
+    return starts
 
 
 def base_starts(base: LoadedModel, names: Sequence[str]) -> dict[str, Tensor | float]:
-    """Of parameters of the base that were trained in their place, but for those of the head."""
+    """Name -> t_0, for the base's parameters that were trained themselves, without the head's."""
     below = tuple(f"{module}." for module in base.head)
     parameters = dict(base.model.named_parameters())
     return {name: parameters[name].detach() for name in names if not name.startswith(below)}

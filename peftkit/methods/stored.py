@@ -1,6 +1,6 @@
-"""How what was trained is kept: the layouts that methods share.
+"""Storage that methods share: PEFT's files, or the trained tensors under their own names.
 
-A method chooses one by its base class and writes `inject` only.
+A method chooses one by its base class and then defines only `inject`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftkit.methods.method import Method
-from peftkit.methods.reasons import no_weaker_virtual_tokens
+from peftkit.methods.reasons import rewinding_refusal
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,7 +58,7 @@ class _StoredByPeft(Method):
 
 
 class _VirtualTokens(_StoredByPeft):
-    """Virtual tokens before the text: as `_StoredByPeft`, and right in batches."""
+    """As `_StoredByPeft`, for virtual tokens before the text; correct in batches."""
 
     num_virtual_tokens: int
 
@@ -72,7 +72,7 @@ class _VirtualTokens(_StoredByPeft):
         return load_virtual(model, folder)
 
     def refuses_rewinding(self) -> str | None:
-        return no_weaker_virtual_tokens(self.kind())
+        return rewinding_refusal(self.kind())
 
     def restore(self, model: nn.Module, folder: Path) -> None:
         from peftkit.methods.virtual_tokens import restore_virtual

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from peftkit.bases.base import Base
 from peftkit.methods.method import Layout
-from peftkit.methods.reasons import quantized_weights_are_not_trained
+from peftkit.methods.reasons import quantized_refusal
 from peftkit.methods.stored import _StoredAsTensors
 from peftkit.wording import plural
 
@@ -33,23 +33,23 @@ class TopLayers(_StoredAsTensors):
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
 
     k: int = Field(default=2, ge=1)
-    """Blocks that are trained, counted from the last one; in an encoder-decoder, of the decoder."""
+    """Number of blocks to train, counted from the last; in an encoder-decoder, of the decoder."""
 
     def refuses(self, head: Head, base: Base) -> str | None:
-        return quantized_weights_are_not_trained(self.kind(), base)
+        return quantized_refusal(self.kind(), base)
 
     def trained_names(self, model: nn.Module, head: tuple[str, ...]) -> list[str]:
         from peftkit.bases.architectures import stacks
         from peftkit.errors import MethodError
         from peftkit.methods.trained_layout import parameters_of
 
-        found = stacks(model)
-        if not found:
+        block_lists = stacks(model)
+        if not block_lists:
             raise MethodError(
                 f"{type(model).__name__} has no list of blocks, so its top layers are unknown",
                 "use LoRA, or FullFineTuning",
             )
-        name, blocks = found[-1]
+        name, blocks = block_lists[-1]
         if self.k > len(blocks):
             raise MethodError(
                 f"`method.k` is {self.k}, but {type(model).__name__} has "
@@ -64,8 +64,8 @@ class TopLayers(_StoredAsTensors):
 def modules_after(model: nn.Module, block: str) -> list[str]:
     """Names of the modules with weights that are used only after a block: final norm, pooler.
 
-    Found by watching a forward pass on two tokens, since the order of definition tells nothing. The
-    output layer of a language model is not among them.
+    Found by watching a forward pass on two tokens, since the order of definition need not be that
+    of use. The output layer of a language model is left out.
     """
     import torch
 
@@ -94,8 +94,8 @@ def modules_after(model: nn.Module, block: str) -> list[str]:
             handle.remove()
     if block not in order:
         raise MethodError(
-            f"{type(model).__name__} does not call its blocks, so that what comes after the last "
-            "of them is unknown",
+            f"{type(model).__name__} does not call its blocks, so what follows the last one is "
+            "unknown",
             "use LoRA, or FullFineTuning",
         )
     last = max(index for index, name in enumerate(order) if name == block)

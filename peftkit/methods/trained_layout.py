@@ -1,4 +1,4 @@
-"""Saving and loading exactly the trained tensors, for methods that add none to the model."""
+"""Saves and loads exactly the trained tensors, for methods that add none to the model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ WEIGHTS = "trained.safetensors"
 
 
 def save_trained(model: nn.Module, folder: Path) -> None:
-    """Writes the trainable parameters under their names in the model, but for the rows of added
-    tokens, which have a file of their own.
+    """Writes the trainable parameters under their names in the model, except the rows of added
+    tokens, which have their own file.
     """
-    tensors = {n: p.detach().cpu().contiguous() for n, p in _own_parameters(model).items()}
+    tensors = {n: p.detach().cpu().contiguous() for n, p in _without_added_rows(model).items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
@@ -31,10 +31,10 @@ def parameters_of(model: nn.Module, modules: Iterable[str]) -> list[str]:
 
 
 def load_trained(model: nn.Module, folder: Path, expected: Iterable[str]) -> nn.Module:
-    """The model with the parameters of these names replaced.
+    """Returns the model with the parameters of these names replaced by the saved ones.
 
     Raises:
-        AdapterError: the file holds others, or of other shapes.
+        AdapterError: names or shapes in the file are not the expected ones.
     """
     parameters = dict(model.named_parameters())
     shapes = {name: tuple(parameters[name].shape) for name in expected}
@@ -46,20 +46,20 @@ def load_trained(model: nn.Module, folder: Path, expected: Iterable[str]) -> nn.
 
 
 def restore_trained(model: nn.Module, folder: Path) -> None:
-    """Gives the trainable parameters the values of a folder.
+    """Loads the tensors of a folder into the trainable parameters.
 
     Raises:
-        AdapterError: the file holds others, or of other shapes.
+        AdapterError: names or shapes in the file are not the model's.
     """
-    fill_tensors(_own_parameters(model), folder / WEIGHTS)
+    fill_tensors(_without_added_rows(model), folder / WEIGHTS)
 
 
 def fill_tensors(live: Mapping[str, Tensor], file: Path) -> None:
-    """Copies the tensors of a file into those of a model, in place: these keep their dtype,
-    whatever the file's. On the meta device names and shapes are compared, and nothing is copied.
+    """Copies the tensors of a file into a model's, in place; these keep their dtype. On the meta
+    device it only compares names and shapes.
 
     Raises:
-        AdapterError: the file holds others, or of other shapes.
+        AdapterError: names or shapes in the file are not the model's.
     """
     compare_tensors(file, {name: tuple(tensor.shape) for name, tensor in live.items()})
     for name, tensor in load_file(file).items():
@@ -67,15 +67,15 @@ def fill_tensors(live: Mapping[str, Tensor], file: Path) -> None:
             live[name].data.copy_(tensor)
 
 
-def _own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The trainable ones but for the rows of added tokens."""
+def _without_added_rows(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> trainable parameter, without the rows of added tokens."""
     rows = {id(parameter) for parameter in added_rows(model).values()}
     return {n: p for n, p in trainable_parameters(model).items() if id(p) not in rows}
 
 
 def float_norms(model: nn.Module, names: Iterable[str]) -> None:
-    """Normalization layers some of whose parameters have these names become float32 as a whole:
-    torch takes no bfloat16 weight beside a float32 bias there.
+    """Makes the normalization layers with parameters of these names float32 as a whole: torch takes
+    no bfloat16 weight beside a float32 bias there.
     """
     for owner in {name.rpartition(".")[0] for name in names}:
         if "norm" in type(module := model.get_submodule(owner)).__name__.lower():
@@ -84,9 +84,9 @@ def float_norms(model: nn.Module, names: Iterable[str]) -> None:
 
 def compare_tensors(file: Path, expected: dict[str, tuple[int, ...]]) -> None:
     """Raises AdapterError unless a safetensors file holds exactly these names and shapes."""
-    found = _shapes(file)
-    missing = [f"`{name}` is missing" for name in sorted(expected.keys() - found.keys())]
-    _raise_if_wrong(file, [*missing, *_differences(found, expected)])
+    shapes = _shapes(file)
+    missing = [f"`{name}` is missing" for name in sorted(expected.keys() - shapes.keys())]
+    _raise_if_wrong(file, [*missing, *_differences(shapes, expected)])
 
 
 def compare_present(file: Path, expected: dict[str, tuple[int, ...]]) -> None:
@@ -98,7 +98,7 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the tensors in a safetensors file."""
     if not file.is_file():
         raise AdapterError(
-            f"no file `{file}`", "the adapter is of another method; give the one it was saved by"
+            f"no file `{file}`", "another method saved the adapter; give that method"
         )
     try:
         with safe_open(str(file), framework="pt") as opened:
@@ -108,14 +108,14 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _differences(
-    found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
+    shapes: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
 ) -> list[str]:
     return [
-        *(f"`{name}` is unexpected" for name in sorted(found.keys() - expected.keys())),
+        *(f"`{name}` is unexpected" for name in sorted(shapes.keys() - expected.keys())),
         *(
-            f"`{name}` has shape {found[name]}, not {expected[name]}"
-            for name in sorted(expected.keys() & found.keys())
-            if found[name] != expected[name]
+            f"`{name}` has shape {shapes[name]}, not {expected[name]}"
+            for name in sorted(expected.keys() & shapes.keys())
+            if shapes[name] != expected[name]
         ),
     ]
 

@@ -1,10 +1,10 @@
-"""What prefix tuning, prompt tuning and p-tuning share: virtual tokens before the text.
+"""Virtual tokens before the text, shared by prefix tuning, prompt tuning and p-tuning.
 
 PEFT puts them before the padding of a left-padded row, [virtual][padding][text]. In a decoder
-that is wrong twice: positions count the padding, and a classifier that is given embeddings reads
-the last position, padding or not. A hook before the base model's forward pass makes it
+that is wrong twice: positions count the padding, and a classifier that gets embeddings reads the
+last position, padding or not. A hook before the base model's forward pass makes it
 [padding][virtual][text] with positions that count tokens only, so that training, scoring and
-`generate` are right in batches, whoever calls the model.
+`generate` are correct in batches, whoever calls the model.
 """
 
 from __future__ import annotations
@@ -30,87 +30,86 @@ if TYPE_CHECKING:
     import peft
 
 SIZES = ("num_layers", "token_dim", "num_attention_heads", "num_transformer_submodules")
-"""Fields of virtual tokens that are sizes of the base."""
+"""Fields of a virtual tokens' configuration that are sizes of the base."""
 
 
 def inject_virtual(
     model: nn.Module, config: peft.PromptLearningConfig, field: str = "method"
 ) -> nn.Module:
-    """The model with virtual tokens, right in batches.
+    """Returns the model with virtual tokens, correct in batches.
 
     Args:
-        field: of the recipe in which the configuration's settings are, for messages.
+        field: the recipe's field with the configuration's settings, for messages.
 
     Raises:
-        MethodError: the architecture has no place for them.
+        MethodError: the architecture cannot take them.
     """
     base: Any = model
     if base.config.is_encoder_decoder and config.task_type != "SEQ_2_SEQ_LM":
         raise MethodError(
-            f"{type(model).__name__} reads the text's token ids on the way, and virtual tokens "
-            "have none",
+            f"{type(model).__name__} also reads the text's token ids, and virtual tokens have none",
             "use LoRA for this task, or virtual tokens with a sequence-to-sequence head",
         )
     if config.task_type == "QUESTION_ANS" and getattr(base.config, "type_vocab_size", 1) > 1:
         raise MethodError(
             f"{type(model).__name__} tells question and text apart by segments, which PEFT drops "
-            "where there are virtual tokens",
+            "with virtual tokens",
             "use LoRA",
         )
-    if config.peft_type == "PREFIX_TUNING" and not _takes_a_cache(base):
+    if config.peft_type == "PREFIX_TUNING" and not _accepts_cache(base):
         raise MethodError(
-            f"{type(model).__name__} takes no cache of keys and values, where a prefix would be",
+            f"{type(model).__name__} takes no cache of keys and values, which would hold a prefix",
             "use LoRA",
         )
     _check_sizes(base, config, field)
-    if config.num_attention_heads is None:  # PEFT knows some of the names that this may have
+    if config.num_attention_heads is None:  # PEFT knows only some of the names for it
         config.num_attention_heads = getattr(base.config, "num_attention_heads", None)
-    return placed_by_hook(inject_peft(model, config, field))
+    return add_placing_hooks(inject_peft(model, config, field))
 
 
 def _check_sizes(base: Any, config: peft.PromptLearningConfig, field: str) -> None:
-    """Raises MethodError if sizes that a user gave are not the base's, which PEFT reads itself."""
+    """Raises MethodError if sizes that the user set are not the base's, which PEFT can read."""
     from peft.utils import other
 
-    given = [name for name in SIZES if getattr(config, name) is not None]
-    if not given or base.config.is_encoder_decoder:
+    set_sizes = [name for name in SIZES if getattr(config, name) is not None]
+    if not set_sizes or base.config.is_encoder_decoder:
         return
-    own, asked = copy.copy(config), copy.copy(config)
+    of_base, of_user = copy.copy(config), copy.copy(config)
     for name in SIZES:
-        setattr(own, name, None)
+        setattr(of_base, name, None)
     try:
         complete: Any = other._prepare_prompt_learning_config
-        own, asked = (complete(config, base.config) for config in (own, asked))
+        of_base, of_user = (complete(config, base.config) for config in (of_base, of_user))
     except ValueError:  # PEFT does not know the names of the sizes
         return
-    own.num_transformer_submodules = 1
-    wrong = [name for name in given if getattr(asked, name) != getattr(own, name)]
+    of_base.num_transformer_submodules = 1
+    wrong = [name for name in set_sizes if getattr(of_user, name) != getattr(of_base, name)]
     if config.peft_type != "PREFIX_TUNING" and config.token_dim == embedding_width(base):
         wrong = [name for name in wrong if name != "token_dim"]
     if wrong:
         raise MethodError(
             f"`{field}.{wrong[0]}` is {getattr(config, wrong[0])}, and {type(base).__name__} has "
-            f"{getattr(own, wrong[0])}",
+            f"{getattr(of_base, wrong[0])}",
             "leave it out: it is read from the base",
         )
 
 
-def _takes_a_cache(base: Any) -> bool:
-    """Whether the model, or the trunk under its head, can be given past keys and values."""
+def _accepts_cache(base: Any) -> bool:
+    """Whether the model, or the trunk under its head, accepts past keys and values."""
     trunk = getattr(base, base.base_model_prefix, base)
-    asked = (trunk,) if is_pooled(base) else (base, trunk)
-    return any("past_key_values" in inspect.signature(m.forward).parameters for m in asked)
+    modules = (trunk,) if is_pooled(base) else (base, trunk)
+    return any("past_key_values" in inspect.signature(m.forward).parameters for m in modules)
 
 
 def load_virtual(
     model: nn.Module, folder: Path, settings: Mapping[str, object] | None = None
 ) -> nn.Module:
-    """`load_peft`, right in batches."""
-    return placed_by_hook(load_peft(model, folder, settings))
+    """Loads an adapter as `load_peft` does, correct in batches."""
+    return add_placing_hooks(load_peft(model, folder, settings))
 
 
 def restore_virtual(model: nn.Module, folder: Path) -> None:
-    """Gives the virtual tokens and the head of a model the values of a folder.
+    """Loads a folder's virtual tokens and head into a model.
 
     Raises:
         AdapterError: as `restore_peft`.
@@ -127,22 +126,22 @@ def restore_virtual(model: nn.Module, folder: Path) -> None:
 
 
 def embedding_width(model: nn.Module) -> int:
-    """Of the input embeddings; ELECTRA's and ALBERT's are narrower than the hidden states."""
+    """Width of the input embeddings; ELECTRA's and ALBERT's are narrower than the hidden states."""
     embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
     return int(embeddings.weight.shape[1])
 
 
-def placed_by_hook(model: nn.Module) -> nn.Module:
-    """The model with the hook of this module on its base, if that reads from left to right; a
-    classifier that pools hidden states is told how many are of virtual tokens.
+def add_placing_hooks(model: nn.Module) -> nn.Module:
+    """Returns the model with hooks on its base: `_place` if that reads from left to right, and
+    `_count_virtual` if it is a classifier that pools hidden states.
     """
     base: Any = model.base_model
     config: Any = model.peft_config[ADAPTER_NAME]  # type: ignore[index]
     in_cache = config.peft_type == "PREFIX_TUNING"
     pooled = is_pooled(base)
     if pooled and not in_cache:
-        tell = partial(_tell, count=config.num_virtual_tokens)
-        base.register_forward_pre_hook(tell, with_kwargs=True)
+        count = partial(_count_virtual, count=config.num_virtual_tokens)
+        base.register_forward_pre_hook(count, with_kwargs=True)
     if reads_left_to_right(base):
         reads_last = config.task_type == "SEQ_CLS" and not in_cache and not pooled
         hook = partial(_place, in_cache=in_cache, reads_last=reads_last)
@@ -151,9 +150,9 @@ def placed_by_hook(model: nn.Module) -> nn.Module:
 
 
 def reads_left_to_right(base: Any) -> bool:
-    """Whether the model is a decoder: what it makes of a token does not depend on later ones.
+    """Whether the model is a decoder: a token's hidden state does not depend on later tokens.
 
-    Tried out, since not every architecture says so.
+    Found by a forward pass, since not every architecture says so.
     """
     if base.config.is_encoder_decoder or base.device.type == "meta":
         return False
@@ -168,10 +167,10 @@ def reads_left_to_right(base: Any) -> bool:
     return bool(torch.allclose(hidden[0, 0], hidden[1, 0], rtol=1e-4, atol=1e-5))
 
 
-def _tell(
+def _count_virtual(
     _: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, count: int
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """The forward hook of a classifier that pools: embeddings begin with virtual tokens."""
+    """The forward hook of a pooling classifier: passes how many embeddings are virtual tokens."""
     if kwargs.get("inputs_embeds") is None:
         return None
     return args, {**kwargs, "num_virtual_tokens": count}
@@ -185,7 +184,8 @@ def _place(
     in_cache: bool,
     reads_last: bool,
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """The forward hook.
+    """The forward hook of a decoder: moves padding before the virtual tokens, and counts positions
+    without it.
 
     Args:
         in_cache: whether virtual tokens are keys and values in the cache (prefix tuning), where
@@ -215,12 +215,12 @@ def _place(
 
 
 def _positions(mask: Tensor, width: int) -> Tensor:
-    """Positions of the last `width` columns, (rows, width), counting what is no padding."""
+    """Positions of the last `width` columns, (rows, width), without counting padding."""
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -width:]
 
 
 def window(config: Any) -> int | None:
-    """Tokens that a sliding layer of the model looks back, if it has such layers."""
+    """How many tokens a sliding layer of the model looks back; None if it has no such layers."""
     types = getattr(config, "layer_types", None)
     if types is not None and "sliding_attention" not in types:
         return None
@@ -231,11 +231,11 @@ def window(config: Any) -> int | None:
 
 
 def _check_window(base: Any, length: int) -> None:
-    """Raises MethodError where padding between prefix and text would use up a sliding window."""
+    """Raises MethodError if padding between prefix and text would use up a sliding window."""
     size = window(base.config)
     if size is not None and length > size:
         raise MethodError(
             f"{type(base).__name__} looks back {size} tokens, and padding between the prefix and "
             f"the text counts among them (the rows have {length})",
-            "generate from prompts of one length at a time, as `peftkit` does by itself",
+            "generate from prompts of one length at a time, as `peftkit` does",
         )

@@ -1,1 +1,1 @@
-"""What recipes are made of: frozen values, JSON, problems reported at once, scripts."""
+"""The building blocks of recipes: frozen values, JSON, problems reported at once, scripts."""

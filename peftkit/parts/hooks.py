@@ -1,4 +1,4 @@
-"""Finds classes that were written for an earlier contract of their family."""
+"""Refuses classes that were written for an earlier contract of their family."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ def check_hooks(cls: type[Any], family: type[Any], renamed: Mapping[str, str]) -
     """Raises RecipeError if a class has hooks of an earlier contract.
 
     Args:
-        renamed: names that the family's hooks had -> what is in their place.
+        renamed: former name of a hook -> its replacement.
     """
     wrong = [
         f"`{name}` is {renamed[name]} now" for name in sorted(renamed.keys() & vars(cls).keys())
     ]
-    for name, own in vars(cls).items():
+    for name, method in vars(cls).items():
         hook = getattr(family, name, None)
-        if not (inspect.isfunction(own) and inspect.isfunction(hook)):
+        if not (inspect.isfunction(method) and inspect.isfunction(hook)):
             continue
-        of_old = "tokenizer" in _names(own) and "tokenizer" not in _names(hook)
-        if of_old or not _takes(own, hook):
+        outdated = "tokenizer" in _names(method) and "tokenizer" not in _names(hook)
+        if outdated or not _fits(method, hook):
             wrong.append(f"`{name}` takes ({', '.join(_names(hook))}) now")
     if wrong:
         raise RecipeError(
@@ -36,16 +36,16 @@ def _names(hook: Any) -> list[str]:
     return list(inspect.signature(hook).parameters)
 
 
-def _takes(own: Any, hook: Any) -> bool:
-    """Whether a function can be called as a hook is: with all of its parameters, and without those
+def _fits(method: Any, hook: Any) -> bool:
+    """Whether a method can be called as a hook is: with all of its parameters, and without those
     that have a default.
     """
     parameters = inspect.signature(hook).parameters.values()
-    given = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    least = [p.name for p in parameters if p.name in given and p.default is p.empty]
+    most = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    least = [p.name for p in parameters if p.name in most and p.default is p.empty]
     try:
-        for names in (given, least):
-            inspect.signature(own).bind(*names)
+        for names in (most, least):
+            inspect.signature(method).bind(*names)
     except TypeError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""A JSON object that another program wrote, with its values by the types that are expected."""
+"""A JSON object that another program wrote, with values read by the expected type."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from peftkit.errors import AdapterError
 class JsonObject(Mapping[str, object]):
     """The object in a JSON file, or within one.
 
-    As a mapping it gives values as they are. `text`, `number` and the like give a value of that
-    type, an empty one where the name is missing or null, and raise AdapterError for another type.
+    As a mapping it returns values as they are. `text`, `number` and the like return a value of that
+    type, or an empty one if the name is missing or null, and raise AdapterError for another type.
     """
 
     content: Mapping[str, object]

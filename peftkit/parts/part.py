@@ -1,8 +1,8 @@
-"""What a recipe is made of: frozen values that refuse unknown fields.
+"""The parts of a recipe: frozen values that refuse unknown fields.
 
 A `Part` is a closed value (a base, a training budget). An `OpenPart` is a family that
 anyone may extend (tasks, methods): each class registers itself under its `kind`, which is its
-name for peftkit's own classes and `module:Class` for everybody else's.
+name for peftkit's own classes and `module:Class` for all others.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from peftkit.parts.hooks import check_hooks
 
 @dataclass
 class Collector:
-    """Problems of all parts that one recipe script built, so that they are told at once."""
+    """Collects the problems of all parts that one recipe script builds, to report them at once."""
 
     failed: list[tuple[Part, ValidationError]] = field(default_factory=list)
     parents: dict[int, tuple[Part, str]] = field(default_factory=dict)
     """id of a part -> the part that holds it, and under which field."""
 
     def path(self, part: Part) -> tuple[str, ...]:
-        """Dotted place of a part in the recipe; its class name where it was never placed."""
+        """Names of the fields that lead to a part; its class name if no part holds it."""
         names: list[str] = []
         while id(part) in self.parents:
             part, name = self.parents[id(part)]
@@ -66,7 +66,7 @@ class Part(BaseModel):
             collector.failed.append((self, error))
             object.__setattr__(self, "__dict__", {})  # hollow: only its problems are used
         except AttributeError:
-            if not collector.failed:  # else a hollow part inside was asked for a field
+            if not collector.failed:  # else it read a field of a hollow part
                 raise
             object.__setattr__(self, "__dict__", {})
 
@@ -82,7 +82,7 @@ class OpenPart(Part):
 
     kinds: ClassVar[dict[str, type[OpenPart]]] = {}
     renamed_hooks: ClassVar[Mapping[str, str]] = {}
-    """Names of hooks that the family had earlier -> what is in their place now."""
+    """Former name of a hook -> its replacement."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -96,12 +96,12 @@ class OpenPart(Part):
 
     @classmethod
     def _family(cls) -> type[OpenPart]:
-        """The direct subclass of `OpenPart` that a class is of."""
+        """The direct subclass of `OpenPart` that a class belongs to."""
         return next(parent for parent in cls.__mro__ if OpenPart in parent.__bases__)
 
     @classmethod
     def kind(cls) -> str:
-        """What the recipe records: `LoRA`, or `my_module:MyMethod` for a class from elsewhere."""
+        """The name in a recipe: `LoRA`, or `my_module:MyMethod` for a class from elsewhere."""
         module = cls.__module__
         if module.startswith("peftkit."):
             return cls.__name__
@@ -135,7 +135,7 @@ class OpenPart(Part):
                 f"its module is imported only with `--trust-module {module}`"
             )
         guess = did_you_mean(str(kind), cls.kinds)
-        return f"`kind` is `{kind}`, which is none of {known}" + (f"; {guess}" if guess else "")
+        return f"`kind` is `{kind}`, not one of {known}" + (f"; {guess}" if guess else "")
 
     @model_serializer(mode="wrap")
     def _record_kind(self, dump: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:

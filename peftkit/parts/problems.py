@@ -1,4 +1,4 @@
-"""All problems of a recipe at once, each with its field, what was found, and did-you-mean."""
+"""Reports all problems of a recipe at once, each with its field, the value, and did-you-mean."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def all_problems(what: str) -> Iterator[None]:
         try:
             yield
         except Exception:
-            if not collector.failed:  # else a consequence of a hollow part
+            if not collector.failed:  # else it follows from a hollow part
                 raise
     if problems := problems_of(collector):
         raise problems_error(what, problems)
@@ -49,7 +49,7 @@ def problems_of(collector: Collector) -> list[str]:
 
 
 def parse(model: type[Part], text: str, what: str) -> Any:
-    """A part from JSON text; every problem at once as one `RecipeError`."""
+    """Reads a part from JSON text; raises every problem at once as one `RecipeError`."""
     try:
         value = json.loads(text, object_pairs_hook=unrepeated)
     except (ValueError, RecursionError) as error:  # its text has the line and column
@@ -59,7 +59,7 @@ def parse(model: type[Part], text: str, what: str) -> Any:
     strange = [name for name in value if name not in model.model_fields]
     if len(strange) > max(3, len(value) - len(strange)):  # another file, not a slip in one
         raise RecipeError(
-            f"{what} is no {model.__name__}: it has {quoted(strange[:4])} and more",
+            f"{what} is not a {model.__name__}: it has {quoted(strange[:4])} and more",
             f"fields of a {model.__name__} are {quoted(sorted(model.model_fields))}",
         )
     try:
@@ -69,7 +69,7 @@ def parse(model: type[Part], text: str, what: str) -> Any:
 
 
 def problems_error(what: str, problems: list[str]) -> RecipeError:
-    """One error of all problems: one line, or a count and a line each."""
+    """One error for all problems: one line, or a count and a line each."""
     if len(problems) == 1:
         return RecipeError(f"{what}: {problems[0]}")
     lines = "".join(f"\n  {problem}" for problem in problems)
@@ -79,10 +79,11 @@ def problems_error(what: str, problems: list[str]) -> RecipeError:
 def describe(
     error: ValidationError, model: type[Part], path: tuple[str, ...], value: object = None
 ) -> list[str]:
-    """A line for each problem: the dotted field, what was found, and did-you-mean.
+    """A line for each problem: the dotted field, the value found, and did-you-mean.
 
-    `path` is where `model` stands in the recipe; `value` is what was validated (it tells the
-    kinds of open parts, so that their fields can be suggested).
+    Args:
+        path: the place of `model` in the recipe.
+        value: what was validated; it shows the kinds of open parts, whose fields are suggested.
     """
     lines: dict[str, None] = {}
     for details in error.errors():
@@ -97,21 +98,21 @@ def _describe_one(
     tags = ("str", "int", "float", "bool")  # pydantic names the branch of a union too
     names = [str(n) for n in location if n not in tags and not re.search(r"[\[(-]", str(n))]
     where = ".".join((*path, *names)) or "recipe"
-    found = details["input"]
+    shown = _shown(details["input"])
     if details["type"] == "extra_forbidden":
         fields = _fields_at(model, value, location[:-1])
         guess = did_you_mean(str(location[-1]), fields)
         known = f"fields here are {quoted(sorted(fields), 30)}"
-        return f"{where}: no such field (found {_shown(found)}); {guess or known}"
+        return f"{where}: no such field (found {shown}); {guess or known}"
     if details["type"] == "missing":
         return f"{where}: required, but not given"
     if details["type"] == "unknown_kind":
         return f"{where}: {details['msg']}"
     message = details["msg"].removeprefix("Value error, ")
     message = message.replace("Input should", "should", 1)
-    if details["type"] == "value_error" and isinstance(found, Part | Mapping):
+    if details["type"] == "value_error" and isinstance(details["input"], Part | Mapping):
         return f"{where}: {message}"
-    return f"{where}: {message} (found {_shown(found)})"
+    return f"{where}: {message} (found {shown})"
 
 
 def _shown(value: object) -> str:

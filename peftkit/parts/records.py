@@ -1,4 +1,4 @@
-"""Dataclasses as JSON: what a record is in a file, and in memory again."""
+"""Writes dataclasses as JSON, and reads them back."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import TypeAdapter
 
 RecordT = TypeVar("RecordT")
 IF_SET = {"written": "if set"}
-"""Metadata of a field that the JSON lacks where its value is None."""
+"""Metadata of a field that is left out of the JSON if its value is None."""
 
 
 def to_json(value: Any) -> Any:
-    """A value as JSON has it: a dataclass as an object, its fields in order; a tuple as a list."""
+    """Makes a JSON value: a dataclass becomes an object, its fields in order; a tuple a list."""
     if is_dataclass(value):
         pairs = ((field, getattr(value, field.name)) for field in fields(value))
         return {
@@ -29,7 +29,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: type[RecordT], value: Any) -> RecordT:
-    """A dataclass from JSON. A field that is missing takes its default, an unknown one is left out.
+    """Makes a dataclass from JSON. A missing field takes its default, an unknown one is ignored.
 
     Raises:
         ValueError: a field without a default is missing, or one has a value of another type.

@@ -62,8 +62,8 @@ def import_file(path: Path) -> Any:
 
 
 def refuse_shadowing(script: Path) -> None:
-    """Raises RecipeError if a script is named like an installed module, which libraries that want
-    that one would import in its place.
+    """Raises RecipeError if a script has the name of an installed module: libraries that need the
+    module would import the script instead.
     """
     name = script.stem
     installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
@@ -84,8 +84,8 @@ def script_errors(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        own = [frame.lineno for frame in frames if Path(frame.filename).name == path.name]
-        line = error.lineno if isinstance(error, SyntaxError) else (own[-1] if own else None)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).name == path.name]
+        line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
         where = f"`{path}`" + (f", line {line}" if line else "")
         raise RecipeError(
             f"{where}: {type(error).__name__}: {error}", "`--debug` shows the traceback"

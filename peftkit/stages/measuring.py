@@ -28,7 +28,7 @@ from peftkit.bases.opened import OpenedBase
 from peftkit.data.encoded import Encoded
 from peftkit.errors import MethodError
 from peftkit.methods.method import Layout, Method, trainable_parameters
-from peftkit.methods.targets.targets import names_a_block
+from peftkit.methods.targets.targets import has_block_number
 from peftkit.recipe import Recipe
 from peftkit.stages.small_copies import least_blocks, shrink_base
 from peftkit.training.forward.batching import Worst, padded_tokens, worst_micro_batch
@@ -151,7 +151,7 @@ def names_blocks(method: Method) -> bool:
     for setting, value in settings.items():
         if setting.endswith(("_modules", "_parameters", "_to_save", "_pattern")) and value:
             names += [value] if isinstance(value, str) else [str(name) for name in value]
-    return any(map(names_a_block, names))
+    return any(map(has_block_number, names))
 
 
 def _measure_copy(num_blocks: int, trial: Trial, method: Method) -> Cost:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from peftkit.errors import SHELL, Interrupted, exit_code
+from peftkit.errors import SIGNAL_BASE, Interrupted, exit_code
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -103,8 +103,8 @@ def _handled(signals: Signals) -> Iterator[None]:
         if signals.raising or signals.code:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
-            sys.exit(SHELL + number)
-        signals.code = SHELL + number
+            sys.exit(SIGNAL_BASE + number)
+        signals.code = SIGNAL_BASE + number
 
     before = {number: signal.signal(number, record) for number in HANDLED}
     _current.append(signals)

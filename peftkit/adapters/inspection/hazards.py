@@ -13,7 +13,7 @@ from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
 from peftkit.methods.peft.adapter_config import AdapterConfig
-from peftkit.methods.peft.field_types import as_found
+from peftkit.methods.peft.field_types import shown_value
 
 PATTERNS = ("target_modules", "exclude_modules", "feedforward_modules", "target_parameters")
 """Fields of PEFT's configurations that are regular expressions where they are texts."""
@@ -82,13 +82,13 @@ def _wrong_numbers(config: AdapterConfig) -> Iterator[str]:
     for name, most in LIMITS.items():
         if (value := config.get(name)) is not None:
             if type(value) is not int or value < 0:
-                yield f"`{name}` is {as_found(value)}, and must be a whole number"
+                yield f"`{name}` is {shown_value(value)}, and must be a whole number"
             elif value > most:
                 yield f"`{name}` is {value:,}; {most:,} is the most that is loaded"
     alpha = config.get("lora_alpha")
     if alpha is not None and not (isinstance(alpha, int | float) and abs(alpha) < LARGEST_NUMBER):
         more = "" if isinstance(alpha, int | float) else ", and must be a number"
-        yield f"`lora_alpha` is {as_found(alpha)}{more}"
+        yield f"`lora_alpha` is {shown_value(alpha)}{more}"
 
 
 def _wrong_mapping(mapping: object) -> Iterator[str]:

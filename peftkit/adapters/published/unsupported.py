@@ -17,7 +17,7 @@ from peftkit.adapters.published.overlapping_keys import check_ranks
 from peftkit.bases.base import Base
 from peftkit.errors import AdapterError, quoted
 from peftkit.methods.peft.adapter_config import AdapterConfig, read_config
-from peftkit.methods.peft.tuners import NOT_SERVED
+from peftkit.methods.peft.tuners import NOT_SUPPORTED
 from peftkit.methods.peft_method import PeftMethod
 from peftkit.tasks.task import Task
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from peftkit.data.rows import Table
 
 NOT_LOADED = {
-    kind: NOT_SERVED[kind]
+    kind: NOT_SUPPORTED[kind]
     for kind in (
         "CARTRIDGE", "CPT", "LILY", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA",
     )
@@ -45,7 +45,7 @@ class _SavedByPeft(PeftMethod):
 
     @field_validator("config")
     @classmethod
-    def _plain(cls, value: dict[str, object]) -> dict[str, object]:
+    def _check_config(cls, value: dict[str, object]) -> dict[str, object]:
         return value
 
     def refuses(self, head: Head, base: Base) -> str | None:

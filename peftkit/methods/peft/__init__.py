@@ -1,1 +1,1 @@
-"""How PEFT does it: its settings, its layers, its files."""
+"""PEFT's settings, layers and files."""

@@ -34,7 +34,7 @@ def read_config(folder: Path) -> AdapterConfig:
     """The adapter_config.json of a folder; empty if there is none.
 
     Raises:
-        AdapterError: it is no JSON object.
+        AdapterError: it is not a JSON object.
     """
     file = folder / CONFIG
     if not file.is_file():

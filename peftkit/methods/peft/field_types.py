@@ -1,7 +1,7 @@
-"""Fields of a configuration whose value is of another type than PEFT declares.
+"""Finds configuration fields with a value of another type than PEFT declares.
 
-PEFT checks no types: a text such as "false" counts as true. The standard library only, as in
-`adapters/inspecting`; the names are those of PEFT 0.21.
+PEFT checks no types: a text such as "false" counts as true. Standard library only, as in
+`adapters/inspection`; the names are those of PEFT 0.21.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _NAMES: dict[tuple[str, ...], str] = {
     ("list", "table"): "trainable_token_indices",
 }
 KINDS = {name: kinds for kinds, names in _NAMES.items() for name in names.split()}
-"""Fields of PEFT's types -> what their value may be, apart from null."""
+"""PEFT's field -> the types that its value may have, apart from null."""
 WORDS = {
     "flag": "true or false", "number": "a number", "text": "a text", "list": "a list",
     "table": "a table of names and values",
@@ -82,68 +82,70 @@ NOT_NULL: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("FOURIERFT", "WAVEFT"), ("n_frequency_pattern",)),
     "C3A": ("block_size_pattern",),
 }  # fmt: skip
-"""Types of PEFT -> fields that it cannot read where they are null."""
-OF_TEXTS = (
+"""PEFT's type -> fields that it cannot read if they are null."""
+HOLD_TEXTS = (
     "exclude_modules", "feedforward_modules", "layers_pattern", "modules_to_save",
     "target_modules", "target_parameters",
 )  # fmt: skip
-"""Fields that hold texts where they are lists."""
-JUDGED_APART = (
+"""Fields that hold texts if they are lists."""
+CHECKED_ELSEWHERE = (
     "r", "init_r", "target_r", "lora_alpha", "num_virtual_tokens", "num_layers", "token_dim",
     "num_attention_heads", "encoder_hidden_size", "encoder_num_layers", "auto_mapping",
     "num_transformer_submodules", "layer_replication", "megatron_config", "megatron_core",
     *PATTERNS,
 )  # fmt: skip
-"""Those whose values `hazards` judges, types and all."""
+"""Fields with values that `hazards` checks, including their types."""
 
 
 def wrong_types(config: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
-    """What is wrong with the types of values, what that means, and what to do."""
+    """Yields what is wrong with the type of a value, what follows from it, and the hint."""
     for name, value in config.items():
         if value is None:
             if name in NOT_NULL.get(str(config.get("peft_type")), ()):
                 example = "0" if name.endswith("dropout") else "{}"
                 yield (
                     f"`{name}` is null in adapter_config.json",
-                    f"PEFT needs a value there; what it writes by default is {example}",
+                    f"PEFT needs a value there, and writes {example} by default",
                     f"if that is what was trained: `--adapter-setting {name}={example}`",
                 )
-        elif (kinds := KINDS.get(name)) and name not in JUDGED_APART and not _fits(value, kinds):
-            yield _told(name, value, " or ".join(WORDS[kind] for kind in kinds))
-        elif name in OF_TEXTS and isinstance(value, list):
+        elif (
+            (kinds := KINDS.get(name)) and name not in CHECKED_ELSEWHERE and not _fits(value, kinds)
+        ):
+            yield _problem(name, value, " or ".join(WORDS[kind] for kind in kinds))
+        elif name in HOLD_TEXTS and isinstance(value, list):
             other = [item for item in value if not isinstance(item, str)]
-            yield from (_told(name, item, "a text", "holds") for item in other[:1])
+            yield from (_problem(name, item, "a text", "holds") for item in other[:1])
 
 
-def wrong_given(config: Mapping[str, object]) -> Iterator[str]:
-    """What is wrong with the values that a user gives a configuration, by themselves."""
+def wrong_values(config: Mapping[str, object]) -> Iterator[str]:
+    """Yields what is wrong with each value that a user gives a configuration, seen by itself."""
     for name, value in config.items():
         kinds = KINDS.get(name)
-        judged = name.endswith("_pattern") and name != "layers_pattern"  # where it is put in
-        if value is None or kinds is None or judged:
+        checked = name.endswith("_pattern") and name != "layers_pattern"  # at injection
+        if value is None or kinds is None or checked:
             continue
         no_flag = value is False and not {"flag", "number"}.intersection(kinds)
         if no_flag or not _fits(value, kinds):
-            yield f"`{name}` is {as_found(value)}, not {' or '.join(WORDS[k] for k in kinds)}"
+            yield f"`{name}` is {shown_value(value)}, not {' or '.join(WORDS[k] for k in kinds)}"
             continue
         texts = _as_list(value)
         if name == "modules_to_save" and isinstance(value, str):
-            yield f"`{name}` is {as_found(value)}; give a list, `[{value!r}]`"
-        elif name in OF_TEXTS:
-            other = [as_found(item) for item in texts if not isinstance(item, str)]
+            yield f"`{name}` is {shown_value(value)}; give a list, `[{value!r}]`"
+        elif name in HOLD_TEXTS:
+            other = [shown_value(item) for item in texts if not isinstance(item, str)]
             yield from (f"`{name}` holds {item}, not a text" for item in other[:1])
-            if not other and (isinstance(value, str) or name in ALWAYS):
-                yield from (wrong for text in texts for wrong in _no_expression(name, str(text)))
-        elif name in OF_BLOCKS and not all(type(block) is int for block in _as_list(value)):
-            yield f"`{name}` is {as_found(value)}; give whole numbers, from 0"
-        elif not all(isinstance(part, list) for part in _inside(name, value)):
-            yield f"`{name}` is {as_found(value)}; {NESTED[name]}"
+            if not other and (isinstance(value, str) or name in ALWAYS_PATTERNS):
+                yield from (wrong for text in texts for wrong in _wrong_pattern(name, str(text)))
+        elif name in HOLD_BLOCKS and not all(type(block) is int for block in _as_list(value)):
+            yield f"`{name}` is {shown_value(value)}; give whole numbers, from 0"
+        elif not all(isinstance(part, list) for part in _inner_lists(name, value)):
+            yield f"`{name}` is {shown_value(value)}; {NESTED[name]}"
 
 
-OF_BLOCKS = ("layers_to_transform",)
+HOLD_BLOCKS = ("layers_to_transform",)
 """Fields that hold numbers of blocks."""
-ALWAYS = ("layers_pattern",)
-"""Those of `OF_TEXTS` whose items are regular expressions; the others are if they are a text."""
+ALWAYS_PATTERNS = ("layers_pattern",)
+"""Fields of `HOLD_TEXTS` with regular expressions as items; the others are one if a text."""
 NESTED = {
     "layer_replication": "give a beginning and an end for each span, `[[0, 2], [1, 2]]`",
     "trainable_token_indices": "give ids, or a list of them for each module",
@@ -154,41 +156,41 @@ def _as_list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _inside(name: str, value: Any) -> list[Any]:
-    """What must be lists in the value of a field."""
+def _inner_lists(name: str, value: Any) -> list[Any]:
+    """The parts of a field's value that must be lists."""
     if name == "layer_replication":
         return list(value)
     return list(value.values()) if name in NESTED and isinstance(value, dict) else []
 
 
-def _no_expression(name: str, text: str) -> Iterator[str]:
+def _wrong_pattern(name: str, text: str) -> Iterator[str]:
     try:
         re.compile(text)
     except re.error as error:
-        yield f"`{name}`: `{text}` is no regular expression: {error}"
+        yield f"`{name}`: `{text}` is not a regular expression: {error}"
 
 
-def as_found(value: Any) -> str:
-    """A value in words that tell a text from a number."""
+def shown_value(value: Any) -> str:
+    """A value as messages show it, with texts told from numbers."""
     return f"the text {value[:40]!r}" if isinstance(value, str) else str(value)[:40]
 
 
-def _told(name: str, value: Any, wanted: str, verb: str = "is") -> tuple[str, str, str]:
+def _problem(name: str, value: Any, wanted: str, verb: str = "is") -> tuple[str, str, str]:
     return (
-        f"`{name}` {verb} {as_found(value)}, not {wanted}",
-        "PEFT checks no types, and computes with it as it is",
+        f"`{name}` {verb} {shown_value(value)}, not {wanted}",
+        "PEFT checks no types, and computes with this value",
         "ask whoever published it, or correct it in a copy if you know what was trained",
     )
 
 
 def _fits(value: Any, kinds: tuple[str, ...]) -> bool:
     if not value and not isinstance(value, str | int | float) and "number" not in kinds:
-        return True  # PEFT takes what is empty for nothing
-    found = {
+        return True  # PEFT reads an empty value as none
+    fits = {
         "flag": isinstance(value, bool) or value in (0, 1),
         "number": isinstance(value, int | float),
         "text": isinstance(value, str),
         "list": isinstance(value, list),
         "table": isinstance(value, dict) or value is False,
     }
-    return any(found[kind] for kind in kinds)
+    return any(fits[kind] for kind in kinds)

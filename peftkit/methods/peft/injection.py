@@ -1,4 +1,4 @@
-"""Wrapping a model with an adapter of PEFT's."""
+"""Wraps a model with a PEFT adapter."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from peftkit.methods.targets.layers import linear_names
 
 
 def inject_peft(model: nn.Module, config: peft.PeftConfig, field: str = "method") -> nn.Module:
-    """The model wrapped by PEFT with one adapter, named `ADAPTER_NAME`.
+    """Returns the model wrapped by PEFT with one adapter, named `ADAPTER_NAME`.
 
     Args:
-        field: of the recipe in which the configuration's settings are, for messages.
+        field: the recipe's field with the configuration's settings, for messages.
 
     Raises:
         MethodError: PEFT finds nothing to adapt in this architecture, or cannot adapt it.
@@ -29,13 +29,13 @@ def inject_peft(model: nn.Module, config: peft.PeftConfig, field: str = "method"
     try:
         with without_noise():
             injected = peft.get_peft_model(model, config, low_cpu_mem_usage=is_rehearsal(model))
-    except RuntimeError as error:  # values are needed, and `rehearse` has others
+    except RuntimeError as error:  # it needs values, and `rehearse` tries again with some
         if isinstance(error, NotImplementedError) and "meta" not in str(error):
             raise misfit(error, model, layers, config, field) from error
         raise
     except Exception as error:  # PEFT raises whatever it meets in an architecture
         raise misfit(error, model, layers, config, field) from error
-    # to which PEFT has added what it trains whole by itself
+    # PEFT has added the modules that it trains whole by itself
     check_saved_modules(injected, getattr(config, "modules_to_save", None) or (), field)
     return injected
 
@@ -51,5 +51,5 @@ def fan_in_fan_out(model: nn.Module) -> bool:
 
 
 def modules_to_save(head: tuple[str, ...]) -> list[str] | None:
-    """The head, but for what PEFT adds by itself and would then hold twice."""
+    """The head's modules, without those that PEFT adds by itself and would then hold twice."""
     return [name for name in head if name not in ("classifier", "score")] or None

@@ -26,23 +26,23 @@ def check_rank(model: Any, most: int = 0) -> None:
     its rank.
 
     Args:
-        most: the largest rank that a layer may get, if ranks are not settled yet.
+        most: the largest rank that a layer may get, if ranks are not chosen yet.
     """
     layer: Any
     for name, layer in lora_layers(model).items():
         if ADAPTER_NAME not in layer.lora_A or not hasattr(layer.get_base_layer(), "weight"):
             raise MethodError(
-                f"`{name}` is no linear layer, and has no start but LoRA's",
+                f"`{name}` is not a linear layer, and only LoRA's initialisation fits it",
                 "use LoRA, or leave it out of `method.target_modules`",
             )
         width = min(layer.in_features, layer.out_features)
-        own = layer.r[ADAPTER_NAME]
-        rank = most or own
+        layer_rank = layer.r[ADAPTER_NAME]
+        rank = most or layer_rank
         if rank > width:
-            field = "r" if own == model.peft_config[ADAPTER_NAME].r else "rank_pattern"
+            field = "r" if layer_rank == model.peft_config[ADAPTER_NAME].r else "rank_pattern"
             raise MethodError(
-                f"`method.{field}`: `{name}` is {layer.in_features} wide and gives "
-                f"{layer.out_features} numbers, so it has no {rank} directions to start from",
+                f"`method.{field}`: `{name}` has {layer.in_features} inputs and "
+                f"{layer.out_features} outputs, so it has no {rank} directions to start from",
                 f"lower it to {width}, or leave that layer out of `method.target_modules`",
             )
 

@@ -1,4 +1,4 @@
-"""Saving and loading adapters in PEFT's format, shared by the methods that PEFT has."""
+"""Saves and loads adapters in PEFT's format."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WITHOUT_EFFECT = {
     "prompt_tuning_init_text", "tokenizer_name_or_path", "init_weights",
 }  # fmt: skip
 """Fields of PEFT's configurations that do not change what a loaded adapter computes, or that show
-in the names of its tensors; values of `init_lora_weights` that do are refused apart."""
+in the names of its tensors; values of `init_lora_weights` that do are refused separately."""
 
 
 def save_peft(model: nn.Module, folder: Path) -> None:
@@ -47,10 +47,10 @@ def save_peft(model: nn.Module, folder: Path) -> None:
 def load_peft(
     model: nn.Module, folder: Path, settings: Mapping[str, object] | None = None
 ) -> nn.Module:
-    """The model with the adapter of a folder, frozen, after comparing every name and shape.
+    """Returns the model with a folder's adapter, frozen, after comparing every name and shape.
 
     Args:
-        settings: fields that go before those of its adapter_config.json.
+        settings: fields that replace those of its adapter_config.json.
 
     Raises:
         AdapterError: the file and the model do not hold the same tensors.
@@ -65,16 +65,16 @@ def load_peft(
 
 
 def _config_with(folder: Path, settings: Mapping[str, object]) -> peft.PeftConfig:
-    """PEFT's configuration of an adapter, as `from_pretrained` makes it, with other fields."""
+    """PEFT's configuration of an adapter, as `from_pretrained` makes it, with fields replaced."""
     fields = AdapterConfig({**read_config(folder), **settings})
     kind: Any = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(fields.kind)]
-    given = {name: value for name, value in fields.items() if name != "runtime_config"}
-    return kind.from_peft_type(**kind.check_kwargs(**given))  # type: ignore[no-any-return]
+    read = {name: value for name, value in fields.items() if name != "runtime_config"}
+    return kind.from_peft_type(**kind.check_kwargs(**read))  # type: ignore[no-any-return]
 
 
 def add_peft(model: nn.Module, folder: Path, name: str) -> None:
-    """Puts a further adapter into a model that `load_peft` gave; `model.set_adapter(name)` is how
-    to switch to it.
+    """Loads another adapter into a model from `load_peft`; `model.set_adapter(name)` switches to
+    it.
 
     Raises:
         AdapterError: as for `load_peft`.
@@ -86,35 +86,35 @@ def add_peft(model: nn.Module, folder: Path, name: str) -> None:
 
 
 def restore_peft(model: nn.Module, folder: Path) -> None:
-    """Gives the trainable tensors of a model that `inject_peft` gave the values of a folder.
+    """Loads a folder's tensors into the trainable ones of a model from `inject_peft`.
 
     Raises:
-        AdapterError: the file and the model do not hold the same tensors, or the adapter has
-            settings by which it computes something else.
+        AdapterError: the file and the model do not hold the same tensors, or the adapter's
+            settings make it compute something else.
     """
     compare_configs(model, folder)
     live = saved_tensors(model)
-    held = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    if apart := [key for key, tensor in live.items() if tensor.data_ptr() not in held]:
+    stored = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    if computed := [key for key, tensor in live.items() if tensor.data_ptr() not in stored]:
         raise AdapterError(
-            f"PEFT computes {quoted(apart, 3)} when it saves, so that it cannot be put back for "
+            f"PEFT computes {quoted(computed, 3)} when it saves, so it cannot be restored for "
             "training",
-            "use a method of peftkit's own, such as LoRA, PrefixTuning or PromptTuning",
+            "use one of peftkit's own methods, such as LoRA, PrefixTuning or PromptTuning",
         )
     fill_tensors(live, folder / WEIGHTS)
 
 
 def saved_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors of a model that `load_peft` gave, under the names by which they are saved."""
+    """The tensors of a model from `load_peft`, under the names by which they are saved."""
     return _tensors(model, ADAPTER_NAME)
 
 
 def _tensors(model: Any, name: str, embeddings: bool = False) -> dict[str, torch.Tensor]:
     with without_noise():
-        found: dict[str, torch.Tensor] = get_peft_model_state_dict(
+        tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(
             model, adapter_name=name, save_embedding_layers=embeddings
         )
-    return found
+    return tensors
 
 
 def compare_configs(model: Any, folder: Path) -> None:
@@ -126,11 +126,11 @@ def compare_configs(model: Any, folder: Path) -> None:
     if not saved:
         raise AdapterError(
             f"`{folder}` has no adapter_config.json with settings",
-            "give an adapter that PEFT or a method of PEFT's has saved",
+            "give an adapter that PEFT saved, or a peftkit method that uses PEFT",
         )
     if changed := changed_base(saved):
-        told, advice = changed
-        raise AdapterError(f"the adapter in `{folder}`: {told}", advice)
+        message, hint = changed
+        raise AdapterError(f"the adapter in `{folder}`: {message}", hint)
     unknown = [name for name in saved.keys() - live.keys() - WITHOUT_EFFECT if saved[name]]
     wrong = [f"`{name}` is not known to this version of PEFT" for name in sorted(unknown)]
     wrong += [
@@ -152,24 +152,24 @@ def _peft_errors(folder: Path) -> Iterator[None]:
     if not (folder / CONFIG).is_file():  # PEFT would look for it on the Hub
         raise AdapterError(f"`{folder}` has no {CONFIG}")
     with without_noise():
-        # a tied layer was trained, which merging and exporting compare with the answers
+        # a tied layer was trained: merging and exporting compare the answers anyway
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
         try:
             yield
         except PeftkitError:
             raise
         except Exception as error:  # whatever PEFT meets in settings that it does not check
-            told = first_line(error)
+            message = first_line(error)
             if isinstance(error, AttributeError | LookupError):  # a name alone says little
-                told = f"{type(error).__name__}: {told}"
-            if told.endswith(":"):  # torch lists what does not fit below
-                told = first_line(ValueError(str(error).partition("\n")[2]))
-            raise AdapterError(f"PEFT cannot load `{folder}`: {told}") from error
+                message = f"{type(error).__name__}: {message}"
+            if message.endswith(":"):  # torch lists the mismatches in the lines below
+                message = first_line(ValueError(str(error).partition("\n")[2]))
+            raise AdapterError(f"PEFT cannot load `{folder}`: {message}") from error
 
 
 def _restore(model: Any, folder: Path, name: str) -> None:
-    """Puts the saved tensors into the model once more, as they are, or in what is computed in where
-    that is wider: PEFT rounds some of them to the base's dtype. Names and shapes are compared.
+    """Loads the saved tensors once more, in their own dtype or the model's, whichever is wider:
+    PEFT rounds some of them to the base's dtype. Compares names and shapes.
     """
     saved = load_file(folder / WEIGHTS)
     live = _tensors(model, name)
@@ -181,10 +181,10 @@ def _restore(model: Any, folder: Path, name: str) -> None:
     for parameter in model.parameters():
         parameters.setdefault(parameter.data_ptr(), []).append(parameter)
     for key, tensor in saved.items():
-        found = parameters.get(live[key].data_ptr(), [])
-        if len(found) > 1:  # the output layer's adapter is the embedding's, transposed
+        targets = parameters.get(live[key].data_ptr(), [])
+        if len(targets) > 1:  # the output layer's adapter is the embedding's, transposed
             live[key].data.copy_(tensor)
-        for parameter in found if len(found) == 1 else ():
+        for parameter in targets if len(targets) == 1 else ():
             dtype = torch.promote_types(parameter.dtype, tensor.dtype)
             # a copy, out of the file and aligned
             parameter.data = tensor.to(parameter.device, dtype, copy=True)

@@ -1,4 +1,4 @@
-"""Folding PEFT's layers into the base's weights."""
+"""Folds PEFT's layers into the base's weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from peftkit.methods.targets.tied_layers import untie_adapted
 
 
 def merge_peft(model: nn.Module) -> nn.Module:
-    """The base model with PEFT's layers folded into its weights and gone.
+    """Returns the base model with PEFT's layers folded into its weights and removed.
 
-    One layer after the other is computed in float32 and rounded once, to what its weight had. An
-    output layer that is tied to the embedding gets a weight of its own, if one of them is adapted.
+    Each layer in turn is computed in float32 and rounded once, to its weight's dtype. An output
+    layer that is tied to the embedding gets its own weight if one of them is adapted.
     """
-    for parent in list(model.modules()):  # PEFT's IA3 cannot take apart a head of several layers
+    for parent in list(model.modules()):  # PEFT's IA3 cannot unwrap a head of several layers
         for name, child in list(parent.named_children()):
             if isinstance(child, ModulesToSaveWrapper):
                 setattr(parent, name, child.modules_to_save[child.active_adapters[0]])
@@ -34,6 +34,6 @@ def merge_peft(model: nn.Module) -> nn.Module:
 
 
 def rescale_lora(model: nn.Module, scale: float) -> None:
-    """Gives a LoRA another strength: W + scale * s B A."""
+    """Multiplies the strength of a LoRA by `scale`: W + scale * s B A."""
     for layer in tuner_layers(model):
         layer.scaling[ADAPTER_NAME] *= scale

@@ -21,7 +21,7 @@ NAMES = {
 }  # fmt: skip
 """PEFT's tuners -> peftkit's names."""
 LONGEST = 300
-"""Most characters of PEFT's message."""
+"""Most characters of PEFT's message that are shown."""
 EXCLUDED = re.compile("All modules were excluded|No modules were targeted")
 UNKNOWN = re.compile(r"Please specify `(\w+)`.* ?in `peft_config`")
 NOT_SUPPORTED = re.compile(r"Target module (?:of type )?(?:<class '[\w.]*?)?(\w+)[('\s]")
@@ -36,47 +36,47 @@ def misfit(
     Args:
         model: after the failed injection.
         layers: names of its linear layers before.
-        field: of the recipe, with the configuration's settings.
+        field: the recipe's field with the configuration's settings.
     """
-    told = " ".join(str(error).split()) or type(error).__name__
+    message = " ".join(str(error).split()) or type(error).__name__
     tuner, name = kind_of(config), type(model).__name__
     kind, linear = NAMES.get(tuner, tuner), quoted(last_names(layers))
-    unknown = UNKNOWN.search(told)
+    unknown = UNKNOWN.search(message)
     if unknown and config.is_prompt_learning:
-        told = f"its configuration has no `{unknown[1]}`, which PEFT asks for"
+        message = f"its configuration has no `{unknown[1]}`, which PEFT needs"
     elif unknown and tuner != "LN_TUNING":
         return MethodError(
             f"PEFT does not know `{unknown[1]}` of {kind} for {name}",
             f"give `{field}.{unknown[1]}`; its linear layers are {linear}",
         )
-    elif EXCLUDED.match(told):
+    elif EXCLUDED.match(message):
         return MethodError(
             f"`{field}.exclude_modules` leaves nothing of `{field}.target_modules`",
-            "take names out of one of them",
+            "remove names from one of them",
         )
-    elif found := MAMBA.search(told):
+    elif layer := MAMBA.search(message):
         return MethodError(
-            f"`{field}.target_modules`: PEFT does not adapt `{found[1]}` of {name}",
+            f"`{field}.target_modules`: PEFT does not adapt `{layer[1]}` of {name}",
             f"name those that it does adapt, {linear}, or give `{ALL_LINEAR}`, which takes them",
         )
-    elif found := NOT_SUPPORTED.match(told):
+    elif layer := NOT_SUPPORTED.match(message):
         return MethodError(
-            f"`{field}.target_modules`: PEFT's {tuner} cannot adapt a {found[1]} of {name}",
-            _without(found[1], linear, field),
+            f"`{field}.target_modules`: PEFT's {tuner} cannot adapt a {layer[1]} of {name}",
+            _hint_without(layer[1], linear, field),
         )
-    ways = {
+    hints = {
         "LORA": f"correct that in `{field}`; its linear layers are {linear}",
         "BOTTLENECK": f"name the modules that get one with `{field}.target_modules`, or use LoRA",
         "LN_TUNING": "use LayerNormTuning",
     }
-    way = ways.get(tuner, "use LoRA")
-    return MethodError(f"PEFT cannot put {kind} into {name}: {told[:LONGEST]}", way)
+    hint = hints.get(tuner, "use LoRA")
+    return MethodError(f"PEFT cannot put {kind} into {name}: {message[:LONGEST]}", hint)
 
 
-def _without(layer: str, linear: str, field: str) -> str:
+def _hint_without(layer: str, linear: str, field: str) -> str:
     if layer == "Conv1D":  # GPT-2's linear layers
         return "use LoRA"
-    return f"name linear layers alone with `{field}.target_modules`: {linear}"
+    return f"name only linear layers with `{field}.target_modules`: {linear}"
 
 
 def check_trainable(model: nn.Module, wanted: Sequence[str], field: str) -> None:
@@ -99,12 +99,12 @@ def check_saved_modules(model: nn.Module, wanted: Sequence[str], field: str) -> 
     names, takes `mlp_head` for `head`, and ignores a misspelled name.
     """
     prefixes = ("base_model.model.", "base_model.")
-    found = []
+    trained = []
     for name, module in model.named_modules():
         if isinstance(module, ModulesToSaveWrapper):
             prefix = next((p for p in prefixes if name.startswith(p)), "")
-            found.append(name.removeprefix(prefix))
-    fits = {w: [n for n in found if n == w or n.endswith(f".{w}")] for w in wanted}
+            trained.append(name.removeprefix(prefix))
+    fits = {w: [n for n in trained if n == w or n.endswith(f".{w}")] for w in wanted}
     missing = [w for w, names in fits.items() if not names and w not in ("classifier", "score")]
     if missing:
         known = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
@@ -112,9 +112,9 @@ def check_saved_modules(model: nn.Module, wanted: Sequence[str], field: str) -> 
             f"`{field}.modules_to_save`: the model has no {quoted(missing)}",
             did_you_mean(missing[0], known) or "name a module of the base",
         )
-    if extra := set(found) - {name for names in fits.values() for name in names}:
+    if extra := set(trained) - {name for names in fits.values() for name in names}:
         raise MethodError(
-            f"PEFT takes {quoted(sorted(extra))} for the head {quoted(dict.fromkeys(wanted))}, and "
-            "would save both",
+            f"PEFT mistakes {quoted(sorted(extra))} for the head {quoted(dict.fromkeys(wanted))}, "
+            "and would save both",
             "use LoRA" if all("prompt_encoder" in name for name in extra) else "use HeadOnly",
         )

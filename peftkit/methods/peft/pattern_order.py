@@ -1,4 +1,4 @@
-"""Patterns whose meaning hangs on the order of their keys, which an adapter_config.json loses.
+"""Patterns that depend on the order of their keys, which an adapter_config.json loses.
 
 The first key that matches a layer's name counts for it (`rank_pattern`, `alpha_pattern` and the
 like), and PEFT saves the keys sorted. Where the sorted keys would give a layer another value, the
@@ -17,7 +17,7 @@ from peftkit.errors import MethodError
 
 ValueT = TypeVar("ValueT")
 Lookup = Callable[[Sequence[str], str], str]
-"""The key that counts for a layer; the layer's name if none does."""
+"""Returns the key that counts for a layer; the layer's name if none does."""
 
 
 def _after_a_dot(keys: Sequence[str], name: str) -> str:
@@ -33,36 +33,36 @@ OTHERS: dict[str, Lookup] = {"FOURIERFT": _after_a_dot, "C3A": _after_a_dot, "OS
 
 
 def lookup_of(kind: str) -> Lookup:
-    """How a tuner of PEFT finds the key for a layer."""
+    """Returns how a tuner of PEFT finds the key for a layer."""
     return OTHERS.get(kind, get_pattern_key)
 
 
 def values_of(
     pattern: Mapping[str, ValueT], keys: Iterable[str], layers: Iterable[str], lookup: Lookup
 ) -> dict[str, ValueT]:
-    """Layer -> its value, for those that one of the keys matches.
+    """Layer -> its value, for the layers that one of the keys matches.
 
     Args:
-        keys: of the pattern, in the order in which they are tried.
+        keys: the pattern's, in the order in which they are tried.
     """
-    tried = list(keys)
-    found = {layer: lookup(tried, layer) for layer in layers}
-    return {layer: pattern[key] for layer, key in found.items() if key in pattern}
+    ordered = list(keys)
+    matched = {layer: lookup(ordered, layer) for layer in layers}
+    return {layer: pattern[key] for layer, key in matched.items() if key in pattern}
 
 
-def free_of_order(
+def order_free(
     pattern: Mapping[str, ValueT], layers: Iterable[str], kind: str, field: str
 ) -> dict[str, ValueT]:
-    """A pattern that gives each layer the same value whatever the order of its keys; as it is if
-    sorting does not change it.
+    """Returns a pattern that gives each layer the same value in any order of its keys; unchanged if
+    sorting gives the same values.
 
     Args:
         layers: names of the adapted layers and parameters.
         kind: PEFT's name of the tuner.
-        field: of the recipe, for messages.
+        field: the recipe's field, for messages.
 
     Raises:
-        MethodError: no keys say the same without an order.
+        MethodError: no keys give the same values in any order.
     """
     lookup, names = lookup_of(kind), list(layers)
     wanted = values_of(pattern, pattern, names, lookup)
@@ -73,6 +73,6 @@ def free_of_order(
         if values_of(keys, sorted(keys), names, lookup) == wanted:
             return keys
     raise MethodError(
-        f"`{field}`: several keys match a layer, and adapter_config.json keeps no order of them",
-        "give keys of which only one matches each layer",
+        f"`{field}`: several keys match a layer, and adapter_config.json does not keep their order",
+        "give keys so that only one matches each layer",
     )

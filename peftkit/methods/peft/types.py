@@ -1,4 +1,4 @@
-"""Names of PEFT's: of the types of its configurations, and of the adapter in a model."""
+"""PEFT's names: of configuration types, and of the adapter in a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ADAPTER_NAME = "default"
 
 
 def type_name(peft_type: Any) -> str:
-    """`LORA`, of PEFT's enum or of the text itself."""
+    """The name of a PEFT type, such as `LORA`, given as PEFT's enum or as text."""
     return str(getattr(peft_type, "value", peft_type))
 
 
@@ -22,7 +22,7 @@ def kind_of(config: Any) -> str:
 
 
 def config_classes() -> dict[str, type[PeftConfig]]:
-    """Name of a type -> class of its configuration; imports PEFT."""
+    """Name of a type -> its configuration class; imports PEFT."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    return {type_name(key): made for key, made in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    return {type_name(key): config for key, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}

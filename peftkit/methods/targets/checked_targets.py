@@ -19,21 +19,21 @@ def linear_targets(
     field: str = "method.target_modules",
     blocks: Sequence[int] = (),
 ) -> str | list[str]:
-    """`target_modules` as PEFT takes them: names and patterns are checked against the model, since
-    PEFT passes over a misspelled name in silence as long as another one matches.
+    """Returns `target_modules` as PEFT takes them, with names and patterns checked: PEFT silently
+    ignores a misspelled name as long as another one matches.
 
     Args:
         kind: PEFT's name of the tuner.
-        field: of the recipe, for messages.
-        blocks: numbers of the blocks to adapt; PEFT then wants the ends of names.
+        field: the recipe's field, for messages.
+        blocks: numbers of the blocks to adapt; PEFT then needs the ends of names.
 
     Raises:
-        MethodError: a name that no such layer has, or a pattern that fits none, or more.
+        MethodError: no such layer has a name, or a pattern matches none, or other modules too.
     """
-    from peftkit.methods.targets.layers import adaptable, last_names, linear_names
+    from peftkit.methods.targets.layers import adaptable_classes, last_names, linear_names
     from peftkit.methods.targets.patterns import check_pattern
 
-    kinds = adaptable(kind)
+    kinds = adaptable_classes(kind)
     if isinstance(wanted, str):
         if wanted not in ("", ALL_LINEAR):
             check_pattern(model, wanted, head, kinds, field)
@@ -51,7 +51,7 @@ def named_modules(
     """As `linear_targets`, for modules of any kind.
 
     Raises:
-        MethodError: a name that no module has, or a pattern that fits none.
+        MethodError: no module has a name, or a pattern matches none.
     """
     from peftkit.methods.targets.patterns import matched_modules
 
@@ -70,17 +70,19 @@ def _check_names(
     kinds: tuple[type[Any], ...],
     field: str,
 ) -> None:
-    """Raises MethodError unless each name is the end of those of layers of these kinds alone; any
-    module will do if no kinds are given.
+    """Raises MethodError unless each name matches layers, and only of these kinds; without kinds,
+    any module will do.
     """
     from peftkit.errors import MethodError, did_you_mean, quoted
     from peftkit.methods.targets.layers import ends_in, is_below, last_names, linear_names
 
     missing, other = [], []
     for name in wanted:
-        found = [m for n, m in model.named_modules() if not is_below(n, head) and ends_in(n, name)]
-        unfit = [module for module in found if kinds and not isinstance(module, kinds)]
-        if not found or len(unfit) == len(found):
+        matches = [
+            m for n, m in model.named_modules() if not is_below(n, head) and ends_in(n, name)
+        ]
+        unfit = [module for module in matches if kinds and not isinstance(module, kinds)]
+        if not matches or len(unfit) == len(matches):
             missing.append(name)
         if unfit:
             other.append((name, unfit[0]))
@@ -90,10 +92,10 @@ def _check_names(
         name, module = other[0]
         holders = [n for n, _ in model.named_modules() if ends_in(n, name)]
         inside = last_names(n for n in linear_names(model, head) if is_below(n, holders))
-        known = f"name what is in it: {quoted(inside)}" if inside else known
-        told = f"`{name}` is a {type(module).__name__}, which cannot be adapted"
+        known = f"name the layers in it: {quoted(inside)}" if inside else known
+        message = f"`{name}` is a {type(module).__name__}, which cannot be adapted"
         if set(missing) <= {name for name, _ in other}:
-            raise MethodError(f"`{field}`: {told}", known)
+            raise MethodError(f"`{field}`: {message}", known)
     if missing:
         nearest = did_you_mean(missing[0], layers)
         raise MethodError(

@@ -1,4 +1,4 @@
-"""The layers of a model that tuners of PEFT adapt, by name."""
+"""Finds the layers of a model that PEFT's tuners adapt, by name."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from peftkit.methods.peft.types import type_name
 from peftkit.methods.targets.targets import ALL_LINEAR
 
 
-def adaptable(kind: str) -> tuple[type[Any], ...]:
-    """Classes of the layers that a tuner of PEFT adapts: linear ones; for IA3 convolutions too, for
+def adaptable_classes(kind: str) -> tuple[type[Any], ...]:
+    """Classes of the layers that a tuner of PEFT adapts: linear ones; for IA3 convolutions too; for
     LoRA all that `LoraModel` lists.
     """
     convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -31,7 +31,7 @@ def adaptable(kind: str) -> tuple[type[Any], ...]:
 
 
 def ends_in(name: str, end: str) -> bool:
-    """Whether PEFT matches a full name by a given one: they are equal, or its last parts are."""
+    """Whether PEFT matches a full name by its end: they are equal, or the name's last parts are."""
     return name == end or name.endswith(f".{end}")
 
 
@@ -66,8 +66,8 @@ def _all_linear(model: nn.Module, head: tuple[str, ...]) -> list[str]:
 
 
 def left_out(model: nn.Module, head: tuple[str, ...], kind: str = "LORA") -> list[str]:
-    """Last names of linear layers that a tuner cannot adapt in this architecture: those that PEFT
-    refuses, that are never called, or whose output is no matrix product.
+    """Last names of linear layers that a tuner cannot adapt in this architecture: PEFT refuses
+    them, nothing calls them, or their output is not a matrix product.
     """
     config: Any = model.config
     linear = _all_linear(model, head)
@@ -78,13 +78,13 @@ def left_out(model: nn.Module, head: tuple[str, ...], kind: str = "LORA") -> lis
 
 
 def _gives_product(layer: Any) -> bool:
-    """Whether the output of a linear layer is (..., out), as a router's is not."""
+    """Whether the output of a linear layer is (..., out), unlike a router's."""
     if type(layer).forward in (nn.Linear.forward, Conv1D.forward) or is_quantized(layer):
         return True
     try:
         with torch.no_grad():
             out = layer(layer.weight.new_zeros((1, 1, layer.in_features)))
-    except Exception:  # its input is no vectors
+    except Exception:  # its input is not vectors
         return False
     return isinstance(out, torch.Tensor) and out.shape == (1, 1, layer.out_features)
 
@@ -103,7 +103,7 @@ def _refused_by_peft(model: nn.Module, name: str, kind: str) -> bool:
     return False
 
 
-def excluded(
+def excluded_modules(
     model: nn.Module, wanted: str | Sequence[str], head: tuple[str, ...], kind: str = "LORA"
 ) -> list[str] | None:
     """PEFT's `exclude_modules`: the head, and the layers that `all-linear` leaves out."""

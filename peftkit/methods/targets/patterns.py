@@ -18,19 +18,19 @@ MOST_NAMES = 3
 def matched_modules(
     model: nn.Module, pattern: str, head: tuple[str, ...], field: str
 ) -> dict[str, nn.Module]:
-    """Name -> module, for those that a pattern matches, without the head's.
+    """Name -> module, for the modules outside the head that a pattern matches.
 
     Raises:
-        MethodError: there is none.
+        MethodError: it matches none.
     """
     modules = {n: m for n, m in model.named_modules() if n and not is_below(n, head)}
-    found = {name: module for name, module in modules.items() if re.fullmatch(pattern, name)}
-    if not found:
+    matched = {name: module for name, module in modules.items() if re.fullmatch(pattern, name)}
+    if not matched:
         raise MethodError(
             f"`{field}`: `{pattern}` matches no layer of {type(model).__name__}",
             f"a pattern is for full names, such as {quoted(linear_names(model, head)[-2:])}",
         )
-    return found
+    return matched
 
 
 def check_pattern(
@@ -43,19 +43,19 @@ def check_pattern(
     """Raises MethodError unless a pattern matches only modules of these kinds; without kinds, only
     modules whose children have no weights.
     """
-    found = matched_modules(model, pattern, head, field)
+    matched = matched_modules(model, pattern, head, field)
     other = {
         name: module
-        for name, module in found.items()
+        for name, module in matched.items()
         if not (isinstance(module, kinds) if kinds else _is_layer(module))
     }
     if not other:
         return
-    told = [f"`{name}` ({type(m).__name__})" for name, m in list(other.items())[:MOST_NAMES]]
+    shown = [f"`{name}` ({type(m).__name__})" for name, m in list(other.items())[:MOST_NAMES]]
     more = f" and {len(other) - MOST_NAMES} more" if len(other) > MOST_NAMES else ""
     raise MethodError(
-        f"`{field}`: `{pattern}` matches what cannot be adapted: {', '.join(told)}{more}",
-        _what_fits(model, pattern, head, found),
+        f"`{field}`: `{pattern}` matches what cannot be adapted: {', '.join(shown)}{more}",
+        _fitting_hint(model, pattern, head, matched),
     )
 
 
@@ -66,9 +66,7 @@ def _is_layer(module: nn.Module) -> bool:
 def check_has_weights(
     model: nn.Module, wanted: str | list[str], head: tuple[str, ...], field: str
 ) -> None:
-    """Raises MethodError if a wanted module has no weights, so that it is no sublayer or block to
-    adapt.
-    """
+    """Raises MethodError if a wanted module has no weights, and so is not a sublayer or block."""
     for name, module in model.named_modules():
         meant = name and not is_below(name, head)
         if isinstance(wanted, str):
@@ -77,29 +75,30 @@ def check_has_weights(
             meant = meant and any(ends_in(name, one) for one in wanted)
         if meant and not any(True for _ in module.parameters()):
             raise MethodError(
-                f"`{field}`: `{name}` ({type(module).__name__}) has no weights, and is no sublayer",
+                f"`{field}`: `{name}` ({type(module).__name__}) has no weights, so it is not a "
+                "sublayer",
                 "name sublayers or blocks, such as `mlp`, or leave it out for those of the "
                 "placement",
             )
 
 
-def _what_fits(
-    model: nn.Module, pattern: str, head: tuple[str, ...], found: dict[str, nn.Module]
+def _fitting_hint(
+    model: nn.Module, pattern: str, head: tuple[str, ...], matched: dict[str, nn.Module]
 ) -> str:
-    """The hint: a pattern or names for the linear layers among the matches of the given pattern, or
-    inside them.
+    """The hint: a pattern or names for the linear layers among the matches of `pattern`, or inside
+    them.
     """
     linear = linear_names(model, head)
-    wanted = [name for name in linear if name in found]
-    wanted = wanted or [name for name in linear if is_below(name, found)]
+    wanted = [name for name in linear if name in matched]
+    wanted = wanted or [name for name in linear if is_below(name, matched)]
     if not wanted:
         return f"it matches no linear layer; those are {quoted(last_names(linear))}"
     if set(wanted) == set(linear):
         return f"`{ALL_LINEAR}` takes only the linear layers: {quoted(last_names(linear))}"
     last = "|".join(last_names(wanted))
-    given = f"({pattern})" if "|" in pattern else pattern
+    grouped = f"({pattern})" if "|" in pattern else pattern
     narrower = (
-        rf"{given}\.({last})", rf"{given}\.(.*\.)?({last})", rf"(?={given}$)(.*\.)?({last})",
+        rf"{grouped}\.({last})", rf"{grouped}\.(.*\.)?({last})", rf"(?={grouped}$)(.*\.)?({last})",
     )  # fmt: skip
     for one in narrower:
         if {name for name, _ in model.named_modules() if re.fullmatch(one, name)} == set(wanted):

@@ -13,14 +13,14 @@ ValueT = TypeVar("ValueT")
 
 
 def _names_or_pattern(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    """A single plain name becomes a list of one; PEFT would match it as a pattern, in vain."""
+    """Makes a single plain name a list of one; as a pattern, PEFT would match nothing with it."""
     if isinstance(value, str) and value not in ("", ALL_LINEAR):
         if value.isidentifier():
             return (value,)
         try:
             re.compile(value)
         except re.error as error:
-            raise ValueError(f"is no regular expression: {error}") from error
+            raise ValueError(f"is not a regular expression: {error}") from error
     return value
 
 
@@ -31,63 +31,63 @@ def _not_empty(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
 
 
 Targets = Annotated[str | tuple[str, ...], AfterValidator(_names_or_pattern)]
-"""Names of modules, a regular expression over full names, or empty for what the method knows."""
+"""Names of modules, a regular expression over full names, or empty for the method's own."""
 LinearTargets = Annotated[Targets, AfterValidator(_not_empty)]
 """The same for linear layers; `all-linear` for all of them."""
 
 
 def _as_tuple(value: Any) -> Any:
-    """One value, or none, as PEFT takes them too."""
+    """Accepts a single value, or None, as PEFT does."""
     if value is None:
         return ()
     return (value,) if isinstance(value, str | int) else value
 
 
-def wrong_expression(expressions: Iterable[str]) -> str:
-    """What is wrong with the first one that is no regular expression; empty if all are."""
+def regex_problem(expressions: Iterable[str]) -> str:
+    """What is wrong with the first invalid regular expression; empty if all are valid."""
     for expression in expressions:
         try:
             re.compile(expression)
         except re.error as error:
-            return f"`{expression}` is no regular expression: {error}"
+            return f"`{expression}` is not a regular expression: {error}"
     return ""
 
 
-def _expressions(value: dict[str, ValueT]) -> dict[str, ValueT]:
-    if wrong := wrong_expression(value):
+def _check_keys(value: dict[str, ValueT]) -> dict[str, ValueT]:
+    if wrong := regex_problem(value):
         raise ValueError(wrong)
     return value
 
 
 Blocks = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_as_tuple)]
-"""Numbers of blocks, from 0; a single one may stand for itself."""
+"""Numbers of blocks, from 0; a single number is accepted too."""
 Parents = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-"""Names of the modules that hold blocks; a single one may stand for itself."""
-Ranks = Annotated[dict[str, Annotated[int, Field(ge=1, le=2**16)]], AfterValidator(_expressions)]
-Alphas = Annotated[dict[str, PositiveFloat], AfterValidator(_expressions)]
+"""Names of the modules that hold blocks; a single name is accepted too."""
+Ranks = Annotated[dict[str, Annotated[int, Field(ge=1, le=2**16)]], AfterValidator(_check_keys)]
+Alphas = Annotated[dict[str, PositiveFloat], AfterValidator(_check_keys)]
 """End of a layer's name, a regular expression -> its own value."""
 
 
-def names_a_block(name: str) -> bool:
-    """Whether a module's name, or a pattern for names, has the number of a block in it; the 1 of
-    `fc1` is none.
+def has_block_number(name: str) -> bool:
+    """Whether a module's name, or a pattern for names, has a block's number in it, unlike the 1 of
+    `fc1`.
     """
     return re.search(r"(?<!\w)\d+(?!\w)", name) is not None
 
 
 def without_blocks(pattern: dict[str, ValueT]) -> dict[str, ValueT]:
-    """A pattern without the keys that name blocks."""
-    return {key: value for key, value in pattern.items() if not names_a_block(key)}
+    """The pattern without the keys that have a block's number."""
+    return {key: value for key, value in pattern.items() if not has_block_number(key)}
 
 
-def blocks_and_targets_fit(
+def check_blocks(
     targets: str | tuple[str, ...], blocks: tuple[int, ...], parents: tuple[str, ...]
 ) -> None:
-    """Raises ValueError where PEFT would not look at the blocks."""
+    """Raises ValueError if PEFT would ignore the blocks."""
     if parents and not blocks:
         raise ValueError("`layers_pattern` is for `layers_to_transform`; give both")
     if blocks and isinstance(targets, str) and targets != ALL_LINEAR:
         raise ValueError(
-            "`layers_to_transform` is for `target_modules` that are names, or `all-linear`; put "
-            f"the numbers into the pattern `{targets}`"
+            "`layers_to_transform` needs names, or `all-linear`, as `target_modules`; put the "
+            f"numbers into the pattern `{targets}`"
         )

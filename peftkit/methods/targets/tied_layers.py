@@ -27,23 +27,23 @@ def untie_adapted(model: nn.Module) -> None:
     )
     if not any(_shares(layer, owners) for layer in adapted):
         return
-    for of_parameter in owners.values():
-        for module, name in of_parameter[1:]:
+    for holders in owners.values():
+        for module, name in holders[1:]:
             shared: Any = getattr(module, name)
-            own = nn.Parameter(shared.detach().clone(), requires_grad=shared.requires_grad)
-            setattr(module, name, own)
+            copied = nn.Parameter(shared.detach().clone(), requires_grad=shared.requires_grad)
+            setattr(module, name, copied)
     config: Any = model.config
     config.tie_word_embeddings = False
 
 
 def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     """Id of a parameter -> the modules that have it, and its name there."""
-    found: dict[int, list[tuple[nn.Module, str]]] = {}
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                found.setdefault(id(parameter), []).append((module, name))
-    return found
+                owners.setdefault(id(parameter), []).append((module, name))
+    return owners
 
 
 def _shares(layer: nn.Module, owners: dict[int, list[tuple[nn.Module, str]]]) -> bool:

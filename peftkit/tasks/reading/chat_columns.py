@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Final
 
-from peftkit.data.column_looks import looked_at
-from peftkit.data.rows import Table, spelled
+from peftkit.data.column_looks import inspect_columns
+from peftkit.data.rows import Table, folded_name
 from peftkit.errors import DataError
 from peftkit.tasks.offers import Fit, Offer, Reading
 from peftkit.tasks.reading.conversations import KINDS, Conversations
@@ -26,7 +26,7 @@ SEVERAL = 3
 
 def readings(table: Table) -> Iterator[Reading]:
     """The usual columns of conversations; else two columns with text, or one of plain text."""
-    columns = looked_at(table)
+    columns = inspect_columns(table)
     try:
         usual = Conversations(path="-").layout(table).columns
     except DataError:
@@ -37,7 +37,7 @@ def readings(table: Table) -> Iterator[Reading]:
         yield Reading(kinds, Fit.BY_NAMES)
         return
     texts = [name for name, column in columns.items() if column.looks == "text"]
-    by_name = {spelled(name): name for name in texts}
+    by_name = {folded_name(name): name for name in texts}
     for question, answer in QUESTIONS:
         if {question, answer} <= by_name.keys():
             fields = {"prompt": by_name[question], "completion": by_name[answer]}

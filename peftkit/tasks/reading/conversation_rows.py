@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from peftkit.data.rows import is_absent, is_missing, is_nothing, spelled
+from peftkit.data.rows import folded_name, is_empty, is_empty_or_false, is_missing
 from peftkit.errors import quoted
 from peftkit.parts.json_values import RepeatedName
 from peftkit.tasks.reading.conversations import Layout
@@ -33,7 +33,7 @@ def read_conversation(
         layout: as `Conversations.layout` returns it.
         answered: whether to read the answer; if not, an assistant's turn at the end is dropped.
     """
-    raw = {name: value for name in layout.flags if not is_nothing(value := values.get(name))}
+    raw = {name: value for name in layout.flags if not is_empty(value := values.get(name))}
     flags = {name: _row_flag(name, value) for name, value in raw.items()}
     if answered and (off := [name for name, flag in flags.items() if flag is False]):
         return f"`{off[0]}` is {shown(raw[off[0]])}"
@@ -43,7 +43,7 @@ def read_conversation(
         usable = isinstance(text, str) and text.strip()
         read = {"text": text, "unread": tuple(sorted(unread))}
         return read if usable else f"empty {layout.columns['text']}"
-    if refused := [name for name in layout.refused if not is_absent(values.get(name))]:
+    if refused := [name for name in layout.refused if not is_empty_or_false(values.get(name))]:
         return f"the row has `{refused[0]}`, which is not read"
     try:
         return _read_talk(values, layout, answered, unread)
@@ -53,7 +53,7 @@ def read_conversation(
 
 def _row_flag(name: str, value: object) -> bool | None:
     """The value of a flag column; None if it is none: a `loss` with a fraction is a measurement."""
-    return None if spelled(name) == "loss" and isinstance(value, float) else flag_of(value)
+    return None if folded_name(name) == "loss" and isinstance(value, float) else flag_of(value)
 
 
 def _read_talk(
@@ -105,7 +105,7 @@ def _unread_input(values: Mapping[str, object], layout: Layout) -> str:
     """The input's column, if it has a value and the prompt, a list, has no place for it."""
     column = layout.columns.get("input", "")
     listed = isinstance(unwrap_messages(values.get(layout.columns.get("prompt", ""))), list)
-    return column if listed and not is_nothing(values.get(column)) else ""
+    return column if listed and not is_empty(values.get(column)) else ""
 
 
 def _read_messages(

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from pydantic import model_validator
 
-from peftkit.data.rows import Table, check_columns, spelled
+from peftkit.data.rows import Table, check_columns, folded_name
 from peftkit.data.source import Source
 from peftkit.errors import DataError, quoted
 from peftkit.tasks.reading.single_message import FLAGS
@@ -164,5 +164,5 @@ def _usual(names: Iterable[str], columns: Iterable[str]) -> tuple[str, ...]:
         column
         for name in names
         for column in sorted(columns, key=lambda column: column != name)
-        if spelled(column) == spelled(name)
+        if folded_name(column) == folded_name(name)
     )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from peftkit.data.rows import is_absent, is_nothing
+from peftkit.data.rows import is_empty, is_empty_or_false
 from peftkit.parts.json_values import RepeatedName, unrepeated
 from peftkit.tasks.reading.single_message import (
     CONTENT,
@@ -110,7 +110,7 @@ def read_system(value: Any, column: str) -> list[Message] | str:
     Raises:
         RepeatedName: a message in a text names a key twice.
     """
-    if is_absent(value):
+    if is_empty_or_false(value):
         return []
     turns = unwrap_messages(value)
     if isinstance(turns, str):
@@ -145,12 +145,12 @@ def unread_keys(value: Any) -> Counter[str]:
         if isinstance(item, Mapping):
             answers = ROLES.get(role_of(item)) == "assistant"
             read = READ if answers else (*TEXT, *FLAGS)
-            unread = {key for key in item if key not in read and not is_nothing(item[key])}
+            unread = {key for key in item if key not in read and not is_empty(item[key])}
             for key in CONTENT:
                 parts = item.get(key)
                 for part in parts if isinstance(parts, list) else ():
                     keys = part if isinstance(part, Mapping) else {}
-                    unread |= {k for k in keys if k not in PART and not is_nothing(keys[k])}
+                    unread |= {k for k in keys if k not in PART and not is_empty(keys[k])}
             counts.update(unread)
     return counts
 

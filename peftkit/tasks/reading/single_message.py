@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
-from peftkit.data.rows import is_absent, is_missing, is_nothing
+from peftkit.data.rows import is_empty, is_empty_or_false, is_missing
 
 
 class Message(TypedDict):
@@ -77,7 +77,7 @@ NO = (False, "false", "no", "0")
 
 def role_of(message: Mapping[str, object]) -> str:
     """A message's role in lower case; empty if it has none, or one that is not text."""
-    role = next((message[key] for key in ROLE if not is_nothing(message.get(key))), None)
+    role = next((message[key] for key in ROLE if not is_empty(message.get(key))), None)
     return role.strip().casefold() if isinstance(role, str) else ""
 
 
@@ -95,7 +95,7 @@ def read_message(item: Any) -> Message | str:
     """Reads a message into peftkit's keys; or, as a string, what is malformed."""
     if not isinstance(item, Mapping):
         return f"a message is {type(item).__name__}, not an object"
-    names = {key: item[key] for key in ROLE if not is_nothing(item.get(key))}
+    names = {key: item[key] for key in ROLE if not is_empty(item.get(key))}
     if not names:
         return "a message without role"
     roles = {key: ROLES.get(role_of({key: name})) for key, name in names.items()}
@@ -104,7 +104,7 @@ def read_message(item: Any) -> Message | str:
         return f"unknown role `{shown(unknown)}`"
     if len(set(roles.values())) > 1:
         return "a message has different roles in `role` and `from`"
-    if unread := [key for key in UNREAD if key in item and not is_absent(item[key])]:
+    if unread := [key for key in UNREAD if key in item and not is_empty_or_false(item[key])]:
         return f"a message has `{unread[0]}`, which is not read"
     role = str(next(iter(roles.values())))
     content, wrong = _read_content(item, role)
@@ -142,7 +142,7 @@ def _read_flags(item: Mapping[str, object], role: str, message: Message) -> str:
     """Sets whether the message is learned; returns what is malformed, or empty."""
     flags: dict[str, bool] = {}
     for key in FLAGS:
-        if key not in item or is_nothing(value := item[key]):
+        if key not in item or is_empty(value := item[key]):
             continue
         flag = flag_of(value)
         if flag is None:
@@ -160,7 +160,7 @@ def _read_flags(item: Mapping[str, object], role: str, message: Message) -> str:
 
 def _read_thought(item: Mapping[str, object], message: Message) -> str:
     """Sets the message's thought, if there is one; returns what is malformed, or empty."""
-    thoughts = {key: item[key] for key in THOUGHTS if key in item and not is_nothing(item[key])}
+    thoughts = {key: item[key] for key in THOUGHTS if key in item and not is_empty(item[key])}
     if not thoughts:
         return ""
     texts = [text.strip() for text in thoughts.values() if isinstance(text, str)]

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from peftkit.data.column_looks import Column, looked_at
-from peftkit.data.rows import Table, spelled
+from peftkit.data.column_looks import Column, inspect_columns
+from peftkit.data.rows import Table, folded_name
 from peftkit.data.source import as_number
 from peftkit.tasks.offers import Fit, Offer, Reading
 from peftkit.tasks.reading.labels import scores_not_classes
@@ -29,7 +29,7 @@ PAIRS: Final = (
 
 def readings(table: Table) -> Iterator[Reading]:
     """Each text column with each column of classes; only usual names, where there are some."""
-    columns = looked_at(table)
+    columns = inspect_columns(table)
     labels = [name for name, column in columns.items() if _may_be_label(column)]
     labels = _with_usual_name(labels, LABELS)
     texts = [name for name, column in columns.items() if column.looks == "text"]
@@ -48,9 +48,9 @@ def readings(table: Table) -> Iterator[Reading]:
 
 def _may_be_label(column: Column) -> bool:
     """Whether a column holds classes; one named `label` is accepted, and checked later."""
-    if spelled(column.name) == "label":
+    if folded_name(column.name) == "label":
         return column.looks not in ("lists", "objects", "empty")
-    counts = Counter(str(value).strip() for value in column.given)
+    counts = Counter(str(value).strip() for value in column.present)
     return column.looks == "classes" and not scores_not_classes(
         counts, lambda text: as_number(text, ".")
     )
@@ -64,7 +64,7 @@ def _with_usual_name(names: Sequence[str], usual: Sequence[str]) -> list[str]:
 def _named(names: Iterable[str], usual: Sequence[str]) -> list[str]:
     """The names that are usual, in the order of the usual ones."""
     names = list(names)
-    return [name for one in usual for name in names if spelled(name) == spelled(one)]
+    return [name for one in usual for name in names if folded_name(name) == folded_name(one)]
 
 
 OFFER: Final = Offer(

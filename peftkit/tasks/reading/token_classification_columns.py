@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import permutations
 from typing import Any, Final
 
-from peftkit.data.column_looks import Column, looked_at
+from peftkit.data.column_looks import Column, inspect_columns
 from peftkit.data.rows import Table
 from peftkit.tasks.offers import Fit, Offer, Reading
 from peftkit.tasks.reading.word_checks import wrong_labels, wrong_words
@@ -17,7 +17,7 @@ FITTING = 0.9
 
 def readings(table: Table) -> Iterator[Reading]:
     """Each list of words with each list of as many labels: no other task reads such lists."""
-    columns = looked_at(table)
+    columns = inspect_columns(table)
     lists = [column for column in columns.values() if column.looks == "lists"]
     pairs = [(a.name, b.name) for a, b in permutations(lists, 2) if _are_labelled(a, b)]
     known = {labels for _, labels in pairs}

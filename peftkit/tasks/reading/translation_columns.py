@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import permutations
 from typing import Final
 
-from peftkit.data.column_looks import looked_at
-from peftkit.data.rows import Table, spelled
+from peftkit.data.column_looks import inspect_columns
+from peftkit.data.rows import Table, folded_name
 from peftkit.tasks.offers import Fit, Offer, Reading
 
 PAIRS: Final = (
@@ -26,14 +26,14 @@ LANGUAGES: Final = (
 
 def readings(table: Table) -> Iterator[Reading]:
     """Two columns with usual names, or of two languages, in both directions; else two texts."""
-    columns = looked_at(table)
+    columns = inspect_columns(table)
     texts = [name for name, column in columns.items() if column.looks == "text"]
-    by_name = {spelled(name): name for name in texts}
+    by_name = {folded_name(name): name for name in texts}
     for text, translation in PAIRS:
         if {text, translation} <= by_name.keys():
             yield _reading(by_name[text], by_name[translation], Fit.BY_NAMES)
             return
-    spoken = [name for name in texts if spelled(name) in LANGUAGES]
+    spoken = [name for name in texts if folded_name(name) in LANGUAGES]
     if len(spoken) >= 2:
         for text, translation in permutations(spoken, 2):
             yield _reading(text, translation, Fit.BY_NAMES)
