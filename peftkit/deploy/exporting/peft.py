@@ -7,7 +7,7 @@ from pathlib import Path
 
 from peftkit.adapters.base_origin import origin
 from peftkit.adapters.loading import OpenedAdapter, load_proven, open_adapter
-from peftkit.adapters.resized_vocabulary import reads_with_its_own
+from peftkit.adapters.resized_vocabulary import uses_own_tokenizer
 from peftkit.adapters.saving import adapter_bytes
 from peftkit.atomic import atomic_path
 from peftkit.bases.devices import open_accelerator
@@ -106,7 +106,7 @@ def _resizing(found: OpenedAdapter) -> tuple[str, ...]:
     if found.base.rows_in_files:
         rows = found.base.config.get_text_config().vocab_size
         notes.append(f"first: base.resize_token_embeddings({rows})")
-    if not found.record.base and reads_with_its_own(found.folder, found.base):
+    if not found.record.base and uses_own_tokenizer(found.folder, found.base):
         notes.append("texts are read with the tokenizer in the folder, not with the base's")
     return tuple(notes)
 
@@ -130,7 +130,7 @@ def _copy_own(found: OpenedAdapter, folder: Path) -> None:
     left beside an adapter was not judged, but for a tokenizer that it needs.
     """
     if not found.record.base:
-        if reads_with_its_own(found.folder, found.base):
+        if uses_own_tokenizer(found.folder, found.base):
             found.base.tokenizer.save_pretrained(folder)
         return
     copy_tokenizer(found.folder, folder)
