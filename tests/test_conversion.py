@@ -191,7 +191,7 @@ def test_what_needs_no_conversion_is_told(tmp_path):
     (tmp_path / "none").mkdir()
     for name, told in (
         ("x.safetensors", "a safetensors file already"), ("none", "holds no pickle"),
-        ("x.txt", "does not have the name of a pickle"), ("nowhere", "no file or folder"),
+        ("x.txt", "is not named as a pickle"), ("nowhere", "no file or folder"),
     ):  # fmt: skip
         with pytest.raises(AdapterError, match=told):
             convert(str(tmp_path / name))

@@ -264,7 +264,7 @@ def test_a_signal_between_two_stages_loses_nothing(
     assert not verify(f"runs/tiny/{left}").problems
     if left == "adapter.unfinished":
         card = (in_tmp / "runs/tiny" / left / "README.md").read_text()
-        assert "Not finished: a signal interrupted the training." in card
+        assert "Not finished: a signal interrupted training." in card
         assert "| scores | " in card
         assert "| validation, step 2 | " in card
 

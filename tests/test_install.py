@@ -19,7 +19,7 @@ import pytest
 
 import peftkit
 from peftkit.bases.opening import open_base
-from peftkit.bases.packages import ALWAYS, SOMETIMES, check_needed, named_packages, require
+from peftkit.bases.packages import ALWAYS, SOMETIMES, check_needed, report_missing_packages, require
 from peftkit.cli.main import command_line
 from peftkit.errors import MissingPackageError, PeftkitError
 
@@ -233,18 +233,18 @@ class TestMissing:
             except ModuleNotFoundError as error:
                 raise ModuleNotFoundError("Could not import module 'Auto'") from error
 
-        with pytest.raises(MissingPackageError) as raised, named_packages():
+        with pytest.raises(MissingPackageError) as raised, report_missing_packages():
             fail("nowhere_at_all")
         assert raised.value.message == "`nowhere_at_all` is not installed, and a library needs it"
         for own in ("peftkit", "json"):
-            with pytest.raises(ModuleNotFoundError), named_packages():
+            with pytest.raises(ModuleNotFoundError), report_missing_packages():
                 fail(own)
-        with pytest.raises(MissingPackageError) as raised, named_packages():
+        with pytest.raises(MissingPackageError) as raised, report_missing_packages():
             raise ImportError("This modeling file requires einopsy. Run `pip install einopsy`")
         assert raised.value.hint == "pip install einopsy"
 
     for installed in ("-U pytest", "--upgrade pyyaml", "'hypothesis[cli]'"):
-        with pytest.raises(ImportError) as kept, named_packages():  # it is another fault
+        with pytest.raises(ImportError) as kept, report_missing_packages():  # it is another fault
             raise ImportError(f"Please run `pip install {installed}`")
         assert not isinstance(kept.value, MissingPackageError)
 

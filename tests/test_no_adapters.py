@@ -108,11 +108,11 @@ def test_a_file_of_another_format_is_told(tmp_path):
         "safetensors as bin": (
             "bin",
             weights(),
-            "is a safetensors file under the name of a pickle",
+            "is a safetensors file with the name of a pickle",
         ),
-        "pickle": ("safetensors", pickle.dumps({"x": 1}, 2), "is a pickle, under the name of a"),
+        "pickle": ("safetensors", pickle.dumps({"x": 1}, 2), "is a pickle, with the name of a"),
         "zip": ("safetensors", b"PK\x03\x04" + bytes(99), "is a zip file, as `torch.save` writes"),
-        "gguf": ("safetensors", b"GGUF" + bytes(99), "is a GGUF file, under the name of a"),
+        "gguf": ("safetensors", b"GGUF" + bytes(99), "is a GGUF file, with the name of a"),
         "pickle of text": ("bin", b"cos\nsystem\n(S'true'\ntR.", "is a pickle"),
         "noise": ("safetensors", bytes(range(200)), "is damaged"),
     }

@@ -7,23 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import peftkit as pk
-from peftkit.adapters.own_classes import how_to_trust
+from peftkit.adapters.own_classes import trust_hint
 
 
 def test_it_is_named_as_it_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     away = "`--trust-module path/to/lamps_of_mine.py`"
-    assert away in how_to_trust("lamps_of_mine:Lamp")
+    assert away in trust_hint("lamps_of_mine:Lamp")
     (tmp_path / "lamps_of_mine.py").touch()
-    assert how_to_trust("lamps_of_mine:Lamp") == "`--trust-module lamps_of_mine`"
-    assert "from the folder that holds `lamps`" in how_to_trust("lamps.of.mine:Lamp")
-    assert how_to_trust("json.decoder:JSONDecoder") == "`--trust-module json.decoder`"
+    assert trust_hint("lamps_of_mine:Lamp") == "`--trust-module lamps_of_mine`"
+    assert "from the folder that holds `lamps`" in trust_hint("lamps.of.mine:Lamp")
+    assert trust_hint("json.decoder:JSONDecoder") == "`--trust-module json.decoder`"
 
 
 @given(st.text(max_size=20))
 @pytest.mark.filterwarnings("error")
 def test_any_name_of_a_class_is_told(kind):
-    assert "--trust-module" in how_to_trust(kind)
+    assert "--trust-module" in trust_hint(kind)
 
 
 @pytest.mark.parametrize(

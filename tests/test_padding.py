@@ -304,7 +304,7 @@ def test_a_word_that_the_model_never_got_is_named_with_its_rows(bases, tmp_path)
     assert "rows; there is none for `<order>` in 20 texts" in caught.value.message
     assert "name it in `base.added_tokens`" in caught.value.hint
 
-    with pytest.raises(BaseModelError, match="do not follow one another") as caught:
+    with pytest.raises(BaseModelError, match="are not consecutive") as caught:
         prepare(recipe_of(folder, tmp_path / "rows.csv", added_tokens=("<item>", "<order>")))
     assert caught.value.hint == "name all in this order: `<order>`, `<item>`"
     named = recipe_of(folder, tmp_path / "rows.csv", added_tokens=("<order>", "<item>"))

@@ -424,7 +424,7 @@ def test_the_first_token_of_a_decoder_is_refused(bases, pooling_recipe, tmp_path
     (tmp_path / "llama/model.safetensors").write_bytes(b"never read")
     recipe = pooling_recipe("cls", pk.HeadOnly())
     recipe = recipe.with_(base=pk.Base(name_or_path=str(tmp_path / "llama")))
-    with pytest.raises(BaseModelError, match="its first token sees itself only") as told:
+    with pytest.raises(BaseModelError, match="its first token sees only itself") as told:
         prepare(recipe)
     assert 'use "mean"' in told.value.hint
 

@@ -183,5 +183,5 @@ def test_verify_names_its_stages(finished):
     assert not findings.problems
     assert said == [
         "comparing the files of the base", "loading the adapter on its base",
-        "asking it and the base alone",
+        "comparing its answers with the record and the base alone",
     ]  # fmt: skip

@@ -86,7 +86,7 @@ def test_one_output_is_answered_with_its_number_everywhere(bases, tmp_path, caps
     assert expected[0] != pytest.approx(expected[1], abs=1e-3)
     told = [f for f in verify(str(folder), base).all if f.check == "answers"]
     assert [f.result for f in told] == ["ok"]
-    assert "it answers with that number (`score`), as it is" in told[0].found
+    assert "it answers with that number (`score`), unchanged" in told[0].found
     adapter = pk.load(str(folder), base)
     assert scores(adapter.predict(TEXTS)) == pytest.approx(expected, abs=1e-5)
     given = [part for text in TEXTS for part in ("--text", text)]
@@ -192,7 +192,7 @@ def test_the_base_s_own_head_counts(make_base, tmp_path, kind, task_type, mappin
     findings = verify(str(folder), str(base))
     assert not findings.problems
     told = " ".join(f"{f.found} {f.meaning}" for f in findings.all)
-    assert ("its answers go through the base's own" in told) == (kind == "SEQ_CLS")
+    assert ("the base's trained classifier is used" in told) == (kind == "SEQ_CLS")
     adapter = pk.load(str(folder), str(base))
     assert (logits(adapter.model, adapter.tokenizer) - expected).abs().max() < 1e-5
     if kind == "SEQ_CLS":

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import peftkit as pk
-from peftkit.adapters.resized_vocabulary import Held
+from peftkit.adapters.resized_vocabulary import HeldRows
 from peftkit.adapters.verifying import verify
 from peftkit.cli.main import command_line
 from peftkit.deploy.merging.folding import merge
@@ -248,10 +248,10 @@ def test_a_hostile_template_beside_it_is_not_used(causal, tmp_path):
 def test_the_layer_whose_new_rows_are_missing_is_named():
     first, rows = 80, 82
     for held, layers in (
-        (Held(82, frozenset(), input=True, output=False), ["the output layer"]),
-        (Held(82, frozenset({80, 81}), input=False, output=True), []),
-        (Held(82, frozenset({80}), input=False, output=True), ["the input embedding"]),
-        (Held(82, frozenset(), False, False), ["the input embedding", "the output layer"]),
+        (HeldRows(82, frozenset(), input=True, output=False), ["the output layer"]),
+        (HeldRows(82, frozenset({80, 81}), input=False, output=True), []),
+        (HeldRows(82, frozenset({80}), input=False, output=True), ["the input embedding"]),
+        (HeldRows(82, frozenset(), False, False), ["the input embedding", "the output layer"]),
     ):
         assert held.without_rows_from(first, rows) == layers
         assert held.without_rows_from(rows, rows) == []
@@ -274,4 +274,4 @@ def test_a_lora_of_the_embedding_alone_lacks_rows_of_the_output_layer(tmp_path, 
     tokenizer.save_pretrained(tmp_path / "a")
     findings = verify(str(tmp_path / "a"), str(untied))
     (note,) = [finding.found for finding in findings.all if finding.check == "vocabulary"]
-    assert note.endswith("starts them: those of the output layer")
+    assert note.endswith("initializes them: those of the output layer")

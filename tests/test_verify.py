@@ -241,8 +241,8 @@ HOSTILE = {
     "replication": ("adapter_config.json", {"layer_replication": [[0, 4000]]}, "4,000 layers"),
     "rank": ("adapter_config.json", {"r": 10_000_000}, "`r` is 10,000,000"),
     "pattern": ("adapter_config.json", {"target_modules": "(a+)+b"}, "repeats within repeats"),
-    "base": ("adapter_config.json", {"base_model_name_or_path": "../../etc"}, "leads out"),
-    "nul": ("adapter_config.json", {"base_model_name_or_path": "a\0b"}, "leads out"),
+    "base": ("adapter_config.json", {"base_model_name_or_path": "../../etc"}, "leads elsewhere"),
+    "nul": ("adapter_config.json", {"base_model_name_or_path": "a\0b"}, "leads elsewhere"),
     "names": ("peftkit.json", {"weights": {"../../x": ""}}, "names files elsewhere"),
     "template": (
         "tokenizer_config.json",
@@ -522,7 +522,7 @@ def test_a_dead_path_of_the_base_asks_for_it(plain, causal, tmp_path):
         lambda c: c.update(base_model_name_or_path="/home/someone/models/llama"),
     )  # fmt: skip
     (problem,) = verify(str(dead)).problems
-    assert "a folder of the machine where it was trained" in problem.found
+    assert "a folder on the machine where it was trained" in problem.found
     assert "--base" in problem.advice
     assert not verify(str(dead), str(causal["llama"])).problems
 

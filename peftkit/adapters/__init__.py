@@ -1,1 +1,1 @@
-"""The adapter on disk: saved, inspected, verified, loaded, and adapters of other programs."""
+"""Adapters on disk: saving, inspecting, verifying, loading, and those of other programs."""

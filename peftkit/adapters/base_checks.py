@@ -1,4 +1,4 @@
-"""Checks that a base is the one that a peftkit adapter was trained on."""
+"""Checks that a base is the one a peftkit adapter was trained on."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from peftkit.bases.opened import OpenedBase
 from peftkit.errors import AdapterError
 
 CHAT_TEMPLATE = "chat_template.jinja"
-"""The file in which transformers keeps a tokenizer's template."""
+"""The file where transformers stores a tokenizer's template."""
 
 
 def check_base(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless tokenizer, chat template and files are those of the training."""
+    """Raises AdapterError unless tokenizer, chat template and files are those of training."""
     check_tokenizer(opened, record)
     check_template(opened, record)
     check_base_files(opened, record)
 
 
 def check_template(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError if the chat template is not the one of the training."""
+    """Raises AdapterError if the chat template is not the one used in training."""
     if record.head.generation and chat_template_sha256(opened.tokenizer) != (
         record.chat_template_sha256
     ):
@@ -31,7 +31,7 @@ def check_template(opened: OpenedBase, record: Record) -> None:
 
 
 def check_tokenizer(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless the base's tokenizer is the one of the training.
+    """Raises AdapterError unless the base's tokenizer is the one used in training.
 
     Also tries the padding token that earlier versions chose, and keeps it if it matches.
     """
@@ -43,23 +43,23 @@ def check_tokenizer(opened: OpenedBase, record: Record) -> None:
             return
     raise AdapterError(
         f"the tokenizer of `{opened.name}` is not the one the adapter was trained with",
-        "use the base that the adapter's README.md names",
+        "use the base named in the adapter's README.md",
     )
 
 
 def check_base_files(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless the base's files are those of the training; downloads weights."""
+    """Raises AdapterError unless the base's files are those of training; downloads weights."""
     download_weights(opened)
-    found, trained_on = fingerprint(opened), record.known_base
-    if found.sha256 != trained_on.sha256:
+    base, trained_on = fingerprint(opened), record.known_base
+    if base.sha256 != trained_on.sha256:
         raise AdapterError(
             f"`{opened.name}` is not the base of this adapter: the digest of its files is "
-            f"{found.sha256[:12]}, not {trained_on.sha256[:12]}",
-            belongs_to(record),
+            f"{base.sha256[:12]}, not {trained_on.sha256[:12]}",
+            other_base_hint(record),
         )
 
 
-def belongs_to(record: Record) -> str:
-    """The hint for a base that is not the adapter's."""
+def other_base_hint(record: Record) -> str:
+    """The hint for a base other than the adapter's."""
     name = record.known_base.known_name
-    return f"the adapter belongs to `{name}`; say where that is with `--base`"
+    return f"the adapter belongs to `{name}`; give its location with `--base`"

@@ -1,4 +1,4 @@
-"""The code in a model card by which transformers loads the base of an adapter."""
+"""The code in a model card that loads the base of an adapter with transformers."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ for module in model.modules():  # else bitsandbytes repacks 4-bit weights on som
 
 @dataclass(frozen=True)
 class BaseCode:
-    """The pieces of the code that differ from base to base."""
+    """The parts of the code that differ between bases."""
 
     path: str
     """First argument of `from_pretrained`."""
     options: str
-    """Its keyword arguments, a comma before each."""
+    """Its keyword arguments, each preceded by a comma."""
     config: str
-    """Lines before it that make a configuration; empty where the base's own serves."""
+    """Lines before it that build a configuration; empty if the base's own is used."""
     imports: str
-    """Classes of transformers that these need, a comma before each."""
+    """Classes of transformers needed by these, each preceded by a comma."""
     float32_kernels: str
-    """Lines after it that keep 4-bit weights as they are; empty where there are none."""
+    """Lines after it that keep 4-bit weights unchanged; empty if there are none."""
 
 
 def base_code(record: Record) -> BaseCode:
-    """The code for an adapter's base, as it was trained on."""
+    """The code that loads an adapter's base as in training."""
     path, _ = loading_arguments(record.known_base)
     config = _config_code(record, path)
     quantized = record.known_base.quantization != "none"
@@ -47,7 +47,7 @@ def base_code(record: Record) -> BaseCode:
 
 
 def _config_options(record: Record) -> list[str]:
-    """Keyword arguments of `from_pretrained` that are about the configuration."""
+    """Keyword arguments of `from_pretrained` for the configuration."""
     head = record.head
     outputs = [f"num_labels={head.num_outputs}"] if head.num_outputs else []
     if head.problem_type:
@@ -56,7 +56,7 @@ def _config_options(record: Record) -> list[str]:
 
 
 def _config_code(record: Record, base_path: str) -> str:
-    """Code that says which layers of a base that is quantized already are new and are not."""
+    """Code that lists the unquantized layers of a prequantized base; empty for other bases."""
     base = record.known_base
     if base.quantization != "none" or not base.unquantized:
         return ""
@@ -69,7 +69,7 @@ def _config_code(record: Record, base_path: str) -> str:
 
 
 def _load_options(record: Record) -> list[str]:
-    """Keyword arguments of `from_pretrained` that give the base as it was trained on."""
+    """Keyword arguments of `from_pretrained` that load the base as in training."""
     if _config_code(record, ""):
         return ["config=config"]
     options, base = _config_options(record), record.known_base

@@ -1,4 +1,4 @@
-"""Where a base comes from, for model cards: words and code that hold on any machine."""
+"""Where a base comes from, for model cards: text and code that are valid on any machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from peftkit.data.packaged import MODELS, PREFIX, Packaged
 
 
 def packaged_base(base: RecordedBase) -> Packaged | None:
-    """The entry of a base that a Python package ships; None for any other base."""
+    """The entry of a base shipped in a Python package; None for any other base."""
     name = base.name
     return MODELS.get(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
 
@@ -19,16 +19,16 @@ def origin(base: RecordedBase) -> str:
     entry = packaged_base(base)
     if entry is None or not entry.origin:
         return ""
-    told = (
+    text = (
         f"the file `{entry.path}` of `{entry.origin}` on the Hub (revision "
-        f"`{entry.origin_revision[:12]}`), which `{entry.install}` brings"
+        f"`{entry.origin_revision[:12]}`), which `{entry.install}` installs"
     )
     if entry.quantized:
-        told += (
+        text += (
             f"; its weights were quantized to {entry.quantized} before, so they are close to those "
             f"of `{entry.original}`, not equal"
         )
-    return told
+    return text
 
 
 def repository(base: RecordedBase) -> str:
@@ -38,7 +38,7 @@ def repository(base: RecordedBase) -> str:
 
 
 def loading_arguments(base: RecordedBase) -> tuple[str, list[str]]:
-    """Arguments of `from_pretrained` for a base: the first one, and code for the others."""
+    """Arguments of `from_pretrained` for a base: the first one, and the others as code."""
     entry = packaged_base(base)
     if entry is not None and entry.origin and base.quantization == "none":
         return entry.origin, [
@@ -49,18 +49,18 @@ def loading_arguments(base: RecordedBase) -> tuple[str, list[str]]:
 
 
 def dequantized_folder(base: RecordedBase) -> str:
-    """Markdown on how to dequantize a GGUF base into a folder; empty for other bases, and where
+    """Markdown on how to dequantize a GGUF base into a folder; empty for other bases, or if
     `from_pretrained` reads the file itself.
     """
     file = next((name for name in base.files if name.endswith(".gguf")), "")
     if not file or loading_arguments(base)[0] != "path/to/the/base":
         return ""
-    named = base.name if packaged_base(base) else f"path/to/{file}"
+    path = base.name if packaged_base(base) else f"path/to/{file}"
     return (
-        "The code below needs the base dequantized, as it was trained on. This writes it into a "
+        "The code below needs the base dequantized, as in training. This writes it into a "
         "folder of peftkit's cache and prints the path:\n\n"
         "```bash\n"
         'python -c "from peftkit import Base; from peftkit.bases.opening import open_base; '
-        f"print(open_base(Base(name_or_path='{named}')).folder)\"\n"
+        f"print(open_base(Base(name_or_path='{path}')).folder)\"\n"
         "```"
     )

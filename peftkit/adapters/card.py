@@ -1,4 +1,4 @@
-"""The model card: README.md of an adapter, as the Hub shows it."""
+"""The model card: an adapter's README.md, as the Hub shows it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peftkit.bases.fingerprint import RecordedBase
 from peftkit.data.head import Head
 
 VALIDATED = "validation, step"
-"""Begins the name of the scores of an adapter whose training was interrupted."""
+"""Prefix of the names of scores if training was interrupted."""
 TEMPLATE = """\
 ---
 {% if repository %}base_model: {{ repository }}
@@ -33,10 +33,10 @@ tags:
 [peftkit](https://pypi.org/project/peftkit/) {{ record.versions.peftkit }}.
 
 {% if record.rewound %}Rewound by `peftkit rewind` to {{ "%g" | format(record.rewound.scale) }} \
-of the strength that was trained: {{ source }}.
+of the trained strength: {{ source }}.
 
-{% endif %}{% if unfinished %}Not finished: a signal interrupted the training. These are the best \
-validated weights until then; they were not scored on the test split.
+{% endif %}{% if unfinished %}Not finished: a signal interrupted training. These are the best \
+validated weights up to then; they were not scored on the test split.
 
 {% endif %}| {{ "scores" if unfinished else "test split" }} | {{ metrics | join(" | ") }} |
 |---|{% for _ in metrics %}---:|{% endfor %}
@@ -48,7 +48,7 @@ validated weights until then; they were not scored on the test split.
 
 The base is {{ where }}.{% if folder %} {{ folder }}
 
-{% else %} {% endif %}With peftkit, which checks the base, the files and the answers:
+{% else %} {% endif %}With peftkit, which checks base, files and answers:
 
 ```bash
 peftkit {{ command }} path/to/this/folder{{ base_option }}\
@@ -59,7 +59,7 @@ peftkit {{ command }} path/to/this/folder{{ base_option }}\
 {{ pooled }}
 {%- elif library == "peft" -%}
 {% if plugin -%}
-With PEFT, to which peftkit adds this kind of adapter; without the first line, PEFT says
+With PEFT, to which peftkit adds this type of adapter; without the first line, PEFT raises
 `KeyError: 'BOTTLENECK'` (`pip install peftkit`):
 
 ```python
@@ -77,8 +77,8 @@ model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
 {{ code.float32_kernels }}```
 {%- if virtual %}
 
-If the base is a decoder, give it texts of one length at a time, or one by one: in a batch with
-padding, PEFT alone counts the padding between the virtual tokens and the text.
+If the base is a decoder, batch only texts of equal length, or run them one by one: in a padded
+batch, PEFT alone counts the padding between the virtual tokens and the text.
 {%- endif %}
 {%- elif library == "transformers" -%}
 With transformers alone:
@@ -102,8 +102,8 @@ model.eval()
 {%- endif %}
 {%- if added and library != "transformers" and not pooled %}
 
-The vocabulary has tokens more than the base's, {{ added }}. The tokenizer is in this folder, and
-`added_tokens.safetensors` has their embeddings; put them into `{{ variable }}`\
+Tokens were added to the base's vocabulary: {{ added }}. The tokenizer is in this folder, and
+`added_tokens.safetensors` has their embeddings; copy them into `{{ variable }}`\
 {% if library == "peft" %} before the adapter{% endif %}:
 
 ```python
@@ -121,8 +121,8 @@ for name, rows in load_file("path/to/this/folder/added_tokens.safetensors").item
 {%- endif %}
 {%- if prompt %}
 
-The tokenizer{{ ", the chat template" if head.goes_on else "" }} and the settings by which it \
-stops are in this folder:
+The tokenizer{{ ", the chat template" if head.goes_on else "" }} and the settings that \
+end an answer are in this folder:
 
 ```python
 from transformers import AutoTokenizer, GenerationConfig
@@ -139,7 +139,7 @@ The classes, in the order of the logits: {{ labels }}.
 ## Training
 
 The recipe, the digests of base, tokenizer and weights, and probes that prove the adapter was
-loaded rightly are in `peftkit.json`. Versions: {{ versions }}.
+loaded correctly are in `peftkit.json`. Versions: {{ versions }}.
 """
 
 
@@ -149,11 +149,11 @@ def _template() -> jinja2.Template:
 
 
 def write_card(folder: Path, name: str, record: Record, command: str, prompt: str) -> None:
-    """Writes README.md; it holds no rows of data and no local paths.
+    """Writes README.md, without rows of data or local paths.
 
     Args:
-        command: of peftkit, by which the model is asked.
-        prompt: code that makes what the model goes on with; empty where it does not write.
+        command: the peftkit command that runs the model.
+        prompt: code that builds the model's input; empty if it does not write text.
     """
     head, base, recipe = record.head, record.known_base, record.recipe
     source = record.rewound.source if record.rewound else {}
@@ -178,7 +178,7 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
         pooled=pooled,
         command=command,
         prompt=prompt,
-        # a decoder alone gives the prompt again, and then its answer
+        # a decoder-only model returns the prompt followed by its answer
         written='answer[0, prompt["input_ids"].shape[1] :]' if head.goes_on else "answer[0]",
         plugin=recipe.method == "BottleneckAdapter",
         virtual=library == "peft" and recipe.virtual_tokens,
@@ -197,16 +197,16 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
 
 
 def _library(folder: Path, head: Head) -> str:
-    """The library by which a folder is loaded, as the Hub names it; `other` for tensors alone."""
+    """The library that loads a folder, as the Hub names it; `other` for tensors alone."""
     if head.pooling:
-        return "peftkit"  # those who read this would load it with the architecture's own head
+        return "peftkit"  # under another name, users would load it with the architecture's own head
     if (folder / "config.json").is_file():
         return "transformers"
     return "peft" if (folder / "adapter_config.json").is_file() else "other"
 
 
 def _is_reachable(base: RecordedBase) -> bool:
-    """Whether a base is found by its name on any machine."""
+    """Whether a base can be found by name on any machine."""
     return bool(base.hub_id or packaged_base(base))
 
 

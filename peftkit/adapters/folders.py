@@ -1,6 +1,6 @@
-"""Finds an adapter's folder from the path a user gives, and says what a folder without one is.
+"""Finds an adapter's folder from a user's path, and describes folders that hold none.
 
-The standard library only, as in `inspecting`.
+Standard library only, as in `inspecting`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from peftkit.methods.peft.adapter_config import CONFIG
 
 HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 LARGEST_CONFIG = 2**20
-"""Bytes of a config.json."""
+"""Bytes read from a config.json, at most."""
 UNFINISHED = "adapter.unfinished"
 """Folder with the best weights of an interrupted run."""
 
@@ -27,22 +27,22 @@ def user_path(path: str) -> Path:
     """A path with `~` expanded.
 
     Raises:
-        AdapterError: nothing there can be read.
+        AdapterError: the path cannot be read.
     """
     try:
         expanded = Path(path).expanduser()
         for file in (expanded / RECORD, expanded / "adapter" / RECORD):
             file.is_file()
-    except (RuntimeError, OSError, ValueError) as error:  # `~somebody`, too long, not allowed
-        told = getattr(error, "strerror", None) or error
+    except (RuntimeError, OSError, ValueError) as error:  # `~somebody`, too long, no permission
+        reason = getattr(error, "strerror", None) or error
         raise AdapterError(
-            f"`{path[:100]}` cannot be read: {told}", "give a run folder (`runs/<name>`)"
+            f"`{path[:100]}` cannot be read: {reason}", "give a run folder (`runs/<name>`)"
         ) from error
     return expanded
 
 
 def adapter_in(path: Path) -> Path:
-    """The adapter in a run folder, or the folder itself.
+    """The adapter folder in a run folder, or the folder itself.
 
     Raises:
         AdapterError: there is no adapter.
@@ -56,8 +56,8 @@ def adapter_in(path: Path) -> Path:
         return folder
     if (path / "adapter.unchecked").is_dir():
         raise AdapterError(
-            f"the adapter in `{path}` did not pass its check when it was saved, or the run was "
-            "stopped before",
+            f"the adapter in `{path}` failed its check when it was saved, or the run stopped "
+            "before the check",
             f"to inspect it anyway, give `{path / 'adapter.unchecked'}`",
         )
     if (path / UNFINISHED).is_dir():
@@ -68,7 +68,7 @@ def adapter_in(path: Path) -> Path:
     if (folder / "merge_report.json").is_file():
         raise AdapterError(
             f"`{folder}` is a merged model, with no adapter left in it",
-            "transformers loads it by itself; its README.md has the lines",
+            "transformers loads it alone; its README.md has the code",
         )
     if (folder / FUSION_CONFIG).is_file():
         raise AdapterError(
@@ -79,13 +79,13 @@ def adapter_in(path: Path) -> Path:
 
 
 def _hint(folder: Path) -> str:
-    """The hint for a folder without an adapter: what it is, or where an adapter is."""
+    """The hint for a folder without an adapter: what it seems to be, or where an adapter is."""
     within = sorted(file.parent for file in folder.glob(f"*/{CONFIG}"))
     if within:
         more = f"; {len(within)} folders in it do" if len(within) > 1 else ""
         return f"give `{within[-1]}`, which holds an adapter{more}"
     if any((folder / f"{Path(WEIGHTS).stem}{end}").is_file() for end in (".safetensors", ".bin")):
-        return f"its weights are there; download their {CONFIG} too"
+        return f"it has the weights; download their {CONFIG} too"
     if found := library_of({}, folder):
         library, signs = found
         return f"it looks like a folder of {library.name}, with {signs}: {library.instead}"
@@ -93,8 +93,8 @@ def _hint(folder: Path) -> str:
         if found := library_of(_model_config(folder), folder):
             library, signs = found
             if library.name != "transformers":
-                return f"it looks like one of {library.name}, by {signs}: {library.instead}"
-        return "it looks like a whole model; name it with `--base`, beside an adapter"
+                return f"it looks like a model of {library.name}, with {signs}: {library.instead}"
+        return "it looks like a whole model; give it as `--base`, with an adapter"
     return "give a run folder (`runs/<name>`), or a folder that PEFT has saved"
 
 
@@ -102,7 +102,7 @@ def _model_config(folder: Path) -> dict[str, Any]:
     """The content of a config.json; empty if it cannot be read."""
     try:
         with (folder / "config.json").open("rb") as file:
-            found = json.loads(file.read(LARGEST_CONFIG))
+            config = json.loads(file.read(LARGEST_CONFIG))
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return config if isinstance(config, dict) else {}

@@ -1,4 +1,4 @@
-"""From a folder on disk back to a model that answers, with everything checked on the way."""
+"""Loads an adapter from disk into a model that answers, checking everything on the way."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from peftkit.adapters.base_checks import CHAT_TEMPLATE, check_base
-from peftkit.adapters.hub import on_this_machine
+from peftkit.adapters.hub import local_path
 from peftkit.adapters.inspection.inspected import Inspected
 from peftkit.adapters.inspection.inspecting import inspect
 from peftkit.adapters.probes import compare_probes, tolerance
-from peftkit.adapters.published.recipe import completed, published_adapter
+from peftkit.adapters.published.recipe import complete_from_base, published_adapter
 from peftkit.adapters.published.unsupported import check_nothing_is_random
 from peftkit.adapters.record import Record
 from peftkit.adapters.saved_recipe import recipe_of
@@ -42,7 +42,7 @@ from peftkit.training.forward.generating import write
 from peftkit.training.progress import Pace, Say, silent
 
 OTHER_SEED = 20_261_123
-"""A head that is not loaded but left at random differs from the trained one, and is noticed."""
+"""Seed of unloaded weights, so that a head left random differs from the trained one."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,18 @@ class LoadedAdapter:
 
     @quietly()
     def predict(self, inputs: Sequence[Any], say: Say = silent) -> Sequence[Answer]:
-        """An answer for each input: a class, or the number of a model that gives one, for a text
-        or a mapping of `text` and `text_pair`; a reply to a text, or to a list of messages.
+        """An answer for each input: a class, or a number if the model gives one, for a text or a
+        mapping of `text` and `text_pair`; a reply to a text or a list of messages.
 
         Args:
-            say: called with how far it is, where that takes long.
+            say: called with the progress of long calls.
 
         Raises:
-            PeftkitError: an input is nothing that the task can answer.
+            PeftkitError: the task cannot answer an input.
         """
         if isinstance(inputs, str | bytes | Mapping):
             raise RecipeError(
-                f"what is to be answered is one {type(inputs).__name__}, not a list of inputs",
+                f"`inputs` is one {type(inputs).__name__}, not a list of inputs",
                 "put it into a list: `predict([...])`",
             )
         if not len(inputs):
@@ -102,11 +102,12 @@ class LoadedAdapter:
         progress: Callable[[int], None] | None = None,
         **settings: Any,
     ) -> list[str]:
-        """The text that the model, or another one, writes for each input.
+        """The text written for each input.
 
         Args:
-            progress: called with the number of inputs that were answered, again and again.
-            settings: options of transformers' `generate` that go before the recipe's.
+            model: used instead of the adapter's model, if given.
+            progress: called repeatedly with the number of inputs answered.
+            settings: options of transformers' `generate` that override the recipe's.
         """
         prompts = list(self._encode(inputs).input_ids)
         with self.accelerator.autocast():
@@ -121,7 +122,7 @@ class LoadedAdapter:
 
     @quietly()
     def load_base(self) -> nn.Module:
-        """The base alone, as it was before training."""
+        """Loads the base alone, as before training."""
         head, device = self.record.head, self.accelerator.device
         dtype = weights_dtype(self.recipe.base, self.recipe.method.trains_base_weights)
         return load_weights(self.base, head, dtype, device, dropout=None).model.eval()
@@ -131,10 +132,10 @@ class LoadedAdapter:
         try:
             json.dumps(list(inputs), ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise RecipeError("what is to be answered is not UTF-8 text", "convert it") from error
+            raise RecipeError("`inputs` holds text that is not UTF-8", "convert it") from error
         except TypeError as error:
             raise RecipeError(
-                f"what is to be answered is no text, list or mapping of texts: {error}",
+                f"`inputs` holds no text, list or mapping of texts: {error}",
                 "give a string, or a list or dict of strings",
             ) from error
         values = [task.as_input(value) for value in inputs]
@@ -146,28 +147,28 @@ class LoadedAdapter:
 
 @dataclass(frozen=True)
 class OpenedAdapter:
-    """An adapter whose bytes have passed, and its base, without weights in memory."""
+    """An adapter whose bytes passed inspection, and its base, without weights in memory."""
 
     folder: Path
     record: Record
-    """Completed from the base, if another tool has saved the adapter."""
+    """Completed from the base if another program saved the adapter."""
     recipe: Recipe
     base: OpenedBase
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the base's weights in training; where that is not known, of those that are loaded."""
+        """Dtype of the base's weights in training; if unknown, of the weights loaded here."""
         if self.record.base:
             return getattr(torch, self.record.base.dtype)  # type: ignore[no-any-return]
         return weights_dtype(self.recipe.base, self.recipe.method.trains_base_weights)
 
     @property
     def peft_config(self) -> AdapterConfig:
-        """adapter_config.json, with what was given for it; empty for methods that have none."""
+        """adapter_config.json with the user's settings; empty for methods that have none."""
         return read_config(self.folder) if self.record.base else self.record.peft_config
 
     def check_base(self) -> None:
-        """Raises AdapterError unless the base is that of the training, as far as it is known."""
+        """Raises AdapterError unless the base is the one of training, if that is recorded."""
         if self.record.base:
             check_base(self.base, self.record)
 
@@ -178,33 +179,32 @@ def open_adapter(
     trust_remote_code: bool = False,
     settings: Mapping[str, object] | None = None,
 ) -> OpenedAdapter:
-    """An adapter of peftkit's own, or one that PEFT or AdapterHub has saved; its base is opened,
-    and not compared yet.
+    """Opens an adapter saved by peftkit, PEFT or AdapterHub, and its base, not compared yet.
 
     Args:
         path: a run folder, an adapter folder, or a Hub id (`org/name`, `org/name@revision`).
-        base: where the base is, if not where the recipe says.
-        trust_remote_code: whether code that lies beside the base may run, if the recipe asks it.
-        settings: fields that adapter_config.json lacks, and their values.
+        base: the base's location, if not the recipe's.
+        trust_remote_code: whether code stored with the base may run, if the recipe asks for it.
+        settings: values of fields missing in adapter_config.json.
 
     Raises:
-        AdapterError: it is none, a file was changed, or it is not safe to load.
-        RecipeError: the settings are none of the adapter's type, or not missing.
+        AdapterError: it is no adapter, a file was changed, or it is not safe to load.
+        RecipeError: the adapter's type has no such setting, or it is not missing.
     """
-    found = inspect(path := on_this_machine(path), settings)
-    found.raise_if_wrong()
-    return open_inspected(found, path, base, trust_remote_code)
+    inspected = inspect(path := local_path(path), settings)
+    inspected.raise_if_wrong()
+    return open_inspected(inspected, path, base, trust_remote_code)
 
 
 def open_inspected(
-    found: Inspected, path: str, base: str, trust_remote_code: bool
+    inspected: Inspected, path: str, base: str, trust_remote_code: bool
 ) -> OpenedAdapter:
-    """As `open_adapter`, of an adapter whose bytes have passed."""
-    folder, record, recipe = _read(found, path, base, trust_remote_code)
+    """Opens an adapter whose bytes passed inspection; see `open_adapter`."""
+    folder, record, recipe = _read(inspected, path, base, trust_remote_code)
     opened = open_base(recipe.base, recipe.method.position_offset, recipe.task.one_output)
     recipe = recipe.with_(base=opened.spec)
     if not record.base:
-        record, recipe, opened = completed(found, record, recipe, opened)
+        record, recipe, opened = complete_from_base(inspected, record, recipe, opened)
     return OpenedAdapter(folder, record, recipe, opened)
 
 
@@ -219,42 +219,42 @@ def load(
     Raises:
         AdapterError: a file was changed, the base is another one, or the probes differ.
     """
-    found = open_adapter(path, base, trust_remote_code, settings)
-    found.check_base()
-    recipe, record = found.recipe, found.record
+    opened = open_adapter(path, base, trust_remote_code, settings)
+    opened.check_base()
+    recipe, record = opened.recipe, opened.record
     accelerator = open_accelerator(recipe.base)
-    model, _ = load_proven(found.folder, recipe, found.base, record, accelerator)
-    return LoadedAdapter(model, found.base, recipe, record, accelerator)
+    model, _ = load_proven(opened.folder, recipe, opened.base, record, accelerator)
+    return LoadedAdapter(model, opened.base, recipe, record, accelerator)
 
 
 def _read(
-    found: Inspected, path: str, base: str, trust_remote_code: bool
+    inspected: Inspected, path: str, base: str, trust_remote_code: bool
 ) -> tuple[Path, Record, Recipe]:
-    """The adapter folder of a path, what it says of itself, and the recipe to load it by."""
-    if found.record is None:
-        return found.folder, *published_adapter(found, base)
-    record = Record.read(found.folder)
+    """The adapter's folder, its record, and the recipe to load it with."""
+    if inspected.record is None:
+        return inspected.folder, *published_adapter(inspected, base)
+    record = Record.read(inspected.folder)
     recipe = recipe_of(Path(path).expanduser(), record.recipe.text)
     if base:
         recipe = recipe.with_(base=recipe.base.with_(name_or_path=base, revision=""))
     if recipe.base.trust_remote_code and not trust_remote_code:
         raise AdapterError(
-            f"the adapter asks for code to be run that lies beside its base "
-            f"`{recipe.base.name_or_path}` (`trust_remote_code`)",
-            "if you trust whoever wrote both, say so with `--trust-remote-code`",
+            "the adapter needs code stored with its base "
+            f"`{recipe.base.name_or_path}` to run (`trust_remote_code`)",
+            "if you trust whoever wrote both, use `--trust-remote-code`",
         )
-    if (template := found.folder / CHAT_TEMPLATE).is_file():  # the base's own may have changed
+    if (template := inspected.folder / CHAT_TEMPLATE).is_file():  # the base's may have changed
         recipe = recipe.with_(base=recipe.base.with_(chat_template=str(template)))
-    return found.folder, record, recipe
+    return inspected.folder, record, recipe
 
 
 def load_proven(
     folder: Path, recipe: Recipe, base: OpenedBase, record: Record, accelerator: Accelerator
 ) -> tuple[nn.Module, float]:
-    """A trained model that answers the record's probes, and the largest difference to them.
+    """A trained model that passes the record's probes, and its largest difference from them.
 
     Raises:
-        AdapterError: it answers differently.
+        AdapterError: its answers differ.
     """
     model = load_trained_model(folder, recipe, base, record.head, accelerator.device)
     with accelerator.autocast():
@@ -264,12 +264,12 @@ def load_proven(
 def load_trained_model(
     folder: Path, recipe: Recipe, base: OpenedBase, head: Head, device: torch.device
 ) -> nn.Module:
-    """The base's weights, with what the method trained put back from a folder."""
+    """The base's model with a folder's trained weights."""
     set_seed(OTHER_SEED)
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
     loaded = load_weights(base, head, dtype, device, dropout=None)
     model = recipe.method.load(loaded.model, folder, loaded.head)
-    if head.pooling or head.auto_class != "AutoModel":  # whose pooler is read by nothing
+    if head.pooling or head.auto_class != "AutoModel":  # nothing reads AutoModel's pooler
         check_nothing_is_random(model, loaded.random)
     load_added_tokens(model, folder, base.added_ids)
     return model.to(device).eval()

@@ -1,4 +1,4 @@
-"""Users' own methods and tasks, which an adapter records as `module:Class`."""
+"""Users' own methods and tasks, recorded in an adapter as `module:Class`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 from peftkit.parts.json_object import JsonObject
 
 
-def kinds_from_outside(record: JsonObject | None) -> dict[str, str]:
-    """`method` or `task` -> the user's class that an adapter records, for classes that are not
-    imported.
+def unimported_classes(record: JsonObject | None) -> dict[str, str]:
+    """`method` or `task` -> the user's class recorded in an adapter, if it is not imported.
 
     Args:
         record: the content of peftkit.json; None for an adapter that peftkit did not save.
@@ -20,26 +19,26 @@ def kinds_from_outside(record: JsonObject | None) -> dict[str, str]:
     from peftkit.tasks.task import Task
 
     recipe = record.get("recipe") if record is not None else None
-    found = {}
+    unimported = {}
     for part, family in (("method", Method), ("task", Task)):
-        named = recipe.get(part) if isinstance(recipe, dict) else None
-        kind = named.get("kind") if isinstance(named, dict) else None
+        value = recipe.get(part) if isinstance(recipe, dict) else None
+        kind = value.get("kind") if isinstance(value, dict) else None
         if isinstance(kind, str) and ":" in kind and kind not in family.kinds:
-            found[part] = kind
-    return found
+            unimported[part] = kind
+    return unimported
 
 
-def how_to_trust(kind: str) -> str:
-    """The option that imports the module of a class, as far as it is found from here; no adapter
-    records in which file that was.
+def trust_hint(kind: str) -> str:
+    """The option that imports a class's module, with a placeholder path if the module is not found
+    here; adapters do not record its file.
     """
     module = kind.split(":", maxsplit=1)[0]
     name = module.split(".", maxsplit=1)[0]
-    if not name.isidentifier():  # no module's
+    if not name.isidentifier():  # not a module's name
         return f"`--trust-module {module}`"
-    here = any((Path.cwd() / place).exists() for place in (name, f"{name}.py"))
-    if here or name in sys.modules or importlib.util.find_spec(name) is not None:
+    is_local = any((Path.cwd() / file).exists() for file in (name, f"{name}.py"))
+    if is_local or name in sys.modules or importlib.util.find_spec(name) is not None:
         return f"`--trust-module {module}`"
     if name != module:
         return f"`--trust-module {module}`, from the folder that holds `{name}`"
-    return f"`--trust-module path/to/{name}.py`, the file that has the class"
+    return f"`--trust-module path/to/{name}.py`, the file with the class"

@@ -1,7 +1,7 @@
-"""What a model card says of a classifier that pools hidden states.
+"""Text and code in a model card for a classifier that pools hidden states.
 
-Transformers has no class for it: an AutoModelForSequenceClassification would take the weights that
-it knows, and answer something else.
+Transformers has no class for it: AutoModelForSequenceClassification would load the weights it
+knows, and answer something else.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ WHAT = {
     "mean": "the mean of the last hidden states over a text's tokens",
     "cls": "the last hidden state of a text's first token",
 }
-"""What the classifier reads, by `Head.pooling`."""
+"""`Head.pooling` -> what the classifier reads."""
 POOLED = {
     "mean": "(hidden * mask).sum(1) / mask.sum(1)",
     "cls": "hidden[:, 0]",
 }
-"""The same as code."""
+"""`Head.pooling` -> the same as code."""
 
 WARNING = """\
 The classifier is one linear layer on {what}. No class of transformers computes that: \
@@ -52,16 +52,16 @@ def classify(texts: list[str]) -> torch.Tensor:
 
 
 def adapter_code(pooling: str, reachable: bool) -> str:
-    """For an adapter, which needs its base.
+    """The card's text and code for an adapter.
 
     Args:
-        reachable: whether that is found by its name.
+        reachable: whether its base can be found by name.
     """
     base = "" if reachable else ', base="path/to/the/base"'
     return WARNING.format(what=WHAT[pooling]) + "From Python:\n\n" + LOADED.format(base=base)
 
 
 def model_code(pooling: str) -> str:
-    """For a whole model in a folder, without peftkit; `classify` gives logits."""
-    told = "With transformers, `classify` gives the logits:\n\n"
-    return WARNING.format(what=WHAT[pooling]) + told + WHOLE.format(pooled=POOLED[pooling])
+    """The card's text and code for a whole model, without peftkit; `classify` returns logits."""
+    intro = "With transformers, `classify` returns the logits:\n\n"
+    return WARNING.format(what=WHAT[pooling]) + intro + WHOLE.format(pooled=POOLED[pooling])

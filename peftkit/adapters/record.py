@@ -1,4 +1,4 @@
-"""peftkit.json: what an adapter says of itself, so that it can be checked wherever it goes.
+"""peftkit.json: an adapter's record, by which it can be checked on any machine.
 
 It is published with the adapter, so it holds no rows of data and no local paths.
 """
@@ -42,9 +42,9 @@ class Rewound:
     """How a rewound adapter was made."""
 
     scale: float
-    """Of what was trained."""
+    """Share of the trained strength."""
     source: dict[str, str]
-    """The `weights` of the adapter that was rewound; `from` in the file."""
+    """The `weights` of the rewound adapter; `from` in the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +52,12 @@ class Record:
     """The content of peftkit.json."""
 
     recipe: RecordedRecipe
-    """As it was resolved, with local paths cut to their last part."""
+    """The resolved recipe, with local paths cut to their last part."""
     base: RecordedBase | None
-    """None for an adapter that peftkit did not save, which does not record its base."""
+    """None for another program's adapter, which does not record its base."""
     tokenizer_sha256: str
     chat_template_sha256: str
-    """Empty where the tokenizer has no chat template."""
+    """Empty if the tokenizer has no chat template."""
     head: Head
     weights: dict[str, str]
     """File name -> SHA-256."""
@@ -72,13 +72,13 @@ class Record:
     probes: tuple[Probe, ...]
     versions: dict[str, str]
     rewound: Rewound | None = None
-    """None if the adapter is as it was trained; left out of the file then."""
+    """None if the adapter was not rewound; left out of the file then."""
     decision: Decision = field(default_factory=Decision)
-    """What the task decided on the validation split; left out of the file if that is nothing."""
+    """What the task decided on the validation split; left out of the file if empty."""
 
     @property
     def known_base(self) -> RecordedBase:
-        """The base of an adapter that peftkit saved."""
+        """The base of an adapter that peftkit saved, which is never None."""
         assert self.base is not None
         return self.base
 
@@ -90,7 +90,7 @@ class Record:
         (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
     def to_json(self) -> dict[str, object]:
-        """The content of peftkit.json, but for the digest of itself."""
+        """The content of peftkit.json, except its own digest."""
         value = {"format": FORMAT, **records.to_json(self)}
         value |= {"recipe": self.recipe.to_json(), "peft_config": dict(self.peft_config)}
         if self.rewound is None:
@@ -103,7 +103,7 @@ class Record:
 
     @classmethod
     def from_json(cls, value: Any) -> Record:
-        """From the content of peftkit.json.
+        """Makes a record from the content of peftkit.json.
 
         Raises:
             ValueError, KeyError, TypeError or AttributeError: it is damaged.
@@ -131,9 +131,9 @@ class Record:
         file = folder / RECORD
         try:
             value = json.loads(file.read_text(encoding="utf-8"))
-            if (found := value["format"]) != FORMAT:
+            if (version := value["format"]) != FORMAT:
                 raise AdapterError(
-                    f"`{file}` has format {found}; this peftkit reads {FORMAT}", "update peftkit"
+                    f"`{file}` has format {version}; this peftkit reads {FORMAT}", "update peftkit"
                 )
             return cls.from_json(value)
         except FileNotFoundError as error:
@@ -146,7 +146,7 @@ class Record:
 
 
 def config_digests(folder: Path) -> dict[str, str]:
-    """Digest of every JSON file of an adapter but peftkit.json itself.
+    """File name -> digest, for every JSON file of an adapter except peftkit.json.
 
     Raises:
         AdapterError: one of them is not JSON.
@@ -175,14 +175,14 @@ def tensor_digests(folder: Path) -> dict[str, dict[str, SavedTensor]]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, peftkit and the packages that decide results."""
-    found = {"python": sys.version.split()[0]}
+    """Versions of Python, peftkit and the packages that affect results."""
+    numbers = {"python": sys.version.split()[0]}
     for package in ("peftkit", *PACKAGES):
         try:
-            found[package] = metadata.version(package)
+            numbers[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            numbers[package] = "not installed"
+    return numbers
 
 
 def published_recipe(recipe: Recipe) -> RecordedRecipe:
@@ -210,8 +210,8 @@ def _is_local_path(text: str) -> bool:
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
-    """Digest of the vocabulary, the special tokens and, where the tokenizer is a fast one, of all
-    it does to a text: normalizing, splitting, wrapping in special tokens.
+    """Digest of the vocabulary, the special tokens and, for a fast tokenizer, all steps on a text:
+    normalizing, splitting, wrapping in special tokens.
     """
     vocabulary = sorted(tokenizer.get_vocab().items())
     special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())

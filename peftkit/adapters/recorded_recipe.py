@@ -1,4 +1,4 @@
-"""The recipe of a run in its records, readable without the modules of a user's own classes."""
+"""The recipe in a run's records, readable without the modules of users' own classes."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from peftkit.recipe import Recipe
 
 @dataclass(frozen=True)
 class RecordedRecipe:
-    """The recipe of a run, with every default, as JSON: a record can be read without the modules of
-    a user's own tasks and methods.
+    """A run's recipe with every default, as JSON, so that a record can be read without the modules
+    of a user's own tasks and methods.
     """
 
     text: str
     method: str
-    """Its kind."""
+    """Kind of the method."""
     task: str
-    """Its kind."""
+    """Kind of the task."""
     quantization: str = "none"
     """Of the base."""
     chat_template: str = ""
     added_tokens: tuple[str, ...] = ()
     virtual_tokens: bool = False
-    """Whether the method puts virtual tokens before the text."""
+    """Whether the method prepends virtual tokens to the text."""
 
     @classmethod
     def of(cls, recipe: Recipe) -> RecordedRecipe:
-        """Of a recipe."""
+        """The recorded form of a recipe."""
         return cls.from_json(json.loads(recipe.model_dump_json()))
 
     @classmethod
     def from_json(cls, value: Any) -> RecordedRecipe:
-        """From the content of recipe.json.
+        """Reads the content of recipe.json.
 
         Raises:
             KeyError: it lacks the kind of its method or task.
@@ -56,9 +56,9 @@ class RecordedRecipe:
         return json.loads(self.text)
 
     def read(self) -> Recipe:
-        """The recipe.
+        """The recipe as a value.
 
         Raises:
-            RecipeError: a part of it is of a module that was not imported.
+            RecipeError: a part of it is from a module that was not imported.
         """
         return Recipe.from_json(self.text)

@@ -1,7 +1,7 @@
-"""The vocabulary of adapters that were trained with added tokens or resized embeddings.
+"""The vocabulary of adapters trained with added tokens or resized embeddings.
 
 Plain PEFT saves the whole embeddings in such an adapter, with the tokenizer beside it. The base's
-embeddings get as many rows as the adapter's, and texts are read with the adapter's tokenizer.
+embeddings are resized to the adapter's rows, and texts are read with the adapter's tokenizer.
 """
 
 from __future__ import annotations
@@ -29,53 +29,52 @@ WHOLE = (
     "weight", "original_module.weight", "modules_to_save.weight", "base_layer.weight",
     "token_adapter.base_layer.weight",
 )  # fmt: skip
-"""Ends of the names under which PEFT saves the rows of an embedding."""
+"""Suffixes of the names under which PEFT saves the rows of an embedding."""
 ROWS_AT = {**dict.fromkeys(WHOLE, 0), "lora_B.weight": 0, "lora_embedding_A": 1}
-"""End of a tensor's name -> its vocabulary dimension."""
+"""Suffix of a tensor's name -> its vocabulary dimension."""
 TOKENIZERS = (
     "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt",
     "vocab.json",
 )  # fmt: skip
 INDICES = ("trainable_token_indices", "token_indices")
-"""Fields with the ids of tokens whose rows are trained one by one."""
+"""Fields with the ids of tokens whose rows are trained individually."""
 
 
 @dataclass(frozen=True)
-class Held:
-    """The rows of the vocabulary that an adapter holds."""
+class HeldRows:
+    """The vocabulary rows that an adapter holds."""
 
     rows: int
-    """Rows of its embeddings; 0 if it holds none."""
+    """Number of rows in its embeddings; 0 if it holds none."""
     ids: frozenset[int]
-    """Ids of tokens whose rows are trained one by one."""
+    """Ids of tokens whose rows are trained individually."""
     input: bool
     """Whether it holds the input embedding."""
     output: bool
-    """Whether it holds the output layer, or that has no rows of its own."""
+    """Whether it holds the output layer, or the layer has no rows of its own."""
 
     def without_rows_from(self, first: int, rows: int) -> list[str]:
-        """The layers whose new rows it lacks where embeddings go from `first` to `rows` rows."""
+        """The layers whose new rows it lacks if embeddings grow from `first` to `rows` rows."""
         new = range(first, rows)
-        there = {
+        complete = {
             "the input embedding": self.input or self.ids.issuperset(new),
             "the output layer": self.output,
         }
-        return [layer for layer, held in there.items() if new and not held]
+        return [layer for layer, holds in complete.items() if new and not holds]
 
 
-def fitted(folder: Path, config: AdapterConfig, base: OpenedBase, head: Head) -> OpenedBase:
-    """The base with the vocabulary of an adapter: its tokenizer, and as many rows in the embeddings
-    as it holds.
+def fit_vocabulary(folder: Path, config: AdapterConfig, base: OpenedBase, head: Head) -> OpenedBase:
+    """Gives a base an adapter's vocabulary: its tokenizer, and embeddings with its number of rows.
 
     Args:
-        folder: of an adapter of plain PEFT.
+        folder: the folder of a plain PEFT adapter.
         config: its adapter_config.json.
 
     Raises:
-        AdapterError: its embeddings are of another size, and no tokenizer beside it fits them.
+        AdapterError: its embeddings have another size, and no tokenizer beside it fits them.
     """
     names, here = _embeddings(base, head)
-    held = _held(folder, config, names)
+    held = _held_rows(folder, config, names)
     trains_rows = bool(held.rows or held.ids)
     tokenizer = _tokenizer_beside(folder, base, head, needed=trains_rows)
     if not trains_rows:
@@ -90,48 +89,48 @@ def fitted(folder: Path, config: AdapterConfig, base: OpenedBase, head: Head) ->
         raise AdapterError(
             f"the adapter is for a vocabulary of {rows:,} tokens, and `{base.name}` has {here:,}; "
             "its tokenizer is not beside it",
-            f"put the tokenizer of its training into `{folder}` (tokenizer.json and "
-            "tokenizer_config.json), or give the base that it was trained on with `--base`",
+            f"put the tokenizer used in training into `{folder}` (tokenizer.json and "
+            "tokenizer_config.json), or give the base it was trained on with `--base`",
         )
     if (size := _size(read)) > rows:
         raise AdapterError(
             f"the tokenizer beside the adapter has {size:,} tokens, and the adapter holds "
             f"embeddings of {rows:,}",
-            "it is not the tokenizer of its training; put that into the adapter's folder",
+            "put the tokenizer used in training into the adapter's folder",
         )
     return resized(base, rows, read)
 
 
-def told(folder: Path, config: AdapterConfig, base: OpenedBase, head: Head) -> str:
-    """A sentence on what `fitted` changed; empty if nothing.
+def vocabulary_note(folder: Path, config: AdapterConfig, base: OpenedBase, head: Head) -> str:
+    """A sentence on what `fit_vocabulary` changed; empty if nothing.
 
     Args:
-        base: as `fitted` returns it.
+        base: as returned by `fit_vocabulary`.
     """
-    beside = reads_with_its_own(folder, base)
+    own_tokenizer = uses_own_tokenizer(folder, base)
     if not base.rows_in_files:
-        read = "texts are read with the tokenizer beside it"
-        return read if beside else _passed_over(folder, base, head)
-    rows, there = base.config.get_text_config().vocab_size, base.rows_in_files
-    found = f"its embeddings are resized from {there:,} to the adapter's {rows:,} tokens"
-    if beside:
-        found += ", and texts are read with the tokenizer beside it"
+        note = "texts are read with the tokenizer beside it"
+        return note if own_tokenizer else _unused_tokenizer_note(folder, base, head)
+    rows, stored = base.config.get_text_config().vocab_size, base.rows_in_files
+    note = f"its embeddings are resized from {stored:,} to the adapter's {rows:,} tokens"
+    if own_tokenizer:
+        note += ", and texts are read with the tokenizer beside it"
     names, _ = _embeddings(base, head)
-    if missing := _held(folder, config, names).without_rows_from(there, rows):
-        found += (
+    if missing := _held_rows(folder, config, names).without_rows_from(stored, rows):
+        note += (
             "; new rows that are not in the adapter are the mean of the others, as transformers "
-            f"starts them: those of {' and '.join(missing)}"
+            f"initializes them: those of {' and '.join(missing)}"
         )
-    return found
+    return note
 
 
-def reads_with_its_own(folder: Path, base: OpenedBase) -> bool:
-    """Whether texts are read with the tokenizer in an adapter's folder, not with the base's."""
+def uses_own_tokenizer(folder: Path, base: OpenedBase) -> bool:
+    """Whether texts are read with the tokenizer in an adapter's folder, not the base's."""
     return Path(base.tokenizer.name_or_path) == folder
 
 
-def _passed_over(folder: Path, base: OpenedBase, head: Head) -> str:
-    """A sentence on a tokenizer beside the adapter that is not used; empty if there is none."""
+def _unused_tokenizer_note(folder: Path, base: OpenedBase, head: Head) -> str:
+    """A sentence on an unused tokenizer beside the adapter; empty if there is none."""
     tokenizer = _tokenizer_beside(folder, base, head, needed=False)
     if tokenizer is None or (more := _size(tokenizer) - _size(base.tokenizer)) < 1:
         return ""
@@ -142,8 +141,8 @@ def _passed_over(folder: Path, base: OpenedBase, head: Head) -> str:
 
 
 def _embeddings(base: OpenedBase, head: Head) -> tuple[dict[str, bool], int]:
-    """Name of a module with a row for each token -> whether it shares the input embedding's weight;
-    and the number of rows.
+    """Module with a row for each token -> whether it shares the input embedding's weight; and the
+    number of rows.
     """
     model: Any = empty_model(base, head).model
     embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
@@ -156,15 +155,19 @@ def _embeddings(base: OpenedBase, head: Head) -> tuple[dict[str, bool], int]:
     return names, int(embedding.weight.shape[0])
 
 
-def _held(folder: Path, config: AdapterConfig, names: Mapping[str, bool]) -> Held:
-    """The rows in an adapter; raises AdapterError if its embeddings have several sizes."""
+def _held_rows(folder: Path, config: AdapterConfig, names: Mapping[str, bool]) -> HeldRows:
+    """The vocabulary rows in an adapter.
+
+    Raises:
+        AdapterError: its embeddings have several sizes.
+    """
     file = folder / WEIGHTS
     header = read_header(file) if file.is_file() else {}
     parts = {name: _parts(header, name) for name in names}
     sizes = {
         stored.shape[ROWS_AT[end]]
-        for found in parts.values()
-        for end, stored in found.items()
+        for tensors in parts.values()
+        for end, stored in tensors.items()
         if len(stored.shape) == 2
     }
     if len(sizes) > 1:
@@ -173,7 +176,7 @@ def _held(folder: Path, config: AdapterConfig, names: Mapping[str, bool]) -> Hel
             "ask whoever published it",
         )
     whole = {tied for name, tied in names.items() if any(end in WHOLE for end in parts[name])}
-    return Held(
+    return HeldRows(
         rows=sizes.pop() if sizes else 0,
         ids=frozenset(_indices(config)),
         input=True in whole,
@@ -182,13 +185,13 @@ def _held(folder: Path, config: AdapterConfig, names: Mapping[str, bool]) -> Hel
 
 
 def _parts(header: Mapping[str, Stored], module: str) -> dict[str, Stored]:
-    """A module's tensors with a row for each token, by the ends of their names."""
-    found = {}
+    """Suffix of the name -> tensor, for a module's tensors with a row for each token."""
+    parts = {}
     for prefix in ("base_model.model.", "base_model."):
         for end in ROWS_AT:
             if (stored := header.get(f"{prefix}{module}.{end}")) is not None:
-                found[end] = stored
-    return found
+                parts[end] = stored
+    return parts
 
 
 def _indices(config: AdapterConfig) -> Iterable[int]:
@@ -203,7 +206,7 @@ def _tokenizer_beside(folder: Path, base: OpenedBase, head: Head, needed: bool) 
     tokens are the same; None if there is none.
 
     Raises:
-        AdapterError: it is needed, and cannot be read.
+        AdapterError: it is needed and cannot be read.
     """
     import transformers
 
@@ -212,12 +215,12 @@ def _tokenizer_beside(folder: Path, base: OpenedBase, head: Head, needed: bool) 
         return None
     for file in files:
         if needed and (instead := stand_in(file)):
-            told = f"the tokenizer beside the adapter: `{file.name}` {instead.what}"
-            raise AdapterError(told, instead.advice)
+            message = f"the tokenizer beside the adapter: `{file.name}` {instead.what}"
+            raise AdapterError(message, instead.advice)
     auto: Any = transformers.AutoTokenizer
     try:
         tokenizer = auto.from_pretrained(folder, config=base.config, trust_remote_code=False)
-    except Exception as error:  # whatever transformers meets in a file that nobody has checked
+    except Exception as error:  # transformers raises many types on unchecked files
         if not needed:
             return None
         raise AdapterError(
@@ -230,7 +233,7 @@ def _tokenizer_beside(folder: Path, base: OpenedBase, head: Head, needed: bool) 
     tokenizer.name_or_path = str(folder)
     tokenizer.model_max_length = min(tokenizer.model_max_length, base.tokenizer.model_max_length)
     template = tokenizer.chat_template
-    if not template or any(why for part in _templates(template) for why in wrong_template(part)):
+    if not template or any(why for text in _templates(template) for why in wrong_template(text)):
         tokenizer.chat_template = base.tokenizer.chat_template
     if tokenizer.pad_token_id is None:
         choose_padding(tokenizer, base.config, one_output=head.output == "pooled")
@@ -242,8 +245,8 @@ def _templates(template: Any) -> list[str]:
 
 
 def _extends(tokenizer: Any, other: Any, rows: int) -> bool:
-    """Whether a tokenizer keeps the tokens and ids of another one and adds tokens within the rows
-    of the embedding.
+    """Whether a tokenizer keeps another one's tokens and ids, and adds tokens within the
+    embedding's rows.
     """
     vocabulary, known = tokenizer.get_vocab(), other.get_vocab()
     same = all(vocabulary.get(token) == number for token, number in known.items())
@@ -251,5 +254,5 @@ def _extends(tokenizer: Any, other: Any, rows: int) -> bool:
 
 
 def _size(tokenizer: Any) -> int:
-    """The least number of rows that a tokenizer needs."""
+    """The number of rows that a tokenizer needs at least."""
     return 1 + max(tokenizer.get_vocab().values(), default=-1)

@@ -12,11 +12,11 @@ from peftkit.recipe import Recipe
 
 RECIPE = "recipe.json"
 WITHIN_RUNS = ("adapter.unchecked", UNFINISHED)
-"""Names of adapter folders in runs that did not finish."""
+"""Names of the adapter folders in unfinished runs."""
 
 
 def recipe_of(path: Path, published: str) -> Recipe:
-    """The run's own recipe, which has local paths; else the published one.
+    """The run's own recipe, which has local paths, else the published one.
 
     Args:
         path: a run folder or an adapter folder.
@@ -29,7 +29,7 @@ def recipe_of(path: Path, published: str) -> Recipe:
 
 
 def quick_recipe(path: str) -> Recipe | None:
-    """The recipe of an adapter, nothing else checked; None if it is missing or unreadable, which
+    """The recipe of an adapter, without other checks; None if it is missing or unreadable, which
     loading reports.
     """
     try:

@@ -1,4 +1,4 @@
-"""Writes an adapter folder, opens it again, and only then calls it saved."""
+"""Writes an adapter folder, and gives it its final name once it loads with the same answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PARTIAL = "adapter.unchecked"
 def write_weights(
     model: nn.Module, method: Method, base: OpenedBase, head: Head, run_folder: Path
 ) -> tuple[Path, dict[str, str]]:
-    """Lets the method save what it trained into a folder that does not count as saved yet.
+    """Saves what the method trained into a folder with a temporary name.
 
     Returns:
         The folder, and file name -> SHA-256 of its weight files.
@@ -35,10 +35,10 @@ def write_weights(
     folder.mkdir()
     method.save(model, folder)
     save_added_tokens(model, folder)
-    whole = (folder / "config.json").is_file()  # a model folder is used by itself
+    whole = (folder / "config.json").is_file()  # a model folder is used alone
     if base.added_ids or whole or head.generation:
         save_tokenizer(base.tokenizer, folder)
-    if head.generation:  # without it, transformers would go on after the end of an answer
+    if head.generation:  # without it, transformers would not stop at the end of an answer
         generation_config(head, base.tokenizer.pad_token_id).save_pretrained(folder)
     _name_base(folder, base)
     fsync_files(folder)
@@ -48,13 +48,13 @@ def write_weights(
 def check_saved(
     folder: Path, recipe: Recipe, base: OpenedBase, record: Record, accelerator: Accelerator
 ) -> tuple[Path, float]:
-    """Loads the base and the adapter from disk again, compares the probes, gives it its name.
+    """Loads base and adapter from disk, compares the probes, renames the folder to `adapter`.
 
     Returns:
         The adapter's folder, and the largest difference of the probes.
 
     Raises:
-        AdapterError: what is on disk is not what was trained; the folder keeps its temporary name.
+        AdapterError: the loaded model differs from the trained one; the folder is not renamed.
     """
     _, difference = load_proven(folder, recipe, base, record, accelerator)
     final = folder.with_name("adapter")
@@ -63,13 +63,13 @@ def check_saved(
 
 
 def adapter_bytes(folder: Path) -> int:
-    """Size of the weight files."""
+    """Size of the weight files, in bytes."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def _name_base(folder: Path, base: OpenedBase) -> None:
-    """Names the base in PEFT's config: its Hub id if the bytes are those of the Hub, else nothing,
-    for a local path would be wrong anywhere else and tell the world about this machine.
+    """Writes the base's Hub id into PEFT's config, or null if its bytes are not the Hub's: a local
+    path would be wrong elsewhere and reveal this machine's folders.
     """
     config_file = folder / "adapter_config.json"
     if not config_file.is_file():

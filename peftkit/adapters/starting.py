@@ -1,4 +1,4 @@
-"""A new training that starts from a saved adapter, of our own or of others."""
+"""Starts training from a saved adapter, peftkit's or another program's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from peftkit.adapters.base_checks import CHAT_TEMPLATE, check_base_files, check_tokenizer
-from peftkit.adapters.hub import on_this_machine
+from peftkit.adapters.hub import local_path
 from peftkit.adapters.inspection.inspecting import inspect
 from peftkit.adapters.inspection.settings import missing_settings
 from peftkit.adapters.record import Record, chat_template_sha256
@@ -24,22 +24,22 @@ from peftkit.recipe import Recipe
 
 @dataclass(frozen=True)
 class Start:
-    """A saved adapter to go on from."""
+    """A saved adapter to start training from."""
 
     name: str
-    """As the recipe names it."""
+    """As in the recipe."""
     folder: Path
     record: Record | None
-    """None for an adapter that peftkit did not save, of which the base cannot be told."""
+    """None for another program's adapter, which does not record its base."""
 
     def note(self, base: OpenedBase) -> str:
-        """What a person should know of it; empty for an adapter of peftkit's."""
+        """A note that the base is unchecked; empty for peftkit's own adapters."""
         if self.record is not None:
             return ""
-        named = read_config(self.folder).text("base_model_name_or_path") or "no base"
+        name = read_config(self.folder).text("base_model_name_or_path") or "no base"
         return (
-            f"the adapter to start from names `{named}`, and whether that is `{base.name}` as it "
-            "is here cannot be told"
+            f"the adapter to start from names `{name}`; whether that is the same model as "
+            f"`{base.name}` cannot be checked"
         )
 
     def weights(self) -> dict[str, str]:
@@ -49,59 +49,61 @@ class Start:
 
 
 def find_start(recipe: Recipe) -> Start | None:
-    """The adapter that a recipe starts from, its files compared with its record.
+    """The adapter a recipe starts from, after comparing its files with its record.
 
     Raises:
-        AdapterError: there is none, or a file was changed.
+        AdapterError: it does not exist, or a file was changed.
     """
     name = recipe.start_from
     if not name:
         return None
-    found = inspect(on_this_machine(name))
-    if found.record is None and (missing := missing_settings(found.config or AdapterConfig())):
+    inspected = inspect(local_path(name))
+    if inspected.record is None and (
+        missing := missing_settings(inspected.config or AdapterConfig())
+    ):
         raise AdapterError(
-            f"`start_from`: {quoted(missing)} of the adapter in `{found.folder}` is not known: it "
-            f"is not in {CONFIG}",
-            "if you know it, write it into a copy of the adapter",
+            f"`start_from`: {quoted(missing)} is not in {CONFIG} of the adapter in "
+            f"`{inspected.folder}`",
+            "if you know the value, write it into a copy of the adapter",
         )
-    found.raise_if_wrong()
-    if found.from_adapterhub:
+    inspected.raise_if_wrong()
+    if inspected.from_adapterhub:
         raise AdapterError(
-            f"`start_from`: the adapter in `{found.folder}` is one of AdapterHub's, which peftkit "
-            "loads but does not train further",
-            "train it with the `adapters` library, or begin anew",
+            f"`start_from`: the adapter in `{inspected.folder}` is an AdapterHub adapter, which "
+            "peftkit loads but does not train further",
+            "train it with the `adapters` library, or start without it",
         )
-    record = None if found.record is None else Record.read(found.folder)
-    return Start(name, found.folder, record)
+    record = None if inspected.record is None else Record.read(inspected.folder)
+    return Start(name, inspected.folder, record)
 
 
 def check_start(start: Start, base: OpenedBase, head: Head) -> None:
-    """Compares what an adapter says of itself with a run's base and task, before weights.
+    """Compares an adapter's record with a run's base and task, before weights are loaded.
 
     Raises:
-        AdapterError: it was trained on another base, with another chat template, for another kind
-            of head or for other labels.
+        AdapterError: it was trained on another base, with another chat template, another kind of
+            head or other labels.
     """
     record = start.record
     if record is None:
         return
-    there, here = (
+    saved, wanted = (
         (h.task_type, h.labels, h.pooling, h.num_outputs, h.problem_type)
         for h in (record.head, head)
     )
-    if there != here:
+    if saved != wanted:
         raise AdapterError(
-            f"`start_from`: the adapter in `{start.folder}` is for {_told(record.head)}, and this "
-            f"run is for {_told(head)}",
-            "begin anew, or give the data the same labels"
-            + " and `task.pooling` the same value" * (record.head.pooling != head.pooling),
+            f"`start_from`: the adapter in `{start.folder}` is for {_head_summary(record.head)}, "
+            f"and this run is for {_head_summary(head)}",
+            "leave `start_from` out, or use the same labels"
+            + " and the same `task.pooling`" * (record.head.pooling != head.pooling),
         )
     added = record.recipe.added_tokens
     if added != base.spec.added_tokens:
         raise AdapterError(
             f"`start_from`: the adapter in `{start.folder}` has the added tokens {quoted(added)}, "
             f"and `base.added_tokens` is {quoted(base.spec.added_tokens)}",
-            "give the same",
+            "give the same tokens",
         )
     check_tokenizer(base, record)
     if head.generation and chat_template_sha256(base.tokenizer) != record.chat_template_sha256:
@@ -114,17 +116,17 @@ def check_start(start: Start, base: OpenedBase, head: Head) -> None:
 
 
 def restore_start(model: nn.Module, start: Start, recipe: Recipe, base: OpenedBase) -> None:
-    """Puts the adapter's tensors into a model into which the method was injected.
+    """Copies the adapter's tensors into a model with the method injected.
 
     Raises:
-        AdapterError: they do not fit, or belong to another base.
+        AdapterError: they do not fit, or are for another base.
     """
     if start.record is not None:
-        check_base_files(base, start.record)  # of a Hub base, they are here only now
+        check_base_files(base, start.record)  # a Hub base is downloaded only now
     recipe.method.restore(model, start.folder)
     restore_added_tokens(model, start.folder)
 
 
-def _told(head: Head) -> str:
+def _head_summary(head: Head) -> str:
     labels = f" with the labels {quoted(head.labels)}" if head.labels else ""
     return f"{head.task_type}{labels}" + (f', pooling "{head.pooling}"' if head.pooling else "")

@@ -1,4 +1,4 @@
-"""`peftkit verify`: whether an adapter is what it says, first from its bytes, then on its base."""
+"""`peftkit verify`: checks an adapter, first its bytes, then on its base."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from peftkit.adapters.folders import HUB_ID
-from peftkit.adapters.hub import on_this_machine
+from peftkit.adapters.hub import local_path
 from peftkit.adapters.inspection.findings import Findings
 from peftkit.adapters.inspection.inspected import Inspected
 from peftkit.adapters.inspection.inspecting import inspect
-from peftkit.adapters.own_classes import how_to_trust, kinds_from_outside
+from peftkit.adapters.own_classes import trust_hint, unimported_classes
 from peftkit.adapters.saved_recipe import quick_recipe
 from peftkit.bases.base import Base
 from peftkit.bases.files import fetch, find_local
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from peftkit.tasks.task import Task
 
 NO_CHANGE = 1e-7
-"""Of the logits' scale: below it an adapter does nothing."""
+"""Change relative to the logits' scale below which an adapter has no effect."""
 
 
 def verify(
@@ -39,56 +39,56 @@ def verify(
     settings: Mapping[str, object] | None = None,
     stage: Callable[[str], None] = lambda _: None,
 ) -> Findings:
-    """All checks of an adapter, as far as they can be made.
+    """Runs all possible checks of an adapter.
 
     Args:
         path: a run folder or an adapter folder.
-        base: where the base is, if not where the adapter says.
-        trust_remote_code: whether code that lies beside the base may run.
-        before_loading: called when the first stage has passed, before torch is imported.
-        settings: fields that adapter_config.json lacks, and their values.
-        stage: called with what is done next.
+        base: the base's location, if not the adapter's.
+        trust_remote_code: whether code stored with the base may run.
+        before_loading: called after the first stage has passed, before torch is imported.
+        settings: values of fields missing in adapter_config.json.
+        stage: called with the name of each next step.
 
     Raises:
         AdapterError: it is no adapter.
-        RecipeError: the settings are none of the adapter's type, or not missing.
+        RecipeError: the adapter's type has no such setting, or it is not missing.
     """
-    found = inspect(path := on_this_machine(path), settings)
-    if not found.passed:
-        if found.findings.is_adapter:
-            told = "nothing is loaded while something in the folder is wrong"
-            found.findings.note("base", "not opened", told)
-        return found.findings
-    if kinds := kinds_from_outside(found.record):
-        _tell_kinds_from_outside(found.findings, kinds)
-        return found.findings
+    inspected = inspect(path := local_path(path), settings)
+    if not inspected.passed:
+        if inspected.findings.is_adapter:
+            meaning = "nothing is loaded while something in the folder is wrong"
+            inspected.findings.note("base", "not opened", meaning)
+        return inspected.findings
+    if kinds := unimported_classes(inspected.record):
+        _note_unimported_classes(inspected.findings, kinds)
+        return inspected.findings
     try:
-        reach_base(found, path, base)
+        reach_base(inspected, path, base)
     except UnreachableError as error:
-        _tell_unreachable(found.findings, error)
-        return found.findings
+        _note_unreachable(inspected.findings, error)
+        return inspected.findings
     before_loading()
     try:
-        on_base = _on_its_base if found.record is not None else _on_a_base
-        on_base(found, path, base, trust_remote_code, stage)
+        check = _check_with_record if inspected.record is not None else _check_without_record
+        check(inspected, path, base, trust_remote_code, stage)
     except UnreachableError as error:
-        _tell_unreachable(found.findings, error)
+        _note_unreachable(inspected.findings, error)
     except PeftkitError as error:
-        found.findings.wrong("base", error.message, "", error.hint)
-    except Exception as error:  # whatever PEFT and transformers meet in it
-        told = f"it cannot be loaded: {type(error).__name__}: {first_line(error)}"
-        found.findings.wrong("base", told)
-    return found.findings
+        inspected.findings.wrong("base", error.message, "", error.hint)
+    except Exception as error:  # PEFT and transformers raise many types
+        message = f"it cannot be loaded: {type(error).__name__}: {first_line(error)}"
+        inspected.findings.wrong("base", message)
+    return inspected.findings
 
 
-def reach_base(found: Inspected, path: str, base: str) -> None:
-    """Asks the Hub for the small files of the base that an adapter names, before the model
-    libraries are imported for nothing.
+def reach_base(inspected: Inspected, path: str, base: str) -> None:
+    """Downloads the small files of the base an adapter names, so that an unreachable base fails
+    before the model libraries are imported.
 
     Raises:
-        UnreachableError: the Hub does not give them.
+        UnreachableError: the Hub cannot provide them.
     """
-    spec = _named_base(found, path)
+    spec = _named_base(inspected, path)
     if base:
         spec = Base(name_or_path=base)
     try:
@@ -96,57 +96,61 @@ def reach_base(found: Inspected, path: str, base: str) -> None:
             fetch(spec)
     except UnreachableError:
         raise
-    except PeftkitError:  # loading says what is wrong with it
+    except PeftkitError:  # loading reports what is wrong
         return
 
 
-def _named_base(found: Inspected, path: str) -> Base | None:
-    """The base that an adapter names; None where it names none that can be asked for."""
-    if found.record is not None:
+def _named_base(inspected: Inspected, path: str) -> Base | None:
+    """The base an adapter names; None if it names none that could be found."""
+    if inspected.record is not None:
         recipe = quick_recipe(path)
         return recipe.base if recipe else None
-    config = found.config or AdapterConfig()
-    name = config.text("model_name" if found.from_adapterhub else "base_model_name_or_path")
+    config = inspected.config or AdapterConfig()
+    name = config.text("model_name" if inspected.from_adapterhub else "base_model_name_or_path")
     if not HUB_ID.fullmatch(name):
         return None
     return Base(name_or_path=name, revision=config.text("revision"))
 
 
-def _tell_unreachable(findings: Findings, error: UnreachableError) -> None:
-    told = "tensors and answers were not checked"
-    findings.note("base", error.message, told, f"{error.hint}; `--base PATH` names it")
+def _note_unreachable(findings: Findings, error: UnreachableError) -> None:
+    meaning = "tensors and answers were not checked"
+    findings.note("base", error.message, meaning, f"{error.hint}; or give it with `--base PATH`")
 
 
-def _tell_kinds_from_outside(findings: Findings, kinds: Mapping[str, str]) -> None:
+def _note_unimported_classes(findings: Findings, kinds: Mapping[str, str]) -> None:
     """Notes that an adapter's method or task is a user's class that is not imported."""
     for part, kind in kinds.items():
         findings.note(
             "base",
             f"its {part} is `{kind}`, a class from outside peftkit",
-            "tensors and answers were not checked: its module is only imported if you trust it",
-            f"if you trust it: {how_to_trust(kind)}",
+            "tensors and answers were not checked: its module is imported only if you trust it",
+            f"if you trust it: {trust_hint(kind)}",
         )
 
 
-def _on_its_base(
-    found: Inspected, path: str, base: str, trust_remote_code: bool, stage: Callable[[str], None]
+def _check_with_record(
+    inspected: Inspected,
+    path: str,
+    base: str,
+    trust_remote_code: bool,
+    stage: Callable[[str], None],
 ) -> None:
-    """Stage 2."""
+    """Stage 2 for an adapter that peftkit saved: compares base, tensors and answers."""
     from peftkit.adapters.base_checks import (
-        belongs_to,
         check_base_files,
         check_template,
         check_tokenizer,
+        other_base_hint,
     )
     from peftkit.adapters.loading import load_trained_model, open_inspected
     from peftkit.bases.devices import open_accelerator
 
-    findings = found.findings
-    adapter = open_inspected(found, path, base, trust_remote_code)
+    findings = inspected.findings
+    adapter = open_inspected(inspected, path, base, trust_remote_code)
     record, recipe, opened = adapter.record, adapter.recipe, adapter.base
-    if layers := _other_layers(opened, record):
+    if layers := _layer_mismatch(opened, record):
         findings.wrong(
-            "base", layers, "the adapter was trained on another model", belongs_to(record)
+            "base", layers, "the adapter was trained on another model", other_base_hint(record)
         )
         return
     stage("comparing the files of the base")
@@ -158,31 +162,35 @@ def _on_its_base(
     accelerator = open_accelerator(recipe.base)
     stage("loading the adapter on its base")
     model = load_trained_model(adapter.folder, recipe, opened, record.head, accelerator.device)
-    if not _tensors_are_right(findings, model):
+    if not _check_tensors(findings, model):
         return
-    stage("asking it and the base alone")
+    stage("comparing its answers with the record and the base alone")
     with accelerator.autocast():
         _compare_answers(findings, model, record, recipe, opened, accelerator)
 
 
-def _on_a_base(
-    found: Inspected, path: str, base: str, trust_remote_code: bool, stage: Callable[[str], None]
+def _check_without_record(
+    inspected: Inspected,
+    path: str,
+    base: str,
+    trust_remote_code: bool,
+    stage: Callable[[str], None],
 ) -> None:
-    """Stage 2 of an adapter that peftkit did not save: all that can be told without its record."""
+    """Stage 2 for another program's adapter: all checks possible without a record."""
     from peftkit.adapters.loading import load_trained_model, open_inspected
     from peftkit.adapters.probes import distance, take_probes, tolerance
-    from peftkit.adapters.published.recipe import explained
+    from peftkit.adapters.published.recipe import explain
     from peftkit.bases.devices import open_accelerator, weights_dtype
     from peftkit.bases.loading import load_weights
 
-    findings = found.findings
-    for changes, told, meaning in explained(found, base):
-        (findings.wrong if changes else findings.note)("settings", told, meaning)
-    if not found.passed:
+    findings = inspected.findings
+    for changes, message, meaning in explain(inspected, base):
+        (findings.wrong if changes else findings.note)("settings", message, meaning)
+    if not inspected.passed:
         return
-    adapter = open_inspected(found, path, base, trust_remote_code)
+    adapter = open_inspected(inspected, path, base, trust_remote_code)
     recipe, opened = adapter.recipe, adapter.base
-    _tell_base(findings, adapter)
+    _note_base(findings, adapter)
     accelerator = open_accelerator(recipe.base)
     dtype = weights_dtype(recipe.base, trains_base_weights=False)
     head, device = adapter.record.head, accelerator.device
@@ -194,57 +202,57 @@ def _on_a_base(
     del alone
     stage("loading the adapter on the base")
     model = load_trained_model(adapter.folder, recipe, opened, head, device)
-    if not _tensors_are_right(findings, model):
+    if not _check_tensors(findings, model):
         return
     with accelerator.autocast():
         change = distance(model, before)
-    _tell_effect(findings, change, trained_head=head.trained)
+    _record_effect(findings, change, trained_head=head.trained)
     if head.output == "pooled":
-        _tell_answers(findings, recipe.task)
+        _record_answers(findings, recipe.task)
 
 
-def _tell_base(findings: Findings, adapter: OpenedAdapter) -> None:
-    """The base of an adapter that another program saved, and its vocabulary."""
-    from peftkit.adapters import resized_vocabulary
+def _note_base(findings: Findings, adapter: OpenedAdapter) -> None:
+    """Notes the base and vocabulary used for another program's adapter."""
+    from peftkit.adapters.resized_vocabulary import vocabulary_note
 
     opened = adapter.base
     findings.note(
         "base",
         f"`{opened.name}`",
-        "that it is the base of the training, and was quantized as there, cannot be told",
+        "whether it is the base of training, with the same quantization, cannot be checked",
     )
     config, head = adapter.record.peft_config, adapter.record.head
-    if told := resized_vocabulary.told(adapter.folder, config, opened, head):
-        findings.note("vocabulary", told, "the adapter was trained on other tokens than the base's")
+    if note := vocabulary_note(adapter.folder, config, opened, head):
+        findings.note("vocabulary", note, "the adapter was trained on other tokens than the base's")
 
 
-def _tell_answers(findings: Findings, task: Task) -> None:
-    """What a classifier answers, where that is no class."""
-    from peftkit.adapters.published.outputs import told
+def _record_answers(findings: Findings, task: Task) -> None:
+    """Records what a classifier answers, if that is not a class."""
+    from peftkit.adapters.published.outputs import answers_note
 
-    there, what = told(task)
-    if what:
-        (findings.ok if there else findings.note)("answers", what)
+    has_answers, note = answers_note(task)
+    if note:
+        (findings.ok if has_answers else findings.note)("answers", note)
 
 
-def _other_layers(opened: OpenedBase, record: Record) -> str:
-    """In words, where a base has another number of layers than that of the training."""
+def _layer_mismatch(opened: OpenedBase, record: Record) -> str:
+    """A sentence if the base's number of layers differs from training; else empty."""
     saved = record.known_base.num_hidden_layers
     here = getattr(opened.config, "num_hidden_layers", None)
     if saved is None or saved == here:
         return ""
-    return f"`{opened.name}` has {here} layers, and the base of the training had {saved}"
+    return f"`{opened.name}` has {here} layers, and the base of training had {saved}"
 
 
-def _tensors_are_right(findings: Findings, model: Any) -> bool:
-    """Whether what was loaded, strictly, holds finite numbers only."""
+def _check_tensors(findings: Findings, model: Any) -> bool:
+    """Records that tensors loaded strictly; returns whether all values are finite."""
     import torch
 
     findings.ok("tensors", "every name and shape fits, nothing is missing, nothing is left over")
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
-            told = f"`{name}` holds numbers that are not finite"
-            findings.wrong("values", told, "answers are NaN")
+            message = f"`{name}` holds numbers that are not finite"
+            findings.wrong("values", message, "answers are NaN")
             return False
     return True
 
@@ -272,10 +280,10 @@ def _compare_answers(
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
     base = load_weights(opened, record.head, dtype, accelerator.device, dropout=None).model.eval()
     change = distance(base, record.probes)
-    _tell_effect(findings, change, trained_head=record.head.trained)
+    _record_effect(findings, change, trained_head=record.head.trained)
 
 
-def _tell_effect(findings: Findings, change: float, trained_head: bool) -> None:
+def _record_effect(findings: Findings, change: float, trained_head: bool) -> None:
     if change < NO_CHANGE:
         findings.note("effect", "none: the base answers the same", "it has learned nothing")
     else:

@@ -1,11 +1,11 @@
-"""Trained embeddings for tokens that were added to the vocabulary, with any method.
+"""Trains embeddings of tokens added to the vocabulary, with any method.
 
     E(id) = rows[id - first] for added tokens, the frozen embedding for all others
-    logits[id] = rows[id - first] . h where the output layer is tied to the embedding, and rows of
-    its own where it is not
+    logits[id] = rows[id - first] . h if the output layer is tied to the embedding; else with
+    separate rows
 
-The rows are parameters of their own, beside whatever the method trains, and are saved in a file of
-their own, `added_tokens.safetensors`. Nothing is copied at a forward pass.
+The rows are separate parameters beside whatever the method trains, saved in a separate file,
+`added_tokens.safetensors`. Nothing is copied in a forward pass.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WEIGHTS = "added_tokens.safetensors"
 
 
 class _AddedTokens(nn.Module):
-    """A frozen layer over the vocabulary, some of whose rows are trained."""
+    """A frozen layer over the vocabulary with some trained rows."""
 
     def __init__(self, base: nn.Module, ids: Sequence[int], rows: nn.Parameter) -> None:
         """Args:
@@ -39,7 +39,7 @@ class _AddedTokens(nn.Module):
         self.rows = rows
 
     def __getattr__(self, name: str) -> Any:
-        """`weight`, `num_embeddings` and the like are those of the frozen layer."""
+        """Reads `weight`, `num_embeddings` and the like from the frozen layer."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -54,9 +54,9 @@ class AddedEmbeddings(_AddedTokens):
     def forward(self, input_ids: Tensor) -> Tensor:
         """(rows, width) token ids -> (rows, width, d)."""
         out: Tensor = self.frozen(input_ids)
-        place = input_ids - self.first
-        added = (place >= 0) & (place < self.count)
-        trained = F.embedding(place.clamp(0, self.count - 1), self.rows)
+        index = input_ids - self.first
+        added = (index >= 0) & (index < self.count)
+        trained = F.embedding(index.clamp(0, self.count - 1), self.rows)
         trained = trained * getattr(self.frozen, "embed_scale", 1.0)  # Gemma's
         return torch.where(added[..., None], trained.to(out.dtype), out)
 
@@ -75,9 +75,9 @@ class AddedOutputs(_AddedTokens):
 
 
 def train_added_tokens(model: nn.Module, ids: Sequence[int]) -> None:
-    """Puts trainable rows for these tokens into a model, whatever method is in it already.
+    """Adds trainable rows for these tokens to a model with any method injected.
 
-    Where the method trains the whole embedding itself, nothing is done.
+    Does nothing if the method trains the whole embedding itself.
     """
     base: Any = model
     if ids and not base.get_input_embeddings().weight.requires_grad:
@@ -85,19 +85,19 @@ def train_added_tokens(model: nn.Module, ids: Sequence[int]) -> None:
 
 
 def _put_rows(base: Any, ids: Sequence[int]) -> None:
-    """Wraps every module that holds the embedding, which encoder and decoder may both do, and the
-    output layer, if there is one.
+    """Wraps every module with the embedding, which encoder and decoder may share, and the output
+    layer, if there is one.
 
     Raises:
-        MethodError: the method adapts one of them too.
+        MethodError: the method adapts one of them too, or it is quantized.
     """
     embedding, output = base.get_input_embeddings(), base.get_output_embeddings()
     for layer in filter(None, (embedding, output)):
         plain = isinstance(layer, nn.Embedding | nn.Linear) and layer.weight.is_floating_point()
         if not plain:
             raise MethodError(
-                "the embedding or the output layer, in which `base.added_tokens` trains rows of "
-                "their own, is adapted by the method or quantized",
+                "the embedding or the output layer, where `base.added_tokens` trains rows, is "
+                "adapted by the method or quantized",
                 "leave that layer out of `method.target_modules`",
             )
     weight = embedding.weight
@@ -106,19 +106,19 @@ def _put_rows(base: Any, ids: Sequence[int]) -> None:
         if isinstance(module, nn.Embedding) and module.weight is weight:
             _replace(base, module, AddedEmbeddings(module, ids, rows))
     if output is not None:
-        own = rows if output.weight is weight else _rows(output, ids)
-        _replace(base, output, AddedOutputs(output, ids, own))
+        output_rows = rows if output.weight is weight else _rows(output, ids)
+        _replace(base, output, AddedOutputs(output, ids, output_rows))
 
 
 def save_added_tokens(model: nn.Module, folder: Path) -> None:
-    """Writes the rows of added tokens, if the model has such, as `input` and `output`."""
+    """Writes the rows of added tokens, if there are any, as `input` and `output`."""
     tensors = {name: rows.detach().cpu().clone() for name, rows in added_rows(model).items()}
     if tensors:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def load_added_tokens(model: nn.Module, folder: Path, ids: Sequence[int]) -> None:
-    """Puts the saved rows into a model that a method has loaded, frozen.
+    """Adds the saved rows, frozen, to a model that a method has loaded.
 
     Raises:
         AdapterError: the file does not hold these rows.
@@ -134,21 +134,21 @@ def load_added_tokens(model: nn.Module, folder: Path, ids: Sequence[int]) -> Non
 
 
 def _fill(rows: dict[str, nn.Parameter], file: Path) -> None:
-    """Copies the rows of a file."""
+    """Copies a file's rows into a model's."""
     try:
         saved = load_file(file)
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"`{file}` cannot be read: {error}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in rows.items()}
-    found = {name: tuple(tensor.shape) for name, tensor in saved.items()}
-    if found != expected:
-        raise AdapterError(f"`{file}` does not fit the model: it holds {found}, not {expected}")
+    shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    if shapes != expected:
+        raise AdapterError(f"`{file}` does not fit the model: it holds {shapes}, not {expected}")
     for name, tensor in saved.items():
         rows[name].data.copy_(tensor)
 
 
 def restore_added_tokens(model: nn.Module, folder: Path) -> None:
-    """Gives the rows of added tokens that are to be trained the values of a folder.
+    """Sets a model's trainable rows of added tokens to the values saved in a folder.
 
     Raises:
         AdapterError: the folder does not hold these rows.
@@ -160,7 +160,7 @@ def restore_added_tokens(model: nn.Module, folder: Path) -> None:
 
 
 def fold_added_tokens(model: nn.Module) -> None:
-    """Writes the rows into the frozen layers and takes the trained ones out of the model."""
+    """Writes the trained rows into the frozen layers and removes the wrappers."""
     layers = [module for module in model.modules() if isinstance(module, _AddedTokens)]
     for layer in layers:
         span = slice(layer.first, layer.first + layer.count)
@@ -169,7 +169,7 @@ def fold_added_tokens(model: nn.Module) -> None:
 
 
 def added_rows(model: nn.Module) -> dict[str, nn.Parameter]:
-    """`input`, and `output` where that is not tied to it -> rows."""
+    """`input`, and `output` if it is not tied to `input` -> rows."""
     rows: dict[str, nn.Parameter] = {}
     for module in model.modules():
         if isinstance(module, AddedEmbeddings):
@@ -186,7 +186,7 @@ def _rows(layer: nn.Module, ids: Sequence[int]) -> nn.Parameter:
 
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Puts a module in the place of another wherever the model refers to it."""
+    """Replaces a module wherever the model refers to it."""
     for parent in list(model.modules()):
         if parent is not new:
             for name, child in list(parent._modules.items()):

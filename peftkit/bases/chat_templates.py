@@ -1,4 +1,4 @@
-"""Chat templates by name: the formats that a base without one of its own can be given.
+"""Named chat templates, for bases without their own.
 
 A template is Jinja text that renders messages as transformers' `apply_chat_template` does.
 """
@@ -12,15 +12,15 @@ from typing import Final
 from peftkit.errors import BaseModelError, did_you_mean, not_found, quoted
 
 NAMES: Final = ("chatml", "plain")
-"""`chatml` wants `<|im_start|>` and `<|im_end|>` in the vocabulary; `plain` writes `User:` and
-`Assistant:` and ends each answer with the tokenizer's own end of text, so that it fits any base."""
+"""`chatml` needs `<|im_start|>` and `<|im_end|>` in the vocabulary; `plain` writes `User:` and
+`Assistant:` and ends each answer with the tokenizer's end of text, so it fits any base."""
 
 
 def chat_template(name: str) -> str:
     """The text of a named template, or of a .jinja file.
 
     Raises:
-        BaseModelError: there is no template of that name, and no such file.
+        BaseModelError: there is no such template or file, or it is not valid Jinja.
     """
     if name in NAMES:
         file = resources.files("peftkit.bases").joinpath(f"templates/{name}.jinja")
@@ -30,8 +30,7 @@ def chat_template(name: str) -> str:
     path = Path(name).expanduser()
     if path.suffix not in (".jinja", ".jinja2", ".j2"):
         raise BaseModelError(
-            f"`base.chat_template` is `{name}`, which is none of {quoted(NAMES)}, and no .jinja "
-            "file",
+            f"`base.chat_template` is `{name}`, neither one of {quoted(NAMES)} nor a .jinja file",
             did_you_mean(name, NAMES),
         )
     if not path.is_file():
@@ -47,13 +46,13 @@ def chat_template(name: str) -> str:
     except jinja2.TemplateSyntaxError as error:
         raise BaseModelError(
             f"`base.chat_template`: `{name}`, line {error.lineno}: {error.message}",
-            "correct it; it is Jinja, as transformers' chat templates are",
+            "correct it; it must be Jinja, like transformers' chat templates",
         ) from error
     if not template.strip():
         raise BaseModelError(f"`base.chat_template`: `{name}` is empty", "write a template")
     return template
 
 
-def named(template: str | None) -> str:
-    """What a template of peftkit's own is called in messages; empty for any other."""
+def template_label(template: str | None) -> str:
+    """The name of one of peftkit's templates for messages; empty for any other template."""
     return next((f"the chat template `{n}`" for n in NAMES if chat_template(n) == template), "")

@@ -1,4 +1,4 @@
-"""Where and in which precision a run computes."""
+"""Devices, precision and memory of a run."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from peftkit.wording import plural
 
 
 def open_accelerator(base: Base, report_to: str = "none") -> Accelerator:
-    """Accelerate on whatever devices there are, with bf16 autocast where `compute_dtype` is bf16.
+    """Accelerate on all available devices, with bf16 autocast if `compute_dtype` is bf16.
 
     Raises:
-        MissingPackageError: the tracker is not installed (Accelerate would go on without).
-        RecipeError: Accelerate was configured to shard the model, which peftkit does not do.
+        MissingPackageError: the tracker is not installed (Accelerate would run without it).
+        RecipeError: Accelerate is configured to shard the model, which peftkit does not do.
     """
     check_tracker(report_to)
     accelerator = OwnAccelerator(
@@ -59,7 +59,7 @@ def check_tracker(report_to: str) -> None:
 
 
 def compute_dtype(base: Base) -> torch.dtype:
-    """bfloat16 if the recipe says so or a GPU has it (not emulated); else float32, as on CPU,
+    """bfloat16 if the recipe says so or the GPU has it (not emulated); else float32, as on CPU,
     where bfloat16 is 5-8 times slower.
     """
     if base.dtype != "auto":
@@ -69,12 +69,12 @@ def compute_dtype(base: Base) -> torch.dtype:
 
 
 def weights_dtype(base: Base, trains_base_weights: bool) -> torch.dtype:
-    """Of the base's weights: float32 where they are trained, else what is computed in."""
+    """Dtype of the base's weights: float32 if they are trained, else `compute_dtype`."""
     return torch.float32 if trains_base_weights else compute_dtype(base)
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Most memory used so far, in MB: allocated on the GPU, or resident in this process."""
+    """Peak memory so far, in MB: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if sys.platform == "win32":
@@ -82,15 +82,15 @@ def peak_memory_mb(device: torch.device) -> float:
     import resource
 
     status = Path("/proc/self/status")
-    if status.is_file():  # Linux, where `ru_maxrss` begins at that of the process that started this
-        [told] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return float(told.split()[1]) / 2**10
+    if status.is_file():  # Linux, where `ru_maxrss` starts at the parent process's
+        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return float(line.split()[1]) / 2**10
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return resident / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def reset_peak(device: torch.device) -> None:
-    """Resets what `peak_memory_mb` measures, where the system can."""
+    """Resets what `peak_memory_mb` measures, if the system supports it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
@@ -99,14 +99,13 @@ def reset_peak(device: torch.device) -> None:
 
 
 _FROZEN = ContextVar("_FROZEN", default=False)
-"""Whether `frozen_gc` has been entered."""
+"""Whether `frozen_gc` is active."""
 
 
 @contextlib.contextmanager
 def frozen_gc() -> Iterator[None]:
-    """Freezes existing objects, so that garbage collections inside skip them: with all libraries
-    imported each would take a third of a second, and a run asks for six. Inside itself it does
-    nothing, so that the outermost one lasts.
+    """Freezes existing objects so that garbage collection inside skips them: with all libraries
+    imported, a collection takes a third of a second, and a run needs six. Does nothing when nested.
     """
     if _FROZEN.get():
         yield
@@ -135,22 +134,22 @@ def release_memory() -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch found no memory, on a GPU or on the CPU."""
+    """Whether torch ran out of memory, on a GPU or the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def devices_of(device: torch.device) -> list[torch.device]:
-    """Whose random numbers `torch.random.fork_rng` must put back besides the CPU's."""
+def rng_devices(device: torch.device) -> list[torch.device]:
+    """Devices for `torch.random.fork_rng`, which always includes the CPU."""
     return [device] if device.type == "cuda" else []
 
 
 def resident_mb() -> float:
-    """Memory of this process now, in MB."""
+    """Resident memory of this process now, in MB."""
     return float(psutil.Process().memory_info().rss / 2**20)
 
 
 class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors that are made inside, as long as they are alive."""
+    """Counts the bytes of live tensors made inside."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -176,7 +175,7 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def device_name(device: torch.device) -> str:
-    """For the receipt: the GPU's name, or the processor count."""
+    """The GPU's name, or the CPU with its number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {plural(torch.get_num_threads(), 'thread')}"

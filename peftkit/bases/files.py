@@ -1,7 +1,7 @@
 """The files of a base, on this machine or on the Hub.
 
-Four forms lead to one local folder: a Hub id (small files are downloaded now, weights when they
-are loaded), a local folder, a GGUF file (dequantized once into a cache), `packaged:NAME`.
+Four forms give one local folder: a Hub id (small files are downloaded first, weights when they are
+loaded), a local folder, a GGUF file (dequantized once into a cache), `packaged:NAME`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ WEIGHT_FILES = ["model*.safetensors", "pytorch_model*.bin"]
 
 
 def find_files(base: Base) -> OpenedBase:
-    """The base with its folder, where it comes from, and no configuration or tokenizer yet.
+    """The base with its folder and source, without configuration and tokenizer yet.
 
     Raises:
         BaseModelError: see `find_local`.
         UnreachableError: see `fetch`.
-        MissingPackageError: see `find_local`; or what reads GGUF files is not installed.
+        MissingPackageError: see `find_local`; or package `gguf` is not installed.
     """
     path = find_local(base)
     if path is None:
@@ -42,10 +42,10 @@ def find_files(base: Base) -> OpenedBase:
 
 
 def download_weights(base: OpenedBase) -> None:
-    """Completes the folder of a Hub base with its weight files; others have them already.
+    """Downloads the weight files of a Hub base; other bases have them already.
 
     Raises:
-        BaseModelError: there are none.
+        BaseModelError: it has none.
     """
     if base.source is not None:
         return None
@@ -62,15 +62,15 @@ def download_weights(base: OpenedBase) -> None:
 
 
 def has_weights(base: OpenedBase) -> bool:
-    """Whether the weights are on this machine; those of a Hub base come when they are needed."""
+    """Whether the weights are on this machine; a Hub base's are downloaded when needed."""
     return any(next(base.folder.glob(pattern), None) for pattern in WEIGHT_FILES)
 
 
 def find_local(base: Base) -> Path | None:
-    """The folder or file of a base that is on this machine; None for a Hub id.
+    """The folder or file of a base on this machine; None for a Hub id.
 
     Raises:
-        BaseModelError: nothing is there, or it is no model.
+        BaseModelError: it does not exist, or is no model.
         MissingPackageError: a `packaged:` base whose package is not installed.
     """
     name = base.name_or_path
@@ -99,7 +99,7 @@ def find_local(base: Base) -> Path | None:
 
 
 def _check_files(folder: Path) -> None:
-    """Raises BaseModelError if something else stands for one of a folder's files."""
+    """Raises BaseModelError if one of a folder's files is a stand-in, such as an LFS pointer."""
     for pattern in ("*.json", *WEIGHT_FILES):
         for file in sorted(folder.glob(pattern)):
             if instead := stand_in(file):
@@ -107,7 +107,7 @@ def _check_files(folder: Path) -> None:
 
 
 def check_has_weights(folder: Path) -> None:
-    """Raises BaseModelError if a folder with a base has no weights in it."""
+    """Raises BaseModelError if a base's folder has no weights."""
     if not any(next(folder.glob(pattern), None) for pattern in WEIGHT_FILES):
         raise BaseModelError(
             f"the folder `{folder}` has none of the weight files {quoted(WEIGHT_FILES)}",
@@ -116,10 +116,10 @@ def check_has_weights(folder: Path) -> None:
 
 
 def fetch(base: Base) -> Path:
-    """The folder with a Hub base's small files: configuration, tokenizer.
+    """Downloads a Hub base's small files, configuration and tokenizer; returns their folder.
 
     Raises:
-        UnreachableError: the Hub does not give them.
+        UnreachableError: the Hub cannot provide them.
     """
     return _snapshot(base, SMALL_FILES)
 

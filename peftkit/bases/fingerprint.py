@@ -1,4 +1,4 @@
-"""The identity of a base: SHA-256 of the files it is made of."""
+"""The identity of a base: SHA-256 of its files."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from peftkit.data.packaged import sha256_of
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Which base an adapter belongs to, independent of where its files lie."""
+    """Identifies an adapter's base, wherever its files are."""
 
     name: str
-    """As the recipe names it; only the last part of a local path."""
+    """Name in the recipe; only the last part of a local path."""
     hub_id: str
     revision: str
     quantization: str
-    """What is done to these files when they are loaded; `none` for files that are quantized."""
+    """Quantization applied when these files are loaded; `none` if the files are quantized."""
     double_quant: bool
     files: dict[str, str]
     """File name -> SHA-256: the configuration and the weights, or the GGUF file."""
     sha256: str
-    """Over `files`; two bases with the same value have the same bytes."""
+    """Digest of `files`; bases with the same value have the same bytes."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class RecordedBase(Fingerprint):
     """The base of a run: its fingerprint, and how its weights were loaded."""
 
     dtype: str
-    """Of its weights in training."""
+    """Dtype of its weights in training."""
     unquantized: tuple[str, ...] = ()
-    """Modules of a quantized base that hold weights and are not quantized, embeddings left out."""
+    """Modules of a quantized base with unquantized weights, except embeddings."""
     num_hidden_layers: int | None = None
 
     @property
     def known_name(self) -> str:
-        """The name by which a person knows it."""
+        """The Hub id, else the name in the recipe."""
         return self.hub_id or self.name
 
 
@@ -67,11 +67,11 @@ def fingerprint(base: OpenedBase) -> Fingerprint:
 
 
 def recorded_base(base: OpenedBase, dtype: str, unquantized: Sequence[str]) -> RecordedBase:
-    """What is recorded of a base whose weights are on disk.
+    """The record of a base whose weights are on disk.
 
     Args:
         dtype: of its weights in training.
-        unquantized: modules of a quantized base that hold weights and are not quantized.
+        unquantized: modules of a quantized base with unquantized weights.
     """
     layers = getattr(base.config, "num_hidden_layers", None)
     return RecordedBase(

@@ -1,4 +1,4 @@
-"""How much memory the weights of a loaded model take, quantization state included."""
+"""Measures the memory of a loaded model's weights, including quantization state."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Footprint:
     """Memory of a model's weights, in MB (2^20 bytes)."""
 
     weights_mb: float
-    """Parameters and buffers, as they are stored."""
+    """Parameters and buffers, as stored."""
     quantization_state_mb: float
-    """Scales and code books of the quantized ones, which `get_memory_footprint` of transformers
-    leaves out."""
+    """Scales and code books of quantized weights, which transformers' `get_memory_footprint` leaves
+    out."""
 
     @property
     def total_mb(self) -> float:
@@ -25,10 +25,10 @@ class Footprint:
 
 
 def footprint(model: nn.Module) -> Footprint:
-    """Measures a model; what several modules share counts once."""
+    """Measures a model; tensors shared by several modules count once."""
     stored = [*model.parameters(), *model.buffers()]
     states = [tensor for p in model.parameters() for tensor in _state(p)]
-    for module in model.modules():  # where bitsandbytes keeps int8's after the first forward pass
+    for module in model.modules():  # int8's scales, after the first forward pass
         scales = getattr(getattr(module, "state", None), "SCB", None)
         states += [] if scales is None else [scales]
     return Footprint(_megabytes(stored), _megabytes(states))
@@ -37,12 +37,12 @@ def footprint(model: nn.Module) -> Footprint:
 def _state(parameter: Any) -> list[Tensor]:
     """Tensors that bitsandbytes keeps beside a quantized weight."""
     state = getattr(parameter, "quant_state", None)
-    found = []
+    tensors = []
     while state is not None:  # with double quantization the scales have a state too
-        found += [state.absmax, state.code, *([] if state.offset is None else [state.offset])]
+        tensors += [state.absmax, state.code, *([] if state.offset is None else [state.offset])]
         state = state.state2
-    scales = getattr(parameter, "SCB", None)  # of int8
-    return found if scales is None else [*found, scales]
+    scales = getattr(parameter, "SCB", None)  # int8's
+    return tensors if scales is None else [*tensors, scales]
 
 
 def _megabytes(tensors: list[Tensor]) -> float:

@@ -1,7 +1,7 @@
 """GGUF files as bases: dequantized once to fp32 safetensors in the user's cache.
 
 transformers refuses bitsandbytes on a GGUF file and reads one slowly (25 s for 135M parameters),
-so the dequantized model is kept under the digest of the file it came from.
+so the dequantized model is kept under the file's digest.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ def cache_folder() -> Path:
 
 
 def dequantized(file: Path) -> Path:
-    """The folder with the dequantized model of a GGUF file; written on first use, atomically.
+    """The folder with a GGUF file's dequantized model; written on first use, atomically.
 
     Raises:
         BaseModelError: transformers cannot read the file.
-        MissingPackageError: package `gguf` is missing.
+        MissingPackageError: package `gguf` is not installed.
     """
     folder = cache_folder() / "gguf" / sha256_of(file)
     if not folder.is_dir():
@@ -48,18 +48,20 @@ def _convert(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    require("gguf", f"`{file.name}` needs")  # transformers says so less clearly
-    where = {"gguf_file": file.name}
+    require("gguf", f"`{file.name}` needs")  # transformers' message is less clear
+    options = {"gguf_file": file.name}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
-        model: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
-    except Exception as error:  # transformers' GGUF reader raises whatever it meets
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent, dtype=torch.float32, **options
+        )
+    except Exception as error:  # transformers' GGUF reader raises many types
         raise BaseModelError(
             f"`{file}` cannot be read as a GGUF model: {error}",
-            "transformers reads GGUF files of the architectures it lists under `GGUF`; "
-            "otherwise use the original safetensors model",
+            "use the original safetensors model, or a GGUF file of an architecture that "
+            "transformers lists under `GGUF`",
         ) from error
-    # save_pretrained refuses a model that remembers coming from GGUF
+    # save_pretrained refuses a model marked as loaded from GGUF
     for owner, attribute in (
         (model, "hf_quantizer"),
         (model, "quantization_method"),

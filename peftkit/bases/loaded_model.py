@@ -1,4 +1,4 @@
-"""A base with its weights, and the modules that its head has."""
+"""A base with its weights and the modules of its head."""
 
 from __future__ import annotations
 
@@ -11,26 +11,22 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-if TYPE_CHECKING:
-    from torch import nn
-
-
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with pretrained weights and, where the task has one, a head to train."""
+    """A model with pretrained weights and, if the task has one, a head to train."""
 
     model: nn.Module
     head: tuple[str, ...]
-    """Names of the modules that every method trains and saves whole: the task's head, and
-    whatever else the checkpoint had no weights for."""
+    """Names of the modules that every method trains and saves whole: the task's head, and others
+    without weights in the checkpoint."""
     random: tuple[str, ...] = ()
-    """Names of the parameters that the checkpoint had no weights for."""
+    """Names of the parameters without weights in the checkpoint."""
     quantized: Quantized | None = None
-    """How much of it is; None where the base asks for none."""
+    """How much of it is quantized; None if the base is not to be quantized."""
 
     @property
     def unquantized(self) -> list[str]:
-        """Modules of a quantized base that hold weights and are not quantized."""
+        """Modules of a quantized base with unquantized weights."""
         return self.quantized.unquantized if self.quantized else []
 
 
@@ -41,16 +37,16 @@ MOST_NAMES = 6
 class Quantized:
     """How much of a base is quantized.
 
-    Counts the matrices of its blocks: parameters of two or more dimensions, without embeddings, the
-    output layer, the task's head and a pooler, which are never quantized.
+    Counts the matrices in its blocks: parameters with two or more dimensions, except embeddings,
+    the output layer, the task's head and a pooler, which are never quantized.
     """
 
     taken: int
-    """Weights in quantized layers."""
+    """Number of weights in quantized layers."""
     left: dict[str, tuple[str, int]]
-    """Name of a counted matrix that is not quantized -> class of its module, its size."""
+    """Name of a counted, unquantized matrix -> class of its module, number of weights."""
     aside: tuple[str, ...]
-    """Names of the matrices that are not counted, without embeddings."""
+    """Names of the matrices that are not counted, except embeddings."""
 
     @property
     def share(self) -> float:
@@ -60,13 +56,13 @@ class Quantized:
 
     @property
     def unquantized(self) -> list[str]:
-        """Names of all matrices that are not quantized, without embeddings, in the form of
+        """Names of all unquantized matrices except embeddings, in the form of
         `llm_int8_skip_modules`.
         """
         return sorted((*self.left, *self.aside))
 
     def kinds_left(self) -> str:
-        """What is not quantized, largest first: ``MixtralExperts (`gate_up_proj`, ...)``."""
+        """The unquantized classes, largest first: ``MixtralExperts (`gate_up_proj`, ...)``."""
         sizes: dict[str, int] = {}
         names: dict[str, list[str]] = {}
         for name, (kind, numbers) in self.left.items():

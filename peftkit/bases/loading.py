@@ -1,4 +1,4 @@
-"""Loads the weights of an opened base under the head that the task needs."""
+"""Loads the weights of an opened base with the task's head."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def empty_model(base: OpenedBase, head: Head, dropout: float | None = None) -> LoadedModel:
-    """The model's structure on the meta device: names and shapes, no memory.
+    """The model's structure on the meta device: names and shapes, without memory.
 
     Raises:
         BaseModelError: the architecture cannot serve the task, or has no dropout to set.
@@ -55,8 +55,8 @@ def empty_model(base: OpenedBase, head: Head, dropout: float | None = None) -> L
 
 
 def model_class(head: Head, config: Any, name: str) -> Any:
-    """What has `from_config` and `from_pretrained` for a head: an AutoModel of transformers, or a
-    class of peftkit's own.
+    """The class with `from_config` and `from_pretrained` for a head: a transformers AutoModel, or
+    peftkit's own.
 
     Args:
         config: of the model.
@@ -75,10 +75,10 @@ def model_class(head: Head, config: Any, name: str) -> Any:
 def load_weights(
     base: OpenedBase, head: Head, dtype: torch.dtype, device: torch.device, dropout: float | None
 ) -> LoadedModel:
-    """The model with its weights, head sized from the labels, embeddings resized for added tokens,
-    quantized if the base asks for it.
+    """Loads the model: head sized by the labels, embeddings resized for added tokens, quantized if
+    the base asks for it.
 
-    What the checkpoint does not hold is initialised from torch's global seed: set it first.
+    Weights missing in the checkpoint are initialized from torch's global seed: set it first.
 
     Raises:
         BaseModelError: the checkpoint lacks weights of the trunk, which would be random.
@@ -90,8 +90,8 @@ def load_weights(
     config = config_with_head(base, head, dropout)
     options: dict[str, Any] = {"dtype": dtype}
     if quantized := base.spec.quantization != "none":
-        # from the checkpoint's own numbers, so that the quantized ones are the same whatever is
-        # computed in, here and elsewhere
+        # from the checkpoint's numbers, so that quantized weights do not depend on the dtype of the
+        # computation, here and elsewhere
         options |= {"dtype": torch.float32, "device_map": {"": device}}
         quantization = quantization_of(base, dtype, empty)
         if base.prequantized:
@@ -118,16 +118,16 @@ def load_weights(
     else:
         model.to(device)
     keep_differentiable(model)
-    if head.generation:  # instead of the base's own settings, which would fill the gaps
+    if head.generation:  # else the base's settings would fill gaps
         model.generation_config = generation_config(head, base.tokenizer.pad_token_id)
     return LoadedModel(model, modules, tuple(fresh), counted)
 
 
 def _refuse_random_trunk(base: OpenedBase, fresh: list[str], modules: tuple[str, ...]) -> None:
-    """Raises BaseModelError if a base's checkpoint lacks weights outside of the head's modules.
+    """Raises BaseModelError if a base's checkpoint lacks weights outside the head's modules.
 
     Args:
-        fresh: names of the parameters that the checkpoint does not hold.
+        fresh: names of the parameters missing in the checkpoint.
         modules: of the head.
     """
     random = [key for key in fresh if not key.startswith(tuple(m + "." for m in modules))]
@@ -135,12 +135,12 @@ def _refuse_random_trunk(base: OpenedBase, fresh: list[str], modules: tuple[str,
         raise BaseModelError(
             f"the checkpoint of `{base.name}` has no weights for {quoted(sorted(random))}; "
             "they would be random",
-            "it is incomplete or of another architecture than its config.json says",
+            "it is incomplete, or of another architecture than in its config.json",
         )
 
 
 def generation_config(head: Head, pad_token_id: int) -> Any:
-    """How the head's model writes, as transformers' `GenerationConfig`."""
+    """The head's settings of generation, as transformers' `GenerationConfig`."""
     import transformers
 
     settings: Any = transformers.GenerationConfig
@@ -148,8 +148,8 @@ def generation_config(head: Head, pad_token_id: int) -> Any:
 
 
 def has_tied_output(model: Any) -> bool:
-    """Whether a language model's output layer has the numbers of its embedding, as its config says;
-    one that was trained whole has not.
+    """Whether a language model's output layer equals its embedding, as its config says; one trained
+    whole does not.
     """
     output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if output is None or not model.config.tie_word_embeddings:
@@ -159,7 +159,7 @@ def has_tied_output(model: Any) -> bool:
 
 
 def config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> Any:
-    """Transformers' configuration of the base's model with the task's head."""
+    """The transformers configuration of the base's model with the task's head."""
     from peftkit.bases.pooled import FIELD
 
     config = copy.deepcopy(base.config)
@@ -193,23 +193,23 @@ def config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> Any
 
 
 def _head_modules(model: Any, head: Head, fresh: tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    """The task's own modules, and a pooler that the checkpoint does not hold."""
+    """The head's modules, and a pooler missing in the checkpoint."""
     trunk = {model.base_model_prefix}
-    if not hasattr(model, model.base_model_prefix):  # T5 has the trunk's parts themselves
+    if not hasattr(model, model.base_model_prefix):  # T5 has the trunk's modules directly
         trunk = _trunk_children(model.config)
-    own = [
+    head_modules = [
         name
         for name, module in model.named_children()
         if name not in trunk and any(True for _ in module.parameters())
     ]
-    poolers = {found[0] for key in fresh if (found := re.match(r"(.*?\.)?pooler(?=\.)", key))}
-    return (*(own if head.trained else ()), *sorted(poolers))
+    poolers = {match[0] for key in fresh if (match := re.match(r"(.*?\.)?pooler(?=\.)", key))}
+    return (*(head_modules if head.trained else ()), *sorted(poolers))
 
 
 def _key_mapping(model: Any) -> dict[str, str] | None:
-    """How names in a checkpoint of the architecture's language model become names in this model.
+    """Pattern -> replacement, from names in the language model's checkpoint to names in this model.
 
-    Llama's question answering calls its trunk `transformer` where its checkpoints say `model`, and
+    Llama's question answering names its trunk `transformer`, and its checkpoints say `model`, so
     transformers would leave it random.
     """
     import transformers
@@ -224,7 +224,7 @@ def _key_mapping(model: Any) -> dict[str, str] | None:
 
 
 def _trunk_children(config: Any) -> set[str]:
-    """Names of the modules that the architecture has without any head."""
+    """Names of the architecture's modules without any head."""
     import torch
     import transformers
 

@@ -11,34 +11,34 @@ from peftkit.bases.base import Base
 
 @dataclass(frozen=True)
 class OpenedBase:
-    """A base before its weights: everything that can be checked cheaply."""
+    """A base before its weights are loaded: all that can be checked cheaply."""
 
     spec: Base
-    """As the recipe says; quantized as its files are, if they are."""
+    """The recipe's base, with the quantization of its files, if they are quantized."""
     folder: Path
-    """Local folder that transformers loads: of the user, the Hub cache or the GGUF cache."""
+    """Local folder that transformers loads: the user's, or one in the Hub or GGUF cache."""
     config: Any
     """transformers' PreTrainedConfig."""
     tokenizer: Any
-    """transformers' tokenizer; it has a padding token, and knows the base's length limit."""
+    """transformers' tokenizer, with a padding token and the base's length limit."""
     hub_id: str = ""
     """The Hub repository that holds exactly these bytes, if there is one."""
     revision: str = ""
-    """Its commit, as far as it is known."""
+    """The Hub commit, if known."""
     source: Path | None = None
     """The GGUF file the folder was dequantized from."""
     added_ids: tuple[int, ...] = ()
-    """Of `spec.added_tokens`, consecutive."""
+    """Ids of `spec.added_tokens`, consecutive."""
     rows_in_files: int = 0
-    """Of the embeddings in the files, where an adapter was trained on others, of which `config` has
-    the number; 0 where they are the same."""
+    """Rows of the embeddings in the files if an adapter was trained on another number, which
+    `config` has; 0 if they are the same."""
 
     @property
     def name(self) -> str:
-        """How a person calls it."""
+        """The Hub id, else the name or path in the recipe."""
         return self.hub_id or self.spec.name_or_path
 
     @property
     def prequantized(self) -> bool:
-        """Whether the files hold quantized weights already."""
+        """Whether the files hold quantized weights."""
         return getattr(self.config, "quantization_config", None) is not None

@@ -10,7 +10,7 @@ from peftkit.bases.base import Base
 from peftkit.bases.chat_templates import chat_template
 from peftkit.bases.files import find_files
 from peftkit.bases.opened import OpenedBase
-from peftkit.bases.packages import named_by_library
+from peftkit.bases.packages import missing_package
 from peftkit.bases.padding import choose_padding
 from peftkit.bases.token_ids import embedding_rows
 from peftkit.errors import BaseModelError, first_line, quoted
@@ -21,17 +21,17 @@ NEEDED = {
     "fp8": "a GPU that computes in fp8",
     "mxfp4": "package kernels and a GPU",
 }
-"""What transformers needs for weights that are quantized by others than bitsandbytes."""
+"""Quantization -> what transformers needs for it; bitsandbytes is not listed."""
 LEAST_TEXT = 4
-"""Tokens that must fit beside virtual tokens."""
+"""Fewest tokens of text that must fit beside virtual tokens."""
 POSITIONS_AFTER_PADDING = (
     "camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta",
     "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
 )  # fmt: skip
-"""Families whose first position is `pad_token_id + 1`, so that they read fewer tokens than they
-have positions."""
+"""Families whose first position is `pad_token_id + 1`, so they read fewer tokens than they have
+positions."""
 PADDED_ON_THE_LEFT = ("xlnet",)
-"""Families whose classifiers take the last position for the text's, whatever it is."""
+"""Families whose classifiers read the last position, even if it is padding."""
 
 
 def open_base(base: Base, virtual_tokens: int = 0, one_output: bool = False) -> OpenedBase:
@@ -42,17 +42,17 @@ def open_base(base: Base, virtual_tokens: int = 0, one_output: bool = False) -> 
         one_output: whether each text has one output, as of a classifier.
 
     Raises:
-        BaseModelError: nothing is there, or it is not a model that transformers can load and
-            peftkit can train on.
-        MissingPackageError: a `packaged:` base whose package is not installed, or what reads the
-            base's files.
+        BaseModelError: it does not exist, or is no model that transformers can load and peftkit can
+            train on.
+        MissingPackageError: the package of a `packaged:` base, or one that reads the base's files,
+            is not installed.
     """
     opened = find_files(base)
     config, tokenizer = _config_and_tokenizer(base, opened.folder)
     if config.model_type in PADDED_ON_THE_LEFT:
         raise BaseModelError(
-            f"`{base.name_or_path}` is a {config.model_type} model, which reads texts that are "
-            "padded on the left, and peftkit pads on the right",
+            f"`{base.name_or_path}` is a {config.model_type} model, which needs padding on the "
+            "left, and peftkit pads on the right",
             "choose a base of another architecture",
         )
     tokenizer.name_or_path = base.name_or_path  # for messages; a GGUF's would be its cache
@@ -77,11 +77,11 @@ def open_base(base: Base, virtual_tokens: int = 0, one_output: bool = False) -> 
 
 
 def _config_and_tokenizer(base: Base, folder: Path) -> tuple[Any, Any]:
-    """Transformers' configuration and tokenizer of a base, from its folder.
+    """The transformers configuration and tokenizer of a base, from its folder.
 
     Raises:
         BaseModelError: transformers cannot read them.
-        MissingPackageError: what reads them is not installed.
+        MissingPackageError: a package that reads them is not installed.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -90,7 +90,7 @@ def _config_and_tokenizer(base: Base, folder: Path) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(folder, **options)
         return config, AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        if missing := named_by_library(error, folder):
+        if missing := missing_package(error, folder):
             raise missing from error
         raise BaseModelError(
             f"`{base.name_or_path}` cannot be opened: {first_line(error)}",
@@ -99,7 +99,7 @@ def _config_and_tokenizer(base: Base, folder: Path) -> tuple[Any, Any]:
 
 
 def _readable_tokens(tokenizer: Any, config: Any) -> int:
-    """How many tokens a model reads: the tokenizer's limit, or its positions if they are fewer."""
+    """How many tokens a model reads: the tokenizer's limit, or its positions if fewer."""
     positions = getattr(config, "max_position_embeddings", None) or 0
     positions = positions if positions > 0 else tokenizer.model_max_length  # XLNet says -1
     if config.model_type in POSITIONS_AFTER_PADDING:
@@ -109,16 +109,16 @@ def _readable_tokens(tokenizer: Any, config: Any) -> int:
 
 
 def _as_quantized(base: Base, config: Any) -> Base:
-    """The base with the quantization that its files have, if they have one.
+    """The base with the quantization of its files, if they are quantized.
 
     Raises:
-        BaseModelError: it is another than the recipe asks for, or one that cannot be trained on.
+        BaseModelError: it differs from the recipe's, or cannot be trained on.
     """
-    found = getattr(config, "quantization_config", None)
-    if found is None:
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
         return base
-    found = found if isinstance(found, dict) else found.to_dict()
-    method = str(getattr(found.get("quant_method"), "value", found.get("quant_method")))
+    settings = settings if isinstance(settings, dict) else settings.to_dict()
+    method = str(getattr(settings.get("quant_method"), "value", settings.get("quant_method")))
     if method != "bitsandbytes":
         needs = NEEDED.get(method, "software that peftkit does not use")
         raise BaseModelError(
@@ -126,7 +126,7 @@ def _as_quantized(base: Base, config: Any) -> Base:
             f"needs {needs}",
             'name the original checkpoint instead, with `base.quantization = "nf4"` or "int8"',
         )
-    kind = "int8" if found.get("load_in_8bit") else found.get("bnb_4bit_quant_type", "fp4")
+    kind = "int8" if settings.get("load_in_8bit") else settings.get("bnb_4bit_quant_type", "fp4")
     if base.quantization not in ("none", kind):
         raise BaseModelError(
             f"the weights of `{base.name_or_path}` are quantized to {kind} already, and the recipe "
@@ -134,19 +134,19 @@ def _as_quantized(base: Base, config: Any) -> Base:
             f"leave `base.quantization` out, or name the original checkpoint to get "
             f"{base.quantization}",
         )
-    double = kind != "int8" and bool(found.get("bnb_4bit_use_double_quant"))
+    double = kind != "int8" and bool(settings.get("bnb_4bit_use_double_quant"))
     return base.with_(quantization=kind, double_quant=double)
 
 
 def _add_tokens(tokenizer: Any, tokens: tuple[str, ...], rows: int | None) -> tuple[int, ...]:
-    """Adds tokens to the vocabulary; gives their ids. Those that the vocabulary has and the
-    embedding has not may be among them.
+    """Adds tokens to the vocabulary and returns their ids. They may be in the vocabulary if the
+    embedding has no row for them.
 
     Args:
         rows: of the embedding.
 
     Raises:
-        BaseModelError: the base has one of them, or their ids do not follow one another.
+        BaseModelError: the base has one of them, or their ids are not consecutive.
     """
     from transformers import AddedToken
 
@@ -161,7 +161,7 @@ def _add_tokens(tokenizer: Any, tokens: tuple[str, ...], rows: int | None) -> tu
     if ids and ids != tuple(range(ids[0], ids[0] + len(ids))):
         between = tokenizer.convert_ids_to_tokens(list(range(min(ids), max(ids) + 1)))
         raise BaseModelError(
-            f"`base.added_tokens`: {quoted(tokens)} do not follow one another in the vocabulary",
+            f"`base.added_tokens`: the ids of {quoted(tokens)} are not consecutive",
             f"name all in this order: {quoted(between)}",
         )
     return ids

@@ -1,7 +1,7 @@
 """An Accelerator with its own precision.
 
-Accelerate keeps one precision and one number of accumulated steps for a whole process. A notebook
-loads adapters of several precisions, and may have an Accelerator for its own training.
+Accelerate keeps one precision and one number of accumulated steps per process. A notebook may load
+adapters in several precisions, and may have an Accelerator for its own training.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 
 
 class OwnAccelerator(Accelerator):  # type: ignore[misc]
-    """Accelerate's processes and devices, with its own autocast; other Accelerators of the process,
-    made before or after it, are not affected.
+    """Accelerate's processes and devices with separate autocast; does not affect other Accelerators
+    of the process, made before or after it.
 
     Args:
         dtype: float32, or bfloat16 for autocast.
@@ -28,7 +28,9 @@ class OwnAccelerator(Accelerator):  # type: ignore[misc]
 
     def __init__(self, dtype: torch.dtype, **options: Any) -> None:
         others = AcceleratorState._shared_state != {}
-        steps = GradientState().plugin_kwargs or {"num_steps": 1}  # theirs stay, ours never count
+        steps = GradientState().plugin_kwargs or {
+            "num_steps": 1
+        }  # the process keeps its own; ours has no effect
         super().__init__(
             mixed_precision=None if others else "no",
             gradient_accumulation_plugin=GradientAccumulationPlugin(**steps),
@@ -42,7 +44,7 @@ class OwnAccelerator(Accelerator):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def autocast(self, autocast_handler: None = None) -> Iterator[None]:
-        """Inside, matrix products are computed in the precision of this Accelerator."""
+        """Computes matrix products inside in the precision of this Accelerator."""
         if self.mixed_precision == "no":
             yield
             return
@@ -50,5 +52,5 @@ class OwnAccelerator(Accelerator):  # type: ignore[misc]
             yield
 
     def backward(self, loss: Tensor, **options: Any) -> None:
-        """Backpropagates a loss, not divided by the number of accumulated steps."""
+        """Backpropagates a loss without dividing it by the number of accumulated steps."""
         loss.backward(**options)  # type: ignore[no-untyped-call]

@@ -1,6 +1,4 @@
-"""The packages that peftkit needs, and the error for a missing one, with the command that installs
-it.
-"""
+"""The packages peftkit needs, and the error for a missing one, with the command to install it."""
 
 from __future__ import annotations
 
@@ -40,14 +38,14 @@ ALWAYS = {
     "tokenizers": "tokenizers",
     "tyro": "tyro",
 }
-"""Module -> its name for pip, of everything that any run may need: a missing package is an error
-before training, not after it."""
+"""Module -> its name for pip, for all packages any run may need: a missing one is an error before
+training, not after."""
 SOMETIMES = {"bitsandbytes": "bitsandbytes", "gguf": "gguf"}
-"""The same for what only some recipes need; see `require`."""
+"""The same for packages only some recipes need; see `require`."""
 SENTENCEPIECE = b"\n"
-"""First byte of sentencepiece's files; tiktoken's are text, and begin with a letter."""
+"""First byte of sentencepiece's files; tiktoken's are text and start with a letter."""
 OF_OTHERS = {"PIL": "pillow", "google": "protobuf", "yaml": "pyyaml"}
-"""The same for what libraries import under another name than pip's."""
+"""The same for libraries' imports whose name differs from pip's."""
 
 
 def check_needed() -> None:
@@ -60,7 +58,7 @@ def require(module: str, why: str) -> None:
     """Raises MissingPackageError if a module is not installed.
 
     Args:
-        why: what needs it, such as `a quantized base needs`.
+        why: subject and verb, such as `a quantized base needs`.
     """
     if not is_installed(module):
         raise _missing([module], why)
@@ -75,43 +73,42 @@ def is_installed(module: str) -> bool:
 
 
 @contextlib.contextmanager
-def named_packages() -> Iterator[None]:
-    """Inside, a missing module raises MissingPackageError, unless it is peftkit's own."""
+def report_missing_packages() -> Iterator[None]:
+    """Raises MissingPackageError for a module missing inside, unless it is peftkit's own."""
     try:
         yield
     except ImportError as error:
-        module = _not_found(error)
+        module = _missing_module(error)
         if module is not None:
             known = module in ALWAYS or module in SOMETIMES
             raise _missing([module], "peftkit needs" if known else "a library needs") from error
-        if missing := named_by_library(error):
+        if missing := missing_package(error):
             raise missing from error
         raise
 
 
-def named_by_library(
-    error: BaseException, folder: Path | None = None
-) -> MissingPackageError | None:
+def missing_package(error: BaseException, folder: Path | None = None) -> MissingPackageError | None:
     """MissingPackageError for a library's error that says what to install; None for others.
 
     Args:
-        folder: of a model. If its tokenizer is a file of sentencepiece, transformers asks for
+        folder: of a model. If its tokenizer is a sentencepiece file, transformers asks for
             tiktoken, the wrong package.
     """
-    said = re.search(r"pip install (?:--?[\w-]+ )*([A-Za-z][\w.-]*\w)", str(error))
-    if said is None or is_installed(said[1].replace("-", "_")) or _is_distribution(said[1]):
+    command = re.search(r"pip install (?:--?[\w-]+ )*([A-Za-z][\w.-]*\w)", str(error))
+    package = "" if command is None else command[1]
+    if not package or is_installed(package.replace("-", "_")) or _is_distribution(package):
         return None
     if folder is None:
-        return _missing([said[1]], "a library needs")
+        return _missing([package], "a library needs")
     pieces = [file.name for file in (*folder.glob("*.model"), *folder.glob("*.spm"))
               if file.read_bytes()[:1] == SENTENCEPIECE]  # fmt: skip
-    if said[1] == "tiktoken" and pieces:
+    if package == "tiktoken" and pieces:
         return _missing(["sentencepiece"], f"`{pieces[0]}` needs")
-    return _missing([said[1]], f"`{folder.name}` needs")
+    return _missing([package], f"`{folder.name}` needs")
 
 
 def _is_distribution(name: str) -> bool:
-    """Whether a package is installed under the name by which pip knows it."""
+    """Whether a package is installed under its name for pip."""
     try:
         importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -119,18 +116,18 @@ def _is_distribution(name: str) -> bool:
     return True
 
 
-def _not_found(error: BaseException | None) -> str | None:
-    """The missing top-level module behind an error, which libraries wrap in their own; None for
-    Python's modules and peftkit's.
+def _missing_module(error: BaseException | None) -> str | None:
+    """The missing top-level module behind an error, which libraries may wrap; None for Python's
+    modules and peftkit's.
     """
-    found: str | None = None
+    module: str | None = None
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name:
-            found = error.name.split(".")[0]
+            module = error.name.split(".")[0]
         error = error.__cause__ or error.__context__
-    if found in sys.stdlib_module_names or (found and is_installed(found)):
+    if module in sys.stdlib_module_names or (module and is_installed(module)):
         return None
-    return None if found == "peftkit" else found
+    return None if module == "peftkit" else module
 
 
 def _missing(modules: list[str], why: str) -> MissingPackageError:

@@ -1,4 +1,4 @@
-"""The token that rows are padded with.
+"""Chooses the token to pad rows with.
 
 A classifier on a decoder reads the last token whose id is not the padding's, so no text may end in
 the padding token. Elsewhere any token will do, since padding is not read.
@@ -13,11 +13,11 @@ from typing import Any
 from peftkit.bases.token_ids import embedding_rows
 
 NEVER_IN_UTF8 = (0xFF, 0xFE, 0xFD, 0xFC, 0xFB, 0xFA, 0xF9, 0xF8, 0xC1, 0xC0)
-"""Bytes that no UTF-8 text has; byte-level vocabularies have tokens for some of them."""
+"""Bytes that no UTF-8 text contains; byte-level vocabularies have tokens for some of them."""
 
 
 def choose_padding(tokenizer: Any, config: Any, one_output: bool) -> None:
-    """Gives a tokenizer a padding token with a row in the embedding; its own if that has one.
+    """Gives a tokenizer a padding token with a row in the embedding: its own, if that has one.
 
     Args:
         config: of the base.
@@ -26,8 +26,8 @@ def choose_padding(tokenizer: Any, config: Any, one_output: bool) -> None:
     rows = embedding_rows(config)
     ends = _appended(tokenizer) if one_output else None
     for token in _candidates(tokenizer, config, one_output):
-        place = tokenizer.convert_tokens_to_ids(token)
-        if place is not None and place != ends and (rows is None or place < rows):
+        index = tokenizer.convert_tokens_to_ids(token)
+        if index is not None and index != ends and (rows is None or index < rows):
             if tokenizer.pad_token != token:
                 tokenizer.pad_token = token
             return
@@ -35,19 +35,19 @@ def choose_padding(tokenizer: Any, config: Any, one_output: bool) -> None:
 
 def _candidates(tokenizer: Any, config: Any, one_output: bool) -> Iterator[str]:
     """Tokens in order of preference: the tokenizer's own; the base's, since positions may depend on
-    it; the end of text; other special ones; bytes that no text has; any.
+    it; end of text; other special tokens; bytes that no text contains; any.
     """
     own, unknown, special = tokenizer.pad_token, tokenizer.unk_token, tokenizer.all_special_tokens
     if own is not None:
         yield own
-        place = getattr(config.get_text_config(), "pad_token_id", None)
-        if place in range(len(tokenizer)):
-            yield tokenizer.convert_ids_to_tokens(place)
+        index = getattr(config.get_text_config(), "pad_token_id", None)
+        if index in range(len(tokenizer)):
+            yield tokenizer.convert_ids_to_tokens(index)
     yield from filter(None, (tokenizer.eos_token, None if one_output else unknown))
     yield from (token for token in special if token != unknown)
     vocabulary = tokenizer.get_vocab()
     for byte in NEVER_IN_UTF8:
-        for token in (f"<0x{byte:02X}>", chr(byte)):  # with byte fallback, and byte by byte
+        for token in (f"<0x{byte:02X}>", chr(byte)):  # byte fallback, and byte-level
             if token in vocabulary and tokenizer.decode([vocabulary[token]]) == "\ufffd":
                 yield token
     yield from filter(None, (unknown,))
@@ -55,7 +55,7 @@ def _candidates(tokenizer: Any, config: Any, one_output: bool) -> Iterator[str]:
 
 
 def _appended(tokenizer: Any) -> int | None:
-    """The id of the token that a tokenizer puts at the end of every text; None if it puts none."""
+    """The id of the token that a tokenizer appends to every text; None if it appends none."""
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     ids = tokenizer("a")["input_ids"]
     return int(ids[-1]) if ids and ids[-len(plain) :] != plain else None
@@ -63,7 +63,7 @@ def _appended(tokenizer: Any) -> int | None:
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     """Saves a tokenizer, without its padding token if that is an ordinary token: saved as a special
-    one, transformers would cut it out of texts.
+    one, transformers would remove it from texts.
     """
     pad, special = tokenizer.pad_token, {str(t) for t in tokenizer.added_tokens_decoder.values()}
     if pad not in special:

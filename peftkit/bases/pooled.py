@@ -1,11 +1,11 @@
-"""A classifier on the last hidden states themselves, instead of the head of the architecture.
+"""A classifier on the last hidden states, instead of the architecture's head.
 
     mean    logits = W dropout(sum_t h_t / T) + b        t: the tokens of the text
     cls     logits = W dropout(h_1) + b                  (Devlin et al. 2019, arXiv:1810.04805)
 
-Bases that were trained to compare texts by the mean of their hidden states (Reimers & Gurevych
-2019, arXiv:1908.10084) have all they know there; the pooler that BERT's head reads was never
-trained in them. Virtual tokens before a text are no tokens of it.
+Bases trained to compare texts by the mean of their hidden states (Reimers & Gurevych 2019,
+arXiv:1908.10084) have all they know there; the pooler that BERT's head reads is untrained in them.
+Virtual tokens before a text do not count as its tokens.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from peftkit.errors import BaseModelError
 
 FIELD = "peftkit_pooling"
-"""Of the model's configuration: what the classifier reads, `mean` or `cls`."""
+"""Field of the model's configuration: what the classifier reads, `mean` or `cls`."""
 DROPOUTS = (
     "classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob", "hidden_dropout", "dropout",
     "resid_pdrop",
 )  # fmt: skip
-"""What architectures call the dropout before their classifiers, or that of hidden states."""
+"""Configuration fields for the dropout before classifiers, or of hidden states."""
 
 
 def pooled_class(config: Any, name: str) -> Any:
@@ -38,58 +38,58 @@ def pooled_class(config: Any, name: str) -> Any:
         name: of the base, for messages.
 
     Raises:
-        BaseModelError: the architecture has no hidden states that could be pooled.
+        BaseModelError: the architecture has no hidden states to pool.
     """
     advice = 'leave `task.pooling` at "head", or choose a base of another architecture'
     if config.is_encoder_decoder:
         raise BaseModelError(
             f"`{name}` is a {config.model_type} model, with an encoder and a decoder: its last "
-            "hidden states are those of a text that it writes, which `task.pooling` cannot pool",
+            "hidden states are of the text it writes, which `task.pooling` cannot pool",
             advice,
         )
     mapping: Any = transformers.AutoModel
     if type(config) not in mapping._model_mapping:
         raise BaseModelError(
-            f"`{name}` is a {config.model_type} model, which transformers itself does not have, "
-            "and `task.pooling` is for the architectures that it has",
+            f"`{name}` is a {config.model_type} model, an architecture not in transformers, and "
+            "`task.pooling` is for those in transformers",
             advice,
         )
-    found = mapping._model_mapping[type(config)]
-    return _class_for(found[0] if isinstance(found, tuple) else found)
+    trunk = mapping._model_mapping[type(config)]
+    return _class_for(trunk[0] if isinstance(trunk, tuple) else trunk)
 
 
 def is_pooled(model: Any) -> bool:
-    """Whether a transformers model is one of this module's."""
+    """Whether a transformers model is a classifier from this module."""
     return isinstance(model, _Pooled)
 
 
 def reads_every_token(model: Any) -> bool:
-    """Whether the classifier of a model reads more than one token of an example."""
+    """Whether a model's classifier reads more than one token of an example."""
     return is_pooled(model) and getattr(model.config, FIELD) == "mean"
 
 
 def check_first_token(model: Any, name: str) -> None:
-    """Raises BaseModelError where the first token sees no other, in a model that pools it.
+    """Raises BaseModelError if a model pools the first token, and that sees no other.
 
     Args:
-        model: may be one of shapes without values.
+        model: may be on the meta device.
         name: of the base.
     """
     if getattr(model.config, FIELD) == "cls" and _reads_left_to_right(model):
         raise BaseModelError(
             f'`task.pooling` is "cls", and `{name}` reads from left to right: its first token sees '
-            "itself only, and knows nothing of the text",
-            'use "mean", or "head", which reads the last token there',
+            "only itself, not the text",
+            'use "mean", or "head", which reads the last token',
         )
 
 
 def _reads_left_to_right(model: Any) -> bool:
-    """By what the attention says of itself, else by whether the architecture is known to write, and
-    not to fill gaps.
+    """Whether a model is causal, by its attention's `is_causal`; if it has none, by whether the
+    architecture has a causal and no masked language model.
     """
-    said = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
-    if said:
-        return any(said)
+    causal = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
+    if causal:
+        return any(causal)
     writes: Any = transformers.AutoModelForCausalLM
     fills: Any = transformers.AutoModelForMaskedLM
     kind = type(model.config)
@@ -98,25 +98,25 @@ def _reads_left_to_right(model: Any) -> bool:
 
 @functools.cache
 def _class_for(trunk: Any) -> Any:
-    """A subclass of what the trunk's class is one of: with its prefix in checkpoints, its kinds of
-    attention, its way to draw weights.
+    """A subclass of the trunk's family, with its prefix in checkpoints, kinds of attention and
+    initialization of weights.
     """
     family = next(
         kind for kind in trunk.__mro__[1:] if issubclass(kind, transformers.PreTrainedModel)
     )
     name = f"{trunk.__name__.removesuffix('Model')}ForPooledClassification"
-    of_trunk = {
+    attributes = {
         "__module__": __name__,
         "trunk_class": trunk,
         "config_class": trunk.config_class,
         "_no_split_modules": trunk._no_split_modules,
         "_can_record_outputs": None,  # the trunk gives them
     }
-    return type(name, (_Pooled, family), of_trunk)
+    return type(name, (_Pooled, family), attributes)
 
 
 class _Pooled:
-    """What all these classes do; the rest is of the architecture."""
+    """The part common to all these classes; the rest is the architecture's."""
 
     trunk_class: Any
     config: Any
@@ -134,7 +134,7 @@ class _Pooled:
 
     @classmethod
     def from_config(cls, config: Any, **_: Any) -> Any:
-        """A model with random weights, as transformers' AutoModels have it."""
+        """A model with random weights, as `from_config` of transformers' AutoModels."""
         return cls._from_config(config)  # type: ignore[attr-defined]
 
     def forward(
@@ -152,23 +152,23 @@ class _Pooled:
         num_virtual_tokens: int = 0,
         **others: Any,
     ) -> SequenceClassifierOutputWithPast:
-        """Logits (rows, classes), of a packed row (documents, classes).
+        """Logits (rows, classes); (documents, classes) for a packed row.
 
         Args:
-            attention_mask: (rows, width); longer where keys and values of a prefix come before.
-            document_lengths: of the documents, if they are packed in one row.
-            num_virtual_tokens: at the beginning of each row of `inputs_embeds`.
+            attention_mask: (rows, width); longer if keys and values of a prefix come before.
+            document_lengths: tokens of each document, if they are packed in one row.
+            num_virtual_tokens: at the start of each row of `inputs_embeds`.
         """
         if labels is not None:
             raise ValueError("peftkit computes the loss from the logits; give no `labels`")
-        given = {
+        inputs = {
             "input_ids": input_ids, "attention_mask": attention_mask,
             "token_type_ids": token_type_ids, "position_ids": position_ids,
             "past_key_values": past_key_values, "inputs_embeds": inputs_embeds,
             "use_cache": use_cache, "document_lengths": document_lengths, **others,
         }  # fmt: skip
         trunk = getattr(self, self.base_model_prefix)  # type: ignore[attr-defined]
-        out = trunk(**{name: value for name, value in given.items() if value is not None})
+        out = trunk(**{name: value for name, value in inputs.items() if value is not None})
         hidden: Tensor = out.last_hidden_state
         first = getattr(self.config, FIELD) == "cls"
         if document_lengths is not None:
@@ -187,18 +187,20 @@ class _Pooled:
 
 
 def _dropout(config: Any) -> float:
-    """Of an architecture's classifier; 0 where it knows none."""
-    found = (getattr(config, name, None) for name in DROPOUTS)
-    return float(next((value for value in found if value is not None), 0.0))
+    """Dropout rate of an architecture's classifier; 0 if its configuration has none."""
+    rates = (getattr(config, name, None) for name in DROPOUTS)
+    return float(next((rate for rate in rates if rate is not None), 0.0))
 
 
 def _text(hidden: Tensor, mask: Tensor | None, num_virtual_tokens: int) -> Tensor:
-    """(rows, width), 1 where a hidden state is of a token of the text."""
+    """(rows, width), 1 for hidden states of the text's tokens, else 0."""
     rows, width = hidden.shape[:2]
     if mask is None:
         mask = torch.ones((rows, width), device=hidden.device)
     if mask.dim() != 2 or mask.shape[1] < width:
-        raise ValueError(f"a mask of {tuple(mask.shape)} does not tell tokens of {rows} x {width}")
+        raise ValueError(
+            f"a mask of shape {tuple(mask.shape)} does not fit {rows} x {width} tokens"
+        )
     mask = mask[:, -width:]
     if num_virtual_tokens:
         mask = mask * (mask.cumsum(1) > num_virtual_tokens)
@@ -206,27 +208,27 @@ def _text(hidden: Tensor, mask: Tensor | None, num_virtual_tokens: int) -> Tenso
 
 
 def _mean(hidden: Tensor, text: Tensor) -> Tensor:
-    """(rows, d), in float32 on the way."""
+    """(rows, d), computed in float32."""
     sums = (hidden.float() * text[..., None]).sum(1)
     return (sums / text.sum(1, keepdim=True)).to(hidden.dtype)
 
 
 def _first(hidden: Tensor, text: Tensor) -> Tensor:
-    """(rows, d), of the first token of each text."""
-    at = text.argmax(1)  # of equals, the first
+    """(rows, d), the hidden state of each text's first token."""
+    at = text.argmax(1)  # the first of equal values
     return hidden[torch.arange(len(hidden), device=hidden.device), at]
 
 
 def _mean_of_documents(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
-    """(documents, d) of (1, tokens, d), in float32 on the way."""
+    """(1, tokens, d) -> (documents, d), computed in float32."""
     counts = torch.tensor(lengths, device=hidden.device)
     means = torch.segment_reduce(hidden[0].float(), "mean", lengths=counts, axis=0, unsafe=True)
     return means.to(hidden.dtype)
 
 
 def _first_of_documents(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
-    """(documents, d) of (1, tokens, d), or of (documents, 1, d), where the last block went on with
-    the first tokens only.
+    """(1, tokens, d), or (documents, 1, d) if the last block kept only first tokens ->
+    (documents, d).
     """
     if hidden.shape[:2] == (len(lengths), 1):
         return hidden[:, 0]

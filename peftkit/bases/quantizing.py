@@ -1,7 +1,7 @@
-"""Quantizes a base with bitsandbytes while it is loaded, counts what is quantized, and dequantizes.
+"""Quantizes a base with bitsandbytes on loading, counts what is quantized, and dequantizes.
 
-bitsandbytes takes layers whose class is `nn.Linear` or `Conv1D` itself. Subclasses of them, experts
-in one tensor, convolutions and free parameters stay as they are.
+bitsandbytes quantizes layers whose class is exactly `nn.Linear` or `Conv1D`. Subclasses, experts in
+one tensor, convolutions and free parameters are not quantized.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ANOTHER = "leave `base.quantization` out, or choose a base of another architectu
 
 
 def count_quantized(model: Any, head: tuple[str, ...]) -> Quantized:
-    """Counts the weights of a loaded model, or of a model of shapes.
+    """Counts the quantized weights of a loaded model, or of one on the meta device.
 
     Args:
         head: names of the task's modules.
@@ -59,8 +59,8 @@ def count_quantized(model: Any, head: tuple[str, ...]) -> Quantized:
 
 
 def is_quantized(module: Any) -> bool:
-    """Whether a module is a layer of bitsandbytes whose weight is stored in 4 or 8 bits, or will be
-    once it has values.
+    """Whether a module is a bitsandbytes layer whose weight is stored in 4 or 8 bits, or will be
+    once it is loaded.
     """
     import bitsandbytes
     import torch
@@ -73,45 +73,45 @@ def is_quantized(module: Any) -> bool:
     return False
 
 
-def check_quantized(base: OpenedBase, model: nn.Module, found: Quantized) -> None:
+def check_quantized(base: OpenedBase, model: nn.Module, quantized: Quantized) -> None:
     """Raises BaseModelError if less than half of a base is quantized as the recipe asks, or if a
-    base stored as quantized has no quantized layer.
+    prequantized base has no quantized layer.
     """
-    if found.taken and (base.prequantized or found.share >= LEAST_SHARE):
+    if quantized.taken and (base.prequantized or quantized.share >= LEAST_SHARE):
         return
     kind, name = base.spec.quantization, type(model).__name__
     if base.prequantized:
         raise BaseModelError(
             f"the config.json of `{base.name}` says that its weights are quantized to {kind}, but "
-            f"none are: they are in {found.kinds_left()}",
+            f"none are: they are in {quantized.kinds_left()}",
             "take `quantization_config` out of its config.json",
         )
     raise BaseModelError(
-        f"`{base.name}` cannot be quantized to {kind}: bitsandbytes takes layers whose class is "
-        f"nn.Linear or Conv1D itself, which hold {_percent(found.share)} of the weights of "
-        f"{name}'s blocks; the rest is in {found.kinds_left()}",
+        f"`{base.name}` cannot be quantized to {kind}: bitsandbytes quantizes layers whose class "
+        f"is exactly nn.Linear or Conv1D, which hold {_percent(quantized.share)} of the weights of "
+        f"{name}'s blocks; the rest is in {quantized.kinds_left()}",
         ANOTHER,
     )
 
 
-def note_on_quantized(base: OpenedBase, model: nn.Module, found: Quantized) -> str:
-    """A note if not all of a base is quantized; else empty."""
-    if not found.left:
+def note_on_quantized(base: OpenedBase, model: nn.Module, quantized: Quantized) -> str:
+    """A note if a base is not quantized as a whole; else empty."""
+    if not quantized.left:
         return ""
     return (
-        f"{_percent(found.share)} of the weights of {type(model).__name__}'s blocks are quantized "
-        f"to {base.spec.quantization}; {found.kinds_left()} stay as they are"
+        f"{_percent(quantized.share)} of the weights of {type(model).__name__}'s blocks are "
+        f"quantized to {base.spec.quantization}; {quantized.kinds_left()} stay as they are"
     )
 
 
 def _percent(share: float) -> str:
-    """Rounded down, so that 100 % is all."""
+    """Formats a share, rounded down so that 100 % means all."""
     return f"{math.floor(1000 * share) / 10:g} %"
 
 
 def quantized_empty(base: OpenedBase, empty: LoadedModel) -> LoadedModel:
-    """A model of shapes with bitsandbytes' layers in it, to find those that a method cannot adapt
-    before weights are loaded.
+    """Puts bitsandbytes' layers into a model on the meta device, to find those that a method cannot
+    adapt before weights are loaded.
     """
     import torch
     from transformers.quantizers.auto import AutoHfQuantizer
@@ -127,22 +127,22 @@ def quantization_of(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) ->
 
     Args:
         dtype: of the computation.
-        empty: the base's model of shapes.
+        empty: the base's model on the meta device.
     """
     require("bitsandbytes", "a quantized base needs")
     import transformers
 
     config: Any = transformers.BitsAndBytesConfig
     if base.prequantized:
-        found = base.config.quantization_config
-        made = config.from_dict(found if isinstance(found, dict) else found.to_dict())
+        settings = base.config.quantization_config
+        made = config.from_dict(settings if isinstance(settings, dict) else settings.to_dict())
         made.bnb_4bit_compute_dtype = dtype
         made.llm_int8_skip_modules = _unquantized_in_files(base, empty.model)
         return made
-    # without a list, bitsandbytes keeps the head of a language model by itself; the pooler may
-    # turn out to have no weights in the checkpoint, and is then trained
-    named = empty.model.named_modules()
-    poolers = [n for n, m in named if n.endswith(".pooler") and any(True for _ in m.parameters())]
+    # without a list, bitsandbytes skips the head of a language model by itself; the pooler may have
+    # no weights in the checkpoint, and is then trained
+    modules = empty.model.named_modules()
+    poolers = [n for n, m in modules if n.endswith(".pooler") and any(True for _ in m.parameters())]
     skipped = [*empty.head, *poolers] if empty.head else None
     if base.spec.quantization == "int8":
         return config(load_in_8bit=True, llm_int8_skip_modules=skipped)
@@ -158,7 +158,7 @@ def quantization_of(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) ->
 def _unquantized_in_files(base: OpenedBase, model: Any) -> list[str]:
     """Linear layers whose weights are stored unquantized, or not at all, such as a new head's.
 
-    If the files are not downloaded yet: the layers in their configuration, and the head.
+    Before the files are downloaded: the layers listed in the configuration, and the head.
     """
     from safetensors import safe_open
     from torch import nn
@@ -166,14 +166,14 @@ def _unquantized_in_files(base: OpenedBase, model: Any) -> list[str]:
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     files = sorted(base.folder.glob(WEIGHT_FILES[0]))
     if not files:
-        found = base.config.quantization_config
-        found = found if isinstance(found, dict) else found.to_dict()
-        return [*(found.get("llm_int8_skip_modules") or ()), *_head_names(model)]
+        settings = base.config.quantization_config
+        settings = settings if isinstance(settings, dict) else settings.to_dict()
+        return [*(settings.get("llm_int8_skip_modules") or ()), *_head_names(model)]
     keys: set[str] = set()
     for file in files:
         with safe_open(str(file), framework="pt") as opened:
             keys.update(opened.keys())
-    marks = (".weight.absmax", ".SCB")  # the scales of 4 bits, and of 8
+    marks = (".weight.absmax", ".SCB")  # the scales of 4-bit and 8-bit weights
     stored = {key.removesuffix(mark) for mark in marks for key in keys if key.endswith(mark)}
     trunk = f"{model.base_model_prefix}."
     known = stored | {f"{trunk}{name}" for name in stored}
@@ -186,21 +186,21 @@ def _head_names(model: Any) -> list[str]:
 
 
 def settle_quantized(model: Any, dtype: torch.dtype) -> None:
-    """Casts what is not quantized, except what the architecture keeps in float32; 4-bit weights
-    will be dequantized into that dtype.
+    """Casts unquantized weights, except those the architecture keeps in float32; 4-bit weights will
+    be dequantized to that dtype.
     """
     kept = tuple(model._keep_in_fp32_modules or ())
     for name, parameter in model.named_parameters():
         if (state := getattr(parameter, "quant_state", None)) is not None:
             state.dtype = dtype
         elif parameter.is_floating_point() and not any(p in kept for p in name.split(".")):
-            # a copy, so that the file does not stay mapped for the sake of a few of its tensors
+            # a copy, so that the file does not stay mapped for a few of its tensors
             parameter.data = parameter.data.to(dtype, copy=True)
 
 
 def keep_differentiable(model: Any) -> None:
-    """Stops bitsandbytes (0.50) from repacking 4-bit weights at the first evaluation on a CPU
-    with AVX512-BF16: after that, no gradient passes through the layer, and nothing says so.
+    """Stops bitsandbytes (0.50) from repacking 4-bit weights at the first evaluation on a CPU with
+    AVX512-BF16: after that, no gradient passes through the layer, without any warning.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -208,17 +208,17 @@ def keep_differentiable(model: Any) -> None:
 
 
 def dequantized(model: Any, dtype: torch.dtype) -> Any:
-    """The model with an ordinary layer in the place of every quantized one.
+    """The model with every quantized layer replaced by an ordinary one.
 
     Args:
-        dtype: of those layers; what is not quantized keeps its own.
+        dtype: of those layers; unquantized ones keep theirs.
     """
     from transformers.pytorch_utils import Conv1D
 
     if not getattr(model, "is_quantized", False):
         return model
     layers = dict(_quantized_layers(model))
-    if not layers:  # bitsandbytes took none of them, and transformers cannot dequantize nothing
+    if not layers:  # bitsandbytes quantized none, where transformers' `dequantize` fails
         model.hf_quantizer.remove_quantization_config(model)
         return model
     for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""Keeps the bars and notes of libraries out of peftkit's output."""
+"""Keeps libraries' progress bars and log messages out of peftkit's output."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ from typing import Any
 from peftkit.bases.packages import check_needed
 
 NOISY = ("bitsandbytes", "huggingface_hub")
-"""Loggers whose notes a person need not read."""
-
-
+"""Loggers whose messages below errors are hidden."""
 PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 
 def quiet_libraries() -> None:
-    """Keeps the libraries' own bars and notes out of the output of this process, to its end; errors
-    still come through.
+    """Hides libraries' progress bars and messages for the rest of this process, except errors.
 
     Raises:
         MissingPackageError: a library is missing.
@@ -31,20 +28,20 @@ def quiet_libraries() -> None:
     warnings.simplefilter("ignore", FutureWarning)
     from transformers.utils import logging as transformers_logging
 
-    notes: Any = transformers_logging
-    notes.set_verbosity_error()
-    notes.disable_progress_bar()
+    messages: Any = transformers_logging
+    messages.set_verbosity_error()
+    messages.disable_progress_bar()
     for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
 class _Inside:
-    """How many threads are inside `quietly`, and what puts things back when the last one leaves."""
+    """Number of threads inside `quietly`, and what restores settings when the last one leaves."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.count = 0
-        self.put_back = contextlib.ExitStack()
+        self.restore = contextlib.ExitStack()
 
 
 _INSIDE = _Inside()
@@ -52,12 +49,10 @@ _INSIDE = _Inside()
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Inside, the libraries are as quiet as for a command; then they are as they were before, for a
-    program that has settings of its own.
-    """
+    """Makes libraries as quiet inside as for a command, then restores their settings."""
     with _INSIDE.lock:
         if not _INSIDE.count:
-            _INSIDE.put_back.enter_context(_hushed())
+            _INSIDE.restore.enter_context(_quiet_once())
         _INSIDE.count += 1
     try:
         yield
@@ -65,20 +60,20 @@ def quietly() -> Iterator[None]:
         with _INSIDE.lock:
             _INSIDE.count -= 1
             if not _INSIDE.count:
-                _INSIDE.put_back.close()
+                _INSIDE.restore.close()
 
 
 @contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """`quietly`, for one at a time."""
+def _quiet_once() -> Iterator[None]:
+    """`quietly` for the first thread, without counting."""
     import huggingface_hub.utils
     from transformers.utils import logging as transformers_logging
 
-    notes: Any = transformers_logging
+    messages: Any = transformers_logging
     hub: Any = huggingface_hub.utils
     loggers = [logging.getLogger(name) for name in ("transformers", *NOISY)]
     levels = [logger.level for logger in loggers]
-    bars, downloads = notes.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+    bars, downloads = messages.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
     parallelism = os.environ.get(PARALLELISM)
     with warnings.catch_warnings():
         quiet_libraries()
@@ -88,7 +83,7 @@ def _hushed() -> Iterator[None]:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
             if bars:
-                notes.enable_progress_bar()  # and those of downloads
+                messages.enable_progress_bar()  # and those of downloads
             if not downloads:
                 hub.disable_progress_bars()
             if parallelism is None:

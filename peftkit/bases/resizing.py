@@ -1,4 +1,4 @@
-"""Resizes embeddings to another number of tokens than the checkpoint's."""
+"""Resizes embeddings to a number of tokens other than the checkpoint's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peftkit.bases.opened import OpenedBase
 
 
 def resized(base: OpenedBase, rows: int, tokenizer: Any) -> OpenedBase:
-    """The base; loading it gives its model embeddings of `rows` tokens.
+    """The base, changed so that loading it gives embeddings of `rows` tokens.
 
     Args:
         rows: of the embeddings.
@@ -23,8 +23,8 @@ def resized(base: OpenedBase, rows: int, tokenizer: Any) -> OpenedBase:
 
 
 def as_in_files(config: Any, base: OpenedBase) -> Any:
-    """A configuration of the base, changed to the embeddings in its files; without a padding token
-    that has no row there.
+    """Changes a configuration of the base to the embeddings in its files; removes a padding token
+    without a row there.
     """
     if base.rows_in_files:
         config.get_text_config().vocab_size = base.rows_in_files
@@ -37,8 +37,8 @@ def resize_vocabulary(model: Any, base: OpenedBase) -> None:
     """Resizes a model's embedding and output layer to its vocabulary.
 
     New rows for a recipe's added tokens are drawn around the mean of the others, with their spread,
-    by torch's global seed; new rows for an adapter's tokens are the mean, as transformers starts
-    them.
+    from torch's global seed; new rows for an adapter's tokens are the mean, as transformers
+    initializes them.
     """
     here = model.get_input_embeddings().num_embeddings
     if base.rows_in_files:
@@ -59,6 +59,6 @@ def _resize_exactly(model: Any, here: int, rows: int) -> None:
         return
     layers = filter(None, (model.get_input_embeddings(), model.get_output_embeddings()))
     for layer in layers:
-        for numbers in (layer.weight, getattr(layer, "bias", None)):
-            if numbers is not None and len(numbers) == rows:
-                numbers.data[here:] = numbers.data[:here].mean(dim=0)
+        for tensor in (layer.weight, getattr(layer, "bias", None)):
+            if tensor is not None and len(tensor) == rows:
+                tensor.data[here:] = tensor.data[:here].mean(dim=0)

@@ -1,7 +1,7 @@
-"""What stands in for a file of a base or an adapter: a Git LFS pointer, a web page, an empty file,
+"""Finds stand-ins for files of a base or an adapter: a Git LFS pointer, a web page, an empty file,
 another format.
 
-Recognized by the first bytes. The standard library only.
+Recognized by the first bytes. Standard library only.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 BEGINNING = 2048
-"""Bytes that are read; a Git LFS pointer has 130."""
+"""Bytes read; a Git LFS pointer has 130."""
 WHOLE = 2**20
-"""Bytes of a JSON file that are read to find its encoding."""
+"""Bytes of a JSON file read to find its encoding."""
 FEW = 8
-"""Most instructions of a pickle that a text may begin with by chance."""
+"""Most pickle instructions that a text may start with by chance."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 AGAIN = "download it again; the link or the login may be wrong"
 PULL = (
@@ -34,33 +34,33 @@ FORMATS = (
 
 
 class StandIn(NamedTuple):
-    """What was found in the place of a file."""
+    """What a file is instead of the expected one."""
 
     what: str
-    """As the end of a sentence that begins with the file's name."""
+    """The end of a sentence that starts with the file's name."""
     advice: str
 
 
 def stand_in(file: Path) -> StandIn | None:
-    """What a file is instead of JSON, weights or a template; None if it may be one of these."""
+    """What a file is instead of JSON, weights or a template; None if it may be one of them."""
     with file.open("rb") as opened:
         begins = opened.read(BEGINNING)
     if not begins:
         return StandIn("is damaged: it is empty", AGAIN)
     if begins.startswith(LFS_POINTER):
         size = re.search(rb"\nsize (\d{1,18})\b", begins)
-        told = f" to {int(size[1]):,} bytes" if size else ""
+        target = f" to {int(size[1]):,} bytes" if size else ""
         return StandIn(
-            f"is a Git LFS pointer{told}, not the file itself; a clone without Git LFS leaves it",
+            f"is a Git LFS pointer{target}, not the file itself; a clone without Git LFS leaves it",
             PULL,
         )
     if begins.lstrip().lower().startswith(MARKUP):
-        return StandIn("is a web page, or an error that a server sent as one", AGAIN)
+        return StandIn("is a web page, perhaps a server's error", AGAIN)
     return None
 
 
 def encoding_of(file: Path) -> str:
-    """In words, in which other encoding than UTF-8 a file of JSON is; empty if in none."""
+    """The encoding of a JSON file, in words, if it is not UTF-8; else empty."""
     with file.open("rb") as opened:
         content = opened.read(WHOLE)
     ascii_alone = content[:BEGINNING].replace(b"\0", b"").lstrip(b"\xff\xfe")
@@ -72,25 +72,25 @@ def encoding_of(file: Path) -> str:
         odd = sum(byte < 32 and byte not in b"\t\r\n" for byte in content[:BEGINNING])
         if content.lstrip()[:1] == b"{" and not odd and error.end < len(content):
             letter = content[error.start : error.start + 1]
-            return f"text in another encoding, such as Latin-1 ({letter!r} is no letter of UTF-8's)"
+            return f"text in another encoding, such as Latin-1 ({letter!r} is not valid UTF-8)"
     return ""
 
 
 def weights_stand_in(file: Path) -> StandIn | None:
-    """As `stand_in`, for a .safetensors file or a pickle; also finds a format that contradicts the
+    """As `stand_in`, for a .safetensors file or a pickle; also finds formats that contradict the
     name.
     """
-    if found := stand_in(file):
-        return found
+    if instead := stand_in(file):
+        return instead
     with file.open("rb") as opened:
         begins = opened.read(BEGINNING)
     text = _as_text(begins)
     if text is not None and not (file.suffix != ".safetensors" and _is_pickle(begins)):
-        return StandIn(f"holds text, not tensors; it begins with {text[:60]!r}", AGAIN)
+        return StandIn(f"holds text, not tensors; it starts with {text[:60]!r}", AGAIN)
     if file.suffix != ".safetensors":
         if is_safetensors(begins):
             return StandIn(
-                "is a safetensors file under the name of a pickle",
+                "is a safetensors file with the name of a pickle",
                 f"rename it to `{file.stem}.safetensors`",
             )
         return None
@@ -98,7 +98,7 @@ def weights_stand_in(file: Path) -> StandIn | None:
         if begins.startswith(sign) and not is_safetensors(begins):
             pickled = "pickle" in what or "torch" in what
             return StandIn(
-                f"is {what}, under the name of a safetensors file",
+                f"is {what}, with the name of a safetensors file",
                 f"rename it to `{file.stem}.bin`, and `peftkit convert` that"
                 if pickled
                 else "ask whoever published it for a safetensors file",
@@ -107,25 +107,23 @@ def weights_stand_in(file: Path) -> StandIn | None:
 
 
 def is_safetensors(begins: bytes) -> bool:
-    """Whether a file begins as safetensors does: the header's length, then JSON."""
+    """Whether bytes start as a safetensors file does: the header's length, then JSON."""
     return len(begins) > 8 and begins[8:9] == b"{" and int.from_bytes(begins[:8], "little") < 2**32
 
 
 def _is_pickle(begins: bytes) -> bool:
-    """Whether bytes are a pickle, or the beginning of one; runs nothing of it."""
+    """Whether bytes are a pickle or the start of one; runs none of it."""
     count = 0
     try:
         for _ in pickletools.genops(begins):
             count += 1
-    except Exception:  # of many kinds: no pickle, or cut off
+    except Exception:  # many types: no pickle, or cut off
         return len(begins) == BEGINNING and count > FEW
     return True
 
 
 def _as_text(begins: bytes) -> str | None:
-    """The first line of plain text; None for anything else. A character cut off at the end is
-    ignored.
-    """
+    """The first line of plain text, which may end in a cut-off character; None for other bytes."""
     try:
         text = begins.decode("utf-8")
     except UnicodeDecodeError as error:

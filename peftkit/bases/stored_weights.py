@@ -1,7 +1,7 @@
 """Finds architectures that compute with a quantized layer's stored weight instead of calling it.
 
-Mamba multiplies with `dt_proj.weight` instead of calling `dt_proj`. A forward pass on shapes shows
-it: each layer's output has the right shape, and its weight the shape of the stored one.
+Mamba multiplies with `dt_proj.weight` instead of calling `dt_proj`. A forward pass on the meta
+device shows it: each layer's output has the right shape, and its weight the stored shape.
 """
 
 from __future__ import annotations
@@ -18,48 +18,48 @@ class _Stored(nn.Module):
     """The shapes of a quantized layer.
 
     Args:
-        layer: of bitsandbytes, without values.
-        asked: gets the name when the weight is read.
+        layer: of bitsandbytes, on the meta device.
+        read: gets the name when the weight is read.
     """
 
-    def __init__(self, name: str, layer: Any, asked: list[str]) -> None:
+    def __init__(self, name: str, layer: Any, read: list[str]) -> None:
         super().__init__()
-        self.name, self.asked, self.bias = name, asked, layer.bias
+        self.name, self.read, self.bias = name, read, layer.bias
         self.in_features, self.out_features = layer.in_features, layer.out_features
         numbers = layer.in_features * layer.out_features
         four_bits = hasattr(layer, "compute_dtype")
-        self.form = ((numbers + 1) // 2, 1) if four_bits else tuple(layer.weight.shape)
+        self.stored_shape = ((numbers + 1) // 2, 1) if four_bits else tuple(layer.weight.shape)
         self.dtype = torch.uint8 if four_bits else torch.int8
 
     @property
     def weight(self) -> Tensor:
-        """As it is stored: two numbers in a byte, or one."""
-        self.asked.append(self.name)
-        return torch.empty(self.form, dtype=self.dtype, device="meta")
+        """The stored weight: two numbers in a byte, or one."""
+        self.read.append(self.name)
+        return torch.empty(self.stored_shape, dtype=self.dtype, device="meta")
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         return x.new_empty((*x.shape[:-1], self.out_features))
 
 
-def layers_read_past(model: nn.Module, inputs: dict[str, Tensor]) -> list[str]:
-    """The layer whose stored weight the model computes with, in a list; empty if there is none, or
-    if shapes do not show it.
+def uncalled_layers(model: nn.Module, inputs: dict[str, Tensor]) -> list[str]:
+    """A list with the layer whose stored weight the model computes with; empty if there is none, or
+    shapes do not show it.
 
     Args:
-        model: of shapes, as `quantized_empty` gives it; left unchanged.
+        model: on the meta device, from `quantized_empty`; left unchanged.
         inputs: of its forward pass.
     """
     layers = {name: module for name, module in model.named_modules() if is_quantized(module)}
-    asked: list[str] = []
+    read: list[str] = []
     for name, layer in layers.items():
-        model.set_submodule(name, _Stored(name, layer, asked))
+        model.set_submodule(name, _Stored(name, layer, read))
     training = model.training
     try:
         with torch.no_grad():
             model.eval()(**inputs)
-    except Exception:  # whatever an operation says of a weight that is no matrix of floats
-        return asked[-1:]
+    except Exception:  # operations raise many types for a weight that is no matrix of floats
+        return read[-1:]
     finally:
         model.train(training)
         for name, layer in layers.items():

@@ -1,5 +1,5 @@
-"""Tokens without a row in the base's embedding, as where tokens were added to the tokenizer and
-the model was not resized.
+"""Finds tokens without a row in the base's embedding, such as tokens added to the tokenizer of a
+model that was not resized.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ MOST_NAMES = 5
 
 
 def embedding_rows(config: Any) -> int | None:
-    """How many tokens the embedding of a configuration's model has; None if it does not say."""
+    """Number of tokens in the embedding, from the model's configuration; None if unknown."""
     rows = getattr(config.get_text_config(), "vocab_size", None)
     return rows if isinstance(rows, int) and rows > 0 else None
 
 
 def beyond_embedding(base: OpenedBase) -> dict[int, str]:
-    """Id -> token, for tokens without a row in the embedding; those of `base.added_tokens`, which
-    get one, are left out.
+    """Id -> token, for tokens without a row in the embedding, except `base.added_tokens`, which get
+    one.
     """
     rows = embedding_rows(base.config)
     if rows is None or len(base.tokenizer) <= rows:  # an embedding may be longer
         return {}
     vocabulary = base.tokenizer.get_vocab().items()
-    missing = {place: token for token, place in vocabulary if place >= rows}
-    return {place: missing[place] for place in sorted(missing.keys() - {*base.added_ids})}
+    missing = {index: token for token, index in vocabulary if index >= rows}
+    return {index: missing[index] for index in sorted(missing.keys() - {*base.added_ids})}
 
 
 def check_ids(base: OpenedBase, texts: Iterable[Sequence[int] | npt.NDArray[np.int64]]) -> str:
-    """Raises BaseModelError if one of the texts has a token without a row in the embedding.
+    """Raises BaseModelError if a text has a token without a row in the embedding.
 
     Returns:
-        A note if no text has one of these tokens; empty if there are no such tokens.
+        A note if no text has such a token; empty if there are no such tokens.
     """
     beyond = beyond_embedding(base)
     if not beyond:
@@ -50,16 +50,16 @@ def check_ids(base: OpenedBase, texts: Iterable[Sequence[int] | npt.NDArray[np.i
     rows, least = embedding_rows(base.config), min(beyond)
     counts: Counter[int] = Counter()
     for ids in texts:
-        counts.update({place for place in map(int, ids) if place >= least and place in beyond})
+        counts.update({index for index in map(int, ids) if index >= least and index in beyond})
     sizes = f"the tokenizer of `{base.name}` has {len(base.tokenizer):,} tokens, and the embedding "
     sizes += f"{rows:,} rows"
     if not counts:
         return f"{sizes}; no text has a token without a row, {quoted(beyond.values(), MOST_NAMES)}"
-    found = [
-        f"`{beyond[place]}` in {plural(count, 'text')}"
-        for place, count in counts.most_common(MOST_NAMES)
+    used = [
+        f"`{beyond[index]}` in {plural(count, 'text')}"
+        for index, count in counts.most_common(MOST_NAMES)
     ]
     raise BaseModelError(
-        f"{sizes}; there is none for {', '.join(found)}",
+        f"{sizes}; there is none for {', '.join(used)}",
         "take it out of the texts, or name it in `base.added_tokens`, which trains a row for it",
     )

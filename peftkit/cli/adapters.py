@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftkit.adapters.hub import find_adapter, on_this_machine
+from peftkit.adapters.hub import find_adapter, local_path
 from peftkit.adapters.inspection.settings import parse_settings
 from peftkit.atomic import output_path, refuse_taken
 from peftkit.bases.quiet_libraries import quiet_libraries
@@ -134,7 +134,7 @@ def _check_rows(options: argparse.Namespace) -> None:
         from peftkit.adapters.saved_recipe import quick_recipe
         from peftkit.deploy.answering.inputs import read_inputs, read_table
 
-        recipe = quick_recipe(on_this_machine(options.run))
+        recipe = quick_recipe(local_path(options.run))
         source = recipe.task.source if recipe else Source(path="-")
         table = read_table(Path(options.file), source, options.encoding)
         if recipe:

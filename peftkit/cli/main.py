@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from peftkit.bases.packages import named_packages
+from peftkit.bases.packages import report_missing_packages
 from peftkit.cli.adapters import adapter_command
 from peftkit.cli.arguments import Arguments
 from peftkit.cli.commands import (
@@ -117,7 +117,7 @@ def _exit(command: Callable[[], None], debug: bool, as_json: bool) -> None:
     if threading.current_thread() is threading.main_thread():  # so that what is half written goes
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        with named_packages():
+        with report_missing_packages():
             command()
     except PeftkitError as error:
         if debug:

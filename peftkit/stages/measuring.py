@@ -21,7 +21,7 @@ from torch import nn
 
 from peftkit.bases.added_tokens import train_added_tokens
 from peftkit.bases.architectures import depth
-from peftkit.bases.devices import LiveMemory, devices_of, weights_dtype
+from peftkit.bases.devices import LiveMemory, rng_devices, weights_dtype
 from peftkit.bases.footprint import footprint
 from peftkit.bases.loading import empty_model, load_weights
 from peftkit.bases.opened import OpenedBase
@@ -160,7 +160,7 @@ def _measure_copy(num_blocks: int, trial: Trial, method: Method) -> Cost:
     device = trial.accelerator.device
     with (
         tempfile.TemporaryDirectory(prefix="peftkit-") as folder,
-        torch.random.fork_rng(devices_of(device)),
+        torch.random.fork_rng(rng_devices(device)),
     ):
         small = shrink_base(base, encoded.head, num_blocks, Path(folder))
         dtype = weights_dtype(recipe.base, method.trains_base_weights)

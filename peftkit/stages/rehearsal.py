@@ -22,7 +22,7 @@ from peftkit.bases.quantizing import (
     note_on_quantized,
     quantized_empty,
 )
-from peftkit.bases.stored_weights import layers_read_past
+from peftkit.bases.stored_weights import uncalled_layers
 from peftkit.data.encoded import Encoded
 from peftkit.errors import BaseModelError, MethodError, first_line, quoted
 from peftkit.methods.method import Method, trainable_parameters
@@ -90,7 +90,7 @@ def _check_layers_are_called(
     instead of calling its layer.
     """
     inputs = _first_inputs(encoded)
-    if not (layers := layers_read_past(quantized, inputs)):
+    if not (layers := uncalled_layers(quantized, inputs)):
         return
     try:
         with torch.no_grad():

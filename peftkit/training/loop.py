@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from peftkit.bases.devices import devices_of, is_out_of_memory
+from peftkit.bases.devices import is_out_of_memory, rng_devices
 from peftkit.data.encoded import Examples
 from peftkit.errors import OutOfMemoryError, TrainingError
 from peftkit.methods.fast_layers import release_checkpoint_mapping
@@ -182,7 +182,7 @@ def _try_largest(engine: Engine, examples: Examples, recipe: Recipe) -> None:
     if tokens <= 1.05 * max(padded_tokens(examples, one, layout) for one in first_batches):
         return
     try:
-        with torch.random.fork_rng(devices_of(accelerator.device)):
+        with torch.random.fork_rng(rng_devices(accelerator.device)):
             engine.gradients(examples, [worst], sync=False)
     except RuntimeError as error:
         if not is_out_of_memory(error):

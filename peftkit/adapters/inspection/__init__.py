@@ -1,1 +1,1 @@
-"""Stage 1 of verifying: what the bytes of an adapter tell, before any library opens them."""
+"""Stage 1 of verifying: checks an adapter's bytes before any library opens them."""

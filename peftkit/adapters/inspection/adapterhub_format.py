@@ -1,4 +1,4 @@
-"""AdapterHub's adapters by their settings: which ones are bottleneck adapters of peftkit's.
+"""Settings of AdapterHub's adapters, and which of these peftkit's bottleneck adapters can express.
 
 Written from `adapters` 1.x, whose BERT blocks end in
 
@@ -8,7 +8,7 @@ Written from `adapters` 1.x, whose BERT blocks end in
     houlsby    N(h + d(h) + r)             neither parallel nor original_ln_before   (double_seq_bn)
     parallel   N(h + d(r) + r)             is_parallel, after the feed-forward only   (par_bn)
 
-with `original_ln_after` in all of them. The standard library only: this is a part of stage 1.
+with `original_ln_after` in all of them. Standard library only: this is part of stage 1.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SAME_AS = {"pytorch_adapter.bin": ADAPTER_WEIGHTS, "pytorch_model_head.bin": HEA
 HEAD_CONFIG = "head_config.json"
 FUSION_CONFIG = "adapter_fusion_config.json"
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "electra")
-"""Their blocks are BERT's; those of other architectures add up in other orders."""
+"""Architectures with BERT's blocks; blocks of others add up in other orders."""
 DEFAULTS: dict[str, object] = {
     "mh_adapter": None, "output_adapter": None, "reduction_factor": None, "non_linearity": None,
     "original_ln_before": False, "original_ln_after": True, "ln_before": False, "ln_after": False,
@@ -38,16 +38,16 @@ DEFAULTS: dict[str, object] = {
     "adapter_residual_before_ln": False, "inv_adapter": None, "cross_adapter": False,
     "leave_out": [], "phm_layer": False,
 }  # fmt: skip
-"""Of the library's `BnConfig`; None where it has no default."""
+"""Defaults of the library's `BnConfig`; None for fields without one."""
 WITHOUT_EFFECT = (
     "init_weights", "init_weights_seed", "dropout", "stochastic_depth",
     "inv_adapter_reduction_factor", "phm_dim", "factorized_phm_W", "shared_W_phm",
     "shared_phm_rule", "factorized_phm_rule", "phm_c_init",
     "phm_init_range", "learn_phm", "hypercomplex_nonlinearity", "phm_rank", "phm_bias",
 )  # fmt: skip
-"""Once trained, and where `phm_layer` and `inv_adapter` are not set."""
+"""Fields without effect after training, if `phm_layer` and `inv_adapter` are not set."""
 NOT_COMPUTED = {
-    "use_gating": "a gate scales what it adds by the whole text",
+    "use_gating": "a gate computed from the whole text scales its output",
     "phm_layer": "its layers are sums of Kronecker products (Compacter)",
     "inv_adapter": "an invertible adapter changes the embeddings",
     "invertible_adapter": "an invertible adapter changes the embeddings",
@@ -56,9 +56,9 @@ NOT_COMPUTED = {
     "adapter_residual_before_ln": "it adds its input before a layer norm of its own",
 }
 OTHER_NAMES = {"leakyrelu": "leaky_relu"}
-"""Of non-linearities; the others have the names of transformers."""
+"""Non-linearities -> their names in transformers, if they differ."""
 OLD_NAMES = {"gelu": "gelu_new", "gelu_orig": "gelu"}
-"""Of non-linearities, in folders that name no `version`."""
+"""Old -> today's names of non-linearities, in folders without `version`."""
 
 
 Placement = Literal["houlsby", "pfeiffer", "parallel"]
@@ -66,33 +66,33 @@ Placement = Literal["houlsby", "pfeiffer", "parallel"]
 
 @dataclass(frozen=True)
 class HubSettings:
-    """The settings of an AdapterHub adapter that `wrong_adapter` has passed, in today's names."""
+    """The settings of an AdapterHub adapter that passed `wrong_adapter`, in today's names."""
 
     name: str
-    """Of the adapter; its tensors have it in their names."""
+    """Name of the adapter, which is part of its tensors' names."""
     model_type: str
-    """Of the base."""
+    """Architecture of the base."""
     hidden_size: int
-    """Of the base."""
+    """Hidden size of the base."""
     width: int
-    """Of the bottleneck, as the library makes it."""
+    """Width of the bottleneck, as the library computes it."""
     placement: Placement
-    """Where it stands in a block, as peftkit calls it."""
+    """Its place in a block, by peftkit's name."""
     places: tuple[str, ...]
     """`mh_adapter` (after the attention), `output_adapter` (after the feed-forward), or both."""
     non_linearity: str
     scaling: float | None
-    """None where it is learned."""
+    """None if it is learned."""
     ln_before: bool
     left_out: frozenset[int]
     """Numbers of the blocks without an adapter."""
 
     @classmethod
     def of(cls, config: AdapterConfig) -> HubSettings:
-        """Of an adapter_config.json.
+        """Reads an adapter_config.json.
 
         Raises:
-            AdapterError: a value is of another type.
+            AdapterError: a value has the wrong type.
         """
         settings = JsonObject(_settings(config), config.file)
         hidden, factor = config.whole("hidden_size"), settings.number("reduction_factor")
@@ -119,8 +119,8 @@ def is_adapterhub(config: AdapterConfig) -> bool:
     return "config" in config and known and "peft_type" not in config
 
 
-def described(config: AdapterConfig) -> str:
-    """In words, for a person."""
+def describe(config: AdapterConfig) -> str:
+    """Describes an adapter's settings in words."""
     if not isinstance(config["config"], dict):
         return "of an early version"
     settings = _settings(config)
@@ -128,7 +128,7 @@ def described(config: AdapterConfig) -> str:
 
 
 def _settings(config: AdapterConfig) -> dict[str, object]:
-    """The settings with their defaults, in today's names, their values as they are."""
+    """The settings with defaults, in today's names, with values unchanged."""
     settings = {**DEFAULTS, **config.table("config")}
     name = str(settings["non_linearity"]).lower()
     name = name if "version" in config else OLD_NAMES.get(name, name)
@@ -147,29 +147,29 @@ def _width(hidden_size: int, reduction_factor: float) -> int:
 
 
 def wrong_adapter(config: AdapterConfig) -> Iterator[str]:
-    """Why an adapter_config.json of AdapterHub's is not loaded."""
+    """Reasons why an AdapterHub adapter_config.json is not loaded."""
     model, base = config.get("model_type"), config.get("model_name")
     if model not in MODEL_TYPES:
-        yield f"it is for a {str(model)[:40]} model, and only those of {quoted(MODEL_TYPES)} are"
+        yield f"it is for a {str(model)[:40]} model; only {quoted(MODEL_TYPES)} are supported"
     name = config.get("name")
     if not isinstance(name, str) or not name.isprintable() or not name or "." in name:
         yield f"`name` is {str(name)[:40]!r}"
     if base is not None and (not isinstance(base, str) or leads_elsewhere(base)):
-        yield f"`model_name` is {base!r}, which leads out of where it lies"
-    given = config["config"]
-    if not isinstance(given, dict):
-        yield f"`config` is {str(given)[:40]!r}: its settings are not in it"
+        yield f"`model_name` is {base!r}, a path that leads elsewhere"
+    settings = config["config"]
+    if not isinstance(settings, dict):
+        yield f"`config` is {str(settings)[:40]!r}, not the settings"
         return
-    if kind := given.get("architecture"):
-        yield f"it is no bottleneck adapter but of the kind {str(kind)[:40]!r}"
+    if kind := settings.get("architecture"):
+        yield f"it is no bottleneck adapter; its `architecture` is {str(kind)[:40]!r}"
         return
     for field, why in NOT_COMPUTED.items():
-        if given.get(field):
-            yield f"`{field}` is {str(given[field])[:40]!r}: {why}"
+        if settings.get(field):
+            yield f"`{field}` is {str(settings[field])[:40]!r}: {why}"
     known = {*DEFAULTS, *WITHOUT_EFFECT, *NOT_COMPUTED}
-    for field in sorted(given.keys() - known):
-        if given[field]:
-            yield f"`{field}` is {str(given[field])[:40]!r}, a setting that is not known"
+    for field in sorted(settings.keys() - known):
+        if settings[field]:
+            yield f"`{field}` is {str(settings[field])[:40]!r}, an unknown setting"
     yield from _wrong_numbers(config)
     yield from _wrong_place(_settings(config))
 
@@ -184,11 +184,11 @@ def _wrong_place(settings: Mapping[str, object]) -> Iterator[str]:
         settings["original_ln_before"] or settings["residual_before_ln"]
     ):
         yield (
-            f"`residual_before_ln` is {settings['residual_before_ln']!r}: it adds something else "
-            "than what it changes"
+            f"`residual_before_ln` is {settings['residual_before_ln']!r}: it adds another residual "
+            "than peftkit's adapters"
         )
     if not (settings["mh_adapter"] or settings["output_adapter"]):
-        yield "neither `mh_adapter` nor `output_adapter` is set: it has no place"
+        yield "neither `mh_adapter` nor `output_adapter` is set: it is in no block"
 
 
 def _wrong_numbers(config: AdapterConfig) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Stage 1 of `peftkit verify`, where peftkit saved the adapter: its files, tensors and settings
-beside what peftkit.json says of them.
+"""Stage 1 of `peftkit verify` for adapters that peftkit saved: compares files, tensors and settings
+with peftkit.json.
 
-The standard library only, as in `inspecting`.
+Standard library only, as in `inspecting`.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class SavedTensor(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
     sha256: str
-    """Of its bytes."""
+    """Digest of its bytes."""
 
 
 @dataclass(frozen=True)
 class _Saved:
-    """What peftkit.json says of the files beside it."""
+    """The part of peftkit.json about the files beside it."""
 
     weights: Mapping[str, object]
-    """File name -> SHA-256, as `configs`."""
+    """File name -> SHA-256, as in `configs`."""
     configs: Mapping[str, object]
     tensors: dict[str, dict[str, SavedTensor]]
     """File name -> tensor."""
@@ -51,7 +51,11 @@ class _Saved:
 
     @classmethod
     def of(cls, record: JsonObject) -> _Saved:
-        """Raises AdapterError if a part is missing or of another type."""
+        """Reads a record.
+
+        Raises:
+            AdapterError: a part is missing or has the wrong type.
+        """
         if missing := [name for name in ("weights", "configs") if record.get(name) is None]:
             raise AdapterError(f"it has no `{missing[0]}`")
         tensors = record.table("tensors")
@@ -64,104 +68,109 @@ class _Saved:
 
 
 def _saved_tensors(saved: JsonObject) -> dict[str, SavedTensor]:
-    found = {}
+    tensors = {}
     for name in saved:
         match saved[name]:
             case [str(dtype), [*sizes], str(digest)]:
                 shape = tuple(size for size in sizes if isinstance(size, int))
-                found[name] = SavedTensor(dtype, shape, digest)
+                tensors[name] = SavedTensor(dtype, shape, digest)
             case other:
-                told = f"`{name}` is {str(other)[:60]}, not a dtype, a shape and a digest"
-                raise AdapterError(told)
-    return found
+                raise AdapterError(
+                    f"`{name}` is {str(other)[:60]}, not a dtype, a shape and a digest"
+                )
+    return tensors
 
 
-def compare_with_record(found: Inspected) -> None:
-    """Files, tensors and settings beside what peftkit.json says of them."""
-    if (record := found.record) is None:
-        if found.passed:
-            found.findings.note(
+def compare_with_record(inspected: Inspected) -> None:
+    """Compares files, tensors and settings with peftkit.json."""
+    if (record := inspected.record) is None:
+        if inspected.passed:
+            inspected.findings.note(
                 "record",
                 f"no {RECORD}",
-                "another tool saved it: what it was trained on and what it answered is not known",
+                "another program saved it: its base of training and its answers are not recorded",
             )
         return
     try:
         saved = _Saved.of(record)
     except AdapterError as error:
-        found.findings.wrong("record", f"{RECORD} is damaged: {error.message}", "", "copy it again")
+        inspected.findings.wrong(
+            "record", f"{RECORD} is damaged: {error.message}", "", "copy it again"
+        )
         return
     weights, configs = saved.weights, saved.configs
     if names := [n for n in (*weights, *configs) if Path(n).name != n or not n.isprintable()]:
-        found.findings.wrong(
-            "record", f"{RECORD} names files elsewhere: {quoted(map(repr, names))}"
-        )
+        problem = f"{RECORD} names files elsewhere: {quoted(map(repr, names))}"
+        inspected.findings.wrong("record", problem)
         return
     wrong: list[str] = []
-    if record.get("sha256", own := record_sha256(record)) != own:
+    if record.get("sha256", computed := record_sha256(record)) != computed:
         wrong.append(f"{RECORD} was edited after it was saved")
     for name, digest in weights.items():
-        if name in found.tensors and name in saved.tensors:
-            wrong += _different_tensors(found, name, saved.tensors[name])
-        if not wrong and not (found.folder / name).is_file():
+        if name in inspected.tensors and name in saved.tensors:
+            wrong += _different_tensors(inspected, name, saved.tensors[name])
+        if not wrong and not (inspected.folder / name).is_file():
             wrong.append(f"`{name}` is missing")
-        elif not wrong and sha256_of(found.folder / name) != digest:
+        elif not wrong and sha256_of(inspected.folder / name) != digest:
             wrong.append(f"`{name}` is not the file that was saved")
-    if found.config is not None:
-        wrong += _different_settings(found.config, saved.peft_config)
+    if inspected.config is not None:
+        wrong += _different_settings(inspected.config, saved.peft_config)
     for name, digest in configs.items():
         if name != CONFIG or not any("adapter_config" in text for text in wrong):
-            wrong += _different_json(found, name, digest)
+            wrong += _different_json(inspected, name, digest)
     wrong += [
         f"`{file.name}` is new since it was saved"
-        for file in sorted(found.folder.iterdir())
+        for file in sorted(inspected.folder.iterdir())
         if file.suffix in (".json", ".safetensors")
         and file.name not in (*configs, *weights, RECORD)
     ]
-    found.findings.judge(
+    inspected.findings.judge(
         "digests",
         wrong,
-        _told_same(len(weights) + len(configs)),
+        _unchanged_files(len(weights) + len(configs)),
         "it is not the adapter that was trained",
         "copy or download the adapter again",
     )
 
 
-def _told_same(count: int) -> str:
-    those = "is the one that was saved" if count == 1 else "are those that were saved"
-    return f"{plural(count, 'file')} {those}"
+def _unchanged_files(count: int) -> str:
+    same = "is the one that was saved" if count == 1 else "are those that were saved"
+    return f"{plural(count, 'file')} {same}"
 
 
-def _different_tensors(found: Inspected, name: str, saved: Mapping[str, SavedTensor]) -> list[str]:
-    """In words, how the tensors of a file differ from those that were saved."""
-    here, wrong = found.tensors[name], []
-    gone, added = saved.keys() - here.keys(), here.keys() - saved.keys()
+def _different_tensors(
+    inspected: Inspected, name: str, saved: Mapping[str, SavedTensor]
+) -> list[str]:
+    """Sentences on the differences between a file's tensors and the recorded ones."""
+    tensors, wrong = inspected.tensors[name], []
+    gone, added = saved.keys() - tensors.keys(), tensors.keys() - saved.keys()
     for tensor in sorted(gone):
         digest = saved[tensor].sha256
-        again = [n for n in sorted(added) if tensor_sha256(found.folder / name, here[n]) == digest]
-        added -= set(again)
+        file = inspected.folder / name
+        renamed = [n for n in sorted(added) if tensor_sha256(file, tensors[n]) == digest]
+        added -= set(renamed)
         wrong.append(
             f"the tensor `{tensor}` is missing"
-            + (f"; `{again[0]}` has its values" if again else "")
+            + (f"; `{renamed[0]}` has its values" if renamed else "")
         )
     wrong += [f"the tensor `{tensor}` was not there when it was saved" for tensor in sorted(added)]
-    for tensor in sorted(saved.keys() & here.keys()):
+    for tensor in sorted(saved.keys() & tensors.keys()):
         dtype, shape, digest = saved[tensor]
-        stored = here[tensor]
+        stored = tensors[tensor]
         if (stored.dtype, stored.shape) != (dtype, shape):
             wrong.append(
                 f"the tensor `{tensor}` is {stored.dtype} of shape {list(stored.shape)}, and was "
                 f"{dtype} of shape {list(shape)}"
             )
-        elif tensor_sha256(found.folder / name, stored) != digest:
-            wrong.append(f"the tensor `{tensor}` holds {_values(found.folder / name, stored)}")
+        elif tensor_sha256(inspected.folder / name, stored) != digest:
+            wrong.append(f"the tensor `{tensor}` holds {_values(inspected.folder / name, stored)}")
     return wrong[:5] + (
         [f"{plural(len(wrong) - 5, 'more tensor')} differ"] if len(wrong) > 5 else []
     )
 
 
 def _values(file: Path, stored: Stored) -> str:
-    """What other values a tensor holds, as far as its bytes tell at a glance."""
+    """Describes a tensor's changed values: zeros, not finite, or other."""
     data = _bytes_of(file, stored)
     if not any(data):
         return "zeros, and did not"
@@ -185,8 +194,8 @@ def _different_settings(config: AdapterConfig, saved: AdapterConfig) -> list[str
     ]
 
 
-def _different_json(found: Inspected, name: str, digest: object) -> list[str]:
-    file = found.folder / name
+def _different_json(inspected: Inspected, name: str, digest: object) -> list[str]:
+    file = inspected.folder / name
     if not file.is_file():
         return [f"`{name}` is missing"]
     if instead := stand_in(file):
@@ -201,13 +210,13 @@ def _different_json(found: Inspected, name: str, digest: object) -> list[str]:
 
 
 def record_sha256(record: Mapping[str, object]) -> str:
-    """Digest of what peftkit.json holds, but for the digest itself."""
+    """Digest of the content of peftkit.json, except the digest itself."""
     content = {name: value for name, value in record.items() if name != "sha256"}
     return json_sha256(content)
 
 
 def json_sha256(content: object) -> str:
-    """Digest of what a JSON file holds, whatever its formatting."""
+    """Digest of the content of a JSON file, whatever its formatting."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What was found about an adapter, one check at a time."""
+"""The results of an adapter's checks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Literal
 from rich.console import Console
 from rich.text import Text
 
+from peftkit.wording import plural
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -16,8 +18,8 @@ class Finding:
 
     check: str
     result: Literal["ok", "note", "wrong"]
-    """`wrong` if the model would answer otherwise than the one that was trained, or would not load;
-    `note` for what a person should know, or what cannot be told.
+    """`wrong` if the model would answer differently from the trained one, or would not load; `note`
+    for information, or what cannot be checked.
     """
     found: str
     meaning: str = ""
@@ -25,32 +27,32 @@ class Finding:
 
 
 def _plain(text: str) -> str:
-    """Without characters by which a text could act on a terminal."""
+    """Escapes characters that could control a terminal."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 @dataclass
 class Findings:
-    """All that was found, in the order of the checks."""
+    """All findings, in the order of the checks."""
 
     all: list[Finding] = field(default_factory=list)
     is_adapter: bool = True
-    """False where another program wrote the folder, for something else."""
+    """False if another program wrote the folder for another purpose."""
 
     def ok(self, check: str, found: str, meaning: str = "") -> None:
-        """Records a check that passed."""
+        """Records a passed check."""
         self.all.append(Finding(check, "ok", _plain(found), meaning))
 
     def note(self, check: str, found: str, meaning: str = "", advice: str = "") -> None:
-        """Records what a person should know."""
+        """Records an informational finding."""
         self.all.append(Finding(check, "note", _plain(found), meaning, _plain(advice)))
 
     def wrong(self, check: str, found: str, meaning: str = "", advice: str = "") -> None:
-        """Records what changes the answers, or must not be loaded."""
+        """Records a problem: it changes the answers, or must not be loaded."""
         self.all.append(Finding(check, "wrong", _plain(found), meaning, _plain(advice)))
 
     def judge(self, check: str, wrong: Iterable[str], fine: str, meaning: str, advice: str) -> None:
-        """Each of the things that are wrong, or that all is fine."""
+        """Records each problem in `wrong`, or a passed check if there is none."""
         listed = list(wrong)
         for found in listed:
             self.wrong(check, found, meaning, advice)
@@ -59,11 +61,11 @@ class Findings:
 
     @property
     def problems(self) -> list[Finding]:
-        """Those that are wrong."""
+        """The findings with result `wrong`."""
         return [finding for finding in self.all if finding.result == "wrong"]
 
     def print(self, console: Console, title: str) -> None:
-        """A table that a person reads, and a last line that says what it comes to."""
+        """Prints a table of the findings, and the verdict on a last line."""
         from rich.table import Table
 
         table = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -72,8 +74,8 @@ class Findings:
         for finding in self.all:
             style = {"ok": "green", "note": "yellow", "wrong": "bold red"}[finding.result]
             lines = [finding.found, finding.meaning, finding.advice and f"→ {finding.advice}"]
-            told = Text("\n".join(line for line in lines if line))
-            table.add_row(finding.check, Text(finding.result, style=style), told)
+            text = Text("\n".join(line for line in lines if line))
+            table.add_row(finding.check, Text(finding.result, style=style), text)
         console.print(table, highlight=False)
         wrong, notes = len(self.problems), sum(f.result == "note" for f in self.all)
         if not self.is_adapter:
@@ -81,16 +83,16 @@ class Findings:
         elif wrong:
             console.print(f"\n  {wrong} wrong: do not use it", style="bold red")
         else:
-            last = f"; {notes} to know" if notes else ""
+            last = f"; {plural(notes, 'note')}" if notes else ""
             console.print(f"\n  nothing is wrong with what could be checked{last}", style="green")
 
     @property
     def exit_code(self) -> int:
-        """Of `peftkit verify`: 0 where nothing is wrong, 1 where something is, 2 for no adapter."""
+        """Exit code of `peftkit verify`. 0: nothing wrong; 1: problems found; 2: not an adapter."""
         return 2 if not self.is_adapter else 1 if self.problems else 0
 
     def to_json(self) -> dict[str, object]:
-        """For `--json`: `status` and `findings`."""
+        """The object for `--json`: `status` and `findings`."""
         return {
             "status": "wrong" if self.problems else "ok",
             "findings": [asdict(finding) for finding in self.all],

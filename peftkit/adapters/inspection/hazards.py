@@ -1,6 +1,6 @@
-"""What in an adapter's settings and templates could run for ever, fill the memory, or run code.
+"""Finds adapter settings and templates that could run forever, fill the memory, or run code.
 
-Judged by looking at the text only: nothing is compiled or rendered here.
+Only the text is read: nothing is compiled or rendered here.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from peftkit.methods.peft.adapter_config import AdapterConfig
 from peftkit.methods.peft.field_types import shown_value
 
 PATTERNS = ("target_modules", "exclude_modules", "feedforward_modules", "target_parameters")
-"""Fields of PEFT's configurations that are regular expressions where they are texts."""
+"""Fields of PEFT's configurations that are regular expressions if they are strings."""
 LISTED_PATTERNS = ("layers_pattern", "modules_to_save")
-"""Those that are lists of them, or one."""
+"""Fields that are one regular expression, or a list."""
 PATTERN_KEYS = ("rank_pattern", "alpha_pattern")
-"""Those whose keys are."""
+"""Fields whose keys are regular expressions."""
 RUN_CODE = {
     "megatron_config": "PEFT would import the module that `megatron_core` names",
     "custom_modules": "PEFT would use classes that it names",
@@ -30,11 +30,11 @@ LIMITS = {
     "num_attention_heads": 512, "token_dim": 65536, "encoder_hidden_size": 65536,
     "encoder_num_layers": 64, "num_transformer_submodules": 4,
 }  # fmt: skip
-"""Above these, settings are taken for a mistake or an attack: memory grows with them."""
+"""Limits above which settings count as a mistake or an attack: memory grows with them."""
 MOST_LAYERS = 512
 LONGEST_PATTERN = 2000
 OPEN = 64
-"""Ways to try an open repeat: about the length of a name."""
+"""Ways to match an open repeat: about the length of a name."""
 MOST_TRIES = OPEN**4
 LONGEST_TEMPLATE = 200_000
 DEEPEST_LOOP = 4
@@ -46,7 +46,7 @@ MAKES_MUCH = {
 
 
 def wrong_settings(config: AdapterConfig) -> Iterator[str]:
-    """Why an adapter_config.json must not be given to PEFT."""
+    """Reasons why an adapter_config.json must not be passed to PEFT."""
     for name, why in RUN_CODE.items():
         if config.get(name):
             yield f"`{name}` is set: {why}"
@@ -55,10 +55,10 @@ def wrong_settings(config: AdapterConfig) -> Iterator[str]:
     yield from _wrong_numbers(config)
     yield from _wrong_mapping(config.get("auto_mapping"))
     for name in PATTERN_KEYS:
-        if not isinstance(found := config.get(name) or {}, dict):
-            yield f"`{name}` is {str(found)[:40]}"
+        if not isinstance(patterns := config.get(name) or {}, dict):
+            yield f"`{name}` is {str(patterns)[:40]}"
             continue
-        for key, value in found.items():
+        for key, value in patterns.items():
             ranks = value if isinstance(value, list) else [value]  # AdaLoRA's are lists
             if not all(isinstance(n, int | float) and 0 <= n <= LIMITS["r"] for n in ranks):
                 yield f"`{name}` of `{key}` is {value!r}"
@@ -74,7 +74,7 @@ def wrong_settings(config: AdapterConfig) -> Iterator[str]:
 
 
 def leads_elsewhere(base: str) -> bool:
-    """Whether the name of a base is a path out of where it lies, or no text."""
+    """Whether the name of a base is a path with `..`, or not printable."""
     return ".." in Path(base).parts or not base.isprintable()
 
 
@@ -84,7 +84,7 @@ def _wrong_numbers(config: AdapterConfig) -> Iterator[str]:
             if type(value) is not int or value < 0:
                 yield f"`{name}` is {shown_value(value)}, and must be a whole number"
             elif value > most:
-                yield f"`{name}` is {value:,}; {most:,} is the most that is loaded"
+                yield f"`{name}` is {value:,}; the maximum is {most:,}"
     alpha = config.get("lora_alpha")
     if alpha is not None and not (isinstance(alpha, int | float) and abs(alpha) < LARGEST_NUMBER):
         more = "" if isinstance(alpha, int | float) else ", and must be a number"
@@ -92,7 +92,7 @@ def _wrong_numbers(config: AdapterConfig) -> Iterator[str]:
 
 
 def _wrong_mapping(mapping: object) -> Iterator[str]:
-    """PEFT writes it where there is no `task_type`, and may import the class that it names."""
+    """Checks `auto_mapping`: PEFT writes it if `task_type` is missing, and may import its class."""
     if mapping is None:
         return
     library = mapping.get("parent_library") if isinstance(mapping, dict) else None
@@ -109,7 +109,7 @@ def _wrong_replication(ranges: Any) -> Iterator[str]:
         yield f"`layer_replication` is {str(ranges)[:60]}"
         return
     if layers > MOST_LAYERS:
-        yield f"`layer_replication` makes {layers:,} layers; {MOST_LAYERS} are the most"
+        yield f"`layer_replication` makes {layers:,} layers; the maximum is {MOST_LAYERS}"
 
 
 def _wrong_pattern(name: str, pattern: str) -> Iterator[str]:
@@ -123,14 +123,14 @@ def _wrong_pattern(name: str, pattern: str) -> Iterator[str]:
         yield f"`{name}` is `{shown}`, which is no regular expression: {error}"
         return
     if math.isinf(cost):
-        yield f"`{name}` is `{shown}`: repeats within repeats can take for ever"
+        yield f"`{name}` is `{shown}`: repeats within repeats can take forever"
     elif cost > MOST_TRIES:
-        yield f"`{name}` is `{shown}`: so many open repeats and choices can take for ever"
+        yield f"`{name}` is `{shown}`: so many open repeats and choices can take forever"
 
 
 def _cost(parsed: Any, within: bool) -> float:
-    """In how many ways a parsed pattern can be tried on one name, at most and roughly; infinite
-    where a repeat or a choice lies within an open repeat: the same text may be cut in many ways.
+    """Roughly the most ways to match a parsed pattern with one name; infinite if a repeat or a
+    choice is within an open repeat, which may cut the same text in many ways.
     """
     tries = 1.0
     for operation, argument in parsed:
@@ -156,7 +156,7 @@ def _cost(parsed: Any, within: bool) -> float:
 
 
 def _parts(name: str, argument: Any) -> list[Any]:
-    """The patterns that lie in an item of another one."""
+    """The patterns nested in a pattern's item."""
     if name == "SUBPATTERN":
         return [argument[3]]
     if name in ("ASSERT", "ASSERT_NOT"):
@@ -169,8 +169,9 @@ def _parts(name: str, argument: Any) -> list[Any]:
 
 
 def wrong_template(template: str) -> Iterator[str]:
-    """Why a chat template should not be rendered. Jinja has no endless loop, but long ones; what is
-    looked for are the simple ways to write them, not all there are.
+    """Reasons why a chat template should not be rendered.
+
+    Jinja has no endless loops, but long ones; only the simple ways to write these are found.
     """
     if len(template) > LONGEST_TEMPLATE:
         yield f"it has {len(template):,} characters"
@@ -179,10 +180,10 @@ def wrong_template(template: str) -> Iterator[str]:
     code = " ".join(re.findall(r"\{[%{](.*?)[%}]\}", template, re.DOTALL))
     plain = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "''", code)
     if numbers := [n for n in re.findall(r"\b\d[\d_]*\b", plain) if _large(n)]:
-        yield f"it has the number {numbers[0][:20]}; {LARGEST_NUMBER:,} is the largest that may be"
-    for what, sign in MAKES_MUCH.items():
+        yield f"it has the number {numbers[0][:20]}; the maximum is {LARGEST_NUMBER:,}"
+    for name, sign in MAKES_MUCH.items():
         if re.search(sign, plain):
-            yield f"it has {what}"
+            yield f"it has {name}"
     depth, ranges = 0, 0
     open_loops: list[bool] = []
     for word, rest in re.findall(r"\{%[-+]?\s*(for|endfor)\b(.*?)%\}", template, re.DOTALL):
@@ -192,9 +193,9 @@ def wrong_template(template: str) -> Iterator[str]:
             open_loops.pop()
         depth, ranges = max(depth, len(open_loops)), max(ranges, sum(open_loops))
     if depth > DEEPEST_LOOP:
-        yield f"it has loops in loops, {depth} deep"
+        yield f"it has nested loops, {depth} deep"
     if ranges > 1:
-        yield "it has loops over ranges in loops over ranges"
+        yield "it has nested loops over ranges"
 
 
 def _large(number: str) -> bool:

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, read without the tensors and without torch.
+"""Reads the header of a safetensors file, without the tensors and without torch.
 
     8 bytes      n, the header's length, little-endian
     n bytes      JSON: name -> {dtype, shape, data_offsets}, and `__metadata__`
@@ -19,7 +19,7 @@ from peftkit.errors import AdapterError
 from peftkit.parts.json_values import unrepeated
 
 LONGEST = 8 * 2**20
-"""Bytes of a header; those of the largest models have less than one million."""
+"""Most bytes of a header; the largest models have less than one million."""
 LONGEST_NAME = 512
 MOST_DIMENSIONS = 16
 BYTES = {
@@ -40,15 +40,15 @@ class Stored:
 
 
 def read_header(file: Path) -> dict[str, Stored]:
-    """Name -> tensor, after checking that they fill the file exactly.
+    """Name -> tensor, after checking that the tensors fill the file exactly.
 
     Raises:
-        AdapterError: the file is cut off, damaged, or claims what cannot be.
+        AdapterError: the file is cut off, damaged, or has an impossible header.
     """
     try:
         return _read(file)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _damaged(file, f"its header is no header: {error}") from error
+        raise _damaged(file, f"its header cannot be read: {error}") from error
 
 
 def _read(file: Path) -> dict[str, Stored]:
@@ -56,19 +56,21 @@ def _read(file: Path) -> dict[str, Stored]:
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if size < 8 or length > size - 8:
-            raise _damaged(file, f"it claims a header of {length:,} bytes and has {size:,} in all")
+            raise _damaged(
+                file, f"it claims a header of {length:,} bytes, and the file has {size:,}"
+            )
         if length > LONGEST:
-            raise _damaged(file, f"its header has {length:,} bytes; {LONGEST:,} are read at most")
+            raise _damaged(file, f"its header has {length:,} bytes; at most {LONGEST:,} are read")
         text = opened.read(length)
     header = json.loads(text, object_pairs_hook=unrepeated)
     if not isinstance(header, dict):
-        raise ValueError(f"it holds no object but {type(header).__name__}")
+        raise ValueError(f"it is no object but {type(header).__name__}")
     header.pop("__metadata__", None)
     tensors = {name: _stored(file, name, value, 8 + length) for name, value in header.items()}
     at = 8 + length
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         if tensor.begin != at:
-            raise _damaged(file, f"`{name!s}` begins at byte {tensor.begin:,} and not at {at:,}")
+            raise _damaged(file, f"`{name!s}` begins at byte {tensor.begin:,}, not at {at:,}")
         at = tensor.end
     if at != size:
         raise _damaged(file, f"it has {size:,} bytes, and its tensors end at {at:,}")

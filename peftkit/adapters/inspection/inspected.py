@@ -1,4 +1,4 @@
-"""An adapter folder whose bytes were looked at."""
+"""The result of inspecting an adapter folder's bytes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from peftkit.parts.json_object import JsonObject
 
 @dataclass
 class Inspected:
-    """An adapter folder whose bytes were looked at."""
+    """An inspected adapter folder: its settings, tensors and findings."""
 
     folder: Path
     findings: Findings
     record: JsonObject | None = None
-    """peftkit.json; None for an adapter that peftkit did not save."""
+    """peftkit.json; None for another program's adapter."""
     config: AdapterConfig | None = None
-    """adapter_config.json, with what was given for it; None for methods that are peftkit's own."""
-    given: Mapping[str, object] = field(default_factory=dict)
-    """Fields that adapter_config.json lacks, and their values as a person gave them."""
+    """adapter_config.json with `user_settings`; None for methods that are only peftkit's."""
+    user_settings: Mapping[str, object] = field(default_factory=dict)
+    """Values the user gave for fields missing in adapter_config.json."""
     tensors: dict[str, dict[str, Stored]] = field(default_factory=dict)
     """File name -> its tensors."""
     head: JsonObject | None = None
-    """head_config.json of an AdapterHub adapter that was saved with its head."""
+    """head_config.json, if AdapterHub's library saved the adapter with its head."""
 
     @property
     def from_adapterhub(self) -> bool:
@@ -42,14 +42,14 @@ class Inspected:
         return not self.findings.problems
 
     def problems_of(self, check: str) -> bool:
-        """Whether something is wrong by one of the checks."""
+        """Whether a check found something wrong."""
         return any(problem.check == check for problem in self.findings.problems)
 
     def raise_if_wrong(self) -> None:
-        """Raises AdapterError with the first thing that is wrong."""
+        """Raises AdapterError with the first problem, if there is one."""
         for problem in self.findings.problems:
-            what = f"the adapter in `{self.folder}` cannot be trusted"
+            untrusted = f"the adapter in `{self.folder}` cannot be trusted"
             raise AdapterError(
-                f"{what if self.findings.is_adapter else f'`{self.folder}`'}: {problem.found}",
-                problem.advice or f"`peftkit verify {self.folder}` tells more",
+                f"{untrusted if self.findings.is_adapter else f'`{self.folder}`'}: {problem.found}",
+                problem.advice or f"run `peftkit verify {self.folder}` for details",
             )

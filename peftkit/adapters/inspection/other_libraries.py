@@ -1,6 +1,6 @@
-"""Recognizes by fields and files which library wrote a folder that is no PEFT adapter.
+"""Recognizes, by fields and files, the library that wrote a folder that is no PEFT adapter.
 
-The standard library only.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LIBRARIES = (
         fields=("input_features", "output_features", "n_action_steps", "n_obs_steps"),
         files=("train_config.json",),
         words=("lerobot/",),
-        instead="load it with lerobot, whose policies peftkit does not run",
+        instead="load it with lerobot; peftkit does not run its policies",
     ),
     Library(
         "mlx-lm",
@@ -50,7 +50,7 @@ LIBRARIES = (
         "AdapterHub's `adapters`",
         fields=("model_class", "non_linearity", "mh_adapter", "leave_out", "architecture"),
         files=("pytorch_adapter.bin", "adapter.safetensors", "head_config.json"),
-        instead="its adapter_config.json has the settings under `config`, which is not there: "
+        instead="its adapter_config.json lacks `config`, which has the settings: "
         "download it again, or save it again with the library",
     ),
     Library(
@@ -72,34 +72,32 @@ LIBRARIES = (
     Library(
         "transformers",
         fields=("architectures", "model_type", "transformers_version", "tokenizer_class"),
-        instead="a model of transformers is a base, not an adapter: name it with `--base`",
+        instead="a transformers model is a base, not an adapter: give it as `--base`",
     ),
 )
-"""In order of certainty."""
+"""Ordered by certainty."""
 PEFTS_OWN = ("lora_alpha", "target_modules", "num_virtual_tokens", "inference_mode")
 """Fields of PEFT's own configs."""
 
 
 def no_peft_adapter(config: Mapping[str, object], folder: Path) -> tuple[str, str, str]:
-    """For an adapter_config.json without a type of PEFT's: what was found, what it means, what to
-    do.
-    """
-    told = "this is no PEFT adapter: adapter_config.json has no `peft_type`"
+    """Message, meaning and advice for an adapter_config.json without PEFT's type."""
+    message = "this is no PEFT adapter: adapter_config.json has no `peft_type`"
     if like := [name for name in PEFTS_OWN if name in config]:
         return (
-            told,
+            message,
             f"its fields are like PEFT's ({quoted(like, 3)}), but PEFT always writes the type",
             "ask whoever published it; if you know the type: `--adapter-setting peft_type=LORA`",
         )
     if found := library_of(config, folder):
         library, signs = found
-        return told, f"it looks like a folder of {library.name}, with {signs}", library.instead
+        return message, f"it looks like a folder of {library.name}, with {signs}", library.instead
     if not config:
-        return told, "it is an empty object", "download it again"
+        return message, "it is an empty object", "download it again"
     return (
-        told,
-        f"it has {quoted([str(name)[:40] for name in config], 4)}, fields of no library that "
-        "peftkit knows",
+        message,
+        f"it has {quoted([str(name)[:40] for name in config], 4)}, fields of no library known to "
+        "peftkit",
         "load it with the program that wrote it",
     )
 

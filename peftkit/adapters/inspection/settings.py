@@ -1,9 +1,8 @@
-"""Fields that adapter_config.json must have, the meaning of old ones, and values that the user
-gives for missing ones.
+"""Required fields of adapter_config.json, old fields, and the user's values for missing ones.
 
 PEFT fills a missing field with today's default. For most fields that is right: they were added
-later, with a default that keeps the old computation. `DECIDING` has the others. The standard
-library only, as in `inspecting`, unless the user names a field that is not among them.
+later, with a default that keeps the old computation. `DECIDING` lists the others. Standard library
+only, as in `inspecting`, unless the user names a field that is not listed.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ DECIDING: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """PEFT's types -> the fields that decide the strength or the place of the update. Every PEFT
-version with the type saves a value for them (PEFT 0.1 to 0.21)."""
+version with the type saves a value for them (checked for PEFT 0.1 to 0.21)."""
 HIDDEN = {
     "LORA": ("alpha_pattern", "use_rslora", "alora_invocation_tokens"),
     "LOHA": ("alpha_pattern",),
@@ -59,10 +58,10 @@ HIDDEN = {
     "OFT": ("coft", "eps", "use_cayley_neumann", "num_cayley_neumann_terms"),
     "WAVEFT": ("use_idwt",),
 }
-"""Fields that decide too, that no tensor shows, and that only recent PEFTs have written, or that
-come with a default which computes what was computed before them."""
+"""Further deciding fields, which no tensor shows, and which only recent PEFT versions write, or
+whose default keeps the earlier computation."""
 OTHER_BEFORE = {"OFT": ("use_cayley_neumann",)}
-"""Those of them whose default computes something else than the PEFTs before them."""
+"""Fields in `HIDDEN` whose default differs from what earlier PEFT versions computed."""
 MAY_BE_NULL = ("alora_invocation_tokens",)
 SINCE: dict[str, tuple[int, int]] = {
     name: version
@@ -86,7 +85,7 @@ SINCE: dict[str, tuple[int, int]] = {
     }.items()
     for name in names.split()
 }
-"""Fields that came after the types that have them -> the first PEFT that writes them, read from the
+"""Fields added after their types -> the first PEFT version that writes them, read from the
 releases 0.3 to 0.21."""
 ADDED_SINCE = {
     "OFT": dict.fromkeys(("bias", "fan_in_fan_out", "oft_block_size"), (0, 14)),
@@ -94,13 +93,15 @@ ADDED_SINCE = {
     "PROMPT_TUNING": {"modules_to_save": (0, 17)},
     "P_TUNING": {"modules_to_save": (0, 17)},
 }
-"""The same for types that got later what others have had from the start."""
+"""The same for types that got a field later than other types."""
 IN_EVERY_CONFIG = ("base_model_name_or_path", "peft_type", "revision", "task_type")
 FUSED = (
-    "PEFT 0.1 and 0.2 put LoRA on the parts of a fused layer that are true in the list (query and "
+    "PEFT 0.1 and 0.2 adapt the parts of a fused layer that are true in the list (query and "
     "value, say), each with its own B; later versions cannot"
 )
-LOAD_OLD = "load it with PEFT 0.2 (`pip install peft==0.2.0`), or ask for a LoRA of a later PEFT"
+LOAD_OLD = (
+    "load it with PEFT 0.2 (`pip install peft==0.2.0`), or ask for a LoRA saved by a later one"
+)
 EARLY_FIELDS = ("enable_lora", "merge_weights")
 """Fields of PEFT 0.1 and 0.2 that later versions lack."""
 
@@ -108,58 +109,58 @@ EARLY_FIELDS = ("enable_lora", "merge_weights")
 def missing_settings(config: AdapterConfig) -> list[str]:
     """The deciding fields without a value in an adapter_config.json."""
     wanted = DECIDING.get(str(config.get("peft_type")), ())
-    elsewhere = config.get("target_parameters")  # then there need be no modules
+    has_parameters = config.get("target_parameters")  # then modules are optional
     missing = [
         name
         for name in wanted
-        if config.get(name) is None and not (name == "target_modules" and elsewhere)
+        if config.get(name) is None and not (name == "target_modules" and has_parameters)
     ]
     return missing + [name for name in _hidden(config) if name not in config]
 
 
 def _hidden(config: AdapterConfig) -> Iterator[str]:
-    """The fields of `HIDDEN` that the PEFT which saved an adapter has written, or that it computed
-    without in another way than by their default.
+    """The fields of `HIDDEN` that the adapter's PEFT version wrote, or whose default differs from
+    what it computed.
     """
     kind, last = str(config.get("peft_type")), saved_by(config)
     for name in HIDDEN.get(kind, ()):
-        came = since(kind, name)
-        written = came <= last if _names_release(config) else came < last
+        first = since(kind, name)
+        written = first <= last if _names_release(config) else first < last
         if written or (name in OTHER_BEFORE.get(kind, ()) and "oft_block_size" in config):
             yield name
 
 
 def since(kind: str, name: str) -> tuple[int, int]:
-    """The first PEFT that writes a field of a type; (0, 0) if the type has always had it."""
+    """The first PEFT version that writes a type's field; (0, 0) if the type always had it."""
     return ADDED_SINCE.get(kind, {}).get(name, SINCE.get(name, (0, 0)))
 
 
 def saved_by(config: AdapterConfig) -> tuple[int, int]:
-    """The PEFT that saved an adapter, or the oldest that writes all of its fields."""
-    named = re.match(r"(\d{1,4})\.(\d{1,4})", str(config.get("peft_version") or ""))
+    """The PEFT version that saved an adapter, or the oldest that writes all of its fields."""
+    version = re.match(r"(\d{1,4})\.(\d{1,4})", str(config.get("peft_version") or ""))
     oldest = max((since(str(config.get("peft_type")), name) for name in config), default=(0, 0))
-    return max(oldest, (int(named[1]), int(named[2])) if named else oldest)
+    return max(oldest, (int(version[1]), int(version[2])) if version else oldest)
 
 
 def of_earlier_peft(config: AdapterConfig, missing: Sequence[str]) -> bool:
-    """Whether an earlier PEFT can have saved an adapter_config.json without some fields."""
+    """Whether an earlier PEFT version can have saved the config without some fields."""
     first = min(since(str(config.get("peft_type")), name) for name in missing)
     last = saved_by(config)
     return (0, 0) < first >= last and not (first == last and _names_release(config))
 
 
 def _names_release(config: AdapterConfig) -> bool:
-    """Whether an adapter_config.json names the release that saved it, not a state before one."""
+    """Whether the config names the PEFT release that saved it, not a development version."""
     return re.fullmatch(r"[\d.]+", str(config.get("peft_version"))) is not None
 
 
 def about_missing(config: AdapterConfig, name: str) -> tuple[str, str, str]:
-    """For a deciding field without a value: what was found, what it means, what to do."""
-    told = "has no value" if name in config else "is not"
+    """Message, meaning and advice for a deciding field without a value."""
+    problem = "has no value" if name in config else "is not"
     if name not in DECIDING.get(config.kind, ()):
         return _about_hidden(config, name)
     return (
-        f"`{name}` {told} in adapter_config.json",
+        f"`{name}` {problem} in adapter_config.json",
         "its strength or place is unknown: every PEFT version saves this field for "
         f"{config.kind}, and loading would use today's default",
         f"ask whoever published it; if you know the value: `{OPTION} {name}=VALUE`, or "
@@ -170,12 +171,12 @@ def about_missing(config: AdapterConfig, name: str) -> tuple[str, str, str]:
 def _about_hidden(config: AdapterConfig, name: str) -> tuple[str, str, str]:
     (_, minor), (_, last) = since(config.kind, name), saved_by(config)
     if last < minor:
-        meaning = f"PEFT computed in another way before 0.{minor} than with the default of today"
-        value = f"`{OPTION} {name}=false` computes as those did"
+        meaning = f"PEFT before 0.{minor} computed differently from today's default"
+        value = f"`{OPTION} {name}=false` computes as before"
     else:
         by = f"PEFT {config['peft_version']}" if config.get("peft_version") else f"PEFT 0.{last}"
         meaning = (
-            f"what it adds cannot be known: by its fields {by} or a later one saved it, which "
+            f"its effect is unknown: by its fields {by} or a later one saved it, which "
             "writes this one too"
         )
         value = f"if you know the value: `{OPTION} {name}=VALUE`"
@@ -187,8 +188,8 @@ def _about_hidden(config: AdapterConfig, name: str) -> tuple[str, str, str]:
 
 
 def early_fields(config: AdapterConfig) -> Iterator[tuple[bool, str, str, str]]:
-    """Fields of PEFT 0.1 and 0.2 that are there: whether one changes what is computed, what was
-    found, what it means, what to do.
+    """Fields of PEFT 0.1 and 0.2 in the config: whether the computation changes, message, meaning,
+    advice.
     """
     if (enabled := config.get("enable_lora")) is not None:
         yield True, f"`enable_lora` is {str(enabled)[:60]}", FUSED, LOAD_OLD
@@ -198,61 +199,60 @@ def early_fields(config: AdapterConfig) -> Iterator[tuple[bool, str, str, str]]:
         yield (
             False,
             f"`merge_weights` is {str(config['merge_weights'])[:60]}",
-            "PEFT 0.1 or 0.2 saved it: whether layers merge for inference; the answers are the "
-            "same",
+            "PEFT 0.1 or 0.2 saved it: whether layers merge for inference; answers are the same",
             "",
         )
 
 
-def parse_settings(given: Sequence[str]) -> dict[str, object]:
-    """Fields and values from texts `NAME=VALUE`; VALUE is JSON, or else text.
+def parse_settings(texts: Sequence[str]) -> dict[str, object]:
+    """Parses texts `NAME=VALUE` to fields and values; VALUE is JSON, or else text.
 
     Raises:
-        RecipeError: one of them has another form, or a field is given twice.
+        RecipeError: a text has another form, or a field is given twice.
     """
-    found: dict[str, object] = {}
-    for text in given:
+    settings: dict[str, object] = {}
+    for text in texts:
         name, sign, value = text.partition("=")
         if not sign or not name.strip() or not value.strip():
             raise RecipeError(
                 f"`{OPTION} {text}` is not NAME=VALUE", f"for example `{OPTION} lora_alpha=16`"
             )
-        if (name := name.strip()) in found:
+        if (name := name.strip()) in settings:
             raise RecipeError(f"`{OPTION}` gives `{name}` twice", "give it once")
         try:
-            found[name] = json.loads(value)
+            settings[name] = json.loads(value)
         except (ValueError, RecursionError):
-            found[name] = value
-    return found
+            settings[name] = value
+    return settings
 
 
-def with_settings(config: AdapterConfig, given: Mapping[str, object]) -> AdapterConfig:
-    """An adapter_config.json completed with the user's values.
+def with_settings(config: AdapterConfig, settings: Mapping[str, object]) -> AdapterConfig:
+    """Completes an adapter_config.json with the user's values.
 
     Raises:
         RecipeError: the adapter's type has no such field, or the file has another value for it.
     """
-    kind = config.get("peft_type") or given.get("peft_type")
-    for name, value in given.items():
+    kind = config.get("peft_type") or settings.get("peft_type")
+    for name, value in settings.items():
         known = (*DECIDING.get(str(kind), ()), *HIDDEN.get(str(kind), ()))
         if name not in (*IN_EVERY_CONFIG, *known):
             _check_field(str(kind), name)
         if value is None and name not in MAY_BE_NULL:
             raise RecipeError(f"`{OPTION} {name}` gives no value", "leave it out")
-        if (there := config.get(name)) is not None and there != value:
+        if (saved := config.get(name)) is not None and saved != value:
             raise RecipeError(
                 f"`{OPTION} {name}` gives {str(value)[:60]}, and adapter_config.json has "
-                f"{str(there)[:60]}",
+                f"{str(saved)[:60]}",
                 "leave it out: the option completes what is missing and changes nothing",
             )
-    return AdapterConfig({**config, **given})
+    return AdapterConfig({**config, **settings})
 
 
 def _check_field(kind: str, name: str) -> None:
-    """Raises RecipeError unless a type of PEFT's has a field; imports PEFT."""
+    """Raises RecipeError unless a PEFT type has a field; imports PEFT."""
     import dataclasses
 
-    import peftkit.methods.bottleneck_tuner  # noqa: F401  # which adds bottleneck adapters to the types
+    import peftkit.methods.bottleneck_tuner  # noqa: F401  # registers bottleneck adapters
     from peftkit.methods.peft.types import config_classes
 
     kinds = config_classes()

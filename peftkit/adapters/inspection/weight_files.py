@@ -1,6 +1,6 @@
 """Stage 1 of `peftkit verify`: checks files with weights by their names and first bytes.
 
-The standard library only, as in `inspecting`.
+Standard library only, as in `inspecting`.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 CONVERT = "convert it, in its folder: python -m peftkit convert {0}"
 PLAIN_NAME = re.compile(r"[\w.][\w.-]*", re.ASCII)
-"""File names that may stand in a command."""
+"""File names that are safe in a command."""
 
 
-def look_at_pickles(found: Inspected) -> None:
-    """Records pickles: as problems if the adapter's weights are only there, else as notes, since
+def check_pickles(inspected: Inspected) -> None:
+    """Records pickles: as problems if only they hold the adapter's weights, else as notes, since
     they are not read (a copy of the safetensors file, a trainer's optimizer state).
     """
-    for file in sorted(found.folder.rglob("*")):
+    for file in sorted(inspected.folder.rglob("*")):
         if file.suffix not in PICKLES or not file.is_file():
             continue
-        if not _is_needed(found, file):
-            found.findings.note(
+        if not _is_needed(inspected, file):
+            inspected.findings.note(
                 "pickle",
-                f"`{file.name}` is {_kind(file)}, and is not read",
+                f"`{file.name}` is {_description(file)}, and is not read",
                 "loading a pickle can run any program",
             )
         elif instead := weights_stand_in(file):
-            found.findings.wrong("weights", f"`{file.name}` {instead.what}", "", instead.advice)
+            inspected.findings.wrong("weights", f"`{file.name}` {instead.what}", "", instead.advice)
         else:
-            found.findings.wrong(
+            inspected.findings.wrong(
                 "pickle",
                 f"`{file.name}` is a pickle",
                 "loading a pickle can run any program",
@@ -49,44 +49,46 @@ def look_at_pickles(found: Inspected) -> None:
             )
 
 
-def _is_needed(found: Inspected, file: Path) -> bool:
-    """Whether a pickle has weights of the adapter that no safetensors file has."""
-    if found.config is None or file.parent != found.folder:
+def _is_needed(inspected: Inspected, file: Path) -> bool:
+    """Whether a pickle holds weights of the adapter that no safetensors file holds."""
+    if inspected.config is None or file.parent != inspected.folder:
         return False
-    twins = SAME_AS.get(file.name, ()) if found.from_adapterhub else (WEIGHTS,)
-    is_weights = bool(twins) if found.from_adapterhub else file.stem == Path(WEIGHTS).stem
-    return is_weights and not any((found.folder / name).is_file() for name in twins)
+    twins = SAME_AS.get(file.name, ()) if inspected.from_adapterhub else (WEIGHTS,)
+    is_weights = bool(twins) if inspected.from_adapterhub else file.stem == Path(WEIGHTS).stem
+    return is_weights and not any((inspected.folder / name).is_file() for name in twins)
 
 
-def _kind(file: Path) -> str:
-    return "a pickle" if weights_stand_in(file) is None else "no pickle, whatever its name says"
+def _description(file: Path) -> str:
+    return "a pickle" if weights_stand_in(file) is None else "no pickle, despite its name"
 
 
-def look_at_weights(found: Inspected) -> None:
+def check_weights(inspected: Inspected) -> None:
     """Checks the safetensors files: their headers, and that the needed ones exist."""
-    files = sorted(found.folder.glob("*.safetensors"))
+    files = sorted(inspected.folder.glob("*.safetensors"))
     for file in files:
         if instead := weights_stand_in(file):
-            found.findings.wrong("weights", f"`{file.name}` {instead.what}", "", instead.advice)
+            inspected.findings.wrong("weights", f"`{file.name}` {instead.what}", "", instead.advice)
             continue
         try:
-            found.tensors[file.name] = read_header(file)
+            inspected.tensors[file.name] = read_header(file)
         except AdapterError as error:
-            found.findings.wrong("weights", error.message, "", error.hint)
-    needed = ADAPTER_WEIGHTS if found.from_adapterhub else (WEIGHTS,)
-    if found.config is not None and not any((found.folder / name).is_file() for name in needed):
-        if not (found.problems_of("pickle") or found.problems_of("weights")):
-            found.findings.wrong(
+            inspected.findings.wrong("weights", error.message, "", error.hint)
+    needed = ADAPTER_WEIGHTS if inspected.from_adapterhub else (WEIGHTS,)
+    if inspected.config is not None and not any(
+        (inspected.folder / name).is_file() for name in needed
+    ):
+        if not (inspected.problems_of("pickle") or inspected.problems_of("weights")):
+            inspected.findings.wrong(
                 "weights",
                 f"no .safetensors file {quoted(needed)}",
                 "the tensors are read from there",
                 "if it was published as a pickle (.bin), download that, and `peftkit convert` it",
             )
     elif not files:
-        found.findings.wrong("weights", "no .safetensors file", "there is nothing to load")
-    elif len(found.tensors) == len(files):
-        stored = [t for tensors in found.tensors.values() for t in tensors.values()]
-        found.findings.ok(
+        inspected.findings.wrong("weights", "no .safetensors file", "there is nothing to load")
+    elif len(inspected.tensors) == len(files):
+        stored = [t for tensors in inspected.tensors.values() for t in tensors.values()]
+        inspected.findings.ok(
             "weights",
             f"{plural(len(stored), 'tensor')}, {size_of(sum(t.end - t.begin for t in stored))}, "
             "without gap or overlap",

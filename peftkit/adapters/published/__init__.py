@@ -1,1 +1,1 @@
-"""Adapters of other programs: what they are, and a recipe for them."""
+"""Other programs' adapters: what they are, and a recipe to load them with."""

@@ -1,10 +1,10 @@
-"""AdapterHub's adapters on transformers' models: written anew as bottleneck adapters of peftkit's.
+"""Loads AdapterHub's adapters on transformers models, converted to peftkit's bottleneck adapters.
 
     [bert.]encoder.layer.3.output.adapters.NAME.adapter_down.0.weight
       -> base_model.model.[bert.]encoder.layer.3.output.bottleneck_down.weight
 
-`adapterhub_format` has the formulas. A learned scaling goes into `up`, where it makes the same
-function. A head is taken over where transformers' own classifier is the same function.
+`adapterhub_format` has the formulas. A learned scaling is multiplied into `up`, which computes the
+same function. A head is converted if transformers' classifier computes the same function.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from peftkit.adapters.inspection.adapterhub_format import (
     ADAPTER_WEIGHTS,
     HEAD_WEIGHTS,
     HubSettings,
-    described,
+    describe,
 )
 from peftkit.adapters.inspection.inspected import Inspected
 from peftkit.adapters.published.adapterhub_head import hub_head
-from peftkit.adapters.published.detection import names_in, other_layers
+from peftkit.adapters.published.detection import layer_mismatch, names_in
 from peftkit.errors import AdapterError, MethodError, quoted
 from peftkit.methods.method import Method
 from peftkit.methods.peft.adapter_config import AdapterConfig
@@ -40,38 +40,38 @@ CONTAINERS = (
     "adapters", "attention_text_task_adapters", "attention_text_lang_adapters",
     "layer_text_task_adapters", "layer_text_lang_adapters",
 )  # fmt: skip
-"""Names of the library's ModuleDicts, the older ones after today's."""
+"""Names of the library's ModuleDicts, today's first, then older ones."""
 
 
-def explained(found: Inspected) -> Iterator[tuple[bool, str, str]]:
-    """What is known of an AdapterHub folder, as `published.other_fields` tells it."""
-    assert found.config is not None
+def explain(inspected: Inspected) -> Iterator[tuple[bool, str, str]]:
+    """Findings on an AdapterHub folder, in the form of `recipe.explain`."""
+    assert inspected.config is not None
     yield (
         False,
-        f"an AdapterHub adapter: {described(found.config)}",
+        f"an AdapterHub adapter: {describe(inspected.config)}",
         "converted to a bottleneck adapter of peftkit",
     )
-    if isinstance(head := hub_head(found), str):
+    if isinstance(head := hub_head(inspected), str):
         yield (
             False,
             f"no answers: {head}",
-            "what is loaded is the model without a head, for its hidden states",
+            "the model is loaded without a head, for its hidden states",
         )
 
 
 class _SavedByAdapterHub(Method):
-    """What AdapterHub's library trained."""
+    """An adapter trained by AdapterHub's library."""
 
     config: dict[str, object]
     """The content of its adapter_config.json."""
     layers: dict[str, str] = {}
-    """Of its head: linear layer in the file -> in transformers' model; empty if none is loaded."""
+    """Head's linear layers in the file -> in transformers' model; empty if no head is loaded."""
 
     def refuses_merging(self, base: Base) -> str | None:
         return "a bottleneck adapter is not linear, and cannot be merged into weights"
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
-        raise MethodError("adapters of AdapterHub's are loaded, not trained further")
+        raise MethodError("AdapterHub adapters can be loaded, but not trained further")
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
         from peftkit.methods.peft.layout import WEIGHTS, load_peft
@@ -83,22 +83,22 @@ class _SavedByAdapterHub(Method):
             try:
                 return load_peft(model, made)
             except AdapterError as error:
-                told = other_layers(names_in(_first(folder, ADAPTER_WEIGHTS)), model)
-                told += error.message.replace(f"/{WEIGHTS}", "").replace(name, f"{folder}")
-                raise AdapterError(f"{told} (in peftkit's names)", error.hint) from error
+                message = layer_mismatch(names_in(_first(folder, ADAPTER_WEIGHTS)), model)
+                message += error.message.replace(f"/{WEIGHTS}", "").replace(name, f"{folder}")
+                raise AdapterError(f"{message} (peftkit's names)", error.hint) from error
 
 
 def write_as_peft(
     settings: HubSettings, layers: dict[str, str], folder: Path, made: Path, model: Any
 ) -> None:
-    """Writes an AdapterHub folder as PEFT's format, for a model.
+    """Writes an AdapterHub folder in PEFT's format, for a model.
 
     Args:
         layers: of the head, see `_SavedByAdapterHub`.
-        made: where it is written to.
+        made: the folder to write to.
 
     Raises:
-        AdapterError: a tensor is none of a bottleneck adapter's, or the settings do not fit.
+        AdapterError: a tensor is not a bottleneck adapter's, or the settings do not fit.
     """
     from safetensors.torch import load_file, save_file
 
@@ -109,7 +109,7 @@ def write_as_peft(
     tensors = _renamed(load_file(_first(folder, ADAPTER_WEIGHTS)), settings, trunk)
     if {len(t) for n, t in tensors.items() if n.endswith("_down.weight")} != {settings.width}:
         raise AdapterError(
-            f"its settings say that a bottleneck is {settings.width} wide, and its tensors are not",
+            f"its settings give bottlenecks of width {settings.width}, and its tensors differ",
             "ask whoever published it",
         )
     if layers:
@@ -122,18 +122,18 @@ def write_as_peft(
 
 
 def _check_base(settings: HubSettings, model: Any) -> None:
-    """Raises AdapterError unless a model is of the architecture and size that an adapter is for."""
+    """Raises AdapterError unless a model has the adapter's architecture and hidden size."""
     if model.config.model_type != settings.model_type:
         raise AdapterError(
-            f"it is for {settings.model_type} models, and the base is one of "
-            f"{model.config.model_type}",
-            "give the base that it was trained on with `--base`",
+            f"it is for {settings.model_type} models, and the base is a {model.config.model_type} "
+            "model",
+            "give the base it was trained on with `--base`",
         )
     if model.config.hidden_size != settings.hidden_size:
         raise AdapterError(
-            f"it is for hidden states of {settings.hidden_size} numbers, and those of "
-            f"{type(model).__name__} have {model.config.hidden_size}",
-            "give the base that it was trained on with `--base`",
+            f"it is for hidden states of size {settings.hidden_size}, and those of "
+            f"{type(model).__name__} have size {model.config.hidden_size}",
+            "give the base it was trained on with `--base`",
         )
 
 
@@ -171,7 +171,7 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path:
 
 
 def _targets(settings: HubSettings, num_layers: int) -> list[str]:
-    """Names of the adapted modules; in a houlsby adapter the linear layer before the norm."""
+    """Names of the adapted modules; in a houlsby adapter, the linear layer before the norm."""
     ends = [OF_A_BLOCK[name] for name in settings.places]
     ends = [f"{end}.dense" if settings.placement == "houlsby" else end for end in ends]
     return [
@@ -183,7 +183,7 @@ def _targets(settings: HubSettings, num_layers: int) -> list[str]:
 
 
 def _renamed(saved: dict[str, Tensor], settings: HubSettings, trunk: str) -> dict[str, Tensor]:
-    """The adapter's tensors by the names of `bottleneck_tuner`, a learned scaling in `up`."""
+    """The adapter's tensors by their names in `bottleneck_tuner`, a learned scaling in `up`."""
     dense = ".dense" if settings.placement == "houlsby" else ""
     down = "adapter_down.1" if settings.ln_before else "adapter_down.0"
     parts = {down: "bottleneck_down", "adapter_up": "bottleneck_up"}
@@ -197,10 +197,10 @@ def _renamed(saved: dict[str, Tensor], settings: HubSettings, trunk: str) -> dic
     scaling: dict[str, Tensor] = {}
     wrong = []
     for name, tensor in saved.items():
-        found = place.fullmatch(name)
-        block = f"{trunk}{found[1]}{dense}" if found else ""
-        part, _, kind = found[2].rpartition(".") if found else ("", "", "")
-        if found and found[2] == "scaling" and settings.scaling is None:
+        match = place.fullmatch(name)
+        block = f"{trunk}{match[1]}{dense}" if match else ""
+        part, _, kind = match[2].rpartition(".") if match else ("", "", "")
+        if match and match[2] == "scaling" and settings.scaling is None:
             scaling[block] = tensor
         elif part not in parts or kind not in ("weight", "bias"):
             wrong.append(name)
@@ -210,7 +210,7 @@ def _renamed(saved: dict[str, Tensor], settings: HubSettings, trunk: str) -> dic
             made[new] = tensor
     if wrong:
         raise AdapterError(
-            f"{quoted(wrong, 4)} is no tensor of such an adapter named `{settings.name}`",
+            f"{quoted(wrong, 4)} is no tensor of a bottleneck adapter named `{settings.name}`",
             "load it with the `adapters` library, which wrote it",
         )
     if settings.scaling is None:
@@ -219,10 +219,10 @@ def _renamed(saved: dict[str, Tensor], settings: HubSettings, trunk: str) -> dic
 
 
 def _scale(made: dict[str, Tensor], scaling: dict[str, Tensor]) -> None:
-    """Multiplies what each `up` puts out by its learned factors, one or one for each number.
+    """Multiplies each `up` by its learned scaling: one factor, or one for each output.
 
     Raises:
-        AdapterError: some are missing, or of another shape.
+        AdapterError: a scaling is missing, or has another shape.
     """
     blocks = {name.rsplit(".", 2)[0] for name in made}
     if missing := sorted(blocks - scaling.keys()):

@@ -1,4 +1,4 @@
-"""Heads that AdapterHub's library saves, as layers of transformers' own classifiers."""
+"""Heads saved by AdapterHub's library, as layers of transformers' own classifiers."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ CLASSIFIERS: dict[tuple[str, int, str | None, bool], tuple[str, ...]] = {
     ("electra", 2, "gelu", False): ("classifier.dense", "classifier.out_proj"),
 }
 """(architecture, layers, activation between them, whether the pooler is read) of the library's
-classifiers -> the linear layers of transformers' `...ForSequenceClassification`, where that
-computes the same; BERT's pooler is what the library's first layer is: tanh(linear(first token))."""
+classifiers -> the linear layers of transformers' `...ForSequenceClassification` that computes the
+same; BERT's pooler equals the library's first layer: tanh(linear(first token))."""
 OWN_CLASSES = {
     "BertForSequenceClassification": ("classifier",),
     "RobertaForSequenceClassification": ("classifier.dense", "classifier.out_proj"),
     "XLMRobertaForSequenceClassification": ("classifier.dense", "classifier.out_proj"),
     "ElectraForSequenceClassification": ("classifier.dense", "classifier.out_proj"),
 }
-"""Classes of transformers with a head of their own, which the library saves under its own names."""
+"""transformers classes with a head, saved by the library under the head's names."""
 
 
 @dataclass(frozen=True)
 class HubHead:
-    """A classifier that was saved beside an adapter."""
+    """A classifier saved beside an adapter."""
 
     labels: tuple[str, ...]
     layers: dict[str, str]
     """Linear layer in the file -> in transformers' model."""
 
 
-def hub_head(found: Inspected) -> HubHead | str:
-    """The head of an AdapterHub folder, or why there is none to be loaded."""
-    config, saved = found.config or AdapterConfig(), found.head
+def hub_head(inspected: Inspected) -> HubHead | str:
+    """The head in an AdapterHub folder, or why none can be loaded."""
+    config, saved = inspected.config or AdapterConfig(), inspected.head
     if saved is None:
         return "it was saved without a head"
-    tensors = next((found.tensors[n] for n in HEAD_WEIGHTS if n in found.tensors), None)
+    tensors = next((inspected.tensors[n] for n in HEAD_WEIGHTS if n in inspected.tensors), None)
     if tensors is None:
         return "the weights of its head are not in the folder"
-    given = saved.get("config")
+    settings = saved.get("config")
     layers: dict[str, str] | str
-    if isinstance(given, dict):
-        head: Mapping[str, object] = given
+    if isinstance(settings, dict):
+        head: Mapping[str, object] = settings
         layers = _layers(head, str(config.get("model_type")), str(saved.get("name")))
-    else:  # a class of transformers with its own head
+    else:  # a transformers class with a head
         head, kind = saved, str(saved.get("model_class"))
-        own = OWN_CLASSES.get(kind)
-        layers = f"its head is that of `{kind[:60]}`" if own is None else {n: n for n in own}
+        names = OWN_CLASSES.get(kind)
+        layers = f"its head is that of `{kind[:60]}`" if names is None else {n: n for n in names}
     if isinstance(layers, str):
         return layers
     number = head.get("num_labels")
@@ -61,27 +61,29 @@ def hub_head(found: Inspected) -> HubHead | str:
         return f"its head has {str(number)[:20]} labels, and gives numbers, not classes"
     last = tensors.get(f"{[*layers][-1]}.weight")
     if last is None or last.shape[:1] != (number,):
-        what = "one label, and gives numbers, not classes," if number == 1 else f"{number} labels,"
-        return f"its head has {what} and its last layer is for others or is missing"
+        labels = (
+            "one label, and gives numbers, not classes," if number == 1 else f"{number} labels,"
+        )
+        return f"its head has {labels} and its last layer has another size or is missing"
     return HubHead(_labels(head.get("label2id"), number), layers)
 
 
 def _layers(head: Mapping[str, object], model_type: str, name: str) -> dict[str, str] | str:
-    """Of one of the library's own heads, as `HubHead.layers`; or why it is not loaded."""
+    """`HubHead.layers` for one of the library's own heads, or why it cannot be loaded."""
     if head.get("head_type") != "classification":
-        return f"its head is one for `{str(head.get('head_type'))[:60]}`"
+        return f"its head is for `{str(head.get('head_type'))[:60]}`"
     count, activation = head.get("layers"), head.get("activation_function")
     if not isinstance(count, int) or not isinstance(activation, str | None):
         return f"its head has {str(count)[:20]} layers and `{str(activation)[:20]}` between them"
     pooled = bool(head.get("use_pooler"))
-    own = CLASSIFIERS.get((model_type, count, activation if count != 1 else None, pooled))
-    if own is None or head.get("bias") is False:
+    names = CLASSIFIERS.get((model_type, count, activation if count != 1 else None, pooled))
+    if names is None or head.get("bias") is False:
         return (
             f"its head has {str(count)[:20]} layers, `{str(activation)[:20]}` between them and "
             f"{'a' if pooled else 'no'} pooler before them, which is not the classifier that "
             f"transformers gives {model_type} models"
         )
-    return {f"heads.{name}.{3 * n + 1}": layer for n, layer in enumerate(own)}
+    return {f"heads.{name}.{3 * n + 1}": layer for n, layer in enumerate(names)}
 
 
 def _labels(ids: object, number: int) -> tuple[str, ...]:

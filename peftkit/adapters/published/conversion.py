@@ -1,6 +1,6 @@
 """`peftkit convert`: writes the tensors of a pickle to a safetensors file beside it.
 
-The pickle is opened in a process of its own; `unpickling` lists what that process may do.
+The pickle is opened in its own process; `unpickling` lists what that process may do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from peftkit.bases.stand_ins import weights_stand_in
 from peftkit.errors import AdapterError, OutputError, not_found, quoted
 
 KNOWN = (f"{Path(WEIGHTS).stem}.bin", *SAME_AS)
-"""Names of the pickles that PEFT and AdapterHub write."""
+"""Names of pickles written by PEFT and AdapterHub."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Converted:
     output: Path
     tensors: int
     shared: int
-    """Tensors that shared storage with others in the pickle."""
+    """Number of tensors that shared storage in the pickle."""
 
     def to_json(self) -> dict[str, object]:
-        """For `--json`."""
+        """The object for `--json`."""
         return {
             "source": str(self.source), "output": str(self.output), "tensors": self.tensors,
             "shared": self.shared,
@@ -43,9 +43,9 @@ class Converted:
 
 
 def convert(path: str) -> list[Converted]:
-    """Writes a pickle, or those of an adapter folder, as safetensors files beside them.
+    """Converts a pickle, or those in an adapter folder, to safetensors files beside them.
 
-    Overwrites nothing; a file gets its final name once it is read back and found the same.
+    Overwrites nothing; a file gets its final name once it reads back as the same tensors.
 
     Raises:
         AdapterError: there is no pickle, or it holds anything but tensors by name.
@@ -61,66 +61,68 @@ def convert(path: str) -> list[Converted]:
 
 
 def _pickles(folder: Path) -> list[Path]:
-    """The pickles of an adapter folder, without those already converted if others are left."""
+    """The pickles in an adapter folder, without the converted ones if others are left."""
     inner = folder / "adapter"
     folder = inner if inner.is_dir() else folder
-    found = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix in PICKLES)
-    known = [file for file in found if file.name in KNOWN]
-    if not found:
+    files = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix in PICKLES)
+    known = [file for file in files if file.name in KNOWN]
+    if not files:
         raise AdapterError(f"`{folder}` holds no pickle", "there is nothing to convert")
-    if not known and len(found) > 1:
+    if not known and len(files) > 1:
         raise AdapterError(
-            f"`{folder}` holds {quoted(file.name for file in found)}, none under a name that PEFT "
+            f"`{folder}` holds {quoted(file.name for file in files)}, none under a name that PEFT "
             "or AdapterHub writes",
             "give the file itself",
         )
-    sources = known or found
-    return [file for file in sources if not _beside(file).exists()] or sources
+    sources = known or files
+    return [file for file in sources if not _output_path(file).exists()] or sources
 
 
-def _beside(source: Path) -> Path:
+def _output_path(source: Path) -> Path:
     return source.with_suffix(".safetensors")
 
 
 def _check(source: Path) -> None:
-    """Raises an error unless a file is a pickle without a converted file beside it."""
+    """Raises AdapterError unless a file is a pickle, OutputError if its output exists."""
     if source.suffix == ".safetensors":
         raise AdapterError(f"`{source}` is a safetensors file already", "it needs no conversion")
     if source.suffix not in PICKLES:
         raise AdapterError(
-            f"`{source}` does not have the name of a pickle", f"those end in {quoted(PICKLES)}"
+            f"`{source}` is not named as a pickle", f"their names end in {quoted(PICKLES)}"
         )
     if instead := weights_stand_in(source):
         raise AdapterError(f"`{source}` {instead.what}", instead.advice)
-    if _beside(source).exists() or _beside(source).is_symlink():
+    if _output_path(source).exists() or _output_path(source).is_symlink():
         raise OutputError(
-            f"`{_beside(source)}` exists already, and nothing is overwritten",
+            f"`{_output_path(source)}` exists already, and nothing is overwritten",
             f"peftkit reads that file; `peftkit verify {source.parent}` checks it",
         )
 
 
 def _converted(source: Path) -> Converted:
-    output = _beside(source.absolute())
+    output = _output_path(source.absolute())
     try:
         with atomic_path(output, a_file=True) as partial:
             report = _run(source, partial)
             if (written := len(read_header(partial))) != report.tensors:
                 raise AdapterError(f"`{source}`: {written} of {report.tensors} tensors written")
     except OutputError as error:
-        raise OutputError(error.message, "copy the folder to where you may write") from error
-    return Converted(source, _beside(source), report.tensors, report.shared)
+        raise OutputError(
+            error.message, "copy the folder to a place where you can write"
+        ) from error
+    return Converted(source, _output_path(source), report.tensors, report.shared)
 
 
 @dataclass(frozen=True)
 class _Report:
-    """What `unpickling` prints."""
+    """The report printed by `unpickling`."""
 
     tensors: int
     shared: int
 
 
 def _run(source: Path, partial: Path) -> _Report:
-    """Runs `unpickling` on a file, in a process of its own; returns its report.
+    """Runs `unpickling` on a file in its own process; returns its report.
 
     Raises:
         AdapterError: the file was refused, or the process ended without a report.

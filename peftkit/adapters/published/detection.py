@@ -1,5 +1,5 @@
-"""What an adapter that peftkit did not save was put into: what the model was for, how many layers
-it had; told by the settings, the names of the tensors and the base.
+"""Detects the model another program's adapter was trained in: its task type and number of layers,
+from the settings, the tensors' names and the base.
 """
 
 from __future__ import annotations
@@ -28,60 +28,59 @@ HEADS = {
     "FEATURE_EXTRACTION": "AutoModel",
 }
 MASKED_LM = "MASKED_LM"
-"""What PEFT has no name for: models that fill in masked tokens."""
+"""Models that fill in masked tokens, for which PEFT has no task type."""
 ALL_HEADS = {**HEADS, MASKED_LM: "AutoModelForMaskedLM"}
 HEAD_MODULES = {
     "SEQ_CLS": ("classifier", "score", "classification_head"),
     "TOKEN_CLS": ("classifier", "score"),
     "QUESTION_ANS": ("qa_outputs",),
 }
-"""Names of the modules above the trunk, by the kind of head."""
+"""Task type -> names of the modules above the trunk."""
 PART = re.compile(r"\.(?:lora|ia3|hada|lokr|oft|boft|vera|hra|miss|road|c3a|fourierft)_")
-"""In the name of a tensor that PEFT puts beside a module of the base."""
+"""In the name of a tensor that PEFT adds to a module of the base."""
 LAYER = re.compile(r"\.(?:layers?|h)\.(\d+)\.")
 """The number of a block, in the name of a tensor."""
 
 
-def task_type_of(found: Inspected, base: Base) -> tuple[str, str]:
-    """PEFT's name of what an adapter was trained for, and how that was told where the adapter does
-    not say so; empty where it does.
+def task_type_of(inspected: Inspected, base: Base) -> tuple[str, str]:
+    """PEFT's name of the task an adapter was trained for, and how it was detected; empty if the
+    adapter names it.
 
     Raises:
-        AdapterError: it cannot be told.
+        AdapterError: it cannot be detected.
     """
-    config = found.config or AdapterConfig()
-    named = config.text("task_type")
-    if named in HEADS:
-        return named, ""
-    if named:
+    config = inspected.config or AdapterConfig()
+    task_type = config.text("task_type")
+    if task_type in HEADS:
+        return task_type, ""
+    if task_type:
         raise AdapterError(
-            f"its `task_type` is `{named}`, and PEFT has {quoted(HEADS)}",
+            f"its `task_type` is `{task_type}`, and PEFT has {quoted(HEADS)}",
             "set `task_type` in adapter_config.json if you know what it was trained for",
         )
-    trained = config.table("auto_mapping").get("base_model_class")
-    if kind := kind_of_class(str(trained)):
-        return kind, f"it was trained on `{trained}`"
+    model_class = config.table("auto_mapping").get("base_model_class")
+    if kind := kind_of_class(str(model_class)):
+        return kind, f"it was trained on `{model_class}`"
     opened = open_base(base)
     name = architecture(opened)
-    if holds(found, HEAD_MODULES["QUESTION_ANS"]):
+    if holds(inspected, HEAD_MODULES["QUESTION_ANS"]):
         return "QUESTION_ANS", "`qa_outputs` is among its tensors"
-    if holds(found, HEAD_MODULES["SEQ_CLS"]):
+    if holds(inspected, HEAD_MODULES["SEQ_CLS"]):
         if kind_of_class(name) == "TOKEN_CLS":
             return "TOKEN_CLS", f"a classifier is among its tensors, and the base is {name}"
         return "SEQ_CLS", "a classifier is among its tensors"
     likely = [kind_of_class(name), "FEATURE_EXTRACTION", "CAUSAL_LM", "SEQ_2_SEQ_LM", MASKED_LM]
     for kind in dict.fromkeys(filter(None, likely)):
-        if _names_fit(found, opened, kind):
-            return kind, f"its tensors have the names of {ALL_HEADS[kind]} of that base"
+        if _names_fit(inspected, opened, kind):
+            return kind, f"its tensors have the names of {ALL_HEADS[kind]} for that base"
     raise AdapterError(
-        "it has no `task_type`, and its tensors have the names of no model that its base can be",
-        f"give the base that it was trained on with `--base`; `{opened.name}` is another one, or "
-        "has other layers",
+        f"it has no `task_type`, and its tensors fit no model that `{opened.name}` can be",
+        "give the base it was trained on with `--base`",
     )
 
 
 def kind_of_class(name: str) -> str:
-    """What a class of transformers is for; empty if that is none of `HEADS`."""
+    """The task type of a transformers class; empty if it is not in `HEADS`."""
     ends = {
         "EncoderDecoderModel": "SEQ_2_SEQ_LM", "ForConditionalGeneration": "SEQ_2_SEQ_LM",
         "ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM",
@@ -91,45 +90,46 @@ def kind_of_class(name: str) -> str:
     return next((kind for end, kind in ends.items() if name.endswith(end)), "")
 
 
-def _names_fit(found: Inspected, opened: OpenedBase, kind: str) -> bool:
-    """Whether an adapter's tensors begin with names of modules that a model of this kind has."""
+def _names_fit(inspected: Inspected, opened: OpenedBase, kind: str) -> bool:
+    """Whether an adapter's tensors start with modules that a model of this task type has."""
     try:
         model = empty_model(opened, Head(ALL_HEADS[kind], kind, trained=False)).model
     except BaseModelError:  # the architecture has no such head
         return False
     children = {name for name, _ in model.named_children()}
-    names = [name for name in tensor_names(found) if name.startswith("base_model.")]
+    names = [name for name in tensor_names(inspected) if name.startswith("base_model.")]
     inner = [name.removeprefix("base_model.model.") for name in names]
     return all(name.split(".")[0] in children for name in inner)
 
 
-def holds(found: Inspected, modules: Iterable[str]) -> bool:
-    """Whether tensors of one of the modules are in it."""
-    return any(f".{module}." in f".{name}" for module in modules for name in tensor_names(found))
+def holds(inspected: Inspected, modules: Iterable[str]) -> bool:
+    """Whether an adapter holds tensors of one of the modules."""
+    return any(
+        f".{module}." in f".{name}" for module in modules for name in tensor_names(inspected)
+    )
 
 
-def tensor_names(found: Inspected) -> list[str]:
-    """Of all tensors of an adapter."""
-    return [name for tensors in found.tensors.values() for name in tensors]
+def tensor_names(inspected: Inspected) -> list[str]:
+    """Names of all tensors in an adapter."""
+    return [name for tensors in inspected.tensors.values() for name in tensors]
 
 
-def number_of_labels(found: Inspected) -> int:
-    """Outputs of the classifier that is whole in an adapter; 0 if there is none."""
+def number_of_labels(inspected: Inspected) -> int:
+    """Number of outputs of a whole classifier in an adapter; 0 if there is none."""
     ends = tuple(f".{name}.weight" for name in (*HEAD_MODULES["SEQ_CLS"], "out_proj"))
-    for tensors in found.tensors.values():
+    for tensors in inspected.tensors.values():
         for name, stored in tensors.items():
-            inside = name.endswith(".out_proj.weight") and "classif" not in name  # of attention
+            inside = name.endswith(".out_proj.weight") and "classif" not in name  # attention's
             if name.endswith(ends) and not inside and stored.shape:
                 return stored.shape[0]
     return 0
 
 
 def has_own_head(names: Iterable[str], task_type: str) -> bool:
-    """Whether the modules above the trunk are whole in an adapter. A LoRA of them is not: it is
-    beside the base's own.
+    """Whether an adapter holds whole modules above the trunk; a LoRA on the base's is not whole.
 
     Args:
-        names: of its tensors.
+        names: of the adapter's tensors.
     """
     modules = HEAD_MODULES.get(task_type, ())
     whole = [n for n in names if n.endswith((".weight", ".bias")) and not PART.search(n)]
@@ -137,49 +137,48 @@ def has_own_head(names: Iterable[str], task_type: str) -> bool:
 
 
 def has_classifier(base: OpenedBase) -> bool:
-    """Whether a base says that it is a classifier; loading its weights tells whether it has one."""
+    """Whether a base's config says it is a classifier; only its weights show if it has one."""
     return kind_of_class(architecture(base)) == "SEQ_CLS"
 
 
 def architecture(base: OpenedBase) -> str:
-    """The class that the base was saved as; empty if it does not say."""
+    """The class a base was saved as; empty if its config does not say."""
     return str((getattr(base.config, "architectures", None) or [""])[0])
 
 
-def other_layers(names: Iterable[str], base: Any) -> str:
-    """In words, that adapted layers are others than a base has; empty if that is not why an adapter
-    does not fit.
+def layer_mismatch(names: Iterable[str], base: Any) -> str:
+    """The start of a message if an adapter and a base differ in the number of layers; else empty.
 
     Args:
         names: of the adapter's tensors.
-        base: transformers' model.
+        base: a transformers model.
     """
     here = _num_layers(base.config)
-    numbers = {int(found[1]) for name in names if (found := LAYER.search(name))}
+    numbers = {int(match[1]) for name in names if (match := LAYER.search(name))}
     if here is None or not numbers or max(numbers) + 1 == here:
         return ""
     return f"the base has {here} layers, and the adapter is for {max(numbers) + 1}: "
 
 
 def check_num_layers(config: AdapterConfig, base: Any) -> None:
-    """Raises AdapterError where virtual tokens are for another number of layers than the base has,
-    which no name of a tensor tells.
+    """Raises AdapterError if virtual tokens are for another number of layers than the base's, which
+    tensor names do not show.
     """
-    there, here = config.whole("num_layers"), _num_layers(base.config)
-    if there is not None and here is not None and there != here:
+    saved, here = config.whole("num_layers"), _num_layers(base.config)
+    if saved is not None and here is not None and saved != here:
         raise AdapterError(
-            f"the base has {here} layers, and the adapter is for {there}",
-            "give the base that it was trained on with `--base`",
+            f"the base has {here} layers, and the adapter is for {saved}",
+            "give the base it was trained on with `--base`",
         )
 
 
 def _num_layers(config: Any) -> int | None:
-    """Of a model with one stack of blocks."""
+    """Number of layers in a model with one stack of blocks; None for others."""
     if config.is_encoder_decoder or config.get_text_config() is not config:
         return None
     return getattr(config, "num_hidden_layers", None)
 
 
 def names_in(file: Path) -> tuple[str, ...]:
-    """Of the tensors of a safetensors file; none if there is no file."""
+    """Names of the tensors in a safetensors file; empty if there is no file."""
     return tuple(read_header(file)) if file.is_file() else ()

@@ -1,5 +1,5 @@
-"""What the outputs of another program's classifier mean: classes, one number, or something that
-peftkit does not answer with.
+"""The meaning of the outputs of another program's classifier: classes, one number, or something
+peftkit cannot answer with.
 
 A classifier with one output (a reward model, a reranker, a regression) answers with that number
 unchanged, as its training library compares it, unless the base's config.json says otherwise:
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
     from peftkit.tasks.task import Outputs
 
 PAIR = "text_pair"
-"""Name of the second text and its column; another program's adapter records none."""
+"""Name of the second text and its column; other programs' adapters do not record one."""
 Activation = Literal["identity", "sigmoid"]
 ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid"}
-"""Classes of torch -> what they compute."""
+"""torch's classes -> what they compute."""
 NO_CLASSES = {
     "multi_label_classification": "several of its {count} classes may hold for one text",
     "regression": "its {count} outputs are numbers, not classes",
 }
-"""Values of `problem_type` -> why several outputs are no classes to choose from."""
+"""Values of `problem_type` -> why several outputs are not exclusive classes."""
 
 
 class _SingleOutput(TextClassification):
-    """A number for each text, or pair of texts, such as a question and a passage."""
+    """A number for each text or pair of texts, such as a question and a passage."""
 
     activation: Activation = "identity"
     """Applied to the model's output."""
@@ -78,15 +78,15 @@ class _SingleOutput(TextClassification):
 
         numbers = kept[:, 0].astype(np.float64)
         if self.activation == "sigmoid":
-            numbers = 0.5 * (1 + np.tanh(0.5 * numbers))  # which does not overflow
+            numbers = 0.5 * (1 + np.tanh(0.5 * numbers))  # a sigmoid that does not overflow
         return [Scored(float(number)) for number in numbers]
 
 
 def task_of_outputs(task: Task, head: Head, config: Any) -> Task:
-    """The task that gives a classifier's answers.
+    """The task that answers with a classifier's outputs.
 
     Args:
-        task: for classes that exclude each other.
+        task: the task for exclusive classes.
         config: of the base.
     """
     if head.output != "pooled" or not isinstance(task, TextClassification):
@@ -95,15 +95,13 @@ def task_of_outputs(task: Task, head: Head, config: Any) -> Task:
     if count > 1:
         if problem not in NO_CLASSES:
             return task
-        what = NO_CLASSES[problem].format(count=count)
-        return _NoTask(
-            reason=f"its base's config.json says `problem_type: {problem}`, so that {what}"
-        )
-    if named := _activation_named(config):
-        last = named.rpartition(".")[2]
+        why = NO_CLASSES[problem].format(count=count)
+        return _NoTask(reason=f"its base's config.json says `problem_type: {problem}`, so {why}")
+    if activation := _named_activation(config):
+        last = activation.rpartition(".")[2]
         if last not in ACTIVATIONS:
             return _NoTask(
-                reason=f"its base's config.json asks for `{named[:80]}`, and peftkit has the "
+                reason=f"its base's config.json asks for `{activation[:80]}`, and peftkit has the "
                 "activations Identity and Sigmoid"
             )
         return _SingleOutput(data=task.data, activation=ACTIVATIONS[last])
@@ -111,19 +109,19 @@ def task_of_outputs(task: Task, head: Head, config: Any) -> Task:
     return _SingleOutput(data=task.data, activation="sigmoid" if sigmoid else "identity")
 
 
-def told(task: Task) -> tuple[bool, str]:
-    """Whether the task gives answers, and a note on them; empty if they are classes."""
+def answers_note(task: Task) -> tuple[bool, str]:
+    """Whether the task has answers, and a note on them; empty if they are classes."""
     if isinstance(task, _SingleOutput):
-        through = " through a sigmoid, as its base's config.json says"
-        through = through if task.activation == "sigmoid" else ", as it is"
-        return True, f"it has one output: it answers with that number (`score`){through}"
+        how = " through a sigmoid, as its base's config.json says"
+        how = how if task.activation == "sigmoid" else ", unchanged"
+        return True, f"it has one output: it answers with that number (`score`){how}"
     if isinstance(task, _NoTask):
         return False, f"no answers to texts: {task.reason}"
     return True, ""
 
 
-def _activation_named(config: Any) -> str:
-    """The activation that sentence-transformers wrote into a config.json; empty if none."""
-    written = getattr(config, "sentence_transformers", None)
-    named = written.get("activation_fn") if isinstance(written, dict) else None
-    return str(named or getattr(config, "sbert_ce_default_activation_function", None) or "")
+def _named_activation(config: Any) -> str:
+    """The activation sentence-transformers wrote into a config.json; empty if none."""
+    settings = getattr(config, "sentence_transformers", None)
+    name = settings.get("activation_fn") if isinstance(settings, dict) else None
+    return str(name or getattr(config, "sbert_ce_default_activation_function", None) or "")

@@ -1,7 +1,7 @@
-"""Adapters of other programs whose patterns have several keys for one layer.
+"""Checks other programs' adapters whose patterns have several keys for one layer.
 
-PEFT takes the first key that matches, and saves the keys sorted: another one may have been the
-first in training (`methods/peft/pattern_order.py`).
+PEFT uses the first matching key, and saves keys sorted: another one may have come first in training
+(`methods/peft/pattern_order.py`).
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ RANKS = {
     "LORA": (".lora_A.weight", ".lora_embedding_A"), "LOHA": (".hada_w1_b",), "HIRA": (".hira_A",),
     "DELORA": (".delora_A",),
 }  # fmt: skip
-"""Types of PEFT -> ends of the names of tensors that have the rank as their first size."""
+"""PEFT's types -> suffixes of the names of tensors whose first dimension is the rank."""
 
 
 def check_ranks(config: AdapterConfig, tensors: Mapping[str, Stored]) -> None:
-    """Raises AdapterError if a layer's tensors have another rank than its settings give it."""
+    """Raises AdapterError if a layer's tensors have another rank than in the settings."""
     pattern = config.table("rank_pattern")
-    if config.get("target_parameters"):  # whose tensors hold several ranks in one
+    if config.get("target_parameters"):  # their tensors combine several ranks
         return
     for layer, stored in _adapted(config, tensors):
-        found = stored.shape[0] if stored.shape else 0
+        rank = stored.shape[0] if stored.shape else 0
         key = lookup_of(config.kind)(list(pattern), layer)
-        given = pattern.get(key, config.get("r"))
-        if given == found or not isinstance(given, int):
+        setting = pattern.get(key, config.get("r"))
+        if setting == rank or not isinstance(setting, int):
             continue
         if key not in pattern:
             raise AdapterError(
-                f"`r` is {given} in adapter_config.json, and the tensors of `{layer}` have rank "
-                f"{found}",
+                f"`r` is {setting} in adapter_config.json, and the tensors of `{layer}` have rank "
+                f"{rank}",
                 "the settings are not those of the tensors; ask whoever published it",
             )
-        told = f"`rank_pattern` gives `{layer}` rank {given} by its first key that matches, `{key}`"
-        others = [k for k in _keys(config, pattern, layer) if pattern[k] == found]
+        message = f"`rank_pattern` gives `{layer}` rank {setting} by its first matching key `{key}`"
+        others = [k for k in _keys(config, pattern, layer) if pattern[k] == rank]
         raise AdapterError(
-            f"{told}, and its tensors have rank {found}",
+            f"{message}, and its tensors have rank {rank}",
             f"PEFT saves the keys sorted, and `{others[0]}` came before it in training: put that "
             "first in adapter_config.json (`alpha_pattern` may need the same)"
             if others
@@ -49,9 +49,9 @@ def check_ranks(config: AdapterConfig, tensors: Mapping[str, Stored]) -> None:
         )
 
 
-def unsettled_alpha(config: AdapterConfig, tensors: Mapping[str, Stored]) -> str:
-    """In words, that keys of `alpha_pattern` give a layer several values, of which the file does
-    not tell the first; empty if they do not.
+def ambiguous_alpha(config: AdapterConfig, tensors: Mapping[str, Stored]) -> str:
+    """A sentence if keys of `alpha_pattern` give a layer several values, whose order in training is
+    unknown; else empty.
     """
     pattern = config.table("alpha_pattern")
     if list(pattern) != sorted(pattern):  # not as PEFT saves it
@@ -65,7 +65,7 @@ def unsettled_alpha(config: AdapterConfig, tensors: Mapping[str, Stored]) -> str
 
 
 def _adapted(config: AdapterConfig, tensors: Mapping[str, Stored]) -> Iterator[tuple[str, Stored]]:
-    """Name of a layer -> one of its tensors that has the rank as its first size."""
+    """Name of a layer -> one of its tensors whose first dimension is the rank."""
     for name, stored in tensors.items():
         for end in RANKS.get(config.kind, ()):
             if name.endswith(end):

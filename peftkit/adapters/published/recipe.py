@@ -1,4 +1,4 @@
-"""Adapters that peftkit did not save: what plain PEFT leaves, of whatever version."""
+"""Records and recipes for adapters saved by other programs, such as any version of plain PEFT."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from peftkit.adapters.published.detection import (
     tensor_names,
 )
 from peftkit.adapters.published.outputs import task_of_outputs
-from peftkit.adapters.published.overlapping_keys import unsettled_alpha
+from peftkit.adapters.published.overlapping_keys import ambiguous_alpha
 from peftkit.adapters.published.unsupported import NOT_LOADED, _NoTask, _SavedByPeft
 from peftkit.adapters.record import Record
 from peftkit.adapters.recorded_recipe import RecordedRecipe
-from peftkit.adapters.resized_vocabulary import fitted
+from peftkit.adapters.resized_vocabulary import fit_vocabulary
 from peftkit.bases.base import Base
 from peftkit.bases.opened import OpenedBase
 from peftkit.bases.opening import open_base
@@ -48,37 +48,36 @@ UNKNOWN_DATA = "not-known"
 NO_EFFECT_NEW = ("peft_version", "arrow_config", "qalora_group_size", "monteclora_config")
 
 
-def published_adapter(found: Inspected, base: str = "") -> tuple[Record, Recipe]:
-    """What is known of an adapter of plain PEFT or AdapterHub, as a record and a recipe to load it
-    by.
+def published_adapter(inspected: Inspected, base: str = "") -> tuple[Record, Recipe]:
+    """What is known of a plain PEFT or AdapterHub adapter, and a recipe to load it with.
 
     Args:
-        base: where the base is, if not where the adapter says.
+        base: the base's location, if not the adapter's.
 
     Raises:
-        AdapterError: its base is not here, or it is of a kind that is not loaded.
+        AdapterError: its base is not here, or its type cannot be loaded.
     """
-    config = found.config
+    config = inspected.config
     assert config is not None
-    spec = named_base(found, base)
-    if found.from_adapterhub:
-        return _of_adapterhub(found, spec)
-    for changes, told, meaning in other_fields(config):
+    spec = named_base(inspected, base)
+    if inspected.from_adapterhub:
+        return _of_adapterhub(inspected, spec)
+    for changes, message, meaning in other_fields(config):
         if changes:
-            raise AdapterError(f"{told}: {meaning}", "update PEFT")
+            raise AdapterError(f"{message}: {meaning}", "update PEFT")
     if reason := NOT_LOADED.get(config.kind):
-        raise AdapterError(f"{config.kind} is not loaded: {reason}")
-    task_type, _ = task_type_of(found, spec)
-    head = _head(found, spec, task_type)
-    settings = {**found.given, **_left_to_the_base(config, head)}
-    method = _SavedByPeft(config=_told_to_method(config), settings=settings)
+        raise AdapterError(f"{config.kind} cannot be loaded: {reason}")
+    task_type, _ = task_type_of(inspected, spec)
+    head = _head(inspected, spec, task_type)
+    settings = {**inspected.user_settings, **_base_head_settings(config, head)}
+    method = _SavedByPeft(config=_method_config(config), settings=settings)
     return _as_record(AdapterConfig({**config, **settings}), spec, _task(task_type), method, head)
 
 
-def _left_to_the_base(config: AdapterConfig, head: Head) -> dict[str, object]:
-    """Fields by which PEFT leaves a classifier to the base, where an adapter has none of its own.
+def _base_head_settings(config: AdapterConfig, head: Head) -> dict[str, object]:
+    """Fields that make PEFT use the base's classifier, for an adapter without its own.
 
-    For a `task_type` with a classifier, PEFT takes that for a part of every adapter.
+    For a `task_type` with a classifier, PEFT expects one in every adapter.
     """
     modules = HEAD_MODULES.get(config.text("task_type"), ())
     if not modules or head.trained or config.get("num_virtual_tokens"):
@@ -87,19 +86,19 @@ def _left_to_the_base(config: AdapterConfig, head: Head) -> dict[str, object]:
     return {"task_type": None, "modules_to_save": saved or None}
 
 
-def _head(found: Inspected, spec: Base, task_type: str) -> Head:
-    """What the model puts out.
+def _head(inspected: Inspected, spec: Base, task_type: str) -> Head:
+    """The model's head.
 
     Raises:
         AdapterError: neither the adapter nor its base has a classifier.
     """
-    count = 2 if task_type == "QUESTION_ANS" else number_of_labels(found)
-    own = has_own_head(tensor_names(found), task_type)
+    count = 2 if task_type == "QUESTION_ANS" else number_of_labels(inspected)
+    own = has_own_head(tensor_names(inspected), task_type)
     if task_type == "SEQ_CLS" and not count:
         opened = open_base(spec)
         if not has_classifier(opened):
             raise AdapterError(
-                "no tensor of the classifier is in it, so that its answers would be random",
+                "no tensor of the classifier is in it, so its answers would be random",
                 "ask for an adapter that was saved with its head (`modules_to_save`), or give the "
                 "base whose classifier it was trained with (`--base`)",
             )
@@ -108,9 +107,9 @@ def _head(found: Inspected, spec: Base, task_type: str) -> Head:
     return Head(ALL_HEADS[task_type], task_type, labels, trained=own)
 
 
-def _of_adapterhub(found: Inspected, spec: Base) -> tuple[Record, Recipe]:
-    assert found.config is not None
-    hub = hub_head(found)
+def _of_adapterhub(inspected: Inspected, spec: Base) -> tuple[Record, Recipe]:
+    assert inspected.config is not None
+    hub = hub_head(inspected)
     if isinstance(hub, str):
         task: Task = _NoTask(reason=hub)
         head = Head(HEADS["FEATURE_EXTRACTION"], "FEATURE_EXTRACTION", trained=False)
@@ -118,8 +117,8 @@ def _of_adapterhub(found: Inspected, spec: Base) -> tuple[Record, Recipe]:
     else:
         task, layers = _task("SEQ_CLS"), hub.layers
         head = Head(HEADS["SEQ_CLS"], "SEQ_CLS", hub.labels)
-    method = _SavedByAdapterHub(config=dict(found.config), layers=layers)
-    return _as_record(found.config, spec, task, method, head)
+    method = _SavedByAdapterHub(config=dict(inspected.config), layers=layers)
+    return _as_record(inspected.config, spec, task, method, head)
 
 
 def _as_record(
@@ -139,25 +138,25 @@ def _task(task_type: str) -> Task:
         return Chat(data=Conversations(path=UNKNOWN_DATA))
     if task_type == "SEQ_CLS":
         return TextClassification(data=Data(path=UNKNOWN_DATA))
-    return _NoTask(reason=f"it is one for {task_type}, and peftkit has no task of that kind yet")
+    return _NoTask(reason=f"it is for {task_type}, and peftkit has no such task yet")
 
 
-def completed(
-    found: Inspected, record: Record, recipe: Recipe, base: OpenedBase
+def complete_from_base(
+    inspected: Inspected, record: Record, recipe: Recipe, base: OpenedBase
 ) -> tuple[Record, Recipe, OpenedBase]:
-    """The same with what only the base tells: the names of the classes and what they are, where
-    answers end; and the base with the adapter's vocabulary.
+    """Fills in class names, the meaning of outputs and stop tokens from the base, and gives it the
+    adapter's vocabulary.
 
     Raises:
-        AdapterError: the base cannot be given that vocabulary.
+        AdapterError: the base does not fit that vocabulary.
     """
     head = record.head
-    if not found.from_adapterhub:
-        base = fitted(found.folder, found.config or AdapterConfig(), base, head)
+    if not inspected.from_adapterhub:
+        base = fit_vocabulary(inspected.folder, inspected.config or AdapterConfig(), base, head)
     if head.task_type in ("SEQ_CLS", "TOKEN_CLS"):
-        named = getattr(base.config, "id2label", None) or {}
-        labels = tuple(str(named.get(n, label)) for n, label in enumerate(head.labels))
-        fits = len(named) == len(head.labels) and len(set(labels)) == len(labels)
+        names = getattr(base.config, "id2label", None) or {}
+        labels = tuple(str(names.get(n, label)) for n, label in enumerate(head.labels))
+        fits = len(names) == len(head.labels) and len(set(labels)) == len(labels)
         if fits and head.labels == tuple(f"LABEL_{n}" for n in range(len(labels))):
             head = dataclasses.replace(head, labels=labels)
     elif head.task_type == "CAUSAL_LM":
@@ -168,63 +167,65 @@ def completed(
     return dataclasses.replace(record, head=head), recipe.with_(task=task), base
 
 
-def _told_to_method(config: AdapterConfig) -> dict[str, object]:
-    """What the method has to know before the adapter is loaded."""
-    kept: dict[str, object] = {"peft_type": config.kind}
+def _method_config(config: AdapterConfig) -> dict[str, object]:
+    """The fields that the method needs before the adapter is loaded."""
+    fields: dict[str, object] = {"peft_type": config.kind}
     if config.get("num_virtual_tokens"):
-        kept |= {name: config.get(name) for name in ("num_virtual_tokens", "num_layers")}
-    kept |= {n: config[n] for n in ("layer_replication", *NOT_MERGED) if config.get(n)}
-    return kept
+        fields |= {name: config.get(name) for name in ("num_virtual_tokens", "num_layers")}
+    fields |= {n: config[n] for n in ("layer_replication", *NOT_MERGED) if config.get(n)}
+    return fields
 
 
-def named_base(found: Inspected, base: str = "") -> Base:
-    """The base of an adapter, or another one that was given.
+def named_base(inspected: Inspected, base: str = "") -> Base:
+    """The base named by an adapter, or `base` if given.
 
     Raises:
-        AdapterError: it names none, or one of another machine.
+        AdapterError: it names none, or a folder of another machine.
     """
-    config = found.config or AdapterConfig()
-    name = base or config.text("model_name" if found.from_adapterhub else "base_model_name_or_path")
+    config = inspected.config or AdapterConfig()
+    name = base or config.text(
+        "model_name" if inspected.from_adapterhub else "base_model_name_or_path"
+    )
     if not name:
-        raise AdapterError("it names no base", "say where that is with `--base`")
+        raise AdapterError("it names no base", "give it with `--base`")
     looks_local = name.startswith(("/", "~", ".")) or "\\" in name or name.count("/") > 1
     if not base and looks_local and not Path(name).expanduser().is_dir():
         raise AdapterError(
-            f"it names the base `{name}`, a folder of the machine where it was trained",
-            "say with `--base` which model that is here",
+            f"it names the base `{name}`, a folder on the machine where it was trained",
+            "give the model's location here with `--base`",
         )
     revision = "" if base or looks_local else config.text("revision")
     return Base(name_or_path=name, revision=revision)
 
 
-def explained(found: Inspected, base: str = "") -> Iterator[tuple[bool, str, str]]:
-    """What a person should know of an adapter that peftkit did not save: whether it changes what
-    is computed, what was found, what it means.
-    """
-    assert found.config is not None
-    if found.from_adapterhub:
-        yield from adapterhub.explained(found)
+def explain(inspected: Inspected, base: str = "") -> Iterator[tuple[bool, str, str]]:
+    """Findings on another program's adapter: whether the computation changes, message, meaning."""
+    assert inspected.config is not None
+    if inspected.from_adapterhub:
+        yield from adapterhub.explain(inspected)
         return
-    told = list(other_fields(found.config))
-    yield from told
-    if any(changes for changes, _, _ in told):
+    findings = list(other_fields(inspected.config))
+    yield from findings
+    if any(changes for changes, _, _ in findings):
         return
-    tensors = {name: stored for file in found.tensors.values() for name, stored in file.items()}
-    if unsettled := unsettled_alpha(found.config, tensors):
-        meaning = "the first key counts, and PEFT saves them sorted: in training it may be another"
-        yield False, unsettled, meaning
-    spec = named_base(found, base)
-    kind, why = task_type_of(found, spec)
-    if not found.config.get("task_type"):
-        yield False, f"no `task_type`; it is taken for {kind}", why
-    if kind == "SEQ_CLS" and not number_of_labels(found) and has_classifier(open_base(spec)):
-        meaning = "its answers go through the base's own, which is trained"
+    tensors = {name: stored for file in inspected.tensors.values() for name, stored in file.items()}
+    if ambiguous := ambiguous_alpha(inspected.config, tensors):
+        meaning = (
+            "the first key counts; PEFT saves keys sorted, so another may be first in training"
+        )
+        yield False, ambiguous, meaning
+    spec = named_base(inspected, base)
+    kind, why = task_type_of(inspected, spec)
+    if not inspected.config.get("task_type"):
+        yield False, f"no `task_type`; {kind} is assumed", why
+    if kind == "SEQ_CLS" and not number_of_labels(inspected) and has_classifier(open_base(spec)):
+        meaning = "the base's trained classifier is used"
         yield False, "no whole classifier is in it", meaning
 
 
 def other_fields(config: AdapterConfig) -> Iterator[tuple[bool, str, str]]:
-    """How an adapter_config.json differs from what this PEFT writes: whether that changes what is
-    computed, what was found, what it means.
+    """Differences between an adapter_config.json and what this PEFT writes: whether the computation
+    changes, message, meaning.
     """
     kind, kinds = config.kind, config_classes()
     if kind not in kinds:
@@ -246,8 +247,8 @@ def other_fields(config: AdapterConfig) -> Iterator[tuple[bool, str, str]]:
         yield (
             False,
             f"{quoted(missing, 4)} {verb} not in adapter_config.json",
-            "an earlier PEFT saved it; they take their defaults, which compute what it did"
+            "an earlier PEFT saved it; the defaults compute the same"
             if of_earlier_peft(config, missing)
-            else "no PEFT leaves them out, so another program wrote or changed the file; they take "
-            "their defaults",
+            else "every PEFT writes them, so another program wrote or changed the file; defaults "
+            "are used",
         )

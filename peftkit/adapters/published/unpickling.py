@@ -1,13 +1,13 @@
-"""Converts a pickle of tensors to safetensors: a script, run in a process of its own.
+"""Converts a pickle of tensors to safetensors: a script, run in its own process.
 
     python -P unpickling.py PICKLE OUTPUT    prints one JSON object: `tensors` and `shared`, or
                                              `error` and `hint`
 
-`torch.load(weights_only=True)` builds tensors and plain containers only. Should a pickle get around
+`torch.load(weights_only=True)` builds tensors and plain containers only. If a pickle gets around
 that, an audit hook (PEP 578), set before the file is opened, refuses sockets, other programs,
 libraries, and writing any file but the output. The hook stops Python code. It does not stop machine
 code that a flaw in torch could run: that takes a sandbox of the operating system, and more rights
-than this process asks for. The script imports nothing of peftkit, so that it starts quickly.
+than this process asks for. The script imports nothing from peftkit, so it starts quickly.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ REFUSED = (
     "os.fork", "pty.", "ctypes.", "urllib.", "http.", "ftplib.", "smtplib.", "webbrowser.",
     "os.remove", "os.rename", "os.rmdir", "shutil.", "os.link", "os.symlink", "os.chmod",
 )  # fmt: skip
-"""Prefixes of the names of refused events."""
+"""Prefixes of refused audit events."""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 TAR, TAR_AT = b"ustar", 257
-"""What a tar file has at that byte."""
+"""A tar file's mark, and its position in bytes."""
 MOST_GROWTH = 16
-"""Largest size of all tensors, in sizes of the file: they may share storage in a pickle but not in
-safetensors, and more than this is taken for an attack."""
+"""Largest total size of the tensors, in multiples of the file's: tensors may share storage in a
+pickle but not in safetensors, and more than this counts as an attack."""
 
 
 class Refused(Exception):
@@ -56,19 +56,19 @@ def main(source: str, output: str) -> None:
         if again.keys() != tensors.keys() or not all(
             _same(again[name], tensor) for name, tensor in tensors.items()
         ):
-            raise Refused("what was written does not read back as the same tensors")
-        found: dict[str, Any] = {"tensors": len(tensors), "shared": shared}
+            raise Refused("the written file does not read back as the same tensors")
+        report: dict[str, Any] = {"tensors": len(tensors), "shared": shared}
     except Refused as error:
-        found = {"error": error.message, "hint": error.hint}
+        report = {"error": error.message, "hint": error.hint}
     except (MemoryError, torch.OutOfMemoryError):
-        found = {"error": "its tensors need more memory than there is", "hint": ""}
-    except Exception as error:  # safetensors names no kinds
-        found = {"error": f"it cannot be written: {type(error).__name__}: {error}", "hint": ""}
-    print(json.dumps(found))
+        report = {"error": "its tensors need more memory than available", "hint": ""}
+    except Exception as error:  # safetensors documents no types
+        report = {"error": f"it cannot be written: {type(error).__name__}: {error}", "hint": ""}
+    print(json.dumps(report))
 
 
 def _refuse_all_but(output: str) -> None:
-    """Sets the audit hook that this module's docstring describes."""
+    """Sets the audit hook described in the module's docstring."""
     sys.dont_write_bytecode = True
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -93,8 +93,8 @@ def _load(source: str) -> Any:
     with open(source, "rb") as file:  # noqa: PTH123  # quick to start
         if file.read(TAR_AT + len(TAR))[TAR_AT:] == TAR:
             raise Refused(
-                "it is a tar file, as the first versions of PyTorch wrote, which is unpacked to "
-                "disk before it is read",
+                "it is a tar file, as written by the first versions of PyTorch, which would be "
+                "unpacked to disk",
                 "ask whoever published it for a safetensors file",
             )
     try:
@@ -108,22 +108,22 @@ def _load(source: str) -> Any:
                 "ask whoever published it for a safetensors file",
             ) from error
         odd = re.search(r"Unsupported operand \d+", str(error))
-        told = odd[0] if odd else str(error).strip().split("\n")[0]
+        reason = odd[0] if odd else str(error).strip().split("\n")[0]
         raise Refused(
-            f"it was not written by `torch.save`, or is damaged: {told}", "download it again"
+            f"it was not written by `torch.save`, or is damaged: {reason}", "download it again"
         ) from error
     except PermissionError as error:
         raise Refused(f"it does more than hold tensors: {error}", "do not load it") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        told = str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
-        raise Refused(f"it is damaged or cut off: {told}", "download it again") from error
+        reason = str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
+        raise Refused(f"it is damaged or cut off: {reason}", "download it again") from error
 
 
 def _tensors(content: Any, size: int) -> tuple[dict[str, Any], int]:
-    """Tensors by name, each with its own storage, and the number of those that shared one.
+    """Tensors by name, each with its own storage, and how many shared storage in the pickle.
 
     Raises:
-        Refused: the content is something else, or claims more memory than the file can fill.
+        Refused: the content is something else, or claims too much memory for the file's size.
     """
     import torch
 
@@ -141,8 +141,8 @@ def _tensors(content: Any, size: int) -> tuple[dict[str, Any], int]:
     if odd:
         more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
         raise Refused(
-            f"it does not hold tensors by name alone: {', '.join(odd[:3])}{more}",
-            "it is a trainer's checkpoint, or another program's file; find the adapter's own",
+            f"it holds more than tensors by name: {', '.join(odd[:3])}{more}",
+            "it is a trainer's checkpoint or another program's file; find the adapter's file",
         )
     for name, tensor in content.items():
         odd_kind = tensor.is_quantized or tensor.is_meta or tensor.is_complex()
@@ -159,7 +159,7 @@ def _tensors(content: Any, size: int) -> tuple[dict[str, Any], int]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two tensors have the same kind, shape and bytes."""
+    """Whether two tensors have the same dtype, shape and bytes."""
     import torch
 
     if one.dtype != other.dtype or one.shape != other.shape:

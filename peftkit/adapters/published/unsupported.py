@@ -1,5 +1,5 @@
-"""What stands in the recipe of an adapter that peftkit did not train: a method that loads and does
-not train, and a task where peftkit has none.
+"""Method and task in the recipe of another program's adapter: a method that loads but does not
+train, and a task without answers if peftkit has none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import field_validator
 
 from peftkit.adapters.inspection.digests import WEIGHTS
 from peftkit.adapters.inspection.headers import read_header
-from peftkit.adapters.published.detection import check_num_layers, names_in, other_layers
+from peftkit.adapters.published.detection import check_num_layers, layer_mismatch, names_in
 from peftkit.adapters.published.overlapping_keys import check_ranks
 from peftkit.bases.base import Base
 from peftkit.errors import AdapterError, quoted
@@ -33,15 +33,15 @@ NOT_LOADED = {
         "CARTRIDGE", "CPT", "LILY", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA",
     )
 }  # fmt: skip
-"""Types of PEFT that answer wrongly in batches, or need more than a text; the others that are not
-trained here have the reason in their training."""
+"""PEFT's types that answer wrongly in batches or need more than a text -> the reason; other types
+in `NOT_SERVED` can be loaded, but not trained."""
 
 
 class _SavedByPeft(PeftMethod):
-    """What another program trained with PEFT."""
+    """An adapter trained with PEFT by another program."""
 
     settings: dict[str, object] = {}
-    """Fields that go before those of its adapter_config.json."""
+    """Fields that override those in its adapter_config.json."""
 
     @field_validator("config")
     @classmethod
@@ -52,7 +52,7 @@ class _SavedByPeft(PeftMethod):
         return None if base.quantization == "none" else super().refuses(head, base)
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
-        import peftkit.methods.bottleneck_tuner  # noqa: F401  # else PEFT does not know bottleneck adapters
+        import peftkit.methods.bottleneck_tuner  # noqa: F401  # registers bottleneck adapters with PEFT
         from peftkit.methods.peft.layout import load_peft
         from peftkit.methods.virtual_tokens import load_virtual
 
@@ -62,15 +62,15 @@ class _SavedByPeft(PeftMethod):
             return load(model, folder, self.settings)
         except AdapterError as error:
             check_ranks(self._settings_of(folder), read_header(folder / WEIGHTS))
-            told = other_layers(names_in(folder / WEIGHTS), model)
-            raise AdapterError(f"{told}{error.message}", error.hint) from error
+            mismatch = layer_mismatch(names_in(folder / WEIGHTS), model)
+            raise AdapterError(f"{mismatch}{error.message}", error.hint) from error
 
     def _settings_of(self, folder: Path) -> AdapterConfig:
         return AdapterConfig({**read_config(folder), **self.settings})
 
 
 class _NoTask(Task):
-    """What an adapter was trained for, where peftkit cannot answer it."""
+    """The task of an adapter whose answers peftkit cannot give."""
 
     task_type: ClassVar[str] = ""
     scores: ClassVar[tuple[str, ...]] = ()
@@ -91,27 +91,27 @@ class _NoTask(Task):
     def _refuse(self) -> NoReturn:
         raise AdapterError(
             f"this adapter has no answers to texts: {self.reason}",
-            "`peftkit.load(...).model` is the model, for its outputs",
+            "use `peftkit.load(...).model` for the model's outputs",
         )
 
 
 def check_nothing_is_random(model: Any, random: Iterable[str]) -> None:
-    """Raises AdapterError if a head reads what neither the base nor the adapter has weights for.
+    """Raises AdapterError if neither the base nor the adapter has the weights of a head.
 
     Args:
-        model: a model with its adapter; judged if it is a `peft.PeftModel`.
+        model: a model with its adapter; checked only if it is a `peft.PeftModel`.
         random: names of parameters that the base had no weights for.
     """
     from peft import PeftModel
     from peft.utils import ModulesToSaveWrapper
 
-    if not isinstance(model, PeftModel):  # whose file was compared with all that is trained
+    if not isinstance(model, PeftModel):  # loading compared all trained tensors
         return
     base: Any = model.get_base_model()
     saved = [f"{n}." for n, m in base.named_modules() if isinstance(m, ModulesToSaveWrapper)]
     if left := sorted({n.rpartition(".")[0] for n in random if not n.startswith(tuple(saved))}):
         raise AdapterError(
-            f"its answers go through {quoted(left, 3)}, of which neither the base nor the adapter "
-            "has weights",
-            "give the base that it was trained on with `--base`",
+            f"its answers go through {quoted(left, 3)}, and neither the base nor the adapter has "
+            "weights for that",
+            "give the base it was trained on with `--base`",
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from peftkit.adapters.base_origin import origin
 from peftkit.adapters.loading import OpenedAdapter, load_proven, open_adapter
-from peftkit.adapters.resized_vocabulary import reads_with_its_own
+from peftkit.adapters.resized_vocabulary import uses_own_tokenizer
 from peftkit.adapters.saving import adapter_bytes
 from peftkit.atomic import atomic_path
 from peftkit.bases.devices import open_accelerator
@@ -106,7 +106,7 @@ def _resizing(adapter: OpenedAdapter) -> tuple[str, ...]:
     if adapter.base.rows_in_files:
         rows = adapter.base.config.get_text_config().vocab_size
         notes.append(f"first: base.resize_token_embeddings({rows})")
-    if not adapter.record.base and reads_with_its_own(adapter.folder, adapter.base):
+    if not adapter.record.base and uses_own_tokenizer(adapter.folder, adapter.base):
         notes.append("read texts with the tokenizer in the folder, not with the base's")
     return tuple(notes)
 
@@ -130,7 +130,7 @@ def _copy_own(adapter: OpenedAdapter, folder: Path) -> None:
     tool's adapter, writes only a tokenizer that it needs: its other files were not checked.
     """
     if not adapter.record.base:
-        if reads_with_its_own(adapter.folder, adapter.base):
+        if uses_own_tokenizer(adapter.folder, adapter.base):
             adapter.base.tokenizer.save_pretrained(folder)
         return
     copy_tokenizer(adapter.folder, folder)

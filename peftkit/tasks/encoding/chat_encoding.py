@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from peftkit.bases.chat_templates import named
+from peftkit.bases.chat_templates import template_label
 from peftkit.data.encoded import Examples, Prompt
 from peftkit.data.ragged import Ragged
 from peftkit.data.rows import Row
@@ -234,7 +234,7 @@ def _note_rows(split: str, rows: Sequence[Row], what: str) -> list[str]:
 def _template_error(reason: str, tokenizer: Any, messages: Sequence[Message]) -> DataError:
     """An error that names the template, and in its hint one that fits."""
     unnamed = f"the chat template of `{tokenizer.name_or_path}`, or the file given instead,"
-    message = f"{named(tokenizer.chat_template) or unnamed} cannot be used: {reason}"
+    message = f"{template_label(tokenizer.chat_template) or unnamed} cannot be used: {reason}"
     if not tokenizer.chat_template:
         message = f"`{tokenizer.name_or_path}` has no chat template"
     fits = template_for(tokenizer, messages)

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from peftkit.bases.devices import devices_of
+from peftkit.bases.devices import rng_devices
 from peftkit.data.encoded import Examples
 from peftkit.data.head import Head
 from peftkit.methods.method import Layout
@@ -193,7 +193,7 @@ class Engine:
         processes = accelerator.num_processes
         places = range(accelerator.process_index, len(prompts), processes)
         # the random state is restored, so that sampling does not change training
-        with accelerator.autocast(), torch.random.fork_rng(devices_of(accelerator.device)):
+        with accelerator.autocast(), torch.random.fork_rng(rng_devices(accelerator.device)):
             texts = write(
                 self.model,
                 [prompts[place] for place in places],

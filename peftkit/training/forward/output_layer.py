@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from peftkit.bases.devices import devices_of
+from peftkit.bases.devices import rng_devices
 
 CHUNK = 2**24
 """Most numbers of logits at a time: 341 positions of a vocabulary of 49,152."""
@@ -170,7 +170,7 @@ class _Each(torch.autograd.Function):
         chunks = zip(_parts(len(hidden), ctx.size), ctx.states, strict=True) if trained else ()
         for part, state in chunks:
             with (
-                torch.random.fork_rng(devices_of(device)),
+                torch.random.fork_rng(rng_devices(device)),
                 torch.autocast(device.type, dtype, enabled),
                 torch.enable_grad(),
             ):
