@@ -77,6 +77,12 @@ def with_base(begun: Begun) -> Begun:
     return begun
 
 
+def _offered() -> list[type[Task]]:
+    """The tasks that state an offer themselves; a subclass is not offered beside its parent."""
+    kinds = [kind for kind in Task.kinds.values() if issubclass(kind, Task)]
+    return [kind for kind in kinds if vars(kind).get("offer")]
+
+
 def recipe_for_data(path: str, task: type[Task] | None, overrides: Overrides) -> Begun:
     """The recipe for a file's columns.
 
@@ -93,7 +99,7 @@ def recipe_for_data(path: str, task: type[Task] | None, overrides: Overrides) ->
     given = {name: value for name, value in source if value != defaults[name]}
     tables = read_source(source)
     table = tables.get("train") or tables["all"]
-    tasks = [task] if task else [t for t in Task.kinds.values() if issubclass(t, Task) and t.offer]
+    tasks = [task] if task else _offered()
     training = Training(learning_rate=1e-3, num_epochs=3, batch_size=16)
     ways = [
         replace(begin(one, {**given, **reading.columns}, training), fit=reading.fit)
