@@ -38,12 +38,6 @@ class Head:
     """PEFT's name of the task, such as `SEQ_CLS` or `CAUSAL_LM`."""
     labels: tuple[str, ...] = ()
     """Names of the classes, in the order of the logits; empty if the output is the vocabulary."""
-    size: int | None = field(default=None, metadata=IF_SET)
-    """Outputs, where they are not one for each label: 1 for a number."""
-    problem_type: str | None = field(default=None, metadata=IF_SET)
-    """Transformers' name of what the outputs are, where they do not exclude each other:
-    `regression` or `multi_label_classification`. Without it a pipeline applies a sigmoid to one
-    output, a softmax to several."""
     trained: bool = True
     """Whether the modules above the trunk are trained whole, whatever the method."""
     pooling: str = ""
@@ -52,6 +46,12 @@ class Head:
     generation: dict[str, Any] = field(default_factory=dict)
     """Settings by which the trained model writes, including its stop tokens, by the names of
     transformers' `GenerationConfig`; empty if it does not write."""
+    size: int | None = field(default=None, metadata=IF_SET)
+    """Outputs, where they are not one for each label: 1 for a number."""
+    problem_type: str | None = field(default=None, metadata=IF_SET)
+    """Transformers' name of what the outputs are, where they do not exclude each other:
+    `regression` or `multi_label_classification`. Without it a pipeline applies a sigmoid to one
+    output, a softmax to several."""
 
     @property
     def num_outputs(self) -> int:
