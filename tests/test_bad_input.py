@@ -213,7 +213,7 @@ def test_an_output_folder_that_cannot_be_made(in_tmp, make_recipe, capsys):
     ("name", "said"),
     [
         ("folder", "`folder` is a folder"),
-        ("recipe.yaml", "`recipe.yaml` is no recipe"),
+        ("recipe.yaml", "`recipe.yaml` is not a recipe"),
         ("datasets.py", "`datasets.py` hides the installed module `datasets`"),
         ("random.py", "`random.py` hides the installed module `random`"),
     ],

@@ -48,7 +48,7 @@ def test_new_writes_a_script_that_passes_and_never_overwrites(in_tmp, capsys):
     assert "wrote mine.py" in out
     code, out, _ = call(capsys, "check", "mine.py", "--task.data.max-rows", 60)
     assert code == 0
-    assert "nothing is wrong" in out
+    assert "no problem found" in out
     code, _, error = call(capsys, "new", "mine")
     assert code == 2
     assert "exists already" in error

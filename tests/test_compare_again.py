@@ -178,7 +178,7 @@ def test_one_rate_is_not_tried(compared):
         assert row.rates == ()
         if row.role != "probe":
             assert row.learning_rate == (1e-4 if row.name == "full" else 1e-2)
-    assert "the recipe&#39;s rate, none was tried before" in (
+    assert "the recipe&#39;s rate; no others were tried" in (
         compared.folder / "compare.html"
     ).read_text(encoding="utf-8")
     assert "each at its recipe's rate" in (compared.folder / "compare.md").read_text(

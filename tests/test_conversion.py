@@ -68,7 +68,7 @@ def test_a_pickle_becomes_the_same_tensors_and_nothing_is_overwritten(tmp_path, 
     before = (folder / "adapter_model.bin").read_bytes()
     command_line(["convert", str(folder)])
     said = capsys.readouterr().out
-    assert "adapter_model.safetensors: 10 tensors, 4 of which shared their numbers" in said
+    assert "adapter_model.safetensors: 10 tensors, 4 of them shared storage" in said
     written = load_file(folder / "adapter_model.safetensors")
     assert written.keys() == tensors.keys()
     assert all(same(written[name], tensor) for name, tensor in tensors.items())

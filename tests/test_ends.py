@@ -210,7 +210,7 @@ def test_a_file_that_lies_beside_the_script_is_pointed_at(in_tmp, make_recipe, c
     (in_tmp / "sub" / "recipe.json").write_text(json.dumps(recipe))
     with pytest.raises(SystemExit):
         command_line(["check", "sub/recipe.json"])
-    assert "it lies beside the script: give `sub/rows.csv`" in capsys.readouterr().err
+    assert "it is beside the script: give `sub/rows.csv`" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         command_line(["check", "recipe.json"])
     assert f"it was looked for in `{in_tmp}`" in capsys.readouterr().err

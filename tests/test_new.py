@@ -173,14 +173,14 @@ def test_check_passes_what_is_written(in_tmp, capsys, rng):
     written(capsys, in_tmp, "--data", "rows.csv")
     code, out, error = call(capsys, "check", "mine.py")
     assert code == 0, error
-    assert "nothing is wrong" in out
+    assert "no problem found" in out
 
 
 def test_a_translation_needs_a_base_to_be_chosen(in_tmp, capsys, rng):
     csv_of(rng, in_tmp / "rows.tsv", {"source": "text", "target": "text"}, separator="\t")
     code, _, error = call(capsys, "new", "mine", "--data", "rows.tsv")
     assert code == 2
-    assert error.startswith("error: no base for Translation comes with a package")
+    assert error.startswith("error: no package ships a base for Translation")
     assert "`--base.name-or-path BASE`, an encoder-decoder" in error
     assert not (in_tmp / "mine.py").exists()
     base = save_translator(in_tmp / "t5")

@@ -235,7 +235,7 @@ def test_a_comparison_of_many_methods_is_folded():
     text = page(made(rows))
     assert not Page(text).open
     assert len(table_of(text)) == FOLD
-    assert "<summary>All 25 rows; the first 20 stand above</summary>" in text
+    assert "<summary>All 25 rows; the first 20 are above</summary>" in text
     assert len(table_of(text[text.index("<summary>All 25") :])) == 25
     assert "<summary>All" not in page(made(rows[:FOLD]))
 

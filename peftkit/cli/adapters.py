@@ -1,7 +1,7 @@
-"""The commands on what a run has left: `peftkit verify`, `convert`, `predict`, `chat`, `merge`,
-`export` and `rewind`.
+"""The commands on adapters: `peftkit verify`, `convert`, `predict`, `chat`, `merge`, `export` and
+`rewind`.
 
-torch is loaded when what was asked for turned out to be possible.
+torch is imported once the options and files have been checked.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 
 def adapter_command(options: argparse.Namespace) -> None:
-    """Does what was asked for."""
-    does = {
+    """Runs the command that was given."""
+    commands = {
         "verify": _verify, "predict": _predict, "chat": _chat, "merge": _merge, "export": _export,
         "rewind": _rewind, "convert": _convert,
     }  # fmt: skip
-    does[options.command](options)
+    commands[options.command](options)
 
 
 def _open_libraries() -> None:
@@ -50,13 +50,13 @@ def _open_libraries() -> None:
 def _convert(options: argparse.Namespace) -> None:
     from peftkit.adapters.published.conversion import convert
 
-    done = convert(options.path)
+    converted = convert(options.path)
     if options.json:
-        print(json.dumps({"converted": [one.to_json() for one in done]}, ensure_ascii=False))
+        print(json.dumps({"converted": [file.to_json() for file in converted]}, ensure_ascii=False))
         return
-    for one in done:
-        shared = f", {one.shared} of which shared their numbers" if one.shared else ""
-        print(f"{one.output}: {one.tensors} tensors{shared}, read back and compared")
+    for file in converted:
+        shared = f", {file.shared} of them shared storage" if file.shared else ""
+        print(f"{file.output}: {file.tensors} tensors{shared}, read back and compared")
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -65,7 +65,7 @@ def _verify(options: argparse.Namespace) -> None:
 
     settings = parse_settings(options.adapter_setting)
     if settings:
-        _open_libraries()  # PEFT is asked for the fields of its types
+        _open_libraries()  # the fields are looked up in PEFT
     console = open_console(options.json)
     stages = Stages(line_printer(console))
     how = options.trust_remote_code, _open_libraries, settings, stages
@@ -90,22 +90,22 @@ def _predict(options: argparse.Namespace) -> None:
         files = Path(options.file), Path(options.out)
         count = answer_file(options.run, options.base, *files, options.encoding, *how, say)
         summary = {"rows": count, "out": options.out}
-        told = f"{plural(count, 'row')} answered in {options.out}"
-        print(json.dumps(summary) if options.json else told)
+        message = f"{plural(count, 'row')} answered in {options.out}"
+        print(json.dumps(summary) if options.json else message)
         return
     texts = options.text, options.text_pair
     answers = answer_texts(options.run, options.base, *texts, *how, say)
     pairs = list(zip(options.text, answers, strict=True))
     if options.json:
-        given = [{"text": text, **asdict(answer)} for text, answer in pairs]
-        print(json.dumps({"answers": given}, ensure_ascii=False))
+        replies = [{"text": text, **asdict(answer)} for text, answer in pairs]
+        print(json.dumps({"answers": replies}, ensure_ascii=False))
         return
     for text, answer in pairs:
         print(answer.line(text))
 
 
 def _check_predict(options: argparse.Namespace) -> None:
-    """Raises what can be told of the options alone."""
+    """Raises the errors that the options alone show."""
     if bool(options.text) == bool(options.file):
         raise RecipeError("give either `--text ...` or `--file rows.csv --out answers.csv`")
     if options.text_pair and len(options.text_pair) != len(options.text):
@@ -128,7 +128,7 @@ def _check_predict(options: argparse.Namespace) -> None:
 
 
 def _check_rows(options: argparse.Namespace) -> None:
-    """Raises what can be told of an adapter, and of the rows that it is to answer, without it."""
+    """Raises errors of an adapter's folder and of the rows to answer; loads no weights."""
     find_adapter(options.run)
     if options.file:
         from peftkit.adapters.saved_recipe import quick_recipe
@@ -143,7 +143,7 @@ def _check_rows(options: argparse.Namespace) -> None:
 
 def _chat(options: argparse.Namespace) -> None:
     if options.json and options.once is None:
-        raise RecipeError("`--json` is for `--once`; a conversation is no JSON object")
+        raise RecipeError("`--json` is for `--once`; a conversation is not a JSON object")
     if options.once is not None and not options.once.strip():
         raise RecipeError("`--once` is empty", "give it a question")
     find_adapter(options.run)
@@ -167,8 +167,8 @@ def _chat(options: argparse.Namespace) -> None:
 
 def _merge(options: argparse.Namespace) -> None:
     if not math.isfinite(options.scale):
-        raise RecipeError(f"`--scale` is {options.scale}", "give a number; 1 is as it was trained")
-    _check_places(options)
+        raise RecipeError(f"`--scale` is {options.scale}", "give a number; 1 is as trained")
+    _check_paths(options)
     settings = parse_settings(options.adapter_setting)
     _open_libraries()
     from peftkit.deploy.merging.merge import merge_to
@@ -176,7 +176,7 @@ def _merge(options: argparse.Namespace) -> None:
 
     how = options.into, options.scale, options.base, options.trust_remote_code
     console = open_console(options.json)
-    report = merge_to(options.run, options.output, *how, _teller(console), settings)
+    report = merge_to(options.run, options.output, *how, _stage_printer(console), settings)
     print_merge(console, report, options.output)
     if options.json:
         print(json.dumps({"folder": options.output, **report.to_json()}, ensure_ascii=False))
@@ -187,7 +187,7 @@ def _rewind(options: argparse.Namespace) -> None:
     retention = _retention(options)
     if not 0 <= options.tolerance < math.inf:
         raise RecipeError(f"`--tolerance` is {options.tolerance:g}", "give 0 or more")
-    _check_places(options)
+    _check_paths(options)
     settings = parse_settings(options.adapter_setting)
     _open_libraries()
     from peftkit.deploy.rewinding.rewind import rewind
@@ -195,7 +195,7 @@ def _rewind(options: argparse.Namespace) -> None:
 
     console = open_console(options.json)
     where = options.output, options.base, options.trust_remote_code
-    how = _teller(console), options.tolerance, settings
+    how = _stage_printer(console), options.tolerance, settings
     done = rewind(options.run, scales, retention, chosen, *where, *how)
     print_rewind(console, done.report)
     console.print(f"  folder  {done.folder}", highlight=False, soft_wrap=True)
@@ -204,27 +204,27 @@ def _rewind(options: argparse.Namespace) -> None:
         print(json.dumps(content, ensure_ascii=False))
 
 
-def _teller(console: Console) -> Callable[[str], None]:
-    """What prints the stage that a command is at."""
+def _stage_printer(console: Console) -> Callable[[str], None]:
+    """A function that prints the stage a command is at."""
     return lambda stage: console.print(f"  [dim]{stage}[/]", highlight=False)
 
 
 def _retention(options: argparse.Namespace) -> Retention | None:
-    """What `--retain` and the options beside it name; None where none was given."""
+    """The data of `--retain` and its options; None if none of them was given."""
     if options.retain_rows is not None and options.retain_rows < 1:
         raise RecipeError(f"`--retain-rows` is {options.retain_rows}", "give 1 or more")
     if not options.retain_text:
         raise RecipeError("`--retain-text` is empty", "name the column with the text")
-    given = {
+    fields = {
         "path": options.retain, "text": options.retain_text, "subset": options.retain_subset,
         "max_rows": options.retain_rows,
     }  # fmt: skip
-    given = {name: value for name, value in given.items() if value}
-    return Retention(**given) if set(given) != {"text"} or given["text"] != "text" else None
+    fields = {name: value for name, value in fields.items() if value}
+    return Retention(**fields) if set(fields) != {"text"} or fields["text"] != "text" else None
 
 
-def _check_places(options: argparse.Namespace, a_file: bool = False) -> None:
-    """Raises if there is no adapter, or its output cannot be written, before anything is loaded."""
+def _check_paths(options: argparse.Namespace, a_file: bool = False) -> None:
+    """Raises if there is no adapter or the output cannot be written; loads nothing."""
     find_adapter(options.run)
     if options.output:
         refuse_taken(output_path(options.output), a_file)
@@ -232,7 +232,7 @@ def _check_places(options: argparse.Namespace, a_file: bool = False) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     check_choices(options.to, options.quantize)
-    _check_places(options, options.to in FILES)
+    _check_paths(options, options.to in FILES)
     settings = parse_settings(options.adapter_setting)
     _open_libraries()
     from peftkit.deploy.exporting.export import export

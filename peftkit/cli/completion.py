@@ -1,6 +1,6 @@
-"""The command `peftkit completion`: scripts by which a shell completes commands and options.
+"""The command `peftkit completion`: scripts that complete commands and options in a shell.
 
-A script is made of the parsers once; completing starts no Python.
+A script is made from the parsers once; completion starts no Python.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from peftkit.cli.commands import GROUPS, SHELLS, TAKE_FIELDS, Commands
 from peftkit.parts.part import OpenPart, Part
 from peftkit.recipe import Recipe
 
-SUMMARIES = {name: does for group in GROUPS.values() for name, does in group.items()}
+SUMMARIES = {name: text for group in GROUPS.values() for name, text in group.items()}
 
 
 def script_for(shell: str, parser: Commands) -> str:
@@ -28,7 +28,7 @@ def _options(name: str, parser: Arguments) -> list[str]:
 
 
 def _fields(model: type[Part], prefix: str = "--") -> Iterator[str]:
-    """Options for the fields of a part, with those of every task and method."""
+    """Yields options for the fields of a part, including those of every task and method."""
     for field, info in model.model_fields.items():
         name = prefix + field.replace("_", "-")
         kinds = [
@@ -38,14 +38,16 @@ def _fields(model: type[Part], prefix: str = "--") -> Iterator[str]:
         ]
         for kind in kinds:
             family = kind.kinds.values() if issubclass(kind, OpenPart) else (kind,)
-            for one in family:
-                yield from _fields(one, f"{name}.")
+            for member in family:
+                yield from _fields(member, f"{name}.")
         if not kinds:
             yield name
 
 
 def _bash(options: dict[str, list[str]]) -> str:
-    cases = "\n".join(f'    {name}) words="{" ".join(own)}" ;;' for name, own in options.items())
+    cases = "\n".join(
+        f'    {name}) words="{" ".join(words)}" ;;' for name, words in options.items()
+    )
     return f"""\
 # bash completion of peftkit; in ~/.bashrc: eval "$(peftkit completion bash)"
 _peftkit() {{
@@ -71,7 +73,9 @@ complete -o bashdefault -o default -F _peftkit peftkit
 
 def _zsh(options: dict[str, list[str]]) -> str:
     commands = "\n".join(f"    '{name}:{_plain(SUMMARIES[name])}'" for name in options)
-    cases = "\n".join(f"    {name}) words_of=({' '.join(own)}) ;;" for name, own in options.items())
+    cases = "\n".join(
+        f"    {name}) words_of=({' '.join(words)}) ;;" for name, words in options.items()
+    )
     return f"""\
 #compdef peftkit
 # zsh completion of peftkit; in ~/.zshrc, after compinit: eval "$(peftkit completion zsh)"
@@ -105,12 +109,12 @@ def _fish(options: dict[str, list[str]]) -> str:
         "peftkit completion fish | source",
         "complete -c peftkit -n __fish_use_subcommand -f",
     ]
-    for name, own in options.items():
-        does = _plain(SUMMARIES[name])
-        lines.append(f"complete -c peftkit -n __fish_use_subcommand -f -a {name} -d '{does}'")
+    for name, words in options.items():
+        text = _plain(SUMMARIES[name])
+        lines.append(f"complete -c peftkit -n __fish_use_subcommand -f -a {name} -d '{text}'")
         seen = f"__fish_seen_subcommand_from {name}"
         lines += [
-            f"complete -c peftkit -n '{seen}' -l {option.removeprefix('--')}" for option in own
+            f"complete -c peftkit -n '{seen}' -l {option.removeprefix('--')}" for option in words
         ]
     shells = f"-f -a '{' '.join(SHELLS)}'"
     lines.append(f"complete -c peftkit -n '__fish_seen_subcommand_from completion' {shells}")
@@ -118,5 +122,5 @@ def _fish(options: dict[str, list[str]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text that stands between single quotes, before or after a colon."""
+    """Makes a text safe between single quotes, and before or after a colon."""
     return text.replace("'", "").replace(":", " -")

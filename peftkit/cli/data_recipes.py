@@ -1,5 +1,6 @@
-"""The recipe for a file: each task says in which ways it reads the file's columns, and one of these
-ways is chosen where that is clear.
+"""Drafts the recipe for a data file.
+
+Each task lists the ways in which it can read the file's columns; one is chosen if it is clear.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ from peftkit.wording import plural
 
 DATA = "--task.data."
 UNKNOWN_BASE = "-"
-"""Stands in a recipe whose base is not given yet."""
+"""Placeholder in a recipe without a base."""
 LISTED = 8
-"""Ways to read a file that an error lists, at most."""
+"""Most ways to read a file that an error lists."""
 
 
 @dataclass(frozen=True)
-class Begun:
+class DraftRecipe:
     """A recipe to start from."""
 
     start: Recipe
-    """As it begins, with the fields set that a script should show."""
+    """Before the command line's overrides; a script shows the fields that are set in it."""
     recipe: Recipe
-    """With what the command line changes."""
+    """After the overrides."""
     fit: Fit = Fit.BY_VALUES
-    """How clearly the data is meant so."""
+    """How clearly the data is for this recipe."""
 
-    def changed(self, overrides: Overrides) -> Begun:
-        """With fields changed that the command line names.
+    def changed(self, overrides: Overrides) -> DraftRecipe:
+        """Applies the command line's overrides.
 
         Raises:
             RecipeError: an override is wrong.
@@ -49,32 +50,32 @@ class Begun:
         return replace(self, recipe=overridden(self.start, overrides))
 
 
-def begin(task: type[Task], data: Mapping[str, object], training: Training) -> Begun:
-    """The recipe of a task for fields of its `data`."""
+def draft_recipe(task: type[Task], data: Mapping[str, object], training: Training) -> DraftRecipe:
+    """Drafts the recipe of a task from fields of its `data`."""
     recipe = Recipe(
         base=Base(name_or_path=offer_of(task).base or UNKNOWN_BASE),
         task=task.model_validate({"data": data}),
         method=LoRA(r=8, lora_alpha=16, target_modules="all-linear"),
         training=training,
     )
-    return Begun(recipe, recipe)
+    return DraftRecipe(recipe, recipe)
 
 
 def offer_of(task: type[Task]) -> Offer:
-    """What a task says of itself; of one that says nothing, that it reads no table."""
+    """A task's offer; for a task without one, an offer that reads no table."""
     return task.offer or Offer(f"what {task.kind()} needs", lambda _: ())
 
 
-def with_base(begun: Begun) -> Begun:
-    """The same recipe; raises RecipeError if its base must be chosen."""
-    if begun.recipe.base.name_or_path == UNKNOWN_BASE:
-        task = type(begun.recipe.task)
+def with_base(draft: DraftRecipe) -> DraftRecipe:
+    """Returns the same draft; raises RecipeError if its base must be chosen."""
+    if draft.recipe.base.name_or_path == UNKNOWN_BASE:
+        task = type(draft.recipe.task)
         hint = offer_of(task).base_hint
         raise RecipeError(
-            f"no base for {task.kind()} comes with a package",
+            f"no package ships a base for {task.kind()}",
             f"name one: `--base.name-or-path BASE`{hint and f', {hint}'}",
         )
-    return begun
+    return draft
 
 
 def _offered() -> list[type[Task]]:
@@ -83,11 +84,11 @@ def _offered() -> list[type[Task]]:
     return [kind for kind in kinds if vars(kind).get("offer")]
 
 
-def recipe_for_data(path: str, task: type[Task] | None, overrides: Overrides) -> Begun:
-    """The recipe for a file's columns.
+def recipe_for_data(path: str, task: type[Task] | None, overrides: Overrides) -> DraftRecipe:
+    """Drafts the recipe for a file's columns.
 
     Args:
-        task: the only one that is asked; any, if None.
+        task: the task to use; if None, all are tried.
 
     Raises:
         DataError: the file cannot be read.
@@ -96,31 +97,31 @@ def recipe_for_data(path: str, task: type[Task] | None, overrides: Overrides) ->
     common = [name.replace("_", "-") for name in Source.model_fields]
     source = overridden(Source(path=path), overrides.below(DATA, common))
     defaults = {name: info.default for name, info in Source.model_fields.items()}
-    given = {name: value for name, value in source if value != defaults[name]}
+    settings = {name: value for name, value in source if value != defaults[name]}
     tables = read_source(source)
     table = tables.get("train") or tables["all"]
     tasks = [task] if task else _offered()
     training = Training(learning_rate=1e-3, num_epochs=3, batch_size=16)
     ways = [
-        replace(begin(one, {**given, **reading.columns}, training), fit=reading.fit)
-        for one in tasks
-        for reading in offer_of(one).readings(table)
+        replace(draft_recipe(kind, {**settings, **reading.columns}, training), fit=reading.fit)
+        for kind in tasks
+        for reading in offer_of(kind).readings(table)
     ]
     named = any(argument.startswith(DATA) for argument in overrides.arguments)
     if not ways and task and named:
-        ways = [begin(task, given, training)]
+        ways = [draft_recipe(task, settings, training)]
     if not ways:
         raise _nothing_fits(table, tasks)
     best = max(way.fit for way in ways)
-    left = _left([way for way in ways if way.fit == best], overrides)
+    left = _matching([way for way in ways if way.fit == best], overrides)
     if len(left) != 1 or not (best > Fit.POSSIBLE or task or named):
         raise _unclear(table, [way.recipe.task for way in left or ways])
     return with_base(left[0])
 
 
-def _left(ways: Sequence[Begun], overrides: Overrides) -> list[Begun]:
-    """The ways that fit the overrides, with them; of equal ones the first."""
-    left: dict[str, Begun] = {}
+def _matching(ways: Sequence[DraftRecipe], overrides: Overrides) -> list[DraftRecipe]:
+    """The ways that accept the overrides, with these applied, without duplicates."""
+    left: dict[str, DraftRecipe] = {}
     refused: list[RecipeError] = []
     for way in ways:
         try:
@@ -137,14 +138,14 @@ def _left(ways: Sequence[Begun], overrides: Overrides) -> list[Begun]:
 
 
 def _unclear(table: Table, tasks: Sequence[Task]) -> RecipeError:
-    """The error for a table that may be read in several ways, or in one that is not clear."""
+    """The error for a table that can be read in several ways, or in a single unclear way."""
     lines = [shlex.join(line) for line in _options(tasks)]
     more = f"\n  and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
-    ways = "a way that is not clear" if len(lines) == 1 else plural(len(lines), "way")
+    ways = "one way that is not clear" if len(lines) == 1 else plural(len(lines), "way")
     columns = list_columns(inspect_columns(table))
     return RecipeError(
         f"`{table.name}` can be read in {ways}; its columns are {columns}",
-        ("add this if it is meant" if len(lines) == 1 else "choose one")
+        ("if this is what you want, add it" if len(lines) == 1 else "choose one")
         + ":\n"
         + "".join(f"\n  {line}" for line in lines[:LISTED])
         + more,
@@ -152,7 +153,7 @@ def _unclear(table: Table, tasks: Sequence[Task]) -> RecipeError:
 
 
 def _options(tasks: Sequence[Task]) -> list[list[str]]:
-    """For each task the options that choose it and its columns."""
+    """For each task, the options that choose it and its columns."""
     lines = []
     for task in tasks:
         line = ["--task", task.kind()]
@@ -181,7 +182,7 @@ def _nothing_fits(table: Table, tasks: Sequence[type[Task]]) -> RecipeError:
 
 
 def _roles(task: type[Task]) -> list[str]:
-    """Options for a task's columns, below `--task.data.`."""
+    """Options for a task's columns, without `--task.data.`."""
     info = task.model_fields.get("data")
     data: Any = info.annotation if info else None
     fields = data.model_fields if isinstance(data, type) and issubclass(data, Source) else ()

@@ -1,4 +1,4 @@
-"""The command `peftkit env`: what a report of a problem should say about the machine."""
+"""The command `peftkit env`: facts about the machine for a bug report."""
 
 from __future__ import annotations
 
@@ -30,64 +30,64 @@ VARIABLES = (
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder in which downloads and conversions are kept."""
+    """A folder that keeps downloads or conversions."""
 
     path: str
     """With `~` for the home folder."""
     size_mb: float | None
-    """Of its files; None if there is no such folder."""
+    """Size of its files; None if there is no such folder."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What decides how peftkit behaves on a machine."""
+    """What determines how peftkit behaves on a machine."""
 
     peftkit: str
     python: str
     platform: str
     memory_mb: float | None
-    """Of the machine; None if psutil is not installed."""
+    """Memory of the machine; None if psutil is not installed."""
     devices: tuple[str, ...]
-    """That torch computes on; empty if it is not installed."""
+    """Devices that torch computes on; empty if torch is not installed."""
     usable_cpus: int
     threads: int | None
-    """Of a run whose recipe names no number."""
+    """Threads of a run if its recipe sets no number; None if torch is not installed."""
     packages: Mapping[str, str]
     """Package -> version."""
     packaged: tuple[str, ...]
     """Models and data sets that installed packages ship."""
     caches: Mapping[str, Cache]
     variables: Mapping[str, str]
-    """Environment variables that are set, of those that matter."""
+    """Those of `VARIABLES` that are set."""
 
 
 def env_command(options: argparse.Namespace) -> None:
     """Prints the environment, or one JSON object."""
-    found = environment()
+    facts = environment()
     if options.json:
-        print(json.dumps(to_json(found), ensure_ascii=False))
+        print(json.dumps(to_json(facts), ensure_ascii=False))
         return
-    memory = f"{found.memory_mb / 1024:.1f} GB" if found.memory_mb else "unknown"
-    print(f"peftkit     {found.peftkit}")
-    print(f"python      {found.python}")
-    print(f"platform    {found.platform}")
+    memory = f"{facts.memory_mb / 1024:.1f} GB" if facts.memory_mb else "unknown"
+    print(f"peftkit     {facts.peftkit}")
+    print(f"python      {facts.python}")
+    print(f"platform    {facts.platform}")
     print(f"memory      {memory}")
-    print(f"devices     {', '.join(found.devices) or f'unknown: torch is {MISSING}'}")
-    threads = plural(found.threads, "thread") if found.threads else "unknown"
-    print(f"threads     {threads} on {plural(found.usable_cpus, 'usable CPU')}")
-    print(f"packaged    {', '.join(found.packaged)}")
-    for heading, values in (("packages", found.packages), ("variables", found.variables)):
-        print(f"{heading}:" if values else f"{heading}:  none is set")
+    print(f"devices     {', '.join(facts.devices) or f'unknown: torch is {MISSING}'}")
+    threads = plural(facts.threads, "thread") if facts.threads else "unknown"
+    print(f"threads     {threads} on {plural(facts.usable_cpus, 'usable CPU')}")
+    print(f"packaged    {', '.join(facts.packaged)}")
+    for heading, values in (("packages", facts.packages), ("variables", facts.variables)):
+        print(f"{heading}:" if values else f"{heading}:  none set")
         for name, value in values.items():
             print(f"  {name:<20}{value}")
     print("caches:")
-    for name, cache in found.caches.items():
+    for name, cache in facts.caches.items():
         size = "no such folder" if cache.size_mb is None else f"{cache.size_mb:,.0f} MB"
         print(f"  {name:<20}{size:<16}{cache.path}")
 
 
 def environment() -> Environment:
-    """The environment of this process; a package that is missing is no error."""
+    """The environment of this process; a missing package is not an error."""
     has_torch = is_installed("torch")
     return Environment(
         peftkit=_version("peftkit"),

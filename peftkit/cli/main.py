@@ -1,7 +1,6 @@
 """The command line: `peftkit COMMAND`, and `main` for recipe scripts.
 
-Only what every command needs is imported here; torch is loaded when a recipe turned out to be
-good.
+Only what every command needs is imported here; torch is imported once a recipe has been checked.
 """
 
 from __future__ import annotations
@@ -38,45 +37,45 @@ from peftkit.training.threads import sleep_while_waiting
 def main(recipe: Callable[[], Recipe], arguments: Sequence[str] | None = None) -> None:
     """Runs a recipe script: builds its recipe, applies the command line's overrides, trains.
 
-    Exits with 2 and a message for a person if anything in recipe, data or base is wrong.
+    Exits with 2 and a readable message if the recipe, the data or the base is wrong.
     """
     sleep_while_waiting()
     script = Path(recipe.__code__.co_filename)
-    given = sys.argv[1:] if arguments is None else list(arguments)
+    argv = sys.argv[1:] if arguments is None else list(arguments)
     parser = Arguments(f"python {script.name}", add_help=False)
     add_run_options(parser)
 
     def command() -> None:
-        options, overrides = parser.parse_known_args(given)
+        options, overrides = parser.parse_known_args(argv)
         refuse_shadowing(script)
         run_command(recipe_of(recipe, script, overrides, parser.options), options, script)
 
-    _exit(command, "--debug" in given, "--json" in given)
+    _exit(command, "--debug" in argv, "--json" in argv)
 
 
 def command_line(arguments: Sequence[str] | None = None) -> None:
-    """The `peftkit` command."""
+    """Runs the `peftkit` command."""
     sleep_while_waiting()
-    given = sys.argv[1:] if arguments is None else list(arguments)
+    argv = sys.argv[1:] if arguments is None else list(arguments)
     parser = command_parser()
-    if not given:
+    if not argv:
         print(parser.format_help(), end="", file=sys.stderr)
         sys.exit(2)
 
     def command() -> None:
-        parser.check_name(given[0])
-        options, left = parser.parse_known_args(given)
+        parser.check_name(argv[0])
+        options, left = parser.parse_known_args(argv)
         if options.command not in TAKE_FIELDS:
             parser.named[options.command].refuse(left)
         _command(options, left, parser)
 
-    _exit(command, "--debug" in given, "--json" in given)
+    _exit(command, "--debug" in argv, "--json" in argv)
 
 
 def _command(options: argparse.Namespace, overrides: list[str], parser: Commands) -> None:
     for module in getattr(options, "trust_module", []):
         import_trusted(module)
-    own = parser.named[options.command].options
+    command_options = parser.named[options.command].options
     if options.command == "schema":
         print(json.dumps(recipe_schema(), indent=2))
     elif options.command == "env":
@@ -90,31 +89,31 @@ def _command(options: argparse.Namespace, overrides: list[str], parser: Commands
     elif options.command == "new":
         from peftkit.cli.new import new_command
 
-        new_command(options, Overrides(overrides, "peftkit new --help", own))
+        new_command(options, Overrides(overrides, "peftkit new --help", command_options))
     elif options.command == "compare":
         from peftkit.stages.early import check_early
 
-        recipes = [recipe_in(Path(file), overrides, own) for file in options.files]
+        recipes = [recipe_in(Path(file), overrides, command_options) for file in options.files]
         with hint_beside(Path(options.files[0])):
             check_early(recipes[0])  # the others have the same base and data
         compare_command(recipes, options)
     elif options.command in RECIPE_COMMANDS:
         file = Path(options.file)
-        recipe = recipe_in(file, overrides, own)
-        does = {"run": run_command, "check": check_command, "plan": plan_command}
-        does[options.command](recipe, options, file)
+        recipe = recipe_in(file, overrides, command_options)
+        commands = {"run": run_command, "check": check_command, "plan": plan_command}
+        commands[options.command](recipe, options, file)
     else:
         adapter_command(options)
 
 
 def _terminate(*_: object) -> None:
-    print("stopping, as SIGTERM asks", file=sys.stderr)
+    print("stopped by SIGTERM", file=sys.stderr)
     sys.exit(143)
 
 
 def _exit(command: Callable[[], None], debug: bool, as_json: bool) -> None:
-    """Runs a command; a known error becomes a message and its exit code."""
-    if threading.current_thread() is threading.main_thread():  # so that what is half written goes
+    """Runs a command; prints a known error and exits with its code."""
+    if threading.current_thread() is threading.main_thread():  # to remove half-written files
         signal.signal(signal.SIGTERM, _terminate)
     try:
         with report_missing_packages():

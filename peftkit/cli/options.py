@@ -1,4 +1,4 @@
-"""Options of the commands on adapters, which `peftkit/cli/adapters.py` runs."""
+"""Options of the commands on adapters; `peftkit/cli/adapters.py` runs these commands."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _add_predict(commands: Any) -> None:
     predict = commands.add_parser("predict", description=text)
     _add_adapter_options(predict)
     predict.add_argument("--text", action="append", default=[], help="a text; may be repeated")
-    predict.add_argument("--text-pair", action="append", default=[], help="its second text")
+    predict.add_argument("--text-pair", action="append", default=[], help="second text of a pair")
     predict.add_argument("--file", default="", help="rows to answer, with the recipe's columns")
     predict.add_argument("--out", default="", help="new .csv file for --file")
     predict.add_argument("--encoding", default="", help="encoding of --file, if not UTF-8")
@@ -40,33 +40,33 @@ def _add_chat(commands: Any) -> None:
     chat.add_argument("--compare", action="store_true", help="base and tuned model side by side")
     chat.add_argument(
         "--system", default=None, metavar="TEXT",
-        help='system prompt, "" for none; without the option that of the training',
+        help='system prompt, "" for none; the one of the training if not given',
     )  # fmt: skip
 
 
 def _add_convert(commands: Any) -> None:
-    text = "write the tensors of a pickle (.bin) as a safetensors file beside it"
+    text = "convert the tensors of a pickle (.bin) to a safetensors file beside it"
     convert = commands.add_parser("convert", description=text)
-    convert.add_argument("path", help="adapter folder, or the file itself")
+    convert.add_argument("path", help="adapter folder or .bin file")
     convert.add_argument("--json", action="store_true", help="one JSON object on stdout")
     convert.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
 def _add_merge(commands: Any) -> None:
-    text = "fold an adapter into its base's weights, with a proof that the answers are the same"
+    text = "merge an adapter into its base's weights, with a proof that the answers are the same"
     merge = commands.add_parser("merge", description=text)
     _add_adapter_options(merge)
     merge.add_argument("--output", required=True, metavar="DIR", help="new folder for the model")
     merge.add_argument(
         "--into", choices=("trained", "original", "requantized"), default="trained",
-        help="for a quantized base: merge into the dequantized weights of the training, into the "
-        "original weights, or into those of the training and quantize the result",
+        help="for a quantized base, merge into: its dequantized weights (trained), the original "
+        "weights (original), or its dequantized weights, quantized again (requantized)",
     )  # fmt: skip
     merge.add_argument(
         "--scale",
         type=float,
         default=1.0,
-        help="factor on a LoRA's update of the weights; 1 is as trained",
+        help="factor on a LoRA's weight update; 1 is as trained",
     )
 
 
@@ -75,11 +75,18 @@ def _add_export(commands: Any) -> None:
     export = commands.add_parser("export", description=text)
     _add_adapter_options(export)
     export.add_argument(
-        "--to", required=True, help="peft, vllm, safetensors (merged), gguf-lora, gguf, ollama"
+        "--to",
+        required=True,
+        help="format: peft, vllm, safetensors (merged), gguf-lora, gguf, ollama",
     )
     export.add_argument("--output", required=True, metavar="PATH", help="new file or folder")
-    export.add_argument("--quantize", default="", help="f32, f16 or q8_0")
-    export.add_argument("--tokenizer-from", default="", metavar="FILE", help="a GGUF file")
+    export.add_argument(
+        "--quantize", default="", help="number format of a GGUF file: f32, f16 or q8_0"
+    )
+    export.add_argument(
+        "--tokenizer-from", default="", metavar="FILE",
+        help="GGUF file with the tokenizer to copy",
+    )  # fmt: skip
 
 
 def _add_rewind(commands: Any) -> None:
@@ -88,24 +95,28 @@ def _add_rewind(commands: Any) -> None:
     _add_adapter_options(part)
     part.add_argument(
         "--scales", default=DEFAULT,
-        help="a range, in steps of 0.1, or `0.2,0.5,1`; 1 is as trained, 0 the base "
-        f"({DEFAULT} if not given)",
+        help="scales to score: a range, in steps of 0.1, or `0.2,0.5,1`; 1 is as trained, 0 the "
+        f"base ({DEFAULT} if not given)",
     )  # fmt: skip
     part.add_argument(
         "--retain", default="", metavar="PATH",
-        help="data on which the model should stay as good as it is: general text for a language "
-        "model (movie reviews if not given), for other tasks rows of another domain, with the "
-        "columns of the training",
+        help="data on which the model should not get worse: general text for a language model "
+        "(movie reviews if not given); for other tasks rows of another domain, with the columns "
+        "of the training",
     )  # fmt: skip
     part.add_argument("--retain-text", default="text", metavar="NAME", help="column with the text")
     part.add_argument("--retain-subset", default="", metavar="NAME", help="subset of --retain")
     part.add_argument("--retain-rows", type=int, metavar="N", help="use at most N rows")
-    part.add_argument("--choose", default="", metavar="S", help="write this scale")
+    part.add_argument(
+        "--choose", default="", metavar="S", help="write this scale instead of the best one"
+    )
     part.add_argument(
         "--tolerance", type=float, default=0.0, metavar="X",
-        help="how far the validation score may fall below the trained adapter's (0)",
+        help="how far the validation score may fall below the trained adapter's (0 if not given)",
     )  # fmt: skip
-    part.add_argument("--output", default="", metavar="DIR", help="new folder (RUN-rewound)")
+    part.add_argument(
+        "--output", default="", metavar="DIR", help="new folder (RUN-rewound if not given)"
+    )
 
 
 def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
@@ -114,7 +125,10 @@ def _add_adapter_options(parser: argparse.ArgumentParser) -> None:
         help="run folder (runs/NAME@latest for the newest of its name), adapter folder, Hub id",
     )
     parser.add_argument("--base", default="", help="the base, if it is not where the recipe says")
-    parser.add_argument("--trust-module", action="append", default=[], metavar="NAME")
+    parser.add_argument(
+        "--trust-module", action="append", default=[], metavar="NAME",
+        help="import this module or .py file, which defines the task or method of the adapter",
+    )  # fmt: skip
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="run code from the base's repository"
     )

@@ -1,5 +1,6 @@
-"""Fields of a recipe that the command line sets. tyro parses them; what it finds wrong is told as
-every other error, all at once.
+"""Recipe fields set on the command line.
+
+tyro parses them; all problems are reported at once, in peftkit's form of errors.
 """
 
 from __future__ import annotations
@@ -24,71 +25,71 @@ AnyPart = TypeVar("AnyPart", bound=Part)
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the command line says of fields."""
+    """The recipe fields given on the command line."""
 
     arguments: Sequence[str] = ()
     """Such as `--training.batch-size 8`."""
     listing: str = "peftkit schema"
     """The command that lists the options."""
-    beside: Collection[str] = ()
-    """Options that were parsed before, which a misspelled one may mean."""
+    command_options: Collection[str] = ()
+    """The command's own options, which a misspelled field may mean."""
 
     def below(self, prefix: str, names: Collection[str]) -> Overrides:
-        """Those for some options below a prefix, without it: `--encoding cp1252` of
-        `--task.data.encoding cp1252`.
+        """Selects some options below a prefix and removes it: `--task.data.encoding cp1252` becomes
+        `--encoding cp1252`.
         """
-        found = []
+        selected = []
         for option, *values in grouped(self.arguments):
             name = option.partition("=")[0].replace("_", "-")
             if name.startswith(prefix) and name.removeprefix(prefix) in names:
-                found += [f"--{option[len(prefix) :]}", *values]
-        return replace(self, arguments=found)
+                selected += [f"--{option[len(prefix) :]}", *values]
+        return replace(self, arguments=selected)
 
 
 def overridden(part: AnyPart, overrides: Overrides) -> AnyPart:
-    """A part with the fields changed that the overrides name.
+    """Returns a part with the overrides applied.
 
     Raises:
-        RecipeError: with every problem of the arguments, each with its option.
-        SystemExit: help or a script for completion was asked for, and is printed.
+        RecipeError: lists every problem of the arguments, each with its option.
+        SystemExit: help or a completion script was requested, and is printed.
     """
-    arguments, beside = overrides.arguments, overrides.beside
+    arguments, command_options = overrides.arguments, overrides.command_options
     if not arguments:
         return part
     if arguments[0].startswith("--tyro-") or not {"-h", "--help"}.isdisjoint(arguments):
         import tyro
 
-        asked = arguments if arguments[0].startswith("--tyro-") else ["--help"]
-        about = f"Also: {', '.join(beside)}." if beside else ""
+        requested = arguments if arguments[0].startswith("--tyro-") else ["--help"]
+        about = f"Also: {', '.join(command_options)}." if command_options else ""
         prog = overrides.listing.removesuffix(" --help")
-        tyro.cli(type(part), default=part, args=asked, prog=prog, description=about)
-    value, left, told = _parsed(part, arguments)
-    if value is not None and not left and not told:
+        tyro.cli(type(part), default=part, args=requested, prog=prog, description=about)
+    value, left, messages = _parsed(part, arguments)
+    if value is not None and not left and not messages:
         return value
     fields = dict(_options(part))
     problems: list[Problem] = []
-    sound: list[str] = []
+    valid: list[str] = []
     for group in grouped(arguments):
-        found = list(_problems_of_one(part, group, fields, beside))
-        problems += found
-        sound += [] if found else group
-    if problems and sound:
-        _, _, told = _parsed(part, sound)
+        wrong = list(_problems_of_one(part, group, fields, command_options))
+        problems += wrong
+        valid += [] if wrong else group
+    if problems and valid:
+        _, _, messages = _parsed(part, valid)
     named = {_dotted(option): option for option in fields}
-    for line in told:
+    for line in messages:
         where, _, what = line.partition(": ")
         if where in named:
             problems.append(Problem(f"`{named[where]}`: {what}"))
-    if not problems:  # but of several fields together
-        raise problems_error("command line", told)
+    if not problems:  # the problem is of several fields together
+        raise problems_error("command line", messages)
     raise one_error(problems, overrides.listing)
 
 
 def _parsed(
     part: AnyPart, arguments: Sequence[str]
 ) -> tuple[AnyPart | None, Sequence[str], list[str]]:
-    """The changed part, None if tyro refuses the arguments; those that nothing takes; and what the
-    parts find wrong with their fields.
+    """Returns the changed part, or None if tyro refuses the arguments; the arguments left over; and
+    the parts' messages on their fields.
     """
     import tyro
 
@@ -109,17 +110,16 @@ def _parsed(
 
 
 def _problems_of_one(
-    part: Part, group: list[str], fields: dict[str, Field], beside: Collection[str]
+    part: Part, group: list[str], fields: dict[str, Field], command_options: Collection[str]
 ) -> Iterator[Problem]:
-    """What is wrong with an option and its values, whatever the other options are."""
+    """Yields what is wrong with an option and its values, regardless of the other options."""
     option, equals, first = group[0].partition("=")
     if not option.startswith("-"):
-        given = quoted(group)
-        yield Problem(f"{given} belongs to no option", "fields are given as `--method.r 16`")
+        yield Problem(f"{quoted(group)} belongs to no option", "give fields as `--method.r 16`")
         return
     value, left, _ = _parsed(part, group)
     if value is not None and group[0] in left:
-        yield no_such_option(option, [*fields, *beside, "--help"])
+        yield no_such_option(option, [*fields, *command_options, "--help"])
     elif value is not None and left:
         yield Problem(f"`{option}` does not take {quoted(left)}", _opposite(option, fields))
     elif value is None:
@@ -133,9 +133,9 @@ def _refused(option: str, values: list[str], fields: dict[str, Field]) -> str:
         return f"`{option}` needs a value"
     if owner_field := fields.get(option.replace("_", "-")):
         owner, field = owner_field
-        given: Any = values[0] if len(values) == 1 else values
+        value: Any = values[0] if len(values) == 1 else values
         try:
-            type(owner).model_validate({**dict(owner), field: given})
+            type(owner).model_validate({**dict(owner), field: value})
         except ValidationError as error:
             whys = [line.partition(": ")[2] for line in describe(error, type(owner), (field,))]
             return f"`{option}`: {'; '.join(dict.fromkeys(whys))}"
@@ -145,7 +145,7 @@ def _refused(option: str, values: list[str], fields: dict[str, Field]) -> str:
 
 
 def _opposite(option: str, fields: dict[str, Field]) -> str:
-    """For an option that takes no value: how to say no."""
+    """A hint for an option that takes no value: its opposite, if there is one."""
     owner, _, last = option.rpartition(".")
     no = f"{owner}.no-{last}" if owner else f"--no-{last.removeprefix('--')}"
     return f"it takes no value; `{no}` is its opposite" if no in fields else ""

@@ -1,4 +1,4 @@
-"""A recipe as the Python script that returns it, in lines of at most 79 characters."""
+"""Writes a recipe as a Python script, in lines of at most 79 characters."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ COMMENTS = {
     "base": "a Hub id, a folder, a .gguf file or packaged:NAME",
     "data": "a .csv, .jsonl or .parquet file, a folder of splits or a Hub id",
 }
-"""Field -> what else may stand there."""
+"""Field -> the values it takes, written as a comment."""
 
 
 def script_of(recipe: Recipe, shown: Recipe, name: str) -> str:
-    """The script of a recipe.
+    """Writes a script that returns a recipe.
 
     Args:
-        shown: a recipe whose fields that were set explicitly are written, default or not.
-        name: of the script, without its ending.
+        shown: a recipe whose explicitly set fields are written even if they are defaults.
+        name: the script's, without `.py`.
     """
     value = "\n".join(_lines("return ", recipe, "    ", "", shown))
-    return f'''"""What {name} gives: say it here once you have measured it.
+    return f'''"""Results of {name}: write them here once you have measured them.
 
 `peftkit check {name}.py` finds what is wrong, `python {name}.py` trains,
 `python {name}.py --method.r 16` trains with another value.
@@ -45,15 +45,15 @@ if __name__ == "__main__":
 
 def _imports(recipe: Recipe, shown: Recipe) -> str:
     classes = {type(part) for part in _parts(recipe, shown)}
-    own = {one for one in classes if one.__module__.startswith("peftkit.")}
-    lines = [_import("peftkit", [*sorted(one.__name__ for one in own), "main"])]
-    foreign = sorted((one.__module__, one.__name__) for one in classes - own)
+    ours = {cls for cls in classes if cls.__module__.startswith("peftkit.")}
+    lines = [_import("peftkit", [*sorted(cls.__name__ for cls in ours), "main"])]
+    foreign = sorted((cls.__module__, cls.__name__) for cls in classes - ours)
     others = [_import(module, [name]) for module, name in foreign]
     return "\n".join([*lines, *([""] if others else []), *others])
 
 
 def _import(module: str, names: Sequence[str]) -> str:
-    constants = [name for name in names if name.isupper()]  # as isort has it: EVA before Base
+    constants = [name for name in names if name.isupper()]  # isort's order: EVA before Base
     names = [*constants, *(name for name in names if name not in constants)]
     line = f"from {module} import {', '.join(names)}"
     if len(line) <= LINE:
@@ -62,7 +62,7 @@ def _import(module: str, names: Sequence[str]) -> str:
 
 
 def _parts(part: Part, shown: Any) -> Iterator[Part]:
-    """A part, and all that are written inside it."""
+    """Yields a part and all parts written inside it."""
     yield part
     for name, value in _written(part, shown):
         if isinstance(value, Part):
@@ -70,11 +70,11 @@ def _parts(part: Part, shown: Any) -> Iterator[Part]:
 
 
 def _lines(before: str, value: Any, indent: str, after: str, shown: Any) -> list[str]:
-    """A value in one line if it fits, else its parts in a line each.
+    """Writes a value on one line if it fits, else each of its parts on a line.
 
     Args:
-        before: what stands before it in the same line; `after` is what stands behind it.
-        shown: the same part of the recipe that tells which defaults are written.
+        before: text before the value on its line; `after` is the text behind it.
+        shown: the same part of the recipe whose explicitly set fields are written.
     """
     line = f"{indent}{before}{_inline(value, shown)}{after}"
     nested = isinstance(value, Part) and any(isinstance(v, Part) for _, v in _written(value, shown))
@@ -90,15 +90,15 @@ def _lines(before: str, value: Any, indent: str, after: str, shown: Any) -> list
     elif isinstance(value, Mapping):
         opening, closing = "{", "}"
         items = value.items()
-        body = [one for k, v in items for one in _lines(f"{_inline(k)}: ", v, inner, ",", None)]
+        body = [line for k, v in items for line in _lines(f"{_inline(k)}: ", v, inner, ",", None)]
     else:
         opening, closing = "(", ")"
-        body = [one for v in value for one in _lines("", v, inner, ",", None)]
+        body = [line for v in value for line in _lines("", v, inner, ",", None)]
     return [f"{indent}{before}{opening}", *body, f"{indent}{closing}{after}"]
 
 
 def _inline(value: Any, shown: Any = None) -> str:
-    """A value in one line, strings in double quotes."""
+    """Writes a value on one line, strings in double quotes."""
     if isinstance(value, Part):
         parts = (
             f"{name}={_inline(part, getattr(shown, name, None))}"
@@ -118,7 +118,7 @@ def _inline(value: Any, shown: Any = None) -> str:
 
 
 def _written(part: Part, shown: Any) -> list[tuple[str, Any]]:
-    """The fields that are written: those that are not their defaults, or that are shown anyway."""
+    """The fields to write: those that differ from their defaults, and those set in `shown`."""
     always = shown.model_fields_set if isinstance(shown, type(part)) else set()
     fields = type(part).model_fields
     return [

@@ -1,4 +1,4 @@
-"""Recipes in scripts and recipe.json files, with the command line's overrides."""
+"""Reads recipes from scripts and recipe.json files, with the command line's overrides."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from peftkit.parts.scripts import import_file, script_errors
 from peftkit.recipe import Recipe
 
 
-def recipe_in(file: Path, arguments: Sequence[str], beside: Collection[str] = ()) -> Recipe:
-    """The recipe of a script or a recipe.json, with the fields changed that arguments name.
+def recipe_in(
+    file: Path, arguments: Sequence[str], command_options: Collection[str] = ()
+) -> Recipe:
+    """Reads the recipe of a script or a recipe.json, and applies overrides.
 
     Args:
-        beside: options of the command, which a misspelled argument may mean.
+        arguments: the overrides, such as `--method.r 16`.
+        command_options: the command's own options, which a misspelled override may mean.
 
     Raises:
-        RecipeError: the file holds none, or an override does not fit.
+        RecipeError: the file has no recipe, or an override is wrong.
     """
     if file.is_dir():
         inside = next(
@@ -32,7 +35,7 @@ def recipe_in(file: Path, arguments: Sequence[str], beside: Collection[str] = ()
         raise RecipeError(f"no file `{file}`", not_found(file))
     if file.suffix not in (".py", ".json"):
         raise RecipeError(
-            f"`{file}` is no recipe: its name ends in neither .py nor .json",
+            f"`{file}` is not a recipe: its name ends in neither .py nor .json",
             "`peftkit new NAME` writes one to start from",
         )
     if file.suffix == ".py":
@@ -41,48 +44,51 @@ def recipe_in(file: Path, arguments: Sequence[str], beside: Collection[str] = ()
             raise RecipeError(
                 f"`{file}` has no function `recipe`", "`peftkit new NAME` writes one to start from"
             )
-        return recipe_of(module.recipe, file, arguments, beside)
+        return recipe_of(module.recipe, file, arguments, command_options)
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecipeError(f"`{file}` is not UTF-8 text") from error
     recipe = Recipe.from_json(text, str(file))
-    return _overridden(recipe, file, arguments, beside)
+    return _overridden(recipe, file, arguments, command_options)
 
 
 def recipe_of(
-    build: Callable[[], Recipe], file: Path, arguments: Sequence[str], beside: Collection[str] = ()
+    build: Callable[[], Recipe],
+    file: Path,
+    arguments: Sequence[str],
+    command_options: Collection[str] = (),
 ) -> Recipe:
-    """The recipe that a script's function returns, with the fields changed that arguments name.
+    """Calls a script's function, and applies overrides to the recipe that it returns.
 
     Raises:
-        RecipeError: the function fails or returns something else, or an override does not fit.
+        RecipeError: the function fails or returns something else, or an override is wrong.
     """
     with all_problems(str(file)), script_errors(file):
         recipe = build()
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"`recipe()` in {file} returns {type(recipe).__name__}, not a Recipe")
-    return _overridden(recipe, file, arguments, beside)
+    return _overridden(recipe, file, arguments, command_options)
 
 
 def _overridden(
-    recipe: Recipe, file: Path, arguments: Sequence[str], beside: Collection[str]
+    recipe: Recipe, file: Path, arguments: Sequence[str], command_options: Collection[str]
 ) -> Recipe:
     if not recipe.name:
         recipe = recipe.with_(name=folder_name(file.stem))
     script = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
     listing = f"python {script} --help" if file.suffix == ".py" else "peftkit schema"
-    return overridden(recipe, Overrides(arguments, listing, beside))
+    return overridden(recipe, Overrides(arguments, listing, command_options))
 
 
 def folder_name(stem: str) -> str:
-    """A name for a folder of runs, made of a file's name."""
+    """Makes a name for a folder of runs from a file's name."""
     return "".join(c if c.isalnum() or c in "_-." else "-" for c in stem).lstrip("-.") or "run"
 
 
 @contextlib.contextmanager
 def hint_beside(script: Path) -> Iterator[None]:
-    """Inside, an error about a file that is missing says so if it lies beside the script."""
+    """Inside, the hint of an error about a missing file says so if it is beside the script."""
     try:
         yield
     except PeftkitError as error:
@@ -90,7 +96,7 @@ def hint_beside(script: Path) -> Iterator[None]:
             there = script.parent / error.missing
             if there.exists():
                 error.hint = (
-                    f"it lies beside the script: give `{os.path.relpath(there)}`, as paths are "
-                    f"looked for in the current folder, `{Path.cwd()}`"
+                    f"it is beside the script: give `{os.path.relpath(there)}`, as paths are "
+                    f"relative to the current folder, `{Path.cwd()}`"
                 )
         raise

@@ -1,6 +1,6 @@
 """The commands on recipes: `peftkit run`, `check` and `plan`.
 
-torch is loaded when the recipe and its rows turned out to be good.
+torch is imported once the recipe and its rows have been checked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from peftkit.stages.run_folder import taken_name
 
 
 def run_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
-    """Trains a recipe, and prints where its adapter and its receipt are."""
+    """Trains a recipe and prints the paths of its adapter and receipt."""
     from peftkit.stages.early import check_early
 
     with hint_beside(file):
@@ -51,7 +51,7 @@ def run_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None
 
 
 def check_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
-    """Prints what is known of a run without weights; raises the error of whatever is wrong."""
+    """Prints what is known of a run before weights are loaded; raises if something is wrong."""
     from peftkit.stages.early import check_early
 
     with hint_beside(file):
@@ -73,7 +73,7 @@ def check_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> No
         soft_wrap=True,
     )
     print_example(console, prepared.example())
-    console.print("\n  nothing is wrong that can be told without weights", style="green")
+    console.print("\n  no problem found; weights were not loaded", style="green")
     if options.json:
         value = {
             "recipe": json.loads(recipe.model_dump_json()),
@@ -87,7 +87,7 @@ def check_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> No
 
 
 def plan_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
-    """Estimates the memory and the time of a run, and prints them."""
+    """Prints an estimate of a run's memory and time."""
     from peftkit.stages.early import check_early
 
     with hint_beside(file):

@@ -1,4 +1,4 @@
-"""The receipt: one offline HTML file that tells a person what a run did, from its record."""
+"""The receipt: one offline HTML page that shows what a run did, made from its record."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from peftkit.wording import duration, plural
 
 Row = Sequence[Any]
 FOLD = 20
-"""Rows of a table that are shown before it is opened."""
+"""Rows of a long table that are shown before it is expanded."""
 
 
 @dataclass(frozen=True)
 class Folded:
-    """A table of which a long one shows the worst rows, and all of them when it is opened."""
+    """A table; a long one shows some rows, and all of them when it is expanded."""
 
     title: str
     columns: Sequence[str]
     shown: Sequence[Row]
     whole: Sequence[Row]
-    """All rows; empty where all are shown."""
-    told: str
-    """Which rows are shown; empty where all are."""
+    """All rows; empty if `shown` has all."""
+    selection: str
+    """Which rows are shown, as a sentence; empty if all are."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class ShownMatrix:
     picture: str
     """SVG."""
     least: int
-    """Least width of the picture, in pixels."""
+    """Smallest width of the picture, in pixels."""
     most: int
-    """Largest width."""
+    """Largest width of the picture, in pixels."""
     pairs: Sequence[confusion.Pair]
-    """The labels most often confused; empty where the picture names all labels."""
+    """The labels most often confused; empty if the picture names all labels."""
     columns: Sequence[str]
     rows: Sequence[Row]
-    """The numbers of the picture, for readers who do not see it; empty where pairs are told."""
+    """The numbers of the picture as a table, for screen readers; empty if `pairs` is not."""
     num_labels: int
 
 
@@ -83,7 +83,7 @@ def write_receipt(file: Path, run: RunRecord) -> None:
 
 
 def _labels(ledger: Ledger) -> Folded | None:
-    """The rows of each label in each split, the rarest last; None where rows have no labels."""
+    """Row counts of each label in each split, the rarest last; None if rows have no labels."""
     counts = {name: split.strata for name, split in ledger.splits.items()}
     names = strata_of(counts.values())
     if not names:
@@ -93,18 +93,18 @@ def _labels(ledger: Ledger) -> Folded | None:
     if len(rows) <= FOLD:
         return Folded("", columns, rows, (), "")
     half = FOLD // 2
-    told = f"The {half} most frequent and the {half} rarest of {len(rows)}."
-    return Folded("", columns, [*rows[:half], *rows[-half:]], rows, told)
+    selection = f"The {half} most frequent and the {half} rarest of {len(rows)}."
+    return Folded("", columns, [*rows[:half], *rows[-half:]], rows, selection)
 
 
 def folded(table: ScoreTable) -> Folded:
-    """A table of scores; of a long one the rows with the lowest F1, or the first ones."""
+    """A table of scores; a long one shows the rows with the lowest F1, or the first ones."""
     title, columns, rows = table.title, table.columns, table.rows
     if len(rows) <= FOLD:
         return Folded(title, columns, rows, (), "")
     if "f1" in columns:
-        at = columns.index("f1")
-        worst = sorted(rows, key=lambda row: float(row[at]))[:FOLD]
+        f1 = columns.index("f1")
+        worst = sorted(rows, key=lambda row: float(row[f1]))[:FOLD]
         return Folded(title, columns, worst, rows, f"The {FOLD} of {len(rows)} with the lowest F1.")
     return Folded(title, columns, rows[:FOLD], rows, f"The first {FOLD} of {len(rows)}.")
 
@@ -120,7 +120,7 @@ def _matrix(matrix: Matrix) -> ShownMatrix:
 
 
 def about_probe(probe: RecordedProbe | None) -> str:
-    """Why there is no frozen probe, or on which rows it was fitted where these are not all."""
+    """Why there is no frozen probe, or on how many rows it was fitted if not on all."""
     if probe is None:
         return ""
     if probe.left_out:
@@ -133,35 +133,35 @@ def about_probe(probe: RecordedProbe | None) -> str:
 
 @functools.cache
 def environment(package: str) -> jinja2.Environment:
-    """Templates of a package's folder `templates`; all may include the look, theme.css."""
+    """Loads a package's templates; all of them can include the shared theme.css."""
     loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "peftkit.reports"))]
-    made = jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.ChoiceLoader(loaders), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    made.filters |= {
+    templates.filters |= {
         "number": _number, "duration": duration, "megabytes": megabytes, "code": code,
         "sentence": sentence, "plural": plural, "breakable": breakable, "pictured": pictured,
     }  # fmt: skip
-    return made
+    return templates
 
 
 def code(text: str) -> Markup:
-    """What stands between backticks as code, all of it escaped."""
+    """Escapes a text, and marks what is between backticks as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def breakable(name: str) -> Markup:
-    """A name that may go on in the next line behind each part of it."""
+    """Allows a line break after each part of a name."""
     return Markup("<wbr>").join(re.findall(r"[^_./-]*[_./-]*", name))
 
 
 def pictured(picture: str, label: str) -> Markup:
-    """An SVG picture that a screen reader calls by a label instead of reading all its letters."""
+    """Gives an SVG picture a label, which screen readers read instead of all its letters."""
     return Markup(picture.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
 def sentence(text: str) -> str:
-    """With a capital letter."""
+    """Capitalizes the first letter."""
     return text[:1].upper() + text[1:]
 
 
@@ -172,5 +172,5 @@ def _number(value: object) -> str:
 
 
 def megabytes(size: float) -> str:
-    """`1.4 MB`, `3.1 kB`."""
+    """Formats a number of bytes: `1.4 MB`, `3.1 kB`."""
     return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

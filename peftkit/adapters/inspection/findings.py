@@ -54,8 +54,8 @@ class Findings:
     def judge(self, check: str, wrong: Iterable[str], fine: str, meaning: str, advice: str) -> None:
         """Records each problem in `wrong`, or a passed check if there is none."""
         listed = list(wrong)
-        for found in listed:
-            self.wrong(check, found, meaning, advice)
+        for problem in listed:
+            self.wrong(check, problem, meaning, advice)
         if not listed:
             self.ok(check, fine)
 

@@ -93,7 +93,7 @@ def _head(inspected: Inspected, spec: Base, task_type: str) -> Head:
         AdapterError: neither the adapter nor its base has a classifier.
     """
     count = 2 if task_type == "QUESTION_ANS" else number_of_labels(inspected)
-    own = has_own_head(tensor_names(inspected), task_type)
+    has_head = has_own_head(tensor_names(inspected), task_type)
     if task_type == "SEQ_CLS" and not count:
         opened = open_base(spec)
         if not has_classifier(opened):
@@ -104,7 +104,7 @@ def _head(inspected: Inspected, spec: Base, task_type: str) -> Head:
             )
         count = int(opened.config.num_labels)
     labels = tuple(f"LABEL_{n}" for n in range(count)) if task_type in HEAD_MODULES else ()
-    return Head(ALL_HEADS[task_type], task_type, labels, trained=own)
+    return Head(ALL_HEADS[task_type], task_type, labels, trained=has_head)
 
 
 def _of_adapterhub(inspected: Inspected, spec: Base) -> tuple[Record, Recipe]:

@@ -17,18 +17,18 @@ from peftkit.wording import duration, plural
 NOTHING = "–"
 MARKS = {"better": "▲", "worse": "▼", "equivalent": "=", "undecided": "?", "failed": "✕",
          "baseline": "●"}  # fmt: skip
-"""Before a verdict, so that it is seen without colours."""
+"""Signs before verdicts, so that they are readable without colours."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of what a method costs."""
+    """A column of the table of methods, after the verdict."""
 
     title: str
     cell: Callable[[Row], tuple[str, str]]
-    """From a row: what is read first, and what stands small beneath it."""
+    """Row -> its value, and the small text below it."""
     group: str = ""
-    """What neighbouring columns have in common, written above them."""
+    """Heading over neighbouring columns of the same group."""
 
 
 def write_report(folder: Path, comparison: Comparison) -> None:
@@ -38,7 +38,7 @@ def write_report(folder: Path, comparison: Comparison) -> None:
 
 
 def page(comparison: Comparison) -> str:
-    """The page as text."""
+    """Returns the HTML of the page."""
     rows, metric = comparison.rows, comparison.metric
     direction = _direction(comparison)
     costs: dict[str, list[float | None]] = {
@@ -50,9 +50,9 @@ def page(comparison: Comparison) -> str:
         (title, plots.pareto(rows, cost, title, direction, metric, title == "trained parameters"))
         for title, cost in costs.items()
     ]
-    environment_ = environment("peftkit.experiments.comparing")
-    environment_.filters |= {"score": score}
-    return environment_.get_template("compare.html.j2").render(
+    templates = environment("peftkit.experiments.comparing")
+    templates.filters |= {"score": score}
+    return templates.get_template("compare.html.j2").render(
         comparison=comparison, numbered=list(enumerate(rows, 1)), metric=metric.title,
         marks=MARKS, within=within(comparison),
         answer=summary(comparison), columns=columns(comparison),
@@ -66,14 +66,14 @@ def page(comparison: Comparison) -> str:
 
 
 def scores_picture(comparison: Comparison) -> str:
-    """Every seed's score beside the others', as SVG."""
+    """Draws every seed's score beside the others', as SVG."""
     return plots.seeds(comparison.rows, _direction(comparison))
 
 
 def columns(comparison: Comparison) -> list[Column]:
-    """What is told of each row after its verdict; rare figures only where some row has them."""
+    """The columns after the verdict; rare ones only if some row has a value."""
     rows, full = comparison.rows, comparison.baseline
-    made = [
+    result = [
         Column("trained parameters", lambda row: (
             _count(row.trainable_parameters), _percent(row, full))),
         Column("adapter", lambda row: (_size(row), "")),
@@ -85,35 +85,35 @@ def columns(comparison: Comparison) -> list[Column]:
     ]  # fmt: skip
     for kind in ("training", "evaluation", "merging"):
         if any(row.memory(kind) is not None for row in rows):
-            made.append(Column(kind, partial(_memory_cell, kind), "peak memory, MB"))
+            result.append(Column(kind, partial(_memory_cell, kind), "peak memory, MB"))
     if any(row.forgetting is not None for row in rows):
-        made.append(Column("forgetting, nats", lambda row: (_signed(row.forgetting), "")))
+        result.append(Column("forgetting, nats", lambda row: (_signed(row.forgetting), "")))
     for name in dict.fromkeys(name for row in rows for name in row.extra or {}):
-        made.append(Column(name.replace("_", " "), partial(_extra_cell, name)))
-    return made
+        result.append(Column(name.replace("_", " "), partial(_extra_cell, name)))
+    return result
 
 
 def facts(comparison: Comparison) -> list[tuple[str, str, str]]:
-    """(what, its value, what stands small beneath it) of the whole comparison."""
+    """Facts about the whole comparison: (name, value, small text below it)."""
     budget, splits = comparison.budget, comparison.split_rows
-    made = [
+    result = [
         ("each method", _budget(budget), _tokens(budget)),
         ("trials", f"{plural(budget.trials, 'rate')}, {plural(budget.num_seeds, 'seed')}",
          f"rates: {budget.search_steps} of {plural(budget.num_steps, 'step')} each"
-         if budget.trials > 1 else "the recipe's rate, none was tried before"),
+         if budget.trials > 1 else "the recipe's rate; no others were tried"),
         ("rows", f"{splits.test:,} test",
          f"{splits.train:,} train, {splits.validation:,} validation"),
         ("margin", f"{comparison.margin:g}",
          "differences within it are equivalent"),
-        ("time", duration(comparison.seconds), f"of all trials; {comparison.device}"),
+        ("time", duration(comparison.seconds), f"for all trials; {comparison.device}"),
     ]  # fmt: skip
     if comparison.before is not None:
-        made.insert(3, ("before training", score(comparison.before), comparison.metric.title))
-    return made
+        result.insert(3, ("before training", score(comparison.before), comparison.metric.title))
+    return result
 
 
 def markdown_table(comparison: Comparison) -> str:
-    """A table for a README: a row a method, scores with intervals and what they cost."""
+    """A Markdown table for a README: one row per method, with scores, intervals and costs."""
     head = [f"{comparison.metric.title} [95 % interval]", "difference to full", "verdict",
             "trained parameters", "adapter", "s / epoch", "training memory, MB"]  # fmt: skip
     lines = [
@@ -143,8 +143,8 @@ def _markdown(comparison: Comparison) -> str:
              plural(budget.num_seeds, "seed"),
              plural(comparison.split_rows.test, "test row"),
              f"equivalent: within {within(comparison)}", comparison.device]  # fmt: skip
-    told = "\n".join(summary(comparison))
-    return f"{told}\n\n{markdown_table(comparison)}\n{_plain('; '.join(parts))}\n"
+    sentences = "\n".join(summary(comparison))
+    return f"{sentences}\n\n{markdown_table(comparison)}\n{_plain('; '.join(parts))}\n"
 
 
 def score(value: float | None) -> str:
@@ -155,7 +155,7 @@ def score(value: float | None) -> str:
 
 
 def interval(limits: Sequence[float] | None, sign: str = "") -> str:
-    """`0.790 to 0.840`; with sign `+`, as differences are written."""
+    """`0.790 to 0.840`; with sign `+`, formatted as a difference."""
     return " to ".join(map(_signed if sign else score, limits)) if limits else ""
 
 
@@ -190,7 +190,7 @@ def _seconds(value: float | None) -> str:
 
 
 def _to_full(row: Row, full: Row | None) -> str:
-    """`never` where a trained method did not get there; nothing to reach without a baseline."""
+    """`never` if a trained method did not reach it; `–` if there is no baseline to reach."""
     if row.seconds_to_99_of_full is None and row.role == "method" and not row.failed:
         return "never" if full is not None and full.score is not None else NOTHING
     return _seconds(row.seconds_to_99_of_full)
@@ -214,22 +214,22 @@ def _extra_cell(name: str, row: Row) -> tuple[str, str]:
     return score(row.extra.get(name)), ""
 
 
-def _ratio(row: Row, own: float | None, whole: float | None) -> float | None:
-    """A figure of a row beside the baseline's."""
-    return None if row.role == "baseline" or own is None or not whole else own / whole
+def _ratio(row: Row, value: float | None, full: float | None) -> float | None:
+    """A row's value divided by the baseline's; None for the baseline itself."""
+    return None if row.role == "baseline" or value is None or not full else value / full
 
 
 def _percent(row: Row, full: Row | None) -> str:
-    whole = full.trainable_parameters if full else None
-    ratio = _ratio(row, row.trainable_parameters, whole)
+    parameters = full.trainable_parameters if full else None
+    ratio = _ratio(row, row.trainable_parameters, parameters)
     if ratio is None:
         return ""
     return f"{100 * ratio:.2g} %" if ratio < 0.995 else f"{100 * ratio:.0f} %"
 
 
 def _times(row: Row, full: Row | None) -> str:
-    whole = full.seconds_per_epoch if full else None
-    ratio = _ratio(row, row.seconds_per_epoch, whole)
+    seconds = full.seconds_per_epoch if full else None
+    ratio = _ratio(row, row.seconds_per_epoch, seconds)
     return "" if ratio is None else f"× {ratio:.2f}"  # noqa: RUF001
 
 
@@ -251,11 +251,11 @@ def _tokens(budget: Spent) -> str:
 def _share_of_search(budget: Spent) -> str:
     """`20 of 79 steps, about a quarter`."""
     share = budget.search_steps / budget.num_steps
-    told = "about a quarter" if 0.2 <= share <= 0.3 else f"{100 * share:.0f} %"
-    return f"{budget.search_steps:,} of {plural(budget.num_steps, 'step')}, {told} of the budget"
+    portion = "about a quarter" if 0.2 <= share <= 0.3 else f"{100 * share:.0f} %"
+    return f"{budget.search_steps:,} of {plural(budget.num_steps, 'step')}, {portion} of the budget"
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, in a table too."""
+    """Escapes text for Markdown, inside tables too."""
     text = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
