@@ -447,7 +447,10 @@ class TestBadInputThroughPrepare:
 
     @pytest.mark.parametrize(
         ("name", "expected"),
-        [("chatlm", "none of `chatml`, `plain`"), ("./no.jinja", "no file `./no.jinja`")],
+        [
+            ("chatlm", "neither one of `chatml`, `plain` nor"),
+            ("./no.jinja", "no file `./no.jinja`"),
+        ],
     )
     def test_an_unknown_template(self, name, expected, make_chat):
         assert expected in self.told(make_chat(base={"chat_template": name})).message

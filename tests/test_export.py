@@ -232,7 +232,7 @@ def test_other_architectures_and_methods_are_refused(tmp_path):
     for to in ("gguf-lora", "vllm"):  # none advises to merge what cannot be merged
         with pytest.raises(AdapterError, match="it is LOHA") as caught:
             export(str(tmp_path / "loha"), to, str(tmp_path / "a"), str(base))
-        assert "peftkit does not merge LOHA" in caught.value.hint
+        assert "so peftkit does not merge it" in caught.value.hint
     assert "--to gguf" not in caught.value.hint  # which would be refused too
 
 
