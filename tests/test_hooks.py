@@ -64,3 +64,15 @@ def test_what_can_be_called_as_it_is_now_is_taken():
         class Lacking(pk.TextClassification):
             def loss(self):
                 return None
+
+
+def test_a_class_to_build_on_is_no_kind_of_its_own():
+    from peftkit.methods.stored import StoredAsTensors, StoredByPeft
+
+    for base in (StoredByPeft, StoredAsTensors):
+        assert base not in pk.Method.kinds.values()
+
+        class Built(base):
+            """A method of its own."""
+
+        assert Built in pk.Method.kinds.values()

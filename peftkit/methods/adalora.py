@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from peftkit.methods.method import Layout, Method
 from peftkit.methods.peft.types import ADAPTER_NAME
-from peftkit.methods.stored import _StoredByPeft
+from peftkit.methods.stored import StoredByPeft
 from peftkit.methods.targets.targets import Blocks, LinearTargets, Parents, check_blocks
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ UNKNOWN_STEPS = 2**31
 """PEFT needs the number of steps in its configuration; it is set at the first step."""
 
 
-class AdaLoRA(_StoredByPeft):
+class AdaLoRA(StoredByPeft):
     """LoRA that moves its rank to the layers where it matters."""
 
     mergeable: ClassVar[bool] = True

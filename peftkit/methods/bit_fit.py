@@ -12,13 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from peftkit.methods.method import Layout
-from peftkit.methods.stored import _StoredAsTensors
+from peftkit.methods.stored import StoredAsTensors
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class BitFit(_StoredAsTensors):
+class BitFit(StoredAsTensors):
     """Trains every bias of the base, including those of the norms, and the head."""
 
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")

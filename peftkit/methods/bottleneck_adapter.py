@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from peftkit.methods.method import Layout
-from peftkit.methods.stored import _StoredByPeft
+from peftkit.methods.stored import StoredByPeft
 from peftkit.methods.targets.checked_targets import named_modules
 from peftkit.methods.targets.targets import Targets
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from peftkit.data.encoded import Encoded
 
 
-class BottleneckAdapter(_StoredByPeft):
+class BottleneckAdapter(StoredByPeft):
     """Trains small feed-forward networks with a bottleneck inside the frozen blocks."""
 
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")

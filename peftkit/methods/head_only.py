@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from peftkit.methods.method import Layout
-from peftkit.methods.stored import _StoredAsTensors
+from peftkit.methods.stored import StoredAsTensors
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class HeadOnly(_StoredAsTensors):
+class HeadOnly(StoredAsTensors):
     """Trains the task's head; the base stays as it is."""
 
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")

@@ -20,7 +20,7 @@ from pydantic import model_validator
 
 from peftkit.bases.base import Base
 from peftkit.methods.method import Layout
-from peftkit.methods.stored import _StoredByPeft
+from peftkit.methods.stored import StoredByPeft
 from peftkit.methods.targets.checked_targets import linear_targets
 from peftkit.methods.targets.targets import Targets
 
@@ -44,7 +44,7 @@ FAMILIES: Final = (
 )
 
 
-class IA3(_StoredByPeft):
+class IA3(StoredByPeft):
     """Trains factors on keys, values and the inside of the feed-forward layers."""
 
     mergeable: ClassVar[bool] = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from peftkit.methods.method import Layout
-from peftkit.methods.stored import _StoredByPeft
+from peftkit.methods.stored import StoredByPeft
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from peftkit.data.encoded import Encoded
 
 
-class LayerNormTuning(_StoredByPeft):
+class LayerNormTuning(StoredByPeft):
     """Trains the weights of all normalization layers, and the head."""
 
     mergeable: ClassVar[bool] = True

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from peftkit.methods.method import Layout, Method, trainable_parameters
-from peftkit.methods.stored import _StoredByPeft
+from peftkit.methods.stored import StoredByPeft
 from peftkit.methods.targets.targets import (
     Alphas,
     Blocks,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from peftkit.methods.fast_layers import FastLayer
 
 
-class LoRA(_StoredByPeft):
+class LoRA(StoredByPeft):
     """Trains a low-rank update beside each targeted linear layer."""
 
     mergeable: ClassVar[bool] = True

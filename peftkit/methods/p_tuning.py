@@ -14,7 +14,7 @@ from pydantic import Field
 
 from peftkit.bases.base import Base
 from peftkit.methods.reasons import token_labels_refusal
-from peftkit.methods.stored import _VirtualTokens
+from peftkit.methods.stored import StoredVirtualTokens
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from peftkit.data.head import Head
 
 
-class PTuning(_VirtualTokens):
+class PTuning(StoredVirtualTokens):
     """Trains embeddings before the text, through a network that is dropped afterwards."""
 
     num_virtual_tokens: int = Field(default=20, ge=1)

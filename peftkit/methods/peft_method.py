@@ -35,7 +35,7 @@ from peftkit.methods.peft.tuners import (
 from peftkit.methods.peft.types import config_classes, kind_of
 from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.reasons import rewinding_refusal, token_labels_refusal
-from peftkit.methods.stored import _StoredByPeft
+from peftkit.methods.stored import StoredByPeft
 from peftkit.methods.targets.targets import ALL_LINEAR
 from peftkit.parts.json_values import as_json
 
@@ -50,7 +50,7 @@ FIELD = "method.config"
 SET_BY_PEFTKIT = ("task_type", "inference_mode", "base_model_name_or_path", "revision")
 
 
-class PeftMethod(_StoredByPeft):
+class PeftMethod(StoredByPeft):
     """Trains whatever a PEFT configuration describes."""
 
     config: dict[str, object] = Field(min_length=1)

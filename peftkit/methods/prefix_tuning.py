@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from peftkit.methods.peft.types import ADAPTER_NAME
-from peftkit.methods.stored import _VirtualTokens
+from peftkit.methods.stored import StoredVirtualTokens
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from peftkit.data.encoded import Encoded
 
 
-class PrefixTuning(_VirtualTokens):
+class PrefixTuning(StoredVirtualTokens):
     """Trains keys and values that precede the text's in every layer."""
 
     num_virtual_tokens: int = Field(default=20, ge=1)

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from peftkit.bases.base import Base
 from peftkit.methods.peft.types import ADAPTER_NAME
 from peftkit.methods.reasons import token_labels_refusal
-from peftkit.methods.stored import _VirtualTokens
+from peftkit.methods.stored import StoredVirtualTokens
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from peftkit.data.head import Head
 
 
-class PromptTuning(_VirtualTokens):
+class PromptTuning(StoredVirtualTokens):
     """Trains embeddings that precede the text's."""
 
     num_virtual_tokens: int = Field(default=20, ge=1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from peftkit.methods.method import Method
 from peftkit.methods.reasons import rewinding_refusal
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from peftkit.bases.loaded_model import LoadedModel
 
 
-class _StoredByPeft(Method):
+class StoredByPeft(Method):
     """`inject` returns a `peft.PeftModel`; plain PEFT loads what is saved."""
+
+    abstract: ClassVar[bool] = True
 
     def save(self, model: nn.Module, folder: Path) -> None:
         from peftkit.methods.peft.layout import save_peft
@@ -57,8 +59,10 @@ class _StoredByPeft(Method):
         return merge_peft(model)
 
 
-class _VirtualTokens(_StoredByPeft):
-    """As `_StoredByPeft`, for virtual tokens before the text; correct in batches."""
+class StoredVirtualTokens(StoredByPeft):
+    """As `StoredByPeft`, for virtual tokens before the text; correct in batches."""
+
+    abstract: ClassVar[bool] = True
 
     num_virtual_tokens: int
 
@@ -80,8 +84,10 @@ class _VirtualTokens(_StoredByPeft):
         restore_virtual(model, folder)
 
 
-class _StoredAsTensors(Method):
+class StoredAsTensors(Method):
     """`inject` adds nothing to the model; the trained tensors are saved under their own names."""
+
+    abstract: ClassVar[bool] = True
 
     mergeable = True
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from peftkit.bases.base import Base
 from peftkit.methods.method import Layout
 from peftkit.methods.reasons import quantized_refusal
-from peftkit.methods.stored import _StoredAsTensors
+from peftkit.methods.stored import StoredAsTensors
 from peftkit.wording import plural
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from peftkit.data.head import Head
 
 
-class TopLayers(_StoredAsTensors):
+class TopLayers(StoredAsTensors):
     """Trains the last k transformer blocks, all of the base that comes after them, and the head."""
 
     trains_base_weights: ClassVar[bool] = True

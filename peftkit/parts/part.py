@@ -83,6 +83,8 @@ class OpenPart(Part):
     kinds: ClassVar[dict[str, type[OpenPart]]] = {}
     renamed_hooks: ClassVar[Mapping[str, str]] = {}
     """Former name of a hook -> its replacement."""
+    abstract: ClassVar[bool] = False
+    """True in a class that others build on and that is no kind of its own."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -91,7 +93,7 @@ class OpenPart(Part):
             check_hooks(cls, family, family.renamed_hooks)
         if OpenPart in cls.__bases__:
             cls.kinds = {}
-        elif not cls.__name__.startswith("_"):
+        elif not cls.__name__.startswith("_") and not vars(cls).get("abstract"):
             cls.kinds[cls.kind()] = cls
 
     @classmethod
