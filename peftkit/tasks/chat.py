@@ -91,6 +91,10 @@ class Chat(Task):
     def command(self) -> Literal["predict", "chat"]:
         return "predict" if self.data.text else "chat"
 
+    @classmethod
+    def of_published(cls, task_type: str, path: str) -> Task | None:
+        return cls(data=Conversations(path=path)) if task_type == cls.task_type else None
+
     @property
     def source(self) -> Conversations:
         return self.data

@@ -109,6 +109,16 @@ class Task(OpenPart):
         """The task's name of a column -> the file's."""
         raise NotImplementedError
 
+    @classmethod
+    def of_published(cls, task_type: str, path: str) -> Task | None:  # noqa: ARG003
+        """The task that answers with an adapter of another program; None if it cannot.
+
+        Args:
+            task_type: PEFT's name of the adapter's head.
+            path: stands for the unknown training data.
+        """
+        return None
+
     def elsewhere(self, path: str, subset: str, max_rows: int | None) -> Self:
         """The same task on the rows of another file with the same column names.
 

@@ -70,6 +70,10 @@ class TextClassification(Task):
                 )
         return self
 
+    @classmethod
+    def of_published(cls, task_type: str, path: str) -> Task | None:
+        return cls(data=Data(path=path)) if task_type == cls.task_type else None
+
     @property
     def source(self) -> Data:
         return self.data

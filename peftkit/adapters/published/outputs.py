@@ -23,6 +23,7 @@ from peftkit.adapters.published.unsupported import _NoTask
 from peftkit.data.encoded import Examples
 from peftkit.data.head import Head
 from peftkit.data.rows import Row, Table
+from peftkit.data.source import Data
 from peftkit.errors import RecipeError
 from peftkit.tasks.answers import Answer, Decision, Scored
 from peftkit.tasks.task import Task
@@ -89,9 +90,10 @@ def task_of_outputs(task: Task, head: Head, config: Any) -> Task:
         task: the task for exclusive classes.
         config: of the base.
     """
-    if head.output != "pooled" or not isinstance(task, TextClassification):
+    if head.output != "pooled" or not task.one_output:
         return task
     problem, count = getattr(config, "problem_type", None), len(head.labels)
+    data = Data(path=task.source.path)
     if count > 1:
         if problem not in NO_CLASSES:
             return task
@@ -104,9 +106,9 @@ def task_of_outputs(task: Task, head: Head, config: Any) -> Task:
                 reason=f"its base's config.json asks for `{activation[:80]}`, and peftkit has the "
                 "activations Identity and Sigmoid"
             )
-        return _SingleOutput(data=task.data, activation=ACTIVATIONS[last])
+        return _SingleOutput(data=data, activation=ACTIVATIONS[last])
     sigmoid = problem == "multi_label_classification"
-    return _SingleOutput(data=task.data, activation="sigmoid" if sigmoid else "identity")
+    return _SingleOutput(data=data, activation="sigmoid" if sigmoid else "identity")
 
 
 def answers_note(task: Task) -> tuple[bool, str]:

@@ -31,7 +31,6 @@ from peftkit.bases.base import Base
 from peftkit.bases.opened import OpenedBase
 from peftkit.bases.opening import open_base
 from peftkit.data.head import Head
-from peftkit.data.source import Data
 from peftkit.errors import AdapterError, quoted
 from peftkit.methods.method import Method
 from peftkit.methods.peft.adapter_config import AdapterConfig
@@ -39,10 +38,7 @@ from peftkit.methods.peft.layout import WITHOUT_EFFECT
 from peftkit.methods.peft.tuners import NOT_MERGED
 from peftkit.methods.peft.types import config_classes
 from peftkit.recipe import Recipe
-from peftkit.tasks.chat import Chat
-from peftkit.tasks.reading.conversations import Conversations
 from peftkit.tasks.task import Task
-from peftkit.tasks.text_classification import TextClassification
 
 UNKNOWN_DATA = "not-known"
 NO_EFFECT_NEW = ("peft_version", "arrow_config", "qalora_group_size", "monteclora_config")
@@ -134,11 +130,11 @@ def _as_record(
 
 
 def _task(task_type: str) -> Task:
-    if task_type == "CAUSAL_LM":
-        return Chat(data=Conversations(path=UNKNOWN_DATA))
-    if task_type == "SEQ_CLS":
-        return TextClassification(data=Data(path=UNKNOWN_DATA))
-    return _NoTask(reason=f"it is for {task_type}, and peftkit has no such task yet")
+    """The first task that answers with such an adapter."""
+    kinds = (kind for kind in Task.kinds.values() if issubclass(kind, Task))
+    tasks = (kind.of_published(task_type, UNKNOWN_DATA) for kind in kinds)
+    reason = f"it is for {task_type}, and peftkit has no such task yet"
+    return next(filter(None, tasks), None) or _NoTask(reason=reason)
 
 
 def complete_from_base(
