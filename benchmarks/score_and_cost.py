@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from peftkit.experiments.comparing.comparison import Row, read_comparison
 from peftkit.reports.plots import ACCENT, GRID, INK, SECOND, SOFT, STYLE, svg
@@ -19,7 +20,7 @@ TABLE = HERE / "peft_vs_full" / "banking77_pooled"
 TARGET = HERE.parent / "docs" / "pictures" / "score_and_cost.svg"
 NAMES = {
     "full": "full fine-tuning", "lora": "LoRA", "houlsby": "bottleneck adapters",
-    "frozen_probe": "frozen probe",
+    "frozen_probe": "frozen probe (1 min)",
 }  # fmt: skip
 MARKS = {
     "full": (SOFT, "s"),
@@ -45,23 +46,31 @@ def main() -> None:
             _draw(axes, [(row, cost(row)) for row in rows if row.score is not None])
             axes.set_xlabel(title)
         panels[0].set_ylabel("accuracy, official test split")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False)
+        figure.legend(handles=_legend(), loc="upper center", ncols=len(NAMES), frameon=False)
         TARGET.write_text(svg(figure, in_page=False), encoding="utf-8")
 
 
 def _draw(axes: Any, points: list[tuple[Row, float | None]]) -> None:
-    """Score with its 95 % interval against a cost that starts at 0; a probe takes no training."""
+    """Scores with 95 % intervals against a cost from 0; a row without the cost is a line."""
     for row, cost in points:
         low, high = row.interval
-        (colour, marker), x = MARKS[row.name], cost or 0.0
-        axes.plot([x, x], [low, high], color=colour, linewidth=1.4)
-        axes.plot(
-            [x], [row.score], marker=marker, color=colour, linestyle="", label=NAMES[row.name]
-        )
-    axes.set_xlim(left=-0.02 * max(cost or 0 for _, cost in points))
+        colour, marker = MARKS[row.name]
+        if cost is None:
+            axes.axhline(row.score, color=colour, linewidth=1.2, linestyle="--")
+            continue
+        axes.plot([cost, cost], [low, high], color=colour, linewidth=1.4)
+        axes.plot([cost], [row.score], marker=marker, color=colour, linestyle="")
+    axes.set_xlim(left=0)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def _legend() -> list[Line2D]:
+    """One entry for each row."""
+    return [
+        Line2D([], [], color=colour, marker=marker, linestyle="", label=NAMES[name])
+        for name, (colour, marker) in MARKS.items()
+    ]
 
 
 if __name__ == "__main__":

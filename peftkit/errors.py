@@ -108,6 +108,8 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """`did you mean `x`?`, or an empty string if nothing is close."""
     folded = {candidate.casefold(): candidate for candidate in candidates}
     close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
+    if not close and len(name) > 1:  # `f1` for `macro_f1`
+        close = [candidate for candidate in folded if name.casefold() in candidate.split("_")]
     return f"did you mean `{folded[close[0]]}`?" if close else ""
 
 

@@ -44,6 +44,10 @@ def no_such_option(name: str, options: Collection[str]) -> Problem:
     """
     owner, _, last = name.rpartition(".")
     siblings = [o.rpartition(".")[2] for o in options if owner and o.rpartition(".")[0] == owner]
+    if fields := [o for o in options if o.startswith(f"{name}.")]:
+        first = ", ".join(f"`{field}`" for field in sorted(fields)[:2])
+        hint = f"its fields have options, such as {first}; change `{name[2:]}=` in the script"
+        return Problem(f"there is no option `{name}`", hint)
     if not siblings:
         return Problem(f"there is no option `{name}`", did_you_mean(name, options))
     guess = did_you_mean(last, siblings).replace("mean `", f"mean `{owner}.")

@@ -32,7 +32,9 @@ def new_command(options: argparse.Namespace, overrides: Overrides) -> None:
         )
     refuse_shadowing(file)
     if file.exists():
-        raise OutputError(f"`{file}` exists already, and nothing is overwritten")
+        raise OutputError(
+            f"`{file}` exists already, and nothing is overwritten", "give another NAME"
+        )
     task = _find_task(options.task) if options.task else None
     if options.data:
         draft = recipe_for_data(options.data, task, overrides)

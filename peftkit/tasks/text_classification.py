@@ -117,7 +117,11 @@ class TextClassification(Task):
             raise RecipeError(
                 f"the task classifies {quoted(wanted)}, and the input has "
                 f"{quoted(filled) or 'neither'}",
-                "give `--text-pair` too" if len(wanted) > 1 else "leave `--text-pair` out",
+                "give `--text-pair` too"
+                if len(wanted) > 1
+                else "leave `--text-pair` out"
+                if "text_pair" in filled
+                else f"give {quoted(wanted)}",
             )
         return dict(values)
 
