@@ -46,7 +46,7 @@ class Piece:
 
 
 class Task(OpenPart):
-    """A recipe's task. A subclass may be in any module; records name it as `module:Class`."""
+    """The base class of tasks. A subclass may be in any module; records name it `module:Class`."""
 
     renamed_hooks: ClassVar[Mapping[str, str]] = {
         "reads": "`Examples.read_at`, which `encode` sets (`one_output` for one of each example)",

@@ -16,7 +16,7 @@ MANY_SINGLE = 0.3
 """A note is written only if more than `MANY_UNKNOWN` of the tokens are unknown, or more than
 `MANY_SINGLE` of the texts are a single token."""
 ENOUGH = 5
-"""A note is written only if more than this number of texts are concerned."""
+"""A note is written only if more than this number of texts are a single token."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def read_conversation(
 ) -> dict[str, object] | str:
     """Reads a row. Returns its `messages` or `text`; `unread`, the message keys and columns that
     peftkit does not read; and `overruled`, the columns whose system message differs from the
-    conversation's own. Returns a string that says what is malformed if anything is.
+    conversation's own. If the row is malformed, returns a string that says how.
 
     Args:
         layout: what `Conversations.layout` returns for the table.

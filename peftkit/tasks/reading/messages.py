@@ -75,7 +75,7 @@ def _is_message(value: Any) -> bool:
 
 def read_messages(value: Any, column: str = "messages") -> list[Message] | str:
     """Reads a list of messages, trims white space around system messages and answers, and checks
-    the order of turns. Returns a string that says what is malformed if anything is.
+    the order of turns. If something is malformed, returns a string that says what.
     """
     read = read_turns(value, column)
     if isinstance(read, str):
@@ -105,8 +105,8 @@ def read_turns(value: Any, column: str) -> list[Message] | str:
 
 def read_system(value: Any, column: str) -> list[Message] | str:
     """Reads a system message from the value of a column (a text, its parts, or a message). Returns
-    a list with the message, an empty list if there is none, or a string that says what is
-    malformed.
+    a list with the message, an empty list if there is none, or, if the value is malformed, a string
+    that says how.
 
     Raises:
         RepeatedName: a message in a JSON text has the same key twice.

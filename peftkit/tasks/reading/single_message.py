@@ -92,7 +92,7 @@ def flag_of(value: Any) -> bool | None:
 
 
 def read_message(item: Any) -> Message | str:
-    """Reads a message; returns a string that says what is malformed if anything is."""
+    """Reads a message; if it is malformed, returns a string that says how."""
     if not isinstance(item, Mapping):
         return f"a message is {type(item).__name__}, not an object"
     names = {key: item[key] for key in ROLE if not is_empty(item.get(key))}

@@ -12,12 +12,12 @@ from peftkit.tasks.offers import Fit, Offer, Reading
 from peftkit.tasks.reading.word_checks import wrong_labels, wrong_words
 
 FITTING = 0.9
-"""Share of the rows in which words and labels must fit; a few rows may be malformed."""
+"""Least share of the rows that must have a label for each word; the others may be malformed."""
 
 
 def readings(table: Table) -> Iterator[Reading]:
-    """Yields each column of word lists with each column of label lists of the same lengths; no
-    other task reads such lists.
+    """Yields pairs of columns: lists of words, and lists of as many labels. No other task reads
+    such lists.
     """
     columns = inspect_columns(table)
     lists = [column for column in columns.values() if column.looks == "lists"]
@@ -29,8 +29,8 @@ def readings(table: Table) -> Iterator[Reading]:
 
 
 def _are_labelled(words: Column, labels: Column) -> bool:
-    """Whether `FITTING` of the rows have a label for each word, with fewer labels than words in
-    all.
+    """Whether `FITTING` of the rows have a label for each word, and the column has fewer different
+    labels than different words.
     """
     rows = list(zip(words.values, labels.values, strict=True))
     fit = [(of_row, tags) for of_row, tags in rows if _is_labelled(of_row, tags)]

@@ -25,8 +25,8 @@ LANGUAGES: Final = (
 
 
 def readings(table: Table) -> Iterator[Reading]:
-    """Yields text columns with usual names; else each two columns named by languages, in both
-    directions; else the only two text columns.
+    """Yields two text columns with usual names; else each pair of columns named after languages, in
+    both directions; else the two text columns of a table that has no others.
     """
     columns = inspect_columns(table)
     texts = [name for name, column in columns.items() if column.looks == "text"]
