@@ -27,7 +27,7 @@ def ngram_counts(expected: Sequence[str], written: Sequence[str]) -> Floats:
 
 
 def chrf(sums: Floats) -> Floats:
-    """F from 0 to 1, (...,), from sums of `ngram_counts`, (..., 18); computed by sacrebleu."""
+    """F score from 0 to 1, (...,), from sums of `ngram_counts`, (..., 18), as in sacrebleu."""
     compute: Callable[[Any], float] = CHRF()._compute_f_score  # accepts fractional sums
     scores = [compute(row) / 100 for row in sums.reshape(-1, sums.shape[-1])]
     return np.array(scores).reshape(sums.shape[:-1])

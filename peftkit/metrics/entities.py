@@ -55,7 +55,7 @@ def entity_counts(
 
 
 def entity_f1(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """F, (...,), from sums of `entity_counts`, (..., 3); 0 if there are no entities."""
+    """F score, (...,), from sums of `entity_counts`, (..., 3); 0 if there are no entities."""
     right, predicted, expected = np.moveaxis(sums, -1, 0)
     total = predicted + expected
     f: npt.NDArray[np.float64] = np.zeros(total.shape)
