@@ -102,7 +102,7 @@ class Engine:
         return self if trunk is None else replace(self.in_layout("packed"), trunk=trunk)
 
     def in_all_processes(self) -> Engine:
-        """A copy of the engine that combines the gradients of all processes."""
+        """A copy of the engine that adds up the gradients of all processes."""
         return replace(self, parallel=self.accelerator.prepare(_Loss(self.model, self.loss)))
 
     def batch(self, examples: Examples, indices: Sequence[int]) -> Batch:

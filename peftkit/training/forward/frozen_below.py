@@ -1,4 +1,4 @@
-"""Finds the modules below the lowest trained one."""
+"""Finds the modules that finish before the first trained tensor is used."""
 
 from __future__ import annotations
 
