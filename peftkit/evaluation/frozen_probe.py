@@ -68,7 +68,7 @@ def fit_probe(parts: Sequence[Part], task: Task, head: Head, metric: str) -> Fro
     rows, and scores the test rows once.
 
     Args:
-        parts: a part of the training, of the validation and of the test split.
+        parts: the parts of the training, validation and test split, in this order.
         metric: name of the score that chooses the strength.
     """
     from threadpoolctl import threadpool_limits
