@@ -1,1 +1,1 @@
-"""Scores of outputs, of written answers, of a frozen base, and of retention."""
+"""Scores a model's outputs and written answers, the frozen probe, and retention."""

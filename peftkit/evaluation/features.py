@@ -1,7 +1,7 @@
-"""The frozen base's features: the input of the head's linear layers.
+"""Reads the frozen base's features: the input of the head's linear layers.
 
-Those layers are random before training, so the features are what the last one would read without
-the others. They are read with these layers left out, or while a split is scored.
+The head's linear layers are random before training, so the features are the input of the first one.
+They are read from a model without these layers, or collected while a split is scored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from peftkit.training.progress import Pace, Say, silent
 
 Floats = npt.NDArray[np.float32]
 SAME = 1e-4
-"""Largest difference, relative to the features' scale, at which both ways count as equal."""
+"""Largest difference, relative to the largest feature, at which the features that both ways read
+count as equal."""
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,18 @@ class FrozenBase:
     """An untrained model with its head, and the engine that runs it."""
 
     head: tuple[str, ...]
-    """Names of the modules that the task trains above the base."""
+    """Names of the modules of the head, which the task trains."""
     engine: Engine
     say: Say = silent
-    """Called with lines on the progress of reading, if that takes long."""
+    """Prints lines on the progress of reading, if reading takes long."""
 
     @property
     def model(self) -> Any:
-        """The model itself, in evaluation mode while it is read."""
+        """The model; it is in evaluation mode while features are read."""
         return self.engine.model
 
     def linear_layers(self) -> list[tuple[str, nn.Linear]]:
-        """The linear layers of the head, by name, in the order of their definition."""
+        """(name, layer) of each linear layer of the head, in the order of definition."""
         return [
             (name, module)
             for name, module in self.model.named_modules()
@@ -53,7 +54,9 @@ class FrozenBase:
 
 
 def read_features(base: FrozenBase, examples: Examples) -> Floats:
-    """(examples, d), in the order of the examples; every process reads its share of the batches."""
+    """Reads features, (examples, d), in the order of the examples; each process runs its share of
+    the batches.
+    """
     pace, parts = Pace(base.say, "frozen probe", len(examples)), []
     with headless(base) as engine, torch.inference_mode(), engine.accelerator.autocast():
         for indices in engine.own_batches(examples):
@@ -64,7 +67,9 @@ def read_features(base: FrozenBase, examples: Examples) -> Floats:
 
 @contextlib.contextmanager
 def headless(base: FrozenBase) -> Iterator[Engine]:
-    """Inside, identities replace the head's linear layers; yields an engine of that model."""
+    """Replaces the head's linear layers by identities inside the block; yields an engine for the
+    changed model.
+    """
     model = base.model
     places = []
     for name, module in base.linear_layers():
@@ -81,7 +86,7 @@ def headless(base: FrozenBase) -> Iterator[Engine]:
 
 
 def _outputs(engine: Engine, examples: Examples, indices: tuple[int, ...]) -> Tensor:
-    """(batch, classes or d), the outputs of one batch."""
+    """The outputs of one batch: logits (batch, classes), or features (batch, d)."""
     return torch.cat([part for _, part in engine.outputs(engine.batch(examples, indices))])
 
 
@@ -105,7 +110,7 @@ class CollectedFeatures:
     """(batch, d) of each batch, on the CPU."""
 
     def features(self) -> Floats | None:
-        """(examples, d); None if a batch of any process has no features."""
+        """The features, (examples, d); None if they are missing for a batch of any process."""
         sizes = [len(indices) for indices in self.base.engine.own_batches(self.examples)]
         complete = [[len(part) for part in self.parts] == sizes]
         if self.base.engine.accelerator.num_processes > 1:
@@ -117,10 +122,10 @@ class CollectedFeatures:
 
 @contextlib.contextmanager
 def collect_features(base: FrozenBase, examples: Examples) -> Iterator[CollectedFeatures]:
-    """Inside, each forward pass also collects features; the logits stay the same.
+    """Makes each forward pass inside the block also collect features; the logits stay the same.
 
-    The head's first linear layer appends its input to its output, the other layers pass that part
-    on unchanged, and the end of the head cuts it off the logits.
+    The head's first linear layer appends its input to its output, the other layers pass the
+    appended part on unchanged, and after the head it is cut off the logits.
     """
     seen, inside = CollectedFeatures(base, examples), [False]
     layers = [layer for _, layer in base.linear_layers()]
@@ -144,7 +149,7 @@ def collect_features(base: FrozenBase, examples: Examples) -> Iterator[Collected
         features = carried.pop()
         if inside[0]:
             return torch.cat([out, features.to(out.dtype)], dim=-1)
-        # for a packed row, the layer runs once more, on the places that are read
+        # for a packed row, the layer runs again, on the places that are read
         seen.parts[-1] = features.cpu()
         return out
 
@@ -161,7 +166,7 @@ def collect_features(base: FrozenBase, examples: Examples) -> Iterator[Collected
 
 @dataclass(frozen=True)
 class FeatureWays:
-    """Which ways to read features work for an architecture."""
+    """The ways to read features that work for an architecture."""
 
     failed: str = ""
     """Why features cannot be read at all; empty if they can."""
@@ -170,7 +175,7 @@ class FeatureWays:
 
 
 def try_features(base: FrozenBase, examples: Examples) -> FeatureWays:
-    """Tries both ways on the shortest example, in every process."""
+    """Tries both ways to read features on the shortest example, in every process."""
     shortest = min(range(len(examples)), key=examples.cost)
     one = examples.chosen([shortest])
     base.model.eval()
@@ -180,15 +185,15 @@ def try_features(base: FrozenBase, examples: Examples) -> FeatureWays:
                 alone = _outputs(engine, one, (0,))
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # a head that is no plain sequence of layers
+        except Exception as error:  # the head is not a plain sequence of layers
             reason = f"{type(error).__name__}: {first_line(error)}"
             return FeatureWays(f"the head cannot be left out: {reason}")
         plain = _outputs(base.engine, one, (0,))
         try:
             with collect_features(base, one) as seen:
                 logits = _outputs(base.engine, one, (0,))
-        except (RuntimeError, IndexError):  # a norm between the layers takes no other width, or
-            return FeatureWays()  # there is no linear layer
+        except (RuntimeError, IndexError):  # a norm in the head has a fixed width, or the head
+            return FeatureWays()  # has no linear layer
     collected, alone = seen.parts[-1], alone.cpu()
     if collected.shape != alone.shape or not torch.equal(plain, logits):
         return FeatureWays()

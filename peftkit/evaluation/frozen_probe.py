@@ -1,8 +1,8 @@
 """The frozen probe: a logistic regression on the untrained base's features.
 
-    p = softmax(C f(x))         f frozen; C chosen on the validation rows among seven strengths
+    p = softmax(W f(x))         f frozen; L2 penalty on W chosen on validation among seven strengths
 
-A fine-tuned model that scores below the probe of its own base costs more and gives less (the probe:
+A fine-tuned model is worth its cost only if it scores above this probe of its base (linear probes:
 Alain & Bengio 2016, arXiv:1610.01644).
 """
 
@@ -24,19 +24,19 @@ from peftkit.tasks.score import Score
 from peftkit.tasks.task import Task
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
-"""Inverse strengths of the L2 penalty on features of mean norm 1."""
+"""Inverse strengths of the L2 penalty, for features scaled to a mean norm of 1."""
 ITERATIONS = 500
-"""Estimate of the solver's iterations over all strengths: 200 to 450 on MiniLM's features of 500 to
-6,000 rows with 2 to 77 labels."""
+"""Estimate of the solver's iterations over all strengths. Measured: 200 to 450 with MiniLM's
+features of 500 to 6,000 rows and 2 to 77 labels."""
 UNSEEN = -100.0
-"""Log-probability of a label that no training row has."""
+"""Log-probability that the probe gives to a label that no training row has."""
 ROW = "frozen probe"
 """The probe's name in tables of scores."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A split, or part of it, with its features."""
+    """The examples of a split, or some of them, with their features."""
 
     features: Floats
     """(examples, d)."""
@@ -45,28 +45,31 @@ class Part:
 
 @dataclass(frozen=True)
 class FrozenProbe:
-    """A fitted regression, judged on the test rows."""
+    """A fitted regression and its score on the test rows."""
 
     regularization: float
     tried: list[dict[str, float]]
-    """`regularization` and `value`, the validation score, of each strength."""
+    """For each strength, `regularization` and the validation score as `value`."""
     score: Score
     num_parameters: int
 
 
 def has_probe(encoded: Encoded) -> bool:
-    """Whether a logistic regression can take the head's place: of one label for each example."""
+    """Whether the task gives each example one label, so that a logistic regression can replace the
+    head.
+    """
     head, targets = encoded.head, encoded.train.targets
     of_labels = targets.ndim == 1 and np.issubdtype(targets.dtype, np.integer)
     return of_labels and head.output == "pooled" and len(head.labels) > 1
 
 
 def fit_probe(parts: Sequence[Part], task: Task, head: Head, metric: str) -> FrozenProbe:
-    """Fits on the training rows, chooses by the validation rows, scores the test rows once.
+    """Fits the probe on the training rows for each strength, chooses the strength on the validation
+    rows, and scores the test rows once.
 
     Args:
-        parts: of the training, validation and test split.
-        metric: the score that chooses the strength.
+        parts: the parts of the training, validation and test split, in this order.
+        metric: name of the score that chooses the strength.
     """
     from threadpoolctl import threadpool_limits
 
@@ -74,13 +77,13 @@ def fit_probe(parts: Sequence[Part], task: Task, head: Head, metric: str) -> Fro
     train, validation, test = (replace(part, features=part.features / scale) for part in parts)
     best: tuple[tuple[float, float], float, Any] | None = None
     tried = []
-    with threadpool_limits(limits=1):  # more threads would spin beside torch's
+    with threadpool_limits(limits=1):  # more threads would compete with torch's
         regressions = [(strength, _fit(train, strength)) for strength in STRENGTHS]
     for strength, fitted in regressions:
         metrics = _score(fitted, validation, task, head).metrics
         value = metrics[metric]
         tried.append({"regularization": strength, "value": value})
-        goodness = (task.metric(metric).goodness(value), -metrics["loss"])  # as in runs
+        goodness = (task.metric(metric).goodness(value), -metrics["loss"])  # as in `Best`
         if best is None or goodness > best[0]:
             best = (goodness, strength, fitted)
     assert best is not None
@@ -90,13 +93,13 @@ def fit_probe(parts: Sequence[Part], task: Task, head: Head, metric: str) -> Fro
 
 
 def _fit(part: Part, strength: float) -> Any:
-    """scikit-learn's regression, fitted."""
+    """Fits scikit-learn's logistic regression."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     weights = part.examples.weights
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # near the end is good enough
+        warnings.simplefilter("ignore", ConvergenceWarning)  # almost converged is enough
         return LogisticRegression(C=strength, max_iter=2000).fit(
             part.features,
             targets_of(part.examples),
@@ -105,18 +108,18 @@ def _fit(part: Part, strength: float) -> Any:
 
 
 def targets_of(examples: Examples) -> npt.NDArray[np.int64]:
-    """(examples,), indices of the labels."""
+    """(examples,), the label index of each example."""
     return examples.targets
 
 
 def _score(fitted: Any, part: Part, task: Task, head: Head) -> Score:
-    """The task's score of the regression, with the mean loss among the metrics."""
+    """Scores the regression with the task's metrics and with the mean loss."""
     outputs = np.full((len(part.features), len(head.labels)), UNSEEN, np.float32)
     least = np.exp(UNSEEN, dtype=np.float64)
     outputs[:, fitted.classes_] = np.log(np.maximum(fitted.predict_proba(part.features), least))
     score = task.metrics(outputs, part.examples, head, Decision())
     if losses := score.parts.get("loss"):
         loss = float(task.metric("loss").statistic(losses.table.sum(axis=0)))
-    else:  # a user's own task
+    else:  # a custom task without parts for the loss
         loss = -float(outputs[np.arange(len(outputs)), targets_of(part.examples)].mean())
     return replace(score, metrics={**score.metrics, "loss": loss})

@@ -1,4 +1,4 @@
-"""The first lines of a run's report if a baseline without fine-tuning is as good."""
+"""The first lines of a run's report, if a baseline without fine-tuning is as good as the model."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Interval = tuple[float, float]
 
 
 def headline_metric(metric: str, scores: Iterable[str]) -> str:
-    """The score to report first: the one that chose the best weights; if that was the loss, the
-    first of the scores.
+    """Name of the score to report first: the metric that chose the best weights; if it is the loss,
+    the task's first score.
     """
     return next(iter(scores)) if metric == "loss" else metric
 
@@ -32,11 +32,13 @@ def lead(
     encoded: Encoded,
     task: Task,
 ) -> list[str]:
-    """Sentences on the baselines that the trained model does not beat by more than chance.
+    """Names the baselines that the trained model does not beat by more than chance, a sentence for
+    each.
 
     Args:
-        metric: see `headline_metric`.
-        baselines: scores on the test split by name.
+        metric: the score to report first, from `headline_metric`.
+        after: the trained model's score on the test split.
+        baselines: name of a baseline -> its scores on the test split.
     """
     sentences = []
     guess = baselines.get("majority", {}).get(metric)
@@ -48,7 +50,7 @@ def lead(
 
 
 def _against_guess(metric: str, after: Score, guess: float, label: str) -> str:
-    """Compares by the interval of the trained model's score over the test rows."""
+    """Compares the guess with the bootstrap interval of the trained model's score."""
     value = after.metrics[metric]
     low, high = after.intervals.get(metric, (value, value))
     if low > guess:
@@ -66,7 +68,7 @@ def _against_guess(metric: str, after: Score, guess: float, label: str) -> str:
 
 
 def _against_probe(metric: str, after: Score, probe: Score, rows: str, task: Task) -> str:
-    """Compares by the paired bootstrap over the test rows."""
+    """Compares the trained model with the probe, by a paired bootstrap over the test rows."""
     comparable = [name for name in (metric, "accuracy", *after.parts)
                   if name in after.parts and name in probe.parts]  # fmt: skip
     if not comparable:
@@ -87,7 +89,9 @@ def _against_probe(metric: str, after: Score, probe: Score, rows: str, task: Tas
 
 
 def difference_interval(ours: Parts, others: Parts, metric: Metric) -> Interval:
-    """Interval of the first score's lead over the second, on the same rows."""
+    """Bootstrap interval of the difference between two models' scores, ours minus theirs, on the
+    same rows.
+    """
     return paired_interval(ours.table, others.table, metric.statistic)
 
 

@@ -1,4 +1,4 @@
-"""The frozen probe of a run, on as many rows as a tenth of the run's work allows."""
+"""Fits the frozen probe of a run, on as many rows as a tenth of the run's work allows."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from peftkit.recipe import Recipe
 from peftkit.wording import plural
 
 MOST_ROWS = 5000
-"""Most training rows that are used."""
+"""Most training rows that the probe uses."""
 SHARE = 0.1
-"""Most work of the probe, as a share of the run's."""
+"""The most work that the probe may take, as a share of the run's work."""
 FREE = 1e11
-"""Multiplications that the probe of any run may take: about a second on two cores of a CPU, where
-even the shortest run takes ten."""
+"""Number of multiplications that the probe may take in any run: about a second on two CPU cores, on
+which the shortest run takes ten seconds."""
 LEAST_PER_LABEL = 5
-"""Training rows per label, on average, below which a regression says little about the base; a
-smaller split is taken whole."""
+"""Fewest training rows per label, on average: with fewer, a regression says little about the base.
+A split that has fewer is used whole."""
 
 
 @dataclass(frozen=True)
 class ProbeOfRun:
-    """The frozen probe of a run, or why there is none."""
+    """The frozen probe of a run, or the reason why there is none."""
 
     left_out: str = ""
-    """Why there is no probe; empty where there is one."""
+    """Why there is no probe; empty if there is one."""
     fitted: FrozenProbe | None = None
     rows: int = 0
-    """Number of training rows in the fit."""
+    """Number of training rows that the probe is fitted on."""
     num_train: int = 0
-    """Number of all training rows."""
+    """Number of training rows of the run."""
 
 
 def probe_of_run(
@@ -46,12 +46,13 @@ def probe_of_run(
     planned: float,
     num_parameters: int,
 ) -> ProbeOfRun:
-    """Fits the probe on rows drawn by the seed, stratified by label; or says why not.
+    """Fits the probe on rows drawn with the recipe's seed, stratified by label; if it cannot,
+    returns the reason.
 
     Args:
         test: features of the test split, if scoring collected them.
-        planned: tokens of all forward passes of the run, as `planning.forward_tokens` counts.
-        num_parameters: of the base, embeddings aside.
+        planned: tokens of all forward passes of the run, as `planning.forward_tokens` counts them.
+        num_parameters: number of the base's parameters without embeddings.
     """
     num_train = len(encoded.train)
     work = _work(base, encoded, test is not None, num_parameters)
@@ -80,27 +81,27 @@ def probe_of_run(
 
 @dataclass(frozen=True)
 class _Work:
-    """The probe's work in multiplications, from counts alone, so that a recipe gives the same rows
-    each time.
+    """The probe's work in multiplications. It is computed, not measured, so that a recipe always
+    draws the same rows.
     """
 
     by_rows: float
-    """Work of all training and validation rows."""
+    """Work for all training and validation rows."""
     fixed: float
-    """Work of the test rows."""
+    """Work for the test rows; 0 if their features are known."""
 
     def of(self, share: float) -> float:
-        """The work of a share of the rows."""
+        """The work if only a share of the training and validation rows is used."""
         return self.fixed + share * self.by_rows
 
     def share_within(self, allowed: float) -> float:
-        """The largest share of the rows within the allowed work, at most 1."""
+        """The largest share of the training and validation rows that the allowed work permits."""
         return max(0.0, min(1.0, (allowed - self.fixed) / self.by_rows))
 
 
 def _work(base: FrozenBase, encoded: Encoded, test_is_read: bool, num_parameters: int) -> _Work:
-    """The probe's work: a token costs the base's parameters; an iteration of the solver two
-    multiplications for each row, feature and label.
+    """Computes the probe's work: `num_parameters` multiplications for each token, and for each
+    iteration of the solver two for each row, feature and label.
     """
     train, labels = encoded.train, len(encoded.head.labels)
     tokens = train.num_tokens + encoded.validation.num_tokens
@@ -113,7 +114,9 @@ def _work(base: FrozenBase, encoded: Encoded, test_is_read: bool, num_parameters
 
 
 def draw(examples: Examples, count: int, seed: int) -> Sequence[int]:
-    """Indices of at most `count` examples, sorted and stratified; one of each label if they fit."""
+    """Draws at most `count` examples, stratified by label, with one of each label if possible;
+    returns their indices, sorted.
+    """
     targets = targets_of(examples)
     if count >= len(targets):
         return range(len(targets))

@@ -1,9 +1,9 @@
-"""Retention: what a language model keeps of its general ability, as its loss on general text.
+"""Retention: how much general ability a language model keeps, measured by its loss on other text.
 
     loss = - 1/N sum log p(token | all before it)      nats per token, of N tokens
 
-The texts are unrelated to the task. A loss on them above the base's is what training has cost
-elsewhere.
+The texts are unrelated to the task. If the loss rises above the base's loss, training has cost
+general ability.
 """
 
 from __future__ import annotations
@@ -31,33 +31,35 @@ REVIEWS = f"{PREFIX}movie-reviews"
 MICRO_BATCH_TOKENS = 4096
 """Most tokens, padding included, per forward pass."""
 DRAWN_FROM = ("test", "validation", "all", "train")
-"""Splits of a source; the first one that it has is read."""
+"""Names of splits; the first one that the source has is read."""
 
 
 class Retention(Part):
     """General text on which the loss of a causal language model is measured."""
 
     path: str = Field(default=REVIEWS, min_length=1)
-    """As in a recipe's data: a .csv, .tsv, .json, .jsonl or .parquet file, a folder or a Hub data
-    set (its test split, if it has one), or `packaged:NAME`."""
+    """The texts: a .csv, .tsv, .json, .jsonl or .parquet file, a folder or a Hub data set (its test
+    split, if it has one), or `packaged:NAME`."""
     text: str = Field(default="text", min_length=1)
     """Column with the text."""
     subset: str = ""
-    """As in a recipe's data; if empty, `imdb` (long reviews) for `packaged:movie-reviews`."""
+    """Subset of the data set, as in a recipe's data. For `packaged:movie-reviews`, empty means
+    `imdb` (long reviews)."""
     max_rows: int = Field(default=64, ge=1)
-    """Use only so many texts, drawn by a hash of their content, whatever the order of the file."""
+    """Most texts to use, drawn by a hash of their content; their order in the file does not
+    matter."""
     max_length: int = Field(default=256, ge=2)
-    """Tokens of a text that count, from its beginning; the base may read fewer."""
+    """Most tokens of a text to use, from its beginning; the base may allow less."""
 
 
 def load_texts(retention: Retention) -> list[str]:
-    """The texts of a source, each once; rows without a text are skipped.
+    """Reads the texts of a source without duplicates; skips rows without a text.
 
     Raises:
         DataError: the source is missing or cannot be read, or no row has a text.
-        MissingPackageError: a `packaged:` data set whose package is not installed.
+        MissingPackageError: the package of a `packaged:` data set is not installed.
     """
-    from peftkit.data.splits import clean_rows  # it needs numpy
+    from peftkit.data.splits import clean_rows  # imports numpy
 
     subset = retention.subset or ("imdb" if retention.path == REVIEWS else "")
     data = Conversations(
@@ -65,7 +67,7 @@ def load_texts(retention: Retention) -> list[str]:
         subset=subset,
         text=retention.text,
         max_rows=retention.max_rows,
-        malformed="skip",  # corpora have empty lines
+        malformed="skip",  # general corpora contain empty lines
     )
     tables = read_source(data)
     table = next(tables[name] for name in DRAWN_FROM if name in tables)
@@ -86,12 +88,12 @@ def text_loss(
     max_length: int,
     accelerator: Accelerator,
 ) -> float:
-    """Mean negative log-likelihood of texts in nats per token. Of each text's first `max_length`
-    tokens, its end token included, all but the first are counted.
+    """Mean negative log-likelihood of texts, in nats per token. It counts each text's first
+    `max_length` tokens, end token included, except the very first.
 
     Args:
         model: a causal language model, with or without an adapter.
-        tokenizer: from `open_base`, with the longest text that the base reads.
+        tokenizer: from `open_base`; its `model_max_length` is the most that the base reads.
 
     Raises:
         DataError: no text has two tokens.
@@ -112,7 +114,7 @@ def text_loss(
         model,
         LANGUAGE_MODEL,
         CrossEntropy(),
-        tokenizer.pad_token_id or 0,  # padding is not read
+        tokenizer.pad_token_id or 0,  # any id: outputs at padding are not read
         MICRO_BATCH_TOKENS,
         accelerator,
     )

@@ -1,4 +1,4 @@
-"""Runs a model over a split and computes the task's score."""
+"""Runs a model on a split and computes the task's score."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from peftkit.training.forward.collating import Batch
 from peftkit.training.forward.engine import Engine
 
 REHEARSED = 8
-"""Number of examples that are scored before there are weights."""
+"""Number of examples that `rehearsed_score` scores."""
 Keep = Callable[[Tensor, Tensor], Tensor]
-"""(outputs, targets) -> what is kept of them, (outputs, ...)."""
+"""(outputs, targets) -> the numbers to keep for each output, (outputs, ...)."""
 
 
 def evaluate(
@@ -34,10 +34,11 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     decision: Decision | None = None,
 ) -> Score:
-    """The task's score of a model on a split, with `loss` among the metrics if it can be computed.
+    """Scores a model on a split with the task's metrics, and with `loss` if it can be computed.
 
     Args:
-        decision: the task's numbers for answers; none by default.
+        decision: the numbers that turn outputs into answers, as `Task.decide` fitted them; none by
+            default.
 
     Raises:
         TrainingError: the model outputs NaN or infinity.
@@ -48,10 +49,10 @@ def evaluate(
 
 
 def rehearsed_score(task: Task, examples: Examples, head: Head) -> Score:
-    """The task's score of all-zero outputs of a few examples, before there are weights: shows which
-    metrics it has, and which of them have parts.
+    """Scores all-zero outputs for a few examples, before the base is loaded, to find out which
+    metrics the task computes and which of them have parts.
     """
-    some = examples  # windows of a row stay together
+    some = examples  # a row's windows stay together, so all examples are used
     if examples.row_of is None:
         some = examples.chosen(range(min(REHEARSED, len(examples))))
     classes = head.num_outputs or int(some.targets.max(initial=0)) + 1
@@ -66,11 +67,11 @@ def run_model(
     keep: Keep,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[npt.NDArray[np.float32], dict[str, float]]:
-    """What `keep` returns for the outputs that are read, (outputs, ...) in the examples' order; and
-    `loss`, the mean of the plain loss, which compares between recipes. It is missing if the loss
-    needs values from before training that are not known any more.
+    """Runs a model on examples. Returns what `keep` makes of the outputs that are read, (outputs,
+    ...) in the examples' order, and `loss`, the mean of the plain loss, by which recipes are
+    compared. `loss` is missing if it needs values from before training that are no longer known.
 
-    Every process runs its share of the batches and gets all outputs.
+    Every process runs its share of the batches, and gets the results of all.
 
     Args:
         progress: called with the number of examples that all processes have run since the last
@@ -82,7 +83,7 @@ def run_model(
     loss = engine.loss.plain()
     if loss.needs_start_values and START_VALUES not in examples.columns:
         return keep_outputs(engine, examples, keep, progress), {}
-    sums = torch.zeros(2, dtype=torch.float64)  # of losses, of what they are divided by
+    sums = torch.zeros(2, dtype=torch.float64)  # of the losses, and of their divisors
 
     def with_loss(batch: Batch, outputs: Iterator[tuple[slice, Tensor]]) -> list[Tensor]:
         kept, values = [], []
@@ -105,7 +106,7 @@ def keep_outputs(
     keep: Keep,
     progress: Callable[[int], None] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """As `run_model` without a loss, so that targets may be unknown."""
+    """Does the same as `run_model` without computing a loss, so that targets may be unknown."""
 
     def only(batch: Batch, outputs: Iterator[tuple[slice, Tensor]]) -> list[Tensor]:
         return [keep(raw.float(), batch.targets[part]).cpu() for part, raw in outputs]
@@ -114,8 +115,9 @@ def keep_outputs(
 
 
 def start_values(engine: Engine, examples: Examples) -> npt.NDArray[np.float32]:
-    """(outputs,), the model's loss of each output now; for losses that compare with the model
-    before training.
+    """(outputs,), the loss value of each output before training, for losses that compare with it.
+
+    Call it right after injection.
     """
     loss = engine.loss.plain()
 
@@ -131,7 +133,7 @@ def _run(
     keep: Callable[[Batch, Iterator[tuple[slice, Tensor]]], list[Tensor]],
     progress: Callable[[int], None] | None,
 ) -> npt.NDArray[np.float32]:
-    """What is kept of all batches, (outputs, ...) in the examples' order."""
+    """What `keep` returns for the outputs of all batches, in the examples' order."""
     engine.model.eval()
     accelerator = engine.accelerator
     kept_of: list[tuple[int, Any]] = []
@@ -163,7 +165,9 @@ def _run(
 def _watch_finite(
     outputs: Iterator[tuple[slice, Tensor]], finite: list[Tensor]
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yields the same outputs; appends to `finite` whether all numbers of each are finite."""
+    """Yields the outputs unchanged; for each of them, appends to `finite` whether all its numbers
+    are finite.
+    """
     for part, raw in outputs:
         finite.append(torch.isfinite(raw).all(dim=-1).cpu())
         yield part, raw
@@ -172,6 +176,6 @@ def _watch_finite(
 def _split(
     outputs: Tensor, indices: tuple[int, ...], sizes: list[int]
 ) -> list[tuple[int, npt.NDArray[Any]]]:
-    """Splits the outputs of one batch by example, (outputs of the example, ...) each."""
+    """Splits the outputs of one batch by example: (index, the example's outputs) for each."""
     parts = np.split(outputs.numpy(), np.cumsum(sizes)[:-1])
     return list(zip(indices, parts, strict=True))

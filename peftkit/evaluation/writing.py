@@ -1,4 +1,4 @@
-"""Scores of the texts that a model writes, in addition to those of its outputs."""
+"""Scores the texts that a model writes, in addition to its outputs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from peftkit.wording import plural
 def with_text_scores(
     score: Score, task: Task, prompts: Sequence[Prompt], written: Sequence[str]
 ) -> Score:
-    """Adds the task's metrics of written texts to a score, with intervals and parts; leaves out
-    those that need more texts.
+    """Adds the task's metrics of written texts to a score, with intervals and parts. Leaves out
+    metrics that need more texts.
 
     Args:
         written: the model's text after each prompt.
@@ -39,11 +39,14 @@ def with_text_scores(
 
 
 def check_prompts(encoded: Encoded, task: Task, name: str) -> str:
-    """A note if fewer rows are answered than the recipe says; empty if not, or if the metric is not
-    one of written texts.
+    """For a metric of written texts, returns a note if fewer rows can be answered than the recipe
+    asks for; else an empty text.
+
+    Args:
+        name: the metric that chooses the best weights.
 
     Raises:
-        DataError: too few can be answered for a metric of written texts.
+        DataError: the metric needs more written answers than a split has rows to answer.
     """
     metric, writing = task.metric(name), task.writing
     if writing is None or not isinstance(metric, TextMetric):
@@ -66,11 +69,11 @@ def check_prompts(encoded: Encoded, task: Task, name: str) -> str:
 
 
 def written_scores(score: Score, task: Task) -> tuple[str, ...]:
-    """Names of the metrics of written texts that a score has."""
+    """Names of the metrics in a score that judge written texts."""
     names = task.writing.scores if task.writing else ()
     return tuple(name for name in names if name in score.metrics)
 
 
 def is_text_score(task: Task, metric: str) -> bool:
-    """Whether a metric scores written texts, so that every validation has to write."""
+    """Whether a metric scores written texts, so that the model must write at every validation."""
     return task.writing is not None and metric in task.writing.scores

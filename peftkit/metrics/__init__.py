@@ -1,1 +1,1 @@
-"""One metric, one file; bootstrap intervals."""
+"""The metrics, one in each file, and their bootstrap intervals."""

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: how far a score may be off by the luck of the test rows (Efron 1979)."""
+"""Bootstrap intervals: how much a score depends on which test rows were drawn (Efron 1979)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ RESAMPLES = 1000
 def paired_interval(
     ours: Floats, others: Floats, statistic: Callable[[Floats], Floats]
 ) -> tuple[float, float]:
-    """95 % percentile interval of a statistic of the first parts minus that of the second, over
-    rows that are resampled together.
+    """95 % percentile interval of the difference between two models' scores, ours minus theirs.
+    Both models' rows are resampled together.
 
     Args:
-        ours, others: (rows, k), of the same rows.
-        statistic: as for `sums_interval`.
+        ours, others: (rows, k), what each row adds to the score of one model; the same rows.
+        statistic: see `sums_interval`.
     """
     width = ours.shape[1]
     kinds, counts = np.unique(np.hstack([ours, others]), axis=0, return_counts=True)
@@ -32,12 +32,13 @@ def paired_interval(
 def sums_interval(
     parts: Floats, statistic: Callable[[Floats], Floats], counts: Counts | None = None
 ) -> tuple[float, float]:
-    """95 % percentile interval of a statistic of sums over rows, which are resampled.
+    """95 % percentile interval of a score that is computed from sums over rows; the rows are
+    resampled.
 
     Args:
-        parts: (rows, k).
-        statistic: of sums over rows, (resamples, k) to (resamples,).
-        counts: how many rows have each of the parts; 1 if not given.
+        parts: (rows, k), what each row adds to the sums.
+        statistic: computes the score: sums (resamples, k) -> (resamples,).
+        counts: number of equal rows that each entry of `parts` stands for; 1 if not given.
     """
     counts = np.ones(len(parts), np.int64) if counts is None else counts
     rows = int(counts.sum())

@@ -1,6 +1,7 @@
 """Character n-gram F-score of written texts (chrF; Popović 2015, aclanthology.org/W15-3049).
 
-F = 5 P R / (4 P + R)      P, R: n-grams of 1 to 6 characters, over all texts together
+F = 5 P R / (4 P + R)      P, R: precision and recall of n-grams of n characters over all texts,
+                           averaged over n = 1 to 6
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ Floats = npt.NDArray[np.float64]
 
 
 def ngram_counts(expected: Sequence[str], written: Sequence[str]) -> Floats:
-    """(texts, 18): n-grams of the written text, of the expected one, in both, for n = 1 to 6."""
+    """(texts, 18): for each n from 1 to 6, the number of n-grams in the written text, in the
+    expected text, and in both.
+    """
     counts = CHRF()._extract_corpus_statistics(list(written), [list(expected)])
     return np.array(counts, np.float64)
 
 
 def chrf(sums: Floats) -> Floats:
-    """(..., 18) sums of counts -> (...,) F, 0 to 1; as sacrebleu computes it."""
-    compute: Callable[[Any], float] = CHRF()._compute_f_score  # sums need not be whole
+    """F score from 0 to 1, (...,), from sums of `ngram_counts`, (..., 18), as in sacrebleu."""
+    compute: Callable[[Any], float] = CHRF()._compute_f_score  # accepts fractional sums
     scores = [compute(row) / 100 for row in sums.reshape(-1, sums.shape[-1])]
     return np.array(scores).reshape(sums.shape[:-1])
 

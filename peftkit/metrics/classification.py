@@ -17,10 +17,10 @@ Floats = npt.NDArray[np.float64]
 
 
 class Classification(EvaluateMetric):
-    """Accuracy, F1 and what they are made of, for class indices below `num_labels`.
+    """Accuracy, F1 and the counts behind them, for class indices below `num_labels`.
 
-    `compute(predictions=, references=)` gives `accuracy`, `macro_f1` (over the labels that the
-    references or predictions have), `weighted_f1`, `per_class` (precision, recall, f1, support
+    `compute(predictions=, references=)` returns `accuracy`, `macro_f1` (over the labels that occur
+    in the references or predictions), `weighted_f1`, `per_class` (precision, recall, F1, support
     for every label) and `confusion_matrix` (expected in rows, predicted in columns).
     """
 
@@ -47,7 +47,7 @@ class ClassificationScores:
     """Expected in rows, predicted in columns."""
 
     def metrics(self) -> dict[str, float]:
-        """The numbers by name."""
+        """Accuracy, macro F1 and weighted F1 by name."""
         return {
             "accuracy": self.accuracy,
             "macro_f1": self.macro_f1,
@@ -58,9 +58,9 @@ class ClassificationScores:
 def classification_scores(
     predictions: Any, references: Any, num_labels: int
 ) -> ClassificationScores:
-    """Computes the same as `Classification`, without the table that `evaluate` copies first."""
+    """Computes the same scores as `Classification`, without copying the data for `evaluate`."""
     labels = list(range(num_labels))
-    with warnings.catch_warnings():  # of labels that are never predicted: their precision is 0
+    with warnings.catch_warnings():  # labels never predicted: precision 0
         warnings.simplefilter("ignore")
         per_class = precision_recall_fscore_support(
             references, predictions, labels=labels, zero_division=0
@@ -82,15 +82,15 @@ def classification_scores(
 def label_counts(
     expected: Counts, predicted: Counts, num_labels: int
 ) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """What each example adds to the F1 of each label. Examples with the same expected and predicted
-    label are one group.
+    """Counts what an example adds to each label's F1. Examples with the same expected and the same
+    predicted label form a group.
 
     Args:
         expected, predicted: (examples,), indices of labels.
 
     Returns:
-        (groups, 3 labels): whether each label is right, whether it is predicted, whether it is
-            expected; and (examples,), the group of each.
+        (groups, 3 * labels), 0 or 1: whether each label is right, then whether each is predicted,
+            then whether each is expected; and (examples,), the index of each example's group.
     """
     pairs, group_of = np.unique(expected * num_labels + predicted, return_inverse=True)
     counts, groups = np.zeros((len(pairs), 3, num_labels)), np.arange(len(pairs))
@@ -101,8 +101,10 @@ def label_counts(
 
 
 def macro_f1(sums: Floats) -> Floats:
-    """Mean of the labels' F1, over labels that occur, expected or predicted (as scikit-learn):
-    (..., 3 labels) sums of `label_counts` -> (...,).
+    """Mean F1 of the labels that are expected or predicted somewhere, as in scikit-learn.
+
+    Args:
+        sums: (..., 3 * labels), sums of `label_counts`; the result has the shape (...,).
     """
     right, predicted, expected = _by_label(sums)
     occurring = predicted + expected
@@ -115,7 +117,11 @@ def macro_f1(sums: Floats) -> Floats:
 
 
 def weighted_f1(sums: Floats) -> Floats:
-    """Mean of the labels' F1, weighted by how often each is expected; as `macro_f1`."""
+    """Mean F1 of the labels, weighted by how often each label is expected.
+
+    Args:
+        sums: (..., 3 * labels), sums of `label_counts`; the result has the shape (...,).
+    """
     right, predicted, expected = _by_label(sums)
     occurring = predicted + expected
     f = np.divide(2 * right, occurring, out=np.zeros_like(right), where=occurring > 0)
@@ -124,9 +130,9 @@ def weighted_f1(sums: Floats) -> Floats:
 
 
 STATISTICS = {"macro_f1": macro_f1, "weighted_f1": weighted_f1}
-"""Metric -> its statistic of sums of `label_counts`."""
+"""Name of a metric -> the function that computes it from sums of `label_counts`."""
 
 
 def _by_label(sums: Floats) -> Floats:
-    """(..., 3 labels) -> (3, ..., labels): right, predicted, expected."""
+    """Splits sums (..., 3 * labels) into right, predicted and expected: (3, ..., labels)."""
     return np.moveaxis(sums.reshape(*sums.shape[:-1], 3, -1), -2, 0)

@@ -2,7 +2,7 @@
 
 precision = right / predicted     recall = right / expected     F = 2 right / (predicted + expected)
 
-An entity is right if its first word, its last word and its type are.
+An entity is right if its first word, its last word and its type are all right.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 OUTSIDE = "O"
 PREFIXES = "BISUEL"
-"""Begin, inside; in other schemes also single or unit, end or last."""
+"""Begin and inside; in other schemes also single or unit, and end or last."""
 
 
 def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
-    """(first word, word after the last, type) of each entity, in IOB, IOB2, IOBES or BILOU. `B-X`,
-    `S-X` and `U-X` begin one, and so does any tag after another type; `E-X`, `L-X`, `S-X` and `U-X`
-    end one. A tag without such a prefix is the type of a run of equal tags.
+    """Finds the entities in tags (IOB, IOB2, IOBES or BILOU): (index of the first word, index after
+    the last word, type). `B-X`, `S-X` and `U-X` begin an entity, and so does a change of type;
+    `E-X`, `L-X`, `S-X` and `U-X` end one. A run of equal tags without a prefix is one entity.
     """
     spans, start, kind, ended = set(), 0, "", False
     for place, tag in enumerate((*tags, OUTSIDE)):
@@ -34,7 +34,9 @@ def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
 
 
 def split_tag(tag: str) -> tuple[str, str]:
-    """Prefix and type; a tag without a known prefix is a type as a whole, and `O` has none."""
+    """Splits a tag into prefix and type. Without a known prefix, the whole tag is the type; the
+    type of `O` is empty.
+    """
     prefix, dash, kind = tag.partition("-")
     if dash and len(prefix) == 1 and prefix in PREFIXES:
         return prefix, kind
@@ -44,7 +46,7 @@ def split_tag(tag: str) -> tuple[str, str]:
 def entity_counts(
     expected: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
 ) -> npt.NDArray[np.float64]:
-    """(rows, 3): right, predicted and expected entities of each row."""
+    """(rows, 3): number of right, of predicted and of expected entities in each row."""
     rows = []
     for tags, predicted_tags in zip(expected, predicted, strict=True):
         true, guesses = entities(tags), entities(predicted_tags)
@@ -53,7 +55,7 @@ def entity_counts(
 
 
 def entity_f1(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(..., 3) sums of counts -> (...,) F; 0 where there are no entities."""
+    """F score, (...,), from sums of `entity_counts`, (..., 3); 0 if there are no entities."""
     right, predicted, expected = np.moveaxis(sums, -1, 0)
     total = predicted + expected
     f: npt.NDArray[np.float64] = np.zeros(total.shape)

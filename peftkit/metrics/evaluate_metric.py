@@ -1,4 +1,4 @@
-"""The base class of peftkit's metrics of `evaluate`, which ask nothing of the Hub."""
+"""The base class of metrics for the `evaluate` library that work without the Hub."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import evaluate
 
 
 class EvaluateMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
-    """Compares `predictions` with `references`, one value each; subclasses set its `kind`."""
+    """Compares `predictions` with `references`, one value of type `kind` for each example."""
 
     kind: ClassVar[str]
-    """Type of a value, as `datasets` names it."""
+    """Type of a value, by the names of the `datasets` library."""
 
     def __init__(self) -> None:
         super().__init__(keep_in_memory=True)

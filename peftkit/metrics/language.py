@@ -12,21 +12,21 @@ from peftkit.metrics.bootstrap import sums_interval
 Floats = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
 MOST = 100.0
-"""Mean loss from which on perplexity grows no more, so that it stays finite."""
+"""Mean loss is cut to this before perplexity is computed, so that perplexity stays finite."""
 
 
 def language_scores(
     losses: Floats, right: Floats, sizes: Sequence[int]
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]], Floats64]:
-    """`perplexity` and `token_accuracy`; their 95 % bootstrap intervals over examples; and their
-    parts, (examples, 3): sums of losses and of right tokens, and number of tokens.
+    """Computes `perplexity` and `token_accuracy`, their 95 % bootstrap intervals over examples, and
+    (examples, 3): each example's sum of losses, number of right tokens, and number of tokens.
 
     perplexity = exp(mean loss of a token)
 
     Args:
-        losses: (tokens,), negative log-likelihood in nats, example after example.
-        right: (tokens,), 1 where the token was the likeliest one.
-        sizes: tokens of each example.
+        losses: (tokens,), negative log-likelihood in nats; the tokens of example 0 come first.
+        right: (tokens,), 1 if the token was the most likely one.
+        sizes: number of tokens of each example.
     """
     starts = np.cumsum([0, *sizes[:-1]])
     rows = np.stack(  # (rows, 3): loss, right and tokens of each row
@@ -43,12 +43,12 @@ def language_scores(
 
 
 def _perplexity(sums: Floats64) -> Floats64:
-    """(..., 3) sums of loss, right and tokens -> (...,)."""
+    """Perplexity, (...,), from sums of losses, right tokens and tokens, (..., 3)."""
     perplexity: Floats64 = np.exp(np.minimum(sums[..., 0] / sums[..., 2], MOST))
     return perplexity
 
 
 def _token_accuracy(sums: Floats64) -> Floats64:
-    """As `_perplexity`."""
+    """Token accuracy, (...,), from sums of losses, right tokens and tokens, (..., 3)."""
     accuracy: Floats64 = sums[..., 1] / sums[..., 2]
     return accuracy

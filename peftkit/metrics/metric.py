@@ -1,4 +1,4 @@
-"""A metric as a value: its name, and whether higher is better."""
+"""A metric as a value: its name, its direction, and how it is computed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def mean(sums: Floats) -> Floats:
-    """(..., 2) sums of values and of their weights -> (...,) means."""
+    """Means, (...,), from sums of weighted values and of weights, (..., 2)."""
     means: Floats = sums[..., 0] / sums[..., 1]
     return means
 
@@ -26,20 +26,20 @@ class Metric:
     name: str
     higher_is_better: bool = True
     statistic: Callable[[Any], Any] = field(default=mean, compare=False)
-    """The score from sums over rows of what each adds to it: (..., k) -> (...,)."""
+    """Computes the score from sums over rows: (..., k) -> (...,)."""
 
     @property
     def title(self) -> str:
-        """The name as it is written in text."""
+        """The name with spaces, for messages."""
         return self.name.replace("_", " ")
 
     @property
     def direction(self) -> str:
-        """`higher` or `lower`: the values that are better."""
+        """`higher` or `lower`, whichever is better."""
         return "higher" if self.higher_is_better else "lower"
 
     def goodness(self, value: float) -> float:
-        """The value, negated if lower is better: more of it is always better."""
+        """The value, negated if lower is better, so that a greater goodness is always better."""
         return value if self.higher_is_better else -value
 
     def better(self, a: float, b: float) -> bool:
@@ -47,15 +47,15 @@ class Metric:
         return self.goodness(a) > self.goodness(b)
 
     def best(self, values: Iterable[float]) -> float:
-        """The best value; the first of equal ones."""
+        """The best of the values."""
         return max(values, key=self.goodness)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextMetric(Metric):
-    """A score of written texts beside the expected ones."""
+    """A score that compares written texts with the expected ones."""
 
     parts: Callable[[Sequence[str], Sequence[str]], Floats] = field(compare=False)
-    """(expected, written) texts -> (texts, k), what each adds to the score."""
+    """(expected texts, written texts) -> (texts, k), what each text adds to the sums."""
     least: int = 1
-    """Fewest texts with which the score means something; it is not computed for fewer."""
+    """Fewest texts for a meaningful score; it is not computed for fewer."""

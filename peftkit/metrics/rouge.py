@@ -1,6 +1,7 @@
-"""How much of a written answer is in the expected one (ROUGE-L; Lin 2004).
+"""ROUGE-L: overlap of a written answer with the expected one (Lin 2004).
 
-F = 2 P R / (P + R)      P, R: longest common subsequence, of the answer's and of the expected words
+F = 2 P R / (P + R)      P, R: longest common subsequence as a share of the written words (P) and of
+                         the expected words (R)
 """
 
 from __future__ import annotations
@@ -15,21 +16,24 @@ from rouge_score.rouge_scorer import RougeScorer
 from peftkit.metrics.metric import TextMetric
 
 UNSPACED = (("\u3005", "\u3007"), ("\u3040", "\u30ff"), ("\u3400", "\u9fff"), ("\uf900", "\ufaff"))
-"""Characters of Chinese and Japanese, which have no spaces: each counts as a word."""
+"""Ranges of Chinese and Japanese characters. They are written without spaces, so that each counts
+as a word."""
 
 
 def longest_common_f(expected: Sequence[str], written: Sequence[str]) -> npt.NDArray[np.float64]:
-    """(texts, 2): F of each text, 0 to 1, and its weight, 1."""
+    """(texts, 2): F of each text, from 0 to 1, and the text's weight, 1."""
     scorer = RougeScorer(["rougeL"], tokenizer=_Words())
     pairs = zip(expected, written, strict=True)
     return np.array([(scorer.score(*pair)["rougeL"].fmeasure, 1.0) for pair in pairs], np.float64)
 
 
 class _Words:
-    """Replaces rouge-score's own tokenizer, which drops all that is not English."""
+    """Replaces rouge-score's own tokenizer, which drops all characters but English letters and
+    digits.
+    """
 
     def tokenize(self, text: str) -> list[str]:
-        """Words in lower case, whatever their script."""
+        """Splits a text of any script into casefolded words."""
         words = [""]
         for character in text.casefold():
             if any(first <= character <= last for first, last in UNSPACED):
@@ -42,4 +46,4 @@ class _Words:
 
 
 ROUGE_L = TextMetric("rouge_l", parts=longest_common_f, least=20)
-"""The mean over texts."""
+"""The mean ROUGE-L F over texts."""

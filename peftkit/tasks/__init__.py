@@ -1,1 +1,1 @@
-"""One task, one file. `task.py` is the contract."""
+"""The tasks, one in each file; `task.py` defines what a task must provide."""

@@ -1,4 +1,4 @@
-"""The answer for a row, and the numbers fitted on validation rows that answers depend on."""
+"""The answers for rows, and the numbers, fitted on validation rows, that answers depend on."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Decision:
-    """Numbers that turn outputs into answers, by name; none for most tasks."""
+    """Named numbers that turn outputs into answers, such as thresholds; most tasks have none."""
 
     numbers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         plain = {name: tuple(map(float, values)) for name, values in self.numbers.items()}
-        object.__setattr__(self, "numbers", plain)  # numpy numbers are not JSON
+        object.__setattr__(self, "numbers", plain)  # JSON takes no numpy numbers
         for name, values in plain.items():
             if not all(map(math.isfinite, values)):
                 raise TrainingError(

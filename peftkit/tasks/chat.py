@@ -1,4 +1,4 @@
-"""Chat: learns the assistant's turns of conversations, or all of a plain text.
+"""Chat: the model learns the assistant's turns of conversations, or plain texts as a whole.
 
     loss = - sum log p(token | all before it)    over the tokens of answers and their end tokens
 
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
     from peftkit.tasks.task import Outputs
 
 LEAST_PROMPT = 8
-"""Tokens of a prompt that must fit beside the longest answer."""
+"""The base must read at least this many tokens of a prompt besides the longest answer."""
 
 
 class Chat(Task):
-    """Answers in conversations, written by a causal language model."""
+    """The task of answering in conversations with a causal language model."""
 
     task_type: ClassVar[str] = "CAUSAL_LM"
     goes_on: ClassVar[bool] = True
@@ -56,23 +56,23 @@ class Chat(Task):
 
     data: Conversations
     """The conversations. White space around system messages and the assistant's turns is
-    stripped."""
+    removed."""
     system: str = ""
-    """System message for conversations that have none; empty to add none. If all training
-    conversations have the same one, the run records it and the trained model answers with it."""
+    """System message to add to conversations without one; empty to add none. If all training
+    conversations have the same system message, the run records it for answering."""
     max_length: int = Field(default=1024, ge=8)
-    """Tokens per conversation; the base may allow less."""
+    """Most tokens of a conversation; the base may allow less."""
     over_long: Literal["cut_end", "drop_turns", "drop"] = "cut_end"
-    """What to do with longer ones: cut them at the end, drop their oldest turns until they fit, or
-    drop the rows. Plain text is split into pieces instead."""
+    """What to do with conversations of more than `max_length` tokens: cut them at the end, drop
+    their oldest turns until they fit, or drop the rows. Plain text is split into pieces instead."""
     samples: int = Field(default=3, ge=0)
     """Number of test conversations whose first question the model answers before and after
-    training; 20 or more are scored by ROUGE-L."""
+    training; if there are 20 or more, ROUGE-L scores the answers."""
     validation_samples: int = Field(default=50, ge=1)
     """Number of validation conversations whose first question the model answers at each
-    validation, if `training.metric` is `rouge_l`; `split_seed` fixes which."""
+    validation, if `training.metric` is `rouge_l`; `split_seed` selects them."""
     generation: Generation = Generation()
-    """How answers are written: for these samples, in `peftkit chat` and in `peftkit predict`."""
+    """How the model writes its answers in samples, `peftkit chat` and `peftkit predict`."""
 
     @property
     def writing(self) -> Writing | None:
@@ -150,8 +150,8 @@ class Chat(Task):
         return f"{self.stratum(row)}\x1f{text_key(content)}"
 
     def group(self, row: Row) -> str:
-        """The first question: conversations that begin with the same one stay in one split, since
-        one may be the beginning of the other.
+        """A key of the first question. Conversations with the same first question stay in one
+        split, because one may be the beginning of another.
         """
         if self.data.text:
             return ""
@@ -272,7 +272,7 @@ class Chat(Task):
         )
 
     def reduce_outputs(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """(outputs, 2): loss of each token, and 1 where it was the likeliest."""
+        """(outputs, 2): the loss of each expected token, and 1 if it was the most likely one."""
         from peftkit.tasks.losses import loss_and_hit
 
         return loss_and_hit(outputs, targets)
@@ -283,7 +283,7 @@ class Chat(Task):
         return token_score(kept, examples)
 
     def _talks(self, rows: Sequence[Row]) -> list[tuple[Row, list[Message]]]:
-        """The rows with their messages; those without a system message get the recipe's."""
+        """Each row with its messages; a conversation without a system message gets the recipe's."""
         talks = []
         for row in rows:
             messages: list[Message] = row.values["messages"]
@@ -293,5 +293,5 @@ class Chat(Task):
         return talks
 
     def _room(self, tokenizer: Any) -> int:
-        """Most tokens of a prompt that leave room for an answer."""
+        """The most tokens that a prompt may have so that an answer fits after it."""
         return int(tokenizer.model_max_length) - self.generation.max_new_tokens

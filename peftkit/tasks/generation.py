@@ -1,4 +1,4 @@
-"""A recipe's settings of how a trained model writes text."""
+"""A recipe's settings for generating text with the trained model."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from peftkit.parts.part import Part
 
 
 class Generation(Part):
-    """How text is written, by the names of transformers' `GenerationConfig`; greedy unless
-    `do_sample`.
+    """How the model writes text; the fields have the names of transformers' `GenerationConfig`.
+    Decoding is greedy unless `do_sample` is true.
     """
 
     max_new_tokens: int = Field(default=128, ge=1)
-    """Most tokens of an answer; it may end earlier by itself."""
+    """Most tokens of an answer; the model may end it earlier."""
     do_sample: bool = False
-    """Draw each token by its probability instead of taking the likeliest."""
+    """Draw each token by its probability instead of taking the most likely one."""
     temperature: float = Field(default=1.0, gt=0)
-    """Below 1 sharpens the probabilities, above 1 flattens them; for `do_sample`."""
+    """With `do_sample`: values below 1 sharpen the probabilities, values above 1 flatten them."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Draw from the likeliest tokens that together have this probability; for `do_sample`."""
+    """With `do_sample`: draw only from the most likely tokens that together have this
+    probability."""
     repetition_penalty: float = Field(default=1.0, ge=1)
-    """Divides the logits of tokens that occurred already (arXiv:1909.05858); 1 for none."""
+    """Factor that makes tokens which already occurred less likely (it divides their logits,
+    arXiv:1909.05858); 1 for no change."""
 
     def options(self) -> dict[str, object]:
         """The fields in effect, as keyword arguments of transformers' `generate`."""

@@ -1,4 +1,4 @@
-"""Losses as sums, so that micro-batches, accumulation and processes cannot change them.
+"""Losses as sums: splitting a step into micro-batches or processes does not change them.
 
 loss of a step = sum over its micro-batches of total(values) / count
 """
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from peftkit.data.encoded import Examples
 
 MANY = 4096
-"""Number of classes, such as a vocabulary, from which on `_CrossEntropies` saves time."""
+"""From this many classes on, such as a vocabulary, `_CrossEntropies` saves time."""
 
 
 class LossSettings(Protocol):
-    """The fields of a recipe's `training` that set the loss."""
+    """The fields of a recipe's `training` section that set the loss."""
 
     @property
     def label_smoothing(self) -> float:
-        """Share of the target's mass that is spread over all classes."""
+        """Share of the target's probability that is spread over all classes."""
 
 
 class BatchTargets(Protocol):
-    """The targets and weights of a batch's outputs, in their order."""
+    """The targets and weights of a batch, in the order of its outputs."""
 
     @property
     def targets(self) -> Tensor:
@@ -41,21 +41,21 @@ class BatchTargets(Protocol):
 
     @property
     def weights(self) -> Tensor:
-        """(outputs,) float32."""
+        """(outputs,) float32, weight of each output in the loss."""
 
 
 class Loss:
-    """What training minimizes: a sum, divided by a count of the whole optimizer step."""
+    """What training minimizes: a sum over an optimizer step, divided by a count of the step."""
 
     linear: ClassVar[bool] = True
     """Whether `total` is the weighted sum of the values."""
     needs_start_values: ClassVar[bool] = False
-    """Whether it compares with the model before training: the examples' column `start_values` then
-    has the value of each output right after injection."""
+    """Whether the loss compares with the model before training. If true, the examples' column
+    `start_values` has the loss value of each output right after injection."""
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss values: (outputs,) float32 for a `vocabulary`, each depending on its own output
-        alone; any shape for other heads.
+        """The loss values. For language models: (outputs,) float32, each of which depends only on
+        its own output; for other heads, any shape.
 
         Args:
             outputs: (outputs, classes or vocabulary), logits at the places that are read.
@@ -64,15 +64,17 @@ class Loss:
         raise NotImplementedError
 
     def total(self, values: Tensor, batch: BatchTargets) -> Tensor:
-        """A scalar sum over a batch. It may couple values within an example or unit, not across."""
+        """The sum over a batch, a scalar. It may combine values of one example or unit, but not of
+        several.
+        """
         return (values * batch.weights).sum()
 
     def count(self, examples: Examples, indices: Sequence[int]) -> float:
-        """The divisor of these examples' totals; it depends on the data alone."""
+        """The number that the examples' totals are divided by; it depends only on the data."""
         raise NotImplementedError
 
     def plain(self) -> Loss:
-        """The loss by which recipes are compared: without regularization."""
+        """The loss without regularization, by which recipes are compared."""
         return self
 
 
@@ -81,14 +83,14 @@ class CrossEntropy(Loss):
     """-log p_target, weighted; with label smoothing (Szegedy et al. 2016, arXiv:1512.00567)."""
 
     label_smoothing: float = 0.0
-    """Share of the target's mass that is spread over all classes."""
+    """Share of the target's probability that is spread over all classes."""
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """(outputs,); 0 where a target is `IGNORE_INDEX`."""
+        """The loss values, (outputs,); 0 where a target is `IGNORE_INDEX`."""
         return cross_entropies(outputs, targets, self.label_smoothing)
 
     def count(self, examples: Examples, indices: Sequence[int]) -> float:
-        """The weight of the supervised targets."""
+        """The sum of the weights of the supervised targets."""
         spans = [examples.outputs_of(index) for index in indices]
         known = np.concatenate([examples.targets[span] for span in spans]) != IGNORE_INDEX
         if examples.weights is None:
@@ -97,24 +99,24 @@ class CrossEntropy(Loss):
         return float((weights * torch.from_numpy(known)).sum())
 
     def plain(self) -> CrossEntropy:
-        """Without label smoothing."""
+        """The same loss without label smoothing."""
         return replace(self, label_smoothing=0.0)
 
 
 @dataclass(frozen=True)
 class ValueByValue(Loss):
-    """The weighted sum of another loss's values, without coupling, so that the examples of a unit
-    can be computed one by one and the gradient of each output compared.
+    """The weighted sum of another loss's values. It combines no values, so that the examples of a
+    unit can be run one by one and the gradients of single outputs compared.
     """
 
     loss: Loss
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The other loss's values."""
+        """The values of the wrapped loss."""
         return self.loss.values(outputs, targets)
 
     def count(self, examples: Examples, indices: Sequence[int]) -> float:
-        """The other loss's count."""
+        """The count of the wrapped loss."""
         return self.loss.count(examples, indices)
 
 
@@ -137,17 +139,17 @@ def cross_entropies(logits: Tensor, targets: Tensor, label_smoothing: float = 0.
 
 
 def loss_and_hit(outputs: Tensor, targets: Tensor) -> Tensor:
-    """(outputs, 2): the cross-entropy of each output, and 1 where its target was the likeliest."""
+    """(outputs, 2): the cross-entropy of each output, and 1 if its target was the most likely."""
     losses = F.cross_entropy(outputs, targets, reduction="none")
     return torch.stack((losses, (outputs.argmax(dim=-1) == targets).float()), dim=1)
 
 
 class _CrossEntropies(torch.autograd.Function):
-    """-log p_target, (n,). The gradient (p - onehot) overwrites the saved log p, so there is only
-    one backward pass; torch refuses a second.
+    """-log p_target, (n,). The gradient (p - onehot) overwrites the saved log p, so torch refuses a
+    second backward pass.
 
-    Torch's own function makes two more matrices of that size, which take an eighth of the time of
-    an output layer with 49,152 tokens (docs/log.md, 2026-11-26).
+    Torch's own function makes two more matrices of the logits' size, which take an eighth of the
+    time of an output layer with 49,152 tokens (docs/log.md, 2026-11-26).
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""How `peftkit new` recognizes a task's rows by their columns, and what base its recipe names."""
+"""How `peftkit new` recognizes a task's rows by their columns, and which base it proposes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 class Fit(IntEnum):
-    """How clearly a table is for a task. Only the readings with the best fit over all tasks count;
-    a single one is chosen, unless it is only possible.
+    """How clearly a table suits a task. Only the readings with the best fit over all tasks count;
+    if only one is left and it is better than `POSSIBLE`, `peftkit new` chooses it.
     """
 
     POSSIBLE = 0
     """The user must confirm it."""
     BY_VALUES = 1
-    """The values fit, whatever the columns are called."""
+    """The values fit; the column names do not matter."""
     BY_NAMES = 2
-    """The columns have names that are usual for the task."""
+    """The columns have usual names for the task."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Offer:
-    """What `peftkit new` knows of a task."""
+    """What `peftkit new` needs to know to offer a task."""
 
     reads: str
-    """What each row must hold, for a message: `a text and a label`."""
+    """What each row must hold, in words for a message: `a text and a label`."""
     readings: Callable[[Table], Iterable[Reading]]
-    """The ways for the task to read a table; none where it does not fit."""
+    """Returns the ways in which the task can read a table; none if the table does not fit."""
     base: str = ""
-    """A base that suits the task and that an installable package ships; empty if there is none."""
+    """A base for the task that an installable package contains; empty if there is none."""
     base_hint: str = ""
-    """Which base to choose, where `base` is empty."""
+    """Advice on which base to choose, if `base` is empty."""
     sample: Mapping[str, str] = field(default_factory=dict)
-    """Fields of `data` for a packaged data set; empty if there is none."""
+    """Fields of `data` that select a packaged data set as an example; empty if there is none."""

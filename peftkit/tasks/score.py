@@ -1,4 +1,4 @@
-"""The score of a model on a split: metrics, intervals, and what a receipt shows."""
+"""The score of a model on a split: metrics, their intervals, and tables for the receipt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer; the first of several is the one that the model was surest of."""
+    """A wrong answer. Lists of mistakes begin with the one that the model was most certain of."""
 
     row: int
     text: str
@@ -25,7 +25,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Counts of expected (rows) against predicted (columns), drawn by the receipt."""
+    """Counts of expected classes (rows) by predicted classes (columns), which the receipt draws."""
 
     title: str
     labels: tuple[str, ...]
@@ -34,7 +34,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """A table the receipt prints as it is; numbers are formatted there."""
+    """A table for the receipt, which formats its numbers."""
 
     title: str
     columns: tuple[str, ...]
@@ -43,25 +43,25 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class Parts:
-    """What each row adds to a score; `Metric.statistic` of the sums is the score."""
+    """What each row adds to a score: the score is `Metric.statistic` of the sums over rows."""
 
     columns: tuple[tuple[float, ...], ...]
-    """(k, rows), for a mean the values and their weights; (k, groups) where equal rows are
-    grouped."""
+    """(k, rows), or (k, groups) if equal rows are grouped; for a mean, values and weights (k =
+    2)."""
     group_of: tuple[int, ...] = ()
-    """(rows,), the group of each row; empty where rows are not grouped."""
+    """(rows,), the index of each row's group; empty if rows are not grouped."""
 
     @classmethod
     def of(
         cls, table: npt.NDArray[np.floating], group_of: npt.NDArray[np.int64] | None = None
     ) -> Parts:
-        """From (rows, k), or from (groups, k) and the group of each row."""
+        """Makes parts from a table (rows, k), or from a table (groups, k) and each row's group."""
         groups = () if group_of is None else tuple(map(int, group_of))
         return cls(tuple(tuple(map(float, column)) for column in table.T), groups)
 
     @property
     def table(self) -> npt.NDArray[np.float64]:
-        """(rows, k)."""
+        """What each row adds, (rows, k)."""
         import numpy as np
 
         table = np.array(self.columns, np.float64).T
@@ -74,9 +74,10 @@ class Score:
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
-    """95 % bootstrap interval over rows, for the metrics that have one."""
+    """Metric -> its 95 % bootstrap interval over rows; some metrics have none."""
     tables: tuple[ScoreTable, ...] = ()
     matrices: tuple[Matrix, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
     parts: dict[str, Parts] = field(default_factory=dict)
-    """For metrics that are sums over rows; two models are compared by them on the same rows."""
+    """Metric -> what each row adds to it, to compare two models on the same rows; only for metrics
+    that are computed from sums over rows."""

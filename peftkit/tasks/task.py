@@ -1,6 +1,6 @@
 """The contract of a task.
 
-A task turns rows into ragged examples, says which outputs of the model are read, and judges
+A task turns rows into ragged examples, says which of the model's outputs are read, and scores
 them. It never pads, batches, moves tensors to a device or touches a model's weights.
 """
 
@@ -39,14 +39,14 @@ LOWER_IS_BETTER = ("loss", "perplexity")
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an example in readable form."""
+    """A part of an example as readable text."""
 
     text: str
     supervised: bool = False
 
 
 class Task(OpenPart):
-    """A task of a recipe. Subclass it anywhere; its class is recorded as `module:Class`."""
+    """The base class of tasks. A subclass may be in any module; records name it `module:Class`."""
 
     renamed_hooks: ClassVar[Mapping[str, str]] = {
         "reads": "`Examples.read_at`, which `encode` sets (`one_output` for one of each example)",
@@ -57,16 +57,16 @@ class Task(OpenPart):
         "comparable": "`Score.parts`, which `metrics` gives",
     }
     task_type: ClassVar[str]
-    """PEFT's name of the kind of head, such as `SEQ_CLS`; methods name the kinds they support."""
+    """PEFT's name for the kind of head, such as `SEQ_CLS`; each method lists those it supports."""
     one_output: ClassVar[bool] = False
-    """Whether each example has one output, which classifiers on decoders find by the id of the
-    padding token."""
+    """Whether each example has one output. Classifiers on decoders find its place by the padding
+    token's id."""
     goes_on: ClassVar[bool] = False
     """Whether the trained model continues texts, so that its loss on general text can be
     measured."""
     scores: ClassVar[tuple[str, ...]]
-    """Names of the metrics; `metric` says which way each is better. The first one chooses the best
-    weights unless the recipe names another, or `loss`."""
+    """Names of the metrics; `metric` returns each as a value. The first one chooses the best
+    weights, unless the recipe names another one or `loss`."""
     offer: ClassVar[Offer | None] = None
     """How `peftkit new` recognizes the task's rows; None if it does not offer the task."""
     decides: ClassVar[bool] = False
@@ -74,13 +74,13 @@ class Task(OpenPart):
 
     @property
     def expected_head(self) -> Head:
-        """The head as far as it is known before rows are read."""
+        """The head, as far as it is known before rows are read."""
         from peftkit.data.head import Head
 
         return Head("", self.task_type)
 
     def metric(self, name: str) -> Metric:
-        """One of the metrics, or another score such as `loss`, by its name."""
+        """The metric, or other score such as `loss`, with this name."""
         return Metric(name, higher_is_better=name not in LOWER_IS_BETTER)
 
     @property
@@ -90,13 +90,13 @@ class Task(OpenPart):
 
     @property
     def known_scores(self) -> tuple[str, ...]:
-        """Names of everything that `training.metric` can choose the best weights by."""
+        """All values that `training.metric` may have."""
         written = self.writing.scores if self.writing else ()
         return tuple(dict.fromkeys((*self.scores, *written, "loss")))
 
     @property
     def command(self) -> Literal["predict", "chat"]:
-        """The command of `peftkit` that asks the trained model."""
+        """The `peftkit` command that gets answers from the trained model."""
         return "predict"
 
     @property
@@ -106,7 +106,7 @@ class Task(OpenPart):
 
     @property
     def columns(self) -> Mapping[str, str]:
-        """The task's name of a column -> the file's."""
+        """The task's name for a column -> the column's name in the file."""
         raise NotImplementedError
 
     @classmethod
@@ -120,7 +120,7 @@ class Task(OpenPart):
         return None
 
     def elsewhere(self, path: str, subset: str, max_rows: int | None) -> Self:
-        """The same task on the rows of another file with the same column names.
+        """A copy of the task that reads another file with the same column names.
 
         Raises:
             RecipeError: the task does not keep its source as `data`.
@@ -131,15 +131,15 @@ class Task(OpenPart):
         return self.with_(data=data)
 
     def tokens(self) -> tuple[str, ...]:
-        """Tokens to add to the base's vocabulary, such as markers; they are trained."""
+        """Tokens to add to the base's vocabulary, such as markers; their embeddings are trained."""
         return ()
 
     def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
-        """A row's values by the task's names; or, as a string, what is malformed."""
+        """The values of a row by the task's names, or a string that says what is malformed."""
         raise NotImplementedError
 
     def as_input(self, value: Any) -> dict[str, object]:
-        """A user's input, a text or more, as the values of a row.
+        """Turns a user's input, such as a text or a list of messages, into the values of a row.
 
         Raises:
             RecipeError: the task cannot answer it.
@@ -147,7 +147,7 @@ class Task(OpenPart):
         raise NotImplementedError
 
     def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
-        """As `read_row`, for a row to answer, with or without an answer.
+        """Does the same as `read_row` for a row to predict; the row needs no answer.
 
         Raises:
             DataError: the table lacks a column.
@@ -155,26 +155,26 @@ class Task(OpenPart):
         raise NotImplementedError
 
     def key(self, row: Row) -> str:
-        """A key, equal for rows that say the same: finds duplicates, conflicts and leaks."""
+        """A key, equal for rows with the same content; finds duplicates, conflicts and leaks."""
         raise NotImplementedError
 
     def group(self, row: Row) -> str:
-        """A key, equal for different rows that must be in one split; empty for none. A column that
-        the recipe names as `group` takes precedence.
+        """A key, equal for different rows that must be in the same split; empty for a row that may
+        be in any. A column that the recipe names as `group` takes precedence.
         """
         return ""
 
     def stratum(self, row: Row) -> str:
-        """The value that splits are stratified by, and on which rows with one key must agree."""
+        """The value that splits are stratified by; rows with equal keys must agree on it."""
         raise NotImplementedError
 
     @property
     def stratum_column(self) -> str:
-        """The column that `stratum` comes from; empty if there is none."""
+        """The column that `stratum` comes from; empty if there is no such column."""
         return ""
 
     def columns_read(self, table: Table) -> Collection[str]:
-        """The table's columns that the task reads; a note names others that hold text."""
+        """The columns of the table that the task reads; a note names unread columns with text."""
         return set(self.columns.values())
 
     def check_rows(self, rows: Sequence[Row]) -> None:
@@ -184,25 +184,25 @@ class Task(OpenPart):
         """Raises DataError if the task cannot be learned or scored on these splits."""
 
     def remarks(self, splits: Splits) -> Iterable[str]:
-        """Notes on what is suspicious in these rows."""
+        """Notes on anything suspicious in the rows."""
         return ()
 
     def remembering(self, splits: Splits) -> Self:
-        """The task for answering: with what all training rows have in common and a question does
-        not contain, such as a system prompt.
+        """A copy of the task for answering. It keeps what all training rows have in common and a
+        question lacks, such as a system prompt.
         """
         return self
 
     @property
     def system_prompt(self) -> str:
-        """The system prompt before each question to the trained model; empty if there is none."""
+        """The system prompt that precedes each question to the trained model; empty if none."""
         return ""
 
     def asked_with(self, system: str) -> Self:
-        """The task with another system prompt.
+        """A copy of the task with another system prompt.
 
         Raises:
-            RecipeError: it has none.
+            RecipeError: the task has no system prompt.
         """
         raise RecipeError(f"{self.kind()} has no system prompt", "leave `--system` out")
 
@@ -211,24 +211,24 @@ class Task(OpenPart):
         raise NotImplementedError
 
     def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:
-        """Encodes rows without answers, for prediction; classes are `IGNORE_INDEX`."""
+        """Encodes rows without answers, for prediction; class targets are `IGNORE_INDEX`."""
         raise NotImplementedError
 
     def show(
         self, example: int, examples: Examples, head: Head, tokenizer: Any
     ) -> tuple[Piece, ...]:
-        """One encoded example in readable form: its tokens, and which are supervised."""
+        """One encoded example as readable text, which marks the supervised parts."""
         raise NotImplementedError
 
     def loss(self, training: LossSettings | None = None) -> Loss:
-        """What training minimizes, with the recipe's settings; without settings, as for scoring."""
+        """The loss that training minimizes, with the recipe's settings; plain if none are given."""
         from peftkit.tasks.losses import CrossEntropy
 
         return CrossEntropy(training.label_smoothing if training else 0.0)
 
     def reduce_outputs(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """What `metrics`, `decide` and `answers` need of a batch's outputs, (outputs, ...): all of
-        it, unless that is too much to hold for a whole split.
+        """Reduces a batch's outputs to what `metrics`, `decide` and `answers` need: (outputs, ...).
+        By default it keeps them; override it if a whole split's outputs do not fit into memory.
 
         Args:
             outputs: (outputs, classes or vocabulary), float32.
@@ -237,22 +237,27 @@ class Task(OpenPart):
         return outputs
 
     def decide(self, kept: Outputs, examples: Examples, head: Head) -> Decision:
-        """The numbers that answers depend on besides the outputs, such as thresholds: fitted once,
-        on the validation split with the best weights, and used for the test split and for answers.
+        """Fits the numbers that answers depend on besides the outputs, such as thresholds. Called
+        once, on the validation split with the best weights; the test split and later answers use
+        the result.
         """
         return Decision()
 
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
-        """The score of what was kept of the outputs, (outputs, ...) in the examples' order."""
+        """The score of a split.
+
+        Args:
+            kept: what `reduce_outputs` kept, (outputs, ...) in the examples' order.
+        """
         raise NotImplementedError
 
     def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:
-        """Scores on the test split of guesses that need no training, by name."""
+        """Name of a guess that needs no training -> its scores on the test split."""
         return {}
 
     def prompt_code(self) -> str:
-        """Python lines for the model card that make `prompt`, the model's input, with a
-        `tokenizer`; called only for tasks that write.
+        """Python lines for the model card that use `tokenizer` to make `prompt`, the model's input;
+        called only for tasks that write.
         """
         raise NotImplementedError
 

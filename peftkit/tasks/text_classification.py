@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class TextClassification(Task):
-    """One label for each text, or pair of texts."""
+    """The task of choosing a label for each text, or for each pair of texts."""
 
     task_type: ClassVar[str] = "SEQ_CLS"
     one_output: ClassVar[bool] = True
@@ -49,14 +49,15 @@ class TextClassification(Task):
     data: Data
     """The labelled texts."""
     max_length: int = Field(default=512, ge=4)
-    """Tokens per example; longer ones are cut at the end and counted. The base may allow less."""
+    """Most tokens of an example; longer ones are cut at the end, and the record counts them. The
+    base may allow less."""
     pooling: Literal["head", "mean", "cls"] = "head"
-    """What the classifier reads: `head` is the classification head of the base's architecture;
-    `mean` the mean of the last hidden states over a text's tokens, which sentence-transformers were
-    trained for; `cls` that of its first token; these two through dropout and one linear layer."""
+    """The classifier. `head`: the classification head of the base's architecture; `mean`: dropout
+    and a linear layer on the mean of a text's last hidden states, for which sentence-transformers
+    were trained; `cls`: dropout and a linear layer on the first token's last hidden state."""
     class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = "none"
-    """Weight of each label in the loss, 1 where none is given; balanced is rows / (labels x rows of
-    the label)."""
+    """Weight of each label in the loss; labels without a weight get 1. `balanced` gives a label the
+    weight rows / (labels x rows of the label)."""
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
@@ -104,7 +105,7 @@ class TextClassification(Task):
         return read
 
     def _label(self, text: str) -> str:
-        """A label, or the name of one, in the form by which labels are compared."""
+        """The form of a label, or of a label's name, by which labels are compared."""
         return _folded(text, self.data.decimal) if self.data.fold_labels else text.strip()
 
     def as_input(self, value: Any) -> dict[str, object]:
@@ -253,7 +254,9 @@ class TextClassification(Task):
         return Head("AutoModel", self.task_type, labels, pooling=self.pooling)
 
     def _labels(self, splits: Splits) -> tuple[str, ...]:
-        """Names of the classes: as `label_names` orders them, else numbers first, then names."""
+        """Names of the classes: first those of `label_names` in their order, then the others,
+        numbers before names.
+        """
         present = set(map(self.stratum, splits.train))
         named = list(dict.fromkeys(map(self._label, self.data.label_names.values())))
         rest = sorted(present - set(named), key=number_first)
@@ -274,7 +277,7 @@ class TextClassification(Task):
         labels: tuple[str, ...],
         weights: dict[str, float] | None,
     ) -> Examples:
-        """Encodes the rows; targets are label indices, or ignored if there are no labels."""
+        """Encodes the rows; targets are indices of `labels`, or `IGNORE_INDEX` if it is empty."""
         import numpy as np
 
         from peftkit.data.encoded import IGNORE_INDEX, Examples

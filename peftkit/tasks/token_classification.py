@@ -1,7 +1,7 @@
 """Token classification: one label for each word of a text, such as the names in it.
 
-The first token of a word is read. A row that is longer than the model reads becomes several
-windows that overlap; a word in two of them is read in the one with more context around it.
+The label of a word is predicted at its first token. A row that is too long for the model is split
+into overlapping windows; a word in two windows is read in the one with more context around it.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ if TYPE_CHECKING:
 
 
 class TaggedWords(Source):
-    """Words with a label each."""
+    """A source of texts as lists of words, with a label for each word."""
 
     tokens: str = "tokens"
     """Column with a list of words."""
     labels: str = "labels"
     """Column with a list of their labels."""
     label_names: dict[str, str] = {}
-    """Label in the file -> its name, in the order of the classes; empty to use the file's own."""
+    """Label in the file -> name of the class, in the order of the classes; empty to use the file's
+    labels as names."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Labels(Answer):
 
 
 class TokenClassification(Task):
-    """One label for each word."""
+    """The task of choosing a label for each word."""
 
     task_type: ClassVar[str] = "TOKEN_CLS"
     offer = OFFER
@@ -71,9 +72,9 @@ class TokenClassification(Task):
     data: TaggedWords
     """The labelled words."""
     max_length: int = Field(default=512, ge=8)
-    """Tokens of a window; the base may allow less."""
+    """Most tokens of a window; the base may allow less."""
     overlap: int = Field(default=64, ge=0)
-    """Tokens that neighbouring windows of a row share, at most half a window."""
+    """Number of tokens that neighbouring windows of a row share, at most half a window."""
 
     @property
     def source(self) -> TaggedWords:
@@ -247,7 +248,9 @@ class TokenClassification(Task):
         return [Labels(tuple(head.labels[index] for index in row)) for row in rows]
 
     def _encode(self, rows: Sequence[Row], tokenizer: Any, labels: tuple[str, ...]) -> Examples:
-        """Encodes the rows as windows; targets are label indices, or ignored without labels."""
+        """Encodes the rows as windows; targets are indices of `labels`, or `IGNORE_INDEX` if it is
+        empty.
+        """
         from peftkit.data.encoded import IGNORE_INDEX
         from peftkit.tasks.encoding.token_windows import encode_windows
 

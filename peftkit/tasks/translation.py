@@ -1,4 +1,4 @@
-"""Translation by an encoder-decoder: the encoder reads a text, the decoder writes another.
+"""Translation with an encoder-decoder: the encoder reads a text, the decoder writes another.
 
     loss = - sum log p(token | the source, all tokens before it)     over the target's tokens
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Pairs(Source):
-    """Texts with their translations."""
+    """A source of texts and their translations."""
 
     text: str = "source"
     """Column with the text."""
@@ -46,7 +46,7 @@ class Pairs(Source):
 
 
 class Translation(Task):
-    """The translation of a text."""
+    """The task of translating a text."""
 
     task_type: ClassVar[str] = "SEQ_2_SEQ_LM"
     offer = OFFER
@@ -55,17 +55,18 @@ class Translation(Task):
     data: Pairs
     """The texts and their translations."""
     prefix: str = ""
-    """Put before each text, as the base was trained (`translate English to German: `)."""
+    """Instruction to put before each text, if the base was trained with one (`translate English to
+    German: `)."""
     max_length: int = Field(default=256, ge=4)
-    """Tokens of a text, and of its translation; longer ones are cut at the end and counted. The
-    base may allow less."""
+    """Most tokens of a text, and of its translation; longer ones are cut at the end, and the record
+    counts them. The base may allow less."""
     samples: int = Field(default=20, ge=0)
     """Number of test texts translated before and after training, and scored by chrF."""
     validation_samples: int = Field(default=50, ge=1)
     """Number of validation texts translated at each validation, if `training.metric` is `chrf`;
-    `split_seed` fixes which."""
+    `split_seed` selects them."""
     generation: Generation = Generation()
-    """How translations are written."""
+    """How the model writes translations."""
 
     @property
     def source(self) -> Pairs:
@@ -159,7 +160,7 @@ class Translation(Task):
         return Piece(f"{read}\n-> "), Piece(written, supervised=True)
 
     def reduce_outputs(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """(outputs, 2): loss of each token, and 1 where it was the likeliest."""
+        """(outputs, 2): the loss of each expected token, and 1 if it was the most likely one."""
         from peftkit.tasks.losses import loss_and_hit
 
         return loss_and_hit(outputs, targets)
@@ -175,7 +176,7 @@ class Translation(Task):
 
 
 def _prompts(examples: Examples, count: int) -> tuple[Prompt, ...]:
-    """Prompts from the first texts of a split."""
+    """Prompts from the first `count` texts of a split."""
     from peftkit.data.encoded import Prompt
 
     rows = zip(examples.rows[:count], examples.input_ids, strict=False)
@@ -185,7 +186,7 @@ def _prompts(examples: Examples, count: int) -> tuple[Prompt, ...]:
 
 
 def _wrong_text(value: Any, column: str) -> str:
-    """Why a value is no text; empty if it is one."""
+    """Says why a value is not a text; empty if it is one."""
     if not isinstance(value, str):
         return f"{column} is {type(value).__name__}, not text"
     return "" if value.strip() else f"empty {column}"

@@ -9,18 +9,18 @@ from peftkit.metrics.metric import Metric, TextMetric
 
 @dataclass(frozen=True)
 class Writing:
-    """How many texts are written before, during and after training, and their scores."""
+    """How many texts the model writes around and during training, and how they are scored."""
 
     scores: tuple[str, ...]
-    """Names of the metrics of written texts; `Task.metric` gives each as a `TextMetric`."""
+    """Names of the metrics of written texts; `Task.metric` returns a `TextMetric` for each."""
     samples: int
-    """Test rows that the model answers before and after training."""
+    """Number of test rows that the model answers before and after training."""
     validation_samples: int
-    """Validation rows that the model answers at each validation, if the recipe's metric is one of
-    `scores`."""
+    """Number of validation rows that the model answers at each validation, if the recipe's metric
+    is one of `scores`."""
 
     def refuses(self, metric: Metric) -> str | None:
-        """None, or why too few texts are written for a metric to choose the best weights."""
+        """Says why a metric cannot choose the best weights: too few texts; None if it can."""
         if not isinstance(metric, TextMetric):
             return None
         for name in ("samples", "validation_samples"):

@@ -1,4 +1,4 @@
-"""The loop's records of steps and validations, and the result of training."""
+"""Records of a run's steps and validations, and the result of training."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ class StepRecord:
     step: int
     epoch: int
     loss: float
-    """Mean over the step's targets."""
+    """Mean loss over the step's targets."""
     learning_rate: float
     gradient_norm: float
-    """Before clipping."""
+    """L2 norm of all gradients before clipping."""
 
 
 @dataclass(frozen=True)
 class ValidationRecord:
-    """One score on the validation split."""
+    """The scores of one validation."""
 
     step: int
     metrics: dict[str, float]
     seconds: float
-    """Training time up to here, without validations."""
+    """Training time until this validation, in seconds, without earlier validations."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The result of training, which run.json has too; the model itself holds the best weights. All
-    seconds are wall-clock.
+    """The result of training, as run.json records it; the best weights are in the model. All times
+    are wall-clock seconds.
     """
 
     best_step: int
     metric: str
-    """The validation score that chose the best step."""
+    """Name of the validation score that chose the best step."""
     best_value: float
     num_steps: int
     stopped: str
@@ -53,16 +53,16 @@ class TrainResult:
     history: tuple[StepRecord, ...]
     validations: tuple[ValidationRecord, ...]
     exit_code: int
-    """The exit code of the signal that interrupted training; else 0."""
+    """The exit code of the signal that interrupted training; 0 if none did."""
     validation_seconds: float
     """The part of `train_seconds` spent on scoring the validation split."""
     layout: Layout
     """Layout of the batches."""
     num_examples: int
     num_tokens: int
-    """Without padding, over all epochs."""
+    """Tokens without padding, over all epochs."""
     num_padded_tokens: int
-    """Tokens that the model read: with padding, and tokens that examples share once per row."""
+    """Tokens that the model read: with padding; tokens that examples share count once per row."""
     train_seconds: float
 
     @property
@@ -73,7 +73,7 @@ class TrainResult:
 
 @dataclass
 class Account:
-    """What the loop records as it goes."""
+    """The records that the training loop collects."""
 
     history: list[StepRecord] = field(default_factory=list)
     validations: list[ValidationRecord] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Account:
     padded: int = 0
     validation_seconds: float = 0.0
     exit_code: int = 0
-    """The exit code of a signal; 0 if none came."""
+    """The exit code of the signal that interrupted training; 0 if none came."""
 
     def record_pass(self, examples: Examples, step: Step, passed: StepPass) -> None:
         """Counts the examples and tokens of a step."""
@@ -91,8 +91,8 @@ class Account:
         self.padded += passed.num_padded_tokens
 
     def record_signal(self, code: int, best: Best, num_steps: int) -> str:
-        """Records a signal's exit code; returns where it came if no weights are validated yet, else
-        an empty text.
+        """Records a signal's exit code. Returns the step at which it came if no weights have been
+        validated yet; else an empty text.
         """
         self.exit_code = code
         step = f"at step {len(self.history):,} of {num_steps:,}"
@@ -101,11 +101,11 @@ class Account:
     def record_validation(
         self, step: int, metrics: dict[str, float], begun: float, started: float
     ) -> float:
-        """Records a validation; returns the mean training loss since the one before.
+        """Records a validation; returns the mean training loss since the previous validation.
 
         Args:
-            begun: when the validation began.
-            started: when training did.
+            begun: time at which the validation began.
+            started: time at which training began.
         """
         before = self.validations[-1].step if self.validations else 0
         trained = begun - started - self.validation_seconds
@@ -115,7 +115,11 @@ class Account:
         return sum(losses) / len(losses)
 
     def result(self, best: Best, seconds: float, engine: Engine) -> TrainResult:
-        """The result of training, after the best weights were restored."""
+        """Makes the result of training.
+
+        Args:
+            seconds: wall-clock time of training, validations included.
+        """
         assert best.value is not None
         padded = self.padded
         if engine.accelerator.num_processes > 1:

@@ -12,7 +12,9 @@ FEW_STEPS = 30
 
 
 def budget_notes(training: Training, num_examples: int) -> Iterator[str]:
-    """Notes on few optimizer steps, and on a single validation, with the fields to change."""
+    """Yields notes if there are few optimizer steps or a single validation, with the fields to
+    change.
+    """
     steps = number_of_steps(training, num_examples)
     per_epoch = -(-num_examples // training.batch_size)
     if steps < FEW_STEPS:

@@ -16,7 +16,9 @@ from peftkit.methods.method import trainable_parameters
 
 
 def frozen_digest(model: nn.Module) -> str:
-    """A digest of all parameters that are not trained; equal as long as none changes."""
+    """Computes a digest of all frozen parameters, which stays equal as long as none of them
+    changes.
+    """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -27,7 +29,7 @@ def frozen_digest(model: nn.Module) -> str:
 
 
 def check_frozen(model: nn.Module, expected: str) -> None:
-    """Raises TrainingError if a frozen parameter changed since injection."""
+    """Raises TrainingError if the frozen parameters no longer have the expected digest."""
     if frozen_digest(model) != expected:
         raise TrainingError(
             "frozen weights were changed during training",
@@ -36,8 +38,8 @@ def check_frozen(model: nn.Module, expected: str) -> None:
 
 
 def check_first_gradients(model: nn.Module, supervised: float) -> None:
-    """Raises TrainingError unless something is supervised and every trained tensor got a gradient,
-    not all of them zero.
+    """Raises TrainingError if nothing is supervised, if a trained tensor got no gradient, or if all
+    gradients are zero.
     """
     if supervised == 0:
         raise TrainingError("nothing in the first step is supervised; the loss is empty")
@@ -54,7 +56,7 @@ def check_first_gradients(model: nn.Module, supervised: float) -> None:
 
 
 def check_counted(count: float, step: int, indices: Sequence[int], examples: Examples) -> None:
-    """Raises TrainingError if a step supervises nothing."""
+    """Raises TrainingError if nothing in a step is supervised."""
     if count > 0:
         return
     rows = ", ".join(str(examples.row(index).number) for index in indices[:10])
@@ -81,6 +83,8 @@ def check_finite(
 
 
 def gradient_norm(optimizer: Any, limit: float) -> Tensor:
-    """L2 norm of all gradients; scales them down to `limit` if that is positive."""
+    """Returns the L2 norm of all gradients; if `limit` is positive, scales larger gradients down to
+    it.
+    """
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return nn.utils.clip_grad_norm_(trained, limit or math.inf)

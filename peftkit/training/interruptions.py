@@ -1,5 +1,5 @@
-"""Signals: the first Ctrl-C (SIGINT) or SIGTERM ends a run at the next safe place, a second one at
-once.
+"""Handles Ctrl-C (SIGINT) and SIGTERM: the first signal ends a run at the next safe place, a second
+one immediately.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ class Signals:
     """The signal that came inside `interruptible`."""
 
     code: int = 0
-    """Its exit code; 0 if none came."""
+    """Exit code of the signal; 0 if none came."""
     raising: bool = False
-    """Whether the next one raises KeyboardInterrupt or SystemExit at once."""
+    """Whether the next signal immediately raises KeyboardInterrupt or SystemExit."""
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, a signal ends the run at once, since nothing there can be left half done."""
+        """Lets a signal end the run immediately inside the block, which nothing can leave half
+        done.
+        """
         with self._raise(True):
             yield
 
@@ -46,15 +48,15 @@ class Signals:
 
 @contextlib.contextmanager
 def interruptible(interrupted: Callable[[int], str]) -> Iterator[Signals]:
-    """Inside, the first signal is only recorded, so that the block can end by itself; a second one
-    ends it. Nested blocks share one `Signals`, so that no signal is lost between two of them.
+    """Only records the first signal inside the block, so that the block can end by itself; a second
+    signal ends the block. Nested blocks share one `Signals`, so that no signal is lost.
 
     Args:
-        interrupted: called with the signal's exit code; returns how far the work has come if
-            nothing of it can be kept, else an empty text.
+        interrupted: called with the signal's exit code; if no results can be kept, returns how far
+            the work has come, else an empty text.
 
     Raises:
-        Interrupted: there is nothing to keep.
+        Interrupted: a signal came and no results can be kept.
     """
     nested = threading.current_thread() is threading.main_thread() and _current
     signals = _current[0] if nested else Signals()
@@ -70,12 +72,14 @@ def interruptible(interrupted: Callable[[int], str]) -> Iterator[Signals]:
 def at_once_if_alone(
     signals: Signals, accelerator: Accelerator
 ) -> contextlib.AbstractContextManager[None]:
-    """`Signals.at_once`, unless other processes would wait for this one."""
+    """Returns `signals.at_once()`; with several processes a block without effect, since the others
+    would wait for a process that ended.
+    """
     return signals.at_once() if accelerator.num_processes == 1 else contextlib.nullcontext()
 
 
 def any_process_signalled(signals: Signals, accelerator: Accelerator) -> bool:
-    """Whether a signal came in any process; all of them then stop at the same step."""
+    """Whether a signal came in any process, so that all processes stop at the same step."""
     if accelerator.num_processes > 1:
         import torch
 
@@ -85,12 +89,12 @@ def any_process_signalled(signals: Signals, accelerator: Accelerator) -> bool:
 
 
 _current: list[Signals] = []
-"""Where the outermost block of the main thread records signals; empty outside."""
+"""The `Signals` of the main thread's outermost `interruptible` block; empty outside of one."""
 
 
 @contextlib.contextmanager
 def _handled(signals: Signals) -> Iterator[None]:
-    """Inside, signals are recorded; only in the main thread, as Python requires."""
+    """Records signals inside the block if it runs in the main thread; Python allows no other."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The training loop: one function for every task and every method."""
+"""The training loop, which is the same for every task and every method."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def train(
     score: Callable[[Engine], dict[str, float]],
     console: Console,
 ) -> TrainResult:
-    """Trains what the method made trainable, in place, and restores the best weights. A signal ends
-    it early if weights have been validated; the result says so.
+    """Trains the model's trainable parameters in place, and restores the best weights. If a signal
+    comes after a validation, training ends early and the result says so.
 
     Args:
         score: scores a model on the validation split.
 
     Raises:
         TrainingError: nothing is supervised, a trained tensor gets no gradient, the loss is not
-            finite, or a frozen weight changed. The weights are those of the last good step.
-        Interrupted: a signal came before there were weights to keep.
+            finite, or a frozen weight changed. The model keeps the weights of the last good step.
+        Interrupted: a signal came before the first validation.
     """
     started = time.perf_counter()
     run = _prepare(engine, examples, recipe)
@@ -86,14 +86,14 @@ def train(
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A model prepared for training, with its optimizer and schedule."""
+    """A model prepared for training, with optimizer and learning-rate schedule."""
 
     engine: Engine
-    """Computes the gradients of all processes."""
+    """The engine, which sums gradients over all processes."""
     optimizer: Any
     schedule: Any
     frozen_below: list[nn.Module]
-    """Modules that must compute the same in every epoch."""
+    """Modules that must compute the same in every epoch, and so stay in evaluation mode."""
     digest: str
     """Digest of the frozen weights."""
 
@@ -131,7 +131,7 @@ def _report(
     progress: TrainingProgress,
     engine: Engine,
 ) -> None:
-    """Shows a step in the progress, and sends it to the trackers."""
+    """Shows a step in the progress display, and sends it to the trackers."""
     tokens = examples.tokens_of(step.indices)
     progress.step(record.loss, record.learning_rate, len(step.indices), tokens)
     engine.accelerator.log({"loss": record.loss, "lr": record.learning_rate}, record.step)
@@ -141,7 +141,7 @@ def _finish(model: nn.Module, recipe: Recipe, best: Best, digest: str) -> None:
     """Restores the best weights, and prepares the model for use after training.
 
     Args:
-        digest: of the frozen weights before training.
+        digest: digest of the frozen weights before training.
     """
     best.restore(model)
     for layer in recipe.method.fast(model):
@@ -152,14 +152,14 @@ def _finish(model: nn.Module, recipe: Recipe, best: Best, digest: str) -> None:
 
 
 def _frozen_below(engine: Engine, examples: Examples) -> list[nn.Module]:
-    """Modules below the lowest trained one."""
+    """Finds the modules that finish before the first trained tensor is used."""
     padded = engine.in_layout("padded")
     with engine.accelerator.autocast():
         return modules_below(engine.model, padded.batch(examples, [0]))
 
 
 def _with_trunk(engine: Engine, frozen_below: list[nn.Module], passes: int) -> Engine:
-    """The engine that runs frozen blocks once per example, if possible; else the same engine."""
+    """Returns an engine that runs frozen blocks once per example if possible, else the same one."""
     if not engine.forward.packed:
         return engine
     base = base_of(engine.model)
@@ -168,11 +168,11 @@ def _with_trunk(engine: Engine, frozen_below: list[nn.Module], passes: int) -> E
 
 
 def _try_largest(engine: Engine, examples: Examples, recipe: Recipe) -> None:
-    """Computes the gradients of the run's largest micro-batch and drops them, so that memory runs
-    out now or never; not if the first step has one as large.
+    """Tries the run's largest micro-batch before training, unless the first step has one of that
+    size: computes its gradients and drops them.
 
     Raises:
-        OutOfMemoryError: it does not fit.
+        OutOfMemoryError: the micro-batch does not fit into memory.
     """
     training, accelerator, layout = recipe.training, engine.accelerator, engine.layout
     worst = worst_micro_batch(examples, recipe, layout, accelerator, engine.config).indices
@@ -200,7 +200,7 @@ def _try_largest(engine: Engine, examples: Examples, recipe: Recipe) -> None:
 def _optimize(
     run: _Prepared, step: Step, examples: Examples, recipe: Recipe, account: Account
 ) -> StepRecord:
-    """One optimizer step over all processes' micro-batches."""
+    """Takes one optimizer step on the micro-batches of all processes."""
     engine, optimizer = run.engine, run.optimizer
     count = engine.loss.count(examples, step.indices)
     guards.check_counted(count, step.number, step.indices, examples)
@@ -229,7 +229,7 @@ def _is_validation(step: Step, training: Training, num_steps: int) -> bool:
 
 
 def _train_mode(engine: Engine, frozen_below: list[nn.Module]) -> None:
-    """Training mode, except for the modules that must compute the same in every epoch."""
+    """Sets training mode, except for modules that must compute the same in every epoch."""
     (engine.parallel or engine.model).train()
     for module in frozen_below:
         module.training = False
@@ -238,12 +238,12 @@ def _train_mode(engine: Engine, frozen_below: list[nn.Module]) -> None:
 def keep_few_activations(model: nn.Module) -> None:
     """Makes the base recompute the activations inside each block in the backward pass."""
     base = base_of(model)
-    enable = getattr(base, "activation_checkpointing_enable", None)  # its name since 5.2x
+    enable = getattr(base, "activation_checkpointing_enable", None)  # since transformers 5.2x
     (enable or base.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def _float32_where_trained(model: nn.Module) -> None:
-    """Makes all trained parameters float32, since small updates vanish in bfloat16."""
+    """Converts all trained parameters to float32, since bfloat16 rounds small updates away."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

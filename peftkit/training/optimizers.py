@@ -16,7 +16,7 @@ from peftkit.recipe import Training
 FROM_BITSANDBYTES = {
     "adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit", "lion": "Lion",
 }  # fmt: skip
-"""Optimizers of a recipe -> their classes in bitsandbytes."""
+"""Name of an optimizer in a recipe -> name of its class in bitsandbytes."""
 
 
 def make_optimizer(
@@ -25,12 +25,13 @@ def make_optimizer(
     scales: Mapping[str, float],
     undecayed: Collection[str] = (),
 ) -> torch.optim.Optimizer:
-    """The optimizer over the trainable parameters, in groups by decay and learning rate.
+    """Makes the optimizer of the trainable parameters, with a group for each combination of weight
+    decay and learning rate.
 
     Args:
         scales: parameter name -> the method's factor on the learning rate.
-        undecayed: names of matrices to which the method applies no weight decay; vectors (biases,
-            norms, DoRA's magnitudes) never have it.
+        undecayed: names of matrices that get no weight decay; vectors (biases, norms, DoRA's
+            magnitudes) never get it.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in trainable_parameters(model).items():
@@ -49,9 +50,9 @@ def make_optimizer(
 
 
 def _from_bitsandbytes(name: str, settings: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """An optimizer with a smaller state, on CPU and CUDA.
+    """Makes an optimizer of bitsandbytes, which has a smaller state; for CPU and CUDA.
 
-    For tensors under 4,096 numbers bitsandbytes keeps the state in 32 bits.
+    For tensors of fewer than 4,096 numbers, bitsandbytes keeps the state in 32 bits.
     """
     from bitsandbytes import optim
 
@@ -62,7 +63,9 @@ def _from_bitsandbytes(name: str, settings: list[dict[str, Any]]) -> torch.optim
 def make_schedule(
     optimizer: torch.optim.Optimizer, training: Training, num_steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Warm-up, then the decay that the recipe names; stepped once after each optimizer step."""
+    """Makes the learning-rate schedule: warm-up, then the recipe's decay. Step it after each
+    optimizer step.
+    """
     warmup = round(training.warmup_ratio * num_steps)
 
     def factor(step: int) -> float:

@@ -1,4 +1,4 @@
-"""Shows the progress of work: a bar in a terminal, a line now and then elsewhere."""
+"""Shows the progress of work: a bar in a terminal, a line every 30 seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from peftkit.wording import duration
 
 EVERY = 30.0
-"""Seconds between two lines, and before the first; shorter work prints nothing."""
+"""Seconds between two lines and before the first one; shorter work prints nothing."""
 Say = Callable[[str], None]
 """Prints one line."""
 Now = Callable[[], float]
@@ -25,7 +25,7 @@ def silent(_: str) -> None:
 
 
 def line_printer(console: Console) -> Say:
-    """A function that prints lines on a console, a little indented."""
+    """Returns a function that prints indented lines on a console."""
 
     def say(line: str) -> None:
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
@@ -34,13 +34,15 @@ def line_printer(console: Console) -> Say:
 
 
 class Pace:
-    """Prints the progress of known work: `test: 1,200 of 5,000 rows, 64 rows/s, 1 min 0 s left`.
+    """Prints the progress of work with a known number of units: `test: 1,200 of 5,000 rows, 64
+    rows/s, 1 min 0 s left`.
 
     Args:
         what: the name of the work.
-        total: number of units to do.
-        every: seconds between two lines, and before the first.
-        clock: returns seconds.
+        total: number of units.
+        unit: name of the units, in the plural.
+        every: seconds between two lines and before the first one.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -72,14 +74,14 @@ class Pace:
 
 
 class Stages:
-    """Prints the name of each stage that begins after a long one; arguments as for `Pace`."""
+    """Prints the name of a stage that begins after a long one; takes the arguments of `Pace`."""
 
     def __init__(self, say: Say, every: float = EVERY, clock: Now = time.monotonic) -> None:
         self._say, self._every, self._clock = say, every, clock
         self._started = self._last = clock()
 
     def __call__(self, stage: str) -> None:
-        """Call before each stage."""
+        """Records that a stage begins, and prints its name if enough time has passed."""
         now = self._clock()
         if now - self._last >= self._every:
             self._last = now
@@ -87,12 +89,12 @@ class Stages:
 
 
 class TrainingProgress:
-    """A bar with loss, learning rate, speed and time left, or a line now and then in a plain file;
-    and a line for each validation.
+    """Shows training: in a terminal, a bar with loss, learning rate, speed and time left; in a
+    file, a line every `every` seconds. Both get a line for each validation.
 
     Args:
-        every: seconds between two lines in a plain file, and before the first.
-        clock: returns seconds.
+        every: seconds between two lines in a file, and before the first one.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class TrainingProgress:
         self._started = self._last = clock()
 
     def step(self, loss: float, learning_rate: float, examples: int, tokens: int) -> None:
-        """Shows an optimizer step over so many examples and (unpadded) tokens."""
+        """Shows an optimizer step with its number of examples and of tokens without padding."""
         self._steps += 1
         self._examples += examples
         self._tokens += tokens
@@ -147,7 +149,7 @@ class TrainingProgress:
             self._losses.clear()
 
     def validation(self, step: int, loss: float, metrics: dict[str, float], best: bool) -> None:
-        """Prints a score on the validation split."""
+        """Prints the scores of a validation, and the mean training loss since the previous one."""
         if self._visible:
             shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             self._console.print(
@@ -170,7 +172,7 @@ class TrainingProgress:
 
 
 def _speed(per_second: float, unit: str) -> str:
-    """`64 rows/s`, `1.4 rows/s`, `2.5 s each`."""
+    """The speed as text: `64 rows/s`, or `2.5 s each` if it is below 1 per second."""
     if per_second >= 10:
         return f"{per_second:,.0f} {unit}/s"
     return f"{per_second:.1f} {unit}/s" if per_second >= 1 else f"{1 / per_second:.3g} s each"

@@ -1,4 +1,4 @@
-"""Keeps the best weights, and says when to stop."""
+"""Keeps the best weights, and decides when training stops."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from peftkit.metrics.metric import Metric
 
 @dataclass
 class Best:
-    """The best validation score so far and the trained tensors that reached it."""
+    """The best validation score so far, and a copy of the trained tensors that reached it."""
 
     metric: Metric
     patience: int
-    """Validations without improvement before stopping; 0 for never."""
+    """Number of validations without improvement after which training stops; 0 to never stop."""
     value: float | None = None
     step: int = 0
     since: int = 0
-    """Validations since the best one."""
+    """Number of validations since the best one."""
     _score: tuple[float, float] | None = None
     _weights: dict[str, Tensor] = field(default_factory=dict)
 
     def update(self, metrics: dict[str, float], model: nn.Module, step: int) -> None:
-        """Records a validation; copies the trained tensors if it is the best. Of equal scores,
-        which a few validation rows often give, the one with the lower loss is better.
+        """Records a validation, and copies the trained tensors if it is the best. If scores are
+        equal, as is common with few validation rows, the lower loss decides.
         """
         value, loss = metrics[self.metric.name], metrics["loss"]
         score = (self.metric.goodness(value), -loss)
@@ -42,11 +42,11 @@ class Best:
 
     @property
     def exhausted(self) -> bool:
-        """Whether patience has run out."""
+        """Whether training should stop because `patience` validations brought no improvement."""
         return bool(self.patience) and self.since >= self.patience
 
     def restore(self, model: nn.Module) -> None:
-        """Puts the best tensors back into the model."""
+        """Copies the best tensors back into the model."""
         with torch.no_grad():
             for name, parameter in trainable_parameters(model).items():
                 parameter.copy_(self._weights[name])

@@ -1,5 +1,5 @@
-"""Sets the number of CPU threads, which changes the last bits of results, and how threads wait for
-one another, which does not.
+"""Sets the number of CPU threads and how they wait for one another. The number changes the last
+bits of results; the way of waiting changes nothing.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ CHOSEN_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Environment variables that set how OpenMP threads wait."""
 SPINS = "1000"
-"""How often a thread of GNU's OpenMP looks for work before it sleeps; its default is 300,000
-(measured in docs/log.md)."""
+"""How often a thread of GNU OpenMP checks for work before it sleeps, instead of its default of
+300,000 times (measured in docs/log.md)."""
 CGROUP = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def sleep_while_waiting() -> None:
-    """Makes OpenMP threads sleep instead of spin, unless the environment says how they wait; call
-    it before importing torch. Child processes inherit it.
+    """Makes OpenMP threads sleep instead of spin, unless the environment sets how they wait. Call
+    it before importing torch; child processes inherit the setting.
 
-    A spinning thread wastes its core for as long as another program holds the core of the thread
-    that it waits for.
+    A spinning thread wastes its core while another program occupies the core of the thread it
+    waits for.
     """
     if not any(name in os.environ for name in WAITING):
         os.environ["GOMP_SPINCOUNT"] = SPINS  # Linux
@@ -41,8 +41,8 @@ def use_usable_cpus() -> None:
 
 
 def resolved_threads(wanted: int | None) -> int:
-    """The number of threads of a run: the recipe's, or the environment's; else torch's default,
-    limited to the processors that this process may use.
+    """The number of threads for a run: the recipe's if given, else the environment's if set, else
+    torch's default, limited to the processors that this process may use.
     """
     if wanted is not None:
         return wanted
@@ -55,7 +55,7 @@ def resolved_threads(wanted: int | None) -> int:
 
 @contextlib.contextmanager
 def cpu_threads(number: int) -> Iterator[None]:
-    """Inside, torch computes with `number` threads."""
+    """Makes torch compute with `number` threads inside the block."""
     import torch
 
     before = torch.get_num_threads()
@@ -69,12 +69,12 @@ def cpu_threads(number: int) -> Iterator[None]:
 
 
 def usable_cpus(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
-    """Number of processors that this process may use, by its affinity and the quotas of its control
-    group and those around it.
+    """Number of processors that this process may use: the least of its CPU affinity and the quotas
+    of its control group and of the group's parents.
 
     Args:
-        cgroup: the folder of the control groups' files, of version 2 or 1.
-        membership: the file that names the process's groups.
+        cgroup: the folder with the files of the control groups, version 1 or 2.
+        membership: the file that names the control groups of the process.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # Linux
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -83,12 +83,12 @@ def usable_cpus(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
 
 
 def _groups(cgroup: Path, membership: Path) -> Iterator[Path]:
-    """The folders of the process's control group and of those around it."""
+    """Yields the folders of the process's control group and of its parents."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
         lines = []
-    yield from (cgroup, cgroup / "cpu")  # inside a container, the container's groups
+    yield from (cgroup, cgroup / "cpu")  # in a container, its own groups
     for line in lines:  # `0::/a/b` of version 2, `4:cpu,cpuacct:/a/b` of version 1
         _, controllers, path = line.split(":", 2)
         if "cpu" in controllers.split(",") or not controllers:
@@ -97,7 +97,7 @@ def _groups(cgroup: Path, membership: Path) -> Iterator[Path]:
 
 
 def _quota(group: Path) -> float | None:
-    """Processors' worth of time that a control group may use; None for no limit."""
+    """The CPU time that a control group may use, in processors; None for no limit."""
     try:
         if (file := group / "cpu.max").is_file():
             limit, period = file.read_text().split()

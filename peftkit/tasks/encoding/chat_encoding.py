@@ -1,4 +1,4 @@
-"""Encodes conversations and plain texts as examples, and notes what was left out."""
+"""Encodes conversations and plain texts as examples, and writes notes on rows left out."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from peftkit.wording import noun, plural
 
 OverLong = Literal["cut_end", "drop_turns", "drop"]
 Talk = tuple[Row, list[Message]]
-"""A row and its messages, including the recipe's system message."""
+"""A row and its messages, with the recipe's system message if the row has none."""
 T = TypeVar("T")
 SHOWN_ROWS = 5
 ANSWERED = ["assistant", "user"]
-"""Roles of two turns between which a conversation can start again."""
+"""Roles of two neighbouring turns; a shortened conversation can begin at the second."""
 
 
 def open_format(tokenizer: Any) -> ChatFormat:
-    """The base's chat template, tested on one question and answer.
+    """Reads the tokenizer's chat template and tests it on one question and answer.
 
     Raises:
-        DataError: there is none, or it cannot be used for training.
+        DataError: there is no template, or it cannot be used for training.
     """
     try:
         return ChatFormat.of(tokenizer)
@@ -45,7 +45,7 @@ def render_each(
     """Applies `render` to each conversation.
 
     Raises:
-        DataError: the template cannot render one; the message names the row.
+        DataError: the template cannot render a conversation; the message names the row.
     """
     results = []
     for row, messages in talks:
@@ -60,14 +60,14 @@ def render_each(
 def encode_conversations(
     split: str, talks: Sequence[Talk], chat_format: ChatFormat, limit: int, over_long: OverLong
 ) -> tuple[Examples, list[str]]:
-    """Encodes the conversations of a split, with notes on those left out or suspicious.
+    """Encodes the conversations of a split; also returns notes on those left out or suspicious.
 
     Args:
-        limit: most tokens per conversation.
-        over_long: what to do with longer ones.
+        limit: most tokens of a conversation.
+        over_long: what to do with longer conversations.
 
     Raises:
-        DataError: the template cannot render one, or none has anything to learn.
+        DataError: the template cannot render a conversation, or none has anything to learn.
     """
     kept: list[tuple[Row, Tokens]] = []
     long: list[Row] = []
@@ -109,11 +109,11 @@ def encode_conversations(
 def encode_texts(
     split: str, rows: Sequence[Row], tokenizer: Any, limit: int
 ) -> tuple[Examples, list[str]]:
-    """Encodes plain texts, each ended by the end-of-text token, in pieces of at most `limit`
-    tokens; with notes.
+    """Adds the end-of-text token to each plain text and splits it into pieces of at most `limit`
+    tokens; also returns notes.
 
-    A piece begins with the last token of the one before, so that every token but a text's first
-    is learned once.
+    A piece begins with the last token of the previous piece, so that each token is learned once,
+    except a text's first.
 
     Raises:
         DataError: no text of the split has two tokens.
@@ -139,10 +139,11 @@ def encode_texts(
 def first_questions(
     talks: Sequence[Talk], chat_format: ChatFormat, count: int, room: int
 ) -> tuple[tuple[Prompt, ...], list[str]]:
-    """Prompts from the first questions of `count` answered conversations, evenly spread; with a
-    note on questions too long to be answered.
+    """Makes prompts from the first questions of `count` conversations, evenly spread over the
+    split; also returns a note on questions that are too long.
 
     Args:
+        talks: conversations that have an answer.
         room: most tokens of a prompt.
     """
     places = np.linspace(0, len(talks) - 1, min(count, len(talks))).round().astype(int)
@@ -161,7 +162,7 @@ def first_questions(
 
 
 def int64(values: Sequence[int]) -> npt.NDArray[np.int64]:
-    """An array as `Examples` holds it."""
+    """The values as an int64 array, as `Examples` stores them."""
     return np.array(values, np.int64)
 
 
@@ -172,7 +173,7 @@ def _shortened(
     limit: int,
     over_long: OverLong,
 ) -> Tokens | None:
-    """The conversation within the limit; None to leave it out."""
+    """The tokens of the conversation, shortened to the limit; None if it is to be left out."""
     if len(whole.input_ids) <= limit:
         return whole
     if over_long == "cut_end":
@@ -186,7 +187,7 @@ def _shortened(
 
 
 def _without_oldest(messages: list[Message]) -> list[Message]:
-    """The messages without the first question and its answer; empty if nothing would be left."""
+    """Drops the first question and its answer from the messages; empty if nothing is left."""
     roles = [message["role"] for message in messages]
     restarts = [turn for turn in range(1, len(roles)) if roles[turn - 1 : turn + 1] == ANSWERED]
     system = messages[: roles.index("user")]
@@ -196,7 +197,9 @@ def _without_oldest(messages: list[Message]) -> list[Message]:
 def _examples(
     kept: Sequence[tuple[Row, Tokens]], truncated: int = 0, unsupervised: int = 0, too_long: int = 0
 ) -> Examples:
-    """The conversations as examples; each learned token is read at the place before it."""
+    """Makes examples of the conversations; the output for each learned token is read at the token
+    before it.
+    """
     learned = [np.flatnonzero(tokens.supervised[1:]) for _, tokens in kept]
     ids = [np.array(tokens.input_ids, np.int64) for _, tokens in kept]
     rows = list({id(row): row for row, _ in kept}.values())
@@ -220,7 +223,7 @@ def _mentions(messages: Sequence[Message], special: Sequence[str]) -> bool:
 
 
 def _note_rows(split: str, rows: Sequence[Row], what: str) -> list[str]:
-    """A note that names the first of the rows; empty without rows."""
+    """A list with one note, which names the first few rows; empty if there are no rows."""
     if not rows:
         return []
     numbers = ", ".join(str(row.number) for row in rows[:SHOWN_ROWS])
@@ -232,7 +235,7 @@ def _note_rows(split: str, rows: Sequence[Row], what: str) -> list[str]:
 
 
 def _template_error(reason: str, tokenizer: Any, messages: Sequence[Message]) -> DataError:
-    """An error that names the template, and in its hint one that fits."""
+    """An error about a chat template; its hint names a packaged template that fits, if any."""
     unnamed = f"the chat template of `{tokenizer.name_or_path}`, or the file given instead,"
     message = f"{template_label(tokenizer.chat_template) or unnamed} cannot be used: {reason}"
     if not tokenizer.chat_template:

@@ -1,12 +1,12 @@
-"""Turns messages into tokens through a chat template, and proves which tokens are the answers.
+"""Turns messages into tokens with a chat template, and proves which tokens are the answers.
 
-    prompt = template(messages before an answer, and the prompt for it)
+    prompt = template(messages before an answer) with the generation prompt
     whole  = template(all messages) = prompt + white space + answer + end of turn + ...
 
-Both are rendered for every answer, and the tokens of the whole must begin with those of the prompt:
-then training reads exactly what the trained model will be given, and the answer's tokens are known.
-The assistant's thought before an answer is learned too, if the template writes it. A template
-that rewrites earlier turns later on, or gives no prompt for an answer, is refused.
+The tokens of `whole` must begin with the tokens of each answer's `prompt`: then training reads
+exactly what the trained model will be given, and the answer's tokens are known. The assistant's
+thought before an answer is learned too, if the template writes it. A template that changes earlier
+turns when later ones follow, or renders no prompt for an answer, is refused.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ PROBE: list[Message] = [
 
 
 class NotRendered(Exception):
-    """A template cannot be used for a conversation; the message says why."""
+    """Raised if a template cannot be used for a conversation; the message says why."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A conversation as the model reads it."""
+    """A conversation as token ids."""
 
     input_ids: list[int]
     supervised: list[bool]
@@ -48,14 +48,14 @@ class ChatFormat:
     end_ids: frozenset[int]
     """Tokens that end an answer."""
     template: str | None = None
-    """None for the tokenizer's own."""
+    """None for the tokenizer's own template."""
 
     @staticmethod
     def of(tokenizer: Any, template: str | None = None) -> ChatFormat:
-        """The format of a tokenizer, tested on one question and answer.
+        """Makes the format of a tokenizer, and tests it on one question and answer.
 
         Raises:
-            NotRendered: there is no template, or it cannot be used for training.
+            NotRendered: there is no template or no fast tokenizer, or the test fails.
         """
         if template is None and not tokenizer.chat_template:
             raise NotRendered("there is none")
@@ -67,7 +67,7 @@ class ChatFormat:
         return ChatFormat(tokenizer, frozenset({probe.input_ids[last]}), template)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of the messages and the prompt for an answer."""
+        """The token ids of the messages and of the generation prompt after them."""
         ids: list[int] = self._tokens(self._render(messages, prompt=True))["input_ids"]
         return ids
 
@@ -75,7 +75,7 @@ class ChatFormat:
         """Encodes a conversation and marks its supervised tokens.
 
         Raises:
-            NotRendered: the template cannot render it, or its answers cannot be located.
+            NotRendered: the template refuses the conversation, or an answer cannot be located.
         """
         whole = self._render(messages)
         tokens = self._tokens(whole)
@@ -106,7 +106,12 @@ class ChatFormat:
     def _end(
         self, ids: list[int], offsets: Sequence[tuple[int, int]], whole: str, first: int, end: int
     ) -> int:
-        """Index of the token that ends an answer; `end` is the character where its text ends."""
+        """Index of the token that ends an answer.
+
+        Args:
+            first: index of the answer's first token.
+            end: index in `whole` of the character after the answer's text.
+        """
         for index in range(first, len(ids)):
             if offsets[index][0] >= end and ids[index] in self.end_ids:
                 if whole[end : offsets[index][0]].strip():
@@ -136,20 +141,20 @@ class ChatFormat:
                 tokenize=False,
                 add_generation_prompt=prompt,
             )
-        except Exception as error:  # templates are programs, and raise anything
+        except Exception as error:  # a template is a program and may raise anything
             raise NotRendered(f"it refuses the conversation: {first_line(error)}") from error
         return text
 
     def _tokens(self, text: str) -> Any:
-        """Ids and offsets; the template has written all special tokens."""
+        """Token ids and offsets of a text in which the template has written all special tokens."""
         return self.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
 
 
 def _end_of_answer(text: str, prompt: str, content: str, thought: str = "") -> int | None:
-    """Character where an answer ends in a text; None if the text does not have the prompt, the
-    thought and the answer, unchanged and in this order.
+    """Index of the character after an answer in a text; None if the text does not contain the
+    prompt, the thought and the answer unchanged and in this order.
     """
     if not text.startswith(prompt):
         return None
@@ -163,10 +168,10 @@ def _end_of_answer(text: str, prompt: str, content: str, thought: str = "") -> i
 
 
 def _why_not(alone: str, prompt: str, content: str, thought: str) -> str:
-    """Why a template cannot be used.
+    """Says why the answers of a template cannot be located.
 
     Args:
-        alone: the messages up to and with an answer, as the template renders them.
+        alone: the messages up to and including an answer, as the template renders them.
     """
     if not content:
         return "it leaves out empty answers"
@@ -183,7 +188,9 @@ def _why_not(alone: str, prompt: str, content: str, thought: str) -> str:
 
 
 def template_for(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """Name of a packaged template that renders these messages for a tokenizer; empty if none."""
+    """Name of the first packaged template that renders these messages with a tokenizer; else
+    empty.
+    """
     for name in NAMES:
         try:
             ChatFormat.of(tokenizer, chat_template(name)).encode(messages)

@@ -1,4 +1,4 @@
-"""Encodes the prompts that a model continues as examples without outputs."""
+"""Encodes prompts, which the model continues, as examples without outputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def prompt_examples(
     Args:
         prompts: token ids.
         room: most tokens of a prompt.
-        max_new_tokens: tokens of an answer, if it must fit after the prompt.
+        max_new_tokens: most tokens of an answer, if it must fit after the prompt.
 
     Raises:
         DataError: a prompt is longer than `room`.

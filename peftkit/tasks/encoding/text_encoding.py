@@ -1,4 +1,4 @@
-"""Encodes texts, or pairs of texts, as token ids, cut to what task and base read."""
+"""Encodes texts, or pairs of texts, as token ids, cut to the length that task and base allow."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from peftkit.errors import DataError
 
 MANY_UNKNOWN = 0.05
 MANY_SINGLE = 0.3
-"""Shares of the tokens, and of the texts, above which there is a note on them."""
+"""A note is written only if more than `MANY_UNKNOWN` of the tokens are unknown, or more than
+`MANY_SINGLE` of the texts are a single token."""
 ENOUGH = 5
-"""Number of texts up to which there is no note."""
+"""A note is written only if more than this number of texts are a single token."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Texts:
     """Encoded texts."""
 
     inputs: dict[str, Ragged]
-    """`input_ids`, and `token_type_ids` of pairs where the base reads them."""
+    """`input_ids`; for pairs also `token_type_ids`, if the base reads them."""
     truncated: int
-    """Texts that lost tokens."""
+    """Number of texts that were cut."""
     unknown_tokens: int
 
 
@@ -36,7 +37,7 @@ def encode_texts(
 
     Args:
         pairs: second texts.
-        max_length: tokens of an example; the base may allow less.
+        max_length: most tokens of an example; the base may allow less.
     """
     max_length = min(max_length, tokenizer.model_max_length)
     cut = tokenizer(texts, pairs, verbose=False)
@@ -50,8 +51,8 @@ def encode_texts(
 
 
 def check_last_tokens(rows: Sequence[Row], ids: Ragged, tokenizer: Any) -> None:
-    """Raises DataError if a text's last token cannot be told from padding by its id, which is how
-    architectures with a causal head find it.
+    """Raises DataError if a text is empty or its last token is the padding token: classifiers on
+    decoders could not find the last token by its id.
     """
     bad = [
         row.number
@@ -67,11 +68,11 @@ def check_last_tokens(rows: Sequence[Row], ids: Ragged, tokenizer: Any) -> None:
 
 
 def token_notes(parts: Mapping[str, Examples], special: int) -> Iterator[str]:
-    """Notes on tokens unknown to the tokenizer, and on texts of a single token.
+    """Yields notes on tokens that are unknown to the tokenizer, and on texts with a single token.
 
     Args:
         parts: the splits by name.
-        special: tokens that the tokenizer adds to each text.
+        special: number of tokens that the tokenizer adds to each text.
     """
     for name, examples in parts.items():
         if examples.unknown_tokens > MANY_UNKNOWN * examples.num_tokens:

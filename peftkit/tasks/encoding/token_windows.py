@@ -14,7 +14,7 @@ from peftkit.errors import DataError
 from peftkit.wording import plural
 
 WORD = "word"
-"""Column with the number of each output's word in its row."""
+"""Column of the examples: for each output, the index of its word in the row."""
 
 
 def encode_windows(
@@ -27,12 +27,12 @@ def encode_windows(
     """Encodes all rows as windows.
 
     Args:
-        rows: with `tokens`, lists of words.
-        targets: of each word.
+        rows: their value `tokens` is a list of words.
+        targets: for each row, the target of each word.
         overlap: tokens that neighbouring windows of a row share, at most half a window.
 
     Raises:
-        DataError: the tokenizer gives no token for a word, or does not say where a word is.
+        DataError: the tokenizer gives no token for a word, or does not map tokens to words.
     """
     _check_fast(tokenizer)
     max_length = min(max_length, tokenizer.model_max_length)
@@ -45,7 +45,7 @@ def encode_windows(
     words: list[list[int]] = [[] for _ in row_of]
     for (_, word), window in sorted(chosen.items()):
         words[window].append(word)
-    read_in = [window for window, inside in enumerate(words) if inside]  # others teach nothing
+    read_in = [window for window, inside in enumerate(words) if inside]  # others have no outputs
     read = [(row_of[window], word) for window in read_in for word in words[window]]
     ids = Ragged.of(cut["input_ids"][window] for window in read_in)
     return Examples(
@@ -62,7 +62,7 @@ def encode_windows(
 
 
 def split_by_row(column: Array, examples: Examples) -> list[Array]:
-    """Splits a column by row, each row's outputs in the order of its words."""
+    """Splits values of the outputs by row; within a row, they are in the order of its words."""
     assert examples.row_of is not None
     assert examples.read_at is not None
     rows = np.repeat(examples.row_of, examples.read_at.lengths)
@@ -82,9 +82,9 @@ def _check_fast(tokenizer: Any) -> None:
 
 
 def _cut(rows: Sequence[list[str]], tokenizer: Any, max_length: int, overlap: int) -> Any:
-    """The tokenizer's windows of all rows."""
+    """Tokenizes all rows and cuts them into windows."""
     before = _before_words(tokenizer)
-    side, tokenizer.truncation_side = tokenizer.truncation_side, "right"  # `_first_places` needs it
+    side, tokenizer.truncation_side = tokenizer.truncation_side, "right"  # for `_first_places`
     try:
         return tokenizer(
             [[first, *(before + word for word in others)] for first, *others in rows],
@@ -99,10 +99,11 @@ def _cut(rows: Sequence[list[str]], tokenizer: Any, max_length: int, overlap: in
 
 
 def _before_words(tokenizer: Any) -> str:
-    """The text to put before each word so that it gets the same tokens as in a text.
+    """The characters to put before each word so that a list of words gets the same tokens as a
+    text.
 
     Raises:
-        DataError: no such text gives the same tokens.
+        DataError: neither an empty string nor a space gives the same tokens.
     """
     text = tokenizer("a b a")["input_ids"]
     for before in ("", " "):
@@ -119,13 +120,14 @@ def _before_words(tokenizer: Any) -> str:
 def _first_places(
     row_of: Sequence[int], word_ids: Sequence[Sequence[int | None]], overlap: int
 ) -> list[dict[int, int]]:
-    """For each window: word -> place of its first token, if the window has it.
+    """For each window: index of a word -> place of the word's first token, if the window has it.
 
     Args:
-        word_ids: for each window the word of each token; None for tokens of no word.
+        row_of: the row of each window.
+        word_ids: for each window, the index of each token's word; None for special tokens.
     """
     firsts: list[dict[int, int]] = []
-    starts: dict[int, int] = {}  # word -> place in its row
+    starts: dict[int, int] = {}  # word -> place of its first token in the row
     begins = 0  # place in the row where the window starts
     for window, (row, words) in enumerate(zip(row_of, word_ids, strict=True)):
         if window == 0 or row != row_of[window - 1]:
@@ -145,7 +147,9 @@ def _first_places(
 def _most_context(
     row_of: Sequence[int], firsts: Sequence[dict[int, int]], lengths: Sequence[int]
 ) -> dict[tuple[int, int], int]:
-    """(row, word) -> the window with most tokens on the word's shorter side; ties: the first."""
+    """(row, word) -> the window with the most context: tokens on the word's shorter side. If two
+    windows have equally many, the first.
+    """
     chosen: dict[tuple[int, int], tuple[int, int]] = {}
     for window, (row, places) in enumerate(zip(row_of, firsts, strict=True)):
         for word, place in places.items():

@@ -1,7 +1,7 @@
-"""Encodes pairs of texts for an encoder-decoder: what the encoder reads and the decoder writes.
+"""Encodes pairs of texts for an encoder-decoder: the encoder's text and the decoder's target.
 
-The decoder reads its start token and the target without its last token; at each place it predicts
-the target's token at that place.
+The decoder reads its start token and then the target without its last token. At place i it predicts
+the target's token i.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from peftkit.errors import BaseModelError
 
 
 def decoder_ends(base: OpenedBase) -> tuple[int, list[int]]:
-    """The start token of a base's decoder, and its end tokens; targets get the first of these.
+    """The start token of a base's decoder, and its end tokens; targets end with the first end
+    token.
 
     Raises:
-        BaseModelError: it is no encoder-decoder, names no such token, or needs language codes.
+        BaseModelError: the base is no encoder-decoder, its configuration names no start or end
+            token, or it needs language codes.
     """
     config = base.config
     if not getattr(config, "is_encoder_decoder", False):
@@ -55,7 +57,9 @@ def decoder_ends(base: OpenedBase) -> tuple[int, list[int]]:
 
 
 def generation_settings(base: OpenedBase) -> Any:
-    """A base's generation_config.json as transformers' `GenerationConfig`; empty without one."""
+    """Reads a base's generation_config.json as transformers' `GenerationConfig`; if the file is
+    missing, returns an empty one.
+    """
     from transformers import GenerationConfig
 
     if (base.folder / "generation_config.json").is_file():
@@ -72,8 +76,8 @@ def encode_pairs(
     start: int,
     end: int,
 ) -> Examples:
-    """Encodes both texts of each row, cut at the end; every target ends with the end token, or the
-    model would not learn to stop.
+    """Encodes both texts of each row and cuts them at the end. Every target ends with the end
+    token, so that the model learns to stop.
 
     Args:
         start: the token that the decoder begins with.

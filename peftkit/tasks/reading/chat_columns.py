@@ -1,4 +1,4 @@
-"""Recognizes conversations, questions with answers and plain texts by their columns."""
+"""Recognizes tables of conversations, of questions and answers, or of plain texts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ QUESTIONS: Final = (
     ("user", "assistant"), ("instruction", "response"), ("question", "response"),
     ("document", "summary"), ("article", "summary"), ("text", "summary"),
 )  # fmt: skip
-"""Usual columns of a question and its answer, besides those that the task finds itself."""
+"""Usual names of columns with a question and its answer, besides those that `Conversations`
+finds."""
 
 SEVERAL = 3
-"""Most columns of text with which every pair is offered."""
+"""Every pair of text columns is offered if a table has at most this many."""
 
 
 def readings(table: Table) -> Iterator[Reading]:
-    """The usual columns of conversations; else two columns with text, or one of plain text."""
+    """Yields the usual columns of conversations; else pairs of text columns, or one text column."""
     columns = inspect_columns(table)
     try:
         usual = Conversations(path="-").layout(table).columns
@@ -48,7 +49,7 @@ def readings(table: Table) -> Iterator[Reading]:
     for question, answer in combinations(texts, 2) if len(texts) <= SEVERAL else ():
         yield Reading({"prompt": question, "completion": answer})
     for text in texts:
-        # other characters are those of several columns with an unknown separator
+        # other characters suggest several columns with an unknown separator
         alone = len(columns) == 1 and re.fullmatch(r"[\w -]+", text)
         yield Reading({"text": text}, Fit.BY_VALUES if alone else Fit.POSSIBLE)
 

@@ -9,8 +9,8 @@ from peftkit.data.rows import Row
 
 
 def unread_remarks(rows: Collection[Row]) -> Iterator[str]:
-    """Notes on message keys and columns that nothing reads, and on system messages in columns of
-    conversations that have another one, each with its number.
+    """Yields notes, with counts, on message keys and columns that peftkit does not read, and on
+    columns whose system message differs from the conversation's own.
     """
     unread = Counter(key for row in rows for key in row.values.get("unread", ()))
     if unread:
@@ -26,10 +26,10 @@ def unread_remarks(rows: Collection[Row]) -> Iterator[str]:
 
 
 def system_remarks(systems: Counter[str]) -> Iterator[str]:
-    """A note if conversations have different system prompts; the adapter then records none.
+    """Yields a note if conversations have different system prompts: the adapter then records none.
 
     Args:
-        systems: system prompt -> number of conversations; an empty prompt for those without one.
+        systems: system prompt -> number of conversations; an empty prompt stands for none.
     """
     if len(systems) < 2:
         return

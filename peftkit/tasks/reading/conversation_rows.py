@@ -25,12 +25,12 @@ from peftkit.tasks.reading.single_message import Message, flag_of, shown
 def read_conversation(
     values: Mapping[str, object], layout: Layout, answered: bool = True
 ) -> dict[str, object] | str:
-    """Reads a row: `messages` or `text`; `unread`, the message keys and columns that nothing reads;
-    `overruled`, the columns with another system message than the first turn. Or, as a string, what
-    is malformed.
+    """Reads a row. Returns its `messages` or `text`; `unread`, the message keys and columns that
+    peftkit does not read; and `overruled`, the columns whose system message differs from the
+    conversation's own. If the row is malformed, returns a string that says how.
 
     Args:
-        layout: as `Conversations.layout` returns it.
+        layout: what `Conversations.layout` returns for the table.
         answered: whether to read the answer; if not, an assistant's turn at the end is dropped.
     """
     raw = {name: value for name in layout.flags if not is_empty(value := values.get(name))}
@@ -52,17 +52,17 @@ def read_conversation(
 
 
 def _row_flag(name: str, value: object) -> bool | None:
-    """The value of a flag column; None if it is none: a `loss` with a fraction is a measurement."""
+    """The value of a flag column; None if it is no flag, such as a `loss` with a fraction."""
     return None if folded_name(name) == "loss" and isinstance(value, float) else flag_of(value)
 
 
 def _read_talk(
     values: Mapping[str, object], layout: Layout, answered: bool, unread: Counter[str]
 ) -> dict[str, object] | str:
-    """As `read_conversation`, for a row with messages.
+    """Does the same as `read_conversation`, for a row with messages.
 
     Args:
-        unread: columns that nothing reads.
+        unread: counts the columns that peftkit does not read; message keys are added.
     """
     read = (_read_messages if "messages" in layout.columns else _read_pair)(
         values, layout, answered
@@ -82,7 +82,7 @@ def _read_talk(
         return f"the row has `{about}` beside a prompt of messages, which has no place for it"
     unread.update(filter(None, [about]))
     overruled: list[str] = []
-    if read[0]["role"] == "system":  # takes precedence over columns
+    if read[0]["role"] == "system":  # its own system message takes precedence
         overruled = [name for name, text in systems.items() if text != read[0]["content"]]
     elif len(set(systems.values())) > 1:
         return f"different system messages in {quoted(systems)}"
@@ -96,13 +96,15 @@ def _read_talk(
 
 
 def _turn_columns(layout: Layout, answered: bool) -> list[str]:
-    """The columns that hold turns."""
+    """The columns that hold turns of the conversation."""
     roles = ("messages", "prompt", "completion") if answered else ("messages", "prompt")
     return [layout.columns[role] for role in roles if role in layout.columns]
 
 
 def _unread_input(values: Mapping[str, object], layout: Layout) -> str:
-    """The input's column, if it has a value and the prompt, a list, has no place for it."""
+    """The column of the input, if it has a value that a prompt of messages cannot take; else
+    empty.
+    """
     column = layout.columns.get("input", "")
     listed = isinstance(unwrap_messages(values.get(layout.columns.get("prompt", ""))), list)
     return column if listed and not is_empty(values.get(column)) else ""
@@ -152,7 +154,7 @@ def _read_pair(values: Mapping[str, object], layout: Layout, answered: bool) -> 
 def _side(
     values: Mapping[str, object], columns: Mapping[str, str], role: str
 ) -> list[Message] | str:
-    """The messages of a prompt or a completion; or, as a string, what is malformed."""
+    """The messages of a prompt or a completion, or a string that says what is malformed."""
     column = columns[role]
     value = unwrap_messages(values.get(column))
     if is_missing(value):

@@ -1,4 +1,4 @@
-"""The source of conversations, and the columns in which a table has them."""
+"""The source of conversations, and the table columns that hold them."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from peftkit.errors import DataError, quoted
 from peftkit.tasks.reading.single_message import FLAGS
 
 KINDS = ("messages", "prompt", "completion", "text")
-"""Roles of columns that decide the kind of the rows."""
+"""Roles of the columns that decide whether rows are messages, pairs or plain text."""
 USUAL = (
     {"messages": "messages"},
     {"messages": "conversations"},
     {"prompt": "instruction", "completion": "output"},
     {"prompt": "prompt", "completion": "completion"},
 )
-"""The columns to look for, in this order, if the recipe names none. All column names are compared
-without case, `_`, `-` and white space."""
+"""Columns to look for, in this order, if the recipe names none. Column names are compared without
+case, `_`, `-` and white space."""
 SYSTEM = (
     "system", "system_prompt", "system_message", "system_msg", "system_instruction",
     "system_instructions", "sys_prompt", "sys", "developer",
 )  # fmt: skip
 """Names of columns with a system message, if the recipe names none."""
 UNREAD_COLUMNS = ("tools", "functions", "history")
-"""Columns that would change what is learned, and that peftkit does not read."""
+"""Columns that peftkit does not read although they would change what is learned; a row with a
+value in one is malformed."""
 
 
 class Conversations(Source):
-    """Messages, or a prompt and its completion, or plain text. If the recipe names no column, the
-    file's are used: `messages` (OpenAI), `conversations` (ShareGPT), `instruction`, `input` and
-    `output` (Alpaca), or `prompt` and `completion` (texts, or TRL's lists of messages); and with
-    them `system`, `system_prompt`, `developer` or the like. Case, `_`, `-` and spaces in these
-    names do not matter.
+    """Messages, or a prompt and its completion, or plain text. If the recipe names no column,
+    peftkit looks for `messages` (OpenAI), `conversations` (ShareGPT), `instruction`, `input` and
+    `output` (Alpaca), or `prompt` and `completion` (texts, or TRL's lists of messages). It also
+    reads system messages from `system`, `system_prompt`, `developer` or similar columns. Case,
+    `_`, `-` and spaces in these names do not matter.
     """
 
     messages: str = ""
@@ -45,7 +46,7 @@ class Conversations(Source):
     prompt: str = ""
     """Column with the question; it becomes the user's turn."""
     input: str = ""
-    """Column with the text that the prompt is about, which may be empty; it follows the prompt
+    """Column with a text that the prompt refers to, which may be empty; it is added to the prompt
     after a blank line."""
     completion: str = ""
     """Column with the answer; it becomes the assistant's turn."""
@@ -77,13 +78,13 @@ class Conversations(Source):
         return {role: getattr(self, role) for role in roles if getattr(self, role)}
 
     def layout(self, table: Table, answered: bool = True) -> Layout:
-        """The columns of a table: those that the recipe names, else the usual ones.
+        """The layout of a table: the columns that the recipe names, else the usual ones.
 
         Args:
-            answered: whether a completion must be there.
+            answered: whether the table must have the completion's column.
 
         Raises:
-            DataError: a column is missing, or none of the usual ones is there.
+            DataError: a named column is missing, or none is named and the table has no usual ones.
         """
         unneeded = ("stratum",) if answered else ("stratum", "completion")
         named = {r: c for r, c in self.named_columns().items() if answered or r not in unneeded}
@@ -103,16 +104,16 @@ class Conversations(Source):
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a table that matter for its conversations."""
+    """Which columns of a table hold its conversations, and for what each is read."""
 
     columns: Mapping[str, str]
-    """Role -> column: those that the recipe names, else the usual ones."""
+    """Role -> column, as the recipe names them, else with the usual names."""
     named: Collection[str]
     """Roles of the columns that the recipe names."""
     systems: tuple[str, ...]
-    """Columns with a system message: the one that the recipe names, else all with a usual name."""
+    """Columns with a system message: the one that the recipe names, else all with usual names."""
     refused: tuple[str, ...]
-    """Columns that would change what is learned; a row that has one is malformed."""
+    """Columns that would change what is learned; a row with a value in one is malformed."""
     flags: tuple[str, ...]
     """Columns that may say whether a row is learned."""
     instructions: tuple[str, ...]
@@ -120,7 +121,7 @@ class Layout:
 
     @property
     def read(self) -> set[str]:
-        """All columns that some row is read from, or that have their own note."""
+        """All columns that are read from some row, or that get a note of their own."""
         return {*self.columns.values(), *self.systems, *self.refused, *self.flags}
 
 
@@ -128,7 +129,7 @@ class Layout:
 def _layout(
     table: tuple[str, ...], named_columns: tuple[tuple[str, str], ...], answered: bool
 ) -> Layout | None:
-    """The layout of a table with these columns; None if it has none of the usual ones."""
+    """The layout of a table with these columns; None if none is named and no usual one is there."""
     named = dict(named_columns)
     kinds = {role: column for role, column in named.items() if role in KINDS}
     for usual in USUAL if not kinds else ():
@@ -159,7 +160,7 @@ def _layout(
 
 
 def _usual(names: Iterable[str], columns: Iterable[str]) -> tuple[str, ...]:
-    """The columns that have one of these names, in the order of the names, exact ones first."""
+    """The columns with one of these names, in the order of the names; exact matches come first."""
     return tuple(
         column
         for name in names

@@ -1,4 +1,4 @@
-"""Checks of labels: which look alike, which are numbers, how many rows each has."""
+"""Checks labels: which look alike, which are numbers, and how many rows each label has."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from typing import Any
 from peftkit.wording import shortened
 
 FEW_NUMBERS = 20
-"""Up to so many different numbers are classes: ratings from 1 to 10, or in halves or tenths."""
+"""At most this many different numbers count as classes: ratings from 1 to 10, in halves, in
+tenths."""
 FEW_ROWS = 5
-"""Rows of a label in a split from which on its score means something."""
+"""A note is written if a label has fewer rows in a split: its score says little."""
 ROWS_PER_LABEL = 4
 MANY_ROWS = 10
-"""Rows for each number, on average, with which even odd fractions are names of classes."""
+"""From this many rows per number on average, numbers that are not round may be classes too."""
 MAJORITY = 0.9
 RATIO = 50
-"""The most frequent label's share of the rows, and its ratio to the rarest label's rows, from which
-on imbalance is extreme."""
+"""Labels are imbalanced if the most frequent one has `MAJORITY` of the rows, or `RATIO` times the
+rows of the rarest."""
 MARKS = " \t.,;:!?…。，、；：！？\"'“”‘’«»`"
 HYPHENS = "\u2010\u2011\u2012\u2013\u2014\u2212\uff0d"
 DOUBLES = str.maketrans("аеорсухіјѕ", "aeopcyxijs")  # noqa: RUF001
@@ -33,19 +34,19 @@ Counts = Mapping[str, Mapping[str, int]]
 
 
 def folded(label: str, number: Callable[[str], float | None]) -> str:
-    """Normalizes a label: case, width and Unicode form of its characters, invisible ones, Cyrillic
-    letters in Latin words, hyphens and underscores between words, marks at its end, and how a
-    number is written.
+    """Normalizes a label: case, width and Unicode form of its characters, invisible characters,
+    Cyrillic letters in Latin words, hyphens and underscores between words, punctuation at the end,
+    and the notation of numbers.
 
     Args:
-        number: reads a text as a number; None if it is none.
+        number: returns a text as a number, or None if the text is not a number.
     """
     plain = "".join(c for c in unicodedata.normalize("NFKC", label) if not _is_invisible(c))
     plain = "".join("-" if c in HYPHENS else c for c in plain)
     plain = " ".join(plain.casefold().replace("i\u0307", "i").split())
     plain = unicodedata.normalize("NFC", _without_doubles(plain))
     plain = plain.rstrip(MARKS).lstrip("\"'“‘«`") or plain
-    if re.fullmatch(r"[-+]?\d{1,1000}", plain):  # Python converts no more than 4,300 digits
+    if re.fullmatch(r"[-+]?\d{1,1000}", plain):  # Python converts at most 4,300 digits
         return str(int(plain))
     value = number(plain)
     if value is not None:
@@ -65,7 +66,7 @@ def _is_invisible(c: str) -> bool:
 
 
 def _without_doubles(text: str) -> str:
-    """Replaces Cyrillic letters by Latin ones in words that have both."""
+    """Replaces Cyrillic letters by the Latin letters that look the same, in words that mix both."""
     words = (
         word.translate(DOUBLES) if re.search(r"[a-z]", word) else word for word in text.split(" ")
     )
@@ -73,8 +74,8 @@ def _without_doubles(text: str) -> str:
 
 
 def visible(label: str) -> str:
-    """The label, cut to 40 characters, with invisible characters escaped, and combining ones too if
-    the label is not in NFC.
+    """The label, cut to 40 characters, with invisible characters escaped; if the label is not in
+    NFC, combining characters too.
     """
     hidden = {"Cf", "Cc", "Zs"}
     if unicodedata.normalize("NFC", label) != label:
@@ -89,7 +90,7 @@ def visible(label: str) -> str:
 
 
 def alike(counts: Mapping[str, int], number: Callable[[str], float | None]) -> list[list[str]]:
-    """Groups of labels that are equal once `folded`, the largest first."""
+    """Groups of two or more labels that `folded` makes equal, the largest group first."""
     groups: dict[str, list[str]] = defaultdict(list)
     for label in sorted(counts, key=lambda label: (-counts[label], label)):
         groups[folded(label, number)].append(label)
@@ -98,7 +99,7 @@ def alike(counts: Mapping[str, int], number: Callable[[str], float | None]) -> l
 
 
 def scores_not_classes(counts: Mapping[str, int], number: Callable[[str], float | None]) -> str:
-    """Describes labels that are measurements, not classes; empty if they may be classes.
+    """Describes labels if they are measurements, not classes; empty if they may be classes.
 
     Numbers are classes if they are few, or whole with several rows each.
     """
@@ -130,7 +131,7 @@ def scores_not_classes(counts: Mapping[str, int], number: Callable[[str], float 
 
 
 def _numbers(counts: Mapping[str, int], number: Callable[[str], float | None]) -> dict[str, float]:
-    """Label -> its number, for labels that are numbers or percentages."""
+    """Label -> its value, for labels that are numbers or percentages."""
     read = {label: number(label.rstrip(" %")) for label in counts}
     return {label: value for label, value in read.items() if value is not None}
 
@@ -138,7 +139,7 @@ def _numbers(counts: Mapping[str, int], number: Callable[[str], float | None]) -
 def label_remarks(
     counts: Counts, weighted: bool, number: Callable[[str], float | None]
 ) -> Iterator[str]:
-    """Notes on the labels of the splits.
+    """Yields notes on the labels of the splits.
 
     Args:
         weighted: whether rare labels weigh more in the loss.
@@ -211,7 +212,7 @@ def _scarcity(counts: Counts) -> Iterator[str]:
 
 
 def _lists(counts: Mapping[str, int]) -> str:
-    """A label that looks like a list, if many do; empty if they do not."""
+    """An example of a label that looks like a list, if many labels do; else empty."""
     enough = max(2, 0.2 * len(counts))
     brackets = [label for label in counts if _is_json_list(label)]
     if len(brackets) >= enough:
@@ -238,14 +239,14 @@ def _is_json_list(label: str) -> bool:
 
 
 def label_text(value: Any) -> Any:
-    """A label as pandas would write it to a CSV, so that every format gives the same names."""
+    """A label as pandas writes it to a CSV file, so that labels are the same in every format."""
     if isinstance(value, float) and math.isnan(value):
-        return None  # a missing number
+        return None  # NaN, a missing number
     return str(value) if isinstance(value, int | float) else value
 
 
 def number_first(label: str) -> tuple[int, float, str]:
-    """Sort key: numbers by their size, then names."""
+    """A sort key for labels: numbers first, by value, then names."""
     try:
         number = float(label)
     except ValueError:

@@ -29,23 +29,23 @@ WRITTEN = re.compile(
     rf"""\s*\[\s*\{{\s*(['"])(?:role|from)\1\s*:\s*(['"])(?:{"|".join(ROLES)})\2""",
     re.IGNORECASE,
 )
-"""The beginning of a list of messages as text."""
+"""Matches the beginning of a list of messages that is written as text."""
 
 UNLEARNED = "\x1e"
-"""Marks a turn that is not learned."""
+"""Marks, in a conversation's key, a turn that is not learned."""
 
 
 def is_learned(message: Message) -> bool:
-    """Whether a turn is an answer that is learned."""
+    """Whether a message is an assistant's turn that the model learns."""
     return message["role"] == "assistant" and bool(message.get("learned", True))
 
 
 def unwrap_messages(value: Any) -> Any:
-    """Puts a message into a list, and parses a text that is JSON of messages; other values stay as
-    they are.
+    """Puts a single message into a list, and parses messages that are written as JSON text; returns
+    other values unchanged.
 
     Raises:
-        RepeatedName: a message in a text names a key twice.
+        RepeatedName: a message in a JSON text has the same key twice.
     """
     if isinstance(value, Mapping):
         return [value]
@@ -59,7 +59,7 @@ def unwrap_messages(value: Any) -> Any:
         if not any(role_of(turn) in ROLES for turn in turns):
             return value
         turns = json.loads(value, object_pairs_hook=unrepeated)
-    except RepeatedName:  # a ValueError too
+    except RepeatedName:  # a subclass of ValueError
         raise
     except (ValueError, RecursionError):
         return value
@@ -67,15 +67,15 @@ def unwrap_messages(value: Any) -> Any:
 
 
 def _is_message(value: Any) -> bool:
-    """Whether an object has a role, and a content, call or thought."""
+    """Whether a value is an object with a role and with content, a call or a thought."""
     return isinstance(value, Mapping) and bool(
         role_of(value) and value.keys() & {*CONTENT, *UNREAD, *THOUGHTS}
     )
 
 
 def read_messages(value: Any, column: str = "messages") -> list[Message] | str:
-    """Reads a list of messages, with system messages and answers stripped; or, as a string, what is
-    malformed.
+    """Reads a list of messages, trims white space around system messages and answers, and checks
+    the order of turns. If something is malformed, returns a string that says what.
     """
     read = read_turns(value, column)
     if isinstance(read, str):
@@ -84,10 +84,10 @@ def read_messages(value: Any, column: str = "messages") -> list[Message] | str:
 
 
 def read_turns(value: Any, column: str) -> list[Message] | str:
-    """As `read_messages`, for turns in any order."""
+    """Does the same as `read_messages`, but accepts turns in any order."""
     if isinstance(value, str):
         try:
-            value = json.loads(value, object_pairs_hook=unrepeated)  # the cell of a CSV
+            value = json.loads(value, object_pairs_hook=unrepeated)  # a cell of a CSV file
         except RepeatedName as error:
             return f"names `{error.name}` twice"
         except (ValueError, RecursionError):
@@ -104,11 +104,12 @@ def read_turns(value: Any, column: str) -> list[Message] | str:
 
 
 def read_system(value: Any, column: str) -> list[Message] | str:
-    """Reads a column with a system message (a text, its parts, or a message) as a list of one; an
-    empty list if there is none; or, as a string, what is malformed.
+    """Reads a system message from the value of a column (a text, its parts, or a message). Returns
+    a list with the message, an empty list if there is none, or, if the value is malformed, a string
+    that says how.
 
     Raises:
-        RepeatedName: a message in a text names a key twice.
+        RepeatedName: a message in a JSON text has the same key twice.
     """
     if is_empty_or_false(value):
         return []
@@ -130,15 +131,15 @@ def read_system(value: Any, column: str) -> list[Message] | str:
 
 
 def looks_like_messages(text: str) -> bool:
-    """Whether a text begins as a list of messages does."""
+    """Whether a text begins like a list of messages."""
     return bool(WRITTEN.match(text))
 
 
 def unread_keys(value: Any) -> Counter[str]:
-    """Message key that nothing reads -> number of messages that have it.
+    """Counts the messages that have a key which peftkit does not read: key -> number of messages.
 
     Args:
-        value: a list of messages; anything else has none.
+        value: a list of messages; for any other value the result is empty.
     """
     counts: Counter[str] = Counter()
     for item in value if isinstance(value, list | tuple) else ():
@@ -156,7 +157,7 @@ def unread_keys(value: Any) -> Counter[str]:
 
 
 def wrong_order(messages: Sequence[Message]) -> str:
-    """What is wrong with the order of the turns; empty if nothing is."""
+    """Says what is wrong with the order of the turns; empty if the order is right."""
     roles = [message["role"] for message in messages]
     if not roles:
         return "no messages"
@@ -173,12 +174,12 @@ def wrong_order(messages: Sequence[Message]) -> str:
 
 
 def unanswered(messages: list[Message]) -> list[Message]:
-    """The messages up to the last question: without an answer at the end."""
+    """The messages without the assistant's turn at the end, if there is one."""
     return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
 def message_key(messages: Sequence[Message]) -> str:
-    """A key: equal for conversations with the same contents and the same learned turns."""
+    """A key that is equal for conversations with the same texts and the same learned turns."""
     return "\x1f".join(
         f"{m['content']}{m.get('thought', '')}{'' if m.get('learned', True) else UNLEARNED}"
         for m in messages

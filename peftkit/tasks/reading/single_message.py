@@ -1,4 +1,4 @@
-"""Reads one message: role, content, thought, and whether it is learned."""
+"""Reads one message: its role, content and thought, and whether the model learns it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Message(TypedDict):
     """`system`, `user` or `assistant`."""
     content: str
     thought: NotRequired[str]
-    """What the assistant thinks before it answers, if its turn says so."""
+    """The assistant's reasoning before its answer."""
     learned: NotRequired[bool]
-    """False for an assistant's turn that is not learned."""
+    """False for an assistant's turn that the model must not learn."""
 
 
 ROLES = {
@@ -33,19 +33,19 @@ ROLES = {
     "model": "assistant",
     "ai": "assistant",
 }
-"""Role names of OpenAI, ShareGPT, Gemma, LangChain and others, in lower case -> the role."""
+"""Role name of OpenAI, ShareGPT, Gemma, LangChain or others, in lower case -> peftkit's role."""
 
 
 FLAGS = (
     "weight", "train", "training", "trainable", "loss", "loss_mask", "train_mask", "learn",
     "supervised",
 )  # fmt: skip
-"""Keys of a turn, or columns beside the messages, that say whether it is learned: OpenAI's,
-axolotl's, AgentInstruct's, verl's."""
+"""Keys of a turn, or columns beside the messages, that say whether the model learns a turn or row:
+names of OpenAI, axolotl, AgentInstruct and verl."""
 
 
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
-"""Keys of an assistant's thought before it answers; templates read one of them."""
+"""Keys of the assistant's thought before an answer; a chat template reads at most one of them."""
 
 
 ROLE = ("role", "from")
@@ -58,15 +58,15 @@ TEXT = (*ROLE, *CONTENT)
 
 
 READ = (*TEXT, *FLAGS, *THOUGHTS)
-"""Keys of an assistant's turn; other turns have no thoughts."""
+"""Keys that are read from an assistant's turn; thoughts are not read from other turns."""
 
 
 PART = ("type", "text")
-"""Keys of a part, where the content is a list."""
+"""Keys that are read from a part of the content, if the content is a list of parts."""
 
 
 TEXTS = (None, "text", "input_text", "output_text")
-"""Types of parts that are text."""
+"""Values of `type` that mark a part as text."""
 
 
 YES = (True, "true", "yes", "1")
@@ -76,7 +76,7 @@ NO = (False, "false", "no", "0")
 
 
 def role_of(message: Mapping[str, object]) -> str:
-    """A message's role in lower case; empty if it has none, or one that is not text."""
+    """The role of a message in lower case; empty if the role is missing or not text."""
     role = next((message[key] for key in ROLE if not is_empty(message.get(key))), None)
     return role.strip().casefold() if isinstance(role, str) else ""
 
@@ -92,7 +92,7 @@ def flag_of(value: Any) -> bool | None:
 
 
 def read_message(item: Any) -> Message | str:
-    """Reads a message into peftkit's keys; or, as a string, what is malformed."""
+    """Reads a message; if it is malformed, returns a string that says how."""
     if not isinstance(item, Mapping):
         return f"a message is {type(item).__name__}, not an object"
     names = {key: item[key] for key in ROLE if not is_empty(item.get(key))}
@@ -116,7 +116,7 @@ def read_message(item: Any) -> Message | str:
 
 
 def _read_content(item: Mapping[str, object], role: str) -> tuple[str, str]:
-    """The text of a message, and what is malformed in it; one of them is empty."""
+    """Returns the text of a message, and what is malformed in it; one of the two may be empty."""
     contents = [join_parts(item[key]) for key in CONTENT if not is_missing(item.get(key))]
     if not contents:
         return "", f"{role} turn without content"
@@ -130,7 +130,9 @@ def _read_content(item: Mapping[str, object], role: str) -> tuple[str, str]:
 
 
 def join_parts(content: Any) -> Any:
-    """Joins the texts of OpenAI's parts; content of other kinds stays as it is."""
+    """Joins the texts of content that is a list of text parts (OpenAI's format); returns other
+    content unchanged.
+    """
     if not isinstance(content, list):
         return content
     parts = [part for part in content if isinstance(part, Mapping) and part.get("type") in TEXTS]
@@ -139,7 +141,7 @@ def join_parts(content: Any) -> Any:
 
 
 def _read_flags(item: Mapping[str, object], role: str, message: Message) -> str:
-    """Sets whether the message is learned; returns what is malformed, or empty."""
+    """Sets whether the message is learned; returns what is malformed, or an empty text."""
     flags: dict[str, bool] = {}
     for key in FLAGS:
         if key not in item or is_empty(value := item[key]):
@@ -159,7 +161,7 @@ def _read_flags(item: Mapping[str, object], role: str, message: Message) -> str:
 
 
 def _read_thought(item: Mapping[str, object], message: Message) -> str:
-    """Sets the message's thought, if there is one; returns what is malformed, or empty."""
+    """Sets the message's thought, if there is one; returns what is malformed, or an empty text."""
     thoughts = {key: item[key] for key in THOUGHTS if key in item and not is_empty(item[key])}
     if not thoughts:
         return ""
@@ -175,15 +177,16 @@ def _read_thought(item: Mapping[str, object], message: Message) -> str:
 UNREAD = (
     "tool_calls", "function_call", "tool_call_id", "train_detail", "training_detail",
 )  # fmt: skip
-"""Keys of a message that would change what is learned, and that peftkit does not read."""
+"""Keys that peftkit does not read although they would change what is learned; a message that has
+one is malformed."""
 
 
 SHOWN = 30
-"""Characters of a wrong value that an error message shows."""
+"""Most characters of a wrong value that an error message shows."""
 
 
 def shown(value: Any) -> str:
-    """The beginning of any value, as JSON writes it."""
+    """The beginning of a value as JSON text, for messages."""
     if isinstance(value, bool):
         return str(value).lower()
     try:

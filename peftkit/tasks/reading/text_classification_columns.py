@@ -1,4 +1,4 @@
-"""Recognizes texts with a label by their columns."""
+"""Recognizes tables of texts with a label by their columns."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ PAIRS: Final = (
 
 
 def readings(table: Table) -> Iterator[Reading]:
-    """Each text column with each column of classes; only usual names, where there are some."""
+    """Yields each text column with each column of classes; if some columns have usual names, only
+    those.
+    """
     columns = inspect_columns(table)
     labels = [name for name, column in columns.items() if _may_be_label(column)]
     labels = _with_usual_name(labels, LABELS)
@@ -47,7 +49,7 @@ def readings(table: Table) -> Iterator[Reading]:
 
 
 def _may_be_label(column: Column) -> bool:
-    """Whether a column holds classes; one named `label` is accepted, and checked later."""
+    """Whether a column holds classes; a column named `label` is accepted here and checked later."""
     if folded_name(column.name) == "label":
         return column.looks not in ("lists", "objects", "empty")
     counts = Counter(str(value).strip() for value in column.present)
@@ -57,12 +59,12 @@ def _may_be_label(column: Column) -> bool:
 
 
 def _with_usual_name(names: Sequence[str], usual: Sequence[str]) -> list[str]:
-    """The default name if it is there, else the usual ones, else all."""
+    """The default name if the table has it, else its usual names, else all its names."""
     return _named(names, usual[:1]) or _named(names, usual) or list(names)
 
 
 def _named(names: Iterable[str], usual: Sequence[str]) -> list[str]:
-    """The names that are usual, in the order of the usual ones."""
+    """The names that are among the usual ones, in the order of the usual ones."""
     names = list(names)
     return [name for one in usual for name in names if folded_name(name) == folded_name(one)]
 

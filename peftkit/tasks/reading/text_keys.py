@@ -6,5 +6,5 @@ import unicodedata
 
 
 def text_key(text: str) -> str:
-    """A text in NFC, casefolded, with single white space."""
+    """The text in Unicode form NFC, casefolded, with each run of white space as one space."""
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())

@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterator, Sequence
 
 MANY_ADDRESSES = 0.1
-"""Share of the texts above which there is a note on them."""
+"""A note is written only if more than this share of the texts are web addresses."""
 ENOUGH = 5
-"""Number of texts up to which there is no note."""
+"""A note is written only if more than this number of texts are web addresses."""
 ADDRESS = re.compile(r"(https?://|www\.)\S")
 
 
 def address_remarks(texts: Sequence[str]) -> Iterator[str]:
-    """A note if many texts are nothing but web addresses."""
+    """Yields a note if many texts are nothing but web addresses."""
     addresses = sum(all(map(ADDRESS.match, text.split())) for text in texts)
     if addresses > max(ENOUGH, MANY_ADDRESSES * len(texts)):
         yield (

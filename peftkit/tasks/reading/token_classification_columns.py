@@ -1,4 +1,4 @@
-"""Recognizes words with a label each by their columns."""
+"""Recognizes tables of words with a label for each word."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from peftkit.tasks.offers import Fit, Offer, Reading
 from peftkit.tasks.reading.word_checks import wrong_labels, wrong_words
 
 FITTING = 0.9
-"""Share of the rows that must fit; a few may be malformed."""
+"""Least share of the rows that must have a label for each word; the others may be malformed."""
 
 
 def readings(table: Table) -> Iterator[Reading]:
-    """Each list of words with each list of as many labels: no other task reads such lists."""
+    """Yields pairs of columns: lists of words, and lists of as many labels. No other task reads
+    such lists.
+    """
     columns = inspect_columns(table)
     lists = [column for column in columns.values() if column.looks == "lists"]
     pairs = [(a.name, b.name) for a, b in permutations(lists, 2) if _are_labelled(a, b)]
@@ -27,7 +29,9 @@ def readings(table: Table) -> Iterator[Reading]:
 
 
 def _are_labelled(words: Column, labels: Column) -> bool:
-    """Whether nearly each list of words has a list of as many labels, which repeat more often."""
+    """Whether `FITTING` of the rows have a label for each word, and the column has fewer different
+    labels than different words.
+    """
     rows = list(zip(words.values, labels.values, strict=True))
     fit = [(of_row, tags) for of_row, tags in rows if _is_labelled(of_row, tags)]
     vocabulary = {word for of_row, _ in fit for word in of_row}

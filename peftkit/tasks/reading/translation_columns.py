@@ -1,4 +1,4 @@
-"""Recognizes texts with their translations by their columns."""
+"""Recognizes tables of texts and translations by their columns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAIRS: Final = (
     ("source", "target"), ("src", "tgt"), ("src", "trg"), ("sourcetext", "targettext"),
     ("text", "translation"), ("original", "translation"), ("sentence", "translation"),
 )  # fmt: skip
-"""Usual columns of a text and its translation."""
+"""Usual names of the columns with a text and its translation."""
 LANGUAGES: Final = (
     "ar", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fr", "he", "hi", "hu", "it", "ja", "ko",
     "nl", "no", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh", "arabic", "chinese",
@@ -25,7 +25,9 @@ LANGUAGES: Final = (
 
 
 def readings(table: Table) -> Iterator[Reading]:
-    """Two columns with usual names, or of two languages, in both directions; else two texts."""
+    """Yields two text columns with usual names; else each pair of columns named after languages, in
+    both directions; else the two text columns of a table that has no others.
+    """
     columns = inspect_columns(table)
     texts = [name for name, column in columns.items() if column.looks == "text"]
     by_name = {folded_name(name): name for name in texts}

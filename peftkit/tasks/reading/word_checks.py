@@ -1,4 +1,4 @@
-"""Checks that the values of a row are words and labels."""
+"""Checks that the values of a row are lists of words and of labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def wrong_words(words: Any, column: str) -> str:
-    """Why a value is no list of words; empty if it is one."""
+    """Says why a value is not a list of words; empty if it is one."""
     if isinstance(words, str):
         return f"{column} is a text, not a list of words; JSON lines and Parquet have lists"
     if not isinstance(words, list):
@@ -22,7 +22,7 @@ def wrong_words(words: Any, column: str) -> str:
 
 
 def wrong_labels(labels: list[Any], column: str) -> str:
-    """Why values are no labels; empty if they are names or numbers of classes."""
+    """Says which value is not a label (a text or a whole number); empty if all are labels."""
     for place, label in enumerate(labels, start=1):
         if isinstance(label, bool) or not isinstance(label, str | int) or not str(label).strip():
             return f"{column} has {label!r} as label {place}"

@@ -1,1 +1,1 @@
-"""Scores that several tasks share, from the outputs of a model."""
+"""Scores of a model's outputs that several tasks share."""

@@ -1,4 +1,4 @@
-"""The score of a classifier with one class for each example, from its logits."""
+"""Scores a classifier that gives each example one class."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORST_MISTAKES = 20
 
 
 def class_score(outputs: Outputs, examples: Examples, head: Head) -> Score:
-    """Accuracy, F1, confusion and the mistakes that the model was surest of.
+    """Accuracy, F1, confusion matrix, and the mistakes that the model was most certain of.
 
     Args:
         outputs: (examples, classes), logits.
@@ -70,13 +70,13 @@ def label_table(scores: ClassificationScores, labels: tuple[str, ...]) -> ScoreT
 
 
 def target_losses(outputs: Outputs, expected: Any) -> Any:
-    """(examples,), -log p of the expected classes, without weights."""
+    """(examples,), the unweighted -log p of each example's expected class."""
     chosen = softmax(outputs)[np.arange(len(expected)), expected]
     return -np.log(np.maximum(chosen, np.finfo(np.float32).tiny))
 
 
 def softmax(outputs: Outputs) -> Outputs:
-    """(examples, classes) logits -> probabilities."""
+    """Turns logits (examples, classes) into probabilities of the same shape."""
     shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
     probabilities: Outputs = shifted / shifted.sum(axis=1, keepdims=True)
     return probabilities

@@ -1,4 +1,4 @@
-"""The score of a task that writes, from the model's predictions of the expected tokens."""
+"""Scores a task that writes, by the model's predictions of the expected tokens."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def token_score(kept: Outputs, examples: Examples) -> Score:
-    """Perplexity and token accuracy, by rows.
+    """Perplexity and token accuracy, with bootstrap intervals over rows.
 
     Args:
-        kept: (outputs, 2), as `loss_and_hit` returns them.
+        kept: (outputs, 2), what `loss_and_hit` returns.
     """
     sizes = examples.outputs_per_row().tolist()
     values, intervals, rows = language_scores(kept[:, 0], kept[:, 1], sizes)

@@ -1,1 +1,1 @@
-"""Forward and backward: batches, attention in packed rows, frozen blocks, the self-check."""
+"""Forward and backward passes: batches, attention in packed rows, frozen blocks, self-check."""

@@ -1,7 +1,7 @@
-"""Cuts the examples of a step, or of a split, into micro-batches; nothing else does.
+"""Cuts the examples of a step, or of a split, into micro-batches; no other module does.
 
-They are sorted by length; since the loss is a sum divided by the whole step's count, the cutting
-changes speed and memory but no result. Examples of one unit stay together.
+Examples are sorted by length. Since the loss is a sum divided by the whole step's count, the cuts
+change speed and memory but no result. Examples of one unit stay together.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from peftkit.recipe import Recipe
 from peftkit.training.forward.steps import Step, number_of_steps, steps_of
 
 CPU_OVERHEAD = 64
-"""Cost of a further forward and backward pass on a CPU, in tokens. A step of 32 short reviews on
-MiniLM takes 0.90, 0.88, 0.90, 0.98 and 1.29 CPU-seconds when cut for an overhead of 32, 64,
-128, 256 and 512 tokens, 1.35 in one piece, 1.88 one by one (docs/log.md, 2026-11-23)."""
+"""Cost of an additional forward and backward pass on a CPU, in tokens. With an overhead of 32, 64,
+128, 256 or 512 tokens, a step of 32 short reviews on MiniLM takes 0.90, 0.88, 0.90, 0.98 or 1.29
+CPU-seconds; uncut it takes 1.35, one by one 1.88 (docs/log.md, 2026-11-23)."""
 CPU_ROW = {"packed": (512, 1024), "shared": (768, 1024)}
-"""Least and most of the token limit of a packed row on a CPU: matrix products are no faster on
-longer rows, and memory grows with them. A small model gains from long rows, a deep one only where
-the examples of a row share a beginning (docs/log.md, 2026-11-24 and 2026-11-26)."""
+"""Range of the token limit for a packed row on a CPU, (lower end, upper end): on longer rows matrix
+products are no faster and memory grows. Small models gain from long rows, deep ones only if the
+row's examples share a beginning (docs/log.md, 2026-11-24 and 2026-11-26)."""
 SHARED_SAVING = 0.75
-"""Share of a common-prefix token's cost saved in every example but the first; attention, and what
-it keeps for the backward pass, costs the same in each."""
+"""Share of a common-prefix token's cost that is saved in every example but the first. The rest is
+attention and what it keeps for the backward pass."""
 CPU_ROW_NUMBERS = 2**23
-"""Most numbers of hidden states, over all blocks, in such a row."""
+"""Most numbers in the hidden states of a packed row on a CPU, over all blocks."""
 SEARCHED = 200
-"""Number of a run's steps that are searched for its largest micro-batch."""
+"""Most steps of a run that are searched for its largest micro-batch."""
 ACCELERATOR_OVERHEAD = 4096
-"""As `CPU_OVERHEAD`, where launching a pass costs more than padding; an estimate, not measured."""
+"""Cost of an additional pass on an accelerator, in tokens; an estimate, not measured. Launching a
+pass costs more there than padding."""
 
 
 def cut_step(
@@ -47,15 +48,16 @@ def cut_step(
     overhead: int,
     num_processes: int,
 ) -> list[list[tuple[int, ...]]]:
-    """Micro-batches of each process, `[process][micro-batch] -> indices`, as many for each.
+    """Cuts a step into micro-batches, `[process][micro-batch] -> indices`; every process gets
+    equally many.
 
-    Sorted by length and cut where padding plus the overhead of a further pass is least. An
-    empty micro-batch stands in where there are too few examples for all processes.
+    Examples are sorted by length and cut so that padding plus the overhead of the passes is least.
+    If there are too few examples for all processes, some get empty micro-batches.
 
     Args:
-        micro_batch_tokens: most tokens, padding included, of one micro-batch; a single example
-            may be longer.
-        overhead: cost of a further micro-batch, in tokens.
+        micro_batch_tokens: most tokens of a micro-batch, padding included; a single example may be
+            longer.
+        overhead: cost of an additional micro-batch, in tokens.
     """
     units = sorted(examples.by_unit(indices), key=lambda unit: (_longest(examples, unit), unit))
     longest = [examples.streams[list(unit)].max(axis=0).tolist() for unit in units]
@@ -72,12 +74,12 @@ def cut_step(
 
 
 def _longest(examples: Examples, indices: Iterable[int]) -> int:
-    """Tokens of the longest of these examples."""
+    """Number of tokens in the longest of these examples."""
     return max((examples.cost(index) for index in indices), default=0)
 
 
 def _width(examples: Examples, indices: Sequence[int]) -> int:
-    """Tokens that each of these examples takes if each stream is padded to its longest."""
+    """Number of tokens that each of these examples takes after padding, over all streams."""
     return int(examples.streams[list(indices)].max(axis=0).sum()) if indices else 0
 
 
@@ -87,15 +89,15 @@ def cheapest_cuts(
     overhead: int,
     sizes: Sequence[int] | None = None,
 ) -> list[tuple[int, int]]:
-    """(start, end) of the cheapest cut of lengths in their order; cost is padded tokens plus
-    overhead.
+    """Cuts a list of lengths where padded tokens plus overhead are least, without reordering it;
+    returns (start, end) of each piece.
 
     cost[end] = min over start of cost[start] + count(start, end) * width(start, end) + overhead
-    width: the sum of each stream's longest
+    width: the sum over streams of the longest length in the stream
 
     Args:
-        lengths: of each stream; best ascending.
-        sizes: number of examples of each length, kept together; 1 if not given.
+        lengths: for each stream, the lengths in order; ascending lengths give the cheapest cuts.
+        sizes: number of examples in each entry, which stay together; 1 if not given.
     """
     before = [0, *itertools.accumulate(sizes or [1] * len(lengths))]
     cost = [0.0] + [float("inf")] * len(lengths)
@@ -123,13 +125,13 @@ def cheapest_cuts(
 def inference_batches(
     examples: Examples, micro_batch_tokens: int, layout: Layout = "padded"
 ) -> Iterator[tuple[int, ...]]:
-    """All examples, in batches of similar lengths under the token budget; longest first, so that
-    memory runs out at once or not at all.
+    """Yields all examples in batches of similar lengths within the token budget. The longest come
+    first, so that a lack of memory shows at once.
     """
     saved = _saved_tokens(examples, range(len(examples)), layout)
     nothing = 0, np.zeros(examples.streams.shape[1], np.int64)
     batch: list[int] = []
-    tokens, widest = nothing  # of the batch; longest of each stream
+    tokens, widest = nothing  # tokens of the batch; longest length in each stream
 
     def grown(tokens: int, widest: Array, unit: Sequence[int]) -> tuple[int, Array]:
         streams = examples.streams[list(unit)]
@@ -178,11 +180,11 @@ def check_units(examples: Examples, micro_batch_tokens: int) -> None:
 
 
 def row_tokens(micro_batch_tokens: int, layout: Layout, on_cpu: bool, config: Any) -> int:
-    """Most tokens of a micro-batch: the recipe's; for a packed row on a CPU no more than are useful
-    there.
+    """The most tokens of a micro-batch: the recipe's number; for a packed row on a CPU, at most as
+    many as make it faster.
 
     Args:
-        config: the model's, from transformers.
+        config: the model's configuration, from transformers.
     """
     if layout == "padded" or not on_cpu:
         return micro_batch_tokens
@@ -199,9 +201,8 @@ def pack_step(
     num_processes: int,
     layout: Layout = "packed",
 ) -> list[list[tuple[int, ...]]]:
-    """As `cut_step`, for a packed layout: as few micro-batches of whole examples as the budget
-    allows, about equally long. If their shared beginning takes up most of the budget, half of it is
-    left to the rest.
+    """Cuts a step for a packed layout into as few micro-batches of whole examples as the budget
+    allows, of about equal lengths. A shared beginning counts for at most half of the budget.
     """
     saved = _saved_tokens(examples, indices, layout)
     micro_batch_tokens = max(micro_batch_tokens - saved, micro_batch_tokens // 2)
@@ -229,20 +230,20 @@ def pack_step(
 
 @dataclass(frozen=True)
 class Worst:
-    """The micro-batch of a run with most tokens."""
+    """The micro-batch of a run that has the most tokens."""
 
     indices: tuple[int, ...]
     alone: bool
-    """Whether each searched step has one micro-batch only: no gradients exist before it."""
+    """Whether each searched step has a single micro-batch, before which no gradients exist."""
     saved_share: float
-    """Share of the tokens of these steps that costs nothing, since examples share them."""
+    """Share of the searched steps' tokens that costs nothing, because examples share them."""
 
 
 def worst_micro_batch(
     examples: Examples, recipe: Recipe, layout: Layout, accelerator: Accelerator, config: Any
 ) -> Worst:
-    """The largest micro-batch of the run's first steps; in a longer run, a step of the longest
-    examples represents the others.
+    """Finds the largest micro-batch of the run's first steps. In a longer run, a step of the
+    longest examples represents the steps that are not searched.
     """
     training = recipe.training
     num_steps = number_of_steps(training, examples.num_units)
@@ -263,7 +264,7 @@ def worst_micro_batch(
 
 
 def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) -> int:
-    """Tokens that a micro-batch costs, padding included."""
+    """Number of tokens that a micro-batch costs, padding included."""
     if layout != "padded":
         saved = _saved_tokens(examples, indices, layout) * max(0, len(indices) - 1)
         return examples.tokens_of(indices) - saved
@@ -271,7 +272,7 @@ def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) ->
 
 
 def _saved_tokens(examples: Examples, indices: Sequence[int], layout: Layout) -> int:
-    """Tokens saved in each of these examples but one, since all begin with them."""
+    """Number of common first tokens that are saved in each of these examples but one."""
     return int(SHARED_SAVING * examples.shared_tokens(indices)) if layout == "shared" else 0
 
 

@@ -1,4 +1,4 @@
-"""Pads or packs examples into tensors; nothing else does."""
+"""Pads or packs examples into tensors; no other module does."""
 
 from __future__ import annotations
 
@@ -19,61 +19,63 @@ DECODER = "decoder_input_ids"
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples padded to one width, or packed one after another in one row."""
+    """Examples as tensors: padded to one width, or packed one after another in one row."""
 
     inputs: Mapping[str, Tensor]
-    """The keyword arguments of the model's forward pass: ids (rows, width) int64, packed (1,
-    tokens); padded with masks, 1 where there is a token."""
+    """The keyword arguments of the model's forward pass. Padded: ids (rows, width) int64, and masks
+    that are 1 at tokens and 0 at padding. Packed: ids (1, tokens)."""
     targets: Tensor
     """(outputs, ...), in the order in which the outputs are read."""
     weights: Tensor
-    """(outputs,) float32."""
+    """(outputs,) float32, weight of each output in the loss."""
     example_of: Tensor
-    """(outputs,) int64, the batch's example that each output belongs to, from 0."""
+    """(outputs,) int64, the example of each output, as its number in the batch from 0."""
     read_at: Tensor | None
-    """(outputs, k) int64, places in the flattened stream that the head reads; None where each
+    """(outputs, k) int64, the places in the flattened stream that the head reads; None if each
     example has one output."""
     lengths: tuple[int, ...] | None
-    """Tokens of each example, if packed."""
+    """Number of tokens of each example, if packed; else None."""
     shared: int
-    """Number of tokens that all examples begin with and only the first has in the row; usually
-    0."""
+    """Number of tokens with which all examples begin, and which the row has only in the first
+    example; usually 0."""
     positions: Tensor | None
-    """(1, tokens) int64, place of each token in its example, if packed."""
+    """(1, tokens) int64, place of each token in its example, if packed; else None."""
     examples: Examples
     indices: tuple[int, ...]
-    """Indices of the batch's examples."""
+    """Indices of the batch's examples in `examples`."""
 
     @property
     def input_ids(self) -> Tensor:
-        """Token ids of the only stream, or of the encoder's."""
+        """Token ids of the only stream, or of the encoder's stream."""
         return self.inputs["input_ids"]
 
     @property
     def num_padded_tokens(self) -> int:
-        """Tokens that the model reads, padding included, in all streams."""
+        """Number of tokens that the model reads in all streams, padding included."""
         decoder = self.inputs.get(DECODER)
         return self.input_ids.numel() + (0 if decoder is None else decoder.numel())
 
     @property
     def read_width(self) -> int:
-        """Tokens of a row in the stream that the head reads."""
+        """Number of tokens of a row in the stream that the head reads."""
         return self.inputs.get(DECODER, self.input_ids).shape[1]
 
     def units(self) -> Tensor:
-        """(examples,) int64, the number of each example's unit."""
+        """(examples,) int64, the unit of each example, as a number."""
         units = self.examples.units
         numbers = np.array(self.indices) if units is None else units[list(self.indices)]
         return torch.from_numpy(numbers).to(self.weights.device)
 
     def column(self, name: str) -> Tensor:
-        """One of the examples' columns, (outputs, ...) of the batch."""
+        """The values of one of the examples' columns for the batch's outputs, (outputs, ...)."""
         column = self.examples.columns[name]
         assert not isinstance(column, Ragged)
         return _of_outputs(column, self.examples, self.indices).to(self.weights.device)
 
     def example_of_tokens(self) -> Tensor:
-        """As `input_ids`: the batch's example of each token, from 0; -1 for padding."""
+        """The example of each token, as its number in the batch from 0, in the shape of
+        `input_ids`; -1 for padding.
+        """
         if self.lengths is None:
             rows = torch.arange(len(self.input_ids), device=self.input_ids.device)[:, None]
             return torch.where(self.inputs["attention_mask"].bool(), rows, -1)
@@ -83,13 +85,15 @@ class Batch:
 
     @property
     def ends(self) -> Tensor:
-        """(examples,) int64, places of the last tokens in a packed row."""
+        """(examples,) int64, the place of each example's last token in a packed row."""
         ends = torch.tensor(self.lengths, device=self.input_ids.device).cumsum(0) - 1
         return ends - self.shared * torch.arange(len(ends), device=ends.device)
 
     @property
     def starts(self) -> Tensor:
-        """(examples,) int64, places of the first tokens in a packed row; one place if shared."""
+        """(examples,) int64, the place of each example's first token in a packed row; the same for
+        all if it is shared.
+        """
         starts = self.ends + 1 - torch.tensor(self.lengths, device=self.input_ids.device)
         return torch.zeros_like(starts) if self.shared else starts
 
@@ -97,9 +101,10 @@ class Batch:
 def collate(
     examples: Examples, indices: Sequence[int], pad_token_id: int, layout: Layout = "padded"
 ) -> Batch:
-    """Examples padded on the right to the longest of them, or packed.
+    """Makes a batch of examples, padded on the right to the longest of them, or packed.
 
-    Without indices: the first example with weight 0, for a process that has none in this step.
+    Without indices, makes a batch of example 0 with weight 0, for a process that has no examples in
+    this step.
     """
     chosen = tuple(indices) or (0,)
     packed = layout != "padded"
@@ -142,7 +147,7 @@ def collate(
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with all tensors on a device."""
+    """Copies all tensors of a batch to a device."""
     moved: dict[str, Any] = {
         name: value.to(device, non_blocking=True)
         for name, value in vars(batch).items()
@@ -155,7 +160,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def _of_outputs(column: Array, examples: Examples, chosen: Sequence[int]) -> Tensor:
-    """A column's entries for the outputs of these examples."""
+    """The values of a column for the outputs of the chosen examples."""
     parts = [column[examples.outputs_of(index)] for index in chosen]
     return torch.from_numpy(np.concatenate(parts))
 
@@ -163,7 +168,7 @@ def _of_outputs(column: Array, examples: Examples, chosen: Sequence[int]) -> Ten
 def _read_at(
     examples: Examples, chosen: Sequence[int], rows: Sequence[Array], packed: bool, shared: int
 ) -> Tensor | None:
-    """(outputs, k), places in the flattened stream.
+    """The places that the head reads in the flattened stream, (outputs, k).
 
     Args:
         rows: the examples' tokens in the stream that the head reads.
@@ -172,7 +177,7 @@ def _read_at(
         return None
     lengths = [len(row) for row in rows]
     starts = np.arange(len(rows)) * max(lengths)
-    if packed:  # in one row, where only the first example has the shared tokens
+    if packed:  # in the row, only the first example has the shared tokens
         starts = np.cumsum([0, *lengths[:-1]]) - shared * np.arange(len(rows))
     places = [
         examples.read_at[index].astype(np.int64) + start
@@ -182,7 +187,9 @@ def _read_at(
 
 
 def _join(rows: Sequence[Array], value: int, layout: Layout, shared: int = 0) -> Tensor:
-    """(rows, width), padded with a value; if packed (1, tokens), with shared tokens once."""
+    """Joins rows into one tensor: (rows, width), padded with `value`; if packed, (1, tokens), with
+    shared tokens only once.
+    """
     if layout != "padded":
         return torch.from_numpy(np.concatenate([rows[0], *(row[shared:] for row in rows[1:])]))[
             None

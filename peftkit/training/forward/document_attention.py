@@ -1,10 +1,10 @@
-"""Attention within each of several documents that are packed one after another in one row.
+"""Attention within each of the documents that are packed one after another in a row.
 
     out_i = softmax(q_i k_i^T * scaling) v_i        for every document i
 
-Registered with transformers under its own name, for which transformers makes no mask: a block mask
-of all tokens against all costs 3 to 4 times as much at 4,000 tokens, and some models make a wrong
-one (docs/log.md, 2026-11-24).
+The function is registered with transformers under a new name, so that transformers makes no mask. A
+block mask over all pairs of tokens costs 3 to 4 times as much at 4,000 tokens, and some models make
+a wrong one (docs/log.md, 2026-11-24).
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from peftkit.training.forward.short_attention import attend_to_short_documents
 
 NAME = "peftkit_packed"
 ACCELERATOR_CALL = 2048
-"""Cost of a call of the attention kernel on an accelerator, in tokens; an estimate, not measured
-yet."""
+"""Cost of calling the attention kernel once on an accelerator, in tokens; an estimate, not
+measured."""
 HARMLESS = {
     "cache_position", "output_attentions", "output_hidden_states", "output_router_logits",
     "position_embeddings", "position_ids", "return_dict", "use_cache",
 }  # fmt: skip
-"""Arguments that models pass to an attention function and that change nothing here."""
+"""Arguments that models pass to attention functions and that this one may ignore."""
 
 
 class CannotPack(Exception):  # never raised to a user
-    """The model asks for attention that is not computed here."""
+    """Raised if a model asks for attention that this module does not compute."""
 
 
 def attention_configs(model: nn.Module) -> list[Any]:
-    """The configurations by which a model's modules choose their attention."""
+    """The configurations from which a model's modules choose their attention function."""
     configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
     return [config for config in configs.values() if hasattr(config, "_attn_implementation")]
 
 
 @contextlib.contextmanager
 def packed_attention(configs: Sequence[Any]) -> Iterator[None]:
-    """Inside, models with these configurations attend within documents; they must be given
-    `document_lengths`.
+    """Makes models with these configurations attend within documents inside the block; calls of the
+    models must pass `document_lengths`.
 
-    Changes only the configurations' attention, as a user of the model could, and restores it.
+    It only changes the attention function that the configurations name, and restores it.
     """
     AttentionInterface.register(NAME, attend_within_documents)
     before = [config._attn_implementation for config in configs]
@@ -78,21 +78,21 @@ def attend_within_documents(
     only_first: bool = False,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function for transformers, for one row.
+    """Computes the attention of one row; an attention function for transformers.
 
     Args:
         query: (1, heads, tokens, d); key and value may have fewer heads.
-        sliding_window: tokens that a token sees, itself among them.
-        softcap: scores are `softcap * tanh(score / softcap)` (Gemma 2).
-        document_lengths: of the documents in the row.
+        sliding_window: number of tokens that a token sees, itself included.
+        softcap: replaces scores by `softcap * tanh(score / softcap)` (Gemma 2).
+        document_lengths: number of tokens of each document in the row.
         shared_tokens: number of first tokens that all documents share; the row begins with them.
         only_first: whether only the first token of each document is read.
 
     Returns:
-        (1, tokens, heads, d), and no weights.
+        (1, tokens, heads, d), and None for the attention weights.
 
     Raises:
-        CannotPack: the model asks for something that is not computed here.
+        CannotPack: the model asks for something that this module does not compute.
     """
     _check_supported(module, attention_mask, document_lengths, others)
     assert document_lengths is not None
@@ -106,7 +106,7 @@ def attend_within_documents(
         )
     if only_first and not (causal or sliding_window or softcap):
         return attend_from_first(query, key, value, document_lengths, scaling, dropout), None
-    if query.device.type == "cpu":  # where a call costs little
+    if query.device.type == "cpu":  # calls cost little there
         out = attend_in_turn(query, key, value, document_lengths, *options)
     else:
         groups = group_documents(document_lengths, query.device, ACCELERATOR_CALL)
@@ -117,7 +117,7 @@ def attend_within_documents(
 def _check_supported(
     module: nn.Module, mask: Tensor | None, lengths: tuple[int, ...] | None, others: dict[str, Any]
 ) -> None:
-    """Raises CannotPack if a model asks for attention that is not computed here."""
+    """Raises CannotPack if a model asks for attention that this module does not compute."""
     unknown = [
         k for k, v in others.items() if v is not None and v is not False and k not in HARMLESS
     ]
@@ -126,7 +126,7 @@ def _check_supported(
 
 
 def repeat_shared(row: Tensor, lengths: tuple[int, ...], shared: int) -> Tensor:
-    """Repeats the shared first tokens of a row in each document.
+    """Copies the shared first tokens of a row into each document.
 
     Args:
         row: (1, heads, tokens, d).
@@ -137,7 +137,7 @@ def repeat_shared(row: Tensor, lengths: tuple[int, ...], shared: int) -> Tensor:
 
 
 def drop_repeated(row: Tensor, lengths: tuple[int, ...], shared: int) -> Tensor:
-    """Undoes `repeat_shared` on (1, tokens, heads, d): only the first document keeps the tokens."""
+    """Undoes `repeat_shared` for (1, tokens, heads, d): keeps shared tokens only in document 1."""
     sizes = [size for length in lengths[1:] for size in (shared, length - shared)]
     first, *parts = torch.split(row, [lengths[0], *sizes], 1)
     return torch.cat([first, *parts[1::2]], 1)
@@ -146,8 +146,8 @@ def drop_repeated(row: Tensor, lengths: tuple[int, ...], shared: int) -> Tensor:
 def attend_in_turn(
     query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], *options: Any
 ) -> Tensor:
-    """Attention within one document after another; neighbours of equal length, and short ones, are
-    computed together.
+    """Computes the attention of one document after another; short documents, and neighbours of
+    equal length, are computed together.
 
     Returns:
         (1, tokens, heads, d).
@@ -156,7 +156,7 @@ def attend_in_turn(
     seen_whole = softcap is None and (window is None or window >= short_attention.LONGEST)
     short = short_attention.LONGEST if seen_whole and short_attention.supports(query) else 0
     runs = [tuple(run) for _, run in itertools.groupby(lengths, lambda length: max(length, short))]
-    # split along the tokens of (1, tokens, heads, d), so that gradients come back in that order
+    # split along the tokens of (1, tokens, heads, d), so that gradients keep this memory order
     rows = [[t.transpose(1, 2)] for t in (query, key, value)]
     if len(runs) > 1:
         rows = [list(torch.split(t, [*map(sum, runs)], 1)) for (t,) in rows]

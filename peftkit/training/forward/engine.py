@@ -1,9 +1,9 @@
-"""A model and all that it takes to run it, as one value; the only forward and backward pass.
+"""The engine: a model with everything needed to run it; all forward and backward passes use it.
 
     gradients += d(sum of losses of the micro-batches / count) / d(trained parameters)
 
-The loop, the trial of the largest micro-batch, the plan and the self-check call `gradients`;
-scoring, features and the certificate of a merge call `outputs`; `write` generates text.
+The training loop, the memory trial, the plan and the self-check call `gradients`; scoring, features
+and the certificate of a merge call `outputs`; `write` generates text.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from peftkit.training.forward.generating import Tokens, write
 from peftkit.training.forward.steps import Step
 
 Penalty = Callable[[nn.Module], Tensor | None]
-"""model -> a scalar that is added to the step's mean loss, or None; see `Method.penalty`."""
+"""model -> a scalar to add to the step's mean loss, or None; see `Method.penalty`."""
 
 
 @dataclass(frozen=True)
 class StepPass:
-    """The result of a step's micro-batches."""
+    """The result of running a step's micro-batches."""
 
     loss: Tensor
-    """A scalar: their sum of losses, divided by the step's count."""
+    """The sum of the micro-batches' losses divided by the step's count, a scalar."""
     num_padded_tokens: int
-    """Tokens that the model read: with padding, and tokens that examples share once per row."""
+    """Tokens that the model read: with padding; tokens that examples share count once per row."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A model with its head and loss, on its devices, with a budget of tokens."""
+    """A model with its head, its loss, its devices, and a token budget."""
 
     forward: ForwardPass
     """Runs the model on batches."""
@@ -57,9 +57,9 @@ class Engine:
     """Most tokens, padding included, of one forward pass on one device."""
     accelerator: Accelerator
     trunk: FrozenTrunk | None = None
-    """Frozen blocks that run only once for each example."""
+    """Frozen blocks that run only once for each example; None if all blocks always run."""
     parallel: nn.Module | None = None
-    """The loss as a module that all processes compute together; None if each is on its own."""
+    """The loss as a module that sums gradients over processes; None to keep them separate."""
 
     @classmethod
     def of(
@@ -72,13 +72,13 @@ class Engine:
         accelerator: Accelerator,
         layout: Layout = "padded",
     ) -> Engine:
-        """The engine of a model, in a layout that its architecture supports."""
+        """Makes the engine of a model, in a layout that its architecture supports."""
         forward = ForwardPass(model, head.output, layout)
         return cls(forward, head, loss, pad_token_id, micro_batch_tokens, accelerator)
 
     @property
     def model(self) -> nn.Module:
-        """The model itself."""
+        """The model that the engine runs."""
         return self.forward.model
 
     @property
@@ -92,26 +92,30 @@ class Engine:
         return base_of(self.model).config
 
     def in_layout(self, layout: Layout) -> Engine:
-        """The same engine with another layout, without kept states."""
+        """A copy of the engine with another layout, and without a frozen trunk."""
         return replace(self, forward=self.forward.in_layout(layout), trunk=None)
 
     def with_trunk(self, trunk: FrozenTrunk | None) -> Engine:
-        """The same engine, running frozen blocks once for each example, which is then whole in its
-        row; unchanged without a trunk.
+        """A copy of the engine that runs frozen blocks once for each example; examples then no
+        longer share first tokens. Without a trunk, returns the engine unchanged.
         """
         return self if trunk is None else replace(self.in_layout("packed"), trunk=trunk)
 
     def in_all_processes(self) -> Engine:
-        """The same engine with the gradients of all processes together."""
+        """A copy of the engine that adds up the gradients of all processes."""
         return replace(self, parallel=self.accelerator.prepare(_Loss(self.model, self.loss)))
 
     def batch(self, examples: Examples, indices: Sequence[int]) -> Batch:
-        """Some examples as one batch on the device; without indices the first with weight 0."""
+        """Makes one batch of some examples on the device; without indices, of example 0 with weight
+        0.
+        """
         batch = collate(examples, indices, self.pad_token_id, self.layout)
         return to_device(batch, self.accelerator.device)
 
     def batches(self, examples: Examples) -> list[tuple[int, ...]]:
-        """All examples in batches of similar lengths under the budget, longest first."""
+        """Puts all examples into batches of similar lengths within the token budget; the longest
+        come first.
+        """
         on_cpu = self.accelerator.device.type == "cpu"
         tokens = row_tokens(self.micro_batch_tokens, self.layout, on_cpu, self.config)
         return list(inference_batches(examples, tokens, self.layout))
@@ -138,14 +142,14 @@ class Engine:
         penalty: Penalty | None = None,
         perturbation: Perturbation | None = None,
     ) -> StepPass:
-        """Adds the gradients of a step's loss to those of the trained parameters.
+        """Adds the gradients of a step's loss to the `grad` of the trained parameters.
 
         Args:
-            micro_batches: indices of examples; an empty one has weight 0.
-            count: divisor of the sum of losses, over all processes.
-            sync: False to keep this process's gradients to itself.
-            penalty: added to the loss of the last micro-batch.
-            perturbation: of the embeddings; it turns off kept states and shared beginnings.
+            micro_batches: indices of the examples in each; an empty micro-batch adds nothing.
+            count: divisor of the sum of losses over all processes.
+            sync: False to keep this process's gradients separate from the other processes'.
+            penalty: computes a scalar to add to the loss of the last micro-batch.
+            perturbation: changes the embeddings; turns off the frozen trunk and shared beginnings.
         """
         engine = self
         if perturbation is not None and (self.trunk or self.layout == "shared"):
@@ -163,7 +167,7 @@ class Engine:
                 with self.accelerator.autocast():
                     loss = module(run).float() / count
                 total += loss.detach()
-                # DDP averages the gradients over processes, and the loss is a sum over them
+                # DDP averages gradients over processes, but the loss is a sum over processes
                 loss = loss * self.accelerator.num_processes
                 if last and penalty and (added := penalty(self.model)) is not None:
                     loss = loss + added
@@ -172,7 +176,7 @@ class Engine:
         return StepPass(total, padded)
 
     def outputs(self, batch: Batch) -> Iterator[tuple[slice, Tensor]]:
-        """Consecutive outputs, (n, classes or vocabulary), and which of the batch's they are."""
+        """Yields consecutive outputs, (n, classes or vocabulary), and their slice of the batch."""
         with self.forward.hooked(batch, self.trunk) as run:
             yield from run.outputs()
 
@@ -182,8 +186,8 @@ class Engine:
         tokenizer: Any,
         progress: Callable[[int], None] | None = None,
     ) -> list[str]:
-        """The text that the model writes after each prompt. Every process writes its share, and
-        gets all texts.
+        """Returns the text that the model writes after each prompt. Every process writes a share of
+        the texts and gets all of them.
 
         Args:
             progress: called with the number of prompts that all processes have answered since the
@@ -192,7 +196,7 @@ class Engine:
         accelerator = self.accelerator
         processes = accelerator.num_processes
         places = range(accelerator.process_index, len(prompts), processes)
-        # the random state is restored, so that sampling does not change training
+        # restores the random state, so that sampling does not change training
         with accelerator.autocast(), torch.random.fork_rng(rng_devices(accelerator.device)):
             texts = write(
                 self.model,
@@ -208,12 +212,12 @@ class Engine:
 
 
 class _Loss(nn.Module):
-    """The module that Accelerate prepares: a batch in, its total of losses out."""
+    """The module that Accelerate prepares; it takes a batch and returns the sum of its losses."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
         self.model, self.loss = model, loss
 
     def forward(self, run: HookedBatch) -> Tensor:
-        """A scalar."""
+        """The sum of the batch's losses, a scalar."""
         return run.loss(self.loss)

@@ -1,9 +1,9 @@
-"""Runs the last block of an encoder for the first token of each document only.
+"""Runs the last block of an encoder only for the first token of each document.
 
     o_1 = sum over tokens j of softmax_j(scaling q_1 k_j) v_j        for every document
 
-A classifier reads nothing else. The last block computes keys and values of all tokens, but queries,
-attention and whatever follows only of the first ones.
+A classifier reads only first tokens. The last block computes keys and values for all tokens, but
+queries, attention and everything after it only for the first ones.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ATTENTION, QUERY, OUTPUT = "attention.self", "attention.self.query", "attention.output"
-"""Modules of a block built like BERT's."""
+"""Names of modules in a block that is built like BERT's."""
 
 
 def keep_first_tokens(
     stack: contextlib.ExitStack, block: nn.Module, starts: Tensor, num_tokens: int
 ) -> None:
-    """Until the stack closes, a block outputs only the first token of each document, as
-    (documents, 1, d). A block built like BERT's drops the others at its queries, else at its end.
+    """Makes a block output only the first token of each document, (documents, 1, d), until `stack`
+    is exited. A block built like BERT's drops other tokens before its queries, any other block at
+    its end.
 
     Args:
-        starts: (documents,) int64, the first tokens' places in the row.
-        num_tokens: of the row.
+        starts: (documents,) int64, place of each document's first token in the row.
+        num_tokens: number of tokens in the row.
     """
     names = {name for name, _ in block.named_modules()}
     if not {ATTENTION, QUERY, OUTPUT} <= names:
@@ -65,22 +66,21 @@ def attend_from_first(
     scaling: float | None,
     dropout: float,
 ) -> Tensor:
-    """Attention of the first token of each document to all its tokens. Numbers that are not finite
-    spread from a document to its neighbours in the row.
+    """Computes the attention of each document's first token to all tokens of the document. NaN or
+    infinity spreads from a document to the others in the row.
 
     Args:
-        query: (1, heads, tokens, d), of which only the first tokens' are used; key and value have
-            as many heads.
-        lengths: of the documents in the row.
+        query: (1, heads, tokens, d), used only at first tokens; key and value have as many heads.
+        lengths: number of tokens of each document in the row.
 
     Returns:
-        (1, tokens, heads, d), zero for all but the first tokens.
+        (1, tokens, heads, d), zero except at first tokens.
     """
     heads, num_tokens, d = query.shape[1:]
     counts = torch.tensor(lengths, device=query.device)
     starts = counts.cumsum(0) - counts
     document = torch.repeat_interleave(torch.arange(len(lengths), device=query.device), counts)
-    # (tokens, documents): a product with it is several times as fast as adding up rows by index
+    # (tokens, documents); multiplying by it is several times as fast as adding rows by index
     belongs = F.one_hot(document, len(lengths)).to(query.dtype)
     q, k, v = (t[0].transpose(0, 1).flatten(1) for t in (query, key, value))  # (tokens, heads * d)
     first = belongs @ q.index_select(0, starts)
@@ -96,7 +96,7 @@ def attend_from_first(
 
 
 def _scatter(places: Tensor, length: int, rows: Tensor) -> Tensor:
-    """(length, ...), these rows at their places and zero elsewhere."""
+    """Puts rows at their places in a tensor (length, ...) that is zero elsewhere."""
     return rows.new_zeros(length, *rows.shape[1:]).index_copy(0, places, rows)
 
 

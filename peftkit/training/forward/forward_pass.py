@@ -1,13 +1,13 @@
-"""Runs a model on a batch and computes only those outputs that are read.
+"""Runs a model on a batch and computes only the outputs that are read.
 
 - In a language model, the output layer reads only the places whose next token is learned or scored
   (`output_layer.py`).
-- In an encoder's classifier in the packed layout, the last block outputs only the first token of
-  each example; a block built like BERT's computes queries and attention only for it, too
-  (`first_tokens`).
+- In an encoder with a classifier, in the packed layout, the last block outputs only the first token
+  of each example; a block built like BERT's also computes queries and attention only for it
+  (`first_tokens.py`).
 
-Hooks on the model's modules do this; no code of the model is changed. What they assume of an
-architecture is checked against unpadded single examples (`self_check`), or at the first batch.
+Hooks on the model's modules do this without changing the model's code. Their assumptions about an
+architecture are checked against unpadded single examples (`self_check.py`) or at the first batch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from peftkit.training.forward.output_layer import OutputLayer
 
 Perturbation = Callable[[Tensor, Tensor], Tensor]
 """(embeddings (rows, width, d), example_of (rows, width)) -> the embeddings that the blocks get.
-`example_of` counts the batch's examples from 0; -1 is padding."""
+`example_of` is each token's example, as its number in the batch from 0; -1 is padding."""
 
 
 class ForwardPass:
@@ -42,8 +42,9 @@ class ForwardPass:
 
     Args:
         output: kind of the head's outputs.
-        layout: of the batches.
-        only_read: False to compute all outputs and then select, which every architecture supports.
+        layout: layout of the batches.
+        only_read: False to compute all outputs and then select the read ones, which works for every
+            architecture.
     """
 
     def __init__(
@@ -53,23 +54,24 @@ class ForwardPass:
         self.model, self.output, self.layout, self.only_read = model, output, layout, only_read
         self.per_token = output != "pooled"
         self.every_token = self.per_token or reads_every_token(base)
-        """Whether each token's last hidden state may be read, not only one per example."""
+        """Whether the last hidden states of all tokens may be read, or only one per example."""
         self.output_layer = OutputLayer.of(base) if self.per_token and only_read else None
         self.score: nn.Module | None = getattr(base, "score", None)
         self.last_block = [blocks[-1] for _, blocks in stacks(base)][-1:]
         self.first_position = _first_position(base)
         self.configs = attention_configs(model)
         self.in_chunks: bool | None = None if self.output_layer is not None else False
-        """Whether the output layer can be run by itself; None until the first batch shows it."""
+        """Whether the output layer can be run in chunks, outside of the model; None until the first
+        batch shows it."""
 
     def in_layout(self, layout: Layout) -> ForwardPass:
-        """The same for batches of another layout."""
+        """A copy for batches of another layout."""
         other = copy.copy(self)
         other.layout = layout
         return other
 
     def rebuilt(self) -> ForwardPass:
-        """The same after modules of the model were replaced."""
+        """A new forward pass of the same kind, after modules of the model were replaced."""
         return ForwardPass(self.model, self.output, self.layout, self.only_read)
 
     @property
@@ -84,8 +86,8 @@ class ForwardPass:
         trunk: FrozenTrunk | None = None,
         perturbation: Perturbation | None = None,
     ) -> Iterator[HookedBatch]:
-        """Inside, the model can be run on the batch and gradients computed; activations that are
-        recomputed need the hooks too.
+        """Sets the hooks for a batch inside the block. Run the backward pass inside it too:
+        recomputed activations need the hooks.
         """
         with contextlib.ExitStack() as stack:
             whole = batch
@@ -97,7 +99,7 @@ class ForwardPass:
             elif self.packed and not self.per_token and self.score is not None:
                 _hook(stack, self.score, run.capture)
             elif batch is not whole:
-                pass  # the last block is left out
+                pass  # the frozen trunk replaces the last block
             elif self.packed and not self.every_token and self.last_block:
                 num_tokens = batch.input_ids.shape[1]
                 keep_first_tokens(stack, self.last_block[0], batch.starts, num_tokens)
@@ -112,7 +114,7 @@ class ForwardPass:
 
 @dataclass
 class HookedBatch:
-    """A batch, and a model with its hooks set for it."""
+    """A batch, and a model whose hooks are set for this batch."""
 
     forward: ForwardPass
     batch: Batch
@@ -123,7 +125,7 @@ class HookedBatch:
     _running: bool = field(default=False)
 
     def loss(self, loss: Loss) -> Tensor:
-        """The batch's total of losses, a scalar; differentiable."""
+        """The sum of the batch's losses, a differentiable scalar."""
         batch, layer, read = self.batch, self.forward.output_layer, self._read()
         if not self.forward.in_chunks:
             return loss.total(loss.values(read, batch.targets), batch)
@@ -133,7 +135,7 @@ class HookedBatch:
         return loss.total(layer.values(read, batch.targets, loss.values), batch)
 
     def outputs(self) -> Iterator[tuple[slice, Tensor]]:
-        """Consecutive outputs, (n, classes or vocabulary), and which of the batch's they are."""
+        """Yields consecutive outputs, (n, classes or vocabulary), and their slice of the batch."""
         read, layer = self._read(), self.forward.output_layer
         if not self.forward.in_chunks:
             yield slice(0, len(read)), read
@@ -144,8 +146,8 @@ class HookedBatch:
             yield part, layer.logits(read[part])
 
     def capture(self, _: nn.Module, args: tuple[Tensor, ...]) -> Any:
-        """A hook before the output layer: keeps the hidden states that are read, and passes on
-        only those that the layer must see.
+        """A hook before the output layer: stores the hidden states that are read, and shortens the
+        layer's input so that the layer computes as little as possible.
         """
         if not self._running:
             return None
@@ -162,7 +164,9 @@ class HookedBatch:
         return (hidden[:, :0],) if forward.in_chunks else (self._hidden[None],)
 
     def _read(self) -> Tensor:
-        """(outputs, d), the output layer's input; or (outputs, classes), if computed at once."""
+        """Runs the model. Returns the output layer's input, (outputs, d), if the layer runs in
+        chunks; else the outputs, (outputs, classes or vocabulary).
+        """
         forward, layer = self.forward, self.forward.output_layer
         if layer is None:
             return self._classes()
@@ -179,7 +183,7 @@ class HookedBatch:
         return hidden
 
     def _classes(self) -> Tensor:
-        """(outputs, classes)."""
+        """Runs a model without an output layer over a vocabulary: (outputs, classes)."""
         batch, logits = self.batch, self._run()
         if self._hidden is not None:
             assert self.forward.score is not None
@@ -187,11 +191,11 @@ class HookedBatch:
             return self.forward.score(hidden)  # type: ignore[no-any-return]
         if batch.read_at is None:
             return logits
-        width = batch.read_width  # virtual tokens stand before the text
+        width = batch.read_width  # virtual tokens precede the text
         return _read(logits[:, -width:], batch.read_at)
 
     def _run(self) -> Tensor:
-        """(rows, width, ...) logits, or (examples, classes), of the model with its hooks."""
+        """Runs the model with its hooks: logits (rows, width, ...) or (examples, classes)."""
         batch, forward = self.batch, self.forward
         inputs: dict[str, Any] = dict(batch.inputs)
         if forward.packed:
@@ -212,14 +216,14 @@ class HookedBatch:
 
 
 def base_of(model: nn.Module) -> Any:
-    """The transformers model inside of PEFT's wrapper, if there is one."""
+    """The transformers model, without PEFT's wrapper if it has one."""
     wrapped: Any = model
     return wrapped.get_base_model() if hasattr(model, "get_base_model") else wrapped
 
 
 def _read(rows: Tensor, at: Tensor) -> Tensor:
-    """(rows, width, d) -> (outputs, k * d), at places of the flattened rows, (outputs, k) or, for
-    k = 1, (outputs,).
+    """Reads (rows, width, d) at places of the flattened rows, (outputs, k) or (outputs,) for k = 1.
+    Returns (outputs, k * d).
     """
     states = rows.flatten(0, 1).index_select(0, at.flatten())
     return states if at.dim() == 1 or at.shape[1] == 1 else states.reshape(len(at), -1)
@@ -232,7 +236,7 @@ def _hook(stack: contextlib.ExitStack, module: nn.Module, hook: Any) -> None:
 def _perturb(
     stack: contextlib.ExitStack, model: nn.Module, batch: Batch, perturbation: Perturbation
 ) -> None:
-    """Until the stack closes, the model's blocks get perturbed embeddings of the tokens."""
+    """Gives the model's blocks perturbed token embeddings until `stack` is exited."""
     embeddings: Any = base_of(model).get_input_embeddings()
     example_of = batch.example_of_tokens()
 
@@ -243,7 +247,7 @@ def _perturb(
 
 
 def _first_position(base: Any) -> int:
-    """The position of a text's first token: one after the padding token's in RoBERTa's family."""
+    """Position id of a text's first token: padding token id + 1 in RoBERTa's family, else 0."""
     trunk = getattr(base, base.base_model_prefix, base)
     embeddings: Any = getattr(trunk, "embeddings", None)
     if hasattr(embeddings, "create_position_ids_from_input_ids"):

@@ -1,4 +1,4 @@
-"""Finds the modules below the lowest trained one."""
+"""Finds the modules that finish before the first trained tensor is used."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from peftkit.training.forward.collating import Batch
 
 
 def modules_below(model: nn.Module, batch: Batch) -> list[nn.Module]:
-    """Modules that finish before the first trained tensor is used, found by watching one forward
-    pass.
+    """Watches one forward pass to find the modules that finish before the first trained tensor is
+    used.
 
-    They stay in eval mode during training, so that what they compute for an example never
-    changes and can be cached.
+    These modules stay in evaluation mode during training, so that their outputs for an example
+    never change and can be cached.
     """
     finished: dict[nn.Module, None] = {}
     reached = False
@@ -22,7 +22,7 @@ def modules_below(model: nn.Module, batch: Batch) -> list[nn.Module]:
     def enter(module: nn.Module, _: object) -> None:
         nonlocal reached
         if reached:
-            finished.pop(module, None)  # used a second time, after a trained tensor
+            finished.pop(module, None)  # it is used again after a trained tensor
         # a PEFT layer counts as a whole: its own dropout comes before its first trained tensor
         parameters = module.parameters(recurse=isinstance(module, BaseTunerLayer))
         reached = reached or any(p.requires_grad for p in parameters)

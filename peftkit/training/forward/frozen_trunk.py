@@ -1,10 +1,10 @@
-"""Runs the blocks below the lowest trained tensor once for each example, and keeps their outputs.
+"""Runs the blocks below the lowest trained tensor only once per example, and keeps their outputs.
 
     y = g(f(x))       f frozen and without dropout: f(x) is the same in every epoch
 
-Feature extraction with a frozen trunk (Peters et al. 2019, arXiv:1903.05987) under any method that
-trains upper layers only. From the second epoch on, stand-ins that return the kept outputs replace
-the frozen blocks, and an encoder's embeddings.
+Feature extraction with a frozen trunk (Peters et al. 2019, arXiv:1903.05987), for any method that
+trains only upper layers. From the second epoch on, modules that return the kept outputs replace
+the frozen blocks and an encoder's embeddings.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ FAMILIES = {
     "bert", "camembert", "electra", "gemma", "gemma2", "gemma3_text", "gpt2", "llama", "mistral",
     "qwen2", "qwen3", "roberta", "xlm-roberta",
 }  # fmt: skip
-"""Model types whose blocks take and return hidden states and nothing else; only the blocks read the
-output of an encoder's embeddings."""
+"""Types of models whose blocks take and return only hidden states; in encoders, only the blocks
+read the output of the embeddings."""
 EMBEDDINGS = ("embeddings", "embeddings_project")
-"""Names of an encoder's modules before its blocks."""
+"""Names of the modules that run before an encoder's blocks."""
 
 
 class FrozenTrunk:
@@ -43,18 +43,18 @@ class FrozenTrunk:
     ):
         self.blocks, self.num_frozen = blocks, num_frozen
         self.places: list[tuple[nn.Module, str]] = [(blocks, str(n)) for n in range(num_frozen)]
-        """Parents of the modules that are replaced, and their names there."""
+        """(parent, name in the parent) of each module that is replaced."""
         self.places += [(trunk, name) for name in EMBEDDINGS if hasattr(trunk, name)]
         self.whole = every_token or num_frozen < len(blocks)
-        """Whether all tokens of an example are kept, or only the one where its class is read."""
+        """Whether all tokens' states are kept, or only those of the token where a class is read."""
         self.at_end = at_end
-        """Whether that one is the last, not the first."""
+        """Whether the class is read at an example's last token instead of its first."""
         self.kept: dict[int, _Kept] = {}
         self.as_tuple = False
 
     def remaining(self, batch: Batch) -> Batch:
-        """The part of a batch that a forward pass still needs: the one token of each example that
-        is read, if only it is kept and all of them are known; else the batch.
+        """The part of a batch that a forward pass still has to run: if the outputs of all its
+        examples are kept and only one token of each is read, these tokens; else the whole batch.
         """
         if self.whole or not self._kept_of(batch.examples).has(batch.indices):
             return batch
@@ -70,7 +70,7 @@ class FrozenTrunk:
 
     @contextlib.contextmanager
     def attached(self, batch: Batch) -> Iterator[None]:
-        """Inside, a forward pass on `remaining(batch)` uses the kept outputs, or records them."""
+        """Makes a forward pass on `remaining(batch)` use kept outputs, or record them."""
         kept = self._kept_of(batch.examples)
         if kept.has(batch.indices):
             with self._replaced(kept, batch):
@@ -102,7 +102,7 @@ class FrozenTrunk:
 
     @contextlib.contextmanager
     def _replaced(self, kept: _Kept, batch: Batch) -> Iterator[None]:
-        """Inside, stand-ins replace the frozen modules."""
+        """Replaces the frozen modules by stand-ins inside the block."""
         rows = kept.get(batch.indices).to(batch.input_ids.device)
         hidden = rows[None] if self.whole or self.at_end else rows[:, None]
         with contextlib.ExitStack() as stack:
@@ -117,13 +117,13 @@ class FrozenTrunk:
 def find_frozen_trunk(
     model: Any, quiet: Collection[nn.Module], every_token: bool, num_passes: int
 ) -> FrozenTrunk | None:
-    """The frozen blocks; None if there are none, or it is not known how to replace them.
+    """Finds the frozen blocks; None if there are none or peftkit cannot replace them.
 
     Args:
-        model: the base, with a method in it.
+        model: the base with the method's adapter injected.
         quiet: modules that finish before the first trained tensor is used.
-        every_token: whether each token's hidden state may be read, not only one per example.
-        num_passes: over the training rows; the blocks are worth keeping from 2 on.
+        every_token: whether the hidden states of all tokens may be read, or only one per example.
+        num_passes: number of passes over the training rows; below 2, keeping outputs saves nothing.
     """
     all_stacks = stacks(model)
     if len(all_stacks) != 1 or model.config.model_type not in FAMILIES or num_passes < 2:
@@ -139,7 +139,7 @@ def find_frozen_trunk(
 
 @dataclass
 class _Kept:
-    """Hidden states of the examples of one split, in memory, or in a file if they are too large."""
+    """Kept hidden states of a split's examples: in memory, or in a file if they are too large."""
 
     examples: Examples
     lengths: list[int]
@@ -170,8 +170,8 @@ class _Kept:
 
 
 def _allocate(count: int, like: Tensor) -> Tensor | None:
-    """An empty (count, d) tensor in memory, or in a file without a name if memory is short; None if
-    the disk has no room either.
+    """An empty (count, d) tensor in memory, or in a temporary file if memory is short; None if the
+    disk is too full as well.
     """
     size = count * like.shape[-1] * like.element_size()
     if size < psutil.virtual_memory().available // 2:
@@ -185,23 +185,23 @@ def _allocate(count: int, like: Tensor) -> Tensor | None:
         rows = torch.from_file(file, shared=True, size=numbers, dtype=like.dtype)
         return rows.view(count, -1)
     finally:
-        shutil.rmtree(folder)  # the mapping stays valid, and ends with the process
+        shutil.rmtree(folder)  # the mapped file stays usable until the process ends
 
 
 class _StandIn(nn.Module):
-    """Replaces a frozen module, and returns the last block's kept output."""
+    """Replaces a frozen module and returns the kept output of the last frozen block."""
 
     def __init__(self, module: nn.Module, hidden: Tensor, as_tuple: bool) -> None:
         super().__init__()
-        object.__setattr__(self, "_module", module)  # not as a child: it is no part of the model
+        object.__setattr__(self, "_module", module)  # not registered as a submodule
         self._out = (hidden,) if as_tuple else hidden
 
-    def __getattr__(self, name: str) -> Any:  # models read a block's kind of attention
+    def __getattr__(self, name: str) -> Any:  # models read attributes of blocks
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(self.__dict__["_module"], name)
 
     def forward(self, *_: Any, **__: Any) -> Any:
-        """The kept output, whatever the arguments."""
+        """Returns the kept output and ignores all arguments."""
         return self._out

@@ -1,4 +1,4 @@
-"""Generates text for many prompts at once, the same as for each alone."""
+"""Generates text for several prompts at once, with the same results as for each prompt alone."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def write(
     progress: Callable[[int], None] | None = None,
     **settings: Any,
 ) -> list[str]:
-    """The text that a model writes after each prompt, with the head's `generation` settings.
+    """Writes a text after each prompt, with the head's `generation` settings.
 
     Args:
         progress: called with the number of prompts answered since the last call.
-        settings: further options of transformers' `generate`, a streamer for example.
+        settings: further options of transformers' `generate`, such as a streamer.
     """
     options = {**head.generation, **settings}
     answers = generate(model, prompts, tokenizer.pad_token_id, progress=progress, **options)
@@ -48,14 +48,14 @@ def generate(
     progress: Callable[[int], None] | None = None,
     **settings: Any,
 ) -> list[Tokens]:
-    """New tokens for each prompt, in the order of the prompts, without padding after the end.
+    """Returns the new tokens for each prompt, in the order of the prompts and without padding.
 
     Args:
         prompts: token ids, ragged; for an encoder-decoder, the encoder's input.
-        batch_size: prompts that are answered together.
+        batch_size: number of prompts that are answered together.
         progress: called with the number of prompts answered since the last call.
-        settings: further options of transformers' `generate`, except those for several answers to
-            a prompt; greedy unless they say otherwise.
+        settings: further options of transformers' `generate`, but none for several answers per
+            prompt. Decoding is greedy by default.
     """
     device = next(model.parameters()).device
     answers: dict[int, Tokens] = {}
@@ -63,7 +63,7 @@ def generate(
     for indices in _batches(model, prompts, batch_size):
         inputs = pad_prompts(model, [prompts[index] for index in indices], pad_token_id)
         with torch.inference_mode(), warnings.catch_warnings():
-            # PEFT drops the positions, and `virtual_tokens` recomputes them
+            # PEFT drops the position ids, and `virtual_tokens` recomputes them
             warnings.filterwarnings("ignore", "Position ids are not supported")
             tokens = model.generate(  # type: ignore[operator]
                 **{name: tensor.to(device) for name, tensor in inputs.items()},
@@ -82,8 +82,8 @@ def generate(
 def pad_prompts(
     model: nn.Module, prompts: Sequence[Tokens], pad_token_id: int
 ) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask`, (rows, width): padded on the left, since a decoder's input
-    must end with the text; on the right for an encoder.
+    """`input_ids` and `attention_mask`, (rows, width): padded on the left for a decoder, whose
+    input must end with the text; on the right for an encoder.
     """
     side = "right" if _is_encoder_decoder(model) else "left"
     rows = [torch.from_numpy(np.asarray(prompt, np.int64)) for prompt in prompts]
@@ -98,8 +98,8 @@ def pad_prompts(
 
 
 def _batches(model: Any, prompts: Sequence[Tokens], batch_size: int) -> list[list[int]]:
-    """Indices of prompts of similar lengths; of one length where padding would come between a
-    prefix and the text inside a sliding window.
+    """Groups the indices of prompts with similar lengths. If the model has a sliding window and
+    virtual tokens, a group has one length: padding between the two would fill part of the window.
     """
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     groups = [order]

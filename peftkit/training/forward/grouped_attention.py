@@ -1,4 +1,4 @@
-"""Attention within documents, groups of them at once: for devices where each call is costly."""
+"""Attention within documents, a group of documents at once, for devices where calls are costly."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch.nn import functional as F
 from peftkit.training.forward.batching import cheapest_cuts
 
 MOST_PADDED = 2**16
-"""Tokens of a group, padding included."""
+"""Most tokens of a group, padding included."""
 
 
 def attend_in_groups(
     query: Tensor, key: Tensor, value: Tensor, groups: Groups, *options: Any
 ) -> Tensor:
-    """Attention within documents, a group of them at once: for devices where each call is costly.
+    """Computes the attention within documents, a group of documents at once.
 
     On a CPU the kernel takes as long for a group as for its documents one by one.
 
@@ -35,7 +35,7 @@ def attend_in_groups(
         part = slice(start, start := start + count * longest)
         # (documents, heads, tokens, d)
         q, k, v = (t[part].view(count, longest, *t.shape[1:]).transpose(1, 2) for t in gathered)
-        causal = options[0]  # what a token sees then comes before any padding
+        causal = options[0]  # then no token sees padding, which comes last
         out = attend(q, k, v, None if causal else keys, *options)
         outs.append(out.transpose(1, 2).flatten(0, 1))
     return rearrange(torch.cat(outs), back, places, groups.padding)[None]
@@ -44,13 +44,13 @@ def attend_in_groups(
 def rearrange(rows: Tensor, there: Tensor, back: Tensor, padding: Tensor | None) -> Tensor:
     """Rearranges rows of (tokens, heads, d).
 
-    Gradients are gathered by the inverse index instead of being added up row by row: a row that is
-    taken twice is padding the second time, and has none.
+    Gradients are gathered with the inverse index instead of added up row by row: if a row is taken
+    twice, the second one is padding and has no gradient.
 
     Args:
-        there: the old row of each new one.
-        back: the new row of each old one.
-        padding: old rows that are padding, if there are some.
+        there: index of the old row for each new row.
+        back: index of the new row for each old row.
+        padding: indices of old rows that are padding; None if there are none.
     """
     moved: Tensor = _Rearrange.apply(rows, there, back, padding)  # type: ignore[no-untyped-call]
     return moved
@@ -75,26 +75,28 @@ class _Rearrange(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Groups:
-    """Documents of one row that attend at once, each group padded to its longest document."""
+    """Groups of a row's documents whose attention is computed at once; each document is padded to
+    the longest in its group.
+    """
 
     places: Tensor
-    """(padded tokens,) int64, place in the row of each token of the groups; padding is the
-    document's last token, and no other token sees it."""
+    """(padded tokens,) int64, place in the row of each token of the groups. Padding repeats the
+    document's last token; no other token sees it."""
     back: Tensor
     """(tokens,) int64, place in the groups of each token of the row."""
     padding: Tensor
     """(padding,) int64, places of padding in the groups."""
     shapes: tuple[tuple[int, int, Tensor | None], ...]
-    """For each group: number of documents, tokens of the longest, and (documents, tokens) bool,
-    False at padding, or None without padding."""
+    """For each group: number of documents, number of tokens of the longest, and the mask
+    (documents, tokens) bool, False at padding; None if there is no padding."""
 
 
 @functools.lru_cache(maxsize=64)
 def group_documents(lengths: tuple[int, ...], device: torch.device, call: int) -> Groups:
-    """Groups documents of similar lengths so that padding and calls together cost least.
+    """Groups documents of similar lengths so that the cost of padding and kernel calls is least.
 
     Args:
-        call: cost of a call, in tokens.
+        call: cost of a kernel call, in tokens.
     """
     starts = np.cumsum([0, *lengths])
     order = sorted(range(len(lengths)), key=lambda document: lengths[document])
@@ -111,7 +113,7 @@ def group_documents(lengths: tuple[int, ...], device: torch.device, call: int) -
         shapes.append((len(documents), longest, keys))
     flat = np.concatenate(places)
     back = np.zeros(starts[-1], np.int64)
-    back[flat[::-1]] = np.arange(len(flat))[::-1]  # the first of equals, as padding comes after it
+    back[flat[::-1]] = np.arange(len(flat))[::-1]  # first of equals; padding is later
     padding = np.setdiff1d(np.arange(len(flat)), back)
     on_device = [torch.from_numpy(index).to(device) for index in (flat, back, padding)]
     return Groups(on_device[0], on_device[1], on_device[2], tuple(shapes))
@@ -128,7 +130,7 @@ def attend(
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """Attention within documents of one length, (documents, heads, tokens, d).
+    """Computes the attention within documents of equal length, (documents, heads, tokens, d).
 
     Args:
         keys: (documents, tokens) bool, False at padding; None without padding.
@@ -137,13 +139,13 @@ def attend(
     mask = None if keys is None else keys[:, None, None]
     if (window is not None and length > window) or softcap is not None:
         place = torch.arange(length, device=query.device)
-        distance = place[:, None] - place  # how far back a key is
+        distance = place[:, None] - place  # from a query back to a key
         seen = (distance >= 0) if causal else torch.ones_like(distance, dtype=torch.bool)
         if window is not None:
             seen &= distance.abs() < window
-        # a padded query sees itself, or it would see nothing
+        # a query at padding sees itself, since softmax over nothing is NaN
         mask = seen if mask is None else seen & mask | (distance == 0)
-    if grouped and (mask is not None or softcap is not None):  # kernels take one or the other
+    if grouped and (mask is not None or softcap is not None):  # kernels do not take both
         key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (key, value))
         grouped = False
     if softcap is None:

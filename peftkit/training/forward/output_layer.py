@@ -1,7 +1,7 @@
-"""The output layer over a vocabulary, chunk by chunk: the logits of a batch never exist at once.
+"""Runs the output layer over a vocabulary in chunks, so that a batch's logits never exist at once.
 
-In training each chunk's gradient is computed while its logits exist (as Liger and Apple do,
-arXiv:2410.10989, arXiv:2411.09009).
+In training, each chunk's gradient is computed while its logits exist (as in Liger and Apple's
+Cut Cross-Entropy, arXiv:2410.10989, arXiv:2411.09009).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from peftkit.bases.devices import rng_devices
 
 CHUNK = 2**24
-"""Most numbers of logits at a time: 341 positions of a vocabulary of 49,152."""
+"""Most logits that exist at a time: 341 positions for a vocabulary of 49,152."""
 
 Values = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) -> the loss of each output; see `Loss.values`."""
@@ -31,7 +31,7 @@ class OutputLayer:
     module: nn.Module
     softcap: float | None
     chunk_size: int
-    """Number of outputs of a chunk."""
+    """Number of outputs in a chunk."""
 
     @classmethod
     def of(cls, base: Any) -> OutputLayer | None:
@@ -44,7 +44,7 @@ class OutputLayer:
         return cls(module, getattr(config, "final_logit_softcapping", None), size)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., d) -> (..., vocabulary)."""
+        """Logits, (..., vocabulary), of hidden states, (..., d)."""
         logits: Tensor = self.module(hidden)
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
@@ -52,8 +52,8 @@ class OutputLayer:
 
     @torch.no_grad()
     def reproduces(self, hidden: Tensor, logits: Tensor) -> bool:
-        """Whether the layer computes the model's logits from these hidden states, so that the model
-        does nothing else to them.
+        """Whether this layer alone turns the hidden states into the model's logits, so that it can
+        be run without the rest of the model.
         """
         ours = self.logits(hidden)
         same = ours.shape == logits.shape
@@ -62,12 +62,13 @@ class OutputLayer:
     def weighted_sum(
         self, hidden: Tensor, targets: Tensor, weights: Tensor, values: Values
     ) -> Tensor:
-        """Sum of weight_i * value_i, a scalar; its gradients are computed in the forward pass.
+        """Sum of weight_i * value_i, a scalar. Its gradients are computed in the forward pass.
 
         Args:
-            hidden: (outputs, d).
+            hidden: (outputs, d), hidden states.
             targets: (outputs, ...).
             weights: (outputs,).
+            values: computes the loss value of each output from its logits and target.
         """
 
         def of_chunk(part: slice, hidden: Tensor) -> Tensor:
@@ -77,12 +78,13 @@ class OutputLayer:
         return total
 
     def values(self, hidden: Tensor, targets: Tensor, values: Values) -> Tensor:
-        """(outputs,) float32, for any function of them. If the layer is trained, the backward pass
-        recomputes each chunk's logits.
+        """The loss value of each output, (outputs,) float32; gradients may flow back through any
+        function of them. If the layer is trained, the backward pass recomputes the logits.
 
         Args:
-            hidden: (outputs, d).
+            hidden: (outputs, d), hidden states.
             targets: (outputs, ...).
+            values: computes the loss value of each output from its logits and target.
         """
 
         def of_chunk(part: slice, hidden: Tensor) -> Tensor:
@@ -96,7 +98,7 @@ class OutputLayer:
 
 
 OfChunk = Callable[[slice, Tensor], Tensor]
-"""(which outputs, their hidden states) -> their sum of losses, or the loss of each."""
+"""(slice of the outputs, their hidden states) -> the sum of their losses, or each output's loss."""
 
 
 class _Sum(torch.autograd.Function):
@@ -134,9 +136,9 @@ class _Sum(torch.autograd.Function):
 
 
 class _Each(torch.autograd.Function):
-    """Losses chunk by chunk; row i of d(loss_i)/d(hidden_i) is kept for the backward pass, which
-    multiplies it by the gradient of loss i. If the layer is trained, that pass recomputes the
-    chunks, with the same dropout and in the same precision.
+    """Computes each output's loss chunk by chunk, and keeps d(loss_i)/d(hidden_i) for the backward
+    pass, which multiplies it by the gradient of loss_i. If the layer is trained, the backward pass
+    recomputes the chunks with the same dropout and in the same precision.
     """
 
     @staticmethod

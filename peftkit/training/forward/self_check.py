@@ -1,8 +1,8 @@
 """Finds the fastest way to run a model that computes the right results.
 
-The reference is one example at a time: no padding, no mask, all outputs, PEFT's own LoRA layers.
-Each way, the fastest first, is compared with it on a few examples, and rejected if its loss,
-outputs or gradients differ. (A comparison of two packed rows would not see what packing breaks.)
+The reference runs one example at a time: no padding, no mask, all outputs, PEFT's own LoRA layers.
+Other ways are compared with the reference on a few examples, the fastest first, and rejected if
+loss, outputs or gradients differ. (Comparing two packed rows would not show what packing breaks.)
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from peftkit.training.forward.engine import Engine
 from peftkit.training.forward.forward_pass import ForwardPass, base_of
 
 MOST_TOKENS = 1024
-"""Most tokens of the examples that are compared, unless two of them are longer."""
+"""Most tokens of all compared examples together, except that two examples are always compared."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""Largest relative difference: of the loss, of the outputs' largest, of each gradient's norm."""
+"""Largest allowed difference, relative to the loss, to the largest output, or to the gradient's
+norm."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The chosen engine, and why not a faster one."""
+    """The chosen engine, and notes on why faster ones were rejected."""
 
     engine: Engine
     notes: tuple[str, ...] = ()
@@ -39,15 +40,15 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Computed:
-    """A model's results for some examples."""
+    """What a model computes for some examples."""
 
     loss: float
-    """Total over the examples."""
+    """Total loss over the examples."""
     gradients: dict[str, Tensor]
     """Gradients of the trained parameters that have one, by name."""
     outputs: Tensor
-    """(outputs, classes or vocabulary) float32, in the order of the examples; computed instead of
-    loss and gradients if these are not needed."""
+    """(outputs, classes or vocabulary) float32, in the order of the examples; computed only if loss
+    and gradients are not."""
 
 
 def choose_engine(
@@ -58,12 +59,12 @@ def choose_engine(
     *,
     gradients: bool,
 ) -> Chosen:
-    """The fastest way to run the engine's model whose results are those of single examples.
+    """Chooses the fastest way to run the engine's model that agrees with running examples singly.
 
     Args:
-        method: the model's; its faster layers are compared with exact ones, and switched off if
-            they differ.
-        layouts: those that are allowed.
+        method: the method in the model; its fast layers are compared with exact ones, and switched
+            off if results differ.
+        layouts: the layouts that may be chosen.
         gradients: whether to compare loss and gradients instead of outputs.
     """
     indices = chosen_examples(examples)
@@ -87,7 +88,7 @@ def choose_engine(
         name = "computing only what is read" if way.forward.only_read else "padded batches"
         name = {"packed": "packed batches", "shared": "shared beginnings"}.get(way.layout, name)
         notes.append(f"{name} cannot be used for {type(base_of(engine.model)).__name__}: {wrong}")
-    if engine.accelerator.num_processes > 1:  # all take the slowest choice
+    if engine.accelerator.num_processes > 1:  # all processes take the slowest choice
         chosen = ways[max(gather_object([ways.index(chosen)]))]
     return Chosen(chosen, tuple(notes))
 
@@ -95,7 +96,9 @@ def choose_engine(
 def _ways(
     engine: Engine, examples: Examples, layouts: Sequence[Layout]
 ) -> tuple[list[Engine], list[str]]:
-    """The ways that the architecture may support, the fastest first; the last is always right."""
+    """Lists the ways that the architecture may support, the fastest first; the last one is exact
+    for every architecture. Also returns notes on ways left out.
+    """
     ways = [engine.in_layout("padded"), _plain(engine)]
     if "packed" not in layouts:
         return ways, []
@@ -113,7 +116,7 @@ def _plain(engine: Engine) -> Engine:
 
 
 def cannot_pack(model: nn.Module) -> str | None:
-    """None, or why a model's architecture gets no packed batches."""
+    """Says why batches of a model cannot be packed; None if they can."""
     base = base_of(model)
     if base.config.is_encoder_decoder:
         return f"{type(base).__name__} has an encoder and a decoder"
@@ -126,15 +129,17 @@ def cannot_pack(model: nn.Module) -> str | None:
 
 
 def shares_beginning(model: nn.Module, examples: Examples) -> bool:
-    """Whether the compared examples begin with the same tokens, and no token sees later ones: then
-    the shared tokens may be computed once.
+    """Whether shared first tokens may be computed once: the compared examples begin with the same
+    tokens, and no token sees later ones.
     """
     causal = {bool(m.is_causal) for m in model.modules() if hasattr(m, "is_causal")}
     return causal == {True} and examples.shared_tokens(chosen_examples(examples)) > 0
 
 
 def chosen_examples(examples: Examples) -> tuple[int, ...]:
-    """A few of the first examples: the shortest, the longest, and others as far as tokens allow."""
+    """Picks the shortest and the median of the first examples; also the longest and another one if
+    they fit into `MOST_TOKENS`.
+    """
     first = range(min(len(examples), 32))
     order = sorted(first, key=examples.cost)
     chosen = list(dict.fromkeys((order[0], order[len(order) // 2])))
@@ -148,7 +153,7 @@ def chosen_examples(examples: Examples) -> tuple[int, ...]:
 def one_by_one(
     engine: Engine, examples: Examples, indices: Sequence[int], method: Method, gradients: bool
 ) -> Computed:
-    """The reference: each example by itself."""
+    """Computes the reference: runs each example by itself."""
     with exact(method.fast(engine.model)):
         singles = [(index,) for index in indices]
         return _compute(_plain(engine), examples, singles, method, gradients)
@@ -161,14 +166,14 @@ def find_difference(
     indices: tuple[int, ...],
     method: Method,
 ) -> str:
-    """How the results of an engine differ from the reference, or why there are none; empty if they
-    agree.
+    """Says how the results of an engine differ from the reference, or why the engine fails; empty
+    if they agree.
     """
     try:
         results = _compute(engine, examples, [indices], method, bool(reference.gradients))
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # an architecture that cannot be run this way
+    except Exception as error:  # the architecture does not support this way
         return f"{type(error).__name__}: {first_line(error)}"
     return _difference(reference, results, TOLERANCE[_dtype(engine)])
 
@@ -180,12 +185,12 @@ def _compute(
     method: Method,
     gradients: bool,
 ) -> Computed:
-    """Loss, outputs and gradients of several batches, in evaluation mode."""
+    """Computes the loss and gradients, or the outputs, of several batches in evaluation mode."""
     model, loss = engine.model, engine.loss.plain()
     plain = replace(engine, loss=loss if examples.units is None else ValueByValue(loss))
     training = model.training
     model.eval()
-    for layer in method.fast(model):  # in bfloat16 they compute differently outside of training
+    for layer in method.fast(model):  # fast layers differ in bfloat16 outside of training
         layer.training = gradients
     try:
         if not gradients:
@@ -214,7 +219,7 @@ def _outputs(
 
 
 def _difference(reference: Computed, results: Computed, tolerance: float) -> str:
-    """How results differ from the reference; empty if they agree within the tolerance."""
+    """Says how results differ from the reference; empty if they agree within the tolerance."""
     if reference.outputs.shape != results.outputs.shape:
         return f"outputs are {tuple(results.outputs.shape)}, not {tuple(reference.outputs.shape)}"
     off = {"losses": abs(reference.loss - results.loss) / max(abs(reference.loss), 1e-6)}
@@ -224,7 +229,7 @@ def _difference(reference: Computed, results: Computed, tolerance: float) -> str
     if reference.gradients.keys() != results.gradients.keys():
         return "other parameters get gradients"
     norms = {name: float(gradient.float().norm()) for name, gradient in reference.gradients.items()}
-    least = tolerance**0.5 * max(norms.values(), default=0.0)  # some gradients are only noise
+    least = tolerance**0.5 * max(norms.values(), default=0.0)  # smaller gradients are only noise
     for name, gradient in reference.gradients.items():
         rest = float((gradient.float() - results.gradients[name].float()).norm())
         off["gradients"] = max(off.get("gradients", 0.0), rest / max(norms[name], least, 1e-12))

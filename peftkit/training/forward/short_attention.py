@@ -4,10 +4,10 @@
     dV = (P * M)^T dO                  dP = M * (dO V^T)      dS = P * (dP - rowsum(dO * O))
     dQ = scaling dS K                  dK = scaling dS^T Q    for each head of each document
 
-One short document is less work than waking the other threads costs, and the kernel of
-`scaled_dot_product_attention` wakes them three times for each document: with 30 tokens it takes 17
-CPU-ms and 13 ms of wall time a row, and this takes 6 of both (2 cores). Matrices of scores are kept
-for the backward pass.
+For one short document, waking the other threads costs more than the work itself, and the kernel of
+`scaled_dot_product_attention` wakes them three times for each document. With documents of 30 tokens
+on 2 cores, that kernel takes 17 ms of CPU time and 13 ms of wall time per row; this module takes 6
+ms of each. The matrices of scores are kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LONGEST = 64
-"""Most tokens of a short document; from about 100 on the kernel with several threads is faster."""
+"""Most tokens of a short document. From about 100 tokens on, torch's kernel is faster."""
 
 
 def supports(query: Tensor) -> bool:
-    """Whether queries like these are computed here: float32 on a CPU, without autocast."""
+    """Whether this module computes such queries: float32 on a CPU, without autocast."""
     plain = query.device.type == "cpu" and query.dtype == torch.float32
     return plain and not torch.is_autocast_enabled("cpu")
 
@@ -43,8 +43,8 @@ def attend_to_short_documents(
 
     Args:
         query: (tokens, heads, d) float32; key and value may have fewer heads.
-        lengths: of the documents.
-        dropout: probability that a weight becomes zero.
+        lengths: number of tokens of each document.
+        dropout: probability that an attention weight is set to zero.
 
     Returns:
         (tokens, heads, d).
@@ -57,8 +57,8 @@ def attend_to_short_documents(
 
 
 class _Attention(torch.autograd.Function):
-    """With fewer key heads than query heads, the rows of the query heads that share a key head are
-    stacked.
+    """Attention as in the formulas above. If there are fewer key heads than query heads, the rows
+    of the query heads that share a key head are stacked.
     """
 
     @staticmethod
@@ -117,23 +117,25 @@ class _Attention(torch.autograd.Function):
 
 
 def _documents(lengths: Sequence[int], *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors' parts for each document, (tokens, heads, d)."""
+    """Yields, for each document, its part of each tensor, (tokens, heads, d)."""
     return zip(*(torch.split(tensor, list(lengths)) for tensor in tensors), strict=True)
 
 
 def _rows(part: Tensor, heads: int) -> Tensor:
-    """(tokens, heads * shared, d) -> (heads, shared * tokens, d)."""
+    """Stacks the query heads that share a key head: (tokens, heads * shared, d) -> (heads, shared *
+    tokens, d).
+    """
     by_head = part.transpose(0, 1)
     return by_head if len(by_head) == heads else by_head.reshape(heads, -1, part.shape[2])
 
 
 def _product(one: Tensor, two: Tensor, scale: float) -> Tensor:
-    """Batched matrix products, (n, ...), times a number."""
+    """Multiplies batches of matrices, (n, ...), and scales the products."""
     return torch.baddbmm(one.new_empty(1), one, two, beta=0, alpha=scale)
 
 
 def _put(there: Tensor, rows: Tensor) -> None:
-    """Undoes `_rows`, into a part of a tensor."""
+    """Writes rows in the shape that `_rows` returns into `there`, in its original shape."""
     there.transpose(0, 1).copy_(rows.view(there.shape[1], *there.shape[::2]))
 
 

@@ -1,4 +1,4 @@
-"""Orders examples into optimizer steps; nothing else does."""
+"""Divides examples into optimizer steps; no other module does."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ class Step:
     """The examples of one optimizer step."""
 
     number: int
-    """From 1, over all epochs."""
+    """Number of the step, from 1, counted over all epochs."""
     epoch: int
-    """From 1."""
+    """Number of the epoch, from 1."""
     indices: tuple[int, ...]
     last_of_epoch: bool
 
 
 def count_steps(num_examples: int, batch_size: int, num_epochs: int, max_steps: int | None) -> int:
-    """Optimizer steps of a whole run; the last one of an epoch may be smaller than the others."""
+    """Number of optimizer steps in a whole run; an epoch's last step may have fewer examples."""
     steps = num_epochs * -(-num_examples // batch_size)
     return min(steps, max_steps) if max_steps else steps
 
 
 def number_of_steps(training: Training, num_examples: int) -> int:
-    """Optimizer steps of a run over so many examples, unless it stops early."""
+    """Number of optimizer steps in a run on `num_examples` examples, unless it stops early."""
     return count_steps(num_examples, training.batch_size, training.num_epochs, training.max_steps)
 
 
 def seeded_steps(num_examples: int, batch_size: int, num_steps: int, seed: int) -> Iterator[Step]:
-    """The steps of a run. Each epoch's order comes from its own generator, so that no other use of
-    random numbers can change it.
+    """Yields the steps of a run. Each epoch is shuffled with its own random generator, so that no
+    other use of random numbers can change the order.
     """
     number = epoch = 0
     while True:
@@ -51,7 +51,7 @@ def seeded_steps(num_examples: int, batch_size: int, num_steps: int, seed: int) 
 
 
 def steps_of(examples: Examples, training: Training, num_steps: int, seed: int) -> Iterator[Step]:
-    """The steps of a run over these examples; those of a unit are in one step."""
+    """Yields the steps of a run on these examples; examples of one unit are in the same step."""
     steps = seeded_steps(examples.num_units, training.batch_size, num_steps, seed)
     if examples.units is None:
         yield from steps
