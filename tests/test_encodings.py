@@ -186,3 +186,12 @@ def test_two_encodings_in_one_file_are_not_taken_for_one(tmp_path):
 def test_a_wrong_setting_is_told(field, told):
     with pytest.raises(RecipeError, match=told):
         parse(Data, json.dumps({"path": "r.csv", **field}), "data")
+
+
+def test_rows_of_another_encoding_are_not_skipped_in_silence(tmp_path):
+    rows = "".join(f"{'schön' if n % 5 else 'gut'} {n},{'ab'[n % 2]}\n" for n in range(80))
+    path = tmp_path / "r.csv"
+    path.write_bytes(f"text,label\n{rows}".encode("cp1252"))
+    task = TextClassification(data=Data(path=str(path), malformed="skip"))
+    (note,) = [note for note in load_splits(task, 0)[1].notes if "UTF-8" in note]
+    assert note.endswith("`cp1252` (`schön`): give `--task.data.encoding cp1252`")

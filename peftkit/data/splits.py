@@ -127,6 +127,8 @@ def _notes(
     """Yields notes for the user on how the rows were read."""
     for table, count in zip(tables, counts, strict=True):
         yield from table.notes
+        if hint := _encoding_hint(count.malformed, table.name):
+            yield f"rows of `{table.name}` that are not UTF-8 are skipped; {hint}"
         read = {*task.columns_read(table), task.source.group}
         if unread := [column for column in text_columns(table) if column not in read]:
             yield (
@@ -189,10 +191,11 @@ def clean_rows(task: RowContract, table: Table, split_seed: int) -> tuple[list[R
 
 def _malformed_hint(kinds: Mapping[str, list[int]], usable: bool, table: Table) -> str:
     skip = "correct them, or skip them: `--task.data.malformed skip`" if usable else ""
-    encoding = ""
-    if "not UTF-8" in kinds and Path(table.name).is_file():
-        encoding = encoding_hint(Path(table.name))
-    return "; ".join(filter(None, (encoding, skip)))
+    return "; ".join(filter(None, (_encoding_hint(kinds, table.name), skip)))
+
+
+def _encoding_hint(kinds: Mapping[str, list[int]], name: str) -> str:
+    return encoding_hint(Path(name)) if "not UTF-8" in kinds and Path(name).is_file() else ""
 
 
 def _refuse_contradictions(task: RowContract, counts: Sequence[ReadCounts]) -> None:
