@@ -60,6 +60,6 @@ def check_base_files(opened: OpenedBase, record: Record) -> None:
 
 
 def other_base_hint(record: Record) -> str:
-    """The hint for an adapter that was given the wrong base."""
+    """The hint if the given base is not the one of the adapter."""
     name = record.known_base.known_name
     return f"the adapter belongs to `{name}`; give its location with `--base`"

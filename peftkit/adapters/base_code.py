@@ -47,7 +47,7 @@ def base_code(record: Record) -> BaseCode:
 
 
 def _config_options(record: Record) -> list[str]:
-    """Code of the keyword arguments of `from_pretrained` that set the configuration."""
+    """Keyword arguments of `from_pretrained`, as code, that change the configuration."""
     head = record.head
     outputs = [f"num_labels={head.num_outputs}"] if head.num_outputs else []
     if head.problem_type:
@@ -69,7 +69,7 @@ def _config_code(record: Record, base_path: str) -> str:
 
 
 def _load_options(record: Record) -> list[str]:
-    """Code of the keyword arguments of `from_pretrained` that load the base as in training."""
+    """Keyword arguments of `from_pretrained`, as code, to load the base as in training."""
     if _config_code(record, ""):
         return ["config=config"]
     options, base = _config_options(record), record.known_base

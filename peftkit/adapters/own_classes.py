@@ -1,4 +1,4 @@
-"""Users' own methods and tasks, recorded in an adapter as `module:Class`."""
+"""Finds users' own methods and tasks, which an adapter records as `module:Class`."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class Record:
         (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
     def to_json(self) -> dict[str, object]:
-        """The content of peftkit.json, without the digest of this content."""
+        """The content of peftkit.json, without its field `sha256`."""
         value = {"format": FORMAT, **records.to_json(self)}
         value |= {"recipe": self.recipe.to_json(), "peft_config": dict(self.peft_config)}
         if self.rewound is None:

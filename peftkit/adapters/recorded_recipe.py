@@ -54,7 +54,7 @@ class RecordedRecipe:
         return json.loads(self.text)
 
     def read(self) -> Recipe:
-        """Makes a `Recipe` of the record.
+        """Makes a `Recipe` from the recorded JSON.
 
         Raises:
             RecipeError: its method or task is a user's class that is not imported.

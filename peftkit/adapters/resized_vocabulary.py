@@ -1,7 +1,7 @@
 """The vocabulary of adapters trained with added tokens or resized embeddings.
 
 PEFT saves whole embeddings in such an adapter, and users save the tokenizer in its folder. peftkit
-resizes the base's embeddings to the adapter's number of rows, and encodes texts with its tokenizer.
+resizes the base's embeddings to as many rows, and encodes texts with the adapter's tokenizer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WHOLE = (
 )  # fmt: skip
 """Suffixes of the tensor names under which PEFT saves a whole embedding."""
 ROWS_AT = {**dict.fromkeys(WHOLE, 0), "lora_B.weight": 0, "lora_embedding_A": 1}
-"""Suffix of a tensor's name -> the dimension that counts tokens."""
+"""Suffix of a tensor's name -> the dimension with one entry for each token."""
 TOKENIZERS = (
     "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt",
     "vocab.json",

@@ -68,8 +68,8 @@ def adapter_bytes(folder: Path) -> int:
 
 
 def _name_base(folder: Path, base: OpenedBase) -> None:
-    """Writes the base's Hub id into adapter_config.json; null if it is not from the Hub, since a
-    local path would be wrong elsewhere and reveal this machine's folders.
+    """Writes the base's Hub id into adapter_config.json; null for a base that is not from the Hub,
+    since a local path would be wrong elsewhere and reveal this machine's folders.
     """
     config_file = folder / "adapter_config.json"
     if not config_file.is_file():

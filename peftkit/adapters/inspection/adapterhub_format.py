@@ -24,7 +24,7 @@ from peftkit.methods.peft.adapter_config import AdapterConfig
 from peftkit.parts.json_object import JsonObject
 
 ADAPTER_WEIGHTS = ("adapter.safetensors", "pytorch_adapter.safetensors")
-"""Names of the weight file: the library's own, and the one `peftkit convert` gives."""
+"""File names of an adapter's weights: from the library, and from `peftkit convert`."""
 HEAD_WEIGHTS = ("model_head.safetensors", "pytorch_model_head.safetensors")
 SAME_AS = {"pytorch_adapter.bin": ADAPTER_WEIGHTS, "pytorch_model_head.bin": HEAD_WEIGHTS}
 HEAD_CONFIG = "head_config.json"

@@ -29,7 +29,7 @@ class Inspected:
     tensors: dict[str, dict[str, Stored]] = field(default_factory=dict)
     """Name of a safetensors file -> tensor name -> tensor."""
     head: JsonObject | None = None
-    """The content of head_config.json, which AdapterHub saves with a head; None without one."""
+    """The content of AdapterHub's head_config.json; None if the folder has no such file."""
 
     @property
     def from_adapterhub(self) -> bool:

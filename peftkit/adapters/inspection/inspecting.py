@@ -89,7 +89,7 @@ def _check_files(inspected: Inspected) -> None:
     kinds = (*PICKLES, ".safetensors", ".json", ".jinja")
     root = os.path.realpath(inspected.folder)
     allowed = [root]
-    if inspected.folder.resolve().parent.name == "snapshots":  # the Hub's cache, of links
+    if inspected.folder.resolve().parent.name == "snapshots":  # the Hub's cache links to blobs
         allowed.append(str(inspected.folder.resolve().parents[1] / "blobs"))
     wrong = [
         f"`{file.name}` links outside the folder"

@@ -50,7 +50,7 @@ def check_pickles(inspected: Inspected) -> None:
 
 
 def _is_needed(inspected: Inspected, file: Path) -> bool:
-    """Whether no safetensors file holds the adapter's weights that this pickle holds."""
+    """Whether a pickle holds weights of the adapter, and no safetensors file holds them too."""
     if inspected.config is None or file.parent != inspected.folder:
         return False
     twins = SAME_AS.get(file.name, ()) if inspected.from_adapterhub else (WEIGHTS,)

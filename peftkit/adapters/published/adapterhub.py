@@ -65,7 +65,7 @@ class _SavedByAdapterHub(Method):
     config: dict[str, object]
     """The content of its adapter_config.json."""
     layers: dict[str, str] = {}
-    """As `HubHead.layers`; empty if no head is loaded."""
+    """Linear layer of the head in the file -> in the model; empty if no head is loaded."""
 
     def refuses_merging(self, base: Base) -> str | None:
         return "a bottleneck adapter is not linear, and cannot be merged into weights"

@@ -46,7 +46,7 @@ def task_type_of(inspected: Inspected, base: Base) -> tuple[str, str]:
     """Detects the task type of an adapter.
 
     Returns:
-        The task type, and how it was detected; empty if the adapter names its task type.
+        The task type, and in words how it was detected; no words if the adapter names it.
 
     Raises:
         AdapterError: the task type cannot be detected.
@@ -93,7 +93,7 @@ def kind_of_class(name: str) -> str:
 
 
 def _names_fit(inspected: Inspected, opened: OpenedBase, kind: str) -> bool:
-    """Whether the base has, as a model of this task type, the modules an adapter's tensors name."""
+    """Whether a base's model for this task type has the modules that the adapter's tensors name."""
     try:
         model = empty_model(opened, Head(ALL_HEADS[kind], kind, trained=False)).model
     except BaseModelError:  # the architecture has no such head
@@ -139,7 +139,7 @@ def has_own_head(names: Iterable[str], task_type: str) -> bool:
 
 
 def has_classifier(base: OpenedBase) -> bool:
-    """Whether a base's config names a classifier; the weights may lack its head nevertheless."""
+    """Whether a base's config names a classifier; even so, the weights may lack its head."""
     return kind_of_class(architecture(base)) == "SEQ_CLS"
 
 

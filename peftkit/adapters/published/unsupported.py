@@ -70,7 +70,7 @@ class _SavedByPeft(PeftMethod):
 
 
 class _NoTask(Task):
-    """Task of an adapter that peftkit can load but not answer with."""
+    """Task of an adapter that can be loaded, but has no answers to texts."""
 
     task_type: ClassVar[str] = ""
     scores: ClassVar[tuple[str, ...]] = ()
