@@ -110,7 +110,7 @@ def _put_rows(base: Any, ids: Sequence[int]) -> None:
 
 
 def save_added_tokens(model: nn.Module, folder: Path) -> None:
-    """Writes the rows of added tokens to a file, as `input` and `output`; no file without rows."""
+    """Writes the rows of added tokens, if there are any, to a file as `input` and `output`."""
     tensors = {name: rows.detach().cpu().clone() for name, rows in added_rows(model).items()}
     if tensors:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
@@ -120,7 +120,7 @@ def load_added_tokens(model: nn.Module, folder: Path, ids: Sequence[int]) -> Non
     """Adds saved rows of added tokens, frozen, to a model with a loaded adapter.
 
     Raises:
-        AdapterError: the file lacks rows of these tokens, or has others.
+        AdapterError: the rows in the file do not fit these tokens.
     """
     file = folder / WEIGHTS
     if not ids or not file.is_file():
@@ -150,7 +150,7 @@ def restore_added_tokens(model: nn.Module, folder: Path) -> None:
     """Sets a model's trainable rows of added tokens to the values saved in a folder.
 
     Raises:
-        AdapterError: the folder lacks rows of these tokens, or has others.
+        AdapterError: the folder has no rows, or rows that do not fit these tokens.
     """
     rows = added_rows(model)
     if not rows or next(iter(rows.values())).is_meta:

@@ -16,8 +16,8 @@ NOT_CALLED = {
     "mamba": ("dt_proj",), "falcon_mamba": ("dt_proj",), "jamba": ("dt_proj",),
     "longcat_flash": ("classifier",),
 }  # fmt: skip
-"""Model type -> last part of the names of linear layers that it never calls, but reads the weights
-of; an adapter on the output of such a layer has no effect."""
+"""Model type -> last part of the names of linear layers that it does not call: it only reads their
+weights, so an adapter on the output of such a layer has no effect."""
 
 
 def depth(base: OpenedBase) -> int:

@@ -54,5 +54,5 @@ def chat_template(name: str) -> str:
 
 
 def template_label(template: str | None) -> str:
-    """What messages call a template of peftkit; empty for any other template."""
+    """How messages name one of peftkit's chat templates; empty for any other template."""
     return next((f"the chat template `{n}`" for n in NAMES if chat_template(n) == template), "")

@@ -1,4 +1,4 @@
-"""Loads the model of an opened base with its weights and the task's head."""
+"""Loads an opened base: the model with its weights and the task's head."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def _key_mapping(model: Any) -> dict[str, str] | None:
 
 
 def _trunk_children(config: Any) -> set[str]:
-    """Names of the modules in the architecture's model without head."""
+    """Names of the top-level modules in the architecture's model without a head."""
     import torch
     import transformers
 

@@ -30,8 +30,8 @@ class OpenedBase:
     added_ids: tuple[int, ...] = ()
     """Consecutive ids of `spec.added_tokens`."""
     rows_in_files: int = 0
-    """Number of embedding rows in the files, if an adapter needs another number, which `config` has
-    then; 0 if both are the same."""
+    """Number of embedding rows in the files, if `config` has another number for the sake of an
+    adapter; else 0."""
 
     @property
     def name(self) -> str:

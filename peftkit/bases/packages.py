@@ -45,7 +45,7 @@ SOMETIMES = {"bitsandbytes": "bitsandbytes", "gguf": "gguf"}
 SENTENCEPIECE = b"\n"
 """First byte of a sentencepiece file; a tiktoken file is text and starts with a letter."""
 OF_OTHERS = {"PIL": "pillow", "google": "protobuf", "yaml": "pyyaml"}
-"""Module -> pip's name, for modules that other libraries import and pip names differently."""
+"""Module -> pip's name, for modules that other libraries import, where the names differ."""
 
 
 def check_needed() -> None:
@@ -117,8 +117,8 @@ def _is_distribution(name: str) -> bool:
 
 
 def _missing_module(error: BaseException | None) -> str | None:
-    """The top-level module whose absence caused an error, perhaps through other errors; None if no
-    module is missing, or one of Python or peftkit.
+    """The missing top-level module that caused an error, directly or through other errors. None if
+    there is none, or if it belongs to Python or peftkit.
     """
     module: str | None = None
     while error is not None:

@@ -157,7 +157,8 @@ def quantization_of(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) ->
 
 def _unquantized_in_files(base: OpenedBase, model: Any) -> list[str]:
     """Names of linear layers that a prequantized base's files hold unquantized or, like a new head,
-    not at all. Before the download: the layers named in the configuration, and the head.
+    not at all. If the files are not downloaded yet: the layers that the configuration lists, and
+    the head.
     """
     from safetensors import safe_open
     from torch import nn

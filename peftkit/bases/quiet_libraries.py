@@ -36,7 +36,7 @@ def quiet_libraries() -> None:
 
 
 class _Inside:
-    """Counts the threads inside `quietly`, and holds what the last one restores."""
+    """Counts the threads inside `quietly`, and holds the settings that the last one restores."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

@@ -23,8 +23,8 @@ def resized(base: OpenedBase, rows: int, tokenizer: Any) -> OpenedBase:
 
 
 def as_in_files(config: Any, base: OpenedBase) -> Any:
-    """Sets a configuration's vocabulary size to that of the base's files; removes its padding token
-    if the files have no row for it.
+    """Gives a configuration the vocabulary size of the base's files; removes a padding token
+    without a row in the files.
     """
     if base.rows_in_files:
         config.get_text_config().vocab_size = base.rows_in_files

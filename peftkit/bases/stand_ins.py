@@ -77,8 +77,8 @@ def encoding_of(file: Path) -> str:
 
 
 def weights_stand_in(file: Path) -> StandIn | None:
-    """What a file is instead of weights; None if it is weights in the format of its name,
-    safetensors or pickle.
+    """What a .safetensors file or a pickle is instead of weights in its format; None if it may be
+    such weights.
     """
     if instead := stand_in(file):
         return instead

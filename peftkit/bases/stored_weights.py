@@ -43,7 +43,7 @@ class _Stored(nn.Module):
 
 
 def uncalled_layers(model: nn.Module, inputs: dict[str, Tensor]) -> list[str]:
-    """A list with the name of a layer that the model does not call but reads the stored weight of;
+    """A list with the name of one layer whose stored weight the model uses without calling it;
     empty if there is none, or if the shapes do not show it.
 
     Args:
