@@ -160,7 +160,7 @@ def test_ranks_that_contradict_their_keys_are_told_with_the_field(foreign, chat_
     (problem,) = verify(str(folder), str(chat_base)).problems
     assert "`rank_pattern` gives `model.layers.0.self_attn.k_proj` rank 7" in problem.found
     assert "tensors have rank 2" in problem.found
-    assert "`self_attn.*` came before it" in problem.advice
+    assert "in training `self_attn.*` came first" in problem.advice
     with pytest.raises(AdapterError, match="`rank_pattern` gives"):
         pk.load(str(folder), str(chat_base))
     file = folder / "adapter_config.json"

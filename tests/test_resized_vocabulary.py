@@ -155,7 +155,7 @@ def test_rows_that_are_not_in_the_adapter_are_told(causal, tmp_path):
         findings = verify(str(folder), str(causal[tie]))
         assert not findings.problems
         (told,) = [f.found for f in findings.all if f.check == "vocabulary"]
-        assert ("are not in the adapter are the mean of the others" in told) == missing
+        assert ("so they are the mean of the others" in told) == missing
 
 
 def test_rows_that_are_trained_one_by_one_are_enough(causal, tmp_path):
@@ -274,4 +274,4 @@ def test_a_lora_of_the_embedding_alone_lacks_rows_of_the_output_layer(tmp_path, 
     tokenizer.save_pretrained(tmp_path / "a")
     findings = verify(str(tmp_path / "a"), str(untied))
     (note,) = [finding.found for finding in findings.all if finding.check == "vocabulary"]
-    assert note.endswith("initializes them: those of the output layer")
+    assert "the adapter lacks the new rows of the output layer, so they are the mean" in note

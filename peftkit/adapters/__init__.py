@@ -1,1 +1,1 @@
-"""Adapters on disk: saving, inspecting, verifying, loading, and those of other programs."""
+"""Saves, inspects, verifies and loads adapters, including those saved by other programs."""

@@ -9,11 +9,11 @@ from peftkit.bases.opened import OpenedBase
 from peftkit.errors import AdapterError
 
 CHAT_TEMPLATE = "chat_template.jinja"
-"""The file where transformers stores a tokenizer's template."""
+"""The file in which transformers stores a tokenizer's chat template."""
 
 
 def check_base(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless tokenizer, chat template and files are those of training."""
+    """Raises AdapterError unless tokenizer, chat template and files are those used in training."""
     check_tokenizer(opened, record)
     check_template(opened, record)
     check_base_files(opened, record)
@@ -48,7 +48,7 @@ def check_tokenizer(opened: OpenedBase, record: Record) -> None:
 
 
 def check_base_files(opened: OpenedBase, record: Record) -> None:
-    """Raises AdapterError unless the base's files are those of training; downloads weights."""
+    """Downloads the base's weights; raises AdapterError unless its files are those of training."""
     download_weights(opened)
     base, trained_on = fingerprint(opened), record.known_base
     if base.sha256 != trained_on.sha256:
@@ -60,6 +60,6 @@ def check_base_files(opened: OpenedBase, record: Record) -> None:
 
 
 def other_base_hint(record: Record) -> str:
-    """The hint for a base other than the adapter's."""
+    """The hint if the given base is not the one of the adapter."""
     name = record.known_base.known_name
     return f"the adapter belongs to `{name}`; give its location with `--base`"

@@ -1,4 +1,4 @@
-"""The code in a model card that loads the base of an adapter with transformers."""
+"""The code in a model card that loads an adapter's base with transformers."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ for module in model.modules():  # else bitsandbytes repacks 4-bit weights on som
 
 @dataclass(frozen=True)
 class BaseCode:
-    """The parts of the code that differ between bases."""
+    """The parts of a model card's code that differ between bases."""
 
     path: str
     """First argument of `from_pretrained`."""
     options: str
-    """Its keyword arguments, each preceded by a comma."""
+    """Keyword arguments of `from_pretrained`, each preceded by a comma."""
     config: str
-    """Lines before it that build a configuration; empty if the base's own is used."""
+    """Lines before `from_pretrained` that build its configuration; empty to use the base's own."""
     imports: str
-    """Classes of transformers needed by these, each preceded by a comma."""
+    """Further transformers classes to import, each preceded by a comma."""
     float32_kernels: str
-    """Lines after it that keep 4-bit weights unchanged; empty if there are none."""
+    """Lines after `from_pretrained` that keep 4-bit weights unchanged; empty for other bases."""
 
 
 def base_code(record: Record) -> BaseCode:
-    """The code that loads an adapter's base as in training."""
+    """Code for a model card that loads an adapter's base as in training."""
     path, _ = loading_arguments(record.known_base)
     config = _config_code(record, path)
     quantized = record.known_base.quantization != "none"
@@ -47,7 +47,7 @@ def base_code(record: Record) -> BaseCode:
 
 
 def _config_options(record: Record) -> list[str]:
-    """Keyword arguments of `from_pretrained` for the configuration."""
+    """Keyword arguments of `from_pretrained`, as code, that change the configuration."""
     head = record.head
     outputs = [f"num_labels={head.num_outputs}"] if head.num_outputs else []
     if head.problem_type:
@@ -69,7 +69,7 @@ def _config_code(record: Record, base_path: str) -> str:
 
 
 def _load_options(record: Record) -> list[str]:
-    """Keyword arguments of `from_pretrained` that load the base as in training."""
+    """Keyword arguments of `from_pretrained`, as code, to load the base as in training."""
     if _config_code(record, ""):
         return ["config=config"]
     options, base = _config_options(record), record.known_base

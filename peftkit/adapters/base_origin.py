@@ -1,4 +1,4 @@
-"""Where a base comes from, for model cards: text and code that are valid on any machine."""
+"""Text and code for model cards that say where a base comes from, valid on any machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def packaged_base(base: RecordedBase) -> Packaged | None:
 
 
 def origin(base: RecordedBase) -> str:
-    """The source of a packaged base's file and its quantization; empty for other bases."""
+    """Markdown on a packaged base's source file and quantization; empty for other bases."""
     entry = packaged_base(base)
     if entry is None or not entry.origin:
         return ""
@@ -25,20 +25,20 @@ def origin(base: RecordedBase) -> str:
     )
     if entry.quantized:
         text += (
-            f"; its weights were quantized to {entry.quantized} before, so they are close to those "
-            f"of `{entry.original}`, not equal"
+            f"; its weights were quantized to {entry.quantized} before, so they are close but not "
+            f"equal to the weights of `{entry.original}`"
         )
     return text
 
 
 def repository(base: RecordedBase) -> str:
-    """The Hub id of a base, or of the repository with its packaged file; empty if unknown."""
+    """The Hub repository of a base or of its packaged file; empty if unknown."""
     entry = packaged_base(base)
     return base.hub_id or (entry.origin if entry is not None else "")
 
 
 def loading_arguments(base: RecordedBase) -> tuple[str, list[str]]:
-    """Arguments of `from_pretrained` for a base: the first one, and the others as code."""
+    """The first argument of `from_pretrained` for a base, and its keyword arguments as code."""
     entry = packaged_base(base)
     if entry is not None and entry.origin and base.quantization == "none":
         return entry.origin, [
@@ -49,8 +49,8 @@ def loading_arguments(base: RecordedBase) -> tuple[str, list[str]]:
 
 
 def dequantized_folder(base: RecordedBase) -> str:
-    """Markdown on how to dequantize a GGUF base into a folder; empty for other bases, or if
-    `from_pretrained` reads the file itself.
+    """Markdown on how to dequantize a GGUF base into a folder; empty if `from_pretrained` can read
+    the base's files.
     """
     file = next((name for name in base.files if name.endswith(".gguf")), "")
     if not file or loading_arguments(base)[0] != "path/to/the/base":

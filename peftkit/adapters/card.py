@@ -15,7 +15,7 @@ from peftkit.bases.fingerprint import RecordedBase
 from peftkit.data.head import Head
 
 VALIDATED = "validation, step"
-"""Prefix of the names of scores if training was interrupted."""
+"""Start of the names of score rows from an interrupted training."""
 TEMPLATE = """\
 ---
 {% if repository %}base_model: {{ repository }}
@@ -149,11 +149,11 @@ def _template() -> jinja2.Template:
 
 
 def write_card(folder: Path, name: str, record: Record, command: str, prompt: str) -> None:
-    """Writes README.md, without rows of data or local paths.
+    """Writes README.md, which holds no rows of data and no local paths.
 
     Args:
         command: the peftkit command that runs the model.
-        prompt: code that builds the model's input; empty if it does not write text.
+        prompt: code that builds the model's input; empty if the model does not write text.
     """
     head, base, recipe = record.head, record.known_base, record.recipe
     source = record.rewound.source if record.rewound else {}
@@ -197,7 +197,7 @@ def write_card(folder: Path, name: str, record: Record, command: str, prompt: st
 
 
 def _library(folder: Path, head: Head) -> str:
-    """The library that loads a folder, as the Hub names it; `other` for tensors alone."""
+    """The Hub's name of the library that loads a folder; `other` if the folder has only tensors."""
     if head.pooling:
         return "peftkit"  # under another name, users would load it with the architecture's own head
     if (folder / "config.json").is_file():
@@ -206,7 +206,7 @@ def _library(folder: Path, head: Head) -> str:
 
 
 def _is_reachable(base: RecordedBase) -> bool:
-    """Whether a base can be found by name on any machine."""
+    """Whether any machine can find a base by its name."""
     return bool(base.hub_id or packaged_base(base))
 
 

@@ -1,4 +1,4 @@
-"""Finds an adapter's folder from a user's path, and describes folders that hold none.
+"""Finds an adapter's folder from a user's path, and describes folders without an adapter.
 
 Standard library only, as in `inspecting`.
 """
@@ -18,7 +18,7 @@ from peftkit.methods.peft.adapter_config import CONFIG
 
 HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 LARGEST_CONFIG = 2**20
-"""Bytes read from a config.json, at most."""
+"""Most bytes read from a config.json."""
 UNFINISHED = "adapter.unfinished"
 """Folder with the best weights of an interrupted run."""
 
@@ -42,10 +42,10 @@ def user_path(path: str) -> Path:
 
 
 def adapter_in(path: Path) -> Path:
-    """The adapter folder in a run folder, or the folder itself.
+    """The adapter folder in a run folder, or `path` itself if it is the adapter folder.
 
     Raises:
-        AdapterError: there is no adapter.
+        AdapterError: neither folder holds an adapter.
     """
     folder = path / "adapter" if (path / "adapter").is_dir() else path
     if folder.is_file():
@@ -79,7 +79,7 @@ def adapter_in(path: Path) -> Path:
 
 
 def _hint(folder: Path) -> str:
-    """The hint for a folder without an adapter: what it seems to be, or where an adapter is."""
+    """The hint for a folder without an adapter: what it looks like, or which subfolder has one."""
     within = sorted(file.parent for file in folder.glob(f"*/{CONFIG}"))
     if within:
         more = f"; {len(within)} folders in it do" if len(within) > 1 else ""

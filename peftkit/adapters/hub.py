@@ -1,4 +1,4 @@
-"""Adapters on the Hugging Face Hub."""
+"""Downloads adapters from the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from peftkit.adapters.newest_run import newest_run
 from peftkit.errors import AdapterError, first_line
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
-"""Patterns of the files to download: no pickles, no code."""
+"""Patterns of the files to download; none matches a pickle or code."""
 RUNS = "runs/"
-"""Where runs are written; no Hub id starts with it."""
+"""Folder of runs; a name that starts with it is never a Hub id."""
 
 
 def find_adapter(name: str) -> None:
-    """Raises AdapterError if a local folder holds no adapter; Hub ids pass unchecked."""
+    """Raises AdapterError if a local path holds no adapter; Hub ids are not checked."""
     if not _is_hub_id(name):
         adapter_in(user_path(newest_run(name)))
 
 
 def _is_hub_id(name: str) -> bool:
-    """Whether a name is a Hub repository's, and no local path."""
+    """Whether a name is a Hub id rather than a local path."""
     path = user_path(name)
     here = path.exists() or bool(path.parent.name and path.parent.is_dir())
     local = here or "/" not in name or name.startswith(RUNS)
@@ -27,11 +27,14 @@ def _is_hub_id(name: str) -> bool:
 
 
 def local_path(name: str) -> str:
-    """A local folder unchanged, `runs/<name>@latest` as the newest run's folder, or a Hub id,
-    `org/name` or `org/name@revision`, as the downloaded folder.
+    """The local folder of an adapter; downloads it if the name is a Hub id.
+
+    Args:
+        name: a local folder, `runs/<name>@latest` for the newest run, or a Hub id (`org/name`,
+            `org/name@revision`).
 
     Raises:
-        AdapterError: the Hub cannot provide it.
+        AdapterError: the Hub cannot provide the repository.
     """
     if not _is_hub_id(name):
         return newest_run(name)

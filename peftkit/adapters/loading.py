@@ -1,4 +1,4 @@
-"""Loads an adapter from disk into a model that answers, checking everything on the way."""
+"""Loads an adapter on its base, after checking its files, its base and its answers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from peftkit.training.forward.generating import write
 from peftkit.training.progress import Pace, Say, silent
 
 OTHER_SEED = 20_261_123
-"""Seed of unloaded weights, so that a head left random differs from the trained one."""
+"""Seed for weights before loading; differs from training, so that an unloaded head is noticed."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,16 @@ class LoadedAdapter:
 
     @property
     def tokenizer(self) -> Any:
-        """The base's tokenizer, with the chat template of the training."""
+        """The base's tokenizer, with the chat template used in training."""
         return self.base.tokenizer
 
     @quietly()
     def predict(self, inputs: Sequence[Any], say: Say = silent) -> Sequence[Answer]:
-        """An answer for each input: a class, or a number if the model gives one, for a text or a
-        mapping of `text` and `text_pair`; a reply to a text or a list of messages.
+        """Answers each input: with a class or a number, or with a reply if the model writes text.
 
         Args:
+            inputs: texts or mappings of `text` and `text_pair`; for a model that writes, texts or
+                lists of messages.
             say: called with the progress of long calls.
 
         Raises:
@@ -102,10 +103,10 @@ class LoadedAdapter:
         progress: Callable[[int], None] | None = None,
         **settings: Any,
     ) -> list[str]:
-        """The text written for each input.
+        """Writes a text for each input.
 
         Args:
-            model: used instead of the adapter's model, if given.
+            model: writes instead of the adapter's model, if given.
             progress: called repeatedly with the number of inputs answered.
             settings: options of transformers' `generate` that override the recipe's.
         """
@@ -147,28 +148,28 @@ class LoadedAdapter:
 
 @dataclass(frozen=True)
 class OpenedAdapter:
-    """An adapter whose bytes passed inspection, and its base, without weights in memory."""
+    """An adapter whose bytes passed inspection, and its base; no weights are in memory yet."""
 
     folder: Path
     record: Record
-    """Completed from the base if another program saved the adapter."""
+    """What peftkit.json holds; filled in from the base for other programs' adapters."""
     recipe: Recipe
     base: OpenedBase
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the base's weights in training; if unknown, of the weights loaded here."""
+        """Dtype of the base's weights in training; if unknown, their dtype when loaded here."""
         if self.record.base:
             return getattr(torch, self.record.base.dtype)  # type: ignore[no-any-return]
         return weights_dtype(self.recipe.base, self.recipe.method.trains_base_weights)
 
     @property
     def peft_config(self) -> AdapterConfig:
-        """adapter_config.json with the user's settings; empty for methods that have none."""
+        """adapter_config.json with the user's settings; empty for methods without this file."""
         return read_config(self.folder) if self.record.base else self.record.peft_config
 
     def check_base(self) -> None:
-        """Raises AdapterError unless the base is the one of training, if that is recorded."""
+        """Raises AdapterError if the adapter records its base and this is another one."""
         if self.record.base:
             check_base(self.base, self.record)
 
@@ -179,17 +180,17 @@ def open_adapter(
     trust_remote_code: bool = False,
     settings: Mapping[str, object] | None = None,
 ) -> OpenedAdapter:
-    """Opens an adapter saved by peftkit, PEFT or AdapterHub, and its base, not compared yet.
+    """Opens an adapter saved by peftkit, PEFT or AdapterHub, and its base; compares neither yet.
 
     Args:
         path: a run folder, an adapter folder, or a Hub id (`org/name`, `org/name@revision`).
-        base: the base's location, if not the recipe's.
+        base: the base's location; empty for the one in the recipe.
         trust_remote_code: whether code stored with the base may run, if the recipe asks for it.
         settings: values of fields missing in adapter_config.json.
 
     Raises:
-        AdapterError: it is no adapter, a file was changed, or it is not safe to load.
-        RecipeError: the adapter's type has no such setting, or it is not missing.
+        AdapterError: `path` holds no adapter, or the adapter was changed or is not safe to load.
+        RecipeError: the adapter's type lacks a field of `settings`, or the file has it already.
     """
     inspected = inspect(path := local_path(path), settings)
     inspected.raise_if_wrong()
@@ -214,10 +215,10 @@ def load(
     trust_remote_code: bool = False,
     settings: Mapping[str, object] | None = None,
 ) -> LoadedAdapter:
-    """Loads an adapter on its base; arguments as for `open_adapter`.
+    """Loads an adapter on its base; takes the arguments of `open_adapter`.
 
     Raises:
-        AdapterError: a file was changed, the base is another one, or the probes differ.
+        AdapterError: a file was changed, the base is not the one of training, or answers differ.
     """
     opened = open_adapter(path, base, trust_remote_code, settings)
     opened.check_base()
@@ -243,7 +244,7 @@ def _read(
             f"`{recipe.base.name_or_path}` to run (`trust_remote_code`)",
             "if you trust whoever wrote both, use `--trust-remote-code`",
         )
-    if (template := inspected.folder / CHAT_TEMPLATE).is_file():  # the base's may have changed
+    if (template := inspected.folder / CHAT_TEMPLATE).is_file():  # the base's may differ now
         recipe = recipe.with_(base=recipe.base.with_(chat_template=str(template)))
     return inspected.folder, record, recipe
 
@@ -251,10 +252,13 @@ def _read(
 def load_proven(
     folder: Path, recipe: Recipe, base: OpenedBase, record: Record, accelerator: Accelerator
 ) -> tuple[nn.Module, float]:
-    """A trained model that passes the record's probes, and its largest difference from them.
+    """Loads a trained model and compares it with the record's probes.
+
+    Returns:
+        The model, and its largest difference from the recorded answers.
 
     Raises:
-        AdapterError: its answers differ.
+        AdapterError: the answers differ by more than the tolerance.
     """
     model = load_trained_model(folder, recipe, base, record.head, accelerator.device)
     with accelerator.autocast():
@@ -264,7 +268,7 @@ def load_proven(
 def load_trained_model(
     folder: Path, recipe: Recipe, base: OpenedBase, head: Head, device: torch.device
 ) -> nn.Module:
-    """The base's model with a folder's trained weights."""
+    """Loads the base and, from a folder, the trained weights."""
     set_seed(OTHER_SEED)
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
     loaded = load_weights(base, head, dtype, device, dropout=None)

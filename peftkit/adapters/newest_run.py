@@ -13,8 +13,8 @@ LATEST = "@latest"
 
 
 def newest_run(path: str) -> str:
-    """`runs/<name>@latest` as the latest started run folder of that name with an adapter in it; any
-    other path unchanged.
+    """The folder for `runs/<name>@latest`: of the runs with this name that hold an adapter, the one
+    started last. Returns any other path unchanged.
     """
     if not path.endswith(LATEST) or not Path(path).expanduser().parent.is_dir():
         return path
@@ -29,7 +29,9 @@ def newest_run(path: str) -> str:
 
 
 def _recorded_name(run: Path) -> str:
-    """The name in a run's recipe: `lora-16` may not be a second run of `lora`."""
+    """The name in a run's recipe; a folder `lora-16` may hold a 16th run of `lora` or a run with
+    the name `lora-16`.
+    """
     try:
         return str(json.loads((run / "recipe.json").read_text(encoding="utf-8"))["name"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -37,6 +39,6 @@ def _recorded_name(run: Path) -> str:
 
 
 def _start_time(run: Path) -> float:
-    """When a run started, from its recipe, the first file it writes."""
+    """When a run started: the time of its recipe, the first file it writes."""
     recipe = run / "recipe.json"
     return (recipe if recipe.is_file() else run).stat().st_mtime

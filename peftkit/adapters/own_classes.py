@@ -1,4 +1,4 @@
-"""Users' own methods and tasks, recorded in an adapter as `module:Class`."""
+"""Finds users' own methods and tasks, which an adapter records as `module:Class`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peftkit.parts.json_object import JsonObject
 
 
 def unimported_classes(record: JsonObject | None) -> dict[str, str]:
-    """`method` or `task` -> the user's class recorded in an adapter, if it is not imported.
+    """`method` or `task` -> the adapter's recorded `module:Class`; only classes not imported yet.
 
     Args:
         record: the content of peftkit.json; None for an adapter that peftkit did not save.
@@ -29,8 +29,8 @@ def unimported_classes(record: JsonObject | None) -> dict[str, str]:
 
 
 def trust_hint(kind: str) -> str:
-    """The option that imports a class's module, with a placeholder path if the module is not found
-    here; adapters do not record its file.
+    """The option that imports a class's module; with a placeholder path if the module is not found
+    here, since adapters do not record its file.
     """
     module = kind.split(":", maxsplit=1)[0]
     name = module.split(".", maxsplit=1)[0]

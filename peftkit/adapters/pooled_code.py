@@ -1,7 +1,7 @@
 """Text and code in a model card for a classifier that pools hidden states.
 
-Transformers has no class for it: AutoModelForSequenceClassification would load the weights it
-knows, and answer something else.
+transformers has no class for such a classifier: AutoModelForSequenceClassification would load the
+trunk's weights with another head, and answer differently.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ WHAT = {
     "mean": "the mean of the last hidden states over a text's tokens",
     "cls": "the last hidden state of a text's first token",
 }
-"""`Head.pooling` -> what the classifier reads."""
+"""`Head.pooling` -> the hidden state that the classifier reads, in words."""
 POOLED = {
     "mean": "(hidden * mask).sum(1) / mask.sum(1)",
     "cls": "hidden[:, 0]",
 }
-"""`Head.pooling` -> the same as code."""
+"""`Head.pooling` -> code that computes this hidden state."""
 
 WARNING = """\
 The classifier is one linear layer on {what}. No class of transformers computes that: \
@@ -55,13 +55,13 @@ def adapter_code(pooling: str, reachable: bool) -> str:
     """The card's text and code for an adapter.
 
     Args:
-        reachable: whether its base can be found by name.
+        reachable: whether any machine can find the adapter's base by its name.
     """
     base = "" if reachable else ', base="path/to/the/base"'
     return WARNING.format(what=WHAT[pooling]) + "From Python:\n\n" + LOADED.format(base=base)
 
 
 def model_code(pooling: str) -> str:
-    """The card's text and code for a whole model, without peftkit; `classify` returns logits."""
+    """The card's text and code for a whole model; the code needs no peftkit."""
     intro = "With transformers, `classify` returns the logits:\n\n"
     return WARNING.format(what=WHAT[pooling]) + intro + WHOLE.format(pooled=POOLED[pooling])

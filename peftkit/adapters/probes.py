@@ -1,8 +1,8 @@
-"""Probes: a model's answers to synthetic inputs, to prove that another model is the same.
+"""Probes: recorded answers to synthetic inputs, to check that a loaded model is the trained one.
 
-A probe is a synthetic token sequence (never training data) with the largest logits at the last
-position. Probes are taken from the model in memory after training and compared with the model
-loaded from disk.
+A probe holds synthetic token ids (never training data) and the largest logits at the last position.
+Probes are taken from the model in memory after training, and compared with the model loaded from
+disk.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from peftkit.errors import AdapterError
 LENGTHS = (5, 12, 24, 48)
 TOP = 64
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
-"""Limit of max |difference| / max(1, max |logit|), by dtype of the computation."""
+"""Dtype of the computation -> largest allowed max |difference| / max(1, max |logit|)."""
 TOLERANCE_INT8 = 2e-2
 
 TOLERANCE_MERGED = 5e-2
-"""For bfloat16 and int8, where merging rounds weights once more, and every position is compared;
-the largest difference in docs/matrix.md is 4e-2."""
+"""The limit for merged models in bfloat16 and int8: merging rounds weights once more, and every
+position is compared. The largest difference in docs/matrix.md is 4e-2."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One synthetic input and the answer to it."""
+    """One synthetic input and the model's answer."""
 
     input_ids: tuple[int, ...]
     indices: tuple[int, ...]
-    """Positions of the largest logits, at most 64, largest first."""
+    """Indices of the at most 64 largest logits, largest first."""
     logits: tuple[float, ...]
     tolerance: float
 
@@ -60,9 +60,9 @@ def take_probes(
     """Records a model's answers to the fixed synthetic inputs.
 
     Args:
-        vocabulary: token ids below this are used.
-        added_ids: tokens of one more probe; may be empty.
-        tolerance: of the computation of the answers.
+        vocabulary: the inputs use token ids below this number.
+        added_ids: ids of added tokens, for one more probe; may be empty.
+        tolerance: recorded with each answer, see `tolerance`.
     """
     inputs = synthetic_inputs(model.config, vocabulary, added_ids)
     probes = []
@@ -78,7 +78,7 @@ def take_probes(
 def synthetic_inputs(
     config: Any, vocabulary: int, added_ids: tuple[int, ...]
 ) -> tuple[tuple[int, ...], ...]:
-    """The token ids of the fixed probes; arguments as for `take_probes`."""
+    """The token ids of the fixed probes; takes the arguments of `take_probes`."""
     random = np.random.default_rng(0)
     inputs = [
         tuple(random.integers(vocabulary // 10, vocabulary, size=length).tolist())
@@ -88,16 +88,16 @@ def synthetic_inputs(
         inputs.append(added_ids[: LENGTHS[-1]])
     if (
         config.is_encoder_decoder and config.eos_token_id is not None
-    ):  # its classifiers read at that token
+    ):  # its classifiers read the hidden state at this token
         inputs = [(*ids, config.eos_token_id) for ids in inputs]
     return tuple(inputs)
 
 
 LOADED = (
-    "the loaded model answers differently from the one that was trained",
-    "the base, the adapter file or a library is not the one of the training",
+    "the loaded model answers differently from the trained one",
+    "the base, the adapter file or a library is not the one used in training",
 )
-"""Message and hint if answers differ: for a loaded adapter, and for a merged model."""
+"""Message and hint if a loaded adapter answers differently; `MERGED` is for a merged model."""
 MERGED = (
     "the merged model answers differently from the adapter on its base",
     "check the adapter with `peftkit verify`; if it passes, keep it unmerged",
@@ -107,14 +107,14 @@ MERGED = (
 def compare_probes(
     model: nn.Module, probes: Sequence[Probe], tolerance: float, problem: tuple[str, str] = LOADED
 ) -> float:
-    """The largest difference from the recorded answers, relative to their scale.
+    """Checks a model's answers; returns the largest difference, relative to the recorded scale.
 
     Args:
-        tolerance: of this machine; the looser of it and the recorded one counts.
-        problem: message and hint if they differ.
+        tolerance: this machine's; a probe's recorded tolerance replaces it if looser.
+        problem: message and hint if answers differ.
 
     Raises:
-        AdapterError: a probe's tolerance is exceeded: this is not the trained model.
+        AdapterError: a difference exceeds the tolerance, so this is not the trained model.
     """
     largest = 0.0
     for probe in probes:
@@ -131,7 +131,7 @@ def compare_probes(
 
 
 def distance(model: nn.Module, probes: Sequence[Probe]) -> float:
-    """The largest difference from the recorded answers, relative to their scale, unchecked."""
+    """The largest difference from the recorded answers, relative to their scale; never raises."""
     largest = 0.0
     for probe in probes:
         recorded = torch.tensor(probe.logits)
@@ -143,13 +143,13 @@ def distance(model: nn.Module, probes: Sequence[Probe]) -> float:
 
 
 def _last_logits(model: nn.Module, input_ids: Sequence[int]) -> torch.Tensor:
-    """(classes or vocabulary,), the logits at the last position or of the text."""
+    """The logits of the text or at its last position, (classes or vocabulary,)."""
     return outputs_of(model, input_ids)[-1]
 
 
 def outputs_of(model: nn.Module, input_ids: Sequence[int]) -> torch.Tensor:
-    """The model's outputs, float32 on CPU: (positions, vocabulary or classes), (1, classes) for a
-    text, (positions, start and end) in question answering, (positions, hidden) without a head.
+    """The model's outputs, float32 on CPU: (positions, vocabulary or classes); (1, classes) from a
+    text classifier, (positions, 2) from question answering, (positions, hidden) without a head.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -171,7 +171,7 @@ def outputs_of(model: nn.Module, input_ids: Sequence[int]) -> torch.Tensor:
 
 
 def _needs_decoder_inputs(model: Any) -> bool:
-    """Whether the model needs `decoder_input_ids`; classifiers make their own."""
+    """Whether the caller must pass `decoder_input_ids`; classifiers make their own."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     name = type(base).__name__
     return bool(base.config.is_encoder_decoder) and not name.endswith("Classification")

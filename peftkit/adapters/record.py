@@ -1,6 +1,6 @@
-"""peftkit.json: an adapter's record, by which it can be checked on any machine.
+"""peftkit.json: an adapter's record, used to check the adapter on any machine.
 
-It is published with the adapter, so it holds no rows of data and no local paths.
+The record is published with the adapter, so it holds no rows of data and no local paths.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "data
 
 @dataclass(frozen=True)
 class Rewound:
-    """How a rewound adapter was made."""
+    """How `peftkit rewind` made an adapter."""
 
     scale: float
-    """Share of the trained strength."""
+    """Strength of the update, as a share of the trained strength."""
     source: dict[str, str]
-    """The `weights` of the rewound adapter; `from` in the file."""
+    """`Record.weights` of the adapter before rewinding; named `from` in peftkit.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,31 +54,31 @@ class Record:
     recipe: RecordedRecipe
     """The resolved recipe, with local paths cut to their last part."""
     base: RecordedBase | None
-    """None for another program's adapter, which does not record its base."""
+    """The base of training; None for other programs' adapters, which do not record it."""
     tokenizer_sha256: str
     chat_template_sha256: str
-    """Empty if the tokenizer has no chat template."""
+    """Digest of the tokenizer's chat template; empty if it has none."""
     head: Head
     weights: dict[str, str]
-    """File name -> SHA-256."""
+    """Name of a weight file -> SHA-256."""
     tensors: dict[str, dict[str, SavedTensor]] = field(default_factory=dict)
-    """File name -> tensor; empty in records of the first versions."""
+    """File name -> tensor name -> tensor; empty in records of the first peftkit versions."""
     peft_config: AdapterConfig = field(default_factory=AdapterConfig)
-    """The content of adapter_config.json; empty for methods that have none."""
+    """The content of adapter_config.json; empty for methods without this file."""
     configs: dict[str, str]
     """JSON file beside the weights -> SHA-256 of its content, whatever its formatting."""
     metrics: dict[str, dict[str, float]]
-    """`before` and `after` on the test split, and baselines by name."""
+    """`before`, `after` or a baseline's name -> its scores on the test split."""
     probes: tuple[Probe, ...]
     versions: dict[str, str]
     rewound: Rewound | None = None
-    """None if the adapter was not rewound; left out of the file then."""
+    """How the adapter was rewound; None, and not in the file, if it was not."""
     decision: Decision = field(default_factory=Decision)
-    """What the task decided on the validation split; left out of the file if empty."""
+    """What the task decided on the validation split; not in the file if empty."""
 
     @property
     def known_base(self) -> RecordedBase:
-        """The base of an adapter that peftkit saved, which is never None."""
+        """`base`, which is never None in records that peftkit saved."""
         assert self.base is not None
         return self.base
 
@@ -90,7 +90,7 @@ class Record:
         (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
     def to_json(self) -> dict[str, object]:
-        """The content of peftkit.json, except its own digest."""
+        """The content of peftkit.json, without its field `sha256`."""
         value = {"format": FORMAT, **records.to_json(self)}
         value |= {"recipe": self.recipe.to_json(), "peft_config": dict(self.peft_config)}
         if self.rewound is None:
@@ -106,7 +106,7 @@ class Record:
         """Makes a record from the content of peftkit.json.
 
         Raises:
-            ValueError, KeyError, TypeError or AttributeError: it is damaged.
+            ValueError, KeyError, TypeError or AttributeError: the content is damaged.
         """
         read = {
             "recipe": RecordedRecipe.from_json(value["recipe"]),
@@ -126,7 +126,7 @@ class Record:
         """Reads peftkit.json.
 
         Raises:
-            AdapterError: there is none, or it is damaged or of a later format.
+            AdapterError: the file is missing, damaged, or in a later format.
         """
         file = folder / RECORD
         try:
@@ -149,7 +149,7 @@ def config_digests(folder: Path) -> dict[str, str]:
     """File name -> digest, for every JSON file of an adapter except peftkit.json.
 
     Raises:
-        AdapterError: one of them is not JSON.
+        AdapterError: one of these files is not JSON.
     """
     digests = {}
     for file in sorted(folder.glob("*.json")):
@@ -164,7 +164,7 @@ def config_digests(folder: Path) -> dict[str, str]:
 
 
 def tensor_digests(folder: Path) -> dict[str, dict[str, SavedTensor]]:
-    """File name -> tensor -> dtype, shape, digest of its bytes."""
+    """Name of a safetensors file -> tensor name -> dtype, shape and digest."""
     return {
         file.name: {
             name: SavedTensor(stored.dtype, stored.shape, tensor_sha256(file, stored))
@@ -210,8 +210,8 @@ def _is_local_path(text: str) -> bool:
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
-    """Digest of the vocabulary, the special tokens and, for a fast tokenizer, all steps on a text:
-    normalizing, splitting, wrapping in special tokens.
+    """Digest of a tokenizer's vocabulary and special tokens; for a fast tokenizer, also of how it
+    normalizes, splits and adds special tokens.
     """
     vocabulary = sorted(tokenizer.get_vocab().items())
     special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
@@ -224,6 +224,6 @@ def tokenizer_sha256(tokenizer: Any) -> str:
 
 
 def chat_template_sha256(tokenizer: Any) -> str:
-    """Digest of the chat template; empty if there is none."""
+    """Digest of a tokenizer's chat template; empty if it has none."""
     template = getattr(tokenizer, "chat_template", None)
     return hashlib.sha256(json.dumps(template).encode()).hexdigest() if template else ""

@@ -1,4 +1,4 @@
-"""The recipe in a run's records, readable without the modules of users' own classes."""
+"""The recipe in a run's records, readable without importing the user's own classes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from peftkit.recipe import Recipe
 
 @dataclass(frozen=True)
 class RecordedRecipe:
-    """A run's recipe with every default, as JSON, so that a record can be read without the modules
-    of a user's own tasks and methods.
-    """
+    """A run's recipe with all defaults, as JSON, so reading it imports no class of the user."""
 
     text: str
     method: str
-    """Kind of the method."""
+    """Name of the method, or `module:Class` of the user's own."""
     task: str
-    """Kind of the task."""
+    """Name of the task, or `module:Class` of the user's own."""
     quantization: str = "none"
-    """Of the base."""
+    """Quantization of the base."""
     chat_template: str = ""
     added_tokens: tuple[str, ...] = ()
     virtual_tokens: bool = False
@@ -37,8 +35,8 @@ class RecordedRecipe:
         """Reads the content of recipe.json.
 
         Raises:
-            KeyError: it lacks the kind of its method or task.
-            TypeError: a part of it is no object.
+            KeyError: the kind of the method or the task is missing.
+            TypeError: a part is no JSON object.
         """
         base, method = value.get("base") or {}, value["method"]
         return cls(
@@ -52,13 +50,13 @@ class RecordedRecipe:
         )
 
     def to_json(self) -> Any:
-        """The content of recipe.json."""
+        """The recipe as a JSON object, the content of recipe.json."""
         return json.loads(self.text)
 
     def read(self) -> Recipe:
-        """The recipe as a value.
+        """Makes a `Recipe` from the recorded JSON.
 
         Raises:
-            RecipeError: a part of it is from a module that was not imported.
+            RecipeError: its method or task is a user's class that is not imported.
         """
         return Recipe.from_json(self.text)

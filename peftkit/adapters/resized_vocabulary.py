@@ -1,7 +1,7 @@
 """The vocabulary of adapters trained with added tokens or resized embeddings.
 
-Plain PEFT saves the whole embeddings in such an adapter, with the tokenizer beside it. The base's
-embeddings are resized to the adapter's rows, and texts are read with the adapter's tokenizer.
+PEFT saves whole embeddings in such an adapter, and users save the tokenizer in its folder. peftkit
+resizes the base's embeddings to as many rows, and encodes texts with the adapter's tokenizer.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ WHOLE = (
     "weight", "original_module.weight", "modules_to_save.weight", "base_layer.weight",
     "token_adapter.base_layer.weight",
 )  # fmt: skip
-"""Suffixes of the names under which PEFT saves the rows of an embedding."""
+"""Suffixes of the tensor names under which PEFT saves a whole embedding."""
 ROWS_AT = {**dict.fromkeys(WHOLE, 0), "lora_B.weight": 0, "lora_embedding_A": 1}
-"""Suffix of a tensor's name -> its vocabulary dimension."""
+"""Suffix of a tensor's name -> the dimension with one entry for each token."""
 TOKENIZERS = (
     "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt",
     "vocab.json",
 )  # fmt: skip
 INDICES = ("trainable_token_indices", "token_indices")
-"""Fields with the ids of tokens whose rows are trained individually."""
+"""Fields of adapter_config.json that list the tokens whose rows alone are trained."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,16 @@ class HeldRows:
     """The vocabulary rows that an adapter holds."""
 
     rows: int
-    """Number of rows in its embeddings; 0 if it holds none."""
+    """Number of rows in the adapter's embeddings; 0 if it holds no embedding."""
     ids: frozenset[int]
-    """Ids of tokens whose rows are trained individually."""
+    """Ids of tokens whose rows alone are trained."""
     input: bool
-    """Whether it holds the input embedding."""
+    """Whether the adapter holds the input embedding."""
     output: bool
-    """Whether it holds the output layer, or the layer has no rows of its own."""
+    """Whether the adapter holds the output layer; also True if that is tied to the embedding."""
 
     def without_rows_from(self, first: int, rows: int) -> list[str]:
-        """The layers whose new rows it lacks if embeddings grow from `first` to `rows` rows."""
+        """Layers that lack rows in the adapter if embeddings grow from `first` to `rows` rows."""
         new = range(first, rows)
         complete = {
             "the input embedding": self.input or self.ids.issuperset(new),
@@ -64,14 +64,14 @@ class HeldRows:
 
 
 def fit_vocabulary(folder: Path, config: AdapterConfig, base: OpenedBase, head: Head) -> OpenedBase:
-    """Gives a base an adapter's vocabulary: its tokenizer, and embeddings with its number of rows.
+    """Gives a base the adapter's tokenizer, and embeddings of the adapter's size.
 
     Args:
         folder: the folder of a plain PEFT adapter.
-        config: its adapter_config.json.
+        config: the content of its adapter_config.json.
 
     Raises:
-        AdapterError: its embeddings have another size, and no tokenizer beside it fits them.
+        AdapterError: the adapter's embeddings do not fit the base, nor a tokenizer in its folder.
     """
     names, here = _embeddings(base, head)
     held = _held_rows(folder, config, names)
@@ -102,10 +102,10 @@ def fit_vocabulary(folder: Path, config: AdapterConfig, base: OpenedBase, head: 
 
 
 def vocabulary_note(folder: Path, config: AdapterConfig, base: OpenedBase, head: Head) -> str:
-    """A sentence on what `fit_vocabulary` changed; empty if nothing.
+    """A note on what `fit_vocabulary` changed; empty if it changed nothing.
 
     Args:
-        base: as returned by `fit_vocabulary`.
+        base: the base that `fit_vocabulary` returned.
     """
     own_tokenizer = uses_own_tokenizer(folder, base)
     if not base.rows_in_files:
@@ -118,19 +118,19 @@ def vocabulary_note(folder: Path, config: AdapterConfig, base: OpenedBase, head:
     names, _ = _embeddings(base, head)
     if missing := _held_rows(folder, config, names).without_rows_from(stored, rows):
         note += (
-            "; new rows that are not in the adapter are the mean of the others, as transformers "
-            f"initializes them: those of {' and '.join(missing)}"
+            "; the adapter lacks the new rows of "
+            f"{' and '.join(missing)}, so they are the mean of the others, as in transformers"
         )
     return note
 
 
 def uses_own_tokenizer(folder: Path, base: OpenedBase) -> bool:
-    """Whether texts are read with the tokenizer in an adapter's folder, not the base's."""
+    """Whether texts are encoded with the adapter's tokenizer instead of the base's."""
     return Path(base.tokenizer.name_or_path) == folder
 
 
 def _unused_tokenizer_note(folder: Path, base: OpenedBase, head: Head) -> str:
-    """A sentence on an unused tokenizer beside the adapter; empty if there is none."""
+    """A note that the tokenizer in the adapter's folder is not used; empty if there is none."""
     tokenizer = _tokenizer_beside(folder, base, head, needed=False)
     if tokenizer is None or (more := _size(tokenizer) - _size(base.tokenizer)) < 1:
         return ""
@@ -141,8 +141,11 @@ def _unused_tokenizer_note(folder: Path, base: OpenedBase, head: Head) -> str:
 
 
 def _embeddings(base: OpenedBase, head: Head) -> tuple[dict[str, bool], int]:
-    """Module with a row for each token -> whether it shares the input embedding's weight; and the
-    number of rows.
+    """The embeddings of a base's model.
+
+    Returns:
+        Name of the embedding or output layer -> whether it has the input embedding's weight; and
+        the number of rows.
     """
     model: Any = empty_model(base, head).model
     embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
@@ -156,10 +159,10 @@ def _embeddings(base: OpenedBase, head: Head) -> tuple[dict[str, bool], int]:
 
 
 def _held_rows(folder: Path, config: AdapterConfig, names: Mapping[str, bool]) -> HeldRows:
-    """The vocabulary rows in an adapter.
+    """The vocabulary rows in an adapter, for a base with the embeddings `names`.
 
     Raises:
-        AdapterError: its embeddings have several sizes.
+        AdapterError: the adapter's embeddings differ in size.
     """
     file = folder / WEIGHTS
     header = read_header(file) if file.is_file() else {}
@@ -185,7 +188,7 @@ def _held_rows(folder: Path, config: AdapterConfig, names: Mapping[str, bool]) -
 
 
 def _parts(header: Mapping[str, Stored], module: str) -> dict[str, Stored]:
-    """Suffix of the name -> tensor, for a module's tensors with a row for each token."""
+    """Suffix in `ROWS_AT` -> tensor, for the tensors of one embedding."""
     parts = {}
     for prefix in ("base_model.model.", "base_model."):
         for end in ROWS_AT:
@@ -202,11 +205,12 @@ def _indices(config: AdapterConfig) -> Iterable[int]:
 
 
 def _tokenizer_beside(folder: Path, base: OpenedBase, head: Head, needed: bool) -> Any:
-    """The tokenizer in an adapter's folder, with the base's length limit; the base's own if the
-    tokens are the same; None if there is none.
+    """The tokenizer in an adapter's folder, with the base's length limit.
+
+    Returns the base's tokenizer if both have the same tokens, and None if the folder has none.
 
     Raises:
-        AdapterError: it is needed and cannot be read.
+        AdapterError: the tokenizer is needed and cannot be read.
     """
     import transformers
 
@@ -245,8 +249,8 @@ def _templates(template: Any) -> list[str]:
 
 
 def _extends(tokenizer: Any, other: Any, rows: int) -> bool:
-    """Whether a tokenizer keeps another one's tokens and ids, and adds tokens within the
-    embedding's rows.
+    """Whether a tokenizer adds tokens to those of `other`, keeps their ids, and has all ids below
+    `rows`.
     """
     vocabulary, known = tokenizer.get_vocab(), other.get_vocab()
     same = all(vocabulary.get(token) == number for token, number in known.items())
@@ -254,5 +258,5 @@ def _extends(tokenizer: Any, other: Any, rows: int) -> bool:
 
 
 def _size(tokenizer: Any) -> int:
-    """The number of rows that a tokenizer needs at least."""
+    """Smallest number of embedding rows that covers all ids of a tokenizer."""
     return 1 + max(tokenizer.get_vocab().values(), default=-1)

@@ -1,4 +1,4 @@
-"""The recipe of a peftkit adapter, from its run folder or its peftkit.json."""
+"""Reads the recipe of a peftkit adapter from its run folder or its peftkit.json."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from peftkit.recipe import Recipe
 
 RECIPE = "recipe.json"
 WITHIN_RUNS = ("adapter.unchecked", UNFINISHED)
-"""Names of the adapter folders in unfinished runs."""
+"""Names of an adapter's folder in a run that did not finish."""
 
 
 def recipe_of(path: Path, published: str) -> Recipe:
-    """The run's own recipe, which has local paths, else the published one.
+    """The run folder's recipe, which has full local paths; without a run folder, `published`.
 
     Args:
         path: a run folder or an adapter folder.
@@ -29,8 +29,8 @@ def recipe_of(path: Path, published: str) -> Recipe:
 
 
 def quick_recipe(path: str) -> Recipe | None:
-    """The recipe of an adapter, without other checks; None if it is missing or unreadable, which
-    loading reports.
+    """The recipe of an adapter that is not checked yet; None if it is missing or unreadable, which
+    loading reports later.
     """
     try:
         folder = adapter_in(user_path(path))

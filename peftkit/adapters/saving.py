@@ -1,4 +1,4 @@
-"""Writes an adapter folder, and gives it its final name once it loads with the same answers."""
+"""Writes an adapter folder, and renames it to `adapter` once it loads with the same answers."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ PARTIAL = "adapter.unchecked"
 def write_weights(
     model: nn.Module, method: Method, base: OpenedBase, head: Head, run_folder: Path
 ) -> tuple[Path, dict[str, str]]:
-    """Saves what the method trained into a folder with a temporary name.
+    """Saves the trained weights into a folder with a temporary name.
 
     Returns:
-        The folder, and file name -> SHA-256 of its weight files.
+        The folder, and name -> SHA-256 for its weight files.
     """
     folder = run_folder / PARTIAL
     folder.mkdir()
     method.save(model, folder)
     save_added_tokens(model, folder)
-    whole = (folder / "config.json").is_file()  # a model folder is used alone
+    whole = (folder / "config.json").is_file()  # a whole model needs no base
     if base.added_ids or whole or head.generation:
         save_tokenizer(base.tokenizer, folder)
     if head.generation:  # without it, transformers would not stop at the end of an answer
@@ -48,10 +48,10 @@ def write_weights(
 def check_saved(
     folder: Path, recipe: Recipe, base: OpenedBase, record: Record, accelerator: Accelerator
 ) -> tuple[Path, float]:
-    """Loads base and adapter from disk, compares the probes, renames the folder to `adapter`.
+    """Loads base and adapter from disk; renames the folder to `adapter` if answers are the same.
 
     Returns:
-        The adapter's folder, and the largest difference of the probes.
+        The renamed folder, and the largest difference from the recorded answers.
 
     Raises:
         AdapterError: the loaded model differs from the trained one; the folder is not renamed.
@@ -63,13 +63,13 @@ def check_saved(
 
 
 def adapter_bytes(folder: Path) -> int:
-    """Size of the weight files, in bytes."""
+    """Size of a folder's weight files, in bytes."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def _name_base(folder: Path, base: OpenedBase) -> None:
-    """Writes the base's Hub id into PEFT's config, or null if its bytes are not the Hub's: a local
-    path would be wrong elsewhere and reveal this machine's folders.
+    """Writes the base's Hub id into adapter_config.json; null for a base that is not from the Hub,
+    since a local path would be wrong elsewhere and reveal this machine's folders.
     """
     config_file = folder / "adapter_config.json"
     if not config_file.is_file():

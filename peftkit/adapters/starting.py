@@ -1,4 +1,4 @@
-"""Starts training from a saved adapter, peftkit's or another program's."""
+"""Starts training from an adapter saved by peftkit or another program."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Start:
     """A saved adapter to start training from."""
 
     name: str
-    """As in the recipe."""
+    """The adapter's folder or Hub id in the recipe (`start_from`)."""
     folder: Path
     record: Record | None
-    """None for another program's adapter, which does not record its base."""
+    """The content of peftkit.json; None if another program saved the adapter."""
 
     def note(self, base: OpenedBase) -> str:
-        """A note that the base is unchecked; empty for peftkit's own adapters."""
+        """A note that the base cannot be checked; empty for adapters that peftkit saved."""
         if self.record is not None:
             return ""
         name = read_config(self.folder).text("base_model_name_or_path") or "no base"
@@ -43,16 +43,16 @@ class Start:
         )
 
     def weights(self) -> dict[str, str]:
-        """File name -> SHA-256."""
+        """Name -> SHA-256 for the adapter's weight files."""
         files = sorted(self.folder.glob("*.safetensors"))
         return {file.name: sha256_of(file) for file in files}
 
 
 def find_start(recipe: Recipe) -> Start | None:
-    """The adapter a recipe starts from, after comparing its files with its record.
+    """Finds the adapter a recipe starts from, and inspects its files; None without `start_from`.
 
     Raises:
-        AdapterError: it does not exist, or a file was changed.
+        AdapterError: the adapter does not exist, was changed, or cannot be trained further.
     """
     name = recipe.start_from
     if not name:
@@ -81,8 +81,8 @@ def check_start(start: Start, base: OpenedBase, head: Head) -> None:
     """Compares an adapter's record with a run's base and task, before weights are loaded.
 
     Raises:
-        AdapterError: it was trained on another base, with another chat template, another kind of
-            head or other labels.
+        AdapterError: the adapter was trained for another base, head, labels, added tokens or chat
+            template.
     """
     record = start.record
     if record is None:
@@ -116,13 +116,13 @@ def check_start(start: Start, base: OpenedBase, head: Head) -> None:
 
 
 def restore_start(model: nn.Module, start: Start, recipe: Recipe, base: OpenedBase) -> None:
-    """Copies the adapter's tensors into a model with the method injected.
+    """Copies a saved adapter's tensors into a model with the recipe's method injected.
 
     Raises:
-        AdapterError: they do not fit, or are for another base.
+        AdapterError: the tensors do not fit the model, or the adapter is for another base.
     """
     if start.record is not None:
-        check_base_files(base, start.record)  # a Hub base is downloaded only now
+        check_base_files(base, start.record)  # a Hub base's weights are here only now
     recipe.method.restore(model, start.folder)
     restore_added_tokens(model, start.folder)
 

@@ -1,4 +1,4 @@
-"""`peftkit verify`: checks an adapter, first its bytes, then on its base."""
+"""`peftkit verify`: checks an adapter's bytes, then its tensors and answers on its base."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from peftkit.tasks.task import Task
 
 NO_CHANGE = 1e-7
-"""Change relative to the logits' scale below which an adapter has no effect."""
+"""Smallest change of the logits, relative to their scale, that counts as an effect."""
 
 
 def verify(
@@ -39,19 +39,19 @@ def verify(
     settings: Mapping[str, object] | None = None,
     stage: Callable[[str], None] = lambda _: None,
 ) -> Findings:
-    """Runs all possible checks of an adapter.
+    """Runs all checks that are possible for an adapter.
 
     Args:
         path: a run folder or an adapter folder.
-        base: the base's location, if not the adapter's.
+        base: the base's location; empty for the one the adapter names.
         trust_remote_code: whether code stored with the base may run.
-        before_loading: called after the first stage has passed, before torch is imported.
+        before_loading: called once the bytes have passed, before torch is imported.
         settings: values of fields missing in adapter_config.json.
-        stage: called with the name of each next step.
+        stage: called with the name of each step before it starts.
 
     Raises:
-        AdapterError: it is no adapter.
-        RecipeError: the adapter's type has no such setting, or it is not missing.
+        AdapterError: `path` holds no adapter.
+        RecipeError: the adapter's type lacks a field of `settings`, or the file has it already.
     """
     inspected = inspect(path := local_path(path), settings)
     if not inspected.passed:
@@ -82,11 +82,11 @@ def verify(
 
 
 def reach_base(inspected: Inspected, path: str, base: str) -> None:
-    """Downloads the small files of the base an adapter names, so that an unreachable base fails
-    before the model libraries are imported.
+    """Downloads the small files of an adapter's base, to report an unreachable base before model
+    libraries are imported.
 
     Raises:
-        UnreachableError: the Hub cannot provide them.
+        UnreachableError: the Hub cannot provide the files.
     """
     spec = _named_base(inspected, path)
     if base:
@@ -101,7 +101,7 @@ def reach_base(inspected: Inspected, path: str, base: str) -> None:
 
 
 def _named_base(inspected: Inspected, path: str) -> Base | None:
-    """The base an adapter names; None if it names none that could be found."""
+    """The base that an adapter names; None if it names none, or one that cannot be found."""
     if inspected.record is not None:
         recipe = quick_recipe(path)
         return recipe.base if recipe else None
@@ -118,7 +118,7 @@ def _note_unreachable(findings: Findings, error: UnreachableError) -> None:
 
 
 def _note_unimported_classes(findings: Findings, kinds: Mapping[str, str]) -> None:
-    """Notes that an adapter's method or task is a user's class that is not imported."""
+    """Notes each user's class that the adapter needs as method or task and that is not imported."""
     for part, kind in kinds.items():
         findings.note(
             "base",
@@ -135,7 +135,7 @@ def _check_with_record(
     trust_remote_code: bool,
     stage: Callable[[str], None],
 ) -> None:
-    """Stage 2 for an adapter that peftkit saved: compares base, tensors and answers."""
+    """Checks base, tensors and answers of an adapter that peftkit saved (stage 2)."""
     from peftkit.adapters.base_checks import (
         check_base_files,
         check_template,
@@ -158,7 +158,7 @@ def _check_with_record(
     findings.ok("base", f"`{opened.name}`, the same bytes as in training")
     check_tokenizer(opened, record)
     check_template(opened, record)
-    findings.ok("tokenizer", "vocabulary, steps and template are those of the training")
+    findings.ok("tokenizer", "vocabulary, steps and chat template are those used in training")
     accelerator = open_accelerator(recipe.base)
     stage("loading the adapter on its base")
     model = load_trained_model(adapter.folder, recipe, opened, record.head, accelerator.device)
@@ -176,7 +176,7 @@ def _check_without_record(
     trust_remote_code: bool,
     stage: Callable[[str], None],
 ) -> None:
-    """Stage 2 for another program's adapter: all checks possible without a record."""
+    """Checks another program's adapter on its base, as far as possible without record (stage 2)."""
     from peftkit.adapters.loading import load_trained_model, open_inspected
     from peftkit.adapters.probes import distance, take_probes, tolerance
     from peftkit.adapters.published.recipe import explain
@@ -212,7 +212,7 @@ def _check_without_record(
 
 
 def _note_base(findings: Findings, adapter: OpenedAdapter) -> None:
-    """Notes the base and vocabulary used for another program's adapter."""
+    """Notes which base and vocabulary are used for another program's adapter."""
     from peftkit.adapters.resized_vocabulary import vocabulary_note
 
     opened = adapter.base
@@ -227,7 +227,7 @@ def _note_base(findings: Findings, adapter: OpenedAdapter) -> None:
 
 
 def _record_answers(findings: Findings, task: Task) -> None:
-    """Records what a classifier answers, if that is not a class."""
+    """Records what a classifier answers with, if not with classes."""
     from peftkit.adapters.published.outputs import answers_note
 
     has_answers, note = answers_note(task)
@@ -236,7 +236,7 @@ def _record_answers(findings: Findings, task: Task) -> None:
 
 
 def _layer_mismatch(opened: OpenedBase, record: Record) -> str:
-    """A sentence if the base's number of layers differs from training; else empty."""
+    """A problem if the base and the base of training differ in number of layers; else empty."""
     saved = record.known_base.num_hidden_layers
     here = getattr(opened.config, "num_hidden_layers", None)
     if saved is None or saved == here:
@@ -245,7 +245,7 @@ def _layer_mismatch(opened: OpenedBase, record: Record) -> str:
 
 
 def _check_tensors(findings: Findings, model: Any) -> bool:
-    """Records that tensors loaded strictly; returns whether all values are finite."""
+    """Records that all tensors fit; returns whether all values are finite."""
     import torch
 
     findings.ok("tensors", "every name and shape fits, nothing is missing, nothing is left over")

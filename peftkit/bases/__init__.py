@@ -1,1 +1,1 @@
-"""Base models: opening, loading, quantizing, added tokens, pooling, devices."""
+"""Opens, loads and quantizes base models; added tokens, pooled classifiers, devices."""

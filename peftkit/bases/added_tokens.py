@@ -1,11 +1,11 @@
 """Trains embeddings of tokens added to the vocabulary, with any method.
 
     E(id) = rows[id - first] for added tokens, the frozen embedding for all others
-    logits[id] = rows[id - first] . h if the output layer is tied to the embedding; else with
-    separate rows
+    logits[id] = rows[id - first] . h for added tokens, with the same rows if the output layer is
+    tied to the embedding, else with its own
 
-The rows are separate parameters beside whatever the method trains, saved in a separate file,
-`added_tokens.safetensors`. Nothing is copied in a forward pass.
+The rows are parameters of their own, independent of the method, and are saved in a file of their
+own, `added_tokens.safetensors`. A forward pass does not copy the embedding.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ WEIGHTS = "added_tokens.safetensors"
 
 
 class _AddedTokens(nn.Module):
-    """A frozen layer over the vocabulary with some trained rows."""
+    """A frozen embedding or output layer with trained rows for added tokens."""
 
     def __init__(self, base: nn.Module, ids: Sequence[int], rows: nn.Parameter) -> None:
         """Args:
-        ids: consecutive.
-        rows: (ids, width), float32.
+        ids: ids of the added tokens, consecutive.
+        rows: trained rows, (ids, width), float32.
         """
         super().__init__()
         self.frozen = base
@@ -39,7 +39,7 @@ class _AddedTokens(nn.Module):
         self.rows = rows
 
     def __getattr__(self, name: str) -> Any:
-        """Reads `weight`, `num_embeddings` and the like from the frozen layer."""
+        """Reads attributes such as `weight` and `num_embeddings` from the frozen layer."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -49,10 +49,10 @@ class _AddedTokens(nn.Module):
 
 
 class AddedEmbeddings(_AddedTokens):
-    """An input embedding with trained rows."""
+    """A frozen input embedding with trained rows for added tokens."""
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """(rows, width) token ids -> (rows, width, d)."""
+        """Token ids (rows, width) -> embeddings (rows, width, d)."""
         out: Tensor = self.frozen(input_ids)
         index = input_ids - self.first
         added = (index >= 0) & (index < self.count)
@@ -62,10 +62,10 @@ class AddedEmbeddings(_AddedTokens):
 
 
 class AddedOutputs(_AddedTokens):
-    """An output layer with trained rows."""
+    """A frozen output layer with trained rows for added tokens."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """(..., d) -> (..., vocabulary)."""
+        """Hidden states (..., d) -> logits (..., vocabulary)."""
         out: Tensor = self.frozen(hidden_states)
         bias = getattr(self.frozen, "bias", None)
         span = slice(self.first, self.first + self.count)
@@ -75,7 +75,7 @@ class AddedOutputs(_AddedTokens):
 
 
 def train_added_tokens(model: nn.Module, ids: Sequence[int]) -> None:
-    """Adds trainable rows for these tokens to a model with any method injected.
+    """Adds trainable rows for added tokens to a model with any method injected.
 
     Does nothing if the method trains the whole embedding itself.
     """
@@ -85,11 +85,10 @@ def train_added_tokens(model: nn.Module, ids: Sequence[int]) -> None:
 
 
 def _put_rows(base: Any, ids: Sequence[int]) -> None:
-    """Wraps every module with the embedding, which encoder and decoder may share, and the output
-    layer, if there is one.
+    """Wraps the embedding, in encoder and decoder, and the output layer if there is one.
 
     Raises:
-        MethodError: the method adapts one of them too, or it is quantized.
+        MethodError: the method adapts one of these layers, or it is quantized.
     """
     embedding, output = base.get_input_embeddings(), base.get_output_embeddings()
     for layer in filter(None, (embedding, output)):
@@ -111,21 +110,21 @@ def _put_rows(base: Any, ids: Sequence[int]) -> None:
 
 
 def save_added_tokens(model: nn.Module, folder: Path) -> None:
-    """Writes the rows of added tokens, if there are any, as `input` and `output`."""
+    """Writes the rows of added tokens, if there are any, to a file as `input` and `output`."""
     tensors = {name: rows.detach().cpu().clone() for name, rows in added_rows(model).items()}
     if tensors:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def load_added_tokens(model: nn.Module, folder: Path, ids: Sequence[int]) -> None:
-    """Adds the saved rows, frozen, to a model that a method has loaded.
+    """Adds saved rows of added tokens, frozen, to a model with a loaded adapter.
 
     Raises:
-        AdapterError: the file does not hold these rows.
+        AdapterError: the rows in the file do not fit these tokens.
     """
     file = folder / WEIGHTS
     if not ids or not file.is_file():
-        return  # the method trains the embedding, and has loaded it
+        return  # the method trained the embedding, and has loaded it
     _put_rows(model, ids)
     rows = added_rows(model)
     _fill(rows, file)
@@ -134,7 +133,7 @@ def load_added_tokens(model: nn.Module, folder: Path, ids: Sequence[int]) -> Non
 
 
 def _fill(rows: dict[str, nn.Parameter], file: Path) -> None:
-    """Copies a file's rows into a model's."""
+    """Copies the rows in a file to the parameters in `rows`."""
     try:
         saved = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -151,7 +150,7 @@ def restore_added_tokens(model: nn.Module, folder: Path) -> None:
     """Sets a model's trainable rows of added tokens to the values saved in a folder.
 
     Raises:
-        AdapterError: the folder does not hold these rows.
+        AdapterError: the folder has no rows, or rows that do not fit these tokens.
     """
     rows = added_rows(model)
     if not rows or next(iter(rows.values())).is_meta:
@@ -160,7 +159,7 @@ def restore_added_tokens(model: nn.Module, folder: Path) -> None:
 
 
 def fold_added_tokens(model: nn.Module) -> None:
-    """Writes the trained rows into the frozen layers and removes the wrappers."""
+    """Writes the trained rows into the layers they belong to, and removes the wrappers."""
     layers = [module for module in model.modules() if isinstance(module, _AddedTokens)]
     for layer in layers:
         span = slice(layer.first, layer.first + layer.count)
@@ -169,7 +168,7 @@ def fold_added_tokens(model: nn.Module) -> None:
 
 
 def added_rows(model: nn.Module) -> dict[str, nn.Parameter]:
-    """`input`, and `output` if it is not tied to `input` -> rows."""
+    """`input`, and `output` unless tied to `input` -> the rows of added tokens."""
     rows: dict[str, nn.Parameter] = {}
     for module in model.modules():
         if isinstance(module, AddedEmbeddings):

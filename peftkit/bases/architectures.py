@@ -1,4 +1,4 @@
-"""The structure of a transformers model, from the names of its modules."""
+"""Reads the structure of a transformers model from the names of its modules."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import nn
 from peftkit.bases.opened import OpenedBase
 
 DEPTHS = ("num_hidden_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
-"""Configuration fields with the number of blocks in a stack."""
+"""Configuration fields that hold the number of blocks in a stack."""
 NOT_CALLED = {
     "mamba": ("dt_proj",), "falcon_mamba": ("dt_proj",), "jamba": ("dt_proj",),
     "longcat_flash": ("classifier",),
 }  # fmt: skip
-"""Model type -> last names of linear layers whose weights it uses without calling the layer, so an
-adapter on the layer's output has no effect."""
+"""Model type -> last part of the names of linear layers that it does not call: it only reads their
+weights, so an adapter on the output of such a layer has no effect."""
 
 
 def depth(base: OpenedBase) -> int:
@@ -26,23 +26,23 @@ def depth(base: OpenedBase) -> int:
 
 
 def stacks(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
-    """The model's stacks of transformer blocks, by name, an encoder's before its decoder's."""
+    """(name, blocks) of each stack of transformer blocks; an encoder comes before its decoder."""
     config: Any = model.config
     depths = {getattr(config, name, None) for name in DEPTHS}
     outer: list[tuple[str, nn.ModuleList]] = []
     for name, module in model.named_modules():
-        inside = any(name.startswith(f"{stack}.") for stack, _ in outer)  # part of a block
+        inside = any(name.startswith(f"{stack}.") for stack, _ in outer)  # nested in a block
         if isinstance(module, nn.ModuleList) and len(module) in depths and not inside:
             outer.append((name, module))
     return outer
 
 
 def trained_share(model: Any) -> float:
-    """Share of the blocks that gradients pass through, from the lowest trained tensor on; 1 if
+    """Share of the blocks that gradients pass through, from the lowest trained tensor up; 1 if
     unknown.
 
     Args:
-        model: with a method injected; may be PEFT's wrapper.
+        model: a model with a method injected, or PEFT's wrapper of one.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     in_base = {id(parameter) for parameter in base.parameters()}
@@ -64,11 +64,11 @@ def trained_share(model: Any) -> float:
 def complete_family(
     model: nn.Module, families: Iterable[tuple[str, ...]]
 ) -> tuple[str, ...] | None:
-    """The first family of patterns complete in a model: in each block, every pattern matches a
-    module's full name.
+    """The first family of patterns that fits a whole model: in each block, every pattern matches
+    a module's full name.
 
-    A family that matches only in some blocks, or only one sublayer of two, would silently inject
-    half of a method.
+    A family that fits only some blocks, or one of two sublayers, would silently inject half of a
+    method.
     """
     names = [name for name, _ in model.named_modules()]
     blocks = [f"{name}.{index}" for name, stack in stacks(model) for index in range(len(stack))]

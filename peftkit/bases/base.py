@@ -10,25 +10,25 @@ from peftkit.parts.part import Part
 
 
 class Base(Part):
-    """A pretrained model, by name. Making this value reads and loads nothing."""
+    """A pretrained model, by name. Making this value reads no files."""
 
     name_or_path: str
     """A Hub id (`org/name`), a local folder, a .gguf file, or `packaged:NAME`."""
     revision: str = ""
     """Branch, tag or commit on the Hub; empty for its main branch."""
     quantization: Literal["none", "int8", "nf4", "fp4"] = "none"
-    """Storage of the frozen linear layers, by bitsandbytes (QLoRA, arXiv:2305.14314). Not needed
-    for a base whose files are quantized."""
+    """How bitsandbytes stores the frozen linear layers (QLoRA, arXiv:2305.14314). Not needed if the
+    base's files are quantized."""
     double_quant: bool = False
     """Whether the scales of nf4 and fp4 are quantized too, which saves 0.4 bits per weight."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Dtype of the computation and of frozen weights that are not quantized; auto is bfloat16 on
-    devices that support it, and float32 on CPU."""
+    """Dtype of the computation, and of frozen weights that are not quantized. auto is bfloat16 on
+    GPUs that support it, else float32."""
     added_tokens: tuple[str, ...] = ()
     """Tokens to add to the vocabulary; their embeddings are trained with any method."""
     chat_template: str = ""
-    """Chat template for conversations: `chatml`, `plain` or a .jinja file; empty for the base's
-    own."""
+    """Chat template for conversations: `chatml`, `plain` or a .jinja file; empty for the
+    base's own template."""
     trust_remote_code: bool = False
     """Whether code stored with a Hub model may run."""
 

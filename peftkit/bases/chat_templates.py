@@ -1,4 +1,4 @@
-"""Named chat templates, for bases without their own.
+"""Chat templates by name, for bases without a template.
 
 A template is Jinja text that renders messages as transformers' `apply_chat_template` does.
 """
@@ -12,8 +12,8 @@ from typing import Final
 from peftkit.errors import BaseModelError, did_you_mean, not_found, quoted
 
 NAMES: Final = ("chatml", "plain")
-"""`chatml` needs `<|im_start|>` and `<|im_end|>` in the vocabulary; `plain` writes `User:` and
-`Assistant:` and ends each answer with the tokenizer's end of text, so it fits any base."""
+"""`chatml` needs `<|im_start|>` and `<|im_end|>` in the vocabulary; `plain` fits any base: it
+writes `User:` and `Assistant:`, and ends answers with the tokenizer's end of text."""
 
 
 def chat_template(name: str) -> str:
@@ -54,5 +54,5 @@ def chat_template(name: str) -> str:
 
 
 def template_label(template: str | None) -> str:
-    """The name of one of peftkit's templates for messages; empty for any other template."""
+    """How messages name one of peftkit's chat templates; empty for any other template."""
     return next((f"the chat template `{n}`" for n in NAMES if chat_template(n) == template), "")

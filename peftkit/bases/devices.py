@@ -1,4 +1,4 @@
-"""Devices, precision and memory of a run."""
+"""Chooses a run's devices and precision; measures and frees memory."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from peftkit.wording import plural
 
 
 def open_accelerator(base: Base, report_to: str = "none") -> Accelerator:
-    """Accelerate on all available devices, with bf16 autocast if `compute_dtype` is bf16.
+    """Makes an Accelerator for all available devices, with autocast if `compute_dtype` is bfloat16.
 
     Raises:
-        MissingPackageError: the tracker is not installed (Accelerate would run without it).
-        RecipeError: Accelerate is configured to shard the model, which peftkit does not do.
+        MissingPackageError: the tracker is not installed (Accelerate would silently run without).
+        RecipeError: Accelerate is configured to shard the model, which peftkit does not support.
     """
     check_tracker(report_to)
     accelerator = OwnAccelerator(
         compute_dtype(base),
-        cpu=not torch.accelerator.is_available(),  # else CPU processes would not find each other
+        cpu=not torch.accelerator.is_available(),  # else processes on CPUs do not find each other
         log_with=None if report_to == "none" else report_to,
         project_dir=None if report_to == "none" else ".",
     )
@@ -59,8 +59,8 @@ def check_tracker(report_to: str) -> None:
 
 
 def compute_dtype(base: Base) -> torch.dtype:
-    """bfloat16 if the recipe says so or the GPU has it (not emulated); else float32, as on CPU,
-    where bfloat16 is 5-8 times slower.
+    """The recipe's dtype of the computation; for auto, bfloat16 if a GPU has it (not emulated),
+    else float32, as on CPU, where bfloat16 is 5-8 times slower.
     """
     if base.dtype != "auto":
         return torch.float32 if base.dtype == "float32" else torch.bfloat16
@@ -74,7 +74,7 @@ def weights_dtype(base: Base, trains_base_weights: bool) -> torch.dtype:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory so far, in MB: allocated on the GPU, or resident in this process."""
+    """Peak memory so far, in MB: allocated memory on GPU, resident memory of the process on CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if sys.platform == "win32":
@@ -82,7 +82,7 @@ def peak_memory_mb(device: torch.device) -> float:
     import resource
 
     status = Path("/proc/self/status")
-    if status.is_file():  # Linux, where `ru_maxrss` starts at the parent process's
+    if status.is_file():  # Linux; its `ru_maxrss` starts at the parent process's
         [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
         return float(line.split()[1]) / 2**10
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -90,7 +90,7 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Resets what `peak_memory_mb` measures, if the system supports it."""
+    """Resets the peak of `peak_memory_mb` to current use, if the system supports it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
@@ -104,8 +104,8 @@ _FROZEN = ContextVar("_FROZEN", default=False)
 
 @contextlib.contextmanager
 def frozen_gc() -> Iterator[None]:
-    """Freezes existing objects so that garbage collection inside skips them: with all libraries
-    imported, a collection takes a third of a second, and a run needs six. Does nothing when nested.
+    """Freezes existing objects so that garbage collection inside skips them. With all libraries
+    imported, a collection takes 1/3 s, and a run has six. Does nothing when nested.
     """
     if _FROZEN.get():
         yield
@@ -121,20 +121,20 @@ def frozen_gc() -> Iterator[None]:
 
 
 def release_memory() -> None:
-    """Frees unreferenced cycles, the GPU's cache and free heap pages, which glibc keeps (370 MB
-    after a model of 135M parameters was quantized).
+    """Frees unreferenced cycles, the GPU's cache, and free heap pages, of which glibc keeps 370 MB
+    after quantizing a model with 135M parameters.
     """
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl lacks it
         if trim is not None:
             trim(0)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch ran out of memory, on a GPU or the CPU."""
+    """Whether an error means that torch ran out of memory, on GPU or CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
@@ -149,7 +149,7 @@ def resident_mb() -> float:
 
 
 class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of live tensors made inside."""
+    """Counts the bytes of tensors that are made inside and not yet freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -175,7 +175,7 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the CPU with its number of threads."""
+    """The name of a GPU, or `cpu` with its number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {plural(torch.get_num_threads(), 'thread')}"

@@ -1,7 +1,8 @@
-"""The files of a base, on this machine or on the Hub.
+"""Finds the files of a base, on this machine or on the Hub.
 
-Four forms give one local folder: a Hub id (small files are downloaded first, weights when they are
-loaded), a local folder, a GGUF file (dequantized once into a cache), `packaged:NAME`.
+A base has one of four forms, each of which leads to a local folder: a Hub id (small files are
+downloaded first, weights when they are loaded), a local folder, a GGUF file (dequantized once into
+a cache), `packaged:NAME`.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from peftkit.errors import BaseModelError, UnreachableError, first_line, not_fou
 
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
 WEIGHT_FILES = ["model*.safetensors", "pytorch_model*.bin"]
-"""In order of preference; other weight formats in a repository are not downloaded."""
+"""Patterns of weight files, in order of preference; other weight formats are not downloaded."""
 
 
 def find_files(base: Base) -> OpenedBase:
-    """The base with its folder and source, without configuration and tokenizer yet.
+    """Opens a base as far as its folder and source; configuration and tokenizer are still missing.
 
     Raises:
-        BaseModelError: see `find_local`.
-        UnreachableError: see `fetch`.
-        MissingPackageError: see `find_local`; or package `gguf` is not installed.
+        BaseModelError: a local base does not exist, or is no model.
+        UnreachableError: the Hub cannot provide the files.
+        MissingPackageError: the base's package, or package `gguf`, is not installed.
     """
     path = find_local(base)
     if path is None:
@@ -42,10 +43,10 @@ def find_files(base: Base) -> OpenedBase:
 
 
 def download_weights(base: OpenedBase) -> None:
-    """Downloads the weight files of a Hub base; other bases have them already.
+    """Downloads the weight files of a Hub base; only checks that other bases have theirs.
 
     Raises:
-        BaseModelError: it has none.
+        BaseModelError: the base has no weight files.
     """
     if base.source is not None:
         return None
@@ -62,7 +63,7 @@ def download_weights(base: OpenedBase) -> None:
 
 
 def has_weights(base: OpenedBase) -> bool:
-    """Whether the weights are on this machine; a Hub base's are downloaded when needed."""
+    """Whether the weights are on this machine; those of a Hub base may not be downloaded yet."""
     return any(next(base.folder.glob(pattern), None) for pattern in WEIGHT_FILES)
 
 
@@ -70,8 +71,8 @@ def find_local(base: Base) -> Path | None:
     """The folder or file of a base on this machine; None for a Hub id.
 
     Raises:
-        BaseModelError: it does not exist, or is no model.
-        MissingPackageError: a `packaged:` base whose package is not installed.
+        BaseModelError: the folder or file does not exist, or is no model.
+        MissingPackageError: the package of a `packaged:` base is not installed.
     """
     name = base.name_or_path
     if name.startswith(PREFIX):
@@ -99,7 +100,7 @@ def find_local(base: Base) -> Path | None:
 
 
 def _check_files(folder: Path) -> None:
-    """Raises BaseModelError if one of a folder's files is a stand-in, such as an LFS pointer."""
+    """Raises BaseModelError if a file is not what its name says, such as a Git LFS pointer."""
     for pattern in ("*.json", *WEIGHT_FILES):
         for file in sorted(folder.glob(pattern)):
             if instead := stand_in(file):
@@ -116,16 +117,16 @@ def check_has_weights(folder: Path) -> None:
 
 
 def fetch(base: Base) -> Path:
-    """Downloads a Hub base's small files, configuration and tokenizer; returns their folder.
+    """Downloads the configuration and tokenizer files of a Hub base; returns their folder.
 
     Raises:
-        UnreachableError: the Hub cannot provide them.
+        UnreachableError: the Hub cannot provide the files.
     """
     return _snapshot(base, SMALL_FILES)
 
 
 def _snapshot(base: Base, patterns: list[str]) -> Path:
-    """The base's folder in the Hub cache, with at least the files that match the patterns."""
+    """Downloads the base's files that match the patterns; returns the folder in the Hub cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -1,4 +1,4 @@
-"""The identity of a base: SHA-256 of its files."""
+"""Identifies a base by the SHA-256 of its files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Fingerprint:
     """Identifies an adapter's base, wherever its files are."""
 
     name: str
-    """Name in the recipe; only the last part of a local path."""
+    """Name of the base in the recipe; of a local path, only the last part."""
     hub_id: str
     revision: str
     quantization: str
-    """Quantization applied when these files are loaded; `none` if the files are quantized."""
+    """Quantization applied on loading; `none` if the files are quantized already."""
     double_quant: bool
     files: dict[str, str]
     """File name -> SHA-256: the configuration and the weights, or the GGUF file."""
@@ -31,12 +31,12 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class RecordedBase(Fingerprint):
-    """The base of a run: its fingerprint, and how its weights were loaded."""
+    """The base of a run, as recorded: its fingerprint, and how its weights were loaded."""
 
     dtype: str
-    """Dtype of its weights in training."""
+    """Dtype of the base's weights in training."""
     unquantized: tuple[str, ...] = ()
-    """Modules of a quantized base with unquantized weights, except embeddings."""
+    """Modules of a quantized base that keep unquantized weights, except embeddings."""
     num_hidden_layers: int | None = None
 
     @property
@@ -70,8 +70,8 @@ def recorded_base(base: OpenedBase, dtype: str, unquantized: Sequence[str]) -> R
     """The record of a base whose weights are on disk.
 
     Args:
-        dtype: of its weights in training.
-        unquantized: modules of a quantized base with unquantized weights.
+        dtype: dtype of the base's weights in training.
+        unquantized: modules of a quantized base that keep unquantized weights.
     """
     layers = getattr(base.config, "num_hidden_layers", None)
     return RecordedBase(

@@ -20,15 +20,15 @@ class Footprint:
 
     @property
     def total_mb(self) -> float:
-        """Both together."""
+        """Weights and quantization state together, in MB."""
         return self.weights_mb + self.quantization_state_mb
 
 
 def footprint(model: nn.Module) -> Footprint:
-    """Measures a model; tensors shared by several modules count once."""
+    """Measures a model's weights; counts a tensor shared by several modules once."""
     stored = [*model.parameters(), *model.buffers()]
     states = [tensor for p in model.parameters() for tensor in _state(p)]
-    for module in model.modules():  # int8's scales, after the first forward pass
+    for module in model.modules():  # scales of int8, there after the first forward pass
         scales = getattr(getattr(module, "state", None), "SCB", None)
         states += [] if scales is None else [scales]
     return Footprint(_megabytes(stored), _megabytes(states))
@@ -38,7 +38,7 @@ def _state(parameter: Any) -> list[Tensor]:
     """Tensors that bitsandbytes keeps beside a quantized weight."""
     state = getattr(parameter, "quant_state", None)
     tensors = []
-    while state is not None:  # with double quantization the scales have a state too
+    while state is not None:  # with double quantization, scales have a state too
         tensors += [state.absmax, state.code, *([] if state.offset is None else [state.offset])]
         state = state.state2
     scales = getattr(parameter, "SCB", None)  # int8's

@@ -1,7 +1,7 @@
-"""GGUF files as bases: dequantized once to fp32 safetensors in the user's cache.
+"""Dequantizes GGUF bases, once, to fp32 safetensors in the user's cache.
 
-transformers refuses bitsandbytes on a GGUF file and reads one slowly (25 s for 135M parameters),
-so the dequantized model is kept under the file's digest.
+transformers cannot quantize a GGUF base with bitsandbytes, and reads GGUF slowly (25 s for 135M
+parameters), so the dequantized model is cached under the file's digest.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from peftkit.errors import BaseModelError
 
 
 def cache_folder() -> Path:
-    """Where dequantized models are kept: `$XDG_CACHE_HOME/peftkit`, else `~/.cache/peftkit`."""
+    """Folder of the dequantized models: `$XDG_CACHE_HOME/peftkit`, else `~/.cache/peftkit`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "peftkit"
 
 
 def dequantized(file: Path) -> Path:
-    """The folder with a GGUF file's dequantized model; written on first use, atomically.
+    """The folder with the dequantized model of a GGUF file; written, atomically, on first use.
 
     Raises:
         BaseModelError: transformers cannot read the file.
@@ -37,7 +37,7 @@ def dequantized(file: Path) -> Path:
             _convert(file, partial)
             partial.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process was faster
+            if not folder.is_dir():  # else another process has written it
                 raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)

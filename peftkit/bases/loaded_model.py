@@ -1,4 +1,4 @@
-"""A base with its weights and the modules of its head."""
+"""Types for a loaded base: its model, its head, and how much is quantized."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class LoadedModel:
 
     model: nn.Module
     head: tuple[str, ...]
-    """Names of the modules that every method trains and saves whole: the task's head, and others
-    without weights in the checkpoint."""
+    """Names of the modules that every method trains and saves whole: the task's head, and modules
+    that the checkpoint has no weights for."""
     random: tuple[str, ...] = ()
-    """Names of the parameters without weights in the checkpoint."""
+    """Names of the parameters that the checkpoint has no weights for."""
     quantized: Quantized | None = None
-    """How much of it is quantized; None if the base is not to be quantized."""
+    """How much of the model is quantized; None for a base without quantization."""
 
     @property
     def unquantized(self) -> list[str]:
-        """Modules of a quantized base with unquantized weights."""
+        """Names of the unquantized matrices of a quantized base; empty for other bases."""
         return self.quantized.unquantized if self.quantized else []
 
 
@@ -44,9 +44,9 @@ class Quantized:
     taken: int
     """Number of weights in quantized layers."""
     left: dict[str, tuple[str, int]]
-    """Name of a counted, unquantized matrix -> class of its module, number of weights."""
+    """Name of an unquantized matrix in the blocks -> class of its module, number of weights."""
     aside: tuple[str, ...]
-    """Names of the matrices that are not counted, except embeddings."""
+    """Names of the matrices left out of the count, except embeddings."""
 
     @property
     def share(self) -> float:
@@ -62,7 +62,7 @@ class Quantized:
         return sorted((*self.left, *self.aside))
 
     def kinds_left(self) -> str:
-        """The unquantized classes, largest first: ``MixtralExperts (`gate_up_proj`, ...)``."""
+        """Classes left unquantized, largest first, as ``MixtralExperts (`gate_up_proj`, ...)``."""
         sizes: dict[str, int] = {}
         names: dict[str, list[str]] = {}
         for name, (kind, numbers) in self.left.items():

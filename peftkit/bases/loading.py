@@ -1,4 +1,4 @@
-"""Loads the weights of an opened base with the task's head."""
+"""Loads an opened base: the model with its weights and the task's head."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def empty_model(base: OpenedBase, head: Head, dropout: float | None = None) -> LoadedModel:
-    """The model's structure on the meta device: names and shapes, without memory.
+    """Makes the model on the meta device, with names and shapes but without weights in memory.
 
     Raises:
         BaseModelError: the architecture cannot serve the task, or has no dropout to set.
@@ -55,12 +55,12 @@ def empty_model(base: OpenedBase, head: Head, dropout: float | None = None) -> L
 
 
 def model_class(head: Head, config: Any, name: str) -> Any:
-    """The class with `from_config` and `from_pretrained` for a head: a transformers AutoModel, or
+    """The class that makes or loads a model with this head: one of transformers' AutoModels, or
     peftkit's own.
 
     Args:
-        config: of the model.
-        name: of the base, for messages.
+        config: the model's configuration.
+        name: the base's name for messages.
 
     Raises:
         BaseModelError: the architecture cannot be pooled.
@@ -75,13 +75,13 @@ def model_class(head: Head, config: Any, name: str) -> Any:
 def load_weights(
     base: OpenedBase, head: Head, dtype: torch.dtype, device: torch.device, dropout: float | None
 ) -> LoadedModel:
-    """Loads the model: head sized by the labels, embeddings resized for added tokens, quantized if
-    the base asks for it.
+    """Loads the model, with a head for the labels and embeddings for added tokens, quantized if the
+    base asks for it.
 
-    Weights missing in the checkpoint are initialized from torch's global seed: set it first.
+    Weights missing in the checkpoint are drawn from torch's global seed: set it first.
 
     Raises:
-        BaseModelError: the checkpoint lacks weights of the trunk, which would be random.
+        BaseModelError: the checkpoint lacks weights of the trunk, so they would be random.
     """
     import torch
 
@@ -90,8 +90,8 @@ def load_weights(
     config = config_with_head(base, head, dropout)
     options: dict[str, Any] = {"dtype": dtype}
     if quantized := base.spec.quantization != "none":
-        # from the checkpoint's numbers, so that quantized weights do not depend on the dtype of the
-        # computation, here and elsewhere
+        # quantize the numbers in the checkpoint: then quantized weights are the same for all dtypes
+        # of the computation
         options |= {"dtype": torch.float32, "device_map": {"": device}}
         quantization = quantization_of(base, dtype, empty)
         if base.prequantized:
@@ -103,7 +103,7 @@ def load_weights(
         config=config,
         trust_remote_code=base.spec.trust_remote_code,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # a head for other labels; reported and judged below
+        ignore_mismatched_sizes=True,  # a head for other labels; checked below
         key_mapping=_key_mapping(empty.model),
         **options,
     )
@@ -118,7 +118,7 @@ def load_weights(
     else:
         model.to(device)
     keep_differentiable(model)
-    if head.generation:  # else the base's settings would fill gaps
+    if head.generation:  # else the base's settings would replace missing ones
         model.generation_config = generation_config(head, base.tokenizer.pad_token_id)
     return LoadedModel(model, modules, tuple(fresh), counted)
 
@@ -128,19 +128,19 @@ def _refuse_random_trunk(base: OpenedBase, fresh: list[str], modules: tuple[str,
 
     Args:
         fresh: names of the parameters missing in the checkpoint.
-        modules: of the head.
+        modules: names of the head's modules.
     """
     random = [key for key in fresh if not key.startswith(tuple(m + "." for m in modules))]
     if random:
         raise BaseModelError(
             f"the checkpoint of `{base.name}` has no weights for {quoted(sorted(random))}; "
             "they would be random",
-            "it is incomplete, or of another architecture than in its config.json",
+            "it is incomplete, or has another architecture than its config.json says",
         )
 
 
 def generation_config(head: Head, pad_token_id: int) -> Any:
-    """The head's settings of generation, as transformers' `GenerationConfig`."""
+    """The head's generation settings as transformers' `GenerationConfig`."""
     import transformers
 
     settings: Any = transformers.GenerationConfig
@@ -148,8 +148,8 @@ def generation_config(head: Head, pad_token_id: int) -> Any:
 
 
 def has_tied_output(model: Any) -> bool:
-    """Whether a language model's output layer equals its embedding, as its config says; one trained
-    whole does not.
+    """Whether a language model's output layer is tied to its embedding by the config, and still
+    equals it: they differ if one of them was trained.
     """
     output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if output is None or not model.config.tie_word_embeddings:
@@ -159,7 +159,7 @@ def has_tied_output(model: Any) -> bool:
 
 
 def config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> Any:
-    """The transformers configuration of the base's model with the task's head."""
+    """The transformers configuration for the base's model with the task's head."""
     from peftkit.bases.pooled import FIELD
 
     config = copy.deepcopy(base.config)
@@ -174,7 +174,7 @@ def config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> Any
     config = as_in_files(config, base)
     if head.pooling:
         setattr(config, FIELD, head.pooling)
-    elif hasattr(config, FIELD):  # the base is a merged model
+    elif hasattr(config, FIELD):  # the base is a merged model of peftkit
         delattr(config, FIELD)
     if dropout is not None:
         names = [
@@ -193,9 +193,9 @@ def config_with_head(base: OpenedBase, head: Head, dropout: float | None) -> Any
 
 
 def _head_modules(model: Any, head: Head, fresh: tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    """The head's modules, and a pooler missing in the checkpoint."""
+    """Names of the head's modules, and of a pooler missing in the checkpoint."""
     trunk = {model.base_model_prefix}
-    if not hasattr(model, model.base_model_prefix):  # T5 has the trunk's modules directly
+    if not hasattr(model, model.base_model_prefix):  # T5's model holds the trunk's modules itself
         trunk = _trunk_children(model.config)
     head_modules = [
         name
@@ -207,10 +207,10 @@ def _head_modules(model: Any, head: Head, fresh: tuple[str, ...] | list[str]) ->
 
 
 def _key_mapping(model: Any) -> dict[str, str] | None:
-    """Pattern -> replacement, from names in the language model's checkpoint to names in this model.
+    """Pattern -> replacement, to rename tensors of a checkpoint for the model; None if names agree.
 
-    Llama's question answering names its trunk `transformer`, and its checkpoints say `model`, so
-    transformers would leave it random.
+    Llama's question answering model names its trunk `transformer`, but checkpoints of Llama name it
+    `model`, so transformers would leave the trunk random.
     """
     import transformers
 
@@ -224,7 +224,7 @@ def _key_mapping(model: Any) -> dict[str, str] | None:
 
 
 def _trunk_children(config: Any) -> set[str]:
-    """Names of the architecture's modules without any head."""
+    """Names of the top-level modules in the architecture's model without a head."""
     import torch
     import transformers
 

@@ -1,4 +1,4 @@
-"""An opened base: its configuration and tokenizer, without weights."""
+"""A base whose configuration and tokenizer are opened; weights are not loaded."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from peftkit.bases.base import Base
 
 @dataclass(frozen=True)
 class OpenedBase:
-    """A base before its weights are loaded: all that can be checked cheaply."""
+    """A base whose weights are not loaded yet, with all that can be checked without them."""
 
     spec: Base
-    """The recipe's base, with the quantization of its files, if they are quantized."""
+    """The recipe's base; if its files are quantized, with their quantization."""
     folder: Path
-    """Local folder that transformers loads: the user's, or one in the Hub or GGUF cache."""
+    """Local folder to load from: the user's, or one in the Hub cache or the GGUF cache."""
     config: Any
-    """transformers' PreTrainedConfig."""
+    """The base's configuration, transformers' PreTrainedConfig."""
     tokenizer: Any
-    """transformers' tokenizer, with a padding token and the base's length limit."""
+    """The base's tokenizer, with a padding token and the base's length limit."""
     hub_id: str = ""
-    """The Hub repository that holds exactly these bytes, if there is one."""
+    """The Hub repository with exactly these bytes; empty if there is none."""
     revision: str = ""
-    """The Hub commit, if known."""
+    """Commit on the Hub; empty if unknown."""
     source: Path | None = None
-    """The GGUF file the folder was dequantized from."""
+    """The GGUF file that was dequantized into `folder`; None for other bases."""
     added_ids: tuple[int, ...] = ()
-    """Ids of `spec.added_tokens`, consecutive."""
+    """Consecutive ids of `spec.added_tokens`."""
     rows_in_files: int = 0
-    """Rows of the embeddings in the files if an adapter was trained on another number, which
-    `config` has; 0 if they are the same."""
+    """Number of embedding rows in the files, if `config` has another number for the sake of an
+    adapter; else 0."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Opens a base: its files, configuration and tokenizer, but no weights."""
+"""Opens a base's files, configuration and tokenizer; loads no weights."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ NEEDED = {
     "fp8": "a GPU that computes in fp8",
     "mxfp4": "package kernels and a GPU",
 }
-"""Quantization -> what transformers needs for it; bitsandbytes is not listed."""
+"""Quantization other than bitsandbytes -> what transformers needs for it."""
 LEAST_TEXT = 4
-"""Fewest tokens of text that must fit beside virtual tokens."""
+"""Fewest text tokens that must fit into the base's positions after virtual tokens."""
 POSITIONS_AFTER_PADDING = (
     "camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta",
     "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
 )  # fmt: skip
-"""Families whose first position is `pad_token_id + 1`, so they read fewer tokens than they have
-positions."""
+"""Model types that number positions from `pad_token_id + 1`, and so read fewer tokens than they
+have positions."""
 PADDED_ON_THE_LEFT = ("xlnet",)
-"""Families whose classifiers read the last position, even if it is padding."""
+"""Model types with classifiers that read the last position, even if it is padding."""
 
 
 def open_base(base: Base, virtual_tokens: int = 0, one_output: bool = False) -> OpenedBase:
     """Finds the files of a base and reads its configuration and tokenizer.
 
     Args:
-        virtual_tokens: positions that the method takes from the text.
-        one_output: whether each text has one output, as of a classifier.
+        virtual_tokens: number of the method's virtual tokens, which take positions from the text.
+        one_output: whether each text has one output, as with a text classifier.
 
     Raises:
-        BaseModelError: it does not exist, or is no model that transformers can load and peftkit can
-            train on.
+        BaseModelError: the base does not exist, or transformers cannot load it, or peftkit cannot
+            train on it.
         MissingPackageError: the package of a `packaged:` base, or one that reads the base's files,
             is not installed.
     """
@@ -55,7 +55,7 @@ def open_base(base: Base, virtual_tokens: int = 0, one_output: bool = False) -> 
             "left, and peftkit pads on the right",
             "choose a base of another architecture",
         )
-    tokenizer.name_or_path = base.name_or_path  # for messages; a GGUF's would be its cache
+    tokenizer.name_or_path = base.name_or_path  # for messages; for GGUF it is the cache folder
     if base.chat_template:
         tokenizer.chat_template = chat_template(base.chat_template)
     choose_padding(tokenizer, config, one_output)
@@ -99,7 +99,7 @@ def _config_and_tokenizer(base: Base, folder: Path) -> tuple[Any, Any]:
 
 
 def _readable_tokens(tokenizer: Any, config: Any) -> int:
-    """How many tokens a model reads: the tokenizer's limit, or its positions if fewer."""
+    """Most tokens that a model reads: the smaller of tokenizer limit and number of positions."""
     positions = getattr(config, "max_position_embeddings", None) or 0
     positions = positions if positions > 0 else tokenizer.model_max_length  # XLNet says -1
     if config.model_type in POSITIONS_AFTER_PADDING:
@@ -109,10 +109,10 @@ def _readable_tokens(tokenizer: Any, config: Any) -> int:
 
 
 def _as_quantized(base: Base, config: Any) -> Base:
-    """The base with the quantization of its files, if they are quantized.
+    """The base; if its files are quantized, with their quantization.
 
     Raises:
-        BaseModelError: it differs from the recipe's, or cannot be trained on.
+        BaseModelError: the recipe asks for another one, or peftkit cannot train on this one.
     """
     settings = getattr(config, "quantization_config", None)
     if settings is None:
@@ -139,14 +139,14 @@ def _as_quantized(base: Base, config: Any) -> Base:
 
 
 def _add_tokens(tokenizer: Any, tokens: tuple[str, ...], rows: int | None) -> tuple[int, ...]:
-    """Adds tokens to the vocabulary and returns their ids. They may be in the vocabulary if the
-    embedding has no row for them.
+    """Adds tokens to a tokenizer; returns their ids. A token may be in the tokenizer already if the
+    embedding has no row for it.
 
     Args:
-        rows: of the embedding.
+        rows: number of rows in the embedding; None if unknown.
 
     Raises:
-        BaseModelError: the base has one of them, or their ids are not consecutive.
+        BaseModelError: the base knows one of the tokens, or their ids are not consecutive.
     """
     from transformers import AddedToken
 

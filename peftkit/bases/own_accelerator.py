@@ -1,7 +1,7 @@
-"""An Accelerator with its own precision.
+"""An Accelerator with a precision of its own.
 
-Accelerate keeps one precision and one number of accumulated steps per process. A notebook may load
-adapters in several precisions, and may have an Accelerator for its own training.
+Accelerate keeps one precision and one number of accumulated steps per process. But a notebook may
+load adapters in several precisions, and may use another Accelerator for other training.
 """
 
 from __future__ import annotations
@@ -18,19 +18,18 @@ from torch import Tensor
 
 
 class OwnAccelerator(Accelerator):  # type: ignore[misc]
-    """Accelerate's processes and devices with separate autocast; does not affect other Accelerators
-    of the process, made before or after it.
+    """An Accelerator with its own autocast, which changes no other Accelerator in the process.
 
     Args:
         dtype: float32, or bfloat16 for autocast.
-        options: of `Accelerator`.
+        options: further arguments of `Accelerator`.
     """
 
     def __init__(self, dtype: torch.dtype, **options: Any) -> None:
         others = AcceleratorState._shared_state != {}
         steps = GradientState().plugin_kwargs or {
             "num_steps": 1
-        }  # the process keeps its own; ours has no effect
+        }  # the process keeps its number; `backward` does not use it
         super().__init__(
             mixed_precision=None if others else "no",
             gradient_accumulation_plugin=GradientAccumulationPlugin(**steps),

@@ -1,4 +1,4 @@
-"""The packages peftkit needs, and the error for a missing one, with the command to install it."""
+"""Lists the packages peftkit needs; reports a missing one with the command to install it."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ ALWAYS = {
     "tokenizers": "tokenizers",
     "tyro": "tyro",
 }
-"""Module -> its name for pip, for all packages any run may need: a missing one is an error before
-training, not after."""
+"""Module -> pip's name of its package, for all packages that any run may need. A missing one is an
+error before training, not after."""
 SOMETIMES = {"bitsandbytes": "bitsandbytes", "gguf": "gguf"}
-"""The same for packages only some recipes need; see `require`."""
+"""Module -> pip's name, for packages that only some recipes need; see `require`."""
 SENTENCEPIECE = b"\n"
-"""First byte of sentencepiece's files; tiktoken's are text and start with a letter."""
+"""First byte of a sentencepiece file; a tiktoken file is text and starts with a letter."""
 OF_OTHERS = {"PIL": "pillow", "google": "protobuf", "yaml": "pyyaml"}
-"""The same for libraries' imports whose name differs from pip's."""
+"""Module -> pip's name, for modules that other libraries import, where the names differ."""
 
 
 def check_needed() -> None:
-    """Raises MissingPackageError if one of `ALWAYS` is missing."""
+    """Raises MissingPackageError if a package of `ALWAYS` is not installed."""
     if missing := [module for module in ALWAYS if not is_installed(module)]:
         raise _missing(missing, "peftkit needs")
 
@@ -58,14 +58,14 @@ def require(module: str, why: str) -> None:
     """Raises MissingPackageError if a module is not installed.
 
     Args:
-        why: subject and verb, such as `a quantized base needs`.
+        why: start of a sentence on what needs the module, such as `a quantized base needs`.
     """
     if not is_installed(module):
         raise _missing([module], why)
 
 
 def is_installed(module: str) -> bool:
-    """Whether a top-level module can be found, without importing it."""
+    """Whether a top-level module is installed; does not import it."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ModuleNotFoundError, ValueError):
@@ -74,7 +74,7 @@ def is_installed(module: str) -> bool:
 
 @contextlib.contextmanager
 def report_missing_packages() -> Iterator[None]:
-    """Raises MissingPackageError for a module missing inside, unless it is peftkit's own."""
+    """Turns an ImportError inside into MissingPackageError if a package is not installed."""
     try:
         yield
     except ImportError as error:
@@ -88,11 +88,11 @@ def report_missing_packages() -> Iterator[None]:
 
 
 def missing_package(error: BaseException, folder: Path | None = None) -> MissingPackageError | None:
-    """MissingPackageError for a library's error that says what to install; None for others.
+    """A MissingPackageError for a library's error that says what to install; None for other errors.
 
     Args:
-        folder: of a model. If its tokenizer is a sentencepiece file, transformers asks for
-            tiktoken, the wrong package.
+        folder: the model's folder, if the error is from opening a model. If its tokenizer is a
+            sentencepiece file, transformers asks for tiktoken, the wrong package.
     """
     command = re.search(r"pip install (?:--?[\w-]+ )*([A-Za-z][\w.-]*\w)", str(error))
     package = "" if command is None else command[1]
@@ -108,7 +108,7 @@ def missing_package(error: BaseException, folder: Path | None = None) -> Missing
 
 
 def _is_distribution(name: str) -> bool:
-    """Whether a package is installed under its name for pip."""
+    """Whether a package with this pip name is installed."""
     try:
         importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -117,8 +117,8 @@ def _is_distribution(name: str) -> bool:
 
 
 def _missing_module(error: BaseException | None) -> str | None:
-    """The missing top-level module behind an error, which libraries may wrap; None for Python's
-    modules and peftkit's.
+    """The missing top-level module that caused an error, directly or through other errors. None if
+    there is none, or if it belongs to Python or peftkit.
     """
     module: str | None = None
     while error is not None:

@@ -1,7 +1,7 @@
 """Chooses the token to pad rows with.
 
-A classifier on a decoder reads the last token whose id is not the padding's, so no text may end in
-the padding token. Elsewhere any token will do, since padding is not read.
+A text classifier on a decoder reads the last token that is not the padding token, so no text may
+end in the padding token. In other models any token will do, since they do not read padding.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 from peftkit.bases.token_ids import embedding_rows
 
 NEVER_IN_UTF8 = (0xFF, 0xFE, 0xFD, 0xFC, 0xFB, 0xFA, 0xF9, 0xF8, 0xC1, 0xC0)
-"""Bytes that no UTF-8 text contains; byte-level vocabularies have tokens for some of them."""
+"""Bytes that never occur in UTF-8; byte-level vocabularies have tokens for some of them."""
 
 
 def choose_padding(tokenizer: Any, config: Any, one_output: bool) -> None:
-    """Gives a tokenizer a padding token with a row in the embedding: its own, if that has one.
+    """Sets a padding token with a row in the embedding; keeps the tokenizer's own if that has one.
 
     Args:
-        config: of the base.
-        one_output: whether each text has one output, so that none may end in the token.
+        config: the base's configuration.
+        one_output: whether each text has one output; then no text may end in the padding token.
     """
     rows = embedding_rows(config)
     ends = _appended(tokenizer) if one_output else None
@@ -34,8 +34,8 @@ def choose_padding(tokenizer: Any, config: Any, one_output: bool) -> None:
 
 
 def _candidates(tokenizer: Any, config: Any, one_output: bool) -> Iterator[str]:
-    """Tokens in order of preference: the tokenizer's own; the base's, since positions may depend on
-    it; end of text; other special tokens; bytes that no text contains; any.
+    """Yields tokens to pad with, best first: the tokenizer's padding token; the base's, which may
+    decide positions; end of text; other special tokens; bytes that no text contains; any token.
     """
     own, unknown, special = tokenizer.pad_token, tokenizer.unk_token, tokenizer.all_special_tokens
     if own is not None:
@@ -47,7 +47,7 @@ def _candidates(tokenizer: Any, config: Any, one_output: bool) -> Iterator[str]:
     yield from (token for token in special if token != unknown)
     vocabulary = tokenizer.get_vocab()
     for byte in NEVER_IN_UTF8:
-        for token in (f"<0x{byte:02X}>", chr(byte)):  # byte fallback, and byte-level
+        for token in (f"<0x{byte:02X}>", chr(byte)):  # byte-fallback, then byte-level
             if token in vocabulary and tokenizer.decode([vocabulary[token]]) == "\ufffd":
                 yield token
     yield from filter(None, (unknown,))
@@ -62,8 +62,8 @@ def _appended(tokenizer: Any) -> int | None:
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Saves a tokenizer, without its padding token if that is an ordinary token: saved as a special
-    one, transformers would remove it from texts.
+    """Saves a tokenizer; leaves out a padding token that is an ordinary token, since transformers
+    would load it as a special token and remove it from texts.
     """
     pad, special = tokenizer.pad_token, {str(t) for t in tokenizer.added_tokens_decoder.values()}
     if pad not in special:

@@ -1,11 +1,11 @@
-"""A classifier on the last hidden states, instead of the architecture's head.
+"""A classifier that pools the last hidden states, instead of the architecture's own head.
 
     mean    logits = W dropout(sum_t h_t / T) + b        t: the tokens of the text
     cls     logits = W dropout(h_1) + b                  (Devlin et al. 2019, arXiv:1810.04805)
 
-Bases trained to compare texts by the mean of their hidden states (Reimers & Gurevych 2019,
-arXiv:1908.10084) have all they know there; the pooler that BERT's head reads is untrained in them.
-Virtual tokens before a text do not count as its tokens.
+In bases trained to compare texts by the mean of their hidden states (Reimers & Gurevych 2019,
+arXiv:1908.10084), the pooler that BERT's head reads is untrained. Virtual tokens before a text are
+not pooled.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from peftkit.errors import BaseModelError
 
 FIELD = "peftkit_pooling"
-"""Field of the model's configuration: what the classifier reads, `mean` or `cls`."""
+"""Field of the model's configuration that holds the pooling, `mean` or `cls`."""
 DROPOUTS = (
     "classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob", "hidden_dropout", "dropout",
     "resid_pdrop",
 )  # fmt: skip
-"""Configuration fields for the dropout before classifiers, or of hidden states."""
+"""Configuration fields for dropout of classifiers or hidden states; the first one found is used."""
 
 
 def pooled_class(config: Any, name: str) -> Any:
-    """The classifier for a configuration, as a class with transformers' `from_config` and
+    """The classifier class for a configuration; has transformers' `from_config` and
     `from_pretrained`.
 
     Args:
-        name: of the base, for messages.
+        name: the base's name for messages.
 
     Raises:
         BaseModelError: the architecture has no hidden states to pool.
@@ -59,21 +59,21 @@ def pooled_class(config: Any, name: str) -> Any:
 
 
 def is_pooled(model: Any) -> bool:
-    """Whether a transformers model is a classifier from this module."""
+    """Whether a model is a pooled classifier, made by `pooled_class`."""
     return isinstance(model, _Pooled)
 
 
 def reads_every_token(model: Any) -> bool:
-    """Whether a model's classifier reads more than one token of an example."""
+    """Whether a model is a pooled classifier that reads more than one token of a text."""
     return is_pooled(model) and getattr(model.config, FIELD) == "mean"
 
 
 def check_first_token(model: Any, name: str) -> None:
-    """Raises BaseModelError if a model pools the first token, and that sees no other.
+    """Raises BaseModelError if a model pools the first token but that token sees no others.
 
     Args:
-        model: may be on the meta device.
-        name: of the base.
+        model: a model, on any device or the meta device.
+        name: the base's name for messages.
     """
     if getattr(model.config, FIELD) == "cls" and _reads_left_to_right(model):
         raise BaseModelError(
@@ -84,8 +84,8 @@ def check_first_token(model: Any, name: str) -> None:
 
 
 def _reads_left_to_right(model: Any) -> bool:
-    """Whether a model is causal, by its attention's `is_causal`; if it has none, by whether the
-    architecture has a causal and no masked language model.
+    """Whether tokens see only earlier tokens, by the attention's `is_causal`; without this field,
+    whether the architecture has a causal but no masked language model.
     """
     causal = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
     if causal:
@@ -98,7 +98,7 @@ def _reads_left_to_right(model: Any) -> bool:
 
 @functools.cache
 def _class_for(trunk: Any) -> Any:
-    """A subclass of the trunk's family, with its prefix in checkpoints, kinds of attention and
+    """A classifier class with the trunk's prefix in checkpoints, kinds of attention and
     initialization of weights.
     """
     family = next(
@@ -110,13 +110,13 @@ def _class_for(trunk: Any) -> Any:
         "trunk_class": trunk,
         "config_class": trunk.config_class,
         "_no_split_modules": trunk._no_split_modules,
-        "_can_record_outputs": None,  # the trunk gives them
+        "_can_record_outputs": None,  # the trunk returns them
     }
     return type(name, (_Pooled, family), attributes)
 
 
 class _Pooled:
-    """The part common to all these classes; the rest is the architecture's."""
+    """Methods of all pooled classifiers; other behaviour is inherited from the architecture."""
 
     trunk_class: Any
     config: Any
@@ -134,7 +134,7 @@ class _Pooled:
 
     @classmethod
     def from_config(cls, config: Any, **_: Any) -> Any:
-        """A model with random weights, as `from_config` of transformers' AutoModels."""
+        """Makes a model with random weights, as transformers' AutoModels do."""
         return cls._from_config(config)  # type: ignore[attr-defined]
 
     def forward(
@@ -152,12 +152,13 @@ class _Pooled:
         num_virtual_tokens: int = 0,
         **others: Any,
     ) -> SequenceClassifierOutputWithPast:
-        """Logits (rows, classes); (documents, classes) for a packed row.
+        """Computes logits, (rows, classes); for documents packed in one row, (documents, classes).
 
         Args:
-            attention_mask: (rows, width); longer if keys and values of a prefix come before.
-            document_lengths: tokens of each document, if they are packed in one row.
-            num_virtual_tokens: at the start of each row of `inputs_embeds`.
+            attention_mask: (rows, width), or wider by the keys and values of a prefix.
+            document_lengths: number of tokens in each document of a packed row.
+            num_virtual_tokens: number of virtual tokens at the start of each row of
+                `inputs_embeds`.
         """
         if labels is not None:
             raise ValueError("peftkit computes the loss from the logits; give no `labels`")
@@ -187,13 +188,13 @@ class _Pooled:
 
 
 def _dropout(config: Any) -> float:
-    """Dropout rate of an architecture's classifier; 0 if its configuration has none."""
+    """Dropout rate in a configuration, of its classifier if possible; 0 if it has none."""
     rates = (getattr(config, name, None) for name in DROPOUTS)
     return float(next((rate for rate in rates if rate is not None), 0.0))
 
 
 def _text(hidden: Tensor, mask: Tensor | None, num_virtual_tokens: int) -> Tensor:
-    """(rows, width), 1 for hidden states of the text's tokens, else 0."""
+    """Mask over hidden states, (rows, width): 1 for tokens of the text, 0 for others."""
     rows, width = hidden.shape[:2]
     if mask is None:
         mask = torch.ones((rows, width), device=hidden.device)
@@ -208,27 +209,27 @@ def _text(hidden: Tensor, mask: Tensor | None, num_virtual_tokens: int) -> Tenso
 
 
 def _mean(hidden: Tensor, text: Tensor) -> Tensor:
-    """(rows, d), computed in float32."""
+    """Mean hidden state of each text, (rows, d), computed in float32."""
     sums = (hidden.float() * text[..., None]).sum(1)
     return (sums / text.sum(1, keepdim=True)).to(hidden.dtype)
 
 
 def _first(hidden: Tensor, text: Tensor) -> Tensor:
-    """(rows, d), the hidden state of each text's first token."""
-    at = text.argmax(1)  # the first of equal values
+    """Hidden state of each text's first token, (rows, d)."""
+    at = text.argmax(1)  # argmax returns the first of equal values
     return hidden[torch.arange(len(hidden), device=hidden.device), at]
 
 
 def _mean_of_documents(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
-    """(1, tokens, d) -> (documents, d), computed in float32."""
+    """Mean hidden state of each document, (1, tokens, d) -> (documents, d), computed in float32."""
     counts = torch.tensor(lengths, device=hidden.device)
     means = torch.segment_reduce(hidden[0].float(), "mean", lengths=counts, axis=0, unsafe=True)
     return means.to(hidden.dtype)
 
 
 def _first_of_documents(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
-    """(1, tokens, d), or (documents, 1, d) if the last block kept only first tokens ->
-    (documents, d).
+    """Hidden state of each document's first token, (documents, d), from (1, tokens, d), or from
+    (documents, 1, d) if the last block kept only first tokens.
     """
     if hidden.shape[:2] == (len(lengths), 1):
         return hidden[:, 0]

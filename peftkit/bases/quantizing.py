@@ -1,4 +1,4 @@
-"""Quantizes a base with bitsandbytes on loading, counts what is quantized, and dequantizes.
+"""Quantizes a base with bitsandbytes on loading, counts quantized weights, and dequantizes.
 
 bitsandbytes quantizes layers whose class is exactly `nn.Linear` or `Conv1D`. Subclasses, experts in
 one tensor, convolutions and free parameters are not quantized.
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from peftkit.bases.loaded_model import LoadedModel
 
 LEAST_SHARE = 0.5
-"""Quantized share of a base below which it counts as not quantized."""
+"""Smallest share of quantized weights at which a base counts as quantized."""
 ANOTHER = "leave `base.quantization` out, or choose a base of another architecture"
 
 
 def count_quantized(model: Any, head: tuple[str, ...]) -> Quantized:
-    """Counts the quantized weights of a loaded model, or of one on the meta device.
+    """Counts the quantized weights of a model that is loaded or on the meta device.
 
     Args:
-        head: names of the task's modules.
+        head: names of the modules of the task's head.
     """
     import torch
 
@@ -49,7 +49,7 @@ def count_quantized(model: Any, head: tuple[str, ...]) -> Quantized:
         for part, parameter in module.named_parameters(recurse=False):
             if parameter.dim() < 2:
                 continue
-            # without `.weight` it is a module's name, whose children bitsandbytes would skip too
+            # a module's name without `.weight` would make bitsandbytes skip its children too
             whole = name if part == "weight" and leaf else f"{name}.{part}".removeprefix(".")
             if apart:
                 aside.append(whole)
@@ -59,8 +59,8 @@ def count_quantized(model: Any, head: tuple[str, ...]) -> Quantized:
 
 
 def is_quantized(module: Any) -> bool:
-    """Whether a module is a bitsandbytes layer whose weight is stored in 4 or 8 bits, or will be
-    once it is loaded.
+    """Whether a module is a bitsandbytes layer with a weight in 4 or 8 bits, stored or on the meta
+    device.
     """
     import bitsandbytes
     import torch
@@ -74,7 +74,7 @@ def is_quantized(module: Any) -> bool:
 
 
 def check_quantized(base: OpenedBase, model: nn.Module, quantized: Quantized) -> None:
-    """Raises BaseModelError if less than half of a base is quantized as the recipe asks, or if a
+    """Raises BaseModelError if less than half of a base is quantized by bitsandbytes, or if a
     prequantized base has no quantized layer.
     """
     if quantized.taken and (base.prequantized or quantized.share >= LEAST_SHARE):
@@ -95,7 +95,7 @@ def check_quantized(base: OpenedBase, model: nn.Module, quantized: Quantized) ->
 
 
 def note_on_quantized(base: OpenedBase, model: nn.Module, quantized: Quantized) -> str:
-    """A note if a base is not quantized as a whole; else empty."""
+    """A note on the unquantized weights of a base to quantize; empty if there are none."""
     if not quantized.left:
         return ""
     return (
@@ -110,8 +110,8 @@ def _percent(share: float) -> str:
 
 
 def quantized_empty(base: OpenedBase, empty: LoadedModel) -> LoadedModel:
-    """Puts bitsandbytes' layers into a model on the meta device, to find those that a method cannot
-    adapt before weights are loaded.
+    """Puts bitsandbytes layers into a model on the meta device, which shows before weights are
+    loaded the layers that a method cannot adapt.
     """
     import torch
     from transformers.quantizers.auto import AutoHfQuantizer
@@ -126,7 +126,7 @@ def quantization_of(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) ->
     """The `BitsAndBytesConfig` to load a base with.
 
     Args:
-        dtype: of the computation.
+        dtype: dtype of the computation.
         empty: the base's model on the meta device.
     """
     require("bitsandbytes", "a quantized base needs")
@@ -139,8 +139,8 @@ def quantization_of(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) ->
         made.bnb_4bit_compute_dtype = dtype
         made.llm_int8_skip_modules = _unquantized_in_files(base, empty.model)
         return made
-    # without a list, bitsandbytes skips the head of a language model by itself; the pooler may have
-    # no weights in the checkpoint, and is then trained
+    # None: bitsandbytes skips a language model's head by itself. A pooler without weights in the
+    # checkpoint is trained, so poolers stay unquantized
     modules = empty.model.named_modules()
     poolers = [n for n, m in modules if n.endswith(".pooler") and any(True for _ in m.parameters())]
     skipped = [*empty.head, *poolers] if empty.head else None
@@ -156,9 +156,9 @@ def quantization_of(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) ->
 
 
 def _unquantized_in_files(base: OpenedBase, model: Any) -> list[str]:
-    """Linear layers whose weights are stored unquantized, or not at all, such as a new head's.
-
-    Before the files are downloaded: the layers listed in the configuration, and the head.
+    """Names of linear layers that a prequantized base's files hold unquantized or, like a new head,
+    not at all. If the files are not downloaded yet: the layers that the configuration lists, and
+    the head.
     """
     from safetensors import safe_open
     from torch import nn
@@ -186,21 +186,21 @@ def _head_names(model: Any) -> list[str]:
 
 
 def settle_quantized(model: Any, dtype: torch.dtype) -> None:
-    """Casts unquantized weights, except those the architecture keeps in float32; 4-bit weights will
-    be dequantized to that dtype.
+    """Casts unquantized weights to `dtype`, except those the architecture keeps in float32; makes
+    4-bit weights dequantize to `dtype`.
     """
     kept = tuple(model._keep_in_fp32_modules or ())
     for name, parameter in model.named_parameters():
         if (state := getattr(parameter, "quant_state", None)) is not None:
             state.dtype = dtype
         elif parameter.is_floating_point() and not any(p in kept for p in name.split(".")):
-            # a copy, so that the file does not stay mapped for a few of its tensors
+            # copy: a few tensors would keep the whole file mapped
             parameter.data = parameter.data.to(dtype, copy=True)
 
 
 def keep_differentiable(model: Any) -> None:
     """Stops bitsandbytes (0.50) from repacking 4-bit weights at the first evaluation on a CPU with
-    AVX512-BF16: after that, no gradient passes through the layer, without any warning.
+    AVX512-BF16: no gradients pass through repacked layers, and there is no warning.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -211,14 +211,14 @@ def dequantized(model: Any, dtype: torch.dtype) -> Any:
     """The model with every quantized layer replaced by an ordinary one.
 
     Args:
-        dtype: of those layers; unquantized ones keep theirs.
+        dtype: dtype of the replaced layers; other layers keep theirs.
     """
     from transformers.pytorch_utils import Conv1D
 
     if not getattr(model, "is_quantized", False):
         return model
     layers = dict(_quantized_layers(model))
-    if not layers:  # bitsandbytes quantized none, where transformers' `dequantize` fails
+    if not layers:  # without a quantized layer, transformers' `dequantize` fails
         model.hf_quantizer.remove_quantization_config(model)
         return model
     for parameter in model.parameters():
@@ -226,7 +226,7 @@ def dequantized(model: Any, dtype: torch.dtype) -> Any:
             state.dtype = dtype
     model = model.dequantize(dtype=dtype)
     for name, layer in layers.items():
-        if issubclass(layer.source_cls, Conv1D):  # transformers puts nn.Linear everywhere
+        if issubclass(layer.source_cls, Conv1D):  # transformers makes every layer nn.Linear
             model.set_submodule(name, _conv1d(model.get_submodule(name)))
     return model
 
@@ -236,7 +236,7 @@ def _quantized_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _conv1d(linear: Any) -> nn.Module:
-    """A linear layer as GPT-2's `Conv1D`, whose weight is transposed, (in, out)."""
+    """Converts a linear layer to GPT-2's `Conv1D`, which has a transposed weight, (in, out)."""
     import torch
     from transformers.pytorch_utils import Conv1D
 

@@ -13,12 +13,12 @@ from typing import Any
 from peftkit.bases.packages import check_needed
 
 NOISY = ("bitsandbytes", "huggingface_hub")
-"""Loggers whose messages below errors are hidden."""
+"""Loggers from which only errors are shown."""
 PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 
 def quiet_libraries() -> None:
-    """Hides libraries' progress bars and messages for the rest of this process, except errors.
+    """Hides libraries' progress bars and all messages but errors, until the process ends.
 
     Raises:
         MissingPackageError: a library is missing.
@@ -36,7 +36,7 @@ def quiet_libraries() -> None:
 
 
 class _Inside:
-    """Number of threads inside `quietly`, and what restores settings when the last one leaves."""
+    """Counts the threads inside `quietly`, and holds the settings that the last one restores."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -49,7 +49,7 @@ _INSIDE = _Inside()
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Makes libraries as quiet inside as for a command, then restores their settings."""
+    """Makes libraries quiet inside, as `quiet_libraries` does; then restores their settings."""
     with _INSIDE.lock:
         if not _INSIDE.count:
             _INSIDE.restore.enter_context(_quiet_once())
@@ -65,7 +65,7 @@ def quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_once() -> Iterator[None]:
-    """`quietly` for the first thread, without counting."""
+    """Hides libraries' output and restores it; `quietly` enters it once for all threads."""
     import huggingface_hub.utils
     from transformers.utils import logging as transformers_logging
 
@@ -83,7 +83,7 @@ def _quiet_once() -> Iterator[None]:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
             if bars:
-                messages.enable_progress_bar()  # and those of downloads
+                messages.enable_progress_bar()  # also enables those of downloads
             if not downloads:
                 hub.disable_progress_bars()
             if parallelism is None:

@@ -1,4 +1,4 @@
-"""Resizes embeddings to a number of tokens other than the checkpoint's."""
+"""Resizes a base's embeddings to another number of tokens than the checkpoint has."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def resized(base: OpenedBase, rows: int, tokenizer: Any) -> OpenedBase:
     """The base, changed so that loading it gives embeddings of `rows` tokens.
 
     Args:
-        rows: of the embeddings.
-        tokenizer: of that vocabulary.
+        rows: number of rows that the embeddings get.
+        tokenizer: tokenizer of the resized base.
     """
     config = copy.deepcopy(base.config)
     text = config.get_text_config()
@@ -23,8 +23,8 @@ def resized(base: OpenedBase, rows: int, tokenizer: Any) -> OpenedBase:
 
 
 def as_in_files(config: Any, base: OpenedBase) -> Any:
-    """Changes a configuration of the base to the embeddings in its files; removes a padding token
-    without a row there.
+    """Gives a configuration the vocabulary size of the base's files; removes a padding token
+    without a row in the files.
     """
     if base.rows_in_files:
         config.get_text_config().vocab_size = base.rows_in_files
@@ -36,9 +36,8 @@ def as_in_files(config: Any, base: OpenedBase) -> Any:
 def resize_vocabulary(model: Any, base: OpenedBase) -> None:
     """Resizes a model's embedding and output layer to its vocabulary.
 
-    New rows for a recipe's added tokens are drawn around the mean of the others, with their spread,
-    from torch's global seed; new rows for an adapter's tokens are the mean, as transformers
-    initializes them.
+    For a recipe's added tokens, new rows are drawn with the mean and spread of the old rows, from
+    torch's global seed. For an adapter's tokens, new rows equal the mean, as in transformers.
     """
     here = model.get_input_embeddings().num_embeddings
     if base.rows_in_files:

@@ -1,7 +1,7 @@
-"""Finds stand-ins for files of a base or an adapter: a Git LFS pointer, a web page, an empty file,
+"""Finds files that are not what their names say: a Git LFS pointer, a web page, an empty file,
 another format.
 
-Recognized by the first bytes. Standard library only.
+Recognizes them by their first bytes. Standard library only.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 BEGINNING = 2048
-"""Bytes read; a Git LFS pointer has 130."""
+"""Number of bytes read from a file; a Git LFS pointer has 130."""
 WHOLE = 2**20
-"""Bytes of a JSON file read to find its encoding."""
+"""Number of bytes read from a JSON file to find its encoding."""
 FEW = 8
-"""Most pickle instructions that a text may start with by chance."""
+"""Number of pickle instructions that a plain text may start with by chance."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 AGAIN = "download it again; the link or the login may be wrong"
 PULL = (
@@ -30,11 +30,11 @@ FORMATS = (
     (b"GGUF", "a GGUF file"), (b"\x1f\x8b", "a gzip file"), (b"\x89HDF", "an HDF5 file"),
     (b"\x93NUMPY", "a NumPy file"),
 )  # fmt: skip
-"""First bytes -> the format."""
+"""First bytes of a file, and its format."""
 
 
 class StandIn(NamedTuple):
-    """What a file is instead of the expected one."""
+    """What a file is instead of what its name says, and advice."""
 
     what: str
     """The end of a sentence that starts with the file's name."""
@@ -60,7 +60,7 @@ def stand_in(file: Path) -> StandIn | None:
 
 
 def encoding_of(file: Path) -> str:
-    """The encoding of a JSON file, in words, if it is not UTF-8; else empty."""
+    """A JSON file's encoding, in words; empty if it is UTF-8."""
     with file.open("rb") as opened:
         content = opened.read(WHOLE)
     ascii_alone = content[:BEGINNING].replace(b"\0", b"").lstrip(b"\xff\xfe")
@@ -77,8 +77,8 @@ def encoding_of(file: Path) -> str:
 
 
 def weights_stand_in(file: Path) -> StandIn | None:
-    """As `stand_in`, for a .safetensors file or a pickle; also finds formats that contradict the
-    name.
+    """What a .safetensors file or a pickle is instead of weights in its format; None if it may be
+    such weights.
     """
     if instead := stand_in(file):
         return instead
@@ -99,7 +99,7 @@ def weights_stand_in(file: Path) -> StandIn | None:
             pickled = "pickle" in what or "torch" in what
             return StandIn(
                 f"is {what}, with the name of a safetensors file",
-                f"rename it to `{file.stem}.bin`, and `peftkit convert` that"
+                f"rename it to `{file.stem}.bin`, and run `peftkit convert` on it"
                 if pickled
                 else "ask whoever published it for a safetensors file",
             )
@@ -107,12 +107,12 @@ def weights_stand_in(file: Path) -> StandIn | None:
 
 
 def is_safetensors(begins: bytes) -> bool:
-    """Whether bytes start as a safetensors file does: the header's length, then JSON."""
+    """Whether bytes start like a safetensors file: with the header's length, then JSON."""
     return len(begins) > 8 and begins[8:9] == b"{" and int.from_bytes(begins[:8], "little") < 2**32
 
 
 def _is_pickle(begins: bytes) -> bool:
-    """Whether bytes are a pickle or the start of one; runs none of it."""
+    """Whether bytes are a pickle or start one; does not run the pickle."""
     count = 0
     try:
         for _ in pickletools.genops(begins):
@@ -123,7 +123,7 @@ def _is_pickle(begins: bytes) -> bool:
 
 
 def _as_text(begins: bytes) -> str | None:
-    """The first line of plain text, which may end in a cut-off character; None for other bytes."""
+    """The first line of bytes that are plain text, perhaps cut off in a character; else None."""
     try:
         text = begins.decode("utf-8")
     except UnicodeDecodeError as error:

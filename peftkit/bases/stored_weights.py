@@ -1,7 +1,7 @@
 """Finds architectures that compute with a quantized layer's stored weight instead of calling it.
 
-Mamba multiplies with `dt_proj.weight` instead of calling `dt_proj`. A forward pass on the meta
-device shows it: each layer's output has the right shape, and its weight the stored shape.
+Mamba, for example, multiplies by `dt_proj.weight` instead of calling `dt_proj`. A forward pass on
+the meta device fails there, since the weight has its stored shape and dtype.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from peftkit.bases.quantizing import is_quantized
 
 
 class _Stored(nn.Module):
-    """The shapes of a quantized layer.
+    """Stands for a quantized layer: gives tensors of the right shapes, and computes nothing.
 
     Args:
-        layer: of bitsandbytes, on the meta device.
-        read: gets the name when the weight is read.
+        layer: a bitsandbytes layer on the meta device.
+        read: list to which `name` is added whenever the weight is read.
     """
 
     def __init__(self, name: str, layer: Any, read: list[str]) -> None:
@@ -33,22 +33,22 @@ class _Stored(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The stored weight: two numbers in a byte, or one."""
+        """The weight as stored: in one byte, two 4-bit numbers or one 8-bit number."""
         self.read.append(self.name)
         return torch.empty(self.stored_shape, dtype=self.dtype, device="meta")
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        """Inputs (..., in) -> empty outputs (..., out)."""
         return x.new_empty((*x.shape[:-1], self.out_features))
 
 
 def uncalled_layers(model: nn.Module, inputs: dict[str, Tensor]) -> list[str]:
-    """A list with the layer whose stored weight the model computes with; empty if there is none, or
-    shapes do not show it.
+    """A list with the name of one layer whose stored weight the model uses without calling it;
+    empty if there is none, or if the shapes do not show it.
 
     Args:
-        model: on the meta device, from `quantized_empty`; left unchanged.
-        inputs: of its forward pass.
+        model: a model on the meta device, from `quantized_empty`; not changed.
+        inputs: inputs of a forward pass.
     """
     layers = {name: module for name, module in model.named_modules() if is_quantized(module)}
     read: list[str] = []

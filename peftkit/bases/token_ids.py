@@ -1,5 +1,5 @@
-"""Finds tokens without a row in the base's embedding, such as tokens added to the tokenizer of a
-model that was not resized.
+"""Finds tokens without a row in the base's embedding. They occur if somebody added tokens to the
+tokenizer but did not resize the model.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ MOST_NAMES = 5
 
 
 def embedding_rows(config: Any) -> int | None:
-    """Number of tokens in the embedding, from the model's configuration; None if unknown."""
+    """Number of rows in the embedding, from the model's configuration; None if unknown."""
     rows = getattr(config.get_text_config(), "vocab_size", None)
     return rows if isinstance(rows, int) and rows > 0 else None
 
 
 def beyond_embedding(base: OpenedBase) -> dict[int, str]:
-    """Id -> token, for tokens without a row in the embedding, except `base.added_tokens`, which get
-    one.
+    """Id -> token, for tokens without a row in the embedding, except `base.added_tokens`, which
+    will get rows.
     """
     rows = embedding_rows(base.config)
-    if rows is None or len(base.tokenizer) <= rows:  # an embedding may be longer
+    if rows is None or len(base.tokenizer) <= rows:  # an embedding may have spare rows
         return {}
     vocabulary = base.tokenizer.get_vocab().items()
     missing = {index: token for token, index in vocabulary if index >= rows}
@@ -42,7 +42,7 @@ def check_ids(base: OpenedBase, texts: Iterable[Sequence[int] | npt.NDArray[np.i
     """Raises BaseModelError if a text has a token without a row in the embedding.
 
     Returns:
-        A note if no text has such a token; empty if there are no such tokens.
+        A note that the tokenizer has tokens without a row but no text uses them; else empty.
     """
     beyond = beyond_embedding(base)
     if not beyond:

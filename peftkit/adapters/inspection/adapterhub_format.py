@@ -1,4 +1,4 @@
-"""Settings of AdapterHub's adapters, and which of these peftkit's bottleneck adapters can express.
+"""Reads AdapterHub's settings, and finds those that peftkit's bottleneck adapters cannot express.
 
 Written from `adapters` 1.x, whose BERT blocks end in
 
@@ -24,13 +24,13 @@ from peftkit.methods.peft.adapter_config import AdapterConfig
 from peftkit.parts.json_object import JsonObject
 
 ADAPTER_WEIGHTS = ("adapter.safetensors", "pytorch_adapter.safetensors")
-"""The library's own name, and that of a converted `pytorch_adapter.bin`."""
+"""File names of an adapter's weights: from the library, and from `peftkit convert`."""
 HEAD_WEIGHTS = ("model_head.safetensors", "pytorch_model_head.safetensors")
 SAME_AS = {"pytorch_adapter.bin": ADAPTER_WEIGHTS, "pytorch_model_head.bin": HEAD_WEIGHTS}
 HEAD_CONFIG = "head_config.json"
 FUSION_CONFIG = "adapter_fusion_config.json"
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "electra")
-"""Architectures with BERT's blocks; blocks of others add up in other orders."""
+"""Architectures with BERT's blocks; other blocks add residuals in another order."""
 DEFAULTS: dict[str, object] = {
     "mh_adapter": None, "output_adapter": None, "reduction_factor": None, "non_linearity": None,
     "original_ln_before": False, "original_ln_after": True, "ln_before": False, "ln_after": False,
@@ -38,14 +38,14 @@ DEFAULTS: dict[str, object] = {
     "adapter_residual_before_ln": False, "inv_adapter": None, "cross_adapter": False,
     "leave_out": [], "phm_layer": False,
 }  # fmt: skip
-"""Defaults of the library's `BnConfig`; None for fields without one."""
+"""Defaults of the library's `BnConfig`; None for fields without a default."""
 WITHOUT_EFFECT = (
     "init_weights", "init_weights_seed", "dropout", "stochastic_depth",
     "inv_adapter_reduction_factor", "phm_dim", "factorized_phm_W", "shared_W_phm",
     "shared_phm_rule", "factorized_phm_rule", "phm_c_init",
     "phm_init_range", "learn_phm", "hypercomplex_nonlinearity", "phm_rank", "phm_bias",
 )  # fmt: skip
-"""Fields without effect after training, if `phm_layer` and `inv_adapter` are not set."""
+"""Fields that have no effect after training unless `phm_layer` or `inv_adapter` is set."""
 NOT_COMPUTED = {
     "use_gating": "a gate computed from the whole text scales its output",
     "phm_layer": "its layers are sums of Kronecker products (Compacter)",
@@ -56,9 +56,9 @@ NOT_COMPUTED = {
     "adapter_residual_before_ln": "it adds its input before a layer norm of its own",
 }
 OTHER_NAMES = {"leakyrelu": "leaky_relu"}
-"""Non-linearities -> their names in transformers, if they differ."""
+"""AdapterHub's name of a non-linearity -> transformers' name, if it differs."""
 OLD_NAMES = {"gelu": "gelu_new", "gelu_orig": "gelu"}
-"""Old -> today's names of non-linearities, in folders without `version`."""
+"""Name of a non-linearity in folders without `version` -> today's name."""
 
 
 Placement = Literal["houlsby", "pfeiffer", "parallel"]
@@ -66,10 +66,10 @@ Placement = Literal["houlsby", "pfeiffer", "parallel"]
 
 @dataclass(frozen=True)
 class HubSettings:
-    """The settings of an AdapterHub adapter that passed `wrong_adapter`, in today's names."""
+    """The settings, under today's names, of an AdapterHub adapter that passed `wrong_adapter`."""
 
     name: str
-    """Name of the adapter, which is part of its tensors' names."""
+    """Name of the adapter, a part of its tensors' names."""
     model_type: str
     """Architecture of the base."""
     hidden_size: int
@@ -77,15 +77,15 @@ class HubSettings:
     width: int
     """Width of the bottleneck, as the library computes it."""
     placement: Placement
-    """Its place in a block, by peftkit's name."""
+    """peftkit's name for the adapter's place in a block."""
     places: tuple[str, ...]
     """`mh_adapter` (after the attention), `output_adapter` (after the feed-forward), or both."""
     non_linearity: str
     scaling: float | None
-    """None if it is learned."""
+    """Factor on the adapter's output; None if it is learned."""
     ln_before: bool
     left_out: frozenset[int]
-    """Numbers of the blocks without an adapter."""
+    """Indices of the blocks without an adapter."""
 
     @classmethod
     def of(cls, config: AdapterConfig) -> HubSettings:
@@ -128,7 +128,7 @@ def describe(config: AdapterConfig) -> str:
 
 
 def _settings(config: AdapterConfig) -> dict[str, object]:
-    """The settings with defaults, in today's names, with values unchanged."""
+    """The settings under today's names, completed by defaults; values are not converted."""
     settings = {**DEFAULTS, **config.table("config")}
     name = str(settings["non_linearity"]).lower()
     name = name if "version" in config else OLD_NAMES.get(name, name)
@@ -147,7 +147,7 @@ def _width(hidden_size: int, reduction_factor: float) -> int:
 
 
 def wrong_adapter(config: AdapterConfig) -> Iterator[str]:
-    """Reasons why an AdapterHub adapter_config.json is not loaded."""
+    """Reasons why peftkit cannot load an AdapterHub adapter_config.json."""
     model, base = config.get("model_type"), config.get("model_name")
     if model not in MODEL_TYPES:
         yield f"it is for a {str(model)[:40]} model; only {quoted(MODEL_TYPES)} are supported"

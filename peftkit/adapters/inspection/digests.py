@@ -1,5 +1,4 @@
-"""Stage 1 of `peftkit verify` for adapters that peftkit saved: compares files, tensors and settings
-with peftkit.json.
+"""Compares files, tensors and settings with peftkit.json, in stage 1 of `peftkit verify`.
 
 Standard library only, as in `inspecting`.
 """
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 RECORD = "peftkit.json"
 WEIGHTS = "adapter_model.safetensors"
-"""The tensors beside adapter_config.json."""
+"""PEFT's name of the file with an adapter's tensors."""
 
 
 class SavedTensor(NamedTuple):
@@ -35,23 +34,23 @@ class SavedTensor(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
     sha256: str
-    """Digest of its bytes."""
+    """Digest of the tensor's bytes."""
 
 
 @dataclass(frozen=True)
 class _Saved:
-    """The part of peftkit.json about the files beside it."""
+    """The part of peftkit.json that describes the other files of the adapter."""
 
     weights: Mapping[str, object]
-    """File name -> SHA-256, as in `configs`."""
+    """Name of a weight file -> SHA-256; `configs` has the JSON files."""
     configs: Mapping[str, object]
     tensors: dict[str, dict[str, SavedTensor]]
-    """File name -> tensor."""
+    """Name of a weight file -> tensor name -> tensor."""
     peft_config: AdapterConfig
 
     @classmethod
     def of(cls, record: JsonObject) -> _Saved:
-        """Reads a record.
+        """Reads the content of peftkit.json.
 
         Raises:
             AdapterError: a part is missing or has the wrong type.
@@ -82,7 +81,7 @@ def _saved_tensors(saved: JsonObject) -> dict[str, SavedTensor]:
 
 
 def compare_with_record(inspected: Inspected) -> None:
-    """Compares files, tensors and settings with peftkit.json."""
+    """Compares files, tensors and settings with peftkit.json, and records the findings."""
     if (record := inspected.record) is None:
         if inspected.passed:
             inspected.findings.note(
@@ -141,7 +140,7 @@ def _unchanged_files(count: int) -> str:
 def _different_tensors(
     inspected: Inspected, name: str, saved: Mapping[str, SavedTensor]
 ) -> list[str]:
-    """Sentences on the differences between a file's tensors and the recorded ones."""
+    """Messages on the first five differences between a file's tensors and the recorded tensors."""
     tensors, wrong = inspected.tensors[name], []
     gone, added = saved.keys() - tensors.keys(), tensors.keys() - saved.keys()
     for tensor in sorted(gone):
@@ -170,7 +169,7 @@ def _different_tensors(
 
 
 def _values(file: Path, stored: Stored) -> str:
-    """Describes a tensor's changed values: zeros, not finite, or other."""
+    """Describes the values of a changed tensor: zeros, not finite, or others."""
     data = _bytes_of(file, stored)
     if not any(data):
         return "zeros, and did not"
@@ -210,13 +209,13 @@ def _different_json(inspected: Inspected, name: str, digest: object) -> list[str
 
 
 def record_sha256(record: Mapping[str, object]) -> str:
-    """Digest of the content of peftkit.json, except the digest itself."""
+    """Digest of the content of peftkit.json without its field `sha256`."""
     content = {name: value for name, value in record.items() if name != "sha256"}
     return json_sha256(content)
 
 
 def json_sha256(content: object) -> str:
-    """Digest of the content of a JSON file, whatever its formatting."""
+    """Digest of a JSON file's content; does not depend on its formatting."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

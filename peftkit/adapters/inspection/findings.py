@@ -1,4 +1,4 @@
-"""The results of an adapter's checks."""
+"""The findings of an adapter's checks, and how they are printed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Finding:
 
     check: str
     result: Literal["ok", "note", "wrong"]
-    """`wrong` if the model would answer differently from the trained one, or would not load; `note`
-    for information, or what cannot be checked.
+    """`wrong` if the adapter would not load, or not answer like the trained one; `note` for
+    information, or for what cannot be checked.
     """
     found: str
     meaning: str = ""
@@ -37,7 +37,7 @@ class Findings:
 
     all: list[Finding] = field(default_factory=list)
     is_adapter: bool = True
-    """False if another program wrote the folder for another purpose."""
+    """False if the folder holds no adapter that peftkit loads."""
 
     def ok(self, check: str, found: str, meaning: str = "") -> None:
         """Records a passed check."""
@@ -48,11 +48,11 @@ class Findings:
         self.all.append(Finding(check, "note", _plain(found), meaning, _plain(advice)))
 
     def wrong(self, check: str, found: str, meaning: str = "", advice: str = "") -> None:
-        """Records a problem: it changes the answers, or must not be loaded."""
+        """Records a problem, which changes the answers or makes loading unsafe."""
         self.all.append(Finding(check, "wrong", _plain(found), meaning, _plain(advice)))
 
     def judge(self, check: str, wrong: Iterable[str], fine: str, meaning: str, advice: str) -> None:
-        """Records each problem in `wrong`, or a passed check if there is none."""
+        """Records each message in `wrong` as a problem; without any, records `fine` as passed."""
         listed = list(wrong)
         for problem in listed:
             self.wrong(check, problem, meaning, advice)
@@ -65,7 +65,7 @@ class Findings:
         return [finding for finding in self.all if finding.result == "wrong"]
 
     def print(self, console: Console, title: str) -> None:
-        """Prints a table of the findings, and the verdict on a last line."""
+        """Prints a table of the findings, then the verdict on one line."""
         from rich.table import Table
 
         table = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -88,7 +88,7 @@ class Findings:
 
     @property
     def exit_code(self) -> int:
-        """Exit code of `peftkit verify`. 0: nothing wrong; 1: problems found; 2: not an adapter."""
+        """Exit code of `peftkit verify`: 0 nothing wrong, 1 problems found, 2 not an adapter."""
         return 2 if not self.is_adapter else 1 if self.problems else 0
 
     def to_json(self) -> dict[str, object]:

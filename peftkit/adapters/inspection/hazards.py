@@ -1,6 +1,6 @@
 """Finds adapter settings and templates that could run forever, fill the memory, or run code.
 
-Only the text is read: nothing is compiled or rendered here.
+Reads settings and templates as text; compiles and renders nothing.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from peftkit.methods.peft.adapter_config import AdapterConfig
 from peftkit.methods.peft.field_types import shown_value
 
 PATTERNS = ("target_modules", "exclude_modules", "feedforward_modules", "target_parameters")
-"""Fields of PEFT's configurations that are regular expressions if they are strings."""
+"""Fields of PEFT's configurations in which a string is a regular expression."""
 LISTED_PATTERNS = ("layers_pattern", "modules_to_save")
-"""Fields that are one regular expression, or a list."""
+"""Fields that hold a regular expression or a list of these."""
 PATTERN_KEYS = ("rank_pattern", "alpha_pattern")
 """Fields whose keys are regular expressions."""
 RUN_CODE = {
@@ -30,11 +30,11 @@ LIMITS = {
     "num_attention_heads": 512, "token_dim": 65536, "encoder_hidden_size": 65536,
     "encoder_num_layers": 64, "num_transformer_submodules": 4,
 }  # fmt: skip
-"""Limits above which settings count as a mistake or an attack: memory grows with them."""
+"""Largest allowed values of fields that memory grows with; more is a mistake or an attack."""
 MOST_LAYERS = 512
 LONGEST_PATTERN = 2000
 OPEN = 64
-"""Ways to match an open repeat: about the length of a name."""
+"""Number of ways in which a repeat without limit can match a module's name."""
 MOST_TRIES = OPEN**4
 LONGEST_TEMPLATE = 200_000
 DEEPEST_LOOP = 4
@@ -50,7 +50,7 @@ def wrong_settings(config: AdapterConfig) -> Iterator[str]:
     for name, why in RUN_CODE.items():
         if config.get(name):
             yield f"`{name}` is set: {why}"
-    if config.get("megatron_core") not in (None, "", "megatron.core"):  # as PEFT writes it
+    if config.get("megatron_core") not in (None, "", "megatron.core"):  # as PEFT saves it
         yield f"`megatron_core` is {config['megatron_core']!r}: PEFT could import it as a module"
     yield from _wrong_numbers(config)
     yield from _wrong_mapping(config.get("auto_mapping"))
@@ -59,7 +59,7 @@ def wrong_settings(config: AdapterConfig) -> Iterator[str]:
             yield f"`{name}` is {str(patterns)[:40]}"
             continue
         for key, value in patterns.items():
-            ranks = value if isinstance(value, list) else [value]  # AdaLoRA's are lists
+            ranks = value if isinstance(value, list) else [value]  # AdaLoRA has lists
             if not all(isinstance(n, int | float) and 0 <= n <= LIMITS["r"] for n in ranks):
                 yield f"`{name}` of `{key}` is {value!r}"
             yield from _wrong_pattern(name, key)
@@ -74,7 +74,7 @@ def wrong_settings(config: AdapterConfig) -> Iterator[str]:
 
 
 def leads_elsewhere(base: str) -> bool:
-    """Whether the name of a base is a path with `..`, or not printable."""
+    """Whether a base's name holds `..` as a part of its path, or unprintable characters."""
     return ".." in Path(base).parts or not base.isprintable()
 
 
@@ -92,7 +92,7 @@ def _wrong_numbers(config: AdapterConfig) -> Iterator[str]:
 
 
 def _wrong_mapping(mapping: object) -> Iterator[str]:
-    """Checks `auto_mapping`: PEFT writes it if `task_type` is missing, and may import its class."""
+    """Checks `auto_mapping`, set by PEFT if `task_type` is missing; PEFT may import its class."""
     if mapping is None:
         return
     library = mapping.get("parent_library") if isinstance(mapping, dict) else None
@@ -129,8 +129,8 @@ def _wrong_pattern(name: str, pattern: str) -> Iterator[str]:
 
 
 def _cost(parsed: Any, within: bool) -> float:
-    """Roughly the most ways to match a parsed pattern with one name; infinite if a repeat or a
-    choice is within an open repeat, which may cut the same text in many ways.
+    """Roughly how many ways a parsed pattern can match one name; infinite if an open repeat holds a
+    repeat or a choice, which may split the same text in many ways.
     """
     tries = 1.0
     for operation, argument in parsed:
@@ -156,7 +156,7 @@ def _cost(parsed: Any, within: bool) -> float:
 
 
 def _parts(name: str, argument: Any) -> list[Any]:
-    """The patterns nested in a pattern's item."""
+    """The patterns nested in one operation of a parsed pattern."""
     if name == "SUBPATTERN":
         return [argument[3]]
     if name in ("ASSERT", "ASSERT_NOT"):
@@ -171,7 +171,7 @@ def _parts(name: str, argument: Any) -> list[Any]:
 def wrong_template(template: str) -> Iterator[str]:
     """Reasons why a chat template should not be rendered.
 
-    Jinja has no endless loops, but long ones; only the simple ways to write these are found.
+    A Jinja loop always ends, but may take very long; finds only simple ways to write long loops.
     """
     if len(template) > LONGEST_TEMPLATE:
         yield f"it has {len(template):,} characters"

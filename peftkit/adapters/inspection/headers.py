@@ -1,4 +1,4 @@
-"""Reads the header of a safetensors file, without the tensors and without torch.
+"""Reads the header of a safetensors file; reads no tensors and imports no torch.
 
     8 bytes      n, the header's length, little-endian
     n bytes      JSON: name -> {dtype, shape, data_offsets}, and `__metadata__`
@@ -19,7 +19,7 @@ from peftkit.errors import AdapterError
 from peftkit.parts.json_values import unrepeated
 
 LONGEST = 8 * 2**20
-"""Most bytes of a header; the largest models have less than one million."""
+"""Most bytes of a header; headers of the largest models have less than one million."""
 LONGEST_NAME = 512
 MOST_DIMENSIONS = 16
 BYTES = {
@@ -30,17 +30,17 @@ BYTES = {
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor as its header describes it."""
+    """A tensor in a safetensors file, as the header describes it."""
 
     dtype: str
     shape: tuple[int, ...]
     begin: int
-    """Where its bytes begin in the file."""
+    """Position in the file of the tensor's first byte."""
     end: int
 
 
 def read_header(file: Path) -> dict[str, Stored]:
-    """Name -> tensor, after checking that the tensors fill the file exactly.
+    """Tensor name -> tensor; checks that the tensors fill the file exactly.
 
     Raises:
         AdapterError: the file is cut off, damaged, or has an impossible header.

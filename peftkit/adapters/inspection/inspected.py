@@ -21,32 +21,32 @@ class Inspected:
     folder: Path
     findings: Findings
     record: JsonObject | None = None
-    """peftkit.json; None for another program's adapter."""
+    """The content of peftkit.json; None for another program's adapter."""
     config: AdapterConfig | None = None
-    """adapter_config.json with `user_settings`; None for methods that are only peftkit's."""
+    """adapter_config.json completed by `user_settings`; None for methods without this file."""
     user_settings: Mapping[str, object] = field(default_factory=dict)
     """Values the user gave for fields missing in adapter_config.json."""
     tensors: dict[str, dict[str, Stored]] = field(default_factory=dict)
-    """File name -> its tensors."""
+    """Name of a safetensors file -> tensor name -> tensor."""
     head: JsonObject | None = None
-    """head_config.json, if AdapterHub's library saved the adapter with its head."""
+    """The content of AdapterHub's head_config.json; None if the folder has no such file."""
 
     @property
     def from_adapterhub(self) -> bool:
-        """Whether AdapterHub's library wrote it."""
+        """Whether AdapterHub's library saved the adapter."""
         return self.record is None and self.config is not None and is_adapterhub(self.config)
 
     @property
     def passed(self) -> bool:
-        """Whether it may be loaded."""
+        """Whether no check found a problem, so that the adapter may be loaded."""
         return not self.findings.problems
 
     def problems_of(self, check: str) -> bool:
-        """Whether a check found something wrong."""
+        """Whether the check with this name found a problem."""
         return any(problem.check == check for problem in self.findings.problems)
 
     def raise_if_wrong(self) -> None:
-        """Raises AdapterError with the first problem, if there is one."""
+        """Raises AdapterError with the first problem, if any check found one."""
         for problem in self.findings.problems:
             untrusted = f"the adapter in `{self.folder}` cannot be trusted"
             raise AdapterError(

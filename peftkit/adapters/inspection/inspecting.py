@@ -1,7 +1,7 @@
 """Stage 1 of `peftkit verify`: checks the bytes of an adapter folder.
 
-Standard library only, so that nothing in a hostile folder reaches torch, PEFT or a template engine
-before it has passed; only files of the folder are opened.
+Standard library only, so that a hostile folder reaches torch, PEFT or a template engine only after
+it has passed. Opens no files outside the folder.
 """
 
 from __future__ import annotations
@@ -41,23 +41,24 @@ from peftkit.parts.json_values import unrepeated
 from peftkit.wording import plural
 
 LARGEST_JSON = 64 * 2**20
-"""Most bytes of a JSON file; a large tokenizer.json has 20 million."""
+"""Most bytes read from a JSON file; a large tokenizer.json has 20 million."""
 DAMAGED = (
     OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError,
     RecursionError, RuntimeError,
 )  # fmt: skip
-"""What reading damaged or hostile content raises."""
+"""Exceptions raised by reading damaged or hostile content."""
 
 
 def inspect(path: str, settings: Mapping[str, object] | None = None) -> Inspected:
-    """Inspects the adapter in a run folder, or an adapter folder itself.
+    """Checks the bytes of an adapter.
 
     Args:
-        settings: values of fields missing in its adapter_config.json.
+        path: a run folder or an adapter folder.
+        settings: values of fields missing in adapter_config.json.
 
     Raises:
         AdapterError: the folder holds no adapter.
-        RecipeError: the adapter's type has no such setting, or it is not missing.
+        RecipeError: the adapter's type lacks a field of `settings`, or the file has it already.
     """
     folder = adapter_in(user_path(path))
     inspected = Inspected(folder, Findings(), user_settings=settings or {})
@@ -79,7 +80,7 @@ def inspect(path: str, settings: Mapping[str, object] | None = None) -> Inspecte
         except AdapterError as error:
             inspected.findings.wrong("settings", error.message, "", error.hint)
         if inspected.problems_of("files") or not inspected.findings.is_adapter:
-            break  # nothing more is opened
+            break  # opens no further files
     return inspected
 
 
@@ -88,7 +89,7 @@ def _check_files(inspected: Inspected) -> None:
     kinds = (*PICKLES, ".safetensors", ".json", ".jinja")
     root = os.path.realpath(inspected.folder)
     allowed = [root]
-    if inspected.folder.resolve().parent.name == "snapshots":  # the Hub's cache links to its blobs
+    if inspected.folder.resolve().parent.name == "snapshots":  # the Hub's cache links to blobs
         allowed.append(str(inspected.folder.resolve().parents[1] / "blobs"))
     wrong = [
         f"`{file.name}` links outside the folder"
@@ -115,7 +116,7 @@ def _size_summary(files: list[Path]) -> str:
 
 
 def _read_json(inspected: Inspected, name: str) -> JsonObject | None:
-    """A JSON object from the folder; None if the file is missing or holds no object."""
+    """The JSON object in a file; None if it is missing, or unreadable, which records a problem."""
     file = inspected.folder / name
     if not file.is_file():
         return None
@@ -169,7 +170,7 @@ def _complete(inspected: Inspected) -> None:
     """Adds the user's settings to the content of adapter_config.json.
 
     Raises:
-        RecipeError: they are not for this adapter.
+        RecipeError: the settings do not apply to this adapter.
     """
     if not inspected.user_settings:
         return
@@ -180,7 +181,7 @@ def _complete(inspected: Inspected) -> None:
             f"`{inspected.folder}`, with all its settings",
             "leave it out",
         )
-    if inspected.config is None:  # reported already
+    if inspected.config is None:  # `_read_json` has recorded the problem
         return
     config, inspected.config = (
         inspected.config,
@@ -196,7 +197,7 @@ def _complete(inspected: Inspected) -> None:
 
 
 def _judge_settings(inspected: Inspected, config: AdapterConfig) -> None:
-    """Records what is wrong with the settings of a PEFT adapter."""
+    """Records problems and notes on the settings of a PEFT adapter."""
     wrong = list(wrong_settings(config))
     kind, base = config.get("peft_type"), config.get("base_model_name_or_path")
     if not isinstance(kind, str):
@@ -237,7 +238,7 @@ def _check_templates(inspected: Inspected) -> None:
     templates = template if isinstance(template, list) else [{"template": template}]
     texts += [t["template"] for t in templates if isinstance(t, dict) and t.get("template")]
     wrong = [f"the chat template: {why}" for text in texts for why in wrong_template(str(text))]
-    if inspected.record is None:  # the base's template is used then
+    if inspected.record is None:  # loading then uses the base's template
         for problem in wrong:
             inspected.findings.note("template", problem, "it is not used; the base's is")
     elif texts:

@@ -1,4 +1,4 @@
-"""Recognizes, by fields and files, the library that wrote a folder that is no PEFT adapter.
+"""Recognizes folders of libraries other than PEFT, by the config's fields and the file names.
 
 Standard library only.
 """
@@ -13,17 +13,17 @@ from peftkit.errors import quoted
 
 
 class Library(NamedTuple):
-    """A library whose folders users take for PEFT adapters."""
+    """A library with folders that users mistake for PEFT adapters."""
 
     name: str
     fields: tuple[str, ...] = ()
-    """Fields of the config; any of them identifies the library."""
+    """Config fields, each of which identifies the library."""
     files: tuple[str, ...] = ()
-    """Files of the folder; any of them identifies the library."""
+    """File names, each of which identifies the library."""
     words: tuple[str, ...] = ()
-    """Prefixes of values in the config that identify the library."""
+    """Beginnings of config values, each of which identifies the library."""
     instead: str = ""
-    """What to do with such a folder."""
+    """What the user should do with such a folder, in words."""
 
 
 LIBRARIES = (
@@ -75,9 +75,9 @@ LIBRARIES = (
         instead="a transformers model is a base, not an adapter: give it as `--base`",
     ),
 )
-"""Ordered by certainty."""
+"""Libraries, those with the surest signs first."""
 PEFTS_OWN = ("lora_alpha", "target_modules", "num_virtual_tokens", "inference_mode")
-"""Fields of PEFT's own configs."""
+"""Some fields that PEFT's configs have."""
 
 
 def no_peft_adapter(config: Mapping[str, object], folder: Path) -> tuple[str, str, str]:
@@ -103,7 +103,7 @@ def no_peft_adapter(config: Mapping[str, object], folder: Path) -> tuple[str, st
 
 
 def library_of(config: Mapping[str, object], folder: Path) -> tuple[Library, str] | None:
-    """The library that wrote a folder, and its signs in words; None if unknown."""
+    """The library that wrote a folder, and in words how it was recognized; None if unknown."""
     for library in LIBRARIES:
         signs = [name for name in library.fields if name in config]
         signs += [

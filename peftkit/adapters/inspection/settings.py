@@ -1,8 +1,8 @@
-"""Required fields of adapter_config.json, old fields, and the user's values for missing ones.
+"""Checks adapter_config.json for missing and outdated fields, and adds the user's values.
 
-PEFT fills a missing field with today's default. For most fields that is right: they were added
-later, with a default that keeps the old computation. `DECIDING` lists the others. Standard library
-only, as in `inspecting`, unless the user names a field that is not listed.
+PEFT gives a missing field today's default. For most fields that is right: they were added later,
+with a default that keeps the old computation. `DECIDING` and `HIDDEN` list the other fields.
+Standard library only, as in `inspecting`, except that `_check_field` imports PEFT.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ DECIDING: dict[str, tuple[str, ...]] = {
         "placement", "reduction_factor", "non_linearity", "scaling", "ln_before", "target_modules",
     ),
 }  # fmt: skip
-"""PEFT's types -> the fields that decide the strength or the place of the update. Every PEFT
-version with the type saves a value for them (checked for PEFT 0.1 to 0.21)."""
+"""PEFT type -> fields that decide the strength or the place of the update. Every PEFT version with
+this type saves a value for them (checked for PEFT 0.1 to 0.21)."""
 HIDDEN = {
     "LORA": ("alpha_pattern", "use_rslora", "alora_invocation_tokens"),
     "LOHA": ("alpha_pattern",),
@@ -58,8 +58,8 @@ HIDDEN = {
     "OFT": ("coft", "eps", "use_cayley_neumann", "num_cayley_neumann_terms"),
     "WAVEFT": ("use_idwt",),
 }
-"""Further deciding fields, which no tensor shows, and which only recent PEFT versions write, or
-whose default keeps the earlier computation."""
+"""PEFT type -> further deciding fields, whose values no tensor shows. Only recent PEFT versions
+write them, or their default keeps the earlier computation."""
 OTHER_BEFORE = {"OFT": ("use_cayley_neumann",)}
 """Fields in `HIDDEN` whose default differs from what earlier PEFT versions computed."""
 MAY_BE_NULL = ("alora_invocation_tokens",)
@@ -85,15 +85,15 @@ SINCE: dict[str, tuple[int, int]] = {
     }.items()
     for name in names.split()
 }
-"""Fields added after their types -> the first PEFT version that writes them, read from the
-releases 0.3 to 0.21."""
+"""Field that is newer than its types -> first PEFT version that writes it, read from the releases
+0.3 to 0.21."""
 ADDED_SINCE = {
     "OFT": dict.fromkeys(("bias", "fan_in_fan_out", "oft_block_size"), (0, 14)),
     "PREFIX_TUNING": {"modules_to_save": (0, 17), "init_weights": (0, 19)},
     "PROMPT_TUNING": {"modules_to_save": (0, 17)},
     "P_TUNING": {"modules_to_save": (0, 17)},
 }
-"""The same for types that got a field later than other types."""
+"""PEFT type -> field -> version as in `SINCE`, if the type got the field later than others."""
 IN_EVERY_CONFIG = ("base_model_name_or_path", "peft_type", "revision", "task_type")
 FUSED = (
     "PEFT 0.1 and 0.2 adapt the parts of a fused layer that are true in the list (query and "
@@ -103,13 +103,13 @@ LOAD_OLD = (
     "load it with PEFT 0.2 (`pip install peft==0.2.0`), or ask for a LoRA saved by a later one"
 )
 EARLY_FIELDS = ("enable_lora", "merge_weights")
-"""Fields of PEFT 0.1 and 0.2 that later versions lack."""
+"""Fields that only PEFT 0.1 and 0.2 write."""
 
 
 def missing_settings(config: AdapterConfig) -> list[str]:
-    """The deciding fields without a value in an adapter_config.json."""
+    """Fields of `DECIDING` and `HIDDEN` that an adapter_config.json should have and lacks."""
     wanted = DECIDING.get(str(config.get("peft_type")), ())
-    has_parameters = config.get("target_parameters")  # then modules are optional
+    has_parameters = config.get("target_parameters")  # makes modules optional
     missing = [
         name
         for name in wanted
@@ -119,8 +119,8 @@ def missing_settings(config: AdapterConfig) -> list[str]:
 
 
 def _hidden(config: AdapterConfig) -> Iterator[str]:
-    """The fields of `HIDDEN` that the adapter's PEFT version wrote, or whose default differs from
-    what it computed.
+    """The fields of `HIDDEN` that the PEFT version which saved the adapter writes, or whose default
+    differs from what this version computed.
     """
     kind, last = str(config.get("peft_type")), saved_by(config)
     for name in HIDDEN.get(kind, ()):
@@ -131,26 +131,26 @@ def _hidden(config: AdapterConfig) -> Iterator[str]:
 
 
 def since(kind: str, name: str) -> tuple[int, int]:
-    """The first PEFT version that writes a type's field; (0, 0) if the type always had it."""
+    """The first PEFT version that writes a field of a type; (0, 0) if the type always had it."""
     return ADDED_SINCE.get(kind, {}).get(name, SINCE.get(name, (0, 0)))
 
 
 def saved_by(config: AdapterConfig) -> tuple[int, int]:
-    """The PEFT version that saved an adapter, or the oldest that writes all of its fields."""
+    """The later of the config's PEFT version and the oldest version that writes all its fields."""
     version = re.match(r"(\d{1,4})\.(\d{1,4})", str(config.get("peft_version") or ""))
     oldest = max((since(str(config.get("peft_type")), name) for name in config), default=(0, 0))
     return max(oldest, (int(version[1]), int(version[2])) if version else oldest)
 
 
 def of_earlier_peft(config: AdapterConfig, missing: Sequence[str]) -> bool:
-    """Whether an earlier PEFT version can have saved the config without some fields."""
+    """Whether the fields `missing` may be absent because an earlier PEFT saved the config."""
     first = min(since(str(config.get("peft_type")), name) for name in missing)
     last = saved_by(config)
     return (0, 0) < first >= last and not (first == last and _names_release(config))
 
 
 def _names_release(config: AdapterConfig) -> bool:
-    """Whether the config names the PEFT release that saved it, not a development version."""
+    """Whether `peft_version` in the config is a release, not a development version."""
     return re.fullmatch(r"[\d.]+", str(config.get("peft_version"))) is not None
 
 
@@ -176,8 +176,8 @@ def _about_hidden(config: AdapterConfig, name: str) -> tuple[str, str, str]:
     else:
         by = f"PEFT {config['peft_version']}" if config.get("peft_version") else f"PEFT 0.{last}"
         meaning = (
-            f"its effect is unknown: by its fields {by} or a later one saved it, which "
-            "writes this one too"
+            f"its effect is unknown: the other fields show that {by} or a later version "
+            "saved it, which writes this field too"
         )
         value = f"if you know the value: `{OPTION} {name}=VALUE`"
     return (
@@ -188,8 +188,8 @@ def _about_hidden(config: AdapterConfig, name: str) -> tuple[str, str, str]:
 
 
 def early_fields(config: AdapterConfig) -> Iterator[tuple[bool, str, str, str]]:
-    """Fields of PEFT 0.1 and 0.2 in the config: whether the computation changes, message, meaning,
-    advice.
+    """Findings on fields that only PEFT 0.1 and 0.2 write: whether a field changes the answers,
+    message, meaning, advice.
     """
     if (enabled := config.get("enable_lora")) is not None:
         yield True, f"`enable_lora` is {str(enabled)[:60]}", FUSED, LOAD_OLD
@@ -199,16 +199,16 @@ def early_fields(config: AdapterConfig) -> Iterator[tuple[bool, str, str, str]]:
         yield (
             False,
             f"`merge_weights` is {str(config['merge_weights'])[:60]}",
-            "PEFT 0.1 or 0.2 saved it: whether layers merge for inference; answers are the same",
+            "PEFT 0.1 or 0.2 saved it; it merges layers for inference, which keeps the answers",
             "",
         )
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, object]:
-    """Parses texts `NAME=VALUE` to fields and values; VALUE is JSON, or else text.
+    """Field -> value, from texts `NAME=VALUE`; a VALUE that is not JSON is a string.
 
     Raises:
-        RecipeError: a text has another form, or a field is given twice.
+        RecipeError: a text is not of this form, or a field is given twice.
     """
     settings: dict[str, object] = {}
     for text in texts:
@@ -230,7 +230,7 @@ def with_settings(config: AdapterConfig, settings: Mapping[str, object]) -> Adap
     """Completes an adapter_config.json with the user's values.
 
     Raises:
-        RecipeError: the adapter's type has no such field, or the file has another value for it.
+        RecipeError: the adapter's type lacks a field of `settings`, or the file has another value.
     """
     kind = config.get("peft_type") or settings.get("peft_type")
     for name, value in settings.items():
@@ -249,7 +249,7 @@ def with_settings(config: AdapterConfig, settings: Mapping[str, object]) -> Adap
 
 
 def _check_field(kind: str, name: str) -> None:
-    """Raises RecipeError unless a PEFT type has a field; imports PEFT."""
+    """Raises RecipeError unless a PEFT type has a field with this name; imports PEFT."""
     import dataclasses
 
     import peftkit.methods.bottleneck_tuner  # noqa: F401  # registers bottleneck adapters

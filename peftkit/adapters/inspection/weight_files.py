@@ -1,4 +1,4 @@
-"""Stage 1 of `peftkit verify`: checks files with weights by their names and first bytes.
+"""Checks weight files by their names and first bytes, in stage 1 of `peftkit verify`.
 
 Standard library only, as in `inspecting`.
 """
@@ -26,8 +26,8 @@ PLAIN_NAME = re.compile(r"[\w.][\w.-]*", re.ASCII)
 
 
 def check_pickles(inspected: Inspected) -> None:
-    """Records pickles: as problems if only they hold the adapter's weights, else as notes, since
-    they are not read (a copy of the safetensors file, a trainer's optimizer state).
+    """Records each pickle: as a problem if only this file holds the adapter's weights, else as a
+    note, since it is not read (a copy of the safetensors file, a trainer's optimizer state).
     """
     for file in sorted(inspected.folder.rglob("*")):
         if file.suffix not in PICKLES or not file.is_file():
@@ -50,7 +50,7 @@ def check_pickles(inspected: Inspected) -> None:
 
 
 def _is_needed(inspected: Inspected, file: Path) -> bool:
-    """Whether a pickle holds weights of the adapter that no safetensors file holds."""
+    """Whether a pickle holds weights of the adapter, and no safetensors file holds them too."""
     if inspected.config is None or file.parent != inspected.folder:
         return False
     twins = SAME_AS.get(file.name, ()) if inspected.from_adapterhub else (WEIGHTS,)
@@ -63,7 +63,7 @@ def _description(file: Path) -> str:
 
 
 def check_weights(inspected: Inspected) -> None:
-    """Checks the safetensors files: their headers, and that the needed ones exist."""
+    """Checks the headers of the safetensors files, and that no needed file is missing."""
     files = sorted(inspected.folder.glob("*.safetensors"))
     for file in files:
         if instead := weights_stand_in(file):
@@ -82,7 +82,7 @@ def check_weights(inspected: Inspected) -> None:
                 "weights",
                 f"no .safetensors file {quoted(needed)}",
                 "the tensors are read from there",
-                "if it was published as a pickle (.bin), download that, and `peftkit convert` it",
+                "if it was published as a pickle (.bin), download that and run `peftkit convert`",
             )
     elif not files:
         inspected.findings.wrong("weights", "no .safetensors file", "there is nothing to load")
@@ -96,7 +96,7 @@ def check_weights(inspected: Inspected) -> None:
 
 
 def size_of(number: int) -> str:
-    """`512 bytes`, `3.1 kB`, `1.4 MB`."""
+    """Formats a number of bytes: `512 bytes`, `3.1 kB`, `1.4 MB`."""
     if number < 1e3:
         return f"{number} bytes"
     return f"{number / 1e6:.1f} MB" if number >= 1e5 else f"{number / 1e3:.1f} kB"

@@ -1,1 +1,1 @@
-"""Other programs' adapters: what they are, and a recipe to load them with."""
+"""Recognizes other programs' adapters, and makes recipes that load them."""

@@ -3,8 +3,8 @@
     [bert.]encoder.layer.3.output.adapters.NAME.adapter_down.0.weight
       -> base_model.model.[bert.]encoder.layer.3.output.bottleneck_down.weight
 
-`adapterhub_format` has the formulas. A learned scaling is multiplied into `up`, which computes the
-same function. A head is converted if transformers' classifier computes the same function.
+`adapterhub_format` has the formulas. A learned scaling is multiplied into `up`, which keeps the
+function. A head is converted if a transformers classifier computes the same function.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ CONTAINERS = (
     "adapters", "attention_text_task_adapters", "attention_text_lang_adapters",
     "layer_text_task_adapters", "layer_text_lang_adapters",
 )  # fmt: skip
-"""Names of the library's ModuleDicts, today's first, then older ones."""
+"""Names of the library's ModuleDicts that hold adapters, newest first."""
 
 
 def explain(inspected: Inspected) -> Iterator[tuple[bool, str, str]]:
-    """Findings on an AdapterHub folder, in the form of `recipe.explain`."""
+    """Findings on an AdapterHub folder: whether the computation changes, message, meaning."""
     assert inspected.config is not None
     yield (
         False,
@@ -65,7 +65,7 @@ class _SavedByAdapterHub(Method):
     config: dict[str, object]
     """The content of its adapter_config.json."""
     layers: dict[str, str] = {}
-    """Head's linear layers in the file -> in transformers' model; empty if no head is loaded."""
+    """Linear layer of the head in the file -> in the model; empty if no head is loaded."""
 
     def refuses_merging(self, base: Base) -> str | None:
         return "a bottleneck adapter is not linear, and cannot be merged into weights"
@@ -91,14 +91,14 @@ class _SavedByAdapterHub(Method):
 def write_as_peft(
     settings: HubSettings, layers: dict[str, str], folder: Path, made: Path, model: Any
 ) -> None:
-    """Writes an AdapterHub folder in PEFT's format, for a model.
+    """Writes an AdapterHub adapter in PEFT's format, with the tensor names of a model.
 
     Args:
-        layers: of the head, see `_SavedByAdapterHub`.
+        layers: the head's layers, see `HubHead.layers`.
         made: the folder to write to.
 
     Raises:
-        AdapterError: a tensor is not a bottleneck adapter's, or the settings do not fit.
+        AdapterError: a tensor is no part of a bottleneck adapter, or the settings do not fit.
     """
     from safetensors.torch import load_file, save_file
 
@@ -140,13 +140,13 @@ def _check_base(settings: HubSettings, model: Any) -> None:
 def _bottleneck_config(
     settings: HubSettings, layers: dict[str, str], model: Any
 ) -> BottleneckConfig:
-    """PEFT's configuration of the same adapter.
+    """The PEFT configuration of a converted AdapterHub adapter.
 
     Args:
-        layers: of the head, see `_SavedByAdapterHub`.
+        layers: the head's layers, see `HubHead.layers`.
 
     Raises:
-        AdapterError: the settings do not fit.
+        AdapterError: PEFT refuses the settings.
     """
     from peftkit.methods.bottleneck_tuner import BottleneckConfig
 
@@ -171,7 +171,7 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path:
 
 
 def _targets(settings: HubSettings, num_layers: int) -> list[str]:
-    """Names of the adapted modules; in a houlsby adapter, the linear layer before the norm."""
+    """Names of the adapted modules; for houlsby, the linear layers before the block's norms."""
     ends = [OF_A_BLOCK[name] for name in settings.places]
     ends = [f"{end}.dense" if settings.placement == "houlsby" else end for end in ends]
     return [
@@ -183,7 +183,7 @@ def _targets(settings: HubSettings, num_layers: int) -> list[str]:
 
 
 def _renamed(saved: dict[str, Tensor], settings: HubSettings, trunk: str) -> dict[str, Tensor]:
-    """The adapter's tensors by their names in `bottleneck_tuner`, a learned scaling in `up`."""
+    """Name in `bottleneck_tuner` -> tensor, with learned scalings multiplied into `up`."""
     dense = ".dense" if settings.placement == "houlsby" else ""
     down = "adapter_down.1" if settings.ln_before else "adapter_down.0"
     parts = {down: "bottleneck_down", "adapter_up": "bottleneck_up"}
@@ -205,7 +205,7 @@ def _renamed(saved: dict[str, Tensor], settings: HubSettings, trunk: str) -> dic
         elif part not in parts or kind not in ("weight", "bias"):
             wrong.append(name)
         elif (new := f"{block}.{parts[part]}.{kind}") in made and not tensor.equal(made[new]):
-            wrong.append(name)  # the same norm under two names
+            wrong.append(name)  # one norm under two names, with two values
         else:
             made[new] = tensor
     if wrong:
@@ -219,10 +219,10 @@ def _renamed(saved: dict[str, Tensor], settings: HubSettings, trunk: str) -> dic
 
 
 def _scale(made: dict[str, Tensor], scaling: dict[str, Tensor]) -> None:
-    """Multiplies each `up` by its learned scaling: one factor, or one for each output.
+    """Multiplies each `up` by its learned scaling, which has one factor or one for each output.
 
     Raises:
-        AdapterError: a scaling is missing, or has another shape.
+        AdapterError: a scaling is missing, or its shape does not fit.
     """
     blocks = {name.rsplit(".", 2)[0] for name in made}
     if missing := sorted(blocks - scaling.keys()):

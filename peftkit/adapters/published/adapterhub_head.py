@@ -1,4 +1,4 @@
-"""Heads saved by AdapterHub's library, as layers of transformers' own classifiers."""
+"""Maps heads saved by AdapterHub's library to transformers' classifiers."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ CLASSIFIERS: dict[tuple[str, int, str | None, bool], tuple[str, ...]] = {
     ("xlm-roberta", 2, "tanh", False): ("classifier.dense", "classifier.out_proj"),
     ("electra", 2, "gelu", False): ("classifier.dense", "classifier.out_proj"),
 }
-"""(architecture, layers, activation between them, whether the pooler is read) of the library's
-classifiers -> the linear layers of transformers' `...ForSequenceClassification` that computes the
-same; BERT's pooler equals the library's first layer: tanh(linear(first token))."""
+"""A classifier of the library: (architecture, number of layers, activation between them, whether it
+reads the pooler) -> the linear layers that compute the same in transformers'
+`...ForSequenceClassification`. BERT's pooler is the library's first layer: tanh(linear(first
+token))."""
 OWN_CLASSES = {
     "BertForSequenceClassification": ("classifier",),
     "RobertaForSequenceClassification": ("classifier.dense", "classifier.out_proj"),
     "XLMRobertaForSequenceClassification": ("classifier.dense", "classifier.out_proj"),
     "ElectraForSequenceClassification": ("classifier.dense", "classifier.out_proj"),
 }
-"""transformers classes with a head, saved by the library under the head's names."""
+"""transformers class -> linear layers of its head, which the library saves under these names."""
 
 
 @dataclass(frozen=True)
 class HubHead:
-    """A classifier saved beside an adapter."""
+    """A classifier that AdapterHub's library saved with an adapter."""
 
     labels: tuple[str, ...]
     layers: dict[str, str]
-    """Linear layer in the file -> in transformers' model."""
+    """Name of a linear layer in the file -> its name in the transformers model."""
 
 
 def hub_head(inspected: Inspected) -> HubHead | str:
-    """The head in an AdapterHub folder, or why none can be loaded."""
+    """The head in an AdapterHub folder, or the reason why none can be loaded."""
     config, saved = inspected.config or AdapterConfig(), inspected.head
     if saved is None:
         return "it was saved without a head"
@@ -69,7 +70,7 @@ def hub_head(inspected: Inspected) -> HubHead | str:
 
 
 def _layers(head: Mapping[str, object], model_type: str, name: str) -> dict[str, str] | str:
-    """`HubHead.layers` for one of the library's own heads, or why it cannot be loaded."""
+    """`HubHead.layers` for a head of the library's own, or the reason why it cannot be loaded."""
     if head.get("head_type") != "classification":
         return f"its head is for `{str(head.get('head_type'))[:60]}`"
     count, activation = head.get("layers"), head.get("activation_function")

@@ -1,6 +1,6 @@
 """`peftkit convert`: writes the tensors of a pickle to a safetensors file beside it.
 
-The pickle is opened in its own process; `unpickling` lists what that process may do.
+The pickle is opened in a separate process; `unpickling` says what this process may do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KNOWN = (f"{Path(WEIGHTS).stem}.bin", *SAME_AS)
 
 @dataclass(frozen=True)
 class Converted:
-    """A pickle and the safetensors file with the same tensors."""
+    """A pickle, and the safetensors file written from it."""
 
     source: Path
     output: Path
@@ -43,12 +43,12 @@ class Converted:
 
 
 def convert(path: str) -> list[Converted]:
-    """Converts a pickle, or those in an adapter folder, to safetensors files beside them.
+    """Converts a pickle, or the pickles in an adapter folder, to safetensors files beside them.
 
-    Overwrites nothing; a file gets its final name once it reads back as the same tensors.
+    Overwrites nothing; a new file gets its final name once it is read back with the same tensors.
 
     Raises:
-        AdapterError: there is no pickle, or it holds anything but tensors by name.
+        AdapterError: there is no pickle, or it holds anything but named tensors.
         OutputError: the safetensors file exists, or cannot be written.
     """
     place = user_path(path)
@@ -61,7 +61,7 @@ def convert(path: str) -> list[Converted]:
 
 
 def _pickles(folder: Path) -> list[Path]:
-    """The pickles in an adapter folder, without the converted ones if others are left."""
+    """The unconverted pickles in an adapter folder; if all are converted, all of them."""
     inner = folder / "adapter"
     folder = inner if inner.is_dir() else folder
     files = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix in PICKLES)
@@ -83,7 +83,7 @@ def _output_path(source: Path) -> Path:
 
 
 def _check(source: Path) -> None:
-    """Raises AdapterError unless a file is a pickle, OutputError if its output exists."""
+    """Raises AdapterError if a file is no pickle, and OutputError if its output exists."""
     if source.suffix == ".safetensors":
         raise AdapterError(f"`{source}` is a safetensors file already", "it needs no conversion")
     if source.suffix not in PICKLES:
@@ -115,14 +115,14 @@ def _converted(source: Path) -> Converted:
 
 @dataclass(frozen=True)
 class _Report:
-    """The report printed by `unpickling`."""
+    """The report that `unpickling` prints."""
 
     tensors: int
     shared: int
 
 
 def _run(source: Path, partial: Path) -> _Report:
-    """Runs `unpickling` on a file in its own process; returns its report.
+    """Runs `unpickling` on a file, in a separate process; returns the report.
 
     Raises:
         AdapterError: the file was refused, or the process ended without a report.

@@ -1,5 +1,5 @@
-"""Detects the model another program's adapter was trained in: its task type and number of layers,
-from the settings, the tensors' names and the base.
+"""Detects the task type and the number of layers of another program's adapter, from its settings,
+its tensor names and its base.
 """
 
 from __future__ import annotations
@@ -28,26 +28,28 @@ HEADS = {
     "FEATURE_EXTRACTION": "AutoModel",
 }
 MASKED_LM = "MASKED_LM"
-"""Models that fill in masked tokens, for which PEFT has no task type."""
+"""peftkit's task type for models that fill in masked tokens; PEFT has none."""
 ALL_HEADS = {**HEADS, MASKED_LM: "AutoModelForMaskedLM"}
 HEAD_MODULES = {
     "SEQ_CLS": ("classifier", "score", "classification_head"),
     "TOKEN_CLS": ("classifier", "score"),
     "QUESTION_ANS": ("qa_outputs",),
 }
-"""Task type -> names of the modules above the trunk."""
+"""Task type -> names its models give to the modules above the trunk."""
 PART = re.compile(r"\.(?:lora|ia3|hada|lokr|oft|boft|vera|hra|miss|road|c3a|fourierft)_")
-"""In the name of a tensor that PEFT adds to a module of the base."""
+"""Matches names of tensors that PEFT adds to a module of the base."""
 LAYER = re.compile(r"\.(?:layers?|h)\.(\d+)\.")
-"""The number of a block, in the name of a tensor."""
+"""Matches the index of a block in a tensor's name."""
 
 
 def task_type_of(inspected: Inspected, base: Base) -> tuple[str, str]:
-    """PEFT's name of the task an adapter was trained for, and how it was detected; empty if the
-    adapter names it.
+    """Detects the task type of an adapter.
+
+    Returns:
+        The task type, and in words how it was detected; no words if the adapter names it.
 
     Raises:
-        AdapterError: it cannot be detected.
+        AdapterError: the task type cannot be detected.
     """
     config = inspected.config or AdapterConfig()
     task_type = config.text("task_type")
@@ -80,7 +82,7 @@ def task_type_of(inspected: Inspected, base: Base) -> tuple[str, str]:
 
 
 def kind_of_class(name: str) -> str:
-    """The task type of a transformers class; empty if it is not in `HEADS`."""
+    """The task type of a transformers class; empty for classes that `HEADS` lacks."""
     ends = {
         "EncoderDecoderModel": "SEQ_2_SEQ_LM", "ForConditionalGeneration": "SEQ_2_SEQ_LM",
         "ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM",
@@ -91,7 +93,7 @@ def kind_of_class(name: str) -> str:
 
 
 def _names_fit(inspected: Inspected, opened: OpenedBase, kind: str) -> bool:
-    """Whether an adapter's tensors start with modules that a model of this task type has."""
+    """Whether a base's model for this task type has the modules that the adapter's tensors name."""
     try:
         model = empty_model(opened, Head(ALL_HEADS[kind], kind, trained=False)).model
     except BaseModelError:  # the architecture has no such head
@@ -103,7 +105,7 @@ def _names_fit(inspected: Inspected, opened: OpenedBase, kind: str) -> bool:
 
 
 def holds(inspected: Inspected, modules: Iterable[str]) -> bool:
-    """Whether an adapter holds tensors of one of the modules."""
+    """Whether an adapter holds a tensor of one of these modules."""
     return any(
         f".{module}." in f".{name}" for module in modules for name in tensor_names(inspected)
     )
@@ -115,21 +117,21 @@ def tensor_names(inspected: Inspected) -> list[str]:
 
 
 def number_of_labels(inspected: Inspected) -> int:
-    """Number of outputs of a whole classifier in an adapter; 0 if there is none."""
+    """Number of outputs of the classifier in an adapter; 0 if it holds no whole classifier."""
     ends = tuple(f".{name}.weight" for name in (*HEAD_MODULES["SEQ_CLS"], "out_proj"))
     for tensors in inspected.tensors.values():
         for name, stored in tensors.items():
-            inside = name.endswith(".out_proj.weight") and "classif" not in name  # attention's
+            inside = name.endswith(".out_proj.weight") and "classif" not in name  # of the attention
             if name.endswith(ends) and not inside and stored.shape:
                 return stored.shape[0]
     return 0
 
 
 def has_own_head(names: Iterable[str], task_type: str) -> bool:
-    """Whether an adapter holds whole modules above the trunk; a LoRA on the base's is not whole.
+    """Whether an adapter holds a whole module above the trunk, rather than a LoRA on the base's.
 
     Args:
-        names: of the adapter's tensors.
+        names: names of the adapter's tensors.
     """
     modules = HEAD_MODULES.get(task_type, ())
     whole = [n for n in names if n.endswith((".weight", ".bias")) and not PART.search(n)]
@@ -137,12 +139,12 @@ def has_own_head(names: Iterable[str], task_type: str) -> bool:
 
 
 def has_classifier(base: OpenedBase) -> bool:
-    """Whether a base's config says it is a classifier; only its weights show if it has one."""
+    """Whether a base's config names a classifier; even so, the weights may lack its head."""
     return kind_of_class(architecture(base)) == "SEQ_CLS"
 
 
 def architecture(base: OpenedBase) -> str:
-    """The class a base was saved as; empty if its config does not say."""
+    """The class a base was saved as, by its config; empty if that names none."""
     return str((getattr(base.config, "architectures", None) or [""])[0])
 
 
@@ -150,7 +152,7 @@ def layer_mismatch(names: Iterable[str], base: Any) -> str:
     """The start of a message if an adapter and a base differ in the number of layers; else empty.
 
     Args:
-        names: of the adapter's tensors.
+        names: names of the adapter's tensors.
         base: a transformers model.
     """
     here = _num_layers(base.config)
@@ -161,8 +163,8 @@ def layer_mismatch(names: Iterable[str], base: Any) -> str:
 
 
 def check_num_layers(config: AdapterConfig, base: Any) -> None:
-    """Raises AdapterError if virtual tokens are for another number of layers than the base's, which
-    tensor names do not show.
+    """Raises AdapterError if virtual tokens and base differ in the number of layers, which tensor
+    names do not show.
     """
     saved, here = config.whole("num_layers"), _num_layers(base.config)
     if saved is not None and here is not None and saved != here:
@@ -173,12 +175,12 @@ def check_num_layers(config: AdapterConfig, base: Any) -> None:
 
 
 def _num_layers(config: Any) -> int | None:
-    """Number of layers in a model with one stack of blocks; None for others."""
+    """Number of layers of a model with one stack of blocks; None for other models."""
     if config.is_encoder_decoder or config.get_text_config() is not config:
         return None
     return getattr(config, "num_hidden_layers", None)
 
 
 def names_in(file: Path) -> tuple[str, ...]:
-    """Names of the tensors in a safetensors file; empty if there is no file."""
+    """Names of the tensors in a safetensors file; empty if the file is missing."""
     return tuple(read_header(file)) if file.is_file() else ()

@@ -1,15 +1,15 @@
-"""The meaning of the outputs of another program's classifier: classes, one number, or something
-peftkit cannot answer with.
+"""Decides what the outputs of another program's classifier mean: classes, one number, or something
+that peftkit cannot answer with.
 
-A classifier with one output (a reward model, a reranker, a regression) answers with that number
-unchanged, as its training library compares it, unless the base's config.json says otherwise:
+A classifier with one output (a reward model, a reranker, a regression) answers with this number, to
+which peftkit applies an activation only if a field of the base's config.json asks for it:
 
-    sentence-transformers' `activation_fn` (or its older `sbert_ce_default_activation_function`):
-        that, Identity or Sigmoid, as its CrossEncoder does
-    `problem_type` is `multi_label_classification`: a sigmoid, as transformers' pipeline does
+    `activation_fn` (older: `sbert_ce_default_activation_function`): Identity or Sigmoid, as in
+        sentence-transformers' CrossEncoder
+    `problem_type` is `multi_label_classification`: a sigmoid, as in transformers' pipeline
 
-Without such a field, the pipeline and CrossEncoder apply a sigmoid to a single output, which keeps
-the order of texts but loses the trained number; peftkit does not.
+Without such a field, CrossEncoder and the pipeline apply a sigmoid, which keeps the order of texts
+but loses the number that training compared.
 
 With several outputs, `problem_type` says whether they are classes that exclude each other.
 """
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
     from peftkit.tasks.task import Outputs
 
 PAIR = "text_pair"
-"""Name of the second text and its column; other programs' adapters do not record one."""
+"""Name of the second text in an input and its column; other programs' adapters record none."""
 Activation = Literal["identity", "sigmoid"]
 ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid"}
-"""torch's classes -> what they compute."""
+"""Name of a torch class -> peftkit's name of the activation."""
 NO_CLASSES = {
     "multi_label_classification": "several of its {count} classes may hold for one text",
     "regression": "its {count} outputs are numbers, not classes",
 }
-"""Values of `problem_type` -> why several outputs are not exclusive classes."""
+"""Value of `problem_type` -> why several outputs are not exclusive classes."""
 
 
 class _SingleOutput(TextClassification):
-    """A number for each text or pair of texts, such as a question and a passage."""
+    """Task that answers a text, or a pair such as question and passage, with one number."""
 
     activation: Activation = "identity"
-    """Applied to the model's output."""
+    """Function applied to the model's output."""
 
     def as_input(self, value: Any) -> dict[str, object]:
         paired = isinstance(value, Mapping) and bool(value.get(PAIR))
@@ -60,7 +60,7 @@ class _SingleOutput(TextClassification):
         return TextClassification.read_input(task, values, table)
 
     def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:
-        """Raises RecipeError if only some of the texts have a second one."""
+        """Encodes the rows; raises RecipeError if only some of them have a second text."""
         pairs = sum(PAIR in row.values for row in rows)
         if 0 < pairs < len(rows):
             raise RecipeError(
@@ -84,11 +84,11 @@ class _SingleOutput(TextClassification):
 
 
 def task_of_outputs(task: Task, head: Head, config: Any) -> Task:
-    """The task that answers with a classifier's outputs.
+    """The task that fits the meaning of a classifier's outputs.
 
     Args:
-        task: the task for exclusive classes.
-        config: of the base.
+        task: the task to return if the outputs are exclusive classes.
+        config: the base's configuration.
     """
     if head.output != "pooled" or not task.one_output:
         return task
@@ -112,7 +112,7 @@ def task_of_outputs(task: Task, head: Head, config: Any) -> Task:
 
 
 def answers_note(task: Task) -> tuple[bool, str]:
-    """Whether the task has answers, and a note on them; empty if they are classes."""
+    """Whether the task can answer, and a note on its answers; empty if they are classes."""
     if isinstance(task, _SingleOutput):
         how = " through a sigmoid, as its base's config.json says"
         how = how if task.activation == "sigmoid" else ", unchanged"
@@ -123,7 +123,7 @@ def answers_note(task: Task) -> tuple[bool, str]:
 
 
 def _named_activation(config: Any) -> str:
-    """The activation sentence-transformers wrote into a config.json; empty if none."""
+    """The activation that sentence-transformers wrote into a config.json; empty if none."""
     settings = getattr(config, "sentence_transformers", None)
     name = settings.get("activation_fn") if isinstance(settings, dict) else None
     return str(name or getattr(config, "sbert_ce_default_activation_function", None) or "")

@@ -1,7 +1,7 @@
-"""Checks other programs' adapters whose patterns have several keys for one layer.
+"""Checks other programs' adapters in which several keys of a pattern match one layer.
 
-PEFT uses the first matching key, and saves keys sorted: another one may have come first in training
-(`methods/peft/pattern_order.py`).
+PEFT uses the first key that matches. It saves keys sorted, so in training another key may have been
+first (`methods/peft/pattern_order.py`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ RANKS = {
     "LORA": (".lora_A.weight", ".lora_embedding_A"), "LOHA": (".hada_w1_b",), "HIRA": (".hira_A",),
     "DELORA": (".delora_A",),
 }  # fmt: skip
-"""PEFT's types -> suffixes of the names of tensors whose first dimension is the rank."""
+"""PEFT type -> suffixes of the tensors that have the rank as first dimension."""
 
 
 def check_ranks(config: AdapterConfig, tensors: Mapping[str, Stored]) -> None:
-    """Raises AdapterError if a layer's tensors have another rank than in the settings."""
+    """Raises AdapterError if a layer's tensors and the settings differ in rank."""
     pattern = config.table("rank_pattern")
-    if config.get("target_parameters"):  # their tensors combine several ranks
+    if config.get("target_parameters"):  # tensors that combine several ranks
         return
     for layer, stored in _adapted(config, tensors):
         rank = stored.shape[0] if stored.shape else 0
@@ -36,25 +36,25 @@ def check_ranks(config: AdapterConfig, tensors: Mapping[str, Stored]) -> None:
             raise AdapterError(
                 f"`r` is {setting} in adapter_config.json, and the tensors of `{layer}` have rank "
                 f"{rank}",
-                "the settings are not those of the tensors; ask whoever published it",
+                "settings and tensors are from different adapters; ask whoever published it",
             )
         message = f"`rank_pattern` gives `{layer}` rank {setting} by its first matching key `{key}`"
         others = [k for k in _keys(config, pattern, layer) if pattern[k] == rank]
         raise AdapterError(
             f"{message}, and its tensors have rank {rank}",
-            f"PEFT saves the keys sorted, and `{others[0]}` came before it in training: put that "
+            f"PEFT saves keys sorted, and in training `{others[0]}` came first: put that key "
             "first in adapter_config.json (`alpha_pattern` may need the same)"
             if others
-            else "the settings are not those of the tensors; ask whoever published it",
+            else "settings and tensors are from different adapters; ask whoever published it",
         )
 
 
 def ambiguous_alpha(config: AdapterConfig, tensors: Mapping[str, Stored]) -> str:
-    """A sentence if keys of `alpha_pattern` give a layer several values, whose order in training is
-    unknown; else empty.
+    """A message if keys of `alpha_pattern` give one layer different values, and it is unknown which
+    key came first in training; else empty.
     """
     pattern = config.table("alpha_pattern")
-    if list(pattern) != sorted(pattern):  # not as PEFT saves it
+    if list(pattern) != sorted(pattern):  # not sorted, so in the order of training
         return ""
     for layer, _ in _adapted(config, tensors):
         keys = _keys(config, pattern, layer)
@@ -65,7 +65,7 @@ def ambiguous_alpha(config: AdapterConfig, tensors: Mapping[str, Stored]) -> str
 
 
 def _adapted(config: AdapterConfig, tensors: Mapping[str, Stored]) -> Iterator[tuple[str, Stored]]:
-    """Name of a layer -> one of its tensors whose first dimension is the rank."""
+    """Yields each layer's name with one of its tensors that have the rank as first dimension."""
     for name, stored in tensors.items():
         for end in RANKS.get(config.kind, ()):
             if name.endswith(end):
@@ -73,6 +73,6 @@ def _adapted(config: AdapterConfig, tensors: Mapping[str, Stored]) -> Iterator[t
 
 
 def _keys(config: AdapterConfig, pattern: Mapping[str, object], layer: str) -> list[str]:
-    """The keys of a pattern that match a layer, in their order."""
+    """The keys of a pattern that match a layer, in the pattern's order."""
     lookup = lookup_of(config.kind)
     return [key for key in pattern if lookup([key], layer) in pattern]

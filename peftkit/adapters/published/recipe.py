@@ -1,4 +1,4 @@
-"""Records and recipes for adapters saved by other programs, such as any version of plain PEFT."""
+"""Makes records and recipes for adapters saved by other programs, such as any version of PEFT."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ NO_EFFECT_NEW = ("peft_version", "arrow_config", "qalora_group_size", "monteclor
 
 
 def published_adapter(inspected: Inspected, base: str = "") -> tuple[Record, Recipe]:
-    """What is known of a plain PEFT or AdapterHub adapter, and a recipe to load it with.
+    """The record of a PEFT or AdapterHub adapter, as far as known, and a recipe that loads it.
 
     Args:
-        base: the base's location, if not the adapter's.
+        base: the base's location; empty for the one the adapter names.
 
     Raises:
-        AdapterError: its base is not here, or its type cannot be loaded.
+        AdapterError: the adapter names no base that can be found, or its type cannot be loaded.
     """
     config = inspected.config
     assert config is not None
@@ -73,7 +73,7 @@ def published_adapter(inspected: Inspected, base: str = "") -> tuple[Record, Rec
 def _base_head_settings(config: AdapterConfig, head: Head) -> dict[str, object]:
     """Fields that make PEFT use the base's classifier, for an adapter without its own.
 
-    For a `task_type` with a classifier, PEFT expects one in every adapter.
+    If `task_type` has a classifier, PEFT expects every adapter to hold one.
     """
     modules = HEAD_MODULES.get(config.text("task_type"), ())
     if not modules or head.trained or config.get("num_virtual_tokens"):
@@ -83,7 +83,7 @@ def _base_head_settings(config: AdapterConfig, head: Head) -> dict[str, object]:
 
 
 def _head(inspected: Inspected, spec: Base, task_type: str) -> Head:
-    """The model's head.
+    """The head of the model that an adapter was trained in.
 
     Raises:
         AdapterError: neither the adapter nor its base has a classifier.
@@ -140,11 +140,11 @@ def _task(task_type: str) -> Task:
 def complete_from_base(
     inspected: Inspected, record: Record, recipe: Recipe, base: OpenedBase
 ) -> tuple[Record, Recipe, OpenedBase]:
-    """Fills in class names, the meaning of outputs and stop tokens from the base, and gives it the
+    """Fills in class names, meaning of outputs and stop tokens from the base; gives the base the
     adapter's vocabulary.
 
     Raises:
-        AdapterError: the base does not fit that vocabulary.
+        AdapterError: the base does not fit the adapter's vocabulary.
     """
     head = record.head
     if not inspected.from_adapterhub:
@@ -164,7 +164,7 @@ def complete_from_base(
 
 
 def _method_config(config: AdapterConfig) -> dict[str, object]:
-    """The fields that the method needs before the adapter is loaded."""
+    """The fields of adapter_config.json that the method needs before the adapter is loaded."""
     fields: dict[str, object] = {"peft_type": config.kind}
     if config.get("num_virtual_tokens"):
         fields |= {name: config.get(name) for name in ("num_virtual_tokens", "num_layers")}
@@ -173,10 +173,10 @@ def _method_config(config: AdapterConfig) -> dict[str, object]:
 
 
 def named_base(inspected: Inspected, base: str = "") -> Base:
-    """The base named by an adapter, or `base` if given.
+    """The base that an adapter names, or `base` if given.
 
     Raises:
-        AdapterError: it names none, or a folder of another machine.
+        AdapterError: the adapter names no base, or a folder that is not on this machine.
     """
     config = inspected.config or AdapterConfig()
     name = base or config.text(
@@ -220,8 +220,8 @@ def explain(inspected: Inspected, base: str = "") -> Iterator[tuple[bool, str, s
 
 
 def other_fields(config: AdapterConfig) -> Iterator[tuple[bool, str, str]]:
-    """Differences between an adapter_config.json and what this PEFT writes: whether the computation
-    changes, message, meaning.
+    """Differences of an adapter_config.json from those that the installed PEFT writes: whether the
+    computation changes, message, meaning.
     """
     kind, kinds = config.kind, config_classes()
     if kind not in kinds:

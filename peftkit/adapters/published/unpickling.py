@@ -1,4 +1,4 @@
-"""Converts a pickle of tensors to safetensors: a script, run in its own process.
+"""Converts a pickle of tensors to safetensors: a script, run in a separate process.
 
     python -P unpickling.py PICKLE OUTPUT    prints one JSON object: `tensors` and `shared`, or
                                              `error` and `hint`
@@ -6,8 +6,8 @@
 `torch.load(weights_only=True)` builds tensors and plain containers only. If a pickle gets around
 that, an audit hook (PEP 578), set before the file is opened, refuses sockets, other programs,
 libraries, and writing any file but the output. The hook stops Python code. It does not stop machine
-code that a flaw in torch could run: that takes a sandbox of the operating system, and more rights
-than this process asks for. The script imports nothing from peftkit, so it starts quickly.
+code that a flaw in torch could run: only a sandbox of the operating system could, and setting one
+up needs rights that peftkit does not ask for. The script imports no peftkit, so it starts quickly.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ REFUSED = (
 """Prefixes of refused audit events."""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 TAR, TAR_AT = b"ustar", 257
-"""A tar file's mark, and its position in bytes."""
+"""The bytes that mark a tar file, and their position."""
 MOST_GROWTH = 16
-"""Largest total size of the tensors, in multiples of the file's: tensors may share storage in a
-pickle but not in safetensors, and more than this counts as an attack."""
+"""Largest allowed size of all tensors, in multiples of the pickle's size. Tensors may share storage
+in a pickle but not in safetensors, so they may be larger; more than this is an attack."""
 
 
 class Refused(Exception):
-    """The file holds something other than tensors by name."""
+    """Raised for a file that is not converted, such as one with more than named tensors."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -81,10 +81,10 @@ def _refuse_all_but(output: str) -> None:
 
 
 def _load(source: str) -> Any:
-    """The content of the pickle.
+    """Loads the content of a pickle.
 
     Raises:
-        Refused: it holds more than data, or is damaged.
+        Refused: the pickle holds more than data, or is damaged.
     """
     import pickle
 
@@ -120,10 +120,10 @@ def _load(source: str) -> Any:
 
 
 def _tensors(content: Any, size: int) -> tuple[dict[str, Any], int]:
-    """Tensors by name, each with its own storage, and how many shared storage in the pickle.
+    """Name -> tensor with its own storage, and the number of tensors that shared storage.
 
     Raises:
-        Refused: the content is something else, or claims too much memory for the file's size.
+        Refused: the content is not named tensors, or needs too much memory for the file's size.
     """
     import torch
 

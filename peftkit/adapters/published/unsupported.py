@@ -1,5 +1,5 @@
-"""Method and task in the recipe of another program's adapter: a method that loads but does not
-train, and a task without answers if peftkit has none.
+"""Method and task for recipes of other programs' adapters: the method loads but does not train; the
+task stands for one that peftkit lacks, and has no answers.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ NOT_LOADED = {
         "CARTRIDGE", "CPT", "LILY", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA",
     )
 }  # fmt: skip
-"""PEFT's types that answer wrongly in batches or need more than a text -> the reason; other types
-in `NOT_SERVED` can be loaded, but not trained."""
+"""PEFT type -> why it is not loaded: it answers wrongly in batches, or needs more than a text.
+Other types in `NOT_SERVED` can be loaded, but not trained."""
 
 
 class _SavedByPeft(PeftMethod):
-    """An adapter trained with PEFT by another program."""
+    """Method of an adapter that another program trained with PEFT."""
 
     settings: dict[str, object] = {}
-    """Fields that override those in its adapter_config.json."""
+    """Values that replace those in the adapter's adapter_config.json."""
 
     @field_validator("config")
     @classmethod
@@ -70,13 +70,13 @@ class _SavedByPeft(PeftMethod):
 
 
 class _NoTask(Task):
-    """The task of an adapter whose answers peftkit cannot give."""
+    """Task of an adapter that can be loaded, but has no answers to texts."""
 
     task_type: ClassVar[str] = ""
     scores: ClassVar[tuple[str, ...]] = ()
 
     reason: str
-    """Why it has no answers."""
+    """Why the task has no answers."""
 
     @classmethod
     def kind(cls) -> str:
@@ -99,8 +99,8 @@ def check_nothing_is_random(model: Any, random: Iterable[str]) -> None:
     """Raises AdapterError if neither the base nor the adapter has the weights of a head.
 
     Args:
-        model: a model with its adapter; checked only if it is a `peft.PeftModel`.
-        random: names of parameters that the base had no weights for.
+        model: the base with its adapter; only a `peft.PeftModel` is checked.
+        random: names of parameters without weights in the base's checkpoint.
     """
     from peft import PeftModel
     from peft.utils import ModulesToSaveWrapper
