@@ -1,4 +1,4 @@
-"""Regular expressions over the names of modules, as PEFT takes them for `target_modules`."""
+"""Checks regular expressions over the names of modules, which `target_modules` may be."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def matched_modules(
     """Name -> module, for the modules outside the head that a pattern matches.
 
     Raises:
-        MethodError: it matches none.
+        MethodError: the pattern matches no module.
     """
     modules = {n: m for n, m in model.named_modules() if n and not is_below(n, head)}
     matched = {name: module for name, module in modules.items() if re.fullmatch(pattern, name)}
@@ -85,8 +85,8 @@ def check_has_weights(
 def _fitting_hint(
     model: nn.Module, pattern: str, head: tuple[str, ...], matched: dict[str, nn.Module]
 ) -> str:
-    """The hint: a pattern or names for the linear layers among the matches of `pattern`, or inside
-    them.
+    """Returns the hint: a pattern or names for the linear layers that `pattern` matches, or that
+    are inside its matches.
     """
     linear = linear_names(model, head)
     wanted = [name for name in linear if name in matched]
