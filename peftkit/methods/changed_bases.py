@@ -33,7 +33,7 @@ def changed_base(config: Mapping[str, object]) -> tuple[str, str] | None:
     if not start.startswith(CHANGE_THE_BASE):
         return None
     message = (
-        f"its initialisation, `{start[:40]}`, had changed the base it was trained on, and whether "
-        "it fits the unchanged base is unknown"
+        f"its initialisation, `{start[:40]}`, changed the base before training; whether the "
+        "adapter fits the unchanged base is unknown"
     )
     return message, NO_CONVERSION if start.startswith("loftq") else CONVERT

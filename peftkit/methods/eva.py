@@ -39,8 +39,7 @@ class EVA(LoRA):
     rho: float = Field(default=2.0, ge=1)
     """Largest rank of a layer, divided by `r`; 1 gives every layer the same rank."""
     tau: float = Field(default=0.99, gt=0, lt=1)
-    """A component counts as found once its cosine similarity between two SVD steps is above
-    this."""
+    """Cosine similarity of a component between two SVD steps above which it counts as found."""
 
     @model_validator(mode="after")
     def _check_patterns(self) -> Self:
@@ -55,8 +54,8 @@ class EVA(LoRA):
         if head.task_type != "SEQ_2_SEQ_LM":
             return None
         return (
-            "EVA analyses the layers' inputs on training texts, and a decoder that reads its own "
-            "answers has other inputs; use PiSSA or LoRA"
+            "EVA analyses layers on the training texts alone, and a sequence-to-sequence decoder "
+            "reads answers too; use PiSSA or LoRA"
         )
 
     def refuses_start(self) -> str | None:

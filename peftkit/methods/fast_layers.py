@@ -38,8 +38,8 @@ def exact(layers: Sequence[FastLayer]) -> Iterator[None]:
 
 
 def release_checkpoint_mapping(model: nn.Module, layers: Sequence[FastLayer]) -> None:
-    """Copies the unmoved weights if they are smaller than the moved ones, which releases the weight
-    file: while one weight uses it, the whole file counts as this process's memory.
+    """If the unmoved weights are smaller than the moved ones, copies them, so that no weight is in
+    the mapped weight file. One such weight keeps the whole file in the memory of this process.
     """
     moved = {id(layer.moved) for layer in layers if layer.moved is not None}
     unmoved = [parameter for parameter in model.parameters() if id(parameter) not in moved]

@@ -34,14 +34,14 @@ def split_refusal(lora: LoRA, base: Base) -> str | None:
     kind = lora.kind()
     if lora.lora_dropout:
         return (
-            f"{kind} would drop inputs of the part that it took from the weight, but not of the "
-            "rest; leave `method.lora_dropout` out, as its paper does, or use LoRA"
+            f"{kind} splits each weight into two parts, and dropout would act on only one of them; "
+            "leave `method.lora_dropout` out, as its paper does, or use LoRA"
         )
     if base.quantization == "none":
         return None
     return (
-        f"{kind} splits a weight, and gains on {base.quantization} only by quantizing the rest "
-        f"instead of the weight, which makes a base that nobody else has; use LoRA or EVA on "
+        f"{kind} gains on {base.quantization} only if the rest of each split weight is quantized, "
+        f"which makes a base that nobody else has; use LoRA or EVA on "
         f'{base.quantization}, or {kind} with `base.quantization = "none"`'
     )
 
@@ -84,7 +84,7 @@ def inject_from_weights(
 
 
 def double_rank(lora: LoRA) -> LoRA:
-    """Returns an ordinary LoRA of twice the rank, as large as this one with its frozen halves."""
+    """Returns an ordinary LoRA of twice the rank: as large as this one with its frozen halves."""
     shared = {name: getattr(lora, name) for name in LoRA.model_fields}
     ranks = {name: 2 * rank for name, rank in lora.rank_pattern.items()}
     return LoRA(**{**shared, "r": 2 * lora.r, "rank_pattern": ranks})

@@ -60,7 +60,8 @@ class LoRA(StoredByPeft):
     """Regular expression for the end of a layer's name -> the layer's rank instead of `r`; the
     first match counts."""
     alpha_pattern: Alphas = {}
-    """The same kind of expression -> the layer's alpha instead of `lora_alpha`."""
+    """Regular expression for the end of a layer's name -> the layer's alpha instead of
+    `lora_alpha`."""
     use_rslora: bool = False
     """Whether to scale by `lora_alpha / sqrt(r)`, so that large ranks keep learning
     (arXiv:2312.03732)."""

@@ -37,8 +37,7 @@ class Linear(PeftLinear):
     fused = True
     """Whether the faster computation is used; if False, PEFT computes."""
     fused_weight: Tensor | None = None
-    """The matrix M described above, (out + r, in + r); None until the first training step on a
-    CPU."""
+    """The module docstring's M, (out + r, in + r); None until the first training step on a CPU."""
 
     @staticmethod
     def place(config: LoraConfig) -> None:

@@ -100,8 +100,8 @@ class Method(OpenPart):
         return "use LoRA"
 
     def cost_proxy(self) -> Method:
-        """Returns the method that `peftkit plan` runs in place of this one: it takes as much memory
-        and time to train, and is injected without reading weights (plan's are random) or data.
+        """Returns the method that `peftkit plan` runs in place of this one: it costs as much memory
+        and time to train, and its injection reads no data and no weights, which are random there.
         """
         return self
 

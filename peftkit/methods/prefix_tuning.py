@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PrefixTuning(StoredVirtualTokens):
-    """Trains keys and values that precede the text's in every layer."""
+    """Trains keys and values that precede those of the text in every layer."""
 
     num_virtual_tokens: int = Field(default=20, ge=1)
     """Length of the prefix; the paper uses 10 for tables and 200 for summaries."""

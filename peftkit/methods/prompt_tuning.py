@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class PromptTuning(StoredVirtualTokens):
-    """Trains embeddings that precede the text's."""
+    """Trains embeddings that precede those of the text."""
 
     num_virtual_tokens: int = Field(default=20, ge=1)
     """Length of the prompt."""

@@ -68,7 +68,9 @@ def inject_virtual(
 
 
 def _check_sizes(base: Any, config: peft.PromptLearningConfig, field: str) -> None:
-    """Raises MethodError if a size that the user set is not the base's, as far as PEFT reads it."""
+    """Raises MethodError if a size that the user set differs from the one that PEFT reads from the
+    base.
+    """
     from peft.utils import other
 
     set_sizes = [name for name in SIZES if getattr(config, name) is not None]
@@ -152,7 +154,7 @@ def add_placing_hooks(model: nn.Module) -> nn.Module:
 def reads_left_to_right(base: Any) -> bool:
     """Whether the model is a decoder: a token's hidden state does not depend on later tokens.
 
-    Runs a forward pass to find out, unless the architecture says that it is one.
+    Runs a forward pass to find out, unless a module declares `is_causal`.
     """
     if base.config.is_encoder_decoder or base.device.type == "meta":
         return False

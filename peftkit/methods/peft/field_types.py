@@ -94,7 +94,7 @@ CHECKED_ELSEWHERE = (
     "num_transformer_submodules", "layer_replication", "megatron_config", "megatron_core",
     *PATTERNS,
 )  # fmt: skip
-"""Fields whose values, and their types, `hazards` checks."""
+"""Fields that `hazards` checks, values and types."""
 
 
 def wrong_types(config: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
@@ -172,7 +172,7 @@ def _wrong_pattern(name: str, text: str) -> Iterator[str]:
 
 
 def shown_value(value: Any) -> str:
-    """Returns a value as messages show it; a text is called one."""
+    """Returns a value as messages show it; a text is marked as such."""
     return f"the text {value[:40]!r}" if isinstance(value, str) else str(value)[:40]
 
 

@@ -52,7 +52,7 @@ def load_peft(
     tensor.
 
     Args:
-        settings: fields that replace those of its adapter_config.json.
+        settings: fields that replace those in the adapter_config.json.
 
     Raises:
         AdapterError: the file and the model do not hold the same tensors.
@@ -172,8 +172,8 @@ def _peft_errors(folder: Path) -> Iterator[None]:
 
 
 def _restore(model: Any, folder: Path, name: str) -> None:
-    """Loads the saved tensors once more, since PEFT rounds some of them to the base's dtype; now in
-    their own dtype or the model's, whichever is wider. Compares names and shapes.
+    """Loads the saved tensors once more, in their own dtype or the model's, whichever is wider,
+    since PEFT rounds some of them to the base's dtype. Compares names and shapes.
     """
     saved = load_file(folder / WEIGHTS)
     live = _tensors(model, name)

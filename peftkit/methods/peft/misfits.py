@@ -57,7 +57,7 @@ def misfit(
     elif layer := MAMBA.search(message):
         return MethodError(
             f"`{field}.target_modules`: PEFT does not adapt `{layer[1]}` of {name}",
-            f"name those that it does adapt, {linear}, or give `{ALL_LINEAR}`, which takes them",
+            f"name layers that it adapts, {linear}, or give `{ALL_LINEAR}` for all of them",
         )
     elif layer := NOT_SUPPORTED.match(message):
         return MethodError(

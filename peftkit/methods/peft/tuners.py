@@ -26,7 +26,7 @@ VIRTUAL = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 MERGED_BY: dict[str, Method] = {
     "LORA": LoRA(), "ADALORA": AdaLoRA(), "IA3": IA3(), "LN_TUNING": LayerNormTuning(),
 }  # fmt: skip
-"""Tuners that can be merged -> the method whose `refuses_merging` decides on which bases."""
+"""Tuners that can be merged -> the method whose `refuses_merging` applies to them."""
 CHANGE_THE_BASE = (
     "bias", "lora_bias", "modules_to_save", "target_parameters", "trainable_token_indices",
 )  # fmt: skip

@@ -70,8 +70,8 @@ def _check_names(
     kinds: tuple[type[Any], ...],
     field: str,
 ) -> None:
-    """Raises MethodError unless each name matches modules, all of them of these kinds; without
-    kinds, of any kind.
+    """Raises MethodError if a name matches no module, or one that is not of these kinds; without
+    kinds, any module is accepted.
     """
     from peftkit.errors import MethodError, did_you_mean, quoted
     from peftkit.methods.targets.layers import ends_in, is_below, last_names, linear_names

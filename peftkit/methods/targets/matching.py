@@ -232,7 +232,7 @@ class _Settings:
         self._check_targets_in_blocks()
 
     def _check_targets_in_blocks(self) -> None:
-        """Raises MethodError if one of several targets is in none of the blocks to adapt."""
+        """Raises MethodError if a target matches no layer in the blocks to adapt."""
         pattern = isinstance(self.values.get("target_modules"), str)
         adapted = _targeted(self.config, self.names, exclude_modules=None, modules_to_save=None)
         for one in () if pattern else self._names("target_modules"):
@@ -241,7 +241,9 @@ class _Settings:
                 raise self._error("target_modules", problem, adapted)
 
     def check_pattern(self, setting: str, pattern: _LookupLog[object]) -> None:
-        """Raises MethodError if PEFT looked up a key for no layer."""
+        """Raises MethodError if PEFT has not looked up one of the keys of a pattern for
+        any layer.
+        """
         targets = getattr(self.config, "target_parameters", None) or ()
         adapted = _targeted(self.config, self.names)
         adapted += [p for p in self.parameters if any(ends_in(p, one) for one in targets)]
@@ -282,7 +284,7 @@ def _targeted(config: Any, names: Iterable[str], **changes: Any) -> list[str]:
 
 
 def _blocks(config: Any, names: Sequence[str]) -> str:
-    """Returns `0 to 11`: the first and the last block with layers of these names."""
+    """Returns the first and the last block with layers of these names, as `0 to 11`."""
     numbers = sorted({int(part) for name in names for part in name.split(".") if part.isdigit()})
     blocks = [n for n in numbers if _targeted(config, names, layers_to_transform=[n])]
     return f"{blocks[0]} to {blocks[-1]}" if blocks else "none"

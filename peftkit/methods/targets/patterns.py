@@ -77,8 +77,7 @@ def check_has_weights(
             raise MethodError(
                 f"`{field}`: `{name}` ({type(module).__name__}) has no weights, so it is not a "
                 "sublayer",
-                "name sublayers or blocks, such as `mlp`, or leave it out for those of the "
-                "placement",
+                "name sublayers or blocks, such as `mlp`, or leave it out for the usual ones",
             )
 
 
@@ -92,7 +91,7 @@ def _fitting_hint(
     wanted = [name for name in linear if name in matched]
     wanted = wanted or [name for name in linear if is_below(name, matched)]
     if not wanted:
-        return f"it matches no linear layer; those are {quoted(last_names(linear))}"
+        return f"it matches no linear layer; the model has {quoted(last_names(linear))}"
     if set(wanted) == set(linear):
         return f"`{ALL_LINEAR}` takes only the linear layers: {quoted(last_names(linear))}"
     last = "|".join(last_names(wanted))

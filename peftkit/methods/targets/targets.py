@@ -1,4 +1,4 @@
-"""Which layers of a model a method adapts."""
+"""Types and checks of the fields that choose which layers a method adapts."""
 
 from __future__ import annotations
 
