@@ -22,7 +22,7 @@ def output_path(output: str) -> Path:
     """Returns the absolute path of `--output`.
 
     Raises:
-        OutputError: it is not a path, or is too long.
+        OutputError: `output` is not a path, or is too long.
     """
     try:
         expanded = Path(output).expanduser().absolute()
@@ -115,7 +115,7 @@ def refuse_taken(final: Path, a_file: bool = False) -> None:
 
 
 def why_not_writable(path: Path) -> str:
-    """Returns why nothing can be written at a path, or inside it; empty if it can."""
+    """Returns why a path, or a file inside it, cannot be written; empty if it can."""
     path = path.absolute()
     parent = next(folder for folder in (path, *path.parents) if folder.exists())
     if not parent.is_dir():

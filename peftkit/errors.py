@@ -9,7 +9,7 @@
     ├── TrainingError         training had to stop (exit code 1: the input was fine)
     │   └── OutOfMemoryError      memory ran out
     ├── Interrupted           a signal ended the run (exit code 130 or 143)
-    ├── AdapterError          a saved adapter is not what it says
+    ├── AdapterError          a saved adapter is damaged, or does not fit
     ├── OutputError           the output folder or file cannot be used
     └── MissingPackageError   an optional package is not installed
 
@@ -93,7 +93,7 @@ def exit_code(raised: BaseException) -> int:
 
 
 class AdapterError(PeftkitError):
-    """A saved adapter is not what it says."""
+    """A saved adapter is damaged, or does not fit."""
 
 
 class OutputError(PeftkitError):

@@ -27,7 +27,7 @@ class Column:
     name: str
     looks: Look
     values: tuple[Any, ...]
-    """The values in the inspected rows; None for an empty one."""
+    """The values in the inspected rows; None for an empty value."""
 
     @property
     def present(self) -> list[Any]:

@@ -95,8 +95,8 @@ def _table(
 
 
 def _excel_line(lines: Sequence[str]) -> tuple[int, str]:
-    """Returns 1 and the separator if the first line is Excel's `sep=;`, to skip it; else 0 and
-    empty.
+    """Returns the number of lines to skip and the separator: 1 and `;` for Excel's `sep=;`, else 0
+    and empty.
     """
     first = lines[0].strip("\r\n") if lines else ""
     declaration = re.fullmatch(r'"?sep=([^"\w ])"?', first, re.IGNORECASE)

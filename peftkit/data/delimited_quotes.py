@@ -37,9 +37,9 @@ def best_reading(lines: Sequence[str], start: int, separator: str) -> tuple[Read
 
 
 def _swallowed(lines: Sequence[str], reading: Reading, separator: str) -> frozenset[int]:
-    """Returns the first lines of records that join several rows by mistake. In these, nearly all
-    lines have the right number of fields, and there are many lines, or most have a value that other
-    rows have too, such as a label.
+    """Returns the first lines of records that join several rows by mistake: nearly all their lines
+    have the right number of fields. Since texts have commas too, such a record must also have many
+    lines, or lines with a value that other rows have, such as a label.
     """
     rows = [r for r in reading.records[1:] if not r.kind and r.fields]
     several = [record for record in rows if record.end - record.first > 1]

@@ -68,7 +68,7 @@ ALONE = re.compile(
 )
 """A single character beyond ASCII next to a Latin letter."""
 NEVER_FIRST = "ьъы"
-"""Letters that begin no Cyrillic word; other scripts, if decoded as Cyrillic, have them there."""
+"""Letters that begin no Cyrillic word, but begin words of other scripts decoded as Cyrillic."""
 MOST_GUESSES = 3
 SAME_TEXT = 0.05
 """If two encodings give the same text, the later one must score better by more than this."""
@@ -148,7 +148,7 @@ def _has_inner_capital(word: str) -> bool:
 
 def _strange_east(text: str, encoding: str) -> float:
     """Returns the share of characters beyond ASCII that are unusual in the encoding's language; 1
-    if most stand alone in Latin words, as accented letters do that were decoded wrongly.
+    if most stand alone in Latin words, like wrongly decoded accented letters.
     """
     script, usual = EAST[encoding]
     wide = [c for c in text if not c.isascii()]

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from peftkit.parts.records import IF_SET
 
 Output = Literal["pooled", "tokens", "spans", "vocabulary"]
-"""`pooled`: one output for each example. Others: one for each token, which is classes, a start and
-an end, or logits of the vocabulary (never held whole in memory)."""
+"""`pooled`: one output for each example. `tokens`, `spans`, `vocabulary`: one for each token,
+namely class logits, a start and an end, or logits of the vocabulary, never held in memory whole."""
 
 
 OF_AUTO_CLASS: dict[str, Output] = {

@@ -236,7 +236,7 @@ def _holds(value: Any, kind: type[Any] | tuple[type[Any], ...]) -> bool:
 def _rows(
     path: Path, values: list[tuple[int, Any]], malformed: list[Malformed], unit: str
 ) -> Table:
-    """Returns the table of these values, each with its number."""
+    """Returns the table of these numbered values; values that are not rows count as malformed."""
     rows: list[tuple[int, dict[str, Any]]] = []
     columns: dict[str, None] = {}
     name_row = _naming([value for _, value in values])

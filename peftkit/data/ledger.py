@@ -23,7 +23,7 @@ class ReadCounts:
     read: int
     kept: int = 0
     malformed: dict[str, list[int]] = field(default_factory=dict)
-    """Kind -> numbers of the rows."""
+    """What is wrong -> numbers of the rows."""
     duplicate: int = 0
     """Repeats of a row that was kept."""
     conflicting: int = 0
@@ -31,7 +31,7 @@ class ReadCounts:
     not_drawn: int = 0
     """Rows left out by `max_rows`."""
     num_lines: int = 0
-    """Lines of a text file with a row on each: header, blank lines, rows, and `continued`."""
+    """Lines of a delimited file: header, blank lines, rows and `continued`."""
     continued: list[int] = field(default_factory=list)
     """Numbers of the lines that continue a quoted field of the row above."""
 

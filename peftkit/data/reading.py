@@ -70,7 +70,7 @@ def read_file(path: Path, source: Source | None = None) -> Table:
         source: gives the encoding and the separator, if the user set them.
 
     Raises:
-        DataError: it cannot be read, or holds several splits.
+        DataError: the file cannot be read, or holds several splits.
     """
     tables = _read_splits(path, source)
     if set(tables) != {"all"}:

@@ -51,7 +51,7 @@ class Table:
     notes: tuple[str, ...] = ()
     """Notes for the user on how it was read."""
     num_lines: int = 0
-    """Lines of a text file; 0 for other sources."""
+    """Lines of a delimited file; 0 for other sources."""
     continued: tuple[int, ...] = ()
     """Numbers of the lines that continue a quoted field of the row above."""
 

@@ -91,7 +91,7 @@ class Data(Source):
     text: str = "text"
     """Column with the text."""
     text_pair: str = ""
-    """Column with a second text (a question's answer, a premise's hypothesis); empty for none."""
+    """Column with a second text, such as an answer or a hypothesis; empty for none."""
     label: str = "label"
     """Column with the label."""
     label_names: dict[str, str] = {}

@@ -81,7 +81,7 @@ class Splits:
     test: tuple[Row, ...]
 
     def named(self) -> dict[str, tuple[Row, ...]]:
-        """Name -> rows, in order."""
+        """Name -> rows: train, validation, test."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
@@ -231,7 +231,9 @@ def _deduplicated(task: RowContract, rows: Iterable[Row]) -> tuple[list[Row], in
 
 
 def _drop_leaks(task: RowContract, rows: dict[str, list[Row]]) -> dict[str, int]:
-    """Removes a row from a split, in place, if a later split has its key or group too."""
+    """Removes rows from training and validation, in place, if a later split has their key
+    or group.
+    """
     leaked = {"train": 0, "validation": 0, "test": 0}
     keys: set[str] = set()
     groups: set[str] = set()
@@ -281,7 +283,7 @@ def _check_filled(splits: Splits, task: RowContract) -> None:
     strata = Counter(task.stratum(row) for rows in splits.named().values() for row in rows)
     alone = sum(count == 1 for count in strata.values())
     if _grouped(splits):
-        hint = "rows of one group, or that ask the same, stay in one split: give others; "
+        hint = "rows of one group, or with the same input, stay in one split; "
     elif 2 * alone > len(strata):
         hint = (
             f"each `{task.stratum_column}` keeps a row in training, and {alone} of {len(strata)} "

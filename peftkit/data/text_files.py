@@ -42,10 +42,10 @@ HALF = "\udcff"
 """Stands for an incomplete character of UTF-16 or UTF-32."""
 LONGEST_SAMPLE = 24
 BY_CHANCE = 8
-"""A text of another encoding that decodes as UTF-8 by chance has at most this many more bytes than
-characters."""
+"""Text of another encoding may decode as UTF-8 by chance, but then has at most this many more bytes
+than characters."""
 ENOUGH_BYTES = 20_000
-"""Bytes of lines beyond ASCII from which the encoding is guessed."""
+"""Bytes of lines beyond ASCII that are enough to guess the encoding."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def is_decoded(text: str) -> bool:
 
 def encoding_hint(path: Path) -> str:
     """Returns the hint for a file that is not UTF-8: the likely encodings, the likeliest first,
-    each with a word of the file; empty if none gives a text.
+    each with a word of the file; empty if none is likely.
     """
     lines: list[bytes] = []  # whole ones, so that no character is cut
     size = 0

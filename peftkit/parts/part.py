@@ -103,7 +103,9 @@ class OpenPart(Part):
 
     @classmethod
     def kind(cls) -> str:
-        """The name in a recipe: `LoRA`, or `my_module:MyMethod` for a class from elsewhere."""
+        """Returns the class's name in recipes: `LoRA`, or `my_module:MyMethod` for a class from
+        elsewhere.
+        """
         module = cls.__module__
         if module.startswith("peftkit."):
             return cls.__name__
