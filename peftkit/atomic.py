@@ -22,7 +22,7 @@ def output_path(output: str) -> Path:
     """Returns the absolute path of `--output`.
 
     Raises:
-        OutputError: it is not a path, or is too long.
+        OutputError: `output` is not a path, or is too long.
     """
     try:
         expanded = Path(output).expanduser().absolute()
@@ -38,10 +38,10 @@ def atomic_path(final: Path, a_file: bool = False) -> Iterator[Path]:
     """Yields a temporary path; renames it to `final` on success, and removes it otherwise.
 
     Args:
-        a_file: whether a file is written there; else a folder.
+        a_file: whether a file is written there; if not, a folder is.
 
     Raises:
-        OutputError: see `refuse_taken`; or it cannot be written.
+        OutputError: `final` exists already, or cannot be written.
     """
     from safetensors import SafetensorError
 
@@ -90,7 +90,7 @@ def _partial(final: Path) -> str:
 
 
 def _remove_left_over(final: Path) -> None:
-    """Removes temporary paths of `final` whose process has ended."""
+    """Removes temporary folders of `final` that ended processes have left behind."""
     import psutil
 
     for folder in final.parent.glob(f"{glob.escape(_partial(final))}*-*"):
@@ -103,7 +103,7 @@ def refuse_taken(final: Path, a_file: bool = False) -> None:
     """Raises OutputError if a path already exists, or cannot be written.
 
     Args:
-        a_file: whether a file is written there; else it may be an empty folder.
+        a_file: whether a file is to be written; if not, an empty folder may already be there.
     """
     taken = final.is_symlink() or final.exists()
     if taken and (a_file or final.is_symlink() or not is_empty_folder(final)):
@@ -115,7 +115,7 @@ def refuse_taken(final: Path, a_file: bool = False) -> None:
 
 
 def why_not_writable(path: Path) -> str:
-    """Why a path, or a file in the folder of that path, cannot be written; empty if it can."""
+    """Returns why a path, or a file inside it, cannot be written; empty if it can."""
     path = path.absolute()
     parent = next(folder for folder in (path, *path.parents) if folder.exists())
     if not parent.is_dir():

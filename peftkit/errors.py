@@ -9,7 +9,7 @@
     ├── TrainingError         training had to stop (exit code 1: the input was fine)
     │   └── OutOfMemoryError      memory ran out
     ├── Interrupted           a signal ended the run (exit code 130 or 143)
-    ├── AdapterError          a saved adapter is not what it says
+    ├── AdapterError          a saved adapter is damaged, or does not fit
     ├── OutputError           the output folder or file cannot be used
     └── MissingPackageError   an optional package is not installed
 
@@ -57,7 +57,7 @@ class BaseModelError(PeftkitError):
 
 
 class UnreachableError(BaseModelError):
-    """The Hub does not give the base now; whether it is the right one is unknown."""
+    """The Hub cannot give the base now; the name in the recipe may still be right."""
 
 
 class MethodError(PeftkitError):
@@ -83,7 +83,7 @@ class Interrupted(PeftkitError):
 
 
 SIGNAL_BASE = 128
-"""A shell's exit code for a program that a signal ended, minus the signal's number."""
+"""A program that a signal ended has this exit code plus the signal's number."""
 
 
 def exit_code(raised: BaseException) -> int:
@@ -93,7 +93,7 @@ def exit_code(raised: BaseException) -> int:
 
 
 class AdapterError(PeftkitError):
-    """A saved adapter is not what it says."""
+    """A saved adapter is damaged, or does not fit."""
 
 
 class OutputError(PeftkitError):
@@ -114,7 +114,7 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
 
 
 def did_you_mean_file(path: Path) -> str:
-    """`did you mean` for a path that does not exist, among the files beside it."""
+    """Returns `did you mean` for a path that does not exist, from the files in its folder."""
     siblings = path.parent.iterdir() if path.parent.is_dir() else ()
     return did_you_mean(path.name, (sibling.name for sibling in siblings))
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 
 def noun(count: float, word: str) -> str:
-    """`row` for one, `rows` for any other number, without the number itself."""
+    """Returns `row` for one, `rows` for any other number, without the number itself."""
     return word if count == 1 else f"{word}s"
 
 
 def plural(count: float, word: str) -> str:
-    """`1 row`, `2 rows`, `1,200 rows`."""
+    """Returns the number with its noun: `1 row`, `2 rows`, `1,200 rows`."""
     return f"{count:,} {noun(count, word)}"
 
 
 def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`."""
+    """Returns `0.4 s`, `12 s`, `3 min 5 s` or `2 h 10 min`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -26,7 +26,9 @@ def duration(seconds: float) -> str:
 
 
 def shortened(name: str, length: int, end: int = 0) -> str:
-    """A name cut to `length` characters, with its last `end` kept: labels often begin alike."""
+    """Cuts a name to `length` characters, keeping its last `end`, since labels often
+    begin alike.
+    """
     if len(name) <= length:
         return name
     return f"{name[: length - end - 3]}...{name[len(name) - end :]}"

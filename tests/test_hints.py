@@ -83,7 +83,7 @@ def test_all_linear_leaves_out_a_router(of_base):
     [
         ("mamba", pk.LoRA(target_modules=("in_proj", "out_proj")),
          "PEFT does not adapt `out_proj` of MambaForCausalLM",
-         "name those that it does adapt, `in_proj`, `x_proj`, or give `all-linear`"),
+         "name layers that it adapts, `in_proj`, `x_proj`, or give `all-linear`"),
         ("mamba", pk.AdaLoRA(target_modules="out_proj"), "does not adapt `out_proj`", "`in_proj`"),
         ("mamba", pk.LoRA(target_modules=("in_proj", "dt_proj")),
          "MambaForCausalLM computes with the weight of", "adapt layers that it calls: `in_proj`"),

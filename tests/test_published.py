@@ -703,7 +703,7 @@ def test_an_adapter_of_a_changed_base_is_refused_from_its_settings(
     else:  # which PEFT begins from data, or quantizes
         folder = changed(plain("CAUSAL_LM"), tmp_path / "adapter", init_lora_weights=start)
     (problem,) = inspect(str(folder)).findings.problems
-    assert f"its initialisation, `{start}`, had changed" in problem.found
+    assert f"its initialisation, `{start}`, changed the base" in problem.found
     conversion = "no conversion" if start == "loftq" else "path_initial_model_for_weight_conversion"
     assert conversion in problem.advice
     assert verify(str(folder), str(base)).problems == [problem]

@@ -247,7 +247,7 @@ def test_groups_too_large_to_split_are_refused(tmp_path):
     path = write_csv(tmp_path / "r.csv", rows, ("text", "label", "customer"))
     with pytest.raises(DataError, match="no rows in") as error:
         load(path, group="customer")
-    assert "rows of one group, or that ask the same" in error.value.hint
+    assert "rows of one group, or with the same input" in error.value.hint
 
 
 @pytest.mark.parametrize(

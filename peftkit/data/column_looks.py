@@ -1,4 +1,4 @@
-"""Tells what a table's columns look like from some of its rows: text, classes, lists, numbers."""
+"""Classifies a table's columns by a sample of their values: text, classes, lists, numbers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from peftkit.data.source import as_number
 MOST_ROWS = 2000
 """Most rows that are inspected, evenly spaced over the table."""
 ROWS_PER_CLASS = 2
-"""Least average number of rows per distinct value for values to be classes."""
+"""Values can be classes if each distinct one has at least this many rows on average."""
 LONGEST_CLASS = 80
-"""Most characters of a usual class name."""
+"""Values can be classes if their median length is at most this many characters."""
 
 Look = Literal["text", "classes", "lists", "objects", "numbers", "one value", "empty", "other"]
 
@@ -27,7 +27,7 @@ class Column:
     name: str
     looks: Look
     values: tuple[Any, ...]
-    """The values in the inspected rows; None for an empty one."""
+    """The values in the inspected rows; None for an empty value."""
 
     @property
     def present(self) -> list[Any]:
@@ -49,7 +49,7 @@ def inspect_columns(table: Table) -> dict[str, Column]:
 
 
 def list_columns(columns: Mapping[str, Column]) -> str:
-    """`` `a` (text), `b` (numbers)``, for a message."""
+    """Returns `` `a` (text), `b` (numbers)``, for a message."""
     return ", ".join(f"`{name}` ({column.looks})" for name, column in columns.items())
 
 

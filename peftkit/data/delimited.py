@@ -1,4 +1,4 @@
-"""Reads CSV, TSV and their like, and accounts for every line of the file.
+"""Reads CSV, TSV and similar files, and accounts for every line.
 
 lines = header + blank lines + rows + lines that continue a quoted field of a row
 """
@@ -20,19 +20,19 @@ from peftkit.errors import DataError, quoted
 SEPARATORS = (",", ";", "\t", "|")
 MAX_FIELD = 2**31 - 1
 SAMPLED_LINES = 100
-"""First lines of the file that show what separates its fields."""
+"""Number of lines from which the separator is detected."""
 ESCAPED = "a quote after a backslash, where CSV has two quotes"
 SPACED = re.compile(r'\s+"[^"]*"')
 """A field in quotes with a space before it, which the csv module reads as text."""
 
 
 def read_delimited(path: Path, text: str, encoding: str, separator: str = "") -> Table:
-    """Returns the table of a file with a header and a row on each line.
+    """Returns the table of a file with a header line and one row per line.
 
     Args:
-        encoding: the file's, for messages.
-        separator: between fields; empty to detect it: what the file's ending says, unless another
-            one of `SEPARATORS` fits better.
+        encoding: encoding of the file, for messages.
+        separator: character between fields; empty to detect it: the usual one for the file's
+            ending, unless another one of `SEPARATORS` fits better.
 
     Raises:
         DataError: the header cannot be read.
@@ -95,15 +95,17 @@ def _table(
 
 
 def _excel_line(lines: Sequence[str]) -> tuple[int, str]:
-    """Number of lines to skip, and the separator, if the first line is Excel's `sep=;`."""
+    """Returns the number of lines to skip and the separator: 1 and `;` for Excel's `sep=;`, else 0
+    and empty.
+    """
     first = lines[0].strip("\r\n") if lines else ""
     declaration = re.fullmatch(r'"?sep=([^"\w ])"?', first, re.IGNORECASE)
     return (1, declaration[1]) if declaration else (0, "")
 
 
 def _separator(lines: Sequence[str], usual: str) -> str:
-    """Returns the separator: the usual one, unless it does not split the header, or with another
-    more lines have as many fields as the header.
+    """Returns the separator with which most lines have as many fields as the header; the usual one
+    if no other is better.
     """
 
     def fits(separator: str) -> float:

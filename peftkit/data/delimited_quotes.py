@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from peftkit.data.delimited_records import STRAY, Reading, read_literal, read_quoted
 
 MANY_LINES = 10
-"""A record with this many lines, nearly all of them rows by themselves, has swallowed them: texts
-rarely have a row's number of separators in each line."""
+"""A quoted record with this many lines has swallowed rows if nearly every line has the right number
+of separators: lines of a text rarely do."""
 
 
 def has_escaped_quotes(line: str) -> bool:
-    """Whether quotes in a line follow backslashes."""
+    """Whether a line has a quote after a backslash."""
     return '\\"' in line
 
 
 def best_reading(lines: Sequence[str], start: int, separator: str) -> tuple[Reading, int | None]:
-    """Returns the records, header first; and the line that shows that quotes are plain text, or
-    None if they enclose fields.
+    """Returns the records, header first, and the number of the line that shows quotes to be plain
+    text; None if quotes enclose fields.
     """
     reading = read_quoted(lines, start, separator, frozenset())
     if torn := _swallowed(lines, reading, separator):
@@ -37,16 +37,16 @@ def best_reading(lines: Sequence[str], start: int, separator: str) -> tuple[Read
 
 
 def _swallowed(lines: Sequence[str], reading: Reading, separator: str) -> frozenset[int]:
-    """First lines of the records that join several rows: nearly all their lines have the right
-    number of fields and, since texts have commas too, a value that other rows have, such as a
-    label, or there are many lines.
+    """Returns the first lines of records that join several rows by mistake: nearly all their lines
+    have the right number of fields. Since texts have commas too, such a record must also have many
+    lines, or lines with a value that other rows have, such as a label.
     """
     rows = [r for r in reading.records[1:] if not r.kind and r.fields]
     several = [record for record in rows if record.end - record.first > 1]
     if not several or len(reading.records[0].fields or ()) < 2:
         return frozenset()
     width = len(reading.records[0].fields or ())
-    tabs = separator == "\t"  # which a text does not have, unless it holds a table
+    tabs = separator == "\t"  # texts rarely contain tabs
     least = 1.0 if not tabs else 0.5 if len(several) > 1 else 0.0
     common: list[Counter[str]] = [Counter() for _ in range(width)]
     for record in rows:
@@ -57,7 +57,7 @@ def _swallowed(lines: Sequence[str], reading: Reading, separator: str) -> frozen
     for record in several:
         parts = [line.rstrip("\r\n").split(separator) for line in lines[record.first : record.end]]
         whole = [fields for fields in parts if len(fields) == width]
-        ends = len(parts[0]) == len(parts[-1]) == width  # a text of several lines has more there
+        ends = len(parts[0]) == len(parts[-1]) == width  # not so in a text of several lines
         if not ends or len(whole) < 0.9 * len(parts):
             continue
         inside = [Counter(value.strip() for value in column) for column in zip(*whole, strict=True)]
@@ -68,7 +68,7 @@ def _swallowed(lines: Sequence[str], reading: Reading, separator: str) -> frozen
 
 
 def _known(fields: Sequence[str], common: Sequence[Counter[str]]) -> bool:
-    """Whether one of the fields has a value without quotes that at least two rows have."""
+    """Whether a field has a value, without quotes, that at least two rows have."""
     return any(
         value.strip() and '"' not in value and counter[value.strip()] > 1
         for value, counter in zip(fields, common, strict=True)
@@ -76,8 +76,8 @@ def _known(fields: Sequence[str], common: Sequence[Counter[str]]) -> bool:
 
 
 def _quotes_enclose(reading: Reading, lines: Sequence[str], separator: str) -> bool:
-    """Whether the file quotes its fields: quotes enclose what must be enclosed, or the header, or
-    more fields than there are stray quotes.
+    """Whether quotes enclose fields: the header, fields that need quotes, or more fields than there
+    are stray quotes.
     """
     around = 0
     for record in reading.records:

@@ -1,8 +1,8 @@
 """Reads the records of a delimited file, with quotes around fields or with quotes as plain text.
 
-A quote begins a field that may continue over several lines, or is a stray one, which would swallow
-all lines up to the next quote. A record with unmatched quotes is split up: its first line is
-malformed, and each line after it is read by itself.
+A quote may begin a field that continues over several lines. A stray quote would swallow all lines
+up to the next quote, so a record with unmatched quotes is split up: its first line is malformed,
+and each line after it is read by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 STRAY = "stray quote"
 READ_AGAIN = 20
-"""How many times the lines of a file may be read again because quotes do not match."""
+"""Limit on lines read again because of unmatched quotes, in multiples of the number of lines."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class DelimitedRecord:
     fields: tuple[str, ...] | None
     """None if the quotes do not match."""
     kind: str = ""
-    """What is malformed in it; empty if nothing is."""
+    """What is malformed in the record; empty if nothing is."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ def read_quoted(lines: Sequence[str], start: int, separator: str, torn: Collecti
     """Reads records that may have quotes around their fields.
 
     Args:
-        torn: indices of first lines of records to split up in any case.
+        torn: indices of the first lines of records to split up even if their quotes match.
     """
     reading = Reading()
     width = again = 0
@@ -61,7 +61,9 @@ def read_quoted(lines: Sequence[str], start: int, separator: str, torn: Collecti
             if record.fields is not None and _is_blank(record.fields):
                 continue
             several = record.end - record.first > 1
-            begun = record.first < suspect and not several  # its other end may be a line above
+            begun = (
+                record.first < suspect and not several
+            )  # its quote may have begun in a line above
             odd = begun and lines[record.first].count('"') % 2 == 1
             wrong = record.fields is None or (bool(width) and len(record.fields) != width)
             if odd or record.fields is None or (several and (wrong or record.first in torn)):
@@ -77,7 +79,7 @@ def read_quoted(lines: Sequence[str], start: int, separator: str, torn: Collecti
 def _csv_records(
     lines: Sequence[str], first: int, separator: str, most: int
 ) -> Iterator[DelimitedRecord]:
-    """Yields records as the csv module reads them, strictly.
+    """Yields records as the csv module reads them in strict mode.
 
     Args:
         first: index of the first line to read.
@@ -102,7 +104,7 @@ def _is_blank(fields: Sequence[str]) -> bool:
 
 
 def read_literal(lines: Sequence[str], start: int, separator: str) -> Reading:
-    """Reads a record on each line, with quotes as plain text."""
+    """Reads one record from each line, with quotes as plain text."""
     reading = Reading()
     width = 0
     for index in range(start, len(lines)):
@@ -114,7 +116,7 @@ def read_literal(lines: Sequence[str], start: int, separator: str) -> Reading:
 
 
 def _with_kind(record: DelimitedRecord, width: int) -> DelimitedRecord:
-    """Returns the record with its `kind`, malformed if it has not `width` fields."""
+    """Returns the record with its `kind`: malformed if it does not have `width` fields."""
     count = len(record.fields or ())
     kind = "" if count == width else "too few fields" if count < width else "too many fields"
     return DelimitedRecord(record.first, record.end, record.fields, kind)

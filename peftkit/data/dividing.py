@@ -1,4 +1,4 @@
-"""Divides rows into pieces: each stratum in proportion, groups whole, in an order by hash."""
+"""Divides rows into pieces, ordered by hash: each stratum in proportion, each group whole."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Strata(Protocol):
     """The part of a task that dividing uses."""
 
     def key(self, row: Row) -> str:
-        """A text that is equal for rows that ask the same thing."""
+        """Returns a text that is equal for rows with the same input."""
 
     def stratum(self, row: Row) -> str:
-        """The value to spread evenly over the pieces."""
+        """Returns the value to spread evenly over the pieces."""
 
 
 def divide(
@@ -28,12 +28,12 @@ def divide(
     split_seed: int,
     keep_one: bool = False,
 ) -> list[list[Row]]:
-    """Divides rows into pieces that end at about these counts, and a last piece with the rest.
+    """Divides rows into pieces that end after about `bounds` rows, and a last piece with the rest.
 
     Each piece has its share of every stratum; groups stay whole.
 
     Args:
-        keep_one: the last piece keeps at least one unit of every stratum.
+        keep_one: the last piece keeps at least one row or group of every stratum.
     """
     units: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -42,7 +42,9 @@ def divide(
     sizes: Counter[str] = Counter()
     for unit, members in units.items():
         labels = Counter(map(task.stratum, members))
-        stratum = max(sorted(labels), key=labels.__getitem__)  # sorted: whatever the file's order
+        stratum = max(
+            sorted(labels), key=labels.__getitem__
+        )  # sorted: independent of the file's order
         strata[stratum].append(unit)
         sizes[stratum] += len(members)
     ends = [dict.fromkeys(sizes, 0), *(_shares(sizes, bound) for bound in bounds)]

@@ -20,7 +20,7 @@ DIGEST_VERSION = 2
 START_VALUES = "start_values"
 """Column with each output's loss before training."""
 LEAST_SHARED = 8
-"""Fewest common first tokens that examples share; with fewer, each has its own."""
+"""Fewest common first tokens that examples share; with fewer, each example keeps its own copy."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,21 @@ class Examples:
     """One split as the model reads it. An example is a row, or one of the windows of a row."""
 
     rows: tuple[Row, ...]
-    """Each once, in the order of the examples."""
+    """Each row once, in the order of the examples."""
     inputs: Mapping[str, Ragged]
     """`input_ids`, and `token_type_ids` or `decoder_input_ids` if there are any; int32."""
     targets: Array
     """(outputs, ...), example after example: a class, a token, a number, 0 and 1 for each label, or
     for start and end. `IGNORE_INDEX` stands for an unknown class."""
     read_at: Ragged | None = None
-    """(outputs, k) for each example: the places of the last hidden states that make an output,
-    counted from the example's first token in the stream that the head reads (the decoder's if there
-    is one). None for one output per example, at the place that the pooling gives."""
+    """(outputs, k) for each example: positions of the last hidden states that each output is
+    computed from, counted from the example's first token in the stream that the head reads (the
+    decoder's if there is one). None for one output per example, at the position that pooling
+    gives."""
     weights: npt.NDArray[np.float32] | None = None
     """(outputs,); None for 1 everywhere."""
     row_of: npt.NDArray[np.int64] | None = None
-    """(examples,), places in `rows`; None if each example is a row."""
+    """(examples,), indices into `rows`; None if each example is a row."""
     units: npt.NDArray[np.int64] | None = None
     """(examples,): examples with the same number count as one in `batch_size`, and are computed in
     one micro-batch. None if each example is its own unit."""
@@ -68,7 +69,7 @@ class Examples:
 
     @property
     def input_ids(self) -> Ragged:
-        """The ids of the only stream, or of the encoder's."""
+        """Token ids of the only stream, or of the encoder's."""
         return self.inputs["input_ids"]
 
     @cached_property
@@ -93,11 +94,11 @@ class Examples:
 
     @cached_property
     def num_units(self) -> int:
-        """What `batch_size` counts: examples, with those of one unit counted as one."""
+        """Number of units, which `batch_size` counts; examples of one unit count as one."""
         return len(self) if self.units is None else len(np.unique(self.units))
 
     def by_unit(self, indices: Iterable[int]) -> list[tuple[int, ...]]:
-        """These examples, grouped by unit, in the order in which units come first."""
+        """Returns these examples grouped by unit, in the order of each unit's first example."""
         if self.units is None:
             return [(index,) for index in indices]
         units: dict[int, list[int]] = {}
@@ -106,11 +107,11 @@ class Examples:
         return [tuple(members) for members in units.values()]
 
     def outputs_of(self, index: int) -> slice:
-        """The outputs of an example."""
+        """Returns the slice of `targets` with the outputs of an example."""
         return slice(index, index + 1) if self.read_at is None else self.read_at.span(index)
 
     def outputs_per_row(self) -> npt.NDArray[np.int64]:
-        """(rows,), how many outputs the examples of each row have."""
+        """(rows,), number of outputs of all examples of each row."""
         sizes = np.ones(len(self)) if self.read_at is None else self.read_at.lengths
         row_of = np.arange(len(self)) if self.row_of is None else self.row_of
         return np.bincount(row_of, sizes, len(self.rows)).astype(np.int64)
@@ -126,8 +127,8 @@ class Examples:
 
     def shared_tokens(self, indices: Sequence[int]) -> int:
         """Number of first tokens that all these examples have in common and that no output reads,
-        such as a system prompt; 0 if fewer than `LEAST_SHARED`. Causal attention computes the same
-        for them in each example.
+        such as a system prompt; 0 if fewer than `LEAST_SHARED`. Causal attention gives
+        them the same hidden states in each example.
         """
         if len(indices) < 2 or len(self.inputs) > 1:
             return 0
@@ -142,8 +143,8 @@ class Examples:
         return shared if shared >= LEAST_SHARED else 0
 
     def chosen(self, indices: Sequence[int]) -> Examples:
-        """Some of the examples, in that order, each as its own row, without the counts of rows cut
-        or left out.
+        """Returns these examples in this order, each with a row of its own. Counts such as
+        `truncated` start at 0.
         """
         spans = [self.outputs_of(index) for index in indices]
 
@@ -215,7 +216,9 @@ class Encoded:
 
     @property
     def sha256(self) -> str:
-        """Digest of what the model reads from all splits, in order, after the digest's version."""
+        """The digest's version, and a digest of all that the model reads from the splits,
+        in order.
+        """
         digest = hashlib.sha256()
         for examples in self.splits().values():
             for name, values in examples.arrays().items():
@@ -241,16 +244,16 @@ class Encoded:
         )
 
     def splits(self) -> dict[str, Examples]:
-        """Name -> examples, in order."""
+        """Name -> examples: train, validation, test."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
 def digest_version(sha256: str) -> int:
-    """The version of a digest of examples."""
+    """Returns the version in a digest from `Encoded.sha256`."""
     version, colon, _ = sha256.partition(":")  # the first version had no number
     return int(version) if colon and version.isdecimal() else 1
 
 
 def _first_true(flags: npt.NDArray[np.bool_], otherwise: int) -> int:
-    """Index of the first true flag."""
+    """Returns the index of the first true flag; `otherwise` if none is true."""
     return int(flags.argmax()) if flags.any() else otherwise

@@ -1,9 +1,9 @@
 """Guesses the encodings that the bytes of a text may be in, the likeliest first.
 
-Bytes that are not UTF-8 are decoded in each common encoding, and each text is scored by the
-languages that are written in it: letters that the language does not have, capitals inside words,
+Bytes that are not UTF-8 are decoded in each common encoding, and the text is scored against the
+languages written in that encoding: letters that the language does not have, capitals inside words,
 rare letters in place of frequent ones. Libraries that guess encodings (chardet,
-charset_normalizer) score all characters alike and take GBK for German, Cyrillic for Hebrew.
+charset_normalizer) score all characters alike; they guess GBK for German and Cyrillic for Hebrew.
 """
 
 from __future__ import annotations
@@ -56,26 +56,26 @@ EAST = {
     "big5": ("han", {*range(0xA1, 0xC7)}),
     "gb18030": ("han", {*range(0xA1, 0xA4), *range(0xB0, 0xD8)}),
 }
-"""East Asian encoding -> its script, and the first bytes of its usual characters; earlier ones are
-preferred."""
+"""East Asian encoding -> its script, and the first bytes of its usual characters; earlier encodings
+are preferred."""
 MARKS = "“”„‘’«»–—…€¿¡°§©®™£½¼¾²³±\xd7·•"
-"""Signs beside words, in any language; the apostrophe and dashes are inside words, too."""
+"""Signs next to words, in any language; the apostrophe and dashes occur inside words, too."""
 INSIDE = "’‘–—…\xd7\xa0\xad"
 INVISIBLE = "\xa0\xad\u3000\u200b\u200c\u200d\u200e\u200f"
 WORD = re.compile(r"[^\s!-/:-@\[-`{-~،؛؟]+")
 ALONE = re.compile(
     r"(?<=[A-Za-z])[^\x00-\x7f](?![^\x00-\x7f])|(?<![^\x00-\x7f])[^\x00-\x7f](?=[A-Za-z])"
 )
-"""A character beyond ASCII beside a Latin letter, with no other one beside it."""
+"""A single character beyond ASCII next to a Latin letter."""
 NEVER_FIRST = "ьъы"
-"""Letters that begin no Cyrillic word; other scripts that are read as Cyrillic have them there."""
+"""Letters that begin no Cyrillic word, but begin words of other scripts decoded as Cyrillic."""
 MOST_GUESSES = 3
 SAME_TEXT = 0.05
-"""A later encoding with the same text replaces the earlier one only if better by more than this."""
+"""If two encodings give the same text, the later one must score better by more than this."""
 EAST_ALONE = 0.15
-"""Penalty of an East Asian reading: thousands of characters fit by chance, an alphabet does not."""
+"""Penalty of East Asian encodings, whose thousands of characters fit other bytes by chance."""
 UNUSUAL = 0.02
-"""Penalty of an encoding that is not one of Windows'."""
+"""Penalty of encodings that are not from Windows."""
 NONSENSE = 0.4
 """A reading with this strangeness or more is dropped."""
 
@@ -90,7 +90,9 @@ def likely_encodings(raw: bytes) -> list[str]:
                 not re.fullmatch(r"cp125\d|cp874", name)
             )
             before = best.get(text, (NONSENSE, ""))
-            if strange < before[0] - (SAME_TEXT if before[1] else 0):  # else the usual one
+            if strange < before[0] - (
+                SAME_TEXT if before[1] else 0
+            ):  # else the earlier, more usual one
                 best[text] = (strange, name)
     guesses = sorted((one for one in best.values() if one[1]), key=itemgetter(0))
     return [name for _, name in guesses][:MOST_GUESSES]
@@ -106,7 +108,7 @@ def _text(raw: bytes, encoding: str) -> str:
 
 
 def _strangeness(text: str, encoding: str) -> float:
-    """How much a text differs from the languages of its encoding; 0 for not at all."""
+    """Returns how badly a text fits the languages of its encoding; 0 for a perfect fit."""
     if encoding in EAST:
         return _strange_east(text, encoding)
     inside = str.maketrans("", "", INSIDE)
@@ -121,8 +123,8 @@ def _strangeness(text: str, encoding: str) -> float:
 
 
 def _strange_letters(words: list[str], language: str, is_latin: bool) -> float:
-    """The share of characters beyond ASCII that a language does not have, with how rare the others
-    are; for a non-Latin alphabet also the share of Latin letters.
+    """Returns the share of characters beyond ASCII that a language does not have, plus penalties
+    for its rare letters and, in a non-Latin alphabet, for Latin letters.
     """
     letters = [c for word in words for c in word.casefold() if not c.isascii()]
     foreign = sum(letter not in language for letter in letters) / max(1, len(letters))
@@ -145,8 +147,8 @@ def _has_inner_capital(word: str) -> bool:
 
 
 def _strange_east(text: str, encoding: str) -> float:
-    """The share of characters beyond ASCII that are unusual in the encoding's language; 1 if most
-    stand alone in Latin words, as wrongly read letters do.
+    """Returns the share of characters beyond ASCII that are unusual in the encoding's language; 1
+    if most stand alone in Latin words, like wrongly decoded accented letters.
     """
     script, usual = EAST[encoding]
     wide = [c for c in text if not c.isascii()]

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from peftkit.parts.records import IF_SET
 
 Output = Literal["pooled", "tokens", "spans", "vocabulary"]
-"""One output for each example; or one for each token: classes, a start and an end, or the
-vocabulary, which is never whole in memory."""
+"""`pooled`: one output for each example. `tokens`, `spans`, `vocabulary`: one for each token,
+namely class logits, a start and an end, or logits of the vocabulary, never held in memory whole."""
 
 
 OF_AUTO_CLASS: dict[str, Output] = {
@@ -30,7 +30,7 @@ PIPELINES = {
 
 @dataclass(frozen=True)
 class Head:
-    """The outputs that a task needs; all that loading needs to know about the task."""
+    """The outputs that a task needs from a model; loading uses nothing else of the task."""
 
     auto_class: str
     """Name of transformers' AutoModel class."""
@@ -44,18 +44,18 @@ class Head:
     """How peftkit's own classifier pools the last hidden states, `mean` or `cls`; empty for the
     architecture's head."""
     generation: dict[str, Any] = field(default_factory=dict)
-    """Settings by which the trained model writes, including its stop tokens, by the names of
-    transformers' `GenerationConfig`; empty if it does not write."""
+    """Settings for generating text, including stop tokens, under the names of transformers'
+    `GenerationConfig`; empty if the task generates no text."""
     size: int | None = field(default=None, metadata=IF_SET)
-    """Outputs, where they are not one for each label: 1 for a number."""
+    """Number of outputs, if it is not one for each label: 1 for a number."""
     problem_type: str | None = field(default=None, metadata=IF_SET)
-    """Transformers' name of what the outputs are, where they do not exclude each other:
-    `regression` or `multi_label_classification`. Without it a pipeline applies a sigmoid to one
-    output, a softmax to several."""
+    """Transformers' type of outputs that are not exclusive classes: `regression` or
+    `multi_label_classification`. Without it a pipeline applies a sigmoid to one output, a softmax
+    to several."""
 
     @property
     def num_outputs(self) -> int:
-        """Numbers that the head gives for each example or token; 0 for a vocabulary's."""
+        """Number of outputs for each example or token; 0 for logits of the vocabulary."""
         return len(self.labels) if self.size is None else self.size
 
     @property
@@ -70,7 +70,7 @@ class Head:
 
     @property
     def pipeline_tag(self) -> str:
-        """The Hub's name of what the model does."""
+        """The Hub's name of the task, such as `text-classification`."""
         return PIPELINES.get(self.auto_class, "text-classification")
 
 

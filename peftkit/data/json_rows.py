@@ -1,8 +1,8 @@
-"""Reads JSON and JSONL: rows as objects, in the shapes that tools write.
+"""Reads rows from JSON and JSONL, in the shapes that tools write.
 
 Rows may be on one line each, over several lines, in a list, in a list inside an object, or stored
 as columns; a file may hold several splits, each in one of these shapes. Rows without names, such as
-`["a text", "a label"]`, are `text`, `text_pair` if there are three values, and `label`.
+`["a text", "a label"]`, are `text` and `label`, or with three values `text`, `text_pair`, `label`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class _Wrong:
-    """Stands for a value that is not a row, such as an object that repeats a key, for which `json`
-    would keep the last value.
+    """Stands for a value that is not a row. For an object that repeats a key, `json` alone would
+    silently keep the last value.
     """
 
     kind: str
@@ -44,7 +44,7 @@ def read_json(
         split_names: split -> its names in files.
 
     Raises:
-        DataError: it is not JSON, or in no shape that holds rows.
+        DataError: the file is not JSON, or has no shape that holds rows.
     """
     lines = path.suffix.lower() == ".jsonl" and text.lstrip()[:1] != "["
     if not lines:
@@ -74,7 +74,9 @@ def _pretty_hint(path: Path) -> str:
 
 
 def _read_objects(path: Path, text: str) -> Table:
-    """Reads an object on each line; or objects over several lines, if all of them are whole."""
+    """Reads one object from each line, or objects over several lines if the text is
+    nothing else.
+    """
     objects: list[tuple[int, Any]] = []
     malformed: list[Malformed] = []
     for number, line in enumerate(io.StringIO(text), start=1):
@@ -234,7 +236,7 @@ def _holds(value: Any, kind: type[Any] | tuple[type[Any], ...]) -> bool:
 def _rows(
     path: Path, values: list[tuple[int, Any]], malformed: list[Malformed], unit: str
 ) -> Table:
-    """Returns the table of these values, each with its number."""
+    """Returns the table of these numbered values; values that are not rows count as malformed."""
     rows: list[tuple[int, dict[str, Any]]] = []
     columns: dict[str, None] = {}
     name_row = _naming([value for _, value in values])
@@ -250,7 +252,9 @@ def _rows(
 
 
 def _naming(values: list[Any]) -> Callable[[Any], Any]:
-    """Returns how a value becomes a row: lists of two or three values get names if all are such."""
+    """Returns a function that names the items of each row, if all rows are lists of two values, or
+    all of three.
+    """
     widths = {len(value) if isinstance(value, list) else 0 for value in values}
     if len(widths) != 1 or not widths <= UNNAMED.keys():
         return lambda value: value
@@ -271,7 +275,7 @@ def _wrong(value: Any) -> str:
 
 
 def _wrong_inside(value: Any) -> str:
-    """What is wrong with an object somewhere in a value; empty if nothing is."""
+    """Returns what is wrong with an object anywhere inside a value; empty if nothing is."""
     if isinstance(value, _Wrong):
         return value.kind
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

@@ -16,14 +16,14 @@ MOST_KINDS = 8
 
 @dataclass(frozen=True)
 class ReadCounts:
-    """One file: rows read = malformed + duplicate + conflicting + not drawn + kept."""
+    """Counts of one file: rows read = malformed + duplicate + conflicting + not drawn + kept."""
 
     name: str
     unit: str
     read: int
     kept: int = 0
     malformed: dict[str, list[int]] = field(default_factory=dict)
-    """Kind -> numbers of the rows."""
+    """What is wrong -> numbers of the rows."""
     duplicate: int = 0
     """Repeats of a row that was kept."""
     conflicting: int = 0
@@ -31,20 +31,20 @@ class ReadCounts:
     not_drawn: int = 0
     """Rows left out by `max_rows`."""
     num_lines: int = 0
-    """Lines of a text file with a row on each: header, blank lines, rows, and `continued`."""
+    """Lines of a delimited file: header, blank lines, rows and `continued`."""
     continued: list[int] = field(default_factory=list)
     """Numbers of the lines that continue a quoted field of the row above."""
 
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """One split: its rows and, once they are encoded, its tokens."""
+    """Counts of one split: its rows and, after encoding, its tokens."""
 
     rows: int
     leaked: int = 0
     """Rows removed because the test or validation split has them too."""
     strata: dict[str, int] = field(default_factory=dict)
-    """Rows by label."""
+    """Value of the stratum, such as a label -> number of rows."""
     truncated: int = 0
     unsupervised: int = 0
     """Rows left out because nothing in them was supervised."""
@@ -70,7 +70,7 @@ class Ledger:
     """The column whose values `strata` counts: the label, for a classifier."""
 
     def with_encoded(self, encoded: Encoded) -> Ledger:
-        """The ledger with what encoding did to each split."""
+        """Returns a copy with the counts that encoding adds to each split."""
         splits = {
             name: replace(
                 self.splits[name],
@@ -86,7 +86,7 @@ class Ledger:
         return replace(self, splits=splits, notes=(*self.notes, *encoded.notes))
 
     def with_padding(self, padding: float) -> Ledger:
-        """The ledger with the padding share of training."""
+        """Returns a copy with the share of padding in training."""
         train = replace(self.splits["train"], padding=padding)
         return replace(self, splits={**self.splits, "train": train})
 
@@ -105,7 +105,7 @@ def by_kind(malformed: list[Malformed]) -> dict[str, list[int]]:
 
 
 def describe_malformed(malformed: dict[str, list[int]], unit: str) -> str:
-    """`3 too few fields (lines 4, 9, 12), 1 empty text (line 7)`."""
+    """Returns a text such as `3 too few fields (lines 4, 9, 12), 1 empty text (line 7)`."""
     parts = []
     for kind, numbers in malformed.items():
         first = ", ".join(map(str, numbers[:FIRST_ROWS]))

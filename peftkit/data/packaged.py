@@ -22,13 +22,13 @@ class Packaged:
     """A file or folder that a Python package ships."""
 
     module: str
-    """Top-level module of the package; found, not imported."""
+    """Top-level module of the package, which is located but not imported."""
     install: str
-    """The command that installs it."""
+    """The command that installs the package."""
     path: str
     """Path of the data file, GGUF file or model folder, inside the module's folder."""
     checked: str
-    """The file that `sha256` is of, inside the module's folder."""
+    """Path of the file with the digest `sha256`, inside the module's folder."""
     sha256: str
     licence: str
     hub_id: str = ""
@@ -36,7 +36,7 @@ class Packaged:
     origin: str = ""
     """The Hub repository that a GGUF file comes from."""
     origin_revision: str = ""
-    """Its commit."""
+    """Commit of `origin`."""
     original: str = ""
     """The Hub repository of the model before it was quantized."""
     quantized: str = ""
@@ -44,7 +44,7 @@ class Packaged:
     subset_column: str = ""
     """For data: the column that names each row's subset."""
     label_names: tuple[tuple[str, str], ...] = ()
-    """For data: what the labels in the file mean."""
+    """For data: pairs of a label in the file and its name."""
 
 
 MODELS: Final = {
@@ -95,7 +95,8 @@ DATA: Final = {
 
 
 def find_packaged(name: str, registry: dict[str, Packaged]) -> tuple[Packaged, Path]:
-    """Returns the entry of `packaged:NAME` and the path of its file or folder, digest checked.
+    """Returns the entry of `packaged:NAME`, and the path of its file or folder after a check of the
+    digest.
 
     Raises:
         MissingPackageError: the package that ships it is not installed.

@@ -1,4 +1,4 @@
-"""Arrays of different lengths, stored as one array and the places where each begins."""
+"""Arrays of different lengths, stored as one array and the offset of each."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Ragged:
     values: Array
     """(total, ...), array after array."""
     offsets: npt.NDArray[np.int64]
-    """(arrays + 1,), where each begins in `values`; the last is the total."""
+    """(arrays + 1,), index in `values` at which each array begins; the last is the total."""
 
     @classmethod
     def of(cls, arrays: Iterable[Any], dtype: Any = np.int32, width: int | None = None) -> Ragged:
-        """Makes a column from arrays, or lists of numbers.
+        """Makes a column from arrays or from lists of numbers.
 
         Args:
-            width: numbers of each entry; None for plain numbers.
+            width: numbers in each entry; None if an entry is one number.
         """
         shape = (-1,) if width is None else (-1, width)
         parts = [np.asarray(array, dtype).reshape(shape) for array in arrays]
@@ -49,7 +49,7 @@ class Ragged:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """(arrays,), the length of each."""
+        """(arrays,), the length of each array."""
         return np.diff(self.offsets)
 
     def span(self, index: int) -> slice:
@@ -57,7 +57,7 @@ class Ragged:
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
     def chosen(self, indices: Sequence[int]) -> Ragged:
-        """Some of the arrays, in that order."""
+        """Returns a column of these arrays, in this order."""
         parts = [self[index] for index in indices]
         offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
         return Ragged(np.concatenate([self.values[:0], *parts]), offsets)

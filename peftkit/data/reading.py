@@ -1,7 +1,7 @@
 """Reads rows from files, folders, the Hub and packages, and says what it could not read.
 
-Text files are read with the standard library (delimited.py, json_rows.py), so that a wrong row is
-reported by its line and does not stop the others from being read.
+Text files are read with the standard library (delimited.py, json_rows.py), so that a malformed row
+is reported with its line, and all other rows are read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_source(source: Source) -> dict[str, Table]:
     """Reads the tables of a source: `{"all": table}`, or one for each split that it has.
 
     Raises:
-        DataError: nothing is there, it is empty, or it is not what its ending says.
+        DataError: the source does not exist, is empty, or is not what its ending says.
         MissingPackageError: the package of a `packaged:` data set is not installed.
     """
     tables = _read(source)
@@ -67,10 +67,10 @@ def read_file(path: Path, source: Source | None = None) -> Table:
     """Reads one file by its ending: `.csv`, `.tsv`, `.json`, `.jsonl` or `.parquet`.
 
     Args:
-        source: has the encoding and the separator, if the file does not show them.
+        source: gives the encoding and the separator, if the user set them.
 
     Raises:
-        DataError: it cannot be read, or holds several splits.
+        DataError: the file cannot be read, or holds several splits.
     """
     tables = _read_splits(path, source)
     if set(tables) != {"all"}:

@@ -16,10 +16,10 @@ from peftkit.errors import DataError, did_you_mean, quoted
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example as the file has it, columns renamed to the task's."""
+    """One row of the user's data, with the task's names for columns."""
 
     number: int
-    """Line in a text file (as an editor shows it), row from 1 elsewhere."""
+    """Line number in a text file, as editors show it; elsewhere the row number, from 1."""
     values: Mapping[str, Any]
     """The task's column (`text`, `label`, ...) -> value."""
     group: str = ""
@@ -51,18 +51,18 @@ class Table:
     notes: tuple[str, ...] = ()
     """Notes for the user on how it was read."""
     num_lines: int = 0
-    """Lines of a text file; 0 for other sources."""
+    """Lines of a delimited file; 0 for other sources."""
     continued: tuple[int, ...] = ()
     """Numbers of the lines that continue a quoted field of the row above."""
 
 
 SAMPLED = 300
-"""Values that show what a column holds."""
+"""Number of values of a column that are inspected."""
 NOTHING = ("", "none", "nan", "null", "<na>")
 """Texts that other programs write for a missing value."""
 WORD = re.compile(r"[^\W\d_]{2}")
 NAME = re.compile(r"(?=\S*(?:\d|://))[!-~]+")
-"""An id or an address: ASCII without white space, with a digit."""
+"""An id or an address: ASCII without white space, with a digit or `://`."""
 DATE = re.compile(
     r"\b(?:mon(?:day)?|tue(?:s(?:day)?)?|wed(?:nesday)?|thu(?:r(?:s(?:day)?)?)?|fri(?:day)?"
     r"|sat(?:urday)?|sun(?:day)?|jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?"
@@ -70,11 +70,11 @@ DATE = re.compile(
     r"|[ecmpw][sde]?t)\b|(?<=\d)(?:st|nd|rd|th|am|pm)\b",
     re.IGNORECASE,
 )
-"""The words of a date."""
+"""Words and endings that dates and times contain."""
 
 
 def text_columns(table: Table) -> list[str]:
-    """The columns that hold words, or lists or objects with words in them."""
+    """Returns the columns that mostly hold words, or lists or objects with words in them."""
     columns = []
     for column in table.columns:
         values = (value for _, row in table.rows if not _is_plain(value := row.get(column)))
@@ -85,7 +85,9 @@ def text_columns(table: Table) -> list[str]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is missing, another program's text for that, or a truth value."""
+    """Whether a value is missing, an empty list or object, or a text such as `nan`, `true`,
+    `false`.
+    """
     if isinstance(value, str):
         return value.strip()[:8].casefold() in (*NOTHING, "true", "false")
     return is_missing(value) or value in ([], {})
@@ -110,18 +112,20 @@ def _has_words(value: Any) -> bool:
 
 @lru_cache(maxsize=1024)
 def folded_name(name: str) -> str:
-    """A column's name without case, `_`, `-` and white space: `systemPrompt` is `system_prompt`."""
+    """Returns a column's name without case and separators: `systemPrompt` equals
+    `system_prompt`.
+    """
     return re.sub(r"[\W_]+", "", name).casefold()
 
 
 def is_missing(value: Any) -> bool:
-    """Whether there is no value: null, or NaN, which tables have instead."""
+    """Whether a value is null, or NaN, which tables hold instead of null."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a file's value is missing, empty, or holds only such values; or is text that is such
-    JSON, or another program's text for a missing value.
+    """Whether a value is missing, empty, or holds only empty values. A text is empty if it is
+    blank, JSON of an empty value, or a word such as `nan`.
     """
     if value is None:
         return True
@@ -146,13 +150,13 @@ def is_empty(value: Any) -> bool:
 
 
 def is_empty_or_false(value: Any) -> bool:
-    """Whether a value is empty, or is `false`, also as text."""
+    """Whether a value is empty, or false, as a truth value or as text."""
     off = value.strip().casefold() == "false" if isinstance(value, str) else value is False
     return off or is_empty(value)
 
 
 def check_columns(table: Table, columns: Mapping[str, str]) -> None:
-    """Raises DataError if a table lacks one of `columns`, the task's name -> the table's."""
+    """Raises DataError if a table lacks one of `columns`, the task's name -> the table's name."""
     missing = [column for column in columns.values() if column not in table.columns]
     if missing and (table.rows or not table.malformed):
         guess = did_you_mean(missing[0], table.columns)
@@ -166,8 +170,8 @@ def check_columns(table: Table, columns: Mapping[str, str]) -> None:
 
 
 def _separator_in(header: str, columns: Collection[str]) -> str:
-    """The character that separates the names of all columns in a header read as one name; empty if
-    there is none.
+    """Returns the character that separates all wanted names in a header that was read as one name;
+    empty if there is none.
     """
     others = {c for c in header if not c.isalnum() and c not in "_\"'"}
     return next((c for c in sorted(others) if {*columns} <= {*header.split(c)}), "")

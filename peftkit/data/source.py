@@ -33,7 +33,8 @@ class Source(Part):
     decimal: Literal[".", ","] = "."
     """Decimal mark of the numbers in text files."""
     group: str = ""
-    """Column (a customer, a document); rows with equal values stay in one split. Empty for none."""
+    """Column such as a customer or a document: rows with equal values stay in one split. Empty for
+    none."""
     validation_fraction: Fraction = 0.15
     """Share of the rows that becomes the validation split, if the source has none."""
     test_fraction: Fraction = 0.15
@@ -41,7 +42,7 @@ class Source(Part):
     malformed: Literal["refuse", "skip"] = "refuse"
     """What to do with rows that cannot be read: stop with a list of them, or skip them."""
     max_rows: int | None = Field(default=None, gt=0)
-    """Most rows to use per file, drawn by `split_seed`, with each label in proportion."""
+    """Most rows to use from each file, drawn with `split_seed`, each label in proportion."""
 
     @model_validator(mode="after")
     def _check(self) -> Source:
@@ -71,7 +72,7 @@ def as_number(text: str, decimal: str) -> float | None:
     """The number in a text; None if it is not a number.
 
     Args:
-        decimal: the point or comma before fractions; the other one groups digits by three.
+        decimal: the decimal mark, point or comma; the other one may group digits by three.
     """
     group = "." if decimal == "," else ","
     if re.fullmatch(rf"[-+]?\d{{1,3}}(\{group}\d{{3}})+(\{decimal}\d+)?", text.strip()):
@@ -90,15 +91,16 @@ class Data(Source):
     text: str = "text"
     """Column with the text."""
     text_pair: str = ""
-    """Column with a second text (a question's answer, a premise's hypothesis); empty for none."""
+    """Column with a second text, such as an answer or a hypothesis; empty for none."""
     label: str = "label"
     """Column with the label."""
     label_names: dict[str, str] = {}
-    """Label in the file -> its name, in the order of the classes; empty to use the file's own."""
+    """Label in the file -> its name, in the order of the classes; empty to keep the labels or names
+    of the source."""
     fold_labels: bool = False
     """Whether labels count as one if they differ only in case, in how a number is written (`1`,
-    `1.0`), in Unicode form, invisible characters, hyphens and underscores, or a mark at the end;
-    its name is in lower case."""
+    `1.0`), in Unicode form, invisible characters, hyphens and underscores, or a mark at the end.
+    Names are then in lower case."""
 
 
 def is_encoding(name: str) -> bool:

@@ -1,9 +1,9 @@
 """Divides rows into train, validation and test, without duplicates and without leaks.
 
-Splits that the source has are kept; missing ones are drawn: inside each stratum (label), rows are
-ranked by a hash of their key and `split_seed`; the first ones become the test split, the next ones
-validation, and every stratum keeps a row in training. A row added later moves at most one other row
-of each stratum over each of the two boundaries.
+Splits that the source has are kept; the others are drawn. Inside each stratum (label), rows are
+ranked by a hash of their key and `split_seed`: the first rows become the test split, the next ones
+validation, and at least one row stays in training. A row added later moves at most one other row of
+each stratum across each of the two boundaries.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from peftkit.wording import plural
 
 MANY_DUPLICATES = 0.3
 MANY_CONFLICTS = 0.1
-"""Shares of the rows from which a note names them."""
+"""Shares of duplicate and of conflicting rows from which a note reports them."""
 
 
 class RowContract(Protocol):
@@ -40,16 +40,18 @@ class RowContract(Protocol):
         """The task's name of a column -> the file's."""
 
     def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
-        """The row's values by the task's names; or, as a string, what is malformed in it."""
+        """Returns the row's values under the task's names, or a string that says what is
+        malformed.
+        """
 
     def key(self, row: Row) -> str:
-        """A text that is equal for rows that ask the same thing."""
+        """Returns a text that is equal for rows with the same input."""
 
     def stratum(self, row: Row) -> str:
-        """The value to spread evenly over the splits; rows of one key must agree on it."""
+        """Returns the value to spread evenly over the splits, equal for rows with the same key."""
 
     def group(self, row: Row) -> str:
-        """A text that is equal for rows that must stay in one split; empty for none."""
+        """Returns a text that is equal for rows that must stay in one split; empty for none."""
 
     def columns_read(self, table: Table) -> Collection[str]:
         """The table's columns that the task reads."""
@@ -59,7 +61,9 @@ class RowContract(Protocol):
         """The column with the values of `stratum`; empty if there is none."""
 
     def check_rows(self, rows: Sequence[Row]) -> None:
-        """Raises DataError if the task cannot be learned from these rows, whatever the splits."""
+        """Raises DataError if the task cannot be learned from these rows, however they
+        are split.
+        """
 
     def check_splits(self, splits: Splits) -> None:
         """Raises DataError if the task cannot be learned or scored on these splits."""
@@ -77,7 +81,7 @@ class Splits:
     test: tuple[Row, ...]
 
     def named(self) -> dict[str, tuple[Row, ...]]:
-        """Name -> rows, in order."""
+        """Name -> rows: train, validation, test."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
@@ -145,7 +149,8 @@ def _notes(
 
 
 def clean_rows(task: RowContract, table: Table, split_seed: int) -> tuple[list[Row], ReadCounts]:
-    """Returns a table's usable rows, each key once, at most `max_rows`; and the others' counts.
+    """Returns a table's usable rows (each key once, at most `max_rows`), and the counts of its
+    rows.
 
     Raises:
         DataError: rows are malformed, and the source does not skip them.
@@ -213,7 +218,7 @@ def _refuse_contradictions(task: RowContract, counts: Sequence[ReadCounts]) -> N
 
 
 def _deduplicated(task: RowContract, rows: Iterable[Row]) -> tuple[list[Row], int, int]:
-    """Returns rows with each key once, the number of repeats, and that of contradicting rows."""
+    """Returns one row for each key, the number of repeats, and the number of contradicting rows."""
     by_key: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_key[task.key(row)].append(row)
@@ -229,7 +234,9 @@ def _deduplicated(task: RowContract, rows: Iterable[Row]) -> tuple[list[Row], in
 
 
 def _drop_leaks(task: RowContract, rows: dict[str, list[Row]]) -> dict[str, int]:
-    """Removes rows from a split if a later one has their key or group too, in place."""
+    """Removes rows from training and validation, in place, if a later split has their key
+    or group.
+    """
     leaked = {"train": 0, "validation": 0, "test": 0}
     keys: set[str] = set()
     groups: set[str] = set()
@@ -265,7 +272,7 @@ def _draw_missing(task: RowContract, rows: dict[str, list[Row]], split_seed: int
 
 
 def _grouped(splits: Splits) -> bool:
-    """Whether some rows must stay in one split, since they share a group."""
+    """Whether several rows share a group, and so must stay in one split."""
     groups = [row.group for rows in splits.named().values() for row in rows if row.group]
     return len(set(groups)) < len(groups)
 
@@ -279,7 +286,7 @@ def _check_filled(splits: Splits, task: RowContract) -> None:
     strata = Counter(task.stratum(row) for rows in splits.named().values() for row in rows)
     alone = sum(count == 1 for count in strata.values())
     if _grouped(splits):
-        hint = "rows of one group, or that ask the same, stay in one split: give others; "
+        hint = "rows of one group, or with the same input, stay in one split; "
     elif 2 * alone > len(strata):
         hint = (
             f"each `{task.stratum_column}` keeps a row in training, and {alone} of {len(strata)} "

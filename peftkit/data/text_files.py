@@ -12,12 +12,12 @@ from peftkit.errors import DataError
 
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, with which it begins
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's mark, which it begins with
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""First bytes of a file -> the encoding that they name beyond doubt."""
+"""Byte order mark -> the encoding that it states."""
 
 EXCEL = (
     'save it as CSV UTF-8, or: pip install openpyxl && python -c "import pandas; '
@@ -39,18 +39,19 @@ KINDS = (
 """First bytes of files that are not text, or not a table; what the file is; the hint."""
 
 HALF = "\udcff"
-"""Replaces an incomplete character of UTF-16 or UTF-32."""
+"""Stands for an incomplete character of UTF-16 or UTF-32."""
 LONGEST_SAMPLE = 24
 BY_CHANCE = 8
-"""Most bytes beyond one per character in a text that decodes as UTF-8 by chance."""
+"""Text of another encoding may decode as UTF-8 by chance, but then has at most this many more bytes
+than characters."""
 ENOUGH_BYTES = 20_000
-"""Bytes of lines with characters beyond ASCII that suffice to guess the encoding."""
+"""Bytes of lines beyond ASCII that are enough to guess the encoding."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """A file's text. Bytes that are not in its encoding become lone surrogates, so that their rows
-    can be named.
+    """A file's text. Bytes that are not in its encoding become lone surrogates, so that
+    errors can name their rows.
     """
 
     text: str
@@ -61,7 +62,7 @@ def read_text(path: Path, encoding: str = "") -> Text:
     """Reads the text of a file.
 
     Args:
-        encoding: the recipe's; empty for UTF-8, or what the file's first bytes say.
+        encoding: the encoding in the recipe; empty for UTF-8, or what the byte order mark states.
 
     Raises:
         DataError: the file is not text, or is in another encoding than the recipe says.
@@ -86,7 +87,7 @@ def read_text(path: Path, encoding: str = "") -> Text:
 
 
 def refuse_other_kinds(path: Path, begins: bytes) -> None:
-    """Raises DataError if a file's first bytes show another kind of file than its name."""
+    """Raises DataError if a file's first bytes show that it is not what its name says."""
     for start, what, hint in KINDS:
         expected = path.suffix.lower() == ".parquet" and start == PARQUET
         if begins[: len(start)].lower() == start.lower() and not expected:
@@ -105,8 +106,8 @@ def is_decoded(text: str) -> bool:
 
 
 def encoding_hint(path: Path) -> str:
-    """The hint for a file that is not UTF-8: the encodings that it may be in, the likeliest first,
-    each with a word of it; empty if none reads as text.
+    """Returns the hint for a file that is not UTF-8: the likely encodings, the likeliest first,
+    each with a word of the file; empty if none is likely.
     """
     lines: list[bytes] = []  # whole ones, so that no character is cut
     size = 0
@@ -125,7 +126,7 @@ def encoding_hint(path: Path) -> str:
 
 
 def _sample(lines: list[bytes], encoding: str) -> str:
-    """The first word beyond ASCII."""
+    """Returns the first word with a character beyond ASCII."""
     words = (w for line in lines for w in re.findall(r"[^\W_]+", line.decode(encoding)))
     return next((word for word in words if not word.isascii()), "")[:LONGEST_SAMPLE]
 
@@ -139,8 +140,8 @@ def _is_utf8(raw: bytes) -> bool:
 
 
 def _unmarked_wide(raw: bytes) -> str:
-    """The UTF-16 or UTF-32 without a byte order mark that bytes look like, judged by the header's
-    characters, or by many more; empty if they look like neither.
+    """Returns the name of the UTF-16 or UTF-32 variant that bytes without a byte order mark look
+    like, judged by where their zeros are; empty if they look like none.
     """
     for name, width, place in (
         ("utf-32-le", 4, 0), ("utf-32-be", 4, 3), ("utf-16-le", 2, 0), ("utf-16-be", 2, 1),
@@ -156,8 +157,8 @@ def _unmarked_wide(raw: bytes) -> str:
 
 
 def _refuse_utf8(path: Path, raw: bytes, encoding: str) -> None:
-    """Raises DataError if a file for another encoding is UTF-8. A few characters of another one may
-    decode as UTF-8 by chance (`模` of GBK does).
+    """Raises DataError if the recipe gives another encoding for a file that is UTF-8. A few
+    characters of another encoding may decode as UTF-8 by chance (`模` in GBK does).
     """
     if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig"):
         return

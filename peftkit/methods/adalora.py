@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 WARM_UP = 0.1
 LAST_PHASE = 0.3
-"""Shares of the run for `tinit` and `tfinal`; the paper sets both by hand for each task."""
+"""Default shares of the run for `tinit` and `tfinal`; the paper sets both by hand for each task."""
 UNKNOWN_STEPS = 2**31
-"""PEFT needs the number of steps in its configuration; it is set at the first step."""
+"""Stands for the number of steps in PEFT's configuration until the first step sets it."""
 
 
 class AdaLoRA(StoredByPeft):
-    """LoRA that moves its rank to the layers where it matters."""
+    """LoRA that ends with higher ranks in the layers that matter more for the loss."""
 
     mergeable: ClassVar[bool] = True
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
@@ -56,17 +56,18 @@ class AdaLoRA(StoredByPeft):
     layers_to_transform: Blocks = ()
     """Numbers of the blocks to adapt, from 0; empty for all."""
     layers_pattern: Parents = ()
-    """Names of the block lists that these numbers count in, such as `layers`; empty for any."""
+    """Names of the block lists that `layers_to_transform` counts in, such as `layers`; empty for
+    any."""
     tinit: int | None = Field(default=None, ge=0)
     """Steps before ranks begin to fall; a tenth of the run if not given."""
     tfinal: int | None = Field(default=None, ge=0)
-    """Steps at the end with final ranks; three tenths of the run if not given."""
+    """Steps at the end, with the final ranks; three tenths of the run if not given."""
     deltaT: int = Field(default=1, ge=1)
-    """Steps between two allocations."""
+    """Steps between two allocations of ranks."""
     beta1: float = Field(default=0.85, gt=0, lt=1)
-    """Smoothing of the sensitivity of the loss to each parameter."""
+    """Decay of the moving average of the loss's sensitivity to each parameter."""
     beta2: float = Field(default=0.85, gt=0, lt=1)
-    """Smoothing of the uncertainty of that sensitivity."""
+    """Decay of the moving average of the uncertainty in the loss's sensitivity."""
     orth_reg_weight: float = Field(default=0.5, ge=0)
     """Factor on the penalty that keeps A and B orthogonal."""
 
@@ -118,7 +119,7 @@ class AdaLoRA(StoredByPeft):
         )
         fields = {"target_modules", "layers_to_transform", "layers_pattern"}
         injected = inject_checked(model, config, self.model_dump(include=fields))
-        # on a bfloat16 base PEFT would train the rank itself
+        # on a bfloat16 base PEFT would train `ranknum`, which holds the rank
         layer: Any  # SVDLinear
         for layer in lora_layers(injected).values():
             layer.ranknum[ADAPTER_NAME].requires_grad_(False)
@@ -170,7 +171,7 @@ class AdaLoRA(StoredByPeft):
         return "a saved AdaLoRA has allocated its ranks, and cannot allocate them again; use LoRA"
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes the ranks with a nonzero singular value, whichever step the weights are from."""
+        """Writes only the ranks whose singular value is not zero in the current weights."""
         from peftkit.methods.peft.layers import lora_layers
         from peftkit.methods.peft.layout import save_peft
 

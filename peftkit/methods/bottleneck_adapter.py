@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 
 
 class BottleneckAdapter(StoredByPeft):
-    """Trains small feed-forward networks with a bottleneck inside the frozen blocks."""
+    """Trains small bottleneck networks inside the frozen blocks."""
 
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
 
     placement: Literal["houlsby", "pfeiffer", "parallel"] = "houlsby"
-    """Where in each block: after both sublayers, after the block, or beside its feed-forward."""
+    """Place of the adapters: after both sublayers, after the block, or beside the feed-forward
+    sublayer."""
     reduction_factor: float = Field(default=16, gt=0)
-    """Width of the hidden states divided by that of the bottleneck."""
+    """Width of the hidden states divided by the width of the bottleneck."""
     non_linearity: Literal["relu", "gelu", "swish", "tanh"] = "relu"
     """Activation between the two projections."""
     scaling: float = Field(default=1.0, gt=0)
@@ -45,7 +46,7 @@ class BottleneckAdapter(StoredByPeft):
     ln_before: bool = False
     """Whether a trained layer norm precedes the bottleneck."""
     target_modules: Targets = ""
-    """Modules that get an adapter; empty for those of the placement, which are known for BERT,
+    """Modules that get an adapter; empty for the usual ones of the placement, known for BERT,
     Llama, GPT-2, T5 and their families."""
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:

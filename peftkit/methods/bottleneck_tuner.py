@@ -15,8 +15,8 @@ then plain PEFT can load one:
                                                  (He et al. 2022, arXiv:2110.04366)
 
 `up` starts at zero, so a new adapter changes nothing. Each sub-module of an adapter has its own
-ModuleDict (`bottleneck_norm`, `bottleneck_down`, `bottleneck_up`), as PEFT expects: it silently
-saves and reloads names nested any deeper wrongly under another adapter name.
+ModuleDict (`bottleneck_norm`, `bottleneck_down`, `bottleneck_up`): under other adapter names, PEFT
+silently saves and reloads deeper names wrongly.
 """
 
 from __future__ import annotations
@@ -78,8 +78,9 @@ FAMILIES: Final[dict[Placement, tuple[tuple[str, ...], ...]]] = {
         (r".*\.ffn",),  # DistilBERT
     ),
 }
-"""Names of the adapted modules, by family: BERT, RoBERTa, ELECTRA, DeBERTa; Llama, Mistral, Qwen,
-Gemma, SmolLM, Phi-3; GPT-2; T5; and the others named."""
+"""Placement -> patterns of the adapted modules' names, in one tuple for each family. The first four
+families are BERT (with RoBERTa, ELECTRA, DeBERTa), Llama (with Mistral, Qwen, Gemma, SmolLM,
+Phi-3), GPT-2 and T5."""
 
 
 @dataclass
@@ -137,7 +138,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         """Adds an adapter.
 
         Raises:
-            ValueError: its placement differs from that of the module's adapter.
+            ValueError: the module has an adapter with another placement.
         """
         if config.placement != self.placement:
             raise ValueError(
@@ -168,7 +169,9 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         """Does nothing, since nothing is ever merged."""
 
     def delta(self, x: Tensor) -> Tensor:
-        """Returns what the active adapters add, of the shape (..., width) and dtype of `x`."""
+        """Returns the sum of the active adapters' outputs, with the shape (..., width) and dtype of
+        `x`.
+        """
         total = torch.zeros_like(x)
         for name in self.active_adapters:
             if name not in self.bottleneck_down:
@@ -183,7 +186,9 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         return total
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns the base module's output, or its tuple of outputs, with the first one adapted."""
+        """Returns the base module's output, adapted; if it is a tuple, only its first item is
+        adapted.
+        """
         if self.disable_adapters or not any(
             n in self.bottleneck_down for n in self.active_adapters
         ):
@@ -208,7 +213,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         return normed
 
     def __getattr__(self, name: str) -> Any:
-        """Falls back to the base module: models read attributes such as `attention_type`."""
+        """Looks in the base module too: models read attributes such as `attention_type`."""
         try:
             return super().__getattr__(name)
         except AttributeError:

@@ -2,8 +2,8 @@
 
     h = m (W + s B A) / ||W + s B A|| x        m: (out,), ||W|| at the start; norms over rows
 
-Direction and magnitude of the weight are trained separately: A and B as in LoRA, m beside them.
-PEFT takes the gradient of the norm as zero, as section 4.3 of the paper does.
+Trains the direction of the weight (with A and B, as LoRA) and its magnitude m separately. PEFT
+treats the norm as a constant in the backward pass, as section 4.3 of the paper does.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     X = inputs of a layer on training rows,  X = U S V^T,  A = V_r^T,  B = 0
     h = W x + s B A x
 
-LoRA that starts in the directions in which a layer's inputs vary most. Ranks go to the layers where
-a component explains the most variance of the inputs, at most `rho * r` to one. The base stays
-unchanged, so it may be quantized.
+LoRA that starts from the directions in which a layer's inputs vary most. A layer gets more rank if
+its components explain more variance of its inputs, up to `rho * r`. The base stays unchanged, so
+it may be quantized.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ MOST_BATCHES = 200
 
 
 class EVA(LoRA):
-    """LoRA initialised with the directions in which the layer's inputs vary."""
+    """LoRA initialised with the directions in which each layer's inputs vary most."""
 
     rho: float = Field(default=2.0, ge=1)
-    """A layer's rank is at most `rho * r`; 1 for the same rank everywhere."""
+    """Largest rank of a layer, divided by `r`; 1 gives every layer the same rank."""
     tau: float = Field(default=0.99, gt=0, lt=1)
-    """Cosine similarity between two SVD steps at which a component counts as found."""
+    """Cosine similarity of a component between two SVD steps above which it counts as found."""
 
     @model_validator(mode="after")
     def _check_patterns(self) -> Self:
@@ -54,8 +54,8 @@ class EVA(LoRA):
         if head.task_type != "SEQ_2_SEQ_LM":
             return None
         return (
-            "EVA analyses the layers' inputs on training texts, and a decoder that reads its own "
-            "answers has other inputs; use PiSSA or LoRA"
+            "EVA analyses layers on the training texts alone, and a sequence-to-sequence decoder "
+            "reads answers too; use PiSSA or LoRA"
         )
 
     def refuses_start(self) -> str | None:
@@ -72,7 +72,7 @@ class EVA(LoRA):
         from peftkit.methods.peft.injection import is_rehearsal
         from peftkit.methods.peft.layers import check_rank, lora_layers
 
-        if is_rehearsal(model):  # no values to analyse; ranks are counted before they move
+        if is_rehearsal(model):  # has no values to analyse, so every layer keeps rank `r`
             rehearsal = inject_lora(self, model, encoded, head)
             check_rank(rehearsal, round(self.rho * self.r))
             return rehearsal
@@ -91,21 +91,21 @@ class EVA(LoRA):
                 gather_distributed_inputs=False,  # every process reads the same rows
                 show_progress_bar=False,
             )
-        # PEFT shortens the names of the layers that kept a rank, and then they match others too
+        # PEFT shortens the names of the layers that have a rank; they would match other layers too
         tuned: Any = injected
         tuned.peft_config[ADAPTER_NAME].target_modules = set(lora_layers(injected))
         return injected
 
 
 def layer_inputs(layer_input: Any, _: object, __: str) -> torch.Tensor:
-    """Returns the inputs of a layer, (vectors, d)."""
+    """Returns a layer's inputs as a matrix, (vectors, d)."""
     inputs: torch.Tensor = layer_input[0] if isinstance(layer_input, tuple) else layer_input
     return inputs.reshape(-1, inputs.shape[-1]).contiguous()
 
 
 def training_batches(encoded: Encoded, device: torch.device) -> list[dict[str, torch.Tensor]]:
-    """Batches of training rows without padding, which would count as data: rows of similar length,
-    cut to the shortest of them.
+    """Returns batches of training rows without padding, which would count as data: each batch holds
+    rows of similar length, cut to its shortest row.
     """
     import numpy as np
     import torch
@@ -131,7 +131,9 @@ def training_batches(encoded: Encoded, device: torch.device) -> list[dict[str, t
 
 
 def limited_forward() -> Callable[[nn.Module, Mapping[str, torch.Tensor]], None]:
-    """Returns a forward pass that stops PEFT's search for components, which might never end."""
+    """Returns a forward pass that raises MethodError after `MOST_BATCHES` calls: PEFT's search for
+    components might never end.
+    """
     calls = 0
 
     def forward(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> None:

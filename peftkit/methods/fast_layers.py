@@ -1,4 +1,4 @@
-"""Layers that compute the same as a method's plain layers in less time."""
+"""Layers that compute the same as a method's plain layers, but faster."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class FastLayer(Protocol):
-    """A faster layer; a module of the model."""
+    """A module that computes the same as a plain layer, but faster."""
 
     fused: bool
-    """False to leave the computation to the plain layer."""
+    """Whether it computes in the fast way; if False, the plain layer computes."""
     training: bool
 
     @property
@@ -21,12 +21,12 @@ class FastLayer(Protocol):
         """The base's weight that was moved into a matrix of this layer; None if none was."""
 
     def unfuse(self) -> None:
-        """Moves that weight back into its own memory."""
+        """Moves the base's weight back into its own memory."""
 
 
 @contextlib.contextmanager
 def exact(layers: Sequence[FastLayer]) -> Iterator[None]:
-    """Inside, the plain layers compute instead of these."""
+    """Inside, the plain layers compute instead of the fast ones."""
     fused = [layer for layer in layers if layer.fused]
     for layer in fused:
         layer.fused = False
@@ -38,8 +38,8 @@ def exact(layers: Sequence[FastLayer]) -> Iterator[None]:
 
 
 def release_checkpoint_mapping(model: nn.Module, layers: Sequence[FastLayer]) -> None:
-    """Copies the weights that no layer has moved, if the moved ones are larger in total. A weight
-    file stays mapped as a whole, and counts as this process's memory, while one weight uses it.
+    """If the unmoved weights are smaller than the moved ones, copies them, so that no weight is in
+    the mapped weight file. One such weight keeps the whole file in the memory of this process.
     """
     moved = {id(layer.moved) for layer in layers if layer.moved is not None}
     unmoved = [parameter for parameter in model.parameters() if id(parameter) not in moved]

@@ -1,12 +1,12 @@
-"""LoRA that starts from a part of the weight instead of from nothing (PiSSA, OLoRA).
+"""LoRA that starts from a part of the weight instead of from zero (PiSSA, OLoRA).
 
     W = W_res + s B_0 A_0,    h = W_res x + s B A x = W x + s [B, -B_0] [A; A_0] x
 
-The papers subtract the part from the base. The trained A and B then fit only W_res, which nobody
-else has, and in bfloat16 W_res is rounded. Here the base keeps W, and A_0, B_0 stay beside A and B
-as frozen halves of a LoRA of rank 2r: the same function with the same gradients. That LoRA is
-saved as it was trained, for the base that everybody has. (PEFT's own conversion to it,
-`subtract_mutated_init` in 0.21, drops the classification head.)
+The papers subtract the part from the base: the trained A and B then fit only W_res, which nobody
+else has, and which bfloat16 rounds. Here the base keeps W, and A_0 and B_0 are frozen halves beside
+A and B in a LoRA of rank 2r: the same function with the same gradients. This LoRA is saved as it is
+and fits the unchanged base. PEFT's own conversion (`subtract_mutated_init` in 0.21) drops the
+classification head.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 
 def split_refusal(lora: LoRA, base: Base) -> str | None:
-    """None, or why this base's weights cannot be split, or not with these settings."""
+    """None, or why this base's weights cannot be split with these settings."""
     kind = lora.kind()
     if lora.lora_dropout:
         return (
-            f"{kind} would drop inputs of the part that it took from the weight, but not of the "
-            "rest; leave `method.lora_dropout` out, as its paper does, or use LoRA"
+            f"{kind} splits each weight into two parts, and dropout would act on only one of them; "
+            "leave `method.lora_dropout` out, as its paper does, or use LoRA"
         )
     if base.quantization == "none":
         return None
     return (
-        f"{kind} splits a weight, and gains on {base.quantization} only by quantizing the rest "
-        f"instead of the weight, which makes a base that nobody else has; use LoRA or EVA on "
+        f"{kind} gains on {base.quantization} only if the rest of each split weight is quantized, "
+        f"which makes a base that nobody else has; use LoRA or EVA on "
         f'{base.quantization}, or {kind} with `base.quantization = "none"`'
     )
 
@@ -53,11 +53,11 @@ def inject_from_weights(
     head: tuple[str, ...],
     start: Callable[[Any], None],
 ) -> nn.Module:
-    """Returns the model with LoRA layers that start at a part of their weights.
+    """Returns the model with LoRA layers initialised from a part of their weights.
 
     Args:
-        start: PEFT's initialisation of one LoRA layer, which sets A and B; its change of the
-            base's weight is undone.
+        start: PEFT's initialisation of one LoRA layer, which sets A and B; it may change the
+            base's weight, which is then put back.
     """
     import torch
     from torch.nn.utils.parametrize import register_parametrization
@@ -72,7 +72,7 @@ def inject_from_weights(
     layer: Any
     for layer in lora_layers(injected).values():
         a, b = layer.lora_A[ADAPTER_NAME], layer.lora_B[ADAPTER_NAME]
-        if not rehearsal:  # which has no values to split
+        if not rehearsal:  # a rehearsal has no values to split
             weight = layer.get_base_layer().weight
             before = weight.data.clone()
             with torch.no_grad():
@@ -84,7 +84,7 @@ def inject_from_weights(
 
 
 def double_rank(lora: LoRA) -> LoRA:
-    """Returns an ordinary LoRA as large as this one with its frozen halves."""
+    """Returns an ordinary LoRA of twice the rank: as large as this one with its frozen halves."""
     shared = {name: getattr(lora, name) for name in LoRA.model_fields}
     ranks = {name: 2 * rank for name, rank in lora.rank_pattern.items()}
     return LoRA(**{**shared, "r": 2 * lora.r, "rank_pattern": ranks})

@@ -2,7 +2,7 @@
 
     W <- W - lr * update(dL/dW)        for all W, in float32
 
-The baseline that parameter-efficient methods are measured against, through the same loop.
+The baseline for parameter-efficient methods, trained by the same loop.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class FullFineTuning(Method):
         return model.requires_grad_(True)
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        # one file, so that the record has one digest; tensors keep their names in this model
+        # one file, for one digest in the record; the tensors keep their names in this model
         cast(Any, model).save_pretrained(
             folder, max_shard_size="1000GB", save_original_format=False
         )
@@ -64,7 +64,7 @@ class FullFineTuning(Method):
     def restore(self, model: nn.Module, folder: Path) -> None:
         from peftkit.methods.trained_layout import compare_present
 
-        if next(model.parameters()).is_meta:  # tied weights are in the file once
+        if next(model.parameters()).is_meta:  # the file holds tied weights only once
             compare_present(
                 folder / WEIGHTS, {n: tuple(p.shape) for n, p in model.state_dict().items()}
             )
@@ -79,7 +79,7 @@ def _load_whole(model: nn.Module, folder: Path) -> None:
     """Loads all weights of a model folder into a model.
 
     Raises:
-        AdapterError: the file is missing, or does not fit.
+        AdapterError: the weight file is missing or does not fit the model.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_model

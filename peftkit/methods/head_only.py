@@ -2,7 +2,7 @@
 
     y = C f(x)        f frozen, C the head
 
-The cheapest method, and the bar that every other one must clear.
+The cheapest method: any other must score better to be worth its cost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class HeadOnly(StoredAsTensors):
-    """Trains the task's head; the base stays as it is."""
+    """Trains the task's head; the base stays frozen."""
 
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
 

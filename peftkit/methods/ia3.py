@@ -4,10 +4,10 @@ arXiv:2205.05638).
     k <- l_k * k,  v <- l_v * v        l_k, l_v: one factor for each output of key and value
     W_2 (l_ff * f(W_1 x))              l_ff: one factor for each input of the second layer
 
-All factors start at one; the paper trains them with a learning rate of 3e-3. PEFT's own defaults
-scale queries instead of keys in most decoders, and the attention output too in BERT; peftkit
-follows the paper, except where queries, keys and values are one matrix (GPT-2, Phi-3), which is
-scaled whole.
+All factors start at one; the paper trains them with a learning rate of 3e-3. PEFT's defaults differ
+from the paper: in most decoders they scale queries instead of keys, and in BERT also the attention
+output. peftkit follows the paper; where one matrix holds queries, keys and values (GPT-2, Phi-3),
+it scales the whole matrix.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ FAMILIES: Final = (
 
 
 class IA3(StoredByPeft):
-    """Trains factors on keys, values and the inside of the feed-forward layers."""
+    """Trains factors on keys, values and the hidden activations of the feed-forward sublayers."""
 
     mergeable: ClassVar[bool] = True
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
 
     target_modules: Targets = ""
-    """Layers to scale, including `feedforward_modules`; empty for those of the paper, which are
-    known for Llama, BERT, GPT-2, T5, OPT, BART, BLOOM and their families."""
+    """Layers to scale, including `feedforward_modules`; empty for the paper's, known for Llama,
+    BERT, GPT-2, T5, OPT, BART, BLOOM and their families."""
     feedforward_modules: Targets = ""
     """Layers of `target_modules` to scale at their input instead of their output."""
 
@@ -98,11 +98,11 @@ class IA3(StoredByPeft):
         return loaded
 
     def undecayed(self, model: nn.Module) -> Collection[str]:
-        """Names of the factors, (1, out) and (in, 1), whose neutral value is one."""
+        """Names of the factors, (1, out) or (in, 1), whose neutral value is one instead of zero."""
         return [name for name, _ in model.named_parameters() if ".ia3_l." in name]
 
     def _layers(self, model: nn.Module, head: tuple[str, ...]) -> tuple[Any, Any]:
-        """Returns names or patterns of all layers, and of those scaled at their input."""
+        """Returns names or patterns of all layers to scale, and of those scaled at their input."""
         from peftkit.bases.architectures import complete_family
         from peftkit.errors import MethodError
 
@@ -125,7 +125,7 @@ class IA3(StoredByPeft):
 
 
 def float_norms_on_cpu(model: nn.Module) -> None:
-    """Makes norms float32 on a CPU: there PEFT's layers on quantized weights return float32, even
+    """Makes a quantized model's norms float32 on a CPU: PEFT's layers return float32 there, even
     under autocast, and a bfloat16 norm takes only bfloat16.
     """
     from peftkit.methods.trained_layout import float_norms

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Joined(nn.Module):
-    """For `torch.nn.utils.parametrize`: appends a frozen weight to the trained one along `dim`."""
+    """A parametrization that appends a frozen weight to the trained one along `dim`."""
 
     frozen: Tensor
 
@@ -17,5 +17,5 @@ class Joined(nn.Module):
         self.register_buffer("frozen", frozen.detach().clone(), persistent=False)
 
     def forward(self, trained: Tensor) -> Tensor:
-        """(r, in) and (r, in) -> (2r, in), or (out, r) and (out, r) -> (out, 2r)."""
+        """Joins (r, in) and (r, in) to (2r, in), or (out, r) and (out, r) to (out, 2r)."""
         return torch.cat((trained, self.frozen), dim=self.dim)

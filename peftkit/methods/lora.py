@@ -4,9 +4,10 @@
     s = lora_alpha / r       or lora_alpha / sqrt(r)  (rsLoRA, Kalajdzievski 2023, arXiv:2312.03732)
     lr(B) = loraplus_lr_ratio * lr(A)                 (LoRA+, Hayou et al. 2024, arXiv:2402.12354)
 
-W stays frozen. All linear layers are adapted by default: at equal parameters that beats
-attention only (Biderman et al. 2024, arXiv:2405.09673; "LoRA Without Regret", Thinking Machines
-2025, which also finds the best learning rate about ten times that of full fine-tuning).
+W stays frozen. All linear layers are adapted by default: at equal parameters this beats adapting
+only attention (Biderman et al. 2024, arXiv:2405.09673; "LoRA Without Regret", Thinking Machines
+2025). The latter also finds LoRA's best learning rate to be about ten times that of full
+fine-tuning.
 """
 
 from __future__ import annotations
@@ -53,16 +54,19 @@ class LoRA(StoredByPeft):
     layers_to_transform: Blocks = ()
     """Numbers of the blocks to adapt, from 0; empty for all."""
     layers_pattern: Parents = ()
-    """Names of the block lists that these numbers count in, such as `layers`; empty for any."""
+    """Names of the block lists that `layers_to_transform` counts in, such as `layers`; empty for
+    any."""
     rank_pattern: Ranks = {}
-    """End of a layer's name, as a regular expression -> its rank instead of `r`; the first match
-    counts."""
+    """Regular expression for the end of a layer's name -> the layer's rank instead of `r`; the
+    first match counts."""
     alpha_pattern: Alphas = {}
-    """The same for `lora_alpha`."""
+    """Regular expression for the end of a layer's name -> the layer's alpha instead of
+    `lora_alpha`."""
     use_rslora: bool = False
-    """Scale by `lora_alpha / sqrt(r)`, which keeps large ranks learning (arXiv:2312.03732)."""
+    """Whether to scale by `lora_alpha / sqrt(r)`, so that large ranks keep learning
+    (arXiv:2312.03732)."""
     loraplus_lr_ratio: float = Field(default=1.0, ge=1)
-    """Learning rate of B divided by that of A; the paper advises about 16 (arXiv:2402.12354)."""
+    """Learning rate of B as a multiple of A's; the paper advises about 16 (arXiv:2402.12354)."""
 
     @model_validator(mode="after")
     def _check_blocks(self) -> Self:
@@ -131,7 +135,7 @@ def inject_lora(
         fan_in_fan_out=fan_in_fan_out(model),
         **options,
     )
-    if not options:  # a variant computes something else
+    if not options:  # variants of LoRA compute something else
         Linear.place(config)
     fields = {
         "target_modules", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",

@@ -1,20 +1,20 @@
-"""The linear layer of LoRA as one function of autograd.
+"""The linear layer of LoRA as one autograd function.
 
     forward    u = s A x              h = W x + b + B u           `B u` is added in place
     backward   dx = W^T dh + A^T du   du = s B^T dh               `A^T du` is added in place
                dB = dh u^T            dA = du x^T
 
-The same numbers as PEFT's layer, which makes three more tensors of the size of h in the forward
-pass and two in the backward pass. `Linear.place` makes PEFT use it for every `nn.Linear`.
+Computes the same numbers as PEFT's layer, which makes three more tensors of the size of h in the
+forward pass and two in the backward pass. `Linear.place` makes PEFT use it for every `nn.Linear`.
 
-On a CPU thin products are slow: those with A and B take a sixth of a step, for 3 % of its
-multiplications. So in training there the weights are in one matrix, and the products with W give
-u and du too:
+On a CPU, products with thin matrices are slow: those with A and B take a sixth of a step for 3 %
+of its multiplications. So in training on a CPU, one matrix M holds W, A and B, and its products
+with x and dh give u and du too:
 
     M = | W   B |       | h | = | W   | x + | b |       | dx     |   | W^T |
         | s A   |       | u |   | s A |     | 0 |       | du / s | = | B^T | dh
 
-In evaluation the layer rounds as PEFT's does: a reloaded adapter gives the same bits.
+In evaluation the layer rounds as PEFT's does, so a reloaded adapter gives the same bits.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from torch.nn import functional as F
 
 
 class Linear(PeftLinear):
-    """PEFT's LoRA layer with its own computation in the ordinary case: one adapter, not merged,
-    without dropout, on a plain `nn.Linear`. PEFT computes all other cases.
+    """PEFT's LoRA layer with a faster computation for the ordinary case: one adapter, not merged,
+    without dropout, on a plain `nn.Linear`. PEFT's own code computes all other cases.
     """
 
     fused = True
-    """False to leave the computation to PEFT."""
+    """Whether the faster computation is used; if False, PEFT computes."""
     fused_weight: Tensor | None = None
-    """M, (out + r, in + r)."""
+    """The module docstring's M, (out + r, in + r); None until the first training step on a CPU."""
 
     @staticmethod
     def place(config: LoraConfig) -> None:
@@ -68,8 +68,8 @@ class Linear(PeftLinear):
 
     @torch.no_grad()
     def _whole(self, a: Tensor, scale: float) -> Tensor:
-        """Returns M with the current A, after moving the base layer's weight into it once. The
-        backward pass writes B, since another adapter may have used M in between.
+        """Returns M with the current A; the first call moves the base layer's weight into M. The
+        backward pass writes B, since another adapter may use M in between.
         """
         weight: Any = self.base_layer.weight
         (height, width), r = weight.shape, len(a)
@@ -176,5 +176,5 @@ class _LowRank(torch.autograd.Function):
 
 
 def fused_lora_layers(model: nn.Module) -> list[Linear]:
-    """The LoRA layers of a model that have their own computation."""
+    """Returns the LoRA layers of a model that have the faster computation."""
     return [module for module in model.modules() if isinstance(module, Linear)]

@@ -2,7 +2,7 @@
 
 A method puts its parameters into a model (`inject`), leaves every other parameter frozen, and
 writes and reads exactly what it trained (`save`, `load`). The training loop, the scores and the
-receipt are the same for all of them; full fine-tuning is a method too, so that the baseline
+receipt are the same for all methods; full fine-tuning is a method too, so that the baseline
 runs the identical code.
 """
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from peftkit.methods.fast_layers import FastLayer
 
 Layout = Literal["padded", "packed", "shared"]
-"""`padded`: examples padded to one width; `packed`: one after another in one row; `shared`: packed,
-with their common first tokens once. A method that allows `packed` allows `shared`."""
+"""`padded`: one example per row, padded to one width. `packed`: many examples in one row. `shared`:
+as `packed`, but first tokens that all examples share occur once. `packed` implies `shared`."""
 
 
 class Method(OpenPart):
-    """A method of a recipe. Subclass it anywhere; its class is recorded as `module:Class`."""
+    """A method of a recipe. Subclass it anywhere; the subclass is recorded as `module:Class`."""
 
     renamed_hooks: ClassVar[Mapping[str, str]] = {
         "supports": "`refuses(head, base)`",
@@ -53,20 +53,20 @@ class Method(OpenPart):
 
     @property
     def position_offset(self) -> int:
-        """Number of virtual tokens before the text, taken from the text's room."""
+        """Number of virtual tokens before the text, which leave less room for it."""
         return 0
 
     def refuses(self, head: Head, base: Base) -> str | None:
         """None, or why this method cannot work with this head or base. Called when the recipe is
-        made, as far as they are known, and again when the base is opened.
+        made, with what is known then, and again when the base is opened.
         """
         return None
 
     def notes(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
-        """Notes on this method in this model, before training.
+        """Returns notes for the user on this method in this model, before training.
 
         Args:
-            model: with shapes but no values.
+            model: its tensors have shapes but no values.
             head: as for `inject`.
         """
         return ()
@@ -96,18 +96,18 @@ class Method(OpenPart):
         return f"{self.kind()} does not define a smaller strength of a trained adapter"
 
     def instead(self) -> str:
-        """The hint when this method does not fit a model."""
+        """Returns the hint for a model that this method does not fit."""
         return "use LoRA"
 
     def cost_proxy(self) -> Method:
-        """A method that takes as much memory and time to train, and is injected without reading
-        weights or data: for `peftkit plan`, whose weights are random.
+        """Returns the method that `peftkit plan` runs in place of this one: it costs as much memory
+        and time to train, and its injection reads no data and no weights, which are random there.
         """
         return self
 
     def in_every_block(self) -> Method:
-        """The method without its block selection, if that can be separated, for planning on large
-        bases.
+        """Returns this method without its selection of blocks, for planning on large bases;
+        unchanged if nothing can be removed.
         """
         return self
 
@@ -125,18 +125,18 @@ class Method(OpenPart):
         raise NotImplementedError
 
     def fast(self, model: nn.Module) -> Sequence[FastLayer]:
-        """Layers of the model that compute the same as the method's plain layers in less time; the
-        self-check compares both.
+        """Returns layers of the model that compute the same as the method's plain layers, but
+        faster; the self-check compares both.
         """
         return ()
 
     def learning_rate_scales(self, model: nn.Module) -> Mapping[str, float]:
-        """Name of a trainable parameter -> factor on the learning rate; 1 where not named."""
+        """Name of a trainable parameter -> factor on its learning rate; by default 1."""
         return {}
 
     def undecayed(self, model: nn.Module) -> Collection[str]:
-        """Names of matrices that get no weight decay, since their neutral value is not zero;
-        vectors, such as biases and norms, get none anyway.
+        """Names of matrices that get no weight decay, since their neutral value is not zero.
+        Vectors, such as biases, never get any.
         """
         return ()
 
@@ -145,7 +145,9 @@ class Method(OpenPart):
         return 0
 
     def after_step(self, model: nn.Module, step: int, num_steps: int) -> None:
-        """Called after optimizer step `step` (from 1) of `num_steps`, with its gradients kept."""
+        """Called after optimizer step `step` (from 1) of `num_steps`, before its gradients are
+        cleared.
+        """
 
     def penalty(self, model: nn.Module) -> torch.Tensor | None:
         """A scalar to add to the step's mean loss, or None."""
@@ -156,7 +158,7 @@ class Method(OpenPart):
         raise NotImplementedError
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
-        """Loads what `save` wrote into a freshly loaded model, frozen, for inference.
+        """Loads what `save` wrote into a freshly loaded model, and freezes it for inference.
 
         Args:
             head: as for `inject`.
@@ -181,7 +183,7 @@ class Method(OpenPart):
         self, model: nn.Module, load_base: Callable[[], LoadedModel]
     ) -> Mapping[str, torch.Tensor | float]:
         """Name of a parameter -> its value, a tensor or one number, at which the adapter has no
-        effect; for `methods/rewinding.py`. Parameters not named keep their trained values.
+        effect. Used for rewinding; parameters not named keep their trained values.
 
         Args:
             model: as `load` returns it.
@@ -190,7 +192,9 @@ class Method(OpenPart):
         raise NotImplementedError
 
     def adapter_tensors(self, model: nn.Module) -> tuple[str, Mapping[str, torch.Tensor]]:
-        """The file that `save` writes, and the current values of its tensors in a loaded model."""
+        """Returns the name of the file that `save` writes, and the current values of its tensors in
+        a loaded model.
+        """
         raise NotImplementedError
 
     def merge(self, model: nn.Module) -> nn.Module:
@@ -203,5 +207,5 @@ class Method(OpenPart):
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter, for the trainable ones."""
+    """Name -> parameter, for all trainable parameters of a model."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -3,8 +3,8 @@
     W = Q R,  B_0 = Q_r,  A_0 = R_r                the first r columns of Q and rows of R
     h = (W - s B_0 A_0) x + s B A x                A, B start at A_0, B_0
 
-LoRA that starts from an orthonormal basis of W. Saved as an ordinary LoRA of rank 2r for the
-unchanged base, as PiSSA is.
+LoRA that starts from an orthonormal basis of W. Like PiSSA, it is saved as an ordinary LoRA of rank
+2r for the unchanged base.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     f([g(P); E(x)])        P: (num_virtual_tokens, d), g: a small network, both trained
 
-Prompt tuning with embeddings computed by a network, which couples them; only g(P) is kept after
-training.
+Prompt tuning in which one network computes all embeddings; after training only its output g(P)
+is kept.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class PTuning(StoredVirtualTokens):
     num_virtual_tokens: int = Field(default=20, ge=1)
     """Length of the prompt."""
     encoder_reparameterization_type: Literal["MLP", "LSTM"] = "MLP"
-    """The network: three linear layers, or the paper's bidirectional LSTM and two of them."""
+    """The network: three linear layers, or the paper's bidirectional LSTM and two linear layers."""
     encoder_hidden_size: int | None = Field(default=None, ge=1)
     """Width of the network; the base's hidden size if not given."""
     encoder_num_layers: int = Field(default=2, ge=1)
-    """Layers of the LSTM."""
+    """Number of layers of the LSTM."""
 
     def refuses(self, head: Head, base: Base) -> str | None:
         return token_labels_refusal(self.kind(), head)

@@ -1,4 +1,4 @@
-"""Any other tuner of PEFT, by its configuration.
+"""Trains with any tuner of PEFT, given its configuration.
 
     PeftMethod(config={"peft_type": "OFT", "oft_block_size": 8, "target_modules": "all-linear"})
     PeftMethod(config=peft.OFTConfig(oft_block_size=8, target_modules="all-linear"))
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from peftkit.data.head import Head
 
 FIELD = "method.config"
-"""The recipe's field with the settings."""
+"""The recipe's field that holds the configuration, as messages name it."""
 SET_BY_PEFTKIT = ("task_type", "inference_mode", "base_model_name_or_path", "revision")
 
 
@@ -54,7 +54,8 @@ class PeftMethod(StoredByPeft):
     """Trains whatever a PEFT configuration describes."""
 
     config: dict[str, object] = Field(min_length=1)
-    """Fields of the PEFT configuration, with its `peft_type`; or the configuration itself."""
+    """Fields of the PEFT configuration, including `peft_type`; a `peft.PeftConfig` is accepted
+    too."""
 
     @field_validator("config", mode="before")
     @classmethod
@@ -98,7 +99,7 @@ class PeftMethod(StoredByPeft):
 
     @property
     def _settings(self) -> AdapterConfig:
-        """The settings, by their types."""
+        """The configuration, with access to fields by their type."""
         return AdapterConfig(self.config)
 
     @property
@@ -190,7 +191,7 @@ class PeftMethod(StoredByPeft):
         return (*left_out, *self._note_on_biases(model, head))
 
     def _note_on_biases(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
-        """A note if LoRA's biases are in layers that have no bias in the base."""
+        """Returns a note if LoRA trains biases of layers that have none in the base."""
         from peftkit.methods.targets.layers import ends_in, linear_names
 
         wanted = self._settings.targets or ALL_LINEAR
@@ -258,7 +259,7 @@ class PeftMethod(StoredByPeft):
             )
         _check_choices(chosen, settings)
         try:
-            with warnings.catch_warnings():  # about a setting that the others make useless
+            with warnings.catch_warnings():  # PEFT warns of settings without effect
                 warnings.filterwarnings("error", ".*(ignored|only supported for)", UserWarning)
                 build: Any = chosen
                 return build(**settings, task_type=task_type)

@@ -4,8 +4,8 @@ arXiv:2404.02948).
     W = U S V^T,  A_0 = sqrt(S_r / s) V_r^T,  B_0 = U_r sqrt(S_r / s)        the r largest of S
     h = (W - s B_0 A_0) x + s B A x                                    A, B start at A_0, B_0
 
-LoRA that starts from the principal part of W instead of from nothing, and trains that part. Saved
-as an ordinary LoRA of rank 2r for the unchanged base (appendix C of the paper).
+LoRA that starts from the principal part of W, and so trains that part. It is saved as an ordinary
+LoRA of rank 2r for the unchanged base (appendix C of the paper).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PiSSA(LoRA):
 
     niter: int = Field(default=0, ge=0)
     """Subspace iterations of a randomised SVD; 16 is accurate and much faster than the exact SVD on
-    large layers. 0 for the exact SVD."""
+    large layers. 0 computes the exact SVD."""
 
     def refuses(self, head: Head, base: Base) -> str | None:
         return split_refusal(self, base)

@@ -3,9 +3,9 @@
     attention(q, [P_k; K], [P_v; V])        P_k, P_v: (num_virtual_tokens, d) in every layer
 
 Every layer attends to trained keys and values before those of the text. The paper trains the
-prefix through a small network (`prefix_projection`), which it drops afterwards. It starts from the
-model's own activations of words; any other start gives noise on few data (section 7.4). PEFT starts
-from a normal distribution.
+prefix through a small network (`prefix_projection`), which it drops afterwards. It initialises the
+prefix with the model's activations on real words; with little data, other starts give noisy output
+(section 7.4). PEFT starts from a normal distribution.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 
 class PrefixTuning(StoredVirtualTokens):
-    """Trains keys and values that precede the text's in every layer."""
+    """Trains keys and values that precede those of the text in every layer."""
 
     num_virtual_tokens: int = Field(default=20, ge=1)
     """Length of the prefix; the paper uses 10 for tables and 200 for summaries."""
     prefix_init: Literal["words", "random"] = "words"
-    """Start of the prefix: a decoder's keys and values of random tokens of its vocabulary, or
-    random numbers. Encoders, which keep none, and a projected prefix start from random numbers."""
+    """Start of the prefix: `words` for a decoder's keys and values of random tokens from its
+    vocabulary, or random numbers. Encoders and a projected prefix always start from random
+    numbers."""
     prefix_projection: bool = False
     """Whether the prefix is trained through a two-layer network."""
     encoder_hidden_size: int | None = Field(default=None, ge=1)
@@ -74,8 +75,8 @@ class PrefixTuning(StoredVirtualTokens):
 
 
 def _start_at_words(injected: Any, count: int) -> None:
-    """Sets the prefix to a decoder's keys and values of random tokens before the text; leaves it if
-    the model keeps no keys and values, or of another shape than PEFT's prefix.
+    """Sets the prefix to a decoder's keys and values of random tokens. Leaves it unchanged if the
+    model returns no keys and values, or if their shape is not that of PEFT's prefix.
     """
     import torch
 

@@ -3,8 +3,8 @@ arXiv:2104.08691).
 
     f([P; E(x)])        P: (num_virtual_tokens, d), trained; E: the frozen embeddings
 
-The fewest parameters a method can train. The paper finds it as good as full fine-tuning at 10B
-parameters and far below it under 1B, with a learning rate of 0.3 and 100 virtual tokens.
+Trains only the prompt. With a learning rate of 0.3 and 100 virtual tokens, the paper finds it as
+good as full fine-tuning for bases of 10B parameters, and far worse for bases under 1B.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 
 class PromptTuning(StoredVirtualTokens):
-    """Trains embeddings that precede the text's."""
+    """Trains embeddings that precede those of the text."""
 
     num_virtual_tokens: int = Field(default=20, ge=1)
     """Length of the prompt."""
     prompt_tuning_init: Literal["RANDOM", "SAMPLE_VOCAB", "TEXT"] = "SAMPLE_VOCAB"
     """Start of the prompt: random numbers, the embeddings of random tokens (better in the paper's
-    figure 3), or those of `prompt_tuning_init_text`."""
+    figure 3), or the embeddings of `prompt_tuning_init_text`."""
     prompt_tuning_init_text: str = ""
-    """Text to start from; cut or repeated to the length of the prompt."""
+    """Text to start from; it is cut or repeated to the length of the prompt."""
 
     @model_validator(mode="after")
     def _check_text(self) -> Self:
@@ -72,9 +72,9 @@ class PromptTuning(StoredVirtualTokens):
         return injected
 
     def _text_ids(self, model: nn.Module) -> list[int]:
-        """Ids of the start text's tokens, as many as there are virtual tokens.
+        """Returns the token ids of the start text, cut or repeated to the number of virtual tokens.
 
-        PEFT would add special tokens, and accept unknown ones silently.
+        Does not use PEFT, which adds special tokens and silently accepts unknown ones.
         """
         from transformers import AutoTokenizer
 

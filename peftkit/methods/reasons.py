@@ -21,7 +21,7 @@ def quantized_refusal(kind: str, base: Base) -> str | None:
 
 
 def token_labels_refusal(kind: str, head: Head) -> str | None:
-    """None, or why a method with virtual tokens in the text refuses a label for each token."""
+    """None, or why a method with virtual tokens in the text cannot train a token classifier."""
     if head.task_type != "TOKEN_CLS":
         return None
     return (
@@ -31,12 +31,12 @@ def token_labels_refusal(kind: str, head: Head) -> str | None:
 
 
 def start_refusal(kind: str) -> str:
-    """Why training cannot continue from such an adapter with its own method."""
+    """Why PiSSA or OLoRA cannot continue training from its own saved adapter."""
     return f"{kind} is saved as a LoRA of twice its `r` and `lora_alpha`; continue with LoRA"
 
 
 def rewinding_refusal(kind: str) -> str:
-    """Why virtual tokens have no smaller strength."""
+    """Why virtual tokens cannot be applied at a smaller strength."""
     return (
         f"{kind} puts virtual tokens before the text, and they have no smaller strength; LoRA can "
         "be rewound"

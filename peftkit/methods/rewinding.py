@@ -33,7 +33,7 @@ PEFT_STARTS: dict[str, dict[str, float]] = {
     "OFT": {"oft_R": 0.0},  # zero gives no rotation
     "VERA": {"vera_lambda_b": 0.0},
 }
-"""PEFT's type -> name part of the tensors that scale the adapter -> t_0."""
+"""PEFT type -> part of the names of the tensors that scale the adapter -> their t_0."""
 REWOUND = (*PEFT_STARTS, "LN_TUNING")
 """PEFT's tuners that can be rewound."""
 
@@ -63,7 +63,7 @@ class Rewinding:
 
     @torch.no_grad()
     def to(self, scale: float) -> None:
-        """Sets the strength; 1 gives the trained tensors and 0 the base, to the last bit."""
+        """Sets the strength: 1 gives exactly the trained tensors, 0 exactly those of the base."""
         for parameter, trained, start in self._moved:
             between = torch.lerp(start.float(), trained.float(), scale)
             parameter.data.copy_({0.0: start, 1.0: trained}.get(scale, between))
@@ -73,7 +73,7 @@ def peft_starts(model: nn.Module) -> dict[str, Tensor | float]:
     """Name -> t_0, for a model with one PEFT adapter.
 
     Raises:
-        MethodError: its type is neither in `PEFT_STARTS` nor LN_TUNING.
+        MethodError: the adapter's type is neither in `PEFT_STARTS` nor LN_TUNING.
     """
     config: Any = model.peft_config[ADAPTER_NAME]  # type: ignore[index]
     kind = kind_of(config)
@@ -90,7 +90,7 @@ def peft_starts(model: nn.Module) -> dict[str, Tensor | float]:
 
 
 def _norm_starts(model: nn.Module) -> dict[str, Tensor | float]:
-    """Name -> t_0, for LN_TUNING: PEFT keeps the base's norm beside the trained copy."""
+    """Name -> t_0, for LN_TUNING: PEFT keeps the base's norm next to the trained copy."""
     trained, base = ".ln_tuning_layers.default.", ".base_layer."
     parameters = dict(model.named_parameters())
     return {n: parameters[n.replace(trained, base)] for n in parameters if trained in n}
@@ -112,7 +112,7 @@ def _dora_starts(model: nn.Module) -> dict[str, Tensor | float]:
 
 
 def base_starts(base: LoadedModel, names: Sequence[str]) -> dict[str, Tensor | float]:
-    """Name -> t_0, for the base's parameters that were trained themselves, without the head's."""
+    """Name -> t_0, for the trained parameters of the base outside the head."""
     below = tuple(f"{module}." for module in base.head)
     parameters = dict(base.model.named_parameters())
     return {name: parameters[name].detach() for name in names if not name.startswith(below)}

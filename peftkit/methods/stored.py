@@ -1,6 +1,6 @@
-"""Storage that methods share: PEFT's files, or the trained tensors under their own names.
+"""Base classes that save and load a method's tensors: in PEFT's files, or under their own names.
 
-A method chooses one by its base class and then defines only `inject`.
+A method that derives from one of them defines only `inject`, or `trained_names`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class StoredByPeft(Method):
-    """`inject` returns a `peft.PeftModel`; plain PEFT loads what is saved."""
+    """A method whose `inject` returns a `peft.PeftModel`; plain PEFT loads what it saves."""
 
     abstract: ClassVar[bool] = True
 
@@ -60,7 +60,7 @@ class StoredByPeft(Method):
 
 
 class StoredVirtualTokens(StoredByPeft):
-    """As `StoredByPeft`, for virtual tokens before the text; correct in batches."""
+    """A method of PEFT with virtual tokens before the text, correct in padded batches too."""
 
     abstract: ClassVar[bool] = True
 
@@ -85,7 +85,7 @@ class StoredVirtualTokens(StoredByPeft):
 
 
 class StoredAsTensors(Method):
-    """`inject` adds nothing to the model; the trained tensors are saved under their own names."""
+    """A method that adds nothing to the model; it saves trained tensors under their own names."""
 
     abstract: ClassVar[bool] = True
 
@@ -95,7 +95,7 @@ class StoredAsTensors(Method):
         """Names of the parameters that this method trains in a model.
 
         Raises:
-            MethodError: the model has none of them.
+            MethodError: the model has no such parameters.
         """
         raise NotImplementedError
 

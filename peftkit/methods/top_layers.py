@@ -4,8 +4,8 @@ Freezing Layers During Transformer Fine-Tuning", arXiv:1911.03090).
     y = C g(f(x))        f: embeddings and lower blocks, frozen; g: the last k blocks and the norm
                          or pooler above them; C: the head
 
-The paper finds a fourth of the layers enough for 90 % of full fine-tuning's quality. The learning
-rate is that of full fine-tuning.
+The paper finds a fourth of the layers enough for 90 % of full fine-tuning's quality. Use the
+learning rate of full fine-tuning.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class TopLayers(StoredAsTensors):
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
 
     k: int = Field(default=2, ge=1)
-    """Number of blocks to train, counted from the last; in an encoder-decoder, of the decoder."""
+    """Number of blocks to train, counted from the last; in an encoder-decoder, the decoder's
+    blocks."""
 
     def refuses(self, head: Head, base: Base) -> str | None:
         return quantized_refusal(self.kind(), base)
@@ -62,10 +63,10 @@ class TopLayers(StoredAsTensors):
 
 
 def modules_after(model: nn.Module, block: str) -> list[str]:
-    """Names of the modules with weights that are used only after a block: final norm, pooler.
+    """Returns names of the modules with weights that run only after a block: final norm, pooler.
 
-    Found by watching a forward pass on two tokens, since the order of definition need not be that
-    of use. The output layer of a language model is left out.
+    Observes a forward pass on two tokens, since modules may run in another order than they are
+    defined in. Leaves out the output layer of a language model.
     """
     import torch
 
@@ -78,7 +79,7 @@ def modules_after(model: nn.Module, block: str) -> list[str]:
         module.register_forward_pre_hook(lambda module, _: order.append(names[module]))
         for module in names
     ]
-    end = base.config.eos_token_id  # where some classifiers read
+    end = base.config.eos_token_id  # some classifiers read at its position
     known = isinstance(end, int) and end < len(base.get_input_embeddings().weight)
     tokens = torch.full((1, 2), end if known else 0, device=base.device)
     inputs = {"input_ids": tokens}

@@ -1,4 +1,4 @@
-"""Saves and loads exactly the trained tensors, for methods that add none to the model."""
+"""Saves and loads exactly the trained tensors, for methods that add no tensors to the model."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def save_trained(model: nn.Module, folder: Path) -> None:
 
 
 def parameters_of(model: nn.Module, modules: Iterable[str]) -> list[str]:
-    """Names of all parameters below modules of these names."""
+    """Names of all parameters in the modules of these names."""
     below = tuple(f"{name}." for name in modules)
     return [name for name, _ in model.named_parameters() if name.startswith(below)]
 
 
 def load_trained(model: nn.Module, folder: Path, expected: Iterable[str]) -> nn.Module:
-    """Returns the model with the parameters of these names replaced by the saved ones.
+    """Returns the model, frozen, with the expected parameters replaced by the saved ones.
 
     Raises:
         AdapterError: names or shapes in the file are not the expected ones.
@@ -55,7 +55,7 @@ def restore_trained(model: nn.Module, folder: Path) -> None:
 
 
 def fill_tensors(live: Mapping[str, Tensor], file: Path) -> None:
-    """Copies the tensors of a file into a model's, in place; these keep their dtype. On the meta
+    """Copies the tensors of a file into the model's tensors, which keep their dtype. On the meta
     device it only compares names and shapes.
 
     Raises:
@@ -74,8 +74,8 @@ def _without_added_rows(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def float_norms(model: nn.Module, names: Iterable[str]) -> None:
-    """Makes the normalization layers with parameters of these names float32 as a whole: torch takes
-    no bfloat16 weight beside a float32 bias there.
+    """Makes each normalization layer with one of these parameters float32: torch's norms take no
+    bfloat16 weight with a float32 bias.
     """
     for owner in {name.rpartition(".")[0] for name in names}:
         if "norm" in type(module := model.get_submodule(owner)).__name__.lower():
@@ -90,7 +90,7 @@ def compare_tensors(file: Path, expected: dict[str, tuple[int, ...]]) -> None:
 
 
 def compare_present(file: Path, expected: dict[str, tuple[int, ...]]) -> None:
-    """As `compare_tensors`, but some of the names may be missing."""
+    """Like `compare_tensors`, but names may be missing from the file."""
     _raise_if_wrong(file, _differences(_shapes(file), expected))
 
 

@@ -1,10 +1,10 @@
 """Virtual tokens before the text, shared by prefix tuning, prompt tuning and p-tuning.
 
-PEFT puts them before the padding of a left-padded row, [virtual][padding][text]. In a decoder
-that is wrong twice: positions count the padding, and a classifier that gets embeddings reads the
-last position, padding or not. A hook before the base model's forward pass makes it
-[padding][virtual][text] with positions that count tokens only, so that training, scoring and
-`generate` are correct in batches, whoever calls the model.
+PEFT puts them before the padding of a left-padded row, [virtual][padding][text]. In a decoder this
+is wrong: positions count the padding, and a classifier that gets embeddings reads the last position
+even if it is padding. A hook before the base model's forward pass makes the row
+[padding][virtual][text], with positions that count tokens only. Training, scoring and `generate`
+are then correct in batches, whoever calls the model.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import peft
 
 SIZES = ("num_layers", "token_dim", "num_attention_heads", "num_transformer_submodules")
-"""Fields of a virtual tokens' configuration that are sizes of the base."""
+"""Fields of PEFT's configurations of virtual tokens that state sizes of the base."""
 
 
 def inject_virtual(
@@ -42,7 +42,7 @@ def inject_virtual(
         field: the recipe's field with the configuration's settings, for messages.
 
     Raises:
-        MethodError: the architecture cannot take them.
+        MethodError: the architecture takes no virtual tokens, or a given size is not the base's.
     """
     base: Any = model
     if base.config.is_encoder_decoder and config.task_type != "SEQ_2_SEQ_LM":
@@ -62,13 +62,15 @@ def inject_virtual(
             "use LoRA",
         )
     _check_sizes(base, config, field)
-    if config.num_attention_heads is None:  # PEFT knows only some of the names for it
+    if config.num_attention_heads is None:  # PEFT does not know every base's name for it
         config.num_attention_heads = getattr(base.config, "num_attention_heads", None)
     return add_placing_hooks(inject_peft(model, config, field))
 
 
 def _check_sizes(base: Any, config: peft.PromptLearningConfig, field: str) -> None:
-    """Raises MethodError if sizes that the user set are not the base's, which PEFT can read."""
+    """Raises MethodError if a size that the user set differs from the one that PEFT reads from the
+    base.
+    """
     from peft.utils import other
 
     set_sizes = [name for name in SIZES if getattr(config, name) is not None]
@@ -104,7 +106,7 @@ def _accepts_cache(base: Any) -> bool:
 def load_virtual(
     model: nn.Module, folder: Path, settings: Mapping[str, object] | None = None
 ) -> nn.Module:
-    """Loads an adapter as `load_peft` does, correct in batches."""
+    """Loads an adapter like `load_peft`, and makes its virtual tokens correct in batches."""
     return add_placing_hooks(load_peft(model, folder, settings))
 
 
@@ -112,7 +114,7 @@ def restore_virtual(model: nn.Module, folder: Path) -> None:
     """Loads a folder's virtual tokens and head into a model.
 
     Raises:
-        AdapterError: as `restore_peft`.
+        AdapterError: names, shapes or settings in the folder are not the model's.
     """
     compare_configs(model, folder)
     prompt: Any = model.prompt_encoder[ADAPTER_NAME]  # type: ignore[index]
@@ -132,8 +134,8 @@ def embedding_width(model: nn.Module) -> int:
 
 
 def add_placing_hooks(model: nn.Module) -> nn.Module:
-    """Returns the model with hooks on its base: `_place` if that reads from left to right, and
-    `_count_virtual` if it is a classifier that pools hidden states.
+    """Returns the model with hooks on its base: `_place` on a decoder, and `_count_virtual` on a
+    classifier that pools hidden states.
     """
     base: Any = model.base_model
     config: Any = model.peft_config[ADAPTER_NAME]  # type: ignore[index]
@@ -152,7 +154,7 @@ def add_placing_hooks(model: nn.Module) -> nn.Module:
 def reads_left_to_right(base: Any) -> bool:
     """Whether the model is a decoder: a token's hidden state does not depend on later tokens.
 
-    Found by a forward pass, since not every architecture says so.
+    Runs a forward pass to find out, unless a module declares `is_causal`.
     """
     if base.config.is_encoder_decoder or base.device.type == "meta":
         return False
@@ -170,7 +172,9 @@ def reads_left_to_right(base: Any) -> bool:
 def _count_virtual(
     _: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, count: int
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """The forward hook of a pooling classifier: passes how many embeddings are virtual tokens."""
+    """Tells a pooling classifier how many of its input embeddings are virtual tokens; a forward
+    hook.
+    """
     if kwargs.get("inputs_embeds") is None:
         return None
     return args, {**kwargs, "num_virtual_tokens": count}
@@ -184,12 +188,12 @@ def _place(
     in_cache: bool,
     reads_last: bool,
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """The forward hook of a decoder: moves padding before the virtual tokens, and counts positions
-    without it.
+    """Moves padding before the virtual tokens, and leaves it out of positions; a forward hook of
+    decoders.
 
     Args:
-        in_cache: whether virtual tokens are keys and values in the cache (prefix tuning), where
-            they cannot be moved, or embeddings before the text.
+        in_cache: whether virtual tokens are keys and values in the cache (prefix tuning), which
+            cannot be moved; otherwise they are embeddings before the text.
         reads_last: whether the head reads the last position, as decoders' classifiers do.
     """
     mask, embeddings = kwargs.get("attention_mask"), kwargs.get("inputs_embeds")
@@ -215,7 +219,7 @@ def _place(
 
 
 def _positions(mask: Tensor, width: int) -> Tensor:
-    """Positions of the last `width` columns, (rows, width), without counting padding."""
+    """Returns the positions of the last `width` columns, (rows, width), not counting padding."""
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -width:]
 
 
@@ -231,7 +235,7 @@ def window(config: Any) -> int | None:
 
 
 def _check_window(base: Any, length: int) -> None:
-    """Raises MethodError if padding between prefix and text would use up a sliding window."""
+    """Raises MethodError if rows with padding after the prefix are longer than a sliding window."""
     size = window(base.config)
     if size is not None and length > size:
         raise MethodError(

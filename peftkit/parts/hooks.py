@@ -1,4 +1,4 @@
-"""Refuses classes that were written for an earlier contract of their family."""
+"""Refuses classes that were written for an earlier version of their family's contract."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def _names(hook: Any) -> list[str]:
 
 
 def _fits(method: Any, hook: Any) -> bool:
-    """Whether a method can be called as a hook is: with all of its parameters, and without those
-    that have a default.
+    """Whether a method can be called like a hook: with all of the hook's parameters, and with only
+    those that have no default.
     """
     parameters = inspect.signature(hook).parameters.values()
     most = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]

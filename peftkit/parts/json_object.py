@@ -1,4 +1,4 @@
-"""A JSON object that another program wrote, with values read by the expected type."""
+"""Reads the values of a JSON object that another program wrote, and checks their types."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peftkit.errors import AdapterError
 
 @dataclass(frozen=True, eq=False)
 class JsonObject(Mapping[str, object]):
-    """The object in a JSON file, or within one.
+    """A JSON object from a file, or one nested in it.
 
     As a mapping it returns values as they are. `text`, `number` and the like return a value of that
     type, or an empty one if the name is missing or null, and raise AdapterError for another type.
@@ -30,35 +30,35 @@ class JsonObject(Mapping[str, object]):
         return len(self.content)
 
     def text(self, name: str) -> str:
-        """A text; empty if there is none."""
+        """Returns the value as a text; empty if there is none."""
         value = self.content.get(name)
         if value is None or isinstance(value, str):
             return value or ""
         raise self._wrong(name, "a text")
 
     def number(self, name: str) -> float | None:
-        """A number, whole or not."""
+        """Returns the value as a number; None if there is none."""
         value = self.content.get(name)
         if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
             return value
         raise self._wrong(name, "a number")
 
     def whole(self, name: str) -> int | None:
-        """A whole number."""
+        """Returns the value as a whole number; None if there is none."""
         value = self.content.get(name)
         if value is None or (isinstance(value, int) and not isinstance(value, bool)):
             return value
         raise self._wrong(name, "a whole number")
 
     def items_of(self, name: str) -> list[object]:
-        """A list of anything; empty if there is none."""
+        """Returns the value as a list of anything; empty if there is none."""
         value = self.content.get(name)
         if value is None or isinstance(value, list):
             return value or []
         raise self._wrong(name, "a list")
 
     def texts(self, name: str) -> list[str]:
-        """A list of texts; empty if there is none."""
+        """Returns the value as a list of texts; empty if there is none."""
         items = self.items_of(name)
         texts = [item for item in items if isinstance(item, str)]
         if len(texts) < len(items):
@@ -66,7 +66,7 @@ class JsonObject(Mapping[str, object]):
         return texts
 
     def table(self, name: str) -> JsonObject:
-        """An object within this one; empty if there is none."""
+        """Returns an object nested in this one; empty if there is none."""
         value = self.content.get(name)
         if value is None or isinstance(value, Mapping):
             return JsonObject(value or {}, self.file)

@@ -1,4 +1,4 @@
-"""Reads JSON objects without repeated names, and compares and makes JSON values."""
+"""Makes and compares JSON values, and refuses objects that repeat a name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class RepeatedName(ValueError):
 
 
 def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Makes a JSON object for `json.loads`, which would silently take the last of two values.
+    """Makes a JSON object for `json.loads`, which by itself would silently keep the last of two
+    values.
 
     Raises:
         RepeatedName: a name is given twice.
@@ -29,8 +30,8 @@ def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def differences(one: Any, other: Any, place: str = "") -> list[tuple[str, Any, Any]]:
-    """The dotted places where two JSON values differ, each with both values; for parts of different
-    kinds, with both kinds.
+    """Returns the dotted places where two JSON values differ, each with both values; where two
+    parts are of different kinds, with both kinds.
     """
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return [] if one == other else [(place, one, other)]
@@ -44,7 +45,8 @@ def differences(one: Any, other: Any, place: str = "") -> list[tuple[str, Any, A
 
 
 def as_json(value: Any) -> Any:
-    """Makes a configuration's value a JSON value: sets sorted, enums by their value.
+    """Converts a configuration's value to a JSON value: sets to sorted lists, enums to their
+    values.
 
     Raises:
         TypeError: JSON has no such value.

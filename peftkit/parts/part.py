@@ -1,8 +1,8 @@
 """The parts of a recipe: frozen values that refuse unknown fields.
 
 A `Part` is a closed value (a base, a training budget). An `OpenPart` is a family that
-anyone may extend (tasks, methods): each class registers itself under its `kind`, which is its
-name for peftkit's own classes and `module:Class` for all others.
+anyone may extend (tasks, methods): each class registers itself under its `kind`: the class
+name for peftkit's own classes, `module:Class` for all others.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ current_collector: ContextVar[Collector | None] = ContextVar("collector", defaul
 
 
 class Part(BaseModel):
-    """A frozen value with documented fields; unknown fields are errors, changes are copies."""
+    """A frozen value with documented fields. Unknown fields are errors; changes make a copy."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -70,7 +70,7 @@ class Part(BaseModel):
                 raise
             object.__setattr__(self, "__dict__", {})
 
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # dicts skip it
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # pydantic skips it for dicts
 
     def with_(self, **changes: Any) -> Self:
         """A validated copy with some fields changed."""
@@ -84,7 +84,7 @@ class OpenPart(Part):
     renamed_hooks: ClassVar[Mapping[str, str]] = {}
     """Former name of a hook -> its replacement."""
     abstract: ClassVar[bool] = False
-    """True in a class that others build on and that is no kind of its own."""
+    """True in a class that only serves as a base class and is not a kind itself."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -103,7 +103,9 @@ class OpenPart(Part):
 
     @classmethod
     def kind(cls) -> str:
-        """The name in a recipe: `LoRA`, or `my_module:MyMethod` for a class from elsewhere."""
+        """Returns the class's name in recipes: `LoRA`, or `my_module:MyMethod` for a class from
+        elsewhere.
+        """
         module = cls.__module__
         if module.startswith("peftkit."):
             return cls.__name__

@@ -1,4 +1,4 @@
-"""Reports all problems of a recipe at once, each with its field, the value, and did-you-mean."""
+"""Reports all problems of a recipe at once, each with the field, the value and a suggestion."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def all_problems(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def collected() -> Iterator[Collector]:
-    """Inside, wrong parts are collected instead of raising."""
+    """Inside, errors of parts are collected instead of raised."""
     token = current_collector.set(collector := Collector())
     try:
         yield collector
@@ -57,7 +57,7 @@ def parse(model: type[Part], text: str, what: str) -> Any:
     if not isinstance(value, dict):
         raise RecipeError(f"{what} holds {type(value).__name__}, not an object with fields")
     strange = [name for name in value if name not in model.model_fields]
-    if len(strange) > max(3, len(value) - len(strange)):  # another file, not a slip in one
+    if len(strange) > max(3, len(value) - len(strange)):  # another kind of file, not a typo
         raise RecipeError(
             f"{what} is not a {model.__name__}: it has {quoted(strange[:4])} and more",
             f"fields of a {model.__name__} are {quoted(sorted(model.model_fields))}",
@@ -69,7 +69,7 @@ def parse(model: type[Part], text: str, what: str) -> Any:
 
 
 def problems_error(what: str, problems: list[str]) -> RecipeError:
-    """One error for all problems: one line, or a count and a line each."""
+    """Returns one error for all problems: a single line, or their number and a line for each."""
     if len(problems) == 1:
         return RecipeError(f"{what}: {problems[0]}")
     lines = "".join(f"\n  {problem}" for problem in problems)
@@ -83,7 +83,7 @@ def describe(
 
     Args:
         path: the place of `model` in the recipe.
-        value: what was validated; it shows the kinds of open parts, whose fields are suggested.
+        value: the validated value, whose `kind`s decide which fields are suggested.
     """
     lines: dict[str, None] = {}
     for details in error.errors():

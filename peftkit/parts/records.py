@@ -13,7 +13,9 @@ IF_SET = {"written": "if set"}
 
 
 def to_json(value: Any) -> Any:
-    """Makes a JSON value: a dataclass becomes an object, its fields in order; a tuple a list."""
+    """Makes a JSON value: a dataclass becomes an object with its fields in order, a tuple
+    a list.
+    """
     if is_dataclass(value):
         pairs = ((field, getattr(value, field.name)) for field in fields(value))
         return {
@@ -32,6 +34,6 @@ def from_json(kind: type[RecordT], value: Any) -> RecordT:
     """Makes a dataclass from JSON. A missing field takes its default, an unknown one is ignored.
 
     Raises:
-        ValueError: a field without a default is missing, or one has a value of another type.
+        ValueError: a field without a default is missing, or a value has another type.
     """
     return TypeAdapter(kind).validate_python(value)

@@ -19,7 +19,7 @@ from peftkit.errors import PeftkitError, RecipeError
 
 
 def import_trusted(module: str) -> None:
-    """Imports a module the user trusts, so that its classes register: a name, or a .py file.
+    """Imports a module that the user trusts, by name or .py file, so that its classes register.
 
     Names are looked up from the current folder too, as `python -m` does.
     """
@@ -40,7 +40,7 @@ def import_trusted(module: str) -> None:
 
 
 def import_file(path: Path) -> Any:
-    """The module in a .py file, imported under the file's stem."""
+    """Imports a .py file under the file's stem, and returns the module."""
     if not path.is_file():
         raise RecipeError(f"no file `{path}`")
     refuse_shadowing(path)

@@ -20,7 +20,7 @@ class AdapterConfig(JsonObject):
 
     @property
     def kind(self) -> str:
-        """PEFT's name of the type, such as `LORA`; empty if it has none."""
+        """PEFT's name of the adapter's type, such as `LORA`; empty if there is none."""
         return self.text("peft_type")
 
     @property
@@ -31,10 +31,10 @@ class AdapterConfig(JsonObject):
 
 
 def read_config(folder: Path) -> AdapterConfig:
-    """The adapter_config.json of a folder; empty if there is none.
+    """Reads a folder's adapter_config.json; empty if the folder has none.
 
     Raises:
-        AdapterError: it is not a JSON object.
+        AdapterError: the file is not a JSON object.
     """
     file = folder / CONFIG
     if not file.is_file():

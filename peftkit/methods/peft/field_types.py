@@ -1,4 +1,4 @@
-"""Finds configuration fields with a value of another type than PEFT declares.
+"""Finds configuration fields whose value has another type than PEFT declares.
 
 PEFT checks no types: a text such as "false" counts as true. Standard library only, as in
 `adapters/inspection`; the names are those of PEFT 0.21.
@@ -82,23 +82,23 @@ NOT_NULL: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("FOURIERFT", "WAVEFT"), ("n_frequency_pattern",)),
     "C3A": ("block_size_pattern",),
 }  # fmt: skip
-"""PEFT's type -> fields that it cannot read if they are null."""
+"""PEFT type -> fields that must not be null."""
 HOLD_TEXTS = (
     "exclude_modules", "feedforward_modules", "layers_pattern", "modules_to_save",
     "target_modules", "target_parameters",
 )  # fmt: skip
-"""Fields that hold texts if they are lists."""
+"""Fields whose items must be texts, if the value is a list."""
 CHECKED_ELSEWHERE = (
     "r", "init_r", "target_r", "lora_alpha", "num_virtual_tokens", "num_layers", "token_dim",
     "num_attention_heads", "encoder_hidden_size", "encoder_num_layers", "auto_mapping",
     "num_transformer_submodules", "layer_replication", "megatron_config", "megatron_core",
     *PATTERNS,
 )  # fmt: skip
-"""Fields with values that `hazards` checks, including their types."""
+"""Fields that `hazards` checks, values and types."""
 
 
 def wrong_types(config: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
-    """Yields what is wrong with the type of a value, what follows from it, and the hint."""
+    """Yields, for each value of a wrong type, the problem, its consequence and the hint."""
     for name, value in config.items():
         if value is None:
             if name in NOT_NULL.get(str(config.get("peft_type")), ()):
@@ -118,7 +118,7 @@ def wrong_types(config: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
 
 
 def wrong_values(config: Mapping[str, object]) -> Iterator[str]:
-    """Yields what is wrong with each value that a user gives a configuration, seen by itself."""
+    """Yields the problems of a user's configuration that a single value shows."""
     for name, value in config.items():
         kinds = KINDS.get(name)
         checked = name.endswith("_pattern") and name != "layers_pattern"  # at injection
@@ -145,7 +145,8 @@ def wrong_values(config: Mapping[str, object]) -> Iterator[str]:
 HOLD_BLOCKS = ("layers_to_transform",)
 """Fields that hold numbers of blocks."""
 ALWAYS_PATTERNS = ("layers_pattern",)
-"""Fields of `HOLD_TEXTS` with regular expressions as items; the others are one if a text."""
+"""Fields of `HOLD_TEXTS` with regular expressions as list items; in the others, a single text is a
+regular expression, and list items are not."""
 NESTED = {
     "layer_replication": "give a beginning and an end for each span, `[[0, 2], [1, 2]]`",
     "trainable_token_indices": "give ids, or a list of them for each module",
@@ -171,7 +172,7 @@ def _wrong_pattern(name: str, text: str) -> Iterator[str]:
 
 
 def shown_value(value: Any) -> str:
-    """A value as messages show it, with texts told from numbers."""
+    """Returns a value as messages show it; a text is marked as such."""
     return f"the text {value[:40]!r}" if isinstance(value, str) else str(value)[:40]
 
 
@@ -185,7 +186,7 @@ def _problem(name: str, value: Any, wanted: str, verb: str = "is") -> tuple[str,
 
 def _fits(value: Any, kinds: tuple[str, ...]) -> bool:
     if not value and not isinstance(value, str | int | float) and "number" not in kinds:
-        return True  # PEFT reads an empty value as none
+        return True  # PEFT reads an empty value as None
     fits = {
         "flag": isinstance(value, bool) or value in (0, 1),
         "number": isinstance(value, int | float),

@@ -29,13 +29,13 @@ def inject_peft(model: nn.Module, config: peft.PeftConfig, field: str = "method"
     try:
         with without_noise():
             injected = peft.get_peft_model(model, config, low_cpu_mem_usage=is_rehearsal(model))
-    except RuntimeError as error:  # it needs values, and `rehearse` tries again with some
+    except RuntimeError as error:  # the method needs values, which `rehearse` then gives it
         if isinstance(error, NotImplementedError) and "meta" not in str(error):
             raise misfit(error, model, layers, config, field) from error
         raise
     except Exception as error:  # PEFT raises whatever it meets in an architecture
         raise misfit(error, model, layers, config, field) from error
-    # PEFT has added the modules that it trains whole by itself
+    # PEFT may have added modules to `modules_to_save`
     check_saved_modules(injected, getattr(config, "modules_to_save", None) or (), field)
     return injected
 
@@ -51,5 +51,5 @@ def fan_in_fan_out(model: nn.Module) -> bool:
 
 
 def modules_to_save(head: tuple[str, ...]) -> list[str] | None:
-    """The head's modules, without those that PEFT adds by itself and would then hold twice."""
+    """Returns the head's modules, except those that PEFT adds itself and would hold twice."""
     return [name for name in head if name not in ("classifier", "score")] or None

@@ -1,4 +1,4 @@
-"""PEFT's layers in a model that has an adapter."""
+"""Finds PEFT's layers in a model with an adapter, and checks their ranks."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
 
 
 def check_rank(model: Any, most: int = 0) -> None:
-    """Raises MethodError unless every LoRA layer's weight has as many directions to start from as
-    its rank.
+    """Raises MethodError if a LoRA layer's rank is above its number of inputs or outputs, or if the
+    layer is not linear.
 
     Args:
         most: the largest rank that a layer may get, if ranks are not chosen yet.

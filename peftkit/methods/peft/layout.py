@@ -32,8 +32,9 @@ WITHOUT_EFFECT = {
     "target_modules", "task_type", "ephemeral_gpu_offload", "prompt_tuning_init",
     "prompt_tuning_init_text", "tokenizer_name_or_path", "init_weights",
 }  # fmt: skip
-"""Fields of PEFT's configurations that do not change what a loaded adapter computes, or that show
-in the names of its tensors; values of `init_lora_weights` that do are refused separately."""
+"""Fields of PEFT's configurations that do not change what a loaded adapter computes, or whose
+effect shows in the names of its tensors. Values of `init_lora_weights` that change the base are
+refused separately."""
 
 
 def save_peft(model: nn.Module, folder: Path) -> None:
@@ -47,10 +48,11 @@ def save_peft(model: nn.Module, folder: Path) -> None:
 def load_peft(
     model: nn.Module, folder: Path, settings: Mapping[str, object] | None = None
 ) -> nn.Module:
-    """Returns the model with a folder's adapter, frozen, after comparing every name and shape.
+    """Loads a folder's adapter into the model, frozen, and compares the name and shape of every
+    tensor.
 
     Args:
-        settings: fields that replace those of its adapter_config.json.
+        settings: fields that replace those in the adapter_config.json.
 
     Raises:
         AdapterError: the file and the model do not hold the same tensors.
@@ -65,7 +67,9 @@ def load_peft(
 
 
 def _config_with(folder: Path, settings: Mapping[str, object]) -> peft.PeftConfig:
-    """PEFT's configuration of an adapter, as `from_pretrained` makes it, with fields replaced."""
+    """Makes an adapter's PEFT configuration as `from_pretrained` does, with some fields
+    replaced.
+    """
     fields = AdapterConfig({**read_config(folder), **settings})
     kind: Any = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(fields.kind)]
     read = {name: value for name, value in fields.items() if name != "runtime_config"}
@@ -77,7 +81,7 @@ def add_peft(model: nn.Module, folder: Path, name: str) -> None:
     it.
 
     Raises:
-        AdapterError: as for `load_peft`.
+        AdapterError: the file and the model do not hold the same tensors.
     """
     with _peft_errors(folder):
         model.load_adapter(str(folder), adapter_name=name)  # type: ignore[operator]
@@ -105,7 +109,7 @@ def restore_peft(model: nn.Module, folder: Path) -> None:
 
 
 def saved_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors of a model from `load_peft`, under the names by which they are saved."""
+    """Returns the tensors of a model from `load_peft`, under their names in the saved file."""
     return _tensors(model, ADAPTER_NAME)
 
 
@@ -118,8 +122,8 @@ def _tensors(model: Any, name: str, embeddings: bool = False) -> dict[str, torch
 
 
 def compare_configs(model: Any, folder: Path) -> None:
-    """Raises AdapterError if an adapter's adapter_config.json differs from the model's in a setting
-    that changes what it computes.
+    """Raises AdapterError if a folder's adapter_config.json differs from the model's configuration
+    in a setting that changes what the adapter computes.
     """
     live = model.peft_config[ADAPTER_NAME].to_dict()
     saved = read_config(folder)
@@ -168,12 +172,12 @@ def _peft_errors(folder: Path) -> Iterator[None]:
 
 
 def _restore(model: Any, folder: Path, name: str) -> None:
-    """Loads the saved tensors once more, in their own dtype or the model's, whichever is wider:
-    PEFT rounds some of them to the base's dtype. Compares names and shapes.
+    """Loads the saved tensors once more, in their own dtype or the model's, whichever is wider,
+    since PEFT rounds some of them to the base's dtype. Compares names and shapes.
     """
     saved = load_file(folder / WEIGHTS)
     live = _tensors(model, name)
-    if saved.keys() - live.keys():  # PEFT saves whole embeddings beside an adapter of them
+    if saved.keys() - live.keys():  # PEFT saves adapted embeddings whole too
         more = _tensors(model, name, embeddings=True)
         live |= {key: tensor for key, tensor in more.items() if key in saved}
     compare_tensors(folder / WEIGHTS, {key: tuple(t.shape) for key, t in live.items()})
@@ -186,5 +190,5 @@ def _restore(model: Any, folder: Path, name: str) -> None:
             live[key].data.copy_(tensor)
         for parameter in targets if len(targets) == 1 else ():
             dtype = torch.promote_types(parameter.dtype, tensor.dtype)
-            # a copy, out of the file and aligned
+            # copied, so that it is aligned and does not keep the file open
             parameter.data = tensor.to(parameter.device, dtype, copy=True)

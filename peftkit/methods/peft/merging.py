@@ -13,8 +13,8 @@ from peftkit.methods.targets.tied_layers import untie_adapted
 def merge_peft(model: nn.Module) -> nn.Module:
     """Returns the base model with PEFT's layers folded into its weights and removed.
 
-    Each layer in turn is computed in float32 and rounded once, to its weight's dtype. An output
-    layer that is tied to the embedding gets its own weight if one of them is adapted.
+    Merges one layer at a time, in float32, and rounds it once to its weight's dtype. If embedding
+    and output layer share a weight and one of them is adapted, each gets its own.
     """
     for parent in list(model.modules()):  # PEFT's IA3 cannot unwrap a head of several layers
         for name, child in list(parent.named_children()):

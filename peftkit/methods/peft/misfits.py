@@ -1,4 +1,4 @@
-"""Translates PEFT's errors on a model into the recipe's words, with what works there."""
+"""Translates PEFT's errors about a model into errors that name the recipe's fields."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ MAMBA = re.compile(r"Module '(\w+)' is incompatible with Mamba")
 def misfit(
     error: Exception, model: nn.Module, layers: Sequence[str], config: Any, field: str
 ) -> MethodError:
-    """The MethodError for an error of PEFT's.
+    """Returns the MethodError for an error that PEFT raised.
 
     Args:
         model: after the failed injection.
-        layers: names of its linear layers before.
+        layers: names of the model's linear layers before the injection.
         field: the recipe's field with the configuration's settings.
     """
     message = " ".join(str(error).split()) or type(error).__name__
@@ -57,7 +57,7 @@ def misfit(
     elif layer := MAMBA.search(message):
         return MethodError(
             f"`{field}.target_modules`: PEFT does not adapt `{layer[1]}` of {name}",
-            f"name those that it does adapt, {linear}, or give `{ALL_LINEAR}`, which takes them",
+            f"name layers that it adapts, {linear}, or give `{ALL_LINEAR}` for all of them",
         )
     elif layer := NOT_SUPPORTED.match(message):
         return MethodError(
@@ -95,8 +95,8 @@ def check_trainable(model: nn.Module, wanted: Sequence[str], field: str) -> None
 
 
 def check_saved_modules(model: nn.Module, wanted: Sequence[str], field: str) -> None:
-    """Raises MethodError unless PEFT trains exactly the wanted modules whole: it compares ends of
-    names, takes `mlp_head` for `head`, and ignores a misspelled name.
+    """Raises MethodError unless PEFT trains exactly the wanted modules whole: PEFT compares ends of
+    names, so it takes `mlp_head` for `head`, and it ignores a misspelled name.
     """
     prefixes = ("base_model.model.", "base_model.")
     trained = []

@@ -1,8 +1,8 @@
-"""Patterns that depend on the order of their keys, which an adapter_config.json loses.
+"""Makes patterns independent of the order of their keys, which adapter_config.json loses.
 
-The first key that matches a layer's name counts for it (`rank_pattern`, `alpha_pattern` and the
-like), and PEFT saves the keys sorted. Where the sorted keys would give a layer another value, the
-pattern is written with one exact key for each layer.
+In a pattern such as `rank_pattern`, the first key that matches a layer's name counts. PEFT saves
+the keys sorted; if that would give a layer another value, the pattern is rewritten with one exact
+key for each layer.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def lookup_of(kind: str) -> Lookup:
 def values_of(
     pattern: Mapping[str, ValueT], keys: Iterable[str], layers: Iterable[str], lookup: Lookup
 ) -> dict[str, ValueT]:
-    """Layer -> its value, for the layers that one of the keys matches.
+    """Layer -> its value, for the layers that a key matches.
 
     Args:
-        keys: the pattern's, in the order in which they are tried.
+        keys: keys of the pattern, in the order in which they are tried.
     """
     ordered = list(keys)
     matched = {layer: lookup(ordered, layer) for layer in layers}
@@ -53,8 +53,8 @@ def values_of(
 def order_free(
     pattern: Mapping[str, ValueT], layers: Iterable[str], kind: str, field: str
 ) -> dict[str, ValueT]:
-    """Returns a pattern that gives each layer the same value in any order of its keys; unchanged if
-    sorting gives the same values.
+    """Returns a pattern that gives each layer the same value in any order of its keys; the pattern
+    as it is, if sorting its keys changes no value.
 
     Args:
         layers: names of the adapted layers and parameters.

@@ -1,4 +1,6 @@
-"""PEFT's tuners: which are supported, on which weights, and which can be merged."""
+"""Which tuners of PEFT are supported, which of them on quantized weights, and which can
+be merged.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +14,19 @@ ON_QUANTIZED = (
     "LORA", "IA3", "OFT", "VERA", "MISS", "PROMPT_TUNING", "P_TUNING",
     "PREFIX_TUNING",
 )  # fmt: skip
-"""Tuners that the matrix shows to compute correctly on int8 and 4-bit layers. Several others read
-the packed bytes as numbers, some of them silently (HRA and DEFT on int8)."""
+"""Tuners that compute correctly on int8 and 4-bit layers, as docs/matrix.md shows. Several others
+read the packed bytes as numbers, some silently (HRA and DEFT on int8)."""
 OTHER_TARGETS = ("ADAPTION_PROMPT", "ADAMSS")
 """Tuners that do not read a text in `target_modules` as a pattern over full names."""
 OWN_INITS = ("pissa", "olora", "corda", "lora_ga", "loftq", "eva")
-"""Values of `init_lora_weights` that change the base, so that the saved adapter would not fit it,
-or that need data, which PEFT reads separately from the configuration."""
+"""Beginnings of `init_lora_weights` that need data, or that change the base, so that the saved
+adapter would not fit the unchanged base."""
 VIRTUAL = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 """Tuners that put virtual tokens before the text."""
 MERGED_BY: dict[str, Method] = {
     "LORA": LoRA(), "ADALORA": AdaLoRA(), "IA3": IA3(), "LN_TUNING": LayerNormTuning(),
 }  # fmt: skip
-"""Tuners that can be merged -> the method that says into which weights."""
+"""Tuners that can be merged -> the method whose `refuses_merging` applies to them."""
 CHANGE_THE_BASE = (
     "bias", "lora_bias", "modules_to_save", "target_parameters", "trainable_token_indices",
 )  # fmt: skip
@@ -33,7 +35,7 @@ NOT_MERGED = {
     "alora_invocation_tokens": "it changes only what follows its invocation tokens",
     "arrow_config": "it mixes several adapters token by token",
 }
-"""Fields of LoRA that make it more than a change of the base's weights -> why."""
+"""Fields of LoRA with which it cannot be merged -> why."""
 NO_BIAS = (
     "it cannot be merged: `lora_bias` trains biases of layers that have none in the base; keep the "
     "adapter, or leave `lora_bias` out"

@@ -1,4 +1,4 @@
-"""PEFT's names: of configuration types, and of the adapter in a model."""
+"""PEFT's names of configuration types, and of the adapter in a model."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ ADAPTER_NAME = "default"
 
 
 def type_name(peft_type: Any) -> str:
-    """The name of a PEFT type, such as `LORA`, given as PEFT's enum or as text."""
+    """Returns the name of a PEFT type, such as `LORA`, from a member of its enum or from a text."""
     return str(getattr(peft_type, "value", peft_type))
 
 
 def kind_of(config: Any) -> str:
-    """The name of a configuration's type."""
+    """Returns the name of a PEFT configuration's type, such as `LORA`."""
     return type_name(config.peft_type)
 
 

@@ -1,1 +1,1 @@
-"""Which modules of a model a method adapts."""
+"""Chooses the modules of a model that a method adapts, and checks the choice."""

@@ -1,4 +1,4 @@
-"""Targets as PEFT takes them, each name and pattern checked against the model."""
+"""Checks targets against the model, and returns them in the form that PEFT takes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def linear_targets(
     field: str = "method.target_modules",
     blocks: Sequence[int] = (),
 ) -> str | list[str]:
-    """Returns `target_modules` as PEFT takes them, with names and patterns checked: PEFT silently
-    ignores a misspelled name as long as another one matches.
+    """Returns `target_modules` in the form that PEFT takes. Checks names and patterns, since PEFT
+    silently ignores a misspelled name if another one matches.
 
     Args:
         kind: PEFT's name of the tuner.
         field: the recipe's field, for messages.
-        blocks: numbers of the blocks to adapt; PEFT then needs the ends of names.
+        blocks: numbers of the blocks to adapt; `all-linear` then becomes a list of names.
 
     Raises:
-        MethodError: no such layer has a name, or a pattern matches none, or other modules too.
+        MethodError: a name or pattern matches no layer, or modules that cannot be adapted.
     """
     from peftkit.methods.targets.layers import adaptable_classes, last_names, linear_names
     from peftkit.methods.targets.patterns import check_pattern
@@ -48,10 +48,10 @@ def named_modules(
     head: tuple[str, ...],
     field: str = "method.target_modules",
 ) -> str | list[str]:
-    """As `linear_targets`, for modules of any kind.
+    """Returns `target_modules` like `linear_targets`, but accepts modules of any kind.
 
     Raises:
-        MethodError: no module has a name, or a pattern matches none.
+        MethodError: a name or pattern matches no module.
     """
     from peftkit.methods.targets.patterns import matched_modules
 
@@ -70,8 +70,8 @@ def _check_names(
     kinds: tuple[type[Any], ...],
     field: str,
 ) -> None:
-    """Raises MethodError unless each name matches layers, and only of these kinds; without kinds,
-    any module will do.
+    """Raises MethodError if a name matches no module, or one that is not of these kinds; without
+    kinds, any module is accepted.
     """
     from peftkit.errors import MethodError, did_you_mean, quoted
     from peftkit.methods.targets.layers import ends_in, is_below, last_names, linear_names

@@ -1,4 +1,4 @@
-"""Finds the layers of a model that PEFT's tuners adapt, by name."""
+"""Finds the names of the layers that PEFT's tuners can adapt."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from peftkit.methods.targets.targets import ALL_LINEAR
 
 
 def adaptable_classes(kind: str) -> tuple[type[Any], ...]:
-    """Classes of the layers that a tuner of PEFT adapts: linear ones; for IA3 convolutions too; for
-    LoRA all that `LoraModel` lists.
+    """Classes of the layers that a tuner of PEFT adapts: linear layers, for IA3 also convolutions,
+    and for LoRA all that PEFT's `LoraModel` lists.
     """
     convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     more: dict[str, tuple[type[Any], ...]] = {
@@ -31,12 +31,12 @@ def adaptable_classes(kind: str) -> tuple[type[Any], ...]:
 
 
 def ends_in(name: str, end: str) -> bool:
-    """Whether PEFT matches a full name by its end: they are equal, or the name's last parts are."""
+    """Whether a full name equals `end`, or ends in `.` and `end`, as PEFT matches names."""
     return name == end or name.endswith(f".{end}")
 
 
 def is_below(name: str, modules: Iterable[str]) -> bool:
-    """Whether a name is one of these modules, or inside one."""
+    """Whether a name is that of one of these modules, or of a module inside one."""
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
@@ -78,7 +78,7 @@ def left_out(model: nn.Module, head: tuple[str, ...], kind: str = "LORA") -> lis
 
 
 def _gives_product(layer: Any) -> bool:
-    """Whether the output of a linear layer is (..., out), unlike a router's."""
+    """Whether a linear layer returns one tensor, (..., out); a router does not."""
     if type(layer).forward in (nn.Linear.forward, Conv1D.forward) or is_quantized(layer):
         return True
     try:
@@ -90,7 +90,7 @@ def _gives_product(layer: Any) -> bool:
 
 
 def _refused_by_peft(model: nn.Module, name: str, kind: str) -> bool:
-    """Whether PEFT refuses layers of a name in this architecture, as it does in Mamba."""
+    """Whether PEFT refuses layers of this name in this architecture, as it does in Mamba."""
     kinds = {type_name(key): key for key in PEFT_TYPE_TO_TUNER_MAPPING}
     key: Any = kinds.get(kind)
     check = getattr(PEFT_TYPE_TO_TUNER_MAPPING.get(key), "_check_target_module_compatiblity", None)
@@ -114,7 +114,7 @@ def excluded_modules(
 def note_on_left_out(
     model: nn.Module, wanted: str | Sequence[str], head: tuple[str, ...], kind: str = "LORA"
 ) -> tuple[str, ...]:
-    """A note if `all-linear` does not take all linear layers."""
+    """Returns a note if `all-linear` leaves out linear layers."""
     out = left_out(model, head, kind) if wanted == ALL_LINEAR else []
     if not out:
         return ()

@@ -1,7 +1,7 @@
-"""Checks that PEFT's settings that name modules match at least one.
+"""Checks that each setting of PEFT that names modules matches at least one.
 
-PEFT ignores a name that matches nothing, or only warns. PEFT's own functions decide what matches;
-for the patterns (`rank_pattern` and the like), the keys that PEFT looks up decide.
+PEFT ignores a name that matches nothing, or only warns. PEFT's own functions are used to find
+matches. A key of a pattern such as `rank_pattern` matches if PEFT looks it up.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _LookupLog(dict[str, ValueT]):
 def inject_checked(
     model: nn.Module, config: peft.PeftConfig, values: Mapping[str, object], field: str = "method"
 ) -> nn.Module:
-    """As `inject_peft`, and checks the user's settings.
+    """Injects an adapter like `inject_peft`, and checks that the user's settings match modules.
 
     Args:
         values: field of the configuration -> the user's value; empty ones are ignored.
@@ -86,7 +86,7 @@ def inject_checked(
 
 
 def _check_called(injected: Any, fitting: list[str], field: str) -> None:
-    """Raises MethodError if the architecture does not call one of the adapted layers.
+    """Raises MethodError if the architecture never calls one of the adapted layers.
 
     Args:
         fitting: last names of the layers that can be adapted.
@@ -95,7 +95,7 @@ def _check_called(injected: Any, fitting: list[str], field: str) -> None:
     for name in getattr(injected.base_model, "targeted_module_names", ()):
         if name.rsplit(".", 1)[-1] in NOT_CALLED.get(model.config.model_type, ()):
             layer = model.get_submodule(name)
-            if not is_quantized(getattr(layer, "base_layer", layer)):  # those are called
+            if not is_quantized(getattr(layer, "base_layer", layer)):  # quantized layers are called
                 raise MethodError(
                     f"`{field}`: {type(model).__name__} computes with the weight of `{name}` "
                     "itself, so adapting that layer has no effect",
@@ -120,11 +120,11 @@ def _log_lookups(value: object, field: str) -> _LookupLog[object]:
 
 
 class _Settings:
-    """The user's settings in a configuration.
+    """Checks the user's settings in a PEFT configuration against a model.
 
     Args:
         model: before injection.
-        config: PEFT completes it, and rewrites names in it, during injection.
+        config: the same object as for injection, during which PEFT completes and changes it.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class _Settings:
             self._check_layers()
 
     def _items(self, setting: str) -> list[object]:
-        """The values of a setting, or a table's keys; empty if it is not set."""
+        """Returns the values of a setting (the keys of a table); empty if it is not set."""
         return _listed(self.values.get(setting, ()))
 
     def _names(self, setting: str) -> list[str]:
@@ -232,7 +232,7 @@ class _Settings:
         self._check_targets_in_blocks()
 
     def _check_targets_in_blocks(self) -> None:
-        """Raises MethodError if one of several targets is in none of the blocks to adapt."""
+        """Raises MethodError if a target matches no layer in the blocks to adapt."""
         pattern = isinstance(self.values.get("target_modules"), str)
         adapted = _targeted(self.config, self.names, exclude_modules=None, modules_to_save=None)
         for one in () if pattern else self._names("target_modules"):
@@ -241,7 +241,9 @@ class _Settings:
                 raise self._error("target_modules", problem, adapted)
 
     def check_pattern(self, setting: str, pattern: _LookupLog[object]) -> None:
-        """Raises MethodError if PEFT looked up a key for no layer."""
+        """Raises MethodError if PEFT has not looked up one of the keys of a pattern for
+        any layer.
+        """
         targets = getattr(self.config, "target_parameters", None) or ()
         adapted = _targeted(self.config, self.names)
         adapted += [p for p in self.parameters if any(ends_in(p, one) for one in targets)]
@@ -273,7 +275,7 @@ def _listed(value: object) -> list[object]:
 
 
 def _targeted(config: Any, names: Iterable[str], **changes: Any) -> list[str]:
-    """The names that PEFT would adapt, with some settings changed."""
+    """Returns the names that PEFT would adapt if some settings were changed."""
     changed = copy.copy(config)
     for name, value in changes.items():
         if hasattr(changed, name):
@@ -282,14 +284,14 @@ def _targeted(config: Any, names: Iterable[str], **changes: Any) -> list[str]:
 
 
 def _blocks(config: Any, names: Sequence[str]) -> str:
-    """`0 to 11`: the first and the last block with such layers."""
+    """Returns the first and the last block with layers of these names, as `0 to 11`."""
     numbers = sorted({int(part) for name in names for part in name.split(".") if part.isdigit()})
     blocks = [n for n in numbers if _targeted(config, names, layers_to_transform=[n])]
     return f"{blocks[0]} to {blocks[-1]}" if blocks else "none"
 
 
 def _nearest(wrong: str, known: Sequence[str]) -> str:
-    """`did you mean`, among the ends of names with as many parts."""
+    """Returns a `did you mean` from the ends of known names, cut to as many parts as `wrong`."""
     parts = wrong.count(".") + 1
     ends = {".".join(name.split(".")[-parts:]) for name in known}
     return did_you_mean(wrong, ends) if wrong else ""

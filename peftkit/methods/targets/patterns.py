@@ -1,4 +1,4 @@
-"""Regular expressions over the names of modules, as PEFT takes them for `target_modules`."""
+"""Checks regular expressions over the names of modules, which `target_modules` may be."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def matched_modules(
     """Name -> module, for the modules outside the head that a pattern matches.
 
     Raises:
-        MethodError: it matches none.
+        MethodError: the pattern matches no module.
     """
     modules = {n: m for n, m in model.named_modules() if n and not is_below(n, head)}
     matched = {name: module for name, module in modules.items() if re.fullmatch(pattern, name)}
@@ -77,22 +77,21 @@ def check_has_weights(
             raise MethodError(
                 f"`{field}`: `{name}` ({type(module).__name__}) has no weights, so it is not a "
                 "sublayer",
-                "name sublayers or blocks, such as `mlp`, or leave it out for those of the "
-                "placement",
+                "name sublayers or blocks, such as `mlp`, or leave it out for the usual ones",
             )
 
 
 def _fitting_hint(
     model: nn.Module, pattern: str, head: tuple[str, ...], matched: dict[str, nn.Module]
 ) -> str:
-    """The hint: a pattern or names for the linear layers among the matches of `pattern`, or inside
-    them.
+    """Returns the hint: a pattern or names for the linear layers that `pattern` matches, or that
+    are inside its matches.
     """
     linear = linear_names(model, head)
     wanted = [name for name in linear if name in matched]
     wanted = wanted or [name for name in linear if is_below(name, matched)]
     if not wanted:
-        return f"it matches no linear layer; those are {quoted(last_names(linear))}"
+        return f"it matches no linear layer; the model has {quoted(last_names(linear))}"
     if set(wanted) == set(linear):
         return f"`{ALL_LINEAR}` takes only the linear layers: {quoted(last_names(linear))}"
     last = "|".join(last_names(wanted))

@@ -1,4 +1,4 @@
-"""Which layers of a model a method adapts."""
+"""Types and checks of the fields that choose which layers a method adapts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ValueT = TypeVar("ValueT")
 
 
 def _names_or_pattern(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    """Makes a single plain name a list of one; as a pattern, PEFT would match nothing with it."""
+    """Makes a single plain name a tuple: PEFT would read it as a pattern, which matches nothing."""
     if isinstance(value, str) and value not in ("", ALL_LINEAR):
         if value.isidentifier():
             return (value,)
@@ -31,20 +31,20 @@ def _not_empty(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
 
 
 Targets = Annotated[str | tuple[str, ...], AfterValidator(_names_or_pattern)]
-"""Names of modules, a regular expression over full names, or empty for the method's own."""
+"""Names of modules, a regular expression over full names, or empty for the method's default."""
 LinearTargets = Annotated[Targets, AfterValidator(_not_empty)]
-"""The same for linear layers; `all-linear` for all of them."""
+"""Names of linear layers, a regular expression over full names, or `all-linear` for all of them."""
 
 
 def _as_tuple(value: Any) -> Any:
-    """Accepts a single value, or None, as PEFT does."""
+    """Returns a tuple; like PEFT, accepts a single value or None."""
     if value is None:
         return ()
     return (value,) if isinstance(value, str | int) else value
 
 
 def regex_problem(expressions: Iterable[str]) -> str:
-    """What is wrong with the first invalid regular expression; empty if all are valid."""
+    """Returns what is wrong with the first invalid regular expression; empty if all are valid."""
     for expression in expressions:
         try:
             re.compile(expression)
@@ -65,25 +65,23 @@ Parents = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 """Names of the modules that hold blocks; a single name is accepted too."""
 Ranks = Annotated[dict[str, Annotated[int, Field(ge=1, le=2**16)]], AfterValidator(_check_keys)]
 Alphas = Annotated[dict[str, PositiveFloat], AfterValidator(_check_keys)]
-"""End of a layer's name, a regular expression -> its own value."""
+"""Regular expression for the end of a layer's name -> the layer's value."""
 
 
 def has_block_number(name: str) -> bool:
-    """Whether a module's name, or a pattern for names, has a block's number in it, unlike the 1 of
-    `fc1`.
-    """
+    """Whether a module's name or a pattern contains a block's number; the 1 of `fc1` is not one."""
     return re.search(r"(?<!\w)\d+(?!\w)", name) is not None
 
 
 def without_blocks(pattern: dict[str, ValueT]) -> dict[str, ValueT]:
-    """The pattern without the keys that have a block's number."""
+    """Returns the pattern without the keys that contain a block's number."""
     return {key: value for key, value in pattern.items() if not has_block_number(key)}
 
 
 def check_blocks(
     targets: str | tuple[str, ...], blocks: tuple[int, ...], parents: tuple[str, ...]
 ) -> None:
-    """Raises ValueError if PEFT would ignore the blocks."""
+    """Raises ValueError if PEFT would ignore the selection of blocks."""
     if parents and not blocks:
         raise ValueError("`layers_pattern` is for `layers_to_transform`; give both")
     if blocks and isinstance(targets, str) and targets != ALL_LINEAR:

@@ -15,8 +15,8 @@ from torch import nn
 
 
 def untie_adapted(model: nn.Module) -> None:
-    """Gives every module its own weight, if an adapted layer shares one, and sets the configuration
-    accordingly.
+    """If an adapted layer shares its weight, gives every module its own weight and unties the
+    configuration.
     """
     owners = _owners(model)
     adapted = (
