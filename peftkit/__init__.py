@@ -115,7 +115,7 @@ def load(
     """Loads and checks the adapter of a run folder or an adapter folder.
 
     Args:
-        base: path of the base; empty for the recipe's.
+        base: path of the base; empty for the path in the recipe.
         adapter_settings: values of fields, such as `lora_alpha`, that are missing in another
             program's adapter_config.json.
 

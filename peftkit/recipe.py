@@ -65,7 +65,7 @@ class Training(Part):
     """CPU threads; if not given, as many as the process may use. The last bits of results depend on
     the number, so a run records it."""
     report_to: Literal["none", "tensorboard", "wandb"] = "none"
-    """Accelerate's experiment tracker that losses and scores are also sent to."""
+    """Experiment tracker that also receives losses and scores."""
 
 
 class Recipe(Part):

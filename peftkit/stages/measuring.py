@@ -42,7 +42,7 @@ from peftkit.training.loop import keep_few_activations
 MOST_BLOCKS = 6
 """Most blocks of the smaller copy, for methods that need several blocks."""
 APART = 3
-"""How many blocks the larger copy has more."""
+"""How many more blocks the larger copy has."""
 WHOLE_BLOCKS = 12
 """A base that no small copy can represent is measured whole if it has at most this many blocks."""
 MEASURED_SECONDS = 1.5
@@ -69,7 +69,7 @@ class Cost:
     """Seconds per token of a forward pass; 0 if time was not measured."""
 
     def at(self, other: Cost, share: float) -> Cost:
-        """Extrapolates from this cost to `share` times the difference from another."""
+        """Adds `share` times the distance to another cost to this one; `share` may exceed 1."""
         pairs = zip(asdict(self).items(), asdict(other).values(), strict=True)
         return Cost(**{name: one + share * max(0.0, two - one) for (name, one), two in pairs})
 

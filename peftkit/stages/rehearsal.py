@@ -87,7 +87,7 @@ def _check_layers_are_called(
     base: OpenedBase, encoded: Encoded, quantized: nn.Module, plain: nn.Module
 ) -> None:
     """Raises BaseModelError if the architecture reads the weight of a quantized layer instead of
-    calling the layer: in 4 or 8 bits, the weight is not a matrix.
+    calling the layer: a weight stored in 4 or 8 bits cannot be used in this way.
     """
     inputs = _first_inputs(encoded)
     if not (layers := uncalled_layers(quantized, inputs)):

@@ -73,7 +73,7 @@ def _print_system(adapter: LoadedAdapter, console: Console) -> None:
 
 
 def answer_once(adapter: LoadedAdapter, text: str, compare: bool) -> dict[str, str]:
-    """`reply`, the adapter's answer to a text; if `compare`, also `base`, the base model's."""
+    """Answers a text: `reply` is the adapter's answer; if `compare`, `base` is the base model's."""
     answers = {"reply": adapter.write([text])[0]}
     if compare:
         answers["base"] = adapter.write([text], adapter.load_base())[0]

@@ -30,7 +30,7 @@ def export(path: str, to: str, output: str, base: str = "", **options: Any) -> E
         path: run folder, adapter folder, or a Hub id.
         to: one of `TARGETS`.
         output: new file or folder.
-        base: path of the base; empty for the recipe's.
+        base: path of the base; empty for the path in the recipe.
         options: further fields of `Request`.
 
     Raises:

@@ -147,7 +147,7 @@ def _copy_own(adapter: OpenedAdapter, folder: Path) -> None:
 
 
 def _compare_answers(folder: Path, adapter: OpenedAdapter) -> dict[str, float]:
-    """Loads a written folder with PEFT and compares its logits on the adapter's probes, if any.
+    """Compares a written folder, loaded with PEFT, with the adapter's probes, if there are any.
 
     Raises:
         AdapterError: the folder answers differently.

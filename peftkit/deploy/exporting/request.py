@@ -59,7 +59,7 @@ class Request:
     trust_remote_code: bool = False
     """Whether Python code in the base's folder may run."""
     settings: Mapping[str, object] = field(default_factory=dict)
-    """Values of fields that adapter_config.json lacks."""
+    """Field that adapter_config.json lacks -> its value, given by the user."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def merge(path: str, base: str = "") -> nn.Module:
     """Merges the adapter in a run or adapter folder, in float32; checks the model on the probes.
 
     Args:
-        base: path of the base; empty for the recipe's.
+        base: path of the base; empty for the path in the recipe.
 
     Raises:
         MethodError: the adapter cannot be merged; raised before weights are loaded.

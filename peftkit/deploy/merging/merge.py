@@ -69,7 +69,7 @@ def merge_to(
         output: a folder that does not exist yet, or is empty.
         into: see `MergeTarget`.
         scale: see `MergeTarget`.
-        base: path of the base; empty for the recipe's.
+        base: path of the base; empty for the path in the recipe.
         trust_remote_code: see `open_adapter`.
         on_progress: called with each step as it begins.
         settings: see `open_adapter`.
@@ -179,7 +179,7 @@ def _inputs(adapter: OpenedAdapter) -> MergeInputs:
 
 
 def _validation(adapter: OpenedAdapter) -> tuple[Examples | None, str]:
-    """The training's validation split and an empty text, or None and why it cannot be read."""
+    """The training's validation split, or None; and the reason why it cannot be read, or empty."""
     if not adapter.record.base:
         return None, "another tool saved the adapter, and it names no data"
     task = adapter.recipe.task

@@ -30,9 +30,9 @@ class Material:
     """The task's metric."""
     retention: Retention | None
     texts: tuple[str, ...] = ()
-    """General texts, if the adapter is a language model's."""
+    """General texts, for language models."""
     rows: Examples | None = None
-    """Labelled rows of another domain, if the task is any other."""
+    """Labelled rows of another domain, for all other tasks."""
     row_prompts: tuple[Prompt, ...] = ()
     """Prompts of `rows` if the metric scores written texts, else empty."""
 

@@ -68,7 +68,7 @@ def rewind(
             reviews if not given), rows with the task's columns for other tasks (optional).
         chosen: the scale to write, instead of the one chosen on validation data.
         output: a folder that does not exist yet; `<path>-rewound` if not given.
-        base: path of the base; empty for the recipe's.
+        base: path of the base; empty for the path in the recipe.
         trust_remote_code: see `open_adapter`.
         on_progress: called with each step as it begins.
         allowed: how much worse the validation score may be than at scale 1.

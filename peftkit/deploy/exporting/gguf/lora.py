@@ -54,7 +54,7 @@ def check_expressible(config: AdapterConfig, folder: Path) -> None:
 
 
 def read_lora(folder: Path, config: AdapterConfig, base: OpenedBase, layout: Layout) -> LoraFile:
-    """Reads an adapter's updates, with PEFT's scales and GGUF's names; no weights of the base.
+    """Reads an adapter's updates, at PEFT's scales, by GGUF's names. Loads no weights of the base.
 
     Raises:
         AdapterError: a GGUF file cannot hold the update of one of the layers.

@@ -225,7 +225,7 @@ def with_training(
         plain: whether the model continues a text and uses no template.
 
     Raises:
-        AdapterError: a GGUF file has fields for fewer stop tokens.
+        AdapterError: a GGUF file has too few fields for the stop tokens.
     """
     ends = list(dict.fromkeys(stops))
     if tokenizer.eos_token_id in ends:  # first
