@@ -118,7 +118,7 @@ def measure(trial: Trial) -> Cost:
         sizes = range(blocks, blocks + (blocks <= WHOLE_BLOCKS))
     failed = MethodError(
         "the method names single blocks, and the base is too large to be measured as a whole",
-        "give `method.target_modules` by names, or do without a plan",
+        "give names without block numbers in `method.target_modules`, or train without a plan",
     )
     for least in sizes:
         try:

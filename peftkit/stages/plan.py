@@ -61,7 +61,7 @@ def make_plan(
     worst = trial.worst.indices
     notes = _notes(recipe, peaks, seconds, full, accelerator.device)
     if measured_method(recipe.method, base) != recipe.method.cost_proxy():
-        notes.append("measured with all blocks adapted, which takes more than the chosen ones")
+        notes.append("measured with all blocks adapted, which costs more than the chosen ones")
     return Plan(
         *parameters,
         layout=trial.layout,

@@ -257,7 +257,7 @@ def _reopened(folder: Path, adapter: OpenedAdapter, accelerator: Accelerator) ->
     if adapter.record.tokenizer_sha256 not in ("", tokenizer_sha256(tokenizer)):
         raise AdapterError(
             f"the tokenizer of `{adapter.base.name}` changes when it is written and read again",
-            "keep the adapter; transformers does not write the tokenizer's kind of files",
+            "keep the adapter; transformers cannot write this kind of tokenizer",
         )
     configs: Any = transformers.AutoConfig
     auto = model_class(adapter.record.head, configs.from_pretrained(folder), adapter.base.name)

@@ -58,8 +58,8 @@ def check_into(adapter: OpenedAdapter, into: Into) -> None:
         shapes = quantized_empty(adapter.base, empty_model(adapter.base, adapter.record.head))
         if not count_quantized(shapes.model, shapes.head).taken:
             raise MethodError(
-                f"`--into requantized`: bitsandbytes takes no layer of `{adapter.base.name}`, "
-                "which was not quantized in training either",
+                f"`--into requantized`: bitsandbytes quantizes no layer of "
+                f"`{adapter.base.name}`, and did not in training either",
                 "leave `--into` out",
             )
 
@@ -71,6 +71,6 @@ def _check_scale(adapter: OpenedAdapter, scale: float) -> None:
         return
     if reason := why_no_plain_lora(config, adapter.folder, head=head.trained):
         raise MethodError(
-            f"`--scale`: {reason}, and only what LoRA adds to a weight has a strength",
+            f"`--scale`: {reason}, and only LoRA's updates can be scaled",
             "leave `--scale` out",
         )

@@ -69,7 +69,7 @@ def gather(adapter: OpenedAdapter, retention: Retention | None) -> Material:
     task, head = adapter.recipe.task, adapter.record.head
     if not adapter.record.base:
         raise AdapterError(
-            "another tool saved the adapter, and it names no data to score it on",
+            "another tool saved the adapter, so the data to score it on is unknown",
             "give a run folder of peftkit",
         )
     try:

@@ -119,7 +119,7 @@ def _material(adapter: OpenedAdapter, retention: Retention | None, allowed: floa
     material = gather(adapter, retention)
     if allowed and material.retention is None:
         raise RecipeError(
-            f"`--tolerance {allowed:g}` says what retention may cost, but none is measured",
+            f"`--tolerance {allowed:g}` needs a measured retention, and none is measured",
             "give rows or text with `--retain`, or leave `--tolerance` out",
         )
     adapter.check_base()

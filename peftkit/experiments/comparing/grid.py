@@ -99,7 +99,7 @@ def make_grid(recipes: Sequence[Recipe], budget: Budget) -> Grid:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise RecipeError(
             f"{quoted(twice)} is the name of more than one recipe",
-            "give each recipe its own `name`, which its row in the table has",
+            "give each recipe its own `name`, the name of its row in the table",
         )
     if taken := sorted({PROBE} & set(names)):
         raise RecipeError(f"`{taken[0]}` is the name of the frozen base's row", "rename the recipe")
@@ -208,7 +208,7 @@ def _is_baseline(recipe: Recipe) -> bool:
 def _added_baseline(recipes: Sequence[Recipe]) -> Recipe:
     """The recipe of full fine-tuning, made from the others; their order does not change it."""
     if FULL in (recipe.name for recipe in recipes):
-        raise RecipeError(f"`{FULL}` is the name of full fine-tuning", "give that recipe another")
+        raise RecipeError(f"`{FULL}` is the name of full fine-tuning", "rename the recipe")
     first = recipes[0]
     training = first.training.with_(
         learning_rate=FULL_RATE,

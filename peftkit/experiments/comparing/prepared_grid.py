@@ -53,7 +53,7 @@ def _prepare_beside(contender: Contender, first: Prepared) -> Prepared:
         raise RecipeError(
             f"`{contender.name}` would read other examples than `{first.recipe.name}`: its virtual "
             "tokens leave less room for the text, which is cut or dropped earlier",
-            f"lower `task.max_length` by {contender.recipe.method.position_offset} or more for all",
+            f"lower `task.max_length` of all by {contender.recipe.method.position_offset} or more",
         )
     return replace(prepared, encoded=first.encoded)  # equal: keeps them in memory once
 
@@ -80,8 +80,8 @@ def _check_metric(first: Prepared, metric: Metric) -> None:
     parts = rehearsed_score(task, encoded.test, encoded.head).parts
     if metric.name not in parts:
         raise RecipeError(
-            f"`training.metric` is `{metric.name}`, and `{task.kind()}.metrics` gives no parts of "
-            "it, which comparing methods row by row needs",
+            f"`training.metric` is `{metric.name}`, but `{task.kind()}.metrics` returns no "
+            "parts of it by row, which comparing methods needs",
             f"compare by {quoted(parts)}" if parts else "return `Score(parts=...)` from `metrics`",
         )
 

@@ -24,14 +24,14 @@ def summary(comparison: Comparison) -> list[str]:
         sentences = ["No method was compared with full fine-tuning."]
     elif not comparison.learned:
         sentences = [
-            "Nothing is better than what needs no training: in this budget nothing was learned, so "
-            "verdicts say nothing."
+            "No method is better than the baselines without training: nothing was learned in this "
+            "budget, so verdicts mean nothing."
         ]
     elif full.name not in comparison.learned:
         others = [_ticked(row) for row in methods if row.name in comparison.learned]
         sentences = [
-            "Full fine-tuning learned nothing in this budget: it is no better than what needs no "
-            f"training, so a verdict against it says little. {_listed(others)} learned."
+            "Full fine-tuning learned nothing in this budget: it is no better than "
+            f"baselines without training, so verdicts on it mean little. {_listed(others)} learned."
         ]
     else:
         sentences = [_verdicts(methods, within(comparison)), *_cheapest(methods, full)]

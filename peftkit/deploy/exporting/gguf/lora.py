@@ -71,8 +71,8 @@ def _gguf_name(module: str, layout: Layout, base: OpenedBase) -> str:
         raise AdapterError(f"it adapts `{module}`, which a GGUF adapter cannot", MERGED)
     if name == "output" and base.config.tie_word_embeddings:
         raise AdapterError(
-            f"it adapts `{module}`, which the base's GGUF file does not have apart from the "
-            "embedding",
+            f"it adapts `{module}`, which shares its weight with the embedding in the base's "
+            "GGUF file",
             MERGED,
         )
     return name
@@ -105,9 +105,7 @@ def check_lora(file: Path, lora: LoraFile) -> float:
     written = read_gguf(file)
     expected = {f"{name}.weight.lora_{part}" for name in lora.layers for part in "ab"}
     if other := sorted(written.stored.keys() ^ expected):
-        raise AdapterError(
-            f"the tensors that were written are not the adapter's: {quoted(other, 3)}"
-        )
+        raise AdapterError(f"the file's tensors are not the adapter's: {quoted(other, 3)}")
     architecture = lora.layout.family.architecture
     check_fields(written, {"general.architecture": architecture, **_fields(lora)})
     largest, alpha = 0.0, written.number("adapter.lora.alpha")

@@ -54,15 +54,14 @@ def check_writable(base: OpenedBase) -> Layout:
     window = getattr(config, "sliding_window", None)
     if window is not None and window < config.max_position_embeddings:
         raise AdapterError(
-            f"the base's attention reaches {window:,} tokens back, and llama.cpp has no such "
+            f"the base attends to the last {window:,} tokens only, and llama.cpp has no such "
             "window for this architecture",
             "use `--to gguf-lora` with the base's published GGUF file",
         )
     if base.added_ids:
         raise AdapterError(
-            "tokens were added to the vocabulary, and the GGUF file would need a tokenizer of its "
-            "own for them",
-            "write a model with its tokenizer with `peftkit merge`",
+            "tokens were added to the vocabulary, and no GGUF tokenizer can be written for them",
+            "use `peftkit merge`, which writes the model and its tokenizer",
         )
     return layout
 

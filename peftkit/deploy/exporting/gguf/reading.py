@@ -135,7 +135,7 @@ def compare(
         limit = max(limit, SMALLEST)
     if not difference <= limit:
         raise AdapterError(
-            f"`{tensor}` as it was written differs from what was trained by {difference:.2g} "
+            f"`{tensor}` in the written file differs from the trained values by {difference:.2g} "
             f"(tolerance {limit:.2g})"
         )
     return difference / largest if largest else 0.0
