@@ -1,6 +1,6 @@
 """peftkit: parameter-efficient fine-tuning whose results can be trusted.
 
-Importing it loads no torch and changes nothing; the heavy parts come with the first run.
+Importing peftkit loads no torch and changes nothing; torch is imported by the first run.
 """
 
 from __future__ import annotations
@@ -92,11 +92,12 @@ __all__ = [
 def compare(
     recipes: Sequence[Recipe], output_dir: str = "", budget: Budget | None = None
 ) -> Compared:
-    """Compares recipes that differ in the method with full fine-tuning, each at its best learning
-    rate and with several seeds; resumes an interrupted comparison.
+    """Compares methods, one per recipe, with full fine-tuning: each at its best learning rate, with
+    several seeds. Resumes an interrupted comparison.
 
     Args:
-        output_dir: a new folder, or that of the comparison to resume; `runs/compare` if not given.
+        recipes: recipes that differ in the method only.
+        output_dir: a new folder, or the folder of a comparison to resume; `runs/compare` if empty.
         budget: how many learning rates are tried and how many seeds are run.
 
     Raises:
@@ -114,13 +115,13 @@ def load(
     """Loads and checks the adapter of a run folder or an adapter folder.
 
     Args:
-        base: where the base is, if not where the recipe says.
-        adapter_settings: fields that are missing in another program's adapter_config.json, such as
-            `lora_alpha`, and their values.
+        base: path of the base; empty for the path in the recipe.
+        adapter_settings: values of fields, such as `lora_alpha`, that are missing in another
+            program's adapter_config.json.
 
     Raises:
         AdapterError: a file was changed, the base is another one, or the probes differ.
-        RecipeError: a setting is not a field of the adapter's type, or is not missing.
+        RecipeError: a setting is unknown for the adapter's type, or is not missing in the file.
     """
     check_needed()
     from peftkit.bases.quiet_libraries import quietly

@@ -22,67 +22,68 @@ class Training(Part):
     learning_rate: float = Field(default=1e-3, gt=0, le=1e6)
     """Highest learning rate of the schedule. For LoRA about ten times that of full fine-tuning."""
     num_epochs: int = Field(default=3, ge=1)
-    """Passes over the training rows, unless `max_steps` or early stopping ends the run earlier."""
+    """Passes over the training rows; `max_steps` or early stopping may end the run earlier."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Maximum number of optimizer steps, if given; the schedule ends there."""
+    """Maximum number of optimizer steps, if given; the schedule is fitted to it."""
     batch_size: int = Field(default=32, ge=1)
     """Examples per optimizer step, over all devices."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Most tokens, padding included, per forward pass and device; accumulation is derived from it.
-    Packed batches on a CPU hold at most 1,024, or 512 or 768 for deep models: more is no faster.
-    Changes memory and speed; in the result only which dropout masks are drawn."""
+    Packed batches on a CPU hold at most 1,024 (512 or 768 for deep models), as more is no faster.
+    Changes memory and speed; changes results only through other dropout masks."""
     layout: Literal["auto", "padded"] = "auto"
-    """`auto` packs examples one after another where method and architecture allow it and the
-    self-check gets the same results as for single examples, and pads otherwise; `padded` pads. A
-    beginning that all examples of a packed row share (a system prompt) is computed once."""
+    """`padded` pads the examples of a batch. `auto` packs them one after another if method and
+    architecture allow it and the self-check finds no difference, else pads. A beginning that all
+    examples of a packed row share, such as a system prompt, is computed once."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass instead of keeping them: far less memory for about
-    a third more time (arXiv:1604.06174)."""
+    """Recompute activations in the backward pass instead of keeping them. Needs far less memory and
+    about a third more time (arXiv:1604.06174)."""
     optimizer: Literal["adamw", "sgd", "adamw_8bit", "paged_adamw_8bit", "lion"] = "adamw"
-    """AdamW (arXiv:1711.05101) with its state in 32 bits, in 8 bits (arXiv:2110.02861) or in 8 bits
-    and paged out when the GPU is full; plain SGD with momentum 0.9; Lion (arXiv:2302.06675), which
-    needs a third to a tenth of AdamW's learning rate."""
+    """AdamW (arXiv:1711.05101); AdamW with 8-bit state (arXiv:2110.02861), which `paged_` moves to
+    CPU memory when the GPU is full; SGD with momentum 0.9; Lion (arXiv:2302.06675), which needs a
+    third to a tenth of AdamW's learning rate."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Decoupled, except with SGD; not applied to vectors: biases, norms, the factors of IA3."""
+    """Decay of matrices, decoupled except for SGD; vectors (biases, norms, IA3) do not decay."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """The learning rate after warm-up: linear to zero, along a cosine to zero, or constant."""
     warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
     """Share of the steps over which the learning rate rises from zero."""
     max_grad_norm: float = Field(default=1.0, ge=0)
-    """Gradients of a larger L2 norm are scaled down to this one; 0 for never."""
+    """Gradients with a larger L2 norm are scaled down to this norm; 0 for no limit."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the target's mass spread over all classes (arXiv:1512.00567)."""
+    """Share of the target's probability that is spread over all classes (arXiv:1512.00567)."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Dropout of the base model; as in its configuration if not given."""
+    """Dropout in the base model; if not given, as in its configuration."""
     evaluate_every: int | None = Field(default=None, ge=1)
     """Optimizer steps between scores on the validation split; once per epoch if not given."""
     metric: str = ""
-    """Validation score that chooses the best weights; empty for the task's own, `loss` for loss."""
+    """Validation metric that chooses the best weights: one of the task's or `loss`; empty for the
+    task's default."""
     early_stopping_patience: int = Field(default=3, ge=0)
-    """Stop after this many validations without a better score; 0 for never."""
+    """Stop after this many validations without a better score; 0 to never stop early."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads; if not given, as many as the process may use. A run records the number, since
-    the last bits of its results depend on it."""
+    """CPU threads; if not given, as many as the process may use. The last bits of results depend on
+    the number, so a run records it."""
     report_to: Literal["none", "tensorboard", "wandb"] = "none"
-    """Tracker of Accelerate that also receives losses and scores."""
+    """Experiment tracker that also receives losses and scores."""
 
 
 class Recipe(Part):
-    """Everything that decides the outcome of a run; `recipe.json` is this value."""
+    """Everything that decides the outcome of a run; recipe.json holds this value."""
 
     base: Base
     """The pretrained model."""
     task: SerializeAsAny[Task]
-    """What is learned, from which rows."""
+    """What the model learns, and from which rows."""
     method: SerializeAsAny[Method]
     """Which parameters are trained."""
     training: Training = Training()
-    """How they are trained."""
+    """How these parameters are trained."""
     start_from: str = ""
-    """Adapter of the same method and base to continue training: a run folder, an adapter folder or
-    a Hub id (`org/name`, `org/name@revision`); empty to start anew."""
+    """Adapter from which training continues, of the same method and base: a run folder, an adapter
+    folder or a Hub id (`org/name`, `org/name@revision`); empty to start anew."""
     name: str = Field(default="", max_length=100)
-    """The run goes to `runs/<name>`; empty for the name of the recipe's file."""
+    """Name of the run, written to `runs/<name>`; empty for the name of the recipe's file."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Fixes initial weights, order of the rows and dropout."""
     split_seed: int = Field(default=0, ge=0, lt=2**32)
@@ -116,11 +117,11 @@ class Recipe(Part):
 
     @property
     def metric(self) -> str:
-        """The validation score that chooses the best weights."""
+        """The validation metric that chooses the best weights."""
         return self.training.metric or self.task.scores[0]
 
     def to_json(self) -> str:
-        """The text of recipe.json; `Recipe.from_json` gives an equal recipe."""
+        """The text of recipe.json, from which `Recipe.from_json` makes an equal recipe."""
         return self.model_dump_json(indent=2) + "\n"
 
     @staticmethod
@@ -128,14 +129,14 @@ class Recipe(Part):
         """A recipe from the text of a recipe.json.
 
         Raises:
-            RecipeError: with every problem in it, each with its dotted field.
+            RecipeError: lists every problem in the text, each with its dotted field.
         """
         recipe: Recipe = parse(Recipe, text, what)
         return recipe
 
 
 def recipe_schema() -> dict[str, object]:
-    """JSON Schema of recipe.json, with every registered task and method."""
+    """The JSON Schema of recipe.json, including every registered task and method."""
     families: tuple[type[OpenPart], ...] = (Task, Method)
     models: list[type[Part]] = [Recipe]
     models += [part for family in families for part in family.kinds.values()]

@@ -3,10 +3,10 @@
     recipe -> splits -> opened base -> encoded examples -> weights -> score before -> inject
            -> train -> score after -> adapter -> receipt
 
-Nothing flows back. `prepare` (stages/preparing.py) goes as far as the encoded examples, needs no
-weights, and finds everything that can be wrong without them; `peftkit check` stops there.
-`train_and_score` (stages/fitting.py) goes from the weights to the score after. `run` is the whole
-line.
+Each step only uses results of earlier ones. `prepare` (stages/preparing.py) goes as far as the
+encoded examples and finds every error that can be found without weights; `peftkit check` stops
+there. `train_and_score` (stages/fitting.py) goes from the weights to the score after. `run` goes
+all the way.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Run:
 
     folder: Path
     record: RunRecord | None
-    """The content of run.json; None in processes other than the main one."""
+    """The content of run.json; None outside the main process."""
 
 
 def plan(prepared: Prepared, accelerator: Accelerator, *, timed: bool) -> Plan:
@@ -84,12 +84,12 @@ def plan(prepared: Prepared, accelerator: Accelerator, *, timed: bool) -> Plan:
 def plan_if_possible(
     prepared: Prepared, accelerator: Accelerator, console: Console
 ) -> Plan | Unplanned:
-    """The plan of a run, or why there is none; the run continues either way."""
+    """Plans a run's memory; if that fails, returns the reason, and the run continues."""
     if not accelerator.is_main_process:
         return Unplanned("planned by the main process")
     try:
         planned = plan(prepared, accelerator, timed=False)
-    except Exception as error:  # small copies of an unusual architecture may fail in any way
+    except Exception as error:  # unusual architectures may fail in any way
         reason = f"{type(error).__name__}: {first_line(error)}"
         print_note(console, f"memory cannot be planned: {reason}")
         return Unplanned(reason)
@@ -106,17 +106,16 @@ def run(
     frozen_probe: bool = True,
     rows: Rows | None = None,
 ) -> Run:
-    """Trains a recipe and leaves a checked adapter, its record and its receipt in a new folder.
+    """Trains a recipe; writes the checked adapter, its record and its receipt into a new folder.
 
     Args:
         output_dir: a folder that does not exist yet, or is empty; `runs/<name>` if not given.
         console: where progress is printed; nowhere if not given.
-        frozen_probe: whether to probe a classifier's frozen base as well; a comparison has a
-            separate row for it.
+        frozen_probe: whether to also fit a probe on a classifier's frozen base.
         rows: the recipe's rows, if `check_early` has already read them.
 
     Raises:
-        PeftkitError: see its subclasses. No folder is left behind unless an adapter was saved.
+        PeftkitError: see its subclasses. The folder is removed unless an adapter was saved.
     """
     console = console or Console(quiet=True)
     clock = Clock()
@@ -151,12 +150,12 @@ def _run(
             unchecked, adapter = save_adapter(model, *results, prepared, folder, accelerator)
         if signals.code:
             sys.exit(signals.code)
-        accelerator.free_memory()  # the check loads the base a second time
+        accelerator.free_memory()  # makes room: the check loads the base again
         del model
         release_memory()
         with clock.stage("check"):
             saved, difference = check_saved(unchecked, recipe, prepared.base, adapter, accelerator)
-        with interruptible(lambda _: ""):  # what is left takes a moment
+        with interruptible(lambda _: ""):  # the rest is quick; finish it
             serve = commands(OpenedAdapter(saved, adapter, recipe, prepared.base), folder)
             record = make_record(
                 prepared, planned, outcome, adapter, saved, difference, serve, clock
@@ -171,8 +170,8 @@ def _run(
 def keep_unfinished(
     unfinished: Unfinished, prepared: Prepared, folder: Path, accelerator: Accelerator
 ) -> Interrupted:
-    """Saves the best validated weights of a run that a signal ended, without checking them again;
-    returns the error that says so.
+    """Saves the best validated weights after a signal, without loading them again for a check;
+    returns the error to raise.
     """
     result = unfinished.result
     step, done = result.best_step, len(result.history)
@@ -183,7 +182,7 @@ def keep_unfinished(
         kept = unfinished.model, metrics, unfinished.unquantized, unfinished.decision
         unchecked, _ = save_adapter(*kept, prepared, folder, accelerator)
         unchecked.rename(folder / UNFINISHED)
-    accelerator.wait_for_everyone()  # a launcher stops all processes when the first exits
+    accelerator.wait_for_everyone()  # when one process exits, a launcher stops all
     num_steps = number_of_steps(prepared.recipe.training, prepared.encoded.train.num_units)
     return Interrupted(
         f"stopped at step {done:,} of {num_steps:,}; the best validated weights (step {step:,}, "
@@ -203,12 +202,12 @@ def save_adapter(
     folder: Path,
     accelerator: Accelerator,
 ) -> tuple[Path, Record]:
-    """Writes the adapter under a temporary name; returns that folder and the adapter's record.
+    """Writes the adapter into a temporary folder; returns the folder and the adapter's record.
 
     Args:
         metrics: scores by name, for the record.
         unquantized: modules of a quantized base that are not quantized.
-        decision: the task's, for the best weights.
+        decision: the task's decision on validation with the best weights.
     """
     recipe, base = prepared.recipe, prepared.base
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)

@@ -236,7 +236,7 @@ def test_the_answer_is_counted_from_the_verdicts(comparison):
 
 def test_nothing_learned_is_told_instead_of_verdicts(comparison):
     told = summary(replace(comparison, learned=()))
-    assert told[0].startswith("Nothing is better than what needs no training")
+    assert told[0].startswith("No method is better than the baselines without training")
     assert not any("cheapest" in sentence for sentence in told)
 
 

@@ -180,11 +180,11 @@ def test_rows_in_the_wrong_order_are_noticed(tiny, tmp_path):
         layout, family=dataclasses.replace(layout.family, rotates_neighbours=False)
     )
     write_lora(tmp_path / "wrong.gguf", dataclasses.replace(lora, layout=as_they_are), "f32")
-    with pytest.raises(AdapterError, match=r"attn_q.weight.lora_b` as it was written differs"):
+    with pytest.raises(AdapterError, match=r"attn_q.weight.lora_b` in the written file differs"):
         check_lora(tmp_path / "wrong.gguf", lora)
     too_few = dataclasses.replace(layout, num_key_value_heads=1)
     write_lora(tmp_path / "heads.gguf", dataclasses.replace(lora, layout=too_few), "f32")
-    with pytest.raises(AdapterError, match=r"attn_k.weight.lora_b` as it was written differs"):
+    with pytest.raises(AdapterError, match=r"attn_k.weight.lora_b` in the written file differs"):
         check_lora(tmp_path / "heads.gguf", lora)
 
 
@@ -413,7 +413,7 @@ def test_every_kind_of_model_is_written(tmp_path, kind):
     if layout.family.rotates_neighbours:
         wrong = dataclasses.replace(layout, num_heads=1)
         models.write_model(other := tmp_path / "y.gguf", model, wrong, fields, "f32")
-        with pytest.raises(AdapterError, match=r"attn_q.weight` as it was written differs"):
+        with pytest.raises(AdapterError, match=r"attn_q.weight` in the written file differs"):
             models.check_model(other, model, adapter.base, stops, fields)
 
 

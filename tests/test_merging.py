@@ -161,7 +161,7 @@ def test_the_strength_of_lora_can_be_chosen(make_recipe, tmp_path):
 @pytest.mark.parametrize(
     ("method", "reason"),
     [
-        (pk.DoRA(r=4), "it is DoRA, and only what LoRA adds to a weight has a strength"),
+        (pk.DoRA(r=4), "it is DoRA, and only LoRA's updates can be scaled"),
         (pk.IA3(), "it is IA3, and only"),
         (pk.BitFit(), "it is one of peftkit's own methods, and only"),
     ],

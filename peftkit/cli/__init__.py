@@ -1,1 +1,1 @@
-"""The commands, one file per family."""
+"""The command line: one file per family of commands."""

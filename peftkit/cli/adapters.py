@@ -1,5 +1,4 @@
-"""The commands on adapters: `peftkit verify`, `convert`, `predict`, `chat`, `merge`, `export` and
-`rewind`.
+"""The commands on adapters: verify, convert, predict, chat, merge, export and rewind.
 
 torch is imported once the options and files have been checked.
 """
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def adapter_command(options: argparse.Namespace) -> None:
-    """Runs the command that was given."""
+    """Runs the command that the options name."""
     commands = {
         "verify": _verify, "predict": _predict, "chat": _chat, "merge": _merge, "export": _export,
         "rewind": _rewind, "convert": _convert,
@@ -42,7 +41,7 @@ def adapter_command(options: argparse.Namespace) -> None:
 
 
 def _open_libraries() -> None:
-    """Prepares the process for the model libraries; call before they are imported."""
+    """Checks and configures the model libraries; call it before they are imported."""
     quiet_libraries()
     use_usable_cpus()
 
@@ -65,7 +64,7 @@ def _verify(options: argparse.Namespace) -> None:
 
     settings = parse_settings(options.adapter_setting)
     if settings:
-        _open_libraries()  # the fields are looked up in PEFT
+        _open_libraries()  # PEFT knows the fields
     console = open_console(options.json)
     stages = Stages(line_printer(console))
     how = options.trust_remote_code, _open_libraries, settings, stages
@@ -85,7 +84,7 @@ def _predict(options: argparse.Namespace) -> None:
     from peftkit.deploy.answering.predicting import answer_file, answer_texts
     from peftkit.training.progress import line_printer
 
-    say = line_printer(open_console(json_on_stdout=True))  # stdout holds the answers
+    say = line_printer(open_console(json_on_stdout=True))  # stdout is for the answers
     if options.file:
         files = Path(options.file), Path(options.out)
         count = answer_file(options.run, options.base, *files, options.encoding, *how, say)
@@ -105,16 +104,16 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _check_predict(options: argparse.Namespace) -> None:
-    """Raises the errors that the options alone show."""
+    """Raises an error if options contradict each other or are wrong by themselves."""
     if bool(options.text) == bool(options.file):
         raise RecipeError("give either `--text ...` or `--file rows.csv --out answers.csv`")
     if options.text_pair and len(options.text_pair) != len(options.text):
         raise RecipeError(
             f"{len(options.text)} `--text` and {len(options.text_pair)} `--text-pair`",
-            "give one pair for each text",
+            "give one `--text-pair` for each `--text`",
         )
     if options.out and not options.file:
-        raise RecipeError("`--out` is for the answers to `--file`", "leave it out; add `--json`")
+        raise RecipeError("`--out` is for the answers to `--file`", "leave it out, or use `--json`")
     if options.file and not options.out:
         raise RecipeError("`--file` needs `--out answers.csv`")
     if options.encoding and not is_encoding(options.encoding):
@@ -128,7 +127,7 @@ def _check_predict(options: argparse.Namespace) -> None:
 
 
 def _check_rows(options: argparse.Namespace) -> None:
-    """Raises errors of an adapter's folder and of the rows to answer; loads no weights."""
+    """Raises an error if the adapter's folder or the rows to answer are wrong; loads no weights."""
     find_adapter(options.run)
     if options.file:
         from peftkit.adapters.saved_recipe import quick_recipe
@@ -205,12 +204,12 @@ def _rewind(options: argparse.Namespace) -> None:
 
 
 def _stage_printer(console: Console) -> Callable[[str], None]:
-    """A function that prints the stage a command is at."""
+    """Makes a function that prints each stage of a command."""
     return lambda stage: console.print(f"  [dim]{stage}[/]", highlight=False)
 
 
 def _retention(options: argparse.Namespace) -> Retention | None:
-    """The data of `--retain` and its options; None if none of them was given."""
+    """The retention data from `--retain` and its options; None if none of them was given."""
     if options.retain_rows is not None and options.retain_rows < 1:
         raise RecipeError(f"`--retain-rows` is {options.retain_rows}", "give 1 or more")
     if not options.retain_text:
@@ -224,7 +223,7 @@ def _retention(options: argparse.Namespace) -> Retention | None:
 
 
 def _check_paths(options: argparse.Namespace, a_file: bool = False) -> None:
-    """Raises if there is no adapter or the output cannot be written; loads nothing."""
+    """Raises an error if there is no adapter or the output cannot be written; loads nothing."""
     find_adapter(options.run)
     if options.output:
         refuse_taken(output_path(options.output), a_file)

@@ -1,4 +1,4 @@
-"""Command-line parsers with peftkit's form of errors: `error:` and `hint:`, exit code 2."""
+"""Command-line parsers whose errors have peftkit's form: `error:`, `hint:`, exit code 2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUMBERS = {"int": "whole number", "float": "number"}
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one argument, and what to give instead."""
+    """What is wrong with one argument, and a hint."""
 
     what: str
     hint: str = ""
@@ -25,10 +25,10 @@ class Problem:
 
 
 def one_error(problems: Collection[Problem], listing: str) -> RecipeError:
-    """One error that lists all problems.
+    """Makes one error of all problems.
 
     Args:
-        listing: the command that lists the options, for the hint.
+        listing: command for the hint, which lists the options.
     """
     lists = f"`{listing}` lists the options"
     if len(problems) == 1:
@@ -39,7 +39,7 @@ def one_error(problems: Collection[Problem], listing: str) -> RecipeError:
 
 
 def no_such_option(name: str, options: Collection[str]) -> Problem:
-    """The problem of an unknown option, with the nearest known one as hint: of the same part, if
+    """The problem of an unknown option; the hint is the most similar known one, in the same part if
     the text before the last `.` names a part.
     """
     owner, _, last = name.rpartition(".")
@@ -55,8 +55,8 @@ def no_such_option(name: str, options: Collection[str]) -> Problem:
 
 
 def grouped(arguments: Iterable[str]) -> list[list[str]]:
-    """Groups arguments: each option with the values after it; values before the first option are a
-    group without one.
+    """Groups arguments: an option and the values after it are a group. Values before the first
+    option are a group without an option.
     """
     groups: list[list[str]] = []
     for argument in arguments:
@@ -68,8 +68,8 @@ def grouped(arguments: Iterable[str]) -> list[list[str]]:
 
 
 class Arguments(argparse.ArgumentParser):
-    """A parser that raises RecipeError and takes no abbreviated options: `--seed` is a field of the
-    recipe, not short for `--seeds`.
+    """An argparse parser that raises RecipeError. It takes no abbreviations: `--seed` is a field of
+    the recipe, not short for `--seeds`.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -77,7 +77,7 @@ class Arguments(argparse.ArgumentParser):
         super().__init__(*arguments, **{**options, "allow_abbrev": False})
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
-        """Like argparse's; also keeps option names for suggestions and completion."""
+        """Adds an argument as argparse does; keeps its names for suggestions and completion."""
         self.options += [name for name in names if name.startswith("--")]
         return super().add_argument(*names, **options)
 
@@ -86,7 +86,7 @@ class Arguments(argparse.ArgumentParser):
         raise one_error([_reworded(message, self.prog)], f"{self.prog} --help")
 
     def refuse(self, left: Collection[str]) -> None:
-        """Raises RecipeError if arguments are left over."""
+        """Raises RecipeError if the parser left any arguments unparsed."""
         problems = [
             no_such_option(group[0].partition("=")[0], self.options)
             if group[0].startswith("-")
@@ -98,7 +98,7 @@ class Arguments(argparse.ArgumentParser):
 
 
 def _reworded(message: str, command: str) -> Problem:
-    """Translates argparse's message into peftkit's words."""
+    """The error for a message of argparse, in peftkit's words."""
     if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
         return Problem(f"`{command}` needs {quoted(missing[1].split(', '))}")
     parts = re.fullmatch(r"argument ([^:]+): (.*)", message, re.DOTALL)

@@ -1,4 +1,4 @@
-"""The parser of `peftkit COMMAND`; its help lists the commands in groups."""
+"""The parser for `peftkit COMMAND`; its help lists the commands in groups."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ GROUPS: Final = {
         "completion": "print a script for command completion in a shell",
     },
 }
-"""Heading of the help -> command -> what it does."""
+"""Heading in the help -> command -> what the command does."""
 RECIPE_COMMANDS = ("run", "check", "plan", "compare")
 TAKE_FIELDS = (*RECIPE_COMMANDS, "new")
-"""Commands whose further options are fields of a recipe."""
+"""Commands that also take the fields of a recipe as options."""
 SHELLS = ("bash", "zsh", "fish")
 EXAMPLE = "peftkit new mine --data reviews.csv  # then: python mine.py"
 
 
 class Commands(Arguments):
-    """The parser of all commands."""
+    """The parser that holds all commands."""
 
     named: Mapping[str, Arguments] = {}
 
     def format_help(self) -> str:
-        """The commands in groups, and an example."""
+        """The help: the commands in groups, and an example."""
         lines = [f"usage: {self.prog} COMMAND ...", "", f"{self.description}"]
         for group, commands in GROUPS.items():
             lines += ["", f"{group}:"]
@@ -60,7 +60,7 @@ class Commands(Arguments):
         return "\n".join([*lines, "example:", f"  {EXAMPLE}", ""])
 
     def check_name(self, name: str) -> None:
-        """Raises RecipeError unless a name, the first argument, is a command or an option."""
+        """Raises RecipeError unless the first argument is a known command or option."""
         known = [*self.named, *self.options]
         if name in (*known, "-h"):
             return
@@ -72,7 +72,7 @@ class Commands(Arguments):
 
 
 def command_parser() -> Commands:
-    """The parser of the whole command line, with its commands by name in `named`."""
+    """The parser of the whole command line; its `named` holds each command's parser."""
     parser = Commands(
         "peftkit", description="Parameter-efficient fine-tuning whose results can be trusted."
     )
@@ -89,7 +89,7 @@ def command_parser() -> Commands:
 
 
 def add_run_options(parser: argparse.ArgumentParser, output: bool = True) -> None:
-    """Adds the options of commands on recipes."""
+    """Adds the options of `run`, `check` and `plan`."""
     if output:
         parser.add_argument("--output-dir", default="", help="new folder; runs/<name> if not given")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")

@@ -22,7 +22,7 @@ from peftkit.reports.terminal import open_console
 
 
 def add_compare(commands: Any) -> argparse.ArgumentParser:
-    """Adds the command's own options to a parser's `add_subparsers`."""
+    """Adds `compare` and its options to the result of a parser's `add_subparsers`."""
     text = "compare methods on one base, task and data, each at its best learning rate"
     compare: argparse.ArgumentParser = commands.add_parser(
         "compare",
@@ -53,7 +53,7 @@ def add_compare(commands: Any) -> argparse.ArgumentParser:
 
 
 def compare_command(recipes: list[Recipe], options: argparse.Namespace) -> None:
-    """Compares recipes, or estimates how long it takes; exits with 1 if parts are missing."""
+    """Compares recipes, or estimates how long that takes; exits with 1 if parts failed."""
     with _named_options(), all_problems("command line"):
         budget = Budget(
             num_trials=options.trials,
@@ -84,7 +84,7 @@ def compare_command(recipes: list[Recipe], options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _named_options() -> Iterator[None]:
-    """Inside, errors about the budget name the command-line option."""
+    """Makes errors raised inside name the budget's command-line options, not its fields."""
     try:
         yield
     except RecipeError as error:

@@ -1,6 +1,6 @@
-"""The command `peftkit completion`: scripts that complete commands and options in a shell.
+"""The command `peftkit completion`: writes a script that completes commands and options in a shell.
 
-A script is made from the parsers once; completion starts no Python.
+The script holds all names, so completing starts no Python.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SUMMARIES = {name: text for group in GROUPS.values() for name, text in group.ite
 
 
 def script_for(shell: str, parser: Commands) -> str:
-    """The script for one of `SHELLS`."""
+    """The completion script for one of `SHELLS`."""
     options = {name: _options(name, part) for name, part in parser.named.items()}
     return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](options)
 
@@ -28,7 +28,7 @@ def _options(name: str, parser: Arguments) -> list[str]:
 
 
 def _fields(model: type[Part], prefix: str = "--") -> Iterator[str]:
-    """Yields options for the fields of a part, including those of every task and method."""
+    """Yields an option for each field of a part and of its parts, for every task and method."""
     for field, info in model.model_fields.items():
         name = prefix + field.replace("_", "-")
         kinds = [
@@ -122,5 +122,5 @@ def _fish(options: dict[str, list[str]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Makes a text safe between single quotes, and before or after a colon."""
+    """Removes characters that have a meaning in a shell script from a text."""
     return text.replace("'", "").replace(":", " -")

@@ -1,6 +1,7 @@
-"""Drafts the recipe for a data file.
+"""Drafts a recipe for a data file.
 
-Each task lists the ways in which it can read the file's columns; one is chosen if it is clear.
+Each task lists the ways in which it can read the file's columns. A clear way is chosen; otherwise
+the error lists them.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ DATA = "--task.data."
 UNKNOWN_BASE = "-"
 """Placeholder in a recipe without a base."""
 LISTED = 8
-"""Most ways to read a file that an error lists."""
+"""Most ways of reading a file that an error lists."""
 
 
 @dataclass(frozen=True)
 class DraftRecipe:
-    """A recipe to start from."""
+    """A drafted recipe, before and after the command line's overrides."""
 
     start: Recipe
-    """Before the command line's overrides; a script shows the fields that are set in it."""
+    """The recipe before overrides; a script shows all fields that are set in it."""
     recipe: Recipe
-    """After the overrides."""
+    """The recipe after overrides."""
     fit: Fit = Fit.BY_VALUES
-    """How clearly the data is for this recipe."""
+    """How clearly the data fits the recipe's task."""
 
     def changed(self, overrides: Overrides) -> DraftRecipe:
-        """Applies the command line's overrides.
+        """The draft with the command line's overrides applied.
 
         Raises:
             RecipeError: an override is wrong.
@@ -51,7 +52,7 @@ class DraftRecipe:
 
 
 def draft_recipe(task: type[Task], data: Mapping[str, object], training: Training) -> DraftRecipe:
-    """Drafts the recipe of a task from fields of its `data`."""
+    """Drafts a task's recipe from values of its `data` fields."""
     recipe = Recipe(
         base=Base(name_or_path=offer_of(task).base or UNKNOWN_BASE),
         task=task.model_validate({"data": data}),
@@ -62,12 +63,12 @@ def draft_recipe(task: type[Task], data: Mapping[str, object], training: Trainin
 
 
 def offer_of(task: type[Task]) -> Offer:
-    """A task's offer; for a task without one, an offer that reads no table."""
+    """The task's offer to read tables; a task without one gets an offer that reads none."""
     return task.offer or Offer(f"what {task.kind()} needs", lambda _: ())
 
 
 def with_base(draft: DraftRecipe) -> DraftRecipe:
-    """Returns the same draft; raises RecipeError if its base must be chosen."""
+    """Returns the draft unchanged, or raises RecipeError if it has no base."""
     if draft.recipe.base.name_or_path == UNKNOWN_BASE:
         task = type(draft.recipe.task)
         hint = offer_of(task).base_hint
@@ -79,7 +80,7 @@ def with_base(draft: DraftRecipe) -> DraftRecipe:
 
 
 def _offered() -> list[type[Task]]:
-    """The tasks that state an offer themselves; a subclass is not offered beside its parent."""
+    """The tasks that define an offer; a subclass that inherits its parent's offer is left out."""
     kinds = [kind for kind in Task.kinds.values() if issubclass(kind, Task)]
     return [kind for kind in kinds if vars(kind).get("offer")]
 
@@ -120,7 +121,7 @@ def recipe_for_data(path: str, task: type[Task] | None, overrides: Overrides) ->
 
 
 def _matching(ways: Sequence[DraftRecipe], overrides: Overrides) -> list[DraftRecipe]:
-    """The ways that accept the overrides, with these applied, without duplicates."""
+    """Applies the overrides to each way; leaves out ways that refuse them, and duplicates."""
     left: dict[str, DraftRecipe] = {}
     refused: list[RecipeError] = []
     for way in ways:
@@ -138,7 +139,7 @@ def _matching(ways: Sequence[DraftRecipe], overrides: Overrides) -> list[DraftRe
 
 
 def _unclear(table: Table, tasks: Sequence[Task]) -> RecipeError:
-    """The error for a table that can be read in several ways, or in a single unclear way."""
+    """The error for a table that can be read in several ways, or only in one that is unclear."""
     lines = [shlex.join(line) for line in _options(tasks)]
     more = f"\n  and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
     ways = "one way that is not clear" if len(lines) == 1 else plural(len(lines), "way")
@@ -153,7 +154,7 @@ def _unclear(table: Table, tasks: Sequence[Task]) -> RecipeError:
 
 
 def _options(tasks: Sequence[Task]) -> list[list[str]]:
-    """For each task, the options that choose it and its columns."""
+    """For each task, the command-line options that choose the task and its columns."""
     lines = []
     for task in tasks:
         line = ["--task", task.kind()]
@@ -182,7 +183,7 @@ def _nothing_fits(table: Table, tasks: Sequence[type[Task]]) -> RecipeError:
 
 
 def _roles(task: type[Task]) -> list[str]:
-    """Options for a task's columns, without `--task.data.`."""
+    """Names of the options for a task's columns, without `--task.data.`."""
     info = task.model_fields.get("data")
     data: Any = info.annotation if info else None
     fields = data.model_fields if isinstance(data, type) and issubclass(data, Source) else ()

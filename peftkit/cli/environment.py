@@ -30,17 +30,17 @@ VARIABLES = (
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder that keeps downloads or conversions."""
+    """A folder of cached downloads or conversions."""
 
     path: str
-    """With `~` for the home folder."""
+    """Path of the folder, with `~` for the home folder."""
     size_mb: float | None
-    """Size of its files; None if there is no such folder."""
+    """Size of all files in it; None if the folder does not exist."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What determines how peftkit behaves on a machine."""
+    """Facts about a machine that determine how peftkit behaves."""
 
     peftkit: str
     python: str
@@ -48,21 +48,21 @@ class Environment:
     memory_mb: float | None
     """Memory of the machine; None if psutil is not installed."""
     devices: tuple[str, ...]
-    """Devices that torch computes on; empty if torch is not installed."""
+    """Devices on which torch can compute; empty if torch is not installed."""
     usable_cpus: int
     threads: int | None
-    """Threads of a run if its recipe sets no number; None if torch is not installed."""
+    """Default number of a run's threads; None if torch is not installed."""
     packages: Mapping[str, str]
     """Package -> version."""
     packaged: tuple[str, ...]
     """Models and data sets that installed packages ship."""
     caches: Mapping[str, Cache]
     variables: Mapping[str, str]
-    """Those of `VARIABLES` that are set."""
+    """The environment variables among `VARIABLES` that are set -> their values."""
 
 
 def env_command(options: argparse.Namespace) -> None:
-    """Prints the environment, or one JSON object."""
+    """Prints the environment as text, or as one JSON object."""
     facts = environment()
     if options.json:
         print(json.dumps(to_json(facts), ensure_ascii=False))
@@ -87,7 +87,7 @@ def env_command(options: argparse.Namespace) -> None:
 
 
 def environment() -> Environment:
-    """The environment of this process; a missing package is not an error."""
+    """Collects the facts; a missing package is not an error."""
     has_torch = is_installed("torch")
     return Environment(
         peftkit=_version("peftkit"),
@@ -138,7 +138,7 @@ def _devices() -> tuple[str, ...]:
 
 
 def _caches() -> dict[str, Path]:
-    """Where the Hub's files, prepared data sets and dequantized models are kept."""
+    """The caches of the Hub's files, of prepared data sets and of dequantized models."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     return {
         "Hub": Path(os.environ.get("HF_HUB_CACHE") or home / "hub"),
@@ -156,6 +156,6 @@ def _cache(folder: Path) -> Cache:
     size = 0
     for where, _, names in os.walk(folder):  # without following links
         for name in names:
-            with contextlib.suppress(OSError):  # another process may remove it
+            with contextlib.suppress(OSError):  # another process may remove the file
                 size += os.lstat(Path(where, name)).st_size
     return Cache(shown, round(size / 2**20, 1))

@@ -1,6 +1,6 @@
 """The command line: `peftkit COMMAND`, and `main` for recipe scripts.
 
-Only what every command needs is imported here; torch is imported once a recipe has been checked.
+Imports only what every command needs; torch is imported after a recipe has been checked.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from peftkit.training.threads import sleep_while_waiting
 def main(recipe: Callable[[], Recipe], arguments: Sequence[str] | None = None) -> None:
     """Runs a recipe script: builds its recipe, applies the command line's overrides, trains.
 
-    Exits with 2 and a readable message if the recipe, the data or the base is wrong.
+    If the recipe, the data or the base is wrong, prints a message and exits with code 2.
     """
     sleep_while_waiting()
     script = Path(recipe.__code__.co_filename)
@@ -95,7 +95,7 @@ def _command(options: argparse.Namespace, overrides: list[str], parser: Commands
 
         recipes = [recipe_in(Path(file), overrides, command_options) for file in options.files]
         with hint_beside(Path(options.files[0])):
-            check_early(recipes[0])  # the others have the same base and data
+            check_early(recipes[0])  # the other recipes have the same base and data
         compare_command(recipes, options)
     elif options.command in RECIPE_COMMANDS:
         file = Path(options.file)
@@ -112,8 +112,8 @@ def _terminate(*_: object) -> None:
 
 
 def _exit(command: Callable[[], None], debug: bool, as_json: bool) -> None:
-    """Runs a command; prints a known error and exits with its code."""
-    if threading.current_thread() is threading.main_thread():  # to remove half-written files
+    """Runs a command; if it raises a PeftkitError, prints the error and exits with its code."""
+    if threading.current_thread() is threading.main_thread():  # removes partial files
         signal.signal(signal.SIGTERM, _terminate)
     try:
         with report_missing_packages():

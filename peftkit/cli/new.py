@@ -1,4 +1,4 @@
-"""The command `peftkit new`: writes a recipe script to start from, for a sample or for a file."""
+"""The command `peftkit new`: writes a recipe script for sample data or a data file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from peftkit.tasks.text_classification import TextClassification
 
 
 def new_command(options: argparse.Namespace, overrides: Overrides) -> None:
-    """Writes a recipe script to start from.
+    """Writes a recipe script for the user to start from.
 
     Raises:
         RecipeError: the name is not a valid file name, or the task or its columns must be chosen.
@@ -60,7 +60,7 @@ def _find_task(name: str) -> type[Task]:
 
 
 def _sample_draft(task: type[Task], overrides: Overrides) -> DraftRecipe:
-    """The recipe of a task for a packaged data set."""
+    """Drafts a task's recipe for the sample data that a package ships."""
     offer = offer_of(task)
     if not offer.sample:
         raise RecipeError(

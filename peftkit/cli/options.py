@@ -1,4 +1,4 @@
-"""Options of the commands on adapters; `peftkit/cli/adapters.py` runs these commands."""
+"""Options of the commands on adapters; peftkit/cli/adapters.py runs the commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from peftkit.deploy.rewinding.scales import DEFAULT
 
 
 def add_adapter_commands(commands: Any) -> None:
-    """Adds the commands to the result of a parser's `add_subparsers`."""
+    """Adds the commands on adapters to the result of a parser's `add_subparsers`."""
     _add_predict(commands)
     _add_chat(commands)
     text = "check an adapter; exit code 1: problems found; 2: not an adapter"

@@ -1,6 +1,6 @@
-"""Recipe fields set on the command line.
+"""Applies recipe fields that are set on the command line.
 
-tyro parses them; all problems are reported at once, in peftkit's form of errors.
+tyro parses the options. One error in peftkit's form reports all problems.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from peftkit.parts.part import Part
 from peftkit.parts.problems import collected, describe, problems_error, problems_of
 
 Field = tuple[Part, str]
-"""A part, and the name of one of its fields."""
+"""(part of a recipe, name of one of its fields)."""
 AnyPart = TypeVar("AnyPart", bound=Part)
 
 
@@ -28,15 +28,15 @@ class Overrides:
     """The recipe fields given on the command line."""
 
     arguments: Sequence[str] = ()
-    """Such as `--training.batch-size 8`."""
+    """The arguments, such as `--training.batch-size 8`."""
     listing: str = "peftkit schema"
     """The command that lists the options."""
     command_options: Collection[str] = ()
-    """The command's own options, which a misspelled field may mean."""
+    """The command's own options, to suggest for misspelled fields."""
 
     def below(self, prefix: str, names: Collection[str]) -> Overrides:
-        """Selects some options below a prefix and removes it: `--task.data.encoding cp1252` becomes
-        `--encoding cp1252`.
+        """Selects options that begin with a prefix, and removes the prefix: `--task.data.encoding
+        cp1252` becomes `--encoding cp1252`.
         """
         selected = []
         for option, *values in grouped(self.arguments):
@@ -51,7 +51,7 @@ def overridden(part: AnyPart, overrides: Overrides) -> AnyPart:
 
     Raises:
         RecipeError: lists every problem of the arguments, each with its option.
-        SystemExit: help or a completion script was requested, and is printed.
+        SystemExit: help or a completion script was requested; it has been printed.
     """
     arguments, command_options = overrides.arguments, overrides.command_options
     if not arguments:
@@ -80,7 +80,7 @@ def overridden(part: AnyPart, overrides: Overrides) -> AnyPart:
         where, _, what = line.partition(": ")
         if where in named:
             problems.append(Problem(f"`{named[where]}`: {what}"))
-    if not problems:  # the problem is of several fields together
+    if not problems:  # fields are wrong in combination
         raise problems_error("command line", messages)
     raise one_error(problems, overrides.listing)
 
@@ -88,8 +88,11 @@ def overridden(part: AnyPart, overrides: Overrides) -> AnyPart:
 def _parsed(
     part: AnyPart, arguments: Sequence[str]
 ) -> tuple[AnyPart | None, Sequence[str], list[str]]:
-    """Returns the changed part, or None if tyro refuses the arguments; the arguments left over; and
-    the parts' messages on their fields.
+    """Parses arguments with tyro.
+
+    Returns:
+        The changed part, None if tyro refuses the arguments; the arguments that tyro did not parse;
+        and messages on fields with wrong values.
     """
     import tyro
 
@@ -103,7 +106,7 @@ def _parsed(
         except SystemExit:
             return None, (), problems_of(collector)
         except Exception:
-            if not collector.failed:  # else a consequence of a part with a wrong field
+            if not collector.failed:  # expected after a field with a wrong value
                 raise
             value, left = part, []
     return value, left, problems_of(collector)
@@ -112,7 +115,7 @@ def _parsed(
 def _problems_of_one(
     part: Part, group: list[str], fields: dict[str, Field], command_options: Collection[str]
 ) -> Iterator[Problem]:
-    """Yields what is wrong with an option and its values, regardless of the other options."""
+    """Yields what is wrong with one option and its values, whatever the other options are."""
     option, equals, first = group[0].partition("=")
     if not option.startswith("-"):
         yield Problem(f"{quoted(group)} belongs to no option", "give fields as `--method.r 16`")
@@ -128,7 +131,7 @@ def _problems_of_one(
 
 
 def _refused(option: str, values: list[str], fields: dict[str, Field]) -> str:
-    """Why an option does not take its values."""
+    """Why an option refuses its values."""
     if not values:
         return f"`{option}` needs a value"
     if owner_field := fields.get(option.replace("_", "-")):
@@ -145,14 +148,14 @@ def _refused(option: str, values: list[str], fields: dict[str, Field]) -> str:
 
 
 def _opposite(option: str, fields: dict[str, Field]) -> str:
-    """A hint for an option that takes no value: its opposite, if there is one."""
+    """A hint for an option that takes no value: the opposite option, if there is one."""
     owner, _, last = option.rpartition(".")
     no = f"{owner}.no-{last}" if owner else f"--no-{last.removeprefix('--')}"
     return f"it takes no value; `{no}` is its opposite" if no in fields else ""
 
 
 def _options(part: Part, prefix: str = "--") -> Iterator[tuple[str, Field]]:
-    """Each option of a part, as tyro names it, and the field that it sets."""
+    """Yields each option of a part, as tyro names it, and the field that the option sets."""
     for field in type(part).model_fields:
         value, name = getattr(part, field), prefix + field.replace("_", "-")
         if isinstance(value, Part):
@@ -164,5 +167,5 @@ def _options(part: Part, prefix: str = "--") -> Iterator[tuple[str, Field]]:
 
 
 def _dotted(option: str) -> str:
-    """`training.batch_size` for `--training.batch-size`."""
+    """The field of an option: `training.batch_size` for `--training.batch-size`."""
     return option.removeprefix("--").replace("-", "_")

@@ -14,15 +14,15 @@ COMMENTS = {
     "base": "a Hub id, a folder, a .gguf file or packaged:NAME",
     "data": "a .csv, .jsonl or .parquet file, a folder of splits or a Hub id",
 }
-"""Field -> the values it takes, written as a comment."""
+"""Field -> the comment above it in a script, which lists its possible values."""
 
 
 def script_of(recipe: Recipe, shown: Recipe, name: str) -> str:
-    """Writes a script that returns a recipe.
+    """The text of a script that returns a recipe.
 
     Args:
-        shown: a recipe whose explicitly set fields are written even if they are defaults.
-        name: the script's, without `.py`.
+        shown: a recipe; fields that it sets explicitly are written even if they are defaults.
+        name: name of the script, without `.py`.
     """
     value = "\n".join(_lines("return ", recipe, "    ", "", shown))
     return f'''"""Results of {name}: write them here once you have measured them.
@@ -62,7 +62,7 @@ def _import(module: str, names: Sequence[str]) -> str:
 
 
 def _parts(part: Part, shown: Any) -> Iterator[Part]:
-    """Yields a part and all parts written inside it."""
+    """Yields a part of the recipe and all parts inside it that are written."""
     yield part
     for name, value in _written(part, shown):
         if isinstance(value, Part):
@@ -70,11 +70,11 @@ def _parts(part: Part, shown: Any) -> Iterator[Part]:
 
 
 def _lines(before: str, value: Any, indent: str, after: str, shown: Any) -> list[str]:
-    """Writes a value on one line if it fits, else each of its parts on a line.
+    """The code of a value: one line if it fits, else a line for each item inside.
 
     Args:
-        before: text before the value on its line; `after` is the text behind it.
-        shown: the same part of the recipe whose explicitly set fields are written.
+        before: text in front of the value; `after` is the text behind it.
+        shown: as for `script_of`, the part at the same place.
     """
     line = f"{indent}{before}{_inline(value, shown)}{after}"
     nested = isinstance(value, Part) and any(isinstance(v, Part) for _, v in _written(value, shown))
@@ -98,7 +98,7 @@ def _lines(before: str, value: Any, indent: str, after: str, shown: Any) -> list
 
 
 def _inline(value: Any, shown: Any = None) -> str:
-    """Writes a value on one line, strings in double quotes."""
+    """The code of a value on one line, with strings in double quotes."""
     if isinstance(value, Part):
         parts = (
             f"{name}={_inline(part, getattr(shown, name, None))}"
@@ -106,7 +106,7 @@ def _inline(value: Any, shown: Any = None) -> str:
         )
         return f"{type(value).__name__}({', '.join(parts)})"
     if isinstance(value, str):
-        fewer = value.count('"') > value.count("'")  # escapes between single quotes
+        fewer = value.count('"') > value.count("'")  # single quotes need fewer escapes
         return repr(value) if fewer else json.dumps(value, ensure_ascii=False)
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_inline(k)}: {_inline(v)}" for k, v in value.items()) + "}"
@@ -118,7 +118,7 @@ def _inline(value: Any, shown: Any = None) -> str:
 
 
 def _written(part: Part, shown: Any) -> list[tuple[str, Any]]:
-    """The fields to write: those that differ from their defaults, and those set in `shown`."""
+    """(name, value) of each field to write: it is not the default, or it is set in `shown`."""
     always = shown.model_fields_set if isinstance(shown, type(part)) else set()
     fields = type(part).model_fields
     return [

@@ -17,11 +17,11 @@ from peftkit.recipe import Recipe
 def recipe_in(
     file: Path, arguments: Sequence[str], command_options: Collection[str] = ()
 ) -> Recipe:
-    """Reads the recipe of a script or a recipe.json, and applies overrides.
+    """Reads the recipe in a script or a recipe.json, and applies overrides.
 
     Args:
         arguments: the overrides, such as `--method.r 16`.
-        command_options: the command's own options, which a misspelled override may mean.
+        command_options: the command's own options, to suggest for misspelled overrides.
 
     Raises:
         RecipeError: the file has no recipe, or an override is wrong.
@@ -82,13 +82,13 @@ def _overridden(
 
 
 def folder_name(stem: str) -> str:
-    """Makes a name for a folder of runs from a file's name."""
+    """Makes the name of a run's folder from the name of the recipe's file."""
     return "".join(c if c.isalnum() or c in "_-." else "-" for c in stem).lstrip("-.") or "run"
 
 
 @contextlib.contextmanager
 def hint_beside(script: Path) -> Iterator[None]:
-    """Inside, the hint of an error about a missing file says so if it is beside the script."""
+    """For errors inside about a missing file: says in the hint if it is beside the script."""
     try:
         yield
     except PeftkitError as error:

@@ -51,7 +51,7 @@ def run_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None
 
 
 def check_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
-    """Prints what is known of a run before weights are loaded; raises if something is wrong."""
+    """Checks a recipe without weights; prints its rows, an example and its parameter counts."""
     from peftkit.stages.early import check_early
 
     with hint_beside(file):

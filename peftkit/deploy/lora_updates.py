@@ -1,4 +1,4 @@
-"""What a saved LoRA adds to each layer, at the scale that PEFT gives it.
+"""Reads the update of each layer from a saved LoRA, with the scale that PEFT applies.
 
 W x + scale * B A x
 """
@@ -31,20 +31,20 @@ from peftkit.methods.peft.types import ADAPTER_NAME
 
 PREFIX = "base_model.model."
 PARTS = ("lora_A.weight", "lora_B.weight", "lora_A", "lora_B", "lora_E")
-"""Suffixes of the names of LoRA's and AdaLoRA's tensors."""
+"""Ends of tensor names in LoRA and AdaLoRA files."""
 EXPANDED = {
     "alpha_pattern", "beta1", "beta2", "bias", "deltaT", "fan_in_fan_out", "init_r", "lora_alpha",
     "orth_reg_weight", "peft_type", "qalora_group_size", "r", "rank_pattern", "target_r", "tfinal",
     "tinit", "total_step", "use_rslora",
 }  # fmt: skip
-"""Fields of PEFT's configurations that the updates include already, or that matter in training
-only; any other field that is set changes what is computed."""
+"""Fields of PEFT's configurations that `read_updates` applies, or that matter in training only. Any
+other field that is set changes the computation."""
 LORA = ("LORA", "ADALORA")
-"""PEFT types whose tensors are A and B."""
+"""PEFT types that `read_updates` reads."""
 OWN = "one of peftkit's own methods"
 MERGE = "fold it into the weights with `peftkit merge`"
 ROUNDING = 1e-6
-"""Relative error of scaling B in float32."""
+"""Largest relative error from scaling B in float32."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,17 @@ class Update:
 
     @property
     def alpha(self) -> float:
-        """The `lora_alpha` that gives this scale."""
+        """The `lora_alpha` that gives this scale at this rank."""
         return self.scale * len(self.a)
 
 
 def why_no_plain_lora(config: AdapterConfig, folder: Path, head: bool = False) -> str:
-    """Why an adapter is more than A and B of linear layers; empty if it is not.
+    """Why an adapter is not a plain LoRA (A and B of linear layers); empty if it is one.
 
     Args:
-        config: adapter_config.json; empty for methods that have none.
-        folder: the adapter's.
-        head: whether modules that were trained whole are allowed too.
+        config: content of adapter_config.json; empty for methods that write none.
+        folder: folder of the adapter.
+        head: whether a plain LoRA may also have a trained head (`modules_to_save`).
     """
     kind, bias = config.kind, config.get("bias", "none")
     other = [n for n in config if config[n] and n not in EXPANDED and n not in WITHOUT_EFFECT]
@@ -98,21 +98,21 @@ def _is_part(name: str, stored: Stored) -> bool:
 
 
 def most_common(values: Iterable[float]) -> float:
-    """The most common value that is not 0."""
+    """The most common value, not counting 0."""
     return statistics.mode(value for value in values if value)
 
 
 def read_updates(
     folder: Path, config: AdapterConfig, base: OpenedBase, head: Head
 ) -> tuple[dict[str, Update], dict[str, torch.Tensor]]:
-    """The updates of an adapter by the layers' names in the base, and its other tensors. Reads no
-    weights of the base.
+    """Reads an adapter's updates, by the layers' names in the base, and its other tensors, by name.
+    Reads no weights of the base.
 
     Args:
-        config: adapter_config.json, of type LORA or ADALORA.
+        config: content of adapter_config.json, of type LORA or ADALORA.
 
     Raises:
-        AdapterError: a layer's tensors are missing, or it is not linear.
+        AdapterError: tensors of a layer are missing, or an adapted layer is not linear.
     """
     layers = _peft_layers(empty_model(base, head).model, config)
     tensors = load_file(folder / WEIGHTS)
@@ -135,7 +135,7 @@ def read_updates(
 
 
 def _peft_layers(model: torch.nn.Module, config: AdapterConfig) -> Mapping[str, Any]:
-    """Name in the base -> PEFT's LoRA layer without weights, for its scale and rank."""
+    """Layer's name in the base -> PEFT's LoRA layer, with scale and rank but no weights."""
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils import PeftType
 

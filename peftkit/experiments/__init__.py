@@ -1,1 +1,1 @@
-"""Many runs: jobs in separate processes, and comparisons made of them."""
+"""Comparisons of methods, made of many runs in separate processes."""

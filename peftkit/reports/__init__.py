@@ -1,1 +1,1 @@
-"""Records of runs as values, and what people read: console, receipt, plots."""
+"""Records of runs as values, and what users read: console output, receipts, plots."""

@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture, and the most confused labels as a list."""
+"""Draws the confusion matrix, and lists the labels most often confused."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from peftkit.reports.plots import ON_CELL, STYLE, svg
 from peftkit.wording import shortened
 
 MAX_NAMED = 30
-"""Most labels whose names fit beside the matrix."""
+"""Largest number of labels whose names fit beside the matrix."""
 LEVEL = 40
-"""Most characters of all names together that fit beneath the matrix on one line."""
+"""Most characters, in all names together, that fit beneath the matrix on one line."""
 NAME_LENGTH = 24
 """Most characters of a name that fit beside the matrix."""
 PAIRS = 20
-"""Most pairs in the list."""
+"""Most pairs of labels in the list."""
 
 Counts = Sequence[Sequence[int]]
 Pair = tuple[str, str, int, float]
 
 
 def worst_pairs(labels: Sequence[str], counts: Counts) -> list[Pair]:
-    """(expected, predicted, number of rows, share of the expected label's), most rows first."""
+    """The pairs most often confused: (expected, predicted, number of rows, share of the expected
+    label's rows).
+    """
     pairs = [
         (labels[i], labels[j], count, count / sum(row))
         for i, row in enumerate(counts)
@@ -35,7 +37,7 @@ def worst_pairs(labels: Sequence[str], counts: Counts) -> list[Pair]:
 
 
 def are_named(labels: Sequence[str]) -> bool:
-    """Whether the picture names the labels."""
+    """Whether the picture has room for the labels' names."""
     return len(labels) <= MAX_NAMED
 
 
@@ -48,7 +50,9 @@ def widths(labels: Sequence[str]) -> tuple[int, int]:
 
 
 def picture(labels: Sequence[str], counts: Counts) -> str:
-    """Draws expected labels by predicted ones, shaded by share of the row, as SVG text."""
+    """Draws the matrix, expected by predicted labels, as SVG text. A cell's shade is its share of
+    the expected label's rows.
+    """
     n = len(labels)
     size = min(3.0 + 0.42 * n, 12.0) if are_named(labels) else 6.4
     with matplotlib.rc_context(STYLE):
@@ -70,7 +74,7 @@ def picture(labels: Sequence[str], counts: Counts) -> str:
 
 
 def _name(axes: matplotlib.axes.Axes, labels: Sequence[str]) -> None:
-    """Writes the labels beside the rows and beneath the columns, slanted if they need the room."""
+    """Writes the labels beside the rows and beneath the columns; slants long ones beneath."""
     names = [shortened(label, NAME_LENGTH, end=8) for label in labels]
     level = len(labels) <= 4 and sum(map(len, names)) <= LEVEL
     axes.set_xticks(

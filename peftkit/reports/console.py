@@ -1,4 +1,4 @@
-"""Prints ledger, plan, scores and reports on the console."""
+"""Prints the ledger, the plan, scores and reports."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from peftkit.tasks.task import Piece
 from peftkit.wording import duration, plural
 
 SHOWN = 3
-"""Written answers shown on the console; the receipt has all."""
+"""Most written answers on the console; the receipt shows all."""
 
 
 def print_ledger(console: Console, ledger: Ledger, whole: bool = False) -> None:
-    """Prints compact tables of the rows read, the splits and the labels.
+    """Prints short tables of the rows read, the splits and the labels.
 
     Args:
-        whole: whether to name every label, even of many.
+        whole: whether to name every label, however many there are.
     """
     for part in ledger.read:
         console.print(f"  [dim]read[/] {part.name}", highlight=False, soft_wrap=True)
@@ -69,8 +69,8 @@ def print_ledger(console: Console, ledger: Ledger, whole: bool = False) -> None:
 
 
 def print_scores(console: Console, run: RunRecord) -> None:
-    """Prints a warning if a cheaper model scores as well, the scores before and after beside the
-    baselines, some written answers, and the run's time and memory.
+    """Prints the scores before and after training with the baselines, some written answers, time
+    and memory; first a warning if a baseline scores as well.
     """
     test = run.test
     for sentence in test.lead:
@@ -108,7 +108,7 @@ def print_scores(console: Console, run: RunRecord) -> None:
 
 
 def print_plan(console: Console, plan: Plan) -> None:
-    """Prints the parts of memory, the peaks of the stages, and the time."""
+    """Prints the plan: the parts of memory, the peak of each stage, and the time."""
     rows, tokens = plan.worst_batch
     share = 100 * plan.trainable_parameters / plan.total_parameters
     layout = "packed, a shared beginning computed once" if plan.layout == "shared" else plan.layout
@@ -142,7 +142,7 @@ def print_plan(console: Console, plan: Plan) -> None:
 
 
 def print_rewind(console: Console, report: RewindReport) -> None:
-    """Prints the curve, the chosen scale and why, and the test scores at that scale and at 1."""
+    """Prints a rewind: scores by scale, the chosen scale and why, test scores there and at 1."""
     kept = report.retention_metric
     names = [f"validation {report.metric.title}", *([f"retention {kept.title}"] if kept else [])]
     table = plain_table("scale", *names)
@@ -170,7 +170,7 @@ def print_rewind(console: Console, report: RewindReport) -> None:
 
 
 def plain_table(first: str, *others: str) -> Table:
-    """A table with words in the first column and numbers in the others."""
+    """A table whose first column holds words; the others hold numbers."""
     table = Table(box=None, padding=(0, 1), header_style="dim")
     table.add_column(first)
     for name in others:
@@ -183,7 +183,7 @@ def _count(value: int) -> str:
 
 
 def print_example(console: Console, pieces: Sequence[Piece]) -> None:
-    """Prints an example with its supervised parts in colour, or in marks without colours."""
+    """Prints an example; supervised parts are coloured, or between marks without colours."""
     for piece in pieces:
         text, style = piece.text, "bold green" if piece.supervised else "dim"
         if piece.supervised and not console.is_terminal:
@@ -193,7 +193,7 @@ def print_example(console: Console, pieces: Sequence[Piece]) -> None:
 
 
 def print_merge(console: Console, report: MergeReport, folder: str) -> None:
-    """Prints the merged model's distance from the adapter on its base, and both scores."""
+    """Prints the scores of the adapter and the merged model, and the distance of their logits."""
     table = plain_table(
         "merged against the adapter", "positions", "max |Δ logit|", "KL (nats)", "same first choice"
     )

@@ -19,15 +19,15 @@ class Plan:
     num_steps: int
     tokens_per_epoch: int
     worst_batch: tuple[int, int]
-    """Numbers of examples and tokens."""
+    """(number of examples, number of tokens) of the largest micro-batch."""
     parts_mb: dict[str, float]
-    """Parts of the memory in training."""
+    """Part -> its memory in training, such as weights or gradients."""
     peaks_mb: dict[str, float]
-    """Peak memory while loading, evaluating, training and merging."""
+    """Stage (loading, evaluation, training, merging) -> its peak memory."""
     seconds: dict[str, float]
-    """Seconds of evaluation and training; empty if time was not measured."""
+    """`evaluation` and `training` -> seconds; empty if time was not measured."""
     full_fine_tuning: dict[str, float]
-    """`peak_mb` and `training_seconds` of the same recipe with it; empty if not measured."""
+    """`peak_mb` and `training_seconds` of full fine-tuning; empty if not measured."""
     notes: tuple[str, ...]
 
     @property
@@ -36,7 +36,7 @@ class Plan:
         return peak_of(self.peaks_mb)
 
     def to_json(self) -> Any:
-        """The plan in run.json and for `--json`."""
+        """The plan as in run.json and the output of `--json`."""
         return {**records.to_json(self), "peak_mb": self.peak_mb}
 
 
@@ -48,5 +48,5 @@ class Unplanned:
 
 
 def peak_of(peaks_mb: dict[str, float]) -> float:
-    """Peak memory of a run; merging is not part of it."""
+    """Peak memory of a run, without merging."""
     return max(mb for stage, mb in peaks_mb.items() if stage != "merging")

@@ -1,4 +1,4 @@
-"""Pictures for the receipt, as SVG text, and the style of all pictures."""
+"""Draws the receipt's pictures, as SVG text; defines the style of all pictures."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ VARIABLES = {
     INK: "--ink", SOFT: "--soft", ACCENT: "--accent", SECOND: "--warm", GRID: "--line",
     PAPER: "--paper",
 }  # fmt: skip
-"""Colours for which theme.css has other values in dark mode."""
+"""Colour -> the variable of theme.css that replaces it, with another value in dark mode."""
 ON_CELL = "#111827"
-"""Ink on the cells of a confusion matrix, which keep their brightness in dark mode."""
+"""Colour of text on cells of a confusion matrix, which stay the same in dark mode."""
 TITLE: Any = {"fontsize": 10, "loc": "left"}
 STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text: sharp, selectable, in any script
+    "svg.fonttype": "none",  # text stays text, not outlines
     "svg.hashsalt": "peftkit",
     "text.parse_math": False,  # a label may hold dollar signs
     "font.family": "sans-serif",
@@ -61,7 +61,7 @@ def loss_curve(history: Sequence[StepRecord], validations: Sequence[ValidationRe
 def metric_curve(
     validations: Sequence[ValidationRecord], metric: str, best_step: int, before: float | None
 ) -> str:
-    """Draws the validation score by step, with the best step and the test score before training."""
+    """Draws the validation score by step, the best step and the test score before training."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.1), layout="constrained")
         axes = figure.subplots()
@@ -79,7 +79,7 @@ def metric_curve(
 
 
 def rewind_curve(report: RewindReport) -> str:
-    """Draws the validation score by scale, retention below it, and the chosen scale."""
+    """Draws the validation score by scale and below it retention by scale; marks the chosen one."""
     points, kept = report.scales, report.retention_metric
     target = {point.scale: point.validation for point in points}
     retained = {point.scale: point.retention for point in points if point.retention is not None}
@@ -92,7 +92,7 @@ def rewind_curve(report: RewindReport) -> str:
             _draw_scales(panels[1], kept, retained, report.chosen, SECOND, report.base.retention)
             panels[1].set_title(_direction("retention", kept), **TITLE)
         panels[-1].set_xlabel("scale")
-        return svg(figure, in_page=False)  # a separate file
+        return svg(figure, in_page=False)  # for a file of its own
 
 
 def _direction(title: str, metric: Metric) -> str:
@@ -126,7 +126,7 @@ def _draw_scales(
 
 
 def finish(axes: Any, x: str, y: str) -> None:
-    """Adds axis titles, a grid behind, and a legend without a frame if anything is labelled."""
+    """Adds axis titles, a grid, and a legend if anything is labelled."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(color=GRID, linewidth=0.8)
@@ -136,7 +136,7 @@ def finish(axes: Any, x: str, y: str) -> None:
 
 
 def _smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
-    """Exponential moving average, corrected for its start at zero."""
+    """Exponential moving average, corrected for starting at zero."""
     smoothed: list[float] = []
     average = total = 0.0
     for value in values:
@@ -147,11 +147,9 @@ def _smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
 
 
 def svg(figure: Figure, *, in_page: bool = True) -> str:
-    """The picture as SVG text, for a page in the page's colours, or as a separate file."""
+    """The picture as SVG text: for a page, in the page's colours; or for a separate file."""
     buffer = io.StringIO()
-    with (
-        warnings.catch_warnings()
-    ):  # the browser has the glyphs, even if matplotlib's font lacks them
+    with warnings.catch_warnings():  # browsers have glyphs that matplotlib's font lacks
         warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=in_page)
     text = buffer.getvalue()

@@ -23,20 +23,20 @@ from peftkit.wording import duration, plural
 
 Row = Sequence[Any]
 FOLD = 20
-"""Rows of a long table that are shown before it is expanded."""
+"""Number of rows of a long table that are shown before it is expanded."""
 
 
 @dataclass(frozen=True)
 class Folded:
-    """A table; a long one shows some rows, and all of them when it is expanded."""
+    """A table; if it is long, it shows some rows, and all rows once expanded."""
 
     title: str
     columns: Sequence[str]
     shown: Sequence[Row]
     whole: Sequence[Row]
-    """All rows; empty if `shown` has all."""
+    """All rows; empty if `shown` has them all."""
     selection: str
-    """Which rows are shown, as a sentence; empty if all are."""
+    """A sentence that says which rows are shown; empty if all are."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ShownMatrix:
 
     title: str
     picture: str
-    """SVG."""
+    """SVG text."""
     least: int
     """Smallest width of the picture, in pixels."""
     most: int
@@ -54,7 +54,7 @@ class ShownMatrix:
     """The labels most often confused; empty if the picture names all labels."""
     columns: Sequence[str]
     rows: Sequence[Row]
-    """The numbers of the picture as a table, for screen readers; empty if `pairs` is not."""
+    """The picture's numbers as table rows, for screen readers; empty if `pairs` is given."""
     num_labels: int
 
 
@@ -83,7 +83,7 @@ def write_receipt(file: Path, run: RunRecord) -> None:
 
 
 def _labels(ledger: Ledger) -> Folded | None:
-    """Row counts of each label in each split, the rarest last; None if rows have no labels."""
+    """A table of each label's rows in each split, the rarest last; None if rows have no labels."""
     counts = {name: split.strata for name, split in ledger.splits.items()}
     names = strata_of(counts.values())
     if not names:
@@ -98,7 +98,7 @@ def _labels(ledger: Ledger) -> Folded | None:
 
 
 def folded(table: ScoreTable) -> Folded:
-    """A table of scores; a long one shows the rows with the lowest F1, or the first ones."""
+    """A table of scores; if it is long, it shows the rows with the lowest F1, or the first."""
     title, columns, rows = table.title, table.columns, table.rows
     if len(rows) <= FOLD:
         return Folded(title, columns, rows, (), "")
@@ -120,7 +120,7 @@ def _matrix(matrix: Matrix) -> ShownMatrix:
 
 
 def about_probe(probe: RecordedProbe | None) -> str:
-    """Why there is no frozen probe, or on how many rows it was fitted if not on all."""
+    """A sentence: why there is no frozen probe, or on how many rows it was fitted if not on all."""
     if probe is None:
         return ""
     if probe.left_out:
@@ -133,7 +133,7 @@ def about_probe(probe: RecordedProbe | None) -> str:
 
 @functools.cache
 def environment(package: str) -> jinja2.Environment:
-    """Loads a package's templates; all of them can include the shared theme.css."""
+    """The jinja2 environment of a package's templates, which can include the shared theme.css."""
     loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "peftkit.reports"))]
     templates = jinja2.Environment(
         loader=jinja2.ChoiceLoader(loaders), autoescape=True, undefined=jinja2.StrictUndefined
@@ -146,17 +146,17 @@ def environment(package: str) -> jinja2.Environment:
 
 
 def code(text: str) -> Markup:
-    """Escapes a text, and marks what is between backticks as code."""
+    """Escapes a text for HTML; text between backticks becomes code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def breakable(name: str) -> Markup:
-    """Allows a line break after each part of a name."""
+    """Escapes a name for HTML and allows line breaks between its parts."""
     return Markup("<wbr>").join(re.findall(r"[^_./-]*[_./-]*", name))
 
 
 def pictured(picture: str, label: str) -> Markup:
-    """Gives an SVG picture a label, which screen readers read instead of all its letters."""
+    """Gives an SVG picture a label, which screen readers read instead of its texts."""
     return Markup(picture.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 

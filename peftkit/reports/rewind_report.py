@@ -1,4 +1,4 @@
-"""The report of a rewind: rewind.json as a value."""
+"""The report of a rewind: the content of rewind.json as a value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peftkit.parts import records
 
 @dataclass(frozen=True)
 class Measured:
-    """An adapter's scores at one scale."""
+    """The adapter's scores at one scale."""
 
     scale: float
     validation: float
@@ -28,7 +28,7 @@ class MeasuredBase:
 
 @dataclass(frozen=True)
 class TestScores:
-    """Scores on the test split."""
+    """Scores on the test split at one scale."""
 
     __test__ = False  # not a test class for pytest
 
@@ -38,7 +38,7 @@ class TestScores:
 
 @dataclass(frozen=True)
 class BothTests:
-    """Scores at scale 1 and at the chosen scale."""
+    """Test scores at scale 1 and at the chosen scale."""
 
     trained: TestScores
     chosen: TestScores
@@ -50,17 +50,17 @@ class RewindReport:
 
     name: str
     adapter: dict[str, str]
-    """File of weights -> SHA-256."""
+    """File of the adapter's weights -> SHA-256."""
     method: str
     metric: Metric
-    """The target's validation score."""
+    """Metric of the validation scores."""
     retention_metric: Metric | None
-    """None if retention was not measured."""
+    """Metric of the retention scores; None if retention was not measured."""
     retention_data: dict[str, str | int] | None
-    """Settings of the rows or texts for retention."""
+    """Settings of the rows or texts on which retention was measured."""
     retention_rows: int
     scales: tuple[Measured, ...]
-    """Ascending, scale 1 last."""
+    """Scores by ascending scale; scale 1 is last."""
     base: MeasuredBase
     chosen: float
     """The chosen scale."""

@@ -1,4 +1,4 @@
-"""The record of a run: run.json as a value; the receipt is made from it."""
+"""The record of a run: the content of run.json as a value. The receipt is made from it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ RUN_FILE = "run.json"
 
 @dataclass(frozen=True)
 class RecordedStart:
-    """The adapter that a run started from."""
+    """The adapter from which a run started."""
 
     name: str
     weights: dict[str, str]
-    """File -> SHA-256."""
+    """File of the adapter's weights -> SHA-256."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The model's answers to a test prompt, before and after training."""
+    """A test prompt with the model's answers before and after training."""
 
     row: int
     prompt: str
@@ -41,13 +41,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class RecordedProbe:
-    """The frozen probe of a run, whose scores are among the baselines, or why it was left out."""
+    """The frozen probe of a run, or why it was left out. Its scores are among the baselines."""
 
     left_out: str
     rows: int
-    """Training rows in the fit."""
+    """Number of training rows used for the fit."""
     training_rows: int
-    """Training rows in all."""
+    """Number of training rows in all."""
     regularization: float | None
 
 
@@ -61,10 +61,10 @@ class TestRecord:
     """Sentences on the baselines that the trained model does not beat."""
     before: dict[str, float]
     baseline: dict[str, dict[str, float]]
-    """Scores of guesses that need no training, by name."""
+    """Baseline, such as guessing or the frozen probe -> its scores."""
     after: dict[str, float]
     intervals: dict[str, tuple[float, float]]
-    """95 % intervals of the scores that have one."""
+    """Score -> its 95 % interval, for scores that have one."""
     tables: tuple[ScoreTable, ...]
     matrices: tuple[Matrix, ...]
     mistakes: tuple[Mistake, ...]
@@ -76,7 +76,7 @@ class TestRecord:
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """The layout of the batches, and which faster ways were left out, and why."""
+    """The layout of the batches; notes say which faster ways of training were refused, and why."""
 
     layout: Layout
     notes: tuple[str, ...]
@@ -84,7 +84,7 @@ class SelfCheck:
 
 @dataclass(frozen=True)
 class ProbeCheck:
-    """The distance of the saved adapter's answers to its probes from the trained model's."""
+    """Largest difference of logits between the saved adapter and the trained model, on probes."""
 
     count: int
     max_difference: float
@@ -106,20 +106,20 @@ class RunRecord:
     base_memory_mb: float
     """Memory of the base's weights."""
     adapter_bytes: int
-    """Size on disk."""
+    """Size of the adapter on disk."""
     command: str = "predict"
-    """The `peftkit` command that asks the trained model."""
+    """The `peftkit` command for using the trained model: `predict` or `chat`."""
     serve: dict[str, str] = field(default_factory=dict)
-    """Program -> the command that writes the adapter for it."""
+    """Program -> the command that exports the adapter to it."""
     start: RecordedStart | None = None
-    """None if training began with the base."""
+    """The start adapter; None if training began with the base."""
     test: TestRecord
     training: TrainResult
     seconds: dict[str, float]
-    """Seconds of each stage."""
+    """Stage -> its seconds."""
     peak_memory_mb: float
     peaks_mb: dict[str, float] = field(default_factory=dict)
-    """Peak memory of each stage."""
+    """Stage -> its peak memory."""
     plan: Plan | Unplanned
     self_check: SelfCheck
     probes: ProbeCheck
@@ -129,7 +129,7 @@ class RunRecord:
 
     @property
     def expected_mb(self) -> float | None:
-        """The expected peak memory; None if there was no plan."""
+        """The planned peak memory; None if there was no plan."""
         return self.plan.peak_mb if isinstance(self.plan, Plan) else None
 
     def to_json(self) -> Any:
@@ -150,7 +150,7 @@ class RunRecord:
 
 
 def _with_sample_scores(test: Any) -> Any:
-    """Moves the samples' scores of an older test record among its other scores."""
+    """Updates an older test record, which holds the scores of written answers separately."""
     answers = test.get("answers") or {}
     scores_by_time = {when: {**test[when], **scores} for when, scores in answers.items()}
     names = {"of_samples": tuple(answers["after"])} if answers else {}
@@ -158,5 +158,5 @@ def _with_sample_scores(test: Any) -> Any:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Reads the record in a run's folder."""
+    """Reads run.json in a run folder."""
     return RunRecord.from_json(json.loads((folder / RUN_FILE).read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""Prints the number of rows per label and split, also for hundreds of labels."""
+"""Prints the number of rows per label and split, readable even for hundreds of labels."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from peftkit.data.ledger import Ledger
 from peftkit.wording import shortened
 
 MOST_LINES = 12
-"""Most labels that get a line each; more are printed side by side."""
+"""Most labels with a line each; if there are more, they are printed side by side."""
 MOST_NAMED = 160
-"""Most labels that are named."""
+"""Most labels named by default; if there are more, they are only counted."""
 LONGEST_NAME, ITS_END = 28, 8
-"""Characters of a label; two columns of them fit a terminal of 80."""
+"""Characters of a shortened label, and of its end; two such columns fit a terminal of 80."""
 
 
 def print_strata(console: Console, ledger: Ledger, whole: bool) -> None:
-    """Prints each label's number of rows in each split, the most frequent first; nothing if rows
-    have no labels.
+    """Prints each label's number of rows in each split, the most frequent label first. Prints
+    nothing if rows have no labels.
 
     Args:
-        whole: whether to name the labels if there are more than `MOST_LINES`, not only count them.
+        whole: whether to name all labels, however many there are.
     """
     counts = {name: split.strata for name, split in ledger.splits.items()}
     total = strata_of(counts.values())
@@ -66,10 +66,10 @@ def print_strata(console: Console, ledger: Ledger, whole: bool) -> None:
 
 
 def strata_of(splits: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Label -> number of rows in all splits, the most frequent first; empty without labels.
+    """Label -> number of rows in all splits, the most frequent label first; empty without labels.
 
     Args:
-        splits: label -> number of rows, for each split.
+        splits: for each split, label -> number of rows.
     """
     total: Counter[str] = Counter()
     for split in splits:
@@ -80,6 +80,6 @@ def strata_of(splits: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def shown(name: str) -> str:
-    """A label for the console: shortened, on one line."""
+    """A label as the console shows it: on one line, shortened if it is long."""
     plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
     return escape(shortened(plain, LONGEST_NAME, ITS_END))

@@ -10,17 +10,17 @@ from peftkit.recipe import Recipe
 from peftkit.stages.run_folder import check_output
 
 Rows = tuple[Splits, Ledger]
-"""The splits of a recipe, and the ledger of every row."""
+"""The splits of a recipe, and the ledger that accounts for every row."""
 
 
 def check_early(recipe: Recipe, output_dir: str | None = None) -> Rows:
-    """Checks everything that needs no model library; returns the recipe's rows.
+    """Runs every check that needs no model library; returns the recipe's rows.
 
     Args:
-        output_dir: the folder to write to, empty for `runs/<name>`; None to write nothing.
+        output_dir: the output folder; empty for `runs/<name>`, None if nothing is written.
 
     Raises:
-        PeftkitError: something is wrong with output, base, start adapter or data.
+        PeftkitError: the output folder, the base, the start adapter or the data is wrong.
     """
     if output_dir is not None:
         check_output(output_dir)
@@ -28,7 +28,7 @@ def check_early(recipe: Recipe, output_dir: str | None = None) -> Rows:
         find_adapter(recipe.start_from)
     folder = find_local(recipe.base)
     if folder is None:
-        fetch(recipe.base)  # asks the Hub, or its cache
+        fetch(recipe.base)  # for a base on the Hub, asks the Hub or its cache
     elif folder.is_dir():
         check_has_weights(folder)
     return load_splits(recipe.task, recipe.split_seed)

@@ -44,7 +44,7 @@ from peftkit.training.progress import line_printer
 
 
 class Unfinished(Exception):
-    """Training was interrupted after a validation; the model has the best validated weights."""
+    """A signal ended training after a validation; the model holds the best validated weights."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Unfinished(Exception):
 
 @dataclass(frozen=True)
 class Before(Judged):
-    """The base's score, answers and frozen probe before training."""
+    """What the base achieves before training: its score, answers and frozen probe."""
 
     probe: ProbeOfRun | None
     notes: tuple[str, ...]
@@ -74,13 +74,13 @@ def train_and_score(
     console: Console,
     frozen_probe: bool = True,
 ) -> tuple[nn.Module, Outcome]:
-    """Loads, scores, injects, trains and scores again; returns the trained model and its outcome.
+    """Trains a prepared recipe, scored before and after; returns the trained model and its outcome.
 
     Args:
-        frozen_probe: whether to probe a classifier's frozen base as well.
+        frozen_probe: whether to also fit a probe on a classifier's frozen base.
 
     Raises:
-        Unfinished: a signal arrived in training; the trained model is not scored.
+        Unfinished: a signal ended training; the trained model is not scored.
     """
     set_seed(prepared.recipe.seed)
     with clock.stage("load"):
@@ -102,7 +102,7 @@ def train_and_score(
     with interruptible(lambda _: "") as signals:
         with clock.stage("train"):
             result = fit(chosen.engine, prepared, clock, console)
-        release_memory()  # the optimizer's
+        release_memory()  # frees the optimizer
         decision = decide(chosen.engine, prepared)
         if not signals.code:
             with signals.at_once():
@@ -111,7 +111,7 @@ def train_and_score(
         result = replace(result, stopped="interrupted", exit_code=signals.code)
         raise Unfinished(model, before.score, result, loaded.unquantized, decision)
     samples = _samples(prepared, before.answers, after.answers)
-    accelerator.end_training()  # closes trackers and the process group: nothing is shared below
+    accelerator.end_training()  # ends trackers and communication between processes
     return model, Outcome(
         before.score, baselines, after.score, samples, result, chosen.notes, trainable,
         base_memory, loaded.unquantized, decision, before.probe,
@@ -121,7 +121,7 @@ def train_and_score(
 def judge_base(
     loaded: LoadedModel, judge: Judge, accelerator: Accelerator, frozen_probe: bool
 ) -> Before:
-    """The base's score with a random head, its answers, and the frozen probe if wanted."""
+    """Scores the base with a random head, writes its answers, fits the frozen probe if wanted."""
     prepared, clock, recipe = judge.prepared, judge.clock, judge.prepared.recipe
     with clock.stage("evaluate"):
         engine = engine_of(loaded.model, prepared, accelerator)
@@ -140,7 +140,7 @@ def judge_base(
 def _baselines(
     engine: Engine, judge: Judge, probe: ProbeOfRun | None
 ) -> dict[str, dict[str, float]]:
-    """Test scores of guesses, of the frozen probe and of the adapter that training starts from."""
+    """Test scores of guessing, of the frozen probe and of the start adapter, by name."""
     prepared = judge.prepared
     with judge.clock.stage("evaluate"):
         scores = {**prepared.recipe.task.baselines(prepared.encoded), **_scores_of(probe)}
@@ -153,7 +153,7 @@ def _baselines(
 
 
 def _samples(prepared: Prepared, before: Sequence[str], after: Sequence[str]) -> tuple[Sample, ...]:
-    """The model's written answers before and after training."""
+    """Pairs each test prompt with the model's answers before and after training."""
     return tuple(
         Sample(prompt.row, prompt.text, prompt.expected, *written)
         for prompt, *written in zip(prepared.encoded.prompts, before, after, strict=True)
@@ -161,8 +161,8 @@ def _samples(prepared: Prepared, before: Sequence[str], after: Sequence[str]) ->
 
 
 def score_and_probe(base: FrozenBase, judge: Judge) -> tuple[Score, ProbeOfRun]:
-    """The untrained model's score on the test split, and its frozen probe. Both share one pass over
-    the test split if the architecture allows it.
+    """Scores the untrained model on the test split and fits the frozen probe. If the architecture
+    allows it, one pass over the test split serves both.
     """
     prepared, clock = judge.prepared, judge.clock
     recipe, encoded = prepared.recipe, prepared.encoded
@@ -183,24 +183,24 @@ def score_and_probe(base: FrozenBase, judge: Judge) -> tuple[Score, ProbeOfRun]:
 
 
 def _scores_of(probe: ProbeOfRun | None) -> dict[str, dict[str, float]]:
-    """The probe's scores as a baseline; empty if there is no probe."""
+    """The probe's test scores as a baseline; empty without a fitted probe."""
     return {} if probe is None or probe.fitted is None else {ROW: probe.fitted.score.metrics}
 
 
 def load(prepared: Prepared, accelerator: Accelerator) -> LoadedModel:
-    """Loads the base with its weights and an untrained head; set the seed first."""
+    """Loads the base with its weights and a random head; set the seed first."""
     recipe = prepared.recipe
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
     head, dropout = prepared.encoded.head, recipe.training.dropout
     loaded = load_weights(prepared.base, head, dtype, accelerator.device, dropout)
-    if loaded.quantized:  # as the rehearsal did with shapes, now with the loaded layers
+    if loaded.quantized:  # the rehearsal checked shapes only
         check_quantized(prepared.base, loaded.model, loaded.quantized)
-    release_memory()  # the weights before quantization
+    release_memory()  # frees the weights from before quantization
     return loaded
 
 
 def inject(loaded: LoadedModel, prepared: Prepared) -> nn.Module:
-    """Injects the method; returns the model to train, with the start adapter's values if any."""
+    """Injects the method, with the start adapter's values if there is one; returns the model."""
     recipe, base = prepared.recipe, prepared.base
     model = recipe.method.inject(loaded.model, prepared.encoded, loaded.head)
     train_added_tokens(model, base.added_ids)
@@ -210,14 +210,14 @@ def inject(loaded: LoadedModel, prepared: Prepared) -> nn.Module:
 
 
 def engine_of(model: nn.Module, prepared: Prepared, accelerator: Accelerator) -> Engine:
-    """The engine of a model with padded batches, which every architecture supports."""
+    """An engine that pads its batches, which every architecture supports."""
     recipe, encoded = prepared.recipe, prepared.encoded
     loss, tokens = recipe.task.loss(recipe.training), recipe.training.micro_batch_tokens
     return Engine.of(model, encoded.head, loss, encoded.pad_token_id, tokens, accelerator)
 
 
 def with_start_values(engine: Engine, prepared: Prepared) -> Prepared:
-    """Adds the model's current losses to the examples, if the task's loss compares with them."""
+    """Adds the model's current values to the examples if the task's loss compares with them."""
     if not engine.loss.needs_start_values:
         return prepared
     values = {
@@ -227,7 +227,7 @@ def with_start_values(engine: Engine, prepared: Prepared) -> Prepared:
 
 
 def decide(engine: Engine, prepared: Prepared) -> Decision:
-    """The task's decision on the validation split; an empty one if the task decides nothing."""
+    """The task's decision on validation, such as a threshold; empty if the task decides nothing."""
     task, validation = prepared.recipe.task, prepared.encoded.validation
     if not task.decides:
         return Decision()
@@ -236,7 +236,7 @@ def decide(engine: Engine, prepared: Prepared) -> Decision:
 
 
 def choose_trained(model: nn.Module, prepared: Prepared, accelerator: Accelerator) -> Chosen:
-    """The fastest way to train the model that passes the self-check."""
+    """Chooses the fastest way of training that passes the self-check."""
     recipe, encoded = prepared.recipe, prepared.encoded
     layouts = tuple(way for way in _layouts(recipe) if way in recipe.method.layouts)
     engine = engine_of(model, prepared, accelerator)
@@ -244,7 +244,7 @@ def choose_trained(model: nn.Module, prepared: Prepared, accelerator: Accelerato
 
 
 def fit(engine: Engine, prepared: Prepared, clock: Clock, console: Console) -> TrainResult:
-    """Trains with validations, which the clock counts as a stage of their own."""
+    """Trains the model and validates it; the clock counts validations as a separate stage."""
     recipe, encoded = prepared.recipe, prepared.encoded
 
     def validate(engine: Engine) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Scores a model on the splits of a prepared recipe, including the texts it writes."""
+"""Scores a model and its written answers on the splits of a prepared recipe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from peftkit.training.progress import Pace, line_printer
 
 @dataclass(frozen=True)
 class Judge:
-    """Scores a model on the test split."""
+    """Scores models on the test split of a prepared recipe."""
 
     prepared: Prepared
     clock: Clock
@@ -33,13 +33,13 @@ class Judge:
         return evaluate(engine, test, self.prepared.recipe.task, pace.advance, decision)
 
     def score_and_answers(self, engine: Engine, decision: Decision) -> Judged:
-        """The whole score on the test split, and the model's written answers."""
+        """The score on the test split, with metrics of written texts, and the written answers."""
         with self.clock.stage("evaluate"):
             score = self.score(engine, decision)
         return self.with_answers(score, engine)
 
     def with_answers(self, score: Score, engine: Engine) -> Judged:
-        """Adds the metrics of the answers that the model writes to the test prompts."""
+        """Writes answers to the test prompts; returns them and the score with their metrics."""
         prompts = self.prepared.encoded.prompts
         with self.clock.stage("generate"):
             answers = write_answers(engine, self.prepared, prompts, "written answers", self.console)
@@ -55,8 +55,8 @@ class Judged:
 
 
 def validation_score(engine: Engine, prepared: Prepared, console: Console) -> Score:
-    """The task's score on the validation split; with metrics of written texts only if the recipe's
-    metric is one of them.
+    """The task's score on the validation split. Texts are written and scored only if the recipe's
+    metric needs them.
     """
     recipe, encoded = prepared.recipe, prepared.encoded
     pace = Pace(line_printer(console), "validation", len(encoded.validation))
@@ -71,10 +71,10 @@ def validation_score(engine: Engine, prepared: Prepared, console: Console) -> Sc
 def write_answers(
     engine: Engine, prepared: Prepared, prompts: Sequence[Prompt], what: str, console: Console
 ) -> list[str]:
-    """The model's written answers to prompts.
+    """Lets the model answer prompts.
 
     Args:
-        what: name of the answers in progress messages.
+        what: what is written, for progress messages.
     """
     pace = Pace(line_printer(console), what, len(prompts))
     ids = [prompt.input_ids for prompt in prompts]

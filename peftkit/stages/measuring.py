@@ -1,7 +1,7 @@
-"""Measures a base's cost under a method on copies of it with few blocks and random weights.
+"""Estimates a method's memory and time on a base from copies with few blocks and random weights.
 
-Memory and time grow linearly with the number of blocks, so two copies, measured on the run's own
-largest batch, give those of the whole:
+Both grow linearly with the number of blocks L, so measuring the run's largest batch on two copies,
+of k and k + 3 blocks, gives the cost of the whole base:
 
     cost(L) = cost(k) + (L - k) / 3 * (cost(k + 3) - cost(k))
 """
@@ -40,61 +40,61 @@ from peftkit.training.forward.self_check import cannot_pack, shares_beginning
 from peftkit.training.loop import keep_few_activations
 
 MOST_BLOCKS = 6
-"""Most blocks of the smaller copy; a method may need as many."""
+"""Most blocks of the smaller copy, for methods that need several blocks."""
 APART = 3
-"""Additional blocks of the larger copy."""
+"""How many more blocks the larger copy has."""
 WHOLE_BLOCKS = 12
-"""Most blocks of a base that is measured whole where a small copy cannot stand for it."""
+"""A base that no small copy can represent is measured whole if it has at most this many blocks."""
 MEASURED_SECONDS = 1.5
-"""Seconds for which a pass is repeated in a plan; the fastest counts."""
+"""Seconds for which a pass is repeated; the fastest repetition counts."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Memory and time of a model of some depth; megabytes are 2^20 bytes."""
+    """Memory and time of a model; megabytes are 2^20 bytes."""
 
     weights_mb: float
     quantization_state_mb: float
     trained_numbers: float
     training_mb: float
-    """Peak in a forward and backward pass of the largest batch, without weights and the gradients
-    of trained parameters: activations, their gradients, logits."""
+    """Peak memory of activations, their gradients and logits in a forward and backward pass of the
+    largest batch. Weights and the gradients of trained parameters are not included."""
     evaluation_mb: float
-    """The same for a forward pass alone."""
+    """Peak memory of activations and logits in a forward pass of the largest test batch."""
     kept_mb: float
-    """Hidden states kept for all examples, if lower blocks are frozen."""
+    """Memory of the outputs of frozen lower blocks, kept for all examples; 0 if none are kept."""
     training_seconds: float
     """Seconds per token of a forward and backward pass; 0 if time was not measured."""
     evaluation_seconds: float
-    """The same for a forward pass alone."""
+    """Seconds per token of a forward pass; 0 if time was not measured."""
 
     def at(self, other: Cost, share: float) -> Cost:
-        """The cost on the line from this one to another, at `share` times their distance."""
+        """Adds `share` times the distance to another cost to this one; `share` may exceed 1."""
         pairs = zip(asdict(self).items(), asdict(other).values(), strict=True)
         return Cost(**{name: one + share * max(0.0, two - one) for (name, one), two in pairs})
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The setting of a measurement: a recipe's method on copies of its base, in its own batches."""
+    """What to measure: a recipe's method, on copies of its base, with its largest batch."""
 
     recipe: Recipe
     base: OpenedBase
     encoded: Encoded
     accelerator: Accelerator
     timed: bool
-    """Whether to measure time, not only memory."""
+    """Whether to measure time as well as memory."""
     layout: Layout
     worst: Worst
-    """The micro-batch with the most tokens."""
+    """The training micro-batch with the most tokens."""
     seconds: float
-    """Seconds for which a pass is repeated, at least twice, if time is measured."""
+    """Seconds for which each pass is repeated, at least twice, if time is measured."""
 
 
 def make_trial(
     recipe: Recipe, base: OpenedBase, encoded: Encoded, accelerator: Accelerator, timed: bool
 ) -> Trial:
-    """A trial in the layout of the run's batches, assuming that the self-check accepts it."""
+    """A trial with the fastest layout that the run may use, if the self-check accepts it."""
     packs = recipe.training.layout == "auto" and "packed" in recipe.method.layouts
     model = empty_model(base, encoded.head).model
     packs = packs and not cannot_pack(model)
@@ -106,7 +106,7 @@ def make_trial(
 
 
 def measure(trial: Trial) -> Cost:
-    """The cost of the whole base under the recipe's method.
+    """Measures or extrapolates the cost of the recipe's method on the whole base.
 
     Raises:
         MethodError: the method cannot be injected into a copy with few blocks.
@@ -114,11 +114,11 @@ def measure(trial: Trial) -> Cost:
     blocks, method = depth(trial.base), measured_method(trial.recipe.method, trial.base)
     first = min(least_blocks(trial.base), blocks)
     sizes = range(first, 1 + min(max(MOST_BLOCKS, first), blocks))
-    if names_blocks(method):  # a copy with other blocks would not have them
+    if names_blocks(method):  # a smaller copy may lack the named blocks
         sizes = range(blocks, blocks + (blocks <= WHOLE_BLOCKS))
     failed = MethodError(
         "the method names single blocks, and the base is too large to be measured as a whole",
-        "give `method.target_modules` by names, or do without a plan",
+        "give names without block numbers in `method.target_modules`, or train without a plan",
     )
     for least in sizes:
         try:
@@ -127,7 +127,7 @@ def measure(trial: Trial) -> Cost:
                 return one
             more = min(APART, blocks - least)
             two = _measure_copy(least + more, trial, method)
-        except MethodError as error:  # such as a method that trains the last two blocks of one
+        except MethodError as error:  # such as training the last two blocks of a copy that has one
             failed = error
         else:
             return replace(one.at(two, (blocks - least) / more), kept_mb=two.kept_mb)
@@ -135,15 +135,15 @@ def measure(trial: Trial) -> Cost:
 
 
 def measured_method(method: Method, base: OpenedBase) -> Method:
-    """The method to measure in a method's place: on a base too large to be measured whole, one for
-    all blocks instead of some, which costs at least as much.
+    """The method that is measured in place of a given one. On a base too large to measure whole, it
+    adapts all blocks even if the given method adapts some: then the cost is an upper bound.
     """
     proxy = method.cost_proxy()
     return proxy.in_every_block() if depth(base) > WHOLE_BLOCKS else proxy
 
 
 def names_blocks(method: Method) -> bool:
-    """Whether the method names blocks by number, which a small copy may not have."""
+    """Whether the method names blocks by number; a small copy may lack these blocks."""
     settings = getattr(method, "config", None) or dict(method)
     if settings.get("layers_to_transform") not in (None, (), []):
         return True
@@ -155,7 +155,7 @@ def names_blocks(method: Method) -> bool:
 
 
 def _measure_copy(num_blocks: int, trial: Trial, method: Method) -> Cost:
-    """Measures a copy of the base with this number of blocks."""
+    """Measures a copy of the base that has `num_blocks` blocks."""
     recipe, base, encoded = trial.recipe, trial.base, trial.encoded
     device = trial.accelerator.device
     with (
@@ -180,7 +180,7 @@ def _measure_copy(num_blocks: int, trial: Trial, method: Method) -> Cost:
         trial.layout,
     )
     train, evaluate = _passes(engine, trial)
-    evaluate.run()  # makes what is made once, so that it is not measured
+    evaluate.run()  # creates lasting buffers, so that they are not measured
     cost = Cost(
         memory.weights_mb,
         memory.quantization_state_mb,
@@ -199,7 +199,7 @@ def _measure_copy(num_blocks: int, trial: Trial, method: Method) -> Cost:
 
 
 def _kept_mb(engine: Engine, trial: Trial) -> float:
-    """Memory of a frozen trunk's outputs for all examples, in MB; 0 if they are not kept."""
+    """Memory of the frozen trunk's outputs for all examples, in MB; 0 if they are not kept."""
     encoded = trial.encoded
     if not engine.forward.packed or trial.recipe.training.num_epochs < 2:
         return 0.0
@@ -221,11 +221,11 @@ class _Pass:
 
     run: Callable[[], None]
     tokens: int
-    """Tokens of average examples that take as long."""
+    """Number of tokens of average examples whose computation takes as long."""
 
 
 def _passes(engine: Engine, trial: Trial) -> tuple[_Pass, _Pass]:
-    """The largest training batch forward and backward, and the largest test batch forward."""
+    """Passes to measure: forward and backward on the largest training batch, forward on test's."""
     encoded, layout, model = trial.encoded, trial.layout, engine.model
     long = engine.batches(encoded.test)[0]
     longest = engine.batch(encoded.test, long)
@@ -250,8 +250,8 @@ def _passes(engine: Engine, trial: Trial) -> tuple[_Pass, _Pass]:
 
 
 def _most_in_training(model: nn.Module, train: _Pass, trial: Trial) -> float:
-    """Peak memory besides weights and gradients, in MB. Gradients exist from the start if another
-    micro-batch comes first; else they are allocated while activations are freed.
+    """Peak memory in training without weights and gradients, in MB. Gradients exist from the start
+    if an earlier micro-batch made them; else they are allocated while activations are freed.
     """
     train.run()
     gradients = [p.grad for p in trainable_parameters(model).values() if p.grad is not None]
@@ -263,7 +263,7 @@ def _most_in_training(model: nn.Module, train: _Pass, trial: Trial) -> float:
 
 
 def _most_alive(run: Callable[[], None], device: torch.device) -> float:
-    """Peak memory that a computation adds to what was allocated before, in MB."""
+    """Peak memory that a computation adds, in MB."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -276,7 +276,7 @@ def _most_alive(run: Callable[[], None], device: torch.device) -> float:
 
 
 def _quickest(run: Callable[[], None], seconds: float) -> float:
-    """Seconds of the fastest of several runs of a computation, repeated for `seconds` in total."""
+    """Runs a computation for `seconds`, at least twice; returns the seconds of the fastest run."""
     times: list[float] = []
     while len(times) < 2 or sum(times) < seconds:
         started = time.perf_counter()

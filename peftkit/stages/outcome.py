@@ -1,4 +1,4 @@
-"""The outcome of a run: scores and answers before and after, and the time and memory it took."""
+"""The outcome of a run: scores and answers before and after training, time and memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from peftkit.training.account import TrainResult
 
 @dataclass(frozen=True)
 class Outcome:
-    """The results of training."""
+    """The results of training, with the scores before and after."""
 
     before: Score
     baselines: dict[str, dict[str, float]]
@@ -28,18 +28,18 @@ class Outcome:
     samples: tuple[Sample, ...]
     result: TrainResult
     notes: tuple[str, ...]
-    """The self-check's: which faster ways were left out, and why."""
+    """Notes of the self-check: which faster ways of training were refused, and why."""
     trainable_parameters: int
     base_memory: Footprint
     unquantized: list[str]
-    """Modules of a quantized base with weights that are not quantized, except embeddings."""
+    """Modules of a quantized base whose weights are not quantized; embeddings are not listed."""
     decision: Decision
-    """The task's, for the best weights."""
+    """The task's decision on the validation split with the best weights."""
     probe: ProbeOfRun | None
-    """The frozen probe, whose scores are among the baselines; None if the task has none."""
+    """The frozen probe, whose scores are among the baselines; None if it was not fitted."""
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """Scores on the test split, for the adapter's record."""
+        """All scores on the test split, by name, for the adapter's record."""
         return {"before": self.before.metrics, **self.baselines, "after": self.after.metrics}
 
 
@@ -54,8 +54,8 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Adds the time inside to a stage; the time of nested stages counts only for the outermost.
-        Memory counts for the innermost.
+        """Measures the code inside. Of nested stages, only the outermost gets the time and only
+        the innermost gets the peak memory.
         """
         self._note()
         self._open.append(name)
@@ -70,11 +70,11 @@ class Clock:
 
     @property
     def peak_mb(self) -> float:
-        """Peak memory of all stages so far."""
+        """Highest peak memory of all stages so far."""
         return max(self.peaks_mb.values())
 
     def _note(self) -> None:
-        """Adds the peak since the last call to the innermost stage."""
+        """Records the peak memory since the last call for the innermost stage."""
         if self._open:
             name, peak = self._open[-1], peak_memory_mb(self.device)
             self.peaks_mb[name] = max(self.peaks_mb.get(name, 0.0), peak)

@@ -19,12 +19,12 @@ from peftkit.stages.measuring import Cost, make_trial, measure, measured_method
 from peftkit.training.forward.steps import number_of_steps
 
 STATE = {"adamw": 8, "sgd": 4, "adamw_8bit": 2, "paged_adamw_8bit": 2, "lion": 4}
-"""Bytes of optimizer state per trained number."""
+"""Optimizer -> bytes of its state per trained number."""
 FORWARD_OF_FULL = 3
-"""Cost of a training pass of full fine-tuning, in forward passes: the backward pass has as many
-products for the gradients of each layer's inputs, and as many again for those of its weights."""
+"""Cost of a training pass of full fine-tuning, in forward passes. The backward pass costs two: one
+for the gradients of each layer's inputs, one for the gradients of its weights."""
 SAVES = 0.95
-"""A saving is less than this share of full fine-tuning's memory or time."""
+"""A method saves if it needs less than this share of full fine-tuning's memory or time."""
 
 
 def make_plan(
@@ -39,13 +39,13 @@ def make_plan(
     """Plans a run by measuring two small copies of the base under the recipe's method.
 
     Args:
-        parameters: numbers of trained parameters and of all.
+        parameters: number of trained parameters, number of all parameters.
         timed: whether to measure time as well, and full fine-tuning for comparison.
     """
-    recipe.task.baselines(encoded)  # imports the libraries that scores need, whose memory counts
+    recipe.task.baselines(encoded)  # imports the libraries for scores; their memory counts
     trial = make_trial(recipe, base, encoded, accelerator, timed)
     cost = replace(measure(trial), trained_numbers=float(parameters[0]))
-    # includes what the allocator keeps after the copies, as it will in the run
+    # includes memory that the allocator keeps, as it will in the run
     process = resident_mb() if accelerator.device.type == "cpu" else 0.0
     course = _course(recipe, encoded)
     parts, peaks = _memory(recipe, base, cost, process, parameters[1], course)
@@ -61,7 +61,7 @@ def make_plan(
     worst = trial.worst.indices
     notes = _notes(recipe, peaks, seconds, full, accelerator.device)
     if measured_method(recipe.method, base) != recipe.method.cost_proxy():
-        notes.append("measured with all blocks adapted, which takes more than the chosen ones")
+        notes.append("measured with all blocks adapted, which costs more than the chosen ones")
     return Plan(
         *parameters,
         layout=trial.layout,
@@ -78,11 +78,11 @@ def make_plan(
 
 @dataclass(frozen=True)
 class _Course:
-    """The length of a run that nothing stops early."""
+    """The length of a run without early stopping."""
 
     steps: int
     passes: float
-    """Passes over the training rows."""
+    """Number of passes over the training rows."""
     validations: int
 
 
@@ -95,11 +95,11 @@ def _course(recipe: Recipe, encoded: Encoded) -> _Course:
 
 
 def forward_tokens(recipe: Recipe, encoded: Encoded, trained_share: float) -> float:
-    """A run's work on the base, in tokens of a forward pass through the whole base.
+    """A run's computation, as the number of tokens in a forward pass through the whole base.
 
-    A training token passes forward, and its gradients pass back through the blocks above the lowest
-    trained tensor, which counts twice if weights of the base get gradients too. Blocks below are
-    passed once, whatever the number of epochs. Loading, saving and writing answers are left out.
+    A training token passes forward through all blocks and backward through the blocks above the
+    lowest trained tensor. The backward pass counts twice if weights of the base get gradients.
+    Blocks below are passed once, not in each epoch. Loading, saving and answers are left out.
 
     Args:
         trained_share: share of the blocks that gradients pass through.
@@ -114,8 +114,8 @@ def forward_tokens(recipe: Recipe, encoded: Encoded, trained_share: float) -> fl
 
 
 def _forward_passes(recipe: Recipe, course: _Course, trained_share: float) -> float:
-    """Cost of the passes over the training rows, in forward passes; see `forward_tokens`. A pass of
-    full fine-tuning is `FORWARD_OF_FULL` of them.
+    """Cost of all passes over the training rows, in forward passes; see `forward_tokens`. A pass of
+    full fine-tuning costs `FORWARD_OF_FULL` forward passes.
     """
     back = FORWARD_OF_FULL - 1 if recipe.method.trains_base_weights else 1
     first = min(1.0, course.passes)
@@ -131,11 +131,11 @@ def estimate_from_full(
     trained_share: float,
     full: Cost,
 ) -> tuple[float, dict[str, float]]:
-    """Estimates a recipe's peak memory in MB and its seconds of training and evaluation, from the
-    measured cost of full fine-tuning on the same base and data.
+    """Estimates a recipe's peak memory, in MB, and its seconds of training and evaluation from the
+    cost of full fine-tuning, measured on the same base and data.
 
     Args:
-        parameters: numbers of trained parameters and of all.
+        parameters: number of trained parameters, number of all parameters.
         trained_share: share of the blocks that gradients pass through.
     """
     course = _course(recipe, encoded)
@@ -153,7 +153,7 @@ def estimate_from_full(
 
 
 def _bytes_of_weight(base: OpenedBase) -> float:
-    """Bytes of one weight of the base, not counting embeddings and scales of quantized weights."""
+    """Bytes of one weight in the base's linear layers, without the scales of quantized weights."""
     if base.spec.quantization == "none":
         return 4.0
     return 1.0 if base.spec.quantization == "int8" else 0.5
@@ -167,10 +167,10 @@ def _memory(
     numbers: int,
     course: _Course,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """The parts of memory in training, and the peaks of the stages, in MB.
+    """The parts of memory in training, and the peak of each stage, in MB.
 
-    On a CPU the process itself counts, and the copy of the best weights, which exists from the
-    first validation on; a GPU holds neither.
+    On a CPU, these include the process itself and the copy of the best weights, which exists from
+    the first validation on. Neither is in a GPU's memory.
     """
     trained = cost.trained_numbers / 2**20
     held = process + cost.weights_mb + cost.quantization_state_mb
@@ -200,7 +200,7 @@ def _memory(
 
 
 def _seconds(cost: Cost, encoded: Encoded, course: _Course) -> dict[str, float]:
-    """Expected seconds of the whole run, without what a frozen trunk saves."""
+    """Expected seconds of training and evaluation; savings by a frozen trunk are not subtracted."""
     evaluated = 2 * encoded.test.num_tokens + course.validations * encoded.validation.num_tokens
     return {
         "training": cost.training_seconds * course.passes * encoded.train.num_tokens,
@@ -215,7 +215,7 @@ def _notes(
     full: dict[str, float],
     device: torch.device,
 ) -> list[str]:
-    """Warnings about memory, and savings over full fine-tuning."""
+    """Notes: whether memory suffices, and what the method saves over full fine-tuning."""
     notes = []
     peak, available = peak_of(peaks), _available_mb(device)
     if peak > available:
@@ -239,7 +239,7 @@ def _notes(
 
 
 def _available_mb(device: torch.device) -> float:
-    """Memory that this process can have in total, in MB."""
+    """Memory that the run can use, in MB; on a CPU, including what the process already uses."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0] / 2**20)
     return resident_mb() + float(psutil.virtual_memory().available / 2**20)

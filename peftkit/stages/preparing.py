@@ -1,4 +1,4 @@
-"""Prepares a run without weights, and finds every error that can be found without them."""
+"""Prepares a run without loading weights, and finds every error that can be found this early."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ from peftkit.training.threads import resolved_threads
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe whose data and base passed every check that needs no weights."""
+    """A recipe with its data and base, after all checks that need no weights."""
 
     recipe: Recipe
-    """The recipe with what is resolved before step 1: the quantization of the base's files, the
-    threads, the system prompt that all conversations share."""
+    """The recipe with settings that are resolved before training: quantization of the base's files,
+    number of threads, and the system prompt if all conversations share one."""
     ledger: Ledger
     base: OpenedBase
     encoded: Encoded
     start: Start | None
-    """The adapter that training continues from, if any."""
+    """The adapter from which training continues, if any."""
     trainable_parameters: int
     total_parameters: int
     trained_share: float
-    """Share of the base's blocks that gradients pass through."""
+    """Share of the base's blocks through which gradients pass."""
 
     def example(self) -> tuple[Piece, ...]:
-        """The first training example as the model reads it, with its supervised parts marked."""
+        """The first training example, as text pieces that say which parts are supervised."""
         task, encoded = self.recipe.task, self.encoded
         return task.show(0, encoded.train, encoded.head, self.base.tokenizer)
 
 
 def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
-    """Prepares what needs no weights: rows, splits, tokens, and a rehearsal of the injection.
+    """Reads and encodes the rows, opens the base, and rehearses the injection; loads no weights.
 
     Args:
         rows: the recipe's rows, if `check_early` has already read them.
 
     Raises:
-        PeftkitError: something is wrong with recipe, data or base.
+        PeftkitError: the recipe, the data or the base is wrong.
     """
     _check_packages(recipe)
     splits, ledger = rows or check_early(recipe)
@@ -67,7 +67,7 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     base = open_base(spec, recipe.method.position_offset, recipe.task.one_output)
     if reason := recipe.method.refuses(
         recipe.task.expected_head, base.spec
-    ):  # it may be quantized already
+    ):  # its files may be quantized already
         raise MethodError(reason)
     training = recipe.training.with_(threads=resolved_threads(recipe.training.threads))
     task = recipe.task.remembering(splits)
@@ -99,7 +99,7 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
 
 
 def _check_packages(recipe: Recipe) -> None:
-    """Raises MissingPackageError if an optional package that the recipe needs is missing."""
+    """Raises MissingPackageError if the recipe needs an optional package that is missing."""
     check_tracker(recipe.training.report_to)
     if recipe.base.quantization != "none":
         require("bitsandbytes", f"`base.quantization {recipe.base.quantization}` needs")
@@ -108,7 +108,7 @@ def _check_packages(recipe: Recipe) -> None:
 
 
 def _token_ids(encoded: Encoded) -> Iterator[Array]:
-    """Token ids of all examples, in all streams."""
+    """Yields the token ids of each example in each of its input columns."""
     for examples in encoded.splits().values():
         for name, column in examples.inputs.items():
             if name.endswith("input_ids"):

@@ -1,4 +1,4 @@
-"""Makes the record of a run from the results of its stages."""
+"""Makes a run's record, the content of run.json, from the results of the stages."""
 
 from __future__ import annotations
 
@@ -37,14 +37,15 @@ def make_record(
     """The record of a finished run.
 
     Args:
-        saved: the adapter's folder.
-        probe_difference: distance of its answers to the probes from the trained model's.
-        serve: program -> the command that writes the adapter for it.
+        saved: folder of the adapter.
+        probe_difference: distance between the saved adapter's logits on its probes and those of
+            the trained model.
+        serve: program -> the command that exports the adapter to it.
     """
     result, folder = outcome.result, saved.parent
     padding = max(0.0, 1 - result.num_tokens / max(1, result.num_padded_tokens))
     start = prepared.start
-    assert adapter.base is not None  # peftkit saved it
+    assert adapter.base is not None  # only other tools' adapters have no base
     return RunRecord(
         status="finished",
         name=folder.name,
@@ -75,7 +76,7 @@ def make_record(
 
 
 def test_record(prepared: Prepared, outcome: Outcome) -> TestRecord:
-    """Scores and answers on the test split, for the record."""
+    """The part of the record about the test split: scores, answers and the frozen probe."""
     after, probe = outcome.after, outcome.probe
     metric = headline_metric(outcome.result.metric, after.metrics)
     recorded = None

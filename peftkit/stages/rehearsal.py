@@ -1,4 +1,4 @@
-"""Injects a method into a model without weights, to find what cannot work before loading them."""
+"""Injects a method into a model that has shapes but no weights, to find errors before loading."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from peftkit.recipe import Training
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What shapes alone show of a method in a base."""
+    """What an injection into a model without weights shows."""
 
     trainable_parameters: int
     total_parameters: int
     trained_share: float
-    """Share of the base's blocks that gradients pass through."""
+    """Share of the base's blocks through which gradients pass."""
     notes: tuple[str, ...] = ()
-    """Warnings before training."""
+    """Warnings to print before training."""
 
 
 def rehearse(
@@ -49,14 +49,14 @@ def rehearse(
     training: Training,
     start: Path | None = None,
 ) -> Rehearsal:
-    """Injects the method into a model that has shapes but no values.
+    """Injects the method into a model that has shapes but no weights.
 
     Args:
-        start: folder of an adapter that must fit into the model.
+        start: folder of the adapter to start from, whose tensors must fit into the model.
 
     Raises:
         MethodError: the architecture lacks something that the method needs.
-        AdapterError: the adapter to start from has another method or other settings.
+        AdapterError: the start adapter has another method or other settings.
         BaseModelError: the architecture does not support the task or the training's settings, or
             less than half of it would be quantized.
     """
@@ -86,8 +86,8 @@ def rehearse(
 def _check_layers_are_called(
     base: OpenedBase, encoded: Encoded, quantized: nn.Module, plain: nn.Module
 ) -> None:
-    """Raises BaseModelError if the architecture computes with a weight stored in 4 or 8 bits
-    instead of calling its layer.
+    """Raises BaseModelError if the architecture reads the weight of a quantized layer instead of
+    calling the layer: a weight stored in 4 or 8 bits cannot be used in this way.
     """
     inputs = _first_inputs(encoded)
     if not (layers := uncalled_layers(quantized, inputs)):
@@ -95,7 +95,7 @@ def _check_layers_are_called(
     try:
         with torch.no_grad():
             plain.eval()(**inputs)
-    except Exception:  # shapes are not enough: values or other kernels are needed
+    except Exception:  # the model needs values or other kernels
         return
     raise BaseModelError(
         f"{type(plain).__name__} computes with the weight of `{layers[0]}` itself, which is "
@@ -107,8 +107,8 @@ def _check_layers_are_called(
 def _inject_into_shapes(
     shapes: LoadedModel, base: OpenedBase, encoded: Encoded, method: Method
 ) -> nn.Module:
-    """The model with the method injected, as faithful as possible without weights: as it is, else
-    without quantized layers, else with uninitialized values in untouched memory.
+    """Injects the method into the first model that allows it: the base's shapes, the shapes without
+    quantized layers, or the base with uninitialized values (whose memory stays untouched).
     """
     kinds: list[Callable[[], LoadedModel]] = [
         lambda: shapes,
@@ -133,20 +133,20 @@ def _inject_into_shapes(
 def _with_uninitialized_values(empty: LoadedModel) -> LoadedModel:
     empty.model.to_empty(device="cpu")
     for buffer in empty.model.buffers():
-        buffer.zero_()  # some are indices, which must be valid
+        buffer.zero_()  # some buffers are indices, which must be valid
     return empty
 
 
 def check_gradients(empty: LoadedModel, encoded: Encoded, method: Method) -> None:
-    """Raises MethodError if the first training example passes through the base, but not through the
-    model with the method, or leaves a trained tensor without a gradient. Needs only shapes.
+    """Raises MethodError if the first training example passes through the base, but fails with the
+    method injected, or gives no gradient to a trained tensor. Needs only shapes.
     """
     inputs = _first_inputs(encoded)
     linear = last_names(linear_names(empty.model, empty.head))
     try:
         empty.model.eval()(**inputs)
         model = method.inject(empty.model, encoded, empty.head).eval()
-    except Exception:  # shapes are not enough: values or other kernels are needed
+    except Exception:  # the model needs values or other kernels
         return
     if not next(model.parameters()).is_meta:
         return
@@ -155,7 +155,7 @@ def check_gradients(empty: LoadedModel, encoded: Encoded, method: Method) -> Non
         raise MethodError(f"{method.kind()} left nothing to train in {name}")
     try:
         output = next(iter(model(**inputs).values()))
-        if output.requires_grad:  # else it uses no trained tensor
+        if output.requires_grad:  # False if the output depends on no trained tensor
             output.float().sum().backward()
     except Exception as error:
         if _needs_values(error):
@@ -174,8 +174,7 @@ def check_gradients(empty: LoadedModel, encoded: Encoded, method: Method) -> Non
 
 
 def _without(model: nn.Module, unused: list[str], linear: list[str]) -> str:
-    """The hint to adapt other layers if some adapted layers are not used; empty if no layer is
-    adapted.
+    """A hint to adapt layers that the model uses; empty if the method adapts no layers.
 
     Args:
         linear: last names of the model's linear layers.
@@ -187,19 +186,19 @@ def _without(model: nn.Module, unused: list[str], linear: list[str]) -> str:
 
 
 def _first_inputs(encoded: Encoded) -> dict[str, torch.Tensor]:
-    """The model's inputs for the first training example, as shapes; without a mask, since some
-    architectures read its values.
+    """The model's inputs for the first training example, as shapes; without an attention mask,
+    whose values some architectures read.
     """
     ids = torch.zeros((1, len(encoded.train.input_ids[0])), dtype=torch.int64, device="meta")
     return dict.fromkeys(encoded.train.inputs, ids)
 
 
 def _needs_values(error: Exception) -> bool:
-    """Whether torch or bitsandbytes failed only because the tensors have no values."""
+    """Whether torch or bitsandbytes raised the error because tensors have no values."""
     signs = ("meta", "set_data", "data-dependent")
     return isinstance(error, NotImplementedError) or any(sign in str(error) for sign in signs)
 
 
 def count(parameters: Iterable[nn.Parameter]) -> int:
-    """The number of elements in all parameters."""
+    """Total number of elements of the parameters."""
     return sum(parameter.numel() for parameter in parameters)

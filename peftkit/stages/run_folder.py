@@ -1,4 +1,4 @@
-"""The run folder; removed on failure if no adapter was saved."""
+"""Makes the run folder; removes it on failure if no adapter was saved."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def output_folder(recipe: Recipe, output_dir: str, accelerator: Accelerator) -> Iterator[Path]:
-    """A new run folder with recipe.json in it; removed on failure if no adapter was saved.
+    """Makes a run folder with recipe.json; removes it on failure if no adapter was saved.
 
     Raises:
-        OutputError: the folder holds something already, or cannot be created.
+        OutputError: the folder is not empty, or cannot be created.
     """
     from accelerate.utils import broadcast_object_list
 
@@ -50,11 +50,11 @@ def output_folder(recipe: Recipe, output_dir: str, accelerator: Accelerator) -> 
 
 
 def _interrupted(folder: Path, code: int) -> Interrupted:
-    """The error for a signal outside training, with what was saved before it."""
+    """The error for a signal outside training; it says which adapter was saved, if any."""
     kept = next((file.parent for file in folder.rglob("*.safetensors")), None)
     if kept is None:
         return Interrupted("stopped before anything could be kept", exit_code=code)
-    if not (kept / "peftkit.json").is_file():  # written last
+    if not (kept / "peftkit.json").is_file():  # the last file of an adapter
         return Interrupted(f"stopped while `{kept}` was written; it is incomplete", exit_code=code)
     return Interrupted(
         f"stopped before the saved adapter was checked; it is in `{kept}`",
@@ -64,7 +64,7 @@ def _interrupted(folder: Path, code: int) -> Interrupted:
 
 
 def check_output(output_dir: str) -> None:
-    """Raises OutputError if a run cannot be written to the folder."""
+    """Raises OutputError if the output folder is not empty or cannot be written."""
     folder = Path(output_dir).expanduser() if output_dir else Path("runs/x")
     if output_dir and folder.exists() and not is_empty_folder(folder):
         raise taken(output_dir)
@@ -76,7 +76,7 @@ def check_output(output_dir: str) -> None:
 
 
 def taken(output_dir: str) -> OutputError:
-    """The error for a folder that holds something."""
+    """The error for an output folder that is not empty."""
     return OutputError(
         f"`{output_dir}` exists already, and nothing is overwritten",
         "give a new folder with `--output-dir`",
@@ -84,8 +84,8 @@ def taken(output_dir: str) -> OutputError:
 
 
 def taken_name(name: str, output_dir: str) -> Path | None:
-    """The folder that a run will use if `runs/<name>` is taken; None if it is free, or if another
-    folder is wanted.
+    """The folder that a run will use because `runs/<name>` exists; None if it does not exist, or if
+    `output_dir` is given.
     """
     first = Path("runs") / name
     if output_dir or not first.exists():
@@ -94,14 +94,14 @@ def taken_name(name: str, output_dir: str) -> Path | None:
 
 
 def _numbered(first: Path) -> Iterator[Path]:
-    """`runs/<name>`, `runs/<name>-2`, `runs/<name>-3`, ..."""
+    """Yields `runs/<name>`, `runs/<name>-2`, `runs/<name>-3`, ..."""
     yield first
     for number in itertools.count(2):
         yield first.with_name(f"{first.name}-{number}")
 
 
 def claim_folder(name: str, output_dir: str) -> Path:
-    """Makes `output_dir`, or the first of `runs/<name>`, `runs/<name>-2`, ... that is free."""
+    """Makes `output_dir`; if empty, the first free one of `runs/<name>`, `runs/<name>-2`, ..."""
     candidates = [Path(output_dir).expanduser()] if output_dir else _numbered(Path("runs") / name)
     for folder in candidates:
         try:

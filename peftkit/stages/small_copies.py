@@ -1,4 +1,4 @@
-"""Makes a base with fewer blocks and random weights, to measure a large one in seconds."""
+"""Makes copies of a base with few blocks and random weights, which are quick to measure."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from peftkit.errors import BaseModelError
 
 
 def _derives_kinds(config: Any) -> bool:
-    """Whether the configuration derives the kinds of blocks from their number, as in Jamba."""
+    """Whether the configuration computes each block's kind from its position, as in Jamba."""
     return isinstance(getattr(type(config), "layer_types", None), property)
 
 
 def least_blocks(base: OpenedBase) -> int:
-    """Number of blocks of the smallest copy that has every kind of block."""
+    """Number of blocks in the smallest copy that has every kind of block."""
     if not _derives_kinds(base.config):
         return 1
     kinds = list(base.config.layer_types)
@@ -28,9 +28,9 @@ def least_blocks(base: OpenedBase) -> int:
 
 
 def shrink_base(base: OpenedBase, head: Head, num_blocks: int, folder: Path) -> OpenedBase:
-    """Saves a base that differs from another in its number of blocks into a folder.
+    """Saves a copy of a base with another number of blocks into a folder.
 
-    Its weights are random and not quantized yet; loading quantizes them as the recipe says.
+    The copy's weights are random and not quantized; loading quantizes them as the recipe says.
 
     Raises:
         BaseModelError: the configuration does not say how many blocks there are.

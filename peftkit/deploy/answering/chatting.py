@@ -21,14 +21,14 @@ HELP = "/new begins a new conversation, /system TEXT one with that system prompt
 
 
 class _Streamer(TextStreamer):
-    """Passes the answer on piece by piece."""
+    """Hands each piece of an answer to `say` as it is generated."""
 
     def __init__(self, tokenizer: Any, say: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self._say = say
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Called by `generate` with each piece of text that is final."""
+        """Receives the next finished piece of text from `generate`."""
         self._say(text)
 
 
@@ -42,7 +42,7 @@ def open_chat(
     """Loads the adapter of a chat run; arguments as for `load`.
 
     Args:
-        system: the system prompt, empty for none; that of the training if not given.
+        system: the system prompt; empty for none, None for the one used in training.
 
     Raises:
         RecipeError: the adapter's task is not chat.
@@ -60,7 +60,7 @@ def with_system(adapter: LoadedAdapter, system: str) -> LoadedAdapter:
     """The same adapter with another system prompt.
 
     Raises:
-        RecipeError: its task has no system prompt.
+        RecipeError: the adapter's task has no system prompt.
     """
     task = adapter.recipe.task.asked_with(system)
     return replace(adapter, recipe=adapter.recipe.with_(task=task))
@@ -73,7 +73,7 @@ def _print_system(adapter: LoadedAdapter, console: Console) -> None:
 
 
 def answer_once(adapter: LoadedAdapter, text: str, compare: bool) -> dict[str, str]:
-    """Answers a text: `reply` and, with `compare`, `base`, the answer of the base alone."""
+    """Answers a text: `reply` is the adapter's answer; if `compare`, `base` is the base model's."""
     answers = {"reply": adapter.write([text])[0]}
     if compare:
         answers["base"] = adapter.write([text], adapter.load_base())[0]
@@ -81,7 +81,7 @@ def answer_once(adapter: LoadedAdapter, text: str, compare: bool) -> dict[str, s
 
 
 def converse(adapter: LoadedAdapter, compare: bool, console: Console) -> None:
-    """Reads questions from the terminal until it ends, and streams the answers."""
+    """Answers questions typed at the terminal, until the user quits."""
     base = adapter.load_base() if compare else None
     console.print(f"  [dim]{HELP}[/]", highlight=False)
     _print_system(adapter, console)
@@ -120,7 +120,7 @@ def _answer(
     base_history: list[Message],
     console: Console,
 ) -> None:
-    """Prints the answer to one question: streamed, or base and tuned model side by side."""
+    """Streams the answer to a question, or prints the base's and the tuned model's side by side."""
     if base is None:
         streamer = _Streamer(adapter.tokenizer, _say)
         _reply(adapter, None, text, tuned_history, streamer=streamer)
@@ -140,7 +140,7 @@ def _reply(
     history: list[Message],
     **settings: Any,
 ) -> str:
-    """The answer to a text; appends both to the history."""
+    """Answers a text; appends the text and its answer to the history."""
     question: Message = {"role": "user", "content": text}
     [reply] = adapter.write([[*history, question]], model, **settings)
     history += [question, {"role": "assistant", "content": reply}]

@@ -15,10 +15,10 @@ from peftkit.tasks.task import Task
 
 
 def read_table(file: Path, source: Source, encoding: str = "") -> Table:
-    """Reads a file as UTF-8, or else in the encoding of the training file.
+    """Reads a table as UTF-8; if it is not UTF-8, in the encoding of the training file.
 
     Args:
-        encoding: the file's; empty if unknown.
+        encoding: encoding of the table, if the user gave one.
 
     Raises:
         DataError: the file does not exist or cannot be read.
@@ -64,5 +64,5 @@ def read_inputs(table: Table, task: Task) -> list[Any]:
 
 
 def _as_option(hint: str) -> str:
-    """Rewrites a hint about `task.data.encoding` for the option of `peftkit predict`."""
+    """A hint with `--encoding`, the option of `peftkit predict`, for `--task.data.encoding`."""
     return hint.replace("--task.data.encoding", "--encoding")

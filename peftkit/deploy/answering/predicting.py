@@ -24,11 +24,11 @@ def answer_texts(
     settings: Mapping[str, object] | None = None,
     say: Say = silent,
 ) -> Sequence[Answer]:
-    """Answers texts, one answer per text.
+    """The adapter's answer to each text.
 
     Args:
-        pairs: second texts, one per text, or none.
-        settings: fields that adapter_config.json lacks, and their values.
+        pairs: the second text of each pair; empty if the task reads single texts.
+        settings: values of fields that adapter_config.json lacks.
         say: called with the progress if it takes long.
     """
     for option, values in (("--text", texts), ("--text-pair", pairs)):
@@ -54,7 +54,7 @@ def answer_file(
     """Writes a file's rows with added columns: `predicted` and `probability`, `score`, or `reply`.
 
     Args:
-        encoding: the file's; empty if unknown.
+        encoding: encoding of the file; empty if unknown.
         say: called with the progress if it takes long.
 
     Returns:
@@ -83,5 +83,5 @@ def answer_file(
 
 
 def _cell(value: Any) -> Any:
-    """The value for a CSV cell; lists and objects as JSON, so that they can be read again."""
+    """A value as the text of a CSV cell; lists and objects as JSON."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

@@ -1,4 +1,4 @@
-"""The commands that export a finished adapter, for the receipt."""
+"""Lists the export commands that work for a finished adapter, for the receipt."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from peftkit.deploy.merging.folding import check_mergeable
 
 
 def commands(adapter: OpenedAdapter, run: Path) -> dict[str, str]:
-    """Program -> the command that writes the adapter for it, where that is possible.
+    """Program -> the command that exports the adapter to it; only programs that can use it.
 
     Args:
-        run: the run folder, as the command should name it.
+        run: path of the run folder, as written in the commands.
     """
     by_program = {}
     for name, (options, ending, check) in WAYS.items():
@@ -70,5 +70,5 @@ WAYS: Mapping[str, tuple[str, str, Callable[[OpenedAdapter], None]]] = {
     "llama.cpp, one model": ("export --to gguf ", ".gguf", _check_gguf),
     "Ollama": ("export --to ollama ", "-ollama", _check_ollama),
 }
-"""Program -> the command and its target, the ending of the output, and a check that raises if the
-adapter cannot be written for it."""
+"""Program -> (command with its target, suffix of the output's name, check). The check raises if the
+adapter cannot be exported to the program."""

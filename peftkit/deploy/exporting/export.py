@@ -1,5 +1,5 @@
-"""Exports an adapter to other programs. What can be refused is refused before weights are loaded;
-the output is read back and compared before it gets its name.
+"""Exports an adapter to other programs. Unsuitable adapters are refused before weights are loaded;
+the output gets its final name only after it was read back and compared with the adapter.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TARGETS: dict[str, Callable[[Request], Exported]] = {
     "gguf": export_gguf,
     "ollama": export_ollama,
 }
-"""Each of `EXPORTS` -> the function that writes it."""
+"""Name of a target, one of `EXPORTS` -> the function that writes it."""
 
 
 def export(path: str, to: str, output: str, base: str = "", **options: Any) -> Exported:
@@ -30,12 +30,12 @@ def export(path: str, to: str, output: str, base: str = "", **options: Any) -> E
         path: run folder, adapter folder, or a Hub id.
         to: one of `TARGETS`.
         output: new file or folder.
-        base: where the base is, if not where the recipe says.
+        base: path of the base; empty for the path in the recipe.
         options: further fields of `Request`.
 
     Raises:
-        PeftkitError: the target does not exist or cannot express the adapter, `output` exists, or
-            what was written is not what was trained; then nothing is left behind.
+        PeftkitError: the target is unknown or cannot hold the adapter, `output` exists, or the
+            written output differs from the adapter and was deleted.
     """
     request = Request(path, output_path(output), base, **options)
     check_choices(to, request.quantize)

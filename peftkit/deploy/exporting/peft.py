@@ -1,4 +1,4 @@
-"""Exports in PEFT's and transformers' own formats: for PEFT alone, for vLLM, merged."""
+"""Exports an adapter for PEFT without peftkit, for vLLM, or merged for transformers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from peftkit.errors import RecipeError
 
 
 def export_peft(request: Request) -> Exported:
-    """Writes a folder that plain PEFT loads; a LoRA in the form that all loaders understand."""
+    """Writes a folder that PEFT loads without peftkit; rewrites a LoRA as in `peft_folder`."""
     _refuse_gguf_options(request)
     adapter = _open(request)
     config = adapter.peft_config
@@ -53,7 +53,7 @@ def export_peft(request: Request) -> Exported:
 
 
 def export_vllm(request: Request) -> Exported:
-    """Writes a folder for vLLM's `--lora-modules`."""
+    """Writes a LoRA as a folder for vLLM's `--lora-modules`."""
     _refuse_gguf_options(request)
     adapter = _open(request)
     config = adapter.peft_config
@@ -74,7 +74,7 @@ def export_vllm(request: Request) -> Exported:
 
 
 def export_safetensors(request: Request) -> Exported:
-    """Writes the merged model as `peftkit merge` does."""
+    """Writes the merged model, as `peftkit merge` does."""
     _refuse_gguf_options(request)
     report = merge_to(
         request.path, str(request.output), base=request.base,
@@ -94,14 +94,14 @@ def _open(request: Request) -> OpenedAdapter:
 
 
 def _beside(adapter: OpenedAdapter) -> str:
-    """The base's name and, if it was quantized, its precision."""
+    """The base to load the adapter on, for a note: its name and, if quantized, its precision."""
     quantization = adapter.base.spec.quantization
     name = f"`{adapter.base.hub_id or adapter.base.folder}`"
     return name if quantization == "none" else f"{name} in {quantization}"
 
 
 def _resizing(adapter: OpenedAdapter) -> tuple[str, ...]:
-    """Notes on what PEFT's users do before loading an adapter of another vocabulary."""
+    """Notes for users of PEFT if the adapter's vocabulary is not the base's."""
     notes = []
     if adapter.base.rows_in_files:
         rows = adapter.base.config.get_text_config().vocab_size
@@ -126,8 +126,9 @@ def _expanded(
 
 
 def _copy_own(adapter: OpenedAdapter, folder: Path) -> None:
-    """Writes a README about the base, and copies the training's tokenizer and template. For another
-    tool's adapter, writes only a tokenizer that it needs: its other files were not checked.
+    """Copies the training's tokenizer and chat template, and writes a README about the base.
+
+    For an adapter that another tool saved, writes only the tokenizer, if it is not the base's.
     """
     if not adapter.record.base:
         if uses_own_tokenizer(adapter.folder, adapter.base):
@@ -146,7 +147,7 @@ def _copy_own(adapter: OpenedAdapter, folder: Path) -> None:
 
 
 def _compare_answers(folder: Path, adapter: OpenedAdapter) -> dict[str, float]:
-    """Loads a written folder through PEFT and compares it with the training's probes, if any.
+    """Compares a written folder, loaded with PEFT, with the adapter's probes, if there are any.
 
     Raises:
         AdapterError: the folder answers differently.

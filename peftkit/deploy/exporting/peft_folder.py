@@ -1,9 +1,9 @@
-"""A LoRA as other loaders of PEFT's format take it: one rank, one scale, layers named one by one.
+"""Writes a LoRA for other loaders of PEFT's format: one rank, one scale, explicit layer names.
 
-    scale * B A  =  s * [B scale / s, 0] [A; 0]         padded with zeros to the largest rank
+    scale * B A  =  s * [B scale / s, 0] [A; 0]         zeros fill up to the largest rank
 
-vLLM and others read `r`, `lora_alpha` and the tensors, and ignore `rank_pattern`, `alpha_pattern`
-and other fields that would change an answer.
+vLLM and others read `r`, `lora_alpha` and the tensors only. Ignoring `rank_pattern`,
+`alpha_pattern` and the like would change the answers, so these are resolved here.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from peftkit.errors import AdapterError
 from peftkit.methods.peft.adapter_config import CONFIG, AdapterConfig, read_config
 
 Saved = tuple[Mapping[str, Update], Mapping[str, torch.Tensor]]
-"""What `read_updates` returns."""
+"""Layer -> update, and name -> other tensor, as `read_updates` returns them."""
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Values that `--max-lora-rank` of vLLM may have."""
+"""Values that vLLM accepts for `--max-lora-rank`."""
 
 
 def check_for_peft(config: AdapterConfig, folder: Path, head: Head) -> None:
-    """Raises AdapterError unless PEFT alone loads an adapter.
+    """Raises AdapterError unless PEFT loads the adapter without peftkit.
 
     Args:
-        config: adapter_config.json; empty for methods that have none.
+        config: content of adapter_config.json; empty for methods that write none.
     """
     if head.pooling:
         raise AdapterError(
@@ -67,7 +67,7 @@ def check_for_peft(config: AdapterConfig, folder: Path, head: Head) -> None:
 
 
 def check_for_vllm(config: AdapterConfig, folder: Path, head: Head) -> None:
-    """Raises AdapterError unless vLLM serves an adapter beside its base."""
+    """Raises AdapterError unless vLLM can serve the adapter on its base."""
     check_for_peft(config, folder, head)
     if not head.goes_on:
         raise AdapterError(
@@ -82,7 +82,7 @@ def rank_for_vllm(updates: Mapping[str, Update]) -> int:
     """The `--max-lora-rank` that an adapter needs.
 
     Raises:
-        AdapterError: it adapts a layer that vLLM does not, or its rank is too large.
+        AdapterError: vLLM does not adapt one of the layers, or supports no rank so large.
     """
     outputs = [name for name in updates if name.rsplit(".", 1)[-1] in ("lm_head", "embed_out")]
     if outputs:
@@ -91,10 +91,10 @@ def rank_for_vllm(updates: Mapping[str, Update]) -> int:
 
 
 def vllm_rank(rank: int) -> int:
-    """The smallest of `VLLM_RANKS` that is at least a rank.
+    """The smallest of `VLLM_RANKS` that is not below a rank.
 
     Raises:
-        AdapterError: the rank is larger than all.
+        AdapterError: the rank is larger than all of `VLLM_RANKS`.
     """
     for allowed in VLLM_RANKS:
         if rank <= allowed:
@@ -108,8 +108,8 @@ def write_expanded(
     """Writes a LoRA with one rank, one scale and explicit names into a folder.
 
     Args:
-        config: its adapter_config.json.
-        model: the base's, for the names of its layers.
+        config: content of the LoRA's adapter_config.json.
+        model: the base, for the names of its layers; weights are not used.
 
     Returns:
         The written rank and `lora_alpha`.
@@ -151,7 +151,7 @@ def _padded(update: Update, rank: int, scale: float) -> tuple[Any, Any]:
 
 
 def _names(adapted: Iterable[str], model: torch.nn.Module) -> list[str]:
-    """The last parts of the names if they match no other layers, else the whole names."""
+    """`target_modules`: the layers' last names if no other layer has them, else whole names."""
     wanted = set(adapted)
     leaves = {name.rsplit(".", 1)[-1] for name in wanted}
     matched = {name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in leaves}
@@ -159,10 +159,10 @@ def _names(adapted: Iterable[str], model: torch.nn.Module) -> list[str]:
 
 
 def copy_peft_files(folder: Path, output: Path, config: AdapterConfig) -> None:
-    """Copies PEFT's two files.
+    """Copies adapter_model.safetensors and adapter_config.json.
 
     Args:
-        config: adapter_config.json, completed with the settings that were given.
+        config: content of adapter_config.json, including settings that the user added.
     """
     shutil.copyfile(folder / WEIGHTS, output / WEIGHTS)
     if config == read_config(folder):
@@ -172,7 +172,7 @@ def copy_peft_files(folder: Path, output: Path, config: AdapterConfig) -> None:
 
 
 def copy_tokenizer(folder: Path, output: Path) -> None:
-    """Copies tokenizer, template and generation settings; not what only peftkit reads."""
+    """Copies tokenizer, chat template and generation settings; not peftkit's own files."""
     for file in folder.iterdir():
         if file.suffix in (".json", ".jinja", ".model", ".txt") and file.name not in (
             CONFIG,
@@ -182,13 +182,13 @@ def copy_tokenizer(folder: Path, output: Path) -> None:
 
 
 def check_expanded(saved: Saved, output: Path) -> float:
-    """Compares a written folder's updates, scaled by r and alpha alone, with the adapter's.
+    """Compares a written folder's updates, at the scale `lora_alpha / r`, with the adapter's.
 
     Returns:
-        The largest difference of a layer, relative to its largest number.
+        The largest difference in a layer's update, relative to the update's largest number.
 
     Raises:
-        AdapterError: the folder is not the same adapter.
+        AdapterError: an update differs, or is missing.
     """
     updates, others = saved
     written = json.loads((output / CONFIG).read_text())
@@ -206,5 +206,5 @@ def check_expanded(saved: Saved, output: Path) -> float:
         torch.equal(tensors[name], others[name]) for name in others
     )
     if not same or not largest <= ROUNDING:
-        raise AdapterError(f"what was written is not the adapter: it is off by {largest:.1e}")
+        raise AdapterError(f"the written updates differ from the adapter's by {largest:.1e}")
     return largest

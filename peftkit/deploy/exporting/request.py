@@ -1,4 +1,4 @@
-"""The request of an export, and its result."""
+"""What to export, and what was exported, as values."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ if TYPE_CHECKING:
 EXPORTS = ("peft", "vllm", "safetensors", "gguf-lora", "gguf", "ollama")
 """Values of `--to`."""
 FILES = ("gguf-lora", "gguf")
-"""Exports that are one file; the others are folders."""
+"""Targets written as one file; the others are folders."""
 GGUF = ("gguf-lora", "gguf", "ollama")
-"""Exports that are made of GGUF files."""
+"""Targets that need GGUF files."""
 KINDS = ("f32", "f16", "q8_0")
 """Number formats of the matrices in a GGUF file."""
 
 
 def check_choices(to: str, quantize: str) -> None:
-    """Raises RecipeError unless target and number format exist, MissingPackageError if a package
-    that the target needs is not installed. Loads no torch.
+    """Checks the target, the number format and the packages that they need. Loads no torch.
 
     Args:
-        quantize: one of `KINDS`, or empty.
+        quantize: one of `KINDS`; empty for the target's default.
+
+    Raises:
+        RecipeError: the target or the number format does not exist.
+        MissingPackageError: a package that the target needs is not installed.
     """
     if to not in EXPORTS:
         raise RecipeError(f"`{to}` is none of {quoted(EXPORTS)}", did_you_mean(to, EXPORTS))
@@ -43,7 +46,7 @@ def check_choices(to: str, quantize: str) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What to export, and where to."""
+    """What to export, in which form, and where to."""
 
     path: str
     """Run folder or adapter folder."""
@@ -52,11 +55,11 @@ class Request:
     quantize: str = ""
     """One of `KINDS`; empty for the target's default."""
     tokenizer_from: str = ""
-    """A GGUF file whose tokenizer is copied."""
+    """GGUF file to copy the tokenizer from; empty for the base's tokenizer."""
     trust_remote_code: bool = False
-    """Whether code from the base's folder may run."""
+    """Whether Python code in the base's folder may run."""
     settings: Mapping[str, object] = field(default_factory=dict)
-    """Fields that adapter_config.json lacks, and their values."""
+    """Field that adapter_config.json lacks -> its value, given by the user."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,14 @@ class Exported:
     to: str
     output: Path
     size: int
-    """Bytes."""
+    """Size of the output in bytes."""
     checked: Mapping[str, float | None]
-    """Results of checking the output, such as `largest_difference`, relative."""
+    """Results of checking the output, such as the relative `largest_difference`."""
     notes: tuple[str, ...] = ()
-    """Commands and warnings for its user."""
+    """Commands to use the output, and warnings."""
 
     def to_json(self) -> dict[str, object]:
-        """For `--json`."""
+        """The result as `--json` prints it."""
         return {
             "to": self.to, "output": str(self.output), "bytes": self.size, **self.checked,
             "notes": list(self.notes),
@@ -92,10 +95,10 @@ def is_plain(adapter: OpenedAdapter) -> bool:
 
 
 def other_precision(adapter: OpenedAdapter, instead: str) -> tuple[str, ...]:
-    """A warning if a LoRA was trained on quantized weights that other programs will not use.
+    """A warning if a LoRA was trained on quantized weights, which other programs will not use.
 
     Args:
-        instead: the command that keeps the weights of the training.
+        instead: command of an export that keeps the weights used in training.
     """
     quantization = adapter.base.spec.quantization
     if quantization == "none":

@@ -1,1 +1,1 @@
-"""The adapter folded into its base, with a certificate that the outputs agree."""
+"""Merges an adapter into its base, with a certificate that the outputs agree."""

@@ -1,4 +1,4 @@
-"""The model card of a merged model: where it comes from, and its certificate in words."""
+"""Writes the model card of a merged model: its origin, and its certificate in words."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ TARGETS = {
 
 
 def write_merged_card(folder: Path, name: str, record: Record, report: MergeReport) -> None:
-    """Writes README.md, which holds no rows of data and no local paths.
+    """Writes README.md, without rows of data and local paths.
 
     Args:
-        name: the model's.
+        name: the merged model's name.
     """
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(
         TEMPLATE

@@ -1,7 +1,7 @@
-"""Compares two models' logits on the same inputs: the proof of a merge.
+"""Compares two models' logits on the same inputs, to prove a merge.
 
-Logits are compared at every position of synthetic inputs, and on the validation split at the
-positions that the task reads; both models get the task's own score on the whole split.
+Logits are compared at every position of synthetic inputs, and at the positions of the validation
+split that the task reads. Both models are also scored on the whole validation split.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from peftkit.training.forward.engine import Engine
 from peftkit.training.progress import Pace, Say, silent
 
 MAX_LOGITS = 2**24
-"""Most logits of the validation split that are kept for comparison: 341 positions of a vocabulary
-of 49,152."""
+"""Most logits on the validation split that are kept and compared: 341 positions for a vocabulary of
+49,152."""
 CHUNK = 64
 """Positions compared at a time, in float64."""
 
@@ -39,13 +39,13 @@ class MergeInputs:
     head: Head
     pad_token_id: int
     probes: tuple[tuple[int, ...], ...]
-    """Synthetic token ids."""
+    """Token ids of synthetic inputs."""
     validation: Examples | None
-    """None where the data cannot be read."""
+    """The validation split; None if the data cannot be read."""
     reason: str = ""
-    """Why the data cannot be read."""
+    """Why the data cannot be read; empty if it can."""
     decision: Decision = field(default_factory=Decision)
-    """The task's, as the adapter records it."""
+    """The task's decision on the validation split, from the adapter's record."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,17 @@ class MergeOutputs:
     """A model's logits and scores on `MergeInputs`; logits are float32 on the CPU."""
 
     probes: Tensor
-    """(positions, classes or vocabulary)."""
+    """Logits on the probes, (positions, classes or vocabulary)."""
     validation: Tensor | None
-    """(evenly spread targets, classes or vocabulary)."""
+    """Logits at evenly spread targets of validation, (targets, classes or vocabulary)."""
     scores: dict[str, float]
-    """On the whole validation split."""
+    """Scores on the whole validation split."""
 
 
 def compute_outputs(
     model: nn.Module, inputs: MergeInputs, accelerator: Accelerator, say: Say = silent
 ) -> MergeOutputs:
-    """Computes a model's outputs and leaves it in evaluation mode.
+    """Computes a model's outputs; leaves the model in evaluation mode.
 
     Args:
         say: called with the progress if it takes long.
@@ -86,7 +86,7 @@ def compute_outputs(
         nonlocal seen
         kept.append(
             outputs[-seen % every :: every].to("cpu", copy=True)
-        )  # a view would keep the rest
+        )  # a view would keep all logits in memory
         seen += len(outputs)
         return task.reduce_outputs(outputs, targets)
 
@@ -106,7 +106,7 @@ def compute_outputs(
 
 
 def compare(first: MergeOutputs, second: MergeOutputs) -> dict[str, Distance]:
-    """Distances by inputs: on `probes` and, if both models have outputs on it, on `validation`."""
+    """The models' distance on `probes`, and on `validation` if both have outputs on it."""
     distances = {"probes": distance(first.probes, second.probes)}
     if first.validation is not None and second.validation is not None:
         distances["validation"] = distance(first.validation, second.validation)
@@ -128,7 +128,7 @@ def distance(first: Tensor, second: Tensor) -> Distance:
 
 
 def worst(distances: Iterable[Distance]) -> Distance:
-    """The largest differences and divergence and the lowest agreement over all inputs."""
+    """The worst of each measure: largest differences and divergence, lowest agreement."""
     result, *others = distances
     for other in others:
         result = Distance(
@@ -142,5 +142,5 @@ def worst(distances: Iterable[Distance]) -> Distance:
 
 
 def _larger(a: float, b: float) -> float:
-    """The larger number; NaN counts as the largest."""
+    """The larger of two numbers; NaN counts as largest."""
     return a if a > b or math.isnan(a) else b

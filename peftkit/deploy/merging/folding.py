@@ -1,7 +1,7 @@
-"""Folds an adapter into the weights that it was trained on.
+"""Folds an adapter into the weights on which it was trained.
 
-A quantized base is dequantized first: rounding to quantized weights would change them by as much as
-was learned, and the adapter was not trained on the original ones.
+A quantized base is dequantized and stays so: rounding the merged weights again would change them by
+as much as training did, and the adapter was not trained on the original weights.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from peftkit.recipe import Recipe
 
 
 def merge(path: str, base: str = "") -> nn.Module:
-    """Merges the adapter of a run or adapter folder, in float32, and checks it with its probes.
+    """Merges the adapter in a run or adapter folder, in float32; checks the model on the probes.
 
     Args:
-        base: where the base is, if not where the recipe says.
+        base: path of the base; empty for the path in the recipe.
 
     Raises:
-        MethodError: what the method trains cannot be merged; raised before weights are loaded.
+        MethodError: the adapter cannot be merged; raised before weights are loaded.
         AdapterError: a file was changed, the base is another one, or the merged model answers
             differently from the trained one.
     """
@@ -50,10 +50,10 @@ def merge(path: str, base: str = "") -> nn.Module:
 
 
 def merge_opened(adapter: OpenedAdapter) -> nn.Module:
-    """Merges as `merge` an adapter that `check_mergeable` passed and whose base was checked."""
+    """Merges an opened adapter; call `check_mergeable` and `check_base` first."""
     recipe, opened, head = adapter.recipe, adapter.base, adapter.record.head
     probes = adapter.record.probes
-    if not probes:  # another tool saved it
+    if not probes:  # another tool saved the adapter
         device = torch.device("cpu")
         trained = load_trained_model(adapter.folder, recipe, opened, head, device)
         probes = take_probes(trained, vocabulary_of(opened), (), tolerance(opened.spec))
@@ -64,15 +64,13 @@ def merge_opened(adapter: OpenedAdapter) -> nn.Module:
 
 
 def check_mergeable(adapter: OpenedAdapter) -> None:
-    """Raises MethodError if what was trained cannot be folded into the base's weights."""
+    """Raises MethodError if the adapter cannot be folded into the base's weights."""
     if reason := why_not_mergeable(adapter):
         raise MethodError(reason)
 
 
 def why_not_mergeable(adapter: OpenedAdapter) -> str:
-    """Why what was trained cannot be folded into the base's weights; empty if it can. Loads no
-    weights.
-    """
+    """Why the adapter cannot be folded into the base's weights, or an empty text. Loads none."""
     if reason := adapter.recipe.method.refuses_merging(adapter.base.spec):
         return reason
     if adapter.base.spec.trust_remote_code:
@@ -85,7 +83,7 @@ def why_not_mergeable(adapter: OpenedAdapter) -> str:
 
 
 def _why_no_place(adapter: OpenedAdapter, names: Iterable[str]) -> str:
-    """Why a layer of the base cannot take what a LoRA trained for it; empty if each can."""
+    """Why a LoRA's update cannot be folded into one of its layers; empty if all can."""
     ends = (".lora_B.bias", ".lora_A.weight")
     layers = {n.removeprefix("base_model.model."): n for n in names if n.endswith(ends)}
     model = empty_model(adapter.base, adapter.record.head).model if layers else None
@@ -99,7 +97,7 @@ def _why_no_place(adapter: OpenedAdapter, names: Iterable[str]) -> str:
             )
         try:
             module: Any = model.get_submodule(layer) if model else None
-        except AttributeError:  # another base's layer; loading reports it
+        except AttributeError:  # the base lacks the layer; loading reports that
             continue
         if part == "B.bias" and getattr(module, "bias", None) is None:
             return (
@@ -116,7 +114,7 @@ def _why_no_place(adapter: OpenedAdapter, names: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def possible_advice(adapter: OpenedAdapter) -> Iterator[None]:
-    """Replaces an error's hint to merge the adapter by the reason, if it cannot be merged."""
+    """For an adapter that cannot be merged, replaces the hint to merge it by the reason."""
     try:
         yield
     except AdapterError as error:
@@ -135,12 +133,12 @@ def merged_model(
     device: torch.device | None = None,
     scale: float = 1.0,
 ) -> nn.Module:
-    """The base as it was trained on, but not quantized, with the adapter folded in.
+    """The base, dequantized if it was quantized in training, with the adapter folded in.
 
     Args:
-        dtype: the base's in training, to which its weights were rounded.
+        dtype: dtype of the base's weights in training.
         result: dtype of the merged weights, which are computed in float32.
-        device: where it is merged; the CPU if not given.
+        device: device for the merging; the CPU if not given.
     """
     set_seed(OTHER_SEED)
     loaded = load_weights(base, head, dtype, device or torch.device("cpu"), dropout=None)
@@ -163,15 +161,15 @@ def folded(model: nn.Module, recipe: Recipe) -> nn.Module:
     """
     try:
         merged = recipe.method.merge(model)
-    except ValueError as error:  # PEFT's, about numbers that are not finite
+    except ValueError as error:  # PEFT raises it for numbers that are not finite
         raise AdapterError(f"it cannot be merged: {first_line(error)}") from error
     fold_added_tokens(merged)
     config: Any = merged.config
     if config.tie_word_embeddings and not has_tied_output(merged):
-        config.tie_word_embeddings = False  # else transformers would tie what was trained apart
+        config.tie_word_embeddings = False  # else loading ties weights that differ now
     return merged.eval()
 
 
 def vocabulary_of(base: OpenedBase) -> int:
-    """The number of token ids that the model can take."""
+    """Number of token ids that both the tokenizer and the model have."""
     return min(len(base.tokenizer), int(base.config.get_text_config().vocab_size))

@@ -1,6 +1,7 @@
 """Writes a merged model as a folder and proves that it answers as the adapter on its base.
 
-Merged into weights other than those that were trained on, the certificate says what that costs.
+If the adapter is merged into other weights than those of the training, the certificate says how
+much the answers change.
 """
 
 from __future__ import annotations
@@ -60,23 +61,23 @@ def merge_to(
 ) -> MergeReport:
     """Writes the merged model as a folder that transformers loads, with its certificate.
 
-    The folder is written under a temporary name, opened again by transformers alone, compared with
-    the adapter on its base, and only then gets its name.
+    The folder gets its name only after transformers has opened it without peftkit and its outputs
+    were compared with those of the adapter on its base.
 
     Args:
         path: a run folder, an adapter folder, or a Hub id.
         output: a folder that does not exist yet, or is empty.
-        into: as in `MergeTarget`.
-        scale: as in `MergeTarget`.
-        base: where the base is, if not where the recipe says.
-        trust_remote_code: as for `open_adapter`.
+        into: see `MergeTarget`.
+        scale: see `MergeTarget`.
+        base: path of the base; empty for the path in the recipe.
+        trust_remote_code: see `open_adapter`.
         on_progress: called with each step as it begins.
-        settings: as for `open_adapter`.
+        settings: see `open_adapter`.
 
     Raises:
-        MethodError: what was trained cannot be merged, or not into these weights.
-        AdapterError: as for `merge`; nothing is left behind.
-        OutputError: the folder holds something, or cannot be written.
+        MethodError: the adapter cannot be merged, or not into the wanted weights.
+        AdapterError: see `merge`; the output is deleted.
+        OutputError: the folder is not empty, or cannot be written.
     """
     final = output_path(output)
     refuse_taken(final)
@@ -101,8 +102,8 @@ def _write(
     inputs: MergeInputs,
     on_progress: Callable[[str], None],
 ) -> tuple[MergeOutputs, MergeOutputs]:
-    """Writes the merged model; returns the outputs of the adapter and of the written model. Holds
-    one model at a time.
+    """Writes the merged model; returns the outputs of the adapter and of the written model. Keeps
+    only one model in memory at a time.
     """
     accelerator = open_accelerator(adapter.base.spec)
     on_progress("running the adapter on its base")
@@ -112,7 +113,7 @@ def _write(
     on_progress(f"merging into the {target.into} weights")
     if adapter.base.spec.quantization == "none":
         _save(folded(trained, adapter.recipe), adapter, folder)
-        del trained  # it is the merged one now
+        del trained  # `trained` was merged in place
     else:
         trained = None
         release_memory()
@@ -138,7 +139,7 @@ def _report(
     """The certificate of a merged model.
 
     Args:
-        outputs: the adapter's on its base, and the merged model's.
+        outputs: those of the adapter on its base, and those of the merged model.
     """
     first, second = outputs
     distances = compare(first, second)
@@ -178,14 +179,14 @@ def _inputs(adapter: OpenedAdapter) -> MergeInputs:
 
 
 def _validation(adapter: OpenedAdapter) -> tuple[Examples | None, str]:
-    """The validation split of the training, or None and why it cannot be read."""
+    """The training's validation split, or None; and the reason why it cannot be read, or empty."""
     if not adapter.record.base:
         return None, "another tool saved the adapter, and it names no data"
     task = adapter.recipe.task
     try:
         splits, _ = load_splits(task, adapter.recipe.split_seed)
         encoded = task.encode(splits, adapter.base)
-    except PeftkitError:  # whose message may hold a path or a row, and the report is published
+    except PeftkitError:  # its message may hold private paths or rows; the report is public
         return None, "the data of the training is not where the recipe says"
     if encoded.head.labels != adapter.record.head.labels:
         return None, "the data that the recipe names has other classes than the adapter"
@@ -193,7 +194,7 @@ def _validation(adapter: OpenedAdapter) -> tuple[Examples | None, str]:
 
 
 def _trained(adapter: OpenedAdapter, scale: float, accelerator: Accelerator) -> nn.Module:
-    """The adapter on its base, checked with its probes, then scaled."""
+    """Loads the adapter on its base, checks it on its probes, then scales it."""
     model, _ = load_proven(
         adapter.folder, adapter.recipe, adapter.base, adapter.record, accelerator
     )
@@ -205,7 +206,7 @@ def _trained(adapter: OpenedAdapter, scale: float, accelerator: Accelerator) -> 
 def _merged_elsewhere(
     adapter: OpenedAdapter, target: MergeTarget, device: torch.device
 ) -> nn.Module:
-    """The merged model of an adapter whose base was quantized."""
+    """The merged model of an adapter whose base was quantized in training."""
     base, recipe = adapter.base, adapter.recipe
     if target.into == "original":
         spec = base.spec.with_(quantization="none", double_quant=False)
@@ -216,14 +217,14 @@ def _merged_elsewhere(
 
 
 def _save(merged: Any, adapter: OpenedAdapter, folder: Path) -> None:
-    """Writes a folder that transformers loads by itself."""
+    """Writes model and tokenizer as a folder that transformers loads."""
     folder.mkdir(exist_ok=True)
     save_tokenizer(adapter.base.tokenizer, folder)
     merged.save_pretrained(folder)
 
 
 def _requantize(folder: Path, adapter: OpenedAdapter, device: torch.device) -> None:
-    """Quantizes a model folder like the base of the training."""
+    """Replaces the model in a folder by one quantized as the base was in training."""
     spec = adapter.base.spec
     plain = Path(tempfile.mkdtemp(prefix="unquantized-", dir=folder.parent))
     folder.rename(plain / "model")
@@ -243,10 +244,10 @@ def _requantize(folder: Path, adapter: OpenedAdapter, device: torch.device) -> N
 
 
 def _reopened(folder: Path, adapter: OpenedAdapter, accelerator: Accelerator) -> nn.Module:
-    """The written folder as transformers alone opens it.
+    """Opens the written folder with transformers, without peftkit's code.
 
     Raises:
-        AdapterError: its tokenizer has changed.
+        AdapterError: the tokenizer differs from the training's.
     """
     import transformers
 
@@ -256,7 +257,7 @@ def _reopened(folder: Path, adapter: OpenedAdapter, accelerator: Accelerator) ->
     if adapter.record.tokenizer_sha256 not in ("", tokenizer_sha256(tokenizer)):
         raise AdapterError(
             f"the tokenizer of `{adapter.base.name}` changes when it is written and read again",
-            "keep the adapter; transformers does not write the tokenizer's kind of files",
+            "keep the adapter; transformers cannot write this kind of tokenizer",
         )
     configs: Any = transformers.AutoConfig
     auto = model_class(adapter.record.head, configs.from_pretrained(folder), adapter.base.name)
@@ -267,7 +268,7 @@ def _reopened(folder: Path, adapter: OpenedAdapter, accelerator: Accelerator) ->
 
 
 def _judge(report: MergeReport) -> None:
-    """Raises AdapterError if the merged model answers NaN, or differently where it should not."""
+    """Raises AdapterError if logits are NaN, or differ after merging into the trained weights."""
     if math.isnan(report.max_abs_dlogit):
         raise AdapterError(
             "the merged model answers NaN", "check the adapter with `peftkit verify`"

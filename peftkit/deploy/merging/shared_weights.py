@@ -1,8 +1,8 @@
 """Finds modules that share one weight, into which an adapter cannot be merged: the weight can take
-only one update, but each module has its own, or only one of them has any.
+only one update, but each module may have an update of its own or none.
 
-PEFT's `layer_replication` makes such modules; some architectures have them (Zamba's shared blocks,
-a tied encoder and decoder).
+Such modules come from PEFT's `layer_replication`, and from architectures with shared blocks (Zamba)
+or a tied encoder and decoder.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ PREFIX = "base_model.model."
 
 
 def why_shared(base: OpenedBase, head: Head, names: Iterable[str]) -> str:
-    """Which modules share a weight that the adapter changes, so that it cannot be merged; empty if
-    none do. Loads no weights.
+    """Why an adapter cannot be merged: it changes a weight that modules share. Empty if it can be.
+    Loads no weights.
 
     Args:
-        names: the adapter's tensors.
+        names: names of the adapter's tensors.
     """
     adapted = {name.removeprefix(PREFIX)[: match.start()] for name, match in _parts(names)}
     if not adapted:
@@ -40,14 +40,14 @@ def why_shared(base: OpenedBase, head: Head, names: Iterable[str]) -> str:
 
 
 def _parts(names: Iterable[str]) -> list[tuple[str, Any]]:
-    """Names of tensors that PEFT adds to a module, and the match where the module's name ends."""
+    """Tensor names of adapted modules; each match begins where the module's name ends."""
     matches = [(name, PART.search(name.removeprefix(PREFIX))) for name in names]
     return [(name, match) for name, match in matches if match is not None]
 
 
 def _sharing(model: Any) -> list[list[str]]:
-    """Groups of modules that share one weight, by name; without a tied embedding and output layer,
-    which merging handles.
+    """Names of the modules in each group that shares one weight, without tied embeddings and output
+    layers, which merging handles.
     """
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
     tied = {id(layer.weight) for layer in layers if layer is not None}

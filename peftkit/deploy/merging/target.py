@@ -1,4 +1,4 @@
-"""The weights an adapter is merged into, the scale, and when either is refused."""
+"""The weights into which an adapter is merged and its scale, with their checks."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Into = Literal["trained", "original", "requantized"]
 
 @dataclass(frozen=True)
 class MergeTarget:
-    """What an adapter is merged into, and how strongly."""
+    """The weights into which an adapter is merged, and its scale."""
 
     into: Into
-    """The base's weights that were trained on, dequantized if they were quantized; the original
-    ones, from before quantization; or those that were trained on, quantized again."""
+    """Weights of the base: `trained`, as in training but dequantized; `original`, from before
+    quantization; `requantized`, as in training and quantized again after the merge."""
     scale: float
-    """Factor on what a LoRA adds: W + scale * s B A; a head stays as trained."""
+    """Factor on a LoRA's updates: W + scale * s B A. A trained head is not scaled."""
 
 
 def check_target(adapter: OpenedAdapter, target: MergeTarget) -> None:
     """Checks that an adapter can be merged as wanted, and that its base has not changed.
 
     Raises:
-        MethodError: what was trained cannot be merged, or not into these weights or at this scale.
+        MethodError: the adapter cannot be merged, or not into these weights or at this scale.
         AdapterError: the base has changed.
     """
     check_mergeable(adapter)
@@ -40,7 +40,7 @@ def check_target(adapter: OpenedAdapter, target: MergeTarget) -> None:
 
 
 def check_into(adapter: OpenedAdapter, into: Into) -> None:
-    """Raises MethodError if the base has no such weights."""
+    """Raises MethodError if the base has no weights of the wanted kind."""
     spec = adapter.base.spec
     if into != "trained" and spec.quantization == "none":
         raise MethodError(
@@ -58,19 +58,19 @@ def check_into(adapter: OpenedAdapter, into: Into) -> None:
         shapes = quantized_empty(adapter.base, empty_model(adapter.base, adapter.record.head))
         if not count_quantized(shapes.model, shapes.head).taken:
             raise MethodError(
-                f"`--into requantized`: bitsandbytes takes no layer of `{adapter.base.name}`, "
-                "which was not quantized in training either",
+                f"`--into requantized`: bitsandbytes quantizes no layer of "
+                f"`{adapter.base.name}`, and did not in training either",
                 "leave `--into` out",
             )
 
 
 def _check_scale(adapter: OpenedAdapter, scale: float) -> None:
-    """Raises MethodError if the adapter cannot be scaled."""
+    """Raises MethodError if the scale is not 1 and the adapter cannot be scaled."""
     config, head = adapter.peft_config, adapter.record.head
     if scale == 1:
         return
     if reason := why_no_plain_lora(config, adapter.folder, head=head.trained):
         raise MethodError(
-            f"`--scale`: {reason}, and only what LoRA adds to a weight has a strength",
+            f"`--scale`: {reason}, and only LoRA's updates can be scaled",
             "leave `--scale` out",
         )

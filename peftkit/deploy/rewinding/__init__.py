@@ -1,1 +1,1 @@
-"""Finds the scale at which an adapter keeps what it learned and forgets least."""
+"""Rewinds an adapter: finds the scale at which it keeps its score and forgets least."""

@@ -1,4 +1,4 @@
-"""Writes a rewound model as an adapter of its own, with its own digests and probes."""
+"""Writes a rewound adapter as a new adapter, with digests and probes of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from peftkit.methods.peft.adapter_config import read_config
 
 CARD = "README.md"
 BEFORE = "not rewound"
-"""The card's row with the scores of the adapter that was rewound."""
+"""Name of the model card's row with the scores before rewinding."""
 
 
 def write_rewound(
@@ -33,14 +33,14 @@ def write_rewound(
     scores: Mapping[str, float],
     run_folder: Path,
 ) -> Record:
-    """Writes the adapter's folder under a temporary name, with the tensors that its model has now.
+    """Writes the rewound adapter into a folder.
 
     Args:
-        model: the adapter on its base, rewound.
-        scores: the rewound model's on the test split.
+        model: the base with the rewound adapter.
+        scores: scores of the rewound model on the test split.
 
     Returns:
-        The folder's record.
+        The record of the new adapter.
     """
     folder = run_folder / PARTIAL
     folder.mkdir()
@@ -56,9 +56,7 @@ def write_rewound(
     base = adapter.base
     probes = take_probes(model, vocabulary_of(base), base.added_ids, tolerance(base.spec))
     metrics = dict(adapter.record.metrics)
-    metrics.setdefault(
-        BEFORE, metrics.pop("after")
-    )  # kept if the adapter was already a rewound one
+    metrics.setdefault(BEFORE, metrics.pop("after"))  # set before if it was rewound before
     earlier_scale = adapter.record.rewound.scale if adapter.record.rewound else 1.0
     record = replace(
         adapter.record,

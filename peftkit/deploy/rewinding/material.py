@@ -1,4 +1,4 @@
-"""Reads what a rewound adapter is scored on: the training's splits and retention data."""
+"""Reads the data on which a rewound adapter is scored: the training's splits, retention data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peftkit.evaluation.retention import DRAWN_FROM, Retention, load_texts
 from peftkit.metrics.metric import Metric, TextMetric
 
 LABELLED_ROWS = 1000
-"""Most labelled rows for retention, unless a number is given; language models read fewer texts."""
+"""Most labelled rows for retention, unless the user gives a number."""
 
 
 TEXT_LOSS = Metric("loss", higher_is_better=False)
@@ -23,35 +23,35 @@ TEXT_LOSS = Metric("loss", higher_is_better=False)
 
 @dataclass(frozen=True)
 class Material:
-    """What an adapter is scored on."""
+    """The data and metric with which an adapter is scored."""
 
     encoded: Encoded
     metric: Metric
     """The task's metric."""
     retention: Retention | None
     texts: tuple[str, ...] = ()
-    """General texts, for a language model."""
+    """General texts, for language models."""
     rows: Examples | None = None
-    """Labelled rows of another domain, for any other task."""
+    """Labelled rows of another domain, for all other tasks."""
     row_prompts: tuple[Prompt, ...] = ()
-    """Prompts of `rows`, if the metric scores written texts."""
+    """Prompts of `rows` if the metric scores written texts, else empty."""
 
     @property
     def validation_prompts(self) -> tuple[Prompt, ...]:
-        """Prompts of the validation split, if the metric scores written texts."""
+        """Prompts of the validation split if the metric scores written texts, else empty."""
         writes = isinstance(self.metric, TextMetric)
         return self.encoded.validation_prompts if writes else ()
 
     @property
     def retention_metric(self) -> Metric | None:
-        """`loss` on texts, else the task's metric; None if retention is not measured."""
+        """`loss` for texts, the task's metric for rows; None if retention is not measured."""
         if self.retention is None:
             return None
         return TEXT_LOSS if self.texts else self.metric
 
     @property
     def retention_settings(self) -> dict[str, str | int] | None:
-        """The settings of retention that are used; None if it is not measured."""
+        """Settings that decide how retention is measured; None if it is not."""
         if self.retention is None:
             return None
         read_by_task = {"text", "max_rows", "max_length"} if self.rows else set()
@@ -59,17 +59,17 @@ class Material:
 
 
 def gather(adapter: OpenedAdapter, retention: Retention | None) -> Material:
-    """Reads the training's splits again, and what retention is measured on. Loads no weights.
+    """Reads the training's splits and the retention data. Loads no weights.
 
     Raises:
-        DataError: the training's data or that of retention cannot be read.
-        AdapterError: the data has other classes than the adapter.
-        MethodError: the task's loss needs values from before training.
+        DataError: the training's data or the retention data cannot be read.
+        AdapterError: another tool saved the adapter, or the data has other classes than it.
+        MethodError: the task's loss compares with the model before training.
     """
     task, head = adapter.recipe.task, adapter.record.head
     if not adapter.record.base:
         raise AdapterError(
-            "another tool saved the adapter, and it names no data to score it on",
+            "another tool saved the adapter, so the data to score it on is unknown",
             "give a run folder of peftkit",
         )
     try:
@@ -103,7 +103,7 @@ def gather(adapter: OpenedAdapter, retention: Retention | None) -> Material:
 
 
 def _texts(adapter: OpenedAdapter, retention: Retention) -> tuple[str, ...]:
-    """Reads general texts, for a language model."""
+    """Reads the general texts for a language model's retention."""
     try:
         texts = load_texts(retention)
     except MissingPackageError as error:
@@ -117,7 +117,7 @@ def _texts(adapter: OpenedAdapter, retention: Retention) -> tuple[str, ...]:
 
 
 def _labelled(adapter: OpenedAdapter, splits: Splits, retention: Retention) -> Encoded:
-    """Encodes another file's rows that were not trained on, as the test split."""
+    """Encodes the retention file's rows as a test split, without rows of the training split."""
     count = retention.max_rows if "max_rows" in retention.model_fields_set else LABELLED_ROWS
     task = adapter.recipe.task.elsewhere(retention.path, retention.subset, count)
     tables = read_source(task.source)

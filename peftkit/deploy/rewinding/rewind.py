@@ -1,7 +1,7 @@
-"""`peftkit rewind`: scores an adapter at smaller scales, and writes it at the one that keeps what
-was learned and forgets least.
+"""`peftkit rewind`: scores an adapter at several scales, and writes it at the scale that keeps its
+score and forgets least.
 
-The scale is chosen on validation data; the test split is scored afterwards, at that scale and at 1.
+The scale is chosen on validation data; then the test split is scored at the chosen scale and at 1.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from peftkit.tasks.score import Score
 
 REPORT, CURVE = "rewind.json", "rewind.svg"
 OTHER_DATA = 1e-2
-"""Largest relative difference between test losses on the same data, then and now."""
+"""Largest relative change of the test loss since training if the data is the same."""
 
 
 @dataclass(frozen=True)
@@ -59,27 +59,27 @@ def rewind(
     allowed: float = 0.0,
     settings: Mapping[str, object] | None = None,
 ) -> Rewound:
-    """Scores a run's adapter at several scales, and writes the best one as an adapter.
+    """Scores a run's adapter at several scales, and writes it at the best scale.
 
     Args:
         path: a run folder.
-        scales: from 0, the base, to 1, as it was trained; 0.2 to 1 in steps of 0.1 if not given.
-        retention: text on which a language model should not get worse, long reviews if not given;
-            for other tasks a file with the task's columns, none if not given.
+        scales: numbers from 0 (the base) to 1 (as trained); if empty, 0.2 to 1 in steps of 0.1.
+        retention: data on which the model should not get worse: texts for a language model (long
+            reviews if not given), rows with the task's columns for other tasks (optional).
         chosen: the scale to write, instead of the one chosen on validation data.
         output: a folder that does not exist yet; `<path>-rewound` if not given.
-        base: where the base is, if not where the recipe says.
-        trust_remote_code: as for `open_adapter`.
+        base: path of the base; empty for the path in the recipe.
+        trust_remote_code: see `open_adapter`.
         on_progress: called with each step as it begins.
-        allowed: by how much the validation score may be worse than at scale 1.
-        settings: as for `open_adapter`.
+        allowed: how much worse the validation score may be than at scale 1.
+        settings: see `open_adapter`.
 
     Raises:
-        MethodError: what the method trains cannot be scaled down to the base.
+        MethodError: the method's parameters cannot be scaled down to the base.
         RecipeError: scales are wrong, or a tolerance is given but retention is not measured.
-        DataError: the data of the training or of retention cannot be read.
+        DataError: the training's data or the retention data cannot be read.
         AdapterError: a file or the base has changed, or the probes differ.
-        OutputError: the folder holds something, or cannot be written.
+        OutputError: the output folder is not empty, or cannot be written.
     """
     choice = scale_choice(scales, chosen, allowed)
     final = output_path(output or default_output(path))
@@ -97,8 +97,8 @@ def rewind(
 
 
 def default_output(path: str) -> str:
-    """`<run>-rewound`, beside the run, or in the current folder for an adapter of the Hub."""
-    folder = Path(path).expanduser().resolve()  # `.` has no name
+    """`<run>-rewound`: beside a run folder; in the current folder for an adapter from the Hub."""
+    folder = Path(path).expanduser().resolve()  # resolved, since the path `.` has no name
     if folder.name == "adapter" and (folder.parent / "recipe.json").is_file():
         folder = folder.parent
     name = f"{folder.name.partition('@')[0]}-rewound"
@@ -106,10 +106,10 @@ def default_output(path: str) -> str:
 
 
 def _material(adapter: OpenedAdapter, retention: Retention | None, allowed: float) -> Material:
-    """Checks that an adapter can be rewound; reads what it is scored on.
+    """Checks that an adapter can be rewound; reads the data on which it is scored.
 
     Raises:
-        MethodError: what the method trains cannot be scaled down to the base.
+        MethodError: the method's parameters cannot be scaled down to the base.
         RecipeError: a tolerance is given but retention is not measured.
         DataError: the data cannot be read.
         AdapterError: the base or the data has changed.
@@ -119,7 +119,7 @@ def _material(adapter: OpenedAdapter, retention: Retention | None, allowed: floa
     material = gather(adapter, retention)
     if allowed and material.retention is None:
         raise RecipeError(
-            f"`--tolerance {allowed:g}` says what retention may cost, but none is measured",
+            f"`--tolerance {allowed:g}` needs a measured retention, and none is measured",
             "give rows or text with `--retain`, or leave `--tolerance` out",
         )
     adapter.check_base()
@@ -133,8 +133,8 @@ def _write(
     folder: Path,
     on_progress: Callable[[str], None],
 ) -> RewindReport:
-    """Scores the adapter, writes it at the chosen scale, checks it, and returns the report. Holds
-    one model at a time.
+    """Scores the adapter, writes it at the chosen scale and checks the result; returns the report.
+    Keeps only one model in memory at a time.
     """
     accelerator = open_accelerator(adapter.base.spec)
     on_progress("loading the adapter on its base")
@@ -155,7 +155,7 @@ def _curve(
     """Scores the model at every scale; returns the scores in ascending order of the scales."""
     material = moved.material
     curve: list[Measured] = []
-    for scale in reversed(scales):  # scale 1 first: the others are compared with it
+    for scale in reversed(scales):  # scale 1 first: it is what other scales are compared with
         moved.rewinding.to(scale)
         score = moved.score(material.encoded.validation, material.validation_prompts)
         validation = score.metrics[material.metric.name]
@@ -167,7 +167,9 @@ def _curve(
 def _measure(
     moved: MovedModel, choice: ScaleChoice, folder: Path, on_progress: Callable[[str], None]
 ) -> tuple[RewindReport, Record | None]:
-    """Scores and writes; returns the report and the written record, None if scale 1 is chosen."""
+    """Scores the adapter and writes it at the chosen scale; returns the report and the new record.
+    If scale 1 is chosen, writes nothing and returns no record.
+    """
     adapter, material, accelerator = moved.adapter, moved.material, moved.accelerator
     encoded, curve = material.encoded, _curve(moved, choice.scales, on_progress)
     chosen, why = choice.choose(curve, material.metric, material.retention_metric)
@@ -207,7 +209,7 @@ def _measure(
 
 
 def _progress(point: Measured, material: Material) -> str:
-    """`scale 0.5: validation accuracy 0.9000, retention accuracy 0.8000`."""
+    """A line such as `scale 0.5: validation accuracy 0.9000, retention accuracy 0.8000`."""
     score = f"scale {point.scale:g}: validation {material.metric.name} {point.validation:.4f}"
     if point.retention is None or material.retention_metric is None:
         return score
@@ -228,6 +230,6 @@ def _notes(adapter: OpenedAdapter, material: Material, trained: Score) -> list[s
 
 
 def _recipe_text(adapter: OpenedAdapter) -> str:
-    """The recipe of the training, with the paths of base and data."""
-    template = adapter.record.recipe.chat_template  # the adapter's folder has the one in use
+    """JSON of the training's recipe, with its own paths of base, data and template."""
+    template = adapter.record.recipe.chat_template  # the opened adapter uses a copy in its folder
     return adapter.recipe.with_(base=adapter.recipe.base.with_(chat_template=template)).to_json()

@@ -1,4 +1,4 @@
-"""The scales at which an adapter is scored, and the choice among them. Loads no torch."""
+"""Reads the scales at which an adapter is scored, and chooses one of them. Loads no torch."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from peftkit.metrics.metric import Metric
 from peftkit.reports.rewind_report import Measured
 
 STEP = 0.1
-"""Distance between the scales of a range."""
+"""Step between the scales of a range such as `0.2..1.0`."""
 DEFAULT = "0.2..1.0"
 MAX_SCALES = 51
-"""Most scales of one curve."""
+"""Most scales at which an adapter is scored."""
 
 
 def parse_scales(text: str) -> tuple[float, ...]:
-    """Reads scales such as `0.2..1.0`, in steps of 0.1, or `0.2,0.5,1`; ascending, with 1.
+    """Reads a range such as `0.2..1.0`, in steps of 0.1, or a list such as `0.2,0.5`. Returns the
+    scales in ascending order; 1 is added if missing.
 
     Raises:
-        RecipeError: the text is neither, or a scale is not from 0 to 1.
+        RecipeError: the text is neither a range nor a list, or a scale is not from 0 to 1.
     """
     if ".." not in text:
         return checked_scales([_number(part, "--scales") for part in text.split(",")])
@@ -35,7 +36,7 @@ def parse_scales(text: str) -> tuple[float, ...]:
 
 
 def parse_choice(text: str) -> float | None:
-    """Reads the scale of `--choose`; None if the text is empty.
+    """The scale given with `--choose`; None if the text is empty.
 
     Raises:
         RecipeError: the text is not a number from 0 to 1.
@@ -44,7 +45,7 @@ def parse_choice(text: str) -> float | None:
 
 
 def checked_scales(scales: Sequence[float], option: str = "--scales") -> tuple[float, ...]:
-    """The scales without duplicates, ascending, with 1.
+    """The scales in ascending order, without duplicates; 1 is added if missing.
 
     Raises:
         RecipeError: there are no scales, too many, or one that is not from 0 to 1.
@@ -75,15 +76,17 @@ def _number(text: str, option: str) -> float:
 def choose(
     curve: Sequence[Measured], metric: Metric, kept: Metric | None, tolerance: float = 0.0
 ) -> tuple[float, str]:
-    """Chooses the scale that retains most among those whose validation score is no worse than at
-    scale 1, within the tolerance; returns it and why. Without retention, chooses the best
-    validation score. Ties go to scale 1, then to the smaller scale.
+    """Chooses a scale; returns it and the reason as text.
+
+    Among the scales whose validation score is within the tolerance of scale 1's, the one with the
+    best retention; if retention was not measured, the one with the best validation score. Ties go
+    to scale 1, then to the smaller scale.
 
     Args:
-        curve: ascending, scale 1 last.
-        metric: of the validation scores.
-        kept: of retention; None if it was not measured.
-        tolerance: by how much the validation score may be worse than at scale 1.
+        curve: scores by ascending scale; scale 1 is last.
+        metric: metric of the validation scores.
+        kept: metric of retention; None if it was not measured.
+        tolerance: how much worse the validation score may be than at scale 1.
     """
 
     def validation(point: Measured) -> float:
@@ -117,23 +120,23 @@ class ScaleChoice:
     """The scales at which an adapter is scored, and how one of them is chosen."""
 
     scales: tuple[float, ...]
-    """Ascending, 1 last."""
+    """The scales in ascending order; 1 is last."""
     wanted: float | None
-    """The scale asked for; None to choose on validation data."""
+    """The scale given by the user; None to choose one on validation data."""
     tolerance: float
     """How much worse than at scale 1 the validation score may be."""
 
     def choose(
         self, curve: Sequence[Measured], metric: Metric, kept: Metric | None
     ) -> tuple[float, str]:
-        """The chosen scale, and why it is that one; see `choose`."""
+        """The chosen scale and the reason; see the function `choose`."""
         if self.wanted is not None:
             return self.wanted, "it was asked for"
         return choose(curve, metric, kept, self.tolerance)
 
 
 def scale_choice(scales: Sequence[float], wanted: float | None, tolerance: float) -> ScaleChoice:
-    """The choice among the scales, `DEFAULT` if there are none, and the wanted scale.
+    """A checked `ScaleChoice`; without scales, it has `DEFAULT`.
 
     Raises:
         RecipeError: see `checked_scales`.

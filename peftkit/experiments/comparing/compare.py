@@ -1,5 +1,5 @@
-"""Compares methods: each tries the same number of learning rates on the validation split, then runs
-with several seeds, as does full fine-tuning, on the same rows in the same order.
+"""Compares methods with full fine-tuning. Each tries the same number of learning rates on the
+validation split, then runs with several seeds; rows and their order are the same for all.
 """
 
 from __future__ import annotations
@@ -57,18 +57,19 @@ def compare(
     budget: Budget | None = None,
     console: Console | None = None,
 ) -> Compared:
-    """Compares recipes that differ in the method. Resumes an interrupted comparison, and reuses its
-    results when recipes, rates or seeds are added.
+    """Compares recipes that differ in the method. In the folder of an earlier comparison, does only
+    what is missing: an interrupted rest, or added recipes, rates and seeds.
 
     Args:
-        recipes: with the same base, task and data; full fine-tuning is added if it is missing.
-        output_dir: a new folder, or that of a comparison on the same base and data;
-            `runs/compare` if not given.
+        recipes: recipes with the same base, task and data; full fine-tuning is added if missing.
+        output_dir: a new folder, or the folder of a comparison on the same base and data;
+            `runs/compare` if empty.
         budget: how many learning rates are tried and how many seeds are run.
         console: where progress is printed; nowhere if not given.
 
     Raises:
-        PeftkitError: a recipe, its data or its base is wrong. A failed run is a row that says so.
+        PeftkitError: a recipe, its data or its base is wrong. A failed run raises nothing; its row
+            in the table says why it failed.
     """
     _refuse_inner()
     console = console or Console(quiet=True)
@@ -86,7 +87,7 @@ def compare(
 
 
 def _run_all(grid: Grid, first: Prepared, queue: JobQueue, shared: Common) -> Comparison:
-    """Runs all parts that are not done; returns the comparison."""
+    """Runs all parts that are not done yet; returns the comparison."""
 
     def write(
         status: str,
@@ -121,7 +122,7 @@ def _run_all(grid: Grid, first: Prepared, queue: JobQueue, shared: Common) -> Co
             _runs(contender, settled[contender.name], seeds[contender.name], grid, queue)
             for contender in grid.contenders
         ]
-        write("unfinished", runs)  # for an early look
+        write("unfinished", runs)  # readable before all seeds are done
     runs = [_with_merge(each, queue) for each in runs]
     probe = queue.do(probe_job(grid, first)).value if has_probe(first.encoded) else None
     texts = {name: queue.do(job).value for name, job in retention_jobs(grid, first).items()}
@@ -130,7 +131,7 @@ def _run_all(grid: Grid, first: Prepared, queue: JobQueue, shared: Common) -> Co
 
 
 def _refuse_inner() -> None:
-    """Raises RecipeError in the process of a part, which has imported the script again."""
+    """Raises RecipeError in a part's process, where the imported script would start over."""
     if multiprocessing.parent_process() is not None:
         raise RecipeError(
             "the processes of the comparison import the script that starts it",
@@ -139,7 +140,7 @@ def _refuse_inner() -> None:
 
 
 def _rates_of(contender: Contender, queue: JobQueue, first: Prepared) -> tuple[Rate, ...]:
-    """The result of each rate; empty if there is only one rate."""
+    """Tries each learning rate; returns nothing if there is only one, which needs no trial."""
     rates = []
     jobs = rate_jobs(contender, first)
     for rate, job in zip(contender.rates if jobs else (), jobs, strict=True):
@@ -152,8 +153,8 @@ def _rates_of(contender: Contender, queue: JobQueue, first: Prepared) -> tuple[R
 
 
 def _chosen(contender: Contender, rates: Sequence[Rate], grid: Grid) -> float | None:
-    """The best rate, or the only one; None if every rate failed, or one may succeed when tried
-    again.
+    """The best rate, or the only one. None if every rate failed, or if a failed one is worth
+    another try when the comparison resumes.
     """
     if not rates:
         return contender.rates[0]
@@ -164,10 +165,10 @@ def _chosen(contender: Contender, rates: Sequence[Rate], grid: Grid) -> float | 
 
 @dataclass(frozen=True)
 class _Settled:
-    """The learning rate of a contender's runs."""
+    """The learning rate for a contender's runs, and the rates tried."""
 
     rate: float | None
-    """None if no rate could be trained."""
+    """The chosen rate; None if there is none, see `_chosen`."""
     tried: tuple[Rate, ...]
 
 
@@ -179,13 +180,14 @@ def _settle(
     grid: Grid,
     first: Prepared,
 ) -> tuple[_Settled, Done[SeedRun]]:
-    """The rate with which all seeds are run, and the first of these runs. The best rate in a
-    quarter of the steps may be too high for all of them: while the run fails, or its best
-    validation score is much worse than the trial's, the next lower rate is used.
+    """Settles the rate for all seeds; returns it and the first run with it.
+
+    Trials have a quarter of the steps, so their best rate may be too high for a whole run. While
+    the run fails or validates much worse than the trial, takes the next lower rate.
 
     Args:
-        settled: the best rate of the trials. If nothing was tried, it is kept.
-        run: the first run with that rate.
+        settled: the best rate of the trials; the only rate, if nothing was tried, is kept.
+        run: the first run with this rate.
     """
     reached = {rate.learning_rate: rate.value for rate in settled.tried if rate.value is not None}
     while (
@@ -208,7 +210,7 @@ def _runs(
     grid: Grid,
     queue: JobQueue,
 ) -> Runs:
-    """The results of all of a contender's parts."""
+    """Collects the results of a contender's trials and runs."""
     whole = tuple(
         replace(done.value, seconds_taken=done.seconds_taken) for done in seeds if done.value
     )
@@ -220,7 +222,7 @@ def _runs(
 
 
 def _with_merge(runs: Runs, queue: JobQueue) -> Runs:
-    """Adds the peak memory of merging the first run."""
+    """Merges the first run's adapter and adds the peak memory of merging to the results."""
     if not merges(runs.contender):
         return runs
     if not runs.seeds:

@@ -14,7 +14,7 @@ from peftkit.parts.records import IF_SET
 FILE = "compare.json"
 Role = Literal["baseline", "method", "probe"]
 Megabytes = dict[str, float | None]
-"""Peak memory of `training`, `evaluation` and `merging`; None if it was not measured."""
+"""`training`, `evaluation` or `merging` -> peak memory in MB; None if it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -23,21 +23,21 @@ class Rate:
 
     learning_rate: float
     value: float | None
-    """The best score; None if the trial failed."""
+    """The best validation score; None if the trial failed."""
     loss: float | None = None
     best_step: int | None = None
     num_steps: int | None = None
     failed: str = ""
-    """Why it failed."""
+    """Why the trial failed; empty if it did not."""
     died: bool = False
-    """Whether it may succeed when it is tried again."""
+    """Whether the trial's process died, so that another try may succeed."""
     too_high: bool = False
-    """Whether it is the best rate of the trials, but too high for all steps."""
+    """Whether the rate was best in the trials, but too high for a whole run."""
 
 
 @dataclass(frozen=True)
 class ValidationPoint:
-    """A score on the validation split and the seconds of training before it."""
+    """A validation score and the training time until then."""
 
     step: int
     seconds: float
@@ -46,7 +46,7 @@ class ValidationPoint:
 
 @dataclass(frozen=True)
 class LossPoint:
-    """The training loss of a step."""
+    """The training loss at a step."""
 
     step: int
     loss: float
@@ -54,19 +54,19 @@ class LossPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedRun:
-    """The values of a run with a seed that the table needs."""
+    """What the table needs of one run."""
 
     failed: str = ""
     seed: int
     folder: str = ""
-    """Relative to the comparison's folder."""
+    """The run's folder, relative to the comparison's."""
     score: float | None
-    """Score on the test split."""
+    """Score on the test split after training."""
     interval: tuple[float, float] | None = None
     before: float | None = None
-    """The score before training."""
+    """Score on the test split before training."""
     guessed: float | None = None
-    """The score of guessing one label; None if rows have no labels."""
+    """Test score of always guessing the same label; None if rows have no labels."""
     best_step: int = 0
     num_steps: int = 0
     seconds_per_epoch: float = 0.0
@@ -75,24 +75,24 @@ class SeedRun:
     history: tuple[LossPoint, ...] = ()
     peak_memory_mb: Megabytes = field(default_factory=dict)
     forgetting: float | None = None
-    """Increase of the loss on general text by training."""
+    """By how much training increased the loss on general text."""
     kept_loss: float | None = None
     """The loss on general text after training."""
     extra: dict[str, float] = field(default_factory=dict)
-    """Scores of written answers."""
+    """Scores of written answers, by name."""
     trainable_parameters: int = 0
     total_parameters: int = 0
     adapter_bytes: int = 0
     precision: str = ""
     command: str = ""
-    """Command that repeats the run."""
+    """The command that repeats the run."""
     seconds_taken: float = 0.0
     """Seconds of the whole run."""
 
 
 @dataclass(frozen=True)
 class ProbeFit:
-    """The frozen probe's fit, in the place of a method's runs."""
+    """The frozen probe's fit; its row has this in place of runs."""
 
     seed: None
     score: float
@@ -104,7 +104,7 @@ class ProbeFit:
 
 @dataclass(frozen=True)
 class Gap:
-    """How much higher one score is than another, with its interval."""
+    """A difference of two scores, with its 95 % interval."""
 
     value: float
     interval: tuple[float, float]
@@ -112,50 +112,50 @@ class Gap:
 
 @dataclass(frozen=True)
 class JudgedGap(Gap):
-    """A difference with its verdict."""
+    """A difference of two scores, with its interval and verdict."""
 
     verdict: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A method or the frozen probe. Values are None without a run, or where they do not apply."""
+    """A row of the table: a method or the frozen probe. Values that do not exist are None."""
 
     name: str
     method: str
-    """Its kind."""
+    """The method's kind, such as `lora`."""
     role: Role
     precision: str
     """Precision of the base's weights."""
     learning_rate: float | None = None
     regularization: float | None = field(default=None, metadata=IF_SET)
-    """Strength of the probe's regularization."""
+    """Strength of the probe's regularization; None for methods."""
     rates: tuple[Rate, ...] = ()
     """Learning rates that were tried."""
     seeds: tuple[SeedRun | ProbeFit, ...] = ()
     score: float | None = None
     """Mean test score over the seeds."""
     interval: tuple[float, float] | None = None
-    """95 % interval, over rows and seeds."""
+    """95 % interval of the mean score, over rows and seeds."""
     difference_to_full: Gap | None = None
     verdict: str = ""
-    """`better`, `worse`, `equivalent` or `undecided` compared with full fine-tuning; `baseline` for
-    full fine-tuning; `failed` if no run finished."""
+    """`better`, `worse`, `equivalent` or `undecided`: the method compared with full fine-tuning.
+    `baseline` for full fine-tuning itself; `failed` if no run finished."""
     trained_out: bool | None = None
-    """See `trained_out.py`; None if unknown."""
+    """Whether the method had stopped improving before its last step; None if unknown."""
     failed: str = ""
     forgetting: float | None = None
     extra: dict[str, float] = field(default_factory=dict)
-    """Means over the seeds."""
+    """Mean scores of written answers over the seeds, by name."""
     command: str = ""
-    """Command that repeats the first run."""
+    """The command that repeats the first run."""
     trainable_parameters: int | None = None
     total_parameters: int | None = None
     adapter_bytes: int | None = None
     seconds_per_epoch: float | None = None
     seconds_to_best: float | None = None
     seconds_to_99_of_full: float | None = None
-    """Seconds until the validation score is within 1 % of full fine-tuning's best."""
+    """Training seconds until the validation score is within 1 % of full fine-tuning's best."""
     peak_memory_mb: Megabytes | None = None
     difference_to_probe: JudgedGap | None = None
 
@@ -165,20 +165,20 @@ class Row:
 
     @property
     def runs(self) -> tuple[SeedRun, ...]:
-        """The runs of a method; empty for the probe."""
+        """The method's runs; empty for the probe."""
         return tuple(seed for seed in self.seeds if isinstance(seed, SeedRun))
 
 
 @dataclass(frozen=True)
 class Spent:
-    """The budget of each method."""
+    """The budget that each method gets."""
 
     num_epochs: int
     num_steps: int
     batch_size: int
     tokens: int
     trials: int
-    """Number of learning rates that are tried."""
+    """Number of learning rates tried."""
     search_steps: int
     """Optimizer steps of each trial."""
     num_seeds: int
@@ -195,7 +195,7 @@ class SplitRows:
 
 @dataclass(frozen=True)
 class ComparedBase:
-    """The fingerprint of the base."""
+    """The base: its name and the digests of its files."""
 
     name: str
     hub_id: str = ""
@@ -203,7 +203,7 @@ class ComparedBase:
     quantization: str = "none"
     double_quant: bool = False
     files: dict[str, str] = field(default_factory=dict)
-    """File -> SHA-256."""
+    """File of the base -> its SHA-256."""
     sha256: str = ""
 
 
@@ -212,31 +212,32 @@ class Comparison:
     """The content of compare.json."""
 
     status: str
-    """`unfinished` while it runs, `incomplete` if failed parts may be tried again, `finished`."""
+    """`unfinished` while parts remain, `incomplete` if failed parts are worth another try, else
+    `finished`."""
     name: str
     created: str
     device: str
     versions: dict[str, str]
     base: ComparedBase
     task: str
-    """Its kind."""
+    """The task's kind, such as `text-classification`."""
     data: str
     split_rows: SplitRows
     metric: Metric
     """The metric by which methods are compared."""
     margin: float
-    """Largest difference that does not matter."""
+    """Largest difference of scores that does not matter."""
     budget: Spent
     before: float | None
-    """The score before training, if it is known."""
+    """Test score before training, if known."""
     learned: tuple[str, ...]
-    """Names of the methods that are better than baselines that need no training."""
+    """Names of the methods that beat every baseline without training."""
     seconds: float
-    """Seconds of all parts."""
+    """Seconds that all parts took."""
     command: str
-    """Command that repeats the comparison."""
+    """The command that repeats the comparison."""
     held_fixed: tuple[tuple[str, str], ...]
-    """(name, value) of each setting that all methods share."""
+    """(name, value) of each setting that is the same for all methods."""
     notes: tuple[str, ...]
     rows: tuple[Row, ...]
     """The baseline, the methods by score, the frozen probe."""
@@ -248,11 +249,11 @@ class Comparison:
 
     @property
     def methods(self) -> tuple[Row, ...]:
-        """The rows that are compared with the baseline."""
+        """The rows of methods, without the baseline and the probe."""
         return tuple(row for row in self.rows if row.role == "method")
 
     def to_json(self) -> Any:
-        """The content of compare.json: the metric as its name and direction."""
+        """The content of compare.json."""
         content: dict[str, Any] = {}
         for name, part in records.to_json(self).items():
             direction = {"higher_is_better": self.metric.higher_is_better}
@@ -271,5 +272,5 @@ class Comparison:
 
 
 def read_comparison(folder: Path) -> Comparison:
-    """Reads the comparison in a folder; raises as `Comparison.from_json`."""
+    """Reads compare.json in a folder; raises the errors of `Comparison.from_json`."""
     return Comparison.from_json(json.loads((folder / FILE).read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""Prints a comparison, or its expected time, on the console."""
+"""Prints a comparison, or the time that it is expected to take."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from peftkit.reports.terminal import print_note
 from peftkit.wording import duration
 
 LEFT = (0, 2, 4)
-"""Left-aligned columns."""
+"""The columns that are aligned to the left."""
 
 
 def print_expected(console: Console, expected: Sequence[Expected]) -> None:
-    """Prints the time that each unfinished method needs, and the total."""
+    """Prints the expected time of each unfinished method, and the total."""
     if not expected:
         console.print("  all trials and runs are done")
         return
@@ -39,7 +39,7 @@ def print_expected(console: Console, expected: Sequence[Expected]) -> None:
 
 
 def print_comparison(console: Console, record: Comparison, folder: Path) -> None:
-    """Prints the table, the summary, the notes and the files with more."""
+    """Prints the table, the summary, the notes, and the paths of the report's files."""
     rows = [("", record.metric.name, "95 % interval", "to full", "", "parameters", "s/epoch")]
     for row in record.rows:
         if row.score is None:
@@ -58,7 +58,7 @@ def print_comparison(console: Console, record: Comparison, folder: Path) -> None
         )
         rows.append(cells)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for cells in rows:  # rich's table would cut names and verdicts in a narrow window
+    for cells in rows:  # a table of rich would cut names in a narrow window
         line = "  ".join(
             cell.ljust(width) if place in LEFT else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(cells, widths, strict=True))

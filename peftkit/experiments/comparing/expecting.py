@@ -1,8 +1,8 @@
-"""Estimates a comparison's time and its runs' memory within seconds.
+"""Estimates the time of a comparison and the memory of its runs, within seconds.
 
-One full fine-tuning pass is measured, forward and backward, on two small copies of the base. The
-time of any other method follows from the share of the blocks that its gradients pass through, its
-memory from its trainable parameters and from the bits of its weights.
+Measures one forward and backward pass of full fine-tuning on two small copies of the base. Another
+method's time follows from the share of blocks through which its gradients pass, its memory from
+its number of trainable parameters and the bits of its weights.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ HOW = (
     "answers, merges and the frozen probe are not counted"
 )
 STARTS = 3
-"""Time to start, load, check and save, as a multiple of the time to read the data."""
+"""Time of a part for starting, loading, checking and saving, in times of reading the data."""
 MEASURED_SECONDS = 0.2
-"""Seconds for which a pass is repeated, at least twice."""
+"""Seconds for which the measured pass is repeated, at least twice."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The time and memory of a contender's trials and runs still to be done."""
+    """Expected time and memory of a contender's unfinished trials and runs."""
 
     name: str
     trial_seconds: float
@@ -50,25 +50,25 @@ class Expected:
     trials_left: int
     runs_left: int
     seconds: float
-    """Seconds of all trials and runs left."""
+    """Seconds of all unfinished trials and runs."""
     peak_memory_mb: float
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """Measured once for all contenders; times in seconds."""
+    """What is measured once for all contenders."""
 
     cost: Cost
     """Cost of full fine-tuning."""
     reading: float
-    """Seconds to prepare a recipe."""
+    """Seconds to prepare a recipe: to read and encode its data."""
     planning: float
-    """Seconds of the measurement itself, which every run repeats to plan."""
+    """Seconds of a measurement; every run makes one for its plan."""
 
 
 def expect(recipes: Sequence[Recipe], output_dir: str, budget: Budget) -> list[Expected]:
-    """Expected time and memory of the trials and runs still to be done, by contender. Arguments and
-    errors as for `compare`; writes nothing.
+    """Estimates time and memory of each contender's unfinished trials and runs; writes nothing. For
+    arguments and errors see `compare`.
     """
     begun = time.perf_counter()
     grid, prepared = prepare_all(recipes, budget)
@@ -95,14 +95,14 @@ def expect(recipes: Sequence[Recipe], output_dir: str, budget: Budget) -> list[E
 
 
 def _measure(first: Prepared, reading: float, accelerator: Accelerator) -> _Measured:
-    """Measures the base; raises BaseModelError if no small copy can be made or run."""
+    """Measures full fine-tuning; raises BaseModelError if a small copy cannot be made or run."""
     begun = time.perf_counter()
     try:
         trial = make_trial(first.recipe, first.base, first.encoded, accelerator, timed=True)
         cost = measure(replace(trial, seconds=MEASURED_SECONDS))
     except PeftkitError:
         raise
-    except Exception as error:  # a small copy of an unusual architecture may fail in any way
+    except Exception as error:  # unusual architectures may fail in any way
         raise BaseModelError(
             f"no small copy of `{first.base.name}` could be measured: {type(error).__name__}: "
             f"{first_line(error)}",
@@ -114,7 +114,7 @@ def _measure(first: Prepared, reading: float, accelerator: Accelerator) -> _Meas
 def _expected(
     prepared: Prepared, steps: int, measured: _Measured, trials: int, runs: int
 ) -> Expected:
-    """The time and memory of a contender with this many trials and runs left."""
+    """Estimates time and memory of a contender's unfinished trials and runs."""
     recipe = for_seeds(prepared.recipe, steps)
     parameters = prepared.trainable_parameters, prepared.total_parameters
     peak, stages = estimate_from_full(

@@ -1,4 +1,4 @@
-"""The grid of a comparison: recipes that differ in the method, their learning rates, and seeds."""
+"""The grid of a comparison: methods, learning rates for each, and seeds."""
 
 from __future__ import annotations
 
@@ -20,55 +20,55 @@ from peftkit.parts.part import OpenPart, Part
 from peftkit.recipe import Recipe
 
 FULL = "full"
-"""Name of the full fine-tuning that is added if no recipe has it."""
+"""Name of the full fine-tuning recipe that is added if none is given."""
 FULL_RATE = 1e-4
-"""Learning rate around which it searches: about a tenth of LoRA's (Schulman 2025)."""
+"""Learning rate around which added full fine-tuning searches: a tenth of LoRA's (Schulman 2025)."""
 PROBE = "frozen_probe"
 SEARCHED = 0.25
-"""Share of the optimizer steps that the trial of a learning rate has."""
+"""Steps of a learning rate's trial, as a share of a run's optimizer steps."""
 VALIDATIONS = 8
-"""Validations of a run, if the recipe does not say when to validate."""
+"""Number of validations in a run, if the recipe does not say when to validate."""
 FREE = (
     "training.learning_rate", "training.micro_batch_tokens", "training.layout",
     "training.gradient_checkpointing", "training.report_to", "training.early_stopping_patience",
     "base.quantization", "base.double_quant", "base.dtype",
 )  # fmt: skip
-"""Fields in which recipes may differ: the rate is searched, early stopping is off, precision is a
-part of the method, and the others change in the result only which dropout masks are drawn."""
+"""Fields in which recipes may differ: the learning rate is searched, early stopping and trackers
+are off, precision belongs to the method, and the others change results only by dropout masks."""
 
 
 class Budget(Part):
-    """How much is spent on a comparison."""
+    """Numbers of trials and runs in a comparison, and how its results are judged."""
 
     num_trials: int = Field(default=4, ge=1, le=20)
-    """Learning rates tried for each method, half a decade apart, around the recipe's."""
+    """Number of learning rates tried for each method, around the recipe's, half a decade apart."""
     num_seeds: int = Field(default=3, ge=1, le=100)
-    """Runs of each method at its best rate, with seeds counted up from the recipe's."""
+    """Number of runs of each method at its best rate; seeds count up from the recipe's."""
     margin: float | None = Field(default=None, gt=0)
-    """Largest difference that does not matter, in the metric's unit; if not given 0.01, or for a
-    loss 0.01 of full fine-tuning's."""
+    """Largest difference that does not matter, in the metric's unit. If not given: 0.01, or 1 % of
+    full fine-tuning's loss if the metric is a loss."""
     retention: Retention | None = None
-    """General text on which the forgetting of language models is measured."""
+    """General text on which forgetting is measured, for language models; None to not measure it."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A method in a comparison."""
+    """A method in a comparison, with the learning rates to try."""
 
     recipe: Recipe
-    """The recipe with the budget's settings; its name is the contender's."""
+    """The recipe, without early stopping; the contender has its name."""
     rates: tuple[float, ...]
     is_baseline: bool = False
 
     @property
     def name(self) -> str:
-        """The name, unique in a comparison."""
+        """Name of the contender and its row, unique in a comparison."""
         return self.recipe.name
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A whole comparison, the baseline first."""
+    """All contenders of a comparison, the baseline first, and the budget."""
 
     contenders: tuple[Contender, ...]
     budget: Budget
@@ -81,13 +81,13 @@ class Grid:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds of every contender."""
+        """The seeds, the same for every contender."""
         first = self.contenders[0].recipe.seed
         return tuple(range(first, first + self.budget.num_seeds))
 
 
 def make_grid(recipes: Sequence[Recipe], budget: Budget) -> Grid:
-    """The grid of recipes and full fine-tuning.
+    """The grid of the recipes' methods and full fine-tuning.
 
     Raises:
         RecipeError: recipes differ in more than the method, or two have the same name.
@@ -99,7 +99,7 @@ def make_grid(recipes: Sequence[Recipe], budget: Budget) -> Grid:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise RecipeError(
             f"{quoted(twice)} is the name of more than one recipe",
-            "give each recipe its own `name`, which its row in the table has",
+            "give each recipe its own `name`, the name of its row in the table",
         )
     if taken := sorted({PROBE} & set(names)):
         raise RecipeError(f"`{taken[0]}` is the name of the frozen base's row", "rename the recipe")
@@ -127,33 +127,33 @@ def make_grid(recipes: Sequence[Recipe], budget: Budget) -> Grid:
 
 
 def rates_around(rate: float, count: int) -> tuple[float, ...]:
-    """`count` rates half a decade apart, with `rate` in the middle or next below it; the others are
-    rounded to three digits.
+    """`count` rates around `rate`, half a decade apart and rounded to three digits. If `count` is
+    even, one more is above `rate` than below.
     """
     places = range(-((count - 1) // 2), count // 2 + 1)
     return tuple(float(f"{rate * 10 ** (at / 2):.3g}") if at else rate for at in places)
 
 
 def precision(base: Base) -> str:
-    """The precision that a recipe sets for the frozen weights and for computing with them."""
+    """Name of a base's quantization and dtype, such as `nf4-double-bfloat16`."""
     return "-".join((base.quantization, *["double"] * base.double_quant, base.dtype))
 
 
 def with_rate(recipe: Recipe, rate: float, seed: int) -> Recipe:
-    """The recipe of a run with a learning rate and a seed."""
+    """The recipe with this learning rate and seed."""
     return recipe.with_(training=recipe.training.with_(learning_rate=rate), seed=seed)
 
 
 def steps_of_search(num_steps: int) -> int:
-    """Optimizer steps of a trial, for a budget of `num_steps`."""
+    """Optimizer steps of a trial if a run has `num_steps`."""
     return max(1, math.ceil(SEARCHED * num_steps))
 
 
 def for_search(recipe: Recipe, num_steps: int) -> Recipe:
-    """The recipe of a trial, which has part of the budget.
+    """The recipe of a trial, which has fewer steps than a run.
 
     Args:
-        num_steps: optimizer steps of the whole budget.
+        num_steps: optimizer steps of a run.
     """
     steps = steps_of_search(num_steps)
     every = max(1, math.ceil(steps / (VALIDATIONS // 2)))
@@ -162,18 +162,18 @@ def for_search(recipe: Recipe, num_steps: int) -> Recipe:
 
 
 def for_seeds(recipe: Recipe, num_steps: int) -> Recipe:
-    """The recipe with the whole budget, validated often enough to draw a curve."""
+    """The recipe of a run, validated often enough to draw a curve."""
     every = recipe.training.evaluate_every or max(1, math.ceil(num_steps / VALIDATIONS))
     return recipe.with_(training=recipe.training.with_(evaluate_every=every))
 
 
 def foreign_modules(recipe: Recipe) -> list[str]:
-    """Files or names of the modules with the user's own task and method, for other processes to
-    import.
+    """The modules that define the user's own task and method, for other processes to import: names
+    of modules in packages, paths of other files.
     """
     parts: tuple[OpenPart, ...] = (recipe.task, recipe.method)
     modules = {type(part).__module__ for part in parts if ":" in part.kind()}
-    named = [module for module in sorted(modules) if "." in module]  # of a package
+    named = [module for module in sorted(modules) if "." in module]  # modules in a package
     files = [
         getattr(sys.modules[module], "__file__", None) for module in sorted(modules - {*named})
     ]
@@ -206,9 +206,9 @@ def _is_baseline(recipe: Recipe) -> bool:
 
 
 def _added_baseline(recipes: Sequence[Recipe]) -> Recipe:
-    """The full fine-tuning that is added; it does not depend on the order of the recipes."""
+    """The recipe of full fine-tuning, made from the others; their order does not change it."""
     if FULL in (recipe.name for recipe in recipes):
-        raise RecipeError(f"`{FULL}` is the name of full fine-tuning", "give that recipe another")
+        raise RecipeError(f"`{FULL}` is the name of full fine-tuning", "rename the recipe")
     first = recipes[0]
     training = first.training.with_(
         learning_rate=FULL_RATE,
@@ -223,6 +223,6 @@ def _added_baseline(recipes: Sequence[Recipe]) -> Recipe:
 
 
 def _with_budget(recipe: Recipe) -> Recipe:
-    """Turns early stopping and trackers off: every method trains for the same number of steps."""
+    """The recipe without trackers and early stopping, so that all methods train equally long."""
     training = recipe.training.with_(early_stopping_patience=0, report_to="none")
     return recipe.with_(training=training)

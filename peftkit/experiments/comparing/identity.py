@@ -1,4 +1,4 @@
-"""The values that make two comparisons the same, so that a folder resumes only its own."""
+"""Identifies a comparison, so that a folder resumes no other one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from peftkit.stages.preparing import Prepared
 
 @dataclass(frozen=True)
 class GeneralText:
-    """The text on which forgetting is measured."""
+    """The general text on which forgetting is measured."""
 
     path: str
     text: str
@@ -34,7 +34,7 @@ class GeneralText:
 
 @dataclass(frozen=True)
 class Common:
-    """Values that all parts of a comparison share: the content of grid.json."""
+    """Data, base, device and versions of a comparison: the content of grid.json."""
 
     general_text: GeneralText | None
     base: Fingerprint
@@ -45,7 +45,7 @@ class Common:
 
 
 def common(grid: Grid, first: Prepared) -> Common:
-    """The values that are recorded once for all parts."""
+    """Collects the content of grid.json."""
     return Common(
         general_text=_general_text(grid.budget.retention),
         base=fingerprint(first.base),
@@ -56,7 +56,7 @@ def common(grid: Grid, first: Prepared) -> Common:
 
 
 def identity(grid: Grid, shared: Common) -> Identity:
-    """The identity of a comparison."""
+    """What identifies a comparison: grid.json, the recipes, and digests of the user's code."""
     modules = {
         module for contender in grid.contenders for module in foreign_modules(contender.recipe)
     }
@@ -77,6 +77,6 @@ def _general_text(retention: Retention | None) -> GeneralText | None:
 
 
 def _file_of(module: str) -> Path:
-    """The file of a module, as `foreign_modules` names it."""
+    """The file of a module that `foreign_modules` returned as a name or a path."""
     loaded = sys.modules.get(module)
     return Path(loaded.__file__ if loaded and loaded.__file__ else module)

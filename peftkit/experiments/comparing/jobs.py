@@ -1,4 +1,4 @@
-"""The parts of a comparison as jobs."""
+"""Makes the jobs of a comparison: trials, runs, merges, the probe, losses on general text."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from peftkit.stages.preparing import Prepared
 from peftkit.training.forward.steps import number_of_steps
 
 START = 10.0
-"""Duration of a part besides training, in optimizer steps; a guess, for the time left."""
+"""Guessed duration of everything but training in a job, in optimizer steps; for the time left."""
 BASE = "+base"
-"""Folder of the base's own parts; no recipe can have this name."""
+"""Contender name of the jobs on the base itself; no recipe can have this name."""
 
 
 def num_steps(first: Prepared) -> int:
-    """Optimizer steps of the whole budget."""
+    """Optimizer steps of a run."""
     return number_of_steps(first.recipe.training, first.encoded.train.num_units)
 
 
 def all_jobs(grid: Grid, first: Prepared) -> list[Job[Any]]:
-    """All jobs, for their number and cost; the best rates are not known yet."""
+    """All jobs, to count them and sum their costs. The rates of runs are placeholders."""
     jobs: list[Job[Any]] = [
         job for contender in grid.contenders for job in rate_jobs(contender, first)
     ]
@@ -56,7 +56,7 @@ def all_jobs(grid: Grid, first: Prepared) -> list[Job[Any]]:
 
 
 def rate_jobs(contender: Contender, first: Prepared) -> list[Job[Trial]]:
-    """A job per learning rate; none if there is only one, which needs no choice."""
+    """A trial for each learning rate; no trial if there is only one rate."""
     if len(contender.rates) == 1:
         return []
     search = for_search(contender.recipe, num_steps(first))
@@ -80,7 +80,7 @@ def rate_jobs(contender: Contender, first: Prepared) -> list[Job[Trial]]:
 def seed_job(
     contender: Contender, rate: float, seed: int, grid: Grid, first: Prepared
 ) -> Job[SeedRun]:
-    """The job of a run with the whole budget."""
+    """The job that makes a run with all steps."""
     recipe = with_rate(for_seeds(contender.recipe, num_steps(first)), rate, seed)
     retention, modules = grid.budget.retention, foreign_modules(recipe)
     per_epoch = -(-len(first.encoded.train) // first.recipe.training.batch_size)
@@ -102,7 +102,7 @@ def merges(contender: Contender) -> bool:
 
 
 def merge_job(contender: Contender, folder: Path) -> Job[MergePeak]:
-    """The job that merges the run in a folder."""
+    """The job that merges the adapter in a run folder."""
     return Job(
         f"{contender.name}/merge-{folder.name}",
         START,
@@ -115,7 +115,7 @@ def merge_job(contender: Contender, folder: Path) -> Job[MergePeak]:
 
 
 def probe_job(grid: Grid, first: Prepared) -> Job[ProbeScore]:
-    """The job of the frozen probe."""
+    """The job that fits and scores the frozen probe."""
 
     def keep(score: ProbeScore, folder: Path) -> ProbeScore:
         file = folder.parents[1] / "recipes" / f"{grid.contenders[0].name}.json"
@@ -133,7 +133,7 @@ def probe_job(grid: Grid, first: Prepared) -> Job[ProbeScore]:
 
 
 def retention_jobs(grid: Grid, first: Prepared) -> dict[str, Job[KeptLoss]]:
-    """The jobs that measure the untrained base's loss on general text, by precision."""
+    """Precision -> the job that measures the untrained base's loss on general text in it."""
     if grid.budget.retention is None:
         return {}
     recipes = {

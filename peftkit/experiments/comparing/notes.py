@@ -1,4 +1,4 @@
-"""Notes on the rows of a comparison."""
+"""Writes notes on a comparison: what failed, and what limits its results."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ GOOD_SEEDS = 3
 
 
 def has_learned(runs: Runs, metric: Metric, margin: float) -> bool:
-    """Whether a contender beats its score before training and the score of guessing one label by
-    more than the margin, as far as these are known.
+    """Whether a contender's score is better, by more than the margin, than before training and than
+    always guessing the same label. An unknown score is not compared.
     """
     known = [score for run in runs.seeds for score in (run.before, run.guessed)]
     trivial = max((metric.goodness(score) for score in known if score is not None), default=None)
@@ -29,7 +29,7 @@ def notes_of(num_seeds: int, rows: Sequence[Row], failures: Mapping[str, str]) -
     """Notes on failures, missing seeds, and rates at the end of the tried range.
 
     Args:
-        num_seeds: seeds wanted for each row.
+        num_seeds: number of seeds that each row should have.
         failures: part -> why it failed.
     """
     notes = [f"{part} failed: {reason}" for part, reason in failures.items()]

@@ -1,7 +1,7 @@
-"""Pictures for the report of a comparison, as SVG text.
+"""Draws the pictures of a comparison's report, as SVG text.
 
-Rows are the comparison's, numbered in its order. A figure is either wide (one for the page) or a
-panel (one per row, on axes that all panels share).
+Pictures number the rows in the order of the comparison's table. A picture shows either all rows, or
+one row on axes that the pictures of all rows share: a panel.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from peftkit.wording import shortened
 
 PANEL_STYLE: Any = {**STYLE, "font.size": 9}
 NAME_LENGTH = 26
-"""Characters of a name that fit beside a plot."""
+"""Most characters of a row's name beside a plot."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """The picture of a row."""
+    """A picture of one row."""
 
     number: int
-    """The row's number."""
+    """Number of the row."""
     name: str
     picture: str
     """SVG text."""
@@ -40,7 +40,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A row in the picture of scores and costs."""
+    """A row as a point in the picture of scores and costs."""
 
     name: str
     cost: float
@@ -58,9 +58,10 @@ def pareto(
     metric: Metric,
     logarithmic: bool = False,
 ) -> str:
-    """Draws score against a cost, with intervals; the front holds the rows that no other row beats.
+    """Draws the score of each row by a cost, with intervals, and a line through the Pareto front.
 
-    `cost` has one number per row; a row without a score or a positive cost is not drawn.
+    Args:
+        cost: the cost of each row. Rows without a score or with a cost of 0 are not drawn.
     """  # fmt: skip
     drawn = [
         _Drawn(str(number), x, row.score, *_spread(row))
@@ -101,7 +102,7 @@ def pareto(
 
 
 def on_front(points: Sequence[Point], metric: Metric) -> list[bool]:
-    """For each (cost, score): whether no other is as good in both and better in one."""
+    """Whether each (cost, score) is on the front: no other is as good in both and better in one."""
     values = [(cost, -metric.goodness(score)) for cost, score in points]  # smaller is better
     return [
         not any(a <= cost and b <= loss and (a, b) != (cost, loss) for a, b in values)
@@ -110,7 +111,9 @@ def on_front(points: Sequence[Point], metric: Metric) -> list[bool]:
 
 
 def seeds(rows: Sequence[Row], axis: str) -> str:
-    """Draws each seed's test score, the mean and its interval; full as a band, probes as lines."""
+    """Draws for each row the test score of each seed, and the mean with its interval. Full
+    fine-tuning's interval is also a band behind all rows, the probe's score a line.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 0.9 + 0.27 * len(rows)), layout="constrained")
         axes = figure.subplots()
@@ -128,7 +131,7 @@ def seeds(rows: Sequence[Row], axis: str) -> str:
             axes.plot(
                 _spread(row), [place, place], color=ACCENT, linewidth=2, solid_capstyle="butt"
             )
-            for score, times in scores.items():  # equal scores above one another
+            for score, times in scores.items():  # stacks equal scores
                 heights = [place + 0.16 * (n - (times - 1) / 2) for n in range(times)]
                 axes.plot([score] * times, heights, marker="o", markersize=4.5, linestyle="none",
                           color=INK, markerfacecolor="none", markeredgewidth=0.9)  # fmt: skip
@@ -149,7 +152,7 @@ def seeds(rows: Sequence[Row], axis: str) -> str:
 
 
 def rate_panels(rows: Sequence[Row], metric: Metric) -> list[Panel]:
-    """Draws the validation score by learning rate for each row that tried rates, on shared axes."""
+    """A panel for each row that tried rates: the validation score by learning rate."""
     tried = [(number, row) for number, row in enumerate(rows, 1) if row.rates]
     rates = [rate for _, row in tried for rate in row.rates]
     values = [rate.value for rate in rates if rate.value is not None]
@@ -186,8 +189,8 @@ def _rate_panel(row: Row, limits: Point, heights: Point, metric: Metric) -> str:
 
 
 def learning_panels(rows: Sequence[Row]) -> list[Panel]:
-    """Draws the validation score by step for each trained row: every seed, their mean, and the
-    baseline's mean behind them.
+    """A panel for each trained row: the validation score by step for every seed, their mean, and
+    the baseline's mean.
     """
     trained = [
         (number, row)
@@ -226,7 +229,7 @@ def _learning_panel(row: Row, full: Sequence[Point], last: float, heights: Point
 
 
 def mean_curve(row: Row) -> list[Point]:
-    """(step, mean over the seeds) at the steps that every seed reached."""
+    """(step, mean score over the seeds) for each step at which every seed was validated."""
     curves = [curve for curve in map(_by_step, row.seeds) if curve]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
     return [(step, sum(curve[step] for curve in curves) / len(curves)) for step in steps]
@@ -242,7 +245,7 @@ def _spread(row: Row) -> Point:
 
 
 def _short(x: float, _: int = 0) -> str:
-    """`338k`, `22M`."""
+    """Formats a number as `338k` or `22M`."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if x >= size:
             return f"{x / size:g}{letter}"
@@ -250,14 +253,14 @@ def _short(x: float, _: int = 0) -> str:
 
 
 def _room(values: Iterable[float], share: float) -> Point:
-    """Limits of an axis that leave a share of the range free on both sides."""
+    """Limits of an axis, with a share of the values' range left free at both ends."""
     low, high = min(values := list(values)), max(values)
     free = (high - low) * share or abs(high) * 0.1 or 1.0
     return low - free, high + free
 
 
 def _room_of_costs(costs: Sequence[float], logarithmic: bool) -> Point:
-    """Limits of an axis of costs, wide enough that nearly equal costs are drawn close together."""
+    """Limits of the axis of costs, wide enough that nearly equal costs are drawn close together."""
     if not logarithmic:
         low, high = _room(costs, 0.1)
         return min(low, 0.9 * min(costs)), max(high, 1.1 * max(costs))
@@ -267,7 +270,7 @@ def _room_of_costs(costs: Sequence[float], logarithmic: bool) -> Point:
 
 
 def _decades(rates: Sequence[float]) -> Point:
-    """Whole powers of ten around the rates."""
+    """Exponents of the powers of ten around the rates: (below the lowest, above the highest)."""
     low, high = math.floor(math.log10(min(rates))), math.ceil(math.log10(max(rates)))
     return (low, high) if high > low else (low - 1, high + 1)
 

@@ -1,4 +1,4 @@
-"""Places the points of a picture apart from each other, and a name beside each."""
+"""Moves the points of a picture apart and writes their names beside them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from peftkit.reports.plots import SOFT
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 DOT = 3.5
-"""Half a point's width, in printer's points."""
+"""Radius of a drawn dot, in 1/72 inch."""
 
 
 def beside_one_another(axes: Any, points: Sequence[Point], apart: float = 5.0) -> list[Point]:
-    """The points, moved sideways by a few pixels where they are above one another."""
+    """The points; those with nearly the same x are moved sideways by a few pixels."""
     pixels = axes.transData.transform(points)
     order = sorted(range(len(points)), key=lambda n: (pixels[n][0], pixels[n][1]))
     groups: list[list[int]] = []
@@ -37,7 +37,7 @@ def name_points(
     names: Sequence[str],
     bold: Sequence[bool],
 ) -> None:
-    """Writes each name near its point in free space; a line connects distant names."""
+    """Writes each name into free space near its point; a line connects distant names."""
     scale = axes.figure.dpi / 72
     pixels = [(x / scale, y / scale) for x, y in axes.transData.transform(points)]
     taken = [(x - DOT, y - DOT, x + DOT, y + DOT) for x, y in pixels]

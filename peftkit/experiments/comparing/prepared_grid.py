@@ -1,4 +1,4 @@
-"""Prepares a comparison, with every check that needs no weights."""
+"""Prepares a comparison: makes every check that needs no weights."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from peftkit.wording import plural
 
 
 def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, Prepared]:
-    """The grid and the prepared baseline; as `prepare_all`."""
+    """The grid and the prepared baseline; checks as `prepare_all` does."""
     grid, prepared = prepare_all(recipes, budget)
     return grid, prepared[0]
 
 
 def prepare_all(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, list[Prepared]]:
-    """The grid and its prepared recipes, the baseline first. Checks everything that needs no
-    weights, except the general text, which `common` reads.
+    """The grid and its prepared recipes, the baseline first. Makes every check that needs no
+    weights, except on the general text, which `common` reads.
 
     Raises:
-        PeftkitError: see `compare`.
+        PeftkitError: a recipe, its data or its base is wrong.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise RecipeError(
@@ -47,19 +47,19 @@ def prepare_all(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, list[P
 
 
 def _prepare_beside(contender: Contender, first: Prepared) -> Prepared:
-    """Prepares a contender, which must read the same examples as the baseline."""
+    """Prepares a contender; raises RecipeError if its examples are not the baseline's."""
     prepared = prepare(contender.recipe)
     if prepared.encoded.sha256 != first.encoded.sha256:
         raise RecipeError(
             f"`{contender.name}` would read other examples than `{first.recipe.name}`: its virtual "
             "tokens leave less room for the text, which is cut or dropped earlier",
-            f"lower `task.max_length` by {contender.recipe.method.position_offset} or more for all",
+            f"lower `task.max_length` of all by {contender.recipe.method.position_offset} or more",
         )
-    return replace(prepared, encoded=first.encoded)  # equal; kept once in memory
+    return replace(prepared, encoded=first.encoded)  # equal: keeps them in memory once
 
 
 def _check_search(contender: Contender, steps: int) -> None:
-    """Raises MethodError if a method cannot be trained for as few steps as a trial has."""
+    """Raises MethodError if a trial has too few steps for the method."""
     search = steps_of_search(steps)
     if len(contender.rates) == 1:
         return
@@ -71,15 +71,17 @@ def _check_search(contender: Contender, steps: int) -> None:
 
 
 def _check_metric(first: Prepared, metric: Metric) -> None:
-    """Raises RecipeError if the task gives no parts of the metric, by which rows are compared."""
+    """Raises RecipeError if the task does not split the metric into parts by row, which comparing
+    methods row by row needs.
+    """
     if isinstance(metric, TextMetric):
         return
     task, encoded = first.recipe.task, first.encoded
     parts = rehearsed_score(task, encoded.test, encoded.head).parts
     if metric.name not in parts:
         raise RecipeError(
-            f"`training.metric` is `{metric.name}`, and `{task.kind()}.metrics` gives no parts of "
-            "it, which comparing methods row by row needs",
+            f"`training.metric` is `{metric.name}`, but `{task.kind()}.metrics` returns no "
+            "parts of it by row, which comparing methods needs",
             f"compare by {quoted(parts)}" if parts else "return `Score(parts=...)` from `metrics`",
         )
 

@@ -1,5 +1,5 @@
-"""The frozen probe of a comparison, fitted on all training rows; `python -m` with a recipe.json
-fits it again.
+"""Fits the frozen probe of a comparison on all training rows. `python -m` this module with a
+recipe.json fits the probe again.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from peftkit.tasks.score import Parts
 
 @dataclass(frozen=True)
 class ProbeScore:
-    """The frozen probe, fitted and scored."""
+    """The result of fitting and scoring the frozen probe."""
 
     regularization: float
     tried: list[dict[str, float]]
-    """`regularization` and `value`, the validation score, for each strength."""
+    """For each strength: `regularization`, and `value`, the validation score."""
     metrics: dict[str, float]
-    """Scores on the test split."""
+    """Scores on the test split, by name."""
     parts: dict[str, Parts]
     trainable_parameters: int
     seconds: float
     peaks_mb: dict[str, float]
-    """Peak memory of `evaluation` and `training`."""
+    """`evaluation` or `training` -> peak memory in MB."""
     command: str = ""
-    """Command that fits it again."""
+    """The command that fits the probe again."""
 
 
 def fit_probe(prepared: Prepared, accelerator: Accelerator) -> ProbeScore:
@@ -65,7 +65,7 @@ def fit_probe(prepared: Prepared, accelerator: Accelerator) -> ProbeScore:
     )
 
 
-if __name__ == "__main__":  # fits the row of a comparison again
+if __name__ == "__main__":  # repeats the probe of a comparison
     recipe = Recipe.from_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
     fitted = fit_probe(prepare(recipe), open_accelerator(recipe.base))
     print(json.dumps({"metrics": fitted.metrics, "regularization": fitted.regularization}))

@@ -11,12 +11,12 @@ from peftkit.experiments.jobs.done import Done
 from peftkit.metrics.metric import Metric
 
 COLLAPSE = 0.1
-"""Share of a trial's validation score that a run with all steps may lose by chance."""
+"""A run whose validation score is below its trial's by more than this share has collapsed."""
 
 
 def best_rate(rates: Sequence[Rate], metric: Metric) -> float | None:
-    """The rate with the best validation score, the lowest loss among equal ones; None if all
-    failed.
+    """The rate with the best validation score; of equally good ones, the one with the lowest loss.
+    None if all failed.
     """
     scored = [
         (
@@ -35,17 +35,19 @@ def _loss(rate: Rate) -> float:
 
 
 def collapsed(run: Done[SeedRun], trial: float, metric: Metric) -> bool:
-    """Whether a run failed, or its best validation score is much worse than that of the trial with
-    the same rate and a quarter of the steps.
+    """Whether a run failed, or its best validation score is much worse than its rate's trial.
+
+    Args:
+        trial: validation score of the trial, which has a quarter of the steps.
     """
     if run.value is None:
-        return not run.died  # a killed process says nothing about the rate
+        return not run.died  # a killed process does not show that the rate is bad
     best = metric.best(v.value for v in run.value.validations if v.value is not None)
     return metric.goodness(trial) - metric.goodness(best) > COLLAPSE * abs(trial)
 
 
 def marked(rates: Sequence[Rate], too_high: float) -> tuple[Rate, ...]:
-    """The rates, with one marked as too high for all steps."""
+    """The rates, with `too_high` set for one of them."""
     return tuple(
         replace(rate, too_high=True) if rate.learning_rate == too_high else rate for rate in rates
     )

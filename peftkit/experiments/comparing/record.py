@@ -1,4 +1,4 @@
-"""Makes compare.json: the rows, and everything needed to read and repeat them."""
+"""Makes the content of compare.json: the rows, and everything needed to read and repeat them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def make_record(
     """The content of compare.json.
 
     Args:
-        shared: base, device and versions of all parts in the folder.
-        status: see `Comparison`.
+        shared: base, data, device and versions, which all parts share.
+        status: see `Comparison.status`.
     """
     recipe, metric = first.recipe, grid.metric
     full = next(each for each in runs if each.contender.is_baseline)
@@ -83,13 +83,13 @@ def _command(grid: Grid, folder: Path) -> str:
     """The command that repeats the comparison.
 
     Args:
-        folder: the folder of the resolved recipes.
+        folder: folder of the recipes as they were run.
     """
     budget = grid.budget
     files = {folder / f"{contender.name}.json" for contender in grid.contenders}
     if files == set(folder.glob("*.json")):
         parts = [f"peftkit compare {shlex.quote(str(folder))}/*.json"]
-    else:  # the folder has recipes of an earlier comparison
+    else:  # the folder holds further recipes from an earlier call
         parts = ["peftkit compare", *(shlex.quote(str(file)) for file in sorted(files))]
     parts += [f"--trials {budget.num_trials}", f"--seeds {budget.num_seeds}"]
     parts += [f"--margin {budget.margin:g}"] if budget.margin is not None else []
@@ -126,7 +126,7 @@ def _held_fixed(grid: Grid, first: Prepared, sha256: str) -> tuple[tuple[str, st
 
 
 def _settings(recipe: Recipe) -> str:
-    """The training settings that all recipes share, where they differ from the default."""
+    """The settings of training that all recipes share and that are not the defaults."""
     training, default = recipe.training, Training()
     changed = [
         f"{name} {getattr(training, name)}"

@@ -1,4 +1,4 @@
-"""The report of a comparison: one offline HTML page and a Markdown table, from compare.json."""
+"""Writes the report of a comparison: one offline HTML page, and a Markdown table."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from peftkit.wording import duration, plural
 NOTHING = "–"
 MARKS = {"better": "▲", "worse": "▼", "equivalent": "=", "undecided": "?", "failed": "✕",
          "baseline": "●"}  # fmt: skip
-"""Signs before verdicts, so that they are readable without colours."""
+"""Verdict -> the sign before it, which makes it readable without colours."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table of methods, after the verdict."""
+    """A column of the table of methods that comes after the verdict."""
 
     title: str
     cell: Callable[[Row], tuple[str, str]]
-    """Row -> its value, and the small text below it."""
+    """Row -> (text of its cell, small text below)."""
     group: str = ""
-    """Heading over neighbouring columns of the same group."""
+    """Heading above neighbouring columns that have it in common."""
 
 
 def write_report(folder: Path, comparison: Comparison) -> None:
@@ -38,7 +38,7 @@ def write_report(folder: Path, comparison: Comparison) -> None:
 
 
 def page(comparison: Comparison) -> str:
-    """Returns the HTML of the page."""
+    """The HTML of the report."""
     rows, metric = comparison.rows, comparison.metric
     direction = _direction(comparison)
     costs: dict[str, list[float | None]] = {
@@ -66,12 +66,12 @@ def page(comparison: Comparison) -> str:
 
 
 def scores_picture(comparison: Comparison) -> str:
-    """Draws every seed's score beside the others', as SVG."""
+    """Draws the scores of all rows and seeds, as SVG."""
     return plots.seeds(comparison.rows, _direction(comparison))
 
 
 def columns(comparison: Comparison) -> list[Column]:
-    """The columns after the verdict; rare ones only if some row has a value."""
+    """The columns after the verdict; some only if a row has a value."""
     rows, full = comparison.rows, comparison.baseline
     result = [
         Column("trained parameters", lambda row: (
@@ -94,7 +94,7 @@ def columns(comparison: Comparison) -> list[Column]:
 
 
 def facts(comparison: Comparison) -> list[tuple[str, str, str]]:
-    """Facts about the whole comparison: (name, value, small text below it)."""
+    """(name, value, small text below) of each fact about the whole comparison."""
     budget, splits = comparison.budget, comparison.split_rows
     result = [
         ("each method", _budget(budget), _tokens(budget)),
@@ -113,7 +113,7 @@ def facts(comparison: Comparison) -> list[tuple[str, str, str]]:
 
 
 def markdown_table(comparison: Comparison) -> str:
-    """A Markdown table for a README: one row per method, with scores, intervals and costs."""
+    """The table in Markdown, for a README: scores, intervals and costs, one row per method."""
     head = [f"{comparison.metric.title} [95 % interval]", "difference to full", "verdict",
             "trained parameters", "adapter", "s / epoch", "training memory, MB"]  # fmt: skip
     lines = [
@@ -148,19 +148,19 @@ def _markdown(comparison: Comparison) -> str:
 
 
 def score(value: float | None) -> str:
-    """`0.818`, `31.24`."""
+    """Formats a score, such as `0.818` or `31.24`."""
     if value is None:
         return NOTHING
     return f"{value:.3f}" if abs(value) < 10 else f"{value:,.2f}"
 
 
 def interval(limits: Sequence[float] | None, sign: str = "") -> str:
-    """`0.790 to 0.840`; with sign `+`, formatted as a difference."""
+    """Formats an interval, such as `0.790 to 0.840`; with `+` as sign, as one of differences."""
     return " to ".join(map(_signed if sign else score, limits)) if limits else ""
 
 
 def difference(row: Row) -> tuple[str, str]:
-    """Method minus full, and its interval."""
+    """Formats a method's difference to full fine-tuning: (difference, interval)."""
     gap = row.difference_to_full
     return (_signed(gap.value), interval(gap.interval, "+")) if gap else (NOTHING, "")
 
@@ -190,7 +190,9 @@ def _seconds(value: float | None) -> str:
 
 
 def _to_full(row: Row, full: Row | None) -> str:
-    """`never` if a trained method did not reach it; `–` if there is no baseline to reach."""
+    """Formats the seconds until a method came near full fine-tuning's score: `never` if it did not,
+    `–` if full fine-tuning has no score.
+    """
     if row.seconds_to_99_of_full is None and row.role == "method" and not row.failed:
         return "never" if full is not None and full.score is not None else NOTHING
     return _seconds(row.seconds_to_99_of_full)
@@ -215,7 +217,7 @@ def _extra_cell(name: str, row: Row) -> tuple[str, str]:
 
 
 def _ratio(row: Row, value: float | None, full: float | None) -> float | None:
-    """A row's value divided by the baseline's; None for the baseline itself."""
+    """A row's value divided by the baseline's; None in the baseline's row."""
     return None if row.role == "baseline" or value is None or not full else value / full
 
 
@@ -239,7 +241,7 @@ def _budget(budget: Spent) -> str:
 
 
 def _searched(budget: Spent) -> str:
-    """`4 rates tried`."""
+    """Says how many rates were tried, such as `4 rates tried`."""
     one = budget.trials == 1
     return "each at its recipe's rate" if one else f"{plural(budget.trials, 'rate')} tried"
 
@@ -249,13 +251,13 @@ def _tokens(budget: Spent) -> str:
 
 
 def _share_of_search(budget: Spent) -> str:
-    """`20 of 79 steps, about a quarter`."""
+    """Says how long trials are, such as `20 of 79 steps, about a quarter`."""
     share = budget.search_steps / budget.num_steps
     portion = "about a quarter" if 0.2 <= share <= 0.3 else f"{100 * share:.0f} %"
     return f"{budget.search_steps:,} of {plural(budget.num_steps, 'step')}, {portion} of the budget"
 
 
 def _plain(text: str) -> str:
-    """Escapes text for Markdown, inside tables too."""
+    """Escapes text for Markdown, including its tables."""
     text = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -19,7 +19,7 @@ from peftkit.reports.run_record import read_run
 from peftkit.tasks.score import Parts
 
 MOST_POINTS = 200
-"""Most losses of a run that are kept for the picture."""
+"""Most training losses of a run that compare.json keeps, for drawing."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Runs:
     """The chosen learning rate."""
     seeds: tuple[SeedRun, ...]
     scores: tuple[Parts, ...]
-    """The test scores of each run in `seeds`, by row."""
+    """For each run in `seeds`: what each test row adds to the score."""
     failed: str
-    """Why there are no runs."""
+    """Why there are no runs; empty if there are some."""
     merging_mb: float | None = None
 
     @property
     def by_seed(self) -> dict[int, Parts]:
-        """The scores of each seed."""
+        """Seed -> the scores of its run."""
         return dict(zip((run.seed for run in self.seeds), self.scores, strict=True))
 
 
@@ -51,13 +51,13 @@ def seed_run(
     kept: KeptLoss,
     folder: Path,
 ) -> SeedRun:
-    """The values of a run that the table needs, from its run.json.
+    """Reads what the table needs of a run from its run.json.
 
     Args:
-        recipe: the run's.
-        modules: modules of the user's own task or method.
+        recipe: the recipe of the run.
+        modules: the modules that define the user's own task or method.
         kept: the loss on general text after training.
-        folder: the run's.
+        folder: the run folder.
     """
     run = read_run(folder)
     training, test, name = run.training, run.test, metric.name
@@ -95,7 +95,7 @@ def seed_run(
 
 
 def _command(folder: Path, recipe: Recipe, modules: Sequence[str]) -> str:
-    """The command that repeats a run: its contender's recipe with the chosen rate and the seed."""
+    """The command that repeats a run: its contender's recipe, with learning rate and seed."""
     file = folder.parents[2] / "recipes" / f"{recipe.name}.json"
     training = recipe.training
     trusted = "".join(f"--trust-module {shlex.quote(module)} " for module in modules)
@@ -114,6 +114,6 @@ def probe_command(recipe: Path) -> str:
 
 
 def read_scores(folder: Path, metric: Metric) -> Parts:
-    """Reads a run's scores of the test examples."""
+    """Reads what each test row adds to a run's score."""
     parts = json.loads((folder / "by_example.json").read_text(encoding="utf-8"))
     return from_json(Parts, parts[metric.name])

@@ -1,4 +1,4 @@
-"""Summarizes a comparison in sentences made from its verdicts."""
+"""Summarizes the verdicts of a comparison in sentences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from peftkit.wording import plural
 
 
 def summary(comparison: Comparison) -> list[str]:
-    """Sentences on the verdicts, the cheapest method that keeps up, and rows below the probe."""
+    """Sentences on the verdicts, the cheapest method that is not worse, methods that were still
+    improving, and methods below the frozen probe.
+    """
     full = comparison.baseline
     methods = comparison.methods
     if full is None or full.score is None:
@@ -22,14 +24,14 @@ def summary(comparison: Comparison) -> list[str]:
         sentences = ["No method was compared with full fine-tuning."]
     elif not comparison.learned:
         sentences = [
-            "Nothing is better than what needs no training: in this budget nothing was learned, so "
-            "verdicts say nothing."
+            "No method is better than the baselines without training: nothing was learned in this "
+            "budget, so verdicts mean nothing."
         ]
     elif full.name not in comparison.learned:
         others = [_ticked(row) for row in methods if row.name in comparison.learned]
         sentences = [
-            "Full fine-tuning learned nothing in this budget: it is no better than what needs no "
-            f"training, so a verdict against it says little. {_listed(others)} learned."
+            "Full fine-tuning learned nothing in this budget: it is no better than "
+            f"baselines without training, so verdicts on it mean little. {_listed(others)} learned."
         ]
     else:
         sentences = [_verdicts(methods, within(comparison)), *_cheapest(methods, full)]
@@ -37,7 +39,7 @@ def summary(comparison: Comparison) -> list[str]:
 
 
 def within(comparison: Comparison) -> str:
-    """The margin in words: `1 point` of a score, `0.05` of a loss."""
+    """The margin in words, such as `1 point` for a score or `0.05` for a loss."""
     scores = [abs(row.score) for row in comparison.rows if row.score is not None]
     if not comparison.metric.higher_is_better:
         return f"{comparison.margin:g} of {comparison.metric.title}"
@@ -46,7 +48,9 @@ def within(comparison: Comparison) -> str:
 
 
 def _verdicts(methods: Sequence[Row], margin: str) -> str:
-    """`3 of 9 methods are equivalent to full fine-tuning within 1 point, 2 are worse.`"""
+    """A sentence that counts verdicts, such as `3 of 9 methods are equivalent to full fine-tuning
+    within 1 point, 2 are worse.`
+    """
     meanings = {
         "better": "better than full fine-tuning",
         "equivalent": f"equivalent to full fine-tuning within {margin}",
@@ -69,7 +73,7 @@ def _verdicts(methods: Sequence[Row], margin: str) -> str:
 
 
 def _cheapest(methods: Sequence[Row], full: Row) -> list[str]:
-    """A sentence on the method with the fewest parameters among those that are no worse."""
+    """A sentence on the method with the fewest trainable parameters that is not worse."""
     kept = [
         (row.trainable_parameters, row)
         for row in methods
@@ -94,7 +98,7 @@ def _cheapest(methods: Sequence[Row], full: Row) -> list[str]:
 
 
 def _not_trained_out(comparison: Comparison) -> list[str]:
-    """A sentence on the rows that were still improving at the last step."""
+    """A sentence on the methods that were still improving at the last step."""
     rows = [row for row in comparison.rows if trained_out.label(row)]
     if not rows:
         return []
@@ -103,7 +107,7 @@ def _not_trained_out(comparison: Comparison) -> list[str]:
 
 
 def _below_probe(comparison: Comparison) -> list[str]:
-    """A sentence on the rows that a classifier on the frozen base beats significantly."""
+    """A sentence on the methods that are significantly worse than the frozen probe."""
     below = [
         _ticked(row)
         for row in comparison.rows
@@ -116,7 +120,7 @@ def _below_probe(comparison: Comparison) -> list[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """`a, b and c`."""
+    """Joins names as `a, b and c`."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 

@@ -16,11 +16,11 @@ from peftkit.metrics.metric import Metric
 from peftkit.tasks.score import Parts
 
 NEARLY = 0.01
-"""Share of full fine-tuning's best validation score that a score nearly as good may lack."""
+"""A score is nearly full fine-tuning's if it is worse by at most this share."""
 MARGIN = 0.01
-"""Largest difference that does not matter, if the budget gives none; of a loss, a share of it."""
+"""Default of the largest difference that does not matter; for a loss, a share of it."""
 LEAST_SEEDS = 2
-"""Runs of both that a verdict needs: one says nothing about the spread between seeds."""
+"""Least runs of both methods for a verdict: one run does not show the spread between seeds."""
 
 
 def make_rows(
@@ -29,10 +29,10 @@ def make_rows(
     probe: ProbeScore | None,
     kept_by_base: Mapping[str, float | None],
 ) -> tuple[Row, ...]:
-    """The table: the baseline, the methods by their score, the frozen probe.
+    """The rows of the table: the baseline, the methods from best to worst, the frozen probe.
 
     Args:
-        kept_by_base: `precision` -> the untrained base's loss on general text.
+        kept_by_base: precision -> the untrained base's loss on general text.
     """
     metric = grid.metric
     full = next(each for each in runs if each.contender.is_baseline)
@@ -50,7 +50,7 @@ def make_rows(
 
 
 def margin_of(grid: Grid, full: Runs) -> float:
-    """Largest difference that does not matter."""
+    """The largest difference that does not matter: the budget's, or the default."""
     if grid.budget.margin is not None:
         return grid.budget.margin
     if grid.metric.higher_is_better or not full.scores:
@@ -99,7 +99,7 @@ def _with_costs(
     """Adds the costs of the runs to a row.
 
     Args:
-        nearly: seconds until the score was nearly full fine-tuning's.
+        nearly: seconds until the score was nearly full fine-tuning's; see `NEARLY`.
     """
     first = seeds[0]
     return replace(
@@ -142,7 +142,7 @@ def _with_verdict(row: Row, runs: Runs, full: Runs, metric: Metric, margin: floa
 def _gap(
     ours: Sequence[Parts], others: Sequence[Parts], metric: Metric, margin: float
 ) -> JudgedGap:
-    """The difference of two methods and its verdict, undecided for one run."""
+    """The difference of two methods with its verdict; `undecided` if there are too few runs."""
     gap = difference(ours, others, metric)
     enough = len(others) >= LEAST_SEEDS
     verdict = judge(gap, margin, metric) if enough else "undecided"
@@ -150,14 +150,14 @@ def _gap(
 
 
 def paired(ours: Mapping[int, Parts], others: Mapping[int, Parts]) -> list[tuple[Parts, Parts]]:
-    """Pairs of scores for the seeds that both have."""
+    """Pairs both methods' scores by seed; leaves out seeds that only one has."""
     return [(score, others[seed]) for seed, score in ours.items() if seed in others]
 
 
 def _to_probe(
     runs: Runs, probe: ProbeScore | None, metric: Metric, margin: float
 ) -> JudgedGap | None:
-    """The difference of a contender from the frozen probe; None without probe or enough runs."""
+    """A contender's difference to the frozen probe; None without a probe or with too few runs."""
     if probe is None or len(runs.scores) < LEAST_SEEDS:
         return None
     others = [probe.parts[metric.name]] * len(runs.scores)
@@ -165,8 +165,8 @@ def _to_probe(
 
 
 def _seconds_to_nearly(runs: Runs, full: Runs, metric: Metric) -> float | None:
-    """Mean training seconds until the validation score is within 1 % of full fine-tuning's best;
-    None if a seed never gets there.
+    """Mean training seconds over the seeds until the validation score is within 1 % of full
+    fine-tuning's best; None if a seed never reaches it.
     """
     if not full.seeds:
         return None

@@ -1,6 +1,6 @@
-"""Whether a method was still improving at its last step.
+"""Decides whether a method is trained out: it had stopped improving before its last step.
 
-The verdict on such a method depends on the budget: more steps may change it.
+The verdict on a method that is not trained out may change with more steps.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ NOT = "not trained out"
 
 
 def is_trained_out(seeds: Sequence[SeedRun]) -> bool | None:
-    """False if at least half of the runs have their best validation score at the last step; None
-    without runs.
+    """Whether less than half of the runs have their best validation score at the last step; None if
+    there are no runs.
     """
     if not seeds:
         return None
@@ -23,28 +23,28 @@ def is_trained_out(seeds: Sequence[SeedRun]) -> bool | None:
 
 
 def _is_rising(seed: SeedRun) -> bool:
-    """Whether a run's last validation score is better than all before; one that only ties, with a
-    lower loss, is not.
+    """Whether a run's last validation score is better than all earlier ones. An equal score with a
+    lower loss is not better.
     """
     values = [validation.value for validation in seed.validations]
     return bool(seed.best_step == seed.num_steps and values[-1] not in values[:-1])
 
 
 def label(row: Row) -> str:
-    """`not trained out` for such a row; empty for others, and if it is unknown."""
+    """`not trained out` for a row that was still improving; empty for others or if unknown."""
     return NOT if row.trained_out is False else ""
 
 
 def verdict(row: Row) -> str:
-    """A row's verdict and label: `worse, not trained out`."""
+    """A row's verdict with its label, such as `worse, not trained out`."""
     return ", ".join(filter(None, (row.verdict, label(row))))
 
 
 def sentence(names: Sequence[str], listed: str, num_steps: int) -> str:
-    """A sentence on which rows are not trained out, and what that means.
+    """A sentence that names the rows that are not trained out and says what that means.
 
     Args:
-        listed: the names as text.
+        listed: the rows' names as text.
     """
     verb, whose = ("is", "its") if len(names) == 1 else ("are", "their")
     last = f"the last of {plural(num_steps, 'step')}" if num_steps > 1 else "the only step"

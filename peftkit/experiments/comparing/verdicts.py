@@ -1,6 +1,6 @@
 """Judges whether a method is better than another, from both methods' scores on the same test rows.
 
-    moves_a[s, i] = N f'(P) p[s, i]     seed s of S, row i of N, p its part, P the seeds' mean sum
+    moves_a[s, i] = N f'(P) p[s, i]     seed s of S, row i of N, p: part, P: sum over i, mean over s
     d[s, i] = moves_a[s, i] - moves_b[s, i]                                           paired
     difference = 1 / S sum over s of (f(sum over i of p[s, i]) - the same of b)
     (half an interval)^2 = t(S - 1)^2 V_seeds + t(N - 1)^2 (V_examples - V_residual)
@@ -34,10 +34,10 @@ Floats = npt.NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
 ERROR_RATE = 0.05
-"""Rate at which an interval misses, and at which better or worse is wrong if there is no
-difference."""
+"""Rate of intervals that miss the true value, and of verdicts `better` or `worse` for methods that
+do not differ."""
 SLOPE_OVER = 1e-5
-"""Step for the slope of a score, as a share of the sum."""
+"""Step with which the slope of a score is computed, as a share of the sum."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The lower and the upper end."""
+        """(lower end, upper end)."""
         return self.low, self.high
 
 
@@ -58,7 +58,7 @@ def estimate(seeds: Sequence[Parts], metric: Metric) -> Estimate:
     """Estimates a method's score over its seeds.
 
     Args:
-        seeds: parts of the same test examples in each run.
+        seeds: for each run, the parts of the same test examples.
     """
     parts, statistic = _table(seeds), metric.statistic
     value, moved = _value(parts, statistic), _moved(parts, statistic)
@@ -68,11 +68,11 @@ def estimate(seeds: Sequence[Parts], metric: Metric) -> Estimate:
 
 
 def difference(ours: Sequence[Parts], others: Sequence[Parts], metric: Metric) -> Estimate:
-    """Estimates how much higher the first method's score is, paired by seed and example.
+    """Estimates how much higher one method's score is than another's, paired by seed and example.
 
     Args:
-        ours: the first method's parts of the same test examples in each run.
-        others: the other method's, for the same seeds in the same order.
+        ours: for each run of the one method, the parts of the test examples.
+        others: the same for the other method, with the same seeds in the same order.
     """
     parts, theirs, statistic = _table(ours), _table(others), metric.statistic
     assert parts.shape == theirs.shape, "not the same examples"
@@ -86,8 +86,8 @@ def difference(ours: Sequence[Parts], others: Sequence[Parts], metric: Metric) -
 def judge(gap: Estimate, margin: float, metric: Metric) -> Verdict:
     """The verdict on a difference.
 
-    Equivalent if the whole interval is within the margin, better or worse if it excludes zero; an
-    interval that covers zero says nothing.
+    Equivalent if the whole interval is within the margin; else better or worse if the interval
+    excludes zero; else undecided.
 
     Args:
         margin: largest difference that does not matter, in the score's unit.
@@ -101,22 +101,22 @@ def judge(gap: Estimate, margin: float, metric: Metric) -> Verdict:
 
 
 def _table(seeds: Sequence[Parts]) -> Floats:
-    """The parts of all seeds, (seeds, examples, k)."""
+    """The parts of all seeds as one array, (seeds, examples, k)."""
     return np.stack([seed.table for seed in seeds])
 
 
 def _is_right_or_wrong(parts: Floats, metric: Metric) -> bool:
-    """Whether each example counts 1 or 0."""
+    """Whether every example's part is 1 (right) or 0 (wrong)."""
     return metric.statistic is mean and bool(np.isin(parts[..., 0], (0.0, 1.0)).all())
 
 
 def _value(parts: Floats, statistic: Statistic) -> float:
-    """The mean score of the seeds."""
+    """The mean of the seeds' scores."""
     return float(statistic(parts.sum(axis=1)).mean())
 
 
 def _moved(parts: Floats, statistic: Statistic) -> Floats:
-    """(seeds, examples): how far each moves the score, times the number of examples; mean 0."""
+    """How far each example moves the score, times the number of examples; (seeds, examples)."""
     sums = parts.sum(axis=1).mean(axis=0)
     steps = SLOPE_OVER * np.diag(np.maximum(np.abs(sums), 1.0))  # (k, k), one sum at a time
     slopes = (statistic(sums + steps) - statistic(sums - steps)) / (2 * steps.diagonal())
@@ -126,7 +126,7 @@ def _moved(parts: Floats, statistic: Statistic) -> Floats:
 
 
 def _clipped(share: Estimate, low: float) -> Estimate:
-    """Clips the interval of a share, or of a difference of shares, to its possible values."""
+    """Clips an interval to the possible values of a share, or of a difference of shares."""
     return Estimate(share.value, max(low, share.low), min(1.0, share.high))
 
 
@@ -134,9 +134,9 @@ def _estimate(value: float, moved: Floats, counts: bool = False) -> Estimate:
     """A score, or a difference of scores, with its interval.
 
     Args:
-        moved: (seeds, examples), see `_moved`.
-        counts: whether examples are right or wrong, or differences of these: even if none differ,
-            some could, so at least two are assumed to (Agresti & Min 2005).
+        moved: result of `_moved`, or a difference of two, (seeds, examples).
+        counts: whether examples are right or wrong, or differences of these. Then at least two
+            examples are assumed to differ, even if none do (Agresti & Min 2005).
     """
     num_seeds, num_examples = moved.shape
     by_example, by_seed = moved.mean(axis=0), moved.mean(axis=1)
@@ -156,5 +156,5 @@ def _estimate(value: float, moved: Floats, counts: bool = False) -> Estimate:
 
 
 def _t(count: int) -> float:
-    """The quantile of Student's t for the mean of `count` values."""
+    """Student's t quantile for the mean of `count` values."""
     return float(t.ppf(1 - ERROR_RATE / 2, count - 1))

@@ -1,4 +1,4 @@
-"""The functions of a comparison's further jobs: score the frozen base, merge a run."""
+"""Functions that jobs of a comparison call: fit the probe, score the base, merge a run."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from peftkit.stages.fitting import load
 
 @dataclass(frozen=True)
 class MergePeak:
-    """Peak memory of a merge, including its check."""
+    """Peak memory of a merge, including the check of the merged model."""
 
     peak_memory_mb: float
 
 
 def score_frozen(recipe: str, trusted: Sequence[str], data: str) -> ProbeScore:
-    """Fits and scores a logistic regression on the frozen base's features."""
+    """Fits and scores the frozen probe: a logistic regression on the frozen base's features."""
     prepared = prepare_job(recipe, trusted, data)
     return fit_probe(prepared, open_accelerator(prepared.recipe.base))
 
 
 def loss_of_base(recipe: str, trusted: Sequence[str], data: str, retention: Retention) -> KeptLoss:
-    """The untrained base's loss on general text."""
+    """Measures the untrained base's loss on general text."""
     prepared = prepare_job(recipe, trusted, data)
     accelerator = open_accelerator(prepared.recipe.base)
     model = load(prepared, accelerator).model.eval()
@@ -37,7 +37,7 @@ def loss_of_base(recipe: str, trusted: Sequence[str], data: str, retention: Rete
 
 
 def measure_merge(trusted: Sequence[str], run_folder: str, folder: str) -> MergePeak:
-    """Peak memory of merging an adapter, including the check; deletes the merged model."""
+    """Peak memory of merging an adapter and checking the merged model, which is then deleted."""
     import_files(trusted)
     report = merge_to(run_folder, folder)
     shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""The result of a part of an experiment, and its JSON."""
+"""The result of a part of a comparison, and its JSON."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Done(Generic[Result]):
     """A part's result, or why it failed."""
 
     value: Result | None
-    """None if it failed."""
+    """The result; None if the part failed."""
     failed: str = ""
-    """Why it failed."""
+    """Why the part failed; empty if it did not."""
     died: bool = False
-    """Whether it may succeed when it is tried again."""
+    """Whether the part's process died, so that another try may succeed."""
     seconds_taken: float = 0.0
 
     @property
@@ -28,19 +28,19 @@ class Done(Generic[Result]):
         return self.failed.split("\n")[0]
 
     def to_json(self) -> Any:
-        """The content of the part's file: the fields of the result beside `failed` and the time."""
+        """The content of the part's file: `failed`, `seconds_taken` and the result's fields."""
         value = {} if self.value is None else records.to_json(self.value)
         return {"failed": self.failed, **value, "seconds_taken": self.seconds_taken}
 
 
 def read_done(kind: type[Result], value: Any) -> Done[Result]:
-    """Reads the JSON of a part.
+    """Reads the JSON that `to_json` made.
 
     Args:
         kind: type of the result.
 
     Raises:
-        ValueError: the JSON is not that of such a part.
+        ValueError: the JSON does not hold a result of this type.
     """
     head = records.from_json(_Head, value)
     result = None if head.failed else records.from_json(kind, value)

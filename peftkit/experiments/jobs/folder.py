@@ -1,4 +1,4 @@
-"""The folder of a comparison, with a file for each finished part so that it can resume."""
+"""The folder of a comparison, with a file for each finished part, so that it can resume."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ GRID = "grid.json"
 CODE = "code.json"
 LOCK = ".lock"
 SHOWN = 40
-"""Most characters of a value that an error shows."""
+"""Most characters of a value in an error message."""
 
 
 @dataclass(frozen=True)
 class ComparisonFolder:
     """The files of one comparison.
 
-    grid.json               base, data, device and versions: the same for all parts
+    grid.json               base, data, device and versions, which all parts share
     recipes/NAME.json       the recipe of each contender's runs
     code.json               SHA-256 of the files with the user's own tasks and methods
-    trials/NAME/rate-*.json result of a learning rate
-    trials/NAME/seed-*.json result of a run; the run itself is in the folder of that name
-    trials/NAME/merge-*.json memory of merging such a run
+    trials/NAME/rate-*.json result of a learning rate's trial
+    trials/NAME/seed-*.json result of a run; seed-* without .json is the run folder
+    trials/NAME/merge-*.json memory of merging a run
     compare.json, .html, .md
     """
 
@@ -54,7 +54,7 @@ class ComparisonFolder:
             kind: type of the result.
 
         Raises:
-            OutputError: the part's file is damaged.
+            OutputError: the file of the part is damaged.
         """
         file = self.file_of(part)
         if not file.is_file():
@@ -63,53 +63,53 @@ class ComparisonFolder:
         content = _read(file, hint)
         try:
             return read_done(kind, content)
-        except ValueError as error:  # other JSON
+        except ValueError as error:  # JSON of something else
             raise OutputError(f"`{file}` is damaged: {first_line(error)}", hint) from error
 
     def has_run(self, name: str, seed: int) -> bool:
-        """Whether a contender was run with a seed, at any rate."""
+        """Whether a contender has a finished run with this seed, whatever its learning rate."""
         return any((self.path / "trials").glob(f"{glob.escape(name)}/seed-{seed}-rate-*.json"))
 
     def run_folder(self, part: str) -> Path:
-        """The folder for a part's own files."""
+        """The folder for the files that a part writes."""
         return self.path / "trials" / part
 
     def finish(self, part: str, make: Callable[[Path], Done[Result]]) -> Done[Result]:
-        """Does a part from the beginning and saves its result.
+        """Runs a part and saves its result; deletes files of an interrupted attempt first.
 
         Args:
-            make: does the part; gets the folder for its files, which does not exist yet.
+            make: runs the part, given a folder for its files that does not exist yet.
         """
         folder = self.run_folder(part)
-        shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted attempt
+        shutil.rmtree(folder, ignore_errors=True)  # from an interrupted attempt
         folder.parent.mkdir(parents=True, exist_ok=True)
         done = make(folder)
         _replace(self.file_of(part), done.to_json())
         return done
 
     def write(self, name: str, value: Any) -> None:
-        """Writes a file of the comparison, whole or not at all."""
+        """Writes a file of the comparison atomically."""
         _replace(self.path / name, value)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """The values by which a comparison is recognized as the same."""
+    """What a folder must agree with to be resumed by a comparison."""
 
     grid: JsonValue
-    """Values that all parts share."""
+    """The content of grid.json: values that all parts share."""
     recipes: dict[str, JsonValue]
-    """Recipes of the contenders, by name."""
+    """Contender -> its recipe."""
     code: dict[str, str]
-    """File with the user's own tasks and methods -> SHA-256."""
+    """File that defines the user's own tasks or methods -> its SHA-256."""
 
 
 def check_folder(path: str, identity: Identity) -> Path:
-    """The folder in which a comparison can start or resume. Writes nothing.
+    """Checks that a comparison can start or resume in a folder; returns the folder. Writes nothing.
 
     Raises:
-        OutputError: the folder holds something else, a comparison of other data, or one with
-            another recipe of the same name; or it cannot be created.
+        OutputError: the folder cannot be created; it holds something else; or its comparison has
+            other data, or another recipe with the same name.
     """
     folder = Path(path).expanduser()
     if reason := why_not_writable(folder):
@@ -137,17 +137,17 @@ def check_folder(path: str, identity: Identity) -> Path:
 
 @contextmanager
 def open_folder(path: str, identity: Identity) -> Iterator[ComparisonFolder]:
-    """Opens the folder of a new comparison, or of one to resume, and locks it.
+    """Opens and locks the folder of a comparison, to start or resume it.
 
     Raises:
-        OutputError: as for `check_folder`, or another process uses the folder.
+        OutputError: see `check_folder`; or another process uses the folder.
     """
     folder = ComparisonFolder(check_folder(path, identity))
     with contextlib.ExitStack() as stack:
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
             stack.enter_context(alone_in(folder))
-            check_folder(path, identity)  # another process may have changed it
+            check_folder(path, identity)  # the folder may have changed before it was locked
             _identify(folder, identity)
         except OSError as error:
             raise OutputError(
@@ -157,7 +157,7 @@ def open_folder(path: str, identity: Identity) -> Iterator[ComparisonFolder]:
 
 
 def _identify(folder: ComparisonFolder, identity: Identity) -> None:
-    """Writes what is compared; first the file that marks the folder as a comparison."""
+    """Writes grid.json, which marks the folder as a comparison's, then recipes and code.json."""
     if not (folder.path / GRID).is_file():
         folder.write(GRID, identity.grid)
     if identity.code:
@@ -169,7 +169,7 @@ def _identify(folder: ComparisonFolder, identity: Identity) -> None:
 
 @contextmanager
 def alone_in(folder: ComparisonFolder) -> Iterator[None]:
-    """Locks the folder against other processes, where the system has file locks.
+    """Locks the folder against other processes, if the system has file locks.
 
     Raises:
         OutputError: another process uses the folder.
@@ -182,11 +182,11 @@ def alone_in(folder: ComparisonFolder) -> Iterator[None]:
                 f"another process is running the comparison in `{folder.path}`",
                 "wait for it, or give another `--output-dir`",
             ) from error
-        yield  # closing the file, or the end of the process, releases the lock
+        yield  # the lock ends when the file is closed or the process ends
 
 
 def _is_begun(folder: Path) -> bool:
-    """Whether the folder holds only what a comparison killed at its very start leaves."""
+    """Whether the folder holds nothing but the first files of a comparison killed at its start."""
     return folder.is_dir() and all(
         file.name == LOCK or file.name.startswith(f".{GRID}.") for file in folder.iterdir()
     )
@@ -199,7 +199,7 @@ def _code(folder: Path) -> dict[str, str]:
 
 
 def _lock(file: TextIO) -> None:
-    with contextlib.suppress(ImportError):  # not on Windows
+    with contextlib.suppress(ImportError):  # missing on Windows
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -213,7 +213,7 @@ def _read(file: Path, hint: str = "give another `--output-dir`") -> Any:
 
 
 def _describe(place: str, was: Any, now: Any) -> str:
-    """Describes the change of a value."""
+    """Describes how a value has changed, for an error message."""
     if place == "data" and digest_version(was) != digest_version(now):
         return (
             f"another version of peftkit began it: its digest of the examples has version "

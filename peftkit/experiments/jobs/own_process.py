@@ -1,7 +1,7 @@
-"""Runs a function in a separate process: isolated memory; a crash is contained.
+"""Runs a function in a separate process, with isolated memory; a crash is contained.
 
-Where the system allows it, the process is forked from one that has imported torch and done nothing
-else. It ends when the process that started it does.
+If the system allows it, the process is forked from a server process that has only imported torch.
+The process ends when the process that started it ends.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _context() -> BaseContext:
-    """Spawns processes if there is a GPU, which forked ones cannot use after their parent."""
+    """How to start processes: by forking, or by spawning if there is a GPU."""
     if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -72,7 +72,7 @@ def _context() -> BaseContext:
 def _inside(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet_libraries()
-    gc.freeze()  # existing objects stay, so collections can skip them
+    gc.freeze()  # garbage collection can skip the existing objects
     try:
         answer = ("done", function(*arguments))
     except PeftkitError as error:

@@ -1,8 +1,8 @@
-"""Imports everything once, in the process that a comparison's processes are forked from."""
+"""Imports the model libraries once, in the process from which jobs are forked."""
 
 from peftkit.bases.quiet_libraries import quiet_libraries
 
-quiet_libraries()  # some print at import, which nobody needs in each of fifty runs
+quiet_libraries()  # some libraries print when they are imported
 
 from peftkit.experiments.jobs import work  # noqa: E402
 

@@ -25,10 +25,10 @@ def _unchanged(result: Any, _: Path) -> Any:
 
 @dataclass(frozen=True)
 class Job(Generic[Result]):
-    """A part of a comparison that runs in a separate process."""
+    """A part of a comparison: a function to call in a separate process, and its result."""
 
     part: str
-    """Name of its files: `NAME/rate-0.001`."""
+    """Name of the part and of its files, such as `NAME/rate-0.001`."""
     cost: float
     """Approximate duration, in optimizer steps."""
     function: Callable[..., object]
@@ -36,42 +36,42 @@ class Job(Generic[Result]):
     result: type[Result]
     """Type of the saved result."""
     folder: bool = False
-    """Whether the function gets a folder to write to as a further argument."""
+    """Whether the function gets a folder for its files as a last argument."""
     keep: Callable[[Any, Path], Result] = _unchanged
-    """Makes the saved result from what the function returned and the files in its folder."""
+    """Makes the saved result from (the function's return value, its folder)."""
     describe: Callable[[Result], str] = lambda _: ""
-    """The result as the console shows it."""
+    """Formats the result for the console."""
 
     @property
     def contender(self) -> str:
-        """The contender that the part belongs to."""
+        """Name of the contender to which the part belongs."""
         return self.part.split("/")[0]
 
 
 @dataclass
 class JobQueue:
-    """Runs jobs and records how long they took."""
+    """Runs the jobs of a comparison in order, and records results and times."""
 
     folder: ComparisonFolder
     console: Console
     jobs: list[Job[Any]]
-    """All jobs that are known so far."""
+    """All jobs that are known so far, in order."""
     seconds: float = 0.0
-    """Seconds of all parts, earlier ones included."""
+    """Seconds of all parts, including parts done by earlier calls."""
     failures: dict[str, str] = field(default_factory=dict)
-    """Part -> why it failed."""
+    """Failed part -> why it failed."""
     incomplete: bool = False
-    """Whether a failed part is tried again when the comparison resumes."""
+    """Whether a part failed that is tried again when the comparison resumes."""
     number: int = 0
-    """Number of parts that are done or skipped."""
+    """Number of parts done or skipped so far."""
     _parts: list[str] = field(default_factory=list)
     _cold: float = 0.0
-    """Seconds of the first part that are taken for starting up."""
+    """Seconds of the first part that are counted as start-up, not as its own work."""
     _took: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Contender -> seconds and cost of the parts run now."""
+    """Contender -> (seconds, cost) of its parts that this call has run."""
 
     def do(self, job: Job[Result]) -> Done[Result]:
-        """Runs a part and returns its result; reads it if the part is done already."""
+        """Runs a part, or reads its result if it is already done; returns the result."""
         done = self.folder.done(job.part, job.result)
         self._parts.append(job.part)
         took = None
@@ -82,7 +82,7 @@ class JobQueue:
         self.number += 1
         if took is not None:
             seconds, cost = self._took.get(job.contender, (0.0, 0.0))
-            if not self._took:  # the first part starts the process that others are forked from
+            if not self._took:  # the first part starts the process for forking
                 self._cold = took / 2
             self._took[job.contender] = (seconds + took, cost + job.cost)
             self._print(job, done, took)
@@ -93,13 +93,13 @@ class JobQueue:
         return done
 
     def last_done(self) -> datetime:
-        """When the last part was finished."""
+        """Time at which the latest part was finished."""
         files = [self.folder.file_of(part) for part in self._parts]
         latest = max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
         return datetime.fromtimestamp(latest).astimezone()
 
     def skip(self) -> None:
-        """Counts a job that cannot be run."""
+        """Counts a job as done that cannot be run."""
         self.number += 1
 
     def _run(self, job: Job[Result]) -> Done[Result]:
@@ -117,7 +117,7 @@ class JobQueue:
 
         try:
             return self.folder.finish(job.part, make)
-        except (DiedError, OutOfMemoryError) as error:  # may succeed another time: not saved
+        except (DiedError, OutOfMemoryError) as error:  # not saved, so that resuming tries again
             return Done(None, error.message, died=True)
 
     def _print(self, job: Job[Result], done: Done[Result], took: float) -> None:
@@ -131,7 +131,7 @@ class JobQueue:
         )
 
     def _left(self) -> str:
-        """The estimated time of the parts that are not done."""
+        """Says how long the unfinished parts will take, such as `about 5 min left`."""
         seconds, cost = (sum(column) for column in zip(*self._took.values(), strict=True))
         overall = max(0.0, seconds - self._cold) / cost
         left = 0.0

@@ -1,4 +1,4 @@
-"""The functions that jobs run: train at a rate, run a seed."""
+"""Functions that jobs call: try a learning rate, make a run with a seed."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from peftkit.stages.preparing import Prepared, prepare
 
 @dataclass(frozen=True)
 class Trial:
-    """The result of a learning rate on the validation split."""
+    """The result of trying a learning rate."""
 
     value: float
-    """The best score."""
+    """The best validation score."""
     loss: float
-    """The validation loss at the best score."""
+    """The validation loss at the step of the best score."""
     best_step: int
     num_steps: int
 
 
 @dataclass(frozen=True)
 class KeptLoss:
-    """A model's loss on general text; None if it is not measured."""
+    """A model's loss on general text; None if the comparison does not measure it."""
 
     kept_loss: float | None
 
 
 def try_rate(recipe: str, trusted: Sequence[str], data: str) -> Trial:
-    """Trains without reading the test rows; returns only the best validation score."""
+    """Trains as the recipe says; returns the best validation score. Test rows are not scored."""
     prepared = prepare_job(recipe, trusted, data)
     accelerator = open_accelerator(prepared.recipe.base)
     set_seed(prepared.recipe.seed)
@@ -58,10 +58,10 @@ def try_rate(recipe: str, trusted: Sequence[str], data: str) -> Trial:
 def run_seed(
     recipe: str, trusted: Sequence[str], data: str, retention: Retention | None, folder: str
 ) -> KeptLoss:
-    """Makes an ordinary run; returns its model's loss on general text."""
+    """Makes an ordinary run; returns the trained model's loss on general text."""
     import_files(trusted)
     record = run(Recipe.from_json(recipe), folder, frozen_probe=False).record
-    assert record is not None  # this is the main process
+    assert record is not None  # None only outside the main process
     check_data(record.data_sha256, data)
     if retention is None:
         return KeptLoss(None)
@@ -77,18 +77,16 @@ def run_seed(
 
 
 def prepare_job(recipe: str, trusted: Sequence[str], data: str) -> Prepared:
-    """Prepares a job's recipe and checks its data; sets the threads of the whole process."""
+    """Prepares a job's recipe, checks its data and sets the process's number of threads."""
     import_files(trusted)
     prepared = prepare(Recipe.from_json(recipe))
-    torch.set_num_threads(
-        prepared.recipe.training.threads or 1
-    )  # nothing else runs in this process
+    torch.set_num_threads(prepared.recipe.training.threads or 1)  # the process is the job's own
     check_data(prepared.encoded.sha256, data)
     return prepared
 
 
 def check_data(digest: str, expected: str) -> None:
-    """Raises DataError if the data is not that with which the comparison began."""
+    """Raises DataError if the data has changed since the comparison began."""
     if expected and digest != expected:
         raise DataError(
             "the data was changed while methods were compared on it",
@@ -97,6 +95,6 @@ def check_data(digest: str, expected: str) -> None:
 
 
 def import_files(trusted: Sequence[str]) -> None:
-    """Imports the trusted files."""
+    """Imports the modules with the user's own tasks and methods."""
     for file in trusted:
         import_trusted(file)

@@ -17,14 +17,14 @@ from peftkit.deploy.merging.folding import check_mergeable, merge_opened, possib
 from peftkit.errors import AdapterError, RecipeError
 
 ADAPTER_FILE, MODEL_FILE = "adapter.gguf", "model.gguf"
-"""Names in a folder for Ollama."""
+"""File names of the adapter and the merged model in a folder for Ollama."""
 
 
 def open_for_export(request: Request) -> OpenedAdapter:
-    """Opens the adapter of a language model; its base is opened, but not checked yet.
+    """Opens the adapter of a language model and its base; does not check the base's files yet.
 
     Raises:
-        AdapterError: it is not an adapter, or its model does not write text.
+        AdapterError: the folder is not an adapter, or its model does not write text.
     """
     trust = request.trust_remote_code
     adapter = open_adapter(request.path, request.base, trust, request.settings)
@@ -33,7 +33,7 @@ def open_for_export(request: Request) -> OpenedAdapter:
 
 
 def check_writes(head: Head) -> None:
-    """Raises AdapterError unless a model writes text, as GGUF models do."""
+    """Raises AdapterError unless the model writes text, the only kind that GGUF supports here."""
     if not head.goes_on:
         kind = "classification head" if head.output == "pooled" else f"head for {head.task_type}"
         raise AdapterError(
@@ -45,10 +45,10 @@ def check_writes(head: Head) -> None:
 def write_checked(
     path: Path, write: Callable[[Path], None], check: Callable[[Path], Any], a_file: bool = True
 ) -> Any:
-    """Writes a file or folder, checks it, and gives it its name; leaves nothing if that fails.
+    """Writes a file or folder and checks it; deletes it if either fails.
 
     Returns:
-        What the check returns.
+        The result of the check.
     """
     with atomic_path(path, a_file) as partial:
         write(partial)
@@ -56,10 +56,10 @@ def write_checked(
 
 
 def lora_layout(adapter: OpenedAdapter) -> Layout:
-    """The GGUF layout of the base, if the adapter can be a GGUF LoRA.
+    """The GGUF layout of the base.
 
     Raises:
-        AdapterError: it cannot.
+        AdapterError: a GGUF LoRA cannot hold the adapter.
     """
     from peftkit.deploy.exporting.gguf.lora import check_expressible
 
@@ -90,7 +90,7 @@ def write_lora_file(adapter: OpenedAdapter, file: Path, kind: str) -> float:
     """Writes and checks a GGUF LoRA file; returns the largest relative difference.
 
     Raises:
-        PeftkitError: the adapter cannot be a GGUF LoRA, or the file differs from it.
+        PeftkitError: a GGUF LoRA cannot hold the adapter, or the file differs from the adapter.
     """
     from peftkit.deploy.exporting.gguf.lora import check_lora, read_lora, write_lora
 
@@ -115,10 +115,10 @@ def export_gguf(request: Request) -> Exported:
 def check_model_file(
     adapter: OpenedAdapter, tokenizer_from: str = "", kind: str = "f16", name: str = "model"
 ) -> tuple[Layout, dict[str, Value]]:
-    """The layout and the metadata of the merged model. Reads no weights.
+    """The merged model's GGUF layout and metadata. Reads no weights.
 
     Raises:
-        PeftkitError: the base or the method cannot be a GGUF model.
+        PeftkitError: the base has no GGUF form, or the method cannot be merged.
     """
     from peftkit.deploy.exporting.gguf.model import check_writable, model_fields, tokenizer_fields
 
@@ -133,7 +133,8 @@ def write_model_file(adapter: OpenedAdapter, request: Request, file: Path) -> fl
     """Writes and checks a GGUF model; returns the largest relative difference.
 
     Raises:
-        PeftkitError: the base or the method cannot be a GGUF model, or the file differs.
+        PeftkitError: the base has no GGUF form, the method cannot be merged, or the written file
+            differs from the merged model.
     """
     from peftkit.deploy.exporting.gguf.model import check_model, write_model
 
@@ -152,14 +153,17 @@ def write_model_file(adapter: OpenedAdapter, request: Request, file: Path) -> fl
 def check_ollama(
     adapter: OpenedAdapter, whole: bool = False, tokenizer_from: str = ""
 ) -> tuple[Any, Path | None, bool]:
-    """The settings of the Modelfile, the base's GGUF file if the adapter stays a separate file, and
-    whether that file adds a beginning-of-text token to prompts. Reads no weights.
+    """Checks an export to Ollama. Reads no weights.
 
     Args:
-        whole: whether to write the merged model in any case.
+        whole: whether to merge even if the adapter could stay a separate file.
+
+    Returns:
+        The Modelfile's settings; the base's GGUF file, None if the adapter will be merged; and
+        whether llama.cpp adds a beginning-of-text token to prompts.
 
     Raises:
-        PeftkitError: the template cannot be written for Ollama, or the model not as GGUF.
+        PeftkitError: Ollama cannot express the template, or GGUF cannot hold the model.
     """
     from peftkit.deploy.exporting.gguf import ollama
     from peftkit.deploy.exporting.gguf.tokenizer import adds_bos, writes_bos
@@ -168,7 +172,7 @@ def check_ollama(
     bos = adds_bos(tokenizer, tokenizer_from or adapter.base.source)
     fits = plain or not tokenizer.chat_template or not bos or writes_bos(tokenizer)
     source = adapter.base.source if fits and not whole and _stays_apart(adapter) else None
-    bos = bos and fits  # a merged model is written to add none
+    bos = bos and fits  # the merged model's file says to add none
     system = task.system_prompt
     settings = ollama.settings_of(
         tokenizer, adapter.record.head.generation, stops_of(adapter),
@@ -180,9 +184,10 @@ def check_ollama(
 
 
 def export_ollama(request: Request) -> Exported:
-    """Writes a folder with a Modelfile and the adapter, to load with the base's GGUF file; with the
-    merged model instead if the base has no such file or was quantized in training, the method is
-    not LoRA, or the request needs a whole model (q8_0, another tokenizer).
+    """Writes a folder with a Modelfile and the adapter; Ollama adds the adapter to the base's GGUF.
+
+    The folder holds the merged model instead of the adapter if the base has no GGUF file or was
+    quantized in training, the method is not LoRA, or q8_0 or another tokenizer is requested.
     """
     from peftkit.deploy.exporting.gguf import ollama
 

@@ -1,7 +1,7 @@
-"""llama.cpp's names for the parts of a model, and its order of the rows of q and k.
+"""llama.cpp's names of a model's tensors, and its order of the rows of q and k.
 
-transformers rotates number i of a head together with number i + d/2 (rotary embedding of halves);
-llama.cpp's `llama` rotates neighbours, 2i with 2i + 1, and orders the rows of q and k accordingly:
+Rotary embedding rotates pairs of rows of a head of size d: rows i and i + d/2 in transformers, rows
+2i and 2i + 1 in llama.cpp's `llama`, which stores the rows of q and k in another order:
 
     row 2i of a head = transformers' row i,  row 2i + 1 = transformers' row i + d/2
 
@@ -21,12 +21,12 @@ from peftkit.errors import AdapterError, quoted
 
 @dataclass(frozen=True)
 class Family:
-    """An architecture of llama.cpp."""
+    """An architecture that llama.cpp supports."""
 
     architecture: str
-    """llama.cpp's name."""
+    """llama.cpp's name of the architecture."""
     rotates_neighbours: bool = False
-    """Whether its rotary embedding rotates neighbours, so that rows of q and k are reordered."""
+    """Whether rotary embedding pairs neighbouring rows, so that rows of q and k are reordered."""
 
 
 FAMILIES = {
@@ -38,17 +38,17 @@ FAMILIES = {
     "gemma2": Family("gemma2"),
     "gemma3_text": Family("gemma3"),
 }
-"""transformers' `model_type` -> llama.cpp's."""
+"""transformers' `model_type` -> llama.cpp's architecture."""
 
 
 def family_of(config: Any, known: tuple[str, ...] = tuple(FAMILIES)) -> Family:
     """The family of a transformers configuration.
 
     Args:
-        known: the model types that are possible here.
+        known: model types that the caller supports.
 
     Raises:
-        AdapterError: the model type is not one of them.
+        AdapterError: the configuration's model type is not in `known`.
     """
     if config.model_type not in known:
         raise AdapterError(
@@ -60,11 +60,11 @@ def family_of(config: Any, known: tuple[str, ...] = tuple(FAMILIES)) -> Family:
 
 @dataclass(frozen=True)
 class Layout:
-    """Names of tensors and order of rows of one model in a GGUF file."""
+    """The names and row order that GGUF uses for one model's tensors."""
 
     family: Family
     names: Any
-    """gguf's TensorNameMap."""
+    """A `gguf.TensorNameMap`: transformers' names -> GGUF's."""
     num_heads: int
     num_key_value_heads: int
 
@@ -79,18 +79,18 @@ class Layout:
         return Layout(family, names, heads, getattr(config, "num_key_value_heads", None) or heads)
 
     def name(self, module: str) -> str:
-        """GGUF's name of a module, such as `blk.0.attn_q`; empty if it has none."""
+        """GGUF's name of a module, such as `blk.0.attn_q`; empty if GGUF has none."""
         return self.names.get_name(module) or ""
 
     def heads(self, name: str) -> int:
-        """Number of heads by which a tensor's rows are reordered; 0 if they are not."""
+        """Number of heads in a tensor whose rows are reordered per head; 0 for other tensors."""
         if not self.family.rotates_neighbours:
             return 0
         part = name.split(".")[2] if name.startswith("blk.") else ""
         return {"attn_q": self.num_heads, "attn_k": self.num_key_value_heads}.get(part, 0)
 
     def ordered(self, name: str, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Transformers' rows (out, ...) in the order of llama.cpp."""
+        """Rows in transformers' order (out, ...), reordered for llama.cpp."""
         heads = self.heads(name)
         if not heads:
             return rows

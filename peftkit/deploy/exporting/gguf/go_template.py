@@ -1,12 +1,12 @@
-"""Derives a chat template in Ollama's language from what the training's template writes.
+"""Derives a chat template in Ollama's language from the training's Jinja template.
 
     {{ if not .System }}DEFAULT{{ end }}{{ range .Messages }}{{ if eq .Role "system" }}BEFORE
     {{ .Content }}AFTER{{ else if eq .Role "user" }}...{{ end }}{{ end }}PROMPT
 
 The texts around each role's messages are cut out of conversations that the Jinja template renders;
-then both templates must write the same for other conversations. `expand` is the part of Go's
-text/template that such a template needs: https://pkg.go.dev/text/template. A template that puts the
-system message into the user's, or depends on a turn's place, has no such form and is refused.
+then both templates must render other conversations identically. `expand` implements the part of
+Go's text/template that the form above needs: https://pkg.go.dev/text/template. A Jinja template
+that puts the system message into the user's, or depends on a turn's place, is refused.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from peftkit.errors import AdapterError
 from peftkit.tasks.reading.single_message import Message
 
 Render = Callable[[Sequence[Message]], str]
-"""Messages -> text with the prompt for an answer; raises whatever the template raises."""
+"""Renders messages and the prompt for an answer; raises whatever the template raises."""
 
 MARKS = {"system": "Sys.Mark", "user": "Ask{}.Mark", "assistant": "Say{}.Mark"}
 TRIALS = ("u", "su", "uau", "suau", "uauau", "suauau")
-"""Conversations for comparing both templates: roles by their first letters."""
+"""Conversations on which both templates are compared; a letter is the role of a message."""
 TEXTS = (
     "Where is it?\nTell me: {{ 1 }}",
     '你好， "It\'s" <b>here</b>',
@@ -36,7 +36,7 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Turn:
-    """What a template writes before and after a message of one role."""
+    """The texts that a template writes before and after a message of one role."""
 
     before: str
     after: str
@@ -44,10 +44,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class Turns:
-    """What a template writes around messages."""
+    """All texts that a template writes around messages."""
 
     turns: dict[str, Turn]
-    """Role -> texts; without `system` if the template refuses system messages."""
+    """Role -> its texts; `system` is missing if the template refuses system messages."""
     default: str
     """Text at the beginning of conversations without a system message."""
     prompt: str
@@ -55,13 +55,13 @@ class Turns:
 
 
 def go_template(render: Render) -> str:
-    """The Go template that writes what a Jinja template writes.
+    """The Go template that renders conversations as a Jinja template does.
 
     Args:
-        render: renders the training's template, without a token that llama.cpp itself puts first.
+        render: the Jinja template, without the token that llama.cpp itself puts first.
 
     Raises:
-        AdapterError: no template of the form above writes the same.
+        AdapterError: no template of the module's form renders conversations identically.
     """
     turns = _derive(render)
     texts = [turns.default, turns.prompt]
@@ -114,7 +114,7 @@ def _derive(render: Render) -> Turns:
         before_user = _common_end(default_user, answer_user, between)
         system = Turn(first, between.removesuffix(before_user))
     turn_end = user_answer[: user_answer.rfind("<")]
-    if turn_end and before_user.startswith(turn_end):  # every turn ends with it, the default's too
+    if turn_end and before_user.startswith(turn_end):  # the default message ends as a turn
         before_user = before_user.removeprefix(turn_end)
         system = system and Turn(system.before, between.removesuffix(before_user))
     after_user = _common_start(user_answer, end)
@@ -129,8 +129,8 @@ def _derive(render: Render) -> Turns:
 
 
 def _with_prompt(turns: Turns) -> Turns:
-    """Splits the prompt for an answer off the end of the user's turn, if the same text begins the
-    user's and the assistant's turn, such as `<|im_start|>`.
+    """Splits the prompt for an answer off the end of the user's turn, where user's and assistant's
+    turns begin with the same text, such as `<|im_start|>`.
     """
     user, answer = turns.turns["user"], turns.turns["assistant"]
     start = _common_start(user.before, user.after[user.after.rfind(user.before[:3]) :])
@@ -151,7 +151,7 @@ def _marked(roles: str) -> list[Message]:
 
 
 def _cut(text: str, messages: Sequence[Message]) -> list[str]:
-    """The texts before, between and after the messages."""
+    """The rendered texts before, between and after the messages."""
     parts = []
     for message in messages:
         if text.count(message["content"]) != 1:
@@ -182,10 +182,10 @@ def _write(turns: Turns) -> str:
 
 
 def expand(template: str, messages: Sequence[Message]) -> str:
-    """Renders a template of `go_template` as Go does when Ollama calls it.
+    """Renders a template made by `go_template` as Ollama does.
 
     Raises:
-        ValueError: the template uses something that is not supported here.
+        ValueError: the template uses more of Go's language than `expand` implements.
     """
     system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
     pieces = re.split(r"(\{\{.*?\}\})", template, flags=re.DOTALL)
@@ -197,11 +197,11 @@ def expand(template: str, messages: Sequence[Message]) -> str:
 
 
 Node = tuple[str, list[tuple[str, list["Node"]]]]
-"""A text or an action; for `if` and `range`, their conditions with the nodes inside."""
+"""A text or an action; an `if` or `range` holds its conditions and the nodes inside."""
 
 
 def _parse(steps: Iterator[str]) -> tuple[list[Node], str]:
-    """Nodes up to the closing `end` or `else`, and that action."""
+    """The nodes before the next unmatched `end` or `else`, and that `end` or `else`."""
     nodes: list[Node] = []
     for step in steps:
         action = step[2:-2].strip() if step.startswith("{{") else ""

@@ -1,9 +1,9 @@
-"""A LoRA as a GGUF file, which llama.cpp (`--lora`) and Ollama (`ADAPTER`) load with its base.
+"""Writes a LoRA as a GGUF file, which llama.cpp (`--lora`) and Ollama (`ADAPTER`) add to its base.
 
     llama.cpp:  W x + (alpha / r) B A x        one alpha for the file, r from each tensor
 
-Where a layer has another scale (rsLoRA, `rank_pattern`, `alpha_pattern`, AdaLoRA), B is scaled by
-the ratio:
+If a layer has another scale (rsLoRA, `rank_pattern`, `alpha_pattern`, AdaLoRA), its B is multiplied
+by the ratio of the scales:
 
     B' = B s r / alpha                         s: PEFT's scale of the layer
 """
@@ -40,13 +40,13 @@ class LoraFile:
 
     layout: Layout
     layers: dict[str, Update]
-    """GGUF's name of a layer -> its update."""
+    """GGUF's name of a layer -> the layer's update."""
     alpha: float
-    """The file's alpha: the most common one of the layers, whose B is then written unchanged."""
+    """The file's alpha: the layers' most common one; B of layers with this alpha is unchanged."""
 
 
 def check_expressible(config: AdapterConfig, folder: Path) -> None:
-    """Raises AdapterError unless a GGUF LoRA can hold an adapter; arguments as for
+    """Raises AdapterError unless a GGUF LoRA can hold the adapter; for the arguments see
     `why_no_plain_lora`.
     """
     if reason := why_no_plain_lora(config, folder):
@@ -54,10 +54,10 @@ def check_expressible(config: AdapterConfig, folder: Path) -> None:
 
 
 def read_lora(folder: Path, config: AdapterConfig, base: OpenedBase, layout: Layout) -> LoraFile:
-    """The updates of an adapter at PEFT's scale, by GGUF's names. Reads no weights of the base.
+    """Reads an adapter's updates, at PEFT's scales, by GGUF's names. Loads no weights of the base.
 
     Raises:
-        AdapterError: one of its tensors has no place in a GGUF file.
+        AdapterError: a GGUF file cannot hold the update of one of the layers.
     """
     head = Head("AutoModelForCausalLM", "CAUSAL_LM", trained=False)
     updates, _ = read_updates(folder, config, base, head)
@@ -71,8 +71,8 @@ def _gguf_name(module: str, layout: Layout, base: OpenedBase) -> str:
         raise AdapterError(f"it adapts `{module}`, which a GGUF adapter cannot", MERGED)
     if name == "output" and base.config.tie_word_embeddings:
         raise AdapterError(
-            f"it adapts `{module}`, which the base's GGUF file does not have apart from the "
-            "embedding",
+            f"it adapts `{module}`, which shares its weight with the embedding in the base's "
+            "GGUF file",
             MERGED,
         )
     return name
@@ -82,7 +82,7 @@ def write_lora(file: Path, lora: LoraFile, kind: str) -> None:
     """Writes a GGUF LoRA file.
 
     Args:
-        kind: `f32` or `f16`.
+        kind: `f32` or `f16`, the number format of A and B.
     """
     tensors = {}
     for name, layer in lora.layers.items():
@@ -94,20 +94,18 @@ def write_lora(file: Path, lora: LoraFile, kind: str) -> None:
 
 
 def check_lora(file: Path, lora: LoraFile) -> float:
-    """Compares a file with the adapter, with llama.cpp's scale and order of rows.
+    """Compares a GGUF LoRA file, read as llama.cpp reads it, with the adapter.
 
     Returns:
-        The largest difference of a tensor, relative to its largest number.
+        The largest difference in a tensor, relative to the tensor's largest number.
 
     Raises:
-        AdapterError: the file is not this adapter.
+        AdapterError: the file differs from the adapter.
     """
     written = read_gguf(file)
     expected = {f"{name}.weight.lora_{part}" for name in lora.layers for part in "ab"}
     if other := sorted(written.stored.keys() ^ expected):
-        raise AdapterError(
-            f"the tensors that were written are not the adapter's: {quoted(other, 3)}"
-        )
+        raise AdapterError(f"the file's tensors are not the adapter's: {quoted(other, 3)}")
     architecture = lora.layout.family.architecture
     check_fields(written, {"general.architecture": architecture, **_fields(lora)})
     largest, alpha = 0.0, written.number("adapter.lora.alpha")

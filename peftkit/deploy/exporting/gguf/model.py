@@ -1,4 +1,4 @@
-"""A merged model as a GGUF file, which llama.cpp, Ollama and LM Studio run by itself."""
+"""Writes a merged model as a GGUF file for llama.cpp, Ollama and LM Studio."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from peftkit.deploy.exporting.gguf.writing import Value, values_of, write_gguf
 from peftkit.errors import AdapterError
 
 KNOWN = ("llama", "mistral", "qwen2", "qwen3")
-"""Model types whose hyperparameters are all written."""
+"""Model types for which `model_fields` writes every hyperparameter."""
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}
-"""llama.cpp's numbers for the format of most tensors in a file."""
+"""Number format of the matrices -> llama.cpp's number for the file type."""
 ROPES = ("default", "linear", "llama3")
 PROMPT, PROMPT_IDS = "peftkit.prompt", "peftkit.prompt_ids"
-"""A prompt by the training's template and its token ids by transformers, to check that a client
-reads the same; llama.cpp ignores unknown keys."""
+"""Keys of a prompt, rendered by the training's template, and of its token ids by transformers, for
+tests of other tokenizers. llama.cpp ignores unknown keys."""
 
 
 def check_writable(base: OpenedBase) -> Layout:
     """The layout of a base that can be written as a GGUF model.
 
     Raises:
-        AdapterError: its architecture, or something in its configuration, is not supported.
+        AdapterError: the base's architecture or a setting in its configuration is not supported.
     """
     config = base.config
     layout = Layout.of(config, family_of(config, KNOWN))
@@ -54,15 +54,14 @@ def check_writable(base: OpenedBase) -> Layout:
     window = getattr(config, "sliding_window", None)
     if window is not None and window < config.max_position_embeddings:
         raise AdapterError(
-            f"the base's attention reaches {window:,} tokens back, and llama.cpp has no such "
+            f"the base attends to the last {window:,} tokens only, and llama.cpp has no such "
             "window for this architecture",
             "use `--to gguf-lora` with the base's published GGUF file",
         )
     if base.added_ids:
         raise AdapterError(
-            "tokens were added to the vocabulary, and the GGUF file would need a tokenizer of its "
-            "own for them",
-            "write a model with its tokenizer with `peftkit merge`",
+            "tokens were added to the vocabulary, and no GGUF tokenizer can be written for them",
+            "use `peftkit merge`, which writes the model and its tokenizer",
         )
     return layout
 
@@ -73,14 +72,15 @@ def tokenizer_fields(
     """The metadata of the base's tokenizer, with the training's template and stop tokens.
 
     Args:
-        source: a GGUF file to copy it from; empty for the base's own, or to write a new one.
+        source: GGUF file to copy the tokenizer from; empty to copy the base's own GGUF file, or to
+            write the metadata anew if the base has none.
         plain: whether the model continues a text and uses no template.
 
     Raises:
-        AdapterError: the tokenizer is that of another base, or cannot be written.
+        AdapterError: the copied tokenizer is another base's, or GGUF cannot hold the tokenizer.
     """
     vocabulary = base.config.vocab_size
-    base_file = None if base.rows_in_files else base.source  # it lacks an adapter's added tokens
+    base_file = None if base.rows_in_files else base.source  # the file lacks added tokens
     file = Path(source).expanduser() if source else base_file
     if source and not Path(source).expanduser().is_file():
         raise AdapterError(f"`--tokenizer-from`: no file `{source}`")
@@ -99,10 +99,10 @@ def _prompt(tokenizer: Any) -> dict[str, Value]:
 
 
 def model_fields(config: Any, kind: str, name: str) -> dict[str, Value]:
-    """The hyperparameters of a model, by GGUF's keys.
+    """GGUF's keys -> the model's hyperparameters.
 
     Args:
-        name: the model's name in the file.
+        name: the model's name, written into the file.
     """
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -139,7 +139,7 @@ def model_fields(config: Any, kind: str, name: str) -> dict[str, Value]:
 
 
 def _tensors(model: nn.Module, layout: Layout) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """Yields GGUF's names of tensors and their values in transformers' order of rows."""
+    """Yields each tensor's GGUF name and values, with rows in transformers' order."""
     config: Any = model.config
     tied = has_tied_output(model)
     for key, tensor in model.state_dict().items():
@@ -154,7 +154,7 @@ def _tensors(model: nn.Module, layout: Layout) -> Iterator[tuple[str, npt.NDArra
 
 
 def _frequency_factors(model: Any) -> npt.NDArray[np.float32]:
-    """(d/2,) by which Llama 3.1 divides each frequency of its rotary embedding."""
+    """The numbers by which Llama 3.1 divides its rotary frequencies, (d/2,)."""
     used = model.model.rotary_emb.inv_freq.double().numpy()
     theta = model.config.rope_parameters["rope_theta"]
     plain = theta ** -(np.arange(len(used)) / len(used))
@@ -168,9 +168,9 @@ def write_model(
     """Writes a GGUF model.
 
     Args:
-        model: in float32.
-        fields: `model_fields` and `tokenizer_fields`.
-        kind: `f32`, `f16` or `q8_0`, of the matrices; vectors, such as norms, are float32.
+        model: the merged model, in float32.
+        fields: the metadata, from `model_fields` and `tokenizer_fields`.
+        kind: number format of the matrices: `f32`, `f16` or `q8_0`. Vectors are float32.
     """
     tensors = {name: layout.ordered(name, values) for name, values in _tensors(model, layout)}
     write_gguf(file, layout.family.architecture, fields, tensors, kind)
@@ -183,13 +183,13 @@ def check_model(
     stops: tuple[int, ...],
     fields: Mapping[str, Value],
 ) -> float:
-    """Compares a file with the merged model, its configuration and the base's tokenizer.
+    """Compares a GGUF file with the merged model, its configuration and the base's tokenizer.
 
     Returns:
-        The largest difference of a tensor, relative to its largest number.
+        The largest difference in a tensor, relative to the tensor's largest number.
 
     Raises:
-        AdapterError: the file is not this model.
+        AdapterError: the file differs from the model.
     """
     layout = check_writable(base)
     written = read_gguf(file)

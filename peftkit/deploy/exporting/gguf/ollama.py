@@ -1,4 +1,4 @@
-"""A folder for `ollama create NAME -f Modelfile`.
+"""Writes and checks the Modelfile for `ollama create NAME -f Modelfile`.
 
 https://docs.ollama.com/modelfile
 """
@@ -17,9 +17,9 @@ from peftkit.tasks.reading.single_message import Message
 
 MODELFILE = "Modelfile"
 MAX_CONTEXT = 8192
-"""Largest `num_ctx`, in tokens; Ollama reserves memory for all of them."""
+"""Largest `num_ctx` to write, in tokens; Ollama reserves memory for so many."""
 PLAIN = "{{ .Prompt }}"
-"""The template of models that continue a text."""
+"""Template for models that continue a text."""
 PARAMETERS = {
     "max_new_tokens": "num_predict", "temperature": "temperature", "top_k": "top_k",
     "top_p": "top_p", "repetition_penalty": "repeat_penalty",
@@ -32,11 +32,11 @@ class Settings:
     """The content of a Modelfile except the paths of the weights."""
 
     template: str
-    """In Go's template language."""
+    """Chat template, in Go's template language."""
     stops: tuple[str, ...]
     """Texts at which an answer ends."""
     system: str
-    """System message of conversations that have none; empty for none."""
+    """System message for conversations that bring none of their own; empty to add none."""
     parameters: dict[str, float]
 
 
@@ -48,10 +48,10 @@ def settings_of(
     adds_bos: bool,
     plain: bool,
 ) -> Settings:
-    """The settings with which Ollama answers as the trained model does.
+    """The settings that make Ollama answer as the trained model does.
 
     Args:
-        tokenizer: with the chat template of the training.
+        tokenizer: the training's tokenizer, with its chat template.
         generation: generation settings, by transformers' names.
         stops: ids of the tokens that end an answer.
         system: the recipe's system prompt.
@@ -59,7 +59,7 @@ def settings_of(
         plain: whether the model continues a text and uses no template.
 
     Raises:
-        AdapterError: there is no template, or it cannot be written in Go's language.
+        AdapterError: the tokenizer has no template, or Go's language cannot express the template.
     """
 
     def render(messages: Sequence[Message]) -> str:
@@ -95,7 +95,7 @@ def modelfile(settings: Settings, base: str, adapter: str = "") -> str:
     """The text of a Modelfile.
 
     Args:
-        base: path of a GGUF model, absolute or from the Modelfile.
+        base: path of a GGUF model, absolute or relative to the Modelfile.
         adapter: path of a GGUF LoRA; empty for none.
     """
     lines = [f"FROM {base}"]
@@ -109,10 +109,10 @@ def modelfile(settings: Settings, base: str, adapter: str = "") -> str:
 
 
 def check_modelfile(file: Path, settings: Settings, tokenizer: Any, adds_bos: bool) -> None:
-    """Reads a Modelfile as Ollama does and compares it with the training.
+    """Reads a Modelfile as Ollama does and compares it with the training's settings.
 
     Raises:
-        AdapterError: weights that it names are missing, or its settings differ.
+        AdapterError: the Modelfile names missing weights, or its settings differ.
     """
     commands = read_modelfile(file.read_text(encoding="utf-8"))
     wrong = []
@@ -142,7 +142,7 @@ def check_modelfile(file: Path, settings: Settings, tokenizer: Any, adds_bos: bo
 
 
 def read_modelfile(text: str) -> dict[str, list[str]]:
-    """Command -> its values, in order; three quotes keep line breaks."""
+    """Reads a Modelfile: command -> its values, in order. Triple-quoted values keep line breaks."""
     commands: dict[str, list[str]] = {}
     pattern = r'^([A-Z]+) +(?:"""(.*?)"""|([^\n]*))$'
     for match in re.finditer(pattern, text, re.DOTALL | re.MULTILINE):

@@ -1,7 +1,7 @@
-"""Reads GGUF files back and compares them with what they were made from.
+"""Reads written GGUF files and compares them with the model or adapter.
 
-Nothing here uses the code that wrote them: the order of rows is restored row by row, from what
-llama.cpp's rotary embedding does with them.
+Shares no code with the writing: the order of rows is restored row by row, from the definition of
+llama.cpp's rotary embedding.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from gguf import ReaderTensor
 
 TOLERANCE = {"F32": 0.0, "F16": 2**-11, "Q8_0": 1 / 127}
-"""Largest max |difference| of a tensor, relative to its largest number: half a unit in the last
-place of float16; one step of 8 bits, half for rounding and a little for the float16 scale."""
+"""Number format -> largest |difference| in a tensor, relative to the tensor's largest number. F16:
+half a unit in the last place. Q8_0: one step; rounding and the float16 scale need about half."""
 SMALLEST = 2**-24
-"""float16 has no numbers between this and zero."""
+"""Smallest positive float16 number."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class Contents:
     """A GGUF file's metadata and tensors; tensors stay on disk until they are read."""
 
     fields: dict[str, PlainValue]
-    """Key of the metadata -> value."""
+    """The metadata, key -> value."""
     stored: dict[str, ReaderTensor]
 
     def kind(self, tensor: str) -> str:
-        """`F32`, `F16`, `Q8_0`, ..."""
+        """Number format of a tensor: `F32`, `F16`, `Q8_0`, ..."""
         return str(self.stored[tensor].tensor_type.name)
 
     def number(self, key: str) -> float:
-        """A number of the metadata.
+        """A number from the metadata.
 
         Raises:
             AdapterError: the key is missing or not a number.
@@ -52,7 +52,7 @@ class Contents:
         raise AdapterError(f"`{key}` in the metadata is {value!r:.80}, not a number")
 
     def values(self, tensor: str) -> npt.NDArray[np.float32]:
-        """The dequantized values, dimensions in torch's order."""
+        """A tensor's dequantized values, with dimensions in torch's order."""
         import gguf
 
         stored = self.stored[tensor]
@@ -88,10 +88,10 @@ def open_gguf(file: Path) -> Any:
 
 
 def rows_of_transformers(rows: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
-    """A GGUF file's rows (out, ...) of q or k in the order of transformers.
+    """Reorders a GGUF file's rows of q or k, (out, ...), to transformers' order.
 
-    llama.cpp rotates rows 2i and 2i + 1 of a head by the angle of frequency i; transformers rotates
-    i and i + d/2 by that angle. So the first of each pair is row i, the second row i + d/2.
+    llama.cpp rotates rows 2i and 2i + 1 of a head by frequency i, transformers rows i and i + d/2.
+    So row 2i becomes row i, and row 2i + 1 becomes row i + d/2.
     """
     back = np.empty_like(rows)
     width = len(rows) // heads
@@ -110,16 +110,16 @@ def compare(
     layout: Layout,
     allowed: float = 0.0,
 ) -> float:
-    """Compares a tensor; returns its largest difference, relative to the largest expected number.
+    """The largest difference between a tensor and its expected values, relative to the largest one.
 
     Args:
-        name: GGUF's name of the layer, which decides whether its rows are reordered.
+        name: GGUF's name of the layer; it decides whether the tensor's rows are reordered.
         tensor: GGUF's name of the tensor.
-        expected: transformers' values in transformers' order.
-        allowed: relative difference allowed beyond that of the tensor's kind.
+        expected: the values in transformers, with rows in transformers' order.
+        allowed: relative difference allowed in addition to `TOLERANCE`.
 
     Raises:
-        AdapterError: it is missing, has another shape, or differs by more than its kind explains.
+        AdapterError: the tensor is missing, has another shape, or differs by more than allowed.
     """
     if tensor not in contents.stored:
         raise AdapterError(f"`{tensor}` is not in the file that was written")
@@ -135,14 +135,14 @@ def compare(
         limit = max(limit, SMALLEST)
     if not difference <= limit:
         raise AdapterError(
-            f"`{tensor}` as it was written differs from what was trained by {difference:.2g} "
+            f"`{tensor}` in the written file differs from the trained values by {difference:.2g} "
             f"(tolerance {limit:.2g})"
         )
     return difference / largest if largest else 0.0
 
 
 def check_fields(contents: Contents, expected: Mapping[str, PlainValue]) -> None:
-    """Raises AdapterError unless a file's metadata has these values."""
+    """Raises AdapterError unless a file's metadata has the expected values."""
     wrong = [
         f"`{key}` is {contents.fields.get(key)!r:.80}, not {value!r:.80}"
         for key, value in expected.items()

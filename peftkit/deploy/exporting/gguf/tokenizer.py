@@ -1,8 +1,8 @@
-"""The tokenizer of a GGUF model: copied from the base's own GGUF file, or a byte-level BPE written
-from transformers.
+"""The tokenizer metadata of a GGUF model: copied from a GGUF file of the base, or made from a
+byte-level BPE of transformers.
 
-A GGUF file does not say how a text is cut into words: it names a cut in llama.cpp's code, such as
-`llama-bpe`. Only cuts whose name is known here can be written.
+A GGUF file holds only the name of a pre-tokenizer in llama.cpp, such as `llama-bpe`, which cuts
+texts into words. Only the pre-tokenizers in `CUTS` can be written.
 """
 
 from __future__ import annotations
@@ -24,11 +24,16 @@ TOKENS = "tokenizer.ggml.tokens"
 TEMPLATE = "tokenizer.chat_template"
 ADDS_BOS = "tokenizer.ggml.add_bos_token"
 STOPS = ("eos", "eot", "eom")
-"""Tokens of the metadata at which llama.cpp ends an answer."""
-SPECIAL_IDS = {"bos": "bos", "unk": "unknown", "pad": "padding", "sep": "seperator"}  # sic
+"""GGUF's names of the tokens at which llama.cpp ends an answer."""
+SPECIAL_IDS = {
+    "bos": "bos",
+    "unk": "unknown",
+    "pad": "padding",
+    "sep": "seperator",
+}  # as in GGUF
 QUESTION = "What's in parcel 42? 你好，Grüße!"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
-"""Kinds of tokens in GGUF."""
+"""GGUF's numbers for kinds of tokens."""
 
 BYTES: dict[str, object] = {"type": "ByteLevel", "add_prefix_space": False}
 LLAMA3 = (
@@ -39,14 +44,14 @@ LLAMA3 = (
 
 @dataclass(frozen=True)
 class Cut:
-    """How a text is cut into words, in terms of tokenizer.json."""
+    """A pre-tokenizer of llama.cpp, in terms of tokenizer.json."""
 
     steps: tuple[Mapping[str, object], ...]
-    """Fields of the pre-tokenizers."""
+    """The pre-tokenizers of tokenizer.json that cut texts in the same way."""
     normalizer: str = ""
-    """Normalizer that llama.cpp leaves out; empty for none."""
+    """Normalizer in tokenizer.json that llama.cpp does not apply; empty for none."""
     takes_whole: bool = False
-    """Whether a word that is a token is not merged further."""
+    """Whether a word in the vocabulary becomes one token without applying the merges."""
 
 
 CUTS = {
@@ -66,14 +71,14 @@ CUTS = {
         normalizer="NFC",
     ),
 }  # fmt: skip
-"""llama.cpp's `tokenizer.ggml.pre` -> its cut."""
+"""llama.cpp's name of a pre-tokenizer (`tokenizer.ggml.pre`) -> its parts in tokenizer.json."""
 
 
 def copied_fields(file: Path) -> Mapping[str, Copied]:
     """The tokenizer's metadata in a GGUF file.
 
     Raises:
-        AdapterError: it is not a GGUF file of a model with a tokenizer.
+        AdapterError: the file is not a GGUF file, or has no tokenizer.
     """
     try:
         status = file.stat()
@@ -82,9 +87,9 @@ def copied_fields(file: Path) -> Mapping[str, Copied]:
     return _copied_fields(file, status.st_size, status.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=1)  # 50,000 texts take 3 s, and are read several times
+@functools.lru_cache(maxsize=1)  # reading 50,000 tokens takes 3 s, and is wanted several times
 def _copied_fields(file: Path, _size: int, _modified: int) -> Mapping[str, Copied]:
-    """As `copied_fields`; read again if the file has changed."""
+    """Caches `copied_fields` until the file changes."""
     fields = {
         name: Copied(
             field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None
@@ -101,10 +106,11 @@ def written_fields(tokenizer: Any, vocabulary: int) -> dict[str, Value]:
     """GGUF's metadata for a transformers tokenizer.
 
     Args:
-        vocabulary: rows of the model's embedding; those without a token are named `[PAD<id>]`.
+        vocabulary: number of rows in the model's embedding; a row without a token is written as
+            `[PAD<id>]`.
 
     Raises:
-        AdapterError: this kind of tokenizer is not supported.
+        AdapterError: the tokenizer is not a byte-level BPE with a cut in `CUTS`.
     """
     if not tokenizer.is_fast:
         raise _unwritable("it is a slow one, without a tokenizer.json")
@@ -138,7 +144,7 @@ def written_fields(tokenizer: Any, vocabulary: int) -> dict[str, Value]:
 
 
 def _cut_of(steps: JsonObject) -> str:
-    """llama.cpp's name for how a tokenizer.json cuts a text into words."""
+    """llama.cpp's name of the pre-tokenizer in a tokenizer.json."""
     model = steps.table("model")
     if model["type"] != "BPE" or model.get("byte_fallback"):
         raise _unwritable(f"it is {model['type']}, not byte-level BPE")
@@ -169,7 +175,7 @@ def _unwritable(why: str) -> AdapterError:
 
 
 def _adds(tokenizer: Any, token: int | None, place: int) -> bool:
-    """Whether a tokenizer puts a special token at a place of every text."""
+    """Whether a tokenizer puts a token at the beginning (0) or end (-1) of every text."""
     ids = tokenizer("a")["input_ids"]
     return token is not None and len(ids) > 1 and ids[place] == token
 
@@ -178,7 +184,7 @@ def adds_bos(tokenizer: Any, source: str | Path | None) -> bool:
     """Whether llama.cpp puts the beginning-of-text token before a prompt by itself.
 
     Args:
-        source: the GGUF file that the tokenizer is copied from, if any.
+        source: the GGUF file from which the tokenizer is copied; None if it is made anew.
     """
     if source:
         fields = copied_fields(Path(source).expanduser())
@@ -194,7 +200,7 @@ def writes_bos(tokenizer: Any) -> bool:
 
 
 def prompt_of(tokenizer: Any) -> str:
-    """A question as the chat template writes it.
+    """A question rendered by the chat template.
 
     Raises:
         AdapterError: the template refuses a question.
@@ -215,11 +221,11 @@ def with_training(
     """A tokenizer's metadata with the training's template and the tokens that end an answer.
 
     Args:
-        stops: ids, with or without the tokenizer's own end of text.
+        stops: ids of the tokens; the tokenizer's end-of-text token is added if missing.
         plain: whether the model continues a text and uses no template.
 
     Raises:
-        AdapterError: there are more stop tokens than a GGUF file has fields for.
+        AdapterError: a GGUF file has too few fields for the stop tokens.
     """
     ends = list(dict.fromkeys(stops))
     if tokenizer.eos_token_id in ends:  # first
@@ -236,9 +242,7 @@ def with_training(
         result[f"tokenizer.ggml.{name}_token_id"] = end
     if tokenizer.chat_template:
         result[TEMPLATE] = tokenizer.chat_template
-        if not plain and not writes_bos(
-            tokenizer
-        ):  # llama.cpp would put one where training had none
+        if not plain and not writes_bos(tokenizer):  # training had no such token
             result[ADDS_BOS] = False
     return result
 
@@ -246,10 +250,10 @@ def with_training(
 def check_tokenizer_fields(
     fields: Mapping[str, PlainValue], tokenizer: Any, stops: Iterable[int], vocabulary: int
 ) -> None:
-    """Compares the tokenizer of a GGUF file with transformers'.
+    """Compares the tokenizer metadata of a GGUF file with a transformers tokenizer.
 
     Raises:
-        AdapterError: a token has another id, an answer would not end, or prompts would differ.
+        AdapterError: tokens, stop tokens or the chat template differ.
     """
     tokens, wrong = fields[TOKENS], []
     if isinstance(tokens, str) or not isinstance(tokens, Sequence):

@@ -12,28 +12,28 @@ import numpy as np
 import numpy.typing as npt
 
 BLOCK = 32
-"""Numbers that share a scale in q8_0; rows of another length stay float16, as in llama.cpp."""
+"""Numbers per scale in q8_0; a matrix whose rows are no multiple of it is written in float16."""
 
 
 PlainValue = str | bool | int | float | Sequence[str | int | float]
-"""A value of the metadata; a bool is an int in Python, but not in GGUF."""
+"""A metadata value. GGUF stores bools as their own type, not as ints."""
 
 
 @dataclass(frozen=True)
 class Copied:
-    """A metadata value copied from another GGUF file, with its types."""
+    """A metadata value copied from another GGUF file, with its GGUF types."""
 
     value: PlainValue
     kind: Any
     element_kind: Any = None
-    """Kind of the elements, if the value is a list."""
+    """GGUF type of the elements, if the value is a list."""
 
 
 Value = PlainValue | Copied
 
 
 def values_of(fields: Mapping[str, Value]) -> dict[str, PlainValue]:
-    """The values alone, without the types of copied ones."""
+    """Metadata as plain values: a copied one without its GGUF types."""
     return {name: v.value if isinstance(v, Copied) else v for name, v in fields.items()}
 
 
@@ -44,13 +44,12 @@ def write_gguf(
     tensors: Mapping[str, npt.NDArray[np.float32]],
     kind: str,
 ) -> None:
-    """Writes metadata and tensors, one after the other.
+    """Writes a GGUF file; holds one tensor at a time in memory.
 
     Args:
-        fields: key -> text, bool, int (stored as uint32), float (float32), a list of one of them
-            (of ints: int32), or a value copied from another file.
-        tensors: name -> float32 values, dimensions in torch's order; vectors stay float32.
-        kind: `f32`, `f16` or `q8_0`, of the matrices.
+        fields: the metadata. Ints are stored as uint32, or int32 in lists; floats as float32.
+        tensors: name and float32 values of each tensor, with dimensions in torch's order.
+        kind: number format of the matrices: `f32`, `f16` or `q8_0`. Vectors are float32.
     """
     import gguf
 
@@ -74,7 +73,7 @@ def write_gguf(
 
 
 def _announce(writer: Any, name: str, shape: tuple[int, ...], kind: Any) -> None:
-    """Writes the description of a tensor, whose values follow later."""
+    """Adds a tensor's name, shape and format to the file's header; the values follow later."""
     import gguf
 
     block, size = gguf.GGML_QUANT_SIZES[kind]
