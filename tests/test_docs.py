@@ -326,3 +326,19 @@ def test_every_public_name_is_in_the_reference():
         if not re.search(rf"auto(class|function):: (peftkit\.)?{name}\b", text)
     ]
     assert not missing
+
+
+def test_the_troubles_are_messages_of_the_code():
+    """Each piece of a trouble, between code and `...`, is part of a text in the code."""
+    trees = (ast.parse(path.read_text()) for path in (ROOT / "peftkit").rglob("*.py"))
+    nodes = (node for tree in trees for node in ast.walk(tree))
+    texts = "\n".join(str(node.value) for node in nodes if isinstance(node, ast.Constant))
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    page = page[: page.index("## Not an error")]
+    rows = re.findall(r"^\| (?P<trouble>[^|]+?) \|", page, re.MULTILINE)
+    assert len(rows) > 40
+    pieces = [(row, piece.strip(" ,:.").casefold()) for row in rows if row[0] not in "-0123456789"
+              for piece in re.split(r"`[^`]*`|\.\.\.|;", row)]  # fmt: skip
+    headings = {"message", "exit code", "code"}
+    gone = {row for row, piece in pieces if piece not in texts.casefold()} - headings
+    assert not gone

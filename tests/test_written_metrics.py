@@ -118,10 +118,11 @@ def test_too_few_answers_are_named_before_weights(recipe, make_chat, tmp_path):
     with pytest.raises(DataError, match=r"needs 20 written answers; the validation split has"):
         prepare(chat.with_(task=chat.task.with_(data=chat.task.data.with_(max_rows=40))))
     few = recipe.task.data.with_(max_rows=24)
-    (note,) = [n for n in prepare(recipe.with_(task=recipe.task.with_(data=few))).ledger.notes
-               if n.startswith("chrf")]  # fmt: skip
+    notes = prepare(recipe.with_(task=recipe.task.with_(data=few))).ledger.notes
+    (note,) = [note for note in notes if note.startswith("chrf")]
     assert note == (
-        "chrf is computed on 3 validation rows of 6 and 4 test rows of 5: no more can be answered"
+        "chrf is computed on 3 validation rows, not 6 and 4 test rows, not 5: the splits have no "
+        "more to answer"
     )
 
 

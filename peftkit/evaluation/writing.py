@@ -53,19 +53,25 @@ def check_prompts(encoded: Encoded, task: Task, name: str) -> str:
         return ""
     wanted = {"validation": writing.validation_samples, "test": writing.samples}
     prompts = {"validation": encoded.validation_prompts, "test": encoded.prompts}
-    for split, of_split in prompts.items():
-        if len(of_split) < metric.least:
-            raise DataError(
-                f"`training.metric` is `{name}`, which needs {metric.least} written answers; the "
-                f"{split} split has {plural(len(of_split), 'row')} to answer",
-                "use more rows, or another `training.metric`",
-            )
+    lacking = [split for split, of_split in prompts.items() if len(of_split) < metric.least]
+    if lacking:
+        counts = " and ".join(
+            f"the {split} split has {plural(len(prompts[split]), 'row')}" for split in lacking
+        )
+        fractions = " and ".join(f"`--task.data.{split}-fraction`" for split in lacking)
+        raise DataError(
+            f"`training.metric` is `{name}`, which needs {metric.least} written answers; {counts} "
+            "to answer",
+            f"raise {fractions}, use more rows, or choose another `training.metric`",
+        )
     few = [
-        f"{len(of_split)} {split} rows of {wanted[split]}"
+        f"{plural(len(of_split), f'{split} row')}, not {wanted[split]}"
         for split, of_split in prompts.items()
         if len(of_split) < wanted[split]
     ]
-    return f"{metric.title} is computed on {' and '.join(few)}: no more can be answered" * bool(few)
+    if not few:
+        return ""
+    return f"{metric.title} is computed on {' and '.join(few)}: the splits have no more to answer"
 
 
 def written_scores(score: Score, task: Task) -> tuple[str, ...]:

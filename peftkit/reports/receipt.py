@@ -62,9 +62,12 @@ def write_receipt(file: Path, run: RunRecord) -> None:
     """Writes receipt.html from the record of a run."""
     template = environment("peftkit.reports").get_template("receipt.html.j2")
     training, test = run.training, run.test
+    metric = headline_metric(training.metric, test.after)
+    of_samples = metric in test.of_samples
     text = template.render(
         run=run,
-        metric=headline_metric(training.metric, test.after),
+        metric=metric,
+        rows=len(test.samples) if of_samples else run.ledger.splits["test"].rows,
         about_probe=about_probe(test.probe),
         recipe_json=json.dumps(json.loads(run.recipe.text), indent=2, ensure_ascii=False),
         loss_plot=plots.loss_curve(training.history, training.validations),
