@@ -707,10 +707,10 @@ def test_an_adapter_of_a_changed_base_is_refused_from_its_settings(
     conversion = "no conversion" if start == "loftq" else "path_initial_model_for_weight_conversion"
     assert conversion in problem.advice
     assert verify(str(folder), str(base)).problems == [problem]
-    with pytest.raises(AdapterError, match="had changed"):
+    with pytest.raises(AdapterError, match="changed the base before training"):
         pk.load(str(folder), str(base))
     recipe = make_chat(pk.LoRA(r=4, target_modules=("q_proj", "v_proj")), max_steps=1)
-    with pytest.raises(AdapterError, match="had changed"):
+    with pytest.raises(AdapterError, match="changed the base before training"):
         run(recipe.with_(start_from=str(folder)), str(tmp_path / "run"))
 
 

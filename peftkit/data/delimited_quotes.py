@@ -76,8 +76,8 @@ def _known(fields: Sequence[str], common: Sequence[Counter[str]]) -> bool:
 
 
 def _quotes_enclose(reading: Reading, lines: Sequence[str], separator: str) -> bool:
-    """Whether quotes enclose fields: the header, fields that need quotes, or more fields than there
-    are stray quotes.
+    """Whether quotes enclose fields: those of the header, fields that need quotes, or more fields
+    than there are stray quotes.
     """
     around = 0
     for record in reading.records:

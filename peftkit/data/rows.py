@@ -49,7 +49,7 @@ class Table:
     label_names: Mapping[str, Mapping[str, str]] | None = None
     """Column -> value -> name, if the source itself has names for its labels."""
     notes: tuple[str, ...] = ()
-    """Notes for the user on how it was read."""
+    """Notes for the user on how the file was read."""
     num_lines: int = 0
     """Lines of a delimited file; 0 for other sources."""
     continued: tuple[int, ...] = ()

@@ -1,7 +1,7 @@
 """The parts of a recipe: frozen values that refuse unknown fields.
 
 A `Part` is a closed value (a base, a training budget). An `OpenPart` is a family that
-anyone may extend (tasks, methods): each class registers itself under its `kind`: the class
+anyone may extend (tasks, methods). Each class registers itself under its `kind`: the class
 name for peftkit's own classes, `module:Class` for all others.
 """
 

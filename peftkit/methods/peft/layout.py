@@ -101,8 +101,8 @@ def restore_peft(model: nn.Module, folder: Path) -> None:
     stored = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     if computed := [key for key, tensor in live.items() if tensor.data_ptr() not in stored]:
         raise AdapterError(
-            f"PEFT computes {quoted(computed, 3)} when it saves, so it cannot be restored for "
-            "training",
+            f"PEFT computes {quoted(computed, 3)} only when it saves, so they cannot be restored "
+            "for training",
             "use one of peftkit's own methods, such as LoRA, PrefixTuning or PromptTuning",
         )
     fill_tensors(live, folder / WEIGHTS)
