@@ -220,7 +220,7 @@ def test_what_a_lora_file_cannot_hold_is_refused_without_weights(tiny, tmp_path,
 def test_other_architectures_and_methods_are_refused(tmp_path):
     base = save_base(tmp_path / "base", "phi3")
     adapter = save_adapter(tmp_path / "adapter", base)
-    with pytest.raises(AdapterError, match="phi3 model, and GGUF is written for `llama`, `mis"):
+    with pytest.raises(AdapterError, match="phi3 model; GGUF can be written for `llama`, `mis"):
         export(str(adapter), "gguf-lora", str(tmp_path / "a.gguf"), str(base))
     base = save_base(tmp_path / "llama", "llama")
     model = transformers.AutoModelForCausalLM.from_pretrained(base)

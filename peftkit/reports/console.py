@@ -183,7 +183,7 @@ def _count(value: int) -> str:
 
 
 def print_example(console: Console, pieces: Sequence[Piece]) -> None:
-    """Prints an example; supervised parts are coloured, or between marks without colours."""
+    """Prints an example; supervised parts are in colour, or marked if there are no colours."""
     for piece in pieces:
         text, style = piece.text, "bold green" if piece.supervised else "dim"
         if piece.supervised and not console.is_terminal:

@@ -79,7 +79,7 @@ def metric_curve(
 
 
 def rewind_curve(report: RewindReport) -> str:
-    """Draws the validation score by scale and below it retention by scale; marks the chosen one."""
+    """Draws the validation score by scale, below it retention by scale, and the chosen scale."""
     points, kept = report.scales, report.retention_metric
     target = {point.scale: point.validation for point in points}
     retained = {point.scale: point.retention for point in points if point.retention is not None}

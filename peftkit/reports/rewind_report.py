@@ -16,7 +16,7 @@ class Measured:
     scale: float
     validation: float
     retention: float | None = None
-    """None if retention was not measured."""
+    """Score on the retention data; None if retention was not measured."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Cost:
     """Seconds per token of a forward pass; 0 if time was not measured."""
 
     def at(self, other: Cost, share: float) -> Cost:
-        """Adds `share` times the distance to another cost to this one; `share` may exceed 1."""
+        """Interpolates between this cost (`share` 0) and another (1); beyond 1, extrapolates."""
         pairs = zip(asdict(self).items(), asdict(other).values(), strict=True)
         return Cost(**{name: one + share * max(0.0, two - one) for (name, one), two in pairs})
 
@@ -225,7 +225,7 @@ class _Pass:
 
 
 def _passes(engine: Engine, trial: Trial) -> tuple[_Pass, _Pass]:
-    """Passes to measure: forward and backward on the largest training batch, forward on test's."""
+    """The training pass and the evaluation pass to measure, each on its largest batch."""
     encoded, layout, model = trial.encoded, trial.layout, engine.model
     long = engine.batches(encoded.test)[0]
     longest = engine.batch(encoded.test, long)

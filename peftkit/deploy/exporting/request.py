@@ -18,7 +18,7 @@ EXPORTS = ("peft", "vllm", "safetensors", "gguf-lora", "gguf", "ollama")
 FILES = ("gguf-lora", "gguf")
 """Targets written as one file; the others are folders."""
 GGUF = ("gguf-lora", "gguf", "ollama")
-"""Targets that need GGUF files."""
+"""Targets written as GGUF files."""
 KINDS = ("f32", "f16", "q8_0")
 """Number formats of the matrices in a GGUF file."""
 

@@ -179,7 +179,7 @@ def _inputs(adapter: OpenedAdapter) -> MergeInputs:
 
 
 def _validation(adapter: OpenedAdapter) -> tuple[Examples | None, str]:
-    """The training's validation split, or None; and the reason why it cannot be read, or empty."""
+    """The training's validation split and an empty text, or None and why it cannot be read."""
     if not adapter.record.base:
         return None, "another tool saved the adapter, and it names no data"
     task = adapter.recipe.task

@@ -34,7 +34,7 @@ from peftkit.tasks.score import Score
 
 REPORT, CURVE = "rewind.json", "rewind.svg"
 OTHER_DATA = 1e-2
-"""Largest relative change of the test loss since training if the data is the same."""
+"""Relative change of the test loss above which the data is not that of the training."""
 
 
 @dataclass(frozen=True)

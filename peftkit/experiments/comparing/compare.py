@@ -57,8 +57,8 @@ def compare(
     budget: Budget | None = None,
     console: Console | None = None,
 ) -> Compared:
-    """Compares recipes that differ in the method. In the folder of an earlier comparison, does only
-    what is missing: an interrupted rest, or added recipes, rates and seeds.
+    """Compares recipes that differ in the method. In the folder of an earlier comparison, runs only
+    what is missing there, such as added recipes, rates or seeds.
 
     Args:
         recipes: recipes with the same base, task and data; full fine-tuning is added if missing.

@@ -231,7 +231,7 @@ class Comparison:
     before: float | None
     """Test score before training, if known."""
     learned: tuple[str, ...]
-    """Names of the methods that beat every baseline without training."""
+    """Names of the methods that are better than before training and than guessing one label."""
     seconds: float
     """Seconds that all parts took."""
     command: str

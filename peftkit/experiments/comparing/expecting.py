@@ -33,7 +33,7 @@ HOW = (
     "answers, merges and the frozen probe are not counted"
 )
 STARTS = 3
-"""Time of a part for starting, loading, checking and saving, in times of reading the data."""
+"""Time to start, load, check and save, as a multiple of the time to prepare a recipe."""
 MEASURED_SECONDS = 0.2
 """Seconds for which the measured pass is repeated, at least twice."""
 

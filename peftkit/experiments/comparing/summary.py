@@ -73,7 +73,7 @@ def _verdicts(methods: Sequence[Row], margin: str) -> str:
 
 
 def _cheapest(methods: Sequence[Row], full: Row) -> list[str]:
-    """A sentence on the method with the fewest trainable parameters that is not worse."""
+    """A sentence on the cheapest method that is not worse: it has the fewest parameters."""
     kept = [
         (row.trainable_parameters, row)
         for row in methods

@@ -52,7 +52,7 @@ def family_of(config: Any, known: tuple[str, ...] = tuple(FAMILIES)) -> Family:
     """
     if config.model_type not in known:
         raise AdapterError(
-            f"the base is a {config.model_type} model, and GGUF is written for {quoted(known)}",
+            f"the base is a {config.model_type} model; GGUF can be written for {quoted(known)}",
             "write a model for llama.cpp's own converter with `peftkit merge`",
         )
     return FAMILIES[config.model_type]

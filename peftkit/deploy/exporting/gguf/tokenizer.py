@@ -234,7 +234,7 @@ def with_training(
         ends = [tokenizer.eos_token_id, *ends]
     if len(ends) > len(STOPS):
         raise AdapterError(
-            f"answers end at {len(ends)} tokens, and a GGUF file has fields for {len(STOPS)}"
+            f"{len(ends)} tokens end an answer, but a GGUF file has fields for {len(STOPS)}"
         )
     keys = {f"tokenizer.ggml.{name}_token_id" for name in STOPS}
     result = {name: v for name, v in fields.items() if name not in keys and name != TEMPLATE}
