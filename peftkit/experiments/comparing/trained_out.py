@@ -14,8 +14,8 @@ NOT = "not trained out"
 
 
 def is_trained_out(seeds: Sequence[SeedRun]) -> bool | None:
-    """Whether fewer than half of the runs have their best validation score at the last step; None if
-    there are no runs.
+    """Whether fewer than half of the runs have their best validation score at the last step; None
+    if there are no runs.
     """
     if not seeds:
         return None
