@@ -482,7 +482,7 @@ def test_an_embedding_that_is_tied_is_not_merged_into_both(tmp_path, targets):
 def test_a_sliding_window_is_refused(tmp_path):
     base = save_base(tmp_path / "base", "mistral", sliding_window=64)
     opened = open_base(pk.Base(name_or_path=str(base)))
-    with pytest.raises(AdapterError, match="reaches 64 tokens back"):
+    with pytest.raises(AdapterError, match="attends to the last 64 tokens only"):
         models.check_writable(opened)
 
 
