@@ -513,3 +513,20 @@ def test_killed_ten_times_it_comes_to_the_same(recipe, compared, tmp_path):
     record = json.loads((folder / "compare.json").read_text())
     assert timeless(record) == timeless(compared.record.to_json())
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "macro_f1", "weighted_f1"])
+def test_runs_that_agree_on_few_rows_prove_nothing(name):
+    expected = np.arange(20) % 3
+    predicted = np.where(np.arange(20) < 3, (expected + 1) % 3, expected)
+    metric = TextClassification(data=Data(path="rows.csv")).metric(name)
+    parts = Parts.of(np.stack([expected, predicted], axis=1), num_labels=3)
+    if name == "accuracy":
+        parts = Parts.of(np.stack([expected == predicted, np.ones(20)], axis=1).astype(float))
+    gap = difference([parts] * 2, [parts] * 2, metric)
+    assert gap.value == 0
+    assert judge(gap, 0.01, metric) == "undecided"
+    few = Parts.of(np.stack([expected[:4], predicted[:4]], axis=1), num_labels=3)
+    if name != "accuracy":
+        low, high = estimate([few, few], metric).interval
+        assert 0 <= low <= high <= 1

@@ -79,7 +79,7 @@ class TestEveryRun:
         by_example = json.loads((finished[kind].folder / "by_example.json").read_text())
         assert set(by_example) == {"accuracy", "loss", "macro_f1", "weighted_f1"}
         for name, parts in by_example.items():
-            sums = Parts(parts["columns"], tuple(parts["group_of"])).table.sum(axis=0)
+            sums = Parts(parts["columns"], parts["num_labels"]).table.sum(axis=0)
             score = task.metric(name).statistic(sums)
             assert score == pytest.approx(record.test.after[name], rel=1e-5)
 

@@ -132,7 +132,7 @@ def _notes(
     for table, count in zip(tables, counts, strict=True):
         yield from table.notes
         if hint := _encoding_hint(count.malformed, table.name):
-            yield f"rows of `{table.name}` that are not UTF-8 are skipped; {hint}"
+            yield f"skipped rows of `{table.name}` are not UTF-8; {hint}"
         read = {*task.columns_read(table), task.source.group}
         if unread := [column for column in text_columns(table) if column not in read]:
             yield (
@@ -168,8 +168,7 @@ def clean_rows(task: RowContract, table: Table, split_seed: int) -> tuple[list[R
             malformed.append(Malformed(number, f"empty {source.group}"))
         else:
             rows.append(Row(number, read, group or task.group(Row(number, read))))
-    kinds = by_kind(malformed)
-    total = len(table.rows) + len(table.malformed)
+    kinds, total = by_kind(malformed), len(table.rows) + len(table.malformed)
     if malformed and (source.malformed == "refuse" or not rows):
         problems = describe_malformed(kinds, table.unit)
         raise DataError(

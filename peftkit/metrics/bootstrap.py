@@ -40,7 +40,7 @@ def sums_interval(
         statistic: computes the score: sums (resamples, k) -> (resamples,).
         counts: number of equal rows that each entry of `parts` stands for; 1 if not given.
     """
-    counts = np.ones(len(parts), np.int64) if counts is None else counts
+    counts = np.ones(parts.shape[0], np.int64) if counts is None else counts
     rows = int(counts.sum())
     draws = np.random.default_rng(0).multinomial(rows, counts / rows, size=RESAMPLES)
     return _interval(statistic(draws @ parts))

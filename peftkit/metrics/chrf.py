@@ -33,4 +33,4 @@ def chrf(sums: Floats) -> Floats:
     return np.array(scores).reshape(sums.shape[:-1])
 
 
-CHRF_SCORE = TextMetric("chrf", statistic=chrf, parts=ngram_counts)
+CHRF_SCORE = TextMetric("chrf", bounded=True, statistic=chrf, parts=ngram_counts)

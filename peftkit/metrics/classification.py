@@ -11,6 +11,7 @@ import numpy.typing as npt
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from peftkit.metrics.evaluate_metric import EvaluateMetric
+from peftkit.metrics.metric import Metric
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -79,25 +80,25 @@ def classification_scores(
     )
 
 
-def label_counts(
-    expected: Counts, predicted: Counts, num_labels: int
-) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Counts what an example adds to each label's F1. Examples with the same expected and the same
-    predicted label form a group.
+def label_counts(expected: Counts, predicted: Counts, num_labels: int) -> Any:
+    """What each example adds to the F1 of each label: a sparse matrix, since three entries at most
+    are not 0.
 
     Args:
         expected, predicted: (examples,), indices of labels.
 
     Returns:
-        (groups, 3 * labels), 0 or 1: whether each label is right, then whether each is predicted,
-            then whether each is expected; and (examples,), the index of each example's group.
+        (examples, 3 labels) scipy sparse array: 1 where a label is right, is predicted, is
+        expected.
     """
-    pairs, group_of = np.unique(expected * num_labels + predicted, return_inverse=True)
-    counts, groups = np.zeros((len(pairs), 3, num_labels)), np.arange(len(pairs))
-    expected, predicted = pairs // num_labels, pairs % num_labels
-    counts[groups, 0, expected] = expected == predicted
-    counts[groups, 1, predicted] = counts[groups, 2, expected] = 1
-    return counts.reshape(len(pairs), -1), group_of
+    from scipy.sparse import csr_array
+
+    rows, right = np.arange(len(expected)), (expected == predicted).nonzero()[0]
+    places = np.concatenate([expected[right], num_labels + predicted, 2 * num_labels + expected])
+    ones = np.ones(len(places))
+    return csr_array(
+        (ones, (np.concatenate([right, rows, rows]), places)), (len(expected), 3 * num_labels)
+    )
 
 
 def macro_f1(sums: Floats) -> Floats:
@@ -129,8 +130,11 @@ def weighted_f1(sums: Floats) -> Floats:
     return means
 
 
-STATISTICS = {"macro_f1": macro_f1, "weighted_f1": weighted_f1}
-"""Name of a metric -> the function that computes it from sums of `label_counts`."""
+METRICS = {
+    "macro_f1": Metric("macro_f1", statistic=macro_f1, bounded=True),
+    "weighted_f1": Metric("weighted_f1", statistic=weighted_f1, bounded=True),
+}
+"""Metrics of sums of `label_counts`."""
 
 
 def _by_label(sums: Floats) -> Floats:

@@ -27,6 +27,9 @@ class Metric:
     higher_is_better: bool = True
     statistic: Callable[[Any], Any] = field(default=mean, compare=False)
     """Computes the score from sums over rows: (..., k) -> (...,)."""
+    bounded: bool = field(default=False, compare=False)
+    """Whether it is a share from 0 to 1, as F1: intervals of comparisons end there, and runs that
+    happen to agree on all rows do not prove that two methods are equal."""
 
     @property
     def title(self) -> str:

@@ -45,5 +45,5 @@ class _Words:
         return [word for word in words if word]
 
 
-ROUGE_L = TextMetric("rouge_l", parts=longest_common_f, least=20)
+ROUGE_L = TextMetric("rouge_l", bounded=True, parts=longest_common_f, least=20)
 """The mean ROUGE-L F over texts."""

@@ -46,26 +46,30 @@ class Parts:
     """What each row adds to a score: the score is `Metric.statistic` of the sums over rows."""
 
     columns: tuple[tuple[float, ...], ...]
-    """(k, rows), or (k, groups) if equal rows are grouped; for a mean, values and weights (k =
-    2)."""
-    group_of: tuple[int, ...] = ()
-    """(rows,), the index of each row's group; empty if rows are not grouped."""
+    """(k, rows); for a mean the values and their weights."""
+    num_labels: int = 0
+    """If not 0, the columns are each row's expected and predicted label, and `label_counts` makes
+    (rows, 3 labels) of them."""
 
     @classmethod
-    def of(
-        cls, table: npt.NDArray[np.floating], group_of: npt.NDArray[np.int64] | None = None
-    ) -> Parts:
-        """Makes parts from a table (rows, k), or from a table (groups, k) and each row's group."""
-        groups = () if group_of is None else tuple(map(int, group_of))
-        return cls(tuple(tuple(map(float, column)) for column in table.T), groups)
+    def of(cls, table: npt.NDArray[np.number], num_labels: int = 0) -> Parts:
+        """Builds the parts from (rows, k)."""
+        return cls(tuple(tuple(column) for column in table.T.tolist()), num_labels)
 
     @property
     def table(self) -> npt.NDArray[np.float64]:
-        """What each row adds, (rows, k)."""
+        """(rows, k)."""
         import numpy as np
 
-        table = np.array(self.columns, np.float64).T
-        return table[list(self.group_of)] if self.group_of else table
+        if not self.num_labels:
+            return np.array(self.columns, np.float64).T
+        from peftkit.metrics.classification import label_counts
+
+        expected, predicted = np.array(self.columns, np.int64)
+        table: npt.NDArray[np.float64] = label_counts(
+            expected, predicted, self.num_labels
+        ).toarray()
+        return table
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -13,7 +12,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from peftkit.data.rows import check_columns
 from peftkit.data.source import Data, as_number
 from peftkit.errors import DataError, RecipeError, did_you_mean, quoted
-from peftkit.metrics.metric import Metric, mean
+from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Answer, Decision, Prediction
 from peftkit.tasks.reading.labels import (
     folded,
@@ -111,18 +110,14 @@ class TextClassification(Task):
     def as_input(self, value: Any) -> dict[str, object]:
         values = {"text": value} if isinstance(value, str) else value
         wanted = [role for role in self.columns if role != "label"]
-        filled = (
-            [role for role, text in values.items() if text] if isinstance(values, Mapping) else []
-        )
+        items = values.items() if isinstance(values, Mapping) else ()
+        filled = [role for role, text in items if text]
         if sorted(filled) != sorted(wanted):
+            leave = "leave `--text-pair` out" if "text_pair" in filled else "give `text`"
             raise RecipeError(
                 f"the task classifies {quoted(wanted)}, and the input has "
                 f"{quoted(filled) or 'neither'}",
-                "give `--text-pair` too"
-                if len(wanted) > 1
-                else "leave `--text-pair` out"
-                if "text_pair" in filled
-                else f"give {quoted(wanted)}",
+                "give `--text-pair` too" if len(wanted) > 1 else leave,
             )
         return dict(values)
 
@@ -220,9 +215,9 @@ class TextClassification(Task):
         return Piece(" ".join(tokens) + "\nlabel: "), Piece(label, supervised=True)
 
     def metric(self, name: str) -> Metric:
-        from peftkit.metrics.classification import STATISTICS
+        from peftkit.metrics.classification import METRICS
 
-        return replace(super().metric(name), statistic=STATISTICS.get(name, mean))
+        return METRICS.get(name) or super().metric(name)
 
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
         from peftkit.tasks.scoring.class_scores import class_score

@@ -191,7 +191,9 @@ class TokenClassification(Task):
         from peftkit.metrics.entities import entity_f1
 
         metric = super().metric(name)
-        return replace(metric, statistic=entity_f1) if name == "entity_f1" else metric
+        if name != "entity_f1":
+            return metric
+        return replace(metric, statistic=entity_f1, bounded=True)
 
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
         import numpy as np

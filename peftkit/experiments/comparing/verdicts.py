@@ -62,7 +62,7 @@ def estimate(seeds: Sequence[Parts], metric: Metric) -> Estimate:
     """
     parts, statistic = _table(seeds), metric.statistic
     value, moved = _value(parts, statistic), _moved(parts, statistic)
-    if _is_right_or_wrong(parts, metric):
+    if _is_share(parts, metric):
         return _clipped(_estimate(value, moved, counts=True), 0.0)
     return _estimate(value, moved)
 
@@ -78,7 +78,7 @@ def difference(ours: Sequence[Parts], others: Sequence[Parts], metric: Metric) -
     assert parts.shape == theirs.shape, "not the same examples"
     value = _value(parts, statistic) - _value(theirs, statistic)
     moved = _moved(parts, statistic) - _moved(theirs, statistic)
-    if _is_right_or_wrong(parts, metric) and _is_right_or_wrong(theirs, metric):
+    if _is_share(parts, metric) and _is_share(theirs, metric):
         return _clipped(_estimate(value, moved, counts=True), -1.0)
     return _estimate(value, moved)
 
@@ -105,9 +105,10 @@ def _table(seeds: Sequence[Parts]) -> Floats:
     return np.stack([seed.table for seed in seeds])
 
 
-def _is_right_or_wrong(parts: Floats, metric: Metric) -> bool:
-    """Whether every example's part is 1 (right) or 0 (wrong)."""
-    return metric.statistic is mean and bool(np.isin(parts[..., 0], (0.0, 1.0)).all())
+def _is_share(parts: Floats, metric: Metric) -> bool:
+    """Whether the score is a share, such as F1 or the mean of answers that are right or wrong."""
+    right_or_wrong = metric.statistic is mean and np.isin(parts[..., 0], (0.0, 1.0)).all()
+    return metric.bounded or bool(right_or_wrong)
 
 
 def _value(parts: Floats, statistic: Statistic) -> float:
@@ -135,7 +136,7 @@ def _estimate(value: float, moved: Floats, counts: bool = False) -> Estimate:
 
     Args:
         moved: result of `_moved`, or a difference of two, (seeds, examples).
-        counts: whether examples are right or wrong, or differences of these. Then at least two
+        counts: whether the score is a share, or a difference of shares. Then at least two
             examples are assumed to differ, even if none do (Agresti & Min 2005).
     """
     num_seeds, num_examples = moved.shape

@@ -34,17 +34,18 @@ def class_score(outputs: Outputs, examples: Examples, head: Head) -> Score:
     expected = examples.targets
     predicted = outputs.argmax(axis=1)
     scores = classification_scores(predicted, expected, len(head.labels))
-    counts, group_of = label_counts(expected, predicted, len(head.labels))
-    ones = np.ones(len(expected))
+    ones, num_labels = np.ones(len(expected)), len(head.labels)
     right = np.stack([expected == predicted, ones], axis=1)
-    sizes = np.bincount(group_of)
-    f1 = Parts.of(counts, group_of)
+    f1 = Parts.of(np.stack([expected, predicted], axis=1), num_labels)
+    # rows with one expected and one predicted label are alike
+    _, first, sizes = np.unique(
+        expected * num_labels + predicted, return_index=True, return_counts=True
+    )
+    counts = label_counts(expected[first], predicted[first], num_labels)
     return Score(
         metrics=scores.metrics(),
         intervals={
-            "accuracy": sums_interval(
-                right[np.unique(group_of, return_index=True)[1]], mean, sizes
-            ),
+            "accuracy": sums_interval(right[first], mean, sizes),
             "macro_f1": sums_interval(counts, macro_f1, sizes),
             "weighted_f1": sums_interval(counts, weighted_f1, sizes),
         },
