@@ -13,7 +13,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from peftkit import IA3, Budget, Data, HeadOnly, LoRA, TextClassification
+from peftkit import (
+    IA3,
+    Base,
+    Budget,
+    Chat,
+    Conversations,
+    Data,
+    HeadOnly,
+    LoRA,
+    Recipe,
+    TextClassification,
+)
 from peftkit.cli.main import command_line
 from peftkit.errors import DataError, OutputError
 from peftkit.experiments.comparing.compare import _settle, _Settled, compare
@@ -80,6 +91,22 @@ class TestFolder:
         with pytest.raises(OutputError, match="holds no comparison"):
             check_folder(str(tmp_path), self.IDENTITY)
         assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+    def test_a_field_that_is_new_at_its_default_is_no_change(self, tmp_path):
+        task = Chat(data=Conversations(path="rows.jsonl"))
+        recipe = Recipe(base=Base(name_or_path="base"), task=task, method=LoRA())
+        now = json.loads(recipe.to_json())
+        identity = Identity(self.IDENTITY.grid, {"lora": now}, {})
+        with open_folder(str(tmp_path), identity):
+            pass
+        file = tmp_path / "recipes" / "lora.json"
+        older = json.loads(file.read_text())
+        del older["task"]["validation_samples"]
+        file.write_text(json.dumps(older))
+        check_folder(str(tmp_path), identity)
+        file.write_text(json.dumps({**older, "seed": 5}))
+        with pytest.raises(OutputError, match="seed"):
+            check_folder(str(tmp_path), identity)
 
     def test_a_second_process_leaves_nothing(self, tmp_path):
         with open_folder(str(tmp_path), self.IDENTITY):

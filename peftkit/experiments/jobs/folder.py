@@ -17,9 +17,10 @@ from pydantic import JsonValue
 
 from peftkit.atomic import why_not_writable, write_json
 from peftkit.data.encoded import digest_version
-from peftkit.errors import OutputError, first_line
+from peftkit.errors import OutputError, RecipeError, first_line
 from peftkit.experiments.jobs.done import Done, Result, read_done
 from peftkit.parts.json_values import differences
+from peftkit.recipe import Recipe
 
 GRID = "grid.json"
 CODE = "code.json"
@@ -117,7 +118,7 @@ def check_folder(path: str, identity: Identity) -> Path:
     known = folder / GRID
     if known.is_file():
         files = {name: folder / "recipes" / f"{name}.json" for name in identity.recipes}
-        recipes = {name: _read(file) for name, file in files.items() if file.is_file()}
+        recipes = {name: _recipe(file) for name, file in files.items() if file.is_file()}
         changed = differences(_read(known), identity.grid)
         for was, now in ((recipes, identity.recipes), (_code(folder), identity.code)):
             shared = {name: value for name, value in now.items() if name in was}
@@ -133,6 +134,15 @@ def check_folder(path: str, identity: Identity) -> Path:
             f"`{folder}` exists already and holds no comparison", "give a new `--output-dir`"
         )
     return folder
+
+
+def _recipe(file: Path) -> Any:
+    """A recipe's JSON with fields of today that it lacks at their defaults."""
+    try:
+        text = Recipe.from_json(file.read_text(encoding="utf-8")).to_json()
+    except (RecipeError, OSError):
+        return _read(file)
+    return json.loads(text)
 
 
 @contextmanager
