@@ -231,7 +231,9 @@ class TestGrid:
         loss = recipe.with_(task=task, training=recipe.training.with_(metric="loss"))
         assert prepare_grid([loss], Budget())[0].metric.name == "loss"
         accuracy = loss.with_(training=loss.training.with_(metric="accuracy"))
-        with pytest.raises(RecipeError, match=r"PartsOfLoss.metrics` returns no parts of") as told:
+        with pytest.raises(
+            RecipeError, match=r"PartsOfLoss.metrics` returns no value per row"
+        ) as told:
             prepare_grid([accuracy], Budget())
         assert told.value.hint == "compare by `loss`"
 

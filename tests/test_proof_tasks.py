@@ -389,7 +389,7 @@ def test_texts_are_answered_on_the_command_line(runs, capsys):
     assert capsys.readouterr().out == f"{reply.reply}\n"
     with pytest.raises(SystemExit):
         command_line(["predict", "nowhere", "--text", "a", "--out", "answers.csv"])
-    assert "`--out` is for the answers to `--file`" in capsys.readouterr().err
+    assert "`--out` needs `--file`" in capsys.readouterr().err
 
 
 def test_labels_that_look_alike_are_noted(tmp_path):

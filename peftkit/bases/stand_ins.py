@@ -123,7 +123,7 @@ def _is_pickle(begins: bytes) -> bool:
 
 
 def _as_text(begins: bytes) -> str | None:
-    """The first line of bytes that are plain text, perhaps cut off in a character; else None."""
+    """The first line of plain text, whose last character may be cut off; None for other bytes."""
     try:
         text = begins.decode("utf-8")
     except UnicodeDecodeError as error:

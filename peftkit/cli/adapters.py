@@ -113,7 +113,10 @@ def _check_predict(options: argparse.Namespace) -> None:
             "give one `--text-pair` for each `--text`",
         )
     if options.out and not options.file:
-        raise RecipeError("`--out` is for the answers to `--file`", "leave it out, or use `--json`")
+        raise RecipeError(
+            "`--out` needs `--file`: it names the file for the answers to the rows of `--file`",
+            "leave it out, or use `--json`",
+        )
     if options.file and not options.out:
         raise RecipeError("`--file` needs `--out answers.csv`")
     if options.encoding and not is_encoding(options.encoding):

@@ -88,7 +88,7 @@ class _Work:
     by_rows: float
     """Work for all training and validation rows."""
     fixed: float
-    """Work for the test rows; 0 if their features are known."""
+    """Tokens to compute the features of the test rows; 0 if these are known already."""
 
     def of(self, share: float) -> float:
         """The work if only a share of the training and validation rows is used."""

@@ -48,8 +48,8 @@ class Parts:
     columns: tuple[tuple[float, ...], ...]
     """(k, rows); for a mean the values and their weights."""
     num_labels: int = 0
-    """If not 0, the columns are each row's expected and predicted label, and `label_counts` makes
-    (rows, 3 labels) of them."""
+    """Number of labels, where the columns are each row's expected and predicted label, which
+    `label_counts` turns into (rows, 3 * num_labels); 0 elsewhere."""
 
     @classmethod
     def of(cls, table: npt.NDArray[np.number], num_labels: int = 0) -> Parts:

@@ -81,7 +81,7 @@ def _check_metric(first: Prepared, metric: Metric) -> None:
     if metric.name not in parts:
         raise RecipeError(
             f"`training.metric` is `{metric.name}`, but `{task.kind()}.metrics` returns no "
-            "parts of it by row, which comparing methods needs",
+            "value per row for it, which a comparison needs",
             f"compare by {quoted(parts)}" if parts else "return `Score(parts=...)` from `metrics`",
         )
 

@@ -66,7 +66,7 @@ class JobQueue:
     """Number of parts done or skipped so far."""
     _parts: list[str] = field(default_factory=list)
     _cold: float = 0.0
-    """Seconds of the first part that are counted as start-up, not as its own work."""
+    """Seconds of the first job that count as start-up, and not into the speed of its work."""
     _took: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Contender -> (seconds, cost) of its parts that this call has run."""
 

@@ -120,7 +120,8 @@ def _before_words(tokenizer: Any) -> str:
 def _first_places(
     row_of: Sequence[int], word_ids: Sequence[Sequence[int | None]], overlap: int
 ) -> list[dict[int, int]]:
-    """For each window: index of a word -> place of the word's first token, if the window has it.
+    """For each window, a mapping: index of a word -> place of its first token in the window. Words
+    whose first token is outside the window are left out.
 
     Args:
         row_of: the row of each window.

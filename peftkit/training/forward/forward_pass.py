@@ -183,7 +183,7 @@ class HookedBatch:
         return hidden
 
     def _classes(self) -> Tensor:
-        """Runs a model without an output layer over a vocabulary: (outputs, classes)."""
+        """Runs a model that has no language-model head; returns logits (outputs, classes)."""
         batch, logits = self.batch, self._run()
         if self._hidden is not None:
             assert self.forward.score is not None
