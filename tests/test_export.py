@@ -589,7 +589,9 @@ def test_a_model_file_that_is_another_is_noticed(trained, tmp_path, change):
         }[change]  # fmt: skip
         wrong[key] = value
         models.write_model(tmp_path / "x.gguf", model, layout, wrong, "f16")
-    with pytest.raises(AdapterError, match=r"as it was written|metadata that was written is wrong"):
+    with pytest.raises(
+        AdapterError, match=r"in the written file differs|metadata that was written is wrong"
+    ):
         models.check_model(tmp_path / "x.gguf", model, adapter.base, stops, fields)
 
 
