@@ -36,6 +36,7 @@ from peftkit.experiments.comparing.jobs import seed_job
 from peftkit.experiments.comparing.prepared_grid import prepare_grid
 from peftkit.experiments.comparing.rates import best_rate, collapsed
 from peftkit.experiments.comparing.report import write_report
+from peftkit.experiments.comparing.runs import read_scores
 from peftkit.experiments.comparing.summary import summary
 from peftkit.experiments.comparing.trained_out import is_trained_out
 from peftkit.experiments.jobs.done import Done
@@ -434,3 +435,8 @@ def test_a_method_whose_processes_die_is_tried_again(recipe, tmp_path):
     done, record = once()
     assert done.returncode == 2
     assert "own.py` has changed" in done.stderr
+
+
+def test_a_run_that_was_deleted_by_hand_is_named(tmp_path):
+    with pytest.raises(OutputError, match="though this run is marked as done"):
+        read_scores(tmp_path / "lora" / "seed-0", Metric("accuracy"))

@@ -167,13 +167,13 @@ def test_a_written_folder_that_is_not_the_adapter_is_noticed(uneven, chat_base, 
     file = tmp_path / "out/adapter_config.json"
     right = json.loads(file.read_text())
     file.write_text(json.dumps({**right, "lora_alpha": right["lora_alpha"] + 1}))
-    with pytest.raises(AdapterError, match="is not the adapter"):
+    with pytest.raises(AdapterError, match="differ from the adapter"):
         check_expanded(saved, tmp_path / "out")
     file.write_text(json.dumps(right))
     tensors = load_file(tmp_path / "out/adapter_model.safetensors")
     name = sorted(tensors)[0]
     save_file({**tensors, name: tensors[name] * 1.01}, tmp_path / "out/adapter_model.safetensors")
-    with pytest.raises(AdapterError, match="is not the adapter"):
+    with pytest.raises(AdapterError, match="differ from the adapter"):
         check_expanded(saved, tmp_path / "out")
 
 

@@ -182,7 +182,7 @@ def test_what_cannot_be_is_told_before_weights_are_loaded(labelled, tmp_path, mo
     seen = write_csv(tmp_path / "seen.csv", [[row["text"], row["label"]]])
     with pytest.raises(DataError, match="all its rows are in the training split"):
         rewind(str(run_folder), retention=Retention(path=str(seen)))
-    with pytest.raises(RecipeError, match="what retention may cost"):
+    with pytest.raises(RecipeError, match="needs a measured retention"):
         rewind(str(run_folder), allowed=0.1)
     with pytest.raises(DataError, match="data of the training is needed"):
         rewind(str(run_folder / "adapter"), base=recipe.base.name_or_path)

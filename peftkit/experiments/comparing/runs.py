@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from peftkit.errors import OutputError
 from peftkit.experiments.comparing.comparison import LossPoint, Rate, SeedRun, ValidationPoint
 from peftkit.experiments.comparing.grid import Contender
 from peftkit.experiments.comparing.verdicts import estimate
@@ -114,6 +115,16 @@ def probe_command(recipe: Path) -> str:
 
 
 def read_scores(folder: Path, metric: Metric) -> Parts:
-    """Reads what each test row adds to a run's score."""
-    parts = json.loads((folder / "by_example.json").read_text(encoding="utf-8"))
+    """Reads what each test row adds to a run's score.
+
+    Raises:
+        OutputError: the run's folder was deleted since.
+    """
+    file = folder / "by_example.json"
+    if not file.is_file():
+        raise OutputError(
+            f"no file `{file}`, though this run is marked as done",
+            "put the run's folder back, or give another `--output-dir`",
+        )
+    parts = json.loads(file.read_text(encoding="utf-8"))
     return from_json(Parts, parts[metric.name])
