@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.cli.commands import GROUPS, command_parser
+from peftkit.cli.commands import command_parser
 from peftkit.cli.completion import script_for
 from peftkit.cli.environment import VARIABLES, environment
+from peftkit.cli.groups import GROUPS
 from peftkit.recipe import Training
 from tests.test_cli import call
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 import sys
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from peftkit.adapters.inspection.headers import read_header
 from peftkit.adapters.probes import Probe
 from peftkit.adapters.recorded_recipe import RecordedRecipe
 from peftkit.bases.fingerprint import RecordedBase
+from peftkit.bases.packages import installed_version
 from peftkit.data.head import Head
 from peftkit.errors import AdapterError
 from peftkit.methods.peft.adapter_config import AdapterConfig
@@ -177,12 +177,7 @@ def tensor_digests(folder: Path) -> dict[str, dict[str, SavedTensor]]:
 def versions() -> dict[str, str]:
     """Versions of Python, peftkit and the packages that affect results."""
     numbers = {"python": sys.version.split()[0]}
-    for package in ("peftkit", *PACKAGES):
-        try:
-            numbers[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            numbers[package] = "not installed"
-    return numbers
+    return numbers | {name: installed_version(name) for name in ("peftkit", *PACKAGES)}
 
 
 def published_recipe(recipe: Recipe) -> RecordedRecipe:

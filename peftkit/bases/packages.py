@@ -42,6 +42,7 @@ ALWAYS = {
 error before training, not after."""
 SOMETIMES = {"bitsandbytes": "bitsandbytes", "gguf": "gguf"}
 """Module -> pip's name, for packages that only some recipes need; see `require`."""
+NOT_INSTALLED = "not installed"
 SENTENCEPIECE = b"\n"
 """First byte of a sentencepiece file; a tiktoken file is text and starts with a letter."""
 OF_OTHERS = {"PIL": "pillow", "google": "protobuf", "yaml": "pyyaml"}
@@ -62,6 +63,14 @@ def require(module: str, why: str) -> None:
     """
     if not is_installed(module):
         raise _missing([module], why)
+
+
+def installed_version(package: str) -> str:
+    """The version of an installed package; `NOT_INSTALLED` if it is missing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return NOT_INSTALLED
 
 
 def is_installed(module: str) -> bool:

@@ -4,40 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from importlib import metadata
-from typing import Any, Final
+from typing import Any
 
+from peftkit.bases.packages import installed_version
 from peftkit.cli.arguments import Arguments
 from peftkit.cli.compare import add_compare
+from peftkit.cli.groups import GROUPS, SUMMARIES
 from peftkit.cli.options import add_adapter_commands
 from peftkit.errors import RecipeError, did_you_mean, quoted
 
-GROUPS: Final = {
-    "train": {
-        "new": "write a recipe script; with --data, for your own file",
-        "check": "find errors before weights are loaded; trains nothing",
-        "plan": "estimate a run's memory and time before weights are loaded",
-        "run": "train a recipe (.py or recipe.json); save a checked adapter",
-        "compare": "compare methods, each at its best learning rate",
-    },
-    "use": {
-        "predict": "answer texts with a trained adapter",
-        "chat": "talk with a trained model",
-        "verify": "check an adapter; exit code 1: problems found; 2: not an adapter",
-        "rewind": "find the strength at which an adapter forgets least",
-    },
-    "share": {
-        "merge": "merge an adapter into its base's weights, with a proof",
-        "export": "write an adapter for other programs",
-        "convert": "convert a pickle's tensors (.bin) to a safetensors file",
-    },
-    "more": {
-        "env": "print versions, device, threads and caches, for a bug report",
-        "schema": "print the JSON Schema of recipe.json",
-        "completion": "print a script for command completion in a shell",
-    },
-}
-"""Heading in the help -> command -> what the command does."""
 RECIPE_COMMANDS = ("run", "check", "plan", "compare")
 TAKE_FIELDS = (*RECIPE_COMMANDS, "new")
 """Commands that also take the fields of a recipe as options."""
@@ -76,7 +51,9 @@ def command_parser() -> Commands:
     parser = Commands(
         "peftkit", description="Parameter-efficient fine-tuning whose results can be trusted."
     )
-    parser.add_argument("--version", action="version", version=f"peftkit {_version()}")
+    parser.add_argument(
+        "--version", action="version", version=f"peftkit {installed_version('peftkit')}"
+    )
     commands: Any = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Arguments)
     for name in ("run", "check", "plan"):
         _add_recipe_command(commands, name)
@@ -99,7 +76,7 @@ def add_run_options(parser: argparse.ArgumentParser, output: bool = True) -> Non
 def _add_recipe_command(commands: Any, name: str) -> None:
     part = commands.add_parser(
         name,
-        description=GROUPS["train"][name],
+        description=SUMMARIES[name],
         epilog="Fields of the recipe can follow: --method.r 16 (`python FILE --help` lists a "
         "script's fields)",
     )
@@ -114,7 +91,7 @@ def _add_recipe_command(commands: Any, name: str) -> None:
 def _add_new(commands: Any) -> None:
     new = commands.add_parser(
         "new",
-        description=f"{GROUPS['train']['new']}.",
+        description=f"{SUMMARIES['new']}.",
         epilog="Fields of the recipe can follow: --task.data.label NAME, --method.r 16",
     )
     new.add_argument("name", help="name of the script and its runs")
@@ -141,10 +118,3 @@ def _add_others(commands: Any) -> None:
         if name == "completion":
             part.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
             part.epilog = 'bash: eval "$(peftkit completion bash)"'
-
-
-def _version() -> str:
-    try:
-        return metadata.version("peftkit")
-    except metadata.PackageNotFoundError:
-        return "not installed"

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from typing import get_args
 
 from peftkit.cli.arguments import Arguments
-from peftkit.cli.commands import GROUPS, SHELLS, TAKE_FIELDS, Commands
+from peftkit.cli.commands import SHELLS, TAKE_FIELDS, Commands
+from peftkit.cli.groups import SUMMARIES
 from peftkit.parts.part import OpenPart, Part
 from peftkit.recipe import Recipe
-
-SUMMARIES = {name: text for group in GROUPS.values() for name, text in group.items()}
 
 
 def script_for(shell: str, parser: Commands) -> str:

@@ -10,17 +10,15 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from peftkit.bases.gguf import cache_folder
-from peftkit.bases.packages import ALWAYS, SOMETIMES, is_installed
+from peftkit.bases.packages import ALWAYS, NOT_INSTALLED, SOMETIMES, installed_version, is_installed
 from peftkit.data.packaged import DATA, MODELS, PREFIX
 from peftkit.parts.records import to_json
 from peftkit.training.threads import CHOSEN_BY_USER, resolved_threads, usable_cpus
 from peftkit.wording import plural
 
-MISSING = "not installed"
 VARIABLES = (
     *CHOSEN_BY_USER, "CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE",
     "HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "XDG_CACHE_HOME",
@@ -72,7 +70,7 @@ def env_command(options: argparse.Namespace) -> None:
     print(f"python      {facts.python}")
     print(f"platform    {facts.platform}")
     print(f"memory      {memory}")
-    print(f"devices     {', '.join(facts.devices) or f'unknown: torch is {MISSING}'}")
+    print(f"devices     {', '.join(facts.devices) or f'unknown: torch is {NOT_INSTALLED}'}")
     threads = plural(facts.threads, "thread") if facts.threads else "unknown"
     print(f"threads     {threads} on {plural(facts.usable_cpus, 'usable CPU')}")
     print(f"packaged    {', '.join(facts.packaged)}")
@@ -90,14 +88,14 @@ def environment() -> Environment:
     """Collects the facts; a missing package is not an error."""
     has_torch = is_installed("torch")
     return Environment(
-        peftkit=_version("peftkit"),
+        peftkit=installed_version("peftkit"),
         python=sys.version.split()[0],
         platform=platform.platform(),
         memory_mb=_memory_mb(),
         devices=_devices() if has_torch else (),
         usable_cpus=usable_cpus(),
         threads=resolved_threads(None) if has_torch else None,
-        packages={name: _version(name) for name in {**ALWAYS, **SOMETIMES}.values()},
+        packages={name: installed_version(name) for name in {**ALWAYS, **SOMETIMES}.values()},
         packaged=tuple(
             f"{PREFIX}{name}"
             for name, entry in {**MODELS, **DATA}.items()
@@ -106,13 +104,6 @@ def environment() -> Environment:
         caches={name: _cache(folder) for name, folder in _caches().items()},
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return MISSING
 
 
 def _memory_mb() -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from peftkit.cli.groups import SUMMARIES
 from peftkit.deploy.rewinding.scales import DEFAULT
 
 
@@ -12,8 +13,7 @@ def add_adapter_commands(commands: Any) -> None:
     """Adds the commands on adapters to the result of a parser's `add_subparsers`."""
     _add_predict(commands)
     _add_chat(commands)
-    text = "check an adapter; exit code 1: problems found; 2: not an adapter"
-    verify = commands.add_parser("verify", description=text)
+    verify = commands.add_parser("verify", description=SUMMARIES["verify"])
     _add_adapter_options(verify)
     _add_convert(commands)
     _add_merge(commands)
@@ -22,8 +22,7 @@ def add_adapter_commands(commands: Any) -> None:
 
 
 def _add_predict(commands: Any) -> None:
-    text = "answer texts with a trained adapter"
-    predict = commands.add_parser("predict", description=text)
+    predict = commands.add_parser("predict", description=SUMMARIES["predict"])
     _add_adapter_options(predict)
     predict.add_argument("--text", action="append", default=[], help="a text; may be repeated")
     predict.add_argument("--text-pair", action="append", default=[], help="second text of a pair")
@@ -33,8 +32,7 @@ def _add_predict(commands: Any) -> None:
 
 
 def _add_chat(commands: Any) -> None:
-    text = "talk with a trained model"
-    chat = commands.add_parser("chat", description=text)
+    chat = commands.add_parser("chat", description=SUMMARIES["chat"])
     _add_adapter_options(chat)
     chat.add_argument("--once", default=None, metavar="TEXT", help="one question, for scripts")
     chat.add_argument("--compare", action="store_true", help="base and tuned model side by side")
@@ -71,8 +69,7 @@ def _add_merge(commands: Any) -> None:
 
 
 def _add_export(commands: Any) -> None:
-    text = "write an adapter for other programs"
-    export = commands.add_parser("export", description=text)
+    export = commands.add_parser("export", description=SUMMARIES["export"])
     _add_adapter_options(export)
     export.add_argument(
         "--to",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from peftkit.data.rows import Table, is_empty, text_columns
+from peftkit.data.rows import Table, folded_name, is_empty, text_columns
 from peftkit.data.source import as_number
 
 MOST_ROWS = 2000
@@ -46,6 +46,13 @@ def inspect_columns(table: Table) -> dict[str, Column]:
         present = [value for value in values if value is not None]
         columns[name] = Column(name, _look(present, name in worded), values)
     return columns
+
+
+def named_pair(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
+    """Returns the two columns with the first pair of usual names that is there, or None."""
+    by_name = {folded_name(name): name for name in names}
+    usual = (tuple(by_name.get(folded_name(name), "") for name in pair) for pair in pairs)
+    return next(((first, second) for first, second in usual if first and second), None)
 
 
 def list_columns(columns: Mapping[str, Column]) -> str:

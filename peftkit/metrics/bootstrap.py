@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,10 +41,22 @@ def sums_interval(
         statistic: computes the score: sums (resamples, k) -> (resamples,).
         counts: number of equal rows that each entry of `parts` stands for; 1 if not given.
     """
+    return sums_intervals(parts, {"": statistic}, counts)[""]
+
+
+def sums_intervals(
+    parts: Any, statistics: Mapping[str, Callable[[Floats], Floats]], counts: Counts | None = None
+) -> dict[str, tuple[float, float]]:
+    """95 % percentile intervals of several scores of the same sums; see `sums_interval`.
+
+    Args:
+        parts: (rows, k), an array or a sparse one.
+    """
     counts = np.ones(parts.shape[0], np.int64) if counts is None else counts
     rows = int(counts.sum())
     draws = np.random.default_rng(0).multinomial(rows, counts / rows, size=RESAMPLES)
-    return _interval(statistic(draws @ parts))
+    sums = draws @ parts
+    return {name: _interval(statistic(sums)) for name, statistic in statistics.items()}
 
 
 def _interval(values: Floats) -> tuple[float, float]:

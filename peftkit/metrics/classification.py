@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from peftkit.metrics.evaluate_metric import EvaluateMetric
 from peftkit.metrics.metric import Metric
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-
-
-class Classification(EvaluateMetric):
-    """Accuracy, F1 and the counts behind them, for class indices below `num_labels`.
-
-    `compute(predictions=, references=)` returns `accuracy`, `macro_f1` (over the labels that occur
-    in the references or predictions), `weighted_f1`, `per_class` (precision, recall, F1, support
-    for every label) and `confusion_matrix` (expected in rows, predicted in columns).
-    """
-
-    kind = "int64"
-
-    def __init__(self, num_labels: int) -> None:
-        super().__init__()
-        self.num_labels = num_labels
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
-        return asdict(classification_scores(predictions, references, self.num_labels))
 
 
 @dataclass(frozen=True)
@@ -59,7 +40,7 @@ class ClassificationScores:
 def classification_scores(
     predictions: Any, references: Any, num_labels: int
 ) -> ClassificationScores:
-    """Computes the same scores as `Classification`, without copying the data for `evaluate`."""
+    """Computes the scores of a classifier's predictions, indices of labels below `num_labels`."""
     labels = list(range(num_labels))
     with warnings.catch_warnings():  # labels never predicted: precision 0
         warnings.simplefilter("ignore")
@@ -99,6 +80,13 @@ def label_counts(expected: Counts, predicted: Counts, num_labels: int) -> Any:
     return csr_array(
         (ones, (np.concatenate([right, rows, rows]), places)), (len(expected), 3 * num_labels)
     )
+
+
+def accuracy(sums: Floats) -> Floats:
+    """Share of right examples: (..., 3 labels) sums of `label_counts` -> (...,)."""
+    right, _, expected = _by_label(sums)
+    shares: Floats = right.sum(axis=-1) / expected.sum(axis=-1)
+    return shares
 
 
 def macro_f1(sums: Floats) -> Floats:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from peftkit.metrics.bootstrap import sums_interval
+from peftkit.metrics.bootstrap import sums_intervals
 
 Floats = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
@@ -37,7 +37,7 @@ def language_scores(
     statistics = {"perplexity": _perplexity, "token_accuracy": _token_accuracy}
     return (
         {name: float(statistic(rows.sum(axis=0))) for name, statistic in statistics.items()},
-        {name: sums_interval(rows, statistic) for name, statistic in statistics.items()},
+        sums_intervals(rows, statistics),
         rows,
     )
 

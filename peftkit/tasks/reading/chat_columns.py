@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Final
 
-from peftkit.data.column_looks import inspect_columns
-from peftkit.data.rows import Table, folded_name
+from peftkit.data.column_looks import inspect_columns, named_pair
+from peftkit.data.rows import Table
 from peftkit.errors import DataError
 from peftkit.tasks.offers import Fit, Offer, Reading
 from peftkit.tasks.reading.conversations import KINDS, Conversations
@@ -38,12 +38,9 @@ def readings(table: Table) -> Iterator[Reading]:
         yield Reading(kinds, Fit.BY_NAMES)
         return
     texts = [name for name, column in columns.items() if column.looks == "text"]
-    by_name = {folded_name(name): name for name in texts}
-    for question, answer in QUESTIONS:
-        if {question, answer} <= by_name.keys():
-            fields = {"prompt": by_name[question], "completion": by_name[answer]}
-            yield Reading(fields, Fit.BY_NAMES)
-            return
+    if pair := named_pair(texts, QUESTIONS):
+        yield Reading({"prompt": pair[0], "completion": pair[1]}, Fit.BY_NAMES)
+        return
     if any(column.looks == "classes" for column in columns.values()):
         return  # probably texts to be classified
     for question, answer in combinations(texts, 2) if len(texts) <= SEVERAL else ():

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from peftkit.data.column_looks import Column, inspect_columns
+from peftkit.data.column_looks import Column, inspect_columns, named_pair
 from peftkit.data.rows import Table, folded_name
 from peftkit.data.source import as_number
 from peftkit.tasks.offers import Fit, Offer, Reading
@@ -35,7 +35,7 @@ def readings(table: Table) -> Iterator[Reading]:
     labels = [name for name, column in columns.items() if _may_be_label(column)]
     labels = _with_usual_name(labels, LABELS)
     texts = [name for name, column in columns.items() if column.looks == "text"]
-    if pair := next((both for names in PAIRS if len(both := _named(texts, names)) == 2), None):
+    if pair := named_pair(texts, PAIRS):
         for label in labels:
             fields = {"text": pair[0], "text_pair": pair[1], "label": label}
             yield Reading(fields, Fit.BY_NAMES)

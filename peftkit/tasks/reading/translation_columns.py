@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import permutations
 from typing import Final
 
-from peftkit.data.column_looks import inspect_columns
+from peftkit.data.column_looks import inspect_columns, named_pair
 from peftkit.data.rows import Table, folded_name
 from peftkit.tasks.offers import Fit, Offer, Reading
 
@@ -30,11 +30,9 @@ def readings(table: Table) -> Iterator[Reading]:
     """
     columns = inspect_columns(table)
     texts = [name for name, column in columns.items() if column.looks == "text"]
-    by_name = {folded_name(name): name for name in texts}
-    for text, translation in PAIRS:
-        if {text, translation} <= by_name.keys():
-            yield _reading(by_name[text], by_name[translation], Fit.BY_NAMES)
-            return
+    if pair := named_pair(texts, PAIRS):
+        yield _reading(*pair, Fit.BY_NAMES)
+        return
     spoken = [name for name in texts if folded_name(name) in LANGUAGES]
     if len(spoken) >= 2:
         for text, translation in permutations(spoken, 2):

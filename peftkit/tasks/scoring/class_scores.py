@@ -8,15 +8,15 @@ import numpy as np
 
 from peftkit.data.encoded import Examples
 from peftkit.data.head import Head
-from peftkit.metrics.bootstrap import sums_interval
+from peftkit.metrics.bootstrap import sums_intervals
 from peftkit.metrics.classification import (
     ClassificationScores,
+    accuracy,
     classification_scores,
     label_counts,
     macro_f1,
     weighted_f1,
 )
-from peftkit.metrics.metric import mean
 from peftkit.tasks.score import Matrix, Mistake, Parts, Score, ScoreTable
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ def class_score(outputs: Outputs, examples: Examples, head: Head) -> Score:
     counts = label_counts(expected[first], predicted[first], num_labels)
     return Score(
         metrics=scores.metrics(),
-        intervals={
-            "accuracy": sums_interval(right[first], mean, sizes),
-            "macro_f1": sums_interval(counts, macro_f1, sizes),
-            "weighted_f1": sums_interval(counts, weighted_f1, sizes),
-        },
+        intervals=sums_intervals(
+            counts,
+            {"accuracy": accuracy, "macro_f1": macro_f1, "weighted_f1": weighted_f1},
+            sizes,
+        ),
         tables=(label_table(scores, head.labels),),
         matrices=(Matrix("Confusion", head.labels, scores.confusion_matrix),),
         mistakes=_mistakes(outputs, expected, predicted, examples, head),
