@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from peftkit.data.encoded import Encoded, Prompt
 from peftkit.errors import DataError
-from peftkit.metrics.bootstrap import sums_interval
 from peftkit.metrics.metric import TextMetric
 from peftkit.tasks.score import Parts, Score
 from peftkit.tasks.task import Task
@@ -24,18 +23,20 @@ def with_text_scores(
         written: the model's text after each prompt.
     """
     expected = [prompt.expected for prompt in prompts]
-    metrics, intervals, parts = dict(score.metrics), dict(score.intervals), dict(score.parts)
+    parts = {}
     for name in task.writing.scores if task.writing else ():
         metric = task.metric(name)
         if not isinstance(metric, TextMetric):
             raise TypeError(f"{task.kind()}.metric({name!r}) is no TextMetric")
-        if len(written) < metric.least:
-            continue
-        table = metric.parts(expected, written)
-        metrics[name] = float(metric.statistic(table.sum(axis=0)))
-        intervals[name] = sums_interval(table, metric.statistic)
-        parts[name] = Parts.of(table)
-    return replace(score, metrics=metrics, intervals=intervals, parts=parts)
+        if len(written) >= metric.least:
+            parts[name] = Parts.of(metric.parts(expected, written))
+    added = Score.of(task.metric, parts)
+    return replace(
+        score,
+        metrics={**score.metrics, **added.metrics},
+        intervals={**score.intervals, **added.intervals},
+        parts={**score.parts, **added.parts},
+    )
 
 
 def check_prompts(encoded: Encoded, task: Task, name: str) -> str:

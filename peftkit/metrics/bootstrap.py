@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from peftkit.metrics.metric import Metric
+
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 1000
+TAIL = 0.025
+"""Probability of a value outside an interval, on each side."""
 
 
 def paired_interval(
@@ -30,34 +35,35 @@ def paired_interval(
     )
 
 
+def score_interval(metric: Metric, table: Any, counts: Counts | None = None) -> tuple[float, float]:
+    """95 % interval of a score. It is the bootstrap's, unless a share is 0 or 1 in every resample;
+    then it is the interval for a share that no row differs from (Clopper & Pearson 1934).
+
+    Args:
+        table: (rows, k), what each row adds to the score's sums; an array, or a sparse one.
+        counts: see `sums_interval`.
+    """
+    low, high = sums_interval(table, metric.statistic, counts)
+    if not (metric.bounded and low == high and low in (0.0, 1.0)):
+        return low, high
+    rows = table.shape[0] if counts is None else int(counts.sum())
+    least = TAIL ** (1 / rows)  # a share below it would rarely show no row that differs
+    return (least, 1.0) if low else (0.0, 1.0 - least)
+
+
 def sums_interval(
-    parts: Floats, statistic: Callable[[Floats], Floats], counts: Counts | None = None
+    parts: Any, statistic: Callable[[Floats], Floats], counts: Counts | None = None
 ) -> tuple[float, float]:
     """95 % percentile interval of a score that is computed from sums over rows; the rows are
     resampled.
 
     Args:
-        parts: (rows, k), what each row adds to the sums.
+        parts: (rows, k), what each row adds to the sums; an array, or a sparse one.
         statistic: computes the score: sums (resamples, k) -> (resamples,).
         counts: number of equal rows that each entry of `parts` stands for; 1 if not given.
-    """
-    return sums_intervals(parts, {"": statistic}, counts)[""]
-
-
-def sums_intervals(
-    parts: Any, statistics: Mapping[str, Callable[[Floats], Floats]], counts: Counts | None = None
-) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals of several scores of the same sums; see `sums_interval`.
-
-    Args:
-        parts: (rows, k), an array or a sparse one.
     """
     counts = np.ones(parts.shape[0], np.int64) if counts is None else counts
     rows = int(counts.sum())
     draws = np.random.default_rng(0).multinomial(rows, counts / rows, size=RESAMPLES)
-    sums = draws @ parts
-    return {name: _interval(statistic(sums)) for name, statistic in statistics.items()}
-
-
-def _interval(values: Floats) -> tuple[float, float]:
-    return float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))
+    values = statistic(draws @ parts)
+    return float(np.quantile(values, TAIL)), float(np.quantile(values, 1 - TAIL))

@@ -82,13 +82,6 @@ def label_counts(expected: Counts, predicted: Counts, num_labels: int) -> Any:
     )
 
 
-def accuracy(sums: Floats) -> Floats:
-    """Share of right examples: (..., 3 labels) sums of `label_counts` -> (...,)."""
-    right, _, expected = _by_label(sums)
-    shares: Floats = right.sum(axis=-1) / expected.sum(axis=-1)
-    return shares
-
-
 def macro_f1(sums: Floats) -> Floats:
     """Mean F1 of the labels that are expected or predicted somewhere, as in scikit-learn.
 
@@ -119,10 +112,12 @@ def weighted_f1(sums: Floats) -> Floats:
 
 
 METRICS = {
+    "accuracy": Metric("accuracy", bounded=True),
     "macro_f1": Metric("macro_f1", statistic=macro_f1, bounded=True),
     "weighted_f1": Metric("weighted_f1", statistic=weighted_f1, bounded=True),
 }
-"""Metrics of sums of `label_counts`."""
+"""Metrics of a classifier. The sums of accuracy are of right examples and of examples; those of F1
+are of `label_counts`."""
 
 
 def _by_label(sums: Floats) -> Floats:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from peftkit.metrics.metric import Metric
+
 OUTSIDE = "O"
 PREFIXES = "BISUEL"
 """Begin and inside; in other schemes also single or unit, and end or last."""
@@ -61,3 +63,7 @@ def entity_f1(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     f: npt.NDArray[np.float64] = np.zeros(total.shape)
     f[total > 0] = 2 * right[total > 0] / total[total > 0]
     return f
+
+
+ENTITY_F1 = Metric("entity_f1", statistic=entity_f1, bounded=True)
+"""The F score of sums of `entity_counts`."""

@@ -1,4 +1,7 @@
-"""Scores of a language model, from its predictions of the expected tokens."""
+"""Scores of a language model, from its predictions of the expected tokens.
+
+perplexity = exp(mean loss of a token)     token accuracy = tokens predicted right / tokens
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from peftkit.metrics.bootstrap import sums_intervals
+from peftkit.metrics.metric import Metric
 
 Floats = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
@@ -15,40 +18,26 @@ MOST = 100.0
 """Mean loss is cut to this before perplexity is computed, so that perplexity stays finite."""
 
 
-def language_scores(
-    losses: Floats, right: Floats, sizes: Sequence[int]
-) -> tuple[dict[str, float], dict[str, tuple[float, float]], Floats64]:
-    """Computes `perplexity` and `token_accuracy`, their 95 % bootstrap intervals over examples, and
-    (examples, 3): each example's sum of losses, number of right tokens, and number of tokens.
-
-    perplexity = exp(mean loss of a token)
+def token_sums(losses: Floats, right: Floats, sizes: Sequence[int]) -> Floats64:
+    """(rows, 3): each row's sum of losses, number of right tokens, and number of tokens.
 
     Args:
-        losses: (tokens,), negative log-likelihood in nats; the tokens of example 0 come first.
+        losses: (tokens,), negative log-likelihood in nats; the tokens of row 0 come first.
         right: (tokens,), 1 if the token was the most likely one.
-        sizes: number of tokens of each example.
+        sizes: number of tokens of each row.
     """
     starts = np.cumsum([0, *sizes[:-1]])
-    rows = np.stack(  # (rows, 3): loss, right and tokens of each row
-        [np.add.reduceat(values.astype(np.float64), starts) for values in (losses, right)]
-        + [np.asarray(sizes, np.float64)],
-        axis=1,
-    )
-    statistics = {"perplexity": _perplexity, "token_accuracy": _token_accuracy}
-    return (
-        {name: float(statistic(rows.sum(axis=0))) for name, statistic in statistics.items()},
-        sums_intervals(rows, statistics),
-        rows,
-    )
+    sums = [np.add.reduceat(values.astype(np.float64), starts) for values in (losses, right)]
+    return np.stack([*sums, np.asarray(sizes, np.float64)], axis=1)
 
 
-def _perplexity(sums: Floats64) -> Floats64:
-    """Perplexity, (...,), from sums of losses, right tokens and tokens, (..., 3)."""
-    perplexity: Floats64 = np.exp(np.minimum(sums[..., 0] / sums[..., 2], MOST))
-    return perplexity
+def perplexity(sums: Floats64) -> Floats64:
+    """Perplexity, (...,), from sums of losses and of tokens, (..., 2)."""
+    values: Floats64 = np.exp(np.minimum(sums[..., 0] / sums[..., 1], MOST))
+    return values
 
 
-def _token_accuracy(sums: Floats64) -> Floats64:
-    """Token accuracy, (...,), from sums of losses, right tokens and tokens, (..., 3)."""
-    accuracy: Floats64 = sums[..., 1] / sums[..., 2]
-    return accuracy
+METRICS = {
+    "perplexity": Metric("perplexity", higher_is_better=False, statistic=perplexity),
+    "token_accuracy": Metric("token_accuracy", bounded=True),
+}

@@ -85,7 +85,9 @@ class Chat(Task):
             from peftkit.metrics.rouge import ROUGE_L
 
             return ROUGE_L
-        return super().metric(name)
+        from peftkit.metrics.language import METRICS
+
+        return METRICS.get(name) or super().metric(name)
 
     @property
     def command(self) -> Literal["predict", "chat"]:
@@ -280,7 +282,7 @@ class Chat(Task):
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
         from peftkit.tasks.scoring.token_scores import token_score
 
-        return token_score(kept, examples)
+        return token_score(self.metric, kept, examples)
 
     def _talks(self, rows: Sequence[Row]) -> list[tuple[Row, list[Message]]]:
         """Each row with its messages; a conversation without a system message gets the recipe's."""

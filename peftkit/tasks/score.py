@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from peftkit.metrics.metric import Metric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,15 +64,26 @@ class Parts:
         """(rows, k)."""
         import numpy as np
 
-        if not self.num_labels:
-            return np.array(self.columns, np.float64).T
+        columns = np.array(self.columns, np.float64).T
+        return self._expanded(columns).toarray() if self.num_labels else columns
+
+    @property
+    def distinct(self) -> tuple[Any, npt.NDArray[np.int64]]:
+        """The rows of `table` without repetitions, an array or a sparse one, and how often each
+        occurs.
+        """
+        import numpy as np
+
+        columns = np.array(self.columns, np.float64).T
+        kinds, counts = np.unique(columns, axis=0, return_counts=True)
+        return (self._expanded(kinds) if self.num_labels else kinds), counts
+
+    def _expanded(self, labels: Any) -> Any:
+        """Turns expected and predicted labels, (rows, 2), into a sparse (rows, 3 labels)."""
         from peftkit.metrics.classification import label_counts
 
-        expected, predicted = np.array(self.columns, np.int64)
-        table: npt.NDArray[np.float64] = label_counts(
-            expected, predicted, self.num_labels
-        ).toarray()
-        return table
+        expected, predicted = labels.T.astype(int)
+        return label_counts(expected, predicted, self.num_labels)
 
 
 @dataclass(frozen=True)
@@ -85,3 +99,30 @@ class Score:
     parts: dict[str, Parts] = field(default_factory=dict)
     """Metric -> what each row adds to it, to compare two models on the same rows; only for metrics
     that are computed from sums over rows."""
+
+    @classmethod
+    def of(
+        cls,
+        metric: Callable[[str], Metric],
+        parts: Mapping[str, Parts],
+        *,
+        tables: tuple[ScoreTable, ...] = (),
+        matrices: tuple[Matrix, ...] = (),
+        mistakes: tuple[Mistake, ...] = (),
+    ) -> Score:
+        """Computes metrics and intervals from their parts. `loss` gets neither, since whoever runs
+        the model computes it.
+
+        Args:
+            metric: the task's `metric`.
+            parts: name of a metric -> what each row adds to it.
+        """
+        from peftkit.metrics.bootstrap import score_interval
+
+        metrics, intervals = {}, {}
+        for name, of_rows in parts.items():
+            if name != "loss":
+                judged, (table, counts) = metric(name), of_rows.distinct
+                metrics[name] = float(judged.statistic(counts @ table))
+                intervals[name] = score_interval(judged, table, counts)
+        return cls(metrics, intervals, tables, matrices, mistakes, dict(parts))

@@ -222,7 +222,7 @@ class TextClassification(Task):
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
         from peftkit.tasks.scoring.class_scores import class_score
 
-        return class_score(kept, examples, head)
+        return class_score(self.metric, kept, examples, head)
 
     def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:
         import numpy as np

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -188,49 +188,37 @@ class TokenClassification(Task):
         return tuple(pieces)
 
     def metric(self, name: str) -> Metric:
-        from peftkit.metrics.entities import entity_f1
+        from peftkit.metrics.classification import METRICS
+        from peftkit.metrics.entities import ENTITY_F1
 
-        metric = super().metric(name)
-        if name != "entity_f1":
-            return metric
-        return replace(metric, statistic=entity_f1, bounded=True)
+        return {**METRICS, "entity_f1": ENTITY_F1}.get(name) or super().metric(name)
 
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
         import numpy as np
 
-        from peftkit.metrics.bootstrap import sums_interval
         from peftkit.metrics.classification import classification_scores
-        from peftkit.metrics.entities import entity_counts, entity_f1
-        from peftkit.metrics.metric import mean
+        from peftkit.metrics.entities import entity_counts
         from peftkit.tasks.encoding.token_windows import split_by_row
         from peftkit.tasks.scoring.class_scores import label_table, target_losses
 
         chosen, right = kept.argmax(axis=1), kept.argmax(axis=1) == examples.targets
-        predicted, expected, hits = (
-            split_by_row(column, examples) for column in (chosen, examples.targets, right)
+        predicted, expected, hits, losses = (
+            split_by_row(column, examples)
+            for column in (chosen, examples.targets, right, target_losses(kept, examples.targets))
         )
         counts = entity_counts(*(
             [[head.labels[label] for label in row] for row in rows]
             for rows in (expected, predicted)
         ))  # fmt: skip
-        words = np.array([(row.sum(), len(row)) for row in hits], np.float64)
         scores = classification_scores(chosen, examples.targets, len(head.labels))
-        losses = split_by_row(target_losses(kept, examples.targets), examples)
-        return Score(
-            metrics={
-                "entity_f1": float(entity_f1(counts.sum(axis=0))),
-                "accuracy": float(words[:, 0].sum() / words[:, 1].sum()),
-            },
-            intervals={
-                "entity_f1": sums_interval(counts, entity_f1),
-                "accuracy": sums_interval(words, mean),
-            },
-            tables=(label_table(scores, head.labels),),
-            parts={
+        return Score.of(
+            self.metric,
+            {
                 "entity_f1": Parts.of(counts),
-                "accuracy": Parts.of(words),
+                "accuracy": Parts.of(np.array([(row.sum(), len(row)) for row in hits])),
                 "loss": Parts.of(np.array([(row.sum(), len(row)) for row in losses])),
             },
+            tables=(label_table(scores, head.labels),),
         )
 
     def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:

@@ -85,7 +85,9 @@ class Translation(Task):
             from peftkit.metrics.chrf import CHRF_SCORE
 
             return CHRF_SCORE
-        return super().metric(name)
+        from peftkit.metrics.language import METRICS
+
+        return METRICS.get(name) or super().metric(name)
 
     def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         for column in self.columns.values():
@@ -168,7 +170,7 @@ class Translation(Task):
     def metrics(self, kept: Outputs, examples: Examples, head: Head, decision: Decision) -> Score:
         from peftkit.tasks.scoring.token_scores import token_score
 
-        return token_score(kept, examples)
+        return token_score(self.metric, kept, examples)
 
     def prompt_code(self) -> str:
         text = json.dumps(f"{self.prefix}...", ensure_ascii=False)

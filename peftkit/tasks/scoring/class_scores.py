@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from peftkit.data.encoded import Examples
 from peftkit.data.head import Head
-from peftkit.metrics.bootstrap import sums_intervals
-from peftkit.metrics.classification import (
-    ClassificationScores,
-    accuracy,
-    classification_scores,
-    label_counts,
-    macro_f1,
-    weighted_f1,
-)
+from peftkit.metrics.classification import ClassificationScores, classification_scores
+from peftkit.metrics.metric import Metric
 from peftkit.tasks.score import Matrix, Mistake, Parts, Score, ScoreTable
 
 if TYPE_CHECKING:
@@ -25,39 +19,30 @@ if TYPE_CHECKING:
 WORST_MISTAKES = 20
 
 
-def class_score(outputs: Outputs, examples: Examples, head: Head) -> Score:
+def class_score(
+    metric: Callable[[str], Metric], outputs: Outputs, examples: Examples, head: Head
+) -> Score:
     """Accuracy, F1, confusion matrix, and the mistakes that the model was most certain of.
 
     Args:
+        metric: the task's `metric`.
         outputs: (examples, classes), logits.
     """
-    expected = examples.targets
-    predicted = outputs.argmax(axis=1)
+    expected, predicted = examples.targets, outputs.argmax(axis=1)
     scores = classification_scores(predicted, expected, len(head.labels))
-    ones, num_labels = np.ones(len(expected)), len(head.labels)
-    right = np.stack([expected == predicted, ones], axis=1)
-    f1 = Parts.of(np.stack([expected, predicted], axis=1), num_labels)
-    # rows with one expected and one predicted label are alike
-    _, first, sizes = np.unique(
-        expected * num_labels + predicted, return_index=True, return_counts=True
-    )
-    counts = label_counts(expected[first], predicted[first], num_labels)
-    return Score(
-        metrics=scores.metrics(),
-        intervals=sums_intervals(
-            counts,
-            {"accuracy": accuracy, "macro_f1": macro_f1, "weighted_f1": weighted_f1},
-            sizes,
-        ),
+    ones = np.ones(len(expected))
+    f1 = Parts.of(np.stack([expected, predicted], axis=1), len(head.labels))
+    return Score.of(
+        metric,
+        {
+            "accuracy": Parts.of(np.stack([expected == predicted, ones], axis=1)),
+            "macro_f1": f1,
+            "weighted_f1": f1,
+            "loss": Parts.of(np.stack([target_losses(outputs, expected), ones], axis=1)),
+        },
         tables=(label_table(scores, head.labels),),
         matrices=(Matrix("Confusion", head.labels, scores.confusion_matrix),),
         mistakes=_mistakes(outputs, expected, predicted, examples, head),
-        parts={
-            "accuracy": Parts.of(right),
-            "loss": Parts.of(np.stack([target_losses(outputs, expected), ones], axis=1)),
-            "macro_f1": f1,
-            "weighted_f1": f1,
-        },
     )
 
 
