@@ -227,6 +227,14 @@ def test_texts_that_are_addresses_are_noted(tmp_path):
     assert any("web addresses only" in note for note in notes_of(tmp_path, rows))
 
 
+def test_a_column_without_letters_as_text_is_noted(tmp_path):
+    rows = [(f"{1000 + n}", "ab"[n % 2]) for n in range(60)]
+    told = "no training text has a letter; is `text` (for example `10"
+    assert any(told in note for note in notes_of(tmp_path, rows))
+    rows.append(("一千", "a"))
+    assert not any("has a letter" in note for note in notes_of(tmp_path, rows[::-1]))
+
+
 def test_many_numbers_as_classes_are_noted(tmp_path):
     rows = [(f"text {n}", f"{n % 101}%") for n in range(2020)]
     assert any("the labels are 101 numbers from 0 to 100" in n for n in notes_of(tmp_path, rows))
@@ -285,6 +293,11 @@ def test_labels_with_one_row_each_are_the_reason_why_a_split_is_empty(tmp_path):
         ),
         ({"num_epochs": 1}, 20, ["only 1 optimizer step (20 examples"]),
         ({"max_steps": 5}, 9000, ["only 5 optimizer steps", "raise `training.max_steps`"]),
+        (
+            {"max_steps": 900},
+            1000,
+            ["training ends after 96 steps, which are 3 epochs", "`training.max_steps` is 900"],
+        ),
         ({"num_epochs": 1}, 9000, ["validation runs once, at the end", "evaluate_every` to 70"]),
     ],
 )

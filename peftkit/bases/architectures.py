@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from peftkit.bases.opened import OpenedBase
+from peftkit.errors import BaseModelError
 
 DEPTHS = ("num_hidden_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
 """Configuration fields that hold the number of blocks in a stack."""
@@ -18,6 +19,22 @@ NOT_CALLED = {
 }  # fmt: skip
 """Model type -> last part of the names of linear layers that it does not call: it only reads their
 weights, so an adapter on the output of such a layer has no effect."""
+
+
+def check_continues(base: OpenedBase) -> None:
+    """Raises BaseModelError for an encoder, whose tokens see later tokens too. transformers loads
+    one as a causal language model all the same.
+    """
+    from transformers.models.auto import modeling_auto as auto
+
+    config = base.config
+    encoders = auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if config.model_type in encoders and getattr(config, "is_decoder", None) is False:
+        raise BaseModelError(
+            f"`{base.name}` is a {config.model_type} model, an encoder, which reads texts but does "
+            "not continue them",
+            "choose a causal language model, such as `packaged:smollm2-135m-instruct`",
+        )
 
 
 def depth(base: OpenedBase) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from peftkit.adapters.starting import Start, check_start, find_start
+from peftkit.bases.architectures import check_continues
 from peftkit.bases.devices import check_tracker
 from peftkit.bases.opened import OpenedBase
 from peftkit.bases.opening import open_base
@@ -65,6 +66,8 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     wanted_tokens = (*recipe.base.added_tokens, *recipe.task.tokens())
     spec = recipe.base.with_(added_tokens=tuple(dict.fromkeys(wanted_tokens)))
     base = open_base(spec, recipe.method.position_offset, recipe.task.one_output)
+    if recipe.task.goes_on:
+        check_continues(base)
     if reason := recipe.method.refuses(
         recipe.task.expected_head, base.spec
     ):  # its files may be quantized already

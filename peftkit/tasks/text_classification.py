@@ -24,7 +24,7 @@ from peftkit.tasks.reading.labels import (
 )
 from peftkit.tasks.reading.text_classification_columns import OFFER
 from peftkit.tasks.reading.text_keys import text_key
-from peftkit.tasks.reading.text_remarks import address_remarks
+from peftkit.tasks.reading.text_remarks import text_remarks
 from peftkit.tasks.score import Score
 from peftkit.tasks.task import Piece, Task
 
@@ -158,7 +158,8 @@ class TextClassification(Task):
     def remarks(self, splits: Splits) -> Iterator[str]:
         counts = {name: Counter(map(self.stratum, rows)) for name, rows in splits.named().items()}
         yield from label_remarks(counts, self.class_weights != "none", self.data.number)
-        yield from address_remarks([str(row.values["text"]) for row in splits.train])
+        texts = [str(row.values["text"]) for row in splits.train]
+        yield from text_remarks(texts, self.data.text)
 
     def check_splits(self, splits: Splits) -> None:
         labels = {name: set(map(self.stratum, rows)) for name, rows in splits.named().items()}

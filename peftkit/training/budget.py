@@ -12,8 +12,8 @@ FEW_STEPS = 30
 
 
 def budget_notes(training: Training, num_examples: int) -> Iterator[str]:
-    """Yields notes if there are few optimizer steps or a single validation, with the fields to
-    change.
+    """Yields notes with the fields to change: if there are few optimizer steps, fewer than
+    `max_steps`, or a single validation.
     """
     steps = number_of_steps(training, num_examples)
     per_epoch = -(-num_examples // training.batch_size)
@@ -24,6 +24,12 @@ def budget_notes(training: Training, num_examples: int) -> Iterator[str]:
         yield (
             f"only {plural(steps, 'optimizer step')} ({num_examples:,} examples, "
             f"{training.batch_size} a step): few to learn from; {change}"
+        )
+    if training.max_steps and training.max_steps > steps:
+        yield (
+            f"training ends after {plural(steps, 'step')}, which are "
+            f"{plural(training.num_epochs, 'epoch')}; `training.max_steps` is "
+            f"{training.max_steps:,} and only limits; raise `training.num_epochs` to train longer"
         )
     every = training.evaluate_every or per_epoch
     if steps <= every and steps > 1:
