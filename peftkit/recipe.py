@@ -21,6 +21,9 @@ class Training(Part):
 
     learning_rate: float = Field(default=1e-3, gt=0, le=1e6)
     """Highest learning rate of the schedule. For LoRA about ten times that of full fine-tuning."""
+    head_learning_rate: float | None = Field(default=None, gt=0, le=1e6)
+    """Highest learning rate of the task's head, which starts from random weights; if not given,
+    `learning_rate`."""
     num_epochs: int = Field(default=3, ge=1)
     """Passes over the training rows; `max_steps` or early stopping may end the run earlier."""
     max_steps: int | None = Field(default=None, ge=1)
@@ -66,6 +69,11 @@ class Training(Part):
     the number, so a run records it."""
     report_to: Literal["none", "tensorboard", "wandb"] = "none"
     """Experiment tracker that also receives losses and scores."""
+
+    @property
+    def head_rate(self) -> float:
+        """Highest learning rate of the head."""
+        return self.head_learning_rate or self.learning_rate
 
 
 class Recipe(Part):

@@ -101,7 +101,7 @@ def train_and_score(
     baselines = _baselines(chosen.engine, judge, before.probe)
     with interruptible(lambda _: "") as signals:
         with clock.stage("train"):
-            result = fit(chosen.engine, prepared, clock, console)
+            result = fit(chosen.engine, prepared, clock, console, loaded.head)
         release_memory()  # frees the optimizer
         decision = decide(chosen.engine, prepared)
         if not signals.code:
@@ -243,8 +243,14 @@ def choose_trained(model: nn.Module, prepared: Prepared, accelerator: Accelerato
     return choose_engine(engine, encoded.train, recipe.method, layouts, gradients=True)
 
 
-def fit(engine: Engine, prepared: Prepared, clock: Clock, console: Console) -> TrainResult:
-    """Trains the model and validates it; the clock counts validations as a separate stage."""
+def fit(
+    engine: Engine, prepared: Prepared, clock: Clock, console: Console, head: Sequence[str]
+) -> TrainResult:
+    """Trains the model and validates it; the clock counts validations as a separate stage.
+
+    Args:
+        head: names of the head's modules, as in `LoadedModel.head`.
+    """
     recipe, encoded = prepared.recipe, prepared.encoded
 
     def validate(engine: Engine) -> dict[str, float]:
@@ -252,7 +258,7 @@ def fit(engine: Engine, prepared: Prepared, clock: Clock, console: Console) -> T
             return validation_score(engine, prepared, console).metrics
 
     engine.accelerator.init_trackers(recipe.name or "peftkit")
-    return train(engine, encoded.train, recipe, validate, console)
+    return train(engine, encoded.train, recipe, validate, console, head)
 
 
 def _layouts(recipe: Recipe) -> tuple[Layout, ...]:

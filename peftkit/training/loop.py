@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,12 +38,14 @@ def train(
     recipe: Recipe,
     score: Callable[[Engine], dict[str, float]],
     console: Console,
+    head: Sequence[str] = (),
 ) -> TrainResult:
     """Trains the model's trainable parameters in place, and restores the best weights. If a signal
     comes after a validation, training ends early and the result says so.
 
     Args:
         score: scores a model on the validation split.
+        head: names of the head's modules, which have a learning rate of their own.
 
     Raises:
         TrainingError: nothing is supervised, a trained tensor gets no gradient, the loss is not
@@ -51,7 +53,7 @@ def train(
         Interrupted: a signal came before the first validation.
     """
     started = time.perf_counter()
-    run = _prepare(engine, examples, recipe)
+    run = _prepare(engine, examples, recipe, head)
     engine, num_steps = run.engine, number_of_steps(recipe.training, examples.num_units)
     _try_largest(engine, examples, recipe)
     best = Best(recipe.task.metric(recipe.metric), recipe.training.early_stopping_patience)
@@ -98,7 +100,7 @@ class _Prepared:
     """Digest of the frozen weights."""
 
 
-def _prepare(engine: Engine, examples: Examples, recipe: Recipe) -> _Prepared:
+def _prepare(engine: Engine, examples: Examples, recipe: Recipe, head: Sequence[str]) -> _Prepared:
     """Prepares a model for training.
 
     Raises:
@@ -114,7 +116,7 @@ def _prepare(engine: Engine, examples: Examples, recipe: Recipe) -> _Prepared:
     if training.gradient_checkpointing:
         keep_few_activations(model)
     optimizer = make_optimizer(
-        model, training, method.learning_rate_scales(model), method.undecayed(model)
+        model, training, method.learning_rate_scales(model), method.undecayed(model), head
     )
     schedule = make_schedule(optimizer, training, num_steps)
     frozen_below = _frozen_below(engine, examples)
@@ -217,7 +219,8 @@ def _optimize(
         total = engine.accelerator.reduce(total)
     mean_loss = float(total)
     guards.check_finite(mean_loss, norm, step.number, step.indices, examples)
-    learning_rate = max(group["lr"] for group in optimizer.param_groups)
+    group = optimizer.param_groups[0]
+    learning_rate = recipe.training.learning_rate * group["lr"] / group["initial_lr"]
     optimizer.step()
     return StepRecord(step.number, step.epoch, mean_loss, learning_rate, norm)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,12 +24,14 @@ def make_optimizer(
     training: Training,
     scales: Mapping[str, float],
     undecayed: Collection[str] = (),
+    head: Sequence[str] = (),
 ) -> torch.optim.Optimizer:
     """Makes the optimizer of the trainable parameters, with a group for each combination of weight
     decay and learning rate.
 
     Args:
         scales: parameter name -> the method's factor on the learning rate.
+        head: names of the head's modules, as in `LoadedModel.head`.
         undecayed: names of matrices that get no weight decay; vectors (biases, norms, DoRA's
             magnitudes) never get it.
     """
@@ -37,10 +39,12 @@ def make_optimizer(
     for name, parameter in trainable_parameters(model).items():
         exempt = parameter.dim() < 2 or name in undecayed
         decay = 0.0 if exempt else training.weight_decay
-        groups[decay, scales.get(name, 1.0)].append(parameter)
+        in_head = any(f".{module}." in f".{name}" for module in head)
+        rate = training.head_rate if in_head else training.learning_rate
+        groups[decay, rate * scales.get(name, 1.0)].append(parameter)
     settings: list[dict[str, Any]] = [
-        {"params": parameters, "lr": training.learning_rate * scale, "weight_decay": decay}
-        for (decay, scale), parameters in groups.items()
+        {"params": parameters, "lr": rate, "weight_decay": decay}
+        for (decay, rate), parameters in groups.items()
     ]
     if training.optimizer == "adamw":
         return torch.optim.AdamW(settings, fused=True)

@@ -45,12 +45,13 @@ def try_rate(recipe: str, trusted: Sequence[str], data: str) -> Trial:
     prepared = prepare_job(recipe, trusted, data)
     accelerator = open_accelerator(prepared.recipe.base)
     set_seed(prepared.recipe.seed)
-    model = inject(load(prepared, accelerator), prepared)
+    loaded = load(prepared, accelerator)
+    model = inject(loaded, prepared)
     prepared = with_start_values(engine_of(model, prepared, accelerator), prepared)
     chosen = choose_trained(model, prepared, accelerator)
     clock, quiet = Clock(accelerator.device), Console(quiet=True)
     with clock.stage("train"):
-        result = fit(chosen.engine, prepared, clock, quiet)
+        result = fit(chosen.engine, prepared, clock, quiet, loaded.head)
     best = next(v for v in result.validations if v.step == result.best_step)
     return Trial(result.best_value, best.metrics["loss"], result.best_step, result.num_steps)
 
