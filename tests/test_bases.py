@@ -162,3 +162,30 @@ def test_a_gguf_base_is_dequantized_once(tmp_path, monkeypatch):
     again = open_base(Base(name_or_path="packaged:smollm2-135m-instruct", quantization="nf4"))
     assert again.folder == made
     assert (made / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_the_multilingual_base_is_dequantized_once(tmp_path, monkeypatch):
+    """The real multilingual-e5-small from its package: Q4_0, 117M parameters."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    opened = open_base(Base(name_or_path="packaged:multilingual-e5-small"))
+    assert opened.folder == tmp_path / "peftkit/nano_e5" / MODELS["multilingual-e5-small"].sha256
+    tokenizer = opened.tokenizer
+    read = [
+        "query: 你好\uff0c世界",
+        "a  b\tc\x01d\uff5e \u2460",
+        "\ufeff\uff1c\uff21\uff22\uff23\uff1e",
+    ]
+    assert [tokenizer.tokenize(text) for text in read] == [
+        ["▁que", "ry", ":", "▁", "你好", ",", "世界"], ["▁a", "▁b", "▁cd", "\uff5e", "▁1"],
+        ["▁<", "ABC", ">"],
+    ]  # fmt: skip
+    assert tokenizer("a", "b").input_ids == [0, 10, 2, 2, 876, 2]
+    head = Head("AutoModel", "SEQ_CLS", ("no", "yes"), pooling="mean")
+    pooled = []
+    model = load_weights(opened, head, torch.float32, CPU, None).model
+    model.get_submodule("classifier").register_forward_pre_hook(lambda _, x: pooled.append(x[0]))
+    texts = ["how are you?", "你好吗\uff1f", "the price of steel", "钢铁价格"]
+    model.eval()(**tokenizer([f"query: {t}" for t in texts], return_tensors="pt", padding=True))
+    near = torch.nn.functional.normalize(pooled[0], dim=1)
+    cosines = (near @ near.T).fill_diagonal_(0)
+    assert cosines.argmax(dim=1).tolist() == [1, 0, 3, 2]

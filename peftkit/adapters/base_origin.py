@@ -17,18 +17,16 @@ def packaged_base(base: RecordedBase) -> Packaged | None:
 def origin(base: RecordedBase) -> str:
     """Markdown on a packaged base's source file and quantization; empty for other bases."""
     entry = packaged_base(base)
-    if entry is None or not entry.origin:
+    if entry is None or not entry.quantized:
         return ""
-    text = (
-        f"the file `{entry.path}` of `{entry.origin}` on the Hub (revision "
-        f"`{entry.origin_revision[:12]}`), which `{entry.install}` installs"
+    where = f", which `{entry.install}` installs"
+    if entry.origin:
+        revision = entry.origin_revision[:12]
+        where = f" of `{entry.origin}` on the Hub (revision `{revision}`)" + where
+    return (
+        f"the file `{entry.path}`{where}; its weights were quantized to {entry.quantized} before, "
+        f"so they are close but not equal to the weights of `{entry.original}`"
     )
-    if entry.quantized:
-        text += (
-            f"; its weights were quantized to {entry.quantized} before, so they are close but not "
-            f"equal to the weights of `{entry.original}`"
-        )
-    return text
 
 
 def repository(base: RecordedBase) -> str:
@@ -49,13 +47,16 @@ def loading_arguments(base: RecordedBase) -> tuple[str, list[str]]:
 
 
 def dequantized_folder(base: RecordedBase) -> str:
-    """Markdown on how to dequantize a GGUF base into a folder; empty if `from_pretrained` can read
-    the base's files.
+    """Markdown on how to dequantize a base that is one file into a folder; empty if
+    `from_pretrained` can read the base's files.
     """
+    entry = packaged_base(base)
     file = next((name for name in base.files if name.endswith(".gguf")), "")
+    if entry is not None and entry.quantized:
+        file = entry.path
     if not file or loading_arguments(base)[0] != "path/to/the/base":
         return ""
-    path = base.name if packaged_base(base) else f"path/to/{file}"
+    path = base.name if entry else f"path/to/{file}"
     return (
         "The code below needs the base dequantized, as in training. This writes it into a "
         "folder of peftkit's cache and prints the path:\n\n"

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from peftkit.bases.base import Base
-from peftkit.bases.gguf import dequantized
+from peftkit.bases.dequantized import dequantized
 from peftkit.bases.opened import OpenedBase
 from peftkit.bases.stand_ins import stand_in
 from peftkit.data.packaged import MODELS, PREFIX, find_packaged

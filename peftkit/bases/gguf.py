@@ -1,50 +1,21 @@
-"""Dequantizes GGUF bases, once, to fp32 safetensors in the user's cache.
-
-transformers cannot quantize a GGUF base with bitsandbytes, and reads GGUF slowly (25 s for 135M
-parameters), so the dequantized model is cached under the file's digest.
-"""
+"""Converts GGUF files of causal language models to folders that transformers loads."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from peftkit.bases.packages import require
-from peftkit.data.packaged import sha256_of
 from peftkit.errors import BaseModelError
 
 
-def cache_folder() -> Path:
-    """Folder of the dequantized models: `$XDG_CACHE_HOME/peftkit`, else `~/.cache/peftkit`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "peftkit"
-
-
-def dequantized(file: Path) -> Path:
-    """The folder with the dequantized model of a GGUF file; written, atomically, on first use.
+def convert_gguf(file: Path, folder: Path) -> None:
+    """Writes the dequantized model and the tokenizer of a GGUF file into a folder.
 
     Raises:
         BaseModelError: transformers cannot read the file.
         MissingPackageError: package `gguf` is not installed.
     """
-    folder = cache_folder() / "gguf" / sha256_of(file)
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-        try:
-            _convert(file, partial)
-            partial.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process has written it
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return folder
-
-
-def _convert(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftkit.bases.gguf import cache_folder
+from peftkit.bases.dequantized import cache_folder
 from peftkit.bases.packages import ALWAYS, NOT_INSTALLED, SOMETIMES, installed_version, is_installed
 from peftkit.data.packaged import DATA, MODELS, PREFIX
 from peftkit.parts.records import to_json

