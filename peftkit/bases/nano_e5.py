@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import unicodedata
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,7 +155,7 @@ def _tokenizer(reader: _Reader, num_pieces: int, ids: list[int]) -> Tokenizer:
     offsets = reader.array("<i4", num_pieces + 1)
     scores = reader.array("<f4", num_pieces)
     text = reader.bytes(size)
-    pieces = [text[a:b].decode() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    pieces = [text[a:b].decode() for a, b in pairwise(offsets)]
     vocabulary = list(zip(pieces, map(float, scores), strict=True))
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=ids[3], byte_fallback=False))
     dropped, spaces, unchanged = _characters(reader)
