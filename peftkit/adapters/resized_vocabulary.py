@@ -47,7 +47,7 @@ class HeldRows:
     rows: int
     """Number of rows in the adapter's embeddings; 0 if it holds no embedding."""
     ids: frozenset[int]
-    """Ids of the tokens, if only these tokens' rows are trained; else empty."""
+    """Ids of the tokens whose rows are trained, if the other rows are not; else empty."""
     input: bool
     """Whether the adapter holds the input embedding."""
     output: bool
@@ -88,7 +88,7 @@ def fit_vocabulary(folder: Path, config: AdapterConfig, base: OpenedBase, head: 
     if tokenizer is None and rows != _size(read):
         raise AdapterError(
             f"the adapter is for a vocabulary of {rows:,} tokens, and `{base.name}` has {here:,}; "
-            "the adapter's folder has no tokenizer",
+            "the adapter's folder has no usable tokenizer",
             f"put the tokenizer used in training into `{folder}` (tokenizer.json and "
             "tokenizer_config.json), or give the base it was trained on with `--base`",
         )
