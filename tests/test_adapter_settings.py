@@ -219,7 +219,7 @@ def test_peftkit_s_own_adapters_and_a_start_need_none(make_chat, trained, tmp_pa
     with pytest.raises(AdapterError, match="`lora_alpha` is not in"):
         run(recipe.with_(start_from=str(folder / "less")), str(tmp_path / "run"))
     done = run(recipe, str(tmp_path / "own"))
-    with pytest.raises(RecipeError, match="peftkit saved the one"):
+    with pytest.raises(RecipeError, match="peftkit saved `"):
         inspect(str(done.folder), {"lora_alpha": 8})
 
 

@@ -174,7 +174,7 @@ def test_which_pickle_is_meant_is_told_or_asked(tmp_path):
     other = folder_of(tmp_path / "b", {"a": torch.ones(2)}, "one.pt")
     assert [file.name for file in _pickles(other)] == ["one.pt"]
     torch.save({"b": torch.ones(2)}, other / "two.pt")
-    with pytest.raises(AdapterError, match="none under a name that PEFT or"):
+    with pytest.raises(AdapterError, match="which are not names that PEFT or"):
         convert(str(other))
     hub = tmp_path / "hub"
     hub.mkdir()

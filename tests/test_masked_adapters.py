@@ -84,5 +84,5 @@ def test_another_base_is_told_as_another_base(masked, tmp_path_factory, kinds):
     if not folder.is_dir():
         trained(masked[one], folder, KINDS[one][1])
     (problem,) = verify(str(folder), str(masked[other])).problems
-    assert f"no model that `{masked[other]}` can be" in problem.found
+    assert f"fit no model of `{masked[other]}`" in problem.found
     assert "give the base it was trained on" in problem.advice

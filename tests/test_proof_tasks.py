@@ -321,7 +321,7 @@ def test_one_input_is_no_list_of_them(runs, one):
     adapter = pk.load(str(runs["tokens"].folder))
     with pytest.raises(PeftkitError, match="not a list of inputs"):
         adapter.predict(one)
-    with pytest.raises(PeftkitError, match="no text, list or mapping"):
+    with pytest.raises(PeftkitError, match="neither a text, nor a list or mapping"):
         adapter.predict([b"the film"])
 
 

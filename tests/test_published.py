@@ -608,7 +608,7 @@ def test_a_pooler_that_nobody_has_is_refused(plain, bases, tmp_path):
     shutil.copytree(bases["bert"], base)
     AutoModelForTokenClassification.from_pretrained(base).save_pretrained(base)  # has no pooler
     (problem,) = verify(str(plain("SEQ_CLS")), str(base)).problems
-    assert "through `bert.pooler.dense`, and neither" in problem.found
+    assert "on `bert.pooler.dense`, and neither" in problem.found
     with pytest.raises(AdapterError, match="neither the base nor the adapter"):
         pk.load(str(plain("SEQ_CLS")), str(base))
     assert not verify(str(plain("FEATURE_EXTRACTION")), str(base)).problems
@@ -833,13 +833,13 @@ def test_a_classifier_whose_head_was_not_saved_is_refused(all_bases, tmp_path):
     injected = get_peft_model(model, config)
     injected.save_pretrained(tmp_path)
     (problem,) = verify(str(tmp_path), str(all_bases["t5"])).problems
-    assert "no tensor of the classifier is in it" in problem.found
+    assert "no tensor of the classifier is in the adapter" in problem.found
 
 
 def test_an_adapterhub_adapter_is_for_its_architecture(bases, relatives, tmp_path):
     folder = hub_folder(tmp_path / "hub", PFEIFFER, hub_tensors(PFEIFFER))
     told = [f.found for f in verify(str(folder), str(relatives["roberta"])).problems]
-    assert any("it is for bert models, and the base is a roberta" in text for text in told)
+    assert any("the adapter is for bert models, and the base is a roberta" in text for text in told)
 
 
 @pytest.mark.parametrize("change", [{"layers": [1]}, {"activation_function": {}}])

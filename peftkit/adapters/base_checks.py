@@ -33,7 +33,8 @@ def check_template(opened: OpenedBase, record: Record) -> None:
 def check_tokenizer(opened: OpenedBase, record: Record) -> None:
     """Raises AdapterError unless the base's tokenizer is the one used in training.
 
-    Also tries the padding token that earlier versions chose, and keeps it if it matches.
+    Also tries the padding token that earlier peftkit versions chose; keeps it if the digest then
+    matches.
     """
     tokenizer = opened.tokenizer
     for pad in (tokenizer.pad_token, tokenizer.eos_token or tokenizer.unk_token):
@@ -60,6 +61,6 @@ def check_base_files(opened: OpenedBase, record: Record) -> None:
 
 
 def other_base_hint(record: Record) -> str:
-    """The hint if the given base is not the one of the adapter."""
+    """The hint for the error that the given base is not the one used in training."""
     name = record.known_base.known_name
     return f"the adapter belongs to `{name}`; give its location with `--base`"

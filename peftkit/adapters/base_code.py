@@ -24,11 +24,11 @@ class BaseCode:
     options: str
     """Keyword arguments of `from_pretrained`, each preceded by a comma."""
     config: str
-    """Lines before `from_pretrained` that build its configuration; empty to use the base's own."""
+    """Lines that build the configuration for `from_pretrained`; empty to use the base's own."""
     imports: str
     """Further transformers classes to import, each preceded by a comma."""
     float32_kernels: str
-    """Lines after `from_pretrained` that keep 4-bit weights unchanged; empty for other bases."""
+    """Lines after `from_pretrained` that prevent rounding of 4-bit weights; empty otherwise."""
 
 
 def base_code(record: Record) -> BaseCode:
@@ -47,7 +47,7 @@ def base_code(record: Record) -> BaseCode:
 
 
 def _config_options(record: Record) -> list[str]:
-    """Keyword arguments of `from_pretrained`, as code, that change the configuration."""
+    """Code of the keyword arguments of `from_pretrained` that change the configuration."""
     head = record.head
     outputs = [f"num_labels={head.num_outputs}"] if head.num_outputs else []
     if head.problem_type:
@@ -69,7 +69,7 @@ def _config_code(record: Record, base_path: str) -> str:
 
 
 def _load_options(record: Record) -> list[str]:
-    """Keyword arguments of `from_pretrained`, as code, to load the base as in training."""
+    """Code of the keyword arguments of `from_pretrained` that load the base as in training."""
     if _config_code(record, ""):
         return ["config=config"]
     options, base = _config_options(record), record.known_base

@@ -1,4 +1,4 @@
-"""Text and code for model cards that say where a base comes from, valid on any machine."""
+"""Text and code in model cards that say where a base comes from, without local paths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from peftkit.data.packaged import MODELS, PREFIX, Packaged
 
 
 def packaged_base(base: RecordedBase) -> Packaged | None:
-    """The entry of a base shipped in a Python package; None for any other base."""
+    """The entry in `MODELS` of a base shipped in a Python package; None for any other base."""
     name = base.name
     return MODELS.get(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
 

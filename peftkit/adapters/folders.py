@@ -1,6 +1,6 @@
 """Finds an adapter's folder from a user's path, and describes folders without an adapter.
 
-Standard library only, as in `inspecting`.
+Uses only the standard library, as `inspecting` does.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from peftkit.methods.peft.adapter_config import CONFIG
 
 HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 LARGEST_CONFIG = 2**20
-"""Most bytes read from a config.json."""
+"""Largest part of a config.json that is read, in bytes."""
 UNFINISHED = "adapter.unfinished"
-"""Folder with the best weights of an interrupted run."""
+"""Name of the folder with the best weights of an interrupted run."""
 
 
 def user_path(path: str) -> Path:
@@ -68,7 +68,7 @@ def adapter_in(path: Path) -> Path:
     if (folder / "merge_report.json").is_file():
         raise AdapterError(
             f"`{folder}` is a merged model, with no adapter left in it",
-            "transformers loads it alone; its README.md has the code",
+            "load it with transformers; its README.md has the code",
         )
     if (folder / FUSION_CONFIG).is_file():
         raise AdapterError(
@@ -79,7 +79,7 @@ def adapter_in(path: Path) -> Path:
 
 
 def _hint(folder: Path) -> str:
-    """The hint for a folder without an adapter: what it looks like, or which subfolder has one."""
+    """The hint for a folder without an adapter: its likely kind, or a subfolder with an adapter."""
     within = sorted(file.parent for file in folder.glob(f"*/{CONFIG}"))
     if within:
         more = f"; {len(within)} folders in it do" if len(within) > 1 else ""

@@ -9,7 +9,7 @@ from peftkit.errors import AdapterError, first_line
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 """Patterns of the files to download; none matches a pickle or code."""
 RUNS = "runs/"
-"""Folder of runs; a name that starts with it is never a Hub id."""
+"""Beginning of the paths of run folders; no Hub id begins with it."""
 
 
 def find_adapter(name: str) -> None:

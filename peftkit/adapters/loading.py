@@ -42,12 +42,13 @@ from peftkit.training.forward.generating import write
 from peftkit.training.progress import Pace, Say, silent
 
 OTHER_SEED = 20_261_123
-"""Seed for weights before loading; differs from training, so that an unloaded head is noticed."""
+"""Random seed of the weights before loading. Training uses another seed, so a head that was not
+loaded changes the answers."""
 
 
 @dataclass(frozen=True)
 class LoadedAdapter:
-    """A trained model, ready to answer."""
+    """An adapter loaded on its base, ready to answer inputs."""
 
     model: nn.Module
     base: OpenedBase
@@ -65,9 +66,9 @@ class LoadedAdapter:
         """Answers each input: with a class or a number, or with a reply if the model writes text.
 
         Args:
-            inputs: texts or mappings of `text` and `text_pair`; for a model that writes, texts or
-                lists of messages.
-            say: called with the progress of long calls.
+            inputs: if the model writes text, texts or lists of messages; else texts, or mappings
+                with `text` and `text_pair`.
+            say: called with lines about progress if the call takes long.
 
         Raises:
             PeftkitError: the task cannot answer an input.
@@ -106,9 +107,9 @@ class LoadedAdapter:
         """Writes a text for each input.
 
         Args:
-            model: writes instead of the adapter's model, if given.
-            progress: called repeatedly with the number of inputs answered.
-            settings: options of transformers' `generate` that override the recipe's.
+            model: the model that writes; None for the adapter's model.
+            progress: called with the number of inputs answered since the last call.
+            settings: options of transformers' `generate` that override the head's `generation`.
         """
         prompts = list(self._encode(inputs).input_ids)
         with self.accelerator.autocast():
@@ -123,7 +124,7 @@ class LoadedAdapter:
 
     @quietly()
     def load_base(self) -> nn.Module:
-        """Loads the base alone, as before training."""
+        """Loads the base without the adapter, as it was before training."""
         head, device = self.record.head, self.accelerator.device
         dtype = weights_dtype(self.recipe.base, self.recipe.method.trains_base_weights)
         return load_weights(self.base, head, dtype, device, dropout=None).model.eval()
@@ -136,8 +137,8 @@ class LoadedAdapter:
             raise RecipeError("`inputs` holds text that is not UTF-8", "convert it") from error
         except TypeError as error:
             raise RecipeError(
-                f"`inputs` holds no text, list or mapping of texts: {error}",
-                "give a string, or a list or dict of strings",
+                f"an input is neither a text, nor a list or mapping of texts: {error}",
+                "give each input as a string, or as a list or dict of strings",
             ) from error
         values = [task.as_input(value) for value in inputs]
         rows = [Row(number, row) for number, row in enumerate(values, start=1)]
@@ -165,11 +166,11 @@ class OpenedAdapter:
 
     @property
     def peft_config(self) -> AdapterConfig:
-        """adapter_config.json with the user's settings; empty for methods without this file."""
+        """Content of adapter_config.json with the user's settings; empty if there is no file."""
         return read_config(self.folder) if self.record.base else self.record.peft_config
 
     def check_base(self) -> None:
-        """Raises AdapterError if the adapter records its base and this is another one."""
+        """Raises AdapterError if the base differs from the recorded one, where one is recorded."""
         if self.record.base:
             check_base(self.base, self.record)
 
@@ -180,17 +181,17 @@ def open_adapter(
     trust_remote_code: bool = False,
     settings: Mapping[str, object] | None = None,
 ) -> OpenedAdapter:
-    """Opens an adapter saved by peftkit, PEFT or AdapterHub, and its base; compares neither yet.
+    """Opens an adapter saved by peftkit, PEFT or AdapterHub, and its base; loads no weights.
 
     Args:
         path: a run folder, an adapter folder, or a Hub id (`org/name`, `org/name@revision`).
-        base: the base's location; empty for the one in the recipe.
+        base: the base's location; empty for the base that the adapter names.
         trust_remote_code: whether code stored with the base may run, if the recipe asks for it.
         settings: values of fields missing in adapter_config.json.
 
     Raises:
         AdapterError: `path` holds no adapter, or the adapter was changed or is not safe to load.
-        RecipeError: the adapter's type lacks a field of `settings`, or the file has it already.
+        RecipeError: `settings` has a field unknown to the adapter's type, or contradicts the file.
     """
     inspected = inspect(path := local_path(path), settings)
     inspected.raise_if_wrong()
@@ -218,7 +219,7 @@ def load(
     """Loads an adapter on its base; takes the arguments of `open_adapter`.
 
     Raises:
-        AdapterError: a file was changed, the base is not the one of training, or answers differ.
+        AdapterError: a file was changed, or base or answers differ from the record.
     """
     opened = open_adapter(path, base, trust_remote_code, settings)
     opened.check_base()
@@ -231,7 +232,7 @@ def load(
 def _read(
     inspected: Inspected, path: str, base: str, trust_remote_code: bool
 ) -> tuple[Path, Record, Recipe]:
-    """The adapter's folder, its record, and the recipe to load it with."""
+    """Returns the adapter's folder, its record, and the recipe that loads it."""
     if inspected.record is None:
         return inspected.folder, *published_adapter(inspected, base)
     record = Record.read(inspected.folder)
@@ -241,8 +242,8 @@ def _read(
     if recipe.base.trust_remote_code and not trust_remote_code:
         raise AdapterError(
             "the adapter needs code stored with its base "
-            f"`{recipe.base.name_or_path}` to run (`trust_remote_code`)",
-            "if you trust whoever wrote both, use `--trust-remote-code`",
+            f"`{recipe.base.name_or_path}` (`trust_remote_code`)",
+            "if you trust the authors of adapter and base, use `--trust-remote-code`",
         )
     if (template := inspected.folder / CHAT_TEMPLATE).is_file():  # the base's may differ now
         recipe = recipe.with_(base=recipe.base.with_(chat_template=str(template)))
@@ -268,7 +269,7 @@ def load_proven(
 def load_trained_model(
     folder: Path, recipe: Recipe, base: OpenedBase, head: Head, device: torch.device
 ) -> nn.Module:
-    """Loads the base and, from a folder, the trained weights."""
+    """Loads the base, and the trained weights from a folder."""
     set_seed(OTHER_SEED)
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
     loaded = load_weights(base, head, dtype, device, dropout=None)

@@ -1,4 +1,4 @@
-"""Finds the newest run folder with a name."""
+"""Finds the newest run folder with a given name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ LATEST = "@latest"
 
 
 def newest_run(path: str) -> str:
-    """The folder for `runs/<name>@latest`: of the runs with this name that hold an adapter, the one
-    started last. Returns any other path unchanged.
+    """Returns the newest run folder for `runs/<name>@latest`; returns any other path unchanged.
+
+    The newest run is the one that started last. Only runs that hold an adapter count.
     """
     if not path.endswith(LATEST) or not Path(path).expanduser().parent.is_dir():
         return path
@@ -29,8 +30,10 @@ def newest_run(path: str) -> str:
 
 
 def _recorded_name(run: Path) -> str:
-    """The name in a run's recipe; a folder `lora-16` may hold a 16th run of `lora` or a run with
-    the name `lora-16`.
+    """The name in a run's recipe; empty if it cannot be read.
+
+    The folder's name is not enough: `lora-16` may be the 16th run of `lora`, or a run named
+    `lora-16`.
     """
     try:
         return str(json.loads((run / "recipe.json").read_text(encoding="utf-8"))["name"])
@@ -39,6 +42,6 @@ def _recorded_name(run: Path) -> str:
 
 
 def _start_time(run: Path) -> float:
-    """When a run started: the time of its recipe, the first file it writes."""
+    """Start time of a run, in seconds: when its first file, the recipe, was written."""
     recipe = run / "recipe.json"
     return (recipe if recipe.is_file() else run).stat().st_mtime

@@ -10,7 +10,7 @@ from peftkit.parts.json_object import JsonObject
 
 
 def unimported_classes(record: JsonObject | None) -> dict[str, str]:
-    """`method` or `task` -> the adapter's recorded `module:Class`; only classes not imported yet.
+    """Maps `method` and `task` to the recorded `module:Class` if this class is not imported yet.
 
     Args:
         record: the content of peftkit.json; None for an adapter that peftkit did not save.
@@ -29,8 +29,10 @@ def unimported_classes(record: JsonObject | None) -> dict[str, str]:
 
 
 def trust_hint(kind: str) -> str:
-    """The option that imports a class's module; with a placeholder path if the module is not found
-    here, since adapters do not record its file.
+    """The `--trust-module` option that imports the module of a user's class.
+
+    Adapters do not record the module's file: if the module is not found, the option has a
+    placeholder for its path.
     """
     module = kind.split(":", maxsplit=1)[0]
     name = module.split(".", maxsplit=1)[0]

@@ -1,7 +1,7 @@
 """Text and code in a model card for a classifier that pools hidden states.
 
-transformers has no class for such a classifier: AutoModelForSequenceClassification would load the
-trunk's weights with another head, and answer differently.
+transformers has no class for this classifier. AutoModelForSequenceClassification would load the
+trunk's weights, add another head, and answer differently.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ POOLED = {
     "mean": "(hidden * mask).sum(1) / mask.sum(1)",
     "cls": "hidden[:, 0]",
 }
-"""`Head.pooling` -> code that computes this hidden state."""
+"""`Head.pooling` -> code that computes the hidden state that the classifier reads."""
 
 WARNING = """\
 The classifier is one linear layer on {what}. No class of transformers computes that: \
@@ -52,7 +52,7 @@ def classify(texts: list[str]) -> torch.Tensor:
 
 
 def adapter_code(pooling: str, reachable: bool) -> str:
-    """The card's text and code for an adapter.
+    """The model card's text and code for an adapter.
 
     Args:
         reachable: whether any machine can find the adapter's base by its name.
@@ -62,6 +62,6 @@ def adapter_code(pooling: str, reachable: bool) -> str:
 
 
 def model_code(pooling: str) -> str:
-    """The card's text and code for a whole model; the code needs no peftkit."""
+    """The model card's text and code for a whole model; the code does not need peftkit."""
     intro = "With transformers, `classify` returns the logits:\n\n"
     return WARNING.format(what=WHAT[pooling]) + intro + WHOLE.format(pooled=POOLED[pooling])

@@ -26,8 +26,8 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 TOLERANCE_INT8 = 2e-2
 
 TOLERANCE_MERGED = 5e-2
-"""The limit for merged models in bfloat16 and int8: merging rounds weights once more, and every
-position is compared. The largest difference in docs/matrix.md is 4e-2."""
+"""Largest allowed relative difference for merged models, except in float32. Merging rounds the
+weights again, and all positions are compared. The largest difference in docs/matrix.md is 4e-2."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,20 @@ class Probe:
 
     input_ids: tuple[int, ...]
     indices: tuple[int, ...]
-    """Indices of the at most 64 largest logits, largest first."""
+    """Indices of the 64 largest logits (or of all, if there are fewer), largest first."""
     logits: tuple[float, ...]
     tolerance: float
 
 
 def tolerance(base: Base) -> float:
-    """The allowed difference between two computations of one model on this machine."""
+    """The allowed relative difference between two computations of one model on this machine."""
     if base.quantization == "int8":
         return TOLERANCE_INT8
     return TOLERANCE[compute_dtype(base)]
 
 
 def merged_tolerance(base: Base) -> float:
-    """The allowed difference between a merged model and the adapter on its base."""
+    """The allowed relative difference between a merged model and the adapter on its base."""
     unmerged = tolerance(base)
     return unmerged if unmerged == TOLERANCE[torch.float32] else TOLERANCE_MERGED
 
@@ -62,7 +62,7 @@ def take_probes(
     Args:
         vocabulary: the inputs use token ids below this number.
         added_ids: ids of added tokens, for one more probe; may be empty.
-        tolerance: recorded with each answer, see `tolerance`.
+        tolerance: the allowed difference, recorded with each answer.
     """
     inputs = synthetic_inputs(model.config, vocabulary, added_ids)
     probes = []
@@ -78,7 +78,7 @@ def take_probes(
 def synthetic_inputs(
     config: Any, vocabulary: int, added_ids: tuple[int, ...]
 ) -> tuple[tuple[int, ...], ...]:
-    """The token ids of the fixed probes; takes the arguments of `take_probes`."""
+    """The synthetic inputs of `take_probes`, as token ids; equal arguments give equal ids."""
     random = np.random.default_rng(0)
     inputs = [
         tuple(random.integers(vocabulary // 10, vocabulary, size=length).tolist())
@@ -97,24 +97,25 @@ LOADED = (
     "the loaded model answers differently from the trained one",
     "the base, the adapter file or a library is not the one used in training",
 )
-"""Message and hint if a loaded adapter answers differently; `MERGED` is for a merged model."""
+"""Message and hint of the error for a loaded adapter that answers differently."""
 MERGED = (
     "the merged model answers differently from the adapter on its base",
     "check the adapter with `peftkit verify`; if it passes, keep it unmerged",
 )
+"""Message and hint of the error for a merged model that answers differently."""
 
 
 def compare_probes(
     model: nn.Module, probes: Sequence[Probe], tolerance: float, problem: tuple[str, str] = LOADED
 ) -> float:
-    """Checks a model's answers; returns the largest difference, relative to the recorded scale.
+    """Compares a model's answers with probes; returns the largest relative difference.
 
     Args:
-        tolerance: this machine's; a probe's recorded tolerance replaces it if looser.
-        problem: message and hint if answers differ.
+        tolerance: the allowed difference; a probe's own tolerance applies if it is larger.
+        problem: message and hint of the error.
 
     Raises:
-        AdapterError: a difference exceeds the tolerance, so this is not the trained model.
+        AdapterError: a difference exceeds the tolerance, so the model is not the trained one.
     """
     largest = 0.0
     for probe in probes:
@@ -131,7 +132,7 @@ def compare_probes(
 
 
 def distance(model: nn.Module, probes: Sequence[Probe]) -> float:
-    """The largest difference from the recorded answers, relative to their scale; never raises."""
+    """The largest relative difference between a model's answers and probes; raises no error."""
     largest = 0.0
     for probe in probes:
         recorded = torch.tensor(probe.logits)
@@ -143,13 +144,16 @@ def distance(model: nn.Module, probes: Sequence[Probe]) -> float:
 
 
 def _last_logits(model: nn.Module, input_ids: Sequence[int]) -> torch.Tensor:
-    """The logits of the text or at its last position, (classes or vocabulary,)."""
+    """A text classifier's logits, or else those at the last position; (classes or vocabulary,)."""
     return outputs_of(model, input_ids)[-1]
 
 
 def outputs_of(model: nn.Module, input_ids: Sequence[int]) -> torch.Tensor:
-    """The model's outputs, float32 on CPU: (positions, vocabulary or classes); (1, classes) from a
-    text classifier, (positions, 2) from question answering, (positions, hidden) without a head.
+    """The model's outputs for one input, float32 on CPU.
+
+    Shapes: (positions, vocabulary) from a language model, (positions, classes) from a token
+    classifier, (1, classes) from a text classifier, (positions, 2) from question answering,
+    (positions, hidden) without a head.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -171,7 +175,7 @@ def outputs_of(model: nn.Module, input_ids: Sequence[int]) -> torch.Tensor:
 
 
 def _needs_decoder_inputs(model: Any) -> bool:
-    """Whether the caller must pass `decoder_input_ids`; classifiers make their own."""
+    """Whether a model needs `decoder_input_ids`; encoder-decoder classifiers make their own."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     name = type(base).__name__
     return bool(base.config.is_encoder_decoder) and not name.endswith("Classification")

@@ -52,7 +52,7 @@ class Record:
     """The content of peftkit.json."""
 
     recipe: RecordedRecipe
-    """The resolved recipe, with local paths cut to their last part."""
+    """The recipe with all defaults; local paths are cut to their last part."""
     base: RecordedBase | None
     """The base of training; None for other programs' adapters, which do not record it."""
     tokenizer_sha256: str
@@ -62,23 +62,23 @@ class Record:
     weights: dict[str, str]
     """Name of a weight file -> SHA-256."""
     tensors: dict[str, dict[str, SavedTensor]] = field(default_factory=dict)
-    """File name -> tensor name -> tensor; empty in records of the first peftkit versions."""
+    """File name -> tensor name -> dtype, shape and digest; empty in records of early versions."""
     peft_config: AdapterConfig = field(default_factory=AdapterConfig)
     """The content of adapter_config.json; empty for methods without this file."""
     configs: dict[str, str]
-    """JSON file beside the weights -> SHA-256 of its content, whatever its formatting."""
+    """Name of a JSON file beside the weights -> SHA-256 of its content without formatting."""
     metrics: dict[str, dict[str, float]]
-    """`before`, `after` or a baseline's name -> its scores on the test split."""
+    """`before`, `after` or a baseline's name -> metric -> score on the test split."""
     probes: tuple[Probe, ...]
     versions: dict[str, str]
     rewound: Rewound | None = None
-    """How the adapter was rewound; None, and not in the file, if it was not."""
+    """How the adapter was rewound; None (and no field in peftkit.json) if it was not."""
     decision: Decision = field(default_factory=Decision)
-    """What the task decided on the validation split; not in the file if empty."""
+    """What the task decided on the validation split; no field in peftkit.json if empty."""
 
     @property
     def known_base(self) -> RecordedBase:
-        """`base`, which is never None in records that peftkit saved."""
+        """`base` of a record that peftkit saved, which is never None."""
         assert self.base is not None
         return self.base
 
@@ -181,7 +181,7 @@ def versions() -> dict[str, str]:
 
 
 def published_recipe(recipe: Recipe) -> RecordedRecipe:
-    """The recipe with every existing local path cut to its last part."""
+    """The recipe with every local path cut to its last part."""
 
     def cut(value: Any) -> Any:
         if isinstance(value, dict):
@@ -205,8 +205,9 @@ def _is_local_path(text: str) -> bool:
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
-    """Digest of a tokenizer's vocabulary and special tokens; for a fast tokenizer, also of how it
-    normalizes, splits and adds special tokens.
+    """Digest of a tokenizer's vocabulary, special tokens and steps.
+
+    Only fast tokenizers list their steps: how they normalize, split and add special tokens.
     """
     vocabulary = sorted(tokenizer.get_vocab().items())
     special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())

@@ -11,13 +11,13 @@ from peftkit.recipe import Recipe
 
 @dataclass(frozen=True)
 class RecordedRecipe:
-    """A run's recipe with all defaults, as JSON, so reading it imports no class of the user."""
+    """A run's recipe with all defaults, as JSON; reading it imports none of the user's classes."""
 
     text: str
     method: str
-    """Name of the method, or `module:Class` of the user's own."""
+    """Name of the method; `module:Class` for a method that the user wrote."""
     task: str
-    """Name of the task, or `module:Class` of the user's own."""
+    """Name of the task; `module:Class` for a task that the user wrote."""
     quantization: str = "none"
     """Quantization of the base."""
     chat_template: str = ""

@@ -1,7 +1,7 @@
-"""The vocabulary of adapters trained with added tokens or resized embeddings.
+"""Fits a base's vocabulary to an adapter trained with added tokens or resized embeddings.
 
 PEFT saves whole embeddings in such an adapter, and users save the tokenizer in its folder. peftkit
-resizes the base's embeddings to as many rows, and encodes texts with the adapter's tokenizer.
+resizes the base's embeddings to the adapter's size, and encodes texts with this tokenizer.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TOKENIZERS = (
     "vocab.json",
 )  # fmt: skip
 INDICES = ("trainable_token_indices", "token_indices")
-"""Fields of adapter_config.json that list the tokens whose rows alone are trained."""
+"""Fields of adapter_config.json that list token ids if only these tokens' rows are trained."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class HeldRows:
     rows: int
     """Number of rows in the adapter's embeddings; 0 if it holds no embedding."""
     ids: frozenset[int]
-    """Ids of tokens whose rows alone are trained."""
+    """Ids of the tokens whose rows are trained, if the other rows are not; else empty."""
     input: bool
     """Whether the adapter holds the input embedding."""
     output: bool
-    """Whether the adapter holds the output layer; also True if that is tied to the embedding."""
+    """Whether the adapter holds the output layer; True if it is tied to the input embedding."""
 
     def without_rows_from(self, first: int, rows: int) -> list[str]:
-        """Layers that lack rows in the adapter if embeddings grow from `first` to `rows` rows."""
+        """Layers whose rows `first` to `rows` are new in the base, and missing in the adapter."""
         new = range(first, rows)
         complete = {
             "the input embedding": self.input or self.ids.issuperset(new),
@@ -67,11 +67,11 @@ def fit_vocabulary(folder: Path, config: AdapterConfig, base: OpenedBase, head: 
     """Gives a base the adapter's tokenizer, and embeddings of the adapter's size.
 
     Args:
-        folder: the folder of a plain PEFT adapter.
+        folder: the folder of an adapter that PEFT saved.
         config: the content of its adapter_config.json.
 
     Raises:
-        AdapterError: the adapter's embeddings do not fit the base, nor a tokenizer in its folder.
+        AdapterError: the adapter's embeddings fit neither the base nor a tokenizer in the folder.
     """
     names, here = _embeddings(base, head)
     held = _held_rows(folder, config, names)
@@ -88,14 +88,14 @@ def fit_vocabulary(folder: Path, config: AdapterConfig, base: OpenedBase, head: 
     if tokenizer is None and rows != _size(read):
         raise AdapterError(
             f"the adapter is for a vocabulary of {rows:,} tokens, and `{base.name}` has {here:,}; "
-            "its tokenizer is not beside it",
+            "the adapter's folder has no usable tokenizer",
             f"put the tokenizer used in training into `{folder}` (tokenizer.json and "
             "tokenizer_config.json), or give the base it was trained on with `--base`",
         )
     if (size := _size(read)) > rows:
         raise AdapterError(
-            f"the tokenizer beside the adapter has {size:,} tokens, and the adapter holds "
-            f"embeddings of {rows:,}",
+            f"the tokenizer beside the adapter has {size:,} tokens, and the adapter's embeddings "
+            f"have {rows:,} rows",
             "put the tokenizer used in training into the adapter's folder",
         )
     return resized(base, rows, read)
@@ -130,7 +130,7 @@ def uses_own_tokenizer(folder: Path, base: OpenedBase) -> bool:
 
 
 def _unused_tokenizer_note(folder: Path, base: OpenedBase, head: Head) -> str:
-    """A note that the tokenizer in the adapter's folder is not used; empty if there is none."""
+    """A note if the adapter's folder has a larger tokenizer, which is not used; else empty."""
     tokenizer = _tokenizer_beside(folder, base, head, needed=False)
     if tokenizer is None or (more := _size(tokenizer) - _size(base.tokenizer)) < 1:
         return ""
@@ -141,11 +141,10 @@ def _unused_tokenizer_note(folder: Path, base: OpenedBase, head: Head) -> str:
 
 
 def _embeddings(base: OpenedBase, head: Head) -> tuple[dict[str, bool], int]:
-    """The embeddings of a base's model.
+    """Finds the input embedding and the output layer of a base's model.
 
     Returns:
-        Name of the embedding or output layer -> whether it has the input embedding's weight; and
-        the number of rows.
+        A layer's name -> whether its weight is the input embedding's; and the number of rows.
     """
     model: Any = empty_model(base, head).model
     embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
@@ -159,7 +158,7 @@ def _embeddings(base: OpenedBase, head: Head) -> tuple[dict[str, bool], int]:
 
 
 def _held_rows(folder: Path, config: AdapterConfig, names: Mapping[str, bool]) -> HeldRows:
-    """The vocabulary rows in an adapter, for a base with the embeddings `names`.
+    """The vocabulary rows that an adapter holds; `names` is the result of `_embeddings`.
 
     Raises:
         AdapterError: the adapter's embeddings differ in size.
@@ -175,7 +174,8 @@ def _held_rows(folder: Path, config: AdapterConfig, names: Mapping[str, bool]) -
     }
     if len(sizes) > 1:
         raise AdapterError(
-            f"it holds embeddings of {' and '.join(f'{size:,}' for size in sorted(sizes))} tokens",
+            "the adapter's embeddings have different numbers of rows: "
+            f"{' and '.join(f'{size:,}' for size in sorted(sizes))}",
             "ask whoever published it",
         )
     whole = {tied for name, tied in names.items() if any(end in WHOLE for end in parts[name])}
@@ -207,7 +207,8 @@ def _indices(config: AdapterConfig) -> Iterable[int]:
 def _tokenizer_beside(folder: Path, base: OpenedBase, head: Head, needed: bool) -> Any:
     """The tokenizer in an adapter's folder, with the base's length limit.
 
-    Returns the base's tokenizer if both have the same tokens, and None if the folder has none.
+    Returns the base's tokenizer if both have the same tokens, and None if the folder has no usable
+    tokenizer.
 
     Raises:
         AdapterError: the tokenizer is needed and cannot be read.
@@ -249,8 +250,9 @@ def _templates(template: Any) -> list[str]:
 
 
 def _extends(tokenizer: Any, other: Any, rows: int) -> bool:
-    """Whether a tokenizer adds tokens to those of `other`, keeps their ids, and has all ids below
-    `rows`.
+    """Whether a tokenizer has all tokens of `other` with the same ids, and more tokens.
+
+    All ids must be below `rows`.
     """
     vocabulary, known = tokenizer.get_vocab(), other.get_vocab()
     same = all(vocabulary.get(token) == number for token, number in known.items())

@@ -16,7 +16,7 @@ WITHIN_RUNS = ("adapter.unchecked", UNFINISHED)
 
 
 def recipe_of(path: Path, published: str) -> Recipe:
-    """The run folder's recipe, which has full local paths; without a run folder, `published`.
+    """The recipe in the run folder, which has full local paths; without a run folder, `published`.
 
     Args:
         path: a run folder or an adapter folder.
@@ -29,8 +29,9 @@ def recipe_of(path: Path, published: str) -> Recipe:
 
 
 def quick_recipe(path: str) -> Recipe | None:
-    """The recipe of an adapter that is not checked yet; None if it is missing or unreadable, which
-    loading reports later.
+    """Reads the recipe of an adapter before its checks; None if it is missing or unreadable.
+
+    Loading reports later what is wrong with it.
     """
     try:
         folder = adapter_in(user_path(path))

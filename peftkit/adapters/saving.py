@@ -29,7 +29,7 @@ def write_weights(
     """Saves the trained weights into a folder with a temporary name.
 
     Returns:
-        The folder, and name -> SHA-256 for its weight files.
+        The folder, and a mapping from the names of its weight files to their SHA-256.
     """
     folder = run_folder / PARTIAL
     folder.mkdir()
@@ -68,8 +68,9 @@ def adapter_bytes(folder: Path) -> int:
 
 
 def _name_base(folder: Path, base: OpenedBase) -> None:
-    """Writes the base's Hub id into adapter_config.json; null for a base that is not from the Hub,
-    since a local path would be wrong elsewhere and reveal this machine's folders.
+    """Writes the base's Hub id into adapter_config.json; null for a base that is not from the Hub.
+
+    A local path would be wrong on other machines, and reveal this machine's folders.
     """
     config_file = folder / "adapter_config.json"
     if not config_file.is_file():

@@ -1,4 +1,4 @@
-"""Starts training from an adapter saved by peftkit or another program."""
+"""Finds, checks and restores the saved adapter from which training starts (`start_from`)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Start:
     """A saved adapter to start training from."""
 
     name: str
-    """The adapter's folder or Hub id in the recipe (`start_from`)."""
+    """The recipe's `start_from`: the adapter's folder or Hub id."""
     folder: Path
     record: Record | None
     """The content of peftkit.json; None if another program saved the adapter."""
@@ -43,7 +43,7 @@ class Start:
         )
 
     def weights(self) -> dict[str, str]:
-        """Name -> SHA-256 for the adapter's weight files."""
+        """Name of each weight file of the adapter -> its SHA-256."""
         files = sorted(self.folder.glob("*.safetensors"))
         return {file.name: sha256_of(file) for file in files}
 
@@ -109,14 +109,14 @@ def check_start(start: Start, base: OpenedBase, head: Head) -> None:
     if head.generation and chat_template_sha256(base.tokenizer) != record.chat_template_sha256:
         raise AdapterError(
             f"`start_from`: the adapter in `{start.folder}` was trained with another chat template",
-            f"`--base.chat-template {start.folder / CHAT_TEMPLATE}`",
+            f"use `--base.chat-template {start.folder / CHAT_TEMPLATE}`",
         )
     if has_weights(base):
         check_base_files(base, record)
 
 
 def restore_start(model: nn.Module, start: Start, recipe: Recipe, base: OpenedBase) -> None:
-    """Copies a saved adapter's tensors into a model with the recipe's method injected.
+    """Copies a saved adapter's tensors into a model in which the recipe's method is injected.
 
     Raises:
         AdapterError: the tensors do not fit the model, or the adapter is for another base.

@@ -42,7 +42,7 @@ def verify(
     """Runs all checks that are possible for an adapter.
 
     Args:
-        path: a run folder or an adapter folder.
+        path: a run folder, an adapter folder, or a Hub id.
         base: the base's location; empty for the one the adapter names.
         trust_remote_code: whether code stored with the base may run.
         before_loading: called once the bytes have passed, before torch is imported.
@@ -51,7 +51,7 @@ def verify(
 
     Raises:
         AdapterError: `path` holds no adapter.
-        RecipeError: the adapter's type lacks a field of `settings`, or the file has it already.
+        RecipeError: `settings` has a field unknown to the adapter's type, or contradicts the file.
     """
     inspected = inspect(path := local_path(path), settings)
     if not inspected.passed:
@@ -82,8 +82,9 @@ def verify(
 
 
 def reach_base(inspected: Inspected, path: str, base: str) -> None:
-    """Downloads the small files of an adapter's base, to report an unreachable base before model
-    libraries are imported.
+    """Downloads the small files of an adapter's base.
+
+    An unreachable base is thus reported before the slow import of model libraries.
 
     Raises:
         UnreachableError: the Hub cannot provide the files.
@@ -101,7 +102,7 @@ def reach_base(inspected: Inspected, path: str, base: str) -> None:
 
 
 def _named_base(inspected: Inspected, path: str) -> Base | None:
-    """The base that an adapter names; None if it names none, or one that cannot be found."""
+    """The base in peftkit.json's recipe, or the Hub base that another program's adapter names."""
     if inspected.record is not None:
         recipe = quick_recipe(path)
         return recipe.base if recipe else None
@@ -118,7 +119,7 @@ def _note_unreachable(findings: Findings, error: UnreachableError) -> None:
 
 
 def _note_unimported_classes(findings: Findings, kinds: Mapping[str, str]) -> None:
-    """Notes each user's class that the adapter needs as method or task and that is not imported."""
+    """Records a note on each method or task from outside peftkit that is not imported yet."""
     for part, kind in kinds.items():
         findings.note(
             "base",
@@ -176,7 +177,7 @@ def _check_without_record(
     trust_remote_code: bool,
     stage: Callable[[str], None],
 ) -> None:
-    """Checks another program's adapter on its base, as far as possible without record (stage 2)."""
+    """Checks another program's adapter on its base, without a record to compare with (stage 2)."""
     from peftkit.adapters.loading import load_trained_model, open_inspected
     from peftkit.adapters.probes import distance, take_probes, tolerance
     from peftkit.adapters.published.recipe import explain
@@ -212,7 +213,7 @@ def _check_without_record(
 
 
 def _note_base(findings: Findings, adapter: OpenedAdapter) -> None:
-    """Notes which base and vocabulary are used for another program's adapter."""
+    """Records notes on the base and the vocabulary used for another program's adapter."""
     from peftkit.adapters.resized_vocabulary import vocabulary_note
 
     opened = adapter.base
@@ -227,7 +228,7 @@ def _note_base(findings: Findings, adapter: OpenedAdapter) -> None:
 
 
 def _record_answers(findings: Findings, task: Task) -> None:
-    """Records what a classifier answers with, if not with classes."""
+    """Records what a classifier's answers mean, unless they are classes."""
     from peftkit.adapters.published.outputs import answers_note
 
     has_answers, note = answers_note(task)
@@ -236,7 +237,7 @@ def _record_answers(findings: Findings, task: Task) -> None:
 
 
 def _layer_mismatch(opened: OpenedBase, record: Record) -> str:
-    """A problem if the base and the base of training differ in number of layers; else empty."""
+    """A message if the base has another number of layers than in training; else empty."""
     saved = record.known_base.num_hidden_layers
     here = getattr(opened.config, "num_hidden_layers", None)
     if saved is None or saved == here:
@@ -245,7 +246,7 @@ def _layer_mismatch(opened: OpenedBase, record: Record) -> str:
 
 
 def _check_tensors(findings: Findings, model: Any) -> bool:
-    """Records that all tensors fit; returns whether all values are finite."""
+    """Records that all tensors fit, and any non-finite value; returns whether all are finite."""
     import torch
 
     findings.ok("tensors", "every name and shape fits, nothing is missing, nothing is left over")

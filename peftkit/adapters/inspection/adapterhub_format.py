@@ -1,6 +1,6 @@
 """Reads AdapterHub's settings, and finds those that peftkit's bottleneck adapters cannot express.
 
-Written from `adapters` 1.x, whose BERT blocks end in
+A BERT block ends in one of these formulas (from the source of `adapters` 1.x):
 
     h = dense(x),  r: the block's residual input,  N: its layer norm,  d(v) = scaling up(f(down(v)))
 
@@ -8,7 +8,7 @@ Written from `adapters` 1.x, whose BERT blocks end in
     houlsby    N(h + d(h) + r)             neither parallel nor original_ln_before   (double_seq_bn)
     parallel   N(h + d(r) + r)             is_parallel, after the feed-forward only   (par_bn)
 
-with `original_ln_after` in all of them. Standard library only: this is part of stage 1.
+All three need `original_ln_after`. Uses only the standard library, as a part of stage 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from peftkit.methods.peft.adapter_config import AdapterConfig
 from peftkit.parts.json_object import JsonObject
 
 ADAPTER_WEIGHTS = ("adapter.safetensors", "pytorch_adapter.safetensors")
-"""File names of an adapter's weights: from the library, and from `peftkit convert`."""
+"""Names of an adapter's weight file, as AdapterHub's library or `peftkit convert` writes it."""
 HEAD_WEIGHTS = ("model_head.safetensors", "pytorch_model_head.safetensors")
 SAME_AS = {"pytorch_adapter.bin": ADAPTER_WEIGHTS, "pytorch_model_head.bin": HEAD_WEIGHTS}
 HEAD_CONFIG = "head_config.json"
@@ -38,7 +38,7 @@ DEFAULTS: dict[str, object] = {
     "adapter_residual_before_ln": False, "inv_adapter": None, "cross_adapter": False,
     "leave_out": [], "phm_layer": False,
 }  # fmt: skip
-"""Defaults of the library's `BnConfig`; None for fields without a default."""
+"""Defaults of `BnConfig` in AdapterHub's library; None for fields without a default."""
 WITHOUT_EFFECT = (
     "init_weights", "init_weights_seed", "dropout", "stochastic_depth",
     "inv_adapter_reduction_factor", "phm_dim", "factorized_phm_W", "shared_W_phm",
@@ -56,9 +56,9 @@ NOT_COMPUTED = {
     "adapter_residual_before_ln": "it adds its input before a layer norm of its own",
 }
 OTHER_NAMES = {"leakyrelu": "leaky_relu"}
-"""AdapterHub's name of a non-linearity -> transformers' name, if it differs."""
+"""AdapterHub's name of a non-linearity -> transformers' name; lists only names that differ."""
 OLD_NAMES = {"gelu": "gelu_new", "gelu_orig": "gelu"}
-"""Name of a non-linearity in folders without `version` -> today's name."""
+"""Name of a non-linearity in an adapter_config.json without `version` -> its name today."""
 
 
 Placement = Literal["houlsby", "pfeiffer", "parallel"]
@@ -66,16 +66,16 @@ Placement = Literal["houlsby", "pfeiffer", "parallel"]
 
 @dataclass(frozen=True)
 class HubSettings:
-    """The settings, under today's names, of an AdapterHub adapter that passed `wrong_adapter`."""
+    """The settings, under today's names, of an AdapterHub adapter that peftkit can load."""
 
     name: str
-    """Name of the adapter, a part of its tensors' names."""
+    """Name of the adapter; the names of its tensors contain it."""
     model_type: str
     """Architecture of the base."""
     hidden_size: int
     """Hidden size of the base."""
     width: int
-    """Width of the bottleneck, as the library computes it."""
+    """Width of the bottleneck, computed as in AdapterHub's library."""
     placement: Placement
     """peftkit's name for the adapter's place in a block."""
     places: tuple[str, ...]
@@ -89,7 +89,7 @@ class HubSettings:
 
     @classmethod
     def of(cls, config: AdapterConfig) -> HubSettings:
-        """Reads an adapter_config.json.
+        """Reads the settings in an adapter_config.json.
 
         Raises:
             AdapterError: a value has the wrong type.
@@ -128,7 +128,7 @@ def describe(config: AdapterConfig) -> str:
 
 
 def _settings(config: AdapterConfig) -> dict[str, object]:
-    """The settings under today's names, completed by defaults; values are not converted."""
+    """The settings under today's names, with defaults for missing ones; converts no values."""
     settings = {**DEFAULTS, **config.table("config")}
     name = str(settings["non_linearity"]).lower()
     name = name if "version" in config else OLD_NAMES.get(name, name)

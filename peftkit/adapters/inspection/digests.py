@@ -1,6 +1,6 @@
 """Compares files, tensors and settings with peftkit.json, in stage 1 of `peftkit verify`.
 
-Standard library only, as in `inspecting`.
+Uses only the standard library, as `inspecting` does.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class _Saved:
     """The part of peftkit.json that describes the other files of the adapter."""
 
     weights: Mapping[str, object]
-    """Name of a weight file -> SHA-256; `configs` has the JSON files."""
+    """Name of a weight file -> its SHA-256; `configs` has the digests of the JSON files."""
     configs: Mapping[str, object]
     tensors: dict[str, dict[str, SavedTensor]]
-    """Name of a weight file -> tensor name -> tensor."""
+    """Name of a weight file -> tensor name -> recorded tensor."""
     peft_config: AdapterConfig
 
     @classmethod
@@ -56,7 +56,7 @@ class _Saved:
             AdapterError: a part is missing or has the wrong type.
         """
         if missing := [name for name in ("weights", "configs") if record.get(name) is None]:
-            raise AdapterError(f"it has no `{missing[0]}`")
+            raise AdapterError(f"`{missing[0]}` is missing")
         tensors = record.table("tensors")
         return cls(
             weights=record.table("weights"),
@@ -169,7 +169,7 @@ def _different_tensors(
 
 
 def _values(file: Path, stored: Stored) -> str:
-    """Describes the values of a changed tensor: zeros, not finite, or others."""
+    """Says in words what a changed tensor holds: zeros, non-finite numbers, or other values."""
     data = _bytes_of(file, stored)
     if not any(data):
         return "zeros, and did not"
@@ -215,7 +215,7 @@ def record_sha256(record: Mapping[str, object]) -> str:
 
 
 def json_sha256(content: object) -> str:
-    """Digest of a JSON file's content; does not depend on its formatting."""
+    """Digest of a JSON file's content, independent of the file's formatting."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

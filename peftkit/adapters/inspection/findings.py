@@ -18,8 +18,8 @@ class Finding:
 
     check: str
     result: Literal["ok", "note", "wrong"]
-    """`wrong` if the adapter would not load, or not answer like the trained one; `note` for
-    information, or for what cannot be checked.
+    """`wrong`: the adapter would not load, or would answer differently from the trained one;
+    `note`: information, or something that cannot be checked; `ok`: the check passed.
     """
     found: str
     meaning: str = ""
@@ -48,11 +48,11 @@ class Findings:
         self.all.append(Finding(check, "note", _plain(found), meaning, _plain(advice)))
 
     def wrong(self, check: str, found: str, meaning: str = "", advice: str = "") -> None:
-        """Records a problem, which changes the answers or makes loading unsafe."""
+        """Records a problem: something that changes the answers or makes loading unsafe."""
         self.all.append(Finding(check, "wrong", _plain(found), meaning, _plain(advice)))
 
     def judge(self, check: str, wrong: Iterable[str], fine: str, meaning: str, advice: str) -> None:
-        """Records each message in `wrong` as a problem; without any, records `fine` as passed."""
+        """Records each message in `wrong` as a problem, or `fine` as passed if there is none."""
         listed = list(wrong)
         for problem in listed:
             self.wrong(check, problem, meaning, advice)
@@ -92,7 +92,7 @@ class Findings:
         return 2 if not self.is_adapter else 1 if self.problems else 0
 
     def to_json(self) -> dict[str, object]:
-        """The object for `--json`: `status` and `findings`."""
+        """The JSON object for `--json`, with `status` and `findings`."""
         return {
             "status": "wrong" if self.problems else "ok",
             "findings": [asdict(finding) for finding in self.all],

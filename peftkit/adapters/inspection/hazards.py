@@ -18,7 +18,7 @@ from peftkit.methods.peft.field_types import shown_value
 PATTERNS = ("target_modules", "exclude_modules", "feedforward_modules", "target_parameters")
 """Fields of PEFT's configurations in which a string is a regular expression."""
 LISTED_PATTERNS = ("layers_pattern", "modules_to_save")
-"""Fields that hold a regular expression or a list of these."""
+"""Fields that hold one regular expression or a list of regular expressions."""
 PATTERN_KEYS = ("rank_pattern", "alpha_pattern")
 """Fields whose keys are regular expressions."""
 RUN_CODE = {
@@ -30,11 +30,12 @@ LIMITS = {
     "num_attention_heads": 512, "token_dim": 65536, "encoder_hidden_size": 65536,
     "encoder_num_layers": 64, "num_transformer_submodules": 4,
 }  # fmt: skip
-"""Largest allowed values of fields that memory grows with; more is a mistake or an attack."""
+"""Field that sets how much memory is used -> its largest allowed value; a larger one is a mistake
+or an attack."""
 MOST_LAYERS = 512
 LONGEST_PATTERN = 2000
 OPEN = 64
-"""Number of ways in which a repeat without limit can match a module's name."""
+"""Assumed number of ways in which an unlimited repeat can match a module's name."""
 MOST_TRIES = OPEN**4
 LONGEST_TEMPLATE = 200_000
 DEEPEST_LOOP = 4
@@ -74,7 +75,7 @@ def wrong_settings(config: AdapterConfig) -> Iterator[str]:
 
 
 def leads_elsewhere(base: str) -> bool:
-    """Whether a base's name holds `..` as a part of its path, or unprintable characters."""
+    """Whether a base's name has `..` as a path component, or unprintable characters."""
     return ".." in Path(base).parts or not base.isprintable()
 
 
@@ -92,7 +93,10 @@ def _wrong_numbers(config: AdapterConfig) -> Iterator[str]:
 
 
 def _wrong_mapping(mapping: object) -> Iterator[str]:
-    """Checks `auto_mapping`, set by PEFT if `task_type` is missing; PEFT may import its class."""
+    """Yields a reason if `auto_mapping` names a class from outside transformers, PEFT and peftkit.
+
+    PEFT writes `auto_mapping` if `task_type` is missing, and may import the class.
+    """
     if mapping is None:
         return
     library = mapping.get("parent_library") if isinstance(mapping, dict) else None
@@ -129,8 +133,10 @@ def _wrong_pattern(name: str, pattern: str) -> Iterator[str]:
 
 
 def _cost(parsed: Any, within: bool) -> float:
-    """Roughly how many ways a parsed pattern can match one name; infinite if an open repeat holds a
-    repeat or a choice, which may split the same text in many ways.
+    """Estimates in how many ways a parsed pattern can match one name.
+
+    Infinite if a repeat contains a choice or another repeat of variable length: both may split the
+    same text in many ways.
     """
     tries = 1.0
     for operation, argument in parsed:
@@ -171,7 +177,7 @@ def _parts(name: str, argument: Any) -> list[Any]:
 def wrong_template(template: str) -> Iterator[str]:
     """Reasons why a chat template should not be rendered.
 
-    A Jinja loop always ends, but may take very long; finds only simple ways to write long loops.
+    Every Jinja loop ends, but may take very long. Finds only simple ways to write long loops.
     """
     if len(template) > LONGEST_TEMPLATE:
         yield f"it has {len(template):,} characters"

@@ -19,7 +19,7 @@ from peftkit.errors import AdapterError
 from peftkit.parts.json_values import unrepeated
 
 LONGEST = 8 * 2**20
-"""Most bytes of a header; headers of the largest models have less than one million."""
+"""Largest allowed header, in bytes; the largest models' headers have less than one million."""
 LONGEST_NAME = 512
 MOST_DIMENSIONS = 16
 BYTES = {
@@ -35,12 +35,13 @@ class Stored:
     dtype: str
     shape: tuple[int, ...]
     begin: int
-    """Position in the file of the tensor's first byte."""
+    """Position of the tensor's first byte in the file."""
     end: int
+    """Position after the tensor's last byte."""
 
 
 def read_header(file: Path) -> dict[str, Stored]:
-    """Tensor name -> tensor; checks that the tensors fill the file exactly.
+    """Returns tensor name -> tensor from the header; checks that tensors fill the file exactly.
 
     Raises:
         AdapterError: the file is cut off, damaged, or has an impossible header.
@@ -64,7 +65,7 @@ def _read(file: Path) -> dict[str, Stored]:
         text = opened.read(length)
     header = json.loads(text, object_pairs_hook=unrepeated)
     if not isinstance(header, dict):
-        raise ValueError(f"it is no object but {type(header).__name__}")
+        raise ValueError(f"its JSON is of type {type(header).__name__}, not an object")
     header.pop("__metadata__", None)
     tensors = {name: _stored(file, name, value, 8 + length) for name, value in header.items()}
     at = 8 + length

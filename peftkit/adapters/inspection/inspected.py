@@ -23,9 +23,9 @@ class Inspected:
     record: JsonObject | None = None
     """The content of peftkit.json; None for another program's adapter."""
     config: AdapterConfig | None = None
-    """adapter_config.json completed by `user_settings`; None for methods without this file."""
+    """Content of adapter_config.json with `user_settings`; None for methods without this file."""
     user_settings: Mapping[str, object] = field(default_factory=dict)
-    """Values the user gave for fields missing in adapter_config.json."""
+    """Field missing in adapter_config.json -> the value that the user gave."""
     tensors: dict[str, dict[str, Stored]] = field(default_factory=dict)
     """Name of a safetensors file -> tensor name -> tensor."""
     head: JsonObject | None = None
@@ -38,7 +38,7 @@ class Inspected:
 
     @property
     def passed(self) -> bool:
-        """Whether no check found a problem, so that the adapter may be loaded."""
+        """Whether the adapter may be loaded: no check found a problem."""
         return not self.findings.problems
 
     def problems_of(self, check: str) -> bool:

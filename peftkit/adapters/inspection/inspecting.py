@@ -1,7 +1,7 @@
 """Stage 1 of `peftkit verify`: checks the bytes of an adapter folder.
 
-Standard library only, so that a hostile folder reaches torch, PEFT or a template engine only after
-it has passed. Opens no files outside the folder.
+Uses only the standard library: torch, PEFT and template engines see a folder only after it has
+passed. Opens no files outside the folder.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from peftkit.parts.json_values import unrepeated
 from peftkit.wording import plural
 
 LARGEST_JSON = 64 * 2**20
-"""Most bytes read from a JSON file; a large tokenizer.json has 20 million."""
+"""Largest JSON file that is read, in bytes; a large tokenizer.json has 20 million."""
 DAMAGED = (
     OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError,
     RecursionError, RuntimeError,
 )  # fmt: skip
-"""Exceptions raised by reading damaged or hostile content."""
+"""Exception types that reading damaged or hostile content can raise."""
 
 
 def inspect(path: str, settings: Mapping[str, object] | None = None) -> Inspected:
@@ -58,7 +58,7 @@ def inspect(path: str, settings: Mapping[str, object] | None = None) -> Inspecte
 
     Raises:
         AdapterError: the folder holds no adapter.
-        RecipeError: the adapter's type lacks a field of `settings`, or the file has it already.
+        RecipeError: `settings` has a field unknown to the adapter's type, or contradicts the file.
     """
     folder = adapter_in(user_path(path))
     inspected = Inspected(folder, Findings(), user_settings=settings or {})
@@ -116,7 +116,10 @@ def _size_summary(files: list[Path]) -> str:
 
 
 def _read_json(inspected: Inspected, name: str) -> JsonObject | None:
-    """The JSON object in a file; None if it is missing, or unreadable, which records a problem."""
+    """The JSON object in a file; None if the file is missing or unreadable.
+
+    An unreadable file is recorded as a problem.
+    """
     file = inspected.folder / name
     if not file.is_file():
         return None
@@ -125,10 +128,10 @@ def _read_json(inspected: Inspected, name: str) -> JsonObject | None:
         return None
     try:
         if file.stat().st_size > LARGEST_JSON:
-            raise ValueError(f"{file.stat().st_size:,} bytes are too many")
+            raise ValueError(f"it has {file.stat().st_size:,} bytes; the limit is {LARGEST_JSON:,}")
         value = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=unrepeated)
         if not isinstance(value, dict):
-            raise ValueError(f"it is no object but {type(value).__name__}")
+            raise ValueError(f"its JSON is of type {type(value).__name__}, not an object")
     except (ValueError, RecursionError, OSError) as error:
         encoding = encoding_of(file)
         problem = f"is {encoding}, not UTF-8" if encoding else f"cannot be read: {error}"
@@ -177,9 +180,9 @@ def _complete(inspected: Inspected) -> None:
     if inspected.record is not None or inspected.from_adapterhub:
         writer = "AdapterHub's library" if inspected.from_adapterhub else "peftkit"
         raise RecipeError(
-            f"`{OPTION}` is for adapters saved by PEFT, and {writer} saved the one in "
-            f"`{inspected.folder}`, with all its settings",
-            "leave it out",
+            f"`{OPTION}` is only for adapters saved by PEFT; {writer} saved "
+            f"`{inspected.folder}` with all its settings",
+            "leave the option out",
         )
     if inspected.config is None:  # `_read_json` has recorded the problem
         return

@@ -1,6 +1,6 @@
 """Recognizes folders of libraries other than PEFT, by the config's fields and the file names.
 
-Standard library only.
+Uses only the standard library.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from peftkit.errors import quoted
 
 
 class Library(NamedTuple):
-    """A library with folders that users mistake for PEFT adapters."""
+    """A library whose folders users mistake for PEFT adapters."""
 
     name: str
     fields: tuple[str, ...] = ()
-    """Config fields, each of which identifies the library."""
+    """Config fields; any one of them identifies the library."""
     files: tuple[str, ...] = ()
-    """File names, each of which identifies the library."""
+    """File names; any one of them identifies the library."""
     words: tuple[str, ...] = ()
-    """Beginnings of config values, each of which identifies the library."""
+    """Beginnings of config values; any one of them identifies the library."""
     instead: str = ""
-    """What the user should do with such a folder, in words."""
+    """Text that says what the user should do with a folder of this library."""
 
 
 LIBRARIES = (
@@ -75,13 +75,13 @@ LIBRARIES = (
         instead="a transformers model is a base, not an adapter: give it as `--base`",
     ),
 )
-"""Libraries, those with the surest signs first."""
+"""Known libraries, those with the most reliable signs first."""
 PEFTS_OWN = ("lora_alpha", "target_modules", "num_virtual_tokens", "inference_mode")
-"""Some fields that PEFT's configs have."""
+"""Some fields of PEFT's configs, to recognize a config that lacks `peft_type`."""
 
 
 def no_peft_adapter(config: Mapping[str, object], folder: Path) -> tuple[str, str, str]:
-    """Message, meaning and advice for an adapter_config.json without PEFT's type."""
+    """Message, meaning and advice for an adapter_config.json without `peft_type`."""
     message = "this is no PEFT adapter: adapter_config.json has no `peft_type`"
     if like := [name for name in PEFTS_OWN if name in config]:
         return (

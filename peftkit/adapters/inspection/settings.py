@@ -1,8 +1,8 @@
 """Checks adapter_config.json for missing and outdated fields, and adds the user's values.
 
-PEFT gives a missing field today's default. For most fields that is right: they were added later,
-with a default that keeps the old computation. `DECIDING` and `HIDDEN` list the other fields.
-Standard library only, as in `inspecting`, except that `_check_field` imports PEFT.
+PEFT gives a missing field today's default. This is right for most fields, whose default keeps the
+computation of earlier versions. `DECIDING` and `HIDDEN` list the fields for which it may be wrong.
+Uses only the standard library, as `inspecting` does, except that `_check_field` imports PEFT.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ HIDDEN = {
     "OFT": ("coft", "eps", "use_cayley_neumann", "num_cayley_neumann_terms"),
     "WAVEFT": ("use_idwt",),
 }
-"""PEFT type -> further deciding fields, whose values no tensor shows. Only recent PEFT versions
-write them, or their default keeps the earlier computation."""
+"""PEFT type -> further fields that change the computation, and whose values the tensors do not
+show. Earlier PEFT versions may lack them."""
 OTHER_BEFORE = {"OFT": ("use_cayley_neumann",)}
-"""Fields in `HIDDEN` whose default differs from what earlier PEFT versions computed."""
+"""PEFT type -> fields in `HIDDEN` whose default differs from what earlier versions computed."""
 MAY_BE_NULL = ("alora_invocation_tokens",)
 SINCE: dict[str, tuple[int, int]] = {
     name: version
@@ -85,15 +85,15 @@ SINCE: dict[str, tuple[int, int]] = {
     }.items()
     for name in names.split()
 }
-"""Field that is newer than its types -> first PEFT version that writes it, read from the releases
-0.3 to 0.21."""
+"""Field that PEFT added to existing types -> first PEFT version that writes it. The versions were
+read from the releases 0.3 to 0.21."""
 ADDED_SINCE = {
     "OFT": dict.fromkeys(("bias", "fan_in_fan_out", "oft_block_size"), (0, 14)),
     "PREFIX_TUNING": {"modules_to_save": (0, 17), "init_weights": (0, 19)},
     "PROMPT_TUNING": {"modules_to_save": (0, 17)},
     "P_TUNING": {"modules_to_save": (0, 17)},
 }
-"""PEFT type -> field -> version as in `SINCE`, if the type got the field later than others."""
+"""PEFT type -> field -> first PEFT version that writes it for this type; overrides `SINCE`."""
 IN_EVERY_CONFIG = ("base_model_name_or_path", "peft_type", "revision", "task_type")
 FUSED = (
     "PEFT 0.1 and 0.2 adapt the parts of a fused layer that are true in the list (query and "
@@ -107,7 +107,7 @@ EARLY_FIELDS = ("enable_lora", "merge_weights")
 
 
 def missing_settings(config: AdapterConfig) -> list[str]:
-    """Fields of `DECIDING` and `HIDDEN` that an adapter_config.json should have and lacks."""
+    """Fields of `DECIDING` and `HIDDEN` that an adapter_config.json should have, but lacks."""
     wanted = DECIDING.get(str(config.get("peft_type")), ())
     has_parameters = config.get("target_parameters")  # makes modules optional
     missing = [
@@ -119,7 +119,9 @@ def missing_settings(config: AdapterConfig) -> list[str]:
 
 
 def _hidden(config: AdapterConfig) -> Iterator[str]:
-    """The fields of `HIDDEN` that the PEFT version which saved the adapter writes, or whose default
+    """Yields the fields of `HIDDEN` that a config should have.
+
+    These are the fields that the PEFT version of the adapter writes, and those whose default
     differs from what this version computed.
     """
     kind, last = str(config.get("peft_type")), saved_by(config)
@@ -131,12 +133,15 @@ def _hidden(config: AdapterConfig) -> Iterator[str]:
 
 
 def since(kind: str, name: str) -> tuple[int, int]:
-    """The first PEFT version that writes a field of a type; (0, 0) if the type always had it."""
+    """The first PEFT version that writes a type's field; (0, 0) if the type always had it."""
     return ADDED_SINCE.get(kind, {}).get(name, SINCE.get(name, (0, 0)))
 
 
 def saved_by(config: AdapterConfig) -> tuple[int, int]:
-    """The later of the config's PEFT version and the oldest version that writes all its fields."""
+    """The oldest PEFT version (major, minor) that can have saved a config.
+
+    This is the later of its `peft_version` and the first version that writes all its fields.
+    """
     version = re.match(r"(\d{1,4})\.(\d{1,4})", str(config.get("peft_version") or ""))
     oldest = max((since(str(config.get("peft_type")), name) for name in config), default=(0, 0))
     return max(oldest, (int(version[1]), int(version[2])) if version else oldest)
@@ -188,8 +193,9 @@ def _about_hidden(config: AdapterConfig, name: str) -> tuple[str, str, str]:
 
 
 def early_fields(config: AdapterConfig) -> Iterator[tuple[bool, str, str, str]]:
-    """Findings on fields that only PEFT 0.1 and 0.2 write: whether a field changes the answers,
-    message, meaning, advice.
+    """Yields findings on fields that only PEFT 0.1 and 0.2 write.
+
+    A finding is (whether the field changes the answers, message, meaning, advice).
     """
     if (enabled := config.get("enable_lora")) is not None:
         yield True, f"`enable_lora` is {str(enabled)[:60]}", FUSED, LOAD_OLD
@@ -205,7 +211,7 @@ def early_fields(config: AdapterConfig) -> Iterator[tuple[bool, str, str, str]]:
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, object]:
-    """Field -> value, from texts `NAME=VALUE`; a VALUE that is not JSON is a string.
+    """Parses texts `NAME=VALUE` into field -> value; a VALUE that is not JSON is a string.
 
     Raises:
         RecipeError: a text is not of this form, or a field is given twice.
@@ -230,7 +236,7 @@ def with_settings(config: AdapterConfig, settings: Mapping[str, object]) -> Adap
     """Completes an adapter_config.json with the user's values.
 
     Raises:
-        RecipeError: the adapter's type lacks a field of `settings`, or the file has another value.
+        RecipeError: `settings` has a field unknown to the adapter's type, or contradicts the file.
     """
     kind = config.get("peft_type") or settings.get("peft_type")
     for name, value in settings.items():
@@ -243,7 +249,7 @@ def with_settings(config: AdapterConfig, settings: Mapping[str, object]) -> Adap
             raise RecipeError(
                 f"`{OPTION} {name}` gives {str(value)[:60]}, and adapter_config.json has "
                 f"{str(saved)[:60]}",
-                "leave it out: the option completes what is missing and changes nothing",
+                "leave it out: the option only adds missing fields",
             )
     return AdapterConfig({**config, **settings})
 

@@ -1,6 +1,6 @@
 """Checks weight files by their names and first bytes, in stage 1 of `peftkit verify`.
 
-Standard library only, as in `inspecting`.
+Uses only the standard library, as `inspecting` does.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 CONVERT = "convert it, in its folder: python -m peftkit convert {0}"
 PLAIN_NAME = re.compile(r"[\w.][\w.-]*", re.ASCII)
-"""File names that are safe in a command."""
+"""Matches file names that need no quotes in a shell command."""
 
 
 def check_pickles(inspected: Inspected) -> None:
-    """Records each pickle: as a problem if only this file holds the adapter's weights, else as a
-    note, since it is not read (a copy of the safetensors file, a trainer's optimizer state).
+    """Records a problem if only a pickle holds the adapter's weights; a note for other pickles.
+
+    Other pickles are not read. They may be copies of the weights, or a trainer's optimizer state.
     """
     for file in sorted(inspected.folder.rglob("*")):
         if file.suffix not in PICKLES or not file.is_file():
@@ -50,7 +51,7 @@ def check_pickles(inspected: Inspected) -> None:
 
 
 def _is_needed(inspected: Inspected, file: Path) -> bool:
-    """Whether a pickle holds weights of the adapter, and no safetensors file holds them too."""
+    """Whether a pickle holds weights of the adapter that no safetensors file holds."""
     if inspected.config is None or file.parent != inspected.folder:
         return False
     twins = SAME_AS.get(file.name, ()) if inspected.from_adapterhub else (WEIGHTS,)

@@ -3,8 +3,8 @@
     [bert.]encoder.layer.3.output.adapters.NAME.adapter_down.0.weight
       -> base_model.model.[bert.]encoder.layer.3.output.bottleneck_down.weight
 
-`adapterhub_format` has the formulas. A learned scaling is multiplied into `up`, which keeps the
-function. A head is converted if a transformers classifier computes the same function.
+`adapterhub_format` has the formulas. A learned scaling is multiplied into `up`, which does not
+change the outputs. A head is converted if a transformers classifier computes the same function.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ CONTAINERS = (
     "adapters", "attention_text_task_adapters", "attention_text_lang_adapters",
     "layer_text_task_adapters", "layer_text_lang_adapters",
 )  # fmt: skip
-"""Names of the library's ModuleDicts that hold adapters, newest first."""
+"""Names of the ModuleDicts that hold adapters in AdapterHub's library, newest first."""
 
 
 def explain(inspected: Inspected) -> Iterator[tuple[bool, str, str]]:
-    """Findings on an AdapterHub folder: whether the computation changes, message, meaning."""
+    """Yields findings on an AdapterHub folder: (whether answers change, message, meaning)."""
     assert inspected.config is not None
     yield (
         False,
@@ -60,12 +60,12 @@ def explain(inspected: Inspected) -> Iterator[tuple[bool, str, str]]:
 
 
 class _SavedByAdapterHub(Method):
-    """An adapter trained by AdapterHub's library."""
+    """Method of an adapter that was trained with AdapterHub's library."""
 
     config: dict[str, object]
-    """The content of its adapter_config.json."""
+    """The content of the adapter's adapter_config.json."""
     layers: dict[str, str] = {}
-    """Linear layer of the head in the file -> in the model; empty if no head is loaded."""
+    """Name of a head's linear layer in the file -> its name in the model; empty without a head."""
 
     def refuses_merging(self, base: Base) -> str | None:
         return "a bottleneck adapter is not linear, and cannot be merged into weights"
@@ -85,7 +85,7 @@ class _SavedByAdapterHub(Method):
             except AdapterError as error:
                 message = layer_mismatch(names_in(_first(folder, ADAPTER_WEIGHTS)), model)
                 message += error.message.replace(f"/{WEIGHTS}", "").replace(name, f"{folder}")
-                raise AdapterError(f"{message} (peftkit's names)", error.hint) from error
+                raise AdapterError(f"{message} (tensor names as in peftkit)", error.hint) from error
 
 
 def write_as_peft(
@@ -94,11 +94,11 @@ def write_as_peft(
     """Writes an AdapterHub adapter in PEFT's format, with the tensor names of a model.
 
     Args:
-        layers: the head's layers, see `HubHead.layers`.
+        layers: names of the head's layers, as in `HubHead.layers`.
         made: the folder to write to.
 
     Raises:
-        AdapterError: a tensor is no part of a bottleneck adapter, or the settings do not fit.
+        AdapterError: a tensor is not part of a bottleneck adapter, or contradicts the settings.
     """
     from safetensors.torch import load_file, save_file
 
@@ -109,7 +109,8 @@ def write_as_peft(
     tensors = _renamed(load_file(_first(folder, ADAPTER_WEIGHTS)), settings, trunk)
     if {len(t) for n, t in tensors.items() if n.endswith("_down.weight")} != {settings.width}:
         raise AdapterError(
-            f"its settings give bottlenecks of width {settings.width}, and its tensors differ",
+            f"the adapter's settings give bottlenecks of width {settings.width}, but its tensors "
+            "have another width",
             "ask whoever published it",
         )
     if layers:
@@ -125,14 +126,14 @@ def _check_base(settings: HubSettings, model: Any) -> None:
     """Raises AdapterError unless a model has the adapter's architecture and hidden size."""
     if model.config.model_type != settings.model_type:
         raise AdapterError(
-            f"it is for {settings.model_type} models, and the base is a {model.config.model_type} "
-            "model",
+            f"the adapter is for {settings.model_type} models, and the base is a "
+            f"{model.config.model_type} model",
             "give the base it was trained on with `--base`",
         )
     if model.config.hidden_size != settings.hidden_size:
         raise AdapterError(
-            f"it is for hidden states of size {settings.hidden_size}, and those of "
-            f"{type(model).__name__} have size {model.config.hidden_size}",
+            f"the adapter is for hidden states of size {settings.hidden_size}, and the base has "
+            f"hidden states of size {model.config.hidden_size}",
             "give the base it was trained on with `--base`",
         )
 
@@ -143,7 +144,7 @@ def _bottleneck_config(
     """The PEFT configuration of a converted AdapterHub adapter.
 
     Args:
-        layers: the head's layers, see `HubHead.layers`.
+        layers: names of the head's layers, as in `HubHead.layers`.
 
     Raises:
         AdapterError: PEFT refuses the settings.
@@ -163,7 +164,7 @@ def _bottleneck_config(
             inference_mode=True,
         )
     except ValueError as error:
-        raise AdapterError(f"its settings do not fit: {error}") from error
+        raise AdapterError(f"PEFT refuses the adapter's settings: {error}") from error
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path:
@@ -171,7 +172,7 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path:
 
 
 def _targets(settings: HubSettings, num_layers: int) -> list[str]:
-    """Names of the adapted modules; for houlsby, the linear layers before the block's norms."""
+    """Names of the modules to adapt: `dense` layers for houlsby, else their parent modules."""
     ends = [OF_A_BLOCK[name] for name in settings.places]
     ends = [f"{end}.dense" if settings.placement == "houlsby" else end for end in ends]
     return [
@@ -183,7 +184,7 @@ def _targets(settings: HubSettings, num_layers: int) -> list[str]:
 
 
 def _renamed(saved: dict[str, Tensor], settings: HubSettings, trunk: str) -> dict[str, Tensor]:
-    """Name in `bottleneck_tuner` -> tensor, with learned scalings multiplied into `up`."""
+    """Tensors by their names in `bottleneck_tuner`; `up` is multiplied by its learned scaling."""
     dense = ".dense" if settings.placement == "houlsby" else ""
     down = "adapter_down.1" if settings.ln_before else "adapter_down.0"
     parts = {down: "bottleneck_down", "adapter_up": "bottleneck_up"}
@@ -219,19 +220,21 @@ def _renamed(saved: dict[str, Tensor], settings: HubSettings, trunk: str) -> dic
 
 
 def _scale(made: dict[str, Tensor], scaling: dict[str, Tensor]) -> None:
-    """Multiplies each `up` by its learned scaling, which has one factor or one for each output.
+    """Multiplies each `up` by its learned scaling: one factor, or one factor for each output.
 
     Raises:
         AdapterError: a scaling is missing, or its shape does not fit.
     """
     blocks = {name.rsplit(".", 2)[0] for name in made}
     if missing := sorted(blocks - scaling.keys()):
-        raise AdapterError(f"the learned scaling of {quoted(missing, 3)} is not in it")
+        raise AdapterError(f"the adapter lacks the learned scaling of {quoted(missing, 3)}")
     for block, factors in scaling.items():
         for kind in ("weight", "bias"):
             up = made.get(f"{block}.bottleneck_up.{kind}")
             if up is None or tuple(factors.shape) not in ((1,), (len(up),)):
-                raise AdapterError(f"the learned scaling of `{block}` does not fit its `up`")
+                raise AdapterError(
+                    f"the learned scaling of `{block}` does not fit its `up` in shape"
+                )
             made[f"{block}.bottleneck_up.{kind}"] = factors.view(-1, *[1] * (up.dim() - 1)) * up
 
 
@@ -240,6 +243,6 @@ def _head_tensors(saved: dict[str, Tensor], layers: dict[str, str]) -> dict[str,
     for name, tensor in saved.items():
         layer, _, kind = name.rpartition(".")
         if layer not in layers:
-            raise AdapterError(f"`{name}` is no tensor of its head, {quoted(layers)}")
+            raise AdapterError(f"`{name}` is in none of the head's layers, {quoted(layers)}")
         made[f"{layers[layer]}.{kind}"] = tensor
     return made

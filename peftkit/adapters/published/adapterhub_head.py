@@ -16,17 +16,16 @@ CLASSIFIERS: dict[tuple[str, int, str | None, bool], tuple[str, ...]] = {
     ("xlm-roberta", 2, "tanh", False): ("classifier.dense", "classifier.out_proj"),
     ("electra", 2, "gelu", False): ("classifier.dense", "classifier.out_proj"),
 }
-"""A classifier of the library: (architecture, number of layers, activation between them, whether it
-reads the pooler) -> the linear layers that compute the same in transformers'
-`...ForSequenceClassification`. BERT's pooler is the library's first layer: tanh(linear(first
-token))."""
+"""Classifier of AdapterHub's library -> linear layers of the transformers classifier that computes
+the same. A key is (architecture, number of layers, activation between layers, whether the pooler is
+read). BERT's pooler serves as the library's first layer: both are tanh(linear(first token))."""
 OWN_CLASSES = {
     "BertForSequenceClassification": ("classifier",),
     "RobertaForSequenceClassification": ("classifier.dense", "classifier.out_proj"),
     "XLMRobertaForSequenceClassification": ("classifier.dense", "classifier.out_proj"),
     "ElectraForSequenceClassification": ("classifier.dense", "classifier.out_proj"),
 }
-"""transformers class -> linear layers of its head, which the library saves under these names."""
+"""transformers class -> names of its head's linear layers, which AdapterHub's files also use."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class HubHead:
 
 
 def hub_head(inspected: Inspected) -> HubHead | str:
-    """The head in an AdapterHub folder, or the reason why none can be loaded."""
+    """The classifier in an AdapterHub folder, or the reason why none can be loaded."""
     config, saved = inspected.config or AdapterConfig(), inspected.head
     if saved is None:
         return "it was saved without a head"
@@ -70,7 +69,7 @@ def hub_head(inspected: Inspected) -> HubHead | str:
 
 
 def _layers(head: Mapping[str, object], model_type: str, name: str) -> dict[str, str] | str:
-    """`HubHead.layers` for a head of the library's own, or the reason why it cannot be loaded."""
+    """`HubHead.layers` for a head of an AdapterHub class, or the reason why it cannot be loaded."""
     if head.get("head_type") != "classification":
         return f"its head is for `{str(head.get('head_type'))[:60]}`"
     count, activation = head.get("layers"), head.get("activation_function")

@@ -35,7 +35,7 @@ class Converted:
     """Number of tensors that shared storage in the pickle."""
 
     def to_json(self) -> dict[str, object]:
-        """The object for `--json`."""
+        """The JSON object for `--json`: paths, and numbers of tensors."""
         return {
             "source": str(self.source), "output": str(self.output), "tensors": self.tensors,
             "shared": self.shared,
@@ -45,10 +45,11 @@ class Converted:
 def convert(path: str) -> list[Converted]:
     """Converts a pickle, or the pickles in an adapter folder, to safetensors files beside them.
 
-    Overwrites nothing; a new file gets its final name once it is read back with the same tensors.
+    Overwrites no file. A new file gets its final name only after its tensors were read back and
+    were the same.
 
     Raises:
-        AdapterError: there is no pickle, or it holds anything but named tensors.
+        AdapterError: there is no pickle, or it holds more than named tensors.
         OutputError: the safetensors file exists, or cannot be written.
     """
     place = user_path(path)
@@ -61,7 +62,7 @@ def convert(path: str) -> list[Converted]:
 
 
 def _pickles(folder: Path) -> list[Path]:
-    """The unconverted pickles in an adapter folder; if all are converted, all of them."""
+    """The unconverted pickles in an adapter folder; all pickles if all are converted."""
     inner = folder / "adapter"
     folder = inner if inner.is_dir() else folder
     files = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix in PICKLES)
@@ -70,9 +71,9 @@ def _pickles(folder: Path) -> list[Path]:
         raise AdapterError(f"`{folder}` holds no pickle", "there is nothing to convert")
     if not known and len(files) > 1:
         raise AdapterError(
-            f"`{folder}` holds {quoted(file.name for file in files)}, none under a name that PEFT "
-            "or AdapterHub writes",
-            "give the file itself",
+            f"`{folder}` holds {quoted(file.name for file in files)}, which are not names that "
+            "PEFT or AdapterHub writes",
+            "give the path of the pickle to convert",
         )
     sources = known or files
     return [file for file in sources if not _output_path(file).exists()] or sources
@@ -88,7 +89,7 @@ def _check(source: Path) -> None:
         raise AdapterError(f"`{source}` is a safetensors file already", "it needs no conversion")
     if source.suffix not in PICKLES:
         raise AdapterError(
-            f"`{source}` is not named as a pickle", f"their names end in {quoted(PICKLES)}"
+            f"`{source}` is not named as a pickle", f"names of pickles end in {quoted(PICKLES)}"
         )
     if instead := weights_stand_in(source):
         raise AdapterError(f"`{source}` {instead.what}", instead.advice)
@@ -105,7 +106,7 @@ def _converted(source: Path) -> Converted:
         with atomic_path(output, a_file=True) as partial:
             report = _run(source, partial)
             if (written := len(read_header(partial))) != report.tensors:
-                raise AdapterError(f"`{source}`: {written} of {report.tensors} tensors written")
+                raise AdapterError(f"`{source}`: wrote {written} of {report.tensors} tensors")
     except OutputError as error:
         raise OutputError(
             error.message, "copy the folder to a place where you can write"
@@ -115,7 +116,7 @@ def _converted(source: Path) -> Converted:
 
 @dataclass(frozen=True)
 class _Report:
-    """The report that `unpickling` prints."""
+    """The numbers in the report that `unpickling` prints."""
 
     tensors: int
     shared: int
@@ -136,7 +137,7 @@ def _run(source: Path, partial: Path) -> _Report:
         last = done.stderr.strip().rpartition("\n")[2]
         raise AdapterError(
             f"`{source}` cannot be converted: the process that opened it ended with "
-            f"{done.returncode}" + (f": {last[:200]}" if last else ""),
+            f"exit code {done.returncode}" + (f": {last[:200]}" if last else ""),
             "memory may have run out" if done.returncode < 0 else "",
         ) from error
     if "error" in report:

@@ -1,5 +1,6 @@
-"""Detects the task type and the number of layers of another program's adapter, from its settings,
-its tensor names and its base.
+"""Detects the task type and the number of layers of another program's adapter.
+
+Reads the adapter's settings and tensor names, and its base.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ HEAD_MODULES = {
     "TOKEN_CLS": ("classifier", "score"),
     "QUESTION_ANS": ("qa_outputs",),
 }
-"""Task type -> names its models give to the modules above the trunk."""
+"""Task type -> names of the head modules (above the trunk) in models for this task."""
 PART = re.compile(r"\.(?:lora|ia3|hada|lokr|oft|boft|vera|hra|miss|road|c3a|fourierft)_")
 """Matches names of tensors that PEFT adds to a module of the base."""
 LAYER = re.compile(r"\.(?:layers?|h)\.(\d+)\.")
@@ -46,7 +47,8 @@ def task_type_of(inspected: Inspected, base: Base) -> tuple[str, str]:
     """Detects the task type of an adapter.
 
     Returns:
-        The task type, and in words how it was detected; no words if the adapter names it.
+        The task type, and a text on how it was detected; the text is empty if the adapter names
+        its task type.
 
     Raises:
         AdapterError: the task type cannot be detected.
@@ -57,8 +59,8 @@ def task_type_of(inspected: Inspected, base: Base) -> tuple[str, str]:
         return task_type, ""
     if task_type:
         raise AdapterError(
-            f"its `task_type` is `{task_type}`, and PEFT has {quoted(HEADS)}",
-            "set `task_type` in adapter_config.json if you know what it was trained for",
+            f"the adapter's `task_type` is `{task_type}`; PEFT's types are {quoted(HEADS)}",
+            "if you know what it was trained for, set `task_type` in adapter_config.json",
         )
     model_class = config.table("auto_mapping").get("base_model_class")
     if kind := kind_of_class(str(model_class)):
@@ -76,13 +78,13 @@ def task_type_of(inspected: Inspected, base: Base) -> tuple[str, str]:
         if _names_fit(inspected, opened, kind):
             return kind, f"its tensors have the names of {ALL_HEADS[kind]} for that base"
     raise AdapterError(
-        f"it has no `task_type`, and its tensors fit no model that `{opened.name}` can be",
+        f"the adapter has no `task_type`, and its tensors fit no model of `{opened.name}`",
         "give the base it was trained on with `--base`",
     )
 
 
 def kind_of_class(name: str) -> str:
-    """The task type of a transformers class; empty for classes that `HEADS` lacks."""
+    """The task type of a transformers class, judged by its name; empty if unknown."""
     ends = {
         "EncoderDecoderModel": "SEQ_2_SEQ_LM", "ForConditionalGeneration": "SEQ_2_SEQ_LM",
         "ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM",
@@ -105,7 +107,7 @@ def _names_fit(inspected: Inspected, opened: OpenedBase, kind: str) -> bool:
 
 
 def holds(inspected: Inspected, modules: Iterable[str]) -> bool:
-    """Whether an adapter holds a tensor of one of these modules."""
+    """Whether an adapter holds a tensor of one of the given modules."""
     return any(
         f".{module}." in f".{name}" for module in modules for name in tensor_names(inspected)
     )
@@ -128,7 +130,7 @@ def number_of_labels(inspected: Inspected) -> int:
 
 
 def has_own_head(names: Iterable[str], task_type: str) -> bool:
-    """Whether an adapter holds a whole module above the trunk, rather than a LoRA on the base's.
+    """Whether an adapter holds a whole head module, not only a LoRA on the base's head.
 
     Args:
         names: names of the adapter's tensors.
@@ -139,17 +141,17 @@ def has_own_head(names: Iterable[str], task_type: str) -> bool:
 
 
 def has_classifier(base: OpenedBase) -> bool:
-    """Whether a base's config names a classifier; even so, the weights may lack its head."""
+    """Whether a base's config names a classifier; its weight files may still lack the head."""
     return kind_of_class(architecture(base)) == "SEQ_CLS"
 
 
 def architecture(base: OpenedBase) -> str:
-    """The class a base was saved as, by its config; empty if that names none."""
+    """The model class that a base's config names; empty if it names none."""
     return str((getattr(base.config, "architectures", None) or [""])[0])
 
 
 def layer_mismatch(names: Iterable[str], base: Any) -> str:
-    """The start of a message if an adapter and a base differ in the number of layers; else empty.
+    """The start of an error message if adapter and base differ in number of layers; else empty.
 
     Args:
         names: names of the adapter's tensors.
@@ -163,8 +165,9 @@ def layer_mismatch(names: Iterable[str], base: Any) -> str:
 
 
 def check_num_layers(config: AdapterConfig, base: Any) -> None:
-    """Raises AdapterError if virtual tokens and base differ in the number of layers, which tensor
-    names do not show.
+    """Raises AdapterError if virtual tokens were trained for another number of layers.
+
+    The config's `num_layers` is compared, since tensor names do not show this number.
     """
     saved, here = config.whole("num_layers"), _num_layers(base.config)
     if saved is not None and here is not None and saved != here:

@@ -1,17 +1,16 @@
-"""Decides what the outputs of another program's classifier mean: classes, one number, or something
-that peftkit cannot answer with.
+"""Decides what the outputs of another program's classifier mean: classes, one number, or neither.
 
-A classifier with one output (a reward model, a reranker, a regression) answers with this number, to
-which peftkit applies an activation only if a field of the base's config.json asks for it:
+A classifier with one output (a reward model, a reranker, a regression) answers with this number.
+peftkit applies an activation to it only if the base's config.json has one of these fields:
 
     `activation_fn` (older: `sbert_ce_default_activation_function`): Identity or Sigmoid, as in
         sentence-transformers' CrossEncoder
     `problem_type` is `multi_label_classification`: a sigmoid, as in transformers' pipeline
 
-Without such a field, CrossEncoder and the pipeline apply a sigmoid, which keeps the order of texts
-but loses the number that training compared.
+Without such a field, CrossEncoder and the pipeline apply a sigmoid, and peftkit does not. A sigmoid
+keeps the order of texts, but changes the number that training compared.
 
-With several outputs, `problem_type` says whether they are classes that exclude each other.
+For several outputs, `problem_type` says whether they are classes that exclude each other.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from peftkit.tasks.task import Outputs
 
 PAIR = "text_pair"
-"""Name of the second text in an input and its column; other programs' adapters record none."""
+"""Key of the second text in an input, and name of its column. Other programs record no name."""
 Activation = Literal["identity", "sigmoid"]
 ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid"}
 """Name of a torch class -> peftkit's name of the activation."""
@@ -60,11 +59,11 @@ class _SingleOutput(TextClassification):
         return TextClassification.read_input(task, values, table)
 
     def encode_inputs(self, rows: Sequence[Row], base: OpenedBase, head: Head) -> Examples:
-        """Encodes the rows; raises RecipeError if only some of them have a second text."""
+        """Encodes the inputs; raises RecipeError if only some of them have a second text."""
         pairs = sum(PAIR in row.values for row in rows)
         if 0 < pairs < len(rows):
             raise RecipeError(
-                f"{pairs} of {len(rows)} inputs have a `{PAIR}`", "give all of them one, or none"
+                f"{pairs} of {len(rows)} inputs have a `{PAIR}`", "give every input one, or none"
             )
         task = self._paired() if pairs else self
         return TextClassification.encode_inputs(task, rows, base, head)
@@ -112,7 +111,7 @@ def task_of_outputs(task: Task, head: Head, config: Any) -> Task:
 
 
 def answers_note(task: Task) -> tuple[bool, str]:
-    """Whether the task can answer, and a note on its answers; empty if they are classes."""
+    """Whether a task can answer, and a note on its answers (empty if they are classes)."""
     if isinstance(task, _SingleOutput):
         how = " through a sigmoid, as its base's config.json says"
         how = how if task.activation == "sigmoid" else ", unchanged"

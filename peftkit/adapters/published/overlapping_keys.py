@@ -1,7 +1,7 @@
 """Checks other programs' adapters in which several keys of a pattern match one layer.
 
-PEFT uses the first key that matches. It saves keys sorted, so in training another key may have been
-first (`methods/peft/pattern_order.py`).
+PEFT uses the first key that matches. It saves the keys sorted, so another key may have been first
+in training (`methods/peft/pattern_order.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RANKS = {
     "LORA": (".lora_A.weight", ".lora_embedding_A"), "LOHA": (".hada_w1_b",), "HIRA": (".hira_A",),
     "DELORA": (".delora_A",),
 }  # fmt: skip
-"""PEFT type -> suffixes of the tensors that have the rank as first dimension."""
+"""PEFT type -> suffixes of the names of tensors whose first dimension is the rank."""
 
 
 def check_ranks(config: AdapterConfig, tensors: Mapping[str, Stored]) -> None:
@@ -41,7 +41,7 @@ def check_ranks(config: AdapterConfig, tensors: Mapping[str, Stored]) -> None:
         message = f"`rank_pattern` gives `{layer}` rank {setting} by its first matching key `{key}`"
         others = [k for k in _keys(config, pattern, layer) if pattern[k] == rank]
         raise AdapterError(
-            f"{message}, and its tensors have rank {rank}",
+            f"{message}, and this layer's tensors have rank {rank}",
             f"PEFT saves keys sorted, and in training `{others[0]}` came first: put that key "
             "first in adapter_config.json (`alpha_pattern` may need the same)"
             if others
@@ -50,8 +50,9 @@ def check_ranks(config: AdapterConfig, tensors: Mapping[str, Stored]) -> None:
 
 
 def ambiguous_alpha(config: AdapterConfig, tensors: Mapping[str, Stored]) -> str:
-    """A message if keys of `alpha_pattern` give one layer different values, and it is unknown which
-    key came first in training; else empty.
+    """A message if several keys of `alpha_pattern` give one layer different values; else empty.
+
+    Also empty if the keys are not sorted, because they are then in the order used in training.
     """
     pattern = config.table("alpha_pattern")
     if list(pattern) != sorted(pattern):  # not sorted, so in the order of training
@@ -65,7 +66,7 @@ def ambiguous_alpha(config: AdapterConfig, tensors: Mapping[str, Stored]) -> str
 
 
 def _adapted(config: AdapterConfig, tensors: Mapping[str, Stored]) -> Iterator[tuple[str, Stored]]:
-    """Yields each layer's name with one of its tensors that have the rank as first dimension."""
+    """Yields (name of the layer, tensor) for each tensor whose first dimension is the rank."""
     for name, stored in tensors.items():
         for end in RANKS.get(config.kind, ()):
             if name.endswith(end):

@@ -71,9 +71,9 @@ def published_adapter(inspected: Inspected, base: str = "") -> tuple[Record, Rec
 
 
 def _base_head_settings(config: AdapterConfig, head: Head) -> dict[str, object]:
-    """Fields that make PEFT use the base's classifier, for an adapter without its own.
+    """Settings that make PEFT use the base's classifier if the adapter has none; else empty.
 
-    If `task_type` has a classifier, PEFT expects every adapter to hold one.
+    Without them, PEFT expects a classifier in every adapter whose `task_type` has one.
     """
     modules = HEAD_MODULES.get(config.text("task_type"), ())
     if not modules or head.trained or config.get("num_virtual_tokens"):
@@ -94,7 +94,7 @@ def _head(inspected: Inspected, spec: Base, task_type: str) -> Head:
         opened = open_base(spec)
         if not has_classifier(opened):
             raise AdapterError(
-                "no tensor of the classifier is in it, so its answers would be random",
+                "no tensor of the classifier is in the adapter, so its answers would be random",
                 "ask for an adapter that was saved with its head (`modules_to_save`), or give the "
                 "base whose classifier it was trained with (`--base`)",
             )
@@ -130,7 +130,7 @@ def _as_record(
 
 
 def _task(task_type: str) -> Task:
-    """The first task that answers with such an adapter."""
+    """The task that answers with adapters of a task type; `_NoTask` if peftkit has none."""
     kinds = (kind for kind in Task.kinds.values() if issubclass(kind, Task))
     tasks = (kind.of_published(task_type, UNKNOWN_DATA) for kind in kinds)
     reason = f"it is for {task_type}, and peftkit has no such task yet"
@@ -140,8 +140,9 @@ def _task(task_type: str) -> Task:
 def complete_from_base(
     inspected: Inspected, record: Record, recipe: Recipe, base: OpenedBase
 ) -> tuple[Record, Recipe, OpenedBase]:
-    """Fills in class names, meaning of outputs and stop tokens from the base; gives the base the
-    adapter's vocabulary.
+    """Completes record and recipe from the base, and gives the base the adapter's vocabulary.
+
+    Names of classes, the meaning of outputs and stop tokens come from the base.
 
     Raises:
         AdapterError: the base does not fit the adapter's vocabulary.
@@ -183,11 +184,11 @@ def named_base(inspected: Inspected, base: str = "") -> Base:
         "model_name" if inspected.from_adapterhub else "base_model_name_or_path"
     )
     if not name:
-        raise AdapterError("it names no base", "give it with `--base`")
+        raise AdapterError("the adapter names no base", "give its base with `--base`")
     looks_local = name.startswith(("/", "~", ".")) or "\\" in name or name.count("/") > 1
     if not base and looks_local and not Path(name).expanduser().is_dir():
         raise AdapterError(
-            f"it names the base `{name}`, a folder on the machine where it was trained",
+            f"the adapter names the base `{name}`, a folder on the machine where it was trained",
             "give the model's location here with `--base`",
         )
     revision = "" if base or looks_local else config.text("revision")
@@ -195,7 +196,7 @@ def named_base(inspected: Inspected, base: str = "") -> Base:
 
 
 def explain(inspected: Inspected, base: str = "") -> Iterator[tuple[bool, str, str]]:
-    """Findings on another program's adapter: whether the computation changes, message, meaning."""
+    """Yields findings on another program's adapter: (whether answers change, message, meaning)."""
     assert inspected.config is not None
     if inspected.from_adapterhub:
         yield from adapterhub.explain(inspected)
@@ -220,8 +221,9 @@ def explain(inspected: Inspected, base: str = "") -> Iterator[tuple[bool, str, s
 
 
 def other_fields(config: AdapterConfig) -> Iterator[tuple[bool, str, str]]:
-    """Differences of an adapter_config.json from those that the installed PEFT writes: whether the
-    computation changes, message, meaning.
+    """Yields findings on fields that the installed PEFT does not know, or that the config lacks.
+
+    A finding is (whether answers may change, message, meaning).
     """
     kind, kinds = config.kind, config_classes()
     if kind not in kinds:

@@ -3,11 +3,12 @@
     python -P unpickling.py PICKLE OUTPUT    prints one JSON object: `tensors` and `shared`, or
                                              `error` and `hint`
 
-`torch.load(weights_only=True)` builds tensors and plain containers only. If a pickle gets around
-that, an audit hook (PEP 578), set before the file is opened, refuses sockets, other programs,
-libraries, and writing any file but the output. The hook stops Python code. It does not stop machine
-code that a flaw in torch could run: only a sandbox of the operating system could, and setting one
-up needs rights that peftkit does not ask for. The script imports no peftkit, so it starts quickly.
+`torch.load(weights_only=True)` builds only tensors and plain containers. In case a pickle gets
+around that, an audit hook (PEP 578) is set before the file is opened. It refuses sockets, other
+programs, libraries, and writing any file but the output. The hook stops Python code, but not
+machine code that a flaw in torch could run. Only a sandbox of the operating system could stop that,
+and it needs rights that peftkit does not ask for. The script does not import peftkit, to start
+quickly.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 TAR, TAR_AT = b"ustar", 257
 """The bytes that mark a tar file, and their position."""
 MOST_GROWTH = 16
-"""Largest allowed size of all tensors, in multiples of the pickle's size. Tensors may share storage
-in a pickle but not in safetensors, so they may be larger; more than this is an attack."""
+"""Largest allowed size of all tensors, in multiples of the pickle's size. Tensors that share
+storage are larger than their pickle, but one beyond this limit is an attack."""
 
 
 class Refused(Exception):
-    """Raised for a file that is not converted, such as one with more than named tensors."""
+    """Raised if a file cannot be converted, for example if it holds more than named tensors."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -120,10 +121,10 @@ def _load(source: str) -> Any:
 
 
 def _tensors(content: Any, size: int) -> tuple[dict[str, Any], int]:
-    """Name -> tensor with its own storage, and the number of tensors that shared storage.
+    """Returns name -> tensor with its own storage, and the number of tensors that shared storage.
 
     Raises:
-        Refused: the content is not named tensors, or needs too much memory for the file's size.
+        Refused: the content is not named tensors, or the tensors are too large for the file's size.
     """
     import torch
 

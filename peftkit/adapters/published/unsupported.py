@@ -1,5 +1,7 @@
-"""Method and task for recipes of other programs' adapters: the method loads but does not train; the
-task stands for one that peftkit lacks, and has no answers.
+"""Method and task for recipes of other programs' adapters.
+
+The method loads an adapter, but does not train it. The task stands in for a task that peftkit
+lacks, and has no answers.
 """
 
 from __future__ import annotations
@@ -33,15 +35,15 @@ NOT_LOADED = {
         "CARTRIDGE", "CPT", "LILY", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA",
     )
 }  # fmt: skip
-"""PEFT type -> why it is not loaded: it answers wrongly in batches, or needs more than a text.
-Other types in `NOT_SERVED` can be loaded, but not trained."""
+"""PEFT type that peftkit does not load -> the reason. Other types in `NOT_SUPPORTED` can be loaded,
+but not trained."""
 
 
 class _SavedByPeft(PeftMethod):
     """Method of an adapter that another program trained with PEFT."""
 
     settings: dict[str, object] = {}
-    """Values that replace those in the adapter's adapter_config.json."""
+    """Field of adapter_config.json -> value that replaces the adapter's own."""
 
     @field_validator("config")
     @classmethod
@@ -111,7 +113,7 @@ def check_nothing_is_random(model: Any, random: Iterable[str]) -> None:
     saved = [f"{n}." for n, m in base.named_modules() if isinstance(m, ModulesToSaveWrapper)]
     if left := sorted({n.rpartition(".")[0] for n in random if not n.startswith(tuple(saved))}):
         raise AdapterError(
-            f"its answers go through {quoted(left, 3)}, and neither the base nor the adapter has "
-            "weights for that",
+            f"the answers depend on {quoted(left, 3)}, and neither the base nor the adapter has "
+            "weights for it",
             "give the base it was trained on with `--base`",
         )
