@@ -23,7 +23,7 @@ def cache_folder() -> Path:
 
 
 def dequantized(file: Path) -> Path:
-    """The folder with the dequantized model of a GGUF file; written, atomically, on first use.
+    """Returns the folder of a GGUF file's dequantized model; the first call writes it atomically.
 
     Raises:
         BaseModelError: transformers cannot read the file.
