@@ -20,7 +20,7 @@ def paired_interval(
     Both models' rows are resampled together.
 
     Args:
-        ours, others: (rows, k), what each row adds to the score of one model; the same rows.
+        ours, others: (rows, k), what each row adds to a model's sums; rows in the same order.
         statistic: see `sums_interval`.
     """
     width = ours.shape[1]
@@ -33,13 +33,12 @@ def paired_interval(
 def sums_interval(
     parts: Floats, statistic: Callable[[Floats], Floats], counts: Counts | None = None
 ) -> tuple[float, float]:
-    """95 % percentile interval of a score that is computed from sums over rows; the rows are
-    resampled.
+    """95 % percentile interval of a score computed from sums over rows, which are resampled.
 
     Args:
         parts: (rows, k), what each row adds to the sums.
         statistic: computes the score: sums (resamples, k) -> (resamples,).
-        counts: number of equal rows that each entry of `parts` stands for; 1 if not given.
+        counts: (rows,), how often each row of `parts` occurs; once if not given.
     """
     return sums_intervals(parts, {"": statistic}, counts)[""]
 
@@ -47,10 +46,11 @@ def sums_interval(
 def sums_intervals(
     parts: Any, statistics: Mapping[str, Callable[[Floats], Floats]], counts: Counts | None = None
 ) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals of several scores of the same sums; see `sums_interval`.
+    """95 % percentile intervals of several scores computed from the same sums, by name.
 
     Args:
-        parts: (rows, k), an array or a sparse one.
+        parts: (rows, k), a dense or sparse array.
+        statistics, counts: see `sums_interval`.
     """
     counts = np.ones(parts.shape[0], np.int64) if counts is None else counts
     rows = int(counts.sum())

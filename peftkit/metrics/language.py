@@ -12,14 +12,13 @@ from peftkit.metrics.bootstrap import sums_intervals
 Floats = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
 MOST = 100.0
-"""Mean loss is cut to this before perplexity is computed, so that perplexity stays finite."""
+"""Cap on the mean loss, in nats, in the computation of perplexity; keeps perplexity finite."""
 
 
 def language_scores(
     losses: Floats, right: Floats, sizes: Sequence[int]
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]], Floats64]:
-    """Computes `perplexity` and `token_accuracy`, their 95 % bootstrap intervals over examples, and
-    (examples, 3): each example's sum of losses, number of right tokens, and number of tokens.
+    """Computes `perplexity` and `token_accuracy`, with 95 % bootstrap intervals over examples.
 
     perplexity = exp(mean loss of a token)
 
@@ -27,6 +26,10 @@ def language_scores(
         losses: (tokens,), negative log-likelihood in nats; the tokens of example 0 come first.
         right: (tokens,), 1 if the token was the most likely one.
         sizes: number of tokens of each example.
+
+    Returns:
+        The scores by name; their intervals by name; and each example's sums, (examples, 3): of
+        losses, of right tokens, of tokens.
     """
     starts = np.cumsum([0, *sizes[:-1]])
     rows = np.stack(  # (rows, 3): loss, right and tokens of each row
@@ -43,12 +46,12 @@ def language_scores(
 
 
 def _perplexity(sums: Floats64) -> Floats64:
-    """Perplexity, (...,), from sums of losses, right tokens and tokens, (..., 3)."""
+    """Perplexity: sums of losses, of right tokens and of tokens, (..., 3) -> (...,)."""
     perplexity: Floats64 = np.exp(np.minimum(sums[..., 0] / sums[..., 2], MOST))
     return perplexity
 
 
 def _token_accuracy(sums: Floats64) -> Floats64:
-    """Token accuracy, (...,), from sums of losses, right tokens and tokens, (..., 3)."""
+    """Token accuracy: sums of losses, of right tokens and of tokens, (..., 3) -> (...,)."""
     accuracy: Floats64 = sums[..., 1] / sums[..., 2]
     return accuracy
