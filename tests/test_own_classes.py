@@ -48,7 +48,7 @@ def test_a_class_for_an_earlier_contract_names_the_new_hook(code, told):
         exec(
             f"import peftkit as pk\nfrom typing import ClassVar\n{code}", {"__name__": "elsewhere"}
         )
-    assert "the contract is the class" in caught.value.hint
+    assert "write it like the class" in caught.value.hint
 
 
 def test_hooks_of_the_contract_are_taken_whatever_their_parameters_are_called():

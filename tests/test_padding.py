@@ -301,7 +301,7 @@ def test_a_word_that_the_model_never_got_is_named_with_its_rows(bases, tmp_path)
     with pytest.raises(BaseModelError) as caught:
         prepare(recipe)
     assert "and the embedding " in caught.value.message
-    assert "rows; there is none for `<order>` in 20 texts" in caught.value.message
+    assert "rows; there is no row for `<order>` in 20 texts" in caught.value.message
     assert "name it in `base.added_tokens`" in caught.value.hint
 
     with pytest.raises(BaseModelError, match="are not consecutive") as caught:
@@ -321,7 +321,7 @@ def test_a_question_with_such_a_word_is_refused_too(bases, reviews, tmp_path):
     done = run(recipe_of(folder, reviews), str(tmp_path / "run"))
     adapter = pk.load(str(done.folder))
     assert adapter.predict(["the film was great"])
-    with pytest.raises(BaseModelError, match="there is none for `<order>` in 1 text"):
+    with pytest.raises(BaseModelError, match="there is no row for `<order>` in 1 text"):
         adapter.predict(["the film", "where is <order>"])
 
 

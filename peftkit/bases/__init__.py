@@ -1,1 +1,1 @@
-"""Opens, loads and quantizes base models; added tokens, pooled classifiers, devices."""
+"""Base models: opening, loading, quantization, added tokens, pooled classifiers, devices."""

@@ -1,11 +1,11 @@
 """Trains embeddings of tokens added to the vocabulary, with any method.
 
     E(id) = rows[id - first] for added tokens, the frozen embedding for all others
-    logits[id] = rows[id - first] . h for added tokens, with the same rows if the output layer is
-    tied to the embedding, else with its own
+    logits[id] = rows[id - first] . h for added tokens, the frozen output layer for all others
 
-The rows are parameters of their own, independent of the method, and are saved in a file of their
-own, `added_tokens.safetensors`. A forward pass does not copy the embedding.
+An output layer that is tied to the embedding shares the embedding's rows; any other has separate
+ones. The rows are not parameters of the method, and are saved in a separate file,
+`added_tokens.safetensors`. A forward pass does not copy the embedding.
 """
 
 from __future__ import annotations
@@ -85,18 +85,18 @@ def train_added_tokens(model: nn.Module, ids: Sequence[int]) -> None:
 
 
 def _put_rows(base: Any, ids: Sequence[int]) -> None:
-    """Wraps the embedding, in encoder and decoder, and the output layer if there is one.
+    """Wraps the input embedding, wherever it is used, and the output layer, if there is one.
 
     Raises:
-        MethodError: the method adapts one of these layers, or it is quantized.
+        MethodError: one of these layers is adapted by the method, or quantized.
     """
     embedding, output = base.get_input_embeddings(), base.get_output_embeddings()
     for layer in filter(None, (embedding, output)):
         plain = isinstance(layer, nn.Embedding | nn.Linear) and layer.weight.is_floating_point()
         if not plain:
             raise MethodError(
-                "the embedding or the output layer, where `base.added_tokens` trains rows, is "
-                "adapted by the method or quantized",
+                "`base.added_tokens` trains rows of the embedding and the output layer, but one of "
+                "them is adapted by the method or quantized",
                 "leave that layer out of `method.target_modules`",
             )
     weight = embedding.weight
@@ -110,7 +110,7 @@ def _put_rows(base: Any, ids: Sequence[int]) -> None:
 
 
 def save_added_tokens(model: nn.Module, folder: Path) -> None:
-    """Writes the rows of added tokens, if there are any, to a file as `input` and `output`."""
+    """Saves the rows of added tokens as tensors `input` and `output`; no file if there are none."""
     tensors = {name: rows.detach().cpu().clone() for name, rows in added_rows(model).items()}
     if tensors:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
@@ -168,7 +168,7 @@ def fold_added_tokens(model: nn.Module) -> None:
 
 
 def added_rows(model: nn.Module) -> dict[str, nn.Parameter]:
-    """`input`, and `output` unless tied to `input` -> the rows of added tokens."""
+    """Rows of added tokens: `input`, and `output` if the output layer has separate rows."""
     rows: dict[str, nn.Parameter] = {}
     for module in model.modules():
         if isinstance(module, AddedEmbeddings):

@@ -17,8 +17,8 @@ NOT_CALLED = {
     "mamba": ("dt_proj",), "falcon_mamba": ("dt_proj",), "jamba": ("dt_proj",),
     "longcat_flash": ("classifier",),
 }  # fmt: skip
-"""Model type -> last part of the names of linear layers that it does not call: it only reads their
-weights, so an adapter on the output of such a layer has no effect."""
+"""Model type -> last parts of the names of linear layers whose weights the model reads without
+calling the layer. An adapter on the output of such a layer has no effect."""
 
 
 def check_continues(base: OpenedBase) -> None:
@@ -55,8 +55,8 @@ def stacks(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
 
 
 def trained_share(model: Any) -> float:
-    """Share of the blocks that gradients pass through, from the lowest trained tensor up; 1 if
-    unknown.
+    """Share of the blocks that gradients pass through: the block of the lowest trained tensor and
+    all above it; 1 if unknown.
 
     Args:
         model: a model with a method injected, or PEFT's wrapper of one.
@@ -81,11 +81,10 @@ def trained_share(model: Any) -> float:
 def complete_family(
     model: nn.Module, families: Iterable[tuple[str, ...]]
 ) -> tuple[str, ...] | None:
-    """The first family of patterns that fits a whole model: in each block, every pattern matches
-    a module's full name.
+    """The first family of patterns that fits the model; None if none fits.
 
-    A family that fits only some blocks, or one of two sublayers, would silently inject half of a
-    method.
+    A family fits if each of its patterns matches the full name of a module in every block. A family
+    that matched only some blocks, or one of two sublayers, would silently inject half of a method.
     """
     names = [name for name, _ in model.named_modules()]
     blocks = [f"{name}.{index}" for name, stack in stacks(model) for index in range(len(stack))]

@@ -12,8 +12,9 @@ from typing import Final
 from peftkit.errors import BaseModelError, did_you_mean, not_found, quoted
 
 NAMES: Final = ("chatml", "plain")
-"""`chatml` needs `<|im_start|>` and `<|im_end|>` in the vocabulary; `plain` fits any base: it
-writes `User:` and `Assistant:`, and ends answers with the tokenizer's end of text."""
+"""Names of peftkit's templates. `chatml` needs `<|im_start|>` and `<|im_end|>` in the vocabulary.
+`plain` fits any base: it writes `User:` and `Assistant:`, and ends answers with the tokenizer's end
+of text."""
 
 
 def chat_template(name: str) -> str:
@@ -54,5 +55,5 @@ def chat_template(name: str) -> str:
 
 
 def template_label(template: str | None) -> str:
-    """How messages name one of peftkit's chat templates; empty for any other template."""
+    """Phrase that names one of peftkit's chat templates in messages; empty for other templates."""
     return next((f"the chat template `{n}`" for n in NAMES if chat_template(n) == template), "")

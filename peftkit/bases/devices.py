@@ -30,7 +30,7 @@ def open_accelerator(base: Base, report_to: str = "none") -> Accelerator:
     """Makes an Accelerator for all available devices, with autocast if `compute_dtype` is bfloat16.
 
     Raises:
-        MissingPackageError: the tracker is not installed (Accelerate would silently run without).
+        MissingPackageError: the tracker is not installed; Accelerate alone would ignore that.
         RecipeError: Accelerate is configured to shard the model, which peftkit does not support.
     """
     check_tracker(report_to)
@@ -59,8 +59,8 @@ def check_tracker(report_to: str) -> None:
 
 
 def compute_dtype(base: Base) -> torch.dtype:
-    """The recipe's dtype of the computation; for auto, bfloat16 if a GPU has it (not emulated),
-    else float32, as on CPU, where bfloat16 is 5-8 times slower.
+    """Dtype of the computation: `base.dtype`; for auto, bfloat16 on GPUs that do not emulate it,
+    else float32. On CPU, bfloat16 is 5-8 times slower.
     """
     if base.dtype != "auto":
         return torch.float32 if base.dtype == "float32" else torch.bfloat16
@@ -105,7 +105,7 @@ _FROZEN = ContextVar("_FROZEN", default=False)
 @contextlib.contextmanager
 def frozen_gc() -> Iterator[None]:
     """Freezes existing objects so that garbage collection inside skips them. With all libraries
-    imported, a collection takes 1/3 s, and a run has six. Does nothing when nested.
+    imported, a collection takes 1/3 s, and a run makes six. Does nothing when nested.
     """
     if _FROZEN.get():
         yield
@@ -121,8 +121,8 @@ def frozen_gc() -> Iterator[None]:
 
 
 def release_memory() -> None:
-    """Frees unreferenced cycles, the GPU's cache, and free heap pages, of which glibc keeps 370 MB
-    after quantizing a model with 135M parameters.
+    """Frees unreferenced cycles and the GPU's cache, and returns unused heap pages to the system:
+    370 MB after a model with 135M parameters is quantized (glibc).
     """
     gc.collect()
     if torch.cuda.is_available():
@@ -139,7 +139,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def rng_devices(device: torch.device) -> list[torch.device]:
-    """Devices for `torch.random.fork_rng`, which always includes the CPU."""
+    """Devices to pass to `torch.random.fork_rng`: the GPU, if any; the CPU is always forked."""
     return [device] if device.type == "cuda" else []
 
 

@@ -23,10 +23,10 @@ WEIGHT_FILES = ["model*.safetensors", "pytorch_model*.bin"]
 
 
 def find_files(base: Base) -> OpenedBase:
-    """Opens a base as far as its folder and source; configuration and tokenizer are still missing.
+    """Finds a base's folder and source file; configuration and tokenizer are not read yet.
 
     Raises:
-        BaseModelError: a local base does not exist, or is no model.
+        BaseModelError: a local base does not exist, or is not a model.
         UnreachableError: the Hub cannot provide the files.
         MissingPackageError: the base's package, or package `gguf`, is not installed.
     """
@@ -43,7 +43,7 @@ def find_files(base: Base) -> OpenedBase:
 
 
 def download_weights(base: OpenedBase) -> None:
-    """Downloads the weight files of a Hub base; only checks that other bases have theirs.
+    """Downloads the weight files of a Hub base; for a local folder, checks that it has some.
 
     Raises:
         BaseModelError: the base has no weight files.
@@ -63,7 +63,7 @@ def download_weights(base: OpenedBase) -> None:
 
 
 def has_weights(base: OpenedBase) -> bool:
-    """Whether the weights are on this machine; those of a Hub base may not be downloaded yet."""
+    """Whether the weights are on this machine; false for a Hub base before their download."""
     return any(next(base.folder.glob(pattern), None) for pattern in WEIGHT_FILES)
 
 
@@ -71,7 +71,7 @@ def find_local(base: Base) -> Path | None:
     """The folder or file of a base on this machine; None for a Hub id.
 
     Raises:
-        BaseModelError: the folder or file does not exist, or is no model.
+        BaseModelError: the folder or file does not exist, or is not a model.
         MissingPackageError: the package of a `packaged:` base is not installed.
     """
     name = base.name_or_path

@@ -14,10 +14,10 @@ from peftkit.data.packaged import sha256_of
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Identifies an adapter's base, wherever its files are."""
+    """What identifies an adapter's base in any folder: name, quantization, digests of the files."""
 
     name: str
-    """Name of the base in the recipe; of a local path, only the last part."""
+    """The base's name in the recipe; for a local path, only the last part."""
     hub_id: str
     revision: str
     quantization: str
@@ -36,12 +36,12 @@ class RecordedBase(Fingerprint):
     dtype: str
     """Dtype of the base's weights in training."""
     unquantized: tuple[str, ...] = ()
-    """Modules of a quantized base that keep unquantized weights, except embeddings."""
+    """Names of a quantized base's modules whose weights are not quantized, except embeddings."""
     num_hidden_layers: int | None = None
 
     @property
     def known_name(self) -> str:
-        """The Hub id, else the name in the recipe."""
+        """The base's Hub id if it has one, else its name in the recipe."""
         return self.hub_id or self.name
 
 
@@ -71,7 +71,7 @@ def recorded_base(base: OpenedBase, dtype: str, unquantized: Sequence[str]) -> R
 
     Args:
         dtype: dtype of the base's weights in training.
-        unquantized: modules of a quantized base that keep unquantized weights.
+        unquantized: names of a quantized base's modules whose weights are not quantized.
     """
     layers = getattr(base.config, "num_hidden_layers", None)
     return RecordedBase(

@@ -13,10 +13,10 @@ class Footprint:
     """Memory of a model's weights, in MB (2^20 bytes)."""
 
     weights_mb: float
-    """Parameters and buffers, as stored."""
+    """Memory of parameters and buffers as stored, in MB."""
     quantization_state_mb: float
-    """Scales and code books of quantized weights, which transformers' `get_memory_footprint` leaves
-    out."""
+    """Memory of the scales and code books of quantized weights, in MB. transformers'
+    `get_memory_footprint` omits it."""
 
     @property
     def total_mb(self) -> float:
@@ -28,7 +28,7 @@ def footprint(model: nn.Module) -> Footprint:
     """Measures a model's weights; counts a tensor shared by several modules once."""
     stored = [*model.parameters(), *model.buffers()]
     states = [tensor for p in model.parameters() for tensor in _state(p)]
-    for module in model.modules():  # scales of int8, there after the first forward pass
+    for module in model.modules():  # int8 scales exist after the first forward pass
         scales = getattr(getattr(module, "state", None), "SCB", None)
         states += [] if scales is None else [scales]
     return Footprint(_megabytes(stored), _megabytes(states))

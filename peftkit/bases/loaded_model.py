@@ -44,9 +44,9 @@ class Quantized:
     taken: int
     """Number of weights in quantized layers."""
     left: dict[str, tuple[str, int]]
-    """Name of an unquantized matrix in the blocks -> class of its module, number of weights."""
+    """Name of an unquantized matrix in the blocks -> (its module's class, number of weights)."""
     aside: tuple[str, ...]
-    """Names of the matrices left out of the count, except embeddings."""
+    """Names of the matrices outside the count, except embeddings."""
 
     @property
     def share(self) -> float:
@@ -56,13 +56,16 @@ class Quantized:
 
     @property
     def unquantized(self) -> list[str]:
-        """Names of all unquantized matrices except embeddings, in the form of
-        `llm_int8_skip_modules`.
+        """Names of all unquantized matrices except embeddings, as bitsandbytes' setting
+        `llm_int8_skip_modules` takes them.
         """
         return sorted((*self.left, *self.aside))
 
     def kinds_left(self) -> str:
-        """Classes left unquantized, largest first, as ``MixtralExperts (`gate_up_proj`, ...)``."""
+        """Names the classes of the unquantized matrices, largest first.
+
+        Example: ``MixtralExperts (`gate_up_proj`)``.
+        """
         sizes: dict[str, int] = {}
         names: dict[str, list[str]] = {}
         for name, (kind, numbers) in self.left.items():

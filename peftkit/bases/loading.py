@@ -55,8 +55,8 @@ def empty_model(base: OpenedBase, head: Head, dropout: float | None = None) -> L
 
 
 def model_class(head: Head, config: Any, name: str) -> Any:
-    """The class that makes or loads a model with this head: one of transformers' AutoModels, or
-    peftkit's own.
+    """The class that makes or loads a model with the task's head: one of transformers' AutoModels,
+    or peftkit's pooled classifier.
 
     Args:
         config: the model's configuration.
@@ -75,10 +75,10 @@ def model_class(head: Head, config: Any, name: str) -> Any:
 def load_weights(
     base: OpenedBase, head: Head, dtype: torch.dtype, device: torch.device, dropout: float | None
 ) -> LoadedModel:
-    """Loads the model, with a head for the labels and embeddings for added tokens, quantized if the
-    base asks for it.
+    """Loads the model with the task's head and embeddings for added tokens; quantizes it if the
+    base asks for that.
 
-    Weights missing in the checkpoint are drawn from torch's global seed: set it first.
+    Weights missing in the checkpoint are drawn from torch's global generator: seed it first.
 
     Raises:
         BaseModelError: the checkpoint lacks weights of the trunk, so they would be random.
@@ -148,8 +148,8 @@ def generation_config(head: Head, pad_token_id: int) -> Any:
 
 
 def has_tied_output(model: Any) -> bool:
-    """Whether a language model's output layer is tied to its embedding by the config, and still
-    equals it: they differ if one of them was trained.
+    """Whether the config ties a language model's output layer to its embedding and both are still
+    equal. Training only one of them makes them differ.
     """
     output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if output is None or not model.config.tie_word_embeddings:
@@ -207,7 +207,7 @@ def _head_modules(model: Any, head: Head, fresh: tuple[str, ...] | list[str]) ->
 
 
 def _key_mapping(model: Any) -> dict[str, str] | None:
-    """Pattern -> replacement, to rename tensors of a checkpoint for the model; None if names agree.
+    """Pattern -> replacement that renames a checkpoint's tensors for the model; None if all fit.
 
     Llama's question answering model names its trunk `transformer`, but checkpoints of Llama name it
     `model`, so transformers would leave the trunk random.

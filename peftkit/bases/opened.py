@@ -14,7 +14,7 @@ class OpenedBase:
     """A base whose weights are not loaded yet, with all that can be checked without them."""
 
     spec: Base
-    """The recipe's base; if its files are quantized, with their quantization."""
+    """The recipe's base. If its files are quantized, `quantization` is taken from them."""
     folder: Path
     """Local folder to load from: the user's, or one in the Hub cache or the GGUF cache."""
     config: Any
@@ -30,8 +30,8 @@ class OpenedBase:
     added_ids: tuple[int, ...] = ()
     """Consecutive ids of `spec.added_tokens`."""
     rows_in_files: int = 0
-    """Number of embedding rows in the files, if `config` has another number for the sake of an
-    adapter; else 0."""
+    """Number of embedding rows in the files, if `config` has another number because of an adapter;
+    else 0."""
 
     @property
     def name(self) -> str:

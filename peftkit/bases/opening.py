@@ -21,9 +21,9 @@ NEEDED = {
     "fp8": "a GPU that computes in fp8",
     "mxfp4": "package kernels and a GPU",
 }
-"""Quantization other than bitsandbytes -> what transformers needs for it."""
+"""Quantization method other than bitsandbytes -> the package or GPU that it needs."""
 LEAST_TEXT = 4
-"""Fewest text tokens that must fit into the base's positions after virtual tokens."""
+"""Fewest positions of the base that virtual tokens must leave for the text."""
 POSITIONS_AFTER_PADDING = (
     "camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta",
     "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
@@ -31,7 +31,7 @@ POSITIONS_AFTER_PADDING = (
 """Model types that number positions from `pad_token_id + 1`, and so read fewer tokens than they
 have positions."""
 PADDED_ON_THE_LEFT = ("xlnet",)
-"""Model types with classifiers that read the last position, even if it is padding."""
+"""Model types whose classifiers read the last position, even if it is padding."""
 
 
 def open_base(base: Base, virtual_tokens: int = 0, one_output: bool = False) -> OpenedBase:
@@ -99,7 +99,7 @@ def _config_and_tokenizer(base: Base, folder: Path) -> tuple[Any, Any]:
 
 
 def _readable_tokens(tokenizer: Any, config: Any) -> int:
-    """Most tokens that a model reads: the smaller of tokenizer limit and number of positions."""
+    """Most tokens that a model reads: the tokenizer's limit or the positions, whichever is less."""
     positions = getattr(config, "max_position_embeddings", None) or 0
     positions = positions if positions > 0 else tokenizer.model_max_length  # XLNet says -1
     if config.model_type in POSITIONS_AFTER_PADDING:
@@ -109,10 +109,11 @@ def _readable_tokens(tokenizer: Any, config: Any) -> int:
 
 
 def _as_quantized(base: Base, config: Any) -> Base:
-    """The base; if its files are quantized, with their quantization.
+    """Returns the base; if its files are quantized, a copy with the files' quantization.
 
     Raises:
-        BaseModelError: the recipe asks for another one, or peftkit cannot train on this one.
+        BaseModelError: the recipe asks for another quantization than the files have, or peftkit
+            cannot train on theirs.
     """
     settings = getattr(config, "quantization_config", None)
     if settings is None:

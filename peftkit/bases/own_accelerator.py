@@ -1,4 +1,4 @@
-"""An Accelerator with a precision of its own.
+"""An Accelerator with its own precision.
 
 Accelerate keeps one precision and one number of accumulated steps per process. But a notebook may
 load adapters in several precisions, and may use another Accelerator for other training.
@@ -43,7 +43,7 @@ class OwnAccelerator(Accelerator):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def autocast(self, autocast_handler: None = None) -> Iterator[None]:
-        """Computes matrix products inside in the precision of this Accelerator."""
+        """A context in which matrix products are computed in this Accelerator's precision."""
         if self.mixed_precision == "no":
             yield
             return

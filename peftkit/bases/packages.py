@@ -46,7 +46,7 @@ NOT_INSTALLED = "not installed"
 SENTENCEPIECE = b"\n"
 """First byte of a sentencepiece file; a tiktoken file is text and starts with a letter."""
 OF_OTHERS = {"PIL": "pillow", "google": "protobuf", "yaml": "pyyaml"}
-"""Module -> pip's name, for modules that other libraries import, where the names differ."""
+"""Module -> pip's name, for modules of other libraries whose pip name differs."""
 
 
 def check_needed() -> None:
@@ -59,7 +59,7 @@ def require(module: str, why: str) -> None:
     """Raises MissingPackageError if a module is not installed.
 
     Args:
-        why: start of a sentence on what needs the module, such as `a quantized base needs`.
+        why: what needs the module, with the verb, such as `a quantized base needs`.
     """
     if not is_installed(module):
         raise _missing([module], why)
@@ -97,7 +97,8 @@ def report_missing_packages() -> Iterator[None]:
 
 
 def missing_package(error: BaseException, folder: Path | None = None) -> MissingPackageError | None:
-    """A MissingPackageError for a library's error that says what to install; None for other errors.
+    """A MissingPackageError for a library's error that asks for `pip install PACKAGE`; None for
+    other errors, or if the package is installed.
 
     Args:
         folder: the model's folder, if the error is from opening a model. If its tokenizer is a
@@ -126,8 +127,8 @@ def _is_distribution(name: str) -> bool:
 
 
 def _missing_module(error: BaseException | None) -> str | None:
-    """The missing top-level module that caused an error, directly or through other errors. None if
-    there is none, or if it belongs to Python or peftkit.
+    """Name of the missing top-level module that caused an error, directly or through other errors.
+    None if no module is missing, or if it belongs to Python or peftkit.
     """
     module: str | None = None
     while error is not None:

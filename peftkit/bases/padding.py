@@ -17,7 +17,7 @@ NEVER_IN_UTF8 = (0xFF, 0xFE, 0xFD, 0xFC, 0xFB, 0xFA, 0xF9, 0xF8, 0xC1, 0xC0)
 
 
 def choose_padding(tokenizer: Any, config: Any, one_output: bool) -> None:
-    """Sets a padding token with a row in the embedding; keeps the tokenizer's own if that has one.
+    """Sets a padding token that has an embedding row; if the tokenizer's own has one, keeps it.
 
     Args:
         config: the base's configuration.
@@ -34,8 +34,8 @@ def choose_padding(tokenizer: Any, config: Any, one_output: bool) -> None:
 
 
 def _candidates(tokenizer: Any, config: Any, one_output: bool) -> Iterator[str]:
-    """Yields tokens to pad with, best first: the tokenizer's padding token; the base's, which may
-    decide positions; end of text; other special tokens; bytes that no text contains; any token.
+    """Yields tokens to pad with, best first: the tokenizer's padding token; the base's (positions
+    may depend on it); end of text; other special tokens; bytes that no text contains; any token.
     """
     own, unknown, special = tokenizer.pad_token, tokenizer.unk_token, tokenizer.all_special_tokens
     if own is not None:
@@ -62,8 +62,8 @@ def _appended(tokenizer: Any) -> int | None:
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Saves a tokenizer; leaves out a padding token that is an ordinary token, since transformers
-    would load it as a special token and remove it from texts.
+    """Saves a tokenizer, without its padding token if that is an ordinary token: transformers would
+    load it as a special token and remove it from texts.
     """
     pad, special = tokenizer.pad_token, {str(t) for t in tokenizer.added_tokens_decoder.values()}
     if pad not in special:

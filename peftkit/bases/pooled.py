@@ -31,8 +31,8 @@ DROPOUTS = (
 
 
 def pooled_class(config: Any, name: str) -> Any:
-    """The classifier class for a configuration; has transformers' `from_config` and
-    `from_pretrained`.
+    """The classifier class for a configuration. It has `from_config` and `from_pretrained`, like
+    transformers' AutoModels.
 
     Args:
         name: the base's name for messages.
@@ -44,14 +44,14 @@ def pooled_class(config: Any, name: str) -> Any:
     if config.is_encoder_decoder:
         raise BaseModelError(
             f"`{name}` is a {config.model_type} model, with an encoder and a decoder: its last "
-            "hidden states are of the text it writes, which `task.pooling` cannot pool",
+            "hidden states belong to the text it writes; `task.pooling` needs those of the input",
             advice,
         )
     mapping: Any = transformers.AutoModel
     if type(config) not in mapping._model_mapping:
         raise BaseModelError(
-            f"`{name}` is a {config.model_type} model, an architecture not in transformers, and "
-            "`task.pooling` is for those in transformers",
+            f"`{name}` is a {config.model_type} model, which is not in transformers, and "
+            "`task.pooling` supports only architectures in transformers",
             advice,
         )
     trunk = mapping._model_mapping[type(config)]
@@ -84,7 +84,7 @@ def check_first_token(model: Any, name: str) -> None:
 
 
 def _reads_left_to_right(model: Any) -> bool:
-    """Whether tokens see only earlier tokens, by the attention's `is_causal`; without this field,
+    """Whether tokens see only earlier tokens, by the attention's `is_causal`. If that is missing:
     whether the architecture has a causal but no masked language model.
     """
     causal = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
@@ -98,8 +98,8 @@ def _reads_left_to_right(model: Any) -> bool:
 
 @functools.cache
 def _class_for(trunk: Any) -> Any:
-    """A classifier class with the trunk's prefix in checkpoints, kinds of attention and
-    initialization of weights.
+    """Makes a classifier class that inherits from the trunk its checkpoint prefix, its kinds of
+    attention and its weight initialization.
     """
     family = next(
         kind for kind in trunk.__mro__[1:] if issubclass(kind, transformers.PreTrainedModel)
@@ -188,13 +188,13 @@ class _Pooled:
 
 
 def _dropout(config: Any) -> float:
-    """Dropout rate in a configuration, of its classifier if possible; 0 if it has none."""
+    """The configuration's dropout rate, preferably the classifier's; 0 if it has none."""
     rates = (getattr(config, name, None) for name in DROPOUTS)
     return float(next((rate for rate in rates if rate is not None), 0.0))
 
 
 def _text(hidden: Tensor, mask: Tensor | None, num_virtual_tokens: int) -> Tensor:
-    """Mask over hidden states, (rows, width): 1 for tokens of the text, 0 for others."""
+    """Mask of the hidden states to pool, (rows, width): 1 for tokens of the text, else 0."""
     rows, width = hidden.shape[:2]
     if mask is None:
         mask = torch.ones((rows, width), device=hidden.device)
@@ -228,8 +228,8 @@ def _mean_of_documents(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def _first_of_documents(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Hidden state of each document's first token, (documents, d), from (1, tokens, d), or from
-    (documents, 1, d) if the last block kept only first tokens.
+    """Hidden state of each document's first token, (1, tokens, d) -> (documents, d). `hidden` is
+    (documents, 1, d) if the last block computed first tokens only.
     """
     if hidden.shape[:2] == (len(lengths), 1):
         return hidden[:, 0]

@@ -1,7 +1,7 @@
 """Quantizes a base with bitsandbytes on loading, counts quantized weights, and dequantizes.
 
-bitsandbytes quantizes layers whose class is exactly `nn.Linear` or `Conv1D`. Subclasses, experts in
-one tensor, convolutions and free parameters are not quantized.
+bitsandbytes quantizes layers whose class is exactly `nn.Linear` or `Conv1D`. Subclasses, experts
+stored as one tensor, convolutions and parameters outside layers are not quantized.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def count_quantized(model: Any, head: tuple[str, ...]) -> Quantized:
 
 
 def is_quantized(module: Any) -> bool:
-    """Whether a module is a bitsandbytes layer with a weight in 4 or 8 bits, stored or on the meta
+    """Whether a module is a bitsandbytes layer whose weight has 4 or 8 bits, or is on the meta
     device.
     """
     import bitsandbytes
@@ -83,7 +83,7 @@ def check_quantized(base: OpenedBase, model: nn.Module, quantized: Quantized) ->
     if base.prequantized:
         raise BaseModelError(
             f"the config.json of `{base.name}` says that its weights are quantized to {kind}, but "
-            f"none are: they are in {quantized.kinds_left()}",
+            f"none are; the weights are in {quantized.kinds_left()}",
             "take `quantization_config` out of its config.json",
         )
     raise BaseModelError(
@@ -95,7 +95,7 @@ def check_quantized(base: OpenedBase, model: nn.Module, quantized: Quantized) ->
 
 
 def note_on_quantized(base: OpenedBase, model: nn.Module, quantized: Quantized) -> str:
-    """A note on the unquantized weights of a base to quantize; empty if there are none."""
+    """A note that names the weights of a base that stay unquantized; empty if there are none."""
     if not quantized.left:
         return ""
     return (
@@ -110,8 +110,8 @@ def _percent(share: float) -> str:
 
 
 def quantized_empty(base: OpenedBase, empty: LoadedModel) -> LoadedModel:
-    """Puts bitsandbytes layers into a model on the meta device, which shows before weights are
-    loaded the layers that a method cannot adapt.
+    """Puts bitsandbytes layers into a model on the meta device. They show, before weights are
+    loaded, which layers a method cannot adapt.
     """
     import torch
     from transformers.quantizers.auto import AutoHfQuantizer
@@ -156,9 +156,9 @@ def quantization_of(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) ->
 
 
 def _unquantized_in_files(base: OpenedBase, model: Any) -> list[str]:
-    """Names of linear layers that a prequantized base's files hold unquantized or, like a new head,
-    not at all. If the files are not downloaded yet: the layers that the configuration lists, and
-    the head.
+    """Names of linear layers that are unquantized in a prequantized base's files, or missing from
+    them, like a new head. Before the files are downloaded: the layers that the configuration lists,
+    and the head.
     """
     from safetensors import safe_open
     from torch import nn
@@ -186,8 +186,8 @@ def _head_names(model: Any) -> list[str]:
 
 
 def settle_quantized(model: Any, dtype: torch.dtype) -> None:
-    """Casts unquantized weights to `dtype`, except those the architecture keeps in float32; makes
-    4-bit weights dequantize to `dtype`.
+    """Casts unquantized weights to `dtype`, except those that the architecture needs in float32;
+    makes 4-bit weights dequantize to `dtype`.
     """
     kept = tuple(model._keep_in_fp32_modules or ())
     for name, parameter in model.named_parameters():
@@ -211,7 +211,7 @@ def dequantized(model: Any, dtype: torch.dtype) -> Any:
     """The model with every quantized layer replaced by an ordinary one.
 
     Args:
-        dtype: dtype of the replaced layers; other layers keep theirs.
+        dtype: dtype of the new layers; other layers keep theirs.
     """
     from transformers.pytorch_utils import Conv1D
 

@@ -36,7 +36,7 @@ def quiet_libraries() -> None:
 
 
 class _Inside:
-    """Counts the threads inside `quietly`, and holds the settings that the last one restores."""
+    """Number of threads inside `quietly`, and the settings to restore when the last one leaves."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -65,7 +65,7 @@ def quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_once() -> Iterator[None]:
-    """Hides libraries' output and restores it; `quietly` enters it once for all threads."""
+    """Hides libraries' output inside, then restores their settings; for one thread at a time."""
     import huggingface_hub.utils
     from transformers.utils import logging as transformers_logging
 

@@ -10,7 +10,7 @@ from peftkit.bases.opened import OpenedBase
 
 
 def resized(base: OpenedBase, rows: int, tokenizer: Any) -> OpenedBase:
-    """The base, changed so that loading it gives embeddings of `rows` tokens.
+    """A copy of the base whose embeddings are resized to `rows` rows on loading.
 
     Args:
         rows: number of rows that the embeddings get.
@@ -23,8 +23,8 @@ def resized(base: OpenedBase, rows: int, tokenizer: Any) -> OpenedBase:
 
 
 def as_in_files(config: Any, base: OpenedBase) -> Any:
-    """Gives a configuration the vocabulary size of the base's files; removes a padding token
-    without a row in the files.
+    """Sets a configuration's vocabulary size to that in the base's files; removes a padding token
+    that has no row in the files.
     """
     if base.rows_in_files:
         config.get_text_config().vocab_size = base.rows_in_files
@@ -37,7 +37,7 @@ def resize_vocabulary(model: Any, base: OpenedBase) -> None:
     """Resizes a model's embedding and output layer to its vocabulary.
 
     For a recipe's added tokens, new rows are drawn with the mean and spread of the old rows, from
-    torch's global seed. For an adapter's tokens, new rows equal the mean, as in transformers.
+    torch's global seed. For an adapter's tokens, new rows equal the old rows' mean.
     """
     here = model.get_input_embeddings().num_embeddings
     if base.rows_in_files:

@@ -30,19 +30,19 @@ FORMATS = (
     (b"GGUF", "a GGUF file"), (b"\x1f\x8b", "a gzip file"), (b"\x89HDF", "an HDF5 file"),
     (b"\x93NUMPY", "a NumPy file"),
 )  # fmt: skip
-"""First bytes of a file, and its format."""
+"""(first bytes, format) of files."""
 
 
 class StandIn(NamedTuple):
-    """What a file is instead of what its name says, and advice."""
+    """The real content of a file whose name is wrong, and advice."""
 
     what: str
-    """The end of a sentence that starts with the file's name."""
+    """What the file is; continues a sentence that starts with its name."""
     advice: str
 
 
 def stand_in(file: Path) -> StandIn | None:
-    """What a file is instead of JSON, weights or a template; None if it may be one of them."""
+    """Returns what a file is if it cannot be JSON, weights or a template; else None."""
     with file.open("rb") as opened:
         begins = opened.read(BEGINNING)
     if not begins:
@@ -77,8 +77,8 @@ def encoding_of(file: Path) -> str:
 
 
 def weights_stand_in(file: Path) -> StandIn | None:
-    """What a .safetensors file or a pickle is instead of weights in its format; None if it may be
-    such weights.
+    """Returns what a .safetensors file or a pickle is if it cannot hold weights in that format;
+    else None.
     """
     if instead := stand_in(file):
         return instead
@@ -123,7 +123,7 @@ def _is_pickle(begins: bytes) -> bool:
 
 
 def _as_text(begins: bytes) -> str | None:
-    """The first line of plain text, whose last character may be cut off; None for other bytes."""
+    """The first line of plain UTF-8 text, even if cut inside a character; None for other bytes."""
     try:
         text = begins.decode("utf-8")
     except UnicodeDecodeError as error:

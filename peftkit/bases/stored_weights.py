@@ -1,4 +1,4 @@
-"""Finds architectures that compute with a quantized layer's stored weight instead of calling it.
+"""Finds architectures that use a quantized layer's stored weight without calling the layer.
 
 Mamba, for example, multiplies by `dt_proj.weight` instead of calling `dt_proj`. A forward pass on
 the meta device fails there, since the weight has its stored shape and dtype.
@@ -15,7 +15,7 @@ from peftkit.bases.quantizing import is_quantized
 
 
 class _Stored(nn.Module):
-    """Stands for a quantized layer: gives tensors of the right shapes, and computes nothing.
+    """Replaces a quantized layer: returns tensors of the right shapes, and computes nothing.
 
     Args:
         layer: a bitsandbytes layer on the meta device.
@@ -33,7 +33,7 @@ class _Stored(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weight as stored: in one byte, two 4-bit numbers or one 8-bit number."""
+        """A weight shaped as stored: a byte holds two 4-bit numbers or one 8-bit number."""
         self.read.append(self.name)
         return torch.empty(self.stored_shape, dtype=self.dtype, device="meta")
 
@@ -43,8 +43,8 @@ class _Stored(nn.Module):
 
 
 def uncalled_layers(model: nn.Module, inputs: dict[str, Tensor]) -> list[str]:
-    """A list with the name of one layer whose stored weight the model uses without calling it;
-    empty if there is none, or if the shapes do not show it.
+    """Finds a quantized layer whose stored weight the model uses without calling the layer. Returns
+    its name in a list, which is empty if there is none or if shapes do not show it.
 
     Args:
         model: a model on the meta device, from `quantized_empty`; not changed.

@@ -27,8 +27,8 @@ def embedding_rows(config: Any) -> int | None:
 
 
 def beyond_embedding(base: OpenedBase) -> dict[int, str]:
-    """Id -> token, for tokens without a row in the embedding, except `base.added_tokens`, which
-    will get rows.
+    """Id -> token, for tokens without a row in the embedding. Excludes `base.added_tokens`, which
+    get rows when the base is loaded.
     """
     rows = embedding_rows(base.config)
     if rows is None or len(base.tokenizer) <= rows:  # an embedding may have spare rows
@@ -42,7 +42,7 @@ def check_ids(base: OpenedBase, texts: Iterable[Sequence[int] | npt.NDArray[np.i
     """Raises BaseModelError if a text has a token without a row in the embedding.
 
     Returns:
-        A note that the tokenizer has tokens without a row but no text uses them; else empty.
+        A note if the tokenizer has tokens without a row that no text uses; else empty.
     """
     beyond = beyond_embedding(base)
     if not beyond:
@@ -60,6 +60,6 @@ def check_ids(base: OpenedBase, texts: Iterable[Sequence[int] | npt.NDArray[np.i
         for index, count in counts.most_common(MOST_NAMES)
     ]
     raise BaseModelError(
-        f"{sizes}; there is none for {', '.join(used)}",
+        f"{sizes}; there is no row for {', '.join(used)}",
         "take it out of the texts, or name it in `base.added_tokens`, which trains a row for it",
     )

@@ -1,1 +1,1 @@
-"""Scores a model's outputs and written answers, the frozen probe, and retention."""
+"""Evaluation: scores of outputs and written answers, the frozen probe, and retention."""

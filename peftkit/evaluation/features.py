@@ -24,8 +24,7 @@ from peftkit.training.progress import Pace, Say, silent
 
 Floats = npt.NDArray[np.float32]
 SAME = 1e-4
-"""Largest difference, relative to the largest feature, at which the features that both ways read
-count as equal."""
+"""Tolerance between features read in both ways, relative to the largest feature."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +32,10 @@ class FrozenBase:
     """An untrained model with its head, and the engine that runs it."""
 
     head: tuple[str, ...]
-    """Names of the modules of the head, which the task trains."""
+    """Names of the head's modules."""
     engine: Engine
     say: Say = silent
-    """Prints lines on the progress of reading, if reading takes long."""
+    """Prints progress lines if reading takes long."""
 
     @property
     def model(self) -> Any:
@@ -67,7 +66,7 @@ def read_features(base: FrozenBase, examples: Examples) -> Floats:
 
 @contextlib.contextmanager
 def headless(base: FrozenBase) -> Iterator[Engine]:
-    """Replaces the head's linear layers by identities inside the block; yields an engine for the
+    """Replaces the head's linear layers with identities inside the block; yields an engine for the
     changed model.
     """
     model = base.model
@@ -107,10 +106,10 @@ class CollectedFeatures:
     base: FrozenBase
     examples: Examples
     parts: list[Tensor] = field(default_factory=list)
-    """(batch, d) of each batch, on the CPU."""
+    """Features of each batch, (batch, d), on the CPU."""
 
     def features(self) -> Floats | None:
-        """The features, (examples, d); None if they are missing for a batch of any process."""
+        """The features, (examples, d); None if a process lacks those of a batch."""
         sizes = [len(indices) for indices in self.base.engine.own_batches(self.examples)]
         complete = [[len(part) for part in self.parts] == sizes]
         if self.base.engine.accelerator.num_processes > 1:
@@ -124,8 +123,8 @@ class CollectedFeatures:
 def collect_features(base: FrozenBase, examples: Examples) -> Iterator[CollectedFeatures]:
     """Makes each forward pass inside the block also collect features; the logits stay the same.
 
-    The head's first linear layer appends its input to its output, the other layers pass the
-    appended part on unchanged, and after the head it is cut off the logits.
+    The head's first linear layer appends its input to its output, and the other layers pass this
+    part on unchanged. After the head, this part is cut off the logits.
     """
     seen, inside = CollectedFeatures(base, examples), [False]
     layers = [layer for _, layer in base.linear_layers()]
@@ -171,7 +170,7 @@ class FeatureWays:
     failed: str = ""
     """Why features cannot be read at all; empty if they can."""
     while_scoring: bool = False
-    """Whether scoring can collect the same features without changing the logits."""
+    """Whether features can be collected during scoring without changing the logits."""
 
 
 def try_features(base: FrozenBase, examples: Examples) -> FeatureWays:

@@ -26,7 +26,7 @@ from peftkit.tasks.task import Task
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 """Inverse strengths of the L2 penalty, for features scaled to a mean norm of 1."""
 ITERATIONS = 500
-"""Estimate of the solver's iterations over all strengths. Measured: 200 to 450 with MiniLM's
+"""Estimated number of solver iterations over all strengths. Measured: 200 to 450, with MiniLM's
 features of 500 to 6,000 rows and 2 to 77 labels."""
 UNSEEN = -100.0
 """Log-probability that the probe gives to a label that no training row has."""
@@ -36,10 +36,10 @@ ROW = "frozen probe"
 
 @dataclass(frozen=True)
 class Part:
-    """The examples of a split, or some of them, with their features."""
+    """Examples of a split, all or some, with their features."""
 
     features: Floats
-    """(examples, d)."""
+    """Features of the examples, (examples, d)."""
     examples: Examples
 
 
@@ -49,7 +49,7 @@ class FrozenProbe:
 
     regularization: float
     tried: list[dict[str, float]]
-    """For each strength, `regularization` and the validation score as `value`."""
+    """One entry per strength: `regularization`, the strength; `value`, its validation score."""
     score: Score
     num_parameters: int
 
@@ -108,7 +108,7 @@ def _fit(part: Part, strength: float) -> Any:
 
 
 def targets_of(examples: Examples) -> npt.NDArray[np.int64]:
-    """(examples,), the label index of each example."""
+    """The label index of each example, (examples,)."""
     return examples.targets
 
 

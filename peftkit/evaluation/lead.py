@@ -1,4 +1,4 @@
-"""The first lines of a run's report, if a baseline without fine-tuning is as good as the model."""
+"""The first lines of a run's report: baselines that the trained model does not beat."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Interval = tuple[float, float]
 
 
 def headline_metric(metric: str, scores: Iterable[str]) -> str:
-    """Name of the score to report first: the metric that chose the best weights; if it is the loss,
-    the task's first score.
+    """Name of the score to report first: the metric that chose the best weights, or the task's
+    first score if that metric is the loss.
     """
     return next(iter(scores)) if metric == "loss" else metric
 
@@ -32,8 +32,7 @@ def lead(
     encoded: Encoded,
     task: Task,
 ) -> list[str]:
-    """Names the baselines that the trained model does not beat by more than chance, a sentence for
-    each.
+    """One sentence for each baseline that the trained model does not beat by more than chance.
 
     Args:
         metric: the score to report first, from `headline_metric`.
@@ -50,7 +49,9 @@ def lead(
 
 
 def _against_guess(metric: str, after: Score, guess: float, label: str) -> str:
-    """Compares the guess with the bootstrap interval of the trained model's score."""
+    """A sentence if the trained model's bootstrap interval is not above a constant answer's score,
+    `guess`; else empty.
+    """
     value = after.metrics[metric]
     low, high = after.intervals.get(metric, (value, value))
     if low > guess:
@@ -68,7 +69,9 @@ def _against_guess(metric: str, after: Score, guess: float, label: str) -> str:
 
 
 def _against_probe(metric: str, after: Score, probe: Score, rows: str, task: Task) -> str:
-    """Compares the trained model with the probe, by a paired bootstrap over the test rows."""
+    """A sentence if the trained model does not beat the probe in a paired bootstrap over the test
+    rows; else empty.
+    """
     comparable = [name for name in (metric, "accuracy", *after.parts)
                   if name in after.parts and name in probe.parts]  # fmt: skip
     if not comparable:

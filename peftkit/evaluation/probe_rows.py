@@ -1,4 +1,4 @@
-"""Fits the frozen probe of a run, on as many rows as a tenth of the run's work allows."""
+"""Fits a run's frozen probe on as many rows as a tenth of the run's multiplications allows."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from peftkit.recipe import Recipe
 from peftkit.wording import plural
 
 MOST_ROWS = 5000
-"""Most training rows that the probe uses."""
+"""Largest number of training rows to fit the probe on."""
 SHARE = 0.1
-"""The most work that the probe may take, as a share of the run's work."""
+"""Largest share of the run's multiplications that the probe may take."""
 FREE = 1e11
-"""Number of multiplications that the probe may take in any run: about a second on two CPU cores, on
-which the shortest run takes ten seconds."""
+"""Number of multiplications that the probe may take in any run. They take about a second on two CPU
+cores; the shortest run takes ten seconds."""
 LEAST_PER_LABEL = 5
-"""Fewest training rows per label, on average: with fewer, a regression says little about the base.
-A split that has fewer is used whole."""
+"""Fewest training rows per label, on average, to fit the probe on: with fewer, it says little about
+the base. A smaller training split is used whole."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def probe_of_run(
     planned: float,
     num_parameters: int,
 ) -> ProbeOfRun:
-    """Fits the probe on rows drawn with the recipe's seed, stratified by label; if it cannot,
-    returns the reason.
+    """Fits the probe on rows drawn with the recipe's seed, stratified by label, or returns why it
+    cannot.
 
     Args:
         test: features of the test split, if scoring collected them.
@@ -86,12 +86,12 @@ class _Work:
     """
 
     by_rows: float
-    """Work for all training and validation rows."""
+    """Multiplications for all training and validation rows."""
     fixed: float
-    """Tokens to compute the features of the test rows; 0 if these are known already."""
+    """Multiplications for the features of the test rows; 0 if these are known already."""
 
     def of(self, share: float) -> float:
-        """The work if only a share of the training and validation rows is used."""
+        """The work on a share of the training and validation rows."""
         return self.fixed + share * self.by_rows
 
     def share_within(self, allowed: float) -> float:
@@ -100,8 +100,9 @@ class _Work:
 
 
 def _work(base: FrozenBase, encoded: Encoded, test_is_read: bool, num_parameters: int) -> _Work:
-    """Computes the probe's work: `num_parameters` multiplications for each token, and for each
-    iteration of the solver two for each row, feature and label.
+    """Computes the probe's work in multiplications.
+
+    tokens * num_parameters + 2 * iterations * rows * features * labels
     """
     train, labels = encoded.train, len(encoded.head.labels)
     tokens = train.num_tokens + encoded.validation.num_tokens
@@ -114,8 +115,8 @@ def _work(base: FrozenBase, encoded: Encoded, test_is_read: bool, num_parameters
 
 
 def draw(examples: Examples, count: int, seed: int) -> Sequence[int]:
-    """Draws at most `count` examples, stratified by label, with one of each label if possible;
-    returns their indices, sorted.
+    """Draws at most `count` examples, stratified by label, with one of each label if possible.
+    Returns sorted indices.
     """
     targets = targets_of(examples)
     if count >= len(targets):

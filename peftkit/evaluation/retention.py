@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 REVIEWS = f"{PREFIX}movie-reviews"
 MICRO_BATCH_TOKENS = 4096
-"""Most tokens, padding included, per forward pass."""
+"""Largest number of tokens in a forward pass, padding included."""
 DRAWN_FROM = ("test", "validation", "all", "train")
-"""Names of splits; the first one that the source has is read."""
+"""Names of splits, best first; the first that the source has is read."""
 
 
 class Retention(Part):
@@ -46,10 +46,10 @@ class Retention(Part):
     """Subset of the data set, as in a recipe's data. For `packaged:movie-reviews`, empty means
     `imdb` (long reviews)."""
     max_rows: int = Field(default=64, ge=1)
-    """Most texts to use, drawn by a hash of their content; their order in the file does not
-    matter."""
+    """Largest number of texts to use, drawn by a hash of their content, whatever their order in the
+    file."""
     max_length: int = Field(default=256, ge=2)
-    """Most tokens of a text to use, from its beginning; the base may allow less."""
+    """Number of tokens to use from the beginning of each text; the base may allow fewer."""
 
 
 def load_texts(retention: Retention) -> list[str]:
@@ -88,8 +88,8 @@ def text_loss(
     max_length: int,
     accelerator: Accelerator,
 ) -> float:
-    """Mean negative log-likelihood of texts, in nats per token. It counts each text's first
-    `max_length` tokens, end token included, except the very first.
+    """Mean negative log-likelihood of texts, in nats per token. Uses each text's first
+    `max_length` tokens, end token included; the very first token is not predicted.
 
     Args:
         model: a causal language model, with or without an adapter.
@@ -123,5 +123,5 @@ def text_loss(
 
 
 def _is_first(pieces: Examples, place: int) -> bool:
-    """Whether a piece is the first of its text."""
+    """Whether the piece at index `place` is the first of its text."""
     return pieces.row(place) is not pieces.row(place - 1)

@@ -24,7 +24,7 @@ from peftkit.training.forward.engine import Engine
 REHEARSED = 8
 """Number of examples that `rehearsed_score` scores."""
 Keep = Callable[[Tensor, Tensor], Tensor]
-"""(outputs, targets) -> the numbers to keep for each output, (outputs, ...)."""
+"""Function (outputs, targets) -> numbers to keep for each output, (outputs, ...)."""
 
 
 def evaluate(
@@ -37,8 +37,8 @@ def evaluate(
     """Scores a model on a split with the task's metrics, and with `loss` if it can be computed.
 
     Args:
-        decision: the numbers that turn outputs into answers, as `Task.decide` fitted them; none by
-            default.
+        decision: thresholds or other numbers that turn outputs into answers, fitted by
+            `Task.decide`; none by default.
 
     Raises:
         TrainingError: the model outputs NaN or infinity.
@@ -49,8 +49,8 @@ def evaluate(
 
 
 def rehearsed_score(task: Task, examples: Examples, head: Head) -> Score:
-    """Scores all-zero outputs for a few examples, before the base is loaded, to find out which
-    metrics the task computes and which of them have parts.
+    """Scores all-zero outputs for a few examples. This shows, before the base is loaded, which
+    metrics the task computes and for which of them it returns `parts`.
     """
     some = examples  # a row's windows stay together, so all examples are used
     if examples.row_of is None:
@@ -67,15 +67,18 @@ def run_model(
     keep: Keep,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[npt.NDArray[np.float32], dict[str, float]]:
-    """Runs a model on examples. Returns what `keep` makes of the outputs that are read, (outputs,
-    ...) in the examples' order, and `loss`, the mean of the plain loss, by which recipes are
-    compared. `loss` is missing if it needs values from before training that are no longer known.
+    """Runs a model on examples; computes numbers for each output, and the mean loss.
 
     Every process runs its share of the batches, and gets the results of all.
 
     Args:
         progress: called with the number of examples that all processes have run since the last
             call.
+
+    Returns:
+        What `keep` returns for all outputs, (outputs, ...) in the examples' order.
+        `loss`: mean of the plain loss, by which recipes are compared. Missing if it needs values
+            from before training that are no longer known.
 
     Raises:
         TrainingError: the model outputs NaN or infinity.
@@ -106,7 +109,7 @@ def keep_outputs(
     keep: Keep,
     progress: Callable[[int], None] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Does the same as `run_model` without computing a loss, so that targets may be unknown."""
+    """Runs a model like `run_model`, but computes no loss, so that targets may be unknown."""
 
     def only(batch: Batch, outputs: Iterator[tuple[slice, Tensor]]) -> list[Tensor]:
         return [keep(raw.float(), batch.targets[part]).cpu() for part, raw in outputs]
@@ -115,7 +118,7 @@ def keep_outputs(
 
 
 def start_values(engine: Engine, examples: Examples) -> npt.NDArray[np.float32]:
-    """(outputs,), the loss value of each output before training, for losses that compare with it.
+    """The loss of each output before training, (outputs,), for losses that compare with it.
 
     Call it right after injection.
     """
@@ -133,7 +136,7 @@ def _run(
     keep: Callable[[Batch, Iterator[tuple[slice, Tensor]]], list[Tensor]],
     progress: Callable[[int], None] | None,
 ) -> npt.NDArray[np.float32]:
-    """What `keep` returns for the outputs of all batches, in the examples' order."""
+    """Runs a model on all batches; returns what `keep` returns, in the examples' order."""
     engine.model.eval()
     accelerator = engine.accelerator
     kept_of: list[tuple[int, Any]] = []

@@ -16,8 +16,8 @@ from peftkit.wording import plural
 def with_text_scores(
     score: Score, task: Task, prompts: Sequence[Prompt], written: Sequence[str]
 ) -> Score:
-    """Adds the task's metrics of written texts to a score, with intervals and parts. Leaves out
-    metrics that need more texts.
+    """Adds the task's metrics of written texts to a score, with their intervals and parts. Omits
+    metrics that need more texts than were written.
 
     Args:
         written: the model's text after each prompt.
@@ -40,14 +40,14 @@ def with_text_scores(
 
 
 def check_prompts(encoded: Encoded, task: Task, name: str) -> str:
-    """For a metric of written texts, returns a note if fewer rows can be answered than the recipe
-    asks for; else an empty text.
+    """Checks that the splits have enough rows for a metric of written texts. Returns a note if they
+    have fewer than the recipe asks for; else an empty text.
 
     Args:
         name: the metric that chooses the best weights.
 
     Raises:
-        DataError: the metric needs more written answers than a split has rows to answer.
+        DataError: a split has fewer rows to answer than the metric needs.
     """
     metric, writing = task.metric(name), task.writing
     if writing is None or not isinstance(metric, TextMetric):
@@ -76,11 +76,11 @@ def check_prompts(encoded: Encoded, task: Task, name: str) -> str:
 
 
 def written_scores(score: Score, task: Task) -> tuple[str, ...]:
-    """Names of the metrics in a score that judge written texts."""
+    """Names of a score's metrics of written texts."""
     names = task.writing.scores if task.writing else ()
     return tuple(name for name in names if name in score.metrics)
 
 
 def is_text_score(task: Task, metric: str) -> bool:
-    """Whether a metric scores written texts, so that the model must write at every validation."""
+    """Whether a metric scores written texts; the model then writes at every validation."""
     return task.writing is not None and metric in task.writing.scores

@@ -25,7 +25,7 @@ def paired_interval(
     Both models' rows are resampled together.
 
     Args:
-        ours, others: (rows, k), what each row adds to the score of one model; the same rows.
+        ours, others: (rows, k), what each row adds to a model's sums; rows in the same order.
         statistic: see `sums_interval`.
     """
     width = ours.shape[1]
@@ -54,13 +54,12 @@ def score_interval(metric: Metric, table: Any, counts: Counts | None = None) -> 
 def sums_interval(
     parts: Any, statistic: Callable[[Floats], Floats], counts: Counts | None = None
 ) -> tuple[float, float]:
-    """95 % percentile interval of a score that is computed from sums over rows; the rows are
-    resampled.
+    """95 % percentile interval of a score computed from sums over rows, which are resampled.
 
     Args:
         parts: (rows, k), what each row adds to the sums; an array, or a sparse one.
         statistic: computes the score: sums (resamples, k) -> (resamples,).
-        counts: number of equal rows that each entry of `parts` stands for; 1 if not given.
+        counts: (rows,), how often each row of `parts` occurs; once if not given.
     """
     counts = np.ones(parts.shape[0], np.int64) if counts is None else counts
     rows = int(counts.sum())

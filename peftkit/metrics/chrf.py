@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def ngram_counts(expected: Sequence[str], written: Sequence[str]) -> Floats:
-    """(texts, 18): for each n from 1 to 6, the number of n-grams in the written text, in the
+    """Counts n-grams, (texts, 18): for each n from 1 to 6, those in the written text, in the
     expected text, and in both.
     """
     counts = CHRF()._extract_corpus_statistics(list(written), [list(expected)])
@@ -27,7 +27,7 @@ def ngram_counts(expected: Sequence[str], written: Sequence[str]) -> Floats:
 
 
 def chrf(sums: Floats) -> Floats:
-    """F score from 0 to 1, (...,), from sums of `ngram_counts`, (..., 18), as in sacrebleu."""
+    """Corpus chrF from 0 to 1, as in sacrebleu: sums of `ngram_counts` (..., 18) -> (...,)."""
     compute: Callable[[Any], float] = CHRF()._compute_f_score  # accepts fractional sums
     scores = [compute(row) / 100 for row in sums.reshape(-1, sums.shape[-1])]
     return np.array(scores).reshape(sums.shape[:-1])

@@ -26,7 +26,7 @@ class ClassificationScores:
     per_class: tuple[tuple[float, float, float, int], ...]
     """Precision, recall, F1 and support of each label."""
     confusion_matrix: tuple[tuple[int, ...], ...]
-    """Expected in rows, predicted in columns."""
+    """Numbers of examples: expected labels in rows, predicted labels in columns."""
 
     def metrics(self) -> dict[str, float]:
         """Accuracy, macro F1 and weighted F1 by name."""
@@ -40,7 +40,7 @@ class ClassificationScores:
 def classification_scores(
     predictions: Any, references: Any, num_labels: int
 ) -> ClassificationScores:
-    """Computes the scores of a classifier's predictions, indices of labels below `num_labels`."""
+    """Computes a classifier's scores from label indices below `num_labels`."""
     labels = list(range(num_labels))
     with warnings.catch_warnings():  # labels never predicted: precision 0
         warnings.simplefilter("ignore")
@@ -62,15 +62,14 @@ def classification_scores(
 
 
 def label_counts(expected: Counts, predicted: Counts, num_labels: int) -> Any:
-    """What each example adds to the F1 of each label: a sparse matrix, since three entries at most
-    are not 0.
+    """What each example adds to the counts of each label; at most three entries per row are not 0.
 
     Args:
         expected, predicted: (examples,), indices of labels.
 
     Returns:
-        (examples, 3 labels) scipy sparse array: 1 where a label is right, is predicted, is
-        expected.
+        (examples, 3 * labels) scipy sparse array, in blocks of columns: 1 for the label that is
+        right, predicted, expected.
     """
     from scipy.sparse import csr_array
 
@@ -83,7 +82,7 @@ def label_counts(expected: Counts, predicted: Counts, num_labels: int) -> Any:
 
 
 def macro_f1(sums: Floats) -> Floats:
-    """Mean F1 of the labels that are expected or predicted somewhere, as in scikit-learn.
+    """Mean F1 of the labels that any example expects or predicts, as in scikit-learn.
 
     Args:
         sums: (..., 3 * labels), sums of `label_counts`; the result has the shape (...,).

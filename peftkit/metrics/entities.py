@@ -16,13 +16,15 @@ from peftkit.metrics.metric import Metric
 
 OUTSIDE = "O"
 PREFIXES = "BISUEL"
-"""Begin and inside; in other schemes also single or unit, and end or last."""
+"""Tag prefixes of all schemes: begin, inside, single or unit, end or last."""
 
 
 def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
-    """Finds the entities in tags (IOB, IOB2, IOBES or BILOU): (index of the first word, index after
-    the last word, type). `B-X`, `S-X` and `U-X` begin an entity, and so does a change of type;
-    `E-X`, `L-X`, `S-X` and `U-X` end one. A run of equal tags without a prefix is one entity.
+    """Finds the entities in tags (IOB, IOB2, IOBES or BILOU). Each is (index of the first word,
+    index after the last word, type).
+
+    `B-X`, `S-X`, `U-X` and a change of type begin an entity; `E-X`, `L-X`, `S-X` and `U-X` end one.
+    A run of equal tags without a prefix is one entity.
     """
     spans, start, kind, ended = set(), 0, "", False
     for place, tag in enumerate((*tags, OUTSIDE)):
@@ -48,7 +50,7 @@ def split_tag(tag: str) -> tuple[str, str]:
 def entity_counts(
     expected: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
 ) -> npt.NDArray[np.float64]:
-    """(rows, 3): number of right, of predicted and of expected entities in each row."""
+    """Counts the right, predicted and expected entities of each row, (rows, 3)."""
     rows = []
     for tags, predicted_tags in zip(expected, predicted, strict=True):
         true, guesses = entities(tags), entities(predicted_tags)
@@ -57,7 +59,7 @@ def entity_counts(
 
 
 def entity_f1(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """F score, (...,), from sums of `entity_counts`, (..., 3); 0 if there are no entities."""
+    """F score: sums of `entity_counts` (..., 3) -> (...,); 0 if there are no entities."""
     right, predicted, expected = np.moveaxis(sums, -1, 0)
     total = predicted + expected
     f: npt.NDArray[np.float64] = np.zeros(total.shape)

@@ -15,7 +15,7 @@ class EvaluateMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is unty
     """Compares `predictions` with `references`, one value of type `kind` for each example."""
 
     kind: ClassVar[str]
-    """Type of a value, by the names of the `datasets` library."""
+    """The `datasets` library's name for the type of a prediction or reference."""
 
     def __init__(self) -> None:
         super().__init__(keep_in_memory=True)

@@ -15,7 +15,7 @@ from peftkit.metrics.metric import Metric
 Floats = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
 MOST = 100.0
-"""Mean loss is cut to this before perplexity is computed, so that perplexity stays finite."""
+"""Cap on the mean loss, in nats, in the computation of perplexity; keeps perplexity finite."""
 
 
 def token_sums(losses: Floats, right: Floats, sizes: Sequence[int]) -> Floats64:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def mean(sums: Floats) -> Floats:
-    """Means, (...,), from sums of weighted values and of weights, (..., 2)."""
+    """Weighted means: sums of weighted values and of weights, (..., 2) -> (...,)."""
     means: Floats = sums[..., 0] / sums[..., 1]
     return means
 
@@ -28,12 +28,12 @@ class Metric:
     statistic: Callable[[Any], Any] = field(default=mean, compare=False)
     """Computes the score from sums over rows: (..., k) -> (...,)."""
     bounded: bool = field(default=False, compare=False)
-    """Whether it is a share from 0 to 1, as F1: intervals of comparisons end there, and runs that
-    happen to agree on all rows do not prove that two methods are equal."""
+    """Whether the score is a share from 0 to 1, such as F1. A comparison then clips its intervals,
+    and does not conclude that two methods are equal from agreement on all rows."""
 
     @property
     def title(self) -> str:
-        """The name with spaces, for messages."""
+        """The name with spaces for underscores, for messages."""
         return self.name.replace("_", " ")
 
     @property
@@ -59,6 +59,6 @@ class TextMetric(Metric):
     """A score that compares written texts with the expected ones."""
 
     parts: Callable[[Sequence[str], Sequence[str]], Floats] = field(compare=False)
-    """(expected texts, written texts) -> (texts, k), what each text adds to the sums."""
+    """Function (expected texts, written texts) -> what each text adds to the sums, (texts, k)."""
     least: int = 1
-    """Fewest texts for a meaningful score; it is not computed for fewer."""
+    """Fewest texts to compute the score from; with fewer, it would mean little."""

@@ -16,12 +16,12 @@ from rouge_score.rouge_scorer import RougeScorer
 from peftkit.metrics.metric import TextMetric
 
 UNSPACED = (("\u3005", "\u3007"), ("\u3040", "\u30ff"), ("\u3400", "\u9fff"), ("\uf900", "\ufaff"))
-"""Ranges of Chinese and Japanese characters. They are written without spaces, so that each counts
-as a word."""
+"""Ranges of Chinese and Japanese characters, each of which counts as a word because texts have no
+spaces."""
 
 
 def longest_common_f(expected: Sequence[str], written: Sequence[str]) -> npt.NDArray[np.float64]:
-    """(texts, 2): F of each text, from 0 to 1, and the text's weight, 1."""
+    """ROUGE-L F of each text, from 0 to 1, and the text's weight, 1: (texts, 2)."""
     scorer = RougeScorer(["rougeL"], tokenizer=_Words())
     pairs = zip(expected, written, strict=True)
     return np.array([(scorer.score(*pair)["rougeL"].fmeasure, 1.0) for pair in pairs], np.float64)

@@ -1,1 +1,1 @@
-"""The building blocks of recipes: frozen values, JSON, problems reported at once, scripts."""
+"""Building blocks of recipes: frozen values, JSON, error collection, users' scripts."""

@@ -1,4 +1,4 @@
-"""Refuses classes that were written for an earlier version of their family's contract."""
+"""Refuses users' classes whose hooks (overridden methods) fit an earlier version of peftkit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peftkit.errors import RecipeError
 
 
 def check_hooks(cls: type[Any], family: type[Any], renamed: Mapping[str, str]) -> None:
-    """Raises RecipeError if a class has hooks of an earlier contract.
+    """Raises RecipeError if a class has hooks that were renamed or take other parameters now.
 
     Args:
         renamed: former name of a hook -> its replacement.
@@ -28,7 +28,7 @@ def check_hooks(cls: type[Any], family: type[Any], renamed: Mapping[str, str]) -
     if wrong:
         raise RecipeError(
             f"`{cls.__name__}` is written for an earlier peftkit: {'; '.join(wrong)}",
-            f"the contract is the class `{family.__name__}`, {family.__module__}",
+            f"write it like the class `{family.__name__}` in {family.__module__}",
         )
 
 
@@ -37,8 +37,8 @@ def _names(hook: Any) -> list[str]:
 
 
 def _fits(method: Any, hook: Any) -> bool:
-    """Whether a method can be called like a hook: with all of the hook's parameters, and with only
-    those that have no default.
+    """Whether a method can be called with all parameters of a hook, and with only those that have
+    no default.
     """
     parameters = inspect.signature(hook).parameters.values()
     most = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]

@@ -16,8 +16,8 @@ class RepeatedName(ValueError):
 
 
 def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Makes a JSON object for `json.loads`, which by itself would silently keep the last of two
-    values.
+    """Makes a JSON object for `json.loads`. Without this hook, the last of two values for a name
+    would silently win.
 
     Raises:
         RepeatedName: a name is given twice.
@@ -30,8 +30,8 @@ def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def differences(one: Any, other: Any, place: str = "") -> list[tuple[str, Any, Any]]:
-    """Returns the dotted places where two JSON values differ, each with both values; where two
-    parts are of different kinds, with both kinds.
+    """Lists where two JSON values differ: (dotted place, one value, other value). Parts of
+    different `kind`s count as one difference, with their kinds as the values.
     """
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return [] if one == other else [(place, one, other)]

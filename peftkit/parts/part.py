@@ -23,11 +23,11 @@ from peftkit.parts.hooks import check_hooks
 
 @dataclass
 class Collector:
-    """Collects the problems of all parts that one recipe script builds, to report them at once."""
+    """Collects the problems of all parts that a recipe script makes, to report them at once."""
 
     failed: list[tuple[Part, ValidationError]] = field(default_factory=list)
     parents: dict[int, tuple[Part, str]] = field(default_factory=dict)
-    """id of a part -> the part that holds it, and under which field."""
+    """id of a part -> (the part that holds it, name of the field)."""
 
     def path(self, part: Part) -> tuple[str, ...]:
         """Names of the fields that lead to a part; its class name if no part holds it."""
@@ -82,9 +82,9 @@ class OpenPart(Part):
 
     kinds: ClassVar[dict[str, type[OpenPart]]] = {}
     renamed_hooks: ClassVar[Mapping[str, str]] = {}
-    """Former name of a hook -> its replacement."""
+    """Former name of a method that subclasses override -> its replacement."""
     abstract: ClassVar[bool] = False
-    """True in a class that only serves as a base class and is not a kind itself."""
+    """Whether a class only serves as a base class, and so is not a kind."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -98,7 +98,7 @@ class OpenPart(Part):
 
     @classmethod
     def _family(cls) -> type[OpenPart]:
-        """The direct subclass of `OpenPart` that a class belongs to."""
+        """The family of a class: its ancestor directly below `OpenPart`."""
         return next(parent for parent in cls.__mro__ if OpenPart in parent.__bases__)
 
     @classmethod

@@ -18,12 +18,12 @@ from peftkit.parts.part import Collector, OpenPart, Part, current_collector
 
 @contextlib.contextmanager
 def all_problems(what: str) -> Iterator[None]:
-    """Inside, wrong parts are collected; on leaving, all their problems are raised as one error."""
+    """Collects wrong parts inside; on leaving, raises all their problems as one error."""
     with collected() as collector:
         try:
             yield
         except Exception:
-            if not collector.failed:  # else it follows from a hollow part
+            if not collector.failed:  # else a hollow part caused it
                 raise
     if problems := problems_of(collector):
         raise problems_error(what, problems)
@@ -31,7 +31,7 @@ def all_problems(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def collected() -> Iterator[Collector]:
-    """Inside, errors of parts are collected instead of raised."""
+    """Collects the errors of parts inside, instead of raising them."""
     token = current_collector.set(collector := Collector())
     try:
         yield collector
@@ -40,7 +40,7 @@ def collected() -> Iterator[Collector]:
 
 
 def problems_of(collector: Collector) -> list[str]:
-    """A line for each problem of the collected parts."""
+    """One line for each problem of the collected parts."""
     return [
         problem
         for part, error in collector.failed
@@ -79,7 +79,7 @@ def problems_error(what: str, problems: list[str]) -> RecipeError:
 def describe(
     error: ValidationError, model: type[Part], path: tuple[str, ...], value: object = None
 ) -> list[str]:
-    """A line for each problem: the dotted field, the value found, and did-you-mean.
+    """One line for each problem: the dotted field, the value found, and a suggestion.
 
     Args:
         path: the place of `model` in the recipe.

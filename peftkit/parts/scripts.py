@@ -77,7 +77,7 @@ def refuse_shadowing(script: Path) -> None:
 
 @contextlib.contextmanager
 def script_errors(path: Path) -> Iterator[None]:
-    """Inside, what the user's own script raises becomes an error that names file and line."""
+    """Turns an error raised inside by the user's script into a RecipeError with file and line."""
     try:
         yield
     except (PeftkitError, ValidationError):
