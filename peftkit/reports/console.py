@@ -197,7 +197,7 @@ def print_example(console: Console, pieces: Sequence[Piece]) -> None:
 
 
 def print_merge(console: Console, report: MergeReport, folder: str) -> None:
-    """Prints how far the logits of adapter and merged model are apart, and the scores of both."""
+    """Prints a table of logit differences between adapter and merged model, and one of scores."""
     table = plain_table(
         "merged against the adapter", "positions", "max |Δ logit|", "KL (nats)", "same first choice"
     )
@@ -224,11 +224,11 @@ def print_merge(console: Console, report: MergeReport, folder: str) -> None:
     )
     if report.into == "trained":
         strength = "" if report.scale == 1 else f" at strength {report.scale:g}"
-        result = f"it answers as the adapter does{strength}, "
+        result = f"it answers as the adapter does{strength}: logits agree "
         result += f"within {report.tolerance:.0e} of their scale"
         console.print(f"\n  {result}", style="green", highlight=False)
     else:
         console.print(
-            "\n  not the weights that were trained on; the table shows what that costs",
+            "\n  merged into other weights than those in training; the table shows the differences",
             style="yellow",
         )
