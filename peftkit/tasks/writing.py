@@ -20,7 +20,9 @@ class Writing:
     is one of `scores`."""
 
     def refuses(self, metric: Metric) -> str | None:
-        """Says why a metric cannot choose the best weights: too few texts; None if it can."""
+        """Says that too few texts are written for a metric to choose the best weights; None if
+        enough.
+        """
         if not isinstance(metric, TextMetric):
             return None
         for name in ("samples", "validation_samples"):

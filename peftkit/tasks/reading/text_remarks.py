@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 
 MANY_ADDRESSES = 0.1
-"""A note is written only if more than this share of the texts are web addresses."""
+"""Largest share of texts that may be web addresses without a note."""
 ENOUGH = 5
-"""A note is written only if more than this number of texts are web addresses."""
+"""Largest number of texts that may be web addresses without a note, whatever their share."""
 ADDRESS = re.compile(r"(https?://|www\.)\S")
 
 

@@ -37,7 +37,7 @@ def class_score(outputs: Outputs, examples: Examples, head: Head) -> Score:
     ones, num_labels = np.ones(len(expected)), len(head.labels)
     right = np.stack([expected == predicted, ones], axis=1)
     f1 = Parts.of(np.stack([expected, predicted], axis=1), num_labels)
-    # rows with one expected and one predicted label are alike
+    # rows with the same expected and predicted label add the same counts
     _, first, sizes = np.unique(
         expected * num_labels + predicted, return_index=True, return_counts=True
     )
