@@ -49,7 +49,7 @@ class MergeReport:
     relative: float
     kl: float
     top1_agreement: float
-    """The lower of the two agreements."""
+    """Share of positions where both models give the largest logit to the same class or token."""
     tolerance: float
     """Largest `relative` that is allowed if `into` is `trained`."""
     probes: Distance

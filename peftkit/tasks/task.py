@@ -135,7 +135,7 @@ class Task(OpenPart):
         return ()
 
     def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
-        """The values of a row by the task's names, or a string that says what is malformed."""
+        """Returns a row's values by the task's names, or a string that says what is malformed."""
         raise NotImplementedError
 
     def as_input(self, value: Any) -> dict[str, object]:
@@ -147,7 +147,7 @@ class Task(OpenPart):
         raise NotImplementedError
 
     def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
-        """Does the same as `read_row` for a row to predict; the row needs no answer.
+        """Reads a row for prediction like `read_row`, but the row needs no answer.
 
         Raises:
             DataError: the table lacks a column.
@@ -167,7 +167,9 @@ class Task(OpenPart):
         return ""
 
     def stratum(self, row: Row) -> str:
-        """The value that splits are stratified by; rows with equal keys must agree on it."""
+        """The value that splits are stratified by; rows with the same `key` must have the same
+        value.
+        """
         raise NotImplementedError
 
     @property
@@ -176,7 +178,7 @@ class Task(OpenPart):
         return ""
 
     def columns_read(self, table: Table) -> Collection[str]:
-        """The columns of the table that the task reads; a note names unread columns with text."""
+        """The columns of the table that the task reads; a note names other columns with text."""
         return set(self.columns.values())
 
     def check_rows(self, rows: Sequence[Row]) -> None:

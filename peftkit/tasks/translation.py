@@ -42,7 +42,7 @@ class Pairs(Source):
     text: str = "source"
     """Column with the text."""
     translation: str = "target"
-    """Column with its translation."""
+    """Column with the translation of the text."""
 
 
 class Translation(Task):

@@ -20,9 +20,7 @@ class Writing:
     is one of `scores`."""
 
     def refuses(self, metric: Metric) -> str | None:
-        """Says that too few texts are written for a metric to choose the best weights; None if
-        enough.
-        """
+        """Says that a metric has too few written texts to choose the best weights, else None."""
         if not isinstance(metric, TextMetric):
             return None
         for name in ("samples", "validation_samples"):

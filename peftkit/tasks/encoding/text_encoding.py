@@ -13,10 +13,10 @@ from peftkit.errors import DataError
 
 MANY_UNKNOWN = 0.05
 MANY_SINGLE = 0.3
-"""Largest shares without a note: `MANY_UNKNOWN` of tokens that are unknown to the tokenizer, and
-`MANY_SINGLE` of texts that are a single token."""
+"""Shares above which a note is written: `MANY_UNKNOWN` for tokens that are unknown to the
+tokenizer, `MANY_SINGLE` for texts that are a single token."""
 ENOUGH = 5
-"""Largest number of single-token texts without a note, whatever their share."""
+"""No note is written if at most this many texts are a single token."""
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def _before_words(tokenizer: Any) -> str:
         if tokenizer(words, is_split_into_words=True)["input_ids"] == text:
             return before
     raise DataError(
-        f"the tokenizer of `{tokenizer.name_or_path}` splits single words differently than in a "
+        f"the tokenizer of `{tokenizer.name_or_path}` splits a word differently alone than in a "
         "text",
         "choose another base",
     )

@@ -18,10 +18,10 @@ QUESTIONS: Final = (
     ("user", "assistant"), ("instruction", "response"), ("question", "response"),
     ("document", "summary"), ("article", "summary"), ("text", "summary"),
 )  # fmt: skip
-"""Usual names of a question's and an answer's column that `Conversations` does not look for."""
+"""Usual names of the columns with a question and its answer that `Conversations` does not know."""
 
 SEVERAL = 3
-"""Largest number of text columns for which every pair of them is offered."""
+"""Every pair of text columns is offered if a table has at most this many text columns."""
 
 
 def readings(table: Table) -> Iterator[Reading]:

@@ -16,14 +16,15 @@ FEW_NUMBERS = 20
 """Largest number of different numbers that count as classes, such as ratings from 1 to 10, in
 halves or in tenths."""
 FEW_ROWS = 5
-"""Fewest rows of a label in a split without a note; the score of a rarer label says little."""
+"""A note is written if a label has fewer rows than this in a split, as its score then says
+little."""
 ROWS_PER_LABEL = 4
 MANY_ROWS = 10
-"""Mean number of rows per number from which numbers with many decimals may be classes too."""
+"""Numbers with many decimals may be classes if each has this many rows on average."""
 MAJORITY = 0.9
 RATIO = 50
-"""Labels are imbalanced if the most frequent one has `MAJORITY` of the rows, or `RATIO` times the
-rows of the rarest."""
+"""Labels are imbalanced if the most frequent one has at least the share `MAJORITY` of the rows, or
+`RATIO` times the rows of the rarest one."""
 MARKS = " \t.,;:!?…。，、；：！？\"'“”‘’«»`"
 HYPHENS = "\u2010\u2011\u2012\u2013\u2014\u2212\uff0d"
 DOUBLES = str.maketrans("аеорсухіјѕ", "aeopcyxijs")  # noqa: RUF001
@@ -101,7 +102,7 @@ def alike(counts: Mapping[str, int], number: Callable[[str], float | None]) -> l
 
 
 def scores_not_classes(counts: Mapping[str, int], number: Callable[[str], float | None]) -> str:
-    """Describes labels if they are measurements, not classes; empty if they may be classes.
+    """Describes, for a message, labels that are measurements; empty if they may be classes.
 
     Numbers are classes if they are few, or whole with several rows each.
     """

@@ -29,10 +29,10 @@ WRITTEN = re.compile(
     rf"""\s*\[\s*\{{\s*(['"])(?:role|from)\1\s*:\s*(['"])(?:{"|".join(ROLES)})\2""",
     re.IGNORECASE,
 )
-"""Matches the beginning of a list of messages that is written as text."""
+"""Matches the beginning of a text that is meant as a list of messages."""
 
 UNLEARNED = "\x1e"
-"""Marks, in a conversation's key, a turn that is not learned."""
+"""Marks an unlearned turn in a conversation's key."""
 
 
 def is_learned(message: Message) -> bool:
@@ -84,7 +84,7 @@ def read_messages(value: Any, column: str = "messages") -> list[Message] | str:
 
 
 def read_turns(value: Any, column: str) -> list[Message] | str:
-    """Does the same as `read_messages`, but accepts turns in any order."""
+    """Reads a list of messages like `read_messages`, but accepts turns in any order."""
     if isinstance(value, str):
         try:
             value = json.loads(value, object_pairs_hook=unrepeated)  # a cell of a CSV file

@@ -116,7 +116,7 @@ def read_message(item: Any) -> Message | str:
 
 
 def _read_content(item: Mapping[str, object], role: str) -> tuple[str, str]:
-    """Returns a message's text, and a text that says what is malformed, empty if nothing is."""
+    """Returns a message's text and an error text, which is empty if nothing is malformed."""
     contents = [join_parts(item[key]) for key in CONTENT if not is_missing(item.get(key))]
     if not contents:
         return "", f"{role} turn without content"

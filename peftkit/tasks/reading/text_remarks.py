@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 
 MANY_ADDRESSES = 0.1
-"""Largest share of texts that may be web addresses without a note."""
+"""No note is written if at most this share of the texts are web addresses."""
 ENOUGH = 5
-"""Largest number of texts that may be web addresses without a note, whatever their share."""
+"""No note is written if at most this many texts are web addresses."""
 ADDRESS = re.compile(r"(https?://|www\.)\S")
 
 

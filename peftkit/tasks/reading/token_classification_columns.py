@@ -29,8 +29,8 @@ def readings(table: Table) -> Iterator[Reading]:
 
 
 def _are_labelled(words: Column, labels: Column) -> bool:
-    """Whether `FITTING` of the rows have a label for each word, and there are fewer different
-    labels than different words.
+    """Whether at least the share `FITTING` of the rows has a label for each word, and there are
+    fewer different labels than different words.
     """
     rows = list(zip(words.values, labels.values, strict=True))
     fit = [(of_row, tags) for of_row, tags in rows if _is_labelled(of_row, tags)]

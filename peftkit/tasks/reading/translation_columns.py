@@ -14,7 +14,7 @@ PAIRS: Final = (
     ("source", "target"), ("src", "tgt"), ("src", "trg"), ("sourcetext", "targettext"),
     ("text", "translation"), ("original", "translation"), ("sentence", "translation"),
 )  # fmt: skip
-"""Usual names of a text's column and its translation's column."""
+"""Usual names of the two columns with a text and its translation."""
 LANGUAGES: Final = (
     "ar", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fr", "he", "hi", "hu", "it", "ja", "ko",
     "nl", "no", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh", "arabic", "chinese",
