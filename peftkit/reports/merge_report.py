@@ -19,8 +19,7 @@ class Distance:
     positions: int
     max_abs_dlogit: float
     relative: float
-    """`max_abs_dlogit` divided by the first model's largest absolute logit, or by 1 if that is less
-    than 1."""
+    """`max_abs_dlogit` / max(1, the first model's largest absolute logit)."""
     kl: float
     """Mean KL divergence of the second model's probabilities from the first's, in nats."""
     top1_agreement: float
@@ -44,8 +43,8 @@ class MergeReport:
     """Factor by which the adapter's updates of the weights are multiplied."""
     dtype: str
     max_abs_dlogit: float
-    """Largest absolute difference between two logits. This field and the next three hold the worse
-    of the two values in `probes` and `validation`."""
+    """Largest absolute difference of a logit between the two models. This field and the next three
+    hold the worse of the values in `probes` and `validation`."""
     relative: float
     kl: float
     top1_agreement: float
