@@ -208,7 +208,7 @@ def test_the_system_message_of_a_conversation_goes_before_a_column(tmp_path):
     ]
     [note] = notes(tmp_path, rows)
     assert note == (
-        "conversations begin with their own system message, which is learned instead of the one "
+        "conversations begin with their own system message, which is used instead of the one "
         "in a column: `system` (6)"
     )
 

@@ -109,7 +109,7 @@ def test_a_tokenizer_that_reads_words_otherwise_than_texts_is_refused():
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<p>", unk_token="<p>", name_or_path="odd"
     )
-    with pytest.raises(DataError, match="`odd` splits single words differently than in a text"):
+    with pytest.raises(DataError, match="`odd` splits a word differently alone than in a text"):
         encode_windows([Row(1, {"tokens": ["a"]})], [[0]], fast, 64, 8)
 
 

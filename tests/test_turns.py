@@ -120,7 +120,7 @@ def test_keys_that_nothing_reads_are_named_once_with_their_count(tmp_path):
     ]
     task = Chat(data=Conversations(path=str(write_jsonl(tmp_path / "r.jsonl", rows))))
     assert notes(task) == (
-        "nothing reads these keys or columns of conversations: `name` (10), `score` (10)",
+        "peftkit does not read these keys or columns of conversations: `name` (10), `score` (10)",
     )
 
 
@@ -168,7 +168,7 @@ def test_thoughts_that_no_template_writes_are_named(make_chat, tmp_path):
     rows = [{"messages": [asked(n), {**ANSWER, "reasoning": "Hm."}]} for n in range(12)]
     prepared = prepare(make_chat(data=write_jsonl(tmp_path / "r.jsonl", rows)))
     told = [note for note in prepared.ledger.notes if "thoughts" in note]
-    assert told[0].startswith("train: 8 rows with thoughts that the chat template does not write")
+    assert told[0].startswith("train: 8 rows with thoughts, which the chat template omits")
     assert set(learned(prepared)) == {"It is here.<|im_end|>"}
 
 

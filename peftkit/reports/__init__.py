@@ -1,1 +1,1 @@
-"""Records of runs as values, and what users read: console output, receipts, plots."""
+"""What users read about a run: console output, receipts and plots, and the records behind them."""

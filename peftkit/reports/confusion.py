@@ -1,4 +1,4 @@
-"""Draws the confusion matrix, and lists the labels most often confused."""
+"""Draws the confusion matrix, and lists the pairs of labels most often confused."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from peftkit.wording import shortened
 MAX_NAMED = 30
 """Largest number of labels whose names fit beside the matrix."""
 LEVEL = 40
-"""Most characters, in all names together, that fit beneath the matrix on one line."""
+"""Largest total length, in characters, of labels written horizontally beneath the matrix."""
 NAME_LENGTH = 24
-"""Most characters of a name that fit beside the matrix."""
+"""Largest length of a label in the picture, in characters; longer labels are shortened."""
 PAIRS = 20
-"""Most pairs of labels in the list."""
+"""Largest number of pairs that `worst_pairs` lists."""
 
 Counts = Sequence[Sequence[int]]
 Pair = tuple[str, str, int, float]
 
 
 def worst_pairs(labels: Sequence[str], counts: Counts) -> list[Pair]:
-    """The pairs most often confused: (expected, predicted, number of rows, share of the expected
-    label's rows).
+    """Lists the pairs of labels most often confused, each as (expected, predicted, number of rows,
+    share of the expected label's rows).
     """
     pairs = [
         (labels[i], labels[j], count, count / sum(row))
@@ -50,8 +50,8 @@ def widths(labels: Sequence[str]) -> tuple[int, int]:
 
 
 def picture(labels: Sequence[str], counts: Counts) -> str:
-    """Draws the matrix, expected by predicted labels, as SVG text. A cell's shade is its share of
-    the expected label's rows.
+    """Draws the matrix as SVG text: expected labels as rows, predicted labels as columns. A cell's
+    shade is its share of the expected label's rows.
     """
     n = len(labels)
     size = min(3.0 + 0.42 * n, 12.0) if are_named(labels) else 6.4
@@ -74,7 +74,9 @@ def picture(labels: Sequence[str], counts: Counts) -> str:
 
 
 def _name(axes: matplotlib.axes.Axes, labels: Sequence[str]) -> None:
-    """Writes the labels beside the rows and beneath the columns; slants long ones beneath."""
+    """Writes the labels beside the rows and beneath the columns. Labels beneath are slanted unless
+    they are few and short.
+    """
     names = [shortened(label, NAME_LENGTH, end=8) for label in labels]
     level = len(labels) <= 4 and sum(map(len, names)) <= LEVEL
     axes.set_xticks(
@@ -85,7 +87,7 @@ def _name(axes: matplotlib.axes.Axes, labels: Sequence[str]) -> None:
 
 
 def _count(axes: matplotlib.axes.Axes, counts: Counts, shares: Sequence[Sequence[float]]) -> None:
-    """Writes the number of rows into each cell."""
+    """Writes the number of rows into each cell; omits zeros if there are more than 6 labels."""
     n = len(counts)
     for i, row in enumerate(counts):
         for j, count in enumerate(row):

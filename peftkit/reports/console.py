@@ -1,4 +1,4 @@
-"""Prints the ledger, the plan, scores and reports."""
+"""Prints the data ledger, the plan, the scores, and the reports of merges and rewinds."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from peftkit.tasks.task import Piece
 from peftkit.wording import duration, plural
 
 SHOWN = 3
-"""Most written answers on the console; the receipt shows all."""
+"""Largest number of written answers on the console; the receipt shows all."""
 
 
 def print_ledger(console: Console, ledger: Ledger, whole: bool = False) -> None:
     """Prints short tables of the rows read, the splits and the labels.
 
     Args:
-        whole: whether to name every label, however many there are.
+        whole: whether to name the labels even if there are more than `strata.MOST_LINES`.
     """
     for part in ledger.read:
         console.print(f"  [dim]read[/] {part.name}", highlight=False, soft_wrap=True)
@@ -69,8 +69,8 @@ def print_ledger(console: Console, ledger: Ledger, whole: bool = False) -> None:
 
 
 def print_scores(console: Console, run: RunRecord) -> None:
-    """Prints the scores before and after training with the baselines, some written answers, time
-    and memory; first a warning if a baseline scores as well.
+    """Prints the test scores before and after training, the baselines, some written answers, time
+    and memory. Begins with a warning if the trained model does not beat a baseline.
     """
     test = run.test
     for sentence in test.lead:
@@ -108,7 +108,7 @@ def print_scores(console: Console, run: RunRecord) -> None:
 
 
 def print_plan(console: Console, plan: Plan) -> None:
-    """Prints the plan: the parts of memory, the peak of each stage, and the time."""
+    """Prints the plan: memory by part, peak memory by stage, and time."""
     rows, tokens = plan.worst_batch
     share = 100 * plan.trainable_parameters / plan.total_parameters
     layout = "packed, a shared beginning computed once" if plan.layout == "shared" else plan.layout
@@ -142,7 +142,9 @@ def print_plan(console: Console, plan: Plan) -> None:
 
 
 def print_rewind(console: Console, report: RewindReport) -> None:
-    """Prints a rewind: scores by scale, the chosen scale and why, test scores there and at 1."""
+    """Prints the report of a rewind: scores by scale, the chosen scale and the reason for it, and
+    test scores at scale 1 and at the chosen scale.
+    """
     kept = report.retention_metric
     names = [f"validation {report.metric.title}", *([f"retention {kept.title}"] if kept else [])]
     table = plain_table("scale", *names)
@@ -170,7 +172,9 @@ def print_rewind(console: Console, report: RewindReport) -> None:
 
 
 def plain_table(first: str, *others: str) -> Table:
-    """A table whose first column holds words; the others hold numbers."""
+    """A table without borders: a left-aligned column for words, then right-aligned columns for
+    numbers.
+    """
     table = Table(box=None, padding=(0, 1), header_style="dim")
     table.add_column(first)
     for name in others:
@@ -183,7 +187,7 @@ def _count(value: int) -> str:
 
 
 def print_example(console: Console, pieces: Sequence[Piece]) -> None:
-    """Prints an example; supervised parts are in colour, or marked if there are no colours."""
+    """Prints an example. Supervised parts are green in a terminal, and in ⟦brackets⟧ elsewhere."""
     for piece in pieces:
         text, style = piece.text, "bold green" if piece.supervised else "dim"
         if piece.supervised and not console.is_terminal:
@@ -193,7 +197,7 @@ def print_example(console: Console, pieces: Sequence[Piece]) -> None:
 
 
 def print_merge(console: Console, report: MergeReport, folder: str) -> None:
-    """Prints the scores of the adapter and the merged model, and the distance of their logits."""
+    """Prints a table of logit differences between adapter and merged model, and one of scores."""
     table = plain_table(
         "merged against the adapter", "positions", "max |Δ logit|", "KL (nats)", "same first choice"
     )
@@ -220,11 +224,11 @@ def print_merge(console: Console, report: MergeReport, folder: str) -> None:
     )
     if report.into == "trained":
         strength = "" if report.scale == 1 else f" at strength {report.scale:g}"
-        result = f"it answers as the adapter does{strength}, "
+        result = f"it answers as the adapter does{strength}: logits agree "
         result += f"within {report.tolerance:.0e} of their scale"
         console.print(f"\n  {result}", style="green", highlight=False)
     else:
         console.print(
-            "\n  not the weights that were trained on; the table shows what that costs",
+            "\n  merged into other weights than those in training; the table shows the differences",
             style="yellow",
         )

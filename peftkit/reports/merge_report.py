@@ -1,4 +1,4 @@
-"""The report of a merge, with its certificate: the content of merge_report.json as a value."""
+"""The report of a merge as a value: the content of merge_report.json."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any, Literal
 from peftkit.parts import records
 
 Into = Literal["trained", "original", "requantized"]
-"""Kind of the weights into which an adapter is merged."""
+"""Weights of the base to merge into: `trained`, as in training but dequantized; `original`, from
+before quantization; `requantized`, as in training and quantized again after the merge."""
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,16 @@ class Distance:
     positions: int
     max_abs_dlogit: float
     relative: float
-    """`max_abs_dlogit` divided by the first model's largest logit, or by 1 if that is larger."""
+    """`max_abs_dlogit` / max(1, the first model's largest absolute logit)."""
     kl: float
     """Mean KL divergence of the second model's probabilities from the first's, in nats."""
     top1_agreement: float
-    """Share of positions at which both models' largest logit is the same one."""
+    """Share of positions where both models give the largest logit to the same class or token."""
 
 
 @dataclass(frozen=True)
 class BothScores:
-    """Scores on the validation split; empty if the data cannot be read."""
+    """Validation scores of adapter and merged model; empty if the data cannot be read."""
 
     adapter: dict[str, float]
     merged: dict[str, float]
@@ -39,28 +40,29 @@ class MergeReport:
 
     into: Into
     scale: float
-    """Factor on the adapter's updates."""
+    """Factor by which the adapter's updates of the weights are multiplied."""
     dtype: str
     max_abs_dlogit: float
-    """Largest difference of a logit; like `relative` and `kl`, the worst over all inputs."""
+    """Largest absolute difference of a logit between the two models. This field and the next three
+    hold the worse of the values in `probes` and `validation`."""
     relative: float
     kl: float
     top1_agreement: float
-    """Lowest agreement over all inputs."""
+    """Share of positions where both models give the largest logit to the same class or token."""
     tolerance: float
-    """Largest allowed `relative` for a merge into the weights of the training."""
+    """Largest `relative` that is allowed if `into` is `trained`."""
     probes: Distance
     validation: Distance | None = field(default=None, metadata=records.IF_SET)
     """Distance on the validation split; None if the data cannot be read."""
     score: BothScores
     validation_absent: str
-    """Why the data cannot be read; empty if it can."""
+    """Why the validation data cannot be read; empty if it can."""
     seconds: float
     peak_memory_mb: float
     adapter: dict[str, str]
-    """File of the adapter's weights -> SHA-256."""
+    """Weight file of the adapter -> its SHA-256."""
     files: dict[str, str]
-    """File of the merged model's weights -> SHA-256."""
+    """Weight file of the merged model -> its SHA-256."""
     versions: dict[str, str]
 
     def to_json(self) -> Any:

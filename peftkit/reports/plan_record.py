@@ -21,7 +21,7 @@ class Plan:
     worst_batch: tuple[int, int]
     """(number of examples, number of tokens) of the largest micro-batch."""
     parts_mb: dict[str, float]
-    """Part -> its memory in training, such as weights or gradients."""
+    """Part of the memory, such as weights or gradients -> its size in training."""
     peaks_mb: dict[str, float]
     """Stage (loading, evaluation, training, merging) -> its peak memory."""
     seconds: dict[str, float]
@@ -32,21 +32,21 @@ class Plan:
 
     @property
     def peak_mb(self) -> float:
-        """Peak memory of the run, without merging."""
+        """Peak memory of the run; merging is not counted."""
         return peak_of(self.peaks_mb)
 
     def to_json(self) -> Any:
-        """The plan as in run.json and the output of `--json`."""
+        """The plan as JSON values, for run.json and `peftkit plan --json`."""
         return {**records.to_json(self), "peak_mb": self.peak_mb}
 
 
 @dataclass(frozen=True)
 class Unplanned:
-    """Why a run has no plan."""
+    """Takes the place of a plan that could not be made; `failed` says why."""
 
     failed: str
 
 
 def peak_of(peaks_mb: dict[str, float]) -> float:
-    """Peak memory of a run, without merging."""
+    """Largest peak memory of any stage but merging."""
     return max(mb for stage, mb in peaks_mb.items() if stage != "merging")

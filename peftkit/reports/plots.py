@@ -1,4 +1,4 @@
-"""Draws the receipt's pictures, as SVG text; defines the style of all pictures."""
+"""Draws the pictures of receipts and rewinds as SVG text; defines the style of all pictures."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ VARIABLES = {
     INK: "--ink", SOFT: "--soft", ACCENT: "--accent", SECOND: "--warm", GRID: "--line",
     PAPER: "--paper",
 }  # fmt: skip
-"""Colour -> the variable of theme.css that replaces it, with another value in dark mode."""
+"""Colour -> the variable of theme.css that replaces it in a page; dark mode changes its value."""
 ON_CELL = "#111827"
-"""Colour of text on cells of a confusion matrix, which stay the same in dark mode."""
+"""Colour of text on light cells of a confusion matrix; dark mode changes neither text nor cells."""
 TITLE: Any = {"fontsize": 10, "loc": "left"}
 STYLE: Any = {
     "svg.fonttype": "none",  # text stays text, not outlines
@@ -41,7 +41,7 @@ STYLE: Any = {
 
 
 def loss_curve(history: Sequence[StepRecord], validations: Sequence[ValidationRecord]) -> str:
-    """Draws the training loss by step, smoothed, and the validation losses."""
+    """Draws the training loss by step, raw and smoothed, and the validation loss."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.1), layout="constrained")
         axes = figure.subplots()
@@ -61,7 +61,7 @@ def loss_curve(history: Sequence[StepRecord], validations: Sequence[ValidationRe
 def metric_curve(
     validations: Sequence[ValidationRecord], metric: str, best_step: int, before: float | None
 ) -> str:
-    """Draws the validation score by step, the best step and the test score before training."""
+    """Draws the validation score by step, the best step, and the test score before training."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.1), layout="constrained")
         axes = figure.subplots()
@@ -79,7 +79,9 @@ def metric_curve(
 
 
 def rewind_curve(report: RewindReport) -> str:
-    """Draws the validation score by scale, below it retention by scale, and the chosen scale."""
+    """Draws the validation score by scale and, if it was measured, retention by scale. Marks the
+    chosen scale.
+    """
     points, kept = report.scales, report.retention_metric
     target = {point.scale: point.validation for point in points}
     retained = {point.scale: point.retention for point in points if point.retention is not None}
@@ -107,11 +109,11 @@ def _draw_scales(
     colour: str,
     base: float | None = None,
 ) -> None:
-    """Draws a metric by scale.
+    """Draws a metric by scale, and marks the chosen scale and the value at scale 1.
 
     Args:
-        values: scale -> value.
-        base: the base's value, if it was measured.
+        values: scale -> value of the metric.
+        base: value of the metric for the base without the adapter, if it was measured.
     """
     axes.plot(*zip(*values.items(), strict=True), color=colour, marker="o", markersize=5,
               linewidth=2)  # fmt: skip
@@ -136,7 +138,7 @@ def finish(axes: Any, x: str, y: str) -> None:
 
 
 def _smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
-    """Exponential moving average, corrected for starting at zero."""
+    """The exponential moving average of the values, corrected for its start at zero."""
     smoothed: list[float] = []
     average = total = 0.0
     for value in values:
@@ -147,7 +149,7 @@ def _smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
 
 
 def svg(figure: Figure, *, in_page: bool = True) -> str:
-    """The picture as SVG text: for a page, in the page's colours; or for a separate file."""
+    """The picture as SVG text; for a page it is transparent and takes the page's colours."""
     buffer = io.StringIO()
     with warnings.catch_warnings():  # browsers have glyphs that matplotlib's font lacks
         warnings.filterwarnings("ignore", "Glyph .* missing")

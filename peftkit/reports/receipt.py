@@ -28,7 +28,7 @@ FOLD = 20
 
 @dataclass(frozen=True)
 class Folded:
-    """A table; if it is long, it shows some rows, and all rows once expanded."""
+    """A table of the receipt; a long one shows only some rows until the reader expands it."""
 
     title: str
     columns: Sequence[str]
@@ -45,16 +45,17 @@ class ShownMatrix:
 
     title: str
     picture: str
-    """SVG text."""
+    """The matrix as SVG text."""
     least: int
     """Smallest width of the picture, in pixels."""
     most: int
     """Largest width of the picture, in pixels."""
     pairs: Sequence[confusion.Pair]
-    """The labels most often confused; empty if the picture names all labels."""
+    """The pairs of labels most often confused; empty if the picture names the labels."""
     columns: Sequence[str]
     rows: Sequence[Row]
-    """The picture's numbers as table rows, for screen readers; empty if `pairs` is given."""
+    """The matrix as table rows, for screen readers; empty if the picture does not name the
+    labels."""
     num_labels: int
 
 
@@ -86,7 +87,9 @@ def write_receipt(file: Path, run: RunRecord) -> None:
 
 
 def _labels(ledger: Ledger) -> Folded | None:
-    """A table of each label's rows in each split, the rarest last; None if rows have no labels."""
+    """A table of the number of rows per label and split, the rarest label last; None without
+    labels.
+    """
     counts = {name: split.strata for name, split in ledger.splits.items()}
     names = strata_of(counts.values())
     if not names:
@@ -101,7 +104,9 @@ def _labels(ledger: Ledger) -> Folded | None:
 
 
 def folded(table: ScoreTable) -> Folded:
-    """A table of scores; if it is long, it shows the rows with the lowest F1, or the first."""
+    """Prepares a table of scores for the page. A long table shows the rows with the lowest F1, or
+    its first rows if it has no F1.
+    """
     title, columns, rows = table.title, table.columns, table.rows
     if len(rows) <= FOLD:
         return Folded(title, columns, rows, (), "")
@@ -123,7 +128,7 @@ def _matrix(matrix: Matrix) -> ShownMatrix:
 
 
 def about_probe(probe: RecordedProbe | None) -> str:
-    """A sentence: why there is no frozen probe, or on how many rows it was fitted if not on all."""
+    """Says that the frozen probe is left out or was fitted on only some rows; else empty."""
     if probe is None:
         return ""
     if probe.left_out:
@@ -154,17 +159,17 @@ def code(text: str) -> Markup:
 
 
 def breakable(name: str) -> Markup:
-    """Escapes a name for HTML and allows line breaks between its parts."""
+    """Escapes a name for HTML and allows line breaks after `_`, `.`, `/` and `-`."""
     return Markup("<wbr>").join(re.findall(r"[^_./-]*[_./-]*", name))
 
 
 def pictured(picture: str, label: str) -> Markup:
-    """Gives an SVG picture a label, which screen readers read instead of its texts."""
+    """Adds a label to an SVG picture; screen readers read it instead of the picture's texts."""
     return Markup(picture.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
 def sentence(text: str) -> str:
-    """Capitalizes the first letter."""
+    """Capitalizes the first letter of a text."""
     return text[:1].upper() + text[1:]
 
 

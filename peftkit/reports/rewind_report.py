@@ -50,22 +50,22 @@ class RewindReport:
 
     name: str
     adapter: dict[str, str]
-    """File of the adapter's weights -> SHA-256."""
+    """Weight file of the adapter -> its SHA-256."""
     method: str
     metric: Metric
     """Metric of the validation scores."""
     retention_metric: Metric | None
     """Metric of the retention scores; None if retention was not measured."""
     retention_data: dict[str, str | int] | None
-    """Settings of the rows or texts on which retention was measured."""
+    """Settings that decide how retention is measured; None if it was not measured."""
     retention_rows: int
     scales: tuple[Measured, ...]
-    """Scores by ascending scale; scale 1 is last."""
+    """The adapter's scores at each scale, in ascending order; scale 1 is last."""
     base: MeasuredBase
     chosen: float
     """The chosen scale."""
     why: str
-    """Why it was chosen."""
+    """Why this scale was chosen."""
     written: bool
     """Whether an adapter was written; False if scale 1 was chosen."""
     test: BothTests

@@ -1,4 +1,4 @@
-"""The record of a run: the content of run.json as a value. The receipt is made from it."""
+"""The record of a run: the content of run.json as a value, from which the receipt is made."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RecordedStart:
 
     name: str
     weights: dict[str, str]
-    """File of the adapter's weights -> SHA-256."""
+    """Weight file of the adapter -> its SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class RecordedProbe:
-    """The frozen probe of a run, or why it was left out. Its scores are among the baselines."""
+    """How the frozen probe of a run was fitted, or why it was left out. The probe's scores are in
+    `TestRecord.baseline`.
+    """
 
     left_out: str
     rows: int
@@ -58,7 +60,7 @@ class TestRecord:
     __test__ = False  # not a test class for pytest
 
     lead: tuple[str, ...] = ()
-    """Sentences on the baselines that the trained model does not beat."""
+    """A sentence for each baseline that the trained model does not beat."""
     before: dict[str, float]
     baseline: dict[str, dict[str, float]]
     """Baseline, such as guessing or the frozen probe -> its scores."""
@@ -76,7 +78,7 @@ class TestRecord:
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """The layout of the batches; notes say which faster ways of training were refused, and why."""
+    """The batch layout of training, and notes on why faster ways of training were rejected."""
 
     layout: Layout
     notes: tuple[str, ...]
@@ -84,7 +86,9 @@ class SelfCheck:
 
 @dataclass(frozen=True)
 class ProbeCheck:
-    """Largest difference of logits between the saved adapter and the trained model, on probes."""
+    """Largest difference between the logits of the saved adapter and of the trained model, on
+    `count` probes.
+    """
 
     count: int
     max_difference: float
@@ -110,13 +114,13 @@ class RunRecord:
     command: str = "predict"
     """The `peftkit` command for using the trained model: `predict` or `chat`."""
     serve: dict[str, str] = field(default_factory=dict)
-    """Program -> the command that exports the adapter to it."""
+    """Serving program -> the `peftkit` command that exports the adapter for it."""
     start: RecordedStart | None = None
     """The start adapter; None if training began with the base."""
     test: TestRecord
     training: TrainResult
     seconds: dict[str, float]
-    """Stage -> its seconds."""
+    """Stage -> its duration in seconds."""
     peak_memory_mb: float
     peaks_mb: dict[str, float] = field(default_factory=dict)
     """Stage -> its peak memory."""
@@ -150,7 +154,7 @@ class RunRecord:
 
 
 def _with_sample_scores(test: Any) -> Any:
-    """Updates an older test record, which holds the scores of written answers separately."""
+    """Updates an older test record, where the scores of written answers are separate."""
     answers = test.get("answers") or {}
     scores_by_time = {when: {**test[when], **scores} for when, scores in answers.items()}
     names = {"of_samples": tuple(answers["after"])} if answers else {}

@@ -1,4 +1,4 @@
-"""Prints the number of rows per label and split, readable even for hundreds of labels."""
+"""Prints the number of rows per label and split, in few lines even for hundreds of labels."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from peftkit.data.ledger import Ledger
 from peftkit.wording import shortened
 
 MOST_LINES = 12
-"""Most labels with a line each; if there are more, they are printed side by side."""
+"""Largest number of labels printed one per line. If there are more, they are only counted, or
+printed side by side on request."""
 MOST_NAMED = 160
-"""Most labels named by default; if there are more, they are only counted."""
+"""Largest number of labels printed side by side. If there are more, the most frequent 80 and the
+rarest 80 are printed."""
 LONGEST_NAME, ITS_END = 28, 8
-"""Characters of a shortened label, and of its end; two such columns fit a terminal of 80."""
+"""Length of a shortened label, and of the end that it keeps, in characters. Two columns of such
+labels fit a terminal of 80 characters."""
 
 
 def print_strata(console: Console, ledger: Ledger, whole: bool) -> None:
@@ -26,7 +29,7 @@ def print_strata(console: Console, ledger: Ledger, whole: bool) -> None:
     nothing if rows have no labels.
 
     Args:
-        whole: whether to name all labels, however many there are.
+        whole: whether to name the labels even if there are more than `MOST_LINES`.
     """
     counts = {name: split.strata for name, split in ledger.splits.items()}
     total = strata_of(counts.values())

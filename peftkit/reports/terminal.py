@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def open_console(json_on_stdout: bool) -> Console:
-    """Opens a console; on stderr if stdout is for JSON, quiet outside the main process."""
+    """Opens a console, on stderr if stdout is for JSON; it is silent outside the main process."""
     from rich.console import Console
 
     return Console(stderr=json_on_stdout, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def print_note(console: Console, text: str) -> None:
-    """Prints a note; without line breaks in a log, so that it can be searched."""
+    """Prints a note. In a log, the note is one line, so that it can be searched."""
     console.print(f"  [yellow]note:[/] {text}", highlight=False, soft_wrap=not console.is_terminal)

@@ -1,4 +1,4 @@
-"""The answers for rows, and the numbers, fitted on validation rows, that answers depend on."""
+"""The answers of tasks for rows, and the numbers, such as thresholds, that answers depend on."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer for one row. Subclasses add their fields."""
+    """The answer for one row. Each kind of answer is a subclass with its own fields."""
 
     def cells(self) -> dict[str, str]:
-        """Column -> value, for a file of answers."""
+        """The answer as column -> value, for a file of answers."""
         raise NotImplementedError
 
     def line(self, text: str) -> str:
-        """The line printed for a text."""
+        """The line to print for a text and this answer."""
         return f"{'  '.join(self.cells().values())}  {text}"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Named numbers that turn outputs into answers, such as thresholds; most tasks have none."""
+    """Numbers by name, such as thresholds, that turn outputs into answers; most tasks have none."""
 
     numbers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
@@ -53,11 +53,11 @@ class Prediction(Answer):
     probability: float
 
     def cells(self) -> dict[str, str]:
-        """Column -> value, for a file of answers."""
+        """The answer as column -> value, for a file of answers."""
         return {"predicted": self.label, "probability": f"{self.probability:.6f}"}
 
     def line(self, text: str) -> str:
-        """The line printed for a text."""
+        """The line to print for a text and this answer."""
         return f"{self.label}  {self.probability:.4f}  {text}"
 
 
@@ -68,11 +68,11 @@ class Scored(Answer):
     score: float
 
     def cells(self) -> dict[str, str]:
-        """Column -> value, for a file of answers."""
+        """The answer as column -> value, for a file of answers."""
         return {"score": f"{self.score:.6f}"}
 
     def line(self, text: str) -> str:
-        """The line printed for a text."""
+        """The line to print for a text and this answer."""
         return f"{self.score:.4f}  {text}"
 
 
@@ -83,9 +83,9 @@ class Reply(Answer):
     reply: str
 
     def cells(self) -> dict[str, str]:
-        """Column -> value, for a file of answers."""
+        """The answer as column -> value, for a file of answers."""
         return {"reply": self.reply}
 
     def line(self, text: str) -> str:
-        """The line printed for a text."""
+        """The line to print for a text and this answer."""
         return self.reply

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from peftkit.tasks.task import Outputs
 
 LEAST_PROMPT = 8
-"""The base must read at least this many tokens of a prompt besides the longest answer."""
+"""Fewest prompt tokens that the base must have room for besides the longest answer."""
 
 
 class Chat(Task):
@@ -274,7 +274,9 @@ class Chat(Task):
         )
 
     def reduce_outputs(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """(outputs, 2): the loss of each expected token, and 1 if it was the most likely one."""
+        """Reduces logits to (outputs, 2): the loss of each expected token, and 1 if the token was
+        the most likely one, else 0.
+        """
         from peftkit.tasks.losses import loss_and_hit
 
         return loss_and_hit(outputs, targets)
@@ -285,7 +287,7 @@ class Chat(Task):
         return token_score(self.metric, kept, examples)
 
     def _talks(self, rows: Sequence[Row]) -> list[tuple[Row, list[Message]]]:
-        """Each row with its messages; a conversation without a system message gets the recipe's."""
+        """Pairs each row with its messages; adds the recipe's system message if there is none."""
         talks = []
         for row in rows:
             messages: list[Message] = row.values["messages"]
@@ -295,5 +297,5 @@ class Chat(Task):
         return talks
 
     def _room(self, tokenizer: Any) -> int:
-        """The most tokens that a prompt may have so that an answer fits after it."""
+        """Largest number of prompt tokens that leaves room for the longest answer."""
         return int(tokenizer.model_max_length) - self.generation.max_new_tokens

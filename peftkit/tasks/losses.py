@@ -1,4 +1,4 @@
-"""Losses as sums: splitting a step into micro-batches or processes does not change them.
+"""Losses as sums, so that a step can be split into micro-batches or processes.
 
 loss of a step = sum over its micro-batches of total(values) / count
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from peftkit.data.encoded import Examples
 
 MANY = 4096
-"""From this many classes on, such as a vocabulary, `_CrossEntropies` saves time."""
+"""Fewest classes for which `_CrossEntropies` saves time; a vocabulary has more."""
 
 
 class LossSettings(Protocol):
@@ -37,7 +37,7 @@ class BatchTargets(Protocol):
 
     @property
     def targets(self) -> Tensor:
-        """(outputs, ...)."""
+        """The expected values, (outputs, ...)."""
 
     @property
     def weights(self) -> Tensor:
@@ -45,17 +45,19 @@ class BatchTargets(Protocol):
 
 
 class Loss:
-    """What training minimizes: a sum over an optimizer step, divided by a count of the step."""
+    """What training minimizes: the sum of `total` over the batches of an optimizer step, divided by
+    the `count` of the step's examples.
+    """
 
     linear: ClassVar[bool] = True
     """Whether `total` is the weighted sum of the values."""
     needs_start_values: ClassVar[bool] = False
-    """Whether the loss compares with the model before training. If true, the examples' column
-    `start_values` has the loss value of each output right after injection."""
+    """Whether the loss compares with the model before training. If so, the column `start_values` of
+    the examples holds the loss value of each output right after injection."""
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss values. For language models: (outputs,) float32, each of which depends only on
-        its own output; for other heads, any shape.
+        """Computes the loss values. For language models, they are (outputs,) float32, and each
+        depends only on its own output. For other heads, they may have any shape.
 
         Args:
             outputs: (outputs, classes or vocabulary), logits at the places that are read.
@@ -64,17 +66,17 @@ class Loss:
         raise NotImplementedError
 
     def total(self, values: Tensor, batch: BatchTargets) -> Tensor:
-        """The sum over a batch, a scalar. It may combine values of one example or unit, but not of
-        several.
+        """The sum of a batch's values, a scalar. It may combine values within one example or unit,
+        but not across them.
         """
         return (values * batch.weights).sum()
 
     def count(self, examples: Examples, indices: Sequence[int]) -> float:
-        """The number that the examples' totals are divided by; it depends only on the data."""
+        """The number by which the total of these examples is divided; depends only on the data."""
         raise NotImplementedError
 
     def plain(self) -> Loss:
-        """The loss without regularization, by which recipes are compared."""
+        """The loss without regularization, such as label smoothing; recipes are compared by it."""
         return self
 
 
@@ -105,8 +107,8 @@ class CrossEntropy(Loss):
 
 @dataclass(frozen=True)
 class ValueByValue(Loss):
-    """The weighted sum of another loss's values. It combines no values, so that the examples of a
-    unit can be run one by one and the gradients of single outputs compared.
+    """Wraps a loss, and sums its weighted values without combining them. So the examples of a unit
+    can run one by one, and the gradients of single outputs can be compared.
     """
 
     loss: Loss
@@ -121,7 +123,7 @@ class ValueByValue(Loss):
 
 
 def cross_entropies(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """-log p_target, (targets,) float32; 0 where a target is `IGNORE_INDEX`.
+    """-log p_target for each target, (targets,) float32; 0 where a target is `IGNORE_INDEX`.
 
     Args:
         logits: (targets, classes), any float type.
@@ -139,7 +141,9 @@ def cross_entropies(logits: Tensor, targets: Tensor, label_smoothing: float = 0.
 
 
 def loss_and_hit(outputs: Tensor, targets: Tensor) -> Tensor:
-    """(outputs, 2): the cross-entropy of each output, and 1 if its target was the most likely."""
+    """Returns (outputs, 2): the cross-entropy of each output, and 1 if its target was the most
+    likely class, else 0.
+    """
     losses = F.cross_entropy(outputs, targets, reduction="none")
     return torch.stack((losses, (outputs.argmax(dim=-1) == targets).float()), dim=1)
 
@@ -148,8 +152,8 @@ class _CrossEntropies(torch.autograd.Function):
     """-log p_target, (n,). The gradient (p - onehot) overwrites the saved log p, so torch refuses a
     second backward pass.
 
-    Torch's own function makes two more matrices of the logits' size, which take an eighth of the
-    time of an output layer with 49,152 tokens (docs/log.md, 2026-11-26).
+    Torch's own function makes two more matrices of the logits' size. With 49,152 tokens,
+    they cost an eighth of the time of output layer and loss (docs/log.md, 2026-11-26).
     """
 
     @staticmethod

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class Fit(IntEnum):
-    """How clearly a table suits a task. Only the readings with the best fit over all tasks count;
-    if only one is left and it is better than `POSSIBLE`, `peftkit new` chooses it.
+    """How clearly a table suits a task. `peftkit new` compares the readings of all tasks, and
+    chooses the best one if it is the only one with its fit and better than `POSSIBLE`.
     """
 
     POSSIBLE = 0
-    """The user must confirm it."""
+    """The task can read the table, but the user must confirm that it fits."""
     BY_VALUES = 1
-    """The values fit; the column names do not matter."""
+    """The values suit the task; the columns may have any names."""
     BY_NAMES = 2
     """The columns have usual names for the task."""
 
@@ -42,7 +42,7 @@ class Offer:
     readings: Callable[[Table], Iterable[Reading]]
     """Returns the ways in which the task can read a table; none if the table does not fit."""
     base: str = ""
-    """A base for the task that an installable package contains; empty if there is none."""
+    """A base that suits the task and that a package contains; empty if there is none."""
     base_hint: str = ""
     """Advice on which base to choose, if `base` is empty."""
     sample: Mapping[str, str] = field(default_factory=dict)

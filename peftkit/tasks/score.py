@@ -49,19 +49,19 @@ class Parts:
     """What each row adds to a score: the score is `Metric.statistic` of the sums over rows."""
 
     columns: tuple[tuple[float, ...], ...]
-    """(k, rows); for a mean the values and their weights."""
+    """(k, rows), the numbers to sum over rows; for a mean, weighted values and weights."""
     num_labels: int = 0
-    """Number of labels, where the columns are each row's expected and predicted label, which
-    `label_counts` turns into (rows, 3 * num_labels); 0 elsewhere."""
+    """Number of labels if `columns` are each row's expected and predicted label, as for F1; else 0.
+    `label_counts` turns such columns into a table of (rows, 3 * num_labels)."""
 
     @classmethod
     def of(cls, table: npt.NDArray[np.number], num_labels: int = 0) -> Parts:
-        """Builds the parts from (rows, k)."""
+        """Builds the parts from a table of (rows, k)."""
         return cls(tuple(tuple(column) for column in table.T.tolist()), num_labels)
 
     @property
     def table(self) -> npt.NDArray[np.float64]:
-        """(rows, k)."""
+        """(rows, k), the numbers to sum over rows."""
         import numpy as np
 
         columns = np.array(self.columns, np.float64).T

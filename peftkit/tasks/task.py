@@ -59,8 +59,8 @@ class Task(OpenPart):
     task_type: ClassVar[str]
     """PEFT's name for the kind of head, such as `SEQ_CLS`; each method lists those it supports."""
     one_output: ClassVar[bool] = False
-    """Whether each example has one output. Classifiers on decoders find its place by the padding
-    token's id."""
+    """Whether each example has one output. Classifiers on decoders read it at the last token that
+    is not the padding token."""
     goes_on: ClassVar[bool] = False
     """Whether the trained model continues texts, so that its loss on general text can be
     measured."""
@@ -80,7 +80,7 @@ class Task(OpenPart):
         return Head("", self.task_type)
 
     def metric(self, name: str) -> Metric:
-        """The metric, or other score such as `loss`, with this name."""
+        """The metric with this name, or another score such as `loss`."""
         return Metric(name, higher_is_better=name not in LOWER_IS_BETTER)
 
     @property
@@ -111,11 +111,11 @@ class Task(OpenPart):
 
     @classmethod
     def of_published(cls, task_type: str, path: str) -> Task | None:  # noqa: ARG003
-        """The task that answers with an adapter of another program; None if it cannot.
+        """Makes the task for an adapter that another program saved; None if this class cannot.
 
         Args:
             task_type: PEFT's name of the adapter's head.
-            path: stands for the unknown training data.
+            path: text to record as the path of the training data, which is unknown.
         """
         return None
 
@@ -135,19 +135,19 @@ class Task(OpenPart):
         return ()
 
     def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
-        """The values of a row by the task's names, or a string that says what is malformed."""
+        """Returns a row's values by the task's names, or a string that says what is malformed."""
         raise NotImplementedError
 
     def as_input(self, value: Any) -> dict[str, object]:
         """Turns a user's input, such as a text or a list of messages, into the values of a row.
 
         Raises:
-            RecipeError: the task cannot answer it.
+            RecipeError: the task cannot read the input.
         """
         raise NotImplementedError
 
     def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
-        """Does the same as `read_row` for a row to predict; the row needs no answer.
+        """Reads a row for prediction like `read_row`, but the row needs no answer.
 
         Raises:
             DataError: the table lacks a column.
@@ -155,17 +155,21 @@ class Task(OpenPart):
         raise NotImplementedError
 
     def key(self, row: Row) -> str:
-        """A key, equal for rows with the same content; finds duplicates, conflicts and leaks."""
+        """A key that is equal for rows with the same content; it finds duplicates, conflicts and
+        leaks.
+        """
         raise NotImplementedError
 
     def group(self, row: Row) -> str:
-        """A key, equal for different rows that must be in the same split; empty for a row that may
-        be in any. A column that the recipe names as `group` takes precedence.
+        """A key that is equal for rows which must be in the same split; empty for a row that may be
+        in any split. A column that the recipe names as `group` takes precedence.
         """
         return ""
 
     def stratum(self, row: Row) -> str:
-        """The value that splits are stratified by; rows with equal keys must agree on it."""
+        """The value that splits are stratified by; rows with the same `key` must have the same
+        value.
+        """
         raise NotImplementedError
 
     @property
@@ -174,7 +178,7 @@ class Task(OpenPart):
         return ""
 
     def columns_read(self, table: Table) -> Collection[str]:
-        """The columns of the table that the task reads; a note names unread columns with text."""
+        """The columns of the table that the task reads; a note names other columns with text."""
         return set(self.columns.values())
 
     def check_rows(self, rows: Sequence[Row]) -> None:
@@ -188,8 +192,8 @@ class Task(OpenPart):
         return ()
 
     def remembering(self, splits: Splits) -> Self:
-        """A copy of the task for answering. It keeps what all training rows have in common and a
-        question lacks, such as a system prompt.
+        """A copy of the task for answering, which keeps what all training rows have in common, such
+        as a system prompt.
         """
         return self
 
@@ -217,18 +221,21 @@ class Task(OpenPart):
     def show(
         self, example: int, examples: Examples, head: Head, tokenizer: Any
     ) -> tuple[Piece, ...]:
-        """One encoded example as readable text, which marks the supervised parts."""
+        """One encoded example as readable pieces; each piece says whether it is supervised."""
         raise NotImplementedError
 
     def loss(self, training: LossSettings | None = None) -> Loss:
-        """The loss that training minimizes, with the recipe's settings; plain if none are given."""
+        """The loss that training minimizes, by the recipe's settings; without settings, the plain
+        loss.
+        """
         from peftkit.tasks.losses import CrossEntropy
 
         return CrossEntropy(training.label_smoothing if training else 0.0)
 
     def reduce_outputs(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Reduces a batch's outputs to what `metrics`, `decide` and `answers` need: (outputs, ...).
-        By default it keeps them; override it if a whole split's outputs do not fit into memory.
+        By default it returns them unchanged; override it if a whole split's outputs do not fit into
+        memory.
 
         Args:
             outputs: (outputs, classes or vocabulary), float32.
@@ -237,7 +244,7 @@ class Task(OpenPart):
         return outputs
 
     def decide(self, kept: Outputs, examples: Examples, head: Head) -> Decision:
-        """Fits the numbers that answers depend on besides the outputs, such as thresholds. Called
+        """Fits the numbers, such as thresholds, that answers depend on besides the outputs. Called
         once, on the validation split with the best weights; the test split and later answers use
         the result.
         """
@@ -247,7 +254,7 @@ class Task(OpenPart):
         """The score of a split.
 
         Args:
-            kept: what `reduce_outputs` kept, (outputs, ...) in the examples' order.
+            kept: what `reduce_outputs` returned, (outputs, ...) in the examples' order.
         """
         raise NotImplementedError
 

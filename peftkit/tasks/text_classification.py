@@ -104,7 +104,7 @@ class TextClassification(Task):
         return read
 
     def _label(self, text: str) -> str:
-        """The form of a label, or of a label's name, by which labels are compared."""
+        """A label, or a label's name, in the form in which labels are compared."""
         return _folded(text, self.data.decimal) if self.data.fold_labels else text.strip()
 
     def as_input(self, value: Any) -> dict[str, object]:
@@ -150,7 +150,7 @@ class TextClassification(Task):
         ):
             raise DataError(
                 f"`{self.data.path}`: column `{self.data.label}` holds {numbers}",
-                "peftkit has no regression yet: make classes of them, such as ranges, or name "
+                "peftkit has no regression yet: turn them into classes, such as ranges, or name "
                 "another column, `--task.data.label NAME`; if each is a class, name them in "
                 "`task.data.label_names`",
             )
@@ -250,7 +250,7 @@ class TextClassification(Task):
         return Head("AutoModel", self.task_type, labels, pooling=self.pooling)
 
     def _labels(self, splits: Splits) -> tuple[str, ...]:
-        """Names of the classes: first those of `label_names` in their order, then the others,
+        """Names of the classes: first those in `label_names`, in the same order, then the others,
         numbers before names.
         """
         present = set(map(self.stratum, splits.train))
@@ -273,7 +273,7 @@ class TextClassification(Task):
         labels: tuple[str, ...],
         weights: dict[str, float] | None,
     ) -> Examples:
-        """Encodes the rows; targets are indices of `labels`, or `IGNORE_INDEX` if it is empty."""
+        """Encodes the rows; targets are indices of `labels`; without labels, `IGNORE_INDEX`."""
         import numpy as np
 
         from peftkit.data.encoded import IGNORE_INDEX, Examples

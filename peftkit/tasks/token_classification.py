@@ -41,7 +41,7 @@ class TaggedWords(Source):
     tokens: str = "tokens"
     """Column with a list of words."""
     labels: str = "labels"
-    """Column with a list of their labels."""
+    """Column with a list of labels, one for each word."""
     label_names: dict[str, str] = {}
     """Label in the file -> name of the class, in the order of the classes; empty to use the file's
     labels as names."""
@@ -54,11 +54,11 @@ class Labels(Answer):
     labels: tuple[str, ...]
 
     def cells(self) -> dict[str, str]:
-        """Column -> value, for a file of answers."""
+        """The answer as column -> value, for a file of answers."""
         return {"predicted": json.dumps(self.labels, ensure_ascii=False)}
 
     def line(self, text: str) -> str:
-        """The line printed for a text: each word with its label."""
+        """The line to print for a text and this answer: each word with its label."""
         return " ".join(f"{w}/{label}" for w, label in zip(text.split(), self.labels, strict=True))
 
 
@@ -238,8 +238,8 @@ class TokenClassification(Task):
         return [Labels(tuple(head.labels[index] for index in row)) for row in rows]
 
     def _encode(self, rows: Sequence[Row], tokenizer: Any, labels: tuple[str, ...]) -> Examples:
-        """Encodes the rows as windows; targets are indices of `labels`, or `IGNORE_INDEX` if it is
-        empty.
+        """Encodes the rows as windows; targets are indices of `labels`, or `IGNORE_INDEX` if
+        `labels` is empty.
         """
         from peftkit.data.encoded import IGNORE_INDEX
         from peftkit.tasks.encoding.token_windows import encode_windows

@@ -42,7 +42,7 @@ class Pairs(Source):
     text: str = "source"
     """Column with the text."""
     translation: str = "target"
-    """Column with its translation."""
+    """Column with the translation of the text."""
 
 
 class Translation(Task):
@@ -162,7 +162,9 @@ class Translation(Task):
         return Piece(f"{read}\n-> "), Piece(written, supervised=True)
 
     def reduce_outputs(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """(outputs, 2): the loss of each expected token, and 1 if it was the most likely one."""
+        """Reduces logits to (outputs, 2): the loss of each expected token, and 1 if the token was
+        the most likely one, else 0.
+        """
         from peftkit.tasks.losses import loss_and_hit
 
         return loss_and_hit(outputs, targets)

@@ -20,7 +20,7 @@ class Writing:
     is one of `scores`."""
 
     def refuses(self, metric: Metric) -> str | None:
-        """Says why a metric cannot choose the best weights: too few texts; None if it can."""
+        """Says that a metric has too few written texts to choose the best weights, else None."""
         if not isinstance(metric, TextMetric):
             return None
         for name in ("samples", "validation_samples"):

@@ -1,1 +1,1 @@
-"""Encodes the rows of a task as token ids, and marks the places that are read."""
+"""Encodes the rows of a task as token ids, and marks the positions whose outputs are read."""

@@ -24,7 +24,7 @@ Talk = tuple[Row, list[Message]]
 T = TypeVar("T")
 SHOWN_ROWS = 5
 ANSWERED = ["assistant", "user"]
-"""Roles of two neighbouring turns; a shortened conversation can begin at the second."""
+"""Roles of two successive turns; a shortened conversation may begin with the second turn."""
 
 
 def open_format(tokenizer: Any) -> ChatFormat:
@@ -60,14 +60,15 @@ def render_each(
 def encode_conversations(
     split: str, talks: Sequence[Talk], chat_format: ChatFormat, limit: int, over_long: OverLong
 ) -> tuple[Examples, list[str]]:
-    """Encodes the conversations of a split; also returns notes on those left out or suspicious.
+    """Encodes the conversations of a split; also returns notes on conversations that are left out
+    or suspicious.
 
     Args:
         limit: most tokens of a conversation.
         over_long: what to do with longer conversations.
 
     Raises:
-        DataError: the template cannot render a conversation, or none has anything to learn.
+        DataError: the template cannot render a conversation, or no row has anything to learn.
     """
     kept: list[tuple[Row, Tokens]] = []
     long: list[Row] = []
@@ -98,7 +99,9 @@ def encode_conversations(
     silent = [row for row, messages in talks if any("thought" in m for m in messages)]
     silent = [] if chat_format.thought_key else silent
     notes = [
-        *_note_rows(split, silent, "thoughts that the chat template does not write, not learned"),
+        *_note_rows(
+            split, silent, "thoughts, which the chat template omits and the model does not learn"
+        ),
         *_note_rows(split, empty, f"nothing to learn within {limit:,} tokens, left out"),
         *_note_rows(split, long, f"more than {limit:,} tokens, left out"),
         *_note_rows(split, odd, "the text of a special token, read as that token"),
@@ -139,11 +142,12 @@ def encode_texts(
 def first_questions(
     talks: Sequence[Talk], chat_format: ChatFormat, count: int, room: int
 ) -> tuple[tuple[Prompt, ...], list[str]]:
-    """Makes prompts from the first questions of `count` conversations, evenly spread over the
-    split; also returns a note on questions that are too long.
+    """Makes prompts of the first questions of `count` conversations, evenly spread over the split;
+    also returns a note on questions that are too long.
 
     Args:
         talks: conversations that have an answer.
+        count: largest number of conversations.
         room: most tokens of a prompt.
     """
     places = np.linspace(0, len(talks) - 1, min(count, len(talks))).round().astype(int)
@@ -173,7 +177,7 @@ def _shortened(
     limit: int,
     over_long: OverLong,
 ) -> Tokens | None:
-    """The tokens of the conversation, shortened to the limit; None if it is to be left out."""
+    """The tokens of the conversation, shortened to the limit; None if the row must be left out."""
     if len(whole.input_ids) <= limit:
         return whole
     if over_long == "cut_end":
@@ -187,7 +191,7 @@ def _shortened(
 
 
 def _without_oldest(messages: list[Message]) -> list[Message]:
-    """Drops the first question and its answer from the messages; empty if nothing is left."""
+    """The messages without the first question and its answer; empty if no turns follow these."""
     roles = [message["role"] for message in messages]
     restarts = [turn for turn in range(1, len(roles)) if roles[turn - 1 : turn + 1] == ANSWERED]
     system = messages[: roles.index("user")]
@@ -197,7 +201,7 @@ def _without_oldest(messages: list[Message]) -> list[Message]:
 def _examples(
     kept: Sequence[tuple[Row, Tokens]], truncated: int = 0, unsupervised: int = 0, too_long: int = 0
 ) -> Examples:
-    """Makes examples of the conversations; the output for each learned token is read at the token
+    """Makes an example of each conversation; the model predicts each learned token at the position
     before it.
     """
     learned = [np.flatnonzero(tokens.supervised[1:]) for _, tokens in kept]
@@ -223,7 +227,7 @@ def _mentions(messages: Sequence[Message], special: Sequence[str]) -> bool:
 
 
 def _note_rows(split: str, rows: Sequence[Row], what: str) -> list[str]:
-    """A list with one note, which names the first few rows; empty if there are no rows."""
+    """A list with one note that names the first few rows; empty if there are no rows."""
     if not rows:
         return []
     numbers = ", ".join(str(row.number) for row in rows[:SHOWN_ROWS])

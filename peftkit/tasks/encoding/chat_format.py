@@ -48,7 +48,7 @@ class ChatFormat:
     end_ids: frozenset[int]
     """Tokens that end an answer."""
     template: str | None = None
-    """None for the tokenizer's own template."""
+    """The chat template as Jinja text; None for the tokenizer's own."""
 
     @staticmethod
     def of(tokenizer: Any, template: str | None = None) -> ChatFormat:
@@ -146,7 +146,9 @@ class ChatFormat:
         return text
 
     def _tokens(self, text: str) -> Any:
-        """Token ids and offsets of a text in which the template has written all special tokens."""
+        """Token ids and offsets of a rendered text; adds no special tokens, as the template wrote
+        them.
+        """
         return self.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
@@ -168,10 +170,10 @@ def _end_of_answer(text: str, prompt: str, content: str, thought: str = "") -> i
 
 
 def _why_not(alone: str, prompt: str, content: str, thought: str) -> str:
-    """Says why the answers of a template cannot be located.
+    """Says why an answer cannot be located in the rendered conversation.
 
     Args:
-        alone: the messages up to and including an answer, as the template renders them.
+        alone: the conversation up to and including the answer, as the template renders it.
     """
     if not content:
         return "it leaves out empty answers"
@@ -188,8 +190,8 @@ def _why_not(alone: str, prompt: str, content: str, thought: str) -> str:
 
 
 def template_for(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """Name of the first packaged template that renders these messages with a tokenizer; else
-    empty.
+    """Name of the first packaged template that renders these messages with this tokenizer; empty if
+    none does.
     """
     for name in NAMES:
         try:

@@ -1,4 +1,4 @@
-"""Encodes prompts, which the model continues, as examples without outputs."""
+"""Encodes prompts for the model to continue, as examples without outputs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from peftkit.errors import DataError
 def prompt_examples(
     rows: Sequence[Row], prompts: Sequence[Sequence[int]], room: int, max_new_tokens: int = 0
 ) -> Examples:
-    """One example for each prompt.
+    """Makes one example of each prompt.
 
     Args:
-        prompts: token ids.
+        prompts: token ids of each row's prompt.
         room: most tokens of a prompt.
-        max_new_tokens: most tokens of an answer, if it must fit after the prompt.
+        max_new_tokens: most tokens of an answer; 0 if the answer takes no room from the prompt.
 
     Raises:
         DataError: a prompt is longer than `room`.

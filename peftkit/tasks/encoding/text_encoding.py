@@ -13,15 +13,15 @@ from peftkit.errors import DataError
 
 MANY_UNKNOWN = 0.05
 MANY_SINGLE = 0.3
-"""A note is written only if more than `MANY_UNKNOWN` of the tokens are unknown, or more than
-`MANY_SINGLE` of the texts are a single token."""
+"""Shares above which a note is written: `MANY_UNKNOWN` for tokens that are unknown to the
+tokenizer, `MANY_SINGLE` for texts that are a single token."""
 ENOUGH = 5
-"""A note is written only if more than this number of texts are a single token."""
+"""No note is written if at most this many texts are a single token."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Encoded texts."""
+    """Encoded texts, with counts of cut texts and of unknown tokens."""
 
     inputs: dict[str, Ragged]
     """`input_ids`; for pairs also `token_type_ids`, if the base reads them."""
@@ -33,10 +33,10 @@ class Texts:
 def encode_texts(
     texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int
 ) -> Texts:
-    """Encodes texts as token ids, cut at the end.
+    """Encodes texts as token ids, and cuts long ones at the end.
 
     Args:
-        pairs: second texts.
+        pairs: the second text of each example; None for single texts.
         max_length: most tokens of an example; the base may allow less.
     """
     max_length = min(max_length, tokenizer.model_max_length)
@@ -51,8 +51,8 @@ def encode_texts(
 
 
 def check_last_tokens(rows: Sequence[Row], ids: Ragged, tokenizer: Any) -> None:
-    """Raises DataError if a text is empty or its last token is the padding token: classifiers on
-    decoders could not find the last token by its id.
+    """Raises DataError if a text has no tokens or ends with the padding token. Classifiers on
+    decoders read the last token that is not padding, which would then be the wrong one.
     """
     bad = [
         row.number
@@ -71,7 +71,7 @@ def token_notes(parts: Mapping[str, Examples], special: int) -> Iterator[str]:
     """Yields notes on tokens that are unknown to the tokenizer, and on texts with a single token.
 
     Args:
-        parts: the splits by name.
+        parts: split -> its examples.
         special: number of tokens that the tokenizer adds to each text.
     """
     for name, examples in parts.items():

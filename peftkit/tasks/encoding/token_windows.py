@@ -1,4 +1,4 @@
-"""Encodes rows of words as windows of tokens; each word is read once, at its first token."""
+"""Encodes rows of words as windows of tokens; each word's label is read at its first token."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def encode_windows(
     """Encodes all rows as windows.
 
     Args:
-        rows: their value `tokens` is a list of words.
+        rows: each has a list of words as its value `tokens`.
         targets: for each row, the target of each word.
         overlap: tokens that neighbouring windows of a row share, at most half a window.
 
@@ -62,7 +62,9 @@ def encode_windows(
 
 
 def split_by_row(column: Array, examples: Examples) -> list[Array]:
-    """Splits values of the outputs by row; within a row, they are in the order of its words."""
+    """Splits a column with one value per output into one array per row, in the order of the row's
+    words.
+    """
     assert examples.row_of is not None
     assert examples.read_at is not None
     rows = np.repeat(examples.row_of, examples.read_at.lengths)
@@ -99,8 +101,7 @@ def _cut(rows: Sequence[list[str]], tokenizer: Any, max_length: int, overlap: in
 
 
 def _before_words(tokenizer: Any) -> str:
-    """The characters to put before each word so that a list of words gets the same tokens as a
-    text.
+    """The text to put before each word so that a list of words gets the same tokens as a sentence.
 
     Raises:
         DataError: neither an empty string nor a space gives the same tokens.
@@ -111,7 +112,7 @@ def _before_words(tokenizer: Any) -> str:
         if tokenizer(words, is_split_into_words=True)["input_ids"] == text:
             return before
     raise DataError(
-        f"the tokenizer of `{tokenizer.name_or_path}` splits single words differently than in a "
+        f"the tokenizer of `{tokenizer.name_or_path}` splits a word differently alone than in a "
         "text",
         "choose another base",
     )
@@ -120,12 +121,13 @@ def _before_words(tokenizer: Any) -> str:
 def _first_places(
     row_of: Sequence[int], word_ids: Sequence[Sequence[int | None]], overlap: int
 ) -> list[dict[int, int]]:
-    """For each window, a mapping: index of a word -> place of its first token in the window. Words
-    whose first token is outside the window are left out.
+    """For each window, a mapping: index of a word -> place of its first token in the window. Omits
+    words whose first token is outside the window.
 
     Args:
         row_of: the row of each window.
         word_ids: for each window, the index of each token's word; None for special tokens.
+        overlap: tokens that neighbouring windows share.
     """
     firsts: list[dict[int, int]] = []
     starts: dict[int, int] = {}  # word -> place of its first token in the row
@@ -148,8 +150,8 @@ def _first_places(
 def _most_context(
     row_of: Sequence[int], firsts: Sequence[dict[int, int]], lengths: Sequence[int]
 ) -> dict[tuple[int, int], int]:
-    """(row, word) -> the window with the most context: tokens on the word's shorter side. If two
-    windows have equally many, the first.
+    """Maps (row, word) to the window with the most context; if windows tie, to the first. Context
+    is the number of tokens on the word's shorter side.
     """
     chosen: dict[tuple[int, int], tuple[int, int]] = {}
     for window, (row, places) in enumerate(zip(row_of, firsts, strict=True)):

@@ -19,8 +19,8 @@ from peftkit.errors import BaseModelError
 
 
 def decoder_ends(base: OpenedBase) -> tuple[int, list[int]]:
-    """The start token of a base's decoder, and its end tokens; targets end with the first end
-    token.
+    """Returns the decoder's start token, and its end tokens as a list. Targets end with the first
+    end token.
 
     Raises:
         BaseModelError: the base is no encoder-decoder, its configuration names no start or end
@@ -81,6 +81,7 @@ def encode_pairs(
 
     Args:
         start: the token that the decoder begins with.
+        end: the token that ends a target.
     """
     limit = min(max_length, tokenizer.model_max_length)
     read = tokenizer(list(texts), verbose=False)["input_ids"]

@@ -18,15 +18,16 @@ QUESTIONS: Final = (
     ("user", "assistant"), ("instruction", "response"), ("question", "response"),
     ("document", "summary"), ("article", "summary"), ("text", "summary"),
 )  # fmt: skip
-"""Usual names of columns with a question and its answer, besides those that `Conversations`
-finds."""
+"""Usual names of the columns with a question and its answer that `Conversations` does not know."""
 
 SEVERAL = 3
-"""Every pair of text columns is offered if a table has at most this many."""
+"""Every pair of text columns is offered if a table has at most this many text columns."""
 
 
 def readings(table: Table) -> Iterator[Reading]:
-    """Yields the usual columns of conversations; else pairs of text columns, or one text column."""
+    """Yields ways to read a table: its columns with usual names; else pairs of text columns, and
+    each text column alone.
+    """
     columns = inspect_columns(table)
     try:
         usual = Conversations(path="-").layout(table).columns

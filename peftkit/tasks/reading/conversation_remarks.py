@@ -9,24 +9,25 @@ from peftkit.data.rows import Row
 
 
 def unread_remarks(rows: Collection[Row]) -> Iterator[str]:
-    """Yields notes, with counts, on message keys and columns that peftkit does not read, and on
+    """Yields a note that counts message keys and columns which peftkit does not read, and a note on
     columns whose system message differs from the conversation's own.
     """
     unread = Counter(key for row in rows for key in row.values.get("unread", ()))
     if unread:
         counts = ", ".join(f"`{key}` ({count:,})" for key, count in unread.most_common())
-        yield f"nothing reads these keys or columns of conversations: {counts}"
+        yield f"peftkit does not read these keys or columns of conversations: {counts}"
     overruled = Counter(column for row in rows for column in row.values.get("overruled", ()))
     if overruled:
         counts = ", ".join(f"`{column}` ({count:,})" for column, count in overruled.most_common())
         yield (
-            "conversations begin with their own system message, which is learned instead of the "
+            "conversations begin with their own system message, which is used instead of the "
             f"one in a column: {counts}"
         )
 
 
 def system_remarks(systems: Counter[str]) -> Iterator[str]:
-    """Yields a note if conversations have different system prompts: the adapter then records none.
+    """Yields a note if conversations have different system prompts, as the adapter then records
+    none.
 
     Args:
         systems: system prompt -> number of conversations; an empty prompt stands for none.

@@ -25,13 +25,16 @@ from peftkit.tasks.reading.single_message import Message, flag_of, shown
 def read_conversation(
     values: Mapping[str, object], layout: Layout, answered: bool = True
 ) -> dict[str, object] | str:
-    """Reads a row. Returns its `messages` or `text`; `unread`, the message keys and columns that
-    peftkit does not read; and `overruled`, the columns whose system message differs from the
-    conversation's own. If the row is malformed, returns a string that says how.
+    """Reads a row; if it is malformed, returns a string that says how.
 
     Args:
         layout: what `Conversations.layout` returns for the table.
         answered: whether to read the answer; if not, an assistant's turn at the end is dropped.
+
+    Returns:
+        `messages` or `text`; `unread`, the message keys and columns that peftkit does not read;
+        and for messages `overruled`, the columns whose system message differs from the
+        conversation's own.
     """
     raw = {name: value for name in layout.flags if not is_empty(value := values.get(name))}
     flags = {name: _row_flag(name, value) for name, value in raw.items()}
@@ -59,10 +62,10 @@ def _row_flag(name: str, value: object) -> bool | None:
 def _read_talk(
     values: Mapping[str, object], layout: Layout, answered: bool, unread: Counter[str]
 ) -> dict[str, object] | str:
-    """Does the same as `read_conversation`, for a row with messages.
+    """Reads a row with messages; returns what `read_conversation` returns.
 
     Args:
-        unread: counts the columns that peftkit does not read; message keys are added.
+        unread: counts of columns that peftkit does not read; the function adds message keys.
     """
     read = (_read_messages if "messages" in layout.columns else _read_pair)(
         values, layout, answered
@@ -102,8 +105,8 @@ def _turn_columns(layout: Layout, answered: bool) -> list[str]:
 
 
 def _unread_input(values: Mapping[str, object], layout: Layout) -> str:
-    """The column of the input, if it has a value that a prompt of messages cannot take; else
-    empty.
+    """Name of the `input` column if the row has an input although its prompt is a list of messages,
+    which cannot take it; else empty.
     """
     column = layout.columns.get("input", "")
     listed = isinstance(unwrap_messages(values.get(layout.columns.get("prompt", ""))), list)

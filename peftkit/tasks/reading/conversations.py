@@ -21,8 +21,8 @@ USUAL = (
     {"prompt": "instruction", "completion": "output"},
     {"prompt": "prompt", "completion": "completion"},
 )
-"""Columns to look for, in this order, if the recipe names none. Column names are compared without
-case, `_`, `-` and white space."""
+"""Columns to look for if the recipe names none, in this order, each as role -> name. Case, `_`, `-`
+and white space in names do not matter."""
 SYSTEM = (
     "system", "system_prompt", "system_message", "system_msg", "system_instruction",
     "system_instructions", "sys_prompt", "sys", "developer",
@@ -34,11 +34,12 @@ value in one is malformed."""
 
 
 class Conversations(Source):
-    """Messages, or a prompt and its completion, or plain text. If the recipe names no column,
-    peftkit looks for `messages` (OpenAI), `conversations` (ShareGPT), `instruction`, `input` and
-    `output` (Alpaca), or `prompt` and `completion` (texts, or TRL's lists of messages). It also
-    reads system messages from `system`, `system_prompt`, `developer` or similar columns. Case,
-    `_`, `-` and spaces in these names do not matter.
+    """A source of messages, or of prompts with completions, or of plain texts.
+
+    If the recipe names no column, peftkit looks for `messages` (OpenAI), `conversations`
+    (ShareGPT), `instruction`, `input` and `output` (Alpaca), or `prompt` and `completion` (texts,
+    or TRL's lists of messages). It also reads system messages from `system`, `system_prompt`,
+    `developer` or similar columns. Case, `_`, `-` and spaces in these names do not matter.
     """
 
     messages: str = ""
@@ -46,14 +47,14 @@ class Conversations(Source):
     prompt: str = ""
     """Column with the question; it becomes the user's turn."""
     input: str = ""
-    """Column with a text that the prompt refers to, which may be empty; it is added to the prompt
-    after a blank line."""
+    """Column with a text that the prompt refers to; it is added to the prompt after a blank line.
+    The text may be empty."""
     completion: str = ""
     """Column with the answer; it becomes the assistant's turn."""
     system: str = ""
     """Column with a system message, which may be empty."""
     text: str = ""
-    """Column with plain text, all of which is learned, without a chat template (continued
+    """Column with plain text. All of the text is learned, without a chat template (continued
     pre-training)."""
     stratum: str = ""
     """Column to stratify the splits by: each value (a language, a source) has the same share in
@@ -78,7 +79,7 @@ class Conversations(Source):
         return {role: getattr(self, role) for role in roles if getattr(self, role)}
 
     def layout(self, table: Table, answered: bool = True) -> Layout:
-        """The layout of a table: the columns that the recipe names, else the usual ones.
+        """The layout of a table, from the columns that the recipe names, else from the usual ones.
 
         Args:
             answered: whether the table must have the completion's column.
@@ -104,10 +105,10 @@ class Conversations(Source):
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns of a table hold its conversations, and for what each is read."""
+    """Which columns of a table hold its conversations, and what each column is read for."""
 
     columns: Mapping[str, str]
-    """Role -> column, as the recipe names them, else with the usual names."""
+    """Role -> column: the one that the recipe names, else one with a usual name."""
     named: Collection[str]
     """Roles of the columns that the recipe names."""
     systems: tuple[str, ...]
@@ -121,7 +122,7 @@ class Layout:
 
     @property
     def read(self) -> set[str]:
-        """All columns that are read from some row, or that get a note of their own."""
+        """All columns with content, system messages or flags, or that make a row malformed."""
         return {*self.columns.values(), *self.systems, *self.refused, *self.flags}
 
 
@@ -129,7 +130,9 @@ class Layout:
 def _layout(
     table: tuple[str, ...], named_columns: tuple[tuple[str, str], ...], answered: bool
 ) -> Layout | None:
-    """The layout of a table with these columns; None if none is named and no usual one is there."""
+    """The layout of a table with these columns; None if the recipe names no column and the table
+    has no usual ones.
+    """
     named = dict(named_columns)
     kinds = {role: column for role, column in named.items() if role in KINDS}
     for usual in USUAL if not kinds else ():

@@ -13,30 +13,33 @@ from typing import Any
 from peftkit.wording import shortened
 
 FEW_NUMBERS = 20
-"""At most this many different numbers count as classes: ratings from 1 to 10, in halves, in
-tenths."""
+"""Largest number of different numbers that count as classes, such as ratings from 1 to 10, in
+halves or in tenths."""
 FEW_ROWS = 5
-"""A note is written if a label has fewer rows in a split: its score says little."""
+"""A note is written if a label has fewer rows than this in a split, as its score then says
+little."""
 ROWS_PER_LABEL = 4
 MANY_ROWS = 10
-"""From this many rows per number on average, numbers that are not round may be classes too."""
+"""Numbers with many decimals may be classes if each has this many rows on average."""
 MAJORITY = 0.9
 RATIO = 50
-"""Labels are imbalanced if the most frequent one has `MAJORITY` of the rows, or `RATIO` times the
-rows of the rarest."""
+"""Labels are imbalanced if the most frequent one has at least the share `MAJORITY` of the rows, or
+`RATIO` times the rows of the rarest one."""
 MARKS = " \t.,;:!?…。，、；：！？\"'“”‘’«»`"
 HYPHENS = "\u2010\u2011\u2012\u2013\u2014\u2212\uff0d"
 DOUBLES = str.maketrans("аеорсухіјѕ", "aeopcyxijs")  # noqa: RUF001
 """Cyrillic letters -> the Latin ones that look the same."""
 SHOWN = 3
 Counts = Mapping[str, Mapping[str, int]]
-"""Split -> label -> rows."""
+"""Split -> label -> number of rows."""
 
 
 def folded(label: str, number: Callable[[str], float | None]) -> str:
-    """Normalizes a label: case, width and Unicode form of its characters, invisible characters,
-    Cyrillic letters in Latin words, hyphens and underscores between words, punctuation at the end,
-    and the notation of numbers.
+    """Normalizes a label, so that labels which differ only in writing become equal.
+
+    What may differ: case, width and Unicode form of characters, invisible characters, Cyrillic
+    look-alikes in Latin words, hyphens and underscores between words, punctuation at the end, and
+    the notation of numbers.
 
     Args:
         number: returns a text as a number, or None if the text is not a number.
@@ -74,8 +77,8 @@ def _without_doubles(text: str) -> str:
 
 
 def visible(label: str) -> str:
-    """The label, cut to 40 characters, with invisible characters escaped; if the label is not in
-    NFC, combining characters too.
+    """The label for a message: cut to 40 characters, with invisible characters escaped. If the
+    label is not in Unicode form NFC, combining characters are escaped too.
     """
     hidden = {"Cf", "Cc", "Zs"}
     if unicodedata.normalize("NFC", label) != label:
@@ -90,7 +93,7 @@ def visible(label: str) -> str:
 
 
 def alike(counts: Mapping[str, int], number: Callable[[str], float | None]) -> list[list[str]]:
-    """Groups of two or more labels that `folded` makes equal, the largest group first."""
+    """Groups of two or more labels that `folded` makes equal; the group with most rows first."""
     groups: dict[str, list[str]] = defaultdict(list)
     for label in sorted(counts, key=lambda label: (-counts[label], label)):
         groups[folded(label, number)].append(label)
@@ -99,7 +102,7 @@ def alike(counts: Mapping[str, int], number: Callable[[str], float | None]) -> l
 
 
 def scores_not_classes(counts: Mapping[str, int], number: Callable[[str], float | None]) -> str:
-    """Describes labels if they are measurements, not classes; empty if they may be classes.
+    """Describes, for a message, labels that are measurements; empty if they may be classes.
 
     Numbers are classes if they are few, or whole with several rows each.
     """

@@ -29,10 +29,10 @@ WRITTEN = re.compile(
     rf"""\s*\[\s*\{{\s*(['"])(?:role|from)\1\s*:\s*(['"])(?:{"|".join(ROLES)})\2""",
     re.IGNORECASE,
 )
-"""Matches the beginning of a list of messages that is written as text."""
+"""Matches the beginning of a text that is meant as a list of messages."""
 
 UNLEARNED = "\x1e"
-"""Marks, in a conversation's key, a turn that is not learned."""
+"""Marks an unlearned turn in a conversation's key."""
 
 
 def is_learned(message: Message) -> bool:
@@ -67,7 +67,7 @@ def unwrap_messages(value: Any) -> Any:
 
 
 def _is_message(value: Any) -> bool:
-    """Whether a value is an object with a role and with content, a call or a thought."""
+    """Whether a value is an object with a role and with content, a tool call or a thought."""
     return isinstance(value, Mapping) and bool(
         role_of(value) and value.keys() & {*CONTENT, *UNREAD, *THOUGHTS}
     )
@@ -84,7 +84,7 @@ def read_messages(value: Any, column: str = "messages") -> list[Message] | str:
 
 
 def read_turns(value: Any, column: str) -> list[Message] | str:
-    """Does the same as `read_messages`, but accepts turns in any order."""
+    """Reads a list of messages like `read_messages`, but accepts turns in any order."""
     if isinstance(value, str):
         try:
             value = json.loads(value, object_pairs_hook=unrepeated)  # a cell of a CSV file
@@ -104,12 +104,14 @@ def read_turns(value: Any, column: str) -> list[Message] | str:
 
 
 def read_system(value: Any, column: str) -> list[Message] | str:
-    """Reads a system message from the value of a column (a text, its parts, or a message). Returns
-    a list with the message, an empty list if there is none, or, if the value is malformed, a string
-    that says how.
+    """Reads a system message from a column's value: a text, its parts, or a message.
 
     Raises:
         RepeatedName: a message in a JSON text has the same key twice.
+
+    Returns:
+        A list with the message; an empty list if there is none; or, if the value is malformed, a
+        string that says how.
     """
     if is_empty_or_false(value):
         return []
@@ -136,7 +138,7 @@ def looks_like_messages(text: str) -> bool:
 
 
 def unread_keys(value: Any) -> Counter[str]:
-    """Counts the messages that have a key which peftkit does not read: key -> number of messages.
+    """Message key that peftkit does not read -> number of messages that have it.
 
     Args:
         value: a list of messages; for any other value the result is empty.

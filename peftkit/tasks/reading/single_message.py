@@ -40,8 +40,8 @@ FLAGS = (
     "weight", "train", "training", "trainable", "loss", "loss_mask", "train_mask", "learn",
     "supervised",
 )  # fmt: skip
-"""Keys of a turn, or columns beside the messages, that say whether the model learns a turn or row:
-names of OpenAI, axolotl, AgentInstruct and verl."""
+"""Names of flags in OpenAI, axolotl, AgentInstruct and verl. As a message key, a flag says whether
+the model learns the turn; as a column, whether it learns the row."""
 
 
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
@@ -116,7 +116,7 @@ def read_message(item: Any) -> Message | str:
 
 
 def _read_content(item: Mapping[str, object], role: str) -> tuple[str, str]:
-    """Returns the text of a message, and what is malformed in it; one of the two may be empty."""
+    """Returns a message's text and an error text, which is empty if nothing is malformed."""
     contents = [join_parts(item[key]) for key in CONTENT if not is_missing(item.get(key))]
     if not contents:
         return "", f"{role} turn without content"
@@ -141,7 +141,7 @@ def join_parts(content: Any) -> Any:
 
 
 def _read_flags(item: Mapping[str, object], role: str, message: Message) -> str:
-    """Sets whether the message is learned; returns what is malformed, or an empty text."""
+    """Sets the message's `learned` by its flags; returns what is malformed, or an empty text."""
     flags: dict[str, bool] = {}
     for key in FLAGS:
         if key not in item or is_empty(value := item[key]):
@@ -186,7 +186,7 @@ SHOWN = 30
 
 
 def shown(value: Any) -> str:
-    """The beginning of a value as JSON text, for messages."""
+    """The beginning of a value as text, for error messages."""
     if isinstance(value, bool):
         return str(value).lower()
     try:

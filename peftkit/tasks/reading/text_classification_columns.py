@@ -1,4 +1,4 @@
-"""Recognizes tables of texts with a label by their columns."""
+"""Recognizes tables of labelled texts by their columns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ LABELS: Final = (
     "label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "stars",
     "rating", "emotion",
 )  # fmt: skip
-"""Usual names, compared without case, `_`, `-` and white space; the first is the default."""
+"""Usual names of text columns and of label columns; the first of each is the default. Case, `_`,
+`-` and white space do not matter."""
 PAIRS: Final = (
     ("text", "text_pair"), ("premise", "hypothesis"), ("sentence1", "sentence2"),
     ("question1", "question2"), ("question", "sentence"), ("text1", "text2"), ("text_a", "text_b"),
@@ -28,8 +29,8 @@ PAIRS: Final = (
 
 
 def readings(table: Table) -> Iterator[Reading]:
-    """Yields each text column with each column of classes; if some columns have usual names, only
-    those.
+    """Yields each pair of a text column and a label column. Columns with usual names rule out other
+    columns.
     """
     columns = inspect_columns(table)
     labels = [name for name, column in columns.items() if _may_be_label(column)]
@@ -59,12 +60,12 @@ def _may_be_label(column: Column) -> bool:
 
 
 def _with_usual_name(names: Sequence[str], usual: Sequence[str]) -> list[str]:
-    """The default name if the table has it, else its usual names, else all its names."""
+    """Selects the default name if it is among `names`, else all usual names, else every name."""
     return _named(names, usual[:1]) or _named(names, usual) or list(names)
 
 
 def _named(names: Iterable[str], usual: Sequence[str]) -> list[str]:
-    """The names that are among the usual ones, in the order of the usual ones."""
+    """Selects the names that are usual, in the order of `usual`."""
     names = list(names)
     return [name for one in usual for name in names if folded_name(name) == folded_name(one)]
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 MANY_ADDRESSES = 0.1
-"""A note is written only if more than this share of the texts are web addresses."""
+"""No note is written if at most this share of the texts are web addresses."""
 ENOUGH = 5
 """A note is written only if more than this number of texts are web addresses."""
 LETTER = re.compile(r"[^\W\d_]")

@@ -16,8 +16,8 @@ FITTING = 0.9
 
 
 def readings(table: Table) -> Iterator[Reading]:
-    """Yields pairs of columns: lists of words, and lists of as many labels. No other task reads
-    such lists.
+    """Yields each pair of a column of word lists and a column of label lists of the same lengths.
+    No other task reads such lists.
     """
     columns = inspect_columns(table)
     lists = [column for column in columns.values() if column.looks == "lists"]
@@ -29,8 +29,8 @@ def readings(table: Table) -> Iterator[Reading]:
 
 
 def _are_labelled(words: Column, labels: Column) -> bool:
-    """Whether `FITTING` of the rows have a label for each word, and the column has fewer different
-    labels than different words.
+    """Whether at least the share `FITTING` of the rows has a label for each word, and there are
+    fewer different labels than different words.
     """
     rows = list(zip(words.values, labels.values, strict=True))
     fit = [(of_row, tags) for of_row, tags in rows if _is_labelled(of_row, tags)]

@@ -14,7 +14,7 @@ PAIRS: Final = (
     ("source", "target"), ("src", "tgt"), ("src", "trg"), ("sourcetext", "targettext"),
     ("text", "translation"), ("original", "translation"), ("sentence", "translation"),
 )  # fmt: skip
-"""Usual names of the columns with a text and its translation."""
+"""Usual names of the two columns with a text and its translation."""
 LANGUAGES: Final = (
     "ar", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fr", "he", "hi", "hu", "it", "ja", "ko",
     "nl", "no", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh", "arabic", "chinese",
@@ -25,8 +25,8 @@ LANGUAGES: Final = (
 
 
 def readings(table: Table) -> Iterator[Reading]:
-    """Yields two text columns with usual names; else each pair of columns named after languages, in
-    both directions; else the two text columns of a table that has no others.
+    """Yields the pair of text columns with usual names; else all pairs of columns named after
+    languages, in both directions; else a table's only two text columns.
     """
     columns = inspect_columns(table)
     texts = [name for name, column in columns.items() if column.looks == "text"]

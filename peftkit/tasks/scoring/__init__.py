@@ -1,1 +1,1 @@
-"""Scores of a model's outputs that several tasks share."""
+"""Functions that score outputs, each used by several tasks."""

@@ -1,4 +1,4 @@
-"""Scores a task that writes, by the model's predictions of the expected tokens."""
+"""Scores tasks that write text, by how well the model predicts the expected tokens."""
 
 from __future__ import annotations
 
