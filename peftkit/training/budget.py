@@ -12,8 +12,8 @@ FEW_STEPS = 30
 
 
 def budget_notes(training: Training, num_examples: int) -> Iterator[str]:
-    """Yields notes if there are few optimizer steps or a single validation, with the fields to
-    change.
+    """Yields a note if a run has few optimizer steps, and one if it has a single validation. Each
+    note names the field to change.
     """
     steps = number_of_steps(training, num_examples)
     per_epoch = -(-num_examples // training.batch_size)
