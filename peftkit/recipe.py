@@ -20,17 +20,18 @@ class Training(Part):
     """How the injected parameters are trained."""
 
     learning_rate: float = Field(default=1e-3, gt=0, le=1e6)
-    """Highest learning rate of the schedule. LoRA needs about ten times full fine-tuning's."""
+    """Highest learning rate of the schedule. A good rate for LoRA is about ten times a good one for
+    full fine-tuning."""
     num_epochs: int = Field(default=3, ge=1)
     """Passes over the training rows; `max_steps` or early stopping may end the run earlier."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Maximum number of optimizer steps; no limit if not given. It also shortens the schedule."""
+    """Maximum number of optimizer steps, at which the schedule ends; no limit if not given."""
     batch_size: int = Field(default=32, ge=1)
     """Examples per optimizer step, over all devices."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Maximum tokens per forward pass and device, padding included; sets the gradient accumulation.
-    On a CPU, packed batches hold at most 512 to 1,024 tokens (fewest in deep models), since more is
-    no faster. Changes memory and speed, but results only through other dropout masks."""
+    On a CPU, packed batches hold at most 512 to 1,024 tokens, fewer the deeper the model, since
+    more is no faster. Changes memory and speed, but results only through other dropout masks."""
     layout: Literal["auto", "padded"] = "auto"
     """`padded` pads the examples of a batch to one length. `auto` packs them one after another if
     method and architecture allow it and the self-check finds equal results; else it pads. First
@@ -55,12 +56,13 @@ class Training(Part):
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout probability in the base model; if not given, the one in the model's configuration."""
     evaluate_every: int | None = Field(default=None, ge=1)
-    """Number of optimizer steps between two validations; if not given, each epoch ends with one."""
+    """Number of optimizer steps between two validations; if not given, one validation per epoch."""
     metric: str = ""
     """Validation metric that chooses the best weights: `loss` or a metric of the task; if empty,
     the task's default metric."""
     early_stopping_patience: int = Field(default=3, ge=0)
-    """Number of validations without a better score after which training stops; 0 for no limit."""
+    """Number of validations without a better score after which training stops; 0 to never
+    stop early."""
     threads: int | None = Field(default=None, ge=1)
     """Number of CPU threads; if not given, as many as the process may use. The number changes the
     last bits of results, so every run records it."""

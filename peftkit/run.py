@@ -4,8 +4,8 @@
            -> train -> score after -> adapter -> receipt
 
 Each step only uses results of earlier steps. `prepare` (stages/preparing.py) takes the steps up to
-encoded examples and finds every error that can be found without weights; `peftkit check` only
-prepares. `train_and_score` (stages/fitting.py) takes the steps from weights to score after. `run`
+encoded examples and finds every error that can be found without weights; `peftkit check` runs
+only these. `train_and_score` (stages/fitting.py) takes the steps from weights to score after. `run`
 takes all steps.
 """
 
@@ -207,7 +207,7 @@ def save_adapter(
     """Writes the adapter into a temporary folder; returns the folder and the adapter's record.
 
     Args:
-        metrics: for the record, where scores were measured -> metric name -> score.
+        metrics: where scores were measured, such as on the test split -> metric name -> score.
         unquantized: names of the modules that a quantized base leaves unquantized.
         decision: thresholds or other numbers that the task chose on the validation split.
     """

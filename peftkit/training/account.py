@@ -39,7 +39,7 @@ class ValidationRecord:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The result of training that run.json records; the best weights themselves are in the model.
+    """The result of training, which run.json records. The best weights are in the model, not here.
     All times are wall-clock seconds.
     """
 

@@ -16,7 +16,7 @@ from peftkit.methods.method import trainable_parameters
 
 
 def frozen_digest(model: nn.Module) -> str:
-    """Returns the SHA-256 of all frozen parameters, by which a change of any of them is found."""
+    """Returns the SHA-256 of all frozen parameters, to detect whether any of them changes."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

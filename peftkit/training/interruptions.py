@@ -94,8 +94,8 @@ _current: list[Signals] = []
 
 @contextlib.contextmanager
 def _handled(signals: Signals) -> Iterator[None]:
-    """Records signals inside the block. Does nothing in other threads than the main thread, where
-    Python handles no signals.
+    """Records signals inside the block if it runs in the main thread. In other threads the block
+    has no effect, since Python handles no signals there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

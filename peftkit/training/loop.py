@@ -159,7 +159,7 @@ def _frozen_below(engine: Engine, examples: Examples) -> list[nn.Module]:
 
 
 def _with_trunk(engine: Engine, frozen_below: list[nn.Module], passes: int) -> Engine:
-    """Returns an engine that runs frozen blocks once per example, or `engine` if impossible."""
+    """Returns an engine that runs frozen blocks once per example if possible; else `engine`."""
     if not engine.forward.packed:
         return engine
     base = base_of(engine.model)

@@ -74,7 +74,7 @@ class Pace:
 
 
 class Stages:
-    """Prints the names of stages, at most one every `every` seconds; for arguments, see `Pace`."""
+    """Prints the name of a stage that begins, at most one name per `every` seconds (see `Pace`)."""
 
     def __init__(self, say: Say, every: float = EVERY, clock: Now = time.monotonic) -> None:
         self._say, self._every, self._clock = say, every, clock

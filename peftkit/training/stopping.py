@@ -17,7 +17,7 @@ class Best:
 
     metric: Metric
     patience: int
-    """Number of validations without improvement after which training stops; 0 for no limit."""
+    """Number of validations without improvement after which training stops; 0 to never stop."""
     value: float | None = None
     step: int = 0
     since: int = 0

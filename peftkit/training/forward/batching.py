@@ -1,7 +1,7 @@
 """Cuts the examples of a step or a split into micro-batches; no other module cuts them.
 
 Examples are sorted by length. Since the loss is a sum divided by the whole step's count, the cuts
-change speed and memory but no result. Examples of one unit, as a pair of answers, stay together.
+change speed and memory but no result. Examples of one unit, such as an answer pair, stay together.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ class Worst:
 
     indices: tuple[int, ...]
     alone: bool
-    """Whether no searched step has a second micro-batch, which would run while gradients exist."""
+    """Whether each searched step has a single micro-batch, which runs before gradients exist."""
     saved_share: float
     """Share of the searched steps' tokens whose cost is saved because examples share tokens."""
 

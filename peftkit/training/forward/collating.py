@@ -36,8 +36,8 @@ class Batch:
     lengths: tuple[int, ...] | None
     """Number of tokens of each example, if packed; else None."""
     shared: int
-    """Number of first tokens that all examples share, and that only the first example in the row
-    has; usually 0."""
+    """Number of first tokens that all examples share; usually 0. The row has these tokens only
+    once, in the first example."""
     positions: Tensor | None
     """(1, tokens) int64, place of each token in its example, if packed; else None."""
     examples: Examples
@@ -57,7 +57,7 @@ class Batch:
 
     @property
     def read_width(self) -> int:
-        """Width in tokens of the rows that the head reads: a decoder's, if there is one."""
+        """Width in tokens of the rows that the head reads (the decoder's rows, if any)."""
         return self.inputs.get(DECODER, self.input_ids).shape[1]
 
     def units(self) -> Tensor:

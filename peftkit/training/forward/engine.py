@@ -60,7 +60,7 @@ class Engine:
     trunk: FrozenTrunk | None = None
     """Frozen blocks that run only once for each example; None if all blocks always run."""
     parallel: nn.Module | None = None
-    """Module that computes the loss and sums gradients over processes; None not to sum them."""
+    """Module that computes the loss and sums gradients over processes; None for no such sum."""
 
     @classmethod
     def of(
@@ -122,7 +122,7 @@ class Engine:
         return list(inference_batches(examples, tokens, self.layout))
 
     def own_batches(self, examples: Examples) -> list[tuple[int, ...]]:
-        """Returns those of `batches` that this process runs."""
+        """Returns the part of `batches` that this process runs."""
         return self.batches(examples)[
             self.accelerator.process_index :: self.accelerator.num_processes
         ]

@@ -70,7 +70,7 @@ class FrozenTrunk:
 
     @contextlib.contextmanager
     def attached(self, batch: Batch) -> Iterator[None]:
-        """Makes forward passes on `remaining(batch)` use cached outputs, or cache missing ones."""
+        """Makes a forward pass on `remaining(batch)` use cached outputs, or else cache them."""
         kept = self._kept_of(batch.examples)
         if kept.has(batch.indices):
             with self._replaced(kept, batch):
@@ -102,7 +102,7 @@ class FrozenTrunk:
 
     @contextlib.contextmanager
     def _replaced(self, kept: _Kept, batch: Batch) -> Iterator[None]:
-        """Replaces the frozen modules inside the block by modules that return cached outputs."""
+        """Inside the block, modules that return cached outputs replace the frozen modules."""
         rows = kept.get(batch.indices).to(batch.input_ids.device)
         hidden = rows[None] if self.whole or self.at_end else rows[:, None]
         with contextlib.ExitStack() as stack:
@@ -122,7 +122,7 @@ def find_frozen_trunk(
     Args:
         model: the base with the method's adapter injected.
         quiet: modules that finish before the first trained tensor is used.
-        every_token: whether the hidden states of all tokens may be read; else one per example is.
+        every_token: True if hidden states of all tokens may be read; False if one per example is.
         num_passes: number of passes over the training rows; below 2, caching saves nothing.
     """
     all_stacks = stacks(model)

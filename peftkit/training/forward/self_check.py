@@ -32,7 +32,7 @@ relative to the largest output, a gradient relative to its norm."""
 
 @dataclass(frozen=True)
 class Chosen:
-    """The chosen engine, and notes on why faster ones were rejected."""
+    """The chosen engine, and notes on why faster engines were rejected."""
 
     engine: Engine
     notes: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ def choose_engine(
     *,
     gradients: bool,
 ) -> Chosen:
-    """Chooses the fastest way to run the engine's model with the results of single examples.
+    """Tries several ways to run the engine's model; chooses the fastest whose results are correct.
 
     Args:
         method: the injected method. If its fast layers give wrong results, they are switched off.
@@ -165,8 +165,8 @@ def find_difference(
     indices: tuple[int, ...],
     method: Method,
 ) -> str:
-    """Returns a text: how an engine's results differ from the reference, or why the engine fails.
-    If the results agree, the text is empty.
+    """Describes how an engine's results differ from the reference, or why the engine fails. If the
+    results agree, returns an empty text.
     """
     try:
         results = _compute(engine, examples, [indices], method, bool(reference.gradients))
@@ -184,7 +184,7 @@ def _compute(
     method: Method,
     gradients: bool,
 ) -> Computed:
-    """Runs batches in evaluation mode; computes loss and `gradients`, or else the outputs."""
+    """Runs batches in evaluation mode; returns loss and gradients if `gradients`, else outputs."""
     model, loss = engine.model, engine.loss.plain()
     plain = replace(engine, loss=loss if examples.units is None else ValueByValue(loss))
     training = model.training
@@ -218,7 +218,7 @@ def _outputs(
 
 
 def _difference(reference: Computed, results: Computed, tolerance: float) -> str:
-    """Returns a text on how results differ from the reference; empty within the tolerance."""
+    """Describes how results differ from the reference; empty if they agree within tolerance."""
     if reference.outputs.shape != results.outputs.shape:
         return f"outputs are {tuple(results.outputs.shape)}, not {tuple(reference.outputs.shape)}"
     off = {"losses": abs(reference.loss - results.loss) / max(abs(reference.loss), 1e-6)}
