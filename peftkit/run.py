@@ -156,7 +156,7 @@ def _run(
         release_memory()
         with clock.stage("check"):
             saved, difference = check_saved(unchecked, recipe, prepared.base, adapter, accelerator)
-        with interruptible(lambda _: ""):  # the rest is quick; finish it
+        with interruptible(lambda _: ""):  # a signal does not stop the quick rest
             serve = commands(OpenedAdapter(saved, adapter, recipe, prepared.base), folder)
             record = make_record(
                 prepared, planned, outcome, adapter, saved, difference, serve, clock
@@ -184,7 +184,7 @@ def keep_unfinished(
         kept = unfinished.model, metrics, unfinished.unquantized, unfinished.decision
         unchecked, _ = save_adapter(*kept, prepared, folder, accelerator)
         unchecked.rename(folder / UNFINISHED)
-    accelerator.wait_for_everyone()  # when one process exits, a launcher stops all
+    accelerator.wait_for_everyone()  # a launcher stops all processes when one exits
     num_steps = number_of_steps(prepared.recipe.training, prepared.encoded.train.num_units)
     return Interrupted(
         f"stopped at step {done:,} of {num_steps:,}; the best validated weights (step {step:,}, "

@@ -87,7 +87,7 @@ def _groups(cgroup: Path, membership: Path) -> Iterator[Path]:
         lines = membership.read_text().splitlines()
     except OSError:
         lines = []
-    yield from (cgroup, cgroup / "cpu")  # in a container, its own groups
+    yield from (cgroup, cgroup / "cpu")  # the groups of a container, from inside it
     for line in lines:  # `0::/a/b` of version 2, `4:cpu,cpuacct:/a/b` of version 1
         _, controllers, path = line.split(":", 2)
         if "cpu" in controllers.split(",") or not controllers:

@@ -106,7 +106,7 @@ def attend_within_documents(
         )
     if only_first and not (causal or sliding_window or softcap):
         return attend_from_first(query, key, value, document_lengths, scaling, dropout), None
-    if query.device.type == "cpu":  # calls cost little there
+    if query.device.type == "cpu":  # kernel calls cost little on a CPU
         out = attend_in_turn(query, key, value, document_lengths, *options)
     else:
         groups = group_documents(document_lengths, query.device, ACCELERATOR_CALL)

@@ -105,7 +105,7 @@ class ForwardPass:
                 keep_first_tokens(stack, self.last_block[0], batch.starts, num_tokens)
             if self.packed:
                 stack.enter_context(packed_attention(self.configs))
-            if trunk is not None:  # its hook comes after those above
+            if trunk is not None:  # last: its hook follows those above
                 stack.enter_context(trunk.attached(whole))
             if perturbation is not None:
                 _perturb(stack, self.model, batch, perturbation)

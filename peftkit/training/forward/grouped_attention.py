@@ -35,7 +35,7 @@ def attend_in_groups(
         part = slice(start, start := start + count * longest)
         # (documents, heads, tokens, d)
         q, k, v = (t[part].view(count, longest, *t.shape[1:]).transpose(1, 2) for t in gathered)
-        causal = options[0]  # then no token sees padding, which comes last
+        causal = options[0]  # if so, no token sees padding, which is last
         out = attend(q, k, v, None if causal else keys, *options)
         outs.append(out.transpose(1, 2).flatten(0, 1))
     return rearrange(torch.cat(outs), back, places, groups.padding)[None]
@@ -113,7 +113,7 @@ def group_documents(lengths: tuple[int, ...], device: torch.device, call: int) -
         shapes.append((len(documents), longest, keys))
     flat = np.concatenate(places)
     back = np.zeros(starts[-1], np.int64)
-    back[flat[::-1]] = np.arange(len(flat))[::-1]  # first of equals; padding is later
+    back[flat[::-1]] = np.arange(len(flat))[::-1]  # the first of equal places wins, not padding
     padding = np.setdiff1d(np.arange(len(flat)), back)
     on_device = [torch.from_numpy(index).to(device) for index in (flat, back, padding)]
     return Groups(on_device[0], on_device[1], on_device[2], tuple(shapes))
