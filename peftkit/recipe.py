@@ -30,8 +30,8 @@ class Training(Part):
     """Examples per optimizer step, over all devices."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Maximum tokens per forward pass and device, padding included; sets the gradient accumulation.
-    On a CPU, packed batches hold at most 512 to 1,024 tokens, fewer the deeper the model, since
-    more is no faster. Changes memory and speed, but results only through other dropout masks."""
+    On a CPU, packed batches hold at most 512 to 1,024 tokens (fewer in deeper models), since
+    more is no faster. It changes memory and speed; results change only by other dropout masks."""
     layout: Literal["auto", "padded"] = "auto"
     """`padded` pads the examples of a batch to one length. `auto` packs them one after another if
     method and architecture allow it and the self-check finds equal results; else it pads. First

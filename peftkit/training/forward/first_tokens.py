@@ -24,8 +24,8 @@ def keep_first_tokens(
     stack: contextlib.ExitStack, block: nn.Module, starts: Tensor, num_tokens: int
 ) -> None:
     """Makes a block output only the first token of each document, (documents, 1, d), until `stack`
-    is exited. In a block built like BERT's, other tokens are dropped before the queries are
-    computed; in any other block, at its end.
+    is exited. If the block is built like BERT's, other tokens are dropped before the queries
+    are computed, else from the block's output.
 
     Args:
         starts: (documents,) int64, place of each document's first token in the row.
