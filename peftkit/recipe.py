@@ -27,48 +27,49 @@ class Training(Part):
     num_epochs: int = Field(default=3, ge=1)
     """Passes over the training rows; `max_steps` or early stopping may end the run earlier."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Maximum number of optimizer steps, if given; the schedule is fitted to it."""
+    """Maximum number of optimizer steps, at which the schedule ends; no limit if not given."""
     batch_size: int = Field(default=32, ge=1)
     """Examples per optimizer step, over all devices."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
-    """Most tokens, padding included, per forward pass and device; accumulation is derived from it.
-    Packed batches on a CPU hold at most 1,024 (512 or 768 for deep models), as more is no faster.
-    Changes memory and speed; changes results only through other dropout masks."""
+    """Maximum tokens per forward pass and device, padding included; sets the gradient accumulation.
+    On a CPU, packed batches hold at most 512 to 1,024 tokens (fewer in deeper models), since
+    more is no faster. It changes memory and speed; results change only by other dropout masks."""
     layout: Literal["auto", "padded"] = "auto"
-    """`padded` pads the examples of a batch. `auto` packs them one after another if method and
-    architecture allow it and the self-check finds no difference, else pads. A beginning that all
-    examples of a packed row share, such as a system prompt, is computed once."""
+    """`padded` pads the examples of a batch to one length. `auto` packs them one after another if
+    method and architecture allow it and the self-check finds equal results; else it pads. First
+    tokens that all packed examples share, such as a system prompt, are computed once."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass instead of keeping them. Needs far less memory and
-    about a third more time (arXiv:1604.06174)."""
+    """Whether to recompute activations in the backward pass instead of storing them. Needs far less
+    memory and about a third more time (arXiv:1604.06174)."""
     optimizer: Literal["adamw", "sgd", "adamw_8bit", "paged_adamw_8bit", "lion"] = "adamw"
-    """AdamW (arXiv:1711.05101); AdamW with 8-bit state (arXiv:2110.02861), which `paged_` moves to
-    CPU memory when the GPU is full; SGD with momentum 0.9; Lion (arXiv:2302.06675), which needs a
-    third to a tenth of AdamW's learning rate."""
+    """`adamw` (arXiv:1711.05101). `adamw_8bit` stores its state in 8 bits (arXiv:2110.02861);
+    `paged_adamw_8bit` also moves it to CPU memory when the GPU is full. `sgd` has momentum 0.9.
+    `lion` (arXiv:2302.06675) needs a third to a tenth of AdamW's learning rate."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Decay of matrices, decoupled except for SGD; vectors (biases, norms, IA3) do not decay."""
+    """Weight decay of matrices, decoupled except in SGD. Vectors (biases, norms, IA3) get none."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """The learning rate after warm-up: linear to zero, along a cosine to zero, or constant."""
+    """After warm-up, the learning rate falls to zero linearly or along a cosine, or is constant."""
     warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises from zero."""
+    """Share of the optimizer steps used for warm-up, in which the learning rate rises from zero."""
     max_grad_norm: float = Field(default=1.0, ge=0)
-    """Gradients with a larger L2 norm are scaled down to this norm; 0 for no limit."""
+    """Maximum L2 norm of all gradients together; larger ones are scaled down. 0 for no limit."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target's probability that is spread over all classes (arXiv:1512.00567)."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Dropout in the base model; if not given, as in its configuration."""
+    """Dropout probability in the base model; if not given, the one in the model's configuration."""
     evaluate_every: int | None = Field(default=None, ge=1)
-    """Optimizer steps between scores on the validation split; once per epoch if not given."""
+    """Number of optimizer steps between two validations; if not given, one validation per epoch."""
     metric: str = ""
-    """Validation metric that chooses the best weights: one of the task's or `loss`; empty for the
-    task's default."""
+    """Validation metric that chooses the best weights: `loss` or a metric of the task; if empty,
+    the task's default metric."""
     early_stopping_patience: int = Field(default=3, ge=0)
-    """Stop after this many validations without a better score; 0 to never stop early."""
+    """Number of validations without a better score after which training stops; 0 to never
+    stop early."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads; if not given, as many as the process may use. The last bits of results depend on
-    the number, so a run records it."""
+    """Number of CPU threads; if not given, as many as the process may use. The number changes the
+    last bits of results, so every run records it."""
     report_to: Literal["none", "tensorboard", "wandb"] = "none"
-    """Experiment tracker that also receives losses and scores."""
+    """Experiment tracker to which a run sends losses and scores."""
 
     @property
     def head_rate(self) -> float:
@@ -86,16 +87,16 @@ class Recipe(Part):
     method: SerializeAsAny[Method]
     """Which parameters are trained."""
     training: Training = Training()
-    """How these parameters are trained."""
+    """How the run trains: optimizer, schedule, batches and validations."""
     start_from: str = ""
-    """Adapter from which training continues, of the same method and base: a run folder, an adapter
-    folder or a Hub id (`org/name`, `org/name@revision`); empty to start anew."""
+    """Adapter of the same method and base from which training continues: a run folder, an adapter
+    folder or a Hub id (`org/name`, `org/name@revision`); empty to train a new adapter."""
     name: str = Field(default="", max_length=100)
-    """Name of the run, written to `runs/<name>`; empty for the name of the recipe's file."""
+    """Name of the run, whose folder is `runs/<name>`; empty for the recipe's file name."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Fixes initial weights, order of the rows and dropout."""
+    """Random seed for initial weights, order of the training rows and dropout."""
     split_seed: int = Field(default=0, ge=0, lt=2**32)
-    """Fixes which rows are in which split."""
+    """Random seed that decides which rows are in which split."""
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -129,15 +130,16 @@ class Recipe(Part):
         return self.training.metric or self.task.scores[0]
 
     def to_json(self) -> str:
-        """The text of recipe.json, from which `Recipe.from_json` makes an equal recipe."""
+        """Returns the text of recipe.json, from which `Recipe.from_json` makes an equal recipe."""
         return self.model_dump_json(indent=2) + "\n"
 
     @staticmethod
     def from_json(text: str, what: str = "recipe.json") -> Recipe:
-        """A recipe from the text of a recipe.json.
+        """Makes a recipe from the text of a recipe.json.
 
         Raises:
-            RecipeError: lists every problem in the text, each with its dotted field.
+            RecipeError: the text is not a valid recipe; the message lists every problem with its
+                field, such as `training.metric`.
         """
         recipe: Recipe = parse(Recipe, text, what)
         return recipe

@@ -1,12 +1,12 @@
-"""Read this file first: it is the straight line from a recipe to a checked adapter.
+"""Read this file first: it runs every step from a recipe to a checked adapter.
 
     recipe -> splits -> opened base -> encoded examples -> weights -> score before -> inject
            -> train -> score after -> adapter -> receipt
 
-Each step only uses results of earlier ones. `prepare` (stages/preparing.py) goes as far as the
-encoded examples and finds every error that can be found without weights; `peftkit check` stops
-there. `train_and_score` (stages/fitting.py) goes from the weights to the score after. `run` goes
-all the way.
+Each step only uses results of earlier steps. `prepare` (stages/preparing.py) takes the steps up to
+encoded examples and finds every error that can be found without weights; `peftkit check` runs
+only these. `train_and_score` (stages/fitting.py) takes the steps from weights to score after. `run`
+takes all steps.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def plan(prepared: Prepared, accelerator: Accelerator, *, timed: bool) -> Plan:
 def plan_if_possible(
     prepared: Prepared, accelerator: Accelerator, console: Console
 ) -> Plan | Unplanned:
-    """Plans a run's memory; if that fails, returns the reason, and the run continues."""
+    """Estimates a run's memory. If the estimate fails, prints a note and returns the reason."""
     if not accelerator.is_main_process:
         return Unplanned("planned by the main process")
     try:
@@ -111,11 +111,12 @@ def run(
     Args:
         output_dir: a folder that does not exist yet, or is empty; `runs/<name>` if not given.
         console: where progress is printed; nowhere if not given.
-        frozen_probe: whether to also fit a probe on a classifier's frozen base.
+        frozen_probe: for a classifier, whether to also fit a probe on the frozen base.
         rows: the recipe's rows, if `check_early` has already read them.
 
     Raises:
-        PeftkitError: see its subclasses. The folder is removed unless an adapter was saved.
+        PeftkitError: the run failed; its subclasses say how. The run folder is removed unless an
+            adapter was saved.
     """
     console = console or Console(quiet=True)
     clock = Clock()
@@ -155,7 +156,7 @@ def _run(
         release_memory()
         with clock.stage("check"):
             saved, difference = check_saved(unchecked, recipe, prepared.base, adapter, accelerator)
-        with interruptible(lambda _: ""):  # the rest is quick; finish it
+        with interruptible(lambda _: ""):  # a signal does not stop the quick rest
             serve = commands(OpenedAdapter(saved, adapter, recipe, prepared.base), folder)
             record = make_record(
                 prepared, planned, outcome, adapter, saved, difference, serve, clock
@@ -170,8 +171,9 @@ def _run(
 def keep_unfinished(
     unfinished: Unfinished, prepared: Prepared, folder: Path, accelerator: Accelerator
 ) -> Interrupted:
-    """Saves the best validated weights after a signal, without loading them again for a check;
-    returns the error to raise.
+    """Saves the best validated weights of an interrupted run; returns the error to raise.
+
+    The weights are not loaded again for a check.
     """
     result = unfinished.result
     step, done = result.best_step, len(result.history)
@@ -182,7 +184,7 @@ def keep_unfinished(
         kept = unfinished.model, metrics, unfinished.unquantized, unfinished.decision
         unchecked, _ = save_adapter(*kept, prepared, folder, accelerator)
         unchecked.rename(folder / UNFINISHED)
-    accelerator.wait_for_everyone()  # when one process exits, a launcher stops all
+    accelerator.wait_for_everyone()  # a launcher stops all processes when one exits
     num_steps = number_of_steps(prepared.recipe.training, prepared.encoded.train.num_units)
     return Interrupted(
         f"stopped at step {done:,} of {num_steps:,}; the best validated weights (step {step:,}, "
@@ -205,9 +207,9 @@ def save_adapter(
     """Writes the adapter into a temporary folder; returns the folder and the adapter's record.
 
     Args:
-        metrics: scores by name, for the record.
-        unquantized: modules of a quantized base that are not quantized.
-        decision: the task's decision on validation with the best weights.
+        metrics: where scores were measured, such as on the test split -> metric name -> score.
+        unquantized: names of the modules that a quantized base leaves unquantized.
+        decision: thresholds or other numbers that the task chose on the validation split.
     """
     recipe, base = prepared.recipe, prepared.base
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)

@@ -34,13 +34,13 @@ class ValidationRecord:
     step: int
     metrics: dict[str, float]
     seconds: float
-    """Training time until this validation, in seconds, without earlier validations."""
+    """Seconds of training before this validation, earlier validations not counted."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The result of training, as run.json records it; the best weights are in the model. All times
-    are wall-clock seconds.
+    """The result of training, which run.json records. The best weights are in the model, not here.
+    All times are wall-clock seconds.
     """
 
     best_step: int
@@ -57,17 +57,17 @@ class TrainResult:
     validation_seconds: float
     """The part of `train_seconds` spent on scoring the validation split."""
     layout: Layout
-    """Layout of the batches."""
+    """Layout of the batches: `padded`, `packed` or `shared`."""
     num_examples: int
     num_tokens: int
-    """Tokens without padding, over all epochs."""
+    """Number of training tokens over all epochs, without padding."""
     num_padded_tokens: int
-    """Tokens that the model read: with padding; tokens that examples share count once per row."""
+    """Number of tokens that the model read, padding included; tokens shared in a row count once."""
     train_seconds: float
 
     @property
     def learning_seconds(self) -> float:
-        """Training time without validations."""
+        """Seconds of training, without validations."""
         return self.train_seconds - self.validation_seconds
 
 
@@ -85,14 +85,14 @@ class Account:
     """The exit code of the signal that interrupted training; 0 if none came."""
 
     def record_pass(self, examples: Examples, step: Step, passed: StepPass) -> None:
-        """Counts the examples and tokens of a step."""
+        """Adds a step's numbers of examples and tokens to the totals."""
         self.examples += len(step.indices)
         self.tokens += examples.tokens_of(step.indices)
         self.padded += passed.num_padded_tokens
 
     def record_signal(self, code: int, best: Best, num_steps: int) -> str:
-        """Records a signal's exit code. Returns the step at which it came if no weights have been
-        validated yet; else an empty text.
+        """Records a signal's exit code. If there are no best weights yet, returns a text with the
+        step at which the signal came; else an empty text.
         """
         self.exit_code = code
         step = f"at step {len(self.history):,} of {num_steps:,}"

@@ -16,9 +16,7 @@ from peftkit.methods.method import trainable_parameters
 
 
 def frozen_digest(model: nn.Module) -> str:
-    """Computes a digest of all frozen parameters, which stays equal as long as none of them
-    changes.
-    """
+    """Returns the SHA-256 of all frozen parameters, to detect whether any of them changes."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -33,13 +31,14 @@ def check_frozen(model: nn.Module, expected: str) -> None:
     if frozen_digest(model) != expected:
         raise TrainingError(
             "frozen weights were changed during training",
-            "find the custom method or hook that writes to the base; the adapter would not fit it",
+            "find the custom method or hook that writes to the base; the adapter would not fit the "
+            "original base",
         )
 
 
 def check_first_gradients(model: nn.Module, supervised: float) -> None:
-    """Raises TrainingError if nothing is supervised, if a trained tensor got no gradient, or if all
-    gradients are zero.
+    """Raises TrainingError if the first step supervises nothing, if a trained tensor got no
+    gradient, or if all gradients are zero.
     """
     if supervised == 0:
         raise TrainingError("nothing in the first step is supervised; the loss is empty")
@@ -78,13 +77,13 @@ def check_finite(
     raise TrainingError(
         f"step {step}: the loss is {loss} and the gradient norm {gradient_norm}; the step was not "
         f"taken (rows {rows}{more})",
-        "lower `training.learning_rate`; in the first step, check those rows",
+        "lower `training.learning_rate`; if this is the first step, check those rows",
     )
 
 
 def gradient_norm(optimizer: Any, limit: float) -> Tensor:
-    """Returns the L2 norm of all gradients; if `limit` is positive, scales larger gradients down to
-    it.
+    """Returns the L2 norm of all gradients together. If the norm exceeds a positive `limit`,
+    scales the gradients down to the limit.
     """
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return nn.utils.clip_grad_norm_(trained, limit or math.inf)

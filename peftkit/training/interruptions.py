@@ -1,5 +1,5 @@
 """Handles Ctrl-C (SIGINT) and SIGTERM: the first signal ends a run at the next safe place, a second
-one immediately.
+signal ends it immediately.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class Signals:
-    """The signal that came inside `interruptible`."""
+    """The signal that came inside an `interruptible` block."""
 
     code: int = 0
     """Exit code of the signal; 0 if none came."""
@@ -31,8 +31,8 @@ class Signals:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Lets a signal end the run immediately inside the block, which nothing can leave half
-        done.
+        """Lets a signal end the run immediately inside the block. Use it only for work that does no
+        harm if it ends halfway, such as scoring.
         """
         with self._raise(True):
             yield
@@ -48,15 +48,15 @@ class Signals:
 
 @contextlib.contextmanager
 def interruptible(interrupted: Callable[[int], str]) -> Iterator[Signals]:
-    """Only records the first signal inside the block, so that the block can end by itself; a second
+    """Records the first signal inside the block, so that the block can end by itself; a second
     signal ends the block. Nested blocks share one `Signals`, so that no signal is lost.
 
     Args:
-        interrupted: called with the signal's exit code; if no results can be kept, returns how far
-            the work has come, else an empty text.
+        interrupted: called with the signal's exit code. If there are no results to save, it returns
+            how far the work has come; else an empty text.
 
     Raises:
-        Interrupted: a signal came and no results can be kept.
+        Interrupted: a signal came and there are no results to save.
     """
     nested = threading.current_thread() is threading.main_thread() and _current
     signals = _current[0] if nested else Signals()
@@ -72,8 +72,8 @@ def interruptible(interrupted: Callable[[int], str]) -> Iterator[Signals]:
 def at_once_if_alone(
     signals: Signals, accelerator: Accelerator
 ) -> contextlib.AbstractContextManager[None]:
-    """Returns `signals.at_once()`; with several processes a block without effect, since the others
-    would wait for a process that ended.
+    """Returns `signals.at_once()` if there is one process. If there are several, returns a block
+    without effect, since the others would wait for a process that ended.
     """
     return signals.at_once() if accelerator.num_processes == 1 else contextlib.nullcontext()
 
@@ -89,12 +89,14 @@ def any_process_signalled(signals: Signals, accelerator: Accelerator) -> bool:
 
 
 _current: list[Signals] = []
-"""The `Signals` of the main thread's outermost `interruptible` block; empty outside of one."""
+"""Holds the `Signals` of the main thread's outermost `interruptible` block; else empty."""
 
 
 @contextlib.contextmanager
 def _handled(signals: Signals) -> Iterator[None]:
-    """Records signals inside the block if it runs in the main thread; Python allows no other."""
+    """Records signals inside the block if it runs in the main thread. In other threads the block
+    has no effect, since Python handles no signals there.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -88,23 +88,23 @@ def train(
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A model prepared for training, with optimizer and learning-rate schedule."""
+    """A model prepared for training, its optimizer and its learning-rate schedule."""
 
     engine: Engine
-    """The engine, which sums gradients over all processes."""
+    """Engine that sums gradients over all processes."""
     optimizer: Any
     schedule: Any
     frozen_below: list[nn.Module]
-    """Modules that must compute the same in every epoch, and so stay in evaluation mode."""
+    """Modules that stay in evaluation mode, so that they compute the same in every epoch."""
     digest: str
-    """Digest of the frozen weights."""
+    """SHA-256 of the frozen weights before training."""
 
 
 def _prepare(engine: Engine, examples: Examples, recipe: Recipe, head: Sequence[str]) -> _Prepared:
     """Prepares a model for training.
 
     Raises:
-        TrainingError: there is nothing to train.
+        TrainingError: the model has no trainable parameters.
     """
     model, method, training = engine.model, recipe.method, recipe.training
     num_steps = number_of_steps(training, examples.num_units)
@@ -143,7 +143,7 @@ def _finish(model: nn.Module, recipe: Recipe, best: Best, digest: str) -> None:
     """Restores the best weights, and prepares the model for use after training.
 
     Args:
-        digest: digest of the frozen weights before training.
+        digest: SHA-256 of the frozen weights before training.
     """
     best.restore(model)
     for layer in recipe.method.fast(model):
@@ -161,7 +161,7 @@ def _frozen_below(engine: Engine, examples: Examples) -> list[nn.Module]:
 
 
 def _with_trunk(engine: Engine, frozen_below: list[nn.Module], passes: int) -> Engine:
-    """Returns an engine that runs frozen blocks once per example if possible, else the same one."""
+    """Returns an engine that runs frozen blocks once per example if possible; else `engine`."""
     if not engine.forward.packed:
         return engine
     base = base_of(engine.model)
@@ -170,8 +170,8 @@ def _with_trunk(engine: Engine, frozen_below: list[nn.Module], passes: int) -> E
 
 
 def _try_largest(engine: Engine, examples: Examples, recipe: Recipe) -> None:
-    """Tries the run's largest micro-batch before training, unless the first step has one of that
-    size: computes its gradients and drops them.
+    """Computes and drops the gradients of the run's largest micro-batch, to fail before training if
+    memory is short. Does nothing if the first step has a micro-batch of about that size.
 
     Raises:
         OutOfMemoryError: the micro-batch does not fit into memory.
@@ -232,7 +232,7 @@ def _is_validation(step: Step, training: Training, num_steps: int) -> bool:
 
 
 def _train_mode(engine: Engine, frozen_below: list[nn.Module]) -> None:
-    """Sets training mode, except for modules that must compute the same in every epoch."""
+    """Sets training mode for all modules but `frozen_below`, which stay in evaluation mode."""
     (engine.parallel or engine.model).train()
     for module in frozen_below:
         module.training = False
@@ -246,7 +246,7 @@ def keep_few_activations(model: nn.Module) -> None:
 
 
 def _float32_where_trained(model: nn.Module) -> None:
-    """Converts all trained parameters to float32, since bfloat16 rounds small updates away."""
+    """Converts all trained parameters to float32, since small updates are lost in bfloat16."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

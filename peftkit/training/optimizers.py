@@ -26,8 +26,8 @@ def make_optimizer(
     undecayed: Collection[str] = (),
     head: Sequence[str] = (),
 ) -> torch.optim.Optimizer:
-    """Makes the optimizer of the trainable parameters, with a group for each combination of weight
-    decay and learning rate.
+    """Makes the optimizer of the trainable parameters. Each combination of weight decay and
+    learning rate has its own parameter group.
 
     Args:
         scales: parameter name -> the method's factor on the learning rate.
@@ -54,7 +54,7 @@ def make_optimizer(
 
 
 def _from_bitsandbytes(name: str, settings: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Makes an optimizer of bitsandbytes, which has a smaller state; for CPU and CUDA.
+    """Makes a bitsandbytes optimizer, whose state takes less memory; it runs on CPU and CUDA.
 
     For tensors of fewer than 4,096 numbers, bitsandbytes keeps the state in 32 bits.
     """
@@ -67,8 +67,8 @@ def _from_bitsandbytes(name: str, settings: list[dict[str, Any]]) -> torch.optim
 def make_schedule(
     optimizer: torch.optim.Optimizer, training: Training, num_steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Makes the learning-rate schedule: warm-up, then the recipe's decay. Step it after each
-    optimizer step.
+    """Makes the learning-rate schedule: warm-up, then the recipe's decay. Call its `step` after
+    each optimizer step.
     """
     warmup = round(training.warmup_ratio * num_steps)
 

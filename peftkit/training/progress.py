@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from peftkit.wording import duration
 
 EVERY = 30.0
-"""Seconds between two lines and before the first one; shorter work prints nothing."""
+"""Seconds between two lines and before the first line; shorter work prints nothing."""
 Say = Callable[[str], None]
 """Prints one line."""
 Now = Callable[[], float]
@@ -41,7 +41,7 @@ class Pace:
         what: the name of the work.
         total: number of units.
         unit: name of the units, in the plural.
-        every: seconds between two lines and before the first one.
+        every: seconds between two lines and before the first line.
         clock: returns the time in seconds.
     """
 
@@ -74,14 +74,14 @@ class Pace:
 
 
 class Stages:
-    """Prints the name of a stage that begins after a long one; takes the arguments of `Pace`."""
+    """Prints the name of a stage that begins, at most one name per `every` seconds (see `Pace`)."""
 
     def __init__(self, say: Say, every: float = EVERY, clock: Now = time.monotonic) -> None:
         self._say, self._every, self._clock = say, every, clock
         self._started = self._last = clock()
 
     def __call__(self, stage: str) -> None:
-        """Records that a stage begins, and prints its name if enough time has passed."""
+        """Prints the name of a stage that begins, if no name was printed for `every` seconds."""
         now = self._clock()
         if now - self._last >= self._every:
             self._last = now
@@ -93,7 +93,7 @@ class TrainingProgress:
     file, a line every `every` seconds. Both get a line for each validation.
 
     Args:
-        every: seconds between two lines in a file, and before the first one.
+        every: seconds between two lines in a file, and before the first line.
         clock: returns the time in seconds.
     """
 
@@ -123,7 +123,7 @@ class TrainingProgress:
         self._started = self._last = clock()
 
     def step(self, loss: float, learning_rate: float, examples: int, tokens: int) -> None:
-        """Shows an optimizer step with its number of examples and of tokens without padding."""
+        """Shows one optimizer step; `examples` and `tokens` (without padding) are counts."""
         self._steps += 1
         self._examples += examples
         self._tokens += tokens
@@ -149,7 +149,7 @@ class TrainingProgress:
             self._losses.clear()
 
     def validation(self, step: int, loss: float, metrics: dict[str, float], best: bool) -> None:
-        """Prints the scores of a validation, and the mean training loss since the previous one."""
+        """Prints a validation's scores, and the mean training loss since the last validation."""
         if self._visible:
             shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             self._console.print(
@@ -172,7 +172,7 @@ class TrainingProgress:
 
 
 def _speed(per_second: float, unit: str) -> str:
-    """The speed as text: `64 rows/s`, or `2.5 s each` if it is below 1 per second."""
+    """Returns a speed as text: `64 rows/s`, or `2.5 s each` if below one unit per second."""
     if per_second >= 10:
         return f"{per_second:,.0f} {unit}/s"
     return f"{per_second:.1f} {unit}/s" if per_second >= 1 else f"{1 / per_second:.3g} s each"

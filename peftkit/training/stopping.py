@@ -21,13 +21,13 @@ class Best:
     value: float | None = None
     step: int = 0
     since: int = 0
-    """Number of validations since the best one."""
+    """Number of validations after the one with the best score."""
     _score: tuple[float, float] | None = None
     _weights: dict[str, Tensor] = field(default_factory=dict)
 
     def update(self, metrics: dict[str, float], model: nn.Module, step: int) -> None:
-        """Records a validation, and copies the trained tensors if it is the best. If scores are
-        equal, as is common with few validation rows, the lower loss decides.
+        """Records a validation, and copies the trained tensors if its score is the best. Between
+        equal scores, which are common with few validation rows, the lower loss decides.
         """
         value, loss = metrics[self.metric.name], metrics["loss"]
         score = (self.metric.goodness(value), -loss)

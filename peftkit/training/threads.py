@@ -1,5 +1,5 @@
 """Sets the number of CPU threads and how they wait for one another. The number changes the last
-bits of results; the way of waiting changes nothing.
+bits of results; the way of waiting changes only speed.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ CHOSEN_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Environment variables that set how OpenMP threads wait."""
 SPINS = "1000"
-"""How often a thread of GNU OpenMP checks for work before it sleeps, instead of its default of
-300,000 times (measured in docs/log.md)."""
+"""Number of times that a GNU OpenMP thread checks for work before it sleeps. OpenMP's own default
+is 300,000 (measured in docs/log.md)."""
 CGROUP = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def sleep_while_waiting() -> None:
-    """Makes OpenMP threads sleep instead of spin, unless the environment sets how they wait. Call
-    it before importing torch; child processes inherit the setting.
+    """Makes OpenMP threads sleep instead of spin while they wait, unless an environment variable
+    sets this already. Call it before importing torch; child processes inherit the setting.
 
-    A spinning thread wastes its core while another program occupies the core of the thread it
-    waits for.
+    A spinning thread wastes a core if it waits for a thread that another program delays.
     """
     if not any(name in os.environ for name in WAITING):
         os.environ["GOMP_SPINCOUNT"] = SPINS  # Linux
@@ -41,8 +40,8 @@ def use_usable_cpus() -> None:
 
 
 def resolved_threads(wanted: int | None) -> int:
-    """The number of threads for a run: the recipe's if given, else the environment's if set, else
-    torch's default, limited to the processors that this process may use.
+    """Returns the number of threads for a run: `wanted` if given; else the number that the
+    environment sets; else torch's default, but at most the number of usable processors.
     """
     if wanted is not None:
         return wanted
@@ -69,8 +68,8 @@ def cpu_threads(number: int) -> Iterator[None]:
 
 
 def usable_cpus(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
-    """Number of processors that this process may use: the least of its CPU affinity and the quotas
-    of its control group and of the group's parents.
+    """Returns the number of processors that this process may use. It is limited by CPU affinity and
+    by the quotas of the process's control group and the group's parents.
 
     Args:
         cgroup: the folder with the files of the control groups, version 1 or 2.
@@ -88,7 +87,7 @@ def _groups(cgroup: Path, membership: Path) -> Iterator[Path]:
         lines = membership.read_text().splitlines()
     except OSError:
         lines = []
-    yield from (cgroup, cgroup / "cpu")  # in a container, its own groups
+    yield from (cgroup, cgroup / "cpu")  # the groups of a container, from inside it
     for line in lines:  # `0::/a/b` of version 2, `4:cpu,cpuacct:/a/b` of version 1
         _, controllers, path = line.split(":", 2)
         if "cpu" in controllers.split(",") or not controllers:
@@ -97,7 +96,7 @@ def _groups(cgroup: Path, membership: Path) -> Iterator[Path]:
 
 
 def _quota(group: Path) -> float | None:
-    """The CPU time that a control group may use, in processors; None for no limit."""
+    """Returns the CPU quota of a control group as a number of processors; None for no limit."""
     try:
         if (file := group / "cpu.max").is_file():
             limit, period = file.read_text().split()

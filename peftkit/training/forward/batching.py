@@ -1,7 +1,7 @@
-"""Cuts the examples of a step, or of a split, into micro-batches; no other module does.
+"""Cuts the examples of a step or a split into micro-batches; no other module cuts them.
 
 Examples are sorted by length. Since the loss is a sum divided by the whole step's count, the cuts
-change speed and memory but no result. Examples of one unit stay together.
+change speed and memory but no result. Examples of one unit, such as an answer pair, stay together.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from peftkit.training.forward.steps import Step, number_of_steps, steps_of
 CPU_OVERHEAD = 64
 """Cost of an additional forward and backward pass on a CPU, in tokens. With an overhead of 32, 64,
 128, 256 or 512 tokens, a step of 32 short reviews on MiniLM takes 0.90, 0.88, 0.90, 0.98 or 1.29
-CPU-seconds; uncut it takes 1.35, one by one 1.88 (docs/log.md, 2026-11-23)."""
+CPU-seconds; as one batch it takes 1.35, with a review per batch 1.88 (docs/log.md, 2026-11-23)."""
 CPU_ROW = {"packed": (512, 1024), "shared": (768, 1024)}
-"""Range of the token limit for a packed row on a CPU, (lower end, upper end): on longer rows matrix
-products are no faster and memory grows. Small models gain from long rows, deep ones only if the
-row's examples share a beginning (docs/log.md, 2026-11-24 and 2026-11-26)."""
+"""Layout -> smallest and largest token limit of a packed row on a CPU. In longer rows, matrix
+products are no faster and memory grows. Small models gain from long rows; deep models gain only if
+the row's examples share a beginning (docs/log.md, 2026-11-24 and 2026-11-26)."""
 SHARED_SAVING = 0.75
 """Share of a common-prefix token's cost that is saved in every example but the first. The rest is
-attention and what it keeps for the backward pass."""
+the cost of attention and of the tensors that it stores for the backward pass."""
 CPU_ROW_NUMBERS = 2**23
-"""Most numbers in the hidden states of a packed row on a CPU, over all blocks."""
+"""Maximum of tokens x hidden size x blocks for a packed row on a CPU."""
 SEARCHED = 200
-"""Most steps of a run that are searched for its largest micro-batch."""
+"""Maximum number of a run's steps that are searched for the largest micro-batch."""
 ACCELERATOR_OVERHEAD = 4096
-"""Cost of an additional pass on an accelerator, in tokens; an estimate, not measured. Launching a
-pass costs more there than padding."""
+"""Cost of an additional forward and backward pass on an accelerator, in tokens; an estimate, not
+measured. It is high because an accelerator computes padding faster than it starts a pass."""
 
 
 def cut_step(
@@ -48,15 +48,14 @@ def cut_step(
     overhead: int,
     num_processes: int,
 ) -> list[list[tuple[int, ...]]]:
-    """Cuts a step into micro-batches, `[process][micro-batch] -> indices`; every process gets
-    equally many.
+    """Cuts a step into micro-batches; returns `[process][micro-batch]` -> indices of examples.
 
     Examples are sorted by length and cut so that padding plus the overhead of the passes is least.
-    If there are too few examples for all processes, some get empty micro-batches.
+    All processes get the same number of micro-batches; if examples are too few, some are empty.
 
     Args:
-        micro_batch_tokens: most tokens of a micro-batch, padding included; a single example may be
-            longer.
+        micro_batch_tokens: maximum tokens of a micro-batch, padding included; a single example may
+            be longer.
         overhead: cost of an additional micro-batch, in tokens.
     """
     units = sorted(examples.by_unit(indices), key=lambda unit: (_longest(examples, unit), unit))
@@ -89,15 +88,15 @@ def cheapest_cuts(
     overhead: int,
     sizes: Sequence[int] | None = None,
 ) -> list[tuple[int, int]]:
-    """Cuts a list of lengths where padded tokens plus overhead are least, without reordering it;
-    returns (start, end) of each piece.
+    """Cuts a list of entries so that padded tokens plus overhead are least; returns (start, end) of
+    each piece. The order of the entries does not change.
 
     cost[end] = min over start of cost[start] + count(start, end) * width(start, end) + overhead
     width: the sum over streams of the longest length in the stream
 
     Args:
-        lengths: for each stream, the lengths in order; ascending lengths give the cheapest cuts.
-        sizes: number of examples in each entry, which stay together; 1 if not given.
+        lengths: for each entry, its length in each stream; ascending lengths cost least.
+        sizes: number of examples in each entry; 1 if not given.
     """
     before = [0, *itertools.accumulate(sizes or [1] * len(lengths))]
     cost = [0.0] + [float("inf")] * len(lengths)
@@ -155,7 +154,7 @@ def inference_batches(
 
 
 def longest_first(examples: Examples) -> list[tuple[int, ...]]:
-    """The units of the examples, the one with the longest example first."""
+    """Returns the units of the examples, sorted by their longest example, the longest first."""
     return sorted(
         examples.by_unit(range(len(examples))), key=lambda unit: -_longest(examples, unit)
     )
@@ -175,13 +174,13 @@ def check_units(examples: Examples, micro_batch_tokens: int) -> None:
             f"the {len(worst)} texts of row {examples.row(worst[0]).number} are compared with each "
             f"other and take {tokens:,} tokens together; `training.micro_batch_tokens` is "
             f"{micro_batch_tokens:,}",
-            "raise it, or lower the task's `max_length`",
+            "raise `training.micro_batch_tokens`, or lower the task's `max_length`",
         )
 
 
 def row_tokens(micro_batch_tokens: int, layout: Layout, on_cpu: bool, config: Any) -> int:
-    """The most tokens of a micro-batch: the recipe's number; for a packed row on a CPU, at most as
-    many as make it faster.
+    """Returns the maximum tokens of a micro-batch: the recipe's number, or less for a packed row on
+    a CPU, where longer rows are no faster.
 
     Args:
         config: the model's configuration, from transformers.
@@ -201,8 +200,9 @@ def pack_step(
     num_processes: int,
     layout: Layout = "packed",
 ) -> list[list[tuple[int, ...]]]:
-    """Cuts a step for a packed layout into as few micro-batches of whole examples as the budget
-    allows, of about equal lengths. A shared beginning counts for at most half of the budget.
+    """Cuts a step into micro-batches for a packed layout; returns them as `cut_step` does. They are
+    as few as the token budget allows, and about equally long. A shared beginning counts for at most
+    half of the budget.
     """
     saved = _saved_tokens(examples, indices, layout)
     micro_batch_tokens = max(micro_batch_tokens - saved, micro_batch_tokens // 2)
@@ -230,20 +230,20 @@ def pack_step(
 
 @dataclass(frozen=True)
 class Worst:
-    """The micro-batch of a run that has the most tokens."""
+    """A run's micro-batch with the most tokens."""
 
     indices: tuple[int, ...]
     alone: bool
-    """Whether each searched step has a single micro-batch, before which no gradients exist."""
+    """Whether each searched step has a single micro-batch, which runs before gradients exist."""
     saved_share: float
-    """Share of the searched steps' tokens that costs nothing, because examples share them."""
+    """Share of the searched steps' tokens whose cost is saved because examples share tokens."""
 
 
 def worst_micro_batch(
     examples: Examples, recipe: Recipe, layout: Layout, accelerator: Accelerator, config: Any
 ) -> Worst:
-    """Finds the largest micro-batch of the run's first steps. In a longer run, a step of the
-    longest examples represents the steps that are not searched.
+    """Finds the largest micro-batch of a run's first `SEARCHED` steps. If the run has more steps,
+    a step made of the longest examples is searched in their place.
     """
     training = recipe.training
     num_steps = number_of_steps(training, examples.num_units)
@@ -264,7 +264,7 @@ def worst_micro_batch(
 
 
 def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) -> int:
-    """Number of tokens that a micro-batch costs, padding included."""
+    """Cost of a micro-batch in tokens: padding is counted, savings from sharing are subtracted."""
     if layout != "padded":
         saved = _saved_tokens(examples, indices, layout) * max(0, len(indices) - 1)
         return examples.tokens_of(indices) - saved
@@ -272,7 +272,7 @@ def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) ->
 
 
 def _saved_tokens(examples: Examples, indices: Sequence[int], layout: Layout) -> int:
-    """Number of common first tokens that are saved in each of these examples but one."""
+    """Number of tokens saved in each example but one, since examples share first tokens."""
     return int(SHARED_SAVING * examples.shared_tokens(indices)) if layout == "shared" else 0
 
 
@@ -284,7 +284,7 @@ def micro_batches(
     accelerator: Accelerator,
     config: Any,
 ) -> list[tuple[int, ...]]:
-    """The micro-batches of a step that this process runs."""
+    """Returns this process's micro-batches of a step, each as indices of examples."""
     on_cpu = accelerator.device.type == "cpu"
     saved = _saved_tokens(examples, step.indices, layout)
     if layout == "shared" and not saved:

@@ -25,19 +25,19 @@ class Batch:
     """The keyword arguments of the model's forward pass. Padded: ids (rows, width) int64, and masks
     that are 1 at tokens and 0 at padding. Packed: ids (1, tokens)."""
     targets: Tensor
-    """(outputs, ...), in the order in which the outputs are read."""
+    """(outputs, ...), target of each output, in the order in which the outputs are read."""
     weights: Tensor
     """(outputs,) float32, weight of each output in the loss."""
     example_of: Tensor
-    """(outputs,) int64, the example of each output, as its number in the batch from 0."""
+    """(outputs,) int64, number of each output's example in the batch, from 0."""
     read_at: Tensor | None
-    """(outputs, k) int64, the places in the flattened stream that the head reads; None if each
-    example has one output."""
+    """(outputs, k) int64, places of the flattened rows that the head reads for each output; None if
+    each example has one output."""
     lengths: tuple[int, ...] | None
     """Number of tokens of each example, if packed; else None."""
     shared: int
-    """Number of tokens with which all examples begin, and which the row has only in the first
-    example; usually 0."""
+    """Number of first tokens that all examples share; usually 0. The row has these tokens only
+    once, in the first example."""
     positions: Tensor | None
     """(1, tokens) int64, place of each token in its example, if packed; else None."""
     examples: Examples
@@ -46,35 +46,35 @@ class Batch:
 
     @property
     def input_ids(self) -> Tensor:
-        """Token ids of the only stream, or of the encoder's stream."""
+        """Token ids that the model reads; in an encoder-decoder, those that the encoder reads."""
         return self.inputs["input_ids"]
 
     @property
     def num_padded_tokens(self) -> int:
-        """Number of tokens that the model reads in all streams, padding included."""
+        """Number of tokens that the model reads, padding and a decoder's input included."""
         decoder = self.inputs.get(DECODER)
         return self.input_ids.numel() + (0 if decoder is None else decoder.numel())
 
     @property
     def read_width(self) -> int:
-        """Number of tokens of a row in the stream that the head reads."""
+        """Width in tokens of the rows that the head reads (the decoder's rows, if any)."""
         return self.inputs.get(DECODER, self.input_ids).shape[1]
 
     def units(self) -> Tensor:
-        """(examples,) int64, the unit of each example, as a number."""
+        """(examples,) int64, the number of each example's unit."""
         units = self.examples.units
         numbers = np.array(self.indices) if units is None else units[list(self.indices)]
         return torch.from_numpy(numbers).to(self.weights.device)
 
     def column(self, name: str) -> Tensor:
-        """The values of one of the examples' columns for the batch's outputs, (outputs, ...)."""
+        """The values of the column `name` for the batch's outputs, (outputs, ...)."""
         column = self.examples.columns[name]
         assert not isinstance(column, Ragged)
         return _of_outputs(column, self.examples, self.indices).to(self.weights.device)
 
     def example_of_tokens(self) -> Tensor:
-        """The example of each token, as its number in the batch from 0, in the shape of
-        `input_ids`; -1 for padding.
+        """The number of each token's example in the batch, from 0; -1 at padding. Its shape is
+        that of `input_ids`.
         """
         if self.lengths is None:
             rows = torch.arange(len(self.input_ids), device=self.input_ids.device)[:, None]
@@ -91,8 +91,8 @@ class Batch:
 
     @property
     def starts(self) -> Tensor:
-        """(examples,) int64, the place of each example's first token in a packed row; the same for
-        all if it is shared.
+        """(examples,) int64, the place of each example's first token in a packed row; 0 for all
+        examples if they share first tokens.
         """
         starts = self.ends + 1 - torch.tensor(self.lengths, device=self.input_ids.device)
         return torch.zeros_like(starts) if self.shared else starts
@@ -101,10 +101,10 @@ class Batch:
 def collate(
     examples: Examples, indices: Sequence[int], pad_token_id: int, layout: Layout = "padded"
 ) -> Batch:
-    """Makes a batch of examples, padded on the right to the longest of them, or packed.
+    """Makes a batch of examples, either padded on the right to the longest example, or packed.
 
-    Without indices, makes a batch of example 0 with weight 0, for a process that has no examples in
-    this step.
+    If `indices` is empty, the batch is example 0 with weight 0: for a process that has no examples
+    in a step.
     """
     chosen = tuple(indices) or (0,)
     packed = layout != "padded"
@@ -160,7 +160,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def _of_outputs(column: Array, examples: Examples, chosen: Sequence[int]) -> Tensor:
-    """The values of a column for the outputs of the chosen examples."""
+    """The values of a column for the outputs of the chosen examples, (outputs, ...)."""
     parts = [column[examples.outputs_of(index)] for index in chosen]
     return torch.from_numpy(np.concatenate(parts))
 
@@ -168,10 +168,11 @@ def _of_outputs(column: Array, examples: Examples, chosen: Sequence[int]) -> Ten
 def _read_at(
     examples: Examples, chosen: Sequence[int], rows: Sequence[Array], packed: bool, shared: int
 ) -> Tensor | None:
-    """The places that the head reads in the flattened stream, (outputs, k).
+    """The places of the flattened rows that the head reads, (outputs, k); None if each example has
+    one output.
 
     Args:
-        rows: the examples' tokens in the stream that the head reads.
+        rows: the chosen examples' tokens, from the decoder's input if there is one.
     """
     if examples.read_at is None:
         return None
@@ -187,8 +188,8 @@ def _read_at(
 
 
 def _join(rows: Sequence[Array], value: int, layout: Layout, shared: int = 0) -> Tensor:
-    """Joins rows into one tensor: (rows, width), padded with `value`; if packed, (1, tokens), with
-    shared tokens only once.
+    """Joins rows into one tensor: (rows, width), padded with `value`, or if packed, (1, tokens),
+    with shared tokens only once.
     """
     if layout != "padded":
         return torch.from_numpy(np.concatenate([rows[0], *(row[shared:] for row in rows[1:])]))[

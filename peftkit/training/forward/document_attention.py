@@ -1,10 +1,10 @@
-"""Attention within each of the documents that are packed one after another in a row.
+"""Attention within each of the documents that are packed in one row.
 
     out_i = softmax(q_i k_i^T * scaling) v_i        for every document i
 
 The function is registered with transformers under a new name, so that transformers makes no mask. A
 block mask over all pairs of tokens costs 3 to 4 times as much at 4,000 tokens, and some models make
-a wrong one (docs/log.md, 2026-11-24).
+a wrong mask (docs/log.md, 2026-11-24).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HARMLESS = {
     "cache_position", "output_attentions", "output_hidden_states", "output_router_logits",
     "position_embeddings", "position_ids", "return_dict", "use_cache",
 }  # fmt: skip
-"""Arguments that models pass to attention functions and that this one may ignore."""
+"""Arguments of attention functions that `attend_within_documents` may ignore."""
 
 
 class CannotPack(Exception):  # never raised to a user
@@ -39,17 +39,17 @@ class CannotPack(Exception):  # never raised to a user
 
 
 def attention_configs(model: nn.Module) -> list[Any]:
-    """The configurations from which a model's modules choose their attention function."""
+    """Returns the configurations that name the attention function of a model's modules."""
     configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
     return [config for config in configs.values() if hasattr(config, "_attn_implementation")]
 
 
 @contextlib.contextmanager
 def packed_attention(configs: Sequence[Any]) -> Iterator[None]:
-    """Makes models with these configurations attend within documents inside the block; calls of the
-    models must pass `document_lengths`.
+    """Inside the block, models with these configurations attend only within documents; calls of
+    the models must pass `document_lengths`.
 
-    It only changes the attention function that the configurations name, and restores it.
+    Changes only the attention function that each configuration names, and restores it afterwards.
     """
     AttentionInterface.register(NAME, attend_within_documents)
     before = [config._attn_implementation for config in configs]
@@ -78,18 +78,18 @@ def attend_within_documents(
     only_first: bool = False,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Computes the attention of one row; an attention function for transformers.
+    """Computes the attention within a row's documents; an attention function for transformers.
 
     Args:
         query: (1, heads, tokens, d); key and value may have fewer heads.
         sliding_window: number of tokens that a token sees, itself included.
         softcap: replaces scores by `softcap * tanh(score / softcap)` (Gemma 2).
         document_lengths: number of tokens of each document in the row.
-        shared_tokens: number of first tokens that all documents share; the row begins with them.
-        only_first: whether only the first token of each document is read.
+        shared_tokens: number of first tokens that all documents share; only document 1 has them.
+        only_first: whether only the first token's output of each document is read.
 
     Returns:
-        (1, tokens, heads, d), and None for the attention weights.
+        The output of attention, (1, tokens, heads, d), and None instead of attention weights.
 
     Raises:
         CannotPack: the model asks for something that this module does not compute.
@@ -106,7 +106,7 @@ def attend_within_documents(
         )
     if only_first and not (causal or sliding_window or softcap):
         return attend_from_first(query, key, value, document_lengths, scaling, dropout), None
-    if query.device.type == "cpu":  # calls cost little there
+    if query.device.type == "cpu":  # kernel calls cost little on a CPU
         out = attend_in_turn(query, key, value, document_lengths, *options)
     else:
         groups = group_documents(document_lengths, query.device, ACCELERATOR_CALL)
@@ -126,7 +126,7 @@ def _check_supported(
 
 
 def repeat_shared(row: Tensor, lengths: tuple[int, ...], shared: int) -> Tensor:
-    """Copies the shared first tokens of a row into each document.
+    """Copies the first tokens that documents share from document 1 to the start of all others.
 
     Args:
         row: (1, heads, tokens, d).
@@ -137,7 +137,7 @@ def repeat_shared(row: Tensor, lengths: tuple[int, ...], shared: int) -> Tensor:
 
 
 def drop_repeated(row: Tensor, lengths: tuple[int, ...], shared: int) -> Tensor:
-    """Undoes `repeat_shared` for (1, tokens, heads, d): keeps shared tokens only in document 1."""
+    """Removes shared tokens from all documents but the first; `row` is (1, tokens, heads, d)."""
     sizes = [size for length in lengths[1:] for size in (shared, length - shared)]
     first, *parts = torch.split(row, [lengths[0], *sizes], 1)
     return torch.cat([first, *parts[1::2]], 1)
@@ -146,11 +146,11 @@ def drop_repeated(row: Tensor, lengths: tuple[int, ...], shared: int) -> Tensor:
 def attend_in_turn(
     query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], *options: Any
 ) -> Tensor:
-    """Computes the attention of one document after another; short documents, and neighbours of
-    equal length, are computed together.
+    """Computes attention one document after another. Neighbours that are all short, or of equal
+    length, are computed together.
 
     Returns:
-        (1, tokens, heads, d).
+        The output of attention, (1, tokens, heads, d).
     """
     causal, scaling, dropout, window, softcap = options
     seen_whole = softcap is None and (window is None or window >= short_attention.LONGEST)

@@ -1,9 +1,10 @@
-"""The engine: a model with everything needed to run it; all forward and backward passes use it.
+"""The engine: a model with everything that forward and backward passes need.
 
     gradients += d(sum of losses of the micro-batches / count) / d(trained parameters)
 
-The training loop, the memory trial, the plan and the self-check call `gradients`; scoring, features
-and the certificate of a merge call `outputs`; `write` generates text.
+All passes use the engine. The training loop, the memory trial, the plan and the self-check call
+`gradients`; scoring, features and the certificate of a merge call `outputs`; `write` generates
+text.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from peftkit.training.forward.generating import Tokens, write
 from peftkit.training.forward.steps import Step
 
 Penalty = Callable[[nn.Module], Tensor | None]
-"""model -> a scalar to add to the step's mean loss, or None; see `Method.penalty`."""
+"""model -> scalar that is added to the step's mean loss, or None; see `Method.penalty`."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class StepPass:
     loss: Tensor
     """The sum of the micro-batches' losses divided by the step's count, a scalar."""
     num_padded_tokens: int
-    """Tokens that the model read: with padding; tokens that examples share count once per row."""
+    """Number of tokens that the model read, padding included; tokens shared in a row count once."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,17 @@ class Engine:
     """A model with its head, its loss, its devices, and a token budget."""
 
     forward: ForwardPass
-    """Runs the model on batches."""
+    """The forward pass, which runs the model on batches."""
     head: Head
     loss: Loss
     pad_token_id: int
     micro_batch_tokens: int
-    """Most tokens, padding included, of one forward pass on one device."""
+    """Maximum tokens of one forward pass on one device, padding included."""
     accelerator: Accelerator
     trunk: FrozenTrunk | None = None
     """Frozen blocks that run only once for each example; None if all blocks always run."""
     parallel: nn.Module | None = None
-    """The loss as a module that sums gradients over processes; None to keep them separate."""
+    """Module that computes the loss and sums gradients over processes; None for no such sum."""
 
     @classmethod
     def of(
@@ -72,7 +73,7 @@ class Engine:
         accelerator: Accelerator,
         layout: Layout = "padded",
     ) -> Engine:
-        """Makes the engine of a model, in a layout that its architecture supports."""
+        """Makes the engine of a model; the model's architecture must support `layout`."""
         forward = ForwardPass(model, head.output, layout)
         return cls(forward, head, loss, pad_token_id, micro_batch_tokens, accelerator)
 
@@ -96,8 +97,8 @@ class Engine:
         return replace(self, forward=self.forward.in_layout(layout), trunk=None)
 
     def with_trunk(self, trunk: FrozenTrunk | None) -> Engine:
-        """A copy of the engine that runs frozen blocks once for each example; examples then no
-        longer share first tokens. Without a trunk, returns the engine unchanged.
+        """Returns a packed copy of the engine that runs the trunk's frozen blocks once per example.
+        If `trunk` is None, returns the engine itself.
         """
         return self if trunk is None else replace(self.in_layout("packed"), trunk=trunk)
 
@@ -106,28 +107,28 @@ class Engine:
         return replace(self, parallel=self.accelerator.prepare(_Loss(self.model, self.loss)))
 
     def batch(self, examples: Examples, indices: Sequence[int]) -> Batch:
-        """Makes one batch of some examples on the device; without indices, of example 0 with weight
-        0.
+        """Makes a batch of the examples at `indices` on the engine's device. If there are none, the
+        batch is example 0 with weight 0.
         """
         batch = collate(examples, indices, self.pad_token_id, self.layout)
         return to_device(batch, self.accelerator.device)
 
     def batches(self, examples: Examples) -> list[tuple[int, ...]]:
-        """Puts all examples into batches of similar lengths within the token budget; the longest
-        come first.
+        """Divides all examples into batches of similar lengths within the token budget, the longest
+        first; returns the indices of each batch.
         """
         on_cpu = self.accelerator.device.type == "cpu"
         tokens = row_tokens(self.micro_batch_tokens, self.layout, on_cpu, self.config)
         return list(inference_batches(examples, tokens, self.layout))
 
     def own_batches(self, examples: Examples) -> list[tuple[int, ...]]:
-        """The part of `batches` that this process runs."""
+        """Returns the part of `batches` that this process runs."""
         return self.batches(examples)[
             self.accelerator.process_index :: self.accelerator.num_processes
         ]
 
     def micro_batches(self, examples: Examples, step: Step) -> list[tuple[int, ...]]:
-        """The micro-batches of a step that this process runs."""
+        """Returns this process's micro-batches of a step, each as indices of examples."""
         return micro_batches(
             examples, step, self.micro_batch_tokens, self.layout, self.accelerator, self.config
         )
@@ -145,11 +146,12 @@ class Engine:
         """Adds the gradients of a step's loss to the `grad` of the trained parameters.
 
         Args:
-            micro_batches: indices of the examples in each; an empty micro-batch adds nothing.
-            count: divisor of the sum of losses over all processes.
-            sync: False to keep this process's gradients separate from the other processes'.
-            penalty: computes a scalar to add to the loss of the last micro-batch.
-            perturbation: changes the embeddings; turns off the frozen trunk and shared beginnings.
+            micro_batches: the indices of each micro-batch's examples; an empty one adds nothing.
+            count: number by which the sum of losses over all processes is divided.
+            sync: whether to sum gradients over all processes.
+            penalty: computes a scalar that is added to the loss of the last micro-batch.
+            perturbation: changes the embeddings; the frozen trunk and shared beginnings are then
+                not used.
         """
         engine = self
         if perturbation is not None and (self.trunk or self.layout == "shared"):
@@ -176,7 +178,7 @@ class Engine:
         return StepPass(total, padded)
 
     def outputs(self, batch: Batch) -> Iterator[tuple[slice, Tensor]]:
-        """Yields consecutive outputs, (n, classes or vocabulary), and their slice of the batch."""
+        """Yields the outputs in parts: (slice of the part, tensor (n, classes or vocabulary))."""
         with self.forward.hooked(batch, self.trunk) as run:
             yield from run.outputs()
 
@@ -186,12 +188,12 @@ class Engine:
         tokenizer: Any,
         progress: Callable[[int], None] | None = None,
     ) -> list[str]:
-        """Returns the text that the model writes after each prompt. Every process writes a share of
-        the texts and gets all of them.
+        """Returns the text that the model generates after each prompt. Each process generates a
+        share of the texts and returns all texts.
 
         Args:
-            progress: called with the number of prompts that all processes have answered since the
-                last call.
+            progress: called with the number of prompts answered since the last call, over all
+                processes.
         """
         accelerator = self.accelerator
         processes = accelerator.num_processes
@@ -212,7 +214,7 @@ class Engine:
 
 
 class _Loss(nn.Module):
-    """The module that Accelerate prepares; it takes a batch and returns the sum of its losses."""
+    """Computes the sum of a batch's losses; a module, so that Accelerate can wrap it."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()

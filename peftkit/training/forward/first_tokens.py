@@ -3,7 +3,7 @@
     o_1 = sum over tokens j of softmax_j(scaling q_1 k_j) v_j        for every document
 
 A classifier reads only first tokens. The last block computes keys and values for all tokens, but
-queries, attention and everything after it only for the first ones.
+queries, attention and all later layers only for first tokens.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def keep_first_tokens(
     stack: contextlib.ExitStack, block: nn.Module, starts: Tensor, num_tokens: int
 ) -> None:
     """Makes a block output only the first token of each document, (documents, 1, d), until `stack`
-    is exited. A block built like BERT's drops other tokens before its queries, any other block at
-    its end.
+    is exited. If the block is built like BERT's, other tokens are dropped before the queries
+    are computed, else from the block's output.
 
     Args:
         starts: (documents,) int64, place of each document's first token in the row.
@@ -67,7 +67,7 @@ def attend_from_first(
     dropout: float,
 ) -> Tensor:
     """Computes the attention of each document's first token to all tokens of the document. NaN or
-    infinity spreads from a document to the others in the row.
+    infinity in one document spreads to all documents of the row.
 
     Args:
         query: (1, heads, tokens, d), used only at first tokens; key and value have as many heads.
@@ -96,7 +96,7 @@ def attend_from_first(
 
 
 def _scatter(places: Tensor, length: int, rows: Tensor) -> Tensor:
-    """Puts rows at their places in a tensor (length, ...) that is zero elsewhere."""
+    """Returns a tensor (length, ...) with `rows` at `places` and zero elsewhere."""
     return rows.new_zeros(length, *rows.shape[1:]).index_copy(0, places, rows)
 
 

@@ -2,9 +2,9 @@
 
 - In a language model, the output layer reads only the places whose next token is learned or scored
   (`output_layer.py`).
-- In an encoder with a classifier, in the packed layout, the last block outputs only the first token
-  of each example; a block built like BERT's also computes queries and attention only for it
-  (`first_tokens.py`).
+- In an encoder with a classifier and packed batches, the last block outputs only the first token of
+  each example (`first_tokens.py`). A block built like BERT's also computes queries and attention
+  only for first tokens.
 
 Hooks on the model's modules do this without changing the model's code. Their assumptions about an
 architecture are checked against unpadded single examples (`self_check.py`) or at the first batch.
@@ -33,8 +33,8 @@ from peftkit.training.forward.frozen_trunk import FrozenTrunk
 from peftkit.training.forward.output_layer import OutputLayer
 
 Perturbation = Callable[[Tensor, Tensor], Tensor]
-"""(embeddings (rows, width, d), example_of (rows, width)) -> the embeddings that the blocks get.
-`example_of` is each token's example, as its number in the batch from 0; -1 is padding."""
+"""(embeddings (rows, width, d), example_of (rows, width)) -> perturbed embeddings. `example_of` is
+the number of each token's example in the batch, from 0; -1 at padding."""
 
 
 class ForwardPass:
@@ -43,8 +43,8 @@ class ForwardPass:
     Args:
         output: kind of the head's outputs.
         layout: layout of the batches.
-        only_read: False to compute all outputs and then select the read ones, which works for every
-            architecture.
+        only_read: whether to compute only the outputs that are read. False computes all outputs and
+            then selects, which works for every architecture.
     """
 
     def __init__(
@@ -54,24 +54,24 @@ class ForwardPass:
         self.model, self.output, self.layout, self.only_read = model, output, layout, only_read
         self.per_token = output != "pooled"
         self.every_token = self.per_token or reads_every_token(base)
-        """Whether the last hidden states of all tokens may be read, or only one per example."""
+        """Whether the last hidden states of all tokens may be read; else one per example is."""
         self.output_layer = OutputLayer.of(base) if self.per_token and only_read else None
         self.score: nn.Module | None = getattr(base, "score", None)
         self.last_block = [blocks[-1] for _, blocks in stacks(base)][-1:]
         self.first_position = _first_position(base)
         self.configs = attention_configs(model)
         self.in_chunks: bool | None = None if self.output_layer is not None else False
-        """Whether the output layer can be run in chunks, outside of the model; None until the first
-        batch shows it."""
+        """Whether the output layer can run in chunks outside of the model; None until the first
+        batch has shown it."""
 
     def in_layout(self, layout: Layout) -> ForwardPass:
-        """A copy for batches of another layout."""
+        """Returns a copy that runs batches of another layout."""
         other = copy.copy(self)
         other.layout = layout
         return other
 
     def rebuilt(self) -> ForwardPass:
-        """A new forward pass of the same kind, after modules of the model were replaced."""
+        """Returns a new forward pass of the model, for use after its modules were replaced."""
         return ForwardPass(self.model, self.output, self.layout, self.only_read)
 
     @property
@@ -86,8 +86,8 @@ class ForwardPass:
         trunk: FrozenTrunk | None = None,
         perturbation: Perturbation | None = None,
     ) -> Iterator[HookedBatch]:
-        """Sets the hooks for a batch inside the block. Run the backward pass inside it too:
-        recomputed activations need the hooks.
+        """Sets the model's hooks for a batch inside the block. The backward pass must also run
+        inside the block, since recomputed activations need the hooks.
         """
         with contextlib.ExitStack() as stack:
             whole = batch
@@ -105,7 +105,7 @@ class ForwardPass:
                 keep_first_tokens(stack, self.last_block[0], batch.starts, num_tokens)
             if self.packed:
                 stack.enter_context(packed_attention(self.configs))
-            if trunk is not None:  # its hook comes after those above
+            if trunk is not None:  # last: its hook follows those above
                 stack.enter_context(trunk.attached(whole))
             if perturbation is not None:
                 _perturb(stack, self.model, batch, perturbation)
@@ -135,7 +135,7 @@ class HookedBatch:
         return loss.total(layer.values(read, batch.targets, loss.values), batch)
 
     def outputs(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yields consecutive outputs, (n, classes or vocabulary), and their slice of the batch."""
+        """Yields the outputs in parts: (slice of the part, tensor (n, classes or vocabulary))."""
         read, layer = self._read(), self.forward.output_layer
         if not self.forward.in_chunks:
             yield slice(0, len(read)), read
@@ -146,8 +146,8 @@ class HookedBatch:
             yield part, layer.logits(read[part])
 
     def capture(self, _: nn.Module, args: tuple[Tensor, ...]) -> Any:
-        """A hook before the output layer: stores the hidden states that are read, and shortens the
-        layer's input so that the layer computes as little as possible.
+        """Stores the hidden states that are read, and shortens the output layer's input so that the
+        layer computes as little as possible. It is a hook before the output layer.
         """
         if not self._running:
             return None
@@ -164,8 +164,8 @@ class HookedBatch:
         return (hidden[:, :0],) if forward.in_chunks else (self._hidden[None],)
 
     def _read(self) -> Tensor:
-        """Runs the model. Returns the output layer's input, (outputs, d), if the layer runs in
-        chunks; else the outputs, (outputs, classes or vocabulary).
+        """Runs the model. If the output layer runs in chunks, returns its input, (outputs, d); else
+        the outputs, (outputs, classes or vocabulary).
         """
         forward, layer = self.forward, self.forward.output_layer
         if layer is None:
@@ -195,7 +195,7 @@ class HookedBatch:
         return _read(logits[:, -width:], batch.read_at)
 
     def _run(self) -> Tensor:
-        """Runs the model with its hooks: logits (rows, width, ...) or (examples, classes)."""
+        """Runs the model; returns its logits, (rows, width, ...) or (examples, classes)."""
         batch, forward = self.batch, self.forward
         inputs: dict[str, Any] = dict(batch.inputs)
         if forward.packed:
@@ -222,8 +222,8 @@ def base_of(model: nn.Module) -> Any:
 
 
 def _read(rows: Tensor, at: Tensor) -> Tensor:
-    """Reads (rows, width, d) at places of the flattened rows, (outputs, k) or (outputs,) for k = 1.
-    Returns (outputs, k * d).
+    """Selects vectors from `rows`, (rows, width, d), at `at`, which are places of the flattened
+    rows, (outputs, k) or (outputs,). Returns (outputs, k * d).
     """
     states = rows.flatten(0, 1).index_select(0, at.flatten())
     return states if at.dim() == 1 or at.shape[1] == 1 else states.reshape(len(at), -1)
@@ -236,7 +236,7 @@ def _hook(stack: contextlib.ExitStack, module: nn.Module, hook: Any) -> None:
 def _perturb(
     stack: contextlib.ExitStack, model: nn.Module, batch: Batch, perturbation: Perturbation
 ) -> None:
-    """Gives the model's blocks perturbed token embeddings until `stack` is exited."""
+    """Perturbs the model's token embeddings until `stack` is exited."""
     embeddings: Any = base_of(model).get_input_embeddings()
     example_of = batch.example_of_tokens()
 

@@ -1,9 +1,9 @@
-"""Runs the blocks below the lowest trained tensor only once per example, and keeps their outputs.
+"""Runs the blocks below the lowest trained tensor only once per example; caches their outputs.
 
     y = g(f(x))       f frozen and without dropout: f(x) is the same in every epoch
 
 Feature extraction with a frozen trunk (Peters et al. 2019, arXiv:1903.05987), for any method that
-trains only upper layers. From the second epoch on, modules that return the kept outputs replace
+trains only upper layers. From the second epoch on, modules that return the cached outputs replace
 the frozen blocks and an encoder's embeddings.
 """
 
@@ -29,14 +29,14 @@ FAMILIES = {
     "bert", "camembert", "electra", "gemma", "gemma2", "gemma3_text", "gpt2", "llama", "mistral",
     "qwen2", "qwen3", "roberta", "xlm-roberta",
 }  # fmt: skip
-"""Types of models whose blocks take and return only hidden states; in encoders, only the blocks
-read the output of the embeddings."""
+"""`model_type` of models whose blocks take and return only hidden states. In the encoders among
+them, only the blocks read the output of the embeddings."""
 EMBEDDINGS = ("embeddings", "embeddings_project")
 """Names of the modules that run before an encoder's blocks."""
 
 
 class FrozenTrunk:
-    """The frozen blocks of a model in the packed layout, and their outputs for each example."""
+    """The frozen blocks of a model in the packed layout, and their cached outputs by example."""
 
     def __init__(
         self, trunk: Any, blocks: nn.ModuleList, num_frozen: int, every_token: bool, at_end: bool
@@ -46,15 +46,15 @@ class FrozenTrunk:
         """(parent, name in the parent) of each module that is replaced."""
         self.places += [(trunk, name) for name in EMBEDDINGS if hasattr(trunk, name)]
         self.whole = every_token or num_frozen < len(blocks)
-        """Whether all tokens' states are kept, or only those of the token where a class is read."""
+        """Whether the outputs of all tokens are cached; else only of the token that is read."""
         self.at_end = at_end
         """Whether the class is read at an example's last token instead of its first."""
         self.kept: dict[int, _Kept] = {}
         self.as_tuple = False
 
     def remaining(self, batch: Batch) -> Batch:
-        """The part of a batch that a forward pass still has to run: if the outputs of all its
-        examples are kept and only one token of each is read, these tokens; else the whole batch.
+        """Returns the part of a batch that the forward pass must run. If only one token per example
+        is read and the batch's outputs are cached, this is those tokens; else the whole batch.
         """
         if self.whole or not self._kept_of(batch.examples).has(batch.indices):
             return batch
@@ -70,7 +70,7 @@ class FrozenTrunk:
 
     @contextlib.contextmanager
     def attached(self, batch: Batch) -> Iterator[None]:
-        """Makes a forward pass on `remaining(batch)` use kept outputs, or record them."""
+        """Makes a forward pass on `remaining(batch)` use cached outputs, or else cache them."""
         kept = self._kept_of(batch.examples)
         if kept.has(batch.indices):
             with self._replaced(kept, batch):
@@ -102,7 +102,7 @@ class FrozenTrunk:
 
     @contextlib.contextmanager
     def _replaced(self, kept: _Kept, batch: Batch) -> Iterator[None]:
-        """Replaces the frozen modules by stand-ins inside the block."""
+        """Inside the block, modules that return cached outputs replace the frozen modules."""
         rows = kept.get(batch.indices).to(batch.input_ids.device)
         hidden = rows[None] if self.whole or self.at_end else rows[:, None]
         with contextlib.ExitStack() as stack:
@@ -117,13 +117,13 @@ class FrozenTrunk:
 def find_frozen_trunk(
     model: Any, quiet: Collection[nn.Module], every_token: bool, num_passes: int
 ) -> FrozenTrunk | None:
-    """Finds the frozen blocks; None if there are none or peftkit cannot replace them.
+    """Finds the model's frozen blocks; None if there are none or peftkit cannot replace them.
 
     Args:
         model: the base with the method's adapter injected.
         quiet: modules that finish before the first trained tensor is used.
-        every_token: whether the hidden states of all tokens may be read, or only one per example.
-        num_passes: number of passes over the training rows; below 2, keeping outputs saves nothing.
+        every_token: True if hidden states of all tokens may be read; False if one per example is.
+        num_passes: number of passes over the training rows; below 2, caching saves nothing.
     """
     all_stacks = stacks(model)
     if len(all_stacks) != 1 or model.config.model_type not in FAMILIES or num_passes < 2:
@@ -139,7 +139,7 @@ def find_frozen_trunk(
 
 @dataclass
 class _Kept:
-    """Kept hidden states of a split's examples: in memory, or in a file if they are too large."""
+    """Cached hidden states of a split's examples, in memory or, if too large, in a file."""
 
     examples: Examples
     lengths: list[int]
@@ -170,8 +170,8 @@ class _Kept:
 
 
 def _allocate(count: int, like: Tensor) -> Tensor | None:
-    """An empty (count, d) tensor in memory, or in a temporary file if memory is short; None if the
-    disk is too full as well.
+    """Returns an uninitialized (count, d) tensor in memory or, if memory is short, in a temporary
+    file; None if the disk is also too full.
     """
     size = count * like.shape[-1] * like.element_size()
     if size < psutil.virtual_memory().available // 2:
@@ -189,7 +189,7 @@ def _allocate(count: int, like: Tensor) -> Tensor | None:
 
 
 class _StandIn(nn.Module):
-    """Replaces a frozen module and returns the kept output of the last frozen block."""
+    """A module that replaces a frozen one and returns the last frozen block's cached output."""
 
     def __init__(self, module: nn.Module, hidden: Tensor, as_tuple: bool) -> None:
         super().__init__()
@@ -203,5 +203,5 @@ class _StandIn(nn.Module):
             return getattr(self.__dict__["_module"], name)
 
     def forward(self, *_: Any, **__: Any) -> Any:
-        """Returns the kept output and ignores all arguments."""
+        """Returns the cached output; ignores all arguments."""
         return self._out

@@ -26,7 +26,8 @@ def write(
     progress: Callable[[int], None] | None = None,
     **settings: Any,
 ) -> list[str]:
-    """Writes a text after each prompt, with the head's `generation` settings.
+    """Returns the text that the model generates after each prompt, with the head's `generation`
+    settings.
 
     Args:
         progress: called with the number of prompts answered since the last call.
@@ -51,11 +52,11 @@ def generate(
     """Returns the new tokens for each prompt, in the order of the prompts and without padding.
 
     Args:
-        prompts: token ids, ragged; for an encoder-decoder, the encoder's input.
-        batch_size: number of prompts that are answered together.
+        prompts: token ids of each prompt; for an encoder-decoder, the encoder's input.
+        batch_size: maximum number of prompts that are answered together.
         progress: called with the number of prompts answered since the last call.
-        settings: further options of transformers' `generate`, but none for several answers per
-            prompt. Decoding is greedy by default.
+        settings: further options of transformers' `generate`, except options that give several
+            answers per prompt. Decoding is greedy by default.
     """
     device = next(model.parameters()).device
     answers: dict[int, Tokens] = {}
@@ -82,8 +83,8 @@ def generate(
 def pad_prompts(
     model: nn.Module, prompts: Sequence[Tokens], pad_token_id: int
 ) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask`, (rows, width): padded on the left for a decoder, whose
-    input must end with the text; on the right for an encoder.
+    """Returns `input_ids` and `attention_mask`, (rows, width). They are padded on the left for a
+    decoder, so that rows end with the prompt, and on the right for an encoder.
     """
     side = "right" if _is_encoder_decoder(model) else "left"
     rows = [torch.from_numpy(np.asarray(prompt, np.int64)) for prompt in prompts]
@@ -99,7 +100,8 @@ def pad_prompts(
 
 def _batches(model: Any, prompts: Sequence[Tokens], batch_size: int) -> list[list[int]]:
     """Groups the indices of prompts with similar lengths. If the model has a sliding window and
-    virtual tokens, a group has one length: padding between the two would fill part of the window.
+    virtual tokens, a group's prompts are equally long, since padding would stand between virtual
+    tokens and prompt and fill part of the window.
     """
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     groups = [order]
@@ -122,6 +124,6 @@ def _eos(model: Any) -> Any:
 
 
 def _cut_at_end(row: Tokens, eos: Any) -> Tokens:
-    """The tokens up to and including the first end token; all of them if there is none."""
+    """Returns the tokens up to and including the first end token; all if there is no end token."""
     ends = np.flatnonzero(np.isin(row, [] if eos is None else eos))
     return row[: ends[0] + 1] if len(ends) else row

@@ -1,4 +1,4 @@
-"""Attention within documents, a group of documents at once, for devices where calls are costly."""
+"""Attention within documents, by groups of documents, for devices where kernel calls are costly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from peftkit.training.forward.batching import cheapest_cuts
 
 MOST_PADDED = 2**16
-"""Most tokens of a group, padding included."""
+"""Maximum tokens of a group, padding included."""
 
 
 def attend_in_groups(
@@ -23,10 +23,10 @@ def attend_in_groups(
 ) -> Tensor:
     """Computes the attention within documents, a group of documents at once.
 
-    On a CPU the kernel takes as long for a group as for its documents one by one.
+    On a CPU, groups save no time: the kernel takes as long as for single documents.
 
     Returns:
-        (1, tokens, heads, d).
+        The output of attention, (1, tokens, heads, d).
     """
     places, back = groups.places, groups.back
     gathered = [rearrange(t[0].transpose(0, 1), places, back, None) for t in (query, key, value)]
@@ -35,17 +35,17 @@ def attend_in_groups(
         part = slice(start, start := start + count * longest)
         # (documents, heads, tokens, d)
         q, k, v = (t[part].view(count, longest, *t.shape[1:]).transpose(1, 2) for t in gathered)
-        causal = options[0]  # then no token sees padding, which comes last
+        causal = options[0]  # if so, no token sees padding, which is last
         out = attend(q, k, v, None if causal else keys, *options)
         outs.append(out.transpose(1, 2).flatten(0, 1))
     return rearrange(torch.cat(outs), back, places, groups.padding)[None]
 
 
 def rearrange(rows: Tensor, there: Tensor, back: Tensor, padding: Tensor | None) -> Tensor:
-    """Rearranges rows of (tokens, heads, d).
+    """Selects rows of a tensor (tokens, heads, d) by index.
 
-    Gradients are gathered with the inverse index instead of added up row by row: if a row is taken
-    twice, the second one is padding and has no gradient.
+    The backward pass selects gradients by the inverse index instead of adding them up row by row.
+    If a row is selected twice, its second copy is padding and has no gradient.
 
     Args:
         there: index of the old row for each new row.
@@ -75,20 +75,20 @@ class _Rearrange(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups of a row's documents whose attention is computed at once; each document is padded to
-    the longest in its group.
+    """Groups of a row's documents. The attention of a group is computed at once; its documents are
+    padded to the longest of them.
     """
 
     places: Tensor
-    """(padded tokens,) int64, place in the row of each token of the groups. Padding repeats the
-    document's last token; no other token sees it."""
+    """(padded tokens,) int64: for each token of the groups, its place in the row. Padding repeats
+    the document's last token and is seen by no other token."""
     back: Tensor
-    """(tokens,) int64, place in the groups of each token of the row."""
+    """(tokens,) int64: for each token of the row, its place in the groups."""
     padding: Tensor
     """(padding,) int64, places of padding in the groups."""
     shapes: tuple[tuple[int, int, Tensor | None], ...]
-    """For each group: number of documents, number of tokens of the longest, and the mask
-    (documents, tokens) bool, False at padding; None if there is no padding."""
+    """For each group: number of documents, number of tokens of the longest document, and the mask
+    (documents, tokens) bool, False at padding. The mask is None if there is no padding."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -113,7 +113,7 @@ def group_documents(lengths: tuple[int, ...], device: torch.device, call: int) -
         shapes.append((len(documents), longest, keys))
     flat = np.concatenate(places)
     back = np.zeros(starts[-1], np.int64)
-    back[flat[::-1]] = np.arange(len(flat))[::-1]  # first of equals; padding is later
+    back[flat[::-1]] = np.arange(len(flat))[::-1]  # the first of equal places wins, not padding
     padding = np.setdiff1d(np.arange(len(flat)), back)
     on_device = [torch.from_numpy(index).to(device) for index in (flat, back, padding)]
     return Groups(on_device[0], on_device[1], on_device[2], tuple(shapes))
@@ -133,7 +133,7 @@ def attend(
     """Computes the attention within documents of equal length, (documents, heads, tokens, d).
 
     Args:
-        keys: (documents, tokens) bool, False at padding; None without padding.
+        keys: mask (documents, tokens) bool, False at padding; None if there is no padding.
     """
     length, grouped = query.shape[2], key.shape[1] != query.shape[1]
     mask = None if keys is None else keys[:, None, None]

@@ -1,4 +1,4 @@
-"""Runs the output layer over a vocabulary in chunks, so that a batch's logits never exist at once.
+"""Runs the output layer on chunks of a batch, so that the batch's logits never exist all at once.
 
 In training, each chunk's gradient is computed while its logits exist (as in Liger and Apple's
 Cut Cross-Entropy, arXiv:2410.10989, arXiv:2411.09009).
@@ -18,10 +18,10 @@ from torch.autograd.function import once_differentiable
 from peftkit.bases.devices import rng_devices
 
 CHUNK = 2**24
-"""Most logits that exist at a time: 341 positions for a vocabulary of 49,152."""
+"""Maximum number of logits in memory at a time: 341 positions for a vocabulary of 49,152."""
 
 Values = Callable[[Tensor, Tensor], Tensor]
-"""(outputs, targets) -> the loss of each output; see `Loss.values`."""
+"""(logits, targets) -> the loss of each output; see `Loss.values`."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class OutputLayer:
 
     @classmethod
     def of(cls, base: Any) -> OutputLayer | None:
-        """The output layer of a transformers model; None if it has none."""
+        """Returns the output layer of a transformers model; None if the model has none."""
         module = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
         if module is None:
             return None
@@ -44,7 +44,7 @@ class OutputLayer:
         return cls(module, getattr(config, "final_logit_softcapping", None), size)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits, (..., vocabulary), of hidden states, (..., d)."""
+        """Computes logits, (..., vocabulary), from hidden states, (..., d)."""
         logits: Tensor = self.module(hidden)
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
@@ -62,7 +62,7 @@ class OutputLayer:
     def weighted_sum(
         self, hidden: Tensor, targets: Tensor, weights: Tensor, values: Values
     ) -> Tensor:
-        """Sum of weight_i * value_i, a scalar. Its gradients are computed in the forward pass.
+        """Computes the sum of weight_i * value_i, a scalar, and its gradients in the same pass.
 
         Args:
             hidden: (outputs, d), hidden states.
@@ -78,8 +78,8 @@ class OutputLayer:
         return total
 
     def values(self, hidden: Tensor, targets: Tensor, values: Values) -> Tensor:
-        """The loss value of each output, (outputs,) float32; gradients may flow back through any
-        function of them. If the layer is trained, the backward pass recomputes the logits.
+        """Computes the loss value of each output, (outputs,) float32, differentiable. If the layer
+        is trained, the backward pass recomputes the logits.
 
         Args:
             hidden: (outputs, d), hidden states.
@@ -136,8 +136,8 @@ class _Sum(torch.autograd.Function):
 
 
 class _Each(torch.autograd.Function):
-    """Computes each output's loss chunk by chunk, and keeps d(loss_i)/d(hidden_i) for the backward
-    pass, which multiplies it by the gradient of loss_i. If the layer is trained, the backward pass
+    """Computes each output's loss chunk by chunk, and stores d(loss_i)/d(hidden_i). The backward
+    pass multiplies this by the gradient of loss_i. If the layer is trained, the backward pass also
     recomputes the chunks with the same dropout and in the same precision.
     """
 

@@ -1,8 +1,8 @@
-"""Finds the fastest way to run a model that computes the right results.
+"""Chooses how to run a model: the fastest way whose results are correct.
 
 The reference runs one example at a time: no padding, no mask, all outputs, PEFT's own LoRA layers.
-Other ways are compared with the reference on a few examples, the fastest first, and rejected if
-loss, outputs or gradients differ. (Comparing two packed rows would not show what packing breaks.)
+Each faster way, the fastest first, is compared with the reference on a few examples. It is rejected
+if loss, outputs or gradients differ. (Comparing two packed rows would not show errors of packing.)
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from peftkit.training.forward.engine import Engine
 from peftkit.training.forward.forward_pass import ForwardPass, base_of
 
 MOST_TOKENS = 1024
-"""Most tokens of all compared examples together, except that two examples are always compared."""
+"""Maximum tokens of all compared examples together; two examples are compared even if longer."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""Largest allowed difference, relative to the loss, to the largest output, or to the gradient's
-norm."""
+"""dtype -> largest allowed relative difference of losses, outputs and gradients. Outputs count
+relative to the largest output, a gradient relative to its norm."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The chosen engine, and notes on why faster ones were rejected."""
+    """The chosen engine, and notes on why faster engines were rejected."""
 
     engine: Engine
     notes: tuple[str, ...] = ()
@@ -40,15 +40,15 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Computed:
-    """What a model computes for some examples."""
+    """A model's results for some examples: loss and gradients, or else outputs."""
 
     loss: float
     """Total loss over the examples."""
     gradients: dict[str, Tensor]
     """Gradients of the trained parameters that have one, by name."""
     outputs: Tensor
-    """(outputs, classes or vocabulary) float32, in the order of the examples; computed only if loss
-    and gradients are not."""
+    """(outputs, classes or vocabulary) float32, in the order of the examples; empty if loss and
+    gradients are computed."""
 
 
 def choose_engine(
@@ -59,11 +59,10 @@ def choose_engine(
     *,
     gradients: bool,
 ) -> Chosen:
-    """Chooses the fastest way to run the engine's model that agrees with running examples singly.
+    """Tries several ways to run the engine's model; chooses the fastest whose results are correct.
 
     Args:
-        method: the method in the model; its fast layers are compared with exact ones, and switched
-            off if results differ.
+        method: the injected method. If its fast layers give wrong results, they are switched off.
         layouts: the layouts that may be chosen.
         gradients: whether to compare loss and gradients instead of outputs.
     """
@@ -96,8 +95,8 @@ def choose_engine(
 def _ways(
     engine: Engine, examples: Examples, layouts: Sequence[Layout]
 ) -> tuple[list[Engine], list[str]]:
-    """Lists the ways that the architecture may support, the fastest first; the last one is exact
-    for every architecture. Also returns notes on ways left out.
+    """Returns the ways to run the model that its architecture may support, the fastest first, and
+    notes on ways left out. The last way is exact for every architecture.
     """
     ways = [engine.in_layout("padded"), _plain(engine)]
     if "packed" not in layouts:
@@ -116,7 +115,7 @@ def _plain(engine: Engine) -> Engine:
 
 
 def cannot_pack(model: nn.Module) -> str | None:
-    """Says why batches of a model cannot be packed; None if they can."""
+    """Returns the reason why a model's batches cannot be packed; None if they can."""
     base = base_of(model)
     if base.config.is_encoder_decoder:
         return f"{type(base).__name__} has an encoder and a decoder"
@@ -129,16 +128,16 @@ def cannot_pack(model: nn.Module) -> str | None:
 
 
 def shares_beginning(model: nn.Module, examples: Examples) -> bool:
-    """Whether shared first tokens may be computed once: the compared examples begin with the same
-    tokens, and no token sees later ones.
+    """Whether first tokens may be computed once for all examples: the compared examples share them,
+    and no token sees later tokens.
     """
     causal = {bool(m.is_causal) for m in model.modules() if hasattr(m, "is_causal")}
     return causal == {True} and examples.shared_tokens(chosen_examples(examples)) > 0
 
 
 def chosen_examples(examples: Examples) -> tuple[int, ...]:
-    """Picks the shortest and the median of the first examples; also the longest and another one if
-    they fit into `MOST_TOKENS`.
+    """Returns the indices of the examples to compare. By length, these are the shortest and median
+    of the first 32, and also the longest and lower quartile if they fit into `MOST_TOKENS`.
     """
     first = range(min(len(examples), 32))
     order = sorted(first, key=examples.cost)
@@ -166,8 +165,8 @@ def find_difference(
     indices: tuple[int, ...],
     method: Method,
 ) -> str:
-    """Says how the results of an engine differ from the reference, or why the engine fails; empty
-    if they agree.
+    """Describes how an engine's results differ from the reference, or why the engine fails. If the
+    results agree, returns an empty text.
     """
     try:
         results = _compute(engine, examples, [indices], method, bool(reference.gradients))
@@ -185,7 +184,7 @@ def _compute(
     method: Method,
     gradients: bool,
 ) -> Computed:
-    """Computes the loss and gradients, or the outputs, of several batches in evaluation mode."""
+    """Runs batches in evaluation mode; returns loss and gradients if `gradients`, else outputs."""
     model, loss = engine.model, engine.loss.plain()
     plain = replace(engine, loss=loss if examples.units is None else ValueByValue(loss))
     training = model.training
@@ -219,7 +218,7 @@ def _outputs(
 
 
 def _difference(reference: Computed, results: Computed, tolerance: float) -> str:
-    """Says how results differ from the reference; empty if they agree within the tolerance."""
+    """Describes how results differ from the reference; empty if they agree within tolerance."""
     if reference.outputs.shape != results.outputs.shape:
         return f"outputs are {tuple(results.outputs.shape)}, not {tuple(reference.outputs.shape)}"
     off = {"losses": abs(reference.loss - results.loss) / max(abs(reference.loss), 1e-6)}
