@@ -138,7 +138,7 @@ def _refuse_inner() -> None:
     """Raises RecipeError if a process of a part calls `compare` by importing the user's script."""
     if multiprocessing.parent_process() is not None:
         raise RecipeError(
-            "each process of the comparison imports the script and would start it again",
+            "each process of the comparison imports the script, which starts a comparison again",
             'put the call of `compare` under `if __name__ == "__main__":`',
         )
 

@@ -139,7 +139,7 @@ class Row:
     """95 % confidence interval of `score`, over test rows and seeds."""
     difference_to_full: Gap | None = None
     verdict: str = ""
-    """The method against full fine-tuning: `better`, `worse`, `equivalent` or `undecided`.
+    """Verdict against full fine-tuning: `better`, `worse`, `equivalent` or `undecided`.
     `baseline` for full fine-tuning itself; `failed` if no run finished."""
     trained_out: bool | None = None
     """Whether the method had stopped improving before its last step; None if unknown."""

@@ -63,7 +63,7 @@ class _Measured:
     reading: float
     """Seconds to prepare a recipe: to read and encode its data."""
     planning: float
-    """Seconds that it takes to measure a cost; every run does so for its plan."""
+    """Seconds to measure a cost; every run repeats the measurement for its plan."""
 
 
 def expect(recipes: Sequence[Recipe], output_dir: str, budget: Budget) -> list[Expected]:

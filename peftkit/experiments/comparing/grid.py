@@ -34,14 +34,14 @@ FREE = (
     "base.quantization", "base.double_quant", "base.dtype",
 )  # fmt: skip
 """Fields in which recipes may differ. The learning rate is searched, precision belongs to the
-method, and early stopping and trackers are off. Other fields change only the dropout masks."""
+method, early stopping and trackers are off. Other fields affect results only by dropout masks."""
 
 
 class Budget(Part):
     """How many trials and runs a comparison makes, and how it judges the results."""
 
     num_trials: int = Field(default=4, ge=1, le=20)
-    """Number of learning rates to try for each method: half a decade apart, around its recipe's."""
+    """Number of learning rates to try for each method: around its own rate, half a decade apart."""
     num_seeds: int = Field(default=3, ge=1, le=100)
     """Number of runs of each method at its best rate. Seeds count up from the recipe's seed."""
     margin: float | None = Field(default=None, gt=0)
@@ -56,7 +56,7 @@ class Contender:
     """A method in a comparison, with the learning rates to try."""
 
     recipe: Recipe
-    """The method's recipe, without early stopping and trackers; names the contender."""
+    """The method's recipe, without early stopping and trackers; gives the contender its name."""
     rates: tuple[float, ...]
     is_baseline: bool = False
 

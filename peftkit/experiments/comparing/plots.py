@@ -102,7 +102,7 @@ def pareto(
 
 
 def on_front(points: Sequence[Point], metric: Metric) -> list[bool]:
-    """For each (cost, score), whether no other is at least as good in both and better in one."""
+    """For each (cost, score): whether the point is on the Pareto front."""
     values = [(cost, -metric.goodness(score)) for cost, score in points]  # smaller is better
     return [
         not any(a <= cost and b <= loss and (a, b) != (cost, loss) for a, b in values)

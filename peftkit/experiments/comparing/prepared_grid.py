@@ -81,8 +81,8 @@ def _check_metric(first: Prepared, metric: Metric) -> None:
     parts = rehearsed_score(task, encoded.test, encoded.head).parts
     if metric.name not in parts:
         raise RecipeError(
-            f"`training.metric` is `{metric.name}`, but `{task.kind()}.metrics` returns no "
-            "value per row for it, which a comparison needs",
+            f"a comparison needs the value of `{metric.name}` for each row, but "
+            f"`{task.kind()}.metrics` returns no value per row",
             f"compare by {quoted(parts)}" if parts else "return `Score(parts=...)` from `metrics`",
         )
 

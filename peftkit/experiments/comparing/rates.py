@@ -48,7 +48,7 @@ def collapsed(run: Done[SeedRun], trial: float, metric: Metric) -> bool:
 
 
 def marked(rates: Sequence[Rate], too_high: float) -> tuple[Rate, ...]:
-    """The rates; the one with the learning rate `too_high` is marked as too high."""
+    """A copy of the rates in which the learning rate `too_high` is marked as too high."""
     return tuple(
         replace(rate, too_high=True) if rate.learning_rate == too_high else rate for rate in rates
     )

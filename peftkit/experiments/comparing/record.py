@@ -1,4 +1,4 @@
-"""Makes the content of compare.json: rows, settings, notes, and the command that repeats it."""
+"""Makes the content of compare.json: rows, settings, notes, and the comparison's command."""
 
 from __future__ import annotations
 

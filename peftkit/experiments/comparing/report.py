@@ -71,7 +71,9 @@ def scores_picture(comparison: Comparison) -> str:
 
 
 def columns(comparison: Comparison) -> list[Column]:
-    """The columns after the verdict. Memory, forgetting and extra scores only if a row has them."""
+    """The columns after the verdict. Columns of memory, forgetting and further scores are left out
+    if no row has a value.
+    """
     rows, full = comparison.rows, comparison.baseline
     result = [
         Column("trained parameters", lambda row: (
@@ -258,6 +260,6 @@ def _share_of_search(budget: Spent) -> str:
 
 
 def _plain(text: str) -> str:
-    """Escapes text for Markdown, also for the cells of a Markdown table."""
+    """Escapes text for Markdown, including cells of Markdown tables."""
     text = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

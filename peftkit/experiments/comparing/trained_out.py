@@ -41,7 +41,7 @@ def verdict(row: Row) -> str:
 
 
 def sentence(names: Sequence[str], listed: str, num_steps: int) -> str:
-    """A sentence that names the rows that are not trained out: more steps may change verdicts.
+    """A sentence on the rows that are not trained out: more steps may change their verdicts.
 
     Args:
         listed: `names` joined to a text, such as `a and b`.

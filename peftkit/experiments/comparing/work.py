@@ -37,7 +37,7 @@ def loss_of_base(recipe: str, trusted: Sequence[str], data: str, retention: Rete
 
 
 def measure_merge(trusted: Sequence[str], run_folder: str, folder: str) -> MergePeak:
-    """Merges a run's adapter, checks the merged model, deletes it; returns the peak memory."""
+    """Merges a run's adapter, checks and deletes the merged model; returns the peak memory."""
     import_files(trusted)
     report = merge_to(run_folder, folder)
     shutil.rmtree(folder)

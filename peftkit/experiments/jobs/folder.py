@@ -1,4 +1,4 @@
-"""The folder of a comparison, with a file for each finished part, so that it can resume."""
+"""The folder of a comparison. Its files of finished parts let the comparison resume."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ PRELOADED = ["peftkit.experiments.jobs.preloaded"]
 
 
 class DiedError(TrainingError):
-    """A process ended without a result; another attempt may succeed."""
+    """Raised if a process ended without a result; another attempt may succeed."""
 
 
 def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -25,7 +25,7 @@ def _unchanged(result: Any, _: Path) -> Any:
 
 @dataclass(frozen=True)
 class Job(Generic[Result]):
-    """A part of a comparison: a function to call in a separate process, and its saved result."""
+    """A part of a comparison: a function to call in a separate process, and what to save."""
 
     part: str
     """Name of the part and of its files, such as `NAME/rate-0.001`."""
@@ -99,7 +99,7 @@ class JobQueue:
         return datetime.fromtimestamp(latest).astimezone()
 
     def skip(self) -> None:
-        """Counts a job that cannot be run as done."""
+        """Skips a job that cannot be run, and counts it in `number`."""
         self.number += 1
 
     def _run(self, job: Job[Result]) -> Done[Result]:
