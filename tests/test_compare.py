@@ -238,7 +238,7 @@ class TestGrid:
         assert told.value.hint == "compare by `loss`"
 
     def test_a_classifier_has_no_loss_on_general_text(self, recipe):
-        with pytest.raises(RecipeError, match="only language models"):
+        with pytest.raises(RecipeError, match="trains no language model"):
             prepare_grid([recipe], Budget(retention=Retention(path="rows.jsonl")))
 
     def test_the_differing_field_of_a_part_is_named(self, recipe):

@@ -1,1 +1,1 @@
-"""Compares methods at their best learning rates, with verdicts, a table and a report."""
+"""Compares methods, each at its best learning rate; makes verdicts, a table and a report."""

@@ -1,5 +1,7 @@
-"""Compares methods with full fine-tuning. Each tries the same number of learning rates on the
-validation split, then runs with several seeds; rows and their order are the same for all.
+"""Compares methods with full fine-tuning.
+
+Each method tries the same number of learning rates on the validation split. Then it trains at the
+best rate with several seeds. With the same seed, all methods read the same rows in the same order.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ DEFAULT_FOLDER = "runs/compare"
 
 @dataclass(frozen=True)
 class Compared:
-    """A finished comparison: its folder and record."""
+    """What `compare` returns: the folder and the record of the comparison."""
 
     folder: Path
     record: Comparison
@@ -57,15 +59,17 @@ def compare(
     budget: Budget | None = None,
     console: Console | None = None,
 ) -> Compared:
-    """Compares recipes that differ in the method. In the folder of an earlier comparison, runs only
-    what is missing there, such as added recipes, rates or seeds.
+    """Compares recipes that differ only in the method; writes and returns the results.
+
+    If `output_dir` holds an earlier comparison, only the missing parts are run, such as those of
+    added recipes, rates or seeds.
 
     Args:
         recipes: recipes with the same base, task and data; full fine-tuning is added if missing.
         output_dir: a new folder, or the folder of a comparison on the same base and data;
             `runs/compare` if empty.
-        budget: how many learning rates are tried and how many seeds are run.
-        console: where progress is printed; nowhere if not given.
+        budget: numbers of learning rates and seeds for each method; `Budget()` if not given.
+        console: where progress is printed; if not given, nothing is printed.
 
     Raises:
         PeftkitError: a recipe, its data or its base is wrong. A failed run raises nothing; its row
@@ -87,7 +91,7 @@ def compare(
 
 
 def _run_all(grid: Grid, first: Prepared, queue: JobQueue, shared: Common) -> Comparison:
-    """Runs all parts that are not done yet; returns the comparison."""
+    """Runs all parts that have no result yet; returns the content of compare.json."""
 
     def write(
         status: str,
@@ -131,16 +135,16 @@ def _run_all(grid: Grid, first: Prepared, queue: JobQueue, shared: Common) -> Co
 
 
 def _refuse_inner() -> None:
-    """Raises RecipeError in a part's process, where the imported script would start over."""
+    """Raises RecipeError if a process of a part calls `compare` by importing the user's script."""
     if multiprocessing.parent_process() is not None:
         raise RecipeError(
-            "the processes of the comparison import the script that starts it",
-            'put its call under `if __name__ == "__main__":`',
+            "each process of the comparison imports the script, which starts a comparison again",
+            'put the call of `compare` under `if __name__ == "__main__":`',
         )
 
 
 def _rates_of(contender: Contender, queue: JobQueue, first: Prepared) -> tuple[Rate, ...]:
-    """Tries each learning rate; returns nothing if there is only one, which needs no trial."""
+    """Tries each learning rate; returns the results, or () if the contender has only one rate."""
     rates = []
     jobs = rate_jobs(contender, first)
     for rate, job in zip(contender.rates if jobs else (), jobs, strict=True):
@@ -153,8 +157,8 @@ def _rates_of(contender: Contender, queue: JobQueue, first: Prepared) -> tuple[R
 
 
 def _chosen(contender: Contender, rates: Sequence[Rate], grid: Grid) -> float | None:
-    """The best rate, or the only one. None if every rate failed, or if a failed one is worth
-    another try when the comparison resumes.
+    """The rate with the best trial, or the contender's only rate. None if all trials failed, or if
+    the process of a trial died: a resumed comparison repeats that trial.
     """
     if not rates:
         return contender.rates[0]
@@ -165,10 +169,10 @@ def _chosen(contender: Contender, rates: Sequence[Rate], grid: Grid) -> float | 
 
 @dataclass(frozen=True)
 class _Settled:
-    """The learning rate for a contender's runs, and the rates tried."""
+    """The learning rate chosen for a contender's runs, and the results of its trials."""
 
     rate: float | None
-    """The chosen rate; None if there is none, see `_chosen`."""
+    """The chosen rate; None if `_chosen` returned None."""
     tried: tuple[Rate, ...]
 
 
@@ -180,14 +184,14 @@ def _settle(
     grid: Grid,
     first: Prepared,
 ) -> tuple[_Settled, Done[SeedRun]]:
-    """Settles the rate for all seeds; returns it and the first run with it.
+    """Lowers the learning rate until the first run succeeds; returns (final rate, its first run).
 
     Trials have a quarter of the steps, so their best rate may be too high for a whole run. While
-    the run fails or validates much worse than the trial, takes the next lower rate.
+    the run fails or validates much worse than its rate's trial, takes the next lower rate.
 
     Args:
-        settled: the best rate of the trials; the only rate, if nothing was tried, is kept.
-        run: the first run with this rate.
+        settled: the best rate of the trials. Without trials, the only rate is never lowered.
+        run: the run with this rate and the first seed.
     """
     reached = {rate.learning_rate: rate.value for rate in settled.tried if rate.value is not None}
     while (
@@ -222,7 +226,7 @@ def _runs(
 
 
 def _with_merge(runs: Runs, queue: JobQueue) -> Runs:
-    """Merges the first run's adapter and adds the peak memory of merging to the results."""
+    """The results, with the peak memory of merging the adapter of the contender's first run."""
     if not merges(runs.contender):
         return runs
     if not runs.seeds:

@@ -1,4 +1,4 @@
-"""A comparison as a value: the content of compare.json."""
+"""Dataclasses that hold the content of compare.json."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Rate:
     failed: str = ""
     """Why the trial failed; empty if it did not."""
     died: bool = False
-    """Whether the trial's process died, so that another try may succeed."""
+    """Whether the trial's process died; if so, another try may succeed."""
     too_high: bool = False
     """Whether the rate was best in the trials, but too high for a whole run."""
 
 
 @dataclass(frozen=True)
 class ValidationPoint:
-    """A validation score and the training time until then."""
+    """A validation: its step, its score, and the training seconds until it."""
 
     step: int
     seconds: float
@@ -54,19 +54,19 @@ class LossPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedRun:
-    """What the table needs of one run."""
+    """The results of one run, as compare.json records them."""
 
     failed: str = ""
     seed: int
     folder: str = ""
-    """The run's folder, relative to the comparison's."""
+    """Path of the run's folder, relative to the comparison's folder."""
     score: float | None
     """Score on the test split after training."""
     interval: tuple[float, float] | None = None
     before: float | None = None
     """Score on the test split before training."""
     guessed: float | None = None
-    """Test score of always guessing the same label; None if rows have no labels."""
+    """Test score of always guessing the most frequent label; None if rows have no labels."""
     best_step: int = 0
     num_steps: int = 0
     seconds_per_epoch: float = 0.0
@@ -75,11 +75,11 @@ class SeedRun:
     history: tuple[LossPoint, ...] = ()
     peak_memory_mb: Megabytes = field(default_factory=dict)
     forgetting: float | None = None
-    """By how much training increased the loss on general text."""
+    """Increase of the loss on general text by training, in nats per token."""
     kept_loss: float | None = None
-    """The loss on general text after training."""
+    """Loss on general text after training, in nats per token; None if not measured."""
     extra: dict[str, float] = field(default_factory=dict)
-    """Scores of written answers, by name."""
+    """Metric of generated texts -> its score on the test split."""
     trainable_parameters: int = 0
     total_parameters: int = 0
     adapter_bytes: int = 0
@@ -87,12 +87,12 @@ class SeedRun:
     command: str = ""
     """The command that repeats the run."""
     seconds_taken: float = 0.0
-    """Seconds of the whole run."""
+    """Seconds of the whole run, from loading to saving."""
 
 
 @dataclass(frozen=True)
 class ProbeFit:
-    """The frozen probe's fit; its row has this in place of runs."""
+    """The result of the frozen probe, which `Row.seeds` holds in the row of the probe."""
 
     seed: None
     score: float
@@ -119,43 +119,44 @@ class JudgedGap(Gap):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of the table: a method or the frozen probe. Values that do not exist are None."""
+    """A row of the table: a method or the frozen probe. Values that the row lacks are None."""
 
     name: str
     method: str
     """The method's kind, such as `lora`."""
     role: Role
     precision: str
-    """Precision of the base's weights."""
+    """Precision of the base's weights, such as `float32` or `nf4`."""
     learning_rate: float | None = None
     regularization: float | None = field(default=None, metadata=IF_SET)
-    """Strength of the probe's regularization; None for methods."""
+    """Inverse strength of the probe's L2 penalty; None for methods."""
     rates: tuple[Rate, ...] = ()
-    """Learning rates that were tried."""
+    """The learning rates that were tried, with the results of their trials."""
     seeds: tuple[SeedRun | ProbeFit, ...] = ()
     score: float | None = None
     """Mean test score over the seeds."""
     interval: tuple[float, float] | None = None
-    """95 % interval of the mean score, over rows and seeds."""
+    """95 % confidence interval of `score`, over test rows and seeds."""
     difference_to_full: Gap | None = None
     verdict: str = ""
-    """`better`, `worse`, `equivalent` or `undecided`: the method compared with full fine-tuning.
+    """Verdict against full fine-tuning: `better`, `worse`, `equivalent` or `undecided`.
     `baseline` for full fine-tuning itself; `failed` if no run finished."""
     trained_out: bool | None = None
     """Whether the method had stopped improving before its last step; None if unknown."""
     failed: str = ""
     forgetting: float | None = None
     extra: dict[str, float] = field(default_factory=dict)
-    """Mean scores of written answers over the seeds, by name."""
+    """Metric of generated texts -> its mean score over the seeds."""
     command: str = ""
-    """The command that repeats the first run."""
+    """The command that repeats the first run, or the fit of the probe."""
     trainable_parameters: int | None = None
     total_parameters: int | None = None
     adapter_bytes: int | None = None
     seconds_per_epoch: float | None = None
     seconds_to_best: float | None = None
     seconds_to_99_of_full: float | None = None
-    """Training seconds until the validation score is within 1 % of full fine-tuning's best."""
+    """Training seconds until the validation score is within 1 % of full fine-tuning's best; None if
+    a seed never reaches it."""
     peak_memory_mb: Megabytes | None = None
     difference_to_probe: JudgedGap | None = None
 
@@ -171,7 +172,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Spent:
-    """The budget that each method gets."""
+    """The training, trials and seeds that each method gets."""
 
     num_epochs: int
     num_steps: int
@@ -195,7 +196,7 @@ class SplitRows:
 
 @dataclass(frozen=True)
 class ComparedBase:
-    """The base: its name and the digests of its files."""
+    """The compared methods' base: its name, its quantization and the digests of its files."""
 
     name: str
     hub_id: str = ""
@@ -203,7 +204,7 @@ class ComparedBase:
     quantization: str = "none"
     double_quant: bool = False
     files: dict[str, str] = field(default_factory=dict)
-    """File of the base -> its SHA-256."""
+    """Name of a file of the base -> SHA-256 of the file."""
     sha256: str = ""
 
 
@@ -212,8 +213,8 @@ class Comparison:
     """The content of compare.json."""
 
     status: str
-    """`unfinished` while parts remain, `incomplete` if failed parts are worth another try, else
-    `finished`."""
+    """`unfinished` while parts are still to run; `incomplete` if all ran, but a failed part may
+    succeed when the comparison resumes; else `finished`."""
     name: str
     created: str
     device: str
@@ -226,25 +227,25 @@ class Comparison:
     metric: Metric
     """The metric by which methods are compared."""
     margin: float
-    """Largest difference of scores that does not matter."""
+    """Largest difference of two scores that does not matter, in the metric's unit."""
     budget: Spent
     before: float | None
-    """Test score before training, if known."""
+    """Test score before training; None if full fine-tuning has no run that measured it."""
     learned: tuple[str, ...]
-    """Names of the methods that are better than before training and than guessing one label."""
+    """Names of the methods that score better than before training and than guessing one label."""
     seconds: float
-    """Seconds that all parts took."""
+    """Seconds that all parts of the comparison took together."""
     command: str
     """The command that repeats the comparison."""
     held_fixed: tuple[tuple[str, str], ...]
     """(name, value) of each setting that is the same for all methods."""
     notes: tuple[str, ...]
     rows: tuple[Row, ...]
-    """The baseline, the methods by score, the frozen probe."""
+    """The table's rows: the baseline, the methods from best to worst, the frozen probe."""
 
     @property
     def baseline(self) -> Row | None:
-        """Full fine-tuning."""
+        """The row of full fine-tuning; None if there is none."""
         return next((row for row in self.rows if row.role == "baseline"), None)
 
     @property
@@ -253,7 +254,7 @@ class Comparison:
         return tuple(row for row in self.rows if row.role == "method")
 
     def to_json(self) -> Any:
-        """The content of compare.json."""
+        """Converts the comparison to the content of compare.json."""
         content: dict[str, Any] = {}
         for name, part in records.to_json(self).items():
             direction = {"higher_is_better": self.metric.higher_is_better}
@@ -262,7 +263,7 @@ class Comparison:
 
     @classmethod
     def from_json(cls, value: Any) -> Comparison:
-        """Reads the content of compare.json.
+        """Makes a comparison from the content of compare.json.
 
         Raises:
             ValueError, KeyError or TypeError: the value is not a comparison.

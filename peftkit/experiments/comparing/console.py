@@ -1,4 +1,4 @@
-"""Prints a comparison, or the time that it is expected to take."""
+"""Prints a comparison's results, or its expected time and memory."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from peftkit.reports.terminal import print_note
 from peftkit.wording import duration
 
 LEFT = (0, 2, 4)
-"""The columns that are aligned to the left."""
+"""Indices of the columns that are aligned to the left: name, interval and verdict."""
 
 
 def print_expected(console: Console, expected: Sequence[Expected]) -> None:
-    """Prints the expected time of each unfinished method, and the total."""
+    """Prints the expected time and memory of each unfinished method, and the total time."""
     if not expected:
         console.print("  all trials and runs are done")
         return

@@ -1,8 +1,8 @@
-"""Estimates the time of a comparison and the memory of its runs, within seconds.
+"""Estimates, in a few seconds, the time of a comparison and the memory of its runs.
 
 Measures one forward and backward pass of full fine-tuning on two small copies of the base. Another
-method's time follows from the share of blocks through which its gradients pass, its memory from
-its number of trainable parameters and the bits of its weights.
+method's time follows from the share of blocks that its gradients pass through. Its memory follows
+from its number of trainable parameters and from the precision of the base's weights.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ HOW = (
     "answers, merges and the frozen probe are not counted"
 )
 STARTS = 3
-"""Time to start, load, check and save, as a multiple of the time to prepare a recipe."""
+"""Time of a run outside training and scoring, divided by the time to prepare its recipe."""
 MEASURED_SECONDS = 0.2
-"""Seconds for which the measured pass is repeated, at least twice."""
+"""Seconds for which a pass is repeated to measure it; it runs at least twice."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,19 @@ class Expected:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What is measured once for all contenders."""
+    """Measurements that are made once and used for all contenders."""
 
     cost: Cost
-    """Cost of full fine-tuning."""
+    """Time and memory of full fine-tuning."""
     reading: float
     """Seconds to prepare a recipe: to read and encode its data."""
     planning: float
-    """Seconds of a measurement; every run makes one for its plan."""
+    """Seconds to measure a cost; every run repeats the measurement for its plan."""
 
 
 def expect(recipes: Sequence[Recipe], output_dir: str, budget: Budget) -> list[Expected]:
-    """Estimates time and memory of each contender's unfinished trials and runs; writes nothing. For
-    arguments and errors see `compare`.
+    """Estimates time and memory of each contender's unfinished trials and runs; writes nothing.
+    Arguments and errors are those of `compare`.
     """
     begun = time.perf_counter()
     grid, prepared = prepare_all(recipes, budget)
@@ -95,7 +95,7 @@ def expect(recipes: Sequence[Recipe], output_dir: str, budget: Budget) -> list[E
 
 
 def _measure(first: Prepared, reading: float, accelerator: Accelerator) -> _Measured:
-    """Measures full fine-tuning; raises BaseModelError if a small copy cannot be made or run."""
+    """Measures full fine-tuning on small copies; raises BaseModelError if one cannot be run."""
     begun = time.perf_counter()
     try:
         trial = make_trial(first.recipe, first.base, first.encoded, accelerator, timed=True)

@@ -22,33 +22,33 @@ from peftkit.recipe import Recipe
 FULL = "full"
 """Name of the full fine-tuning recipe that is added if none is given."""
 FULL_RATE = 1e-4
-"""Learning rate around which added full fine-tuning searches: a tenth of LoRA's (Schulman 2025)."""
+"""Learning rate of the added full fine-tuning recipe: a tenth of LoRA's rate (Schulman 2025)."""
 PROBE = "frozen_probe"
 SEARCHED = 0.25
-"""Steps of a learning rate's trial, as a share of a run's optimizer steps."""
+"""Optimizer steps of a trial, divided by the optimizer steps of a run."""
 VALIDATIONS = 8
-"""Number of validations in a run, if the recipe does not say when to validate."""
+"""Number of validations in a run if the recipe does not set `evaluate_every`."""
 FREE = (
     "training.learning_rate", "training.micro_batch_tokens", "training.layout",
     "training.gradient_checkpointing", "training.report_to", "training.early_stopping_patience",
     "base.quantization", "base.double_quant", "base.dtype",
 )  # fmt: skip
-"""Fields in which recipes may differ: the learning rate is searched, early stopping and trackers
-are off, precision belongs to the method, and the others change results only by dropout masks."""
+"""Fields in which recipes may differ. The learning rate is searched, precision belongs to the
+method, early stopping and trackers are off. Other fields affect results only by dropout masks."""
 
 
 class Budget(Part):
-    """Numbers of trials and runs in a comparison, and how its results are judged."""
+    """How many trials and runs a comparison makes, and how it judges the results."""
 
     num_trials: int = Field(default=4, ge=1, le=20)
-    """Number of learning rates tried for each method, around the recipe's, half a decade apart."""
+    """Number of learning rates to try for each method: around its own rate, half a decade apart."""
     num_seeds: int = Field(default=3, ge=1, le=100)
-    """Number of runs of each method at its best rate; seeds count up from the recipe's."""
+    """Number of runs of each method at its best rate. Seeds count up from the recipe's seed."""
     margin: float | None = Field(default=None, gt=0)
-    """Largest difference that does not matter, in the metric's unit. If not given: 0.01, or 1 % of
-    full fine-tuning's loss if the metric is a loss."""
+    """Largest difference of two scores that does not matter, in the metric's unit. If not given:
+    0.01; for a loss, 1 % of full fine-tuning's loss."""
     retention: Retention | None = None
-    """General text on which forgetting is measured, for language models; None to not measure it."""
+    """General text on which a language model's forgetting is measured; None: it is not measured."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Contender:
     """A method in a comparison, with the learning rates to try."""
 
     recipe: Recipe
-    """The recipe, without early stopping; the contender has its name."""
+    """The method's recipe, without early stopping and trackers; gives the contender its name."""
     rates: tuple[float, ...]
     is_baseline: bool = False
 
     @property
     def name(self) -> str:
-        """Name of the contender and its row, unique in a comparison."""
+        """Name of the contender and of its row in the table; unique in a comparison."""
         return self.recipe.name
 
 
@@ -81,16 +81,17 @@ class Grid:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds, the same for every contender."""
+        """The seeds of the runs; they are the same for every contender."""
         first = self.contenders[0].recipe.seed
         return tuple(range(first, first + self.budget.num_seeds))
 
 
 def make_grid(recipes: Sequence[Recipe], budget: Budget) -> Grid:
-    """The grid of the recipes' methods and full fine-tuning.
+    """Makes the grid of the recipes; adds full fine-tuning if no recipe has it.
 
     Raises:
-        RecipeError: recipes differ in more than the method, or two have the same name.
+        RecipeError: recipes differ in more than the method, two have the same name, or one starts
+            from an adapter.
     """
     if not recipes:
         raise RecipeError("no recipe to compare", "give one or more recipe scripts")
@@ -102,14 +103,14 @@ def make_grid(recipes: Sequence[Recipe], budget: Budget) -> Grid:
             "give each recipe its own `name`, the name of its row in the table",
         )
     if taken := sorted({PROBE} & set(names)):
-        raise RecipeError(f"`{taken[0]}` is the name of the frozen base's row", "rename the recipe")
+        raise RecipeError(f"`{taken[0]}` is the name of the probe's row", "rename the recipe")
     for recipe in named[1:]:
         _check_same(named[0], recipe)
     for recipe in named:
         if recipe.start_from:
             raise RecipeError(
                 f"`{recipe.name}` starts from an adapter",
-                "leave `start_from` out: every method begins with the base",
+                "remove `start_from`: in a comparison, every method starts from the base",
             )
     full = [recipe for recipe in named if _is_baseline(recipe)]
     if len(full) > 1:
@@ -127,8 +128,8 @@ def make_grid(recipes: Sequence[Recipe], budget: Budget) -> Grid:
 
 
 def rates_around(rate: float, count: int) -> tuple[float, ...]:
-    """`count` rates around `rate`, half a decade apart and rounded to three digits. If `count` is
-    even, one more is above `rate` than below.
+    """`count` learning rates around `rate`: half a decade apart, rounded to three digits. If
+    `count` is even, one more rate is above `rate` than below it.
     """
     places = range(-((count - 1) // 2), count // 2 + 1)
     return tuple(float(f"{rate * 10 ** (at / 2):.3g}") if at else rate for at in places)
@@ -140,17 +141,17 @@ def precision(base: Base) -> str:
 
 
 def with_rate(recipe: Recipe, rate: float, seed: int) -> Recipe:
-    """The recipe with this learning rate and seed."""
+    """A copy of the recipe with another learning rate and seed."""
     return recipe.with_(training=recipe.training.with_(learning_rate=rate), seed=seed)
 
 
 def steps_of_search(num_steps: int) -> int:
-    """Optimizer steps of a trial if a run has `num_steps`."""
+    """Number of optimizer steps of a trial if a run has `num_steps`."""
     return max(1, math.ceil(SEARCHED * num_steps))
 
 
 def for_search(recipe: Recipe, num_steps: int) -> Recipe:
-    """The recipe of a trial, which has fewer steps than a run.
+    """A copy of a recipe for a trial, with fewer steps than a run.
 
     Args:
         num_steps: optimizer steps of a run.
@@ -162,14 +163,14 @@ def for_search(recipe: Recipe, num_steps: int) -> Recipe:
 
 
 def for_seeds(recipe: Recipe, num_steps: int) -> Recipe:
-    """The recipe of a run, validated often enough to draw a curve."""
+    """A copy of a recipe for a run, with enough validations to draw a curve."""
     every = recipe.training.evaluate_every or max(1, math.ceil(num_steps / VALIDATIONS))
     return recipe.with_(training=recipe.training.with_(evaluate_every=every))
 
 
 def foreign_modules(recipe: Recipe) -> list[str]:
-    """The modules that define the user's own task and method, for other processes to import: names
-    of modules in packages, paths of other files.
+    """The modules with the user's own task and method, for other processes to import. A module in a
+    package is given by its name, any other module by the path of its file.
     """
     parts: tuple[OpenPart, ...] = (recipe.task, recipe.method)
     modules = {type(part).__module__ for part in parts if ":" in part.kind()}
@@ -179,14 +180,14 @@ def foreign_modules(recipe: Recipe) -> list[str]:
     ]
     if None in files:
         raise RecipeError(
-            "other processes of the comparison import your own task or method, which has no file",
+            "processes of the comparison must import your own task or method, but it has no file",
             "define it in a .py file",
         )
     return [*named, *(str(Path(file).resolve()) for file in files if file)]
 
 
 def _check_same(first: Recipe, other: Recipe) -> None:
-    """Raises RecipeError if two recipes differ in what a comparison holds fixed."""
+    """Raises RecipeError if two recipes differ in a field that must be the same for all methods."""
     fixed = {"base", "task", "training", "split_seed", "seed"}
     one, two = (recipe.model_dump(mode="json", include=fixed) for recipe in (first, other))
     unlike = [change for change in differences(one, two) if change[0] not in FREE]
@@ -206,9 +207,9 @@ def _is_baseline(recipe: Recipe) -> bool:
 
 
 def _added_baseline(recipes: Sequence[Recipe]) -> Recipe:
-    """The recipe of full fine-tuning, made from the others; their order does not change it."""
+    """Makes the recipe of full fine-tuning from the given recipes, whatever their order."""
     if FULL in (recipe.name for recipe in recipes):
-        raise RecipeError(f"`{FULL}` is the name of full fine-tuning", "rename the recipe")
+        raise RecipeError(f"`{FULL}` is the name of the full fine-tuning row", "rename the recipe")
     first = recipes[0]
     training = first.training.with_(
         learning_rate=FULL_RATE,

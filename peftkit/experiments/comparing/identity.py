@@ -1,4 +1,4 @@
-"""Identifies a comparison, so that a folder resumes no other one."""
+"""Identifies a comparison, so that its folder cannot be resumed by another comparison."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def common(grid: Grid, first: Prepared) -> Common:
 
 
 def identity(grid: Grid, shared: Common) -> Identity:
-    """What identifies a comparison: grid.json, the recipes, and digests of the user's code."""
+    """Collects what identifies a comparison: grid.json, the recipes, digests of the user's code."""
     modules = {
         module for contender in grid.contenders for module in foreign_modules(contender.recipe)
     }
@@ -77,6 +77,6 @@ def _general_text(retention: Retention | None) -> GeneralText | None:
 
 
 def _file_of(module: str) -> Path:
-    """The file of a module that `foreign_modules` returned as a name or a path."""
+    """Path of a module's file, from the name or the path that `foreign_modules` returned."""
     loaded = sys.modules.get(module)
     return Path(loaded.__file__ if loaded and loaded.__file__ else module)

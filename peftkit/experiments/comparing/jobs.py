@@ -30,18 +30,20 @@ from peftkit.stages.preparing import Prepared
 from peftkit.training.forward.steps import number_of_steps
 
 START = 10.0
-"""Guessed duration of everything but training in a job, in optimizer steps; for the time left."""
+"""Guessed time of a job outside training, in optimizer steps; used to estimate the time left."""
 BASE = "+base"
 """Contender name of the jobs on the base itself; no recipe can have this name."""
 
 
 def num_steps(first: Prepared) -> int:
-    """Optimizer steps of a run."""
+    """Number of optimizer steps of a run."""
     return number_of_steps(first.recipe.training, first.encoded.train.num_units)
 
 
 def all_jobs(grid: Grid, first: Prepared) -> list[Job[Any]]:
-    """All jobs, to count them and sum their costs. The rates of runs are placeholders."""
+    """All jobs of a comparison, to show progress and time left. Jobs of runs have a placeholder
+    as rate, because the best rate is not known yet.
+    """
     jobs: list[Job[Any]] = [
         job for contender in grid.contenders for job in rate_jobs(contender, first)
     ]
@@ -56,7 +58,7 @@ def all_jobs(grid: Grid, first: Prepared) -> list[Job[Any]]:
 
 
 def rate_jobs(contender: Contender, first: Prepared) -> list[Job[Trial]]:
-    """A trial for each learning rate; no trial if there is only one rate."""
+    """The jobs of a contender's trials, one for each learning rate; [] if it has only one rate."""
     if len(contender.rates) == 1:
         return []
     search = for_search(contender.recipe, num_steps(first))
@@ -80,7 +82,7 @@ def rate_jobs(contender: Contender, first: Prepared) -> list[Job[Trial]]:
 def seed_job(
     contender: Contender, rate: float, seed: int, grid: Grid, first: Prepared
 ) -> Job[SeedRun]:
-    """The job that makes a run with all steps."""
+    """The job of a contender's run with one learning rate and seed."""
     recipe = with_rate(for_seeds(contender.recipe, num_steps(first)), rate, seed)
     retention, modules = grid.budget.retention, foreign_modules(recipe)
     per_epoch = -(-len(first.encoded.train) // first.recipe.training.batch_size)
@@ -97,7 +99,7 @@ def seed_job(
 
 
 def merges(contender: Contender) -> bool:
-    """Whether a contender's method can be merged."""
+    """Whether a contender's adapter can be merged into its base."""
     return contender.recipe.method.refuses_merging(contender.recipe.base) is None
 
 
@@ -133,7 +135,7 @@ def probe_job(grid: Grid, first: Prepared) -> Job[ProbeScore]:
 
 
 def retention_jobs(grid: Grid, first: Prepared) -> dict[str, Job[KeptLoss]]:
-    """Precision -> the job that measures the untrained base's loss on general text in it."""
+    """Precision -> the job that measures the base's loss on general text in this precision."""
     if grid.budget.retention is None:
         return {}
     recipes = {

@@ -15,8 +15,8 @@ GOOD_SEEDS = 3
 
 
 def has_learned(runs: Runs, metric: Metric, margin: float) -> bool:
-    """Whether a contender's score is better, by more than the margin, than before training and than
-    always guessing the same label. An unknown score is not compared.
+    """Whether a contender's mean test score is better, by more than `margin`, than before training
+    and than always guessing one label. Scores that are None are skipped.
     """
     known = [score for run in runs.seeds for score in (run.before, run.guessed)]
     trivial = max((metric.goodness(score) for score in known if score is not None), default=None)
@@ -26,11 +26,11 @@ def has_learned(runs: Runs, metric: Metric, margin: float) -> bool:
 
 
 def notes_of(num_seeds: int, rows: Sequence[Row], failures: Mapping[str, str]) -> tuple[str, ...]:
-    """Notes on failures, missing seeds, and rates at the end of the tried range.
+    """Notes on failed parts, missing seeds, and best rates at an end of the tried range.
 
     Args:
         num_seeds: number of seeds that each row should have.
-        failures: part -> why it failed.
+        failures: name of a part -> why it failed.
     """
     notes = [f"{part} failed: {reason}" for part, reason in failures.items()]
     if num_seeds < LEAST_SEEDS:

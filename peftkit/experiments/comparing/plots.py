@@ -1,7 +1,7 @@
 """Draws the pictures of a comparison's report, as SVG text.
 
-Pictures number the rows in the order of the comparison's table. A picture shows either all rows, or
-one row on axes that the pictures of all rows share: a panel.
+Rows are numbered in the order of the table. Some pictures show all rows. A panel shows one row; its
+axes have the same limits in the panels of all rows.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from peftkit.wording import shortened
 
 PANEL_STYLE: Any = {**STYLE, "font.size": 9}
 NAME_LENGTH = 26
-"""Most characters of a row's name beside a plot."""
+"""Maximum length of a row's name beside a plot, in characters."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture of one row."""
+    """A picture of one row of the table."""
 
     number: int
-    """Number of the row."""
+    """Number of the row in the table, from 1."""
     name: str
     picture: str
-    """SVG text."""
+    """The picture as SVG text."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ def pareto(
     metric: Metric,
     logarithmic: bool = False,
 ) -> str:
-    """Draws the score of each row by a cost, with intervals, and a line through the Pareto front.
+    """Draws each row's score and its interval over a cost, and a line through the Pareto front.
 
     Args:
-        cost: the cost of each row. Rows without a score or with a cost of 0 are not drawn.
+        cost: the cost of each row. Rows without a score, or with cost 0 or None, are not drawn.
     """  # fmt: skip
     drawn = [
         _Drawn(str(number), x, row.score, *_spread(row))
@@ -102,7 +102,7 @@ def pareto(
 
 
 def on_front(points: Sequence[Point], metric: Metric) -> list[bool]:
-    """Whether each (cost, score) is on the front: no other is as good in both and better in one."""
+    """For each (cost, score): whether the point is on the Pareto front."""
     values = [(cost, -metric.goodness(score)) for cost, score in points]  # smaller is better
     return [
         not any(a <= cost and b <= loss and (a, b) != (cost, loss) for a, b in values)
@@ -111,8 +111,8 @@ def on_front(points: Sequence[Point], metric: Metric) -> list[bool]:
 
 
 def seeds(rows: Sequence[Row], axis: str) -> str:
-    """Draws for each row the test score of each seed, and the mean with its interval. Full
-    fine-tuning's interval is also a band behind all rows, the probe's score a line.
+    """Draws, for each row, the test score of each seed and the mean with its interval. A band
+    behind the rows shows full fine-tuning's interval, a dashed line the probe's score.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 0.9 + 0.27 * len(rows)), layout="constrained")
@@ -152,7 +152,7 @@ def seeds(rows: Sequence[Row], axis: str) -> str:
 
 
 def rate_panels(rows: Sequence[Row], metric: Metric) -> list[Panel]:
-    """A panel for each row that tried rates: the validation score by learning rate."""
+    """Draws a panel for each row that tried rates: validation score over learning rate."""
     tried = [(number, row) for number, row in enumerate(rows, 1) if row.rates]
     rates = [rate for _, row in tried for rate in row.rates]
     values = [rate.value for rate in rates if rate.value is not None]
@@ -189,8 +189,8 @@ def _rate_panel(row: Row, limits: Point, heights: Point, metric: Metric) -> str:
 
 
 def learning_panels(rows: Sequence[Row]) -> list[Panel]:
-    """A panel for each trained row: the validation score by step for every seed, their mean, and
-    the baseline's mean.
+    """Draws a panel for each trained row: the validation score over the steps. It shows a curve for
+    each seed, the mean curve, and the mean curve of full fine-tuning.
     """
     trained = [
         (number, row)
@@ -229,7 +229,7 @@ def _learning_panel(row: Row, full: Sequence[Point], last: float, heights: Point
 
 
 def mean_curve(row: Row) -> list[Point]:
-    """(step, mean score over the seeds) for each step at which every seed was validated."""
+    """(step, mean validation score over the seeds), for steps at which all seeds were validated."""
     curves = [curve for curve in map(_by_step, row.seeds) if curve]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
     return [(step, sum(curve[step] for curve in curves) / len(curves)) for step in steps]
@@ -253,14 +253,14 @@ def _short(x: float, _: int = 0) -> str:
 
 
 def _room(values: Iterable[float], share: float) -> Point:
-    """Limits of an axis, with a share of the values' range left free at both ends."""
+    """(low, high) limits of an axis: the values' range, widened at each end by a share of it."""
     low, high = min(values := list(values)), max(values)
     free = (high - low) * share or abs(high) * 0.1 or 1.0
     return low - free, high + free
 
 
 def _room_of_costs(costs: Sequence[float], logarithmic: bool) -> Point:
-    """Limits of the axis of costs, wide enough that nearly equal costs are drawn close together."""
+    """(low, high) limits of the cost axis, so wide that nearly equal costs are drawn close."""
     if not logarithmic:
         low, high = _room(costs, 0.1)
         return min(low, 0.9 * min(costs)), max(high, 1.1 * max(costs))

@@ -15,7 +15,7 @@ DOT = 3.5
 
 
 def beside_one_another(axes: Any, points: Sequence[Point], apart: float = 5.0) -> list[Point]:
-    """The points; those with nearly the same x are moved sideways by a few pixels."""
+    """Moves points with nearly the same x sideways by a few pixels; returns all points."""
     pixels = axes.transData.transform(points)
     order = sorted(range(len(points)), key=lambda n: (pixels[n][0], pixels[n][1]))
     groups: list[list[int]] = []

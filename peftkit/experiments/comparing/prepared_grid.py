@@ -17,22 +17,22 @@ from peftkit.wording import plural
 
 
 def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, Prepared]:
-    """The grid and the prepared baseline; checks as `prepare_all` does."""
+    """Calls `prepare_all`; returns (grid, prepared baseline)."""
     grid, prepared = prepare_all(recipes, budget)
     return grid, prepared[0]
 
 
 def prepare_all(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, list[Prepared]]:
-    """The grid and its prepared recipes, the baseline first. Makes every check that needs no
-    weights, except on the general text, which `common` reads.
+    """Prepares all recipes; returns (grid, prepared recipes with the baseline first). Makes every
+    check that needs no weights, except that `common` checks the general text.
 
     Raises:
         PeftkitError: a recipe, its data or its base is wrong.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise RecipeError(
-            "a comparison starts its own runs, one after the other, each in one process",
-            "call `peftkit compare` without `accelerate launch`",
+            "a comparison cannot run in several processes: it starts one process for each run",
+            "start `peftkit compare` without `accelerate launch`",
         )
     grid = make_grid(recipes, budget)
     first = prepare(grid.contenders[0].recipe)
@@ -47,13 +47,14 @@ def prepare_all(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, list[P
 
 
 def _prepare_beside(contender: Contender, first: Prepared) -> Prepared:
-    """Prepares a contender; raises RecipeError if its examples are not the baseline's."""
+    """Prepares a contender; raises RecipeError if its examples differ from the baseline's."""
     prepared = prepare(contender.recipe)
     if prepared.encoded.sha256 != first.encoded.sha256:
         raise RecipeError(
             f"`{contender.name}` would read other examples than `{first.recipe.name}`: its virtual "
             "tokens leave less room for the text, which is cut or dropped earlier",
-            f"lower `task.max_length` of all by {contender.recipe.method.position_offset} or more",
+            f"lower `task.max_length` of all recipes by {contender.recipe.method.position_offset} "
+            "or more",
         )
     return replace(prepared, encoded=first.encoded)  # equal: keeps them in memory once
 
@@ -65,14 +66,14 @@ def _check_search(contender: Contender, steps: int) -> None:
         return
     if reason := contender.recipe.method.refuses_steps(search):
         raise MethodError(
-            f"`{contender.name}`: a learning rate is tried in {plural(search, 'step')}, a quarter "
-            f"of all: {reason}"
+            f"`{contender.name}` cannot be tried in {plural(search, 'step')}, a quarter of "
+            f"the steps of a run: {reason}"
         )
 
 
 def _check_metric(first: Prepared, metric: Metric) -> None:
-    """Raises RecipeError if the task does not split the metric into parts by row, which comparing
-    methods row by row needs.
+    """Raises RecipeError if the task does not return the metric's value for each row. A comparison
+    needs these values, because it compares methods row by row.
     """
     if isinstance(metric, TextMetric):
         return
@@ -80,8 +81,8 @@ def _check_metric(first: Prepared, metric: Metric) -> None:
     parts = rehearsed_score(task, encoded.test, encoded.head).parts
     if metric.name not in parts:
         raise RecipeError(
-            f"`training.metric` is `{metric.name}`, but `{task.kind()}.metrics` returns no "
-            "value per row for it, which a comparison needs",
+            f"a comparison needs the value of `{metric.name}` for each row, but "
+            f"`{task.kind()}.metrics` returns no value per row",
             f"compare by {quoted(parts)}" if parts else "return `Score(parts=...)` from `metrics`",
         )
 
@@ -92,10 +93,10 @@ def _check_budget(grid: Grid) -> None:
     if (budget.margin or 0) >= 1 and metric.higher_is_better:
         raise RecipeError(
             f"a margin of {budget.margin:g} covers the whole range of {metric.name}",
-            "give a smaller one; 1 point is 0.01",
+            "give a smaller margin; 1 point is 0.01",
         )
     if budget.retention is not None and not task.goes_on:
         raise RecipeError(
-            "only language models have a loss on general text, and this task trains none",
+            "this task trains no language model, so a loss on general text cannot be measured",
             "leave `--retain` out",
         )

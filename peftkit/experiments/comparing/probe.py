@@ -1,5 +1,6 @@
-"""Fits the frozen probe of a comparison on all training rows. `python -m` this module with a
-recipe.json fits the probe again.
+"""Fits the frozen probe of a comparison on all training rows.
+
+`python -m peftkit.experiments.comparing.probe RECIPE.json` fits the probe again.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ class ProbeScore:
     """The result of fitting and scoring the frozen probe."""
 
     regularization: float
+    """Inverse strength of the L2 penalty, chosen on the validation split."""
     tried: list[dict[str, float]]
-    """For each strength: `regularization`, and `value`, the validation score."""
+    """For each strength of the penalty: `regularization`, and the validation score as `value`."""
     metrics: dict[str, float]
     """Scores on the test split, by name."""
     parts: dict[str, Parts]

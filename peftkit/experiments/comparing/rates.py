@@ -11,12 +11,12 @@ from peftkit.experiments.jobs.done import Done
 from peftkit.metrics.metric import Metric
 
 COLLAPSE = 0.1
-"""A run whose validation score is below its trial's by more than this share has collapsed."""
+"""A run has collapsed if its validation score is worse than its trial's by more than this share."""
 
 
 def best_rate(rates: Sequence[Rate], metric: Metric) -> float | None:
-    """The rate with the best validation score; of equally good ones, the one with the lowest loss.
-    None if all failed.
+    """The rate with the best validation score; among equal scores, the lowest loss decides. None if
+    all trials failed.
     """
     scored = [
         (
@@ -35,10 +35,11 @@ def _loss(rate: Rate) -> float:
 
 
 def collapsed(run: Done[SeedRun], trial: float, metric: Metric) -> bool:
-    """Whether a run failed, or its best validation score is much worse than its rate's trial.
+    """Whether a run failed, or its best validation score is much worse than the trial's. False if
+    the process of the run died.
 
     Args:
-        trial: validation score of the trial, which has a quarter of the steps.
+        trial: best validation score of the trial with the same learning rate.
     """
     if run.value is None:
         return not run.died  # a killed process does not show that the rate is bad
@@ -47,7 +48,7 @@ def collapsed(run: Done[SeedRun], trial: float, metric: Metric) -> bool:
 
 
 def marked(rates: Sequence[Rate], too_high: float) -> tuple[Rate, ...]:
-    """The rates, with `too_high` set for one of them."""
+    """A copy of the rates in which the learning rate `too_high` is marked as too high."""
     return tuple(
         replace(rate, too_high=True) if rate.learning_rate == too_high else rate for rate in rates
     )

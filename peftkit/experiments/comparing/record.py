@@ -1,4 +1,4 @@
-"""Makes the content of compare.json: the rows, and everything needed to read and repeat them."""
+"""Makes the content of compare.json: rows, settings, notes, and the comparison's command."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make_record(
     shared: Common,
     status: str,
 ) -> Comparison:
-    """The content of compare.json.
+    """Makes the content of compare.json.
 
     Args:
         shared: base, data, device and versions, which all parts share.
@@ -83,7 +83,7 @@ def _command(grid: Grid, folder: Path) -> str:
     """The command that repeats the comparison.
 
     Args:
-        folder: folder of the recipes as they were run.
+        folder: the folder `recipes` of the comparison, which holds one JSON file per recipe.
     """
     budget = grid.budget
     files = {folder / f"{contender.name}.json" for contender in grid.contenders}
@@ -126,7 +126,7 @@ def _held_fixed(grid: Grid, first: Prepared, sha256: str) -> tuple[tuple[str, st
 
 
 def _settings(recipe: Recipe) -> str:
-    """The settings of training that all recipes share and that are not the defaults."""
+    """Names and values of training settings that all recipes share and that are not defaults."""
     training, default = recipe.training, Training()
     changed = [
         f"{name} {getattr(training, name)}"

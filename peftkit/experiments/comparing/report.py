@@ -17,18 +17,18 @@ from peftkit.wording import duration, plural
 NOTHING = "–"
 MARKS = {"better": "▲", "worse": "▼", "equivalent": "=", "undecided": "?", "failed": "✕",
          "baseline": "●"}  # fmt: skip
-"""Verdict -> the sign before it, which makes it readable without colours."""
+"""Verdict -> the sign printed before it, so that verdicts do not differ in colour alone."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table of methods that comes after the verdict."""
+    """A column of the report's table, to the right of the verdict."""
 
     title: str
     cell: Callable[[Row], tuple[str, str]]
-    """Row -> (text of its cell, small text below)."""
+    """Row -> (text of the cell, small text below it)."""
     group: str = ""
-    """Heading above neighbouring columns that have it in common."""
+    """Common heading above neighbouring columns; empty if there is none."""
 
 
 def write_report(folder: Path, comparison: Comparison) -> None:
@@ -38,7 +38,7 @@ def write_report(folder: Path, comparison: Comparison) -> None:
 
 
 def page(comparison: Comparison) -> str:
-    """The HTML of the report."""
+    """Renders the report as HTML."""
     rows, metric = comparison.rows, comparison.metric
     direction = _direction(comparison)
     costs: dict[str, list[float | None]] = {
@@ -71,7 +71,9 @@ def scores_picture(comparison: Comparison) -> str:
 
 
 def columns(comparison: Comparison) -> list[Column]:
-    """The columns after the verdict; some only if a row has a value."""
+    """The columns after the verdict. Columns of memory, forgetting and further scores are left out
+    if no row has a value.
+    """
     rows, full = comparison.rows, comparison.baseline
     result = [
         Column("trained parameters", lambda row: (
@@ -94,7 +96,7 @@ def columns(comparison: Comparison) -> list[Column]:
 
 
 def facts(comparison: Comparison) -> list[tuple[str, str, str]]:
-    """(name, value, small text below) of each fact about the whole comparison."""
+    """Facts about the whole comparison, such as the margin: (name, value, small text below it)."""
     budget, splits = comparison.budget, comparison.split_rows
     result = [
         ("each method", _budget(budget), _tokens(budget)),
@@ -155,7 +157,7 @@ def score(value: float | None) -> str:
 
 
 def interval(limits: Sequence[float] | None, sign: str = "") -> str:
-    """Formats an interval, such as `0.790 to 0.840`; with `+` as sign, as one of differences."""
+    """Formats an interval, such as `0.790 to 0.840`, or `-0.010 to +0.020` if `sign` is `+`."""
     return " to ".join(map(_signed if sign else score, limits)) if limits else ""
 
 
@@ -190,8 +192,8 @@ def _seconds(value: float | None) -> str:
 
 
 def _to_full(row: Row, full: Row | None) -> str:
-    """Formats the seconds until a method came near full fine-tuning's score: `never` if it did not,
-    `–` if full fine-tuning has no score.
+    """Formats the seconds until a method's score came within 1 % of full fine-tuning's. `never` if
+    it did not; `–` if full fine-tuning has no score.
     """
     if row.seconds_to_99_of_full is None and row.role == "method" and not row.failed:
         return "never" if full is not None and full.score is not None else NOTHING
@@ -251,13 +253,13 @@ def _tokens(budget: Spent) -> str:
 
 
 def _share_of_search(budget: Spent) -> str:
-    """Says how long trials are, such as `20 of 79 steps, about a quarter`."""
+    """Says how long trials are, such as `20 of 79 steps, about a quarter of the budget`."""
     share = budget.search_steps / budget.num_steps
     portion = "about a quarter" if 0.2 <= share <= 0.3 else f"{100 * share:.0f} %"
     return f"{budget.search_steps:,} of {plural(budget.num_steps, 'step')}, {portion} of the budget"
 
 
 def _plain(text: str) -> str:
-    """Escapes text for Markdown, including its tables."""
+    """Escapes text for Markdown, including cells of Markdown tables."""
     text = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

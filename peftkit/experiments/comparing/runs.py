@@ -20,7 +20,7 @@ from peftkit.reports.run_record import read_run
 from peftkit.tasks.score import Parts
 
 MOST_POINTS = 200
-"""Most training losses of a run that compare.json keeps, for drawing."""
+"""Maximum number of a run's training losses in compare.json."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class Runs:
     contender: Contender
     rates: tuple[Rate, ...]
     rate: float | None
-    """The chosen learning rate."""
+    """The learning rate of the runs; None if no rate was chosen."""
     seeds: tuple[SeedRun, ...]
     scores: tuple[Parts, ...]
-    """For each run in `seeds`: what each test row adds to the score."""
+    """For each run in `seeds`, what each test row adds to the run's score."""
     failed: str
-    """Why there are no runs; empty if there are some."""
+    """Why there are no runs; empty if there are runs."""
     merging_mb: float | None = None
 
     @property
     def by_seed(self) -> dict[int, Parts]:
-        """Seed -> the scores of its run."""
+        """Seed -> what each test row adds to the score of the run with this seed."""
         return dict(zip((run.seed for run in self.seeds), self.scores, strict=True))
 
 
@@ -52,7 +52,7 @@ def seed_run(
     kept: KeptLoss,
     folder: Path,
 ) -> SeedRun:
-    """Reads what the table needs of a run from its run.json.
+    """Reads a run's results for compare.json from the files in its folder.
 
     Args:
         recipe: the recipe of the run.
@@ -96,7 +96,7 @@ def seed_run(
 
 
 def _command(folder: Path, recipe: Recipe, modules: Sequence[str]) -> str:
-    """The command that repeats a run: its contender's recipe, with learning rate and seed."""
+    """The command that repeats a run: runs the contender's recipe with the run's rate and seed."""
     file = folder.parents[2] / "recipes" / f"{recipe.name}.json"
     training = recipe.training
     trusted = "".join(f"--trust-module {shlex.quote(module)} " for module in modules)
@@ -118,7 +118,7 @@ def read_scores(folder: Path, metric: Metric) -> Parts:
     """Reads what each test row adds to a run's score.
 
     Raises:
-        OutputError: the run's folder was deleted since.
+        OutputError: by_example.json is missing, as when the run's folder was deleted.
     """
     file = folder / "by_example.json"
     if not file.is_file():

@@ -10,8 +10,8 @@ from peftkit.wording import plural
 
 
 def summary(comparison: Comparison) -> list[str]:
-    """Sentences on the verdicts, the cheapest method that is not worse, methods that were still
-    improving, and methods below the frozen probe.
+    """Sentences on the verdicts, on the cheapest method that is equivalent or better, on methods
+    that were still improving, and on methods worse than the frozen probe.
     """
     full = comparison.baseline
     methods = comparison.methods
@@ -73,7 +73,7 @@ def _verdicts(methods: Sequence[Row], margin: str) -> str:
 
 
 def _cheapest(methods: Sequence[Row], full: Row) -> list[str]:
-    """A sentence on the cheapest method that is not worse: it has the fewest parameters."""
+    """A sentence on the equivalent or better method with the fewest trainable parameters."""
     kept = [
         (row.trainable_parameters, row)
         for row in methods

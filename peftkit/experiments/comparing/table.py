@@ -16,11 +16,11 @@ from peftkit.metrics.metric import Metric
 from peftkit.tasks.score import Parts
 
 NEARLY = 0.01
-"""A score is nearly full fine-tuning's if it is worse by at most this share."""
+"""A score is near full fine-tuning's score if it is worse by at most this share of it."""
 MARGIN = 0.01
-"""Default of the largest difference that does not matter; for a loss, a share of it."""
+"""Default margin: a difference of scores; for a loss, a share of full fine-tuning's loss."""
 LEAST_SEEDS = 2
-"""Least runs of both methods for a verdict: one run does not show the spread between seeds."""
+"""Minimum number of runs per method for a verdict: one run shows no spread between seeds."""
 
 
 def make_rows(
@@ -29,10 +29,10 @@ def make_rows(
     probe: ProbeScore | None,
     kept_by_base: Mapping[str, float | None],
 ) -> tuple[Row, ...]:
-    """The rows of the table: the baseline, the methods from best to worst, the frozen probe.
+    """Makes the table's rows: the baseline, the methods from best to worst, the frozen probe.
 
     Args:
-        kept_by_base: precision -> the untrained base's loss on general text.
+        kept_by_base: precision -> the untrained base's loss on general text in this precision.
     """
     metric = grid.metric
     full = next(each for each in runs if each.contender.is_baseline)
@@ -50,7 +50,7 @@ def make_rows(
 
 
 def margin_of(grid: Grid, full: Runs) -> float:
-    """The largest difference that does not matter: the budget's, or the default."""
+    """The comparison's margin: the one that the budget sets, or the default."""
     if grid.budget.margin is not None:
         return grid.budget.margin
     if grid.metric.higher_is_better or not full.scores:
@@ -96,10 +96,10 @@ def _row(
 def _with_costs(
     row: Row, seeds: tuple[SeedRun, ...], nearly: float | None, merging_mb: float | None
 ) -> Row:
-    """Adds the costs of the runs to a row.
+    """A copy of a row with the costs of its runs.
 
     Args:
-        nearly: seconds until the score was nearly full fine-tuning's; see `NEARLY`.
+        nearly: training seconds until the score came near full fine-tuning's; see `NEARLY`.
     """
     first = seeds[0]
     return replace(
@@ -124,7 +124,7 @@ def _with_costs(
 
 
 def _with_verdict(row: Row, runs: Runs, full: Runs, metric: Metric, margin: float) -> Row:
-    """Adds the score, and the verdict against full fine-tuning, to a row."""
+    """A copy of a row with its score and its verdict against full fine-tuning."""
     if not runs.scores:
         return replace(row, verdict="failed")
     score = estimate(runs.scores, metric)
@@ -142,7 +142,7 @@ def _with_verdict(row: Row, runs: Runs, full: Runs, metric: Metric, margin: floa
 def _gap(
     ours: Sequence[Parts], others: Sequence[Parts], metric: Metric, margin: float
 ) -> JudgedGap:
-    """The difference of two methods with its verdict; `undecided` if there are too few runs."""
+    """The difference of two methods' scores and its verdict; too few runs make it `undecided`."""
     gap = difference(ours, others, metric)
     enough = len(others) >= LEAST_SEEDS
     verdict = judge(gap, margin, metric) if enough else "undecided"
@@ -150,14 +150,14 @@ def _gap(
 
 
 def paired(ours: Mapping[int, Parts], others: Mapping[int, Parts]) -> list[tuple[Parts, Parts]]:
-    """Pairs both methods' scores by seed; leaves out seeds that only one has."""
+    """Pairs both methods' scores by seed; leaves out seeds that only one method has."""
     return [(score, others[seed]) for seed, score in ours.items() if seed in others]
 
 
 def _to_probe(
     runs: Runs, probe: ProbeScore | None, metric: Metric, margin: float
 ) -> JudgedGap | None:
-    """A contender's difference to the frozen probe; None without a probe or with too few runs."""
+    """A contender's difference to the frozen probe; None if there is no probe or too few runs."""
     if probe is None or len(runs.scores) < LEAST_SEEDS:
         return None
     others = [probe.parts[metric.name]] * len(runs.scores)
@@ -165,8 +165,8 @@ def _to_probe(
 
 
 def _seconds_to_nearly(runs: Runs, full: Runs, metric: Metric) -> float | None:
-    """Mean training seconds over the seeds until the validation score is within 1 % of full
-    fine-tuning's best; None if a seed never reaches it.
+    """Training seconds until the validation score is within 1 % of full fine-tuning's best, as mean
+    over the seeds. None if a seed never reaches it.
     """
     if not full.seeds:
         return None

@@ -1,6 +1,6 @@
-"""Decides whether a method is trained out: it had stopped improving before its last step.
+"""Decides whether a method is trained out: whether it stopped improving before its last step.
 
-The verdict on a method that is not trained out may change with more steps.
+If it did not, more steps may change the verdict on the method.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ def is_trained_out(seeds: Sequence[SeedRun]) -> bool | None:
 
 
 def _is_rising(seed: SeedRun) -> bool:
-    """Whether a run's last validation score is better than all earlier ones. An equal score with a
-    lower loss is not better.
+    """Whether a run's last validation score is better than all earlier ones. A score equal to an
+    earlier one is not better, even if its loss is lower.
     """
     values = [validation.value for validation in seed.validations]
     return bool(seed.best_step == seed.num_steps and values[-1] not in values[:-1])
 
 
 def label(row: Row) -> str:
-    """`not trained out` for a row that was still improving; empty for others or if unknown."""
+    """`not trained out` if the row was still improving at its last step, else an empty string."""
     return NOT if row.trained_out is False else ""
 
 
@@ -41,10 +41,10 @@ def verdict(row: Row) -> str:
 
 
 def sentence(names: Sequence[str], listed: str, num_steps: int) -> str:
-    """A sentence that names the rows that are not trained out and says what that means.
+    """A sentence on the rows that are not trained out: more steps may change their verdicts.
 
     Args:
-        listed: the rows' names as text.
+        listed: `names` joined to a text, such as `a and b`.
     """
     verb, whose = ("is", "its") if len(names) == 1 else ("are", "their")
     last = f"the last of {plural(num_steps, 'step')}" if num_steps > 1 else "the only step"

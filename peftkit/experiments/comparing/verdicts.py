@@ -1,20 +1,24 @@
 """Judges whether a method is better than another, from both methods' scores on the same test rows.
 
-    moves_a[s, i] = N f'(P) p[s, i]     seed s of S, row i of N, p: part, P: sum over i, mean over s
-    d[s, i] = moves_a[s, i] - moves_b[s, i]                                           paired
-    difference = 1 / S sum over s of (f(sum over i of p[s, i]) - the same of b)
+A score is a function f of P, the sum of what the test rows add to it. p[s, i] is what row i of N
+adds in the run with seed s of S. How far row i moves the score follows by the delta method:
+
+    moves[s, i] = N f'(P) p[s, i]                          P: sum over i, mean over s
+    d[s, i] = moves_a[s, i] - moves_b[s, i]                methods a and b, paired by seed and row
+    difference = mean over s of (f(P_a[s]) - f(P_b[s]))    P_a[s]: sum over i of p_a[s, i]
     (half an interval)^2 = t(S - 1)^2 V_seeds + t(N - 1)^2 (V_examples - V_residual)
 
-A score is a function f of the sums of the rows' parts; moves[s, i] is how far row i moves it (the
-delta method). Seeds and test examples are two crossed samples (two-way random effects; Searle,
-Casella & McCulloch 1992). V_seeds is the variance of the seeds' means over S, V_examples that of
-the examples' means over N; both contain the residual's, which is subtracted once.
-Half an interval is at least as wide as the examples' part or the residual's alone makes it, and at
-least two right-or-wrong answers are assumed to differ (Agresti & Min 2005): runs that happen to
-agree prove nothing. Each part has its own quantile of Student's t, as in the modified large-sample
-intervals of Graybill & Wang (1980): with few seeds, their variance is itself uncertain. Of 1,200
-simulated comparisons without a difference, at most 5 % were judged different, whatever the parts
-(docs/log.md).
+Seeds and test rows are two crossed samples (two-way random effects; Searle, Casella & McCulloch
+1992). V_seeds is the variance of the S means of d by seed, divided by S. V_examples is the variance
+of the N means of d by row, divided by N. Both contain the variance V_residual of what is left of d
+without these means, so V_residual is subtracted once.
+
+t(n) is a quantile of Student's t with n degrees of freedom. Seeds and rows have one each, because
+the variance of few seeds is uncertain (modified large-sample intervals; Graybill & Wang 1980). Half
+an interval is at least as wide as V_examples alone or V_residual alone makes it. If answers are
+right or wrong, at least two are assumed to differ (Agresti & Min 2005): methods are not equal
+because a few runs agree. Of 1,200 simulated comparisons of equal methods, at most 5 % found a
+difference, with any mixture of the variances (docs/log.md).
 """
 
 from __future__ import annotations
@@ -34,10 +38,10 @@ Floats = npt.NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
 ERROR_RATE = 0.05
-"""Rate of intervals that miss the true value, and of verdicts `better` or `worse` for methods that
-do not differ."""
+"""Share of intervals that miss the true value, and share of equal methods that are judged `better`
+or `worse`."""
 SLOPE_OVER = 1e-5
-"""Step with which the slope of a score is computed, as a share of the sum."""
+"""Relative step of the finite differences from which a score's slope is computed."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """(lower end, upper end)."""
+        """(lower end, upper end) of the interval."""
         return self.low, self.high
 
 
@@ -58,7 +62,7 @@ def estimate(seeds: Sequence[Parts], metric: Metric) -> Estimate:
     """Estimates a method's score over its seeds.
 
     Args:
-        seeds: for each run, the parts of the same test examples.
+        seeds: for each run, what each test example adds to the score.
     """
     parts, statistic = _table(seeds), metric.statistic
     value, moved = _value(parts, statistic), _moved(parts, statistic)
@@ -71,8 +75,8 @@ def difference(ours: Sequence[Parts], others: Sequence[Parts], metric: Metric) -
     """Estimates how much higher one method's score is than another's, paired by seed and example.
 
     Args:
-        ours: for each run of the one method, the parts of the test examples.
-        others: the same for the other method, with the same seeds in the same order.
+        ours: for each run of the first method, what each test example adds to the score.
+        others: the same for the second method; it has the same seeds in the same order.
     """
     parts, theirs, statistic = _table(ours), _table(others), metric.statistic
     assert parts.shape == theirs.shape, "not the same examples"
@@ -84,7 +88,7 @@ def difference(ours: Sequence[Parts], others: Sequence[Parts], metric: Metric) -
 
 
 def judge(gap: Estimate, margin: float, metric: Metric) -> Verdict:
-    """The verdict on a difference.
+    """The verdict on a difference of two methods' scores.
 
     Equivalent if the whole interval is within the margin; else better or worse if the interval
     excludes zero; else undecided.
@@ -101,7 +105,7 @@ def judge(gap: Estimate, margin: float, metric: Metric) -> Verdict:
 
 
 def _table(seeds: Sequence[Parts]) -> Floats:
-    """The parts of all seeds as one array, (seeds, examples, k)."""
+    """What examples add to the scores, as one array: (seeds, examples, numbers per example)."""
     return np.stack([seed.table for seed in seeds])
 
 
@@ -117,7 +121,7 @@ def _value(parts: Floats, statistic: Statistic) -> float:
 
 
 def _moved(parts: Floats, statistic: Statistic) -> Floats:
-    """How far each example moves the score, times the number of examples; (seeds, examples)."""
+    """How far each example moves the score, times the number of examples: (seeds, examples)."""
     sums = parts.sum(axis=1).mean(axis=0)
     steps = SLOPE_OVER * np.diag(np.maximum(np.abs(sums), 1.0))  # (k, k), one sum at a time
     slopes = (statistic(sums + steps) - statistic(sums - steps)) / (2 * steps.diagonal())
@@ -127,7 +131,7 @@ def _moved(parts: Floats, statistic: Statistic) -> Floats:
 
 
 def _clipped(share: Estimate, low: float) -> Estimate:
-    """Clips an interval to the possible values of a share, or of a difference of shares."""
+    """Clips an interval to `low` and 1; `low` is 0 for a share, -1 for a difference of shares."""
     return Estimate(share.value, max(low, share.low), min(1.0, share.high))
 
 
@@ -135,8 +139,8 @@ def _estimate(value: float, moved: Floats, counts: bool = False) -> Estimate:
     """A score, or a difference of scores, with its interval.
 
     Args:
-        moved: result of `_moved`, or a difference of two, (seeds, examples).
-        counts: whether the score is a share, or a difference of shares. Then at least two
+        moved: the result of `_moved`, or the difference of two results: (seeds, examples).
+        counts: whether the score is a share, or a difference of shares. If so, at least two
             examples are assumed to differ, even if none do (Agresti & Min 2005).
     """
     num_seeds, num_examples = moved.shape
@@ -157,5 +161,5 @@ def _estimate(value: float, moved: Floats, counts: bool = False) -> Estimate:
 
 
 def _t(count: int) -> float:
-    """Student's t quantile for the mean of `count` values."""
+    """Quantile of Student's t for a 95 % interval of the mean of `count` values."""
     return float(t.ppf(1 - ERROR_RATE / 2, count - 1))

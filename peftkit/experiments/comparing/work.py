@@ -16,7 +16,7 @@ from peftkit.stages.fitting import load
 
 @dataclass(frozen=True)
 class MergePeak:
-    """Peak memory of a merge, including the check of the merged model."""
+    """Peak memory of a merge and of the check of the merged model."""
 
     peak_memory_mb: float
 
@@ -37,7 +37,7 @@ def loss_of_base(recipe: str, trusted: Sequence[str], data: str, retention: Rete
 
 
 def measure_merge(trusted: Sequence[str], run_folder: str, folder: str) -> MergePeak:
-    """Peak memory of merging an adapter and checking the merged model, which is then deleted."""
+    """Merges a run's adapter, checks and deletes the merged model; returns the peak memory."""
     import_files(trusted)
     report = merge_to(run_folder, folder)
     shutil.rmtree(folder)

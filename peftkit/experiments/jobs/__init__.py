@@ -1,1 +1,1 @@
-"""Jobs in separate processes, with a folder from which a later command resumes."""
+"""Runs jobs in separate processes; saves results in a folder, so that a comparison can resume."""

@@ -1,4 +1,4 @@
-"""The result of a part of a comparison, and its JSON."""
+"""The result of one part of a comparison, and its JSON form."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Done(Generic[Result]):
-    """A part's result, or why it failed."""
+    """The result of a part, or the reason why the part failed."""
 
     value: Result | None
     """The result; None if the part failed."""
     failed: str = ""
     """Why the part failed; empty if it did not."""
     died: bool = False
-    """Whether the part's process died, so that another try may succeed."""
+    """Whether the part's process died; if so, another try may succeed."""
     seconds_taken: float = 0.0
 
     @property
@@ -34,7 +34,7 @@ class Done(Generic[Result]):
 
 
 def read_done(kind: type[Result], value: Any) -> Done[Result]:
-    """Reads the JSON that `to_json` made.
+    """Makes a Done from the JSON that `Done.to_json` made.
 
     Args:
         kind: type of the result.

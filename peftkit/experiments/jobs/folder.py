@@ -1,4 +1,4 @@
-"""The folder of a comparison, with a file for each finished part, so that it can resume."""
+"""The folder of a comparison. Its files of finished parts let the comparison resume."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ GRID = "grid.json"
 CODE = "code.json"
 LOCK = ".lock"
 SHOWN = 40
-"""Most characters of a value in an error message."""
+"""Maximum length of a value in an error message, in characters."""
 
 
 @dataclass(frozen=True)
 class ComparisonFolder:
     """The files of one comparison.
 
-    grid.json               base, data, device and versions, which all parts share
-    recipes/NAME.json       the recipe of each contender's runs
-    code.json               SHA-256 of the files with the user's own tasks and methods
-    trials/NAME/rate-*.json result of a learning rate's trial
-    trials/NAME/seed-*.json result of a run; seed-* without .json is the run folder
-    trials/NAME/merge-*.json memory of merging a run
-    compare.json, .html, .md
+    grid.json                base, data, device and versions, which all parts share
+    recipes/NAME.json        the recipe of each contender's runs
+    code.json                SHA-256 of the files with the user's own tasks and methods
+    trials/NAME/rate-*.json  result of a learning rate's trial
+    trials/NAME/seed-*.json  result of a run; seed-* without .json is the run folder
+    trials/NAME/merge-*.json peak memory of merging a run's adapter
+    compare.json, .html, .md the results, as record, report and Markdown table
     """
 
     path: Path
 
     def file_of(self, part: str) -> Path:
-        """The file with a part's result."""
+        """Path of the file with a part's result."""
         return self.path / "trials" / f"{part}.json"
 
     def done(self, part: str, kind: type[Result]) -> Done[Result] | None:
@@ -72,14 +72,14 @@ class ComparisonFolder:
         return any((self.path / "trials").glob(f"{glob.escape(name)}/seed-{seed}-rate-*.json"))
 
     def run_folder(self, part: str) -> Path:
-        """The folder for the files that a part writes."""
+        """Path of the folder for the files that a part writes."""
         return self.path / "trials" / part
 
     def finish(self, part: str, make: Callable[[Path], Done[Result]]) -> Done[Result]:
         """Runs a part and saves its result; deletes files of an interrupted attempt first.
 
         Args:
-            make: runs the part, given a folder for its files that does not exist yet.
+            make: runs the part; takes the path of its folder, which does not exist yet.
         """
         folder = self.run_folder(part)
         shutil.rmtree(folder, ignore_errors=True)  # from an interrupted attempt
@@ -95,22 +95,22 @@ class ComparisonFolder:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a folder must agree with to be resumed by a comparison."""
+    """What a comparison must have in common with a folder in order to resume it."""
 
     grid: JsonValue
     """The content of grid.json: values that all parts share."""
     recipes: dict[str, JsonValue]
-    """Contender -> its recipe."""
+    """Name of a contender -> JSON of its recipe."""
     code: dict[str, str]
-    """File that defines the user's own tasks or methods -> its SHA-256."""
+    """Module with the user's own task or method -> SHA-256 of its file."""
 
 
 def check_folder(path: str, identity: Identity) -> Path:
     """Checks that a comparison can start or resume in a folder; returns the folder. Writes nothing.
 
     Raises:
-        OutputError: the folder cannot be created; it holds something else; or its comparison has
-            other data, or another recipe with the same name.
+        OutputError: the folder cannot be written, holds something else, or holds a comparison with
+            other data or with another recipe of the same name.
     """
     folder = Path(path).expanduser()
     if reason := why_not_writable(folder):
@@ -137,7 +137,7 @@ def check_folder(path: str, identity: Identity) -> Path:
 
 
 def _recipe(file: Path) -> Any:
-    """A recipe's JSON with fields of today that it lacks at their defaults."""
+    """Reads a recipe's JSON; fields that the file lacks get their defaults."""
     try:
         text = Recipe.from_json(file.read_text(encoding="utf-8")).to_json()
     except (RecipeError, OSError):
@@ -167,7 +167,7 @@ def open_folder(path: str, identity: Identity) -> Iterator[ComparisonFolder]:
 
 
 def _identify(folder: ComparisonFolder, identity: Identity) -> None:
-    """Writes grid.json, which marks the folder as a comparison's, then recipes and code.json."""
+    """Writes grid.json, which marks a comparison's folder, then code.json and the recipes."""
     if not (folder.path / GRID).is_file():
         folder.write(GRID, identity.grid)
     if identity.code:
@@ -196,7 +196,7 @@ def alone_in(folder: ComparisonFolder) -> Iterator[None]:
 
 
 def _is_begun(folder: Path) -> bool:
-    """Whether the folder holds nothing but the first files of a comparison killed at its start."""
+    """Whether the folder holds only temporary files of a comparison killed at its start."""
     return folder.is_dir() and all(
         file.name == LOCK or file.name.startswith(f".{GRID}.") for file in folder.iterdir()
     )
@@ -227,8 +227,8 @@ def _describe(place: str, was: Any, now: Any) -> str:
     if place == "data" and digest_version(was) != digest_version(now):
         return (
             f"another version of peftkit began it: its digest of the examples has version "
-            f"{digest_version(was)}, this one's {digest_version(now)}, so the data cannot be "
-            "compared"
+            f"{digest_version(was)}, but here it has {digest_version(now)}, so the data cannot "
+            "be compared"
         )
     shown = [repr(value) for value in (was, now)]
     if max(map(len, shown)) > SHOWN:

@@ -1,7 +1,7 @@
 """Runs a function in a separate process, with isolated memory; a crash is contained.
 
-If the system allows it, the process is forked from a server process that has only imported torch.
-The process ends when the process that started it ends.
+Without a GPU, the process is forked from a server process that has only imported the libraries,
+if the system can fork. The process ends when its parent process ends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PRELOADED = ["peftkit.experiments.jobs.preloaded"]
 
 
 class DiedError(TrainingError):
-    """A process ended without a result; another attempt may succeed."""
+    """Raised if a process ended without a result; another attempt may succeed."""
 
 
 def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -35,7 +35,7 @@ def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
 
     Raises:
         PeftkitError: the function raised it.
-        DiedError: the process was killed, or the function raised another error.
+        DiedError: the process was killed, or the function raised any other error.
     """
     context = _context()
     receiver, sender = context.Pipe(duplex=False)
@@ -61,7 +61,7 @@ def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _context() -> BaseContext:
-    """How to start processes: by forking, or by spawning if there is a GPU."""
+    """The way to start processes: `forkserver`, or `spawn` with a GPU or without fork server."""
     if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

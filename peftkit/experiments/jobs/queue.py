@@ -1,4 +1,4 @@
-"""Runs the parts of a comparison one by one, each once, and prints the time left."""
+"""Runs the parts of a comparison one after the other and prints the time left."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _unchanged(result: Any, _: Path) -> Any:
 
 @dataclass(frozen=True)
 class Job(Generic[Result]):
-    """A part of a comparison: a function to call in a separate process, and its result."""
+    """A part of a comparison: a function to call in a separate process, and what to save."""
 
     part: str
     """Name of the part and of its files, such as `NAME/rate-0.001`."""
@@ -36,9 +36,9 @@ class Job(Generic[Result]):
     result: type[Result]
     """Type of the saved result."""
     folder: bool = False
-    """Whether the function gets a folder for its files as a last argument."""
+    """Whether the function takes the path of the part's folder as its last argument."""
     keep: Callable[[Any, Path], Result] = _unchanged
-    """Makes the saved result from (the function's return value, its folder)."""
+    """Turns (the function's return value, the part's folder) into the result to save."""
     describe: Callable[[Result], str] = lambda _: ""
     """Formats the result for the console."""
 
@@ -55,20 +55,20 @@ class JobQueue:
     folder: ComparisonFolder
     console: Console
     jobs: list[Job[Any]]
-    """All jobs that are known so far, in order."""
+    """All jobs known so far, in the order in which they run."""
     seconds: float = 0.0
-    """Seconds of all parts, including parts done by earlier calls."""
+    """Total seconds of the parts done so far, including parts that earlier calls ran."""
     failures: dict[str, str] = field(default_factory=dict)
-    """Failed part -> why it failed."""
+    """Name of a failed part -> why it failed."""
     incomplete: bool = False
-    """Whether a part failed that is tried again when the comparison resumes."""
+    """Whether resuming the comparison would try a failed part again."""
     number: int = 0
     """Number of parts done or skipped so far."""
     _parts: list[str] = field(default_factory=list)
     _cold: float = 0.0
-    """Seconds of the first job that count as start-up, and not into the speed of its work."""
+    """Seconds of the first job that count as start-up and are left out of the speed of jobs."""
     _took: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Contender -> (seconds, cost) of its parts that this call has run."""
+    """Contender -> (seconds, cost), summed over its parts that this call has run."""
 
     def do(self, job: Job[Result]) -> Done[Result]:
         """Runs a part, or reads its result if it is already done; returns the result."""
@@ -99,7 +99,7 @@ class JobQueue:
         return datetime.fromtimestamp(latest).astimezone()
 
     def skip(self) -> None:
-        """Counts a job as done that cannot be run."""
+        """Skips a job that cannot be run, and counts it in `number`."""
         self.number += 1
 
     def _run(self, job: Job[Result]) -> Done[Result]:

@@ -35,13 +35,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class KeptLoss:
-    """A model's loss on general text; None if the comparison does not measure it."""
+    """A model's loss on general text, in nats per token; None if it is not measured."""
 
     kept_loss: float | None
 
 
 def try_rate(recipe: str, trusted: Sequence[str], data: str) -> Trial:
-    """Trains as the recipe says; returns the best validation score. Test rows are not scored."""
+    """Trains a recipe; returns its best validation score and loss. Test rows are not scored."""
     prepared = prepare_job(recipe, trusted, data)
     accelerator = open_accelerator(prepared.recipe.base)
     set_seed(prepared.recipe.seed)
@@ -59,7 +59,7 @@ def try_rate(recipe: str, trusted: Sequence[str], data: str) -> Trial:
 def run_seed(
     recipe: str, trusted: Sequence[str], data: str, retention: Retention | None, folder: str
 ) -> KeptLoss:
-    """Makes an ordinary run; returns the trained model's loss on general text."""
+    """Makes a run of a recipe in a folder; returns the trained model's loss on general text."""
     import_files(trusted)
     record = run(Recipe.from_json(recipe), folder, frozen_probe=False).record
     assert record is not None  # None only outside the main process
@@ -91,7 +91,7 @@ def check_data(digest: str, expected: str) -> None:
     if expected and digest != expected:
         raise DataError(
             "the data was changed while methods were compared on it",
-            "restore it, or start a new comparison with another `--output-dir`",
+            "restore the data, or start a new comparison with another `--output-dir`",
         )
 
 
