@@ -92,11 +92,12 @@ __all__ = [
 def compare(
     recipes: Sequence[Recipe], output_dir: str = "", budget: Budget | None = None
 ) -> Compared:
-    """Compares methods, one per recipe, with full fine-tuning: each at its best learning rate, with
-    several seeds. Resumes an interrupted comparison.
+    """Compares the recipes' methods and full fine-tuning, or resumes an interrupted comparison.
+
+    Each method runs with several seeds at its best learning rate.
 
     Args:
-        recipes: recipes that differ in the method only.
+        recipes: recipes that differ only in the method.
         output_dir: a new folder, or the folder of a comparison to resume; `runs/compare` if empty.
         budget: how many learning rates are tried and how many seeds are run.
 
@@ -112,7 +113,7 @@ def compare(
 def load(
     path: str, base: str = "", adapter_settings: Mapping[str, object] | None = None
 ) -> LoadedAdapter:
-    """Loads and checks the adapter of a run folder or an adapter folder.
+    """Loads and checks the adapter in a run folder or an adapter folder.
 
     Args:
         base: path of the base; empty for the path in the recipe.
@@ -120,8 +121,9 @@ def load(
             program's adapter_config.json.
 
     Raises:
-        AdapterError: a file was changed, the base is another one, or the probes differ.
-        RecipeError: a setting is unknown for the adapter's type, or is not missing in the file.
+        AdapterError: a file was changed, the base is not the one used in training, or the adapter
+            answers the saved probes differently.
+        RecipeError: the adapter's type has no such setting, or its file has another value.
     """
     check_needed()
     from peftkit.bases.quiet_libraries import quietly

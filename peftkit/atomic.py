@@ -1,4 +1,4 @@
-"""Writes a file or folder whole or not at all."""
+"""Writes a file or folder completely or not at all."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def atomic_path(final: Path, a_file: bool = False) -> Iterator[Path]:
     """Yields a temporary path; renames it to `final` on success, and removes it otherwise.
 
     Args:
-        a_file: whether a file is written there; if not, a folder is.
+        a_file: True if the caller writes a file, False if a folder.
 
     Raises:
         OutputError: `final` exists already, or cannot be written.
@@ -75,8 +75,9 @@ def atomic_path(final: Path, a_file: bool = False) -> Iterator[Path]:
 
 
 def fsync_files(folder: Path) -> None:
-    """Flushes a folder's files to disk, and makes them readable for everyone, which safetensors
-    does not.
+    """Flushes a folder's files to disk, and makes them readable for all users.
+
+    Files from safetensors are readable only for their owner.
     """
     for file in folder.rglob("*"):
         if file.is_file():
@@ -90,7 +91,7 @@ def _partial(final: Path) -> str:
 
 
 def _remove_left_over(final: Path) -> None:
-    """Removes temporary folders of `final` that ended processes have left behind."""
+    """Removes temporary folders of `final` whose process no longer runs."""
     import psutil
 
     for folder in final.parent.glob(f"{glob.escape(_partial(final))}*-*"):
@@ -103,7 +104,7 @@ def refuse_taken(final: Path, a_file: bool = False) -> None:
     """Raises OutputError if a path already exists, or cannot be written.
 
     Args:
-        a_file: whether a file is to be written; if not, an empty folder may already be there.
+        a_file: True to write a file; False to write a folder, which may exist if it is empty.
     """
     taken = final.is_symlink() or final.exists()
     if taken and (a_file or final.is_symlink() or not is_empty_folder(final)):

@@ -30,8 +30,10 @@ class PeftkitError(Exception):
     exit_code = 2
 
     def __init__(self, message: str, hint: str = "", missing: Path | None = None) -> None:
-        """Args:
-        missing: the file or folder that was not found.
+        """Makes an error from a message and a hint.
+
+        Args:
+            missing: the file or folder that was not found.
         """
         super().__init__(message)
         self.message = message
@@ -39,7 +41,7 @@ class PeftkitError(Exception):
         self.missing = missing
 
     def __str__(self) -> str:
-        """`error: ...`, a blank line, `hint: ...`; the command line prints it as it is."""
+        """Returns the text to print: `error: ...`, and any `hint: ...` after a blank line."""
         text = f"error: {self.message}"
         return f"{text}\n\nhint: {self.hint}" if self.hint else text
 
@@ -57,7 +59,7 @@ class BaseModelError(PeftkitError):
 
 
 class UnreachableError(BaseModelError):
-    """The Hub cannot give the base now; the name in the recipe may still be right."""
+    """The base cannot be downloaded from the Hub now; its name in the recipe may be right."""
 
 
 class MethodError(PeftkitError):
@@ -71,11 +73,11 @@ class TrainingError(PeftkitError):
 
 
 class OutOfMemoryError(TrainingError):
-    """Memory ran out; a later try may have enough."""
+    """Memory ran out; a later try may succeed."""
 
 
 class Interrupted(PeftkitError):
-    """A signal ended the run; the message says what is kept."""
+    """A signal ended the run; the message says what was saved."""
 
     def __init__(self, message: str, hint: str = "", exit_code: int = 130) -> None:
         super().__init__(message, hint)
@@ -83,11 +85,11 @@ class Interrupted(PeftkitError):
 
 
 SIGNAL_BASE = 128
-"""A program that a signal ended has this exit code plus the signal's number."""
+"""Offset of exit codes: a program ended by signal `n` exits with 128 + `n`."""
 
 
 def exit_code(raised: BaseException) -> int:
-    """The exit code for a signal that was raised as KeyboardInterrupt or SystemExit."""
+    """Returns the exit code for the KeyboardInterrupt or SystemExit that a signal raised."""
     code = raised.code if isinstance(raised, SystemExit) else SIGNAL_BASE + signal.SIGINT
     return code if isinstance(code, int) else 1
 
@@ -105,7 +107,7 @@ class MissingPackageError(PeftkitError):
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """`did you mean `x`?`, or an empty string if nothing is close."""
+    """Returns `did you mean `x`?` for the most similar candidate; empty if none is similar."""
     folded = {candidate.casefold(): candidate for candidate in candidates}
     close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
     if not close and len(name) > 1:  # `f1` for `macro_f1`
@@ -114,25 +116,25 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
 
 
 def did_you_mean_file(path: Path) -> str:
-    """Returns `did you mean` for a path that does not exist, from the files in its folder."""
+    """Suggests a similar file in the folder of a missing path; empty if none is similar."""
     siblings = path.parent.iterdir() if path.parent.is_dir() else ()
     return did_you_mean(path.name, (sibling.name for sibling in siblings))
 
 
 def not_found(path: Path) -> str:
-    """The hint for a path that does not exist: where it was looked for, and the nearest name."""
+    """Returns the hint for a missing path: the folder searched, and the most similar name."""
     guess = did_you_mean_file(path)
     where = "" if path.is_absolute() else f"it was looked for in `{Path.cwd()}`"
     return "; ".join(filter(None, (where, guess)))
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's message; the error's type if there is no message."""
+    """Returns the first line of an error's message; the error's type if it has none."""
     return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
 
 
 def quoted(names: Iterable[str], limit: int = 12) -> str:
-    """`` `a`, `b`, `c` ``, cut after `limit` names with a count of the rest."""
+    """Returns names as `` `a`, `b`, `c` ``; counts the names after the first `limit`."""
     listed = list(names)
     shown = ", ".join(f"`{name}`" for name in listed[:limit])
     return f"{shown} and {len(listed) - limit} more" if len(listed) > limit else shown

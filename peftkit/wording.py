@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def noun(count: float, word: str) -> str:
-    """Returns `row` for one, `rows` for any other number, without the number itself."""
+    """Returns a noun in the form for a count: `row` for 1, `rows` for any other number."""
     return word if count == 1 else f"{word}s"
 
 
@@ -14,7 +14,7 @@ def plural(count: float, word: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Returns `0.4 s`, `12 s`, `3 min 5 s` or `2 h 10 min`."""
+    """Returns a time in words: `0.4 s`, `12 s`, `3 min 5 s` or `2 h 10 min`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -26,8 +26,9 @@ def duration(seconds: float) -> str:
 
 
 def shortened(name: str, length: int, end: int = 0) -> str:
-    """Cuts a name to `length` characters, keeping its last `end`, since labels often
-    begin alike.
+    """Shortens a name to `length` characters: its beginning, `...` and its last `end` characters.
+
+    The end is shown because labels often begin alike.
     """
     if len(name) <= length:
         return name

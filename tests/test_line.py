@@ -107,7 +107,7 @@ def test_a_hub_data_set_works_offline_from_the_cache(reviews, bases, tmp_path):
     assert missing, checked
     assert json.loads(done.stdout)["ledger"]["read"][0]["read"] == 200
     assert done.returncode == 2
-    assert "`org/other` is not a local file, and the Hub does not give it" in missing
+    assert "`org/other` is not a local file, and cannot be loaded from the Hub" in missing
 
 
 def test_two_processes_give_the_losses_of_one(make_recipe, tmp_path):

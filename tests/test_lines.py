@@ -191,7 +191,7 @@ def test_another_separator_is_found_and_told(name, text, told):
 def test_a_separator_that_is_given_is_taken_and_a_wrong_one_told():
     assert read("a;b\n1;2\n", separator=";").notes == ()
     assert read("a~b\n1~2\n", separator="~").columns == ("a", "b")
-    with pytest.raises(DataError, match="`,`, which `separator` asks for") as error:
+    with pytest.raises(DataError, match="`separator` is `,`, which is not in the header") as error:
         read("a;b\n1;2\n", separator=",")
     assert error.value.hint == "give `--task.data.separator ';'`, or leave it out"
 

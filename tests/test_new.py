@@ -256,7 +256,7 @@ def test_a_file_with_nothing_usable_is_told(in_tmp, capsys, rng):
     csv_of(rng, in_tmp / "rows.csv", {"x": "score", "y": "id"})
     code, _, error = call(capsys, "new", "mine", "--data", "rows.csv")
     assert code == 2
-    assert "has nothing that a task reads; its columns are `x` (numbers), `y` (numbers)" in error
+    assert "fits no task; its columns are `x` (numbers), `y` (numbers)" in error
     assert "TextClassification: a text and a label\n" in error
     code, _, error = call(capsys, "new", "mine", "--data", "rows.csv", "--task", "Translation")
     assert code == 2

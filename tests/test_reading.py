@@ -145,7 +145,11 @@ def test_a_malformed_row_is_told_by_its_number_and_the_others_are_read(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("r.csv", "text,label\ngood,1\n".encode("utf-16-le"), "zeros between them, as in UTF-16"),
+        (
+            "r.csv",
+            "text,label\ngood,1\n".encode("utf-16-le"),
+            "zero bytes between them, as in UTF-16",
+        ),
         ("r.csv", b"", "is empty (0 bytes)"),
         ("r.csv", b"text,label,text\na,1,b\n", "names `text` more than once"),
         ("r.csv", b'"text"x,label\na,1\nb,0\n', "the header cannot be read: stray quote"),

@@ -1,6 +1,6 @@
 """The commands on adapters: verify, convert, predict, chat, merge, export and rewind.
 
-torch is imported once the options and files have been checked.
+torch is imported after the options and files are checked.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def adapter_command(options: argparse.Namespace) -> None:
-    """Runs the command that the options name."""
+    """Runs the command named in `options.command`."""
     commands = {
         "verify": _verify, "predict": _predict, "chat": _chat, "merge": _merge, "export": _export,
         "rewind": _rewind, "convert": _convert,
@@ -41,7 +41,7 @@ def adapter_command(options: argparse.Namespace) -> None:
 
 
 def _open_libraries() -> None:
-    """Checks and configures the model libraries; call it before they are imported."""
+    """Checks that the model libraries are installed, and configures them before their import."""
     quiet_libraries()
     use_usable_cpus()
 
@@ -64,7 +64,7 @@ def _verify(options: argparse.Namespace) -> None:
 
     settings = parse_settings(options.adapter_setting)
     if settings:
-        _open_libraries()  # PEFT knows the fields
+        _open_libraries()  # PEFT defines the fields
     console = open_console(options.json)
     stages = Stages(line_printer(console))
     how = options.trust_remote_code, _open_libraries, settings, stages
@@ -104,7 +104,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _check_predict(options: argparse.Namespace) -> None:
-    """Raises an error if options contradict each other or are wrong by themselves."""
+    """Raises an error if an option of `predict` is wrong, or if two contradict each other."""
     if bool(options.text) == bool(options.file):
         raise RecipeError("give either `--text ...` or `--file rows.csv --out answers.csv`")
     if options.text_pair and len(options.text_pair) != len(options.text):
@@ -114,8 +114,8 @@ def _check_predict(options: argparse.Namespace) -> None:
         )
     if options.out and not options.file:
         raise RecipeError(
-            "`--out` needs `--file`: it names the file for the answers to the rows of `--file`",
-            "leave it out, or use `--json`",
+            "`--out` needs `--file`; the answers to `--text` are printed",
+            "remove `--out`, or use `--json`",
         )
     if options.file and not options.out:
         raise RecipeError("`--file` needs `--out answers.csv`")
@@ -169,7 +169,7 @@ def _chat(options: argparse.Namespace) -> None:
 
 def _merge(options: argparse.Namespace) -> None:
     if not math.isfinite(options.scale):
-        raise RecipeError(f"`--scale` is {options.scale}", "give a number; 1 is as trained")
+        raise RecipeError(f"`--scale` is {options.scale}", "give a number; 1 is the trained scale")
     _check_paths(options)
     settings = parse_settings(options.adapter_setting)
     _open_libraries()
@@ -207,12 +207,12 @@ def _rewind(options: argparse.Namespace) -> None:
 
 
 def _stage_printer(console: Console) -> Callable[[str], None]:
-    """Makes a function that prints each stage of a command."""
+    """Returns a function that prints the name of a stage."""
     return lambda stage: console.print(f"  [dim]{stage}[/]", highlight=False)
 
 
 def _retention(options: argparse.Namespace) -> Retention | None:
-    """The retention data from `--retain` and its options; None if none of them was given."""
+    """Returns the data that the `--retain` options name; None if none of them was given."""
     if options.retain_rows is not None and options.retain_rows < 1:
         raise RecipeError(f"`--retain-rows` is {options.retain_rows}", "give 1 or more")
     if not options.retain_text:
@@ -226,7 +226,7 @@ def _retention(options: argparse.Namespace) -> Retention | None:
 
 
 def _check_paths(options: argparse.Namespace, a_file: bool = False) -> None:
-    """Raises an error if there is no adapter or the output cannot be written; loads nothing."""
+    """Raises an error if there is no adapter or the output is not writable; loads nothing."""
     find_adapter(options.run)
     if options.output:
         refuse_taken(output_path(options.output), a_file)

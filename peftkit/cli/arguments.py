@@ -25,10 +25,10 @@ class Problem:
 
 
 def one_error(problems: Collection[Problem], listing: str) -> RecipeError:
-    """Makes one error of all problems.
+    """Combines problems into one error.
 
     Args:
-        listing: command for the hint, which lists the options.
+        listing: command that lists the options, for the hint.
     """
     lists = f"`{listing}` lists the options"
     if len(problems) == 1:
@@ -39,8 +39,9 @@ def one_error(problems: Collection[Problem], listing: str) -> RecipeError:
 
 
 def no_such_option(name: str, options: Collection[str]) -> Problem:
-    """The problem of an unknown option; the hint is the most similar known one, in the same part if
-    the text before the last `.` names a part.
+    """Returns the problem of an unknown option, with the most similar known option in its hint.
+
+    If the text before the last `.` names a part, only the options of that part are searched.
     """
     owner, _, last = name.rpartition(".")
     siblings = [o.rpartition(".")[2] for o in options if owner and o.rpartition(".")[0] == owner]
@@ -55,8 +56,8 @@ def no_such_option(name: str, options: Collection[str]) -> Problem:
 
 
 def grouped(arguments: Iterable[str]) -> list[list[str]]:
-    """Groups arguments: an option and the values after it are a group. Values before the first
-    option are a group without an option.
+    """Groups each option with the values that follow it. Values before the first option form a
+    group of their own.
     """
     groups: list[list[str]] = []
     for argument in arguments:
@@ -77,7 +78,7 @@ class Arguments(argparse.ArgumentParser):
         super().__init__(*arguments, **{**options, "allow_abbrev": False})
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
-        """Adds an argument as argparse does; keeps its names for suggestions and completion."""
+        """Adds an argument, and records its long names for suggestions and completion."""
         self.options += [name for name in names if name.startswith("--")]
         return super().add_argument(*names, **options)
 
@@ -86,7 +87,7 @@ class Arguments(argparse.ArgumentParser):
         raise one_error([_reworded(message, self.prog)], f"{self.prog} --help")
 
     def refuse(self, left: Collection[str]) -> None:
-        """Raises RecipeError if the parser left any arguments unparsed."""
+        """Raises RecipeError if there are arguments that the parser did not parse."""
         problems = [
             no_such_option(group[0].partition("=")[0], self.options)
             if group[0].startswith("-")
@@ -98,7 +99,7 @@ class Arguments(argparse.ArgumentParser):
 
 
 def _reworded(message: str, command: str) -> Problem:
-    """The error for a message of argparse, in peftkit's words."""
+    """Rewrites a message of argparse in peftkit's form."""
     if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
         return Problem(f"`{command}` needs {quoted(missing[1].split(', '))}")
     parts = re.fullmatch(r"argument ([^:]+): (.*)", message, re.DOTALL)

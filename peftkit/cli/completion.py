@@ -1,6 +1,6 @@
-"""The command `peftkit completion`: writes a script that completes commands and options in a shell.
+"""The command `peftkit completion`: prints a shell script that completes commands and options.
 
-The script holds all names, so completing starts no Python.
+The script contains all names, so it completes them without starting Python.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from peftkit.recipe import Recipe
 
 
 def script_for(shell: str, parser: Commands) -> str:
-    """The completion script for one of `SHELLS`."""
+    """Returns the completion script for a shell in `SHELLS`."""
     options = {name: _options(name, part) for name, part in parser.named.items()}
     return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](options)
 
@@ -27,7 +27,7 @@ def _options(name: str, parser: Arguments) -> list[str]:
 
 
 def _fields(model: type[Part], prefix: str = "--") -> Iterator[str]:
-    """Yields an option for each field of a part and of its parts, for every task and method."""
+    """Yields the option of each field of a part and its nested parts, for all kinds of parts."""
     for field, info in model.model_fields.items():
         name = prefix + field.replace("_", "-")
         kinds = [
@@ -121,5 +121,5 @@ def _fish(options: dict[str, list[str]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Removes characters that have a meaning in a shell script from a text."""
+    """Removes from a text the quotes and colons, which are special in a shell script."""
     return text.replace("'", "").replace(":", " -")

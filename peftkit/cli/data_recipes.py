@@ -1,7 +1,7 @@
 """Drafts a recipe for a data file.
 
-Each task lists the ways in which it can read the file's columns. A clear way is chosen; otherwise
-the error lists them.
+Each task lists the ways in which it can read the file's columns. If only one way is clear, it is
+chosen; otherwise an error lists the ways.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from peftkit.wording import plural
 
 DATA = "--task.data."
 UNKNOWN_BASE = "-"
-"""Placeholder in a recipe without a base."""
+"""Stands for the base's name in a recipe without a base."""
 LISTED = 8
-"""Most ways of reading a file that an error lists."""
+"""Maximum number of ways to read a file that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class DraftRecipe:
     """A drafted recipe, before and after the command line's overrides."""
 
     start: Recipe
-    """The recipe before overrides; a script shows all fields that are set in it."""
+    """The recipe before overrides; its explicitly set fields are always written to the script."""
     recipe: Recipe
     """The recipe after overrides."""
     fit: Fit = Fit.BY_VALUES
     """How clearly the data fits the recipe's task."""
 
     def changed(self, overrides: Overrides) -> DraftRecipe:
-        """The draft with the command line's overrides applied.
+        """Returns the draft with the command line's overrides applied.
 
         Raises:
             RecipeError: an override is wrong.
@@ -52,7 +52,7 @@ class DraftRecipe:
 
 
 def draft_recipe(task: type[Task], data: Mapping[str, object], training: Training) -> DraftRecipe:
-    """Drafts a task's recipe from values of its `data` fields."""
+    """Drafts a task's recipe from values for the fields of its `data`."""
     recipe = Recipe(
         base=Base(name_or_path=offer_of(task).base or UNKNOWN_BASE),
         task=task.model_validate({"data": data}),
@@ -63,7 +63,7 @@ def draft_recipe(task: type[Task], data: Mapping[str, object], training: Trainin
 
 
 def offer_of(task: type[Task]) -> Offer:
-    """The task's offer to read tables; a task without one gets an offer that reads none."""
+    """Returns a task's offer; if the task has none, an offer that reads no table."""
     return task.offer or Offer(f"what {task.kind()} needs", lambda _: ())
 
 
@@ -80,7 +80,7 @@ def with_base(draft: DraftRecipe) -> DraftRecipe:
 
 
 def _offered() -> list[type[Task]]:
-    """The tasks that define an offer; a subclass that inherits its parent's offer is left out."""
+    """Returns the tasks that define an offer themselves, without those that inherit one."""
     kinds = [kind for kind in Task.kinds.values() if issubclass(kind, Task)]
     return [kind for kind in kinds if vars(kind).get("offer")]
 
@@ -121,7 +121,7 @@ def recipe_for_data(path: str, task: type[Task] | None, overrides: Overrides) ->
 
 
 def _matching(ways: Sequence[DraftRecipe], overrides: Overrides) -> list[DraftRecipe]:
-    """Applies the overrides to each way; leaves out ways that refuse them, and duplicates."""
+    """Applies the overrides to each draft; drops duplicates and drafts that they do not fit."""
     left: dict[str, DraftRecipe] = {}
     refused: list[RecipeError] = []
     for way in ways:
@@ -139,7 +139,7 @@ def _matching(ways: Sequence[DraftRecipe], overrides: Overrides) -> list[DraftRe
 
 
 def _unclear(table: Table, tasks: Sequence[Task]) -> RecipeError:
-    """The error for a table that can be read in several ways, or only in one that is unclear."""
+    """Returns the error for a table with several ways to read it, or with one unclear way."""
     lines = [shlex.join(line) for line in _options(tasks)]
     more = f"\n  and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
     ways = "one way that is not clear" if len(lines) == 1 else plural(len(lines), "way")
@@ -154,7 +154,7 @@ def _unclear(table: Table, tasks: Sequence[Task]) -> RecipeError:
 
 
 def _options(tasks: Sequence[Task]) -> list[list[str]]:
-    """For each task, the command-line options that choose the task and its columns."""
+    """Returns, for each task, the command-line options that choose it and its columns."""
     lines = []
     for task in tasks:
         line = ["--task", task.kind()]
@@ -166,7 +166,7 @@ def _options(tasks: Sequence[Task]) -> list[list[str]]:
 
 
 def _nothing_fits(table: Table, tasks: Sequence[type[Task]]) -> RecipeError:
-    """The error for a table that no task reads."""
+    """Returns the error for a table that no task can read."""
     columns = list_columns(inspect_columns(table))
     if len(tasks) == 1:
         (task,) = tasks
@@ -177,13 +177,13 @@ def _nothing_fits(table: Table, tasks: Sequence[type[Task]]) -> RecipeError:
         )
     reads = "".join(f"\n  {task.kind()}: {offer_of(task).reads}" for task in tasks)
     return RecipeError(
-        f"`{table.name}` has nothing that a task reads; its columns are {columns}",
-        f"each row must have what one of the tasks reads:\n{reads}",
+        f"`{table.name}` fits no task; its columns are {columns}",
+        f"each row must have the values that one task reads:\n{reads}",
     )
 
 
 def _roles(task: type[Task]) -> list[str]:
-    """Names of the options for a task's columns, without `--task.data.`."""
+    """Returns the options that name a task's columns, without the prefix `--task.data.`."""
     info = task.model_fields.get("data")
     data: Any = info.annotation if info else None
     fields = data.model_fields if isinstance(data, type) and issubclass(data, Source) else ()

@@ -33,7 +33,7 @@ class Cache:
     path: str
     """Path of the folder, with `~` for the home folder."""
     size_mb: float | None
-    """Size of all files in it; None if the folder does not exist."""
+    """Total size of the folder's files, in MB of 2**20 bytes; None if there is no folder."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,19 @@ class Environment:
     python: str
     platform: str
     memory_mb: float | None
-    """Memory of the machine; None if psutil is not installed."""
+    """Total memory of the machine, in MB of 2**20 bytes; None if psutil is not installed."""
     devices: tuple[str, ...]
     """Devices on which torch can compute; empty if torch is not installed."""
     usable_cpus: int
     threads: int | None
     """Default number of a run's threads; None if torch is not installed."""
     packages: Mapping[str, str]
-    """Package -> version."""
+    """Package -> its version, or `not installed`."""
     packaged: tuple[str, ...]
-    """Models and data sets that installed packages ship."""
+    """Names of the models and data sets in installed packages, such as `packaged:minilm-l6`."""
     caches: Mapping[str, Cache]
     variables: Mapping[str, str]
-    """The environment variables among `VARIABLES` that are set -> their values."""
+    """Name -> value, for each environment variable in `VARIABLES` that is set."""
 
 
 def env_command(options: argparse.Namespace) -> None:
@@ -85,7 +85,7 @@ def env_command(options: argparse.Namespace) -> None:
 
 
 def environment() -> Environment:
-    """Collects the facts; a missing package is not an error."""
+    """Collects facts about this machine; a missing package is not an error."""
     has_torch = is_installed("torch")
     return Environment(
         peftkit=installed_version("peftkit"),
@@ -129,7 +129,7 @@ def _devices() -> tuple[str, ...]:
 
 
 def _caches() -> dict[str, Path]:
-    """The caches of the Hub's files, of prepared data sets and of dequantized models."""
+    """Returns name -> folder of the caches: Hub files, prepared data and dequantized models."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     return {
         "Hub": Path(os.environ.get("HF_HUB_CACHE") or home / "hub"),

@@ -1,4 +1,4 @@
-"""The commands in the groups of the help, and what each does."""
+"""Lists the commands in the groups of the help, and says what each command does."""
 
 from __future__ import annotations
 

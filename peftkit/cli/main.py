@@ -35,7 +35,7 @@ from peftkit.training.threads import sleep_while_waiting
 
 
 def main(recipe: Callable[[], Recipe], arguments: Sequence[str] | None = None) -> None:
-    """Runs a recipe script: builds its recipe, applies the command line's overrides, trains.
+    """Runs a recipe script: builds its recipe, applies overrides from the command line, trains it.
 
     If the recipe, the data or the base is wrong, prints a message and exits with code 2.
     """
@@ -113,7 +113,7 @@ def _terminate(*_: object) -> None:
 
 def _exit(command: Callable[[], None], debug: bool, as_json: bool) -> None:
     """Runs a command; if it raises a PeftkitError, prints the error and exits with its code."""
-    if threading.current_thread() is threading.main_thread():  # removes partial files
+    if threading.current_thread() is threading.main_thread():  # SIGTERM then removes partial files
         signal.signal(signal.SIGTERM, _terminate)
     try:
         with report_missing_packages():

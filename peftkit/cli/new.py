@@ -23,7 +23,7 @@ def new_command(options: argparse.Namespace, overrides: Overrides) -> None:
     Raises:
         RecipeError: the name is not a valid file name, or the task or its columns must be chosen.
         DataError: the file cannot be read.
-        OutputError: the script exists, or cannot be written.
+        OutputError: the script exists already, or cannot be written.
     """
     file = Path(f"{options.name.removesuffix('.py')}.py")
     if folder_name(file.stem) != file.stem:
@@ -60,7 +60,7 @@ def _find_task(name: str) -> type[Task]:
 
 
 def _sample_draft(task: type[Task], overrides: Overrides) -> DraftRecipe:
-    """Drafts a task's recipe for the sample data that a package ships."""
+    """Drafts a recipe for a task's sample data, which a package contains."""
     offer = offer_of(task)
     if not offer.sample:
         raise RecipeError(

@@ -1,4 +1,4 @@
-"""Options of the commands on adapters; peftkit/cli/adapters.py runs the commands."""
+"""Defines the options of the commands on adapters; peftkit/cli/adapters.py runs them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peftkit.deploy.rewinding.scales import DEFAULT
 
 
 def add_adapter_commands(commands: Any) -> None:
-    """Adds the commands on adapters to the result of a parser's `add_subparsers`."""
+    """Adds the adapter commands to `commands`, which a parser's `add_subparsers` returned."""
     _add_predict(commands)
     _add_chat(commands)
     verify = commands.add_parser("verify", description=SUMMARIES["verify"])

@@ -19,7 +19,7 @@ from peftkit.parts.part import Part
 from peftkit.parts.problems import collected, describe, problems_error, problems_of
 
 Field = tuple[Part, str]
-"""(part of a recipe, name of one of its fields)."""
+"""A part of a recipe, and the name of a field in it."""
 AnyPart = TypeVar("AnyPart", bound=Part)
 
 
@@ -32,11 +32,11 @@ class Overrides:
     listing: str = "peftkit schema"
     """The command that lists the options."""
     command_options: Collection[str] = ()
-    """The command's own options, to suggest for misspelled fields."""
+    """Options of the command itself; errors suggest them for misspelled fields."""
 
     def below(self, prefix: str, names: Collection[str]) -> Overrides:
-        """Selects options that begin with a prefix, and removes the prefix: `--task.data.encoding
-        cp1252` becomes `--encoding cp1252`.
+        """Selects the options made of `prefix` and one of `names`, and removes the prefix:
+        `--task.data.encoding cp1252` becomes `--encoding cp1252`.
         """
         selected = []
         for option, *values in grouped(self.arguments):
@@ -91,8 +91,8 @@ def _parsed(
     """Parses arguments with tyro.
 
     Returns:
-        The changed part, None if tyro refuses the arguments; the arguments that tyro did not parse;
-        and messages on fields with wrong values.
+        (part, unknown, messages): the changed part, or None if tyro refuses the arguments; the
+        arguments that tyro does not know; messages on fields with wrong values.
     """
     import tyro
 
@@ -115,7 +115,7 @@ def _parsed(
 def _problems_of_one(
     part: Part, group: list[str], fields: dict[str, Field], command_options: Collection[str]
 ) -> Iterator[Problem]:
-    """Yields what is wrong with one option and its values, whatever the other options are."""
+    """Yields the problems of one option and its values, without regard to other options."""
     option, equals, first = group[0].partition("=")
     if not option.startswith("-"):
         yield Problem(f"{quoted(group)} belongs to no option", "give fields as `--method.r 16`")
@@ -131,7 +131,7 @@ def _problems_of_one(
 
 
 def _refused(option: str, values: list[str], fields: dict[str, Field]) -> str:
-    """Why an option refuses its values."""
+    """Returns why an option does not accept its values."""
     if not values:
         return f"`{option}` needs a value"
     if owner_field := fields.get(option.replace("_", "-")):
@@ -148,14 +148,14 @@ def _refused(option: str, values: list[str], fields: dict[str, Field]) -> str:
 
 
 def _opposite(option: str, fields: dict[str, Field]) -> str:
-    """A hint for an option that takes no value: the opposite option, if there is one."""
+    """Returns a hint that names the opposite of a yes/no option; empty for other options."""
     owner, _, last = option.rpartition(".")
     no = f"{owner}.no-{last}" if owner else f"--no-{last.removeprefix('--')}"
     return f"it takes no value; `{no}` is its opposite" if no in fields else ""
 
 
 def _options(part: Part, prefix: str = "--") -> Iterator[tuple[str, Field]]:
-    """Yields each option of a part, as tyro names it, and the field that the option sets."""
+    """Yields each option of a part, under tyro's name, with the field that it sets."""
     for field in type(part).model_fields:
         value, name = getattr(part, field), prefix + field.replace("_", "-")
         if isinstance(value, Part):
@@ -167,5 +167,5 @@ def _options(part: Part, prefix: str = "--") -> Iterator[tuple[str, Field]]:
 
 
 def _dotted(option: str) -> str:
-    """The field of an option: `training.batch_size` for `--training.batch-size`."""
+    """Returns an option's field: `training.batch_size` for `--training.batch-size`."""
     return option.removeprefix("--").replace("-", "_")

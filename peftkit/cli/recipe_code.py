@@ -18,10 +18,10 @@ COMMENTS = {
 
 
 def script_of(recipe: Recipe, shown: Recipe, name: str) -> str:
-    """The text of a script that returns a recipe.
+    """Returns the text of a Python script that defines a recipe.
 
     Args:
-        shown: a recipe; fields that it sets explicitly are written even if they are defaults.
+        shown: a recipe; the fields that it sets explicitly are written even with default values.
         name: name of the script, without `.py`.
     """
     value = "\n".join(_lines("return ", recipe, "    ", "", shown))
@@ -62,7 +62,7 @@ def _import(module: str, names: Sequence[str]) -> str:
 
 
 def _parts(part: Part, shown: Any) -> Iterator[Part]:
-    """Yields a part of the recipe and all parts inside it that are written."""
+    """Yields a part of the recipe and the parts inside it that the script writes."""
     yield part
     for name, value in _written(part, shown):
         if isinstance(value, Part):
@@ -70,11 +70,12 @@ def _parts(part: Part, shown: Any) -> Iterator[Part]:
 
 
 def _lines(before: str, value: Any, indent: str, after: str, shown: Any) -> list[str]:
-    """The code of a value: one line if it fits, else a line for each item inside.
+    """Returns the lines of a value's code: one if it fits, otherwise at least one for each item.
 
     Args:
-        before: text in front of the value; `after` is the text behind it.
-        shown: as for `script_of`, the part at the same place.
+        before: text before the value.
+        after: text after the value.
+        shown: the corresponding value in `shown` of `script_of`.
     """
     line = f"{indent}{before}{_inline(value, shown)}{after}"
     nested = isinstance(value, Part) and any(isinstance(v, Part) for _, v in _written(value, shown))
@@ -98,7 +99,7 @@ def _lines(before: str, value: Any, indent: str, after: str, shown: Any) -> list
 
 
 def _inline(value: Any, shown: Any = None) -> str:
-    """The code of a value on one line, with strings in double quotes."""
+    """Returns a value's code on one line; strings get the quotes that need fewer escapes."""
     if isinstance(value, Part):
         parts = (
             f"{name}={_inline(part, getattr(shown, name, None))}"
@@ -118,7 +119,7 @@ def _inline(value: Any, shown: Any = None) -> str:
 
 
 def _written(part: Part, shown: Any) -> list[tuple[str, Any]]:
-    """(name, value) of each field to write: it is not the default, or it is set in `shown`."""
+    """Returns (name, value) of the fields that are not defaults or are set in `shown`."""
     always = shown.model_fields_set if isinstance(shown, type(part)) else set()
     fields = type(part).model_fields
     return [

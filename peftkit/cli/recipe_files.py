@@ -1,4 +1,4 @@
-"""Reads recipes from scripts and recipe.json files, with the command line's overrides."""
+"""Reads recipes from scripts and recipe.json files, and applies overrides to them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def recipe_of(
     """Calls a script's function, and applies overrides to the recipe that it returns.
 
     Raises:
-        RecipeError: the function fails or returns something else, or an override is wrong.
+        RecipeError: the function fails or returns no Recipe, or an override is wrong.
     """
     with all_problems(str(file)), script_errors(file):
         recipe = build()
@@ -88,7 +88,7 @@ def folder_name(stem: str) -> str:
 
 @contextlib.contextmanager
 def hint_beside(script: Path) -> Iterator[None]:
-    """For errors inside about a missing file: says in the hint if it is beside the script."""
+    """Adds a hint to errors about a missing file if the file is in the script's folder."""
     try:
         yield
     except PeftkitError as error:

@@ -1,6 +1,6 @@
 """The commands on recipes: `peftkit run`, `check` and `plan`.
 
-torch is imported once the recipe and its rows have been checked.
+torch is imported after the recipe and its rows are checked.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def run_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None
 
 
 def check_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> None:
-    """Checks a recipe without weights; prints its rows, an example and its parameter counts."""
+    """Checks a recipe without loading weights; prints row and parameter counts and an example."""
     from peftkit.stages.early import check_early
 
     with hint_beside(file):

@@ -1,1 +1,1 @@
-"""Sources, rows, splits, the ledger of every row, and encoded examples."""
+"""Reads and splits rows, counts them in a ledger, and holds encoded examples."""

@@ -1,4 +1,4 @@
-"""Classifies a table's columns by a sample of their values: text, classes, lists, numbers."""
+"""Finds what a table's columns hold, from a sample: text, classes, lists, numbers or others."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from peftkit.data.rows import Table, folded_name, is_empty, text_columns
 from peftkit.data.source import as_number
 
 MOST_ROWS = 2000
-"""Most rows that are inspected, evenly spaced over the table."""
+"""Maximum number of rows to inspect, evenly spaced over the table."""
 ROWS_PER_CLASS = 2
-"""Values can be classes if each distinct one has at least this many rows on average."""
+"""Minimum average number of rows for each distinct value in a column of classes."""
 LONGEST_CLASS = 80
-"""Values can be classes if their median length is at most this many characters."""
+"""Maximum median length, in characters, of the values in a column of classes."""
 
 Look = Literal["text", "classes", "lists", "objects", "numbers", "one value", "empty", "other"]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table, and what it looks like."""
+    """A column of a table, and the kind of values that it seems to hold."""
 
     name: str
     looks: Look
@@ -36,7 +36,7 @@ class Column:
 
 
 def inspect_columns(table: Table) -> dict[str, Column]:
-    """Name -> column, for all columns of a table."""
+    """Inspects all columns of a table; returns name -> column."""
     step = max(1, len(table.rows) // MOST_ROWS)
     rows = [values for _, values in table.rows[::step]][:MOST_ROWS]
     worded = set(text_columns(table))
@@ -49,14 +49,16 @@ def inspect_columns(table: Table) -> dict[str, Column]:
 
 
 def named_pair(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
-    """Returns the two columns with the first pair of usual names that is there, or None."""
+    """Returns the first pair of `pairs` that is among `names`, in the spelling of `names`; None if
+    no pair is. Case and separators do not matter.
+    """
     by_name = {folded_name(name): name for name in names}
     usual = (tuple(by_name.get(folded_name(name), "") for name in pair) for pair in pairs)
     return next(((first, second) for first, second in usual if first and second), None)
 
 
 def list_columns(columns: Mapping[str, Column]) -> str:
-    """Returns `` `a` (text), `b` (numbers)``, for a message."""
+    """Lists columns for a message: `` `a` (text), `b` (numbers)``."""
     return ", ".join(f"`{name}` ({column.looks})" for name, column in columns.items())
 
 

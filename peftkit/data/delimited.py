@@ -20,19 +20,19 @@ from peftkit.errors import DataError, quoted
 SEPARATORS = (",", ";", "\t", "|")
 MAX_FIELD = 2**31 - 1
 SAMPLED_LINES = 100
-"""Number of lines from which the separator is detected."""
+"""Number of lines, from the header on, by which the separator is detected."""
 ESCAPED = "a quote after a backslash, where CSV has two quotes"
 SPACED = re.compile(r'\s+"[^"]*"')
-"""A field in quotes with a space before it, which the csv module reads as text."""
+"""Pattern of a quoted field after a space; the csv module reads its quotes as text."""
 
 
 def read_delimited(path: Path, text: str, encoding: str, separator: str = "") -> Table:
-    """Returns the table of a file with a header line and one row per line.
+    """Returns the table of a delimited file, whose first record is the header.
 
     Args:
         encoding: encoding of the file, for messages.
-        separator: character between fields; empty to detect it: the usual one for the file's
-            ending, unless another one of `SEPARATORS` fits better.
+        separator: character between fields; detected if empty. The usual one for the file's ending
+            is preferred to others in `SEPARATORS` that fit equally well.
 
     Raises:
         DataError: the header cannot be read.
@@ -43,7 +43,7 @@ def read_delimited(path: Path, text: str, encoding: str, separator: str = "") ->
     while start + blank < len(lines) and not lines[start + blank].strip():
         blank += 1
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
-    limit = csv.field_size_limit(MAX_FIELD)  # a process-wide setting, so it is put back
+    limit = csv.field_size_limit(MAX_FIELD)  # a process-wide setting, restored below
     try:
         used = separator or declared or _separator(lines[start + blank :], usual)
         reading, literal = best_reading(lines, start + blank, used)
@@ -95,8 +95,8 @@ def _table(
 
 
 def _excel_line(lines: Sequence[str]) -> tuple[int, str]:
-    """Returns the number of lines to skip and the separator: 1 and `;` for Excel's `sep=;`, else 0
-    and empty.
+    """Returns (number of lines to skip, separator): (1, `;`) if the first line is Excel's `sep=;`,
+    otherwise (0, empty).
     """
     first = lines[0].strip("\r\n") if lines else ""
     declaration = re.fullmatch(r'"?sep=([^"\w ])"?', first, re.IGNORECASE)
@@ -104,8 +104,8 @@ def _excel_line(lines: Sequence[str]) -> tuple[int, str]:
 
 
 def _separator(lines: Sequence[str], usual: str) -> str:
-    """Returns the separator with which most lines have as many fields as the header; the usual one
-    if no other is better.
+    """Returns the separator for which most lines have the header's number of fields. On a tie,
+    `usual` is preferred.
     """
 
     def fits(separator: str) -> float:
@@ -133,7 +133,7 @@ def _header(
         others = [one for one in SEPARATORS if one in columns[0]]
         if others:
             raise DataError(
-                f"`{path}`: {_shown_separator(separator)}, which `separator` asks for, is not in "
+                f"`{path}`: `separator` is {_shown_separator(separator)}, which is not in "
                 f"the header `{columns[0]}`",
                 f"give `--task.data.separator '{others[0]}'`, or leave it out",
             )
@@ -149,5 +149,5 @@ def _header(
 
 
 def _shown_separator(separator: str) -> str:
-    """A separator as messages show it."""
+    """Returns a separator in the form for messages: `tabs`, or the quoted character."""
     return "tabs" if separator == "\t" else f"`{separator}`"

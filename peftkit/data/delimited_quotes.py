@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from peftkit.data.delimited_records import STRAY, Reading, read_literal, read_quoted
 
 MANY_LINES = 10
-"""A quoted record with this many lines has swallowed rows if nearly every line has the right number
-of separators: lines of a text rarely do."""
+"""A quoted record is taken for several rows joined by mistake if it has at least this many lines,
+and nearly every line has the header's number of fields, as lines of a text rarely do."""
 
 
 def has_escaped_quotes(line: str) -> bool:
@@ -19,8 +19,8 @@ def has_escaped_quotes(line: str) -> bool:
 
 
 def best_reading(lines: Sequence[str], start: int, separator: str) -> tuple[Reading, int | None]:
-    """Returns the records, header first, and the number of the line that shows quotes to be plain
-    text; None if quotes enclose fields.
+    """Returns (records, line): the records with the header first, and the number of the line that
+    shows that quotes are plain text. `line` is None if quotes enclose fields.
     """
     reading = read_quoted(lines, start, separator, frozenset())
     if torn := _swallowed(lines, reading, separator):
@@ -37,9 +37,11 @@ def best_reading(lines: Sequence[str], start: int, separator: str) -> tuple[Read
 
 
 def _swallowed(lines: Sequence[str], reading: Reading, separator: str) -> frozenset[int]:
-    """Returns the first lines of records that join several rows by mistake: nearly all their lines
-    have the right number of fields. Since texts have commas too, such a record must also have many
-    lines, or lines with a value that other rows have, such as a label.
+    """Returns the indices of the first lines of records that seem to join several rows by mistake.
+
+    Nearly all lines of such a record have the header's number of fields. Since texts have commas
+    too, the record must also have many lines, or its lines must share values, such as a label,
+    with other lines.
     """
     rows = [r for r in reading.records[1:] if not r.kind and r.fields]
     several = [record for record in rows if record.end - record.first > 1]
@@ -57,7 +59,7 @@ def _swallowed(lines: Sequence[str], reading: Reading, separator: str) -> frozen
     for record in several:
         parts = [line.rstrip("\r\n").split(separator) for line in lines[record.first : record.end]]
         whole = [fields for fields in parts if len(fields) == width]
-        ends = len(parts[0]) == len(parts[-1]) == width  # not so in a text of several lines
+        ends = len(parts[0]) == len(parts[-1]) == width  # rarely true of a text with several lines
         if not ends or len(whole) < 0.9 * len(parts):
             continue
         inside = [Counter(value.strip() for value in column) for column in zip(*whole, strict=True)]
@@ -68,7 +70,7 @@ def _swallowed(lines: Sequence[str], reading: Reading, separator: str) -> frozen
 
 
 def _known(fields: Sequence[str], common: Sequence[Counter[str]]) -> bool:
-    """Whether a field has a value, without quotes, that at least two rows have."""
+    """Whether one of a line's fields has a value without quotes that at least two rows have."""
     return any(
         value.strip() and '"' not in value and counter[value.strip()] > 1
         for value, counter in zip(fields, common, strict=True)
@@ -76,8 +78,8 @@ def _known(fields: Sequence[str], common: Sequence[Counter[str]]) -> bool:
 
 
 def _quotes_enclose(reading: Reading, lines: Sequence[str], separator: str) -> bool:
-    """Whether quotes enclose fields: those of the header, fields that need quotes, or more fields
-    than there are stray quotes.
+    """Whether quotes enclose fields: in the header, in a field that needs quotes, or in more fields
+    than there are records with stray quotes.
     """
     around = 0
     for record in reading.records:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 STRAY = "stray quote"
 READ_AGAIN = 20
-"""Limit on lines read again because of unmatched quotes, in multiples of the number of lines."""
+"""Limit on rereading after unmatched quotes: this many times the number of lines."""
 
 
 @dataclass(frozen=True)
@@ -21,27 +21,27 @@ class DelimitedRecord:
     """A record, read from one or more lines."""
 
     first: int
-    """Index of its first line."""
+    """Index of the record's first line."""
     end: int
-    """Index after its last line."""
+    """Index of the record's last line, plus 1."""
     fields: tuple[str, ...] | None
-    """None if the quotes do not match."""
+    """The record's fields; None if its quotes do not match."""
     kind: str = ""
     """What is malformed in the record; empty if nothing is."""
 
 
 @dataclass
 class Reading:
-    """All records of a file under one reading of its quotes."""
+    """All records of a file, read with quotes around fields or with quotes as plain text."""
 
     records: list[DelimitedRecord] = field(default_factory=list)
 
     def malformed(self) -> list[DelimitedRecord]:
-        """Records that give no row."""
+        """Returns the malformed records, which become no rows."""
         return [record for record in self.records if record.kind]
 
     def strays(self) -> list[DelimitedRecord]:
-        """Records with a quote that encloses nothing."""
+        """Returns the records with a quote that encloses no field."""
         return [record for record in self.records if record.kind == STRAY]
 
 
@@ -49,11 +49,12 @@ def read_quoted(lines: Sequence[str], start: int, separator: str, torn: Collecti
     """Reads records that may have quotes around their fields.
 
     Args:
-        torn: indices of the first lines of records to split up even if their quotes match.
+        torn: indices of first lines; a record that begins there is split up into its lines, even if
+            its quotes match.
     """
     reading = Reading()
     width = again = 0
-    at, suspect = start, start  # lines before `suspect` were part of a record split up
+    at, suspect = start, start  # lines before `suspect` are from a record that was split
     while at < len(lines):
         most = len(lines) if again <= READ_AGAIN * len(lines) else 1
         for record in _csv_records(lines, at, separator, most):
@@ -83,7 +84,7 @@ def _csv_records(
 
     Args:
         first: index of the first line to read.
-        most: most lines to read.
+        most: maximum number of lines to read.
     """
     rest = (lines[index] for index in range(first, min(len(lines), first + most)))
     reader = csv.reader(rest, delimiter=separator, strict=True)
@@ -116,7 +117,7 @@ def read_literal(lines: Sequence[str], start: int, separator: str) -> Reading:
 
 
 def _with_kind(record: DelimitedRecord, width: int) -> DelimitedRecord:
-    """Returns the record with its `kind`: malformed if it does not have `width` fields."""
+    """Returns a copy whose `kind` says if the record has too few or too many fields."""
     count = len(record.fields or ())
     kind = "" if count == width else "too few fields" if count < width else "too many fields"
     return DelimitedRecord(record.first, record.end, record.fields, kind)

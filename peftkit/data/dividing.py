@@ -1,4 +1,4 @@
-"""Divides rows into pieces, ordered by hash: each stratum in proportion, each group whole."""
+"""Divides rows into pieces by hash: strata in proportion, groups undivided."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from peftkit.data.rows import Row
 
 
 class Strata(Protocol):
-    """The part of a task that dividing uses."""
+    """The methods of a task that `divide` calls."""
 
     def key(self, row: Row) -> str:
         """Returns a text that is equal for rows with the same input."""
 
     def stratum(self, row: Row) -> str:
-        """Returns the value to spread evenly over the pieces."""
+        """Returns the row's value to spread evenly over the pieces, such as its label."""
 
 
 def divide(
@@ -28,12 +28,12 @@ def divide(
     split_seed: int,
     keep_one: bool = False,
 ) -> list[list[Row]]:
-    """Divides rows into pieces that end after about `bounds` rows, and a last piece with the rest.
+    """Divides rows into pieces. Piece `k` ends after about `bounds[k]` rows; the last has the rest.
 
-    Each piece has its share of every stratum; groups stay whole.
+    Each piece has its share of every stratum, and no group is divided.
 
     Args:
-        keep_one: the last piece keeps at least one row or group of every stratum.
+        keep_one: whether the last piece must have at least one row or group of every stratum.
     """
     units: dict[str, list[Row]] = defaultdict(list)
     for row in rows:

@@ -1,4 +1,4 @@
-"""Examples as token ids, ragged: no padding, no batches."""
+"""Holds examples as token ids of different lengths, without padding or batches."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from peftkit.data.rows import Row
 
 IGNORE_INDEX = -100
 DIGEST_VERSION = 2
-"""Version of `Encoded.sha256`; digests of two versions cannot be compared."""
+"""Version of `Encoded.sha256`; digests of different versions cannot be compared."""
 START_VALUES = "start_values"
-"""Column with each output's loss before training."""
+"""Name of the column with each output's loss before training."""
 LEAST_SHARED = 8
-"""Fewest common first tokens that examples share; with fewer, each example keeps its own copy."""
+"""Minimum length in tokens of a common prefix that is computed once for several examples."""
 
 
 @dataclass(frozen=True)
@@ -28,35 +28,34 @@ class Examples:
     """One split as the model reads it. An example is a row, or one of the windows of a row."""
 
     rows: tuple[Row, ...]
-    """Each row once, in the order of the examples."""
+    """The rows that the examples come from, each once, in the order of the examples."""
     inputs: Mapping[str, Ragged]
-    """`input_ids`, and `token_type_ids` or `decoder_input_ids` if there are any; int32."""
+    """Name -> int32 values: `input_ids`, and `token_type_ids` or `decoder_input_ids` if needed."""
     targets: Array
-    """(outputs, ...), example after example: a class, a token, a number, 0 and 1 for each label, or
-    for start and end. `IGNORE_INDEX` stands for an unknown class."""
+    """(outputs, ...), the target of each output, example after example: a class, a token, a number,
+    or 0 and 1 for each label or for start and end. `IGNORE_INDEX` marks an unknown class."""
     read_at: Ragged | None = None
-    """(outputs, k) for each example: positions of the last hidden states that each output is
-    computed from, counted from the example's first token in the stream that the head reads (the
-    decoder's if there is one). None for one output per example, at the position that pooling
-    gives."""
+    """(outputs, k) for each example: the token positions whose last hidden states give each output.
+    Positions count from the example's first token in the stream that the head reads: the decoder's
+    if there is one. None if each example has one output, which pooling computes."""
     weights: npt.NDArray[np.float32] | None = None
-    """(outputs,); None for 1 everywhere."""
+    """(outputs,), weight of each output in the loss; None if all weights are 1."""
     row_of: npt.NDArray[np.int64] | None = None
-    """(examples,), indices into `rows`; None if each example is a row."""
+    """(examples,), index in `rows` of each example's row; None if each example is a row."""
     units: npt.NDArray[np.int64] | None = None
-    """(examples,): examples with the same number count as one in `batch_size`, and are computed in
-    one micro-batch. None if each example is its own unit."""
+    """(examples,), number of each example's unit. A unit counts as one in `batch_size`, and its
+    examples are in one micro-batch. None if each example is its own unit."""
     columns: Mapping[str, Array | Ragged] = field(default_factory=dict)
-    """Columns that only the task reads: an array is parallel to the outputs, a ragged one to the
-    examples."""
+    """Name -> column that the task reads, but the model does not. An array has one entry for each
+    output, a `Ragged` one for each example."""
     truncated: int = 0
-    """Examples that lost tokens to `max_length`."""
+    """Number of examples that were cut to `max_length` tokens."""
     unsupervised: int = 0
-    """Rows left out because nothing in them was supervised."""
+    """Number of rows left out because none of their outputs counts in the loss."""
     too_long: int = 0
-    """Rows left out because they were longer than `max_length`."""
+    """Number of rows left out because they were longer than `max_length`."""
     unknown_tokens: int = 0
-    """Tokens that the tokenizer did not know."""
+    """Number of tokens that are the tokenizer's unknown token."""
 
     def __post_init__(self) -> None:
         for name, column in self.columns.items():
@@ -69,23 +68,23 @@ class Examples:
 
     @property
     def input_ids(self) -> Ragged:
-        """Token ids of the only stream, or of the encoder's."""
+        """Token ids of the model's input; in an encoder-decoder, of the encoder's input."""
         return self.inputs["input_ids"]
 
     @cached_property
     def streams(self) -> npt.NDArray[np.int64]:
-        """(examples, streams), tokens in each stream: the only lengths that batching sees."""
+        """(examples, streams), number of tokens in each stream; batching uses nothing else."""
         both = [self.inputs.get(name) for name in ("input_ids", "decoder_input_ids")]
         return np.stack([stream.lengths for stream in both if stream is not None], axis=1)
 
     @cached_property
     def costs(self) -> npt.NDArray[np.int64]:
-        """(examples,), tokens of all streams."""
+        """(examples,), number of tokens in all streams together."""
         costs: npt.NDArray[np.int64] = self.streams.sum(axis=1)
         return costs
 
     def cost(self, index: int) -> int:
-        """Tokens of an example in all streams."""
+        """Number of an example's tokens in all streams together."""
         return int(self.costs[index])
 
     def row(self, index: int) -> Row:
@@ -94,11 +93,11 @@ class Examples:
 
     @cached_property
     def num_units(self) -> int:
-        """Number of units, which `batch_size` counts; examples of one unit count as one."""
+        """Number of units; `batch_size` counts units, which may have several examples."""
         return len(self) if self.units is None else len(np.unique(self.units))
 
     def by_unit(self, indices: Iterable[int]) -> list[tuple[int, ...]]:
-        """Returns these examples grouped by unit, in the order of each unit's first example."""
+        """Groups indices of examples by unit, in the order of each unit's first index."""
         if self.units is None:
             return [(index,) for index in indices]
         units: dict[int, list[int]] = {}
@@ -107,28 +106,28 @@ class Examples:
         return [tuple(members) for members in units.values()]
 
     def outputs_of(self, index: int) -> slice:
-        """Returns the slice of `targets` with the outputs of an example."""
+        """Returns the slice of `targets` that belongs to an example."""
         return slice(index, index + 1) if self.read_at is None else self.read_at.span(index)
 
     def outputs_per_row(self) -> npt.NDArray[np.int64]:
-        """(rows,), number of outputs of all examples of each row."""
+        """Returns (rows,), the number of outputs in all examples of each row."""
         sizes = np.ones(len(self)) if self.read_at is None else self.read_at.lengths
         row_of = np.arange(len(self)) if self.row_of is None else self.row_of
         return np.bincount(row_of, sizes, len(self.rows)).astype(np.int64)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all examples, without padding."""
+        """Number of tokens in all examples, without padding."""
         return int(self.costs.sum())
 
     def tokens_of(self, indices: Iterable[int]) -> int:
-        """Tokens of some examples, without padding."""
+        """Number of tokens in the examples at `indices`, without padding."""
         return int(sum(self.costs[index] for index in indices))
 
     def shared_tokens(self, indices: Sequence[int]) -> int:
-        """Number of first tokens that all these examples have in common and that no output reads,
-        such as a system prompt; 0 if fewer than `LEAST_SHARED`. Causal attention gives
-        them the same hidden states in each example.
+        """Returns the length in tokens of a common prefix that no output reads, such as a system
+        prompt; 0 if it is less than `LEAST_SHARED`. With causal attention, the prefix has the
+        same hidden states in each example.
         """
         if len(indices) < 2 or len(self.inputs) > 1:
             return 0
@@ -143,8 +142,8 @@ class Examples:
         return shared if shared >= LEAST_SHARED else 0
 
     def chosen(self, indices: Sequence[int]) -> Examples:
-        """Returns these examples in this order, each with a row of its own. Counts such as
-        `truncated` start at 0.
+        """Returns the examples at `indices`, in this order, each with a row of its own. Counts such
+        as `truncated` are 0.
         """
         spans = [self.outputs_of(index) for index in indices]
 
@@ -167,7 +166,7 @@ class Examples:
         )
 
     def arrays(self) -> dict[str, Array]:
-        """Name -> plain array, for all that the model and the loss read."""
+        """Returns name -> array for everything that the model and the loss read."""
         columns = {**self.inputs, "read_at": self.read_at, "targets": self.targets}
         columns |= {"weights": self.weights, "row_of": self.row_of, "units": self.units}
         arrays: dict[str, Array] = {}
@@ -180,20 +179,20 @@ class Examples:
 
     @property
     def num_supervised(self) -> int:
-        """Outputs that count in the loss."""
+        """Number of outputs that count in the loss."""
         known = self.targets != IGNORE_INDEX
         return int(known.any(axis=tuple(range(1, known.ndim))).sum())
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """The beginning of a row, which the model continues."""
+    """The beginning of a row, for the model to continue."""
 
     row: int
     text: str
-    """The prompt as a person reads it."""
+    """The prompt's text for reports; in a chat, only the user's messages."""
     expected: str
-    """How the row continues."""
+    """The text with which the row itself continues."""
     input_ids: npt.NDArray[np.int64]
 
 
@@ -207,7 +206,7 @@ class Encoded:
     head: Head
     pad_token_id: int
     notes: tuple[str, ...] = field(default=())
-    """Notes for the user on the encoding."""
+    """Notes about the encoding, for the user."""
     prompts: tuple[Prompt, ...] = ()
     """Prompts of the test split, answered before and after training; empty if the task writes no
     texts."""
@@ -216,8 +215,8 @@ class Encoded:
 
     @property
     def sha256(self) -> str:
-        """The digest's version, and a digest of all that the model reads from the splits,
-        in order.
+        """`VERSION:DIGEST`; the digest is the SHA-256 of everything that the model and the loss
+        read from the splits.
         """
         digest = hashlib.sha256()
         for examples in self.splits().values():
@@ -227,10 +226,10 @@ class Encoded:
         return f"{DIGEST_VERSION}:{digest.hexdigest()}"
 
     def with_column(self, name: str, values: Mapping[str, Array]) -> Encoded:
-        """A copy with another column in the examples of each split.
+        """Returns a copy with another column in the examples of each split.
 
         Args:
-            values: split -> the column.
+            values: name of the split -> its column.
         """
 
         def added(split: str, examples: Examples) -> Examples:
@@ -244,7 +243,7 @@ class Encoded:
         )
 
     def splits(self) -> dict[str, Examples]:
-        """Name -> examples: train, validation, test."""
+        """Name of each split -> its examples."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 

@@ -1,9 +1,9 @@
-"""Guesses the encodings that the bytes of a text may be in, the likeliest first.
+"""Guesses the encoding of a text's bytes, and returns the likeliest guesses first.
 
-Bytes that are not UTF-8 are decoded in each common encoding, and the text is scored against the
-languages written in that encoding: letters that the language does not have, capitals inside words,
-rare letters in place of frequent ones. Libraries that guess encodings (chardet,
-charset_normalizer) score all characters alike; they guess GBK for German and Cyrillic for Hebrew.
+Bytes that are not UTF-8 are decoded in each common encoding. The text is then compared with the
+languages written in that encoding. Letters that the language does not have, capitals inside words
+and many rare letters count against the encoding. Other libraries (chardet, charset_normalizer)
+score all characters alike, and so guess GBK for German and Cyrillic for Hebrew.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LATIN = {
     "cp850": WESTERN,
     "cp852": CENTRAL,
 }
-"""Encoding -> the letters beyond a to z of each language written in it, the most frequent
+"""Encoding -> for each language written in it, its letters other than a to z, the most frequent
 first."""
 CYRILLIC = (
     "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфёъ", "оанивтреіслкдпумьягзбчїхйєжшцющфґ'",
@@ -48,7 +48,7 @@ ALPHABETS = {
     "iso8859_5": CYRILLIC, "cp1253": GREEK, "iso8859_7": GREEK, "cp1255": HEBREW,
     "iso8859_8": HEBREW, "cp1256": ARABIC, "iso8859_6": ARABIC, "cp874": THAI,
 }  # fmt: skip
-"""Encoding of a non-Latin alphabet -> the letters of each language, the most frequent first."""
+"""Encoding of a non-Latin alphabet -> letters of each language, the most frequent first."""
 EAST = {
     "euc_kr": ("hangul", {*range(0xA1, 0xAD), *range(0xB0, 0xC9)}),
     "shift_jis": ("kana", {*range(0x81, 0x85), *range(0x88, 0x99)}),
@@ -56,32 +56,32 @@ EAST = {
     "big5": ("han", {*range(0xA1, 0xC7)}),
     "gb18030": ("han", {*range(0xA1, 0xA4), *range(0xB0, 0xD8)}),
 }
-"""East Asian encoding -> its script, and the first bytes of its usual characters; earlier encodings
-are preferred."""
+"""East Asian encoding -> (its script, the first bytes of its usual characters). Between equally
+likely encodings, the earlier one is preferred."""
 MARKS = "“”„‘’«»–—…€¿¡°§©®™£½¼¾²³±\xd7·•"
-"""Signs next to words, in any language; the apostrophe and dashes occur inside words, too."""
+"""Signs before and after words in any language; some of them also occur inside words."""
 INSIDE = "’‘–—…\xd7\xa0\xad"
 INVISIBLE = "\xa0\xad\u3000\u200b\u200c\u200d\u200e\u200f"
 WORD = re.compile(r"[^\s!-/:-@\[-`{-~،؛؟]+")
 ALONE = re.compile(
     r"(?<=[A-Za-z])[^\x00-\x7f](?![^\x00-\x7f])|(?<![^\x00-\x7f])[^\x00-\x7f](?=[A-Za-z])"
 )
-"""A single character beyond ASCII next to a Latin letter."""
+"""Pattern of a single non-ASCII character next to an ASCII letter."""
 NEVER_FIRST = "ьъы"
-"""Letters that begin no Cyrillic word, but begin words of other scripts decoded as Cyrillic."""
+"""Cyrillic letters that begin no word, unless text of another script is decoded as Cyrillic."""
 MOST_GUESSES = 3
 SAME_TEXT = 0.05
-"""If two encodings give the same text, the later one must score better by more than this."""
+"""If two encodings give the same text, the later must be less strange by more than this."""
 EAST_ALONE = 0.15
-"""Penalty of East Asian encodings, whose thousands of characters fit other bytes by chance."""
+"""Penalty for East Asian encodings: with so many characters, other texts fit by chance."""
 UNUSUAL = 0.02
-"""Penalty of encodings that are not from Windows."""
+"""Penalty for encodings that are not code pages of Windows."""
 NONSENSE = 0.4
-"""A reading with this strangeness or more is dropped."""
+"""An encoding is dropped if its text has at least this strangeness."""
 
 
 def likely_encodings(raw: bytes) -> list[str]:
-    """Encodings in which the bytes read as text, the likeliest first."""
+    """Returns at most `MOST_GUESSES` encodings that decode the bytes, the likeliest first."""
     best: dict[str, tuple[float, str]] = {}
     for name in (*EAST, *LATIN, *ALPHABETS):
         text = _text(raw, name)
@@ -92,14 +92,14 @@ def likely_encodings(raw: bytes) -> list[str]:
             before = best.get(text, (NONSENSE, ""))
             if strange < before[0] - (
                 SAME_TEXT if before[1] else 0
-            ):  # else the earlier, more usual one
+            ):  # otherwise keep the earlier, more usual encoding
                 best[text] = (strange, name)
     guesses = sorted((one for one in best.values() if one[1]), key=itemgetter(0))
     return [name for _, name in guesses][:MOST_GUESSES]
 
 
 def _text(raw: bytes, encoding: str) -> str:
-    """Bytes as text; empty if they are not in the encoding, or hold control characters."""
+    """Decodes bytes; returns an empty text if that fails or gives control characters."""
     try:
         text = raw.decode(encoding)
     except UnicodeDecodeError:
@@ -114,7 +114,7 @@ def _strangeness(text: str, encoding: str) -> float:
     inside = str.maketrans("", "", INSIDE)
     words = [word.strip(MARKS + INVISIBLE).translate(inside) for word in WORD.findall(text)]
     words = [word for word in words if not word.isascii()]
-    if not words:  # signs alone, as in `5 €`
+    if not words:  # only signs, as in `5 €`
         return 0.0
     languages = LATIN.get(encoding) or ALPHABETS[encoding]
     shares = [_strange_letters(words, language, encoding in LATIN) for language in languages]
@@ -123,8 +123,10 @@ def _strangeness(text: str, encoding: str) -> float:
 
 
 def _strange_letters(words: list[str], language: str, is_latin: bool) -> float:
-    """Returns the share of characters beyond ASCII that a language does not have, plus penalties
-    for its rare letters and, in a non-Latin alphabet, for Latin letters.
+    """Returns the share of non-ASCII letters that a language does not have, plus penalties.
+
+    Penalties are for rare letters, for too many accented letters in a Latin alphabet, and for
+    Latin letters in another alphabet.
     """
     letters = [c for word in words for c in word.casefold() if not c.isascii()]
     foreign = sum(letter not in language for letter in letters) / max(1, len(letters))
@@ -139,7 +141,7 @@ def _strange_letters(words: list[str], language: str, is_latin: bool) -> float:
 
 
 def _has_inner_capital(word: str) -> bool:
-    """Whether a capital beyond ASCII follows a small letter."""
+    """Whether a capital follows a small letter, and one of the two is not ASCII."""
     return any(
         before.islower() and after.isupper() and not (before + after).isascii()
         for before, after in pairwise(word)
@@ -147,8 +149,10 @@ def _has_inner_capital(word: str) -> bool:
 
 
 def _strange_east(text: str, encoding: str) -> float:
-    """Returns the share of characters beyond ASCII that are unusual in the encoding's language; 1
-    if most stand alone in Latin words, like wrongly decoded accented letters.
+    """Returns the share of non-ASCII characters that are rare in the encoding, plus `EAST_ALONE`.
+
+    Returns 1 if too many are rare, if the script does not fit, or if most stand alone in Latin
+    words, like wrongly decoded accented letters.
     """
     script, usual = EAST[encoding]
     wide = [c for c in text if not c.isascii()]

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from peftkit.parts.records import IF_SET
 
 Output = Literal["pooled", "tokens", "spans", "vocabulary"]
-"""`pooled`: one output for each example. `tokens`, `spans`, `vocabulary`: one for each token,
-namely class logits, a start and an end, or logits of the vocabulary, never held in memory whole."""
+"""`pooled`: one output for each example. The others have one for each token: class logits
+(`tokens`), a start and an end logit (`spans`), or logits of the whole vocabulary (`vocabulary`),
+which are computed in pieces."""
 
 
 OF_AUTO_CLASS: dict[str, Output] = {
@@ -30,28 +31,28 @@ PIPELINES = {
 
 @dataclass(frozen=True)
 class Head:
-    """The outputs that a task needs from a model; loading uses nothing else of the task."""
+    """The outputs that a task needs from a model; loading needs nothing else of the task."""
 
     auto_class: str
-    """Name of transformers' AutoModel class."""
+    """Name of the transformers class that loads the model, such as `AutoModelForCausalLM`."""
     task_type: str
     """PEFT's name of the task, such as `SEQ_CLS` or `CAUSAL_LM`."""
     labels: tuple[str, ...] = ()
     """Names of the classes, in the order of the logits; empty if the output is the vocabulary."""
     trained: bool = True
-    """Whether the modules above the trunk are trained whole, whatever the method."""
+    """Whether all methods train all weights of the modules above the trunk."""
     pooling: str = ""
     """How peftkit's own classifier pools the last hidden states, `mean` or `cls`; empty for the
     architecture's head."""
     generation: dict[str, Any] = field(default_factory=dict)
-    """Settings for generating text, including stop tokens, under the names of transformers'
+    """Settings for generating text, such as stop tokens, under the names of transformers'
     `GenerationConfig`; empty if the task generates no text."""
     size: int | None = field(default=None, metadata=IF_SET)
-    """Number of outputs, if it is not one for each label: 1 for a number."""
+    """Number of outputs if it is not the number of labels, such as 1 for regression; or None."""
     problem_type: str | None = field(default=None, metadata=IF_SET)
     """Transformers' type of outputs that are not exclusive classes: `regression` or
-    `multi_label_classification`. Without it a pipeline applies a sigmoid to one output, a softmax
-    to several."""
+    `multi_label_classification`. If it is None, pipelines apply a sigmoid to a single output and a
+    softmax to several."""
 
     @property
     def num_outputs(self) -> int:

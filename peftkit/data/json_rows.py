@@ -1,8 +1,8 @@
-"""Reads rows from JSON and JSONL, in the shapes that tools write.
+"""Reads rows from JSON and JSONL, in the shapes that common tools write.
 
-Rows may be on one line each, over several lines, in a list, in a list inside an object, or stored
-as columns; a file may hold several splits, each in one of these shapes. Rows without names, such as
-`["a text", "a label"]`, are `text` and `label`, or with three values `text`, `text_pair`, `label`.
+A row may be an object on one line or over several lines. Rows may also be in a list, in a list
+inside an object, or stored as columns. A file may hold several splits, each in one of these shapes.
+The values of a row without names, such as `["a text", "a label"]`, get the names in `UNNAMED`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from peftkit.errors import DataError, quoted
 from peftkit.parts.json_values import RepeatedName, unrepeated
 
 UNNAMED = {2: ("text", "label"), 3: ("text", "text_pair", "label")}
-"""Width of a row without names -> its columns."""
+"""Number of values in a row without names -> the names of its columns."""
 SPLIT_KEYS = ("columns", "data", "index")
-"""Keys of pandas' `orient="split"`."""
+"""Keys of an object that pandas writes with `orient="split"`."""
 SHOWN = 8
 
 
 @dataclass(frozen=True)
 class _Wrong:
-    """Stands for a value that is not a row. For an object that repeats a key, `json` alone would
-    silently keep the last value.
+    """Replaces a value that cannot be a row, such as an object that repeats a key: `json` alone
+    would silently drop all but the last value of the key.
     """
 
     kind: str
@@ -41,7 +41,7 @@ def read_json(
     """Returns the tables of a file that ends in .json or .jsonl: `all`, or one for each split.
 
     Args:
-        split_names: split -> its names in files.
+        split_names: split -> the names that files use for it.
 
     Raises:
         DataError: the file is not JSON, or has no shape that holds rows.
@@ -50,7 +50,7 @@ def read_json(
     if not lines:
         try:
             value = _loads(text)
-        except (ValueError, RecursionError) as error:  # its text has the line and column
+        except (ValueError, RecursionError) as error:  # the message has the line and column
             if not str(error).startswith("Extra data"):
                 raise DataError(f"`{path}` is not JSON: {error}", _pretty_hint(path)) from error
         else:
@@ -74,9 +74,7 @@ def _pretty_hint(path: Path) -> str:
 
 
 def _read_objects(path: Path, text: str) -> Table:
-    """Reads one object from each line, or objects over several lines if the text is
-    nothing else.
-    """
+    """Reads one object from each line. If a line is not JSON, tries objects over several lines."""
     objects: list[tuple[int, Any]] = []
     malformed: list[Malformed] = []
     for number, line in enumerate(io.StringIO(text), start=1):
@@ -95,8 +93,8 @@ def _read_objects(path: Path, text: str) -> Table:
 
 
 def _stream(text: str) -> list[tuple[int, Any]] | None:
-    """The JSON values that follow one another in a text, each with its line; None if the text holds
-    anything else.
+    """Returns (line number, value) of each JSON value in a text; None if the text holds anything
+    else.
     """
     decoder = json.JSONDecoder(object_pairs_hook=_object)
     values: list[tuple[int, Any]] = []
@@ -117,7 +115,7 @@ def _stream(text: str) -> list[tuple[int, Any]] | None:
 
 
 def _tables(path: Path, value: Any, split_names: Mapping[str, tuple[str, ...]]) -> dict[str, Table]:
-    """The tables in a whole JSON document."""
+    """Returns the tables of a JSON document: `all`, or one for each split."""
     if isinstance(value, _Wrong):
         raise DataError(f"`{path}` {value.kind} in one object")
     if isinstance(value, dict) and (named := _splits(value, split_names)):
@@ -138,7 +136,7 @@ def _only(value: Mapping[str, Any]) -> Any:
 
 
 def _splits(value: Mapping[str, Any], split_names: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """Split -> key, if an object's keys are splits; empty if they are something else."""
+    """Returns split -> key of an object whose keys name splits; empty for other objects."""
     folded = {key.casefold(): key for key in value}
     named = {
         split: next(folded[name] for name in names if name in folded)
@@ -154,7 +152,7 @@ def _table_of(path: Path, value: Any, where: str) -> Table:
     """Returns the table of a list or an object.
 
     Args:
-        where: the value's place, for messages.
+        where: words for messages that say where the value is, such as `` `train` in ``.
     """
     rows = value if isinstance(value, list) else None
     if isinstance(value, dict):
@@ -186,14 +184,14 @@ def _table_of(path: Path, value: Any, where: str) -> Table:
 
 
 def _unread(keys: Sequence[str], where: str, path: Path) -> tuple[str, ...]:
-    """A note on the keys of an object that are not read, if there are any."""
+    """Returns a note that the keys of an object are not read; empty if there are no keys."""
     are = "is" if len(keys) == 1 else "are"
     note = f"{quoted(keys, SHOWN)} {where or 'in '}`{path.name}` {are} not read"
     return (note,) if keys else ()
 
 
 def _rows_of_columns(value: dict[str, Any]) -> list[Any] | None:
-    """The rows of an object that holds columns; None if it holds something else."""
+    """Returns the rows of an object that stores them as columns; None for other objects."""
     columns = value
     if "columns" in value and _holds(value.get("data"), list):  # pandas' orient="split"
         return _rows_of_split(value["columns"], value["data"])
@@ -215,7 +213,7 @@ def _rows_of_columns(value: dict[str, Any]) -> list[Any] | None:
 
 
 def _rows_of_split(columns: Any, data: list[Any]) -> list[Any]:
-    """The rows of pandas' `orient="split"`; each must be a list as long as the columns' names."""
+    """Returns the rows of pandas' `orient="split"`; each must have one value per column."""
     if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
         raise DataError("`columns` is not a list of names", "write the rows as `[{...}, {...}]`")
     rows: list[Any] = []
@@ -236,7 +234,7 @@ def _holds(value: Any, kind: type[Any] | tuple[type[Any], ...]) -> bool:
 def _rows(
     path: Path, values: list[tuple[int, Any]], malformed: list[Malformed], unit: str
 ) -> Table:
-    """Returns the table of these numbered values; values that are not rows count as malformed."""
+    """Makes a table of numbered values; values that are not rows count as malformed."""
     rows: list[tuple[int, dict[str, Any]]] = []
     columns: dict[str, None] = {}
     name_row = _naming([value for _, value in values])
@@ -252,8 +250,8 @@ def _rows(
 
 
 def _naming(values: list[Any]) -> Callable[[Any], Any]:
-    """Returns a function that names the items of each row, if all rows are lists of two values, or
-    all of three.
+    """Returns a function that names the items of a list as in `UNNAMED`, if all values are lists of
+    two items or all are lists of three. Otherwise the function returns values unchanged.
     """
     widths = {len(value) if isinstance(value, list) else 0 for value in values}
     if len(widths) != 1 or not widths <= UNNAMED.keys():
@@ -263,7 +261,7 @@ def _naming(values: list[Any]) -> Callable[[Any], Any]:
 
 
 def _wrong(value: Any) -> str:
-    """Why a value is not a row; empty if it is one."""
+    """Returns why a value cannot be a row; empty if it can."""
     try:
         if kind := _wrong_inside(value):
             return kind
@@ -275,7 +273,7 @@ def _wrong(value: Any) -> str:
 
 
 def _wrong_inside(value: Any) -> str:
-    """Returns what is wrong with an object anywhere inside a value; empty if nothing is."""
+    """Returns what is wrong with a value or with values inside it; empty if nothing is."""
     if isinstance(value, _Wrong):
         return value.kind
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

@@ -23,15 +23,15 @@ class ReadCounts:
     read: int
     kept: int = 0
     malformed: dict[str, list[int]] = field(default_factory=dict)
-    """What is wrong -> numbers of the rows."""
+    """Problem -> numbers of the rows that have it."""
     duplicate: int = 0
-    """Repeats of a row that was kept."""
+    """Number of rows left out because they repeat another row."""
     conflicting: int = 0
-    """Rows with different answers to the same input; all of them are left out."""
+    """Number of rows with the same input but different answers; all of them are left out."""
     not_drawn: int = 0
-    """Rows left out by `max_rows`."""
+    """Number of rows left out because of `max_rows`."""
     num_lines: int = 0
-    """Lines of a delimited file: header, blank lines, rows and `continued`."""
+    """Number of lines in a delimited file, with header and blank lines; 0 for other sources."""
     continued: list[int] = field(default_factory=list)
     """Numbers of the lines that continue a quoted field of the row above."""
 
@@ -42,26 +42,26 @@ class SplitCounts:
 
     rows: int
     leaked: int = 0
-    """Rows removed because the test or validation split has them too."""
+    """Number of rows removed because the test or validation split has their input or group."""
     strata: dict[str, int] = field(default_factory=dict)
-    """Value of the stratum, such as a label -> number of rows."""
+    """Stratum, such as a label -> number of rows."""
     truncated: int = 0
     unsupervised: int = 0
-    """Rows left out because nothing in them was supervised."""
+    """Number of rows left out because none of their outputs counts in the loss."""
     too_long: int = 0
-    """Rows left out because they were longer than `max_length`."""
+    """Number of rows left out because they were longer than `max_length`."""
     tokens: int = 0
     supervised: int = 0
-    """Targets that count in the loss."""
+    """Number of targets that count in the loss."""
     unknown: int = 0
-    """Tokens that the tokenizer did not know."""
+    """Number of tokens that are the tokenizer's unknown token."""
     padding: float | None = None
-    """Share of padding in the model's inputs; known after training."""
+    """Share of padding in the model's inputs during training; None until training ends."""
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """The account of the data, printed before training and kept in run.json."""
+    """Counts of rows and tokens, printed before training and saved in run.json."""
 
     read: tuple[ReadCounts, ...]
     splits: dict[str, SplitCounts]
@@ -86,17 +86,17 @@ class Ledger:
         return replace(self, splits=splits, notes=(*self.notes, *encoded.notes))
 
     def with_padding(self, padding: float) -> Ledger:
-        """Returns a copy with the share of padding in training."""
+        """Returns a copy with the share of padding in the inputs of training."""
         train = replace(self.splits["train"], padding=padding)
         return replace(self, splits={**self.splits, "train": train})
 
     def to_json(self) -> dict[str, Any]:
-        """The ledger as run.json keeps it."""
+        """Returns the ledger in the form for run.json."""
         return asdict(self)
 
 
 def by_kind(malformed: list[Malformed]) -> dict[str, list[int]]:
-    """Kind -> row numbers, the most frequent kind first."""
+    """Groups the numbers of malformed rows by kind, the most frequent kind first."""
     counts = Counter(row.kind for row in malformed)
     return {
         kind: sorted(row.number for row in malformed if row.kind == kind)

@@ -28,23 +28,23 @@ class Packaged:
     path: str
     """Path of the data file, model file or model folder, inside the module's folder."""
     checked: str
-    """Path of the file with the digest `sha256`, inside the module's folder."""
+    """Path of the file whose SHA-256 is `sha256`, inside the module's folder."""
     sha256: str
     licence: str
     hub_id: str = ""
-    """The Hub repository with exactly these bytes, if transformers loads it by its id alone."""
+    """Id of the Hub repository with the same bytes; empty if transformers cannot load it."""
     origin: str = ""
-    """The Hub repository that a GGUF file comes from."""
+    """Id of the Hub repository that a GGUF file comes from."""
     origin_revision: str = ""
     """Commit of `origin`."""
     original: str = ""
-    """The Hub repository of the model before it was quantized."""
+    """Id of the Hub repository that has the model before quantization."""
     quantized: str = ""
     """GGUF's name of how the weights in the file are quantized; empty if they are not."""
     subset_column: str = ""
     """For data: the column that names each row's subset."""
     label_names: tuple[tuple[str, str], ...] = ()
-    """For data: pairs of a label in the file and its name."""
+    """For data: (label in the file, its name) for each label."""
 
 
 MODELS: Final = {
@@ -105,8 +105,7 @@ DATA: Final = {
 
 
 def find_packaged(name: str, registry: dict[str, Packaged]) -> tuple[Packaged, Path]:
-    """Returns the entry of `packaged:NAME`, and the path of its file or folder after a check of the
-    digest.
+    """Checks the digest of `packaged:NAME`; returns its entry, and the path of its file or folder.
 
     Raises:
         MissingPackageError: the package that ships it is not installed.

@@ -1,4 +1,4 @@
-"""Arrays of different lengths, stored as one array and the offset of each."""
+"""Stores arrays of different lengths as one long array and their offsets in it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Ragged:
-    """A column of arrays. A batch is slices of it; a large column may be mapped from a file."""
+    """A column of arrays of different lengths. `values` may be memory-mapped from a file."""
 
     values: Array
-    """(total, ...), array after array."""
+    """(total, ...), the entries of all arrays, one array after another."""
     offsets: npt.NDArray[np.int64]
-    """(arrays + 1,), index in `values` at which each array begins; the last is the total."""
+    """(arrays + 1,), index in `values` at which each array begins; the last item is the total."""
 
     @classmethod
     def of(cls, arrays: Iterable[Any], dtype: Any = np.int32, width: int | None = None) -> Ragged:
@@ -53,11 +53,11 @@ class Ragged:
         return np.diff(self.offsets)
 
     def span(self, index: int) -> slice:
-        """Where an array is in `values`."""
+        """Returns the slice of `values` that is the array at `index`."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
     def chosen(self, indices: Sequence[int]) -> Ragged:
-        """Returns a column of these arrays, in this order."""
+        """Returns a column of the arrays at `indices`, in this order."""
         parts = [self[index] for index in indices]
         offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
         return Ragged(np.concatenate([self.values[:0], *parts]), offsets)

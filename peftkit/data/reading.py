@@ -1,4 +1,4 @@
-"""Reads rows from files, folders, the Hub and packages, and says what it could not read.
+"""Reads rows from files, folders, the Hub and packages, and reports rows that it cannot read.
 
 Text files are read with the standard library (delimited.py, json_rows.py), so that a malformed row
 is reported with its line, and all other rows are read.
@@ -31,7 +31,7 @@ WORKBOOKS = {
     ".xls": ("is an old Excel workbook", EXCEL.replace("openpyxl", "xlrd")),
     ".ods": ("is a spreadsheet", EXCEL.replace("openpyxl", "odfpy")),
 }
-"""Ending -> what the file is, and the command that converts it."""
+"""File ending -> (what the file is, how to convert it)."""
 
 
 def read_source(source: Source) -> dict[str, Table]:
@@ -67,7 +67,7 @@ def read_file(path: Path, source: Source | None = None) -> Table:
     """Reads one file by its ending: `.csv`, `.tsv`, `.json`, `.jsonl` or `.parquet`.
 
     Args:
-        source: gives the encoding and the separator, if the user set them.
+        source: the recipe's source, which may set the encoding and separator; None for defaults.
 
     Raises:
         DataError: the file cannot be read, or holds several splits.
@@ -82,7 +82,7 @@ def read_file(path: Path, source: Source | None = None) -> Table:
 
 
 def _read_splits(path: Path, source: Source | None) -> dict[str, Table]:
-    """The tables of one file: `all`, or one for each split that it holds."""
+    """Returns the tables of one file: `all`, or one for each split that it holds."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         what, hint = WORKBOOKS.get(suffix, ("", "convert it, for example with pandas' `to_csv`"))
@@ -172,7 +172,7 @@ def _read_hub(source: Source) -> dict[str, Table]:
         )
     except Exception as error:  # datasets raises what its many back ends raise
         raise DataError(
-            f"`{source.path}` is not a local file, and the Hub does not give it: "
+            f"`{source.path}` is not a local file, and cannot be loaded from the Hub: "
             f"{first_line(error)}",
             did_you_mean_file(Path(source.path))
             or "check the id and the network, or give a local file",
@@ -181,7 +181,7 @@ def _read_hub(source: Source) -> dict[str, Table]:
 
 
 def _tables_of(loaded: Any, name: str) -> dict[str, Table]:
-    """Tables of a `datasets.DatasetDict` or `Dataset`."""
+    """Returns the tables of a `datasets.DatasetDict` or `Dataset`."""
     splits = dict(loaded) if isinstance(loaded, Mapping) else {"all": loaded}
     known = {
         split: next(splits[name] for name in names if name in splits)

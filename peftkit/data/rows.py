@@ -1,4 +1,4 @@
-"""A row of the user's data, and what can be wrong with it."""
+"""Defines rows and tables of the user's data, and checks of their values and columns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Row:
     values: Mapping[str, Any]
     """The task's column (`text`, `label`, ...) -> value."""
     group: str = ""
-    """Rows of one group stay in one split; empty where there are no groups."""
+    """Name of the row's group, whose rows stay in one split; empty if the row has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,33 +36,33 @@ class Malformed:
 
 @dataclass(frozen=True)
 class Table:
-    """A file as read: rows of column -> value."""
+    """The rows of a file or of one split, with malformed rows and notes."""
 
     name: str
-    """For messages: the path, and the split if there are several."""
+    """Name in messages: the path, and the split if there are several."""
     columns: tuple[str, ...]
     rows: tuple[tuple[int, Mapping[str, Any]], ...]
-    """(number, column -> value)."""
+    """(row number, values) of each row; the values are column -> value."""
     malformed: tuple[Malformed, ...] = ()
     unit: str = "row"
-    """What the numbers count: `line` or `row`."""
+    """What the row numbers count: `line` or `row`."""
     label_names: Mapping[str, Mapping[str, str]] | None = None
-    """Column -> value -> name, if the source itself has names for its labels."""
+    """Column -> label -> name of the label; None if the source does not name its labels."""
     notes: tuple[str, ...] = ()
     """Notes for the user on how the file was read."""
     num_lines: int = 0
-    """Lines of a delimited file; 0 for other sources."""
+    """Number of lines in a delimited file; 0 for other sources."""
     continued: tuple[int, ...] = ()
     """Numbers of the lines that continue a quoted field of the row above."""
 
 
 SAMPLED = 300
-"""Number of values of a column that are inspected."""
+"""Maximum number of values to inspect in a column."""
 NOTHING = ("", "none", "nan", "null", "<na>")
 """Texts that other programs write for a missing value."""
 WORD = re.compile(r"[^\W\d_]{2}")
 NAME = re.compile(r"(?=\S*(?:\d|://))[!-~]+")
-"""An id or an address: ASCII without white space, with a digit or `://`."""
+"""Pattern of an id or an address: ASCII without white space, with a digit or `://`."""
 DATE = re.compile(
     r"\b(?:mon(?:day)?|tue(?:s(?:day)?)?|wed(?:nesday)?|thu(?:r(?:s(?:day)?)?)?|fri(?:day)?"
     r"|sat(?:urday)?|sun(?:day)?|jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?"
@@ -70,7 +70,7 @@ DATE = re.compile(
     r"|[ecmpw][sde]?t)\b|(?<=\d)(?:st|nd|rd|th|am|pm)\b",
     re.IGNORECASE,
 )
-"""Words and endings that dates and times contain."""
+"""Pattern of words and endings that occur in dates and times."""
 
 
 def text_columns(table: Table) -> list[str]:
@@ -94,7 +94,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _has_words(value: Any) -> bool:
-    waiting = [value]  # values may be nested more deeply than Python calls functions
+    waiting = [value]  # values may be nested deeper than Python's recursion limit
     while waiting:
         inner = waiting.pop()
         if isinstance(inner, str):
@@ -119,7 +119,7 @@ def folded_name(name: str) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value is null, or NaN, which tables hold instead of null."""
+    """Whether a value is null or NaN; some tables hold NaN instead of null."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -137,7 +137,7 @@ def is_empty(value: Any) -> bool:
             value = json.loads(text)
         except (ValueError, RecursionError):
             return False
-    waiting = [value]  # values may be nested more deeply than Python calls functions
+    waiting = [value]  # values may be nested deeper than Python's recursion limit
     while waiting:
         inner = waiting.pop()
         if isinstance(inner, Mapping):
@@ -150,13 +150,17 @@ def is_empty(value: Any) -> bool:
 
 
 def is_empty_or_false(value: Any) -> bool:
-    """Whether a value is empty, or false, as a truth value or as text."""
+    """Whether a value is empty, the truth value false, or the text `false`."""
     off = value.strip().casefold() == "false" if isinstance(value, str) else value is False
     return off or is_empty(value)
 
 
 def check_columns(table: Table, columns: Mapping[str, str]) -> None:
-    """Raises DataError if a table lacks one of `columns`, the task's name -> the table's name."""
+    """Raises DataError if a table lacks a column that the task needs.
+
+    Args:
+        columns: the task's name of a column -> its name in the table.
+    """
     missing = [column for column in columns.values() if column not in table.columns]
     if missing and (table.rows or not table.malformed):
         guess = did_you_mean(missing[0], table.columns)
@@ -170,8 +174,8 @@ def check_columns(table: Table, columns: Mapping[str, str]) -> None:
 
 
 def _separator_in(header: str, columns: Collection[str]) -> str:
-    """Returns the character that separates all wanted names in a header that was read as one name;
-    empty if there is none.
+    """Returns the character that separates the names of all `columns` in a header; empty if none
+    does.
     """
     others = {c for c in header if not c.isalnum() and c not in "_\"'"}
     return next((c for c in sorted(others) if {*columns} <= {*header.split(c)}), "")

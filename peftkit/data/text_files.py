@@ -17,7 +17,7 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""Byte order mark -> the encoding that it states."""
+"""Byte order mark -> the encoding that it stands for."""
 
 EXCEL = (
     'save it as CSV UTF-8, or: pip install openpyxl && python -c "import pandas; '
@@ -36,16 +36,15 @@ KINDS = (
     (b"<!DOCTYPE html", "a web page", "download the file itself, not the page about it"),
     (b"<html", "a web page", "download the file itself, not the page about it"),
 )
-"""First bytes of files that are not text, or not a table; what the file is; the hint."""
+"""(first bytes, what the file is, hint) for files that are not text, or not a table."""
 
 HALF = "\udcff"
-"""Stands for an incomplete character of UTF-16 or UTF-32."""
+"""Replaces an incomplete character of UTF-16 or UTF-32."""
 LONGEST_SAMPLE = 24
 BY_CHANCE = 8
-"""Text of another encoding may decode as UTF-8 by chance, but then has at most this many more bytes
-than characters."""
+"""Maximum number of bytes minus characters at which a file may be valid UTF-8 by chance."""
 ENOUGH_BYTES = 20_000
-"""Bytes of lines beyond ASCII that are enough to guess the encoding."""
+"""Number of bytes, in lines that are not all ASCII, that are enough to guess the encoding."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def read_text(path: Path, encoding: str = "") -> Text:
     marked = next((name for mark, name in BYTE_ORDER_MARKS.items() if raw.startswith(mark)), "")
     if not marked and not encoding and (wide := _unmarked_wide(raw)):
         raise DataError(
-            f"`{path}` is not UTF-8 text: its first characters have zeros between them, as in "
+            f"`{path}` is not UTF-8 text: its first characters have zero bytes between them, as in "
             f"{wide.upper()}",
             f"`--task.data.encoding {wide}`",
         )
@@ -81,7 +80,7 @@ def read_text(path: Path, encoding: str = "") -> Text:
     used = marked or encoding or "utf-8"
     try:
         text = raw.decode(used, errors="surrogateescape")
-    except UnicodeDecodeError:  # half a wide character
+    except UnicodeDecodeError:  # an incomplete wide character
         text = raw.decode(used, errors="replace").replace("\ufffd", HALF)
     return Text(text.lstrip("\ufeff"), used.removesuffix("-sig"))  # some tools write two marks
 
@@ -106,10 +105,10 @@ def is_decoded(text: str) -> bool:
 
 
 def encoding_hint(path: Path) -> str:
-    """Returns the hint for a file that is not UTF-8: the likely encodings, the likeliest first,
-    each with a word of the file; empty if none is likely.
+    """Returns a hint for a file that is not UTF-8: its likely encodings, or the advice to correct
+    the lines that are not UTF-8. Empty if no encoding is likely.
     """
-    lines: list[bytes] = []  # whole ones, so that no character is cut
+    lines: list[bytes] = []  # whole lines, so that no character is cut
     size = 0
     for line in path.read_bytes().splitlines():
         if not line.isascii() and size < ENOUGH_BYTES:
@@ -126,7 +125,7 @@ def encoding_hint(path: Path) -> str:
 
 
 def _sample(lines: list[bytes], encoding: str) -> str:
-    """Returns the first word with a character beyond ASCII."""
+    """Returns the first word with a non-ASCII character, shortened; empty if there is none."""
     words = (w for line in lines for w in re.findall(r"[^\W_]+", line.decode(encoding)))
     return next((word for word in words if not word.isascii()), "")[:LONGEST_SAMPLE]
 
@@ -140,8 +139,8 @@ def _is_utf8(raw: bytes) -> bool:
 
 
 def _unmarked_wide(raw: bytes) -> str:
-    """Returns the name of the UTF-16 or UTF-32 variant that bytes without a byte order mark look
-    like, judged by where their zeros are; empty if they look like none.
+    """Guesses, from the places of zero bytes, which UTF-16 or UTF-32 variant a file without a byte
+    order mark has. Returns the variant's name; empty if none fits.
     """
     for name, width, place in (
         ("utf-32-le", 4, 0), ("utf-32-be", 4, 3), ("utf-16-le", 2, 0), ("utf-16-be", 2, 1),
@@ -157,8 +156,9 @@ def _unmarked_wide(raw: bytes) -> str:
 
 
 def _refuse_utf8(path: Path, raw: bytes, encoding: str) -> None:
-    """Raises DataError if the recipe gives another encoding for a file that is UTF-8. A few
-    characters of another encoding may decode as UTF-8 by chance (`模` in GBK does).
+    """Raises DataError if a file is UTF-8, but the recipe gives another encoding.
+
+    Files with few non-ASCII characters pass: they may be UTF-8 by chance, as `模` in GBK is.
     """
     if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig"):
         return
