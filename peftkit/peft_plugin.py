@@ -1,4 +1,4 @@
-"""Registers bottleneck adapters with PEFT; import it before plain PEFT loads one."""
+"""Registers bottleneck adapters with PEFT; import this module before plain PEFT loads one."""
 
 from peftkit.methods.bottleneck_tuner import BottleneckConfig, BottleneckModel
 

@@ -87,7 +87,7 @@ def test_all_linear_leaves_out_a_router(of_base):
         ("mamba", pk.AdaLoRA(target_modules="out_proj"), "does not adapt `out_proj`", "`in_proj`"),
         ("mamba", pk.LoRA(target_modules=("in_proj", "dt_proj")),
          "MambaForCausalLM computes with the weight of", "adapt layers that it calls: `in_proj`"),
-        ("mamba", pk.LoRA(target_modules="dt_proj"), "so adapting that layer has no effect",
+        ("mamba", pk.LoRA(target_modules="dt_proj"), "so adapting it has no effect",
          "`in_proj`, `x_proj`"),
         ("mamba", pk.PromptTuning(num_virtual_tokens=2), "put PromptTuning into Mamba", "use LoRA"),
         ("mamba", pk.PrefixTuning(num_virtual_tokens=2), "takes no cache", "use LoRA"),

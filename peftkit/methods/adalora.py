@@ -172,7 +172,7 @@ class AdaLoRA(StoredByPeft):
         return "a saved AdaLoRA has allocated its ranks, and cannot allocate them again; use LoRA"
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Saves the adapter without the ranks whose singular value E is zero now."""
+        """Saves the adapter without the ranks whose singular value E is zero."""
         from peftkit.methods.peft.layers import lora_layers
         from peftkit.methods.peft.layout import save_peft
 

@@ -102,7 +102,9 @@ class IA3(StoredByPeft):
         return [name for name, _ in model.named_parameters() if ".ia3_l." in name]
 
     def _layers(self, model: nn.Module, head: tuple[str, ...]) -> tuple[Any, Any]:
-        """Returns two names or patterns: all layers to scale, and those to scale at the input."""
+        """Returns names or a pattern for all layers to scale, and the same for the layers to scale
+        at their input.
+        """
         from peftkit.bases.architectures import complete_family
         from peftkit.errors import MethodError
 

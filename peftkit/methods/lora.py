@@ -4,10 +4,10 @@
     s = lora_alpha / r       or lora_alpha / sqrt(r)  (rsLoRA, Kalajdzievski 2023, arXiv:2312.03732)
     lr(B) = loraplus_lr_ratio * lr(A)                 (LoRA+, Hayou et al. 2024, arXiv:2402.12354)
 
-W stays frozen. All linear layers are adapted by default: this beats adapting only attention with as
-many trained parameters (Biderman et al. 2024, arXiv:2405.09673; "LoRA Without Regret", Thinking
-Machines 2025). "LoRA Without Regret" also finds that LoRA's best learning rate is about ten times
-as high as full fine-tuning's.
+W stays frozen. All linear layers are adapted by default. With equally many trained parameters, this
+beats adapting only attention (Biderman et al. 2024, arXiv:2405.09673; "LoRA Without Regret",
+Thinking Machines 2025). "LoRA Without Regret" also finds that LoRA's best learning rate is about
+ten times as high as full fine-tuning's.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ forward pass and two in the backward pass. `Linear.place` makes PEFT use it for 
 
 On a CPU, products with thin matrices are slow: the products with A and B take a sixth of a step's
 time, but are 3 % of its multiplications. For training on a CPU, one matrix M therefore holds W, A
-and B. One product of M gives both h and u, and another one both dx and du:
+and B. One product with M gives both h and u, another one gives both dx and du:
 
     M = | W   B |       | h | = | W   | x + | b |       | dx     |   | W^T |
         | s A   |       | u |   | s A |     | 0 |       | du / s | = | B^T | dh
@@ -38,7 +38,7 @@ class Linear(PeftLinear):
     fused = True
     """Whether the faster computation is used; if False, PEFT computes."""
     fused_weight: Tensor | None = None
-    """The matrix M from above, (out + r, in + r); None until the first training step on a CPU."""
+    """The module's matrix M, (out + r, in + r); None until the first training step on a CPU."""
 
     @staticmethod
     def place(config: LoraConfig) -> None:
@@ -70,7 +70,7 @@ class Linear(PeftLinear):
     @torch.no_grad()
     def _whole(self, a: Tensor, scale: float) -> Tensor:
         """Returns M after writing the current A into it; the first call also moves the base layer's
-        weight into it. Only the backward pass writes B, since another adapter may use M before.
+        weight into it. The backward pass writes B, since another adapter may use M in between.
         """
         weight: Any = self.base_layer.weight
         (height, width), r = weight.shape, len(a)

@@ -54,7 +54,7 @@ class Method(OpenPart):
 
     @property
     def position_offset(self) -> int:
-        """Number of virtual tokens before the text, whose maximum length is that much shorter."""
+        """Number of virtual tokens before the text; they shorten its maximum length."""
         return 0
 
     def refuses(self, head: Head, base: Base) -> str | None:
@@ -102,7 +102,7 @@ class Method(OpenPart):
 
     def cost_proxy(self) -> Method:
         """Returns the method that `peftkit plan` runs instead of this one. It needs as much memory
-        and time to train, but its injection reads no data and no weights: a plan's are random.
+        and time to train, but its injection reads no data and no weights: a plan has no real ones.
         """
         return self
 

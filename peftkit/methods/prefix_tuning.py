@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 class PrefixTuning(StoredVirtualTokens):
-    """Trains keys and values that every layer puts before those of the text."""
+    """Trains keys and values in every layer, which precede the text's keys and values."""
 
     num_virtual_tokens: int = Field(default=20, ge=1)
     """Length of the prefix in tokens; the paper uses 10 to describe tables and 200 to summarise."""
     prefix_init: Literal["words", "random"] = "words"
     """Start of the prefix. `words`: a decoder's keys and values of random tokens from its
-    vocabulary. `random`: random numbers; encoders and a projected prefix always start there."""
+    vocabulary. `random`: random numbers; encoders and a projected prefix always use these."""
     prefix_projection: bool = False
     """Whether the prefix is trained through a two-layer network."""
     encoder_hidden_size: int | None = Field(default=None, ge=1)

@@ -74,7 +74,7 @@ class PromptTuning(StoredVirtualTokens):
     def _text_ids(self, model: nn.Module) -> list[int]:
         """Returns the token ids of the start text, cut or repeated to the number of virtual tokens.
 
-        Does not use PEFT, which adds special tokens and silently accepts unknown ones.
+        Does not use PEFT, which adds special tokens and silently accepts unknown words.
         """
         from transformers import AutoTokenizer
 

@@ -33,7 +33,7 @@ PEFT_STARTS: dict[str, dict[str, float]] = {
     "OFT": {"oft_R": 0.0},  # zero gives no rotation
     "VERA": {"vera_lambda_b": 0.0},
 }
-"""PEFT's name of a tuner -> part of a tensor's name -> t_0, for tensors that scale the adapter."""
+"""For each tuner of PEFT, t_0 of the tensors that scale the adapter, by a part of their names."""
 REWOUND = (*PEFT_STARTS, "LN_TUNING")
 """PEFT's tuners that can be rewound."""
 

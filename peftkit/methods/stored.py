@@ -1,6 +1,6 @@
 """Base classes of methods that save in PEFT's format, or save tensors under their own names.
 
-A subclass defines only `inject` for PEFT's format, or `trained_names` for its own.
+Subclasses of `StoredByPeft` define only `inject`, those of `StoredAsTensors` only `trained_names`.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ WEIGHTS = "trained.safetensors"
 
 
 def save_trained(model: nn.Module, folder: Path) -> None:
-    """Saves the trainable parameters under their names in the model. The embeddings of added
-    tokens are not among them; they have their own file.
+    """Saves the trainable parameters under their names in the model. Leaves out the
+    embeddings of added tokens, which have their own file.
     """
     tensors = {n: p.detach().cpu().contiguous() for n, p in _without_added_rows(model).items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})

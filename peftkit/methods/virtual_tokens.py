@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import peft
 
 SIZES = ("num_layers", "token_dim", "num_attention_heads", "num_transformer_submodules")
-"""Fields with sizes of the base, in PEFT's configurations of virtual tokens."""
+"""Fields of PEFT's configurations of virtual tokens; each holds a size of the base."""
 
 
 def inject_virtual(

@@ -87,7 +87,7 @@ HOLD_TEXTS = (
     "exclude_modules", "feedforward_modules", "layers_pattern", "modules_to_save",
     "target_modules", "target_parameters",
 )  # fmt: skip
-"""Fields whose value may be a list, whose items must then be texts."""
+"""Fields in which all items of a list must be texts."""
 CHECKED_ELSEWHERE = (
     "r", "init_r", "target_r", "lora_alpha", "num_virtual_tokens", "num_layers", "token_dim",
     "num_attention_heads", "encoder_hidden_size", "encoder_num_layers", "auto_mapping",
@@ -145,8 +145,8 @@ def wrong_values(config: Mapping[str, object]) -> Iterator[str]:
 HOLD_BLOCKS = ("layers_to_transform",)
 """Fields that hold block numbers."""
 ALWAYS_PATTERNS = ("layers_pattern",)
-"""Fields of `HOLD_TEXTS` whose list items are regular expressions too. In the other fields, only a
-single text is one, and list items are plain names."""
+"""Fields of `HOLD_TEXTS` whose list items are regular expressions too. In the other fields, a
+single text is a regular expression, and list items are plain names."""
 NESTED = {
     "layer_replication": "give a beginning and an end for each span, `[[0, 2], [1, 2]]`",
     "trainable_token_indices": "give ids, or a list of them for each module",

@@ -96,7 +96,7 @@ def check_trainable(model: nn.Module, wanted: Sequence[str], field: str) -> None
 
 def check_saved_modules(model: nn.Module, wanted: Sequence[str], field: str) -> None:
     """Raises MethodError unless PEFT trains exactly the wanted modules whole. PEFT compares only
-    the ends of names, so it trains `mlp_head` too for `head`, and it ignores a misspelled name.
+    the ends of names, so for `head` it also trains `mlp_head`; and it ignores a misspelled name.
     """
     prefixes = ("base_model.model.", "base_model.")
     trained = []

@@ -1,4 +1,4 @@
-"""Rewrites patterns so that they need no order of their keys, which adapter_config.json loses.
+"""Rewrites patterns so that the order of their keys does not matter.
 
 In a pattern such as `rank_pattern`, the first key that matches a layer's name counts. PEFT saves
 the keys sorted. If sorting would give a layer another value, the pattern is rewritten with one

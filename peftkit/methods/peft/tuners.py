@@ -1,4 +1,4 @@
-"""Lists of PEFT's tuners: supported, correct on quantized weights, and possible to merge."""
+"""Lists PEFT's tuners that are unsupported, correct on quantized weights, or mergeable."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from peftkit.methods.targets.targets import ALL_LINEAR
 
 def adaptable_classes(kind: str) -> tuple[type[Any], ...]:
     """Returns the classes of layers that a tuner of PEFT adapts: linear layers, and for IA3 also
-    convolutions. For LoRA, all classes that PEFT's `LoraModel` lists.
+    convolutions. For LoRA, it returns all classes that PEFT's `LoraModel` lists.
     """
     convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     more: dict[str, tuple[type[Any], ...]] = {
@@ -66,7 +66,7 @@ def _all_linear(model: nn.Module, head: tuple[str, ...]) -> list[str]:
 
 
 def left_out(model: nn.Module, head: tuple[str, ...], kind: str = "LORA") -> list[str]:
-    """Returns the last parts of the names of linear layers that a tuner cannot adapt here: PEFT
+    """Returns last names of the linear layers that a tuner cannot adapt in this architecture. PEFT
     refuses them, the model does not call them, or their output is not a matrix product.
     """
     config: Any = model.config

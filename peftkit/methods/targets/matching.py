@@ -98,7 +98,7 @@ def _check_called(injected: Any, fitting: list[str], field: str) -> None:
             if not is_quantized(getattr(layer, "base_layer", layer)):  # quantized layers are called
                 raise MethodError(
                     f"`{field}`: {type(model).__name__} computes with the weight of `{name}` "
-                    "itself, so adapting that layer has no effect",
+                    "without calling the layer, so adapting it has no effect",
                     f"adapt layers that it calls: {quoted(fitting)}",
                 )
 
@@ -268,7 +268,7 @@ class _Settings:
 
 
 def _listed(value: object) -> list[object]:
-    """Returns a list of a collection's items (a table's keys), or of any other value alone."""
+    """Returns a collection's items (a table's keys) as a list; any other value as its only item."""
     return list(value) if isinstance(value, Collection) and not isinstance(value, str) else [value]
 
 

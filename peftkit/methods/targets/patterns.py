@@ -84,8 +84,8 @@ def check_has_weights(
 def _fitting_hint(
     model: nn.Module, pattern: str, head: tuple[str, ...], matched: dict[str, nn.Module]
 ) -> str:
-    """Returns a hint with a pattern or names for only the linear layers among the modules that
-    `pattern` matches, or inside these modules.
+    """Returns a hint with a pattern or names for linear layers only: the linear layers that
+    `pattern` matches, or if there are none, the linear layers inside its matches.
     """
     linear = linear_names(model, head)
     wanted = [name for name in linear if name in matched]

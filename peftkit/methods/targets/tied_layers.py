@@ -36,7 +36,7 @@ def untie_adapted(model: nn.Module) -> None:
 
 
 def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    """Returns a parameter's id -> each module that has it, with the parameter's name there."""
+    """Returns parameter id -> pairs (a module that has the parameter, its name in that module)."""
     owners: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
