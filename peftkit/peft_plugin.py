@@ -1,4 +1,4 @@
-"""Import this before plain PEFT loads a bottleneck adapter: it registers the method with PEFT."""
+"""Registers bottleneck adapters with PEFT; import this module before plain PEFT loads one."""
 
 from peftkit.methods.bottleneck_tuner import BottleneckConfig, BottleneckModel
 

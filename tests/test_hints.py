@@ -87,15 +87,15 @@ def test_all_linear_leaves_out_a_router(of_base):
         ("mamba", pk.AdaLoRA(target_modules="out_proj"), "does not adapt `out_proj`", "`in_proj`"),
         ("mamba", pk.LoRA(target_modules=("in_proj", "dt_proj")),
          "MambaForCausalLM computes with the weight of", "adapt layers that it calls: `in_proj`"),
-        ("mamba", pk.LoRA(target_modules="dt_proj"), "so adapting that layer has no effect",
+        ("mamba", pk.LoRA(target_modules="dt_proj"), "so adapting it has no effect",
          "`in_proj`, `x_proj`"),
         ("mamba", pk.PromptTuning(num_virtual_tokens=2), "put PromptTuning into Mamba", "use LoRA"),
         ("mamba", pk.PrefixTuning(num_virtual_tokens=2), "takes no cache", "use LoRA"),
         ("mamba", pk.IA3(), "are not known", "or use LoRA"),
         ("mamba", pk.BottleneckAdapter(), "no place is known for a houlsby adapter", "or use LoRA"),
         ("mamba", pk.PeftMethod(config={"peft_type": "LORA"}),
-         "PEFT does not know `target_modules` of LoRA",
-         "give `method.config.target_modules`; its linear layers are `in_proj`, `x_proj`"),
+         "PEFT has no default `target_modules` of LoRA",
+         "give `method.config.target_modules`; the model's linear layers are `in_proj`, `x_proj`"),
         ("falcon", pk.PrefixTuning(num_virtual_tokens=2), "does not fit there", "use LoRA"),
         ("phimoe", pk.LoRA(target_modules="mlp"), "`mlp` is a PhimoeSparseMoeBlock", "`q_proj`"),
     ],
@@ -132,7 +132,7 @@ def test_a_name_that_is_a_module_with_layers_in_it_is_told_apart(make_chat):
     [
         (pk.IA3(target_modules="embed_tokens"), "`embed_tokens` is a Embedding"),
         (pk.AdaLoRA(target_modules=("q_proj", "embed_tokens")), "`embed_tokens` is a Embedding"),
-        (pk.IA3(target_modules=r".*mlp\..*"), "matches what cannot be adapted"),
+        (pk.IA3(target_modules=r".*mlp\..*"), "matches modules that cannot be adapted"),
         (pk.PeftMethod(config={"peft_type": "HRA", "target_modules": ".*mlp.*"}), "(LlamaMLP)"),
         (pk.PeftMethod(config={"peft_type": "VERA", "r": 4, "target_modules": ".*"}), "LlamaModel"),
         (pk.BottleneckAdapter(target_modules=".*"), "has no weights, so it is not a sublayer"),
@@ -160,9 +160,9 @@ def test_a_pattern_that_matches_too_much_says_what_and_how_to_do_it(make_chat):
     with pytest.raises(MethodError) as caught:
         prepare(make_chat(pk.LoRA(target_modules=".*mlp.*")))
     assert caught.value.message == (
-        "`method.target_modules`: `.*mlp.*` matches what cannot be adapted: `model.layers.0.mlp` "
-        "(LlamaMLP), `model.layers.0.mlp.act_fn` (SiLUActivation), `model.layers.1.mlp` (LlamaMLP) "
-        "and 1 more"
+        "`method.target_modules`: `.*mlp.*` matches modules that cannot be adapted: "
+        "`model.layers.0.mlp` (LlamaMLP), `model.layers.0.mlp.act_fn` (SiLUActivation), "
+        "`model.layers.1.mlp` (LlamaMLP) and 1 more"
     )
     pattern = r".*mlp.*\.(down_proj|gate_proj|up_proj)"
     assert caught.value.hint == f"`{pattern}` matches only the linear layers there"

@@ -131,8 +131,8 @@ def test_the_command_line_says_it_in_one_message(make_recipe, in_tmp, capsys):
             "bert", "the model has no `poolr`",
         ),
         (pk.PiSSA(r=48), "llama", "`model.layers.0.self_attn.k_proj` has 64 inputs and 32 outputs"),
-        (pk.OLoRA(r=48), "llama", "so it has no 48 directions"),
-        (pk.EVA(r=40, rho=2), "bert", "so it has no 80 directions"),
+        (pk.OLoRA(r=48), "llama", "which is too few for rank 48"),
+        (pk.EVA(r=40, rho=2), "bert", "which is too few for rank 80"),
         (pk.PiSSA(target_modules=("word_embeddings",)), "bert", "is not a linear layer"),
         (
             pk.PromptTuning(prompt_tuning_init="TEXT", prompt_tuning_init_text="warm qwerty"),

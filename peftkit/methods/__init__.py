@@ -1,1 +1,1 @@
-"""One paper, one file. `method.py` is the contract."""
+"""Fine-tuning methods, one file for each paper; `method.py` defines what a method must do."""

@@ -4,10 +4,10 @@ arXiv:2303.10512).
     h = W x + (lora_alpha / init_r) B diag(E) A x       A: (r, in), E: (r,), 0 at first, B: (out, r)
     penalty: orth_reg_weight * mean over A, B of ||A A^T - I||_F, ||B^T B - I||_F
 
-Every layer starts with rank `init_r`. Between the warm-up of `tinit` steps and the last `tfinal`
-steps, the singular values E that matter least for the loss are set to zero, until `target_r`
-per layer are left on average. Zeros are not saved, so layers end with different ranks. Only
-weights of the last `tfinal` steps, with the final ranks, can be chosen as the best.
+Every layer starts with rank `init_r`. Between the first `tinit` and the last `tfinal` steps, the
+singular values E that matter least for the loss are set to zero. The average layer ends with
+`target_r` values that are not zero; only these are saved, so ranks differ between layers. Only
+weights of the last `tfinal` steps, in which ranks no longer change, can be chosen as the best.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from peftkit.data.encoded import Encoded
 
 WARM_UP = 0.1
+"""Default of `tinit`, as a share of the run's steps; the paper sets it by hand for each task."""
 LAST_PHASE = 0.3
-"""Default shares of the run for `tinit` and `tfinal`; the paper sets both by hand for each task."""
+"""Default of `tfinal`, as a share of the run's steps; the paper sets it by hand for each task."""
 UNKNOWN_STEPS = 2**31
-"""Stands for the number of steps in PEFT's configuration until the first step sets it."""
+"""Placeholder for PEFT's `total_step`; the first training step sets the real number of steps."""
 
 
 class AdaLoRA(StoredByPeft):
@@ -45,25 +46,25 @@ class AdaLoRA(StoredByPeft):
     init_r: int = Field(default=12, ge=1)
     """Rank of every layer at the start; one and a half times `target_r` in the paper."""
     target_r: int = Field(default=8, ge=1)
-    """Average rank at the end."""
+    """Average rank of the layers at the end."""
     lora_alpha: float = Field(default=16, gt=0)
     """The update is scaled by `lora_alpha / init_r`."""
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the input of A."""
     target_modules: LinearTargets = "all-linear"
-    """Names of the layers, a regular expression over full names, or `all-linear`: every linear
-    layer except the head."""
+    """Layers to adapt: their names, a regular expression for full names, or `all-linear`, which
+    means all linear layers except the head."""
     layers_to_transform: Blocks = ()
     """Numbers of the blocks to adapt, from 0; empty for all."""
     layers_pattern: Parents = ()
-    """Names of the block lists that `layers_to_transform` counts in, such as `layers`; empty for
-    any."""
+    """Names of the lists in which `layers_to_transform` numbers the blocks, such as `layers`;
+    empty for any list."""
     tinit: int | None = Field(default=None, ge=0)
-    """Steps before ranks begin to fall; a tenth of the run if not given."""
+    """Number of first steps in which ranks do not fall; by default a tenth of the run."""
     tfinal: int | None = Field(default=None, ge=0)
-    """Steps at the end, with the final ranks; three tenths of the run if not given."""
+    """Number of last steps, in which ranks no longer change; by default three tenths of the run."""
     deltaT: int = Field(default=1, ge=1)
-    """Steps between two allocations of ranks."""
+    """Number of steps from one allocation of ranks to the next."""
     beta1: float = Field(default=0.85, gt=0, lt=1)
     """Decay of the moving average of the loss's sensitivity to each parameter."""
     beta2: float = Field(default=0.85, gt=0, lt=1)
@@ -146,7 +147,7 @@ class AdaLoRA(StoredByPeft):
         tuner.update_and_allocate(step)
 
     def _phases(self, num_steps: int) -> tuple[int, int]:
-        """(tinit, tfinal) in steps."""
+        """Returns `tinit` and `tfinal` in steps, with their defaults filled in."""
         tinit = round(WARM_UP * num_steps) if self.tinit is None else self.tinit
         tfinal = round(LAST_PHASE * num_steps) if self.tfinal is None else self.tfinal
         return tinit, tfinal
@@ -171,7 +172,7 @@ class AdaLoRA(StoredByPeft):
         return "a saved AdaLoRA has allocated its ranks, and cannot allocate them again; use LoRA"
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes only the ranks whose singular value is not zero in the current weights."""
+        """Saves the adapter without the ranks whose singular value E is zero."""
         from peftkit.methods.peft.layers import lora_layers
         from peftkit.methods.peft.layout import save_peft
 

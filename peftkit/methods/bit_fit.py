@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class BitFit(StoredAsTensors):
-    """Trains every bias of the base, including those of the norms, and the head."""
+    """Trains the head and every bias of the base, including the norms' biases."""
 
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
 

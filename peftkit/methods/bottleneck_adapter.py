@@ -5,8 +5,8 @@ arXiv:1902.00751), in three placements.
 
     houlsby    after the attention and after the feed-forward sublayer (the paper's)
     pfeiffer   after the block only (Pfeiffer et al. 2021, AdapterFusion, arXiv:2005.00247)
-    parallel   beside the feed-forward sublayer (He et al. 2022, arXiv:2110.04366, who scale by 4
-               and find it the best of the three)
+    parallel   beside the feed-forward sublayer (He et al. 2022, arXiv:2110.04366, who use a scaling
+               of 4 and find this placement the best)
 
 The layers are in `bottleneck_tuner.py`, which registers them with PEFT.
 """
@@ -35,8 +35,8 @@ class BottleneckAdapter(StoredByPeft):
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
 
     placement: Literal["houlsby", "pfeiffer", "parallel"] = "houlsby"
-    """Place of the adapters: after both sublayers, after the block, or beside the feed-forward
-    sublayer."""
+    """Where the adapters are: `houlsby` after both sublayers, `pfeiffer` after the block,
+    `parallel` beside the feed-forward sublayer."""
     reduction_factor: float = Field(default=16, gt=0)
     """Width of the hidden states divided by the width of the bottleneck."""
     non_linearity: Literal["relu", "gelu", "swish", "tanh"] = "relu"
@@ -46,8 +46,8 @@ class BottleneckAdapter(StoredByPeft):
     ln_before: bool = False
     """Whether a trained layer norm precedes the bottleneck."""
     target_modules: Targets = ""
-    """Modules that get an adapter; empty for the usual ones of the placement, known for BERT,
-    Llama, GPT-2, T5 and their families."""
+    """Modules that get an adapter. If empty, the placement decides; this works for BERT, Llama,
+    GPT-2, T5 and their families."""
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         from peftkit.methods.bottleneck_tuner import BottleneckConfig

@@ -14,9 +14,9 @@ then plain PEFT can load one:
     parallel   ffn(x) + delta(x)                 x: input of the feed-forward sublayer
                                                  (He et al. 2022, arXiv:2110.04366)
 
-`up` starts at zero, so a new adapter changes nothing. Each sub-module of an adapter has its own
-ModuleDict (`bottleneck_norm`, `bottleneck_down`, `bottleneck_up`): under other adapter names, PEFT
-silently saves and reloads deeper names wrongly.
+`up` starts at zero, so a new adapter changes nothing. Norm, `down` and `up` each have their own
+ModuleDict (`bottleneck_norm`, `bottleneck_down`, `bottleneck_up`). PEFT would
+silently save and reload one nested module wrongly for an adapter that is not named `default`.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ FAMILIES: Final[dict[Placement, tuple[tuple[str, ...], ...]]] = {
         (r".*\.ffn",),  # DistilBERT
     ),
 }
-"""Placement -> patterns of the adapted modules' names, in one tuple for each family. The first four
-families are BERT (with RoBERTa, ELECTRA, DeBERTa), Llama (with Mistral, Qwen, Gemma, SmolLM,
-Phi-3), GPT-2 and T5."""
+"""Placement -> for each model family, a tuple of patterns for the names of the modules to adapt.
+The first four families are BERT (with RoBERTa, ELECTRA, DeBERTa), Llama (with Mistral, Qwen, Gemma,
+SmolLM, Phi-3), GPT-2 and T5."""
 
 
 @dataclass
@@ -118,8 +118,10 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
     def __init__(
         self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig, width: int
     ) -> None:
-        """Args:
-        width: d, the width of the adapted vectors.
+        """Wraps a module and adds its first adapter.
+
+        Args:
+            width: length d of the adapted vectors.
         """
         super().__init__()
         self.base_layer = base_layer
@@ -162,7 +164,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Always raises ValueError."""
+        """Raises ValueError, since a bottleneck adapter cannot be merged."""
         raise ValueError("a bottleneck adapter is not linear, and cannot be merged into weights")
 
     def unmerge(self) -> None:
@@ -186,8 +188,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         return total
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns the base module's output, adapted; if it is a tuple, only its first item is
-        adapted.
+        """Returns the base module's output after the adapters have changed it; in a tuple, they
+        change only the first item.
         """
         if self.disable_adapters or not any(
             n in self.bottleneck_down for n in self.active_adapters
@@ -205,7 +207,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         return type(output)((hidden, *output[1:])) if several else hidden
 
     def _forward_before_norm(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
-        """Runs a block that ends in norm(dense(hidden_states) + input_tensor), as BERT's do."""
+        """Runs a BERT-like block, norm(dense(hidden_states) + input_tensor), with its adapters."""
         block: Any = self.base_layer
         y = block.dropout(block.dense(hidden_states)) + input_tensor
         read = input_tensor if self.placement == "parallel" else block.LayerNorm(y)
@@ -213,7 +215,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         return normed
 
     def __getattr__(self, name: str) -> Any:
-        """Looks in the base module too: models read attributes such as `attention_type`."""
+        """Returns an attribute of this layer or else of the base module, as models expect."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -234,8 +236,8 @@ class BottleneckModel(BaseTuner):
         placements = sorted({config.placement for config in configs})
         if len(placements) > 1:
             raise ValueError(
-                f"one model takes adapters of one placement, not {' and '.join(placements)}: one "
-                "would hide modules from the other"
+                f"adapters of different placements, {' and '.join(placements)}, cannot be in one "
+                "model: one would hide modules from the other"
             )
         if not peft_config.target_modules:
             family = complete_family(self.model, FAMILIES[peft_config.placement])

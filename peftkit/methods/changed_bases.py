@@ -1,12 +1,12 @@
-"""Recognises adapters whose LoRA initialisation changed the base's weights, from their settings.
+"""Tells from an adapter's settings whether its LoRA initialisation changed the base's weights.
 
 The trained A and B then fit only the changed base. When PEFT 0.21 loads such an adapter on the
-unchanged base, it repeats the change for `pissa` and `olora` (exactly only in the dtype of the
-training, on unquantized weights). For others it makes another change: `pissa_niter_4` draws at
-random, and `loftq` may quantize a second time. For `lora_ga` it makes none. No file says whether
-the adapter is published for the changed or the unchanged base.
+unchanged base, it repeats the change for `pissa` and `olora`; the result is the same only for
+unquantized weights in the dtype of the training. Other initialisations change the base differently
+on loading (`pissa_niter_4` is random, and `loftq` may quantize a second time), or not at all
+(`lora_ga`). No file says whether a published adapter fits the changed or the unchanged base.
 
-Standard library only.
+Imports only the standard library.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
-"""Beginnings of the values of `init_lora_weights` that change the base; `eva`, `gaussian`,
+"""An `init_lora_weights` that begins with one of these changes the base; `eva`, `gaussian`,
 `orthogonal` and `mica` do not."""
 CONVERT = (
     "convert it to LoRA where it was trained, with PEFT's `save_pretrained(..., "

@@ -2,7 +2,7 @@
 
     h = m (W + s B A) / ||W + s B A|| x        m: (out,), ||W|| at the start; norms over rows
 
-Trains the direction of the weight (with A and B, as LoRA) and its magnitude m separately. PEFT
+Trains two parts of a weight separately: its magnitude m, and its direction through A and B. PEFT
 treats the norm as a constant in the backward pass, as section 4.3 of the paper does.
 """
 

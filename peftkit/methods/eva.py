@@ -3,9 +3,9 @@
     X = inputs of a layer on training rows,  X = U S V^T,  A = V_r^T,  B = 0
     h = W x + s B A x
 
-LoRA that starts from the directions in which a layer's inputs vary most. A layer gets more rank if
-its components explain more variance of its inputs, up to `rho * r`. The base stays unchanged, so
-it may be quantized.
+LoRA that starts from the directions in which a layer's inputs vary most. Layers whose directions
+explain more of this variance get a higher rank, up to `rho * r`. The base stays unchanged, so it
+may be quantized.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from peftkit.data.head import Head
 
 ROWS = 64
-"""Training rows in one step of the incremental SVD."""
+"""Number of training rows in one step of the incremental SVD."""
 MOST_BATCHES = 200
 
 
@@ -39,7 +39,7 @@ class EVA(LoRA):
     rho: float = Field(default=2.0, ge=1)
     """Largest rank of a layer, divided by `r`; 1 gives every layer the same rank."""
     tau: float = Field(default=0.99, gt=0, lt=1)
-    """Cosine similarity of a component between two SVD steps above which it counts as found."""
+    """A component counts as found if its cosine similarity between two SVD steps is above this."""
 
     @model_validator(mode="after")
     def _check_patterns(self) -> Self:
@@ -104,8 +104,8 @@ def layer_inputs(layer_input: Any, _: object, __: str) -> torch.Tensor:
 
 
 def training_batches(encoded: Encoded, device: torch.device) -> list[dict[str, torch.Tensor]]:
-    """Returns batches of training rows without padding, which would count as data: each batch holds
-    rows of similar length, cut to its shortest row.
+    """Returns batches of training rows without padding, which EVA would treat as data. Each batch
+    holds rows of similar length, cut to the length of its shortest row.
     """
     import numpy as np
     import torch
@@ -131,8 +131,8 @@ def training_batches(encoded: Encoded, device: torch.device) -> list[dict[str, t
 
 
 def limited_forward() -> Callable[[nn.Module, Mapping[str, torch.Tensor]], None]:
-    """Returns a forward pass that raises MethodError after `MOST_BATCHES` calls: PEFT's search for
-    components might never end.
+    """Returns a forward pass that raises MethodError after `MOST_BATCHES` calls, since PEFT's
+    search for components might never end.
     """
     calls = 0
 

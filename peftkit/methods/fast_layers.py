@@ -13,20 +13,20 @@ class FastLayer(Protocol):
     """A module that computes the same as a plain layer, but faster."""
 
     fused: bool
-    """Whether it computes in the fast way; if False, the plain layer computes."""
+    """Whether the faster computation is used; if False, the plain layer computes."""
     training: bool
 
     @property
     def moved(self) -> Tensor | None:
-        """The base's weight that was moved into a matrix of this layer; None if none was."""
+        """The base layer's weight if this layer has moved it into a larger matrix, else None."""
 
     def unfuse(self) -> None:
-        """Moves the base's weight back into its own memory."""
+        """Moves the base layer's weight out of the larger matrix, into its own memory."""
 
 
 @contextlib.contextmanager
 def exact(layers: Sequence[FastLayer]) -> Iterator[None]:
-    """Inside, the plain layers compute instead of the fast ones."""
+    """A context in which the plain layers compute instead of the fast ones."""
     fused = [layer for layer in layers if layer.fused]
     for layer in fused:
         layer.fused = False
@@ -38,8 +38,8 @@ def exact(layers: Sequence[FastLayer]) -> Iterator[None]:
 
 
 def release_checkpoint_mapping(model: nn.Module, layers: Sequence[FastLayer]) -> None:
-    """If the unmoved weights are smaller than the moved ones, copies them, so that no weight is in
-    the mapped weight file. One such weight keeps the whole file in the memory of this process.
+    """Copies the unmoved weights out of the memory-mapped weight file, if they are smaller than the
+    moved weights. A single weight in the file keeps the whole file in this process's memory.
     """
     moved = {id(layer.moved) for layer in layers if layer.moved is not None}
     unmoved = [parameter for parameter in model.parameters() if id(parameter) not in moved]

@@ -2,11 +2,11 @@
 
     W = W_res + s B_0 A_0,    h = W_res x + s B A x = W x + s [B, -B_0] [A; A_0] x
 
-The papers subtract the part from the base: the trained A and B then fit only W_res, which nobody
-else has, and which bfloat16 rounds. Here the base keeps W, and A_0 and B_0 are frozen halves beside
-A and B in a LoRA of rank 2r: the same function with the same gradients. This LoRA is saved as it is
-and fits the unchanged base. PEFT's own conversion (`subtract_mutated_init` in 0.21) drops the
-classification head.
+The papers subtract s B_0 A_0 from the base. The trained A and B then fit only W_res, which nobody
+else has, and which bfloat16 rounds. Here the base keeps W, and a LoRA of rank 2r holds A and B as
+trained halves, A_0 and -B_0 as frozen halves. It computes the same function with the same gradients
+and is saved as an ordinary LoRA for the unchanged base. PEFT's own conversion
+(`subtract_mutated_init` in 0.21) loses the classification head.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def split_refusal(lora: LoRA, base: Base) -> str | None:
-    """None, or why this base's weights cannot be split with these settings."""
+    """Returns why this base's weights cannot be split with these settings; None if they can."""
     kind = lora.kind()
     if lora.lora_dropout:
         return (
@@ -53,11 +53,11 @@ def inject_from_weights(
     head: tuple[str, ...],
     start: Callable[[Any], None],
 ) -> nn.Module:
-    """Returns the model with LoRA layers initialised from a part of their weights.
+    """Returns the model with LoRA layers that start from a part of the weights they adapt.
 
     Args:
-        start: PEFT's initialisation of one LoRA layer, which sets A and B; it may change the
-            base's weight, which is then put back.
+        start: initialises A and B of one LoRA layer with PEFT; if it also changes the base's
+            weight, that weight is restored.
     """
     import torch
     from torch.nn.utils.parametrize import register_parametrization
@@ -84,14 +84,14 @@ def inject_from_weights(
 
 
 def double_rank(lora: LoRA) -> LoRA:
-    """Returns an ordinary LoRA of twice the rank: as large as this one with its frozen halves."""
+    """Returns an ordinary LoRA with twice the rank: as large as `lora` and its frozen halves."""
     shared = {name: getattr(lora, name) for name in LoRA.model_fields}
     ranks = {name: 2 * rank for name, rank in lora.rank_pattern.items()}
     return LoRA(**{**shared, "r": 2 * lora.r, "rank_pattern": ranks})
 
 
 def save_from_weights(model: nn.Module, folder: Path) -> None:
-    """Writes the joined halves as an ordinary LoRA of rank 2r, and the head."""
+    """Saves the head, and the joined trained and frozen halves as an ordinary LoRA of rank 2r."""
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import save_file
 

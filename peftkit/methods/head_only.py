@@ -2,7 +2,7 @@
 
     y = C f(x)        f frozen, C the head
 
-The cheapest method: any other must score better to be worth its cost.
+This is the cheapest method; any other method must score better to be worth its cost.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ arXiv:2205.05638).
 
 All factors start at one; the paper trains them with a learning rate of 3e-3. PEFT's defaults differ
 from the paper: in most decoders they scale queries instead of keys, and in BERT also the attention
-output. peftkit follows the paper; where one matrix holds queries, keys and values (GPT-2, Phi-3),
-it scales the whole matrix.
+output. peftkit follows the paper, but scales a whole matrix if it holds queries, keys and values
+(GPT-2, Phi-3).
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class IA3(StoredByPeft):
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")
 
     target_modules: Targets = ""
-    """Layers to scale, including `feedforward_modules`; empty for the paper's, known for Llama,
-    BERT, GPT-2, T5, OPT, BART, BLOOM and their families."""
+    """Layers to scale, including `feedforward_modules`. If empty, the paper's layers are scaled;
+    this works for Llama, BERT, GPT-2, T5, OPT, BART, BLOOM and their families."""
     feedforward_modules: Targets = ""
     """Layers of `target_modules` to scale at their input instead of their output."""
 
@@ -98,11 +98,13 @@ class IA3(StoredByPeft):
         return loaded
 
     def undecayed(self, model: nn.Module) -> Collection[str]:
-        """Names of the factors, (1, out) or (in, 1), whose neutral value is one instead of zero."""
+        """Returns names of the factors, (1, out) or (in, 1), whose neutral value is one."""
         return [name for name, _ in model.named_parameters() if ".ia3_l." in name]
 
     def _layers(self, model: nn.Module, head: tuple[str, ...]) -> tuple[Any, Any]:
-        """Returns names or patterns of all layers to scale, and of those scaled at their input."""
+        """Returns names or a pattern for all layers to scale, and the same for the layers to scale
+        at their input.
+        """
         from peftkit.bases.architectures import complete_family
         from peftkit.errors import MethodError
 
@@ -117,16 +119,16 @@ class IA3(StoredByPeft):
         family = complete_family(model, FAMILIES)
         if family is None:
             raise MethodError(
-                f"the layers of {type(model).__name__} that hold keys, values and the second "
-                "feed-forward matrix are not known",
+                f"the key, value and second feed-forward layers of {type(model).__name__} are not "
+                "known",
                 "give `method.target_modules` and `method.feedforward_modules`, or use LoRA",
             )
         return "|".join(family), family[-1]
 
 
 def float_norms_on_cpu(model: nn.Module) -> None:
-    """Makes a quantized model's norms float32 on a CPU: PEFT's layers return float32 there, even
-    under autocast, and a bfloat16 norm takes only bfloat16.
+    """Makes the norms of a quantized model float32 if it is on a CPU. There PEFT's layers return
+    float32 even under autocast, and a bfloat16 norm does not accept float32.
     """
     from peftkit.methods.trained_layout import float_norms
 

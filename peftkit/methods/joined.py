@@ -1,4 +1,4 @@
-"""A weight with a trained and a frozen half."""
+"""A weight that consists of a trained and a frozen half."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ class Joined(nn.Module):
         self.register_buffer("frozen", frozen.detach().clone(), persistent=False)
 
     def forward(self, trained: Tensor) -> Tensor:
-        """Joins (r, in) and (r, in) to (2r, in), or (out, r) and (out, r) to (out, 2r)."""
+        """Returns both halves as one weight: (2r, in) for A, (out, 2r) for B."""
         return torch.cat((trained, self.frozen), dim=self.dim)

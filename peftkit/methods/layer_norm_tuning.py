@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class LayerNormTuning(StoredByPeft):
-    """Trains the weights of all normalization layers, and the head."""
+    """Trains the head, and the weights and biases of all normalization layers."""
 
     mergeable: ClassVar[bool] = True
     layouts: ClassVar[tuple[Layout, ...]] = ("padded", "packed")

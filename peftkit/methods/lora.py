@@ -4,10 +4,10 @@
     s = lora_alpha / r       or lora_alpha / sqrt(r)  (rsLoRA, Kalajdzievski 2023, arXiv:2312.03732)
     lr(B) = loraplus_lr_ratio * lr(A)                 (LoRA+, Hayou et al. 2024, arXiv:2402.12354)
 
-W stays frozen. All linear layers are adapted by default: at equal parameters this beats adapting
-only attention (Biderman et al. 2024, arXiv:2405.09673; "LoRA Without Regret", Thinking Machines
-2025). The latter also finds LoRA's best learning rate to be about ten times that of full
-fine-tuning.
+W stays frozen. All linear layers are adapted by default. With equally many trained parameters, this
+beats adapting only attention (Biderman et al. 2024, arXiv:2405.09673; "LoRA Without Regret",
+Thinking Machines 2025). "LoRA Without Regret" also finds that LoRA's best learning rate is about
+ten times as high as full fine-tuning's.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class LoRA(StoredByPeft):
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the input of A."""
     target_modules: LinearTargets = "all-linear"
-    """Names of the layers, a regular expression over full names, or `all-linear`: every linear
-    layer except the head."""
+    """Layers to adapt: their names, a regular expression for full names, or `all-linear`, which
+    means all linear layers except the head."""
     layers_to_transform: Blocks = ()
     """Numbers of the blocks to adapt, from 0; empty for all."""
     layers_pattern: Parents = ()
-    """Names of the block lists that `layers_to_transform` counts in, such as `layers`; empty for
-    any."""
+    """Names of the lists in which `layers_to_transform` numbers the blocks, such as `layers`;
+    empty for any list."""
     rank_pattern: Ranks = {}
     """Regular expression for the end of a layer's name -> the layer's rank instead of `r`; the
     first match counts."""
@@ -66,7 +66,7 @@ class LoRA(StoredByPeft):
     """Whether to scale by `lora_alpha / sqrt(r)`, so that large ranks keep learning
     (arXiv:2312.03732)."""
     loraplus_lr_ratio: float = Field(default=1.0, ge=1)
-    """Learning rate of B as a multiple of A's; the paper advises about 16 (arXiv:2402.12354)."""
+    """Learning rate of B divided by that of A; the paper advises about 16 (arXiv:2402.12354)."""
 
     @model_validator(mode="after")
     def _check_blocks(self) -> Self:
@@ -108,7 +108,7 @@ def inject_lora(
     """Returns the model with the LoRA layers that `lora` describes.
 
     Args:
-        options: further fields of PEFT's `LoraConfig`, which make it a variant of LoRA.
+        options: further fields of PEFT's `LoraConfig`, for a variant of LoRA.
     """
     from peft import LoraConfig
 

@@ -7,14 +7,15 @@
 Computes the same numbers as PEFT's layer, which makes three more tensors of the size of h in the
 forward pass and two in the backward pass. `Linear.place` makes PEFT use it for every `nn.Linear`.
 
-On a CPU, products with thin matrices are slow: those with A and B take a sixth of a step for 3 %
-of its multiplications. So in training on a CPU, one matrix M holds W, A and B, and its products
-with x and dh give u and du too:
+On a CPU, products with thin matrices are slow: the products with A and B take a sixth of a step's
+time, but are 3 % of its multiplications. For training on a CPU, one matrix M therefore holds W, A
+and B. One product with M gives both h and u, another one gives both dx and du:
 
     M = | W   B |       | h | = | W   | x + | b |       | dx     |   | W^T |
         | s A   |       | u |   | s A |     | 0 |       | du / s | = | B^T | dh
 
-In evaluation the layer rounds as PEFT's does, so a reloaded adapter gives the same bits.
+In evaluation the layer rounds exactly as PEFT's layer does, so a reloaded adapter gives the same
+bits.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ class Linear(PeftLinear):
     fused = True
     """Whether the faster computation is used; if False, PEFT computes."""
     fused_weight: Tensor | None = None
-    """The module docstring's M, (out + r, in + r); None until the first training step on a CPU."""
+    """The module's matrix M, (out + r, in + r); None until the first training step on a CPU."""
 
     @staticmethod
     def place(config: LoraConfig) -> None:
-        """Makes PEFT wrap `nn.Linear` in this layer when it injects this configuration."""
+        """Makes PEFT wrap each `nn.Linear` in this class when it injects `config`."""
         config._register_custom_module({_Plain: Linear})
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -68,8 +69,8 @@ class Linear(PeftLinear):
 
     @torch.no_grad()
     def _whole(self, a: Tensor, scale: float) -> Tensor:
-        """Returns M with the current A; the first call moves the base layer's weight into M. The
-        backward pass writes B, since another adapter may use M in between.
+        """Returns M after writing the current A into it; the first call also moves the base layer's
+        weight into it. The backward pass writes B, since another adapter may use M in between.
         """
         weight: Any = self.base_layer.weight
         (height, width), r = weight.shape, len(a)
@@ -113,7 +114,7 @@ class _OnlyPlain(type):
 
 
 class _Plain(nn.Linear, metaclass=_OnlyPlain):
-    """The class that PEFT tests a layer against: only a plain `nn.Linear` is an instance of it."""
+    """A class of which only a plain `nn.Linear` is an instance, not one of its subclasses."""
 
 
 def _low_rank(*operands: Any) -> Tensor:

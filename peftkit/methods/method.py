@@ -1,9 +1,9 @@
-"""The contract of a method.
+"""The contract that every fine-tuning method fulfils.
 
 A method puts its parameters into a model (`inject`), leaves every other parameter frozen, and
 writes and reads exactly what it trained (`save`, `load`). The training loop, the scores and the
 receipt are the same for all methods; full fine-tuning is a method too, so that the baseline
-runs the identical code.
+runs the same code.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 
 Layout = Literal["padded", "packed", "shared"]
 """`padded`: one example per row, padded to one width. `packed`: many examples in one row. `shared`:
-as `packed`, but first tokens that all examples share occur once. `packed` implies `shared`."""
+as `packed`, but first tokens that all examples share occur once. A method for `packed` batches also
+works in `shared` ones."""
 
 
 class Method(OpenPart):
-    """A method of a recipe. Subclass it anywhere; the subclass is recorded as `module:Class`."""
+    """Base class of all methods. Recipes record a subclass in another package as `module:Class`."""
 
     renamed_hooks: ClassVar[Mapping[str, str]] = {
         "supports": "`refuses(head, base)`",
@@ -45,7 +46,7 @@ class Method(OpenPart):
         "saved": "`adapter_tensors`",
     }
     trains_base_weights: ClassVar[bool] = False
-    """Whether weight matrices of the base are trained; the base is then loaded in float32."""
+    """Whether the method trains weight matrices of the base, which is then loaded in float32."""
     mergeable: ClassVar[bool] = False
     """Whether the trained change can be folded into the base's weights exactly."""
     layouts: ClassVar[tuple[Layout, ...]] = ("padded",)
@@ -53,66 +54,66 @@ class Method(OpenPart):
 
     @property
     def position_offset(self) -> int:
-        """Number of virtual tokens before the text, which leave less room for it."""
+        """Number of virtual tokens before the text; they shorten its maximum length."""
         return 0
 
     def refuses(self, head: Head, base: Base) -> str | None:
-        """None, or why this method cannot work with this head or base. Called when the recipe is
-        made, with what is known then, and again when the base is opened.
+        """Returns why this method cannot work with this head or base; None if it can. Called when
+        the recipe is made, and again when the base is opened and more is known.
         """
         return None
 
     def notes(self, model: nn.Module, head: tuple[str, ...]) -> Sequence[str]:
-        """Returns notes for the user on this method in this model, before training.
+        """Returns notes on this method in this model, which the user sees before training.
 
         Args:
-            model: its tensors have shapes but no values.
+            model: a model whose tensors have shapes but no values.
             head: as for `inject`.
         """
         return ()
 
     def refuses_checkpointing(self) -> str | None:
-        """None, or why activations cannot be recomputed in the backward pass of this method."""
+        """Returns why the backward pass cannot recompute activations; None if it can."""
         return None
 
     def refuses_steps(self, num_steps: int) -> str | None:
-        """None, or why the method cannot work in this number of optimizer steps."""
+        """Returns why the method cannot train in so few optimizer steps; None if it can."""
         return None
 
     def refuses_merging(self, base: Base) -> str | None:
-        """None, or why an adapter trained on this base cannot be folded into its weights."""
+        """Returns why an adapter cannot be folded into the weights of this base; None if it can."""
         if self.mergeable:
             return None
         return f"{self.kind()} is not a change of the base's weights; keep the adapter, or use LoRA"
 
     def refuses_start(self) -> str | None:
-        """None, or why training with this method cannot continue from a saved adapter."""
+        """Returns why training cannot continue from a saved adapter; None if it can."""
         if type(self).restore is Method.restore:
             return f"{self.kind()} does not define how to continue from a saved adapter"
         return None
 
     def refuses_rewinding(self) -> str | None:
-        """None, or why a trained adapter cannot be applied at a smaller strength."""
+        """Returns why a trained adapter cannot be applied at a smaller strength; None if it can."""
         return f"{self.kind()} does not define a smaller strength of a trained adapter"
 
     def instead(self) -> str:
-        """Returns the hint for a model that this method does not fit."""
+        """Returns the hint that an error gives if this method does not fit a model."""
         return "use LoRA"
 
     def cost_proxy(self) -> Method:
-        """Returns the method that `peftkit plan` runs in place of this one: it costs as much memory
-        and time to train, and its injection reads no data and no weights, which are random there.
+        """Returns the method that `peftkit plan` runs instead of this one. It needs as much memory
+        and time to train, but its injection reads no data and no weights: a plan has no real ones.
         """
         return self
 
     def in_every_block(self) -> Method:
-        """Returns this method without its selection of blocks, for planning on large bases;
-        unchanged if nothing can be removed.
+        """Returns this method without its selection of blocks, or unchanged if it has none to
+        remove. Used to plan on large bases.
         """
         return self
 
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
-        """Returns the model with this method's parameters and the head trainable, the rest frozen.
+        """Returns the model with only this method's parameters and the head trainable.
 
         Works on the meta device too, where `peftkit check` counts parameters.
 
@@ -125,32 +126,33 @@ class Method(OpenPart):
         raise NotImplementedError
 
     def fast(self, model: nn.Module) -> Sequence[FastLayer]:
-        """Returns layers of the model that compute the same as the method's plain layers, but
-        faster; the self-check compares both.
+        """Returns the model's faster layers, which compute the same as the method's plain layers.
+        The self-check compares both.
         """
         return ()
 
     def learning_rate_scales(self, model: nn.Module) -> Mapping[str, float]:
-        """Name of a trainable parameter -> factor on its learning rate; by default 1."""
+        """Returns parameter name -> factor on its learning rate, where the factor is not 1."""
         return {}
 
     def undecayed(self, model: nn.Module) -> Collection[str]:
-        """Names of matrices that get no weight decay, since their neutral value is not zero.
-        Vectors, such as biases, never get any.
+        """Returns names of matrices that get no weight decay, since their neutral value is not
+        zero. Vectors, such as biases, never get weight decay.
         """
         return ()
 
     def first_selectable_step(self, num_steps: int) -> int:
-        """The first optimizer step whose weights may be chosen as the best."""
+        """Returns the first optimizer step whose weights may be chosen as the best."""
         return 0
 
     def after_step(self, model: nn.Module, step: int, num_steps: int) -> None:
-        """Called after optimizer step `step` (from 1) of `num_steps`, before its gradients are
-        cleared.
+        """Updates what the method itself controls, such as ranks, after an optimizer step.
+
+        Called before the gradients of that step are cleared; `step` counts from 1.
         """
 
     def penalty(self, model: nn.Module) -> torch.Tensor | None:
-        """A scalar to add to the step's mean loss, or None."""
+        """Returns a scalar to add to the step's mean loss; None for no penalty."""
         return None
 
     def save(self, model: nn.Module, folder: Path) -> None:
@@ -158,7 +160,7 @@ class Method(OpenPart):
         raise NotImplementedError
 
     def load(self, model: nn.Module, folder: Path, head: tuple[str, ...]) -> nn.Module:
-        """Loads what `save` wrote into a freshly loaded model, and freezes it for inference.
+        """Returns a freshly loaded model with the saved tensors in it, frozen for inference.
 
         Args:
             head: as for `inject`.
@@ -169,7 +171,7 @@ class Method(OpenPart):
         raise NotImplementedError
 
     def restore(self, model: nn.Module, folder: Path) -> None:
-        """Loads what `save` wrote into a model from `inject`, to train it further.
+        """Loads saved tensors into a model that `inject` returned, to train them further.
 
         Works on the meta device too, where only names and shapes are compared.
 
@@ -182,30 +184,30 @@ class Method(OpenPart):
     def neutral_values(
         self, model: nn.Module, load_base: Callable[[], LoadedModel]
     ) -> Mapping[str, torch.Tensor | float]:
-        """Name of a parameter -> its value, a tensor or one number, at which the adapter has no
-        effect. Used for rewinding; parameters not named keep their trained values.
+        """Returns parameter name -> neutral value: the tensor or number at which the adapter has no
+        effect. Used for rewinding; parameters without one keep their trained values.
 
         Args:
-            model: as `load` returns it.
+            model: a model that `load` returned.
             load_base: loads the base as it was before training.
         """
         raise NotImplementedError
 
     def adapter_tensors(self, model: nn.Module) -> tuple[str, Mapping[str, torch.Tensor]]:
-        """Returns the name of the file that `save` writes, and the current values of its tensors in
-        a loaded model.
+        """Returns the name of the file that `save` writes, and a loaded model's tensors under their
+        names in that file.
         """
         raise NotImplementedError
 
     def merge(self, model: nn.Module) -> nn.Module:
-        """Returns the base with the adapter folded into its weights, no longer separable.
+        """Returns the base with the adapter folded into its weights.
 
         Args:
-            model: as `load` returns it, on a base that is not quantized.
+            model: a model that `load` returned; its base is not quantized.
         """
         raise NotImplementedError
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter, for all trainable parameters of a model."""
+    """Returns all trainable parameters of a model by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -2,8 +2,7 @@
 
     f([g(P); E(x)])        P: (num_virtual_tokens, d), g: a small network, both trained
 
-Prompt tuning in which one network computes all embeddings; after training only its output g(P)
-is kept.
+Prompt tuning in which one network computes all embeddings. Only its output g(P) is saved.
 """
 
 from __future__ import annotations
@@ -24,12 +23,13 @@ if TYPE_CHECKING:
 
 
 class PTuning(StoredVirtualTokens):
-    """Trains embeddings before the text, through a network that is dropped afterwards."""
+    """Trains a network that computes embeddings before the text; only the embeddings are saved."""
 
     num_virtual_tokens: int = Field(default=20, ge=1)
-    """Length of the prompt."""
+    """Length of the prompt in tokens."""
     encoder_reparameterization_type: Literal["MLP", "LSTM"] = "MLP"
-    """The network: three linear layers, or the paper's bidirectional LSTM and two linear layers."""
+    """The network. `MLP`: three linear layers. `LSTM`: the paper's bidirectional LSTM and two
+    linear layers."""
     encoder_hidden_size: int | None = Field(default=None, ge=1)
     """Width of the network; the base's hidden size if not given."""
     encoder_num_layers: int = Field(default=2, ge=1)

@@ -3,8 +3,9 @@
     PeftMethod(config={"peft_type": "OFT", "oft_block_size": 8, "target_modules": "all-linear"})
     PeftMethod(config=peft.OFTConfig(oft_block_size=8, target_modules="all-linear"))
 
-PEFT's documentation says what each tuner computes and which paper it is from. peftkit adds its
-checks: every tensor gets a gradient, nothing else changes, what is saved reads back the same.
+PEFT's documentation says what each tuner computes and which paper it is from. peftkit
+checks that every trained tensor gets a gradient, nothing else changes, and a saved adapter reads
+back the same.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ if TYPE_CHECKING:
     from peftkit.data.head import Head
 
 FIELD = "method.config"
-"""The recipe's field that holds the configuration, as messages name it."""
+"""Name of the recipe's field that holds the configuration, for messages."""
 SET_BY_PEFTKIT = ("task_type", "inference_mode", "base_model_name_or_path", "revision")
 
 
 class PeftMethod(StoredByPeft):
-    """Trains whatever a PEFT configuration describes."""
+    """Trains with the tuner of PEFT that a configuration describes."""
 
     config: dict[str, object] = Field(min_length=1)
     """Fields of the PEFT configuration, including `peft_type`; a `peft.PeftConfig` is accepted
@@ -99,7 +100,7 @@ class PeftMethod(StoredByPeft):
 
     @property
     def _settings(self) -> AdapterConfig:
-        """The configuration, with access to fields by their type."""
+        """The configuration, with methods that return its fields as a given type."""
         return AdapterConfig(self.config)
 
     @property
@@ -221,7 +222,7 @@ class PeftMethod(StoredByPeft):
             check_pattern(model, wanted, head, (), field)
 
     def _exclude(self, model: nn.Module, config: Any, head: tuple[str, ...]) -> None:
-        """Excludes the head, and the layers that `all-linear` leaves out."""
+        """Excludes the head and, for `all-linear`, the layers that cannot be adapted."""
         from peftkit.methods.targets.layers import excluded_modules, linear_names
 
         wanted, kind = getattr(config, "target_modules", None) or "", self._settings.kind
@@ -274,7 +275,7 @@ class PeftMethod(StoredByPeft):
 
 
 def _check_choices(chosen: Any, settings: Mapping[str, object]) -> None:
-    """Raises MethodError if a value is not among those that PEFT lists for its field."""
+    """Raises MethodError if a value is not one of the choices that PEFT lists for its field."""
     from peftkit.errors import MethodError, did_you_mean, quoted
 
     for name, hint in get_type_hints(chosen).items():
@@ -287,5 +288,5 @@ def _check_choices(chosen: Any, settings: Mapping[str, object]) -> None:
 
 
 def _factory_default(field: dataclasses.Field[Any]) -> Any:
-    """The default that a field's factory makes; None if it has no factory."""
+    """Returns the default that a field's factory makes; None if the field has no factory."""
     return None if field.default_factory is dataclasses.MISSING else field.default_factory()

@@ -38,8 +38,8 @@ class PiSSA(LoRA):
     """LoRA initialised with the largest singular values of each weight."""
 
     niter: int = Field(default=0, ge=0)
-    """Subspace iterations of a randomised SVD; 16 is accurate and much faster than the exact SVD on
-    large layers. 0 computes the exact SVD."""
+    """Number of subspace iterations of a randomised SVD; 16 is accurate and, on large layers, much
+    faster than the exact SVD. 0 computes the exact SVD."""
 
     def refuses(self, head: Head, base: Base) -> str | None:
         return split_refusal(self, base)

@@ -24,18 +24,17 @@ if TYPE_CHECKING:
 
 
 class PrefixTuning(StoredVirtualTokens):
-    """Trains keys and values that precede those of the text in every layer."""
+    """Trains keys and values in every layer, which precede the text's keys and values."""
 
     num_virtual_tokens: int = Field(default=20, ge=1)
-    """Length of the prefix; the paper uses 10 for tables and 200 for summaries."""
+    """Length of the prefix in tokens; the paper uses 10 to describe tables and 200 to summarise."""
     prefix_init: Literal["words", "random"] = "words"
-    """Start of the prefix: `words` for a decoder's keys and values of random tokens from its
-    vocabulary, or random numbers. Encoders and a projected prefix always start from random
-    numbers."""
+    """Start of the prefix. `words`: a decoder's keys and values of random tokens from its
+    vocabulary. `random`: random numbers; encoders and a projected prefix always use these."""
     prefix_projection: bool = False
     """Whether the prefix is trained through a two-layer network."""
     encoder_hidden_size: int | None = Field(default=None, ge=1)
-    """Width of the network; the base's hidden size if not given."""
+    """Width of the network of `prefix_projection`; the base's hidden size if not given."""
 
     def refuses_checkpointing(self) -> str | None:
         return (
@@ -76,7 +75,7 @@ class PrefixTuning(StoredVirtualTokens):
 
 def _start_at_words(injected: Any, count: int) -> None:
     """Sets the prefix to a decoder's keys and values of random tokens. Leaves it unchanged if the
-    model returns no keys and values, or if their shape is not that of PEFT's prefix.
+    model returns no keys and values, or if their shape differs from the prefix's.
     """
     import torch
 

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 class PromptTuning(StoredVirtualTokens):
-    """Trains embeddings that precede those of the text."""
+    """Trains the embeddings of virtual tokens before the text."""
 
     num_virtual_tokens: int = Field(default=20, ge=1)
-    """Length of the prompt."""
+    """Length of the prompt in tokens."""
     prompt_tuning_init: Literal["RANDOM", "SAMPLE_VOCAB", "TEXT"] = "SAMPLE_VOCAB"
-    """Start of the prompt: random numbers, the embeddings of random tokens (better in the paper's
-    figure 3), or the embeddings of `prompt_tuning_init_text`."""
+    """Start of the prompt. `RANDOM`: random numbers. `SAMPLE_VOCAB`: embeddings of random tokens
+    (better in the paper's figure 3). `TEXT`: embeddings of `prompt_tuning_init_text`."""
     prompt_tuning_init_text: str = ""
     """Text to start from; it is cut or repeated to the length of the prompt."""
 
@@ -74,7 +74,7 @@ class PromptTuning(StoredVirtualTokens):
     def _text_ids(self, model: nn.Module) -> list[int]:
         """Returns the token ids of the start text, cut or repeated to the number of virtual tokens.
 
-        Does not use PEFT, which adds special tokens and silently accepts unknown ones.
+        Does not use PEFT, which adds special tokens and silently accepts unknown words.
         """
         from transformers import AutoTokenizer
 

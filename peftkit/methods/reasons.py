@@ -1,4 +1,4 @@
-"""Reasons that several methods share for refusing a base, a head, a start or rewinding."""
+"""Messages of several methods that refuse a base, a head, continued training or rewinding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def quantized_refusal(kind: str, base: Base) -> str | None:
-    """None, or why a method that trains the base's own weights refuses this base."""
+    """Returns why a method cannot train this base's own weights; None if it can."""
     if base.quantization == "none":
         return None
     return (
@@ -21,7 +21,7 @@ def quantized_refusal(kind: str, base: Base) -> str | None:
 
 
 def token_labels_refusal(kind: str, head: Head) -> str | None:
-    """None, or why a method with virtual tokens in the text cannot train a token classifier."""
+    """Returns why virtual tokens in the text do not suit token classifiers; None for others."""
     if head.task_type != "TOKEN_CLS":
         return None
     return (
@@ -31,12 +31,12 @@ def token_labels_refusal(kind: str, head: Head) -> str | None:
 
 
 def start_refusal(kind: str) -> str:
-    """Why PiSSA or OLoRA cannot continue training from its own saved adapter."""
+    """Returns why PiSSA or OLoRA cannot continue training from its own saved adapter."""
     return f"{kind} is saved as a LoRA of twice its `r` and `lora_alpha`; continue with LoRA"
 
 
 def rewinding_refusal(kind: str) -> str:
-    """Why virtual tokens cannot be applied at a smaller strength."""
+    """Returns why virtual tokens cannot be applied at a smaller strength."""
     return (
         f"{kind} puts virtual tokens before the text, and they have no smaller strength; LoRA can "
         "be rewound"

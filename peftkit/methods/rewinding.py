@@ -2,10 +2,10 @@
 
     t(s) = t_0 + s (t - t_0)        s = 1: as trained;  s = 0: the base
 
-t is a trained tensor, t_0 its value at which the adapter has no effect. For trained base weights,
-t_0 is the base's weight (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903). For LoRA, t is B and t_0
-zero, which gives W + s (scale B A). For a factor of IA3, t_0 is one. For DoRA, B goes to zero and
-the magnitude to the norm of W. The head, and tensors without a t_0, keep their trained values.
+t is a trained tensor, t_0 the value at which it has no effect. For trained base weights, t_0 is the
+base's weight (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903). For LoRA, only B moves, and its t_0
+is zero, which gives W + s (scale B A). For IA3's factors, t_0 is one. For DoRA, t_0 of B is zero,
+and t_0 of the magnitude is the norm of W. Other tensors, and the head, keep their trained values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from peftkit.errors import MethodError
 from peftkit.methods.peft.types import ADAPTER_NAME, kind_of
 
 Starts = Mapping[str, Tensor | float]
-"""Name of a parameter of a loaded model -> t_0."""
+"""Parameter name in a loaded model -> t_0, the value at which it has no effect."""
 
 PEFT_STARTS: dict[str, dict[str, float]] = {
     "LORA": {"lora_B": 0.0, "lora_embedding_B": 0.0},
@@ -33,16 +33,16 @@ PEFT_STARTS: dict[str, dict[str, float]] = {
     "OFT": {"oft_R": 0.0},  # zero gives no rotation
     "VERA": {"vera_lambda_b": 0.0},
 }
-"""PEFT type -> part of the names of the tensors that scale the adapter -> their t_0."""
+"""For each tuner of PEFT, t_0 of the tensors that scale the adapter, by a part of their names."""
 REWOUND = (*PEFT_STARTS, "LN_TUNING")
 """PEFT's tuners that can be rewound."""
 
 
 class Rewinding:
-    """Moves the trained tensors of a loaded model between t_0 and t.
+    """Sets the trained tensors of a loaded model to values between t_0 and t.
 
     Args:
-        starts: as `Method.neutral_values` returns them.
+        starts: t_0 by parameter name, from `Method.neutral_values`.
         added_ids: ids of added tokens, whose embeddings keep their trained values.
     """
 
@@ -63,14 +63,14 @@ class Rewinding:
 
     @torch.no_grad()
     def to(self, scale: float) -> None:
-        """Sets the strength: 1 gives exactly the trained tensors, 0 exactly those of the base."""
+        """Sets the strength: 1 gives exactly the trained tensors, 0 exactly their t_0."""
         for parameter, trained, start in self._moved:
             between = torch.lerp(start.float(), trained.float(), scale)
             parameter.data.copy_({0.0: start, 1.0: trained}.get(scale, between))
 
 
 def peft_starts(model: nn.Module) -> dict[str, Tensor | float]:
-    """Name -> t_0, for a model with one PEFT adapter.
+    """Returns parameter name -> t_0, for a model with one PEFT adapter.
 
     Raises:
         MethodError: the adapter's type is neither in `PEFT_STARTS` nor LN_TUNING.
@@ -90,14 +90,14 @@ def peft_starts(model: nn.Module) -> dict[str, Tensor | float]:
 
 
 def _norm_starts(model: nn.Module) -> dict[str, Tensor | float]:
-    """Name -> t_0, for LN_TUNING: PEFT keeps the base's norm next to the trained copy."""
+    """Returns parameter name -> t_0 for LN_TUNING: the base's norm, which PEFT keeps too."""
     trained, base = ".ln_tuning_layers.default.", ".base_layer."
     parameters = dict(model.named_parameters())
     return {n: parameters[n.replace(trained, base)] for n in parameters if trained in n}
 
 
 def _dora_starts(model: nn.Module) -> dict[str, Tensor | float]:
-    """Name -> t_0, for DoRA's magnitudes: the base weights' norms, as PEFT computes them."""
+    """Returns parameter name -> t_0 for DoRA's magnitudes: the base weights' norms, as in PEFT."""
     from peft.utils.integrations import dequantize_module_weight
 
     starts: dict[str, Tensor | float] = {}
@@ -112,7 +112,7 @@ def _dora_starts(model: nn.Module) -> dict[str, Tensor | float]:
 
 
 def base_starts(base: LoadedModel, names: Sequence[str]) -> dict[str, Tensor | float]:
-    """Name -> t_0, for the trained parameters of the base outside the head."""
+    """Returns parameter name -> t_0 for the base's trained parameters: their values in the base."""
     below = tuple(f"{module}." for module in base.head)
     parameters = dict(base.model.named_parameters())
     return {name: parameters[name].detach() for name in names if not name.startswith(below)}

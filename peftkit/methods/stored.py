@@ -1,6 +1,6 @@
-"""Base classes that save and load a method's tensors: in PEFT's files, or under their own names.
+"""Base classes of methods that save in PEFT's format, or save tensors under their own names.
 
-A method that derives from one of them defines only `inject`, or `trained_names`.
+Subclasses of `StoredByPeft` define only `inject`, those of `StoredAsTensors` only `trained_names`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class StoredByPeft(Method):
-    """A method whose `inject` returns a `peft.PeftModel`; plain PEFT loads what it saves."""
+    """A method whose `inject` returns a `peft.PeftModel`; plain PEFT can load its adapters."""
 
     abstract: ClassVar[bool] = True
 
@@ -60,7 +60,7 @@ class StoredByPeft(Method):
 
 
 class StoredVirtualTokens(StoredByPeft):
-    """A method of PEFT with virtual tokens before the text, correct in padded batches too."""
+    """A PEFT method with virtual tokens before the text; it is correct in padded batches too."""
 
     abstract: ClassVar[bool] = True
 
@@ -92,7 +92,7 @@ class StoredAsTensors(Method):
     mergeable = True
 
     def trained_names(self, model: nn.Module, head: tuple[str, ...]) -> list[str]:
-        """Names of the parameters that this method trains in a model.
+        """Returns names of the parameters that this method trains in a model.
 
         Raises:
             MethodError: the model has no such parameters.

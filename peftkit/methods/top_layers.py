@@ -4,7 +4,7 @@ Freezing Layers During Transformer Fine-Tuning", arXiv:1911.03090).
     y = C g(f(x))        f: embeddings and lower blocks, frozen; g: the last k blocks and the norm
                          or pooler above them; C: the head
 
-The paper finds a fourth of the layers enough for 90 % of full fine-tuning's quality. Use the
+The paper finds that a fourth of the layers reaches 90 % of full fine-tuning's quality. Use the
 learning rate of full fine-tuning.
 """
 
@@ -63,10 +63,10 @@ class TopLayers(StoredAsTensors):
 
 
 def modules_after(model: nn.Module, block: str) -> list[str]:
-    """Returns names of the modules with weights that run only after a block: final norm, pooler.
+    """Returns names of modules that have weights and run only after a block, such as a final norm.
 
-    Observes a forward pass on two tokens, since modules may run in another order than they are
-    defined in. Leaves out the output layer of a language model.
+    Observes a forward pass on two tokens, since the order in which modules run may differ from
+    the order in the code. Leaves out the output layer of a language model.
     """
     import torch
 

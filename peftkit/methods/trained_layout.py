@@ -17,15 +17,15 @@ WEIGHTS = "trained.safetensors"
 
 
 def save_trained(model: nn.Module, folder: Path) -> None:
-    """Writes the trainable parameters under their names in the model, except the rows of added
-    tokens, which have their own file.
+    """Saves the trainable parameters under their names in the model. Leaves out the
+    embeddings of added tokens, which have their own file.
     """
     tensors = {n: p.detach().cpu().contiguous() for n, p in _without_added_rows(model).items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def parameters_of(model: nn.Module, modules: Iterable[str]) -> list[str]:
-    """Names of all parameters in the modules of these names."""
+    """Returns names of all parameters inside the named modules."""
     below = tuple(f"{name}." for name in modules)
     return [name for name, _ in model.named_parameters() if name.startswith(below)]
 
@@ -46,7 +46,7 @@ def load_trained(model: nn.Module, folder: Path, expected: Iterable[str]) -> nn.
 
 
 def restore_trained(model: nn.Module, folder: Path) -> None:
-    """Loads the tensors of a folder into the trainable parameters.
+    """Loads the tensors of a folder into a model's trainable parameters.
 
     Raises:
         AdapterError: names or shapes in the file are not the model's.
@@ -55,8 +55,8 @@ def restore_trained(model: nn.Module, folder: Path) -> None:
 
 
 def fill_tensors(live: Mapping[str, Tensor], file: Path) -> None:
-    """Copies the tensors of a file into the model's tensors, which keep their dtype. On the meta
-    device it only compares names and shapes.
+    """Copies the tensors of a file into `live`, whose tensors keep their dtype. On the meta device,
+    only compares names and shapes.
 
     Raises:
         AdapterError: names or shapes in the file are not the model's.
@@ -68,14 +68,14 @@ def fill_tensors(live: Mapping[str, Tensor], file: Path) -> None:
 
 
 def _without_added_rows(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> trainable parameter, without the rows of added tokens."""
+    """Returns the trainable parameters by name, without the embeddings of added tokens."""
     rows = {id(parameter) for parameter in added_rows(model).values()}
     return {n: p for n, p in trainable_parameters(model).items() if id(p) not in rows}
 
 
 def float_norms(model: nn.Module, names: Iterable[str]) -> None:
-    """Makes each normalization layer with one of these parameters float32: torch's norms take no
-    bfloat16 weight with a float32 bias.
+    """Makes each normalization layer that has one of the named parameters float32, since torch's
+    norms do not accept a bfloat16 weight together with a float32 bias.
     """
     for owner in {name.rpartition(".")[0] for name in names}:
         if "norm" in type(module := model.get_submodule(owner)).__name__.lower():
@@ -95,7 +95,7 @@ def compare_present(file: Path, expected: dict[str, tuple[int, ...]]) -> None:
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the tensors in a safetensors file."""
+    """Returns the shapes of the tensors in a safetensors file, by name."""
     if not file.is_file():
         raise AdapterError(
             f"no file `{file}`", "another method saved the adapter; give that method"

@@ -1,8 +1,8 @@
 """Virtual tokens before the text, shared by prefix tuning, prompt tuning and p-tuning.
 
 PEFT puts them before the padding of a left-padded row, [virtual][padding][text]. In a decoder this
-is wrong: positions count the padding, and a classifier that gets embeddings reads the last position
-even if it is padding. A hook before the base model's forward pass makes the row
+is wrong: position numbers count the padding, and a classifier with embeddings as input reads the
+last position even if it is padding. A hook before the base model's forward pass makes the row
 [padding][virtual][text], with positions that count tokens only. Training, scoring and `generate`
 are then correct in batches, whoever calls the model.
 """
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     import peft
 
 SIZES = ("num_layers", "token_dim", "num_attention_heads", "num_transformer_submodules")
-"""Fields of PEFT's configurations of virtual tokens that state sizes of the base."""
+"""Fields of PEFT's configurations of virtual tokens; each holds a size of the base."""
 
 
 def inject_virtual(
     model: nn.Module, config: peft.PromptLearningConfig, field: str = "method"
 ) -> nn.Module:
-    """Returns the model with virtual tokens, correct in batches.
+    """Returns the model with virtual tokens that are correct in padded batches.
 
     Args:
-        field: the recipe's field with the configuration's settings, for messages.
+        field: name of the recipe's field that holds the configuration, for messages.
 
     Raises:
         MethodError: the architecture takes no virtual tokens, or a given size is not the base's.
@@ -52,13 +52,13 @@ def inject_virtual(
         )
     if config.task_type == "QUESTION_ANS" and getattr(base.config, "type_vocab_size", 1) > 1:
         raise MethodError(
-            f"{type(model).__name__} tells question and text apart by segments, which PEFT drops "
-            "with virtual tokens",
+            f"{type(model).__name__} tells question and text apart by segment ids, and PEFT does "
+            "not pass them on with virtual tokens",
             "use LoRA",
         )
     if config.peft_type == "PREFIX_TUNING" and not _accepts_cache(base):
         raise MethodError(
-            f"{type(model).__name__} takes no cache of keys and values, which would hold a prefix",
+            f"{type(model).__name__} takes no cache of keys and values, which a prefix needs",
             "use LoRA",
         )
     _check_sizes(base, config, field)
@@ -106,12 +106,12 @@ def _accepts_cache(base: Any) -> bool:
 def load_virtual(
     model: nn.Module, folder: Path, settings: Mapping[str, object] | None = None
 ) -> nn.Module:
-    """Loads an adapter like `load_peft`, and makes its virtual tokens correct in batches."""
+    """Loads an adapter like `load_peft`, and makes its virtual tokens correct in padded batches."""
     return add_placing_hooks(load_peft(model, folder, settings))
 
 
 def restore_virtual(model: nn.Module, folder: Path) -> None:
-    """Loads a folder's virtual tokens and head into a model.
+    """Loads a folder's virtual tokens and head into a model, to train them further.
 
     Raises:
         AdapterError: names, shapes or settings in the folder are not the model's.
@@ -128,7 +128,7 @@ def restore_virtual(model: nn.Module, folder: Path) -> None:
 
 
 def embedding_width(model: nn.Module) -> int:
-    """Width of the input embeddings; ELECTRA's and ALBERT's are narrower than the hidden states."""
+    """Returns the width of the input embeddings; in ELECTRA and ALBERT, hidden states are wider."""
     embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
     return int(embeddings.weight.shape[1])
 
@@ -172,8 +172,8 @@ def reads_left_to_right(base: Any) -> bool:
 def _count_virtual(
     _: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, count: int
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Tells a pooling classifier how many of its input embeddings are virtual tokens; a forward
-    hook.
+    """A forward hook that tells a pooling classifier how many of its input embeddings are virtual
+    tokens.
     """
     if kwargs.get("inputs_embeds") is None:
         return None
@@ -188,8 +188,8 @@ def _place(
     in_cache: bool,
     reads_last: bool,
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Moves padding before the virtual tokens, and leaves it out of positions; a forward hook of
-    decoders.
+    """A forward hook that moves a decoder's padding before the virtual tokens, and computes
+    position numbers without padding.
 
     Args:
         in_cache: whether virtual tokens are keys and values in the cache (prefix tuning), which
@@ -219,12 +219,12 @@ def _place(
 
 
 def _positions(mask: Tensor, width: int) -> Tensor:
-    """Returns the positions of the last `width` columns, (rows, width), not counting padding."""
+    """Returns position numbers that skip padding, (rows, width), for the last `width` columns."""
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -width:]
 
 
 def window(config: Any) -> int | None:
-    """How many tokens a sliding layer of the model looks back; None if it has no such layers."""
+    """Returns how many tokens a sliding layer looks back; None if the model has no such layer."""
     types = getattr(config, "layer_types", None)
     if types is not None and "sliding_attention" not in types:
         return None
@@ -240,6 +240,6 @@ def _check_window(base: Any, length: int) -> None:
     if size is not None and length > size:
         raise MethodError(
             f"{type(base).__name__} looks back {size} tokens, and padding between the prefix and "
-            f"the text counts among them (the rows have {length})",
+            f"the text counts among them (the rows have {length} tokens)",
             "generate from prompts of one length at a time, as `peftkit` does",
         )

@@ -1,1 +1,1 @@
-"""PEFT's settings, layers and files."""
+"""Works with PEFT's settings and layers, and with adapter files in its format."""

@@ -1,4 +1,4 @@
-"""adapter_config.json, the settings of an adapter as PEFT writes them. Standard library only."""
+"""Reads adapter_config.json, an adapter's settings as PEFT saves them. Needs no torch or PEFT."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONFIG = "adapter_config.json"
 
 
 class AdapterConfig(JsonObject):
-    """The content of an adapter_config.json; empty for methods that have none."""
+    """The content of an adapter_config.json; empty for methods that write none."""
 
     def __init__(self, content: Mapping[str, object] | None = None) -> None:
         super().__init__(content or {}, CONFIG)
@@ -25,13 +25,13 @@ class AdapterConfig(JsonObject):
 
     @property
     def targets(self) -> str | tuple[str, ...]:
-        """The adapted modules: a pattern, or names; empty if there are none."""
+        """Names of the adapted modules, or a pattern for them; empty if there are none."""
         value = self.get("target_modules")
         return value if isinstance(value, str) else tuple(self.texts("target_modules"))
 
 
 def read_config(folder: Path) -> AdapterConfig:
-    """Reads a folder's adapter_config.json; empty if the folder has none.
+    """Returns the content of a folder's adapter_config.json; empty if the folder has none.
 
     Raises:
         AdapterError: the file is not a JSON object.

@@ -1,7 +1,7 @@
 """Finds configuration fields whose value has another type than PEFT declares.
 
-PEFT checks no types: a text such as "false" counts as true. Standard library only, as in
-`adapters/inspection`; the names are those of PEFT 0.21.
+PEFT checks no types: a text such as "false" counts as true. The field names are those of PEFT 0.21.
+Imports only the standard library, as `adapters/inspection` does.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _NAMES: dict[tuple[str, ...], str] = {
     ("list", "table"): "trainable_token_indices",
 }
 KINDS = {name: kinds for kinds, names in _NAMES.items() for name in names.split()}
-"""PEFT's field -> the types that its value may have, apart from null."""
+"""Name of a PEFT field -> kinds of value that it may have, besides null."""
 WORDS = {
     "flag": "true or false", "number": "a number", "text": "a text", "list": "a list",
     "table": "a table of names and values",
@@ -82,23 +82,23 @@ NOT_NULL: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("FOURIERFT", "WAVEFT"), ("n_frequency_pattern",)),
     "C3A": ("block_size_pattern",),
 }  # fmt: skip
-"""PEFT type -> fields that must not be null."""
+"""PEFT's name of a tuner -> fields that must not be null."""
 HOLD_TEXTS = (
     "exclude_modules", "feedforward_modules", "layers_pattern", "modules_to_save",
     "target_modules", "target_parameters",
 )  # fmt: skip
-"""Fields whose items must be texts, if the value is a list."""
+"""Fields in which all items of a list must be texts."""
 CHECKED_ELSEWHERE = (
     "r", "init_r", "target_r", "lora_alpha", "num_virtual_tokens", "num_layers", "token_dim",
     "num_attention_heads", "encoder_hidden_size", "encoder_num_layers", "auto_mapping",
     "num_transformer_submodules", "layer_replication", "megatron_config", "megatron_core",
     *PATTERNS,
 )  # fmt: skip
-"""Fields that `hazards` checks, values and types."""
+"""Fields that `wrong_types` skips, since `adapters/inspection/hazards.py` checks them."""
 
 
 def wrong_types(config: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
-    """Yields, for each value of a wrong type, the problem, its consequence and the hint."""
+    """Yields the problem, its consequence and the hint for each value of a wrong type."""
     for name, value in config.items():
         if value is None:
             if name in NOT_NULL.get(str(config.get("peft_type")), ()):
@@ -118,7 +118,7 @@ def wrong_types(config: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
 
 
 def wrong_values(config: Mapping[str, object]) -> Iterator[str]:
-    """Yields the problems of a user's configuration that a single value shows."""
+    """Yields a message for each field of a user's configuration whose value is wrong in itself."""
     for name, value in config.items():
         kinds = KINDS.get(name)
         checked = name.endswith("_pattern") and name != "layers_pattern"  # at injection
@@ -143,10 +143,10 @@ def wrong_values(config: Mapping[str, object]) -> Iterator[str]:
 
 
 HOLD_BLOCKS = ("layers_to_transform",)
-"""Fields that hold numbers of blocks."""
+"""Fields that hold block numbers."""
 ALWAYS_PATTERNS = ("layers_pattern",)
-"""Fields of `HOLD_TEXTS` with regular expressions as list items; in the others, a single text is a
-regular expression, and list items are not."""
+"""Fields of `HOLD_TEXTS` whose list items are regular expressions too. In the other fields, a
+single text is a regular expression, and list items are plain names."""
 NESTED = {
     "layer_replication": "give a beginning and an end for each span, `[[0, 2], [1, 2]]`",
     "trainable_token_indices": "give ids, or a list of them for each module",
@@ -158,7 +158,7 @@ def _as_list(value: object) -> list[object]:
 
 
 def _inner_lists(name: str, value: Any) -> list[Any]:
-    """The parts of a field's value that must be lists."""
+    """Returns the items of a field's value that must be lists themselves."""
     if name == "layer_replication":
         return list(value)
     return list(value.values()) if name in NESTED and isinstance(value, dict) else []
@@ -172,7 +172,7 @@ def _wrong_pattern(name: str, text: str) -> Iterator[str]:
 
 
 def shown_value(value: Any) -> str:
-    """Returns a value as messages show it; a text is marked as such."""
+    """Returns a value as messages show it, such as `the text '8'` or `8`."""
     return f"the text {value[:40]!r}" if isinstance(value, str) else str(value)[:40]
 
 

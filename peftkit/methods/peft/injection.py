@@ -16,7 +16,7 @@ def inject_peft(model: nn.Module, config: peft.PeftConfig, field: str = "method"
     """Returns the model wrapped by PEFT with one adapter, named `ADAPTER_NAME`.
 
     Args:
-        field: the recipe's field with the configuration's settings, for messages.
+        field: name of the recipe's field that holds the configuration, for messages.
 
     Raises:
         MethodError: PEFT finds nothing to adapt in this architecture, or cannot adapt it.
@@ -41,7 +41,7 @@ def inject_peft(model: nn.Module, config: peft.PeftConfig, field: str = "method"
 
 
 def is_rehearsal(model: nn.Module) -> bool:
-    """Whether the model has shapes but no values, as when `peftkit check` counts parameters."""
+    """Whether the model's tensors have no values, as when `peftkit check` counts parameters."""
     return next(model.parameters()).is_meta
 
 
@@ -51,5 +51,5 @@ def fan_in_fan_out(model: nn.Module) -> bool:
 
 
 def modules_to_save(head: tuple[str, ...]) -> list[str] | None:
-    """Returns the head's modules, except those that PEFT adds itself and would hold twice."""
+    """Returns the head's modules without those that PEFT itself adds to `modules_to_save`."""
     return [name for name in head if name not in ("classifier", "score")] or None

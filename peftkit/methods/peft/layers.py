@@ -13,7 +13,7 @@ from peftkit.methods.peft.types import ADAPTER_NAME
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
-    """PEFT's LoRA layers under their names in the base, in the order of the model."""
+    """Returns PEFT's LoRA layers by their names in the base, in the model's order."""
     return {
         name.removeprefix("base_model.model."): module
         for name, module in model.named_modules()
@@ -26,7 +26,7 @@ def check_rank(model: Any, most: int = 0) -> None:
     layer is not linear.
 
     Args:
-        most: the largest rank that a layer may get, if ranks are not chosen yet.
+        most: the largest rank that a layer may get later; 0 checks the ranks that layers have now.
     """
     layer: Any
     for name, layer in lora_layers(model).items():
@@ -42,11 +42,11 @@ def check_rank(model: Any, most: int = 0) -> None:
             field = "r" if layer_rank == model.peft_config[ADAPTER_NAME].r else "rank_pattern"
             raise MethodError(
                 f"`method.{field}`: `{name}` has {layer.in_features} inputs and "
-                f"{layer.out_features} outputs, so it has no {rank} directions to start from",
+                f"{layer.out_features} outputs, which is too few for rank {rank}",
                 f"lower it to {width}, or leave that layer out of `method.target_modules`",
             )
 
 
 def tuner_layers(model: nn.Module) -> list[Any]:
-    """PEFT's layers in the order of the model."""
+    """Returns PEFT's layers, in the model's order."""
     return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]

@@ -32,9 +32,9 @@ WITHOUT_EFFECT = {
     "target_modules", "task_type", "ephemeral_gpu_offload", "prompt_tuning_init",
     "prompt_tuning_init_text", "tokenizer_name_or_path", "init_weights",
 }  # fmt: skip
-"""Fields of PEFT's configurations that do not change what a loaded adapter computes, or whose
-effect shows in the names of its tensors. Values of `init_lora_weights` that change the base are
-refused separately."""
+"""Fields of PEFT's configurations that `compare_configs` skips. They do not change what a loaded
+adapter computes, or they change its tensors' names, which are compared. `changed_base` checks
+`init_lora_weights`."""
 
 
 def save_peft(model: nn.Module, folder: Path) -> None:
@@ -48,11 +48,11 @@ def save_peft(model: nn.Module, folder: Path) -> None:
 def load_peft(
     model: nn.Module, folder: Path, settings: Mapping[str, object] | None = None
 ) -> nn.Module:
-    """Loads a folder's adapter into the model, frozen, and compares the name and shape of every
-    tensor.
+    """Returns the frozen model with a folder's adapter, after comparing all names and shapes of
+    tensors.
 
     Args:
-        settings: fields that replace those in the adapter_config.json.
+        settings: field -> value that replaces the one in adapter_config.json.
 
     Raises:
         AdapterError: the file and the model do not hold the same tensors.
@@ -67,8 +67,8 @@ def load_peft(
 
 
 def _config_with(folder: Path, settings: Mapping[str, object]) -> peft.PeftConfig:
-    """Makes an adapter's PEFT configuration as `from_pretrained` does, with some fields
-    replaced.
+    """Reads an adapter's configuration as PEFT's `from_pretrained` does, after `settings` has
+    replaced some fields.
     """
     fields = AdapterConfig({**read_config(folder), **settings})
     kind: Any = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(fields.kind)]
@@ -77,8 +77,8 @@ def _config_with(folder: Path, settings: Mapping[str, object]) -> peft.PeftConfi
 
 
 def add_peft(model: nn.Module, folder: Path, name: str) -> None:
-    """Loads another adapter into a model from `load_peft`; `model.set_adapter(name)` switches to
-    it.
+    """Loads another adapter into a model that `load_peft` returned; `model.set_adapter(name)`
+    activates it.
 
     Raises:
         AdapterError: the file and the model do not hold the same tensors.
@@ -90,26 +90,26 @@ def add_peft(model: nn.Module, folder: Path, name: str) -> None:
 
 
 def restore_peft(model: nn.Module, folder: Path) -> None:
-    """Loads a folder's tensors into the trainable ones of a model from `inject_peft`.
+    """Loads a folder's tensors into the trainable tensors of a model from `inject_peft`.
 
     Raises:
-        AdapterError: the file and the model do not hold the same tensors, or the adapter's
-            settings make it compute something else.
+        AdapterError: the file and the model do not hold the same tensors, or differ in a setting
+            that changes what the adapter computes.
     """
     compare_configs(model, folder)
     live = saved_tensors(model)
     stored = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     if computed := [key for key, tensor in live.items() if tensor.data_ptr() not in stored]:
         raise AdapterError(
-            f"PEFT computes {quoted(computed, 3)} only when it saves, so they cannot be restored "
-            "for training",
+            f"training cannot continue from {quoted(computed, 3)}, which PEFT computes only when "
+            "it saves an adapter",
             "use one of peftkit's own methods, such as LoRA, PrefixTuning or PromptTuning",
         )
     fill_tensors(live, folder / WEIGHTS)
 
 
 def saved_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a model from `load_peft`, under their names in the saved file."""
+    """Returns the tensors of a model's adapter under their names in the saved file."""
     return _tensors(model, ADAPTER_NAME)
 
 
@@ -122,15 +122,17 @@ def _tensors(model: Any, name: str, embeddings: bool = False) -> dict[str, torch
 
 
 def compare_configs(model: Any, folder: Path) -> None:
-    """Raises AdapterError if a folder's adapter_config.json differs from the model's configuration
-    in a setting that changes what the adapter computes.
+    """Compares a folder's adapter_config.json with the model's configuration.
+
+    Raises:
+        AdapterError: they differ in a setting that changes what the adapter computes.
     """
     live = model.peft_config[ADAPTER_NAME].to_dict()
     saved = read_config(folder)
     if not saved:
         raise AdapterError(
             f"`{folder}` has no adapter_config.json with settings",
-            "give an adapter that PEFT saved, or a peftkit method that uses PEFT",
+            "give an adapter that PEFT or a peftkit method such as LoRA saved",
         )
     if changed := changed_base(saved):
         message, hint = changed
@@ -152,11 +154,11 @@ def compare_configs(model: Any, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _peft_errors(folder: Path) -> Iterator[None]:
-    """Inside, what PEFT raises about an adapter folder becomes an AdapterError."""
+    """A context that turns PEFT's errors about an adapter folder into AdapterErrors."""
     if not (folder / CONFIG).is_file():  # PEFT would look for it on the Hub
         raise AdapterError(f"`{folder}` has no {CONFIG}")
     with without_noise():
-        # a tied layer was trained: merging and exporting compare the answers anyway
+        # PEFT warns of a trained tied layer; merging and exporting compare the answers anyway
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
         try:
             yield
@@ -172,8 +174,8 @@ def _peft_errors(folder: Path) -> Iterator[None]:
 
 
 def _restore(model: Any, folder: Path, name: str) -> None:
-    """Loads the saved tensors once more, in their own dtype or the model's, whichever is wider,
-    since PEFT rounds some of them to the base's dtype. Compares names and shapes.
+    """Loads the saved tensors again, since PEFT rounds some of them to the base's dtype. Each gets
+    its saved dtype or the model's, whichever is wider. Compares names and shapes first.
     """
     saved = load_file(folder / WEIGHTS)
     live = _tensors(model, name)

@@ -13,8 +13,8 @@ from peftkit.methods.targets.tied_layers import untie_adapted
 def merge_peft(model: nn.Module) -> nn.Module:
     """Returns the base model with PEFT's layers folded into its weights and removed.
 
-    Merges one layer at a time, in float32, and rounds it once to its weight's dtype. If embedding
-    and output layer share a weight and one of them is adapted, each gets its own.
+    Merges one layer at a time in float32, then rounds to the dtype of the layer's weight. If
+    embedding and output layer share a weight and one of them is adapted, each first gets its own.
     """
     for parent in list(model.modules()):  # PEFT's IA3 cannot unwrap a head of several layers
         for name, child in list(parent.named_children()):
@@ -27,7 +27,7 @@ def merge_peft(model: nn.Module) -> nn.Module:
         layer.merge()  # in place; `safe_merge` would hold the weight twice
         for parameter, dtype in zip(layer.get_base_layer().parameters(), dtypes, strict=True):
             if not bool(parameter.isfinite().all()):
-                raise ValueError("it holds numbers that are not finite")
+                raise ValueError("its weights would hold numbers that are not finite")
             parameter.data = parameter.data.to(dtype)
     merged: nn.Module = model.unload()  # type: ignore[operator]
     return merged

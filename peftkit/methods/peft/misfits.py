@@ -19,9 +19,9 @@ NAMES = {
     "LORA": "LoRA", "ADALORA": "AdaLoRA", "BOTTLENECK": "BottleneckAdapter",
     "PROMPT_TUNING": "PromptTuning", "P_TUNING": "PTuning", "PREFIX_TUNING": "PrefixTuning",
 }  # fmt: skip
-"""PEFT's tuners -> peftkit's names."""
+"""PEFT's name of a tuner -> peftkit's name of the method."""
 LONGEST = 300
-"""Most characters of PEFT's message that are shown."""
+"""Maximum number of characters of PEFT's message that an error shows."""
 EXCLUDED = re.compile("All modules were excluded|No modules were targeted")
 UNKNOWN = re.compile(r"Please specify `(\w+)`.* ?in `peft_config`")
 NOT_SUPPORTED = re.compile(r"Target module (?:of type )?(?:<class '[\w.]*?)?(\w+)[('\s]")
@@ -31,12 +31,12 @@ MAMBA = re.compile(r"Module '(\w+)' is incompatible with Mamba")
 def misfit(
     error: Exception, model: nn.Module, layers: Sequence[str], config: Any, field: str
 ) -> MethodError:
-    """Returns the MethodError for an error that PEFT raised.
+    """Returns a MethodError that explains an error of PEFT about a model.
 
     Args:
-        model: after the failed injection.
+        model: the model after the failed injection.
         layers: names of the model's linear layers before the injection.
-        field: the recipe's field with the configuration's settings.
+        field: name of the recipe's field that holds the configuration.
     """
     message = " ".join(str(error).split()) or type(error).__name__
     tuner, name = kind_of(config), type(model).__name__
@@ -46,8 +46,8 @@ def misfit(
         message = f"its configuration has no `{unknown[1]}`, which PEFT needs"
     elif unknown and tuner != "LN_TUNING":
         return MethodError(
-            f"PEFT does not know `{unknown[1]}` of {kind} for {name}",
-            f"give `{field}.{unknown[1]}`; its linear layers are {linear}",
+            f"PEFT has no default `{unknown[1]}` of {kind} for {name}",
+            f"give `{field}.{unknown[1]}`; the model's linear layers are {linear}",
         )
     elif EXCLUDED.match(message):
         return MethodError(
@@ -65,8 +65,8 @@ def misfit(
             _hint_without(layer[1], linear, field),
         )
     hints = {
-        "LORA": f"correct that in `{field}`; its linear layers are {linear}",
-        "BOTTLENECK": f"name the modules that get one with `{field}.target_modules`, or use LoRA",
+        "LORA": f"correct that in `{field}`; the model's linear layers are {linear}",
+        "BOTTLENECK": f"name the modules to adapt with `{field}.target_modules`, or use LoRA",
         "LN_TUNING": "use LayerNormTuning",
     }
     hint = hints.get(tuner, "use LoRA")
@@ -83,7 +83,7 @@ def check_trainable(model: nn.Module, wanted: Sequence[str], field: str) -> None
     """Raises MethodError if a module to be trained whole is quantized.
 
     Args:
-        wanted: `modules_to_save`.
+        wanted: names of the modules to train whole (`modules_to_save`).
     """
     for name, module in model.named_modules():
         meant = any(ends_in(name, one) for one in wanted)
@@ -95,8 +95,8 @@ def check_trainable(model: nn.Module, wanted: Sequence[str], field: str) -> None
 
 
 def check_saved_modules(model: nn.Module, wanted: Sequence[str], field: str) -> None:
-    """Raises MethodError unless PEFT trains exactly the wanted modules whole: PEFT compares ends of
-    names, so it takes `mlp_head` for `head`, and it ignores a misspelled name.
+    """Raises MethodError unless PEFT trains exactly the wanted modules whole. PEFT compares only
+    the ends of names, so for `head` it also trains `mlp_head`; and it ignores a misspelled name.
     """
     prefixes = ("base_model.model.", "base_model.")
     trained = []

@@ -1,8 +1,8 @@
-"""Makes patterns independent of the order of their keys, which adapter_config.json loses.
+"""Rewrites patterns so that the order of their keys does not matter.
 
 In a pattern such as `rank_pattern`, the first key that matches a layer's name counts. PEFT saves
-the keys sorted; if that would give a layer another value, the pattern is rewritten with one exact
-key for each layer.
+the keys sorted. If sorting would give a layer another value, the pattern is rewritten with one
+exact key for each layer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from peftkit.errors import MethodError
 
 ValueT = TypeVar("ValueT")
 Lookup = Callable[[Sequence[str], str], str]
-"""Returns the key that counts for a layer; the layer's name if none does."""
+"""Function of a pattern's keys and a layer's name; returns the key that counts, else the name."""
 
 
 def _after_a_dot(keys: Sequence[str], name: str) -> str:
@@ -29,18 +29,18 @@ def _anywhere(keys: Sequence[str], name: str) -> str:
 
 
 OTHERS: dict[str, Lookup] = {"FOURIERFT": _after_a_dot, "C3A": _after_a_dot, "OSF": _anywhere}
-"""Tuners of PEFT that do not use its `get_pattern_key`."""
+"""PEFT's tuners that do not use its `get_pattern_key` -> their own lookup."""
 
 
 def lookup_of(kind: str) -> Lookup:
-    """Returns how a tuner of PEFT finds the key for a layer."""
+    """Returns the function with which a tuner of PEFT finds the key for a layer."""
     return OTHERS.get(kind, get_pattern_key)
 
 
 def values_of(
     pattern: Mapping[str, ValueT], keys: Iterable[str], layers: Iterable[str], lookup: Lookup
 ) -> dict[str, ValueT]:
-    """Layer -> its value, for the layers that a key matches.
+    """Returns layer name -> value, for the layers that a key of the pattern matches.
 
     Args:
         keys: keys of the pattern, in the order in which they are tried.
@@ -53,13 +53,14 @@ def values_of(
 def order_free(
     pattern: Mapping[str, ValueT], layers: Iterable[str], kind: str, field: str
 ) -> dict[str, ValueT]:
-    """Returns a pattern that gives each layer the same value in any order of its keys; the pattern
-    as it is, if sorting its keys changes no value.
+    """Returns a pattern whose values for the layers do not depend on the order of its keys.
+
+    Returns the given pattern if sorting its keys changes no layer's value.
 
     Args:
         layers: names of the adapted layers and parameters.
         kind: PEFT's name of the tuner.
-        field: the recipe's field, for messages.
+        field: name of the recipe's field, for messages.
 
     Raises:
         MethodError: no keys give the same values in any order.

@@ -1,6 +1,4 @@
-"""Which tuners of PEFT are supported, which of them on quantized weights, and which can
-be merged.
-"""
+"""Lists PEFT's tuners that are unsupported, correct on quantized weights, or mergeable."""
 
 from __future__ import annotations
 
@@ -17,16 +15,16 @@ ON_QUANTIZED = (
 """Tuners that compute correctly on int8 and 4-bit layers, as docs/matrix.md shows. Several others
 read the packed bytes as numbers, some silently (HRA and DEFT on int8)."""
 OTHER_TARGETS = ("ADAPTION_PROMPT", "ADAMSS")
-"""Tuners that do not read a text in `target_modules` as a pattern over full names."""
+"""Tuners for which a text in `target_modules` is not a pattern for full names."""
 OWN_INITS = ("pissa", "olora", "corda", "lora_ga", "loftq", "eva")
-"""Beginnings of `init_lora_weights` that need data, or that change the base, so that the saved
-adapter would not fit the unchanged base."""
+"""PeftMethod refuses an `init_lora_weights` that begins with one of these. It needs data, or it
+changes the base so that the saved adapter does not fit the unchanged base."""
 VIRTUAL = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 """Tuners that put virtual tokens before the text."""
 MERGED_BY: dict[str, Method] = {
     "LORA": LoRA(), "ADALORA": AdaLoRA(), "IA3": IA3(), "LN_TUNING": LayerNormTuning(),
 }  # fmt: skip
-"""Tuners that can be merged -> the method whose `refuses_merging` applies to them."""
+"""Tuner that can be merged -> the method whose `refuses_merging` applies to it."""
 CHANGE_THE_BASE = (
     "bias", "lora_bias", "modules_to_save", "target_parameters", "trainable_token_indices",
 )  # fmt: skip
@@ -35,7 +33,7 @@ NOT_MERGED = {
     "alora_invocation_tokens": "it changes only what follows its invocation tokens",
     "arrow_config": "it mixes several adapters token by token",
 }
-"""Fields of LoRA with which it cannot be merged -> why."""
+"""Field of LoRA's configuration that prevents merging -> the reason."""
 NO_BIAS = (
     "it cannot be merged: `lora_bias` trains biases of layers that have none in the base; keep the "
     "adapter, or leave `lora_bias` out"
@@ -52,4 +50,4 @@ NOT_SUPPORTED = {
     "XLORA": "it mixes adapters that were trained before",
     "TRAINABLE_TOKENS": "`base.added_tokens` trains embeddings of added tokens, with any method",
 }
-"""Tuners that peftkit does not support -> why."""
+"""Tuner that peftkit does not support -> the reason."""

@@ -1,4 +1,4 @@
-"""PEFT's names of configuration types, and of the adapter in a model."""
+"""PEFT's names for types of configurations, and for the adapter in a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def kind_of(config: Any) -> str:
 
 
 def config_classes() -> dict[str, type[PeftConfig]]:
-    """Name of a type -> its configuration class; imports PEFT."""
+    """Returns PEFT's configuration classes by the names of their types."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     return {type_name(key): config for key, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}

@@ -1,4 +1,4 @@
-"""PEFT's warnings that are harmless here, or that an error replaces."""
+"""Suppresses PEFT's warnings that are harmless in peftkit, or that an error replaces."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def without_noise() -> Iterator[None]:
-    """Inside, PEFT gives no warning that is harmless here or that an error replaces."""
+    """A context without PEFT's warnings that are harmless here, or that an error replaces."""
     with warnings.catch_warnings():
         for message in (
             "Found missing adapter keys",  # `_restore` raises

@@ -1,4 +1,4 @@
-"""Checks targets against the model, and returns them in the form that PEFT takes."""
+"""Checks the choice of modules to adapt against a model, and returns it in PEFT's form."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def linear_targets(
     blocks: Sequence[int] = (),
 ) -> str | list[str]:
     """Returns `target_modules` in the form that PEFT takes. Checks names and patterns, since PEFT
-    silently ignores a misspelled name if another one matches.
+    silently ignores a misspelled name if another name matches.
 
     Args:
         kind: PEFT's name of the tuner.
-        field: the recipe's field, for messages.
-        blocks: numbers of the blocks to adapt; `all-linear` then becomes a list of names.
+        field: name of the recipe's field, for messages.
+        blocks: numbers of the blocks to adapt; if given, `all-linear` becomes a list of names.
 
     Raises:
-        MethodError: a name or pattern matches no layer, or modules that cannot be adapted.
+        MethodError: a name or pattern matches no layer, or a module that cannot be adapted.
     """
     from peftkit.methods.targets.layers import adaptable_classes, last_names, linear_names
     from peftkit.methods.targets.patterns import check_pattern
@@ -70,8 +70,8 @@ def _check_names(
     kinds: tuple[type[Any], ...],
     field: str,
 ) -> None:
-    """Raises MethodError if a name matches no module, or one that is not of these kinds; without
-    kinds, any module is accepted.
+    """Raises MethodError if a name matches no module, or a module of a class that is not in
+    `kinds`. Empty `kinds` accept any class.
     """
     from peftkit.errors import MethodError, did_you_mean, quoted
     from peftkit.methods.targets.layers import ends_in, is_below, last_names, linear_names

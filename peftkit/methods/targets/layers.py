@@ -19,8 +19,8 @@ from peftkit.methods.targets.targets import ALL_LINEAR
 
 
 def adaptable_classes(kind: str) -> tuple[type[Any], ...]:
-    """Classes of the layers that a tuner of PEFT adapts: linear layers, for IA3 also convolutions,
-    and for LoRA all that PEFT's `LoraModel` lists.
+    """Returns the classes of layers that a tuner of PEFT adapts: linear layers, and for IA3 also
+    convolutions. For LoRA, it returns all classes that PEFT's `LoraModel` lists.
     """
     convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     more: dict[str, tuple[type[Any], ...]] = {
@@ -36,19 +36,19 @@ def ends_in(name: str, end: str) -> bool:
 
 
 def is_below(name: str, modules: Iterable[str]) -> bool:
-    """Whether a name is that of one of these modules, or of a module inside one."""
+    """Whether `name` is one of `modules`, or names a module inside one of them."""
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def last_names(names: Iterable[str]) -> list[str]:
-    """The last parts of names, without numbers, sorted."""
+    """Returns the last parts of dotted names, sorted and without those that are numbers."""
     last = {name.rsplit(".", 1)[-1] for name in names}
     return sorted(name for name in last if name and not name.isdigit())
 
 
 def linear_names(model: nn.Module, head: tuple[str, ...], kind: str = "LORA") -> list[str]:
-    """Full names of the layers that `all-linear` takes: all linear ones except the head's, the
-    output layer, and those that the tuner cannot adapt in this architecture.
+    """Returns full names of the layers that `all-linear` takes: all linear layers except the head,
+    the output layer, and layers that the tuner cannot adapt in this architecture.
     """
     out = left_out(model, head, kind)
     return [n for n in _all_linear(model, head) if n.rsplit(".", 1)[-1] not in out]
@@ -66,8 +66,8 @@ def _all_linear(model: nn.Module, head: tuple[str, ...]) -> list[str]:
 
 
 def left_out(model: nn.Module, head: tuple[str, ...], kind: str = "LORA") -> list[str]:
-    """Last names of linear layers that a tuner cannot adapt in this architecture: PEFT refuses
-    them, nothing calls them, or their output is not a matrix product.
+    """Returns last names of the linear layers that a tuner cannot adapt in this architecture. PEFT
+    refuses them, the model does not call them, or their output is not a matrix product.
     """
     config: Any = model.config
     linear = _all_linear(model, head)
@@ -78,7 +78,7 @@ def left_out(model: nn.Module, head: tuple[str, ...], kind: str = "LORA") -> lis
 
 
 def _gives_product(layer: Any) -> bool:
-    """Whether a linear layer returns one tensor, (..., out); a router does not."""
+    """Whether a linear layer returns one tensor of shape (..., out); a router does not."""
     if type(layer).forward in (nn.Linear.forward, Conv1D.forward) or is_quantized(layer):
         return True
     try:
@@ -106,7 +106,7 @@ def _refused_by_peft(model: nn.Module, name: str, kind: str) -> bool:
 def excluded_modules(
     model: nn.Module, wanted: str | Sequence[str], head: tuple[str, ...], kind: str = "LORA"
 ) -> list[str] | None:
-    """PEFT's `exclude_modules`: the head, and the layers that `all-linear` leaves out."""
+    """Returns PEFT's `exclude_modules`: the head, and the layers that `all-linear` leaves out."""
     out = left_out(model, head, kind) if wanted == ALL_LINEAR else []
     return [*head, *out] or None
 

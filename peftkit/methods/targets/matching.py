@@ -1,7 +1,7 @@
-"""Checks that each setting of PEFT that names modules matches at least one.
+"""Checks that each setting of PEFT that names modules matches at least one module.
 
-PEFT ignores a name that matches nothing, or only warns. PEFT's own functions are used to find
-matches. A key of a pattern such as `rank_pattern` matches if PEFT looks it up.
+PEFT ignores a name that matches nothing, or only warns. The checks use PEFT's own functions. A key
+of a pattern such as `rank_pattern` matches if PEFT looks it up for a layer.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def inject_checked(
     """Injects an adapter like `inject_peft`, and checks that the user's settings match modules.
 
     Args:
-        values: field of the configuration -> the user's value; empty ones are ignored.
-        field: the recipe's field with the settings, for messages.
+        values: name of a configuration's field -> the user's value; empty values are ignored.
+        field: name of the recipe's field that holds the settings, for messages.
 
     Raises:
         MethodError: a setting matches nothing, or PEFT cannot adapt the model.
@@ -89,7 +89,7 @@ def _check_called(injected: Any, fitting: list[str], field: str) -> None:
     """Raises MethodError if the architecture never calls one of the adapted layers.
 
     Args:
-        fitting: last names of the layers that can be adapted.
+        fitting: last names of layers that can be adapted, for the hint.
     """
     model = injected.get_base_model()
     for name in getattr(injected.base_model, "targeted_module_names", ()):
@@ -98,19 +98,19 @@ def _check_called(injected: Any, fitting: list[str], field: str) -> None:
             if not is_quantized(getattr(layer, "base_layer", layer)):  # quantized layers are called
                 raise MethodError(
                     f"`{field}`: {type(model).__name__} computes with the weight of `{name}` "
-                    "itself, so adapting that layer has no effect",
+                    "without calling the layer, so adapting it has no effect",
                     f"adapt layers that it calls: {quoted(fitting)}",
                 )
 
 
 def _adapted(injected: Any) -> list[str]:
-    """Names of the adapted layers and parameters, as PEFT matches them with patterns."""
+    """Returns names of the adapted layers and parameters, as PEFT compares them with patterns."""
     tuner = injected.base_model
     return [*tuner.targeted_module_names, *tuner.targeted_parameter_names]
 
 
 def _log_lookups(value: object, field: str) -> _LookupLog[object]:
-    """Copies a pattern into a dictionary that records lookups, after checking its keys."""
+    """Checks a pattern's keys, and copies it into a dictionary that records lookups."""
     if not isinstance(value, Mapping):
         raise MethodError(f"`{field}` is not a table of names and values", 'write `{"q_proj": 32}`')
     if wrong := regex_problem(value):
@@ -123,8 +123,8 @@ class _Settings:
     """Checks the user's settings in a PEFT configuration against a model.
 
     Args:
-        model: before injection.
-        config: the same object as for injection, during which PEFT completes and changes it.
+        model: the model before injection.
+        config: the configuration object to inject; injection completes and changes it.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class _Settings:
             if beyond := [token for token in ids if token not in range(rows)]:
                 raise MethodError(
                     f"`{self.field}.{name}`: {beyond[0]!r} is not a row of the embedding, which "
-                    f"has {rows}",
+                    f"has {rows} rows",
                     "give ids of the tokenizer's tokens",
                 )
         copied = self._items("layer_replication")
@@ -241,9 +241,7 @@ class _Settings:
                 raise self._error("target_modules", problem, adapted)
 
     def check_pattern(self, setting: str, pattern: _LookupLog[object]) -> None:
-        """Raises MethodError if PEFT has not looked up one of the keys of a pattern for
-        any layer.
-        """
+        """Raises MethodError if a pattern has a key that PEFT looked up for no layer."""
         targets = getattr(self.config, "target_parameters", None) or ()
         adapted = _targeted(self.config, self.names)
         adapted += [p for p in self.parameters if any(ends_in(p, one) for one in targets)]
@@ -270,7 +268,7 @@ class _Settings:
 
 
 def _listed(value: object) -> list[object]:
-    """A list, tuple or table as a list; anything else as its only item."""
+    """Returns a collection's items (a table's keys) as a list; any other value as its only item."""
     return list(value) if isinstance(value, Collection) and not isinstance(value, str) else [value]
 
 
@@ -284,14 +282,14 @@ def _targeted(config: Any, names: Iterable[str], **changes: Any) -> list[str]:
 
 
 def _blocks(config: Any, names: Sequence[str]) -> str:
-    """Returns the first and the last block with layers of these names, as `0 to 11`."""
+    """Returns the range of blocks that contain layers of these names, such as `0 to 11`."""
     numbers = sorted({int(part) for name in names for part in name.split(".") if part.isdigit()})
     blocks = [n for n in numbers if _targeted(config, names, layers_to_transform=[n])]
     return f"{blocks[0]} to {blocks[-1]}" if blocks else "none"
 
 
 def _nearest(wrong: str, known: Sequence[str]) -> str:
-    """Returns a `did you mean` from the ends of known names, cut to as many parts as `wrong`."""
+    """Returns a `did you mean` hint: an end of a known name, with as many parts as `wrong`."""
     parts = wrong.count(".") + 1
     ends = {".".join(name.split(".")[-parts:]) for name in known}
     return did_you_mean(wrong, ends) if wrong else ""

@@ -1,4 +1,4 @@
-"""Checks regular expressions over the names of modules, which `target_modules` may be."""
+"""Checks a regular expression in `target_modules` against the names of a model's modules."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from peftkit.methods.targets.layers import ends_in, is_below, last_names, linear
 from peftkit.methods.targets.targets import ALL_LINEAR
 
 MOST_NAMES = 3
-"""Most modules that an error names."""
+"""Maximum number of modules that an error names."""
 
 
 def matched_modules(
     model: nn.Module, pattern: str, head: tuple[str, ...], field: str
 ) -> dict[str, nn.Module]:
-    """Name -> module, for the modules outside the head that a pattern matches.
+    """Returns the modules outside the head whose full names a pattern matches, by name.
 
     Raises:
         MethodError: the pattern matches no module.
@@ -40,8 +40,8 @@ def check_pattern(
     kinds: tuple[type[Any], ...],
     field: str,
 ) -> None:
-    """Raises MethodError unless a pattern matches only modules of these kinds; without kinds, only
-    modules whose children have no weights.
+    """Raises MethodError if a pattern matches a module of a class that is not in `kinds`. If
+    `kinds` is empty, raises it for a module whose children have weights.
     """
     matched = matched_modules(model, pattern, head, field)
     other = {
@@ -54,7 +54,7 @@ def check_pattern(
     shown = [f"`{name}` ({type(m).__name__})" for name, m in list(other.items())[:MOST_NAMES]]
     more = f" and {len(other) - MOST_NAMES} more" if len(other) > MOST_NAMES else ""
     raise MethodError(
-        f"`{field}`: `{pattern}` matches what cannot be adapted: {', '.join(shown)}{more}",
+        f"`{field}`: `{pattern}` matches modules that cannot be adapted: {', '.join(shown)}{more}",
         _fitting_hint(model, pattern, head, matched),
     )
 
@@ -77,15 +77,15 @@ def check_has_weights(
             raise MethodError(
                 f"`{field}`: `{name}` ({type(module).__name__}) has no weights, so it is not a "
                 "sublayer",
-                "name sublayers or blocks, such as `mlp`, or leave it out for the usual ones",
+                "name sublayers or blocks, such as `mlp`, or leave the field out for the default",
             )
 
 
 def _fitting_hint(
     model: nn.Module, pattern: str, head: tuple[str, ...], matched: dict[str, nn.Module]
 ) -> str:
-    """Returns the hint: a pattern or names for the linear layers that `pattern` matches, or that
-    are inside its matches.
+    """Returns a hint with a pattern or names for linear layers only: the linear layers that
+    `pattern` matches, or if there are none, the linear layers inside its matches.
     """
     linear = linear_names(model, head)
     wanted = [name for name in linear if name in matched]

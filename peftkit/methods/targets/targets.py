@@ -13,7 +13,7 @@ ValueT = TypeVar("ValueT")
 
 
 def _names_or_pattern(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    """Makes a single plain name a tuple: PEFT would read it as a pattern, which matches nothing."""
+    """Returns a plain name as a tuple, since PEFT reads a single text as a pattern."""
     if isinstance(value, str) and value not in ("", ALL_LINEAR):
         if value.isidentifier():
             return (value,)
@@ -31,13 +31,13 @@ def _not_empty(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
 
 
 Targets = Annotated[str | tuple[str, ...], AfterValidator(_names_or_pattern)]
-"""Names of modules, a regular expression over full names, or empty for the method's default."""
+"""Names of modules, a regular expression for full names, or empty for the method's default."""
 LinearTargets = Annotated[Targets, AfterValidator(_not_empty)]
-"""Names of linear layers, a regular expression over full names, or `all-linear` for all of them."""
+"""Names of linear layers, a regular expression for full names, or `all-linear` for all of them."""
 
 
 def _as_tuple(value: Any) -> Any:
-    """Returns a tuple; like PEFT, accepts a single value or None."""
+    """Returns a single value as a tuple, and None as an empty one, since PEFT accepts both."""
     if value is None:
         return ()
     return (value,) if isinstance(value, str | int) else value
@@ -64,17 +64,18 @@ Blocks = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_as_tuple)]
 Parents = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 """Names of the modules that hold blocks; a single name is accepted too."""
 Ranks = Annotated[dict[str, Annotated[int, Field(ge=1, le=2**16)]], AfterValidator(_check_keys)]
+"""Regular expression for the end of a layer's name -> the layer's rank."""
 Alphas = Annotated[dict[str, PositiveFloat], AfterValidator(_check_keys)]
-"""Regular expression for the end of a layer's name -> the layer's value."""
+"""Regular expression for the end of a layer's name -> the layer's alpha."""
 
 
 def has_block_number(name: str) -> bool:
-    """Whether a module's name or a pattern contains a block's number; the 1 of `fc1` is not one."""
+    """Whether a module's name or a pattern contains a block number; the 1 of `fc1` is not one."""
     return re.search(r"(?<!\w)\d+(?!\w)", name) is not None
 
 
 def without_blocks(pattern: dict[str, ValueT]) -> dict[str, ValueT]:
-    """Returns the pattern without the keys that contain a block's number."""
+    """Returns the pattern without the keys that contain a block number."""
     return {key: value for key, value in pattern.items() if not has_block_number(key)}
 
 

@@ -1,7 +1,6 @@
-"""Layers that share a weight, such as an output layer that is tied to the embedding.
+"""Separates layers that share a weight, such as an output layer that is tied to the embedding.
 
-An update of one layer must not change the other; merging into a shared weight would change both, so
-each layer gets its own weight first.
+Merging an update into a shared weight would change both layers, so each gets its own weight first.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from torch import nn
 
 
 def untie_adapted(model: nn.Module) -> None:
-    """If an adapted layer shares its weight, gives every module its own weight and unties the
-    configuration.
+    """Gives every module its own weight if an adapted layer shares one. Then it also sets
+    `tie_word_embeddings` of the configuration to False.
     """
     owners = _owners(model)
     adapted = (
@@ -37,7 +36,7 @@ def untie_adapted(model: nn.Module) -> None:
 
 
 def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    """Id of a parameter -> the modules that have it, and its name there."""
+    """Returns parameter id -> pairs (a module that has the parameter, its name in that module)."""
     owners: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
