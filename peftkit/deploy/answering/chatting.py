@@ -73,7 +73,7 @@ def _print_system(adapter: LoadedAdapter, console: Console) -> None:
 
 
 def answer_once(adapter: LoadedAdapter, text: str, compare: bool) -> dict[str, str]:
-    """Answers a text: `reply` holds the adapter's answer; if `compare`, `base` holds the base's."""
+    """Returns the adapter's answer as `reply` and, if `compare`, the base's answer as `base`."""
     answers = {"reply": adapter.write([text])[0]}
     if compare:
         answers["base"] = adapter.write([text], adapter.load_base())[0]

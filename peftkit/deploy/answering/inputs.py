@@ -15,7 +15,7 @@ from peftkit.tasks.task import Task
 
 
 def read_table(file: Path, source: Source, encoding: str = "") -> Table:
-    """Reads a table in `encoding`; by default UTF-8, or else the training file's encoding.
+    """Reads a table; without `encoding`, tries UTF-8 first, then the training file's encoding.
 
     Args:
         encoding: the table's encoding; empty if the user gave none.
@@ -66,5 +66,5 @@ def read_inputs(table: Table, task: Task) -> list[Any]:
 
 
 def _as_option(hint: str) -> str:
-    """Writes `--encoding`, as `peftkit predict` has it, for `--task.data.encoding` in a hint."""
+    """Replaces `--task.data.encoding` in a hint by `predict`'s option `--encoding`."""
     return hint.replace("--task.data.encoding", "--encoding")

@@ -33,7 +33,7 @@ from peftkit.recipe import Recipe
 
 
 def merge(path: str, base: str = "") -> nn.Module:
-    """Merges the adapter in a run or adapter folder, in float32; compares the result on the probes.
+    """Merges the adapter in a run or adapter folder, in float32; compares it with the probes.
 
     Args:
         base: path of the base; empty for the path in the recipe.

@@ -62,7 +62,7 @@ class MovedModel:
 def load_moved_model(
     adapter: OpenedAdapter, material: Material, accelerator: Accelerator
 ) -> MovedModel:
-    """Loads the adapter on its base, at scale 1, and checks it on its probes."""
+    """Loads the adapter on its base, at scale 1, and compares it with its probes."""
     recipe, head, device = adapter.recipe, adapter.record.head, accelerator.device
     model, _ = load_proven(adapter.folder, recipe, adapter.base, adapter.record, accelerator)
 

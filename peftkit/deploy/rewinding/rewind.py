@@ -34,7 +34,7 @@ from peftkit.tasks.score import Score
 
 REPORT, CURVE = "rewind.json", "rewind.svg"
 OTHER_DATA = 1e-2
-"""Relative change of the test loss at scale 1 above which the test data must have changed."""
+"""If the test loss at scale 1 has changed by more than this share, the data has changed."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def open_for_export(request: Request) -> OpenedAdapter:
 
 
 def check_writes(head: Head) -> None:
-    """Raises AdapterError unless the model writes text; exports to GGUF need such a model."""
+    """Raises AdapterError unless the model writes text, as every export to GGUF requires."""
     if not head.goes_on:
         kind = "classification head" if head.output == "pooled" else f"head for {head.task_type}"
         raise AdapterError(

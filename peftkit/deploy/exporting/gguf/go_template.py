@@ -63,7 +63,7 @@ def go_template(render: Render) -> str:
         render: renders the Jinja template without the token that llama.cpp itself puts first.
 
     Raises:
-        AdapterError: no Go template of the form above renders conversations identically.
+        AdapterError: a Go template cannot be made that renders conversations identically.
     """
     turns = _derive(render)
     texts = [turns.default, turns.prompt]

@@ -56,7 +56,7 @@ def check_expressible(config: AdapterConfig, folder: Path) -> None:
 
 
 def read_lora(folder: Path, config: AdapterConfig, base: OpenedBase, layout: Layout) -> LoraFile:
-    """Reads each layer's update with PEFT's scale, by GGUF's names. Loads no weights of the base.
+    """Reads each layer's update and names the layer as GGUF does. Loads no weights of the base.
 
     Raises:
         AdapterError: a GGUF file cannot hold the update of one of the layers.
