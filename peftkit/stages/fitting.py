@@ -1,4 +1,4 @@
-"""Trains a prepared recipe: loads weights, scores the base, injects the method, trains, scores."""
+"""Trains a prepared recipe: scores the base, injects the method, trains, scores the result."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def train_and_score(
 def judge_base(
     loaded: LoadedModel, judge: Judge, accelerator: Accelerator, frozen_probe: bool
 ) -> Before:
-    """Scores the base with a random head, writes its answers and may fit the frozen probe."""
+    """Scores the base with a random head, writes its answers; fits a frozen probe if wanted."""
     prepared, clock, recipe = judge.prepared, judge.clock, judge.prepared.recipe
     with clock.stage("evaluate"):
         engine = engine_of(loaded.model, prepared, accelerator)
@@ -188,7 +188,7 @@ def _scores_of(probe: ProbeOfRun | None) -> dict[str, dict[str, float]]:
 
 
 def load(prepared: Prepared, accelerator: Accelerator) -> LoadedModel:
-    """Loads the base with its weights and a random head; the caller sets the seed before."""
+    """Loads the base with its weights and a random head; the caller sets the seed."""
     recipe = prepared.recipe
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
     head, dropout = prepared.encoded.head, recipe.training.dropout
@@ -200,7 +200,7 @@ def load(prepared: Prepared, accelerator: Accelerator) -> LoadedModel:
 
 
 def inject(loaded: LoadedModel, prepared: Prepared) -> nn.Module:
-    """Injects the method and, if there is a start adapter, sets its values; returns the model."""
+    """Injects the method and restores the start adapter, if there is one; returns the model."""
     recipe, base = prepared.recipe, prepared.base
     model = recipe.method.inject(loaded.model, prepared.encoded, loaded.head)
     train_added_tokens(model, base.added_ids)

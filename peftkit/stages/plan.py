@@ -24,7 +24,7 @@ FORWARD_OF_FULL = 3
 """Cost of a training pass of full fine-tuning, in forward passes. The backward pass costs two: one
 for the gradients of each layer's inputs, one for the gradients of its weights."""
 SAVES = 0.95
-"""A method saves memory or time if it needs less than this share of full fine-tuning's."""
+"""A method saves memory or time if it needs less than this share of what full fine-tuning needs."""
 
 
 def make_plan(
