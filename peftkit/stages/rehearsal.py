@@ -108,7 +108,7 @@ def _inject_into_shapes(
     shapes: LoadedModel, base: OpenedBase, encoded: Encoded, method: Method
 ) -> nn.Module:
     """Injects the method into the first model that allows it: the base's shapes, the shapes without
-    quantized layers, or the base with uninitialized values, which are never written.
+    quantized layers, or the base with uninitialized values (reserved memory, never used).
     """
     kinds: list[Callable[[], LoadedModel]] = [
         lambda: shapes,

@@ -128,7 +128,7 @@ def _expanded(
 def _copy_own(adapter: OpenedAdapter, folder: Path) -> None:
     """Copies the training's tokenizer and chat template, and writes a README about the base.
 
-    If another tool saved the adapter, writes only the tokenizer, if it differs from the base's.
+    For another tool's adapter, writes only the tokenizer, and only if it is not the base's.
     """
     if not adapter.record.base:
         if uses_own_tokenizer(adapter.folder, adapter.base):
