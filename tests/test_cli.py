@@ -134,7 +134,7 @@ def test_predict_reads_a_file_in_the_encoding_that_is_given(run_folder, in_tmp, 
         (["RUN", "--file", "bad.csv", "--out", "o.csv"], "no column `text`"),
         (
             ["RUN", "--file", "bad.csv", "--out", "o.csv"],
-            "name its columns as in the training file",
+            "name the columns of the file as in the training file",
         ),
         (["RUN", "--file", "de.csv", "--out", "o.csv"], "1 not UTF-8 (line 2)"),
         (["RUN", "--file", "de.csv", "--out", "o.csv"], "give `--encoding cp1252`"),

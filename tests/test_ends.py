@@ -229,7 +229,7 @@ def test_a_signal_in_the_check_leaves_the_adapter(make_recipe, in_tmp, monkeypat
     assert not verify("runs/tiny/adapter.unchecked").problems
     assert caught.value.hint == "check it with `peftkit verify runs/tiny/adapter.unchecked`"
     monkeypatch.setattr("peftkit.run.train_and_score", interrupted)
-    with pytest.raises(Interrupted, match="stopped before anything could be kept"):
+    with pytest.raises(Interrupted, match="stopped before anything was saved"):
         run(make_recipe(max_steps=1))
     assert not Path("runs/tiny-2").exists()
 

@@ -123,7 +123,7 @@ def test_a_chat_model_takes_its_template_along(make_chat, tmp_path, capsys):
 
 REFUSED = {
     "vllm": [
-        (pk.DoRA(r=4), "it is DoRA, and vLLM takes A and B"),
+        (pk.DoRA(r=4), "it is DoRA, and vLLM takes only A and B"),
         (pk.PrefixTuning(num_virtual_tokens=4), "it is PREFIX_TUNING, and vLLM takes"),
         (pk.TopLayers(k=1), "weights of the base itself"),
     ],

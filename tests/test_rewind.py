@@ -180,7 +180,7 @@ def test_what_cannot_be_is_told_before_weights_are_loaded(labelled, tmp_path, mo
         rewind(str(run_folder), retention=Retention(path=str(bare)))
     row = load_splits(recipe.task, recipe.split_seed)[0].train[0].values
     seen = write_csv(tmp_path / "seen.csv", [[row["text"], row["label"]]])
-    with pytest.raises(DataError, match="all its rows are in the training split"):
+    with pytest.raises(DataError, match="are in the training split"):
         rewind(str(run_folder), retention=Retention(path=str(seen)))
     with pytest.raises(RecipeError, match="needs a measured retention"):
         rewind(str(run_folder), allowed=0.1)

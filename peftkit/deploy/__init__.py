@@ -1,1 +1,1 @@
-"""What is done with a finished adapter: answering, merging, exporting, rewinding."""
+"""Answers with a finished adapter, merges it, exports it, or rewinds it."""

@@ -31,7 +31,7 @@ from peftkit.methods.peft.types import ADAPTER_NAME
 
 PREFIX = "base_model.model."
 PARTS = ("lora_A.weight", "lora_B.weight", "lora_A", "lora_B", "lora_E")
-"""Ends of tensor names in LoRA and AdaLoRA files."""
+"""Endings of the tensors' names in LoRA and AdaLoRA files."""
 EXPANDED = {
     "alpha_pattern", "beta1", "beta2", "bias", "deltaT", "fan_in_fan_out", "init_r", "lora_alpha",
     "orth_reg_weight", "peft_type", "qalora_group_size", "r", "rank_pattern", "target_r", "tfinal",
@@ -44,7 +44,7 @@ LORA = ("LORA", "ADALORA")
 OWN = "one of peftkit's own methods"
 MERGE = "fold it into the weights with `peftkit merge`"
 ROUNDING = 1e-6
-"""Largest relative error from scaling B in float32."""
+"""Largest allowed relative error from scaling B in float32."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Update:
     """One layer's update, scale * b @ a."""
 
     a: npt.NDArray[np.float32]
-    """(r, in)."""
+    """LoRA's A, (r, in)."""
     b: npt.NDArray[np.float32]
-    """(out, r)."""
+    """LoRA's B, (out, r); for AdaLoRA, B diag(E)."""
     scale: float
 
     @property
@@ -105,14 +105,16 @@ def most_common(values: Iterable[float]) -> float:
 def read_updates(
     folder: Path, config: AdapterConfig, base: OpenedBase, head: Head
 ) -> tuple[dict[str, Update], dict[str, torch.Tensor]]:
-    """Reads an adapter's updates, by the layers' names in the base, and its other tensors, by name.
-    Reads no weights of the base.
+    """Reads the tensors of a LoRA or AdaLoRA adapter. Reads no weights of the base.
 
     Args:
-        config: content of adapter_config.json, of type LORA or ADALORA.
+        config: content of adapter_config.json.
+
+    Returns:
+        The layers' updates, by the layers' names in the base; and all other tensors, by name.
 
     Raises:
-        AdapterError: tensors of a layer are missing, or an adapted layer is not linear.
+        AdapterError: tensors are missing, an adapted layer is not linear, or every scale is 0.
     """
     layers = _peft_layers(empty_model(base, head).model, config)
     tensors = load_file(folder / WEIGHTS)
@@ -135,7 +137,7 @@ def read_updates(
 
 
 def _peft_layers(model: torch.nn.Module, config: AdapterConfig) -> Mapping[str, Any]:
-    """Layer's name in the base -> PEFT's LoRA layer, with scale and rank but no weights."""
+    """Name of a layer in the base -> PEFT's LoRA layer, with scale and rank but no weights."""
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils import PeftType
 

@@ -1,4 +1,4 @@
-"""Trains a prepared recipe: weights, score before, injection, training, score after."""
+"""Trains a prepared recipe: scores the base, injects the method, trains, scores the result."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from peftkit.training.progress import line_printer
 
 
 class Unfinished(Exception):
-    """A signal ended training after a validation; the model holds the best validated weights."""
+    """A signal ended training after a validation; `model` holds the best validated weights."""
 
     def __init__(
         self,
@@ -74,10 +74,10 @@ def train_and_score(
     console: Console,
     frozen_probe: bool = True,
 ) -> tuple[nn.Module, Outcome]:
-    """Trains a prepared recipe, scored before and after; returns the trained model and its outcome.
+    """Trains a prepared recipe and scores it before and after; returns the model and the outcome.
 
     Args:
-        frozen_probe: whether to also fit a probe on a classifier's frozen base.
+        frozen_probe: whether to fit a probe on the frozen base too; only for classifiers.
 
     Raises:
         Unfinished: a signal ended training; the trained model is not scored.
@@ -121,7 +121,7 @@ def train_and_score(
 def judge_base(
     loaded: LoadedModel, judge: Judge, accelerator: Accelerator, frozen_probe: bool
 ) -> Before:
-    """Scores the base with a random head, writes its answers, fits the frozen probe if wanted."""
+    """Scores the base with a random head, writes its answers; fits a frozen probe if wanted."""
     prepared, clock, recipe = judge.prepared, judge.clock, judge.prepared.recipe
     with clock.stage("evaluate"):
         engine = engine_of(loaded.model, prepared, accelerator)
@@ -140,7 +140,7 @@ def judge_base(
 def _baselines(
     engine: Engine, judge: Judge, probe: ProbeOfRun | None
 ) -> dict[str, dict[str, float]]:
-    """Test scores of guessing, of the frozen probe and of the start adapter, by name."""
+    """Test scores of the baselines, by name: guessing, the frozen probe and the start adapter."""
     prepared = judge.prepared
     with judge.clock.stage("evaluate"):
         scores = {**prepared.recipe.task.baselines(prepared.encoded), **_scores_of(probe)}
@@ -162,7 +162,7 @@ def _samples(prepared: Prepared, before: Sequence[str], after: Sequence[str]) ->
 
 def score_and_probe(base: FrozenBase, judge: Judge) -> tuple[Score, ProbeOfRun]:
     """Scores the untrained model on the test split and fits the frozen probe. If the architecture
-    allows it, one pass over the test split serves both.
+    allows it, both use one pass over the test split.
     """
     prepared, clock = judge.prepared, judge.clock
     recipe, encoded = prepared.recipe, prepared.encoded
@@ -183,12 +183,12 @@ def score_and_probe(base: FrozenBase, judge: Judge) -> tuple[Score, ProbeOfRun]:
 
 
 def _scores_of(probe: ProbeOfRun | None) -> dict[str, dict[str, float]]:
-    """The probe's test scores as a baseline; empty without a fitted probe."""
+    """The probe's test scores, as a baseline; empty if no probe was fitted."""
     return {} if probe is None or probe.fitted is None else {ROW: probe.fitted.score.metrics}
 
 
 def load(prepared: Prepared, accelerator: Accelerator) -> LoadedModel:
-    """Loads the base with its weights and a random head; set the seed first."""
+    """Loads the base with its weights and a random head; the caller sets the seed."""
     recipe = prepared.recipe
     dtype = weights_dtype(recipe.base, recipe.method.trains_base_weights)
     head, dropout = prepared.encoded.head, recipe.training.dropout
@@ -200,7 +200,7 @@ def load(prepared: Prepared, accelerator: Accelerator) -> LoadedModel:
 
 
 def inject(loaded: LoadedModel, prepared: Prepared) -> nn.Module:
-    """Injects the method, with the start adapter's values if there is one; returns the model."""
+    """Injects the method and restores the start adapter, if there is one; returns the model."""
     recipe, base = prepared.recipe, prepared.base
     model = recipe.method.inject(loaded.model, prepared.encoded, loaded.head)
     train_added_tokens(model, base.added_ids)
@@ -210,14 +210,14 @@ def inject(loaded: LoadedModel, prepared: Prepared) -> nn.Module:
 
 
 def engine_of(model: nn.Module, prepared: Prepared, accelerator: Accelerator) -> Engine:
-    """An engine that pads its batches, which every architecture supports."""
+    """An engine with padded batches, which every architecture supports."""
     recipe, encoded = prepared.recipe, prepared.encoded
     loss, tokens = recipe.task.loss(recipe.training), recipe.training.micro_batch_tokens
     return Engine.of(model, encoded.head, loss, encoded.pad_token_id, tokens, accelerator)
 
 
 def with_start_values(engine: Engine, prepared: Prepared) -> Prepared:
-    """Adds the model's current values to the examples if the task's loss compares with them."""
+    """Adds each output's current loss to the examples, if the task's loss compares with it."""
     if not engine.loss.needs_start_values:
         return prepared
     values = {
@@ -227,7 +227,7 @@ def with_start_values(engine: Engine, prepared: Prepared) -> Prepared:
 
 
 def decide(engine: Engine, prepared: Prepared) -> Decision:
-    """The task's decision on validation, such as a threshold; empty if the task decides nothing."""
+    """The task's decision on the validation split, such as a threshold; empty if there is none."""
     task, validation = prepared.recipe.task, prepared.encoded.validation
     if not task.decides:
         return Decision()

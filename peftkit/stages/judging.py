@@ -33,13 +33,13 @@ class Judge:
         return evaluate(engine, test, self.prepared.recipe.task, pace.advance, decision)
 
     def score_and_answers(self, engine: Engine, decision: Decision) -> Judged:
-        """The score on the test split, with metrics of written texts, and the written answers."""
+        """The test score with the metrics of written texts; and the written answers."""
         with self.clock.stage("evaluate"):
             score = self.score(engine, decision)
         return self.with_answers(score, engine)
 
     def with_answers(self, score: Score, engine: Engine) -> Judged:
-        """Writes answers to the test prompts; returns them and the score with their metrics."""
+        """Writes answers to the test prompts; adds their metrics to the score."""
         prompts = self.prepared.encoded.prompts
         with self.clock.stage("generate"):
             answers = write_answers(engine, self.prepared, prompts, "written answers", self.console)
@@ -71,10 +71,10 @@ def validation_score(engine: Engine, prepared: Prepared, console: Console) -> Sc
 def write_answers(
     engine: Engine, prepared: Prepared, prompts: Sequence[Prompt], what: str, console: Console
 ) -> list[str]:
-    """Lets the model answer prompts.
+    """The model's answer to each prompt.
 
     Args:
-        what: what is written, for progress messages.
+        what: name of the answers in progress messages.
     """
     pace = Pace(line_printer(console), what, len(prompts))
     ids = [prompt.input_ids for prompt in prompts]

@@ -1,7 +1,7 @@
 """Estimates a method's memory and time on a base from copies with few blocks and random weights.
 
-Both grow linearly with the number of blocks L, so measuring the run's largest batch on two copies,
-of k and k + 3 blocks, gives the cost of the whole base:
+Memory and time grow linearly with the number of blocks L. The run's largest batch is measured on
+two copies, with k and k + 3 blocks. The cost of the whole base follows:
 
     cost(L) = cost(k) + (L - k) / 3 * (cost(k + 3) - cost(k))
 """
@@ -40,18 +40,18 @@ from peftkit.training.forward.self_check import cannot_pack, shares_beginning
 from peftkit.training.loop import keep_few_activations
 
 MOST_BLOCKS = 6
-"""Most blocks of the smaller copy, for methods that need several blocks."""
+"""Largest number of blocks in the smaller copy, for methods that need several blocks."""
 APART = 3
 """How many more blocks the larger copy has."""
 WHOLE_BLOCKS = 12
 """A base that no small copy can represent is measured whole if it has at most this many blocks."""
 MEASURED_SECONDS = 1.5
-"""Seconds for which a pass is repeated; the fastest repetition counts."""
+"""Seconds for which a pass is repeated; the time of the fastest repetition is used."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Memory and time of a model; megabytes are 2^20 bytes."""
+    """Memory and time that a model needs; megabytes are 2^20 bytes."""
 
     weights_mb: float
     quantization_state_mb: float
@@ -62,14 +62,14 @@ class Cost:
     evaluation_mb: float
     """Peak memory of activations and logits in a forward pass of the largest test batch."""
     kept_mb: float
-    """Memory of the outputs of frozen lower blocks, kept for all examples; 0 if none are kept."""
+    """Memory of the stored outputs of frozen lower blocks for all examples; 0 if not stored."""
     training_seconds: float
     """Seconds per token of a forward and backward pass; 0 if time was not measured."""
     evaluation_seconds: float
     """Seconds per token of a forward pass; 0 if time was not measured."""
 
     def at(self, other: Cost, share: float) -> Cost:
-        """Interpolates between this cost (`share` 0) and another (1); beyond 1, extrapolates."""
+        """Interpolates between this cost (`share` 0) and another (1); extrapolates beyond 1."""
         pairs = zip(asdict(self).items(), asdict(other).values(), strict=True)
         return Cost(**{name: one + share * max(0.0, two - one) for (name, one), two in pairs})
 
@@ -94,7 +94,7 @@ class Trial:
 def make_trial(
     recipe: Recipe, base: OpenedBase, encoded: Encoded, accelerator: Accelerator, timed: bool
 ) -> Trial:
-    """A trial with the fastest layout that the run may use, if the self-check accepts it."""
+    """A trial with the run's fastest layout, assuming that the self-check accepts the layout."""
     packs = recipe.training.layout == "auto" and "packed" in recipe.method.layouts
     model = empty_model(base, encoded.head).model
     packs = packs and not cannot_pack(model)
@@ -135,8 +135,8 @@ def measure(trial: Trial) -> Cost:
 
 
 def measured_method(method: Method, base: OpenedBase) -> Method:
-    """The method that is measured in place of a given one. On a base too large to measure whole, it
-    adapts all blocks even if the given method adapts some: then the cost is an upper bound.
+    """The method to measure in place of the given one. If the base is too large to measure whole,
+    the measured method adapts all blocks, so its cost is an upper bound.
     """
     proxy = method.cost_proxy()
     return proxy.in_every_block() if depth(base) > WHOLE_BLOCKS else proxy
@@ -199,7 +199,7 @@ def _measure_copy(num_blocks: int, trial: Trial, method: Method) -> Cost:
 
 
 def _kept_mb(engine: Engine, trial: Trial) -> float:
-    """Memory of the frozen trunk's outputs for all examples, in MB; 0 if they are not kept."""
+    """Memory of the frozen trunk's stored outputs for all examples, in MB; 0 if not stored."""
     encoded = trial.encoded
     if not engine.forward.packed or trial.recipe.training.num_epochs < 2:
         return 0.0
@@ -221,7 +221,7 @@ class _Pass:
 
     run: Callable[[], None]
     tokens: int
-    """Number of tokens of average examples whose computation takes as long."""
+    """Number of tokens in average examples that take as long to compute as the batch."""
 
 
 def _passes(engine: Engine, trial: Trial) -> tuple[_Pass, _Pass]:
@@ -250,8 +250,8 @@ def _passes(engine: Engine, trial: Trial) -> tuple[_Pass, _Pass]:
 
 
 def _most_in_training(model: nn.Module, train: _Pass, trial: Trial) -> float:
-    """Peak memory in training without weights and gradients, in MB. Gradients exist from the start
-    if an earlier micro-batch made them; else they are allocated while activations are freed.
+    """Peak memory in training without weights and gradients, in MB. If an earlier micro-batch made
+    gradients, they exist from the start; else they are allocated while activations are freed.
     """
     train.run()
     gradients = [p.grad for p in trainable_parameters(model).values() if p.grad is not None]

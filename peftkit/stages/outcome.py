@@ -32,7 +32,7 @@ class Outcome:
     trainable_parameters: int
     base_memory: Footprint
     unquantized: list[str]
-    """Modules of a quantized base whose weights are not quantized; embeddings are not listed."""
+    """Modules of a quantized base whose weights are not quantized, except embeddings."""
     decision: Decision
     """The task's decision on the validation split with the best weights."""
     probe: ProbeOfRun | None
@@ -54,8 +54,8 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measures the code inside. Of nested stages, only the outermost gets the time and only
-        the innermost gets the peak memory.
+        """Measures time and memory of the code inside. If stages are nested, the outermost gets
+        the time, and the innermost gets the peak memory.
         """
         self._note()
         self._open.append(name)
@@ -74,7 +74,7 @@ class Clock:
         return max(self.peaks_mb.values())
 
     def _note(self) -> None:
-        """Records the peak memory since the last call for the innermost stage."""
+        """Records the peak memory since the previous call under the innermost stage's name."""
         if self._open:
             name, peak = self._open[-1], peak_memory_mb(self.device)
             self.peaks_mb[name] = max(self.peaks_mb.get(name, 0.0), peak)

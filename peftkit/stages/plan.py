@@ -24,7 +24,7 @@ FORWARD_OF_FULL = 3
 """Cost of a training pass of full fine-tuning, in forward passes. The backward pass costs two: one
 for the gradients of each layer's inputs, one for the gradients of its weights."""
 SAVES = 0.95
-"""A method saves if it needs less than this share of full fine-tuning's memory or time."""
+"""A method saves memory or time if it needs less than this share of what full fine-tuning needs."""
 
 
 def make_plan(
@@ -61,7 +61,9 @@ def make_plan(
     worst = trial.worst.indices
     notes = _notes(recipe, peaks, seconds, full, accelerator.device)
     if measured_method(recipe.method, base) != recipe.method.cost_proxy():
-        notes.append("measured with all blocks adapted, which costs more than the chosen ones")
+        notes.append(
+            "measured with all blocks adapted, which costs more than adapting the chosen ones"
+        )
     return Plan(
         *parameters,
         layout=trial.layout,
@@ -95,11 +97,12 @@ def _course(recipe: Recipe, encoded: Encoded) -> _Course:
 
 
 def forward_tokens(recipe: Recipe, encoded: Encoded, trained_share: float) -> float:
-    """A run's computation, as the number of tokens in a forward pass through the whole base.
+    """A run's computation, as the number of tokens in a forward pass of equal cost.
 
     A training token passes forward through all blocks and backward through the blocks above the
     lowest trained tensor. The backward pass counts twice if weights of the base get gradients.
-    Blocks below are passed once, not in each epoch. Loading, saving and answers are left out.
+    Blocks below that tensor are computed once, not in each epoch. Loading, saving and answers are
+    not counted.
 
     Args:
         trained_share: share of the blocks that gradients pass through.
@@ -131,12 +134,15 @@ def estimate_from_full(
     trained_share: float,
     full: Cost,
 ) -> tuple[float, dict[str, float]]:
-    """Estimates a recipe's peak memory, in MB, and its seconds of training and evaluation from the
-    cost of full fine-tuning, measured on the same base and data.
+    """Estimates a recipe's memory and time from the measured cost of full fine-tuning.
 
     Args:
         parameters: number of trained parameters, number of all parameters.
         trained_share: share of the blocks that gradients pass through.
+        full: cost of full fine-tuning, measured on the same base and data.
+
+    Returns:
+        The peak memory in MB; and the seconds of training and of evaluation, by name.
     """
     course = _course(recipe, encoded)
     passes = _forward_passes(recipe, course, trained_share) / FORWARD_OF_FULL
@@ -169,8 +175,8 @@ def _memory(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The parts of memory in training, and the peak of each stage, in MB.
 
-    On a CPU, these include the process itself and the copy of the best weights, which exists from
-    the first validation on. Neither is in a GPU's memory.
+    On a CPU, both include the process itself and a copy of the best weights, which is made at the
+    first validation. A GPU's memory holds neither.
     """
     trained = cost.trained_numbers / 2**20
     held = process + cost.weights_mb + cost.quantization_state_mb
@@ -215,7 +221,7 @@ def _notes(
     full: dict[str, float],
     device: torch.device,
 ) -> list[str]:
-    """Notes: whether memory suffices, and what the method saves over full fine-tuning."""
+    """The plan's notes: a warning if memory is too small, and the savings over full fine-tuning."""
     notes = []
     peak, available = peak_of(peaks), _available_mb(device)
     if peak > available:
@@ -239,7 +245,7 @@ def _notes(
 
 
 def _available_mb(device: torch.device) -> float:
-    """Memory that the run can use, in MB; on a CPU, including what the process already uses."""
+    """Memory that the run can use, in MB; on a CPU, includes what the process already uses."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0] / 2**20)
     return resident_mb() + float(psutil.virtual_memory().available / 2**20)

@@ -33,8 +33,8 @@ class Prepared:
     """A recipe with its data and base, after all checks that need no weights."""
 
     recipe: Recipe
-    """The recipe with settings that are resolved before training: quantization of the base's files,
-    number of threads, and the system prompt if all conversations share one."""
+    """The recipe after these settings were resolved: quantization of the base's files, number of
+    threads, and the system prompt if all conversations share one."""
     ledger: Ledger
     base: OpenedBase
     encoded: Encoded
@@ -111,7 +111,7 @@ def _check_packages(recipe: Recipe) -> None:
 
 
 def _token_ids(encoded: Encoded) -> Iterator[Array]:
-    """Yields the token ids of each example in each of its input columns."""
+    """Yields each example's token ids, from every input column that holds token ids."""
     for examples in encoded.splits().values():
         for name, column in examples.inputs.items():
             if name.endswith("input_ids"):

@@ -38,8 +38,8 @@ def make_record(
 
     Args:
         saved: folder of the adapter.
-        probe_difference: distance between the saved adapter's logits on its probes and those of
-            the trained model.
+        probe_difference: distance between the logits of the saved adapter and of the trained
+            model on the adapter's probes.
         serve: program -> the command that exports the adapter to it.
     """
     result, folder = outcome.result, saved.parent

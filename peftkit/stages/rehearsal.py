@@ -32,7 +32,7 @@ from peftkit.recipe import Training
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What an injection into a model without weights shows."""
+    """Parameter counts and warnings, found by injecting the method into a model without weights."""
 
     trainable_parameters: int
     total_parameters: int
@@ -58,7 +58,7 @@ def rehearse(
         MethodError: the architecture lacks something that the method needs.
         AdapterError: the start adapter has another method or other settings.
         BaseModelError: the architecture does not support the task or the training's settings, or
-            less than half of it would be quantized.
+            less than half of the model would be quantized.
     """
     empty = empty_model(base, encoded.head, training.dropout)
     total = count(empty.model.parameters())
@@ -108,7 +108,7 @@ def _inject_into_shapes(
     shapes: LoadedModel, base: OpenedBase, encoded: Encoded, method: Method
 ) -> nn.Module:
     """Injects the method into the first model that allows it: the base's shapes, the shapes without
-    quantized layers, or the base with uninitialized values (whose memory stays untouched).
+    quantized layers, or the base with uninitialized values (reserved memory, never used).
     """
     kinds: list[Callable[[], LoadedModel]] = [
         lambda: shapes,
@@ -138,8 +138,8 @@ def _with_uninitialized_values(empty: LoadedModel) -> LoadedModel:
 
 
 def check_gradients(empty: LoadedModel, encoded: Encoded, method: Method) -> None:
-    """Raises MethodError if the first training example passes through the base, but fails with the
-    method injected, or gives no gradient to a trained tensor. Needs only shapes.
+    """Raises MethodError if the method, once injected, fails on the first training example or gives
+    a trained tensor no gradient, although the base alone does not fail. Needs only shapes.
     """
     inputs = _first_inputs(encoded)
     linear = last_names(linear_names(empty.model, empty.head))
@@ -186,8 +186,8 @@ def _without(model: nn.Module, unused: list[str], linear: list[str]) -> str:
 
 
 def _first_inputs(encoded: Encoded) -> dict[str, torch.Tensor]:
-    """The model's inputs for the first training example, as shapes; without an attention mask,
-    whose values some architectures read.
+    """Shapes of the model's inputs for the first training example. There is no attention mask,
+    because some architectures read its values.
     """
     ids = torch.zeros((1, len(encoded.train.input_ids[0])), dtype=torch.int64, device="meta")
     return dict.fromkeys(encoded.train.inputs, ids)

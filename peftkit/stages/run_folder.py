@@ -53,7 +53,7 @@ def _interrupted(folder: Path, code: int) -> Interrupted:
     """The error for a signal outside training; it says which adapter was saved, if any."""
     kept = next((file.parent for file in folder.rglob("*.safetensors")), None)
     if kept is None:
-        return Interrupted("stopped before anything could be kept", exit_code=code)
+        return Interrupted("stopped before anything was saved", exit_code=code)
     if not (kept / "peftkit.json").is_file():  # the last file of an adapter
         return Interrupted(f"stopped while `{kept}` was written; it is incomplete", exit_code=code)
     return Interrupted(
@@ -84,8 +84,8 @@ def taken(output_dir: str) -> OutputError:
 
 
 def taken_name(name: str, output_dir: str) -> Path | None:
-    """The folder that a run will use because `runs/<name>` exists; None if it does not exist, or if
-    `output_dir` is given.
+    """The folder that a run will use if `runs/<name>` already exists. None if `runs/<name>` is
+    free, or if `output_dir` is given.
     """
     first = Path("runs") / name
     if output_dir or not first.exists():
@@ -101,7 +101,7 @@ def _numbered(first: Path) -> Iterator[Path]:
 
 
 def claim_folder(name: str, output_dir: str) -> Path:
-    """Makes `output_dir`; if empty, the first free one of `runs/<name>`, `runs/<name>-2`, ..."""
+    """Makes `output_dir` if given, else the first free of `runs/<name>`, `runs/<name>-2`, ..."""
     candidates = [Path(output_dir).expanduser()] if output_dir else _numbered(Path("runs") / name)
     for folder in candidates:
         try:

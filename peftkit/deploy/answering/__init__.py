@@ -1,1 +1,1 @@
-"""Answers the rows of a file, and holds conversations."""
+"""Answers the rows of a file with an adapter, and chats with it at the terminal."""

@@ -39,10 +39,10 @@ def open_chat(
     settings: Mapping[str, object] | None = None,
     system: str | None = None,
 ) -> LoadedAdapter:
-    """Loads the adapter of a chat run; arguments as for `load`.
+    """Loads the adapter of a chat run, as `load` does, and sets its system prompt.
 
     Args:
-        system: the system prompt; empty for none, None for the one used in training.
+        system: the system prompt; empty for no prompt, None for the training's prompt.
 
     Raises:
         RecipeError: the adapter's task is not chat.
@@ -57,7 +57,7 @@ def open_chat(
 
 
 def with_system(adapter: LoadedAdapter, system: str) -> LoadedAdapter:
-    """The same adapter with another system prompt.
+    """A copy of the adapter with another system prompt.
 
     Raises:
         RecipeError: the adapter's task has no system prompt.
@@ -73,7 +73,7 @@ def _print_system(adapter: LoadedAdapter, console: Console) -> None:
 
 
 def answer_once(adapter: LoadedAdapter, text: str, compare: bool) -> dict[str, str]:
-    """Answers a text: `reply` is the adapter's answer; if `compare`, `base` is the base model's."""
+    """Returns the adapter's answer as `reply` and, if `compare`, the base's answer as `base`."""
     answers = {"reply": adapter.write([text])[0]}
     if compare:
         answers["base"] = adapter.write([text], adapter.load_base())[0]
@@ -120,7 +120,7 @@ def _answer(
     base_history: list[Message],
     console: Console,
 ) -> None:
-    """Streams the answer to a question, or prints the base's and the tuned model's side by side."""
+    """Streams the adapter's answer; if `base` is given, prints both answers side by side."""
     if base is None:
         streamer = _Streamer(adapter.tokenizer, _say)
         _reply(adapter, None, text, tuned_history, streamer=streamer)
@@ -140,7 +140,7 @@ def _reply(
     history: list[Message],
     **settings: Any,
 ) -> str:
-    """Answers a text; appends the text and its answer to the history."""
+    """Answers a text, given the history; appends the text and the answer to the history."""
     question: Message = {"role": "user", "content": text}
     [reply] = adapter.write([[*history, question]], model, **settings)
     history += [question, {"role": "assistant", "content": reply}]

@@ -15,10 +15,10 @@ from peftkit.tasks.task import Task
 
 
 def read_table(file: Path, source: Source, encoding: str = "") -> Table:
-    """Reads a table as UTF-8; if it is not UTF-8, in the encoding of the training file.
+    """Reads a table; without `encoding`, tries UTF-8 first, then the training file's encoding.
 
     Args:
-        encoding: encoding of the table, if the user gave one.
+        encoding: the table's encoding; empty if the user gave none.
 
     Raises:
         DataError: the file does not exist or cannot be read.
@@ -37,7 +37,7 @@ def read_table(file: Path, source: Source, encoding: str = "") -> Table:
 
 
 def read_inputs(table: Table, task: Task) -> list[Any]:
-    """The task's inputs, one per row.
+    """The task's inputs, one per row of a table.
 
     Raises:
         DataError: a column is missing, or rows cannot be read.
@@ -48,7 +48,9 @@ def read_inputs(table: Table, task: Task) -> list[Any]:
         try:
             row = task.read_input(values, table)
         except DataError as error:
-            raise DataError(error.message, "name its columns as in the training file") from error
+            raise DataError(
+                error.message, "name the columns of the file as in the training file"
+            ) from error
         if isinstance(row, str):
             malformed.append(Malformed(number, row))
         else:
@@ -64,5 +66,5 @@ def read_inputs(table: Table, task: Task) -> list[Any]:
 
 
 def _as_option(hint: str) -> str:
-    """A hint with `--encoding`, the option of `peftkit predict`, for `--task.data.encoding`."""
+    """Replaces `--task.data.encoding` in a hint by `predict`'s option `--encoding`."""
     return hint.replace("--task.data.encoding", "--encoding")

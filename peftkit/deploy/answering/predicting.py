@@ -29,7 +29,7 @@ def answer_texts(
     Args:
         pairs: the second text of each pair; empty if the task reads single texts.
         settings: values of fields that adapter_config.json lacks.
-        say: called with the progress if it takes long.
+        say: called with progress messages if answering takes long.
     """
     for option, values in (("--text", texts), ("--text-pair", pairs)):
         if empty := [number for number, text in enumerate(values, start=1) if not text.strip()]:
@@ -51,14 +51,16 @@ def answer_file(
     settings: Mapping[str, object] | None = None,
     say: Say = silent,
 ) -> int:
-    """Writes a file's rows with added columns: `predicted` and `probability`, `score`, or `reply`.
+    """Writes a file's rows as CSV, with their answers in added columns.
+
+    The columns are named `predicted` and `probability`; or `score`; or `reply`, as the task needs.
 
     Args:
         encoding: encoding of the file; empty if unknown.
-        say: called with the progress if it takes long.
+        say: called with progress messages if answering takes long.
 
     Returns:
-        The number of rows.
+        The number of answered rows.
 
     Raises:
         DataError: the file lacks a column or has rows that cannot be read.
@@ -83,5 +85,5 @@ def answer_file(
 
 
 def _cell(value: Any) -> Any:
-    """A value as the text of a CSV cell; lists and objects as JSON."""
+    """A value for a CSV cell; lists and objects become JSON text."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

@@ -1,4 +1,4 @@
-"""Lists the export commands that work for a finished adapter, for the receipt."""
+"""Lists the export commands that work for an adapter; a run's receipt shows them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from peftkit.deploy.merging.folding import check_mergeable
 
 
 def commands(adapter: OpenedAdapter, run: Path) -> dict[str, str]:
-    """Program -> the command that exports the adapter to it; only programs that can use it.
+    """Program -> its export command, for each program that can use the adapter.
 
     Args:
         run: path of the run folder, as written in the commands.
@@ -70,5 +70,5 @@ WAYS: Mapping[str, tuple[str, str, Callable[[OpenedAdapter], None]]] = {
     "llama.cpp, one model": ("export --to gguf ", ".gguf", _check_gguf),
     "Ollama": ("export --to ollama ", "-ollama", _check_ollama),
 }
-"""Program -> (command with its target, suffix of the output's name, check). The check raises if the
+"""Program -> (command with `--to`, suffix of the output's name, check). The check raises if the
 adapter cannot be exported to the program."""

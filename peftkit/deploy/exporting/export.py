@@ -1,5 +1,5 @@
-"""Exports an adapter to other programs. Unsuitable adapters are refused before weights are loaded;
-the output gets its final name only after it was read back and compared with the adapter.
+"""Exports an adapter to other programs. Unsuitable adapters are refused before weights are loaded.
+The output gets its final name only after it was read back and compared with the adapter.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TARGETS: dict[str, Callable[[Request], Exported]] = {
     "gguf": export_gguf,
     "ollama": export_ollama,
 }
-"""Name of a target, one of `EXPORTS` -> the function that writes it."""
+"""Target, one of `EXPORTS` -> the function that exports an adapter to it."""
 
 
 def export(path: str, to: str, output: str, base: str = "", **options: Any) -> Exported:

@@ -1,4 +1,4 @@
-"""Exports an adapter for PEFT without peftkit, for vLLM, or merged for transformers."""
+"""Exports an adapter to PEFT or vLLM, or merges it into a model for transformers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from peftkit.errors import RecipeError
 
 
 def export_peft(request: Request) -> Exported:
-    """Writes a folder that PEFT loads without peftkit; rewrites a LoRA as in `peft_folder`."""
+    """Writes a folder that PEFT loads without peftkit; gives a LoRA one rank and one scale."""
     _refuse_gguf_options(request)
     adapter = _open(request)
     config = adapter.peft_config
@@ -94,14 +94,14 @@ def _open(request: Request) -> OpenedAdapter:
 
 
 def _beside(adapter: OpenedAdapter) -> str:
-    """The base to load the adapter on, for a note: its name and, if quantized, its precision."""
+    """Describes the adapter's base in a note: its name and, if quantized, its precision."""
     quantization = adapter.base.spec.quantization
     name = f"`{adapter.base.hub_id or adapter.base.folder}`"
     return name if quantization == "none" else f"{name} in {quantization}"
 
 
 def _resizing(adapter: OpenedAdapter) -> tuple[str, ...]:
-    """Notes for users of PEFT if the adapter's vocabulary is not the base's."""
+    """Notes for users of PEFT if the adapter's vocabulary differs from the base's."""
     notes = []
     if adapter.base.rows_in_files:
         rows = adapter.base.config.get_text_config().vocab_size
@@ -128,7 +128,7 @@ def _expanded(
 def _copy_own(adapter: OpenedAdapter, folder: Path) -> None:
     """Copies the training's tokenizer and chat template, and writes a README about the base.
 
-    For an adapter that another tool saved, writes only the tokenizer, if it is not the base's.
+    For another tool's adapter, writes only the tokenizer, and only if it is not the base's.
     """
     if not adapter.record.base:
         if uses_own_tokenizer(adapter.folder, adapter.base):
@@ -147,10 +147,13 @@ def _copy_own(adapter: OpenedAdapter, folder: Path) -> None:
 
 
 def _compare_answers(folder: Path, adapter: OpenedAdapter) -> dict[str, float]:
-    """Compares a written folder, loaded with PEFT, with the adapter's probes, if there are any.
+    """Loads a written folder and compares its logits with the adapter's probes.
+
+    Returns:
+        The largest difference, as `probes`; empty if the adapter has no probes.
 
     Raises:
-        AdapterError: the folder answers differently.
+        AdapterError: the logits differ by more than the tolerance.
     """
     if not adapter.record.probes:
         return {}

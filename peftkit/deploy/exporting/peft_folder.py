@@ -1,9 +1,9 @@
 """Writes a LoRA for other loaders of PEFT's format: one rank, one scale, explicit layer names.
 
-    scale * B A  =  s * [B scale / s, 0] [A; 0]         zeros fill up to the largest rank
+    scale * B A  =  s * [B scale / s, 0] [A; 0]         padded with zeros to one rank
 
-vLLM and others read `r`, `lora_alpha` and the tensors only. Ignoring `rank_pattern`,
-`alpha_pattern` and the like would change the answers, so these are resolved here.
+vLLM and others read only `r`, `lora_alpha` and the tensors; they ignore fields such as
+`rank_pattern` and `alpha_pattern`. So these fields are applied to the tensors here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from peftkit.errors import AdapterError
 from peftkit.methods.peft.adapter_config import CONFIG, AdapterConfig, read_config
 
 Saved = tuple[Mapping[str, Update], Mapping[str, torch.Tensor]]
-"""Layer -> update, and name -> other tensor, as `read_updates` returns them."""
+"""Updates by layer and other tensors by name, as `read_updates` returns them."""
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM accepts for `--max-lora-rank`."""
 
@@ -48,7 +48,7 @@ def check_for_peft(config: AdapterConfig, folder: Path, head: Head) -> None:
     if head.pooling:
         raise AdapterError(
             f'its classifier reads the hidden states themselves (`task.pooling="{head.pooling}"`), '
-            "and transformers has no such class for PEFT to load it on",
+            "and transformers has no model class with such a classifier",
             "load it with `peftkit.load`, or `peftkit merge` it if its method can be merged",
         )
     if not config:
@@ -75,23 +75,23 @@ def check_for_vllm(config: AdapterConfig, folder: Path, head: Head) -> None:
             MERGE,
         )
     if reason := why_no_plain_lora(config, folder):
-        raise AdapterError(f"{reason}, and vLLM takes A and B of linear layers only", MERGE)
+        raise AdapterError(f"{reason}, and vLLM takes only A and B of linear layers", MERGE)
 
 
 def rank_for_vllm(updates: Mapping[str, Update]) -> int:
     """The `--max-lora-rank` that an adapter needs.
 
     Raises:
-        AdapterError: vLLM does not adapt one of the layers, or supports no rank so large.
+        AdapterError: vLLM cannot adapt one of the layers, or the rank is too large for vLLM.
     """
     outputs = [name for name in updates if name.rsplit(".", 1)[-1] in ("lm_head", "embed_out")]
     if outputs:
-        raise AdapterError(f"it adapts `{outputs[0]}`, which vLLM does not take", MERGE)
+        raise AdapterError(f"it adapts `{outputs[0]}`, which vLLM cannot adapt", MERGE)
     return vllm_rank(max(len(update.a) for update in updates.values()))
 
 
 def vllm_rank(rank: int) -> int:
-    """The smallest of `VLLM_RANKS` that is not below a rank.
+    """The smallest of `VLLM_RANKS` that is at least `rank`.
 
     Raises:
         AdapterError: the rank is larger than all of `VLLM_RANKS`.
@@ -109,7 +109,7 @@ def write_expanded(
 
     Args:
         config: content of the LoRA's adapter_config.json.
-        model: the base, for the names of its layers; weights are not used.
+        model: the base; only the names of its layers are used.
 
     Returns:
         The written rank and `lora_alpha`.
@@ -143,7 +143,7 @@ def write_expanded(
 
 
 def _padded(update: Update, rank: int, scale: float) -> tuple[Any, Any]:
-    """A and B rewritten for another rank and scale."""
+    """A and B of an update, padded with zeros to `rank`; B is rescaled to `scale`."""
     missing = rank - len(update.a)
     b = update.b if update.scale == scale else update.b * np.float32(update.scale / scale)
     a = np.pad(update.a, ((0, missing), (0, 0)))
@@ -151,7 +151,7 @@ def _padded(update: Update, rank: int, scale: float) -> tuple[Any, Any]:
 
 
 def _names(adapted: Iterable[str], model: torch.nn.Module) -> list[str]:
-    """`target_modules`: the layers' last names if no other layer has them, else whole names."""
+    """`target_modules`: the layers' last names if no other layer has them, else full names."""
     wanted = set(adapted)
     leaves = {name.rsplit(".", 1)[-1] for name in wanted}
     matched = {name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in leaves}
@@ -182,7 +182,7 @@ def copy_tokenizer(folder: Path, output: Path) -> None:
 
 
 def check_expanded(saved: Saved, output: Path) -> float:
-    """Compares a written folder's updates, at the scale `lora_alpha / r`, with the adapter's.
+    """Compares the updates in a written folder, scaled by `lora_alpha / r`, with the adapter's.
 
     Returns:
         The largest difference in a layer's update, relative to the update's largest number.

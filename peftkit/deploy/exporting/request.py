@@ -1,4 +1,4 @@
-"""What to export, and what was exported, as values."""
+"""The request for an export with its allowed choices, and the result of an export."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from peftkit.adapters.loading import OpenedAdapter
 
 EXPORTS = ("peft", "vllm", "safetensors", "gguf-lora", "gguf", "ollama")
-"""Values of `--to`."""
+"""Targets of an export: the allowed values of `--to`."""
 FILES = ("gguf-lora", "gguf")
 """Targets written as one file; the others are folders."""
 GGUF = ("gguf-lora", "gguf", "ollama")
@@ -24,7 +24,7 @@ KINDS = ("f32", "f16", "q8_0")
 
 
 def check_choices(to: str, quantize: str) -> None:
-    """Checks the target, the number format and the packages that they need. Loads no torch.
+    """Checks the target, the number format and the needed packages. Does not load torch.
 
     Args:
         quantize: one of `KINDS`; empty for the target's default.
@@ -38,7 +38,7 @@ def check_choices(to: str, quantize: str) -> None:
     if quantize not in ("", *KINDS):
         raise RecipeError(
             f"`--quantize {quantize}` is none of {quoted(KINDS)}",
-            "make the others from a `gguf` file with llama.cpp's `llama-quantize`",
+            "make other formats from a `gguf` file with llama.cpp's `llama-quantize`",
         )
     if to in GGUF:
         require("gguf", f"`--to {to}` needs")
@@ -46,20 +46,20 @@ def check_choices(to: str, quantize: str) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What to export, in which form, and where to."""
+    """An export to make: the adapter, the number format and the output."""
 
     path: str
-    """Run folder or adapter folder."""
+    """Run folder, adapter folder, or a Hub id."""
     output: Path
     base: str = ""
     quantize: str = ""
-    """One of `KINDS`; empty for the target's default."""
+    """Number format, one of `KINDS`; empty for the target's default."""
     tokenizer_from: str = ""
     """GGUF file to copy the tokenizer from; empty for the base's tokenizer."""
     trust_remote_code: bool = False
     """Whether Python code in the base's folder may run."""
     settings: Mapping[str, object] = field(default_factory=dict)
-    """Field that adapter_config.json lacks -> its value, given by the user."""
+    """Values that the user gave for fields that adapter_config.json lacks."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def is_plain(adapter: OpenedAdapter) -> bool:
 
 
 def other_precision(adapter: OpenedAdapter, instead: str) -> tuple[str, ...]:
-    """A warning if a LoRA was trained on quantized weights, which other programs will not use.
+    """A warning if training quantized the base, because other programs use other weights.
 
     Args:
         instead: command of an export that keeps the weights used in training.
@@ -105,5 +105,5 @@ def other_precision(adapter: OpenedAdapter, instead: str) -> tuple[str, ...]:
         return ()
     return (
         f"it was trained on {quantization} weights and answers somewhat differently on others; "
-        f"`{instead}` keeps those of the training",
+        f"`{instead}` keeps the weights of the training",
     )

@@ -53,7 +53,7 @@ TARGETS = {
 
 
 def write_merged_card(folder: Path, name: str, record: Record, report: MergeReport) -> None:
-    """Writes README.md, without rows of data and local paths.
+    """Writes the merged model's README.md, which shows no rows of data and no local paths.
 
     Args:
         name: the merged model's name.

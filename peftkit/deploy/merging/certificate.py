@@ -25,8 +25,8 @@ from peftkit.training.forward.engine import Engine
 from peftkit.training.progress import Pace, Say, silent
 
 MAX_LOGITS = 2**24
-"""Most logits on the validation split that are kept and compared: 341 positions for a vocabulary of
-49,152."""
+"""Largest number of validation logits that are compared: 341 positions if the vocabulary has 49,152
+tokens."""
 CHUNK = 64
 """Positions compared at a time, in float64."""
 
@@ -39,7 +39,7 @@ class MergeInputs:
     head: Head
     pad_token_id: int
     probes: tuple[tuple[int, ...], ...]
-    """Token ids of synthetic inputs."""
+    """Token ids of each synthetic input."""
     validation: Examples | None
     """The validation split; None if the data cannot be read."""
     reason: str = ""
@@ -55,7 +55,7 @@ class MergeOutputs:
     probes: Tensor
     """Logits on the probes, (positions, classes or vocabulary)."""
     validation: Tensor | None
-    """Logits at evenly spread targets of validation, (targets, classes or vocabulary)."""
+    """Logits at evenly spaced targets of the validation split, (targets, classes or vocabulary)."""
     scores: dict[str, float]
     """Scores on the whole validation split."""
 
@@ -66,7 +66,7 @@ def compute_outputs(
     """Computes a model's outputs; leaves the model in evaluation mode.
 
     Args:
-        say: called with the progress if it takes long.
+        say: called with progress messages if the computation takes long.
 
     Raises:
         TrainingError: the outputs hold NaN or infinity.
@@ -106,7 +106,7 @@ def compute_outputs(
 
 
 def compare(first: MergeOutputs, second: MergeOutputs) -> dict[str, Distance]:
-    """The models' distance on `probes`, and on `validation` if both have outputs on it."""
+    """The distance between two models' logits on `probes`, and on `validation` if it was read."""
     distances = {"probes": distance(first.probes, second.probes)}
     if first.validation is not None and second.validation is not None:
         distances["validation"] = distance(first.validation, second.validation)
@@ -114,7 +114,7 @@ def compare(first: MergeOutputs, second: MergeOutputs) -> dict[str, Distance]:
 
 
 def distance(first: Tensor, second: Tensor) -> Distance:
-    """The distance between two models' logits, (positions, classes); NaN if a logit is NaN."""
+    """The distance between two models' logits, each (positions, classes); NaN if a logit is NaN."""
     difference = kl = same = 0.0
     for start in range(0, len(first), CHUNK):
         a, b = (logits[start : start + CHUNK].double() for logits in (first, second))
@@ -128,7 +128,7 @@ def distance(first: Tensor, second: Tensor) -> Distance:
 
 
 def worst(distances: Iterable[Distance]) -> Distance:
-    """The worst of each measure: largest differences and divergence, lowest agreement."""
+    """Combines distances by the worst value of each measure; adds up the positions."""
     result, *others = distances
     for other in others:
         result = Distance(

@@ -1,7 +1,7 @@
 """Folds an adapter into the weights on which it was trained.
 
-A quantized base is dequantized and stays so: rounding the merged weights again would change them by
-as much as training did, and the adapter was not trained on the original weights.
+A quantized base is dequantized and not quantized again: rounding would change the merged weights by
+as much as training did. The original weights are not used: the adapter was not trained on them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from peftkit.recipe import Recipe
 
 
 def merge(path: str, base: str = "") -> nn.Module:
-    """Merges the adapter in a run or adapter folder, in float32; checks the model on the probes.
+    """Merges the adapter in a run or adapter folder, in float32; compares it with the probes.
 
     Args:
         base: path of the base; empty for the path in the recipe.
@@ -70,7 +70,7 @@ def check_mergeable(adapter: OpenedAdapter) -> None:
 
 
 def why_not_mergeable(adapter: OpenedAdapter) -> str:
-    """Why the adapter cannot be folded into the base's weights, or an empty text. Loads none."""
+    """Why the adapter cannot be folded into the base; empty if it can. Loads no weights."""
     if reason := adapter.recipe.method.refuses_merging(adapter.base.spec):
         return reason
     if adapter.base.spec.trust_remote_code:
@@ -83,7 +83,7 @@ def why_not_mergeable(adapter: OpenedAdapter) -> str:
 
 
 def _why_no_place(adapter: OpenedAdapter, names: Iterable[str]) -> str:
-    """Why a LoRA's update cannot be folded into one of its layers; empty if all can."""
+    """Why an update of a LoRA cannot be folded into its layer; empty if every update can."""
     ends = (".lora_B.bias", ".lora_A.weight")
     layers = {n.removeprefix("base_model.model."): n for n in names if n.endswith(ends)}
     model = empty_model(adapter.base, adapter.record.head).model if layers else None
@@ -92,8 +92,8 @@ def _why_no_place(adapter: OpenedAdapter, names: Iterable[str]) -> str:
         layer, _, part = name.partition(".lora_")
         if layer.rsplit(".", 1)[-1] in passed_over and adapter.base.spec.quantization == "none":
             return (
-                f"the base computes with the weight of `{layer}` itself, so its adapter "
-                "has no effect, and would have one if it were folded in; keep the adapter"
+                f"the base computes with the weight of `{layer}` itself, so the "
+                "layer's adapter has no effect, and would have one after a merge; keep the adapter"
             )
         try:
             module: Any = model.get_submodule(layer) if model else None
@@ -114,7 +114,7 @@ def _why_no_place(adapter: OpenedAdapter, names: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def possible_advice(adapter: OpenedAdapter) -> Iterator[None]:
-    """For an adapter that cannot be merged, replaces the hint to merge it by the reason."""
+    """If the adapter cannot be merged, replaces an error's hint to merge it by the reason."""
     try:
         yield
     except AdapterError as error:
@@ -133,7 +133,7 @@ def merged_model(
     device: torch.device | None = None,
     scale: float = 1.0,
 ) -> nn.Module:
-    """The base, dequantized if it was quantized in training, with the adapter folded in.
+    """The base with the adapter folded in; dequantized if the base was quantized in training.
 
     Args:
         dtype: dtype of the base's weights in training.

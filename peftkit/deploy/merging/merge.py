@@ -1,7 +1,7 @@
-"""Writes a merged model as a folder and proves that it answers as the adapter on its base.
+"""Writes a merged model as a folder and proves that it answers as the adapter on its base does.
 
-If the adapter is merged into other weights than those of the training, the certificate says how
-much the answers change.
+If the adapter is merged into weights that training did not use, the certificate says how much the
+answers change.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def merge_to(
     on_progress: Callable[[str], None] = lambda _: None,
     settings: Mapping[str, object] | None = None,
 ) -> MergeReport:
-    """Writes the merged model as a folder that transformers loads, with its certificate.
+    """Writes the merged model and its certificate into a folder that transformers loads.
 
-    The folder gets its name only after transformers has opened it without peftkit and its outputs
-    were compared with those of the adapter on its base.
+    The folder gets its name only after transformers has loaded the model without peftkit, and the
+    model's outputs were compared with the outputs of the adapter on its base.
 
     Args:
         path: a run folder, an adapter folder, or a Hub id.
@@ -75,8 +75,9 @@ def merge_to(
         settings: see `open_adapter`.
 
     Raises:
-        MethodError: the adapter cannot be merged, or not into the wanted weights.
-        AdapterError: see `merge`; the output is deleted.
+        MethodError: the adapter cannot be merged into the wanted weights or at this scale.
+        AdapterError: a file was changed, the base is another one, or the merged model answers
+            differently from the trained one; the output is deleted.
         OutputError: the folder is not empty, or cannot be written.
     """
     final = output_path(output)
@@ -139,7 +140,8 @@ def _report(
     """The certificate of a merged model.
 
     Args:
-        outputs: those of the adapter on its base, and those of the merged model.
+        outputs: outputs of the adapter on its base, and of the merged model.
+        seconds: wall-clock time of the merge.
     """
     first, second = outputs
     distances = compare(first, second)
@@ -179,7 +181,7 @@ def _inputs(adapter: OpenedAdapter) -> MergeInputs:
 
 
 def _validation(adapter: OpenedAdapter) -> tuple[Examples | None, str]:
-    """The training's validation split and an empty text, or None and why it cannot be read."""
+    """The validation split, or None; and the reason why it cannot be read, empty if it can."""
     if not adapter.record.base:
         return None, "another tool saved the adapter, and it names no data"
     task = adapter.recipe.task
@@ -194,7 +196,7 @@ def _validation(adapter: OpenedAdapter) -> tuple[Examples | None, str]:
 
 
 def _trained(adapter: OpenedAdapter, scale: float, accelerator: Accelerator) -> nn.Module:
-    """Loads the adapter on its base, checks it on its probes, then scales it."""
+    """Loads the adapter on its base, compares it with its probes, then scales its updates."""
     model, _ = load_proven(
         adapter.folder, adapter.recipe, adapter.base, adapter.record, accelerator
     )
@@ -224,7 +226,7 @@ def _save(merged: Any, adapter: OpenedAdapter, folder: Path) -> None:
 
 
 def _requantize(folder: Path, adapter: OpenedAdapter, device: torch.device) -> None:
-    """Replaces the model in a folder by one quantized as the base was in training."""
+    """Quantizes the model in a folder as the base was quantized in training."""
     spec = adapter.base.spec
     plain = Path(tempfile.mkdtemp(prefix="unquantized-", dir=folder.parent))
     folder.rename(plain / "model")
@@ -268,16 +270,16 @@ def _reopened(folder: Path, adapter: OpenedAdapter, accelerator: Accelerator) ->
 
 
 def _judge(report: MergeReport) -> None:
-    """Raises AdapterError if logits are NaN, or differ after merging into the trained weights."""
+    """Raises AdapterError if logits are NaN, or changed by a merge into the trained weights."""
     if math.isnan(report.max_abs_dlogit):
         raise AdapterError(
             "the merged model answers NaN", "check the adapter with `peftkit verify`"
         )
     if report.into == "trained" and not report.relative <= report.tolerance:
         raise AdapterError(
-            f"the merged model answers differently from the adapter: logits are off by up to "
-            f"{report.max_abs_dlogit:.2g}, {report.relative:.3g} of their scale (tolerance "
-            f"{report.tolerance:g}), the likeliest answer is the same at "
+            f"the merged model answers differently from the adapter: logits differ by up to "
+            f"{report.max_abs_dlogit:.2g}, which is {report.relative:.3g} of their scale "
+            f"(tolerance {report.tolerance:g}); the likeliest answer is the same at "
             f"{report.top1_agreement:.1%} of the positions; nothing was written",
             "keep the adapter, which is unchanged",
         )

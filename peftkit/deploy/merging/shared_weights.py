@@ -1,5 +1,5 @@
-"""Finds modules that share one weight, into which an adapter cannot be merged: the weight can take
-only one update, but each module may have an update of its own or none.
+"""Finds modules that share one weight. An adapter cannot be merged into this weight, which can take
+only one update, while each module may have its own update or none.
 
 Such modules come from PEFT's `layer_replication`, and from architectures with shared blocks (Zamba)
 or a tied encoder and decoder.
@@ -20,8 +20,8 @@ PREFIX = "base_model.model."
 
 
 def why_shared(base: OpenedBase, head: Head, names: Iterable[str]) -> str:
-    """Why an adapter cannot be merged: it changes a weight that modules share. Empty if it can be.
-    Loads no weights.
+    """Why an adapter cannot be merged, if it changes a weight that modules share; else empty. Loads
+    no weights.
 
     Args:
         names: names of the adapter's tensors.
@@ -40,14 +40,14 @@ def why_shared(base: OpenedBase, head: Head, names: Iterable[str]) -> str:
 
 
 def _parts(names: Iterable[str]) -> list[tuple[str, Any]]:
-    """Tensor names of adapted modules; each match begins where the module's name ends."""
+    """Adapted modules' tensors: (name, match that begins where the module's name ends)."""
     matches = [(name, PART.search(name.removeprefix(PREFIX))) for name in names]
     return [(name, match) for name, match in matches if match is not None]
 
 
 def _sharing(model: Any) -> list[list[str]]:
-    """Names of the modules in each group that shares one weight, without tied embeddings and output
-    layers, which merging handles.
+    """Groups of modules that share one weight, as names. Leaves out tied embeddings and output
+    layers, because merging handles these.
     """
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
     tied = {id(layer.weight) for layer in layers if layer is not None}

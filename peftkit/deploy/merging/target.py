@@ -1,4 +1,4 @@
-"""The weights into which an adapter is merged and its scale, with their checks."""
+"""Defines into which weights and at which scale an adapter is merged, and checks this choice."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Into = Literal["trained", "original", "requantized"]
 
 @dataclass(frozen=True)
 class MergeTarget:
-    """The weights into which an adapter is merged, and its scale."""
+    """The weights into which an adapter is merged, and the scale of the adapter."""
 
     into: Into
-    """Weights of the base: `trained`, as in training but dequantized; `original`, from before
-    quantization; `requantized`, as in training and quantized again after the merge."""
+    """The base's weights: `trained` are those of the training, dequantized; `original` are those
+    before quantization; `requantized` are the trained ones, quantized again after the merge."""
     scale: float
-    """Factor on a LoRA's updates: W + scale * s B A. A trained head is not scaled."""
+    """Factor on a LoRA's updates, W + scale * s B A. It does not apply to a trained head."""
 
 
 def check_target(adapter: OpenedAdapter, target: MergeTarget) -> None:
-    """Checks that an adapter can be merged as wanted, and that its base has not changed.
+    """Checks that an adapter can be merged into the target, and that its base has not changed.
 
     Raises:
-        MethodError: the adapter cannot be merged, or not into these weights or at this scale.
+        MethodError: the adapter cannot be merged into these weights or at this scale.
         AdapterError: the base has changed.
     """
     check_mergeable(adapter)
@@ -40,7 +40,7 @@ def check_target(adapter: OpenedAdapter, target: MergeTarget) -> None:
 
 
 def check_into(adapter: OpenedAdapter, into: Into) -> None:
-    """Raises MethodError if the base has no weights of the wanted kind."""
+    """Raises MethodError if the base has no weights of the kind `into`."""
     spec = adapter.base.spec
     if into != "trained" and spec.quantization == "none":
         raise MethodError(
@@ -58,8 +58,8 @@ def check_into(adapter: OpenedAdapter, into: Into) -> None:
         shapes = quantized_empty(adapter.base, empty_model(adapter.base, adapter.record.head))
         if not count_quantized(shapes.model, shapes.head).taken:
             raise MethodError(
-                f"`--into requantized`: bitsandbytes quantizes no layer of "
-                f"`{adapter.base.name}`, and did not in training either",
+                f"`--into requantized`: bitsandbytes can quantize no layer of "
+                f"`{adapter.base.name}`, so training did not quantize it",
                 "leave `--into` out",
             )
 

@@ -1,4 +1,4 @@
-"""Writes a rewound adapter as a new adapter, with digests and probes of its own."""
+"""Writes a rewound adapter as a new adapter, with its own digests and probes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from peftkit.methods.peft.adapter_config import read_config
 
 CARD = "README.md"
 BEFORE = "not rewound"
-"""Name of the model card's row with the scores before rewinding."""
+"""Name of the row of scores before rewinding in the model card."""
 
 
 def write_rewound(

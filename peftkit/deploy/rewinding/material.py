@@ -1,4 +1,4 @@
-"""Reads the data on which a rewound adapter is scored: the training's splits, retention data."""
+"""Reads the data on which a rewound adapter is scored: the training's splits and retention data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peftkit.evaluation.retention import DRAWN_FROM, Retention, load_texts
 from peftkit.metrics.metric import Metric, TextMetric
 
 LABELLED_ROWS = 1000
-"""Most labelled rows for retention, unless the user gives a number."""
+"""Largest number of labelled rows for retention, unless the user gives another number."""
 
 
 TEXT_LOSS = Metric("loss", higher_is_better=False)
@@ -27,12 +27,12 @@ class Material:
 
     encoded: Encoded
     metric: Metric
-    """The task's metric."""
+    """The task's metric, chosen by the recipe."""
     retention: Retention | None
     texts: tuple[str, ...] = ()
-    """General texts, for language models."""
+    """General texts that measure a language model's retention; empty for other tasks."""
     rows: Examples | None = None
-    """Labelled rows of another domain, for all other tasks."""
+    """Labelled rows of another domain that measure retention in all other tasks, if given."""
     row_prompts: tuple[Prompt, ...] = ()
     """Prompts of `rows` if the metric scores written texts, else empty."""
 
@@ -44,14 +44,14 @@ class Material:
 
     @property
     def retention_metric(self) -> Metric | None:
-        """`loss` for texts, the task's metric for rows; None if retention is not measured."""
+        """Retention's metric: `loss` for texts, the task's metric for rows; None if unmeasured."""
         if self.retention is None:
             return None
         return TEXT_LOSS if self.texts else self.metric
 
     @property
     def retention_settings(self) -> dict[str, str | int] | None:
-        """Settings that decide how retention is measured; None if it is not."""
+        """Settings that decide how retention is measured; None if retention is not measured."""
         if self.retention is None:
             return None
         read_by_task = {"text", "max_rows", "max_length"} if self.rows else set()
@@ -63,7 +63,7 @@ def gather(adapter: OpenedAdapter, retention: Retention | None) -> Material:
 
     Raises:
         DataError: the training's data or the retention data cannot be read.
-        AdapterError: another tool saved the adapter, or the data has other classes than it.
+        AdapterError: another tool saved the adapter, or the data has other classes.
         MethodError: the task's loss compares with the model before training.
     """
     task, head = adapter.recipe.task, adapter.record.head
@@ -125,13 +125,15 @@ def _labelled(adapter: OpenedAdapter, splits: Splits, retention: Retention) -> E
     try:
         check_columns(table, task.columns)
     except DataError as error:
-        raise DataError(error.message, "name its columns as in the training file") from error
+        raise DataError(
+            error.message, "name the columns of the file as in the training file"
+        ) from error
     rows, _ = clean_rows(task, table, adapter.recipe.split_seed)
     trained = set(map(task.key, splits.train))
     unseen = tuple(row for row in rows if task.key(row) not in trained)
     if not unseen:
         raise DataError(
-            f"`{table.name}`: all its rows are in the training split",
+            f"all rows of `{table.name}` are in the training split",
             "give rows that the adapter has not seen",
         )
     others = replace(splits, test=unseen)

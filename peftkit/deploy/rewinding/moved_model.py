@@ -1,4 +1,4 @@
-"""Scores an adapter on its base at one scale after another."""
+"""Scores an adapter on its base at several scales."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from peftkit.training.forward.engine import Engine
 
 @dataclass(frozen=True)
 class MovedModel:
-    """An adapter on its base, whose scale can be set, and the data on which it is scored."""
+    """A loaded adapter whose scale can be set, and the data on which it is scored."""
 
     adapter: OpenedAdapter
     material: Material
@@ -36,7 +36,7 @@ class MovedModel:
         """The task's score at the current scale.
 
         Args:
-            prompts: prompts to answer, for metrics of written texts.
+            prompts: prompts to answer if the metric scores written texts; else empty.
         """
         recipe, encoded = self.adapter.recipe, self.material.encoded
         tokens, pad = recipe.training.micro_batch_tokens, encoded.pad_token_id
@@ -49,7 +49,7 @@ class MovedModel:
         return with_text_scores(score, recipe.task, prompts, written)
 
     def retention(self) -> float | None:
-        """The score on the retention data at the current scale; None if there is no such data."""
+        """The score on the retention data at the current scale; None without retention data."""
         material = self.material
         if material.retention is None:
             return None
@@ -62,7 +62,7 @@ class MovedModel:
 def load_moved_model(
     adapter: OpenedAdapter, material: Material, accelerator: Accelerator
 ) -> MovedModel:
-    """Loads the adapter on its base, at scale 1, and checks it on its probes."""
+    """Loads the adapter on its base, at scale 1, and compares it with its probes."""
     recipe, head, device = adapter.recipe, adapter.record.head, accelerator.device
     model, _ = load_proven(adapter.folder, recipe, adapter.base, adapter.record, accelerator)
 

@@ -34,12 +34,12 @@ from peftkit.tasks.score import Score
 
 REPORT, CURVE = "rewind.json", "rewind.svg"
 OTHER_DATA = 1e-2
-"""Relative change of the test loss above which the data is not that of the training."""
+"""If the test loss at scale 1 has changed by more than this share, the data has changed."""
 
 
 @dataclass(frozen=True)
 class Rewound:
-    """A finished rewind: its folder and report."""
+    """The result of a rewind: the output folder and the report."""
 
     folder: Path
     report: RewindReport
@@ -64,14 +64,14 @@ def rewind(
     Args:
         path: a run folder.
         scales: numbers from 0 (the base) to 1 (as trained); if empty, 0.2 to 1 in steps of 0.1.
-        retention: data on which the model should not get worse: texts for a language model (long
-            reviews if not given), rows with the task's columns for other tasks (optional).
+        retention: data on which the model should not get worse. For a language model: texts, by
+            default long reviews. For other tasks: rows with the task's columns, by default none.
         chosen: the scale to write, instead of the one chosen on validation data.
         output: a folder that does not exist yet; `<path>-rewound` if not given.
         base: path of the base; empty for the path in the recipe.
         trust_remote_code: see `open_adapter`.
         on_progress: called with each step as it begins.
-        allowed: how much worse the validation score may be than at scale 1.
+        allowed: how much the validation score may be worse than at scale 1.
         settings: see `open_adapter`.
 
     Raises:
@@ -97,7 +97,7 @@ def rewind(
 
 
 def default_output(path: str) -> str:
-    """`<run>-rewound`: beside a run folder; in the current folder for an adapter from the Hub."""
+    """The path `<run>-rewound`: beside a run folder, or in the current folder for a Hub adapter."""
     folder = Path(path).expanduser().resolve()  # resolved, since the path `.` has no name
     if folder.name == "adapter" and (folder.parent / "recipe.json").is_file():
         folder = folder.parent
@@ -133,7 +133,7 @@ def _write(
     folder: Path,
     on_progress: Callable[[str], None],
 ) -> RewindReport:
-    """Scores the adapter, writes it at the chosen scale and checks the result; returns the report.
+    """Scores the adapter, writes it at the chosen scale, checks the result and returns the report.
     Keeps only one model in memory at a time.
     """
     accelerator = open_accelerator(adapter.base.spec)
@@ -230,6 +230,6 @@ def _notes(adapter: OpenedAdapter, material: Material, trained: Score) -> list[s
 
 
 def _recipe_text(adapter: OpenedAdapter) -> str:
-    """JSON of the training's recipe, with its own paths of base, data and template."""
+    """JSON of the training's recipe, with the chat template's path as recorded in training."""
     template = adapter.record.recipe.chat_template  # the opened adapter uses a copy in its folder
     return adapter.recipe.with_(base=adapter.recipe.base.with_(chat_template=template)).to_json()

@@ -13,7 +13,7 @@ STEP = 0.1
 """Step between the scales of a range such as `0.2..1.0`."""
 DEFAULT = "0.2..1.0"
 MAX_SCALES = 51
-"""Most scales at which an adapter is scored."""
+"""Largest number of scales at which an adapter is scored."""
 
 
 def parse_scales(text: str) -> tuple[float, ...]:
@@ -28,7 +28,7 @@ def parse_scales(text: str) -> tuple[float, ...]:
     low, high = (_number(part, "--scales") for part in text.split("..", 1))
     if not 0 <= low < high <= 1:
         raise RecipeError(
-            f"`--scales {text}` is not a range from a smaller to a larger number from 0 to 1",
+            f"`--scales {text}` is not a range of two numbers from 0 to 1, the smaller first",
             f"give a range such as `{DEFAULT}`",
         )
     count = int((high - low) / STEP + 1e-9)
@@ -78,15 +78,15 @@ def choose(
 ) -> tuple[float, str]:
     """Chooses a scale; returns it and the reason as text.
 
-    Among the scales whose validation score is within the tolerance of scale 1's, the one with the
-    best retention; if retention was not measured, the one with the best validation score. Ties go
-    to scale 1, then to the smaller scale.
+    Chooses the scale with the best retention among those whose validation score is at most
+    `tolerance` worse than at scale 1. If retention was not measured, chooses the scale with the
+    best validation score. Ties go to scale 1, then to the smaller scale.
 
     Args:
         curve: scores by ascending scale; scale 1 is last.
         metric: metric of the validation scores.
-        kept: metric of retention; None if it was not measured.
-        tolerance: how much worse the validation score may be than at scale 1.
+        kept: metric of retention; None if retention was not measured.
+        tolerance: how much the validation score may be worse than at scale 1.
     """
 
     def validation(point: Measured) -> float:
@@ -124,7 +124,7 @@ class ScaleChoice:
     wanted: float | None
     """The scale given by the user; None to choose one on validation data."""
     tolerance: float
-    """How much worse than at scale 1 the validation score may be."""
+    """How much the validation score may be worse than at scale 1."""
 
     def choose(
         self, curve: Sequence[Measured], metric: Metric, kept: Metric | None
@@ -136,10 +136,10 @@ class ScaleChoice:
 
 
 def scale_choice(scales: Sequence[float], wanted: float | None, tolerance: float) -> ScaleChoice:
-    """A checked `ScaleChoice`; without scales, it has `DEFAULT`.
+    """Checks the scales and makes a `ScaleChoice`; if `scales` is empty, uses `DEFAULT`.
 
     Raises:
-        RecipeError: see `checked_scales`.
+        RecipeError: there are too many scales, or one is not from 0 to 1.
     """
     checked = checked_scales(scales or parse_scales(DEFAULT))
     if wanted is not None:

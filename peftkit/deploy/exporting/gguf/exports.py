@@ -1,4 +1,4 @@
-"""Exports to llama.cpp and Ollama."""
+"""Exports adapters to llama.cpp and Ollama."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from peftkit.deploy.merging.folding import check_mergeable, merge_opened, possib
 from peftkit.errors import AdapterError, RecipeError
 
 ADAPTER_FILE, MODEL_FILE = "adapter.gguf", "model.gguf"
-"""File names of the adapter and the merged model in a folder for Ollama."""
+"""Names of the adapter's and the merged model's file in a folder for Ollama."""
 
 
 def open_for_export(request: Request) -> OpenedAdapter:
-    """Opens the adapter of a language model and its base; does not check the base's files yet.
+    """Opens a language model's adapter and its base; does not check that the base is unchanged.
 
     Raises:
         AdapterError: the folder is not an adapter, or its model does not write text.
@@ -33,7 +33,7 @@ def open_for_export(request: Request) -> OpenedAdapter:
 
 
 def check_writes(head: Head) -> None:
-    """Raises AdapterError unless the model writes text, the only kind that GGUF supports here."""
+    """Raises AdapterError unless the model writes text, as every export to GGUF requires."""
     if not head.goes_on:
         kind = "classification head" if head.output == "pooled" else f"head for {head.task_type}"
         raise AdapterError(
@@ -45,7 +45,7 @@ def check_writes(head: Head) -> None:
 def write_checked(
     path: Path, write: Callable[[Path], None], check: Callable[[Path], Any], a_file: bool = True
 ) -> Any:
-    """Writes a file or folder and checks it; deletes it if either fails.
+    """Writes a file or folder and checks it; deletes it if the writing or the check fails.
 
     Returns:
         The result of the check.
@@ -56,7 +56,7 @@ def write_checked(
 
 
 def lora_layout(adapter: OpenedAdapter) -> Layout:
-    """The GGUF layout of the base.
+    """Checks that a GGUF LoRA can hold the adapter; returns the GGUF layout of its base.
 
     Raises:
         AdapterError: a GGUF LoRA cannot hold the adapter.
@@ -87,7 +87,7 @@ def export_gguf_lora(request: Request) -> Exported:
 
 
 def write_lora_file(adapter: OpenedAdapter, file: Path, kind: str) -> float:
-    """Writes and checks a GGUF LoRA file; returns the largest relative difference.
+    """Writes a GGUF LoRA file; returns its largest relative difference from the adapter.
 
     Raises:
         PeftkitError: a GGUF LoRA cannot hold the adapter, or the file differs from the adapter.
@@ -115,10 +115,10 @@ def export_gguf(request: Request) -> Exported:
 def check_model_file(
     adapter: OpenedAdapter, tokenizer_from: str = "", kind: str = "f16", name: str = "model"
 ) -> tuple[Layout, dict[str, Value]]:
-    """The merged model's GGUF layout and metadata. Reads no weights.
+    """Checks a GGUF export; returns the merged model's layout and metadata. Reads no weights.
 
     Raises:
-        PeftkitError: the base has no GGUF form, or the method cannot be merged.
+        PeftkitError: GGUF cannot hold the base, or the adapter cannot be merged.
     """
     from peftkit.deploy.exporting.gguf.model import check_writable, model_fields, tokenizer_fields
 
@@ -130,11 +130,11 @@ def check_model_file(
 
 
 def write_model_file(adapter: OpenedAdapter, request: Request, file: Path) -> float:
-    """Writes and checks a GGUF model; returns the largest relative difference.
+    """Writes a GGUF model; returns its largest relative difference from the merged model.
 
     Raises:
-        PeftkitError: the base has no GGUF form, the method cannot be merged, or the written file
-            differs from the merged model.
+        PeftkitError: GGUF cannot hold the base, the adapter cannot be merged, or the file differs
+            from the merged model.
     """
     from peftkit.deploy.exporting.gguf.model import check_model, write_model
 
@@ -156,11 +156,11 @@ def check_ollama(
     """Checks an export to Ollama. Reads no weights.
 
     Args:
-        whole: whether to merge even if the adapter could stay a separate file.
+        whole: whether to merge the adapter even if it could be a separate file.
 
     Returns:
-        The Modelfile's settings; the base's GGUF file, None if the adapter will be merged; and
-        whether llama.cpp adds a beginning-of-text token to prompts.
+        The Modelfile's settings; the base's GGUF file, or None if the adapter will be merged; and
+        whether llama.cpp itself adds a beginning-of-text token to prompts.
 
     Raises:
         PeftkitError: Ollama cannot express the template, or GGUF cannot hold the model.
@@ -186,8 +186,8 @@ def check_ollama(
 def export_ollama(request: Request) -> Exported:
     """Writes a folder with a Modelfile and the adapter; Ollama adds the adapter to the base's GGUF.
 
-    The folder holds the merged model instead of the adapter if the base has no GGUF file or was
-    quantized in training, the method is not LoRA, or q8_0 or another tokenizer is requested.
+    If the base has no GGUF file or was quantized in training, if the method is not LoRA, or if
+    q8_0 or another tokenizer is requested, the folder holds the merged model instead.
     """
     from peftkit.deploy.exporting.gguf import ollama
 
@@ -222,7 +222,7 @@ def export_ollama(request: Request) -> Exported:
 
 
 def _stays_apart(adapter: OpenedAdapter) -> bool:
-    """Whether Ollama can load the adapter with the GGUF file of the base it was trained on."""
+    """Whether Ollama can add the adapter, as a separate file, to the base's own GGUF file."""
     from peftkit.deploy.exporting.gguf.lora import read_lora
 
     if adapter.base.source is None or adapter.base.spec.quantization != "none":

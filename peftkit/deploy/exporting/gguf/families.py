@@ -1,7 +1,7 @@
-"""llama.cpp's names of a model's tensors, and its order of the rows of q and k.
+"""Names a model's tensors, and orders the rows of q and k, as llama.cpp does.
 
-Rotary embedding rotates pairs of rows of a head of size d: rows i and i + d/2 in transformers, rows
-2i and 2i + 1 in llama.cpp's `llama`, which stores the rows of q and k in another order:
+Rotary embedding rotates pairs of rows of a head of size d. transformers pairs rows i and i + d/2.
+llama.cpp's `llama` pairs rows 2i and 2i + 1, so it stores the rows of q and k in another order:
 
     row 2i of a head = transformers' row i,  row 2i + 1 = transformers' row i + d/2
 
@@ -42,10 +42,10 @@ FAMILIES = {
 
 
 def family_of(config: Any, known: tuple[str, ...] = tuple(FAMILIES)) -> Family:
-    """The family of a transformers configuration.
+    """llama.cpp's architecture for a transformers configuration.
 
     Args:
-        known: model types that the caller supports.
+        known: values of `model_type` that the caller supports.
 
     Raises:
         AdapterError: the configuration's model type is not in `known`.
@@ -90,7 +90,7 @@ class Layout:
         return {"attn_q": self.num_heads, "attn_k": self.num_key_value_heads}.get(part, 0)
 
     def ordered(self, name: str, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Rows in transformers' order (out, ...), reordered for llama.cpp."""
+        """Reorders a tensor's rows, (out, ...), from transformers' order to llama.cpp's."""
         heads = self.heads(name)
         if not heads:
             return rows

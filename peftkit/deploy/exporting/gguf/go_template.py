@@ -3,10 +3,11 @@
     {{ if not .System }}DEFAULT{{ end }}{{ range .Messages }}{{ if eq .Role "system" }}BEFORE
     {{ .Content }}AFTER{{ else if eq .Role "user" }}...{{ end }}{{ end }}PROMPT
 
-The texts around each role's messages are cut out of conversations that the Jinja template renders;
-then both templates must render other conversations identically. `expand` implements the part of
-Go's text/template that the form above needs: https://pkg.go.dev/text/template. A Jinja template
-that puts the system message into the user's, or depends on a turn's place, is refused.
+The texts around each role's messages are cut out of conversations that the Jinja template renders.
+Then both templates must render other conversations identically. A Jinja template is refused if it
+puts the system message into a user message, or if a turn's text depends on the turn's position.
+`expand` implements the part of Go's text/template that is used above:
+https://pkg.go.dev/text/template
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ Render = Callable[[Sequence[Message]], str]
 
 MARKS = {"system": "Sys.Mark", "user": "Ask{}.Mark", "assistant": "Say{}.Mark"}
 TRIALS = ("u", "su", "uau", "suau", "uauau", "suauau")
-"""Conversations on which both templates are compared; a letter is the role of a message."""
+"""Conversations on which both templates are compared. A letter is one message's role: system, user,
+assistant."""
 TEXTS = (
     "Where is it?\nTell me: {{ 1 }}",
     '你好， "It\'s" <b>here</b>',
@@ -47,21 +49,21 @@ class Turns:
     """All texts that a template writes around messages."""
 
     turns: dict[str, Turn]
-    """Role -> its texts; `system` is missing if the template refuses system messages."""
+    """Role -> texts around its messages; no `system` if the template refuses system messages."""
     default: str
-    """Text at the beginning of conversations without a system message."""
+    """Text at the beginning of a conversation that has no system message."""
     prompt: str
-    """Text at the end that prompts for the answer."""
+    """Text at the end of a conversation that prompts for the answer."""
 
 
 def go_template(render: Render) -> str:
     """The Go template that renders conversations as a Jinja template does.
 
     Args:
-        render: the Jinja template, without the token that llama.cpp itself puts first.
+        render: renders the Jinja template without the token that llama.cpp itself puts first.
 
     Raises:
-        AdapterError: no template of the module's form renders conversations identically.
+        AdapterError: a Go template cannot be made that renders conversations identically.
     """
     turns = _derive(render)
     texts = [turns.default, turns.prompt]
@@ -74,7 +76,7 @@ def go_template(render: Render) -> str:
             continue
         messages = _conversation(roles, number)
         if expand(template, messages) != _rendered(render, messages):
-            raise _refused("what it writes around a message depends on more than its role")
+            raise _refused("the text around a message depends on more than the message's role")
     return template
 
 
@@ -129,8 +131,8 @@ def _derive(render: Render) -> Turns:
 
 
 def _with_prompt(turns: Turns) -> Turns:
-    """Splits the prompt for an answer off the end of the user's turn, where user's and assistant's
-    turns begin with the same text, such as `<|im_start|>`.
+    """Splits the prompt for an answer off the end of the user's turn, if the turns of user and
+    assistant begin with the same text, such as `<|im_start|>`.
     """
     user, answer = turns.turns["user"], turns.turns["assistant"]
     start = _common_start(user.before, user.after[user.after.rfind(user.before[:3]) :])
@@ -155,7 +157,7 @@ def _cut(text: str, messages: Sequence[Message]) -> list[str]:
     parts = []
     for message in messages:
         if text.count(message["content"]) != 1:
-            raise _refused("it does not write every message once")
+            raise _refused("it does not write every message exactly once")
         before, _, text = text.partition(message["content"])
         parts.append(before)
     return [*parts, text]
@@ -197,11 +199,11 @@ def expand(template: str, messages: Sequence[Message]) -> str:
 
 
 Node = tuple[str, list[tuple[str, list["Node"]]]]
-"""A text or an action; an `if` or `range` holds its conditions and the nodes inside."""
+"""A text or an action, and the branches of an `if` or `range`: (condition, nodes inside)."""
 
 
 def _parse(steps: Iterator[str]) -> tuple[list[Node], str]:
-    """The nodes before the next unmatched `end` or `else`, and that `end` or `else`."""
+    """The nodes before the next unmatched `end` or `else`, and this action (empty if none)."""
     nodes: list[Node] = []
     for step in steps:
         action = step[2:-2].strip() if step.startswith("{{") else ""

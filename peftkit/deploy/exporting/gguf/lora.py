@@ -42,19 +42,21 @@ class LoraFile:
     layers: dict[str, Update]
     """GGUF's name of a layer -> the layer's update."""
     alpha: float
-    """The file's alpha: the layers' most common one; B of layers with this alpha is unchanged."""
+    """The most common alpha of the layers. In layers with another alpha, B is rescaled."""
 
 
 def check_expressible(config: AdapterConfig, folder: Path) -> None:
-    """Raises AdapterError unless a GGUF LoRA can hold the adapter; for the arguments see
-    `why_no_plain_lora`.
+    """Raises AdapterError unless a GGUF LoRA can hold the adapter.
+
+    Args:
+        config: content of adapter_config.json; empty for methods that write none.
     """
     if reason := why_no_plain_lora(config, folder):
         raise AdapterError(f"{reason}, and {LORA_ONLY}", MERGED)
 
 
 def read_lora(folder: Path, config: AdapterConfig, base: OpenedBase, layout: Layout) -> LoraFile:
-    """Reads an adapter's updates, at PEFT's scales, by GGUF's names. Loads no weights of the base.
+    """Reads each layer's update and names the layer as GGUF does. Loads no weights of the base.
 
     Raises:
         AdapterError: a GGUF file cannot hold the update of one of the layers.
@@ -68,7 +70,7 @@ def read_lora(folder: Path, config: AdapterConfig, base: OpenedBase, layout: Lay
 def _gguf_name(module: str, layout: Layout, base: OpenedBase) -> str:
     name = layout.name(module)
     if not name:
-        raise AdapterError(f"it adapts `{module}`, which a GGUF adapter cannot", MERGED)
+        raise AdapterError(f"it adapts `{module}`, which a GGUF adapter cannot adapt", MERGED)
     if name == "output" and base.config.tie_word_embeddings:
         raise AdapterError(
             f"it adapts `{module}`, which shares its weight with the embedding in the base's "
@@ -105,7 +107,9 @@ def check_lora(file: Path, lora: LoraFile) -> float:
     written = read_gguf(file)
     expected = {f"{name}.weight.lora_{part}" for name in lora.layers for part in "ab"}
     if other := sorted(written.stored.keys() ^ expected):
-        raise AdapterError(f"the file's tensors are not the adapter's: {quoted(other, 3)}")
+        raise AdapterError(
+            f"only the file or only the adapter has these tensors: {quoted(other, 3)}"
+        )
     architecture = lora.layout.family.architecture
     check_fields(written, {"general.architecture": architecture, **_fields(lora)})
     largest, alpha = 0.0, written.number("adapter.lora.alpha")

@@ -27,15 +27,15 @@ from peftkit.errors import AdapterError
 KNOWN = ("llama", "mistral", "qwen2", "qwen3")
 """Model types for which `model_fields` writes every hyperparameter."""
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}
-"""Number format of the matrices -> llama.cpp's number for the file type."""
+"""Number format of the matrices -> the value of `general.file_type`."""
 ROPES = ("default", "linear", "llama3")
 PROMPT, PROMPT_IDS = "peftkit.prompt", "peftkit.prompt_ids"
-"""Keys of a prompt, rendered by the training's template, and of its token ids by transformers, for
-tests of other tokenizers. llama.cpp ignores unknown keys."""
+"""Metadata keys of a rendered prompt and its token ids in transformers, to test other tokenizers.
+llama.cpp ignores unknown keys."""
 
 
 def check_writable(base: OpenedBase) -> Layout:
-    """The layout of a base that can be written as a GGUF model.
+    """Checks that a base can be written as a GGUF model; returns its layout.
 
     Raises:
         AdapterError: the base's architecture or a setting in its configuration is not supported.
@@ -49,7 +49,7 @@ def check_writable(base: OpenedBase) -> Layout:
         )
     if config.hidden_act != "silu":
         raise AdapterError(
-            f"the base's activation is `{config.hidden_act}`, and llama.cpp computes `silu` here"
+            f"the base's activation is `{config.hidden_act}`, but llama.cpp computes `silu`"
         )
     window = getattr(config, "sliding_window", None)
     if window is not None and window < config.max_position_embeddings:
@@ -72,12 +72,12 @@ def tokenizer_fields(
     """The metadata of the base's tokenizer, with the training's template and stop tokens.
 
     Args:
-        source: GGUF file to copy the tokenizer from; empty to copy the base's own GGUF file, or to
-            write the metadata anew if the base has none.
+        source: GGUF file to copy the tokenizer from. If empty, the tokenizer is copied from the
+            base's GGUF file, or converted from transformers if the base has no GGUF file.
         plain: whether the model continues a text and uses no template.
 
     Raises:
-        AdapterError: the copied tokenizer is another base's, or GGUF cannot hold the tokenizer.
+        AdapterError: the copied tokenizer is not the base's, or GGUF cannot hold the tokenizer.
     """
     vocabulary = base.config.vocab_size
     base_file = None if base.rows_in_files else base.source  # the file lacks added tokens
@@ -99,7 +99,7 @@ def _prompt(tokenizer: Any) -> dict[str, Value]:
 
 
 def model_fields(config: Any, kind: str, name: str) -> dict[str, Value]:
-    """GGUF's keys -> the model's hyperparameters.
+    """The model's hyperparameters, by GGUF's keys.
 
     Args:
         name: the model's name, written into the file.

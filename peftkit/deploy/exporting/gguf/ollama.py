@@ -17,14 +17,14 @@ from peftkit.tasks.reading.single_message import Message
 
 MODELFILE = "Modelfile"
 MAX_CONTEXT = 8192
-"""Largest `num_ctx` to write, in tokens; Ollama reserves memory for so many."""
+"""Largest `num_ctx` to write, in tokens, since Ollama reserves memory for the whole context."""
 PLAIN = "{{ .Prompt }}"
 """Template for models that continue a text."""
 PARAMETERS = {
     "max_new_tokens": "num_predict", "temperature": "temperature", "top_k": "top_k",
     "top_p": "top_p", "repetition_penalty": "repeat_penalty",
 }  # fmt: skip
-"""Settings of transformers' `generate` -> Ollama's."""
+"""Setting of transformers' `generate` -> Ollama's name of the setting."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Settings:
     stops: tuple[str, ...]
     """Texts at which an answer ends."""
     system: str
-    """System message for conversations that bring none of their own; empty to add none."""
+    """System message that Ollama adds to conversations without one; empty to add none."""
     parameters: dict[str, float]
 
 
@@ -59,7 +59,7 @@ def settings_of(
         plain: whether the model continues a text and uses no template.
 
     Raises:
-        AdapterError: the tokenizer has no template, or Go's language cannot express the template.
+        AdapterError: the template is missing, or a Modelfile cannot hold it or the system prompt.
     """
 
     def render(messages: Sequence[Message]) -> str:
@@ -73,7 +73,7 @@ def settings_of(
             "neither the base nor the training has a chat template", "use `--to gguf`"
         )
     if '"""' in system:
-        raise AdapterError("the recipe's system message holds three quotes")
+        raise AdapterError("a Modelfile's system message cannot contain three quotes")
     parameters = {
         name: float(value)
         for option, name in PARAMETERS.items()
@@ -112,7 +112,7 @@ def check_modelfile(file: Path, settings: Settings, tokenizer: Any, adds_bos: bo
     """Reads a Modelfile as Ollama does and compares it with the training's settings.
 
     Raises:
-        AdapterError: the Modelfile names missing weights, or its settings differ.
+        AdapterError: the Modelfile names files that do not exist, or its settings differ.
     """
     commands = read_modelfile(file.read_text(encoding="utf-8"))
     wrong = []
@@ -138,11 +138,11 @@ def check_modelfile(file: Path, settings: Settings, tokenizer: Any, adds_bos: bo
         if expand(template, messages) != text:
             wrong.append("TEMPLATE writes a prompt that differs from the training's")
     if wrong:
-        raise AdapterError(f"the Modelfile is not the adapter's: {'; '.join(wrong)}")
+        raise AdapterError(f"the Modelfile does not fit the adapter: {'; '.join(wrong)}")
 
 
 def read_modelfile(text: str) -> dict[str, list[str]]:
-    """Reads a Modelfile: command -> its values, in order. Triple-quoted values keep line breaks."""
+    """Each command's values in a Modelfile, in order. Triple-quoted values keep line breaks."""
     commands: dict[str, list[str]] = {}
     pattern = r'^([A-Z]+) +(?:"""(.*?)"""|([^\n]*))$'
     for match in re.finditer(pattern, text, re.DOTALL | re.MULTILINE):

@@ -1,7 +1,7 @@
 """Reads written GGUF files and compares them with the model or adapter.
 
-Shares no code with the writing: the order of rows is restored row by row, from the definition of
-llama.cpp's rotary embedding.
+Reading shares no code with writing: it restores the order of the rows one by one, from the
+definition of llama.cpp's rotary embedding.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from gguf import ReaderTensor
 
 TOLERANCE = {"F32": 0.0, "F16": 2**-11, "Q8_0": 1 / 127}
-"""Number format -> largest |difference| in a tensor, relative to the tensor's largest number. F16:
-half a unit in the last place. Q8_0: one step, of which rounding and its float16 scale take about
-half."""
+"""Number format -> allowed |difference| in a tensor, relative to the tensor's largest number.
+F16: half a unit in the last place. Q8_0: one step; rounding and the float16 scale cause half a
+step."""
 SMALLEST = 2**-24
 """Smallest positive float16 number."""
 
@@ -91,8 +91,8 @@ def open_gguf(file: Path) -> Any:
 def rows_of_transformers(rows: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
     """Reorders a GGUF file's rows of q or k, (out, ...), to transformers' order.
 
-    llama.cpp rotates rows 2i and 2i + 1 of a head by frequency i, transformers rows i and i + d/2.
-    So row 2i becomes row i, and row 2i + 1 becomes row i + d/2.
+    Frequency i rotates rows 2i and 2i + 1 of a head in llama.cpp, but rows i and i + d/2 in
+    transformers. So row 2i becomes row i, and row 2i + 1 becomes row i + d/2.
     """
     back = np.empty_like(rows)
     width = len(rows) // heads
@@ -111,13 +111,16 @@ def compare(
     layout: Layout,
     allowed: float = 0.0,
 ) -> float:
-    """The largest difference between a tensor and its expected values, relative to the largest one.
+    """Compares a tensor with its expected values.
 
     Args:
-        name: GGUF's name of the layer; it decides whether the tensor's rows are reordered.
+        name: GGUF's name of the layer, which decides whether the tensor's rows are reordered.
         tensor: GGUF's name of the tensor.
-        expected: the values in transformers, with rows in transformers' order.
+        expected: the trained values, with rows in transformers' order.
         allowed: relative difference allowed in addition to `TOLERANCE`.
+
+    Returns:
+        The largest difference, relative to the largest expected number.
 
     Raises:
         AdapterError: the tensor is missing, has another shape, or differs by more than allowed.

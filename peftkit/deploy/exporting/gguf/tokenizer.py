@@ -1,8 +1,8 @@
-"""The tokenizer metadata of a GGUF model: copied from a GGUF file of the base, or made from a
-byte-level BPE of transformers.
+"""Makes the tokenizer metadata of a GGUF model: copies it from a GGUF file of the base, or converts
+a byte-level BPE tokenizer of transformers.
 
-A GGUF file holds only the name of a pre-tokenizer in llama.cpp, such as `llama-bpe`, which cuts
-texts into words. Only the pre-tokenizers in `CUTS` can be written.
+A pre-tokenizer cuts texts into words. A GGUF file holds only its name in llama.cpp, such as
+`llama-bpe`, so only the pre-tokenizers in `CUTS` can be written.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SPECIAL_IDS = {
 }  # as in GGUF
 QUESTION = "What's in parcel 42? 你好，Grüße!"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
-"""GGUF's numbers for kinds of tokens."""
+"""GGUF's numbers for the kinds of tokens."""
 
 BYTES: dict[str, object] = {"type": "ByteLevel", "add_prefix_space": False}
 LLAMA3 = (
@@ -44,14 +44,14 @@ LLAMA3 = (
 
 @dataclass(frozen=True)
 class Cut:
-    """A pre-tokenizer of llama.cpp, in terms of tokenizer.json."""
+    """The parts of tokenizer.json that are equivalent to one pre-tokenizer of llama.cpp."""
 
     steps: tuple[Mapping[str, object], ...]
-    """The pre-tokenizers of tokenizer.json that cut texts in the same way."""
+    """Settings that each pre-tokenizer in tokenizer.json must have, in order."""
     normalizer: str = ""
-    """Normalizer in tokenizer.json that llama.cpp does not apply; empty for none."""
+    """Normalizer that tokenizer.json may have, though llama.cpp does not apply it; else empty."""
     takes_whole: bool = False
-    """Whether a word in the vocabulary becomes one token without applying the merges."""
+    """Whether a word that is in the vocabulary becomes one token without any merges."""
 
 
 CUTS = {
@@ -71,11 +71,11 @@ CUTS = {
         normalizer="NFC",
     ),
 }  # fmt: skip
-"""llama.cpp's name of a pre-tokenizer (`tokenizer.ggml.pre`) -> its parts in tokenizer.json."""
+"""Pre-tokenizer's name in llama.cpp (`tokenizer.ggml.pre`) -> its equivalent in tokenizer.json."""
 
 
 def copied_fields(file: Path) -> Mapping[str, Copied]:
-    """The tokenizer's metadata in a GGUF file.
+    """Reads the tokenizer's metadata from a GGUF file.
 
     Raises:
         AdapterError: the file is not a GGUF file, or has no tokenizer.
@@ -89,7 +89,7 @@ def copied_fields(file: Path) -> Mapping[str, Copied]:
 
 @functools.lru_cache(maxsize=1)  # reading 50,000 tokens takes 3 s, and is wanted several times
 def _copied_fields(file: Path, _size: int, _modified: int) -> Mapping[str, Copied]:
-    """Caches `copied_fields` until the file changes."""
+    """Reads the metadata for `copied_fields`; caches it until the file's size or time changes."""
     fields = {
         name: Copied(
             field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None
@@ -110,7 +110,7 @@ def written_fields(tokenizer: Any, vocabulary: int) -> dict[str, Value]:
             `[PAD<id>]`.
 
     Raises:
-        AdapterError: the tokenizer is not a byte-level BPE with a cut in `CUTS`.
+        AdapterError: the tokenizer is not a byte-level BPE with a pre-tokenizer in `CUTS`.
     """
     if not tokenizer.is_fast:
         raise _unwritable("it is a slow one, without a tokenizer.json")
@@ -175,7 +175,7 @@ def _unwritable(why: str) -> AdapterError:
 
 
 def _adds(tokenizer: Any, token: int | None, place: int) -> bool:
-    """Whether a tokenizer puts a token at the beginning (0) or end (-1) of every text."""
+    """Whether a tokenizer adds a token at the beginning (`place` 0) or end (-1) of every text."""
     ids = tokenizer("a")["input_ids"]
     return token is not None and len(ids) > 1 and ids[place] == token
 
@@ -184,7 +184,7 @@ def adds_bos(tokenizer: Any, source: str | Path | None) -> bool:
     """Whether llama.cpp puts the beginning-of-text token before a prompt by itself.
 
     Args:
-        source: the GGUF file from which the tokenizer is copied; None if it is made anew.
+        source: the GGUF file whose tokenizer is copied; None if the tokenizer is converted.
     """
     if source:
         fields = copied_fields(Path(source).expanduser())
@@ -218,10 +218,10 @@ def prompt_of(tokenizer: Any) -> str:
 def with_training(
     fields: Mapping[str, Value], tokenizer: Any, stops: Iterable[int], plain: bool
 ) -> dict[str, Value]:
-    """A tokenizer's metadata with the training's template and the tokens that end an answer.
+    """Adds the training's template, and the tokens that end an answer, to a tokenizer's metadata.
 
     Args:
-        stops: ids of the tokens; the tokenizer's end-of-text token is added if missing.
+        stops: ids of tokens that end an answer; the end-of-text token is added if missing.
         plain: whether the model continues a text and uses no template.
 
     Raises:

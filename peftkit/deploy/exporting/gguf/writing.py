@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 BLOCK = 32
-"""Numbers per scale in q8_0; a matrix whose rows are no multiple of it is written in float16."""
+"""Numbers that share a scale in q8_0. If a matrix's row length is not a multiple, the matrix is
+stored in float16."""
 
 
 PlainValue = str | bool | int | float | Sequence[str | int | float]
@@ -33,7 +34,7 @@ Value = PlainValue | Copied
 
 
 def values_of(fields: Mapping[str, Value]) -> dict[str, PlainValue]:
-    """Metadata as plain values: a copied one without its GGUF types."""
+    """The metadata as plain values; drops the GGUF types of copied values."""
     return {name: v.value if isinstance(v, Copied) else v for name, v in fields.items()}
 
 
@@ -73,7 +74,7 @@ def write_gguf(
 
 
 def _announce(writer: Any, name: str, shape: tuple[int, ...], kind: Any) -> None:
-    """Adds a tensor's name, shape and format to the file's header; the values follow later."""
+    """Adds a tensor's name, shape and format to the file's header; writes no values."""
     import gguf
 
     block, size = gguf.GGML_QUANT_SIZES[kind]
