@@ -73,7 +73,7 @@ class CountedWords(pk.TextClassification):
         counts = [text.split().count(word) for word in WORDS]
         return [float(count > 0) for count in counts] if self.several else [float(sum(counts))]
 
-    def head(self) -> Head:
+    def own_head(self) -> Head:
         """One output, or one for each word."""
         kind = "multi_label_classification" if self.several else "regression"
         own = {"auto_class": "AutoModelForSequenceClassification", "pooling": ""}
@@ -89,7 +89,7 @@ class CountedWords(pk.TextClassification):
             read = encode_texts(texts, None, base.tokenizer, self.max_length)
             targets = np.array([self.wanted(text) for text in texts], np.float32)
             parts[name] = Examples(tuple(rows), read.inputs, targets)
-        return Encoded(**parts, head=self.head(), pad_token_id=base.tokenizer.pad_token_id)
+        return Encoded(**parts, head=self.own_head(), pad_token_id=base.tokenizer.pad_token_id)
 
     def loss(self, training=None):
         return BinaryCrossEntropy() if self.several else SquaredError()
@@ -149,7 +149,7 @@ def test_transformers_reads_the_merged_model_as_it_is(finished, tmp_path):
     report = merge_to(str(done.folder), str(tmp_path / "merged"))
     assert report.relative <= report.tolerance
     config = json.loads((tmp_path / "merged" / "config.json").read_text())
-    assert config["problem_type"] == recipe.task.head().problem_type
+    assert config["problem_type"] == recipe.task.own_head().problem_type
     if recipe.task.pooling != "head":
         return
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
@@ -169,5 +169,5 @@ def test_the_card_loads_a_head_of_its_size(finished):
     done, recipe = finished
     card = (done.folder / "adapter" / "README.md").read_text()
     if recipe.task.pooling == "head":
-        assert f'problem_type="{recipe.task.head().problem_type}"' in card
-        assert f"num_labels={recipe.task.head().num_outputs}" in card
+        assert f'problem_type="{recipe.task.own_head().problem_type}"' in card
+        assert f"num_labels={recipe.task.own_head().num_outputs}" in card

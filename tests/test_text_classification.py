@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from peftkit.data.head import Head
 from peftkit.data.rows import Row
 from peftkit.data.splits import Splits, load_splits
 from peftkit.errors import DataError
+from peftkit.stages.unknown_tokens import unknown_token_notes
 from peftkit.tasks.answers import Decision
 from peftkit.tasks.task import Piece
 from tests.conftest import save_tokenizer, sentences, write_csv
@@ -205,7 +209,50 @@ def test_a_note_tells_of_more_than_five_percent_unknown_tokens(tokenizers, unkno
     rows = rows_of(*((text, "good") for text in texts), ("dark", "bad"))
     encoded = TASK.encode(alike(rows), base_with(tokenizers["bert"]))
     assert encoded.train.unknown_tokens == unknown
-    assert any("of the train split's tokens are unknown" in note for note in encoded.notes) == told
+    base = base_with(tokenizers["bert"])
+    notes = list(unknown_token_notes(encoded, base))
+    assert any("of the train split's tokens are unknown" in note for note in notes) == told
+    few = replace(base, spec=base.spec.with_(max_unknown_tokens=0.01))
+    with pytest.raises(DataError, match="tokens are unknown") if unknown else nullcontext():
+        list(unknown_token_notes(encoded, few))
+
+
+def test_windows_share_a_rows_weight_and_their_mean_is_its_output(tokenizers):
+    task = TextClassification(
+        data=Data(path="-"), over_long="windows", max_length=8, overlap=2,
+        class_weights={"good": 3.0},
+    )  # fmt: skip
+    rows = rows_of(("a warm film " * 5, "good"), ("dark", "bad"))
+    encoded = task.encode(alike(rows), base_with(tokenizers["bert"]))
+    train, head = encoded.train, encoded.head
+    windows = int((train.row_of == 0).sum())
+    assert windows == 4  # 15 words, 6 in a window, of which 2 are in the one before
+    assert train.row_of.tolist() == [0] * windows + [1]
+    assert train.weights.tolist() == pytest.approx([3 / windows] * windows + [1])
+    assert train.truncated == 0
+    inner = [ids[1:-1].tolist() for ids in train.input_ids][:windows]
+    assert all(a[-2:] == b[:2] for a, b in itertools.pairwise(inner))
+    assert sum(map(len, inner)) - 2 * (windows - 1) == 15
+    outputs = np.random.default_rng(0).normal(size=(len(train), 2)).astype(np.float32)
+    answers = task.answers(outputs, train, head, Decision())
+    means = np.stack([outputs[:windows].mean(axis=0), outputs[windows]])
+    assert [answer.label for answer in answers] == [head.labels[i] for i in means.argmax(axis=1)]
+    score = task.metrics(outputs, train, head, Decision())
+    assert len(score.parts["accuracy"].columns[0]) == 2
+    with pytest.raises(ValueError, match="`over_long` is `windows`, which split single texts"):
+        task.with_(data=Data(path="-", text_pair="other"))
+
+
+def test_a_prefix_precedes_each_text_and_is_missed_for_e5(tokenizers):
+    base = base_with(tokenizers["bert"])
+    rows = rows_of(("film", "good"), ("dark", "bad"))
+    plain = TASK.encode(alike(rows), base)
+    encoded = TASK.with_(prefix="warm ").encode(alike(rows), base)
+    assert encoded.train.input_ids[0][1] == base.tokenizer("warm")["input_ids"][1]
+    assert encoded.train.input_ids[0][2:].tolist() == plain.train.input_ids[0][1:].tolist()
+    e5 = replace(base, spec=base.spec.with_(name_or_path="packaged:multilingual-e5-small"))
+    assert any("set `task.prefix`" in note for note in TASK.encode(alike(rows), e5).notes)
+    assert not TASK.with_(prefix="query: ").encode(alike(rows), e5).notes
 
 
 @pytest.mark.parametrize("text", ["a warm film </s>", "\u200b"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from peftkit.parts.part import Part
 
@@ -29,6 +29,9 @@ class Base(Part):
     chat_template: str = ""
     """Chat template for conversations: `chatml`, `plain` or a .jinja file; empty for the
     base's own template."""
+    max_unknown_tokens: float = Field(default=0.3, ge=0, le=1)
+    """Largest share of a split's tokens that may be unknown to the base's tokenizer; above it, the
+    base does not read the language, and training is refused."""
     trust_remote_code: bool = False
     """Whether code stored with a Hub model may run."""
 

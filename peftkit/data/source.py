@@ -86,13 +86,18 @@ def as_number(text: str, decimal: str) -> float | None:
     return value if math.isfinite(value) and "_" not in text else None
 
 
-class Data(Source):
-    """A source of labelled texts."""
+class Texts(Source):
+    """A source of texts, or of pairs of texts. A task with answers subclasses it."""
 
     text: str = "text"
     """Column with the text."""
     text_pair: str = ""
     """Column with a second text, such as an answer or a hypothesis; empty for none."""
+
+
+class Data(Texts):
+    """A source of labelled texts."""
+
     label: str = "label"
     """Column with the label."""
     label_names: dict[str, str] = {}

@@ -20,6 +20,7 @@ from peftkit.evaluation.writing import check_prompts
 from peftkit.recipe import Recipe
 from peftkit.stages.early import Rows, check_early
 from peftkit.stages.rehearsal import rehearse
+from peftkit.stages.unknown_tokens import unknown_token_notes
 from peftkit.tasks.task import Piece
 from peftkit.training.budget import budget_notes
 from peftkit.training.forward.batching import check_units
@@ -77,6 +78,7 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     recipe = recipe.with_(base=base.spec, task=task, training=training)
     encoded = recipe.task.encode(splits, base)
     vocabulary_note = check_ids(base, _token_ids(encoded))
+    unknown_notes = tuple(unknown_token_notes(encoded, base))
     writing_note = check_prompts(encoded, task, recipe.metric)
     for examples in encoded.splits().values():
         check_units(examples, training.micro_batch_tokens)
@@ -91,6 +93,7 @@ def prepare(recipe: Recipe, rows: Rows | None = None) -> Prepared:
     ledger = ledger.with_encoded(encoded)
     notes = [
         vocabulary_note,
+        *unknown_notes,
         writing_note,
         *rehearsal.notes,
         *budget_notes(training, len(encoded.train)),

@@ -81,13 +81,10 @@ class Chat(Task):
         return Writing(("rouge_l",), self.samples, self.validation_samples)
 
     def metric(self, name: str) -> Metric:
-        if name == "rouge_l":
-            from peftkit.metrics.rouge import ROUGE_L
-
-            return ROUGE_L
         from peftkit.metrics.language import METRICS
+        from peftkit.metrics.rouge import ROUGE_L
 
-        return METRICS.get(name) or super().metric(name)
+        return {**METRICS, "rouge_l": ROUGE_L}.get(name) or super().metric(name)
 
     @property
     def command(self) -> Literal["predict", "chat"]:

@@ -26,7 +26,12 @@ from peftkit.training.forward.forward_pass import base_of
 from peftkit.training.forward.frozen_below import modules_below
 from peftkit.training.forward.frozen_trunk import find_frozen_trunk
 from peftkit.training.forward.steps import Step, number_of_steps, steps_of
-from peftkit.training.interruptions import any_process_signalled, at_once_if_alone, interruptible
+from peftkit.training.interruptions import (
+    Signals,
+    any_process_signalled,
+    at_once_if_alone,
+    interruptible,
+)
 from peftkit.training.optimizers import make_optimizer, make_schedule
 from peftkit.training.progress import TrainingProgress
 from peftkit.training.stopping import Best
@@ -70,9 +75,7 @@ def train(
             _report(record, step, examples, progress, engine)
             if _is_validation(step, recipe.training, num_steps):
                 begun = time.perf_counter()
-                with at_once_if_alone(signals, accelerator):
-                    metrics = score(engine)
-                _train_mode(engine, run.frozen_below)
+                metrics = _validate(run, score, signals)
                 loss = account.record_validation(step.number, metrics, begun, started)
                 if step.number >= recipe.method.first_selectable_step(num_steps):
                     best.update(metrics, engine.model, step.number)
@@ -229,6 +232,16 @@ def _is_validation(step: Step, training: Training, num_steps: int) -> bool:
     if training.evaluate_every:
         return step.number % training.evaluate_every == 0 or step.number == num_steps
     return step.last_of_epoch or step.number == num_steps
+
+
+def _validate(
+    run: _Prepared, score: Callable[[Engine], dict[str, float]], signals: Signals
+) -> dict[str, float]:
+    """Scores the model on the validation split; a signal ends that at once in a single process."""
+    with at_once_if_alone(signals, run.engine.accelerator):
+        metrics = score(run.engine)
+    _train_mode(run.engine, run.frozen_below)
+    return metrics
 
 
 def _train_mode(engine: Engine, frozen_below: list[nn.Module]) -> None:

@@ -11,6 +11,7 @@ from peftkit.data.encoded import Examples
 from peftkit.data.ragged import Array, Ragged
 from peftkit.data.rows import Row
 from peftkit.errors import DataError
+from peftkit.tasks.encoding.text_encoding import split_into_windows
 from peftkit.wording import plural
 
 WORD = "word"
@@ -84,20 +85,10 @@ def _check_fast(tokenizer: Any) -> None:
 
 
 def _cut(rows: Sequence[list[str]], tokenizer: Any, max_length: int, overlap: int) -> Any:
-    """Tokenizes all rows and cuts them into windows."""
+    """Tokenizes all rows and splits them into windows."""
     before = _before_words(tokenizer)
-    side, tokenizer.truncation_side = tokenizer.truncation_side, "right"  # for `_first_places`
-    try:
-        return tokenizer(
-            [[first, *(before + word for word in others)] for first, *others in rows],
-            is_split_into_words=True,
-            truncation=True,
-            max_length=max_length,
-            stride=overlap,
-            return_overflowing_tokens=True,
-        )
-    finally:
-        tokenizer.truncation_side = side
+    words = [[first, *(before + word for word in others)] for first, *others in rows]
+    return split_into_windows(tokenizer, words, max_length, overlap, words=True)
 
 
 def _before_words(tokenizer: Any) -> str:

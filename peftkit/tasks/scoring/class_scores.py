@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from peftkit.data.encoded import Examples
 from peftkit.data.head import Head
+from peftkit.data.ragged import Array
+from peftkit.data.rows import Row
 from peftkit.metrics.classification import ClassificationScores, classification_scores
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.score import Matrix, Mistake, Parts, Score, ScoreTable
@@ -20,15 +21,20 @@ WORST_MISTAKES = 20
 
 
 def class_score(
-    metric: Callable[[str], Metric], outputs: Outputs, examples: Examples, head: Head
+    metric: Callable[[str], Metric],
+    outputs: Outputs,
+    expected: Array,
+    rows: Sequence[Row],
+    head: Head,
 ) -> Score:
     """Accuracy, F1, confusion matrix, and the mistakes that the model was most certain of.
 
     Args:
         metric: the task's `metric`.
-        outputs: (examples, classes), logits.
+        outputs: (rows, classes), logits.
+        expected: (rows,), indices of labels.
     """
-    expected, predicted = examples.targets, outputs.argmax(axis=1)
+    predicted = outputs.argmax(axis=1)
     scores = classification_scores(predicted, expected, len(head.labels))
     ones = np.ones(len(expected))
     f1 = Parts.of(np.stack([expected, predicted], axis=1), len(head.labels))
@@ -42,7 +48,7 @@ def class_score(
         },
         tables=(label_table(scores, head.labels),),
         matrices=(Matrix("Confusion", head.labels, scores.confusion_matrix),),
-        mistakes=_mistakes(outputs, expected, predicted, examples, head),
+        mistakes=_mistakes(outputs, expected, predicted, rows, head),
     )
 
 
@@ -69,12 +75,12 @@ def softmax(outputs: Outputs) -> Outputs:
 
 
 def _mistakes(
-    outputs: Outputs, expected: Any, predicted: Any, examples: Examples, head: Head
+    outputs: Outputs, expected: Array, predicted: Array, rows: Sequence[Row], head: Head
 ) -> tuple[Mistake, ...]:
     probabilities = softmax(outputs).max(axis=1)
     wrong = (expected != predicted).nonzero()[0]
     worst = sorted(wrong, key=lambda index: -probabilities[index])[:WORST_MISTAKES]
-    rows = [examples.row(index) for index in worst]
+    shown = [rows[index] for index in worst]
     return tuple(
         Mistake(
             row=row.number,
@@ -83,5 +89,5 @@ def _mistakes(
             predicted=head.labels[predicted[index]],
             probability=float(probabilities[index]),
         )
-        for index, row in zip(worst, rows, strict=True)
+        for index, row in zip(worst, shown, strict=True)
     )
