@@ -27,7 +27,7 @@ from peftkit.tasks.task import Task
 from peftkit.tasks.text_task import TextTask
 
 if TYPE_CHECKING:
-    from peftkit.data.encoded import Encoded
+    from peftkit.data.encoded import Encoded, Examples
     from peftkit.data.head import Head
     from peftkit.data.ragged import Array
     from peftkit.data.rows import Row, Table
@@ -40,6 +40,7 @@ class TextClassification(TextTask):
 
     offer = OFFER
     scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "weighted_f1")
+    decides: ClassVar[bool] = True
 
     data: Data
     """The labelled texts."""
@@ -172,12 +173,19 @@ class TextClassification(TextTask):
 
         return METRICS.get(name) or super().metric(name)
 
+    def decide(self, kept: Outputs, examples: Examples, head: Head) -> Decision:
+        from peftkit.metrics.calibration import fit_temperature
+        from peftkit.tasks.scoring.row_outputs import row_means, row_targets
+
+        found = fit_temperature(row_means(kept, examples), row_targets(examples))
+        return Decision({"temperature": (found,)})
+
     def score_rows(
         self, outputs: Outputs, targets: Array, rows: Sequence[Row], head: Head, decision: Decision
     ) -> Score:
         from peftkit.tasks.scoring.class_scores import class_score
 
-        return class_score(self.metric, outputs, targets, rows, head)
+        return class_score(self.metric, outputs, targets, rows, head, _temperature(decision))
 
     def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:
         import numpy as np
@@ -190,9 +198,15 @@ class TextClassification(TextTask):
     def answer_rows(self, outputs: Outputs, head: Head, decision: Decision) -> Sequence[Answer]:
         from peftkit.tasks.scoring.class_scores import softmax
 
-        probabilities = softmax(outputs).max(axis=1)
+        probabilities = softmax(outputs / (_temperature(decision) or 1.0)).max(axis=1)
         labels = [head.labels[index] for index in outputs.argmax(axis=1)]
         return [Prediction(*pair) for pair in zip(labels, map(float, probabilities), strict=True)]
+
+
+def _temperature(decision: Decision) -> float | None:
+    """Returns the temperature that calibrates the probabilities; None if none was fitted."""
+    values = decision.numbers.get("temperature")
+    return values[0] if values else None
 
 
 @cache

@@ -10,6 +10,7 @@ import numpy as np
 from peftkit.data.head import Head
 from peftkit.data.ragged import Array
 from peftkit.data.rows import Row
+from peftkit.metrics.calibration import expected_calibration_error
 from peftkit.metrics.classification import ClassificationScores, classification_scores
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.score import Matrix, Mistake, Parts, Score, ScoreTable
@@ -26,6 +27,7 @@ def class_score(
     expected: Array,
     rows: Sequence[Row],
     head: Head,
+    temperature: float | None = None,
 ) -> Score:
     """Accuracy, F1, confusion matrix, and the mistakes that the model was most certain of.
 
@@ -33,6 +35,7 @@ def class_score(
         metric: the task's `metric`.
         outputs: (rows, classes), logits.
         expected: (rows,), indices of labels.
+        temperature: divides the logits so that probabilities are calibrated; None if unknown.
     """
     predicted = outputs.argmax(axis=1)
     scores = classification_scores(predicted, expected, len(head.labels))
@@ -46,9 +49,12 @@ def class_score(
             "weighted_f1": f1,
             "loss": Parts.of(np.stack([target_losses(outputs, expected), ones], axis=1)),
         },
-        tables=(label_table(scores, head.labels),),
+        tables=(
+            label_table(scores, head.labels),
+            *calibration_tables(outputs, expected == predicted, temperature),
+        ),
         matrices=(Matrix("Confusion", head.labels, scores.confusion_matrix),),
-        mistakes=_mistakes(outputs, expected, predicted, rows, head),
+        mistakes=_mistakes(outputs / (temperature or 1.0), expected, predicted, rows, head),
     )
 
 
@@ -59,6 +65,26 @@ def label_table(scores: ClassificationScores, labels: tuple[str, ...]) -> ScoreT
         ("label", "precision", "recall", "f1", "support"),
         tuple((name, *row) for name, row in zip(labels, scores.per_class, strict=True)),
     )
+
+
+def calibration_tables(
+    outputs: Outputs, right: Array, temperature: float | None
+) -> tuple[ScoreTable, ...]:
+    """Returns a table of the calibration error without and with the temperature; none without one.
+
+    Args:
+        outputs: (rows, classes), logits.
+        right: (rows,), whether the most likely class is the expected one.
+    """
+    if temperature is None:
+        return ()
+    rows = []
+    for name, divisor in (("as trained", 1.0), (f"temperature {temperature:.2f}", temperature)):
+        chosen = softmax(outputs / divisor).max(axis=1).astype(np.float64)
+        error = expected_calibration_error(chosen, right.astype(np.float64))
+        rows.append((name, error, float(chosen.mean()), float(right.mean())))
+    columns = ("probabilities", "expected calibration error", "mean probability", "accuracy")
+    return (ScoreTable("Calibration", columns, tuple(rows)),)
 
 
 def target_losses(outputs: Outputs, expected: Any) -> Any:
