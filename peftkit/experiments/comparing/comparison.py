@@ -92,7 +92,7 @@ class SeedRun:
 
 @dataclass(frozen=True)
 class ProbeFit:
-    """The result of the frozen probe, which `Row.seeds` holds in the row of the probe."""
+    """The result of the frozen probe; the only item of `Row.seeds` in the probe's row."""
 
     seed: None
     score: float
@@ -172,7 +172,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Spent:
-    """The training, trials and seeds that each method gets."""
+    """How long each method trains, and how many trials and seeds it gets."""
 
     num_epochs: int
     num_steps: int

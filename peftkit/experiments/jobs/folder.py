@@ -95,7 +95,7 @@ class ComparisonFolder:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a comparison must have in common with a folder in order to resume it."""
+    """What a comparison must have in common with an earlier one to resume it in its folder."""
 
     grid: JsonValue
     """The content of grid.json: values that all parts share."""
