@@ -158,7 +158,7 @@ def _as_list(value: object) -> list[object]:
 
 
 def _inner_lists(name: str, value: Any) -> list[Any]:
-    """Returns the items of a field's value that must be lists themselves."""
+    """Returns those items of a field's value that must be lists, such as `[0, 2]` in `[[0, 2]]`."""
     if name == "layer_replication":
         return list(value)
     return list(value.values()) if name in NESTED and isinstance(value, dict) else []
