@@ -37,7 +37,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class ValidationPoint:
-    """A validation: its step, its score, and the training seconds until it."""
+    """A validation during training: its step, its score, and the training seconds before it."""
 
     step: int
     seconds: float
@@ -161,7 +161,7 @@ class Row:
     difference_to_probe: JudgedGap | None = None
 
     def memory(self, kind: str) -> float | None:
-        """Peak memory of `training`, `evaluation` or `merging`, in MB."""
+        """Peak memory, in MB, of a stage: `training`, `evaluation` or `merging`."""
         return (self.peak_memory_mb or {}).get(kind)
 
     @property

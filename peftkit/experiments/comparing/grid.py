@@ -49,7 +49,7 @@ class Budget(Part):
     """Largest difference of two scores that does not matter, in the metric's unit. If not given:
     0.01; for a loss, 1 % of full fine-tuning's loss."""
     retention: Retention | None = None
-    """General text on which a language model's forgetting is measured; None: it is not measured."""
+    """General text on which a language model's forgetting is measured; None to skip this."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def make_rows(
 
 
 def margin_of(grid: Grid, full: Runs) -> float:
-    """The comparison's margin: the one that the budget sets, or the default."""
+    """The margin of a comparison: the budget's margin if it has one, else the default margin."""
     if grid.budget.margin is not None:
         return grid.budget.margin
     if grid.metric.higher_is_better or not full.scores:

@@ -105,7 +105,7 @@ def judge(gap: Estimate, margin: float, metric: Metric) -> Verdict:
 
 
 def _table(seeds: Sequence[Parts]) -> Floats:
-    """What each example adds to each run's score, as an array: (seeds, examples, numbers)."""
+    """What each example adds to each run's score: (seeds, examples, numbers per example)."""
     return np.stack([seed.table for seed in seeds])
 
 
