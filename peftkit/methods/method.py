@@ -132,7 +132,7 @@ class Method(OpenPart):
         return ()
 
     def learning_rate_scales(self, model: nn.Module) -> Mapping[str, float]:
-        """Returns parameter name -> factor on its learning rate, where the factor is not 1."""
+        """Returns parameter name -> factor on its learning rate. Missing names have factor 1."""
         return {}
 
     def undecayed(self, model: nn.Module) -> Collection[str]:

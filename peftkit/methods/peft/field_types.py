@@ -118,7 +118,7 @@ def wrong_types(config: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
 
 
 def wrong_values(config: Mapping[str, object]) -> Iterator[str]:
-    """Yields a message for each field of a user's configuration whose value is wrong in itself."""
+    """Yields a message for each field of a user's configuration whose value has a wrong form."""
     for name, value in config.items():
         kinds = KINDS.get(name)
         checked = name.endswith("_pattern") and name != "layers_pattern"  # at injection
