@@ -57,8 +57,8 @@ class AdaLoRA(StoredByPeft):
     layers_to_transform: Blocks = ()
     """Numbers of the blocks to adapt, from 0; empty for all."""
     layers_pattern: Parents = ()
-    """Names of the lists in which `layers_to_transform` numbers the blocks, such as `layers`;
-    empty for any list."""
+    """Names of the lists of blocks that `layers_to_transform` is for, such as `layers`; empty for
+    all lists."""
     tinit: int | None = Field(default=None, ge=0)
     """Number of first steps in which ranks do not fall; by default a tenth of the run."""
     tfinal: int | None = Field(default=None, ge=0)

@@ -33,6 +33,6 @@ class BitFit(StoredAsTensors):
         if not biases:
             raise MethodError(
                 f"{type(model).__name__} has no biases to train",
-                "use LayerNormTuning, which trains about as little, or LoRA",
+                "use LayerNormTuning, which trains about as few parameters, or LoRA",
             )
         return [*biases, *in_head]

@@ -15,8 +15,8 @@ then plain PEFT can load one:
                                                  (He et al. 2022, arXiv:2110.04366)
 
 `up` starts at zero, so a new adapter changes nothing. Norm, `down` and `up` each have their own
-ModuleDict (`bottleneck_norm`, `bottleneck_down`, `bottleneck_up`). PEFT would
-silently save and reload one nested module wrongly for an adapter that is not named `default`.
+ModuleDict (`bottleneck_norm`, `bottleneck_down`, `bottleneck_up`). If they were nested in one
+module, PEFT would silently save and reload an adapter wrongly, unless its name is `default`.
 """
 
 from __future__ import annotations

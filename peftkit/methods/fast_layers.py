@@ -38,8 +38,8 @@ def exact(layers: Sequence[FastLayer]) -> Iterator[None]:
 
 
 def release_checkpoint_mapping(model: nn.Module, layers: Sequence[FastLayer]) -> None:
-    """Copies the unmoved weights out of the memory-mapped weight file, if they are smaller than the
-    moved weights. A single weight in the file keeps the whole file in this process's memory.
+    """Copies the unmoved weights out of the memory-mapped weight file, if they are smaller in total
+    than the moved ones. As long as one weight is in the file, the whole file stays in memory.
     """
     moved = {id(layer.moved) for layer in layers if layer.moved is not None}
     unmoved = [parameter for parameter in model.parameters() if id(parameter) not in moved]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def split_refusal(lora: LoRA, base: Base) -> str | None:
-    """Returns why this base's weights cannot be split with these settings; None if they can."""
+    """Returns why `lora` cannot split the weights of this base into two parts; None if it can."""
     kind = lora.kind()
     if lora.lora_dropout:
         return (
@@ -84,14 +84,14 @@ def inject_from_weights(
 
 
 def double_rank(lora: LoRA) -> LoRA:
-    """Returns an ordinary LoRA with twice the rank: as large as `lora` and its frozen halves."""
+    """Returns an ordinary LoRA with twice the rank of `lora`, to plan its memory and time."""
     shared = {name: getattr(lora, name) for name in LoRA.model_fields}
     ranks = {name: 2 * rank for name, rank in lora.rank_pattern.items()}
     return LoRA(**{**shared, "r": 2 * lora.r, "rank_pattern": ranks})
 
 
 def save_from_weights(model: nn.Module, folder: Path) -> None:
-    """Saves the head, and the joined trained and frozen halves as an ordinary LoRA of rank 2r."""
+    """Saves the head, and an ordinary LoRA of rank 2r that joins trained and frozen halves."""
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import save_file
 

@@ -54,8 +54,8 @@ class LoRA(StoredByPeft):
     layers_to_transform: Blocks = ()
     """Numbers of the blocks to adapt, from 0; empty for all."""
     layers_pattern: Parents = ()
-    """Names of the lists in which `layers_to_transform` numbers the blocks, such as `layers`;
-    empty for any list."""
+    """Names of the lists of blocks that `layers_to_transform` is for, such as `layers`; empty for
+    all lists."""
     rank_pattern: Ranks = {}
     """Regular expression for the end of a layer's name -> the layer's rank instead of `r`; the
     first match counts."""

@@ -69,8 +69,8 @@ class Linear(PeftLinear):
 
     @torch.no_grad()
     def _whole(self, a: Tensor, scale: float) -> Tensor:
-        """Returns M after writing the current A into it; the first call also moves the base layer's
-        weight into it. The backward pass writes B, since another adapter may use M in between.
+        """Returns M after writing the current A into it. The first call also moves the base layer's
+        weight into M. The backward pass writes B, since another adapter can use M before.
         """
         weight: Any = self.base_layer.weight
         (height, width), r = weight.shape, len(a)
@@ -114,7 +114,7 @@ class _OnlyPlain(type):
 
 
 class _Plain(nn.Linear, metaclass=_OnlyPlain):
-    """A class of which only a plain `nn.Linear` is an instance, not one of its subclasses."""
+    """A class for `isinstance`: plain `nn.Linear` layers are its instances, subclasses are not."""
 
 
 def _low_rank(*operands: Any) -> Tensor:

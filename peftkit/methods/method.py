@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 Layout = Literal["padded", "packed", "shared"]
 """`padded`: one example per row, padded to one width. `packed`: many examples in one row. `shared`:
-as `packed`, but first tokens that all examples share occur once. A method for `packed` batches also
-works in `shared` ones."""
+as `packed`, but the tokens with which all examples of a row begin occur only once. A method for
+`packed` batches also works in `shared` batches."""
 
 
 class Method(OpenPart):
@@ -77,7 +77,7 @@ class Method(OpenPart):
         return None
 
     def refuses_steps(self, num_steps: int) -> str | None:
-        """Returns why the method cannot train in so few optimizer steps; None if it can."""
+        """Returns why the method cannot train in `num_steps` optimizer steps; None if it can."""
         return None
 
     def refuses_merging(self, base: Base) -> str | None:
@@ -102,13 +102,13 @@ class Method(OpenPart):
 
     def cost_proxy(self) -> Method:
         """Returns the method that `peftkit plan` runs instead of this one. It needs as much memory
-        and time to train, but its injection reads no data and no weights: a plan has no real ones.
+        and time to train. Its injection reads no data and no weights, since a plan has neither.
         """
         return self
 
     def in_every_block(self) -> Method:
-        """Returns this method without its selection of blocks, or unchanged if it has none to
-        remove. Used to plan on large bases.
+        """Returns this method without its selection of blocks; returns it unchanged if it has no
+        selection that can be removed. Used to plan on large bases.
         """
         return self
 
@@ -132,7 +132,7 @@ class Method(OpenPart):
         return ()
 
     def learning_rate_scales(self, model: nn.Module) -> Mapping[str, float]:
-        """Returns parameter name -> factor on its learning rate, where the factor is not 1."""
+        """Returns parameter name -> factor on its learning rate. Missing names have factor 1."""
         return {}
 
     def undecayed(self, model: nn.Module) -> Collection[str]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class PTuning(StoredVirtualTokens):
-    """Trains a network that computes embeddings before the text; only the embeddings are saved."""
+    """Trains a network that computes virtual tokens' embeddings; saves only the embeddings."""
 
     num_virtual_tokens: int = Field(default=20, ge=1)
     """Length of the prompt in tokens."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def quantized_refusal(kind: str, base: Base) -> str | None:
-    """Returns why a method cannot train this base's own weights; None if it can."""
+    """Returns why a method of this kind cannot train a base's own weights; None if it can."""
     if base.quantization == "none":
         return None
     return (
@@ -21,7 +21,7 @@ def quantized_refusal(kind: str, base: Base) -> str | None:
 
 
 def token_labels_refusal(kind: str, head: Head) -> str | None:
-    """Returns why virtual tokens in the text do not suit token classifiers; None for others."""
+    """Returns why a method with virtual tokens in the text refuses a token classifier, or None."""
     if head.task_type != "TOKEN_CLS":
         return None
     return (

@@ -33,7 +33,7 @@ PEFT_STARTS: dict[str, dict[str, float]] = {
     "OFT": {"oft_R": 0.0},  # zero gives no rotation
     "VERA": {"vera_lambda_b": 0.0},
 }
-"""For each tuner of PEFT, t_0 of the tensors that scale the adapter, by a part of their names."""
+"""Tuner of PEFT -> (part of a tensor's name -> its t_0), for the tensors that scale the adapter."""
 REWOUND = (*PEFT_STARTS, "LN_TUNING")
 """PEFT's tuners that can be rewound."""
 
@@ -90,14 +90,14 @@ def peft_starts(model: nn.Module) -> dict[str, Tensor | float]:
 
 
 def _norm_starts(model: nn.Module) -> dict[str, Tensor | float]:
-    """Returns parameter name -> t_0 for LN_TUNING: the base's norm, which PEFT keeps too."""
+    """Returns parameter name -> t_0 for LN_TUNING: the untrained norms, which PEFT keeps."""
     trained, base = ".ln_tuning_layers.default.", ".base_layer."
     parameters = dict(model.named_parameters())
     return {n: parameters[n.replace(trained, base)] for n in parameters if trained in n}
 
 
 def _dora_starts(model: nn.Module) -> dict[str, Tensor | float]:
-    """Returns parameter name -> t_0 for DoRA's magnitudes: the base weights' norms, as in PEFT."""
+    """Returns parameter name -> t_0 for DoRA's magnitudes: the row norms of the base's weights."""
     from peft.utils.integrations import dequantize_module_weight
 
     starts: dict[str, Tensor | float] = {}
@@ -112,7 +112,7 @@ def _dora_starts(model: nn.Module) -> dict[str, Tensor | float]:
 
 
 def base_starts(base: LoadedModel, names: Sequence[str]) -> dict[str, Tensor | float]:
-    """Returns parameter name -> t_0 for the base's trained parameters: their values in the base."""
+    """Returns parameter name -> t_0 for the base's trained parameters: values before training."""
     below = tuple(f"{module}." for module in base.head)
     parameters = dict(base.model.named_parameters())
     return {name: parameters[name].detach() for name in names if not name.startswith(below)}

@@ -65,8 +65,8 @@ class TopLayers(StoredAsTensors):
 def modules_after(model: nn.Module, block: str) -> list[str]:
     """Returns names of modules that have weights and run only after a block, such as a final norm.
 
-    Observes a forward pass on two tokens, since the order in which modules run may differ from
-    the order in the code. Leaves out the output layer of a language model.
+    Observes a forward pass on two tokens, since modules can run in another order than the code
+    lists them. Leaves out the output layer of a language model.
     """
     import torch
 

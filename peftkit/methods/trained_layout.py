@@ -90,7 +90,7 @@ def compare_tensors(file: Path, expected: dict[str, tuple[int, ...]]) -> None:
 
 
 def compare_present(file: Path, expected: dict[str, tuple[int, ...]]) -> None:
-    """Like `compare_tensors`, but names may be missing from the file."""
+    """Checks a file like `compare_tensors`, but allows that names are missing from the file."""
     _raise_if_wrong(file, _differences(_shapes(file), expected))
 
 

@@ -239,7 +239,7 @@ def _check_window(base: Any, length: int) -> None:
     size = window(base.config)
     if size is not None and length > size:
         raise MethodError(
-            f"{type(base).__name__} looks back {size} tokens, and padding between the prefix and "
-            f"the text counts among them (the rows have {length} tokens)",
+            f"{type(base).__name__} looks back {size} tokens, including padding between prefix and "
+            f"text; the rows have {length} tokens",
             "generate from prompts of one length at a time, as `peftkit` does",
         )

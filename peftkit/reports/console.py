@@ -197,7 +197,7 @@ def print_example(console: Console, pieces: Sequence[Piece]) -> None:
 
 
 def print_merge(console: Console, report: MergeReport, folder: str) -> None:
-    """Prints a table of logit differences between adapter and merged model, and one of scores."""
+    """Prints logit differences between adapter and merged model, and the scores of both."""
     table = plain_table(
         "merged against the adapter", "positions", "max |Δ logit|", "KL (nats)", "same first choice"
     )

@@ -20,7 +20,7 @@ VARIABLES = {
     INK: "--ink", SOFT: "--soft", ACCENT: "--accent", SECOND: "--warm", GRID: "--line",
     PAPER: "--paper",
 }  # fmt: skip
-"""Colour -> the variable of theme.css that replaces it in a page; dark mode changes its value."""
+"""Colour -> variable of theme.css that replaces the colour in a page; dark mode changes it."""
 ON_CELL = "#111827"
 """Colour of text on light cells of a confusion matrix; dark mode changes neither text nor cells."""
 TITLE: Any = {"fontsize": 10, "loc": "left"}

@@ -128,7 +128,7 @@ def _matrix(matrix: Matrix) -> ShownMatrix:
 
 
 def about_probe(probe: RecordedProbe | None) -> str:
-    """Says that the frozen probe is left out or was fitted on only some rows; else empty."""
+    """A sentence on a frozen probe that is left out or was fitted on only some rows; else empty."""
     if probe is None:
         return ""
     if probe.left_out:

@@ -154,7 +154,7 @@ class RunRecord:
 
 
 def _with_sample_scores(test: Any) -> Any:
-    """Updates an older test record, where the scores of written answers are separate."""
+    """Returns a test record in its new form; old records hold the scores of answers separately."""
     answers = test.get("answers") or {}
     scores_by_time = {when: {**test[when], **scores} for when, scores in answers.items()}
     names = {"of_samples": tuple(answers["after"])} if answers else {}

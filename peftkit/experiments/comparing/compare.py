@@ -91,7 +91,7 @@ def compare(
 
 
 def _run_all(grid: Grid, first: Prepared, queue: JobQueue, shared: Common) -> Comparison:
-    """Runs all parts that have no result yet; returns the content of compare.json."""
+    """Runs all parts of a comparison that have no result yet; returns its record."""
 
     def write(
         status: str,
@@ -135,7 +135,9 @@ def _run_all(grid: Grid, first: Prepared, queue: JobQueue, shared: Common) -> Co
 
 
 def _refuse_inner() -> None:
-    """Raises RecipeError if a process of a part calls `compare` by importing the user's script."""
+    """Raises RecipeError in a process that `compare` started. Such a process imports the user's
+    script, and must not call `compare` again.
+    """
     if multiprocessing.parent_process() is not None:
         raise RecipeError(
             "each process of the comparison imports the script, which starts a comparison again",
@@ -144,7 +146,7 @@ def _refuse_inner() -> None:
 
 
 def _rates_of(contender: Contender, queue: JobQueue, first: Prepared) -> tuple[Rate, ...]:
-    """Tries each learning rate; returns the results, or () if the contender has only one rate."""
+    """Tries each learning rate of a contender; returns the results. A single rate is not tried."""
     rates = []
     jobs = rate_jobs(contender, first)
     for rate, job in zip(contender.rates if jobs else (), jobs, strict=True):
@@ -157,8 +159,8 @@ def _rates_of(contender: Contender, queue: JobQueue, first: Prepared) -> tuple[R
 
 
 def _chosen(contender: Contender, rates: Sequence[Rate], grid: Grid) -> float | None:
-    """The rate with the best trial, or the contender's only rate. None if all trials failed, or if
-    the process of a trial died: a resumed comparison repeats that trial.
+    """The rate with the best trial, or the contender's only rate. None if all trials failed. None,
+    too, if the process of a trial died, because a resumed comparison repeats that trial.
     """
     if not rates:
         return contender.rates[0]
@@ -172,7 +174,7 @@ class _Settled:
     """The learning rate chosen for a contender's runs, and the results of its trials."""
 
     rate: float | None
-    """The chosen rate; None if `_chosen` returned None."""
+    """The chosen rate; None if no rate could be chosen."""
     tried: tuple[Rate, ...]
 
 
@@ -186,8 +188,9 @@ def _settle(
 ) -> tuple[_Settled, Done[SeedRun]]:
     """Lowers the learning rate until the first run succeeds; returns (final rate, its first run).
 
-    Trials have a quarter of the steps, so their best rate may be too high for a whole run. While
-    the run fails or validates much worse than its rate's trial, takes the next lower rate.
+    Trials have a quarter of the steps, so their best rate may be too high for a whole run. The next
+    lower rate is taken while the run fails, or while its validation score is much worse than the
+    score of the trial with the same rate.
 
     Args:
         settled: the best rate of the trials. Without trials, the only rate is never lowered.
@@ -226,7 +229,7 @@ def _runs(
 
 
 def _with_merge(runs: Runs, queue: JobQueue) -> Runs:
-    """The results, with the peak memory of merging the adapter of the contender's first run."""
+    """A contender's results, with the peak memory of merging the adapter of its first run."""
     if not merges(runs.contender):
         return runs
     if not runs.seeds:

@@ -37,7 +37,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class ValidationPoint:
-    """A validation: its step, its score, and the training seconds until it."""
+    """A validation during training: its step, its score, and the training seconds before it."""
 
     step: int
     seconds: float
@@ -92,7 +92,7 @@ class SeedRun:
 
 @dataclass(frozen=True)
 class ProbeFit:
-    """The result of the frozen probe, which `Row.seeds` holds in the row of the probe."""
+    """The result of the frozen probe; the only item of `Row.seeds` in the probe's row."""
 
     seed: None
     score: float
@@ -161,7 +161,7 @@ class Row:
     difference_to_probe: JudgedGap | None = None
 
     def memory(self, kind: str) -> float | None:
-        """Peak memory of `training`, `evaluation` or `merging`, in MB."""
+        """Peak memory, in MB, of a stage: `training`, `evaluation` or `merging`."""
         return (self.peak_memory_mb or {}).get(kind)
 
     @property
@@ -172,7 +172,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Spent:
-    """The training, trials and seeds that each method gets."""
+    """How long each method trains, and how many trials and seeds it gets."""
 
     num_epochs: int
     num_steps: int

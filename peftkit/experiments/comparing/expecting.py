@@ -33,9 +33,10 @@ HOW = (
     "answers, merges and the frozen probe are not counted"
 )
 STARTS = 3
-"""Time of a run outside training and scoring, divided by the time to prepare its recipe."""
+"""Ratio of two times: a run's time outside training and scoring, to the time to prepare its recipe.
+"""
 MEASURED_SECONDS = 0.2
-"""Seconds for which a pass is repeated to measure it; it runs at least twice."""
+"""Seconds for which a pass is repeated to measure its time; a pass runs at least twice."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class _Measured:
     reading: float
     """Seconds to prepare a recipe: to read and encode its data."""
     planning: float
-    """Seconds to measure a cost; every run repeats the measurement for its plan."""
+    """Seconds to measure `cost`; every run repeats this measurement for its plan."""
 
 
 def expect(recipes: Sequence[Recipe], output_dir: str, budget: Budget) -> list[Expected]:
@@ -95,7 +96,11 @@ def expect(recipes: Sequence[Recipe], output_dir: str, budget: Budget) -> list[E
 
 
 def _measure(first: Prepared, reading: float, accelerator: Accelerator) -> _Measured:
-    """Measures full fine-tuning on small copies; raises BaseModelError if one cannot be run."""
+    """Measures full fine-tuning on small copies of the base.
+
+    Raises:
+        BaseModelError: a small copy cannot be run.
+    """
     begun = time.perf_counter()
     try:
         trial = make_trial(first.recipe, first.base, first.encoded, accelerator, timed=True)

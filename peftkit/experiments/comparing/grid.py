@@ -33,8 +33,9 @@ FREE = (
     "training.gradient_checkpointing", "training.report_to", "training.early_stopping_patience",
     "base.quantization", "base.double_quant", "base.dtype",
 )  # fmt: skip
-"""Fields in which recipes may differ. The learning rate is searched, precision belongs to the
-method, early stopping and trackers are off. Other fields affect results only by dropout masks."""
+"""Fields in which recipes may differ. A comparison searches the learning rate, and turns early
+stopping and trackers off. Precision belongs to the method. The remaining fields affect results only
+through dropout masks."""
 
 
 class Budget(Part):
@@ -48,7 +49,7 @@ class Budget(Part):
     """Largest difference of two scores that does not matter, in the metric's unit. If not given:
     0.01; for a loss, 1 % of full fine-tuning's loss."""
     retention: Retention | None = None
-    """General text on which a language model's forgetting is measured; None: it is not measured."""
+    """General text on which a language model's forgetting is measured; None to skip this."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def with_rate(recipe: Recipe, rate: float, seed: int) -> Recipe:
 
 
 def steps_of_search(num_steps: int) -> int:
-    """Number of optimizer steps of a trial if a run has `num_steps`."""
+    """Number of optimizer steps of a trial, where `num_steps` is that of a run."""
     return max(1, math.ceil(SEARCHED * num_steps))
 
 
@@ -169,8 +170,8 @@ def for_seeds(recipe: Recipe, num_steps: int) -> Recipe:
 
 
 def foreign_modules(recipe: Recipe) -> list[str]:
-    """The modules with the user's own task and method, for other processes to import. A module in a
-    package is given by its name, any other module by the path of its file.
+    """The modules that define the user's own task and method, for other processes to import. A
+    module in a package is given as its name, any other module as the path of its file.
     """
     parts: tuple[OpenPart, ...] = (recipe.task, recipe.method)
     modules = {type(part).__module__ for part in parts if ":" in part.kind()}
@@ -207,7 +208,7 @@ def _is_baseline(recipe: Recipe) -> bool:
 
 
 def _added_baseline(recipes: Sequence[Recipe]) -> Recipe:
-    """Makes the recipe of full fine-tuning from the given recipes, whatever their order."""
+    """Makes a recipe of full fine-tuning from the settings of the given recipes."""
     if FULL in (recipe.name for recipe in recipes):
         raise RecipeError(f"`{FULL}` is the name of the full fine-tuning row", "rename the recipe")
     first = recipes[0]

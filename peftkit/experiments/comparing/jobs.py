@@ -41,8 +41,8 @@ def num_steps(first: Prepared) -> int:
 
 
 def all_jobs(grid: Grid, first: Prepared) -> list[Job[Any]]:
-    """All jobs of a comparison, to show progress and time left. Jobs of runs have a placeholder
-    as rate, because the best rate is not known yet.
+    """All jobs of a comparison, to show progress and time left. The best learning rate of a
+    contender is not known yet, so the jobs of its runs have its first rate as a placeholder.
     """
     jobs: list[Job[Any]] = [
         job for contender in grid.contenders for job in rate_jobs(contender, first)

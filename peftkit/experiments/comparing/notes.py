@@ -15,8 +15,8 @@ GOOD_SEEDS = 3
 
 
 def has_learned(runs: Runs, metric: Metric, margin: float) -> bool:
-    """Whether a contender's mean test score is better, by more than `margin`, than before training
-    and than always guessing one label. Scores that are None are skipped.
+    """Whether a contender's mean test score is better, by more than `margin`, than its score before
+    training and the score of always guessing one label. Scores that are None are skipped.
     """
     known = [score for run in runs.seeds for score in (run.before, run.guessed)]
     trivial = max((metric.goodness(score) for score in known if score is not None), default=None)

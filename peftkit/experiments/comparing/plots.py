@@ -1,7 +1,7 @@
 """Draws the pictures of a comparison's report, as SVG text.
 
-Rows are numbered in the order of the table. Some pictures show all rows. A panel shows one row; its
-axes have the same limits in the panels of all rows.
+Rows are numbered in the table's order. A picture shows all rows; a panel is a picture of one row.
+The panels of all rows have the same axis limits.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def pareto(
 
 
 def on_front(points: Sequence[Point], metric: Metric) -> list[bool]:
-    """For each (cost, score): whether the point is on the Pareto front."""
+    """For each point (cost, score), whether it is on the Pareto front."""
     values = [(cost, -metric.goodness(score)) for cost, score in points]  # smaller is better
     return [
         not any(a <= cost and b <= loss and (a, b) != (cost, loss) for a, b in values)
@@ -229,7 +229,9 @@ def _learning_panel(row: Row, full: Sequence[Point], last: float, heights: Point
 
 
 def mean_curve(row: Row) -> list[Point]:
-    """(step, mean validation score over the seeds), for steps at which all seeds were validated."""
+    """Points (step, mean validation score over the seeds), for steps at which the runs of all seeds
+    were validated.
+    """
     curves = [curve for curve in map(_by_step, row.seeds) if curve]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
     return [(step, sum(curve[step] for curve in curves) / len(curves)) for step in steps]
@@ -253,14 +255,14 @@ def _short(x: float, _: int = 0) -> str:
 
 
 def _room(values: Iterable[float], share: float) -> Point:
-    """(low, high) limits of an axis: the values' range, widened at each end by a share of it."""
+    """(low, high) limits of an axis: the values' range, with `share` of it added at each end."""
     low, high = min(values := list(values)), max(values)
     free = (high - low) * share or abs(high) * 0.1 or 1.0
     return low - free, high + free
 
 
 def _room_of_costs(costs: Sequence[float], logarithmic: bool) -> Point:
-    """(low, high) limits of the cost axis, so wide that nearly equal costs are drawn close."""
+    """(low, high) limits of the cost axis; they are wide, so that nearly equal costs are close."""
     if not logarithmic:
         low, high = _room(costs, 0.1)
         return min(low, 0.9 * min(costs)), max(high, 1.1 * max(costs))
@@ -270,7 +272,7 @@ def _room_of_costs(costs: Sequence[float], logarithmic: bool) -> Point:
 
 
 def _decades(rates: Sequence[float]) -> Point:
-    """Exponents of the powers of ten around the rates: (below the lowest, above the highest)."""
+    """Exponents (low, high) of two powers of ten, between which all rates lie."""
     low, high = math.floor(math.log10(min(rates))), math.ceil(math.log10(max(rates)))
     return (low, high) if high > low else (low - 1, high + 1)
 

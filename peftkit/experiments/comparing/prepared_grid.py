@@ -17,14 +17,14 @@ from peftkit.wording import plural
 
 
 def prepare_grid(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, Prepared]:
-    """Calls `prepare_all`; returns (grid, prepared baseline)."""
+    """Prepares all recipes like `prepare_all`; returns (grid, prepared baseline)."""
     grid, prepared = prepare_all(recipes, budget)
     return grid, prepared[0]
 
 
 def prepare_all(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, list[Prepared]]:
-    """Prepares all recipes; returns (grid, prepared recipes with the baseline first). Makes every
-    check that needs no weights, except that `common` checks the general text.
+    """Prepares all recipes; returns (grid, prepared recipes with the baseline first). Makes all
+    checks that need no weights, except for the check of the general text, which `common` makes.
 
     Raises:
         PeftkitError: a recipe, its data or its base is wrong.

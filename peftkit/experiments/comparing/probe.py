@@ -32,7 +32,8 @@ class ProbeScore:
     regularization: float
     """Inverse strength of the L2 penalty, chosen on the validation split."""
     tried: list[dict[str, float]]
-    """For each strength of the penalty: `regularization`, and the validation score as `value`."""
+    """One dictionary for each strength of the penalty that was tried: the inverse strength as
+    `regularization`, the validation score as `value`."""
     metrics: dict[str, float]
     """Scores on the test split, by name."""
     parts: dict[str, Parts]

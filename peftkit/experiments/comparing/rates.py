@@ -11,7 +11,8 @@ from peftkit.experiments.jobs.done import Done
 from peftkit.metrics.metric import Metric
 
 COLLAPSE = 0.1
-"""A run has collapsed if its validation score is worse than its trial's by more than this share."""
+"""A run has collapsed if its validation score is worse than the score of its trial, by more than
+this share of the trial's score."""
 
 
 def best_rate(rates: Sequence[Rate], metric: Metric) -> float | None:
@@ -35,8 +36,8 @@ def _loss(rate: Rate) -> float:
 
 
 def collapsed(run: Done[SeedRun], trial: float, metric: Metric) -> bool:
-    """Whether a run failed, or its best validation score is much worse than the trial's. False if
-    the process of the run died.
+    """Whether a run failed, or has a much worse best validation score than its trial. False if the
+    process of the run died.
 
     Args:
         trial: best validation score of the trial with the same learning rate.

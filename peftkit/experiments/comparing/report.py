@@ -71,8 +71,8 @@ def scores_picture(comparison: Comparison) -> str:
 
 
 def columns(comparison: Comparison) -> list[Column]:
-    """The columns after the verdict. Columns of memory, forgetting and further scores are left out
-    if no row has a value.
+    """The columns after the verdict. A column of memory, forgetting or a further score is left out
+    if no row has a value for it.
     """
     rows, full = comparison.rows, comparison.baseline
     result = [

@@ -96,7 +96,7 @@ def seed_run(
 
 
 def _command(folder: Path, recipe: Recipe, modules: Sequence[str]) -> str:
-    """The command that repeats a run: runs the contender's recipe with the run's rate and seed."""
+    """The command that repeats a run: a `peftkit run` with the run's recipe, rate and seed."""
     file = folder.parents[2] / "recipes" / f"{recipe.name}.json"
     training = recipe.training
     trusted = "".join(f"--trust-module {shlex.quote(module)} " for module in modules)

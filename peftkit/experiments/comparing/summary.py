@@ -10,8 +10,8 @@ from peftkit.wording import plural
 
 
 def summary(comparison: Comparison) -> list[str]:
-    """Sentences on the verdicts, on the cheapest method that is equivalent or better, on methods
-    that were still improving, and on methods worse than the frozen probe.
+    """Sentences on the verdicts, on the cheapest method that full fine-tuning does not beat, on
+    methods that were still improving, and on methods that are worse than the frozen probe.
     """
     full = comparison.baseline
     methods = comparison.methods
@@ -73,7 +73,9 @@ def _verdicts(methods: Sequence[Row], margin: str) -> str:
 
 
 def _cheapest(methods: Sequence[Row], full: Row) -> list[str]:
-    """A sentence on the equivalent or better method with the fewest trainable parameters."""
+    """A sentence on one method: of all that are equivalent to full fine-tuning or better, the one
+    with the fewest trainable parameters.
+    """
     kept = [
         (row.trainable_parameters, row)
         for row in methods

@@ -16,7 +16,7 @@ from peftkit.metrics.metric import Metric
 from peftkit.tasks.score import Parts
 
 NEARLY = 0.01
-"""A score is near full fine-tuning's score if it is worse by at most this share of it."""
+"""A score is near full fine-tuning's score F if it is worse than F by at most this share of F."""
 MARGIN = 0.01
 """Default margin: a difference of scores; for a loss, a share of full fine-tuning's loss."""
 LEAST_SEEDS = 2
@@ -50,7 +50,7 @@ def make_rows(
 
 
 def margin_of(grid: Grid, full: Runs) -> float:
-    """The comparison's margin: the one that the budget sets, or the default."""
+    """The margin of a comparison: the budget's margin if it has one, else the default margin."""
     if grid.budget.margin is not None:
         return grid.budget.margin
     if grid.metric.higher_is_better or not full.scores:
@@ -165,8 +165,8 @@ def _to_probe(
 
 
 def _seconds_to_nearly(runs: Runs, full: Runs, metric: Metric) -> float | None:
-    """Training seconds until the validation score is within 1 % of full fine-tuning's best, as mean
-    over the seeds. None if a seed never reaches it.
+    """Training seconds until the validation score is within 1 % of full fine-tuning's best score,
+    averaged over the seeds. None if the run with a seed never reaches it.
     """
     if not full.seeds:
         return None

@@ -1,7 +1,7 @@
 """Judges whether a method is better than another, from both methods' scores on the same test rows.
 
 A score is a function f of P, the sum of what the test rows add to it. p[s, i] is what row i of N
-adds in the run with seed s of S. How far row i moves the score follows by the delta method:
+adds in the run with seed s of S. By the delta method, row i moves the score by moves[s, i]:
 
     moves[s, i] = N f'(P) p[s, i]                          P: sum over i, mean over s
     d[s, i] = moves_a[s, i] - moves_b[s, i]                methods a and b, paired by seed and row
@@ -10,15 +10,15 @@ adds in the run with seed s of S. How far row i moves the score follows by the d
 
 Seeds and test rows are two crossed samples (two-way random effects; Searle, Casella & McCulloch
 1992). V_seeds is the variance of the S means of d by seed, divided by S. V_examples is the variance
-of the N means of d by row, divided by N. Both contain the variance V_residual of what is left of d
-without these means, so V_residual is subtracted once.
+of the N means of d by row, divided by N. V_residual is the variance that is left when these means
+are subtracted from d. Both V_seeds and V_examples contain it, so it is subtracted once.
 
-t(n) is a quantile of Student's t with n degrees of freedom. Seeds and rows have one each, because
-the variance of few seeds is uncertain (modified large-sample intervals; Graybill & Wang 1980). Half
-an interval is at least as wide as V_examples alone or V_residual alone makes it. If answers are
-right or wrong, at least two are assumed to differ (Agresti & Min 2005): methods are not equal
-because a few runs agree. Of 1,200 simulated comparisons of equal methods, at most 5 % found a
-difference, with any mixture of the variances (docs/log.md).
+t(n) is a quantile of Student's t with n degrees of freedom; n differs for seeds and rows, because
+the variance of few seeds is uncertain (modified large-sample intervals; Graybill & Wang 1980). An
+interval is never narrower than the interval from V_examples alone or from V_residual alone. If
+answers are right or wrong, at least two are assumed to differ (Agresti & Min 2005), since agreement
+in a few runs does not prove that methods are equal. Of 1,200 simulated comparisons of equal
+methods, at most 5 % found a difference, with any mixture of the variances (docs/log.md).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def judge(gap: Estimate, margin: float, metric: Metric) -> Verdict:
 
 
 def _table(seeds: Sequence[Parts]) -> Floats:
-    """What examples add to the scores, as one array: (seeds, examples, numbers per example)."""
+    """What each example adds to each run's score: (seeds, examples, numbers per example)."""
     return np.stack([seed.table for seed in seeds])
 
 
@@ -131,7 +131,11 @@ def _moved(parts: Floats, statistic: Statistic) -> Floats:
 
 
 def _clipped(share: Estimate, low: float) -> Estimate:
-    """Clips an interval to `low` and 1; `low` is 0 for a share, -1 for a difference of shares."""
+    """Clips the interval of an estimate to the range from `low` to 1.
+
+    Args:
+        low: 0 for a share, -1 for a difference of shares.
+    """
     return Estimate(share.value, max(low, share.low), min(1.0, share.high))
 
 

@@ -1,4 +1,4 @@
-"""The folder of a comparison. Its files of finished parts let the comparison resume."""
+"""The folder of a comparison. It has a file for each finished part, so that runs can resume."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class ComparisonFolder:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a comparison must have in common with a folder in order to resume it."""
+    """What a comparison must have in common with an earlier one to resume it in its folder."""
 
     grid: JsonValue
     """The content of grid.json: values that all parts share."""
@@ -150,7 +150,7 @@ def open_folder(path: str, identity: Identity) -> Iterator[ComparisonFolder]:
     """Opens and locks the folder of a comparison, to start or resume it.
 
     Raises:
-        OutputError: see `check_folder`; or another process uses the folder.
+        OutputError: another process uses the folder, or the folder fails `check_folder`.
     """
     folder = ComparisonFolder(check_folder(path, identity))
     with contextlib.ExitStack() as stack:

@@ -61,7 +61,7 @@ def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _context() -> BaseContext:
-    """The way to start processes: `forkserver`, or `spawn` with a GPU or without fork server."""
+    """How processes are started: `spawn` if there is a GPU or no fork server, else `forkserver`."""
     if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

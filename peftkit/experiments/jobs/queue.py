@@ -66,7 +66,7 @@ class JobQueue:
     """Number of parts done or skipped so far."""
     _parts: list[str] = field(default_factory=list)
     _cold: float = 0.0
-    """Seconds of the first job that count as start-up and are left out of the speed of jobs."""
+    """Seconds of start-up in the first job; the speed of jobs is computed without them."""
     _took: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Contender -> (seconds, cost), summed over its parts that this call has run."""
 

@@ -118,7 +118,7 @@ def wrong_types(config: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
 
 
 def wrong_values(config: Mapping[str, object]) -> Iterator[str]:
-    """Yields a message for each field of a user's configuration whose value is wrong in itself."""
+    """Yields a message for each field of a user's configuration whose value has a wrong form."""
     for name, value in config.items():
         kinds = KINDS.get(name)
         checked = name.endswith("_pattern") and name != "layers_pattern"  # at injection
@@ -158,7 +158,7 @@ def _as_list(value: object) -> list[object]:
 
 
 def _inner_lists(name: str, value: Any) -> list[Any]:
-    """Returns the items of a field's value that must be lists themselves."""
+    """Returns those items of a field's value that must be lists, such as `[0, 2]` in `[[0, 2]]`."""
     if name == "layer_replication":
         return list(value)
     return list(value.values()) if name in NESTED and isinstance(value, dict) else []

@@ -26,7 +26,7 @@ def check_rank(model: Any, most: int = 0) -> None:
     layer is not linear.
 
     Args:
-        most: the largest rank that a layer may get later; 0 checks the ranks that layers have now.
+        most: largest rank that initialisation can give a layer; if 0, present ranks are checked.
     """
     layer: Any
     for name, layer in lora_layers(model).items():

@@ -174,8 +174,9 @@ def _peft_errors(folder: Path) -> Iterator[None]:
 
 
 def _restore(model: Any, folder: Path, name: str) -> None:
-    """Loads the saved tensors again, since PEFT rounds some of them to the base's dtype. Each gets
-    its saved dtype or the model's, whichever is wider. Compares names and shapes first.
+    """Loads the saved tensors again, since PEFT rounds some of them to the base's dtype. Each
+    tensor gets its saved dtype or its dtype in the model, whichever is wider. Compares names and
+    shapes first.
     """
     saved = load_file(folder / WEIGHTS)
     live = _tensors(model, name)

@@ -14,7 +14,8 @@ def merge_peft(model: nn.Module) -> nn.Module:
     """Returns the base model with PEFT's layers folded into its weights and removed.
 
     Merges one layer at a time in float32, then rounds to the dtype of the layer's weight. If
-    embedding and output layer share a weight and one of them is adapted, each first gets its own.
+    embedding and output layer share a weight and one of them is adapted, each layer first gets its
+    own weight.
     """
     for parent in list(model.modules()):  # PEFT's IA3 cannot unwrap a head of several layers
         for name, child in list(parent.named_children()):

@@ -66,8 +66,8 @@ def _all_linear(model: nn.Module, head: tuple[str, ...]) -> list[str]:
 
 
 def left_out(model: nn.Module, head: tuple[str, ...], kind: str = "LORA") -> list[str]:
-    """Returns last names of the linear layers that a tuner cannot adapt in this architecture. PEFT
-    refuses them, the model does not call them, or their output is not a matrix product.
+    """Returns the last parts of the names of linear layers that a tuner cannot adapt in this model:
+    PEFT refuses them, the model does not call them, or their output is not a matrix product.
     """
     config: Any = model.config
     linear = _all_linear(model, head)
@@ -90,7 +90,7 @@ def _gives_product(layer: Any) -> bool:
 
 
 def _refused_by_peft(model: nn.Module, name: str, kind: str) -> bool:
-    """Whether PEFT refuses layers of this name in this architecture, as it does in Mamba."""
+    """Whether PEFT refuses to adapt layers with this name in this model, as it does in Mamba."""
     kinds = {type_name(key): key for key in PEFT_TYPE_TO_TUNER_MAPPING}
     key: Any = kinds.get(kind)
     check = getattr(PEFT_TYPE_TO_TUNER_MAPPING.get(key), "_check_target_module_compatiblity", None)

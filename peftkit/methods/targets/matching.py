@@ -89,7 +89,7 @@ def _check_called(injected: Any, fitting: list[str], field: str) -> None:
     """Raises MethodError if the architecture never calls one of the adapted layers.
 
     Args:
-        fitting: last names of layers that can be adapted, for the hint.
+        fitting: last parts of the names of layers that can be adapted, for the hint.
     """
     model = injected.get_base_model()
     for name in getattr(injected.base_model, "targeted_module_names", ()):
@@ -136,7 +136,7 @@ class _Settings:
         self.parameters = [name for name, _ in model.named_parameters()]
 
     def check_model(self, model: Any) -> None:
-        """Raises MethodError if a setting names rows or blocks that the model does not have."""
+        """Raises MethodError if a setting has a token id or a block number that the model lacks."""
         tokens = self._items("trainable_token_indices")
         if isinstance(by_module := self.values.get("trainable_token_indices"), Mapping):
             self._check_names("trainable_token_indices", self.names, "module")
@@ -172,7 +172,7 @@ class _Settings:
             self._check_layers()
 
     def _items(self, setting: str) -> list[object]:
-        """Returns the values of a setting (the keys of a table); empty if it is not set."""
+        """Returns the values of a setting, or the keys if it is a table; empty if it is not set."""
         return _listed(self.values.get(setting, ()))
 
     def _names(self, setting: str) -> list[str]:
@@ -273,7 +273,7 @@ def _listed(value: object) -> list[object]:
 
 
 def _targeted(config: Any, names: Iterable[str], **changes: Any) -> list[str]:
-    """Returns the names that PEFT would adapt if some settings were changed."""
+    """Returns the names of the modules that PEFT would adapt if `config` had these changes."""
     changed = copy.copy(config)
     for name, value in changes.items():
         if hasattr(changed, name):
@@ -282,14 +282,14 @@ def _targeted(config: Any, names: Iterable[str], **changes: Any) -> list[str]:
 
 
 def _blocks(config: Any, names: Sequence[str]) -> str:
-    """Returns the range of blocks that contain layers of these names, such as `0 to 11`."""
+    """Returns the range of blocks that contain any of the named layers, such as `0 to 11`."""
     numbers = sorted({int(part) for name in names for part in name.split(".") if part.isdigit()})
     blocks = [n for n in numbers if _targeted(config, names, layers_to_transform=[n])]
     return f"{blocks[0]} to {blocks[-1]}" if blocks else "none"
 
 
 def _nearest(wrong: str, known: Sequence[str]) -> str:
-    """Returns a `did you mean` hint: an end of a known name, with as many parts as `wrong`."""
+    """Returns a `did you mean` hint with the end of a known name that is most like `wrong`."""
     parts = wrong.count(".") + 1
     ends = {".".join(name.split(".")[-parts:]) for name in known}
     return did_you_mean(wrong, ends) if wrong else ""

@@ -40,8 +40,8 @@ def check_pattern(
     kinds: tuple[type[Any], ...],
     field: str,
 ) -> None:
-    """Raises MethodError if a pattern matches a module of a class that is not in `kinds`. If
-    `kinds` is empty, raises it for a module whose children have weights.
+    """Raises MethodError if a pattern matches a module that is not of a class in `kinds`. Empty
+    `kinds` allow any class, but only modules whose children have no weights.
     """
     matched = matched_modules(model, pattern, head, field)
     other = {

@@ -13,7 +13,7 @@ ValueT = TypeVar("ValueT")
 
 
 def _names_or_pattern(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    """Returns a plain name as a tuple, since PEFT reads a single text as a pattern."""
+    """Checks a pattern. Returns a plain name as a tuple, since PEFT takes a text for a pattern."""
     if isinstance(value, str) and value not in ("", ALL_LINEAR):
         if value.isidentifier():
             return (value,)
@@ -37,7 +37,7 @@ LinearTargets = Annotated[Targets, AfterValidator(_not_empty)]
 
 
 def _as_tuple(value: Any) -> Any:
-    """Returns a single value as a tuple, and None as an empty one, since PEFT accepts both."""
+    """Returns a single value as a tuple, and None as an empty tuple, since PEFT accepts both."""
     if value is None:
         return ()
     return (value,) if isinstance(value, str | int) else value
@@ -70,7 +70,7 @@ Alphas = Annotated[dict[str, PositiveFloat], AfterValidator(_check_keys)]
 
 
 def has_block_number(name: str) -> bool:
-    """Whether a module's name or a pattern contains a block number; the 1 of `fc1` is not one."""
+    """Whether a module's name or a pattern has a block number: `h.1` has one, `fc1` has none."""
     return re.search(r"(?<!\w)\d+(?!\w)", name) is not None
 
 

@@ -14,8 +14,8 @@ from torch import nn
 
 
 def untie_adapted(model: nn.Module) -> None:
-    """Gives every module its own weight if an adapted layer shares one. Then it also sets
-    `tie_word_embeddings` of the configuration to False.
+    """If an adapted layer shares its weight, gives every module its own weight, and sets
+    `tie_word_embeddings` in the model's configuration to False.
     """
     owners = _owners(model)
     adapted = (
@@ -36,7 +36,7 @@ def untie_adapted(model: nn.Module) -> None:
 
 
 def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    """Returns parameter id -> pairs (a module that has the parameter, its name in that module)."""
+    """Returns parameter id -> (module, the parameter's name there), for each module that has it."""
     owners: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
