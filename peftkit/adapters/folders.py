@@ -18,7 +18,7 @@ from peftkit.methods.peft.adapter_config import CONFIG
 
 HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 LARGEST_CONFIG = 2**20
-"""Largest part of a config.json that is read, in bytes."""
+"""Maximum number of bytes to read from a config.json."""
 UNFINISHED = "adapter.unfinished"
 """Name of the folder with the best weights of an interrupted run."""
 

@@ -246,7 +246,10 @@ def _layer_mismatch(opened: OpenedBase, record: Record) -> str:
 
 
 def _check_tensors(findings: Findings, model: Any) -> bool:
-    """Records that all tensors fit, and any non-finite value; returns whether all are finite."""
+    """Records that all tensors fit, and a problem if a number in them is not finite.
+
+    Returns whether all numbers are finite.
+    """
     import torch
 
     findings.ok("tensors", "every name and shape fits, nothing is missing, nothing is left over")

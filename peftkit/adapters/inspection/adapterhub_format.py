@@ -128,7 +128,7 @@ def describe(config: AdapterConfig) -> str:
 
 
 def _settings(config: AdapterConfig) -> dict[str, object]:
-    """The settings under today's names, with defaults for missing ones; converts no values."""
+    """The settings under today's names, with defaults for missing settings; converts no values."""
     settings = {**DEFAULTS, **config.table("config")}
     name = str(settings["non_linearity"]).lower()
     name = name if "version" in config else OLD_NAMES.get(name, name)

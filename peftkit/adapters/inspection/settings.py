@@ -121,8 +121,8 @@ def missing_settings(config: AdapterConfig) -> list[str]:
 def _hidden(config: AdapterConfig) -> Iterator[str]:
     """Yields the fields of `HIDDEN` that a config should have.
 
-    These are the fields that the PEFT version of the adapter writes, and those whose default
-    differs from what this version computed.
+    A config should have a field if the PEFT version that saved the config writes this field, or
+    if the field's default differs from what that version computed.
     """
     kind, last = str(config.get("peft_type")), saved_by(config)
     for name in HIDDEN.get(kind, ()):
@@ -140,7 +140,8 @@ def since(kind: str, name: str) -> tuple[int, int]:
 def saved_by(config: AdapterConfig) -> tuple[int, int]:
     """The oldest PEFT version (major, minor) that can have saved a config.
 
-    This is the later of its `peft_version` and the first version that writes all its fields.
+    It is the config's `peft_version`, or the first version that writes all of the config's
+    fields if that version is later.
     """
     version = re.match(r"(\d{1,4})\.(\d{1,4})", str(config.get("peft_version") or ""))
     oldest = max((since(str(config.get("peft_type")), name) for name in config), default=(0, 0))

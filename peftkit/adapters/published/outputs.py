@@ -63,7 +63,8 @@ class _SingleOutput(TextClassification):
         pairs = sum(PAIR in row.values for row in rows)
         if 0 < pairs < len(rows):
             raise RecipeError(
-                f"{pairs} of {len(rows)} inputs have a `{PAIR}`", "give every input one, or none"
+                f"{pairs} of {len(rows)} inputs have a `{PAIR}`",
+                f"give a `{PAIR}` to every input, or to none",
             )
         task = self._paired() if pairs else self
         return TextClassification.encode_inputs(task, rows, base, head)

@@ -71,9 +71,9 @@ def published_adapter(inspected: Inspected, base: str = "") -> tuple[Record, Rec
 
 
 def _base_head_settings(config: AdapterConfig, head: Head) -> dict[str, object]:
-    """Settings that make PEFT use the base's classifier if the adapter has none; else empty.
+    """PEFT settings for an adapter that uses the base's classifier; empty for other adapters.
 
-    Without them, PEFT expects a classifier in every adapter whose `task_type` has one.
+    By default, PEFT expects the adapter to hold a classifier if its `task_type` needs one.
     """
     modules = HEAD_MODULES.get(config.text("task_type"), ())
     if not modules or head.trained or config.get("num_virtual_tokens"):
