@@ -150,7 +150,8 @@ def _compare_answers(folder: Path, adapter: OpenedAdapter) -> dict[str, float]:
     """Loads a written folder and compares its logits with the adapter's probes.
 
     Returns:
-        The largest difference, as `probes`; empty if the adapter has no probes.
+        A dict with the largest difference under `probes`; an empty dict if the adapter has no
+        probes.
 
     Raises:
         AdapterError: the logits differ by more than the tolerance.

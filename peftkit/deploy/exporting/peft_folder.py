@@ -151,7 +151,9 @@ def _padded(update: Update, rank: int, scale: float) -> tuple[Any, Any]:
 
 
 def _names(adapted: Iterable[str], model: torch.nn.Module) -> list[str]:
-    """`target_modules`: the layers' last names if no other layer has them, else full names."""
+    """The value of `target_modules`: last parts of the adapted layers' names, or the full names if
+    the last parts also match other layers.
+    """
     wanted = set(adapted)
     leaves = {name.rsplit(".", 1)[-1] for name in wanted}
     matched = {name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in leaves}

@@ -59,7 +59,7 @@ class Request:
     trust_remote_code: bool = False
     """Whether Python code in the base's folder may run."""
     settings: Mapping[str, object] = field(default_factory=dict)
-    """Values that the user gave for fields that adapter_config.json lacks."""
+    """The user's values for fields that are missing in adapter_config.json."""
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def distance(first: Tensor, second: Tensor) -> Distance:
 
 
 def worst(distances: Iterable[Distance]) -> Distance:
-    """Combines distances by the worst value of each measure; adds up the positions."""
+    """Returns a distance with the worst value of each measure and the total number of positions."""
     result, *others = distances
     for other in others:
         result = Distance(

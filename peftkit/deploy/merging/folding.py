@@ -114,7 +114,10 @@ def _why_no_place(adapter: OpenedAdapter, names: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def possible_advice(adapter: OpenedAdapter) -> Iterator[None]:
-    """If the adapter cannot be merged, replaces an error's hint to merge it by the reason."""
+    """If an adapter cannot be merged, corrects errors raised inside whose hint is to merge it.
+
+    The new hint is the reason why the adapter cannot be merged.
+    """
     try:
         yield
     except AdapterError as error:

@@ -270,7 +270,7 @@ def _reopened(folder: Path, adapter: OpenedAdapter, accelerator: Accelerator) ->
 
 
 def _judge(report: MergeReport) -> None:
-    """Raises AdapterError if logits are NaN, or changed by a merge into the trained weights."""
+    """Raises AdapterError if a logit is NaN, or if merging into the trained weights changed one."""
     if math.isnan(report.max_abs_dlogit):
         raise AdapterError(
             "the merged model answers NaN", "check the adapter with `peftkit verify`"

@@ -44,8 +44,7 @@ def check_into(adapter: OpenedAdapter, into: Into) -> None:
     spec = adapter.base.spec
     if into != "trained" and spec.quantization == "none":
         raise MethodError(
-            f"`--into {into}`: the base was not quantized, so the weights it was trained on are "
-            "the original ones",
+            f"`--into {into}`: the base was not quantized, so training used the original weights",
             "leave `--into` out",
         )
     if into == "original" and adapter.base.prequantized:

@@ -34,7 +34,7 @@ from peftkit.tasks.score import Score
 
 REPORT, CURVE = "rewind.json", "rewind.svg"
 OTHER_DATA = 1e-2
-"""If the test loss at scale 1 has changed by more than this share, the data has changed."""
+"""Largest relative change of the test loss at scale 1; a larger one means that the data changed."""
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ def settings_of(
         plain: whether the model continues a text and uses no template.
 
     Raises:
-        AdapterError: the template is missing, or a Modelfile cannot hold it or the system prompt.
+        AdapterError: the template is missing, or a Modelfile cannot hold the template or the
+            system prompt.
     """
 
     def render(messages: Sequence[Message]) -> str:

@@ -49,7 +49,8 @@ class Cut:
     steps: tuple[Mapping[str, object], ...]
     """Settings that each pre-tokenizer in tokenizer.json must have, in order."""
     normalizer: str = ""
-    """Normalizer that tokenizer.json may have, though llama.cpp does not apply it; else empty."""
+    """Type of a normalizer that is accepted in tokenizer.json, although llama.cpp does not apply
+    it; empty if no normalizer is accepted."""
     takes_whole: bool = False
     """Whether a word that is in the vocabulary becomes one token without any merges."""
 
