@@ -121,7 +121,7 @@ def recipe_for_data(path: str, task: type[Task] | None, overrides: Overrides) ->
 
 
 def _matching(ways: Sequence[DraftRecipe], overrides: Overrides) -> list[DraftRecipe]:
-    """Applies the overrides to each draft; drops duplicates and drafts that they do not fit."""
+    """Applies the overrides to each draft; drops duplicates and drafts that refuse an override."""
     left: dict[str, DraftRecipe] = {}
     refused: list[RecipeError] = []
     for way in ways:
