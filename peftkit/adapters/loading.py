@@ -191,7 +191,8 @@ def open_adapter(
 
     Raises:
         AdapterError: `path` holds no adapter, or the adapter was changed or is not safe to load.
-        RecipeError: `settings` has a field unknown to the adapter's type, or contradicts the file.
+        RecipeError: `settings` has a field that the adapter's type lacks, or contradicts the
+            adapter_config.json.
     """
     inspected = inspect(path := local_path(path), settings)
     inspected.raise_if_wrong()
@@ -256,7 +257,7 @@ def load_proven(
     """Loads a trained model and compares it with the record's probes.
 
     Returns:
-        The model, and its largest difference from the recorded answers.
+        The model, and the largest difference between its answers and the recorded answers.
 
     Raises:
         AdapterError: the answers differ by more than the tolerance.

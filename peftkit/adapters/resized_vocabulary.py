@@ -51,7 +51,7 @@ class HeldRows:
     input: bool
     """Whether the adapter holds the input embedding."""
     output: bool
-    """Whether the adapter holds the output layer; True if it is the input embedding too."""
+    """Whether the adapter holds the output layer; True if the output layer is tied."""
 
     def without_rows_from(self, first: int, rows: int) -> list[str]:
         """Names of the layers for which the adapter lacks the new rows, `first` to `rows` - 1."""
@@ -130,7 +130,7 @@ def uses_own_tokenizer(folder: Path, base: OpenedBase) -> bool:
 
 
 def _unused_tokenizer_note(folder: Path, base: OpenedBase, head: Head) -> str:
-    """A note if the adapter's folder has a larger tokenizer, which is not used; else empty."""
+    """A note that a larger tokenizer in the adapter's folder is unused; empty if there is none."""
     tokenizer = _tokenizer_beside(folder, base, head, needed=False)
     if tokenizer is None or (more := _size(tokenizer) - _size(base.tokenizer)) < 1:
         return ""

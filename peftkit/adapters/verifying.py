@@ -43,7 +43,7 @@ def verify(
 
     Args:
         path: a run folder, an adapter folder, or a Hub id.
-        base: the base's location; empty for the one the adapter names.
+        base: the base's location; empty for the base that the adapter names.
         trust_remote_code: whether code stored with the base may run.
         before_loading: called once the bytes have passed, before torch is imported.
         settings: values of fields missing in adapter_config.json.
@@ -51,7 +51,8 @@ def verify(
 
     Raises:
         AdapterError: `path` holds no adapter.
-        RecipeError: `settings` has a field unknown to the adapter's type, or contradicts the file.
+        RecipeError: `settings` has a field that the adapter's type lacks, or contradicts the
+            adapter_config.json.
     """
     inspected = inspect(path := local_path(path), settings)
     if not inspected.passed:

@@ -52,7 +52,9 @@ class Findings:
         self.all.append(Finding(check, "wrong", _plain(found), meaning, _plain(advice)))
 
     def judge(self, check: str, wrong: Iterable[str], fine: str, meaning: str, advice: str) -> None:
-        """Records each message in `wrong` as a problem, or `fine` as passed if there is none."""
+        """Records each message in `wrong` as a problem, or the message `fine` as a passed check if
+        `wrong` is empty.
+        """
         listed = list(wrong)
         for problem in listed:
             self.wrong(check, problem, meaning, advice)

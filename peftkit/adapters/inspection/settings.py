@@ -1,7 +1,7 @@
 """Checks adapter_config.json for missing and outdated fields, and adds the user's values.
 
 PEFT gives a missing field today's default. This is right for most fields, whose default keeps the
-computation of earlier versions. `DECIDING` and `HIDDEN` list the fields for which it may be wrong.
+computation of earlier versions. `DECIDING` and `HIDDEN` list the fields whose default may be wrong.
 Uses only the standard library, as `inspecting` does, except that `_check_field` imports PEFT.
 """
 
@@ -149,7 +149,7 @@ def saved_by(config: AdapterConfig) -> tuple[int, int]:
 
 
 def of_earlier_peft(config: AdapterConfig, missing: Sequence[str]) -> bool:
-    """Whether the fields `missing` may be absent because an earlier PEFT saved the config."""
+    """Whether the PEFT that saved the config may be too early to write the fields `missing`."""
     first = min(since(str(config.get("peft_type")), name) for name in missing)
     last = saved_by(config)
     return (0, 0) < first >= last and not (first == last and _names_release(config))
@@ -237,7 +237,8 @@ def with_settings(config: AdapterConfig, settings: Mapping[str, object]) -> Adap
     """Completes an adapter_config.json with the user's values.
 
     Raises:
-        RecipeError: `settings` has a field unknown to the adapter's type, or contradicts the file.
+        RecipeError: `settings` has a field that the adapter's type lacks, or contradicts the
+            adapter_config.json.
     """
     kind = config.get("peft_type") or settings.get("peft_type")
     for name, value in settings.items():

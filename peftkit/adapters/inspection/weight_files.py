@@ -26,9 +26,9 @@ PLAIN_NAME = re.compile(r"[\w.][\w.-]*", re.ASCII)
 
 
 def check_pickles(inspected: Inspected) -> None:
-    """Records a problem for a pickle that alone holds weights, and a note for any other pickle.
+    """Records a problem for a pickle whose weights no other file holds; a note for other pickles.
 
-    Such other pickles may be copies of the weights, or a trainer's optimizer state.
+    Other pickles are not read. They may be copies of the weights, or a trainer's optimizer state.
     """
     for file in sorted(inspected.folder.rglob("*")):
         if file.suffix not in PICKLES or not file.is_file():

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from peftkit.tasks.task import Outputs
 
 PAIR = "text_pair"
-"""Key of the second text in an input, and name of its column. Other programs record no name."""
+"""Key of the second text in an input, and name of the text's column in a file. Adapters of other
+programs record no column names."""
 Activation = Literal["identity", "sigmoid"]
 ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid"}
 """Name of a torch class -> peftkit's name of the activation."""

@@ -48,7 +48,7 @@ def published_adapter(inspected: Inspected, base: str = "") -> tuple[Record, Rec
     """The record of a PEFT or AdapterHub adapter, as far as known, and a recipe that loads it.
 
     Args:
-        base: the base's location; empty for the one the adapter names.
+        base: the base's location; empty for the base that the adapter names.
 
     Raises:
         AdapterError: the adapter names no base that can be found, or its type cannot be loaded.
@@ -130,7 +130,7 @@ def _as_record(
 
 
 def _task(task_type: str) -> Task:
-    """The task that answers with adapters of a task type; `_NoTask` if peftkit has none."""
+    """Peftkit's task for adapters of a PEFT task type; `_NoTask` if peftkit has no such task."""
     kinds = (kind for kind in Task.kinds.values() if issubclass(kind, Task))
     tasks = (kind.of_published(task_type, UNKNOWN_DATA) for kind in kinds)
     reason = f"it is for {task_type}, and peftkit has no such task yet"
