@@ -128,7 +128,8 @@ def _expanded(
 def _copy_own(adapter: OpenedAdapter, folder: Path) -> None:
     """Copies the training's tokenizer and chat template, and writes a README about the base.
 
-    For another tool's adapter, writes only the tokenizer, and only if it is not the base's.
+    For another tool's adapter, writes only the tokenizer, and only if it differs from the base's
+    tokenizer.
     """
     if not adapter.record.base:
         if uses_own_tokenizer(adapter.folder, adapter.base):

@@ -28,7 +28,7 @@ MAX_LOGITS = 2**24
 """Largest number of validation logits that are compared: 341 positions if the vocabulary has 49,152
 tokens."""
 CHUNK = 64
-"""Positions compared at a time, in float64."""
+"""Number of positions that are compared at a time, in float64."""
 
 
 @dataclass(frozen=True)

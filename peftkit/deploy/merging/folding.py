@@ -40,8 +40,8 @@ def merge(path: str, base: str = "") -> nn.Module:
 
     Raises:
         MethodError: the adapter cannot be merged; raised before weights are loaded.
-        AdapterError: a file was changed, the base is another one, or the merged model answers
-            differently from the trained one.
+        AdapterError: a file was changed, the base is not the base of training, or the merged model
+            answers differently from the trained one.
     """
     adapter = open_adapter(path, base)
     check_mergeable(adapter)

@@ -20,8 +20,9 @@ class MergeTarget:
     """The weights into which an adapter is merged, and the scale of the adapter."""
 
     into: Into
-    """The base's weights: `trained` are those of the training, dequantized; `original` are those
-    before quantization; `requantized` are the trained ones, quantized again after the merge."""
+    """The base's weights: `trained` are the weights used in training, dequantized; `original` are
+    the weights before quantization; `requantized` are the `trained` weights, quantized again after
+    the merge."""
     scale: float
     """Factor on a LoRA's updates, W + scale * s B A. It does not apply to a trained head."""
 

@@ -44,7 +44,7 @@ class Material:
 
     @property
     def retention_metric(self) -> Metric | None:
-        """Retention's metric: `loss` for texts, the task's metric for rows; None if unmeasured."""
+        """Retention's metric: `loss` for texts, the task's metric for rows, None without data."""
         if self.retention is None:
             return None
         return TEXT_LOSS if self.texts else self.metric

@@ -78,7 +78,7 @@ def rewind(
         MethodError: the method's parameters cannot be scaled down to the base.
         RecipeError: scales are wrong, or a tolerance is given but retention is not measured.
         DataError: the training's data or the retention data cannot be read.
-        AdapterError: a file or the base has changed, or the probes differ.
+        AdapterError: a file or the base has changed, or the answers differ from the probes.
         OutputError: the output folder is not empty, or cannot be written.
     """
     choice = scale_choice(scales, chosen, allowed)
