@@ -29,7 +29,7 @@ class BaseCode:
     imports: str
     """Further transformers classes to import, each preceded by a comma."""
     float32_kernels: str
-    """Lines after `from_pretrained` that prevent rounding of 4-bit weights; else empty."""
+    """Lines after `from_pretrained` that prevent rounding of 4-bit bases; empty for other bases."""
 
 
 def base_code(record: Record) -> BaseCode:

@@ -99,7 +99,7 @@ def _hint(folder: Path) -> str:
 
 
 def _model_config(folder: Path) -> dict[str, Any]:
-    """The content of a config.json; empty if it cannot be read."""
+    """The content of a folder's config.json; empty if the file cannot be read."""
     try:
         with (folder / "config.json").open("rb") as file:
             config = json.loads(file.read(LARGEST_CONFIG))

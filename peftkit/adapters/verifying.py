@@ -229,7 +229,7 @@ def _note_base(findings: Findings, adapter: OpenedAdapter) -> None:
 
 
 def _record_answers(findings: Findings, task: Task) -> None:
-    """Records what a classifier's answers mean, unless they are classes."""
+    """Records what a classifier's answers mean, unless the answers are classes."""
     from peftkit.adapters.published.outputs import answers_note
 
     has_answers, note = answers_note(task)

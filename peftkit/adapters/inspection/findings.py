@@ -27,7 +27,7 @@ class Finding:
 
 
 def _plain(text: str) -> str:
-    """Escapes characters that could control a terminal."""
+    """Escapes characters of a text that could control a terminal."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 

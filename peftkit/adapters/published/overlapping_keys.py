@@ -53,7 +53,7 @@ def ambiguous_alpha(config: AdapterConfig, tensors: Mapping[str, Stored]) -> str
     """A message if several keys of `alpha_pattern` give one layer different values; else empty.
 
     PEFT sorts the keys when it saves them. Unsorted keys are thus still in the order used in
-    training, so the message is empty.
+    training, and the message is then empty.
     """
     pattern = config.table("alpha_pattern")
     if list(pattern) != sorted(pattern):  # not sorted, so in the order of training

@@ -130,7 +130,7 @@ def _as_record(
 
 
 def _task(task_type: str) -> Task:
-    """Peftkit's task for adapters of a PEFT task type; `_NoTask` if peftkit has no such task."""
+    """The task for adapters of a PEFT task type; `_NoTask` if peftkit has no task for them."""
     kinds = (kind for kind in Task.kinds.values() if issubclass(kind, Task))
     tasks = (kind.of_published(task_type, UNKNOWN_DATA) for kind in kinds)
     reason = f"it is for {task_type}, and peftkit has no such task yet"
