@@ -165,7 +165,7 @@ def folded(model: nn.Module, recipe: Recipe) -> nn.Module:
     try:
         merged = recipe.method.merge(model)
     except ValueError as error:  # PEFT raises it for numbers that are not finite
-        raise AdapterError(f"it cannot be merged: {first_line(error)}") from error
+        raise AdapterError(f"the adapter cannot be merged: {first_line(error)}") from error
     fold_added_tokens(merged)
     config: Any = merged.config
     if config.tie_word_embeddings and not has_tied_output(merged):

@@ -48,8 +48,8 @@ def _parts(names: Iterable[str]) -> list[tuple[str, Any]]:
 
 
 def _sharing(model: Any) -> list[list[str]]:
-    """Groups of modules that share one weight, as names. Leaves out tied embeddings and output
-    layers, because merging handles these.
+    """Names of the modules that share a weight, one group for each shared weight. Leaves out tied
+    embeddings and output layers, because merging handles these.
     """
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
     tied = {id(layer.weight) for layer in layers if layer is not None}

@@ -34,7 +34,7 @@ from peftkit.tasks.score import Score
 
 REPORT, CURVE = "rewind.json", "rewind.svg"
 OTHER_DATA = 1e-2
-"""Largest relative change of the test loss at scale 1; a larger one means that the data changed."""
+"""Largest relative change of the test loss at scale 1; a larger change means other data."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _material(adapter: OpenedAdapter, retention: Retention | None, allowed: floa
     material = gather(adapter, retention)
     if allowed and material.retention is None:
         raise RecipeError(
-            f"`--tolerance {allowed:g}` needs a measured retention, and none is measured",
+            f"`--tolerance {allowed:g}` needs a measured retention, but none is measured",
             "give rows or text with `--retain`, or leave `--tolerance` out",
         )
     adapter.check_base()

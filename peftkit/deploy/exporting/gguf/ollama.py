@@ -36,7 +36,7 @@ class Settings:
     stops: tuple[str, ...]
     """Texts at which an answer ends."""
     system: str
-    """System message that Ollama adds to conversations without one; empty to add none."""
+    """System message that Ollama adds if a conversation has no system message; may be empty."""
     parameters: dict[str, float]
 
 

@@ -90,7 +90,7 @@ def copied_fields(file: Path) -> Mapping[str, Copied]:
 
 @functools.lru_cache(maxsize=1)  # reading 50,000 tokens takes 3 s, and is wanted several times
 def _copied_fields(file: Path, _size: int, _modified: int) -> Mapping[str, Copied]:
-    """Reads the metadata for `copied_fields`; caches it until the file's size or time changes."""
+    """Reads the metadata for `copied_fields`; caches them until the file's size or time changes."""
     fields = {
         name: Copied(
             field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None
