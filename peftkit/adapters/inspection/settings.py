@@ -149,7 +149,7 @@ def saved_by(config: AdapterConfig) -> tuple[int, int]:
 
 
 def of_earlier_peft(config: AdapterConfig, missing: Sequence[str]) -> bool:
-    """Whether the PEFT that saved the config may be too early to write the fields `missing`."""
+    """Whether the PEFT version that saved the config may be older than the fields `missing`."""
     first = min(since(str(config.get("peft_type")), name) for name in missing)
     last = saved_by(config)
     return (0, 0) < first >= last and not (first == last and _names_release(config))
