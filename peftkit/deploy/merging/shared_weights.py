@@ -20,8 +20,8 @@ PREFIX = "base_model.model."
 
 
 def why_shared(base: OpenedBase, head: Head, names: Iterable[str]) -> str:
-    """Why an adapter cannot be merged if it changes a module that shares its weight; empty if it
-    changes no such module. Loads no weights.
+    """Why an adapter cannot be merged if it changes a weight that several modules share; empty if
+    it changes no shared weight. Loads no weights.
 
     Args:
         names: names of the adapter's tensors.
