@@ -196,13 +196,13 @@ def test_float16_is_as_close_as_it_can_be(tiny, tmp_path):
 
 
 REFUSED = {
-    "dora": ({"use_dora": True}, "it is DoRA"),
-    "bias": ({"bias": "lora_only"}, "it trains biases"),
+    "dora": ({"use_dora": True}, "the method is DoRA"),
+    "bias": ({"bias": "lora_only"}, "the adapter trains biases"),
     "replicated": ({"layer_replication": [[0, 2], [0, 2]]}, "`layer_replication` is set"),
     "saved whole": ({"modules_to_save": ["lm_head"]}, "trains `lm_head` whole"),
     "embedding": ({"target_modules": ["embed_tokens", "q_proj"]}, "lora_embedding_A`"),
     "tokens": ({"trainable_token_indices": [1, 2]}, "`trainable_token_indices` is set"),
-    "no scale": ({"lora_alpha": 0}, "its scale is 0"),
+    "no scale": ({"lora_alpha": 0}, "the adapter's scale is 0"),
 }
 
 
@@ -226,11 +226,11 @@ def test_other_architectures_and_methods_are_refused(tmp_path):
     model = transformers.AutoModelForCausalLM.from_pretrained(base)
     config = peft.LoHaConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
     peft.get_peft_model(model, config).save_pretrained(str(tmp_path / "loha"))
-    holds = "it is LOHA, and a GGUF adapter holds only A and B"
+    holds = "the method is LOHA, and a GGUF adapter holds only A and B"
     with pytest.raises(AdapterError, match=holds) as caught:
         export(str(tmp_path / "loha"), "gguf-lora", str(tmp_path / "a.gguf"), str(base))
     for to in ("gguf-lora", "vllm"):  # none advises to merge what cannot be merged
-        with pytest.raises(AdapterError, match="it is LOHA") as caught:
+        with pytest.raises(AdapterError, match="the method is LOHA") as caught:
             export(str(tmp_path / "loha"), to, str(tmp_path / "a"), str(base))
         assert "so peftkit does not merge it" in caught.value.hint
     assert "--to gguf" not in caught.value.hint  # which would be refused too

@@ -161,9 +161,9 @@ def test_the_strength_of_lora_can_be_chosen(make_recipe, tmp_path):
 @pytest.mark.parametrize(
     ("method", "reason"),
     [
-        (pk.DoRA(r=4), "it is DoRA, and only LoRA's updates can be scaled"),
-        (pk.IA3(), "it is IA3, and only"),
-        (pk.BitFit(), "it is one of peftkit's own methods, and only"),
+        (pk.DoRA(r=4), "the method is DoRA, and only LoRA's updates can be scaled"),
+        (pk.IA3(), "the method is IA3, and only"),
+        (pk.BitFit(), "the method is one of peftkit's own methods, and only"),
     ],
 )
 def test_other_methods_have_no_strength(make_recipe, tmp_path, method, reason):
@@ -245,7 +245,7 @@ def test_an_output_layer_that_was_trained_whole_is_no_longer_tied(chat_base, tmp
     found = alone(tmp_path / "merged", "AutoModelForCausalLM")
     assert not found.config.tie_word_embeddings
     torch.testing.assert_close(found(input_ids=IDS).logits, adapter_logits(adapter))
-    with pytest.raises(MethodError, match="it trains `lm_head` whole"):
+    with pytest.raises(MethodError, match="the adapter trains `lm_head` whole"):
         merge_to(str(adapter), str(tmp_path / "half"), scale=0.5)
 
 

@@ -123,8 +123,8 @@ def test_a_chat_model_takes_its_template_along(make_chat, tmp_path, capsys):
 
 REFUSED = {
     "vllm": [
-        (pk.DoRA(r=4), "it is DoRA, and vLLM takes only A and B"),
-        (pk.PrefixTuning(num_virtual_tokens=4), "it is PREFIX_TUNING, and vLLM takes"),
+        (pk.DoRA(r=4), "the method is DoRA, and vLLM takes only A and B"),
+        (pk.PrefixTuning(num_virtual_tokens=4), "the method is PREFIX_TUNING, and vLLM takes"),
         (pk.TopLayers(k=1), "weights of the base itself"),
     ],
     "peft": [
@@ -152,7 +152,7 @@ def test_vllm_takes_no_classifier_and_no_output_layer(make_recipe, tmp_path, cha
     config = LoraConfig(r=2, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(chat_base), config)
     model.save_pretrained(tmp_path / "lora", save_embedding_layers=False)
-    with pytest.raises(AdapterError, match="it adapts `lm_head`"):
+    with pytest.raises(AdapterError, match="the adapter changes `lm_head`"):
         export(str(tmp_path / "lora"), "vllm", str(tmp_path / "out"))
     assert [vllm_rank(r) for r in (1, 2, 9, 300, 512)] == [1, 8, 16, 320, 512]
     with pytest.raises(AdapterError, match="vLLM takes 512 at most"):

@@ -49,7 +49,7 @@ def check_tokenizer(opened: OpenedBase, record: Record) -> None:
 
 
 def check_base_files(opened: OpenedBase, record: Record) -> None:
-    """Downloads the base's weights; raises AdapterError unless its files are those of training."""
+    """Downloads the base's weights; raises AdapterError if the files differ from training's."""
     download_weights(opened)
     base, trained_on = fingerprint(opened), record.known_base
     if base.sha256 != trained_on.sha256:

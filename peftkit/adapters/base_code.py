@@ -24,11 +24,12 @@ class BaseCode:
     options: str
     """Keyword arguments of `from_pretrained`, each preceded by a comma."""
     config: str
-    """Lines that build the configuration for `from_pretrained`; empty to use the base's own."""
+    """Lines that build a configuration for `from_pretrained`; empty to use the configuration of the
+    base."""
     imports: str
     """Further transformers classes to import, each preceded by a comma."""
     float32_kernels: str
-    """Lines after `from_pretrained` that prevent rounding of 4-bit weights; empty otherwise."""
+    """Lines after `from_pretrained` that prevent rounding of 4-bit bases; empty for other bases."""
 
 
 def base_code(record: Record) -> BaseCode:

@@ -47,8 +47,8 @@ def loading_arguments(base: RecordedBase) -> tuple[str, list[str]]:
 
 
 def dequantized_folder(base: RecordedBase) -> str:
-    """Markdown on how to dequantize a base that is one file into a folder; empty if
-    `from_pretrained` can read the base's files.
+    """Markdown that says how to dequantize a single-file base and write it into a folder; empty
+    if `from_pretrained` can read the base's files.
     """
     entry = packaged_base(base)
     file = next((name for name in base.files if name.endswith(".gguf")), "")

@@ -15,7 +15,7 @@ from peftkit.bases.fingerprint import RecordedBase
 from peftkit.data.head import Head
 
 VALIDATED = "validation, step"
-"""Start of the key in `Record.metrics` for the validation scores of an interrupted run."""
+"""Prefix of the `Record.metrics` key for an interrupted run's validation scores."""
 TEMPLATE = """\
 ---
 {% if repository %}base_model: {{ repository }}

@@ -18,7 +18,7 @@ from peftkit.methods.peft.adapter_config import CONFIG
 
 HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 LARGEST_CONFIG = 2**20
-"""Largest part of a config.json that is read, in bytes."""
+"""Maximum number of bytes to read from a config.json."""
 UNFINISHED = "adapter.unfinished"
 """Name of the folder with the best weights of an interrupted run."""
 
@@ -99,7 +99,7 @@ def _hint(folder: Path) -> str:
 
 
 def _model_config(folder: Path) -> dict[str, Any]:
-    """The content of a config.json; empty if it cannot be read."""
+    """The content of a folder's config.json; empty if the file cannot be read."""
     try:
         with (folder / "config.json").open("rb") as file:
             config = json.loads(file.read(LARGEST_CONFIG))

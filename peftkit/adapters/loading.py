@@ -66,8 +66,8 @@ class LoadedAdapter:
         """Answers each input: with a class or a number, or with a reply if the model writes text.
 
         Args:
-            inputs: if the model writes text, texts or lists of messages; else texts, or mappings
-                with `text` and `text_pair`.
+            inputs: texts or lists of messages for a model that writes text; for other models, texts
+                or mappings with `text` and `text_pair`.
             say: called with lines about progress if the call takes long.
 
         Raises:
@@ -170,7 +170,7 @@ class OpenedAdapter:
         return read_config(self.folder) if self.record.base else self.record.peft_config
 
     def check_base(self) -> None:
-        """Raises AdapterError if the base differs from the recorded one, where one is recorded."""
+        """Raises AdapterError if the adapter's record names a base and the given base differs."""
         if self.record.base:
             check_base(self.base, self.record)
 
@@ -191,7 +191,8 @@ def open_adapter(
 
     Raises:
         AdapterError: `path` holds no adapter, or the adapter was changed or is not safe to load.
-        RecipeError: `settings` has a field unknown to the adapter's type, or contradicts the file.
+        RecipeError: `settings` has a field that the adapter's type lacks, or contradicts the
+            adapter_config.json.
     """
     inspected = inspect(path := local_path(path), settings)
     inspected.raise_if_wrong()
@@ -219,7 +220,7 @@ def load(
     """Loads an adapter on its base; takes the arguments of `open_adapter`.
 
     Raises:
-        AdapterError: a file was changed, or base or answers differ from the record.
+        AdapterError: a file was changed, or the base or the answers differ from the record.
     """
     opened = open_adapter(path, base, trust_remote_code, settings)
     opened.check_base()
@@ -256,7 +257,7 @@ def load_proven(
     """Loads a trained model and compares it with the record's probes.
 
     Returns:
-        The model, and its largest difference from the recorded answers.
+        The model, and the largest difference between its answers and the recorded answers.
 
     Raises:
         AdapterError: the answers differ by more than the tolerance.

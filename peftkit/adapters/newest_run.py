@@ -30,7 +30,7 @@ def newest_run(path: str) -> str:
 
 
 def _recorded_name(run: Path) -> str:
-    """The name in a run's recipe; empty if it cannot be read.
+    """The name in a run's recipe; empty if the recipe cannot be read.
 
     The folder's name is not enough: `lora-16` may be the 16th run of `lora`, or a run named
     `lora-16`.

@@ -144,7 +144,7 @@ def distance(model: nn.Module, probes: Sequence[Probe]) -> float:
 
 
 def _last_logits(model: nn.Module, input_ids: Sequence[int]) -> torch.Tensor:
-    """A text classifier's logits, or else those at the last position; (classes or vocabulary,)."""
+    """Logits of a text classifier, (classes,); logits of other models at the last position."""
     return outputs_of(model, input_ids)[-1]
 
 

@@ -78,7 +78,7 @@ class Record:
 
     @property
     def known_base(self) -> RecordedBase:
-        """`base` of a record that peftkit saved, which is never None."""
+        """The record's `base`, for records that peftkit saved: their `base` is never None."""
         assert self.base is not None
         return self.base
 

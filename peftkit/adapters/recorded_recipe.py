@@ -57,6 +57,6 @@ class RecordedRecipe:
         """Makes a `Recipe` from the recorded JSON.
 
         Raises:
-            RecipeError: its method or task is a user's class that is not imported.
+            RecipeError: the recipe's method or task is a user's class that is not imported.
         """
         return Recipe.from_json(self.text)

@@ -47,14 +47,14 @@ class HeldRows:
     rows: int
     """Number of rows in the adapter's embeddings; 0 if it holds no embedding."""
     ids: frozenset[int]
-    """Ids of the tokens whose rows are trained, if the other rows are not; else empty."""
+    """Ids of the trained rows' tokens if only some rows are trained; empty otherwise."""
     input: bool
     """Whether the adapter holds the input embedding."""
     output: bool
-    """Whether the adapter holds the output layer; True if it is tied to the input embedding."""
+    """Whether the adapter holds the output layer; True if the output layer is tied."""
 
     def without_rows_from(self, first: int, rows: int) -> list[str]:
-        """Layers whose rows `first` to `rows` are new in the base, and missing in the adapter."""
+        """Names of the layers for which the adapter lacks the new rows, `first` to `rows` - 1."""
         new = range(first, rows)
         complete = {
             "the input embedding": self.input or self.ids.issuperset(new),
@@ -130,7 +130,7 @@ def uses_own_tokenizer(folder: Path, base: OpenedBase) -> bool:
 
 
 def _unused_tokenizer_note(folder: Path, base: OpenedBase, head: Head) -> str:
-    """A note if the adapter's folder has a larger tokenizer, which is not used; else empty."""
+    """A note that a larger tokenizer in the adapter's folder is unused; empty if there is none."""
     tokenizer = _tokenizer_beside(folder, base, head, needed=False)
     if tokenizer is None or (more := _size(tokenizer) - _size(base.tokenizer)) < 1:
         return ""
@@ -144,7 +144,8 @@ def _embeddings(base: OpenedBase, head: Head) -> tuple[dict[str, bool], int]:
     """Finds the input embedding and the output layer of a base's model.
 
     Returns:
-        A layer's name -> whether its weight is the input embedding's; and the number of rows.
+        A dict, layer's name -> whether the layer uses the input embedding's weight; and the number
+        of rows in the input embedding.
     """
     model: Any = empty_model(base, head).model
     embedding, output = model.get_input_embeddings(), model.get_output_embeddings()

@@ -31,7 +31,7 @@ def recipe_of(path: Path, published: str) -> Recipe:
 def quick_recipe(path: str) -> Recipe | None:
     """Reads the recipe of an adapter before its checks; None if it is missing or unreadable.
 
-    Loading reports later what is wrong with it.
+    An unreadable recipe is no error here, because loading the adapter reports it later.
     """
     try:
         folder = adapter_in(user_path(path))

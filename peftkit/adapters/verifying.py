@@ -43,7 +43,7 @@ def verify(
 
     Args:
         path: a run folder, an adapter folder, or a Hub id.
-        base: the base's location; empty for the one the adapter names.
+        base: the base's location; empty for the base that the adapter names.
         trust_remote_code: whether code stored with the base may run.
         before_loading: called once the bytes have passed, before torch is imported.
         settings: values of fields missing in adapter_config.json.
@@ -51,7 +51,8 @@ def verify(
 
     Raises:
         AdapterError: `path` holds no adapter.
-        RecipeError: `settings` has a field unknown to the adapter's type, or contradicts the file.
+        RecipeError: `settings` has a field that the adapter's type lacks, or contradicts the
+            adapter_config.json.
     """
     inspected = inspect(path := local_path(path), settings)
     if not inspected.passed:
@@ -228,7 +229,7 @@ def _note_base(findings: Findings, adapter: OpenedAdapter) -> None:
 
 
 def _record_answers(findings: Findings, task: Task) -> None:
-    """Records what a classifier's answers mean, unless they are classes."""
+    """Records what a classifier's answers mean, unless the answers are classes."""
     from peftkit.adapters.published.outputs import answers_note
 
     has_answers, note = answers_note(task)
@@ -246,7 +247,10 @@ def _layer_mismatch(opened: OpenedBase, record: Record) -> str:
 
 
 def _check_tensors(findings: Findings, model: Any) -> bool:
-    """Records that all tensors fit, and any non-finite value; returns whether all are finite."""
+    """Records that all tensors fit, and a problem if a number in them is not finite.
+
+    Returns whether all numbers are finite.
+    """
     import torch
 
     findings.ok("tensors", "every name and shape fits, nothing is missing, nothing is left over")

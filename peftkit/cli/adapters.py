@@ -104,12 +104,12 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _check_predict(options: argparse.Namespace) -> None:
-    """Raises an error if an option of `predict` is wrong, or if two contradict each other."""
+    """Raises an error if an option of `predict` is wrong, or contradicts another option."""
     if bool(options.text) == bool(options.file):
         raise RecipeError("give either `--text ...` or `--file rows.csv --out answers.csv`")
     if options.text_pair and len(options.text_pair) != len(options.text):
         raise RecipeError(
-            f"{len(options.text)} `--text` and {len(options.text_pair)} `--text-pair`",
+            f"{len(options.text)} `--text`, but {len(options.text_pair)} `--text-pair`",
             "give one `--text-pair` for each `--text`",
         )
     if options.out and not options.file:

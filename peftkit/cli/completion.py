@@ -27,7 +27,7 @@ def _options(name: str, parser: Arguments) -> list[str]:
 
 
 def _fields(model: type[Part], prefix: str = "--") -> Iterator[str]:
-    """Yields the option of each field of a part and its nested parts, for all kinds of parts."""
+    """Yields the options for a part's fields, including the fields of every kind of nested part."""
     for field, info in model.model_fields.items():
         name = prefix + field.replace("_", "-")
         kinds = [

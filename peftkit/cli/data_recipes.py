@@ -52,7 +52,7 @@ class DraftRecipe:
 
 
 def draft_recipe(task: type[Task], data: Mapping[str, object], training: Training) -> DraftRecipe:
-    """Drafts a task's recipe from values for the fields of its `data`."""
+    """Drafts a recipe for a task; `data` gives values for the fields of the task's `data`."""
     recipe = Recipe(
         base=Base(name_or_path=offer_of(task).base or UNKNOWN_BASE),
         task=task.model_validate({"data": data}),
@@ -80,7 +80,7 @@ def with_base(draft: DraftRecipe) -> DraftRecipe:
 
 
 def _offered() -> list[type[Task]]:
-    """Returns the tasks that define an offer themselves, without those that inherit one."""
+    """Returns the tasks that define their own offer, without tasks that inherit an offer."""
     kinds = [kind for kind in Task.kinds.values() if issubclass(kind, Task)]
     return [kind for kind in kinds if vars(kind).get("offer")]
 
@@ -121,7 +121,7 @@ def recipe_for_data(path: str, task: type[Task] | None, overrides: Overrides) ->
 
 
 def _matching(ways: Sequence[DraftRecipe], overrides: Overrides) -> list[DraftRecipe]:
-    """Applies the overrides to each draft; drops duplicates and drafts that they do not fit."""
+    """Applies the overrides to each draft; drops duplicates and drafts that refuse an override."""
     left: dict[str, DraftRecipe] = {}
     refused: list[RecipeError] = []
     for way in ways:

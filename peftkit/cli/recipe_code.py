@@ -70,7 +70,7 @@ def _parts(part: Part, shown: Any) -> Iterator[Part]:
 
 
 def _lines(before: str, value: Any, indent: str, after: str, shown: Any) -> list[str]:
-    """Returns the lines of a value's code: one if it fits, otherwise at least one for each item.
+    """Returns the lines of a value's code: one line if the code fits, else a line or more per item.
 
     Args:
         before: text before the value.
@@ -119,7 +119,7 @@ def _inline(value: Any, shown: Any = None) -> str:
 
 
 def _written(part: Part, shown: Any) -> list[tuple[str, Any]]:
-    """Returns (name, value) of the fields that are not defaults or are set in `shown`."""
+    """Returns (name, value) of each field that is set in `shown` or differs from its default."""
     always = shown.model_fields_set if isinstance(shown, type(part)) else set()
     fields = type(part).model_fields
     return [

@@ -36,13 +36,14 @@ def recipe_in(
     if file.suffix not in (".py", ".json"):
         raise RecipeError(
             f"`{file}` is not a recipe: its name ends in neither .py nor .json",
-            "`peftkit new NAME` writes one to start from",
+            "`peftkit new NAME` writes a recipe to start from",
         )
     if file.suffix == ".py":
         module = import_file(file)
         if not callable(getattr(module, "recipe", None)):
             raise RecipeError(
-                f"`{file}` has no function `recipe`", "`peftkit new NAME` writes one to start from"
+                f"`{file}` has no function `recipe`",
+                "`peftkit new NAME` writes a script with this function",
             )
         return recipe_of(module.recipe, file, arguments, command_options)
     try:

@@ -109,7 +109,7 @@ def plan_command(recipe: Recipe, options: argparse.Namespace, file: Path) -> Non
         raise BaseModelError(
             f"no small copy of `{prepared.base.name}` could be measured: "
             f"{type(error).__name__}: {first_line(error)}",
-            "train it without a plan, or lower `training.micro_batch_tokens` if memory ran out",
+            "train without a plan, or lower `training.micro_batch_tokens` if memory ran out",
         ) from error
     console = open_console(options.json)
     print_plan(console, planned)

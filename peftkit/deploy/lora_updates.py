@@ -37,8 +37,8 @@ EXPANDED = {
     "orth_reg_weight", "peft_type", "qalora_group_size", "r", "rank_pattern", "target_r", "tfinal",
     "tinit", "total_step", "use_rslora",
 }  # fmt: skip
-"""Fields of PEFT's configurations that `read_updates` applies, or that matter in training only. Any
-other field that is set changes the computation."""
+"""Fields of PEFT's configurations that `read_updates` applies, or that only training uses. A plain
+LoRA sets no other fields, except fields without effect."""
 LORA = ("LORA", "ADALORA")
 """PEFT types that `read_updates` reads."""
 OWN = "one of peftkit's own methods"
@@ -75,14 +75,14 @@ def why_no_plain_lora(config: AdapterConfig, folder: Path, head: bool = False) -
     other = [n for n in config if config[n] and n not in EXPANDED and n not in WITHOUT_EFFECT]
     whole = [] if head else config.texts("modules_to_save")
     reasons = {
-        f"it is {kind or OWN}": kind not in LORA,
-        "it is DoRA": config.get("use_dora"),
-        f"it trains biases (`bias` is `{bias}`)": bias != "none",
-        f"it trains {quoted(whole)} whole (`modules_to_save`)": whole,
-        "it has embeddings of tokens that were added to the vocabulary": (
+        f"the method is {kind or OWN}": kind not in LORA,
+        "the method is DoRA": config.get("use_dora"),
+        f"the adapter trains biases (`bias` is `{bias}`)": bias != "none",
+        f"the adapter trains {quoted(whole)} whole (`modules_to_save`)": whole,
+        "the adapter has embeddings of tokens that were added to the vocabulary": (
             (folder / ADDED_TOKENS).is_file()
         ),
-        f"{quoted(sorted(other))} is set in its settings": other,
+        f"{quoted(sorted(other))} is set in the adapter's settings": other,
     }
     if true_ones := [reason for reason, holds in reasons.items() if holds]:
         return true_ones[0]
@@ -90,7 +90,7 @@ def why_no_plain_lora(config: AdapterConfig, folder: Path, head: bool = False) -
     odd = [
         n for n, stored in header.items() if not _is_part(n, stored) and ("lora_" in n or not head)
     ]
-    return f"it holds {quoted(sorted(odd), 3)}" if odd else ""
+    return f"the adapter holds {quoted(sorted(odd), 3)}" if odd else ""
 
 
 def _is_part(name: str, stored: Stored) -> bool:
@@ -132,7 +132,7 @@ def read_updates(
         if a.shape[0]:  # 0 where AdaLoRA pruned every rank
             updates[module] = Update(a.float().numpy(), b.numpy(), scale)
     if not any(update.scale for update in updates.values()):
-        raise AdapterError("its scale is 0 (`lora_alpha`), so it changes nothing")
+        raise AdapterError("the adapter's scale is 0 (`lora_alpha`), so it changes nothing")
     return updates, tensors
 
 

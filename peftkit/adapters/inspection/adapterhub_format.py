@@ -128,7 +128,10 @@ def describe(config: AdapterConfig) -> str:
 
 
 def _settings(config: AdapterConfig) -> dict[str, object]:
-    """The settings under today's names, with defaults for missing ones; converts no values."""
+    """A config's settings under today's names, with defaults for missing settings.
+
+    The values keep the types that they have in adapter_config.json.
+    """
     settings = {**DEFAULTS, **config.table("config")}
     name = str(settings["non_linearity"]).lower()
     name = name if "version" in config else OLD_NAMES.get(name, name)

@@ -27,7 +27,7 @@ class Finding:
 
 
 def _plain(text: str) -> str:
-    """Escapes characters that could control a terminal."""
+    """Escapes characters of a text that could control a terminal."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
@@ -52,7 +52,9 @@ class Findings:
         self.all.append(Finding(check, "wrong", _plain(found), meaning, _plain(advice)))
 
     def judge(self, check: str, wrong: Iterable[str], fine: str, meaning: str, advice: str) -> None:
-        """Records each message in `wrong` as a problem, or `fine` as passed if there is none."""
+        """Records each message in `wrong` as a problem, or the message `fine` as a passed check if
+        `wrong` is empty.
+        """
         listed = list(wrong)
         for problem in listed:
             self.wrong(check, problem, meaning, advice)

@@ -30,8 +30,8 @@ LIMITS = {
     "num_attention_heads": 512, "token_dim": 65536, "encoder_hidden_size": 65536,
     "encoder_num_layers": 64, "num_transformer_submodules": 4,
 }  # fmt: skip
-"""Field that sets how much memory is used -> its largest allowed value; a larger one is a mistake
-or an attack."""
+"""Field that sets how much memory is used -> the field's largest allowed value. A larger value is a
+mistake or an attack."""
 MOST_LAYERS = 512
 LONGEST_PATTERN = 2000
 OPEN = 64
@@ -135,8 +135,8 @@ def _wrong_pattern(name: str, pattern: str) -> Iterator[str]:
 def _cost(parsed: Any, within: bool) -> float:
     """Estimates in how many ways a parsed pattern can match one name.
 
-    Infinite if a repeat contains a choice or another repeat of variable length: both may split the
-    same text in many ways.
+    The estimate is infinite if a repeat contains a choice or another repeat of variable length,
+    because such a pattern can split one text in many ways.
     """
     tries = 1.0
     for operation, argument in parsed:

@@ -23,7 +23,7 @@ class Inspected:
     record: JsonObject | None = None
     """The content of peftkit.json; None for another program's adapter."""
     config: AdapterConfig | None = None
-    """Content of adapter_config.json with `user_settings`; None for methods without this file."""
+    """adapter_config.json completed with `user_settings`; None for methods without this file."""
     user_settings: Mapping[str, object] = field(default_factory=dict)
     """Field missing in adapter_config.json -> the value that the user gave."""
     tensors: dict[str, dict[str, Stored]] = field(default_factory=dict)

@@ -58,7 +58,8 @@ def inspect(path: str, settings: Mapping[str, object] | None = None) -> Inspecte
 
     Raises:
         AdapterError: the folder holds no adapter.
-        RecipeError: `settings` has a field unknown to the adapter's type, or contradicts the file.
+        RecipeError: `settings` has a field that the adapter's type lacks, or contradicts the
+            adapter_config.json.
     """
     folder = adapter_in(user_path(path))
     inspected = Inspected(folder, Findings(), user_settings=settings or {})

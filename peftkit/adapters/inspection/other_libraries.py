@@ -103,7 +103,7 @@ def no_peft_adapter(config: Mapping[str, object], folder: Path) -> tuple[str, st
 
 
 def library_of(config: Mapping[str, object], folder: Path) -> tuple[Library, str] | None:
-    """The library that wrote a folder, and in words how it was recognized; None if unknown."""
+    """The library that wrote a folder, and the signs of this library; None if it is unknown."""
     for library in LIBRARIES:
         signs = [name for name in library.fields if name in config]
         signs += [

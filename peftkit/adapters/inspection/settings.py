@@ -1,7 +1,7 @@
 """Checks adapter_config.json for missing and outdated fields, and adds the user's values.
 
 PEFT gives a missing field today's default. This is right for most fields, whose default keeps the
-computation of earlier versions. `DECIDING` and `HIDDEN` list the fields for which it may be wrong.
+computation of earlier versions. `DECIDING` and `HIDDEN` list the fields whose default may be wrong.
 Uses only the standard library, as `inspecting` does, except that `_check_field` imports PEFT.
 """
 
@@ -121,8 +121,8 @@ def missing_settings(config: AdapterConfig) -> list[str]:
 def _hidden(config: AdapterConfig) -> Iterator[str]:
     """Yields the fields of `HIDDEN` that a config should have.
 
-    These are the fields that the PEFT version of the adapter writes, and those whose default
-    differs from what this version computed.
+    A config should have a field if the PEFT version that saved the config writes this field, or
+    if the field's default differs from what that version computed.
     """
     kind, last = str(config.get("peft_type")), saved_by(config)
     for name in HIDDEN.get(kind, ()):
@@ -140,7 +140,8 @@ def since(kind: str, name: str) -> tuple[int, int]:
 def saved_by(config: AdapterConfig) -> tuple[int, int]:
     """The oldest PEFT version (major, minor) that can have saved a config.
 
-    This is the later of its `peft_version` and the first version that writes all its fields.
+    It is the config's `peft_version`, or the first version that writes all of the config's
+    fields if that version is later.
     """
     version = re.match(r"(\d{1,4})\.(\d{1,4})", str(config.get("peft_version") or ""))
     oldest = max((since(str(config.get("peft_type")), name) for name in config), default=(0, 0))
@@ -148,7 +149,7 @@ def saved_by(config: AdapterConfig) -> tuple[int, int]:
 
 
 def of_earlier_peft(config: AdapterConfig, missing: Sequence[str]) -> bool:
-    """Whether the fields `missing` may be absent because an earlier PEFT saved the config."""
+    """Whether the PEFT version that saved the config may be older than the fields `missing`."""
     first = min(since(str(config.get("peft_type")), name) for name in missing)
     last = saved_by(config)
     return (0, 0) < first >= last and not (first == last and _names_release(config))
@@ -236,7 +237,8 @@ def with_settings(config: AdapterConfig, settings: Mapping[str, object]) -> Adap
     """Completes an adapter_config.json with the user's values.
 
     Raises:
-        RecipeError: `settings` has a field unknown to the adapter's type, or contradicts the file.
+        RecipeError: `settings` has a field that the adapter's type lacks, or contradicts the
+            adapter_config.json.
     """
     kind = config.get("peft_type") or settings.get("peft_type")
     for name, value in settings.items():

@@ -26,7 +26,7 @@ PLAIN_NAME = re.compile(r"[\w.][\w.-]*", re.ASCII)
 
 
 def check_pickles(inspected: Inspected) -> None:
-    """Records a problem if only a pickle holds the adapter's weights; a note for other pickles.
+    """Records a problem for a pickle whose weights no other file holds; a note for other pickles.
 
     Other pickles are not read. They may be copies of the weights, or a trainer's optimizer state.
     """

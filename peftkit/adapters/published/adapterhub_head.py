@@ -17,8 +17,9 @@ CLASSIFIERS: dict[tuple[str, int, str | None, bool], tuple[str, ...]] = {
     ("electra", 2, "gelu", False): ("classifier.dense", "classifier.out_proj"),
 }
 """Classifier of AdapterHub's library -> linear layers of the transformers classifier that computes
-the same. A key is (architecture, number of layers, activation between layers, whether the pooler is
-read). BERT's pooler serves as the library's first layer: both are tanh(linear(first token))."""
+the same function. A key is (architecture, number of layers, activation between layers, whether the
+pooler is read). BERT's pooler serves as the library's first layer, since both compute
+tanh(linear(first token))."""
 OWN_CLASSES = {
     "BertForSequenceClassification": ("classifier",),
     "RobertaForSequenceClassification": ("classifier.dense", "classifier.out_proj"),

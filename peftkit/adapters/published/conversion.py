@@ -46,7 +46,7 @@ def convert(path: str) -> list[Converted]:
     """Converts a pickle, or the pickles in an adapter folder, to safetensors files beside them.
 
     Overwrites no file. A new file gets its final name only after its tensors were read back and
-    were the same.
+    equal the tensors of the pickle.
 
     Raises:
         AdapterError: there is no pickle, or it holds more than named tensors.

@@ -29,7 +29,7 @@ HEADS = {
     "FEATURE_EXTRACTION": "AutoModel",
 }
 MASKED_LM = "MASKED_LM"
-"""peftkit's task type for models that fill in masked tokens; PEFT has none."""
+"""peftkit's task type for models that fill in masked tokens; PEFT has no such type."""
 ALL_HEADS = {**HEADS, MASKED_LM: "AutoModelForMaskedLM"}
 HEAD_MODULES = {
     "SEQ_CLS": ("classifier", "score", "classification_head"),

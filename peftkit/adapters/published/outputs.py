@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from peftkit.tasks.task import Outputs
 
 PAIR = "text_pair"
-"""Key of the second text in an input, and name of its column. Other programs record no name."""
+"""Key of the second text in an input, and name of the text's column in a file. Adapters of other
+programs record no column names."""
 Activation = Literal["identity", "sigmoid"]
 ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Sigmoid": "sigmoid"}
 """Name of a torch class -> peftkit's name of the activation."""
@@ -63,7 +64,8 @@ class _SingleOutput(TextClassification):
         pairs = sum(PAIR in row.values for row in rows)
         if 0 < pairs < len(rows):
             raise RecipeError(
-                f"{pairs} of {len(rows)} inputs have a `{PAIR}`", "give every input one, or none"
+                f"{pairs} of {len(rows)} inputs have a `{PAIR}`",
+                f"give a `{PAIR}` to every input, or to none",
             )
         task = self._paired() if pairs else self
         return TextClassification.encode_inputs(task, rows, base, head)

@@ -52,7 +52,8 @@ def check_ranks(config: AdapterConfig, tensors: Mapping[str, Stored]) -> None:
 def ambiguous_alpha(config: AdapterConfig, tensors: Mapping[str, Stored]) -> str:
     """A message if several keys of `alpha_pattern` give one layer different values; else empty.
 
-    Also empty if the keys are not sorted, because they are then in the order used in training.
+    PEFT sorts the keys when it saves them. Unsorted keys are thus still in the order used in
+    training, and the message is then empty.
     """
     pattern = config.table("alpha_pattern")
     if list(pattern) != sorted(pattern):  # not sorted, so in the order of training

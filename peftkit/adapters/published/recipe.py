@@ -48,7 +48,7 @@ def published_adapter(inspected: Inspected, base: str = "") -> tuple[Record, Rec
     """The record of a PEFT or AdapterHub adapter, as far as known, and a recipe that loads it.
 
     Args:
-        base: the base's location; empty for the one the adapter names.
+        base: the base's location; empty for the base that the adapter names.
 
     Raises:
         AdapterError: the adapter names no base that can be found, or its type cannot be loaded.
@@ -71,9 +71,9 @@ def published_adapter(inspected: Inspected, base: str = "") -> tuple[Record, Rec
 
 
 def _base_head_settings(config: AdapterConfig, head: Head) -> dict[str, object]:
-    """Settings that make PEFT use the base's classifier if the adapter has none; else empty.
+    """PEFT settings for an adapter that uses the base's classifier; empty for other adapters.
 
-    Without them, PEFT expects a classifier in every adapter whose `task_type` has one.
+    By default, PEFT expects the adapter to hold a classifier if its `task_type` needs one.
     """
     modules = HEAD_MODULES.get(config.text("task_type"), ())
     if not modules or head.trained or config.get("num_virtual_tokens"):
@@ -130,7 +130,7 @@ def _as_record(
 
 
 def _task(task_type: str) -> Task:
-    """The task that answers with adapters of a task type; `_NoTask` if peftkit has none."""
+    """The task for adapters of a PEFT task type; `_NoTask` if peftkit has no task for them."""
     kinds = (kind for kind in Task.kinds.values() if issubclass(kind, Task))
     tasks = (kind.of_published(task_type, UNKNOWN_DATA) for kind in kinds)
     reason = f"it is for {task_type}, and peftkit has no such task yet"

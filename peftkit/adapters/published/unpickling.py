@@ -33,7 +33,7 @@ TAR, TAR_AT = b"ustar", 257
 """The bytes that mark a tar file, and their position."""
 MOST_GROWTH = 16
 """Largest allowed size of all tensors, in multiples of the pickle's size. Tensors that share
-storage are larger than their pickle, but one beyond this limit is an attack."""
+storage are larger than their pickle, but a pickle beyond this limit is an attack."""
 
 
 class Refused(Exception):

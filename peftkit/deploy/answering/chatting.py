@@ -120,7 +120,7 @@ def _answer(
     base_history: list[Message],
     console: Console,
 ) -> None:
-    """Streams the adapter's answer; if `base` is given, prints both answers side by side."""
+    """Streams the adapter's answer; if `base` is given, prints the base's answer beside it."""
     if base is None:
         streamer = _Streamer(adapter.tokenizer, _say)
         _reply(adapter, None, text, tuned_history, streamer=streamer)

@@ -53,7 +53,7 @@ def answer_file(
 ) -> int:
     """Writes a file's rows as CSV, with their answers in added columns.
 
-    The columns are named `predicted` and `probability`; or `score`; or `reply`, as the task needs.
+    Depending on the task, the columns are `predicted` and `probability`, or `score`, or `reply`.
 
     Args:
         encoding: encoding of the file; empty if unknown.

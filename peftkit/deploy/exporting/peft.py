@@ -128,7 +128,8 @@ def _expanded(
 def _copy_own(adapter: OpenedAdapter, folder: Path) -> None:
     """Copies the training's tokenizer and chat template, and writes a README about the base.
 
-    For another tool's adapter, writes only the tokenizer, and only if it is not the base's.
+    For another tool's adapter, writes only the tokenizer, and only if it differs from the base's
+    tokenizer.
     """
     if not adapter.record.base:
         if uses_own_tokenizer(adapter.folder, adapter.base):
@@ -150,7 +151,8 @@ def _compare_answers(folder: Path, adapter: OpenedAdapter) -> dict[str, float]:
     """Loads a written folder and compares its logits with the adapter's probes.
 
     Returns:
-        The largest difference, as `probes`; empty if the adapter has no probes.
+        A dict with the largest difference under `probes`; an empty dict if the adapter has no
+        probes.
 
     Raises:
         AdapterError: the logits differ by more than the tolerance.

@@ -47,8 +47,9 @@ def check_for_peft(config: AdapterConfig, folder: Path, head: Head) -> None:
     """
     if head.pooling:
         raise AdapterError(
-            f'its classifier reads the hidden states themselves (`task.pooling="{head.pooling}"`), '
-            "and transformers has no model class with such a classifier",
+            "the adapter's classifier reads the hidden states themselves "
+            f'(`task.pooling="{head.pooling}"`), and transformers has no model class with such a '
+            "classifier",
             "load it with `peftkit.load`, or `peftkit merge` it if its method can be merged",
         )
     if not config:
@@ -60,8 +61,8 @@ def check_for_peft(config: AdapterConfig, folder: Path, head: Head) -> None:
         )
     if (folder / ADDED_TOKENS).is_file():
         raise AdapterError(
-            "it has embeddings of tokens that were added to the vocabulary, which PEFT alone does "
-            "not load",
+            "the adapter has embeddings of tokens that were added to the vocabulary, which PEFT "
+            "alone does not load",
             f"{MERGE}, or load them with the lines in the adapter's README.md",
         )
 
@@ -71,7 +72,7 @@ def check_for_vllm(config: AdapterConfig, folder: Path, head: Head) -> None:
     check_for_peft(config, folder, head)
     if not head.goes_on:
         raise AdapterError(
-            "vLLM takes adapters of models that write text, and this one has a head of its own",
+            "vLLM takes adapters of models that write text, and this model has a head of its own",
             MERGE,
         )
     if reason := why_no_plain_lora(config, folder):
@@ -86,7 +87,7 @@ def rank_for_vllm(updates: Mapping[str, Update]) -> int:
     """
     outputs = [name for name in updates if name.rsplit(".", 1)[-1] in ("lm_head", "embed_out")]
     if outputs:
-        raise AdapterError(f"it adapts `{outputs[0]}`, which vLLM cannot adapt", MERGE)
+        raise AdapterError(f"the adapter changes `{outputs[0]}`, which vLLM cannot adapt", MERGE)
     return vllm_rank(max(len(update.a) for update in updates.values()))
 
 
@@ -99,7 +100,9 @@ def vllm_rank(rank: int) -> int:
     for allowed in VLLM_RANKS:
         if rank <= allowed:
             return allowed
-    raise AdapterError(f"its rank is {rank}, and vLLM takes {VLLM_RANKS[-1]} at most", MERGE)
+    raise AdapterError(
+        f"the adapter's rank is {rank}, and vLLM takes {VLLM_RANKS[-1]} at most", MERGE
+    )
 
 
 def write_expanded(
@@ -151,7 +154,9 @@ def _padded(update: Update, rank: int, scale: float) -> tuple[Any, Any]:
 
 
 def _names(adapted: Iterable[str], model: torch.nn.Module) -> list[str]:
-    """`target_modules`: the layers' last names if no other layer has them, else full names."""
+    """The value of `target_modules`: last parts of the adapted layers' names, or the full names if
+    the last parts also match other layers.
+    """
     wanted = set(adapted)
     leaves = {name.rsplit(".", 1)[-1] for name in wanted}
     matched = {name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in leaves}

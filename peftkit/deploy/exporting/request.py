@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 EXPORTS = ("peft", "vllm", "safetensors", "gguf-lora", "gguf", "ollama")
 """Targets of an export: the allowed values of `--to`."""
 FILES = ("gguf-lora", "gguf")
-"""Targets written as one file; the others are folders."""
+"""Targets written as one file; other targets are written as folders."""
 GGUF = ("gguf-lora", "gguf", "ollama")
 """Targets written as GGUF files."""
 KINDS = ("f32", "f16", "q8_0")
@@ -59,7 +59,7 @@ class Request:
     trust_remote_code: bool = False
     """Whether Python code in the base's folder may run."""
     settings: Mapping[str, object] = field(default_factory=dict)
-    """Values that the user gave for fields that adapter_config.json lacks."""
+    """The user's values for fields that are missing in adapter_config.json."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def is_plain(adapter: OpenedAdapter) -> bool:
 
 
 def other_precision(adapter: OpenedAdapter, instead: str) -> tuple[str, ...]:
-    """A warning if training quantized the base, because other programs use other weights.
+    """A warning that unquantized weights change the answers; empty if training used such weights.
 
     Args:
         instead: command of an export that keeps the weights used in training.

@@ -28,7 +28,7 @@ MAX_LOGITS = 2**24
 """Largest number of validation logits that are compared: 341 positions if the vocabulary has 49,152
 tokens."""
 CHUNK = 64
-"""Positions compared at a time, in float64."""
+"""Number of positions that are compared at a time, in float64."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def distance(first: Tensor, second: Tensor) -> Distance:
 
 
 def worst(distances: Iterable[Distance]) -> Distance:
-    """Combines distances by the worst value of each measure; adds up the positions."""
+    """Returns a distance with the worst value of each measure and the total number of positions."""
     result, *others = distances
     for other in others:
         result = Distance(

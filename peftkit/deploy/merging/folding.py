@@ -40,8 +40,8 @@ def merge(path: str, base: str = "") -> nn.Module:
 
     Raises:
         MethodError: the adapter cannot be merged; raised before weights are loaded.
-        AdapterError: a file was changed, the base is another one, or the merged model answers
-            differently from the trained one.
+        AdapterError: a file was changed, the base is not the base of training, or the merged model
+            answers differently from the trained one.
     """
     adapter = open_adapter(path, base)
     check_mergeable(adapter)
@@ -114,7 +114,10 @@ def _why_no_place(adapter: OpenedAdapter, names: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def possible_advice(adapter: OpenedAdapter) -> Iterator[None]:
-    """If the adapter cannot be merged, replaces an error's hint to merge it by the reason."""
+    """If an adapter cannot be merged, corrects errors raised inside whose hint is to merge it.
+
+    The new hint is the reason why the adapter cannot be merged.
+    """
     try:
         yield
     except AdapterError as error:
@@ -162,7 +165,7 @@ def folded(model: nn.Module, recipe: Recipe) -> nn.Module:
     try:
         merged = recipe.method.merge(model)
     except ValueError as error:  # PEFT raises it for numbers that are not finite
-        raise AdapterError(f"it cannot be merged: {first_line(error)}") from error
+        raise AdapterError(f"the adapter cannot be merged: {first_line(error)}") from error
     fold_added_tokens(merged)
     config: Any = merged.config
     if config.tie_word_embeddings and not has_tied_output(merged):

@@ -76,8 +76,8 @@ def merge_to(
 
     Raises:
         MethodError: the adapter cannot be merged into the wanted weights or at this scale.
-        AdapterError: a file was changed, the base is another one, or the merged model answers
-            differently from the trained one; the output is deleted.
+        AdapterError: a file was changed, the base is not the base of training, or the merged model
+            answers differently from the trained one; the output is deleted.
         OutputError: the folder is not empty, or cannot be written.
     """
     final = output_path(output)
@@ -181,7 +181,7 @@ def _inputs(adapter: OpenedAdapter) -> MergeInputs:
 
 
 def _validation(adapter: OpenedAdapter) -> tuple[Examples | None, str]:
-    """The validation split, or None; and the reason why it cannot be read, empty if it can."""
+    """Returns (split, reason): the validation split and "", or None and why it cannot be read."""
     if not adapter.record.base:
         return None, "another tool saved the adapter, and it names no data"
     task = adapter.recipe.task
@@ -270,7 +270,7 @@ def _reopened(folder: Path, adapter: OpenedAdapter, accelerator: Accelerator) ->
 
 
 def _judge(report: MergeReport) -> None:
-    """Raises AdapterError if logits are NaN, or changed by a merge into the trained weights."""
+    """Raises AdapterError if logits are NaN, or if merging into `trained` weights changed them."""
     if math.isnan(report.max_abs_dlogit):
         raise AdapterError(
             "the merged model answers NaN", "check the adapter with `peftkit verify`"

@@ -1,8 +1,8 @@
-"""Finds modules that share one weight. An adapter cannot be merged into this weight, which can take
-only one update, while each module may have its own update or none.
+"""Finds modules that share one weight. An adapter cannot be merged into this weight: the weight can
+take only one update, but each module has its own update, or none.
 
-Such modules come from PEFT's `layer_replication`, and from architectures with shared blocks (Zamba)
-or a tied encoder and decoder.
+Modules share weights under PEFT's `layer_replication`, and in architectures with shared blocks
+(Zamba) or with a tied encoder and decoder.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ PREFIX = "base_model.model."
 
 
 def why_shared(base: OpenedBase, head: Head, names: Iterable[str]) -> str:
-    """Why an adapter cannot be merged, if it changes a weight that modules share; else empty. Loads
-    no weights.
+    """Why an adapter cannot be merged if it changes a weight that several modules share; empty if
+    it changes no shared weight. Loads no weights.
 
     Args:
         names: names of the adapter's tensors.
@@ -40,14 +40,16 @@ def why_shared(base: OpenedBase, head: Head, names: Iterable[str]) -> str:
 
 
 def _parts(names: Iterable[str]) -> list[tuple[str, Any]]:
-    """Adapted modules' tensors: (name, match that begins where the module's name ends)."""
+    """Returns (name, match) of each tensor of an adapted module; the match of `PART` begins where
+    the module's name ends.
+    """
     matches = [(name, PART.search(name.removeprefix(PREFIX))) for name in names]
     return [(name, match) for name, match in matches if match is not None]
 
 
 def _sharing(model: Any) -> list[list[str]]:
-    """Groups of modules that share one weight, as names. Leaves out tied embeddings and output
-    layers, because merging handles these.
+    """Names of the modules that share a weight, one group for each shared weight. Leaves out tied
+    embeddings and output layers, because merging handles these.
     """
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
     tied = {id(layer.weight) for layer in layers if layer is not None}

@@ -20,8 +20,9 @@ class MergeTarget:
     """The weights into which an adapter is merged, and the scale of the adapter."""
 
     into: Into
-    """The base's weights: `trained` are those of the training, dequantized; `original` are those
-    before quantization; `requantized` are the trained ones, quantized again after the merge."""
+    """The base's weights: `trained` are the weights used in training, dequantized; `original` are
+    the weights before quantization; `requantized` are the `trained` weights, quantized again after
+    the merge."""
     scale: float
     """Factor on a LoRA's updates, W + scale * s B A. It does not apply to a trained head."""
 
@@ -44,8 +45,7 @@ def check_into(adapter: OpenedAdapter, into: Into) -> None:
     spec = adapter.base.spec
     if into != "trained" and spec.quantization == "none":
         raise MethodError(
-            f"`--into {into}`: the base was not quantized, so the weights it was trained on are "
-            "the original ones",
+            f"`--into {into}`: the base was not quantized, so training used the original weights",
             "leave `--into` out",
         )
     if into == "original" and adapter.base.prequantized:

@@ -23,7 +23,7 @@ from peftkit.methods.peft.adapter_config import read_config
 
 CARD = "README.md"
 BEFORE = "not rewound"
-"""Name of the row of scores before rewinding in the model card."""
+"""Name of the model card's row with the scores before rewinding."""
 
 
 def write_rewound(

@@ -32,7 +32,7 @@ class Material:
     texts: tuple[str, ...] = ()
     """General texts that measure a language model's retention; empty for other tasks."""
     rows: Examples | None = None
-    """Labelled rows of another domain that measure retention in all other tasks, if given."""
+    """Labelled rows of another domain that measure retention for other tasks; None if not given."""
     row_prompts: tuple[Prompt, ...] = ()
     """Prompts of `rows` if the metric scores written texts, else empty."""
 
@@ -44,7 +44,7 @@ class Material:
 
     @property
     def retention_metric(self) -> Metric | None:
-        """Retention's metric: `loss` for texts, the task's metric for rows; None if unmeasured."""
+        """Retention's metric: `loss` for texts, the task's metric for rows, None without data."""
         if self.retention is None:
             return None
         return TEXT_LOSS if self.texts else self.metric

@@ -34,7 +34,7 @@ from peftkit.tasks.score import Score
 
 REPORT, CURVE = "rewind.json", "rewind.svg"
 OTHER_DATA = 1e-2
-"""If the test loss at scale 1 has changed by more than this share, the data has changed."""
+"""Largest relative change of the test loss at scale 1; a larger change means other data."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def rewind(
         MethodError: the method's parameters cannot be scaled down to the base.
         RecipeError: scales are wrong, or a tolerance is given but retention is not measured.
         DataError: the training's data or the retention data cannot be read.
-        AdapterError: a file or the base has changed, or the probes differ.
+        AdapterError: a file or the base has changed, or the answers differ from the probes.
         OutputError: the output folder is not empty, or cannot be written.
     """
     choice = scale_choice(scales, chosen, allowed)
@@ -119,7 +119,7 @@ def _material(adapter: OpenedAdapter, retention: Retention | None, allowed: floa
     material = gather(adapter, retention)
     if allowed and material.retention is None:
         raise RecipeError(
-            f"`--tolerance {allowed:g}` needs a measured retention, and none is measured",
+            f"`--tolerance {allowed:g}` needs a measured retention, but none is measured",
             "give rows or text with `--retain`, or leave `--tolerance` out",
         )
     adapter.check_base()

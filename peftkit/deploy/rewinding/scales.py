@@ -48,7 +48,7 @@ def checked_scales(scales: Sequence[float], option: str = "--scales") -> tuple[f
     """The scales in ascending order, without duplicates; 1 is added if missing.
 
     Raises:
-        RecipeError: there are no scales, too many, or one that is not from 0 to 1.
+        RecipeError: there are no scales, there are too many scales, or a scale is not from 0 to 1.
     """
     for scale in scales:
         if not 0 <= scale <= 1:
@@ -139,7 +139,7 @@ def scale_choice(scales: Sequence[float], wanted: float | None, tolerance: float
     """Checks the scales and makes a `ScaleChoice`; if `scales` is empty, uses `DEFAULT`.
 
     Raises:
-        RecipeError: there are too many scales, or one is not from 0 to 1.
+        RecipeError: there are too many scales, or a scale is not from 0 to 1.
     """
     checked = checked_scales(scales or parse_scales(DEFAULT))
     if wanted is not None:

@@ -73,7 +73,7 @@ def export_gguf_lora(request: Request) -> Exported:
     """Writes a GGUF LoRA file, for use with the base's own GGUF file."""
     if request.quantize == "q8_0":
         raise RecipeError(
-            "A and B are too narrow for q8_0, in which 32 numbers share a scale",
+            "the LoRA's A and B are too narrow for q8_0, in which 32 numbers share a scale",
             "use `--quantize f16`, or leave it out for f32",
         )
     if request.tokenizer_from:

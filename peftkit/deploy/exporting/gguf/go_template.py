@@ -63,7 +63,7 @@ def go_template(render: Render) -> str:
         render: renders the Jinja template without the token that llama.cpp itself puts first.
 
     Raises:
-        AdapterError: a Go template cannot be made that renders conversations identically.
+        AdapterError: no Go template that renders conversations identically was found.
     """
     turns = _derive(render)
     texts = [turns.default, turns.prompt]
@@ -203,7 +203,10 @@ Node = tuple[str, list[tuple[str, list["Node"]]]]
 
 
 def _parse(steps: Iterator[str]) -> tuple[list[Node], str]:
-    """The nodes before the next unmatched `end` or `else`, and this action (empty if none)."""
+    """Returns the nodes before the next unmatched `end` or `else`, and the text of this action.
+
+    The text is empty if the template ends first.
+    """
     nodes: list[Node] = []
     for step in steps:
         action = step[2:-2].strip() if step.startswith("{{") else ""

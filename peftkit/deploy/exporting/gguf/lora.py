@@ -70,11 +70,11 @@ def read_lora(folder: Path, config: AdapterConfig, base: OpenedBase, layout: Lay
 def _gguf_name(module: str, layout: Layout, base: OpenedBase) -> str:
     name = layout.name(module)
     if not name:
-        raise AdapterError(f"it adapts `{module}`, which a GGUF adapter cannot adapt", MERGED)
+        raise AdapterError(f"the adapter changes `{module}`, which a GGUF adapter cannot", MERGED)
     if name == "output" and base.config.tie_word_embeddings:
         raise AdapterError(
-            f"it adapts `{module}`, which shares its weight with the embedding in the base's "
-            "GGUF file",
+            f"the adapter changes `{module}`, which shares its weight with the embedding in the "
+            "base's GGUF file",
             MERGED,
         )
     return name

@@ -30,8 +30,8 @@ FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}
 """Number format of the matrices -> the value of `general.file_type`."""
 ROPES = ("default", "linear", "llama3")
 PROMPT, PROMPT_IDS = "peftkit.prompt", "peftkit.prompt_ids"
-"""Metadata keys of a rendered prompt and its token ids in transformers, to test other tokenizers.
-llama.cpp ignores unknown keys."""
+"""Metadata keys of a rendered prompt, and of the token ids that transformers makes of it. They
+serve to test other programs' tokenizers; llama.cpp ignores unknown keys."""
 
 
 def check_writable(base: OpenedBase) -> Layout:

@@ -36,7 +36,7 @@ class Settings:
     stops: tuple[str, ...]
     """Texts at which an answer ends."""
     system: str
-    """System message that Ollama adds to conversations without one; empty to add none."""
+    """System message that Ollama adds if a conversation has no system message; may be empty."""
     parameters: dict[str, float]
 
 
@@ -59,7 +59,8 @@ def settings_of(
         plain: whether the model continues a text and uses no template.
 
     Raises:
-        AdapterError: the template is missing, or a Modelfile cannot hold it or the system prompt.
+        AdapterError: the template is missing, or a Modelfile cannot hold the template or the
+            system prompt.
     """
 
     def render(messages: Sequence[Message]) -> str:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 TOLERANCE = {"F32": 0.0, "F16": 2**-11, "Q8_0": 1 / 127}
 """Number format -> allowed |difference| in a tensor, relative to the tensor's largest number.
-F16: half a unit in the last place. Q8_0: one step; rounding and the float16 scale cause half a
-step."""
+F16: half a unit in the last place. Q8_0: one step; the expected error is about half a step, from
+rounding and the float16 scale."""
 SMALLEST = 2**-24
 """Smallest positive float16 number."""
 

@@ -49,7 +49,8 @@ class Cut:
     steps: tuple[Mapping[str, object], ...]
     """Settings that each pre-tokenizer in tokenizer.json must have, in order."""
     normalizer: str = ""
-    """Normalizer that tokenizer.json may have, though llama.cpp does not apply it; else empty."""
+    """Type of a normalizer that is accepted in tokenizer.json, although llama.cpp does not apply
+    it; empty if no normalizer is accepted."""
     takes_whole: bool = False
     """Whether a word that is in the vocabulary becomes one token without any merges."""
 
@@ -89,7 +90,7 @@ def copied_fields(file: Path) -> Mapping[str, Copied]:
 
 @functools.lru_cache(maxsize=1)  # reading 50,000 tokens takes 3 s, and is wanted several times
 def _copied_fields(file: Path, _size: int, _modified: int) -> Mapping[str, Copied]:
-    """Reads the metadata for `copied_fields`; caches it until the file's size or time changes."""
+    """Reads the metadata for `copied_fields`; caches them until the file's size or time changes."""
     fields = {
         name: Copied(
             field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None

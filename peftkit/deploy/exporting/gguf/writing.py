@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 BLOCK = 32
-"""Numbers that share a scale in q8_0. If a matrix's row length is not a multiple, the matrix is
-stored in float16."""
+"""Count of numbers that share a scale in q8_0. A matrix is stored in float16 instead if its row
+length is not a multiple of this count."""
 
 
 PlainValue = str | bool | int | float | Sequence[str | int | float]
