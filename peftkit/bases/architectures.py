@@ -22,8 +22,8 @@ calling the layer. An adapter on the output of such a layer has no effect."""
 
 
 def check_continues(base: OpenedBase) -> None:
-    """Raises BaseModelError for an encoder, whose tokens see later tokens too. transformers loads
-    one as a causal language model all the same.
+    """Raises BaseModelError if the base is an encoder, whose tokens see later tokens too.
+    transformers would load the encoder as a causal language model without an error.
     """
     from transformers.models.auto import modeling_auto as auto
 

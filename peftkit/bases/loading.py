@@ -207,7 +207,8 @@ def _head_modules(model: Any, head: Head, fresh: tuple[str, ...] | list[str]) ->
 
 
 def _key_mapping(model: Any) -> dict[str, str] | None:
-    """Pattern -> replacement that renames a checkpoint's tensors for the model; None if all fit.
+    """Pattern -> replacement, to rename a checkpoint's tensors for the model; None if no tensor
+    needs another name.
 
     Llama's question answering model names its trunk `transformer`, but checkpoints of Llama name it
     `model`, so transformers would leave the trunk random.

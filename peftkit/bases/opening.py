@@ -112,8 +112,8 @@ def _as_quantized(base: Base, config: Any) -> Base:
     """Returns the base; if its files are quantized, a copy with the files' quantization.
 
     Raises:
-        BaseModelError: the recipe asks for another quantization than the files have, or peftkit
-            cannot train on theirs.
+        BaseModelError: the recipe asks for another quantization than that of the files, or peftkit
+            cannot train on a base with the files' quantization.
     """
     settings = getattr(config, "quantization_config", None)
     if settings is None:

@@ -46,7 +46,7 @@ NOT_INSTALLED = "not installed"
 SENTENCEPIECE = b"\n"
 """First byte of a sentencepiece file; a tiktoken file is text and starts with a letter."""
 OF_OTHERS = {"PIL": "pillow", "google": "protobuf", "yaml": "pyyaml"}
-"""Module -> pip's name, for modules of other libraries whose pip name differs."""
+"""Module -> pip's name, where the two differ, for modules that other libraries need."""
 
 
 def check_needed() -> None:
@@ -83,7 +83,9 @@ def is_installed(module: str) -> bool:
 
 @contextlib.contextmanager
 def report_missing_packages() -> Iterator[None]:
-    """Turns an ImportError inside into MissingPackageError if a package is not installed."""
+    """Turns an ImportError raised inside the block into MissingPackageError if a package is not
+    installed.
+    """
     try:
         yield
     except ImportError as error:
