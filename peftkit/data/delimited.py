@@ -31,8 +31,8 @@ def read_delimited(path: Path, text: str, encoding: str, separator: str = "") ->
 
     Args:
         encoding: encoding of the file, for messages.
-        separator: character between fields; detected if empty. The usual one for the file's ending
-            is preferred to others in `SEPARATORS` that fit equally well.
+        separator: character between fields; detected if empty. If several characters fit equally
+            well, the usual one for the file's ending is taken.
 
     Raises:
         DataError: the header cannot be read.

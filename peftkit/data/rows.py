@@ -174,8 +174,8 @@ def check_columns(table: Table, columns: Mapping[str, str]) -> None:
 
 
 def _separator_in(header: str, columns: Collection[str]) -> str:
-    """Returns the character that separates the names of all `columns` in a header; empty if none
-    does.
+    """Returns a character that splits a header into names, among them all `columns`; empty if there
+    is none.
     """
     others = {c for c in header if not c.isalnum() and c not in "_\"'"}
     return next((c for c in sorted(others) if {*columns} <= {*header.split(c)}), "")

@@ -62,7 +62,7 @@ class RowContract(Protocol):
         """The column with the values of `stratum`; empty if there is none."""
 
     def check_rows(self, rows: Sequence[Row]) -> None:
-        """Raises DataError if the task cannot be learned from the rows with any split."""
+        """Raises DataError if the task cannot be learned from the rows, however they are split."""
 
     def check_splits(self, splits: Splits) -> None:
         """Raises DataError if the task cannot be learned or scored on these splits."""
