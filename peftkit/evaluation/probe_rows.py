@@ -21,8 +21,8 @@ FREE = 1e11
 """Number of multiplications that the probe may take in any run. They take about a second on two CPU
 cores; the shortest run takes ten seconds."""
 LEAST_PER_LABEL = 5
-"""Fewest training rows per label, on average, to fit the probe on: with fewer, it says little about
-the base. A smaller training split is used whole."""
+"""Fewest training rows per label, on average, to fit the probe on. A probe on fewer says little
+about the base. A smaller training split is used whole."""
 
 
 @dataclass(frozen=True)
