@@ -121,7 +121,9 @@ def train_and_score(
 def judge_base(
     loaded: LoadedModel, judge: Judge, accelerator: Accelerator, frozen_probe: bool
 ) -> Before:
-    """Scores the base with a random head, writes its answers; fits a frozen probe if wanted."""
+    """Scores the base with a random head, and its answers to the test prompts; fits a frozen probe
+    if `frozen_probe`.
+    """
     prepared, clock, recipe = judge.prepared, judge.clock, judge.prepared.recipe
     with clock.stage("evaluate"):
         engine = engine_of(loaded.model, prepared, accelerator)

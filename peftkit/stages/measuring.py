@@ -221,7 +221,7 @@ class _Pass:
 
     run: Callable[[], None]
     tokens: int
-    """Number of tokens in average examples that take as long to compute as the batch."""
+    """Number of tokens of average examples that would take as long as this batch."""
 
 
 def _passes(engine: Engine, trial: Trial) -> tuple[_Pass, _Pass]:
