@@ -31,8 +31,8 @@ class Batch:
     example_of: Tensor
     """(outputs,) int64, number of each output's example in the batch, from 0."""
     read_at: Tensor | None
-    """(outputs, k) int64, places of the flattened rows that the head reads for each output; None if
-    each example has one output."""
+    """(outputs, k) int64, the token places that the head reads for each output, counted over all
+    rows one after another. None if each example has one output."""
     lengths: tuple[int, ...] | None
     """Number of tokens of each example, if packed; else None."""
     shared: int
@@ -168,8 +168,8 @@ def _of_outputs(column: Array, examples: Examples, chosen: Sequence[int]) -> Ten
 def _read_at(
     examples: Examples, chosen: Sequence[int], rows: Sequence[Array], packed: bool, shared: int
 ) -> Tensor | None:
-    """The places of the flattened rows that the head reads, (outputs, k); None if each example has
-    one output.
+    """The token places that the head reads for each output, (outputs, k), counted over all rows one
+    after another. None if each example has one output.
 
     Args:
         rows: the chosen examples' tokens, from the decoder's input if there is one.
