@@ -56,7 +56,7 @@ def stacks(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
 
 def trained_share(model: Any) -> float:
     """Share of the blocks that gradients pass through: the block of the lowest trained tensor and
-    all above it; 1 if unknown.
+    all blocks above it. 1 if the share is unknown.
 
     Args:
         model: a model with a method injected, or PEFT's wrapper of one.

@@ -23,7 +23,7 @@ NEEDED = {
 }
 """Quantization method other than bitsandbytes -> the package or GPU that it needs."""
 LEAST_TEXT = 4
-"""Fewest positions of the base that virtual tokens must leave for the text."""
+"""Fewest positions of the base that must remain for the text beside the virtual tokens."""
 POSITIONS_AFTER_PADDING = (
     "camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta",
     "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",

@@ -130,7 +130,7 @@ def _is_distribution(name: str) -> bool:
 
 def _missing_module(error: BaseException | None) -> str | None:
     """Name of the missing top-level module that caused an error, directly or through other errors.
-    None if no module is missing, or if it belongs to Python or peftkit.
+    None if no module is missing, or if the missing module belongs to Python or peftkit.
     """
     module: str | None = None
     while error is not None:

@@ -36,7 +36,7 @@ def quiet_libraries() -> None:
 
 
 class _Inside:
-    """Number of threads inside `quietly`, and the settings to restore when the last one leaves."""
+    """Number of threads inside `quietly`; settings to restore when the last thread leaves it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

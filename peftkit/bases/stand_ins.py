@@ -37,7 +37,7 @@ class StandIn(NamedTuple):
     """The real content of a file whose name is wrong, and advice."""
 
     what: str
-    """What the file is; continues a sentence that starts with its name."""
+    """What the file is; continues a sentence that starts with the file's name."""
     advice: str
 
 
