@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 STRAY = "stray quote"
 READ_AGAIN = 20
-"""Limit on rereading after unmatched quotes: this many times the number of lines."""
+"""How many times a file's number of lines may be reread after unmatched quotes."""
 
 
 @dataclass(frozen=True)
