@@ -46,12 +46,12 @@ def probe_of_run(
     planned: float,
     num_parameters: int,
 ) -> ProbeOfRun:
-    """Fits the probe on rows drawn with the recipe's seed, stratified by label, or returns why it
-    cannot.
+    """Fits the probe on rows drawn with the recipe's seed, stratified by label. If that is not
+    possible, returns the reason.
 
     Args:
         test: features of the test split, if scoring collected them.
-        planned: tokens of all forward passes of the run, as `planning.forward_tokens` counts them.
+        planned: tokens of all forward passes of the run, as `stages.plan.forward_tokens` counts.
         num_parameters: number of the base's parameters without embeddings.
     """
     num_train = len(encoded.train)
