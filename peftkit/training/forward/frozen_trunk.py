@@ -192,7 +192,7 @@ def _allocate(count: int, like: Tensor) -> Tensor | None:
 
 
 class _StandIn(nn.Module):
-    """A module that replaces a frozen one and returns the last frozen block's cached output."""
+    """Replaces a frozen module, and returns the last frozen block's cached output."""
 
     def __init__(self, module: nn.Module, hidden: Tensor, as_tuple: bool) -> None:
         super().__init__()
