@@ -107,7 +107,7 @@ class MissingPackageError(PeftkitError):
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """Returns `did you mean `x`?` for the most similar candidate; empty if none is similar."""
+    """Returns `did you mean `x`?` with the most similar candidate; empty if none is similar."""
     folded = {candidate.casefold(): candidate for candidate in candidates}
     close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
     if not close and len(name) > 1:  # `f1` for `macro_f1`
