@@ -40,8 +40,8 @@ class Training(Part):
     method and architecture allow it and the self-check finds equal results; else it pads. First
     tokens that all packed examples share, such as a system prompt, are computed once."""
     gradient_checkpointing: bool = False
-    """Whether to recompute activations in the backward pass instead of storing them. Needs far less
-    memory and about a third more time (arXiv:1604.06174)."""
+    """Whether to recompute activations in the backward pass instead of storing them. This needs far
+    less memory and about a third more time (arXiv:1604.06174)."""
     optimizer: Literal["adamw", "sgd", "adamw_8bit", "paged_adamw_8bit", "lion"] = "adamw"
     """`adamw` (arXiv:1711.05101). `adamw_8bit` stores its state in 8 bits (arXiv:2110.02861);
     `paged_adamw_8bit` also moves it to CPU memory when the GPU is full. `sgd` has momentum 0.9.

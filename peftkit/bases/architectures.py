@@ -84,7 +84,7 @@ def complete_family(
     """The first family of patterns that fits the model; None if none fits.
 
     A family fits if each of its patterns matches the full name of a module in every block. A family
-    that matched only some blocks, or one of two sublayers, would silently inject half of a method.
+    that matched only some blocks, or only one of two sublayers, would silently inject too little.
     """
     names = [name for name, _ in model.named_modules()]
     blocks = [f"{name}.{index}" for name, stack in stacks(model) for index in range(len(stack))]

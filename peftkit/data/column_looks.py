@@ -1,4 +1,4 @@
-"""Finds what a table's columns hold, from a sample: text, classes, lists, numbers or others."""
+"""Finds what a table's columns hold, from a sample: text, classes, lists, numbers or other."""
 
 from __future__ import annotations
 

@@ -46,8 +46,8 @@ def probe_of_run(
     planned: float,
     num_parameters: int,
 ) -> ProbeOfRun:
-    """Fits the probe on rows drawn with the recipe's seed, stratified by label. If that is not
-    possible, returns the reason.
+    """Fits the probe on rows drawn with the recipe's seed, stratified by label. If no probe can be
+    fitted, the result's `left_out` says why.
 
     Args:
         test: features of the test split, if scoring collected them.

@@ -49,8 +49,8 @@ def evaluate(
 
 
 def rehearsed_score(task: Task, examples: Examples, head: Head) -> Score:
-    """Scores all-zero outputs for a few examples. This shows, before the base is loaded, which
-    metrics the task computes and for which of them it returns `parts`.
+    """Scores all-zero outputs for a few examples. The score shows, before the base is loaded, which
+    metrics the task computes and which of these metrics have `parts`.
     """
     some = examples  # a row's windows stay together, so all examples are used
     if examples.row_of is None:
@@ -168,8 +168,8 @@ def _run(
 def _watch_finite(
     outputs: Iterator[tuple[slice, Tensor]], finite: list[Tensor]
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yields the outputs unchanged; for each of them, appends to `finite` whether all its numbers
-    are finite.
+    """Yields each output unchanged; appends to `finite` whether all numbers of the output are
+    finite.
     """
     for part, raw in outputs:
         finite.append(torch.isfinite(raw).all(dim=-1).cpu())

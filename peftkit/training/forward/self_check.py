@@ -137,8 +137,8 @@ def shares_beginning(model: nn.Module, examples: Examples) -> bool:
 
 def chosen_examples(examples: Examples) -> tuple[int, ...]:
     """Returns the indices of the examples to compare. They are the shortest and the median by
-    length of the first 32 examples; also the longest and the lower quartile, if within
-    `MOST_TOKENS`.
+    length of the first 32 examples; also the longest and the lower quartile, if all chosen
+    examples together have at most `MOST_TOKENS`.
     """
     first = range(min(len(examples), 32))
     order = sorted(first, key=examples.cost)
