@@ -14,7 +14,7 @@ from peftkit.data.packaged import sha256_of
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Identifies an adapter's base by name, quantization and digests, wherever its files are."""
+    """Identifies an adapter's base by name, quantization and digests of files, in any folder."""
 
     name: str
     """The base's name in the recipe; for a local path, only the last part."""

@@ -38,8 +38,8 @@ ALWAYS = {
     "tokenizers": "tokenizers",
     "tyro": "tyro",
 }
-"""Module -> pip's name of its package, for all packages that any run may need. A missing one is an
-error before training, not after."""
+"""Module -> pip's name of its package, for all packages that any run may need. If a package is
+missing, the error comes before training, not after."""
 SOMETIMES = {"bitsandbytes": "bitsandbytes", "gguf": "gguf"}
 """Module -> pip's name, for packages that only some recipes need; see `require`."""
 NOT_INSTALLED = "not installed"

@@ -12,9 +12,9 @@ from peftkit.errors import AdapterError
 class JsonObject(Mapping[str, object]):
     """A JSON object from a file, or one nested in it.
 
-    As a mapping it returns values as they are. The methods, such as `text` and `number`, return a
-    value of one type: an empty value if the name is missing or its value is null. They raise
-    AdapterError if the value has another type.
+    As a mapping it returns values as they are. Each method, such as `text` or `number`, returns a
+    value of its type, or an empty value if the name is missing or its value is null. The methods
+    raise AdapterError if the value has another type.
     """
 
     content: Mapping[str, object]
