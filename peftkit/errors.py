@@ -107,7 +107,7 @@ class MissingPackageError(PeftkitError):
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """Returns `did you mean `x`?` for the most similar candidate; empty if none is similar."""
+    """Returns `did you mean `x`?` with the most similar candidate; empty if none is similar."""
     folded = {candidate.casefold(): candidate for candidate in candidates}
     close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
     if not close and len(name) > 1:  # `f1` for `macro_f1`
@@ -129,12 +129,12 @@ def not_found(path: Path) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message; the error's type if it has none."""
+    """Returns the first line of an error's message; the error's type if the message is empty."""
     return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
 
 
 def quoted(names: Iterable[str], limit: int = 12) -> str:
-    """Returns names as `` `a`, `b`, `c` ``; counts the names after the first `limit`."""
+    """Returns names as `` `a`, `b`, `c` ``; after `limit` names, only the number of the others."""
     listed = list(names)
     shown = ", ".join(f"`{name}`" for name in listed[:limit])
     return f"{shown} and {len(listed) - limit} more" if len(listed) > limit else shown

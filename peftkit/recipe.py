@@ -20,7 +20,8 @@ class Training(Part):
     """How the injected parameters are trained."""
 
     learning_rate: float = Field(default=1e-3, gt=0, le=1e6)
-    """Highest learning rate of the schedule. For LoRA about ten times that of full fine-tuning."""
+    """Highest learning rate of the schedule. LoRA needs about ten times the rate of full
+    fine-tuning."""
     head_learning_rate: float | None = Field(default=None, gt=0, le=1e6)
     """Highest learning rate of the task's head, which starts from random weights; if not given,
     `learning_rate`."""
@@ -33,14 +34,14 @@ class Training(Part):
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Maximum tokens per forward pass and device, padding included; sets the gradient accumulation.
     On a CPU, packed batches hold at most 512 to 1,024 tokens (fewer in deeper models), since
-    more is no faster. It changes memory and speed; results change only by other dropout masks."""
+    more is no faster. Memory and speed change; results change only because dropout masks differ."""
     layout: Literal["auto", "padded"] = "auto"
     """`padded` pads the examples of a batch to one length. `auto` packs them one after another if
     method and architecture allow it and the self-check finds equal results; else it pads. First
     tokens that all packed examples share, such as a system prompt, are computed once."""
     gradient_checkpointing: bool = False
-    """Whether to recompute activations in the backward pass instead of storing them. Needs far less
-    memory and about a third more time (arXiv:1604.06174)."""
+    """Whether to recompute activations in the backward pass instead of storing them. This needs far
+    less memory and about a third more time (arXiv:1604.06174)."""
     optimizer: Literal["adamw", "sgd", "adamw_8bit", "paged_adamw_8bit", "lion"] = "adamw"
     """`adamw` (arXiv:1711.05101). `adamw_8bit` stores its state in 8 bits (arXiv:2110.02861);
     `paged_adamw_8bit` also moves it to CPU memory when the GPU is full. `sgd` has momentum 0.9.

@@ -207,7 +207,7 @@ def save_adapter(
     """Writes the adapter into a temporary folder; returns the folder and the adapter's record.
 
     Args:
-        metrics: where scores were measured, such as on the test split -> metric name -> score.
+        metrics: name of a model or baseline, such as `after` -> metric name -> its test score.
         unquantized: names of the modules that a quantized base leaves unquantized.
         decision: thresholds or other numbers that the task chose on the validation split.
     """

@@ -85,7 +85,7 @@ def train_added_tokens(model: nn.Module, ids: Sequence[int]) -> None:
 
 
 def _put_rows(base: Any, ids: Sequence[int]) -> None:
-    """Wraps the input embedding, wherever it is used, and the output layer, if there is one.
+    """Adds trained rows for the tokens `ids` to the base's input embedding and any output layer.
 
     Raises:
         MethodError: one of these layers is adapted by the method, or quantized.

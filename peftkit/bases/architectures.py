@@ -22,8 +22,8 @@ calling the layer. An adapter on the output of such a layer has no effect."""
 
 
 def check_continues(base: OpenedBase) -> None:
-    """Raises BaseModelError for an encoder, whose tokens see later tokens too. transformers loads
-    one as a causal language model all the same.
+    """Raises BaseModelError if the base is an encoder, whose tokens see later tokens too.
+    transformers would load the encoder as a causal language model without an error.
     """
     from transformers.models.auto import modeling_auto as auto
 
@@ -56,7 +56,7 @@ def stacks(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
 
 def trained_share(model: Any) -> float:
     """Share of the blocks that gradients pass through: the block of the lowest trained tensor and
-    all above it; 1 if unknown.
+    all blocks above it. 1 if the share is unknown.
 
     Args:
         model: a model with a method injected, or PEFT's wrapper of one.
@@ -84,7 +84,7 @@ def complete_family(
     """The first family of patterns that fits the model; None if none fits.
 
     A family fits if each of its patterns matches the full name of a module in every block. A family
-    that matched only some blocks, or one of two sublayers, would silently inject half of a method.
+    that matched only some blocks, or only one of two sublayers, would silently inject too little.
     """
     names = [name for name, _ in model.named_modules()]
     blocks = [f"{name}.{index}" for name, stack in stacks(model) for index in range(len(stack))]

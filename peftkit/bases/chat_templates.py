@@ -55,5 +55,7 @@ def chat_template(name: str) -> str:
 
 
 def template_label(template: str | None) -> str:
-    """Phrase that names one of peftkit's chat templates in messages; empty for other templates."""
+    """Phrase for messages, such as `the chat template `plain``, if `template` is one of peftkit's;
+    else empty.
+    """
     return next((f"the chat template `{n}`" for n in NAMES if chat_template(n) == template), "")

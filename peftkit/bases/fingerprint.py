@@ -14,7 +14,7 @@ from peftkit.data.packaged import sha256_of
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What identifies an adapter's base in any folder: name, quantization, digests of the files."""
+    """Identifies an adapter's base by name, quantization and digests of files, in any folder."""
 
     name: str
     """The base's name in the recipe; for a local path, only the last part."""

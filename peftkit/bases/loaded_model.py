@@ -46,7 +46,7 @@ class Quantized:
     left: dict[str, tuple[str, int]]
     """Name of an unquantized matrix in the blocks -> (its module's class, number of weights)."""
     aside: tuple[str, ...]
-    """Names of the matrices outside the count, except embeddings."""
+    """Names of the matrices that `taken` and `left` do not count, except embeddings."""
 
     @property
     def share(self) -> float:
@@ -56,8 +56,8 @@ class Quantized:
 
     @property
     def unquantized(self) -> list[str]:
-        """Names of all unquantized matrices except embeddings, as bitsandbytes' setting
-        `llm_int8_skip_modules` takes them.
+        """Names of all unquantized matrices except embeddings: the value of bitsandbytes' setting
+        `llm_int8_skip_modules`.
         """
         return sorted((*self.left, *self.aside))
 

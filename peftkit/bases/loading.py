@@ -75,8 +75,8 @@ def model_class(head: Head, config: Any, name: str) -> Any:
 def load_weights(
     base: OpenedBase, head: Head, dtype: torch.dtype, device: torch.device, dropout: float | None
 ) -> LoadedModel:
-    """Loads the model with the task's head and embeddings for added tokens; quantizes it if the
-    base asks for that.
+    """Loads the model with the task's head and embeddings for added tokens; quantizes the model as
+    the base's `quantization` says.
 
     Weights missing in the checkpoint are drawn from torch's global generator: seed it first.
 
@@ -148,8 +148,8 @@ def generation_config(head: Head, pad_token_id: int) -> Any:
 
 
 def has_tied_output(model: Any) -> bool:
-    """Whether the config ties a language model's output layer to its embedding and both are still
-    equal. Training only one of them makes them differ.
+    """Whether the config ties a language model's output layer to its embedding, and the two layers
+    are still equal. They differ if only one of them was trained.
     """
     output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if output is None or not model.config.tie_word_embeddings:
@@ -207,7 +207,8 @@ def _head_modules(model: Any, head: Head, fresh: tuple[str, ...] | list[str]) ->
 
 
 def _key_mapping(model: Any) -> dict[str, str] | None:
-    """Pattern -> replacement that renames a checkpoint's tensors for the model; None if all fit.
+    """Pattern -> replacement, to rename a checkpoint's tensors for the model; None if no tensor
+    needs another name.
 
     Llama's question answering model names its trunk `transformer`, but checkpoints of Llama name it
     `model`, so transformers would leave the trunk random.

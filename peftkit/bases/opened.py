@@ -30,7 +30,7 @@ class OpenedBase:
     added_ids: tuple[int, ...] = ()
     """Consecutive ids of `spec.added_tokens`."""
     rows_in_files: int = 0
-    """Number of embedding rows in the files, if `config` has another number because of an adapter;
+    """If an adapter changed the number of embedding rows in `config`: their number in the files;
     else 0."""
 
     @property
@@ -40,5 +40,5 @@ class OpenedBase:
 
     @property
     def prequantized(self) -> bool:
-        """Whether the files hold quantized weights."""
+        """Whether the base's files hold quantized weights."""
         return getattr(self.config, "quantization_config", None) is not None

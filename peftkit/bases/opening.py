@@ -23,7 +23,7 @@ NEEDED = {
 }
 """Quantization method other than bitsandbytes -> the package or GPU that it needs."""
 LEAST_TEXT = 4
-"""Fewest positions of the base that virtual tokens must leave for the text."""
+"""Fewest positions of the base that must remain for the text beside the virtual tokens."""
 POSITIONS_AFTER_PADDING = (
     "camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta",
     "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
@@ -112,8 +112,8 @@ def _as_quantized(base: Base, config: Any) -> Base:
     """Returns the base; if its files are quantized, a copy with the files' quantization.
 
     Raises:
-        BaseModelError: the recipe asks for another quantization than the files have, or peftkit
-            cannot train on theirs.
+        BaseModelError: the recipe asks for another quantization than that of the files, or peftkit
+            cannot train on a base with the files' quantization.
     """
     settings = getattr(config, "quantization_config", None)
     if settings is None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 class OwnAccelerator(Accelerator):  # type: ignore[misc]
-    """An Accelerator with its own autocast, which changes no other Accelerator in the process.
+    """An Accelerator with its own autocast; other Accelerators in the process stay unchanged.
 
     Args:
         dtype: float32, or bfloat16 for autocast.

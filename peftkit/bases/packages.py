@@ -38,15 +38,15 @@ ALWAYS = {
     "tokenizers": "tokenizers",
     "tyro": "tyro",
 }
-"""Module -> pip's name of its package, for all packages that any run may need. A missing one is an
-error before training, not after."""
+"""Module -> pip's name of its package, for all packages that any run may need. If a package is
+missing, the error comes before training, not after."""
 SOMETIMES = {"bitsandbytes": "bitsandbytes", "gguf": "gguf"}
 """Module -> pip's name, for packages that only some recipes need; see `require`."""
 NOT_INSTALLED = "not installed"
 SENTENCEPIECE = b"\n"
 """First byte of a sentencepiece file; a tiktoken file is text and starts with a letter."""
 OF_OTHERS = {"PIL": "pillow", "google": "protobuf", "yaml": "pyyaml"}
-"""Module -> pip's name, for modules of other libraries whose pip name differs."""
+"""Module -> pip's name, where the two differ, for modules that other libraries need."""
 
 
 def check_needed() -> None:
@@ -83,7 +83,9 @@ def is_installed(module: str) -> bool:
 
 @contextlib.contextmanager
 def report_missing_packages() -> Iterator[None]:
-    """Turns an ImportError inside into MissingPackageError if a package is not installed."""
+    """Turns an ImportError raised inside the block into MissingPackageError if a package is not
+    installed.
+    """
     try:
         yield
     except ImportError as error:
@@ -128,7 +130,7 @@ def _is_distribution(name: str) -> bool:
 
 def _missing_module(error: BaseException | None) -> str | None:
     """Name of the missing top-level module that caused an error, directly or through other errors.
-    None if no module is missing, or if it belongs to Python or peftkit.
+    None if no module is missing, or if the missing module belongs to Python or peftkit.
     """
     module: str | None = None
     while error is not None:

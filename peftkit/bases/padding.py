@@ -17,7 +17,8 @@ NEVER_IN_UTF8 = (0xFF, 0xFE, 0xFD, 0xFC, 0xFB, 0xFA, 0xF9, 0xF8, 0xC1, 0xC0)
 
 
 def choose_padding(tokenizer: Any, config: Any, one_output: bool) -> None:
-    """Sets a padding token that has an embedding row; if the tokenizer's own has one, keeps it.
+    """Sets a tokenizer's padding token to a token with an embedding row. If the present padding
+    token has an embedding row, keeps it.
 
     Args:
         config: the base's configuration.
@@ -34,8 +35,9 @@ def choose_padding(tokenizer: Any, config: Any, one_output: bool) -> None:
 
 
 def _candidates(tokenizer: Any, config: Any, one_output: bool) -> Iterator[str]:
-    """Yields tokens to pad with, best first: the tokenizer's padding token; the base's (positions
-    may depend on it); end of text; other special tokens; bytes that no text contains; any token.
+    """Yields tokens to pad with, best first: the tokenizer's padding token; the padding token in
+    `config`, on which positions may depend; end of text; other special tokens; bytes that no text
+    contains; any token.
     """
     own, unknown, special = tokenizer.pad_token, tokenizer.unk_token, tokenizer.all_special_tokens
     if own is not None:

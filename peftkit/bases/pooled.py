@@ -98,8 +98,8 @@ def _reads_left_to_right(model: Any) -> bool:
 
 @functools.cache
 def _class_for(trunk: Any) -> Any:
-    """Makes a classifier class that inherits from the trunk its checkpoint prefix, its kinds of
-    attention and its weight initialization.
+    """Makes the classifier class for a trunk class. It inherits the checkpoint prefix, kinds of
+    attention and weight initialization of the trunk class.
     """
     family = next(
         kind for kind in trunk.__mro__[1:] if issubclass(kind, transformers.PreTrainedModel)
@@ -155,7 +155,8 @@ class _Pooled:
         """Computes logits, (rows, classes); for documents packed in one row, (documents, classes).
 
         Args:
-            attention_mask: (rows, width), or wider by the keys and values of a prefix.
+            attention_mask: (rows, width); with the keys and values of a prefix, (rows, prefix +
+                width).
             document_lengths: number of tokens in each document of a packed row.
             num_virtual_tokens: number of virtual tokens at the start of each row of
                 `inputs_embeds`.
@@ -188,7 +189,7 @@ class _Pooled:
 
 
 def _dropout(config: Any) -> float:
-    """The configuration's dropout rate, preferably the classifier's; 0 if it has none."""
+    """The first dropout rate of `DROPOUTS` that the configuration has; 0 if it has none."""
     rates = (getattr(config, name, None) for name in DROPOUTS)
     return float(next((rate for rate in rates if rate is not None), 0.0))
 

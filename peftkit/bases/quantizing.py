@@ -156,9 +156,9 @@ def quantization_of(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) ->
 
 
 def _unquantized_in_files(base: OpenedBase, model: Any) -> list[str]:
-    """Names of linear layers that are unquantized in a prequantized base's files, or missing from
-    them, like a new head. Before the files are downloaded: the layers that the configuration lists,
-    and the head.
+    """Names of a prequantized base's linear layers that its files hold unquantized, or do not hold,
+    like a new head. If the files are not downloaded yet, returns the unquantized layers that the
+    configuration lists, and the head's modules.
     """
     from safetensors import safe_open
     from torch import nn

@@ -36,7 +36,7 @@ def quiet_libraries() -> None:
 
 
 class _Inside:
-    """Number of threads inside `quietly`, and the settings to restore when the last one leaves."""
+    """Number of threads inside `quietly`; settings to restore when the last thread leaves it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -49,7 +49,7 @@ _INSIDE = _Inside()
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Makes libraries quiet inside, as `quiet_libraries` does; then restores their settings."""
+    """Makes libraries quiet inside the block, as `quiet_libraries` does; then restores settings."""
     with _INSIDE.lock:
         if not _INSIDE.count:
             _INSIDE.restore.enter_context(_quiet_once())
@@ -65,7 +65,9 @@ def quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_once() -> Iterator[None]:
-    """Hides libraries' output inside, then restores their settings; for one thread at a time."""
+    """Hides libraries' output inside the block, then restores their settings. Two threads must not
+    use it at once.
+    """
     import huggingface_hub.utils
     from transformers.utils import logging as transformers_logging
 

@@ -23,8 +23,8 @@ def resized(base: OpenedBase, rows: int, tokenizer: Any) -> OpenedBase:
 
 
 def as_in_files(config: Any, base: OpenedBase) -> Any:
-    """Sets a configuration's vocabulary size to that in the base's files; removes a padding token
-    that has no row in the files.
+    """Sets a configuration's vocabulary size to the number of embedding rows in the base's files;
+    removes a padding token that has no row there.
     """
     if base.rows_in_files:
         config.get_text_config().vocab_size = base.rows_in_files

@@ -37,12 +37,14 @@ class StandIn(NamedTuple):
     """The real content of a file whose name is wrong, and advice."""
 
     what: str
-    """What the file is; continues a sentence that starts with its name."""
+    """What the file is; continues a sentence that starts with the file's name."""
     advice: str
 
 
 def stand_in(file: Path) -> StandIn | None:
-    """Returns what a file is if it cannot be JSON, weights or a template; else None."""
+    """Describes the real content of a file that cannot be JSON, weights or a template; None for any
+    other file.
+    """
     with file.open("rb") as opened:
         begins = opened.read(BEGINNING)
     if not begins:
@@ -77,8 +79,8 @@ def encoding_of(file: Path) -> str:
 
 
 def weights_stand_in(file: Path) -> StandIn | None:
-    """Returns what a .safetensors file or a pickle is if it cannot hold weights in that format;
-    else None.
+    """Describes the real content of a file that is named as safetensors or a pickle, but cannot be
+    what its name says; None for any other file.
     """
     if instead := stand_in(file):
         return instead
@@ -123,7 +125,9 @@ def _is_pickle(begins: bytes) -> bool:
 
 
 def _as_text(begins: bytes) -> str | None:
-    """The first line of plain UTF-8 text, even if cut inside a character; None for other bytes."""
+    """The first line of `begins`, a file's first bytes; None if the bytes are not plain UTF-8 text.
+    An incomplete last character is ignored.
+    """
     try:
         text = begins.decode("utf-8")
     except UnicodeDecodeError as error:

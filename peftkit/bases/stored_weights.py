@@ -44,7 +44,7 @@ class _Stored(nn.Module):
 
 def uncalled_layers(model: nn.Module, inputs: dict[str, Tensor]) -> list[str]:
     """Finds a quantized layer whose stored weight the model uses without calling the layer. Returns
-    its name in a list, which is empty if there is none or if shapes do not show it.
+    a list with the layer's name; empty if the forward pass succeeds or reads no such weight.
 
     Args:
         model: a model on the meta device, from `quantized_empty`; not changed.

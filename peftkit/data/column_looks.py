@@ -1,4 +1,4 @@
-"""Finds what a table's columns hold, from a sample: text, classes, lists, numbers or others."""
+"""Finds what a table's columns hold, from a sample: text, classes, lists, numbers or other."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def inspect_columns(table: Table) -> dict[str, Column]:
 
 
 def named_pair(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
-    """Returns the first pair of `pairs` that is among `names`, in the spelling of `names`; None if
-    no pair is. Case and separators do not matter.
+    """Returns the first pair of `pairs` whose two names are in `names`, in the spelling of `names`;
+    None if there is no such pair. Case and separators do not matter.
     """
     by_name = {folded_name(name): name for name in names}
     usual = (tuple(by_name.get(folded_name(name), "") for name in pair) for pair in pairs)

@@ -20,7 +20,7 @@ from peftkit.errors import DataError, quoted
 SEPARATORS = (",", ";", "\t", "|")
 MAX_FIELD = 2**31 - 1
 SAMPLED_LINES = 100
-"""Number of lines, from the header on, by which the separator is detected."""
+"""Number of lines, from the header on, that are read to detect the separator."""
 ESCAPED = "a quote after a backslash, where CSV has two quotes"
 SPACED = re.compile(r'\s+"[^"]*"')
 """Pattern of a quoted field after a space; the csv module reads its quotes as text."""
@@ -31,8 +31,8 @@ def read_delimited(path: Path, text: str, encoding: str, separator: str = "") ->
 
     Args:
         encoding: encoding of the file, for messages.
-        separator: character between fields; detected if empty. The usual one for the file's ending
-            is preferred to others in `SEPARATORS` that fit equally well.
+        separator: character between fields; detected if empty. If several characters fit equally
+            well, the usual one for the file's ending is taken.
 
     Raises:
         DataError: the header cannot be read.

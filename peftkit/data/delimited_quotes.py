@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from peftkit.data.delimited_records import STRAY, Reading, read_literal, read_quoted
 
 MANY_LINES = 10
-"""A quoted record is taken for several rows joined by mistake if it has at least this many lines,
-and nearly every line has the header's number of fields, as lines of a text rarely do."""
+"""Fewest lines at which a quoted record is taken for several rows joined by mistake, if nearly all
+of its lines have the header's number of fields. Lines of a text rarely have it."""
 
 
 def has_escaped_quotes(line: str) -> bool:
@@ -78,8 +78,8 @@ def _known(fields: Sequence[str], common: Sequence[Counter[str]]) -> bool:
 
 
 def _quotes_enclose(reading: Reading, lines: Sequence[str], separator: str) -> bool:
-    """Whether quotes enclose fields: in the header, in a field that needs quotes, or in more fields
-    than there are records with stray quotes.
+    """Whether quotes enclose fields: the header has quotes, a field that needs quotes has them, or
+    the enclosed fields outnumber the records with stray quotes.
     """
     around = 0
     for record in reading.records:

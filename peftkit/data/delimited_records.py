@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 STRAY = "stray quote"
 READ_AGAIN = 20
-"""Limit on rereading after unmatched quotes: this many times the number of lines."""
+"""How many times a file's number of lines may be reread after unmatched quotes."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def read_quoted(lines: Sequence[str], start: int, separator: str, torn: Collecti
     """Reads records that may have quotes around their fields.
 
     Args:
-        torn: indices of first lines; a record that begins there is split up into its lines, even if
-            its quotes match.
+        torn: indices of lines. A record of several lines that begins at one of these lines is split
+            up into its lines, even if its quotes match.
     """
     reading = Reading()
     width = again = 0
@@ -117,7 +117,7 @@ def read_literal(lines: Sequence[str], start: int, separator: str) -> Reading:
 
 
 def _with_kind(record: DelimitedRecord, width: int) -> DelimitedRecord:
-    """Returns a copy whose `kind` says if the record has too few or too many fields."""
+    """Returns a copy of a record; its `kind` says if it has fewer or more than `width` fields."""
     count = len(record.fields or ())
     kind = "" if count == width else "too few fields" if count < width else "too many fields"
     return DelimitedRecord(record.first, record.end, record.fields, kind)

@@ -18,7 +18,7 @@ class Strata(Protocol):
         """Returns a text that is equal for rows with the same input."""
 
     def stratum(self, row: Row) -> str:
-        """Returns the row's value to spread evenly over the pieces, such as its label."""
+        """Returns the value of a row, such as its label, that every piece gets its share of."""
 
 
 def divide(
@@ -28,7 +28,8 @@ def divide(
     split_seed: int,
     keep_one: bool = False,
 ) -> list[list[Row]]:
-    """Divides rows into pieces. Piece `k` ends after about `bounds[k]` rows; the last has the rest.
+    """Divides rows into pieces. The pieces up to `k` have about `bounds[k]` rows together; the last
+    piece has the remaining rows.
 
     Each piece has its share of every stratum, and no group is divided.
 
@@ -65,7 +66,7 @@ def divide(
 
 
 def _shares(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
-    """Divides `wanted` in proportion to `sizes`, by largest remainder."""
+    """Divides the number `wanted` into shares in proportion to `sizes`, by largest remainder."""
     total = sum(sizes.values())
     exact = {name: wanted * size / total for name, size in sizes.items()}
     shares = {name: int(value) for name, value in exact.items()}

@@ -142,8 +142,8 @@ class Examples:
         return shared if shared >= LEAST_SHARED else 0
 
     def chosen(self, indices: Sequence[int]) -> Examples:
-        """Returns the examples at `indices`, in this order, each with a row of its own. Counts such
-        as `truncated` are 0.
+        """Returns the examples at `indices`, in this order. Each has its own entry in `rows`.
+        Counts such as `truncated` are 0.
         """
         spans = [self.outputs_of(index) for index in indices]
 

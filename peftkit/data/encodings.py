@@ -71,7 +71,8 @@ NEVER_FIRST = "ьъы"
 """Cyrillic letters that begin no word, unless text of another script is decoded as Cyrillic."""
 MOST_GUESSES = 3
 SAME_TEXT = 0.05
-"""If two encodings give the same text, the later must be less strange by more than this."""
+"""Margin of strangeness by which a later encoding must beat an earlier one that gives the same
+text."""
 EAST_ALONE = 0.15
 """Penalty for East Asian encodings: with so many characters, other texts fit by chance."""
 UNUSUAL = 0.02

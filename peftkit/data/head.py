@@ -48,7 +48,7 @@ class Head:
     """Settings for generating text, such as stop tokens, under the names of transformers'
     `GenerationConfig`; empty if the task generates no text."""
     size: int | None = field(default=None, metadata=IF_SET)
-    """Number of outputs if it is not the number of labels, such as 1 for regression; or None."""
+    """Number of outputs, such as 1 for regression; None if it is the number of labels."""
     problem_type: str | None = field(default=None, metadata=IF_SET)
     """Transformers' type of outputs that are not exclusive classes: `regression` or
     `multi_label_classification`. If it is None, pipelines apply a sigmoid to a single output and a

@@ -38,7 +38,7 @@ class _Wrong:
 def read_json(
     path: Path, text: str, split_names: Mapping[str, tuple[str, ...]]
 ) -> dict[str, Table]:
-    """Returns the tables of a file that ends in .json or .jsonl: `all`, or one for each split.
+    """Returns the tables of a .json or .jsonl file: one called `all`, or one for each split.
 
     Args:
         split_names: split -> the names that files use for it.
@@ -115,7 +115,7 @@ def _stream(text: str) -> list[tuple[int, Any]] | None:
 
 
 def _tables(path: Path, value: Any, split_names: Mapping[str, tuple[str, ...]]) -> dict[str, Table]:
-    """Returns the tables of a JSON document: `all`, or one for each split."""
+    """Returns the tables of a JSON document: one called `all`, or one for each split."""
     if isinstance(value, _Wrong):
         raise DataError(f"`{path}` {value.kind} in one object")
     if isinstance(value, dict) and (named := _splits(value, split_names)):

@@ -35,7 +35,7 @@ WORKBOOKS = {
 
 
 def read_source(source: Source) -> dict[str, Table]:
-    """Reads the tables of a source: `{"all": table}`, or one for each split that it has.
+    """Reads the tables of a source: one called `all`, or one for each split in the source.
 
     Raises:
         DataError: the source does not exist, is empty, or is not what its ending says.
@@ -82,7 +82,7 @@ def read_file(path: Path, source: Source | None = None) -> Table:
 
 
 def _read_splits(path: Path, source: Source | None) -> dict[str, Table]:
-    """Returns the tables of one file: `all`, or one for each split that it holds."""
+    """Returns the tables of one file: one called `all`, or one for each split in the file."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         what, hint = WORKBOOKS.get(suffix, ("", "convert it, for example with pandas' `to_csv`"))

@@ -23,7 +23,7 @@ class Row:
     values: Mapping[str, Any]
     """The task's column (`text`, `label`, ...) -> value."""
     group: str = ""
-    """Name of the row's group, whose rows stay in one split; empty if the row has none."""
+    """Name of the row's group, whose rows stay in one split; empty if the row has no group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ DATE = re.compile(
 
 
 def text_columns(table: Table) -> list[str]:
-    """Returns the columns that mostly hold words, or lists or objects with words in them."""
+    """Returns the columns in which most values have words, also inside lists or objects."""
     columns = []
     for column in table.columns:
         values = (value for _, row in table.rows if not _is_plain(value := row.get(column)))
@@ -174,8 +174,8 @@ def check_columns(table: Table, columns: Mapping[str, str]) -> None:
 
 
 def _separator_in(header: str, columns: Collection[str]) -> str:
-    """Returns the character that separates the names of all `columns` in a header; empty if none
-    does.
+    """Returns a character that splits a header into names, among them all `columns`; empty if there
+    is none.
     """
     others = {c for c in header if not c.isalnum() and c not in "_\"'"}
     return next((c for c in sorted(others) if {*columns} <= {*header.split(c)}), "")

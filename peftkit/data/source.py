@@ -25,8 +25,8 @@ class Source(Part):
     revision: str = ""
     """Branch, tag or commit of a Hub data set."""
     encoding: str = ""
-    """Encoding of text files by Python's name (`cp1252`, `gb18030`); empty for UTF-8, or what the
-    file's byte order mark says."""
+    """Encoding of text files by Python's name (`cp1252`, `gb18030`). Empty means the encoding of
+    the file's byte order mark, or UTF-8 if there is none."""
     separator: str = ""
     """Separator of the fields in a .csv or .tsv file: one character, or `tab`. It is detected if
     empty."""

@@ -41,14 +41,14 @@ class RowContract(Protocol):
         """The task's name of each column -> its name in the file."""
 
     def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
-        """Returns the row's values under the task's names; if it is malformed, what is wrong."""
+        """Returns the row's values under the task's names; for a malformed row, what is wrong."""
 
     def key(self, row: Row) -> str:
         """Returns a text that is equal for rows with the same input."""
 
     def stratum(self, row: Row) -> str:
-        """Returns the row's value to spread evenly over the splits, such as its label. Rows with
-        the same key and different values contradict each other.
+        """Returns the value of a row, such as its label, that every split gets its share of. Rows
+        with the same key and different values contradict each other.
         """
 
     def group(self, row: Row) -> str:
@@ -62,7 +62,7 @@ class RowContract(Protocol):
         """The column with the values of `stratum`; empty if there is none."""
 
     def check_rows(self, rows: Sequence[Row]) -> None:
-        """Raises DataError if the task cannot be learned from the rows with any split."""
+        """Raises DataError if the task cannot be learned from the rows, however they are split."""
 
     def check_splits(self, splits: Splits) -> None:
         """Raises DataError if the task cannot be learned or scored on these splits."""

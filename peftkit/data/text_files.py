@@ -42,9 +42,9 @@ HALF = "\udcff"
 """Replaces an incomplete character of UTF-16 or UTF-32."""
 LONGEST_SAMPLE = 24
 BY_CHANCE = 8
-"""Maximum number of bytes minus characters at which a file may be valid UTF-8 by chance."""
+"""A file may be valid UTF-8 by chance if it has at most this many bytes more than characters."""
 ENOUGH_BYTES = 20_000
-"""Number of bytes, in lines that are not all ASCII, that are enough to guess the encoding."""
+"""Number of bytes that suffice to guess the encoding; only lines with non-ASCII bytes count."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def read_text(path: Path, encoding: str = "") -> Text:
     """Reads the text of a file.
 
     Args:
-        encoding: the encoding in the recipe; empty for UTF-8, or what the byte order mark states.
+        encoding: the encoding in the recipe. Empty means the encoding of the byte order mark, or
+            UTF-8 if there is none.
 
     Raises:
         DataError: the file is not text, or is in another encoding than the recipe says.
@@ -125,7 +126,7 @@ def encoding_hint(path: Path) -> str:
 
 
 def _sample(lines: list[bytes], encoding: str) -> str:
-    """Returns the first word with a non-ASCII character, shortened; empty if there is none."""
+    """Returns the first word of `lines` that is not all ASCII, shortened; empty if none is."""
     words = (w for line in lines for w in re.findall(r"[^\W_]+", line.decode(encoding)))
     return next((word for word in words if not word.isascii()), "")[:LONGEST_SAMPLE]
 
@@ -139,8 +140,8 @@ def _is_utf8(raw: bytes) -> bool:
 
 
 def _unmarked_wide(raw: bytes) -> str:
-    """Guesses, from the places of zero bytes, which UTF-16 or UTF-32 variant a file without a byte
-    order mark has. Returns the variant's name; empty if none fits.
+    """Returns the name of the UTF-16 or UTF-32 variant of a file without a byte order mark, guessed
+    from the places of zero bytes; empty if no variant fits.
     """
     for name, width, place in (
         ("utf-32-le", 4, 0), ("utf-32-be", 4, 3), ("utf-16-le", 2, 0), ("utf-16-be", 2, 1),

@@ -24,7 +24,8 @@ from peftkit.training.progress import Pace, Say, silent
 
 Floats = npt.NDArray[np.float32]
 SAME = 1e-4
-"""Tolerance between features read in both ways, relative to the largest feature."""
+"""Largest allowed difference between read and collected features, relative to the largest
+feature."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class CollectedFeatures:
     """Features of each batch, (batch, d), on the CPU."""
 
     def features(self) -> Floats | None:
-        """The features, (examples, d); None if a process lacks those of a batch."""
+        """The features, (examples, d); None if a process has not collected those of every batch."""
         sizes = [len(indices) for indices in self.base.engine.own_batches(self.examples)]
         complete = [[len(part) for part in self.parts] == sizes]
         if self.base.engine.accelerator.num_processes > 1:
@@ -174,7 +175,9 @@ class FeatureWays:
 
 
 def try_features(base: FrozenBase, examples: Examples) -> FeatureWays:
-    """Tries both ways to read features on the shortest example, in every process."""
+    """Tries to read features without the head's linear layers, and to collect them while scoring.
+    Every process tries this on the shortest example.
+    """
     shortest = min(range(len(examples)), key=examples.cost)
     one = examples.chosen([shortest])
     base.model.eval()

@@ -36,7 +36,7 @@ ROW = "frozen probe"
 
 @dataclass(frozen=True)
 class Part:
-    """Examples of a split, all or some, with their features."""
+    """All or some of a split's examples, with their features."""
 
     features: Floats
     """Features of the examples, (examples, d)."""

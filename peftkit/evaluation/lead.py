@@ -92,8 +92,8 @@ def _against_probe(metric: str, after: Score, probe: Score, rows: str, task: Tas
 
 
 def difference_interval(ours: Parts, others: Parts, metric: Metric) -> Interval:
-    """Bootstrap interval of the difference between two models' scores, ours minus theirs, on the
-    same rows.
+    """Bootstrap interval of the difference between two models' scores on the same rows: the score
+    from `ours` minus the score from `others`.
     """
     return paired_interval(ours.table, others.table, metric.statistic)
 

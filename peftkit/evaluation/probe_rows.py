@@ -21,8 +21,8 @@ FREE = 1e11
 """Number of multiplications that the probe may take in any run. They take about a second on two CPU
 cores; the shortest run takes ten seconds."""
 LEAST_PER_LABEL = 5
-"""Fewest training rows per label, on average, to fit the probe on: with fewer, it says little about
-the base. A smaller training split is used whole."""
+"""Fewest training rows per label, on average, to fit the probe on. A probe on fewer says little
+about the base. A smaller training split is used whole."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ def probe_of_run(
     planned: float,
     num_parameters: int,
 ) -> ProbeOfRun:
-    """Fits the probe on rows drawn with the recipe's seed, stratified by label, or returns why it
-    cannot.
+    """Fits the probe on rows drawn with the recipe's seed, stratified by label. If no probe can be
+    fitted, the result's `left_out` says why.
 
     Args:
         test: features of the test split, if scoring collected them.
-        planned: tokens of all forward passes of the run, as `planning.forward_tokens` counts them.
+        planned: tokens of all forward passes of the run, as `stages.plan.forward_tokens` counts.
         num_parameters: number of the base's parameters without embeddings.
     """
     num_train = len(encoded.train)

@@ -49,8 +49,8 @@ def evaluate(
 
 
 def rehearsed_score(task: Task, examples: Examples, head: Head) -> Score:
-    """Scores all-zero outputs for a few examples. This shows, before the base is loaded, which
-    metrics the task computes and for which of them it returns `parts`.
+    """Scores all-zero outputs for a few examples. The score shows, before the base is loaded, which
+    metrics the task computes and which of these metrics have `parts`.
     """
     some = examples  # a row's windows stay together, so all examples are used
     if examples.row_of is None:
@@ -77,8 +77,8 @@ def run_model(
 
     Returns:
         What `keep` returns for all outputs, (outputs, ...) in the examples' order.
-        `loss`: mean of the plain loss, by which recipes are compared. Missing if it needs values
-            from before training that are no longer known.
+        `loss`: mean of the plain loss, by which recipes are compared. Left out if the loss compares
+            with values from before training, and these are not in the examples.
 
     Raises:
         TrainingError: the model outputs NaN or infinity.
@@ -118,7 +118,7 @@ def keep_outputs(
 
 
 def start_values(engine: Engine, examples: Examples) -> npt.NDArray[np.float32]:
-    """The loss of each output before training, (outputs,), for losses that compare with it.
+    """The loss of each output before training, (outputs,), with which some losses compare.
 
     Call it right after injection.
     """
@@ -168,8 +168,8 @@ def _run(
 def _watch_finite(
     outputs: Iterator[tuple[slice, Tensor]], finite: list[Tensor]
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yields the outputs unchanged; for each of them, appends to `finite` whether all its numbers
-    are finite.
+    """Yields each output unchanged; appends to `finite` whether all numbers of the output are
+    finite.
     """
     for part, raw in outputs:
         finite.append(torch.isfinite(raw).all(dim=-1).cpu())
@@ -179,6 +179,6 @@ def _watch_finite(
 def _split(
     outputs: Tensor, indices: tuple[int, ...], sizes: list[int]
 ) -> list[tuple[int, npt.NDArray[Any]]]:
-    """Splits the outputs of one batch by example: (index, the example's outputs) for each."""
+    """Splits the outputs of one batch into (index, the example's outputs) for each example."""
     parts = np.split(outputs.numpy(), np.cumsum(sizes)[:-1])
     return list(zip(indices, parts, strict=True))

@@ -37,8 +37,8 @@ def _names(hook: Any) -> list[str]:
 
 
 def _fits(method: Any, hook: Any) -> bool:
-    """Whether a method can be called with all parameters of a hook, and with only those that have
-    no default.
+    """Whether a method can be called with all parameters of a hook, and also with only the
+    parameters that have no default.
     """
     parameters = inspect.signature(hook).parameters.values()
     most = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]

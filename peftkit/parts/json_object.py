@@ -12,8 +12,9 @@ from peftkit.errors import AdapterError
 class JsonObject(Mapping[str, object]):
     """A JSON object from a file, or one nested in it.
 
-    As a mapping it returns values as they are. `text`, `number` and the like return a value of that
-    type, or an empty one if the name is missing or null, and raise AdapterError for another type.
+    As a mapping it returns values as they are. Each method, such as `text` or `number`, returns a
+    value of its type, or an empty value if the name is missing or its value is null. The methods
+    raise AdapterError if the value has another type.
     """
 
     content: Mapping[str, object]
@@ -30,35 +31,35 @@ class JsonObject(Mapping[str, object]):
         return len(self.content)
 
     def text(self, name: str) -> str:
-        """Returns the value as a text; empty if there is none."""
+        """Returns the text called `name`; empty if there is none."""
         value = self.content.get(name)
         if value is None or isinstance(value, str):
             return value or ""
         raise self._wrong(name, "a text")
 
     def number(self, name: str) -> float | None:
-        """Returns the value as a number; None if there is none."""
+        """Returns the number called `name`; None if there is none."""
         value = self.content.get(name)
         if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
             return value
         raise self._wrong(name, "a number")
 
     def whole(self, name: str) -> int | None:
-        """Returns the value as a whole number; None if there is none."""
+        """Returns the whole number called `name`; None if there is none."""
         value = self.content.get(name)
         if value is None or (isinstance(value, int) and not isinstance(value, bool)):
             return value
         raise self._wrong(name, "a whole number")
 
     def items_of(self, name: str) -> list[object]:
-        """Returns the value as a list of anything; empty if there is none."""
+        """Returns the list called `name`, with items of any type; empty if there is none."""
         value = self.content.get(name)
         if value is None or isinstance(value, list):
             return value or []
         raise self._wrong(name, "a list")
 
     def texts(self, name: str) -> list[str]:
-        """Returns the value as a list of texts; empty if there is none."""
+        """Returns the list of texts called `name`; empty if there is none."""
         items = self.items_of(name)
         texts = [item for item in items if isinstance(item, str)]
         if len(texts) < len(items):
@@ -66,7 +67,7 @@ class JsonObject(Mapping[str, object]):
         return texts
 
     def table(self, name: str) -> JsonObject:
-        """Returns an object nested in this one; empty if there is none."""
+        """Returns the nested object called `name`; empty if there is none."""
         value = self.content.get(name)
         if value is None or isinstance(value, Mapping):
             return JsonObject(value or {}, self.file)

@@ -18,7 +18,7 @@ from peftkit.parts.part import Collector, OpenPart, Part, current_collector
 
 @contextlib.contextmanager
 def all_problems(what: str) -> Iterator[None]:
-    """Collects wrong parts inside; on leaving, raises all their problems as one error."""
+    """Collects the problems of parts made inside the block; raises them as one error at its end."""
     with collected() as collector:
         try:
             yield
@@ -31,7 +31,7 @@ def all_problems(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def collected() -> Iterator[Collector]:
-    """Collects the errors of parts inside, instead of raising them."""
+    """Collects the errors of parts made inside the block, instead of raising the errors."""
     token = current_collector.set(collector := Collector())
     try:
         yield collector

@@ -77,7 +77,9 @@ def refuse_shadowing(script: Path) -> None:
 
 @contextlib.contextmanager
 def script_errors(path: Path) -> Iterator[None]:
-    """Turns an error raised inside by the user's script into a RecipeError with file and line."""
+    """Turns an error that the user's script raises inside the block into a RecipeError that names
+    file and line.
+    """
     try:
         yield
     except (PeftkitError, ValidationError):

@@ -121,7 +121,9 @@ def train_and_score(
 def judge_base(
     loaded: LoadedModel, judge: Judge, accelerator: Accelerator, frozen_probe: bool
 ) -> Before:
-    """Scores the base with a random head, writes its answers; fits a frozen probe if wanted."""
+    """Scores the base with a random head, and its answers to the test prompts; fits a frozen probe
+    if `frozen_probe`.
+    """
     prepared, clock, recipe = judge.prepared, judge.clock, judge.prepared.recipe
     with clock.stage("evaluate"):
         engine = engine_of(loaded.model, prepared, accelerator)
@@ -217,7 +219,7 @@ def engine_of(model: nn.Module, prepared: Prepared, accelerator: Accelerator) ->
 
 
 def with_start_values(engine: Engine, prepared: Prepared) -> Prepared:
-    """Adds each output's current loss to the examples, if the task's loss compares with it."""
+    """Adds each output's loss before training to the examples, if the task's loss needs it."""
     if not engine.loss.needs_start_values:
         return prepared
     values = {
@@ -227,7 +229,7 @@ def with_start_values(engine: Engine, prepared: Prepared) -> Prepared:
 
 
 def decide(engine: Engine, prepared: Prepared) -> Decision:
-    """The task's decision on the validation split, such as a threshold; empty if there is none."""
+    """Numbers, such as a threshold, that the task chooses on the validation split; may be empty."""
     task, validation = prepared.recipe.task, prepared.encoded.validation
     if not task.decides:
         return Decision()

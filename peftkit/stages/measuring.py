@@ -69,7 +69,7 @@ class Cost:
     """Seconds per token of a forward pass; 0 if time was not measured."""
 
     def at(self, other: Cost, share: float) -> Cost:
-        """Interpolates between this cost (`share` 0) and another (1); extrapolates beyond 1."""
+        """A cost between this one (`share` 0) and `other` (`share` 1), or extrapolated beyond 1."""
         pairs = zip(asdict(self).items(), asdict(other).values(), strict=True)
         return Cost(**{name: one + share * max(0.0, two - one) for (name, one), two in pairs})
 
@@ -221,7 +221,7 @@ class _Pass:
 
     run: Callable[[], None]
     tokens: int
-    """Number of tokens in average examples that take as long to compute as the batch."""
+    """Number of tokens of average examples that would take as long as this batch."""
 
 
 def _passes(engine: Engine, trial: Trial) -> tuple[_Pass, _Pass]:

@@ -34,7 +34,8 @@ class Outcome:
     unquantized: list[str]
     """Modules of a quantized base whose weights are not quantized, except embeddings."""
     decision: Decision
-    """The task's decision on the validation split with the best weights."""
+    """Thresholds or other numbers that the task chose on the validation split, with the best
+    weights."""
     probe: ProbeOfRun | None
     """The frozen probe, whose scores are among the baselines; None if it was not fitted."""
 
@@ -54,8 +55,8 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measures time and memory of the code inside. If stages are nested, the outermost gets
-        the time, and the innermost gets the peak memory.
+        """Measures time and memory of the code inside the block. If stages are nested, the time is
+        the outermost stage's, and the peak memory is the innermost stage's.
         """
         self._note()
         self._open.append(name)

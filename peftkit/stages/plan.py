@@ -24,7 +24,7 @@ FORWARD_OF_FULL = 3
 """Cost of a training pass of full fine-tuning, in forward passes. The backward pass costs two: one
 for the gradients of each layer's inputs, one for the gradients of its weights."""
 SAVES = 0.95
-"""A method saves memory or time if it needs less than this share of what full fine-tuning needs."""
+"""Share of full fine-tuning's memory or time. A method that needs less counts as saving some."""
 
 
 def make_plan(
@@ -40,7 +40,7 @@ def make_plan(
 
     Args:
         parameters: number of trained parameters, number of all parameters.
-        timed: whether to measure time as well, and full fine-tuning for comparison.
+        timed: whether to measure time too, and to compare with the cost of full fine-tuning.
     """
     recipe.task.baselines(encoded)  # imports the libraries for scores; their memory counts
     trial = make_trial(recipe, base, encoded, accelerator, timed)
@@ -175,8 +175,8 @@ def _memory(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The parts of memory in training, and the peak of each stage, in MB.
 
-    On a CPU, both include the process itself and a copy of the best weights, which is made at the
-    first validation. A GPU's memory holds neither.
+    On a CPU, the parts and the peaks include the process itself and a copy of the best weights,
+    which is made at the first validation. A GPU's memory holds neither.
     """
     trained = cost.trained_numbers / 2**20
     held = process + cost.weights_mb + cost.quantization_state_mb

@@ -107,8 +107,8 @@ def _check_layers_are_called(
 def _inject_into_shapes(
     shapes: LoadedModel, base: OpenedBase, encoded: Encoded, method: Method
 ) -> nn.Module:
-    """Injects the method into the first model that allows it: the base's shapes, the shapes without
-    quantized layers, or the base with uninitialized values (reserved memory, never used).
+    """Injects the method into the first of three models that works: the base's shapes; the shapes
+    without quantized layers, if the base is quantized; the base with uninitialized values.
     """
     kinds: list[Callable[[], LoadedModel]] = [
         lambda: shapes,
@@ -177,7 +177,7 @@ def _without(model: nn.Module, unused: list[str], linear: list[str]) -> str:
     """A hint to adapt layers that the model uses; empty if the method adapts no layers.
 
     Args:
-        linear: last names of the model's linear layers.
+        linear: last parts of the names of the model's linear layers.
     """
     layers = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
     used = [n for n in layers if not any(parameter.startswith(f"{n}.") for parameter in unused)]

@@ -62,7 +62,8 @@ class TrainResult:
     num_tokens: int
     """Number of training tokens over all epochs, without padding."""
     num_padded_tokens: int
-    """Number of tokens that the model read, padding included; tokens shared in a row count once."""
+    """Number of tokens that the model read, padding included. First tokens that the examples of a
+    row share are counted once."""
     train_seconds: float
 
     @property

@@ -12,8 +12,8 @@ FEW_STEPS = 30
 
 
 def budget_notes(training: Training, num_examples: int) -> Iterator[str]:
-    """Yields notes with the fields to change: if there are few optimizer steps, fewer than
-    `max_steps`, or a single validation.
+    """Yields a note, with the fields to change, for each of three cases: few optimizer steps, fewer
+    steps than `max_steps`, and a single validation.
     """
     steps = number_of_steps(training, num_examples)
     per_epoch = -(-num_examples // training.batch_size)

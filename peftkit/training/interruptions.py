@@ -72,8 +72,8 @@ def interruptible(interrupted: Callable[[int], str]) -> Iterator[Signals]:
 def at_once_if_alone(
     signals: Signals, accelerator: Accelerator
 ) -> contextlib.AbstractContextManager[None]:
-    """Returns `signals.at_once()` if there is one process. If there are several, returns a block
-    without effect, since the others would wait for a process that ended.
+    """Returns `signals.at_once()` if there is one process. If there are several processes, returns
+    a context without effect: the others would wait for a process that has ended.
     """
     return signals.at_once() if accelerator.num_processes == 1 else contextlib.nullcontext()
 

@@ -45,17 +45,15 @@ def train(
     console: Console,
     head: Sequence[str] = (),
 ) -> TrainResult:
-    """Trains the model's trainable parameters in place, and restores the best weights. If a signal
-    comes after a validation, training ends early and the result says so.
+    """Trains the model in place, validates it with `score`, and restores the best weights.
 
     Args:
-        score: scores a model on the validation split.
         head: names of the head's modules, which have a learning rate of their own.
 
     Raises:
         TrainingError: nothing is supervised, a trained tensor gets no gradient, the loss is not
             finite, or a frozen weight changed. The model keeps the weights of the last good step.
-        Interrupted: a signal came before the first validation.
+        Interrupted: a signal came before the first validation; a later one ends training early.
     """
     started = time.perf_counter()
     run = _prepare(engine, examples, recipe, head)

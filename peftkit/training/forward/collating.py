@@ -31,15 +31,15 @@ class Batch:
     example_of: Tensor
     """(outputs,) int64, number of each output's example in the batch, from 0."""
     read_at: Tensor | None
-    """(outputs, k) int64, places of the flattened rows that the head reads for each output; None if
-    each example has one output."""
+    """(outputs, k) int64, the token places that the head reads for each output, counted over all
+    rows one after another. None if each example has one output."""
     lengths: tuple[int, ...] | None
-    """Number of tokens of each example, if packed; else None."""
+    """Number of tokens of each example in a packed batch; None in a padded batch."""
     shared: int
     """Number of first tokens that all examples share; usually 0. The row has these tokens only
     once, in the first example."""
     positions: Tensor | None
-    """(1, tokens) int64, place of each token in its example, if packed; else None."""
+    """(1, tokens) int64, place of each token in its example; None in a padded batch."""
     examples: Examples
     indices: tuple[int, ...]
     """Indices of the batch's examples in `examples`."""
@@ -168,8 +168,8 @@ def _of_outputs(column: Array, examples: Examples, chosen: Sequence[int]) -> Ten
 def _read_at(
     examples: Examples, chosen: Sequence[int], rows: Sequence[Array], packed: bool, shared: int
 ) -> Tensor | None:
-    """The places of the flattened rows that the head reads, (outputs, k); None if each example has
-    one output.
+    """The token places that the head reads for each output, (outputs, k), counted over all rows one
+    after another. None if each example has one output.
 
     Args:
         rows: the chosen examples' tokens, from the decoder's input if there is one.
@@ -188,8 +188,8 @@ def _read_at(
 
 
 def _join(rows: Sequence[Array], value: int, layout: Layout, shared: int = 0) -> Tensor:
-    """Joins rows into one tensor: (rows, width), padded with `value`, or if packed, (1, tokens),
-    with shared tokens only once.
+    """Joins rows into one tensor. If padded, it is (rows, width), filled with `value`; if packed,
+    (1, tokens), with shared tokens only once.
     """
     if layout != "padded":
         return torch.from_numpy(np.concatenate([rows[0], *(row[shared:] for row in rows[1:])]))[

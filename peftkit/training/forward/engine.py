@@ -42,7 +42,8 @@ class StepPass:
     loss: Tensor
     """The sum of the micro-batches' losses divided by the step's count, a scalar."""
     num_padded_tokens: int
-    """Number of tokens that the model read, padding included; tokens shared in a row count once."""
+    """Number of tokens that the model read, padding included. First tokens that the examples of a
+    row share are counted once."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Engine:
     trunk: FrozenTrunk | None = None
     """Frozen blocks that run only once for each example; None if all blocks always run."""
     parallel: nn.Module | None = None
-    """Module that computes the loss and sums gradients over processes; None for no such sum."""
+    """Module that computes the loss and sums gradients over processes; None if gradients are not
+    summed."""
 
     @classmethod
     def of(

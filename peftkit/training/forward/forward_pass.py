@@ -222,8 +222,8 @@ def base_of(model: nn.Module) -> Any:
 
 
 def _read(rows: Tensor, at: Tensor) -> Tensor:
-    """Selects vectors from `rows`, (rows, width, d), at `at`, which are places of the flattened
-    rows, (outputs, k) or (outputs,). Returns (outputs, k * d).
+    """Selects vectors from `rows`, (rows, width, d), at places `at`, (outputs, k) or (outputs,).
+    Places are counted over all rows one after another. Returns (outputs, k * d).
     """
     states = rows.flatten(0, 1).index_select(0, at.flatten())
     return states if at.dim() == 1 or at.shape[1] == 1 else states.reshape(len(at), -1)

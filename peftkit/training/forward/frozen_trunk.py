@@ -53,8 +53,8 @@ class FrozenTrunk:
         self.as_tuple = False
 
     def remaining(self, batch: Batch) -> Batch:
-        """Returns the part of a batch that the forward pass must run. If only one token per example
-        is read and the batch's outputs are cached, this is those tokens; else the whole batch.
+        """Returns the part of a batch that the forward pass must run. If the head reads one token
+        per example and the batch's outputs are cached, returns these tokens; else the whole batch.
         """
         if self.whole or not self._kept_of(batch.examples).has(batch.indices):
             return batch
@@ -70,7 +70,9 @@ class FrozenTrunk:
 
     @contextlib.contextmanager
     def attached(self, batch: Batch) -> Iterator[None]:
-        """Makes a forward pass on `remaining(batch)` use cached outputs, or else cache them."""
+        """Inside the block, a forward pass on `remaining(batch)` uses the batch's cached outputs of
+        the frozen blocks; if there are none yet, the pass caches them.
+        """
         kept = self._kept_of(batch.examples)
         if kept.has(batch.indices):
             with self._replaced(kept, batch):
@@ -122,7 +124,8 @@ def find_frozen_trunk(
     Args:
         model: the base with the method's adapter injected.
         quiet: modules that finish before the first trained tensor is used.
-        every_token: True if hidden states of all tokens may be read; False if one per example is.
+        every_token: True if the hidden states of all tokens may be read; False if the hidden state
+            of only one token per example is read.
         num_passes: number of passes over the training rows; below 2, caching saves nothing.
     """
     all_stacks = stacks(model)
@@ -189,7 +192,7 @@ def _allocate(count: int, like: Tensor) -> Tensor | None:
 
 
 class _StandIn(nn.Module):
-    """A module that replaces a frozen one and returns the last frozen block's cached output."""
+    """Replaces a frozen module, and returns the last frozen block's cached output."""
 
     def __init__(self, module: nn.Module, hidden: Tensor, as_tuple: bool) -> None:
         super().__init__()

@@ -136,8 +136,9 @@ def shares_beginning(model: nn.Module, examples: Examples) -> bool:
 
 
 def chosen_examples(examples: Examples) -> tuple[int, ...]:
-    """Returns the indices of the examples to compare. By length, these are the shortest and median
-    of the first 32, and also the longest and lower quartile if they fit into `MOST_TOKENS`.
+    """Returns the indices of the examples to compare. They are the shortest and the median by
+    length of the first 32 examples; also the longest and the lower quartile, if all chosen
+    examples together have at most `MOST_TOKENS`.
     """
     first = range(min(len(examples), 32))
     order = sorted(first, key=examples.cost)

@@ -135,7 +135,9 @@ def _product(one: Tensor, two: Tensor, scale: float) -> Tensor:
 
 
 def _put(there: Tensor, rows: Tensor) -> None:
-    """Undoes `_rows`: writes rows of its shape into `there`, (tokens, heads * shared, d)."""
+    """Undoes `_rows`: writes `rows`, (heads, shared * tokens, d), into `there`, (tokens, heads *
+    shared, d).
+    """
     there.transpose(0, 1).copy_(rows.view(there.shape[1], *there.shape[::2]))
 
 
