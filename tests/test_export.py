@@ -20,7 +20,7 @@ import xllamacpp
 
 import peftkit as pk
 from peftkit.adapters.loading import load
-from peftkit.bases.gguf import dequantized
+from peftkit.bases.dequantized import dequantized
 from peftkit.bases.opening import open_base
 from peftkit.bases.quantizing import dequantized as dequantized_model
 from peftkit.cli.main import command_line
