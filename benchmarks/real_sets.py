@@ -1,0 +1,305 @@
+"""Results on public data sets, beside plain HF Trainer + PEFT: tables for docs/results.md.
+
+    python benchmarks/real_sets.py wnut17|ranking --data FOLDER [--report]
+
+Each table is one command. It appends a line for each run to benchmarks/real_sets.jsonl, skips runs
+that are there, and so continues where it stopped. FOLDER holds wnut17/, xquad/ and banking77/.
+Every run is a process of its own, two CPU threads, one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from peftkit import (
+    Base,
+    FullFineTuning,
+    LoRA,
+    Method,
+    Recipe,
+    ScoredPairs,
+    TaggedWords,
+    Task,
+    TextPairScoring,
+    TokenClassification,
+    Training,
+)
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "real_sets.jsonl"
+WORK = Path("runs/real_sets")
+MINILM, E5 = "packaged:minilm-l6", "packaged:multilingual-e5-small"
+LORA = LoRA(r=8, lora_alpha=16, target_modules="all-linear")
+SEEDS = (0, 1, 2)
+CANDIDATES = 20
+"""Texts among which one is right."""
+TRAINED = 5
+"""Candidates of a query in training, which takes a quarter of the time of all 20."""
+
+Job = tuple[str, str, int, list[str]]
+"""Name of the row, method, seed, command."""
+
+
+# Recipes, by name
+
+
+def recipe(name: str, method: str, seed: int) -> Recipe:
+    """Returns the recipe of a run; ranking data must have been written."""
+    methods: dict[str, tuple[Method, float]] = {
+        "lora": (LORA, 1e-3), "full": (FullFineTuning(), 2e-4),
+    }  # fmt: skip
+    chosen, rate = methods[method]
+    training = Training(learning_rate=rate, threads=2, early_stopping_patience=0)
+    if name == "wnut17":
+        base = MINILM
+        task: Task = TokenClassification(data=TaggedWords(path=str(WORK / "wnut17")))
+        training = training.with_(num_epochs=6, batch_size=16)
+    else:
+        base = MINILM if name == "banking77" else E5
+        task = ranking_task(name, base)
+        training = training.with_(num_epochs=2, batch_size=8, micro_batch_tokens=4096)
+    return Recipe(
+        base=Base(name_or_path=base), task=task, method=chosen, training=training, seed=seed,
+        name=f"{name}_{method}_{seed}",
+    )  # fmt: skip
+
+
+def ranking_task(name: str, base: str) -> Task:
+    """Returns the task of ranking the candidates of a query."""
+    data = ScoredPairs(path=str(WORK / name), query="query")
+    prefix = "query: " if base == E5 else ""
+    return TextPairScoring(
+        data=data, objective="listwise", pooling="mean", max_length=160, prefix=prefix
+    )
+
+
+# Data
+
+
+def write_wnut17(folder: Path) -> None:
+    """Copies the CoNLL files to a folder that a recipe can name."""
+    target = WORK / "wnut17"
+    target.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "validation", "test"):
+        text = (folder / "wnut17" / f"{split}.conll").read_text(encoding="utf-8")
+        (target / f"{split}.conll").write_text(text, encoding="utf-8")
+
+
+def xquad_pairs(folder: Path, language: str) -> dict[str, list[tuple[str, str, list[str]]]]:
+    """Split -> (question, its paragraph, other paragraphs); articles are divided 30, 6 and 12."""
+    articles = json.loads((folder / "xquad" / f"xquad.{language}.json").read_text())["data"]
+    order = random.Random(0).sample(range(len(articles)), len(articles))
+    bounds = {"train": order[:30], "validation": order[30:36], "test": order[36:]}
+    found = {}
+    for split, chosen in bounds.items():
+        paragraphs = [p for place in chosen for p in articles[place]["paragraphs"]]
+        contexts = [p["context"].strip("\ufeff") for p in paragraphs]
+        found[split] = [
+            (question["question"].strip("\ufeff"), context, [c for c in contexts if c != context])
+            for context, paragraph in zip(contexts, paragraphs, strict=True)
+            for question in paragraph["qas"]
+        ]
+    return found
+
+
+def banking_pairs(folder: Path) -> dict[str, list[tuple[str, str, list[str]]]]:
+    """Split -> (question, one of the same intent, questions of other intents)."""
+    rng, found = random.Random(0), {}
+    with (folder / "banking77" / "train.csv").open(encoding="utf-8", newline="") as file:
+        train = rng.sample(list(csv.DictReader(file)), 3000)
+    with (folder / "banking77" / "test.csv").open(encoding="utf-8", newline="") as file:
+        test = list(csv.DictReader(file))
+    parts = {"train": train[:2600], "validation": train[2600:], "test": test}
+    for split, rows in parts.items():
+        by_intent = defaultdict(list)
+        for row in rows:
+            by_intent[row["category"]].append(row["text"])
+        queries = rng.sample(rows, min(len(rows), {"train": 1000}.get(split, 300)))
+        found[split] = []
+        for row in queries:
+            same = [text for text in by_intent[row["category"]] if text != row["text"]]
+            others = [r["text"] for r in rows if r["category"] != row["category"]]
+            if same:
+                found[split].append((row["text"], rng.choice(same), others))
+    return found
+
+
+def write_ranking(name: str, folder: Path) -> None:
+    """Writes a ranking set as JSON lines: `text`, `text_pair`, `score`, `query`."""
+    target = WORK / name
+    target.mkdir(parents=True, exist_ok=True)
+    if (target / "test.jsonl").is_file():
+        return
+    pairs = (
+        banking_pairs(folder) if name == "banking77" else xquad_pairs(folder, name.split("-")[1])
+    )
+    for split, queries in pairs.items():
+        rng, lines = random.Random(split), []
+        count = TRAINED if split == "train" else CANDIDATES
+        for number, (query, right, others) in enumerate(queries):
+            wrong = rng.sample(sorted(set(others) - {right}), count - 1)
+            for text, score in [(right, 1), *((text, 0) for text in wrong)]:
+                row = {
+                    "text": query,
+                    "text_pair": text,
+                    "score": score,
+                    "query": f"{split}{number}",
+                }
+                lines.append(json.dumps(row, ensure_ascii=False))
+        (target / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+# Runs
+
+
+def jobs(table: str, folder: Path) -> Iterator[Job]:
+    """Yields the runs of a table, the first seed of all rows first."""
+    ours = [sys.executable, __file__, "--run"]
+    if table == "wnut17":
+        for seed in SEEDS:
+            for method in ("lora", "full"):
+                yield "wnut17", method, seed, [*ours, "wnut17", method, str(seed)]
+            if seed == 0:
+                for method in ("lora", "full"):
+                    peer = [sys.executable, str(HERE / "hf_tasks.py"), "wnut17", method]
+                    yield "wnut17", f"hf {method}", 0, [*peer, "--data", str(folder)]
+    if table == "ranking":
+        for name in ("xquad-en", "xquad-zh", "banking77"):
+            yield name, "cosine", 0, [*ours, name, "cosine", "0"]
+            yield name, "lora", 0, [*ours, name, "lora", "0"]
+
+
+def run_one(name: str, method: str, seed: int) -> None:
+    """Makes one run, and prints its scores as a line of JSON."""
+    if method == "cosine":
+        print(json.dumps(cosine(name)))
+        return
+    from peftkit.run import run
+
+    folder = WORK / "runs" / f"{name}_{method}_{seed}_{int(time.time())}"
+    record = run(recipe(name, method, seed), str(folder), frozen_probe=False).record
+    assert record is not None
+    test = record.test
+    print(json.dumps({
+        "test": test.after, "before": test.before, "baselines": test.baseline,
+        "intervals": test.intervals, "best_step": record.best_step,
+        "seconds": sum(record.seconds.values()),
+        "rows": {split: count.rows for split, count in record.ledger.splits.items()},
+    }))  # fmt: skip
+
+
+def cosine(name: str) -> dict[str, Any]:
+    """Ranks the test candidates by the cosine of mean-pooled states of the frozen base."""
+    import numpy as np
+    import torch
+    from peftkit.metrics.ranking import ndcg, reciprocal_rank
+    from torch.nn import functional as F
+    from transformers import AutoModel
+
+    from peftkit.bases.opening import open_base
+
+    task = recipe(name, "lora", 0).task
+    base = open_base(recipe(name, "lora", 0).base)
+    model = AutoModel.from_pretrained(base.folder).eval()
+    rows = [json.loads(line) for line in (WORK / name / "test.jsonl").read_text().splitlines()]
+    texts = sorted({row[key] for row in rows for key in ("text", "text_pair")})
+    vectors = {}
+    with torch.inference_mode():
+        for start in range(0, len(texts), 16):
+            some = texts[start : start + 16]
+            read = base.tokenizer(
+                [task.prefix + text for text in some], return_tensors="pt", padding=True,
+                truncation=True, max_length=512,
+            )  # fmt: skip
+            states = model(**read).last_hidden_state
+            mask = read["attention_mask"][..., None]
+            pooled = F.normalize((states * mask).sum(1) / mask.sum(1), dim=1)
+            vectors.update(zip(some, pooled.numpy(), strict=True))
+    groups = defaultdict(list)
+    for row in rows:
+        cosine = float(vectors[row["text"]] @ vectors[row["text_pair"]])
+        groups[row["query"]].append((cosine, row["score"]))
+    tables = [np.array(group).T for group in groups.values()]
+    return {
+        "test": {
+            "ndcg@10": mean(ndcg(predicted, right, 10) for predicted, right in tables),
+            "mrr": mean(reciprocal_rank(predicted, right) for predicted, right in tables),
+        },
+        "rows": {"test": len(rows)},
+    }
+
+
+def main(arguments: argparse.Namespace) -> None:
+    if arguments.run:
+        name, method, seed = arguments.run
+        run_one(name, method, int(seed))
+        return
+    if arguments.table == "wnut17":
+        write_wnut17(arguments.data)
+    else:
+        for name in ("xquad-en", "xquad-zh", "banking77"):
+            write_ranking(name, arguments.data)
+    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.is_file() else []
+    done = {(r["name"], r["method"], r["seed"]) for r in map(json.loads, lines)}
+    for name, method, seed, command in jobs(arguments.table, arguments.data):
+        if (name, method, seed) in done or arguments.report:
+            continue
+        started = time.perf_counter()
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        row = {"table": arguments.table, "name": name, "method": method, "seed": seed,
+               "commit": commit(), "wall_seconds": round(time.perf_counter() - started),
+               **json.loads(output.splitlines()[-1])}  # fmt: skip
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row)[:200], flush=True)
+    report(arguments.table)
+
+
+def commit() -> str:
+    """Returns the short name of the commit."""
+    command = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def report(table: str) -> None:
+    """Prints a table of all rows, one line for each method."""
+    found = defaultdict(list)
+    for line in RESULTS.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["table"] == table:
+            found[row["name"], row["method"]].append(row)
+    print("| set | method | score | each seed | seconds | commit |\n|---|---|---|---|---:|---|")
+    for (name, method), rows in found.items():
+        scores = [main_score(row) for row in rows]
+        each = ", ".join(f"{score:.3f}" for score in scores)
+        seconds = round(mean(row["wall_seconds"] for row in rows))
+        commits = ", ".join(sorted({row["commit"] for row in rows}))
+        print(f"| {name} | {method} | {mean(scores):.3f} | {each} | {seconds} | {commits} |")
+
+
+def main_score(row: dict[str, Any]) -> float:
+    """Returns the test score by which a row is compared."""
+    test = row["test"]
+    if isinstance(test, float):
+        return test
+    return float(next(test[name] for name in ("strict_f1", "ndcg@10", "accuracy") if name in test))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("table", nargs="?", choices=("wnut17", "ranking"), default="wnut17")
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--report", action="store_true")
+    parser.add_argument("--run", nargs=3, metavar=("NAME", "METHOD", "SEED"))
+    main(parser.parse_args())
