@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from peftkit.data.source import Texts
-from peftkit.data.splits import Splits
 from peftkit.errors import DataError, RecipeError
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Answer, Decision, Ranked, Scored
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from peftkit.data.head import Head
     from peftkit.data.ragged import Array
     from peftkit.data.rows import Row, Table
+    from peftkit.data.splits import Splits
     from peftkit.tasks.losses import Loss, LossSettings
     from peftkit.tasks.task import Outputs
 
@@ -163,6 +163,8 @@ class TextPairScoring(TextTask):
         return np.array([[row.values["score"]] for row in rows], np.float32).reshape(-1, 1)
 
     def encode(self, splits: Splits, base: OpenedBase) -> Encoded:
+        from peftkit.data.splits import Splits
+
         if not self.couples:
             return super().encode(splits, base)
         encoded = super().encode(Splits(*map(self._ranked, splits.named().values())), base)

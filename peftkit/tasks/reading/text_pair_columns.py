@@ -19,7 +19,7 @@ PAIRS: Final = (
 """Usual names of the two columns with texts."""
 SCORES: Final = (
     "score", "scores", "relevance", "similarity", "relevance_score", "similarity_score",
-    "relatedness", "rating", "grade", "gain", "rank_label",
+    "relatedness", "rating", "stars", "grade", "gain", "rank_label",
 )  # fmt: skip
 QUERIES: Final = (
     "query_id", "qid", "q_id", "question_id", "search_id", "session_id", "user_id", "topic_id",
@@ -50,10 +50,13 @@ def readings(table: Table) -> Iterator[Reading]:
 
 
 def _numeric(column: Column) -> bool:
-    """Whether all values of a column are numbers."""
+    """Whether all values of a column are numbers, but not whole numbers that all differ: ids."""
     if column.looks not in ("numbers", "classes"):
         return False
-    return all(as_number(str(value), ".") is not None for value in column.present)
+    numbers = [as_number(str(value), ".") for value in column.present]
+    if None in numbers:
+        return False
+    return len(set(numbers)) < len(numbers) or any(n % 1 for n in numbers if n is not None)
 
 
 def _named(names: Sequence[str] | dict[str, Column], usual: Sequence[str]) -> list[str]:
