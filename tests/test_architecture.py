@@ -173,8 +173,8 @@ def test_exported_names():
         "Method", "OLoRA", "PTuning", "Pairs", "PeftMethod", "PeftkitError", "PiSSA",
         "PrefixTuning",
         "PromptTuning", "Recipe", "ScoredPairs", "Source", "TaggedWords", "Task",
-        "TextClassification", "TextPairScoring", "TokenClassification", "TopLayers", "Training", "Translation",
-        "compare", "load", "main",
+        "TextClassification", "TextPairScoring", "TokenClassification", "TopLayers", "Training",
+        "Translation", "compare", "load", "main",
     ]  # fmt: skip
     assert all(getattr(peftkit, name) is not None for name in peftkit.__all__)
 
