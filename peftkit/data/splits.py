@@ -47,8 +47,8 @@ class RowContract(Protocol):
         """Returns a text that is equal for rows with the same input."""
 
     def stratum(self, row: Row) -> str:
-        """Returns the value of a row, such as its label, that every split gets its share of. Rows
-        with the same key and different values contradict each other.
+        """Returns a row's stratum, such as its label; every split gets its share of each stratum.
+        Rows with the same key and different strata contradict each other.
         """
 
     def group(self, row: Row) -> str:
