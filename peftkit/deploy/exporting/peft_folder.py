@@ -187,7 +187,8 @@ def copy_tokenizer(folder: Path, output: Path) -> None:
 
 
 def check_expanded(saved: Saved, output: Path) -> float:
-    """Compares the updates in a written folder, scaled by `lora_alpha / r`, with the adapter's.
+    """Compares the updates in a written folder, scaled by `lora_alpha / r`, with the adapter's
+    updates.
 
     Returns:
         The largest difference in a layer's update, relative to the update's largest number.

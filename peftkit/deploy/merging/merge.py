@@ -249,7 +249,7 @@ def _reopened(folder: Path, adapter: OpenedAdapter, accelerator: Accelerator) ->
     """Opens the written folder with transformers, without peftkit's code.
 
     Raises:
-        AdapterError: the tokenizer differs from the training's.
+        AdapterError: the tokenizer differs from the tokenizer used in training.
     """
     import transformers
 
