@@ -50,7 +50,7 @@ def make_rows(
 
 
 def margin_of(grid: Grid, full: Runs) -> float:
-    """The margin of a comparison: the budget's margin if it has one, else the default margin."""
+    """The margin of a comparison: the budget's margin, or by default `MARGIN`."""
     if grid.budget.margin is not None:
         return grid.budget.margin
     if grid.metric.higher_is_better or not full.scores:
@@ -99,7 +99,7 @@ def _with_costs(
     """A copy of a row with the costs of its runs.
 
     Args:
-        nearly: training seconds until the score came near full fine-tuning's; see `NEARLY`.
+        nearly: training seconds until the score came near full fine-tuning's score; see `NEARLY`.
     """
     first = seeds[0]
     return replace(

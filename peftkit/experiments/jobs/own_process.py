@@ -61,7 +61,7 @@ def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _context() -> BaseContext:
-    """How processes are started: `spawn` if there is a GPU or no fork server, else `forkserver`."""
+    """How to start processes: `spawn` if there is a GPU or no fork server, `forkserver` if not."""
     if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
