@@ -24,7 +24,7 @@ NO_CONVERSION = "PEFT has no conversion for it; ask for a LoRA of the unchanged 
 
 
 def changed_base(config: Mapping[str, object]) -> tuple[str, str] | None:
-    """Returns a message and a hint if an adapter's initialisation changed its base, else None.
+    """Returns a message and a hint if an adapter's initialisation changed its base; None if not.
 
     Args:
         config: the content of adapter_config.json.
