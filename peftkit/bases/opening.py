@@ -140,8 +140,8 @@ def _as_quantized(base: Base, config: Any) -> Base:
 
 
 def _add_tokens(tokenizer: Any, tokens: tuple[str, ...], rows: int | None) -> tuple[int, ...]:
-    """Adds tokens to a tokenizer; returns their ids. A token may be in the tokenizer already if the
-    embedding has no row for it.
+    """Adds tokens to a tokenizer; returns their ids. A token that is already in the tokenizer is
+    accepted if the embedding has no row for it.
 
     Args:
         rows: number of rows in the embedding; None if unknown.

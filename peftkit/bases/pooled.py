@@ -44,7 +44,8 @@ def pooled_class(config: Any, name: str) -> Any:
     if config.is_encoder_decoder:
         raise BaseModelError(
             f"`{name}` is a {config.model_type} model, with an encoder and a decoder: its last "
-            "hidden states belong to the text it writes; `task.pooling` needs those of the input",
+            "hidden states belong to the text it writes; `task.pooling` needs hidden states of the "
+            "text it reads",
             advice,
         )
     mapping: Any = transformers.AutoModel
