@@ -212,5 +212,7 @@ def check_expanded(saved: Saved, output: Path) -> float:
         torch.equal(tensors[name], others[name]) for name in others
     )
     if not same or not largest <= ROUNDING:
-        raise AdapterError(f"the written updates differ from the adapter's by {largest:.1e}")
+        raise AdapterError(
+            f"the written updates differ from the adapter's updates by {largest:.1e}"
+        )
     return largest
