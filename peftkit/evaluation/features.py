@@ -24,8 +24,8 @@ from peftkit.training.progress import Pace, Say, silent
 
 Floats = npt.NDArray[np.float32]
 SAME = 1e-4
-"""Largest allowed difference between read and collected features, relative to the largest
-feature."""
+"""Largest allowed difference between features from `read_features` and features from
+`collect_features`, relative to the largest feature."""
 
 
 @dataclass(frozen=True)
