@@ -61,8 +61,8 @@ def compare(
 ) -> Compared:
     """Compares recipes that differ only in the method; writes and returns the results.
 
-    If `output_dir` holds an earlier comparison, only the missing parts are run, such as the runs of
-    added recipes or seeds.
+    If `output_dir` holds an earlier comparison, only the missing parts are run, such as the parts
+    for added recipes, rates or seeds.
 
     Args:
         recipes: recipes with the same base, task and data; full fine-tuning is added if missing.

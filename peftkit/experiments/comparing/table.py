@@ -142,7 +142,7 @@ def _with_verdict(row: Row, runs: Runs, full: Runs, metric: Metric, margin: floa
 def _gap(
     ours: Sequence[Parts], others: Sequence[Parts], metric: Metric, margin: float
 ) -> JudgedGap:
-    """The difference of two methods' scores and its verdict; too few runs make it `undecided`."""
+    """The difference of two methods' scores, and the verdict; `undecided` if runs are too few."""
     gap = difference(ours, others, metric)
     enough = len(others) >= LEAST_SEEDS
     verdict = judge(gap, margin, metric) if enough else "undecided"

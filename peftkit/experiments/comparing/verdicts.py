@@ -76,8 +76,7 @@ def difference(ours: Sequence[Parts], others: Sequence[Parts], metric: Metric) -
 
     Args:
         ours: for each run of the first method, what each test example adds to the score.
-        others: the same for the runs of the second method; both have the same seeds in the same
-            order.
+        others: the same for the second method, whose runs have the same seeds in the same order.
     """
     parts, theirs, statistic = _table(ours), _table(others), metric.statistic
     assert parts.shape == theirs.shape, "not the same examples"

@@ -34,7 +34,7 @@ def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
     """Runs a function of a module in another process and returns its result.
 
     Raises:
-        PeftkitError: the function raised it.
+        PeftkitError: the function raised this error.
         DiedError: the process was killed, or the function raised any other error.
     """
     context = _context()
