@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
-"""An `init_lora_weights` that begins with one of these changes the base; `eva`, `gaussian`,
+"""Beginnings of the values of `init_lora_weights` that change the base; `eva`, `gaussian`,
 `orthogonal` and `mica` do not."""
 CONVERT = (
     "convert it to LoRA where it was trained, with PEFT's `save_pretrained(..., "

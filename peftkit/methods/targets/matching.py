@@ -289,7 +289,7 @@ def _blocks(config: Any, names: Sequence[str]) -> str:
 
 
 def _nearest(wrong: str, known: Sequence[str]) -> str:
-    """Returns a `did you mean` hint with the end of a known name that is most like `wrong`."""
+    """Returns a `did you mean` hint with the most similar of all ends of known names."""
     parts = wrong.count(".") + 1
     ends = {".".join(name.split(".")[-parts:]) for name in known}
     return did_you_mean(wrong, ends) if wrong else ""
