@@ -39,7 +39,7 @@ def make_plan(
     """Plans a run by measuring two small copies of the base under the recipe's method.
 
     Args:
-        parameters: number of trained parameters, number of all parameters.
+        parameters: (number of trained parameters, number of all parameters).
         timed: whether to measure time in addition to memory, and to compare with full fine-tuning.
     """
     recipe.task.baselines(encoded)  # imports the libraries for scores; their memory counts
@@ -137,7 +137,7 @@ def estimate_from_full(
     """Estimates a recipe's memory and time from the measured cost of full fine-tuning.
 
     Args:
-        parameters: number of trained parameters, number of all parameters.
+        parameters: (number of trained parameters, number of all parameters).
         trained_share: share of the blocks that gradients pass through.
         full: cost of full fine-tuning, measured on the same base and data.
 
