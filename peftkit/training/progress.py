@@ -21,7 +21,7 @@ Now = Callable[[], float]
 
 
 def silent(_: str) -> None:
-    """Prints nothing."""
+    """A `Say` that prints nothing."""
 
 
 def line_printer(console: Console) -> Say:

@@ -272,7 +272,7 @@ def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) ->
 
 
 def _saved_tokens(examples: Examples, indices: Sequence[int], layout: Layout) -> int:
-    """Number of tokens that each example but one saves because all share their first tokens."""
+    """Number of tokens saved in each example but the first if examples share first tokens."""
     return int(SHARED_SAVING * examples.shared_tokens(indices)) if layout == "shared" else 0
 
 

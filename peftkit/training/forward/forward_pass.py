@@ -223,8 +223,8 @@ def base_of(model: nn.Module) -> Any:
 
 
 def _read(rows: Tensor, at: Tensor) -> Tensor:
-    """Selects vectors from `rows`, (rows, width, d), at places `at`, (outputs, k) or (outputs,).
-    Places are counted over all rows one after another. Returns (outputs, k * d).
+    """Selects from `rows`, (rows, width, d), vectors at places `at`, (outputs, k) or (outputs,);
+    returns them as (outputs, k * d). Places are counted over all rows one after another.
     """
     states = rows.flatten(0, 1).index_select(0, at.flatten())
     return states if at.dim() == 1 or at.shape[1] == 1 else states.reshape(len(at), -1)
