@@ -75,9 +75,8 @@ def atomic_path(final: Path, a_file: bool = False) -> Iterator[Path]:
 
 
 def fsync_files(folder: Path) -> None:
-    """Flushes a folder's files to disk, and makes them readable for all users.
-
-    Files from safetensors are readable only for their owner.
+    """Flushes a folder's files to disk, and makes them readable for all users, because safetensors
+    writes files that only their owner can read.
     """
     for file in folder.rglob("*"):
         if file.is_file():

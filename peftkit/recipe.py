@@ -32,12 +32,13 @@ class Training(Part):
     batch_size: int = Field(default=32, ge=1)
     """Examples per optimizer step, over all devices."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
-    """Maximum tokens per forward pass and device, padding included; sets the gradient accumulation.
-    On a CPU, packed batches hold at most 512 to 1,024 tokens (fewer in deeper models), since
-    more is no faster. Memory and speed change; results change only because dropout masks differ."""
+    """Maximum number of tokens per forward pass and device, padding included; sets the gradient
+    accumulation. On a CPU, packed batches hold at most 512 to 1,024 tokens (fewer in deeper
+    models), because larger ones are no faster. The limit changes memory and speed; it changes
+    results only through dropout masks."""
     layout: Literal["auto", "padded"] = "auto"
     """`padded` pads the examples of a batch to one length. `auto` packs them one after another if
-    method and architecture allow it and the self-check finds equal results; else it pads. First
+    method and architecture allow it and the self-check finds equal results; if not, it pads. First
     tokens that all packed examples share, such as a system prompt, are computed once."""
     gradient_checkpointing: bool = False
     """Whether to recompute activations in the backward pass instead of storing them. This needs far
@@ -53,7 +54,8 @@ class Training(Part):
     warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
     """Share of the optimizer steps used for warm-up, in which the learning rate rises from zero."""
     max_grad_norm: float = Field(default=1.0, ge=0)
-    """Maximum L2 norm of all gradients together; larger ones are scaled down. 0 for no limit."""
+    """Maximum L2 norm of all gradients together; larger gradients are scaled down. 0 for no
+    limit."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target's probability that is spread over all classes (arXiv:1512.00567)."""
     dropout: float | None = Field(default=None, ge=0, lt=1)

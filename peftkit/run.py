@@ -111,7 +111,7 @@ def run(
     Args:
         output_dir: a folder that does not exist yet, or is empty; `runs/<name>` if not given.
         console: where progress is printed; nowhere if not given.
-        frozen_probe: for a classifier, whether to also fit a probe on the frozen base.
+        frozen_probe: for a classifier, whether to fit a probe on the frozen base.
         rows: the recipe's rows, if `check_early` has already read them.
 
     Raises:

@@ -83,7 +83,7 @@ NOTHING = {
     ),
     "a full name and a number": (
         {"target_modules": ["model.layers.0.self_attn.q_proj"], "layers_to_transform": [1]},
-        "PEFT adapts `model.layers.0.self_attn.q_proj` in any case", "ends of names",
+        "has no effect on `model.layers.0.self_attn.q_proj`", "ends of names",
     ),
     "a misspelled parameter": (
         {"target_parameters": ["mlp.gate_porj.weight"]},

@@ -33,8 +33,8 @@ def check_template(opened: OpenedBase, record: Record) -> None:
 def check_tokenizer(opened: OpenedBase, record: Record) -> None:
     """Raises AdapterError unless the base's tokenizer is the one used in training.
 
-    Also tries the padding token that earlier peftkit versions chose; keeps it if the digest then
-    matches.
+    If the tokenizers differ, sets the padding token that earlier peftkit versions chose, and
+    compares again.
     """
     tokenizer = opened.tokenizer
     for pad in (tokenizer.pad_token, tokenizer.eos_token or tokenizer.unk_token):
@@ -49,7 +49,7 @@ def check_tokenizer(opened: OpenedBase, record: Record) -> None:
 
 
 def check_base_files(opened: OpenedBase, record: Record) -> None:
-    """Downloads the base's weights; raises AdapterError if the files differ from training's."""
+    """Downloads the base's weights; raises AdapterError unless its files are those of training."""
     download_weights(opened)
     base, trained_on = fingerprint(opened), record.known_base
     if base.sha256 != trained_on.sha256:

@@ -125,7 +125,7 @@ def vocabulary_note(folder: Path, config: AdapterConfig, base: OpenedBase, head:
 
 
 def uses_own_tokenizer(folder: Path, base: OpenedBase) -> bool:
-    """Whether texts are encoded with the adapter's tokenizer instead of the base's."""
+    """Whether texts are encoded with the adapter's tokenizer instead of the base's tokenizer."""
     return Path(base.tokenizer.name_or_path) == folder
 
 
@@ -208,11 +208,12 @@ def _indices(config: AdapterConfig) -> Iterable[int]:
 def _tokenizer_beside(folder: Path, base: OpenedBase, head: Head, needed: bool) -> Any:
     """The tokenizer in an adapter's folder, with the base's length limit.
 
-    Returns the base's tokenizer if both have the same tokens, and None if the folder has no usable
-    tokenizer.
+    Returns the base's tokenizer if the folder's tokenizer has the same tokens. Returns None if the
+    folder has no tokenizer, if one of its files is too large, or if it cannot be read and is not
+    `needed`.
 
     Raises:
-        AdapterError: the tokenizer is needed and cannot be read.
+        AdapterError: the tokenizer cannot be read although it is `needed`.
     """
     import transformers
 

@@ -238,7 +238,7 @@ def _record_answers(findings: Findings, task: Task) -> None:
 
 
 def _layer_mismatch(opened: OpenedBase, record: Record) -> str:
-    """A message if the base has another number of layers than in training; else empty."""
+    """A message if the base has another number of layers than in training; empty if not."""
     saved = record.known_base.num_hidden_layers
     here = getattr(opened.config, "num_hidden_layers", None)
     if saved is None or saved == here:

@@ -22,7 +22,7 @@ calling the layer. An adapter on the output of such a layer has no effect."""
 
 
 def check_continues(base: OpenedBase) -> None:
-    """Raises BaseModelError if the base is an encoder, whose tokens see later tokens too.
+    """Raises BaseModelError if the base is an encoder, in which tokens see later tokens.
     transformers would load the encoder as a causal language model without an error.
     """
     from transformers.models.auto import modeling_auto as auto

@@ -22,8 +22,8 @@ class Base(Part):
     double_quant: bool = False
     """Whether the scales of nf4 and fp4 are quantized too, which saves 0.4 bits per weight."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Dtype of the computation, and of frozen weights that are not quantized. auto is bfloat16 on
-    GPUs that support it, else float32."""
+    """Dtype of the computation, and of frozen weights that are not quantized. `auto` is bfloat16 on
+    GPUs that support it, and float32 on all other devices."""
     added_tokens: tuple[str, ...] = ()
     """Tokens to add to the vocabulary; their embeddings are trained with any method."""
     chat_template: str = ""

@@ -55,7 +55,7 @@ def chat_template(name: str) -> str:
 
 
 def template_label(template: str | None) -> str:
-    """Phrase for messages, such as `the chat template `plain``, if `template` is one of peftkit's;
-    else empty.
+    """Phrase for messages, such as `the chat template `plain``; empty unless `template` is a
+    template of peftkit.
     """
     return next((f"the chat template `{n}`" for n in NAMES if chat_template(n) == template), "")

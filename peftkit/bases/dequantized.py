@@ -17,7 +17,7 @@ from peftkit.data.packaged import sha256_of
 
 
 def cache_folder() -> Path:
-    """Folder of the dequantized models: `$XDG_CACHE_HOME/peftkit`, else `~/.cache/peftkit`."""
+    """Folder of dequantized models: `$XDG_CACHE_HOME/peftkit`, by default `~/.cache/peftkit`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "peftkit"
 
 

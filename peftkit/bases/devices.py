@@ -59,8 +59,8 @@ def check_tracker(report_to: str) -> None:
 
 
 def compute_dtype(base: Base) -> torch.dtype:
-    """Dtype of the computation: `base.dtype`; for auto, bfloat16 on GPUs that do not emulate it,
-    else float32. On CPU, bfloat16 is 5-8 times slower.
+    """Dtype of the computation: `base.dtype`. `auto` is bfloat16 on GPUs that compute in bfloat16
+    without emulating it, and float32 on all other devices. On CPU, bfloat16 is 5-8 times slower.
     """
     if base.dtype != "auto":
         return torch.float32 if base.dtype == "float32" else torch.bfloat16
@@ -69,7 +69,7 @@ def compute_dtype(base: Base) -> torch.dtype:
 
 
 def weights_dtype(base: Base, trains_base_weights: bool) -> torch.dtype:
-    """Dtype of the base's weights: float32 if they are trained, else `compute_dtype`."""
+    """Dtype of the base's weights: float32 if they are trained, `compute_dtype` if frozen."""
     return torch.float32 if trains_base_weights else compute_dtype(base)
 
 

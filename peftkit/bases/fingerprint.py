@@ -14,7 +14,7 @@ from peftkit.data.packaged import sha256_of
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Identifies an adapter's base by name, quantization and digests of files, in any folder."""
+    """Identifies an adapter's base by name, quantization and digests of files, not by folder."""
 
     name: str
     """The base's name in the recipe; for a local path, only the last part."""
@@ -41,7 +41,7 @@ class RecordedBase(Fingerprint):
 
     @property
     def known_name(self) -> str:
-        """The base's Hub id if it has one, else its name in the recipe."""
+        """The base's Hub id; its name in the recipe if it has no Hub id."""
         return self.hub_id or self.name
 
 

@@ -30,12 +30,12 @@ class OpenedBase:
     added_ids: tuple[int, ...] = ()
     """Consecutive ids of `spec.added_tokens`."""
     rows_in_files: int = 0
-    """If an adapter changed the number of embedding rows in `config`: their number in the files;
-    else 0."""
+    """Number of embedding rows in the base's files if an adapter changed the number in `config`; 0
+    if no adapter did."""
 
     @property
     def name(self) -> str:
-        """The Hub id, else the name or path in the recipe."""
+        """The Hub id; the name or path in the recipe if there is no Hub id."""
         return self.hub_id or self.spec.name_or_path
 
     @property

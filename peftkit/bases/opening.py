@@ -23,7 +23,7 @@ NEEDED = {
 }
 """Quantization method other than bitsandbytes -> the package or GPU that it needs."""
 LEAST_TEXT = 4
-"""Fewest positions of the base that must remain for the text beside the virtual tokens."""
+"""Minimum number of tokens that a text can have beside the virtual tokens."""
 POSITIONS_AFTER_PADDING = (
     "camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta",
     "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
@@ -44,8 +44,8 @@ def open_base(base: Base, virtual_tokens: int = 0, one_output: bool = False) -> 
     Raises:
         BaseModelError: the base does not exist, or transformers cannot load it, or peftkit cannot
             train on it.
-        MissingPackageError: the package of a `packaged:` base, or one that reads the base's files,
-            is not installed.
+        MissingPackageError: the package of a `packaged:` base, or a package that reads the base's
+            files, is not installed.
     """
     opened = find_files(base)
     config, tokenizer = _config_and_tokenizer(base, opened.folder)
@@ -99,7 +99,7 @@ def _config_and_tokenizer(base: Base, folder: Path) -> tuple[Any, Any]:
 
 
 def _readable_tokens(tokenizer: Any, config: Any) -> int:
-    """Most tokens that a model reads: the tokenizer's limit or the positions, whichever is less."""
+    """Maximum number of tokens that a model reads, by its tokenizer and by its positions."""
     positions = getattr(config, "max_position_embeddings", None) or 0
     positions = positions if positions > 0 else tokenizer.model_max_length  # XLNet says -1
     if config.model_type in POSITIONS_AFTER_PADDING:
@@ -112,8 +112,8 @@ def _as_quantized(base: Base, config: Any) -> Base:
     """Returns the base; if its files are quantized, a copy with the files' quantization.
 
     Raises:
-        BaseModelError: the recipe asks for another quantization than that of the files, or peftkit
-            cannot train on a base with the files' quantization.
+        BaseModelError: the recipe asks for a quantization that the files do not have, or peftkit
+            cannot train on a base with the quantization of the files.
     """
     settings = getattr(config, "quantization_config", None)
     if settings is None:
@@ -140,8 +140,8 @@ def _as_quantized(base: Base, config: Any) -> Base:
 
 
 def _add_tokens(tokenizer: Any, tokens: tuple[str, ...], rows: int | None) -> tuple[int, ...]:
-    """Adds tokens to a tokenizer; returns their ids. A token may be in the tokenizer already if the
-    embedding has no row for it.
+    """Adds tokens to a tokenizer; returns their ids. A token that is already in the tokenizer is
+    accepted if the embedding has no row for it.
 
     Args:
         rows: number of rows in the embedding; None if unknown.

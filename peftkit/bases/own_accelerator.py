@@ -1,7 +1,7 @@
 """An Accelerator with its own precision.
 
-Accelerate keeps one precision and one number of accumulated steps per process. But a notebook may
-load adapters in several precisions, and may use another Accelerator for other training.
+Accelerate keeps one precision and one number of accumulated steps per process. But a notebook can
+load adapters in several precisions, and use another Accelerator for other training.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Chooses the token to pad rows with.
 
-A text classifier on a decoder reads the last token that is not the padding token, so no text may
-end in the padding token. In other models any token will do, since they do not read padding.
+A text classifier on a decoder reads the last token that is not the padding token, so texts must not
+end in the padding token. Other models do not read padding, so any token can be their padding token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def choose_padding(tokenizer: Any, config: Any, one_output: bool) -> None:
 
     Args:
         config: the base's configuration.
-        one_output: whether each text has one output; then no text may end in the padding token.
+        one_output: whether each text has one output. If so, texts must not end in the padding
+            token.
     """
     rows = embedding_rows(config)
     ends = _appended(tokenizer) if one_output else None
@@ -64,8 +65,8 @@ def _appended(tokenizer: Any) -> int | None:
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Saves a tokenizer, without its padding token if that is an ordinary token: transformers would
-    load it as a special token and remove it from texts.
+    """Saves a tokenizer. Leaves out its padding token if this is an ordinary token, because
+    transformers would load it as a special token and remove it from texts.
     """
     pad, special = tokenizer.pad_token, {str(t) for t in tokenizer.added_tokens_decoder.values()}
     if pad not in special:

@@ -44,7 +44,8 @@ def pooled_class(config: Any, name: str) -> Any:
     if config.is_encoder_decoder:
         raise BaseModelError(
             f"`{name}` is a {config.model_type} model, with an encoder and a decoder: its last "
-            "hidden states belong to the text it writes; `task.pooling` needs those of the input",
+            "hidden states belong to the text it writes; `task.pooling` needs hidden states of the "
+            "text it reads",
             advice,
         )
     mapping: Any = transformers.AutoModel
@@ -84,8 +85,8 @@ def check_first_token(model: Any, name: str) -> None:
 
 
 def _reads_left_to_right(model: Any) -> bool:
-    """Whether tokens see only earlier tokens, by the attention's `is_causal`. If that is missing:
-    whether the architecture has a causal but no masked language model.
+    """Whether tokens see only earlier tokens, as the attention's `is_causal` says. If it says
+    nothing, True for architectures that have a causal but no masked language model.
     """
     causal = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
     if causal:
@@ -195,7 +196,7 @@ def _dropout(config: Any) -> float:
 
 
 def _text(hidden: Tensor, mask: Tensor | None, num_virtual_tokens: int) -> Tensor:
-    """Mask of the hidden states to pool, (rows, width): 1 for tokens of the text, else 0."""
+    """Mask of the hidden states to pool, (rows, width): 1 for tokens of the text, 0 for others."""
     rows, width = hidden.shape[:2]
     if mask is None:
         mask = torch.ones((rows, width), device=hidden.device)

@@ -59,8 +59,8 @@ def count_quantized(model: Any, head: tuple[str, ...]) -> Quantized:
 
 
 def is_quantized(module: Any) -> bool:
-    """Whether a module is a bitsandbytes layer whose weight has 4 or 8 bits, or is on the meta
-    device.
+    """Whether a module is a bitsandbytes layer with a weight of 4 or 8 bits, or with a weight
+    that is on the meta device.
     """
     import bitsandbytes
     import torch
@@ -156,9 +156,9 @@ def quantization_of(base: OpenedBase, dtype: torch.dtype, empty: LoadedModel) ->
 
 
 def _unquantized_in_files(base: OpenedBase, model: Any) -> list[str]:
-    """Names of a prequantized base's linear layers that its files hold unquantized, or do not hold,
-    like a new head. If the files are not downloaded yet, returns the unquantized layers that the
-    configuration lists, and the head's modules.
+    """Names of a prequantized base's linear layers that are unquantized in its files, or missing
+    there (a new head, for example). If the files are not downloaded yet, returns the unquantized
+    layers that the configuration lists, and the head's modules.
     """
     from safetensors import safe_open
     from torch import nn

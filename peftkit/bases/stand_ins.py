@@ -16,7 +16,7 @@ BEGINNING = 2048
 WHOLE = 2**20
 """Number of bytes read from a JSON file to find its encoding."""
 FEW = 8
-"""Number of pickle instructions that a plain text may start with by chance."""
+"""Number of pickle instructions that a plain text can start with by chance."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 AGAIN = "download it again; the link or the login may be wrong"
 PULL = (

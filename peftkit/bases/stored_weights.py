@@ -1,7 +1,7 @@
 """Finds architectures that use a quantized layer's stored weight without calling the layer.
 
-Mamba, for example, multiplies by `dt_proj.weight` instead of calling `dt_proj`. A forward pass on
-the meta device fails there, since the weight has its stored shape and dtype.
+Mamba, for example, multiplies by `dt_proj.weight` instead of calling `dt_proj`. There a forward
+pass on the meta device fails, because a quantized weight is stored in another shape and dtype.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ def check_ids(base: OpenedBase, texts: Iterable[Sequence[int] | npt.NDArray[np.i
     """Raises BaseModelError if a text has a token without a row in the embedding.
 
     Returns:
-        A note if the tokenizer has tokens without a row, but no text uses any of them; else empty.
+        A note if the tokenizer has tokens without a row but no text uses them; empty if all have
+        rows.
     """
     beyond = beyond_embedding(base)
     if not beyond:

@@ -1,7 +1,7 @@
 """Drafts a recipe for a data file.
 
 Each task lists the ways in which it can read the file's columns. If only one way is clear, it is
-chosen; otherwise an error lists the ways.
+chosen; if not, an error lists the ways.
 """
 
 from __future__ import annotations

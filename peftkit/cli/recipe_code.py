@@ -70,7 +70,7 @@ def _parts(part: Part, shown: Any) -> Iterator[Part]:
 
 
 def _lines(before: str, value: Any, indent: str, after: str, shown: Any) -> list[str]:
-    """Returns the lines of a value's code: one line if the code fits, else a line or more per item.
+    """Returns the lines of a value's code: a single line if the code fits, or lines for each item.
 
     Args:
         before: text before the value.

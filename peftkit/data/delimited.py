@@ -96,7 +96,7 @@ def _table(
 
 def _excel_line(lines: Sequence[str]) -> tuple[int, str]:
     """Returns (number of lines to skip, separator): (1, `;`) if the first line is Excel's `sep=;`,
-    otherwise (0, empty).
+    (0, empty) for any other line.
     """
     first = lines[0].strip("\r\n") if lines else ""
     declaration = re.fullmatch(r'"?sep=([^"\w ])"?', first, re.IGNORECASE)

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from peftkit.data.delimited_records import STRAY, Reading, read_literal, read_quoted
 
 MANY_LINES = 10
-"""Fewest lines at which a quoted record is taken for several rows joined by mistake, if nearly all
-of its lines have the header's number of fields. Lines of a text rarely have it."""
+"""A quoted record of at least this many lines is taken for several rows joined by mistake if its
+first, its last and nearly all other lines have as many fields as the header. In a text, lines
+rarely do."""
 
 
 def has_escaped_quotes(line: str) -> bool:
@@ -39,9 +40,9 @@ def best_reading(lines: Sequence[str], start: int, separator: str) -> tuple[Read
 def _swallowed(lines: Sequence[str], reading: Reading, separator: str) -> frozenset[int]:
     """Returns the indices of the first lines of records that seem to join several rows by mistake.
 
-    Nearly all lines of such a record have the header's number of fields. Since texts have commas
-    too, the record must also have many lines, or its lines must share values, such as a label,
-    with other lines.
+    Nearly all lines of such a record have as many fields as the header. Lines of a text can have as
+    many commas by chance. So the record must have many lines, or its lines must share values, such
+    as a label, with other lines.
     """
     rows = [r for r in reading.records[1:] if not r.kind and r.fields]
     several = [record for record in rows if record.end - record.first > 1]
@@ -70,7 +71,7 @@ def _swallowed(lines: Sequence[str], reading: Reading, separator: str) -> frozen
 
 
 def _known(fields: Sequence[str], common: Sequence[Counter[str]]) -> bool:
-    """Whether one of a line's fields has a value without quotes that at least two rows have."""
+    """Whether a field of a line has a value without quotes that occurs in at least two rows."""
     return any(
         value.strip() and '"' not in value and counter[value.strip()] > 1
         for value, counter in zip(fields, common, strict=True)

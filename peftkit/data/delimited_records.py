@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 STRAY = "stray quote"
 READ_AGAIN = 20
-"""How many times a file's number of lines may be reread after unmatched quotes."""
+"""Maximum number of lines to reread after unmatched quotes, divided by the file's number of
+lines."""
 
 
 @dataclass(frozen=True)

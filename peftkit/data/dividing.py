@@ -18,7 +18,7 @@ class Strata(Protocol):
         """Returns a text that is equal for rows with the same input."""
 
     def stratum(self, row: Row) -> str:
-        """Returns the value of a row, such as its label, that every piece gets its share of."""
+        """Returns a row's stratum, such as its label; each piece has its share of each stratum."""
 
 
 def divide(

@@ -110,7 +110,7 @@ class Examples:
         return slice(index, index + 1) if self.read_at is None else self.read_at.span(index)
 
     def outputs_per_row(self) -> npt.NDArray[np.int64]:
-        """Returns (rows,), the number of outputs in all examples of each row."""
+        """Returns the number of outputs in all examples of each row, (rows,)."""
         sizes = np.ones(len(self)) if self.read_at is None else self.read_at.lengths
         row_of = np.arange(len(self)) if self.row_of is None else self.row_of
         return np.bincount(row_of, sizes, len(self.rows)).astype(np.int64)
@@ -192,7 +192,7 @@ class Prompt:
     text: str
     """The prompt's text for reports; in a chat, only the user's messages."""
     expected: str
-    """The text with which the row itself continues."""
+    """The row's own answer to the prompt, with which the model's answer is compared."""
     input_ids: npt.NDArray[np.int64]
 
 

@@ -74,7 +74,7 @@ DATE = re.compile(
 
 
 def text_columns(table: Table) -> list[str]:
-    """Returns the columns in which most values have words, also inside lists or objects."""
+    """Returns the columns in which most values contain words, alone or inside lists or objects."""
     columns = []
     for column in table.columns:
         values = (value for _, row in table.rows if not _is_plain(value := row.get(column)))

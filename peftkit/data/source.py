@@ -73,7 +73,7 @@ def as_number(text: str, decimal: str) -> float | None:
     """Returns a text as a number; None if it is not a number.
 
     Args:
-        decimal: decimal mark, `.` or `,`; the other of the two may separate thousands.
+        decimal: decimal mark, `.` or `,`; the other of the two can separate thousands.
     """
     group = "." if decimal == "," else ","
     if re.fullmatch(rf"[-+]?\d{{1,3}}(\{group}\d{{3}})+(\{decimal}\d+)?", text.strip()):

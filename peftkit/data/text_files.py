@@ -126,7 +126,7 @@ def encoding_hint(path: Path) -> str:
 
 
 def _sample(lines: list[bytes], encoding: str) -> str:
-    """Returns the first word of `lines` that is not all ASCII, shortened; empty if none is."""
+    """Returns the first word with a non-ASCII character, shortened; empty if there is none."""
     words = (w for line in lines for w in re.findall(r"[^\W_]+", line.decode(encoding)))
     return next((word for word in words if not word.isascii()), "")[:LONGEST_SAMPLE]
 

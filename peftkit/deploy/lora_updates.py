@@ -69,7 +69,7 @@ def why_no_plain_lora(config: AdapterConfig, folder: Path, head: bool = False) -
     Args:
         config: content of adapter_config.json; empty for methods that write none.
         folder: folder of the adapter.
-        head: whether a plain LoRA may also have a trained head (`modules_to_save`).
+        head: whether a plain LoRA is allowed to have a trained head (`modules_to_save`).
     """
     kind, bias = config.kind, config.get("bias", "none")
     other = [n for n in config if config[n] and n not in EXPANDED and n not in WITHOUT_EFFECT]

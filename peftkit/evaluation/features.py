@@ -24,8 +24,8 @@ from peftkit.training.progress import Pace, Say, silent
 
 Floats = npt.NDArray[np.float32]
 SAME = 1e-4
-"""Largest allowed difference between read and collected features, relative to the largest
-feature."""
+"""Largest allowed difference between features from `read_features` and features from
+`collect_features`, relative to the largest feature."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class CollectedFeatures:
     """Features of each batch, (batch, d), on the CPU."""
 
     def features(self) -> Floats | None:
-        """The features, (examples, d); None if a process has not collected those of every batch."""
+        """The features, (examples, d); None if a process lacks the features of a batch."""
         sizes = [len(indices) for indices in self.base.engine.own_batches(self.examples)]
         complete = [[len(part) for part in self.parts] == sizes]
         if self.base.engine.accelerator.num_processes > 1:
@@ -122,7 +122,7 @@ class CollectedFeatures:
 
 @contextlib.contextmanager
 def collect_features(base: FrozenBase, examples: Examples) -> Iterator[CollectedFeatures]:
-    """Makes each forward pass inside the block also collect features; the logits stay the same.
+    """Collects features in each forward pass inside the block; the logits stay the same.
 
     The head's first linear layer appends its input to its output, and the other layers pass this
     part on unchanged. After the head, this part is cut off the logits.

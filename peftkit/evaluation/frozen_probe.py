@@ -49,7 +49,8 @@ class FrozenProbe:
 
     regularization: float
     tried: list[dict[str, float]]
-    """One entry per strength: `regularization`, the strength; `value`, its validation score."""
+    """One dictionary for each strength: the inverse strength as `regularization`, the validation
+    score as `value`."""
     score: Score
     num_parameters: int
 

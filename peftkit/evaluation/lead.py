@@ -49,8 +49,8 @@ def lead(
 
 
 def _against_guess(metric: str, after: Score, guess: float, label: str) -> str:
-    """A sentence if the trained model's bootstrap interval is not above a constant answer's score,
-    `guess`; else empty.
+    """A sentence if the trained model's bootstrap interval is not above `guess`, the score of a
+    constant answer; empty if it is above.
     """
     value = after.metrics[metric]
     low, high = after.intervals.get(metric, (value, value))
@@ -70,7 +70,7 @@ def _against_guess(metric: str, after: Score, guess: float, label: str) -> str:
 
 def _against_probe(metric: str, after: Score, probe: Score, rows: str, task: Task) -> str:
     """A sentence if the trained model does not beat the probe in a paired bootstrap over the test
-    rows; else empty.
+    rows; empty if it does.
     """
     comparable = [name for name in (metric, "accuracy", *after.parts)
                   if name in after.parts and name in probe.parts]  # fmt: skip

@@ -21,8 +21,8 @@ FREE = 1e11
 """Number of multiplications that the probe may take in any run. They take about a second on two CPU
 cores; the shortest run takes ten seconds."""
 LEAST_PER_LABEL = 5
-"""Fewest training rows per label, on average, to fit the probe on. A probe on fewer says little
-about the base. A smaller training split is used whole."""
+"""Minimum average number of training rows per label to fit the probe on. A probe fitted on fewer
+rows says little about the base. If the training split has fewer rows, all of them are used."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ def probe_of_run(
 
     Args:
         test: features of the test split, if scoring collected them.
-        planned: tokens of all forward passes of the run, as `stages.plan.forward_tokens` counts.
+        planned: number of tokens in all forward passes of the run, from
+            `stages.plan.forward_tokens`.
         num_parameters: number of the base's parameters without embeddings.
     """
     num_train = len(encoded.train)
@@ -86,12 +87,12 @@ class _Work:
     """
 
     by_rows: float
-    """Multiplications for all training and validation rows."""
+    """Number of multiplications for all training and validation rows."""
     fixed: float
-    """Multiplications for the features of the test rows; 0 if these are known already."""
+    """Number of multiplications for the features of the test rows; 0 if these are known already."""
 
     def of(self, share: float) -> float:
-        """The work on a share of the training and validation rows."""
+        """The number of multiplications for a share of the training and validation rows."""
         return self.fixed + share * self.by_rows
 
     def share_within(self, allowed: float) -> float:
@@ -115,8 +116,8 @@ def _work(base: FrozenBase, encoded: Encoded, test_is_read: bool, num_parameters
 
 
 def draw(examples: Examples, count: int, seed: int) -> Sequence[int]:
-    """Draws at most `count` examples, stratified by label, with one of each label if possible.
-    Returns sorted indices.
+    """Draws at most `count` examples, stratified by label, with at least one example of each label
+    where possible. Returns sorted indices.
     """
     targets = targets_of(examples)
     if count >= len(targets):

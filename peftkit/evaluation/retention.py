@@ -88,12 +88,13 @@ def text_loss(
     max_length: int,
     accelerator: Accelerator,
 ) -> float:
-    """Mean negative log-likelihood of texts, in nats per token. Uses each text's first
-    `max_length` tokens, end token included; the very first token is not predicted.
+    """Mean negative log-likelihood of texts, in nats per token. Uses the first `max_length` tokens
+    of each text, including the end token. The first token of a text is not predicted.
 
     Args:
         model: a causal language model, with or without an adapter.
-        tokenizer: from `open_base`; its `model_max_length` is the most that the base reads.
+        tokenizer: from `open_base`; its `model_max_length` is the number of tokens that the base
+            can read.
 
     Raises:
         DataError: no text has two tokens.

@@ -76,9 +76,9 @@ def run_model(
             call.
 
     Returns:
-        What `keep` returns for all outputs, (outputs, ...) in the examples' order.
-        `loss`: mean of the plain loss, by which recipes are compared. Left out if the loss compares
-            with values from before training, and these are not in the examples.
+        The numbers that `keep` returns, (outputs, ...), in the order of the examples; and `loss`,
+        the mean of the plain loss, by which recipes are compared. `loss` is missing if it compares
+        with values from before training that are not in the examples.
 
     Raises:
         TrainingError: the model outputs NaN or infinity.
@@ -118,7 +118,7 @@ def keep_outputs(
 
 
 def start_values(engine: Engine, examples: Examples) -> npt.NDArray[np.float32]:
-    """The loss of each output before training, (outputs,), with which some losses compare.
+    """Computes each output's loss before training, (outputs,). Some losses compare with it.
 
     Call it right after injection.
     """

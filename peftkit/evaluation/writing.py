@@ -40,8 +40,8 @@ def with_text_scores(
 
 
 def check_prompts(encoded: Encoded, task: Task, name: str) -> str:
-    """Checks that the splits have enough rows for a metric of written texts. Returns a note if they
-    have fewer than the recipe asks for; else an empty text.
+    """Checks that the splits have enough rows for a metric of written texts. Returns a note if a
+    split has fewer rows than the recipe asks for, an empty text if none has.
 
     Args:
         name: the metric that chooses the best weights.

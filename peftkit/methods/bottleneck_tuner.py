@@ -215,7 +215,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         return normed
 
     def __getattr__(self, name: str) -> Any:
-        """Returns an attribute of this layer or else of the base module, as models expect."""
+        """Returns an attribute of this layer, or of the base module if this layer lacks it."""
         try:
             return super().__getattr__(name)
         except AttributeError:

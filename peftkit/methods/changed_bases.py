@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
-"""An `init_lora_weights` that begins with one of these changes the base; `eva`, `gaussian`,
+"""Beginnings of the values of `init_lora_weights` that change the base; `eva`, `gaussian`,
 `orthogonal` and `mica` do not."""
 CONVERT = (
     "convert it to LoRA where it was trained, with PEFT's `save_pretrained(..., "
@@ -24,7 +24,7 @@ NO_CONVERSION = "PEFT has no conversion for it; ask for a LoRA of the unchanged 
 
 
 def changed_base(config: Mapping[str, object]) -> tuple[str, str] | None:
-    """Returns a message and a hint if an adapter's initialisation changed its base, else None.
+    """Returns a message and a hint if an adapter's initialisation changed its base; None if not.
 
     Args:
         config: the content of adapter_config.json.

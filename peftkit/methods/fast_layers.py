@@ -18,7 +18,7 @@ class FastLayer(Protocol):
 
     @property
     def moved(self) -> Tensor | None:
-        """The base layer's weight if this layer has moved it into a larger matrix, else None."""
+        """The base layer's weight if this layer has moved it into a larger matrix; None if not."""
 
     def unfuse(self) -> None:
         """Moves the base layer's weight out of the larger matrix, into its own memory."""

@@ -102,8 +102,8 @@ class IA3(StoredByPeft):
         return [name for name, _ in model.named_parameters() if ".ia3_l." in name]
 
     def _layers(self, model: nn.Module, head: tuple[str, ...]) -> tuple[Any, Any]:
-        """Returns (all layers to scale, those of them to scale at their input). Each item is a list
-        of names or a pattern.
+        """Returns the choice of all layers to scale, and the choice of layers to scale at their
+        input instead of their output. Each choice is a list of names or a pattern.
         """
         from peftkit.bases.architectures import complete_family
         from peftkit.errors import MethodError

@@ -66,7 +66,8 @@ class LoRA(StoredByPeft):
     """Whether to scale by `lora_alpha / sqrt(r)`, so that large ranks keep learning
     (arXiv:2312.03732)."""
     loraplus_lr_ratio: float = Field(default=1.0, ge=1)
-    """Learning rate of B divided by that of A; the paper advises about 16 (arXiv:2402.12354)."""
+    """Learning rate of B divided by the learning rate of A; the paper advises about 16
+    (arXiv:2402.12354)."""
 
     @model_validator(mode="after")
     def _check_blocks(self) -> Self:

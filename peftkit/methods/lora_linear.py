@@ -70,7 +70,8 @@ class Linear(PeftLinear):
     @torch.no_grad()
     def _whole(self, a: Tensor, scale: float) -> Tensor:
         """Returns M after writing the current A into it. The first call also moves the base layer's
-        weight into M. The backward pass writes B, since another adapter can use M before.
+        weight into M. B is written only in the backward pass, because another adapter can use M in
+        between.
         """
         weight: Any = self.base_layer.weight
         (height, width), r = weight.shape, len(a)
@@ -86,7 +87,7 @@ class Linear(PeftLinear):
 
     @property
     def moved(self) -> Tensor | None:
-        """The weight of the base layer if it is in M, else None."""
+        """The weight of the base layer if it is in M; None if it is not."""
         return None if self.fused_weight is None else self.base_layer.weight  # type: ignore[return-value]
 
     def unfuse(self) -> None:

@@ -115,7 +115,7 @@ class Method(OpenPart):
     def inject(self, model: nn.Module, encoded: Encoded, head: tuple[str, ...]) -> nn.Module:
         """Returns the model with only this method's parameters and the head trainable.
 
-        Works on the meta device too, where `peftkit check` counts parameters.
+        The model may be on the meta device, where `peftkit check` counts parameters.
 
         Args:
             head: names of modules that every method trains and saves whole.
@@ -142,7 +142,7 @@ class Method(OpenPart):
         return ()
 
     def first_selectable_step(self, num_steps: int) -> int:
-        """Returns the first optimizer step whose weights may be chosen as the best."""
+        """Returns the first optimizer step whose weights can be chosen as the best."""
         return 0
 
     def after_step(self, model: nn.Module, step: int, num_steps: int) -> None:
@@ -173,7 +173,7 @@ class Method(OpenPart):
     def restore(self, model: nn.Module, folder: Path) -> None:
         """Loads saved tensors into a model that `inject` returned, to train them further.
 
-        Works on the meta device too, where only names and shapes are compared.
+        On the meta device, only compares names and shapes.
 
         Raises:
             AdapterError: tensors are missing, unexpected or of other shapes, or the adapter has
@@ -185,7 +185,8 @@ class Method(OpenPart):
         self, model: nn.Module, load_base: Callable[[], LoadedModel]
     ) -> Mapping[str, torch.Tensor | float]:
         """Returns parameter name -> neutral value: the tensor or number at which the adapter has no
-        effect. Used for rewinding; parameters without one keep their trained values.
+        effect. Used for rewinding; parameters that are missing in the result keep their trained
+        values.
 
         Args:
             model: a model that `load` returned.

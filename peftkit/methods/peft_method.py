@@ -55,8 +55,7 @@ class PeftMethod(StoredByPeft):
     """Trains with the tuner of PEFT that a configuration describes."""
 
     config: dict[str, object] = Field(min_length=1)
-    """Fields of the PEFT configuration, including `peft_type`; a `peft.PeftConfig` is accepted
-    too."""
+    """Fields of the PEFT configuration, including `peft_type`; or a `peft.PeftConfig`."""
 
     @field_validator("config", mode="before")
     @classmethod

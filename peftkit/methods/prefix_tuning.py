@@ -2,10 +2,10 @@
 
     attention(q, [P_k; K], [P_v; V])        P_k, P_v: (num_virtual_tokens, d) in every layer
 
-Every layer attends to trained keys and values before those of the text. The paper trains the
-prefix through a small network (`prefix_projection`), which it drops afterwards. It initialises the
-prefix with the model's activations on real words; with little data, other starts give noisy output
-(section 7.4). PEFT starts from a normal distribution.
+Every layer attends to trained keys and values before the text's keys and values. The paper trains
+the prefix through a small network (`prefix_projection`), which it drops afterwards. It initialises
+the prefix with the model's activations on real words; with little data, other starts give noisy
+output (section 7.4). PEFT starts from a normal distribution.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class PrefixTuning(StoredVirtualTokens):
 
 
 def _start_at_words(injected: Any, count: int) -> None:
-    """Sets the prefix to a decoder's keys and values of random tokens. Leaves it unchanged if the
-    model returns no keys and values, or if their shape differs from the prefix's.
+    """Sets the prefix to a decoder's keys and values of random tokens. Leaves the prefix unchanged
+    if the model returns no keys and values, or returns them in another shape.
     """
     import torch
 

@@ -21,7 +21,7 @@ def quantized_refusal(kind: str, base: Base) -> str | None:
 
 
 def token_labels_refusal(kind: str, head: Head) -> str | None:
-    """Returns why a method with virtual tokens in the text refuses a token classifier, or None."""
+    """Returns why a method with virtual tokens in the text refuses a head; None if it does not."""
     if head.task_type != "TOKEN_CLS":
         return None
     return (

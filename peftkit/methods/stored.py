@@ -1,6 +1,7 @@
 """Base classes of methods that save in PEFT's format, or save tensors under their own names.
 
-Subclasses of `StoredByPeft` define only `inject`, those of `StoredAsTensors` only `trained_names`.
+Subclasses of `StoredByPeft` define only `inject`; subclasses of `StoredAsTensors` define only
+`trained_names`.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class StoredByPeft(Method):
 
 
 class StoredVirtualTokens(StoredByPeft):
-    """A PEFT method with virtual tokens before the text; it is correct in padded batches too."""
+    """A PEFT method with virtual tokens before the text; results are correct in padded batches."""
 
     abstract: ClassVar[bool] = True
 

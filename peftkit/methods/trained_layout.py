@@ -49,7 +49,7 @@ def restore_trained(model: nn.Module, folder: Path) -> None:
     """Loads the tensors of a folder into a model's trainable parameters.
 
     Raises:
-        AdapterError: names or shapes in the file are not the model's.
+        AdapterError: names or shapes differ between the file and the model.
     """
     fill_tensors(_without_added_rows(model), folder / WEIGHTS)
 
@@ -59,7 +59,7 @@ def fill_tensors(live: Mapping[str, Tensor], file: Path) -> None:
     only compares names and shapes.
 
     Raises:
-        AdapterError: names or shapes in the file are not the model's.
+        AdapterError: names or shapes differ between the file and the model.
     """
     compare_tensors(file, {name: tuple(tensor.shape) for name, tensor in live.items()})
     for name, tensor in load_file(file).items():

@@ -42,7 +42,8 @@ def inject_virtual(
         field: name of the recipe's field that holds the configuration, for messages.
 
     Raises:
-        MethodError: the architecture takes no virtual tokens, or a given size is not the base's.
+        MethodError: the architecture takes no virtual tokens, or a given size differs from the
+            base's size.
     """
     base: Any = model
     if base.config.is_encoder_decoder and config.task_type != "SEQ_2_SEQ_LM":
@@ -114,7 +115,7 @@ def restore_virtual(model: nn.Module, folder: Path) -> None:
     """Loads a folder's virtual tokens and head into a model, to train them further.
 
     Raises:
-        AdapterError: names, shapes or settings in the folder are not the model's.
+        AdapterError: names, shapes or settings differ between the folder and the model.
     """
     compare_configs(model, folder)
     prompt: Any = model.prompt_encoder[ADAPTER_NAME]  # type: ignore[index]
@@ -192,8 +193,8 @@ def _place(
     position numbers without padding.
 
     Args:
-        in_cache: whether virtual tokens are keys and values in the cache (prefix tuning), which
-            cannot be moved; otherwise they are embeddings before the text.
+        in_cache: True if virtual tokens are keys and values in the cache (prefix tuning), which
+            cannot be moved; False if they are embeddings before the text.
         reads_last: whether the head reads the last position, as decoders' classifiers do.
     """
     mask, embeddings = kwargs.get("attention_mask"), kwargs.get("inputs_embeds")

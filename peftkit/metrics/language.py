@@ -32,7 +32,7 @@ def token_sums(losses: Floats, right: Floats, sizes: Sequence[int]) -> Floats64:
 
 
 def perplexity(sums: Floats64) -> Floats64:
-    """Perplexity, (...,), from sums of losses and of tokens, (..., 2)."""
+    """Perplexity from (sum of losses, number of tokens) in the last axis: (..., 2) -> (...,)."""
     values: Floats64 = np.exp(np.minimum(sums[..., 0] / sums[..., 1], MOST))
     return values
 

@@ -66,7 +66,7 @@ class Part(BaseModel):
             collector.failed.append((self, error))
             object.__setattr__(self, "__dict__", {})  # hollow: only its problems are used
         except AttributeError:
-            if not collector.failed:  # else it read a field of a hollow part
+            if not collector.failed:  # after a failure, it can come from a hollow part
                 raise
             object.__setattr__(self, "__dict__", {})
 
@@ -84,7 +84,7 @@ class OpenPart(Part):
     renamed_hooks: ClassVar[Mapping[str, str]] = {}
     """Former name of a method that subclasses override -> its replacement."""
     abstract: ClassVar[bool] = False
-    """Whether a class only serves as a base class, and so is not a kind."""
+    """Whether a class serves only as a base class; a recipe cannot give it as `kind`."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

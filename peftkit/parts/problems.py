@@ -23,7 +23,7 @@ def all_problems(what: str) -> Iterator[None]:
         try:
             yield
         except Exception:
-            if not collector.failed:  # else a hollow part caused it
+            if not collector.failed:  # after a failure, it can come from a hollow part
                 raise
     if problems := problems_of(collector):
         raise problems_error(what, problems)

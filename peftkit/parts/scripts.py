@@ -21,7 +21,7 @@ from peftkit.errors import PeftkitError, RecipeError
 def import_trusted(module: str) -> None:
     """Imports a module that the user trusts, by name or .py file, so that its classes register.
 
-    Names are looked up from the current folder too, as `python -m` does.
+    The module can be installed or in the current folder, as with `python -m`.
     """
     if not module.endswith(".py"):
         if (folder := str(Path.cwd())) not in sys.path:

@@ -13,9 +13,9 @@ from peftkit.wording import shortened
 MAX_NAMED = 30
 """Largest number of labels whose names fit beside the matrix."""
 LEVEL = 40
-"""Largest total length, in characters, of labels written horizontally beneath the matrix."""
+"""Maximum total length, in characters, of labels written horizontally beneath the matrix."""
 NAME_LENGTH = 24
-"""Largest length of a label in the picture, in characters; longer labels are shortened."""
+"""Maximum length of a label in the picture, in characters; longer labels are shortened."""
 PAIRS = 20
 """Largest number of pairs that `worst_pairs` lists."""
 

@@ -21,7 +21,7 @@ class Distance:
     relative: float
     """`max_abs_dlogit` / max(1, the first model's largest absolute logit)."""
     kl: float
-    """Mean KL divergence of the second model's probabilities from the first's, in nats."""
+    """Mean KL divergence of the second model's probabilities from the first model's, in nats."""
     top1_agreement: float
     """Share of positions where both models give the largest logit to the same class or token."""
 

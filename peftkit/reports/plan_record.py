@@ -48,5 +48,5 @@ class Unplanned:
 
 
 def peak_of(peaks_mb: dict[str, float]) -> float:
-    """Largest peak memory of any stage but merging."""
+    """Highest peak memory of all stages except merging."""
     return max(mb for stage, mb in peaks_mb.items() if stage != "merging")

@@ -128,7 +128,7 @@ def _matrix(matrix: Matrix) -> ShownMatrix:
 
 
 def about_probe(probe: RecordedProbe | None) -> str:
-    """A sentence on a frozen probe that is left out or was fitted on only some rows; else empty."""
+    """A sentence if the frozen probe was left out or fitted on only some rows; empty if not."""
     if probe is None:
         return ""
     if probe.left_out:

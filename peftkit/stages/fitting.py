@@ -77,7 +77,7 @@ def train_and_score(
     """Trains a prepared recipe and scores it before and after; returns the model and the outcome.
 
     Args:
-        frozen_probe: whether to fit a probe on the frozen base too; only for classifiers.
+        frozen_probe: for a classifier, whether to fit a probe on the frozen base.
 
     Raises:
         Unfinished: a signal ended training; the trained model is not scored.

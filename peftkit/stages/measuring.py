@@ -250,8 +250,9 @@ def _passes(engine: Engine, trial: Trial) -> tuple[_Pass, _Pass]:
 
 
 def _most_in_training(model: nn.Module, train: _Pass, trial: Trial) -> float:
-    """Peak memory in training without weights and gradients, in MB. If an earlier micro-batch made
-    gradients, they exist from the start; else they are allocated while activations are freed.
+    """Peak memory in training without weights and gradients, in MB. If a step has several
+    micro-batches, gradients exist from the start. If it has a single one, they are allocated while
+    activations are freed.
     """
     train.run()
     gradients = [p.grad for p in trainable_parameters(model).values() if p.grad is not None]

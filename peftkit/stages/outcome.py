@@ -55,8 +55,8 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measures time and memory of the code inside the block. If stages are nested, the time is
-        the outermost stage's, and the peak memory is the innermost stage's.
+        """Measures time and memory of the code inside the block. If stages are nested, the time
+        counts for the outermost stage, the peak memory for the innermost one.
         """
         self._note()
         self._open.append(name)

@@ -24,7 +24,7 @@ FORWARD_OF_FULL = 3
 """Cost of a training pass of full fine-tuning, in forward passes. The backward pass costs two: one
 for the gradients of each layer's inputs, one for the gradients of its weights."""
 SAVES = 0.95
-"""Share of full fine-tuning's memory or time. A method that needs less counts as saving some."""
+"""A method saves memory or time if it needs less than this share of what full fine-tuning needs."""
 
 
 def make_plan(
@@ -39,8 +39,8 @@ def make_plan(
     """Plans a run by measuring two small copies of the base under the recipe's method.
 
     Args:
-        parameters: number of trained parameters, number of all parameters.
-        timed: whether to measure time too, and to compare with the cost of full fine-tuning.
+        parameters: (number of trained parameters, number of all parameters).
+        timed: whether to measure time in addition to memory, and to compare with full fine-tuning.
     """
     recipe.task.baselines(encoded)  # imports the libraries for scores; their memory counts
     trial = make_trial(recipe, base, encoded, accelerator, timed)
@@ -101,8 +101,8 @@ def forward_tokens(recipe: Recipe, encoded: Encoded, trained_share: float) -> fl
 
     A training token passes forward through all blocks and backward through the blocks above the
     lowest trained tensor. The backward pass counts twice if weights of the base get gradients.
-    Blocks below that tensor are computed once, not in each epoch. Loading, saving and answers are
-    not counted.
+    Blocks below the lowest trained tensor are computed once, not in each epoch. Loading, saving and
+    answers are not counted.
 
     Args:
         trained_share: share of the blocks that gradients pass through.
@@ -137,7 +137,7 @@ def estimate_from_full(
     """Estimates a recipe's memory and time from the measured cost of full fine-tuning.
 
     Args:
-        parameters: number of trained parameters, number of all parameters.
+        parameters: (number of trained parameters, number of all parameters).
         trained_share: share of the blocks that gradients pass through.
         full: cost of full fine-tuning, measured on the same base and data.
 

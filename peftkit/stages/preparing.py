@@ -40,7 +40,7 @@ class Prepared:
     base: OpenedBase
     encoded: Encoded
     start: Start | None
-    """The adapter from which training continues, if any."""
+    """The adapter from which training continues; None to train a new adapter."""
     trainable_parameters: int
     total_parameters: int
     trained_share: float

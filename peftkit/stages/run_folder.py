@@ -101,7 +101,9 @@ def _numbered(first: Path) -> Iterator[Path]:
 
 
 def claim_folder(name: str, output_dir: str) -> Path:
-    """Makes `output_dir` if given, else the first free of `runs/<name>`, `runs/<name>-2`, ..."""
+    """Makes `output_dir`; if not given, the first of `runs/<name>`, `runs/<name>-2`, ... that is
+    free.
+    """
     candidates = [Path(output_dir).expanduser()] if output_dir else _numbered(Path("runs") / name)
     for folder in candidates:
         try:

@@ -17,7 +17,7 @@ def unknown_token_notes(encoded: Encoded, base: OpenedBase) -> Iterator[str]:
     """Yields a note for each split with many unknown tokens.
 
     Raises:
-        DataError: a split has more of them than `base.max_unknown_tokens` allows.
+        DataError: a split has more unknown tokens than `base.max_unknown_tokens` allows.
     """
     reads = "a base that reads the language"
     if encoded.head.output != "vocabulary":

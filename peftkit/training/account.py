@@ -92,8 +92,8 @@ class Account:
         self.padded += passed.num_padded_tokens
 
     def record_signal(self, code: int, best: Best, num_steps: int) -> str:
-        """Records a signal's exit code. If there are no best weights yet, returns a text with the
-        step at which the signal came; else an empty text.
+        """Records a signal's exit code. Returns a text with the step at which the signal came if
+        there are no best weights yet, and an empty text if there are.
         """
         self.exit_code = code
         step = f"at step {len(self.history):,} of {num_steps:,}"

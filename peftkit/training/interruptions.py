@@ -52,8 +52,8 @@ def interruptible(interrupted: Callable[[int], str]) -> Iterator[Signals]:
     signal ends the block. Nested blocks share one `Signals`, so that no signal is lost.
 
     Args:
-        interrupted: called with the signal's exit code. If there are no results to save, it returns
-            how far the work has come; else an empty text.
+        interrupted: called with the signal's exit code. Returns how far the work has come if there
+            are no results to save, and an empty text if there are.
 
     Raises:
         Interrupted: a signal came and there are no results to save.
@@ -89,7 +89,7 @@ def any_process_signalled(signals: Signals, accelerator: Accelerator) -> bool:
 
 
 _current: list[Signals] = []
-"""Holds the `Signals` of the main thread's outermost `interruptible` block; else empty."""
+"""Holds the `Signals` of the main thread's outermost `interruptible` block; empty outside of it."""
 
 
 @contextlib.contextmanager

@@ -53,7 +53,8 @@ def train(
     Raises:
         TrainingError: nothing is supervised, a trained tensor gets no gradient, the loss is not
             finite, or a frozen weight changed. The model keeps the weights of the last good step.
-        Interrupted: a signal came before the first validation; a later one ends training early.
+        Interrupted: a signal came before the first validation. A later signal ends training early,
+            without an error.
     """
     started = time.perf_counter()
     run = _prepare(engine, examples, recipe, head)
@@ -162,7 +163,7 @@ def _frozen_below(engine: Engine, examples: Examples) -> list[nn.Module]:
 
 
 def _with_trunk(engine: Engine, frozen_below: list[nn.Module], passes: int) -> Engine:
-    """Returns an engine that runs frozen blocks once per example if possible; else `engine`."""
+    """Returns an engine that runs frozen blocks once per example; without such blocks, `engine`."""
     if not engine.forward.packed:
         return engine
     base = base_of(engine.model)
@@ -235,7 +236,9 @@ def _is_validation(step: Step, training: Training, num_steps: int) -> bool:
 def _validate(
     run: _Prepared, score: Callable[[Engine], dict[str, float]], signals: Signals
 ) -> dict[str, float]:
-    """Scores the model on the validation split; a signal ends that at once in a single process."""
+    """Scores the model on the validation split. If there is a single process, a signal ends the
+    scoring immediately.
+    """
     with at_once_if_alone(signals, run.engine.accelerator):
         metrics = score(run.engine)
     _train_mode(run.engine, run.frozen_below)

@@ -15,13 +15,13 @@ from peftkit.wording import duration
 EVERY = 30.0
 """Seconds between two lines and before the first line; shorter work prints nothing."""
 Say = Callable[[str], None]
-"""Prints one line."""
+"""Function that prints one line."""
 Now = Callable[[], float]
-"""Returns the time in seconds, as `time.monotonic` does."""
+"""Function that returns the time in seconds, like `time.monotonic`."""
 
 
 def silent(_: str) -> None:
-    """Prints nothing."""
+    """A `Say` that prints nothing."""
 
 
 def line_printer(console: Console) -> Say:

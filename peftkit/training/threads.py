@@ -40,8 +40,8 @@ def use_usable_cpus() -> None:
 
 
 def resolved_threads(wanted: int | None) -> int:
-    """Returns the number of threads for a run: `wanted` if given; else the number that the
-    environment sets; else torch's default, but at most the number of usable processors.
+    """Returns the number of threads for a run, the first known of these numbers: `wanted`; the
+    number that the environment sets; torch's default, but at most the number of usable processors.
     """
     if wanted is not None:
         return wanted

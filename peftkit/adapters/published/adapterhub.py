@@ -172,7 +172,7 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path:
 
 
 def _targets(settings: HubSettings, num_layers: int) -> list[str]:
-    """Names of the modules to adapt: `dense` layers for houlsby, or else their parents."""
+    """Names of the modules to adapt: `dense` layers if `houlsby`, their parents if not."""
     ends = [OF_A_BLOCK[name] for name in settings.places]
     ends = [f"{end}.dense" if settings.placement == "houlsby" else end for end in ends]
     return [
@@ -184,7 +184,9 @@ def _targets(settings: HubSettings, num_layers: int) -> list[str]:
 
 
 def _renamed(saved: dict[str, Tensor], settings: HubSettings, trunk: str) -> dict[str, Tensor]:
-    """Renames tensors as in `bottleneck_tuner`; multiplies each `up` by its learned scaling."""
+    """The tensors under their names in `bottleneck_tuner`, each `up` multiplied by its learned
+    scaling.
+    """
     dense = ".dense" if settings.placement == "houlsby" else ""
     down = "adapter_down.1" if settings.ln_before else "adapter_down.0"
     parts = {down: "bottleneck_down", "adapter_up": "bottleneck_up"}

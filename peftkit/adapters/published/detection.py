@@ -151,7 +151,7 @@ def architecture(base: OpenedBase) -> str:
 
 
 def layer_mismatch(names: Iterable[str], base: Any) -> str:
-    """The start of an error message if adapter and base differ in number of layers; else empty.
+    """The start of an error message if adapter and base differ in number of layers; empty if not.
 
     Args:
         names: names of the adapter's tensors.

@@ -50,7 +50,7 @@ def check_ranks(config: AdapterConfig, tensors: Mapping[str, Stored]) -> None:
 
 
 def ambiguous_alpha(config: AdapterConfig, tensors: Mapping[str, Stored]) -> str:
-    """A message if several keys of `alpha_pattern` give one layer different values; else empty.
+    """A message if several keys of `alpha_pattern` give one layer different values; empty if not.
 
     PEFT sorts the keys when it saves them. Unsorted keys are thus still in the order used in
     training, and the message is then empty.

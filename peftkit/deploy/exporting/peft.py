@@ -101,7 +101,7 @@ def _beside(adapter: OpenedAdapter) -> str:
 
 
 def _resizing(adapter: OpenedAdapter) -> tuple[str, ...]:
-    """Notes for users of PEFT if the adapter's vocabulary differs from the base's."""
+    """Notes for users of PEFT if the adapter's vocabulary differs from the base's vocabulary."""
     notes = []
     if adapter.base.rows_in_files:
         rows = adapter.base.config.get_text_config().vocab_size

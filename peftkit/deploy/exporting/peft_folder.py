@@ -187,7 +187,8 @@ def copy_tokenizer(folder: Path, output: Path) -> None:
 
 
 def check_expanded(saved: Saved, output: Path) -> float:
-    """Compares the updates in a written folder, scaled by `lora_alpha / r`, with the adapter's.
+    """Compares the updates in a written folder, scaled by `lora_alpha / r`, with the adapter's
+    updates.
 
     Returns:
         The largest difference in a layer's update, relative to the update's largest number.
@@ -211,5 +212,7 @@ def check_expanded(saved: Saved, output: Path) -> float:
         torch.equal(tensors[name], others[name]) for name in others
     )
     if not same or not largest <= ROUNDING:
-        raise AdapterError(f"the written updates differ from the adapter's by {largest:.1e}")
+        raise AdapterError(
+            f"the written updates differ from the adapter's updates by {largest:.1e}"
+        )
     return largest

@@ -95,7 +95,7 @@ def is_plain(adapter: OpenedAdapter) -> bool:
 
 
 def other_precision(adapter: OpenedAdapter, instead: str) -> tuple[str, ...]:
-    """A warning that unquantized weights change the answers; empty if training used such weights.
+    """A warning that unquantized weights change the answers; empty if the base was not quantized.
 
     Args:
         instead: command of an export that keeps the weights used in training.

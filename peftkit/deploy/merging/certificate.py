@@ -1,7 +1,7 @@
 """Compares two models' logits on the same inputs, to prove a merge.
 
-Logits are compared at every position of synthetic inputs, and at the positions of the validation
-split that the task reads. Both models are also scored on the whole validation split.
+Logits are compared at every position of synthetic inputs and, on the validation split, at the
+positions that the task reads. Both models are also scored on the whole validation split.
 """
 
 from __future__ import annotations

@@ -114,9 +114,10 @@ def _why_no_place(adapter: OpenedAdapter, names: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def possible_advice(adapter: OpenedAdapter) -> Iterator[None]:
-    """If an adapter cannot be merged, corrects errors raised inside whose hint is to merge it.
+    """Corrects hints of errors inside the block if they advise merging an adapter that cannot be
+    merged.
 
-    The new hint is the reason why the adapter cannot be merged.
+    The corrected hint is the reason why the adapter cannot be merged.
     """
     try:
         yield
@@ -169,7 +170,7 @@ def folded(model: nn.Module, recipe: Recipe) -> nn.Module:
     fold_added_tokens(merged)
     config: Any = merged.config
     if config.tie_word_embeddings and not has_tied_output(merged):
-        config.tie_word_embeddings = False  # else loading ties weights that differ now
+        config.tie_word_embeddings = False  # if True, loading would tie weights that differ now
     return merged.eval()
 
 

@@ -226,7 +226,7 @@ def _save(merged: Any, adapter: OpenedAdapter, folder: Path) -> None:
 
 
 def _requantize(folder: Path, adapter: OpenedAdapter, device: torch.device) -> None:
-    """Quantizes the model in a folder as the base was quantized in training."""
+    """Quantizes the model in a folder with the quantization that the base had in training."""
     spec = adapter.base.spec
     plain = Path(tempfile.mkdtemp(prefix="unquantized-", dir=folder.parent))
     folder.rename(plain / "model")
@@ -249,7 +249,7 @@ def _reopened(folder: Path, adapter: OpenedAdapter, accelerator: Accelerator) ->
     """Opens the written folder with transformers, without peftkit's code.
 
     Raises:
-        AdapterError: the tokenizer differs from the training's.
+        AdapterError: the tokenizer differs from the tokenizer used in training.
     """
     import transformers
 

@@ -34,11 +34,11 @@ class Material:
     rows: Examples | None = None
     """Labelled rows of another domain that measure retention for other tasks; None if not given."""
     row_prompts: tuple[Prompt, ...] = ()
-    """Prompts of `rows` if the metric scores written texts, else empty."""
+    """Prompts of `rows` if the metric scores written texts; empty for other metrics."""
 
     @property
     def validation_prompts(self) -> tuple[Prompt, ...]:
-        """Prompts of the validation split if the metric scores written texts, else empty."""
+        """Prompts of the validation split if the metric scores written texts; empty for others."""
         writes = isinstance(self.metric, TextMetric)
         return self.encoded.validation_prompts if writes else ()
 

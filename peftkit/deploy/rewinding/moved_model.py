@@ -36,7 +36,7 @@ class MovedModel:
         """The task's score at the current scale.
 
         Args:
-            prompts: prompts to answer if the metric scores written texts; else empty.
+            prompts: prompts to answer if the metric scores written texts; empty for other metrics.
         """
         recipe, encoded = self.adapter.recipe, self.material.encoded
         tokens, pad = recipe.training.micro_batch_tokens, encoded.pad_token_id

@@ -34,7 +34,8 @@ from peftkit.tasks.score import Score
 
 REPORT, CURVE = "rewind.json", "rewind.svg"
 OTHER_DATA = 1e-2
-"""Largest relative change of the test loss at scale 1; a larger change means other data."""
+"""Largest allowed difference between the test loss at scale 1 and the recorded test loss, relative
+to the recorded loss. A larger difference means that the data has changed."""
 
 
 @dataclass(frozen=True)

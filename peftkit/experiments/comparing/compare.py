@@ -61,8 +61,8 @@ def compare(
 ) -> Compared:
     """Compares recipes that differ only in the method; writes and returns the results.
 
-    If `output_dir` holds an earlier comparison, only the missing parts are run, such as those of
-    added recipes, rates or seeds.
+    If `output_dir` holds an earlier comparison, only the missing parts are run, such as the parts
+    for added recipes, rates or seeds.
 
     Args:
         recipes: recipes with the same base, task and data; full fine-tuning is added if missing.
@@ -159,8 +159,9 @@ def _rates_of(contender: Contender, queue: JobQueue, first: Prepared) -> tuple[R
 
 
 def _chosen(contender: Contender, rates: Sequence[Rate], grid: Grid) -> float | None:
-    """The rate with the best trial, or the contender's only rate. None if all trials failed. None,
-    too, if the process of a trial died, because a resumed comparison repeats that trial.
+    """The learning rate for a contender's runs: its only rate, or the rate with the best trial.
+    None if all trials failed. None if the process of a trial died: a resumed comparison repeats the
+    trial.
     """
     if not rates:
         return contender.rates[0]

@@ -155,8 +155,8 @@ class Row:
     seconds_per_epoch: float | None = None
     seconds_to_best: float | None = None
     seconds_to_99_of_full: float | None = None
-    """Training seconds until the validation score is within 1 % of full fine-tuning's best; None if
-    a seed never reaches it."""
+    """Training seconds until the validation score is within 1 % of full fine-tuning's best score;
+    None if the run with a seed never reaches it."""
     peak_memory_mb: Megabytes | None = None
     difference_to_probe: JudgedGap | None = None
 
@@ -181,7 +181,7 @@ class Spent:
     trials: int
     """Number of learning rates tried."""
     search_steps: int
-    """Optimizer steps of each trial."""
+    """Number of optimizer steps of each trial."""
     num_seeds: int
 
 
@@ -213,8 +213,8 @@ class Comparison:
     """The content of compare.json."""
 
     status: str
-    """`unfinished` while parts are still to run; `incomplete` if all ran, but a failed part may
-    succeed when the comparison resumes; else `finished`."""
+    """`unfinished`: some parts have not run yet. `incomplete`: all parts ran, but a part failed
+    that can succeed when the comparison resumes. `finished`: nothing is left to run."""
     name: str
     created: str
     device: str

@@ -69,7 +69,7 @@ class _Measured:
 
 def expect(recipes: Sequence[Recipe], output_dir: str, budget: Budget) -> list[Expected]:
     """Estimates time and memory of each contender's unfinished trials and runs; writes nothing.
-    Arguments and errors are those of `compare`.
+    Takes the arguments of `compare`, and raises the same errors.
     """
     begun = time.perf_counter()
     grid, prepared = prepare_all(recipes, budget)

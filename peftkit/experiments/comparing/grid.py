@@ -25,7 +25,7 @@ FULL_RATE = 1e-4
 """Learning rate of the added full fine-tuning recipe: a tenth of LoRA's rate (Schulman 2025)."""
 PROBE = "frozen_probe"
 SEARCHED = 0.25
-"""Optimizer steps of a trial, divided by the optimizer steps of a run."""
+"""Number of optimizer steps of a trial, divided by the number of optimizer steps of a run."""
 VALIDATIONS = 8
 """Number of validations in a run if the recipe does not set `evaluate_every`."""
 FREE = (
@@ -147,7 +147,7 @@ def with_rate(recipe: Recipe, rate: float, seed: int) -> Recipe:
 
 
 def steps_of_search(num_steps: int) -> int:
-    """Number of optimizer steps of a trial, where `num_steps` is that of a run."""
+    """Number of optimizer steps of a trial if a run has `num_steps` steps."""
     return max(1, math.ceil(SEARCHED * num_steps))
 
 
@@ -155,7 +155,7 @@ def for_search(recipe: Recipe, num_steps: int) -> Recipe:
     """A copy of a recipe for a trial, with fewer steps than a run.
 
     Args:
-        num_steps: optimizer steps of a run.
+        num_steps: number of optimizer steps of a run.
     """
     steps = steps_of_search(num_steps)
     every = max(1, math.ceil(steps / (VALIDATIONS // 2)))

@@ -47,7 +47,7 @@ def prepare_all(recipes: Sequence[Recipe], budget: Budget) -> tuple[Grid, list[P
 
 
 def _prepare_beside(contender: Contender, first: Prepared) -> Prepared:
-    """Prepares a contender; raises RecipeError if its examples differ from the baseline's."""
+    """Prepares a contender; raises RecipeError if its examples are not those of the baseline."""
     prepared = prepare(contender.recipe)
     if prepared.encoded.sha256 != first.encoded.sha256:
         raise RecipeError(

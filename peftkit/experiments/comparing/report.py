@@ -192,8 +192,8 @@ def _seconds(value: float | None) -> str:
 
 
 def _to_full(row: Row, full: Row | None) -> str:
-    """Formats the seconds until a method's score came within 1 % of full fine-tuning's. `never` if
-    it did not; `–` if full fine-tuning has no score.
+    """Formats the seconds until a method's score was within 1 % of full fine-tuning's score.
+    `never` if it never was; `–` if full fine-tuning has no score.
     """
     if row.seconds_to_99_of_full is None and row.role == "method" and not row.failed:
         return "never" if full is not None and full.score is not None else NOTHING
@@ -219,7 +219,7 @@ def _extra_cell(name: str, row: Row) -> tuple[str, str]:
 
 
 def _ratio(row: Row, value: float | None, full: float | None) -> float | None:
-    """A row's value divided by the baseline's; None in the baseline's row."""
+    """A row's value divided by the value in the baseline's row; None for the baseline itself."""
     return None if row.role == "baseline" or value is None or not full else value / full
 
 

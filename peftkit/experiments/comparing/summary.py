@@ -73,8 +73,8 @@ def _verdicts(methods: Sequence[Row], margin: str) -> str:
 
 
 def _cheapest(methods: Sequence[Row], full: Row) -> list[str]:
-    """A sentence on one method: of all that are equivalent to full fine-tuning or better, the one
-    with the fewest trainable parameters.
+    """A sentence on the method with the fewest trainable parameters among all methods that are
+    equivalent to full fine-tuning or better.
     """
     kept = [
         (row.trainable_parameters, row)

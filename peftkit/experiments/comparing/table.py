@@ -50,7 +50,7 @@ def make_rows(
 
 
 def margin_of(grid: Grid, full: Runs) -> float:
-    """The margin of a comparison: the budget's margin if it has one, else the default margin."""
+    """The margin of a comparison: the budget's margin, or by default `MARGIN`."""
     if grid.budget.margin is not None:
         return grid.budget.margin
     if grid.metric.higher_is_better or not full.scores:
@@ -99,7 +99,7 @@ def _with_costs(
     """A copy of a row with the costs of its runs.
 
     Args:
-        nearly: training seconds until the score came near full fine-tuning's; see `NEARLY`.
+        nearly: training seconds until the score came near full fine-tuning's score; see `NEARLY`.
     """
     first = seeds[0]
     return replace(
@@ -142,7 +142,7 @@ def _with_verdict(row: Row, runs: Runs, full: Runs, metric: Metric, margin: floa
 def _gap(
     ours: Sequence[Parts], others: Sequence[Parts], metric: Metric, margin: float
 ) -> JudgedGap:
-    """The difference of two methods' scores and its verdict; too few runs make it `undecided`."""
+    """The difference of two methods' scores, and the verdict; `undecided` if runs are too few."""
     gap = difference(ours, others, metric)
     enough = len(others) >= LEAST_SEEDS
     verdict = judge(gap, margin, metric) if enough else "undecided"

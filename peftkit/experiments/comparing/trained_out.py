@@ -31,7 +31,7 @@ def _is_rising(seed: SeedRun) -> bool:
 
 
 def label(row: Row) -> str:
-    """`not trained out` if the row was still improving at its last step, else an empty string."""
+    """`not trained out` if the row was still improving at its last step; empty if it was not."""
     return NOT if row.trained_out is False else ""
 
 

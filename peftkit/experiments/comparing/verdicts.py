@@ -72,11 +72,11 @@ def estimate(seeds: Sequence[Parts], metric: Metric) -> Estimate:
 
 
 def difference(ours: Sequence[Parts], others: Sequence[Parts], metric: Metric) -> Estimate:
-    """Estimates how much higher one method's score is than another's, paired by seed and example.
+    """Estimates the first method's score minus the second's, paired by seed and example.
 
     Args:
         ours: for each run of the first method, what each test example adds to the score.
-        others: the same for the second method; it has the same seeds in the same order.
+        others: the same for the second method, whose runs have the same seeds in the same order.
     """
     parts, theirs, statistic = _table(ours), _table(others), metric.statistic
     assert parts.shape == theirs.shape, "not the same examples"
@@ -90,8 +90,9 @@ def difference(ours: Sequence[Parts], others: Sequence[Parts], metric: Metric) -
 def judge(gap: Estimate, margin: float, metric: Metric) -> Verdict:
     """The verdict on a difference of two methods' scores.
 
-    Equivalent if the whole interval is within the margin; else better or worse if the interval
-    excludes zero; else undecided.
+    `equivalent`: the whole interval is within the margin.
+    `better` or `worse`: the interval extends beyond the margin and excludes zero.
+    `undecided`: the interval extends beyond the margin and includes zero.
 
     Args:
         margin: largest difference that does not matter, in the score's unit.

@@ -34,7 +34,7 @@ def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
     """Runs a function of a module in another process and returns its result.
 
     Raises:
-        PeftkitError: the function raised it.
+        PeftkitError: the function raised this error.
         DiedError: the process was killed, or the function raised any other error.
     """
     context = _context()
@@ -61,7 +61,7 @@ def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _context() -> BaseContext:
-    """How processes are started: `spawn` if there is a GPU or no fork server, else `forkserver`."""
+    """How to start processes: `spawn` if there is a GPU or no fork server, `forkserver` if not."""
     if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

@@ -94,7 +94,7 @@ CHECKED_ELSEWHERE = (
     "num_transformer_submodules", "layer_replication", "megatron_config", "megatron_core",
     *PATTERNS,
 )  # fmt: skip
-"""Fields that `wrong_types` skips, since `adapters/inspection/hazards.py` checks them."""
+"""Fields that `wrong_types` skips, because `adapters/inspection/hazards.py` checks them."""
 
 
 def wrong_types(config: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
@@ -145,8 +145,8 @@ def wrong_values(config: Mapping[str, object]) -> Iterator[str]:
 HOLD_BLOCKS = ("layers_to_transform",)
 """Fields that hold block numbers."""
 ALWAYS_PATTERNS = ("layers_pattern",)
-"""Fields of `HOLD_TEXTS` whose list items are regular expressions too. In the other fields, a
-single text is a regular expression, and list items are plain names."""
+"""Fields of `HOLD_TEXTS` in which even the items of a list are checked as regular expressions. In
+the other fields, only a single text is."""
 NESTED = {
     "layer_replication": "give a beginning and an end for each span, `[[0, 2], [1, 2]]`",
     "trainable_token_indices": "give ids, or a list of them for each module",

@@ -17,7 +17,8 @@ from peftkit.errors import MethodError
 
 ValueT = TypeVar("ValueT")
 Lookup = Callable[[Sequence[str], str], str]
-"""Function of a pattern's keys and a layer's name; returns the key that counts, else the name."""
+"""Function (keys of a pattern, name of a layer) -> the key that counts for the layer, or the
+layer's name if no key matches."""
 
 
 def _after_a_dot(keys: Sequence[str], name: str) -> str:
@@ -29,7 +30,7 @@ def _anywhere(keys: Sequence[str], name: str) -> str:
 
 
 OTHERS: dict[str, Lookup] = {"FOURIERFT": _after_a_dot, "C3A": _after_a_dot, "OSF": _anywhere}
-"""PEFT's tuners that do not use its `get_pattern_key` -> their own lookup."""
+"""PEFT tuner that does not use PEFT's `get_pattern_key` -> the tuner's own lookup."""
 
 
 def lookup_of(kind: str) -> Lookup:

@@ -17,9 +17,8 @@ read the packed bytes as numbers, some silently (HRA and DEFT on int8)."""
 OTHER_TARGETS = ("ADAPTION_PROMPT", "ADAMSS")
 """Tuners for which a text in `target_modules` is not a pattern for full names."""
 OWN_INITS = ("pissa", "olora", "corda", "lora_ga", "loftq", "eva")
-"""PeftMethod refuses an `init_lora_weights` that begins with one of these. Such an
-initialisation needs data, or changes the base so that the saved adapter does not fit the unchanged
-base."""
+"""Beginnings of the values of `init_lora_weights` that PeftMethod refuses. These initialisations
+need data, or change the base so that the saved adapter does not fit the unchanged base."""
 VIRTUAL = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 """Tuners that put virtual tokens before the text."""
 MERGED_BY: dict[str, Method] = {

@@ -70,8 +70,8 @@ def _check_names(
     kinds: tuple[type[Any], ...],
     field: str,
 ) -> None:
-    """Raises MethodError if a name matches no module, or a module of a class that is not in
-    `kinds`. Empty `kinds` accept any class.
+    """Raises MethodError if a name matches no module, or matches a module whose class is not in
+    `kinds`. If `kinds` is empty, any class is accepted.
     """
     from peftkit.errors import MethodError, did_you_mean, quoted
     from peftkit.methods.targets.layers import ends_in, is_below, last_names, linear_names

@@ -19,8 +19,9 @@ from peftkit.methods.targets.targets import ALL_LINEAR
 
 
 def adaptable_classes(kind: str) -> tuple[type[Any], ...]:
-    """Returns the classes of layers that a tuner of PEFT adapts: linear layers, and for IA3 also
-    convolutions. For LoRA, it returns all classes that PEFT's `LoraModel` lists.
+    """Returns the classes of layers that a tuner of PEFT adapts. LoRA adapts all classes that
+    PEFT's `LoraModel` lists, IA3 linear layers and convolutions, any other tuner only linear
+    layers.
     """
     convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     more: dict[str, tuple[type[Any], ...]] = {
@@ -41,7 +42,7 @@ def is_below(name: str, modules: Iterable[str]) -> bool:
 
 
 def last_names(names: Iterable[str]) -> list[str]:
-    """Returns the last parts of dotted names, sorted and without those that are numbers."""
+    """Returns the last parts of dotted names, sorted and without numbers."""
     last = {name.rsplit(".", 1)[-1] for name in names}
     return sorted(name for name in last if name and not name.isdigit())
 

@@ -78,7 +78,7 @@ def inject_checked(
     settings.check()
     _check_called(injected, fitting, f"{field}.target_modules")
     for name, pattern in patterns.items():
-        if getattr(config, name) is pattern:  # else PEFT has replaced it
+        if getattr(config, name) is pattern:  # if not, PEFT has replaced it
             settings.check_pattern(name, pattern)
             layers, kind = _adapted(injected), kind_of(config)
             setattr(config, name, order_free(pattern, layers, kind, f"{field}.{name}"))
@@ -86,7 +86,7 @@ def inject_checked(
 
 
 def _check_called(injected: Any, fitting: list[str], field: str) -> None:
-    """Raises MethodError if the architecture never calls one of the adapted layers.
+    """Raises MethodError if there is an adapted layer that the architecture never calls.
 
     Args:
         fitting: last parts of the names of layers that can be adapted, for the hint.
@@ -214,8 +214,8 @@ class _Settings:
         always = _targeted(self.config, fit, layers_to_transform=[-1])
         if always := [name for name in always if has_block_number(name)]:
             raise MethodError(
-                f"`{self.field}.layers_to_transform`: PEFT adapts {quoted(always, 3)} in any case, "
-                "since `target_modules` has the full name",
+                f"`{self.field}.layers_to_transform` has no effect on {quoted(always, 3)}, since "
+                "`target_modules` gives full names",
                 "give the ends of names in `target_modules`",
             )
         for one in self._names("layers_pattern"):
@@ -289,7 +289,7 @@ def _blocks(config: Any, names: Sequence[str]) -> str:
 
 
 def _nearest(wrong: str, known: Sequence[str]) -> str:
-    """Returns a `did you mean` hint with the end of a known name that is most like `wrong`."""
+    """Returns a `did you mean` hint with the most similar of all ends of known names."""
     parts = wrong.count(".") + 1
     ends = {".".join(name.split(".")[-parts:]) for name in known}
     return did_you_mean(wrong, ends) if wrong else ""

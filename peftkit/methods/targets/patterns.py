@@ -40,8 +40,8 @@ def check_pattern(
     kinds: tuple[type[Any], ...],
     field: str,
 ) -> None:
-    """Raises MethodError if a pattern matches a module that is not of a class in `kinds`. Empty
-    `kinds` allow any class, but only modules whose children have no weights.
+    """Raises MethodError if a pattern matches a module whose class is not in `kinds`. If `kinds` is
+    empty, any class is allowed, but only modules whose children have no weights.
     """
     matched = matched_modules(model, pattern, head, field)
     other = {
@@ -84,8 +84,8 @@ def check_has_weights(
 def _fitting_hint(
     model: nn.Module, pattern: str, head: tuple[str, ...], matched: dict[str, nn.Module]
 ) -> str:
-    """Returns a hint with a pattern or names for linear layers only: the linear layers that
-    `pattern` matches, or if there are none, the linear layers inside its matches.
+    """Returns a hint that gives a pattern or names for linear layers only. These are the linear
+    layers that `pattern` matches; if it matches none, the linear layers inside its matches.
     """
     linear = linear_names(model, head)
     wanted = [name for name in linear if name in matched]

@@ -13,7 +13,7 @@ ValueT = TypeVar("ValueT")
 
 
 def _names_or_pattern(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    """Checks a pattern. Returns a plain name as a tuple, since PEFT takes a text for a pattern."""
+    """Checks a pattern. Returns a plain name as a tuple, since PEFT reads a text as a pattern."""
     if isinstance(value, str) and value not in ("", ALL_LINEAR):
         if value.isidentifier():
             return (value,)
@@ -37,7 +37,7 @@ LinearTargets = Annotated[Targets, AfterValidator(_not_empty)]
 
 
 def _as_tuple(value: Any) -> Any:
-    """Returns a single value as a tuple, and None as an empty tuple, since PEFT accepts both."""
+    """Returns a single value as a tuple, and None as an empty tuple; both are valid in PEFT."""
     if value is None:
         return ()
     return (value,) if isinstance(value, str | int) else value

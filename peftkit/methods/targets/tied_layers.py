@@ -36,7 +36,7 @@ def untie_adapted(model: nn.Module) -> None:
 
 
 def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    """Returns parameter id -> (module, the parameter's name there), for each module that has it."""
+    """Returns id of a parameter -> (module, name in the module) for all modules that share it."""
     owners: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():

@@ -122,7 +122,9 @@ class Layout:
 
     @property
     def read(self) -> set[str]:
-        """All columns with content, system messages or flags, or that make a row malformed."""
+        """All columns that are read: for content, for system messages, for flags, or because a
+        value in them makes a row malformed.
+        """
         return {*self.columns.values(), *self.systems, *self.refused, *self.flags}
 
 

@@ -182,7 +182,7 @@ one is malformed."""
 
 
 SHOWN = 30
-"""Most characters of a wrong value that an error message shows."""
+"""Maximum number of characters of a wrong value in an error message."""
 
 
 def shown(value: Any) -> str:

@@ -33,7 +33,7 @@ SHARED_SAVING = 0.75
 """Share of a common-prefix token's cost that is saved in every example but the first. The rest is
 the cost of attention and of the tensors that it stores for the backward pass."""
 CPU_ROW_NUMBERS = 2**23
-"""Maximum of tokens x hidden size x blocks for a packed row on a CPU."""
+"""Maximum product of tokens, hidden size and blocks for a packed row on a CPU."""
 SEARCHED = 200
 """Maximum number of a run's steps that are searched for the largest micro-batch."""
 ACCELERATOR_OVERHEAD = 4096
@@ -54,8 +54,8 @@ def cut_step(
     All processes get the same number of micro-batches; if examples are too few, some are empty.
 
     Args:
-        micro_batch_tokens: maximum tokens of a micro-batch, padding included; a single example may
-            be longer.
+        micro_batch_tokens: maximum number of tokens in a micro-batch, padding included; only a
+            single example can be longer.
         overhead: cost of an additional micro-batch, in tokens.
     """
     units = sorted(examples.by_unit(indices), key=lambda unit: (_longest(examples, unit), unit))
@@ -179,8 +179,8 @@ def check_units(examples: Examples, micro_batch_tokens: int) -> None:
 
 
 def row_tokens(micro_batch_tokens: int, layout: Layout, on_cpu: bool, config: Any) -> int:
-    """Returns the maximum tokens of a micro-batch: the recipe's number, or less for a packed row on
-    a CPU, where longer rows are no faster.
+    """Returns the maximum number of tokens in a micro-batch: the recipe's number, or less for a
+    packed row on a CPU, where longer rows are no faster.
 
     Args:
         config: the model's configuration, from transformers.
@@ -272,7 +272,7 @@ def padded_tokens(examples: Examples, indices: Sequence[int], layout: Layout) ->
 
 
 def _saved_tokens(examples: Examples, indices: Sequence[int], layout: Layout) -> int:
-    """Number of tokens that each example but one saves because all share their first tokens."""
+    """Number of tokens saved in each example but the first if examples share first tokens."""
     return int(SHARED_SAVING * examples.shared_tokens(indices)) if layout == "shared" else 0
 
 

@@ -46,7 +46,7 @@ class Batch:
 
     @property
     def input_ids(self) -> Tensor:
-        """Token ids that the model reads; in an encoder-decoder, those that the encoder reads."""
+        """Token ids that the model reads; in an encoder-decoder, the ids that the encoder reads."""
         return self.inputs["input_ids"]
 
     @property
@@ -73,8 +73,8 @@ class Batch:
         return _of_outputs(column, self.examples, self.indices).to(self.weights.device)
 
     def example_of_tokens(self) -> Tensor:
-        """The number of each token's example in the batch, from 0; -1 at padding. Its shape is
-        that of `input_ids`.
+        """The number of each token's example in the batch, from 0; -1 at padding. It has the shape
+        of `input_ids`.
         """
         if self.lengths is None:
             rows = torch.arange(len(self.input_ids), device=self.input_ids.device)[:, None]

@@ -31,7 +31,7 @@ HARMLESS = {
     "cache_position", "output_attentions", "output_hidden_states", "output_router_logits",
     "position_embeddings", "position_ids", "return_dict", "use_cache",
 }  # fmt: skip
-"""Arguments of attention functions that `attend_within_documents` may ignore."""
+"""Arguments of attention functions that `attend_within_documents` can ignore."""
 
 
 class CannotPack(Exception):  # never raised to a user

@@ -56,7 +56,7 @@ class Engine:
     loss: Loss
     pad_token_id: int
     micro_batch_tokens: int
-    """Maximum tokens of one forward pass on one device, padding included."""
+    """Maximum number of tokens in one forward pass on one device, padding included."""
     accelerator: Accelerator
     trunk: FrozenTrunk | None = None
     """Frozen blocks that run only once for each example; None if all blocks always run."""

@@ -24,8 +24,8 @@ def keep_first_tokens(
     stack: contextlib.ExitStack, block: nn.Module, starts: Tensor, num_tokens: int
 ) -> None:
     """Makes a block output only the first token of each document, (documents, 1, d), until `stack`
-    is exited. If the block is built like BERT's, other tokens are dropped before the queries
-    are computed, else from the block's output.
+    is exited. In a block built like BERT's, other tokens are dropped before the queries are
+    computed; in any other block, from the block's output.
 
     Args:
         starts: (documents,) int64, place of each document's first token in the row.
@@ -74,7 +74,7 @@ def attend_from_first(
         lengths: number of tokens of each document in the row.
 
     Returns:
-        (1, tokens, heads, d), zero except at first tokens.
+        The output of attention, (1, tokens, heads, d), zero except at first tokens.
     """
     heads, num_tokens, d = query.shape[1:]
     counts = torch.tensor(lengths, device=query.device)

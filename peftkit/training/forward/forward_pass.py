@@ -54,7 +54,8 @@ class ForwardPass:
         self.model, self.output, self.layout, self.only_read = model, output, layout, only_read
         self.per_token = output != "pooled"
         self.every_token = self.per_token or reads_every_token(base)
-        """Whether the last hidden states of all tokens may be read; else one per example is."""
+        """Whether the last hidden states of all tokens can be read; if not, only one per example is
+        read."""
         self.output_layer = OutputLayer.of(base) if self.per_token and only_read else None
         self.score: nn.Module | None = getattr(base, "score", None)
         self.last_block = [blocks[-1] for _, blocks in stacks(base)][-1:]
@@ -164,8 +165,8 @@ class HookedBatch:
         return (hidden[:, :0],) if forward.in_chunks else (self._hidden[None],)
 
     def _read(self) -> Tensor:
-        """Runs the model. If the output layer runs in chunks, returns its input, (outputs, d); else
-        the outputs, (outputs, classes or vocabulary).
+        """Runs the model; returns the outputs, (outputs, classes or vocabulary). If the output
+        layer runs in chunks, returns the input of the output layer, (outputs, d).
         """
         forward, layer = self.forward, self.forward.output_layer
         if layer is None:
@@ -222,8 +223,8 @@ def base_of(model: nn.Module) -> Any:
 
 
 def _read(rows: Tensor, at: Tensor) -> Tensor:
-    """Selects vectors from `rows`, (rows, width, d), at places `at`, (outputs, k) or (outputs,).
-    Places are counted over all rows one after another. Returns (outputs, k * d).
+    """Selects from `rows`, (rows, width, d), vectors at places `at`, (outputs, k) or (outputs,);
+    returns them as (outputs, k * d). Places are counted over all rows one after another.
     """
     states = rows.flatten(0, 1).index_select(0, at.flatten())
     return states if at.dim() == 1 or at.shape[1] == 1 else states.reshape(len(at), -1)
@@ -247,7 +248,7 @@ def _perturb(
 
 
 def _first_position(base: Any) -> int:
-    """Position id of a text's first token: padding token id + 1 in RoBERTa's family, else 0."""
+    """Position id of a text's first token: 0; in RoBERTa's family, padding token id + 1."""
     trunk = getattr(base, base.base_model_prefix, base)
     embeddings: Any = getattr(trunk, "embeddings", None)
     if hasattr(embeddings, "create_position_ids_from_input_ids"):

@@ -46,7 +46,8 @@ class FrozenTrunk:
         """(parent, name in the parent) of each module that is replaced."""
         self.places += [(trunk, name) for name in EMBEDDINGS if hasattr(trunk, name)]
         self.whole = every_token or num_frozen < len(blocks)
-        """Whether the outputs of all tokens are cached; else only of the token that is read."""
+        """Whether the outputs of all tokens are cached; if not, only the output of the token that
+        is read."""
         self.at_end = at_end
         """Whether the class is read at an example's last token instead of its first."""
         self.kept: dict[int, _Kept] = {}
@@ -54,7 +55,8 @@ class FrozenTrunk:
 
     def remaining(self, batch: Batch) -> Batch:
         """Returns the part of a batch that the forward pass must run. If the head reads one token
-        per example and the batch's outputs are cached, returns these tokens; else the whole batch.
+        per example and the batch's outputs are cached, these tokens suffice. In all other cases,
+        the whole batch must run.
         """
         if self.whole or not self._kept_of(batch.examples).has(batch.indices):
             return batch
@@ -173,8 +175,8 @@ class _Kept:
 
 
 def _allocate(count: int, like: Tensor) -> Tensor | None:
-    """Returns an uninitialized (count, d) tensor in memory or, if memory is short, in a temporary
-    file; None if the disk is also too full.
+    """Returns an uninitialized tensor, (count, d), in memory or, if memory is short, in a temporary
+    file. Returns None if neither has room for the tensor.
     """
     size = count * like.shape[-1] * like.element_size()
     if size < psutil.virtual_memory().available // 2:

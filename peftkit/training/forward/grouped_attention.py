@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from peftkit.training.forward.batching import cheapest_cuts
 
 MOST_PADDED = 2**16
-"""Maximum tokens of a group, padding included."""
+"""Maximum number of tokens in a group, padding included."""
 
 
 def attend_in_groups(

@@ -24,7 +24,8 @@ from peftkit.training.forward.engine import Engine
 from peftkit.training.forward.forward_pass import ForwardPass, base_of
 
 MOST_TOKENS = 1024
-"""Maximum tokens of all compared examples together; two examples are compared even if longer."""
+"""Maximum number of tokens of all compared examples together. Two examples are always compared,
+even if they have more tokens."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """dtype -> largest allowed relative difference of losses, outputs and gradients. Outputs count
 relative to the largest output, a gradient relative to its norm."""
@@ -40,7 +41,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Computed:
-    """A model's results for some examples: loss and gradients, or else outputs."""
+    """A model's results for some examples: either loss and gradients, or outputs."""
 
     loss: float
     """Total loss over the examples."""
@@ -95,7 +96,7 @@ def choose_engine(
 def _ways(
     engine: Engine, examples: Examples, layouts: Sequence[Layout]
 ) -> tuple[list[Engine], list[str]]:
-    """Returns the ways to run the model that its architecture may support, the fastest first, and
+    """Returns the ways to run the model that its architecture can support, the fastest first, and
     notes on ways left out. The last way is exact for every architecture.
     """
     ways = [engine.in_layout("padded"), _plain(engine)]
@@ -128,7 +129,7 @@ def cannot_pack(model: nn.Module) -> str | None:
 
 
 def shares_beginning(model: nn.Module, examples: Examples) -> bool:
-    """Whether first tokens may be computed once for all examples: the compared examples share them,
+    """Whether first tokens can be computed once for all examples: the compared examples share them,
     and no token sees later tokens.
     """
     causal = {bool(m.is_causal) for m in model.modules() if hasattr(m, "is_causal")}
@@ -136,9 +137,9 @@ def shares_beginning(model: nn.Module, examples: Examples) -> bool:
 
 
 def chosen_examples(examples: Examples) -> tuple[int, ...]:
-    """Returns the indices of the examples to compare. They are the shortest and the median by
-    length of the first 32 examples; also the longest and the lower quartile, if all chosen
-    examples together have at most `MOST_TOKENS`.
+    """Returns the indices of the examples to compare. Of the first 32 examples, these are the
+    shortest one and the one of median length. The longest one and the one at the lower quartile are
+    each added if the chosen examples then have at most `MOST_TOKENS` tokens together.
     """
     first = range(min(len(examples), 32))
     order = sorted(first, key=examples.cost)
@@ -185,7 +186,7 @@ def _compute(
     method: Method,
     gradients: bool,
 ) -> Computed:
-    """Runs batches in evaluation mode; returns loss and gradients if `gradients`, else outputs."""
+    """Runs batches in evaluation mode; returns outputs, or if `gradients`, loss and gradients."""
     model, loss = engine.model, engine.loss.plain()
     plain = replace(engine, loss=loss if examples.units is None else ValueByValue(loss))
     training = model.training

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LONGEST = 64
-"""Maximum tokens of a short document. From about 100 tokens on, torch's kernel is faster."""
+"""Maximum number of tokens in a short document. From about 100 tokens on, torch's kernel is
+faster."""
 
 
 def supports(query: Tensor) -> bool:

@@ -64,7 +64,7 @@ class Layout:
 
     family: Family
     names: Any
-    """A `gguf.TensorNameMap`: transformers' names -> GGUF's."""
+    """A `gguf.TensorNameMap`: transformers' names of tensors -> GGUF's names."""
     num_heads: int
     num_key_value_heads: int
 

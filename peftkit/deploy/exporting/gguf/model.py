@@ -77,7 +77,8 @@ def tokenizer_fields(
         plain: whether the model continues a text and uses no template.
 
     Raises:
-        AdapterError: the copied tokenizer is not the base's, or GGUF cannot hold the tokenizer.
+        AdapterError: the copied tokenizer differs from the base's tokenizer, or GGUF cannot hold
+            the tokenizer.
     """
     vocabulary = base.config.vocab_size
     base_file = None if base.rows_in_files else base.source  # the file lacks added tokens
