@@ -1,5 +1,5 @@
-"""Token classification: files of tagged words, spans of characters, schemes of tags, entities scored
-as nervaluate does, and answers with places in the text.
+"""Token classification: files of tagged words, spans of characters, schemes of tags, entities
+scored as nervaluate does, and answers with places in the text.
 """
 
 from __future__ import annotations
@@ -193,7 +193,8 @@ FAULTS = {
 def test_broken_tags_are_repaired_and_counted_or_refused(tmp_path, kind, broken):
     wrong, right, sound = FAULTS[kind]
     rng = random.Random(0)
-    rows = [{"tokens": [rng.choice("abc"), "the", f"x{n}"], "labels": ["O", sound.replace("X", "XY"[n % 2]), "O"]}
+    rows = [{"tokens": [rng.choice("abc"), "the", f"x{n}"],
+             "labels": ["O", sound.replace("X", "XY"[n % 2]), "O"]}
             for n in range(20)]  # fmt: skip
     rows[4]["labels"] = wrong.split()
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
