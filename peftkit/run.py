@@ -181,7 +181,7 @@ def keep_unfinished(
         validated = next(v.metrics for v in result.validations if v.step == step)
         before = {"test split, before": unfinished.before.metrics}
         metrics = {**before, f"{VALIDATED} {step}": validated}
-        kept = unfinished.model, metrics, unfinished.unquantized, unfinished.decision
+        kept = unfinished.model, metrics, unfinished.unquantized, result.decision
         unchecked, _ = save_adapter(*kept, prepared, folder, accelerator)
         unchecked.rename(folder / UNFINISHED)
     accelerator.wait_for_everyone()  # a launcher stops all processes when one exits

@@ -37,6 +37,7 @@ from peftkit.methods.method import Method, trainable_parameters
 from peftkit.methods.peft.layout import add_peft
 from peftkit.stages.rehearsal import rehearse
 from peftkit.tasks.losses import CrossEntropy
+from peftkit.tasks.score import Score
 from peftkit.tasks.task import Task
 from peftkit.training import loop
 from peftkit.training.forward.engine import Engine
@@ -473,9 +474,9 @@ def train(cell: Cell, model: nn.Module, method: Method, rate: float) -> None:
     head = encoded_of(task).head
     engine = Engine.of(model, head, CrossEntropy(), 0, 4096, open_accelerator(base))
 
-    def score(_: Engine) -> dict[str, float]:
+    def score(_: Engine) -> Score:
         with torch.no_grad():
-            return {"loss": float(loss_of(model, cell))}
+            return Score({"loss": float(loss_of(model, cell))}, {})
 
     trained = {name: p.detach().clone() for name, p in trainable_parameters(model).items()}
     assert trained

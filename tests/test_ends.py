@@ -30,6 +30,7 @@ from peftkit.metrics.metric import Metric
 from peftkit.reports.terminal import print_note
 from peftkit.run import run
 from peftkit.stages.run_folder import taken_name
+from peftkit.tasks.score import Score
 from peftkit.training.interruptions import interruptible
 from peftkit.training.stopping import Best
 from peftkit.training.threads import WAITING, cpu_threads, resolved_threads, usable_cpus
@@ -62,7 +63,7 @@ def test_the_best_weights_have_the_best_score_and_of_these_the_lowest_loss(
     best, model = Best(Metric(metric, metric != "loss"), patience), Counter()
     for step, (accuracy, loss) in enumerate(scores, start=1):
         model.weight.data.fill_(step)
-        best.update({"accuracy": accuracy, "loss": loss}, model, step)
+        best.update(Score({"accuracy": accuracy, "loss": loss}, {}), model, step)
         if best.exhausted:
             break
     seen = scores[:step]

@@ -22,6 +22,7 @@ from peftkit.recipe import Training
 from peftkit.run import run
 from peftkit.stages.fitting import choose_trained, engine_of, inject
 from peftkit.stages.preparing import prepare
+from peftkit.tasks.score import Score
 from peftkit.training import guards
 from peftkit.training.forward.collating import collate
 from peftkit.training.forward.forward_pass import base_of
@@ -47,7 +48,7 @@ def start(recipe):
 
 def score_of(prepared):
     def score(engine):
-        return evaluate(engine, prepared.encoded.validation, prepared.recipe.task).metrics
+        return evaluate(engine, prepared.encoded.validation, prepared.recipe.task)
 
     return score
 
@@ -80,7 +81,7 @@ def test_the_file_of_weights_is_left_where_most_are_elsewhere(make_chat, chat_ba
     def score(_):
         gc.collect()  # another test's model may lie in the file too
         mapped.append(f"{chat_base}/model.safetensors" in Path("/proc/self/maps").read_text())
-        return {recipe.metric: 1.0}
+        return Score({recipe.metric: 1.0}, {})
 
     train(engine, prepared.encoded.train, recipe, score, SILENT)
     assert mapped == [targets != "all-linear"]
@@ -143,7 +144,7 @@ def test_best_weights_are_restored(make_recipe):
     _, engine, result, score = trained(recipe)
     losses = {record.step: record.metrics["loss"] for record in result.validations}
     assert result.best_value == min(losses.values()) == losses[result.best_step]
-    assert score(engine)["loss"] == pytest.approx(result.best_value, rel=1e-6)
+    assert score(engine).metrics["loss"] == pytest.approx(result.best_value, rel=1e-6)
 
 
 def test_early_stopping_waits_for_its_patience(make_recipe):

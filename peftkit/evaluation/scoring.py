@@ -44,8 +44,24 @@ def evaluate(
         TrainingError: the model outputs NaN or infinity.
     """
     kept, loss = run_model(engine, examples, task.reduce_outputs, progress)
-    score = task.metrics(kept, examples, engine.head, decision or Decision())
-    return replace(score, metrics={**score.metrics, **loss})
+    decision = decision or Decision()
+    score = task.metrics(kept, examples, engine.head, decision)
+    return replace(score, metrics={**score.metrics, **loss}, decision=decision)
+
+
+def evaluate_and_decide(
+    engine: Engine,
+    examples: Examples,
+    task: Task,
+    progress: Callable[[int], None] | None = None,
+) -> Score:
+    """Does the same as `evaluate` for the validation split, with the decision that `Task.decide`
+    fits on it.
+    """
+    kept, loss = run_model(engine, examples, task.reduce_outputs, progress)
+    decision = task.decide(kept, examples, engine.head) if task.decides else Decision()
+    score = task.metrics(kept, examples, engine.head, decision)
+    return replace(score, metrics={**score.metrics, **loss}, decision=decision)
 
 
 def rehearsed_score(task: Task, examples: Examples, head: Head) -> Score:

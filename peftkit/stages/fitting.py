@@ -22,7 +22,7 @@ from peftkit.data.encoded import START_VALUES
 from peftkit.evaluation.features import FrozenBase, collect_features, try_features
 from peftkit.evaluation.frozen_probe import ROW, has_probe
 from peftkit.evaluation.probe_rows import ProbeOfRun, probe_of_run
-from peftkit.evaluation.scoring import keep_outputs, start_values
+from peftkit.evaluation.scoring import start_values
 from peftkit.evaluation.writing import is_text_score
 from peftkit.methods.method import Layout, trainable_parameters
 from peftkit.recipe import Recipe
@@ -33,7 +33,6 @@ from peftkit.stages.outcome import Clock, Outcome
 from peftkit.stages.plan import forward_tokens
 from peftkit.stages.preparing import Prepared
 from peftkit.stages.rehearsal import count
-from peftkit.tasks.answers import Decision
 from peftkit.tasks.score import Score
 from peftkit.training.account import TrainResult
 from peftkit.training.forward.engine import Engine
@@ -52,11 +51,10 @@ class Unfinished(Exception):
         before: Score,
         result: TrainResult,
         unquantized: list[str],
-        decision: Decision,
     ) -> None:
         super().__init__()
         self.model, self.before, self.result = model, before, result
-        self.unquantized, self.decision = unquantized, decision
+        self.unquantized = unquantized
 
 
 @dataclass(frozen=True)
@@ -103,18 +101,17 @@ def train_and_score(
         with clock.stage("train"):
             result = fit(chosen.engine, prepared, clock, console, loaded.head)
         release_memory()  # frees the optimizer
-        decision = decide(chosen.engine, prepared)
         if not signals.code:
             with signals.at_once():
-                after = judge.score_and_answers(chosen.engine, decision)
+                after = judge.score_and_answers(chosen.engine, result.decision)
     if signals.code:
         result = replace(result, stopped="interrupted", exit_code=signals.code)
-        raise Unfinished(model, before.score, result, loaded.unquantized, decision)
+        raise Unfinished(model, before.score, result, loaded.unquantized)
     samples = _samples(prepared, before.answers, after.answers)
     accelerator.end_training()  # ends trackers and communication between processes
     return model, Outcome(
         before.score, baselines, after.score, samples, result, chosen.notes, trainable,
-        base_memory, loaded.unquantized, decision, before.probe,
+        base_memory, loaded.unquantized, result.decision, before.probe,
     )  # fmt: skip
 
 
@@ -228,15 +225,6 @@ def with_start_values(engine: Engine, prepared: Prepared) -> Prepared:
     return replace(prepared, encoded=prepared.encoded.with_column(START_VALUES, values))
 
 
-def decide(engine: Engine, prepared: Prepared) -> Decision:
-    """Numbers, such as a threshold, that the task chooses on the validation split; may be empty."""
-    task, validation = prepared.recipe.task, prepared.encoded.validation
-    if not task.decides:
-        return Decision()
-    kept = keep_outputs(engine, validation, task.reduce_outputs)
-    return task.decide(kept, validation, engine.head)
-
-
 def choose_trained(model: nn.Module, prepared: Prepared, accelerator: Accelerator) -> Chosen:
     """Chooses the fastest way of training that passes the self-check."""
     recipe, encoded = prepared.recipe, prepared.encoded
@@ -255,9 +243,9 @@ def fit(
     """
     recipe, encoded = prepared.recipe, prepared.encoded
 
-    def validate(engine: Engine) -> dict[str, float]:
+    def validate(engine: Engine) -> Score:
         with clock.stage("validate"):
-            return validation_score(engine, prepared, console).metrics
+            return validation_score(engine, prepared, console)
 
     engine.accelerator.init_trackers(recipe.name or "peftkit")
     return train(engine, encoded.train, recipe, validate, console, head)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from peftkit.data.encoded import Prompt
-from peftkit.evaluation.scoring import evaluate
+from peftkit.evaluation.scoring import evaluate, evaluate_and_decide
 from peftkit.evaluation.writing import is_text_score, with_text_scores
 from peftkit.stages.outcome import Clock
 from peftkit.stages.preparing import Prepared
@@ -60,7 +60,7 @@ def validation_score(engine: Engine, prepared: Prepared, console: Console) -> Sc
     """
     recipe, encoded = prepared.recipe, prepared.encoded
     pace = Pace(line_printer(console), "validation", len(encoded.validation))
-    score = evaluate(engine, encoded.validation, recipe.task, pace.advance)
+    score = evaluate_and_decide(engine, encoded.validation, recipe.task, pace.advance)
     if not is_text_score(recipe.task, recipe.metric):
         return score
     prompts = encoded.validation_prompts

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from peftkit.metrics.metric import Metric
+from peftkit.tasks.answers import Decision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,6 +103,9 @@ class Score:
     parts: dict[str, Parts] = field(default_factory=dict)
     """Metric -> what each row adds to it, to compare two models on the same rows; only for metrics
     that are computed from sums over rows."""
+
+    decision: Decision = field(default_factory=Decision)
+    """The decision by which outputs became answers; empty if the task decides nothing."""
 
     @classmethod
     def of(

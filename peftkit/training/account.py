@@ -9,6 +9,7 @@ from accelerate.utils import gather_object
 
 from peftkit.data.encoded import Examples
 from peftkit.methods.method import Layout
+from peftkit.tasks.answers import Decision
 from peftkit.training.forward.engine import Engine, StepPass
 from peftkit.training.forward.steps import Step
 from peftkit.training.stopping import Best
@@ -47,6 +48,8 @@ class TrainResult:
     metric: str
     """Name of the validation score that chose the best step."""
     best_value: float
+    decision: Decision
+    """The task's decision on the validation split with the best weights."""
     num_steps: int
     stopped: str
     """Why training ended: `finished`, `early stopping` or `interrupted`."""
@@ -129,6 +132,7 @@ class Account:
             best_step=best.step,
             metric=best.metric.name,
             best_value=best.value,
+            decision=best.decision,
             num_steps=len(self.history),
             stopped=self._reason(best),
             exit_code=self.exit_code,

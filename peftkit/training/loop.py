@@ -18,6 +18,7 @@ from peftkit.errors import OutOfMemoryError, TrainingError
 from peftkit.methods.fast_layers import release_checkpoint_mapping
 from peftkit.methods.method import trainable_parameters
 from peftkit.recipe import Recipe, Training
+from peftkit.tasks.score import Score
 from peftkit.training import guards
 from peftkit.training.account import Account, StepRecord, TrainResult
 from peftkit.training.forward.batching import padded_tokens, worst_micro_batch
@@ -41,7 +42,7 @@ def train(
     engine: Engine,
     examples: Examples,
     recipe: Recipe,
-    score: Callable[[Engine], dict[str, float]],
+    score: Callable[[Engine], Score],
     console: Console,
     head: Sequence[str] = (),
 ) -> TrainResult:
@@ -74,10 +75,11 @@ def train(
             _report(record, step, examples, progress, engine)
             if _is_validation(step, recipe.training, num_steps):
                 begun = time.perf_counter()
-                metrics = _validate(run, score, signals)
+                validated = _validate(run, score, signals)
+                metrics = validated.metrics
                 loss = account.record_validation(step.number, metrics, begun, started)
                 if step.number >= recipe.method.first_selectable_step(num_steps):
-                    best.update(metrics, engine.model, step.number)
+                    best.update(validated, engine.model, step.number)
                 accelerator.log({f"validation/{k}": v for k, v in metrics.items()}, step.number)
                 progress.validation(step.number, loss, metrics, best.since == 0)
                 if best.exhausted:
@@ -233,16 +235,14 @@ def _is_validation(step: Step, training: Training, num_steps: int) -> bool:
     return step.last_of_epoch or step.number == num_steps
 
 
-def _validate(
-    run: _Prepared, score: Callable[[Engine], dict[str, float]], signals: Signals
-) -> dict[str, float]:
+def _validate(run: _Prepared, score: Callable[[Engine], Score], signals: Signals) -> Score:
     """Scores the model on the validation split. If there is a single process, a signal ends the
     scoring immediately.
     """
     with at_once_if_alone(signals, run.engine.accelerator):
-        metrics = score(run.engine)
+        validated = score(run.engine)
     _train_mode(run.engine, run.frozen_below)
-    return metrics
+    return validated
 
 
 def _train_mode(engine: Engine, frozen_below: list[nn.Module]) -> None:

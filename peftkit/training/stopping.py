@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from peftkit.methods.method import trainable_parameters
 from peftkit.metrics.metric import Metric
+from peftkit.tasks.answers import Decision
+from peftkit.tasks.score import Score
 
 
 @dataclass
@@ -22,19 +24,22 @@ class Best:
     step: int = 0
     since: int = 0
     """Number of validations after the one with the best score."""
+    decision: Decision = field(default_factory=Decision)
+    """The decision of the best validation."""
     _score: tuple[float, float] | None = None
     _weights: dict[str, Tensor] = field(default_factory=dict)
 
-    def update(self, metrics: dict[str, float], model: nn.Module, step: int) -> None:
+    def update(self, validated: Score, model: nn.Module, step: int) -> None:
         """Records a validation, and copies the trained tensors if its score is the best. Between
         equal scores, which are common with few validation rows, the lower loss decides.
         """
-        value, loss = metrics[self.metric.name], metrics["loss"]
+        value, loss = validated.metrics[self.metric.name], validated.metrics["loss"]
         score = (self.metric.goodness(value), -loss)
         self.since += 1
         if self._score is None or score > self._score:
             self._score = score
             self.value, self.step, self.since = value, step, 0
+            self.decision = validated.decision
             self._weights = {
                 name: parameter.detach().to("cpu", copy=True)
                 for name, parameter in trainable_parameters(model).items()
