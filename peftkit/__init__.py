@@ -34,6 +34,7 @@ from peftkit.methods.top_layers import TopLayers
 from peftkit.recipe import Recipe, Training
 from peftkit.tasks.chat import Chat
 from peftkit.tasks.generation import Generation
+from peftkit.tasks.multi_label_classification import LabelSets, MultiLabelClassification
 from peftkit.tasks.reading.conversations import Conversations
 from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification
@@ -64,9 +65,11 @@ __all__ = [
     "FullFineTuning",
     "Generation",
     "HeadOnly",
+    "LabelSets",
     "LayerNormTuning",
     "LoRA",
     "Method",
+    "MultiLabelClassification",
     "OLoRA",
     "PTuning",
     "Pairs",

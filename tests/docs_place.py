@@ -25,11 +25,12 @@ TOLD = (
 
 
 def write_files(folder: Path) -> None:
-    """reviews.csv, tickets.csv, kunden.csv, stars.csv, names.jsonl, pairs.csv, talks.jsonl,
-    candidates.csv, similar.csv.
+    """reviews.csv, tickets.csv, topics.csv, kunden.csv, stars.csv, names.jsonl, pairs.csv,
+    talks.jsonl, candidates.csv, similar.csv.
     """
     write_csv(folder / "reviews.csv", sentences(200))
     write_csv(folder / "tickets.csv", tickets(), ("message", "team"))
+    write_csv(folder / "topics.csv", several_topics(), ("message", "topics"))
     write_csv(folder / "stars.csv", rated(), ("text", "stars"))
     lines = ("nachricht;gruppe", *(f"{text};{team}" for text, team in german_tickets()))
     (folder / "kunden.csv").write_bytes("\r\n".join(lines).encode("cp1252"))
@@ -64,6 +65,20 @@ def answers() -> list[tuple[str, str, str, str]]:
                 (f"old {others[1]}", "0"))  # fmt: skip
         question = f"do you have a {colour} {thing}"
         rows += [(f"q{number}", question, f"here is a {what}", score) for what, score in said]
+    return rows
+
+
+def several_topics() -> list[tuple[str, str]]:
+    """300 messages of one to three sentences and their topics, separated by semicolons; thanks have
+    no topic.
+    """
+    random_one, rows = random.Random(0), []
+    for number in range(300):
+        teams = random_one.sample(sorted(TEAMS), k=random_one.choice((0, 1, 1, 2, 2, 3)))
+        thing = f"my {random_one.choice(COLOURS)} {random_one.choice(THINGS)}"
+        said = [random_one.choice(TEAMS[team]).format(thing) for team in teams]
+        text = ", and ".join(said) or f"many thanks for {thing}"
+        rows.append((f"{text} (order {number})", "; ".join(teams)))
     return rows
 
 

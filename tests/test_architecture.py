@@ -169,12 +169,11 @@ def test_what_is_handed_on_is_a_value():
 def test_exported_names():
     assert sorted(peftkit.__all__) == [
         "AdaLoRA", "Base", "BitFit", "BottleneckAdapter", "Budget", "Chat", "Conversations", "Data",
-        "DoRA", "EVA", "FullFineTuning", "Generation", "HeadOnly", "IA3", "LayerNormTuning", "LoRA",
-        "Method", "OLoRA", "PTuning", "Pairs", "PeftMethod", "PeftkitError", "PiSSA",
-        "PrefixTuning",
-        "PromptTuning", "Recipe", "ScoredPairs", "Source", "TaggedWords", "Task",
-        "TextClassification", "TextPairScoring", "TokenClassification", "TopLayers", "Training",
-        "Translation", "compare", "load", "main",
+        "DoRA", "EVA", "FullFineTuning", "Generation", "HeadOnly", "IA3", "LabelSets",
+        "LayerNormTuning", "LoRA", "Method", "MultiLabelClassification", "OLoRA", "PTuning",
+        "Pairs", "PeftMethod", "PeftkitError", "PiSSA", "PrefixTuning", "PromptTuning", "Recipe",
+        "ScoredPairs", "Source", "TaggedWords", "Task", "TextClassification", "TextPairScoring",
+        "TokenClassification", "TopLayers", "Training", "Translation", "compare", "load", "main",
     ]  # fmt: skip
     assert all(getattr(peftkit, name) is not None for name in peftkit.__all__)
 

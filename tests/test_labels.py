@@ -208,6 +208,7 @@ def test_labels_that_look_alike_are_noted_once_and_folded_on_request(tmp_path):
         ({"a": 60, "b": 60, "c": 12}, "some labels have fewer than 5 rows in a split"),
         ({"a;b": 30, "a": 30, "b": 30, "b;c": 30, "a;c": 30, "c": 30}, "look like lists of labels"),
         ({'["x"]': 30, '["x", "y"]': 30}, 'look like lists of labels, such as `["x"]`'),
+        ({'["x"]': 30, '["x", "y"]': 30}, "MultiLabelClassification gives a text several labels"),
     ],
 )
 def test_labels_that_will_not_do_are_noted(tmp_path, counts, told):

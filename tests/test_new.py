@@ -69,6 +69,10 @@ def csv_of(rng, path, columns, rows=60, separator=","):
     return path
 
 
+def several(rng) -> list[str]:
+    return rng.sample(["joy", "fear", "anger", "love"], k=rng.randint(0, 3))
+
+
 def tagged(rng, *names):
     words = text(rng).split()
     return {"tokens": words, **{name: [rng.choice(TAGS) for _ in words] for name in names}}
@@ -173,8 +177,25 @@ def test_a_csv_gives_a_recipe(in_tmp, capsys, rng, shape):
             lambda r: {"id": r.random(), **tagged(r, "ner_tags")},
             pk.TokenClassification, {"tokens": "tokens", "labels": "ner_tags"},
         ),
+        (
+            lambda r: {"id": r.random(), "text": text(r), "labels": several(r)},
+            pk.MultiLabelClassification, {"text": "text", "labels": "labels"},
+        ),
+        (
+            lambda r: {"comment": text(r), "emotions": str(several(r))},
+            pk.MultiLabelClassification, {"text": "comment", "labels": "emotions"},
+        ),
+        (
+            lambda r: {"text": text(r), "label": r.choice("ab"), "tags": several(r)},
+            pk.TextClassification, {"text": "text", "label": "label"},
+        ),
+        (
+            lambda r: {"text": text(r), **tagged(r, "labels")},
+            pk.TokenClassification, {"tokens": "tokens", "labels": "labels"},
+        ),
     ],
-    ids=["messages", "ShareGPT", "instruction", "few instructions", "tokens"],
+    ids=["messages", "ShareGPT", "instruction", "few instructions", "tokens", "label lists",
+         "label lists as text", "label and lists", "tokens and their text"],
 )  # fmt: skip
 def test_json_lines_give_a_recipe(in_tmp, capsys, rng, row, task, expected):
     write_jsonl(in_tmp / "rows.jsonl", [row(rng) for _ in range(40)])

@@ -135,6 +135,9 @@ print(tokenizer.decode({{ written }}, skip_special_tokens=True))
 {%- endif %}
 {% if labels %}
 The classes, in the order of the logits: {{ labels }}.
+{% endif %}{% if record.decision.described %}
+Numbers that turn outputs into answers, chosen on the validation split: \
+{{ record.decision.described }}.
 {% endif %}
 ## Training
 

@@ -6,19 +6,9 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Protocol
 
+from peftkit.data.row_contract import Strata
 from peftkit.data.rows import Row
-
-
-class Strata(Protocol):
-    """The methods of a task that `divide` calls."""
-
-    def key(self, row: Row) -> str:
-        """Returns a text that is equal for rows with the same input."""
-
-    def stratum(self, row: Row) -> str:
-        """Returns a row's stratum, such as its label; each piece has its share of each stratum."""
 
 
 def divide(
@@ -37,12 +27,15 @@ def divide(
         keep_one: whether the last piece must have at least one row or group of every stratum.
     """
     units: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        units[f"group {row.group}" if row.group else f"row {task.key(row)}"].append(row)
+    strata_of: dict[str, list[str]] = defaultdict(list)
+    for row, stratum in zip(rows, task.strata(rows), strict=True):
+        unit = f"group {row.group}" if row.group else f"row {task.key(row)}"
+        units[unit].append(row)
+        strata_of[unit].append(stratum)
     strata: dict[str, list[str]] = defaultdict(list)
     sizes: Counter[str] = Counter()
     for unit, members in units.items():
-        labels = Counter(map(task.stratum, members))
+        labels = Counter(strata_of[unit])
         stratum = max(
             sorted(labels), key=labels.__getitem__
         )  # sorted: independent of the file's order

@@ -209,9 +209,12 @@ def _tables_of(loaded: Any, name: str) -> dict[str, Table]:
 
 
 def _table_of(data: Any, name: str) -> Table:
+    features = {
+        name: getattr(one, "feature", one) for name, one in data.features.items()
+    }  # of lists
     label_names = {
         column: {str(index): label for index, label in enumerate(feature.names)}
-        for column, feature in data.features.items()
+        for column, feature in features.items()
         if hasattr(feature, "names") and isinstance(feature.names, list)
     }
     rows = tuple(enumerate(data, start=1))

@@ -9,80 +9,25 @@ row of each stratum crosses each of the two boundaries.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Protocol
 
 from peftkit.data.dividing import divide
 from peftkit.data.ledger import Ledger, ReadCounts, SplitCounts, by_kind, describe_malformed
 from peftkit.data.reading import read_source
+from peftkit.data.row_contract import RowContract, Splits
 from peftkit.data.rows import Malformed, Row, Table, check_columns, text_columns
-from peftkit.data.source import Source
 from peftkit.data.text_files import encoding_hint
 from peftkit.errors import DataError, quoted
 from peftkit.wording import plural
+
+__all__ = ["Splits", "clean_rows", "load_splits"]
 
 MANY_DUPLICATES = 0.3
 """A note reports the duplicates of a file if they are at least this share of its rows."""
 MANY_CONFLICTS = 0.1
 """A note reports conflicting rows of a file if they are at least this share of its rows."""
-
-
-class RowContract(Protocol):
-    """The properties and methods of a task that splitting uses."""
-
-    @property
-    def source(self) -> Source:
-        """Where the rows come from."""
-
-    @property
-    def columns(self) -> Mapping[str, str]:
-        """The task's name of each column -> its name in the file."""
-
-    def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
-        """Returns the row's values under the task's names; for a malformed row, what is wrong."""
-
-    def key(self, row: Row) -> str:
-        """Returns a text that is equal for rows with the same input."""
-
-    def stratum(self, row: Row) -> str:
-        """Returns the row's value to spread evenly over the splits, such as its label."""
-
-    def answer_key(self, row: Row) -> str:
-        """Returns a text that rows with the same key share, unless they contradict each other."""
-
-    def group(self, row: Row) -> str:
-        """Returns the name of the row's group, which stays in one split; empty without a group."""
-
-    def columns_read(self, table: Table) -> Collection[str]:
-        """Returns the table's columns that the task reads."""
-
-    @property
-    def stratum_column(self) -> str:
-        """The column with the values of `stratum`; empty if there is none."""
-
-    def check_rows(self, rows: Sequence[Row]) -> None:
-        """Raises DataError if the task cannot be learned from the rows, however they are split."""
-
-    def check_splits(self, splits: Splits) -> None:
-        """Raises DataError if the task cannot be learned or scored on these splits."""
-
-    def remarks(self, splits: Splits) -> Iterable[str]:
-        """Returns notes about the splits, for the user."""
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The rows of each split."""
-
-    train: tuple[Row, ...]
-    validation: tuple[Row, ...]
-    test: tuple[Row, ...]
-
-    def named(self) -> dict[str, tuple[Row, ...]]:
-        """Name of each split -> its rows."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
 def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
@@ -92,7 +37,7 @@ def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
         DataError: a file, a column or a row is wrong, or there are too few rows.
     """
     source = task.source
-    tables = read_source(source)
+    tables = task.adapt_tables(read_source(source))
     for table in tables.values():
         check_columns(table, {**task.columns, **({"group": source.group} if source.group else {})})
     rows: dict[str, list[Row]] = {}
@@ -115,7 +60,7 @@ def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
             name: SplitCounts(
                 rows=len(split),
                 leaked=leaked[name],
-                strata=dict(sorted(Counter(map(task.stratum, split)).items())),
+                strata=dict(sorted(Counter(chain(*map(task.counted, split))).items())),
             )
             for name, split in splits.named().items()
         },
@@ -282,7 +227,7 @@ def _check_filled(splits: Splits, task: RowContract) -> None:
         return
     sizes = ", ".join(f"{name} {len(rows)}" for name, rows in splits.named().items())
     source = task.source
-    strata = Counter(task.stratum(row) for rows in splits.named().values() for row in rows)
+    strata = Counter(task.strata([*splits.train, *splits.validation, *splits.test]))
     alone = sum(count == 1 for count in strata.values())
     if _grouped(splits):
         hint = "rows of one group, or with the same input, stay in one split; "

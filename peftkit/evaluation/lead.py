@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
 from peftkit.data.encoded import Encoded
-from peftkit.evaluation.frozen_probe import targets_of
 from peftkit.evaluation.probe_rows import ProbeOfRun
 from peftkit.metrics.bootstrap import paired_interval
 from peftkit.metrics.metric import Metric
@@ -42,7 +40,7 @@ def lead(
     sentences = []
     guess = baselines.get("majority", {}).get(metric)
     if guess is not None and metric in after.metrics:
-        sentences.append(_against_guess(metric, after, guess, _majority(encoded)))
+        sentences.append(_against_guess(metric, after, guess, task.constant_answer(encoded)))
     if probe is not None and probe.fitted is not None:
         sentences.append(_against_probe(metric, after, probe.fitted.score, _rows(probe), task))
     return list(filter(None, sentences))
@@ -96,12 +94,6 @@ def difference_interval(ours: Parts, others: Parts, metric: Metric) -> Interval:
     from `ours` minus the score from `others`.
     """
     return paired_interval(ours.table, others.table, metric.statistic)
-
-
-def _majority(encoded: Encoded) -> str:
-    """The label that most training rows have."""
-    ((index, _),) = Counter(targets_of(encoded.train).tolist()).most_common(1)
-    return encoded.head.labels[index]
 
 
 def _rows(probe: ProbeOfRun) -> str:

@@ -65,7 +65,7 @@ def label_counts(expected: Counts, predicted: Counts, num_labels: int) -> Any:
     """What each example adds to the counts of each label; at most three entries per row are not 0.
 
     Args:
-        expected, predicted: (examples,), indices of labels.
+        expected, predicted: (examples,), indices of labels, or -1 for no label.
 
     Returns:
         (examples, 3 * labels) scipy sparse array, in blocks of columns: 1 for the label that is
@@ -73,12 +73,15 @@ def label_counts(expected: Counts, predicted: Counts, num_labels: int) -> Any:
     """
     from scipy.sparse import csr_array
 
-    rows, right = np.arange(len(expected)), (expected == predicted).nonzero()[0]
-    places = np.concatenate([expected[right], num_labels + predicted, 2 * num_labels + expected])
-    ones = np.ones(len(places))
-    return csr_array(
-        (ones, (np.concatenate([right, rows, rows]), places)), (len(expected), 3 * num_labels)
-    )
+    shown = [(expected == predicted) & (expected >= 0), predicted >= 0, expected >= 0]
+    rows = [here.nonzero()[0] for here in shown]
+    labels = [
+        expected[rows[0]],
+        num_labels + predicted[rows[1]],
+        2 * num_labels + expected[rows[2]],
+    ]
+    places = (np.concatenate(rows), np.concatenate(labels))
+    return csr_array((np.ones(len(places[0])), places), (len(expected), 3 * num_labels))
 
 
 def macro_f1(sums: Floats) -> Floats:
@@ -93,8 +96,9 @@ def macro_f1(sums: Floats) -> Floats:
         means: Floats = (2 * right / occurring).mean(axis=-1)
         return means
     twice, times = 2 * right.reshape(-1, right.shape[-1]), occurring.reshape(-1, right.shape[-1])
-    rows = zip(twice, times, strict=True)
-    return np.array([(a[b > 0] / b[b > 0]).mean() for a, b in rows]).reshape(right.shape[:-1])
+    rows = ((a[b > 0] / b[b > 0]) for a, b in zip(twice, times, strict=True))
+    found = [f1.mean() if len(f1) else 0.0 for f1 in rows]
+    return np.array(found).reshape(right.shape[:-1])
 
 
 def weighted_f1(sums: Floats) -> Floats:

@@ -44,6 +44,15 @@ class Decision:
                     f"`decide` returned {values} for `{name}`", "return finite numbers from it"
                 )
 
+    @property
+    def described(self) -> str:
+        """The numbers as Markdown, such as `` `threshold` 0.41, 0.5 ``; empty if there are none."""
+        numbers = (
+            f"`{name}` {', '.join(f'{value:.4g}' for value in values)}"
+            for name, values in self.numbers.items()
+        )
+        return "; ".join(numbers)
+
 
 @dataclass(frozen=True)
 class Prediction(Answer):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from peftkit.metrics.metric import Metric
+from peftkit.parts.records import IF_SET
 from peftkit.tasks.answers import Decision
 
 if TYPE_CHECKING:
@@ -53,23 +55,40 @@ class Parts:
     """What each row adds to a score: the score is `Metric.statistic` of the sums over rows."""
 
     columns: tuple[tuple[float, ...], ...]
-    """(k, rows), the numbers to sum over rows; for a mean, weighted values and weights."""
+    """(k, entries), the numbers to sum over rows; for a mean, weighted values and weights."""
     num_labels: int = 0
-    """Number of labels if `columns` are each row's expected and predicted label, as for F1; else 0.
-    `label_counts` turns such columns into a table of (rows, 3 * num_labels)."""
+    """Number of labels if `columns` are each entry's expected and predicted label, as for F1; else
+    0. `label_counts` turns such columns into a table of (entries, 3 * num_labels). -1 is no label:
+    a text may lack a label that is predicted, or have one that is not."""
+    entries_per_row: tuple[int, ...] | None = field(default=None, metadata=IF_SET)
+    """(rows,), number of entries, which follow each other, whose sum each row adds; None if each
+    entry is a row."""
 
     @classmethod
     def of(cls, table: npt.NDArray[np.number], num_labels: int = 0) -> Parts:
         """Builds the parts from a table of (rows, k)."""
         return cls(tuple(tuple(column) for column in table.T.tolist()), num_labels)
 
+    @classmethod
+    def of_label_sets(cls, expected: npt.NDArray[np.bool_], predicted: Any) -> Parts:
+        """Builds the parts from the labels that each row has and that the model gives it.
+
+        Args:
+            expected, predicted: (rows, labels), true where the row has the label.
+        """
+        import numpy as np
+
+        rows, labels = (expected | predicted).nonzero()
+        pairs = [np.where(given[rows, labels], labels, -1) for given in (expected, predicted)]
+        counts = np.bincount(rows, minlength=len(expected))
+        columns = tuple(tuple(column.tolist()) for column in pairs)
+        return cls(columns, expected.shape[1], tuple(counts.tolist()))
+
     @property
     def table(self) -> npt.NDArray[np.float64]:
         """(rows, k), the numbers to sum over rows."""
-        import numpy as np
-
-        columns = np.array(self.columns, np.float64).T
-        return self._expanded(columns).toarray() if self.num_labels else columns
+        columns = self._columns
+        return self._of_rows(columns).toarray() if self.num_labels else columns
 
     @property
     def distinct(self) -> tuple[Any, npt.NDArray[np.int64]]:
@@ -78,16 +97,38 @@ class Parts:
         """
         import numpy as np
 
-        columns = np.array(self.columns, np.float64).T
-        kinds, counts = np.unique(columns, axis=0, return_counts=True)
-        return (self._expanded(kinds) if self.num_labels else kinds), counts
+        columns = self._columns
+        if self.entries_per_row is None:
+            kinds, counts = np.unique(columns, axis=0, return_counts=True)
+            return (self._of_rows(kinds) if self.num_labels else kinds), counts
+        rows = np.split(columns, np.cumsum(self.entries_per_row)[:-1])
+        occurring = Counter(row.tobytes() for row in rows)
+        first = {row.tobytes(): index for index, row in reversed(list(enumerate(rows)))}
+        chosen = self._of_rows(columns)[[first[row] for row in occurring]]
+        return chosen, np.array(list(occurring.values()), np.int64)
 
-    def _expanded(self, labels: Any) -> Any:
-        """Turns expected and predicted labels, (rows, 2), into a sparse (rows, 3 labels)."""
+    @property
+    def _columns(self) -> npt.NDArray[np.float64]:
+        """`columns` as an array, (entries, k)."""
+        import numpy as np
+
+        return np.array(self.columns, np.float64).T
+
+    def _of_rows(self, labels: Any) -> Any:
+        """Turns expected and predicted labels, (entries, 2), into a sparse (rows, 3 labels)."""
+        import numpy as np
+        from scipy.sparse import csr_array
+
         from peftkit.metrics.classification import label_counts
 
         expected, predicted = labels.T.astype(int)
-        return label_counts(expected, predicted, self.num_labels)
+        counts = label_counts(expected, predicted, self.num_labels)
+        if self.entries_per_row is None:
+            return counts
+        ends = np.cumsum((0, *self.entries_per_row))
+        entries = np.arange(ends[-1])
+        member = csr_array((np.ones(ends[-1]), entries, ends), (len(ends) - 1, ends[-1]))
+        return member @ counts
 
 
 @dataclass(frozen=True)

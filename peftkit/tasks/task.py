@@ -6,6 +6,7 @@ them. It never pads, batches, moves tensors to a device or touches a model's wei
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -136,6 +137,12 @@ class Task(OpenPart):
         """Tokens to add to the base's vocabulary, such as markers; their embeddings are trained."""
         return ()
 
+    def adapt_tables(self, tables: Mapping[str, Table]) -> Mapping[str, Table]:
+        """Returns all tables of the source with values that `read_row` reads, if it needs to know
+        more than one row, such as which separator all cells of a column have.
+        """
+        return tables
+
     def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
         """Returns a row's values by the task's names, or a string that says what is malformed."""
         raise NotImplementedError
@@ -169,8 +176,12 @@ class Task(OpenPart):
         return ""
 
     def stratum(self, row: Row) -> str:
-        """The value that splits are stratified by, such as a label."""
+        """The value by which rows are stratified, such as a label."""
         raise NotImplementedError
+
+    def strata(self, rows: Sequence[Row]) -> Sequence[str]:
+        """The stratum of each row, (rows,); override it if it depends on all rows."""
+        return list(map(self.stratum, rows))
 
     def answer_key(self, row: Row) -> str:
         """A key of the row's answer. Rows with the same `key` and different answers contradict each
@@ -178,9 +189,13 @@ class Task(OpenPart):
         """
         return self.stratum(row)
 
+    def counted(self, row: Row) -> Sequence[str]:
+        """The values of a row that the ledger counts in each split, such as its labels."""
+        return (self.stratum(row),)
+
     @property
     def stratum_column(self) -> str:
-        """The column that `stratum` comes from; empty if there is no such column."""
+        """The column that `counted` comes from; empty if there is no such column."""
         return ""
 
     def columns_read(self, table: Table) -> Collection[str]:
@@ -267,6 +282,13 @@ class Task(OpenPart):
     def baselines(self, encoded: Encoded) -> dict[str, dict[str, float]]:
         """Name of a guess that needs no training -> its scores on the test split."""
         return {}
+
+    def constant_answer(self, encoded: Encoded) -> str:
+        """The answer that the baseline `majority` always gives, as text; here the label that most
+        training targets have.
+        """
+        ((index, _),) = Counter(encoded.train.targets.tolist()).most_common(1)
+        return encoded.head.labels[index]
 
     def prompt_code(self) -> str:
         """Python lines for the model card that use `tokenizer` to make `prompt`, the model's input;

@@ -39,7 +39,10 @@ model = {{ record.head.auto_class }}.from_pretrained("path/to/this/folder").eval
 
 Compared with the adapter on its base, logits differ by at most {{ difference }}, and the likeliest
 answer is the same at {{ agreement }} of the positions; `merge_report.json` has the details.
-{% if scores %}
+{% if record.decision.described %}
+Numbers that turn outputs into answers, chosen on the validation split: \
+{{ record.decision.described }}.
+{% endif %}{% if scores %}
 | validation split | {{ scores | join(" | ") }} |
 |---|{% for _ in scores %}---:|{% endfor %}
 {% for row, values in rows -%}

@@ -120,7 +120,7 @@ def _labelled(adapter: OpenedAdapter, splits: Splits, retention: Retention) -> E
     """Encodes the retention file's rows as a test split, without rows of the training split."""
     count = retention.max_rows if "max_rows" in retention.model_fields_set else LABELLED_ROWS
     task = adapter.recipe.task.elsewhere(retention.path, retention.subset, count)
-    tables = read_source(task.source)
+    tables = task.adapt_tables(read_source(task.source))
     table = next(tables[name] for name in DRAWN_FROM if name in tables)
     try:
         check_columns(table, task.columns)

@@ -171,7 +171,7 @@ def label_remarks(
     if listed := _lists(total):
         yield (
             f"labels look like lists of labels, such as `{visible(listed)}`: each combination is "
-            "its own class, as peftkit gives a text one label"
+            "its own class; MultiLabelClassification gives a text several labels"
         )
     yield from _imbalance(train, weighted)
     yield from _scarcity(counts)
@@ -199,7 +199,16 @@ def _scarcity(counts: Counts) -> Iterator[str]:
             f"{rows / len(labels):.1f} rows for each"
         )
         return
-    parts = []
+    yield from scarce(counts)
+
+
+def scarce(counts: Counts) -> Iterator[str]:
+    """Yields a note if labels have fewer than `FEW_ROWS` rows in a split.
+
+    Args:
+        counts: its labels are those of the split `train`.
+    """
+    labels, parts = counts["train"], []
     for name, split in counts.items():
         few = sorted((split.get(label, 0), label) for label in labels)
         few = [(count, label) for count, label in few if count < FEW_ROWS]

@@ -10,6 +10,7 @@ from peftkit.data.column_looks import Column, inspect_columns, named_pair
 from peftkit.data.rows import Table, folded_name
 from peftkit.data.source import as_number
 from peftkit.tasks.offers import Fit, Offer, Reading
+from peftkit.tasks.reading.label_sets import are_label_lists
 from peftkit.tasks.reading.labels import scores_not_classes
 
 TEXTS: Final = (
@@ -34,14 +35,14 @@ def readings(table: Table) -> Iterator[Reading]:
     """
     columns = inspect_columns(table)
     labels = [name for name, column in columns.items() if _may_be_label(column)]
-    labels = _with_usual_name(labels, LABELS)
+    labels = with_usual_name(labels, LABELS)
     texts = [name for name, column in columns.items() if column.looks == "text"]
     if pair := named_pair(texts, PAIRS):
         for label in labels:
             fields = {"text": pair[0], "text_pair": pair[1], "label": label}
             yield Reading(fields, Fit.BY_NAMES if _named([label], LABELS) else Fit.BY_VALUES)
         return
-    texts = _with_usual_name(texts, TEXTS)
+    texts = with_usual_name(texts, TEXTS)
     by_names = _named(labels, LABELS) and _named(texts, TEXTS)
     for text in texts:
         for label in labels:
@@ -51,6 +52,8 @@ def readings(table: Table) -> Iterator[Reading]:
 
 def _may_be_label(column: Column) -> bool:
     """Whether a column holds classes; a column named `label` is accepted here and checked later."""
+    if are_label_lists(column):
+        return False
     if folded_name(column.name) == "label":
         return column.looks not in ("lists", "objects", "empty")
     counts = Counter(str(value).strip() for value in column.present)
@@ -59,7 +62,7 @@ def _may_be_label(column: Column) -> bool:
     )
 
 
-def _with_usual_name(names: Sequence[str], usual: Sequence[str]) -> list[str]:
+def with_usual_name(names: Sequence[str], usual: Sequence[str]) -> list[str]:
     """Selects the default name if it is among `names`, else all usual names, else every name."""
     return _named(names, usual[:1]) or _named(names, usual) or list(names)
 
