@@ -37,6 +37,7 @@ from peftkit.tasks.generation import Generation
 from peftkit.tasks.reading.conversations import Conversations
 from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification
+from peftkit.tasks.text_regression import Numbers, TextRegression
 from peftkit.tasks.token_classification import TaggedWords, TokenClassification
 from peftkit.tasks.translation import Pairs, Translation
 
@@ -66,6 +67,7 @@ __all__ = [
     "LayerNormTuning",
     "LoRA",
     "Method",
+    "Numbers",
     "OLoRA",
     "PTuning",
     "Pairs",
@@ -79,6 +81,7 @@ __all__ = [
     "TaggedWords",
     "Task",
     "TextClassification",
+    "TextRegression",
     "TokenClassification",
     "TopLayers",
     "Training",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from peftkit.metrics.metric import Metric
+from peftkit.parts.records import IF_SET
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,13 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer. Lists of mistakes begin with the one that the model was most certain of."""
+    """A wrong answer. Lists of mistakes begin with the one that the model was most certain of; of
+    numbers, with the largest error.
+    """
 
     row: int
     text: str
     expected: str
     predicted: str
-    probability: float
+    probability: float | None = None
+    """Probability of the predicted class; None if the answer is a number."""
+    error: float | None = field(default=None, metadata=IF_SET)
+    """The predicted number minus the expected one; None if the answer is a class."""
 
 
 @dataclass(frozen=True)
