@@ -170,9 +170,10 @@ def test_exported_names():
     assert sorted(peftkit.__all__) == [
         "AdaLoRA", "Base", "BitFit", "BottleneckAdapter", "Budget", "Chat", "Conversations", "Data",
         "DoRA", "EVA", "FullFineTuning", "Generation", "HeadOnly", "IA3", "LayerNormTuning", "LoRA",
-        "Method", "OLoRA", "PTuning", "Pairs", "PeftMethod", "PeftkitError", "PiSSA",
+        "Method", "Numbers", "OLoRA", "PTuning", "Pairs", "PeftMethod", "PeftkitError", "PiSSA",
         "PrefixTuning",
         "PromptTuning", "Recipe", "Source", "TaggedWords", "Task", "TextClassification",
+        "TextRegression",
         "TokenClassification", "TopLayers", "Training", "Translation",
         "compare", "load", "main",
     ]  # fmt: skip
