@@ -39,6 +39,7 @@ from peftkit.tasks.reading.conversations import Conversations
 from peftkit.tasks.task import Task
 from peftkit.tasks.text_classification import TextClassification
 from peftkit.tasks.text_pair_scoring import ScoredPairs, TextPairScoring
+from peftkit.tasks.text_regression import Numbers, TextRegression
 from peftkit.tasks.token_classification import TaggedWords, TokenClassification
 from peftkit.tasks.translation import Pairs, Translation
 
@@ -70,6 +71,7 @@ __all__ = [
     "LoRA",
     "Method",
     "MultiLabelClassification",
+    "Numbers",
     "OLoRA",
     "PTuning",
     "Pairs",
@@ -85,6 +87,7 @@ __all__ = [
     "Task",
     "TextClassification",
     "TextPairScoring",
+    "TextRegression",
     "TokenClassification",
     "TopLayers",
     "Training",

@@ -36,6 +36,7 @@ from peftkit.methods.method import Method, trainable_parameters
 from peftkit.methods.peft.layout import add_peft
 from peftkit.stages.rehearsal import rehearse
 from peftkit.tasks.label_set_loss import LabelSetCrossEntropy
+from peftkit.tasks.losses import BinaryCrossEntropies, SquaredError
 from peftkit.tasks.score import Score
 from peftkit.tasks.task import Task
 from peftkit.training import loop
@@ -182,6 +183,7 @@ class _BareTask(Task):
 
     auto_class: ClassVar[str]
     labels: ClassVar[tuple[str, ...]] = ()
+    size: ClassVar[int | None] = None
     problem_type: ClassVar[str | None] = None
     scores = ("loss",)
 
@@ -208,6 +210,34 @@ class LabelSets(Classification):
         return LabelSetCrossEntropy()
 
 
+class OneNumber(_BareTask):
+    """A number for each text."""
+
+    task_type, auto_class = "SEQ_CLS", "AutoModelForSequenceClassification"
+    size, problem_type = 1, "regression"
+
+    def targets(self, count: int, width: int) -> Tensor:
+        """Numbers, (count, 1)."""
+        return (torch.arange(count) * 7 % 5 - 2.0)[:, None]
+
+    def loss(self, training: Any = None) -> Any:
+        return SquaredError()
+
+
+class Levels(_BareTask):
+    """Ordered levels: whether each text is above each of them."""
+
+    task_type, auto_class = "SEQ_CLS", "AutoModelForSequenceClassification"
+    labels, problem_type = ("above 1", "above 2", "above 3"), "multi_label_classification"
+
+    def targets(self, count: int, width: int) -> Tensor:
+        """0 or 1 for each level, (count, width)."""
+        return (torch.arange(count)[:, None] % (width + 1) > torch.arange(width)).float()
+
+    def loss(self, training: Any = None) -> Any:
+        return BinaryCrossEntropies()
+
+
 class LanguageModel(_BareTask):
     task_type, auto_class = "CAUSAL_LM", "AutoModelForCausalLM"
 
@@ -230,13 +260,15 @@ DECODERS = ("Llama", "Qwen", "Gemma", "GPT-2")
 HEADS: dict[str, tuple[_BareTask, tuple[str, ...]]] = {
     "classification": (Classification(), (*DECODERS, "BERT", "T5")),
     "label sets": (LabelSets(), (*DECODERS, "BERT", "T5")),
+    "number": (OneNumber(), (*DECODERS, "BERT", "T5")),
+    "levels": (Levels(), (*DECODERS, "BERT", "T5")),
     "language model": (LanguageModel(), DECODERS),
     "token labels": (TokenLabels(), (*DECODERS, "BERT", "T5")),
     "question answering": (Answers(), (*DECODERS, "BERT", "T5")),
     "sequence to sequence": (Seq2Seq(), ("T5",)),
 }
 """Name -> head, and the architectures that transformers has it for."""
-POOLED = ("classification", "label sets")
+POOLED = ("classification", "label sets", "number", "levels")
 """Heads with one output for each text."""
 
 
@@ -337,12 +369,13 @@ def encoded_of(task: _BareTask) -> Encoded:
     ids = rows(256)
     examples = examples_from(ids, [0] * len(ids))
     if task.problem_type:
-        targets = task.targets(len(ids), len(task.labels)).numpy()
+        targets = task.targets(len(ids), task.size or len(task.labels)).numpy()
         examples = replace(examples, targets=targets)
-    trained = bool(task.labels)
+    trained = bool(task.labels or task.size)
     head = Head(
-        task.auto_class, task.task_type, task.labels, trained, problem_type=task.problem_type
-    )
+        task.auto_class, task.task_type, task.labels, trained,
+        size=task.size, problem_type=task.problem_type,
+    )  # fmt: skip
     return Encoded(examples, examples, examples, head, 0)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 
-from peftkit.data.row_contract import Strata
+from peftkit.data.row_contract import RowContract, Strata
 from peftkit.data.rows import Row
 
 
@@ -56,6 +56,14 @@ def divide(
     for unit, members in units.items():
         pieces[piece_of.get(unit, len(bounds))] += members
     return pieces
+
+
+def counts_of_splits(
+    task: RowContract, splits: Mapping[str, Sequence[Row]]
+) -> dict[str, Counter[str]]:
+    """Returns split -> value that the ledger counts -> number of rows that have it."""
+    values = iter(task.counted([row for rows in splits.values() for row in rows]))
+    return {name: Counter(chain(*islice(values, len(rows)))) for name, rows in splits.items()}
 
 
 def _shares(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:

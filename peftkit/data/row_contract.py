@@ -53,8 +53,8 @@ class RowContract(Strata, Protocol):
     def answer_key(self, row: Row) -> str:
         """Returns a text that rows with the same key share, unless they contradict each other."""
 
-    def counted(self, row: Row) -> Sequence[str]:
-        """Returns the values of a row, such as its labels, that the ledger counts."""
+    def counted(self, rows: Sequence[Row]) -> Sequence[Sequence[str]]:
+        """Returns the values of each row, such as its labels, that the ledger counts."""
 
     def group(self, row: Row) -> str:
         """Returns the name of the row's group, which stays in one split; empty without a group."""

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 
-from peftkit.data.dividing import divide
+from peftkit.data.dividing import counts_of_splits, divide
 from peftkit.data.ledger import Ledger, ReadCounts, SplitCounts, by_kind, describe_malformed
 from peftkit.data.reading import read_source
 from peftkit.data.row_contract import RowContract, Splits
@@ -53,6 +52,7 @@ def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
     _draw_missing(task, rows, split_seed)
     splits = Splits(*(tuple(rows[name]) for name in ("train", "validation", "test")))
     _check_filled(splits, task)
+    counted = counts_of_splits(task, splits.named())
     task.check_splits(splits)
     ledger = Ledger(
         read=tuple(counts),
@@ -60,7 +60,7 @@ def load_splits(task: RowContract, split_seed: int) -> tuple[Splits, Ledger]:
             name: SplitCounts(
                 rows=len(split),
                 leaked=leaked[name],
-                strata=dict(sorted(Counter(chain(*map(task.counted, split))).items())),
+                strata=dict(sorted(counted[name].items())),
             )
             for name, split in splits.named().items()
         },

@@ -110,8 +110,8 @@ class MultiLabelClassification(TextTask):
             for row in rows
         ]
 
-    def counted(self, row: Row) -> Sequence[str]:
-        return row.values["labels"] or (NONE,)
+    def counted(self, rows: Sequence[Row]) -> Sequence[Sequence[str]]:
+        return [row.values["labels"] or (NONE,) for row in rows]
 
     @property
     def stratum_column(self) -> str:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer. Lists of mistakes begin with the worst one; if the model gives probabilities,
-    it is the one that the model was most certain of.
+    """A wrong answer. Lists of mistakes begin with the worst one: the one that the model was most
+    certain of, or the number with the largest error.
     """
 
     row: int
@@ -29,7 +29,9 @@ class Mistake:
     expected: str
     predicted: str
     probability: float | None = None
-    """The model's probability of its answer; None if it gives none."""
+    """Probability of the predicted answer; None if the model gives none."""
+    error: float | None = field(default=None, metadata=IF_SET)
+    """The predicted number minus the expected one; None if the answer is no number."""
 
 
 @dataclass(frozen=True)

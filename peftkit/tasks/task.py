@@ -7,16 +7,16 @@ them. It never pads, batches, moves tensors to a device or touches a model's wei
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from peftkit.data.source import Source
 from peftkit.errors import RecipeError
 from peftkit.metrics.metric import Metric
 from peftkit.parts.part import OpenPart
 from peftkit.tasks.answers import Answer, Decision
 from peftkit.tasks.offers import Offer
+from peftkit.tasks.row_hooks import RowHooks
 from peftkit.tasks.score import Score
 from peftkit.tasks.writing import Writing
 
@@ -46,7 +46,7 @@ class Piece:
     supervised: bool = False
 
 
-class Task(OpenPart):
+class Task(RowHooks, OpenPart):
     """The base class of tasks. A subclass may be in any module; records name it `module:Class`."""
 
     renamed_hooks: ClassVar[Mapping[str, str]] = {
@@ -72,6 +72,8 @@ class Task(OpenPart):
     """Former name of a score, which older recipes have as `training.metric` -> its name now."""
     offer: ClassVar[Offer | None] = None
     """How `peftkit new` recognizes the task's rows; None if it does not offer the task."""
+    smooths_labels: ClassVar[bool] = True
+    """Whether `loss` uses `training.label_smoothing`. If not, a recipe may not set it."""
     decides: ClassVar[bool] = False
     """Whether answers depend on numbers that `decide` fits on the validation split."""
 
@@ -93,7 +95,7 @@ class Task(OpenPart):
 
     @property
     def known_scores(self) -> tuple[str, ...]:
-        """All values that `training.metric` may have."""
+        """All values that `training.metric` may have; the first one is the default."""
         written = self.writing.scores if self.writing else ()
         return tuple(dict.fromkeys((*self.scores, *written, "loss")))
 
@@ -101,16 +103,6 @@ class Task(OpenPart):
     def command(self) -> Literal["predict", "chat"]:
         """The `peftkit` command that gets answers from the trained model."""
         return "predict"
-
-    @property
-    def source(self) -> Source:
-        """Where the rows come from."""
-        raise NotImplementedError
-
-    @property
-    def columns(self) -> Mapping[str, str]:
-        """The task's name for a column -> the column's name in the file."""
-        raise NotImplementedError
 
     @classmethod
     def of_published(cls, task_type: str, path: str) -> Task | None:  # noqa: ARG003
@@ -143,80 +135,17 @@ class Task(OpenPart):
         """
         return tables
 
-    def read_row(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
-        """Returns a row's values by the task's names, or a string that says what is malformed."""
-        raise NotImplementedError
-
-    def as_input(self, value: Any) -> dict[str, object]:
-        """Turns a user's input, such as a text or a list of messages, into the values of a row.
-
-        Raises:
-            RecipeError: the task cannot read the input.
-        """
-        raise NotImplementedError
-
-    def read_input(self, values: Mapping[str, object], table: Table) -> dict[str, object] | str:
-        """Reads a row for prediction like `read_row`, but the row needs no answer.
-
-        Raises:
-            DataError: the table lacks a column.
-        """
-        raise NotImplementedError
-
-    def key(self, row: Row) -> str:
-        """A key that is equal for rows with the same content; it finds duplicates, conflicts and
-        leaks.
-        """
-        raise NotImplementedError
-
-    def group(self, row: Row) -> str:
-        """A key that is equal for rows which must be in the same split; empty for a row that may be
-        in any split. A column that the recipe names as `group` takes precedence.
-        """
-        return ""
-
-    def stratum(self, row: Row) -> str:
-        """The value by which rows are stratified, such as a label."""
-        raise NotImplementedError
-
-    def strata(self, rows: Sequence[Row]) -> Sequence[str]:
-        """The stratum of each row, (rows,); override it if it depends on all rows."""
-        return list(map(self.stratum, rows))
-
-    def answer_key(self, row: Row) -> str:
-        """A key of the row's answer. Rows with the same `key` and different answers contradict each
-        other.
-        """
-        return self.stratum(row)
-
-    def counted(self, row: Row) -> Sequence[str]:
-        """The values of a row that the ledger counts in each split, such as its labels."""
-        return (self.stratum(row),)
-
-    @property
-    def stratum_column(self) -> str:
-        """The column that `counted` comes from; empty if there is no such column."""
-        return ""
-
-    def columns_read(self, table: Table) -> Collection[str]:
-        """The columns of the table that the task reads; a note names other columns with text."""
-        return set(self.columns.values())
-
-    def check_rows(self, rows: Sequence[Row]) -> None:
-        """Raises DataError if the task cannot be learned from these rows, whatever the splits."""
-
-    def check_splits(self, splits: Splits) -> None:
-        """Raises DataError if the task cannot be learned or scored on these splits."""
-
-    def remarks(self, splits: Splits) -> Iterable[str]:
-        """Notes on anything suspicious in the rows."""
-        return ()
-
     def remembering(self, splits: Splits) -> Self:
         """A copy of the task for answering, which keeps what all training rows have in common, such
         as a system prompt.
         """
         return self
+
+    def meaning_of_outputs(self, head: Head) -> str:
+        """Markdown for the model card: how the model's outputs become answers. Empty if the head's
+        labels say it.
+        """
+        return ""
 
     @property
     def system_prompt(self) -> str:
@@ -266,8 +195,7 @@ class Task(OpenPart):
 
     def decide(self, kept: Outputs, examples: Examples, head: Head) -> Decision:
         """Fits the numbers, such as thresholds, that answers depend on besides the outputs. Called
-        once, on the validation split with the best weights; the test split and later answers use
-        the result.
+        at each validation; the test split and later answers use the result of the best weights.
         """
         return Decision()
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from peftkit.data.source import Texts
-from peftkit.errors import DataError, RecipeError
+from peftkit.errors import DataError
 from peftkit.metrics.metric import Metric
 from peftkit.tasks.answers import Answer, Decision, Ranked, Scored
 from peftkit.tasks.reading.candidate_groups import Groups
@@ -57,6 +57,7 @@ class TextPairScoring(TextTask):
     """The task of giving a number to each pair of texts."""
 
     offer = OFFER
+    smooths_labels: ClassVar[bool] = False
 
     data: ScoredPairs
     """The pairs of texts with their scores."""
@@ -196,12 +197,6 @@ class TextPairScoring(TextTask):
     def loss(self, training: LossSettings | None = None) -> Loss:
         from peftkit.tasks.ranking_losses import loss_of
 
-        if training and training.label_smoothing:
-            raise RecipeError(
-                f"`training.label_smoothing` is {training.label_smoothing:g}, and "
-                f"{self.kind()} has no labels to smooth",
-                "leave it at 0",
-            )
         return loss_of(self.objective)
 
     def show_answer(self, row: Row) -> str:
