@@ -174,7 +174,7 @@ def test_exported_names():
         "PrefixTuning",
         "PromptTuning", "Recipe", "Source", "TaggedWords", "Task", "TextClassification",
         "TokenClassification", "TopLayers", "Training", "Translation",
-        "compare", "load", "main",
+        "compare", "cross_validate", "load", "main",
     ]  # fmt: skip
     assert all(getattr(peftkit, name) is not None for name in peftkit.__all__)
 
