@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +89,9 @@ def cross_validate(
 def _run_all(folds: Sequence[Fold], folder: FoldsFolder, console: Console) -> None:
     """Makes the runs of all folds that have none in the folder."""
     if done := sum(map(folder.is_done, folds)):
-        print_note(console, f"`{folder.path}` holds {done} of {len(folds)} runs; the rest follows")
-    modules, begun, made = foreign_modules(folds[0].recipe), time.perf_counter(), 0
+        rest = "; the rest follows" if done < len(folds) else ", so nothing is run again"
+        print_note(console, f"`{folder.path}` holds {done} of {len(folds)} runs{rest}")
+    modules = foreign_modules(folds[0].recipe)
     for fold in folds:
         if folder.is_done(fold):
             continue
@@ -106,16 +106,19 @@ def _run_all(folds: Sequence[Fold], folder: FoldsFolder, console: Console) -> No
         except (KeyboardInterrupt, SystemExit):
             _say_resumes(folds, folder, console)
             raise
-        made += 1
         left = sum(not folder.is_done(other) for other in folds)
-        each = (time.perf_counter() - begun) / made
-        _print_run(fold, folder, console, f"about {duration(each * left)} left" if left else "")
+        _print_run(fold, folder, console, left)
 
 
-def _print_run(fold: Fold, folder: FoldsFolder, console: Console, left: str) -> None:
-    """Prints a finished run's best validation score, its time, and the time left."""
+def _print_run(fold: Fold, folder: FoldsFolder, console: Console, left: int) -> None:
+    """Prints a finished run's best validation score, its time, and the time left.
+
+    Args:
+        left: number of runs left.
+    """
     run = read_run(folder.run_folder(fold))
-    took = "; ".join(filter(None, (duration(sum(run.seconds.values())), left)))
+    seconds = sum(run.seconds.values())
+    took = f"{duration(seconds)}{f'; about {duration(seconds * left)} left' if left else ''}"
     metric = escape(run.training.metric.replace("_", " "))
     console.print(
         f"  [dim]{fold.number}/{fold.recipe.task.source.folds}[/] {fold.name}  "

@@ -37,6 +37,8 @@ class FoldScores:
     """Split -> number of rows."""
     before: dict[str, float]
     """Test scores before training."""
+    baselines: dict[str, dict[str, float]]
+    """Baseline without training, such as guessing -> its test scores."""
     after: dict[str, float]
     """Test scores after training."""
     validation: float

@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 
 from peftkit.evaluation.lead import headline_metric
-from peftkit.experiments.folding.console import PAGE, table_over_folds
+from peftkit.experiments.folding.console import PAGE, over_folds
 from peftkit.experiments.folding.folder import RECIPE
 from peftkit.experiments.folding.record import FoldsRecord
 from peftkit.experiments.folding.summary import choice
@@ -26,7 +26,7 @@ def write_report(folder: Path, record: FoldsRecord) -> None:
         headline=scores.get(name, record.scores[0]),
         names=list(scores),
         choice=choice(record),
-        over_folds=table_over_folds(record),
+        over_folds=over_folds(record),
         rows=sum(fold.rows["test"] for fold in record.folds),
         median_step=round(statistics.median(fold.best_step for fold in record.folds)),
         recipe_json=json.dumps(record.identity.recipe, indent=2, ensure_ascii=False),

@@ -68,6 +68,7 @@ def _scores_of(fold: Fold, folder: FoldsFolder) -> FoldScores:
         folder=fold.name,
         rows=fold.sizes,
         before=run.test.before,
+        baselines=run.test.baseline,
         after=run.test.after,
         validation=run.training.best_value,
         best_step=run.training.best_step,
@@ -77,6 +78,7 @@ def _scores_of(fold: Fold, folder: FoldsFolder) -> FoldScores:
 
 
 def _notes(record: FoldsRecord, folds: Sequence[Fold]) -> Iterator[str]:
+    yield from _not_above_baselines(record, folds[0].recipe.task.metric(record.metric))
     yield SHARED
     trained = statistics.fmean(fold.rows["train"] for fold in record.folds)
     yield (
@@ -89,3 +91,18 @@ def _notes(record: FoldsRecord, folds: Sequence[Fold]) -> Iterator[str]:
             "is no score of all rows together"
         )
     yield from fold_notes(folds)
+
+
+def _not_above_baselines(record: FoldsRecord, metric: Metric) -> Iterator[str]:
+    """Yields a note for each baseline that the trained models do not beat on average."""
+    after = [fold.after[metric.name] for fold in record.folds if metric.name in fold.after]
+    for name in record.folds[0].baselines:
+        theirs = [fold.baselines.get(name, {}).get(metric.name) for fold in record.folds]
+        values = [value for value in theirs if value is not None]
+        if len(values) == len(after) == len(record.folds):
+            ours, other = statistics.fmean(after), statistics.fmean(values)
+            if not metric.better(ours, other):
+                yield (
+                    f"the trained models' mean {metric.title}, {ours:.4f}, is not better than "
+                    f"that of {name} without training, {other:.4f}"
+                )
