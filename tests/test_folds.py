@@ -21,7 +21,7 @@ from peftkit.errors import DataError, OutputError, PeftkitError, RecipeError
 from peftkit.experiments.folding import cross_validate as validating
 from peftkit.experiments.folding.cross_validate import CrossValidated
 from peftkit.experiments.folding.folder import find_folder
-from peftkit.experiments.folding.folds import fold_recipe
+from peftkit.experiments.folding.folds import fold_notes, fold_recipe, read_folds
 from peftkit.experiments.folding.pooling import folded_score
 from peftkit.experiments.folding.record import read_record
 from peftkit.experiments.folding.summary import best_fold
@@ -175,6 +175,15 @@ def test_plan_counts_the_runs_of_all_folds(make_recipe, tmp_path, capsys):
     printed = capsys.readouterr()
     assert json.loads(printed.out)["runs"] == 4
     assert "the 4 runs of all folds take about" in printed.err
+
+
+def test_a_label_with_fewer_rows_than_folds_is_noted(make_recipe, tmp_path):
+    rows = [*sentences(30), ("a rare one", "rare"), ("another rare one", "rare")]
+    data = Data(path=str(write_csv(tmp_path / "r.csv", rows)), folds=3)
+    folds = read_folds(make_recipe(task=TextClassification(data=data)))
+    (note,) = fold_notes(folds)
+    assert note.startswith("some folds test no row of label `rare`")
+    assert not list(fold_notes(read_folds(make_recipe())))
 
 
 # --- scores over folds
